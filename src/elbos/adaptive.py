@@ -1,0 +1,139 @@
+r"""The adaptive noise schedule: a histogram density over log-SNR that follows the weighted loss.
+
+The loss does not depend on the density it is sampled with, its variance does. The density that
+makes the variance of the loss estimator
+
+$$\ell = \frac{v(\lambda)}{p(\lambda)}, \qquad
+  v = \tfrac12\,w(\lambda)\,\|\hat\epsilon - \epsilon\|^2,$$
+
+small is proportional to $\mathbb E[v \mid \lambda]$, which makes $\ell$ constant over noise levels
+(Kingma & Gao), or, least of all, to the root second moment $\sqrt{\mathbb E[v^2 \mid \lambda]}$.
+Both are followed by running means in evenly spaced bins of log-SNR. The density is constant within
+a bin, so time is piecewise linear in log-SNR and its inverse is exact.
+
+References:
+    Kingma & Gao (2023), https://arxiv.org/abs/2303.00848
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from elbos.checks import require_positive
+from elbos.schedules import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptive(Schedule):
+    r"""A schedule that learns: $p(\lambda) \propto$ a running mean of the weighted loss per bin.
+
+    Each bin holds a decayed sum of what was observed in it and a decayed count of the observations.
+    Their ratio is a running mean without start-up bias: an average at first, an exponential one
+    once the memory is full. A bin that has not been visited stands at the mean of all bins, worth
+    a tenth of an observation.
+
+    The only schedule with state: `update` changes it, in place, and nothing else does.
+
+    Attributes:
+        num_bins: Bins on $[\lambda_\min, \lambda_\max]$. Default: 100.
+        memory: Samples after which an observation's weight has fallen to $1/e$. Default: 100,000,
+            about a decay of 0.999 per batch of 100.
+        follow: `"mean"` for $\mathbb E[v]$, the paper's; `"root-second-moment"` for
+            $\sqrt{\mathbb E[v^2]}$, the variance-optimal one.
+        floor: Share of the density that stays uniform, so that no bin starves. Default: 0.1, which
+            costs at most 11 % of the variance.
+
+    Raises:
+        ValueError: If `num_bins` or `memory` is not positive, or `floor` not in (0, 1].
+
+    Examples:
+        >>> schedule = Adaptive(logsnr_min=-10.0, logsnr_max=10.0)
+        >>> schedule.logsnr(torch.tensor([0.25], dtype=torch.float64))  # uniform before an update
+        tensor([5.], dtype=torch.float64)
+    """
+
+    num_bins: int = 100
+    memory: float = 100_000.0
+    follow: Literal["mean", "root-second-moment"] = "mean"
+    floor: float = 0.1
+    _total: Tensor = field(init=False, repr=False, compare=False)
+    _count: Tensor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        require_positive(num_bins=self.num_bins, memory=self.memory)
+        if not 0 < self.floor <= 1:
+            raise ValueError(f"floor is {self.floor}: give a share above 0 and at most 1.")
+        for name in ("_total", "_count"):
+            object.__setattr__(self, name, torch.zeros(self.num_bins, dtype=torch.float64))
+        super().__post_init__()
+
+    @property
+    def _width(self) -> float:
+        return (self.logsnr_max - self.logsnr_min) / self.num_bins
+
+    def _bin(self, logsnr: Float[Tensor, "*b"]) -> Int[Tensor, "*b"]:
+        return ((logsnr - self.logsnr_min) / self._width).long().clamp(0, self.num_bins - 1)
+
+    def probabilities(self) -> Float[Tensor, " bins"]:
+        """The probability of each bin, in increasing order of log-SNR."""
+        prior = self._total.sum() / self._count.sum() if self._count.sum() > 0 else torch.ones(())
+        followed = (self._total + 0.1 * prior) / (self._count + 0.1)
+        if self.follow == "root-second-moment":
+            followed = followed.sqrt()
+        return (1 - self.floor) * followed / followed.sum() + self.floor / self.num_bins
+
+    def _cdf(self) -> Float[Tensor, " edges"]:
+        """The probability below each edge of a bin."""
+        return torch.cat([torch.zeros(1), self.probabilities().cumsum(0)]).to(torch.float64)
+
+    def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        below, p = self._cdf().to(t), self.probabilities().to(t)
+        i = (torch.searchsorted(below, 1 - t, right=True) - 1).clamp(0, self.num_bins - 1)
+        return self.logsnr_min + self._width * (i + (1 - t - below[i]) / p[i])
+
+    def _time(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        below, p = self._cdf().to(logsnr), self.probabilities().to(logsnr)
+        i = self._bin(logsnr)
+        return 1 - below[i] - p[i] * ((logsnr - self.logsnr_min) / self._width - i)
+
+    def _log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        p = self.probabilities().to(logsnr)
+        return torch.log(p[self._bin(logsnr)]) - math.log(self._width)
+
+    def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
+        r"""Take in the losses $\ell = v/p$ of a batch that was drawn from the schedule as it is
+        now.
+
+        Give the losses of the whole global batch, in the same order in every process, so that all
+        hold the same state.
+
+        Args:
+            logsnr: The batch's noise levels.
+            loss: Its losses, each already divided by the density.
+        """
+        logsnr = logsnr.detach().to("cpu", torch.float64)
+        v = loss.detach().to("cpu", torch.float64) * self.density(logsnr)
+        observed = v.square() if self.follow == "root-second-moment" else v
+        decay = math.exp(-len(v) / self.memory)
+        i = self._bin(logsnr)
+        self._total.mul_(decay).index_add_(0, i, observed)
+        self._count.mul_(decay).index_add_(0, i, torch.ones_like(v))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The two sums per bin; copies."""
+        return {"total": self._total.clone(), "count": self._count.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up what `state_dict` gave.
+
+        Raises:
+            ValueError: If it is of another number of bins.
+        """
+        if any(state[name].shape != (self.num_bins,) for name in ("total", "count")):
+            raise ValueError(f"The schedule's state is not of {self.num_bins} bins.")
+        self._total.copy_(state["total"])
+        self._count.copy_(state["count"])
