@@ -1,0 +1,87 @@
+r"""The weighted diffusion loss, per sample, in nats per dimension.
+
+$$\ell(x, \epsilon, \lambda) = \frac12\,\frac{w(\lambda)}{p(\lambda)}\,\|\hat\epsilon - \epsilon\|^2
+  = \underbrace{\frac12\,\frac{w(\lambda)}{p(\lambda)} \left(\frac{\alpha}{a\sigma -
+  b\alpha}\right)^2}_{ \text{one number per sample}} \|\hat y - y\|^2.$$
+
+The expectation over $\lambda \sim p$ and $\epsilon$ is $L_w(x)$ for every schedule and every
+parameterization. The error is taken in the network's own output space, where it is a number of
+order one at every noise level; converting to $\hat\epsilon$ first would lose all digits of it at
+one end or the other.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.parameterizations import Parameterization
+from elbos.process import diffuse
+from elbos.schedules import Schedule
+from elbos.weightings import WeightFunction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    r"""What to train for: a weighting, sampled by a schedule, predicted in a parameterization.
+
+    Attributes:
+        weighting: $w$, the only one of the three that changes what is optimal.
+        schedule: $p$, the distribution that `logsnr` is drawn from; it changes the variance of the
+            loss.
+        parameterization: $(a, b)$, what the network predicts.
+
+    Examples:
+        >>> from elbos import parameterizations, schedules, weightings
+        >>> objective = Objective(
+        ...     weighting=weightings.Sigmoid(k=2.0),
+        ...     schedule=schedules.Cosine(),
+        ...     parameterization=parameterizations.V(),
+        ... )
+        >>> logsnr = objective.schedule.logsnr(torch.rand(8, dtype=torch.float64))
+        >>> network = lambda z, logsnr, cond: torch.zeros_like(z)
+        >>> objective(network, torch.randn(8, 3), torch.randn(8, 3), logsnr).shape
+        torch.Size([8])
+    """
+
+    weighting: WeightFunction
+    schedule: Schedule
+    parameterization: Parameterization
+
+    def coefficient(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        r"""What $\|\hat y - y\|^2$ is multiplied with,
+        $\tfrac12 (w/p)(\alpha/(a\sigma - b\alpha))^2$; float64.
+
+        The density is divided by here and nowhere else.
+        """
+        logsnr = logsnr.double()
+        w_over_p = self.weighting(logsnr) * torch.exp(-self.schedule.log_density(logsnr))
+        return 0.5 * w_over_p * self.parameterization.eps_error_per_error(logsnr)
+
+    def __call__(
+        self,
+        network: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+        x: Float[Tensor, "b *d"],
+        eps: Float[Tensor, "b *d"],
+        logsnr: Float[Tensor, " b"],
+        cond: Tensor | None = None,
+    ) -> Float[Tensor, " b"]:
+        r"""The loss of each sample.
+
+        Args:
+            network: Called as `network(z, logsnr, cond)`; its output may be of lower precision.
+            x: Data.
+            eps: Standard normal noise.
+            logsnr: Drawn from `schedule`, `schedule.logsnr(u)` for uniform `u` (best in float64).
+            cond: What the network is conditioned on, or None.
+
+        Returns:
+            Nats per dimension, in the dtype of `x`.
+        """
+        level = logsnr.to(x.dtype)
+        y = self.parameterization.target(x, eps, level)
+        y_hat = network(diffuse(x, eps, level), level, cond)
+        error = (y_hat.to(x.dtype) - y).square().flatten(1).mean(1)
+        return self.coefficient(logsnr).to(x.dtype) * error
