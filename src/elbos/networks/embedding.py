@@ -1,0 +1,93 @@
+r"""What a network is told besides $z$: the noise level and, where there are labels, the class.
+
+The log-SNR enters through sines and cosines of geometrically spaced frequencies,
+
+$$\phi(\lambda) = (\cos \omega_1 \lambda, \ldots, \cos \omega_n \lambda,
+                   \sin \omega_1 \lambda, \ldots, \sin \omega_n \lambda),$$
+
+of periods from 200, several times the usual range $\lambda \in [-20, 20]$, down to 2: fine enough
+to tell neighbouring noise levels apart, coarse enough to interpolate between those seen in
+training. They are computed in float32 at least, also where the weights are bfloat16: near
+$\lambda = 20$ a bfloat16 is off by up to 0.06.
+
+A class label adds a learned vector. "No label" is a class of its own, row 0 of the table: it is
+what classifier-free guidance drops labels to.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+NUM_FREQUENCIES = 32
+SHORTEST_PERIOD = 2.0
+LONGEST_PERIOD = 200.0
+
+
+def logsnr_features(logsnr: Float[Tensor, " b"]) -> Float[Tensor, "b f"]:
+    r"""Sines and cosines of log-SNR, $\phi(\lambda)$, in the dtype of `logsnr`.
+
+    Examples:
+        >>> logsnr_features(torch.zeros(1)).sum()
+        tensor(32.)
+    """
+    log_omega = torch.linspace(
+        math.log(2 * math.pi / LONGEST_PERIOD),
+        math.log(2 * math.pi / SHORTEST_PERIOD),
+        NUM_FREQUENCIES,
+        dtype=logsnr.dtype,
+        device=logsnr.device,
+    )
+    phase = logsnr[:, None] * log_omega.exp()
+    return torch.cat([phase.cos(), phase.sin()], dim=1)
+
+
+class Embedding(nn.Module):
+    r"""One vector for noise level and label: two linear maps of $\phi(\lambda)$, plus the label's.
+
+    Args:
+        num_features: Length of the vector.
+        num_classes: Number of labels; None for a network without labels.
+    """
+
+    def __init__(self, num_features: int, num_classes: int | None) -> None:
+        super().__init__()
+        self.linear_in = nn.Linear(2 * NUM_FREQUENCIES, num_features)
+        self.linear_out = nn.Linear(num_features, num_features)
+        self.label = None if num_classes is None else nn.Embedding(1 + num_classes, num_features)
+
+    def forward(
+        self, logsnr: Float[Tensor, " b"], cond: Int[Tensor, " b"] | None
+    ) -> Float[Tensor, "b f"]:
+        """The vector of each sample.
+
+        Args:
+            logsnr: Log-SNR.
+            cond: Class labels; a negative one means "no label", None no label in the whole batch.
+
+        Raises:
+            ValueError: If the network knows no labels, or not this one.
+        """
+        dtype = self.linear_in.weight.dtype
+        phi = logsnr_features(logsnr.to(torch.promote_types(dtype, torch.float32)))
+        embedding: Tensor = self.linear_out(F.silu(self.linear_in(phi.to(dtype))))
+        if self.label is None:
+            if cond is not None:
+                raise ValueError(
+                    "this network was built without labels: "
+                    "pass cond=None, or build it with num_classes."
+                )
+            return F.silu(embedding)
+        if cond is None:
+            cond = torch.full(logsnr.shape, -1, device=logsnr.device)
+        row = (cond + 1).clamp(min=0)  # 0: no label; 1 + k: class k
+        try:
+            return F.silu(embedding + self.label(row))
+        except IndexError as error:  # the kernel's own check, which costs a GPU's queue no stop
+            num_classes = self.label.num_embeddings - 1
+            raise ValueError(
+                f"class label {int(cond.max())} is out of range: "
+                f"this network knows 0 to {num_classes - 1}, and negative ones as no label."
+            ) from error
