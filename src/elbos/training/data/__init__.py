@@ -1,0 +1,29 @@
+"""Data: what is trained on, split the same way every time, and in which order.
+
+A data set is chosen by a small configuration (`Digits`, `Fashion`, `Folder`, `Toy`) whose `load()`
+returns a `Dataset`: three splits of integer levels (or of points in the plane), which a run never
+changes. The order of the training images is a pure function of (seed, step): see `batches`.
+"""
+
+from elbos.training.data.batches import batch_indices, epoch_order
+from elbos.training.data.dataset import Dataset, Split, to_levels, to_unit
+from elbos.training.data.digits import Digits
+from elbos.training.data.fashion import Fashion
+from elbos.training.data.folder import Folder
+from elbos.training.data.toy import Toy
+
+Data = Digits | Fashion | Folder | Toy
+
+__all__ = [
+    "Data",
+    "Dataset",
+    "Digits",
+    "Fashion",
+    "Folder",
+    "Split",
+    "Toy",
+    "batch_indices",
+    "epoch_order",
+    "to_levels",
+    "to_unit",
+]

@@ -1,0 +1,96 @@
+r"""A data set in memory, and the map between its integer levels and the interval $[-1, 1]$.
+
+The likelihood of discrete data is a probability of levels $k \in \{0, \dots, K-1\}$, so levels are
+what is stored. The network sees
+
+$$x = \frac{2k}{K-1} - 1 \in [-1, 1].$$
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float32, Int64, Shaped, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a data set, in memory or memory-mapped. It is read, never written.
+
+    Attributes:
+        x: Levels of images, or points.
+        labels: Class of each sample, in `0..num_classes-1`, or None.
+    """
+
+    x: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n d"]
+    labels: Int64[Tensor, " n"] | None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three disjoint splits of one data set.
+
+    Attributes:
+        name: What reports call it.
+        train: What the network learns from.
+        val: Held out, looked at during training.
+        test: Held out, looked at once at the end.
+        num_levels: $K$, the number of levels of a pixel, or None where data are continuous.
+        num_classes: Number of classes, or None where there are no labels.
+        class_names: One name per class, or None where classes have no names.
+    """
+
+    name: str
+    train: Split
+    val: Split
+    test: Split
+    num_levels: int | None
+    num_classes: int | None
+    class_names: tuple[str, ...] | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample, `(c, h, w)` or `(d,)`."""
+        return tuple(self.train.x.shape[1:])
+
+
+def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tensor, "*b"]:
+    """Levels to the interval [-1, 1]; continuous data (`num_levels=None`) pass unchanged.
+
+    Exact at both ends. Integers become float32; a floating dtype is kept.
+
+    Args:
+        levels: Levels in `0..num_levels-1`.
+        num_levels: Number of levels, at least 2, or None.
+
+    Examples:
+        >>> to_unit(torch.tensor([0, 8, 16]), num_levels=17)
+        tensor([-1.,  0.,  1.])
+    """
+    if num_levels is None:
+        return levels
+    x = levels if levels.is_floating_point() else levels.float()
+    return 2 * x / (num_levels - 1) - 1
+
+
+def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, "*b"]:
+    """The inverse of `to_unit`: the nearest level, with values outside [-1, 1] clamped.
+
+    Args:
+        x: Values.
+        num_levels: Number of levels, from 2 to 256, or None to pass `x` unchanged.
+
+    Returns:
+        Levels, uint8; or `x` itself.
+
+    Examples:
+        >>> to_levels(torch.tensor([-1.3, 0.01, 1.0]), num_levels=17)
+        tensor([ 0,  8, 16], dtype=torch.uint8)
+    """
+    if num_levels is None:
+        return x
+    levels = (x + 1) * (num_levels - 1) / 2
+    return levels.round().clamp(0, num_levels - 1).to(torch.uint8)

@@ -1,0 +1,133 @@
+"""Fashion-MNIST: 70,000 grey images of clothes, 28x28 pixels with 256 levels, in ten classes.
+
+Xiao, Rasul and Vollgraf (2017), https://arxiv.org/abs/1708.07747
+"""
+
+import gzip
+import math
+import zlib
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from jaxtyping import UInt8
+from torch import Tensor
+
+from elbos.training.data.cache import build_once
+from elbos.training.data.dataset import Dataset, Split
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist keeps the files."""
+
+_NUM_VAL = 2_000
+_CLASS_NAMES = tuple(torchvision.datasets.FashionMNIST.classes)
+_IDX_UINT8 = 0x0800  # first half of the magic number; the low byte is the number of dimensions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fashion:
+    """Fashion-MNIST, 1x28x28, 256 levels, 10 classes.
+
+    Train: the first 58,000 of the 60,000 training images. Validation: the last 2,000. Test: the
+    10,000 test images.
+    """
+
+    root: Path | None = None
+    """Folder with the four idx or idx.gz files. Default: Debian's package, else a download."""
+
+    def load(self) -> Dataset:
+        """Load the data set; the first time this may download 30 MB.
+
+        Raises:
+            FileNotFoundError: If the files are nowhere and cannot be downloaded.
+            ValueError: If a file is damaged; the message names it.
+        """
+        folder = self._folder()
+        train = _read_split(folder, "train")
+        if len(train) <= _NUM_VAL:
+            raise ValueError(
+                f"{folder} has {len(train)} training images, but the last {_NUM_VAL} are for "
+                "validation: get the complete data set"
+            )
+        assert train.labels is not None
+        val = Split(train.x[-_NUM_VAL:], train.labels[-_NUM_VAL:])
+        train = Split(train.x[:-_NUM_VAL], train.labels[:-_NUM_VAL])
+        return Dataset("fashion", train, val, _read_split(folder, "t10k"), 256, 10, _CLASS_NAMES)
+
+    def _folder(self) -> Path:
+        if self.root is None:
+            if DEBIAN.is_dir():
+                return DEBIAN
+            return build_once("fashion-mnist", _download) / "FashionMNIST" / "raw"
+        root = self.root.expanduser()
+        folders = (root, root / "raw", root / "FashionMNIST" / "raw")
+        for folder in folders:
+            if any(path.is_file() for path in _candidates(folder, "train-images-idx3-ubyte")):
+                return folder
+        raise FileNotFoundError(
+            f"no Fashion-MNIST in {root}: expected train-images-idx3-ubyte or "
+            "train-images-idx3-ubyte.gz there, or in FashionMNIST/raw"
+        )
+
+
+def _download(folder: Path) -> None:
+    try:
+        torchvision.datasets.FashionMNIST(folder, download=True)
+    except (RuntimeError, ConnectionError, TimeoutError, HTTPException) as error:
+        raise FileNotFoundError(
+            "Fashion-MNIST is not on this machine and cannot be downloaded: connect to the network "
+            "and run again, or apt install dataset-fashion-mnist, or pass --data.root FOLDER with "
+            "the four idx files"
+        ) from error
+
+
+def _candidates(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / name, folder / f"{name}.gz"
+
+
+def _read_split(folder: Path, prefix: str) -> Split:
+    x = _read_idx(folder, f"{prefix}-images-idx3-ubyte", num_dims=3).unsqueeze(1)
+    labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", num_dims=1).long()
+    if len(x) != len(labels):
+        raise ValueError(
+            f"{folder} has {len(x)} {prefix} images but {len(labels)} labels: get both files again"
+        )
+    if len(labels) and labels.max() >= len(_CLASS_NAMES):
+        raise ValueError(
+            f"{folder / prefix}-labels-idx1-ubyte holds label {labels.max()}, but Fashion-MNIST "
+            "has classes 0 to 9: get the file again, or use data:folder for other images"
+        )
+    return Split(x, labels)
+
+
+def _read_idx(folder: Path, name: str, num_dims: int) -> UInt8[Tensor, "..."]:
+    """Read an array of uint8 in the idx format, gzipped or not.
+
+    The format is a big-endian magic number, one 32-bit size per dimension, and the values.
+    """
+    path = next((path for path in _candidates(folder, name) if path.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"{folder} lacks {name} or {name}.gz: put it beside the others")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is cut short or damaged ({error}): get it again") from error
+
+    head_size = 4 * (1 + num_dims)
+    if len(content) < head_size:
+        raise ValueError(f"{path} is cut short ({len(content)} bytes): get it again")
+    magic, *shape = np.frombuffer(content, ">u4", count=1 + num_dims).tolist()
+    if magic != _IDX_UINT8 + num_dims:
+        raise ValueError(
+            f"{path} is not an idx file of uint8 in {num_dims} dimensions: its magic number is "
+            f"{magic}, not {_IDX_UINT8 + num_dims}; get it again"
+        )
+    num_bytes = head_size + math.prod(shape)
+    if len(content) != num_bytes:
+        raise ValueError(
+            f"{path} has {len(content)} bytes, but its head promises {num_bytes}: get it again"
+        )
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)[head_size:].reshape(shape)

@@ -1,0 +1,290 @@
+"""Any folder of pictures, decoded once into a memory-mapped file.
+
+A folder is read in three steps: list its files by split and class; decode them in that order into
+the cache, unless the cache has them; map the file into memory, each split a slice of it.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from PIL import Image
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+from torch import Tensor
+
+from elbos.training.data.cache import build_once
+from elbos.training.data.dataset import Dataset, Split
+from elbos.training.data.pictures import EXTENSIONS, BadPicture, decode
+
+_FORMAT = "1"  # raise it when the decoded levels change: old caches are then not used
+_HELD_OUT = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A folder of pictures, 3xSIZExSIZE, 256 levels.
+
+    Classes are the sub-folders of the first level; pictures directly in the folder have none. With
+    sub-folders `train`, `test` and perhaps `val`, those are the splits (and others are ignored).
+    Otherwise 5 % of the pictures are for validation and 5 % for testing, chosen by a hash of their
+    relative name: adding pictures does not move the others, as long as each split has one.
+
+    Pictures are bmp, gif, jpeg, png, ppm, pgm, tiff and webp, by the ending of their name; hidden
+    and other files are ignored. Each is turned as its EXIF tag says, laid on white where it is
+    transparent, resized to `size` at its short side and cropped at the centre.
+    """
+
+    root: Path
+    """Folder of pictures."""
+
+    size: int = 32
+    """Height and width after resizing and cropping, in pixels."""
+
+    skip_bad: bool = False
+    """Leave out files that cannot be decoded, with a warning, instead of stopping."""
+
+    def load(self) -> Dataset:
+        """Load the data set; the first time this decodes every picture.
+
+        Decoded levels are kept in `~/.cache/elbos` (or `$XDG_CACHE_HOME/elbos`), under a key made
+        of names, sizes and modification times: a changed file is noticed.
+
+        Raises:
+            FileNotFoundError: If there is no such folder.
+            PermissionError: If a file or folder may not be read.
+            ValueError: If the folder cannot be split or has files that cannot be decoded.
+        """
+        if self.size < 1:
+            raise ValueError(f"size is {self.size}: ask for at least one pixel")
+        root = self.root.expanduser().absolute()
+        if not root.is_dir():
+            raise FileNotFoundError(f"there is no folder {root}: give a folder of pictures")
+        try:
+            splits = _splits(root)
+            levels, bad = _decoded(root, [p for split in splits for p in split], self.size)
+        except PermissionError as error:
+            if error.filename is None:
+                raise
+            raise PermissionError(
+                f"{error.filename} may not be read: change its permissions (chmod -R u+rX {root})"
+            ) from error
+        if bad:
+            self._report(bad, num_files=sum(map(len, splits)))
+
+        classes = sorted({p.label for p in splits[0] if p.label is not None})
+        parts = []
+        for split, split_name in zip(splits, ("train", "val", "test"), strict=True):
+            good = [p for p in split if p.name not in bad]
+            if not good:
+                raise ValueError(f"{root} has no usable picture for {split_name}: add some")
+            parts.append(Split(levels[: len(good)], _labels(good, classes)))
+            levels = levels[len(good) :]
+        train, val, test = parts
+        class_names = tuple(classes) or None
+        return Dataset(root.name, train, val, test, 256, len(classes) or None, class_names)
+
+    def _report(self, bad: dict[str, str], num_files: int) -> None:
+        some = ", ".join(f"{name!r} ({reason})" for name, reason in list(bad.items())[:3])
+        more = ", ..." if len(bad) > 3 else ""
+        found = f"{len(bad)} of {num_files} pictures in {self.root} cannot be used: {some}{more}"
+        if not self.skip_bad:
+            raise ValueError(f"{found}; repair or remove them, or pass --data.skip-bad")
+        warnings.warn(f"{found}; they are left out", stacklevel=3)
+
+
+# --- listing -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Picture:
+    path: Path
+    name: str  # relative to the root, with slashes
+    label: str | None
+
+
+def _splits(root: Path) -> list[list[_Picture]]:
+    """Train, validation and test pictures, each sorted by name."""
+    folders = {folder.name for folder in _subfolders(root)}
+    if not {"train", "test"} <= folders:
+        if "train" in folders and folders <= {"train", "val"}:
+            raise ValueError(f"{root} has train but no test: rename or add a sub-folder test")
+        return _by_hash(_pictures(root, root), with_test=True)
+
+    train, test = _pictures(root / "train", root), _pictures(root / "test", root)
+    if "val" in folders:
+        val = _pictures(root / "val", root)
+    else:
+        train, val, _ = _by_hash(train, with_test=False)
+    known = {p.label for p in train}
+    for p in (*val, *test):
+        if p.label not in known:
+            raise ValueError(f"the class of {p.path} is not in {root / 'train'}: add it there")
+    return [train, val, test]
+
+
+def _pictures(folder: Path, root: Path) -> list[_Picture]:
+    """The pictures of a folder with or without classes, sorted by name."""
+    by_class = {sub.name: _walk(sub) for sub in _subfolders(folder)}
+    direct = [path for path in _walk(folder) if path.parent == folder]
+    if direct and any(by_class.values()):
+        raise ValueError(
+            f"{folder} has pictures both directly and in sub-folders: "
+            "move them into sub-folders, one per class, or all into the folder itself"
+        )
+    if not direct and not any(by_class.values()):
+        raise ValueError(
+            f"there is no picture in {folder}: looked for files named {' '.join(EXTENSIONS)}"
+        )
+    if direct:
+        return [_Picture(path, path.relative_to(root).as_posix(), None) for path in direct]
+    for label, paths in by_class.items():
+        if not paths:
+            raise ValueError(
+                f"there is no picture in {folder / label}: add some or remove the folder"
+            )
+    return [
+        _Picture(path, path.relative_to(root).as_posix(), label)
+        for label, paths in by_class.items()
+        for path in paths
+    ]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def _walk(folder: Path) -> list[Path]:
+    """Every visible picture below a folder, sorted."""
+    found = []
+    for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        folders[:] = [name for name in folders if name[0] != "."]
+        found += [
+            Path(parent, name)
+            for name in names
+            if name[0] != "." and name.lower().endswith(EXTENSIONS)
+        ]
+    return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _by_hash(pictures: list[_Picture], with_test: bool) -> list[list[_Picture]]:
+    """Low hashes of names for validation, high ones for testing, at least one picture each."""
+    if len(pictures) < 2 + with_test:
+        raise ValueError(
+            f"only {len(pictures)} pictures for training, validation and testing: add some"
+        )
+    ranked = sorted(pictures, key=lambda p: _hash(p.name))
+    num_val = max(1, sum(_hash(p.name) < _HELD_OUT for p in ranked))
+    num_test = max(1, sum(_hash(p.name) >= 1 - _HELD_OUT for p in ranked)) if with_test else 0
+    stop = len(ranked) - num_test
+    return [
+        sorted(part, key=lambda p: p.path)
+        for part in (ranked[num_val:stop], ranked[:num_val], ranked[stop:])
+    ]
+
+
+def _hash(name: str) -> float:
+    """A number in [0, 1), the same everywhere."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
+
+
+def _labels(pictures: list[_Picture], classes: list[str]) -> Int[Tensor, " n"] | None:
+    numbers = {name: number for number, name in enumerate(classes)}
+    return torch.tensor([numbers[p.label] for p in pictures if p.label]) if classes else None
+
+
+# --- decoding ------------------------------------------------------------------------------------
+
+
+def _decoded(
+    root: Path, pictures: list[_Picture], size: int
+) -> tuple[UInt8[Tensor, "n 3 s s"], dict[str, str]]:
+    """Levels of the good pictures, in order, and why the others are bad."""
+    key = hashlib.sha256(f"{_FORMAT} {size}".encode())
+    for picture in pictures:
+        path = picture.path
+        stat = path.stat() if path.exists() else path.lstat()  # a broken link
+        key.update(os.fsencode(picture.name) + f"\0{stat.st_size} {stat.st_mtime_ns}\0".encode())
+    build = partial(_decode_all, root, pictures, size)
+    folder = build_once(f"folder-{key.hexdigest()[:20]}", build)
+    bad = json.loads((folder / "bad.json").read_text())
+    levels = np.load(folder / "levels.npy", mmap_mode="r", allow_pickle=False)
+    with warnings.catch_warnings():
+        # A writable mapping would need as much memory as the data are long. Nobody writes.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(levels), bad
+
+
+def _decode_all(root: Path, pictures: list[_Picture], size: int, folder: Path) -> None:
+    """Fill `folder` with `levels.npy` and `bad.json`.
+
+    The good rows come first, without gaps; as many rows as there are bad pictures follow, unused.
+    """
+    bad = {}
+    row_bytes = 3 * size * size
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(pictures), 3, size, size)}
+    with (
+        (folder / "levels.npy").open("wb") as file,
+        _progress() as progress,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        np.lib.format.write_array_header_1_0(file, header)
+        end = file.tell() + len(pictures) * row_bytes
+        task = progress.add_task(f"decoding {root.name}", total=len(pictures))
+        for start in range(0, len(pictures), 256):
+            chunk = pictures[start : start + 256]
+            for picture, row in zip(chunk, pool.map(partial(_try, size), chunk), strict=True):
+                if isinstance(row, str):
+                    bad[picture.name] = row
+                else:
+                    file.write(row.tobytes())
+                progress.advance(task)
+        file.truncate(end)
+    (folder / "bad.json").write_text(json.dumps(bad))
+
+
+def _try(size: int, picture: _Picture) -> UInt8[np.ndarray, "3 s s"] | str:
+    try:
+        return decode(picture.path, size)
+    except BadPicture as error:
+        return str(error)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:,.0f}/s")
