@@ -1,0 +1,229 @@
+"""The configuration of a run: frozen dataclasses, from which the command line is derived.
+
+Parts that are chosen as types (`weighting:sigmoid --weighting.k 3`) are unions; a new weighting,
+schedule or network joins its union here. Everything but `output` decides the numbers a run
+produces, so a run directory belongs to one configuration.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+
+import tyro
+
+from elbos import parameterizations, schedules, weightings
+from elbos.adaptive import Adaptive
+from elbos.checks import require_positive
+from elbos.networks import MLPConfig, NetworkConfig, UNetConfig
+from elbos.objective import Objective
+from elbos.training.data import Data
+from elbos.training.sampling import Sampling
+
+
+def _choice(**types: Any) -> Any:
+    """The union of `types`, each called by its keyword on the command line."""
+    return Union[  # noqa: UP007, built at run time
+        tuple(
+            Annotated[cls, tyro.conf.subcommand(name.replace("_", "-"))]
+            for name, cls in types.items()
+        )
+    ]
+
+
+_CLOSED_FORMS = {
+    "elbo": weightings.ELBO,
+    "sigmoid": weightings.Sigmoid,
+    "exponential": weightings.Exponential,
+    "iddpm": weightings.IDDPM,
+    "ddpm": weightings.DDPM,
+    "edm": weightings.EDM,
+    "edm2": weightings.EDM2,
+    "p2": weightings.P2,
+    "min_snr": weightings.MinSNR,
+    "soft_min_snr": weightings.SoftMinSNR,
+    "truncated_snr": weightings.TruncatedSNR,
+    "indi": weightings.InDI,
+    "logit_normal_flow": weightings.LogitNormalFlow,
+    "cosmap": weightings.CosMap,
+    "shifted_flow": weightings.ShiftedFlow,
+    "laplace": weightings.Laplace,
+}
+
+if TYPE_CHECKING:
+    Network = NetworkConfig
+    Prediction = parameterizations.Parameterization
+    NoiseSchedule = schedules.Schedule
+    Weight = weightings.Weighting
+else:
+    ClosedForm = _choice(**_CLOSED_FORMS)
+
+    def _monotone(inner: ClosedForm) -> weightings.Monotone:
+        return weightings.Monotone(inner)
+
+    def _shifted(inner: ClosedForm, shift: float) -> weightings.Shifted:
+        return weightings.Shifted(inner, shift)
+
+    Weight = Union[  # noqa: UP007, built at run time
+        ClosedForm,
+        Annotated[weightings.Monotone, tyro.conf.subcommand("monotone", constructor=_monotone)],
+        Annotated[weightings.Shifted, tyro.conf.subcommand("shifted", constructor=_shifted)],
+    ]
+    NoiseSchedule = _choice(
+        cosine=schedules.Cosine,
+        normal=schedules.Normal,
+        edm_sampling=schedules.EDMSampling,
+        flow=schedules.Flow,
+        ddpm=schedules.DDPM,
+        linear=schedules.Linear,
+        laplace=schedules.Laplace,
+        adaptive=Adaptive,
+    )
+    Prediction = _choice(
+        eps=parameterizations.Eps,
+        x=parameterizations.X,
+        v=parameterizations.V,
+        score=parameterizations.Score,
+        flow=parameterizations.Flow,
+        edm=parameterizations.EDM,
+    )
+    Network = _choice(unet=UNetConfig, mlp=MLPConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """AdamW, with a linear warm-up and a cosine decay to zero."""
+
+    learning_rate: float = 1e-3
+    """Its peak."""
+
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay rates of the first and second moment."""
+
+    weight_decay: float = 0.01
+    """Decoupled weight decay."""
+
+    warmup_images: int = 10_000
+    """Images over which the learning rate rises to its peak."""
+
+    max_grad_norm: float = 1.0
+    """Gradients with a larger norm are scaled down to it."""
+
+    def __post_init__(self) -> None:
+        require_positive(learning_rate=self.learning_rate, max_grad_norm=self.max_grad_norm)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas are {self.betas}: give two numbers from 0 to below 1.")
+        if self.weight_decay < 0 or self.warmup_images < 0:
+            raise ValueError("weight_decay and warmup_images cannot be below 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Averaging:
+    """The exponential moving average of the weights, which is what is sampled and evaluated."""
+
+    half_life_images: float = 20_000.0
+    """Images after which a weight's share has halved."""
+
+    warmup: float = 0.05
+    """The half-life is at most this share of the images seen: the start is forgotten."""
+
+    def __post_init__(self) -> None:
+        require_positive(half_life_images=self.half_life_images, warmup=self.warmup)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What a run writes, and how often, in images. Changing it does not change what is trained."""
+
+    log_every: int = 5_000
+    """A line in metrics.jsonl."""
+
+    validate_every: int = 50_000
+    """Validation ELBO and a grid of samples, and at the end."""
+
+    save_every: int = 20_000
+    """A checkpoint, and at the end."""
+
+    num_kept: int = 2
+    """Checkpoints kept, the latest ones."""
+
+    tensorboard: bool = False
+    """Also write TensorBoard events (`pip install 'elbos[tensorboard]'`)."""
+
+    def __post_init__(self) -> None:
+        require_positive(
+            log_every=self.log_every,
+            validate_every=self.validate_every,
+            save_every=self.save_every,
+            num_kept=self.num_kept,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A training run."""
+
+    data: Data
+    network: Network
+    parameterization: Prediction
+    """What the network predicts."""
+
+    schedule: NoiseSchedule
+    """The distribution that noise levels are drawn from; it does not change what is optimal."""
+
+    weighting: Weight
+    """What the loss asks for."""
+
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    averaging: Averaging = field(default_factory=Averaging)
+    sampling: Sampling = field(default_factory=Sampling)
+    output: Output = field(default_factory=Output)
+
+    num_images: int = 1_000_000
+    """Length of the training: images seen, counted with repetition."""
+
+    batch_size: int = 128
+    """Images per step, over all processes."""
+
+    num_shards: int = 8
+    """Parts of the batch with randomness of their own. The number of processes has to divide it,
+    and does not change the result."""
+
+    use_labels: bool = True
+    """Condition on the class, where the data have classes."""
+
+    label_dropout: float = 0.1
+    """Share of the labels hidden in training, so that one network is conditional and not."""
+
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """bf16 autocast, or fp32 for machines without bf16 arithmetic."""
+
+    seed: int = 0
+    """Seed of the weights, the order of the data, the noise and the noise levels."""
+
+    def __post_init__(self) -> None:
+        require_positive(batch_size=self.batch_size, num_shards=self.num_shards)
+        if self.batch_size % self.num_shards:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of num_shards {self.num_shards}."
+            )
+        if self.num_images < self.batch_size:
+            raise ValueError(
+                f"num_images is {self.num_images}: give at least batch_size, {self.batch_size}."
+            )
+        if not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"label_dropout is {self.label_dropout}: give a share from 0 to 1.")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps, the last of them complete."""
+        return -(-self.num_images // self.batch_size)
+
+    @property
+    def objective(self) -> Objective:
+        """What is trained for."""
+        return Objective(
+            weighting=self.weighting,
+            schedule=self.schedule,
+            parameterization=self.parameterization,
+        )

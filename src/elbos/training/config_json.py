@@ -1,0 +1,91 @@
+"""A configuration as JSON and back, without running anything that is in the file.
+
+A dataclass is an object with its class's name under "type"; the classes that may stand in a place
+are those of the field's annotation and no others.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from elbos.training.config import Weight
+from elbos.weightings import WeightFunction
+
+
+def encode(value: Any) -> Any:
+    """A dataclass, or what stands in one, as JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {
+            f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init
+        }
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, tuple):
+        return [encode(item) for item in value]
+    if isinstance(value, Path) or value in (math.inf, -math.inf):  # JSON has no infinity
+        return str(value)
+    return value
+
+
+def decode(annotation: Any, value: Any, where: str = "config") -> Any:
+    """The value of type `annotation` that `encode` made `value` from.
+
+    Raises:
+        ValueError: If it is no such value; the message names the place in the file.
+    """
+    options = list(_options(annotation))
+    if value is None and type(None) in options:
+        return None
+    classes: dict[str, type] = {
+        option.__name__: option
+        for option in options
+        if isinstance(option, type) and dataclasses.is_dataclass(option)
+    }
+    if classes:
+        name = value.get("type") if isinstance(value, dict) else None
+        if name not in classes:
+            raise ValueError(f"{where} has type {name!r}: expected one of {', '.join(classes)}.")
+        return _decode_dataclass(classes[name], value, where)
+    for option in options:
+        if get_origin(option) is tuple and isinstance(value, list):
+            return tuple(decode(get_args(option)[0], item, where) for item in value)
+        if get_origin(option) is typing.Literal and value in get_args(option):
+            return value
+        if option is Path and isinstance(value, str):
+            return Path(value)
+        if option is float and (type(value) is int or value in ("inf", "-inf")):
+            return float(value)
+        if isinstance(option, type) and type(value) is option:
+            return value
+    raise ValueError(f"{where} is {value!r}: expected {annotation}.")
+
+
+def _decode_dataclass(cls: type, value: dict[str, Any], where: str) -> Any:
+    hints = get_type_hints(cls, include_extras=True)
+    expected = {f.name for f in dataclasses.fields(cls) if f.init}
+    given = set(value) - {"type"}
+    if given != expected:
+        wrong = ", ".join(sorted(given ^ expected))
+        raise ValueError(f"{where} has missing or unknown entries: {wrong}.")
+    try:
+        return cls(
+            **{name: decode(hints[name], value[name], f"{where}.{name}") for name in expected}
+        )
+    except TypeError as error:
+        raise ValueError(f"{where} is not a valid {cls.__name__}: {error}") from error
+
+
+def _options(annotation: Any) -> typing.Iterator[Any]:
+    """The types that an annotation admits, out of unions and Annotated."""
+    if annotation == WeightFunction:  # the inner weighting of a wrapper
+        annotation = Weight
+    origin = get_origin(annotation)
+    if origin is typing.Annotated:
+        yield from _options(get_args(annotation)[0])
+    elif origin in (typing.Union, types.UnionType):
+        for member in get_args(annotation):
+            yield from _options(member)
+    else:
+        yield annotation

@@ -1,0 +1,33 @@
+"""Progress of long work on the terminal: how far, how fast, how long still."""
+
+import sys
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class _Rate(ProgressColumn):
+    """Done per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="cyan")
+
+
+def progress(console: Console | None = None) -> Progress:
+    """A progress bar with rate and time left; add tasks with `unit=` and, at will, `note=`.
+
+    Args:
+        console: Where to draw. Default: standard error, so that output can be piped.
+    """
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        _Rate(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}", style="dim"),
+        console=console or Console(file=sys.stderr),
+        speed_estimate_period=60,
+    )

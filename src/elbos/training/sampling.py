@@ -1,0 +1,158 @@
+"""How samples are made: which sampler, on which grid, with how much guidance; and making them."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from elbos import samplers
+from elbos.checks import require_positive
+from elbos.denoiser import Denoise, Guided
+from elbos.schedules import Cosine, EDMSampling, Flow, Linear, Schedule
+from elbos.training.randomness import generator
+
+BATCH_SIZE = 250  # part of the protocol: noise is keyed by batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ancestral:
+    """DDPM's ancestral sampling."""
+
+    variance: float = 0.0
+    """Between the posterior's variance (0) and the transition's (1), in the log."""
+
+    def __call__(
+        self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
+    ) -> Tensor:
+        return samplers.ancestral(
+            denoiser, z, logsnrs, cond=cond, variance=self.variance, generator=g
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDIM:
+    """DDIM."""
+
+    eta: float = 0.0
+    """Noise, from none (0) to ancestral sampling's (1)."""
+
+    def __call__(
+        self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
+    ) -> Tensor:
+        return samplers.ddim(denoiser, z, logsnrs, cond=cond, eta=self.eta, generator=g)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heun:
+    """EDM's sampler, with two evaluations a step."""
+
+    churn: float = 0.0
+    """Noise added on the way, over the number of steps. EDM: 40 for ImageNet-64."""
+
+    churn_min: float = 0.0
+    """Lowest noise level with churn, as EDM's sigma."""
+
+    churn_max: float = math.inf
+    """Highest noise level with churn, as EDM's sigma."""
+
+    churn_noise: float = 1.0
+    """Standard deviation of the noise added."""
+
+    def __call__(
+        self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
+    ) -> Tensor:
+        return samplers.heun(
+            denoiser,
+            z,
+            logsnrs,
+            cond=cond,
+            churn=self.churn,
+            churn_min=self.churn_min,
+            churn_max=self.churn_max,
+            churn_noise=self.churn_noise,
+            generator=g,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPMpp2M:
+    """DPM-Solver++(2M)."""
+
+    def __call__(
+        self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
+    ) -> Tensor:
+        del g  # deterministic
+        return samplers.dpmpp_2m(denoiser, z, logsnrs, cond=cond)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How samples are made."""
+
+    sampler: Ancestral | DDIM | Heun | DPMpp2M = field(default_factory=DPMpp2M)
+    """The sampler."""
+
+    grid: EDMSampling | Cosine | Flow | Linear = field(default_factory=EDMSampling)
+    """The steps are uniform in this schedule's time, within the noise levels trained on."""
+
+    num_steps: int = 32
+    """Steps from noise to data."""
+
+    guidance: float = 1.0
+    """Scale of classifier-free guidance; 1 is none."""
+
+    guidance_min: float = -math.inf
+    """Lowest log-SNR with guidance."""
+
+    guidance_max: float = math.inf
+    """Highest log-SNR with guidance."""
+
+    def __post_init__(self) -> None:
+        require_positive(num_steps=self.num_steps - 1)
+
+
+def sample(
+    denoiser: Denoise,
+    sampling: Sampling,
+    trained: Schedule,
+    *,
+    num: int,
+    shape: tuple[int, ...],
+    seed: int,
+    device: torch.device,
+    cond: Int[Tensor, " n"] | None = None,
+) -> Iterator[Float[Tensor, "b *d"]]:
+    """Make samples, batch after batch.
+
+    The noise of a batch depends on the seed and the batch's number alone.
+
+    Args:
+        denoiser: Estimates data and noise.
+        sampling: How.
+        trained: The schedule of the training; its ends bound the grid's.
+        num: How many samples.
+        shape: Shape of one.
+        seed: Seed of the noise.
+        device: Where the denoiser is.
+        cond: Class label of each sample, or None.
+
+    Yields:
+        Up to 250 samples at a time, float32, about in [-1, 1], on the CPU.
+    """
+    if cond is not None and sampling.guidance != 1:
+        denoiser = Guided(denoiser, sampling.guidance, sampling.guidance_min, sampling.guidance_max)
+    grid = replace(
+        sampling.grid,
+        logsnr_min=max(sampling.grid.logsnr_min, trained.logsnr_min),
+        logsnr_max=min(sampling.grid.logsnr_max, trained.logsnr_max),
+    )
+    logsnrs = samplers.grid(grid, sampling.num_steps)
+    for batch, start in enumerate(range(0, num, BATCH_SIZE)):
+        g = generator(seed, batch)
+        labels = None if cond is None else cond[start : start + BATCH_SIZE].to(device)
+        z = torch.randn(min(BATCH_SIZE, num - start), *shape, generator=g).to(device)
+        with torch.no_grad():
+            yield sampling.sampler(denoiser, z, logsnrs, labels, g).cpu()

@@ -1,0 +1,85 @@
+"""Everything that training changes, and its way into a checkpoint and back."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from elbos.schedules import Schedule
+from elbos.training.config import Config
+from elbos.training.data import Dataset
+from elbos.training.ema import EMA
+from elbos.training.randomness import generator
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class State:
+    """The network, its average, the optimizer, the schedule if it is adaptive, and the step."""
+
+    network: nn.Module
+    ema: EMA
+    optimizer: torch.optim.AdamW
+    schedule: Schedule
+    step: int = 0
+
+    def groups(self) -> dict[str, dict[str, Tensor]]:
+        """All of it but the step, as named tensors."""
+        moments = {
+            f"{name}.{moment}": self.optimizer.state[parameter][moment]
+            for name, parameter in self.network.named_parameters()
+            for moment in _MOMENTS
+            if parameter in self.optimizer.state
+        }
+        return {
+            "network": self.network.state_dict(),
+            "ema": self.ema.network.state_dict(),
+            "optimizer": moments,
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def restore(self, step: int, groups: dict[str, dict[str, Tensor]]) -> None:
+        """Take up what `groups` gave."""
+        self.step = step
+        self.network.load_state_dict(groups["network"])
+        self.ema.network.load_state_dict(groups["ema"])
+        self.schedule.load_state_dict(groups["schedule"])
+        for name, parameter in self.network.named_parameters():
+            saved = {moment: groups["optimizer"][f"{name}.{moment}"] for moment in _MOMENTS}
+            self.optimizer.state[parameter] = {
+                "step": saved["step"],
+                # in the memory format of the weights, as the optimizer itself would make them
+                "exp_avg": torch.empty_like(parameter).copy_(saved["exp_avg"]),
+                "exp_avg_sq": torch.empty_like(parameter).copy_(saved["exp_avg_sq"]),
+            }
+
+
+def uses_labels(config: Config, dataset: Dataset) -> bool:
+    """Whether the network of this run knows class labels."""
+    return config.use_labels and dataset.num_classes is not None
+
+
+def build_network(config: Config, dataset: Dataset, device: torch.device) -> nn.Module:
+    """The network of a run with its initial weights, a function of the seed; channels-last."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(config.seed).initial_seed() % 2**63)
+        network: nn.Module = config.network.build(
+            dataset.shape, dataset.num_classes if uses_labels(config, dataset) else None
+        )
+    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+
+
+def new_state(config: Config, dataset: Dataset, device: torch.device) -> State:
+    """The state before the first step."""
+    network = build_network(config, dataset, device)
+    optimizer = torch.optim.AdamW(
+        network.parameters(),
+        lr=config.optimizer.learning_rate,
+        betas=config.optimizer.betas,
+        weight_decay=config.optimizer.weight_decay,
+        fused=True,
+    )
+    schedule = copy.deepcopy(config.schedule)  # an adaptive one is changed
+    return State(network, EMA(network, config.averaging), optimizer, schedule)

@@ -1,0 +1,65 @@
+"""A trained run, loaded to be sampled or evaluated."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from elbos.denoiser import Denoiser
+from elbos.training import checkpoint
+from elbos.training.config import Config
+from elbos.training.data import Dataset
+from elbos.training.run_directory import RunDirectory
+from elbos.training.state import build_network, uses_labels
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run at its latest checkpoint, with the averaged weights.
+
+    Attributes:
+        directory: Where it is.
+        config: How it was trained.
+        dataset: On what.
+        step: The step of the checkpoint.
+        denoiser: Its network and parameterization.
+        device: Where they are.
+    """
+
+    directory: RunDirectory
+    config: Config
+    dataset: Dataset
+    step: int
+    denoiser: Denoiser
+    device: torch.device
+
+    @classmethod
+    def load(cls, path: Path) -> "TrainedRun":
+        """Load the latest checkpoint of the run in `path`.
+
+        Raises:
+            FileNotFoundError: If there is no run, or no checkpoint yet.
+            ValueError: If the configuration or the checkpoint is damaged.
+        """
+        directory = RunDirectory(path)
+        config = directory.config()
+        newest = checkpoint.latest(directory.checkpoints)
+        if newest is None:
+            raise FileNotFoundError(f"{path} has no checkpoint yet: train it with `elbos train`.")
+        step, groups = checkpoint.load(newest)
+        dataset, device = config.data.load(), Accelerator().device
+        network = build_network(config, dataset, device).eval().requires_grad_(False)
+        network.load_state_dict(groups["ema"])
+        denoiser = Denoiser(network, config.parameterization)
+        return cls(directory, config, dataset, step, denoiser, device)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the network knows class labels."""
+        return uses_labels(self.config, self.dataset)
+
+    def autocast(self) -> torch.autocast:
+        """The precision the run was trained in, as a context."""
+        is_enabled = self.config.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_enabled)
