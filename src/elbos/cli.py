@@ -1,0 +1,226 @@
+"""The command line: `elbos VERB`.
+
+Exit status 0: done. 1: a failure, explained in one line on stderr. 2: wrong usage, likewise. Errors
+that a user can cause are Python's own (`ValueError`, `OSError`, ...), raised where they are noticed
+with a message that says what to do, and end up here. `ELBOS_DEBUG=1` shows where they came from.
+"""
+
+import contextlib
+import io
+import json
+import os
+import sys
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+
+from elbos import __version__, files
+from elbos.evaluation.draw_samples import Request, draw_samples
+from elbos.evaluation.evaluate import Evaluation, evaluate, num_evaluated_images
+from elbos.evaluation.tables import (
+    curve_table,
+    likelihood_table,
+    weightings_rows,
+    weightings_table,
+)
+from elbos.training.config import Config
+from elbos.training.config_json import encode
+from elbos.training.presets import PRESETS
+from elbos.training.progress import progress
+from elbos.training.run_directory import RunDirectory
+from elbos.training.sampling import Sampling
+from elbos.training.trained import TrainedRun
+from elbos.training.trainer import Diverged, Interrupted, train
+
+if TYPE_CHECKING:
+    Preset = Config
+else:
+    Preset = tyro.extras.subcommand_type_from_defaults(PRESETS)
+
+RunPath = Annotated[Path, tyro.conf.Positional]
+Unprefixed = tyro.conf.arg(name="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a preset; the same command again goes on with it.
+
+    Parts are chosen as types, `weighting:sigmoid --weighting.k 3`; everything else is an option.
+    On several processes: `accelerate launch -m elbos.cli train PRESET`.
+    """
+
+    config: Annotated[Preset, Unprefixed]
+
+    run: Path | None = None
+    """The run directory. Default: runs/PRESET."""
+
+    dry_run: bool = False
+    """Print the resolved configuration as JSON, and stop."""
+
+    def __call__(self, preset: str) -> None:
+        if self.dry_run:
+            print(json.dumps(encode(self.config), indent=2))  # noqa: T201
+            return
+        path = self.run or Path("runs") / preset
+        train(self.config, path)
+        Console(stderr=True).print(
+            f"Trained. Next: `elbos sample {path}`, `elbos evaluate {path}`.", highlight=False
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Draw samples from a trained run, into a PNG grid and an .npz."""
+
+    run: RunPath
+    """The run directory."""
+
+    request: Annotated[Request, Unprefixed] = field(default_factory=Request)
+    sampling: Annotated[Sampling, Unprefixed] = field(default_factory=Sampling)
+
+    json: bool = False
+    """Print the paths as JSON."""
+
+    def __call__(self) -> None:
+        run = TrainedRun.load(self.run)
+        with progress() as bar:
+            task = bar.add_task("sampling", total=self.request.num, unit="images", note="")
+            picture, archive = draw_samples(
+                run, self.sampling, self.request, lambda num: bar.advance(task, num)
+            )
+        paths = {"png": str(picture), "npz": str(archive)}
+        print(json.dumps(paths) if self.json else "\n".join(paths.values()))  # noqa: T201
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure bits/dim and the loss by noise level of a trained run; writes RUN/eval.json."""
+
+    run: RunPath
+    """The run directory."""
+
+    evaluation: Annotated[Evaluation, Unprefixed] = field(default_factory=Evaluation)
+
+    json: bool = False
+    """Print the result as JSON."""
+
+    def __call__(self) -> None:
+        run = TrainedRun.load(self.run)
+        with progress() as bar:
+            total = num_evaluated_images(run, self.evaluation)
+            task = bar.add_task("evaluating", total=total, unit="images", note="")
+            result = evaluate(run, self.evaluation, lambda num: bar.advance(task, num))
+        path = self.run / "eval.json"
+        content = json.dumps(result, indent=2)
+        files.write(path, content.encode())
+        if self.json:
+            print(content)  # noqa: T201
+            return
+        console = Console()
+        console.print(likelihood_table(result), curve_table(result))
+        console.print(f"{result['num_evaluations']:,} network evaluations. Written to {path}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weightings:
+    """Print what published recipes weigh: monotone or not, and where the weighting rises."""
+
+    json: bool = False
+    """Print the table as JSON."""
+
+    def __call__(self) -> None:
+        rows = weightings_rows()
+        if self.json:
+            print(json.dumps(rows, indent=2))  # noqa: T201
+        else:
+            Console().print(weightings_table(rows))
+
+
+VERBS = {"train": Train, "sample": Sample, "evaluate": Evaluate, "weightings": Weightings}
+
+
+class UsageError(Exception):
+    """The words of the command are wrong."""
+
+
+def main() -> None:
+    """Run the command that the process was called with, and exit with its status."""
+    warnings.formatwarning = lambda message, *_: f"elbos: warning: {message}\n"
+    try:
+        _run(sys.argv[1:])
+    except UsageError as error:
+        _fail(error, 2)
+    except (Interrupted, Diverged, ValueError, OSError, MemoryError) as error:
+        _fail(error, 1)
+    except torch.OutOfMemoryError:
+        _fail(MemoryError("The device is out of memory: lower --batch-size."), 1)
+    except KeyboardInterrupt:
+        _fail(InterruptedError("Interrupted."), 1)
+
+
+def _run(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage())  # noqa: T201
+    elif words[0] == "--version":
+        print(__version__)  # noqa: T201
+    elif words[0] not in VERBS:
+        raise UsageError(f"There is no verb {words[0]!r}: choose from {', '.join(VERBS)}.")
+    else:
+        verb, *rest = words
+        command = _parse(verb, rest)
+        if isinstance(command, Train):
+            command(preset=next(word for word in rest if word in PRESETS))
+        else:
+            command()
+
+
+def _usage() -> str:
+    lines = (f"  {verb:12}{(cls.__doc__ or '').splitlines()[0]}" for verb, cls in VERBS.items())
+    return "\n".join(["usage: elbos VERB [OPTIONS]; `elbos VERB --help` has the options", *lines])
+
+
+def _parse(verb: str, words: list[str]) -> Any:
+    """The command that the words stand for; tyro's boxed message becomes one line."""
+    default: Any = tyro.MISSING_NONPROP
+    if verb == "sample" and words and not words[0].startswith("-"):
+        # the options' defaults are those of the run
+        path = Path(words[0])
+        default = Sample(run=path, sampling=RunDirectory(path).config().sampling)
+    boxed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(boxed):
+            return tyro.cli(
+                VERBS[verb],
+                prog=f"elbos {verb}",
+                args=words,
+                default=default,
+                config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        message = [line.strip("│ ") for line in boxed.getvalue().splitlines()[1:]]
+        end = next((i for i, line in enumerate(message) if line.startswith("─")), len(message))
+        text = " ".join(line for line in message[:end] if line)
+        raise UsageError(f"{text} (see `elbos {verb} --help`)") from None
+
+
+def _fail(error: BaseException, status: int) -> None:
+    """Say what went wrong in one line, and exit."""
+    if os.environ.get("ELBOS_DEBUG"):
+        raise error
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}."
+    else:
+        text = " ".join(str(error).split()) or type(error).__name__
+    sys.stderr.write(f"elbos: {text}\n")
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
