@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from elbos.training import data
@@ -245,7 +246,7 @@ def test_fashion_without_network_names_the_three_ways(monkeypatch, own_cache):
         raise RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nTried ...")
 
     monkeypatch.setattr(fashion, "DEBIAN", Path("/nowhere"))
-    monkeypatch.setattr(fashion.torchvision.datasets, "FashionMNIST", unreachable)
+    monkeypatch.setattr(torchvision.datasets, "FashionMNIST", unreachable)
     with pytest.raises(FileNotFoundError) as error:
         data.Fashion().load()
     assert "\n" not in str(error.value)
@@ -263,7 +264,7 @@ def test_fashion_is_downloaded_once(monkeypatch):
         write_fashion(root / "FashionMNIST" / "raw")
 
     monkeypatch.setattr(fashion, "DEBIAN", Path("/nowhere"))
-    monkeypatch.setattr(fashion.torchvision.datasets, "FashionMNIST", fetch)
+    monkeypatch.setattr(torchvision.datasets, "FashionMNIST", fetch)
     assert rows(data.Fashion().load()) == rows(data.Fashion().load())
     assert len(calls) == 1
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from elbos.training.data.dataset import Dataset, Split
 
@@ -26,6 +24,8 @@ class Digits:
 
     def load(self) -> Dataset:
         """Load the data set, from scikit-learn's own files."""
+        from sklearn.datasets import load_digits  # here, since importing it takes a second
+
         digits = load_digits()
         x = torch.from_numpy(digits.images.astype(np.uint8)).unsqueeze(1)
         labels = torch.from_numpy(digits.target.astype(np.int64))
@@ -41,6 +41,8 @@ class Digits:
 
 def _take(rows: np.ndarray, target: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
     """Take `num` rows away, every class in proportion."""
+    from sklearn.model_selection import train_test_split
+
     rest, taken = train_test_split(
         rows, test_size=num, stratify=target[rows], random_state=_SPLIT_SEED
     )

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -23,7 +22,18 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist keeps the files."""
 
 _NUM_VAL = 2_000
-_CLASS_NAMES = tuple(torchvision.datasets.FashionMNIST.classes)
+_CLASS_NAMES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 _IDX_UINT8 = 0x0800  # first half of the magic number; the low byte is the number of dimensions
 
 
@@ -74,6 +84,8 @@ class Fashion:
 
 
 def _download(folder: Path) -> None:
+    import torchvision  # here, since importing it takes a second
+
     try:
         torchvision.datasets.FashionMNIST(folder, download=True)
     except (RuntimeError, ConnectionError, TimeoutError, HTTPException) as error:

@@ -1,0 +1,221 @@
+"""Networks: what a training loop and a sampler rely on, whatever the architecture.
+
+Each network joins every theorem by one line of `NETWORKS`.
+"""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from elbos.networks import MLPConfig, UNetConfig
+
+NUM_CLASSES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A configuration, and data that it takes; of images, the batch is as large as the width."""
+
+    config: MLPConfig | UNetConfig
+    shape: tuple[int, ...]
+    batch_size: int = 4
+
+    def build(self, *, num_classes: int | None = NUM_CLASSES, is_trained: bool = True) -> nn.Module:
+        """The network; `is_trained` moves the weights that start at zero away from it."""
+        torch.manual_seed(0)
+        network = self.config.build(self.shape, num_classes)
+        if is_trained:
+            for parameter in network.parameters():
+                if not parameter.any():
+                    nn.init.normal_(parameter, std=0.1)
+        return network
+
+    def draw(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(1)
+        z = torch.randn(self.batch_size, *self.shape, generator=generator, dtype=torch.float64)
+        logsnr = torch.linspace(-20.0, 20.0, self.batch_size, dtype=torch.float64)
+        cond = torch.arange(self.batch_size) % NUM_CLASSES
+        return z.to(dtype), logsnr.to(dtype), cond
+
+
+NETWORKS = {
+    "mlp": Case(config=MLPConfig(num_features=32, num_blocks=2), shape=(2,)),
+    "one-resolution": Case(
+        config=UNetConfig(channels=(16,), patch_size=1, num_attention_levels=1, head_dim=8),
+        shape=(3, 4, 4),
+    ),
+    "attention": Case(
+        config=UNetConfig(
+            channels=(16, 32), patch_size=1, num_blocks=2, num_attention_levels=1, head_dim=16
+        ),
+        shape=(3, 4, 4),
+    ),
+    "rectangle": Case(config=UNetConfig(channels=(16, 16, 32)), shape=(1, 16, 8), batch_size=8),
+    "odd-coarsest": Case(config=UNetConfig(channels=(16, 32)), shape=(1, 28, 28)),
+}
+
+
+@pytest.fixture(params=list(NETWORKS))
+def case(request: pytest.FixtureRequest) -> Case:
+    return NETWORKS[request.param]
+
+
+def test_a_new_network_is_zero(case: Case) -> None:
+    z, logsnr, cond = case.draw()
+    y = case.build(is_trained=False)(z, logsnr, cond)
+    assert y.shape == z.shape
+    assert torch.equal(y, torch.zeros_like(z))
+
+
+def test_float32_agrees_with_float64(case: Case) -> None:
+    network = case.build()
+    y_float32 = network(*case.draw())
+    y = network.double()(*case.draw(torch.float64))
+    assert y_float32.dtype == torch.float32
+    assert y.dtype == torch.float64
+    torch.testing.assert_close(y_float32.double(), y, rtol=0, atol=2e-5 * y.abs().max().item())
+
+
+def test_float64_is_accurate_to_float64(case: Case) -> None:
+    """A difference of step 1e-5 in log-SNR is the derivative: a float32 inside would drown it."""
+    network = case.build().double()
+    z, logsnr, cond = case.draw(torch.float64)
+
+    def output(offset: Tensor) -> Tensor:
+        y: Tensor = network(z, logsnr + offset, cond)
+        return y.square().sum()
+
+    h = torch.tensor(1e-5, dtype=torch.float64)
+    offset = torch.zeros_like(h, requires_grad=True)
+    (slope,) = torch.autograd.grad(output(offset), offset)
+    difference = (output(h) - output(-h)) / (2 * h)
+    torch.testing.assert_close(difference, slope, rtol=1e-6, atol=0)
+
+
+def test_bfloat16_channels_last_is_close_to_float32(case: Case) -> None:
+    network = case.build()
+    z, logsnr, cond = case.draw()
+    y = network(z, logsnr, cond)
+    if z.ndim == 4:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        torch.testing.assert_close(network(z, logsnr, cond), y, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y_bfloat16 = network(z, logsnr, cond)
+    assert y_bfloat16.dtype == z.dtype
+    assert (y_bfloat16 - y).norm() < 0.03 * y.norm()
+
+
+def test_a_sample_depends_on_no_other_sample(case: Case) -> None:
+    network = case.build().double()
+    z, logsnr, cond = case.draw(torch.float64)
+    y = network(z, logsnr, cond)
+    order = torch.randperm(len(z), generator=torch.Generator().manual_seed(2))
+    permuted = network(z[order], logsnr[order], cond[order])
+    torch.testing.assert_close(permuted, y[order], rtol=0, atol=1e-12)
+    alone = network(z[2:3], logsnr[2:3], cond[2:3])
+    torch.testing.assert_close(alone, y[2:3], rtol=0, atol=1e-12)
+
+
+def test_every_sample_depends_on_all_it_is_told(case: Case) -> None:
+    network = case.build()
+    z, logsnr, cond = case.draw()
+    y = network(z, logsnr, cond)
+    others = {
+        "z": network(z + 0.1, logsnr, cond),
+        "logsnr": network(z, logsnr + 1.0, cond),
+        "cond": network(z, logsnr, (cond + 1) % NUM_CLASSES),
+        "no label": network(z, logsnr),
+    }
+    for name, other in others.items():
+        distance = (other - y).flatten(1).norm(dim=1) / y.flatten(1).norm(dim=1)
+        assert distance.min() > 1e-3, name
+
+
+def test_a_negative_label_is_no_label(case: Case) -> None:
+    network = case.build()
+    z, logsnr, cond = case.draw()
+    y = network(z, logsnr)
+    assert torch.equal(network(z, logsnr, torch.full_like(cond, -1)), y)
+    assert torch.equal(network(z, logsnr, torch.full_like(cond, -7)), y)
+    cond[0] = -1  # one label dropped from a batch, as in training for guidance
+    torch.testing.assert_close(network(z, logsnr, cond)[0], y[0], rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_label_is_refused(case: Case) -> None:
+    z, logsnr, cond = case.draw()
+    cond[1] = NUM_CLASSES
+    with pytest.raises(ValueError, match=r"label 5 is out of range.* 0 to 4"):
+        case.build()(z, logsnr, cond)
+
+
+def test_a_network_without_labels_refuses_them(case: Case) -> None:
+    network = case.build(num_classes=None)
+    z, logsnr, cond = case.draw()
+    assert network(z, logsnr).shape == z.shape
+    with pytest.raises(ValueError, match="without labels"):
+        network(z, logsnr, cond)
+
+
+def test_gradient_reaches_every_parameter(case: Case) -> None:
+    network = case.build()
+    z, logsnr, cond = case.draw()
+    network(z, logsnr, cond).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+def test_a_network_can_memorize(case: Case) -> None:
+    """From zero, 60 steps take most of the loss off one batch."""
+    network = case.build(is_trained=False)
+    z, logsnr, cond = case.draw()
+    y = z.flip(0)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = (network(z, logsnr, cond) - y).square().mean()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.3 * y.square().mean()
+
+
+def test_dropout_acts_in_training_only() -> None:
+    case = Case(config=UNetConfig(channels=(16,), dropout=0.5), shape=(1, 8, 8))
+    network = case.build()
+    inputs = case.draw()
+    assert not torch.equal(network(*inputs), network(*inputs))
+    network.eval()
+    assert torch.equal(network(*inputs), network(*inputs))
+
+
+REFUSED = [
+    (UNetConfig(), (2,), "takes images"),
+    (MLPConfig(), (1, 8, 8), "takes vectors"),
+    (MLPConfig(num_blocks=0), (2,), "num_blocks is 0"),
+    (MLPConfig(num_features=0), (2,), "num_features is 0"),
+    (UNetConfig(patch_size=3), (1, 28, 28), "side 28 is not divisible by 6"),
+    (UNetConfig(channels=(32, 32, 32)), (1, 28, 28), "side 28 is not divisible by 8"),
+    (UNetConfig(patch_size=0), (1, 28, 28), "patch_size is 0"),
+    (UNetConfig(num_blocks=0), (1, 28, 28), "num_blocks is 0"),
+    (UNetConfig(embedding_dim=0), (1, 28, 28), "embedding_dim is 0"),
+    (UNetConfig(channels=()), (1, 28, 28), "at least one resolution"),
+    (UNetConfig(channels=(32, 40)), (1, 28, 28), "multiples of 16, got 40"),
+    (UNetConfig(channels=(0,)), (1, 28, 28), "multiples of 16, got 0"),
+    (UNetConfig(num_attention_levels=3), (1, 28, 28), "between 0 and .* 2"),
+    (UNetConfig(num_attention_levels=-1), (1, 28, 28), "between 0 and .* 2"),
+    (UNetConfig(num_attention_levels=1, head_dim=48), (1, 28, 28), "head_dim 48"),
+    (UNetConfig(num_attention_levels=1, head_dim=0), (1, 28, 28), "head_dim is 0"),
+    (UNetConfig(dropout=1.0), (1, 28, 28), "dropout is 1.0"),
+]
+
+
+@pytest.mark.parametrize(("config", "shape", "message"), REFUSED, ids=[row[2] for row in REFUSED])
+def test_what_cannot_work_is_refused_in_one_line(
+    config: MLPConfig | UNetConfig, shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        config.build(shape, None)
+    assert "\n" not in str(error.value)
