@@ -26,6 +26,10 @@ from torch import Tensor
 from elbos.checks import require_positive
 from elbos.schedules import Schedule
 
+# Weight of the prior in a bin, in observations. Small: its root would otherwise hold a bin up whose
+# second moment is millions of times below the mean's.
+PRIOR_COUNT = 1e-4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Schedule):
@@ -33,8 +37,7 @@ class Adaptive(Schedule):
 
     Each bin holds a decayed sum of what was observed in it and a decayed count of the observations.
     Their ratio is a running mean without start-up bias: an average at first, an exponential one
-    once the memory is full. A bin that has not been visited stands at the mean of all bins, worth
-    a tenth of an observation.
+    once the memory is full. A bin that has not been visited stands at the mean of all bins.
 
     The only schedule with state: `update` changes it, in place, and nothing else does.
 
@@ -81,7 +84,7 @@ class Adaptive(Schedule):
     def probabilities(self) -> Float[Tensor, " bins"]:
         """The probability of each bin, in increasing order of log-SNR."""
         prior = self._total.sum() / self._count.sum() if self._count.sum() > 0 else torch.ones(())
-        followed = (self._total + 0.1 * prior) / (self._count + 0.1)
+        followed = (self._total + PRIOR_COUNT * prior) / (self._count + PRIOR_COUNT)
         if self.follow == "root-second-moment":
             followed = followed.sqrt()
         return (1 - self.floor) * followed / followed.sum() + self.floor / self.num_bins

@@ -38,9 +38,8 @@ def alpha_sigma(logsnr: Float[Tensor, "*b"]) -> tuple[Float[Tensor, "*b"], Float
         $(\alpha, \sigma)$, in the shape and dtype of `logsnr`.
 
     Examples:
-        >>> alpha, sigma = alpha_sigma(torch.tensor([0.0]))
-        >>> alpha**2 + sigma**2
-        tensor([1.])
+        >>> alpha_sigma(torch.tensor(40.0))
+        (tensor(1.), tensor(2.0612e-09))
     """
     return torch.exp(0.5 * logsigmoid(logsnr)), torch.exp(0.5 * logsigmoid(-logsnr))
 

@@ -121,7 +121,9 @@ class Schedule(abc.ABC):
             tensor([ 20.,   0., -20.], dtype=torch.float64)
         """
         t0, t1 = self._ends
-        return self._logsnr(t0 + (t1 - t0) * t).clamp(self.logsnr_min, self.logsnr_max)
+        logsnr = self._logsnr(t0 + (t1 - t0) * t).clamp(self.logsnr_min, self.logsnr_max)
+        logsnr = torch.where(t <= 0, self.logsnr_max, logsnr)  # where t1 rounds to 1, exactly too
+        return torch.where(t >= 1, self.logsnr_min, logsnr)
 
     def time(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         r"""Time $t = \tilde f^{-1}(\lambda)$: the probability of a log-SNR above $\lambda$."""
@@ -205,22 +207,22 @@ class Normal(Schedule):
         super().__post_init__()
 
     @classmethod
-    def edm(cls, *, p_mean: float = -1.2, p_std: float = 1.2) -> "Normal":
-        """EDM's training distribution, in EDM's own parameters."""
-        return cls(mean=-2 * p_mean, std=2 * p_std)
+    def edm(cls, *, p_mean: float = -1.2, p_std: float = 1.2, **ends: float) -> "Normal":
+        """EDM's training distribution in EDM's own parameters; `ends` are the schedule's."""
+        return cls(mean=-2 * p_mean, std=2 * p_std, **ends)
 
     @classmethod
-    def logit_normal(cls, *, mean: float = 0.0, std: float = 1.0) -> "Normal":
-        """Logit-normal times on the rectified-flow path, in Stable Diffusion 3's own parameters."""
-        return cls(mean=-2 * mean, std=2 * std)
+    def logit_normal(cls, *, mean: float = 0.0, std: float = 1.0, **ends: float) -> "Normal":
+        """Stable Diffusion 3's logit-normal times on the rectified-flow path, in its parameters."""
+        return cls(mean=-2 * mean, std=2 * std, **ends)
 
     def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         quantile: Tensor = torch.special.ndtri(t)
         return self.mean - self.std * quantile
 
     def _time(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        survival: Tensor = torch.special.ndtr((self.mean - logsnr) / self.std)
-        return survival
+        # not `ndtr`, which has no relative accuracy in the clean tail
+        return 0.5 * torch.erfc((logsnr - self.mean) / (self.std * math.sqrt(2)))
 
     def _log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         u = (logsnr - self.mean) / self.std

@@ -1,17 +1,19 @@
 """Checkpoints: safetensors and JSON, in a folder that is whole or not there.
 
-`checkpoints/00001500/` holds a file of tensors per group (network, ema, optimizer, schedule) and a
+`checkpoints/00001500/` holds a file of tensors per group (network, ema, optimizer, ...) and a
 manifest with the step and the SHA-256 of every file. Loading reads numbers and runs no code.
 """
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.torch
+import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from elbos import files
@@ -25,8 +27,7 @@ class DamagedCheckpoint(ValueError):
 
 def latest(folder: Path) -> Path | None:
     """The checkpoint of the highest step in `folder`, or None."""
-    steps = [path for path in folder.glob("*") if path.is_dir() and path.name.isdigit()]
-    return max(steps, key=lambda path: int(path.name), default=None)
+    return max(_checkpoints(folder), key=lambda path: int(path.name), default=None)
 
 
 def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
@@ -36,7 +37,7 @@ def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
         OSError: If it cannot be written; the earlier checkpoints are then untouched.
     """
     path = folder / f"{step:08d}"
-    partial = folder / f".{path.name}.{os.getpid()}.partial"
+    partial = files.partial(path)
     try:
         partial.mkdir(parents=True)
         digests = {}
@@ -47,40 +48,73 @@ def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
             digests[name] = hashlib.sha256(content).hexdigest()
         manifest = json.dumps({"step": step, "sha256": digests}, indent=2)
         files.write(partial / "manifest.json", manifest.encode())
-        if path.exists():  # of the same step: its content is the same
-            shutil.rmtree(path)
-        partial.rename(path)
+        with files.named_errors(path):
+            if path.exists():  # of the same step
+                _remove(path)
+            partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    kept = sorted((p for p in folder.glob("*") if p.name.isdigit()), key=lambda p: int(p.name))
-    for old in kept[:-num_kept]:
-        shutil.rmtree(old)
+    for old in sorted(_checkpoints(folder), key=lambda path: int(path.name))[:-num_kept]:
+        _remove(old)
 
 
-def load(path: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
-    """Read a checkpoint: its step and its groups of tensors.
+@contextmanager
+def reading(path: Path) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
+    """Read a checkpoint: its step and its groups of tensors. Take them up inside the context.
 
     Raises:
-        DamagedCheckpoint: If a file is missing, cut short or changed.
+        DamagedCheckpoint: If a file is missing, cut short or changed, or, inside the context, the
+            tensors are not those that are looked for.
     """
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        step, digests = manifest["step"], manifest["sha256"]
-        groups = {}
-        for name, digest in digests.items():
-            content = (path / f"{name}.safetensors").read_bytes()
-            if hashlib.sha256(content).hexdigest() != digest:
-                raise DamagedCheckpoint(f"{name}.safetensors is cut short or was changed")
-            groups[name] = safetensors.torch.load(content)
-    except (FileNotFoundError, KeyError, TypeError, AttributeError, ValueError) as error:
+        yield _read(path)
+    except torch.OutOfMemoryError:
+        raise
+    except (FileNotFoundError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as e:
         raise DamagedCheckpoint(
-            f"The checkpoint {path} is damaged ({_reason(error)}): delete that folder to go on "
-            "from the one before it."
-        ) from error
+            f"The checkpoint {path} is damaged ({_reason(e)}): delete that folder to go on "
+            "from the one before it, or else from the start."
+        ) from e
+
+
+def _read(path: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
+    try:
+        manifest = json.loads((path / "manifest.json").read_bytes())
+    except ValueError as error:
+        raise DamagedCheckpoint("manifest.json is unreadable") from error
+    step, digests = manifest["step"], manifest["sha256"]
+    if type(step) is not int or step != int(path.name):
+        raise DamagedCheckpoint(f"manifest.json is of step {step!r}")
+    groups = {}
+    for name, digest in digests.items():
+        if not name.isidentifier():  # nothing outside this folder is read
+            raise DamagedCheckpoint(f"manifest.json names a file {name!r}")
+        content = (path / f"{name}.safetensors").read_bytes()
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise DamagedCheckpoint(f"{name}.safetensors is cut short or was changed")
+        try:
+            groups[name] = safetensors.torch.load(content)
+        except SafetensorError as error:
+            raise DamagedCheckpoint(f"{name}.safetensors is unreadable") from error
+        if not all(tensor.isfinite().all() for tensor in groups[name].values()):
+            raise DamagedCheckpoint(f"{name}.safetensors holds numbers that are not finite")
     return step, groups
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, DamagedCheckpoint):
+        return str(error)
     if isinstance(error, FileNotFoundError):
         return f"{Path(error.filename).name} is missing"
-    return str(error) if isinstance(error, DamagedCheckpoint) else "manifest.json is unreadable"
+    return "it does not hold what the configuration asks for"
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*") if path.is_dir() and path.name.isdigit()]
+
+
+def _remove(path: Path) -> None:
+    """Delete a checkpoint; at no moment half of it stands under its name."""
+    partial = files.partial(path)
+    path.rename(partial)
+    shutil.rmtree(partial)

@@ -8,6 +8,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -77,7 +78,7 @@ def _decode_dataclass(cls: type, value: dict[str, Any], where: str) -> Any:
         raise ValueError(f"{where} is not a valid {cls.__name__}: {error}") from error
 
 
-def _options(annotation: Any) -> typing.Iterator[Any]:
+def _options(annotation: Any) -> Iterator[Any]:
     """The types that an annotation admits, out of unions and Annotated."""
     if annotation == WeightFunction:  # the inner weighting of a wrapper
         annotation = Weight

@@ -42,8 +42,6 @@ PRESETS: dict[str, Config] = {
         num_images=80_000,
     ),
     "fashion": _FASHION,
-    "fashion-small": replace(
-        _FASHION, network=UNetConfig(channels=(64, 128)), num_images=100_000
-    ),
+    "fashion-small": replace(_FASHION, network=UNetConfig(channels=(64, 128)), num_images=100_000),
 }
 """Every preset by name."""

@@ -16,8 +16,13 @@ from elbos.schedules import low_discrepancy_times
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator that depends on `key` alone; different keys give independent streams."""
-    (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64).tolist()
+    """A generator that depends on `key` alone; different keys give independent streams.
+
+    The first number is the entropy and the others a spawn key: `SeedSequence((1, 2))` would be the
+    same as `SeedSequence((1, 2, 0))`.
+    """
+    sequence = np.random.SeedSequence(key[0], spawn_key=key[1:])
+    (seed,) = sequence.generate_state(1, np.uint64).tolist()
     return torch.Generator(device).manual_seed(seed)
 
 
@@ -61,7 +66,7 @@ def draw(
     offset = torch.rand((), dtype=torch.float64, generator=generator(seed, step)).item()
     times = low_discrepancy_times(offset, batch_size)
     sources = [generator(seed, step, shard, device=device) for shard in shards]
-    torch.manual_seed(sources[0].initial_seed())
+    torch.manual_seed(generator(seed, step, shards.start, 1).initial_seed())
     return Draw(
         times=times[shards.start * size : shards.stop * size],
         eps=torch.cat([torch.randn(size, *shape, generator=g, device=device) for g in sources]),

@@ -1,0 +1,182 @@
+r"""The floating-point rate of a training step, against the machine's peak and against diffusers.
+
+    python benchmarks/step.py [--rounds 7]
+
+Everything is timed in one run, in turns, and reported as the median over the rounds, because a
+shared machine changes speed from minute to minute:
+
+- the peak: the best median over several sizes of a square bfloat16 matrix product;
+- ours: forward, backward, gradient clipping and fused AdamW for the `fashion` network on 28x28
+  images, batch 128, under bfloat16 autocast in channels-last memory;
+- diffusers' `UNet2DModel`, the same step as its users run it on a CPU, float32 and contiguous, in
+  three configurations. `course` is the one that the Hugging Face diffusion course trains on MNIST.
+  `example` is diffusers' unconditional training example, cut to the three resolutions that 28x28
+  admits and narrowed to about our number of parameters. `wide` keeps the example's widths, 25 times
+  our parameters, with a small batch: wide convolutions are what float32 does best, so this is the
+  highest rate that diffusers reaches here, not a network anybody would choose for these images.
+
+FLOPs are those of the network's forward and backward as torch counts them (convolutions and matrix
+products, 2 per multiply-add). Normalizations, activations, clipping and AdamW cost time and count
+nothing. A rate says how well a network uses the machine, not how fast it learns.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from elbos.training.presets import PRESETS
+
+SIZES = (1024, 1536, 2048, 3072)
+SHAPE = (1, 28, 28)
+NUM_CLASSES = 10
+BATCH_SIZE = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Something to time, and how much it is."""
+
+    name: str
+    run: Callable[[], object]
+    num_flops: int
+    num_images: int = 0
+    num_parameters: int = 0
+
+
+def matmul(size: int) -> Work:
+    a, b = torch.randn(2, size, size).bfloat16()
+    repeats = max(1, round(2 * (2048 / size) ** 3))
+
+    def run() -> None:
+        for _ in range(repeats):
+            a @ b
+
+    return Work(name=f"matmul {size}", run=run, num_flops=repeats * 2 * size**3)
+
+
+def training_step(
+    name: str, network: nn.Module, forward: Callable[[Tensor], Tensor], batch_size: int
+) -> Work:
+    """The step of `network`, whose output at `z` is `forward(z)`."""
+    parameters = list(network.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    z, y = torch.randn(2, batch_size, *SHAPE)
+
+    def run() -> None:
+        loss = (forward(z).float() - y).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return Work(
+        name=name,
+        run=run,
+        num_flops=counter.get_total_flops(),
+        num_images=batch_size,
+        num_parameters=sum(parameter.numel() for parameter in parameters),
+    )
+
+
+def ours() -> Work:
+    network = PRESETS["fashion"].network.build(SHAPE, NUM_CLASSES)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    logsnr = torch.linspace(-20.0, 20.0, BATCH_SIZE)
+    cond = torch.arange(BATCH_SIZE) % NUM_CLASSES
+
+    def forward(z: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y: Tensor = network(z, logsnr, cond)
+            return y
+
+    return training_step("elbos", network, forward, BATCH_SIZE)
+
+
+def theirs(
+    name: str, channels: tuple[int, ...], attention: tuple[bool, ...], batch_size: int
+) -> Work:
+    network: Any = UNet2DModel(  # type: ignore[no-untyped-call]
+        sample_size=SHAPE[-1],
+        in_channels=SHAPE[0],
+        out_channels=SHAPE[0],
+        layers_per_block=2,
+        block_out_channels=channels,
+        down_block_types=tuple("AttnDownBlock2D" if use else "DownBlock2D" for use in attention),
+        up_block_types=tuple("AttnUpBlock2D" if use else "UpBlock2D" for use in attention[::-1]),
+    )
+    time_step = torch.arange(batch_size)
+    return training_step(name, network, lambda z: network(z, time_step).sample, batch_size)
+
+
+def outside_the_network() -> list[Work]:
+    """The rest of a training step: batches, noise, loss, EMA, logging. To come with the trainer."""
+    return []
+
+
+def measure(works: list[Work], num_rounds: int) -> list[float]:
+    """Median seconds of each, taken in turns; a first round warms up and is dropped."""
+    seconds: list[list[float]] = [[] for _ in works]
+    for _ in range(1 + num_rounds):
+        for work, column in zip(works, seconds, strict=True):
+            start = time.perf_counter()
+            work.run()
+            column.append(time.perf_counter() - start)
+    return [statistics.median(column[1:]) for column in seconds]
+
+
+def cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds, of which the median")
+    num_rounds = parser.parse_args().rounds
+    torch.manual_seed(0)
+
+    peaks = [matmul(size) for size in SIZES]
+    networks = [
+        ours(),
+        theirs("diffusers course", (32, 64, 64), (False, True, True), BATCH_SIZE),
+        theirs("diffusers example", (32, 64, 128), (False, True, False), BATCH_SIZE),
+        theirs("diffusers wide", (128, 256, 512), (False, True, False), 16),
+    ]
+    works = [*peaks, *networks, *outside_the_network()]
+    seconds = measure(works, num_rounds)
+    rates = [work.num_flops / second for work, second in zip(works, seconds, strict=True)]
+    peak = max(rates[: len(peaks)])
+
+    print(f"{cpu_model()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"median of {num_rounds} rounds\n")
+    print(f"{'':20}{'parameters':>12}{'ms':>8}{'images/s':>10}{'GFLOP/s':>9}{'of peak':>9}")
+    for work, second, rate in zip(works, seconds, rates, strict=True):
+        parameters = f"{work.num_parameters / 1e6:.2f} M" if work.num_parameters else ""
+        images = f"{work.num_images / second:.0f}" if work.num_images else ""
+        print(
+            f"{work.name:20}{parameters:>12}{1e3 * second:8.0f}{images:>10}"
+            f"{rate / 1e9:9.0f}{rate / peak:9.2f}"
+        )
+    rate_of = {work.name: rate for work, rate in zip(works, rates, strict=True)}
+    print(f"\nelbos / bfloat16 matmul peak: {rate_of['elbos'] / peak:.2f}")
+    for work in networks[1:]:
+        print(f"elbos / {work.name}: {rate_of['elbos'] / rate_of[work.name]:.2f}")
+
+
+if __name__ == "__main__":
+    main()

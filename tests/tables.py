@@ -1,0 +1,88 @@
+"""What there is: a new class joins every theorem by one line here."""
+
+import math
+from dataclasses import replace
+
+import torch
+
+from elbos import parameterizations, schedules, weightings
+from elbos.adaptive import Adaptive
+from elbos.schedules import Schedule
+
+
+def adapted(schedule: Adaptive) -> Adaptive:
+    """The schedule after two batches of random losses, bumpy over noise levels."""
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(2):
+        u = torch.rand(2000, generator=generator, dtype=torch.float64)
+        logsnr = schedule.logsnr(u)
+        schedule.update(logsnr, (1.5 + logsnr.cos()) * torch.exp(u))
+    return schedule
+
+
+SCHEDULES = [
+    schedules.Cosine(),
+    schedules.Cosine(shift=math.log(2)),
+    schedules.Normal(),
+    schedules.Normal.logit_normal(mean=0.5, std=0.6),
+    schedules.Flow(),
+    schedules.Flow(shift=3.0),
+    schedules.Linear(),
+    schedules.Laplace(),
+    schedules.Laplace(mean=1.0, scale=2.0),
+    schedules.DDPM(),
+    schedules.EDMSampling(),
+    Adaptive(),
+    adapted(Adaptive()),
+    adapted(Adaptive(follow="root-second-moment", num_bins=7)),
+]
+
+
+def with_ends(schedule: Schedule, logsnr_min: float, logsnr_max: float) -> Schedule:
+    """The schedule on another range; an adaptive one starts anew there, and adapts."""
+    moved = replace(schedule, logsnr_min=logsnr_min, logsnr_max=logsnr_max)
+    return adapted(moved) if isinstance(moved, Adaptive) else moved
+
+
+PARAMETERIZATIONS = [
+    parameterizations.Eps(),
+    parameterizations.X(),
+    parameterizations.V(),
+    parameterizations.Score(),
+    parameterizations.Flow(),
+    parameterizations.EDM(),
+    parameterizations.EDM(sigma_data=1.7),
+]
+
+# The log-SNR below which the weighting rises with it.
+RISES_BELOW = {
+    weightings.IDDPM(): "0.000000",
+    weightings.DDPM(): "-0.922",
+    weightings.EDM(): "-3.308",
+    weightings.EDM2(): "-3.16",
+    weightings.EDM2(mean=1.6, std=3.2): "-8.64",
+    weightings.LogitNormalFlow(): "-3.376",
+    weightings.LogitNormalFlow(mean=0.5, std=0.6): "-2.06",
+    weightings.P2(gamma=0.5): f"{-math.log(2):.6f}",
+    weightings.P2(gamma=1.0): f"{-math.log(3):.6f}",
+    weightings.MinSNR(): "0.000000",
+    weightings.SoftMinSNR(): "-0.526",
+    weightings.SoftMinSNR(gamma=math.exp(2)): "-0.35",
+    weightings.Laplace(): "0.000000",
+    weightings.Shifted(weightings.EDM(), 1.0): "-1.308",
+}
+NON_MONOTONE = list(RISES_BELOW)
+MONOTONE = [
+    weightings.ELBO(),
+    weightings.Sigmoid(k=2.0),
+    weightings.Sigmoid(k=-3.0),
+    weightings.Exponential(),
+    weightings.TruncatedSNR(),
+    weightings.InDI(),
+    weightings.CosMap(),
+    weightings.ShiftedFlow(shift=3.0),
+    weightings.ShiftedFlow(shift=1 / 9 + 1e-3),
+    weightings.Monotone(weightings.EDM()),
+    weightings.Shifted(weightings.Sigmoid(), math.log(2)),
+]
+WEIGHTINGS = MONOTONE + NON_MONOTONE

@@ -1,0 +1,147 @@
+"""The adaptive schedule: it changes the variance of the loss, and never its expectation.
+
+That it is a schedule (inverse, derivative, integral) is tested with all others.
+"""
+
+import numpy as np
+import pytest
+import torch
+from oracles import gaussian, gaussian_loss, weighted_integral, z_score
+
+from elbos import schedules, weightings
+from elbos.adaptive import Adaptive
+from elbos.objective import Objective
+from elbos.parameterizations import Eps
+from elbos.schedules import low_discrepancy_times
+
+STD, DIMS = 0.5, 256
+WEIGHTING = weightings.Sigmoid(k=2.0)
+FOLLOW = ["mean", "root-second-moment"]
+
+
+def draw_losses(schedule, num, generator):
+    """Noise levels from the schedule, and the losses there of the exact denoiser of the oracle."""
+    objective = Objective(weighting=WEIGHTING, schedule=schedule, parameterization=Eps())
+    data = gaussian(STD, DIMS)
+    x, _ = data.sample(num, generator)
+    eps = torch.randn(num, DIMS, generator=generator, dtype=torch.float64)
+    u = torch.rand((), generator=generator, dtype=torch.float64).item()
+    logsnr = schedule.logsnr(low_discrepancy_times(u, num))
+    return logsnr, objective(lambda z, level, _: data(z, level)[1], x, eps, logsnr)
+
+
+def test_it_is_uniform_before_it_has_seen_anything():
+    uniform = torch.full((7,), 1 / 7, dtype=torch.float64)
+    torch.testing.assert_close(Adaptive(num_bins=7).probabilities(), uniform, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("follow", FOLLOW)
+def test_constant_observations_give_uniform_bins_at_once(follow, generator):
+    """No start-up bias: whatever the constant, and whichever bins it was seen in."""
+    schedule = Adaptive(follow=follow)
+    u = torch.rand(30, generator=generator, dtype=torch.float64)  # most bins are not visited
+    for factor in (1.0, 0.5):
+        logsnr = schedule.logsnr(factor * u)
+        schedule.update(logsnr, 37.0 / schedule.density(logsnr))
+        uniform = torch.full((100,), 0.01, dtype=torch.float64)
+        torch.testing.assert_close(schedule.probabilities(), uniform, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("follow", FOLLOW)
+def test_it_converges_to_the_weighted_loss(follow, generator):
+    """To p = 0.9 w E||eps_hat - eps||^2, averaged over the bin, normalized, + 0.1 uniform.
+
+    To 5 % of it and 10 % of the uniform share, after 40,000 samples.
+
+    With 256 dimensions the losses at one noise level are all but equal, and so are both targets.
+    """
+    schedule = Adaptive(follow=follow, num_bins=25, memory=20_000.0)
+    for _ in range(40):
+        schedule.update(*draw_losses(schedule, 1000, generator))
+    logsnr = torch.linspace(-20, 20, 25 * 400 + 1, dtype=torch.float64)[:-1] + 0.002
+    v = WEIGHTING(logsnr) * torch.from_numpy(gaussian_loss(logsnr.numpy(), STD))
+    by_bin = v.reshape(25, 400)
+    level = by_bin.mean(1) if follow == "mean" else by_bin.square().mean(1).sqrt()
+    expected = 0.9 * level / level.sum() + 0.1 / 25
+    torch.testing.assert_close(schedule.probabilities(), expected, rtol=0.05, atol=0.01 / 25)
+
+
+def test_the_expected_loss_does_not_change_while_it_adapts(generator):
+    """Batch means are uncorrelated and unbiased, z < 4 over 60 batches of 100."""
+    schedule = Adaptive(memory=2000.0)
+    means = []
+    for _ in range(60):
+        logsnr, loss = draw_losses(schedule, 100, generator)
+        means.append(loss.mean())
+        schedule.update(logsnr, loss)
+    expected = weighted_integral(WEIGHTING, lambda level: gaussian_loss(level, STD), -20, 20)
+    assert z_score(torch.stack(means), expected) < 4
+
+
+@pytest.mark.parametrize("follow", FOLLOW)
+def test_it_lowers_the_standard_deviation_of_the_loss(follow, generator):
+    """To less than half of the cosine schedule's (n = 4,000)."""
+    schedule = Adaptive(follow=follow)
+    for _ in range(20):
+        schedule.update(*draw_losses(schedule, 1000, generator))
+    _, loss = draw_losses(schedule, 4000, generator)
+    _, cosine_loss = draw_losses(schedules.Cosine(), 4000, generator)
+    assert loss.std() < cosine_loss.std() / 2
+
+
+def test_root_second_moment_is_the_variance_optimal_density():
+    """Observations of 0 and 4 in one half, 2 in the other: equal means, root moments sqrt 2 : 1."""
+    schedule = Adaptive(follow="root-second-moment", num_bins=2, floor=1e-9)
+    logsnr = torch.tensor([-10.0, -10.0, 10.0, 10.0], dtype=torch.float64).repeat(5000)
+    v = torch.tensor([0.0, 4.0, 2.0, 2.0], dtype=torch.float64).repeat(5000)
+    schedule.update(logsnr, v / schedule.density(logsnr))
+    low, high = schedule.probabilities().tolist()
+    assert low / high == pytest.approx(2**0.5, rel=1e-3)
+
+
+def test_memory_forgets_exponentially():
+    """After one memory of new samples, an old one counts 1/e."""
+    schedule = Adaptive(num_bins=2, memory=1000.0, floor=1e-9)
+    both = torch.tensor([-10.0, 10.0], dtype=torch.float64).repeat(500)
+    for low in (5.0, 1.0):
+        v = torch.tensor([low, 1.0], dtype=torch.float64).repeat(500)
+        schedule.update(both, v / schedule.density(both))
+    old = np.exp(-1) * 500 / (500 + np.exp(-1) * 500)
+    low, high = schedule.probabilities().tolist()
+    assert low / high == pytest.approx(5 * old + 1 * (1 - old), rel=1e-3)
+
+
+def test_state_makes_a_round_trip(generator):
+    schedule, other = Adaptive(), Adaptive()
+    schedule.update(*draw_losses(schedule, 500, generator))
+    state = schedule.state_dict()
+    other.load_state_dict(state)
+    assert torch.equal(schedule.probabilities(), other.probabilities())
+    schedule.update(*draw_losses(schedule, 500, generator))  # the state is a copy
+    assert torch.equal(other.state_dict()["total"], state["total"])
+    with pytest.raises(ValueError, match="not of 7 bins"):
+        Adaptive(num_bins=7).load_state_dict(state)
+
+
+def test_processes_that_share_their_batches_stay_equal(generator):
+    """Each takes in the concatenated batch; the order within it matters to rounding alone."""
+    copies = Adaptive(), Adaptive(), Adaptive()
+    for _ in range(3):
+        logsnr, loss = draw_losses(copies[0], 64, generator)
+        order = torch.randperm(64, generator=generator)
+        copies[0].update(logsnr, loss)
+        copies[1].update(logsnr, loss)
+        copies[2].update(logsnr[order], loss[order])
+    assert torch.equal(copies[0].probabilities(), copies[1].probabilities())
+    torch.testing.assert_close(
+        copies[0].probabilities(), copies[2].probabilities(), rtol=1e-12, atol=0
+    )
+
+
+REFUSED = [({"num_bins": 0}, "num_bins"), ({"memory": 0.0}, "memory"), ({"floor": 0.0}, "floor")]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[row[1] for row in REFUSED])
+def test_what_cannot_adapt_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Adaptive(**arguments)

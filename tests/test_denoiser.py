@@ -1,0 +1,140 @@
+"""Network + parameterization = estimates; guidance is linear, and confined to its interval."""
+
+import pytest
+import torch
+from oracles import ByClass, bimodal, gaussian
+from tables import PARAMETERIZATIONS
+
+from elbos.denoiser import Denoiser, Guided
+from elbos.oracles import GaussianMixture
+from elbos.process import diffuse
+
+LOGSNR = torch.linspace(-8, 8, 40, dtype=torch.float64)
+PAIR = ByClass([gaussian(0.3), gaussian(2.0), bimodal()])
+
+
+def labels(z, logsnr, cond=None):
+    """The exact denoiser of three classes; the third is what a negative label stands for."""
+    return PAIR(z, logsnr, torch.full((len(z),), 2) if cond is None else cond % 3)
+
+
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS, ids=repr)
+def test_a_denoiser_undoes_its_parameterization(parameterization, randn):
+    """A network that outputs what the parameterization makes of the exact estimates."""
+    data = bimodal()
+
+    class Network(torch.nn.Module):
+        def forward(self, z, logsnr, cond):
+            return parameterization.target(*data(z, logsnr, cond), logsnr)
+
+    z = randn(40, 1)
+    for estimate, exact in zip(
+        Denoiser(Network(), parameterization)(z, LOGSNR), data(z, LOGSNR), strict=True
+    ):
+        torch.testing.assert_close(estimate, exact, rtol=0, atol=1e-9)
+
+
+def test_one_level_stands_for_the_whole_batch_of_images(randn):
+    """Batch size equal to the width; and the network is given a level for each image."""
+
+    class Network(torch.nn.Module):
+        def forward(self, z, logsnr, _):
+            assert logsnr.shape == (4,)
+            return (logsnr.reshape(-1, 1, 1, 1) * z).float()  # a network of lower precision
+
+    denoiser = Denoiser(Network(), PARAMETERIZATIONS[2])
+    z = randn(4, 3, 4, 4)
+    estimates = denoiser(z, LOGSNR[7:8])
+    for one, four in zip(estimates, denoiser(z, LOGSNR[7:8].expand(4)), strict=True):
+        assert one.dtype == torch.float64
+        assert torch.equal(one, four)
+    torch.testing.assert_close(diffuse(*estimates, LOGSNR[7:8]), z, rtol=0, atol=1e-12)
+
+
+@pytest.fixture
+def batch(randn):
+    return randn(40, 1), LOGSNR, torch.arange(40) % 2
+
+
+def guided(scale, **interval):
+    return Guided(labels, scale, **interval)
+
+
+def test_scale_one_is_the_conditional_and_scale_zero_the_unconditional(batch):
+    z, logsnr, cond = batch
+    for scale, expected in ((1.0, labels(z, logsnr, cond)), (0.0, labels(z, logsnr))):
+        estimates = guided(scale)(z, logsnr, cond)
+        for a, b in zip(estimates, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.3, 2.0, 7.5])
+def test_guidance_extrapolates_linearly_and_keeps_z(batch, scale):
+    z, logsnr, cond = batch
+    estimates = guided(scale)(z, logsnr, cond)
+    pairs = zip(estimates, labels(z, logsnr, cond), labels(z, logsnr), strict=True)
+    for estimate, with_label, without in pairs:
+        expected = scale * with_label + (1 - scale) * without
+        torch.testing.assert_close(estimate, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(diffuse(*estimates, logsnr), z, rtol=0, atol=1e-10)
+
+
+def test_outside_its_interval_guidance_is_the_conditional(batch):
+    """And inside it the same as without an interval; both kinds of level in one batch."""
+    z, logsnr, cond = batch
+    estimates = guided(3.0, logsnr_min=-2.0, logsnr_max=4.0)(z, logsnr, cond)
+    is_inside = (logsnr >= -2) & (logsnr <= 4)
+    everywhere, plain = guided(3.0)(z, logsnr, cond), labels(z, logsnr, cond)
+    for estimate, inside, outside in zip(estimates, everywhere, plain, strict=True):
+        torch.testing.assert_close(estimate[is_inside], inside[is_inside], rtol=0, atol=1e-12)
+        torch.testing.assert_close(estimate[~is_inside], outside[~is_inside], rtol=0, atol=1e-12)
+
+
+def test_guidance_takes_one_level_for_the_batch(batch):
+    z, _, cond = batch
+    one = guided(3.0)(z, LOGSNR[5:6], cond)
+    for a, b in zip(one, guided(3.0)(z, LOGSNR[5:6].expand(40), cond), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_without_labels_there_is_nothing_to_guide(batch):
+    z, logsnr, _ = batch
+    for a, b in zip(guided(3.0)(z, logsnr), labels(z, logsnr), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_conditional_oracle_knows_its_component(randn):
+    """Given its component, the mixture's denoiser is that Gaussian's."""
+    data, z = bimodal(), randn(40, 1)
+    alone = GaussianMixture(torch.ones(1).double(), data.means[1:], data.stds[1:])
+    for a, b in zip(
+        data(z, LOGSNR, torch.ones(40, dtype=torch.long)), alone(z, LOGSNR), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    for a, b in zip(data(z, LOGSNR, torch.full((40,), -1)), data(z, LOGSNR), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("data", [gaussian(0.5, 3), bimodal()], ids=["gaussian", "bimodal"])
+def test_oracles_obey_tweedies_formula(data, randn):
+    """eps_hat = -sigma grad ln q(z), and alpha x_hat + sigma eps_hat = z."""
+    for logsnr in (-4.0, 0.0, 5.0):
+        level = torch.tensor([logsnr], dtype=torch.float64)
+        z = randn(20, data.means.shape[1]).requires_grad_()
+        (score,) = torch.autograd.grad(data.log_prob(z, logsnr).sum(), z)
+        x_hat, eps_hat = data(z, level)
+        torch.testing.assert_close(
+            eps_hat, -torch.sigmoid(-level).sqrt() * score, rtol=1e-9, atol=1e-12
+        )
+        torch.testing.assert_close(diffuse(x_hat, eps_hat, level), z, rtol=0, atol=1e-12)
+
+
+def test_oracle_samples_have_the_oracles_moments(generator):
+    """Mean and second moment of the mixture, z < 4, n = 20,000."""
+    data = bimodal()
+    x, component = data.sample(20_000, generator)
+    moments = {1: (0.3 * -0.8 + 0.7 * 0.5), 2: 0.3 * (0.64 + 0.04) + 0.7 * (0.25 + 0.09)}
+    for power, expected in moments.items():
+        samples = x[:, 0] ** power
+        assert abs(samples.mean() - expected) < 4 * samples.std() / 20_000**0.5
+    assert abs(component.double().mean() - 0.7) < 4 * (0.21 / 20_000) ** 0.5

@@ -1,0 +1,203 @@
+"""The weighted loss: the weighting alone decides its expectation, in any parameterization."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from oracles import gaussian, gaussian_loss, weighted_integral
+from tables import PARAMETERIZATIONS, SCHEDULES, WEIGHTINGS, with_ends
+
+from elbos import schedules, weightings
+from elbos.objective import Objective
+from elbos.parameterizations import EDM, Eps, V
+from elbos.process import align, alpha_sigma, diffuse
+from elbos.weightings import Sigmoid
+
+STD = 0.5
+
+
+class DataEstimate(torch.nn.Module):
+    """A network of the data, for the whole range of noise levels."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(6, 16), torch.nn.Tanh(), torch.nn.Linear(16, 5)
+        ).double()
+        generator = torch.Generator().manual_seed(2)
+        for parameter in self.parameters():
+            torch.nn.init.normal_(parameter, std=0.5, generator=generator)
+
+    def forward(self, z, logsnr):
+        return self.layers(torch.cat([z, logsnr[:, None] / 20], 1))
+
+
+def as_network(estimate, parameterization):
+    """The network that, in this parameterization, says the same about the data."""
+
+    def network(z, logsnr, *_):
+        x_hat = estimate(z, logsnr)
+        alpha, sigma = (align(scale, z) for scale in alpha_sigma(logsnr))
+        return parameterization.target(x_hat, (z - alpha * x_hat) / sigma, logsnr)
+
+    return network
+
+
+def objective(parameterization=V(), weighting=Sigmoid(k=2.0), schedule=schedules.Cosine()):  # noqa: B008
+    return Objective(weighting=weighting, schedule=schedule, parameterization=parameterization)
+
+
+def loss_and_gradient(parameterization):
+    generator = torch.Generator().manual_seed(0)
+    x, eps = torch.randn(2, 40, 5, generator=generator, dtype=torch.float64)
+    logsnr = torch.linspace(-15, 15, 40, dtype=torch.float64)
+    estimate = DataEstimate()
+    loss = objective(parameterization)(as_network(estimate, parameterization), x, eps, logsnr)
+    loss.mean().backward()
+    return loss.detach(), torch.cat([p.grad.flatten() for p in estimate.parameters()])
+
+
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS, ids=repr)
+def test_loss_and_gradient_are_the_same_in_every_parameterization(parameterization):
+    """For the same estimate of the data: 1e-10 relative, per sample and per parameter."""
+    loss, gradient = loss_and_gradient(parameterization)
+    expected_loss, expected_gradient = loss_and_gradient(Eps())
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-10, atol=0)
+    scale = expected_gradient.abs().max().item()
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-10, atol=1e-10 * scale)
+
+
+def test_loss_is_the_definition(randn):
+    """1/2 (w/p) ||eps_hat - eps||^2 per dimension, of x_hat = 0: eps_hat = z / sigma."""
+    x, eps, logsnr = randn(40, 5), randn(40, 5), torch.linspace(-15, 15, 40, dtype=torch.float64)
+    mass = 1 - 4 / math.pi * math.atan(math.exp(-10))  # of the cosine schedule, on [-20, 20]
+    w_over_p = 1 / (1 + torch.exp(logsnr - 2)) * 2 * math.pi * mass * torch.cosh(logsnr / 2)
+    expected = 0.5 * w_over_p * torch.exp(logsnr) * x.square().mean(1)  # eps_hat - eps = x e^{l/2}
+    network = as_network(lambda z, _: 0 * z, V())
+    torch.testing.assert_close(objective()(network, x, eps, logsnr), expected, rtol=1e-9, atol=0)
+
+
+NARROW = [with_ends(schedule, -8.0, 9.0) for schedule in SCHEDULES]
+
+
+@pytest.mark.parametrize("schedule", NARROW, ids=repr)
+@pytest.mark.parametrize("weighting", [Sigmoid(k=2.0), weightings.EDM()], ids=repr)
+def test_expected_loss_is_the_same_under_every_schedule(schedule, weighting):
+    """The closed form, to 1e-4, by quadrature over t; on N(0, s^2) with a denoiser of N(0, 1).
+
+    The loss is quadratic in (x, eps), so four points of (+-s, +-1) average it exactly. Over t,
+    Gauss-Legendre on pieces that end where the bins of the adaptive schedules do.
+    """
+    edges = schedule.time(torch.linspace(9, -8, 701, dtype=torch.float64))
+    nodes, weights = torch.from_numpy(np.stack(np.polynomial.legendre.leggauss(3))) / 2
+    t = (edges[:-1, None] + edges.diff()[:, None] * (nodes + 0.5)).flatten()
+    dt = (edges.diff()[:, None] * weights).flatten()
+    logsnr = schedule.logsnr(t)
+    corners = torch.tensor([[STD, 1.0], [STD, -1.0]], dtype=torch.float64)  # and minus both
+    network = as_network(lambda z, level: gaussian(1.0)(z, level)[0], V())
+    total = 0.0
+    for x, eps in corners:
+        ones = torch.ones(len(t), 1, dtype=torch.float64)
+        loss = objective(V(), weighting, schedule)(network, x * ones, eps * ones, logsnr)
+        total += (loss * dt).sum().item() / 2
+    expected = weighted_integral(weighting, lambda level: gaussian_loss(level, STD, 1.0), -8, 9)
+    assert total == pytest.approx(expected, rel=1e-4)
+
+
+def test_edm_recipe_is_karras_loss(randn):
+    """lambda(sigma) ||D(x + n) - x||^2 with lambda = (sigma^2 + .5^2) / (.5 sigma)^2, to 1e-10.
+
+    The known factor: 1/2 of the ELBO, and the .5^2 that EDM's weighting leaves out.
+    """
+    x, eps, f = 0.5 * randn(40, 3), randn(40, 3), randn(40, 3)
+    logsnr = torch.linspace(-8, 12, 40, dtype=torch.float64)
+    loss = objective(EDM(), weightings.EDM(), schedules.Normal.edm())(lambda *_: f, x, eps, logsnr)
+    sigma = torch.exp(-logsnr / 2)[:, None]
+    noisy = x + sigma * eps
+    denoised = 0.25 / (sigma**2 + 0.25) * noisy + sigma * 0.5 / (sigma**2 + 0.25).sqrt() * f
+    karras = ((sigma**2 + 0.25) / (0.5 * sigma) ** 2 * (denoised - x) ** 2).mean(1)
+    torch.testing.assert_close(loss, 0.5 * 0.25 * karras, rtol=1e-10, atol=0)
+
+
+def test_a_batch_as_large_as_the_width_does_not_mix_its_samples(randn):
+    x, eps, logsnr = randn(4, 3, 4, 4), randn(4, 3, 4, 4), randn(4)
+
+    def network(z, logsnr, _):
+        return z.sin() * align(logsnr, z)
+
+    loss = objective()(network, x, eps, logsnr)
+    assert loss.shape == (4,)
+    for i in range(4):
+        one = slice(i, i + 1)
+        alone = objective()(network, x[one], eps[one], logsnr[one])
+        torch.testing.assert_close(loss[one], alone, rtol=1e-12, atol=0)
+
+
+def test_the_network_is_told_the_noise_level_and_the_condition(randn):
+    seen = []
+
+    def network(z, logsnr, cond):
+        seen.append((z, logsnr, cond))
+        return z
+
+    x, eps, logsnr = randn(4, 2), randn(4, 2), randn(4)
+    label = torch.arange(4)
+    objective()(network, x, eps, logsnr, label)
+    [(z, level, cond)] = seen
+    assert torch.equal(z, diffuse(x, eps, logsnr))
+    assert torch.equal(level, logsnr)
+    assert torch.equal(cond, label)
+
+
+def test_coefficient_is_in_float64_even_of_float32_levels():
+    """Of w / p at the end of a light tail, 1e19 here, a float32 exponent loses three digits."""
+    level = torch.linspace(-20, 20, 9)
+    coefficient = objective(Eps(), weightings.ELBO(), schedules.Normal.edm()).coefficient(level)
+    p = scipy.stats.norm(2.4, 2.4).pdf(level.double())  # all but 1e-13 of it is on [-20, 20]
+    np.testing.assert_allclose(coefficient, 0.5 / p, rtol=1e-10)
+
+
+WHOLE_RANGE = torch.linspace(0, 1, 17, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS, ids=repr)
+@pytest.mark.parametrize(
+    ("use_bfloat16", "tolerance"), [(False, 1e-4), (True, 0.03)], ids=["float32", "bfloat16"]
+)
+def test_low_precision_is_finite_and_close_over_the_whole_range(
+    parameterization, use_bfloat16, tolerance
+):
+    """Loss and gradient, per sample, under every schedule and weighting, both ends included.
+
+    Each sample has a bias of its own, so that the gradient is seen level by level. Left out are
+    only levels with p < e^-80, which float32 cannot divide by and no schedule ever draws.
+    """
+    generator = torch.Generator().manual_seed(3)
+    draws = torch.randn(4, 17, 17, generator=generator, dtype=torch.float64)
+    x, eps, bias, weight = draws
+
+    def run(dtype, use_bfloat16, objective, logsnr):
+        own = bias.to(dtype, copy=True).requires_grad_()
+
+        def network(z, *_):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=use_bfloat16):
+                return torch.nn.functional.linear(z, 0.3 * weight.to(dtype)) + own
+
+        loss = objective(network, x.to(dtype), eps.to(dtype), logsnr)
+        (gradient,) = torch.autograd.grad(loss.sum(), own)
+        return loss.detach().double(), gradient.double().norm(dim=1)
+
+    for schedule in SCHEDULES:
+        logsnr = schedule.logsnr(WHOLE_RANGE)
+        is_drawn = schedule.log_density(logsnr) > -80
+        for weighting in WEIGHTINGS:
+            combination = objective(parameterization, weighting, schedule)
+            low = run(torch.float32, use_bfloat16, combination, logsnr)
+            exact = run(torch.float64, False, combination, logsnr)
+            for value, reference in zip(low, exact, strict=True):
+                assert value[is_drawn].isfinite().all(), combination
+                torch.testing.assert_close(
+                    value[is_drawn], reference[is_drawn], rtol=tolerance, atol=1e-30
+                )

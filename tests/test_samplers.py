@@ -1,0 +1,248 @@
+"""Samplers: their orders on a flow with a closed form, and what they draw."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from oracles import bimodal, gaussian, z_score
+
+from elbos import schedules
+from elbos.process import alpha_sigma, diffuse
+from elbos.samplers import ancestral, ddim, dpmpp_2m, grid, heun
+
+SAMPLERS = {"ancestral": ancestral, "ddim": ddim, "heun": heun, "dpmpp_2m": dpmpp_2m}
+STD = 0.5
+
+
+def flow_map(z, logsnr, logsnr_end):
+    """Of N(0, s^2) data: z' = z std(l') / std(l), std^2 = alpha^2 s^2 + sigma^2."""
+
+    def std(level):
+        return math.sqrt(STD**2 / (1 + math.exp(-level)) + 1 / (1 + math.exp(level)))
+
+    return z * std(logsnr_end) / std(logsnr)
+
+
+ORDERS = {ddim: 1, heun: 2, dpmpp_2m: 2}
+LEVELS = [schedules.Linear, schedules.EDMSampling]  # even and uneven in log-SNR
+
+
+@pytest.mark.parametrize("sampler", ORDERS, ids=lambda sampler: sampler.__name__)
+@pytest.mark.parametrize("levels", LEVELS, ids=lambda schedule: schedule.__name__)
+def test_order_of_convergence(sampler, levels):
+    """Slope of the log-error over 32 to 256 steps, within 0.1."""
+    schedule = levels(logsnr_min=-6.0, logsnr_max=8.0)
+    z = torch.ones(1, 1, dtype=torch.float64)
+    nums = [32, 64, 128, 256]
+    ends = [
+        sampler(gaussian(STD), z, schedule.logsnr(torch.linspace(1, 0, num + 1).double())).item()
+        for num in nums
+    ]
+    errors = np.abs(np.array(ends) - flow_map(1.0, -6.0, 8.0))
+    slope = -np.polyfit(np.log(nums), np.log(errors), 1)[0]
+    assert slope == pytest.approx(ORDERS[sampler], abs=0.1)
+
+
+def test_grid_runs_from_noise_to_clean_data():
+    schedule = schedules.Cosine(logsnr_min=-7.0, logsnr_max=9.0)
+    levels = grid(schedule, 5)
+    assert levels[0] == pytest.approx(-7, abs=1e-10)
+    assert levels[-2] == pytest.approx(9, abs=1e-10)
+    assert levels[-1] == math.inf
+    times = torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(schedule.time(levels[:-1]), times, rtol=0, atol=1e-10)
+    with pytest.raises(ValueError, match="at least 2"):
+        grid(schedule, 1)
+
+
+def test_edm_sampling_makes_karras_grid():
+    """Equation 5 of the paper: sigma_i, i = 0 .. 17, and then 0."""
+    i = np.arange(18)
+    ends = 80 ** (1 / 7), 0.002 ** (1 / 7)
+    sigma = (ends[0] + i / 17 * (ends[1] - ends[0])) ** 7
+    levels = grid(schedules.EDMSampling(), 18)
+    np.testing.assert_allclose(torch.exp(-levels / 2), [*sigma, 0.0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("num_steps", [2, 10])
+def test_number_of_evaluations(num_steps, randn):
+    calls = []
+
+    def counted(z, logsnr, cond=None):
+        calls.append(cond)
+        return gaussian(STD)(z, logsnr)
+
+    for name, sampler in SAMPLERS.items():
+        calls.clear()
+        label = torch.zeros(3, dtype=torch.long)
+        sampler(counted, randn(3, 1), grid(schedules.Cosine(), num_steps), cond=label)
+        assert len(calls) == (2 * num_steps - 1 if name == "heun" else num_steps)
+        assert all(cond is label for cond in calls)
+
+
+def test_ddim_with_full_noise_is_ancestral(generator, randn):
+    """The same noise, step by step, to 1e-10."""
+    z, levels = randn(40, 1), grid(schedules.Cosine(logsnr_min=-8.0, logsnr_max=8.0), 20)
+    full = ddim(bimodal(), z, levels, eta=1.0, generator=generator.manual_seed(5))
+    expected = ancestral(bimodal(), z, levels, generator=generator.manual_seed(5))
+    torch.testing.assert_close(full, expected, rtol=0, atol=1e-10)
+
+
+def test_ancestral_variance_interpolates_in_the_log(generator):
+    """One step with a constant estimate: the spread is the posterior's, the transition's, between.
+
+    n = 20,000, z < 4; at l_t = -1, l_s = 0.5, with c = 1 - e^{l_t - l_s}.
+    """
+    levels = torch.tensor([-1.0, 0.5], dtype=torch.float64)
+    c = 1 - math.exp(-1.5)
+    posterior, transition = c / (1 + math.exp(0.5)), c / (1 + math.exp(-1.0))
+    z = torch.zeros(20_000, 1, dtype=torch.float64)
+    for share in (0.0, 0.5, 1.0):
+        drawn = ancestral(lambda z, *_: (z, z), z, levels, variance=share, generator=generator)
+        expected = posterior ** (1 - share) * transition**share
+        assert abs(drawn.var().item() / expected - 1) < 4 * (2 / 20_000) ** 0.5
+
+
+SETTINGS = [
+    (ancestral, {}),
+    (ancestral, {"variance": 0.3}),
+    (ddim, {}),
+    (ddim, {"eta": 0.5}),
+    (heun, {}),
+    (heun, {"churn": 40.0, "churn_min": 0.05, "churn_max": 50.0}),
+    (dpmpp_2m, {}),
+]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "arguments"), SETTINGS, ids=[f"{s.__name__}-{a}" for s, a in SETTINGS]
+)
+def test_samples_have_the_moments_of_the_data(sampler, arguments, generator, randn):
+    """First four moments of a bimodal distribution, z < 4, n = 4,000; 200 steps."""
+    levels = grid(schedules.Cosine(logsnr_min=-12.0, logsnr_max=12.0), 200)
+    if sampler is not dpmpp_2m:
+        arguments = arguments | {"generator": generator}
+    x = sampler(bimodal(), randn(4000, 1), levels, **arguments)[:, 0]
+    for power in (1, 2, 3, 4):
+        expected = 0.3 * scipy.stats.norm(-0.8, 0.2).moment(power)
+        expected += 0.7 * scipy.stats.norm(0.5, 0.3).moment(power)
+        assert z_score(x**power, expected) < 4
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_sampler_of_point_data_ends_on_the_points(sampler, randn):
+    """At the level of infinity alpha is 1 and sigma 0: what comes out is x_hat itself."""
+    data = bimodal()
+    points = type(data)(data.weights, data.means, 0 * data.stds)
+    x = sampler(points, randn(50, 1), grid(schedules.Cosine(logsnr_max=10.0), 60))
+    distance = (x - data.means[:, 0]).abs().min(dim=1).values
+    assert distance.max() < 1e-3
+
+
+def seeded(sampler):
+    """The same noise at every call."""
+    return {} if sampler is dpmpp_2m else {"generator": torch.Generator().manual_seed(7)}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_images_in_a_batch_as_large_as_the_width_are_independent(sampler, randn):
+    """The Gaussian's denoiser is elementwise, so that images are their pixels in a long row."""
+    data, flat = gaussian(STD, 48), gaussian(STD)
+
+    def images(z, logsnr, *_):
+        return tuple(part.reshape(z.shape) for part in data(z.flatten(1), logsnr))
+
+    z, levels = randn(4, 3, 4, 4), grid(schedules.Cosine(), 8)
+    x = sampler(images, z, levels, **seeded(sampler))
+    expected = sampler(flat, z.reshape(-1, 1), levels, **seeded(sampler)).reshape(z.shape)
+    torch.testing.assert_close(x, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("churn", [0.0, 3.0])
+def test_heun_is_algorithm_2_of_edm(churn, randn):
+    """Written in the paper's variables: sigma_tilde and D, over one pair of levels."""
+    z, sigma, sigma_next = randn(20, 1), 3.0, 1.0
+    levels = -2 * torch.tensor([sigma, sigma_next], dtype=torch.float64).log()
+    generator = torch.Generator().manual_seed(4)
+    drawn = heun(bimodal(), z, levels, churn=churn, churn_noise=1.1, generator=generator)
+
+    def d(x, s):
+        level = torch.tensor([-2 * math.log(s)], dtype=torch.float64)
+        denoised, _ = bimodal()(x / math.sqrt(1 + s * s), level)
+        return (x - denoised) / s
+
+    noise = torch.randn(20, 1, generator=generator.manual_seed(4), dtype=torch.float64)
+    gamma = min(churn, math.sqrt(2) - 1)
+    raised = sigma * (1 + gamma)
+    x = z * math.sqrt(1 + sigma**2) + math.sqrt(raised**2 - sigma**2) * 1.1 * noise
+    euler = x + (sigma_next - raised) * d(x, raised)
+    x = x + (sigma_next - raised) * (d(x, raised) + d(euler, sigma_next)) / 2
+    torch.testing.assert_close(drawn * math.sqrt(1 + sigma_next**2), x, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_float32_stays_float32_and_close(sampler, randn):
+    z, levels = randn(50, 1), grid(schedules.EDMSampling(), 20)
+    data = bimodal()
+    single = type(data)(data.weights.float(), data.means.float(), data.stds.float())
+    if sampler is ancestral:  # whose float32 noise is another
+        assert sampler(single, z.float(), levels).dtype == torch.float32
+        return
+    x = sampler(single, z.float(), levels)
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x.double(), sampler(data, z, levels), rtol=0, atol=1e-4)
+
+
+# --- parity with diffusers -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def diffusers():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("diffusers", reason="parity needs diffusers")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_a_ddim_step_is_diffusers(diffusers, eta, randn):
+    scheduler = diffusers.DDIMScheduler(clip_sample=False)
+    scheduler.set_timesteps(50)
+    now, after = 500, 480
+    alpha2 = scheduler.alphas_cumprod[[now, after]].double()
+    z, eps_hat = randn(6, 3), randn(6, 3)
+    noise = torch.randn(6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    step = scheduler.step(eps_hat, now, z, eta=eta, variance_noise=noise if eta else None)
+
+    def denoiser(z, logsnr, *_):
+        alpha, sigma = alpha_sigma(logsnr[:, None])
+        return (z - sigma * eps_hat) / alpha, eps_hat
+
+    levels = torch.logit(alpha2)
+    z_next = ddim(denoiser, z, levels, eta=eta, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(z_next, step.prev_sample.double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dpmpp_2m_is_diffusers(diffusers, randn):
+    """All steps, the last of order 1; z there is of VE-like sigmas, rounded to float32."""
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
+    )
+    scheduler.set_timesteps(20)
+    levels = -2 * scheduler.sigmas.double().log()
+    z = start = randn(6, 1)
+    for level, timestep in zip(levels, scheduler.timesteps, strict=False):
+        _, eps_hat = bimodal()(z, level[None])
+        z = scheduler.step(eps_hat, timestep, z).prev_sample
+    torch.testing.assert_close(dpmpp_2m(bimodal(), start, levels), z, rtol=1e-5, atol=1e-5)
+
+
+def test_the_noise_a_sampler_starts_from_is_what_diffusion_ends_in(randn):
+    """At the default noisy end the signal is under 1e-4 of the noise."""
+    x, eps = randn(10, 2), randn(10, 2)
+    z = diffuse(x, eps, grid(schedules.Cosine(), 2)[:1])
+    torch.testing.assert_close(z, eps, rtol=0, atol=1e-3)

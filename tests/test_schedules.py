@@ -1,0 +1,201 @@
+"""A schedule is a distribution over log-SNR: inverse, derivative, integral, and closed forms."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from scipy.integrate import fixed_quad, quad
+from tables import SCHEDULES, with_ends
+
+from elbos import schedules
+from elbos.adaptive import Adaptive
+from elbos.schedules import Schedule, low_discrepancy_times
+
+# The default ends; narrow ones; VDM's; and beyond the own ends of DDPM and EDMSampling.
+ENDS = [None, (-8.0, 9.0), (-5.0, 13.3), (-20.0, 20.0)]
+
+
+@pytest.fixture(params=ENDS, ids=str)
+def ends(request):
+    return request.param
+
+
+@pytest.fixture(params=SCHEDULES, ids=repr)
+def schedule(request, ends):
+    return request.param if ends is None else with_ends(request.param, *ends)
+
+
+def levels(schedule, num):
+    """Noise levels strictly inside the range, never at the edge of a bin."""
+    low, high = schedule.logsnr_min, schedule.logsnr_max
+    return low + (high - low) * (torch.arange(num, dtype=torch.float64) + 0.318) / num
+
+
+def test_every_schedule_is_in_the_table():
+    assert {type(schedule) for schedule in SCHEDULES} == set(Schedule.__subclasses__())
+
+
+def test_time_inverts_logsnr(schedule):
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    torch.testing.assert_close(schedule.time(schedule.logsnr(t)), t, rtol=0, atol=1e-8)
+
+
+def test_logsnr_strictly_decreases_between_its_ends(schedule):
+    logsnr = schedule.logsnr(torch.linspace(0, 1, 1001, dtype=torch.float64))
+    assert (logsnr.diff() < 0).all()
+    assert (logsnr >= schedule.logsnr_min).all()
+    assert (logsnr <= schedule.logsnr_max).all()
+
+
+@pytest.mark.parametrize("ends", [*ENDS, (-17.0, 17.0)], ids=str)
+def test_end_points_are_exact(schedule):
+    """(-17, 17) is where 1 - t falls to the rounding error of 1 for the light-tailed schedules."""
+    t = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    ends = torch.tensor([schedule.logsnr_max, schedule.logsnr_min], dtype=torch.float64)
+    torch.testing.assert_close(schedule.logsnr(t), ends, rtol=0, atol=1e-8)
+    torch.testing.assert_close(schedule.time(ends), t, rtol=0, atol=1e-12)
+
+
+def test_density_is_minus_the_derivative_of_time(schedule):
+    logsnr = levels(schedule, 301).requires_grad_()
+    (slope,) = torch.autograd.grad(schedule.time(logsnr).sum(), logsnr)
+    torch.testing.assert_close(schedule.density(logsnr), -slope, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(
+        schedule.log_density(logsnr).exp(), schedule.density(logsnr), rtol=1e-12, atol=0
+    )
+
+
+def test_density_integrates_to_one_and_is_zero_outside(schedule):
+    def p(logsnr):
+        return schedule.density(torch.as_tensor(logsnr, dtype=torch.float64)).numpy()
+
+    low, high = schedule.logsnr_min, schedule.logsnr_max
+    num_pieces = schedule.num_bins if isinstance(schedule, Adaptive) else 40
+    edges = np.union1d(np.linspace(low, high, num_pieces + 1), [0.0, 1.0])  # and Laplace's kinks
+    total = sum(fixed_quad(p, *piece, n=10)[0] for piece in pairwise(edges))
+    assert total == pytest.approx(1, abs=1e-8)
+    assert p(low - 1e-6) == p(high + 1e-6) == 0
+
+
+def test_float32_is_finite_and_close(schedule):
+    t = torch.linspace(0, 1, 257, dtype=torch.float64)
+    logsnr = levels(schedule, 257)
+    assert schedule.logsnr(t.float()).isfinite().all()
+    for f in (schedule.time, schedule.log_density):
+        assert f(logsnr.float()).dtype == torch.float32
+        torch.testing.assert_close(f(logsnr.float()).double(), f(logsnr), rtol=1e-4, atol=1e-4)
+
+
+def ddpm_logsnr(t):
+    """Through the integral of beta by quadrature."""
+    integral = quad(lambda u: 0.1 + 19.9 * u, 0, t)[0]
+    return np.log(np.exp(-integral) / (1 - np.exp(-integral)))
+
+
+CLOSED_FORMS = [  # schedule, lambda(t) by another library or from the paper's own definition
+    (schedules.Cosine, {}, lambda t: -2 * np.log(np.tan(np.pi * t / 2))),
+    (schedules.Cosine, {"shift": 0.7}, lambda t: -2 * np.log(np.tan(np.pi * t / 2)) + 1.4),
+    (schedules.Normal, {}, lambda t: scipy.stats.norm(2.4, 2.4).isf(t)),
+    (schedules.Flow, {}, lambda t: scipy.stats.logistic(0, 2).isf(t)),
+    (schedules.Flow, {}, lambda t: 2 * np.log((1 - t) / t)),
+    (schedules.Flow, {"shift": 3.0}, lambda t: 2 * np.log((1 - t) / (3 * t))),
+    (schedules.Laplace, {}, lambda t: scipy.stats.laplace(0, 0.5).isf(t)),
+    (schedules.DDPM, {}, ddpm_logsnr),
+    (
+        schedules.EDMSampling,
+        {},
+        lambda t: -2 * np.log((80 ** (1 / 7) + (1 - t) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7),
+    ),
+]
+
+
+@pytest.mark.parametrize(("cls", "arguments", "f"), CLOSED_FORMS)
+def test_before_truncation_it_is_the_published_function(cls, arguments, f):
+    """Truncated to [f(.95), f(.1)], time t is .1 + .85 t of the published one, p is p / .85."""
+    schedule = cls(logsnr_min=f(0.95), logsnr_max=f(0.1), **arguments)
+    for t in (0.0, 0.2, 0.5, 0.8, 1.0):
+        own = 0.1 + 0.85 * t
+        logsnr = schedule.logsnr(torch.tensor([t], dtype=torch.float64))
+        assert logsnr.item() == pytest.approx(f(own), abs=1e-8)
+        slope = (f(own + 1e-5) - f(own - 1e-5)) / 2e-5
+        assert schedule.density(logsnr).item() == pytest.approx(-1 / slope / 0.85, rel=1e-6)
+
+
+def test_normal_survival_keeps_its_digits_in_the_clean_tail():
+    schedule = schedules.Normal(mean=0.0, std=1.0)
+    logsnr = torch.linspace(-3, 12, 16, dtype=torch.float64)
+    np.testing.assert_allclose(schedule.time(logsnr), scipy.stats.norm.sf(logsnr), rtol=1e-10)
+
+
+def test_linear_is_uniform():
+    schedule = schedules.Linear(logsnr_min=-5.0, logsnr_max=13.3)
+    t = torch.linspace(0, 1, 7, dtype=torch.float64)
+    np.testing.assert_allclose(schedule.logsnr(t), 13.3 - 18.3 * t.numpy(), atol=1e-12)
+    np.testing.assert_allclose(schedule.density(schedule.logsnr(t)), 1 / 18.3, rtol=1e-12)
+
+
+def test_own_ends():
+    assert schedules.EDMSampling().logsnr_max == pytest.approx(-2 * math.log(0.002), rel=1e-12)
+    assert schedules.EDMSampling().logsnr_min == pytest.approx(-2 * math.log(80), rel=1e-12)
+    assert schedules.DDPM().logsnr_min == pytest.approx(-math.log(math.expm1(10.05)), rel=1e-12)
+
+
+def moments_agree(samples, mean, std):
+    """Mean and variance of normal samples, each within 4 standard errors."""
+    n = len(samples)
+    z_mean = (samples.mean() - mean) / (std / n**0.5)
+    z_variance = (samples.var() / std**2 - 1) / (2 / n) ** 0.5
+    return abs(z_mean) < 4 and abs(z_variance) < 4
+
+
+def test_edm_draws_small_noise(generator):
+    """EDM has ln sigma_tilde ~ N(-1.2, 1.2^2), so that the mean of log-SNR is +2.4; n = 20,000."""
+    u = torch.rand(20_000, generator=generator, dtype=torch.float64)
+    alpha2 = torch.sigmoid(schedules.Normal.edm().logsnr(u))
+    log_sigma_tilde = 0.5 * torch.log((1 - alpha2) / alpha2)
+    assert moments_agree(log_sigma_tilde, -1.2, 1.2)
+
+
+def test_logit_normal_times_are_of_the_rectified_flow(generator):
+    """SD3 has logit t ~ N(m, s^2) where the path is (1 - t) x + t eps; n = 20,000."""
+    u = torch.rand(20_000, generator=generator, dtype=torch.float64)
+    logsnr = schedules.Normal.logit_normal(mean=0.5, std=0.6).logsnr(u)
+    ratio = torch.exp(logsnr / 2)  # (1 - t) / t
+    t = 1 / (1 + ratio)
+    assert moments_agree(torch.log(t / (1 - t)), 0.5, 0.6)
+
+
+def test_low_discrepancy_times_cover_evenly():
+    t = low_discrepancy_times(0.777, 50)
+    assert ((t >= 0) & (t < 1)).all()
+    torch.testing.assert_close(t.sort().values.diff(), torch.full((49,), 1 / 50).double())
+
+
+def test_each_low_discrepancy_time_is_uniform(generator):
+    """Kolmogorov-Smirnov at the level of 4 standard errors, n = 2,000, for each of 3 times."""
+    offsets = torch.rand(2000, generator=generator, dtype=torch.float64).tolist()
+    times = torch.stack([low_discrepancy_times(u, 3) for u in offsets])
+    for column in times.T:
+        assert scipy.stats.kstest(column.numpy(), "uniform").pvalue > 6e-5
+
+
+REFUSED = [
+    (lambda: schedules.Cosine(logsnr_max=math.inf), "finite"),
+    (lambda: schedules.Cosine(logsnr_min=3.0, logsnr_max=3.0), "the first below the second"),
+    (lambda: schedules.Laplace(logsnr_min=-100.0, logsnr_max=-90.0), "no mass"),
+    (lambda: schedules.Normal(std=0.0), "std is 0.0"),
+    (lambda: schedules.Laplace(scale=-1.0), "scale is -1.0"),
+    (lambda: schedules.Flow(shift=0.0), "shift is 0.0"),
+    (lambda: schedules.DDPM(beta_min=0.0), "beta_min is 0.0"),
+    (lambda: schedules.DDPM(beta_max=0.05), "beta_max is 0.05"),
+    (lambda: schedules.EDMSampling(sigma_max=0.001), "sigma_max is 0.001"),
+]
+
+
+@pytest.mark.parametrize(("build", "message"), REFUSED, ids=[row[1] for row in REFUSED])
+def test_what_is_no_schedule_is_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
