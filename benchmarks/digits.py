@@ -1,12 +1,12 @@
 """What the weighting trades: likelihood against samples, on scikit-learn's digits.
 
-Trains the digits preset under several weightings (or goes on with runs that are there), and prints for
-each the test bits/dim, unconditional and given the label, and how often a support vector classifier,
-trained on the real training images, agrees with the label that a sample was conditioned on. Beside
-them stands what a full-covariance Gaussian mixture reaches on the same split: components and
-regularization chosen on the validation images, dequantized with uniform noise.
+Trains the digits preset under several weightings (or goes on with runs that are there), and prints
+for each the test bits/dim, unconditional and given the label, and how often a support vector
+classifier, trained on the real training images, agrees with the label that a sample was conditioned
+on. Beside them stands what a full-covariance Gaussian mixture reaches on the same split: components
+and regularization chosen on the validation images, dequantized with uniform noise.
 
-    python benchmarks/digits.py --runs runs/digits-benchmark
+    python benchmarks/digits.py --runs runs/digits-benchmark --seeds 0 1 2
 """
 
 import argparse

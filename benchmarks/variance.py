@@ -2,8 +2,8 @@ r"""The variance of the loss estimator and of its gradient, under several noise 
 
     python benchmarks/variance.py RUN [--num-losses 8192] [--num-gradients 1024]
 
-The network of RUN is held fixed. With $u = \tfrac12\|\hat\epsilon - \epsilon\|^2$ and $v = w u$, one
-sample's loss under a schedule $p$ is $v/p$, so with independent noise levels
+The network of RUN is held fixed. With $u = \tfrac12\|\hat\epsilon - \epsilon\|^2$ and $v = w u$,
+one sample's loss under a schedule $p$ is $v/p$, so with independent noise levels
 
 $$\mathrm{Var}[v/p] = \int \frac{\mathbb E[v^2 \mid \lambda]}{p}\,d\lambda
   - \left(\int \mathbb E[v \mid \lambda]\,d\lambda\right)^2.$$
@@ -12,7 +12,8 @@ $u$, and the squared norm of its gradient, are measured once, at noise levels st
 range, on the test images; every weighting and schedule is then an integral over the same samples.
 "Within levels" leaves out the variance between noise levels, which is what remains of the loss's
 variance in large batches with low-discrepancy times. The gradient's column is its second moment,
-$\int w^2\,\mathbb E\|\nabla u\|^2/p\,d\lambda$; near the end of training its mean is small beside that.
+$\int w^2\,\mathbb E\|\nabla u\|^2/p\,d\lambda$, which is above its variance by the same number, the
+squared norm of the mean gradient, for every schedule.
 
 Printed are ratios to the cosine schedule, with 95 % bootstrap intervals over the samples. "Lower
 bound" is what the best density for that column would reach, fitted in 50 bins.

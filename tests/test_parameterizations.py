@@ -1,6 +1,6 @@
 """What a network predicts: one 2x2 system, against the papers' own formulas."""
 
-# ruff: noqa: ARG005 (the rows of a table take the same arguments)
+
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def sigma2(logsnr):
     return 1 / (1 + np.exp(logsnr))
 
 
-ERROR_RATIOS = [  # theory.md section 2: ||y_hat - y||^2 / ||eps_hat - eps||^2
+ERROR_RATIOS = [  # docs/theory.md section 2: ||y_hat - y||^2 / ||eps_hat - eps||^2
     (Eps(), np.ones_like),
     (X(), lambda logsnr: np.exp(-logsnr)),
     (Score(), lambda logsnr: 1 / sigma2(logsnr)),

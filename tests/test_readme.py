@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import torch
+
 from elbos import analysis, recipes, weightings
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

@@ -1,6 +1,6 @@
-"""Weightings: published recipes imply them, and they rise where theory.md section 4 says."""
+"""Weightings: published recipes imply them, and they rise where docs/theory.md section 4 says."""
 
-# ruff: noqa: ARG005 (the rows of a table take the same arguments)
+
 
 import math
 
@@ -32,7 +32,8 @@ def test_recipe_implies_its_closed_form(recipe):
     assert "http" in recipe.reference or "seen in public" in recipe.reference
 
 
-CLOSED_FORMS = {  # theory.md section 4, in numpy; l is the log-SNR, g the VE noise level squared
+# docs/theory.md section 4, in numpy; l is the log-SNR, g the VE noise level squared
+CLOSED_FORMS = {
     weightings.ELBO(): lambda l, g: np.ones_like(l),
     weightings.Sigmoid(k=2.0): lambda l, g: 1 / (1 + np.exp(l - 2)),
     weightings.Exponential(): lambda l, g: np.sqrt(g),
@@ -72,7 +73,7 @@ def test_monotone_weightings_never_rise(weighting):
 
 @pytest.mark.parametrize("weighting", NON_MONOTONE, ids=repr)
 def test_unimodal_weightings_rise_below_their_peak(weighting):
-    """To a unit of the last digit that theory.md prints; above the peak they are monotone."""
+    """To a unit of the last digit that docs/theory.md prints; above the peak they are monotone."""
     printed = RISES_BELOW[weighting]
     last_digit = 10.0 ** -len(printed.split(".")[1])
     [(start, end)] = rising_intervals(weighting, -20.0, 20.0)

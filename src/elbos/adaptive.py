@@ -48,7 +48,7 @@ class Adaptive(Schedule):
         follow: `"mean"` for $\mathbb E[v]$, the paper's; `"root-second-moment"` for
             $\sqrt{\mathbb E[v^2]}$, the variance-optimal one.
         floor: Share of the density that stays uniform, so that no bin starves. Default: 0.1, which
-            costs at most 11 % of the variance.
+            costs at most 11 % of the second moment.
 
     Raises:
         ValueError: If `num_bins` or `memory` is not positive, or `floor` not in (0, 1].

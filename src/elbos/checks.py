@@ -1,5 +1,9 @@
 """Checks of arguments that users give, each failing with one line that says what to do."""
 
+import dataclasses
+import math
+from typing import Any
+
 
 def require_positive(**values: float) -> None:
     """Raise a ValueError that names the first argument that is not a number above 0.
@@ -14,3 +18,27 @@ def require_positive(**values: float) -> None:
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{name} is {value}: give a number above 0.")
+
+
+def require_finite(value: Any, where: str = "") -> None:
+    """Raise a ValueError that names the first number in a dataclass, or below it, that is not
+    finite; an infinity that is the default of its field may stay.
+
+    Examples:
+        >>> from elbos.weightings import Sigmoid
+        >>> require_finite(Sigmoid(k=2.0))
+        >>> require_finite(Sigmoid(k=float("nan")))
+        Traceback (most recent call last):
+        ...
+        ValueError: k is nan: give a finite number.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}: give a finite number.")
+    if isinstance(value, tuple):
+        for item in value:
+            require_finite(item, where)
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            inner = getattr(value, field.name)
+            if field.init and inner != field.default:
+                require_finite(inner, f"{where}.{field.name}" if where else field.name)

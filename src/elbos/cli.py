@@ -6,6 +6,7 @@ with a message that says what to do, and end up here. `ELBOS_DEBUG=1` shows wher
 """
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -15,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import tyro
+from accelerate import PartialState
 from rich.console import Console
 
 from elbos import __version__, files
@@ -68,9 +69,8 @@ class Train:
             return
         path = self.run or Path("runs") / preset
         train(self.config, path)
-        Console(stderr=True).print(
-            f"Trained. Next: `elbos sample {path}`, `elbos evaluate {path}`.", highlight=False
-        )
+        if PartialState().is_main_process:
+            sys.stderr.write(f"Trained. Next: `elbos sample {path}`, `elbos evaluate {path}`.\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +117,15 @@ class Evaluate:
             result = evaluate(run, self.evaluation, lambda num: bar.advance(task, num))
         path = self.run / "eval.json"
         content = json.dumps(result, indent=2)
-        files.write(path, content.encode())
-        if self.json:
-            print(content)  # noqa: T201
-            return
-        console = Console()
-        console.print(likelihood_table(result), curve_table(result))
-        console.print(f"{result['num_evaluations']:,} network evaluations. Written to {path}.")
+        try:
+            files.write(path, content.encode())
+        finally:  # minutes of work, shown even where it cannot be written
+            if self.json:
+                print(content)  # noqa: T201
+            else:
+                Console().print(likelihood_table(result), curve_table(result))
+        if not self.json:
+            print(f"{result['num_evaluations']:,} network evaluations. Written to {path}.")  # noqa: T201
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,12 +155,22 @@ def main() -> None:
     warnings.formatwarning = lambda message, *_: f"elbos: warning: {message}\n"
     try:
         _run(sys.argv[1:])
+        sys.stdout.flush()
     except UsageError as error:
         _fail(error, 2)
-    except (Interrupted, Diverged, ValueError, OSError, MemoryError) as error:
+    except BrokenPipeError:  # whoever reads the output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (Interrupted, Diverged) as error:  # in all processes; one says it
+        if not PartialState().is_main_process:
+            sys.exit(1)
         _fail(error, 1)
-    except torch.OutOfMemoryError:
-        _fail(MemoryError("The device is out of memory: lower --batch-size."), 1)
+    except (ValueError, OSError) as error:
+        _fail(error, 1)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error):  # torch's, of all devices
+            raise
+        _fail(MemoryError("Out of memory: lower --batch-size or --num, or use less data."), 1)
     except KeyboardInterrupt:
         _fail(InterruptedError("Interrupted."), 1)
 
@@ -187,8 +199,9 @@ def _usage() -> str:
 def _parse(verb: str, words: list[str]) -> Any:
     """The command that the words stand for; tyro's boxed message becomes one line."""
     default: Any = tyro.MISSING_NONPROP
-    if verb == "sample" and words and not words[0].startswith("-"):
-        # the options' defaults are those of the run
+    if verb == "sample" and words and words[0] not in ("-h", "--help"):
+        if words[0].startswith("-"):  # the run's own options are the defaults of the others
+            raise UsageError("Name the run first: elbos sample RUN [OPTIONS]")
         path = Path(words[0])
         default = Sample(run=path, sampling=RunDirectory(path).config().sampling)
     boxed = io.StringIO()
@@ -201,6 +214,8 @@ def _parse(verb: str, words: list[str]) -> Any:
                 default=default,
                 config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff),
             )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -210,12 +225,22 @@ def _parse(verb: str, words: list[str]) -> Any:
         raise UsageError(f"{text} (see `elbos {verb} --help`)") from None
 
 
+_ADVICE = {
+    errno.ENOSPC: "make room, and run the same command again",
+    errno.EDQUOT: "make room, and run the same command again",
+    errno.EACCES: "change its permissions, or name another path",
+    errno.EPERM: "change its permissions, or name another path",
+    errno.EROFS: "name a path that can be written",
+}
+
+
 def _fail(error: BaseException, status: int) -> None:
     """Say what went wrong in one line, and exit."""
     if os.environ.get("ELBOS_DEBUG"):
         raise error
     if isinstance(error, OSError) and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}."
+        advice = _ADVICE.get(error.errno or 0)
+        text = f"{error.filename}: {error.strerror}" + (f": {advice}." if advice else ".")
     else:
         text = " ".join(str(error).split()) or type(error).__name__
     sys.stderr.write(f"elbos: {text}\n")

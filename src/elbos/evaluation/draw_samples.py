@@ -14,6 +14,7 @@ from elbos.checks import require_positive
 from elbos.training.data import to_levels
 from elbos.training.pictures import png
 from elbos.training.sampling import Sampling, sample
+from elbos.training.state import require_guidable
 from elbos.training.trained import TrainedRun
 
 MAX_IN_GRID = 400
@@ -37,6 +38,8 @@ class Request:
 
     def __post_init__(self) -> None:
         require_positive(num=self.num)
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
 
 
 def draw_samples(
@@ -51,8 +54,9 @@ def draw_samples(
         Paths of the PNG (of the first 400) and of the .npz.
 
     Raises:
-        ValueError: If the label is none of the network's.
+        ValueError: If the label is none of the network's, or it cannot be guided.
     """
+    require_guidable(run.config, run.dataset, sampling)
     labels = _labels(run, request)
     batches = []
     with run.autocast():

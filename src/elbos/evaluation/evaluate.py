@@ -45,9 +45,15 @@ class Evaluation:
     """Seed of noise and noise levels."""
 
     def __post_init__(self) -> None:
-        require_positive(num_times=self.num_times, num_curve_images=self.num_curve_images - 1)
-        if self.num_images is not None and self.num_images < 2:
-            raise ValueError(f"num_images is {self.num_images}: give at least 2, or leave it out.")
+        require_positive(num_times=self.num_times)
+        for name, num in (
+            ("num_images", self.num_images),
+            ("num_curve_images", self.num_curve_images),
+        ):
+            if num is not None and num < 2:
+                raise ValueError(f"{name} is {num}: give at least 2, or leave it out.")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
 
 
 def evaluate(
@@ -59,9 +65,11 @@ def evaluate(
         run: The run.
         evaluation: What to measure.
         on_images: Called with the number of images done, now and then; see `num_evaluated_images`.
+
+    Raises:
+        ValueError: If the split has fewer images than asked for, or than 2.
     """
-    split: Split = getattr(run.dataset, evaluation.split)
-    num_images = min(evaluation.num_images or len(split), len(split))
+    split, num_images = _images(run, evaluation)
     schedule = Linear(
         logsnr_min=run.config.schedule.logsnr_min, logsnr_max=run.config.schedule.logsnr_max
     )
@@ -115,17 +123,33 @@ def evaluate(
 
 def num_evaluated_images(run: TrainedRun, evaluation: Evaluation) -> int:
     """How many images `evaluate` will report through `on_images` in all."""
-    split: Split = getattr(run.dataset, evaluation.split)
-    num_images = min(evaluation.num_images or len(split), len(split))
+    split, num_images = _images(run, evaluation)
     num_curve = min(evaluation.num_curve_images, num_images)
     return len(_conditions(run, split)) * (num_images + num_curve)
 
 
+def _images(run: TrainedRun, evaluation: Evaluation) -> tuple[Split, int]:
+    """The split, and how many of its images are measured."""
+    split: Split = getattr(run.dataset, evaluation.split)
+    num_images = evaluation.num_images or len(split)
+    if not 2 <= num_images <= len(split):
+        raise ValueError(
+            f"The {evaluation.split} split has {len(split)} images: "
+            f"{num_images} of them cannot be measured with a standard error."
+        )
+    return split, num_images
+
+
 def _conditions(run: TrainedRun, split: Split) -> dict[str, Tensor | None]:
-    """What the network is told, by name."""
-    if run.has_labels and split.labels is not None:
-        return {"unconditional": None, "given_label": split.labels}
-    return {"unconditional": None}
+    """What the network is told, by name: what it was told in training."""
+    if not run.has_labels:
+        return {"unconditional": None}
+    conditions: dict[str, Tensor | None] = {}
+    if run.config.label_dropout > 0:
+        conditions["unconditional"] = None
+    if run.config.label_dropout < 1:
+        conditions["given_label"] = split.labels
+    return conditions
 
 
 def _summary(bound: Bound) -> dict[str, float]:
@@ -152,9 +176,9 @@ def _curve(
     logsnr = torch.linspace(schedule.logsnr_min, schedule.logsnr_max, NUM_LEVELS)
     losses: list[Float[Tensor, "n b"]] = []
     for batch, start in enumerate(range(0, len(x), BATCH_SIZE)):
-        stop = start + BATCH_SIZE
+        stop = min(start + BATCH_SIZE, len(x))
         levels = to_unit(x[start:stop], run.dataset.num_levels).to(run.device)
-        cond = None if labels is None else labels[start : min(stop, len(x))].to(run.device)
+        cond = None if labels is None else labels[start:stop].to(run.device)
         g = generator(seed, 1, batch)
         with torch.no_grad():
             losses.append(losses_by_level(run.denoiser, levels, logsnr, cond=cond, generator=g))

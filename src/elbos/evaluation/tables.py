@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from elbos.analysis import rising_intervals
@@ -11,7 +12,9 @@ from elbos.recipes import RECIPES
 def likelihood_table(result: dict[str, Any]) -> Table:
     """Bits per dimension, term by term."""
     table = Table(
-        title=f"{result['run']}: bits/dim on {result['num_images']:,} {result['split']} images",
+        title=escape(
+            f"{result['run']}: bits/dim on {result['num_images']:,} {result['split']} images"
+        ),
         title_justify="left",
     )
     for column in ("", "bits/dim", "± s.e.", "decoder", "diffusion", "prior"):

@@ -39,16 +39,16 @@ def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
     path = folder / f"{step:08d}"
     partial = files.partial(path)
     try:
-        partial.mkdir(parents=True)
-        digests = {}
-        for name, tensors in groups.items():
-            contiguous = {key: value.cpu().contiguous() for key, value in tensors.items()}
-            content = safetensors.torch.save(contiguous)
-            files.write(partial / f"{name}.safetensors", content)
-            digests[name] = hashlib.sha256(content).hexdigest()
-        manifest = json.dumps({"step": step, "sha256": digests}, indent=2)
-        files.write(partial / "manifest.json", manifest.encode())
         with files.named_errors(path):
+            partial.mkdir(parents=True)
+            digests = {}
+            for name, tensors in groups.items():
+                contiguous = {key: value.cpu().contiguous() for key, value in tensors.items()}
+                content = safetensors.torch.save(contiguous)
+                files.write(partial / f"{name}.safetensors", content)
+                digests[name] = hashlib.sha256(content).hexdigest()
+            manifest = json.dumps({"step": step, "sha256": digests}, indent=2)
+            files.write(partial / "manifest.json", manifest.encode())
             if path.exists():  # of the same step
                 _remove(path)
             partial.rename(path)
@@ -115,6 +115,6 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _remove(path: Path) -> None:
     """Delete a checkpoint; at no moment half of it stands under its name."""
-    partial = files.partial(path)
+    partial = files.partial(path.with_name(f"{path.name}.old"))
     path.rename(partial)
     shutil.rmtree(partial)

@@ -8,11 +8,12 @@ produces, so a run directory belongs to one configuration.
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
+import torch
 import tyro
 
 from elbos import parameterizations, schedules, weightings
 from elbos.adaptive import Adaptive
-from elbos.checks import require_positive
+from elbos.checks import require_finite, require_positive
 from elbos.networks import MLPConfig, NetworkConfig, UNetConfig
 from elbos.objective import Objective
 from elbos.training.data import Data
@@ -213,6 +214,38 @@ class Config:
             raise ValueError(f"label_dropout is {self.label_dropout}: give a share from 0 to 1.")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
+        require_finite(self)
+        self.require_usable_loss()
+        self.require_guidable(self.sampling)
+        self.sampling.logsnrs(self.schedule)  # raises if there are none
+
+    def require_usable_loss(self) -> None:
+        """Raise a ValueError where the loss cannot be trained: its factor, at noise levels that the
+        schedule draws, is negative, not finite, or nothing but zero.
+        """
+        times = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+        logsnr = self.schedule.logsnr(times)
+        factor = self.objective.coefficient(logsnr).float()
+        is_usable = factor.isfinite() & (factor >= 0)
+        if not is_usable.all():
+            worst = int(is_usable.logical_not().nonzero()[0])
+            raise ValueError(
+                f"The loss is multiplied with {factor[worst]:.3g} at log-SNR {logsnr[worst]:.3g}, "
+                f"by {self.weighting} on {self.schedule}: change one of them."
+            )
+        if not factor.any():
+            raise ValueError(
+                f"The loss is zero: {self.weighting} has no weight where {self.schedule} draws."
+            )
+
+    def require_guidable(self, sampling: Sampling) -> None:
+        """Raise a ValueError if `sampling` guides with estimates that this run does not learn."""
+        if sampling.guidance != 1 and not (self.use_labels and 0 < self.label_dropout < 1):
+            raise ValueError(
+                f"guidance is {sampling.guidance}, but the network does not learn both with and "
+                "without labels: train with labels and a label_dropout between 0 and 1, or leave "
+                "guidance at 1."
+            )
 
     @property
     def num_steps(self) -> int:

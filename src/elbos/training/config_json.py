@@ -46,12 +46,14 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
     }
     if classes:
         name = value.get("type") if isinstance(value, dict) else None
-        if name not in classes:
+        if not isinstance(name, str) or name not in classes:
             raise ValueError(f"{where} has type {name!r}: expected one of {', '.join(classes)}.")
         return _decode_dataclass(classes[name], value, where)
     for option in options:
         if get_origin(option) is tuple and isinstance(value, list):
-            return tuple(decode(get_args(option)[0], item, where) for item in value)
+            first, *others = get_args(option)
+            if others == [...] or len(value) == 1 + len(others):
+                return tuple(decode(first, item, where) for item in value)
         if get_origin(option) is typing.Literal and value in get_args(option):
             return value
         if option is Path and isinstance(value, str):
@@ -60,7 +62,8 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
             return float(value)
         if isinstance(option, type) and type(value) is option:
             return value
-    raise ValueError(f"{where} is {value!r}: expected {annotation}.")
+    expected = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+    raise ValueError(f"{where} is {value!r}: expected {expected}.")
 
 
 def _decode_dataclass(cls: type, value: dict[str, Any], where: str) -> Any:
@@ -74,7 +77,7 @@ def _decode_dataclass(cls: type, value: dict[str, Any], where: str) -> Any:
         return cls(
             **{name: decode(hints[name], value[name], f"{where}.{name}") for name in expected}
         )
-    except TypeError as error:
+    except (TypeError, OverflowError) as error:
         raise ValueError(f"{where} is not a valid {cls.__name__}: {error}") from error
 
 

@@ -5,6 +5,7 @@ import time
 from types import TracebackType
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from elbos.training.config import Config
 from elbos.training.progress import progress
 from elbos.training.run_directory import RunDirectory
+from elbos.training.state import State
 
 
 class Monitor:
@@ -20,30 +22,31 @@ class Monitor:
     Args:
         config: The run's configuration.
         run: Its directory.
-        step: The step it starts from.
+        state: The state of the training, at the step it starts from.
         is_main: Whether this process is the one that writes.
 
     Raises:
         ValueError: If TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, config: Config, run: RunDirectory, step: int, *, is_main: bool) -> None:
-        self.config, self.run, self.is_main = config, run, is_main
-        self.step_number, self.losses, self.since = step, list[float](), time.perf_counter()
+    def __init__(self, config: Config, run: RunDirectory, state: State, *, is_main: bool) -> None:
+        self.config, self.run, self.state, self.is_main = config, run, state, is_main
+        self.step_before, self.since = state.step, time.perf_counter()
         self.console = Console(stderr=True, quiet=not is_main)
         self.progress = progress(self.console)
         self.task = self.progress.add_task(
             run.path.name,
             total=config.num_images,
-            completed=step * config.batch_size,
+            completed=state.step * config.batch_size,
             unit="images",
             note="",
         )
-        self.tensorboard = _writer(run) if is_main and config.output.tensorboard else None
+        use_tensorboard = is_main and config.output.tensorboard
+        self.tensorboard = _writer(run, state.step) if use_tensorboard else None
 
     def __enter__(self) -> "Monitor":
         if self.is_main:
-            self.run.rewind_log(self.step_number)
+            self.run.rewind_log(self.state.step)
         self.progress.start()
         return self
 
@@ -57,45 +60,46 @@ class Monitor:
         if self.tensorboard is not None:
             self.tensorboard.close()
 
-    def step(self, loss: Float[Tensor, " b"], grad_norm: float, learning_rate: float) -> None:
+    def step(self, loss: Float[Tensor, " b"], grad_norm: float) -> None:
         """Take in a step's losses (of the whole batch), and log if it is time to."""
-        self.step_number += 1
-        self.losses.append(loss.mean().item())
-        num_images = self.step_number * self.config.batch_size
+        state, num_images = self.state, self.state.step * self.config.batch_size
+        state.unlogged += torch.tensor([loss.mean().item(), 1.0])
         every = self.config.output.log_every
         self.progress.update(self.task, completed=num_images)
         if num_images // every == (num_images - self.config.batch_size) // every:
             return
         now = time.perf_counter()
-        mean_loss = sum(self.losses) / len(self.losses)
+        mean_loss = (state.unlogged[0] / state.unlogged[1]).item()
+        num_images_since = (state.step - self.step_before) * self.config.batch_size
         self._log(
             images=num_images,
             loss=mean_loss,
             grad_norm=grad_norm,
-            learning_rate=learning_rate,
-            images_per_sec=len(self.losses) * self.config.batch_size / (now - self.since),
+            learning_rate=state.optimizer.param_groups[0]["lr"],
+            images_per_sec=num_images_since / (now - self.since),
         )
         self.progress.update(self.task, note=f"loss {mean_loss:.4f}")
-        self.losses, self.since = [], now
+        state.unlogged.zero_()
+        self.step_before, self.since = state.step, now
 
     def validation(self, values: dict[str, float]) -> None:
         """Log a validation, and say it."""
-        self._log(images=self.step_number * self.config.batch_size, **values)
+        self._log(images=self.state.step * self.config.batch_size, **values)
         bits = {name: value / math.log(2) for name, value in values.items()}
+        error = f" ± {bits['val_nats_se']:.3f}" if "val_nats_se" in bits else ""
         self.console.print(
-            f"step {self.step_number}: validation ELBO {bits['val_nats']:.3f} "
-            f"± {bits['val_nats_se']:.3f} bits/dim"
+            f"step {self.state.step}: validation ELBO {bits['val_nats']:.3f}{error} bits/dim"
         )
 
     def _log(self, **values: float) -> None:
         if self.is_main:
-            self.run.log(step=self.step_number, **values)
+            self.run.log(step=self.state.step, **values)
         if self.tensorboard is not None:
             for name, value in values.items():
-                self.tensorboard.add_scalar(name, value, self.step_number)
+                self.tensorboard.add_scalar(name, value, self.state.step)
 
 
-def _writer(run: RunDirectory) -> Any:
+def _writer(run: RunDirectory, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -103,4 +107,4 @@ def _writer(run: RunDirectory) -> Any:
             "TensorBoard is not installed: pip install 'elbos[tensorboard]', "
             "or leave out --output.tensorboard."
         ) from None
-    return SummaryWriter(run.path / "tensorboard")
+    return SummaryWriter(run.path / "tensorboard", purge_step=step + 1)

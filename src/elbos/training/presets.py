@@ -1,8 +1,8 @@
 """Presets: complete configurations under a name.
 
 The schedules are adaptive, so that a preset trains well under whatever weighting it is given. Their
-clean end is where the decoder of the likelihood can tell the levels of the data apart, for $K$ levels
-near $2\\ln(2K)$ (VDM's 13.3 for 256); noise levels beyond would be trained on for nothing.
+clean end is where the decoder of the likelihood can tell the levels of the data apart: 7 for the 17
+levels of digits, VDM's 13.3 for 256. Noise levels beyond would be trained on for nothing.
 """
 
 from dataclasses import replace
@@ -10,7 +10,7 @@ from dataclasses import replace
 from elbos import parameterizations, schedules, weightings
 from elbos.adaptive import Adaptive
 from elbos.networks import MLPConfig, UNetConfig
-from elbos.training.config import Config
+from elbos.training.config import Config, Optimizer
 from elbos.training.data import Digits, Fashion, Toy
 
 _FASHION = Config(
@@ -35,11 +35,12 @@ PRESETS: dict[str, Config] = {
     ),
     "digits": Config(
         data=Digits(),
-        network=UNetConfig(patch_size=1, dropout=0.1),
+        network=UNetConfig(channels=(96, 192), patch_size=1, dropout=0.1),
         parameterization=parameterizations.V(),
         schedule=Adaptive(logsnr_min=-8.0, logsnr_max=7.0),
         weighting=weightings.Sigmoid(k=2.0),
-        num_images=80_000,
+        optimizer=Optimizer(learning_rate=2e-3),
+        num_images=120_000,
     ),
     "fashion": _FASHION,
     "fashion-small": replace(_FASHION, network=UNetConfig(channels=(64, 128)), num_images=100_000),

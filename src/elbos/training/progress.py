@@ -19,15 +19,18 @@ def progress(console: Console | None = None) -> Progress:
     """A progress bar with rate and time left; add tasks with `unit=` and, at will, `note=`.
 
     Args:
-        console: Where to draw. Default: standard error, so that output can be piped.
+        console: Where to draw, if it is a terminal. Default: standard error, so that output can be
+            piped.
     """
+    console = console or Console(file=sys.stderr)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         _Rate(),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}", style="dim"),
-        console=console or Console(file=sys.stderr),
+        console=console,
+        disable=not console.is_terminal,
         speed_estimate_period=60,
     )

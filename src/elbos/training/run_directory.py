@@ -9,6 +9,7 @@ runs/NAME/
 """
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,8 +53,11 @@ class RunDirectory:
             )
         try:
             config = decode(Config, json.loads(file.read_bytes()))
-        except ValueError as error:
-            raise ValueError(f"{file} is not a configuration: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{file} is not a configuration ({error}): put back the one that was there, "
+                "`elbos train PRESET --dry-run` prints it, or name another run directory."
+            ) from error
         assert isinstance(config, Config)
         return config
 
@@ -83,29 +87,43 @@ class RunDirectory:
         """Keep other processes from training in this directory; released when the process dies.
 
         Raises:
-            ValueError: If another process is at it.
+            ValueError: If another process is at it, or the path is a file.
+            OSError: If the directory cannot be written.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file: name a directory with --run.")
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.path / ".lock", timeout=0):
+                for folder in (self.path, self.checkpoints, self.samples):
+                    files.remove_leftovers(folder)
                 yield
         except Timeout:
-            raise ValueError(f"Another process is training in {self.path}.") from None
+            raise ValueError(
+                f"Another process is training in {self.path}: wait for it, or name another "
+                "directory with --run."
+            ) from None
 
     def log(self, **values: Any) -> None:
         """Append a line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a") as file:
+        path = self.path / "metrics.jsonl"
+        with files.named_errors(path), path.open("a") as file:
             file.write(json.dumps(values) + "\n")
 
     def rewind_log(self, step: int) -> None:
-        """Drop the lines after `step`, and a last one that was cut short."""
+        """Drop the lines after `step`, and those that were damaged when the machine went down."""
         file = self.path / "metrics.jsonl"
         if file.exists():
-            lines = file.read_text().splitlines(keepends=True)
-            kept = [
-                line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step
-            ]
-            files.write(file, "".join(kept).encode())
+            lines = file.read_bytes().splitlines(keepends=True)
+            files.write(file, b"".join(line for line in lines if _logged_step(line) <= step))
+
+
+def _logged_step(line: bytes) -> float:
+    """The step of a line of metrics.jsonl, infinite if it is damaged."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _difference(old: Any, new: Any, where: str = "") -> str | None:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from elbos import samplers
-from elbos.checks import require_positive
+from elbos.checks import require_finite
 from elbos.denoiser import Denoise, Guided
 from elbos.schedules import Cosine, EDMSampling, Flow, Linear, Schedule
 from elbos.training.randomness import generator
@@ -23,6 +23,10 @@ class Ancestral:
 
     variance: float = 0.0
     """Between the posterior's variance (0) and the transition's (1), in the log."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.variance <= 1:
+            raise ValueError(f"variance is {self.variance}: give a number from 0 to 1.")
 
     def __call__(
         self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
@@ -38,6 +42,10 @@ class DDIM:
 
     eta: float = 0.0
     """Noise, from none (0) to ancestral sampling's (1)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta is {self.eta}: give a number from 0 to 1.")
 
     def __call__(
         self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
@@ -60,6 +68,12 @@ class Heun:
 
     churn_noise: float = 1.0
     """Standard deviation of the noise added."""
+
+    def __post_init__(self) -> None:
+        if not (self.churn >= 0 and self.churn_noise >= 0):
+            raise ValueError("churn and churn_noise cannot be below 0.")
+        if not 0 <= self.churn_min < self.churn_max:
+            raise ValueError("churn_min cannot be below 0 and has to be below churn_max.")
 
     def __call__(
         self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
@@ -111,7 +125,24 @@ class Sampling:
     """Highest log-SNR with guidance."""
 
     def __post_init__(self) -> None:
-        require_positive(num_steps=self.num_steps - 1)
+        require_finite(self)
+        if self.num_steps < 2:
+            raise ValueError(f"num_steps is {self.num_steps}: give at least 2.")
+        if not self.guidance_min < self.guidance_max:
+            raise ValueError("guidance_min has to be below guidance_max.")
+
+    def logsnrs(self, trained: Schedule) -> Float[Tensor, " n"]:
+        """The levels that samples go through, within those trained on.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        grid = replace(
+            self.grid,
+            logsnr_min=max(self.grid.logsnr_min, trained.logsnr_min),
+            logsnr_max=min(self.grid.logsnr_max, trained.logsnr_max),
+        )
+        return samplers.grid(grid, self.num_steps)
 
 
 def sample(
@@ -137,19 +168,14 @@ def sample(
         shape: Shape of one.
         seed: Seed of the noise.
         device: Where the denoiser is.
-        cond: Class label of each sample, or None.
+        cond: Class label of each sample, or None; guidance needs them.
 
     Yields:
         Up to 250 samples at a time, float32, about in [-1, 1], on the CPU.
     """
-    if cond is not None and sampling.guidance != 1:
+    if sampling.guidance != 1:
         denoiser = Guided(denoiser, sampling.guidance, sampling.guidance_min, sampling.guidance_max)
-    grid = replace(
-        sampling.grid,
-        logsnr_min=max(sampling.grid.logsnr_min, trained.logsnr_min),
-        logsnr_max=min(sampling.grid.logsnr_max, trained.logsnr_max),
-    )
-    logsnrs = samplers.grid(grid, sampling.num_steps)
+    logsnrs = sampling.logsnrs(trained)
     for batch, start in enumerate(range(0, num, BATCH_SIZE)):
         g = generator(seed, batch)
         labels = None if cond is None else cond[start : start + BATCH_SIZE].to(device)

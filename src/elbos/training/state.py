@@ -1,9 +1,10 @@
 """Everything that training changes, and its way into a checkpoint and back."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from elbos.schedules import Schedule
@@ -11,19 +12,24 @@ from elbos.training.config import Config
 from elbos.training.data import Dataset
 from elbos.training.ema import EMA
 from elbos.training.randomness import generator
+from elbos.training.sampling import Sampling
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass
 class State:
-    """The network, its average, the optimizer, the schedule if it is adaptive, and the step."""
+    """The network, its average, the optimizer, the schedule if it is adaptive, and the step; and,
+    so that a log does not show where a run was resumed, sum and number of the losses since its last
+    line.
+    """
 
     network: nn.Module
     ema: EMA
     optimizer: torch.optim.AdamW
     schedule: Schedule
     step: int = 0
+    unlogged: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
 
     def groups(self) -> dict[str, dict[str, Tensor]]:
         """All of it but the step, as named tensors."""
@@ -38,27 +44,58 @@ class State:
             "ema": self.ema.network.state_dict(),
             "optimizer": moments,
             "schedule": self.schedule.state_dict(),
+            "log": {"unlogged": self.unlogged.clone()},
         }
 
     def restore(self, step: int, groups: dict[str, dict[str, Tensor]]) -> None:
-        """Take up what `groups` gave."""
+        """Take up what `groups` gave.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: If it is of another network or schedule.
+        """
         self.step = step
         self.network.load_state_dict(groups["network"])
         self.ema.network.load_state_dict(groups["ema"])
         self.schedule.load_state_dict(groups["schedule"])
+        self.unlogged.copy_(groups["log"]["unlogged"])
         for name, parameter in self.network.named_parameters():
             saved = {moment: groups["optimizer"][f"{name}.{moment}"] for moment in _MOMENTS}
+            if any(saved[m].shape != parameter.shape for m in ("exp_avg", "exp_avg_sq")):
+                raise ValueError(f"The moments of {name} are not of its shape.")
             self.optimizer.state[parameter] = {
-                "step": saved["step"],
+                "step": saved["step"].to(parameter.device),
                 # in the memory format of the weights, as the optimizer itself would make them
                 "exp_avg": torch.empty_like(parameter).copy_(saved["exp_avg"]),
                 "exp_avg_sq": torch.empty_like(parameter).copy_(saved["exp_avg_sq"]),
             }
 
 
+def new_accelerator() -> Accelerator:
+    """Devices and processes; several processes also on machines with nothing but a CPU.
+
+    Precision is elbos' own (`autocast`): accelerate's is one for the life of the process.
+    """
+    return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
+
+
+def autocast(config: Config, device: torch.device) -> torch.autocast:
+    """The precision of a run, as a context."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
 def uses_labels(config: Config, dataset: Dataset) -> bool:
     """Whether the network of this run knows class labels."""
     return config.use_labels and dataset.num_classes is not None
+
+
+def require_guidable(config: Config, dataset: Dataset, sampling: Sampling) -> None:
+    """Raise a ValueError if `sampling` asks for guidance that the network cannot give."""
+    config.require_guidable(sampling)
+    if sampling.guidance != 1 and dataset.num_classes is None:
+        raise ValueError(
+            f"guidance is {sampling.guidance}, but {dataset.name} has no classes: "
+            "leave guidance at 1."
+        )
 
 
 def build_network(config: Config, dataset: Dataset, device: torch.device) -> nn.Module:
@@ -72,7 +109,12 @@ def build_network(config: Config, dataset: Dataset, device: torch.device) -> nn.
 
 
 def new_state(config: Config, dataset: Dataset, device: torch.device) -> State:
-    """The state before the first step."""
+    """The state before the first step.
+
+    Raises:
+        ValueError: If the network, or the way it is sampled, does not fit the data.
+    """
+    require_guidable(config, dataset, config.sampling)
     network = build_network(config, dataset, device)
     optimizer = torch.optim.AdamW(
         network.parameters(),

@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from elbos.denoiser import Denoiser
 from elbos.training import checkpoint
 from elbos.training.config import Config
 from elbos.training.data import Dataset
 from elbos.training.run_directory import RunDirectory
-from elbos.training.state import build_network, uses_labels
+from elbos.training.state import autocast, build_network, new_accelerator, uses_labels
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,10 @@ class TrainedRun:
         newest = checkpoint.latest(directory.checkpoints)
         if newest is None:
             raise FileNotFoundError(f"{path} has no checkpoint yet: train it with `elbos train`.")
-        step, groups = checkpoint.load(newest)
-        dataset, device = config.data.load(), Accelerator().device
+        dataset, device = config.data.load(), new_accelerator().device
         network = build_network(config, dataset, device).eval().requires_grad_(False)
-        network.load_state_dict(groups["ema"])
+        with checkpoint.reading(newest) as (step, groups):
+            network.load_state_dict(groups["ema"])
         denoiser = Denoiser(network, config.parameterization)
         return cls(directory, config, dataset, step, denoiser, device)
 
@@ -61,5 +60,4 @@ class TrainedRun:
 
     def autocast(self) -> torch.autocast:
         """The precision the run was trained in, as a context."""
-        is_enabled = self.config.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_enabled)
+        return autocast(self.config, self.device)

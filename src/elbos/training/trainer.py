@@ -34,7 +34,7 @@ from elbos.training.pictures import png
 from elbos.training.randomness import Draw, draw
 from elbos.training.run_directory import RunDirectory
 from elbos.training.sampling import sample
-from elbos.training.state import new_state, uses_labels
+from elbos.training.state import autocast, new_accelerator, new_state, uses_labels
 from elbos.training.validation import split_bound
 
 NUM_VALIDATION_IMAGES = 500
@@ -64,14 +64,14 @@ def train(config: Config, path: Path) -> None:
         Interrupted: On SIGINT or SIGTERM, with a checkpoint written.
         OSError: If something cannot be written; the latest checkpoint is whole.
     """
-    accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
-    dataset = config.data.load()
-    run = RunDirectory(path)
+    accelerator, run = new_accelerator(), RunDirectory(path)
+    trainer = Trainer(config, run, config.data.load(), accelerator)  # raises before it writes
     with run.lock() if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             run.claim(config)
         accelerator.wait_for_everyone()
-        Trainer(config, run, dataset, accelerator).train()
+        trainer.train()
+        accelerator.wait_for_everyone()  # the main process writes the last things
 
 
 class Trainer:
@@ -79,9 +79,12 @@ class Trainer:
 
     Args:
         config: What to train.
-        run: Its directory, already claimed.
+        run: Its directory, to be claimed before `train`.
         dataset: Its data.
-        accelerator: Devices, processes and precision.
+        accelerator: Devices and processes.
+
+    Raises:
+        ValueError: If network, data and number of processes do not fit each other.
     """
 
     def __init__(
@@ -90,8 +93,6 @@ class Trainer:
         self.config, self.run, self.dataset, self.accelerator = config, run, dataset, accelerator
         self.state = new_state(config, dataset, accelerator.device)
         self.has_labels = uses_labels(config, dataset)
-        if (newest := checkpoint.latest(run.checkpoints)) is not None:
-            self.state.restore(*checkpoint.load(newest))
         self.network, self.optimizer = accelerator.prepare(
             self.state.network.train(), self.state.optimizer
         )
@@ -101,7 +102,8 @@ class Trainer:
     def train(self) -> None:
         """Run the steps that are left."""
         config, state, accelerator = self.config, self.state, self.accelerator
-        monitor = Monitor(config, self.run, state.step, is_main=accelerator.is_main_process)
+        self.resume()
+        monitor = Monitor(config, self.run, state, is_main=accelerator.is_main_process)
         with monitor, _stop_requests() as is_stop_requested:
             while state.step < config.num_steps:
                 x, label = self.batch()
@@ -109,7 +111,8 @@ class Trainer:
                 if label is not None:
                     label = label.masked_fill(random.uniform < config.label_dropout, -1)
                 logsnr = self.objective.schedule.logsnr(random.times)
-                loss = self.objective(self.network, x, random.eps, logsnr, label)  # [b], nats/dim
+                with autocast(config, accelerator.device):
+                    loss = self.objective(self.network, x, random.eps, logsnr, label)  # nats/dim
                 grad_norm = self.optimize(loss, logsnr)
                 state.step += 1
                 state.ema.update(state.network, state.step * config.batch_size, config.batch_size)
@@ -117,17 +120,24 @@ class Trainer:
                 state.schedule.update(levels, losses)  # only an adaptive one changes
                 is_last = state.step == config.num_steps
                 is_stopping = self.agree(is_stop_requested())
-                monitor.step(losses, grad_norm, self.learning_rate())
+                monitor.step(losses, grad_norm)
                 if accelerator.is_main_process:
                     if self.is_due(config.output.validate_every) or is_last:
                         monitor.validation(self.validate())
                     if self.is_due(config.output.save_every) or is_last or is_stopping:
                         self.save()
                 if is_stopping and not is_last:
+                    accelerator.wait_for_everyone()  # a launcher ends all when the first one ends
                     raise Interrupted(
                         f"Stopped at step {state.step} of {config.num_steps}, which is saved: "
                         "the same command goes on from there."
                     )
+
+    def resume(self) -> None:
+        """Take up the latest checkpoint, if there is one."""
+        if (newest := checkpoint.latest(self.run.checkpoints)) is not None:
+            with checkpoint.reading(newest) as (step, groups):
+                self.state.restore(step, groups)
 
     def batch(self) -> tuple[Float[Tensor, "b *d"], Int[Tensor, " b"] | None]:
         """This process's share of the step's batch: data in [-1, 1], and labels."""
@@ -159,8 +169,9 @@ class Trainer:
             self.network.parameters(), self.config.optimizer.max_grad_norm
         ).item()
         if not math.isfinite(grad_norm):
-            worst = logsnr[int(loss.detach().nan_to_num(nan=math.inf).argmax())].item()
-            what = "gradient" if loss.isfinite().all() else "loss"
+            levels, losses = self.accelerator.gather((logsnr.to(loss), loss.detach()))
+            worst = levels[int(losses.nan_to_num(nan=math.inf).argmax())].item()
+            what = "gradient" if losses.isfinite().all() else "loss"
             raise Diverged(
                 f"The {what} of step {self.state.step} is not finite (largest loss at log-SNR "
                 f"{worst:.2f}). The latest checkpoint is from before it: try a lower "
@@ -197,7 +208,7 @@ class Trainer:
         x, labels = dataset.val.x[:NUM_VALIDATION_IMAGES], dataset.val.labels
         cond = labels[:NUM_VALIDATION_IMAGES] if self.has_labels and labels is not None else None
         ends = {"logsnr_min": config.schedule.logsnr_min, "logsnr_max": config.schedule.logsnr_max}
-        with self.accelerator.autocast():
+        with autocast(config, device):
             bound = split_bound(
                 denoiser,
                 x,
@@ -221,10 +232,10 @@ class Trainer:
             grid = png(torch.cat(list(samples)))
         self.run.samples.mkdir(exist_ok=True)
         files.write(self.run.samples / f"{self.state.step:08d}.png", grid)
-        return {
-            "val_nats": bound.total.mean().item(),
-            "val_nats_se": bound.total.std().item() / math.sqrt(len(bound.total)),
-        }
+        num, values = len(bound.total), {"val_nats": bound.total.mean().item()}
+        if num > 1:
+            values["val_nats_se"] = bound.total.std().item() / math.sqrt(num)
+        return values
 
     def save(self) -> None:
         """Write a checkpoint."""

@@ -34,14 +34,14 @@ def split_bound(
         schedule: Ends and density of the noise levels.
         num_levels: Number of levels, or None for points.
         num_times: Network evaluations per image.
-        labels: Class of each image, or None.
+        labels: Class of each image (and perhaps of more), or None.
         device: Where the denoiser is.
         seed: Seed of noise and noise levels.
         on_batch: Called with the number of images done after each batch.
     """
     bounds = []
     for batch, start in enumerate(range(0, len(x), BATCH_SIZE)):
-        stop = start + BATCH_SIZE
+        stop = min(start + BATCH_SIZE, len(x))
         with torch.no_grad():
             bound = variational_bound(
                 denoiser,

@@ -1,0 +1,614 @@
+"""The command line: every mistake is one line and a status; results can be read by programs."""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from filelock import FileLock
+from PIL import Image
+from tiny import log, tensors
+
+from elbos import cli, files
+from elbos.recipes import RECIPES
+from elbos.training import trainer
+from elbos.training.config import Config
+from elbos.training.config_json import decode
+from elbos.training.presets import PRESETS
+
+TINY = [
+    *("train", "digits", "--network.channels", "16", "32", "--network.embedding-dim", "32"),
+    *("--batch-size", "16", "--num-images", "64", "--sampling.num-steps", "2"),
+]
+TOY = ["train", "toy", "--num-images", "1024", "--batch-size", "64", "--sampling.num-steps", "2"]
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Elbos = Callable[..., Result]
+
+
+@pytest.fixture
+def elbos(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Elbos:
+    """Run a command in this process."""
+
+    def run(*words: Any) -> Result:
+        monkeypatch.setattr(sys, "argv", ["elbos", *map(str, words)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            status: Any = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        return Result(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run on digits, `digits`, and one on toy data without labels, `toy`."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for words in ([*TINY, "--run", "digits"], [*TOY, "--run", "toy", "--no-use-labels"]):
+            monkeypatch.chdir(folder)
+            monkeypatch.setattr(sys, "argv", ["elbos", *words])
+            cli.main()
+    return folder
+
+
+@pytest.fixture
+def runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `trained` to spoil, as the current directory."""
+    shutil.copytree(trained, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def assert_one_line(result: Result, *needed: str, statuses: tuple[int, ...] = (1, 2)) -> None:
+    """One line on stderr, that says what is needed, and nothing else."""
+    assert result.status in statuses, result
+    assert result.out == ""
+    assert result.err.startswith("elbos: ")
+    assert result.err.count("\n") == 1
+    assert result.err.endswith("\n")
+    assert "Traceback" not in result.err
+    for word in needed:
+        assert word in result.err, result.err
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+# --- wrong words ---------------------------------------------------------------------------------
+
+WRONG_USAGE = {
+    "nope": "no verb 'nope'",
+    "train": "toy",
+    "train nope": "nope",
+    "train toy --nope 3": "--nope",
+    "train toy --batch-size": "--batch-size",
+    "train toy --batch-size x": "--batch-size",
+    "train toy --batch-size 1.5": "--batch-size",
+    "train toy --batch-size 0": "batch_size is 0",
+    "train toy --batch-size -8": "batch_size is -8",
+    "train toy --batch-size 20": "not a multiple of num_shards",
+    "train toy --num-shards 0": "num_shards is 0",
+    "train toy --num-images 0": "num_images is 0",
+    "train toy --label-dropout 2": "label_dropout is 2.0",
+    "train toy --label-dropout nan": "label_dropout is nan",
+    "train toy --seed -1": "seed is -1",
+    "train toy --precision fp16": "--precision",
+    "train toy --optimizer.learning-rate 0": "learning_rate is 0.0",
+    "train toy --optimizer.learning-rate nan": "learning_rate is nan",
+    "train toy --optimizer.learning-rate inf": "optimizer.learning_rate is inf",
+    "train toy --optimizer.betas 0.9 1": "betas",
+    "train toy --optimizer.betas 0.9": "--optimizer.betas",
+    "train toy --optimizer.weight-decay -1": "weight_decay",
+    "train toy --optimizer.weight-decay nan": "optimizer.weight_decay is nan",
+    "train toy --averaging.half-life-images 0": "half_life_images is 0.0",
+    "train toy --averaging.warmup inf": "averaging.warmup is inf",
+    "train toy --output.save-every 0": "save_every is 0",
+    "train toy weighting:nope": "weighting:nope",
+    "train toy weighting:min-snr --weighting.gamma -1": "gamma is -1.0",
+    "train toy weighting:sigmoid --weighting.k nan": "weighting.k is nan",
+    "train toy weighting:exponential --weighting.rate 1000": "multiplied with inf",
+    "train toy schedule:cosine --schedule.logsnr-min 5 --schedule.logsnr-max -5": "logsnr_min=5.0",
+    "train toy schedule:cosine --schedule.logsnr-min nan": "logsnr_min=nan",
+    "train toy schedule:cosine --schedule.shift inf": "Cosine",
+    "train toy schedule:adaptive --schedule.memory 0": "memory is 0",
+    "train toy schedule:adaptive --schedule.floor 0": "floor is 0.0",
+    "train toy schedule:adaptive --schedule.num-bins 0": "num_bins is 0",
+    "train toy parameterization:edm --parameterization.sigma-data 0": "sigma_data is 0.0",
+    "train toy --sampling.num-steps 1": "num_steps is 1",
+    "train toy --sampling.guidance nan": "guidance is nan",
+    "train toy --sampling.guidance 2 --no-use-labels": "guidance is 2.0",
+    "train toy sampling.sampler:ddim --sampling.sampler.eta 2": "eta is 2.0",
+    "train toy sampling.sampler:heun --sampling.sampler.churn -1": "churn",
+    "sample": "The run directory",
+    "sample --num 5 digits": "Name the run first",
+    "sample digits --num 0": "num is 0",
+    "sample digits --num-steps 1": "num_steps is 1",
+    "sample digits --seed -1": "seed is -1",
+    "evaluate": "The run directory",
+    "evaluate digits --num-images 1": "num_images is 1",
+    "evaluate digits --num-images -5": "num_images is -5",
+    "evaluate digits --num-times 0": "num_times is 0",
+    "evaluate digits --num-curve-images 1": "num_curve_images is 1",
+    "evaluate digits --split nope": "--split",
+    "evaluate digits --seed -1": "seed is -1",
+    "weightings --nope": "--nope",
+}
+
+
+@pytest.mark.parametrize("words", WRONG_USAGE)
+def test_wrong_usage_is_one_line_and_status_2(elbos: Elbos, runs: Path, words: str) -> None:
+    before = snapshot(runs)
+    assert_one_line(elbos(*words.split()), WRONG_USAGE[words], statuses=(2,))
+    assert snapshot(runs) == before
+
+
+FAILS = {
+    "train toy network:unet": "UNet takes images",
+    "train digits network:mlp": "MLP takes vectors",
+    "train digits --network.channels 24": "multiples of 16",
+    "train digits --network.channels": "channels is empty",
+    "train digits --network.patch-size 3": "patch_size 3",
+    "train digits --network.dropout 1": "dropout is 1.0",
+    "train toy --data.num-train 0": "num_train is 0",
+    "train digits data:folder --data.root nowhere": "there is no folder",
+    "train digits data:folder --data.root empty": "empty",
+    "train digits data:folder --data.root corrupt": "cannot be used",
+    "train digits data:folder --data.root corrupt --data.size 0": "size is 0",
+    "train fashion --data.root empty": "no Fashion-MNIST",
+    "train toy --run digits": "holds a run with",
+    "train toy --run other": "it holds notes.txt",
+    "train toy --run digits/config.json": "is a file",
+    "train toy --run digits/config.json/below": "Not a directory",
+    "sample nowhere": "not a run directory",
+    "sample other": "not a run directory",
+    "sample toy --label 3": "knows no classes",
+    "sample digits --label 10": "label is 10",
+    "sample digits --label -1": "label is -1",
+    "sample toy --guidance 2": "guidance is 2.0",
+    "sample digits grid:linear --grid.logsnr-min 15": "finite ends",
+    "sample digits --num 1000000000000": "memory",
+    "evaluate nowhere": "not a run directory",
+    "evaluate digits --num-images 298": "has 297 images",
+    "evaluate digits --split val --num-images 151": "has 150 images",
+}
+
+
+@pytest.mark.parametrize("words", FAILS)
+def test_a_failure_is_one_line_and_status_1(elbos: Elbos, runs: Path, words: str) -> None:
+    for folder in ("empty", "corrupt", "other"):
+        (runs / folder).mkdir()
+    (runs / "other" / "notes.txt").touch()
+    for i in range(3):
+        (runs / "corrupt" / f"{i}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    before = snapshot(runs)
+    result = elbos(*words.split())
+    if "corrupt" in words:  # after the progress of decoding
+        result = result._replace(err=result.err.splitlines(keepends=True)[-1])
+    assert_one_line(result, FAILS[words], statuses=(1,))
+    assert snapshot(runs) == before  # above all, no run directory is claimed
+
+
+# --- damage --------------------------------------------------------------------------------------
+
+
+def edited(path: Path, change: Callable[[Any], Any]) -> None:
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps(change(value)))
+
+
+CONFIGS = {
+    "cut short": lambda text: text[: len(text) // 2],
+    "empty": lambda _: "",
+    "not UTF-8": lambda _: "\udcff",
+    "deep": lambda _: 100_000 * "[",
+    "a list": lambda _: "[]",
+    "unknown class": lambda text: text.replace('"Sigmoid"', '"os.system"'),
+    "class of another place": lambda text: text.replace('"Sigmoid"', '"Cosine"'),
+    "class is a list": lambda text: text.replace('"Sigmoid"', "[1]"),
+    "wrong type": lambda text: text.replace('"seed": 0', '"seed": "0"'),
+    "unknown entry": lambda text: text.replace('"seed": 0', '"seed": 0, "sead": 0'),
+    "missing entry": lambda text: text.replace(',\n  "seed": 0', ""),
+    "nan": lambda text: text.replace('"k": 2.0', '"k": NaN'),
+    "too large": lambda text: text.replace('"k": 2.0', f'"k": 1{400 * "0"}'),
+    "out of range": lambda text: text.replace('"batch_size": 16', '"batch_size": 0'),
+}
+
+
+@pytest.mark.parametrize("verb", ["train", "sample", "evaluate"])
+@pytest.mark.parametrize("change", CONFIGS)
+def test_a_damaged_configuration_is_refused(
+    elbos: Elbos, runs: Path, change: str, verb: str
+) -> None:
+    path = runs / "digits" / "config.json"
+    text = CONFIGS[change](path.read_text())
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    before = snapshot(runs)
+    words = [*TINY, "--run", "digits"] if verb == "train" else [verb, "digits"]
+    assert_one_line(elbos(*words), "config.json is not a configuration", statuses=(1,))
+    assert snapshot(runs) == before
+
+
+def newest(run: Path) -> Path:
+    return max((run / "checkpoints").iterdir())
+
+
+def reseal(folder: Path, group: str, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    """Change tensors and make the manifest agree."""
+    path = folder / f"{group}.safetensors"
+    tensors = safetensors.torch.load(path.read_bytes())
+    change(tensors)
+    path.write_bytes(safetensors.torch.save(tensors))
+    seal(folder)
+
+
+def seal(folder: Path) -> None:
+    digests = {p.stem: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.saf*")}
+    edited(folder / "manifest.json", lambda manifest: {**manifest, "sha256": digests})
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def first(tensors: dict[str, torch.Tensor]) -> str:
+    return min(tensors)
+
+
+CHECKPOINTS: dict[str, Callable[[Path], Any]] = {
+    "cut short": lambda folder: cut(folder / "ema.safetensors"),
+    "a bit flipped": lambda folder: flip(folder / "ema.safetensors"),
+    "file missing": lambda folder: (folder / "ema.safetensors").unlink(),
+    "manifest missing": lambda folder: (folder / "manifest.json").unlink(),
+    "manifest cut short": lambda folder: cut(folder / "manifest.json"),
+    "manifest empty": lambda folder: edited(folder / "manifest.json", lambda _: {}),
+    "manifest a list": lambda folder: edited(folder / "manifest.json", lambda _: []),
+    "manifest null": lambda folder: edited(folder / "manifest.json", lambda _: None),
+    "step a word": lambda folder: edited(folder / "manifest.json", lambda m: {**m, "step": "4"}),
+    "step of another": lambda folder: edited(folder / "manifest.json", lambda m: {**m, "step": 3}),
+    "digests a list": lambda folder: edited(
+        folder / "manifest.json", lambda m: {**m, "sha256": []}
+    ),
+    "digest a number": lambda folder: edited(
+        folder / "manifest.json", lambda m: {**m, "sha256": {"ema": 1}}
+    ),
+    "group missing": lambda folder: edited(folder / "manifest.json", lambda m: {**m, "sha256": {}}),
+    "file outside": lambda folder: edited(
+        folder / "manifest.json", lambda m: {**m, "sha256": {"../../../secret": "0"}}
+    ),
+    "no safetensors": lambda folder: ((folder / "ema.safetensors").write_bytes(b"?"), seal(folder)),
+    "tensor missing": lambda folder: reseal(folder, "ema", lambda ts: ts.pop(first(ts))),
+    "another tensor": lambda folder: reseal(folder, "ema", lambda ts: ts.update(a=torch.ones(1))),
+    "another shape": lambda folder: reseal(
+        folder, "ema", lambda ts: ts.update({first(ts): torch.ones(3)})
+    ),
+    "nan": lambda folder: reseal(folder, "ema", lambda ts: ts[first(ts)].fill_(math.nan)),
+}
+TRAINING_ONLY = {
+    "moment missing": lambda folder: reseal(folder, "optimizer", lambda ts: ts.pop(first(ts))),
+    "moment of another shape": lambda folder: reseal(
+        folder, "optimizer", lambda ts: ts.update({first(ts): torch.ones(1)})
+    ),
+    "schedule of another shape": lambda folder: reseal(
+        folder, "schedule", lambda ts: ts.update(count=torch.ones(1, dtype=torch.float64))
+    ),
+}
+
+
+@pytest.mark.parametrize("change", [*CHECKPOINTS, *TRAINING_ONLY])
+def test_a_damaged_checkpoint_is_refused(elbos: Elbos, runs: Path, change: str) -> None:
+    (runs / "secret.safetensors").write_bytes(b"")
+    ({**CHECKPOINTS, **TRAINING_ONLY}[change])(newest(runs / "digits"))
+    before = snapshot(runs)
+    verbs = [["sample", "digits"], ["evaluate", "digits"]] if change in CHECKPOINTS else []
+    for words in ([*TINY, "--run", "digits"], *verbs):
+        result = elbos(*words)
+        assert_one_line(result, "is damaged (", "delete that folder", statuses=(1,))
+        assert snapshot(runs) == before
+
+
+def test_a_checkpoint_names_no_file_outside_it(elbos: Elbos, runs: Path) -> None:
+    CHECKPOINTS["file outside"](newest(runs / "digits"))
+    assert_one_line(elbos("sample", "digits"), "names a file '../../../secret'")
+
+
+def test_without_the_damaged_checkpoint_a_run_goes_on(elbos: Elbos, runs: Path) -> None:
+    expected = tensors(runs / "digits")
+    shutil.rmtree(newest(runs / "digits"))
+    for verb in ("sample", "evaluate"):
+        assert_one_line(elbos(verb, "digits"), "no checkpoint yet", statuses=(1,))
+    assert elbos(*TINY, "--run", "digits").status == 0
+    assert all(torch.equal(t, expected[name]) for name, t in tensors(runs / "digits").items())
+
+
+# --- the machine ---------------------------------------------------------------------------------
+
+
+def test_two_trainings_in_one_directory_are_one_too_many(elbos: Elbos, runs: Path) -> None:
+    with FileLock(runs / "digits" / ".lock"):
+        result = elbos(*TINY, "--run", "digits")
+    assert_one_line(result, "Another process is training in digits", statuses=(1,))
+
+
+@pytest.mark.parametrize("name", ["00000004", "config.json", "metrics.jsonl", "00000004.png"])
+def test_a_full_disk_is_one_line_and_the_checkpoint_before_is_whole(
+    elbos: Elbos, runs: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    fsync = os.fsync
+
+    def full(number: int) -> None:
+        if name in str(Path(f"/proc/self/fd/{number}").readlink()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(number)
+
+    words = [*TINY, "--run", "new", "--output.save-every", "16"]
+    monkeypatch.setattr(files.os, "fsync", full)
+    if name == "metrics.jsonl":  # is not flushed: a full device is the real thing
+        (runs / "new").mkdir()
+        (runs / "new" / "metrics.jsonl").symlink_to("/dev/full")
+        monkeypatch.setattr(trainer.RunDirectory, "rewind_log", lambda *_: None)
+        monkeypatch.setattr(trainer.RunDirectory, "claim", lambda *_: None)
+    result = elbos(*words)
+    assert_one_line(result, "No space left on device: make room", name, statuses=(1,))
+    assert not list(runs.rglob("*.partial"))
+    if name.startswith("00000004"):
+        assert tensors(runs / "new")["step"] == 3
+        monkeypatch.undo()
+        monkeypatch.chdir(runs)
+        monkeypatch.setattr(sys, "argv", ["elbos", *words])
+        cli.main()
+        expected = tensors(runs / "digits")
+        assert all(torch.equal(t, expected[k]) for k, t in tensors(runs / "new").items())
+        assert log(runs / "new") == log(runs / "digits")
+
+
+def as_somebody_else(*words: str, cwd: Path) -> Result:
+    """Run a command in a process without root's rights."""
+    drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    if os.getuid():
+        drop = []
+    elif not shutil.which("setpriv"):
+        pytest.skip("cannot drop root's rights")
+    done = subprocess.run(
+        [*drop, sys.executable, "-m", "elbos.cli", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": "/nonexistent"},
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def test_what_cannot_be_written_is_one_line_and_the_result_is_shown(trained: Path) -> None:
+    folder = trained  # not below a folder of root's that nobody else may enter
+    for path in (folder, *folder.parents[:3], *folder.rglob("*")):
+        if path.is_relative_to(trained.parents[2]):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    evaluated = as_somebody_else(
+        *("evaluate", "toy", "--json", "--num-images", "2", "--num-times", "1"), cwd=folder
+    )
+    if "elbos: " not in evaluated.err:
+        pytest.skip("the interpreter cannot be run without root's rights")
+    assert json.loads(evaluated.out)["num_images"] == 2
+    assert_one_line(evaluated._replace(out=""), "eval.json", "Permission denied: change its perm")
+    result = as_somebody_else(*TOY, "--no-use-labels", "--run", "toy", cwd=folder)
+    assert_one_line(result, "Permission denied: change its perm", statuses=(1,))
+
+
+@pytest.mark.usefixtures("runs")
+def test_without_tensorboard_it_says_so(elbos: Elbos, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    words = [*TINY, "--run", "new"]
+    assert_one_line(elbos(*words, "--output.tensorboard"), "pip install 'elbos[tensorboard]'")
+    assert elbos(*words).status == 0
+
+
+def test_out_of_memory_says_what_to_lower(elbos: Elbos, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(cli, "train", train)
+    assert_one_line(elbos("train", "toy"), "lower --batch-size", statuses=(1,))
+
+
+def test_a_bug_shows_its_traceback(elbos: Elbos, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*_: Any) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(cli, "train", train)
+    with pytest.raises(RuntimeError, match="ours"):
+        elbos("train", "toy")
+
+
+@pytest.mark.usefixtures("runs")
+def test_divergence_is_one_line(elbos: Elbos) -> None:
+    words = [*TOY, "--run", "new", "--optimizer.learning-rate", "1e30"]
+    for _ in range(2):
+        result = elbos(*words, "--output.save-every", "64")
+        assert_one_line(result, "step 1 is not finite", "log-SNR", statuses=(1,))
+
+
+def test_a_closed_pipe_ends_it_quietly() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "elbos.cli", "weightings", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 1
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(runs: Path) -> None:
+    words = [*TINY, "--num-images", "16000", "--run", "new", "--output.log-every", "16"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "elbos.cli", *words], stderr=subprocess.PIPE, text=True
+    )
+    while not (runs / "new" / "metrics.jsonl").exists():
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert_one_line(Result(process.returncode, "", err), "the same command goes on", statuses=(1,))
+    step = tensors(runs / "new")["step"].item()
+    assert log(runs / "new")[-1]["step"] == step
+    assert f"Stopped at step {step} of 1000" in err
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_all_processes(runs: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    words = [*TINY, "--num-images", "160000", "--run", "new", "--output.log-every", "16"]
+    process = subprocess.Popen(
+        [*torchrun, "--nproc-per-node", "2", "-m", "--", "elbos.cli", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    while not (runs / "new" / "metrics.jsonl").exists():
+        time.sleep(0.1)
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, err = process.communicate(timeout=60)
+    assert err.count("elbos: Stopped at step") == 1
+    assert tensors(runs / "new")["step"] == log(runs / "new")[-1]["step"]
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+def test_help_and_version(elbos: Elbos) -> None:
+    assert all(verb in elbos("--help").out for verb in cli.VERBS)
+    assert elbos().out == elbos("-h").out == elbos("--help").out
+    assert elbos("--version").out.strip()
+    for verb in cli.VERBS:
+        assert elbos(verb, "--help").status == 0
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_dry_run_prints_the_preset(elbos: Elbos, preset: str) -> None:
+    result = elbos("train", preset, "--dry-run")
+    assert decode(Config, json.loads(result.out)) == PRESETS[preset]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "weighting:monotone weighting.inner:edm",
+        "weighting:shifted --weighting.shift 0.5 weighting.inner:p2",
+    ],
+)
+def test_wrapped_weightings_have_words(elbos: Elbos, words: str) -> None:
+    result = elbos("train", "toy", *words.split(), "--dry-run")
+    weighting = json.loads(result.out)["weighting"]
+    assert weighting["type"].lower() in words
+    assert weighting["inner"]["type"].lower() in words
+
+
+def test_weightings_are_the_recipes(elbos: Elbos) -> None:
+    rows = json.loads(elbos("weightings", "--json").out)
+    assert [row["name"] for row in rows] == list(RECIPES)
+    assert all(row["is_monotone"] == (not row["rising"]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("run", "names"), [("digits", ["unconditional", "given_label"]), ("toy", ["unconditional"])]
+)
+def test_an_evaluation_comes_with_its_protocol(
+    elbos: Elbos, runs: Path, run: str, names: list[str]
+) -> None:
+    words = ["evaluate", run, "--num-images", 20, "--num-times", 2, "--num-curve-images", 10]
+    result = json.loads(elbos(*words, "--json").out)
+    assert result == json.loads((runs / run / "eval.json").read_text())
+    assert list(result["results"]) == names
+    assert (result["num_images"], result["split"]) == (20, "test")
+    assert result["num_evaluations"] == len(names) * (20 * 2 + 10 * 33)
+    assert result["images_seen"] == {"digits": 64, "toy": 1024}[run]
+    for row in result["results"].values():
+        terms = [row[f"{term}_bpd"] for term in ("decoder", "diffusion", "prior")]
+        assert row["bits_per_dim"] == pytest.approx(sum(terms), abs=1e-5)
+        assert row["nats_per_dim"] == pytest.approx(row["bits_per_dim"] * math.log(2), rel=1e-9)
+        assert row["standard_error"] > 0
+        assert {len(values) for values in row["curve"].values()} == {33}
+    needed = {"decoder", "weights", "logsnr_min", "noise_levels", "precision", "seed", "versions"}
+    assert needed < result["protocol"].keys()
+    assert ("exact_bits_per_dim" in result) == (run == "toy")
+    assert "bits/dim" in elbos(*words).out
+    assert json.loads((runs / run / "eval.json").read_text()) == result  # and again the same
+
+
+@pytest.mark.usefixtures("runs")
+def test_samples_are_a_picture_and_an_archive(elbos: Elbos) -> None:
+    paths = json.loads(elbos("sample", "digits", "--num", 30, "--json").out)
+    with np.load(paths["npz"]) as archive:
+        x, labels = archive["x"], archive["labels"]
+    assert (x.shape, x.dtype, x.max() <= 16) == ((30, 1, 8, 8), np.uint8, True)
+    assert labels.tolist() == 3 * list(range(10))
+    with Image.open(paths["png"]) as image:
+        assert image.width == 10 * (8 * 6 + 2) + 2
+    paths = json.loads(elbos("sample", "toy", "--num", 30, "--json", "--out", "a/b.c").out)
+    assert paths == {"png": "a/b.c.png", "npz": "a/b.c.npz"}
+    with np.load(paths["npz"]) as archive:
+        assert list(archive) == ["x"]
+        assert (archive["x"].shape, archive["x"].dtype) == ((30, 2), np.float32)
+
+
+@pytest.mark.usefixtures("runs")
+def test_samples_are_a_function_of_the_seed_and_longer_requests_begin_alike(elbos: Elbos) -> None:
+    def drawn(*words: Any) -> np.ndarray:
+        paths = json.loads(elbos("sample", "toy", "sampler:ancestral", *words, "--json").out)
+        with np.load(paths["npz"]) as archive:
+            return archive["x"]
+
+    x = drawn("--num", 250)
+    assert (drawn("--num", 250) == x).all()
+    assert (drawn("--num", 500)[:250] == x).all()
+    assert (drawn("--num", 250, "--seed", 1) != x).all()
+
+
+@pytest.mark.usefixtures("runs")
+def test_one_class_can_be_asked_for(elbos: Elbos) -> None:
+    words = ["--num", 4, "--label", 7, "--guidance", 2, "--json"]
+    paths = json.loads(elbos("sample", "digits", *words).out)
+    with np.load(paths["npz"]) as archive:
+        assert archive["labels"].tolist() == [7, 7, 7, 7]
+
+
+@pytest.mark.usefixtures("runs")
+def test_names_are_not_markup(elbos: Elbos) -> None:
+    shutil.move("toy", "[red]a[")
+    assert elbos("sample", "[red]a[", "--num", 2).status == 0
+    assert "[red]a[" in elbos("evaluate", "[red]a[", "--num-images", 2).out

@@ -1,0 +1,155 @@
+"""Configurations: JSON there and back, and nothing in them that would fail later."""
+
+import copy
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tables import PARAMETERIZATIONS, SCHEDULES, WEIGHTINGS
+from tiny import DIGITS
+
+from elbos import parameterizations, schedules, weightings
+from elbos.networks import MLPConfig
+from elbos.training.config import Config, Optimizer, Output
+from elbos.training.config_json import decode, encode
+from elbos.training.data import Fashion, Folder, Toy
+from elbos.training.presets import PRESETS
+from elbos.training.sampling import DDIM, Ancestral, DPMpp2M, Heun, Sampling
+
+SAMPLERS = [Ancestral(variance=0.5), DDIM(eta=0.2), Heun(churn=40.0, churn_max=50.0), DPMpp2M()]
+GRIDS = [schedules.EDMSampling(), schedules.Cosine(), schedules.Flow(), schedules.Linear()]
+DATA = [
+    Toy(kind="pair"),
+    Fashion(),
+    Fashion(root=Path("a/b")),
+    Folder(root=Path("a"), skip_bad=True),
+]
+WRAPPED = [
+    weightings.Monotone(weightings.Shifted(weightings.EDM2(), -0.3)),
+    weightings.Shifted(weightings.Monotone(weightings.P2(gamma=0.5)), 0.3),
+]
+CONFIGS = [
+    *PRESETS.values(),
+    *(replace(DIGITS, weighting=weighting) for weighting in [*WEIGHTINGS, *WRAPPED]),
+    *(replace(DIGITS, schedule=schedule) for schedule in SCHEDULES),
+    *(replace(DIGITS, parameterization=prediction) for prediction in PARAMETERIZATIONS),
+    *(replace(DIGITS, sampling=Sampling(sampler=sampler)) for sampler in SAMPLERS),
+    *(replace(DIGITS, sampling=Sampling(grid=grid)) for grid in GRIDS),
+    *(replace(DIGITS, data=data) for data in DATA),
+    replace(DIGITS, network=MLPConfig(num_blocks=1), precision="fp32"),
+    replace(DIGITS, sampling=Sampling(guidance=1.5, guidance_min=-3.0)),
+]
+
+Keys = tuple[str | int, ...]
+
+
+def leaves(value: Any, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+    """Every number and word in an encoded configuration, and the way to it."""
+    children: Any = ()
+    if isinstance(value, dict):
+        children = value.items()
+    elif isinstance(value, list):
+        children = enumerate(value)
+    else:
+        yield path, value
+    for name, child in children:
+        yield from leaves(child, (*path, name))
+
+
+def changed(encoded: Any, path: Keys, value: Any) -> Any:
+    encoded = copy.deepcopy(encoded)
+    inner = encoded
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    return encoded
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
+def test_json_there_and_back_is_the_same_configuration(config: Config) -> None:
+    text = json.dumps(encode(config), allow_nan=False)
+    assert decode(Config, json.loads(text)) == config
+
+
+def test_infinities_survive() -> None:
+    config = decode(Config, encode(DIGITS))
+    assert (config.sampling.guidance_min, config.sampling.guidance_max) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_number_may_be_nan_or_infinite_but_by_default(value: float) -> None:
+    for config in CONFIGS:
+        encoded = encode(config)
+        for path, leaf in leaves(encoded):
+            by_default = leaf in ("inf", "-inf") or path[-1] in ("guidance_min", "guidance_max")
+            is_schedule_end = path[-1] in ("logsnr_min", "logsnr_max") and math.isinf(value)
+            is_churn_max = path[-1] == "churn_max" and value == math.inf
+            if isinstance(leaf, float) and not (by_default or is_schedule_end or is_churn_max):
+                with pytest.raises(ValueError, match=r"give|change|widen|weight|below"):
+                    decode(Config, changed(encoded, path, value))
+
+
+@pytest.mark.parametrize("value", [None, True, "text", [], {}, [1, 2, 3], {"type": "os.system"}])
+def test_a_value_of_another_type_is_refused(value: Any) -> None:
+    encoded = encode(DIGITS)
+    for path, leaf in leaves(encoded):
+        if not (isinstance(leaf, bool) and isinstance(value, bool)):
+            with pytest.raises(ValueError, match="config"):
+                decode(Config, changed(encoded, path, value))
+
+
+def test_missing_and_unknown_entries_are_refused() -> None:
+    encoded = encode(DIGITS)
+    for path, _ in leaves(encoded):
+        smaller, (*parents, last) = copy.deepcopy(encoded), path
+        inner = smaller
+        for name in parents:
+            inner = inner[name]
+        if isinstance(inner, dict):
+            del inner[last]
+            with pytest.raises(ValueError, match="config"):
+                decode(Config, smaller)
+            with pytest.raises(ValueError, match=r"unknown entries: more\.|has type None"):
+                decode(
+                    Config, changed(encoded, (*parents, "more"), 1) if last != "type" else smaller
+                )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weighting": weightings.Exponential(rate=1e3)}, "The loss is multiplied with inf"),
+        ({"weighting": weightings.Sigmoid(k=-1e4)}, "The loss is zero"),
+        ({"sampling": Sampling(guidance=2.0), "use_labels": False}, "guidance is 2.0"),
+        ({"sampling": Sampling(guidance=2.0), "label_dropout": 0.0}, "guidance is 2.0"),
+        ({"sampling": Sampling(grid=schedules.Linear(logsnr_min=8.0))}, "finite ends"),
+        ({"optimizer": Optimizer(weight_decay=math.nan)}, "optimizer.weight_decay is nan"),
+        ({"batch_size": 20, "num_shards": 8}, "not a multiple"),
+        ({"num_images": 15}, "at least batch_size"),
+    ],
+)
+def test_what_would_fail_later_or_do_nothing_is_refused(
+    change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(DIGITS, **change)
+
+
+def test_output_is_no_part_of_what_is_trained_but_of_what_is_kept() -> None:
+    config = replace(DIGITS, output=Output(num_kept=7))
+    assert decode(Config, encode(config)).output.num_kept == 7
+
+
+def test_presets_differ_from_their_neighbours_by_name_only_where_they_say() -> None:
+    encoded = [json.dumps(encode(config)) for config in PRESETS.values()]
+    assert len(set(encoded)) == len(encoded)
+
+
+@pytest.mark.parametrize("prediction", [parameterizations.Eps(), parameterizations.V()], ids=repr)
+def test_steps_cover_all_images(prediction: parameterizations.Parameterization) -> None:
+    config = replace(DIGITS, parameterization=prediction, num_images=481)
+    assert config.num_steps == 31

@@ -1,0 +1,323 @@
+"""What a training run promises: the same numbers however it is cut up, and nothing lost."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import DIGITS, log, tensors
+from torch import nn
+
+from elbos import parameterizations, weightings
+from elbos.adaptive import Adaptive
+from elbos.networks import MLPConfig
+from elbos.training import checkpoint
+from elbos.training.config import Averaging, Config, Optimizer, Output
+from elbos.training.data import Toy
+from elbos.training.ema import EMA
+from elbos.training.presets import PRESETS
+from elbos.training.randomness import draw, generator
+from elbos.training.run_directory import RunDirectory
+from elbos.training.state import new_accelerator
+from elbos.training.trainer import Diverged, Interrupted, Trainer, train
+
+GOLDEN = Path(__file__).with_name("golden_losses.json")  # python tests/test_training.py writes it
+TOY = Config(
+    data=Toy(num_train=1000),
+    network=MLPConfig(num_features=16, num_blocks=1),
+    parameterization=parameterizations.V(),
+    schedule=Adaptive(logsnr_min=-10.0, logsnr_max=10.0),
+    weighting=weightings.ELBO(),
+    sampling=DIGITS.sampling,
+    output=Output(log_every=64, validate_every=10**9, save_every=64),
+    num_images=640,
+    batch_size=64,
+    precision="fp32",
+)
+
+AtStep = Callable[[int, Callable[[], None]], None]
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> AtStep:
+    """Make something happen at the start of a step."""
+    batch = Trainer.batch
+
+    def at_step(step: int, action: Callable[[], None]) -> None:
+        def patched(self: Trainer):
+            if self.state.step == step:
+                action()
+            return batch(self)
+
+        monkeypatch.setattr(Trainer, "batch", patched)
+
+    return at_step
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    expected, found = tensors(one), tensors(other)
+    assert found.keys() == expected.keys()
+    different = [name for name in expected if not torch.equal(found[name], expected[name])]
+    assert not different
+    assert log(other) == log(one)
+
+
+def golden_losses(run: Path) -> list[float]:
+    every = replace(DIGITS.output, log_every=DIGITS.batch_size)
+    train(replace(DIGITS, precision="fp32", output=every), run)
+    return [line["loss"] for line in log(run) if "loss" in line]
+
+
+# --- the same numbers ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    train(DIGITS, run)
+    return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [0, 14, 28])
+def test_a_resumed_run_is_the_uninterrupted_run(
+    uninterrupted: Path, tmp_path: Path, at_step: AtStep, step: int, number: int
+) -> None:
+    at_step(step, lambda: signal.raise_signal(number))
+    with pytest.raises(Interrupted, match=f"Stopped at step {step + 1} of 30"):
+        train(DIGITS, tmp_path / "run")
+    at_step(step, lambda: None)
+    torch.manual_seed(step)  # a new process starts with other random numbers
+    train(DIGITS, tmp_path / "run")
+    assert_same_run(uninterrupted, tmp_path / "run")
+
+
+def test_a_run_is_a_function_of_its_seed(uninterrupted: Path, tmp_path: Path) -> None:
+    train(replace(DIGITS, seed=1), tmp_path)
+    assert log(tmp_path)[0]["loss"] != log(uninterrupted)[0]["loss"]
+
+
+def test_a_request_to_stop_at_the_last_step_changes_nothing(
+    uninterrupted: Path, tmp_path: Path, at_step: AtStep
+) -> None:
+    at_step(29, lambda: signal.raise_signal(signal.SIGINT))
+    train(DIGITS, tmp_path)
+    assert_same_run(uninterrupted, tmp_path)
+
+
+def test_a_finished_run_trains_no_more(uninterrupted: Path) -> None:
+    before = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
+    train(DIGITS, uninterrupted)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_what_is_written_does_not_change_what_is_trained(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    output = Output(log_every=16, validate_every=160, save_every=48, num_kept=3)
+    train(replace(DIGITS, output=output), tmp_path)
+    expected, found = tensors(uninterrupted), tensors(tmp_path)
+    assert all(torch.equal(found[name], expected[name]) for name in expected if "log" not in name)
+    assert [int(path.name) for path in sorted((tmp_path / "checkpoints").iterdir())] == [24, 27, 30]
+
+
+def test_losses_are_the_golden_ones(tmp_path: Path) -> None:
+    torch.testing.assert_close(
+        golden_losses(tmp_path), json.loads(GOLDEN.read_text()), rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["cosine", "adaptive"])
+def test_two_processes_are_one(tmp_path: Path, schedule: str) -> None:
+    words = [
+        *("digits", "--network.channels", "16", "32", "--network.embedding-dim", "32"),
+        *("--network.dropout", "0", "--batch-size", "16", "--num-images", "320"),
+        *("--precision", "fp32", "--output.log-every", "16", "--sampling.num-steps", "2"),
+        *(f"schedule:{schedule}", "--schedule.logsnr-min", "-8", "--schedule.logsnr-max", "7"),
+    ]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    for num in ("1", "2"):
+        launch = [*torchrun, "--nproc-per-node", num, "-m", "--", "elbos.cli", "train", *words]
+        done = subprocess.run(
+            [*launch, "--run", str(tmp_path / num)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+    expected, found = tensors(tmp_path / "1"), tensors(tmp_path / "2")
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-6, msg=name)
+    losses = ([line["loss"] for line in log(tmp_path / num) if "loss" in line] for num in "12")
+    torch.testing.assert_close(*losses, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 4])
+def test_shards_draw_the_same_on_any_number_of_processes(num_processes: int) -> None:
+    def drawn(shards: range):
+        return draw(
+            *(0, 3),
+            batch_size=16,
+            num_shards=4,
+            shards=shards,
+            shape=(2,),
+            device=torch.device("cpu"),
+        )
+
+    size = 4 // num_processes
+    parts = [drawn(range(i * size, (i + 1) * size)) for i in range(num_processes)]
+    for name in ("times", "eps", "uniform"):
+        joined = torch.cat([getattr(part, name) for part in parts])
+        assert torch.equal(joined, getattr(drawn(range(4)), name))
+
+
+def test_different_keys_give_different_streams() -> None:
+    keys = [(1,), (1, 0), (1, 0, 0), (0, 1), (1, 1), (1, 0, 0, 0), (1, 0, 0, 1), (2**32 + 1,)]
+    assert len({generator(*key).initial_seed() for key in keys}) == len(keys)
+
+
+# --- only the trainer changes state --------------------------------------------------------------
+
+
+def test_training_leaves_its_configuration_alone(tmp_path: Path) -> None:
+    config = replace(PRESETS["digits"], network=DIGITS.network, num_images=16, batch_size=16)
+    before = config.schedule.state_dict()
+    train(config, tmp_path)
+    assert config == RunDirectory(tmp_path).config()
+    assert before.keys() == config.schedule.state_dict().keys() == {"total", "count"}
+    assert all(torch.equal(before[name], t) for name, t in config.schedule.state_dict().items())
+    assert tensors(tmp_path)["schedule/count"].sum() > 0
+
+
+def test_validation_is_deterministic_and_draws_from_no_shared_source(tmp_path: Path) -> None:
+    trainer = Trainer(DIGITS, RunDirectory(tmp_path), DIGITS.data.load(), new_accelerator())
+    torch.manual_seed(0)
+    before, first = torch.get_rng_state(), trainer.validate()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert trainer.validate() == first
+    assert first["val_nats_se"] > 0
+
+
+def average(config: Averaging, weights: list[float], batch_size: int) -> float:
+    """The average of a single weight that starts at the first of `weights`."""
+    network = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    nn.init.constant_(network.weight, weights[0])
+    ema = EMA(network, config)
+    for step, weight in enumerate(weights[1:], 1):
+        nn.init.constant_(network.weight, weight)
+        ema.update(network, step * batch_size, batch_size)
+    return ema.network.weight.item()
+
+
+def test_the_average_with_a_constant_half_life_is_a_geometric_sum() -> None:
+    weights = [3.0, -1.0, 4.0, 1.0, -5.0, 9.0]
+    found = average(Averaging(half_life_images=50.0, warmup=1e9), weights, batch_size=10)
+    decay, num = 2**-0.2, len(weights) - 1
+    expected = decay**num * weights[0] + sum(
+        (1 - decay) * decay ** (num - k) * weights[k] for k in range(1, num + 1)
+    )
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_average_forgets_the_initial_weights_while_it_warms_up() -> None:
+    config = Averaging(half_life_images=1e12, warmup=0.05)
+    left = average(config, [1.0] + 5 * [0.0], batch_size=10)  # a share 2^(-1 / (0.05 k)) in step k
+    assert left == pytest.approx(2 ** (-20 * sum(1 / k for k in range(1, 6))), rel=1e-9)
+    assert left < 1e-13
+
+
+# --- nothing lost --------------------------------------------------------------------------------
+
+
+def files_of(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in (run / "checkpoints").rglob("*.*")}
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path, at_step: AtStep) -> None:
+    def poison() -> None:
+        nan = torch.full((), math.nan)
+        monkey.setattr(
+            Trainer, "draw", lambda self: replace(plain(self), eps=plain(self).eps * nan)
+        )
+
+    plain = Trainer.draw
+    messages = []
+    for _ in range(2):  # the same command again explains itself in the same way
+        with pytest.MonkeyPatch.context() as monkey:
+            at_step(7, poison)
+            with pytest.raises(Diverged) as error:
+                train(TOY, tmp_path)
+        messages.append(str(error.value))
+        assert tensors(tmp_path)["step"] == 7
+    assert messages[0] == messages[1]
+    assert "step 7" in messages[0]
+    assert "log-SNR" in messages[0]
+    at_step(7, lambda: None)
+    train(TOY, tmp_path)  # and nothing is lost
+    train(TOY, tmp_path.with_name("whole"))
+    assert_same_run(tmp_path.with_name("whole"), tmp_path)
+
+
+def test_too_large_a_learning_rate_is_noticed(tmp_path: Path) -> None:
+    config = replace(TOY, optimizer=Optimizer(learning_rate=1e25, warmup_images=0))
+    for _ in range(2):
+        with pytest.raises(Diverged, match=r"step 1 is not finite .* lower --optimizer"):
+            train(config, tmp_path)
+        assert tensors(tmp_path)["step"] == 1
+
+
+def test_leftovers_of_killed_processes_are_removed_and_others_stay(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    train(TOY, tmp_path)
+    gone = [
+        tmp_path / f".config.json.{dead.pid}.partial",
+        tmp_path / "samples" / f".00000010.png.{os.getpid()}.partial",
+        tmp_path / "checkpoints" / f".00000010.{dead.pid}.partial" / "ema.safetensors",
+    ]
+    stays = tmp_path / f".eval.json.{os.getppid()}.partial"
+    for path in (*gone, stays):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    train(TOY, tmp_path)
+    assert sorted(tmp_path.rglob(".*.partial")) == [stays]
+
+
+@pytest.mark.parametrize("tail", [b'{"step": 10, "lo', b"\0\0\0\n", b"[]\n", b'{"loss": 1}\n'])
+def test_damaged_lines_of_the_log_are_dropped(tmp_path: Path, tail: bytes) -> None:
+    train(TOY, tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "metrics.jsonl").write_bytes(before + tail)
+    train(TOY, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    for value in (1.0, 2.0):
+        checkpoint.save(tmp_path, 5, {"ema": {"w": torch.tensor(value)}}, num_kept=1)
+    with checkpoint.reading(tmp_path / "00000005") as (step, groups):
+        assert (step, groups["ema"]["w"].item()) == (5, 2.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["00000005"]
+
+
+def test_tensorboard_gets_the_log(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    output = replace(TOY.output, tensorboard=True)
+    train(replace(TOY, output=output), tmp_path)
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        GOLDEN.write_text(json.dumps(golden_losses(Path(folder)), indent=1) + "\n")
