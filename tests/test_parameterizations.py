@@ -1,7 +1,5 @@
 """What a network predicts: one 2x2 system, against the papers' own formulas."""
 
-
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Weightings: published recipes imply them, and they rise where docs/theory.md section 4 says."""
 
-
-
 import math
 
 import numpy as np

@@ -52,7 +52,7 @@ class Train:
     """Train a preset; the same command again goes on with it.
 
     Parts are chosen as types, `weighting:sigmoid --weighting.k 3`; everything else is an option.
-    On several processes: `accelerate launch -m elbos.cli train PRESET`.
+    On several processes: `torchrun --nproc-per-node 2 -m -- elbos.cli train PRESET`.
     """
 
     config: Annotated[Preset, Unprefixed]

@@ -232,6 +232,10 @@ class P2(Weighting):
 
     gamma: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not self.gamma >= 0:
+            raise ValueError(f"gamma is {self.gamma}: give a number from 0.")
+
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         return sech_half(logsnr) * torch.exp(self.gamma * logsigmoid(-logsnr))
 

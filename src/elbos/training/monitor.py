@@ -79,8 +79,20 @@ class Monitor:
             images_per_sec=num_images_since / (now - self.since),
         )
         self.progress.update(self.task, note=f"loss {mean_loss:.4f}")
+        if not self.console.is_terminal:
+            self._print_line(mean_loss, num_images_since / (now - self.since))
         state.unlogged.zero_()
         self.step_before, self.since = state.step, now
+
+    def _print_line(self, loss: float, images_per_sec: float) -> None:
+        """What the bar shows, as a line for a log file."""
+        num_images, total = self.state.step * self.config.batch_size, self.config.num_images
+        seconds_left = round(max(total - num_images, 0) / images_per_sec)
+        self.console.print(
+            f"{num_images:,} of {total:,} images, {images_per_sec:,.0f} images/s, "
+            f"{seconds_left // 60}:{seconds_left % 60:02} left, loss {loss:.4f}",
+            highlight=False,
+        )
 
     def validation(self, values: dict[str, float]) -> None:
         """Log a validation, and say it."""

@@ -106,18 +106,7 @@ class Trainer:
         monitor = Monitor(config, self.run, state, is_main=accelerator.is_main_process)
         with monitor, _stop_requests() as is_stop_requested:
             while state.step < config.num_steps:
-                x, label = self.batch()
-                random = self.draw()
-                if label is not None:
-                    label = label.masked_fill(random.uniform < config.label_dropout, -1)
-                logsnr = self.objective.schedule.logsnr(random.times)
-                with autocast(config, accelerator.device):
-                    loss = self.objective(self.network, x, random.eps, logsnr, label)  # nats/dim
-                grad_norm = self.optimize(loss, logsnr)
-                state.step += 1
-                state.ema.update(state.network, state.step * config.batch_size, config.batch_size)
-                levels, losses = accelerator.gather((logsnr.to(loss), loss.detach()))
-                state.schedule.update(levels, losses)  # only an adaptive one changes
+                losses, grad_norm = self.step()
                 is_last = state.step == config.num_steps
                 is_stopping = self.agree(is_stop_requested())
                 monitor.step(losses, grad_norm)
@@ -132,6 +121,23 @@ class Trainer:
                         f"Stopped at step {state.step} of {config.num_steps}, which is saved: "
                         "the same command goes on from there."
                     )
+
+    def step(self) -> tuple[Float[Tensor, " B"], float]:
+        """One step; returns the losses of the global batch and the norm of the gradient."""
+        config, state, accelerator = self.config, self.state, self.accelerator
+        x, label = self.batch()
+        random = self.draw()
+        if label is not None:
+            label = label.masked_fill(random.uniform < config.label_dropout, -1)
+        logsnr = self.objective.schedule.logsnr(random.times)
+        with autocast(config, accelerator.device):
+            loss = self.objective(self.network, x, random.eps, logsnr, label)  # [b], nats/dim
+        grad_norm = self.optimize(loss, logsnr)
+        state.step += 1
+        state.ema.update(state.network, state.step * config.batch_size, config.batch_size)
+        levels, losses = accelerator.gather((logsnr.to(loss), loss.detach()))
+        state.schedule.update(levels, losses)  # only an adaptive one changes
+        return losses, grad_norm
 
     def resume(self) -> None:
         """Take up the latest checkpoint, if there is one."""

@@ -17,22 +17,12 @@ import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from PIL import Image
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 from torch import Tensor
 
 from elbos.training.data.cache import build_once
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.pictures import EXTENSIONS, BadPicture, decode
+from elbos.training.progress import progress
 
 _FORMAT = "1"  # raise it when the decoded levels change: old caches are then not used
 _HELD_OUT = 0.05
@@ -246,7 +236,7 @@ def _decode_all(root: Path, pictures: list[_Picture], size: int, folder: Path) -
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(pictures), 3, size, size)}
     with (
         (folder / "levels.npy").open("wb") as file,
-        _progress() as progress,
+        progress() as bar,
         ThreadPoolExecutor(os.cpu_count()) as pool,
         warnings.catch_warnings(),
     ):
@@ -254,7 +244,7 @@ def _decode_all(root: Path, pictures: list[_Picture], size: int, folder: Path) -
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         np.lib.format.write_array_header_1_0(file, header)
         end = file.tell() + len(pictures) * row_bytes
-        task = progress.add_task(f"decoding {root.name}", total=len(pictures))
+        task = bar.add_task(f"decoding {root.name}", total=len(pictures), unit="pictures", note="")
         for start in range(0, len(pictures), 256):
             chunk = pictures[start : start + 256]
             for picture, row in zip(chunk, pool.map(partial(_try, size), chunk), strict=True):
@@ -262,7 +252,7 @@ def _decode_all(root: Path, pictures: list[_Picture], size: int, folder: Path) -
                     bad[picture.name] = row
                 else:
                     file.write(row.tobytes())
-                progress.advance(task)
+                bar.advance(task)
         file.truncate(end)
     (folder / "bad.json").write_text(json.dumps(bad))
 
@@ -272,19 +262,3 @@ def _try(size: int, picture: _Picture) -> UInt8[np.ndarray, "3 s s"] | str:
         return decode(picture.path, size)
     except BadPicture as error:
         return str(error)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:,.0f}/s")
