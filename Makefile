@@ -2,13 +2,14 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check slow bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   train on digits, draw samples, measure bits/dim (about 4 minutes on two cores)"
 	@echo "make test   run the tests"
 	@echo "make check  lint, types and tests, as a change has to pass them"
+	@echo "make slow   the slow tests: kill -9 at 20 random moments, two processes"
 	@echo "make bench  the performance claims, each a ratio measured here"
 	@echo "make setup  a development environment in .venv"
 
@@ -31,9 +32,13 @@ check: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/pytest
 
+slow: .venv/dev
+	$(BIN)/pytest -m slow
+
 bench: .venv/dev .venv/bench
 	$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/variance.py
+	$(BIN)/python benchmarks/digits.py --runs runs/digits-benchmark --seeds 0
+	$(BIN)/python benchmarks/variance.py runs/digits-benchmark/sigmoid-2-0
 
 clean:
 	rm -rf .venv

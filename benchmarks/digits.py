@@ -26,6 +26,7 @@ WEIGHTINGS = {
     "ELBO": ["weighting:elbo"],
     "sigmoid(2)": ["weighting:sigmoid", "--weighting.k", "2"],
 }
+FOLDER = str.maketrans({"(": "-", ")": None})
 NUM_SAMPLES = 1000
 NUM_LEVELS = 17
 
@@ -44,7 +45,7 @@ def main() -> None:
     print("weighting   seed  bits/dim        given label     SVC agrees")
     for name, words in WEIGHTINGS.items():
         for seed in arguments.seeds:
-            run = arguments.runs / f"{words[-1].removeprefix('weighting:')}-{seed}"
+            run = arguments.runs / f"{name.lower().translate(FOLDER)}-{seed}"
             elbos("train", "digits", "--run", run, "--seed", seed, *arguments.options, *words)
             elbos("sample", run, "--num", NUM_SAMPLES, "--seed", 1, "--out", run / "thousand")
             elbos("evaluate", run)

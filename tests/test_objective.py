@@ -1,5 +1,6 @@
 """The weighted loss: the weighting alone decides its expectation, in any parameterization."""
 
+import inspect
 import math
 
 import numpy as np
@@ -201,3 +202,34 @@ def test_low_precision_is_finite_and_close_over_the_whole_range(
                 torch.testing.assert_close(
                     value[is_drawn], reference[is_drawn], rtol=tolerance, atol=1e-30
                 )
+
+
+def test_loss_and_estimates_are_where_the_data_are():
+    """Levels may be on the CPU in float64, as drawn; `meta` stands for any other device."""
+    x, eps = torch.randn(2, 4, 3, 4, 4, device="meta")
+    logsnr = torch.linspace(-5, 5, 4, dtype=torch.float64)
+    for parameterization in PARAMETERIZATIONS:
+        objective = Objective(
+            weighting=weightings.Sigmoid(),
+            schedule=schedules.Cosine(),
+            parameterization=parameterization,
+        )
+        loss = objective(lambda z, logsnr, cond: z * logsnr[:, None, None, None], x, eps, logsnr)
+        split = parameterization.split(x, eps, logsnr)
+        assert {(t.device.type, t.dtype) for t in (loss, *split)} == {("meta", torch.float32)}
+
+
+def test_shapes_that_would_broadcast_are_refused():
+    x, logsnr = torch.randn(6, 1), torch.zeros(6)
+    objective = Objective(
+        weighting=weightings.ELBO(),
+        schedule=schedules.Cosine(),
+        parameterization=V(),
+    )
+    call = inspect.unwrap(Objective.__call__)  # as users call it: annotations are not checked
+    with pytest.raises(ValueError, match="give noise like the data"):
+        call(objective, lambda z, *_: z, x, x, logsnr[:, None])
+    with pytest.raises(ValueError, match="give noise like the data"):
+        call(objective, lambda z, *_: z, x, x[:1], logsnr)
+    with pytest.raises(ValueError, match="output has shape"):
+        call(objective, lambda z, *_: z[:, 0], x, x, logsnr)

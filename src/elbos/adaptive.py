@@ -16,7 +16,8 @@ References:
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -63,16 +64,22 @@ class Adaptive(Schedule):
     memory: float = 100_000.0
     follow: Literal["mean", "root-second-moment"] = "mean"
     floor: float = 0.1
-    _total: Tensor = field(init=False, repr=False, compare=False)
-    _count: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         require_positive(num_bins=self.num_bins, memory=self.memory)
         if not 0 < self.floor <= 1:
             raise ValueError(f"floor is {self.floor}: give a share above 0 and at most 1.")
-        for name in ("_total", "_count"):
-            object.__setattr__(self, name, torch.zeros(self.num_bins, dtype=torch.float64))
         super().__post_init__()
+
+    @cached_property
+    def _total(self) -> Float[Tensor, " bins"]:
+        """Decayed sum of what was observed, changed in place."""
+        return torch.zeros(self.num_bins, dtype=torch.float64)
+
+    @cached_property
+    def _count(self) -> Float[Tensor, " bins"]:
+        """Decayed number of observations, changed in place."""
+        return torch.zeros(self.num_bins, dtype=torch.float64)
 
     @property
     def _width(self) -> float:
@@ -119,7 +126,7 @@ class Adaptive(Schedule):
             loss: Its losses, each already divided by the density.
         """
         logsnr = logsnr.detach().to("cpu", torch.float64)
-        v = loss.detach().to("cpu", torch.float64) * self.density(logsnr)
+        v = loss.detach().to("cpu", torch.float64) * self.log_density(logsnr).exp()
         observed = v.square() if self.follow == "root-second-moment" else v
         decay = math.exp(-len(v) / self.memory)
         i = self._bin(logsnr)

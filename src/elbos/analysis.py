@@ -88,12 +88,16 @@ class Mixture:
         return w_min, w_max
 
     def density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""$-w'(\lambda) / w(\lambda_\min)$, by autograd; negative where $w$ rises."""
+        r"""$-w'(\lambda) / w(\lambda_\min)$, by autograd; negative where $w$ rises.
+
+        Zero outside the range. A jump of $w$ is a point mass, which a density does not show.
+        """
         with torch.enable_grad():
             leaf = logsnr.detach().requires_grad_()
             # `+ 0 * leaf` gives a constant weighting a derivative, 0.
             (slope,) = torch.autograd.grad((self.weighting(leaf) + 0 * leaf).sum(), leaf)
-        return -slope / self._end_weights[0]
+        is_inside = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
+        return torch.where(is_inside, -slope / self._end_weights[0], 0.0)
 
     @property
     def mass_at_max(self) -> float:

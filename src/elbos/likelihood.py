@@ -29,6 +29,8 @@ from elbos.denoiser import Denoise
 from elbos.process import diffuse
 from elbos.schedules import Schedule
 
+DECODER_CHUNK = 2**24  # numbers held at once by the discrete decoder
+
 
 def eps_loss(
     denoiser: Denoise,
@@ -83,11 +85,16 @@ def decoder_loss(
     if num_levels is None:
         return 0.5 * (eps.square() - logsnr_max + math.log(2 * math.pi)).flatten(1).mean(1)
     z_over_alpha = x + math.exp(-logsnr_max / 2) * eps
-    levels = torch.linspace(-1, 1, num_levels, dtype=x.dtype, device=x.device)
-    logits = -0.5 * math.exp(logsnr_max) * (z_over_alpha[..., None] - levels).square()
     truth = ((x + 1) / 2 * (num_levels - 1)).round().long()
-    log_p = logits.log_softmax(-1).gather(-1, truth[..., None])[..., 0]
-    return -log_p.flatten(1).mean(1)
+    levels = torch.linspace(-1, 1, num_levels, dtype=x.dtype, device=x.device)
+    num_rows = max(1, DECODER_CHUNK // (x[0].numel() * num_levels))  # all levels of all pixels
+    losses = []
+    for i in range(0, len(x), num_rows):
+        z, k = z_over_alpha[i : i + num_rows, ..., None], truth[i : i + num_rows, ..., None]
+        logits = -0.5 * math.exp(logsnr_max) * (z - levels).square()
+        log_p = logits.log_softmax(-1).gather(-1, k)[..., 0]
+        losses.append(-log_p.flatten(1).mean(1))
+    return torch.cat(losses)
 
 
 @dataclass(frozen=True)

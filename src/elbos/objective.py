@@ -74,14 +74,27 @@ class Objective:
             network: Called as `network(z, logsnr, cond)`; its output may be of lower precision.
             x: Data.
             eps: Standard normal noise.
-            logsnr: Drawn from `schedule`, `schedule.logsnr(u)` for uniform `u` (best in float64).
+            logsnr: Drawn from `schedule`, `schedule.logsnr(u)` for uniform `u`: best in float64,
+                and then best on the CPU, since not every device has it.
             cond: What the network is conditioned on, or None.
 
         Returns:
-            Nats per dimension, in the dtype of `x`.
+            Nats per dimension, in the dtype and on the device of `x`.
+
+        Raises:
+            ValueError: If shapes differ that would broadcast: there has to be one log-SNR per
+                sample, and noise and output like the data.
         """
-        level = logsnr.to(x.dtype)
-        y = self.parameterization.target(x, eps, level)
-        y_hat = network(diffuse(x, eps, level), level, cond)
+        if logsnr.shape != x.shape[:1] or eps.shape != x.shape:
+            raise ValueError(
+                f"data of shape {tuple(x.shape)} with noise of shape {tuple(eps.shape)} and "
+                f"log-SNR of shape {tuple(logsnr.shape)}: give noise like the data, log-SNR [b]."
+            )
+        y = self.parameterization.target(x, eps, logsnr)
+        y_hat = network(diffuse(x, eps, logsnr), logsnr.to(x), cond)
+        if y_hat.shape != x.shape:
+            raise ValueError(
+                f"the network's output has shape {tuple(y_hat.shape)}, the data {tuple(x.shape)}."
+            )
         error = (y_hat.to(x.dtype) - y).square().flatten(1).mean(1)
-        return self.coefficient(logsnr).to(x.dtype) * error
+        return self.coefficient(logsnr).to(x) * error

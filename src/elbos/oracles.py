@@ -43,9 +43,21 @@ class GaussianMixture:
         eps = torch.randn(num, self.means.shape[1], dtype=self.means.dtype, generator=generator)
         return self.means[component] + self.stds[component, None] * eps, component
 
-    def log_prob(self, x: Float[Tensor, "b d"], logsnr: float = math.inf) -> Float[Tensor, " b"]:
-        r"""$\log q(z_\lambda)$ in nats, summed over dimensions; of clean data by default."""
-        return self._log_joint(x, torch.full((1,), logsnr, dtype=x.dtype)).logsumexp(-1)
+    def log_prob(
+        self,
+        x: Float[Tensor, "b d"],
+        logsnr: float = math.inf,
+        component: Int[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, " b"]:
+        r"""$\log q(z_\lambda)$ in nats, summed over dimensions; of clean data by default.
+
+        Given `component`, the density of each point under its component alone.
+        """
+        level = torch.full((1,), logsnr, dtype=x.dtype, device=x.device)
+        log_joint = self._log_joint(x, level)
+        if component is None:
+            return log_joint.logsumexp(-1)
+        return (log_joint - self.weights.log()).gather(1, component[:, None])[:, 0]
 
     def _log_joint(
         self, z: Float[Tensor, "b d"], logsnr: Float[Tensor, "#b"]
@@ -69,7 +81,9 @@ class GaussianMixture:
         r"""$\mathbb E[x \mid z]$ and $\mathbb E[\epsilon \mid z]$, given component `cond`."""
         log_joint = self._log_joint(z, logsnr)
         if cond is not None:
-            is_ruled_out = (cond[:, None] >= 0) & (cond[:, None] != torch.arange(len(self.weights)))
+            is_ruled_out = (cond[:, None] >= 0) & (
+                cond[:, None] != torch.arange(len(self.weights), device=cond.device)
+            )
             log_joint = log_joint.masked_fill(is_ruled_out, -math.inf)
         alpha, sigma = alpha_sigma(align(logsnr, z)[..., None])
         r = log_joint.softmax(-1)[..., None]

@@ -48,7 +48,7 @@ class Parameterization(abc.ABC):
     ) -> Float[Tensor, "b *d"]:
         r"""The regression target $y = a x + b \epsilon$."""
         a, b = self.coefficients(align(logsnr, x))
-        return a * x + b * eps
+        return a.to(x) * x + b.to(x) * eps
 
     def split(
         self, y: Float[Tensor, "b *d"], z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"]
@@ -57,6 +57,7 @@ class Parameterization(abc.ABC):
         logsnr = align(logsnr, z)
         a, b = self.coefficients(logsnr)
         alpha, sigma = alpha_sigma(logsnr)
+        a, b, alpha, sigma = (value.to(z) for value in (a, b, alpha, sigma))
         det = a * sigma - b * alpha
         return (sigma * y - b * z) / det, (a * z - alpha * y) / det
 

@@ -45,11 +45,18 @@ def alpha_sigma(logsnr: Float[Tensor, "*b"]) -> tuple[Float[Tensor, "*b"], Float
 
 
 def align(value: Float[Tensor, "*b"], x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Give per-sample values `[b]` the trailing axes they need to broadcast against `x`,
-    `[b, ...]`.
+    """Give per-sample values `[b]` the trailing axes they need to broadcast against `[b, ...]`.
 
     Without it a batch of `b` images of width `b` broadcasts along the width, silently.
+
+    Raises:
+        ValueError: If `value` is neither one number per sample nor one for all of them.
     """
+    if value.shape not in ((), (1,), x.shape[:1]):
+        raise ValueError(
+            f"log-SNR of shape {tuple(value.shape)} for data of shape {tuple(x.shape)}: "
+            "give one per sample, [b]."
+        )
     return value.reshape(value.shape + (1,) * (x.ndim - value.ndim))
 
 
@@ -61,14 +68,17 @@ def diffuse(
     Args:
         x: Data.
         eps: Standard normal noise.
-        logsnr: Log-SNR $\lambda$, one per sample.
+        logsnr: Log-SNR $\lambda$, one per sample, on any device and in any precision.
+
+    Returns:
+        In the dtype and on the device of `x`.
 
     Examples:
         >>> diffuse(torch.ones(1, 2), torch.zeros(1, 2), torch.tensor([0.0]))
         tensor([[0.7071, 0.7071]])
     """
     alpha, sigma = alpha_sigma(align(logsnr, x))
-    return alpha * x + sigma * eps
+    return alpha.to(x) * x + sigma.to(x) * eps
 
 
 def posterior(

@@ -49,9 +49,12 @@ class Recipe:
     reference: str
 
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """The implied weighting: density times coefficient times error ratio, unnormalized."""
+        """The implied weighting: density times coefficient times error ratio, unnormalized.
+
+        Beyond the ends of the schedule, where the recipe samples nothing, its formula goes on.
+        """
         error_ratio = 1 / self.parameterization.eps_error_per_error(logsnr)
-        return self.schedule.density(logsnr) * self.coefficient(logsnr) * error_ratio
+        return self.schedule.log_density(logsnr).exp() * self.coefficient(logsnr) * error_ratio
 
 
 def _exact(
@@ -59,7 +62,9 @@ def _exact(
 ) -> Callable[[Tensor], Tensor]:
     """The coefficient that trains exactly `weighting`, whatever is sampled and predicted."""
     return lambda logsnr: (
-        weighting(logsnr) / schedule.density(logsnr) * parameterization.eps_error_per_error(logsnr)
+        weighting(logsnr)
+        * torch.exp(-schedule.log_density(logsnr))
+        * parameterization.eps_error_per_error(logsnr)
     )
 
 
@@ -85,7 +90,7 @@ RECIPES: dict[str, Recipe] = {
         title="variational diffusion models: eps-loss times -dlogsnr/dt",
         schedule=Cosine(),
         parameterization=Eps(),
-        coefficient=lambda logsnr: 1 / Cosine().density(logsnr),
+        coefficient=lambda logsnr: torch.exp(-Cosine().log_density(logsnr)),
         closed_form=weightings.ELBO(),
         reference="Kingma et al. (2021), https://arxiv.org/abs/2107.00630",
     ),

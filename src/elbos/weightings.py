@@ -245,7 +245,7 @@ class MinSNR(Weighting):
     r"""Min-SNR-$\gamma$ on the cosine schedule,
     $w = \mathrm{sech}(\lambda/2)\min(1, \gamma e^{-\lambda})$.
 
-    Rises for $\lambda < 0$.
+    Rises for $\lambda < \min(0, \ln\gamma)$.
 
     Attributes:
         gamma: $\gamma > 0$, the SNR above which the weight is cut. Default: the paper's.

@@ -1,6 +1,8 @@
 """Draw samples from a trained run, into a PNG grid and an .npz."""
 
+import hashlib
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 
 from elbos import files
 from elbos.checks import require_positive
+from elbos.training.config_json import encode
 from elbos.training.data import to_levels
 from elbos.training.pictures import png
 from elbos.training.sampling import Sampling, sample
@@ -47,8 +50,8 @@ def draw_samples(
 ) -> tuple[Path, Path]:
     """Draw samples and write them.
 
-    The .npz holds `x`, the samples (uint8 levels `[n, c, h, w]`, or float32 points), and `labels`
-    where the network knows classes.
+    The .npz holds `x`, the samples (uint8 levels `[n, c, h, w]`, or float32 points), `labels` where
+    the network knows classes, and `sampling`, how they were made, as JSON.
 
     Returns:
         Paths of the PNG (of the first 400) and of the .npz.
@@ -74,18 +77,26 @@ def draw_samples(
             on_images(len(x))
     x = torch.cat(batches)
     arrays: dict[str, Any] = {"x": to_levels(x, run.dataset.num_levels).numpy()}
+    arrays["sampling"] = json.dumps(encode(sampling))
     if labels is not None:
         arrays["labels"] = labels.numpy()
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    name = type(sampling.sampler).__name__.lower()
-    stem = request.out or run.directory.samples / f"{name}-{sampling.num_steps}-seed{request.seed}"
+    stem = request.out or run.directory.samples / _name(sampling, request)
     stem.parent.mkdir(parents=True, exist_ok=True)
     picture, archive = Path(f"{stem}.png"), Path(f"{stem}.npz")
     num_columns = run.dataset.num_classes if labels is not None and request.label is None else None
     files.write(picture, png(x[:MAX_IN_GRID], num_columns=num_columns))
     files.write(archive, buffer.getvalue())
     return picture, archive
+
+
+def _name(sampling: Sampling, request: Request) -> str:
+    """A name of its own for different samples: the usual settings, and a hash of all."""
+    settings = json.dumps([encode(sampling), request.num, request.label])
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
+    sampler = type(sampling.sampler).__name__.lower()
+    return f"{sampler}-{sampling.num_steps}-seed{request.seed}-{digest}"
 
 
 def _labels(run: TrainedRun, request: Request) -> torch.Tensor | None:

@@ -89,7 +89,8 @@ def evaluate(
                 on_batch=on_images,
             )
             curve = _curve(run, split.x[:num_curve], labels, schedule, evaluation.seed, on_images)
-        results[name] = {**_summary(bound), "curve": _as_json(curve)}
+        exact = _exact(run, split.x[:num_images], None if labels is None else labels[:num_images])
+        results[name] = {**_summary(bound), **exact, "curve": _as_json(curve)}
     return {
         "run": str(run.directory.path),
         "step": run.step,
@@ -99,7 +100,6 @@ def evaluate(
         "num_evaluations": len(results)
         * (num_images * evaluation.num_times + num_curve * NUM_LEVELS),
         "results": results,
-        **_exact(run, split.x[:num_images]),
         "protocol": {
             "quantity": "variational bound on -log p(x): decoder + diffusion + prior",
             "decoder": (
@@ -194,9 +194,10 @@ def _as_json(curve: LossCurve) -> dict[str, list[float]]:
     }
 
 
-def _exact(run: TrainedRun, x: Tensor) -> dict[str, Any]:
-    """For toys, the exact value that the bound is above."""
+def _exact(run: TrainedRun, x: Tensor, labels: Tensor | None) -> dict[str, float]:
+    """For toys, the exact value that the bound is above, given the component if it was told."""
     if not isinstance(run.config.data, Toy):
         return {}
-    nats = -run.config.data.mixture.log_prob(x.double()) / x.shape[1]
+    mixture = run.config.data.mixture
+    nats = -mixture.log_prob(x.double(), component=labels) / x.shape[1]
     return {"exact_bits_per_dim": nats.mean().item() / math.log(2)}

@@ -17,14 +17,15 @@ def likelihood_table(result: dict[str, Any]) -> Table:
         ),
         title_justify="left",
     )
-    for column in ("", "bits/dim", "± s.e.", "decoder", "diffusion", "prior"):
+    has_exact = any("exact_bits_per_dim" in row for row in result["results"].values())
+    columns = ["", "bits/dim", "± s.e.", "decoder", "diffusion", "prior"]
+    for column in [*columns, "exact"] if has_exact else columns:
         table.add_column(column, justify="left" if not column else "right")
     for name, row in result["results"].items():
         terms = [row[f"{term}_bpd"] for term in ("decoder", "diffusion", "prior")]
         cells = [row["bits_per_dim"], row["standard_error"], *terms]
+        cells += [row["exact_bits_per_dim"]] if has_exact else []
         table.add_row(name.replace("_", " "), *(f"{value:.4f}" for value in cells))
-    if "exact_bits_per_dim" in result:
-        table.add_row("exact", f"{result['exact_bits_per_dim']:.4f}", "", "", "", "")
     return table
 
 
@@ -49,7 +50,8 @@ def weightings_rows() -> list[dict[str, Any]]:
     rows = []
     for name, recipe in RECIPES.items():
         low, high = recipe.schedule.logsnr_min, recipe.schedule.logsnr_max
-        rises = rising_intervals(recipe.closed_form, low, high)
+        found = rising_intervals(recipe.closed_form, low, high)
+        rises = [(round(start, 6) + 0.0, round(end, 6) + 0.0) for start, end in found]
         rows.append(
             {
                 "name": name,

@@ -63,18 +63,25 @@ def reading(path: Path) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
     """Read a checkpoint: its step and its groups of tensors. Take them up inside the context.
 
     Raises:
-        DamagedCheckpoint: If a file is missing, cut short or changed, or, inside the context, the
-            tensors are not those that are looked for.
+        DamagedCheckpoint: If a file is missing, cut short or changed.
+        ValueError: If, inside the context, the tensors turn out not to be those looked for.
     """
     try:
-        yield _read(path)
+        step, groups = _read(path)
+    except (FileNotFoundError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DamagedCheckpoint(
+            f"The checkpoint {path} is damaged ({_reason(error)}): delete that folder to go on "
+            "from the one before it, or else from the start."
+        ) from error
+    try:
+        yield step, groups
     except torch.OutOfMemoryError:
         raise
-    except (FileNotFoundError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as e:
-        raise DamagedCheckpoint(
-            f"The checkpoint {path} is damaged ({_reason(e)}): delete that folder to go on "
-            "from the one before it, or else from the start."
-        ) from e
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"The checkpoint {path} is whole, but of another network or schedule than its "
+            "configuration and data ask for: did the data's classes change, or elbos itself?"
+        ) from error
 
 
 def _read(path: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
@@ -106,7 +113,7 @@ def _reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, FileNotFoundError):
         return f"{Path(error.filename).name} is missing"
-    return "it does not hold what the configuration asks for"
+    return "manifest.json is not a manifest"
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -186,7 +186,7 @@ class Config:
 
     num_shards: int = 8
     """Parts of the batch with randomness of their own. The number of processes has to divide it,
-    and does not change the result."""
+    and does not change the result, but for rounding and the masks of dropout."""
 
     use_labels: bool = True
     """Condition on the class, where the data have classes."""

@@ -19,6 +19,7 @@ _FASHION = Config(
     parameterization=parameterizations.V(),
     schedule=Adaptive(logsnr_min=-10.0, logsnr_max=13.3),
     weighting=weightings.Sigmoid(k=2.0),
+    optimizer=Optimizer(learning_rate=2e-3),
     num_images=400_000,
 )
 

@@ -1,8 +1,9 @@
 """Randomness as a pure function of (seed, step, shard).
 
 Nothing is carried from step to step: a run that resumes, or is spread over another number of
-processes, draws what the uninterrupted run in one process would have drawn. The global batch is cut
-into shards with a generator each; a process draws those of its own.
+processes, draws what the uninterrupted run in one process would have drawn (but for the masks of
+dropout, which are drawn per process). The global batch is cut into shards with a generator each; a
+process draws those of its own.
 """
 
 from dataclasses import dataclass

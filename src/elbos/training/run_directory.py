@@ -2,6 +2,7 @@
 
 runs/NAME/
     config.json      the configuration; what else is in the directory belongs to it
+    data.json        what tells its data from others, so that a change is noticed
     metrics.jsonl    a line per logged step
     checkpoints/     see `checkpoint`
     samples/         grids of samples
@@ -21,6 +22,7 @@ from filelock import FileLock, Timeout
 from elbos import files
 from elbos.training.config import Config
 from elbos.training.config_json import decode, encode
+from elbos.training.data import Dataset
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,11 @@ class RunDirectory:
         assert isinstance(config, Config)
         return config
 
-    def claim(self, config: Config) -> None:
-        """Make this the directory of `config`, or check that it is.
+    def claim(self, config: Config, dataset: Dataset) -> None:
+        """Make this the directory of `config` and `dataset`, or check that it is.
 
         Raises:
-            ValueError: If it holds another configuration, or other files.
+            ValueError: If it holds another configuration, other data, or other files.
         """
         file = self.path / "config.json"
         if not file.exists():
@@ -81,6 +83,13 @@ class RunDirectory:
                 "name another directory with --run, or give the same options."
             )
         files.write(file, (json.dumps(encode(config), indent=2) + "\n").encode())
+        data, now = self.path / "data.json", dataset.fingerprint()
+        if data.exists() and json.loads(data.read_bytes()) != now:
+            raise ValueError(
+                f"The data are not those that the run in {self.path} was trained on, see "
+                f"{data}: put those back, or name another directory with --run."
+            )
+        files.write(data, (json.dumps(now, indent=2) + "\n").encode())
 
     @contextmanager
     def lock(self) -> Iterator[None]:

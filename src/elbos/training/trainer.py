@@ -68,7 +68,7 @@ def train(config: Config, path: Path) -> None:
     trainer = Trainer(config, run, config.data.load(), accelerator)  # raises before it writes
     with run.lock() if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
-            run.claim(config)
+            run.claim(config, trainer.dataset)
         accelerator.wait_for_everyone()
         trainer.train()
         accelerator.wait_for_everyone()  # the main process writes the last things

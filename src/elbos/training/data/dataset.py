@@ -6,7 +6,9 @@ what is stored. The network sees
 $$x = \frac{2k}{K-1} - 1 \in [-1, 1].$$
 """
 
+import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float32, Int64, Shaped, UInt8
@@ -55,6 +57,17 @@ class Dataset:
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample, `(c, h, w)` or `(d,)`."""
         return tuple(self.train.x.shape[1:])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this data set from another: its sizes, and a hash of some of each split."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.val, self.test):
+            some = torch.linspace(0, len(split) - 1, min(len(split), 1000)).long()
+            digest.update(split.x[some].numpy().tobytes())
+            if split.labels is not None:
+                digest.update(split.labels.numpy().tobytes())
+        sizes = {name: len(getattr(self, name)) for name in ("train", "val", "test")}
+        return {"name": self.name, "shape": list(self.shape), **sizes, "sha256": digest.hexdigest()}
 
 
 def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tensor, "*b"]:

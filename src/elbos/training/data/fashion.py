@@ -48,6 +48,10 @@ class Fashion:
     root: Path | None = None
     """Folder with the four idx or idx.gz files. Default: Debian's package, else a download."""
 
+    def __post_init__(self) -> None:
+        if self.root is not None:
+            object.__setattr__(self, "root", self.root.expanduser().absolute())
+
     def load(self) -> Dataset:
         """Load the data set; the first time this may download 30 MB.
 
@@ -72,7 +76,7 @@ class Fashion:
             if DEBIAN.is_dir():
                 return DEBIAN
             return build_once("fashion-mnist", _download) / "FashionMNIST" / "raw"
-        root = self.root.expanduser()
+        root = self.root
         folders = (root, root / "raw", root / "FashionMNIST" / "raw")
         for folder in folders:
             if any(path.is_file() for path in _candidates(folder, "train-images-idx3-ubyte")):

@@ -43,13 +43,17 @@ class Folder:
     """
 
     root: Path
-    """Folder of pictures."""
+    """Folder of pictures; kept as an absolute path."""
 
     size: int = 32
     """Height and width after resizing and cropping, in pixels."""
 
     skip_bad: bool = False
     """Leave out files that cannot be decoded, with a warning, instead of stopping."""
+
+    def __post_init__(self) -> None:
+        # the run is sampled and evaluated from other places than it was trained from
+        object.__setattr__(self, "root", self.root.expanduser().absolute())
 
     def load(self) -> Dataset:
         """Load the data set; the first time this decodes every picture.
@@ -64,7 +68,7 @@ class Folder:
         """
         if self.size < 1:
             raise ValueError(f"size is {self.size}: ask for at least one pixel")
-        root = self.root.expanduser().absolute()
+        root = self.root
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root}: give a folder of pictures")
         try:
