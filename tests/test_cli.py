@@ -599,7 +599,7 @@ def test_samples_are_a_picture_and_an_archive(elbos: Elbos) -> None:
     assert paths == {"png": "a/b.c.png", "npz": "a/b.c.npz"}
     with np.load(paths["npz"]) as archive:
         assert list(archive) == ["x", "sampling"]
-        assert json.loads(archive["sampling"].item())["sampler"]["type"] == "DPMpp2M"
+        assert json.loads(archive["sampling"].item())["sampler"]["type"] == "DPMSolver"
         assert (archive["x"].shape, archive["x"].dtype) == ((30, 2), np.float32)
 
 

@@ -18,9 +18,9 @@ from elbos.training.config import Config, Optimizer, Output
 from elbos.training.config_json import decode, encode
 from elbos.training.data import Fashion, Folder, Toy
 from elbos.training.presets import PRESETS
-from elbos.training.sampling import DDIM, Ancestral, DPMpp2M, Heun, Sampling
+from elbos.training.sampling import DDIM, Ancestral, DPMSolver, Heun, Sampling
 
-SAMPLERS = [Ancestral(variance=0.5), DDIM(eta=0.2), Heun(churn=40.0, churn_max=50.0), DPMpp2M()]
+SAMPLERS = [Ancestral(variance=0.5), DDIM(eta=0.2), Heun(churn=40.0, churn_max=50.0), DPMSolver()]
 GRIDS = [schedules.EDMSampling(), schedules.Cosine(), schedules.Flow(), schedules.Linear()]
 DATA = [
     Toy(kind="pair"),

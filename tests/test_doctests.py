@@ -11,6 +11,7 @@ MODULES = [
     "adaptive",
     "analysis",
     "checks",
+    "cli_text",
     "denoiser",
     "extrema",
     "likelihood",

@@ -21,6 +21,7 @@ from accelerate import PartialState
 from rich.console import Console
 
 from elbos import __version__, files
+from elbos.cli_text import one_line, readable
 from elbos.evaluation.draw_samples import Request, draw_samples
 from elbos.evaluation.evaluate import Evaluation, evaluate, num_evaluated_images
 from elbos.evaluation.tables import (
@@ -204,9 +205,9 @@ def _parse(verb: str, words: list[str]) -> Any:
             raise UsageError("Name the run first: elbos sample RUN [OPTIONS]")
         path = Path(words[0])
         default = Sample(run=path, sampling=RunDirectory(path).config().sampling)
-    boxed = io.StringIO()
+    boxed, shown = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stderr(boxed):
+        with contextlib.redirect_stderr(boxed), contextlib.redirect_stdout(shown):
             return tyro.cli(
                 VERBS[verb],
                 prog=f"elbos {verb}",
@@ -218,10 +219,9 @@ def _parse(verb: str, words: list[str]) -> Any:
         raise UsageError(str(error)) from error
     except SystemExit as stop:
         if not stop.code:
+            print(readable(shown.getvalue()))  # noqa: T201
             raise
-        message = [line.strip("│ ") for line in boxed.getvalue().splitlines()[1:]]
-        end = next((i for i, line in enumerate(message) if line.startswith("─")), len(message))
-        text = " ".join(line for line in message[:end] if line)
+        text = one_line(boxed.getvalue())
         raise UsageError(f"{text} (see `elbos {verb} --help`)") from None
 
 

@@ -189,7 +189,7 @@ class Config:
     and does not change the result, but for rounding and the masks of dropout."""
 
     use_labels: bool = True
-    """Condition on the class, where the data have classes."""
+    """Whether the network is told the class, where the data have classes."""
 
     label_dropout: float = 0.1
     """Share of the labels hidden in training, so that one network is conditional and not."""

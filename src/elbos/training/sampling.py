@@ -92,7 +92,7 @@ class Heun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPMpp2M:
+class DPMSolver:
     """DPM-Solver++(2M)."""
 
     def __call__(
@@ -106,7 +106,7 @@ class DPMpp2M:
 class Sampling:
     """How samples are made."""
 
-    sampler: Ancestral | DDIM | Heun | DPMpp2M = field(default_factory=DPMpp2M)
+    sampler: Ancestral | DDIM | Heun | DPMSolver = field(default_factory=DPMSolver)
     """The sampler."""
 
     grid: EDMSampling | Cosine | Flow | Linear = field(default_factory=EDMSampling)
