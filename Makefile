@@ -6,7 +6,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo   train on digits, draw samples, measure bits/dim (about 4 minutes on two cores)"
+	@echo "make demo   train on digits, draw samples, measure bits/dim (about 3 minutes on two cores)"
 	@echo "make test   run the tests"
 	@echo "make check  lint, types and tests, as a change has to pass them"
 	@echo "make slow   the slow tests: kill -9 at 20 random moments, two processes"
