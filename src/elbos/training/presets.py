@@ -7,7 +7,7 @@ levels of digits, VDM's 13.3 for 256. Noise levels beyond would be trained on fo
 
 from dataclasses import replace
 
-from elbos import parameterizations, schedules, weightings
+from elbos import parameterizations, weightings
 from elbos.adaptive import Adaptive
 from elbos.networks import MLPConfig, UNetConfig
 from elbos.training.config import Config, Optimizer
@@ -28,7 +28,7 @@ PRESETS: dict[str, Config] = {
         data=Toy(),
         network=MLPConfig(),
         parameterization=parameterizations.V(),
-        schedule=schedules.Cosine(logsnr_min=-10.0, logsnr_max=10.0),
+        schedule=Adaptive(logsnr_min=-10.0, logsnr_max=10.0),
         weighting=weightings.ELBO(),
         num_images=500_000,
         batch_size=512,
