@@ -83,8 +83,7 @@ def ancestral(
         logsnrs: Levels, increasing.
         cond: What the denoiser is conditioned on.
         variance: Interpolates, in the log, between the posterior's variance $\sigma_s^2 c$ (0) and
-            the transition's
-            $\sigma_t^2 c$ (1). Default: the posterior's.
+            the transition's $\sigma_t^2 c$ (1). Default: the posterior's.
         generator: Source of the noise, on the CPU.
 
     References:

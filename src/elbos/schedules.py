@@ -187,8 +187,7 @@ class Normal(Schedule):
     EDM draws $\ln\tilde\sigma \sim \mathcal N(P_\mathrm{mean}, P_\mathrm{std}^2)$, which is
     $\lambda = -2\ln\tilde\sigma \sim \mathcal N(-2P_\mathrm{mean}, 4P_\mathrm{std}^2)$: mind the
     sign (`Normal.edm`). Stable Diffusion 3 draws $\mathrm{logit}(t) \sim \mathcal N(m, s^2)$ on the
-    rectified-flow path, which is
-    $\lambda \sim \mathcal N(-2m, 4s^2)$ (`Normal.logit_normal`).
+    rectified-flow path, which is $\lambda \sim \mathcal N(-2m, 4s^2)$ (`Normal.logit_normal`).
 
     Attributes:
         mean: $m$. Default: EDM's, $P_\mathrm{mean} = -1.2$.

@@ -90,8 +90,7 @@ class Exponential(Weighting):
     with uniform times.
 
     Monotone; its mixture of noise levels is $\lambda - \lambda_\min \sim \mathrm{Exponential}(r)$,
-    so it moves with
-    $\lambda_\min$ although the loss hardly does.
+    so it moves with $\lambda_\min$ although the loss hardly does.
 
     Attributes:
         rate: $r$. Default: that of the v-loss and of flow matching.
