@@ -21,6 +21,7 @@ from accelerate import PartialState
 from rich.console import Console
 
 from elbos import __version__, files
+from elbos.cli_audit import Audit
 from elbos.cli_text import one_line, readable
 from elbos.evaluation.draw_samples import Request, draw_samples
 from elbos.evaluation.evaluate import Evaluation, evaluate, num_evaluated_images
@@ -144,7 +145,13 @@ class Weightings:
             Console().print(weightings_table(rows))
 
 
-VERBS = {"train": Train, "sample": Sample, "evaluate": Evaluate, "weightings": Weightings}
+VERBS = {
+    "train": Train,
+    "sample": Sample,
+    "evaluate": Evaluate,
+    "audit": Audit,
+    "weightings": Weightings,
+}
 
 
 class UsageError(Exception):

@@ -1,0 +1,90 @@
+r"""The implied weighting of anybody's loss function, measured.
+
+A training loss that samples log-SNR with density $p$, regresses $y = a x + b\epsilon$ and
+multiplies the squared error with $c$ trains
+
+$$w(\lambda) \propto p(\lambda)\; c(\lambda)\;
+  \Bigl(b(\lambda) - a(\lambda)\frac{\sigma}{\alpha}\Bigr)^2,$$
+
+whatever it calls its times, scales and targets. None of these need be known: they are read off from
+what the loss gives its network and from its gradient (`probe`).
+
+| module | what it does |
+|---|---|
+| `watch` | calls the loss with a stand-in for the network |
+| `algebra` | from dot products to $\alpha, \sigma, a, b$ of every sample |
+| `pilot` | is it a squared error, in normal noise? what else is odd? |
+| `scaling` | which process it is, and in which scale the data are |
+| `measure` | all samples |
+| `density`, `rises`, `names` | $p$, where $w$ rises, and what things are called |
+| `estimate`, `declare` | from samples, or from a declared recipe, to an `Audit` |
+| `result`, `verdict`, `page` | the `Audit`, in words, as a page |
+"""
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.audit.declare import of_recipe, of_steps
+from elbos.audit.estimate import audit_of
+from elbos.audit.measure import measure
+from elbos.audit.pilot import Oddity
+from elbos.audit.result import Audit
+from elbos.audit.steps import Steps
+from elbos.audit.watch import LossFunction
+
+__all__ = ["Audit", "LossFunction", "Oddity", "Steps", "of_recipe", "of_steps", "probe"]
+
+
+def probe(
+    loss_fn: LossFunction,
+    x: Float[Tensor, "b *d"],
+    num_samples: int = 20_000,
+    seed: int = 0,
+    *,
+    data_scale: float | None = None,
+    title: str | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Audit:
+    r"""Measure the weighting that a training loss really uses.
+
+    The loss is called some `3 num_samples / b` times, with a stand-in for the network that takes
+    any arguments. It may return one number, one per sample or per element, a tuple of which the
+    loss is first, or a dict with the key "loss"; it may call the network several times and take its
+    output as a tensor, as a tuple, or under `.sample`, with the data's channels or twice as many.
+
+    Args:
+        loss_fn: `loss_fn(network, x)`, a training loss as it is. Labels and the like are its own
+            matter: wrap it in a function of these two.
+        x: Clean data, `[b, ...]`; the loss sees this batch again and again. Log-SNR is that of
+            data in the scale in which the loss diffuses them.
+        num_samples: How many noise levels to draw. Default: enough to know the weighting to 1 % to
+            2 % where the loss spends its effort.
+        seed: For the random states that the loss draws from. They are restored afterwards.
+        data_scale: What the loss multiplies its data with before it diffuses them. Default: found
+            from the process, which leaves it open only where `scaling` says so.
+        title: What to call it. Default: the function's name.
+        advance: Called with the number of samples as they are drawn, for a progress bar.
+
+    Returns:
+        The weighting with its uncertainty, and how it comes about.
+
+    Raises:
+        ValueError: In one line, if the loss cannot be measured: it fails, returns no loss, is not
+            finite, never calls the network, or gives it something else than data plus noise.
+
+    Examples:
+        >>> import torch
+        >>> def loss(network, x):  # rectified flow with uniform times
+        ...     t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+        ...     return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
+        >>> audit = probe(loss, torch.rand(64, 16), num_samples=2000)
+        >>> audit.parameterization, audit.schedule, audit.is_monotone, audit.closest[0].name
+        ('flow', 'Flow()', True, 'Exponential()')
+
+    References:
+        Kingma & Gao (2023), https://arxiv.org/abs/2303.00848
+    """
+    samples = measure(loss_fn, x, num_samples, seed, data_scale, advance)
+    return audit_of(samples, title=title or str(getattr(loss_fn, "__name__", "loss")))

@@ -1,0 +1,248 @@
+r"""From samples to curves: $w(\lambda) \propto p(\lambda)\,k(\lambda)$ with its uncertainty."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter1d
+from torch import Tensor
+
+from elbos.audit.density import Density, distinct_levels, estimate_density
+from elbos.audit.measure import Samples
+from elbos.audit.names import Nearest, code, coefficient_name, nearest_weightings, prediction_of
+from elbos.audit.pilot import Oddity
+from elbos.audit.result import Audit
+from elbos.audit.rises import significant_rises
+
+Array = NDArray[np.float64]
+NUM_POINTS = 401
+
+
+def audit_of(samples: Samples, *, title: str) -> Audit:
+    """Everything there is to say about the samples of a loss.
+
+    Raises:
+        ValueError: If there are fewer than two noise levels.
+    """
+    is_finite = samples.logsnr.isfinite()
+    logsnr = samples.logsnr[is_finite].numpy()
+    if len(logsnr) < 100 or np.ptp(logsnr) < 1e-4:
+        raise ValueError(
+            "The loss draws a single noise level, or hardly any but pure noise and clean data: "
+            "there is no weighting to measure."
+        )
+    oddities = list(samples.oddities)
+    grid = np.linspace(logsnr.min(), logsnr.max(), NUM_POINTS)
+    drawn, error, found = _independent(samples)
+    oddities += found
+    density = estimate_density(drawn, error, grid)
+    k = Curve.of(logsnr, samples.eps_coefficient[is_finite].numpy(), grid)
+    c = Curve.of(logsnr, samples.coefficient[is_finite].numpy(), grid)
+    oddities += _about_coefficients(samples, c)
+    covariance = density.covariance + np.diag(k.error**2)
+    log_w = density.log_p + k.log
+    probability = np.exp(density.log_p - density.log_p.max())
+    probability /= probability.sum()
+    log_w = log_w - (probability * log_w).sum()
+    log_c = c.log - (probability * c.log).sum()
+    rtol = samples.logsnr_error
+    prediction = prediction_of(
+        samples.logsnr[is_finite], samples.a[is_finite], samples.b[is_finite], rtol=rtol
+    )
+    if prediction is None and not any(oddity.is_fatal for oddity in oddities):
+        text = "The target is none of the usual ones: see its coefficients a and b."
+        oddities.append(Oddity("unknown-target", text))
+    process, is_pure = samples.process, samples.logsnr == -torch.inf
+    sigma_data = prediction.sigma_data if prediction else None
+    return Audit(
+        title=title,
+        source="measured",
+        num_samples=len(samples.logsnr),
+        logsnr=torch.from_numpy(grid),
+        weight=torch.from_numpy(np.exp(log_w)),
+        weight_error=torch.from_numpy(_relative_error(covariance, probability)),
+        density=torch.from_numpy(np.exp(density.log_p)),
+        coefficient=torch.from_numpy(np.exp(log_c)),
+        a=torch.from_numpy(_median_curve(logsnr, samples.a[is_finite].numpy(), grid)),
+        b=torch.from_numpy(_median_curve(logsnr, samples.b[is_finite].numpy(), grid)),
+        schedule=code(density.schedule) if density.schedule else None,
+        density_kind=density.kind,
+        num_steps=density.num_steps,
+        process=process.name,
+        data_scale=process.scale,
+        data_offset=samples.data_offset,
+        parameterization=prediction.name if prediction else None,
+        parameterization_factor=prediction.factor if prediction else 1.0,
+        sigma_data=sigma_data or process.sigma_data,
+        coefficient_name=coefficient_name(grid, log_c, probability),
+        rising=rising_measured(grid, log_w, covariance, density),
+        closest=closest(grid, log_w, probability),
+        share_pure_noise=is_pure.double().mean().item(),
+        weight_pure_noise=_mean_ratio(samples.coefficient[is_pure], samples.coefficient),
+        share_clean=(samples.logsnr == torch.inf).double().mean().item(),
+        oddities=oddities,
+    )
+
+
+def rising(
+    grid: Array, log_w: Array, covariance: Array, num_errors: float = 5.0
+) -> list[tuple[float, float]]:
+    """Where the weight rises beyond its error, as intervals of log-SNR."""
+    rises = significant_rises(log_w, covariance, num_errors=num_errors)
+    return [(float(grid[i]), float(grid[j])) for i, j in rises]
+
+
+def rising_measured(
+    grid: Array, log_w: Array, covariance: Array, density: Density
+) -> list[tuple[float, float]]:
+    """The same where the density may be smooth: then on the inner 99 % of the samples, and with
+    eight standard errors for five, since a spline is off by more than chance alone.
+
+    In simulations of 20,000 levels from normal mixtures, t, Gumbel, skewed and generalized normal
+    distributions (30 to 60 each) the largest of all differences was 7.6 standard errors.
+    """
+    if density.kind != "smooth":
+        return rising(grid, log_w, covariance)
+    below = np.cumsum(np.exp(density.log_p))
+    inner = (below > 0.005 * below[-1]) & (below < 0.995 * below[-1])
+    return rising(grid[inner], log_w[inner], covariance[np.ix_(inner, inner)], num_errors=8.0)
+
+
+def closest(grid: Array, log_w: Array, probability: Array) -> list[Nearest]:
+    """The nearest named weightings, as code."""
+    found = nearest_weightings(grid, log_w, probability)
+    return [Nearest(code(weighting), distance) for weighting, distance in found]
+
+
+def _relative_error(covariance: Float[Array, "g g"], p: Float[Array, " g"]) -> Float[Array, " g"]:
+    """Standard error of log w, its mean under `p` taken out, since a constant does not count."""
+    mean = covariance @ p
+    variance = np.diag(covariance) - 2 * mean + p @ mean
+    return np.sqrt(np.maximum(variance, 0))
+
+
+def _mean_ratio(part: Tensor, whole: Tensor) -> float:
+    return (part.mean() / whole.mean()).item() if len(part) else 0.0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The mean of a positive quantity as a function of the noise level.
+
+    Attributes:
+        log: Its logarithm at the grid.
+        error: Standard error of that.
+        scatter: Relative scatter of single values around the curve.
+    """
+
+    log: Float[Array, " g"]
+    error: Float[Array, " g"]
+    scatter: float
+
+    @classmethod
+    def of(cls, logsnr: Array, value: Array, grid: Array) -> "Curve":
+        """If single values lie on a curve it is interpolated; else they are averaged in bins."""
+        order = np.argsort(logsnr, kind="stable")
+        logsnr, value = logsnr[order], np.maximum(value[order], 1e-300)
+        floor = 1e-12 * np.median(value)
+        log_value = np.log(np.maximum(value, floor))
+        residual = _residuals(logsnr, log_value)
+        scatter = float(np.quantile(residual, 0.8) / 1.28)
+        if scatter < 5e-3:
+            near = uniform_filter1d(residual**2, min(25, len(residual)), mode="nearest")
+            near = np.maximum(near, 0) ** 0.5
+            log = np.interp(grid, logsnr, log_value)
+            return cls(log, np.interp(grid, logsnr[1:-1], near), scatter)
+        size = max(20, len(value) // 100)
+        groups = np.array_split(np.arange(len(value)), max(4, len(value) // size))
+        at = np.array([logsnr[i].mean() for i in groups])
+        mean = np.array([value[i].mean() for i in groups])
+        error = np.array([value[i].std() / len(i) ** 0.5 for i in groups]) / mean
+        log = np.interp(grid, at, np.log(np.maximum(mean, floor)))
+        return cls(log, np.interp(grid, at, error), scatter)
+
+
+def _residuals(logsnr: Array, log_value: Array) -> Array:
+    """Distance of each value from the line between its neighbours, as a standard deviation."""
+    left, right = logsnr[:-2], logsnr[2:]
+    share = np.divide(
+        logsnr[1:-1] - left, right - left, out=np.full(len(left), 0.5), where=right > left
+    )
+    line = (1 - share) * log_value[:-2] + share * log_value[2:]
+    return np.asarray(np.abs(log_value[1:-1] - line) / 1.5**0.5)
+
+
+def _median_curve(logsnr: Array, value: Array, grid: Array) -> Array:
+    """A curve through single values, by the median of neighbours."""
+    order = np.argsort(logsnr, kind="stable")
+    groups = np.array_split(order, min(NUM_POINTS, len(order)))
+    at = np.array([np.median(logsnr[i]) for i in groups])
+    medians = np.array([np.median(value[i]) for i in groups])
+    return np.asarray(np.interp(grid, at, medians))
+
+
+def _independent(samples: Samples) -> tuple[Array, Array, list[Oddity]]:
+    """The noise levels that were drawn independently, with their errors and without atoms."""
+    is_finite = samples.logsnr.isfinite()
+    logsnr, error, batch = (
+        values[is_finite].numpy() for values in (samples.logsnr, samples.rounding, samples.batch)
+    )
+    firsts = np.flatnonzero(np.diff(batch, prepend=-1))
+    sizes = np.diff(np.append(firsts, len(batch)))
+    spread = np.maximum.reduceat(logsnr, firsts) - np.minimum.reduceat(logsnr, firsts)
+    if sizes.max() > 1 and (spread < 1e-4 + 8 * samples.logsnr_error).all():
+        text = (
+            f"All samples of a batch share one noise level, so only {len(firsts):,} levels were "
+            "drawn: the gradient is noisier than it has to be, and so is this audit (more samples "
+            "in smaller batches help)."
+        )
+        return logsnr[firsts], error[firsts], [Oddity("one-level-per-batch", text)]
+    levels, counts = distinct_levels(logsnr, error)
+    is_atom = counts > np.maximum(0.005 * len(logsnr), 20 * np.median(counts))
+    if not is_atom.any() or is_atom.sum() > 5:
+        return logsnr, error, []
+    places = ", ".join(f"{level:.3g}" for level in levels[is_atom])
+    share = counts[is_atom].sum() / len(logsnr)
+    text = (
+        f"{share:.1%} of the samples have exactly log-SNR {places}, as where noise levels are "
+        "clamped; the weighting is that of the others."
+    )
+    rest = np.abs(logsnr[:, None] - levels[is_atom]).min(1) > 1e-5 + 8 * error
+    return logsnr[rest], error[rest], [Oddity("clamped", text)]
+
+
+def _about_coefficients(samples: Samples, curve: Curve) -> list[Oddity]:
+    """Whether the coefficient is a positive function of the noise level."""
+    found = []
+    c = samples.coefficient.numpy()
+    if (c < 0).any():
+        share = (c < 0).mean()
+        text = f"The coefficient is negative for {share:.1%} of the samples: there the error grows."
+        found.append(Oddity("negative", text, is_fatal=True))
+    is_unused = (c == 0) & samples.logsnr.isfinite().numpy()
+    if is_unused.mean() > 5e-4:
+        levels = samples.logsnr.numpy()[is_unused]
+        text = f"{is_unused.mean():.1%} of the samples have no weight at all, at log-SNR "
+        text += f"{levels.min():.2f} to {levels.max():.2f}."
+        found.append(Oddity("unused", text))
+    is_explained = any(o.is_fatal or o.kind == "data-dependent" for o in samples.oddities)
+    if curve.scatter < 5e-3 or is_explained:
+        return found
+    batch = samples.batch.numpy()
+    firsts = np.flatnonzero(np.diff(batch, prepend=-1))
+    spread = np.maximum.reduceat(c, firsts) / np.minimum.reduceat(c, firsts) - 1
+    if np.median(spread) < 1e-3:
+        text = (
+            "Every sample of a batch has the same coefficient, which changes from batch to batch: "
+            "the mean of the weights times the mean of the errors. A weight of shape [b] was "
+            "broadcast against a loss of another shape, so the weighting has no effect."
+        )
+        return [*found, Oddity("batch-mean", text)]
+    text = (
+        f"The coefficient is not a function of the noise level: it scatters by {curve.scatter:.0%} "
+        "at one level, as where it depends on the rest of the batch or on a random number; its "
+        "mean is shown."
+    )
+    return [*found, Oddity("scattered", text)]

@@ -1,0 +1,206 @@
+r"""The schedule that noise levels were drawn from, by name.
+
+A family of schedules is fitted by maximum likelihood, conditionally on the range of the levels. It
+is named if it passes Kolmogorov's test and if the smooth density is hardly more likely; of several,
+the one with the best Bayesian information criterion. A published recipe's schedule is taken instead
+of the fitted one if it is as likely.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy import stats
+from scipy.optimize import minimize
+
+from elbos.audit.smooth import Smooth
+from elbos.recipes import RECIPES
+from elbos.schedules import DDPM, Cosine, EDMSampling, Flow, Laplace, Linear, Normal, Schedule
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Schedules with free parameters, and where to start looking for them."""
+
+    build: Callable[..., Schedule]
+    start: Callable[[Array], list[float]]
+
+
+def _moments(x: Array) -> list[float]:
+    return [float(np.mean(x)), float(np.log(np.std(x)))]
+
+
+_FAMILIES: list[_Family] = [
+    _Family(lambda **ends: Linear(**ends), lambda _: []),
+    _Family(lambda s, **ends: Cosine(shift=s, **ends), lambda x: [float(np.median(x)) / 2]),
+    _Family(
+        lambda s, **ends: Flow(shift=float(np.exp(s)), **ends),
+        lambda x: [-float(np.median(x)) / 2],
+    ),
+    _Family(lambda m, s, **ends: Normal(mean=m, std=float(np.exp(s)), **ends), _moments),
+    _Family(
+        lambda m, b, **ends: Laplace(mean=m, scale=float(np.exp(b)), **ends),
+        lambda x: [float(np.median(x)), float(np.log(np.abs(x - np.median(x)).mean()))],
+    ),
+    _Family(
+        lambda b0, b1, **ends: DDPM(
+            beta_min=float(np.exp(b0)), beta_max=float(np.exp(b0) + np.exp(b1)), **ends
+        ),
+        lambda _: [float(np.log(0.1)), float(np.log(20))],
+    ),
+    _Family(
+        lambda rho, **ends: EDMSampling(
+            sigma_min=float(np.exp(-ends["logsnr_max"] / 2)),
+            sigma_max=float(np.exp(-ends["logsnr_min"] / 2)),
+            rho=float(np.exp(rho)),
+        ),
+        lambda _: [float(np.log(7))],
+    ),
+]
+
+
+class _Fit:
+    """A family fitted to levels, conditionally on their range."""
+
+    def __init__(self, family: _Family, logsnr: Array) -> None:
+        self.family, self.logsnr = family, torch.from_numpy(logsnr)
+        pad = 0.0 if len(logsnr) < 2 else float(logsnr.max() - logsnr.min()) / len(logsnr)
+        self.ends = {
+            "logsnr_min": float(logsnr.min()) - pad,
+            "logsnr_max": float(logsnr.max()) + pad,
+        }
+        quantiles = torch.from_numpy(np.quantile(logsnr, (np.arange(2000) + 0.5) / 2000))
+
+        def loss(theta: Array) -> float:
+            try:
+                schedule = family.build(*theta, **self.ends)
+            except (ValueError, OverflowError):
+                return 1e6
+            value = -schedule.log_density(quantiles).mean().item()
+            return value if np.isfinite(value) else 1e6
+
+        self.theta: list[float] = family.start(logsnr)
+        if self.theta:
+            start = np.array(self.theta)
+            found = minimize(loss, start, method="Nelder-Mead", tol=1e-8)
+            self.theta = found.x.tolist()
+
+    def schedule(self, theta: Sequence[float] | None = None) -> Schedule:
+        return self.family.build(*(self.theta if theta is None else theta), **self.ends)
+
+    def log_likelihood(self, schedule: Schedule) -> float:
+        return schedule.log_density(self.logsnr).sum().item()
+
+    def covariance(self, grid: Array) -> Array:
+        """Of log p at the grid: the Jacobian around the inverse of the observed information."""
+        if not self.theta:
+            return np.zeros((len(grid), len(grid)))
+
+        def slopes(at: Array) -> Array:
+            columns = []
+            for i in range(len(self.theta)):
+                up, down = list(self.theta), list(self.theta)
+                up[i] += 1e-4
+                down[i] -= 1e-4
+                values = [
+                    self.schedule(t).log_density(torch.from_numpy(at)).numpy() for t in (up, down)
+                ]
+                columns.append((values[0] - values[1]) / 2e-4)
+            return np.stack(columns, axis=1)
+
+        score = slopes(self.logsnr.numpy())
+        jacobian = slopes(grid)
+        return np.asarray(jacobian @ np.linalg.pinv(score.T @ score) @ jacobian.T)
+
+
+def named_schedule(
+    logsnr: Float[Array, " n"], smooth: Smooth | None
+) -> tuple[Schedule, Callable[[Array], Array]] | None:
+    """The named schedule that fits, and the covariance of its log-density.
+
+    Args:
+        logsnr: The levels.
+        smooth: The smooth density, which has to be hardly more likely; None if the levels are the
+            steps of a table, quantiles of the schedule and not draws from it. A table needs no name
+            for its density, so that a name need only be right to 1 %.
+    """
+    num = len(logsnr)
+    fitting: list[tuple[float, _Fit, Schedule]] = []
+    for family in _FAMILIES:
+        fit = _Fit(family, logsnr)
+        try:
+            schedule = fit.schedule()
+        except (ValueError, OverflowError):
+            continue
+        likelihood = fit.log_likelihood(schedule)
+        distance = _kolmogorov(schedule, logsnr)
+        if smooth is None:
+            fits = distance < _table_tolerance(num)
+        else:
+            is_as_likely = smooth.log_likelihood - likelihood < 20 + len(fit.theta)
+            fits = distance < 1.7 / num**0.5 and is_as_likely
+        if fits:
+            fitting.append((likelihood - len(fit.theta) * np.log(num) / 2, fit, schedule))
+    if not fitting:
+        return None
+    _, fit, schedule = max(fitting, key=lambda item: item[0])
+    return _published(fit, schedule, is_table=smooth is None), fit.covariance
+
+
+def _table_tolerance(num: int) -> float:
+    return max(2.5 / num, 0.01)
+
+
+def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
+    """The largest distance between the distribution functions."""
+    ordered = np.sort(logsnr)
+    below = 1 - schedule.time(torch.from_numpy(ordered)).numpy()
+    rank = np.arange(len(ordered)) / len(ordered)
+    return float(max((below - rank).max(), (rank + 1 / len(ordered) - below).max()))
+
+
+def _published(fit: _Fit, fitted: Schedule, *, is_table: bool) -> Schedule:
+    """A schedule of a published recipe if it is as likely as the fitted one, on the same range.
+
+    Ends at which nothing is cut off are left out.
+    """
+    stock = {recipe.schedule for recipe in RECIPES.values()} | {Cosine(), Flow(), Normal()}
+    best, allowed = fitted, stats.chi2.ppf(0.999, max(len(fit.theta), 1)) / 2
+    likelihood = fit.log_likelihood(fitted)
+    for schedule in sorted(stock, key=repr):
+        if type(schedule) is not type(fitted) or isinstance(schedule, Linear):
+            continue
+        cut = _with_ends(schedule, fit.ends)
+        if is_table:
+            distance = _kolmogorov(cut, fit.logsnr.numpy())
+            is_as_good = distance < _table_tolerance(len(fit.logsnr))
+        else:
+            is_as_good = likelihood - fit.log_likelihood(cut) < allowed
+        if is_as_good:
+            best = cut
+            break
+    return _without_ends(best, len(fit.logsnr))
+
+
+def _without_ends(schedule: Schedule, num: int) -> Schedule:
+    """The schedule with its own default ends, if hardly a level was to be expected beyond these."""
+    if isinstance(schedule, Linear | EDMSampling):
+        return schedule
+    own = type(schedule)()
+    ends = torch.tensor([schedule.logsnr_min, schedule.logsnr_max], dtype=torch.float64)
+    for name in ("logsnr_min", "logsnr_max"):
+        longer = _with_ends(schedule, {name: getattr(own, name)})
+        noisy, clean = longer.time(ends).tolist()
+        if num * (1 - noisy + clean) < 12:
+            schedule = longer
+    return schedule
+
+
+def _with_ends(schedule: Schedule, ends: dict[str, float]) -> Schedule:
+    return dataclasses.replace(schedule, **ends)

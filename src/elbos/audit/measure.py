@@ -1,0 +1,144 @@
+r"""The noise levels that a loss draws, and what it does at each: `probe`'s measurement.
+
+After the first look (`pilot`), batch after batch is asked the same three questions: the gradient at
+answer 0, at another answer, and at answer 0 of other data. Per sample they give the coefficient
+$c$, the target's $(a, b)$ and $\alpha, \sigma$, and with them
+
+$$\lambda = \log\frac{\alpha^2}{\sigma^2}, \qquad
+  k = c\,\Bigl(b - a\,\frac{\sigma}{\alpha}\Bigr)^2,$$
+
+the noise level and the coefficient of $\|\hat\epsilon - \epsilon\|^2$ there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.audit.algebra import solve
+from elbos.audit.ask import grams
+from elbos.audit.pilot import Oddity, first_look
+from elbos.audit.scaling import Process, process_of
+from elbos.audit.watch import LossFunction, untouched_randomness
+
+_PURE = 30.0  # beyond this log-SNR float32 holds no signal, or no noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    r"""What a loss did to each of the samples drawn from it, float64, `[n]`.
+
+    Attributes:
+        logsnr: $\lambda$; $\pm\infty$ for pure noise and clean data.
+        a: Coefficient of the data in the target, the data in the scale of the process.
+        b: Coefficient of the noise in the target.
+        coefficient: $c$ of $\|\hat y - y\|^2$.
+        eps_coefficient: $k$ of $\|\hat\epsilon - \epsilon\|^2$.
+        batch: Which batch each sample came in.
+        process: The process, and the scale of the data.
+        data_offset: What is added to the data before they are scaled.
+        logsnr_error: Standard error of a single `logsnr`, where the noise is not known.
+        rounding: Error of each `logsnr` by rounding.
+        oddities: What was found besides.
+    """
+
+    logsnr: Float[Tensor, " n"]
+    a: Float[Tensor, " n"]
+    b: Float[Tensor, " n"]
+    coefficient: Float[Tensor, " n"]
+    eps_coefficient: Float[Tensor, " n"]
+    batch: Float[Tensor, " n"]
+    process: Process
+    data_offset: float
+    logsnr_error: float
+    rounding: Float[Tensor, " n"]
+    oddities: list[Oddity]
+
+
+def measure(
+    loss_fn: LossFunction,
+    x: Float[Tensor, "b *d"],
+    num_samples: int,
+    seed: int,
+    data_scale: float | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Samples:
+    """Draw samples from a loss, and take each apart; arguments as `probe`'s.
+
+    Raises:
+        ValueError: If that cannot be done; in one line.
+    """
+    _require_data(x, num_samples)
+    with untouched_randomness():
+        pilot = first_look(loss_fn, x, seed)
+        all_grams, coefficients, batches = [], [], []
+        num_seen = 0
+        for i in range(num_samples):
+            looks = pilot.asker.looks(seed + i, with_other_moved=pilot.with_other_moved)
+            for look in looks:
+                all_grams.append(grams(look, pilot.reference, is_uneven=pilot.is_uneven))
+                coefficients.append(look.coefficient())
+                batches.append(torch.full((len(x),), float(i), dtype=torch.float64))
+                num_seen += len(x)
+                if advance:
+                    advance(len(x))
+            if num_seen >= num_samples:
+                break
+    g, c, batch = (
+        torch.cat(parts).cpu()[:num_samples] for parts in (all_grams, coefficients, batches)
+    )
+    oddities = list(pilot.oddities)
+    is_whole = g.isfinite().flatten(1).all(1) & c.isfinite()
+    if not is_whole.any():
+        raise ValueError("The loss is not finite: its gradient is NaN for every sample.")
+    if not is_whole.all():
+        share = 1 - is_whole.double().mean().item()
+        text = f"The loss is NaN or infinite for {share:.2%} of the samples, which are left out."
+        oddities.append(Oddity("not-finite", text))
+    g, c, batch = g[is_whole], c[is_whole], batch[is_whole]
+    solved = solve(g, is_noise_known=pilot.is_noise_known)
+    dimensions = x[0].numel()
+    rtol = 0.0 if pilot.is_noise_known else (2 / dimensions) ** 0.5
+    process = process_of(solved.alpha, solved.sigma, offset=solved.offset, rtol=rtol)
+    if data_scale is not None:
+        process = process._replace(scale=data_scale)
+    alpha = solved.alpha / process.scale
+    logsnr = 2 * (alpha.log() - solved.sigma.log())
+    logsnr = torch.where(logsnr < -_PURE, -torch.inf, logsnr)
+    logsnr = torch.where(logsnr > _PURE, torch.inf, logsnr)
+    eps_coefficient = c * (solved.b - solved.a * solved.sigma / solved.alpha) ** 2
+    strange = solved.strange_target[logsnr.isfinite()].median().item()
+    is_squared = not any(oddity.is_fatal for oddity in oddities)
+    if is_squared and strange > (1e-3 if pilot.is_noise_known else 1e-2):
+        text = (
+            f"{strange:.0%} of the target is no combination of the data and the noise: the loss "
+            "has a term besides the error, or a target of its own."
+        )
+        oddities.append(Oddity("strange-target", text))
+    return Samples(
+        logsnr=logsnr,
+        a=solved.a / process.scale,
+        b=solved.b,
+        coefficient=c,
+        eps_coefficient=eps_coefficient,
+        batch=batch,
+        process=process,
+        data_offset=solved.offset,
+        logsnr_error=rtol,
+        rounding=solved.rounding,
+        oddities=oddities,
+    )
+
+
+def _require_data(x: Tensor, num_samples: int) -> None:
+    if not x.is_floating_point() or x.ndim < 2 or x.numel() == 0:
+        raise ValueError(
+            f"The data have shape {list(x.shape)} and type {x.dtype}: give floating-point data, "
+            "[batch, ...]."
+        )
+    if not x.isfinite().all():
+        raise ValueError("The data are not finite: give data without NaN or infinity.")
+    if num_samples < 100:
+        raise ValueError(f"num_samples is {num_samples}: give at least 100.")

@@ -1,0 +1,274 @@
+r"""Names for what was measured: the prediction type, the coefficient, the nearest weightings.
+
+Weightings count up to a constant, and as ratios. The distance of two of them is the standard
+deviation of $\log (w / v)$ over the noise levels that are drawn,
+
+$$d(w, v)^2 = \mathrm{Var}_{\lambda\sim p}\bigl[\log w(\lambda) - \log v(\lambda)\bigr],$$
+
+so that 0.05 means that they differ by 5 %. A named weighting with a parameter is tried with its
+published values, then with the parameter fitted.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.optimize import minimize, minimize_scalar
+from torch import Tensor
+
+from elbos import weightings
+from elbos.parameterizations import EDM, Eps, Flow, Score, V, X
+from elbos.recipes import RECIPES
+from elbos.weightings import Weighting
+
+Array = NDArray[np.float64]
+SIMPLER = 0.005  # how much nearer something with one more parameter has to be
+SAME = 0.02  # the distance up to which two curves count as the same
+
+
+class Nearest(NamedTuple):
+    """A named weighting, as code, and its distance from the one measured."""
+
+    name: str
+    distance: float
+
+
+class Prediction(NamedTuple):
+    """What a network predicts.
+
+    Args:
+        name: eps, x, v, score, flow or edm.
+        factor: What the named target is multiplied with; -1 where its sign is reversed.
+        sigma_data: EDM's, or None.
+    """
+
+    name: str
+    factor: float
+    sigma_data: float | None = None
+
+
+def prediction_of(
+    logsnr: Float[Tensor, " n"], a: Float[Tensor, " n"], b: Float[Tensor, " n"], *, rtol: float
+) -> Prediction | None:
+    """The prediction type whose target the measured one is a constant multiple of.
+
+    Args:
+        logsnr: Finite noise levels.
+        a: Coefficient of the data in the target.
+        b: Coefficient of the noise in the target.
+        rtol: Relative error of a single value.
+    """
+    zero, one = torch.zeros_like(logsnr), torch.ones_like(logsnr)
+    candidates: list[tuple[str, tuple[Tensor, Tensor], float | None]] = [
+        ("eps", Eps().coefficients(logsnr), None),
+        ("x", X().coefficients(logsnr), None),
+        ("v", V().coefficients(logsnr), None),
+        ("flow", Flow().coefficients(logsnr), None),
+        ("score", Score().coefficients(logsnr), None),
+        ("score", (zero, -torch.exp(logsnr / 2)), None),  # of variance exploding
+        ("score", (zero, -(one + torch.exp(logsnr / 2))), None),  # of rectified flow
+    ]
+    variance = (-b * torch.exp(-logsnr / 2) / a).median()
+    if variance > 0:
+        sigma_data = float(f"{variance.sqrt().item():.4g}")
+        edm = EDM(sigma_data=sigma_data)
+        candidates.append(("edm", edm.coefficients(logsnr), sigma_data))
+    for name, (a_name, b_name), sigma in candidates:
+        norm2 = a_name**2 + b_name**2
+        factor = ((a * a_name + b * b_name) / norm2).median()
+        error = torch.hypot(a - factor * a_name, b - factor * b_name) / (
+            factor.abs() * norm2.sqrt()
+        )
+        if torch.quantile(error, 0.9) < 5e-3 + 3 * rtol:
+            rounded = float(f"{factor.item():.3g}")
+            if abs(abs(rounded) - 1) < 0.2 * rtol:
+                rounded = math.copysign(1.0, rounded)
+            return Prediction(name, rounded, sigma)
+    return None
+
+
+def distance(log_w: Array, log_v: Array, p: Array) -> float:
+    """Standard deviation of the difference under the weights `p`, which sum to 1."""
+    difference = log_w - log_v
+    if not np.isfinite(difference).all():
+        return math.inf
+    return float(np.sqrt((p * (difference - (p * difference).sum()) ** 2).sum()))
+
+
+@dataclass(frozen=True)
+class _Family:
+    """A weighting with parameters: where to start looking for them, and where to stop."""
+
+    build: Callable[..., Weighting]
+    starts: tuple[tuple[float, ...], ...]
+    bounds: tuple[tuple[float, float], ...]
+
+
+_FAMILIES = [
+    _Family(lambda k: weightings.Sigmoid(k=k), ((-2.0,), (2.0,)), ((-12, 12),)),
+    _Family(lambda rate: weightings.Exponential(rate=rate), ((0.5,),), ((-3, 3),)),
+    _Family(
+        lambda m, s: weightings.EDM(mean=m, std=s),
+        ((2.4, 2.4), (-2.4, 2.4), (0.8, 2.0)),
+        ((-12, 12), (0.2, 6)),
+    ),
+    _Family(lambda g: weightings.P2(gamma=g), ((1.0,),), ((0.05, 4),)),
+    _Family(lambda g: weightings.MinSNR(gamma=g), ((1.0,), (5.0,), (20.0,)), ((0.05, 500),)),
+    _Family(lambda g: weightings.SoftMinSNR(gamma=g), ((1.0,), (4.0,), (20.0,)), ((0.05, 500),)),
+    _Family(
+        lambda m, s: weightings.LogitNormalFlow(mean=m, std=s),
+        ((0.0, 1.0), (1.0, 1.0), (-1.0, 1.0)),
+        ((-6, 6), (0.1, 3)),
+    ),
+    _Family(lambda s: weightings.ShiftedFlow(shift=s), ((1 / 3,), (3.0,)), ((0.02, 50),)),
+    _Family(
+        lambda m, b: weightings.Laplace(mean=m, scale=b),
+        ((0.0, 0.5), (0.0, 2.0)),
+        ((-8, 8), (0.1, 5)),
+    ),
+]
+
+
+def nearest_weightings(
+    logsnr: Float[Array, " g"], log_w: Float[Array, " g"], p: Float[Array, " g"]
+) -> list[tuple[Weighting, float]]:
+    """Named weightings by their distance, the nearest first.
+
+    Args:
+        logsnr: A grid.
+        log_w: The log-weight measured there.
+        p: Probabilities of the grid's points.
+    """
+    kept = p > 1e-6 * p.max()
+    logsnr, log_w, p = logsnr[kept], log_w[kept], p[kept] / p[kept].sum()
+    levels = torch.from_numpy(logsnr)
+
+    def distance_of(weighting: Weighting) -> float:
+        with np.errstate(divide="ignore"):
+            return distance(log_w, np.log(weighting(levels).numpy()), p)
+
+    published = {recipe.closed_form for recipe in RECIPES.values()}
+    found = [(w, distance_of(w)) for w in sorted(published, key=repr)]
+    found += [_fitted(family, distance_of) for family in _FAMILIES]
+    found.sort(key=lambda item: item[1] + (item[0] not in published) * SAME)
+    nearest: list[tuple[Weighting, float]] = []
+    for weighting, d in found:  # no two names for one curve, and none that is off beyond measure
+        if not math.isfinite(d):
+            continue
+        log_v = weighting(levels).log().numpy()
+        others = (w(levels).log().numpy() for w, _ in nearest)
+        if all(distance(log_v, other, p) > SIMPLER for other in others):
+            nearest.append((weighting, d))
+    return nearest
+
+
+def _fitted(family: _Family, distance_of: Callable[[Weighting], float]) -> tuple[Weighting, float]:
+    def loss(theta: Array) -> float:
+        if not all(
+            low <= value <= high for value, (low, high) in zip(theta, family.bounds, strict=True)
+        ):
+            return 1e3
+        return min(distance_of(family.build(*theta)), 1e3)
+
+    fits = [
+        minimize(loss, np.array(start), method="Nelder-Mead", tol=1e-4, options={"maxfev": 150})
+        for start in family.starts
+    ]
+    best = min(fits, key=lambda fit: float(fit.fun))
+    weighting = family.build(*(float(f"{value:.3g}") for value in best.x))
+    return weighting, distance_of(weighting)
+
+
+def code(value: object) -> str:
+    """A weighting or schedule as code, without the parameters that have their default.
+
+    Examples:
+        >>> code(weightings.Monotone(weightings.EDM(mean=2.0)))
+        'Monotone(EDM(mean=2.0))'
+    """
+    import dataclasses
+
+    if not dataclasses.is_dataclass(value):
+        return repr(value)
+    parts = []
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        if dataclasses.is_dataclass(item):
+            parts.append(code(item))
+        elif item != field.default:
+            parts.append(f"{field.name}={_short(item)}")
+    return f"{type(value).__name__}({', '.join(parts)})"
+
+
+def _short(value: float) -> str:
+    return repr(float(f"{value:.4g}") + 0.0)
+
+
+def known_as(weighting: Weighting) -> list[str]:
+    """The recipes that train a weighting."""
+    return [name for name, recipe in RECIPES.items() if recipe.closed_form == weighting]
+
+
+_Form = Callable[[Array, float], Array]
+_FORMS: list[tuple[str, _Form]] = [  # of snr; the first that fits is taken
+    ("1", lambda snr, _: np.ones_like(snr)),
+    ("snr", lambda snr, _: snr),
+    ("1/snr", lambda snr, _: 1 / snr),
+    ("sqrt(snr)", lambda snr, _: np.sqrt(snr)),
+    ("1/sqrt(snr)", lambda snr, _: 1 / np.sqrt(snr)),
+    ("snr + 1", lambda snr, _: snr + 1),
+    ("1/(snr + 1)", lambda snr, _: 1 / (snr + 1)),
+    ("snr/(snr + 1)", lambda snr, _: snr / (snr + 1)),
+    ("(snr + 1)/snr", lambda snr, _: (snr + 1) / snr),
+    ("snr**2", lambda snr, _: snr**2),
+    ("min(snr, {g})", lambda snr, g: np.minimum(snr, g)),
+    ("max(snr, {g})", lambda snr, g: np.maximum(snr, g)),
+    ("min(snr, {g})/snr", lambda snr, g: np.minimum(1, g / snr)),
+    ("max(snr, {g})/snr", lambda snr, g: np.maximum(1, g / snr)),
+    ("min(snr, {g})/(snr + 1)", lambda snr, g: np.minimum(snr, g) / (snr + 1)),
+    ("max(snr, {g})/(snr + 1)", lambda snr, g: np.maximum(snr, g) / (snr + 1)),
+    ("min(snr, {g})/snr + 1", lambda snr, g: np.minimum(1, g / snr) + 1),
+    ("min(snr + 1, {g})/(snr + 1)", lambda snr, g: np.minimum(1, g / (snr + 1))),
+    ("min(sqrt(snr), {g})/sqrt(snr)", lambda snr, g: np.minimum(1, g / np.sqrt(snr))),
+    ("min(sqrt(snr), {g})", lambda snr, g: np.minimum(np.sqrt(snr), g)),
+    ("min(1/snr, {g})", lambda snr, g: np.minimum(1 / snr, g)),
+    ("snr + {g}", lambda snr, g: snr + g),
+    ("t**2, t = 1/(1 + sqrt(snr))", lambda snr, _: 1 / (1 + np.sqrt(snr)) ** 2),
+    ("1/t**2, t = 1/(1 + sqrt(snr))", lambda snr, _: (1 + np.sqrt(snr)) ** 2),
+    ("(1 - t)**2, t = 1/(1 + sqrt(snr))", lambda snr, _: snr / (1 + np.sqrt(snr)) ** 2),
+    ("1/(snr + {g})", lambda snr, g: 1 / (snr + g)),
+    ("snr/(snr + {g})", lambda snr, g: snr / (snr + g)),
+]
+
+
+def coefficient_name(
+    logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
+) -> str | None:
+    """A formula in the SNR for the coefficient of the squared error, if a usual one fits."""
+    kept = p > 1e-6 * p.max()
+    logsnr, log_c, p = logsnr[kept], log_c[kept], p[kept] / p[kept].sum()
+    snr = np.exp(logsnr)
+    best: tuple[float, str] = (SAME, "")
+    for text, form in _FORMS:
+        gamma = _best_gamma(form, snr, log_c, p) if "{g}" in text else 1.0
+        d = distance(log_c, np.log(form(snr, gamma)), p)
+        if d < best[0] - (SIMPLER if best[1] else 0):
+            best = d, text.format(g=f"{gamma:g}")
+    return best[1] or None
+
+
+def _best_gamma(form: _Form, snr: Array, log_c: Array, p: Array) -> float:
+    """The parameter of a form that fits best."""
+
+    def loss(log_gamma: float) -> float:
+        return distance(log_c, np.log(form(snr, math.exp(log_gamma))), p)
+
+    starts = np.arange(-3, 7, 0.1)
+    start = starts[int(np.argmin([loss(value) for value in starts]))]
+    found = minimize_scalar(loss, bounds=(start - 0.1, start + 0.1), method="bounded")
+    return float(f"{math.exp(found.x):.3g}")

@@ -1,0 +1,324 @@
+r"""An audit on the terminal: the verdict, the facts, and small plots of $w$ and $p$ over log-SNR.
+
+Curves are drawn with braille characters, two columns and four rows of dots in each, so that 64
+characters show 128 noise levels. What colour tells is told without it as well: where $w$ rises with
+$\lambda$, there is a line of strokes below the curve.
+
+The words and numbers that page and terminal share are here: `headline`, `facts`, `difference`.
+"""
+
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from elbos.audit.names import SAME, distance
+from elbos.audit.result import Audit
+from elbos.audit.verdict import intervals
+
+Array = NDArray[np.float64]
+_NONE, _AS_GIVEN = "–", "as given"
+MARKS = {"yes": "✓", "no": "✗", "open": "!"}
+_NUM_NEAREST = 5
+_WIDTH, _MARGIN = 64, 9
+_DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
+_STYLES = {"yes": "bold green", "no": "bold red", "open": "bold yellow"}
+
+
+class Headline(NamedTuple):
+    """The answer at a glance.
+
+    Args:
+        kind: Whether the loss is a likelihood objective: "yes", "no", or "open" if no weighting
+            describes it.
+        title: The answer.
+        text: The same in a sentence, for somebody who does not know the theory.
+    """
+
+    kind: Literal["yes", "no", "open"]
+    title: str
+    text: str
+
+
+def headline(audit: Audit) -> Headline:
+    """Whether the loss is a likelihood objective."""
+    if not audit.is_weighted_elbo:
+        return Headline(
+            "open",
+            "No weighting describes this loss",
+            "It is not a squared error in normal noise, so it is no mixture of likelihood bounds. "
+            "The curves describe its squared-error part at small errors.",
+        )
+    if audit.is_monotone:
+        return Headline(
+            "yes",
+            "Likelihood objective",
+            "The weight never rises as the noise falls. So training maximizes a bound on a "
+            "likelihood: that of the data with Gaussian noise added.",
+        )
+    return Headline(
+        "no",
+        "Not a likelihood objective",
+        f"The weight rises as the noise falls on log-SNR {intervals(audit)}. There the likelihood "
+        f"bounds of noisy data are subtracted, {audit.negative_share:.0%} as much as they are "
+        "added elsewhere.",
+    )
+
+
+def facts(audits: Sequence[Audit]) -> list[tuple[str, list[str]]]:
+    """What there is to know besides the curves: names, and for each a value per audit."""
+    columns = [_facts(audit) for audit in audits]
+    rows = [(name, [column[name] for column in columns]) for name in columns[0]]
+    return [(name, values) for name, values in rows if not {_NONE, _AS_GIVEN}.issuperset(values)]
+
+
+def _facts(audit: Audit) -> dict[str, str]:
+    """By name; `_NONE` and `_AS_GIVEN` are what goes without saying."""
+    low, high = audit.logsnr[0].item(), audit.logsnr[-1].item()
+    start, end = audit.effort
+    is_measured = audit.source == "measured"
+    return {
+        "predicts": _prediction(audit),
+        "coefficient": audit.coefficient_name or "none of the usual formulas",
+        "process": audit.process or ("none of those known" if is_measured else _NONE),
+        "noise levels": _levels(audit),
+        "log-SNR": f"{low:.2f} to {high:.2f}",
+        "monotone": "yes" if audit.is_monotone else "no",
+        "rises on": intervals(audit) or _NONE,
+        "negative share": _NONE if audit.is_monotone else f"{audit.negative_share:.1%}",
+        "half the effort": f"log-SNR {start:.1f} to {end:.1f}",
+        "data": _data(audit),
+        "pure noise": _share(audit.share_pure_noise),
+        "no noise": _share(audit.share_clean),
+        "oddities": ", ".join(oddity.kind for oddity in audit.oddities) or _NONE,
+        "source": f"{audit.num_samples:,} samples" if is_measured else "declared, exact",
+    }
+
+
+def _share(share: float) -> str:
+    return f"{share:.2%} of the samples" if share > 0 else _NONE
+
+
+def _prediction(audit: Audit) -> str:
+    if audit.parameterization is None:
+        return "a target of its own"
+    factor = audit.parameterization_factor
+    times = "" if factor == 1 else f"{factor:g} × "
+    sigma_data = f", sigma_data {audit.sigma_data:g}" if audit.parameterization == "edm" else ""
+    return f"{times}{audit.parameterization}{sigma_data}"
+
+
+def _levels(audit: Audit) -> str:
+    table = f"a table of {audit.num_steps:,}" if audit.num_steps else ""
+    own = "" if table else "a distribution of its own"
+    return ", ".join(part for part in (audit.schedule or own, table) if part)
+
+
+def _data(audit: Audit) -> str:
+    if audit.data_scale == 1 and audit.data_offset == 0:
+        return _AS_GIVEN
+    return f"plus {audit.data_offset:.4g}, times {audit.data_scale:.4g}"
+
+
+def nearest(audit: Audit) -> list[tuple[str, str]]:
+    """The nearest named weightings, and how far they are off, in words."""
+    return [
+        (name, f"the same ({d:.1%})" if d < SAME else f"off by {_size(d)}")
+        for name, d in audit.closest[:_NUM_NEAREST]
+    ]
+
+
+def _size(distance: float) -> str:
+    """A distance as a percentage, or, if it is large, as the factor that it is the log of."""
+    if distance < 0.5:
+        return f"{distance:.1%}"
+    return f"a factor of {math.exp(distance):.1f}" if distance < 5 else "orders of magnitude"
+
+
+def common_levels(audits: Sequence[Audit]) -> Float[Array, " g"]:
+    """A grid on the noise levels that all audits saw; empty if there are none."""
+    low = max(audit.logsnr[0].item() for audit in audits)
+    high = min(audit.logsnr[-1].item() for audit in audits)
+    return np.linspace(low, high, len(audits[0].logsnr)) if low < high else np.empty(0)
+
+
+def difference(audit: Audit, other: Audit) -> str:
+    """How far two weightings are apart, in words; the distance is that of `names`."""
+    levels = common_levels([audit, other])
+    if not len(levels):
+        return "The two losses have no noise level in common."
+    at = torch.from_numpy(levels)
+    log_w, log_v = (a.weighting(at).log().numpy() for a in (audit, other))
+    p = sum(np.interp(levels, a.logsnr.numpy(), a.density.numpy()) for a in (audit, other))
+    d = distance(log_w, log_v, p / np.sum(p))
+    alike = "weigh noise levels alike" if d < SAME else "do not weigh noise levels alike"
+    return f"The two losses {alike}: their weightings differ by {_size(d)}."
+
+
+def report(audits: Sequence[Audit]) -> RenderableType:
+    """One audit in full, or several side by side, for a terminal of 80 columns or more."""
+    parts = _one(audits[0]) if len(audits) == 1 else _several(audits)
+    return Group(*(Group(part, Text()) for part in parts))
+
+
+def _one(audit: Audit) -> Iterator[RenderableType]:
+    yield _heading(audit)
+    yield Text(audit.verdict)
+    yield _facts_table([audit])
+    yield _nearest_table(audit)
+    yield from _plots([audit])
+    if code := audit.monotone_code:
+        yield Text(wrapped(code))
+
+
+def _several(audits: Sequence[Audit]) -> Iterator[RenderableType]:
+    yield Group(*(_heading(audit) for audit in audits))
+    if len(audits) == 2:
+        yield Text(difference(*audits))
+    yield _facts_table(audits)
+    yield from _plots(audits)
+
+
+def _heading(audit: Audit) -> Text:
+    kind, title, _ = headline(audit)
+    return Text.assemble(f"{audit.title}: ", (f"{MARKS[kind]} {title}", _STYLES[kind]))
+
+
+def _facts_table(audits: Sequence[Audit]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=len(audits) > 1)
+    table.add_column(no_wrap=True)
+    for audit in audits:
+        table.add_column(Text(audit.title), overflow="fold")
+    rows = facts(audits)
+    if len(audits) > 1:
+        rows.append(("nearest", [", ".join(nearest(audit)[0]) for audit in audits]))
+    for name, values in rows:
+        table.add_row(name, *(Text(value) for value in values))
+    return table
+
+
+def _nearest_table(audit: Audit) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("nearest named weightings", overflow="fold")
+    table.add_column("")
+    for name, off in nearest(audit):
+        table.add_row(Text(name), off)
+    return table
+
+
+def _plots(audits: Sequence[Audit]) -> Iterator[Text]:
+    """Stacked, on common axes."""
+    levels = np.linspace(
+        min(audit.logsnr[0].item() for audit in audits),
+        max(audit.logsnr[-1].item() for audit in audits),
+        2 * _WIDTH,
+    )
+    weights = [_resampled(audit, audit.weight.log10().numpy(), levels) for audit in audits]
+    densities = [_resampled(audit, audit.density.numpy(), levels) for audit in audits]
+    low, high = np.nanmin(weights), np.nanmax(weights)
+    low = min(low, high - 0.3)  # a constant is a line in the middle of nothing much
+    for audit, log_w, p in zip(audits, weights, densities, strict=True):
+        title = f" of {audit.title}" if len(audits) > 1 else ""
+        is_rising = _is_rising(audit, levels)
+        yield Text("\n").join(
+            [
+                Text(f"weighting w{title}, log scale"),
+                *_drawn(log_w, low, high, 8, labels=(10**low, 10**high), is_rising=is_rising),
+                _strokes(is_rising),
+                Text("density p of the noise levels"),
+                *_drawn(p, 0, np.nanmax(densities), 4, labels=(0, np.nanmax(densities))),
+                _axis(levels),
+            ]
+        )
+
+
+def _resampled(audit: Audit, curve: Array, levels: Float[Array, " c"]) -> Float[Array, " c"]:
+    """A curve at other levels; NaN beyond its ends."""
+    return np.interp(levels, audit.logsnr.numpy(), curve, left=np.nan, right=np.nan)
+
+
+def _is_rising(audit: Audit, levels: Float[Array, " c"]) -> NDArray[np.bool_]:
+    """Whether the weighting rises, for each character."""
+    cells = levels.reshape(-1, 2).mean(1)
+    inside = [(start <= cells) & (cells <= end) for start, end in audit.rising]
+    return np.any(inside, axis=0) if inside else np.zeros(len(cells), dtype=bool)
+
+
+def _drawn(
+    curve: Float[Array, " c"],
+    low: float,
+    high: float,
+    height: int,
+    *,
+    labels: tuple[float, float],
+    is_rising: NDArray[np.bool_] | None = None,
+) -> list[Text]:
+    """Rows of a plot: its axis, and the curve, red where it rises."""
+    rows = braille((curve - low) / (high - low), height)
+    texts = []
+    for i, row in enumerate(rows):
+        value = {0: f"{labels[1]:.2g}", height - 1: f"{labels[0]:.2g}"}.get(i, "")
+        text = Text(f"{value:>{_MARGIN - 2}} │", style="dim")
+        for is_red, part in _runs(row, is_rising):
+            text.append(part, style="not dim red" if is_red else "not dim cyan")
+        texts.append(text)
+    return texts
+
+
+def braille(curve: Float[Array, " c"], height: int) -> list[str]:
+    """A line through values between 0 and 1, two to a character; a gap where they are NaN.
+
+    Examples:
+        >>> braille(np.linspace(0, 1, 16), 2)
+        ['    ⣀⠤⠒⠉', '⣀⠤⠒⠉    ']
+    """
+    row = np.round((1 - curve) * (4 * height - 1))
+    before = np.where(np.isnan(np.roll(row, 1)), row, np.roll(row, 1))
+    before[0] = row[0]
+    # from the row after the neighbour's to one's own, so that steep parts are connected and thin
+    top = np.where(before < row, before + 1, row)
+    bottom = np.where(before > row, before - 1, row)
+    line = np.arange(4 * height)[:, None]
+    cells = ((top <= line) & (line <= bottom)).reshape(height, 4, -1, 2)
+    codes = np.einsum("hicj,ij->hc", cells, _DOTS)
+    return ["".join(chr(0x2800 + code) if code else " " for code in row) for row in codes]
+
+
+def _runs(row: str, is_rising: NDArray[np.bool_] | None) -> Iterator[tuple[bool, str]]:
+    """The stretches of a row in which the curve rises, and the others."""
+    if is_rising is None:
+        yield False, row
+        return
+    turns = [0, *(np.flatnonzero(np.diff(is_rising)) + 1).tolist(), len(row)]
+    for start, end in pairwise(turns):
+        yield bool(is_rising[start]), row[start:end]
+
+
+def _strokes(is_rising: NDArray[np.bool_]) -> Text:
+    if not is_rising.any():
+        return Text(f"{'never rises':>{_MARGIN + 11}}", style="dim")
+    strokes = "".join("╱" if rises else " " for rises in is_rising)
+    return Text(f"{'rises':>{_MARGIN - 2}}  ").append(strokes, style="red")
+
+
+def _axis(levels: Float[Array, " c"]) -> Text:
+    left, right = f"{levels[0]:.1f} noisy", f"clean {levels[-1]:.1f}"
+    middle = "log-SNR".center(_WIDTH - len(left) - len(right))
+    return Text(" " * _MARGIN + left + middle + right, style="dim")
+
+
+def wrapped(code: str, width: int = 76) -> str:
+    """Code with its long lines, all of which are inside brackets, broken at spaces."""
+    return "\n".join(
+        "\n".join(textwrap.wrap(line, width, subsequent_indent=" " * 8, break_on_hyphens=False))
+        for line in code.splitlines()
+    )

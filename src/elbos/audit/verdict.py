@@ -1,0 +1,202 @@
+"""An audit in words, and the code that mends what it found."""
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elbos.audit.names import SAME
+
+if TYPE_CHECKING:
+    from elbos.audit.result import Audit
+
+_PREDICTIONS = {
+    "eps": "the noise (eps)",
+    "x": "the data (x)",
+    "v": "the velocity v = alpha eps - sigma x",
+    "score": "the score -eps / sigma",
+    "flow": "the flow's velocity u = eps - x",
+    "edm": "EDM's preconditioned output F",
+}
+_PROCESSES = {
+    "variance preserving": " on the variance-preserving process",
+    "variance exploding": " on the variance-exploding process",
+    "variance exploding, scaled by c_in": (
+        " on the variance-exploding process, scaled by EDM's c_in"
+    ),
+    "rectified flow": " on the rectified-flow process",
+    None: "",
+}
+_LINE = 5e-4  # what the factor may be off between the points of its table
+
+
+def verdict(audit: "Audit") -> str:
+    """One paragraph."""
+    warnings = [oddity.text for oddity in audit.oddities if oddity.is_fatal]
+    notes = [oddity.text for oddity in audit.oddities if not oddity.is_fatal]
+    sentences = [
+        *warnings,
+        _what_it_does(audit),
+        _where(audit),
+        _nearest(audit),
+        _likelihood(audit),
+        _effort(audit),
+        *notes,
+        _ends(audit),
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def intervals(audit: "Audit") -> str:
+    """Where the weighting rises, in short."""
+    return ", ".join(f"[{start:.2f}, {end:.2f}]" for start, end in audit.rising)
+
+
+def _what_it_does(audit: "Audit") -> str:
+    prediction = _PREDICTIONS.get(audit.parameterization or "", "a target of its own")
+    if audit.parameterization is None and not audit.is_weighted_elbo:
+        prediction = "a target that cannot be read off"
+    if audit.parameterization == "edm":
+        prediction += f" with sigma_data {audit.sigma_data:g}"
+    factor = audit.parameterization_factor
+    if audit.parameterization and factor != 1:
+        reversed_sign = "with its sign reversed" if factor == -1 else f"times {factor:g}"
+        prediction += f" {reversed_sign}"
+    if audit.coefficient_name == "1":
+        coefficient = "the squared error has the same coefficient at every noise level"
+    elif audit.coefficient_name:
+        coefficient = f"its squared error is multiplied by {audit.coefficient_name}"
+    else:
+        coefficient = "its squared error is multiplied by a function of its own of the noise level"
+    return f"The network predicts {prediction}{_PROCESSES[audit.process]}; {coefficient}."
+
+
+def _where(audit: "Audit") -> str:
+    low, high = audit.logsnr[0].item(), audit.logsnr[-1].item()
+    table = f"a table of {audit.num_steps:,} steps" if audit.num_steps else ""
+    if audit.schedule:
+        levels = f"from {audit.schedule}" + (f", {table}" if table else "")
+    else:
+        levels = f"from {table}" if table else "from a distribution of its own"
+    data = ""
+    if audit.data_scale != 1 or audit.data_offset != 0:
+        data = f" The data are changed to {_affine(audit)} first; log-SNR is that of the result."
+    if audit.process is None and audit.source == "measured":
+        data += " Signal and noise are scaled as in none of the usual processes."
+    return f"Noise levels are drawn {levels}, log-SNR {low:.1f} to {high:.1f}.{data}"
+
+
+def _affine(audit: "Audit") -> str:
+    shift = audit.data_scale * audit.data_offset
+    text = "x" if audit.data_scale == 1 else f"{audit.data_scale:.4g} x"
+    return text if shift == 0 else f"{text} {'-' if shift < 0 else '+'} {abs(shift):.3g}"
+
+
+def _nearest(audit: "Audit") -> str:
+    name, distance = audit.closest[0]
+    if distance < SAME:
+        return f"Together that weighs noise levels as {name} does (distance {distance:.3f})."
+    return (
+        f"Together that is none of the named weightings; the nearest is {name}, off by "
+        f"{distance:.0%}."
+        if distance < 1
+        else f"Together that is far from every named weighting; the nearest is {name}."
+    )
+
+
+def _likelihood(audit: "Audit") -> str:
+    if not audit.is_weighted_elbo:
+        return "What follows describes its squared-error part at small errors."
+    if audit.is_monotone:
+        return (
+            "The weighting never rises with log-SNR: the loss is a likelihood objective, the ELBO "
+            "of the data with Gaussian noise added, of noise levels distributed as the weighting "
+            "falls."
+        )
+    return (
+        f"The weighting rises with log-SNR on {intervals(audit)}: the loss is not a likelihood "
+        "objective. It adds ELBOs of noisy data where the weighting falls and subtracts them where "
+        f"it rises, {audit.negative_share:.0%} as much as it adds. Multiplied by the factor below, "
+        f"which is 1 above {audit.rising[-1][1]:.2f}, it would be one (its Monotone)."
+    )
+
+
+def _effort(audit: "Audit") -> str:
+    low, high = audit.effort
+    return (
+        f"On standard normal data, half of the loss that the best network has left comes from "
+        f"log-SNR {low:.1f} to {high:.1f} (noise over signal {math.exp(-low / 2):.2g} to "
+        f"{math.exp(-high / 2):.2g})."
+    )
+
+
+def _ends(audit: "Audit") -> str:
+    parts = []
+    if audit.share_pure_noise > 0:
+        parts.append(
+            f"{audit.share_pure_noise:.2%} of the samples are pure noise (log-SNR -inf), each with "
+            f"{audit.weight_pure_noise:.2g} times the mean coefficient: there the network learns "
+            "the mean of the data, which no ELBO's weight describes."
+        )
+    if audit.share_clean > 0:
+        parts.append(
+            f"{audit.share_clean:.2%} of the samples have no noise at all (log-SNR inf), and teach "
+            "nothing."
+        )
+    return " ".join(parts)
+
+
+def monotone_code(audit: "Audit") -> str | None:
+    """Code for `Monotone(w) / w`: by name where the weighting has one, else as a table."""
+    if audit.is_monotone or not audit.is_weighted_elbo:
+        return None
+    name, distance = audit.closest[0]
+    if distance < SAME:
+        classes = sorted({"Monotone", *re.findall(r"[A-Z]\w*", name)})
+        return _NAMED.format(classes=", ".join(classes), name=name)
+    is_needed = audit.logsnr <= audit.rising[-1][1]
+    at = audit.logsnr[is_needed].numpy()
+    log_factor = (audit.monotone_weight / audit.weight).log()[is_needed].numpy()
+    kept = _corners(at, log_factor)
+    return _TABLE.format(
+        at=", ".join(f"{value:.3f}" for value in at[kept]),
+        log_factor=", ".join(f"{value:.4f}" for value in log_factor[kept]),
+    )
+
+
+def _corners(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
+    """The fewest points, about, between which straight lines are within `_LINE` of a curve."""
+    first, last = 0, len(x) - 1
+    distance = np.abs(y - np.interp(x, x[[first, last]], y[[first, last]]))
+    middle = int(distance.argmax())
+    if distance[middle] < _LINE:
+        return [first, last]
+    rest = _corners(x[middle:], y[middle:])
+    return [*_corners(x[: middle + 1], y[: middle + 1])[:-1], *(middle + i for i in rest)]
+
+
+_NAMED = """\
+from elbos.weightings import {classes}
+
+w = {name}
+monotone = Monotone(w)
+
+def monotone_factor(logsnr):  # [batch], log(alpha**2 / sigma**2)
+    return monotone(logsnr) / w(logsnr)
+
+# loss per sample: loss = loss * monotone_factor(logsnr)
+"""
+_TABLE = """\
+import torch
+
+def monotone_factor(logsnr):  # [batch], log(alpha**2 / sigma**2)
+    at = logsnr.new_tensor([{at}])
+    log_factor = logsnr.new_tensor([{log_factor}])
+    i = torch.searchsorted(at, logsnr.contiguous()).clamp(1, len(at) - 1)
+    share = ((logsnr - at[i - 1]) / (at[i] - at[i - 1])).clamp(0, 1)
+    return torch.exp(log_factor[i - 1] + share * (log_factor[i] - log_factor[i - 1]))
+
+# loss per sample: loss = loss * monotone_factor(logsnr)
+"""

@@ -1,0 +1,267 @@
+r"""Watching a loss from inside: what it gives the network, and what it does with the answer.
+
+The loss is called with a `Probe` in place of the network. The probe notes its input $z$ and answers
+with a tensor of our choice; the gradient of the loss with respect to that answer is all that the
+loss says about it. Random states (torch's, numpy's, Python's, and those of torch generators that
+the loss owns) are set before each call, so that calls can be compared that differ in one thing
+only: in the data, or in the answer. Normal numbers that torch draws are kept, so that the noise in
+$z$ is known and need not be estimated.
+"""
+
+import random
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+LossFunction = Callable[[Any, Tensor], Any]
+_NORMAL = {torch.randn, torch.randn_like, torch.normal, Tensor.normal_}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the loss takes for the network's output.
+
+    Args:
+        is_tuple: A tuple of which the first item counts, instead of a tensor (with itself as its
+            attribute `sample`).
+        multiple: Channels of the output per channel of the data; 2 where a variance is learned.
+    """
+
+    is_tuple: bool
+    multiple: int
+
+
+FORMS = [Form(False, 1), Form(True, 1), Form(False, 2), Form(True, 2)]
+
+
+@dataclass
+class Call:
+    """One call of the network.
+
+    Args:
+        z: What it was given as noisy data.
+        answer: What it answered, a leaf of the graph.
+        gradient: Of the loss, with respect to the answer; None if the loss does not depend on it.
+    """
+
+    z: Tensor
+    answer: Tensor
+    gradient: Tensor | None = None
+
+
+class Probe(nn.Module):
+    """Stands in for the network, whatever it is called with.
+
+    Args:
+        x: The clean batch: noisy data are recognized by its shape.
+        form: What the loss takes for an output.
+        scale: The answers are `scale` times random signs, the same signs in every call.
+        is_masked: Answer 0 in a random half of the elements instead.
+    """
+
+    def __init__(self, x: Tensor, form: Form, scale: float, *, is_masked: bool = False) -> None:
+        super().__init__()
+        self.x, self.form, self.scale, self.is_masked = x, form, scale, is_masked
+        self.calls: list[Call] = []
+        # `next(network.parameters())` is how losses ask for a device or dtype
+        self.unused = nn.Parameter(torch.zeros((), device=x.device, dtype=x.dtype))
+
+    @property
+    def device(self) -> torch.device:
+        return self.x.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.x.dtype
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        z = noisy_data([*args, *kwargs.values()], self.x)
+        shape = list(self.x.shape if z.shape[2:] == self.x.shape[2:] else z.shape)
+        shape[:1] = z.shape[:1]
+        shape[1] *= self.form.multiple
+        value = self.scale * signs(shape)
+        if self.is_masked:
+            value = value * is_kept(shape)
+        dtype = z.dtype if z.dtype in (torch.float32, torch.float64) else torch.float32
+        leaf = value.to(z.device, dtype).requires_grad_()
+        self.calls.append(Call(z.detach().clone(), leaf))
+        answer = leaf.view_as(leaf)
+        answer.sample = leaf.view_as(leaf)  # type: ignore[attr-defined]
+        is_tuple = self.form.is_tuple or kwargs.get("return_dict") is False
+        return (answer,) if is_tuple else answer
+
+
+def noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
+    """The argument that is the noisy data: shaped like the data, else the largest."""
+    tensors: list[Tensor] = [value for value in arguments if _is_data(value)]
+    if not tensors:
+        raise ValueError("the network is called without any tensor of floating-point data")
+    alike = (value for value in tensors if value.shape[1:] == x.shape[1:])
+    return next(alike, max(tensors, key=torch.numel))
+
+
+def _is_data(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
+
+
+def signs(shape: list[int]) -> Tensor:
+    """Random signs, a fixed function of the shape, without touching the global random state."""
+    return 2 * _bits(shape, seed=1) - 1
+
+
+def is_kept(shape: list[int]) -> Tensor:
+    """One in half of the elements, 0 in the others; likewise fixed."""
+    return _bits(shape, seed=2)
+
+
+_CACHE: dict[tuple[tuple[int, ...], int], Tensor] = {}
+
+
+def _bits(shape: list[int], seed: int) -> Tensor:
+    key = (tuple(shape), seed)
+    if key not in _CACHE:
+        _CACHE.clear() if len(_CACHE) > 8 else None
+        generator = torch.Generator().manual_seed(seed)
+        _CACHE[key] = torch.randint(2, shape, generator=generator).float()
+    return _CACHE[key]
+
+
+class Randomness(TorchFunctionMode):
+    """Sets every random state, and keeps the normal numbers that torch draws meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws: list[Tensor] = []
+        self._generators: dict[int, tuple[torch.Generator, Tensor]] = {}
+        self._seed = -1
+
+    def reset(self, seed: int) -> None:
+        """Start from `seed`; generators of the loss itself, from where this seed first met them."""
+        if seed != self._seed:
+            self._generators.clear()
+            self._seed = seed
+        self.draws = []
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002, it is the loss that draws from it
+        if torch.accelerator.is_available():
+            torch.manual_seed(seed)
+        else:  # ten times as fast, for hundreds of calls
+            torch.default_generator.manual_seed(seed)
+        for generator, state in self._generators.values():
+            generator.set_state(state)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        generator = kwargs.get("generator")
+        if isinstance(generator, torch.Generator) and id(generator) not in self._generators:
+            self._generators[id(generator)] = generator, generator.get_state()
+        result = func(*args, **kwargs)
+        if func in _NORMAL:
+            self.draws.append(result.detach().clone())
+        return result
+
+
+@contextmanager
+def untouched_randomness() -> Iterator[None]:
+    """Leave all global random states as they were."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
+
+
+@dataclass
+class Watch:
+    """Calls a loss and says what happened.
+
+    Args:
+        loss_fn: `loss_fn(network, x)`.
+        form: What it takes for the network's output.
+        num_untrained: How many calls of the network the last loss did not depend on.
+    """
+
+    loss_fn: LossFunction
+    form: Form
+    randomness: Randomness = field(default_factory=Randomness)
+    num_untrained: int = 0
+
+    def __call__(
+        self, x: Tensor, seed: int, *, scale: float = 0.0, is_masked: bool = False
+    ) -> list[Call]:
+        """The calls that the loss depends on, with their gradients.
+
+        Raises:
+            ValueError: In one line, if the loss fails, calls no network, or returns no loss.
+        """
+        probe = Probe(x, self.form, scale, is_masked=is_masked)
+        self.randomness.reset(seed)
+        with torch.enable_grad():
+            try:
+                with self.randomness:
+                    loss = self.loss_fn(probe, x.clone())
+            except Exception as error:
+                raise ValueError(f"The loss raised {_described(error)}") from error
+            total = _total(loss)
+            if not probe.calls:
+                raise ValueError(
+                    "The loss never calls the network: call it as network(z, ...), and audit the "
+                    "function that does."
+                )
+            if not total.requires_grad:
+                raise ValueError(
+                    "The loss does not depend on the network's output: it is detached, or "
+                    "computed under no_grad."
+                )
+            leaves = [call.answer for call in probe.calls]
+            try:
+                gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"The gradient of the loss cannot be taken ({_one_line(error)}): return the "
+                    "loss without calling backward() on it."
+                ) from error
+        for call, gradient in zip(probe.calls, gradients, strict=True):
+            call.gradient = gradient
+        trained = [call for call in probe.calls if call.gradient is not None]
+        self.num_untrained = len(probe.calls) - len(trained)
+        return trained
+
+
+def _total(loss: Any) -> Tensor:
+    """The loss as one number: of a tuple the first item, of a dict the item "loss"."""
+    if isinstance(loss, dict):
+        if "loss" not in loss:
+            raise ValueError(f"The loss is a dict of {sorted(loss)}: return it under 'loss'.")
+        loss = loss["loss"]
+    if isinstance(loss, tuple | list) and loss:
+        loss = loss[0]
+    if not isinstance(loss, Tensor):
+        raise ValueError(f"The loss is a {type(loss).__name__}: return a tensor.")  # noqa: TRY004
+    return loss.sum()
+
+
+def _described(error: Exception) -> str:
+    """Type, message and place of an error in somebody else's code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if "site-packages" not in f.filename and f.filename != __file__]
+    frame = (theirs or frames)[-1]
+    place = f"{Path(frame.filename).name}, line {frame.lineno}"
+    return f"{type(error).__name__} ({place}): {_one_line(error) or 'no message'}"
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:300] + "…"

@@ -1,0 +1,561 @@
+"""Losses with a planted mistake, and losses that are more than one weighted squared error.
+
+`MISTAKES` pairs a right loss with a wrong one; most were in public trainers. `ODDITIES` are losses
+that no weighting describes, or only together with a remark: the audit must say so, not measure
+on. Nothing here imports elbos.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+
+
+class Mistake(NamedTuple):
+    name: str
+    right: Callable
+    wrong: Callable
+    what: str
+
+
+class Oddity(NamedTuple):
+    """A loss, and a word that the audit's message about it has."""
+
+    name: str
+    loss: Callable
+    keyword: str
+
+
+def expand(v, x):
+    """[b] to [b, 1, 1, 1]."""
+    return v.view(-1, *[1] * (x.ndim - 1))
+
+
+# ------------------------------------------------------------- losses with a hole for the mistake
+
+COSINE = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod
+ZERO_SNR = DDPMScheduler(beta_schedule="scaled_linear", rescale_betas_zero_snr=True).alphas_cumprod
+
+
+def discrete(prediction_type, weight, alphas_cumprod=COSINE):
+    """A loss on 1000 steps, each sample's squared error times weight(snr)."""
+
+    def loss_fn(network, x):
+        t = torch.randint(0, len(alphas_cumprod), (x.shape[0],))
+        noise = torch.randn_like(x)
+        alpha, sigma = (
+            expand(alphas_cumprod[t].sqrt(), x),
+            expand((1 - alphas_cumprod[t]).sqrt(), x),
+        )
+        targets = {"epsilon": noise, "sample": x, "v_prediction": alpha * noise - sigma * x}
+        pred = network(alpha * x + sigma * noise, t)
+        mse = F.mse_loss(pred, targets[prediction_type], reduction="none").mean(dim=(1, 2, 3))
+        snr = alphas_cumprod[t] / (1 - alphas_cumprod[t])
+        return (weight(snr) * mse).mean()
+
+    return loss_fn
+
+
+def reduced(reduce, alphas_cumprod=COSINE):
+    """Min-SNR for eps; `reduce` turns the squared errors, not reduced, and weights into a loss."""
+
+    def loss_fn(network, x):
+        t = torch.randint(0, len(alphas_cumprod), (x.shape[0],))
+        noise = torch.randn_like(x)
+        alpha, sigma = (
+            expand(alphas_cumprod[t].sqrt(), x),
+            expand((1 - alphas_cumprod[t]).sqrt(), x),
+        )
+        pred = network(alpha * x + sigma * noise, t)
+        snr = alphas_cumprod[t] / (1 - alphas_cumprod[t])
+        return reduce((pred - noise) ** 2, torch.clamp(5 / snr, max=1))
+
+    return loss_fn
+
+
+def edm(p_mean=-1.2, p_std=1.2, weight=lambda sigma: (sigma**2 + 0.25) / (sigma * 0.5) ** 2):
+    """EDM for a denoiser."""
+
+    def loss_fn(network, x):
+        sigma = (p_mean + p_std * torch.randn(x.shape[0], 1, 1, 1)).exp()
+        denoised = network(x + sigma * torch.randn_like(x), sigma.flatten())
+        return (weight(sigma) * (denoised - x) ** 2).flatten(1).mean(1)
+
+    return loss_fn
+
+
+def flow(sample_t):
+    """Rectified flow with noise at t = 1; `sample_t` makes times of a batch size."""
+
+    def loss_fn(network, x):
+        t = sample_t(x.shape[0])
+        noise = torch.randn_like(x)
+        pred = network((1 - expand(t, x)) * x + expand(t, x) * noise, t * 1000)
+        return F.mse_loss(pred.float(), (noise - x).float())
+
+    return loss_fn
+
+
+def shifted(t, shift):
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def indexed_logit_normal(mean, std):
+    """Times of the diffusers script: a logit-normal index into a table from noise to data."""
+    sigmas = FlowMatchEulerDiscreteScheduler(shift=1.0).sigmas
+    return lambda b: sigmas[(torch.sigmoid(mean + std * torch.randn(b)) * 1000).long()]
+
+
+def sigmoid_weighted(minus_dlogsnr_dt):
+    """The sigmoid weighting of an eps-network on the cosine schedule."""
+
+    def loss_fn(network, x):
+        t = torch.rand(x.shape[0]) * (1 - 2e-5) + 1e-5
+        logsnr = -2 * torch.log(torch.tan(math.pi / 2 * t))
+        eps = torch.randn_like(x)
+        z = expand(logsnr.sigmoid().sqrt(), x) * x + expand((-logsnr).sigmoid().sqrt(), x) * eps
+        mse = (network(z, logsnr) - eps).square().mean((1, 2, 3))
+        return (minus_dlogsnr_dt(t) * torch.sigmoid(2 - logsnr) * mse).mean()
+
+    return loss_fn
+
+
+def sd3_preconditioned(weight):
+    """A velocity network preconditioned to predict x, as a flag of the SD3 script does."""
+
+    def loss_fn(network, x):
+        sigmas = torch.sigmoid(torch.randn(x.shape[0], 1, 1, 1))
+        noise = torch.randn_like(x)
+        noisy = (1 - sigmas) * x + sigmas * noise
+        model_pred = network(noisy, sigmas.flatten() * 1000) * (-sigmas) + noisy
+        return (weight(sigmas) * (model_pred - x) ** 2).mean()
+
+    return loss_fn
+
+
+def normalized_by_batch(x_weight):
+    """Weights divided by their mean over the batch, batches of 16."""
+
+    def weight(snr):
+        w = x_weight(snr)
+        return torch.cat([part / part.mean() for part in w.split(16)])
+
+    return weight
+
+
+def off_by_one(network, x):
+    """Min-SNR for eps, its weights from alphas_cumprod[t - 1]; at t = 0 that is the last entry."""
+    t = torch.randint(0, 1000, (x.shape[0],))
+    noise = torch.randn_like(x)
+    z = expand(COSINE[t].sqrt(), x) * x + expand((1 - COSINE[t]).sqrt(), x) * noise
+    snr = COSINE[t - 1] / (1 - COSINE[t - 1])
+    return (torch.clamp(5 / snr, max=1) * (network(z, t) - noise).square().mean((1, 2, 3))).mean()
+
+
+def sqrt_twice(network, x):
+    """The tables are square roots already."""
+    sqrt_alphas_cumprod, sqrt_one_minus_alphas_cumprod = COSINE.sqrt(), (1 - COSINE).sqrt()
+    t = torch.randint(0, 1000, (x.shape[0],))
+    noise = torch.randn_like(x)
+    signal, spread = sqrt_alphas_cumprod[t].sqrt(), sqrt_one_minus_alphas_cumprod[t].sqrt()
+    return F.mse_loss(network(expand(signal, x) * x + expand(spread, x) * noise, t), noise)
+
+
+def one_where_zero(weight):
+    """The patch that keeps a weight finite: one wherever the SNR is zero."""
+    return lambda snr: torch.where(snr == 0, torch.ones_like(snr), weight(snr))
+
+
+def weights_forgotten(squared_error, weight):
+    losses = squared_error.mean((1, 2, 3))
+    logs = {"mse": losses.mean(), "weighted": (weight * losses).mean()}
+    return logs["mse"]
+
+
+def min_snr_v(snr):
+    return snr.clamp(max=5) / (snr + 1)
+
+
+MIN_SNR_EPS = discrete("epsilon", lambda snr: torch.clamp(5 / snr, max=1))
+MIN_SNR_V = discrete("v_prediction", min_snr_v)
+MIN_SNR_REDUCED = reduced(lambda squared_error, w: (w * squared_error.mean((1, 2, 3))).mean())
+
+MISTAKES = [
+    Mistake(
+        "max_for_min",
+        right=discrete("sample", lambda snr: snr.clamp(max=5)),
+        wrong=discrete("sample", lambda snr: snr.clamp(min=5)),
+        what="Min-SNR clamps from below: max(snr, 5) for min(snr, 5)",
+    ),
+    Mistake(
+        "snr_is_a_root",
+        right=MIN_SNR_EPS,
+        wrong=discrete("epsilon", lambda snr: torch.clamp(5 / snr.sqrt(), max=1)),
+        what="Min-SNR takes alpha / sigma for the SNR, which is its square",
+    ),
+    Mistake(
+        "snr_inverted",
+        right=MIN_SNR_V,
+        wrong=discrete("v_prediction", lambda snr: min_snr_v(1 / snr)),
+        what="Min-SNR with (1 - alphas_cumprod) / alphas_cumprod for the SNR",
+    ),
+    Mistake(
+        "eps_weight_on_v",
+        right=MIN_SNR_V,
+        wrong=discrete("v_prediction", lambda snr: snr.clamp(max=5) / snr),
+        what="Min-SNR's weight for eps, min(snr, 5) / snr, on a v-network",
+    ),
+    Mistake(
+        "x_weight_on_eps",
+        right=MIN_SNR_EPS,
+        wrong=discrete("epsilon", lambda snr: snr.clamp(max=5)),
+        what="Min-SNR's weight for x, min(snr, 5), on an eps-network",
+    ),
+    Mistake(
+        "one_plus_min_snr",
+        right=MIN_SNR_V,
+        wrong=discrete("v_prediction", lambda snr: snr.clamp(max=5) / snr + 1),
+        what="Min-SNR for v as min(snr, 5) / snr + 1",
+    ),
+    Mistake(
+        "min_of_snr_plus_one",
+        right=MIN_SNR_V,
+        wrong=discrete("v_prediction", lambda snr: (snr + 1).clamp(max=5) / (snr + 1)),
+        what="Min-SNR for v as min(snr + 1, 5) / (snr + 1)",
+    ),
+    Mistake(
+        "one_at_zero_snr",
+        right=discrete("v_prediction", min_snr_v, ZERO_SNR),
+        wrong=discrete("v_prediction", one_where_zero(min_snr_v), ZERO_SNR),
+        what="zero-terminal SNR, and the weight is set to 1 where the SNR is 0",
+    ),
+    Mistake(
+        "alphas_cumprod_off_by_one",
+        right=MIN_SNR_EPS,
+        wrong=off_by_one,
+        what="Min-SNR's weights come from alphas_cumprod[t - 1], for t = 0 from its far end",
+    ),
+    Mistake(
+        "normalized_by_the_batch",
+        right=discrete("sample", lambda snr: snr),
+        wrong=discrete("sample", normalized_by_batch(lambda snr: snr)),
+        what="SNR weights are divided by their mean over the batch, so they depend on it",
+    ),
+    Mistake(
+        "p2_exponent_sign",
+        right=discrete("epsilon", lambda snr: (1 + snr) ** -1.0),
+        wrong=discrete("epsilon", lambda snr: (1 + snr) ** 1.0),
+        what="P2 without the minus in the exponent",
+    ),
+    Mistake(
+        "sqrt_twice",
+        right=discrete("epsilon", torch.ones_like),
+        wrong=sqrt_twice,
+        what="the root of sqrt_alphas_cumprod is taken, so all log-SNR are halved",
+    ),
+    Mistake(
+        "broadcast",
+        right=MIN_SNR_REDUCED,
+        wrong=reduced(lambda squared_error, w: (w * squared_error.mean((1, 2, 3), True)).mean()),
+        what="weights [b] times errors [b, 1, 1, 1] make mean(w) * mean(error)",
+    ),
+    Mistake(
+        "mean_before_weight",
+        right=MIN_SNR_REDUCED,
+        wrong=reduced(lambda squared_error, w: (w * squared_error.mean()).mean()),
+        what="the error is averaged over the batch before the weights come",
+    ),
+    Mistake(
+        "weights_forgotten",
+        right=MIN_SNR_REDUCED,
+        wrong=reduced(weights_forgotten),
+        what="the weights are computed and logged, and the loss returned is without them",
+    ),
+    Mistake(
+        "missing_derivative",
+        right=sigmoid_weighted(lambda t: 2 * math.pi / torch.sin(math.pi * t)),
+        wrong=sigmoid_weighted(torch.ones_like),
+        what="the sigmoid weighting without -dlogsnr/dt",
+    ),
+    Mistake(
+        "p_mean_sign",
+        right=edm(p_mean=-1.2),
+        wrong=edm(p_mean=+1.2),
+        what="EDM's P_mean with the other sign",
+    ),
+    Mistake(
+        "p_mean_p_std_swapped",
+        right=edm(p_mean=-0.8, p_std=1.6),
+        wrong=edm(p_mean=1.6, p_std=-0.8),
+        what="EDM2's P_mean and P_std in each other's place",
+    ),
+    Mistake(
+        "sigma_data_not_squared",
+        right=edm(),
+        wrong=edm(weight=lambda sigma: (sigma**2 + 0.5) / (sigma * 0.5) ** 2),
+        what="EDM's lambda(sigma) with sigma_data for sigma_data**2",
+    ),
+    Mistake(
+        "sum_for_product",
+        right=edm(),
+        wrong=edm(weight=lambda sigma: (sigma**2 + 0.25) / (sigma + 0.5) ** 2),
+        what="EDM's lambda(sigma) over (sigma + sigma_data)**2, as AlphaFold 3 prints it",
+    ),
+    Mistake(
+        "shifted_twice",
+        right=flow(lambda b: shifted(torch.rand(b), 3)),
+        wrong=flow(lambda b: shifted(shifted(torch.rand(b), 3), 3)),
+        what="the time shift is in the scheduler's table and is applied again to what it gives",
+    ),
+    Mistake(
+        "shift_inverted",
+        right=flow(lambda b: shifted(torch.rand(b), 3)),
+        wrong=flow(lambda b: shifted(torch.rand(b), 1 / 3)),
+        what="the shift formula for t = 1 at noise where t = 1 is data: 1/3 for 3",
+    ),
+    Mistake(
+        "logit_normal_flipped",
+        right=flow(indexed_logit_normal(-0.5, 0.6)),
+        wrong=flow(indexed_logit_normal(0.5, 0.6)),
+        what="SD3's logit-normal (0.5, 0.6) drawn as an index into a table that starts at noise",
+    ),
+    Mistake(
+        "preconditioned",
+        right=sd3_preconditioned(lambda sigmas: sigmas**-2),
+        wrong=sd3_preconditioned(torch.ones_like),
+        what="a flag turns the velocity loss into an x-loss: a weight of sigma^2 nobody wrote",
+    ),
+]
+
+
+# --------------------------------------------------------------------------------------- oddities
+
+
+def cosine_time(x):
+    """Times [b], and alpha and sigma as [b, 1, 1, 1]."""
+    t = torch.rand(x.shape[0]) * (1 - 2e-4) + 1e-4
+    return t, expand(torch.cos(math.pi / 2 * t), x), expand(torch.sin(math.pi / 2 * t), x)
+
+
+def elementwise(criterion):
+    """A loss on eps by another criterion than the square."""
+
+    def loss_fn(network, x):
+        t, alpha, sigma = cosine_time(x)
+        noise = torch.randn_like(x)
+        return criterion(network(alpha * x + sigma * noise, t), noise)
+
+    return loss_fn
+
+
+def pseudo_huber(pred, target, c=0.03):
+    return (torch.sqrt((pred - target) ** 2 + c**2) - c).mean()
+
+
+def from_noise(draw):
+    """A squared loss on eps for noise of another kind."""
+
+    def loss_fn(network, x):
+        t, alpha, sigma = cosine_time(x)
+        noise = draw(x)
+        return F.mse_loss(network(alpha * x + sigma * noise, t), noise)
+
+    return loss_fn
+
+
+def offset_noise(x):
+    return torch.randn_like(x) + 0.1 * torch.randn(x.shape[0], x.shape[1], 1, 1)
+
+
+def pyramid_noise(x, discount=0.8):
+    noise, (h, w) = torch.randn_like(x), x.shape[2:]
+    for i in range(1, 4):
+        size = (max(1, h // 2**i), max(1, w // 2**i))
+        coarse = torch.randn(x.shape[0], x.shape[1], *size)
+        noise = noise + F.interpolate(coarse, size=(h, w), mode="bilinear") * discount**i
+    return noise / noise.std()
+
+
+def uniform_noise(x):
+    return (2 * torch.rand_like(x) - 1) * math.sqrt(3)
+
+
+def numpy_noise(x):
+    return torch.from_numpy(np.random.randn(*x.shape)).to(x)  # noqa: NPY002
+
+
+def frozen_conv(in_channels, out_channels, stride, seed):
+    """Weights of a 3x3 convolution, the same on every call."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(out_channels, in_channels, 3, 3, generator=generator)
+    weight = weight / math.sqrt(9 * in_channels)
+    return lambda v: F.conv2d(v, weight.to(v), stride=stride, padding=1)
+
+
+def adversarial(network, x):
+    """A squared loss and the generator's loss against a discriminator of x_hat."""
+    t, alpha, sigma = cosine_time(x)
+    noise = torch.randn_like(x)
+    v = network(alpha * x + sigma * noise, t)
+    x_hat = alpha * (alpha * x + sigma * noise) - sigma * v
+    hidden = F.leaky_relu(frozen_conv(x.shape[1], 16, 2, seed=1)(x_hat), 0.2)
+    logits = frozen_conv(16, 1, 1, seed=2)(hidden)
+    return F.mse_loss(v, alpha * noise - sigma * x) + 0.1 * F.softplus(-logits).mean()
+
+
+def one_level_per_batch(network, x):
+    t = torch.rand(1) * 0.998 + 0.001
+    alpha, sigma = torch.cos(math.pi / 2 * t), torch.sin(math.pi / 2 * t)
+    noise = torch.randn_like(x)
+    return F.mse_loss(network(alpha * x + sigma * noise, t.expand(x.shape[0])), noise)
+
+
+def masked(network, x):
+    """Inpainting: only the error inside a fixed central box counts."""
+    h, w = x.shape[2:]
+    mask = torch.zeros(1, 1, h, w)
+    mask[..., h // 4 : h - h // 4, w // 4 : w - w // 4] = 1
+    t, alpha, sigma = cosine_time(x)
+    noise = torch.randn_like(x)
+    loss = (network(alpha * x + sigma * noise, t) - noise) ** 2 * mask
+    return loss.sum() / (mask.sum() * x.shape[0] * x.shape[1])
+
+
+def learned_variance(network, x):
+    """guided-diffusion: eps and a variance in twice the channels, L_hybrid."""
+    betas = 1 - COSINE / torch.cat([torch.ones(1), COSINE[:-1]])
+    alphas_cumprod_prev = torch.cat([torch.ones(1), COSINE[:-1]])
+    posterior_variance = betas * (1 - alphas_cumprod_prev) / (1 - COSINE)
+    posterior_log_variance = torch.cat([posterior_variance[1:2], posterior_variance[1:]]).log()
+
+    def at(table):
+        return expand(table[t], x)
+
+    t = torch.randint(1, 1000, (x.shape[0],))
+    noise = torch.randn_like(x)
+    x_t = at(COSINE).sqrt() * x + (1 - at(COSINE)).sqrt() * noise
+    model_output = network(x_t, t)
+    if model_output.shape != (x.shape[0], 2 * x.shape[1], *x.shape[2:]):
+        raise ValueError(f"expected twice the channels, got {tuple(model_output.shape)}")
+    eps, values = torch.split(model_output, x.shape[1], dim=1)
+
+    def mean(x_start):
+        coef_x = at(betas) * at(alphas_cumprod_prev).sqrt() / (1 - at(COSINE))
+        coef_z = (1 - at(alphas_cumprod_prev)) * (1 - at(betas)).sqrt() / (1 - at(COSINE))
+        return coef_x * x_start + coef_z * x_t
+
+    frozen_x = (x_t - (1 - at(COSINE)).sqrt() * eps.detach()) / at(COSINE).sqrt()
+    frac = (values + 1) / 2
+    log_variance = frac * at(betas).log() + (1 - frac) * at(posterior_log_variance)
+    true = at(posterior_log_variance)
+    gap = (mean(x) - mean(frozen_x)) ** 2
+    kl = 0.5 * (log_variance - true - 1 + (true - log_variance).exp() + gap * (-log_variance).exp())
+    vb = kl.mean((1, 2, 3)) / math.log(2)
+    return ((eps - noise) ** 2).mean((1, 2, 3)) + vb
+
+
+def self_conditioning(network, x):
+    """Half of the time the network first sees its own estimate, made without gradients."""
+    t, alpha, sigma = cosine_time(x)
+    noise = torch.randn_like(x)
+    z, x_self_cond = alpha * x + sigma * noise, None
+    if torch.rand(()) < 0.5:
+        with torch.no_grad():
+            x_self_cond = network(z, t, torch.zeros_like(x)).detach()
+    return F.mse_loss(network(z, t, torch.zeros_like(x) if x_self_cond is None else x_self_cond), x)
+
+
+def two_calls(network, x):
+    """Two noise levels of every image, both trained."""
+    total = 0
+    for _ in range(2):
+        t, alpha, sigma = cosine_time(x)
+        noise = torch.randn_like(x)
+        total = total + F.mse_loss(network(alpha * x + sigma * noise, t), noise)
+    return total / 2
+
+
+def preprocessed(normalize):
+    """A v-loss on what the script makes of the batch it is given."""
+
+    def loss_fn(network, x):
+        x = normalize(x)
+        t, alpha, sigma = cosine_time(x)
+        noise = torch.randn_like(x)
+        return F.mse_loss(network(alpha * x + sigma * noise, t), alpha * noise - sigma * x)
+
+    return loss_fn
+
+
+def to_minus_one_one(x):
+    return x * 2 - 1
+
+
+def per_channel(x):
+    """ImageNet's means and standard deviations, repeated over the channels there are."""
+    mean = torch.tensor([0.485, 0.456, 0.406]).repeat(x.shape[1])[: x.shape[1]]
+    std = torch.tensor([0.229, 0.224, 0.225]).repeat(x.shape[1])[: x.shape[1]]
+    return (x - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
+
+
+def encode(x):
+    """A frozen encoder: 4 channels at half the resolution, scaled."""
+    hidden = torch.tanh(frozen_conv(x.shape[1], 16, 2, seed=3)(x))
+    return frozen_conv(16, 4, 1, seed=4)(hidden) * 0.18215
+
+
+def zero_terminal_snr(network, x):
+    scheduler = DDPMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+    )
+    noise = torch.randn_like(x)
+    timesteps = torch.randint(0, 1000, (x.shape[0],))
+    pred = network(scheduler.add_noise(x, noise, timesteps), timesteps).sample
+    return F.mse_loss(pred, scheduler.get_velocity(x, noise, timesteps))
+
+
+def weight_depends_on_x(network, x):
+    """Images that are brighter than others count for more."""
+    t, alpha, sigma = cosine_time(x)
+    noise = torch.randn_like(x)
+    mse = ((network(alpha * x + sigma * noise, t) - noise) ** 2).mean((1, 2, 3))
+    return (mse * (1 + x.square().mean((1, 2, 3)))).mean()
+
+
+def concat_conditioning(network, x):
+    """Super-resolution: the network sees the noisy image and a coarse one, stacked."""
+    coarse = F.interpolate(F.avg_pool2d(x, 4), size=x.shape[2:], mode="nearest")
+    t, alpha, sigma = cosine_time(x)
+    noise = torch.randn_like(x)
+    return F.mse_loss(network(torch.cat([alpha * x + sigma * noise, coarse], dim=1), t), noise)
+
+
+ODDITIES = [
+    Oddity("huber", elementwise(lambda pred, y: F.huber_loss(pred, y, delta=0.1)), "squared"),
+    Oddity("pseudo_huber", elementwise(pseudo_huber), "squared"),
+    Oddity("l1", elementwise(F.l1_loss), "squared"),
+    Oddity("offset_noise", from_noise(offset_noise), "offset"),
+    Oddity("pyramid_noise", from_noise(pyramid_noise), "correlated"),
+    Oddity("uniform_noise", from_noise(uniform_noise), "Gaussian"),
+    Oddity("numpy_noise", from_noise(numpy_noise), "numpy"),
+    Oddity("adversarial", adversarial, "linear"),
+    Oddity("one_level_per_batch", one_level_per_batch, "batch"),
+    Oddity("masked", masked, "mask"),
+    Oddity("learned_variance", learned_variance, "channels"),
+    Oddity("self_conditioning", self_conditioning, "self-conditioning"),
+    Oddity("two_calls", two_calls, "calls"),
+    Oddity("affine_normalization", preprocessed(to_minus_one_one), "normaliz"),
+    Oddity("per_channel_normalization", preprocessed(per_channel), "channel"),
+    Oddity("latents", preprocessed(encode), "latent"),
+    Oddity("zero_terminal_snr", zero_terminal_snr, "zero"),
+    Oddity("weight_depends_on_x", weight_depends_on_x, "data"),
+    Oddity("concat_conditioning", concat_conditioning, "channels"),
+]

@@ -1,0 +1,478 @@
+"""The audit: every recipe, written as people write it, is recovered; every mistake is told."""
+
+import random
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mistaken_losses import MISTAKES, ODDITIES
+from torch import Tensor
+from training_losses import CASES
+
+from elbos import analysis, audit, weightings
+from elbos.audit.names import code
+from elbos.audit.watch import Randomness, untouched_randomness
+from elbos.recipes import RECIPES
+
+X = 2 * torch.rand(256, 3, 8, 8, generator=torch.Generator().manual_seed(1)) - 1
+
+
+def name_of(case):
+    return case.loss.__name__
+
+
+def central(result, share=0.98):
+    """The points of the grid between which `share` of the samples lie."""
+    below = result.density.cumsum(0) / result.density.sum()
+    return (below > (1 - share) / 2) & (below < (1 + share) / 2)
+
+
+def relative_errors(result, weighting):
+    """Of the weights, on the central 98 % of the samples; the constant is the best one."""
+    kept = central(result)
+    difference = (result.weight.log() - weighting(result.logsnr).log())[kept]
+    return (difference - difference.median()).exp() - 1
+
+
+def within(intervals, low, high):
+    """The parts of intervals between two ends."""
+    cut = ((max(start, low), min(end, high)) for start, end in intervals)
+    return [(start, end) for start, end in cut if start < end]
+
+
+@cache
+def audited(loss, num_samples=20_000):
+    return audit.probe(loss, X, num_samples)
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_a_recipe_is_recovered(case):
+    result = audited(case.loss)
+    truth = RECIPES[case.recipe].closed_form
+    errors = relative_errors(result, truth).abs()
+    assert errors.median() < 0.03
+    assert errors.quantile(0.95) < 0.08
+    assert result.parameterization == case.parameterization
+    assert result.closest[0].name == code(truth)
+    if case.is_coarse:  # the closed form holds in the limit of many steps
+        return
+    kept = result.logsnr[central(result)]
+    low, high = kept[0].item(), kept[-1].item()
+    expected = within(analysis.rising_intervals(truth, -50, 50), low, high)
+    found = within(result.rising, low, high)
+    # an end is where a slope is 0, and without a table or a name the slope of p has an error
+    tolerance = 0.5 if result.density_kind == "smooth" else 0.15
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if not c.is_coarse], ids=name_of)
+def test_the_verdict_on_monotonicity_is_right(case):
+    result = audited(case.loss)
+    low, high = result.logsnr[0].item(), result.logsnr[-1].item()
+    assert result.is_monotone == analysis.is_monotone(RECIPES[case.recipe].closed_form, low, high)
+
+
+# What the verdict on the mistaken loss says and that on the right one does not.
+TELLS = {
+    "max_for_min": "max(snr, 5)",
+    "snr_is_a_root": "min(sqrt(snr), 5)/sqrt(snr)",
+    "snr_inverted": "min(snr, 0.2)/(snr + 1)",
+    "eps_weight_on_v": "min(snr, 5)/snr.",
+    "x_weight_on_eps": "multiplied by min(snr, 5).",
+    "one_plus_min_snr": "min(snr, 5)/snr + 1",
+    "min_of_snr_plus_one": "min(snr + 1, 5)/(snr + 1)",
+    "one_at_zero_snr": "each with 3.9 times the mean coefficient",
+    "alphas_cumprod_off_by_one": "a function of its own",
+    "normalized_by_the_batch": "depends on the rest of the batch",
+    "p2_exponent_sign": "multiplied by snr + 1.",
+    "sqrt_twice": "scaled as in none of the usual processes",
+    "broadcast": "the mean of the weights times the mean of the errors",
+    "mean_before_weight": "the mean of the weights times the mean of the errors",
+    "weights_forgotten": "the same coefficient at every noise level",
+    "missing_derivative": "SoftMinSNR(gamma=7.389)",
+    "p_mean_sign": "Normal(mean=-2.",
+    "p_mean_p_std_swapped": "Normal(mean=-3.",
+    "sigma_data_not_squared": "snr + 2",
+    "sum_for_product": "a function of its own",
+    "shifted_twice": "Flow(shift=9",
+    "shift_inverted": "Flow(shift=0.33",
+    "logit_normal_flipped": "LogitNormalFlow(mean=-0.",
+    "preconditioned": "t**2",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+def test_a_mistake_is_visible_in_the_verdict(mistake):
+    tell = TELLS[mistake.name]
+    assert tell in audited(mistake.wrong).verdict, mistake.what
+    assert tell not in audited(mistake.right).verdict
+
+
+KINDS = {
+    "huber": "not-squared",
+    "pseudo_huber": "not-squared",
+    "l1": "not-squared",
+    "offset_noise": "offset-noise",
+    "pyramid_noise": "coloured-noise",
+    "uniform_noise": "not-normal",
+    "adversarial": "coupled",
+    "one_level_per_batch": "one-level-per-batch",
+    "masked": "uneven",
+    "learned_variance": "learned-variance",
+    "self_conditioning": "untrained-calls",
+    "two_calls": "several-calls",
+    "affine_normalization": None,
+    "per_channel_normalization": "encoded",
+    "latents": "encoded",
+    "zero_terminal_snr": None,
+    "weight_depends_on_x": "data-dependent",
+    "concat_conditioning": None,
+    "numpy_noise": "noise-unseen",
+}
+
+
+@pytest.mark.parametrize("oddity", ODDITIES, ids=lambda oddity: oddity.name)
+def test_an_oddity_is_told(oddity):
+    x = (X[:64] + 1) / 2 if "normalization" in oddity.name else X[:64]
+    result = audit.probe(oddity.loss, x, 5000)
+    kinds = [found.kind for found in result.oddities]
+    expected = KINDS[oddity.name]
+    assert kinds == ([] if expected is None else [expected])
+    is_fatal = expected in {
+        "not-squared",
+        "coupled",
+        "offset-noise",
+        "coloured-noise",
+        "not-normal",
+    }
+    assert result.is_weighted_elbo != is_fatal
+
+
+def cosine_v(network, x):
+    t = torch.rand(len(x), 1, 1, 1)
+    alpha, sigma = torch.cos(torch.pi / 2 * t), torch.sin(torch.pi / 2 * t)
+    eps = torch.randn_like(x)
+    return (network(alpha * x + sigma * eps, t) - (alpha * eps - sigma * x)).square().mean()
+
+
+def test_the_scale_and_the_offset_of_the_data_are_found():
+    images = (X + 1) / 2
+    result = audit.probe(lambda network, x: cosine_v(network, 2 * x - 1), images, 3000)
+    assert (result.data_scale, round(2 * result.data_offset, 6)) == (2.0, -1.0)
+    expected = audit.probe(cosine_v, X, 3000)
+    torch.testing.assert_close(result.logsnr, expected.logsnr, atol=2e-2, rtol=0)
+    assert "2 x - 1" in result.verdict
+
+
+def test_the_scale_of_the_data_can_be_given():
+    result = audit.probe(cosine_v, X, 3000, data_scale=2.0)
+    expected = audit.probe(cosine_v, X, 3000)
+    shift = 2 * torch.log(torch.tensor(2.0, dtype=torch.float64))
+    torch.testing.assert_close(result.logsnr, expected.logsnr - shift, atol=1e-6, rtol=0)
+
+
+def test_zero_terminal_snr_is_reported_and_no_number_is_lost():
+    loss = next(oddity.loss for oddity in ODDITIES if oddity.name == "zero_terminal_snr")
+    result = audit.probe(loss, X, 5000)
+    assert abs(result.share_pure_noise - 0.001) < 4 * (0.001 / 5000) ** 0.5
+    assert result.logsnr.isfinite().all()
+    assert "log-SNR -inf" in result.verdict
+
+
+SHAPES = [(300, 4), (64, 16), (128, 7, 5), (64, 1, 12, 12), (16, 2, 3, 6, 6), (5, 3, 16, 16)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_data_of_any_shape(shape, dtype):
+    def flow(network, x):
+        t = torch.rand(len(x), *(1,) * (x.ndim - 1), dtype=x.dtype)
+        eps = torch.randn_like(x)
+        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
+
+    x = torch.rand(*shape, dtype=dtype, generator=torch.Generator().manual_seed(2)) - 0.3
+    result = audit.probe(flow, x, 2000)
+    assert (result.parameterization, result.schedule) == ("flow", "Flow()")
+    assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
+    assert result.oddities == []
+
+
+def test_one_sample_as_a_batch():
+    result = audit.probe(cosine_v, X[:1], 500)
+    assert (result.parameterization, result.schedule) == ("v", "Cosine()")
+
+
+def test_half_precision_inputs():
+    def loss(network, x):
+        t = torch.rand(len(x), 1, 1, 1)
+        alpha, sigma = torch.cos(torch.pi / 2 * t), torch.sin(torch.pi / 2 * t)
+        eps = torch.randn_like(x)
+        z = (alpha * x + sigma * eps).bfloat16()
+        return F.mse_loss(network(z, t).float(), eps)
+
+    result = audit.probe(loss, X, 5000)
+    assert result.parameterization == "eps"
+    kept = central(result, 0.9)  # beyond, bfloat16 does not hold the signal, or the noise
+    difference = (result.weight / weightings.IDDPM()(result.logsnr)).log()[kept]
+    assert difference.std() < 0.05
+
+
+def reduced(how):
+    def loss(network, x):
+        t = torch.rand(len(x), 1, 1, 1)
+        eps = torch.randn_like(x)
+        out = network((1 - t) * x + t * eps, t)
+        error = (how["output"](out) - (eps - x)).square()
+        return how["loss"](error)
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"output": lambda out: out, "loss": lambda error: error},
+        {"output": lambda out: out.sample, "loss": lambda error: error.flatten(1).mean(1)},
+        {"output": lambda out: out, "loss": lambda error: (error.sum(), {"log": 0.0})},
+        {"output": lambda out: out[0], "loss": lambda error: {"loss": error.mean(), "mse": 1}},
+    ],
+    ids=["elements", "sample", "tuple", "index, dict"],
+)
+def test_any_output_and_any_reduction(how):
+    result = audit.probe(reduced(how), X, 2000)
+    assert (result.parameterization, result.schedule) == ("flow", "Flow()")
+    assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
+
+
+def test_arguments_are_passed_and_asked_for():
+    def loss(network, x):
+        label = torch.randint(10, (len(x),))
+        device = next(network.parameters()).device
+        t = torch.rand(len(x), device=device)
+        z = (1 - t[:, None, None, None]) * x + t[:, None, None, None] * (eps := torch.randn_like(x))
+        out = network(hidden_states=z, timestep=t, class_labels=label, return_dict=False)[0]
+        return F.mse_loss(out, eps - x)
+
+    assert audit.probe(loss, X, 1000).parameterization == "flow"
+
+
+def test_a_generator_of_the_loss_is_reset_too():
+    generator = torch.Generator().manual_seed(3)
+
+    def loss(network, x):
+        t = torch.rand(len(x), 1, 1, 1, generator=generator)
+        eps = torch.randn(x.shape, generator=generator)
+        return F.mse_loss(network((1 - t) * x + t * eps, t), eps - x)
+
+    assert audit.probe(loss, X, 2000).schedule == "Flow()"
+
+
+def test_the_random_states_are_left_as_they_were():
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    with untouched_randomness():
+        Randomness().reset(1)
+    assert random.getstate() == before[0]
+    assert (np.random.get_state()[1] == before[1][1]).all()  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+def test_the_seed_decides():
+    first = audit.probe(cosine_v, X, 600, seed=1)
+    assert torch.equal(audit.probe(cosine_v, X, 600, seed=1).weight, first.weight)
+    assert not torch.equal(audit.probe(cosine_v, X, 600, seed=2).logsnr, first.logsnr)
+
+
+def mixed_levels(num, mixture):
+    """Log-SNR from a mixture of normals, which no named schedule is."""
+    which = torch.multinomial(torch.tensor([m[0] for m in mixture]), num, replacement=True)
+    mean, std = torch.tensor([m[1] for m in mixture]), torch.tensor([m[2] for m in mixture])
+    return mean[which] + std[which] * torch.randn(num)
+
+
+MIXTURE = [(0.6, -2.0, 1.5), (0.4, 3.0, 1.0)]
+
+
+def mixture_density(logsnr, mixture=MIXTURE):
+    return sum(
+        share * torch.exp(-(((logsnr - mean) / std) ** 2) / 2) / (std * (2 * torch.pi) ** 0.5)
+        for share, mean, std in mixture
+    )
+
+
+def mixture_loss(weighting):
+    """An eps-loss with these levels that trains exactly a weighting."""
+
+    def loss(network, x):
+        logsnr = mixed_levels(len(x), MIXTURE)
+        alpha, sigma = (
+            torch.sigmoid(sign * logsnr).sqrt()[:, None, None, None] for sign in (1, -1)
+        )
+        eps = torch.randn_like(x)
+        error = (network(alpha * x + sigma * eps, logsnr) - eps).square().flatten(1).mean(1)
+        return error * weighting(logsnr) / mixture_density(logsnr)
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    "weighting", [weightings.Sigmoid(), weightings.EDM(), weightings.IDDPM()], ids=repr
+)
+def test_a_distribution_without_a_name_is_estimated(weighting):
+    result = audited(mixture_loss(weighting))
+    assert result.density_kind == "smooth"
+    errors = relative_errors(result, weighting).abs()
+    assert errors.median() < 0.03
+    assert errors.quantile(0.95) < 0.08
+    assert result.closest[0].name == code(weighting)
+    assert result.is_monotone == (weighting == weightings.Sigmoid())
+
+
+def run(python):
+    names: dict[str, object] = {}
+    exec(python, names)
+    return names["monotone_factor"]
+
+
+def weighted(loss_per_sample, factor, logsnr_of):
+    """A loss whose samples are multiplied by a factor, as the verdict advises."""
+
+    def loss(network, x):
+        levels = []
+
+        def spy(z, t):
+            levels.append(logsnr_of(t))
+            return network(z, t)
+
+        error = loss_per_sample(spy, x)
+        return error * factor(levels[0])
+
+    return loss
+
+
+def edm_per_sample(network, x):
+    sigma = torch.exp(1.2 * torch.randn(len(x)) - 1.2)
+    z = x + sigma[:, None, None, None] * torch.randn_like(x)
+    error = (network(z, sigma) - x).square().flatten(1).mean(1)
+    return error * (sigma**2 + 0.25) / (0.5 * sigma) ** 2
+
+
+def bumpy_per_sample(network, x):
+    """No named weighting: rises twice."""
+    sigma = torch.exp(1.5 * torch.randn(len(x)))
+    z = x + sigma[:, None, None, None] * torch.randn_like(x)
+    error = (network(z, sigma) - x).square().flatten(1).mean(1)
+    return error / sigma**2 * (1.5 + torch.sin(2 * torch.log(sigma)))
+
+
+@pytest.mark.parametrize("loss", [edm_per_sample, bumpy_per_sample])
+def test_the_code_of_the_verdict_makes_it_a_likelihood_objective(loss):
+    before = audit.probe(loss, X, 5000)
+    assert not before.is_monotone
+    mended = weighted(loss, run(before.monotone_code), lambda sigma: -2 * sigma.log())
+    after = audit.probe(mended, X, 5000)
+    assert after.is_monotone
+    assert after.monotone_code is None
+    kept = central(after)
+    ratio = (after.weight / before.monotone_weight).log()[kept]
+    assert (ratio - ratio.median()).abs().max() < 0.02
+    assert (after.monotone_weight >= after.weight).all()
+
+
+def test_a_constant_factor_changes_nothing():
+    first = audit.probe(edm_per_sample, X, 1000)
+    second = audit.probe(lambda network, x: 7 * edm_per_sample(network, x).sum(), X, 1000)
+    torch.testing.assert_close(first.weight, second.weight, rtol=1e-5, atol=0)
+
+
+def test_the_masses_are_those_of_the_theory():
+    # theory: for EDM's weight from log-SNR -2 ln 80 on, the negative mass is 92 % of the positive
+    result = audit.of_recipe("edm")
+    mixture = analysis.elbo_mixture(
+        weightings.EDM(), result.logsnr[0].item(), result.logsnr[-1].item()
+    )
+    assert abs(result.negative_mass / mixture.negative_mass - 1) < 1e-3
+    assert abs(result.mass_at_max - mixture.mass_at_max) < 1e-9
+    density = result.mixture_density
+    torch.testing.assert_close(
+        density, mixture.density(result.logsnr), atol=2e-3 * density.abs().max().item(), rtol=0
+    )
+    total = torch.trapezoid(density, result.logsnr) + result.mass_at_max
+    assert abs(total.item() - 1) < 1e-3
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_declared_recipe_is_exact(name):
+    result = audit.of_recipe(name)
+    recipe = RECIPES[name]
+    assert relative_errors(result, recipe.closed_form).abs().max() < 1e-9
+    low, high = result.logsnr[0].item(), result.logsnr[-1].item()
+    expected = analysis.rising_intervals(recipe.closed_form, low, high)
+    torch.testing.assert_close(result.rising, expected, atol=1e-5, rtol=0)
+    assert result.closest[0] == (code(recipe.closed_form), pytest.approx(0, abs=1e-9))
+
+
+def test_a_data_dependent_target_is_told():
+    def loss(network, x):
+        t = torch.rand(len(x), 1, 1, 1)
+        eps = torch.randn_like(x)
+        return F.mse_loss(network((1 - t) * x + t * eps, t), eps - x + 0.3 * x**2)
+
+    kinds = {oddity.kind for oddity in audit.probe(loss, X, 1000).oddities}
+    assert "strange-target" in kinds
+
+
+def test_clamped_levels_are_told_and_left_out():
+    def loss(network, x):
+        t = torch.rand(len(x)).clamp(0.02, 0.98)[:, None, None, None]
+        eps = torch.randn_like(x)
+        return F.mse_loss(network((1 - t) * x + t * eps, t), eps - x)
+
+    result = audit.probe(loss, X, 5000)
+    assert [oddity.kind for oddity in result.oddities] == ["clamped"]
+    assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
+
+
+def test_a_negative_coefficient_is_told():
+    def loss(network, x):
+        t = torch.rand(len(x), 1, 1, 1)
+        eps = torch.randn_like(x)
+        error = (network((1 - t) * x + t * eps, t) - (eps - x)).square()
+        return (error * (0.7 - t)).mean()
+
+    result = audit.probe(loss, X, 2000)
+    assert "negative" in [oddity.kind for oddity in result.oddities]
+    assert not result.is_weighted_elbo
+
+
+def test_json_holds_only_plain_numbers():
+    import json
+
+    result = audit.probe(edm_per_sample, X, 1000)
+    content = json.loads(result.to_json(), parse_constant=lambda name: pytest.fail(name))
+    assert content["parameterization"] == "x"
+    assert content["is_monotone"] is False
+    assert len(content["logsnr"]) == len(content["weight"]) == len(content["density"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_data_on_a_gpu():
+    def loss(network, x):
+        t = torch.rand(len(x), 1, 1, 1, device=x.device)
+        eps = torch.randn_like(x)
+        return F.mse_loss(network((1 - t) * x + t * eps, t), eps - x)
+
+    result = audit.probe(loss, X.cuda(), 5000)
+    assert (result.parameterization, result.schedule) == ("flow", "Flow()")
+
+
+def test_type_of_the_network_is_a_module():
+    def loss(network, x):
+        assert isinstance(network, torch.nn.Module)
+        network.train()
+        assert isinstance(network.device, torch.device)
+        return edm_per_sample(network, x)
+
+    assert isinstance(audit.probe(loss, X, 500).weight, Tensor)

@@ -1,0 +1,195 @@
+"""The density of noise levels: exact for tables, named where it has a name, smooth otherwise."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from elbos import schedules
+from elbos.audit.density import estimate_density
+from elbos.audit.estimate import rising_measured
+from elbos.audit.rises import significant_rises
+
+NUM_POINTS = 401
+
+
+def estimate(levels, error=1e-7):
+    grid = np.linspace(levels.min(), levels.max(), NUM_POINTS)
+    return grid, estimate_density(levels, np.full(len(levels), error), grid)
+
+
+def draws(schedule, num, seed=0):
+    u = np.random.default_rng(seed).random(num)
+    return schedule.logsnr(torch.from_numpy(u)).numpy()
+
+
+class Mixture:
+    """Normals, together no named schedule."""
+
+    shares, means, stds = np.array([0.6, 0.4]), np.array([-2.0, 3.0]), np.array([1.5, 1.0])
+
+    def draw(self, num, seed):
+        rng = np.random.default_rng(seed)
+        which = rng.choice(2, num, p=self.shares)
+        return self.means[which] + self.stds[which] * rng.standard_normal(num)
+
+    def log_density(self, logsnr):
+        parts = stats.norm.pdf(logsnr[:, None], self.means, self.stds)
+        return np.log(parts @ self.shares)
+
+
+# A schedule, and the error that is allowed in its log-density: 0 for one of a published recipe.
+NAMED = [
+    (schedules.Cosine(), 0.0),
+    (schedules.Normal(), 0.0),
+    (schedules.Normal(mean=0.8, std=2.0), 0.0),
+    (schedules.Normal.logit_normal(mean=0.5, std=0.6), 0.0),
+    (schedules.Flow(), 0.0),
+    (schedules.Flow(shift=3.0), 0.0),
+    (schedules.Laplace(), 0.0),
+    (schedules.DDPM(), 0.0),
+    (schedules.Linear(logsnr_min=-5.0, logsnr_max=13.3), 1e-3),
+    (schedules.Cosine(logsnr_min=-8.0, logsnr_max=5.0), 2e-3),
+    (schedules.Cosine(shift=math.log(2)), 0.05),
+    (schedules.Normal(mean=-1.0, std=0.7), 0.1),
+    (schedules.Flow(shift=7.0), 0.05),
+    (schedules.Laplace(mean=1.0, scale=2.0), 0.1),
+    (schedules.DDPM(beta_min=0.5, beta_max=12.0), 0.1),
+    (schedules.EDMSampling(), 0.05),
+]
+
+
+@pytest.mark.parametrize(("schedule", "tolerance"), NAMED, ids=repr)
+def test_a_named_schedule_is_named(schedule, tolerance):
+    levels = draws(schedule, 20_000)
+    grid, density = estimate(levels)
+    assert density.kind == "named"
+    assert type(density.schedule) is type(schedule)
+    inner = (grid > np.quantile(levels, 0.01)) & (grid < np.quantile(levels, 0.99))
+    true = schedule.log_density(torch.from_numpy(grid)).numpy()
+    assert np.abs(density.log_p - true)[inner].max() < max(tolerance, 1e-3)
+    if tolerance == 0:
+        assert density.schedule == schedule
+
+
+def test_the_parameters_are_within_their_standard_errors():
+    # of a normal's maximum likelihood: s / sqrt(n) for the mean, s / sqrt(2 n) for the deviation
+    for seed in range(8):
+        _, density = estimate(draws(schedules.Normal(mean=-1.0, std=0.7), 5000, seed))
+        assert abs(density.schedule.mean + 1.0) < 4 * 0.7 / 5000**0.5
+        assert abs(density.schedule.std - 0.7) < 4 * 0.7 / 10_000**0.5
+
+
+def test_the_covariance_of_a_fit_is_that_of_its_parameters():
+    # log N has derivatives z / s and (z^2 - 1) / s, so its variance is (z^2 + (z^2 - 1)^2 / 2) / n
+    levels = draws(schedules.Normal(mean=-1.0, std=0.7), 20_000)
+    grid, density = estimate(levels)
+    z = (grid + 1.0) / 0.7
+    expected = (z**2 + (z**2 - 1) ** 2 / 2) / 20_000
+    np.testing.assert_allclose(np.diag(density.covariance), expected, rtol=0.15)
+
+
+def test_a_shifted_schedule_is_not_taken_for_the_published_one():
+    # P_mean -1.1 for -1.2: a shift of 0.2, twelve standard errors
+    _, density = estimate(draws(schedules.Normal.edm(p_mean=-1.1), 20_000))
+    assert abs(density.schedule.mean - 2.2) < 4 * 2.4 / 20_000**0.5
+
+
+def test_a_contaminated_schedule_is_not_named():
+    levels = draws(schedules.Normal(), 20_000)
+    levels[:2000] = draws(schedules.Linear(logsnr_min=-6.0, logsnr_max=6.0), 2000, seed=1)
+    _, density = estimate(levels)
+    assert (density.kind, density.schedule) == ("smooth", None)
+
+
+@pytest.mark.parametrize("num_steps", [18, 100, 1000, 4000])
+def test_a_table_is_exact(num_steps):
+    t = (np.arange(num_steps) + 0.5) / num_steps
+    table = -2 * np.log(np.tan(np.pi / 2 * t))
+    levels = np.random.default_rng(0).choice(table, 20_000)
+    levels = levels + 1e-7 * np.random.default_rng(1).standard_normal(len(levels))
+    grid, density = estimate(levels)
+    assert density.kind == "table"
+    assert abs(density.num_steps - num_steps) <= num_steps // 1000
+    true = np.log(1 / (2 * np.pi * np.cosh(grid / 2)))
+    inner = np.abs(grid) < 0.5 * np.abs(table).max()
+    # a central difference over two steps: the error is that of its curvature
+    assert np.abs(density.log_p - true)[inner].max() < max(2e-3, 150 / num_steps**2)
+
+
+def test_a_table_of_unequal_steps_has_its_spacing_exact_and_its_probabilities_smooth():
+    table = np.linspace(-9, 7, 1000) + 0.3 * np.sin(np.linspace(-9, 7, 1000))
+    probability = 1 + 0.8 * np.cos(np.linspace(0, np.pi, 1000))
+    probability /= probability.sum()
+    levels = np.random.default_rng(0).choice(table, 20_000, p=probability)
+    grid, density = estimate(levels)
+    assert (density.kind, density.num_steps) == ("smooth", 1000)
+    slope = np.gradient(table)
+    true = np.interp(grid, table, np.log(probability / slope))
+    errors = (density.log_p - true) / np.sqrt(np.diag(density.covariance))
+    assert np.abs(errors).max() < 4
+    assert np.abs(density.log_p - true)[20:-20].max() < 0.12
+
+
+def test_the_error_of_a_smooth_density_is_that_of_repetitions():
+    # 40 repetitions of 2,000 levels, at 9 places: mean square of errors over standard errors
+    mixture, ratios = Mixture(), []
+    places = np.linspace(-4, 4, 9)
+    for seed in range(40):
+        grid, density = estimate(mixture.draw(2000, seed))
+        error = density.log_p - mixture.log_density(grid)
+        ratios.append(np.interp(places, grid, error / np.sqrt(np.diag(density.covariance))))
+    assert 0.5 < np.square(ratios).mean() < 1.5
+
+
+def test_a_smooth_density_is_near_the_true_one():
+    for seed in range(5):
+        levels = Mixture().draw(20_000, seed)
+        grid, density = estimate(levels)
+        inner = (grid > np.quantile(levels, 0.01)) & (grid < np.quantile(levels, 0.99))
+        error = np.abs(density.log_p - Mixture().log_density(grid))[inner]
+        assert density.kind == "smooth"
+        assert np.median(error) < 0.03
+        assert np.quantile(error, 0.95) < 0.09
+
+
+def rises_of(levels, log_weight_over_p):
+    grid, density = estimate(levels)
+    log_w = density.log_p + log_weight_over_p(grid)
+    return rising_measured(grid, log_w, density.covariance, density)
+
+
+def test_noise_is_not_called_a_rise():
+    # a flat weight, 1 / p times p, in 30 repetitions of 1,000 levels
+    mixture = Mixture()
+    found = [
+        rises_of(mixture.draw(1000, seed), lambda grid: -mixture.log_density(grid))
+        for seed in range(30)
+    ]
+    assert [rises for rises in found if rises] == []
+
+
+def test_a_rise_is_found():
+    # the weight rises by a factor of e over [-4, 0] and falls beyond
+    mixture = Mixture()
+
+    def log_weight_over_p(grid):
+        return -np.abs(grid) / 4 - mixture.log_density(grid)
+
+    for seed in range(5):
+        [(start, end)] = rises_of(mixture.draw(20_000, seed), log_weight_over_p)
+        assert start < -3
+        assert abs(end) < 0.7
+
+
+def test_rises_are_found_in_exact_curves():
+    x = np.linspace(-3, 3, 601)
+    none = np.zeros((601, 601))
+    assert significant_rises(-x, none) == []
+    assert significant_rises(np.ones(601), none) == []
+    assert significant_rises(-np.abs(x), none) == [(0, 300)]
+    two = np.cos(2 * np.pi * x / 3)  # rises on [-1.5, 0] and [1.5, 3]
+    starts_and_ends = [(x[i], x[j]) for i, j in significant_rises(two, none)]
+    np.testing.assert_allclose(starts_and_ends, [(-1.5, 0.0), (1.5, 3.0)], atol=0.06)

@@ -1,0 +1,162 @@
+"""diffusers' schedulers, audited as code and as declared configuration: the two agree."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
+from diffusers.training_utils import (
+    compute_density_for_timestep_sampling,
+    compute_loss_weighting_for_sd3,
+    compute_snr,
+)
+
+from elbos import audit
+from elbos.interop.diffusers import Training, training_steps
+
+X = 2 * torch.rand(256, 4, 8, 8, generator=torch.Generator().manual_seed(1)) - 1
+SCALED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+
+
+def betas_loss(scheduler: Any, snr_gamma: float | None = None) -> Callable[..., Any]:
+    """The loss of diffusers' text-to-image scripts."""
+
+    def loss(network, x):
+        noise = torch.randn_like(x)
+        timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(x),))
+        noisy = scheduler.add_noise(x, noise, timesteps)
+        kind = scheduler.config.prediction_type
+        if kind == "epsilon":
+            target = noise
+        elif kind == "sample":
+            target = x
+        else:
+            target = scheduler.get_velocity(x, noise, timesteps)
+        error = F.mse_loss(network(noisy, timesteps).sample, target, reduction="none")
+        error = error.mean(dim=[1, 2, 3])
+        if snr_gamma is None:
+            return error.mean()
+        snr = compute_snr(scheduler, timesteps)
+        weight = torch.stack([snr, snr_gamma * torch.ones_like(snr)], dim=1).min(dim=1)[0]
+        if kind == "epsilon":
+            weight = weight / snr
+        elif kind == "v_prediction":
+            weight = weight / (snr + 1)
+        return (error * weight).mean()
+
+    return loss
+
+
+def euler_loss(scheduler: Any) -> Callable[..., Any]:
+    """Euler's `add_noise` is variance exploding, and looks its times up in a table."""
+
+    def loss(network, x):
+        noise = torch.randn_like(x)
+        timesteps = scheduler.timesteps[torch.randint(0, len(scheduler.timesteps), (len(x),))]
+        noisy = scheduler.add_noise(x, noise, timesteps)
+        return F.mse_loss(network(noisy, timesteps), noise)
+
+    return loss
+
+
+def flow_loss(scheduler: Any, training: Training) -> Callable[..., Any]:
+    """The loss of diffusers' Stable Diffusion 3 scripts."""
+
+    def loss(network, x):
+        noise = torch.randn_like(x)
+        u = compute_density_for_timestep_sampling(
+            weighting_scheme=training.weighting_scheme,
+            batch_size=len(x),
+            logit_mean=training.logit_mean,
+            logit_std=training.logit_std,
+            mode_scale=training.mode_scale,
+        )
+        indices = (u * scheduler.config.num_train_timesteps).long()
+        timesteps = scheduler.timesteps[indices]
+        sigmas = scheduler.sigmas[indices].reshape(-1, 1, 1, 1)
+        noisy = (1.0 - sigmas) * x + sigmas * noise
+        prediction = network(noisy, timesteps, return_dict=False)[0]
+        target = noise - x
+        if training.precondition_outputs:
+            prediction, target = prediction * (-sigmas) + noisy, x
+        weighting = compute_loss_weighting_for_sd3(training.weighting_scheme, sigmas)
+        error = (weighting.float() * (prediction.float() - target.float()) ** 2).flatten(1)
+        return error.mean(1).mean()
+
+    return loss
+
+
+class Case(NamedTuple):
+    name: str
+    scheduler: Any
+    loss: Callable[..., Any]
+    training: Training = Training()
+
+
+def betas_case(cls, name, snr_gamma=None, **config):
+    scheduler = cls(**config)
+    loss = betas_loss(scheduler, snr_gamma)
+    return Case(f"{cls.__name__} {name}", scheduler, loss, Training(snr_gamma=snr_gamma))
+
+
+def flow_case(name, shift, **flags):
+    scheduler, training = FlowMatchEulerDiscreteScheduler(shift=shift), Training(**flags)
+    return Case(f"flow {name}", scheduler, flow_loss(scheduler, training), training)
+
+
+V = {"prediction_type": "v_prediction"}
+EULER = EulerDiscreteScheduler(**SCALED)
+CASES = [
+    betas_case(DDPMScheduler, "default"),
+    betas_case(DDPMScheduler, "scaled, Min-SNR", snr_gamma=5.0, **SCALED),
+    betas_case(DDPMScheduler, "scaled, v, Min-SNR", snr_gamma=5.0, **SCALED, **V),
+    betas_case(DDPMScheduler, "zero SNR, v", rescale_betas_zero_snr=True, **SCALED, **V),
+    betas_case(DDPMScheduler, "cosine, x", beta_schedule="squaredcos_cap_v2",
+               prediction_type="sample", clip_sample=False),
+    betas_case(DDIMScheduler, "scaled", **SCALED),
+    betas_case(DDIMScheduler, "zero SNR, v, Min-SNR", snr_gamma=5.0, rescale_betas_zero_snr=True,
+               **SCALED, **V),
+    Case("DPMSolverMultistep scaled", DPMSolverMultistepScheduler(**SCALED),
+         betas_loss(DDPMScheduler(**SCALED))),
+    Case("Euler's own add_noise", EULER, euler_loss(EULER)),
+    flow_case("uniform", 1.0),
+    flow_case("shift 3", 3.0),
+    flow_case("shift 3, logit-normal", 3.0, weighting_scheme="logit_normal"),
+    flow_case("logit-normal (0.5, 0.6)", 1.0, weighting_scheme="logit_normal", logit_mean=0.5,
+              logit_std=0.6),
+    flow_case("mode", 1.0, weighting_scheme="mode"),
+    flow_case("cosmap", 3.0, weighting_scheme="cosmap"),
+    flow_case("sigma_sqrt, preconditioned", 1.0, weighting_scheme="sigma_sqrt",
+              precondition_outputs=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_code_and_configuration_agree(case):
+    config = {**case.scheduler.config, "_class_name": type(case.scheduler).__name__}
+    declared = audit.of_steps(training_steps(config, case.training))
+    measured = audit.probe(case.loss, X, 20_000)
+    assert measured.parameterization == declared.parameterization
+    below = declared.density.cumsum(0) / declared.density.sum()
+    kept = (below > 0.01) & (below < 0.99)
+    levels = declared.logsnr[kept]
+    difference = (measured.weighting(levels) / declared.weighting(levels)).log()
+    difference -= difference.median()
+    assert difference.abs().median() < 0.02
+    # two per cent; where the probabilities of steps have to be estimated, plus their error
+    error = torch.zeros(())
+    if measured.density_kind != "table":
+        places = torch.searchsorted(measured.logsnr, levels).clamp(max=len(measured.logsnr) - 1)
+        error = 4 * measured.weight_error[places]
+    assert (difference.abs() < 0.02 + error).all()
+    assert measured.is_monotone == declared.is_monotone
+    assert measured.coefficient_name == declared.coefficient_name
+    assert abs(measured.share_pure_noise - declared.share_pure_noise) < 4 * (0.001 / 20_000) ** 0.5
