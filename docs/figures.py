@@ -1,19 +1,101 @@
-"""The figure of README: what popular losses weigh. Writes docs/weightings.svg.
+"""The figures of README and of the guide to the audit: writes weightings.svg and min-snr.svg.
 
 python docs/figures.py
+
+The first draws the weightings of published recipes from their formulas. The second is measured: the
+losses are those of examples/audit, which needs diffusers, and their weightings what the audit finds.
 """
 
 import math
+import runpy
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from elbos import analysis, weightings
+from elbos import analysis, audit, weightings
 
-LEFT, TOP, WIDTH, HEIGHT = 60, 28, 560, 250
-LOGSNR_MIN, LOGSNR_MAX = -10.0, 10.0
-DECADES = (-4, 1)
-CURVES = [
+DOCS = Path(__file__).parent
+TOP, HEIGHT = 28, 250
+REFERENCE = 2.0  # the log-SNR at which all curves of a figure are made equal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axes:
+    """Log-SNR against the logarithm of the weight, in pixels."""
+
+    left: int
+    width: int
+    logsnr: tuple[float, float]
+    ticks: range
+    decades: tuple[int, int]
+
+    def position(self, logsnr: float, log10_w: float) -> tuple[float, float]:
+        """Pixels."""
+        low, high = self.logsnr
+        x = self.left + self.width * (logsnr - low) / (high - low)
+        y = TOP + HEIGHT * (self.decades[1] - log10_w) / (self.decades[1] - self.decades[0])
+        return x, y
+
+    def drawn(self, title: str) -> list[str]:
+        """Frame, ticks and their labels."""
+        parts = []
+        for logsnr in self.ticks:
+            x, y = self.position(logsnr, self.decades[0])
+            parts.append(f'<path d="M{x:.1f} {TOP}V{y}" stroke="#eeeeee"/>')
+            parts.append(f'<text x="{x:.1f}" y="{y + 18}" text-anchor="middle">{logsnr}</text>')
+        for decade in range(self.decades[0], self.decades[1] + 1):
+            x, y = self.position(self.logsnr[0], decade)
+            parts.append(f'<path d="M{x} {y:.1f}H{self.left + self.width}" stroke="#eeeeee"/>')
+            parts.append(
+                f'<text x="{x - 8}" y="{y + 4:.1f}" text-anchor="end">10<tspan dy="-5" '
+                f'font-size="9">{decade}</tspan></text>'
+            )
+        middle = self.left + self.width / 2
+        below = TOP + HEIGHT + 40
+        parts.append(
+            f'<text x="{middle}" y="{below}" text-anchor="middle">noisy ← log-SNR → clean</text>'
+        )
+        parts.append(f'<text x="{self.left}" y="18">{title}</text>')
+        return parts
+
+    def line(self, logsnr: Float[Tensor, " n"], w: Float[Tensor, " n"], style: str) -> str:
+        """A curve, where it is inside of the frame."""
+        low, high = (10.0**decade for decade in self.decades)
+        points = [
+            self.position(at, math.log10(value))
+            for at, value in zip(logsnr.tolist(), w.tolist(), strict=True)
+            if low <= value <= high
+        ]
+        return f'<path d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in points)}" {style}/>'
+
+
+def stroke(color: str, *, is_dashed: bool) -> str:
+    """The style of a line."""
+    style = f'stroke="{color}" stroke-width="2" fill="none"'
+    return style + (' stroke-dasharray="5 4"' if is_dashed else "")
+
+
+def write(name: str, width: int, parts: list[str]) -> None:
+    """Write a figure beside this file, on white: legible in a dark theme, too."""
+    height = TOP + HEIGHT + 50
+    svg = "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+            'font-family="sans-serif" font-size="13">',
+            f'<rect width="{width}" height="{height}" fill="white"/>',
+            *parts,
+            "</svg>",
+        ]
+    )
+    (DOCS / name).write_text(svg + "\n")
+
+
+# --- what popular losses weigh -------------------------------------------------------------------
+
+POPULAR = [
     ("ELBO", weightings.ELBO(), "#777777"),
     ("sigmoid(2)", weightings.Sigmoid(k=2.0), "#1f77b4"),
     ("flow matching, v-loss", weightings.Exponential(), "#2ca02c"),
@@ -24,75 +106,68 @@ CURVES = [
 ]
 
 
-def main() -> None:
-    """Draw and write the figure."""
-    parts = [*axes(), *(part for i, curve in enumerate(CURVES) for part in drawn(i, *curve))]
-    height = TOP + HEIGHT + 50
-    svg = "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 830 {height}" '
-            'font-family="sans-serif" font-size="13">',
-            f'<rect width="830" height="{height}" fill="white"/>',
-            *parts,
-            "</svg>",
+def popular() -> list[str]:
+    """Curves, one tenth at the reference, and a legend beside them."""
+    axes = Axes(
+        left=60, width=560, logsnr=(-10.0, 10.0), ticks=range(-10, 11, 5), decades=(-4, 1)
+    )
+    parts = axes.drawn("weight of each noise level; solid: never rises, a likelihood objective")
+    logsnr = torch.linspace(*axes.logsnr, 401, dtype=torch.float64)
+    for i, (name, weighting, color) in enumerate(POPULAR):
+        w = weighting(logsnr) / weighting(torch.tensor([REFERENCE], dtype=torch.float64)) / 10
+        style = stroke(color, is_dashed=not analysis.is_monotone(weighting, *axes.logsnr))
+        x, y = axes.left + axes.width + 14, TOP + 14 + 24 * i
+        parts += [
+            axes.line(logsnr, w, style),
+            f'<path d="M{x} {y}h32" {style}/>',
+            f'<text x="{x + 40}" y="{y + 4}">{name}</text>',
         ]
-    )
-    Path(__file__).with_name("weightings.svg").write_text(svg + "\n")
-
-
-def position(logsnr: float, log10_w: float) -> tuple[float, float]:
-    """Pixels."""
-    x = LEFT + WIDTH * (logsnr - LOGSNR_MIN) / (LOGSNR_MAX - LOGSNR_MIN)
-    y = TOP + HEIGHT * (DECADES[1] - log10_w) / (DECADES[1] - DECADES[0])
-    return x, y
-
-
-def axes() -> list[str]:
-    """Frame, ticks and their labels."""
-    parts = []
-    for logsnr in range(-10, 11, 5):
-        x, y = position(logsnr, DECADES[0])
-        parts.append(f'<path d="M{x:.1f} {TOP}V{y}" stroke="#eeeeee"/>')
-        parts.append(f'<text x="{x:.1f}" y="{y + 18}" text-anchor="middle">{logsnr}</text>')
-    for decade in range(DECADES[0], DECADES[1] + 1):
-        x, y = position(LOGSNR_MIN, decade)
-        parts.append(f'<path d="M{x} {y:.1f}H{LEFT + WIDTH}" stroke="#eeeeee"/>')
-        parts.append(
-            f'<text x="{x - 8}" y="{y + 4:.1f}" text-anchor="end">10<tspan dy="-5" '
-            f'font-size="9">{decade}</tspan></text>'
-        )
-    middle = LEFT + WIDTH / 2
-    below = TOP + HEIGHT + 40
-    parts.append(
-        f'<text x="{middle}" y="{below}" text-anchor="middle">noisy ← log-SNR → clean</text>'
-    )
-    parts.append(
-        f'<text x="{LEFT}" y="18">weight of each noise level; solid: never rises, '
-        "a likelihood objective</text>"
-    )
     return parts
 
 
-def drawn(i: int, name: str, weighting: weightings.Weighting, color: str) -> list[str]:
-    """The curve, one at log-SNR 2 by normalization, and its line in the legend."""
-    is_monotone = analysis.is_monotone(weighting, LOGSNR_MIN, LOGSNR_MAX)
-    logsnr = torch.linspace(LOGSNR_MIN, LOGSNR_MAX, 401, dtype=torch.float64)
-    w = weighting(logsnr) / weighting(torch.tensor([2.0], dtype=torch.float64)) / 10
-    points = [
-        position(at, math.log10(value))
-        for at, value in zip(logsnr.tolist(), w.tolist(), strict=True)
-        if 10 ** DECADES[0] <= value <= 10 ** DECADES[1]
-    ]
-    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    style = f'stroke="{color}" stroke-width="2" fill="none"'
-    style += "" if is_monotone else ' stroke-dasharray="5 4"'
-    y = TOP + 14 + 24 * i
+# --- three formulas for one flag -----------------------------------------------------------------
+
+FORMULAS = [
+    ("plus_one", "min(snr, 5)/snr + 1", "#1f77b4"),
+    ("snr_plus_one", "min(snr + 1, 5)/(snr + 1)", "#ff7f0e"),
+    ("correct", "min(snr, 5)/(snr + 1)", "#d62728"),
+]
+
+
+def min_snr() -> list[str]:
+    """Measured curves, one at the reference, dashed where they rise, and a legend among them."""
+    axes = Axes(left=60, width=620, logsnr=(-6.0, 8.0), ticks=range(-6, 9, 2), decades=(-3, 3))
+    parts = axes.drawn("weight of each noise level, equal at log-SNR 2; dashed: rises")
+    losses = runpy.run_path(str(DOCS.parent / "examples/audit/diffusers_v_prediction.py"))
+    x = 2 * torch.rand(64, 4, 16, 16, generator=torch.Generator().manual_seed(0)) - 1
+    for i, (name, formula, color) in enumerate(FORMULAS):
+        result = audit.probe(losses[name], x)
+        at_reference = result.weighting(torch.tensor([REFERENCE], dtype=torch.float64))
+        for logsnr, is_rising in pieces(result):
+            w = result.weighting(logsnr) / at_reference
+            parts.append(axes.line(logsnr, w, stroke(color, is_dashed=is_rising)))
+        left, y = 470, TOP + 16 + 24 * i
+        parts += [
+            f'<path d="M{left} {y}h32" {stroke(color, is_dashed=False)}/>',
+            f'<text x="{left + 40}" y="{y + 4}">{formula}</text>',
+        ]
+    return parts
+
+
+def pieces(result: audit.Audit) -> list[tuple[Float[Tensor, " n"], bool]]:
+    """The noise levels of an audit, cut where the weighting begins and ceases to rise."""
+    turns = [end for interval in result.rising for end in interval]
+    cuts = sorted({result.logsnr[0].item(), *turns, result.logsnr[-1].item()})
+    ends = zip(cuts[:-1], cuts[1:], strict=True)
     return [
-        f'<path d="{path}" {style}/>',
-        f'<path d="M{LEFT + WIDTH + 14} {y}h32" {style}/>',
-        f'<text x="{LEFT + WIDTH + 54}" y="{y + 4}">{name}</text>',
+        (
+            torch.linspace(start, end, 201, dtype=torch.float64),
+            any(low <= start and end <= high for low, high in result.rising),
+        )
+        for start, end in ends
     ]
 
 
 if __name__ == "__main__":
-    main()
+    write("weightings.svg", 830, popular())
+    write("min-snr.svg", 700, min_snr())

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from elbos import schedules
-from elbos.audit.density import estimate_density
+from elbos.audit.density import Levels, estimate_density
 from elbos.audit.estimate import rising_measured
 from elbos.audit.rises import significant_rises
 
@@ -17,7 +17,8 @@ NUM_POINTS = 401
 
 def estimate(levels, error=1e-7):
     grid = np.linspace(levels.min(), levels.max(), NUM_POINTS)
-    return grid, estimate_density(levels, np.full(len(levels), error), grid)
+    given = Levels(levels, np.full(len(levels), error), np.empty((len(levels), 0)))
+    return grid, estimate_density(given, grid)
 
 
 def draws(schedule, num, seed=0):
@@ -153,6 +154,62 @@ def test_a_smooth_density_is_near_the_true_one():
         assert density.kind == "smooth"
         assert np.median(error) < 0.03
         assert np.quantile(error, 0.95) < 0.09
+
+
+def drawn_levels(level_of, u):
+    """Levels that are a function of a uniform number, with another number that decides nothing."""
+    s = np.log(u / (1 - u))
+    other = np.random.default_rng(9).standard_normal(len(u))
+    return Levels(level_of(u), np.full(len(u), 1e-7), np.stack([other, s], axis=1))
+
+
+FUNCTIONS = {
+    "falling": (lambda u: -3 * u - np.log(u), lambda u: 3 + 1 / u),
+    "rising": (lambda u: np.log(u / (1 - u)) + 2 * u, lambda u: 1 / (u * (1 - u)) + 2),
+    "normal": (
+        lambda u: 2 * stats.norm.ppf(u) + 0.3 * stats.norm.ppf(u) ** 3,
+        lambda u: (2 + 0.9 * stats.norm.ppf(u) ** 2) / stats.norm.pdf(stats.norm.ppf(u)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_density_of_a_function_of_a_random_number_is_exact(name):
+    # p = 1 / |d level / du|, at 20,000 levels; a density estimated from them is off by 2 % to 9 %
+    level_of, slope_of = FUNCTIONS[name]
+    levels = drawn_levels(level_of, np.random.default_rng(0).random(20_000))
+    u = np.linspace(0.01, 0.99, 401)
+    grid = np.sort(level_of(u))
+    density = estimate_density(levels, grid)
+    true = -np.log(slope_of(u))[np.argsort(level_of(u))]
+    assert density.kind == "function"
+    assert np.abs(density.log_p - true).max() < 5e-3
+
+
+def test_a_published_schedule_is_named_even_where_the_random_number_was_seen():
+    def level_of(u):
+        return -2 * np.log(np.tan(np.pi / 2 * u))
+
+    levels = drawn_levels(level_of, np.random.default_rng(0).random(20_000))
+    grid = np.linspace(-8, 8, 401)
+    assert estimate_density(levels, grid).schedule == schedules.Cosine()
+
+
+def test_the_probabilities_of_steps_are_read_off_the_random_number():
+    # a logit-normal index into a table of 1,000, as Stable Diffusion 3 draws it
+    rng = np.random.default_rng(0)
+    normal = 0.3 + 0.8 * rng.standard_normal(20_000)
+    index = np.floor(1000 / (1 + np.exp(-normal))).astype(int)
+    table = 2 * np.log((1000.5 - np.arange(1000)) / (np.arange(1000) + 0.5))
+    s = stats.norm.logcdf((normal - 0.3) / 0.8) - stats.norm.logsf((normal - 0.3) / 0.8)
+    levels = Levels(table[index], np.full(20_000, 1e-7), s[:, None])
+    grid = np.linspace(*np.quantile(levels.logsnr, [0.01, 0.99]), 401)
+    density = estimate_density(levels, grid)
+    assert density.kind == "function"
+    edges = stats.norm.cdf((np.log(np.arange(1, 1000) / np.arange(999, 0, -1)) - 0.3) / 0.8)
+    true = np.log(np.diff(edges) / -np.gradient(table)[1:-1])
+    error = density.log_p - np.interp(grid, table[1:-1][::-1], true[::-1])
+    assert np.quantile(np.abs(error - np.median(error)), 0.95) < 0.02
 
 
 def rises_of(levels, log_weight_over_p):

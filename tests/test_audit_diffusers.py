@@ -150,13 +150,9 @@ def test_code_and_configuration_agree(case):
     levels = declared.logsnr[kept]
     difference = (measured.weighting(levels) / declared.weighting(levels)).log()
     difference -= difference.median()
-    assert difference.abs().median() < 0.02
-    # two per cent; where the probabilities of steps have to be estimated, plus their error
-    error = torch.zeros(())
-    if measured.density_kind != "table":
-        places = torch.searchsorted(measured.logsnr, levels).clamp(max=len(measured.logsnr) - 1)
-        error = 4 * measured.weight_error[places]
-    assert (difference.abs() < 0.02 + error).all()
+    # two per cent; where probabilities of steps are read off from samples, at most levels
+    share = 1.0 if measured.density_kind == "table" else 0.95
+    assert difference.abs().quantile(share) < 0.02
     assert measured.is_monotone == declared.is_monotone
     assert measured.coefficient_name == declared.coefficient_name
     assert abs(measured.share_pure_noise - declared.share_pure_noise) < 4 * (0.001 / 20_000) ** 0.5

@@ -442,8 +442,9 @@ def test_the_commands_of_the_examples_tell_what_they_train(
     audit: Audit, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[1])
-    result = content(audit(*words.split(), "--num-samples", 400, "--json"))
     name = words.split()[0].removeprefix("examples/audit/")
+    num = 2000 if name.startswith("edm") else 400
+    result = content(audit(*words.split(), "--num-samples", num, "--json"))
     assert (result["parameterization"], result["coefficient_name"]) == FOUND[name]
     if name.startswith("edm"):
         assert result["closest"][0]["name"] == "EDM()"

@@ -172,10 +172,7 @@ class Audit:
 
     def _declared(self, target: str) -> audit.Audit:
         path = _config_path(target) or Path(target)
-        try:
-            config = read_config(path)
-        except RecursionError as error:
-            raise ValueError(f"{path} is nested too deeply to be a configuration.") from error
+        config = read_config(path)
         with _named(target):
             return replace(of_steps(training_steps(config, self.training)), title=target)
 

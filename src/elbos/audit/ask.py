@@ -28,6 +28,8 @@ class Look:
         g_other_moved: At random signs, of the other data; None if it was not looked at.
         answer: The random signs.
         draws: The normal numbers that torch drew, those of the size of `z`.
+        quantiles: The random numbers that torch drew, those of which there is one per sample, by
+            their quantile.
     """
 
     z: Tensor
@@ -38,6 +40,7 @@ class Look:
     g_other_moved: Tensor | None
     answer: Tensor
     draws: list[Tensor]
+    quantiles: list[Tensor]
 
     def coefficient(self) -> Float[Tensor, " b"]:
         r"""$c$, from the change of the gradient."""
@@ -73,7 +76,7 @@ class Asker:
     def looks(self, seed: int, *, with_other_moved: bool) -> list[Look]:
         """What there is to see in one batch: one `Look` per call of the network that counts."""
         here = self.watch(self.x, seed)
-        draws = self.watch.randomness.draws
+        draws, quantiles = self.watch.randomness.draws, self.watch.randomness.quantiles
         runs = [here, self.watch(self.x, seed, scale=1.0), self.watch(self.x_other, seed)]
         if with_other_moved:
             runs.append(self.watch(self.x_other, seed, scale=1.0))
@@ -82,29 +85,35 @@ class Asker:
                 "The loss calls the network another number of times for other data: it cannot be "
                 "compared with itself."
             )
-        return [self._look(calls, draws) for calls in zip(*runs, strict=True)]
+        return [self._look(calls, draws, quantiles) for calls in zip(*runs, strict=True)]
 
-    def _look(self, calls: tuple[Call, ...], draws: list[Tensor]) -> Look:
-        call = calls[0]
-        num = self.x.shape[1] if call.z.shape[2:] == self.x.shape[2:] else call.z.shape[1]
+    def _look(self, calls: tuple[Call, ...], draws: list[Tensor], quantiles: list[Tensor]) -> Look:
+        z, z_other, answer = (self._like_x(t) for t in (calls[0].z, calls[2].z, calls[1].answer))
+        gradients = [self._like_x(c.gradient) for c in calls if c.gradient is not None]
+        num = self.x.shape[1] if z.shape[2:] == self.x.shape[2:] else z.shape[1]
         window = slice(self.first_channel, self.first_channel + num)
-        z, z_other = (c.z[:, window] for c in (call, calls[2]))
-        if z.shape[:1] != self.x.shape[:1]:
+        z, z_other = z[:, window], z_other[:, window]
+        if len(z) != len(self.x):
             raise ValueError(
                 f"The network is called with a batch of {len(z)} for data of {len(self.x)}: call "
-                "it once per half, so that every sample can be told."
+                "it with all samples at once, and no others."
             )
-        gradients = [c.gradient[:, :num] for c in calls if c.gradient is not None]
         return Look(
             z=z,
             z_other=z_other,
-            g=gradients[0],
-            g_moved=gradients[1],
-            g_other=gradients[2],
-            g_other_moved=gradients[3] if len(gradients) > 3 else None,
-            answer=calls[1].answer.detach()[:, :num],
+            g=gradients[0][:, :num],
+            g_moved=gradients[1][:, :num],
+            g_other=gradients[2][:, :num],
+            g_other_moved=gradients[3][:, :num] if len(gradients) > 3 else None,
+            answer=answer.detach()[:, :num],
             draws=[draw.reshape(z.shape) for draw in draws if draw.numel() == z.numel()],
+            quantiles=[quantile for quantile in quantiles if len(quantile) == len(z)],
         )
+
+    def _like_x(self, tensor: Tensor) -> Tensor:
+        """In the shape of the data, if it is another shape of as many numbers, as flattened."""
+        is_reshaped = len(tensor) == len(self.x) and tensor.numel() == self.x.numel()
+        return tensor.reshape(self.x.shape) if is_reshaped else tensor
 
 
 def in_its_form(loss_fn: LossFunction, x: Tensor, seed: int) -> Watch:
@@ -136,14 +145,27 @@ def _reaches_all(gradient: Tensor) -> bool:
 def require_repeatable(asker: Asker, seed: int) -> None:
     first, again = asker.watch(asker.x, seed), asker.watch(asker.x, seed)
     alike = len(first) == len(again) and all(
-        a.z.shape == b.z.shape and torch.allclose(a.z, b.z, rtol=1e-4, atol=1e-6, equal_nan=True)
+        _is_same(a.z, b.z) and _is_same(a.gradient, b.gradient)
         for a, b in zip(first, again, strict=True)
     )
     if not alike:
         raise ValueError(
-            "The loss gives the network other noise although torch's, numpy's and Python's random "
-            "states were reset: draw from those, not from a numpy Generator of its own."
+            "The loss does something else although the random states of torch, numpy and Python "
+            "were reset: draw from those, not from a numpy Generator or a counter of its own."
         )
+    if len(asker.x) > 1 and _is_same(first[0].z, asker.watch(asker.x, seed + 1)[0].z):
+        raise ValueError(
+            "The loss draws the same noise in every call: it sets a seed, or draws none; leave "
+            "the random state alone."
+        )
+
+
+def _is_same(first: Tensor | None, second: Tensor | None) -> bool:
+    """Whether two tensors are the same, up to rounding."""
+    if first is None or second is None or first.shape != second.shape:
+        return first is second
+    scale = first.nan_to_num().abs().max().item()
+    return torch.allclose(first, second, rtol=1e-3, atol=1e-4 * scale, equal_nan=True)
 
 
 def other_data(x: Tensor) -> Tensor:

@@ -5,7 +5,11 @@ enough. In order of exactness:
 
 - **a table**: if the levels are $T$ values, equally likely, then with $\lambda_i$ the $i$-th of
   them $p(\lambda_i) = 1 / (T\,|d\lambda/di|)$;
-- **a named schedule**, if one fits (`fits`);
+- **a published schedule**, if one fits (`fits`);
+- **a function of a random number**: if the level is a monotone function of one number that torch
+  drew for the sample, then $p(\lambda) = p(u)\,|du/d\lambda|$, read off from the pairs
+  $(u, \lambda)$ without sampling error;
+- **a fitted schedule**, if one fits;
 - **a smooth density** (`smooth`); of the steps of a table, where there is one.
 """
 
@@ -20,11 +24,32 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import median_filter
 
+from elbos.audit.drawn import DrawnDensity, monotone_draw, step_probabilities
 from elbos.audit.fits import named_schedule
 from elbos.audit.smooth import LogSplines, Smooth
 from elbos.schedules import Schedule
 
 Array = NDArray[np.float64]
+_STEP_ERROR = 0.2  # of the probability of a step read off from samples, in units of one of them
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Noise levels that were drawn independently of each other.
+
+    Attributes:
+        logsnr: Finite log-SNR.
+        error: Of each, by rounding.
+        quantiles: Random numbers that were drawn for each, by the logit of their quantile.
+    """
+
+    logsnr: Float[Array, " n"]
+    error: Float[Array, " n"]
+    quantiles: Float[Array, "n draws"]
+
+    def at(self, index: NDArray[np.int64]) -> "Levels":
+        """Some of them."""
+        return Levels(self.logsnr[index], self.error[index], self.quantiles[index])
 
 
 @dataclass(frozen=True)
@@ -32,57 +57,72 @@ class Density:
     r"""An estimate of $p(\lambda)$ on a grid.
 
     Attributes:
-        kind: "table", "named" or "smooth".
+        kind: "table", "named", "function" or "smooth".
         log_p: $\log p$ at the grid.
         covariance: Of the estimate of `log_p`.
         schedule: The schedule that fits, or None.
         num_steps: Number of values in the table, or None.
     """
 
-    kind: Literal["table", "named", "smooth"]
+    kind: Literal["table", "named", "function", "smooth"]
     log_p: Float[Array, " g"]
     covariance: Float[Array, "g g"]
     schedule: Schedule | None
     num_steps: int | None
 
 
-def estimate_density(
-    logsnr: Float[Array, " n"], error: Float[Array, " n"], grid: Float[Array, " g"]
-) -> Density:
+def estimate_density(levels: Levels, grid: Float[Array, " g"]) -> Density:
     """The density of independent noise levels.
 
     Args:
-        logsnr: Finite levels, as they were drawn.
-        error: Of each of them, by rounding.
+        levels: The levels.
         grid: Where to give the density, from the smallest level to the largest.
     """
-    levels, counts = distinct_levels(logsnr, error)
-    table = _Table.of(levels, counts)
+    values, counts = distinct_levels(levels)
+    table = _Table.of(values, counts)
     if table and table.is_uniform:
-        named = named_schedule(levels, None)
+        name = named_schedule(values, None)
         covariance = table.covariance(grid)
-        return Density("table", table.log_p(grid), covariance, named and named[0], table.num_steps)
-    num_steps = table.num_steps if table else None
-    smooth = Smooth.fit(logsnr)
-    named = named_schedule(logsnr, smooth)
-    if named:
-        schedule, covariance_of = named
-        log_p = schedule.log_density(torch.from_numpy(grid)).numpy()
-        return Density("named", log_p, covariance_of(grid), schedule, num_steps)
+        schedule = name.schedule if name else None
+        return Density("table", table.log_p(grid), covariance, schedule, len(table))
+    num_steps = len(table) if table else None
+    smooth = Smooth.fit(levels.logsnr)
+    name = named_schedule(levels.logsnr, smooth)
+    schedule = name.schedule if name else None
+    is_published = name is not None and name.is_published
+    draw = monotone_draw(levels.logsnr, levels.error, levels.quantiles)
+    if not is_published and draw is not None:
+        log_p, covariance = _of_function(levels.logsnr, draw, table, grid)
+        return Density("function", log_p, covariance, schedule, num_steps)
+    if name:
+        log_p = name.schedule.log_density(torch.from_numpy(grid)).numpy()
+        return Density("named", log_p, name.covariance(grid), schedule, num_steps)
     best = table or smooth
     return Density("smooth", best.log_p(grid), best.covariance(grid), None, num_steps)
 
 
-def distinct_levels(
-    logsnr: Float[Array, " n"], error: Float[Array, " n"]
-) -> tuple[Float[Array, " t"], NDArray[np.int64]]:
+def _of_function(
+    logsnr: Float[Array, " n"], draw: Float[Array, " n"], table: "_Table | None", grid: Array
+) -> tuple[Float[Array, " g"], Float[Array, "g g"]]:
+    """The log-density of levels that are a function of a random number, and its covariance."""
+    if table is None:
+        density = DrawnDensity.of(logsnr, draw)
+        return density.log_p(grid), np.diag(np.full(len(grid), density.error**2))
+    probability = step_probabilities(table.levels, table.steps, logsnr, draw)
+    log_p = table_log_density(table.levels, table.steps, np.log(probability), grid)
+    covariance = spacing_covariance(table.levels, table.steps, grid)
+    error = np.interp(grid, table.levels, _STEP_ERROR / (len(logsnr) * probability))
+    return log_p, covariance + np.diag(error**2)
+
+
+def distinct_levels(levels: Levels) -> tuple[Float[Array, " t"], NDArray[np.int64]]:
     """The distinct values among the levels and how often each was drawn.
 
     Values are the same if they are much closer than levels drawn from a continuous density, or from
     a table, would be; or within their errors.
     """
-    order = np.argsort(logsnr)
-    ordered, error = logsnr[order], error[order]
+    order = np.argsort(levels.logsnr)
+    ordered, error = levels.logsnr[order], levels.error[order]
     low, high = np.quantile(ordered, [0.25, 0.75])
     gaps = np.diff(ordered)
     inner = gaps[(ordered[1:] > low) & (ordered[1:] < high)]
@@ -90,7 +130,8 @@ def distinct_levels(
     if len(inner) == 0 or (inner < tiny).mean() > 0.4:
         wide = inner[inner >= tiny]
         tiny = np.median(wide) / 10 if len(wide) else 1e-4
-    starts = np.flatnonzero(np.concatenate([[True], gaps > np.maximum(tiny, 8 * error[1:])]))
+    is_start = gaps > np.maximum(tiny, 8 * error[1:])
+    starts = np.flatnonzero(np.concatenate([[True], is_start]))
     counts = np.diff(np.append(starts, len(ordered)))
     return np.add.reduceat(ordered, starts) / counts, counts
 
@@ -119,28 +160,27 @@ class _Table:
         missing = np.clip(np.rint(gaps / usual), 1, 4) if counts.mean() < 30 else np.ones(len(gaps))
         return cls(levels, np.concatenate([[0.0], np.cumsum(missing)]), counts)
 
-    @property
-    def num_steps(self) -> int:
+    def __len__(self) -> int:
         return int(self.steps[-1]) + 1
 
     @property
     def is_uniform(self) -> bool:
         """Whether all steps are equally likely, by the chi-squared test."""
-        mean = self.counts.sum() / self.num_steps
-        never = self.num_steps - len(self.counts)
+        mean = self.counts.sum() / len(self)
+        never = len(self) - len(self.counts)
         chi2 = ((self.counts - mean) ** 2).sum() / mean + never * mean
-        degrees = self.num_steps - 1
+        degrees = len(self) - 1
         return bool(chi2 - degrees < 5 * (2 * degrees) ** 0.5)
 
     @cached_property
     def _spline(self) -> LogSplines:
-        counts = np.zeros(self.num_steps)
+        counts = np.zeros(len(self))
         counts[self.steps.astype(int)] = self.counts
-        return LogSplines.fit(np.arange(self.num_steps, dtype=np.float64), counts)
+        return LogSplines.fit(np.arange(len(self), dtype=np.float64), counts)
 
     def log_p(self, logsnr: Array) -> Array:
         if self.is_uniform:
-            log_probability = np.full(len(self.levels), -np.log(self.num_steps))
+            log_probability = np.full(len(self.levels), -np.log(len(self)))
         else:
             log_probability = self._spline.log_p(self.steps)
         return table_log_density(self.levels, self.steps, log_probability, logsnr)

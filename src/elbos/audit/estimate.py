@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
-from elbos.audit.density import Density, distinct_levels, estimate_density
+from elbos.audit.density import Density, Levels, distinct_levels, estimate_density
 from elbos.audit.measure import Samples
 from elbos.audit.names import Nearest, code, coefficient_name, nearest_weightings, prediction_of
 from elbos.audit.pilot import Oddity
@@ -18,6 +18,7 @@ from elbos.audit.rises import significant_rises
 
 Array = NDArray[np.float64]
 NUM_POINTS = 401
+_MIN_LEVELS = 8
 
 
 def audit_of(samples: Samples, *, title: str) -> Audit:
@@ -35,9 +36,15 @@ def audit_of(samples: Samples, *, title: str) -> Audit:
         )
     oddities = list(samples.oddities)
     grid = np.linspace(logsnr.min(), logsnr.max(), NUM_POINTS)
-    drawn, error, found = _independent(samples)
+    drawn, found = _independent(samples)
     oddities += found
-    density = estimate_density(drawn, error, grid)
+    values, _ = distinct_levels(drawn)
+    if len(values) < _MIN_LEVELS:
+        raise ValueError(
+            f"The loss draws only {len(values)} noise levels, at log-SNR "
+            f"{', '.join(f'{value:.2f}' for value in values)}: too few for a curve."
+        )
+    density = estimate_density(drawn, grid)
     k = Curve.of(logsnr, samples.eps_coefficient[is_finite].numpy(), grid)
     c = Curve.of(logsnr, samples.coefficient[is_finite].numpy(), grid)
     oddities += _about_coefficients(samples, c)
@@ -183,14 +190,16 @@ def _median_curve(logsnr: Array, value: Array, grid: Array) -> Array:
     return np.asarray(np.interp(grid, at, medians))
 
 
-def _independent(samples: Samples) -> tuple[Array, Array, list[Oddity]]:
-    """The noise levels that were drawn independently, with their errors and without atoms."""
+def _independent(samples: Samples) -> tuple[Levels, list[Oddity]]:
+    """The noise levels that were drawn independently, without atoms."""
     is_finite = samples.logsnr.isfinite()
-    logsnr, error, batch = (
-        values[is_finite].numpy() for values in (samples.logsnr, samples.rounding, samples.batch)
+    levels = Levels(
+        *(part[is_finite].numpy() for part in (samples.logsnr, samples.rounding, samples.quantiles))
     )
+    batch = samples.batch[is_finite].numpy()
     firsts = np.flatnonzero(np.diff(batch, prepend=-1))
     sizes = np.diff(np.append(firsts, len(batch)))
+    logsnr = levels.logsnr
     spread = np.maximum.reduceat(logsnr, firsts) - np.minimum.reduceat(logsnr, firsts)
     if sizes.max() > 1 and (spread < 1e-4 + 8 * samples.logsnr_error).all():
         text = (
@@ -198,19 +207,19 @@ def _independent(samples: Samples) -> tuple[Array, Array, list[Oddity]]:
             "drawn: the gradient is noisier than it has to be, and so is this audit (more samples "
             "in smaller batches help)."
         )
-        return logsnr[firsts], error[firsts], [Oddity("one-level-per-batch", text)]
-    levels, counts = distinct_levels(logsnr, error)
+        return levels.at(firsts), [Oddity("one-level-per-batch", text)]
+    values, counts = distinct_levels(levels)
     is_atom = counts > np.maximum(0.005 * len(logsnr), 20 * np.median(counts))
     if not is_atom.any() or is_atom.sum() > 5:
-        return logsnr, error, []
-    places = ", ".join(f"{level:.3g}" for level in levels[is_atom])
+        return levels, []
+    places = ", ".join(f"{value:.3g}" for value in values[is_atom])
     share = counts[is_atom].sum() / len(logsnr)
     text = (
         f"{share:.1%} of the samples have exactly log-SNR {places}, as where noise levels are "
         "clamped; the weighting is that of the others."
     )
-    rest = np.abs(logsnr[:, None] - levels[is_atom]).min(1) > 1e-5 + 8 * error
-    return logsnr[rest], error[rest], [Oddity("clamped", text)]
+    rest = np.abs(logsnr[:, None] - values[is_atom]).min(1) > 1e-5 + 8 * levels.error
+    return levels.at(np.flatnonzero(rest)), [Oddity("clamped", text)]
 
 
 def _about_coefficients(samples: Samples, curve: Curve) -> list[Oddity]:

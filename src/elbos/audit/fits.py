@@ -119,10 +119,23 @@ class _Fit:
         return np.asarray(jacobian @ np.linalg.pinv(score.T @ score) @ jacobian.T)
 
 
-def named_schedule(
-    logsnr: Float[Array, " n"], smooth: Smooth | None
-) -> tuple[Schedule, Callable[[Array], Array]] | None:
-    """The named schedule that fits, and the covariance of its log-density.
+@dataclass(frozen=True)
+class Named:
+    """A schedule that fits levels.
+
+    Attributes:
+        schedule: The schedule.
+        is_published: Whether it is that of a published recipe, or has nothing to fit but ends.
+        covariance: Of its log-density at a grid, as a function of the grid.
+    """
+
+    schedule: Schedule
+    is_published: bool
+    covariance: Callable[[Array], Array]
+
+
+def named_schedule(logsnr: Float[Array, " n"], smooth: Smooth | None) -> Named | None:
+    """The named schedule that fits.
 
     Args:
         logsnr: The levels.
@@ -150,7 +163,9 @@ def named_schedule(
     if not fitting:
         return None
     _, fit, schedule = max(fitting, key=lambda item: item[0])
-    return _published(fit, schedule, is_table=smooth is None), fit.covariance
+    published = _published(fit, schedule, is_table=smooth is None)
+    best = _without_ends(published or schedule, num)
+    return Named(best, published is not None or not fit.theta, fit.covariance)
 
 
 def _table_tolerance(num: int) -> float:
@@ -165,15 +180,12 @@ def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
     return float(max((below - rank).max(), (rank + 1 / len(ordered) - below).max()))
 
 
-def _published(fit: _Fit, fitted: Schedule, *, is_table: bool) -> Schedule:
-    """A schedule of a published recipe if it is as likely as the fitted one, on the same range.
-
-    Ends at which nothing is cut off are left out.
-    """
-    stock = {recipe.schedule for recipe in RECIPES.values()} | {Cosine(), Flow(), Normal()}
-    best, allowed = fitted, stats.chi2.ppf(0.999, max(len(fit.theta), 1)) / 2
+def _published(fit: _Fit, fitted: Schedule, *, is_table: bool) -> Schedule | None:
+    """A schedule of a published recipe that is as likely as the fitted one, on the same range."""
+    allowed = stats.chi2.ppf(0.999, max(len(fit.theta), 1)) / 2
     likelihood = fit.log_likelihood(fitted)
-    for schedule in sorted(stock, key=repr):
+    published = {recipe.schedule for recipe in RECIPES.values()}
+    for schedule in sorted(published, key=repr):
         if type(schedule) is not type(fitted) or isinstance(schedule, Linear):
             continue
         cut = _with_ends(schedule, fit.ends)
@@ -183,9 +195,8 @@ def _published(fit: _Fit, fitted: Schedule, *, is_table: bool) -> Schedule:
         else:
             is_as_good = likelihood - fit.log_likelihood(cut) < allowed
         if is_as_good:
-            best = cut
-            break
-    return _without_ends(best, len(fit.logsnr))
+            return cut
+    return None
 
 
 def _without_ends(schedule: Schedule, num: int) -> Schedule:

@@ -41,6 +41,7 @@ class Samples:
         data_offset: What is added to the data before they are scaled.
         logsnr_error: Standard error of a single `logsnr`, where the noise is not known.
         rounding: Error of each `logsnr` by rounding.
+        quantiles: Numbers that the loss drew for each sample, `[n, draws]`; see `watch.Randomness`.
         oddities: What was found besides.
     """
 
@@ -54,6 +55,7 @@ class Samples:
     data_offset: float
     logsnr_error: float
     rounding: Float[Tensor, " n"]
+    quantiles: Float[Tensor, "n draws"]
     oddities: list[Oddity]
 
 
@@ -70,10 +72,10 @@ def measure(
     Raises:
         ValueError: If that cannot be done; in one line.
     """
-    _require_data(x, num_samples)
+    _require_usable(x, num_samples, seed)
     with untouched_randomness():
         pilot = first_look(loss_fn, x, seed)
-        all_grams, coefficients, batches = [], [], []
+        all_grams, coefficients, batches, all_quantiles = [], [], [], []
         num_seen = 0
         for i in range(num_samples):
             looks = pilot.asker.looks(seed + i, with_other_moved=pilot.with_other_moved)
@@ -81,6 +83,7 @@ def measure(
                 all_grams.append(grams(look, pilot.reference, is_uneven=pilot.is_uneven))
                 coefficients.append(look.coefficient())
                 batches.append(torch.full((len(x),), float(i), dtype=torch.float64))
+                all_quantiles.append(look.quantiles)
                 num_seen += len(x)
                 if advance:
                     advance(len(x))
@@ -89,6 +92,10 @@ def measure(
     g, c, batch = (
         torch.cat(parts).cpu()[:num_samples] for parts in (all_grams, coefficients, batches)
     )
+    num_draws = min(map(len, all_quantiles))  # those that are drawn in every batch
+    quantiles = torch.cat(
+        [torch.stack([*draws[:num_draws], torch.zeros(len(x))], 1) for draws in all_quantiles]
+    )[:num_samples, :num_draws]
     oddities = list(pilot.oddities)
     is_whole = g.isfinite().flatten(1).all(1) & c.isfinite()
     if not is_whole.any():
@@ -97,7 +104,7 @@ def measure(
         share = 1 - is_whole.double().mean().item()
         text = f"The loss is NaN or infinite for {share:.2%} of the samples, which are left out."
         oddities.append(Oddity("not-finite", text))
-    g, c, batch = g[is_whole], c[is_whole], batch[is_whole]
+    g, c, batch, quantiles = (part[is_whole] for part in (g, c, batch, quantiles))
     solved = solve(g, is_noise_known=pilot.is_noise_known)
     dimensions = x[0].numel()
     rtol = 0.0 if pilot.is_noise_known else (2 / dimensions) ** 0.5
@@ -128,11 +135,12 @@ def measure(
         data_offset=solved.offset,
         logsnr_error=rtol,
         rounding=solved.rounding,
+        quantiles=quantiles,
         oddities=oddities,
     )
 
 
-def _require_data(x: Tensor, num_samples: int) -> None:
+def _require_usable(x: Tensor, num_samples: int, seed: int) -> None:
     if not x.is_floating_point() or x.ndim < 2 or x.numel() == 0:
         raise ValueError(
             f"The data have shape {list(x.shape)} and type {x.dtype}: give floating-point data, "
@@ -142,3 +150,5 @@ def _require_data(x: Tensor, num_samples: int) -> None:
         raise ValueError("The data are not finite: give data without NaN or infinity.")
     if num_samples < 100:
         raise ValueError(f"num_samples is {num_samples}: give at least 100.")
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed is {seed}: give a number from 0 to 2**31 - 1.")

@@ -79,6 +79,9 @@ def first_look(loss_fn: LossFunction, x: Tensor, seed: int) -> Pilot:
     oddities = _about_the_error(asker, seeds[:4])
     oddities += _about_the_calls(watch, x, seeds)
     is_uneven = _UNEVEN in oddities
+    if not watch.is_finite:
+        text = "The loss is NaN or infinite in some batches; only samples with a gradient count."
+        oddities.append(Oddity("not-finite", text))
     reference = reference_of(looks, x, asker.x_other)
     if reference[0] is not x:
         text = (

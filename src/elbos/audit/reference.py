@@ -11,6 +11,11 @@ from torch import Tensor
 from elbos.audit.ask import Look, similarity, solve_looks
 from elbos.audit.scaling import relative_scale
 
+_REFUSAL = (
+    "The network's input is not the data, scaled, plus noise: give data as the process diffuses "
+    "them (latents, in the order of the network's input), and no random augmentation."
+)
+
 
 def reference_of(looks: list[Look], x: Tensor, x_other: Tensor) -> tuple[Tensor, Tensor]:
     """The data as the process sees them: themselves, if the changes of z are theirs, scaled."""
@@ -40,10 +45,7 @@ def _encoded(looks: list[Look], num: int) -> tuple[Tensor, Tensor]:
     alpha = (flat * difference).sum(2) / difference.square().sum(1)
     strange = (flat - alpha[..., None] * difference).square().sum() / flat.square().sum()
     if strange > 0.05 or not all(look.draws for look in looks):
-        raise ValueError(
-            "The network's input is not the data, scaled, plus noise: give data as the process "
-            "diffuses them (latents, after normalization), and no random augmentation."
-        )
+        raise ValueError(_REFUSAL)
     eps = torch.stack([_best_draw(look, looks) for look in looks]).double()
     shape = (*alpha.shape, *(1,) * (z.ndim - 2))
     alpha, axes = alpha.reshape(shape), tuple(range(2, z.ndim))
@@ -55,6 +57,9 @@ def _encoded(looks: list[Look], num: int) -> tuple[Tensor, Tensor]:
         before, data = data, (weight * (z - sigma * eps)).sum(0) / (weight * alpha).sum(0)
         if (data - before).norm() < 1e-9 * data.norm():
             break
+    left = z - alpha * data - sigma * eps
+    if left.square().sum() > 1e-2 * z.square().sum():
+        raise ValueError(_REFUSAL)
     scale = relative_scale(alpha.reshape(len(looks), -1), sigma.reshape(len(looks), -1).abs())
     scale = scale.reshape(-1, *(1,) * (z.ndim - 2))
     return data * scale, (data - difference.reshape(data.shape)) * scale

@@ -37,7 +37,7 @@ class Audit:
         a: Coefficient of the data in the target $y = a x + b\epsilon$.
         b: Coefficient of the noise in the target.
         schedule: The schedule that fits $p$, as code, or None.
-        density_kind: "table", "named" or "smooth"; see `density`.
+        density_kind: "table", "named", "function" or "smooth"; see `density`.
         num_steps: Size of the table that the levels come from, or None.
         process: The process that the loss runs, in words, or None.
         data_scale: What the data are multiplied with first. Log-SNR is that of the data after it.
@@ -65,7 +65,7 @@ class Audit:
     a: Float[Tensor, " g"]
     b: Float[Tensor, " g"]
     schedule: str | None
-    density_kind: Literal["table", "named", "smooth"]
+    density_kind: Literal["table", "named", "function", "smooth"]
     num_steps: int | None
     process: str | None
     data_scale: float

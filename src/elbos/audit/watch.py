@@ -5,10 +5,12 @@ with a tensor of our choice; the gradient of the loss with respect to that answe
 loss says about it. Random states (torch's, numpy's, Python's, and those of torch generators that
 the loss owns) are set before each call, so that calls can be compared that differ in one thing
 only: in the data, or in the answer. Normal numbers that torch draws are kept, so that the noise in
-$z$ is known and need not be estimated.
+$z$ is known and need not be estimated; so are random numbers of which there is one per sample,
+since the noise level may be a function of one of them.
 """
 
 import random
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 LossFunction = Callable[[Any, Tensor], Any]
 _NORMAL = {torch.randn, torch.randn_like, torch.normal, Tensor.normal_}
+_UNIFORM = {torch.rand, torch.rand_like}
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,20 @@ class Probe(nn.Module):
         self.calls: list[Call] = []
         # `next(network.parameters())` is how losses ask for a device or dtype
         self.unused = nn.Parameter(torch.zeros((), device=x.device, dtype=x.dtype))
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            is_swapped = hasattr(Tensor, name)
+            advice = (
+                "is it called as loss(network, x), in this order?"
+                if is_swapped
+                else ("set it in the loss to what your network has")
+            )
+            raise AttributeError(
+                f"the stand-in for the network has no attribute {name!r}: {advice}"
+            ) from None
 
     @property
     def device(self) -> torch.device:
@@ -135,20 +152,32 @@ def _bits(shape: list[int], seed: int) -> Tensor:
 
 
 class Randomness(TorchFunctionMode):
-    """Sets every random state, and keeps the normal numbers that torch draws meanwhile."""
+    """Sets every random state, and keeps the numbers that torch draws meanwhile.
+
+    Attributes:
+        draws: Normal numbers.
+        quantiles: Of random numbers in the order drawn, where on their distribution they lie: the
+            logit of the probability of a smaller one.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.draws: list[Tensor] = []
+        self.quantiles: list[Tensor] = []
+        self.num = 0
         self._generators: dict[int, tuple[torch.Generator, Tensor]] = {}
         self._seed = -1
 
-    def reset(self, seed: int) -> None:
-        """Start from `seed`; generators of the loss itself, from where this seed first met them."""
+    def reset(self, seed: int, num: int) -> None:
+        """Start from `seed` with a batch of `num` samples.
+
+        Generators of the loss itself start from where this seed first met them.
+        """
+        self.num = num
         if seed != self._seed:
             self._generators.clear()
             self._seed = seed
-        self.draws = []
+        self.draws, self.quantiles = [], []
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002, it is the loss that draws from it
         if torch.accelerator.is_available():
@@ -168,7 +197,24 @@ class Randomness(TorchFunctionMode):
         result = func(*args, **kwargs)
         if func in _NORMAL:
             self.draws.append(result.detach().clone())
+        if func in _NORMAL | _UNIFORM:
+            self._note(func, result.detach(), args, kwargs)
         return result
+
+    def _note(self, func: Any, result: Tensor, args: Any, kwargs: dict[str, Any]) -> None:
+        """Keep the quantiles of numbers of which there is one per sample, where they are known."""
+        if result.numel() != self.num:
+            return
+        value = result.double().flatten().cpu()
+        if func in _UNIFORM:
+            self.quantiles.append(torch.logit(value))
+            return
+        given = args[1:] if func is Tensor.normal_ else args if func is torch.normal else ()
+        named = dict(zip(("mean", "std"), given, strict=False)) | kwargs
+        mean, std = named.get("mean", 0.0), named.get("std", 1.0)
+        if isinstance(mean, float | int) and isinstance(std, float | int):
+            value = (value - mean) / std
+            self.quantiles.append(torch.special.log_ndtr(value) - torch.special.log_ndtr(-value))
 
 
 @contextmanager
@@ -191,12 +237,14 @@ class Watch:
         loss_fn: `loss_fn(network, x)`.
         form: What it takes for the network's output.
         num_untrained: How many calls of the network the last loss did not depend on.
+        is_finite: Whether the last loss was a finite number.
     """
 
     loss_fn: LossFunction
     form: Form
     randomness: Randomness = field(default_factory=Randomness)
     num_untrained: int = 0
+    is_finite: bool = True
 
     def __call__(
         self, x: Tensor, seed: int, *, scale: float = 0.0, is_masked: bool = False
@@ -207,14 +255,18 @@ class Watch:
             ValueError: In one line, if the loss fails, calls no network, or returns no loss.
         """
         probe = Probe(x, self.form, scale, is_masked=is_masked)
-        self.randomness.reset(seed)
+        self.randomness.reset(seed, len(x))
         with torch.enable_grad():
             try:
                 with self.randomness:
                     loss = self.loss_fn(probe, x.clone())
             except Exception as error:
-                raise ValueError(f"The loss raised {_described(error)}") from error
+                shape = list(x.shape)
+                raise ValueError(
+                    f"The loss raised {_described(error)} (x has shape {shape})"
+                ) from error
             total = _total(loss)
+            self.is_finite = bool(total.isfinite())
             if not probe.calls:
                 raise ValueError(
                     "The loss never calls the network: call it as network(z, ...), and audit the "
@@ -230,8 +282,8 @@ class Watch:
                 gradients = torch.autograd.grad(total, leaves, allow_unused=True)
             except RuntimeError as error:
                 raise ValueError(
-                    f"The gradient of the loss cannot be taken ({_one_line(error)}): return the "
-                    "loss without calling backward() on it."
+                    "The gradient of the loss cannot be taken: return the loss without calling "
+                    f"backward() on it ({_one_line(error)[:100]})."
                 ) from error
         for call, gradient in zip(probe.calls, gradients, strict=True):
             call.gradient = gradient
@@ -244,7 +296,8 @@ def _total(loss: Any) -> Tensor:
     """The loss as one number: of a tuple the first item, of a dict the item "loss"."""
     if isinstance(loss, dict):
         if "loss" not in loss:
-            raise ValueError(f"The loss is a dict of {sorted(loss)}: return it under 'loss'.")
+            keys = ", ".join(map(str, loss)) or "nothing"
+            raise ValueError(f"The loss is a dict of {keys}: return it under 'loss'.")
         loss = loss["loss"]
     if isinstance(loss, tuple | list) and loss:
         loss = loss[0]
@@ -256,7 +309,8 @@ def _total(loss: Any) -> Tensor:
 def _described(error: Exception) -> str:
     """Type, message and place of an error in somebody else's code."""
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [f for f in frames if "site-packages" not in f.filename and f.filename != __file__]
+    libraries = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), __file__)
+    theirs = [frame for frame in frames if not frame.filename.startswith(libraries)]
     frame = (theirs or frames)[-1]
     place = f"{Path(frame.filename).name}, line {frame.lineno}"
     return f"{type(error).__name__} ({place}): {_one_line(error) or 'no message'}"
