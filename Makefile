@@ -1,6 +1,8 @@
 # Every target sets up what it needs, in .venv. PYTHON names the interpreter, 3.11 or newer.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+# One process per core, at most eight, with one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8
 
 .PHONY: setup demo test check slow bench clean
 .DEFAULT_GOAL := help
@@ -9,7 +11,7 @@ help:
 	@echo "make demo   train on digits, draw samples, measure bits/dim (about 3 minutes on two cores)"
 	@echo "make test   run the tests"
 	@echo "make check  lint, types and tests, as a change has to pass them"
-	@echo "make slow   the slow tests: kill -9 at 20 random moments, two processes"
+	@echo "make slow   the slow tests: kill -9 at 20 random moments, two processes, 42 more losses"
 	@echo "make bench  the performance claims, each a ratio measured here"
 	@echo "make setup  a development environment in .venv"
 
@@ -24,13 +26,13 @@ demo: .venv/core
 	@echo "         runs/demo/eval.json         (bits/dim, the loss by noise level, the protocol)"
 
 test: .venv/dev
-	$(BIN)/pytest
+	$(PYTEST)
 
 check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(PYTEST)
 
 slow: .venv/dev
 	$(BIN)/pytest -m slow

@@ -2,13 +2,15 @@
 
 python docs/figures.py
 
-The first draws the weightings of published recipes from their formulas. The second is measured: the
-losses are those of examples/audit, which needs diffusers, and their weightings what the audit finds.
+The first draws the weightings of published recipes from their formulas. The second is measured: its
+losses are an example of examples/audit, which needs diffusers, and their weightings what the audit
+finds.
 """
 
 import math
 import runpy
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -108,9 +110,7 @@ POPULAR = [
 
 def popular() -> list[str]:
     """Curves, one tenth at the reference, and a legend beside them."""
-    axes = Axes(
-        left=60, width=560, logsnr=(-10.0, 10.0), ticks=range(-10, 11, 5), decades=(-4, 1)
-    )
+    axes = Axes(left=60, width=560, logsnr=(-10.0, 10.0), ticks=range(-10, 11, 5), decades=(-4, 1))
     parts = axes.drawn("weight of each noise level; solid: never rises, a likelihood objective")
     logsnr = torch.linspace(*axes.logsnr, 401, dtype=torch.float64)
     for i, (name, weighting, color) in enumerate(POPULAR):
@@ -136,8 +136,8 @@ FORMULAS = [
 
 def min_snr() -> list[str]:
     """Measured curves, one at the reference, dashed where they rise, and a legend among them."""
-    axes = Axes(left=60, width=620, logsnr=(-6.0, 8.0), ticks=range(-6, 9, 2), decades=(-3, 3))
-    parts = axes.drawn("weight of each noise level, equal at log-SNR 2; dashed: rises")
+    axes = Axes(left=60, width=620, logsnr=(-6.0, 8.0), ticks=range(-6, 9, 2), decades=(-4, 3))
+    parts = axes.drawn("weight of each noise level, equal at log-SNR 2; dashed: it rises")
     losses = runpy.run_path(str(DOCS.parent / "examples/audit/diffusers_v_prediction.py"))
     x = 2 * torch.rand(64, 4, 16, 16, generator=torch.Generator().manual_seed(0)) - 1
     for i, (name, formula, color) in enumerate(FORMULAS):
@@ -146,11 +146,16 @@ def min_snr() -> list[str]:
         for logsnr, is_rising in pieces(result):
             w = result.weighting(logsnr) / at_reference
             parts.append(axes.line(logsnr, w, stroke(color, is_dashed=is_rising)))
-        left, y = 470, TOP + 16 + 24 * i
+        left, y = 450, TOP + 16 + 24 * i
         parts += [
             f'<path d="M{left} {y}h32" {stroke(color, is_dashed=False)}/>',
             f'<text x="{left + 40}" y="{y + 4}">{formula}</text>',
         ]
+    x_clean, y_clean = axes.position(4.0, -2.0)
+    parts.append(
+        f'<text x="{x_clean - 10:.1f}" y="{y_clean:.1f}" text-anchor="end">'
+        "beyond SNR 5, orange lies under red</text>"
+    )
     return parts
 
 
@@ -158,13 +163,12 @@ def pieces(result: audit.Audit) -> list[tuple[Float[Tensor, " n"], bool]]:
     """The noise levels of an audit, cut where the weighting begins and ceases to rise."""
     turns = [end for interval in result.rising for end in interval]
     cuts = sorted({result.logsnr[0].item(), *turns, result.logsnr[-1].item()})
-    ends = zip(cuts[:-1], cuts[1:], strict=True)
     return [
         (
             torch.linspace(start, end, 201, dtype=torch.float64),
             any(low <= start and end <= high for low, high in result.rising),
         )
-        for start, end in ends
+        for start, end in pairwise(cuts)
     ]
 
 

@@ -10,6 +10,11 @@ from elbos.adaptive import Adaptive
 from elbos.schedules import Schedule
 
 
+def name_of(value: object) -> str:
+    """A test's name for a parameter, the same in every process."""
+    return getattr(value, "__name__", repr(value))
+
+
 def adapted(schedule: Adaptive) -> Adaptive:
     """The schedule after two batches of random losses, bumpy over noise levels."""
     generator = torch.Generator().manual_seed(1)

@@ -135,10 +135,10 @@ def test_a_table_of_unequal_steps_has_its_spacing_exact_and_its_probabilities_sm
 
 
 def test_the_error_of_a_smooth_density_is_that_of_repetitions():
-    # 40 repetitions of 2,000 levels, at 9 places: mean square of errors over standard errors
+    # 24 repetitions of 2,000 levels, at 9 places: mean square of errors over standard errors
     mixture, ratios = Mixture(), []
     places = np.linspace(-4, 4, 9)
-    for seed in range(40):
+    for seed in range(24):
         grid, density = estimate(mixture.draw(2000, seed))
         error = density.log_p - mixture.log_density(grid)
         ratios.append(np.interp(places, grid, error / np.sqrt(np.diag(density.covariance))))
@@ -219,11 +219,11 @@ def rises_of(levels, log_weight_over_p):
 
 
 def test_noise_is_not_called_a_rise():
-    # a flat weight, 1 / p times p, in 30 repetitions of 1,000 levels
+    # a flat weight, 1 / p times p, in 20 repetitions of 1,000 levels
     mixture = Mixture()
     found = [
         rises_of(mixture.draw(1000, seed), lambda grid: -mixture.log_density(grid))
-        for seed in range(30)
+        for seed in range(20)
     ]
     assert [rises for rises in found if rises] == []
 

@@ -131,7 +131,7 @@ BAD_LOSSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "None": bad("F.mse_loss(network(z, t), u)", "is a NoneType: return a tensor"),
     "integer": bad("network(z, t); return torch.tensor(3)", "does not depend on the network's"),
     "empty tuple": bad("network(z, t); return ()", "is a tuple: return a tensor"),
-    "dict": bad("return {'mse': F.mse_loss(network(z, t), u)}", "dict of ['mse']", "under 'loss'"),
+    "dict": bad("return {'mse': F.mse_loss(network(z, t), u)}", "dict of mse", "under 'loss'"),
     "detached": bad("return F.mse_loss(network(z, t).detach(), u)", "it is detached"),
     "no_grad": bad(
         "with torch.no_grad(): return F.mse_loss(network(z, t), u)", "computed under no_grad"
@@ -148,13 +148,13 @@ BAD_LOSSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "numpy": bad(
         "eps = torch.from_numpy(rng.normal(size=x.shape)).float()\n"
         "    return F.mse_loss(network((1 - t) * x + t * eps, t), eps)",
-        "numpy Generator of its own",
+        "numpy Generator or a counter of its own",
         before="import numpy\nrng = numpy.random.default_rng(0)",
     ),
     "one level": bad(
         "return F.mse_loss(network(0.6 * x + 0.8 * eps, t), eps)", "draws a single noise level"
     ),
-    "no noise": bad("return F.mse_loss(network(x, t), x)", "draws a single noise level"),
+    "no noise": bad("return F.mse_loss(network(x, t), x)", "draws the same noise"),
     "no data": bad("return F.mse_loss(network(z[..., :2], t), u[..., :2])", "is not the data"),
     "exit": bad("import sys; sys.exit(3)", "loss.py:loss exits when it is called (3)"),
     "interrupted": bad("raise KeyboardInterrupt", "Interrupted."),

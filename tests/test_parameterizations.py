@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tables import PARAMETERIZATIONS
+from tables import PARAMETERIZATIONS, name_of
 
 from elbos import parameterizations
 from elbos.parameterizations import EDM, Eps, Flow, Parameterization, Score, V, X
@@ -65,7 +65,7 @@ ERROR_RATIOS = [  # docs/theory.md section 2: ||y_hat - y||^2 / ||eps_hat - eps|
 ]
 
 
-@pytest.mark.parametrize(("parameterization", "ratio"), ERROR_RATIOS, ids=repr)
+@pytest.mark.parametrize(("parameterization", "ratio"), ERROR_RATIOS, ids=name_of)
 def test_error_ratio_is_theorys(parameterization, ratio):
     measured = parameterization.eps_error_per_error(LOGSNR).numpy()
     np.testing.assert_allclose(measured, 1 / ratio(LOGSNR.numpy()), rtol=1e-11)
@@ -80,7 +80,7 @@ TARGETS = [  # the target in words, from alpha, sigma, x, eps
 ]
 
 
-@pytest.mark.parametrize(("parameterization", "target"), TARGETS, ids=repr)
+@pytest.mark.parametrize(("parameterization", "target"), TARGETS, ids=name_of)
 def test_target_is_the_published_one(parameterization, target, randn):
     x, eps = randn(81, 5), randn(81, 5)
     y = parameterization.target(x, eps, LOGSNR)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tables import MONOTONE, NON_MONOTONE, RISES_BELOW, WEIGHTINGS
+from tables import MONOTONE, NON_MONOTONE, RISES_BELOW, WEIGHTINGS, name_of
 
 from elbos import weightings
 from elbos.analysis import is_monotone, rising_intervals
@@ -106,7 +106,7 @@ def bumps(logsnr):
 INNER = [*NON_MONOTONE, bumps]
 
 
-@pytest.mark.parametrize("inner", INNER, ids=repr)
+@pytest.mark.parametrize("inner", INNER, ids=name_of)
 def test_monotone_is_the_least_monotone_majorant(inner):
     """The running maximum from the right, by brute force on a fine grid."""
     logsnr = torch.linspace(-20, 20, 400_001, dtype=torch.float64)
@@ -117,7 +117,7 @@ def test_monotone_is_the_least_monotone_majorant(inner):
     assert (w.diff() <= 1e-13 * w[:-1]).all()
 
 
-@pytest.mark.parametrize("inner", INNER, ids=repr)
+@pytest.mark.parametrize("inner", INNER, ids=name_of)
 def test_monotone_is_idempotent(inner):
     once = Monotone(inner)
     torch.testing.assert_close(Monotone(once)(LOGSNR), once(LOGSNR), rtol=1e-12, atol=0)

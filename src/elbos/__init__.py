@@ -12,10 +12,12 @@ before it:
 | `extrema`, `weightings` | $w(\lambda)$, and where it rises |
 | `recipes` | published recipes and the weighting that each implies |
 | `analysis` | monotone or not, the mixture of ELBOs, the theorem |
+| `audit` | the weighting of somebody else's loss function, measured |
 | `denoiser`, `oracles` | network + parameterization, and data for which everything is known |
 | `objective` | the weighted loss, per sample |
 | `samplers`, `likelihood` | from a denoiser to samples and to bits per dimension |
-| `networks`, `training`, `evaluation`, `cli` | the rest of a real run |
+| `networks`, `training`, `evaluation` | the rest of a real run |
+| `interop`, `cli` | other people's formats; the command line |
 """
 
 __version__ = "0.1.0"

@@ -77,17 +77,12 @@ class Training:
         _number(flags, "logit_std", 1.0, above=0)
         if self.snr_gamma is not None:
             _number(flags, "snr_gamma", 1.0, above=0)
-        for key, scheme in (
-            ("logit_mean", "logit_normal"),
-            ("logit_std", "logit_normal"),
-            ("mode_scale", "mode"),
-        ):
-            if flags[key] != getattr(Training, key) and self.weighting_scheme != scheme:
-                raise ValueError(
-                    f"{key} changes nothing without weighting_scheme {scheme}: add it."
-                )
         if not -1 <= self.mode_scale <= 2 / (math.pi - 2):
             raise ValueError(f"mode_scale is {self.mode_scale}: give a number from -1 to 1.75.")
+        schemes = {"logit_mean": "logit_normal", "logit_std": "logit_normal", "mode_scale": "mode"}
+        for key, scheme in schemes.items():
+            if flags[key] != getattr(Training, key) and self.weighting_scheme != scheme:
+                raise ValueError(f"{key} does nothing without weighting_scheme {scheme}: add it.")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -100,7 +95,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         _reader(config)
-    except (ValueError, RecursionError) as error:  # JSON's, and the encoding's, too
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply to be a configuration.") from error
+    except ValueError as error:  # JSON's, and the encoding's, too
         raise ValueError(f"{path} is no scheduler_config.json to read: {error}") from error
     return config
 
