@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
@@ -388,6 +389,10 @@ def numpy_noise(x):
     return torch.from_numpy(np.random.randn(*x.shape)).to(x)  # noqa: NPY002
 
 
+def scipy_noise(x):
+    return torch.from_numpy(scipy.stats.norm.rvs(size=x.shape)).to(x)
+
+
 def frozen_conv(in_channels, out_channels, stride, seed):
     """Weights of a 3x3 convolution, the same on every call."""
     generator = torch.Generator().manual_seed(seed)
@@ -546,6 +551,7 @@ ODDITIES = [
     Oddity("pyramid_noise", from_noise(pyramid_noise), "correlated"),
     Oddity("uniform_noise", from_noise(uniform_noise), "Gaussian"),
     Oddity("numpy_noise", from_noise(numpy_noise), "numpy"),
+    Oddity("scipy_noise", from_noise(scipy_noise), "scipy"),
     Oddity("adversarial", adversarial, "linear"),
     Oddity("one_level_per_batch", one_level_per_batch, "batch"),
     Oddity("masked", masked, "mask"),

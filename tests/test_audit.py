@@ -1,5 +1,6 @@
 """The audit: every recipe, written as people write it, is recovered; every mistake is told."""
 
+import math
 import random
 from functools import cache
 
@@ -13,7 +14,7 @@ from training_losses import CASES
 
 from elbos import analysis, audit, weightings
 from elbos.audit.names import code
-from elbos.audit.watch import Randomness, untouched_randomness
+from elbos.audit.randomness import Randomness, untouched_randomness
 from elbos.recipes import RECIPES
 
 X = 2 * torch.rand(256, 3, 8, 8, generator=torch.Generator().manual_seed(1)) - 1
@@ -43,6 +44,21 @@ def audited(loss, num_samples=20_000):
     return audit.probe(loss, X, num_samples)
 
 
+def cosine_with_offset(logsnr, offset=0.008):
+    r"""IDDPM's weighting with the offset of its schedule, $-dt/d\lambda$, which 1000 steps have.
+
+    With $u = \frac\pi2 (t + s)/(1 + s)$ and $\bar\alpha = \cos^2 u / \cos^2 u_0$,
+    $d\bar\alpha/dt \propto \sin 2u$, and $d\lambda = d\bar\alpha / \bar\alpha(1 - \bar\alpha)$.
+    """
+    alpha_bar = torch.sigmoid(logsnr)
+    cos_u = alpha_bar.sqrt() * math.cos(math.pi / 2 * offset / (1 + offset))
+    return alpha_bar * torch.sigmoid(-logsnr) / torch.sin(2 * torch.acos(cos_u))
+
+
+# Recipes whose levels are drawn where a table is far from its limit of many steps.
+TRUTHS = {"iddpm__importance_sampled": cosine_with_offset}
+
+
 def other_writings_are_slow(cases):
     """One writing of each recipe in every run of the tests, the others in `make slow`."""
     firsts = {case.recipe: case for case in reversed(cases)}
@@ -56,7 +72,7 @@ def other_writings_are_slow(cases):
 def test_a_recipe_is_recovered(case):
     result = audited(case.loss)
     truth = RECIPES[case.recipe].closed_form
-    errors = relative_errors(result, truth).abs()
+    errors = relative_errors(result, TRUTHS.get(case.loss.__name__, truth)).abs()
     assert errors.median() < 0.03
     assert errors.quantile(0.95) < 0.08
     assert result.parameterization == case.parameterization
@@ -134,7 +150,8 @@ KINDS = {
     "zero_terminal_snr": None,
     "weight_depends_on_x": "data-dependent",
     "concat_conditioning": None,
-    "numpy_noise": "noise-unseen",
+    "numpy_noise": None,
+    "scipy_noise": "noise-unseen",
 }
 
 
@@ -383,6 +400,46 @@ def test_the_code_of_the_verdict_makes_it_a_likelihood_objective(loss):
     ratio = (after.weight / before.monotone_weight).log()[kept]
     assert (ratio - ratio.median()).abs().max() < 0.02
     assert (after.monotone_weight >= after.weight).all()
+
+
+def choose_by_numpy(p, num):
+    return torch.from_numpy(np.random.choice(len(p), num, p=p.numpy()))  # noqa: NPY002
+
+
+def choose_values_by_numpy(p, num):
+    values = np.random.choice(np.arange(len(p)), size=(num,), replace=True, p=p.numpy())  # noqa: NPY002
+    return torch.from_numpy(values)
+
+
+def choose_by_torch(p, num):
+    return torch.multinomial(p, num, replacement=True)
+
+
+def choose_by_distributions(p, num):
+    return torch.distributions.Categorical(probs=p).sample((num,))
+
+
+@pytest.mark.parametrize(
+    "choose", [choose_by_numpy, choose_values_by_numpy, choose_by_torch, choose_by_distributions]
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_steps_drawn_with_given_probabilities_are_exact(choose, seed):
+    """The weighting of uniform steps: what is drawn with p is divided by it."""
+    steps = torch.arange(500, dtype=torch.float64)
+    alpha_bar = torch.cos((steps + 4) / 508 * torch.pi / 2) ** 2
+    p = (0.02 + alpha_bar**2) / (0.02 + alpha_bar**2).sum()
+
+    def loss(network, x):
+        t = choose(p, len(x))
+        scale, eps = alpha_bar[t].float()[:, None, None, None], torch.randn_like(x)
+        error = (network(scale.sqrt() * x + (1 - scale).sqrt() * eps, t) - eps) ** 2
+        return error.flatten(1).mean(1) / p[t]
+
+    result = audit.probe(loss, X, seed=seed)
+    truth = relative_errors(result, weightings.IDDPM())
+    assert result.density_kind == "function"
+    assert truth.abs().median() < 1e-3
+    assert truth.abs().quantile(0.95) < 1e-2
 
 
 def test_a_constant_factor_changes_nothing():

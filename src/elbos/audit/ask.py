@@ -11,8 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.algebra import Coefficients, gram, solve
+from elbos.audit.algebra import ROWS, Coefficients, gram, solve
 from elbos.audit.watch import FORMS, Call, LossFunction, Watch
+
+_NUM_ELEMENTS = 2**12  # of a sample, where they need not all be looked at
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,17 @@ class Look:
         return _coefficient(self.g_other_moved - self.g_other, self.answer)
 
 
+@dataclass(frozen=True)
+class Glance:
+    """One call of the network, whose answer were random signs; attributes as a `Look`'s."""
+
+    z: Tensor
+    g_moved: Tensor
+    answer: Tensor
+    draws: list[Tensor]
+    quantiles: list[Tensor]
+
+
 def _coefficient(change: Tensor, answer: Tensor) -> Float[Tensor, " b"]:
     return (change * answer).flatten(1).double().mean(1) / 2
 
@@ -85,35 +98,48 @@ class Asker:
                 "The loss calls the network another number of times for other data: it cannot be "
                 "compared with itself."
             )
-        return [self._look(calls, draws, quantiles) for calls in zip(*runs, strict=True)]
+        looks = []
+        for calls in zip(*runs, strict=True):
+            (z, g, _), (_, g_moved, answer), (z_other, g_other, _), *rest = map(self._seen, calls)
+            like_z = _like(z, draws, quantiles)
+            g_other_moved = rest[0][1] if rest else None
+            looks.append(Look(z, z_other, g, g_moved, g_other, g_other_moved, answer, *like_z))
+        return looks
 
-    def _look(self, calls: tuple[Call, ...], draws: list[Tensor], quantiles: list[Tensor]) -> Look:
-        z, z_other, answer = (self._like_x(t) for t in (calls[0].z, calls[2].z, calls[1].answer))
-        gradients = [self._like_x(c.gradient) for c in calls if c.gradient is not None]
-        num = self.x.shape[1] if z.shape[2:] == self.x.shape[2:] else z.shape[1]
-        window = slice(self.first_channel, self.first_channel + num)
-        z, z_other = z[:, window], z_other[:, window]
+    def glances(self, seed: int) -> list[Glance]:
+        """What one call of the loss shows: one `Glance` per call of the network that counts."""
+        calls = self.watch(self.x, seed, scale=1.0)
+        draws, quantiles = self.watch.randomness.draws, self.watch.randomness.quantiles
+        seen = [self._seen(call) for call in calls]
+        return [Glance(z, g, answer, *_like(z, draws, quantiles)) for z, g, answer in seen]
+
+    def _seen(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+        """Input, gradient and answer of a call, of the channels that hold the noisy data."""
+        assert call.gradient is not None
+        z, g, answer = map(self._like_x, (call.z, call.gradient, call.answer.detach()))
         if len(z) != len(self.x):
             raise ValueError(
                 f"The network is called with a batch of {len(z)} for data of {len(self.x)}: call "
                 "it with all samples at once, and no others."
             )
-        return Look(
-            z=z,
-            z_other=z_other,
-            g=gradients[0][:, :num],
-            g_moved=gradients[1][:, :num],
-            g_other=gradients[2][:, :num],
-            g_other_moved=gradients[3][:, :num] if len(gradients) > 3 else None,
-            answer=answer.detach()[:, :num],
-            draws=[draw.reshape(z.shape) for draw in draws if draw.numel() == z.numel()],
-            quantiles=[quantile for quantile in quantiles if len(quantile) == len(z)],
-        )
+        num = self.x.shape[1] if z.shape[2:] == self.x.shape[2:] else z.shape[1]
+        first = self.first_channel
+        return z[:, first : first + num], g[:, :num], answer[:, :num]
 
     def _like_x(self, tensor: Tensor) -> Tensor:
         """In the shape of the data, if it is another shape of as many numbers, as flattened."""
         is_reshaped = len(tensor) == len(self.x) and tensor.numel() == self.x.numel()
         return tensor.reshape(self.x.shape) if is_reshaped else tensor
+
+
+def _like(
+    z: Tensor, draws: list[Tensor], quantiles: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Those of a loss's random numbers that may be the noise, or decide the noise level."""
+    return (
+        [draw.reshape(z.shape) for draw in draws if draw.numel() == z.numel()],
+        [quantile for quantile in quantiles if len(quantile) == len(z)],
+    )
 
 
 def in_its_form(loss_fn: LossFunction, x: Tensor, seed: int) -> Watch:
@@ -218,8 +244,7 @@ def grams(
     """
     x, x_other = reference
     z, dz = look.z, look.z - look.z_other
-    fits = [similarity(z - x, draw) for draw in look.draws]
-    eps = look.draws[fits.index(max(fits))] if fits else torch.zeros_like(z)
+    eps = noise_in(look, x)
     if is_uneven:
         c = (look.g_moved - look.g) / (2 * look.answer)
         c_other = c
@@ -235,6 +260,63 @@ def grams(
     rows = {"x": x, "dx": x - x_other, "z": z, "dz": dz, "y": y, "dy": dy, "eps": eps}
     one = torch.ones_like(z)
     return gram(**{name: row * seen for name, row in rows.items()}, one=one * seen).cpu()
+
+
+def glanced(
+    glance: Glance, x: Tensor, offset: float, elements: slice
+) -> tuple[Float[Tensor, "b r r"], Float[Tensor, " b"]]:
+    r"""The dot products and the coefficient $c$ of a plain loss, from one call of it.
+
+    With $z = \alpha x + \sigma\epsilon$ and $g = 2c\,(\hat y - a x - b\epsilon)$, where the answer
+    $\hat y$ consists of random signs, two small least-squares problems have all five coefficients.
+    The other data, which `grams` compares with, are then zero: they need not be asked for.
+
+    Args:
+        glance: The call.
+        x: The clean batch as the process sees it, up to a scale and the offset.
+        offset: What is added to the data.
+        elements: Those to look at: where the noise is known, some are as good as all.
+    """
+    eps = noise_in(glance, x)
+    vectors = (x + offset, eps, glance.answer, glance.z, glance.g_moved, torch.ones_like(x))
+    products = _products([vector.flatten(1)[:, elements] for vector in vectors])
+    alpha = torch.linalg.solve_ex(products[:, :2, :2], products[:, :2, 3]).result[:, 0]
+    parts = torch.linalg.solve_ex(products[:, :3, :3], products[:, :3, 4]).result
+    c = parts[:, 2] / 2
+    per_c = torch.where(c == 0, 0.0, 0.5 / c)  # no target where nothing is asked
+    data, eps, answer, z, g, one = torch.eye(6, dtype=torch.float64, device=c.device)
+    rows = {
+        "x": data - offset * one,
+        "dx": data,
+        "z": z,
+        "dz": alpha[:, None] * data,
+        "y": (c != 0)[:, None] * answer - per_c[:, None] * g,
+        "dy": -(parts[:, 0] * per_c)[:, None] * data,
+        "eps": eps,
+        "one": one,
+    }
+    combined = torch.stack([rows[name].expand(len(c), -1) for name in ROWS], dim=1)
+    return (combined @ products @ combined.mT).cpu(), c
+
+
+def _products(vectors: list[Tensor]) -> Float[Tensor, "b k k"]:
+    stacked = torch.stack([vector.double() for vector in vectors], dim=1)
+    return stacked @ stacked.mT
+
+
+def some_elements(x: Tensor) -> slice:
+    """Every so-many-th element of a sample, if these are like the others in size."""
+    flat = x.flatten(1).double()
+    some = slice(None, None, max(1, flat.shape[1] // _NUM_ELEMENTS))
+    share = flat[:, some].square().mean(1) / flat.square().mean(1)
+    return some if (share - 1).abs().max() < 0.5 else slice(None)
+
+
+def noise_in(call: Look | Glance, x: Tensor) -> Tensor:
+    """The draw that is the noise in z: the one that fits best; zeros if there was none."""
+    if len(call.draws) < 2:
+        return call.draws[0] if call.draws else torch.zeros_like(call.z)
+    return max(call.draws, key=lambda draw: similarity(call.z - x, draw))
 
 
 def _target(g: Tensor, c: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 r"""The noise levels that a loss draws, and what it does at each: `probe`'s measurement.
 
-After the first look (`pilot`), batch after batch is asked the same three questions: the gradient at
-answer 0, at another answer, and at answer 0 of other data. Per sample they give the coefficient
-$c$, the target's $(a, b)$ and $\alpha, \sigma$, and with them
+After the first look (`pilot`), batch after batch is asked the same questions: the gradient at
+answer 0, at another answer, and at answer 0 of other data; of a plain loss, whose noise is known,
+only the second. Per sample they give the coefficient $c$, the target's $(a, b)$ and
+$\alpha, \sigma$, and with them
 
 $$\lambda = \log\frac{\alpha^2}{\sigma^2}, \qquad
   k = c\,\Bigl(b - a\,\frac{\sigma}{\alpha}\Bigr)^2,$$
@@ -10,7 +11,7 @@ $$\lambda = \log\frac{\alpha^2}{\sigma^2}, \qquad
 the noise level and the coefficient of $\|\hat\epsilon - \epsilon\|^2$ there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,10 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.audit.algebra import solve
-from elbos.audit.ask import grams
-from elbos.audit.pilot import Oddity, first_look
+from elbos.audit.ask import glanced, grams, some_elements
+from elbos.audit.pilot import Oddity, Pilot, first_look
+from elbos.audit.randomness import untouched_randomness
 from elbos.audit.scaling import Process, process_of
-from elbos.audit.watch import LossFunction, untouched_randomness
+from elbos.audit.watch import LossFunction
 
 _PURE = 30.0  # beyond this log-SNR float32 holds no signal, or no noise
 
@@ -41,7 +43,7 @@ class Samples:
         data_offset: What is added to the data before they are scaled.
         logsnr_error: Standard error of a single `logsnr`, where the noise is not known.
         rounding: Error of each `logsnr` by rounding.
-        quantiles: Numbers that the loss drew for each sample, `[n, draws]`; see `watch.Randomness`.
+        quantiles: Numbers that the loss drew for each sample, `[n, draws]`; see `randomness`.
         oddities: What was found besides.
     """
 
@@ -75,15 +77,15 @@ def measure(
     _require_usable(x, num_samples, seed)
     with untouched_randomness():
         pilot = first_look(loss_fn, x, seed)
+        reading_of = _plain_readings if pilot.is_plain else _readings
         all_grams, coefficients, batches, all_quantiles = [], [], [], []
         num_seen = 0
         for i in range(num_samples):
-            looks = pilot.asker.looks(seed + i, with_other_moved=pilot.with_other_moved)
-            for look in looks:
-                all_grams.append(grams(look, pilot.reference, is_uneven=pilot.is_uneven))
-                coefficients.append(look.coefficient())
+            for products, coefficient, drawn in reading_of(pilot, seed + i):
+                all_grams.append(products)
+                coefficients.append(coefficient)
                 batches.append(torch.full((len(x),), float(i), dtype=torch.float64))
-                all_quantiles.append(look.quantiles)
+                all_quantiles.append(drawn)
                 num_seen += len(x)
                 if advance:
                     advance(len(x))
@@ -138,6 +140,24 @@ def measure(
         quantiles=quantiles,
         oddities=oddities,
     )
+
+
+_Reading = tuple[Tensor, Tensor, list[Tensor]]  # dot products, c, quantiles
+
+
+def _readings(pilot: Pilot, seed: int) -> Iterator[_Reading]:
+    """One batch, from three or four calls of the loss."""
+    for look in pilot.asker.looks(seed, with_other_moved=pilot.with_other_moved):
+        products = grams(look, pilot.reference, is_uneven=pilot.is_uneven)
+        yield products, look.coefficient(), look.quantiles
+
+
+def _plain_readings(pilot: Pilot, seed: int) -> Iterator[_Reading]:
+    """One batch, from one call."""
+    x, _ = pilot.reference
+    elements = some_elements(x)
+    for glance in pilot.asker.glances(seed):
+        yield *glanced(glance, x, pilot.offset, elements), glance.quantiles
 
 
 def _require_usable(x: Tensor, num_samples: int, seed: int) -> None:

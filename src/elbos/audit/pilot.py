@@ -25,6 +25,7 @@ from elbos.audit.reference import reference_of
 from elbos.audit.watch import LossFunction, Watch
 
 _NUM_SAMPLES = 256
+_MIN_DIMENSIONS = 32  # in which data, noise and random signs are far from dependent
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,26 @@ class Pilot:
     Args:
         asker: How the loss is asked.
         reference: The clean batch as the process sees it, and the other one; up to a scale.
+        offset: What is added to the data.
         with_other_moved: Whether the coefficient depends on the data.
-        is_noise_known: Whether the noise is one of torch's draws.
+        is_noise_known: Whether the noise is one of the draws that were seen.
         is_uneven: Whether the coefficient differs between the elements of a sample.
         oddities: What was found besides.
     """
 
     asker: Asker
     reference: tuple[Tensor, Tensor]
+    offset: float
     with_other_moved: bool
     is_noise_known: bool
     is_uneven: bool
     oddities: list[Oddity]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether one call of the loss shows all there is; in few dimensions it does not."""
+        is_known = self.is_noise_known and not self.is_uneven and not self.with_other_moved
+        return is_known and self.asker.x[0].numel() >= _MIN_DIMENSIONS
 
 
 def first_look(loss_fn: LossFunction, x: Tensor, seed: int) -> Pilot:
@@ -102,7 +111,8 @@ def first_look(loss_fn: LossFunction, x: Tensor, seed: int) -> Pilot:
             "The coefficient depends on the data, not on the noise level alone; its mean is shown."
         )
         oddities.append(Oddity("data-dependent", text))
-    return Pilot(asker, reference, depends_on_x, is_noise_known, is_uneven, oddities)
+    offset = coefficients.offset
+    return Pilot(asker, reference, offset, depends_on_x, is_noise_known, is_uneven, oddities)
 
 
 def _about_the_calls(watch: Watch, x: Tensor, seeds: list[int]) -> list[Oddity]:
@@ -201,7 +211,7 @@ def _ratio(above: Tensor, below: Tensor, rounding: Tensor) -> float:
 def _about_the_noise(
     looks: list[Look], reference: tuple[Tensor, Tensor], coefficients: Coefficients
 ) -> list[Oddity]:
-    """Whether noise that torch did not draw as a whole is white and normal."""
+    """Whether noise that was not drawn as a whole is white and normal."""
     x = reference[0].double() + coefficients.offset
     sizes = [len(look.z) for look in looks]
     alphas = torch.split(coefficients.alpha, sizes)
@@ -233,9 +243,9 @@ def _about_the_noise(
     if abs(kurtosis - normal) > 6 * (24 / num) ** 0.5 + 0.02:
         text = f"The noise is not normal: its kurtosis is {kurtosis:.2f}, not 3."
         return [Oddity("not-normal", text + " The theory needs normal noise.", is_fatal=True)]
-    text = "The noise is not drawn by torch: noise levels are measured from its norm, to "
+    text = "The noise is drawn neither by torch nor by numpy.random's functions: noise levels are "
     error = (2 / size) ** 0.5
-    return [Oddity("noise-unseen", f"{text}{error:.2g} in log-SNR each.")]
+    return [Oddity("noise-unseen", f"{text}measured from its norm, to {error:.2g} in log-SNR each.")]
 
 
 _WHITE = " The theory needs white noise; log-SNR is that of the whole power."

@@ -2,30 +2,23 @@ r"""Watching a loss from inside: what it gives the network, and what it does wit
 
 The loss is called with a `Probe` in place of the network. The probe notes its input $z$ and answers
 with a tensor of our choice; the gradient of the loss with respect to that answer is all that the
-loss says about it. Random states (torch's, numpy's, Python's, and those of torch generators that
-the loss owns) are set before each call, so that calls can be compared that differ in one thing
-only: in the data, or in the answer. Normal numbers that torch draws are kept, so that the noise in
-$z$ is known and need not be estimated; so are random numbers of which there is one per sample,
-since the noise level may be a function of one of them.
+loss says about it. Random states are set before each call (`randomness`), so that calls can be
+compared that differ in one thing only: in the data, or in the answer.
 """
 
-import random
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+
+from elbos.audit.randomness import Randomness
 
 LossFunction = Callable[[Any, Tensor], Any]
-_NORMAL = {torch.randn, torch.randn_like, torch.normal, Tensor.normal_}
-_UNIFORM = {torch.rand, torch.rand_like}
 
 
 @dataclass(frozen=True)
@@ -151,84 +144,6 @@ def _bits(shape: list[int], seed: int) -> Tensor:
     return _CACHE[key]
 
 
-class Randomness(TorchFunctionMode):
-    """Sets every random state, and keeps the numbers that torch draws meanwhile.
-
-    Attributes:
-        draws: Normal numbers.
-        quantiles: Of random numbers in the order drawn, where on their distribution they lie: the
-            logit of the probability of a smaller one.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.draws: list[Tensor] = []
-        self.quantiles: list[Tensor] = []
-        self.num = 0
-        self._generators: dict[int, tuple[torch.Generator, Tensor]] = {}
-        self._seed = -1
-
-    def reset(self, seed: int, num: int) -> None:
-        """Start from `seed` with a batch of `num` samples.
-
-        Generators of the loss itself start from where this seed first met them.
-        """
-        self.num = num
-        if seed != self._seed:
-            self._generators.clear()
-            self._seed = seed
-        self.draws, self.quantiles = [], []
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002, it is the loss that draws from it
-        if torch.accelerator.is_available():
-            torch.manual_seed(seed)
-        else:  # ten times as fast, for hundreds of calls
-            torch.default_generator.manual_seed(seed)
-        for generator, state in self._generators.values():
-            generator.set_state(state)
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        generator = kwargs.get("generator")
-        if isinstance(generator, torch.Generator) and id(generator) not in self._generators:
-            self._generators[id(generator)] = generator, generator.get_state()
-        result = func(*args, **kwargs)
-        if func in _NORMAL:
-            self.draws.append(result.detach().clone())
-        if func in _NORMAL | _UNIFORM:
-            self._note(func, result.detach(), args, kwargs)
-        return result
-
-    def _note(self, func: Any, result: Tensor, args: Any, kwargs: dict[str, Any]) -> None:
-        """Keep the quantiles of numbers of which there is one per sample, where they are known."""
-        if result.numel() != self.num:
-            return
-        value = result.double().flatten().cpu()
-        if func in _UNIFORM:
-            self.quantiles.append(torch.logit(value))
-            return
-        given = args[1:] if func is Tensor.normal_ else args if func is torch.normal else ()
-        named = dict(zip(("mean", "std"), given, strict=False)) | kwargs
-        mean, std = named.get("mean", 0.0), named.get("std", 1.0)
-        if isinstance(mean, float | int) and isinstance(std, float | int):
-            value = (value - mean) / std
-            self.quantiles.append(torch.special.log_ndtr(value) - torch.special.log_ndtr(-value))
-
-
-@contextmanager
-def untouched_randomness() -> Iterator[None]:
-    """Leave all global random states as they were."""
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy)  # noqa: NPY002
-
-
 @dataclass
 class Watch:
     """Calls a loss and says what happened.
@@ -258,7 +173,7 @@ class Watch:
         self.randomness.reset(seed, len(x))
         with torch.enable_grad():
             try:
-                with self.randomness:
+                with self.randomness.watched():
                     loss = self.loss_fn(probe, x.clone())
             except Exception as error:
                 shape = list(x.shape)
