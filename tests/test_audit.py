@@ -1,6 +1,5 @@
 """The audit: every recipe, written as people write it, is recovered; every mistake is told."""
 
-import math
 import random
 from functools import cache
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from audit_errors import central, relative_errors
 from mistaken_losses import MISTAKES, ODDITIES
 from torch import Tensor
 from training_losses import CASES
@@ -20,19 +20,6 @@ from elbos.recipes import RECIPES
 X = 2 * torch.rand(256, 3, 8, 8, generator=torch.Generator().manual_seed(1)) - 1
 
 
-def central(result, share=0.98):
-    """The points of the grid between which `share` of the samples lie."""
-    below = result.density.cumsum(0) / result.density.sum()
-    return (below > (1 - share) / 2) & (below < (1 + share) / 2)
-
-
-def relative_errors(result, weighting):
-    """Of the weights, on the central 98 % of the samples; the constant is the best one."""
-    kept = central(result)
-    difference = (result.weight.log() - weighting(result.logsnr).log())[kept]
-    return (difference - difference.median()).exp() - 1
-
-
 def within(intervals, low, high):
     """The parts of intervals between two ends."""
     cut = ((max(start, low), min(end, high)) for start, end in intervals)
@@ -42,21 +29,6 @@ def within(intervals, low, high):
 @cache
 def audited(loss, num_samples=20_000):
     return audit.probe(loss, X, num_samples)
-
-
-def cosine_with_offset(logsnr, offset=0.008):
-    r"""IDDPM's weighting with the offset of its schedule, $-dt/d\lambda$, which 1000 steps have.
-
-    With $u = \frac\pi2 (t + s)/(1 + s)$ and $\bar\alpha = \cos^2 u / \cos^2 u_0$,
-    $d\bar\alpha/dt \propto \sin 2u$, and $d\lambda = d\bar\alpha / \bar\alpha(1 - \bar\alpha)$.
-    """
-    alpha_bar = torch.sigmoid(logsnr)
-    cos_u = alpha_bar.sqrt() * math.cos(math.pi / 2 * offset / (1 + offset))
-    return alpha_bar * torch.sigmoid(-logsnr) / torch.sin(2 * torch.acos(cos_u))
-
-
-# Recipes whose levels are drawn where a table is far from its limit of many steps.
-TRUTHS = {"iddpm__importance_sampled": cosine_with_offset}
 
 
 def other_writings_are_slow(cases):
@@ -72,7 +44,7 @@ def other_writings_are_slow(cases):
 def test_a_recipe_is_recovered(case):
     result = audited(case.loss)
     truth = RECIPES[case.recipe].closed_form
-    errors = relative_errors(result, TRUTHS.get(case.loss.__name__, truth)).abs()
+    errors = relative_errors(result, case.weighting or truth).abs()
     assert errors.median() < 0.03
     assert errors.quantile(0.95) < 0.08
     assert result.parameterization == case.parameterization

@@ -200,6 +200,17 @@ def iddpm__guided_diffusion(network, x):
     return {"loss": (mse * weights).mean(), "mse": mse.detach()}
 
 
+def cosine_with_offset(logsnr, offset=0.008):
+    r"""IDDPM's weighting with the offset of its schedule, $-dt/d\lambda$, which 1000 steps have.
+
+    With $u = \frac\pi2 (t + s)/(1 + s)$ and $\bar\alpha = \cos^2 u / \cos^2 u_0$,
+    $d\bar\alpha/dt \propto \sin 2u$, and $d\lambda = d\bar\alpha / \bar\alpha(1 - \bar\alpha)$.
+    """
+    alpha_bar = torch.sigmoid(logsnr)
+    cos_u = alpha_bar.sqrt() * math.cos(math.pi / 2 * offset / (1 + offset))
+    return alpha_bar * torch.sigmoid(-logsnr) / torch.sin(2 * torch.acos(cos_u))
+
+
 def iddpm__importance_sampled(network, x):
     """Loss-aware times: steps drawn with p, losses divided by it. The weighting stays IDDPM's."""
     history = 0.05 + COSINE_1000  # stands for the root mean square of past losses
@@ -807,23 +818,23 @@ def sigmoid_2_slip__v(network, x):
 class Case(NamedTuple):
     """A loss, the recipe it is, and what the network that it calls predicts (up to sign).
 
-    `same_noise` is false where the weighting is the recipe's and the distribution of noise levels
-    is another one; `is_coarse` is true where the steps are wide enough to make a weighting rise
-    that, in the limit of many steps, does not.
+    `is_coarse` is true where the steps are wide enough to make a weighting rise that, in the limit
+    of many steps, does not; `weighting` is what the loss really weighs where its levels are drawn
+    mostly from the end of a table that is far from that limit.
     """
 
     recipe: str
     loss: Callable
     parameterization: str
-    same_noise: bool = True
     is_coarse: bool = False
+    weighting: Callable | None = None
 
 
 CASES = [
     Case("elbo", elbo, "eps"),
     Case("elbo", elbo__low_discrepancy, "eps"),
     Case("elbo", elbo__discrete, "eps", is_coarse=True),
-    Case("elbo", elbo__likelihood_sde, "eps", same_noise=False),
+    Case("elbo", elbo__likelihood_sde, "eps"),
     Case("elbo-ve", elbo_ve, "x"),
     Case("elbo-ve", elbo_ve__score, "score"),
     Case("elbo-ve", elbo_ve__ncsn, "score"),
@@ -831,7 +842,7 @@ CASES = [
     Case("elbo-linear", elbo_linear__discrete, "eps"),
     Case("iddpm", iddpm, "eps"),
     Case("iddpm", iddpm__guided_diffusion, "eps"),
-    Case("iddpm", iddpm__importance_sampled, "eps", same_noise=False),
+    Case("iddpm", iddpm__importance_sampled, "eps", weighting=cosine_with_offset),
     Case("iddpm", iddpm__diffusers, "eps"),
     Case("iddpm", iddpm__v_network, "v"),
     Case("ddpm", ddpm, "eps"),
@@ -863,7 +874,7 @@ CASES = [
     Case("sd3-logit-normal-0.5-0.6", sd3_logit_normal_0_5_0_6__reversed, "flow"),
     Case("sd3-logit-normal-0.5-0.6", sd3_logit_normal_0_5_0_6__diffusers, "flow"),
     Case("sd3-cosmap", sd3_cosmap, "flow"),
-    Case("sd3-cosmap", sd3_cosmap__weighted, "flow", same_noise=False),
+    Case("sd3-cosmap", sd3_cosmap__weighted, "flow"),
     Case("indi", indi, "x"),
     Case("indi", indi__discrete, "x"),
     Case("p2-0.5", p2_0_5, "eps"),

@@ -245,7 +245,9 @@ def _about_the_noise(
         return [Oddity("not-normal", text + " The theory needs normal noise.", is_fatal=True)]
     text = "The noise is drawn neither by torch nor by numpy.random's functions: noise levels are "
     error = (2 / size) ** 0.5
-    return [Oddity("noise-unseen", f"{text}measured from its norm, to {error:.2g} in log-SNR each.")]
+    return [
+        Oddity("noise-unseen", f"{text}measured from its norm, to {error:.2g} in log-SNR each.")
+    ]
 
 
 _WHITE = " The theory needs white noise; log-SNR is that of the whole power."
