@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from elbos.audit.density import spacing_covariance, table_log_density
+from elbos.audit.density import spacing_error, table_log_density
 from elbos.audit.estimate import NUM_POINTS, Array, closest, rising
 from elbos.audit.names import code, coefficient_name
 from elbos.audit.pilot import Oddity
@@ -125,7 +125,7 @@ def of_steps(steps: Steps) -> Audit:
         parameterization_factor=1.0,
         sigma_data=None,
         coefficient_name=coefficient_name(grid, log_c, p),
-        rising=rising(grid, log_w, spacing_covariance(levels, numbers, grid)),
+        rising=rising(grid, log_w, np.diag(spacing_error(levels, numbers, grid) ** 2)),
         closest=closest(grid, log_w, p),
         share_pure_noise=steps.probability[is_pure].sum().item(),
         weight_pure_noise=(pure / whole).nan_to_num().item(),

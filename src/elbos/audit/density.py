@@ -5,12 +5,11 @@ enough. In order of exactness:
 
 - **a table**: if the levels are $T$ values, equally likely, then with $\lambda_i$ the $i$-th of
   them $p(\lambda_i) = 1 / (T\,|d\lambda/di|)$;
-- **a published schedule**, if one fits (`fits`);
-- **a function of a random number**: if the level is a monotone function of one number that torch
-  drew for the sample, then $p(\lambda) = p(u)\,|du/d\lambda|$, read off from the pairs
-  $(u, \lambda)$ without sampling error;
-- **a fitted schedule**, if one fits;
-- **a smooth density** (`smooth`); of the steps of a table, where there is one.
+- **a function of a random number** (`drawn`): if the level is a monotone function of one number
+  that was seen when it was drawn, then $p(\lambda) = p(u)\,|du/d\lambda|$, read off from the pairs
+  $(u, \lambda)$ without sampling error; **a named schedule** (`fits`) if it has that shape;
+- **a named schedule** that fits levels whose random number was not seen;
+- **a smooth density** (`smooth`) of such levels; of the steps of a table, where there is one.
 """
 
 from dataclasses import dataclass
@@ -24,13 +23,13 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import median_filter
 
-from elbos.audit.drawn import DrawnDensity, monotone_draw, step_probabilities
-from elbos.audit.fits import named_schedule
+from elbos.audit.drawn import StepCurve, function_density, monotone_draw
+from elbos.audit.fits import named_schedule, schedule_of_shape
 from elbos.audit.smooth import LogSplines, Smooth
 from elbos.schedules import Schedule
 
 Array = NDArray[np.float64]
-_STEP_ERROR = 0.2  # of the probability of a step read off from samples, in units of one of them
+_GAIN = 8.0  # in log-likelihood over equally likely steps: chance gives it to one table of 1000
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,8 @@ class Density:
         covariance: Of the estimate of `log_p`.
         schedule: The schedule that fits, or None.
         num_steps: Number of values in the table, or None.
+        is_fitted: Whether something was fitted to levels alone, so that `covariance` is that of
+            chance, and leaves out what the fit itself may be wrong about.
     """
 
     kind: Literal["table", "named", "function", "smooth"]
@@ -69,6 +70,7 @@ class Density:
     covariance: Float[Array, "g g"]
     schedule: Schedule | None
     num_steps: int | None
+    is_fitted: bool = False
 
 
 def estimate_density(levels: Levels, grid: Float[Array, " g"]) -> Density:
@@ -80,39 +82,66 @@ def estimate_density(levels: Levels, grid: Float[Array, " g"]) -> Density:
     """
     values, counts = distinct_levels(levels)
     table = _Table.of(values, counts)
-    if table and table.is_uniform:
-        name = named_schedule(values, None)
-        covariance = table.covariance(grid)
-        schedule = name.schedule if name else None
-        return Density("table", table.log_p(grid), covariance, schedule, len(table))
-    num_steps = len(table) if table else None
-    smooth = Smooth.fit(levels.logsnr)
-    name = named_schedule(levels.logsnr, smooth)
-    schedule = name.schedule if name else None
-    is_published = name is not None and name.is_published
     draw = monotone_draw(levels.logsnr, levels.error, levels.quantiles)
-    if not is_published and draw is not None:
-        log_p, covariance = _of_function(levels.logsnr, draw, table, grid)
-        return Density("function", log_p, covariance, schedule, num_steps)
-    if name:
-        log_p = name.schedule.log_density(torch.from_numpy(grid)).numpy()
-        return Density("named", log_p, name.covariance(grid), schedule, num_steps)
-    best = table or smooth
-    return Density("smooth", best.log_p(grid), best.covariance(grid), None, num_steps)
+    if draw is not None and table is None:
+        log_p, error = function_density(levels.logsnr, levels.error, draw, grid)
+        return _of_shape(log_p, error, levels.logsnr, None, grid)
+    if draw is not None and table is not None:
+        ends = StepCurve.of(table.steps_of(levels.logsnr), draw)
+        if ends.is_uniform:
+            return _of_table(table, grid)
+        log_probability, step_error = ends.log_probability()
+        log_p = table_log_density(table.levels, table.steps, log_probability, grid)
+        error = np.interp(grid, table.levels, step_error)
+        error = np.hypot(error, spacing_error(table.levels, table.steps, grid))
+        return _of_shape(log_p, error, levels.logsnr, len(table), grid)
+    if table is not None and table.is_uniform:
+        return _of_table(table, grid)
+    return _of_levels(levels.logsnr, table, grid)
 
 
-def _of_function(
-    logsnr: Float[Array, " n"], draw: Float[Array, " n"], table: "_Table | None", grid: Array
-) -> tuple[Float[Array, " g"], Float[Array, "g g"]]:
-    """The log-density of levels that are a function of a random number, and its covariance."""
-    if table is None:
-        density = DrawnDensity.of(logsnr, draw)
-        return density.log_p(grid), np.diag(np.full(len(grid), density.error**2))
-    probability = step_probabilities(table.levels, table.steps, logsnr, draw)
-    log_p = table_log_density(table.levels, table.steps, np.log(probability), grid)
-    covariance = spacing_covariance(table.levels, table.steps, grid)
-    error = np.interp(grid, table.levels, _STEP_ERROR / (len(logsnr) * probability))
-    return log_p, covariance + np.diag(error**2)
+def _of_table(table: "_Table", grid: Float[Array, " g"]) -> Density:
+    """Of equally likely steps."""
+    name = named_schedule(table.levels, None)
+    covariance = np.diag(spacing_error(table.levels, table.steps, grid) ** 2)
+    log_probability = np.full(len(table.levels), -np.log(len(table)))
+    log_p = table_log_density(table.levels, table.steps, log_probability, grid)
+    schedule = name.schedule if name else None
+    return Density("table", log_p, covariance, schedule, len(table))
+
+
+def _of_shape(
+    log_p: Float[Array, " g"],
+    error: Float[Array, " g"],
+    logsnr: Float[Array, " n"],
+    num_steps: int | None,
+    grid: Float[Array, " g"],
+) -> Density:
+    """Of a curve that was read off, by name if a schedule is within its errors."""
+    schedule = schedule_of_shape(grid, log_p, error, logsnr)
+    if schedule is None:
+        return Density("function", log_p, np.diag(error**2), None, num_steps)
+    log_p = schedule.log_density(torch.from_numpy(grid)).numpy()
+    return Density("named", log_p, np.zeros((len(grid), len(grid))), schedule, num_steps)
+
+
+def _of_levels(
+    logsnr: Float[Array, " n"], table: "_Table | None", grid: Float[Array, " g"]
+) -> Density:
+    """Of levels alone, by name if a schedule fits."""
+    num_steps = len(table) if table else None
+    smooth = Smooth.fit(logsnr)
+    name = named_schedule(logsnr, smooth)
+    if name is None:
+        best = table or smooth
+        covariance = best.covariance(grid)
+        return Density("smooth", best.log_p(grid), covariance, None, num_steps, is_fitted=True)
+    log_p = name.schedule.log_density(torch.from_numpy(grid)).numpy()
+    covariance = name.covariance(grid)
+    if not name.is_published:
+        covariance = covariance + np.diag((log_p - smooth.log_p(grid)) ** 2)
+    is_fitted = not name.is_published
+    return Density("named", log_p, covariance, name.schedule, num_steps, is_fitted=is_fitted)
 
 
 def distinct_levels(levels: Levels) -> tuple[Float[Array, " t"], NDArray[np.int64]]:
@@ -163,14 +192,24 @@ class _Table:
     def __len__(self) -> int:
         return int(self.steps[-1]) + 1
 
+    def steps_of(self, logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The number of the step of each sample."""
+        place = np.searchsorted((self.levels[1:] + self.levels[:-1]) / 2, logsnr)
+        return np.asarray(self.steps[place])
+
     @property
     def is_uniform(self) -> bool:
-        """Whether all steps are equally likely, by the chi-squared test."""
+        """Whether all steps are equally likely: by the chi-squared test, and because no smooth
+        change of the probability, of which that hardly takes note, makes the counts more likely.
+        """
         mean = self.counts.sum() / len(self)
         never = len(self) - len(self.counts)
         chi2 = ((self.counts - mean) ** 2).sum() / mean + never * mean
         degrees = len(self) - 1
-        return bool(chi2 - degrees < 5 * (2 * degrees) ** 0.5)
+        if chi2 - degrees > 5 * (2 * degrees) ** 0.5:
+            return False
+        even = -float(self.counts.sum()) * np.log(len(self))
+        return bool(self._spline.penalized_log_likelihood - even < _GAIN)
 
     @cached_property
     def _spline(self) -> LogSplines:
@@ -179,16 +218,13 @@ class _Table:
         return LogSplines.fit(np.arange(len(self), dtype=np.float64), counts)
 
     def log_p(self, logsnr: Array) -> Array:
-        if self.is_uniform:
-            log_probability = np.full(len(self.levels), -np.log(len(self)))
-        else:
-            log_probability = self._spline.log_p(self.steps)
+        """The log-density, smooth in the number of the step."""
+        log_probability = self._spline.log_p(self.steps)
         return table_log_density(self.levels, self.steps, log_probability, logsnr)
 
     def covariance(self, logsnr: Array) -> Array:
-        spacing = spacing_covariance(self.levels, self.steps, logsnr)
-        if self.is_uniform:
-            return spacing
+        """Of `log_p`."""
+        spacing = np.diag(spacing_error(self.levels, self.steps, logsnr) ** 2)
         return spacing + self._spline.covariance(np.interp(logsnr, self.levels, self.steps))
 
 
@@ -203,14 +239,13 @@ def table_log_density(
     return np.asarray(PchipInterpolator(levels, log_p)(logsnr))
 
 
-def spacing_covariance(
+def spacing_error(
     levels: Float[Array, " t"], steps: Float[Array, " t"], logsnr: Float[Array, " g"]
-) -> Float[Array, "g g"]:
-    """How uncertain the density of a table is by being one.
+) -> Float[Array, " g"]:
+    """How uncertain the log-density of a table is by being one.
 
     The spacing of levels is defined only up to its change from one step to the next: five standard
     errors, which a rise has to exceed (`rises`), are half of that change.
     """
     change = np.abs(np.diff(np.log(np.diff(levels) / np.diff(steps)))) / 10
-    error = np.concatenate([change[:1], change, change[-1:]])
-    return np.diag(np.interp(logsnr, levels, error) ** 2)
+    return np.asarray(np.interp(logsnr, levels, np.concatenate([change[:1], change, change[-1:]])))

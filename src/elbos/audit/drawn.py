@@ -1,25 +1,33 @@
 r"""The density of levels that are a function of a random number that was seen.
 
 Most losses draw one number per sample, uniform or normal, and compute the noise level from it. If
-the level is a monotone function of that number, then with $u$ its quantile (kept as its logit,
-which loses no digits near 1),
+the level is a monotone function of that number, then with $u$ its quantile and
+$s = \operatorname{logit} u$, which loses no digits near 1 and is smooth where $u$ is flat,
 
-$$p(\lambda) = \Bigl|\frac{du}{d\lambda}\Bigr|,$$
+$$p(\lambda) = \Bigl|\frac{du}{d\lambda}\Bigr| = u\,(1 - u)\,\Bigl|\frac{ds}{d\lambda}\Bigr|,$$
 
-and the pairs $(u, \lambda)$ of the samples give the derivative: no density is estimated, and
+and the pairs $(s, \lambda)$ of the samples give the derivative: no density is estimated, and
 nothing is left to chance. Where the levels are a table, a step's probability is the length of the
-interval of $u$ that leads to it.
+interval of $u$ that leads to it. Between the samples of two steps lies one end of it, known up to
+the distance of these; so ends are taken that are many samples apart, and a curve through them.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.interpolate import make_smoothing_spline
-from scipy.special import expit
+from scipy.interpolate import PchipInterpolator
+from scipy.ndimage import maximum_filter1d
+from scipy.special import expit, log_expit
 
 Array = NDArray[np.float64]
+_NUM_POINTS = 500  # of a curve
+_NUM_ERRORS = (100, 30, 10, 3)  # how far points are apart: slopes are then known to 1 % to 30 %
+_MANY = 20  # samples
+_WINDOW = 9  # points of a grid over which the largest misfit is taken
 
 
 def monotone_draw(
@@ -38,9 +46,12 @@ def monotone_draw(
     for draw in quantiles.T:
         if not np.isfinite(draw).all() or np.ptp(draw) == 0:
             continue
-        order = np.argsort(draw)
+        order = np.lexsort((logsnr, draw))
         steps = np.diff(logsnr[order])
         sign = 1.0 if steps.sum() > 0 else -1.0
+        if sign < 0:
+            order = np.lexsort((-logsnr, draw))
+            steps = np.diff(logsnr[order])
         allowed = 1e-5 + 8 * (error[order][1:] + error[order][:-1])
         if (sign * steps >= -allowed).all():
             return np.asarray(sign * draw)
@@ -48,55 +59,141 @@ def monotone_draw(
 
 
 @dataclass(frozen=True)
-class DrawnDensity:
-    """A density without sampling error.
+class Curve:
+    """$s$ as a rising function of a place: a level, or the end of a step of a table.
 
     Attributes:
-        logsnr: Where it was computed, increasing.
-        log_density: Its logarithm there.
-        error: How far off it may be, relatively.
+        places: Increasing, `[m]`.
+        s: Increasing, `[m]`.
+        error: Of `s`, `[m]`.
     """
 
-    logsnr: Float[Array, " m"]
-    log_density: Float[Array, " m"]
-    error: float
+    places: Float[Array, " m"]
+    s: Float[Array, " m"]
+    error: Float[Array, " m"]
+
+    def thinned(self, apart: float = 0.0) -> "Curve":
+        """Some of the points, many errors apart: from the middle outwards, and the fewer errors the
+        nearer to the ends, where points are rare.
+
+        Args:
+            apart: How far at least, as a share of the way along both axes.
+        """
+        way = (self.s / np.ptp(self.s) + self.places / np.ptp(self.places)) / 2
+        middle = len(way) // 2
+        left, right = range(middle - 1, -1, -1), range(middle + 1, len(way))
+        sides = (self._outwards(middle, side, way, apart) for side in (left, right))
+        return self.at(sorted({middle, *chain(*sides)}))
+
+    def _outwards(
+        self, last: int, side: range, way: Float[Array, " m"], apart: float
+    ) -> Iterator[int]:
+        for num_errors in _NUM_ERRORS:
+            for i in range(last + side.step, side.stop, side.step):
+                far = num_errors * (self.error[i] + self.error[last])
+                is_far = abs(self.s[i] - self.s[last]) > far and abs(way[i] - way[last]) > apart
+                if is_far and self.places[i] != self.places[last]:
+                    yield i
+                    last = i
+
+    def at(self, index: list[int] | slice) -> "Curve":
+        return Curve(self.places[index], self.s[index], self.error[index])
+
+    def __call__(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
+        return np.asarray(PchipInterpolator(self.places, self.s)(place))
+
+    def log_slope(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
+        r"""$\log(ds/d\mathrm{place})$."""
+        slope = PchipInterpolator(self.places, self.s)(place, 1)
+        return np.log(np.maximum(slope, 1e-300))
+
+    def slope_error(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
+        """How far off `log_slope` may be: by the errors of the points, and by there being so few,
+        which the curves through every other point tell.
+        """
+        relative = (self.error[1:] + self.error[:-1]) / np.diff(self.s)
+        middle = (self.places[1:] + self.places[:-1]) / 2
+        halves = (self.at(slice(start, None, 2)).log_slope(place) for start in (0, 1))
+        misfit = maximum_filter1d(np.abs(np.subtract(*halves)), _WINDOW)
+        return np.hypot(np.interp(place, middle, relative), misfit) + 1e-5
+
+
+def function_density(
+    logsnr: Float[Array, " n"],
+    error: Float[Array, " n"],
+    draw: Float[Array, " n"],
+    grid: Float[Array, " g"],
+) -> tuple[Float[Array, " g"], Float[Array, " g"]]:
+    """The log-density of levels that are a rising function of `draw`, and its error.
+
+    From the slope of $s$, which is smooth where levels go on for ever, or from that of $u$, which
+    is where they end; whichever is known better.
+    """
+    order = np.argsort(draw)
+    s, levels = draw[order], np.maximum.accumulate(logsnr[order])
+    slope = np.gradient(s, levels + 1e-12 * np.arange(len(s)))
+    curve = Curve(levels, s, np.minimum(slope, 1e3) * error[order]).thinned(1 / _NUM_POINTS)
+    at = curve(grid)
+    by_s = log_expit(at) + log_expit(-at) + curve.log_slope(grid), curve.slope_error(grid)
+    u = expit(curve.s)
+    curve = Curve(curve.places, u, u * (1 - u) * curve.error)
+    by_u = curve.log_slope(grid), curve.slope_error(grid)
+    is_better = by_u[1] < by_s[1]
+    return np.where(is_better, by_u[0], by_s[0]), np.where(is_better, by_u[1], by_s[1])
+
+
+def _between(s: Float[Array, " m"], t: Float[Array, " m"]) -> Float[Array, " m"]:
+    """The logits of the means of two probabilities."""
+    log_u = np.logaddexp(log_expit(s), log_expit(t))
+    return np.asarray(log_u - np.logaddexp(log_expit(-s), log_expit(-t)))
+
+
+@dataclass(frozen=True)
+class StepCurve:
+    """The quantiles at which the steps of a table end.
+
+    Attributes:
+        steps: The numbers of those that were drawn, increasing, `[t]`.
+        ends: The curve through the ends between them.
+        num: How many samples were drawn.
+    """
+
+    steps: Float[Array, " t"]
+    ends: Curve
+    num: int
 
     @classmethod
-    def of(cls, logsnr: Float[Array, " n"], draw: Float[Array, " n"]) -> "DrawnDensity":
-        """From levels that are a rising function of `draw`, by differences over a few samples."""
-        order = np.argsort(draw)
-        s, levels = draw[order], logsnr[order]
-        num = len(s)
-        width = max(4, num // 1000)
-        middle = np.arange(0, num, max(1, width // 4))
-        low, high = np.maximum(middle - width, 0), np.minimum(middle + width, num - 1)
-        rise = np.maximum(levels[high] - levels[low], 1e-12)
-        log_p = np.log(np.maximum(expit(s[high]) - expit(s[low]), 1e-300) / rise)
-        centers, first = np.unique((levels[high] + levels[low]) / 2, return_index=True)
-        return cls(centers, log_p[first], error=1e-3)
+    def of(cls, steps: Float[Array, " n"], draw: Float[Array, " n"]) -> "StepCurve":
+        """From the number of each sample's step, a rising function of `draw`."""
+        order = np.lexsort((draw, steps))
+        steps, s = steps[order], draw[order]
+        first = np.flatnonzero(np.diff(steps, prepend=-1.0))
+        lowest, highest = s[first], s[np.append(first[1:], len(s)) - 1]
+        gaps = lowest[1:] - highest[:-1]
+        are_options = (lowest == highest).all()  # of known probabilities: their ends are exact
+        error = np.zeros_like(gaps) if are_options else gaps / 2
+        at = steps[first]
+        ends = _between(highest[:-1], lowest[1:])
+        return cls(at, Curve((at[1:] + at[:-1]) / 2, ends, error), len(s))
 
-    def log_p(self, grid: Float[Array, " g"]) -> Float[Array, " g"]:
-        """The log-density at a grid."""
-        return np.asarray(np.interp(grid, self.logsnr, self.log_density))
+    @property
+    def is_uniform(self) -> bool:
+        """Whether the ends are evenly spaced, up to their errors."""
+        u, places = expit(self.ends.s), self.ends.places
+        off = u - np.polyval(np.polyfit(places, u, 1), places)
+        return bool((np.abs(off) < 2 * u * (1 - u) * self.ends.error + 3 / self.num).all())
 
-
-def step_probabilities(
-    values: Float[Array, " t"],
-    steps: Float[Array, " t"],
-    logsnr: Float[Array, " n"],
-    draw: Float[Array, " n"],
-) -> Float[Array, " t"]:
-    """The probability of the steps of a table whose values are increasing.
-
-    Where on $[0, 1]$ a step ends and the next begins is known up to the distance of two samples,
-    $1 / n$. A smoothing spline through these ends, as a function of the step, has the probability
-    of a step for its slope.
-    """
-    order = np.argsort(logsnr)
-    place = np.searchsorted((values[1:] + values[:-1]) / 2, logsnr[order])
-    first = np.searchsorted(place, np.arange(len(values)))
-    u = expit(draw[order])
-    lowest, highest = np.minimum.reduceat(u, first), np.maximum.reduceat(u, first)
-    ends = (highest[:-1] + lowest[1:]) / 2
-    spline = make_smoothing_spline((steps[1:] + steps[:-1]) / 2, ends)
-    return np.maximum(spline(steps, 1), 1e-12)
+    def log_probability(self) -> tuple[Float[Array, " t"], Float[Array, " t"]]:
+        """Of each step, and its error."""
+        curve, steps = self.ends.thinned(), self.steps
+        u = expit(curve(self.ends.places))
+        log_p = log_expit(curve(steps)) + log_expit(-curve(steps)) + curve.log_slope(steps)
+        log_p[1:-1] = np.log(np.maximum(np.diff(u) / np.diff(self.ends.places), 1e-300))
+        error = curve.slope_error(steps)
+        for end, probability in ((0, u[0]), (-1, 1 - u[-1])):
+            if self.num * probability > _MANY:  # so it is an end, and no tail of which this is seen
+                log_p[end] = np.log(probability)
+                error[end] = 1 / (self.num * probability)
+            else:
+                error[end] += 1
+        return log_p, error

@@ -1,9 +1,12 @@
 r"""The schedule that noise levels were drawn from, by name.
 
-A family of schedules is fitted by maximum likelihood, conditionally on the range of the levels. It
-is named if it passes Kolmogorov's test and if the smooth density is hardly more likely; of several,
-the one with the best Bayesian information criterion. A published recipe's schedule is taken instead
-of the fitted one if it is as likely.
+Where the density was read off (`drawn`), a schedule is named if its density has the same shape, up
+to the errors of that: one of a published recipe, or one with fitted parameters.
+
+Where levels are all there is, a family of schedules is fitted by maximum likelihood, conditionally
+on their range. It is named if it passes Kolmogorov's test and if the smooth density is hardly more
+likely; of several, the one with the best Bayesian information criterion. A published recipe's
+schedule is taken instead of the fitted one if it is as likely.
 """
 
 import dataclasses
@@ -22,6 +25,7 @@ from elbos.recipes import RECIPES
 from elbos.schedules import DDPM, Cosine, EDMSampling, Flow, Laplace, Linear, Normal, Schedule
 
 Array = NDArray[np.float64]
+_SHAPE_ERROR = 5e-4  # of a log-density, where it was read off: what rounding can leave
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,23 @@ class _Fit:
     def schedule(self, theta: Sequence[float] | None = None) -> Schedule:
         return self.family.build(*(self.theta if theta is None else theta), **self.ends)
 
+    def nearest(self, distance: Callable[[Schedule], float]) -> Schedule:
+        """The member of the family that is nearest to something else, on the same range."""
+        if not self.theta:
+            return self.schedule()
+
+        def loss(theta: Array) -> float:
+            try:
+                value = distance(self.schedule(theta.tolist()))
+            except (ValueError, OverflowError):
+                return 1e6
+            return value if np.isfinite(value) else 1e6
+
+        found = minimize(
+            loss, self.theta, method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-14}
+        )
+        return self.schedule(found.x.tolist())
+
     def log_likelihood(self, schedule: Schedule) -> float:
         return schedule.log_density(self.logsnr).sum().item()
 
@@ -132,6 +153,46 @@ class Named:
     schedule: Schedule
     is_published: bool
     covariance: Callable[[Array], Array]
+
+
+def schedule_of_shape(
+    grid: Float[Array, " g"],
+    log_p: Float[Array, " g"],
+    error: Float[Array, " g"],
+    logsnr: Float[Array, " n"],
+) -> Schedule | None:
+    """The schedule whose log-density is within the errors of one that was read off, everywhere.
+
+    Args:
+        grid: Where it was.
+        log_p: The log-density.
+        error: Of it.
+        logsnr: The levels.
+    """
+    at, weight = torch.from_numpy(grid), 1 / (error**2 + _SHAPE_ERROR**2)
+
+    def residual(schedule: Schedule) -> Array:
+        off = schedule.log_density(at).numpy() - log_p
+        return np.asarray(off - (weight * off).sum() / weight.sum())
+
+    def distance(schedule: Schedule) -> float:
+        return float((weight * residual(schedule) ** 2).sum() / weight.sum())
+
+    def has_shape(schedule: Schedule) -> bool:
+        return bool((np.abs(residual(schedule)) < 4 * (error + _SHAPE_ERROR)).all())
+
+    fits = [_Fit(family, logsnr) for family in _FAMILIES]
+    candidates = [
+        (0, _with_ends(schedule, fits[0].ends))
+        for schedule in sorted({recipe.schedule for recipe in RECIPES.values()}, key=repr)
+        if not isinstance(schedule, Linear)
+    ]
+    candidates += [(len(fit.theta), fit.nearest(distance)) for fit in fits]
+    fitting = [candidate for candidate in candidates if has_shape(candidate[1])]
+    if not fitting:
+        return None
+    _, best = min(fitting, key=lambda candidate: (candidate[0], distance(candidate[1])))
+    return _without_ends(best, len(logsnr))
 
 
 def named_schedule(logsnr: Float[Array, " n"], smooth: Smooth | None) -> Named | None:

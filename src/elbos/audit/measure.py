@@ -21,7 +21,7 @@ from torch import Tensor
 from elbos.audit.algebra import solve
 from elbos.audit.ask import glanced, grams, some_elements
 from elbos.audit.pilot import Oddity, Pilot, first_look
-from elbos.audit.randomness import untouched_randomness
+from elbos.audit.randomness import spread, untouched_randomness
 from elbos.audit.scaling import Process, process_of
 from elbos.audit.watch import LossFunction
 
@@ -76,12 +76,13 @@ def measure(
     """
     _require_usable(x, num_samples, seed)
     with untouched_randomness():
-        pilot = first_look(loss_fn, x, seed)
+        first_seed = spread(seed)
+        pilot = first_look(loss_fn, x, first_seed)
         reading_of = _plain_readings if pilot.is_plain else _readings
         all_grams, coefficients, batches, all_quantiles = [], [], [], []
         num_seen = 0
         for i in range(num_samples):
-            for products, coefficient, drawn in reading_of(pilot, seed + i):
+            for products, coefficient, drawn in reading_of(pilot, first_seed + i):
                 all_grams.append(products)
                 coefficients.append(coefficient)
                 batches.append(torch.full((len(x),), float(i), dtype=torch.float64))

@@ -22,14 +22,16 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
-def _of_uniform(value: Tensor, low: Tensor | float = 0.0, high: Tensor | float = 1.0) -> Tensor:
-    return (value - low).log() - (high - value).log()
+def _uniform(value: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return (value - low) / (high - low)
 
 
-def _of_normal(value: Tensor, mean: Tensor | float = 0.0, std: Tensor | float = 1.0) -> Tensor:
-    z = (value - mean) / std
-    logit: Tensor = torch.special.log_ndtr(z) - torch.special.log_ndtr(-z)
-    return logit
+def _normal(value: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return (value - mean) / std
+
+
+def _whole(value: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return (value + 0.5 - low) / (high - low)
 
 
 @dataclass(frozen=True)
@@ -37,53 +39,89 @@ class _Source:
     """A function that draws random numbers.
 
     Args:
-        quantile: Of its values, given the two parameters of their distribution.
+        standard: Its values, given the two parameters of their distribution, as if these were the
+            standard ones.
         names: The keywords of these.
         first: Their place among the other arguments.
     """
 
-    quantile: Callable[..., Tensor]
+    standard: Callable[[Tensor, Tensor, Tensor], Tensor] = _uniform
     names: tuple[str, ...] = ()
     first: int = 0
 
-    def quantiles(self, value: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """Of values that were drawn with these arguments, one for each sample."""
+    def standardized(self, value: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Values that were drawn with these arguments."""
         given = dict(zip(self.names, args[self.first :], strict=False)) | kwargs
-        parameters = [
-            torch.as_tensor(given.get(name, default)).detach().double().flatten().cpu()
-            for name, default in zip(self.names, (0.0, 1.0), strict=False)
-        ]
-        return self.quantile(value.double().flatten().cpu(), *parameters)
+        if self.standard is _whole and not isinstance(given.get("high"), int):
+            given |= {"low": 0, "high": given["low"]}  # as in randint(high, size)
+        defaults = zip(self.names, (0.0, 1.0), strict=False)
+        parameters = [torch.as_tensor(given.get(*named)).detach() for named in defaults]
+        if not parameters or (parameters[1] == 0).any():
+            return value
+        return self.standard(value, *(parameter.to(value.device) for parameter in parameters))
+
+    def quantiles(self, standardized: Tensor) -> Tensor:
+        """The logits of the quantiles of standardized values."""
+        value = standardized.double().flatten().cpu()
+        if self.standard is _normal:
+            logit: Tensor = torch.special.log_ndtr(value) - torch.special.log_ndtr(-value)
+            return logit
+        return torch.log(value) - torch.log1p(-value)
 
 
 _TORCH: dict[Callable[..., Any], _Source] = {
-    torch.rand: _Source(_of_uniform),
-    torch.rand_like: _Source(_of_uniform),
-    Tensor.uniform_: _Source(_of_uniform, ("from", "to"), first=1),
-    torch.randn: _Source(_of_normal),
-    torch.randn_like: _Source(_of_normal),
-    torch.normal: _Source(_of_normal, ("mean", "std")),
-    Tensor.normal_: _Source(_of_normal, ("mean", "std"), first=1),
+    torch.rand: _Source(),
+    torch.rand_like: _Source(),
+    Tensor.uniform_: _Source(_uniform, ("from", "to"), first=1),
+    torch.randn: _Source(_normal),
+    torch.randn_like: _Source(_normal),
+    torch.normal: _Source(_normal, ("mean", "std")),
+    Tensor.normal_: _Source(_normal, ("mean", "std"), first=1),
+    torch.randint: _Source(_whole, ("low", "high")),
+    torch.randint_like: _Source(_whole, ("low", "high"), first=1),
 }
 _NUMPY = {
-    "rand": _Source(_of_uniform),
-    "random": _Source(_of_uniform),
-    "random_sample": _Source(_of_uniform),
-    "uniform": _Source(_of_uniform, ("low", "high")),
-    "randn": _Source(_of_normal),
-    "standard_normal": _Source(_of_normal),
-    "normal": _Source(_of_normal, ("loc", "scale")),
+    "rand": _Source(),
+    "random": _Source(),
+    "random_sample": _Source(),
+    "uniform": _Source(_uniform, ("low", "high")),
+    "randn": _Source(_normal),
+    "standard_normal": _Source(_normal),
+    "normal": _Source(_normal, ("loc", "scale")),
+    "randint": _Source(_whole, ("low", "high")),
 }
 _ORIGINAL = {name: getattr(np.random, name) for name in (*_NUMPY, "choice")}
+
+
+def spread(seed: int) -> int:
+    """A number far from those of other seeds, so that what follows it is not what follows them."""
+    return int(np.random.SeedSequence(seed).generate_state(1)[0]) // 2
+
+
+def _designs(quantile: Tensor, num: int, *, is_uniform: bool) -> Iterator[Tensor]:
+    r"""Quantiles of the `num` samples of a batch that a loss may make of the numbers that it draws.
+
+    They are independent; antithetic, $u$ and $1 - u$; stratified, $(i + u_i) / n$; or an evenly
+    spaced grid, $u + i / n$ modulo 1.
+    """
+    grid = torch.arange(num, dtype=torch.float64) / num
+    if len(quantile) == num:
+        yield quantile
+        if is_uniform and num > 1:
+            yield torch.logit(grid + torch.sigmoid(quantile) / num)
+    elif len(quantile) == 1 and is_uniform:
+        yield torch.logit((torch.sigmoid(quantile) + grid) % 1)
+    elif len(quantile) in (num // 2, num // 2 + 1):
+        yield torch.cat([quantile, -quantile])[:num]
 
 
 class Randomness(TorchFunctionMode):
     """Sets every random state, and keeps the numbers that are drawn meanwhile.
 
     Attributes:
-        draws: Normal numbers.
-        quantiles: Of random numbers in the order drawn, of which there is one per sample: the logit
-            of their quantile.
+        draws: Normal numbers, standardized.
+        quantiles: Of numbers that may decide the noise levels of the samples, in the order drawn:
+            the logit of their quantile.
     """
 
     def __init__(self) -> None:
@@ -142,8 +180,7 @@ class Randomness(TorchFunctionMode):
 
     def _numpy(self, name: str, *args: Any, **kwargs: Any) -> Any:
         result = _ORIGINAL[name](*args, **kwargs)
-        if isinstance(result, np.ndarray):
-            self._note(_NUMPY[name], torch.from_numpy(result.copy()), args, kwargs)
+        self._note(_NUMPY[name], torch.tensor(result), args, kwargs)
         return result
 
     def _numpy_choice(self, a: Any, size: Any = None, replace: bool = True, p: Any = None) -> Any:
@@ -154,10 +191,13 @@ class Randomness(TorchFunctionMode):
         return index if np.ndim(a) == 0 else np.asarray(a)[index]
 
     def _note(self, source: _Source, value: Tensor, args: Any, kwargs: Any) -> None:
-        if source.quantile is _of_normal:
-            self.draws.append(value)
-        if value.numel() == self.num:
-            self.quantiles.append(source.quantiles(value, args, kwargs))
+        standardized = source.standardized(value, args, kwargs)
+        is_normal = source.standard is _normal
+        if is_normal:
+            self.draws.append(standardized)
+        if value.numel() in (1, self.num, self.num // 2, self.num // 2 + 1):
+            quantiles = source.quantiles(standardized)
+            self.quantiles += _designs(quantiles, self.num, is_uniform=not is_normal)
 
     def _note_options(self, index: Tensor, weights: Tensor) -> None:
         """Of indices that were drawn independently, with `weights` for all or for each."""

@@ -96,6 +96,11 @@ class LogSplines:
     def log_likelihood(self) -> float:
         return float(self.weights @ [spline.log_likelihood for spline in self.splines])
 
+    @property
+    def penalized_log_likelihood(self) -> float:
+        """The best, less its number of parameters, as Akaike's criterion has it."""
+        return max(spline.log_likelihood - (len(spline.knots) - 1) for spline in self.splines)
+
     def covariance(self, places: Array) -> Array:
         mean = self.log_p(places)
         total = np.outer(self._extrapolated(places), self._extrapolated(places))
