@@ -25,7 +25,7 @@ from scipy.ndimage import median_filter
 
 from elbos.audit.drawn import StepCurve, function_density, monotone_draw
 from elbos.audit.fits import named_schedule, schedule_of_shape
-from elbos.audit.smooth import LogSplines, Smooth
+from elbos.audit.smooth import Smooth, Splines
 from elbos.schedules import Schedule
 
 Array = NDArray[np.float64]
@@ -209,17 +209,17 @@ class _Table:
         if chi2 - degrees > 5 * (2 * degrees) ** 0.5:
             return False
         even = -float(self.counts.sum()) * np.log(len(self))
-        return bool(self._spline.penalized_log_likelihood - even < _GAIN)
+        return bool(self._spline.score - even < _GAIN)
 
     @cached_property
-    def _spline(self) -> LogSplines:
+    def _spline(self) -> Splines:
         counts = np.zeros(len(self))
         counts[self.steps.astype(int)] = self.counts
-        return LogSplines.fit(np.arange(len(self), dtype=np.float64), counts)
+        return Splines.of_counts(np.arange(len(self), dtype=np.float64), counts)
 
     def log_p(self, logsnr: Array) -> Array:
         """The log-density, smooth in the number of the step."""
-        log_probability = self._spline.log_p(self.steps)
+        log_probability = self._spline(self.steps)
         return table_log_density(self.levels, self.steps, log_probability, logsnr)
 
     def covariance(self, logsnr: Array) -> Array:

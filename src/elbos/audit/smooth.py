@@ -1,8 +1,10 @@
-r"""A smooth log-density of noise levels, with its uncertainty.
+r"""Smooth curves through samples, with their uncertainty: a log-density, the log of a mean.
 
-$\log p$ is a natural cubic spline, linear beyond its outer knots, fitted to the counts in narrow
-bins as a Poisson regression: a density without the trouble of kernels at the ends. Numbers of knots
-are averaged over with Akaike's weights, and what they differ by counts as error.
+Both are natural cubic splines, linear beyond their outer knots. A log-density is fitted to the
+counts in narrow bins as a Poisson regression: without the trouble that kernels have at the ends.
+The log of the mean of a positive quantity is fitted to its values with the gamma distribution's
+likelihood, in which errors count relatively; only the mean need be that of the model. Numbers of
+knots are averaged over with Akaike's weights, and what they differ by counts as error.
 
 References:
     Lindsey's method: Efron & Tibshirani (1996), https://doi.org/10.1214/aos/1032181161
@@ -19,58 +21,87 @@ from scipy.interpolate import CubicSpline
 Array = NDArray[np.float64]
 _NUM_BINS = 1024
 _NUM_KNOTS = (3, 4, 5, 6, 8, 10, 13, 16, 20, 26)
+_MAX_STEPS = 50  # of Newton's method
 
 
 @dataclass(frozen=True)
-class _LogSpline:
-    """A log-spline of probabilities over places, by Poisson regression of counts."""
+class _Spline:
+    """A natural cubic spline, up to a constant that is known.
+
+    Attributes:
+        knots: Where its pieces meet.
+        coefficients: Its values there.
+        covariance: Of these.
+        origin: What basis functions are measured from, for the covariance.
+        constant: What is taken away from the spline.
+        score: The log-likelihood, less the number of parameters.
+    """
 
     knots: Float[Array, " k"]
     coefficients: Float[Array, " k"]
-    inverse_information: Float[Array, "k k"]
-    mean: Float[Array, " k"]
-    log_normalizer: float
-    log_likelihood: float
+    covariance_of_coefficients: Float[Array, "k k"]
+    origin: Float[Array, " k"]
+    constant: float
+    score: float
 
-    @classmethod
-    def fit(cls, places: Float[Array, " m"], counts: NDArray[Any], num: int) -> "_LogSpline":
-        """The most likely one, by Newton's method; `num` is the number of knots."""
-        share = np.cumsum(counts) / counts.sum()
-        low, high = places[np.searchsorted(share, [0.005, 0.995])]
-        knots = np.linspace(low, high, num)
-        basis = _natural_basis(knots, places)
-        total = counts.sum()
-        theta = np.zeros(len(knots))
-        for _ in range(50):
-            log_p = basis @ theta
-            p = np.exp(log_p - log_p.max())
-            p /= p.sum()
-            mean = p @ basis
-            information = total * ((basis.T * p) @ basis - np.outer(mean, mean))
-            information += 1e-8 * total * np.eye(len(knots))  # a constant changes nothing
-            step = np.linalg.solve(information, counts @ basis - total * mean)
-            theta += step * min(1.0, 2.0 / np.abs(step).max())
-            if np.abs(step).max() < 1e-8:
-                break
-        log_p = basis @ theta
-        log_normalizer = float(np.logaddexp.reduce(log_p))
-        log_likelihood = float(counts @ (log_p - log_normalizer))
-        inverse = np.linalg.inv(information)
-        return cls(knots, theta, inverse, mean, log_normalizer, log_likelihood)
-
-    def log_p(self, places: Array) -> Array:
-        """Log-probabilities, per place of the regression."""
-        log_p = _natural_basis(self.knots, places) @ self.coefficients
-        return np.asarray(log_p - self.log_normalizer)
+    def __call__(self, places: Array) -> Array:
+        return np.asarray(_natural_basis(self.knots, places) @ self.coefficients - self.constant)
 
     def covariance(self, places: Array) -> Array:
-        centered = _natural_basis(self.knots, places) - self.mean
-        return np.asarray(centered @ self.inverse_information @ centered.T)
+        centered = _natural_basis(self.knots, places) - self.origin
+        return np.asarray(centered @ self.covariance_of_coefficients @ centered.T)
+
+
+def _of_counts(
+    places: Float[Array, " m"], counts: Float[Array, " m"], knots: Float[Array, " k"]
+) -> _Spline:
+    """The most likely log-probabilities."""
+    basis = _natural_basis(knots, places)
+    total = counts.sum()
+    theta = np.zeros(len(knots))
+    for _ in range(_MAX_STEPS):
+        log_p = basis @ theta
+        p = np.exp(log_p - log_p.max())
+        p /= p.sum()
+        mean = p @ basis
+        information = total * ((basis.T * p) @ basis - np.outer(mean, mean))
+        information += 1e-8 * total * np.eye(len(knots))  # a constant changes nothing
+        step = np.linalg.solve(information, counts @ basis - total * mean)
+        theta += step * min(1.0, 2.0 / np.abs(step).max())
+        if np.abs(step).max() < 1e-8:
+            break
+    log_p = basis @ theta
+    constant = float(np.logaddexp.reduce(log_p))
+    score = float(counts @ (log_p - constant)) - (len(knots) - 1)
+    return _Spline(knots, theta, np.linalg.inv(information), mean, constant, score)
+
+
+def _of_values(
+    places: Float[Array, " n"],
+    values: Float[Array, " n"],
+    knots: Float[Array, " k"],
+    start: Float[Array, " k"],
+) -> _Spline:
+    """The most likely log-mean, from `start` at the knots; the covariance is a sandwich."""
+    basis = _natural_basis(knots, places)
+    inverse = np.linalg.inv(basis.T @ basis + 1e-8 * len(places) * np.eye(len(knots)))
+    theta = start.copy()
+    for _ in range(_MAX_STEPS):
+        relative = values * np.exp(-basis @ theta) - 1
+        step = inverse @ (basis.T @ relative)
+        theta += step * min(1.0, 1.0 / np.abs(step).max())
+        if np.abs(step).max() < 1e-6:
+            break
+    scores = basis.T * relative
+    covariance = inverse @ (scores @ scores.T) @ inverse
+    deviance = float((relative + basis @ theta).sum())
+    score = -deviance / max(float((relative**2).mean()), 1e-12) - len(knots)
+    return _Spline(knots, theta, covariance, np.zeros(len(knots)), 0.0, score)
 
 
 @dataclass(frozen=True)
-class LogSplines:
-    r"""Log-splines of several numbers of knots, averaged with Akaike's weights.
+class Splines:
+    r"""Splines of several numbers of knots, averaged with Akaike's weights.
 
     What they differ by is part of the covariance, since the number of knots is a guess, too.
 
@@ -79,33 +110,49 @@ class LogSplines:
         weights: $\propto e^{-\mathrm{AIC}/2}$, summing to 1.
     """
 
-    splines: list[_LogSpline]
+    splines: list[_Spline]
     weights: Float[Array, " s"]
 
     @classmethod
-    def fit(cls, places: Float[Array, " m"], counts: NDArray[Any]) -> "LogSplines":
-        splines = [_LogSpline.fit(places, counts, num) for num in _NUM_KNOTS]
-        scores = np.array([spline.log_likelihood - len(spline.knots) for spline in splines])
+    def of_counts(cls, places: Float[Array, " m"], counts: NDArray[Any]) -> "Splines":
+        """Log-probabilities of places, increasing, from counts."""
+        ends = places[np.searchsorted(np.cumsum(counts) / counts.sum(), [0.005, 0.995])]
+        return cls._averaged(
+            [_of_counts(places, counts, np.linspace(*ends, k)) for k in _NUM_KNOTS]
+        )
+
+    @classmethod
+    def of_values(cls, places: Float[Array, " n"], values: Float[Array, " n"]) -> "Splines":
+        """The log of the mean of values, none negative, at places, increasing."""
+        low, high = np.quantile(places, [0.005, 0.995]).tolist()
+        groups = np.array_split(np.arange(len(places)), min(50, max(2, len(places) // 20)))
+        at = [places[group].mean() for group in groups]
+        log_mean = np.log([max(values[group].mean(), 1e-300) for group in groups])
+        knots = [np.linspace(low, high, num) for num in _NUM_KNOTS]
+        return cls._averaged(
+            [_of_values(places, values, k, np.interp(k, at, log_mean)) for k in knots]
+        )
+
+    @classmethod
+    def _averaged(cls, splines: list[_Spline]) -> "Splines":
+        scores = np.array([spline.score for spline in splines])
         weights = np.exp(scores - scores.max())
         return cls(splines, weights / weights.sum())
 
-    def log_p(self, places: Array) -> Array:
-        return np.asarray(self.weights @ [spline.log_p(places) for spline in self.splines])
+    def __call__(self, places: Array) -> Array:
+        return np.asarray(self.weights @ [spline(places) for spline in self.splines])
 
     @property
-    def log_likelihood(self) -> float:
-        return float(self.weights @ [spline.log_likelihood for spline in self.splines])
-
-    @property
-    def penalized_log_likelihood(self) -> float:
-        """The best, less its number of parameters, as Akaike's criterion has it."""
-        return max(spline.log_likelihood - (len(spline.knots) - 1) for spline in self.splines)
+    def score(self) -> float:
+        """The best log-likelihood, less the number of parameters, as Akaike's criterion has it."""
+        return max(spline.score for spline in self.splines)
 
     def covariance(self, places: Array) -> Array:
-        mean = self.log_p(places)
+        """Of the values at places."""
+        mean = self(places)
         total = np.outer(self._extrapolated(places), self._extrapolated(places))
         for weight, spline in zip(self.weights, self.splines, strict=True):
-            away = spline.log_p(places) - mean
+            away = spline(places) - mean
             total += weight * (spline.covariance(places) + np.outer(away, away))
         return np.asarray(total)
 
@@ -115,7 +162,7 @@ class LogSplines:
         """
         low, high = self.splines[0].knots[[0, -1]]
         inside = np.linspace(low, high, 100)
-        bend = np.abs(np.gradient(np.gradient(self.log_p(inside), inside), inside)).max()
+        bend = np.abs(np.gradient(np.gradient(self(inside), inside), inside)).max()
         return np.asarray(bend / 2 * (places - np.clip(places, low, high)) ** 2)
 
 
@@ -123,22 +170,23 @@ class LogSplines:
 class Smooth:
     """The density of levels without a table: a log-spline over narrow bins."""
 
-    spline: LogSplines
+    spline: Splines
     width: float
     num: int
 
     @classmethod
     def fit(cls, logsnr: Float[Array, " n"]) -> "Smooth":
         counts, edges = np.histogram(logsnr, bins=_NUM_BINS)
-        spline = LogSplines.fit((edges[1:] + edges[:-1]) / 2, counts)
+        spline = Splines.of_counts((edges[1:] + edges[:-1]) / 2, counts)
         return cls(spline, float(edges[1] - edges[0]), len(logsnr))
 
     def log_p(self, logsnr: Array) -> Array:
-        return np.asarray(self.spline.log_p(logsnr) - np.log(self.width))
+        return np.asarray(self.spline(logsnr) - np.log(self.width))
 
     @property
     def log_likelihood(self) -> float:
-        return self.spline.log_likelihood - self.num * float(np.log(self.width))
+        """Of the levels, as `Splines.score` has it."""
+        return self.spline.score - self.num * float(np.log(self.width))
 
     def covariance(self, logsnr: Array) -> Array:
         return self.spline.covariance(logsnr)
