@@ -12,7 +12,7 @@ enough. In order of exactness:
 - **a smooth density** (`smooth`) of such levels; of the steps of a table, where there is one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -96,7 +96,8 @@ def estimate_density(levels: Levels, grid: Float[Array, " g"]) -> Density:
         error = np.hypot(error, spacing_error(table.levels, table.steps, grid))
         return _of_shape(log_p, error, levels.logsnr, len(table), grid)
     if table is not None and table.is_uniform:
-        return _of_table(table, grid)
+        density = _of_table(table, grid)
+        return replace(density, covariance=density.covariance + table.tilt_covariance(grid))
     return _of_levels(levels.logsnr, table, grid)
 
 
@@ -117,10 +118,10 @@ def _of_shape(
     num_steps: int | None,
     grid: Float[Array, " g"],
 ) -> Density:
-    """Of a curve that was read off, by name if a schedule is within its errors."""
-    schedule = schedule_of_shape(grid, log_p, error, logsnr)
-    if schedule is None:
-        return Density("function", log_p, np.diag(error**2), None, num_steps)
+    """Of a curve that was read off; instead of it that of a published schedule of this shape."""
+    schedule, is_published = schedule_of_shape(grid, log_p, error, logsnr)
+    if schedule is None or not is_published:
+        return Density("function", log_p, np.diag(error**2), schedule, num_steps)
     log_p = schedule.log_density(torch.from_numpy(grid)).numpy()
     return Density("named", log_p, np.zeros((len(grid), len(grid))), schedule, num_steps)
 
@@ -216,6 +217,11 @@ class _Table:
         counts = np.zeros(len(self))
         counts[self.steps.astype(int)] = self.counts
         return Splines.of_counts(np.arange(len(self), dtype=np.float64), counts)
+
+    def tilt_covariance(self, logsnr: Array) -> Array:
+        """Of the log-probability of equally likely steps: what few samples cannot exclude."""
+        fewest_knots = self._spline.splines[0]
+        return fewest_knots.covariance(np.interp(logsnr, self.levels, self.steps))
 
     def log_p(self, logsnr: Array) -> Array:
         """The log-density, smooth in the number of the step."""

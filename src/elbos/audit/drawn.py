@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 _NUM_POINTS = 500  # of a curve
 _NUM_ERRORS = (100, 30, 10, 3)  # how far points are apart: slopes are then known to 1 % to 30 %
 _MANY = 20  # samples
-_WINDOW = 9  # points of a grid over which the largest misfit is taken
+_WINDOW = 25  # points of a grid over which the largest misfit is taken
 
 
 def monotone_draw(
@@ -130,9 +130,11 @@ def function_density(
     is where they end; whichever is known better.
     """
     order = np.argsort(draw)
-    s, levels = draw[order], np.maximum.accumulate(logsnr[order])
+    s, levels, error = draw[order], np.maximum.accumulate(logsnr[order]), error[order]
+    inner = _without_clamped(levels, error)
+    s, levels, error = s[inner], levels[inner], error[inner]
     slope = np.gradient(s, levels + 1e-12 * np.arange(len(s)))
-    curve = Curve(levels, s, np.minimum(slope, 1e3) * error[order]).thinned(1 / _NUM_POINTS)
+    curve = Curve(levels, s, np.minimum(slope, 1e3) * error).thinned(1 / _NUM_POINTS)
     at = curve(grid)
     by_s = log_expit(at) + log_expit(-at) + curve.log_slope(grid), curve.slope_error(grid)
     u = expit(curve.s)
@@ -140,6 +142,13 @@ def function_density(
     by_u = curve.log_slope(grid), curve.slope_error(grid)
     is_better = by_u[1] < by_s[1]
     return np.where(is_better, by_u[0], by_s[0]), np.where(is_better, by_u[1], by_s[1])
+
+
+def _without_clamped(levels: Float[Array, " n"], error: Float[Array, " n"]) -> slice:
+    """Increasing levels but those that are equal to the first, or to the last, save one of each."""
+    first = int(np.searchsorted(levels, levels[0] + 1e-5 + 8 * error[0], side="right"))
+    last = int(np.searchsorted(levels, levels[-1] - 1e-5 - 8 * error[-1]))
+    return slice(first - 1, last + 1)
 
 
 def _between(s: Float[Array, " m"], t: Float[Array, " m"]) -> Float[Array, " m"]:

@@ -21,6 +21,7 @@ Array = NDArray[np.float64]
 NUM_POINTS = 401
 _MIN_LEVELS = 8
 _ON_A_CURVE = 5e-3  # relative scatter of values that are a function of the noise level
+_UNUSED = 25.0  # below the largest log-coefficient: that of levels which do not count
 _OFF_IT = 5e-3  # share of values that may be far off, as where a curve bends or jumps
 
 
@@ -58,11 +59,8 @@ def audit_of(samples: Samples, *, title: str) -> Audit:
     log_w = log_w - (probability * log_w).sum()
     log_c = c.log - (probability * c.log).sum()
     is_fitted = density.is_fitted or k.is_fitted
-    rises = (
-        rising_of_fit(grid, log_w, covariance, density.log_p)
-        if is_fitted
-        else rising(grid, log_w, covariance)
-    )
+    rises = rising_measured(grid, log_w, covariance, density.log_p, is_fitted=is_fitted)
+    is_used = k.log > k.log.max() - _UNUSED
     rtol = samples.logsnr_error
     prediction = prediction_of(
         samples.logsnr[is_finite], samples.a[is_finite], samples.b[is_finite], rtol=rtol
@@ -92,9 +90,9 @@ def audit_of(samples: Samples, *, title: str) -> Audit:
         parameterization=prediction.name if prediction else None,
         parameterization_factor=prediction.factor if prediction else 1.0,
         sigma_data=sigma_data or process.sigma_data,
-        coefficient_name=coefficient_name(grid, log_c, probability),
+        coefficient_name=coefficient_name(grid, log_c, probability * is_used),
         rising=rises,
-        closest=closest(grid, log_w, probability),
+        closest=closest(grid, log_w, probability * is_used),
         share_pure_noise=is_pure.double().mean().item(),
         weight_pure_noise=_mean_ratio(samples.coefficient[is_pure], samples.coefficient),
         share_clean=(samples.logsnr == torch.inf).double().mean().item(),
@@ -110,15 +108,17 @@ def rising(
     return [(float(grid[i]), float(grid[j])) for i, j in rises]
 
 
-def rising_of_fit(
-    grid: Array, log_w: Array, covariance: Array, log_p: Array
+def rising_measured(
+    grid: Array, log_w: Array, covariance: Array, log_p: Array, *, is_fitted: bool
 ) -> list[tuple[float, float]]:
-    """The same where something was fitted: on the inner 99 % of the samples, and with eight
-    standard errors for five, since a fit is off by more than chance alone.
+    """The same where something may have been fitted: then on the inner 99 % of the samples, and
+    with eight standard errors for five, since a fit is off by more than chance alone.
 
     In simulations of 20,000 levels from normal mixtures, t, Gumbel, skewed and generalized normal
     distributions (30 to 60 each) the largest of all differences was 7.6 standard errors.
     """
+    if not is_fitted:
+        return rising(grid, log_w, covariance)
     below = np.cumsum(np.exp(log_p))
     inner = (below > 0.005 * below[-1]) & (below < 0.995 * below[-1])
     return rising(grid[inner], log_w[inner], covariance[np.ix_(inner, inner)], num_errors=8.0)
@@ -215,7 +215,8 @@ def _independent(samples: Samples) -> tuple[Levels, list[Oddity]]:
         return levels.at(firsts), [Oddity("one-level-per-batch", text)]
     values, counts = distinct_levels(levels)
     is_atom = counts > np.maximum(0.005 * len(logsnr), 20 * np.median(counts))
-    if not is_atom.any() or is_atom.sum() > 5:
+    is_table = np.median(counts) > 1
+    if is_table or not is_atom.any() or is_atom.sum() > 5:
         return levels, []
     places = ", ".join(f"{value:.3g}" for value in values[is_atom])
     share = counts[is_atom].sum() / len(logsnr)

@@ -160,8 +160,9 @@ def schedule_of_shape(
     log_p: Float[Array, " g"],
     error: Float[Array, " g"],
     logsnr: Float[Array, " n"],
-) -> Schedule | None:
-    """The schedule whose log-density is within the errors of one that was read off, everywhere.
+) -> tuple[Schedule | None, bool]:
+    """The schedule whose log-density is within the errors of one that was read off, everywhere, and
+    whether it is that of a published recipe, or has nothing to fit but ends.
 
     Args:
         grid: Where it was.
@@ -190,9 +191,9 @@ def schedule_of_shape(
     candidates += [(len(fit.theta), fit.nearest(distance)) for fit in fits]
     fitting = [candidate for candidate in candidates if has_shape(candidate[1])]
     if not fitting:
-        return None
-    _, best = min(fitting, key=lambda candidate: (candidate[0], distance(candidate[1])))
-    return _without_ends(best, len(logsnr))
+        return None, False
+    num_fitted, best = min(fitting, key=lambda candidate: (candidate[0], distance(candidate[1])))
+    return _without_ends(best, len(logsnr)), num_fitted == 0
 
 
 def named_schedule(logsnr: Float[Array, " n"], smooth: Smooth | None) -> Named | None:

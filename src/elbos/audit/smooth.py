@@ -20,6 +20,7 @@ from scipy.interpolate import CubicSpline
 
 Array = NDArray[np.float64]
 _NUM_BINS = 1024
+_ENDS = (0.005, 0.995)  # quantiles of the places, at which the outer knots are
 _NUM_KNOTS = (3, 4, 5, 6, 8, 10, 13, 16, 20, 26)
 _MAX_STEPS = 50  # of Newton's method
 
@@ -53,7 +54,7 @@ class _Spline:
 
 
 def _of_counts(
-    places: Float[Array, " m"], counts: Float[Array, " m"], knots: Float[Array, " k"]
+    places: Float[Array, " m"], counts: NDArray[Any], knots: Float[Array, " k"]
 ) -> _Spline:
     """The most likely log-probabilities."""
     basis = _natural_basis(knots, places)
@@ -116,15 +117,15 @@ class Splines:
     @classmethod
     def of_counts(cls, places: Float[Array, " m"], counts: NDArray[Any]) -> "Splines":
         """Log-probabilities of places, increasing, from counts."""
-        ends = places[np.searchsorted(np.cumsum(counts) / counts.sum(), [0.005, 0.995])]
-        return cls._averaged(
-            [_of_counts(places, counts, np.linspace(*ends, k)) for k in _NUM_KNOTS]
-        )
+        share = np.cumsum(counts) / counts.sum()
+        low, high = (float(places[np.searchsorted(share, end)]) for end in _ENDS)
+        knots = [np.linspace(low, high, num) for num in _NUM_KNOTS]
+        return cls._averaged([_of_counts(places, counts, k) for k in knots])
 
     @classmethod
     def of_values(cls, places: Float[Array, " n"], values: Float[Array, " n"]) -> "Splines":
         """The log of the mean of values, none negative, at places, increasing."""
-        low, high = np.quantile(places, [0.005, 0.995]).tolist()
+        low, high = (float(np.quantile(places, end)) for end in _ENDS)
         groups = np.array_split(np.arange(len(places)), min(50, max(2, len(places) // 20)))
         at = [places[group].mean() for group in groups]
         log_mean = np.log([max(values[group].mean(), 1e-300) for group in groups])
