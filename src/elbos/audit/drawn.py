@@ -23,6 +23,8 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import maximum_filter1d
 from scipy.special import expit, log_expit
 
+from elbos.audit.smooth import scatter
+
 Array = NDArray[np.float64]
 _NUM_POINTS = 500  # of a curve
 _NUM_ERRORS = (100, 30, 10, 3)  # how far points are apart: slopes are then known to 1 % to 30 %
@@ -133,6 +135,7 @@ def function_density(
     s, levels, error = draw[order], np.maximum.accumulate(logsnr[order]), error[order]
     inner = _without_clamped(levels, error)
     s, levels, error = s[inner], levels[inner], error[inner]
+    error = np.maximum(error, scatter(s, levels))  # the loss itself rounds, too
     slope = np.gradient(s, levels + 1e-12 * np.arange(len(s)))
     curve = Curve(levels, s, np.minimum(slope, 1e3) * error).thinned(1 / _NUM_POINTS)
     at = curve(grid)

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
 from elbos.audit.density import Levels, distinct_levels, estimate_density
@@ -15,7 +14,7 @@ from elbos.audit.names import Nearest, code, coefficient_name, nearest_weighting
 from elbos.audit.pilot import Oddity
 from elbos.audit.result import Audit
 from elbos.audit.rises import significant_rises
-from elbos.audit.smooth import Splines
+from elbos.audit.smooth import Splines, residuals, scatter
 
 Array = NDArray[np.float64]
 NUM_POINTS = 401
@@ -162,28 +161,17 @@ class Curve:
         """If single values lie on a curve it is interpolated; else one is fitted (`smooth`)."""
         order = np.argsort(logsnr, kind="stable")
         logsnr, value = logsnr[order], np.maximum(value[order], 0)
-        usual = np.median(value[value > 0]) if value.any() else 1.0
-        log_value = np.log(np.maximum(value, 1e-12 * usual))
-        residual = _residuals(logsnr, log_value)
-        scatter = float(np.quantile(residual, 0.8) / 1.28)
-        if scatter < _ON_A_CURVE and (residual > 10 * _ON_A_CURVE).mean() < _OFF_IT:
-            near = uniform_filter1d(residual**2, min(25, len(residual)), mode="nearest")
-            error = np.interp(grid, logsnr[1:-1], np.maximum(near, 0) ** 0.5)
-            return cls(np.interp(grid, logsnr, log_value), np.diag(error**2), scatter, False)
+        floor = 1e-12 * np.median(value[value > 0]) if value.any() else 1.0
+        log_value = np.log(np.maximum(value, floor))
+        residual = residuals(logsnr, log_value)
+        usual = float(np.quantile(residual, 0.8) / 1.28)
+        if usual < _ON_A_CURVE and (residual > 10 * _ON_A_CURVE).mean() < _OFF_IT:
+            error = np.interp(grid, logsnr, scatter(logsnr, log_value))
+            return cls(np.interp(grid, logsnr, log_value), np.diag(error**2), usual, False)
         curve = Splines.of_values(logsnr, value)
         relative = value * np.exp(-curve(logsnr)) - 1
-        scatter = float((relative**2).mean() ** 0.5)
-        return cls(curve(grid), curve.covariance(grid), scatter, True)
-
-
-def _residuals(logsnr: Array, log_value: Array) -> Array:
-    """Distance of each value from the line between its neighbours, as a standard deviation."""
-    left, right = logsnr[:-2], logsnr[2:]
-    share = np.divide(
-        logsnr[1:-1] - left, right - left, out=np.full(len(left), 0.5), where=right > left
-    )
-    line = (1 - share) * log_value[:-2] + share * log_value[2:]
-    return np.asarray(np.abs(log_value[1:-1] - line) / 1.5**0.5)
+        spread = float((relative**2).mean() ** 0.5)
+        return cls(curve(grid), curve.covariance(grid), spread, True)
 
 
 def _median_curve(logsnr: Array, value: Array, grid: Array) -> Array:

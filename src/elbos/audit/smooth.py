@@ -17,11 +17,13 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
+from scipy.ndimage import uniform_filter1d
 
 Array = NDArray[np.float64]
 _NUM_BINS = 1024
 _ENDS = (0.005, 0.995)  # quantiles of the places, at which the outer knots are
 _NUM_KNOTS = (3, 4, 5, 6, 8, 10, 13, 16, 20, 26)
+_NEAR = 25  # points that scatter alike
 _MAX_STEPS = 50  # of Newton's method
 
 
@@ -199,3 +201,20 @@ def _natural_basis(knots: Float[Array, " k"], at: Float[Array, " m"]) -> Float[A
     inside = np.clip(at, knots[0], knots[-1])
     beyond = (at - inside)[:, None]
     return np.asarray(spline(inside) + beyond * spline(inside, 1))
+
+
+def scatter(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " n"]:
+    """The standard deviation of points around a curve that they lie on, near each of them."""
+    square = np.pad(residuals(x, y) ** 2, 1, mode="edge")
+    near = uniform_filter1d(square, min(_NEAR, len(square)), mode="nearest")
+    return np.asarray(np.maximum(near, 0) ** 0.5)
+
+
+def residuals(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " m"]:
+    """Distances of the inner points of a curve from the lines between their neighbours, as standard
+    deviations of a point.
+    """
+    left, right = x[:-2], x[2:]
+    share = np.divide(x[1:-1] - left, right - left, out=np.full(len(left), 0.5), where=right > left)
+    line = (1 - share) * y[:-2] + share * y[2:]
+    return np.asarray(np.abs(y[1:-1] - line) / 1.5**0.5)
