@@ -235,8 +235,8 @@ def _about_coefficients(samples: Samples, curve: Curve) -> list[Oddity]:
         return found
     batch = samples.batch.numpy()
     firsts = np.flatnonzero(np.diff(batch, prepend=-1))
-    spread = np.maximum.reduceat(c, firsts) / np.minimum.reduceat(c, firsts) - 1
-    if np.median(spread) < 1e-3:
+    largest, smallest = np.maximum.reduceat(c, firsts), np.minimum.reduceat(c, firsts)
+    if np.median(largest - smallest) < 1e-3 * np.median(largest):
         text = (
             "Every sample of a batch has the same coefficient, which changes from batch to batch: "
             "the mean of the weights times the mean of the errors. A weight of shape [b] was "

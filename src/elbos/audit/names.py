@@ -200,7 +200,7 @@ def code(value: object) -> str:
         item = getattr(value, field.name)
         if dataclasses.is_dataclass(item):
             parts.append(code(item))
-        elif item != field.default:
+        elif field.default is dataclasses.MISSING or _short(item) != _short(field.default):
             parts.append(f"{field.name}={_short(item)}")
     return f"{type(value).__name__}({', '.join(parts)})"
 
