@@ -2,7 +2,9 @@
 
 import math
 import random
+import re
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,6 +116,15 @@ def test_a_mistake_is_visible_in_the_verdict(mistake):
     tell = TELLS[mistake.name]
     assert tell in audited(mistake.wrong, 4000).verdict, mistake.what
     assert tell not in audited(mistake.right, 4000).verdict
+
+
+def test_what_the_guide_quotes_is_in_the_verdicts():
+    guide = (Path(__file__).parents[1] / "docs/audit.md").read_text()
+    verdicts = [audited(mistake.wrong, 4000).verdict for mistake in MISTAKES]
+    quotes = re.findall("“(.*?)”", guide)
+    assert len(quotes) > 20
+    for quote in quotes:
+        assert any(quote in verdict for verdict in verdicts), quote
 
 
 KINDS = {
