@@ -193,6 +193,83 @@ def test_data_of_any_shape(shape, dtype):
     assert result.oddities == []
 
 
+def packed(x):
+    """2 x 2 patches as tokens, as Flux's trainers pack latents."""
+    b, c, h, w = x.shape
+    patches = x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(b, h * w // 4, 4 * c)
+
+
+def unpacked(tokens):
+    b, num, width = tokens.shape
+    h = w = 2 * int(num**0.5)
+    patches = tokens.reshape(b, h // 2, w // 2, width // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return patches.reshape(b, width // 4, h, w)
+
+
+def channels_last(x):
+    return x.movedim(1, -1)
+
+
+LAYOUTS = {
+    "packed": (packed, unpacked),
+    "bfloat16": (lambda x: packed(x).bfloat16(), lambda tokens: unpacked(tokens.float())),
+    "channels last": (channels_last, lambda x: x.movedim(-1, 1)),
+    "transposed": (lambda x: x.flatten(2).mT, lambda x: x.mT.reshape(-1, 3, 8, 8)),
+    "channels as samples": (
+        lambda x: x.flip(1).flatten(0, 1),
+        lambda x: x.view(-1, 3, 8, 8).flip(1),
+    ),
+    "with a prompt": (packed, unpacked),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_network_may_see_the_data_in_another_layout(name, seed):
+    there, back = LAYOUTS[name]
+
+    def flow(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        prompt = torch.ones(len(x), 77, 768) if name == "with a prompt" else None
+        out = network(prompt, there((1 - t) * x + t * eps), t)
+        return (back(out) - (eps - x)).square().mean()
+
+    result = audit.probe(flow, X[:64], 2000, seed=seed)
+    assert (result.parameterization, result.process) == ("flow", "rectified flow")
+    if name != "bfloat16":  # in which log-SNR is rounded
+        assert result.schedule == "Flow()"
+        assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
+    assert result.oddities == []
+
+
+def test_data_and_noise_may_be_moved_before_they_are_mixed():
+    def flow(network, x):
+        x = packed(x)
+        t, eps = torch.rand(len(x), 1, 1), torch.randn_like(x)
+        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
+
+    result = audit.probe(flow, X[:64], 2000)
+    assert (result.parameterization, result.schedule, result.oddities) == ("flow", "Flow()", [])
+
+
+ARGUMENTS = {
+    "dict": lambda z: {"x": z, "labels": torch.ones(len(z), 999)},
+    "list of samples": list,
+    "nested": lambda z: [None, ({"prompt": torch.ones(len(z), 999)}, z)],
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_noisy_data_inside_of_an_argument_are_found(name):
+    def flow(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        out = network(ARGUMENTS[name]((1 - t) * x + t * eps), t)
+        return (torch.stack(list(out)) - (eps - x)).square().mean()
+
+    assert audit.probe(flow, X[:64], 2000).schedule == "Flow()"
+
+
 def test_one_sample_as_a_batch():
     result = audit.probe(cosine_v, X[:1], 500)
     assert (result.parameterization, result.schedule) == ("v", "Cosine()")

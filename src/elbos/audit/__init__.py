@@ -12,6 +12,7 @@ what the loss gives its network and from its gradient (`probe`).
 | module | what it does |
 |---|---|
 | `watch`, `randomness` | calls the loss with a stand-in for the network; what it draws |
+| `layout` | where the data are in the network's input |
 | `algebra` | from dot products to $\alpha, \sigma, a, b$ of every sample |
 | `pilot` | is it a squared error, in normal noise? what else is odd? |
 | `scaling` | which process it is, and in which scale the data are |

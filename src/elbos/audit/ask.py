@@ -79,12 +79,14 @@ class Asker:
         x: The clean batch.
         x_other: Other clean data, of the same shape.
         first_channel: Where the noisy data begin in the network's input.
+        order: Where each element of the data is in the network's input, if not in its own place.
     """
 
     watch: Watch
     x: Tensor
     x_other: Tensor
     first_channel: int = 0
+    order: Tensor | None = None
 
     def looks(self, seed: int, *, with_other_moved: bool) -> list[Look]:
         """What there is to see in one batch: one `Look` per call of the network that counts."""
@@ -101,7 +103,7 @@ class Asker:
         looks = []
         for calls in zip(*runs, strict=True):
             (z, g, _), (_, g_moved, answer), (z_other, g_other, _), *rest = map(self._seen, calls)
-            like_z = _like(z, draws, quantiles)
+            like_z = self._drawn_like(z, draws, quantiles)
             g_other_moved = rest[0][1] if rest else None
             looks.append(Look(z, z_other, g, g_moved, g_other, g_other_moved, answer, *like_z))
         return looks
@@ -111,7 +113,9 @@ class Asker:
         calls = self.watch(self.x, seed, scale=1.0)
         draws, quantiles = self.watch.randomness.draws, self.watch.randomness.quantiles
         seen = [self._seen(call) for call in calls]
-        return [Glance(z, g, answer, *_like(z, draws, quantiles)) for z, g, answer in seen]
+        return [
+            Glance(z, g, answer, *self._drawn_like(z, draws, quantiles)) for z, g, answer in seen
+        ]
 
     def _seen(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
         """Input, gradient and answer of a call, of the channels that hold the noisy data."""
@@ -127,19 +131,21 @@ class Asker:
         return z[:, first : first + num], g[:, :num], answer[:, :num]
 
     def _like_x(self, tensor: Tensor) -> Tensor:
-        """In the shape of the data, if it is another shape of as many numbers, as flattened."""
-        is_reshaped = len(tensor) == len(self.x) and tensor.numel() == self.x.numel()
-        return tensor.reshape(self.x.shape) if is_reshaped else tensor
+        """In shape and order of the data, if it has as many numbers."""
+        if len(tensor) % len(self.x) or tensor.numel() != self.x.numel():
+            return tensor
+        flat = tensor.reshape(len(self.x), -1)
+        return (flat if self.order is None else flat[:, self.order]).reshape(self.x.shape)
 
-
-def _like(
-    z: Tensor, draws: list[Tensor], quantiles: list[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Those of a loss's random numbers that may be the noise, or decide the noise level."""
-    return (
-        [draw.reshape(z.shape) for draw in draws if draw.numel() == z.numel()],
-        [quantile for quantile in quantiles if len(quantile) == len(z)],
-    )
+    def _drawn_like(
+        self, z: Tensor, draws: list[Tensor], quantiles: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Those of a loss's random numbers that may be the noise, or decide the noise level."""
+        alike = [draw for draw in draws if draw.numel() == z.numel()]
+        noises = [draw.reshape(z.shape) for draw in alike]
+        if self.order is not None:  # drawn in the order of the data, or of the network's input
+            noises += [self._like_x(draw) for draw in alike]
+        return noises, [quantile for quantile in quantiles if len(quantile) == len(z)]
 
 
 def in_its_form(loss_fn: LossFunction, x: Tensor, seed: int) -> Watch:
@@ -207,20 +213,6 @@ def other_data(x: Tensor) -> Tensor:
     if (x_other == x).flatten(1).all(1).any():
         raise ValueError("A sample of the data is zero everywhere: give data that vary.")
     return x_other
-
-
-def first_channel(asker: Asker, seed: int) -> int:
-    """Where the noisy data are, in an input that holds other channels besides."""
-    x = asker.x
-    z, later = (asker.watch(x, s)[-1].z for s in (seed, seed + 1))
-    extra = z.shape[1] - x.shape[1]
-    if extra <= 0 or z.shape[2:] != x.shape[2:] or z.shape[:1] != x.shape[:1]:
-        return 0
-    changes = [
-        (z - later)[:, i : i + x.shape[1]].square().mean() / z[:, i : i + x.shape[1]].var()
-        for i in (0, extra)
-    ]
-    return 0 if changes[0] >= changes[1] else extra
 
 
 def solve_looks(

@@ -15,12 +15,12 @@ from elbos.audit.algebra import Coefficients
 from elbos.audit.ask import (
     Asker,
     Look,
-    first_channel,
     in_its_form,
     other_data,
     require_repeatable,
     solve_looks,
 )
+from elbos.audit.layout import first_channel, order_of
 from elbos.audit.reference import reference_of
 from elbos.audit.watch import LossFunction, Watch
 
@@ -81,7 +81,7 @@ def first_look(loss_fn: LossFunction, x: Tensor, seed: int) -> Pilot:
     watch = in_its_form(loss_fn, x, seed)
     asker = Asker(watch, x, other_data(x))
     require_repeatable(asker, seed)
-    asker.first_channel = first_channel(asker, seed)
+    asker.first_channel, asker.order = first_channel(asker, seed), order_of(asker, seed)
     num_batches = min(64, max(4, -(-_NUM_SAMPLES // len(x))))
     seeds = [seed + i for i in range(num_batches)]
     looks = [look for s in seeds for look in asker.looks(s, with_other_moved=True)]

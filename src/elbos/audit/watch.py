@@ -8,7 +8,7 @@ compared that differ in one thing only: in the data, or in the answer.
 
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,16 +110,42 @@ class Probe(nn.Module):
 
 
 def noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
-    """The argument that is the noisy data: shaped like the data, else the largest."""
-    tensors: list[Tensor] = [value for value in arguments if _is_data(value)]
+    """The argument that is the noisy data, itself or inside of lists and dicts.
+
+    The first that is shaped like the data; else of as many numbers; else with other channels
+    besides; else the largest.
+    """
+    tensors = [value for argument in arguments for value in _tensors(argument, x)]
     if not tensors:
         raise ValueError("the network is called without any tensor of floating-point data")
-    alike = (value for value in tensors if value.shape[1:] == x.shape[1:])
-    return next(alike, max(tensors, key=torch.numel))
+
+    def resemblance(value: Tensor) -> tuple[bool, bool, bool, int]:
+        is_wider = value.ndim > 2 and value.shape[2:] == x.shape[2:]
+        return (
+            value.shape[1:] == x.shape[1:],
+            value.numel() == x.numel(),
+            is_wider and value.shape[1] > x.shape[1],
+            value.numel(),
+        )
+
+    return max(tensors, key=resemblance)
 
 
-def _is_data(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
+def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
+    """The tensors in an argument that may be the noisy data; samples in a list as one batch."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        is_batch = len(value) == len(x) and all(
+            isinstance(item, Tensor) and item.shape == x.shape[1:] for item in value
+        )
+        if is_batch:
+            yield torch.stack(list(value))
+        else:
+            for item in value:
+                yield from _tensors(item, x)
+    elif isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1:
+        yield value
 
 
 def signs(shape: list[int]) -> Tensor:
