@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from audit_errors import central, relative_errors
 from mistaken_losses import MISTAKES, ODDITIES
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from training_losses import CASES
 
 from elbos import analysis, audit, weightings
@@ -114,7 +115,11 @@ KINDS = {
     "one_level_per_batch": "one-level-per-batch",
     "masked": "uneven",
     "learned_variance": "learned-variance",
+    "learned_loss_weight": "second-output",
     "self_conditioning": "untrained-calls",
+    "consistency_training": "self-target",
+    "half_taught": "self-target",
+    "taught": "self-target",
     "two_calls": "several-calls",
     "affine_normalization": None,
     "per_channel_normalization": "encoded",
@@ -140,6 +145,7 @@ def test_an_oddity_is_told(oddity):
         "offset-noise",
         "coloured-noise",
         "not-normal",
+        "self-target",
     }
     assert result.is_weighted_elbo != is_fatal
 
@@ -555,6 +561,48 @@ def test_a_negative_coefficient_is_told():
     result = audit.probe(loss, X, 2000)
     assert "negative" in [oddity.kind for oddity in result.oddities]
     assert not result.is_weighted_elbo
+
+
+def test_a_pair_of_outputs_is_audited_by_the_first():
+    edm2 = next(oddity.loss for oddity in ODDITIES if oddity.name == "learned_loss_weight")
+    result = audit.probe(edm2, X, 5000)
+    assert (result.parameterization, result.schedule) == ("x", "Normal(mean=0.8, std=2.0)")
+    assert relative_errors(result, RECIPES["edm2"].closed_form).abs().median() < 1e-3
+
+
+def with_an_attribute(network, z):
+    return network(z).prediction
+
+
+def in_vjp(network, z):
+    return torch.func.vjp(network, z)[0]
+
+
+def in_vmap(network, z):
+    return torch.vmap(lambda one: network(one[None])[0])(z)
+
+
+def in_a_checkpoint(network, z):
+    return checkpoint(network, z.requires_grad_(), use_reentrant=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (with_an_attribute, r"no attribute 'prediction'.* the stand-in answers with a tensor"),
+        (in_vjp, r"torch\.func"),
+        (in_vmap, r"torch\.func"),
+        (in_a_checkpoint, r"use_reentrant=False"),
+    ],
+)
+def test_a_call_that_cannot_be_watched_is_told_why(call, reason):
+    def loss(network, x):
+        eps, t = torch.randn_like(x), torch.rand(len(x), 1, 1, 1)
+        return (call(network, (1 - t) * x + t * eps) - eps).square().mean()
+
+    with pytest.raises(ValueError, match=reason) as error:
+        audit.probe(loss, X)
+    assert "\n" not in str(error.value)
 
 
 def test_json_holds_only_plain_numbers():

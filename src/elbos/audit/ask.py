@@ -170,14 +170,17 @@ def in_its_form(loss_fn: LossFunction, x: Tensor, seed: int) -> Watch:
 
 
 def _reaches_all(gradient: Tensor) -> bool:
-    """Whether the loss looks at more than the first sample, as `output[0]` of a tensor would."""
-    return len(gradient) == 1 or bool(gradient[1:].abs().sum() != 0)
+    """Whether the loss looks at more than the first sample, as `output[0]` of a tensor would not.
+
+    A gradient of 0 says nothing: the target may be the network's own answer.
+    """
+    return bool(gradient[1:].any()) or not bool(gradient[:1].any()) or len(gradient) == 1
 
 
 def require_repeatable(asker: Asker, seed: int) -> None:
     first, again = asker.watch(asker.x, seed), asker.watch(asker.x, seed)
     alike = len(first) == len(again) and all(
-        _is_same(a.z, b.z) and _is_same(a.gradient, b.gradient)
+        is_same(a.z, b.z) and is_same(a.gradient, b.gradient)
         for a, b in zip(first, again, strict=True)
     )
     if not alike:
@@ -185,14 +188,14 @@ def require_repeatable(asker: Asker, seed: int) -> None:
             "The loss does something else although the random states of torch, numpy and Python "
             "were reset: draw from those, not from a numpy Generator or a counter of its own."
         )
-    if len(asker.x) > 1 and _is_same(first[0].z, asker.watch(asker.x, seed + 1)[0].z):
+    if len(asker.x) > 1 and is_same(first[0].z, asker.watch(asker.x, seed + 1)[0].z):
         raise ValueError(
             "The loss draws the same noise in every call: it sets a seed, or draws none; leave "
             "the random state alone."
         )
 
 
-def _is_same(first: Tensor | None, second: Tensor | None) -> bool:
+def is_same(first: Tensor | None, second: Tensor | None) -> bool:
     """Whether two tensors are the same, up to rounding."""
     if first is None or second is None or first.shape != second.shape:
         return first is second
@@ -208,8 +211,8 @@ def other_data(x: Tensor) -> Tensor:
     """
     x_other = x.clone()
     for candidate in (x.roll(1, 0), x.flip(-1), x.roll(1, -1), 0.5 * x):
-        is_same = (x - x_other).flatten(1).norm(dim=1) < 0.1 * x.flatten(1).norm(dim=1)
-        x_other[is_same] = candidate[is_same]
+        is_alike = (x - x_other).flatten(1).norm(dim=1) < 0.1 * x.flatten(1).norm(dim=1)
+        x_other[is_alike] = candidate[is_alike]
     if (x_other == x).flatten(1).all(1).any():
         raise ValueError("A sample of the data is zero everywhere: give data that vary.")
     return x_other

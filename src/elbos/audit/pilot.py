@@ -16,13 +16,14 @@ from elbos.audit.ask import (
     Asker,
     Look,
     in_its_form,
+    is_same,
     other_data,
     require_repeatable,
     solve_looks,
 )
 from elbos.audit.layout import first_channel, order_of
 from elbos.audit.reference import reference_of
-from elbos.audit.watch import LossFunction, Watch
+from elbos.audit.watch import LossFunction, Output, Watch
 
 _NUM_SAMPLES = 256
 _MIN_DIMENSIONS = 32  # in which data, noise and random signs are far from dependent
@@ -117,14 +118,24 @@ def first_look(loss_fn: LossFunction, x: Tensor, seed: int) -> Pilot:
 
 def _about_the_calls(watch: Watch, x: Tensor, seeds: list[int]) -> list[Oddity]:
     """Several calls of the network in one loss, and outputs of more than one part."""
-    oddities = []
-    trained, untrained = zip(*((len(watch(x, s)), watch.num_untrained) for s in seeds), strict=True)
-    if max(trained) > 1:
-        text = f"The network is called {max(trained)} times in one loss; all calls are counted."
+    oddities, trained, untrained, is_own_target = [], 0, 0, False
+    for seed in seeds:
+        calls = watch(x, seed)
+        trained, untrained = max(trained, len(calls)), max(untrained, len(watch.untrained))
+        if watch.untrained and not is_own_target:
+            moved = watch(x, seed, moved=watch.untrained)
+            is_own_target = not all(
+                is_same(call.gradient, other.gradient)
+                for call, other in zip(calls, moved, strict=True)
+            )
+    if trained > 1:
+        text = f"The network is called {_times(trained)} in one loss; all calls are counted."
         oddities.append(Oddity("several-calls", text))
-    if max(untrained) > 0:
+    if is_own_target:
+        oddities.append(_OWN_TARGET)
+    elif untrained > 0:
         text = (
-            f"Besides, the network is called {max(untrained)} times in one loss without gradient, "
+            f"Besides, the network is called {_times(untrained)} in one loss without gradient, "
             "as in self-conditioning; that does not count."
         )
         oddities.append(Oddity("untrained-calls", text))
@@ -134,7 +145,25 @@ def _about_the_calls(watch: Watch, x: Tensor, seeds: list[int]) -> list[Oddity]:
             "first half is audited, a term for the other half is not."
         )
         oddities.append(Oddity("learned-variance", text))
+    if watch.form.output is Output.PAIR:
+        text = (
+            "The output is a pair, as where a second head learns the loss's weight; the first is "
+            "audited, with zeros for the second."
+        )
+        oddities.append(Oddity("second-output", text))
     return oddities
+
+
+def _times(num: int) -> str:
+    return "once" if num == 1 else f"{num} times"
+
+
+_OWN_TARGET = Oddity(
+    "self-target",
+    "The target holds an output of the network itself, taken without gradient, as in consistency "
+    "training or distillation: no weighting of ELBOs describes such a loss.",
+    is_fatal=True,
+)
 
 
 def _median(values: Tensor) -> float:
