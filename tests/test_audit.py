@@ -181,7 +181,17 @@ def test_zero_terminal_snr_is_reported_and_no_number_is_lost():
     assert "log-SNR -inf" in result.verdict
 
 
-SHAPES = [(300, 4), (64, 16), (128, 7, 5), (64, 1, 12, 12), (16, 2, 3, 6, 6), (5, 3, 16, 16)]
+SHAPES = [
+    (300, 1),
+    (300, 2),
+    (300, 3),
+    (300, 4),
+    (64, 16),
+    (128, 7, 5),
+    (64, 1, 12, 12),
+    (16, 2, 3, 6, 6),
+    (5, 3, 16, 16),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -197,6 +207,62 @@ def test_data_of_any_shape(shape, dtype):
     assert (result.parameterization, result.schedule) == ("flow", "Flow()")
     assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
     assert result.oddities == []
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 40])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_points_with_normal_levels_and_an_offset(dimensions, seed):
+    """In few dimensions draws that are not the noise resemble it, and so does a constant."""
+
+    def edm(network, x):
+        x = x if dimensions == 1 else 2 * x - 1  # in one, a shift cannot be told from noise
+        sigma = (1.2 * torch.randn(len(x), 1) - 1.2).exp()
+        z = x + sigma * torch.randn_like(x)
+        error = (network(z, sigma.flatten()) - x).square()
+        return (sigma**2 + 0.25) / (0.5 * sigma) ** 2 * error
+
+    x = torch.rand(256, dimensions, generator=torch.Generator().manual_seed(seed))
+    result = audit.probe(edm, x, 3000, seed=seed)
+    assert (result.parameterization, result.process) == ("x", "variance exploding")
+    assert result.data_offset == pytest.approx(0 if dimensions == 1 else -0.5, abs=1e-3)
+    scale = result.data_scale
+    assert scale == pytest.approx(1 if dimensions == 1 else 2, abs=1e-3)
+    logsnr = result.logsnr
+    truth = weightings.EDM()(logsnr)
+    errors = (result.weight.log() - truth.log())[central(result)]
+    assert (errors - errors.median()).abs().max() < 1e-3
+    assert result.oddities == []
+
+
+def test_a_shift_of_single_numbers_is_refused():
+    with pytest.raises(ValueError, match="one number, so its noise cannot be told from a shift"):
+        audit.probe(lambda network, x: flow_of_points(network, 2 * x - 1), torch.rand(256, 1))
+
+
+def flow_of_points(network, x, beside=lambda t: [t]):
+    """Times beside the points in one input, as in torchcfm."""
+    t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+    out = network(torch.cat([(1 - t) * x + t * eps, *beside(t)], dim=-1))
+    return (out - (eps - x)).square().mean()
+
+
+@pytest.mark.parametrize("dimensions", [2, 3, 40])
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_times_beside_the_data_are_not_taken_for_data(dimensions, seed):
+    x = torch.randn(256, dimensions, generator=torch.Generator().manual_seed(seed))
+    result = audit.probe(flow_of_points, x, 2000, seed=seed)
+    assert (result.parameterization, result.schedule) == ("flow", "Flow()")
+    assert result.oddities == []
+
+
+@pytest.mark.parametrize("beside", [lambda z, x: [x, z], lambda z, x: [x.roll(1, 0), z, x]])
+def test_clean_images_beside_the_noisy_ones_are_not_taken_for_them(beside):
+    def loss(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        out = network(torch.cat(beside((1 - t) * x + t * eps, x), dim=1))
+        return (out - (eps - x)).square().mean()
+
+    assert audit.probe(loss, X[:64], 2000).schedule == "Flow()"
 
 
 def packed(x):
@@ -549,6 +615,30 @@ def test_clamped_levels_are_told_and_left_out():
     result = audit.probe(loss, X, 5000)
     assert [oddity.kind for oddity in result.oddities] == ["clamped"]
     assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_samples_without_weight_do_not_hide_the_prediction(share):
+    def loss(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        error = (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean((1, 2, 3))
+        return error * (torch.rand(len(x)) >= share)
+
+    result = audit.probe(loss, X, 5000)
+    assert result.parameterization == "flow"
+    gap = (result.b - 1).abs().max() + (result.a + 1).abs().max()
+    assert gap < 1e-3
+    assert {"unused", "scattered"} == {oddity.kind for oddity in result.oddities}
+
+
+def test_a_strange_target_is_told_where_most_samples_have_no_weight():
+    def loss(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        error = (network((1 - t) * x + t * eps, t) - (eps - x + 0.3 * x**2)).square()
+        return error * (torch.rand(len(x), 1, 1, 1) < 0.3)
+
+    kinds = {oddity.kind for oddity in audit.probe(loss, X, 3000).oddities}
+    assert {"strange-target", "unknown-target"} <= kinds
 
 
 def test_a_negative_coefficient_is_told():

@@ -238,8 +238,8 @@ def grams(
     The noise is the draw that fits best.
     """
     x, x_other = reference
-    z, dz = look.z, look.z - look.z_other
-    eps = noise_in(look, x)
+    z, dx, dz = look.z, x - x_other, look.z - look.z_other
+    eps = noise_in(look, z - _along(dz, dx) * x)
     if is_uneven:
         c = (look.g_moved - look.g) / (2 * look.answer)
         c_other = c
@@ -252,7 +252,7 @@ def grams(
         seen = torch.ones_like(z)
     y = _target(look.g, c)
     dy = y - _target(look.g_other, c_other)
-    rows = {"x": x, "dx": x - x_other, "z": z, "dz": dz, "y": y, "dy": dy, "eps": eps}
+    rows = {"x": x, "dx": dx, "z": z, "dz": dz, "y": y, "dy": dy, "eps": eps}
     one = torch.ones_like(z)
     return gram(**{name: row * seen for name, row in rows.items()}, one=one * seen).cpu()
 
@@ -272,7 +272,7 @@ def glanced(
         offset: What is added to the data.
         elements: Those to look at: where the noise is known, some are as good as all.
     """
-    eps = noise_in(glance, x)
+    eps = noise_in(glance, glance.z - x)
     vectors = (x + offset, eps, glance.answer, glance.z, glance.g_moved, torch.ones_like(x))
     products = _products([vector.flatten(1)[:, elements] for vector in vectors])
     alpha = torch.linalg.solve_ex(products[:, :2, :2], products[:, :2, 3]).result[:, 0]
@@ -307,11 +307,23 @@ def some_elements(x: Tensor) -> slice:
     return some if (share - 1).abs().max() < 0.5 else slice(None)
 
 
-def noise_in(call: Look | Glance, x: Tensor) -> Tensor:
-    """The draw that is the noise in z: the one that fits best; zeros if there was none."""
+def noise_in(call: Look | Glance, rest: Tensor) -> Tensor:
+    """The draw that is the noise: the one that fits best; zeros if there was none.
+
+    Args:
+        call: What was drawn.
+        rest: The noisy data without the data, if only roughly.
+    """
     if len(call.draws) < 2:
         return call.draws[0] if call.draws else torch.zeros_like(call.z)
-    return max(call.draws, key=lambda draw: similarity(call.z - x, draw))
+    return max(call.draws, key=lambda draw: similarity(rest, draw))
+
+
+def _along(u: Tensor, v: Tensor) -> Tensor:
+    """The coefficient of `v` in `u`, by sample."""
+    u, v = u.double(), v.double()
+    axes = tuple(range(1, v.ndim))
+    return (u * v).sum(axes, keepdim=True) / v.square().sum(axes, keepdim=True).clamp(min=1e-300)
 
 
 def _target(g: Tensor, c: Tensor) -> Tensor:
@@ -320,5 +332,6 @@ def _target(g: Tensor, c: Tensor) -> Tensor:
 
 
 def similarity(u: Tensor, v: Tensor) -> float:
+    """The cosine of two batches, its mean over the samples, which have the same sign."""
     u, v = u.flatten(1), v.flatten(1).to(u)
-    return (u * v).sum(1).abs().div(u.norm(dim=1) * v.norm(dim=1) + 1e-30).mean().item()
+    return (u * v).sum(1).div(u.norm(dim=1) * v.norm(dim=1) + 1e-30).mean().abs().item()

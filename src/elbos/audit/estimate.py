@@ -55,8 +55,9 @@ def audit_of(samples: Samples, *, title: str) -> Audit:
     log_w = log_w - (probability * log_w).sum()
     log_c = c.log - (probability * c.log).sum()
     rtol = samples.logsnr_error
+    is_asked = is_finite & (samples.coefficient != 0)  # the others have no target
     prediction = prediction_of(
-        samples.logsnr[is_finite], samples.a[is_finite], samples.b[is_finite], rtol=rtol
+        samples.logsnr[is_asked], samples.a[is_asked], samples.b[is_asked], rtol=rtol
     )
     if prediction is None and not any(oddity.is_fatal for oddity in oddities):
         text = "The target is none of the usual ones: see its coefficients a and b."
@@ -72,8 +73,8 @@ def audit_of(samples: Samples, *, title: str) -> Audit:
         weight_error=torch.from_numpy(_relative_error(covariance, probability)),
         density=torch.from_numpy(np.exp(density.log_p)),
         coefficient=torch.from_numpy(np.exp(log_c)),
-        a=torch.from_numpy(_median_curve(logsnr, samples.a[is_finite].numpy(), grid)),
-        b=torch.from_numpy(_median_curve(logsnr, samples.b[is_finite].numpy(), grid)),
+        a=torch.from_numpy(_median_curve(samples.logsnr[is_asked], samples.a[is_asked], grid)),
+        b=torch.from_numpy(_median_curve(samples.logsnr[is_asked], samples.b[is_asked], grid)),
         schedule=code(density.schedule) if density.schedule else None,
         density_kind=density.kind,
         num_steps=density.num_steps,
@@ -181,8 +182,9 @@ def _residuals(logsnr: Array, log_value: Array) -> Array:
     return np.asarray(np.abs(log_value[1:-1] - line) / 1.5**0.5)
 
 
-def _median_curve(logsnr: Array, value: Array, grid: Array) -> Array:
+def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
     """A curve through single values, by the median of neighbours."""
+    logsnr, value = levels.numpy(), values.numpy()
     order = np.argsort(logsnr, kind="stable")
     groups = np.array_split(order, min(NUM_POINTS, len(order)))
     at = np.array([np.median(logsnr[i]) for i in groups])
@@ -241,8 +243,8 @@ def _about_coefficients(samples: Samples, curve: Curve) -> list[Oddity]:
         return found
     batch = samples.batch.numpy()
     firsts = np.flatnonzero(np.diff(batch, prepend=-1))
-    spread = np.maximum.reduceat(c, firsts) / np.minimum.reduceat(c, firsts) - 1
-    if np.median(spread) < 1e-3:
+    is_alike = np.maximum.reduceat(c, firsts) < 1.001 * np.minimum.reduceat(c, firsts)
+    if np.median(is_alike) == 1:
         text = (
             "Every sample of a batch has the same coefficient, which changes from batch to batch: "
             "the mean of the weights times the mean of the errors. A weight of shape [b] was "

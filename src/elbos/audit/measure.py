@@ -118,7 +118,7 @@ def measure(
     logsnr = torch.where(logsnr < -_PURE, -torch.inf, logsnr)
     logsnr = torch.where(logsnr > _PURE, torch.inf, logsnr)
     eps_coefficient = c * (solved.b - solved.a * solved.sigma / solved.alpha) ** 2
-    strange = solved.strange_target[logsnr.isfinite()].median().item()
+    strange = solved.strange_target[logsnr.isfinite() & (c != 0)].median().item()
     is_squared = not any(oddity.is_fatal for oddity in oddities)
     if is_squared and strange > (1e-3 if pilot.is_noise_known else 1e-2):
         text = (

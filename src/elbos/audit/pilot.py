@@ -103,10 +103,12 @@ def first_look(loss_fn: LossFunction, x: Tensor, seed: int) -> Pilot:
     is_noise_known = _median(coefficients.strange_noise) < 2e-3
     if not is_noise_known or coefficients.strange_offset > 1e-4:
         is_noise_known = False
+        if x[0].numel() == 1:
+            raise ValueError(_ONE_NUMBER)
         coefficients = solve_looks(looks, reference, is_noise_known=False, is_uneven=is_uneven)
         oddities += _about_the_noise(looks, reference, coefficients)
-    change = [look.coefficient_other() / look.coefficient() - 1 for look in looks]
-    depends_on_x = bool(torch.cat(change).nan_to_num().abs().median() > 1e-3)
+    change = torch.cat([look.coefficient_other() / look.coefficient() - 1 for look in looks])
+    depends_on_x = _median(change[change.isfinite()].abs()) > 1e-3
     if depends_on_x:
         text = (
             "The coefficient depends on the data, not on the noise level alone; its mean is shown."
@@ -154,6 +156,12 @@ def _about_the_calls(watch: Watch, x: Tensor, seeds: list[int]) -> list[Oddity]:
     return oddities
 
 
+_ONE_NUMBER = (
+    "A sample is one number, so its noise cannot be told from a shift of the data: draw the noise "
+    "by torch.randn_like(x), and shift the data before the loss."
+)
+
+
 def _times(num: int) -> str:
     return "once" if num == 1 else f"{num} times"
 
@@ -194,7 +202,9 @@ def _about_the_error(asker: Asker, seeds: list[int]) -> list[Oddity]:
             element = ((g_1 - g_0) / answer).flatten(1)
             # rounding of the gradients themselves is no variation
             noise = 1e-6 * (g_0.flatten(1).abs().mean(1) + g_1.flatten(1).abs().mean(1))
-            spread = (element.std(1) - 10 * noise).clamp(min=0) / element.mean(1).abs()
+            spread = (element.std(1, correction=0) - 10 * noise).clamp(min=0) / element.mean(
+                1
+            ).abs()
             spreads.append(spread.nan_to_num().median())
     bend, coupling, spread = (
         torch.tensor(values).median().item() for values in (bends, couplings, spreads)
