@@ -369,8 +369,40 @@ def from_noise(draw):
     return loss_fn
 
 
-def offset_noise(x):
-    return torch.randn_like(x) + 0.1 * torch.randn(x.shape[0], x.shape[1], 1, 1)
+def offset_noise(strength):
+    """SDXL was trained with 0.0357."""
+    return lambda x: torch.randn_like(x) + strength * torch.randn(x.shape[0], x.shape[1], 1, 1)
+
+
+def noise_shared_by_channels(x):
+    return torch.randn(x.shape[0], 1, *x.shape[2:]).repeat(1, x.shape[1], 1, 1)
+
+
+def noise_mixed_over_channels(x):
+    """Of a generator that nobody watches."""
+    noise = torch.from_numpy(scipy.stats.norm.rvs(size=x.shape)).to(x)
+    return (noise + 0.3 * noise.roll(1, 1)) / 1.09**0.5
+
+
+def mirrored_noise(x):
+    half = torch.randn_like(x[: len(x) // 2])
+    return torch.cat([half, -half])
+
+
+def noise_for_the_batch(x):
+    return torch.randn(1, *x.shape[1:]).expand_as(x)
+
+
+def two_draws(x):
+    return 0.6 * torch.randn_like(x) + 0.8 * torch.randn_like(x)
+
+
+def input_perturbation(network, x):
+    """The network sees a little more noise than it is asked for."""
+    t, alpha, sigma = cosine_time(x)
+    noise = torch.randn_like(x)
+    perturbed = noise + 0.1 * torch.randn_like(x)
+    return F.mse_loss(network(alpha * x + sigma * perturbed, t), noise)
 
 
 def pyramid_noise(x, discount=0.8):
@@ -587,7 +619,13 @@ ODDITIES = [
     Oddity("huber", elementwise(lambda pred, y: F.huber_loss(pred, y, delta=0.1)), "squared"),
     Oddity("pseudo_huber", elementwise(pseudo_huber), "squared"),
     Oddity("l1", elementwise(F.l1_loss), "squared"),
-    Oddity("offset_noise", from_noise(offset_noise), "offset"),
+    Oddity("offset_noise", from_noise(offset_noise(0.1)), "offset"),
+    Oddity("weak_offset_noise", from_noise(offset_noise(0.03)), "offset"),
+    Oddity("noise_shared_by_channels", from_noise(noise_shared_by_channels), "channels"),
+    Oddity("noise_mixed_over_channels", from_noise(noise_mixed_over_channels), "channels"),
+    Oddity("mirrored_noise", from_noise(mirrored_noise), "mirrored"),
+    Oddity("noise_for_the_batch", from_noise(noise_for_the_batch), "batch"),
+    Oddity("two_draws", from_noise(two_draws), "sum"),
     Oddity("pyramid_noise", from_noise(pyramid_noise), "correlated"),
     Oddity("uniform_noise", from_noise(uniform_noise), "Gaussian"),
     Oddity("numpy_noise", from_noise(numpy_noise), "numpy"),

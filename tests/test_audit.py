@@ -8,7 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from audit_errors import central, relative_errors
-from mistaken_losses import MISTAKES, ODDITIES
+from mistaken_losses import (
+    MISTAKES,
+    ODDITIES,
+    from_noise,
+    input_perturbation,
+    offset_noise,
+)
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from training_losses import CASES
@@ -109,6 +115,12 @@ KINDS = {
     "pseudo_huber": "not-squared",
     "l1": "not-squared",
     "offset_noise": "offset-noise",
+    "weak_offset_noise": "offset-noise",
+    "noise_shared_by_channels": "coloured-noise",
+    "noise_mixed_over_channels": "coloured-noise",
+    "mirrored_noise": "noise-unseen",
+    "noise_for_the_batch": None,
+    "two_draws": "summed-noise",
     "pyramid_noise": "coloured-noise",
     "uniform_noise": "not-normal",
     "adversarial": "coupled",
@@ -148,6 +160,55 @@ def test_an_oddity_is_told(oddity):
         "self-target",
     }
     assert result.is_weighted_elbo != is_fatal
+
+
+@pytest.mark.parametrize("strength", [0.02, 0.05, 0.2])
+@pytest.mark.parametrize("shape", [(64, 3, 8, 8), (16, 4, 16, 16)])
+def test_the_strength_of_offset_noise_is_exact(strength, shape):
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    result = audit.probe(from_noise(offset_noise(strength)), x, 1000)
+    assert f"of {strength:g} times its standard deviation" in result.verdict
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_centred_noise_is_not_taken_for_coloured(seed):
+    """Molecules have no centre of mass, and so has their noise."""
+
+    def centred(x):
+        return x - x.mean(1, keepdim=True)
+
+    x = centred(torch.randn(64, 12, 3, generator=torch.Generator().manual_seed(seed)))
+    result = audit.probe(from_noise(lambda x: centred(torch.randn_like(x))), x, 1000, seed=seed)
+    assert [oddity.kind for oddity in result.oddities] == ["noise-unseen"]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_noise_that_is_a_sum_of_draws_is_known(seed):
+    """As z = t x + (1 - t) x0 + 0.1 eps: all levels are those of the sum, without an error."""
+
+    def loss(network, x):
+        t, x0, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x), torch.randn_like(x)
+        noise = ((1 - t) * x0 + 0.1 * eps) / ((1 - t) ** 2 + 0.01).sqrt()
+        z = t * x + (1 - t) * x0 + 0.1 * eps
+        return (network(z, t) - noise).square().mean()
+
+    result = audit.probe(loss, X, 5000, seed=seed)
+    assert [oddity.kind for oddity in result.oddities] == ["summed-noise"]
+    assert (result.parameterization, result.parameterization_factor) == ("eps", 1.0)
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64, requires_grad=True)
+    logsnr = 2 * t.log() - ((1 - t) ** 2 + 0.01).log()
+    (rate,) = torch.autograd.grad(logsnr.sum(), t)
+    found = np.interp(logsnr.detach(), result.logsnr, result.weight.log())
+    errors = torch.from_numpy(found) + rate.log()
+    assert (errors - errors.median()).abs().median() < 0.03
+
+
+def test_a_target_without_a_part_of_the_noise_is_told():
+    result = audit.probe(input_perturbation, X, 5000)
+    kinds = [oddity.kind for oddity in result.oddities]
+    assert kinds == ["summed-noise", "strange-target", "unknown-target"]
+    assert "1.0% of the target is no combination" in result.verdict
+    assert result.coefficient_name == "1"
 
 
 def cosine_v(network, x):

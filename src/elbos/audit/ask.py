@@ -5,7 +5,7 @@ gradient at answer 0 and at another gives the coefficient $c$ and the target $y$
 the same noise show what of $z$ and $y$ is signal.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -32,6 +32,7 @@ class Look:
         draws: The normal numbers that torch drew, those of the size of `z`.
         quantiles: The random numbers that torch drew, those of which there is one per sample, by
             their quantile.
+        shared: Normal numbers that torch drew, those that many elements of `z` may share.
     """
 
     z: Tensor
@@ -43,6 +44,7 @@ class Look:
     answer: Tensor
     draws: list[Tensor]
     quantiles: list[Tensor]
+    shared: list[Tensor]
 
     def coefficient(self) -> Float[Tensor, " b"]:
         r"""$c$, from the change of the gradient."""
@@ -64,6 +66,7 @@ class Glance:
     answer: Tensor
     draws: list[Tensor]
     quantiles: list[Tensor]
+    shared: list[Tensor]
 
 
 def _coefficient(change: Tensor, answer: Tensor) -> Float[Tensor, " b"]:
@@ -80,6 +83,7 @@ class Asker:
         x_other: Other clean data, of the same shape.
         first_channel: Where the noisy data begin in the network's input.
         order: Where each element of the data is in the network's input, if not in its own place.
+        summed: Which of the draws the noise is a sum of, if it is none of them as a whole.
     """
 
     watch: Watch
@@ -87,6 +91,7 @@ class Asker:
     x_other: Tensor
     first_channel: int = 0
     order: Tensor | None = None
+    summed: list[int] = field(default_factory=list)
 
     def looks(self, seed: int, *, with_other_moved: bool) -> list[Look]:
         """What there is to see in one batch: one `Look` per call of the network that counts."""
@@ -139,13 +144,37 @@ class Asker:
 
     def _drawn_like(
         self, z: Tensor, draws: list[Tensor], quantiles: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Those of a loss's random numbers that may be the noise, or decide the noise level."""
         alike = [draw for draw in draws if draw.numel() == z.numel()]
         noises = [draw.reshape(z.shape) for draw in alike]
         if self.order is not None:  # drawn in the order of the data, or of the network's input
             noises += [self._like_x(draw) for draw in alike]
-        return noises, [quantile for quantile in quantiles if len(quantile) == len(z)]
+        others = [draw for draw in draws if draw.numel() != z.numel() and _is_shared(draw, z)]
+        noises += [draw.expand_as(z) for draw in others if draw.shape[1:] == z.shape[1:]]
+        if self.summed:
+            noises = [sum_of([noises[i] for i in self.summed], z, self.x)]
+        return (
+            noises,
+            [quantile for quantile in quantiles if len(quantile) == len(z)],
+            [draw for draw in others if draw.shape[1:] != z.shape[1:]],
+        )
+
+
+def _is_shared(draw: Tensor, z: Tensor) -> bool:
+    """Whether numbers may be added to `z`, of which each is for many elements."""
+    pairs = zip(draw.shape, z.shape, strict=False)
+    return draw.ndim == z.ndim and all(num in (1, size) for num, size in pairs)
+
+
+def sum_of(draws: list[Tensor], z: Tensor, x: Tensor) -> Tensor:
+    """The sum of draws that is in `z` besides the data and a constant, as noise of variance 1."""
+    vectors = torch.stack([v.flatten(1).double() for v in (*draws, x, torch.ones_like(x))], dim=1)
+    products = vectors @ vectors.mT
+    projections = vectors @ z.flatten(1).double()[:, :, None]
+    factors = torch.linalg.solve_ex(products, projections).result[:, : len(draws)]
+    factors = factors / factors.norm(dim=1, keepdim=True).clamp(min=1e-30)
+    return torch.einsum("bki,bkd->bd", factors, vectors[:, : len(draws)]).reshape(z.shape)
 
 
 def in_its_form(loss_fn: LossFunction, x: Tensor, seed: int) -> Watch:

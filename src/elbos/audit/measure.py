@@ -120,9 +120,9 @@ def measure(
     eps_coefficient = c * (solved.b - solved.a * solved.sigma / solved.alpha) ** 2
     strange = solved.strange_target[logsnr.isfinite() & (c != 0)].median().item()
     is_squared = not any(oddity.is_fatal for oddity in oddities)
-    if is_squared and strange > (1e-3 if pilot.is_noise_known else 1e-2):
+    if is_squared and strange > 1e-3:
         text = (
-            f"{strange:.0%} of the target is no combination of the data and the noise: the loss "
+            f"{strange:.1%} of the target is no combination of the data and the noise: the loss "
             "has a term besides the error, or a target of its own."
         )
         oddities.append(Oddity("strange-target", text))

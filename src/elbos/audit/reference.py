@@ -12,8 +12,10 @@ from elbos.audit.ask import Look, similarity, solve_looks
 from elbos.audit.scaling import relative_scale
 
 _REFUSAL = (
-    "The network's input is not the data, scaled, plus noise: give data as the process diffuses "
-    "them (latents, in the order of the network's input), and no random augmentation."
+    "The network's input is not the data, scaled, plus noise of one level per sample: take out of "
+    "the loss what is random besides (augmentation, a VAE's sample()), a shuffled batch, and data "
+    "paired with noise (optimal transport); levels that differ within a sample, as per frame, have "
+    "no weighting of this kind."
 )
 
 
