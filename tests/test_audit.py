@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import scipy
 import torch
 import torch.nn.functional as F
 from audit_errors import central, relative_errors
@@ -293,6 +294,67 @@ def test_points_with_normal_levels_and_an_offset(dimensions, seed):
     errors = (result.weight.log() - truth.log())[central(result)]
     assert (errors - errors.median()).abs().max() < 1e-3
     assert result.oddities == []
+
+
+def paired_with_noise(x, eps):
+    """Optimal transport between the batch and its noise."""
+    cost = torch.cdist(x.flatten(1), eps.flatten(1))
+    i, j = scipy.optimize.linear_sum_assignment(cost)
+    return x[i], eps[j], torch.rand(len(x), 1, 1, 1)
+
+
+def paired_in_the_order_of_noise(x, eps):
+    i, j = scipy.optimize.linear_sum_assignment(torch.cdist(eps.flatten(1), x.flatten(1)))
+    return x[j], eps[i], torch.rand(len(x), 1, 1, 1)
+
+
+def shuffled(x, eps):
+    return x[torch.randperm(len(x))], eps, torch.rand(len(x), 1, 1, 1)
+
+
+def flipped_at_times(x, eps):
+    return (x.flip(-1) if torch.rand(()) < 0.3 else x), eps, torch.rand(len(x), 1, 1, 1)
+
+
+def with_levels_by_row(x, eps):
+    return x, eps, torch.rand(len(x), 1, x.shape[2], 1)
+
+
+MIXES = [
+    paired_with_noise,
+    paired_in_the_order_of_noise,
+    shuffled,
+    flipped_at_times,
+    with_levels_by_row,
+]
+
+
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_not_data_plus_noise_of_one_level_is_refused(mix, seed):
+    def flow(network, x):
+        x, eps, t = mix(x, torch.randn_like(x))
+        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
+
+    with pytest.raises(ValueError, match=r"plus noise of one level per sample") as error:
+        audit.probe(flow, X[:64], 2000, seed=seed)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_losses_that_are_not_a_number_at_some_levels_are_left_out(seed):
+    """A weight of 0/0 at one of 1000 levels spoils its whole batch."""
+
+    def loss(network, x):
+        i, eps = torch.randint(1000, (len(x),)), torch.randn_like(x)
+        t = (i[:, None, None, None] + 0.5) / 1000
+        error = (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean((1, 2, 3))
+        return (error * (i / i)).mean()
+
+    result = audit.probe(loss, X[:64], 5000, seed=seed)
+    assert {oddity.kind for oddity in result.oddities} <= {"not-finite"}
+    assert (result.parameterization, result.density_kind) == ("flow", "table")
 
 
 def test_a_shift_of_single_numbers_is_refused():

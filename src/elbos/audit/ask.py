@@ -46,6 +46,11 @@ class Look:
     quantiles: list[Tensor]
     shared: list[Tensor]
 
+    def is_finite(self) -> bool:
+        """Whether the loss was, so that the whole of it counts."""
+        parts = (self.z, self.z_other, self.g, self.g_moved, self.g_other)
+        return all(bool(part.isfinite().all()) for part in parts)
+
     def coefficient(self) -> Float[Tensor, " b"]:
         r"""$c$, from the change of the gradient."""
         return _coefficient(self.g_moved - self.g, self.answer)

@@ -29,10 +29,15 @@ def audit_of(samples: Samples, *, title: str) -> Audit:
     """
     is_finite = samples.logsnr.isfinite()
     logsnr = samples.logsnr[is_finite].numpy()
-    if len(logsnr) < 100 or np.ptp(logsnr) < 1e-4:
+    if len(logsnr) < 100:
         raise ValueError(
-            "The loss draws a single noise level, or hardly any but pure noise and clean data: "
+            f"Of {len(is_finite)} samples, all but {len(logsnr)} are pure noise or clean data: "
             "there is no weighting to measure."
+        )
+    if np.ptp(logsnr) < 1e-4:
+        raise ValueError(
+            f"The loss draws a single noise level, log-SNR {logsnr[0]:.2f}: there is no weighting "
+            "to measure."
         )
     oddities = list(samples.oddities)
     grid = np.linspace(logsnr.min(), logsnr.max(), NUM_POINTS)

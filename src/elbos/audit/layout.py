@@ -18,15 +18,16 @@ def order_of(asker: Asker, seed: int) -> Int[Tensor, " d"] | None:
 
     None, too, if the input is no permutation of the data, scaled, plus noise.
     """
-    x = asker.x
-    if len(_inputs(asker, x, seed)) % len(x) or _inputs(asker, x, seed).numel() != x.numel():
+    x, z = asker.x, _inputs(asker, asker.x, seed)
+    if len(z) % len(x) or z.numel() != x.numel():
         return None
 
     def change(first: Tensor, second: Tensor) -> Tensor:
         return (_inputs(asker, first, seed) - _inputs(asker, second, seed)).reshape(len(x), -1)
 
-    dx, dz = (x - asker.x_other).flatten(1), change(x, asker.x_other)
-    if _unlike(dz, dx) < 1e-6:
+    dx = (x - asker.x_other).flatten(1)
+    dz = (z - _inputs(asker, asker.x_other, seed)).reshape(len(x), -1)
+    if unlike(dz, dx) < 1e-6:
         return None
     place = torch.arange(dx.shape[1], device=x.device)
     strongest = dz.norm(dim=1).argmax()
@@ -38,7 +39,7 @@ def order_of(asker: Asker, seed: int) -> Int[Tensor, " d"] | None:
         found += (dz_bit[strongest] > 0).long() << i
     order = found.argsort()
     is_permutation = torch.equal(found[order], place) and not torch.equal(order, place)
-    return order if is_permutation and _unlike(dz[:, order], dx) < 0.05 else None
+    return order if is_permutation and unlike(dz[:, order], dx) < 0.05 else None
 
 
 def first_channel(asker: Asker, seed: int) -> int:
@@ -53,7 +54,7 @@ def first_channel(asker: Asker, seed: int) -> int:
     num, extra = x.shape[1], z.shape[1] - x.shape[1]
     if extra <= 0 or z.shape[2:] != x.shape[2:] or len(z) != len(x):
         return 0
-    strange = [_unlike((z - other)[:, i : i + num], x - asker.x_other) for i in range(extra + 1)]
+    strange = [unlike((z - other)[:, i : i + num], x - asker.x_other) for i in range(extra + 1)]
     places = [i for i, share in enumerate(strange) if share < 2 * min(strange) + 1e-6]
     return max(places, key=lambda i: (z - later)[:, i : i + num].square().sum().item())
 
@@ -63,9 +64,9 @@ def _inputs(asker: Asker, x: Tensor, seed: int) -> Tensor:
     return asker.watch(x, seed)[-1].z.float()
 
 
-def _unlike(dz: Tensor, dx: Tensor) -> float:
+def unlike(dz: Tensor, dx: Tensor) -> float:
     """The share of a change of the input that is not the change of the data, scaled by sample."""
     dz, dx = dz.flatten(1), dx.flatten(1).to(dz)
     alpha = (dz * dx).sum(1, keepdim=True) / dx.square().sum(1, keepdim=True)
-    left = (dz - alpha * dx).square().sum() / dz.square().sum().clamp(min=1e-30)
+    left = (dz - alpha * dx).square().nansum() / dz.square().nansum().clamp(min=1e-30)
     return left.item()

@@ -47,17 +47,17 @@ def noise_of(
         return solve_looks(looks, reference, is_noise_known=is_known, is_uneven=is_uneven)
 
     found = solved(looks, is_known=True)
-    strange = found.strange_noise.nan_to_num().median().item()
+    strange = found.strange_noise.nanmedian().item()
     oddities = []
     if strange > 1e-9 and x[0].numel() > 1:
         parts = _parts(looks, x, found)
-        if parts.left < 0.1 * strange:
+        if (parts.whole or parts.shared) and parts.left < 0.1 * strange:
             oddities = _about_the_parts(parts)
             if not parts.shared and x is asker.x:
                 asker.summed = parts.whole
                 looks = [_with_sum(look, x, parts.whole) for look in looks]
                 return Noise(True, solved(looks, is_known=True), oddities)
-    if strange < 2e-3 and found.strange_offset < 1e-4 and not oddities:
+    if not (strange > 2e-3 or found.strange_offset > 1e-4 or oddities):
         return Noise(True, found, oddities)
     if x[0].numel() == 1:
         raise ValueError(_ONE_NUMBER)
@@ -112,17 +112,17 @@ def _parts(looks: list[Look], x: Tensor, coefficients: Coefficients) -> _Parts:
         powers.append(squares[-1] * products.diagonal(dim1=1, dim2=2))
         sizes.append(noise.square().sum((1, 2)))
         left.append((noise - vectors.mT @ factors).square().sum((1, 2)) / sizes[-1])
-    power = torch.cat(powers).sum(0) / torch.cat(sizes).sum()
+    power = torch.cat(powers).nansum(0) / torch.cat(sizes).nansum()
     used = [i for i, share in enumerate(power) if share > _PART]
     whole = [i for i in used if i < num_whole]
-    variances = torch.cat(squares).sum(0)
+    variances = torch.cat(squares).nansum(0)
     strengths = (variances / variances[whole].sum().clamp(min=1e-300)).sqrt()
     shared = [
         (list(looks[0].shared[i - num_whole].shape), strengths[i].item())
         for i in used
         if i >= num_whole
     ]
-    return _Parts(whole, shared, torch.cat(left).nan_to_num().median().item())
+    return _Parts(whole, shared, torch.cat(left).nanmedian().item())
 
 
 def _about_the_parts(parts: _Parts) -> list[Oddity]:

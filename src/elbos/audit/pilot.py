@@ -73,6 +73,7 @@ def first_look(loss_fn: LossFunction, x: Tensor, seed: int) -> Pilot:
     num_batches = min(64, max(4, -(-_NUM_SAMPLES // len(x))))
     seeds = [seed + i for i in range(num_batches)]
     looks = [look for s in seeds for look in asker.looks(s, with_other_moved=True)]
+    looks = [look for look in looks if look.is_finite()] or looks
     oddities = _about_the_error(asker, seeds[:4])
     oddities += _about_the_calls(asker.watch, x, seeds)
     is_uneven = _UNEVEN in oddities
