@@ -362,18 +362,21 @@ def test_a_shift_of_single_numbers_is_refused():
         audit.probe(lambda network, x: flow_of_points(network, 2 * x - 1), torch.rand(256, 1))
 
 
-def flow_of_points(network, x, beside=lambda t: [t]):
+def flow_of_points(network, x, join=lambda z, t: [z, t]):
     """Times beside the points in one input, as in torchcfm."""
     t, eps = torch.rand(len(x), 1), torch.randn_like(x)
-    out = network(torch.cat([(1 - t) * x + t * eps, *beside(t)], dim=-1))
+    out = network(torch.cat(join((1 - t) * x + t * eps, t), dim=-1))
     return (out - (eps - x)).square().mean()
 
 
+@pytest.mark.parametrize("join", [lambda z, t: [z, t], lambda z, t: [torch.randn_like(t), z, t]])
 @pytest.mark.parametrize("dimensions", [2, 3, 40])
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
-def test_times_beside_the_data_are_not_taken_for_data(dimensions, seed):
-    x = torch.randn(256, dimensions, generator=torch.Generator().manual_seed(seed))
-    result = audit.probe(flow_of_points, x, 2000, seed=seed)
+def test_times_beside_the_data_are_not_taken_for_data(join, dimensions, seed):
+    x = 0.3 * torch.randn(256, dimensions, generator=torch.Generator().manual_seed(seed))
+    result = audit.probe(
+        lambda network, x: flow_of_points(network, x, join), x.cumsum(1), 2000, seed=seed
+    )
     assert (result.parameterization, result.schedule) == ("flow", "Flow()")
     assert result.oddities == []
 
