@@ -5,6 +5,7 @@ that no weighting describes, or only together with a remark: the audit must say 
 on. Nothing here imports elbos.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -368,8 +369,40 @@ def from_noise(draw):
     return loss_fn
 
 
-def offset_noise(x):
-    return torch.randn_like(x) + 0.1 * torch.randn(x.shape[0], x.shape[1], 1, 1)
+def offset_noise(strength):
+    """SDXL was trained with 0.0357."""
+    return lambda x: torch.randn_like(x) + strength * torch.randn(x.shape[0], x.shape[1], 1, 1)
+
+
+def noise_shared_by_channels(x):
+    return torch.randn(x.shape[0], 1, *x.shape[2:]).repeat(1, x.shape[1], 1, 1)
+
+
+def noise_mixed_over_channels(x):
+    """Of a generator that nobody watches."""
+    noise = torch.from_numpy(scipy.stats.norm.rvs(size=x.shape)).to(x)
+    return (noise + 0.3 * noise.roll(1, 1)) / 1.09**0.5
+
+
+def mirrored_noise(x):
+    half = torch.randn_like(x[: len(x) // 2])
+    return torch.cat([half, -half])
+
+
+def noise_for_the_batch(x):
+    return torch.randn(1, *x.shape[1:]).expand_as(x)
+
+
+def two_draws(x):
+    return 0.6 * torch.randn_like(x) + 0.8 * torch.randn_like(x)
+
+
+def input_perturbation(network, x):
+    """The network sees a little more noise than it is asked for."""
+    t, alpha, sigma = cosine_time(x)
+    noise = torch.randn_like(x)
+    perturbed = noise + 0.1 * torch.randn_like(x)
+    return F.mse_loss(network(alpha * x + sigma * perturbed, t), noise)
 
 
 def pyramid_noise(x, discount=0.8):
@@ -474,6 +507,37 @@ def self_conditioning(network, x):
     return F.mse_loss(network(z, t, torch.zeros_like(x) if x_self_cond is None else x_self_cond), x)
 
 
+def consistency_training(network, x):
+    """The target is the network's own estimate at the next smaller noise level."""
+    steps = torch.linspace(80 ** (1 / 7), 0.002 ** (1 / 7), 18) ** 7
+    i, noise = torch.randint(0, 17, (x.shape[0],)), torch.randn_like(x)
+
+    def estimate(step):
+        sigma = expand(steps[step], x)
+        c_skip, c_out = 0.25 / (sigma**2 + 0.25), 0.5 * sigma / (sigma**2 + 0.25).sqrt()
+        z = x + sigma * noise
+        return c_skip * z + c_out * network(z / (sigma**2 + 0.25).sqrt(), sigma.flatten())
+
+    with torch.no_grad():
+        target = estimate(i + 1)
+    return F.mse_loss(estimate(i), target)
+
+
+def taught(share):
+    """A share of the target is what a copy of the network, an average of its weights, says."""
+
+    def loss_fn(network, x):
+        teacher = copy.deepcopy(network).eval().requires_grad_(False)
+        t, alpha, sigma = cosine_time(x)
+        noise = torch.randn_like(x)
+        z, v = alpha * x + sigma * noise, alpha * noise - sigma * x
+        with torch.no_grad():
+            target = (1 - share) * v + share * teacher(z, t)
+        return F.mse_loss(network(z, t), target)
+
+    return loss_fn
+
+
 def two_calls(network, x):
     """Two noise levels of every image, both trained."""
     total = 0
@@ -543,11 +607,25 @@ def concat_conditioning(network, x):
     return F.mse_loss(network(torch.cat([alpha * x + sigma * noise, coarse], dim=1), t), noise)
 
 
+def learned_loss_weight(network, x):
+    """EDM2: the network returns the logarithm of the loss's variance besides."""
+    sigma = (torch.randn(x.shape[0], 1, 1, 1) - 0.4).exp()
+    weight = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
+    denoised, logvar = network(x + torch.randn_like(x) * sigma, sigma, return_logvar=True)
+    return weight / logvar.exp() * (denoised - x) ** 2 + logvar
+
+
 ODDITIES = [
     Oddity("huber", elementwise(lambda pred, y: F.huber_loss(pred, y, delta=0.1)), "squared"),
     Oddity("pseudo_huber", elementwise(pseudo_huber), "squared"),
     Oddity("l1", elementwise(F.l1_loss), "squared"),
-    Oddity("offset_noise", from_noise(offset_noise), "offset"),
+    Oddity("offset_noise", from_noise(offset_noise(0.1)), "offset"),
+    Oddity("weak_offset_noise", from_noise(offset_noise(0.03)), "offset"),
+    Oddity("noise_shared_by_channels", from_noise(noise_shared_by_channels), "channels"),
+    Oddity("noise_mixed_over_channels", from_noise(noise_mixed_over_channels), "channels"),
+    Oddity("mirrored_noise", from_noise(mirrored_noise), "mirrored"),
+    Oddity("noise_for_the_batch", from_noise(noise_for_the_batch), "batch"),
+    Oddity("two_draws", from_noise(two_draws), "sum"),
     Oddity("pyramid_noise", from_noise(pyramid_noise), "correlated"),
     Oddity("uniform_noise", from_noise(uniform_noise), "Gaussian"),
     Oddity("numpy_noise", from_noise(numpy_noise), "numpy"),
@@ -556,7 +634,11 @@ ODDITIES = [
     Oddity("one_level_per_batch", one_level_per_batch, "batch"),
     Oddity("masked", masked, "mask"),
     Oddity("learned_variance", learned_variance, "channels"),
+    Oddity("learned_loss_weight", learned_loss_weight, "second"),
     Oddity("self_conditioning", self_conditioning, "self-conditioning"),
+    Oddity("consistency_training", consistency_training, "target"),
+    Oddity("half_taught", taught(0.5), "target"),
+    Oddity("taught", taught(1.0), "target"),
     Oddity("two_calls", two_calls, "calls"),
     Oddity("affine_normalization", preprocessed(to_minus_one_one), "normaliz"),
     Oddity("per_channel_normalization", preprocessed(per_channel), "channel"),

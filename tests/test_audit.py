@@ -12,8 +12,15 @@ import scipy
 import torch
 import torch.nn.functional as F
 from audit_errors import central, relative_errors
-from mistaken_losses import MISTAKES, ODDITIES
+from mistaken_losses import (
+    MISTAKES,
+    ODDITIES,
+    from_noise,
+    input_perturbation,
+    offset_noise,
+)
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from training_losses import CASES, cosine_with_offset
 
 from elbos import analysis, audit, schedules, weightings
@@ -132,13 +139,23 @@ KINDS = {
     "pseudo_huber": "not-squared",
     "l1": "not-squared",
     "offset_noise": "offset-noise",
+    "weak_offset_noise": "offset-noise",
+    "noise_shared_by_channels": "coloured-noise",
+    "noise_mixed_over_channels": "coloured-noise",
+    "mirrored_noise": "noise-unseen",
+    "noise_for_the_batch": None,
+    "two_draws": "summed-noise",
     "pyramid_noise": "coloured-noise",
     "uniform_noise": "not-normal",
     "adversarial": "coupled",
     "one_level_per_batch": "one-level-per-batch",
     "masked": "uneven",
     "learned_variance": "learned-variance",
+    "learned_loss_weight": "second-output",
     "self_conditioning": "untrained-calls",
+    "consistency_training": "self-target",
+    "half_taught": "self-target",
+    "taught": "self-target",
     "two_calls": "several-calls",
     "affine_normalization": None,
     "per_channel_normalization": "encoded",
@@ -164,8 +181,58 @@ def test_an_oddity_is_told(oddity):
         "offset-noise",
         "coloured-noise",
         "not-normal",
+        "self-target",
     }
     assert result.is_weighted_elbo != is_fatal
+
+
+@pytest.mark.parametrize("strength", [0.02, 0.05, 0.2])
+@pytest.mark.parametrize("shape", [(64, 3, 8, 8), (16, 4, 16, 16)])
+def test_the_strength_of_offset_noise_is_exact(strength, shape):
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    result = audit.probe(from_noise(offset_noise(strength)), x, 1000)
+    assert f"of {strength:g} times its standard deviation" in result.verdict
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_centred_noise_is_not_taken_for_coloured(seed):
+    """Molecules have no centre of mass, and so has their noise."""
+
+    def centred(x):
+        return x - x.mean(1, keepdim=True)
+
+    x = centred(torch.randn(64, 12, 3, generator=torch.Generator().manual_seed(seed)))
+    result = audit.probe(from_noise(lambda x: centred(torch.randn_like(x))), x, 1000, seed=seed)
+    assert [oddity.kind for oddity in result.oddities] == ["noise-unseen"]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_noise_that_is_a_sum_of_draws_is_known(seed):
+    """As z = t x + (1 - t) x0 + 0.1 eps: all levels are those of the sum, without an error."""
+
+    def loss(network, x):
+        t, x0, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x), torch.randn_like(x)
+        noise = ((1 - t) * x0 + 0.1 * eps) / ((1 - t) ** 2 + 0.01).sqrt()
+        z = t * x + (1 - t) * x0 + 0.1 * eps
+        return (network(z, t) - noise).square().mean()
+
+    result = audit.probe(loss, X, 5000, seed=seed)
+    assert [oddity.kind for oddity in result.oddities] == ["summed-noise"]
+    assert (result.parameterization, result.parameterization_factor) == ("eps", 1.0)
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64, requires_grad=True)
+    logsnr = 2 * t.log() - ((1 - t) ** 2 + 0.01).log()
+    (rate,) = torch.autograd.grad(logsnr.sum(), t)
+    found = np.interp(logsnr.detach(), result.logsnr, result.weight.log())
+    errors = torch.from_numpy(found) + rate.log()
+    assert (errors - errors.median()).abs().median() < 0.03
+
+
+def test_a_target_without_a_part_of_the_noise_is_told():
+    result = audit.probe(input_perturbation, X, 5000)
+    kinds = [oddity.kind for oddity in result.oddities]
+    assert kinds == ["summed-noise", "strange-target", "unknown-target"]
+    assert "1.0% of the target is no combination" in result.verdict
+    assert result.coefficient_name == "1"
 
 
 def cosine_v(network, x):
@@ -199,7 +266,17 @@ def test_zero_terminal_snr_is_reported_and_no_number_is_lost():
     assert "log-SNR -inf" in result.verdict
 
 
-SHAPES = [(300, 4), (64, 16), (128, 7, 5), (64, 1, 12, 12), (16, 2, 3, 6, 6), (5, 3, 16, 16)]
+SHAPES = [
+    (300, 1),
+    (300, 2),
+    (300, 3),
+    (300, 4),
+    (64, 16),
+    (128, 7, 5),
+    (64, 1, 12, 12),
+    (16, 2, 3, 6, 6),
+    (5, 3, 16, 16),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -215,6 +292,203 @@ def test_data_of_any_shape(shape, dtype):
     assert (result.parameterization, result.schedule) == ("flow", "Flow()")
     assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
     assert result.oddities == []
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 40])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_points_with_normal_levels_and_an_offset(dimensions, seed):
+    """In few dimensions draws that are not the noise resemble it, and so does a constant."""
+
+    def edm(network, x):
+        x = x if dimensions == 1 else 2 * x - 1  # in one, a shift cannot be told from noise
+        sigma = (1.2 * torch.randn(len(x), 1) - 1.2).exp()
+        z = x + sigma * torch.randn_like(x)
+        error = (network(z, sigma.flatten()) - x).square()
+        return (sigma**2 + 0.25) / (0.5 * sigma) ** 2 * error
+
+    x = torch.rand(256, dimensions, generator=torch.Generator().manual_seed(seed))
+    result = audit.probe(edm, x, 3000, seed=seed)
+    assert (result.parameterization, result.process) == ("x", "variance exploding")
+    assert result.data_offset == pytest.approx(0 if dimensions == 1 else -0.5, abs=1e-3)
+    scale = result.data_scale
+    assert scale == pytest.approx(1 if dimensions == 1 else 2, abs=1e-3)
+    logsnr = result.logsnr
+    truth = weightings.EDM()(logsnr)
+    errors = (result.weight.log() - truth.log())[central(result)]
+    assert (errors - errors.median()).abs().max() < 1e-3
+    assert result.oddities == []
+
+
+def paired_with_noise(x, eps):
+    """Optimal transport between the batch and its noise."""
+    cost = torch.cdist(x.flatten(1), eps.flatten(1))
+    i, j = scipy.optimize.linear_sum_assignment(cost)
+    return x[i], eps[j], torch.rand(len(x), 1, 1, 1)
+
+
+def paired_in_the_order_of_noise(x, eps):
+    i, j = scipy.optimize.linear_sum_assignment(torch.cdist(eps.flatten(1), x.flatten(1)))
+    return x[j], eps[i], torch.rand(len(x), 1, 1, 1)
+
+
+def shuffled(x, eps):
+    return x[torch.randperm(len(x))], eps, torch.rand(len(x), 1, 1, 1)
+
+
+def flipped_at_times(x, eps):
+    return (x.flip(-1) if torch.rand(()) < 0.3 else x), eps, torch.rand(len(x), 1, 1, 1)
+
+
+def with_levels_by_row(x, eps):
+    return x, eps, torch.rand(len(x), 1, x.shape[2], 1)
+
+
+MIXES = [
+    paired_with_noise,
+    paired_in_the_order_of_noise,
+    shuffled,
+    flipped_at_times,
+    with_levels_by_row,
+]
+
+
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_not_data_plus_noise_of_one_level_is_refused(mix, seed):
+    def flow(network, x):
+        x, eps, t = mix(x, torch.randn_like(x))
+        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
+
+    with pytest.raises(ValueError, match=r"plus noise of one level per sample") as error:
+        audit.probe(flow, X[:64], 2000, seed=seed)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_losses_that_are_not_a_number_at_some_levels_are_left_out(seed):
+    """A weight of 0/0 at one of 1000 levels spoils its whole batch."""
+
+    def loss(network, x):
+        i, eps = torch.randint(1000, (len(x),)), torch.randn_like(x)
+        t = (i[:, None, None, None] + 0.5) / 1000
+        error = (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean((1, 2, 3))
+        return (error * (i / i)).mean()
+
+    result = audit.probe(loss, X[:64], 5000, seed=seed)
+    assert {oddity.kind for oddity in result.oddities} <= {"not-finite"}
+    assert (result.parameterization, result.density_kind) == ("flow", "table")
+
+
+def test_a_shift_of_single_numbers_is_refused():
+    with pytest.raises(ValueError, match="one number, so its noise cannot be told from a shift"):
+        audit.probe(lambda network, x: flow_of_points(network, 2 * x - 1), torch.rand(256, 1))
+
+
+def flow_of_points(network, x, join=lambda z, t: [z, t]):
+    """Times beside the points in one input, as in torchcfm."""
+    t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+    out = network(torch.cat(join((1 - t) * x + t * eps, t), dim=-1))
+    return (out - (eps - x)).square().mean()
+
+
+@pytest.mark.parametrize("join", [lambda z, t: [z, t], lambda z, t: [torch.randn_like(t), z, t]])
+@pytest.mark.parametrize("dimensions", [2, 3, 40])
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_times_beside_the_data_are_not_taken_for_data(join, dimensions, seed):
+    x = 0.3 * torch.randn(256, dimensions, generator=torch.Generator().manual_seed(seed))
+    result = audit.probe(
+        lambda network, x: flow_of_points(network, x, join), x.cumsum(1), 2000, seed=seed
+    )
+    assert (result.parameterization, result.schedule) == ("flow", "Flow()")
+    assert result.oddities == []
+
+
+@pytest.mark.parametrize("beside", [lambda z, x: [x, z], lambda z, x: [x.roll(1, 0), z, x]])
+def test_clean_images_beside_the_noisy_ones_are_not_taken_for_them(beside):
+    def loss(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        out = network(torch.cat(beside((1 - t) * x + t * eps, x), dim=1))
+        return (out - (eps - x)).square().mean()
+
+    assert audit.probe(loss, X[:64], 2000).schedule == "Flow()"
+
+
+def packed(x):
+    """2 x 2 patches as tokens, as Flux's trainers pack latents."""
+    b, c, h, w = x.shape
+    patches = x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(b, h * w // 4, 4 * c)
+
+
+def unpacked(tokens):
+    b, num, width = tokens.shape
+    h = w = 2 * int(num**0.5)
+    patches = tokens.reshape(b, h // 2, w // 2, width // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return patches.reshape(b, width // 4, h, w)
+
+
+def channels_last(x):
+    return x.movedim(1, -1)
+
+
+LAYOUTS = {
+    "packed": (packed, unpacked),
+    "bfloat16": (lambda x: packed(x).bfloat16(), lambda tokens: unpacked(tokens.float())),
+    "channels last": (channels_last, lambda x: x.movedim(-1, 1)),
+    "transposed": (lambda x: x.flatten(2).mT, lambda x: x.mT.reshape(-1, 3, 8, 8)),
+    "channels as samples": (
+        lambda x: x.flip(1).flatten(0, 1),
+        lambda x: x.view(-1, 3, 8, 8).flip(1),
+    ),
+    "with a prompt": (packed, unpacked),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_network_may_see_the_data_in_another_layout(name, seed):
+    there, back = LAYOUTS[name]
+
+    def flow(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        prompt = torch.ones(len(x), 77, 768) if name == "with a prompt" else None
+        out = network(prompt, there((1 - t) * x + t * eps), t)
+        return (back(out) - (eps - x)).square().mean()
+
+    result = audit.probe(flow, X[:64], 2000, seed=seed)
+    assert (result.parameterization, result.process) == ("flow", "rectified flow")
+    if name != "bfloat16":  # in which log-SNR is rounded
+        assert result.schedule == "Flow()"
+        assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
+    assert result.oddities == []
+
+
+def test_data_and_noise_may_be_moved_before_they_are_mixed():
+    def flow(network, x):
+        x = packed(x)
+        t, eps = torch.rand(len(x), 1, 1), torch.randn_like(x)
+        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
+
+    result = audit.probe(flow, X[:64], 2000)
+    assert (result.parameterization, result.schedule, result.oddities) == ("flow", "Flow()", [])
+
+
+ARGUMENTS = {
+    "dict": lambda z: {"x": z, "labels": torch.ones(len(z), 999)},
+    "list of samples": list,
+    "nested": lambda z: [None, ({"prompt": torch.ones(len(z), 999)}, z)],
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_noisy_data_inside_of_an_argument_are_found(name):
+    def flow(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        out = network(ARGUMENTS[name]((1 - t) * x + t * eps), t)
+        return (torch.stack(list(out)) - (eps - x)).square().mean()
+
+    assert audit.probe(flow, X[:64], 2000).schedule == "Flow()"
 
 
 def test_one_sample_as_a_batch():
@@ -632,6 +906,30 @@ def test_clamped_levels_are_told_and_left_out():
     assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_samples_without_weight_do_not_hide_the_prediction(share):
+    def loss(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        error = (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean((1, 2, 3))
+        return error * (torch.rand(len(x)) >= share)
+
+    result = audit.probe(loss, X, 5000)
+    assert result.parameterization == "flow"
+    gap = (result.b - 1).abs().max() + (result.a + 1).abs().max()
+    assert gap < 1e-3
+    assert {"unused", "scattered"} == {oddity.kind for oddity in result.oddities}
+
+
+def test_a_strange_target_is_told_where_most_samples_have_no_weight():
+    def loss(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        error = (network((1 - t) * x + t * eps, t) - (eps - x + 0.3 * x**2)).square()
+        return error * (torch.rand(len(x), 1, 1, 1) < 0.3)
+
+    kinds = {oddity.kind for oddity in audit.probe(loss, X, 3000).oddities}
+    assert {"strange-target", "unknown-target"} <= kinds
+
+
 def test_a_negative_coefficient_is_told():
     def loss(network, x):
         t = torch.rand(len(x), 1, 1, 1)
@@ -642,6 +940,48 @@ def test_a_negative_coefficient_is_told():
     result = audit.probe(loss, X, 2000)
     assert "negative" in [oddity.kind for oddity in result.oddities]
     assert not result.is_weighted_elbo
+
+
+def test_a_pair_of_outputs_is_audited_by_the_first():
+    edm2 = next(oddity.loss for oddity in ODDITIES if oddity.name == "learned_loss_weight")
+    result = audit.probe(edm2, X, 5000)
+    assert (result.parameterization, result.schedule) == ("x", "Normal(mean=0.8, std=2.0)")
+    assert relative_errors(result, RECIPES["edm2"].closed_form).abs().median() < 1e-3
+
+
+def with_an_attribute(network, z):
+    return network(z).prediction
+
+
+def in_vjp(network, z):
+    return torch.func.vjp(network, z)[0]
+
+
+def in_vmap(network, z):
+    return torch.vmap(lambda one: network(one[None])[0])(z)
+
+
+def in_a_checkpoint(network, z):
+    return checkpoint(network, z.requires_grad_(), use_reentrant=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (with_an_attribute, r"no attribute 'prediction'.* the stand-in answers with a tensor"),
+        (in_vjp, r"torch\.func"),
+        (in_vmap, r"torch\.func"),
+        (in_a_checkpoint, r"use_reentrant=False"),
+    ],
+)
+def test_a_call_that_cannot_be_watched_is_told_why(call, reason):
+    def loss(network, x):
+        eps, t = torch.randn_like(x), torch.rand(len(x), 1, 1, 1)
+        return (call(network, (1 - t) * x + t * eps) - eps).square().mean()
+
+    with pytest.raises(ValueError, match=reason) as error:
+        audit.probe(loss, X)
+    assert "\n" not in str(error.value)
 
 
 def test_json_holds_only_plain_numbers():

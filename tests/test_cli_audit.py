@@ -137,11 +137,6 @@ BAD_LOSSES: dict[str, tuple[str, tuple[str, ...]]] = {
         "with torch.no_grad(): return F.mse_loss(network(z, t), u)", "computed under no_grad"
     ),
     "no network": bad("return z.square().mean()", "never calls the network"),
-    "copy of it": bad(
-        "return F.mse_loss(copy.deepcopy(network)(z, t), u)",
-        "never calls the network",
-        before="import copy",
-    ),
     "twice the batch": bad(
         "return F.mse_loss(network(torch.cat([z, z]), t)[: len(x)], u)", "batch of 128 for data of"
     ),

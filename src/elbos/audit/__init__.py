@@ -12,6 +12,7 @@ what the loss gives its network and from its gradient (`probe`).
 | module | what it does |
 |---|---|
 | `watch`, `randomness` | calls the loss with a stand-in for the network; what it draws |
+| `layout` | where the data are in the network's input |
 | `algebra` | from dot products to $\alpha, \sigma, a, b$ of every sample |
 | `pilot` | is it a squared error, in normal noise? what else is odd? |
 | `scaling` | which process it is, and in which scale the data are |
@@ -52,8 +53,8 @@ def probe(
     The loss is called some `num_samples / b` times, and thrice as often where its noise is not
     known, with a stand-in for the network that takes any arguments. It may return one number, one
     per sample or per element, a tuple of which the loss is first, or a dict with the key "loss"; it
-    may call the network several times and take its output as a tensor, as a tuple, or under
-    `.sample`, with the data's channels or twice as many.
+    may call the network several times, with the data in any layout, and take its output as a
+    tensor, as a tuple or a pair, or under `.sample`, with the data's channels or twice as many.
 
     Args:
         loss_fn: `loss_fn(network, x)`, a training loss as it is. Labels and the like are its own

@@ -87,7 +87,8 @@ def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficient
     # what is constant over the image in z - alpha x, apart from the noise's own mean
     noise = z - times(alpha, x)
     flat = one - times(along(one, eps), eps) if is_noise_known else one.expand(len(grams), -1)
-    constant = along(noise, flat)
+    is_flat_seen = norm2(flat) > 1e-9 * norm2(one.expand_as(flat))  # in one dimension it is noise
+    constant = torch.where(is_flat_seen, along(noise, flat), 0.0)
     weight = norm2(flat) / norm2(noise).clamp(min=1e-12) * alpha
     information = (weight * alpha).sum().clamp(min=1e-300)
     mu = (weight * constant).sum() / information
@@ -100,6 +101,8 @@ def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficient
     if is_noise_known:
         sigma, b = along(noise, eps), along(y - times(a, x), eps)
         strange_noise = norm2(noise - times(sigma, eps)) / size.clamp(min=1e-300)
+        if not is_flat_seen.any():  # any draw fits; only that of the noise has the same sign always
+            strange_noise = (sigma * sigma.median() < 0).double().mean().expand_as(sigma)
     else:
         sigma = (size / dot(one, one)).sqrt()
         b = along(y - times(a, x), noise) * sigma

@@ -5,7 +5,7 @@ gradient at answer 0 and at another gives the coefficient $c$ and the target $y$
 the same noise show what of $z$ and $y$ is signal.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -32,6 +32,7 @@ class Look:
         draws: The normal numbers that torch drew, those of the size of `z`.
         quantiles: The random numbers that torch drew, those of which there is one per sample, by
             their quantile.
+        shared: Normal numbers that torch drew, those that many elements of `z` may share.
     """
 
     z: Tensor
@@ -43,6 +44,12 @@ class Look:
     answer: Tensor
     draws: list[Tensor]
     quantiles: list[Tensor]
+    shared: list[Tensor]
+
+    def is_finite(self) -> bool:
+        """Whether the loss was, so that the whole of it counts."""
+        parts = (self.z, self.z_other, self.g, self.g_moved, self.g_other)
+        return all(bool(part.isfinite().all()) for part in parts)
 
     def coefficient(self) -> Float[Tensor, " b"]:
         r"""$c$, from the change of the gradient."""
@@ -64,6 +71,7 @@ class Glance:
     answer: Tensor
     draws: list[Tensor]
     quantiles: list[Tensor]
+    shared: list[Tensor]
 
 
 def _coefficient(change: Tensor, answer: Tensor) -> Float[Tensor, " b"]:
@@ -79,12 +87,16 @@ class Asker:
         x: The clean batch.
         x_other: Other clean data, of the same shape.
         first_channel: Where the noisy data begin in the network's input.
+        order: Where each element of the data is in the network's input, if not in its own place.
+        summed: Which of the draws the noise is a sum of, if it is none of them as a whole.
     """
 
     watch: Watch
     x: Tensor
     x_other: Tensor
     first_channel: int = 0
+    order: Tensor | None = None
+    summed: list[int] = field(default_factory=list)
 
     def looks(self, seed: int, *, with_other_moved: bool) -> list[Look]:
         """What there is to see in one batch: one `Look` per call of the network that counts."""
@@ -101,7 +113,7 @@ class Asker:
         looks = []
         for calls in zip(*runs, strict=True):
             (z, g, _), (_, g_moved, answer), (z_other, g_other, _), *rest = map(self._seen, calls)
-            like_z = _like(z, draws, quantiles)
+            like_z = self._drawn_like(z, draws, quantiles)
             g_other_moved = rest[0][1] if rest else None
             looks.append(Look(z, z_other, g, g_moved, g_other, g_other_moved, answer, *like_z))
         return looks
@@ -111,7 +123,9 @@ class Asker:
         calls = self.watch(self.x, seed, scale=1.0)
         draws, quantiles = self.watch.randomness.draws, self.watch.randomness.quantiles
         seen = [self._seen(call) for call in calls]
-        return [Glance(z, g, answer, *_like(z, draws, quantiles)) for z, g, answer in seen]
+        return [
+            Glance(z, g, answer, *self._drawn_like(z, draws, quantiles)) for z, g, answer in seen
+        ]
 
     def _seen(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
         """Input, gradient and answer of a call, of the channels that hold the noisy data."""
@@ -127,19 +141,45 @@ class Asker:
         return z[:, first : first + num], g[:, :num], answer[:, :num]
 
     def _like_x(self, tensor: Tensor) -> Tensor:
-        """In the shape of the data, if it is another shape of as many numbers, as flattened."""
-        is_reshaped = len(tensor) == len(self.x) and tensor.numel() == self.x.numel()
-        return tensor.reshape(self.x.shape) if is_reshaped else tensor
+        """In shape and order of the data, if it has as many numbers."""
+        if len(tensor) % len(self.x) or tensor.numel() != self.x.numel():
+            return tensor
+        flat = tensor.reshape(len(self.x), -1)
+        return (flat if self.order is None else flat[:, self.order]).reshape(self.x.shape)
+
+    def _drawn_like(
+        self, z: Tensor, draws: list[Tensor], quantiles: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Those of a loss's random numbers that may be the noise, or decide the noise level."""
+        alike = [draw for draw in draws if draw.numel() == z.numel()]
+        noises = [draw.reshape(z.shape) for draw in alike]
+        if self.order is not None:  # drawn in the order of the data, or of the network's input
+            noises += [self._like_x(draw) for draw in alike]
+        others = [draw for draw in draws if draw.numel() != z.numel() and _is_shared(draw, z)]
+        noises += [draw.expand_as(z) for draw in others if draw.shape[1:] == z.shape[1:]]
+        if self.summed:
+            noises = [sum_of([noises[i] for i in self.summed], z, self.x)]
+        return (
+            noises,
+            [quantile for quantile in quantiles if len(quantile) == len(z)],
+            [draw for draw in others if draw.shape[1:] != z.shape[1:]],
+        )
 
 
-def _like(
-    z: Tensor, draws: list[Tensor], quantiles: list[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Those of a loss's random numbers that may be the noise, or decide the noise level."""
-    return (
-        [draw.reshape(z.shape) for draw in draws if draw.numel() == z.numel()],
-        [quantile for quantile in quantiles if len(quantile) == len(z)],
-    )
+def _is_shared(draw: Tensor, z: Tensor) -> bool:
+    """Whether numbers may be added to `z`, of which each is for many elements."""
+    pairs = zip(draw.shape, z.shape, strict=False)
+    return draw.ndim == z.ndim and all(num in (1, size) for num, size in pairs)
+
+
+def sum_of(draws: list[Tensor], z: Tensor, x: Tensor) -> Tensor:
+    """The sum of draws that is in `z` besides the data and a constant, as noise of variance 1."""
+    vectors = torch.stack([v.flatten(1).double() for v in (*draws, x, torch.ones_like(x))], dim=1)
+    products = vectors @ vectors.mT
+    projections = vectors @ z.flatten(1).double()[:, :, None]
+    factors = torch.linalg.solve_ex(products, projections).result[:, : len(draws)]
+    factors = factors / factors.norm(dim=1, keepdim=True).clamp(min=1e-30)
+    return torch.einsum("bki,bkd->bd", factors, vectors[:, : len(draws)]).reshape(z.shape)
 
 
 def in_its_form(loss_fn: LossFunction, x: Tensor, seed: int) -> Watch:
@@ -164,14 +204,17 @@ def in_its_form(loss_fn: LossFunction, x: Tensor, seed: int) -> Watch:
 
 
 def _reaches_all(gradient: Tensor) -> bool:
-    """Whether the loss looks at more than the first sample, as `output[0]` of a tensor would."""
-    return len(gradient) == 1 or bool(gradient[1:].abs().sum() != 0)
+    """Whether the loss looks at more than the first sample, as `output[0]` of a tensor would not.
+
+    A gradient of 0 says nothing: the target may be the network's own answer.
+    """
+    return bool(gradient[1:].any()) or not bool(gradient[:1].any()) or len(gradient) == 1
 
 
 def require_repeatable(asker: Asker, seed: int) -> None:
     first, again = asker.watch(asker.x, seed), asker.watch(asker.x, seed)
     alike = len(first) == len(again) and all(
-        _is_same(a.z, b.z) and _is_same(a.gradient, b.gradient)
+        is_same(a.z, b.z) and is_same(a.gradient, b.gradient)
         for a, b in zip(first, again, strict=True)
     )
     if not alike:
@@ -179,14 +222,14 @@ def require_repeatable(asker: Asker, seed: int) -> None:
             "The loss does something else although the random states of torch, numpy and Python "
             "were reset: draw from those, not from a numpy Generator or a counter of its own."
         )
-    if len(asker.x) > 1 and _is_same(first[0].z, asker.watch(asker.x, seed + 1)[0].z):
+    if len(asker.x) > 1 and is_same(first[0].z, asker.watch(asker.x, seed + 1)[0].z):
         raise ValueError(
             "The loss draws the same noise in every call: it sets a seed, or draws none; leave "
             "the random state alone."
         )
 
 
-def _is_same(first: Tensor | None, second: Tensor | None) -> bool:
+def is_same(first: Tensor | None, second: Tensor | None) -> bool:
     """Whether two tensors are the same, up to rounding."""
     if first is None or second is None or first.shape != second.shape:
         return first is second
@@ -202,25 +245,11 @@ def other_data(x: Tensor) -> Tensor:
     """
     x_other = x.clone()
     for candidate in (x.roll(1, 0), x.flip(-1), x.roll(1, -1), 0.5 * x):
-        is_same = (x - x_other).flatten(1).norm(dim=1) < 0.1 * x.flatten(1).norm(dim=1)
-        x_other[is_same] = candidate[is_same]
+        is_alike = (x - x_other).flatten(1).norm(dim=1) < 0.1 * x.flatten(1).norm(dim=1)
+        x_other[is_alike] = candidate[is_alike]
     if (x_other == x).flatten(1).all(1).any():
         raise ValueError("A sample of the data is zero everywhere: give data that vary.")
     return x_other
-
-
-def first_channel(asker: Asker, seed: int) -> int:
-    """Where the noisy data are, in an input that holds other channels besides."""
-    x = asker.x
-    z, later = (asker.watch(x, s)[-1].z for s in (seed, seed + 1))
-    extra = z.shape[1] - x.shape[1]
-    if extra <= 0 or z.shape[2:] != x.shape[2:] or z.shape[:1] != x.shape[:1]:
-        return 0
-    changes = [
-        (z - later)[:, i : i + x.shape[1]].square().mean() / z[:, i : i + x.shape[1]].var()
-        for i in (0, extra)
-    ]
-    return 0 if changes[0] >= changes[1] else extra
 
 
 def solve_looks(
@@ -243,8 +272,8 @@ def grams(
     The noise is the draw that fits best.
     """
     x, x_other = reference
-    z, dz = look.z, look.z - look.z_other
-    eps = noise_in(look, x)
+    z, dx, dz = look.z, x - x_other, look.z - look.z_other
+    eps = noise_in(look, z - _along(dz, dx) * x)
     if is_uneven:
         c = (look.g_moved - look.g) / (2 * look.answer)
         c_other = c
@@ -257,7 +286,7 @@ def grams(
         seen = torch.ones_like(z)
     y = _target(look.g, c)
     dy = y - _target(look.g_other, c_other)
-    rows = {"x": x, "dx": x - x_other, "z": z, "dz": dz, "y": y, "dy": dy, "eps": eps}
+    rows = {"x": x, "dx": dx, "z": z, "dz": dz, "y": y, "dy": dy, "eps": eps}
     one = torch.ones_like(z)
     return gram(**{name: row * seen for name, row in rows.items()}, one=one * seen).cpu()
 
@@ -277,7 +306,7 @@ def glanced(
         offset: What is added to the data.
         elements: Those to look at: where the noise is known, some are as good as all.
     """
-    eps = noise_in(glance, x)
+    eps = noise_in(glance, glance.z - x)
     vectors = (x + offset, eps, glance.answer, glance.z, glance.g_moved, torch.ones_like(x))
     products = _products([vector.flatten(1)[:, elements] for vector in vectors])
     alpha = torch.linalg.solve_ex(products[:, :2, :2], products[:, :2, 3]).result[:, 0]
@@ -312,11 +341,23 @@ def some_elements(x: Tensor) -> slice:
     return some if (share - 1).abs().max() < 0.5 else slice(None)
 
 
-def noise_in(call: Look | Glance, x: Tensor) -> Tensor:
-    """The draw that is the noise in z: the one that fits best; zeros if there was none."""
+def noise_in(call: Look | Glance, rest: Tensor) -> Tensor:
+    """The draw that is the noise: the one that fits best; zeros if there was none.
+
+    Args:
+        call: What was drawn.
+        rest: The noisy data without the data, if only roughly.
+    """
     if len(call.draws) < 2:
         return call.draws[0] if call.draws else torch.zeros_like(call.z)
-    return max(call.draws, key=lambda draw: similarity(call.z - x, draw))
+    return max(call.draws, key=lambda draw: similarity(rest, draw))
+
+
+def _along(u: Tensor, v: Tensor) -> Tensor:
+    """The coefficient of `v` in `u`, by sample."""
+    u, v = u.double(), v.double()
+    axes = tuple(range(1, v.ndim))
+    return (u * v).sum(axes, keepdim=True) / v.square().sum(axes, keepdim=True).clamp(min=1e-300)
 
 
 def _target(g: Tensor, c: Tensor) -> Tensor:
@@ -325,5 +366,6 @@ def _target(g: Tensor, c: Tensor) -> Tensor:
 
 
 def similarity(u: Tensor, v: Tensor) -> float:
+    """The cosine of two batches, its mean over the samples, which have the same sign."""
     u, v = u.flatten(1), v.flatten(1).to(u)
-    return (u * v).sum(1).abs().div(u.norm(dim=1) * v.norm(dim=1) + 1e-30).mean().item()
+    return (u * v).sum(1).div(u.norm(dim=1) * v.norm(dim=1) + 1e-30).mean().abs().item()

@@ -32,10 +32,15 @@ def audit_of(samples: Samples, *, title: str) -> Audit:
     """
     is_finite = samples.logsnr.isfinite()
     logsnr = samples.logsnr[is_finite].numpy()
-    if len(logsnr) < 100 or np.ptp(logsnr) < 1e-4:
+    if len(logsnr) < 100:
         raise ValueError(
-            "The loss draws a single noise level, or hardly any but pure noise and clean data: "
+            f"Of {len(is_finite)} samples, all but {len(logsnr)} are pure noise or clean data: "
             "there is no weighting to measure."
+        )
+    if np.ptp(logsnr) < 1e-4:
+        raise ValueError(
+            f"The loss draws a single noise level, log-SNR {logsnr[0]:.2f}: there is no weighting "
+            "to measure."
         )
     oddities = list(samples.oddities)
     grid = np.linspace(logsnr.min(), logsnr.max(), NUM_POINTS)
@@ -61,8 +66,9 @@ def audit_of(samples: Samples, *, title: str) -> Audit:
     rises = rising_measured(grid, log_w, covariance, density.log_p, is_fitted=is_fitted)
     is_used = k.log > k.log.max() - _UNUSED
     rtol = samples.logsnr_error
+    is_asked = is_finite & (samples.coefficient != 0)  # the others have no target
     prediction = prediction_of(
-        samples.logsnr[is_finite], samples.a[is_finite], samples.b[is_finite], rtol=rtol
+        samples.logsnr[is_asked], samples.a[is_asked], samples.b[is_asked], rtol=rtol
     )
     if prediction is None and not any(oddity.is_fatal for oddity in oddities):
         text = "The target is none of the usual ones: see its coefficients a and b."
@@ -78,8 +84,8 @@ def audit_of(samples: Samples, *, title: str) -> Audit:
         weight_error=torch.from_numpy(_relative_error(covariance, probability)),
         density=torch.from_numpy(np.exp(density.log_p)),
         coefficient=torch.from_numpy(np.exp(log_c)),
-        a=torch.from_numpy(_median_curve(logsnr, samples.a[is_finite].numpy(), grid)),
-        b=torch.from_numpy(_median_curve(logsnr, samples.b[is_finite].numpy(), grid)),
+        a=torch.from_numpy(_median_curve(samples.logsnr[is_asked], samples.a[is_asked], grid)),
+        b=torch.from_numpy(_median_curve(samples.logsnr[is_asked], samples.b[is_asked], grid)),
         schedule=code(density.schedule) if density.schedule else None,
         density_kind=density.kind,
         num_steps=density.num_steps,
@@ -174,8 +180,9 @@ class Curve:
         return cls(curve(grid), curve.covariance(grid), spread, True)
 
 
-def _median_curve(logsnr: Array, value: Array, grid: Array) -> Array:
+def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
     """A curve through single values, by the median of neighbours."""
+    logsnr, value = levels.numpy(), values.numpy()
     order = np.argsort(logsnr, kind="stable")
     groups = np.array_split(order, min(NUM_POINTS, len(order)))
     at = np.array([np.median(logsnr[i]) for i in groups])

@@ -22,6 +22,7 @@ from elbos.audit.algebra import solve
 from elbos.audit.ask import glanced, grams, some_elements
 from elbos.audit.pilot import Oddity, Pilot, first_look
 from elbos.audit.randomness import spread, untouched_randomness
+from elbos.audit.reference import REFUSAL
 from elbos.audit.scaling import Process, process_of
 from elbos.audit.watch import LossFunction
 
@@ -118,12 +119,15 @@ def measure(
     logsnr = 2 * (alpha.log() - solved.sigma.log())
     logsnr = torch.where(logsnr < -_PURE, -torch.inf, logsnr)
     logsnr = torch.where(logsnr > _PURE, torch.inf, logsnr)
+    is_strange = (solved.strange_noise > 0.05) & (logsnr.abs() < 4)
+    if pilot.is_noise_known and is_strange.double().mean() > 1e-3:
+        raise ValueError(REFUSAL)  # as where a coin flips whole batches, none of the first ones
     eps_coefficient = c * (solved.b - solved.a * solved.sigma / solved.alpha) ** 2
-    strange = solved.strange_target[logsnr.isfinite()].median().item()
+    strange = solved.strange_target[logsnr.isfinite() & (c != 0)].median().item()
     is_squared = not any(oddity.is_fatal for oddity in oddities)
-    if is_squared and strange > (1e-3 if pilot.is_noise_known else 1e-2):
+    if is_squared and strange > 1e-3:
         text = (
-            f"{strange:.0%} of the target is no combination of the data and the noise: the loss "
+            f"{strange:.1%} of the target is no combination of the data and the noise: the loss "
             "has a term besides the error, or a target of its own."
         )
         oddities.append(Oddity("strange-target", text))

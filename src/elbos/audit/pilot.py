@@ -11,36 +11,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from elbos.audit.algebra import Coefficients
 from elbos.audit.ask import (
     Asker,
     Look,
-    first_channel,
     in_its_form,
+    is_same,
     other_data,
     require_repeatable,
-    solve_looks,
 )
+from elbos.audit.layout import first_channel, order_of
+from elbos.audit.noise import noise_of
+from elbos.audit.oddity import Oddity
 from elbos.audit.reference import reference_of
-from elbos.audit.watch import LossFunction, Watch
+from elbos.audit.watch import LossFunction, Output, Watch
+
+__all__ = ["Oddity", "Pilot", "first_look"]
 
 _NUM_SAMPLES = 256
 _MIN_DIMENSIONS = 32  # in which data, noise and random signs are far from dependent
-
-
-@dataclass(frozen=True)
-class Oddity:
-    """Something about a loss that its weighting does not tell.
-
-    Args:
-        kind: One word, for programs.
-        text: One sentence, for people.
-        is_fatal: Whether it means that no weighting describes the loss.
-    """
-
-    kind: str
-    text: str
-    is_fatal: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +42,7 @@ class Pilot:
         with_other_moved: Whether the coefficient depends on the data.
         is_noise_known: Whether the noise is one of the draws that were seen.
         is_uneven: Whether the coefficient differs between the elements of a sample.
+        is_target_known: Whether the target is a combination of data and noise.
         oddities: What was found besides.
     """
 
@@ -63,13 +52,15 @@ class Pilot:
     with_other_moved: bool
     is_noise_known: bool
     is_uneven: bool
+    is_target_known: bool
     oddities: list[Oddity]
 
     @property
     def is_plain(self) -> bool:
         """Whether one call of the loss shows all there is; in few dimensions it does not."""
-        is_known = self.is_noise_known and not self.is_uneven and not self.with_other_moved
-        return is_known and self.asker.x[0].numel() >= _MIN_DIMENSIONS
+        is_known = self.is_noise_known and self.is_target_known
+        is_even = not self.is_uneven and not self.with_other_moved
+        return is_known and is_even and self.asker.x[0].numel() >= _MIN_DIMENSIONS
 
 
 def first_look(loss_fn: LossFunction, x: Tensor, seed: int) -> Pilot:
@@ -78,53 +69,70 @@ def first_look(loss_fn: LossFunction, x: Tensor, seed: int) -> Pilot:
     Raises:
         ValueError: If the loss cannot be measured at all; in one line.
     """
-    watch = in_its_form(loss_fn, x, seed)
-    asker = Asker(watch, x, other_data(x))
-    require_repeatable(asker, seed)
-    asker.first_channel = first_channel(asker, seed)
+    asker = _asker_of(loss_fn, x, seed)
     num_batches = min(64, max(4, -(-_NUM_SAMPLES // len(x))))
     seeds = [seed + i for i in range(num_batches)]
     looks = [look for s in seeds for look in asker.looks(s, with_other_moved=True)]
+    looks = [look for look in looks if look.is_finite()] or looks
     oddities = _about_the_error(asker, seeds[:4])
-    oddities += _about_the_calls(watch, x, seeds)
+    oddities += _about_the_calls(asker.watch, x, seeds)
     is_uneven = _UNEVEN in oddities
-    if not watch.is_finite:
-        text = "The loss is NaN or infinite in some batches; only samples with a gradient count."
-        oddities.append(Oddity("not-finite", text))
     reference = reference_of(looks, x, asker.x_other)
     if reference[0] is not x:
-        text = (
-            "The loss encodes its data or normalizes them by channel first; log-SNR is that of the "
-            "result."
-        )
-        oddities.append(Oddity("encoded", text))
-    coefficients = solve_looks(looks, reference, is_noise_known=True, is_uneven=is_uneven)
-    is_noise_known = _median(coefficients.strange_noise) < 2e-3
-    if not is_noise_known or coefficients.strange_offset > 1e-4:
-        is_noise_known = False
-        coefficients = solve_looks(looks, reference, is_noise_known=False, is_uneven=is_uneven)
-        oddities += _about_the_noise(looks, reference, coefficients)
-    change = [look.coefficient_other() / look.coefficient() - 1 for look in looks]
-    depends_on_x = bool(torch.cat(change).nan_to_num().abs().median() > 1e-3)
+        oddities.append(_ENCODED)
+    noise = noise_of(looks, asker, reference, is_uneven=is_uneven)
+    oddities += noise.oddities
+    c, c_other = (
+        torch.cat([value(look) for look in looks]).cpu()
+        for value in (Look.coefficient, Look.coefficient_other)
+    )
+    depends_on_x = _median((c_other / c - 1)[c != 0].abs()) > 1e-3
     if depends_on_x:
-        text = (
-            "The coefficient depends on the data, not on the noise level alone; its mean is shown."
-        )
-        oddities.append(Oddity("data-dependent", text))
-    offset = coefficients.offset
-    return Pilot(asker, reference, offset, depends_on_x, is_noise_known, is_uneven, oddities)
+        oddities.append(_DATA_DEPENDENT)
+    return Pilot(
+        asker,
+        reference,
+        noise.coefficients.offset,
+        depends_on_x,
+        noise.is_known,
+        is_uneven,
+        _median(noise.coefficients.strange_target[c != 0]) < 1e-4,
+        oddities,
+    )
+
+
+def _asker_of(loss_fn: LossFunction, x: Tensor, seed: int) -> Asker:
+    """How to ask a loss: what output it takes, and where in the network's input the data are."""
+    asker = Asker(in_its_form(loss_fn, x, seed), x, other_data(x))
+    require_repeatable(asker, seed)
+    asker.first_channel, asker.order = first_channel(asker, seed), order_of(asker, seed)
+    return asker
 
 
 def _about_the_calls(watch: Watch, x: Tensor, seeds: list[int]) -> list[Oddity]:
     """Several calls of the network in one loss, and outputs of more than one part."""
-    oddities = []
-    trained, untrained = zip(*((len(watch(x, s)), watch.num_untrained) for s in seeds), strict=True)
-    if max(trained) > 1:
-        text = f"The network is called {max(trained)} times in one loss; all calls are counted."
+    oddities, trained, untrained, is_own_target, is_finite = [], 0, 0, False, True
+    for seed in seeds:
+        calls = watch(x, seed)
+        is_finite = is_finite and watch.is_finite
+        trained, untrained = max(trained, len(calls)), max(untrained, len(watch.untrained))
+        if watch.untrained and not is_own_target:
+            moved = watch(x, seed, moved=watch.untrained)
+            is_own_target = not all(
+                is_same(call.gradient, other.gradient)
+                for call, other in zip(calls, moved, strict=True)
+            )
+    if not is_finite:
+        text = "The loss is NaN or infinite in some batches; only samples with a gradient count."
+        oddities.append(Oddity("not-finite", text))
+    if trained > 1:
+        text = f"The network is called {_times(trained)} in one loss; all calls are counted."
         oddities.append(Oddity("several-calls", text))
-    if max(untrained) > 0:
+    if is_own_target:
+        oddities.append(_OWN_TARGET)
+    elif untrained > 0:
         text = (
-            f"Besides, the network is called {max(untrained)} times in one loss without gradient, "
+            f"Besides, the network is called {_times(untrained)} in one loss without gradient, "
             "as in self-conditioning; that does not count."
         )
         oddities.append(Oddity("untrained-calls", text))
@@ -134,7 +142,25 @@ def _about_the_calls(watch: Watch, x: Tensor, seeds: list[int]) -> list[Oddity]:
             "first half is audited, a term for the other half is not."
         )
         oddities.append(Oddity("learned-variance", text))
+    if watch.form.output is Output.PAIR:
+        text = (
+            "The output is a pair, as where a second head learns the loss's weight; the first is "
+            "audited, with zeros for the second."
+        )
+        oddities.append(Oddity("second-output", text))
     return oddities
+
+
+def _times(num: int) -> str:
+    return "once" if num == 1 else f"{num} times"
+
+
+_OWN_TARGET = Oddity(
+    "self-target",
+    "The target holds an output of the network itself, taken without gradient, as in consistency "
+    "training or distillation: no weighting of ELBOs describes such a loss.",
+    is_fatal=True,
+)
 
 
 def _median(values: Tensor) -> float:
@@ -165,7 +191,9 @@ def _about_the_error(asker: Asker, seeds: list[int]) -> list[Oddity]:
             element = ((g_1 - g_0) / answer).flatten(1)
             # rounding of the gradients themselves is no variation
             noise = 1e-6 * (g_0.flatten(1).abs().mean(1) + g_1.flatten(1).abs().mean(1))
-            spread = (element.std(1) - 10 * noise).clamp(min=0) / element.mean(1).abs()
+            spread = (element.std(1, correction=0) - 10 * noise).clamp(min=0) / element.mean(
+                1
+            ).abs()
             spreads.append(spread.nan_to_num().median())
     bend, coupling, spread = (
         torch.tensor(values).median().item() for values in (bends, couplings, spreads)
@@ -182,7 +210,8 @@ def _about_the_error(asker: Asker, seeds: list[int]) -> list[Oddity]:
 _COUPLED = Oddity(
     "coupled",
     "The error of one element changes the gradient of others, as in an adversarial, perceptual or "
-    "spectral loss: not a plain squared error, so no weighting of ELBOs describes it exactly.",
+    "spectral loss, or in a norm or RMSE of a sample or a batch: not a plain squared error, so no "
+    "weighting of ELBOs describes it exactly.",
     is_fatal=True,
 )
 _BENT_DOWN = Oddity(
@@ -204,60 +233,15 @@ _UNEVEN = Oddity(
 )
 
 
+_ENCODED = Oddity(
+    "encoded",
+    "The loss encodes its data or normalizes them by channel first; log-SNR is that of the result.",
+)
+_DATA_DEPENDENT = Oddity(
+    "data-dependent",
+    "The coefficient depends on the data, not on the noise level alone; its mean is shown.",
+)
+
+
 def _ratio(above: Tensor, below: Tensor, rounding: Tensor) -> float:
     return float(above.norm() / (below.norm() + rounding))
-
-
-def _about_the_noise(
-    looks: list[Look], reference: tuple[Tensor, Tensor], coefficients: Coefficients
-) -> list[Oddity]:
-    """Whether noise that was not drawn as a whole is white and normal."""
-    x = reference[0].double() + coefficients.offset
-    sizes = [len(look.z) for look in looks]
-    alphas = torch.split(coefficients.alpha, sizes)
-    noise = torch.cat(
-        [
-            look.z.double() - alpha.reshape(-1, *(1,) * (x.ndim - 1)) * x
-            for look, alpha in zip(looks, alphas, strict=True)
-        ]
-    )
-    noise = noise[coefficients.sigma > 1e-3 * coefficients.sigma.max()]
-    noise = noise / noise.flatten(1).square().mean(1).sqrt().reshape(-1, *(1,) * (x.ndim - 1))
-    num, size = noise.numel(), noise[0].numel()
-    flat = noise.mean(tuple(range(2, noise.ndim)), keepdim=True)
-    excess = (flat.square().mean() - flat.numel() / num).item()
-    has_offset = excess > 6 * flat.numel() / num * (2 / flat.numel()) ** 0.5 and noise.ndim > 2
-    rest = noise - flat if has_offset else noise
-    correlation = _neighbours(rest) + (flat.numel() / num if has_offset else 0.0)
-    if abs(correlation) > 6 / num**0.5 + 0.02:
-        text = f"The noise is coloured: neighbours are correlated, by {correlation:.2g}." + _WHITE
-        return [Oddity("coloured-noise", text, is_fatal=True)]
-    if has_offset:
-        text = (
-            "Offset noise: a common number is added to every channel's noise, of "
-            f"{(excess / (1 - excess)) ** 0.5:.2g} times its standard deviation." + _WHITE
-        )
-        return [Oddity("offset-noise", text, is_fatal=True)]
-    kurtosis = noise.pow(4).mean().item()
-    normal = 3 * size / (size + 2)  # of a normal vector, divided by its norm
-    if abs(kurtosis - normal) > 6 * (24 / num) ** 0.5 + 0.02:
-        text = f"The noise is not normal: its kurtosis is {kurtosis:.2f}, not 3."
-        return [Oddity("not-normal", text + " The theory needs normal noise.", is_fatal=True)]
-    text = "The noise is drawn neither by torch nor by numpy.random's functions: noise levels are "
-    error = (2 / size) ** 0.5
-    return [
-        Oddity("noise-unseen", f"{text}measured from its norm, to {error:.2g} in log-SNR each.")
-    ]
-
-
-_WHITE = " The theory needs white noise; log-SNR is that of the whole power."
-
-
-def _neighbours(noise: Tensor) -> float:
-    """The correlation of neighbours, along the axis where it is largest."""
-    axes = [i for i in range(1 if noise.ndim == 2 else 2, noise.ndim) if noise.shape[i] > 1]
-    values = [
-        (noise.narrow(i, 1, noise.shape[i] - 1) * noise.narrow(i, 0, noise.shape[i] - 1)).mean()
-        for i in axes
-    ]
-    return max((value.item() for value in values), key=abs, default=0.0)

@@ -8,22 +8,34 @@ solved for; what stays open, their scale, the relation of $\alpha$ and $\sigma$ 
 import torch
 from torch import Tensor
 
-from elbos.audit.ask import Look, similarity, solve_looks
+from elbos.audit.ask import Look, similarity
+from elbos.audit.layout import unlike
 from elbos.audit.scaling import relative_scale
 
-_REFUSAL = (
-    "The network's input is not the data, scaled, plus noise: give data as the process diffuses "
-    "them (latents, in the order of the network's input), and no random augmentation."
+REFUSAL = (
+    "The network's input is not the data, scaled, plus noise of one level per sample: take out of "
+    "the loss what is random besides (augmentation, a VAE's sample()), a shuffled batch, and data "
+    "paired with noise (optimal transport); levels that differ within a sample, as per frame, have "
+    "no weighting of this kind."
 )
 
 
 def reference_of(looks: list[Look], x: Tensor, x_other: Tensor) -> tuple[Tensor, Tensor]:
-    """The data as the process sees them: themselves, if the changes of z are theirs, scaled."""
-    if looks[0].z.shape == x.shape:
-        reference = (x, x_other)
-        strange = solve_looks(looks, reference, is_noise_known=True).strange_signal
-        if strange.nan_to_num().median() < max(1e-8, 100 * torch.finfo(looks[0].z.dtype).eps ** 2):
-            return reference
+    """The data as the process sees them: themselves, if the changes of z are theirs, scaled.
+
+    Raises:
+        ValueError: If z is no data, scaled, plus noise.
+    """
+    z, z_other = torch.cat([look.z for look in looks]), torch.cat([look.z_other for look in looks])
+    dz = (z - z_other).double()
+    rounding = 100 * torch.finfo(z.dtype).eps ** 2 * z.double().square().nansum().item()
+    size = dz.square().nansum().item()
+    if size <= rounding:
+        raise ValueError(REFUSAL)
+    if z.shape[1:] == x.shape[1:]:
+        dx = (x - x_other).repeat(len(looks), *(1,) * (x.ndim - 1))
+        if unlike(dz, dx) * size < 1e-8 * size + rounding:
+            return x, x_other
     return _encoded(looks, len(x))
 
 
@@ -45,7 +57,7 @@ def _encoded(looks: list[Look], num: int) -> tuple[Tensor, Tensor]:
     alpha = (flat * difference).sum(2) / difference.square().sum(1)
     strange = (flat - alpha[..., None] * difference).square().sum() / flat.square().sum()
     if strange > 0.05 or not all(look.draws for look in looks):
-        raise ValueError(_REFUSAL)
+        raise ValueError(REFUSAL)
     eps = torch.stack([_best_draw(look, looks) for look in looks]).double()
     shape = (*alpha.shape, *(1,) * (z.ndim - 2))
     alpha, axes = alpha.reshape(shape), tuple(range(2, z.ndim))
@@ -59,7 +71,7 @@ def _encoded(looks: list[Look], num: int) -> tuple[Tensor, Tensor]:
             break
     left = z - alpha * data - sigma * eps
     if left.square().sum() > 1e-2 * z.square().sum():
-        raise ValueError(_REFUSAL)
+        raise ValueError(REFUSAL)
     scale = relative_scale(alpha.reshape(len(looks), -1), sigma.reshape(len(looks), -1).abs())
     scale = scale.reshape(-1, *(1,) * (z.ndim - 2))
     return data * scale, (data - difference.reshape(data.shape)) * scale
