@@ -326,6 +326,18 @@ def test_several_targets_are_a_list(audit: Audit) -> None:
     assert [result["title"] for result in results] == ["scheduler", "."]
 
 
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_edm_schedulers_have_a_sigma_data(audit: Audit, name: str, prediction: str) -> None:
+    config = {"_class_name": name, "sigma_data": 0.7, "prediction_type": prediction}
+    Path("edm.json").write_text(json.dumps(config))
+    result = content(audit("edm.json", "--json"))
+    assert (result["parameterization"], result["sigma_data"]) == ("edm", 0.7)
+    assert result["parameterization_factor"] == (1 if prediction == "epsilon" else -1)
+    assert "with sigma_data 0.7" in result["verdict"]
+    assert "edm, sigma_data 0.7" in audit("edm.json").out
+
+
 def test_several_targets_are_a_table(audit: Audit) -> None:
     table = audit("edm", "sd3").out
     assert all(word in table for word in ("edm", "sd3", "predicts", "EDM()", "LogitNormalFlow()"))
@@ -401,9 +413,7 @@ def test_a_page_is_written_and_says_how(audit: Audit, tmp_path: Path) -> None:
     assert result.out.endswith("Written to page.html.\n")
     page = (tmp_path / "page.html").read_text()
     assert "elbos audit &#x27;my loss.py:loss&#x27; --shape 2 4 4" in page
-    assert (
-        list(tmp_path.iterdir()).sort() == [tmp_path / "my loss.py", tmp_path / "page.html"].sort()
-    )
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "my loss.py", tmp_path / "page.html"]
 
 
 def test_a_full_disk_keeps_the_result(
