@@ -27,7 +27,8 @@ class Steps:
         b: Coefficient of the noise in the target, `[steps]`.
         coefficient: $c$, what $\|\hat y - y\|^2$ is multiplied with, `[steps]`.
         parameterization: What is predicted: eps, x, v, score, flow or edm.
-        parameterization_factor: What the named target is multiplied with: -1 if its sign is reversed.
+        parameterization_factor: What the named target is multiplied with; -1 where its sign is
+            reversed.
         sigma_data: EDM's $\sigma_d$, or None.
         notes: What a reader should know besides, a sentence each.
     """
