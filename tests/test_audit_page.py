@@ -15,8 +15,8 @@ from PIL import Image
 
 from elbos import audit as auditing
 from elbos.audit.declare import of_recipe
-from elbos.audit.figure import figure, named_weighting
-from elbos.audit.names import code
+from elbos.audit.figure import figure
+from elbos.audit.names import code, named_weighting
 from elbos.audit.page import page, write_page
 from elbos.recipes import RECIPES
 

@@ -10,7 +10,6 @@ distribution over noise levels, else what lies below 0 sums to the negative shar
 there is a fourth, the ratio of their weightings.
 """
 
-import ast
 import math
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -23,9 +22,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from plotly.graph_objects import Figure, Scatter
 
+from elbos.audit.names import named_weighting
 from elbos.audit.result import Audit
 from elbos.audit.text import common_levels, nearest
-from elbos.weightings import Weighting
 
 Array = NDArray[np.float64]
 
@@ -266,28 +265,3 @@ def _named_curve(audit: Audit, name: str, color: str, dash: str) -> Scatter:
         hovertemplate="w %{y:.3g}",
         visible=False,
     )
-
-
-def named_weighting(name: str) -> Weighting:
-    """The weighting that `names.code` wrote down, built without running the code.
-
-    Raises:
-        ValueError: If it is anything else.
-
-    Examples:
-        >>> named_weighting("Monotone(EDM(mean=-1.0))").inner.mean
-        -1.0
-    """
-    kinds = {kind.__name__: kind for kind in Weighting.__subclasses__()}
-
-    def built(node: ast.expr) -> Any:
-        match node:
-            case ast.Call(func=ast.Name(id=kind), args=args, keywords=keywords):
-                if kind not in kinds:
-                    raise ValueError(f"{kind} is no weighting.")
-                options = {str(word.arg): built(word.value) for word in keywords}
-                return kinds[kind](*(built(arg) for arg in args), **options)
-        return ast.literal_eval(node)
-
-    weighting: Weighting = built(ast.parse(name, mode="eval").body)
-    return weighting

@@ -17,7 +17,6 @@ from html import escape
 from importlib import resources
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from plotly.graph_objects import Scatter
@@ -63,7 +62,7 @@ def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
             *(_plot(audits, fig.layout.height), boxes, _codes(audits), _numbers(audits)),
             "</main>",
             _footer(audits, command),
-            _island("elbos-audit", json.dumps(_finite(content))),
+            _island("elbos-audit", json.dumps(content, allow_nan=False)),
             _island("elbos-figure", fig.to_json()),
         ]
     )
@@ -117,15 +116,6 @@ def _island(name: str, content: str) -> str:
     """JSON that no text in it can get out of."""
     inert = content.replace("<", "\\u003c")
     return f'<script type="application/json" id="{name}">{inert}</script>'
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _header(audits: Sequence[Audit]) -> str:

@@ -7,7 +7,6 @@ $\lambda$, there is a line of strokes below the curve.
 The words and numbers that page and terminal share are here: `headline`, `facts`, `difference`.
 """
 
-import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -21,9 +20,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from elbos.audit.names import SAME, distance
+from elbos.audit.names import SAME, distance, in_words
 from elbos.audit.result import Audit
-from elbos.audit.verdict import intervals
+from elbos.audit.verdict import intervals, table_of_steps
 
 Array = NDArray[np.float64]
 _NONE, _AS_GIVEN = "–", "as given"
@@ -69,8 +68,7 @@ def headline(audit: Audit) -> Headline:
         "no",
         "Not a likelihood objective",
         f"The weight rises as the noise falls on log-SNR {intervals(audit)}. There the likelihood "
-        f"bounds of noisy data are subtracted, {audit.negative_share:.0%} as much as they are "
-        "added elsewhere.",
+        "bounds of noisy data are subtracted; elsewhere they are added.",
     )
 
 
@@ -92,9 +90,9 @@ def _facts(audit: Audit) -> dict[str, str]:
         "process": audit.process or ("none of those known" if is_measured else _NONE),
         "noise levels": _levels(audit),
         "log-SNR": f"{low:.2f} to {high:.2f}",
-        "monotone": "yes" if audit.is_monotone else "no",
+        "monotone": ("no" if audit.rising else "yes") if audit.is_weighted_elbo else _NONE,
         "rises on": intervals(audit) or _NONE,
-        "negative share": _NONE if audit.is_monotone else f"{audit.negative_share:.1%}",
+        "negative share": _negative_share(audit),
         "half the effort": f"log-SNR {start:.1f} to {end:.1f}",
         "data": _data(audit),
         "pure noise": _share(audit.share_pure_noise),
@@ -102,6 +100,12 @@ def _facts(audit: Audit) -> dict[str, str]:
         "oddities": ", ".join(oddity.kind for oddity in audit.oddities) or _NONE,
         "source": f"{audit.num_samples:,} samples" if is_measured else "declared, exact",
     }
+
+
+def _negative_share(audit: Audit) -> str:
+    if audit.is_monotone or not audit.is_weighted_elbo:
+        return _NONE
+    return f"{audit.negative_share:.1%} of the range seen"
 
 
 def _share(share: float) -> str:
@@ -118,7 +122,7 @@ def _prediction(audit: Audit) -> str:
 
 
 def _levels(audit: Audit) -> str:
-    table = f"a table of {audit.num_steps:,}" if audit.num_steps else ""
+    table = table_of_steps(audit)
     own = "" if table else "a distribution of its own"
     return ", ".join(part for part in (audit.schedule or own, table) if part)
 
@@ -132,16 +136,14 @@ def _data(audit: Audit) -> str:
 def nearest(audit: Audit) -> list[tuple[str, str]]:
     """The nearest named weightings, and how far they are off, in words."""
     return [
-        (name, f"the same ({d:.1%})" if d < SAME else f"off by {_size(d)}")
-        for name, d in audit.closest[:_NUM_NEAREST]
+        (name, f"the same ({in_words(d)})" if i == 0 and d < SAME else f"off by {in_words(d)}")
+        for i, (name, d) in enumerate(audit.closest[:_NUM_NEAREST])
     ]
 
 
-def _size(distance: float) -> str:
-    """A distance as a percentage, or, if it is large, as the factor that it is the log of."""
-    if distance < 0.5:
-        return f"{distance:.1%}"
-    return f"a factor of {math.exp(distance):.1f}" if distance < 5 else "orders of magnitude"
+def nearest_to(audit: Audit) -> str:
+    """What the nearest named weightings are near to, where that is not all of the loss."""
+    return "" if audit.is_weighted_elbo else ", to its squared-error part"
 
 
 def common_levels(audits: Sequence[Audit]) -> Float[Array, " g"]:
@@ -161,7 +163,7 @@ def difference(audit: Audit, other: Audit) -> str:
     p = sum(np.interp(levels, a.logsnr.numpy(), a.density.numpy()) for a in (audit, other))
     d = distance(log_w, log_v, p / np.sum(p))
     alike = "weigh noise levels alike" if d < SAME else "do not weigh noise levels alike"
-    return f"The two losses {alike}: their weightings differ by {_size(d)}."
+    return f"The two losses {alike}: their weightings differ by {in_words(d)}."
 
 
 def report(audits: Sequence[Audit]) -> RenderableType:
@@ -200,15 +202,20 @@ def _facts_table(audits: Sequence[Audit]) -> Table:
         table.add_column(Text(audit.title), overflow="fold")
     rows = facts(audits)
     if len(audits) > 1:
-        rows.append(("nearest", [", ".join(nearest(audit)[0]) for audit in audits]))
+        rows.append(("nearest", [_first(audit) for audit in audits]))
     for name, values in rows:
         table.add_row(name, *(Text(value) for value in values))
     return table
 
 
+def _first(audit: Audit) -> str:
+    """The nearest named weighting, of a loss that has a weighting."""
+    return ", ".join(nearest(audit)[0]) if audit.is_weighted_elbo else _NONE
+
+
 def _nearest_table(audit: Audit) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("nearest named weightings", overflow="fold")
+    table.add_column(f"nearest named weightings{nearest_to(audit)}", overflow="fold")
     table.add_column("")
     for name, off in nearest(audit):
         table.add_row(Text(name), off)
