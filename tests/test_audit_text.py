@@ -14,7 +14,18 @@ from rich.console import Console
 
 from elbos.audit import Oddity
 from elbos.audit.declare import of_recipe
-from elbos.audit.text import braille, difference, facts, headline, nearest, report, wrapped
+from elbos.audit.figure import figure
+from elbos.audit.text import (
+    braille,
+    central_weights,
+    difference,
+    facts,
+    headline,
+    nearest,
+    report,
+    shortened,
+    wrapped,
+)
 
 WIDTH = 80
 HUBER = Oddity("not-squared", "The gradient grows more slowly.", is_fatal=True)
@@ -34,7 +45,7 @@ def sigmoid():
 
 def printed(audits, width=WIDTH):
     file = io.StringIO()
-    Console(file=file, width=width).print(report(audits))
+    Console(file=file, width=width).print(report(audits), crop=False)
     return file.getvalue()
 
 
@@ -152,6 +163,70 @@ def test_report_fits_80_columns_without_colour(edm, sigmoid):
         text = printed(audits)
         assert max(map(len, text.splitlines())) <= WIDTH
         assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("width", [20, 30, 45, 60, 75])
+def test_narrow_terminals_get_narrow_plots_or_none(edm, sigmoid, width):
+    for audits in ([edm], [edm, sigmoid], [edm, sigmoid, edm]):
+        text, _, code = printed(audits, width).partition("import torch")
+        assert max(map(len, text.splitlines())) <= width
+        has_plots = width >= 9 + 28
+        assert ("weighting w" in text) == has_plots
+        if has_plots:
+            rows = [line for line in text.splitlines() if "│" in line]
+            assert {len(row) for row in rows} == {min(width, 73)}
+        if len(audits) == 1:  # which may be copied, whatever the width
+            ast.parse(f"import torch{code}")
+
+
+PATHS = [f"runs/of/mine/train.py:{name}" for name in ("loss", "old_loss", "unweighted_loss")]
+
+
+def entitled(audit, *titles):
+    return [dataclasses.replace(audit, title=title) for title in titles]
+
+
+def test_paths_are_cut_to_what_tells_them_apart(edm):
+    text = printed(entitled(edm, *PATHS), 120)
+    for path in PATHS:
+        name = path.rpartition(":")[2]
+        assert text.count(path) == 1  # its heading
+        assert f"weighting w of {name}, log scale" in text
+    (header,) = (line for line in text.splitlines() if "old_loss" in line.split())
+    assert header.split() == ["loss", "old_loss", "unweighted_loss"]
+    titles = ["a/b.json", "c/b.json", "b.py:f", "c/b.py:f", "say: b.py", "b.py:f"]
+    short = [audit.title for audit in shortened(entitled(edm, *titles))]
+    assert short == ["a/b.json", "c/b.json", "b.py:f", "c/b.py:f", "say: b.py", "b.py:f"]
+    assert shortened(entitled(edm, "a/b.py:f"))[0].title == "a/b.py:f"
+    assert shortened(entitled(edm, "a/b.py:f", "a/b.py:f"))[0].title == "a/b.py:f"
+
+
+@pytest.mark.parametrize("num", [2, 3, 4, 6])
+@pytest.mark.parametrize("width", [50, 80, 120, 200])
+def test_facts_are_side_by_side_only_where_words_stay_whole(edm, num, width):
+    audits = entitled(edm, *(f"a/train.py:loss_{i}" for i in range(num)))
+    text = printed(audits, width).partition("weighting w")[0]
+    for _, (value, *_) in facts(audits):
+        for word in value.split():
+            assert text.count(word) >= num
+    is_listed = len(re.findall("^half the effort", text, re.MULTILINE)) == num
+    words = " ".join([*(v for _, (v, *_) in facts(audits)), ", ".join(nearest(edm)[0])]).split()
+    assert is_listed == (num > 3 or width < 16 + (1 + max(18, *map(len, words))) * num)
+    for audit in audits:
+        assert text.count(audit.title) == 1
+
+
+def test_the_axis_of_several_is_that_of_central_levels(edm):
+    """A tail 30 orders of magnitude down is that of no one else."""
+    tail = torch.where(edm.logsnr > 11.5, 1e-30, 1.0).double()
+    assert edm.density[edm.logsnr > 11.5].sum() < 1e-3 * edm.density.sum()
+    deep = dataclasses.replace(edm, weight=edm.weight * tail, title="deep")
+    low, high = figure([edm, deep]).layout.yaxis.range
+    central = central_weights(edm).min(), central_weights(edm).max()
+    assert low < math.log10(central[0]) and math.log10(central[1]) < high and high - low < 6
+    label = re.search(r"^ *(\S+) │.*\n +rises", printed([edm, deep]), re.M)[1]
+    assert float(label) == pytest.approx(central[0], rel=0.1)
+    assert figure([deep]).layout.yaxis.range[0] < -30
 
 
 def test_code_can_be_copied_from_the_report(edm):
