@@ -156,3 +156,22 @@ def test_code_and_configuration_agree(case):
     assert measured.is_monotone == declared.is_monotone
     assert measured.coefficient_name == declared.coefficient_name
     assert abs(measured.share_pure_noise - declared.share_pure_noise) < 4 * (0.001 / 20_000) ** 0.5
+
+
+@pytest.mark.parametrize("num_steps", [1000, 4000])
+def test_weights_are_right_over_all_orders_of_magnitude(num_steps):
+    """Predicting x weighs the clean end 1e15 times as little as the noisy one, and both count."""
+    scheduler = DDPMScheduler(
+        num_train_timesteps=num_steps,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="sample",
+        clip_sample=False,
+    )
+    config = {**scheduler.config, "_class_name": "DDPMScheduler"}
+    declared = audit.of_steps(training_steps(config, Training(prediction="x")))
+    measured = audit.probe(betas_loss(scheduler), X, 20_000)
+    below = declared.density.cumsum(0) / declared.density.sum()
+    levels = declared.logsnr[(below > 0.001) & (below < 0.999)]
+    assert levels[0] < -12 and levels[-1] > 9
+    difference = (measured.weighting(levels) / declared.weighting(levels)).log()
+    assert (difference - difference.median()).abs().max() < 0.02

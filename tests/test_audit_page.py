@@ -15,8 +15,8 @@ from PIL import Image
 
 from elbos import audit as auditing
 from elbos.audit.declare import of_recipe
-from elbos.audit.figure import figure, named_weighting
-from elbos.audit.names import code
+from elbos.audit.figure import figure
+from elbos.audit.names import code, named_weighting
 from elbos.audit.page import page, write_page
 from elbos.recipes import RECIPES
 
@@ -122,6 +122,33 @@ def test_island_is_json_whatever_the_numbers(edm):
     (island,) = re.findall(r'id="elbos-audit">(.*?)</script>', page([audit]), re.DOTALL)
     (content,) = json.loads(island, parse_constant=pytest.fail)["audits"]
     assert content["closest"][-1]["distance"] is None
+
+
+PATHS = [f"runs/of/mine/train.py:{name}" for name in ("loss", "old_loss", "new", "last")]
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 4])
+def test_titles_are_whole_in_headings_and_short_elsewhere(num):
+    audits = [dataclasses.replace(of_recipe("edm"), title=title) for title in PATHS[:num]]
+    text = re.sub(r"<script.*?</script>", "", page(audits), flags=re.DOTALL)
+    broken = "runs/<wbr>of/<wbr>mine/<wbr>train.<wbr>py:<wbr>loss"
+    assert broken in re.search("<h2>.*|<h1>.*", text[text.index("<h1>") + (num > 1) * 4 :])[0]
+    heads = re.findall(r'<th scope="col">(?:<svg.*?</svg>) (.*?)</th>', text)
+    short = ["loss", "old_<wbr>loss", "new", "last"][:num]
+    assert heads == (short if num > 1 else [])
+    legends = [f"Nearest to {title}" for title in short] if num > 1 else ["Nearest"]
+    assert re.findall("<legend>(.*?)</legend>", text) == legends
+    facts = text[text.index('class="facts"') : text.index("<h2>Curves")]
+    assert facts.count("<table") == (num if num > 3 else 1)
+    assert ("negative share" in facts) == (num == 1)
+    names = [trace.name for trace in figure(audits).data if trace.name]
+    assert names[:num] == [t.replace("<wbr>", "") for t in short] if num > 1 else PATHS[:1]
+
+
+def test_the_nearest_objective_is_no_repair():
+    assert "The nearest likelihood objective" in page([of_recipe("edm")])
+    assert "not a repair of a bug" in page([of_recipe("edm")])
+    assert "nearest likelihood objective" not in page([of_recipe("flow")])
 
 
 def test_page_is_small_enough_to_attach_and_the_same_each_time(edm, tmp_path):
@@ -332,6 +359,24 @@ def test_page_follows_the_colour_scheme_and_prints_on_white(single):
     assert luminance(light[-1]) == 1 and luminance(dark[-1]) < 0.02
     assert not set(light) & set(dark)
     assert printed == light
+
+
+def test_only_what_has_no_weighting_is_red(browser, edm, hostile, tmp_path):
+    """Neither of the others is good or bad; their colours differ also without red and green."""
+    huber = auditing.Oddity("not-squared", "It grows more slowly.", is_fatal=True)
+    audits = [hostile, edm, dataclasses.replace(edm, oddities=[huber])]
+    write_page(audits, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html", width=1280) as view:
+        for scheme in ("light", "dark"):
+            view.emulate_media(color_scheme=scheme)
+            colors = view.locator(".badge").evaluate_all(
+                "all => all.map(b => getComputedStyle(b).color)"
+            )
+            yes, no, open_ = ([int(c) for c in re.findall(r"\d+", color)] for color in colors)
+            assert yes[2] > yes[1] > yes[0]  # blue
+            assert no[0] > no[1] > no[2] and no[1] > 0.6 * no[0]  # amber
+            assert open_[0] > 1.9 * max(open_[1:]) or open_[0] - open_[1] > 120  # red
+        assert view.locator(".badge span").all_text_contents() == ["✓", "✗", "!"]
 
 
 @pytest.fixture

@@ -3,7 +3,10 @@
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +81,19 @@ NO_FUNCTION = {
     "missing, empty": ("", "no 'loss'; it defines none"),
     "three arguments": ("def loss(network, x, labels): ...", "takes (network, x, labels): wrap it"),
     "one argument": ("def loss(batch): ...", "takes (batch): wrap it"),
+    "by keyword only": (
+        "def loss(*, network, x): ...",
+        "takes (network, x) by name only: drop the `*`",
+    ),
+    "a module's own lookup": (
+        "def __getattr__(name): raise RuntimeError(f'no {name}')",
+        "loss.py:loss cannot be looked up: RuntimeError (line 1): no loss",
+    ),
+    "of its own making": (
+        "class Stop(BaseException): ...\nraise Stop('here')",
+        "cannot be run: Stop (line 2): here",
+    ),
+    "escapes": ("raise ValueError('a \x1b[31mred')", "ValueError (line 1): a \\x1b[31mred"),
     "by keyword": ("def loss(network, x, *, labels): ...", "takes (network, x, labels): wrap it"),
     "generator": ("def loss(network, x): yield x", "is a generator or a coroutine"),
     "async": ("async def loss(network, x): ...", "is a generator or a coroutine"),
@@ -151,6 +167,7 @@ BAD_LOSSES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "no noise": bad("return F.mse_loss(network(x, t), x)", "draws the same noise"),
     "no data": bad("return F.mse_loss(network(z[..., :2], t), u[..., :2])", "is not the data"),
+    "stop": bad("raise GeneratorExit", "loss.py:loss raised GeneratorExit"),
     "exit": bad("import sys; sys.exit(3)", "loss.py:loss exits when it is called (3)"),
     "interrupted": bad("raise KeyboardInterrupt", "Interrupted."),
 }
@@ -237,6 +254,16 @@ WRONG = {
     f"{SHAPE} 2,4,4": "--shape cannot be '2,4,4'",
     f"{SHAPE} 2.5": "--shape cannot be '2.5'",
     "--shape 2 4 4 loss.py:loss": "--shape cannot be '2', '4', '4', 'loss.py:loss'",
+    f"{SHAPE} 2 4 4 --num-samples 5": "--num-samples is 5: give at least 100",
+    f"{SHAPE} 2 4 4 --num-samples 10000001": "is 10000001: give at least 100, at most 10,000,000",
+    f"{SHAPE} 2 4 4 --device nonsense": "--device nonsense: Expected one of cpu, cuda",
+    f"{SHAPE} 2 4 4 --device meta": "--device meta: it holds no numbers",
+    f"{SHAPE} 2 4 4 --html .": "--html names no file",
+    f"{SHAPE} 2 4 4 --html loss.py": "--html loss.py would overwrite loss.py:loss",
+    f"{SHAPE} 2 4 4 --html link.py": "--html link.py would overwrite loss.py:loss",
+    "edm link.py:loss --shape 2 4 4 --html loss.py": "--html loss.py would overwrite link.py:loss",
+    "folder betas.json --html betas.json": "folder is a folder without",
+    "betas.json --html betas.json": "--html betas.json would overwrite betas.json",
     f"{SHAPE} 2 4 4 --data-range 1 -1": "--data-range is 1.0 -1.0",
     f"{SHAPE} 2 4 4 --data-range 0 inf": "--data-range is 0.0 inf",
     f"{SHAPE} 2 4 4 --data-scale 0": "data_scale is 0.0",
@@ -249,8 +276,14 @@ WRONG = {
     "flow.json --logit-std 0": "logit_std is 0.0",
 }
 FAILS = {
-    f"{SHAPE} 2 4 4 --num-samples 5": "loss.py:loss: num_samples is 5: give at least 100",
-    f"{SHAPE} 2 4 4 --device nonsense": "--device nonsense: Expected one of cpu, cuda",
+    f"{SHAPE} 99999999999 99999999999": "Out of memory: give a smaller --shape, or lower --batch",
+    f"{SHAPE} {'9' * 30}": "Out of memory: give a smaller --shape",
+    f"{SHAPE} 2 4 4 --batch-size 99999999999": "Out of memory: give a smaller --shape",
+    f"{SHAPE} 2 4 4 --html {'x' * 250}": "xxx: File name too long",
+    f"{SHAPE} 2 4 4 --html loss.py/page.html": "loss.py: there is no such folder",
+    f"{SHAPE} 2 4 4 --html fifo": "fifo: it is no regular file: name another path",
+    f"{SHAPE} 2 4 4 --html to-fifo": "to-fifo: it is no regular file: name another path",
+    f"{SHAPE} 2 4 4 --html loop": "loop: Too many levels of symbolic links",
     f"{SHAPE} 2 4 4 --html nowhere/page.html": "nowhere: there is no such folder",
     f"{SHAPE} 2 4 4 --html folder": "folder: it is a folder: name a file",
     "no.json": "no.json: No such file",
@@ -272,6 +305,9 @@ FAILS = {
 def test_wrong_words_are_one_line(audit: Audit, tmp_path: Path, words: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "loss.py").write_text(GOOD)
+    os.mkfifo(tmp_path / "fifo")
+    for link, target in (("link.py", "loss.py"), ("to-fifo", "fifo"), ("loop", "loop")):
+        (tmp_path / link).symlink_to(target)
     for name, config in CONFIGS.items():
         text = config if isinstance(config, str) else json.dumps(config)
         (tmp_path / f"{name}.json").write_text(text)
@@ -279,6 +315,37 @@ def test_wrong_words_are_one_line(audit: Audit, tmp_path: Path, words: str) -> N
     result = audit(*words.split())
     assert_one_line(result, {**WRONG, **FAILS}[words], statuses=(2 if words in WRONG else 1,))
     assert snapshot(tmp_path) == before
+    assert (tmp_path / "fifo").is_fifo()
+
+
+@pytest.mark.parametrize("target", ["", " "])
+def test_an_empty_target_is_none(audit: Audit, tmp_path: Path, target: str) -> None:
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(CONFIGS["betas"]))
+    assert_one_line(audit("edm", target), "A target is empty", statuses=(2,))
+    assert_one_line(audit("edm", "--html", ""), "--html names no file", statuses=(2,))
+
+
+LATER = {
+    "no.py:loss": "no.py: No such file",
+    "loss.py": "loss.py: name a function, as in loss.py:FUNCTION; it defines loss.",
+    "loss.py:lo-ss": "loss.py has no 'lo-ss'; it defines loss.",
+    "broken.json": "broken.json is no scheduler_config.json to read",
+    "wrong.json": "wrong.json: beta_start is 'small'",
+}
+
+
+@pytest.mark.parametrize("target", LATER)
+def test_all_targets_are_looked_at_before_the_first_is_measured(
+    audit: Audit, tmp_path: Path, target: str
+) -> None:
+    (tmp_path / "loss.py").write_text(GOOD)
+    (tmp_path / "slow.py").write_text(flow("raise AssertionError('measured')"))
+    for name in ("broken", "wrong"):
+        config = CONFIGS[name]
+        text = config if isinstance(config, str) else json.dumps(config)
+        (tmp_path / f"{name}.json").write_text(text)
+    result = audit("slow.py:loss", target, *PROBING)
+    assert_one_line(result, LATER[target], statuses=(1,))
 
 
 def test_the_help_shows_how_to_wrap_a_loss(audit: Audit) -> None:
@@ -319,6 +386,18 @@ def test_several_targets_are_a_list(audit: Audit) -> None:
     Path("scheduler", "scheduler_config.json").write_text(json.dumps(CONFIGS["flow"]))
     results = content(audit("scheduler", ".", "--json"))  # of a scheduler, of a pipeline
     assert [result["title"] for result in results] == ["scheduler", "."]
+
+
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_edm_schedulers_have_a_sigma_data(audit: Audit, name: str, prediction: str) -> None:
+    config = {"_class_name": name, "sigma_data": 0.7, "prediction_type": prediction}
+    Path("edm.json").write_text(json.dumps(config))
+    result = content(audit("edm.json", "--json"))
+    assert (result["parameterization"], result["sigma_data"]) == ("edm", 0.7)
+    assert result["parameterization_factor"] == (1 if prediction == "epsilon" else -1)
+    assert "with sigma_data 0.7" in result["verdict"]
+    assert "edm, sigma_data 0.7" in audit("edm.json").out
 
 
 def test_several_targets_are_a_table(audit: Audit) -> None:
@@ -396,9 +475,140 @@ def test_a_page_is_written_and_says_how(audit: Audit, tmp_path: Path) -> None:
     assert result.out.endswith("Written to page.html.\n")
     page = (tmp_path / "page.html").read_text()
     assert "elbos audit &#x27;my loss.py:loss&#x27; --shape 2 4 4" in page
-    assert (
-        list(tmp_path.iterdir()).sort() == [tmp_path / "my loss.py", tmp_path / "page.html"].sort()
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "my loss.py", tmp_path / "page.html"]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_page_is_written_through_a_link(audit: Audit, tmp_path: Path, is_there: bool) -> None:
+    (tmp_path / "folder").mkdir()
+    if is_there:
+        (tmp_path / "folder" / "page.html").write_text("old")
+    (tmp_path / "link.html").symlink_to("folder/page.html")
+    assert audit("edm", "--html", "link.html").out.endswith("Written to link.html.\n")
+    assert (tmp_path / "link.html").is_symlink()
+    assert "edm" in (tmp_path / "folder" / "page.html").read_text()
+    assert len([*tmp_path.rglob("*")]) == 3
+
+
+def test_code_may_change_its_directory(audit: Audit, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    wandering = flow(
+        "os.chdir('elsewhere' if os.path.exists('elsewhere') else '.')",
+        "return F.mse_loss(network(z, t), u)",
+        before="import os\nos.chdir('elsewhere')\nos.chdir('..')",
     )
+    (tmp_path / "wandering.py").write_text(wandering)
+    (tmp_path / "loss.py").write_text(GOOD)
+    targets = ("wandering.py:loss", "loss.py:loss")
+    results = content(audit(*targets, *PROBING, "--json", "--html", "page.html"))
+    assert [result["title"] for result in results] == [*targets]
+    assert Path.cwd() == tmp_path
+    assert (tmp_path / "page.html").exists()
+    (tmp_path / "lost.py").write_text("import os\nos.chdir('elsewhere')\na = 1 / 0")
+    assert_one_line(audit("lost.py:loss", *PROBING), "cannot be run: ZeroDivisionError (line 3)")
+    assert Path.cwd() == tmp_path
+
+
+ODD_MODULES = {
+    "lookup": "def __getattr__(name): raise RuntimeError(name)",
+    "no module": "import sys\nclass A:\n    def __getattr__(self, name): raise RuntimeError(name)\n"
+    "sys.modules['odd_thing'] = A()\nsys.modules['odd_number'] = 3",
+    "odd file": "__file__ = 3\n__path__ = 4",
+    "signature": "class A:\n    __signature__ = 3\n    def __call__(self, network, x):\n"
+    "        return good(network, x)\ngood, loss = loss, A()",
+    "stderr": "import io, sys\nsys.stderr = io.StringIO()",
+}
+
+
+@pytest.mark.parametrize("name", ODD_MODULES)
+def test_odd_modules_are_measured_and_cleared_away(
+    audit: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for key in ("odd_thing", "odd_number"):
+        monkeypatch.setitem(sys.modules, key, sys)  # to be restored
+        monkeypatch.delitem(sys.modules, key)
+    (tmp_path / "loss.py").write_text(f"{GOOD}\n{ODD_MODULES[name]}")
+    assert content(audit("loss.py:loss", *PROBING, "--json"))["parameterization"] == "flow"
+    for key in ("odd_thing", "odd_number"):
+        sys.modules.pop(key, None)
+
+
+def test_what_code_says_before_it_fails_is_not_lost(audit: Audit, tmp_path: Path) -> None:
+    said = "import sys\nprint('loading', file=sys.stderr)\n"
+    for end, message in (
+        ("1 / 0", "ZeroDivisionError"),
+        ("sys.exit(2)", "exits when it is run (2)"),
+    ):
+        (tmp_path / "loss.py").write_text(f"{said}{end}")
+        result = audit("loss.py:loss", *PROBING)
+        if "exit" in end:  # then the last line is the reason
+            message = message.replace("(2)", "(loading)")
+            assert_one_line(result, message)
+        else:
+            assert result.err.startswith("loading\nelbos: loss.py cannot be run")
+            assert message in result.err
+
+
+def test_handlers_of_logs_go_on_working(audit: Audit, tmp_path: Path) -> None:
+    source = flow(
+        "log.error('called')",
+        "return F.mse_loss(network(z, t), u)",
+        before="import logging, sys\nlog = logging.getLogger('own')\nlog.propagate = False\n"
+        "log.addHandler(logging.StreamHandler(sys.stderr))\nlog.error('made')",
+    )
+    (tmp_path / "loss.py").write_text(source)
+    result = audit("loss.py:loss", *PROBING, "--json")
+    assert content(result)["parameterization"] == "flow"
+    assert result.err.startswith("made\n")
+    assert result.err.count("called\n") > 3
+
+
+def test_warnings_are_one_line_each(audit: Audit) -> None:
+    audit("edm", "--json")
+    assert warnings.formatwarning("a\n\tb", UserWarning, "", 0) == "elbos: warning: a b\n"
+
+
+def in_a_shell(words: str, **environment: str) -> Result:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{sys.executable} -m elbos.cli audit {words}"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def test_a_closed_stdout_is_no_trouble(tmp_path: Path) -> None:
+    (tmp_path / "loss.py").write_text(GOOD)
+    target = f"{tmp_path}/loss.py:loss --shape 2 4 4 --num-samples 200"
+    page = tmp_path / "page.html"
+    assert in_a_shell(f"{target} --html {page} <&- >&-") == (0, "", "")
+    assert "loss.py:loss" in page.read_text()
+
+
+@pytest.mark.parametrize(("words", "tell"), [("edm sd3", "half the effort"), ("-h", "--snr-gamma")])
+def test_characters_that_cannot_be_written_are_replaced(words: str, tell: str) -> None:
+    result = in_a_shell(words, PYTHONIOENCODING="ascii")
+    assert result.status == 0, result
+    assert tell in result.out
+    assert result.out.isascii() and "?" in result.out
+
+
+def test_ctrl_c_while_starting_is_one_line() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "elbos.cli", "audit", "edm"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            if line.endswith(" numpy._core\n") or "torch" in line:  # in the midst of imports
+                run.send_signal(signal.SIGINT)
+                break
+        said = [line for line in run.stderr if not line.startswith("import time:")]
+        assert run.stdout is not None and run.stdout.read() == ""
+    assert run.returncode == 1
+    assert said == ["elbos: Interrupted.\n"]
 
 
 def test_a_full_disk_keeps_the_result(

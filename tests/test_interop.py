@@ -10,6 +10,7 @@ import scipy.integrate
 import scipy.stats
 import torch
 
+from elbos.audit import of_steps
 from elbos.interop.diffusers import Training, read_config, training_steps
 from elbos.recipes import RECIPES
 
@@ -452,6 +453,52 @@ def test_a_file_of_anything_else_is_refused_in_one_line(tmp_path, content, messa
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}.*{message}") as caught:
         read_config(path)
     assert "\n" not in str(caught.value)
+
+
+WIDE = [
+    ("DDPM", {"num_train_timesteps": 1_000_000}, {}),
+    ("DDPM", {"num_train_timesteps": 1_000_000} | COSINE | X, {}),
+    ("DDPM", {"num_train_timesteps": 100_000, "beta_schedule": "laplace"}, {"snr_gamma": 1e-99}),
+    ("DDPM", {"beta_end": 1.0}, {}),
+    ("DDPM", {"beta_start": 1e-20, "beta_end": 1e-18}, {}),
+    ("DDPM", {"trained_betas": [0.1, *[1e-14] * 500, *[0.1] * 499]}, {}),
+    ("FlowMatchEulerDiscrete", {"num_train_timesteps": 1_000_000}, {}),
+    ("FlowMatchEulerDiscrete", {}, DRAWS[2] | {"logit_mean": 5.0, "logit_std": 0.1}),
+    ("EDMEuler", {"sigma_min": 1e-300}, {}),
+    ("EDMEuler", {"sigma_data": 1e99}, {}),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "flags"), WIDE, ids=range(len(WIDE)))
+def test_weights_of_wide_tables_are_numbers(name, options, flags):
+    """Warnings are errors; data below the last digit of the noise is none."""
+    found = of_steps(steps_of(name, options, **flags))
+    assert found.logsnr.abs().max() <= 80
+    for curve in (found.weight, found.density, found.coefficient, found.mixture_density):
+        assert curve.isfinite().all()
+    assert (found.weight > 0).all()
+    assert 0 <= found.negative_share < 1
+    assert math.isfinite(found.mass_at_max) and math.isfinite(found.negative_mass)
+
+
+EXTREMES = [
+    ("DDPM", {"beta_start": 1e-300, "beta_end": 1e-300}, {}),
+    ("FlowMatchEulerDiscrete", {"shift": 1e-300}, {}),
+    ("FlowMatchEulerDiscrete", {}, DRAWS[2] | {"logit_mean": 40.0}),
+    ("EDMEuler", {"rho": 1e90}, {}),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "flags"), EXTREMES, ids=str)
+def test_a_table_of_hardly_any_levels_has_no_weighting(name, options, flags):
+    with pytest.raises(ValueError, match="fewer than three noise levels"):
+        of_steps(steps_of(name, options, **flags))
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path):
+    path = tmp_path / "scheduler_config.json"
+    path.write_text('{"_class_name": "DDPMScheduler"}', encoding="utf-8-sig")
+    assert read_config(path) == {"_class_name": "DDPMScheduler"}
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -10,35 +10,58 @@ import errno
 import io
 import json
 import os
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-from accelerate import PartialState
-from rich.console import Console
 
-from elbos import __version__, files
-from elbos.cli_audit import Audit
-from elbos.cli_text import one_line, readable
-from elbos.evaluation.draw_samples import Request, draw_samples
-from elbos.evaluation.evaluate import Evaluation, evaluate, num_evaluated_images
-from elbos.evaluation.tables import (
-    curve_table,
-    likelihood_table,
-    weightings_rows,
-    weightings_table,
-)
-from elbos.training.config import Config
-from elbos.training.config_json import encode
-from elbos.training.presets import PRESETS
-from elbos.training.progress import progress
-from elbos.training.run_directory import RunDirectory
-from elbos.training.sampling import Sampling
-from elbos.training.trained import TrainedRun
-from elbos.training.trainer import Diverged, Interrupted, train
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end the process: modules that are half imported make other errors of it."""
+
+    def stop(*_: object) -> None:
+        sys.stderr.write("elbos: Interrupted.\n")
+        os._exit(1)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+with _interruptible():  # takes seconds, in which users change their minds
+    import tyro
+    from accelerate import PartialState
+    from rich.console import Console
+
+    from elbos import __version__, files
+    from elbos.cli_audit import Audit
+    from elbos.cli_text import one_line, printable, readable
+    from elbos.evaluation.draw_samples import Request, draw_samples
+    from elbos.evaluation.evaluate import Evaluation, evaluate, num_evaluated_images
+    from elbos.evaluation.tables import (
+        curve_table,
+        likelihood_table,
+        weightings_rows,
+        weightings_table,
+    )
+    from elbos.training.config import Config
+    from elbos.training.config_json import encode
+    from elbos.training.presets import PRESETS
+    from elbos.training.progress import progress
+    from elbos.training.run_directory import RunDirectory
+    from elbos.training.sampling import Sampling
+    from elbos.training.trained import TrainedRun
+    from elbos.training.trainer import Diverged, Interrupted, train
 
 if TYPE_CHECKING:
     Preset = Config
@@ -160,7 +183,8 @@ class UsageError(Exception):
 
 def main() -> None:
     """Run the command that the process was called with, and exit with its status."""
-    warnings.formatwarning = lambda message, *_: f"elbos: warning: {message}\n"
+    warnings.formatwarning = lambda message, *_: f"elbos: warning: {_flat(message)}\n"
+    _open_streams()
     try:
         _run(sys.argv[1:])
         sys.stdout.flush()
@@ -178,9 +202,23 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "alloc" not in str(error):  # torch's, of all devices
             raise
-        _fail(MemoryError("Out of memory: lower --batch-size or --num, or use less data."), 1)
+        advice = _LESS_MEMORY.get(sys.argv[1], _LESS)
+        _fail(MemoryError(f"Out of memory: {advice}."), 1)
     except KeyboardInterrupt:
         _fail(InterruptedError("Interrupted."), 1)
+
+
+def _open_streams() -> None:
+    """Let output go nowhere where its stream is closed, and let no character keep it back."""
+    for number in range(3):  # or the next file to be opened would be taken for the stream
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _run(words: list[str]) -> None:
@@ -232,6 +270,8 @@ def _parse(verb: str, words: list[str]) -> Any:
         raise UsageError(f"{text} (see `elbos {verb} --help`)") from None
 
 
+_LESS = "lower --batch-size or --num, or use less data"
+_LESS_MEMORY = {"audit": "give a smaller --shape, or lower --batch-size"}
 _ADVICE = {
     errno.ENOSPC: "make room, and run the same command again",
     errno.EDQUOT: "make room, and run the same command again",
@@ -247,11 +287,15 @@ def _fail(error: BaseException, status: int) -> None:
         raise error
     if isinstance(error, OSError) and error.filename is not None:
         advice = _ADVICE.get(error.errno or 0)
-        text = f"{error.filename}: {error.strerror}" + (f": {advice}." if advice else ".")
+        text = _flat(f"{error.filename}: {error.strerror}" + (f": {advice}." if advice else "."))
     else:
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = _flat(error) or type(error).__name__
     sys.stderr.write(f"elbos: {text}\n")
     sys.exit(status)
+
+
+def _flat(message: object) -> str:
+    return printable(" ".join(str(message).split()))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import json
 import math
-import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -22,17 +21,20 @@ import torch
 import tyro
 from rich.console import Console
 
-from elbos import audit
+from elbos import audit, files
 from elbos.audit.declare import of_recipe, of_steps
 from elbos.audit.page import write_page
 from elbos.audit.text import report
 from elbos.checks import require_positive
-from elbos.cli_code import as_script, is_code, load_function
+from elbos.cli_code import as_script, code_path, is_code, load_function, require_target
+from elbos.cli_text import printable
 from elbos.interop.diffusers import Training, read_config, training_steps
 from elbos.recipes import RECIPES
 from elbos.training.progress import progress
 
 _MAX_ELEMENTS = 2**18  # of a batch: about what two cores take apart in 10 ms
+_MIN_WIDTH = 40  # of the report
+_MAX_SAMPLES = 10_000_000  # an hour or more, and less than a per mille
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,24 +74,42 @@ class Probing:
             raise ValueError(f"--shape is {' '.join(map(str, self.shape))}: give numbers above 0.")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed is {self.seed}: give a number from 0 to 2**31 - 1.")
+        if not 100 <= self.num_samples <= _MAX_SAMPLES:
+            raise ValueError(
+                f"--num-samples is {self.num_samples}: give at least 100, at most {_MAX_SAMPLES:,}."
+            )
         for name in ("batch_size", "data_scale"):
             if getattr(self, name) is not None:
                 require_positive(**{name: getattr(self, name)})
+        _require_device(self.device)
 
     def data(self) -> torch.Tensor:
         """A batch.
 
         Raises:
-            ValueError: If there is no such device.
+            MemoryError: If it is too large.
+            ValueError: If the device is not there.
         """
         low, high = self.data_range
-        num = self.batch_size or min(64, max(4, _MAX_ELEMENTS // torch.Size(self.shape).numel()))
+        num = self.batch_size or min(64, max(4, _MAX_ELEMENTS // math.prod(self.shape)))
         generator = torch.Generator().manual_seed(0)
-        x = low + (high - low) * torch.rand(num, *self.shape, generator=generator)
+        try:
+            x = low + (high - low) * torch.rand(num, *self.shape, generator=generator)
+        except (RuntimeError, OverflowError, TypeError) as error:  # by how much it is too large
+            raise MemoryError from error
         try:
             return x.to(self.device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"--device {self.device}: {str(error).splitlines()[0]}") from error
+
+
+def _require_device(name: str) -> None:
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    if kind == "meta":
+        raise ValueError("--device meta: it holds no numbers; name another.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +154,12 @@ class Audit:
             raise ValueError(
                 "Name a target: FILE.py:FUNCTION, a scheduler_config.json or a recipe."
             )
+        if self.html and not self.html.name:
+            raise ValueError("--html names no file: give a path, as in --html page.html.")
         for target in self.targets:
             _require_target(target)
+            if self.html and _is_same_file(self.html, target):
+                raise ValueError(f"--html {self.html} would overwrite {target}: name another file.")
         has_code = any(map(is_code, self.targets))
         if has_code and not self.probing.shape:
             raise ValueError("Give the shape of one sample, as in --shape 3 32 32.")
@@ -150,46 +174,53 @@ class Audit:
             )
 
     def __call__(self) -> None:
-        if self.html:
-            _require_writable(self.html)
-        audits = [self._audit(target) for target in self.targets]
+        page = self.html and self.html.absolute()
+        if page:
+            _require_writable(page)
+        audits = self._audits()
         try:
-            if self.html:
-                write_page(audits, self.html, command=shlex.join(["elbos", *sys.argv[1:]]))
+            if page:
+                write_page(audits, page, command=shlex.join(["elbos", *sys.argv[1:]]))
         finally:  # minutes of work, shown even where it cannot be written
             if self.json:
                 contents = [result.to_dict() for result in audits]
-                print(json.dumps(contents if len(contents) > 1 else contents[0], indent=2))  # noqa: T201
+                content = contents if len(contents) > 1 else contents[0]
+                print(json.dumps(content, indent=2, allow_nan=False))  # noqa: T201
             else:
-                Console().print(report(audits))
+                width = max(Console().width, _MIN_WIDTH)
+                Console(width=width).print(report(audits), crop=False)
         if self.html and not self.json:
-            print(f"Written to {self.html}.")  # noqa: T201
+            print(f"Written to {printable(str(self.html))}.")  # noqa: T201
 
-    def _audit(self, target: str) -> audit.Audit:
-        if target in RECIPES:
-            return of_recipe(target)
-        return self._measured(target) if is_code(target) else self._declared(target)
+    def _audits(self) -> list[audit.Audit]:
+        """Of all targets; all are looked at before the first is measured, which takes minutes."""
+        for target in filter(is_code, self.targets):
+            require_target(target)
+        declared = {t: self._declared(t) for t in self.targets if not is_code(t)}
+        return [declared.get(target) or self._measured(target) for target in self.targets]
 
     def _declared(self, target: str) -> audit.Audit:
-        path = _config_path(target) or Path(target)
-        config = read_config(path)
+        if target in RECIPES:
+            return of_recipe(target)
+        config = read_config(_config_path(target) or Path(target))
         with _named(target):
-            return replace(of_steps(training_steps(config, self.training)), title=target)
+            found = of_steps(training_steps(config, self.training))
+        return replace(found, title=printable(target))
 
     def _measured(self, target: str) -> audit.Audit:
-        how = self.probing
+        how, title = self.probing, printable(target)
         x = how.data()
         with as_script(target):  # which may load modules only when it is called
             loss_fn = load_function(target)
             with _named(target), progress() as bar:
-                task = bar.add_task(target, total=how.num_samples, unit="samples", note="")
+                task = bar.add_task(title, total=how.num_samples, unit="samples", note="")
                 return audit.probe(
                     loss_fn,
                     x,
                     how.num_samples,
                     how.seed,
                     data_scale=how.data_scale,
-                    title=target,
+                    title=title,
                     advance=lambda num: bar.advance(task, num),
                 )
 
@@ -211,7 +242,15 @@ def _config_path(target: str) -> Path | None:
     return next((Path(target, name) for name in names if Path(target, name).is_file()), None)
 
 
+def _is_same_file(path: Path, target: str) -> bool:
+    """Whether a path is that of what is audited, be it through links."""
+    file = code_path(target) if is_code(target) else _config_path(target)
+    return file is not None and file.exists() and path.exists() and path.samefile(file)
+
+
 def _require_target(target: str) -> None:
+    if not target.strip():
+        raise ValueError("A target is empty: check the quotes, and variables of your shell.")
     if target in RECIPES or is_code(target) or _config_path(target):
         return
     if Path(target).is_dir():
@@ -227,9 +266,6 @@ def _require_target(target: str) -> None:
 
 def _require_writable(path: Path) -> None:
     """Fail at once, and not after minutes of work."""
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "it is a folder: name a file", str(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    files.require_writable(path)

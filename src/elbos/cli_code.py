@@ -1,8 +1,8 @@
 """Functions in files of the user's own: `FILE.py:FUNCTION`.
 
 The file is run as a script is, but for its name: beside its neighbours, without arguments, in the
-package that it is in. What it prints goes to stderr, and the process is left as it was, so that the
-next file finds its own neighbours.
+package that it is in. What it prints goes to stderr, and the process is left as it was, its current
+directory included, so that the next file finds its own neighbours.
 """
 
 import contextlib
@@ -14,19 +14,26 @@ import operator
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
+_NAME = "__audited__"  # of the module that a file makes
+_CHANGED = ("argv", "path", "stdin", "stderr", "dont_write_bytecode")
 _GUARD = "keep what trains and what reads arguments under `if __name__ == '__main__'`."
 
 
 def is_code(target: str) -> bool:
     """Whether a target is a Python file, with a function or without."""
-    return target.endswith(".py") or _split(target)[0].suffix == ".py"
+    return target.endswith(".py") or code_path(target).suffix == ".py"
+
+
+def code_path(target: str) -> Path:
+    """The file of a target that is code."""
+    return _split(target)[0]
 
 
 def _split(target: str) -> tuple[Path, str]:
@@ -52,33 +59,66 @@ def as_script(target: str) -> Iterator[None]:
         ValueError: If the code exits the process.
     """
     path, _ = _split(target)
-    with path.open("rb"):  # says in the system's words why it cannot be read
-        pass
+    _require_readable(path)
     folder, _ = _place(path)
-    saved = {name: getattr(sys, name) for name in ("argv", "path", "stdin", "dont_write_bytecode")}
-    modules = dict(sys.modules)
+    saved = {name: getattr(sys, name) for name in _CHANGED}
+    modules, current = dict(sys.modules), Path.cwd()
     sys.argv, sys.stdin, sys.dont_write_bytecode = [str(path)], None, True  # nobody answers
-    sys.path = [str(folder), str(Path.cwd()), *sys.path, str(path.resolve().parent)]
+    sys.path = [str(folder), str(current), *sys.path, str(path.resolve().parent)]
     try:
         with _nothing_on_stdout():
             yield
+    except (Exception, KeyboardInterrupt):
+        raise
     except SystemExit as stop:
         raise ValueError(
             f"{target} exits when it is called ({stop.code}): return a loss."
         ) from stop
+    except BaseException as error:  # of the code's own making
+        raise ValueError(f"{target} raised {type(error).__name__}.") from error
     finally:
         vars(sys).update(saved)
-        for name in [name for name in sys.modules if _is_neighbour(name, folder, modules)]:
+        with contextlib.suppress(OSError):
+            os.chdir(current)
+        for name in [name for name in [*sys.modules] if _is_neighbour(name, folder, modules)]:
             del sys.modules[name]
+
+
+def require_target(target: str) -> None:
+    """Fail where a target cannot be a function, as far as that shows without running its file.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If what follows it is no name; it says which names there are.
+    """
+    path, name = _split(target)
+    _require_readable(path)
+    if not all(part.isidentifier() for part in name.split(".")):
+        with as_script(target):
+            load_function(target)
+
+
+def _require_readable(path: Path) -> None:
+    """Open a file, which says in the system's words why it cannot be read."""
+    with path.open("rb"):
+        pass
 
 
 def _is_neighbour(name: str, folder: Path, before: dict[str, ModuleType]) -> bool:
     """Whether a module is new, and one that only scripts in this folder find."""
     if name.partition(".")[0] in before:
         return False
-    module = sys.modules[name]
-    paths = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", [])]
+    if name == _NAME:
+        return True
+    paths = [path for path in _paths(sys.modules[name]) if isinstance(path, str)]
     return any(Path(p).is_relative_to(folder) and "site-packages" not in p for p in paths)
+
+
+def _paths(module: object) -> list[object]:
+    """Where a module is from; no `__getattr__` is run, of its own or of what is in its place."""
+    content = vars(module) if isinstance(module, ModuleType) else {}
+    folders = content.get("__path__")
+    return [content.get("__file__"), *(folders if isinstance(folders, Iterable) else [])]
 
 
 @contextlib.contextmanager
@@ -102,22 +142,30 @@ def load_function(target: str) -> Callable[[Any, torch.Tensor], Any]:
         ValueError: In one line, if there is none that takes (network, x), or the file fails.
     """
     path, name = _split(target)
+    file = path.resolve()  # which code may change, as it may the current directory
     module = _run(path)
-    own = [
-        key
-        for key, value in vars(module).items()
-        if callable(value) and getattr(value, "__module__", None) == module.__name__
-    ]
-    defined = f"it defines {', '.join(own) or 'none'}."
     if not name:
-        raise ValueError(f"{path}: name a function, as in {path}:FUNCTION; {defined}")
+        raise ValueError(f"{path}: name a function, as in {path}:FUNCTION; {_defined(module)}")
     try:
         function = operator.attrgetter(name)(module)
     except AttributeError:
-        raise ValueError(f"{path} has no {name!r}; {defined}") from None
+        raise ValueError(f"{path} has no {name!r}; {_defined(module)}") from None
+    except Exception as error:  # of a `__getattr__` of the module's own
+        raise ValueError(f"{target} cannot be looked up: {_described(error, file)}") from error
     _require_loss(target, function)
     result: Callable[[Any, torch.Tensor], Any] = function
     return result
+
+
+def _defined(module: ModuleType) -> str:
+    """What there is to name."""
+    own = [
+        name
+        for name, value in vars(module).items()
+        if (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__ == module.__name__
+    ]
+    return f"it defines {', '.join(own) or 'none'}."
 
 
 def _require_loss(target: str, function: Any) -> None:
@@ -131,9 +179,11 @@ def _require_loss(target: str, function: Any) -> None:
         raise ValueError(f"{target} is a generator or a coroutine: name a function that returns.")
     try:
         signature = inspect.signature(function)
-    except ValueError:  # some callables have none
+    except (ValueError, TypeError):  # some callables have none, and some an odd one
         return
     names = list(signature.parameters)
+    if names and all(p.kind is p.KEYWORD_ONLY for p in signature.parameters.values()):
+        raise ValueError(f"{target} takes ({', '.join(names)}) by name only: drop the `*`.")
     try:
         signature.bind(None, None)
     except TypeError as error:
@@ -144,26 +194,65 @@ def _require_loss(target: str, function: Any) -> None:
 
 def _run(path: Path) -> ModuleType:
     """The module that a file makes."""
-    printed = io.StringIO()
+    printed, file = _Held(sys.stderr), path.resolve()
     try:
-        with contextlib.redirect_stderr(printed):  # a parser of arguments prints pages, and exits
-            module = _imported(path)
+        with contextlib.redirect_stderr(printed):
+            return _imported(path)
     except SystemExit as stop:
-        reason = (printed.getvalue().strip().splitlines() or [str(stop.code)])[-1]
+        reason = printed.take_reason() or str(stop.code)
         raise ValueError(f"{path} exits when it is run ({reason}): {_GUARD}") from stop
     except KeyboardInterrupt as stop:
         raise InterruptedError(f"Interrupted while {path} was run: {_GUARD}") from stop
-    except Exception as error:
-        raise ValueError(f"{path} cannot be run: {_described(error, path)}") from error
-    sys.stderr.write(printed.getvalue())
-    return module
+    except BaseException as error:
+        raise ValueError(f"{path} cannot be run: {_described(error, file)}") from error
+    finally:
+        printed.release()
+
+
+class _Held(io.TextIOBase):
+    """What goes to a stream, held back until it is known whether it ends with the code's exit.
+
+    Parsers of arguments print pages of usage, and exit. What is still held when it is released goes
+    on to the stream, as does whatever comes later: handlers of logs keep what was `sys.stderr` when
+    they were made.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream, self._held = stream, io.StringIO()
+        self._is_held = True
+
+    def write(self, text: str) -> int:
+        return (self._held if self._is_held else self._stream).write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def take_reason(self) -> str:
+        """The last line of what is held; of a page of usage, no other is kept."""
+        *lines, reason = self._held.getvalue().rstrip().splitlines() or [""]
+        is_usage = any(line.lower().startswith("usage") for line in lines)
+        self._held = io.StringIO()
+        self._held.write("" if is_usage else "".join(f"{line}\n" for line in lines))
+        return reason
+
+    def release(self) -> None:
+        """Let everything through, from now on."""
+        self._is_held = False
+        self._stream.write(self._held.getvalue())
 
 
 def _imported(path: Path) -> ModuleType:
     _, names = _place(path)
     if len(names) > 1:
         return importlib.import_module(".".join(names))
-    spec = importlib.util.spec_from_file_location("__audited__", path.resolve())
+    spec = importlib.util.spec_from_file_location(_NAME, path.resolve())
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -172,10 +261,10 @@ def _imported(path: Path) -> ModuleType:
     return module
 
 
-def _described(error: Exception, path: Path) -> str:
+def _described(error: BaseException, file: Path) -> str:
     """Type, line of the file and message."""
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [f.lineno for f in frames if f.filename == str(path.resolve())]
+    lines = [f.lineno for f in frames if f.filename == str(file)]
     place = f" (line {lines[-1]})" if lines else ""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}{place}: {text[:300] or 'no message'}"

@@ -1,7 +1,9 @@
 """Files that are either whole or not there: written beside their place, then renamed."""
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,21 +13,52 @@ def write(path: Path, content: bytes) -> None:
     """Write `content` to `path` so that nobody, ever, sees half of it.
 
     The file is written beside its place, flushed to the disk, and renamed. If anything fails the
-    file that was there before is untouched and nothing is left over.
+    file that was there before is untouched and nothing is left over. A link is kept: what it leads
+    to is written.
 
     Raises:
-        OSError: If the disk is full, or the folder cannot be written; it names `path`.
+        OSError: If the disk is full, the folder cannot be written, or something is there that is
+            no file; it names `path`.
     """
-    temporary = partial(path)
+    with named_errors(path), _beside(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(_place(path))
+
+
+def require_writable(path: Path) -> None:
+    """Fail at once where `write` would fail after minutes of work, a full disk excepted.
+
+    Raises:
+        OSError: As `write` does.
+    """
+    with named_errors(path), _beside(path) as temporary:
+        temporary.touch()
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """The file that is going to be `path`; if it is not renamed it is deleted."""
+    temporary = partial(_place(path))
     try:
-        with named_errors(path):
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _place(path: Path) -> Path:
+    """Where links lead to: a regular file, or nothing."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return Path(os.path.realpath(path))
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder: name a file")
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is no regular file: name another path")
+    return Path(os.path.realpath(path))
 
 
 def partial(path: Path) -> Path:

@@ -15,6 +15,9 @@ from elbos.extrema import rising_intervals
 from elbos.recipes import RECIPES
 
 _TAIL = 1e-5  # a declared recipe is shown where more than this is sampled, as 100,000 samples would
+_LAST_DIGIT = 80.0  # log-SNR of data, or of noise, that is below the last digit of a float64
+_NEVER = 1e-15  # probability of a step that no training draws
+_DECIMALS = 9  # of log-SNR, up to which steps are one
 
 
 def of_recipe(name: str) -> Audit:
@@ -78,17 +81,18 @@ def of_steps(steps: Steps) -> Audit:
     Raises:
         ValueError: If fewer than three steps have both signal and noise, and are ever drawn.
     """
-    is_pure, is_clean = steps.logsnr == -math.inf, steps.logsnr == math.inf
-    kept = steps.logsnr.isfinite() & (steps.probability > 0)
-    levels, first, place = np.unique(
-        steps.logsnr[kept].numpy(), return_index=True, return_inverse=True
+    is_pure, is_clean = steps.logsnr < -_LAST_DIGIT, steps.logsnr > _LAST_DIGIT
+    drawn = steps.at(~(is_pure | is_clean) & (steps.probability > _NEVER))
+    _, first, place = np.unique(
+        np.round(drawn.logsnr.numpy(), _DECIMALS), return_index=True, return_inverse=True
     )
+    levels = drawn.logsnr.numpy()[first]
     if len(levels) < 3:
         raise ValueError(
             "The table has fewer than three noise levels with both signal and noise: there is no "
             "weighting to compute."
         )
-    probability = np.bincount(place, weights=steps.probability[kept].numpy())
+    probability = np.bincount(place, weights=drawn.probability.numpy())
     grid = np.linspace(levels[0], levels[-1], NUM_POINTS)
     numbers = np.arange(len(levels), dtype=np.float64)
     log_p = table_log_density(levels, numbers, np.log(probability / probability.sum()), grid)
@@ -96,10 +100,10 @@ def of_steps(steps: Steps) -> Audit:
     p /= p.sum()
 
     def curve(values: torch.Tensor) -> Array:
-        return np.asarray(np.interp(grid, levels, values[kept].numpy()[first]))
+        return np.asarray(np.interp(grid, levels, values.numpy()[first]))
 
-    log_c = _centered(curve(_log(steps.coefficient)), p)
-    log_w = _centered(log_p + curve(_log(steps.eps_coefficient)), p)
+    log_c = _centered(curve(_log(drawn.coefficient)), p)
+    log_w = _centered(log_p + curve(_log(drawn.eps_coefficient)), p)
     pure, whole = (
         (steps.probability * steps.coefficient)[where].sum() / steps.probability[where].sum()
         for where in (is_pure, steps.probability > 0)
@@ -113,8 +117,8 @@ def of_steps(steps: Steps) -> Audit:
         weight_error=torch.zeros(NUM_POINTS, dtype=torch.float64),
         density=torch.from_numpy(np.exp(log_p)),
         coefficient=torch.from_numpy(np.exp(log_c)),
-        a=torch.from_numpy(curve(steps.a)),
-        b=torch.from_numpy(curve(steps.b)),
+        a=torch.from_numpy(curve(drawn.a)),
+        b=torch.from_numpy(curve(drawn.b)),
         schedule=None,
         density_kind="table",
         num_steps=len(steps.logsnr),
@@ -122,8 +126,8 @@ def of_steps(steps: Steps) -> Audit:
         data_scale=1.0,
         data_offset=0.0,
         parameterization=steps.parameterization,
-        parameterization_factor=1.0,
-        sigma_data=None,
+        parameterization_factor=steps.parameterization_factor,
+        sigma_data=steps.sigma_data,
         coefficient_name=coefficient_name(grid, log_c, p),
         rising=rising(grid, log_w, np.diag(spacing_error(levels, numbers, grid) ** 2)),
         closest=closest(grid, log_w, p),
@@ -135,8 +139,9 @@ def of_steps(steps: Steps) -> Audit:
 
 
 def _log(values: torch.Tensor) -> torch.Tensor:
-    """The logarithm; of 0, one that is very small beside the others."""
-    return values.clamp(min=1e-12 * values[values.isfinite()].max().item()).log()
+    """The logarithm; of 0, one that is very small beside the least of the others."""
+    log = values.log()
+    return log.clamp(min=log[log.isfinite()].min().item() + math.log(1e-12))
 
 
 def _centered(log_values: Array, probability: Array) -> Array:

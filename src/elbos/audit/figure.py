@@ -10,7 +10,6 @@ distribution over noise levels, else what lies below 0 sums to the negative shar
 there is a fourth, the ratio of their weightings.
 """
 
-import ast
 import math
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -23,15 +22,15 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from plotly.graph_objects import Figure, Scatter
 
+from elbos.audit.names import named_weighting
 from elbos.audit.result import Audit
-from elbos.audit.text import common_levels, nearest
-from elbos.weightings import Weighting
+from elbos.audit.text import central_weights, common_levels, nearest, shortened
 
 Array = NDArray[np.float64]
 
 # Each has a contrast of 3 or more to white and to the page's black.
 _COLORS = ["#3b7dd8", "#cf6a12", "#2b9a66", "#a35bd0", "#1592a5", "#a98012", "#c4548c", "#7d8590"]
-_RED = "#dc4a3d"
+_RISING = "#b97a00"  # amber: that is no fault
 _GRID = "#e5e8eb"
 DASHES = {  # plotly's name, and the same for a swatch
     "dash": "7 4",
@@ -64,6 +63,7 @@ class _Panel(NamedTuple):
 
 def figure(audits: Sequence[Audit]) -> Figure:
     """The weighting, the density and the mixture of ELBOs, a colour for each audit."""
+    audits = shortened(audits)
     panels = [_weights(audits), _densities(audits), _mixtures(audits)]
     if len(audits) == 2 and len(common_levels(audits)):
         panels.append(_ratio(*audits))
@@ -108,9 +108,9 @@ def _layout(inner: int, audits: Sequence[Audit], *, num_panels: int) -> dict[str
 
 
 def _shade(fig: Figure, audits: Sequence[Audit], yref: str) -> None:
-    """Mark where weightings rise: in red, or of several in their own colours."""
+    """Mark where weightings rise: in amber, or of several in their own colours."""
     for audit, color in colored(audits):
-        fill = _faint(_RED if len(audits) == 1 else color)
+        fill = _faint(_RISING if len(audits) == 1 else color)
         for start, end in audit.rising:
             place = {"x0": start, "x1": end, "y0": 0, "y1": 1, "yref": yref}
             fig.add_shape(type="rect", fillcolor=fill, line_width=0, layer="below", **place)
@@ -163,7 +163,11 @@ def _weights(audits: Sequence[Audit]) -> _Panel:
             _area(audit.logsnr.numpy(), w * np.exp(-error), w * np.exp(error), color),
             _line(audit, w, color, customdata=error, hovertemplate=hover),
         ]
-    axis = _log_axis(torch.cat([audit.weight for audit in audits]).numpy())
+    if len(audits) == 1:
+        shown = audits[0].weight.numpy()
+    else:  # not flattened by the tails of another
+        shown = np.concatenate([central_weights(audit) for audit in audits])
+    axis = _log_axis(shown)
     is_exact = not any(audit.weight_error.any() for audit in audits)
     title = "<b>Weighting w</b>" + ("" if is_exact else ", ±2 standard errors")
     return _Panel(title, 300, traces, axis, is_shaded=True)
@@ -205,11 +209,11 @@ def _mixture(audit: Audit, color: str) -> list[Scatter]:
     for start, stop in audit.rising:
         is_rising |= (start <= levels) & (levels <= stop)
     added, subtracted = np.where(is_rising, 0, density), np.where(is_rising, density, 0)
-    hatching = {"shape": "/", "fgcolor": _RED, "bgcolor": _faint(_RED, 0.25), "size": 6}
+    hatching = {"shape": "/", "fgcolor": _RISING, "bgcolor": _faint(_RISING, 0.25), "size": 6}
     hover = {"hovertemplate": "ELBOs %{y:+.3f} per unit<extra></extra>", "showlegend": False}
     return [
         _area(levels, 0 * added, added.clip(min=0), color),
-        _area(levels, subtracted.clip(max=0), 0 * subtracted, _RED, fillpattern=hatching),
+        _area(levels, subtracted.clip(max=0), 0 * subtracted, _RISING, fillpattern=hatching),
         _line(audit, density, color, **hover),
         Scatter(
             x=[end, end],
@@ -266,28 +270,3 @@ def _named_curve(audit: Audit, name: str, color: str, dash: str) -> Scatter:
         hovertemplate="w %{y:.3g}",
         visible=False,
     )
-
-
-def named_weighting(name: str) -> Weighting:
-    """The weighting that `names.code` wrote down, built without running the code.
-
-    Raises:
-        ValueError: If it is anything else.
-
-    Examples:
-        >>> named_weighting("Monotone(EDM(mean=-1.0))").inner.mean
-        -1.0
-    """
-    kinds = {kind.__name__: kind for kind in Weighting.__subclasses__()}
-
-    def built(node: ast.expr) -> Any:
-        match node:
-            case ast.Call(func=ast.Name(id=kind), args=args, keywords=keywords):
-                if kind not in kinds:
-                    raise ValueError(f"{kind} is no weighting.")
-                options = {str(word.arg): built(word.value) for word in keywords}
-                return kinds[kind](*(built(arg) for arg in args), **options)
-        return ast.literal_eval(node)
-
-    weighting: Weighting = built(ast.parse(name, mode="eval").body)
-    return weighting

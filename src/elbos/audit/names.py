@@ -9,10 +9,11 @@ so that 0.05 means that they differ by 5 %. A named weighting with a parameter i
 published values, then with the parameter fitted.
 """
 
+import ast
+import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from elbos.weightings import Weighting
 
 Array = NDArray[np.float64]
 SIMPLER = 0.005  # how much nearer something with one more parameter has to be
+_AT_BOUND = 0.02  # how near to a bound, over the bound, a fitted parameter counts as at it
 SAME = 0.02  # the distance up to which two curves count as the same
 
 
@@ -92,6 +94,18 @@ def prediction_of(
     return None
 
 
+def in_words(distance: float) -> str:
+    """A distance as a percentage, or, if it is large, as the factor that it is the log of.
+
+    Examples:
+        >>> in_words(0.081), in_words(0.87)
+        ('8.1%', 'a factor of 2.4')
+    """
+    if distance < 0.5:
+        return f"{distance:.1%}"
+    return f"a factor of {math.exp(distance):.1f}" if distance < 5 else "orders of magnitude"
+
+
 def distance(log_w: Array, log_v: Array, p: Array) -> float:
     """Standard deviation of the difference under the weights `p`, which sum to 1."""
     difference = log_w - log_v
@@ -100,7 +114,7 @@ def distance(log_w: Array, log_v: Array, p: Array) -> float:
     return float(np.sqrt((p * (difference - (p * difference).sum()) ** 2).sum()))
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Family:
     """A weighting with parameters: where to start looking for them, and where to stop."""
 
@@ -154,7 +168,7 @@ def nearest_weightings(
 
     published = {recipe.closed_form for recipe in RECIPES.values()}
     found = [(w, distance_of(w)) for w in sorted(published, key=repr)]
-    found += [_fitted(family, distance_of) for family in _FAMILIES]
+    found += [fit for family in _FAMILIES for fit in _fitted(family, distance_of)]
     found.sort(key=lambda item: item[1] + (item[0] not in published) * SAME)
     nearest: list[tuple[Weighting, float]] = []
     for weighting, d in found:  # no two names for one curve, and none that is off beyond measure
@@ -167,7 +181,11 @@ def nearest_weightings(
     return nearest
 
 
-def _fitted(family: _Family, distance_of: Callable[[Weighting], float]) -> tuple[Weighting, float]:
+def _fitted(
+    family: _Family, distance_of: Callable[[Weighting], float]
+) -> list[tuple[Weighting, float]]:
+    """The nearest of a family; none if it is at the bound of a parameter, where fits run away."""
+
     def loss(theta: Array) -> float:
         if not all(
             low <= value <= high for value, (low, high) in zip(theta, family.bounds, strict=True)
@@ -180,8 +198,11 @@ def _fitted(family: _Family, distance_of: Callable[[Weighting], float]) -> tuple
         for start in family.starts
     ]
     best = min(fits, key=lambda fit: float(fit.fun))
+    for value, bounds in zip(best.x, family.bounds, strict=True):
+        if any(abs(value - bound) < _AT_BOUND * abs(bound) for bound in bounds):
+            return []
     weighting = family.build(*(float(f"{value:.3g}") for value in best.x))
-    return weighting, distance_of(weighting)
+    return [(weighting, distance_of(weighting))]
 
 
 def code(value: object) -> str:
@@ -191,8 +212,6 @@ def code(value: object) -> str:
         >>> code(weightings.Monotone(weightings.EDM(mean=2.0)))
         'Monotone(EDM(mean=2.0))'
     """
-    import dataclasses
-
     if not dataclasses.is_dataclass(value):
         return repr(value)
     parts = []
@@ -205,13 +224,33 @@ def code(value: object) -> str:
     return f"{type(value).__name__}({', '.join(parts)})"
 
 
+def named_weighting(name: str) -> Weighting:
+    """The weighting that `code` wrote down, built without running the code.
+
+    Raises:
+        ValueError: If it is anything else.
+
+    Examples:
+        >>> named_weighting("Monotone(EDM(mean=-1.0))").inner.mean
+        -1.0
+    """
+    kinds = {kind.__name__: kind for kind in Weighting.__subclasses__()}
+
+    def built(node: ast.expr) -> Any:
+        match node:
+            case ast.Call(func=ast.Name(id=kind), args=args, keywords=keywords):
+                if kind not in kinds:
+                    raise ValueError(f"{kind} is no weighting.")
+                options = {str(word.arg): built(word.value) for word in keywords}
+                return kinds[kind](*(built(arg) for arg in args), **options)
+        return ast.literal_eval(node)
+
+    weighting: Weighting = built(ast.parse(name, mode="eval").body)
+    return weighting
+
+
 def _short(value: float) -> str:
     return repr(float(f"{value:.4g}") + 0.0)
-
-
-def known_as(weighting: Weighting) -> list[str]:
-    """The recipes that train a weighting."""
-    return [name for name, recipe in RECIPES.items() if recipe.closed_form == weighting]
 
 
 _Form = Callable[[Array, float], Array]

@@ -11,13 +11,13 @@ import gzip
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from functools import cache
 from html import escape
 from importlib import resources
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from plotly.graph_objects import Scatter
@@ -26,7 +26,17 @@ from plotly.offline import get_plotlyjs
 from elbos import __version__, files
 from elbos.audit.figure import AXIS, DASHES, LEGEND, colored, figure, named_curves
 from elbos.audit.result import Audit
-from elbos.audit.text import MARKS, difference, facts, headline, nearest, wrapped
+from elbos.audit.text import (
+    MARKS,
+    MAX_BESIDE,
+    difference,
+    facts,
+    headline,
+    nearest,
+    nearest_to,
+    shortened,
+    wrapped,
+)
 
 _NUM_ROWS = 13
 
@@ -37,7 +47,7 @@ def write_page(audits: Sequence[Audit], path: Path, *, command: str | None = Non
     Raises:
         OSError: If that is impossible; it names `path`.
     """
-    files.write(path, page(audits, command=command).encode())
+    files.write(path, page(audits, command=command).encode(errors="replace"))
 
 
 def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
@@ -50,7 +60,7 @@ def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
     fig = figure(audits)
     fig.update_layout(showlegend=False, height=fig.layout.height - LEGEND, margin_b=AXIS)
     named = [named_curves(a, color, is_alone=len(audits) == 1) for a, color in colored(audits)]
-    boxes = _named(audits, named, first_trace=len(fig.data))
+    boxes = _named(shortened(audits), named, first_trace=len(fig.data))
     fig.add_traces([curve for curves in named for curve in curves])
     content = {"elbos": __version__, "command": command, "audits": [a.to_dict() for a in audits]}
     title = ", ".join(audit.title for audit in audits)
@@ -59,11 +69,11 @@ def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
             _header(audits),
             "<main>",
             f'<div class="top {"single" if len(audits) == 1 else "several"}">',
-            *(_verdicts(audits), _facts(audits), "</div>"),
+            *(_verdicts(audits), _facts(shortened(audits)), "</div>"),
             *(_plot(audits, fig.layout.height), boxes, _codes(audits), _numbers(audits)),
             "</main>",
             _footer(audits, command),
-            _island("elbos-audit", json.dumps(_finite(content))),
+            _island("elbos-audit", json.dumps(content, allow_nan=False)),
             _island("elbos-figure", fig.to_json()),
         ]
     )
@@ -119,20 +129,16 @@ def _island(name: str, content: str) -> str:
     return f'<script type="application/json" id="{name}">{inert}</script>'
 
 
-def _finite(value: Any) -> Any:
-    """The same with None for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _breakable(title: str) -> str:
+    """A title that is broken, if it must be, after the parts of a path and a name."""
+    return re.sub(r"(?<=[/:_.])(?=\w)", "<wbr>", escape(title))
 
 
 def _header(audits: Sequence[Audit]) -> str:
     title = audits[0].title if len(audits) == 1 else f"{len(audits)} losses side by side"
     return f"""<header>
 <p class="kicker">elbos audit</p>
-<h1>{escape(title)}</h1>
+<h1>{_breakable(title)}</h1>
 </header>"""
 
 
@@ -140,7 +146,7 @@ def _verdicts(audits: Sequence[Audit]) -> str:
     parts = ['<div class="verdicts">']
     for audit, color in colored(audits):
         kind, title, text = headline(audit)
-        of = f"<h2>{_swatch(color)} {escape(audit.title)}</h2>" if len(audits) > 1 else ""
+        of = f"<h2>{_swatch(color)} {_breakable(audit.title)}</h2>" if len(audits) > 1 else ""
         parts.append(
             f"""<section class="verdict {kind}">{of}
 <p class="badge"><span aria-hidden="true">{MARKS[kind]}</span> {title}</p>
@@ -161,22 +167,32 @@ def _swatch(color: str, dash: str = "") -> str:
 
 
 def _facts(audits: Sequence[Audit]) -> str:
+    if len(audits) <= MAX_BESIDE:
+        table = _fact_table([*colored(audits)], has_head=len(audits) > 1)
+        tables = f'<div class="scroll" tabindex="0" role="region" aria-label="Facts">{table}</div>'
+    else:  # too narrow side by side
+        each = (_fact_table([pair], has_head=True) for pair in colored(audits))
+        tables = f'<div class="columns">{"".join(each)}</div>'
+    return f"""<section class="facts">
+<h2>Facts</h2>
+{tables}
+</section>"""
+
+
+def _fact_table(columns: Sequence[tuple[Audit, str]], *, has_head: bool) -> str:
     head = "".join(
-        f'<th scope="col">{_swatch(color)} {escape(audit.title)}</th>'
-        for audit, color in colored(audits)
+        f'<th scope="col">{_swatch(color)} {_breakable(audit.title)}</th>'
+        for audit, color in columns
     )
     rows = "\n".join(
         f'<tr><th scope="row">{name}</th>{"".join(f"<td>{escape(v)}</td>" for v in values)}</tr>'
-        for name, values in facts(audits)
+        for name, values in facts([audit for audit, _ in columns], is_alone=not has_head)
     )
-    return f"""<section class="facts">
-<h2>Facts</h2>
-<table>
-{f"<thead><tr><td></td>{head}</tr></thead>" if len(audits) > 1 else ""}
+    return f"""<table>
+{f"<thead><tr><td></td>{head}</tr></thead>" if has_head else ""}
 <tbody>
 {rows}
-</tbody></table>
-</section>"""
+</tbody></table>"""
 
 
 def _plot(audits: Sequence[Audit], height: int) -> str:
@@ -208,11 +224,12 @@ def _named(audits: Sequence[Audit], named: Sequence[Sequence[Scatter]], *, first
         rows = "\n".join(
             f'<label><input type="checkbox" autocomplete="off" value="{next(traces)}" disabled> '
             f"{_swatch(curve.line.color, DASHES[curve.line.dash])} "
-            f"<code>{escape(name)}</code> <span>{off}</span></label>"
+            f"<code>{escape(name).replace('(', '(<wbr>')}</code> <span>{off}</span></label>"
             for (name, off), curve in zip(nearest(audit), curves, strict=True)
         )
-        of = f" to {escape(audit.title)}" if len(audits) > 1 else ""
-        groups.append(f"<fieldset><legend>Nearest{of}</legend>\n{rows}\n</fieldset>")
+        of = f" to {_breakable(audit.title)}" if len(audits) > 1 else ""
+        legend = f"Nearest{of}{nearest_to(audit)}"
+        groups.append(f"<fieldset><legend>{legend}</legend>\n{rows}\n</fieldset>")
     return f"""<section class="named">
 <h2>Named weightings</h2>
 <p>Tick to draw them above. How far they are off is the standard deviation of the log of the ratio,
@@ -225,12 +242,12 @@ def _codes(audits: Sequence[Audit]) -> str:
     parts = []
     for i, audit in enumerate(audits):
         if code := audit.monotone_code:
-            of = f": {escape(audit.title)}" if len(audits) > 1 else ""
+            of = f": {_breakable(audit.title)}" if len(audits) > 1 else ""
             parts.append(
                 f"""<section>
-<h2>Make it a likelihood objective{of}</h2>
-<p>A factor for the loss of each sample. It is the least one after which the weighting never rises.
-</p>
+<h2>The nearest likelihood objective{of}</h2>
+<p>A factor for the loss of each sample: the least one after which the weighting never rises. That
+is another objective, not a repair of a bug.</p>
 <div class="code"><button type="button" aria-live="polite" data-copies="code-{i}">Copy</button>
 <pre id="code-{i}" tabindex="0">{escape(wrapped(code))}</pre></div>
 </section>"""
@@ -260,10 +277,10 @@ def _number_table(audit: Audit) -> str:
     names = ("log-SNR", "noise/signal", "w", "p", "mixture")
     head = "".join(f'<th scope="col">{name}</th>' for name in names)
     body = "\n".join(rows)
-    title = escape(audit.title)
-    return f"""<div class="scroll" tabindex="0" role="region" aria-label="{title}">
+    label = escape(audit.title)
+    return f"""<div class="scroll" tabindex="0" role="region" aria-label="{label}">
 <table class="numbers">
-<caption>{title}</caption>
+<caption>{_breakable(audit.title)}</caption>
 <thead><tr>{head}</tr></thead>
 <tbody>{body}</tbody></table></div>"""
 

@@ -1,6 +1,7 @@
 r"""What an audit finds, on a grid of noise levels."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from elbos.audit.names import Nearest
 from elbos.audit.pilot import Oddity
+from elbos.audit.verdict import monotone_code, verdict
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -83,8 +85,8 @@ class Audit:
 
     @property
     def is_monotone(self) -> bool:
-        """Whether $w$ never rises: whether the loss is a likelihood objective."""
-        return not self.rising
+        """Whether the loss is a likelihood objective: $w$ never rises, and describes the loss."""
+        return not self.rising and self.is_weighted_elbo
 
     @property
     def is_weighted_elbo(self) -> bool:
@@ -103,8 +105,16 @@ class Audit:
 
     @cached_property
     def monotone_weight(self) -> Float[Tensor, " g"]:
-        """The least weighting that never rises and is nowhere below: `Monotone` of it."""
-        return self.weight.flip(0).cummax(0).values.flip(0)
+        """The least weighting that is nowhere below $w$ and does not rise where $w$ is `rising`.
+
+        That is `Monotone` of $w$ without its sampling error: above the last rise it is $w$ itself.
+        """
+        lifted = self.weight
+        for start, end in self.rising:
+            first, after = torch.searchsorted(self.logsnr, self.logsnr.new_tensor([start, end]))
+            top = self.weight[first : after + 1].max()  # it may lie between two points
+            lifted = torch.where(self.logsnr <= end, lifted.clamp(min=top), lifted)
+        return lifted
 
     @property
     def mixture_density(self) -> Float[Tensor, " g"]:
@@ -128,7 +138,10 @@ class Audit:
 
     @property
     def negative_share(self) -> float:
-        """The negative mass over the positive one: 0 for a likelihood objective, always below 1."""
+        """The negative mass over the positive one: 0 for a likelihood objective, always below 1.
+
+        It is that of the noise levels on the grid: a wider range can have more of either.
+        """
         return self.negative_mass / (1 + self.negative_mass)
 
     @cached_property
@@ -145,37 +158,36 @@ class Audit:
 
     @property
     def verdict(self) -> str:
-        """What the loss maximizes, where it spends its effort, and what would mend it."""
-        from elbos.audit.verdict import verdict
-
+        """What the loss maximizes, where it spends its effort, and what it falls short of."""
         return verdict(self)
 
     @property
     def monotone_code(self) -> str | None:
-        """Code for the factor that turns the loss into a likelihood objective, if it is none."""
-        from elbos.audit.verdict import monotone_code
+        """Code for the factor that makes the nearest likelihood objective of a loss that is none.
 
+        That is another objective, not a repair of a bug.
+        """
         return monotone_code(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as plain numbers, lists and strings."""
-        content = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        """Everything, as what JSON has: numbers, lists and strings; None for what is no number."""
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
         derived = {
             "is_monotone": self.is_monotone,
             "is_weighted_elbo": self.is_weighted_elbo,
             "negative_mass": self.negative_mass,
             "negative_share": self.negative_share,
             "mass_at_max": self.mass_at_max,
-            "mixture_density": self.mixture_density.tolist(),
-            "effort": list(self.effort),
+            "mixture_density": self.mixture_density,
+            "effort": self.effort,
             "verdict": self.verdict,
             "monotone_code": self.monotone_code,
         }
-        return content | derived
+        return {name: _plain(value) for name, value in (content | derived).items()}
 
     def to_json(self) -> str:
         """`to_dict` as JSON."""
-        return json.dumps(self.to_dict(), indent=2)
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def plot(self, *others: "Audit") -> "Figure":
         """The weighting, the density and the mixture of ELBOs, with those of other audits.
@@ -190,11 +202,13 @@ class Audit:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.tolist()
+        return _plain(value.tolist())
     if isinstance(value, Oddity):
         return {"kind": value.kind, "text": value.text, "is_fatal": value.is_fatal}
     if isinstance(value, Nearest):
-        return value._asdict()
+        return {"name": value.name, "distance": _plain(value.distance)}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(item) for item in value]
     return value

@@ -8,10 +8,10 @@ input appear, and the network's error of the noise is
 $$\|\hat\epsilon - \epsilon\|^2 = \frac{\|\hat y - y\|^2}{(b - a\,e^{-\lambda/2})^2}.$$
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -27,6 +27,9 @@ class Steps:
         b: Coefficient of the noise in the target, `[steps]`.
         coefficient: $c$, what $\|\hat y - y\|^2$ is multiplied with, `[steps]`.
         parameterization: What is predicted: eps, x, v, score, flow or edm.
+        parameterization_factor: What the named target is multiplied with; -1 where its sign is
+            reversed.
+        sigma_data: EDM's $\sigma_d$, or None.
         notes: What a reader should know besides, a sentence each.
     """
 
@@ -37,6 +40,8 @@ class Steps:
     b: Float[Tensor, " steps"]
     coefficient: Float[Tensor, " steps"]
     parameterization: str
+    parameterization_factor: float = 1.0
+    sigma_data: float | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -45,3 +50,8 @@ class Steps:
         $c\,(b - a e^{-\lambda/2})^2$.
         """
         return self.coefficient * (self.b - self.a * torch.exp(-self.logsnr / 2)) ** 2
+
+    def at(self, kept: Bool[Tensor, " steps"]) -> "Steps":
+        """Some of them."""
+        table = ("logsnr", "probability", "a", "b", "coefficient")
+        return replace(self, **{name: getattr(self, name)[kept] for name in table})

@@ -2,14 +2,16 @@ r"""An audit on the terminal: the verdict, the facts, and small plots of $w$ and
 
 Curves are drawn with braille characters, two columns and four rows of dots in each, so that 64
 characters show 128 noise levels. What colour tells is told without it as well: where $w$ rises with
-$\lambda$, there is a line of strokes below the curve.
+$\lambda$, there is a line of strokes below the curve. Terminals that are too narrow for plots, or
+have no such characters, get none.
 
 The words and numbers that page and terminal share are here: `headline`, `facts`, `difference`.
 """
 
-import math
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -17,21 +19,27 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from elbos.audit.names import SAME, distance
+from elbos.audit.names import SAME, distance, in_words
 from elbos.audit.result import Audit
-from elbos.audit.verdict import intervals
+from elbos.audit.verdict import intervals, table_of_steps
 
 Array = NDArray[np.float64]
 _NONE, _AS_GIVEN = "–", "as given"
 MARKS = {"yes": "✓", "no": "✗", "open": "!"}
 _NUM_NEAREST = 5
 _WIDTH, _MARGIN = 64, 9
+_MIN_WIDTH = 28  # of a plot, for the words below it
+_NAMES, _MIN_COLUMN = 16, 18  # characters: the names of facts, and the least for their values
+MAX_BESIDE = 3  # audits whose facts are put side by side
+_TARGET = re.compile(r".+(\.py:[\w.]+|\.json)")
+_CENTRAL = 0.99  # of the samples: beyond, curves may be orders of magnitude away
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
-_STYLES = {"yes": "bold green", "no": "bold red", "open": "bold yellow"}
+_STYLES = {"yes": "bold cyan", "no": "bold yellow", "open": "bold red"}  # neither yes nor no is bad
+_RISING = "yellow"
 
 
 class Headline(NamedTuple):
@@ -69,16 +77,26 @@ def headline(audit: Audit) -> Headline:
         "no",
         "Not a likelihood objective",
         f"The weight rises as the noise falls on log-SNR {intervals(audit)}. There the likelihood "
-        f"bounds of noisy data are subtracted, {audit.negative_share:.0%} as much as they are "
-        "added elsewhere.",
+        "bounds of noisy data are subtracted; elsewhere they are added.",
     )
 
 
-def facts(audits: Sequence[Audit]) -> list[tuple[str, list[str]]]:
-    """What there is to know besides the curves: names, and for each a value per audit."""
+def facts(audits: Sequence[Audit], *, is_alone: bool = True) -> list[tuple[str, list[str]]]:
+    """What there is to know besides the curves: names, and for each a value per audit.
+
+    Args:
+        audits: One, or several to compare.
+        is_alone: Whether one is not to be compared with others: the share that depends on the range
+            of noise levels is for it alone.
+    """
     columns = [_facts(audit) for audit in audits]
     rows = [(name, [column[name] for column in columns]) for name in columns[0]]
-    return [(name, values) for name, values in rows if not {_NONE, _AS_GIVEN}.issuperset(values)]
+    hidden = () if is_alone and len(audits) == 1 else ("negative share",)
+    return [
+        (name, values)
+        for name, values in rows
+        if name not in hidden and not {_NONE, _AS_GIVEN}.issuperset(values)
+    ]
 
 
 def _facts(audit: Audit) -> dict[str, str]:
@@ -92,9 +110,9 @@ def _facts(audit: Audit) -> dict[str, str]:
         "process": audit.process or ("none of those known" if is_measured else _NONE),
         "noise levels": _levels(audit),
         "log-SNR": f"{low:.2f} to {high:.2f}",
-        "monotone": "yes" if audit.is_monotone else "no",
+        "monotone": ("no" if audit.rising else "yes") if audit.is_weighted_elbo else _NONE,
         "rises on": intervals(audit) or _NONE,
-        "negative share": _NONE if audit.is_monotone else f"{audit.negative_share:.1%}",
+        "negative share": _negative_share(audit),
         "half the effort": f"log-SNR {start:.1f} to {end:.1f}",
         "data": _data(audit),
         "pure noise": _share(audit.share_pure_noise),
@@ -102,6 +120,12 @@ def _facts(audit: Audit) -> dict[str, str]:
         "oddities": ", ".join(oddity.kind for oddity in audit.oddities) or _NONE,
         "source": f"{audit.num_samples:,} samples" if is_measured else "declared, exact",
     }
+
+
+def _negative_share(audit: Audit) -> str:
+    if audit.is_monotone or not audit.is_weighted_elbo:
+        return _NONE
+    return f"{audit.negative_share:.1%} of the range seen"
 
 
 def _share(share: float) -> str:
@@ -118,7 +142,7 @@ def _prediction(audit: Audit) -> str:
 
 
 def _levels(audit: Audit) -> str:
-    table = f"a table of {audit.num_steps:,}" if audit.num_steps else ""
+    table = table_of_steps(audit)
     own = "" if table else "a distribution of its own"
     return ", ".join(part for part in (audit.schedule or own, table) if part)
 
@@ -132,16 +156,14 @@ def _data(audit: Audit) -> str:
 def nearest(audit: Audit) -> list[tuple[str, str]]:
     """The nearest named weightings, and how far they are off, in words."""
     return [
-        (name, f"the same ({d:.1%})" if d < SAME else f"off by {_size(d)}")
-        for name, d in audit.closest[:_NUM_NEAREST]
+        (name, f"the same ({in_words(d)})" if i == 0 and d < SAME else f"off by {in_words(d)}")
+        for i, (name, d) in enumerate(audit.closest[:_NUM_NEAREST])
     ]
 
 
-def _size(distance: float) -> str:
-    """A distance as a percentage, or, if it is large, as the factor that it is the log of."""
-    if distance < 0.5:
-        return f"{distance:.1%}"
-    return f"a factor of {math.exp(distance):.1f}" if distance < 5 else "orders of magnitude"
+def nearest_to(audit: Audit) -> str:
+    """What the nearest named weightings are near to, where that is not all of the loss."""
+    return "" if audit.is_weighted_elbo else ", to its squared-error part"
 
 
 def common_levels(audits: Sequence[Audit]) -> Float[Array, " g"]:
@@ -161,31 +183,91 @@ def difference(audit: Audit, other: Audit) -> str:
     p = sum(np.interp(levels, a.logsnr.numpy(), a.density.numpy()) for a in (audit, other))
     d = distance(log_w, log_v, p / np.sum(p))
     alike = "weigh noise levels alike" if d < SAME else "do not weigh noise levels alike"
-    return f"The two losses {alike}: their weightings differ by {_size(d)}."
+    return f"The two losses {alike}: their weightings differ by {in_words(d)}."
+
+
+def shortened(audits: Sequence[Audit]) -> list[Audit]:
+    """The same; titles that are paths are cut to what tells them apart, where there are several.
+
+    Examples:
+        >>> from elbos.audit.declare import of_recipe
+        >>> titles = ("a/train.py:loss", "a/train.py:old", "a/edm.json", "b/edm.json", "sd3")
+        >>> [a.title for a in shortened([replace(of_recipe("edm"), title=t) for t in titles])]
+        ['loss', 'old', 'a/edm.json', 'b/edm.json', 'sd3']
+    """
+    titles = {audit.title for audit in audits}
+    return [replace(audit, title=_short(audit.title, titles - {audit.title})) for audit in audits]
+
+
+def _short(title: str, others: set[str]) -> str:
+    """The least part of a path, from its end, that no other ends with."""
+    if not (others and _TARGET.fullmatch(title)):
+        return title
+    parts = re.split(r"(?<=[/:])", title)
+    for i in reversed(range(len(parts))):
+        part = "".join(parts[i:])
+        if not any(other == part or other.endswith((f"/{part}", f":{part}")) for other in others):
+            return part
+    return title
+
+
+def central_weights(audit: Audit) -> Float[Array, " c"]:
+    """The weights of the central noise levels, where nearly all of the samples are."""
+    below = (audit.density.cumsum(0) / audit.density.sum()).numpy()
+    tail = (1 - _CENTRAL) / 2
+    return np.asarray(audit.weight.numpy()[(below > tail) & (below < 1 - tail)])
+
+
+@dataclass(frozen=True)
+class _Report:
+    """Parts with a line between them, for whatever width there is."""
+
+    audits: Sequence[Audit]
+
+    def __rich_console__(
+        self, _console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        parts = _one if len(self.audits) == 1 else _several
+        for part in parts(self.audits, options):
+            yield part
+            yield Text()
 
 
 def report(audits: Sequence[Audit]) -> RenderableType:
-    """One audit in full, or several side by side, for a terminal of 80 columns or more."""
-    parts = _one(audits[0]) if len(audits) == 1 else _several(audits)
-    return Group(*(Group(part, Text()) for part in parts))
+    """One audit in full, or several side by side."""
+    return _Report(audits)
 
 
-def _one(audit: Audit) -> Iterator[RenderableType]:
+def _one(audits: Sequence[Audit], options: ConsoleOptions) -> Iterator[RenderableType]:
+    (audit,) = audits
     yield _heading(audit)
     yield Text(audit.verdict)
-    yield _facts_table([audit])
+    yield _facts_table(audits)
     yield _nearest_table(audit)
-    yield from _plots([audit])
+    yield from _plots(audits, options)
     if code := audit.monotone_code:
-        yield Text(wrapped(code))
+        yield Text(wrapped(code), no_wrap=True, overflow="ignore")  # to be copied
 
 
-def _several(audits: Sequence[Audit]) -> Iterator[RenderableType]:
+def _several(audits: Sequence[Audit], options: ConsoleOptions) -> Iterator[RenderableType]:
     yield Group(*(_heading(audit) for audit in audits))
     if len(audits) == 2:
         yield Text(difference(*audits))
-    yield _facts_table(audits)
-    yield from _plots(audits)
+    audits = shortened(audits)
+    if _fits_beside(audits, options.max_width):
+        yield _facts_table(audits)
+    else:
+        for audit in audits:
+            yield Group(Text(audit.title, style="bold"), _facts_table([audit], is_alone=False))
+    yield from _plots(audits, options)
+
+
+def _fits_beside(audits: Sequence[Audit], width: int) -> bool:
+    """Whether the facts fit side by side, with lines broken at spaces only."""
+    cells = [cell for _, values in _rows(audits, is_alone=False) for cell in values]
+    longest = max(len(word) for cell in cells for word in cell.split())
+    column = (width - _NAMES) // len(audits) - 1
+    return len(audits) <= MAX_BESIDE and column >= max(longest, _MIN_COLUMN)
 
 
 def _heading(audit: Audit) -> Text:
@@ -193,38 +275,51 @@ def _heading(audit: Audit) -> Text:
     return Text.assemble(f"{audit.title}: ", (f"{MARKS[kind]} {title}", _STYLES[kind]))
 
 
-def _facts_table(audits: Sequence[Audit]) -> Table:
+def _facts_table(audits: Sequence[Audit], *, is_alone: bool = True) -> Table:
     table = Table(box=None, pad_edge=False, show_header=len(audits) > 1)
     table.add_column(no_wrap=True)
     for audit in audits:
         table.add_column(Text(audit.title), overflow="fold")
-    rows = facts(audits)
-    if len(audits) > 1:
-        rows.append(("nearest", [", ".join(nearest(audit)[0]) for audit in audits]))
-    for name, values in rows:
+    for name, values in _rows(audits, is_alone=is_alone):
         table.add_row(name, *(Text(value) for value in values))
     return table
 
 
+def _rows(audits: Sequence[Audit], *, is_alone: bool) -> list[tuple[str, list[str]]]:
+    rows = facts(audits, is_alone=is_alone)
+    if is_alone and len(audits) == 1:
+        return rows
+    return [*rows, ("nearest", [_first(audit) for audit in audits])]
+
+
+def _first(audit: Audit) -> str:
+    """The nearest named weighting, of a loss that has a weighting."""
+    return ", ".join(nearest(audit)[0]) if audit.is_weighted_elbo else _NONE
+
+
 def _nearest_table(audit: Audit) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("nearest named weightings", overflow="fold")
+    table.add_column(f"nearest named weightings{nearest_to(audit)}", overflow="fold")
     table.add_column("")
     for name, off in nearest(audit):
         table.add_row(Text(name), off)
     return table
 
 
-def _plots(audits: Sequence[Audit]) -> Iterator[Text]:
-    """Stacked, on common axes."""
+def _plots(audits: Sequence[Audit], options: ConsoleOptions) -> Iterator[Text]:
+    """Stacked, on common axes; of several, that of the weights is for the central ones."""
+    width = min(_WIDTH, options.max_width - _MARGIN)
+    if width < _MIN_WIDTH or options.ascii_only:
+        return
     levels = np.linspace(
         min(audit.logsnr[0].item() for audit in audits),
         max(audit.logsnr[-1].item() for audit in audits),
-        2 * _WIDTH,
+        2 * width,
     )
     weights = [_resampled(audit, audit.weight.log10().numpy(), levels) for audit in audits]
     densities = [_resampled(audit, audit.density.numpy(), levels) for audit in audits]
-    low, high = np.nanmin(weights), np.nanmax(weights)
+    shown = weights if len(audits) == 1 else [np.log10(central_weights(a)) for a in audits]
+    low, high = min(map(np.nanmin, shown)), max(map(np.nanmax, shown))
     low = min(low, high - 0.3)  # a constant is a line in the middle of nothing much
     for audit, log_w, p in zip(audits, weights, densities, strict=True):
         title = f" of {audit.title}" if len(audits) > 1 else ""
@@ -262,14 +357,14 @@ def _drawn(
     labels: tuple[float, float],
     is_rising: NDArray[np.bool_] | None = None,
 ) -> list[Text]:
-    """Rows of a plot: its axis, and the curve, red where it rises."""
+    """Rows of a plot: its axis, and the curve, marked where it rises."""
     rows = braille((curve - low) / (high - low), height)
     texts = []
     for i, row in enumerate(rows):
         value = {0: f"{labels[1]:.2g}", height - 1: f"{labels[0]:.2g}"}.get(i, "")
         text = Text(f"{value:>{_MARGIN - 2}} │", style="dim")
-        for is_red, part in _runs(row, is_rising):
-            text.append(part, style="not dim red" if is_red else "not dim cyan")
+        for rises, part in _runs(row, is_rising):
+            text.append(part, style=f"not dim {_RISING}" if rises else "not dim cyan")
         texts.append(text)
     return texts
 
@@ -307,12 +402,12 @@ def _strokes(is_rising: NDArray[np.bool_]) -> Text:
     if not is_rising.any():
         return Text(f"{'never rises':>{_MARGIN + 11}}", style="dim")
     strokes = "".join("╱" if rises else " " for rises in is_rising)
-    return Text(f"{'rises':>{_MARGIN - 2}}  ").append(strokes, style="red")
+    return Text(f"{'rises':>{_MARGIN - 2}}  ").append(strokes, style=_RISING)
 
 
 def _axis(levels: Float[Array, " c"]) -> Text:
     left, right = f"{levels[0]:.1f} noisy", f"clean {levels[-1]:.1f}"
-    middle = "log-SNR".center(_WIDTH - len(left) - len(right))
+    middle = "log-SNR".center(len(levels) // 2 - len(left) - len(right))
     return Text(" " * _MARGIN + left + middle + right, style="dim")
 
 

@@ -1,13 +1,16 @@
-"""An audit in words, and the code that mends what it found."""
+"""An audit in words, and the code of the nearest likelihood objective."""
 
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from elbos.audit.names import SAME
+from elbos.audit.names import SAME, in_words, named_weighting
+from elbos.extrema import rising_intervals
+from elbos.weightings import Monotone
 
 if TYPE_CHECKING:
     from elbos.audit.result import Audit
@@ -29,6 +32,7 @@ _PROCESSES = {
     "rectified flow": " on the rectified-flow process",
     None: "",
 }
+_ALIKE = 0.05  # how much the factors of what is named and of what was found may differ anywhere
 _LINE = 5e-4  # what the factor may be off between the points of its table
 
 
@@ -75,17 +79,24 @@ def _what_it_does(audit: "Audit") -> str:
 
 def _where(audit: "Audit") -> str:
     low, high = audit.logsnr[0].item(), audit.logsnr[-1].item()
-    table = f"a table of {audit.num_steps:,} steps" if audit.num_steps else ""
-    if audit.schedule:
-        levels = f"from {audit.schedule}" + (f", {table}" if table else "")
-    else:
-        levels = f"from {table}" if table else "from a distribution of its own"
+    steps = table_of_steps(audit)
+    levels = audit.schedule or ("" if steps else "a distribution of its own")
     data = ""
     if audit.data_scale != 1 or audit.data_offset != 0:
         data = f" The data are changed to {_affine(audit)} first; log-SNR is that of the result."
     if audit.process is None and audit.source == "measured":
         data += " Signal and noise are scaled as in none of the usual processes."
-    return f"Noise levels are drawn {levels}, log-SNR {low:.1f} to {high:.1f}.{data}"
+    levels = ", ".join(part for part in (levels, steps) if part)
+    return f"Noise levels are drawn from {levels}, log-SNR {low:.1f} to {high:.1f}.{data}"
+
+
+def table_of_steps(audit: "Audit") -> str:
+    """The size of the table of noise levels, as far as it was seen; empty if there is none."""
+    if not audit.num_steps:
+        return ""
+    if audit.source == "declared":
+        return f"a table of {audit.num_steps:,} steps"
+    return f"a table, {audit.num_steps:,} different steps seen"
 
 
 def _affine(audit: "Audit") -> str:
@@ -95,21 +106,21 @@ def _affine(audit: "Audit") -> str:
 
 
 def _nearest(audit: "Audit") -> str:
-    name, distance = audit.closest[0]
-    if distance < SAME:
-        return f"Together that weighs noise levels as {name} does (distance {distance:.3f})."
+    if not audit.is_weighted_elbo:
+        return ""
+    name, d = audit.closest[0]
+    if d < SAME:
+        return f"Together that weighs noise levels as {name} does (off by {in_words(d)})."
     return (
         f"Together that is none of the named weightings; the nearest is {name}, off by "
-        f"{distance:.0%}."
-        if distance < 1
-        else f"Together that is far from every named weighting; the nearest is {name}."
+        f"{in_words(d)}."
     )
 
 
 def _likelihood(audit: "Audit") -> str:
     if not audit.is_weighted_elbo:
         return "What follows describes its squared-error part at small errors."
-    if audit.is_monotone:
+    if not audit.rising:
         return (
             "The weighting never rises with log-SNR: the loss is a likelihood objective, the ELBO "
             "of the data with Gaussian noise added, of noise levels distributed as the weighting "
@@ -118,8 +129,9 @@ def _likelihood(audit: "Audit") -> str:
     return (
         f"The weighting rises with log-SNR on {intervals(audit)}: the loss is not a likelihood "
         "objective. It adds ELBOs of noisy data where the weighting falls and subtracts them where "
-        f"it rises, {audit.negative_share:.0%} as much as it adds. Multiplied by the factor below, "
-        f"which is 1 above {audit.rising[-1][1]:.2f}, it would be one (its Monotone)."
+        "it rises. Multiplied by the factor below, which is 1 above "
+        f"{_nearest_objective(audit).end:.2f}, it would be one (its Monotone): another objective, "
+        "not a repair."
     )
 
 
@@ -148,17 +160,47 @@ def _ends(audit: "Audit") -> str:
     return " ".join(parts)
 
 
+class _Objective(NamedTuple):
+    """The nearest likelihood objective.
+
+    Args:
+        name: The named weighting that the loss has, as code, or None.
+        end: The log-SNR above which nothing is changed.
+    """
+
+    name: str | None
+    end: float
+
+
+def _nearest_objective(audit: "Audit") -> _Objective:
+    """By name if the named weighting rises as the audit's does, and so needs the same factor."""
+    name, d = audit.closest[0]
+    end = audit.rising[-1][1]
+    if d < SAME:
+        w = named_weighting(name)
+        rises = rising_intervals(w, audit.logsnr[0].item(), audit.logsnr[-1].item())
+        log_factor = (Monotone(w)(audit.logsnr) / w(audit.logsnr)).log()
+        off = (log_factor - _log_factor(audit)).abs()
+        if rises and (off < _ALIKE + 3 * audit.weight_error).all():
+            return _Objective(name, max(end, rises[-1][1]))
+    return _Objective(None, end)
+
+
+def _log_factor(audit: "Audit") -> torch.Tensor:
+    return (audit.monotone_weight / audit.weight).log()
+
+
 def monotone_code(audit: "Audit") -> str | None:
     """Code for `Monotone(w) / w`: by name where the weighting has one, else as a table."""
-    if audit.is_monotone or not audit.is_weighted_elbo:
+    if not audit.rising or not audit.is_weighted_elbo:
         return None
-    name, distance = audit.closest[0]
-    if distance < SAME:
+    name, end = _nearest_objective(audit)
+    if name is not None:
         classes = sorted({"Monotone", *re.findall(r"[A-Z]\w*", name)})
         return _NAMED.format(classes=", ".join(classes), name=name)
-    is_needed = audit.logsnr <= audit.rising[-1][1]
-    at = audit.logsnr[is_needed].numpy()
-    log_factor = (audit.monotone_weight / audit.weight).log()[is_needed].numpy()
+    is_needed = audit.logsnr < end
+    at = np.append(audit.logsnr[is_needed].numpy(), end)
+    log_factor = np.append(_log_factor(audit)[is_needed].numpy(), 0.0)
     kept = _corners(at, log_factor)
     return _TABLE.format(
         at=", ".join(f"{value:.3f}" for value in at[kept]),

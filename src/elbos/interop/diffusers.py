@@ -93,7 +93,7 @@ def read_config(path: Path) -> dict[str, Any]:
         ValueError: If it is not the configuration of a scheduler that is known here.
     """
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
         _reader(config)
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply to be a configuration.") from error
@@ -134,6 +134,7 @@ def _steps(
         b=b,
         coefficient=coefficient,
         parameterization=type(parameterization).__name__.lower(),
+        sigma_data=getattr(parameterization, "sigma_data", None),
         notes=tuple(notes),
     )
 
@@ -362,7 +363,9 @@ def _from_edm(draws_sigma_min: bool, config: Config, training: Training) -> Step
         notes.append("Scripts load the file as EDMEulerScheduler, which never draws sigma_min.")
     f = EDM(sigma_data=sigma_data)
     steps = _steps(config, training, logsnr, f, square_of_c_out, notes=notes)
-    return steps if predicts == "epsilon" else replace(steps, a=-steps.a, b=-steps.b)
+    if predicts == "epsilon":
+        return steps
+    return replace(steps, a=-steps.a, b=-steps.b, parameterization_factor=-1.0)
 
 
 # --- reading -------------------------------------------------------------------------------------
