@@ -251,6 +251,16 @@ def test_the_scale_and_the_offset_of_the_data_are_found():
     assert "2 x - 1" in result.verdict
 
 
+def test_data_may_be_standardized_by_sample():
+    def loss(network, x):
+        axes = (1, 2, 3)
+        return cosine_v(network, (x - x.mean(axes, keepdim=True)) / x.std(axes, keepdim=True))
+
+    result = audit.probe(loss, X[:64], 5000)
+    assert result.parameterization == "v"
+    assert relative_errors(result, weightings.Exponential()).abs().max() < 0.01
+
+
 def test_the_scale_of_the_data_can_be_given():
     result = audit.probe(cosine_v, X, 3000, data_scale=2.0)
     expected = audit.probe(cosine_v, X, 3000)

@@ -49,7 +49,7 @@ class Look:
     def is_finite(self) -> bool:
         """Whether the loss was, so that the whole of it counts."""
         parts = (self.z, self.z_other, self.g, self.g_moved, self.g_other)
-        return all(bool(part.isfinite().all()) for part in parts)
+        return all(bool(part.sum(dtype=torch.float64).isfinite()) for part in parts)
 
     def coefficient(self) -> Float[Tensor, " b"]:
         r"""$c$, from the change of the gradient."""
@@ -151,14 +151,14 @@ class Asker:
         self, z: Tensor, draws: list[Tensor], quantiles: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Those of a loss's random numbers that may be the noise, or decide the noise level."""
-        alike = [draw for draw in draws if draw.numel() == z.numel()]
-        noises = [draw.reshape(z.shape) for draw in alike]
+        draws = [draw.to(z.device) for draw in draws]
+        noises = [draw.reshape(z.shape) for draw in draws if draw.numel() == z.numel()]
         if self.order is not None:  # drawn in the order of the data, or of the network's input
-            noises += [self._like_x(draw) for draw in alike]
+            noises += [self._like_x(noise) for noise in noises]
         others = [draw for draw in draws if draw.numel() != z.numel() and _is_shared(draw, z)]
         noises += [draw.expand_as(z) for draw in others if draw.shape[1:] == z.shape[1:]]
         if self.summed:
-            noises = [sum_of([noises[i] for i in self.summed], z, self.x)]
+            noises = [sum_of([noises[i] for i in self.summed if i < len(noises)], z, self.x)]
         return (
             noises,
             [quantile for quantile in quantiles if len(quantile) == len(z)],
@@ -273,7 +273,7 @@ def grams(
     """
     x, x_other = reference
     z, dx, dz = look.z, x - x_other, look.z - look.z_other
-    eps = noise_in(look, z - _along(dz, dx) * x)
+    eps = noise_in(look, z - _along(dz, dx) * x if len(look.draws) > 1 else z)
     if is_uneven:
         c = (look.g_moved - look.g) / (2 * look.answer)
         c_other = c
@@ -355,9 +355,8 @@ def noise_in(call: Look | Glance, rest: Tensor) -> Tensor:
 
 def _along(u: Tensor, v: Tensor) -> Tensor:
     """The coefficient of `v` in `u`, by sample."""
-    u, v = u.double(), v.double()
     axes = tuple(range(1, v.ndim))
-    return (u * v).sum(axes, keepdim=True) / v.square().sum(axes, keepdim=True).clamp(min=1e-300)
+    return (u * v).sum(axes, keepdim=True) / v.square().sum(axes, keepdim=True).clamp(min=1e-30)
 
 
 def _target(g: Tensor, c: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ def reference_of(looks: list[Look], x: Tensor, x_other: Tensor) -> tuple[Tensor,
         ValueError: If z is no data, scaled, plus noise.
     """
     z, z_other = torch.cat([look.z for look in looks]), torch.cat([look.z_other for look in looks])
-    dz = (z - z_other).double()
-    rounding = 100 * torch.finfo(z.dtype).eps ** 2 * z.double().square().nansum().item()
+    dz = (z - z_other).float()
+    rounding = 100 * torch.finfo(z.dtype).eps ** 2 * z.float().square().nansum().item()
     size = dz.square().nansum().item()
     if size <= rounding:
         raise ValueError(REFUSAL)
