@@ -1,10 +1,10 @@
 """How exact the audit is, and how long it takes.
 
-Accuracy: every recipe of `elbos.recipes`, as people write it (the losses of tests/training_losses.py),
-is audited with 20,000 samples of 3x8x8 numbers. The error of the weighting, up to a constant, is
-taken over the noise levels of the central 98 % of the samples; the true weighting is the recipe's
-closed form, in the limit of many steps. "wrong" counts a prediction type or nearest weighting that
-is not the recipe's.
+Accuracy: every recipe of `elbos.recipes`, as people write it (the losses of
+tests/training_losses.py), is audited with 20,000 samples of 3x8x8 numbers. The error of the
+weighting, up to a constant, is taken over the noise levels of the central 98 % of the samples; the
+true weighting is the recipe's closed form, in the limit of many steps. "wrong" counts a prediction
+type or nearest weighting that is not the recipe's.
 
 Time: EDM's loss, audited with data of three shapes, against the loss itself: the same number of
 samples in the same batches, forward and backward, with a network that costs nothing. In turns, the
@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -57,11 +58,10 @@ def accuracy(seeds: list[int]) -> None:
     for case in CASES:
         rows.append([one(case, seed) for seed in seeds])
         kinds, medians, tails, wrongs, seconds = zip(*rows[-1], strict=True)
-        print(
-            f"| {case.loss.__name__} | {', '.join(sorted(set(kinds)))} | {max(medians):.3%} | "
-            f"{max(tails):.3%} | {sum(wrongs)} of {len(seeds)} | {statistics.median(seconds):.2f} |",
-            flush=True,
-        )
+        figures = f"{max(medians):.3%} | {max(tails):.3%} | {sum(wrongs)} of {len(seeds)}"
+        kind = ", ".join(sorted(set(kinds)))
+        typical = statistics.median(seconds)
+        print(f"| {case.loss.__name__} | {kind} | {figures} | {typical:.2f} |", flush=True)
     everything = [result for row in rows for result in row]
     _, medians, tails, wrongs, seconds = zip(*everything, strict=True)
     print(
@@ -106,15 +106,16 @@ def trained(x: Tensor) -> None:
         edm(network, x).mean().backward()
 
 
+def audited_loss(x: Tensor) -> None:
+    audit.probe(edm, x, NUM_SAMPLES)
+
+
 def times(rounds: int) -> None:
     """Seconds, and the ratio of the audit's to the loss's own."""
     print("\n| data | audit, s | the loss itself, s | ratio |\n|---|---|---|---|")
     for shape, num in SHAPES.items():
-        x = data(shape, num)
-        pairs = [
-            (seconds(lambda: audit.probe(edm, x, NUM_SAMPLES)), seconds(lambda: trained(x)))
-            for _ in range(rounds)
-        ]
+        audited, alone = partial(audited_loss, data(shape, num)), partial(trained, data(shape, num))
+        pairs = [(seconds_of(audited), seconds_of(alone)) for _ in range(rounds)]
         audits, losses = zip(*pairs, strict=True)
         ratio = statistics.median(a / b for a, b in pairs)
         print(
@@ -123,7 +124,7 @@ def times(rounds: int) -> None:
         )
 
 
-def seconds(function: Callable[[], object]) -> float:
+def seconds_of(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start

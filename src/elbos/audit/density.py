@@ -83,22 +83,33 @@ def estimate_density(levels: Levels, grid: Float[Array, " g"]) -> Density:
     values, counts = distinct_levels(levels)
     table = _Table.of(values, counts)
     draw = monotone_draw(levels.logsnr, levels.error, levels.quantiles)
-    if draw is not None and table is None:
-        log_p, error = function_density(levels.logsnr, levels.error, draw, grid)
-        return _of_shape(log_p, error, levels.logsnr, None, grid)
-    if draw is not None and table is not None:
-        ends = StepCurve.of(table.steps_of(levels.logsnr), draw)
-        if ends.is_uniform:
-            return _of_table(table, grid)
-        log_probability, step_error = ends.log_probability()
-        log_p = table_log_density(table.levels, table.steps, log_probability, grid)
-        error = np.interp(grid, table.levels, step_error)
-        error = np.hypot(error, spacing_error(table.levels, table.steps, grid))
-        return _of_shape(log_p, error, levels.logsnr, len(table), grid)
+    if draw is not None:
+        read = _of_draw(levels, draw, table, grid)
+        if read is not None:
+            return read
     if table is not None and table.is_uniform:
         density = _of_table(table, grid)
         return replace(density, covariance=density.covariance + table.tilt_covariance(grid))
     return _of_levels(levels.logsnr, table, grid)
+
+
+def _of_draw(
+    levels: Levels, draw: Float[Array, " n"], table: "_Table | None", grid: Float[Array, " g"]
+) -> Density | None:
+    """Of levels that are a rising function of a number; None if they are known too badly."""
+    if table is None:
+        read = function_density(levels.logsnr, levels.error, draw, grid)
+        return read and _of_shape(*read, levels.logsnr, None, grid)
+    ends = StepCurve.of(table.steps_of(levels.logsnr), draw)
+    if ends.is_uniform:
+        return _of_table(table, grid)
+    if not ends.curve.is_enough:
+        return None
+    log_probability, step_error = ends.log_probability()
+    log_p = table_log_density(table.levels, table.steps, log_probability, grid)
+    error = np.interp(grid, table.levels, step_error)
+    error = np.hypot(error, spacing_error(table.levels, table.steps, grid))
+    return _of_shape(log_p, error, levels.logsnr, len(table), grid)
 
 
 def _of_table(table: "_Table", grid: Float[Array, " g"]) -> Density:

@@ -14,6 +14,7 @@ the distance of these; so ends are taken that are many samples apart, and a curv
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -21,7 +22,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import maximum_filter1d
-from scipy.special import expit, log_expit
+from scipy.special import expit, log_expit, logit
 
 from elbos.audit.smooth import scatter
 
@@ -29,6 +30,7 @@ Array = NDArray[np.float64]
 _NUM_POINTS = 500  # of a curve
 _NUM_ERRORS = (100, 30, 10, 3)  # how far points are apart: slopes are then known to 1 % to 30 %
 _MANY = 20  # samples
+_FEWEST = 12  # points
 _WINDOW = 25  # points of a grid over which the largest misfit is taken
 
 
@@ -98,6 +100,11 @@ class Curve:
                     yield i
                     last = i
 
+    @property
+    def is_enough(self) -> bool:
+        """Whether there are points enough for the curve and for its halves."""
+        return len(self.s) >= _FEWEST
+
     def at(self, index: list[int] | slice) -> "Curve":
         return Curve(self.places[index], self.s[index], self.error[index])
 
@@ -125,8 +132,9 @@ def function_density(
     error: Float[Array, " n"],
     draw: Float[Array, " n"],
     grid: Float[Array, " g"],
-) -> tuple[Float[Array, " g"], Float[Array, " g"]]:
-    """The log-density of levels that are a rising function of `draw`, and its error.
+) -> tuple[Float[Array, " g"], Float[Array, " g"]] | None:
+    """The log-density of levels that are a rising function of `draw`, and its error; None if they
+    are known too badly.
 
     From the slope of $s$, which is smooth where levels go on for ever, or from that of $u$, which
     is where they end; whichever is known better.
@@ -138,6 +146,8 @@ def function_density(
     error = np.maximum(error, scatter(s, levels))  # the loss itself rounds, too
     slope = np.gradient(s, levels + 1e-12 * np.arange(len(s)))
     curve = Curve(levels, s, np.minimum(slope, 1e3) * error).thinned(1 / _NUM_POINTS)
+    if not curve.is_enough:
+        return None
     at = curve(grid)
     by_s = log_expit(at) + log_expit(-at) + curve.log_slope(grid), curve.slope_error(grid)
     u = expit(curve.s)
@@ -190,14 +200,25 @@ class StepCurve:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether the ends are evenly spaced, up to their errors."""
-        u, places = expit(self.ends.s), self.ends.places
+        """Whether the ends are evenly spaced, up to their errors; on the inner 90 %, since beyond
+        the numbers of steps are a guess where some were never drawn.
+        """
+        inner = (self.ends.s > logit(0.05)) & (self.ends.s < logit(0.95))
+        u, places = expit(self.ends.s[inner]), self.ends.places[inner]
+        if len(u) < 3:
+            return False
         off = u - np.polyval(np.polyfit(places, u, 1), places)
-        return bool((np.abs(off) < 2 * u * (1 - u) * self.ends.error + 3 / self.num).all())
+        error = u * (1 - u) * self.ends.error[inner]
+        return bool((np.abs(off) < 2 * error + 3 / self.num).all())
+
+    @cached_property
+    def curve(self) -> Curve:
+        """A smooth curve through the ends."""
+        return self.ends.thinned()
 
     def log_probability(self) -> tuple[Float[Array, " t"], Float[Array, " t"]]:
         """Of each step, and its error."""
-        curve, steps = self.ends.thinned(), self.steps
+        curve, steps = self.curve, self.steps
         u = expit(curve(self.ends.places))
         log_p = log_expit(curve(steps)) + log_expit(-curve(steps)) + curve.log_slope(steps)
         log_p[1:-1] = np.log(np.maximum(np.diff(u) / np.diff(self.ends.places), 1e-300))

@@ -6,6 +6,7 @@ solved for; what stays open, their scale, the relation of $\alpha$ and $\sigma$ 
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from elbos.audit.ask import Look, similarity
@@ -43,38 +44,44 @@ def _encoded(looks: list[Look], num: int) -> tuple[Tensor, Tensor]:
     r"""The data as the process sees them, where the loss encodes or normalizes them first.
 
     For one sample of the batch, $z_k = \alpha_k E(x) + \sigma_k\epsilon_k$ with the same $E(x)$ in
-    every batch $k$ and known noise: alternating least squares, in the scale of the batch with the
-    most signal.
+    every batch $k$ and known noise, and with other data $dz_k \propto \alpha_k$.
 
     Raises:
-        ValueError: If the changes of $z$ have no common direction, or the noise is not torch's.
+        ValueError: If the changes of $z$ have no common direction, or the noise was not seen.
     """
-    z = torch.stack([look.z for look in looks]).double()
-    dz = torch.stack([look.z - look.z_other for look in looks]).double()
-    flat = dz.flatten(2)
-    best = flat.norm(dim=2).argmax(0)
-    difference = flat[best, torch.arange(num)]
-    alpha = (flat * difference).sum(2) / difference.square().sum(1)
-    strange = (flat - alpha[..., None] * difference).square().sum() / flat.square().sum()
+    dz = torch.stack([look.z - look.z_other for look in looks], dim=1).double().flatten(2)
+    best = dz.norm(dim=2).argmax(1)
+    difference = dz[torch.arange(num), best]
+    alpha = (dz @ difference[..., None]).squeeze(2) / difference.square().sum(1, keepdim=True)
+    strange = (dz - alpha[..., None] * difference[:, None]).square().sum() / dz.square().sum()
     if strange > 0.05 or not all(look.draws for look in looks):
         raise ValueError(REFUSAL)
-    eps = torch.stack([_best_draw(look, looks) for look in looks]).double()
-    shape = (*alpha.shape, *(1,) * (z.ndim - 2))
-    alpha, axes = alpha.reshape(shape), tuple(range(2, z.ndim))
-    data = torch.zeros_like(z[0])
-    for _ in range(200):
-        noise = z - alpha * data
-        sigma = (noise * eps).sum(axes, keepdim=True) / eps.square().sum(axes, keepdim=True)
-        weight = alpha / sigma.square().clamp(min=1e-6)
-        before, data = data, (weight * (z - sigma * eps)).sum(0) / (weight * alpha).sum(0)
-        if (data - before).norm() < 1e-9 * data.norm():
-            break
-    left = z - alpha * data - sigma * eps
+    z = torch.stack([look.z for look in looks], dim=1).double().flatten(2)
+    eps = torch.stack([_best_draw(look, looks) for look in looks], dim=1).double().flatten(2)
+    data, sigma = _data_and_sigma(z, eps, alpha)
+    left = z - alpha[..., None] * data[:, None] - sigma[..., None] * eps
     if left.square().sum() > 1e-2 * z.square().sum():
         raise ValueError(REFUSAL)
-    scale = relative_scale(alpha.reshape(len(looks), -1), sigma.reshape(len(looks), -1).abs())
-    scale = scale.reshape(-1, *(1,) * (z.ndim - 2))
-    return data * scale, (data - difference.reshape(data.shape)) * scale
+    scale = relative_scale(alpha.T, sigma.T.abs())[:, None]
+    shape = looks[0].z.shape
+    return (data * scale).reshape(shape), ((data - difference) * scale).reshape(shape)
+
+
+def _data_and_sigma(
+    z: Float[Tensor, "b k d"], eps: Float[Tensor, "b k d"], alpha: Float[Tensor, "b k"]
+) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b k"]]:
+    r"""Least squares of $z_k = \alpha_k E + \sigma_k\epsilon_k$ for $E$ and $\sigma$.
+
+    Given $\sigma$, $E = \sum_l \alpha_l (z_l - \sigma_l\epsilon_l) / \sum_l \alpha_l^2$, which leaves a
+    small linear system for $\sigma$.
+    """
+    mean = alpha / alpha.square().sum(1, keepdim=True)
+    apart = torch.eye(alpha.shape[1], dtype=z.dtype, device=z.device)
+    apart = apart - alpha[:, :, None] * mean[:, None]
+    rest = (apart @ z * eps).sum(2)
+    sigma = torch.linalg.solve(apart * (eps @ eps.mT), rest)
+    data = (mean[..., None] * (z - sigma[..., None] * eps)).sum(1)
+    return data, sigma
 
 
 def _best_draw(look: Look, looks: list[Look]) -> Tensor:

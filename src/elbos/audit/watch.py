@@ -306,8 +306,8 @@ def _total(loss: Any) -> Tensor:
 def _described(error: Exception) -> str:
     """Type, message and place of an error in somebody else's code."""
     frames = traceback.extract_tb(error.__traceback__)
-    folder = str(Path(__file__).parent)
-    libraries = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), folder)
+    ours = str(Path(__file__).parent)
+    libraries = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), ours, "<frozen ")
     theirs = [frame for frame in frames if not frame.filename.startswith(libraries)]
     frame = (theirs or frames)[-1]
     place = f"{Path(frame.filename).name}, line {frame.lineno}"
