@@ -72,8 +72,8 @@ def _data_and_sigma(
 ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b k"]]:
     r"""Least squares of $z_k = \alpha_k E + \sigma_k\epsilon_k$ for $E$ and $\sigma$.
 
-    Given $\sigma$, $E = \sum_l \alpha_l (z_l - \sigma_l\epsilon_l) / \sum_l \alpha_l^2$, which leaves a
-    small linear system for $\sigma$.
+    Given $\sigma$, $E$ is a mean, $\sum_k \alpha_k (z_k - \sigma_k\epsilon_k) / \sum_k \alpha_k^2$,
+    which leaves a small linear system for $\sigma$.
     """
     mean = alpha / alpha.square().sum(1, keepdim=True)
     apart = torch.eye(alpha.shape[1], dtype=z.dtype, device=z.device)
