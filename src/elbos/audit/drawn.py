@@ -50,14 +50,12 @@ def monotone_draw(
     for draw in quantiles.T:
         if not np.isfinite(draw).all() or np.ptp(draw) == 0:
             continue
-        order = np.lexsort((logsnr, draw))
-        steps = np.diff(logsnr[order])
+        order = np.argsort(draw, kind="stable")
+        steps, is_tied = np.diff(logsnr[order]), np.diff(draw[order]) == 0
         sign = 1.0 if steps.sum() > 0 else -1.0
-        if sign < 0:
-            order = np.lexsort((-logsnr, draw))
-            steps = np.diff(logsnr[order])
         allowed = 1e-5 + 8 * (error[order][1:] + error[order][:-1])
-        if (sign * steps >= -allowed).all():
+        is_decided = np.where(is_tied, np.abs(steps) <= allowed, sign * steps >= -allowed)
+        if is_decided.all():
             return np.asarray(sign * draw)
     return None
 
