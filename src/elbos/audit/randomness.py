@@ -203,12 +203,15 @@ class Randomness(TorchFunctionMode):
         """Of indices that were drawn independently, with `weights` for all or for each."""
         if index.numel() != self.num:
             return
-        weights = weights.detach().double().cpu().expand(self.num, -1)
-        place = index.cpu().reshape(-1, 1)
-        own = weights.gather(1, place)
-        smaller = weights.cumsum(1).gather(1, place) - own / 2
-        greater = weights.flip(1).cumsum(1).flip(1).gather(1, place) - own / 2
-        self.quantiles.append((smaller.log() - greater.log()).flatten())
+        weights, place = weights.detach().double().cpu(), index.cpu().reshape(-1, 1)
+
+        def chosen(values: Tensor) -> Tensor:
+            return values.expand(self.num, -1).gather(1, place).flatten()
+
+        half = chosen(weights) / 2
+        smaller = chosen(weights.cumsum(-1)) - half
+        greater = chosen(weights.flip(-1).cumsum(-1).flip(-1)) - half
+        self.quantiles.append(smaller.log() - greater.log())
 
 
 @contextmanager
