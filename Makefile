@@ -39,6 +39,7 @@ slow: .venv/dev
 
 bench: .venv/dev .venv/bench
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/digits.py --runs runs/digits-benchmark --seeds 0
 	$(BIN)/python benchmarks/variance.py runs/digits-benchmark/sigmoid-2-0
 
