@@ -12,14 +12,15 @@ what the loss gives its network and from its gradient (`probe`).
 | module | what it does |
 |---|---|
 | `watch`, `randomness` | calls the loss with a stand-in for the network; what it draws |
-| `layout` | where the data are in the network's input |
+| `ask`, `layout`, `reference` | the same questions, batch by batch; where the data are in the input |
 | `algebra` | from dot products to $\alpha, \sigma, a, b$ of every sample |
-| `pilot` | is it a squared error, in normal noise? what else is odd? |
+| `pilot`, `noise`, `oddity` | is it a squared error, in normal noise? what else is odd? |
 | `scaling` | which process it is, and in which scale the data are |
 | `measure` | all samples |
-| `density`, `rises`, `names` | $p$, where $w$ rises, and what things are called |
-| `estimate`, `declare` | from samples, or from a declared recipe, to an `Audit` |
-| `result`, `verdict`, `page` | the `Audit`, in words, as a page |
+| `density` | $p$: `drawn` and read off, `fits` a named schedule, or `smooth` |
+| `rises`, `names` | where $w$ rises, and what things are called |
+| `estimate`, `declare`, `steps` | from samples, or from what is declared, to an `Audit` |
+| `result`, `verdict`, `text`, `figure`, `page` | the `Audit`, in words, drawn, and as a page |
 """
 
 from collections.abc import Callable

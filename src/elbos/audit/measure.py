@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from elbos.audit.algebra import solve
@@ -79,71 +79,99 @@ def measure(
     with untouched_randomness():
         first_seed = spread(seed)
         pilot = first_look(loss_fn, x, first_seed)
-        reading_of = _plain_readings if pilot.is_plain else _readings
-        all_grams, coefficients, batches, all_quantiles = [], [], [], []
-        num_seen = 0
-        for i in range(num_samples):
-            for products, coefficient, drawn in reading_of(pilot, first_seed + i):
-                all_grams.append(products)
-                coefficients.append(coefficient)
-                batches.append(torch.full((len(x),), float(i), dtype=torch.float64))
-                all_quantiles.append(drawn)
-                num_seen += len(x)
-                if advance:
-                    advance(len(x))
-            if num_seen >= num_samples:
-                break
-    g, c, batch = (
-        torch.cat(parts).cpu()[:num_samples] for parts in (all_grams, coefficients, batches)
-    )
-    num_draws = min(map(len, all_quantiles))  # those that are drawn in every batch
-    quantiles = torch.cat(
-        [torch.stack([*draws[:num_draws], torch.zeros(len(x))], 1) for draws in all_quantiles]
-    )[:num_samples, :num_draws]
-    oddities = list(pilot.oddities)
-    is_whole = g.isfinite().flatten(1).all(1) & c.isfinite()
+        drawn = _Drawn.of(pilot, num_samples, first_seed, advance or (lambda _: None))
+    is_whole = drawn.is_whole()
     if not is_whole.any():
         raise ValueError("The loss is not finite: its gradient is NaN for every sample.")
+    oddities = list(pilot.oddities)
     if not is_whole.all():
         share = 1 - is_whole.double().mean().item()
         text = f"The loss is NaN or infinite for {share:.2%} of the samples, which are left out."
         oddities.append(Oddity("not-finite", text))
-    g, c, batch, quantiles = (part[is_whole] for part in (g, c, batch, quantiles))
-    solved = solve(g, is_noise_known=pilot.is_noise_known)
-    dimensions = x[0].numel()
-    rtol = 0.0 if pilot.is_noise_known else (2 / dimensions) ** 0.5
+    return _samples_of(pilot, drawn.at(is_whole), data_scale, oddities)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What the calls of a loss gave, a row per sample.
+
+    Attributes:
+        products: Dot products (`algebra`).
+        coefficient: $c$.
+        batch: Which batch each sample came in.
+        quantiles: As in `Samples`.
+    """
+
+    products: Float[Tensor, "n r r"]
+    coefficient: Float[Tensor, " n"]
+    batch: Float[Tensor, " n"]
+    quantiles: Float[Tensor, "n draws"]
+
+    @classmethod
+    def of(cls, pilot: Pilot, num: int, seed: int, advance: Callable[[int], None]) -> "_Drawn":
+        """Batch after batch, until there are `num` samples."""
+        reading_of = _plain_readings if pilot.is_plain else _readings
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        draws: list[list[Tensor]] = []
+        size = len(pilot.asker.x)
+        for i in range(num):
+            for products, coefficient, drawn in reading_of(pilot, seed + i):
+                batch = torch.full((size,), float(i), dtype=torch.float64)
+                parts.append((products, coefficient.cpu(), batch))
+                draws.append([*drawn, torch.zeros(size)])
+                advance(size)
+            if len(parts) * size >= num:
+                break
+        num_draws = min(map(len, draws)) - 1  # those that are drawn in every batch
+        quantiles = torch.cat([torch.stack([*some[:num_draws], some[-1]], 1) for some in draws])
+        products, coefficients, batches = map(torch.cat, zip(*parts, strict=True))
+        return cls(products[:num], coefficients[:num], batches[:num], quantiles[:num, :num_draws])
+
+    def is_whole(self) -> Bool[Tensor, " n"]:
+        """Whether the gradients of each sample are finite."""
+        return self.products.isfinite().flatten(1).all(1) & self.coefficient.isfinite()
+
+    def at(self, index: Tensor) -> "_Drawn":
+        """Some of the samples."""
+        columns = (self.products, self.coefficient, self.batch, self.quantiles)
+        return _Drawn(*(column[index] for column in columns))
+
+
+def _samples_of(
+    pilot: Pilot, drawn: _Drawn, data_scale: float | None, oddities: list[Oddity]
+) -> Samples:
+    """The coefficients of samples, in the scale of their process."""
+    solved, c = solve(drawn.products, is_noise_known=pilot.is_noise_known), drawn.coefficient
+    rtol = 0.0 if pilot.is_noise_known else (2 / pilot.asker.x[0].numel()) ** 0.5
     process = process_of(solved.alpha, solved.sigma, offset=solved.offset, rtol=rtol)
     if data_scale is not None:
         process = process._replace(scale=data_scale)
-    alpha = solved.alpha / process.scale
-    logsnr = 2 * (alpha.log() - solved.sigma.log())
+    logsnr = 2 * (torch.log(solved.alpha / process.scale) - solved.sigma.log())
     logsnr = torch.where(logsnr < -_PURE, -torch.inf, logsnr)
     logsnr = torch.where(logsnr > _PURE, torch.inf, logsnr)
     is_strange = (solved.strange_noise > 0.05) & (logsnr.abs() < 4)
-    is_exact = pilot.is_noise_known and pilot.reference[0] is x
+    is_exact = pilot.is_noise_known and pilot.reference[0] is pilot.asker.x
     if is_exact and is_strange.double().mean() > 1e-3:
         raise ValueError(REFUSAL)  # as where a coin flips whole batches, none of the first ones
-    eps_coefficient = c * (solved.b - solved.a * solved.sigma / solved.alpha) ** 2
     strange = solved.strange_target[logsnr.isfinite() & (c != 0)].median().item()
-    is_squared = not any(oddity.is_fatal for oddity in oddities)
-    if is_squared and strange > 1e-3:
+    if strange > 1e-3 and not any(oddity.is_fatal for oddity in oddities):
         text = (
             f"{strange:.1%} of the target is no combination of the data and the noise: the loss "
             "has a term besides the error, or a target of its own."
         )
-        oddities.append(Oddity("strange-target", text))
+        oddities = [*oddities, Oddity("strange-target", text)]
     return Samples(
         logsnr=logsnr,
         a=solved.a / process.scale,
         b=solved.b,
         coefficient=c,
-        eps_coefficient=eps_coefficient,
-        batch=batch,
+        eps_coefficient=c * (solved.b - solved.a * solved.sigma / solved.alpha) ** 2,
+        batch=drawn.batch,
         process=process,
         data_offset=solved.offset,
         logsnr_error=rtol,
         rounding=solved.rounding,
-        quantiles=quantiles,
+        quantiles=drawn.quantiles,
         oddities=oddities,
     )
 
