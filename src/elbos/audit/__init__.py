@@ -12,7 +12,7 @@ what the loss gives its network and from its gradient (`probe`).
 | module | what it does |
 |---|---|
 | `watch`, `randomness` | calls the loss with a stand-in for the network; what it draws |
-| `ask`, `layout`, `reference` | the same questions, batch by batch; where the data are in the input |
+| `ask`, `layout`, `reference` | the same questions, batch by batch; where the data are |
 | `algebra` | from dot products to $\alpha, \sigma, a, b$ of every sample |
 | `pilot`, `noise`, `oddity` | is it a squared error, in normal noise? what else is odd? |
 | `scaling` | which process it is, and in which scale the data are |
