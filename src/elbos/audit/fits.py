@@ -80,40 +80,35 @@ class _Fit:
             "logsnr_max": float(logsnr.max()) + pad,
         }
         quantiles = torch.from_numpy(np.quantile(logsnr, (np.arange(2000) + 0.5) / 2000))
+        self.theta = self._best(
+            family.start(logsnr), lambda schedule: -schedule.log_density(quantiles).mean().item()
+        )
 
-        def loss(theta: Array) -> float:
+    def _best(
+        self, start: list[float], loss: Callable[[Schedule], float], fatol: float = 1e-8
+    ) -> list[float]:
+        """The parameters for which the schedule's loss is least."""
+
+        def loss_of(theta: Array) -> float:
             try:
-                schedule = family.build(*theta, **self.ends)
-            except (ValueError, OverflowError):
+                value = loss(self.schedule(theta.tolist()))
+            except (ValueError, OverflowError):  # no such schedule
                 return 1e6
-            value = -schedule.log_density(quantiles).mean().item()
             return value if np.isfinite(value) else 1e6
 
-        self.theta: list[float] = family.start(logsnr)
-        if self.theta:
-            start = np.array(self.theta)
-            found = minimize(loss, start, method="Nelder-Mead", tol=1e-8)
-            self.theta = found.x.tolist()
+        if not start:
+            return []
+        options = {"xatol": 1e-6, "fatol": fatol}
+        found = minimize(loss_of, start, method="Nelder-Mead", options=options)
+        theta: list[float] = found.x.tolist()
+        return theta
 
     def schedule(self, theta: Sequence[float] | None = None) -> Schedule:
         return self.family.build(*(self.theta if theta is None else theta), **self.ends)
 
     def nearest(self, distance: Callable[[Schedule], float]) -> Schedule:
         """The member of the family that is nearest to something else, on the same range."""
-        if not self.theta:
-            return self.schedule()
-
-        def loss(theta: Array) -> float:
-            try:
-                value = distance(self.schedule(theta.tolist()))
-            except (ValueError, OverflowError):
-                return 1e6
-            return value if np.isfinite(value) else 1e6
-
-        found = minimize(
-            loss, self.theta, method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-14}
-        )
-        return self.schedule(found.x.tolist())
+        return self.schedule(self._best(self.theta, distance, fatol=1e-14))
 
     def log_likelihood(self, schedule: Schedule) -> float:
         return schedule.log_density(self.logsnr).sum().item()
