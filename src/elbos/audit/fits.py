@@ -98,8 +98,9 @@ class _Fit:
 
         if not start:
             return []
-        options = {"xatol": 1e-6, "fatol": fatol}
-        found = minimize(loss_of, start, method="Nelder-Mead", options=options)
+        found = minimize(
+            loss_of, start, method="Nelder-Mead", options={"xatol": 1e-6, "fatol": fatol}
+        )
         theta: list[float] = found.x.tolist()
         return theta
 
