@@ -744,6 +744,22 @@ def test_a_coefficient_that_scatters_is_averaged(scatter, weighting, seed):
         assert result.rising == []
 
 
+def test_no_factor_lifts_levels_that_have_no_weight():
+    def loss(network, x):
+        t, eps = torch.rand(len(x)), torch.randn_like(x)
+        u = t[:, None, None, None]
+        error = (network((1 - u) * x + u * eps, t) - (eps - x)).square().flatten(1).mean(1)
+        return error * (t < 0.9)
+
+    result = audit.probe(loss, X, 5000)
+    assert result.closest[0].name == "Exponential()"  # of the levels that count
+    assert result.coefficient_name == "1"
+    [(_, end)] = result.rising
+    assert abs(end - 2 * math.log(0.1 / 0.9)) < 0.2
+    assert result.monotone_code is None
+    assert "No factor makes it one" in result.verdict
+
+
 def test_rare_coefficients_of_another_size_are_told():
     def loss(network, x):
         return edm_per_sample(network, x) * (1 + 9 * (torch.rand(len(x)) < 0.03))

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
 from elbos.audit.density import Levels, distinct_levels, estimate_density
@@ -19,8 +20,8 @@ from elbos.audit.smooth import Splines, residuals, scatter
 Array = NDArray[np.float64]
 NUM_POINTS = 401
 _MIN_LEVELS = 8
+_NEAR = 25  # samples that count as near to each other
 _ON_A_CURVE = 5e-3  # relative scatter of values that are a function of the noise level
-_UNUSED = 25.0  # below the largest log-coefficient: that of levels which do not count
 _OFF_IT = 5e-3  # share of values that may be far off, as where a curve bends or jumps
 
 
@@ -32,20 +33,10 @@ def audit_of(samples: Samples, *, title: str) -> Audit:
     """
     is_finite = samples.logsnr.isfinite()
     logsnr = samples.logsnr[is_finite].numpy()
-    if len(logsnr) < 100:
-        raise ValueError(
-            f"Of {len(is_finite)} samples, all but {len(logsnr)} are pure noise or clean data: "
-            "there is no weighting to measure."
-        )
-    if np.ptp(logsnr) < 1e-4:
-        raise ValueError(
-            f"The loss draws a single noise level, log-SNR {logsnr[0]:.2f}: there is no weighting "
-            "to measure."
-        )
-    oddities = list(samples.oddities)
+    _require_levels(logsnr, len(is_finite))
     grid = np.linspace(logsnr.min(), logsnr.max(), NUM_POINTS)
-    drawn, found = _independent(samples)
-    oddities += found
+    drawn, oddities = _independent(samples)
+    oddities = [*samples.oddities, *oddities]
     values, _ = distinct_levels(drawn)
     if len(values) < _MIN_LEVELS:
         raise ValueError(
@@ -64,7 +55,7 @@ def audit_of(samples: Samples, *, title: str) -> Audit:
     log_c = c.log - (probability * c.log).sum()
     is_fitted = density.is_fitted or k.is_fitted
     rises = rising_measured(grid, log_w, covariance, density.log_p, is_fitted=is_fitted)
-    is_used = k.log > k.log.max() - _UNUSED
+    used = probability * _is_used(logsnr, samples.coefficient[is_finite].numpy(), grid)
     rtol = samples.logsnr_error
     is_asked = is_finite & (samples.coefficient != 0)  # the others have no target
     prediction = prediction_of(
@@ -95,14 +86,35 @@ def audit_of(samples: Samples, *, title: str) -> Audit:
         parameterization=prediction.name if prediction else None,
         parameterization_factor=prediction.factor if prediction else 1.0,
         sigma_data=sigma_data or process.sigma_data,
-        coefficient_name=coefficient_name(grid, log_c, probability * is_used),
+        coefficient_name=coefficient_name(grid, log_c, used),
         rising=rises,
-        closest=closest(grid, log_w, probability * is_used),
+        closest=closest(grid, log_w, used),
         share_pure_noise=is_pure.double().mean().item(),
         weight_pure_noise=_mean_ratio(samples.coefficient[is_pure], samples.coefficient),
         share_clean=(samples.logsnr == torch.inf).double().mean().item(),
         oddities=oddities,
     )
+
+
+def _require_levels(logsnr: Array, num: int) -> None:
+    """There is a weighting to measure if there are noise levels with both signal and noise."""
+    if len(logsnr) < 100:
+        raise ValueError(
+            f"Of {num} samples, all but {len(logsnr)} are pure noise or clean data: there is no "
+            "weighting to measure."
+        )
+    if np.ptp(logsnr) < 1e-4:
+        raise ValueError(
+            f"The loss draws a single noise level, log-SNR {logsnr[0]:.2f}: there is no weighting "
+            "to measure."
+        )
+
+
+def _is_used(logsnr: Array, coefficient: Array, grid: Array) -> NDArray[np.bool_]:
+    """Where the coefficient is not 0; names are found by the levels that count."""
+    order = np.argsort(logsnr)
+    share = uniform_filter1d((coefficient[order] != 0).astype(float), _NEAR, mode="nearest")
+    return np.asarray(np.interp(grid, logsnr[order], share) > 0.05)
 
 
 def rising(

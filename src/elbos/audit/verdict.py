@@ -33,6 +33,7 @@ _PROCESSES = {
     None: "",
 }
 _ALIKE = 0.05  # how much the factors of what is named and of what was found may differ anywhere
+_LARGEST = 24.0  # of the log of the factor: more has to be lifted only from nothing
 _LINE = 5e-4  # what the factor may be off between the points of its table
 
 
@@ -126,10 +127,15 @@ def _likelihood(audit: "Audit") -> str:
             "of the data with Gaussian noise added, of noise levels distributed as the weighting "
             "falls."
         )
-    return (
+    text = (
         f"The weighting rises with log-SNR on {intervals(audit)}: the loss is not a likelihood "
         "objective. It adds ELBOs of noisy data where the weighting falls and subtracts them where "
-        "it rises. Multiplied by the factor below, which is 1 above "
+        "it rises."
+    )
+    if _log_factor(audit).max() > _LARGEST:
+        return f"{text} No factor makes it one, since there are levels without any weight."
+    return (
+        f"{text} Multiplied by the factor below, which is 1 above "
         f"{_nearest_objective(audit).end:.2f}, it would be one (its Monotone): another objective, "
         "not a repair."
     )
@@ -192,7 +198,7 @@ def _log_factor(audit: "Audit") -> torch.Tensor:
 
 def monotone_code(audit: "Audit") -> str | None:
     """Code for `Monotone(w) / w`: by name where the weighting has one, else as a table."""
-    if not audit.rising or not audit.is_weighted_elbo:
+    if not audit.rising or not audit.is_weighted_elbo or _log_factor(audit).max() > _LARGEST:
         return None
     name, end = _nearest_objective(audit)
     if name is not None:
