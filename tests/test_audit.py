@@ -674,6 +674,14 @@ def antithetic(num):
     return torch.cat([u, 1 - u])
 
 
+def shared_by_two(num):
+    return torch.rand(num // 2).repeat(2)
+
+
+def shared_by_four_neighbours(num):
+    return torch.rand(num // 4).repeat_interleave(4)
+
+
 def numpy_uniform(num):
     return torch.from_numpy(np.random.uniform(0, 1, num))  # noqa: NPY002
 
@@ -683,7 +691,16 @@ def in_place(num):
 
 
 @pytest.mark.parametrize(
-    "times", [low_discrepancy, stratified, antithetic, numpy_uniform, in_place]
+    "times",
+    [
+        low_discrepancy,
+        stratified,
+        antithetic,
+        shared_by_two,
+        shared_by_four_neighbours,
+        numpy_uniform,
+        in_place,
+    ],
 )
 def test_levels_are_exact_however_their_times_are_drawn(times):
     """Uniform times in a schedule without a name: log-SNR rises like 10 + 3 ln u - 2 (1 - u)."""
@@ -742,6 +759,39 @@ def test_a_coefficient_that_scatters_is_averaged(scatter, weighting, seed):
         assert abs(end) < 0.5
     else:
         assert result.rising == []
+
+
+def bump(num):
+    return 1 + 3 * torch.sin(torch.pi * torch.linspace(0, 1, num, dtype=torch.float64))
+
+
+def heavy_end(num):
+    return torch.where(torch.arange(num) < 4, 10.0, 1.0).double()
+
+
+@pytest.mark.parametrize(
+    "probability, num, samples",
+    [(bump, 16, 20_000), (bump, 20, 20_000), (heavy_end, 1000, 20_000), (bump, 30, 400)],
+)
+def test_unequal_probabilities_of_few_steps_are_not_taken_for_equal_ones(probability, num, samples):
+    """Steps even in log-SNR, from 8 to -8: w is the probability of a step."""
+    p = probability(num) / probability(num).sum()
+    table = torch.linspace(8, -8, num, dtype=torch.float64)
+
+    def loss(network, x):
+        logsnr = table[torch.multinomial(p, len(x), replacement=True)]
+        alpha, sigma = (
+            torch.sigmoid(sign * logsnr).sqrt().float()[:, None, None, None] for sign in (1, -1)
+        )
+        eps = torch.randn_like(x)
+        return (network(alpha * x + sigma * eps, logsnr) - eps).square().flatten(1).mean(1)
+
+    result = audit.probe(loss, X[:64], samples)
+    assert not result.is_monotone
+    at = table[2:-2] if num < 100 else table[[0, 1, 100, 500, 900]]
+    true = p[2:-2] if num < 100 else p[[0, 1, 100, 500, 900]]
+    ratio = (result.weighting(at) / true).log()
+    assert (ratio - ratio.median()).abs().max() < 0.05
 
 
 def test_no_factor_lifts_levels_that_have_no_weight():

@@ -29,6 +29,8 @@ from elbos.audit.smooth import Smooth, Splines
 from elbos.schedules import Schedule
 
 Array = NDArray[np.float64]
+_TELLING = 0.05  # mean error up to which a curve tells one schedule from another
+_SHARP = 0.02  # and up to which the schedule may stand for the curve, without error
 _GAIN = 8.0  # in log-likelihood over equally likely steps: chance gives it to one table of 1000
 
 
@@ -130,8 +132,12 @@ def _of_shape(
     grid: Float[Array, " g"],
 ) -> Density:
     """Of a curve that was read off; instead of it that of a published schedule of this shape."""
-    schedule, is_published = schedule_of_shape(grid, log_p, error, logsnr)
-    if schedule is None or not is_published:
+    p = np.exp(log_p - log_p.max())
+    mean_error = (p * error).sum() / p.sum()
+    schedule, is_published = None, False
+    if mean_error < _TELLING:
+        schedule, is_published = schedule_of_shape(grid, log_p, error, logsnr)
+    if schedule is None or not is_published or mean_error > _SHARP:
         return Density("function", log_p, np.diag(error**2), schedule, num_steps)
     log_p = schedule.log_density(torch.from_numpy(grid)).numpy()
     return Density("named", log_p, np.zeros((len(grid), len(grid))), schedule, num_steps)

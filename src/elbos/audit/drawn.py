@@ -48,8 +48,11 @@ def monotone_draw(
         The number of each sample, or None if no candidate decides the level.
     """
     for draw in quantiles.T:
-        if not np.isfinite(draw).all() or np.ptp(draw) == 0:
+        is_finite = np.isfinite(draw)
+        if not is_finite.any() or np.isnan(draw).any() or np.ptp(draw[is_finite]) == 0:
             continue
+        low, high = draw[is_finite].min(), draw[is_finite].max()
+        draw = np.clip(draw, low - 1, high + 1)  # a number of low precision may be exactly 0
         order = np.argsort(draw, kind="stable")
         steps, is_tied = np.diff(logsnr[order]), np.diff(draw[order]) == 0
         sign = 1.0 if steps.sum() > 0 else -1.0
@@ -176,11 +179,13 @@ class StepCurve:
         steps: The numbers of those that were drawn, increasing, `[t]`.
         ends: The curve through the ends between them.
         num: How many samples were drawn.
+        are_options: Whether they were drawn with known probabilities, so that ends are exact.
     """
 
     steps: Float[Array, " t"]
     ends: Curve
     num: int
+    are_options: bool
 
     @classmethod
     def of(cls, steps: Float[Array, " n"], draw: Float[Array, " n"]) -> "StepCurve":
@@ -190,24 +195,25 @@ class StepCurve:
         first = np.flatnonzero(np.diff(steps, prepend=-1.0))
         lowest, highest = s[first], s[np.append(first[1:], len(s)) - 1]
         gaps = lowest[1:] - highest[:-1]
-        are_options = (lowest == highest).all()  # of known probabilities: their ends are exact
+        are_options = bool((lowest == highest).all()) and len(first) < len(s)
         error = np.zeros_like(gaps) if are_options else gaps / 2
         at = steps[first]
         ends = _between(highest[:-1], lowest[1:])
-        return cls(at, Curve((at[1:] + at[:-1]) / 2, ends, error), len(s))
+        return cls(at, Curve((at[1:] + at[:-1]) / 2, ends, error), len(s), are_options)
 
     @property
     def is_uniform(self) -> bool:
-        """Whether the ends are evenly spaced, up to their errors; on the inner 90 %, since beyond
-        the numbers of steps are a guess where some were never drawn.
+        """Whether the ends are evenly spaced, up to their errors; on the inner 90 % alone if there
+        are so few samples a step that some are never drawn, and their numbers a guess.
         """
         inner = (self.ends.s > logit(0.05)) & (self.ends.s < logit(0.95))
-        u, places = expit(self.ends.s[inner]), self.ends.places[inner]
-        if len(u) < 3:
+        kept = inner if self.num < 12 * len(self.steps) else np.ones_like(inner)
+        u, places = expit(self.ends.s), self.ends.places
+        if inner.sum() < 3:
             return False
-        off = u - np.polyval(np.polyfit(places, u, 1), places)
-        error = u * (1 - u) * self.ends.error[inner]
-        return bool((np.abs(off) < 2 * error + 3 / self.num).all())
+        off = u - np.polyval(np.polyfit(places[inner], u[inner], 1), places)
+        allowed = 2 * u * (1 - u) * self.ends.error + (0.1 / len(u) if self.are_options else 0)
+        return bool((np.abs(off) < np.maximum(allowed, 1 / self.num))[kept].all())
 
     @cached_property
     def curve(self) -> Curve:
@@ -216,15 +222,20 @@ class StepCurve:
 
     def log_probability(self) -> tuple[Float[Array, " t"], Float[Array, " t"]]:
         """Of each step, and its error."""
-        curve, steps = self.curve, self.steps
-        u = expit(curve(self.ends.places))
+        curve, steps, places = self.curve, self.steps, self.ends.places
+        u = expit(curve(places))
+        width = np.maximum(np.diff(u), 1e-300)
         log_p = log_expit(curve(steps)) + log_expit(-curve(steps)) + curve.log_slope(steps)
-        log_p[1:-1] = np.log(np.maximum(np.diff(u) / np.diff(self.ends.places), 1e-300))
+        log_p[1:-1] = np.log(width / np.diff(places))
         error = curve.slope_error(steps)
+        of_ends = u * (1 - u) * self.ends.error
+        is_kept = np.isin(places, curve.places)
+        own = (of_ends[1:] + of_ends[:-1]) / width + 1e-5
+        error[1:-1] = np.where(is_kept[1:] & is_kept[:-1], own, error[1:-1])
         for end, probability in ((0, u[0]), (-1, 1 - u[-1])):
             if self.num * probability > _MANY:  # so it is an end, and no tail of which this is seen
                 log_p[end] = np.log(probability)
-                error[end] = 1 / (self.num * probability)
+                error[end] = 1e-3 if self.are_options else 1 / (self.num * probability)
             else:
                 error[end] += 1
         return log_p, error

@@ -55,7 +55,8 @@ def audit_of(samples: Samples, *, title: str) -> Audit:
     log_c = c.log - (probability * c.log).sum()
     is_fitted = density.is_fitted or k.is_fitted
     rises = rising_measured(grid, log_w, covariance, density.log_p, is_fitted=is_fitted)
-    used = probability * _is_used(logsnr, samples.coefficient[is_finite].numpy(), grid)
+    share = _share_used(logsnr, samples.coefficient[is_finite].numpy(), grid)
+    used = probability * (share > (0.05 if c.is_fitted else 0.95))
     rtol = samples.logsnr_error
     is_asked = is_finite & (samples.coefficient != 0)  # the others have no target
     prediction = prediction_of(
@@ -110,11 +111,11 @@ def _require_levels(logsnr: Array, num: int) -> None:
         )
 
 
-def _is_used(logsnr: Array, coefficient: Array, grid: Array) -> NDArray[np.bool_]:
-    """Where the coefficient is not 0; names are found by the levels that count."""
+def _share_used(logsnr: Array, coefficient: Array, grid: Array) -> Array:
+    """The share of coefficients that are not 0; names are found by the levels that count."""
     order = np.argsort(logsnr)
     share = uniform_filter1d((coefficient[order] != 0).astype(float), _NEAR, mode="nearest")
-    return np.asarray(np.interp(grid, logsnr[order], share) > 0.05)
+    return np.asarray(np.interp(grid, logsnr[order], share))
 
 
 def rising(
@@ -221,6 +222,13 @@ def _independent(samples: Samples) -> tuple[Levels, list[Oddity]]:
         )
         return levels.at(firsts), [Oddity("one-level-per-batch", text)]
     values, counts = distinct_levels(levels)
+    apart = _first_of_groups(levels, values, counts, batch)
+    if apart is not None:
+        text = (
+            "Samples of a batch share noise levels in groups, as frames of a clip, so only "
+            f"{len(apart):,} levels were drawn."
+        )
+        return levels.at(apart), [Oddity("shared-levels", text)]
     is_atom = counts > np.maximum(0.005 * len(logsnr), 20 * np.median(counts))
     is_table = np.median(counts) > 1
     if is_table or not is_atom.any() or is_atom.sum() > 5:
@@ -233,6 +241,21 @@ def _independent(samples: Samples) -> tuple[Levels, list[Oddity]]:
     )
     rest = np.abs(logsnr[:, None] - values[is_atom]).min(1) > 1e-5 + 8 * levels.error
     return levels.at(np.flatnonzero(rest)), [Oddity("clamped", text)]
+
+
+def _first_of_groups(
+    levels: Levels, values: Array, counts: NDArray[np.int64], batch: Array
+) -> NDArray[np.int64] | None:
+    """The first sample of each level in each batch, if a batch has far fewer levels than as many
+    independent draws would have.
+    """
+    place = np.searchsorted((values[1:] + values[:-1]) / 2, levels.logsnr)
+    _, firsts = np.unique(batch * len(values) + place, return_index=True)
+    sizes = np.unique(batch, return_counts=True)[1]
+    probability = counts / counts.sum()
+    expected = sum((1 - (1 - probability) ** size).sum() for size in sizes[:32])
+    seen = np.isin(batch[firsts], np.unique(batch)[:32]).sum()
+    return np.sort(firsts) if seen < 0.75 * expected else None
 
 
 def _about_coefficients(samples: Samples, curve: Curve) -> list[Oddity]:

@@ -27,7 +27,7 @@ def _uniform(value: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _normal(value: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    return (value - mean) / std
+    return (value - mean) / torch.where(std == 0, 1.0, std)
 
 
 def _whole(value: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class _Source:
             given |= {"low": 0, "high": given["low"]}  # as in randint(high, size)
         defaults = zip(self.names, (0.0, 1.0), strict=False)
         parameters = [torch.as_tensor(given.get(*named)).detach() for named in defaults]
-        if not parameters or (parameters[1] == 0).any():
+        if not parameters:
             return value
         return self.standard(value, *(parameter.to(value.device) for parameter in parameters))
 
@@ -90,7 +90,6 @@ _NUMPY = {
     "normal": _Source(_normal, ("loc", "scale")),
     "randint": _Source(_whole, ("low", "high")),
 }
-_ORIGINAL = {name: getattr(np.random, name) for name in (*_NUMPY, "choice")}
 
 
 def spread(seed: int) -> int:
@@ -101,8 +100,8 @@ def spread(seed: int) -> int:
 def _designs(quantile: Tensor, num: int, *, is_uniform: bool) -> Iterator[Tensor]:
     r"""Quantiles of the `num` samples of a batch that a loss may make of the numbers that it draws.
 
-    They are independent; antithetic, $u$ and $1 - u$; stratified, $(i + u_i) / n$; or an evenly
-    spaced grid, $u + i / n$ modulo 1.
+    They are independent; antithetic, $u$ and $1 - u$; stratified, $(i + u_i) / n$; an evenly spaced
+    grid, $u + i / n$ modulo 1; or shared, as by the frames of a clip.
     """
     grid = torch.arange(num, dtype=torch.float64) / num
     if len(quantile) == num:
@@ -113,6 +112,9 @@ def _designs(quantile: Tensor, num: int, *, is_uniform: bool) -> Iterator[Tensor
         yield torch.logit((torch.sigmoid(quantile) + grid) % 1)
     elif len(quantile) in (num // 2, num // 2 + 1):
         yield torch.cat([quantile, -quantile])[:num]
+    if 1 < len(quantile) < num and num % len(quantile) == 0:  # shared by several samples
+        yield quantile.repeat(num // len(quantile))
+        yield quantile.repeat_interleave(num // len(quantile))
 
 
 class Randomness(TorchFunctionMode):
@@ -131,6 +133,7 @@ class Randomness(TorchFunctionMode):
         self.num = 0
         self._generators: dict[int, tuple[torch.Generator, Tensor]] = {}
         self._seed = -1
+        self._numpys: dict[str, Callable[..., Any]] = {}
 
     def reset(self, seed: int, num: int) -> None:
         """Start from `seed` with a batch of `num` samples.
@@ -159,7 +162,7 @@ class Randomness(TorchFunctionMode):
         if isinstance(generator, torch.Generator) and id(generator) not in self._generators:
             self._generators[id(generator)] = generator, generator.get_state()
         result = func(*args, **kwargs)
-        if func in _TORCH:
+        if func in _TORCH and not torch._C._functorch.is_functorch_wrapped_tensor(result):
             self._note(_TORCH[func], result.detach().clone(), args, kwargs)
         elif func in (torch.multinomial, Tensor.multinomial):
             given = dict(zip(("input", "num_samples", "replacement"), args, strict=False)) | kwargs
@@ -170,23 +173,24 @@ class Randomness(TorchFunctionMode):
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Keep what is drawn in here, by torch and by the functions of `numpy.random`."""
+        self._numpys = {name: getattr(np.random, name) for name in (*_NUMPY, "choice")}
         vars(np.random).update({name: partial(self._numpy, name) for name in _NUMPY})
         vars(np.random)["choice"] = self._numpy_choice
         try:
             with self:
                 yield
         finally:
-            vars(np.random).update(_ORIGINAL)
+            vars(np.random).update(self._numpys)
 
     def _numpy(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        result = _ORIGINAL[name](*args, **kwargs)
+        result = self._numpys[name](*args, **kwargs)
         self._note(_NUMPY[name], torch.tensor(result), args, kwargs)
         return result
 
     def _numpy_choice(self, a: Any, size: Any = None, replace: bool = True, p: Any = None) -> Any:
         if p is None or not replace or np.ndim(a) > 1:
-            return _ORIGINAL["choice"](a, size, replace, p)
-        index = _ORIGINAL["choice"](len(p), size, replace, p)
+            return self._numpys["choice"](a, size, replace, p)
+        index = self._numpys["choice"](a if np.ndim(a) == 0 else len(a), size, replace, p)
         self._note_options(torch.as_tensor(index), torch.as_tensor(np.asarray(p, dtype=float)))
         return index if np.ndim(a) == 0 else np.asarray(a)[index]
 
@@ -195,7 +199,9 @@ class Randomness(TorchFunctionMode):
         is_normal = source.standard is _normal
         if is_normal:
             self.draws.append(standardized)
-        if value.numel() in (1, self.num, self.num // 2, self.num // 2 + 1):
+        if value.numel() == self.num // 2 + 1 or (
+            value.numel() > 0 and self.num % value.numel() == 0
+        ):
             quantiles = source.quantiles(standardized)
             self.quantiles += _designs(quantiles, self.num, is_uniform=not is_normal)
 
