@@ -3,6 +3,7 @@
 import math
 import random
 import re
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -829,6 +830,24 @@ def test_noise_of_another_size_moves_the_levels(std):
     result = audit.probe(loss, X)
     mean = 2.4 - 2 * math.log(std)
     assert result.schedule == code(schedules.Normal(mean=mean, std=2.4))
+
+
+def test_probes_in_threads_do_not_meet():
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lambda seed: audit.probe(cosine_v, X, 600, seed), (1, 1, 2)))
+    assert torch.equal(results[0].weight, results[1].weight)
+    assert all(result.schedule == "Cosine()" for result in results)
+
+
+def test_numpy_is_left_as_it_was_found(monkeypatch):
+    def mine(*shape):
+        return np.full(shape, 0.5)
+
+    monkeypatch.setattr("numpy.random.rand", mine)
+    audit.probe(cosine_v, X, 300)
+    with pytest.raises(ValueError, match="The loss raised"):
+        audit.probe(lambda network, x: 1 / 0, X, 300)
+    assert np.random.rand is mine
 
 
 def test_seeds_have_no_level_in_common():

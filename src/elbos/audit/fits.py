@@ -25,6 +25,7 @@ from elbos.recipes import RECIPES
 from elbos.schedules import DDPM, Cosine, EDMSampling, Flow, Laplace, Linear, Normal, Schedule
 
 Array = NDArray[np.float64]
+_ABSURD = 20.0  # a mean log-SNR, or the log of a scale
 _SHAPE_ERROR = 5e-4  # of a log-density, where it was read off: what rounding can leave
 
 
@@ -107,9 +108,12 @@ class _Fit:
     def schedule(self, theta: Sequence[float] | None = None) -> Schedule:
         return self.family.build(*(self.theta if theta is None else theta), **self.ends)
 
-    def nearest(self, distance: Callable[[Schedule], float]) -> Schedule:
-        """The member of the family that is nearest to something else, on the same range."""
-        return self.schedule(self._best(self.theta, distance, fatol=1e-14))
+    def nearest(self, distance: Callable[[Schedule], float]) -> Schedule | None:
+        """The member of the family that is nearest to something else, on the same range; None if
+        that is one which nobody would write.
+        """
+        theta = self._best(self.theta, distance, fatol=1e-14)
+        return self.schedule(theta) if max(map(abs, theta), default=0.0) < _ABSURD else None
 
     def log_likelihood(self, schedule: Schedule) -> float:
         return schedule.log_density(self.logsnr).sum().item()
@@ -184,7 +188,8 @@ def schedule_of_shape(
         for schedule in sorted({recipe.schedule for recipe in RECIPES.values()}, key=repr)
         if not isinstance(schedule, Linear)
     ]
-    candidates += [(len(fit.theta), fit.nearest(distance)) for fit in fits]
+    nearest = ((len(fit.theta), fit.nearest(distance)) for fit in fits)
+    candidates += [(num, schedule) for num, schedule in nearest if schedule is not None]
     fitting = [candidate for candidate in candidates if has_shape(candidate[1])]
     if not fitting:
         return None, False

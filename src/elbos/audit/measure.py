@@ -11,6 +11,7 @@ $$\lambda = \log\frac{\alpha^2}{\sigma^2}, \qquad
 the noise level and the coefficient of $\|\hat\epsilon - \epsilon\|^2$ there.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from elbos.audit.reference import REFUSAL
 from elbos.audit.scaling import Process, process_of
 from elbos.audit.watch import LossFunction
 
+_ONE_AT_A_TIME = threading.RLock()  # random states are those of the process
 _PURE = 30.0  # beyond this log-SNR float32 holds no signal, or no noise
 
 
@@ -76,7 +78,7 @@ def measure(
         ValueError: If that cannot be done; in one line.
     """
     _require_usable(x, num_samples, seed)
-    with untouched_randomness():
+    with _ONE_AT_A_TIME, untouched_randomness():
         first_seed = spread(seed)
         pilot = first_look(loss_fn, x, first_seed)
         drawn = _Drawn.of(pilot, num_samples, first_seed, advance or (lambda _: None))
