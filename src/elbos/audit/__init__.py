@@ -31,7 +31,7 @@ from torch import Tensor
 from elbos.audit.declare import of_recipe, of_steps
 from elbos.audit.estimate import audit_of
 from elbos.audit.measure import measure
-from elbos.audit.pilot import Oddity
+from elbos.audit.oddity import Oddity
 from elbos.audit.result import Audit
 from elbos.audit.steps import Steps
 from elbos.audit.watch import LossFunction

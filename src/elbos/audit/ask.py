@@ -29,10 +29,9 @@ class Look:
         g_other: At answer 0, of the other data.
         g_other_moved: At random signs, of the other data; None if it was not looked at.
         answer: The random signs.
-        draws: The normal numbers that torch drew, those of the size of `z`.
-        quantiles: The random numbers that torch drew, those of which there is one per sample, by
-            their quantile.
-        shared: Normal numbers that torch drew, those that many elements of `z` may share.
+        draws: The normal numbers that were drawn, those of the size of `z`.
+        quantiles: Numbers that may decide the noise level of each sample (`randomness`).
+        shared: Normal numbers that were drawn, those that many elements of `z` may share.
     """
 
     z: Tensor
@@ -71,7 +70,6 @@ class Glance:
     answer: Tensor
     draws: list[Tensor]
     quantiles: list[Tensor]
-    shared: list[Tensor]
 
 
 def _coefficient(change: Tensor, answer: Tensor) -> Float[Tensor, " b"]:
@@ -112,7 +110,7 @@ class Asker:
             )
         looks = []
         for calls in zip(*runs, strict=True):
-            (z, g, _), (_, g_moved, answer), (z_other, g_other, _), *rest = map(self._seen, calls)
+            (z, g, _), (_, g_moved, answer), (z_other, g_other, _), *rest = map(self.seen, calls)
             like_z = self._drawn_like(z, draws, quantiles)
             g_other_moved = rest[0][1] if rest else None
             looks.append(Look(z, z_other, g, g_moved, g_other, g_other_moved, answer, *like_z))
@@ -122,12 +120,13 @@ class Asker:
         """What one call of the loss shows: one `Glance` per call of the network that counts."""
         calls = self.watch(self.x, seed, scale=1.0)
         draws, quantiles = self.watch.randomness.draws, self.watch.randomness.quantiles
-        seen = [self._seen(call) for call in calls]
-        return [
-            Glance(z, g, answer, *self._drawn_like(z, draws, quantiles)) for z, g, answer in seen
-        ]
+        glances = []
+        for z, g, answer in map(self.seen, calls):
+            noises, quantiles_of_z, _ = self._drawn_like(z, draws, quantiles)
+            glances.append(Glance(z, g, answer, noises, quantiles_of_z))
+        return glances
 
-    def _seen(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    def seen(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
         """Input, gradient and answer of a call, of the channels that hold the noisy data."""
         assert call.gradient is not None
         z, g, answer = map(self._like_x, (call.z, call.gradient, call.answer.detach()))

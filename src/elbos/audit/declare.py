@@ -8,7 +8,7 @@ import torch
 from elbos.audit.density import spacing_error, table_log_density
 from elbos.audit.estimate import NUM_POINTS, Array, closest, rising
 from elbos.audit.names import code, coefficient_name
-from elbos.audit.pilot import Oddity
+from elbos.audit.oddity import Oddity
 from elbos.audit.result import Audit
 from elbos.audit.steps import Steps
 from elbos.extrema import rising_intervals

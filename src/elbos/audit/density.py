@@ -31,7 +31,7 @@ from elbos.schedules import Schedule
 Array = NDArray[np.float64]
 _TELLING = 0.05  # mean error up to which a curve tells one schedule from another
 _SHARP = 0.02  # and up to which the schedule may stand for the curve, without error
-_GAIN = 8.0  # in log-likelihood over equally likely steps: chance gives it to one table of 1000
+_GAIN = 8.0  # in log-likelihood over equally likely steps: chance gave it to 3 of 2,000 tables
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,8 @@ def monotone_draw(
 
 
 @dataclass(frozen=True)
-class Curve:
-    """$s$ as a rising function of a place: a level, or the end of a step of a table.
+class RisingCurve:
+    """$s$ or $u$ as a rising function of a place: a level, or the end of a step of a table.
 
     Attributes:
         places: Increasing, `[m]`.
@@ -77,7 +77,7 @@ class Curve:
     s: Float[Array, " m"]
     error: Float[Array, " m"]
 
-    def thinned(self, apart: float = 0.0) -> "Curve":
+    def thinned(self, apart: float = 0.0) -> "RisingCurve":
         """Some of the points, many errors apart: from the middle outwards, and the fewer errors the
         nearer to the ends, where points are rare.
 
@@ -106,8 +106,8 @@ class Curve:
         """Whether there are points enough for the curve and for its halves."""
         return len(self.s) >= _FEWEST
 
-    def at(self, index: list[int] | slice) -> "Curve":
-        return Curve(self.places[index], self.s[index], self.error[index])
+    def at(self, index: list[int] | slice) -> "RisingCurve":
+        return RisingCurve(self.places[index], self.s[index], self.error[index])
 
     def __call__(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
         return np.asarray(PchipInterpolator(self.places, self.s)(place))
@@ -146,13 +146,13 @@ def function_density(
     s, levels, error = s[inner], levels[inner], error[inner]
     error = np.maximum(error, scatter(s, levels))  # the loss itself rounds, too
     slope = np.gradient(s, levels + 1e-12 * np.arange(len(s)))
-    curve = Curve(levels, s, np.minimum(slope, 1e3) * error).thinned(1 / _NUM_POINTS)
+    curve = RisingCurve(levels, s, np.minimum(slope, 1e3) * error).thinned(1 / _NUM_POINTS)
     if not curve.is_enough:
         return None
     at = curve(grid)
     by_s = log_expit(at) + log_expit(-at) + curve.log_slope(grid), curve.slope_error(grid)
     u = expit(curve.s)
-    curve = Curve(curve.places, u, u * (1 - u) * curve.error)
+    curve = RisingCurve(curve.places, u, u * (1 - u) * curve.error)
     by_u = curve.log_slope(grid), curve.slope_error(grid)
     is_better = by_u[1] < by_s[1]
     return np.where(is_better, by_u[0], by_s[0]), np.where(is_better, by_u[1], by_s[1])
@@ -183,7 +183,7 @@ class StepCurve:
     """
 
     steps: Float[Array, " t"]
-    ends: Curve
+    ends: RisingCurve
     num: int
     are_options: bool
 
@@ -199,7 +199,7 @@ class StepCurve:
         error = np.zeros_like(gaps) if are_options else gaps / 2
         at = steps[first]
         ends = _between(highest[:-1], lowest[1:])
-        return cls(at, Curve((at[1:] + at[:-1]) / 2, ends, error), len(s), are_options)
+        return cls(at, RisingCurve((at[1:] + at[:-1]) / 2, ends, error), len(s), are_options)
 
     @property
     def is_uniform(self) -> bool:
@@ -212,11 +212,11 @@ class StepCurve:
         if inner.sum() < 3:
             return False
         off = u - np.polyval(np.polyfit(places[inner], u[inner], 1), places)
-        allowed = 2 * u * (1 - u) * self.ends.error + (0.1 / len(u) if self.are_options else 0)
+        allowed = 2 * u * (1 - u) * self.ends.error
         return bool((np.abs(off) < np.maximum(allowed, 1 / self.num))[kept].all())
 
     @cached_property
-    def curve(self) -> Curve:
+    def curve(self) -> RisingCurve:
         """A smooth curve through the ends."""
         return self.ends.thinned()
 

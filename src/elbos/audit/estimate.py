@@ -12,7 +12,7 @@ from torch import Tensor
 from elbos.audit.density import Levels, distinct_levels, estimate_density
 from elbos.audit.measure import Samples
 from elbos.audit.names import Nearest, code, coefficient_name, nearest_weightings, prediction_of
-from elbos.audit.pilot import Oddity
+from elbos.audit.oddity import Oddity
 from elbos.audit.result import Audit
 from elbos.audit.rises import significant_rises
 from elbos.audit.smooth import Splines, residuals, scatter

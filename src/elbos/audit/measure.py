@@ -21,7 +21,8 @@ from torch import Tensor
 
 from elbos.audit.algebra import solve
 from elbos.audit.ask import glanced, grams, some_elements
-from elbos.audit.pilot import Oddity, Pilot, first_look
+from elbos.audit.oddity import Oddity
+from elbos.audit.pilot import Pilot, first_look
 from elbos.audit.randomness import spread, untouched_randomness
 from elbos.audit.reference import REFUSAL
 from elbos.audit.scaling import Process, process_of

@@ -25,8 +25,6 @@ from elbos.audit.oddity import Oddity
 from elbos.audit.reference import reference_of
 from elbos.audit.watch import LossFunction, Output, Watch
 
-__all__ = ["Oddity", "Pilot", "first_look"]
-
 _NUM_SAMPLES = 256
 _MIN_DIMENSIONS = 32  # in which data, noise and random signs are far from dependent
 
@@ -177,13 +175,11 @@ def _about_the_error(asker: Asker, seeds: list[int]) -> list[Oddity]:
             asker.watch(asker.x, seed, scale=3.0),
             asker.watch(asker.x, seed, scale=1.0, is_masked=True),
         ]
-        for at_0, at_1, at_3, masked in zip(*runs, strict=True):
-            num = at_0.z.shape[1] if at_0.z.shape[2:] != asker.x.shape[2:] else asker.x.shape[1]
-            g_0, g_1, g_3, g_masked = (
-                call.gradient[:, :num].double() for call in (at_0, at_1, at_3, masked)
+        for calls in zip(*runs, strict=True):
+            (_, g_0, _), (_, g_1, answer), (_, g_3, _), (_, g_masked, half) = (
+                tuple(part.double() for part in asker.seen(call)) for call in calls
             )
-            answer = at_1.answer.detach()[:, :num].double()
-            is_kept = masked.answer.detach()[:, :num] != 0
+            is_kept = half != 0
             rounding = 1e-6 * (g_0.norm() + g_1.norm() + g_3.norm())
             bends.append(_ratio(g_3 - g_0, g_1 - g_0, rounding) / 3)
             change = g_masked - g_0
@@ -191,10 +187,8 @@ def _about_the_error(asker: Asker, seeds: list[int]) -> list[Oddity]:
             element = ((g_1 - g_0) / answer).flatten(1)
             # rounding of the gradients themselves is no variation
             noise = 1e-6 * (g_0.flatten(1).abs().mean(1) + g_1.flatten(1).abs().mean(1))
-            spread = (element.std(1, correction=0) - 10 * noise).clamp(min=0) / element.mean(
-                1
-            ).abs()
-            spreads.append(spread.nan_to_num().median())
+            deviation = (element.std(1, correction=0) - 10 * noise).clamp(min=0)
+            spreads.append(_median(deviation / element.mean(1).abs()))
     bend, coupling, spread = (
         torch.tensor(values).median().item() for values in (bends, couplings, spreads)
     )

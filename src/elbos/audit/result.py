@@ -13,7 +13,7 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from elbos.audit.names import Nearest
-from elbos.audit.pilot import Oddity
+from elbos.audit.oddity import Oddity
 from elbos.audit.verdict import monotone_code, verdict
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ class Probe(nn.Module):
             advice = (
                 "is it called as loss(network, x), in this order?"
                 if is_swapped
-                else ("set it in the loss to what your network has")
+                else "set it in the loss to what your network has"
             )
             raise AttributeError(
                 f"the stand-in for the network has no attribute {name!r}: {advice}"
@@ -177,24 +178,18 @@ def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
 
 def signs(shape: list[int]) -> Tensor:
     """Random signs, a fixed function of the shape, without touching the global random state."""
-    return 2 * _bits(shape, seed=1) - 1
+    return 2 * _bits(tuple(shape), seed=1) - 1
 
 
 def is_kept(shape: list[int]) -> Tensor:
     """One in half of the elements, 0 in the others; likewise fixed."""
-    return _bits(shape, seed=2)
+    return _bits(tuple(shape), seed=2)
 
 
-_CACHE: dict[tuple[tuple[int, ...], int], Tensor] = {}
-
-
-def _bits(shape: list[int], seed: int) -> Tensor:
-    key = (tuple(shape), seed)
-    if key not in _CACHE:
-        _CACHE.clear() if len(_CACHE) > 8 else None
-        generator = torch.Generator().manual_seed(seed)
-        _CACHE[key] = torch.randint(2, shape, generator=generator).float()
-    return _CACHE[key]
+@lru_cache(maxsize=8)
+def _bits(shape: tuple[int, ...], seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(2, shape, generator=generator).float()
 
 
 @dataclass
