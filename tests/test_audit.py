@@ -724,6 +724,21 @@ def test_levels_are_exact_however_their_times_are_drawn(times):
     assert relative_errors(result, weighting).abs().max() < 2e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_normal_numbers_of_low_precision(dtype):
+    """Log-SNR from Normal(1, 2), to 8 or 11 bits."""
+
+    def levels_of(num):
+        return 1 + 2 * torch.randn(num, dtype=dtype).double()
+
+    weighting = weightings.Sigmoid()
+    result = audit.probe(eps_loss(levels_of, log_normal(1.0, 2.0), weighting), X)
+    errors = relative_errors(result, weighting).abs()
+    assert errors.median() < 0.03
+    assert errors.quantile(0.95) < 0.08
+    assert result.is_monotone
+
+
 def of_scipy(x):
     return torch.from_numpy(scipy.stats.norm.rvs(size=tuple(x.shape))).to(x)
 

@@ -15,17 +15,8 @@ from rich.console import Console
 from elbos.audit import Oddity
 from elbos.audit.declare import of_recipe
 from elbos.audit.figure import figure
-from elbos.audit.text import (
-    braille,
-    central_weights,
-    difference,
-    facts,
-    headline,
-    nearest,
-    report,
-    shortened,
-    wrapped,
-)
+from elbos.audit.text import braille, report, wrapped
+from elbos.audit.words import central_weights, difference, facts, headline, nearest, shortened
 
 WIDTH = 80
 HUBER = Oddity("not-squared", "The gradient grows more slowly.", is_fatal=True)

@@ -20,7 +20,7 @@ what the loss gives its network and from its gradient (`probe`).
 | `density` | $p$: `drawn` and read off, `fits` a named schedule, or `smooth` |
 | `rises`, `names` | where $w$ rises, and what things are called |
 | `estimate`, `declare`, `steps` | from samples, or from what is declared, to an `Audit` |
-| `result`, `verdict`, `text`, `figure`, `page` | the `Audit`, in words, drawn, and as a page |
+| `result`, `verdict`, `words`, `text`, `figure`, `page` | the `Audit`, in words and drawn |
 """
 
 from collections.abc import Callable

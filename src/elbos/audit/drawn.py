@@ -52,7 +52,7 @@ def monotone_draw(
         if not is_finite.any() or np.isnan(draw).any() or np.ptp(draw[is_finite]) == 0:
             continue
         low, high = draw[is_finite].min(), draw[is_finite].max()
-        draw = np.clip(draw, low - 1, high + 1)  # a number of low precision may be exactly 0
+        draw = np.clip(draw, low - 1, high + 1)  # a uniform number may be exactly 0
         order = np.argsort(draw, kind="stable")
         steps, is_tied = np.diff(logsnr[order]), np.diff(draw[order]) == 0
         sign = 1.0 if steps.sum() > 0 else -1.0

@@ -24,7 +24,7 @@ from plotly.graph_objects import Figure, Scatter
 
 from elbos.audit.names import named_weighting
 from elbos.audit.result import Audit
-from elbos.audit.text import central_weights, common_levels, nearest, shortened
+from elbos.audit.words import central_weights, common_levels, nearest, shortened
 
 Array = NDArray[np.float64]
 

@@ -26,17 +26,8 @@ from plotly.offline import get_plotlyjs
 from elbos import __version__, files
 from elbos.audit.figure import AXIS, DASHES, LEGEND, colored, figure, named_curves
 from elbos.audit.result import Audit
-from elbos.audit.text import (
-    MARKS,
-    MAX_BESIDE,
-    difference,
-    facts,
-    headline,
-    nearest,
-    nearest_to,
-    shortened,
-    wrapped,
-)
+from elbos.audit.text import MAX_BESIDE, wrapped
+from elbos.audit.words import MARKS, difference, facts, headline, nearest, nearest_to, shortened
 
 _NUM_ROWS = 13
 

@@ -199,9 +199,9 @@ class Randomness(TorchFunctionMode):
         is_normal = source.standard is _normal
         if is_normal:
             self.draws.append(standardized)
-        if value.numel() == self.num // 2 + 1 or (
-            value.numel() > 0 and self.num % value.numel() == 0
-        ):
+        num = value.numel()
+        is_coarse = value.dtype in (torch.float16, torch.bfloat16)  # many would be equal
+        if not is_coarse and num and (num == self.num // 2 + 1 or self.num % num == 0):
             quantiles = source.quantiles(standardized)
             self.quantiles += _designs(quantiles, self.num, is_uniform=not is_normal)
 
