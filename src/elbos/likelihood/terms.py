@@ -1,0 +1,88 @@
+r"""The parts that a likelihood is made of: the loss at a noise level, the prior's and the decoder's.
+
+All per image and in nats per dimension.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from elbos.denoiser import Denoise
+from elbos.process import diffuse
+
+DECODER_CHUNK = 2**24  # numbers held at once by the discrete decoder
+DECODER_REACH = 17.0  # standard deviations: 17^2 / 2 - 6 * 17 > 40
+
+
+def eps_loss(
+    denoiser: Denoise,
+    x: Float[Tensor, "b *d"],
+    logsnr: Float[Tensor, " b"],
+    *,
+    cond: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, " b"]:
+    r"""The loss at given noise levels, $\tfrac12\|\hat\epsilon - \epsilon\|^2$ with fresh noise;
+    nats per dimension.
+
+    Args:
+        denoiser: Estimates the noise.
+        x: Data.
+        logsnr: One level per sample.
+        cond: What the denoiser is conditioned on.
+        generator: Source of the noise, on the CPU.
+    """
+    eps = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device)
+    _, eps_hat = denoiser(diffuse(x, eps, logsnr), logsnr, cond)
+    return 0.5 * (eps_hat - eps).square().flatten(1).mean(1)
+
+
+def prior_loss(x: Float[Tensor, "b *d"], logsnr_min: float) -> Float[Tensor, " b"]:
+    r"""$\mathrm{KL}(q(z_{\lambda_\min} \mid x)\,\|\,\mathcal N(0, I))$, nats per dimension.
+
+    $\tfrac12(\alpha^2 x^2 + \sigma^2 - 1 - \ln\sigma^2)$, and $\sigma^2 = 1 - \alpha^2$.
+    """
+    level = torch.tensor(logsnr_min, dtype=torch.float64)
+    log_variance = logsigmoid(-level).item()
+    return 0.5 * (torch.sigmoid(level).item() * (x.square() - 1) - log_variance).flatten(1).mean(1)
+
+
+def decoder_loss(
+    x: Float[Tensor, "b *d"],
+    logsnr_max: float,
+    num_levels: int | None,
+    *,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, " b"]:
+    r"""$-\log p(x \mid z_{\lambda_\max})$ for one draw of $z$, nats per dimension.
+
+    With the levels $s$ standard deviations of the noise apart, the logit of the level that is $j$
+    above the true one is $-\tfrac12(\epsilon - js)^2$. Levels with logits of 40 less, but for one
+    draw of $\epsilon$ in $10^9$, are left out: at VDM's end 7 of 256 remain.
+
+    Args:
+        x: Data; discrete data at the levels $2k/(K-1) - 1$.
+        logsnr_max: $\lambda_\max$. For discrete data it has to resolve the levels: VDM uses 13.3
+            for 256.
+        num_levels: $K$, or None for continuous data.
+        generator: Source of the noise, on the CPU.
+    """
+    eps = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device)
+    if num_levels is None:
+        return 0.5 * (eps.square() - logsnr_max + math.log(2 * math.pi)).flatten(1).mean(1)
+    spacing = 2 / (num_levels - 1) * math.exp(logsnr_max / 2)
+    reach = min(num_levels - 1, math.ceil(DECODER_REACH / spacing))
+    steps = torch.arange(-reach, reach + 1, device=x.device)
+    level = ((x + 1) / 2 * (num_levels - 1)).round().long()
+    num_rows = max(1, DECODER_CHUNK // (x[0].numel() * len(steps)))
+    losses = []
+    for some_eps, some_level in zip(eps.split(num_rows), level.split(num_rows), strict=True):
+        logits = -0.5 * (some_eps[..., None] - spacing * steps).square()
+        others = some_level[..., None] + steps
+        is_missing = (others < 0) | (others >= num_levels)
+        log_p = logits.masked_fill(is_missing, -math.inf).log_softmax(-1)[..., reach]
+        losses.append(-log_p.flatten(1).mean(1))
+    return torch.cat(losses)
