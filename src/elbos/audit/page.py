@@ -20,7 +20,7 @@ from elbos.audit.result import Audit
 from elbos.audit.text import MAX_BESIDE, wrapped
 from elbos.audit.words import MARKS, difference, facts, headline, nearest, nearest_to, shortened
 from elbos.pages.document import document, island
-from elbos.pages.panels import DASHES, hide_legend
+from elbos.pages.panels import DASHES
 from elbos.pages.parts import breakable, copied, footer, header, plot, scrollable, swatch, table
 
 _NUM_ROWS = 13
@@ -43,7 +43,6 @@ def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
         command: What to type to get the same again, for the reader.
     """
     fig = figure(audits)
-    hide_legend(fig)
     named = [named_curves(a, color, is_alone=len(audits) == 1) for a, color in colored(audits)]
     boxes = _named(shortened(audits), named, first_trace=len(fig.data))
     fig.add_traces([curve for curves in named for curve in curves])

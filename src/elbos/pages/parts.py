@@ -5,13 +5,16 @@ Arguments are HTML too, such that they may hold swatches and breaks, except wher
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from plotly.graph_objects import Figure
 
 from elbos import __version__
 from elbos.pages.document import island
+from elbos.pages.panels import hide_legend
+
+NONE = "–"
 
 
 def header(kicker: str, title: str) -> str:
@@ -62,19 +65,55 @@ def scrollable(content: str, *, label: str) -> str:
 {content}</div>"""
 
 
+def record_table(
+    records: Sequence[tuple[str, Mapping[str, str]]],
+    *,
+    head: str = "",
+    caption: str = "",
+    label: str,
+) -> str:
+    """A table with a column for each key that has a value, not `NONE`, in any record.
+
+    Args:
+        records: Their names and cells; all have the same keys.
+        head: What the names are.
+        caption: Stands above.
+        label: What the table shows, for those who do not see it.
+    """
+    columns = [key for key in records[0][1] if any(cells[key] != NONE for _, cells in records)]
+    rows = ((name, [cells[key] for key in columns]) for name, cells in records)
+    numbers = table(rows, head=[head, *columns], caption=caption, is_numeric=True)
+    return scrollable(numbers, label=label)
+
+
+def legend(colors: Mapping[str, str]) -> str:
+    """Which curve is which."""
+    items = (f"<li>{swatch(color)} {escape(name)}</li>" for name, color in colors.items())
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
 def plot(
-    fig: Figure, *, name: str = "", heading: str, label: str, saved_as: str, notes: Iterable[str]
+    fig: Figure,
+    *,
+    name: str = "",
+    heading: str,
+    label: str,
+    saved_as: str,
+    notes: Iterable[str],
+    key: str = "",
 ) -> str:
     """A section with a plot, which the page's script draws, and what is to be known about it.
 
     Args:
-        fig: The figure.
+        fig: The figure. Its own legend is hidden, but for pictures that are saved.
         name: Tells it from other plots of the page.
         heading: Of the section.
         label: What it shows, for those who do not see it.
         saved_as: Name of the picture when it is saved, without the extension.
         notes: How to read it.
+        key: Which curve is which; see `legend`.
     """
+    hide_legend(fig)
     of = f"-{name}" if name else ""
     attributes = f'role="img" aria-label="{escape(label)}" style="min-height:{fig.layout.height}px"'
     return f"""<section>
@@ -84,6 +123,7 @@ def plot(
 <div class="plot" id="plot{of}" {attributes}></div>
 <p class="trouble"><noscript>The curves need JavaScript. Their numbers are in the table
 below.</noscript></p>
+{key}
 <ul class="notes">
 {"".join(f"<li>{note}</li>" for note in notes)}
 </ul>
