@@ -209,7 +209,7 @@ def test_page_says_what_was_measured(result):
         "floor 4.56",
         "-0.0500 ± 0.0080",
         "9 of 10 agree",
-        "+4.50 ✗ differs",
+        "✗ +4.50",
         "mean of 3 seeds",
         "0.0123 ± 0.0011",
         "elbos 0.1.0, torch 2.6.0",
@@ -314,7 +314,7 @@ def view(browser, path):
 
 
 def test_all_is_drawn(view):
-    assert view.locator("#plot .scatterlayer .js-line").count() == 4
+    assert view.locator("#plot .scatterlayer .js-line").count() == 2 * 4  # with bands
     assert view.locator("#plot-sweep .scatterlayer .js-line").count() == len(SAMPLERS) + 1
     assert view.locator("img.samples").evaluate("image => image.naturalWidth") == 402
 
@@ -348,7 +348,8 @@ def test_each_plot_is_saved_under_its_name(view):
         with view.expect_download() as download:
             button.click()
         assert download.value.suggested_filename == f"elbos-{name}.png"
-        assert Image.open(download.value.path()).width == 2000
+        with Image.open(download.value.path()) as image:
+            assert image.width == 2000
 
 
 def test_words_from_outside_are_inert(browser, tmp_path):

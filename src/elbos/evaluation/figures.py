@@ -31,8 +31,8 @@ def colored(results: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
 def curves_figure(results: Mapping[str, Any]) -> Figure | None:
     """The loss by noise level, above the ELBO of noisy data, with two standard errors; or none."""
     titles = {
-        "curve": "<b>Loss</b> by noise level, nats/dim, ±2 standard errors",
-        "elbo": "<b>ELBO of noisy data</b>, as a loss, nats/dim",
+        "curve": "<b>Loss</b> in nats/dim, ±2 standard errors",
+        "elbo": "<b>ELBO of noisy data</b>, as a loss",
     }
     panels = [
         Panel(title, 260, traces, {"rangemode": "tozero"})
@@ -70,10 +70,12 @@ def _curves(results: Mapping[str, Any], key: str) -> list[Scatter]:
 
 
 def sweep_lines(points: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """The points of each sampler on each grid, by their names, from few evaluations to many."""
+    """The points of each sampler, on each grid if there are several, by increasing evaluations."""
+    is_same_grid = len({point.get("grid") for point in points}) == 1
+    keys = ("sampler",) if is_same_grid else ("sampler", "grid")
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for point in sorted(points, key=lambda point: point["num_evaluations"]):
-        name = ", ".join(str(point[key]) for key in ("sampler", "grid") if point.get(key))
+        name = ", ".join(str(point[key]) for key in keys if point.get(key))
         lines.setdefault(name, []).append(point)
     return {name: lines[name] for name in sorted(lines)}
 
@@ -94,14 +96,19 @@ def sweep_figure(points: Sequence[Mapping[str, Any]], floor: float | None) -> Fi
         values.append(floor)
         traces.append(_floor([powers[0] / 2, 2 * powers[-1]], floor))
     ends = [(low - 0.2) * math.log10(2), (high + 0.2) * math.log10(2)]
-    xaxis: dict[str, Any] = {
-        "title": {"text": "network evaluations per sample", "standoff": 8},
-        "type": "log",
-    }
-    xaxis |= {"range": ends, "tickvals": powers}
-    panel = Panel("<b>Fréchet distance</b>", 300, traces, log_axis(np.array(values, dtype=float)))
+    xaxis: dict[str, Any] = {"type": "log", "range": ends, "tickvals": powers}
+    xaxis["title"] = {"text": "network evaluations per sample", "standoff": 8}
+    yaxis = log_axis(np.array(values, dtype=float))
+    ticks = {"tickvals": _ticks(*yaxis["range"]), "tickformat": "~g"}
+    panel = Panel("<b>Fréchet distance</b>", 300, traces, yaxis | ticks)
     fig = stacked([panel], xaxis, has_legend=True)
     return fig.update_layout(hovermode="closest")
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10, ... of what is between two powers of 10."""
+    powers = range(math.floor(low), math.ceil(high))
+    return [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
 
 
 def _line(name: str, points: Sequence[Mapping[str, Any]], color: str) -> Scatter:

@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from elbos.evaluation.figures import colored, curves_figure
-from elbos.evaluation.words import fact, is_agreed, number, plus_minus
+from elbos.evaluation.words import MAX_Z, fact, is_agreed, number, plus_minus
 from elbos.pages.parts import NONE, legend, plot, record_table, swatch
 
 _NOTES = {
@@ -110,7 +110,7 @@ def theorem(result: Mapping[str, Any]) -> str:
 <h2>The theorem, measured</h2>
 <p>A weighted loss is a mixture of the ELBOs above: <i>L<sub>w</sub></i> = ∫ <i>w′L</i> d<i>t</i> +
 terms of the ends. Both sides were measured; <i>z</i> is their difference in standard errors.
-<b>{agreed.count(True)} of {len(agreed)}</b> agree within ±3.</p>
+<b>{agreed.count(True)} of {len(agreed)}</b> agree (✓: within ±{MAX_Z:.0f}).</p>
 {"".join(tables)}
 </section>"""
 
@@ -118,12 +118,11 @@ terms of the ends. Both sides were measured; <i>z</i> is their difference in sta
 def _theorem_cells(row: Mapping[str, Any]) -> dict[str, str]:
     loss, mixture = row.get("loss"), row.get("mixture")
     difference = None if loss is None or mixture is None else loss - mixture
-    verdict = {None: NONE, True: "✓ agrees", False: "✗ differs"}[is_agreed(row)]
+    mark = {None: "", True: "✓", False: "✗"}[is_agreed(row)]
     return {
-        "monotone": fact(row.get("is_monotone")),
+        "<i>z</i>": NONE if row.get("z") is None else f"{mark} {row['z']:+.2f}",
         "weighted loss": plus_minus(loss, row.get("loss_se")),
         "mixture of ELBOs": plus_minus(mixture, row.get("mixture_se")),
         "difference": plus_minus(difference, row.get("difference_se")),
-        "<i>z</i>": NONE if row.get("z") is None else f"{row['z']:+.2f}",
-        "verdict": verdict,
+        "monotone": fact(row.get("is_monotone")),
     }

@@ -43,7 +43,7 @@ its standard error. The floor compares real images with the same reference.</p>
 def _quality_records(quality: Mapping[str, Any]) -> _Records:
     n = (quality.get("protocol") or {}).get("num_samples")
     records = [
-        (f"seed {one.get('seed')}, {counted(n, 'samples')}", _metrics(one))
+        (f"seed {fact(one.get('seed'))}, {counted(n, 'samples')}", _metrics(one))
         for one in quality.get("sets") or []
     ]
     if len(records) > 1:
@@ -86,6 +86,8 @@ def _sweep_notes(sweep: Mapping[str, Any], floor: Mapping[str, Any]) -> Iterator
             f"Best: {best.get('sampler')} with {best.get('num_evaluations')} evaluations, "
             f"{number(best.get('frechet_distance'))}."
         )
+    if len(grids := {point.get("grid") for point in sweep["points"]} - {None}) == 1:
+        yield escape(f"Grid: {grids.pop()}.")
     if n is not None:
         yield f"Each point is of {n:,} samples; fewer samples give a larger distance."
     if floor.get("frechet_distance") is not None:

@@ -120,10 +120,10 @@ def plot(
 <div class="titled"><h2>{heading}</h2>
 <button type="button" class="save" id="save{of}" data-file="{saved_as}" disabled>Save as PNG\
 </button></div>
+{key}
 <div class="plot" id="plot{of}" {attributes}></div>
 <p class="trouble"><noscript>The curves need JavaScript. Their numbers are in the table
 below.</noscript></p>
-{key}
 <ul class="notes">
 {"".join(f"<li>{note}</li>" for note in notes)}
 </ul>
