@@ -103,7 +103,7 @@ def _headlines(result: Mapping[str, Any]) -> str:
     for name, row, color in colored(result["results"]):
         of = f", {escape(name)}" if len(result["results"]) > 1 else ""
         bits = plus_minus(row.get("bits_per_dim"), row.get("standard_error"))
-        cards.append(_card(f"Bits per dimension{of}", bits, bits_in_words(result, row), color))
+        cards.append(_card(f"Bits/dim{of}", bits, bits_in_words(result, row), color))
     quality = result.get("quality") or {}
     mean, std = mean_and_std(quality, "frechet_distance")
     if mean is not None:
@@ -157,7 +157,7 @@ def _number_table(curve: Mapping[str, Any], *, title: str) -> str:
     errors = curve.get("standard_error") or [None] * len(levels)
     rows = [
         (f"{levels[i]:.2f}", [number(math.exp(-levels[i] / 2)), plus_minus(values[i], errors[i])])
-        for i in np.linspace(0, len(levels) - 1, _NUM_ROWS).round().astype(int).tolist()
+        for i in np.unique(np.linspace(0, len(levels) - 1, _NUM_ROWS).round().astype(int)).tolist()
     ]
     head = ("log-SNR", "noise/signal", "nats/dim")
     caption = escape(title)

@@ -10,7 +10,7 @@ from elbos.pages.parts import NONE, legend, plot, record_table, swatch
 
 _NOTES = {
     "curve": "<b>Loss</b>: half the squared error of the predicted noise. Its area is the "
-    "diffusion term of the bound, so a nat saved at any noise level is a nat of likelihood.",
+    "diffusion term of the bound, so a nat saved at any noise level is a nat of the bound.",
     "elbo": "<b>ELBO of noisy data</b>: the bound for data with noise added, up to a constant; "
     "the loss added up from the left, where there is only noise. Every weighted loss is a mixture "
     "of these.",

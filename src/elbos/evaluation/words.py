@@ -61,8 +61,8 @@ def bits_in_words(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
             f"the true density has {number(exact)}."
         )
     return (
-        "At most so many bits describe one dimension of an image, a colour of a pixel, on average "
-        f"over {images}. Less is better."
+        "The model describes an image with at most so many bits for each dimension, a colour of a "
+        f"pixel, on average over {images}. Less is better."
     )
 
 
@@ -71,7 +71,7 @@ def frechet_in_words(quality: Mapping[str, Any]) -> str:
     protocol, floor = quality.get("protocol") or {}, quality.get("floor") or {}
     samples = counted(protocol.get("num_samples"), "samples")
     reference = protocol.get("reference") or "real images"
-    text = f"How far {samples} are, as a crowd, from {reference}. Less is better."
+    text = f"How far {samples} are, as a whole, from {reference}. Less is better."
     if (distance := floor.get("frechet_distance")) is not None:
         real = counted(floor.get("num"), f"real {floor.get('split') or 'held-out'} images")
         text += f" The floor is {number(distance)}, the distance of {real}."
