@@ -11,6 +11,7 @@ for each sampler, the Fréchet distance of its samples.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from itertools import cycle
 from typing import Any
 
@@ -58,7 +59,7 @@ def _curves(results: Mapping[str, Any], key: str) -> list[Scatter]:
             Scatter(
                 x=levels,
                 y=values,
-                name=name,
+                name=escape(name, quote=False),
                 mode="lines",
                 line={"color": color, "width": 2.5, "simplify": False},
                 customdata=2 * errors,
@@ -115,7 +116,7 @@ def _line(name: str, points: Sequence[Mapping[str, Any]], color: str) -> Scatter
     return Scatter(
         x=[point["num_evaluations"] for point in points],
         y=[point["frechet_distance"] for point in points],
-        name=name,
+        name=escape(name, quote=False),
         mode="lines+markers",
         line={"color": color, "width": 2.5},
         marker={"size": 8},

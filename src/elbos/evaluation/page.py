@@ -78,7 +78,7 @@ def evaluation_page(
 
 
 def _finite(value: Any) -> Any:
-    """The same without numbers that are none, which JSON does not know."""
+    """The same with null for numbers that are not finite, which JSON does not know."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -88,13 +88,15 @@ def _finite(value: Any) -> Any:
 
 def _extent(result: Mapping[str, Any]) -> str:
     """How long was trained, and on how much was measured."""
+    images = f"{result.get('split') or 'test'} images"
     extents = {
-        "step {:,}": result.get("step"),
-        "{:,} images seen": result.get("images_seen"),
-        f"{{:,}} {result.get('split') or 'test'} images": result.get("num_images"),
-        "{:,} network evaluations": result.get("num_evaluations"),
+        "images seen": result.get("images_seen"),
+        images: result.get("num_images"),
+        "network evaluations": result.get("num_evaluations"),
     }
-    known = (text.format(num) for text, num in extents.items() if num is not None)
+    known = [f"{num:,} {what}" for what, num in extents.items() if num is not None]
+    if (step := result.get("step")) is not None:
+        known.insert(0, f"step {step:,}")
     return f'<p class="kicker">{escape(" · ".join(known))}</p>'
 
 
