@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jaxtyping
 import pytest
 import torch
+from browsing import CHROMIUM, FLAGS
 from torch import Tensor
 
 # Before anything imports elbos: every annotation in it is checked on every call.
@@ -20,3 +21,14 @@ def generator() -> torch.Generator:
 def randn(generator: torch.Generator) -> Callable[..., Tensor]:
     """Standard normal numbers of a given shape, float64."""
     return lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs {CHROMIUM}")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()

@@ -1,16 +1,15 @@
 """The page of an audit in a real browser: it shows what the audit found, and nothing gets out."""
 
 import ast
-import contextlib
 import dataclasses
 import json
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from browsing import HOSTILE, contrast, luminance, opened
 from PIL import Image
 
 from elbos import audit as auditing
@@ -20,17 +19,6 @@ from elbos.audit.names import code, named_weighting
 from elbos.audit.page import page, write_page
 from elbos.recipes import RECIPES
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-HOSTILE = """</script><script>window.hacked = 1</script><img src=x onerror="hacked=1"> & "' <b>"""
 COMMAND = "elbos audit train.py:loss --title '<b>'" + " --and-so-on" * 20
 
 
@@ -159,34 +147,6 @@ def test_page_is_small_enough_to_attach_and_the_same_each_time(edm, tmp_path):
 
 
 # ---------------------------------------------------------------------------------- in the browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if not CHROMIUM.exists():
-        pytest.skip(f"needs {CHROMIUM}")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@contextlib.contextmanager
-def opened(browser, path, *, width, **options):
-    """A page, once its curves are there; it must have been quiet when it is closed."""
-    context = browser.new_context(viewport={"width": width, "height": 800}, **options)
-    page = context.new_page()
-    trouble = []
-    page.on("console", lambda message: trouble.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("request", lambda request: trouble.append(request.url))
-    page.goto(path.as_uri())
-    page.wait_for_selector("#save:enabled")
-    yield page
-    outside = [line for line in trouble if not line.startswith(("file:", "data:", "blob:"))]
-    assert outside == []
-    context.close()
 
 
 @pytest.fixture(scope="module")
@@ -332,19 +292,6 @@ def colors(page):
                     style("#plot .gridlayer path").stroke, style("body").backgroundColor];
         }"""
     )
-
-
-def luminance(color):
-    red, green, blue = (int(part) / 255 for part in re.findall(r"\d+", color)[:3])
-    linear = [
-        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)
-    ]
-    return np.dot([0.2126, 0.7152, 0.0722], linear)
-
-
-def contrast(color, other):
-    low, high = sorted([luminance(color), luminance(other)])
-    return (high + 0.05) / (low + 0.05)
 
 
 def test_page_follows_the_colour_scheme_and_prints_on_white(single):

@@ -19,6 +19,7 @@ MODULES = [
     "checks",
     "cli_text",
     "denoiser",
+    "evaluation.words",
     "extrema",
     "interop.diffusers",
     "likelihood",

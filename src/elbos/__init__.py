@@ -12,6 +12,7 @@ before it:
 | `extrema`, `weightings` | $w(\lambda)$, and where it rises |
 | `recipes` | published recipes and the weighting that each implies |
 | `analysis` | monotone or not, the mixture of ELBOs, the theorem |
+| `pages` | results as HTML pages that are whole in themselves |
 | `audit` | the weighting of somebody else's loss function, measured |
 | `denoiser`, `oracles` | network + parameterization, and data for which everything is known |
 | `objective` | the weighted loss, per sample |

@@ -1,7 +1,7 @@
-// Draws the plot, shows named weightings when they are asked for, and copies code.
+// Draws the plots, shows named weightings when they are asked for, and copies code.
 
 const textOf = (id) => document.getElementById(id).textContent;
-const plot = document.getElementById("plot");
+const plots = document.querySelectorAll(".plot");
 const PRINTED_WIDTH = 660; // pixels, on A4 and on Letter
 
 /** Unpack the plotting library and run it. */
@@ -13,32 +13,40 @@ async function loadPlotly() {
   document.head.append(script);
 }
 
-async function draw() {
-  await loadPlotly();
-  const { data, layout } = JSON.parse(textOf("elbos-figure"));
+async function draw(plot) {
+  const { data, layout } = JSON.parse(textOf(`${plot.id}-figure`));
   // a finger scrolls the page; only a mouse zooms
   layout.dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom";
   await Plotly.newPlot(plot, data, layout, { responsive: true, displayModeBar: false });
-  enableControls();
+  addEventListener("beforeprint", () => Plotly.relayout(plot, { width: PRINTED_WIDTH }));
+  addEventListener("afterprint", () => Plotly.relayout(plot, { width: null, autosize: true }));
+  enableSaving(plot);
 }
 
-function enableControls() {
+function enableSaving(plot) {
+  const save = plot.closest("section").querySelector(".save");
+  save.disabled = false;
+  save.addEventListener("click", () => {
+    // with a legend, which on the page are the swatches beside the names
+    const picture = { data: plot.data, layout: { ...plot.layout, showlegend: true } };
+    const size = { width: 1000, height: plot.layout.height, scale: 2 };
+    Plotly.downloadImage(picture, { format: "png", filename: save.dataset.file, ...size });
+  });
+}
+
+function enableNamed(plot) {
   for (const box of document.querySelectorAll(".named input")) {
     box.disabled = false;
     box.addEventListener("change", () =>
       Plotly.restyle(plot, { visible: box.checked }, [Number(box.value)]),
     );
   }
-  const save = document.getElementById("save");
-  save.disabled = false;
-  save.addEventListener("click", () => {
-    // with a legend, which on the page are the swatches beside the names
-    const picture = { data: plot.data, layout: { ...plot.layout, showlegend: true } };
-    const size = { width: 1000, height: plot.layout.height, scale: 2 };
-    Plotly.downloadImage(picture, { format: "png", filename: "elbos-audit", ...size });
-  });
-  addEventListener("beforeprint", () => Plotly.relayout(plot, { width: PRINTED_WIDTH }));
-  addEventListener("afterprint", () => Plotly.relayout(plot, { width: null, autosize: true }));
+}
+
+async function drawAll() {
+  await loadPlotly();
+  for (const plot of plots) await draw(plot);
+  enableNamed(plots[0]);
 }
 
 async function copy(button) {
@@ -56,8 +64,9 @@ async function copy(button) {
 for (const button of document.querySelectorAll("[data-copies]")) {
   button.addEventListener("click", () => copy(button));
 }
-draw().catch((error) => {
-  plot.hidden = true;
-  document.getElementById("trouble").textContent =
-    `The curves cannot be drawn in this browser (${error}). Their numbers are in the table below.`;
+drawAll().catch((error) => {
+  for (const plot of plots) plot.hidden = true;
+  for (const trouble of document.querySelectorAll(".trouble"))
+    trouble.textContent =
+      `The curves cannot be drawn in this browser (${error}). Their numbers are in the table below.`;
 });

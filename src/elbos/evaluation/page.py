@@ -1,0 +1,166 @@
+r"""An evaluation as one HTML page: what the numbers are, how sure, and what they mean.
+
+The page is whole in itself; `elbos.pages` makes it so. The numbers are in
+`<script id="elbos-evaluation">`, as JSON. What was not measured is left out.
+"""
+
+import base64
+import json
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from elbos import __version__, files
+from elbos.evaluation import page_likelihood, page_quality
+from elbos.evaluation.figures import FLOOR_COLOR, colored
+from elbos.evaluation.words import (
+    bits_in_words,
+    frechet_in_words,
+    mean_and_std,
+    number,
+    plus_minus,
+)
+from elbos.pages.document import document, island
+from elbos.pages.parts import footer, header, scrollable, table
+
+_NUM_ROWS = 13
+
+
+def write_evaluation_page(
+    result: Mapping[str, Any],
+    path: Path,
+    *,
+    samples: bytes | None = None,
+    command: str | None = None,
+) -> None:
+    """Write `evaluation_page` to a file, whole or not at all.
+
+    Raises:
+        OSError: If that is impossible; it names `path`.
+    """
+    html = evaluation_page(result, samples=samples, command=command)
+    files.write(path, html.encode(errors="replace"))
+
+
+def evaluation_page(
+    result: Mapping[str, Any], *, samples: bytes | None = None, command: str | None = None
+) -> str:
+    """One HTML page that needs nothing else.
+
+    Args:
+        result: What eval.json holds. All but "results" may be absent, or null.
+        samples: A picture of samples, as PNG.
+        command: What to type to get the same again, for the reader.
+    """
+    result = _finite(result)
+    content = {"elbos": __version__, "command": command, "evaluation": result}
+    title = result.get("run") or "a trained model"
+    body = "\n".join(
+        [
+            header("elbos evaluate", title),
+            _extent(result),
+            "<main>",
+            *(_headlines(result), _samples(samples)),
+            *(page_likelihood.curves(result), page_likelihood.terms(result)),
+            *(page_likelihood.ode(result), page_likelihood.theorem(result)),
+            *(page_quality.quality(result), page_quality.sweep(result)),
+            *(_protocol(result), _numbers(result)),
+            "</main>",
+            footer(command),
+            island("elbos-evaluation", json.dumps(content, allow_nan=False)),
+        ]
+    )
+    return document(f"{title} · elbos evaluate", body)
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for numbers that are not finite, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _extent(result: Mapping[str, Any]) -> str:
+    """How long was trained, and on how much was measured."""
+    images = f"{result.get('split') or 'test'} images"
+    extents = {
+        "images seen": result.get("images_seen"),
+        images: result.get("num_images"),
+        "network evaluations": result.get("num_evaluations"),
+    }
+    known = [f"{num:,} {what}" for what, num in extents.items() if num is not None]
+    if (step := result.get("step")) is not None:
+        known.insert(0, f"step {step:,}")
+    return f'<p class="kicker">{escape(" · ".join(known))}</p>'
+
+
+def _headlines(result: Mapping[str, Any]) -> str:
+    cards = []
+    for name, row, color in colored(result["results"]):
+        of = f", {escape(name)}" if len(result["results"]) > 1 else ""
+        bits = plus_minus(row.get("bits_per_dim"), row.get("standard_error"))
+        cards.append(_card(f"Bits/dim{of}", bits, bits_in_words(result, row), color))
+    quality = result.get("quality") or {}
+    mean, std = mean_and_std(quality, "frechet_distance")
+    if mean is not None:
+        floor = (quality.get("floor") or {}).get("frechet_distance")
+        beside = "" if floor is None else f" <small>floor {number(floor)}</small>"
+        value = plus_minus(mean, std) + beside
+        cards.append(_card("Fréchet distance", value, frechet_in_words(quality), FLOOR_COLOR))
+    return f'<div class="headlines">{"".join(cards)}</div>'
+
+
+def _card(title: str, value: str, text: str, color: str) -> str:
+    return f"""<section class="verdict" style="--kind: {color}">
+<h2>{title}</h2>
+<p class="big">{value}</p>
+<p>{escape(text)}</p>
+</section>"""
+
+
+def _samples(png: bytes | None) -> str:
+    if png is None:
+        return ""
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return f"""<section>
+<h2>Samples</h2>
+<img class="samples" src="{source}" alt="Samples of the model">
+</section>"""
+
+
+def _protocol(result: Mapping[str, Any]) -> str:
+    if not (protocol := result.get("protocol")):
+        return ""
+    return f"<section>\n<h2>Protocol</h2>\n{page_quality.settings_table(protocol)}\n</section>"
+
+
+def _numbers(result: Mapping[str, Any]) -> str:
+    tables = [
+        _number_table(row[key], title=f"{title}, {name}")
+        for key, title in (("curve", "Loss"), ("elbo", "ELBO of noisy data"))
+        for name, row, _ in colored(result["results"])
+        if row.get(key)
+    ]
+    content = "".join([*tables, page_quality.sweep_table(result)])
+    if not content:
+        return ""
+    return f"""<details><summary>The curves as a table</summary>
+<div class="columns">{content}</div></details>"""
+
+
+def _number_table(curve: Mapping[str, Any], *, title: str) -> str:
+    levels, values = curve["logsnr"], curve["nats_per_dim"]
+    errors = curve.get("standard_error") or [None] * len(levels)
+    rows = [
+        (f"{levels[i]:.2f}", [number(math.exp(-levels[i] / 2)), plus_minus(values[i], errors[i])])
+        for i in np.unique(np.linspace(0, len(levels) - 1, _NUM_ROWS).round().astype(int)).tolist()
+    ]
+    head = ("log-SNR", "noise/signal", "nats/dim")
+    caption = escape(title)
+    return scrollable(table(rows, head=head, caption=caption, is_numeric=True), label=title)

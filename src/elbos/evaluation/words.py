@@ -1,0 +1,90 @@
+"""An evaluation in short: its numbers with their errors, and what they mean to a stranger."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from elbos.pages.parts import NONE
+
+MAX_Z = 3.0  # of a difference, in standard errors, that chance explains
+
+
+def number(value: float | None) -> str:
+    """Four digits, or a dash."""
+    return NONE if value is None else f"{value:.4g}"
+
+
+def plus_minus(value: float | None, error: float | None) -> str:
+    """A value with its error, both to the error's second digit.
+
+    Examples:
+        >>> plus_minus(2.9034, 0.0123)
+        '2.903 ± 0.012'
+        >>> plus_minus(2.9034, None)
+        '2.903'
+    """
+    if value is None or not error:
+        return number(value)
+    if abs(value) + error < 1e-3:
+        return f"{value:.3g} ± {error:.1e}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+
+
+def fact(value: Any) -> str:
+    """A setting in words.
+
+    Examples:
+        >>> fact({"torch": "2.6", "seeds": [0, 1]}), fact(True), fact(60_000)
+        ('torch 2.6, seeds 0, 1', 'yes', '60,000')
+    """
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {fact(item)}" for key, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(fact(item) for item in value)
+    if value is None or isinstance(value, bool):
+        return {None: NONE, True: "yes", False: "no"}[value]
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def counted(num: int | None, what: str) -> str:
+    """How many there are of what, if it is known."""
+    return what if num is None else f"{num:,} {what}"
+
+
+def bits_in_words(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """What the bits per dimension say."""
+    images = counted(result.get("num_images"), f"{result.get('split') or 'test'} images")
+    if (exact := row.get("exact_bits_per_dim")) is not None:
+        return (
+            f"An upper bound on −log₂ p per dimension, on average over {images}. Less is better; "
+            f"the true density has {number(exact)}."
+        )
+    return (
+        "The model describes an image with at most so many bits for each dimension, a colour of a "
+        f"pixel, on average over {images}. Less is better."
+    )
+
+
+def frechet_in_words(quality: Mapping[str, Any]) -> str:
+    """What the Fréchet distance says."""
+    protocol, floor = quality.get("protocol") or {}, quality.get("floor") or {}
+    samples = counted(protocol.get("num_samples"), "samples")
+    reference = protocol.get("reference") or "real images"
+    text = f"How far {samples} are, as a whole, from {reference}. Less is better."
+    if (distance := floor.get("frechet_distance")) is not None:
+        real = counted(floor.get("num"), f"real {floor.get('split') or 'held-out'} images")
+        text += f" The floor is {number(distance)}, the distance of {real}."
+    return text
+
+
+def mean_and_std(quality: Mapping[str, Any], metric: str) -> tuple[float | None, float | None]:
+    """A metric's mean over seeds and their standard deviation, as far as they are known."""
+    mean, std = quality.get("mean") or {}, quality.get("std") or {}
+    return mean.get(metric), std.get(metric)
+
+
+def is_agreed(row: Mapping[str, Any]) -> bool | None:
+    """Whether both sides of the theorem are equal, as far as can be measured."""
+    z = row.get("z")
+    return None if z is None else abs(z) <= MAX_Z

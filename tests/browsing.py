@@ -1,0 +1,49 @@
+"""Pages in a real browser, which must stay quiet."""
+
+import contextlib
+import re
+from pathlib import Path
+
+import numpy as np
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+HOSTILE = """</script><script>window.hacked = 1</script><img src=x onerror="hacked=1"> & "' <b>"""
+
+
+@contextlib.contextmanager
+def opened(browser, path, *, width, **options):
+    """A page, once its curves are there; it must have been quiet when it is closed."""
+    context = browser.new_context(viewport={"width": width, "height": 800}, **options)
+    page = context.new_page()
+    trouble = []
+    page.on("console", lambda message: trouble.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("request", lambda request: trouble.append(request.url))
+    page.goto(path.as_uri())
+    page.wait_for_function("() => !document.querySelector('.save:disabled')")
+    yield page
+    outside = [line for line in trouble if not line.startswith(("file:", "data:", "blob:"))]
+    assert outside == []
+    context.close()
+
+
+def luminance(color):
+    red, green, blue = (int(part) / 255 for part in re.findall(r"\d+", color)[:3])
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)
+    ]
+    return np.dot([0.2126, 0.7152, 0.0722], linear)
+
+
+def contrast(color, other):
+    low, high = sorted([luminance(color), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
