@@ -372,7 +372,7 @@ def fresh_noise(z, logsnr, cond=None):
         ({"logsnr_min": 18.0, "logsnr_max": -22.0}, "logsnr_min=18.0, logsnr_max=-22.0"),
         ({"logsnr_max": math.inf}, "give finite ends"),
         ({"rtol": 0.0}, "rtol is 0.0"),
-        ({"denoiser": not_a_number}, r"at log-SNR -\S+ is not finite: check the network"),
+        ({"denoiser": not_a_number}, r"at log-SNR -\S+ is not finite: check data and network"),
         ({"denoiser": without_gradient}, "has no gradient"),
         ({"denoiser": fresh_noise}, "cannot be followed to rtol=1e-05, atol=1e-05"),
     ],

@@ -15,11 +15,14 @@ The model is the density of $\tilde x = z/\alpha$ at $\lambda_\max$,
 $p(\tilde x) = \alpha^d p_{\lambda_\max}(\alpha\tilde x)$: of data *with noise* of standard
 deviation $\tilde\sigma = e^{-\lambda_\max/2}$, as the network saw them.
 
-- Continuous data: $-\log p(x)$ is the result. It is exact, and no bound.
+- Continuous data: $-\log p(x)$ is the result, and no bound.
 - Discrete data, $\delta = 2/(K - 1)$ apart, have the probability that the model puts in their cell,
   $P(x) = \int_{|u_i| \le \delta/2} p(x + u)\,du$. For any $q$ on the cell,
   $-\log P(x) \le \mathbb E_q[\log q(u) - \log p(x + u)]$, whose right side is the result, for one
   draw of $u$. The gap is $\mathrm{KL}(q(u)\,\|\,p(x + u)/P(x))$.
+
+With the exact trace these hold to the solver's error; with random signs the result is an unbiased
+estimate of them. Nats per dimension, as in `likelihood`.
 
 References:
     Song et al. (2021), https://arxiv.org/abs/2011.13456; truncated-normal dequantization: Zheng et
@@ -158,10 +161,9 @@ def flow_likelihood(
         )
         x, nats = x + u.to(x), nats - surprise.to(x)
     flow = _Flow(denoiser, _probes(x, use_exact_trace, generator), cond)
-    z, log_density = _solve(
-        flow, alpha_sigma(level)[0].item() * x, logsnr_max, logsnr_min, rtol, atol
-    )
-    nats += 0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).mean(1) - log_density
+    alpha, _ = alpha_sigma(level)
+    z, divergence = _solve(flow, alpha.item() * x, (logsnr_max, logsnr_min), rtol=rtol, atol=atol)
+    nats += 0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).mean(1) - divergence
     return FlowLikelihood(nats, flow.num_evaluations)
 
 
@@ -204,7 +206,7 @@ class _Flow:
         if not (eps_hat.isfinite().all() and trace.isfinite().all()):
             raise ValueError(
                 f"the denoiser's output or derivative at log-SNR {logsnr.item():.6g} is not "
-                "finite: check the network, or narrow logsnr_min and logsnr_max."
+                "finite: check data and network, or narrow logsnr_min and logsnr_max."
             )
         _, sigma = alpha_sigma(logsnr)
         velocity = 0.5 * (sigma**2 * z.detach() - sigma * eps_hat.detach())
@@ -213,15 +215,15 @@ class _Flow:
 
 def _worst_image(error: tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]) -> Float[Tensor, ""]:
     """The size of a batch's error: a mean over the batch would dilute that of one image."""
-    z, log_density = error
-    return torch.maximum(z.square().flatten(1).mean(1).sqrt(), log_density.abs()).max()
+    z, divergence = error
+    return torch.maximum(z.square().flatten(1).mean(1).sqrt(), divergence.abs()).max()
 
 
 def _solve(
-    flow: _Flow, z: Float[Tensor, "b *d"], start: float, end: float, rtol: float, atol: float
+    flow: _Flow, z: Float[Tensor, "b *d"], ends: tuple[float, float], *, rtol: float, atol: float
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]:
-    """Follow `z` from level to level; with it, the integral of the divergence."""
-    levels = torch.tensor([start, end], dtype=z.dtype, device=z.device)
+    """Where the flow takes `z` between two levels, and its divergence integrated on the way."""
+    levels = torch.tensor(ends, dtype=z.dtype, device=z.device)
     options = {
         "norm": _worst_image,
         "step_t": levels[1:],  # or the last step asks the network for a level beyond the end
