@@ -328,30 +328,29 @@ def test_state_is_single_precision_or_the_data_s(dtype, generator):
 
 @torch.no_grad()
 def test_a_network_in_bfloat16(generator):
-    """Runs under a caller's no_grad and autocast, and tells what the network does in float32."""
+    """Runs under a caller's no_grad and autocast, and is to 2e-3 what it is in float32."""
     torch.manual_seed(0)
     network = DIGITS.network.build((1, 8, 8), None).eval()
     for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.03)
+        nn.init.normal_(parameter, std=0.15)
     denoiser = Denoiser(network, parameterizations.V())
     x = torch.randint(17, (4, 1, 8, 8), generator=generator) / 8 - 1
 
-    def likelihood(tolerance):
-        return flow_likelihood(
-            denoiser,
-            x,
-            logsnr_min=-8.0,
-            logsnr_max=7.0,
-            num_levels=17,
-            rtol=tolerance,
-            atol=tolerance,
-            generator=torch.Generator().manual_seed(1),
-        ).nats
+    def nats(use_bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=use_bfloat16):
+            return flow_likelihood(
+                denoiser,
+                x,
+                logsnr_min=-8.0,
+                logsnr_max=7.0,
+                num_levels=17,
+                generator=torch.Generator().manual_seed(1),
+            ).nats
 
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = likelihood(1e-2)
+    rough, fine = nats(True), nats(False)
     assert rough.dtype == torch.float32
-    torch.testing.assert_close(rough, likelihood(1e-5), rtol=0, atol=0.05)
+    assert not torch.equal(rough, fine)
+    torch.testing.assert_close(rough, fine, rtol=0, atol=2e-3)
 
 
 def not_a_number(z, logsnr, cond=None):

@@ -121,8 +121,8 @@ def flow_likelihood(
 
     Steps are shared by the batch and accepted when the worst image is within the tolerances, so
     that an image's value does not depend, beyond them, on the others. The state is float32, or
-    float64 for float64 data. A network under bfloat16 autocast rounds by more than the default
-    tolerances: ask for about 1e-2, or run it in float32.
+    float64 for float64 data; under bfloat16 autocast the network's rounding sets the error, not the
+    tolerances.
 
     Args:
         denoiser: Estimates the noise; differentiable in `z`, without dropout. Numbers of steps
