@@ -17,7 +17,6 @@ before it:
 | `denoiser`, `oracles` | network + parameterization, and data for which everything is known |
 | `objective` | the weighted loss, per sample |
 | `samplers`, `likelihood` | from a denoiser to samples and to bits per dimension |
-| `probability_flow` | the ODE likelihood |
 | `networks`, `training`, `evaluation` | the rest of a real run |
 | `interop`, `cli` | other people's formats; the command line |
 """

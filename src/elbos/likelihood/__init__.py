@@ -18,12 +18,14 @@ Everything is per image and in nats per dimension; bits per dimension are that o
 | `terms` | the loss at a noise level, the prior's and the decoder's |
 | `bound` | the variational bound of each image, simply |
 | `measurements` | the same and more, precisely: losses at many levels, that answer every question |
+| `flow` | the ODE likelihood |
 
 References:
     Kingma et al. (2021), https://arxiv.org/abs/2107.00630
 """
 
 from elbos.likelihood.bound import Bound, variational_bound
+from elbos.likelihood.flow import FlowLikelihood, flow_likelihood, truncated_normal, uniform
 from elbos.likelihood.measurements import (
     Curve,
     Estimate,
@@ -38,12 +40,16 @@ __all__ = [
     "Bound",
     "Curve",
     "Estimate",
+    "FlowLikelihood",
     "Measurements",
     "decoder_loss",
     "eps_loss",
     "fit",
+    "flow_likelihood",
     "losses_at",
     "prior_loss",
     "stratified_times",
+    "truncated_normal",
+    "uniform",
     "variational_bound",
 ]

@@ -22,7 +22,7 @@ deviation $\tilde\sigma = e^{-\lambda_\max/2}$, as the network saw them.
   draw of $u$. The gap is $\mathrm{KL}(q(u)\,\|\,p(x + u)/P(x))$.
 
 With the exact trace these hold to the solver's error; with random signs the result is an unbiased
-estimate of them. Nats per dimension, as in `likelihood`.
+estimate of them. Nats per dimension.
 
 References:
     Song et al. (2021), https://arxiv.org/abs/2011.13456; truncated-normal dequantization: Zheng et

@@ -14,7 +14,7 @@ from elbos import parameterizations
 from elbos.denoiser import Denoiser
 from elbos.likelihood import variational_bound
 from elbos.oracles import GaussianMixture
-from elbos.probability_flow import flow_likelihood, truncated_normal, uniform
+from elbos.likelihood.flow import flow_likelihood, truncated_normal, uniform
 from elbos.schedules import Linear
 
 ENDS = {"logsnr_min": -22.0, "logsnr_max": 18.0}
