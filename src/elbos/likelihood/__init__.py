@@ -25,7 +25,7 @@ References:
 """
 
 from elbos.likelihood.bound import Bound, variational_bound
-from elbos.likelihood.flow import FlowLikelihood, flow_likelihood, truncated_normal, uniform
+from elbos.likelihood.flow import FlowLikelihood, flow_likelihood
 from elbos.likelihood.measurements import (
     Curve,
     Estimate,
@@ -49,7 +49,5 @@ __all__ = [
     "losses_at",
     "prior_loss",
     "stratified_times",
-    "truncated_normal",
-    "uniform",
     "variational_bound",
 ]

@@ -1,0 +1,204 @@
+r"""Measure a run's losses at many noise levels, on all images of a split.
+
+Two measurements with independent noise. The **pilot** is of a few images, at levels uniform in
+log-SNR: it decides how the rest is measured, and is later the other side of the theorem. The
+**rounds** are of all images (see `likelihood.measurements`).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from elbos.evaluation.store import Store
+from elbos.likelihood import (
+    Estimate,
+    Measurements,
+    decoder_loss,
+    fit,
+    losses_at,
+    prior_loss,
+    stratified_times,
+)
+from elbos.schedules import Linear, Schedule
+from elbos.training.data import Split, to_unit
+from elbos.training.randomness import generator
+from elbos.training.trained import TrainedRun
+from elbos.training.validation import BATCH_SIZE
+
+PILOT_TIMES = 32
+ROUND_TIMES = 4
+NEGLIGIBLE = 0.25  # a measurement error of this share of the floor adds 3 % to the standard error
+
+OnImages = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Images of a split, and what the network is told about them.
+
+    Args:
+        name: What the network is told, in a word.
+        x: Levels, or points.
+        labels: Their classes if the network is told, else None.
+    """
+
+    name: str
+    x: Tensor
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A condition's losses; nats per dimension, float64.
+
+    Args:
+        pilot: At evenly spread levels, of the first images.
+        rounds: At the levels that matter, of all.
+        prior: KL divergence from the prior.
+        decoder: Loss of the decoder, one draw.
+    """
+
+    pilot: Measurements
+    rounds: Measurements
+    prior: Float[Tensor, " n"]
+    decoder: Float[Tensor, " n"]
+
+    @property
+    def diffusion(self) -> Float[Tensor, "n r"]:
+        """The diffusion term of the bound."""
+        return self.rounds.integral(torch.ones_like)
+
+    @property
+    def bound(self) -> Float[Tensor, "n r"]:
+        """The bound on the negative log-likelihood."""
+        return self.diffusion + (self.prior + self.decoder)[:, None]
+
+    @property
+    def num_evaluations(self) -> int:
+        """Network evaluations made."""
+        return self.pilot.loss.numel() + self.rounds.loss.numel()
+
+
+def conditions(run: TrainedRun, split: Split, rows: Int64[Tensor, " n"]) -> list[Condition]:
+    """What the network is told, as in training: nothing, the label, or each in turn."""
+    x, labels = split.x[rows], None if split.labels is None else split.labels[rows]
+    told = []
+    if not run.has_labels or run.config.label_dropout > 0:
+        told.append(Condition("unconditional", x, None))
+    if run.has_labels and run.config.label_dropout < 1:
+        told.append(Condition("given_label", x, labels))
+    return told
+
+
+def measure(
+    run: TrainedRun,
+    condition: Condition,
+    store: Store,
+    *,
+    num_pilot: int,
+    num_rounds: int,
+    target_se: float | None,
+    seed: int,
+    on_images: OnImages,
+) -> Measured:
+    """Measure one condition.
+
+    Args:
+        run: The run.
+        condition: Images and labels.
+        store: Where batches are kept.
+        num_pilot: Images in the pilot.
+        num_rounds: Rounds; with a target, at least as many.
+        target_se: Standard error of the bound to be reached, in nats per dimension. It is not if
+            the images alone leave more: rounds stop when more of them would not help.
+        seed: Seed of noise and noise levels.
+        on_images: Called with the number of images done after each batch.
+    """
+    work = _Work(run, condition, store, seed, on_images)
+    ends = run.config.schedule.logsnr_min, run.config.schedule.logsnr_max
+    even = Linear(logsnr_min=ends[0], logsnr_max=ends[1])
+    logsnr, loss = work.round("pilot", 1, even, min(num_pilot, len(condition)), PILOT_TIMES)
+    pilot = Measurements(even, logsnr[:, None], loss[:, None])
+    schedule, control = fit(pilot)
+    prior, decoder = work.ends(*ends)
+    rounds: list[tuple[Tensor, Tensor]] = []
+    while True:
+        key = 2 + len(rounds)
+        rounds.append(work.round(f"round-{key}", key, schedule, len(condition), ROUND_TIMES))
+        logsnr, loss = (torch.stack(parts, 1) for parts in zip(*rounds, strict=True))
+        measured = Measured(pilot, Measurements(schedule, logsnr, loss, control), prior, decoder)
+        if len(rounds) >= num_rounds and is_enough(Estimate.of(measured.bound), target_se):
+            return measured
+
+
+def is_enough(bound: Estimate, target_se: float | None) -> bool:
+    """Whether the target is reached, or would not be by measuring these images again."""
+    if target_se is None or bound.standard_error <= target_se:
+        return True
+    return bound.floor > target_se and bound.measurement_error < NEGLIGIBLE * bound.floor
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The loop over batches, whose randomness is keyed by (seed, what it is for, batch)."""
+
+    run: TrainedRun
+    condition: Condition
+    store: Store
+    seed: int
+    on_images: OnImages
+
+    def round(
+        self, name: str, key: int, schedule: Schedule, num: int, num_times: int
+    ) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
+        """Levels and losses of the first `num` images."""
+        times = stratified_times(num, num_times, generator(self.seed, key))
+        logsnr = schedule.logsnr(times)
+
+        def losses(rows: slice, g: torch.Generator) -> dict[str, Tensor]:
+            x, cond = self._batch(rows)
+            return {"loss": losses_at(self.run.denoiser, x, logsnr[rows], cond=cond, generator=g)}
+
+        return logsnr, self._batches(name, key, num, losses)["loss"].double()
+
+    def ends(self, low: float, high: float) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """What prior and decoder cost."""
+        num_levels = self.run.dataset.num_levels
+
+        def losses(rows: slice, g: torch.Generator) -> dict[str, Tensor]:
+            x, _ = self._batch(rows)
+            decoder = decoder_loss(x, high, num_levels, generator=g)
+            return {"prior": prior_loss(x, low), "decoder": decoder}
+
+        found = self._batches("ends", 0, len(self.condition), losses)
+        return found["prior"].double(), found["decoder"].double()
+
+    def _batch(self, rows: slice) -> tuple[Tensor, Tensor | None]:
+        labels, device = self.condition.labels, self.run.device
+        x = to_unit(self.condition.x[rows], self.run.dataset.num_levels).to(device)
+        return x, None if labels is None else labels[rows].to(device)
+
+    def _batches(
+        self,
+        name: str,
+        key: int,
+        num: int,
+        compute: Callable[[slice, torch.Generator], dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        parts = []
+        for batch, start in enumerate(range(0, num, BATCH_SIZE)):
+            rows = slice(start, min(start + BATCH_SIZE, num))
+            g = generator(self.seed, key, batch)
+            with torch.no_grad(), self.run.autocast():
+                part = self.store.part(f"{name}-{batch:05d}", lambda r=rows, g=g: compute(r, g))
+            parts.append(part)
+            self.on_images(rows.stop - start)
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+

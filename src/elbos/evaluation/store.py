@@ -1,0 +1,74 @@
+"""Results of long work, part by part, on disk: what is there is not computed again.
+
+A part is a batch, seconds of work. An evaluation that is interrupted loses the batch it was at; the
+same command again reads the others back. Every part is keyed by all that its numbers depend on.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from elbos import files
+from elbos.training.config_json import encode
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Store:
+    """Parts of one piece of work, each a few named tensors.
+
+    Args:
+        folder: Where; made when the first part is written.
+    """
+
+    folder: Path
+
+    @classmethod
+    def of(cls, root: Path, name: str, **key: Any) -> "Store":
+        """The store, in `root`, of what `name` and `key` describe.
+
+        Args:
+            root: The folder of all stores.
+            name: A word for people.
+            key: Everything that the numbers depend on, as `config_json.encode` takes it.
+        """
+        text = json.dumps({k: encode(value) for k, value in sorted(key.items())})
+        return cls(root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}")
+
+    def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
+        """The part called `name`, read if it is there, else computed and written.
+
+        A file that cannot be read is computed again, with a warning.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        path = self.folder / f"{name}.safetensors"
+        if (found := _read(path)) is not None:
+            return found
+        tensors = compute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        contiguous = {key: value.cpu().contiguous() for key, value in tensors.items()}
+        files.write(path, safetensors.torch.save(contiguous))
+        return contiguous
+
+
+def _read(path: Path) -> Tensors | None:
+    try:
+        return safetensors.torch.load(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, ValueError) as error:
+        warnings.warn(
+            f"{path} is damaged ({error}): it is computed again.", RuntimeWarning, stacklevel=2
+        )
+        return None

@@ -1,0 +1,96 @@
+r"""The theorem on a trained network, as a check of its evaluation.
+
+$$\int w\,\ell\,d\lambda
+  = \int -w'(\lambda)\, L(\lambda)\, d\lambda
+  + w(\lambda_\max) L(\lambda_\max) - w(\lambda_\min) L(\lambda_\min).$$
+
+The left side weighs losses: those of the rounds, drawn from the fitted density. The right side mixes
+ELBOs: $L$ at a thousand noise levels, integrated from the losses of the pilot, which were measured
+with other noise at levels that are uniform in log-SNR. The two share images, weighting and network,
+and no code but the loss at a noise level; an error in a density, a control variate or an end term
+sets them apart.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos import weightings
+from elbos.analysis import is_monotone
+from elbos.evaluation.likelihood import Measured
+from elbos.likelihood import Measurements
+from elbos.weightings import WeightFunction
+
+NUM_LEVELS = 1001
+
+CHECKED: tuple[WeightFunction, ...] = (
+    weightings.ELBO(),
+    weightings.Sigmoid(k=2.0),
+    weightings.Exponential(rate=0.5),
+    weightings.EDM(),
+    weightings.Monotone(weightings.EDM()),
+    weightings.MinSNR(gamma=5.0),
+)
+"""Monotone and not, flat and steep: what theorem and table of weighted losses are shown for."""
+
+
+def mixed_elbos(
+    measurements: Measurements, weighting: WeightFunction, prior: Float[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    r"""The right side for each image, as a Stieltjes sum over noise levels.
+
+    Args:
+        measurements: One round of losses.
+        weighting: $w$.
+        prior: $L(\lambda_\min)$ of each image.
+    """
+    schedule, num_times = measurements.schedule, measurements.logsnr.shape[2]
+    levels = torch.linspace(
+        schedule.logsnr_min, schedule.logsnr_max, NUM_LEVELS, dtype=torch.float64
+    )
+    logsnr, loss = measurements.logsnr[:, 0], measurements.loss[:, 0]
+    cell = torch.searchsorted(levels, logsnr).clamp(1, NUM_LEVELS - 1)  # counts from this level on
+    gains = torch.zeros(len(loss), NUM_LEVELS, dtype=torch.float64)
+    gains.scatter_add_(1, cell, loss / schedule.density(logsnr) / num_times)
+    elbos = prior[:, None] + gains.cumsum(1)  # L at every level
+    w = weighting(levels)
+    between = (elbos[:, 1:] + elbos[:, :-1]) / 2
+    return w[-1] * elbos[:, -1] - w[0] * elbos[:, 0] - (between * w.diff()).sum(1)
+
+
+def check(measured: Measured, trained: Sequence[WeightFunction] = ()) -> list[dict[str, Any]]:
+    """Both sides for some weightings, on the pilot's images, and the z score of their difference.
+
+    Args:
+        measured: A condition's losses.
+        trained: Weightings to check besides, as the run's own.
+    """
+    schedule = measured.rounds.schedule
+    num = len(measured.pilot.loss)
+    rows = []
+    for weighting in [*CHECKED, *(w for w in trained if w not in CHECKED)]:
+        loss = measured.rounds.integral(weighting)[:num].mean(1)
+        mixture = mixed_elbos(measured.pilot, weighting, measured.prior[:num])
+        difference = loss - mixture
+        error = _standard_error(difference)
+        rows.append(
+            {
+                "name": repr(weighting),
+                "is_monotone": is_monotone(weighting, schedule.logsnr_min, schedule.logsnr_max),
+                "loss": loss.mean().item(),
+                "loss_se": _standard_error(loss),
+                "mixture": mixture.mean().item(),
+                "mixture_se": _standard_error(mixture),
+                "difference_se": error,
+                "z": difference.mean().item() / error,
+            }
+        )
+    return rows
+
+
+def _standard_error(values: Float[Tensor, " n"]) -> float:
+    return values.std().item() / math.sqrt(len(values))
