@@ -10,12 +10,14 @@ import errno
 import io
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,17 +49,18 @@ with _interruptible():  # takes seconds, in which users change their minds
     from elbos.cli_audit import Audit
     from elbos.cli_text import one_line, printable, readable
     from elbos.evaluation.draw_samples import Request, draw_samples
-    from elbos.evaluation.evaluate import Evaluation, evaluate, num_evaluated_images
+    from elbos.evaluation.evaluate import Evaluation, evaluate, samples_picture
+    from elbos.evaluation.page import write_evaluation_page
     from elbos.evaluation.tables import (
-        curve_table,
-        likelihood_table,
+        evaluation_tables,
+        runs_table,
         weightings_rows,
         weightings_table,
     )
     from elbos.training.config import Config
     from elbos.training.config_json import encode
     from elbos.training.presets import PRESETS
-    from elbos.training.progress import progress
+    from elbos.training.progress import begin, progress
     from elbos.training.run_directory import RunDirectory
     from elbos.training.sampling import Sampling
     from elbos.training.trained import TrainedRun
@@ -124,33 +127,47 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure bits/dim and the loss by noise level of a trained run; writes RUN/eval.json."""
+    """Measure likelihood, noise levels and samples of trained runs; writes RUN/eval.json and .html.
 
-    run: RunPath
-    """The run directory."""
+    The same command again goes on where it was interrupted. Several runs end in one table.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """The run directories."""
 
     evaluation: Annotated[Evaluation, Unprefixed] = field(default_factory=Evaluation)
+    sampling: Annotated[Sampling, Unprefixed] = field(default_factory=Sampling)
 
     json: bool = False
-    """Print the result as JSON."""
+    """Print the results as JSON."""
 
     def __call__(self) -> None:
-        run = TrainedRun.load(self.run)
+        own = [RunDirectory(path).config().sampling for path in self.runs]
+        is_changed = self.sampling != own[0]
+        results = []
+        for path, sampling in zip(self.runs, own, strict=True):
+            results.append(self._measure(path, self.sampling if is_changed else sampling))
+        if self.json:
+            print(json.dumps(results if len(results) > 1 else results[0], indent=2))  # noqa: T201
+        elif len(results) > 1:
+            Console().print(runs_table(results))
+
+    def _measure(self, path: Path, sampling: Sampling) -> dict[str, Any]:
+        run = TrainedRun.load(path)
+        files.require_writable(path / "eval.json")
         with progress() as bar:
-            total = num_evaluated_images(run, self.evaluation)
-            task = bar.add_task("evaluating", total=total, unit="images", note="")
-            result = evaluate(run, self.evaluation, lambda num: bar.advance(task, num))
-        path = self.run / "eval.json"
-        content = json.dumps(result, indent=2)
+            result = evaluate(run, self.evaluation, sampling, partial(begin, bar))
         try:
-            files.write(path, content.encode())
+            files.write(path / "eval.json", json.dumps(result, indent=2).encode())
+            picture = samples_picture(run, self.evaluation, sampling)
+            command = shlex.join(["elbos", *sys.argv[1:]])
+            write_evaluation_page(result, path / "eval.html", samples=picture, command=command)
         finally:  # minutes of work, shown even where it cannot be written
-            if self.json:
-                print(content)  # noqa: T201
-            else:
-                Console().print(likelihood_table(result), curve_table(result))
+            if not self.json:
+                Console().print(*evaluation_tables(result))
         if not self.json:
-            print(f"{result['num_evaluations']:,} network evaluations. Written to {path}.")  # noqa: T201
+            print(f"Written to {path / 'eval.json'} and {path / 'eval.html'}.")  # noqa: T201
+        return result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,11 +262,16 @@ def _usage() -> str:
 def _parse(verb: str, words: list[str]) -> Any:
     """The command that the words stand for; tyro's boxed message becomes one line."""
     default: Any = tyro.MISSING_NONPROP
-    if verb == "sample" and words and words[0] not in ("-h", "--help"):
+    if verb in ("sample", "evaluate") and words and words[0] not in ("-h", "--help"):
         if words[0].startswith("-"):  # the run's own options are the defaults of the others
-            raise UsageError("Name the run first: elbos sample RUN [OPTIONS]")
+            raise UsageError(f"Name the run first: elbos {verb} RUN [OPTIONS]")
         path = Path(words[0])
-        default = Sample(run=path, sampling=RunDirectory(path).config().sampling)
+        sampling = RunDirectory(path).config().sampling
+        default = (
+            Sample(run=path, sampling=sampling)
+            if verb == "sample"
+            else Evaluate(runs=(path,), sampling=sampling)
+        )
     boxed, shown = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stderr(boxed), contextlib.redirect_stdout(shown):

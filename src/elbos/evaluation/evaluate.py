@@ -1,28 +1,44 @@
-r"""Measure a trained run: bits per dimension with its standard error, and the loss by noise level.
+r"""Measure a trained run: its likelihood, what it learned at every noise level, and its samples.
 
 The numbers come with their protocol: how the data were decoded, between which noise levels, with
-how many evaluations, on which images, from which weights.
+how many evaluations, on which images, from which weights. Everything is measured batch by batch
+into the run's `evaluation` folder, so that an interrupted evaluation goes on where it was.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from jaxtyping import Float
+import tyro
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from elbos.checks import require_positive
-from elbos.likelihood import Bound, LossCurve, losses_by_level
-from elbos.schedules import Linear
+from elbos.evaluation.likelihood import (
+    PILOT_TIMES,
+    ROUND_TIMES,
+    Condition,
+    Measured,
+    conditions,
+    measure,
+)
+from elbos.evaluation.ode import Ode, measure_ode
+from elbos.evaluation.progress import Start
+from elbos.evaluation.samples import Quality, draw_set, measure_quality
+from elbos.evaluation.store import Store
+from elbos.evaluation.theorem import check
+from elbos.likelihood import Estimate
+from elbos.likelihood.measurements import NUM_BINS
 from elbos.training.data import Split, Toy, to_unit
+from elbos.training.pictures import png
 from elbos.training.randomness import generator
+from elbos.training.sampling import Sampling
 from elbos.training.trained import TrainedRun
-from elbos.training.validation import BATCH_SIZE, split_bound
 
-NUM_LEVELS = 33
+PER_BIT = math.log(2)
+NUM_SHOWN = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,23 +49,29 @@ class Evaluation:
     """Which images."""
 
     num_images: int | None = None
-    """How many of them, the first ones; at least 2. Default: all."""
+    """How many of them, drawn once and for all; at least 2. Default: all."""
 
-    num_times: int = 16
-    """Noise levels per image in the bound, stratified; one network evaluation each."""
+    num_rounds: int = 2
+    """Rounds of 4 network evaluations per image, at least 2: they show how precise the bound is."""
 
-    num_curve_images: int = 500
-    """Images in the loss by noise level; 33 network evaluations each."""
+    target_se: float | None = None
+    """Go on until the standard error of the bound, in bits/dim, is this; or as near as the images
+    allow, whose own scatter is a floor."""
+
+    num_pilot_images: int = 500
+    """Images in the first pass, of 32 evaluations each, that finds out which noise levels matter."""
 
     seed: int = 0
-    """Seed of noise and noise levels."""
+    """Seed of noise and noise levels, and of the first set of samples."""
+
+    ode: Ode = field(default_factory=Ode)
+    quality: Annotated[Quality, tyro.conf.arg(name="")] = field(default_factory=Quality)
 
     def __post_init__(self) -> None:
-        require_positive(num_times=self.num_times)
-        for name, num in (
-            ("num_images", self.num_images),
-            ("num_curve_images", self.num_curve_images),
-        ):
+        if self.target_se is not None:
+            require_positive(target_se=self.target_se)
+        for name in ("num_images", "num_rounds", "num_pilot_images"):
+            num = getattr(self, name)
             if num is not None and num < 2:
                 raise ValueError(f"{name} is {num}: give at least 2, or leave it out.")
         if self.seed < 0:
@@ -57,79 +79,56 @@ class Evaluation:
 
 
 def evaluate(
-    run: TrainedRun, evaluation: Evaluation, on_images: Callable[[int], None]
+    run: TrainedRun, evaluation: Evaluation, sampling: Sampling, start: Start
 ) -> dict[str, Any]:
     """Measure a run; the result is what eval.json holds.
 
     Args:
         run: The run.
         evaluation: What to measure.
-        on_images: Called with the number of images done, now and then; see `num_evaluated_images`.
+        sampling: How to draw its samples.
+        start: Told of each piece of work.
 
     Raises:
         ValueError: If the split has fewer images than asked for, or than 2.
     """
-    split, num_images = _images(run, evaluation)
-    schedule = Linear(
-        logsnr_min=run.config.schedule.logsnr_min, logsnr_max=run.config.schedule.logsnr_max
-    )
-    num_curve = min(evaluation.num_curve_images, num_images)
-    results = {}
-    for name, labels in _conditions(run, split).items():
-        with run.autocast():
-            bound = split_bound(
-                run.denoiser,
-                split.x[:num_images],
-                schedule,
-                num_levels=run.dataset.num_levels,
-                num_times=evaluation.num_times,
-                labels=labels,
-                device=run.device,
-                seed=evaluation.seed,
-                on_batch=on_images,
-            )
-            curve = _curve(run, split.x[:num_curve], labels, schedule, evaluation.seed, on_images)
-        exact = _exact(run, split.x[:num_images], None if labels is None else labels[:num_images])
-        results[name] = {**_summary(bound), **exact, "curve": _as_json(curve)}
+    rows = _rows(run, evaluation)
+    results, num_evaluations = {}, 0
+    for condition in conditions(run, getattr(run.dataset, evaluation.split), rows):
+        measured = _measure(run, condition, evaluation, start)
+        num_evaluations += measured.num_evaluations
+        results[condition.name] = {
+            **_summary(measured, evaluation.target_se),
+            **_exact(run, condition),
+            **_by_level(measured),
+            "weightings": check(measured, [run.config.weighting]),
+            "ode": _ode(run, condition, measured, evaluation, start),
+        }
     return {
         "run": str(run.directory.path),
         "step": run.step,
         "images_seen": run.step * run.config.batch_size,
         "split": evaluation.split,
-        "num_images": num_images,
-        "num_evaluations": len(results)
-        * (num_images * evaluation.num_times + num_curve * NUM_LEVELS),
+        "num_images": len(rows),
+        "num_evaluations": num_evaluations,
         "results": results,
-        "protocol": {
-            "quantity": "variational bound on -log p(x): decoder + diffusion + prior",
-            "decoder": (
-                "Gaussian density"
-                if run.dataset.num_levels is None
-                else f"softmax over {run.dataset.num_levels} levels; no dequantization"
-            ),
-            "weights": "exponential moving average",
-            "logsnr_min": schedule.logsnr_min,
-            "logsnr_max": schedule.logsnr_max,
-            "noise_levels": f"{evaluation.num_times} per image, stratified, uniform in log-SNR",
-            "num_curve_images": num_curve,
-            "standard_error": "standard deviation over images / sqrt(n), noise included",
-            "precision": run.config.precision,
-            "seed": evaluation.seed,
-            "device": run.device.type,
-            "versions": {name: version(name) for name in ("elbos", "torch")},
-        },
+        **measure_quality(run, evaluation.quality, sampling, evaluation.seed, start),
+        "protocol": _protocol(run, evaluation),
     }
 
 
-def num_evaluated_images(run: TrainedRun, evaluation: Evaluation) -> int:
-    """How many images `evaluate` will report through `on_images` in all."""
-    split, num_images = _images(run, evaluation)
-    num_curve = min(evaluation.num_curve_images, num_images)
-    return len(_conditions(run, split)) * (num_images + num_curve)
+def samples_picture(run: TrainedRun, evaluation: Evaluation, sampling: Sampling) -> bytes | None:
+    """Some of the samples that were measured, as PNG, a class in each column."""
+    quality = evaluation.quality
+    if quality.num_samples == 0 or run.dataset.num_levels is None:
+        return None
+    x = draw_set(run, sampling, quality.num_samples, evaluation.seed, lambda *_: lambda _: None)
+    num_columns = run.dataset.num_classes if run.has_labels else None
+    return png(to_unit(x[:NUM_SHOWN], run.dataset.num_levels), num_columns=num_columns)
 
 
-def _images(run: TrainedRun, evaluation: Evaluation) -> tuple[Split, int]:
-    """The split, and how many of its images are measured."""
+def _rows(run: TrainedRun, evaluation: Evaluation) -> Int64[Tensor, " n"]:
+    """Which images of the split: all in order, or some at random, the same for every run."""
     split: Split = getattr(run.dataset, evaluation.split)
     num_images = evaluation.num_images or len(split)
     if not 2 <= num_images <= len(split):
@@ -137,67 +136,119 @@ def _images(run: TrainedRun, evaluation: Evaluation) -> tuple[Split, int]:
             f"The {evaluation.split} split has {len(split)} images: "
             f"{num_images} of them cannot be measured with a standard error."
         )
-    return split, num_images
+    return torch.randperm(len(split), generator=generator(0))[:num_images]
 
 
-def _conditions(run: TrainedRun, split: Split) -> dict[str, Tensor | None]:
-    """What the network is told, by name: what it was told in training."""
-    if not run.has_labels:
-        return {"unconditional": None}
-    conditions: dict[str, Tensor | None] = {}
-    if run.config.label_dropout > 0:
-        conditions["unconditional"] = None
-    if run.config.label_dropout < 1:
-        conditions["given_label"] = split.labels
-    return conditions
+def _measure(
+    run: TrainedRun, condition: Condition, evaluation: Evaluation, start: Start
+) -> Measured:
+    num_pilot = min(evaluation.num_pilot_images, len(condition))
+    images = [evaluation.split, len(condition), num_pilot]
+    target = evaluation.target_se
+    return measure(
+        run,
+        condition,
+        Store.of(run, condition.name, images=images, seed=evaluation.seed),
+        num_pilot=num_pilot,
+        num_rounds=evaluation.num_rounds,
+        target_se=None if target is None else target * PER_BIT,
+        seed=evaluation.seed,
+        start=start,
+    )
 
 
-def _summary(bound: Bound) -> dict[str, float]:
-    """Means over images, in bits and nats per dimension."""
-    per_bit, n = math.log(2), len(bound.total)
+def _summary(measured: Measured, target_se: float | None) -> dict[str, Any]:
+    """The bound and its terms, in bits and nats per dimension."""
+    bound = Estimate.of(measured.bound)
+    standard_error = bound.standard_error / PER_BIT
     return {
-        "bits_per_dim": bound.total.mean().item() / per_bit,
-        "standard_error": bound.total.std().item() / math.sqrt(n) / per_bit,
-        "nats_per_dim": bound.total.mean().item(),
-        "decoder_bpd": bound.decoder.mean().item() / per_bit,
-        "diffusion_bpd": bound.diffusion.mean().item() / per_bit,
-        "prior_bpd": bound.prior.mean().item() / per_bit,
+        "bits_per_dim": bound.mean / PER_BIT,
+        "standard_error": standard_error,
+        "measurement_error": bound.measurement_error / PER_BIT,
+        "floor": bound.floor / PER_BIT,
+        "target_se": target_se,
+        "is_target_reached": None if target_se is None else standard_error <= target_se,
+        "nats_per_dim": bound.mean,
+        "decoder_bpd": measured.decoder.mean().item() / PER_BIT,
+        "diffusion_bpd": measured.diffusion.mean().item() / PER_BIT,
+        "prior_bpd": measured.prior.mean().item() / PER_BIT,
+        "num_rounds": measured.bound.shape[1],
+        "num_evaluations": measured.num_evaluations,
     }
 
 
-def _curve(
-    run: TrainedRun,
-    x: Tensor,
-    labels: Tensor | None,
-    schedule: Linear,
-    seed: int,
-    on_images: Callable[[int], None],
-) -> LossCurve:
-    logsnr = torch.linspace(schedule.logsnr_min, schedule.logsnr_max, NUM_LEVELS)
-    losses: list[Float[Tensor, "n b"]] = []
-    for batch, start in enumerate(range(0, len(x), BATCH_SIZE)):
-        stop = min(start + BATCH_SIZE, len(x))
-        levels = to_unit(x[start:stop], run.dataset.num_levels).to(run.device)
-        cond = None if labels is None else labels[start:stop].to(run.device)
-        g = generator(seed, 1, batch)
-        with torch.no_grad():
-            losses.append(losses_by_level(run.denoiser, levels, logsnr, cond=cond, generator=g))
-        on_images(len(levels))
-    return LossCurve.of(logsnr, torch.cat(losses, 1).cpu())
-
-
-def _as_json(curve: LossCurve) -> dict[str, list[float]]:
-    return {
-        "logsnr": curve.logsnr.tolist(),
-        "nats_per_dim": curve.loss.tolist(),
-        "standard_error": curve.standard_error.tolist(),
-    }
-
-
-def _exact(run: TrainedRun, x: Tensor, labels: Tensor | None) -> dict[str, float]:
+def _exact(run: TrainedRun, condition: Condition) -> dict[str, float]:
     """For toys, the exact value that the bound is above, given the component if it was told."""
     if not isinstance(run.config.data, Toy):
         return {}
-    mixture = run.config.data.mixture
-    nats = -mixture.log_prob(x.double(), component=labels) / x.shape[1]
-    return {"exact_bits_per_dim": nats.mean().item() / math.log(2)}
+    log_prob = run.config.data.mixture.log_prob(condition.x.double(), component=condition.labels)
+    nats = -log_prob / condition.x.shape[1]
+    return {"exact_bits_per_dim": nats.mean().item() / PER_BIT}
+
+
+def _by_level(measured: Measured) -> dict[str, dict[str, list[float]]]:
+    """The loss by noise level, and its integral, the loss of the ELBO at every noise level."""
+    rounds = measured.rounds
+    edges = torch.linspace(
+        rounds.schedule.logsnr_min, rounds.schedule.logsnr_max, NUM_BINS + 1, dtype=torch.float64
+    )
+    middle, width = (edges[1:] + edges[:-1]) / 2, (edges[1] - edges[0]).item()
+    losses = [Estimate.of(rounds.curve(level, width)) for level in middle.tolist()]
+    elbos = [Estimate.of(rounds.elbo(level, measured.prior)) for level in edges.tolist()]
+    return {"curve": _curve(middle, losses), "elbo": _curve(edges, elbos)}
+
+
+def _curve(logsnr: Float[Tensor, " k"], estimates: list[Estimate]) -> dict[str, list[float]]:
+    return {
+        "logsnr": logsnr.tolist(),
+        "nats_per_dim": [estimate.mean for estimate in estimates],
+        "standard_error": [estimate.standard_error for estimate in estimates],
+        "measurement_error": [estimate.measurement_error for estimate in estimates],
+    }
+
+
+def _ode(
+    run: TrainedRun,
+    condition: Condition,
+    measured: Measured,
+    evaluation: Evaluation,
+    start: Start,
+) -> dict[str, Any] | None:
+    num = min(evaluation.ode.num_images, len(condition))
+    if num == 0:
+        return None
+    images = [evaluation.split, len(condition), condition.name]
+    return measure_ode(
+        run,
+        condition,
+        measured.bound.mean(1),
+        evaluation.ode,
+        Store.of(run, "ode", images=images, ode=evaluation.ode, seed=evaluation.seed),
+        evaluation.seed,
+        start(f"{condition.title}, ODE", num, "images"),
+    )
+
+
+def _protocol(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
+    num_levels = run.dataset.num_levels
+    return {
+        "quantity": "variational bound on -log p(x): decoder + diffusion + prior",
+        "decoder": (
+            "Gaussian density"
+            if num_levels is None
+            else f"softmax over {num_levels} levels; no dequantization"
+        ),
+        "weights": "exponential moving average",
+        "logsnr_min": run.config.schedule.logsnr_min,
+        "logsnr_max": run.config.schedule.logsnr_max,
+        "noise_levels": (
+            f"rounds of {ROUND_TIMES} per image, stratified over all images, from a density fitted "
+            f"to {PILOT_TIMES} levels of {evaluation.num_pilot_images} images; control variate"
+        ),
+        "standard_error": "of the mean over all images there could be: images, noise, noise levels",
+        "measurement_error": "of the mean over these images: noise and noise levels",
+        "precision": run.config.precision,
+        "seed": evaluation.seed,
+        "device": run.device.type,
+        "versions": {name: version(name) for name in ("elbos", "torch")},
+    }

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from elbos.evaluation.progress import OnImages, Start
 from elbos.evaluation.store import Store
 from elbos.likelihood import (
     Estimate,
@@ -33,7 +34,6 @@ PILOT_TIMES = 32
 ROUND_TIMES = 4
 NEGLIGIBLE = 0.25  # a measurement error of this share of the floor adds 3 % to the standard error
 
-OnImages = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,11 @@ class Condition:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def title(self) -> str:
+        """The name in words."""
+        return self.name.replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ def measure(
     num_rounds: int,
     target_se: float | None,
     seed: int,
-    on_images: OnImages,
+    start: Start,
 ) -> Measured:
     """Measure one condition.
 
@@ -119,9 +124,9 @@ def measure(
         target_se: Standard error of the bound to be reached, in nats per dimension. It is not if
             the images alone leave more: rounds stop when more of them would not help.
         seed: Seed of noise and noise levels.
-        on_images: Called with the number of images done after each batch.
+        start: Told of each piece of work.
     """
-    work = _Work(run, condition, store, seed, on_images)
+    work = _Work(run, condition, store, seed, start)
     ends = run.config.schedule.logsnr_min, run.config.schedule.logsnr_max
     even = Linear(logsnr_min=ends[0], logsnr_max=ends[1])
     logsnr, loss = work.round("pilot", 1, even, min(num_pilot, len(condition)), PILOT_TIMES)
@@ -130,8 +135,8 @@ def measure(
     prior, decoder = work.ends(*ends)
     rounds: list[tuple[Tensor, Tensor]] = []
     while True:
-        key = 2 + len(rounds)
-        rounds.append(work.round(f"round-{key}", key, schedule, len(condition), ROUND_TIMES))
+        name, key = f"round-{1 + len(rounds)}", 2 + len(rounds)
+        rounds.append(work.round(name, key, schedule, len(condition), ROUND_TIMES))
         logsnr, loss = (torch.stack(parts, 1) for parts in zip(*rounds, strict=True))
         measured = Measured(pilot, Measurements(schedule, logsnr, loss, control), prior, decoder)
         if len(rounds) >= num_rounds and is_enough(Estimate.of(measured.bound), target_se):
@@ -153,7 +158,7 @@ class _Work:
     condition: Condition
     store: Store
     seed: int
-    on_images: OnImages
+    start: Start
 
     def round(
         self, name: str, key: int, schedule: Schedule, num: int, num_times: int
@@ -166,7 +171,10 @@ class _Work:
             x, cond = self._batch(rows)
             return {"loss": losses_at(self.run.denoiser, x, logsnr[rows], cond=cond, generator=g)}
 
-        return logsnr, self._batches(name, key, num, losses)["loss"].double()
+        what = f"{self.condition.title}, {name.replace('-', ' ')}"
+        advance = self.start(what, num * num_times, "evaluations")
+        found = self._batches(name, key, num, losses, lambda images: advance(images * num_times))
+        return logsnr, found["loss"].double()
 
     def ends(self, low: float, high: float) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """What prior and decoder cost."""
@@ -191,6 +199,7 @@ class _Work:
         key: int,
         num: int,
         compute: Callable[[slice, torch.Generator], dict[str, Tensor]],
+        on_images: OnImages = lambda _: None,
     ) -> dict[str, Tensor]:
         parts = []
         for batch, start in enumerate(range(0, num, BATCH_SIZE)):
@@ -199,6 +208,6 @@ class _Work:
             with torch.no_grad(), self.run.autocast():
                 part = self.store.part(f"{name}-{batch:05d}", lambda r=rows, g=g: compute(r, g))
             parts.append(part)
-            self.on_images(rows.stop - start)
+            on_images(rows.stop - start)
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 

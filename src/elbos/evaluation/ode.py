@@ -1,7 +1,6 @@
 """The ODE likelihood of some images, next to the variational bound of the same images."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from elbos.checks import require_positive
 from elbos.evaluation.likelihood import Condition
+from elbos.evaluation.progress import OnImages
 from elbos.evaluation.store import Store
 from elbos.likelihood.flow import Dequantize, flow_likelihood, truncated_normal, uniform
 from elbos.training.data import to_unit
@@ -55,7 +55,7 @@ def measure_ode(
     ode: Ode,
     store: Store,
     seed: int,
-    on_images: Callable[[int], None],
+    on_images: OnImages,
 ) -> dict[str, Any]:
     """The ODE likelihood in bits per dimension, and its difference to the bound.
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from elbos import files
 from elbos.training.config_json import encode
+from elbos.training.trained import TrainedRun
 
 Tensors = dict[str, Tensor]
 
@@ -33,16 +34,25 @@ class Store:
     folder: Path
 
     @classmethod
-    def of(cls, root: Path, name: str, **key: Any) -> "Store":
-        """The store, in `root`, of what `name` and `key` describe.
+    def of(cls, run: TrainedRun, name: str, **key: Any) -> "Store":
+        """The store of what `name` and `key` describe, for the weights that `run` has now.
 
         Args:
-            root: The folder of all stores.
+            run: In whose directory it is.
             name: A word for people.
-            key: Everything that the numbers depend on, as `config_json.encode` takes it.
+            key: All else that the numbers depend on, as `config_json.encode` takes it.
         """
-        text = json.dumps({k: encode(value) for k, value in sorted(key.items())})
-        return cls(root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}")
+        fixed = [
+            run.weights_digest(),
+            run.dataset.fingerprint(),
+            encode(run.config.parameterization),
+            run.config.precision,
+            run.config.schedule.logsnr_min,
+            run.config.schedule.logsnr_max,
+        ]
+        text = json.dumps([fixed, {k: encode(value) for k, value in sorted(key.items())}])
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return cls(run.directory.evaluation / f"{name}-{digest}")
 
     def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
         """The part called `name`, read if it is there, else computed and written.

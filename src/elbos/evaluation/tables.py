@@ -1,5 +1,6 @@
 """Results as tables on the terminal."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -8,41 +9,162 @@ from rich.table import Table
 from elbos.analysis import rising_intervals
 from elbos.recipes import RECIPES
 
+SCORES = {
+    "frechet_distance": "Fréchet",
+    "kernel_distance": "kernel",
+    "precision": "precision",
+    "recall": "recall",
+    "inception_score": "inception score",
+}
+
+
+def evaluation_tables(result: dict[str, Any]) -> list[Table]:
+    """All that was measured of a run."""
+    tables = (likelihood_table, ode_table, curve_table, theorem_table, quality_table, sweep_table)
+    return [found for table in tables if (found := table(result)) is not None]
+
 
 def likelihood_table(result: dict[str, Any]) -> Table:
-    """Bits per dimension, term by term."""
-    table = Table(
-        title=escape(
-            f"{result['run']}: bits/dim on {result['num_images']:,} {result['split']} images"
-        ),
-        title_justify="left",
-    )
-    has_exact = any("exact_bits_per_dim" in row for row in result["results"].values())
-    columns = ["", "bits/dim", "± s.e.", "decoder", "diffusion", "prior"]
-    for column in [*columns, "exact"] if has_exact else columns:
-        table.add_column(column, justify="left" if not column else "right")
-    for name, row in result["results"].items():
+    """Bits per dimension, term by term, with the ODE's beside it."""
+    table = _table(f"{result['run']}: bits/dim on {result['num_images']:,} {result['split']} images")
+    results = result["results"]
+    has_exact = any("exact_bits_per_dim" in row for row in results.values())
+    columns = ["bits/dim", "± s.e.", "noise alone", "decoder", "diffusion", "prior"]
+    _add_columns(table, [*columns, "exact"] if has_exact else columns)
+    for name, row in results.items():
         terms = [row[f"{term}_bpd"] for term in ("decoder", "diffusion", "prior")]
-        cells = [row["bits_per_dim"], row["standard_error"], *terms]
+        cells = [row["bits_per_dim"], row["standard_error"], row["measurement_error"], *terms]
         cells += [row["exact_bits_per_dim"]] if has_exact else []
-        table.add_row(name.replace("_", " "), *(f"{value:.4f}" for value in cells))
+        table.add_row(_title(name), *(f"{value:.4f}" for value in cells))
     return table
 
 
-def curve_table(result: dict[str, Any], *, num_rows: int = 9) -> Table:
+def ode_table(result: dict[str, Any]) -> Table | None:
+    """The ODE likelihood and the bound on the same images."""
+    found = {name: row["ode"] for name, row in result["results"].items() if row["ode"]}
+    if not found:
+        return None
+    ode = next(iter(found.values()))
+    how = f"tolerance {ode['rtol']:g}, {ode['trace']} trace"
+    if ode["dequantization"]:
+        how += f", {ode['dequantization']} dequantization"
+    table = _table(f"ODE likelihood on {ode['num_images']} images, bits/dim ({how})")
+    _add_columns(table, ["ODE", "± s.e.", "bound", "ODE - bound", "± s.e.", "evaluations/image"])
+    for name, row in found.items():
+        keys = ("bits_per_dim", "standard_error", "bound_bits_per_dim", "difference")
+        cells = [row[key] for key in (*keys, "difference_se")]
+        count = f"{row['num_evaluations']}"
+        table.add_row(_title(name), *(f"{value:.4f}" for value in cells), count)
+    return table
+
+
+def theorem_table(result: dict[str, Any]) -> Table:
+    """Both sides of the theorem, relative to their error."""
+    table = _table("weighted loss = mixture of ELBOs, nats/dim")
+    _add_columns(table, ["monotone", "weighted loss", "mixture", "± s.e. of difference", "z"])
+    for name, row in result["results"].items():
+        for side in row["weightings"]:
+            numbers = (side["loss"], side["mixture"], side["difference_se"])
+            table.add_row(
+                f"{_title(name)}, {side['name']}",
+                "yes" if side["is_monotone"] else "no",
+                *(f"{value:.4g}" for value in numbers),
+                f"{side['z']:+.1f}",
+            )
+    return table
+
+
+def quality_table(result: dict[str, Any]) -> Table | None:
+    """Scores of samples, and of real images."""
+    if "quality" not in result:
+        return None
+    quality, how = result["quality"], result["quality"]["protocol"]
+    table = _table(
+        f"sample quality: {how['num_samples']:,} samples, {how['sampler']} on {how['grid']}, "
+        f"{how['num_evaluations']} evaluations; {how['extractor']}, against {how['reference']}"
+    )
+    _add_columns(table, SCORES.values())
+    rows = {f"seed {one['seed']}": one for one in quality["sets"]}
+    if quality["std"]:
+        rows |= {"mean": quality["mean"], "standard deviation": quality["std"]}
+    floor = quality["floor"]
+    for name, row in (rows | {f"{floor['num']:,} {floor['split']} images": floor}).items():
+        table.add_row(name, *(_number(row.get(key)) for key in SCORES))
+    return table
+
+
+def sweep_table(result: dict[str, Any]) -> Table | None:
+    """Fréchet distance by sampler, grid and evaluations."""
+    if "sweep" not in result:
+        return None
+    sweep = result["sweep"]
+    lines: dict[tuple[str, str], dict[int, float]] = {}
+    for point in sweep["points"]:
+        line = lines.setdefault((point["sampler"], point["grid"]), {})
+        line[point["num_evaluations"]] = point["frechet_distance"]
+    counts = sorted({count for line in lines.values() for count in line})
+    table = _table(
+        f"Fréchet distance of {sweep['num_samples']:,} samples by network evaluations; "
+        f"real images {sweep['floor']['frechet_distance']:.4g}"
+    )
+    _add_columns(table, [str(count) for count in counts])
+    for (sampler, grid), line in lines.items():
+        name = escape(f"{sampler} on {grid}")
+        table.add_row(name, *(_number(line.get(count)) for count in counts))
+    return table
+
+
+def runs_table(results: Sequence[dict[str, Any]]) -> Table:
+    """Several runs, a row for each of what their networks are told."""
+    table = _table("runs")
+    titles = ["step", "bits/dim", "± s.e.", "ODE", *SCORES.values()]
+    _add_columns(table, titles)
+    for result in results:
+        quality = result.get("quality", {}).get("mean", {})
+        for name, row in result["results"].items():
+            ode = row["ode"] or {}
+            table.add_row(
+                escape(f"{result['run']}, {_title(name)}"),
+                str(result["step"]),
+                *(f"{row[key]:.4f}" for key in ("bits_per_dim", "standard_error")),
+                _number(ode.get("bits_per_dim")),
+                *(_number(quality.get(key)) for key in SCORES),
+            )
+    return table
+
+
+def curve_table(result: dict[str, Any], *, num_rows: int = 8) -> Table:
     """The loss by noise level, in nats per dimension."""
     results = result["results"]
-    table = Table(title="loss by noise level, nats/dim", title_justify="left")
+    table = _table("loss by noise level, nats/dim")
     table.add_column("log-SNR", justify="right")
     for name in results:
-        table.add_column(name.replace("_", " "), justify="right")
+        table.add_column(_title(name), justify="right")
     levels = next(iter(results.values()))["curve"]["logsnr"]
-    stride = (len(levels) - 1) // (num_rows - 1)
-    for i in range(0, len(levels), stride):
+    for i in range(0, len(levels), len(levels) // num_rows):
         curves = [row["curve"] for row in results.values()]
         cells = (f"{c['nats_per_dim'][i]:.5f} ± {c['standard_error'][i]:.5f}" for c in curves)
         table.add_row(f"{levels[i]:.2f}", *cells)
     return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=escape(title), title_justify="left")
+
+
+def _add_columns(table: Table, titles: Iterable[str]) -> None:
+    """A column of names, and columns of numbers."""
+    table.add_column("")
+    for title in titles:
+        table.add_column(title, justify="right")
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def weightings_rows() -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Progress of long work on the terminal: how far, how fast, how long still."""
 
 import sys
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -34,3 +35,15 @@ def progress(console: Console | None = None) -> Progress:
         disable=not console.is_terminal,
         speed_estimate_period=60,
     )
+
+
+def begin(bar: Progress, what: str, total: int, unit: str) -> Callable[[int], None]:
+    """Begin a piece of work in a bar, or say so in a line where there is no terminal.
+
+    Returns:
+        What to call with the number done since the last call.
+    """
+    if not bar.console.is_terminal:
+        sys.stderr.write(f"{what}: {total:,} {unit}\n")
+    task = bar.add_task(what, total=total, unit=unit, note="")
+    return lambda num: bar.advance(task, num)

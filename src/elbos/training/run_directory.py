@@ -6,6 +6,7 @@ runs/NAME/
     metrics.jsonl    a line per logged step
     checkpoints/     see `checkpoint`
     samples/         grids of samples
+    evaluation/      what it is made of, batch by batch
     eval.json        the evaluation
 """
 
@@ -40,6 +41,11 @@ class RunDirectory:
     def samples(self) -> Path:
         """Folder of samples."""
         return self.path / "samples"
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder of measurements."""
+        return self.path / "evaluation"
 
     def config(self) -> Config:
         """The configuration of the run.

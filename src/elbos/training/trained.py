@@ -1,5 +1,6 @@
 """A trained run, loaded to be sampled or evaluated."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,13 @@ class TrainedRun:
     def has_labels(self) -> bool:
         """Whether the network knows class labels."""
         return uses_labels(self.config, self.dataset)
+
+    def weights_digest(self) -> str:
+        """What tells these weights from others."""
+        digest = hashlib.sha256()
+        for tensor in self.denoiser.network.state_dict().values():
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def autocast(self) -> torch.autocast:
         """The precision the run was trained in, as a context."""

@@ -1,0 +1,194 @@
+"""The quality of a run's samples: drawn, scored against the training images, set by set."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from elbos.checks import require_positive
+from elbos.evaluation.features import Extractor, Lite0, Network
+from elbos.evaluation.progress import OnImages, Start
+from elbos.evaluation.quality import require_finite_images, scores
+from elbos.evaluation.reference import Reference, reference
+from elbos.evaluation.store import Store
+from elbos.training.data import to_levels
+from elbos.training.randomness import generator
+from elbos.training.sampling import BATCH_SIZE, Sampling, sample
+from elbos.training.trained import TrainedRun
+
+SCORES = (
+    "frechet_distance",
+    "kernel_distance",
+    "kernel_distance_se",
+    "precision",
+    "recall",
+    "inception_score",
+)
+"""What is reported of `quality.scores`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """Sample quality."""
+
+    num_samples: int = 10_000
+    """Samples in a set; 0 leaves sample quality out. Distances depend on it: compare equals."""
+
+    num_sets: int = 1
+    """Sets, of as many seeds. Several give a mean and a standard deviation."""
+
+    extractor: Network = field(default_factory=Lite0)
+    """The network whose features are compared."""
+
+    sweep: bool = False
+    """Also measure quality by sampler, grid and number of evaluations."""
+
+    sweep_evaluations: tuple[int, ...] = (8, 16, 32, 64)
+    """Network evaluations per sample, in the sweep."""
+
+    sweep_samples: int = 2_000
+    """Samples of each point of the sweep."""
+
+    def __post_init__(self) -> None:
+        require_positive(num_sets=self.num_sets)
+        if self.num_samples < 0 or self.num_samples == 1:
+            raise ValueError(
+                f"num_samples is {self.num_samples}: give at least 2, or 0 to leave quality out."
+            )
+        if self.sweep_samples < 2 or min(self.sweep_evaluations, default=0) < 4:
+            raise ValueError("A sweep takes at least 2 samples, and 4 evaluations for each.")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What samples of a run are compared with.
+
+    Args:
+        run: The run.
+        extractor: The network of the features.
+        reference: The features of its training images.
+    """
+
+    run: TrainedRun
+    extractor: Extractor
+    reference: Reference
+
+    @classmethod
+    def of(cls, run: TrainedRun, network: Network, start: Start) -> "Judge":
+        """With the reference from the cache, or computed."""
+        extractor = network.load(run.device)
+        return cls(run, extractor, reference(run.dataset, extractor, start))
+
+    def scores(self, x: UInt8[Tensor, "n c h w"], on_images: OnImages) -> dict[str, Any]:
+        """The scores of some images."""
+        found = scores(x, self.run.dataset, self.reference, self.extractor, on_images=on_images)
+        return {name: found[name] for name in SCORES}
+
+    def floor(self, num: int, start: Start) -> dict[str, Any]:
+        """The scores of at most `num` test images: what samples as good as the data would have."""
+        test = self.run.dataset.test.x
+        x = test[torch.randperm(len(test), generator=generator(0))[:num]]
+        advance = start("features of test images", len(x), "images")
+        return {"split": "test", "num": len(x), **self.scores(x, advance)}
+
+
+def measure_quality(
+    run: TrainedRun, quality: Quality, sampling: Sampling, seed: int, start: Start
+) -> dict[str, Any]:
+    """Scores of some sets of samples, and of real images for scale; nothing for points.
+
+    Args:
+        run: The run.
+        quality: What to measure.
+        sampling: How to draw.
+        seed: Seed of the first set.
+        start: Told of each piece of work.
+
+    Raises:
+        ValueError: If samples are not finite, or too few for their scores.
+    """
+    if quality.num_samples == 0 or run.dataset.num_levels is None:
+        return {}
+    judge = Judge.of(run, quality.extractor, start)
+    sets = []
+    for number in range(seed, seed + quality.num_sets):
+        x = draw_set(run, sampling, quality.num_samples, number, start)
+        advance = start(f"features of seed {number}", len(x), "images")
+        sets.append({"seed": number, **judge.scores(x, advance)})
+    return {
+        "quality": {
+            "protocol": {
+                **protocol(sampling, judge),
+                "num_samples": quality.num_samples,
+                "seeds": [one["seed"] for one in sets],
+            },
+            "sets": sets,
+            **_mean_and_std(sets),
+            "floor": judge.floor(quality.num_samples, start),
+        },
+        **({"sweep": sweep(judge, quality, sampling, seed, start)} if quality.sweep else {}),
+    }
+
+
+def protocol(sampling: Sampling, judge: Judge) -> dict[str, Any]:
+    """How samples were drawn, and what they are compared with."""
+    return {
+        "extractor": judge.extractor.name,
+        "reference": f"{judge.reference.statistics.num:,} {judge.reference.split} images",
+        "sampler": repr(sampling.sampler),
+        "grid": repr(sampling.grid),
+        "num_steps": sampling.num_steps,
+        "num_evaluations": sampling.num_evaluations,
+        "guidance": sampling.guidance,
+    }
+
+
+def draw_set(
+    run: TrainedRun, sampling: Sampling, num: int, seed: int, start: Start
+) -> UInt8[Tensor, "n c h w"]:
+    """The samples of `elbos sample --num NUM --seed SEED`, as levels; kept in the run's directory.
+
+    Raises:
+        ValueError: If some are not finite.
+    """
+    store = Store.of(run, "samples", sampling=sampling, num=num, seed=seed)
+    labels = torch.arange(num) % (run.dataset.num_classes or 1) if run.has_labels else None
+    advance = start(f"samples of seed {seed}", num, "images")
+
+    def draw(batch: int) -> dict[str, Tensor]:
+        with run.autocast():
+            (x,) = sample(
+                run.denoiser,
+                sampling,
+                run.config.schedule,
+                num=num,
+                shape=run.dataset.shape,
+                seed=seed,
+                device=run.device,
+                cond=labels,
+                batches=[batch],
+            )
+        require_finite_images(x)
+        return {"x": to_levels(x, run.dataset.num_levels)}
+
+    parts = []
+    for batch in range(-(-num // BATCH_SIZE)):
+        parts.append(store.part(f"{batch:05d}", lambda batch=batch: draw(batch))["x"])
+        advance(len(parts[-1]))
+    return torch.cat(parts)
+
+
+def _mean_and_std(sets: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Over seeds; a single set has no standard deviation."""
+    columns = {name: [row[name] for row in sets] for name in SCORES if sets[0][name] is not None}
+    means = {name: statistics.fmean(values) for name, values in columns.items()}
+    if len(sets) == 1:
+        return {"mean": means, "std": None}
+    return {
+        "mean": means,
+        "std": {name: statistics.stdev(values) for name, values in columns.items()},
+    }

@@ -1,0 +1,53 @@
+"""Sample quality against the number of network evaluations, by sampler and grid."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from elbos.evaluation.progress import Start
+from elbos.evaluation.samples import Judge, Quality, draw_set, protocol
+from elbos.schedules import Cosine, EDMSampling, Flow
+from elbos.training.sampling import SAMPLERS, Sampling
+
+GRIDS = (EDMSampling(), Cosine(), Flow())
+
+
+def sweep(
+    judge: Judge, quality: Quality, sampling: Sampling, seed: int, start: Start
+) -> dict[str, Any]:
+    """Scores of a set of samples for every sampler, grid and number of evaluations.
+
+    Every point has the same noise, seed and number of samples.
+
+    Args:
+        judge: What samples are compared with.
+        quality: How many samples and evaluations.
+        sampling: What all points share: guidance; its sampler and grid are points too.
+        seed: Seed of the noise.
+        start: Told of each piece of work.
+    """
+    points = []
+    for point in _points(quality, sampling):
+        x = draw_set(judge.run, point, quality.sweep_samples, seed, start)
+        found = judge.scores(x, start("features of samples", len(x), "images"))
+        points.append({**protocol(point, judge), **found})
+    return {
+        "points": points,
+        "num_samples": quality.sweep_samples,
+        "seed": seed,
+        "floor": judge.floor(quality.sweep_samples, start),
+        "best": min(points, key=lambda point: float(point["frechet_distance"])),
+    }
+
+
+def _points(quality: Quality, sampling: Sampling) -> Iterator[Sampling]:
+    """Each sampler on each grid, with as many steps as the evaluations allow."""
+    samplers = dict.fromkeys([sampling.sampler, *SAMPLERS])
+    grids = dict.fromkeys([sampling.grid, *GRIDS])
+    for sampler in samplers:
+        for grid in grids:
+            for num in quality.sweep_evaluations:
+                point = replace(
+                    sampling, sampler=sampler, grid=grid, num_steps=sampler.num_steps(num)
+                )
+                yield point
