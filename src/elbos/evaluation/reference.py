@@ -1,0 +1,134 @@
+"""What samples are compared with: the features of one split of the data, computed once.
+
+They are kept in the user's cache under a key over the data, the split and the extractor. A cache
+that was interrupted is not there; one that is damaged is replaced.
+"""
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float32
+from safetensors.torch import load, save
+from torch import Tensor
+
+from elbos import files
+from elbos.evaluation.features import Extractor, extract
+from elbos.evaluation.metrics import Statistics
+from elbos.training.data import Dataset, Split
+from elbos.training.data.cache import build_once
+
+_FILE = "reference.safetensors"
+_MAX_ROWS = 10_000
+_SEED = 0  # of the rows
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The features of a split.
+
+    Attributes:
+        statistics: Of all its images.
+        rows: Features of up to 10,000 of them, drawn once and for all.
+        extractor: Name of what computed them.
+        dataset: Name of the data.
+        split: Name of the split.
+        image_shape: Of its images, `(c, h, w)`.
+    """
+
+    statistics: Statistics
+    rows: Float32[Tensor, "m d"]
+    extractor: str
+    dataset: str
+    split: str
+    image_shape: tuple[int, ...]
+
+
+def reference(
+    dataset: Dataset,
+    split_name: str,
+    extractor: Extractor,
+    on_images: Callable[[int], None] = lambda _: None,
+) -> Reference:
+    """The features of a split, from the cache if they are there.
+
+    Args:
+        dataset: Images.
+        split_name: "train", "val" or "test".
+        extractor: What computes the features.
+        on_images: Called with the number of images done, now and then; not at all with a cache.
+
+    Raises:
+        OSError: If the cache cannot be written.
+        ValueError: If the data are points, or the split has fewer than 2 images.
+    """
+    num_levels = require_images(dataset)
+    split: Split = getattr(dataset, split_name)
+    identity = [dataset.fingerprint(), num_levels, split_name, extractor.name]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+
+    def build(folder: Path) -> None:
+        pooled = extract(extractor, split.x, num_levels=num_levels, on_images=on_images).pooled
+        generator = torch.Generator().manual_seed(_SEED)
+        some = torch.randperm(len(pooled), generator=generator)[:_MAX_ROWS]
+        files.write(folder / _FILE, _content(Statistics.of(pooled), pooled[some]))
+
+    def cached() -> Reference:
+        statistics, rows = _read(build_once(f"features/{key}", build) / _FILE)
+        return Reference(statistics, rows, extractor.name, dataset.name, split_name, dataset.shape)
+
+    try:
+        return cached()
+    except _Damaged as damaged:
+        warnings.warn(f"{damaged}: it is computed again", stacklevel=2)
+        shutil.rmtree(damaged.folder)
+    return cached()
+
+
+def require_images(dataset: Dataset) -> int:
+    """The number of levels of the images of a data set.
+
+    Raises:
+        ValueError: If it holds points.
+    """
+    if dataset.num_levels is None:
+        raise ValueError(f"Sample quality needs images: {dataset.name} holds points.")
+    return dataset.num_levels
+
+
+class _Damaged(Exception):
+    """A cache that is not as it was written."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"The cached features {folder} are damaged")
+        self.folder = folder
+
+
+def _content(statistics: Statistics, rows: Tensor) -> bytes:
+    """A file, after its SHA-256."""
+    tensors = {
+        "mean": statistics.mean,
+        "covariance": statistics.covariance,
+        "num": torch.tensor(statistics.num),
+        "rows": rows,
+    }
+    content = save(tensors)
+    return hashlib.sha256(content).digest() + content
+
+
+def _read(path: Path) -> tuple[Statistics, Tensor]:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise _Damaged(path.parent) from error
+    digest, content = content[:32], content[32:]
+    if hashlib.sha256(content).digest() != digest:
+        raise _Damaged(path.parent)
+    tensors = load(content)
+    statistics = Statistics(tensors["mean"], tensors["covariance"], int(tensors["num"]))
+    return statistics, tensors["rows"]
