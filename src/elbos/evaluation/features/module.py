@@ -19,11 +19,10 @@ from elbos.user_code import as_script, code_path, described, load_function
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """A function of your own, of images, uint8 [b, 3, h, w], to features [b, d] (, logits [b, k])."""
+    """A function of your own: images, uint8 [b, 3, h, w], to features [b, d], or also logits."""
 
     path: str
-    """Where it is, as FILE.py:FUNCTION. Cached features are of the file's text: change it, if only
-    in a comment, when weights that it reads have changed."""
+    """Where it is, as FILE.py:FUNCTION."""
 
     def load(self, device: torch.device) -> Extractor:
         """The function; `device` is where its images are.
