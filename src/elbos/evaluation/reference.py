@@ -66,7 +66,7 @@ def reference(
         dataset: Images.
         split_name: "train", "val" or "test".
         extractor: What computes the features.
-        on_images: Called with the number of images done, now and then.
+        on_images: Called with the number of images done, now and then; not at all with a cache.
 
     Raises:
         OSError: If the cache cannot be written.
@@ -78,18 +78,16 @@ def reference(
     generator = torch.Generator().manual_seed(_SEED)
     some = torch.randperm(len(x), generator=generator)[:_MAX_ROWS]
 
-    def features(x: Tensor) -> Tensor:
-        return extract(extractor, x, num_levels=num_levels, on_images=on_images).pooled
-
     def build(folder: Path) -> None:
-        pooled = features(x)
+        pooled = extract(extractor, x, num_levels=num_levels, on_images=on_images).pooled
         files.write(folder / _FILE, _content(Statistics.of(pooled), pooled[some]))
 
     def cached() -> Reference:
         folder = build_once(f"features/{key}", build)
         statistics, rows = _read(folder / _FILE)
-        difference = features(x[some[:_NUM_CHECKED]]) - rows[:_NUM_CHECKED]
-        if difference.norm() > _MAX_DIFFERENCE * rows[:_NUM_CHECKED].norm():
+        checked = x[some[:_NUM_CHECKED]]
+        now = extract(extractor, checked, num_levels=num_levels, on_images=lambda _: None).pooled
+        if not _is_same(now, rows[: len(now)]):
             raise DamagedCache(folder, f"are not what {extractor.name} computes now")
         names = (extractor.name, dataset.name, split_name)
         return Reference(statistics, rows, *names, image_shape=dataset.shape)
@@ -102,6 +100,12 @@ def reference(
         warnings.warn(f"{damaged}: they are computed again", stacklevel=2)
         shutil.rmtree(damaged.folder)
     return cached()
+
+
+def _is_same(first: Tensor, second: Tensor) -> bool:
+    """Whether features are the same, up to rounding."""
+    is_alike = first.shape == second.shape
+    return is_alike and bool((first - second).norm() <= _MAX_DIFFERENCE * second.norm())
 
 
 def require_images(dataset: Dataset) -> int:

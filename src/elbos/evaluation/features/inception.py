@@ -39,7 +39,7 @@ class Inception:
             FileNotFoundError: If there is no file of weights.
             ValueError: If torch-fidelity is not installed, or the file is damaged or another's.
         """
-        path = self.weights or Path(torch.hub.get_dir()) / "checkpoints" / FILE
+        path = (self.weights or Path(torch.hub.get_dir()) / "checkpoints" / FILE).expanduser()
         if not path.is_file():
             raise FileNotFoundError(
                 f"no weights of Inception-v3 at {path}: get {URL} and put it there, or name "
