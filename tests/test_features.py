@@ -143,6 +143,22 @@ def test_folded_batch_norms_are_batch_norms(original, generator):
     torch.testing.assert_close(network.blocks[1](x), y, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("size", "logits"),
+    [
+        (112, [-0.7934917, 0.8082748, 0.1373418, -0.2165259]),
+        (224, [-0.3724916, 0.2192216, 0.4721141, -0.2352199]),
+    ],
+)
+def test_lite0_is_the_implementation_that_its_weights_are_of(original, size, logits):
+    """First logits of ramps, from PyPI's efficientnet_lite_pytorch 0.1.0 made for this size."""
+    ramp = torch.linspace(-1, 1, size)
+    x = torch.stack([ramp.expand(size, size), ramp[:, None].expand(size, size), ramp.outer(ramp)])
+    network = lite0.Network(original)
+    ours = network.classifier(network(x[None]))[0, :4]
+    torch.testing.assert_close(ours, torch.tensor(logits), rtol=0, atol=1e-4)
+
+
 def test_lite0_sees_the_same_in_every_batch_and_classifies(generator):
     extractor = Lite0(size=64).load(CPU)
     x = torch.randint(256, (3, 1, 28, 28), generator=generator, dtype=torch.uint8)
