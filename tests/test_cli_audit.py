@@ -16,7 +16,7 @@ import torch
 from test_cli import Result, assert_one_line, snapshot
 
 from elbos import cli
-from elbos.cli_code import as_script, load_function
+from elbos.user_code import as_script, load_function
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples" / "audit").glob("*.py"))
 PROBING = ["--shape", 2, 4, 4, "--num-samples", 400]
@@ -409,7 +409,9 @@ def called(target: str) -> torch.Tensor:
     """The loss of a network that answers with its input, x being 1."""
     with as_script(target):
         torch.manual_seed(0)
-        return load_function(target)(lambda z, t: z, torch.ones(3, 2, 4, 4))
+        return load_function(target, ("network", "x"), "audit")(
+            lambda z, t: z, torch.ones(3, 2, 4, 4)
+        )
 
 
 def test_two_scripts_with_neighbours_of_one_name_are_two(tmp_path: Path) -> None:

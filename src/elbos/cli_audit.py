@@ -1,7 +1,7 @@
 """`elbos audit`: what a target is, and how it is audited.
 
 A target is a recipe's name, a function in a Python file, or the configuration of a diffusers
-scheduler. A function is code of the user's own, which is run (`cli_code`); a configuration is only
+scheduler. A function is code of the user's own, which is run (`user_code`); a configuration is only
 read.
 """
 
@@ -26,14 +26,15 @@ from elbos.audit.declare import of_recipe, of_steps
 from elbos.audit.page import write_page
 from elbos.audit.text import report
 from elbos.checks import require_positive
-from elbos.cli_code import as_script, code_path, is_code, load_function, require_target
 from elbos.cli_text import printable
 from elbos.interop.diffusers import Training, read_config, training_steps
 from elbos.recipes import RECIPES
 from elbos.training.progress import progress
+from elbos.user_code import as_script, code_path, is_code, load_function, require_target
 
 _MAX_ELEMENTS = 2**18  # of a batch: about what two cores take apart in 10 ms
 _MIN_WIDTH = 40  # of the report
+_LOSS = (("network", "x"), "audit")  # what a function takes, and whose help shows one
 _MAX_SAMPLES = 10_000_000  # an hour or more, and less than a per mille
 
 
@@ -195,7 +196,7 @@ class Audit:
     def _audits(self) -> list[audit.Audit]:
         """Of all targets; all are looked at before the first is measured, which takes minutes."""
         for target in filter(is_code, self.targets):
-            require_target(target)
+            require_target(target, *_LOSS)
         declared = {t: self._declared(t) for t in self.targets if not is_code(t)}
         return [declared.get(target) or self._measured(target) for target in self.targets]
 
@@ -211,7 +212,7 @@ class Audit:
         how, title = self.probing, printable(target)
         x = how.data()
         with as_script(target):  # which may load modules only when it is called
-            loss_fn = load_function(target)
+            loss_fn = load_function(target, *_LOSS)
             with _named(target), progress() as bar:
                 task = bar.add_task(title, total=how.num_samples, unit="samples", note="")
                 return audit.probe(

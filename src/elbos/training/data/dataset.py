@@ -107,3 +107,17 @@ def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, 
         return x
     levels = (x + 1) * (num_levels - 1) / 2
     return levels.round().clamp(0, num_levels - 1).to(torch.uint8)
+
+
+def to_pixels(levels: UInt8[Tensor, "*b"], num_levels: int) -> UInt8[Tensor, "*b"]:
+    """Levels to the 256 levels of 8-bit pictures: the nearest, exact at both ends.
+
+    Args:
+        levels: Levels in `0..num_levels-1`.
+        num_levels: Number of levels, from 2 to 256.
+
+    Examples:
+        >>> to_pixels(torch.tensor([0, 8, 16], dtype=torch.uint8), num_levels=17)
+        tensor([  0, 128, 255], dtype=torch.uint8)
+    """
+    return (levels.float() * 255 / (num_levels - 1)).round().to(torch.uint8)

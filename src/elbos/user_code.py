@@ -19,9 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
-import torch
-
-_NAME = "__audited__"  # of the module that a file makes
+_NAME = "__user_code__"  # of the module that a file makes
 _CHANGED = ("argv", "path", "stdin", "stderr", "dont_write_bytecode")
 _GUARD = "keep what trains and what reads arguments under `if __name__ == '__main__'`."
 
@@ -72,7 +70,7 @@ def as_script(target: str) -> Iterator[None]:
         raise
     except SystemExit as stop:
         raise ValueError(
-            f"{target} exits when it is called ({stop.code}): return a loss."
+            f"{target} exits when it is called ({stop.code}): return a result."
         ) from stop
     except BaseException as error:  # of the code's own making
         raise ValueError(f"{target} raised {type(error).__name__}.") from error
@@ -84,7 +82,7 @@ def as_script(target: str) -> Iterator[None]:
             del sys.modules[name]
 
 
-def require_target(target: str) -> None:
+def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:
     """Fail where a target cannot be a function, as far as that shows without running its file.
 
     Raises:
@@ -95,7 +93,7 @@ def require_target(target: str) -> None:
     _require_readable(path)
     if not all(part.isidentifier() for part in name.split(".")):
         with as_script(target):
-            load_function(target)
+            load_function(target, arguments, verb)
 
 
 def _require_readable(path: Path) -> None:
@@ -135,11 +133,16 @@ def _nothing_on_stdout() -> Iterator[None]:
         os.close(stdout)
 
 
-def load_function(target: str) -> Callable[[Any, torch.Tensor], Any]:
+def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callable[..., Any]:
     """The function that FILE.py:FUNCTION names; inside of `as_script`.
 
+    Args:
+        target: What is named.
+        arguments: What it is going to be called with.
+        verb: The command whose help shows such a function.
+
     Raises:
-        ValueError: In one line, if there is none that takes (network, x), or the file fails.
+        ValueError: In one line, if there is none that takes these arguments, or the file fails.
     """
     path, name = _split(target)
     file = path.resolve()  # which code may change, as it may the current directory
@@ -151,9 +154,9 @@ def load_function(target: str) -> Callable[[Any, torch.Tensor], Any]:
     except AttributeError:
         raise ValueError(f"{path} has no {name!r}; {_defined(module)}") from None
     except Exception as error:  # of a `__getattr__` of the module's own
-        raise ValueError(f"{target} cannot be looked up: {_described(error, file)}") from error
-    _require_loss(target, function)
-    result: Callable[[Any, torch.Tensor], Any] = function
+        raise ValueError(f"{target} cannot be looked up: {described(error, file)}") from error
+    _require_takes(target, function, arguments, verb)
+    result: Callable[..., Any] = function
     return result
 
 
@@ -168,8 +171,9 @@ def _defined(module: ModuleType) -> str:
     return f"it defines {', '.join(own) or 'none'}."
 
 
-def _require_loss(target: str, function: Any) -> None:
-    wrapped = "wrap it in a function of (network, x), as `elbos audit --help` shows."
+def _require_takes(target: str, function: Any, arguments: tuple[str, ...], verb: str) -> None:
+    wanted = ", ".join(arguments)
+    wrapped = f"wrap it in a function of ({wanted}), as `elbos {verb} --help` shows."
     if inspect.isclass(function):
         raise ValueError(f"{target} is a class: {wrapped}")
     if not callable(function):
@@ -185,7 +189,7 @@ def _require_loss(target: str, function: Any) -> None:
     if names and all(p.kind is p.KEYWORD_ONLY for p in signature.parameters.values()):
         raise ValueError(f"{target} takes ({', '.join(names)}) by name only: drop the `*`.")
     try:
-        signature.bind(None, None)
+        signature.bind(*arguments)
     except TypeError as error:
         raise ValueError(f"{target} takes ({', '.join(names)}): {wrapped}") from error
     if names[0] == "self":
@@ -204,7 +208,7 @@ def _run(path: Path) -> ModuleType:
     except KeyboardInterrupt as stop:
         raise InterruptedError(f"Interrupted while {path} was run: {_GUARD}") from stop
     except BaseException as error:
-        raise ValueError(f"{path} cannot be run: {_described(error, file)}") from error
+        raise ValueError(f"{path} cannot be run: {described(error, file)}") from error
     finally:
         printed.release()
 
@@ -261,7 +265,7 @@ def _imported(path: Path) -> ModuleType:
     return module
 
 
-def _described(error: BaseException, file: Path) -> str:
+def described(error: BaseException, file: Path) -> str:
     """Type, line of the file and message."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [f.lineno for f in frames if f.filename == str(file)]

@@ -1,0 +1,98 @@
+r"""Features of images: what a pretrained network sees in them, one vector an image.
+
+Sample quality compares two sets of images through an extractor $f$, which is no more than a name
+and a function of 8-bit images. The name says all that the numbers depend on (network, input size,
+weights), for it is part of every result and of the key of every cache.
+"""
+
+import hashlib
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from elbos.training.data import to_pixels
+
+BATCH_SIZE = 50  # more is slower on a CPU, whose caches hold less
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an extractor sees in a number of images.
+
+    Attributes:
+        pooled: One vector an image.
+        logits: Unnormalized log-probabilities of classes, or None where there are none.
+    """
+
+    pooled: Float32[Tensor, "n d"]
+    logits: Float32[Tensor, "n k"] | None
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A named function from images to features.
+
+    Attributes:
+        name: Network, preprocessing and a hash of the weights.
+        compute: From RGB images, on the CPU, to features on the CPU.
+    """
+
+    name: str
+    compute: Callable[[UInt8[Tensor, "b 3 h w"]], Features]
+
+
+def extract(
+    extractor: Extractor,
+    levels: UInt8[Tensor, "n c h w"],
+    *,
+    num_levels: int,
+    on_images: Callable[[int], None],
+) -> Features:
+    """The features of many images, in batches. Grey images become RGB ones of three equal channels.
+
+    Args:
+        extractor: Name and function.
+        levels: Images with 1 or 3 channels, in `0..num_levels-1`.
+        num_levels: Levels are spread over 0 to 255.
+        on_images: Called with the number of images done, after each batch.
+
+    Raises:
+        ValueError: If there are no images, or they have another number of channels.
+    """
+    num, channels = levels.shape[:2]
+    if num == 0 or channels not in (1, 3):
+        raise ValueError(
+            f"Features are of images, 1 or more, of 1 or 3 channels: there are {num} of {channels}."
+        )
+    parts = []
+    for batch in torch.split(levels, BATCH_SIZE):
+        parts.append(extractor.compute(to_pixels(batch, num_levels).repeat(1, 3 // channels, 1, 1)))
+        on_images(len(batch))
+    logits = [part.logits for part in parts if part.logits is not None]
+    pooled = torch.cat([part.pooled for part in parts])
+    return Features(pooled, torch.cat(logits) if logits else None)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
+    """A file of weights: the tensors, and the first 8 digits of the file's SHA-256. No code is run.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is damaged, or something else than a dict of tensors.
+    """
+    content = path.read_bytes()
+    advice = "get the file again, or name another one."
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of other formats, before it fails
+            weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the bytes of a damaged file lead to
+        raise ValueError(f"{path} is damaged, or is no file of weights: {advice}") from error
+    if not (isinstance(weights, dict) and all(map(torch.is_tensor, weights.values()))):
+        raise ValueError(f"{path} holds something else than a dict of tensors: {advice}")
+    return weights, hashlib.sha256(content).hexdigest()[:8]

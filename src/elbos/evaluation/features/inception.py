@@ -1,0 +1,83 @@
+"""Inception-v3 with the weights of the original FID, through torch-fidelity.
+
+Published FIDs are of these weights, converted from TensorFlow's of 2015-12-05, and of this resizing
+(bilinear, to 299 pixels, as TensorFlow 1 did it). Another Inception-v3 gives other numbers.
+
+References:
+    Heusel et al. (2017), https://arxiv.org/abs/1706.08500; https://github.com/toshas/torch-fidelity
+"""
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from elbos.evaluation.features.extractor import Extractor, Features, read_weights
+
+FILE = "weights-inception-2015-12-05-6726825d.pth"
+"""What torch-fidelity calls the file; its SHA-256 begins with the last 8 digits."""
+
+URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inception:
+    """Inception-v3 with the original FID weights, 2,048 features and 1,008 classes."""
+
+    weights: Path | None = None
+    """File with the weights. Default: torch-fidelity's own, where torch.hub keeps it."""
+
+    def load(self, device: torch.device) -> Extractor:
+        """The network on a device. Nothing is downloaded. Other weights than the original ones
+        give a warning, and their hash is in the name.
+
+        Raises:
+            FileNotFoundError: If there is no file of weights.
+            ValueError: If torch-fidelity is not installed, or the file is damaged or another's.
+        """
+        path = (self.weights or Path(torch.hub.get_dir()) / "checkpoints" / FILE).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no weights of Inception-v3 at {path}: get {URL} and put it there, or name "
+                "the file with --features.weights FILE"
+            )
+        weights, digest = read_weights(path)
+        network = _network(weights, path).to(device)
+        if not FILE.endswith(f"{digest}.pth"):
+            warnings.warn(
+                f"{path} is not the file of the original FID (its SHA-256 begins with {digest}, "
+                "not 6726825d): do not compare with published FIDs",
+                stacklevel=2,
+            )
+
+        @torch.inference_mode()
+        def compute(images: UInt8[Tensor, "b 3 h w"]) -> Features:
+            pooled, logits = network(images.to(device))
+            return Features(pooled.cpu(), logits.cpu())
+
+        return Extractor(f"inception-v3, 299 px, weights {digest}", compute)
+
+
+def _network(weights: dict[str, Tensor], path: Path) -> torch.nn.Module:
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "Inception-v3 needs torch-fidelity: pip install 'elbos[inception]'"
+        ) from error
+    safe = io.BytesIO()  # torch-fidelity would run code in the file: it gets one without
+    torch.save(weights, safe)
+    safe.seek(0)
+    try:
+        network: torch.nn.Module = FeatureExtractorInceptionV3(
+            "inception-v3", ["2048", "logits_unbiased"], feature_extractor_weights_path=safe
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} holds other weights than those of torch-fidelity's Inception-v3: get {URL}"
+        ) from error
+    return network

