@@ -13,8 +13,8 @@ from torch import nn
 from elbos import parameterizations
 from elbos.denoiser import Denoiser
 from elbos.likelihood import variational_bound
-from elbos.oracles import GaussianMixture
 from elbos.likelihood.flow import flow_likelihood, truncated_normal, uniform
+from elbos.oracles import GaussianMixture
 from elbos.schedules import Linear
 
 ENDS = {"logsnr_min": -22.0, "logsnr_max": 18.0}

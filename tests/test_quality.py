@@ -64,11 +64,21 @@ def test_a_reference_is_of_the_bytes_of_a_split():
     assert (ref.statistics.num, ref.image_shape) == (60, (1, 4, 4))
 
 
+def test_splits_are_put_together():
+    parts = [reference(dataset(), name, Means().extractor) for name in ("train", "val")]
+    both = reference(dataset(), "train+val", Means().extractor)
+    assert both.statistics.num == 360
+    expected = torch.cat([part.rows for part in parts]).sort(dim=0).values
+    assert torch.equal(both.rows.sort(dim=0).values, expected)
+    reference(dataset(), "train+val", Means().extractor)  # no warning: rows are where they were
+
+
 def test_a_reference_is_computed_once():
     first, second = Means(), Means()
     counts = []
     a, b = (
-        reference(dataset(), "train", means.extractor, counts.append) for means in (first, second)
+        reference(dataset(), "train", means.extractor, lambda *_: counts.append)
+        for means in (first, second)
     )
     assert first.num > 300
     assert second.num == 8  # to see that the extractor is the same
@@ -144,7 +154,7 @@ def test_an_interrupted_extraction_leaves_nothing(own_cache):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        reference(dataset(), "train", means.extractor, stop)
+        reference(dataset(), "train", means.extractor, lambda *_: stop)
     assert not [path for path in own_cache.iterdir() if path.is_dir()]
     reference(dataset(), "train", means.extractor)
 

@@ -59,7 +59,7 @@ class Evaluation:
     allow, whose own scatter is a floor."""
 
     num_pilot_images: int = 500
-    """Images in the first pass, of 32 evaluations each, that finds out which noise levels matter."""
+    """Images in the first pass, of 32 evaluations each, which finds the levels that matter."""
 
     seed: int = 0
     """Seed of noise and noise levels, and of the first set of samples."""

@@ -5,7 +5,6 @@ log-SNR: it decides how the rest is measured, and is later the other side of the
 **rounds** are of all images (see `likelihood.measurements`).
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,7 +32,6 @@ from elbos.training.validation import BATCH_SIZE
 PILOT_TIMES = 32
 ROUND_TIMES = 4
 NEGLIGIBLE = 0.25  # a measurement error of this share of the floor adds 3 % to the standard error
-
 
 
 @dataclass(frozen=True)
@@ -210,4 +208,3 @@ class _Work:
             parts.append(part)
             on_images(rows.stop - start)
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-

@@ -29,7 +29,7 @@ class Ode:
     """The ODE likelihood."""
 
     num_images: int = 100
-    """On the first so many images; 0 leaves it out. Some hundred evaluations each, with gradient."""
+    """On so many images, 0 for none; some hundred evaluations each, with gradient."""
 
     tolerance: float = 1e-4
     """Relative and absolute tolerance of a step, in nats per dimension."""

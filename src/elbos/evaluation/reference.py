@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from elbos import files
 from elbos.evaluation.features import Extractor, extract
 from elbos.evaluation.metrics import Statistics
+from elbos.evaluation.progress import Start
 from elbos.training.data import Dataset
 from elbos.training.data.cache import build_once
 
@@ -55,7 +56,7 @@ def reference(
     dataset: Dataset,
     split_name: str,
     extractor: Extractor,
-    on_images: Callable[[int], None] = lambda _: None,
+    start: Start = lambda *_: lambda _: None,
 ) -> Reference:
     """The features of a split, from the cache if they are there.
 
@@ -64,9 +65,9 @@ def reference(
 
     Args:
         dataset: Images.
-        split_name: "train", "val" or "test".
+        split_name: "train", "val", "test", or several, as "train+val".
         extractor: What computes the features.
-        on_images: Called with the number of images done, now and then; not at all with a cache.
+        start: Told of the work; not at all with a cache.
 
     Raises:
         OSError: If the cache cannot be written.
@@ -74,18 +75,20 @@ def reference(
             does not compute the same features twice.
     """
     num_levels = require_images(dataset)
-    x = getattr(dataset, split_name).x
-    generator = torch.Generator().manual_seed(_SEED)
-    some = torch.randperm(len(x), generator=generator)[:_MAX_ROWS]
+    splits = [getattr(dataset, name).x for name in split_name.split("+")]
+    num = sum(map(len, splits))
+    some = torch.randperm(num, generator=torch.Generator().manual_seed(_SEED))[:_MAX_ROWS]
 
     def build(folder: Path) -> None:
-        pooled = extract(extractor, x, num_levels=num_levels, on_images=on_images).pooled
+        advance = start(f"features of {split_name} images", num, "images")
+        features = [extract(extractor, x, num_levels=num_levels, on_images=advance) for x in splits]
+        pooled = torch.cat([each.pooled for each in features])
         files.write(folder / _FILE, _content(Statistics.of(pooled), pooled[some]))
 
     def cached() -> Reference:
         folder = build_once(f"features/{key}", build)
         statistics, rows = _read(folder / _FILE)
-        checked = x[some[:_NUM_CHECKED]]
+        checked = torch.stack([_row(splits, row) for row in some[:_NUM_CHECKED].tolist()])
         now = extract(extractor, checked, num_levels=num_levels, on_images=lambda _: None).pooled
         if not _is_same(now, rows[: len(now)]):
             raise DamagedCache(folder, f"are not what {extractor.name} computes now")
@@ -100,6 +103,15 @@ def reference(
         warnings.warn(f"{damaged}: they are computed again", stacklevel=2)
         shutil.rmtree(damaged.folder)
     return cached()
+
+
+def _row(splits: Sequence[Tensor], row: int) -> Tensor:
+    """A row of splits that stand behind one another."""
+    for split in splits:
+        if row < len(split):
+            break
+        row -= len(split)
+    return split[row]
 
 
 def _is_same(first: Tensor, second: Tensor) -> bool:

@@ -81,7 +81,7 @@ class Judge:
     def of(cls, run: TrainedRun, network: Network, start: Start) -> "Judge":
         """With the reference from the cache, or computed."""
         extractor = network.load(run.device)
-        return cls(run, extractor, reference(run.dataset, extractor, start))
+        return cls(run, extractor, reference(run.dataset, "train+val", extractor, start))
 
     def scores(self, x: UInt8[Tensor, "n c h w"], on_images: OnImages) -> dict[str, Any]:
         """The scores of some images."""

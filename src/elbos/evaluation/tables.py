@@ -26,7 +26,9 @@ def evaluation_tables(result: dict[str, Any]) -> list[Table]:
 
 def likelihood_table(result: dict[str, Any]) -> Table:
     """Bits per dimension, term by term, with the ODE's beside it."""
-    table = _table(f"{result['run']}: bits/dim on {result['num_images']:,} {result['split']} images")
+    table = _table(
+        f"{result['run']}: bits/dim on {result['num_images']:,} images ({result['split']})"
+    )
     results = result["results"]
     has_exact = any("exact_bits_per_dim" in row for row in results.values())
     columns = ["bits/dim", "± s.e.", "noise alone", "decoder", "diffusion", "prior"]

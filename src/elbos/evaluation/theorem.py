@@ -4,10 +4,10 @@ $$\int w\,\ell\,d\lambda
   = \int -w'(\lambda)\, L(\lambda)\, d\lambda
   + w(\lambda_\max) L(\lambda_\max) - w(\lambda_\min) L(\lambda_\min).$$
 
-The left side weighs losses: those of the rounds, drawn from the fitted density. The right side mixes
-ELBOs: $L$ at a thousand noise levels, integrated from the losses of the pilot, which were measured
-with other noise at levels that are uniform in log-SNR. The two share images, weighting and network,
-and no code but the loss at a noise level; an error in a density, a control variate or an end term
+The left side weighs losses: those of the rounds, drawn from the fitted density. The right side
+mixes ELBOs: $L$ at a thousand noise levels, integrated from the losses of the pilot, which were
+measured with other noise at levels uniform in log-SNR. The two share images, weighting and network,
+and no code but the loss at a noise level: an error in a density, a control variate or an end term
 sets them apart.
 """
 

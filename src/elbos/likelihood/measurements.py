@@ -1,4 +1,4 @@
-r"""Losses measured at many noise levels of many images: one measurement that answers every question.
+r"""Losses measured at many noise levels of many images: one measurement, any question.
 
 The bound, a weighted loss under any weighting, the loss at a noise level and the ELBO at every one
 are all integrals $\int h(\lambda)\,\mathbb E\,\ell\,d\lambda$ of the same loss
@@ -6,7 +6,8 @@ $\ell = \tfrac12\|\hat\epsilon - \epsilon\|^2$. Measured at levels drawn from an
 image gives an unbiased estimate of each of them, and what makes the estimate precise is the same
 for all:
 
-$$\int h\,g\,d\lambda + \frac1m \sum_{k=1}^m h(\lambda_k)\,\frac{\ell_k - g(\lambda_k)}{p(\lambda_k)}.$$
+$$\int h\,g\,d\lambda
+  + \frac1m \sum_{k=1}^m h(\lambda_k)\,\frac{\ell_k - g(\lambda_k)}{p(\lambda_k)}.$$
 
 - **A control variate** $g$, the loss curve of a first pass on other noise, takes out of the
   estimate that $\ell$ differs between noise levels.
@@ -40,7 +41,7 @@ NUM_CELLS = 20 * NUM_BINS  # of integrals over the control variate
 def stratified_times(
     num: int, num_times: int, generator: torch.Generator | None = None
 ) -> Float[Tensor, "n m"]:
-    r"""Times for $n$ images: $t_{ik} = \bigl(\tfrac{\pi(i) + u}{n} + k\bigr) / m$, shared out at random.
+    r"""Times for $n$ images, shared out at random: $t_{ik} = (\tfrac{\pi(i) + u}{n} + k) / m$.
 
     Each is uniform on [0, 1]. All of them together are $nm$ equally spaced points, and those of one
     image $m$ equally spaced points.
@@ -138,7 +139,7 @@ class Curve:
         return torch.lerp(self.loss[below], self.loss[below + 1], place - below)
 
     def integral(self, h: Callable[[Tensor], Tensor]) -> float:
-        r"""$\int h\,g\,d\lambda$ by the midpoint rule; exact for an $h$ that jumps at nodes only."""
+        r"""$\int h\,g\,d\lambda$ by the midpoint rule, exact also for an $h$ that jumps at nodes."""
         edges = torch.linspace(0, 1, NUM_CELLS + 1, dtype=torch.float64)
         edges = self.logsnr[0] + (self.logsnr[-1] - self.logsnr[0]) * edges
         middle = (edges[1:] + edges[:-1]) / 2

@@ -1,4 +1,4 @@
-r"""The parts that a likelihood is made of: the loss at a noise level, the prior's and the decoder's.
+r"""What a likelihood is made of: the loss at a noise level, the prior's and the decoder's.
 
 All per image and in nats per dimension.
 """
@@ -75,11 +75,12 @@ def decoder_loss(
         return 0.5 * (eps.square() - logsnr_max + math.log(2 * math.pi)).flatten(1).mean(1)
     spacing = 2 / (num_levels - 1) * math.exp(logsnr_max / 2)
     reach = min(num_levels - 1, math.ceil(DECODER_REACH / spacing))
-    steps = torch.arange(-reach, reach + 1, device=x.device)
-    level = ((x + 1) / 2 * (num_levels - 1)).round().long()
+    steps = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
+    level = ((x + 1) / 2 * (num_levels - 1)).round()
     num_rows = max(1, DECODER_CHUNK // (x[0].numel() * len(steps)))
     losses = []
-    for some_eps, some_level in zip(eps.split(num_rows), level.split(num_rows), strict=True):
+    chunks = zip(torch.split(eps, num_rows), torch.split(level, num_rows), strict=True)
+    for some_eps, some_level in chunks:
         logits = -0.5 * (some_eps[..., None] - spacing * steps).square()
         others = some_level[..., None] + steps
         is_missing = (others < 0) | (others >= num_levels)

@@ -91,7 +91,10 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """AdamW, with a linear warm-up and a cosine decay to zero."""
+    """AdamW or Muon, with a linear warm-up and a cosine decay to zero."""
+
+    use_muon: bool = False
+    """Muon for the matrices of inner layers and AdamW for the rest, or AdamW for all."""
 
     learning_rate: float = 1e-3
     """Its peak."""

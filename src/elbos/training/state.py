@@ -11,10 +11,10 @@ from elbos.schedules import Schedule
 from elbos.training.config import Config
 from elbos.training.data import Dataset
 from elbos.training.ema import EMA
+from elbos.training.memory import keep_freed_memory
+from elbos.training.optimizer import new_optimizer
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling
-
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass
@@ -26,7 +26,7 @@ class State:
 
     network: nn.Module
     ema: EMA
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     schedule: Schedule
     step: int = 0
     unlogged: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
@@ -34,10 +34,9 @@ class State:
     def groups(self) -> dict[str, dict[str, Tensor]]:
         """All of it but the step, as named tensors."""
         moments = {
-            f"{name}.{moment}": self.optimizer.state[parameter][moment]
+            f"{name}.{moment}": tensor
             for name, parameter in self.network.named_parameters()
-            for moment in _MOMENTS
-            if parameter in self.optimizer.state
+            for moment, tensor in self.optimizer.state.get(parameter, {}).items()
         }
         return {
             "network": self.network.state_dict(),
@@ -58,16 +57,16 @@ class State:
         self.ema.network.load_state_dict(groups["ema"])
         self.schedule.load_state_dict(groups["schedule"])
         self.unlogged.copy_(groups["log"]["unlogged"])
-        for name, parameter in self.network.named_parameters():
-            saved = {moment: groups["optimizer"][f"{name}.{moment}"] for moment in _MOMENTS}
-            if any(saved[m].shape != parameter.shape for m in ("exp_avg", "exp_avg_sq")):
-                raise ValueError(f"The moments of {name} are not of its shape.")
-            self.optimizer.state[parameter] = {
-                "step": saved["step"].to(parameter.device),
+        parameters = dict(self.network.named_parameters())
+        for key, saved in groups["optimizer"].items():
+            name, _, moment = key.rpartition(".")
+            parameter = parameters[name]
+            if saved.ndim > 0:  # all but a number of steps
+                if saved.shape != parameter.shape:
+                    raise ValueError(f"The moments of {name} are not of its shape.")
                 # in the memory format of the weights, as the optimizer itself would make them
-                "exp_avg": torch.empty_like(parameter).copy_(saved["exp_avg"]),
-                "exp_avg_sq": torch.empty_like(parameter).copy_(saved["exp_avg_sq"]),
-            }
+                saved = torch.empty_like(parameter).copy_(saved)
+            self.optimizer.state[parameter][moment] = saved.to(parameter.device)
 
 
 def new_accelerator() -> Accelerator:
@@ -75,7 +74,10 @@ def new_accelerator() -> Accelerator:
 
     Precision is elbos' own (`autocast`): accelerate's is one for the life of the process.
     """
-    return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
+    return accelerator
 
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:
@@ -116,12 +118,6 @@ def new_state(config: Config, dataset: Dataset, device: torch.device) -> State:
     """
     require_guidable(config, dataset, config.sampling)
     network = build_network(config, dataset, device)
-    optimizer = torch.optim.AdamW(
-        network.parameters(),
-        lr=config.optimizer.learning_rate,
-        betas=config.optimizer.betas,
-        weight_decay=config.optimizer.weight_decay,
-        fused=True,
-    )
+    optimizer = new_optimizer(network, config.optimizer)
     schedule = copy.deepcopy(config.schedule)  # an adaptive one is changed
     return State(network, EMA(network, config.averaging), optimizer, schedule)
