@@ -7,6 +7,7 @@ log-SNR: it decides how the rest is measured, and is later the other side of the
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int64
@@ -204,7 +205,7 @@ class _Work:
             rows = slice(start, min(start + BATCH_SIZE, num))
             g = generator(self.seed, key, batch)
             with torch.no_grad(), self.run.autocast():
-                part = self.store.part(f"{name}-{batch:05d}", lambda r=rows, g=g: compute(r, g))
+                part = self.store.part(f"{name}-{batch:05d}", partial(compute, rows, g))
             parts.append(part)
             on_images(rows.stop - start)
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -73,9 +74,7 @@ def measure_ode(
     for batch, start in enumerate(range(0, num, BATCH_SIZE)):
         rows = slice(start, min(start + BATCH_SIZE, num))
         g = generator(seed, 0, batch)
-        part = store.part(
-            f"{batch:05d}", lambda rows=rows, g=g: _solve(run, condition, rows, ode, g)
-        )
+        part = store.part(f"{batch:05d}", partial(_solve, run, condition, rows, ode, g))
         parts.append(part)
         on_images(rows.stop - start)
     nats = torch.cat([part["nats"] for part in parts]).double()

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -177,7 +178,7 @@ def draw_set(
 
     parts = []
     for batch in range(-(-num // BATCH_SIZE)):
-        parts.append(store.part(f"{batch:05d}", lambda batch=batch: draw(batch))["x"])
+        parts.append(store.part(f"{batch:05d}", partial(draw, batch))["x"])
         advance(len(parts[-1]))
     return torch.cat(parts)
 
