@@ -169,6 +169,15 @@ def test_lite0_sees_the_same_in_every_batch_and_classifies(generator):
     assert features.logits.shape == (3, 1000)
 
 
+def test_lite0_sees_pixels_from_minus_1_to_1(original):
+    """127 is 0 and 255 is 1, in pictures of any size without an edge."""
+    network = lite0.Network(original)
+    levels = torch.tensor([127, 255], dtype=torch.uint8)[:, None, None, None]
+    features = of(Lite0(size=64).load(CPU), levels.expand(-1, 3, 20, 20))
+    plain = torch.tensor([0.0, 1.0])[:, None, None, None].expand(-1, 3, 64, 64)
+    torch.testing.assert_close(features.pooled, network(plain), rtol=1e-4, atol=1e-4)
+
+
 def test_lite0_is_known_by_size_and_weights():
     names = [Lite0(size=size).load(CPU).name for size in (64, 112)]
     assert names == [f"efficientnet-lite0, {size} px, weights 57934424" for size in (64, 112)]
