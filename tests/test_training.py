@@ -99,6 +99,17 @@ def test_a_resumed_run_is_the_uninterrupted_run(
     assert_same_run(uninterrupted, tmp_path / "run")
 
 
+def test_a_resumed_run_with_muon_is_the_uninterrupted_run(tmp_path: Path, at_step: AtStep) -> None:
+    config = replace(DIGITS, optimizer=replace(DIGITS.optimizer, use_muon=True))
+    train(config, tmp_path / "uninterrupted")
+    at_step(14, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "run")
+    at_step(14, lambda: None)
+    train(config, tmp_path / "run")
+    assert_same_run(tmp_path / "uninterrupted", tmp_path / "run")
+
+
 def test_a_run_is_a_function_of_its_seed(uninterrupted: Path, tmp_path: Path) -> None:
     train(replace(DIGITS, seed=1), tmp_path)
     assert log(tmp_path)[0]["loss"] != log(uninterrupted)[0]["loss"]

@@ -139,7 +139,7 @@ class Curve:
         return torch.lerp(self.loss[below], self.loss[below + 1], place - below)
 
     def integral(self, h: Callable[[Tensor], Tensor]) -> float:
-        r"""$\int h\,g\,d\lambda$ by the midpoint rule, exact also for an $h$ that jumps at nodes."""
+        r"""$\int h\,g\,d\lambda$ by the midpoint rule; an $h$ may jump at nodes."""
         edges = torch.linspace(0, 1, NUM_CELLS + 1, dtype=torch.float64)
         edges = self.logsnr[0] + (self.logsnr[-1] - self.logsnr[0]) * edges
         middle = (edges[1:] + edges[:-1]) / 2
