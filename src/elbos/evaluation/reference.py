@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float32
-from safetensors.torch import load, save
 from torch import Tensor
 
 from elbos import files
 from elbos.evaluation.features import Extractor, extract
 from elbos.evaluation.metrics import Statistics
 from elbos.evaluation.progress import Start
+from elbos.evaluation.store import pack, unpack
 from elbos.training.data import Dataset
 from elbos.training.data.cache import build_once
 
@@ -140,25 +140,19 @@ class DamagedCache(ValueError):
 
 
 def _content(statistics: Statistics, rows: Tensor) -> bytes:
-    """A file, after its SHA-256."""
     tensors = {
         "mean": statistics.mean,
         "covariance": statistics.covariance,
         "num": torch.tensor(statistics.num),
         "rows": rows,
     }
-    content = save(tensors)
-    return hashlib.sha256(content).digest() + content
+    return pack(tensors)
 
 
 def _read(path: Path) -> tuple[Statistics, Tensor]:
     try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
+        tensors = unpack(path.read_bytes())
+    except (FileNotFoundError, ValueError) as error:
         raise DamagedCache(path.parent, "are damaged") from error
-    digest, content = content[:32], content[32:]
-    if hashlib.sha256(content).digest() != digest:
-        raise DamagedCache(path.parent, "are damaged")
-    tensors = load(content)
     statistics = Statistics(tensors["mean"], tensors["covariance"], int(tensors["num"]))
     return statistics, tensors["rows"]

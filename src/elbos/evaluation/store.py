@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from elbos import files
@@ -65,20 +64,35 @@ class Store:
         path = self.folder / f"{name}.safetensors"
         if (found := _read(path)) is not None:
             return found
-        tensors = compute()
+        tensors = {key: value.cpu().contiguous() for key, value in compute().items()}
         self.folder.mkdir(parents=True, exist_ok=True)
-        contiguous = {key: value.cpu().contiguous() for key, value in tensors.items()}
-        files.write(path, safetensors.torch.save(contiguous))
-        return contiguous
+        files.write(path, pack(tensors))
+        return tensors
+
+
+def pack(tensors: Tensors) -> bytes:
+    """Tensors as a file, after its SHA-256."""
+    content = safetensors.torch.save(tensors)
+    return hashlib.sha256(content).digest() + content
+
+
+def unpack(content: bytes) -> Tensors:
+    """What `pack` made a file of.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    digest, content = content[:32], content[32:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError("it is not as it was written")
+    return safetensors.torch.load(content)
 
 
 def _read(path: Path) -> Tensors | None:
     try:
-        return safetensors.torch.load(path.read_bytes())
+        return unpack(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (SafetensorError, ValueError) as error:
-        warnings.warn(
-            f"{path} is damaged ({error}): it is computed again.", RuntimeWarning, stacklevel=2
-        )
+    except ValueError:
+        warnings.warn(f"{path} is damaged: it is computed again.", RuntimeWarning, stacklevel=3)
         return None
