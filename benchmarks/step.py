@@ -24,17 +24,14 @@ nothing. A rate says how well a network uses the machine, not how fast it learns
 """
 
 import argparse
-import platform
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DModel
+from timing import Work, cpu_model, measure, peaks
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -45,32 +42,9 @@ from elbos.training.run_directory import RunDirectory
 from elbos.training.state import new_accelerator
 from elbos.training.trainer import Trainer
 
-SIZES = (1024, 1536, 2048, 3072)
 SHAPE = (1, 28, 28)
 NUM_CLASSES = 10
 BATCH_SIZE = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """Something to time, and how much it is."""
-
-    name: str
-    run: Callable[[], object]
-    num_flops: int
-    num_images: int = 0
-    num_parameters: int = 0
-
-
-def matmul(size: int) -> Work:
-    a, b = torch.randn(2, size, size).bfloat16()
-    repeats = max(1, round(2 * (2048 / size) ** 3))
-
-    def run() -> None:
-        for _ in range(repeats):
-            a @ b
-
-    return Work(name=f"matmul {size}", run=run, num_flops=repeats * 2 * size**3)
 
 
 def training_step(
@@ -146,32 +120,13 @@ def outside_the_network(folder: Path) -> Work:
     return Work(name="outside the network", run=run, num_flops=0, num_images=config.batch_size)
 
 
-def measure(works: list[Work], num_rounds: int) -> list[float]:
-    """Median seconds of each, taken in turns; a first round warms up and is dropped."""
-    seconds: list[list[float]] = [[] for _ in works]
-    for _ in range(1 + num_rounds):
-        for work, column in zip(works, seconds, strict=True):
-            start = time.perf_counter()
-            work.run()
-            column.append(time.perf_counter() - start)
-    return [statistics.median(column[1:]) for column in seconds]
-
-
-def cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds, of which the median")
     num_rounds = parser.parse_args().rounds
     torch.manual_seed(0)
 
-    peaks = [matmul(size) for size in SIZES]
+    matmuls = peaks()
     networks = [
         ours(),
         theirs("diffusers course", (32, 64, 64), (False, True, True), BATCH_SIZE),
@@ -180,10 +135,10 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         outside = outside_the_network(Path(folder))
-        works = [*peaks, *networks, outside]
+        works = [*matmuls, *networks, outside]
         seconds = measure(works, num_rounds)
     rates = [work.num_flops / second for work, second in zip(works, seconds, strict=True)]
-    peak = max(rates[: len(peaks)])
+    peak = max(rates[: len(matmuls)])
 
     print(f"{cpu_model()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"median of {num_rounds} rounds\n")

@@ -11,6 +11,8 @@ from torch import Tensor
 # Before anything imports elbos: every annotation in it is checked on every call.
 jaxtyping.install_import_hook("elbos", "typecheck.check")
 
+from commands import elbos, runs, trained  # noqa: E402, F401, fixtures
+
 
 @pytest.fixture
 def generator() -> torch.Generator:

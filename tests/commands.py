@@ -1,0 +1,80 @@
+"""Commands as the tests run them, and trained runs to run them on."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from elbos import cli
+
+TINY = [
+    *("train", "digits", "--network.channels", "16", "32", "--network.embedding-dim", "32"),
+    *("--batch-size", "16", "--num-images", "64", "--sampling.num-steps", "2"),
+]
+TOY = ["train", "toy", "--num-images", "1024", "--batch-size", "64", "--sampling.num-steps", "2"]
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Elbos = Callable[..., Result]
+
+
+@pytest.fixture
+def elbos(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Elbos:
+    """Run a command in this process."""
+
+    def run(*words: Any) -> Result:
+        monkeypatch.setattr(sys, "argv", ["elbos", *map(str, words)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            status: Any = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        return Result(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run on digits, `digits`, and one on toy data without labels, `toy`."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for words in ([*TINY, "--run", "digits"], [*TOY, "--run", "toy", "--no-use-labels"]):
+            monkeypatch.chdir(folder)
+            monkeypatch.setattr(sys, "argv", ["elbos", *words])
+            cli.main()
+    return folder
+
+
+@pytest.fixture
+def runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `trained` to spoil, as the current directory."""
+    shutil.copytree(trained, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def assert_one_line(result: Result, *needed: str, statuses: tuple[int, ...] = (1, 2)) -> None:
+    """One line on stderr, that says what is needed, and nothing else."""
+    assert result.status in statuses, result
+    assert result.out == ""
+    assert result.err.startswith("elbos: ")
+    assert result.err.count("\n") == 1
+    assert result.err.endswith("\n")
+    assert "Traceback" not in result.err
+    for word in needed:
+        assert word in result.err, result.err
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}

@@ -1,0 +1,205 @@
+"""`elbos evaluate`: the standard set, kept part by part, with its protocol."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from commands import Elbos
+
+from elbos.evaluation import samples
+from elbos.training.trained import TrainedRun
+
+FEW = ["--num-images", "20", "--num-pilot-images", "10", "--ode.num-images", "3"]
+USERS = """
+def features(images):
+    return images.float().flatten(1)[:, ::48] / 255
+"""
+
+
+@pytest.fixture
+def few(runs: Path) -> list[str]:
+    """Options for a quick evaluation with a user's own features, 4 of them."""
+    (runs / "mine.py").write_text(USERS)
+    return [*FEW, "--num-samples", "40", "extractor:module", "--extractor.path", "mine.py:features"]
+
+
+@pytest.mark.parametrize(
+    ("run", "names"), [("digits", ["unconditional", "given_label"]), ("toy", ["unconditional"])]
+)
+def test_an_evaluation_comes_with_its_protocol(
+    elbos: Elbos,
+    runs: Path,
+    few: list[str],
+    run: str,
+    names: list[str],
+) -> None:
+    result = json.loads(elbos("evaluate", run, "--json", *few).out)
+    assert result == json.loads((runs / run / "eval.json").read_text())
+    assert list(result["results"]) == names
+    assert (result["num_images"], result["split"]) == (20, "test")
+    assert result["num_evaluations"] == len(names) * (20 * 2 * 4 + 10 * 32)
+    assert result["images_seen"] == {"digits": 64, "toy": 1024}[run]
+    for row in result["results"].values():
+        terms = [row[f"{term}_bpd"] for term in ("decoder", "diffusion", "prior")]
+        assert row["bits_per_dim"] == pytest.approx(sum(terms), abs=1e-5)
+        assert row["nats_per_dim"] == pytest.approx(row["bits_per_dim"] * math.log(2), rel=1e-9)
+        assert row["standard_error"] > 0
+        assert {len(values) for values in row["curve"].values()} == {48}
+        assert row["elbo"]["nats_per_dim"][-1] + math.log(2) * row["decoder_bpd"] == pytest.approx(
+            row["nats_per_dim"], rel=1e-6
+        )
+        assert max(abs(side["z"]) for side in row["weightings"]) < 4.5
+        assert row["ode"]["num_images"] == 3
+        assert ("exact_bits_per_dim" in row) == (run == "toy")
+    needed = {"decoder", "weights", "logsnr_min", "noise_levels", "precision", "seed", "versions"}
+    assert needed < result["protocol"].keys()
+    if run == "digits":
+        protocol = result["quality"]["protocol"]
+        assert protocol["num_samples"] == 40
+        assert protocol["reference"] == "1,500 train+val images"
+        assert result["quality"]["floor"]["num"] == 40
+    assert ("quality" in result) == (run == "digits")
+
+
+def test_a_second_time_nothing_is_computed(
+    elbos: Elbos,
+    runs: Path,
+    few: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = elbos("evaluate", "digits", *few)
+    assert "bits/dim" in first.out
+    before = (runs / "digits/eval.json").read_bytes()
+    monkeypatch.setattr(samples, "sample", None)  # whoever calls it fails
+    assert elbos("evaluate", "digits", *few).out == first.out
+    assert (runs / "digits/eval.json").read_bytes() == before
+
+
+def test_an_interrupted_evaluation_goes_on(
+    elbos: Elbos,
+    runs: Path,
+    few: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = elbos("evaluate", "digits", *few, "--json").out
+    parts = sorted((runs / "digits/evaluation").rglob("*.safetensors"))
+    times = [path.stat().st_mtime_ns for path in parts]
+    (runs / "digits/eval.json").unlink()
+    for path in parts[::2]:
+        path.unlink()
+    assert elbos("evaluate", "digits", *few, "--json").out == expected
+    assert sorted((runs / "digits/evaluation").rglob("*.safetensors")) == parts
+    assert [path.stat().st_mtime_ns for path in parts[1::2]] == times[1::2]
+
+
+def test_ctrl_c_is_one_line_and_leaves_whole_parts(
+    elbos: Elbos,
+    runs: Path,
+    few: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(samples, "sample", stop)
+    result = elbos("evaluate", "digits", *few)
+    assert (result.status, result.err.splitlines()[-1]) == (1, "elbos: Interrupted.")
+    assert not (runs / "digits/eval.json").exists()
+    assert not list((runs / "digits").rglob("*.partial"))
+    monkeypatch.undo()
+    monkeypatch.chdir(runs)
+    assert elbos("evaluate", "digits", *few).status == 0
+
+
+def test_samples_that_are_not_finite_are_one_line(
+    elbos: Elbos,
+    runs: Path,
+    few: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        samples, "sample", lambda *_, **__: iter([torch.full((40, 1, 8, 8), math.nan)])
+    )
+    result = elbos("evaluate", "digits", *few)
+    assert result.status == 1
+    assert result.err.splitlines()[-1].startswith("elbos: 40 of 40 generated images hold NaN")
+    assert not (runs / "digits/eval.json").exists()
+
+
+def test_rounds_go_on_until_the_target(elbos: Elbos, runs: Path) -> None:
+    words = ["evaluate", "digits", *FEW, "--num-samples", 0, "--ode.num-images", 0, "--json"]
+    free = json.loads(elbos(*words).out)["results"]["given_label"]
+    assert free["num_rounds"] == 2
+    out_of_reach = json.loads(elbos(*words, "--target-se", 1e-4).out)["results"]["given_label"]
+    assert out_of_reach["is_target_reached"] is False
+    assert out_of_reach["measurement_error"] < 0.25 * out_of_reach["floor"]
+    target = 1.1 * free["standard_error"]
+    reached = json.loads(elbos(*words, "--target-se", target).out)["results"]["given_label"]
+    assert reached["is_target_reached"] is True
+
+
+def test_several_runs_are_a_table(elbos: Elbos, runs: Path) -> None:
+    words = ["evaluate", "digits", "toy", *FEW, "--num-samples", 0]
+    text = elbos(*words).out
+    table = text[text.rindex("runs") :]
+    assert "digits" in table
+    assert "toy" in table
+    both = json.loads(elbos(*words, "--json").out)
+    assert [result["run"] for result in both] == ["digits", "toy"]
+    for result in both:
+        assert result == json.loads((runs / result["run"] / "eval.json").read_text())
+
+
+def test_a_sweep_has_a_point_for_every_sampler_and_grid(
+    elbos: Elbos,
+    runs: Path,
+    few: list[str],
+) -> None:
+    words = [*few[:6], "--sweep", "--sweep-evaluations", "4", "--sweep-samples", "20", *few[6:]]
+    result = json.loads(elbos("evaluate", "digits", *words, "--json").out)
+    points = result["sweep"]["points"]
+    assert len({(point["sampler"], point["grid"]) for point in points}) == len(points)
+    assert {point["num_evaluations"] for point in points} <= {3, 4}
+    best = min(point["frechet_distance"] for point in points)
+    assert result["sweep"]["best"]["frechet_distance"] == best
+    page = (runs / "digits/eval.html").read_text()
+    assert "data:image/png;base64" in page
+
+
+def test_the_weights_are_part_of_the_key(
+    elbos: Elbos,
+    runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ["evaluate", "digits", *FEW, "--num-samples", 0, "--ode.num-images", 0, "--json"]
+    first = json.loads(elbos(*words).out)
+    monkeypatch.setattr(TrainedRun, "weights_digest", lambda _: "others")
+    folders = set((runs / "digits/evaluation").iterdir())
+    assert json.loads(elbos(*words).out) == first  # the same weights after all
+    assert len(set((runs / "digits/evaluation").iterdir())) == 2 * len(folders)
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["extractor:inception"], "weights"),
+        (["extractor:inception", "--extractor.weights", "nope.pth"], "nope.pth"),
+        (["extractor:inception", "--extractor.weights", "mine.py"], "mine.py"),
+        (["extractor:module", "--extractor.path", "mine.py:nope"], "nope"),
+        (["extractor:module", "--extractor.path", "nope.py:f"], "nope.py"),
+    ],
+    ids=" ".join,
+)
+def test_an_unusable_extractor_is_one_line(
+    elbos: Elbos,
+    few: list[str],
+    words: list[str],
+    part: str,
+) -> None:
+    result = elbos("evaluate", "digits", *few[:8], *words)
+    last = result.err.splitlines()[-1]
+    assert result.status == 1
+    assert last.startswith("elbos: ")
+    assert part in last
