@@ -18,9 +18,23 @@ from elbos.training.config import Config, Optimizer, Output
 from elbos.training.config_json import decode, encode
 from elbos.training.data import Fashion, Folder, Toy
 from elbos.training.presets import PRESETS
-from elbos.training.sampling import DDIM, Ancestral, DPMSolver, Heun, Sampling
+from elbos.training.sampling import (
+    DDIM,
+    SAMPLERS,
+    Ancestral,
+    Heun,
+    Sampling,
+    StochasticDPMSolver,
+    UniPC,
+)
 
-SAMPLERS = [Ancestral(variance=0.5), DDIM(eta=0.2), Heun(churn=40.0, churn_max=50.0), DPMSolver()]
+CHANGED = [
+    Ancestral(variance=0.5),
+    DDIM(eta=0.2),
+    Heun(churn=40.0, churn_max=50.0),
+    StochasticDPMSolver(eta=0.5),
+    UniPC(order=2),
+]
 GRIDS = [schedules.EDMSampling(), schedules.Cosine(), schedules.Flow(), schedules.Linear()]
 DATA = [
     Toy(kind="pair"),
@@ -37,7 +51,7 @@ CONFIGS = [
     *(replace(DIGITS, weighting=weighting) for weighting in [*WEIGHTINGS, *WRAPPED]),
     *(replace(DIGITS, schedule=schedule) for schedule in SCHEDULES),
     *(replace(DIGITS, parameterization=prediction) for prediction in PARAMETERIZATIONS),
-    *(replace(DIGITS, sampling=Sampling(sampler=sampler)) for sampler in SAMPLERS),
+    *(replace(DIGITS, sampling=Sampling(sampler=sampler)) for sampler in [*SAMPLERS, *CHANGED]),
     *(replace(DIGITS, sampling=Sampling(grid=grid)) for grid in GRIDS),
     *(replace(DIGITS, data=data) for data in DATA),
     replace(DIGITS, network=MLPConfig(num_blocks=1), precision="fp32"),

@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,9 +13,18 @@ from oracles import bimodal, gaussian, z_score
 
 from elbos import schedules
 from elbos.process import alpha_sigma, diffuse
-from elbos.samplers import ancestral, ddim, dpmpp_2m, grid, heun
+from elbos.samplers import ancestral, ddim, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, grid, heun, unipc
 
-SAMPLERS = {"ancestral": ancestral, "ddim": ddim, "heun": heun, "dpmpp_2m": dpmpp_2m}
+SAMPLERS = {
+    "ancestral": ancestral,
+    "ddim": ddim,
+    "heun": heun,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "dpmpp_3m": dpmpp_3m,
+    "unipc": unipc,
+}
+DETERMINISTIC = (dpmpp_2m, dpmpp_3m, unipc)
 STD = 0.5
 
 
@@ -26,24 +37,33 @@ def flow_map(z, logsnr, logsnr_end):
     return z * std(logsnr_end) / std(logsnr)
 
 
-ORDERS = {ddim: 1, heun: 2, dpmpp_2m: 2}
+ORDERS = [
+    (ddim, 1, (-6.0, 8.0)),
+    (heun, 2, (-6.0, 8.0)),
+    (dpmpp_2m, 2, (-6.0, 8.0)),
+    (dpmpp_3m, 3, (-8.0, 2.0)),  # all the way its leading error is 0 where steps are even
+    (partial(unipc, order=1), 2, (-6.0, 8.0)),
+    (partial(unipc, order=2), 3, (-6.0, 8.0)),
+    (unipc, 4, (-6.0, 8.0)),
+]
+ORDER_IDS = ["ddim", "heun", "dpmpp_2m", "dpmpp_3m", "unipc-1", "unipc-2", "unipc"]
 LEVELS = [schedules.Linear, schedules.EDMSampling]  # even and uneven in log-SNR
 
 
-@pytest.mark.parametrize("sampler", ORDERS, ids=lambda sampler: sampler.__name__)
+@pytest.mark.parametrize(("sampler", "order", "ends"), ORDERS, ids=ORDER_IDS)
 @pytest.mark.parametrize("levels", LEVELS, ids=lambda schedule: schedule.__name__)
-def test_order_of_convergence(sampler, levels):
-    """Slope of the log-error over 32 to 256 steps, within 0.1."""
-    schedule = levels(logsnr_min=-6.0, logsnr_max=8.0)
+def test_order_of_convergence(sampler, order, ends, levels):
+    """Slope of the log-error over 64 to 512 steps, within 0.1."""
+    schedule = levels(logsnr_min=ends[0], logsnr_max=ends[1])
     z = torch.ones(1, 1, dtype=torch.float64)
-    nums = [32, 64, 128, 256]
-    ends = [
+    nums = [64, 128, 256, 512]
+    found = [
         sampler(gaussian(STD), z, schedule.logsnr(torch.linspace(1, 0, num + 1).double())).item()
         for num in nums
     ]
-    errors = np.abs(np.array(ends) - flow_map(1.0, -6.0, 8.0))
+    errors = np.abs(np.array(found) - flow_map(1.0, *ends))
     slope = -np.polyfit(np.log(nums), np.log(errors), 1)[0]
-    assert slope == pytest.approx(ORDERS[sampler], abs=0.1)
+    assert slope == pytest.approx(order, abs=0.1)
 
 
 def test_grid_runs_from_noise_to_clean_data():
@@ -91,6 +111,27 @@ def test_ddim_with_full_noise_is_ancestral(generator, randn):
     torch.testing.assert_close(full, expected, rtol=0, atol=1e-10)
 
 
+def test_the_sde_without_noise_is_the_ode_and_its_first_step_with_all_of_it_is_ancestral(randn):
+    z, levels = randn(40, 1), grid(schedules.EDMSampling(), 10)
+    ode = dpmpp_2m(bimodal(), z, levels)
+    torch.testing.assert_close(dpmpp_2m_sde(bimodal(), z, levels, eta=0.0), ode, rtol=0, atol=0)
+    step = dpmpp_2m_sde(bimodal(), z, levels[5:7], **seeded(dpmpp_2m_sde))
+    expected = ancestral(bimodal(), z, levels[5:7], **seeded(ancestral))
+    torch.testing.assert_close(step, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0, 2.0])
+def test_the_sde_keeps_the_variance_of_a_gaussian(eta, generator, randn):
+    """Z < 4, n = 20,000; on the way and at the end, with so many steps that their error is less."""
+    num, ends = 20_000, (-8.0, 1.0, 12.0)
+    z = randn(num, 1) * flow_map(STD, 100.0, ends[0])
+    for begin, end in pairwise(ends):
+        schedule = schedules.Linear(logsnr_min=begin, logsnr_max=end)
+        levels = schedule.logsnr(torch.linspace(1, 0, 301).double())
+        z = dpmpp_2m_sde(gaussian(STD), z, levels, eta=eta, generator=generator)
+        assert z_score(z[:, 0] ** 2, flow_map(STD, 100.0, end) ** 2) < 4
+
+
 def test_ancestral_variance_interpolates_in_the_log(generator):
     """One step with a constant estimate: the spread is the posterior's, the transition's, between.
 
@@ -114,6 +155,11 @@ SETTINGS = [
     (heun, {}),
     (heun, {"churn": 40.0, "churn_min": 0.05, "churn_max": 50.0}),
     (dpmpp_2m, {}),
+    (dpmpp_2m_sde, {}),
+    (dpmpp_2m_sde, {"eta": 0.4}),
+    (dpmpp_3m, {}),
+    (unipc, {}),
+    (unipc, {"order": 2}),
 ]
 
 
@@ -123,7 +169,7 @@ SETTINGS = [
 def test_samples_have_the_moments_of_the_data(sampler, arguments, generator, randn):
     """First four moments of a bimodal distribution, z < 4, n = 4,000; 200 steps."""
     levels = grid(schedules.Cosine(logsnr_min=-12.0, logsnr_max=12.0), 200)
-    if sampler is not dpmpp_2m:
+    if sampler not in DETERMINISTIC:
         arguments = arguments | {"generator": generator}
     x = sampler(bimodal(), randn(4000, 1), levels, **arguments)[:, 0]
     for power in (1, 2, 3, 4):
@@ -144,7 +190,7 @@ def test_a_sampler_of_point_data_ends_on_the_points(sampler, randn):
 
 def seeded(sampler):
     """The same noise at every call."""
-    return {} if sampler is dpmpp_2m else {"generator": torch.Generator().manual_seed(7)}
+    return {} if sampler in DETERMINISTIC else {"generator": torch.Generator().manual_seed(7)}
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
@@ -188,7 +234,7 @@ def test_float32_stays_float32_and_close(sampler, randn):
     z, levels = randn(50, 1), grid(schedules.EDMSampling(), 20)
     data = bimodal()
     single = type(data)(data.weights.float(), data.means.float(), data.stds.float())
-    if sampler is ancestral:  # whose float32 noise is another
+    if sampler in (ancestral, dpmpp_2m_sde):  # whose float32 noise is another
         assert sampler(single, z.float(), levels).dtype == torch.float32
         return
     x = sampler(single, z.float(), levels)
@@ -239,6 +285,50 @@ def test_dpmpp_2m_is_diffusers(diffusers, randn):
         _, eps_hat = bimodal()(z, level[None])
         z = scheduler.step(eps_hat, timestep, z).prev_sample
     torch.testing.assert_close(dpmpp_2m(bimodal(), start, levels), z, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dpmpp_2m_sde_is_diffusers(diffusers, randn):
+    """All steps, with the same noise."""
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        algorithm_type="sde-dpmsolver++", solver_order=2, final_sigmas_type="zero"
+    )
+    scheduler.set_timesteps(20)
+    levels = -2 * scheduler.sigmas.double().log()
+    z = start = randn(6, 1)
+    noise = torch.Generator().manual_seed(7)
+    for level, timestep in zip(levels, scheduler.timesteps, strict=False):
+        _, eps_hat = bimodal()(z, level[None])
+        eps = torch.randn(6, 1, dtype=torch.float64, generator=noise)
+        z = scheduler.step(eps_hat, timestep, z, variance_noise=eps).prev_sample
+    found = dpmpp_2m_sde(bimodal(), start, levels, **seeded(dpmpp_2m_sde))
+    torch.testing.assert_close(found, z, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("solver_type", ["bh1", "bh2"])
+@pytest.mark.parametrize("sampler", [unipc, dpmpp_3m], ids=lambda sampler: sampler.__name__)
+def test_unipc_is_diffusers(diffusers, sampler, solver_type, randn):
+    """To 1e-8, with either B(h); without its corrections it is DPM-Solver++(3M).
+
+    A step that knows one difference weighs it otherwise there: the first two, which are short here.
+    """
+    num, h = 20, 0.02
+    scheduler = diffusers.UniPCMultistepScheduler(
+        solver_order=3,
+        solver_type=solver_type,
+        lower_order_final=False,
+        final_sigmas_type="sigma_min",
+        disable_corrector=[] if sampler is unipc else list(range(num)),
+    )
+    scheduler.set_timesteps(num)
+    levels = torch.tensor([-5 - 2 * h, -5 - h, *np.linspace(-5, 4, num - 1)]).double()
+    scheduler.sigmas = torch.exp(-levels / 2)
+    z = start = randn(6, 1)
+    for level, timestep in zip(levels, scheduler.timesteps, strict=False):
+        _, eps_hat = bimodal()(z, level[None])
+        z = scheduler.step(eps_hat, timestep, z).prev_sample
+    torch.testing.assert_close(sampler(bimodal(), start, levels), z, rtol=0, atol=1e-8)
 
 
 def test_the_noise_a_sampler_starts_from_is_what_diffusion_ends_in(randn):

@@ -143,7 +143,7 @@ def protocol(sampling: Sampling, judge: Judge) -> dict[str, Any]:
         "sampler": repr(sampling.sampler),
         "grid": repr(sampling.grid),
         "num_steps": sampling.num_steps,
-        "num_evaluations": sampling.num_evaluations,
+        "num_evaluations": sampling.num_evaluations(judge.run.config.schedule),
         "guidance": sampling.guidance,
     }
 

@@ -1,7 +1,8 @@
 """How samples are made: which sampler, on which grid, with how much guidance; and making them."""
 
+import abc
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,8 +18,22 @@ from elbos.training.randomness import generator
 BATCH_SIZE = 250  # part of the protocol: noise is keyed by batch
 
 
+class Sampler(abc.ABC):
+    """A way from noise to data; its classes are the functions of `samplers` with their settings."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
+    ) -> Tensor:
+        """The samples that come from the noise `z`; `g` is the source of more noise."""
+
+    def num_steps(self, num_evaluations: int) -> int:
+        """The most steps that so many evaluations without guidance are enough for: one for each."""
+        return num_evaluations
+
+
 @dataclass(frozen=True, kw_only=True)
-class Ancestral:
+class Ancestral(Sampler):
     """DDPM's ancestral sampling."""
 
     variance: float = 0.0
@@ -37,7 +52,7 @@ class Ancestral:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDIM:
+class DDIM(Sampler):
     """DDIM."""
 
     eta: float = 0.0
@@ -54,8 +69,8 @@ class DDIM:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heun:
-    """EDM's sampler, with two evaluations a step."""
+class Heun(Sampler):
+    """EDM's sampler, with two evaluations a step but for the last."""
 
     churn: float = 0.0
     """Noise added on the way, over the number of steps. EDM: 40 for ImageNet-64."""
@@ -90,9 +105,12 @@ class Heun:
             generator=g,
         )
 
+    def num_steps(self, num_evaluations: int) -> int:
+        return (num_evaluations + 1) // 2
+
 
 @dataclass(frozen=True, kw_only=True)
-class DPMSolver:
+class DPMSolver(Sampler):
     """DPM-Solver++(2M)."""
 
     def __call__(
@@ -103,10 +121,70 @@ class DPMSolver:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StochasticDPMSolver(Sampler):
+    """SDE-DPM-Solver++(2M)."""
+
+    eta: float = 1.0
+    """Strength of the noise, from none (0) on; 1 is that of the reversed diffusion."""
+
+    def __post_init__(self) -> None:
+        if not self.eta >= 0:
+            raise ValueError(f"eta is {self.eta}: give a number from 0.")
+
+    def __call__(
+        self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
+    ) -> Tensor:
+        return samplers.dpmpp_2m_sde(denoiser, z, logsnrs, cond=cond, eta=self.eta, generator=g)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPMSolver3(Sampler):
+    """DPM-Solver++(3M)."""
+
+    def __call__(
+        self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
+    ) -> Tensor:
+        del g  # deterministic
+        return samplers.dpmpp_3m(denoiser, z, logsnrs, cond=cond)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniPC(Sampler):
+    """UniPC, which corrects each step for no further evaluation."""
+
+    order: int = 3
+    """Estimates in a prediction, from 1 to 3. Its authors advise 2 with guidance."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.order <= 3:
+            raise ValueError(f"order is {self.order}: give 1, 2 or 3.")
+
+    def __call__(
+        self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
+    ) -> Tensor:
+        del g  # deterministic
+        return samplers.unipc(denoiser, z, logsnrs, cond=cond, order=self.order)
+
+
+SAMPLERS = (
+    Ancestral(),
+    DDIM(),
+    Heun(),
+    DPMSolver(),
+    StochasticDPMSolver(),
+    DPMSolver3(),
+    UniPC(),
+)
+"""All of them, at their defaults."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How samples are made."""
 
-    sampler: Ancestral | DDIM | Heun | DPMSolver = field(default_factory=DPMSolver)
+    sampler: Ancestral | DDIM | Heun | DPMSolver | StochasticDPMSolver | DPMSolver3 | UniPC = field(
+        default_factory=DPMSolver
+    )
     """The sampler."""
 
     grid: EDMSampling | Cosine | Flow | Linear = field(default_factory=EDMSampling)
@@ -144,6 +222,38 @@ class Sampling:
         )
         return samplers.grid(grid, self.num_steps)
 
+    def guided(self, denoiser: Denoise) -> Denoise:
+        """The denoiser with this guidance."""
+        if self.guidance == 1:
+            return denoiser
+        return Guided(denoiser, self.guidance, self.guidance_min, self.guidance_max)
+
+    def num_evaluations(self, trained: Schedule) -> int:
+        """How often the network looks at a sample; a guided estimate takes two looks.
+
+        Counted, on one number in place of a sample: the count depends on nothing but the levels.
+
+        Args:
+            trained: The schedule of the training; its ends bound the grid's.
+        """
+        looks: list[int] = []
+
+        def stand_in(
+            z: Tensor, logsnr: Tensor, cond: Tensor | None = None
+        ) -> tuple[Tensor, Tensor]:
+            del logsnr, cond
+            looks.append(len(z))
+            return z, z
+
+        z, label = torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64)
+        self.sampler(self.guided(stand_in), z, self.logsnrs(trained), label, generator(0))
+        return sum(looks)
+
+
+def num_batches(num: int) -> int:
+    """How many batches `num` samples are made in."""
+    return math.ceil(num / BATCH_SIZE)
+
 
 def sample(
     denoiser: Denoise,
@@ -155,10 +265,12 @@ def sample(
     seed: int,
     device: torch.device,
     cond: Int[Tensor, " n"] | None = None,
+    batches: Iterable[int] | None = None,
 ) -> Iterator[Float[Tensor, "b *d"]]:
     """Make samples, batch after batch.
 
-    The noise of a batch depends on the seed and the batch's number alone.
+    The noise of a batch depends on the seed and the batch's number alone, so that processes can
+    share out the batches.
 
     Args:
         denoiser: Estimates data and noise.
@@ -169,16 +281,16 @@ def sample(
         seed: Seed of the noise.
         device: Where the denoiser is.
         cond: Class label of each sample, or None; guidance needs them.
+        batches: Numbers of the batches to make, out of `num_batches(num)`. Default: all.
 
     Yields:
         Up to 250 samples at a time, float32, about in [-1, 1], on the CPU.
     """
-    if sampling.guidance != 1:
-        denoiser = Guided(denoiser, sampling.guidance, sampling.guidance_min, sampling.guidance_max)
-    logsnrs = sampling.logsnrs(trained)
-    for batch, start in enumerate(range(0, num, BATCH_SIZE)):
+    denoiser, logsnrs = sampling.guided(denoiser), sampling.logsnrs(trained)
+    for batch in range(num_batches(num)) if batches is None else batches:
+        start, stop = batch * BATCH_SIZE, min((batch + 1) * BATCH_SIZE, num)
         g = generator(seed, batch)
-        labels = None if cond is None else cond[start : start + BATCH_SIZE].to(device)
-        z = torch.randn(min(BATCH_SIZE, num - start), *shape, generator=g).to(device)
+        labels = None if cond is None else cond[start:stop].to(device)
+        z = torch.randn(stop - start, *shape, generator=g).to(device)
         with torch.no_grad():
             yield sampling.sampler(denoiser, z, logsnrs, labels, g).cpu()

@@ -1,22 +1,11 @@
-r"""Samplers: from noise to data along a grid of noise levels.
+r"""Samplers that remember nothing: each step depends on the current $z$ alone.
 
-Each is a function of a denoiser, the noise `z` at the first level, and the levels in increasing
-log-SNR. It returns `z` at the last level, which is a sample of data where that level is $\infty$
-($\alpha = 1$, $\sigma = 0$), as `grid` makes it. On the ODE
-$d\tilde z/d\tilde\sigma = \hat\epsilon$, with $\tilde z = z/\alpha$ and
-$\tilde\sigma = e^{-\lambda/2}$, DDIM is of order 1, Heun and DPM-Solver++(2M) of order 2.
-
-| sampler | evaluations for $n$ steps | noise |
-|---|---|---|
-| `ancestral` | $n$ | at every step |
-| `ddim` | $n$ | $\eta$ times ancestral's |
-| `heun` | $2n - 1$ with `grid` | by churn |
-| `dpmpp_2m` | $n$ | none |
+Two are first-order steps of the reverse process, with all of its noise (`ancestral`) or any part of
+it (`ddim`); `heun` follows the ODE $d\tilde z/d\tilde\sigma = \hat\epsilon$ with a second
+evaluation per step.
 """
 
 import math
-from collections.abc import Iterator
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -24,46 +13,7 @@ from torch import Tensor
 
 from elbos.denoiser import Denoise
 from elbos.process import alpha_sigma, posterior
-from elbos.schedules import Schedule
-
-
-def grid(schedule: Schedule, num_steps: int) -> Float[Tensor, " n_plus_1"]:
-    r"""Levels uniform in the schedule's time, from $\lambda_\min$ to $\lambda_\max$, and then clean
-    data, $\infty$.
-
-    With `schedules.EDMSampling()` it is EDM's grid.
-
-    Args:
-        schedule: Whose time.
-        num_steps: Number of steps, at least 2.
-
-    Returns:
-        float64 log-SNRs, `[num_steps + 1]`.
-
-    Raises:
-        ValueError: If `num_steps` is below 2.
-
-    Examples:
-        >>> from elbos import schedules
-        >>> grid(schedules.Linear(logsnr_min=-10.0, logsnr_max=10.0), 3)
-        tensor([-10.,   0.,  10.,  inf], dtype=torch.float64)
-    """
-    if num_steps < 2:
-        raise ValueError(f"num_steps is {num_steps}: give at least 2.")
-    t = torch.linspace(1, 0, num_steps, dtype=torch.float64)
-    return torch.cat([schedule.logsnr(t), torch.tensor([math.inf], dtype=torch.float64)])
-
-
-def _steps(
-    logsnrs: Float[Tensor, " n"], z: Float[Tensor, "b *d"]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Consecutive levels, each `[1]`, in the dtype and on the device of `z`."""
-    levels = logsnrs.to(z).unsqueeze(1)
-    return pairwise(levels)
-
-
-def _noise(z: Float[Tensor, "b *d"], generator: torch.Generator | None) -> Float[Tensor, "b *d"]:
-    return torch.randn(z.shape, dtype=z.dtype, generator=generator).to(z.device)
+from elbos.samplers.levels import noise, steps
 
 
 def ancestral(
@@ -90,12 +40,12 @@ def ancestral(
         Ho et al. (2020), https://arxiv.org/abs/2006.11239; Nichol & Dhariwal (2021),
         https://arxiv.org/abs/2102.09672
     """
-    for now, after in _steps(logsnrs, z):
+    for now, after in steps(logsnrs, z):
         x_hat, _ = denoiser(z, now, cond)
         z, lower = posterior(x_hat, z, now, after)
         if after.isfinite():
             (_, sigma), (_, sigma_next) = alpha_sigma(now), alpha_sigma(after)
-            z = z + lower.sqrt() * (sigma / sigma_next) ** variance * _noise(z, generator)
+            z = z + lower.sqrt() * (sigma / sigma_next) ** variance * noise(z, generator)
     return z
 
 
@@ -122,13 +72,13 @@ def ddim(
     References:
         Song et al. (2021), https://arxiv.org/abs/2010.02502
     """
-    for now, after in _steps(logsnrs, z):
+    for now, after in steps(logsnrs, z):
         x_hat, eps_hat = denoiser(z, now, cond)
         alpha_next, sigma_next = alpha_sigma(after)
         tau = eta * sigma_next * torch.sqrt(-torch.expm1(now - after))
         z = alpha_next * x_hat + torch.sqrt(sigma_next**2 - tau**2) * eps_hat
         if eta > 0:
-            z = z + tau * _noise(z, generator)
+            z = z + tau * noise(z, generator)
     return z
 
 
@@ -163,13 +113,13 @@ def heun(
         noise 1.003)
     """
     gamma = min(churn / (len(logsnrs) - 1), math.sqrt(2) - 1)
-    for now, after in _steps(logsnrs, z):
+    for now, after in steps(logsnrs, z):
         alpha, _ = alpha_sigma(now)
         alpha_next, _ = alpha_sigma(after)
         z_tilde, sigma_tilde, sigma_next = z / alpha, torch.exp(-now / 2), torch.exp(-after / 2)
         if gamma > 0 and churn_min <= sigma_tilde <= churn_max:
             added = sigma_tilde * math.sqrt((1 + gamma) ** 2 - 1)
-            z_tilde = z_tilde + added * churn_noise * _noise(z, generator)
+            z_tilde = z_tilde + added * churn_noise * noise(z, generator)
             sigma_tilde = sigma_tilde * (1 + gamma)
             now = -2 * torch.log(sigma_tilde)
             alpha, _ = alpha_sigma(now)
@@ -178,42 +128,4 @@ def heun(
         if after.isfinite():
             _, slope_next = denoiser(z, after, cond)
             z = alpha_next * (z_tilde + (sigma_next - sigma_tilde) * (slope + slope_next) / 2)
-    return z
-
-
-def dpmpp_2m(
-    denoiser: Denoise,
-    z: Float[Tensor, "b *d"],
-    logsnrs: Float[Tensor, " n"],
-    *,
-    cond: Tensor | None = None,
-) -> Float[Tensor, "b *d"]:
-    r"""DPM-Solver++(2M): a two-step exponential integrator of the data estimate.
-
-    With $h = (\lambda_s - \lambda_t)/2$ and $r$ the ratio of the last $h$ to this one,
-
-    $$z_s = \frac{\sigma_s}{\sigma_t} z_t
-      - \alpha_s (e^{-h} - 1)\left(\hat x_t + \frac{\hat x_t - \hat x_{t-1}}{2r}\right).$$
-
-    The first step, and a last one to $\lambda_s = \infty$, are of order 1.
-
-    Args:
-        denoiser: Estimates the data.
-        z: Noisy data at the first level, `[b, ...]`.
-        logsnrs: Levels, increasing.
-        cond: What the denoiser is conditioned on.
-
-    References:
-        Lu et al. (2022), https://arxiv.org/abs/2211.01095
-    """
-    x_before, h_before = None, None
-    for now, after in _steps(logsnrs, z):
-        x_hat, _ = denoiser(z, now, cond)
-        h = (after - now) / 2
-        estimate = x_hat
-        if x_before is not None and h_before is not None and h.isfinite():
-            estimate = x_hat + h / (2 * h_before) * (x_hat - x_before)
-        (_, sigma), (alpha_next, sigma_next) = alpha_sigma(now), alpha_sigma(after)
-        z = sigma_next / sigma * z - alpha_next * torch.expm1(-h) * estimate
-        x_before, h_before = x_hat, h
     return z
