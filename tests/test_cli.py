@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from commands import TINY, TOY, Elbos, Result, assert_one_line, snapshot
 from filelock import FileLock
 from PIL import Image
-from commands import TINY, TOY, Elbos, Result, assert_one_line, snapshot
 from tiny import log, tensors
 
 from elbos import cli, files

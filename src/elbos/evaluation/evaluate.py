@@ -26,8 +26,9 @@ from elbos.evaluation.likelihood import (
 )
 from elbos.evaluation.ode import Ode, measure_ode
 from elbos.evaluation.progress import Start
-from elbos.evaluation.samples import Quality, draw_set, measure_quality
+from elbos.evaluation.samples import Judge, Quality, draw_set, measure_quality
 from elbos.evaluation.store import Store
+from elbos.evaluation.sweep import sweep
 from elbos.evaluation.theorem import check
 from elbos.likelihood import Estimate
 from elbos.likelihood.measurements import NUM_BINS
@@ -112,7 +113,7 @@ def evaluate(
         "num_images": len(rows),
         "num_evaluations": num_evaluations,
         "results": results,
-        **measure_quality(run, evaluation.quality, sampling, evaluation.seed, start),
+        **_samples(run, evaluation, sampling, start),
         "protocol": _protocol(run, evaluation),
     }
 
@@ -227,6 +228,20 @@ def _ode(
         evaluation.seed,
         start(f"{condition.title}, ODE", num, "images"),
     )
+
+
+def _samples(
+    run: TrainedRun, evaluation: Evaluation, sampling: Sampling, start: Start
+) -> dict[str, Any]:
+    """Sample quality; of points there is none."""
+    quality, seed = evaluation.quality, evaluation.seed
+    if quality.num_samples == 0 or run.dataset.num_levels is None:
+        return {}
+    judge = Judge.of(run, quality.extractor, start)
+    measured = {"quality": measure_quality(judge, quality, sampling, seed, start)}
+    if quality.sweep:
+        measured["sweep"] = sweep(judge, quality, sampling, seed, start)
+    return measured
 
 
 def _protocol(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:

@@ -63,7 +63,8 @@ def _metrics(one: Mapping[str, Any]) -> dict[str, str]:
 
 def sweep(result: Mapping[str, Any]) -> str:
     """What more network evaluations buy."""
-    found, floor = result.get("sweep") or {}, (result.get("quality") or {}).get("floor") or {}
+    found = result.get("sweep") or {}
+    floor = found.get("floor") or {}
     if not (points := _measured_points(found)):
         return ""
     fig = sweep_figure(points, floor.get("frechet_distance"))

@@ -98,12 +98,12 @@ class Judge:
 
 
 def measure_quality(
-    run: TrainedRun, quality: Quality, sampling: Sampling, seed: int, start: Start
+    judge: Judge, quality: Quality, sampling: Sampling, seed: int, start: Start
 ) -> dict[str, Any]:
-    """Scores of some sets of samples, and of real images for scale; nothing for points.
+    """Scores of some sets of samples, and of real images for scale.
 
     Args:
-        run: The run.
+        judge: What samples are compared with.
         quality: What to measure.
         sampling: How to draw.
         seed: Seed of the first set.
@@ -112,26 +112,20 @@ def measure_quality(
     Raises:
         ValueError: If samples are not finite, or too few for their scores.
     """
-    if quality.num_samples == 0 or run.dataset.num_levels is None:
-        return {}
-    judge = Judge.of(run, quality.extractor, start)
     sets = []
     for number in range(seed, seed + quality.num_sets):
-        x = draw_set(run, sampling, quality.num_samples, number, start)
+        x = draw_set(judge.run, sampling, quality.num_samples, number, start)
         advance = start(f"features of seed {number}", len(x), "images")
         sets.append({"seed": number, **judge.scores(x, advance)})
     return {
-        "quality": {
-            "protocol": {
-                **protocol(sampling, judge),
-                "num_samples": quality.num_samples,
-                "seeds": [one["seed"] for one in sets],
-            },
-            "sets": sets,
-            **_mean_and_std(sets),
-            "floor": judge.floor(quality.num_samples, start),
+        "protocol": {
+            **protocol(sampling, judge),
+            "num_samples": quality.num_samples,
+            "seeds": [one["seed"] for one in sets],
         },
-        **({"sweep": sweep(judge, quality, sampling, seed, start)} if quality.sweep else {}),
+        "sets": sets,
+        **_mean_and_std(sets),
+        "floor": judge.floor(quality.num_samples, start),
     }
 
 

@@ -27,7 +27,7 @@ def sweep(
         start: Told of each piece of work.
     """
     points = []
-    for point in _points(quality, sampling):
+    for point in _points(judge, quality, sampling):
         x = draw_set(judge.run, point, quality.sweep_samples, seed, start)
         found = judge.scores(x, start("features of samples", len(x), "images"))
         points.append({**protocol(point, judge), **found})
@@ -40,14 +40,17 @@ def sweep(
     }
 
 
-def _points(quality: Quality, sampling: Sampling) -> Iterator[Sampling]:
+def _points(judge: Judge, quality: Quality, sampling: Sampling) -> Iterator[Sampling]:
     """Each sampler on each grid, with as many steps as the evaluations allow."""
-    samplers = dict.fromkeys([sampling.sampler, *SAMPLERS])
-    grids = dict.fromkeys([sampling.grid, *GRIDS])
-    for sampler in samplers:
-        for grid in grids:
-            for num in quality.sweep_evaluations:
-                point = replace(
-                    sampling, sampler=sampler, grid=grid, num_steps=sampler.num_steps(num)
-                )
-                yield point
+    trained = judge.run.config.schedule
+    for sampler in dict.fromkeys([sampling.sampler, *SAMPLERS]):
+        for grid in dict.fromkeys([sampling.grid, *GRIDS]):
+            line = replace(sampling, sampler=sampler, grid=grid)
+            for num_evaluations in quality.sweep_evaluations:
+                fitting = [
+                    point
+                    for num_steps in range(2, num_evaluations + 1)
+                    if (point := replace(line, num_steps=num_steps)).num_evaluations(trained)
+                    <= num_evaluations
+                ]
+                yield from fitting[-1:]  # guidance may leave none
