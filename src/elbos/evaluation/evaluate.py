@@ -102,7 +102,7 @@ def evaluate(
             **_summary(measured, evaluation.target_se),
             **_exact(run, condition),
             **_by_level(measured),
-            "weightings": check(measured, [run.config.weighting]),
+            "weightings": check(measured, run.config.weighting),
             "ode": _ode(run, condition, measured, evaluation, start),
         }
     return {

@@ -119,7 +119,8 @@ def sweep_table(result: dict[str, Any]) -> Table | None:
 def runs_table(results: Sequence[dict[str, Any]]) -> Table:
     """Several runs, a row for each of what their networks are told."""
     table = _table("runs")
-    titles = ["step", "bits/dim", "± s.e.", "ODE", *SCORES.values()]
+    scores = ("frechet_distance", "precision", "recall")
+    titles = ["step", "bits/dim", "± s.e.", "ODE", *(SCORES[key] for key in scores)]
     _add_columns(table, titles)
     for result in results:
         quality = result.get("quality", {}).get("mean", {})
@@ -130,7 +131,7 @@ def runs_table(results: Sequence[dict[str, Any]]) -> Table:
                 str(result["step"]),
                 *(f"{row[key]:.4f}" for key in ("bits_per_dim", "standard_error")),
                 _number(ode.get("bits_per_dim")),
-                *(_number(quality.get(key)) for key in SCORES),
+                *(_number(quality.get(key)) for key in scores),
             )
     return table
 
@@ -156,7 +157,7 @@ def _table(title: str) -> Table:
 
 def _add_columns(table: Table, titles: Iterable[str]) -> None:
     """A column of names, and columns of numbers."""
-    table.add_column("")
+    table.add_column("", min_width=16, overflow="fold")
     for title in titles:
         table.add_column(title, justify="right")
 

@@ -12,7 +12,6 @@ sets them apart.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,14 +26,14 @@ from elbos.weightings import WeightFunction
 
 NUM_LEVELS = 1001
 
-CHECKED: tuple[WeightFunction, ...] = (
-    weightings.ELBO(),
-    weightings.Sigmoid(k=2.0),
-    weightings.Exponential(rate=0.5),
-    weightings.EDM(),
-    weightings.Monotone(weightings.EDM()),
-    weightings.MinSNR(gamma=5.0),
-)
+CHECKED: dict[str, WeightFunction] = {
+    "ELBO": weightings.ELBO(),
+    "sigmoid(2)": weightings.Sigmoid(k=2.0),
+    "v-cosine": weightings.Exponential(rate=0.5),
+    "EDM": weightings.EDM(),
+    "EDM-monotonic": weightings.Monotone(weightings.EDM()),
+    "Min-SNR(5)": weightings.MinSNR(gamma=5.0),
+}
 """Monotone and not, flat and steep: what theorem and table of weighted losses are shown for."""
 
 
@@ -62,24 +61,25 @@ def mixed_elbos(
     return w[-1] * elbos[:, -1] - w[0] * elbos[:, 0] - (between * w.diff()).sum(1)
 
 
-def check(measured: Measured, trained: Sequence[WeightFunction] = ()) -> list[dict[str, Any]]:
+def check(measured: Measured, trained: WeightFunction) -> list[dict[str, Any]]:
     """Both sides for some weightings, on the pilot's images, and the z score of their difference.
 
     Args:
         measured: A condition's losses.
-        trained: Weightings to check besides, as the run's own.
+        trained: The run's own weighting, to check besides.
     """
     schedule = measured.rounds.schedule
     num = len(measured.pilot.loss)
     rows = []
-    for weighting in [*CHECKED, *(w for w in trained if w not in CHECKED)]:
+    own = {} if trained in CHECKED.values() else {repr(trained): trained}
+    for name, weighting in (CHECKED | own).items():
         loss = measured.rounds.integral(weighting)[:num].mean(1)
         mixture = mixed_elbos(measured.pilot, weighting, measured.prior[:num])
         difference = loss - mixture
         error = _standard_error(difference)
         rows.append(
             {
-                "name": repr(weighting),
+                "name": name,
                 "is_monotone": is_monotone(weighting, schedule.logsnr_min, schedule.logsnr_max),
                 "loss": loss.mean().item(),
                 "loss_se": _standard_error(loss),
