@@ -20,10 +20,10 @@ setup: .venv/dev
 demo: .venv/core
 	$(BIN)/elbos train digits --run runs/demo
 	$(BIN)/elbos sample runs/demo --num 100 --out runs/demo/samples/grid
-	$(BIN)/elbos evaluate runs/demo
+	$(BIN)/elbos evaluate runs/demo --num-samples 2000
 	@echo
 	@echo "Look at: runs/demo/samples/grid.png  (one digit per column)"
-	@echo "         runs/demo/eval.json         (bits/dim, the loss by noise level, the protocol)"
+	@echo "         runs/demo/eval.html         (bits/dim, the loss by noise level, sample quality)"
 
 test: .venv/dev
 	$(PYTEST)

@@ -6,8 +6,8 @@ Everything is timed in one run, in turns, and reported as the median over the ro
 shared machine changes speed from minute to minute:
 
 - the peak: the best median over several sizes of a square bfloat16 matrix product;
-- ours: forward, backward, gradient clipping and fused AdamW for the `fashion` network on 28x28
-  images, batch 128, under bfloat16 autocast in channels-last memory;
+- ours: forward, backward, gradient clipping and Muon for the `fashion` preset on 28x28 images, in
+  its batch size, under bfloat16 autocast in channels-last memory;
 - diffusers' `UNet2DModel`, the same step as its users run it on a CPU, float32 and contiguous, in
   three configurations. `course` is the one that the Hugging Face diffusion course trains on MNIST.
   `example` is diffusers' unconditional training example, cut to the three resolutions that 28x28
@@ -19,8 +19,8 @@ shared machine changes speed from minute to minute:
   log, as the trainer runs them, around a network that costs nothing; a share of our step.
 
 FLOPs are those of the network's forward and backward as torch counts them (convolutions and matrix
-products, 2 per multiply-add). Normalizations, activations, clipping and AdamW cost time and count
-nothing. A rate says how well a network uses the machine, not how fast it learns.
+products, 2 per multiply-add). Normalizations, activations, clipping and the optimizer cost time and
+count nothing. A rate says how well a network uses the machine, not how fast it learns.
 """
 
 import argparse
@@ -35,8 +35,10 @@ from timing import Work, cpu_model, measure, peaks
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from elbos.training.config import Optimizer
 from elbos.training.data import Dataset, Split
 from elbos.training.monitor import Monitor
+from elbos.training.optimizer import new_optimizer
 from elbos.training.presets import PRESETS
 from elbos.training.run_directory import RunDirectory
 from elbos.training.state import new_accelerator
@@ -48,22 +50,28 @@ BATCH_SIZE = 128
 
 
 def training_step(
-    name: str, network: nn.Module, forward: Callable[[Tensor], Tensor], batch_size: int
+    name: str,
+    network: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    batch_size: int,
+    optimizer_config: Optimizer = Optimizer(),  # noqa: B008, frozen: AdamW
 ) -> Work:
     """The step of `network`, whose output at `z` is `forward(z)`."""
     parameters = list(network.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    optimizer = new_optimizer(network, optimizer_config)
     z, y = torch.randn(2, batch_size, *SHAPE)
 
-    def run() -> None:
-        loss = (forward(z).float() - y).square().mean()
+    def differentiate() -> None:
         optimizer.zero_grad()
-        loss.backward()
+        (forward(z).float() - y).square().mean().backward()
+
+    def run() -> None:
+        differentiate()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
 
     with FlopCounterMode(display=False) as counter:
-        run()
+        differentiate()
     return Work(
         name=name,
         run=run,
@@ -74,17 +82,18 @@ def training_step(
 
 
 def ours() -> Work:
-    network = PRESETS["fashion"].network.build(SHAPE, NUM_CLASSES)
+    preset = PRESETS["fashion"]
+    network = preset.network.build(SHAPE, NUM_CLASSES)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    logsnr = torch.linspace(-20.0, 20.0, BATCH_SIZE)
-    cond = torch.arange(BATCH_SIZE) % NUM_CLASSES
+    logsnr = torch.linspace(-20.0, 20.0, preset.batch_size)
+    cond = torch.arange(preset.batch_size) % NUM_CLASSES
 
     def forward(z: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             y: Tensor = network(z, logsnr, cond)
             return y
 
-    return training_step("elbos", network, forward, BATCH_SIZE)
+    return training_step("elbos", network, forward, preset.batch_size, preset.optimizer)
 
 
 def theirs(

@@ -1,9 +1,11 @@
-"""The README's Python runs, as it stands there."""
+"""The Python of README and guide runs, as it stands there."""
 
 import re
 from pathlib import Path
 
 import torch
+from oracles import gaussian, gaussian_loss
+from scipy.integrate import quad
 
 from elbos import analysis, recipes, weightings
 
@@ -38,6 +40,19 @@ def test_the_training_loop_of_the_reader_learns():
     exec(LOOP, names)
     assert names["loss"].isfinite()
     assert not torch.equal(network.weight, before)
+
+
+def test_the_guide_measures_a_denoiser_of_the_readers_own():
+    guide = (Path(__file__).parents[1] / "docs/evaluation.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    data = gaussian(0.5, 8)
+    x, _ = data.sample(200, torch.Generator().manual_seed(0))
+    names = {"torch": torch, "weightings": weightings, "denoiser": data, "x": x}
+    exec(code, names)
+    expected = quad(lambda level: gaussian_loss(level, 0.5), -10, 13.3)[0]
+    diffusion = names["diffusion"]
+    assert abs(diffusion.mean - expected) < 4 * diffusion.standard_error
+    assert 0 < names["weighted"].mean < expected
 
 
 def test_every_command_of_the_tour_is_one_of_elbos():

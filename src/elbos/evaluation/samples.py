@@ -1,9 +1,11 @@
 """The quality of a run's samples: drawn, scored against the training images, set by set."""
 
+import hashlib
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from elbos.checks import require_positive
 from elbos.evaluation.features import Extractor, Lite0, Network
-from elbos.evaluation.progress import OnImages, Start
+from elbos.evaluation.progress import Start
 from elbos.evaluation.quality import require_finite_images, scores
 from elbos.evaluation.reference import Reference, reference
 from elbos.evaluation.store import Store
@@ -84,17 +86,35 @@ class Judge:
         extractor = network.load(run.device)
         return cls(run, extractor, reference(run.dataset, "train+val", extractor, start))
 
-    def scores(self, x: UInt8[Tensor, "n c h w"], on_images: OnImages) -> dict[str, Any]:
-        """The scores of some images."""
-        found = scores(x, self.run.dataset, self.reference, self.extractor, on_images=on_images)
-        return {name: found[name] for name in SCORES}
+    @cached_property
+    def _digest(self) -> str:
+        """What tells this extractor from one that was changed under the same name."""
+        return hashlib.sha256(self.reference.rows.numpy().tobytes()).hexdigest()
+
+    def scores(
+        self, x: UInt8[Tensor, "n c h w"], what: str, start: Start, **key: Any
+    ) -> dict[str, float | None]:
+        """The scores of some images, which `key` tells from all others; kept by the run."""
+
+        def compute() -> dict[str, Tensor]:
+            advance = start(f"features of {what}", len(x), "images")
+            found = scores(x, self.run.dataset, self.reference, self.extractor, on_images=advance)
+            values = [math.nan if found[name] is None else found[name] for name in SCORES]
+            return {"scores": torch.tensor(values, dtype=torch.float64)}
+
+        store = Store.of(self.run, "scores", extractor=self._digest, num=len(x), **key)
+        values = store.part("all", compute)["scores"].tolist()
+        return {
+            name: None if math.isnan(value) else value
+            for name, value in zip(SCORES, values, strict=True)
+        }
 
     def floor(self, num: int, start: Start) -> dict[str, Any]:
         """The scores of at most `num` test images: what samples as good as the data would have."""
         test = self.run.dataset.test.x
         x = test[torch.randperm(len(test), generator=generator(0))[:num]]
-        advance = start("features of test images", len(x), "images")
-        return {"split": "test", "num": len(x), **self.scores(x, advance)}
+        found = self.scores(x, "test images", start, split="test")
+        return {"split": "test", "num": len(x), **found}
 
 
 def measure_quality(
@@ -112,16 +132,16 @@ def measure_quality(
     Raises:
         ValueError: If samples are not finite, or too few for their scores.
     """
-    sets = []
-    for number in range(seed, seed + quality.num_sets):
-        x = draw_set(judge.run, sampling, quality.num_samples, number, start)
-        advance = start(f"features of seed {number}", len(x), "images")
-        sets.append({"seed": number, **judge.scores(x, advance)})
+    seeds = range(seed, seed + quality.num_sets)
+    sets = [
+        {"seed": number, **score_set(judge, sampling, quality.num_samples, number, start)}
+        for number in seeds
+    ]
     return {
         "protocol": {
             **protocol(sampling, judge),
             "num_samples": quality.num_samples,
-            "seeds": [one["seed"] for one in sets],
+            "seeds": list(seeds),
         },
         "sets": sets,
         **_mean_and_std(sets),
@@ -140,6 +160,14 @@ def protocol(sampling: Sampling, judge: Judge) -> dict[str, Any]:
         "num_evaluations": sampling.num_evaluations(judge.run.config.schedule),
         "guidance": sampling.guidance,
     }
+
+
+def score_set(
+    judge: Judge, sampling: Sampling, num: int, seed: int, start: Start
+) -> dict[str, float | None]:
+    """The scores of a set of samples."""
+    x = draw_set(judge.run, sampling, num, seed, start)
+    return judge.scores(x, f"seed {seed}", start, sampling=sampling, seed=seed)
 
 
 def draw_set(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from elbos.evaluation.progress import Start
-from elbos.evaluation.samples import Judge, Quality, draw_set, protocol
+from elbos.evaluation.samples import Judge, Quality, protocol, score_set
 from elbos.schedules import Cosine, EDMSampling, Flow
 from elbos.training.sampling import SAMPLERS, Sampling
 
@@ -28,8 +28,7 @@ def sweep(
     """
     points = []
     for point in _points(judge, quality, sampling):
-        x = draw_set(judge.run, point, quality.sweep_samples, seed, start)
-        found = judge.scores(x, start("features of samples", len(x), "images"))
+        found = score_set(judge, point, quality.sweep_samples, seed, start)
         points.append({**protocol(point, judge), **found})
     return {
         "points": points,
