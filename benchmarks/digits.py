@@ -48,7 +48,7 @@ def main() -> None:
             run = arguments.runs / f"{name.lower().translate(FOLDER)}-{seed}"
             elbos("train", "digits", "--run", run, "--seed", seed, *arguments.options, *words)
             elbos("sample", run, "--num", NUM_SAMPLES, "--seed", 1, "--out", run / "thousand")
-            elbos("evaluate", run)
+            elbos("evaluate", run, "--num-samples", 0, "--ode.num-images", 0)
             results = json.loads((run / "eval.json").read_text())["results"]
             bits = [results[key] for key in ("unconditional", "given_label")]
             cells = [f"{b['bits_per_dim']:.3f} ± {b['standard_error']:.3f}" for b in bits]

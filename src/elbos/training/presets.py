@@ -15,12 +15,13 @@ from elbos.training.data import Digits, Fashion, Toy
 
 _FASHION = Config(
     data=Fashion(),
-    network=UNetConfig(),
+    network=UNetConfig(num_blocks=2),
     parameterization=parameterizations.V(),
     schedule=Adaptive(logsnr_min=-10.0, logsnr_max=13.3),
     weighting=weightings.Sigmoid(k=2.0),
-    optimizer=Optimizer(learning_rate=2e-3),
-    num_images=400_000,
+    optimizer=Optimizer(use_muon=True, learning_rate=8e-3),
+    num_images=320_000,
+    batch_size=64,
 )
 
 PRESETS: dict[str, Config] = {
