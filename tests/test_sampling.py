@@ -100,14 +100,16 @@ def test_batches_do_not_depend_on_each_other():
         torch.testing.assert_close(x, whole[batch], rtol=0, atol=0)
 
 
-def launch(*words: str, num: int, cwd: Path) -> subprocess.CompletedProcess[str]:
+def launch(
+    *words: str, num: int, cwd: Path, module: str = "elbos.cli"
+) -> subprocess.CompletedProcess[str]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.run(
-        [*torchrun, "--nproc-per-node", str(num), "-m", "--", "elbos.cli", *words],
+        [*torchrun, "--nproc-per-node", str(num), "-m", "--", module, *words],
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
@@ -131,14 +133,35 @@ def test_two_processes_draw_what_one_draws(tmp_path: Path) -> None:
     assert all((archives[0][name] == archives[1][name]).all() for name in archives[0])
 
 
+FAILING = """
+import os
+from elbos import cli, samplers
+
+def fail(*args, **kwargs):
+    raise MemoryError
+
+if __name__ == "__main__":
+    if os.environ["RANK"] == "1":
+        samplers.dpmpp_2m = fail
+    cli.main()
+"""
+
+
 @pytest.mark.slow
-def test_a_process_that_fails_ends_the_others(tmp_path: Path) -> None:
-    """The main one cannot write, or the other never comes to the exchange."""
+@pytest.mark.parametrize("is_main", [True, False])
+def test_a_process_that_fails_ends_the_others(tmp_path: Path, is_main: bool) -> None:
+    """In the middle of drawing, or, the main one, in writing; each says one line at most."""
     train(replace(DIGITS, num_images=64), tmp_path / "run")
     (tmp_path / "file").touch()
-    done = launch("sample", "run", "--num", "300", "--out", "file/x", num=2, cwd=tmp_path)
+    (tmp_path / "failing.py").write_text(FAILING)
+    words = ["sample", "run", "--num", "300", "--out", "file/x" if is_main else "x"]
+    done = launch(*words, num=2, cwd=tmp_path, module="elbos.cli" if is_main else "failing")
+    said = [line for line in done.stderr.splitlines() if line.startswith("elbos: ")]
     assert done.returncode != 0
-    assert done.stderr.count("elbos: file: ") == 1
+    assert ("file: " if is_main else "Out of memory: ") in "".join(said)
+    assert len(said) == len(set(said))
+    assert "rank0]: Traceback" not in done.stderr
+    assert not list(tmp_path.glob("x.*"))
 
 
 @pytest.mark.slow

@@ -98,8 +98,8 @@ def _batches(
 ) -> Iterator[Tensor]:
     """All batches, in order, in every process: after each turn the processes exchange theirs.
 
-    A process that fails leaves the others waiting for it, until the launcher, which notices, ends
-    them.
+    Raises:
+        ConnectionError: If another process has failed, and has said why.
     """
     state = PartialState()
     for batches in turns(num_batches(request.num), state.process_index, state.num_processes):
@@ -117,7 +117,13 @@ def _batches(
                     batches=batches,
                 )
             )
-        yield from gather_object(own)
+        try:
+            gathered = gather_object(own)
+        except RuntimeError as error:
+            raise ConnectionError(
+                "Another process has failed: samples are not complete."
+            ) from error
+        yield from gathered
 
 
 def _npz(x: Tensor, sampling: Sampling, labels: Tensor | None) -> bytes:
