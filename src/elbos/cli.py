@@ -103,7 +103,10 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Draw samples from a trained run, into a PNG grid and an .npz."""
+    """Draw samples from a trained run, into a PNG grid and an .npz.
+
+    On several processes: `torchrun --nproc-per-node 2 -m -- elbos.cli sample RUN`.
+    """
 
     run: RunPath
     """The run directory."""
@@ -116,11 +119,14 @@ class Sample:
 
     def __call__(self) -> None:
         run = TrainedRun.load(self.run)
-        with progress() as bar:
+        is_main = PartialState().is_main_process
+        with progress(Console(stderr=True, quiet=not is_main)) as bar:
             task = bar.add_task("sampling", total=self.request.num, unit="images", note="")
             picture, archive = draw_samples(
                 run, self.sampling, self.request, lambda num: bar.advance(task, num)
             )
+        if not is_main:
+            return
         paths = {"png": str(picture), "npz": str(archive)}
         print(json.dumps(paths) if self.json else "\n".join(paths.values()))  # noqa: T201
 
@@ -192,6 +198,7 @@ VERBS = {
     "audit": Audit,
     "weightings": Weightings,
 }
+_PARALLEL = ("train", "sample")
 
 
 class UsageError(Exception):
@@ -247,11 +254,20 @@ def _run(words: list[str]) -> None:
         raise UsageError(f"There is no verb {words[0]!r}: choose from {', '.join(VERBS)}.")
     else:
         verb, *rest = words
+        if verb not in _PARALLEL and _num_processes() > 1:
+            if os.environ.get("RANK") == "0":  # the others end well: a launcher would end this one
+                raise UsageError(f"`elbos {verb}` runs in one process: start it without torchrun.")
+            return
         command = _parse(verb, rest)
         if isinstance(command, Train):
             command(preset=next(word for word in rest if word in PRESETS))
         else:
             command()
+
+
+def _num_processes() -> int:
+    """As torchrun and `accelerate launch` tell it; to look costs nothing and joins nothing."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
 
 
 def _usage() -> str:

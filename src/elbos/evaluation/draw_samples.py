@@ -3,20 +3,23 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import Tensor
 
 from elbos import files
 from elbos.checks import require_positive
 from elbos.training.config_json import encode
 from elbos.training.data import to_levels
 from elbos.training.pictures import png
-from elbos.training.sampling import Sampling, sample
+from elbos.training.sampling import Sampling, num_batches, sample
 from elbos.training.state import require_guidable
 from elbos.training.trained import TrainedRun
 
@@ -48,7 +51,7 @@ class Request:
 def draw_samples(
     run: TrainedRun, sampling: Sampling, request: Request, on_images: Callable[[int], None]
 ) -> tuple[Path, Path]:
-    """Draw samples and write them.
+    """Draw samples and write them; several processes share the work, and the main one writes.
 
     The .npz holds `x`, the samples (uint8 levels `[n, c, h, w]`, or float32 points), `labels` where
     the network knows classes, and `sampling`, how they were made, as JSON.
@@ -57,38 +60,79 @@ def draw_samples(
         Paths of the PNG (of the first 400) and of the .npz.
 
     Raises:
+        OSError: If they cannot be written.
         ValueError: If the label is none of the network's, or it cannot be guided.
     """
     require_guidable(run.config, run.dataset, sampling)
-    labels = _labels(run, request)
+    labels, is_main = _labels(run, request), PartialState().is_main_process
     batches = []
-    with run.autocast():
-        for x in sample(
-            run.denoiser,
-            sampling,
-            run.config.schedule,
-            num=request.num,
-            shape=run.dataset.shape,
-            seed=request.seed,
-            device=run.device,
-            cond=labels,
-        ):
+    for x in _batches(run, sampling, request, labels):
+        if is_main:
             batches.append(x)
             on_images(len(x))
-    x = torch.cat(batches)
-    arrays: dict[str, Any] = {"x": to_levels(x, run.dataset.num_levels).numpy()}
-    arrays["sampling"] = json.dumps(encode(sampling))
+    stem = request.out or run.directory.samples / _name(sampling, request)
+    picture, archive = Path(f"{stem}.png"), Path(f"{stem}.npz")
+    if is_main:
+        x = torch.cat(batches)
+        by_class = labels is not None and request.label is None
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        num_columns = run.dataset.num_classes if by_class else None
+        files.write(picture, png(x[:MAX_IN_GRID], num_columns=num_columns))
+        files.write(archive, _npz(to_levels(x, run.dataset.num_levels), sampling, labels))
+    return picture, archive
+
+
+def turns(num: int, process: int, num_processes: int) -> Iterator[range]:
+    """The batches of one process, turn by turn: one in each; none where none is left in the last.
+
+    Examples:
+        >>> list(turns(3, process=1, num_processes=2))
+        [range(1, 2), range(3, 3)]
+    """
+    for batch in range(process, num + process, num_processes):
+        yield range(num)[batch : batch + 1]
+
+
+def _batches(
+    run: TrainedRun, sampling: Sampling, request: Request, labels: Tensor | None
+) -> Iterator[Tensor]:
+    """All batches, in order, in every process: after each turn the processes exchange theirs.
+
+    Raises:
+        ConnectionError: If another process has failed, and has said why.
+    """
+    state = PartialState()
+    for batches in turns(num_batches(request.num), state.process_index, state.num_processes):
+        with run.autocast():
+            own = list(
+                sample(
+                    run.denoiser,
+                    sampling,
+                    run.config.schedule,
+                    num=request.num,
+                    shape=run.dataset.shape,
+                    seed=request.seed,
+                    device=run.device,
+                    cond=labels,
+                    batches=batches,
+                )
+            )
+        try:
+            gathered = gather_object(own)
+        except RuntimeError as error:
+            raise ConnectionError(
+                "Another process has failed: samples are not complete."
+            ) from error
+        yield from gathered
+
+
+def _npz(x: Tensor, sampling: Sampling, labels: Tensor | None) -> bytes:
+    arrays: dict[str, Any] = {"x": x.numpy(), "sampling": json.dumps(encode(sampling))}
     if labels is not None:
         arrays["labels"] = labels.numpy()
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    stem = request.out or run.directory.samples / _name(sampling, request)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    picture, archive = Path(f"{stem}.png"), Path(f"{stem}.npz")
-    num_columns = run.dataset.num_classes if labels is not None and request.label is None else None
-    files.write(picture, png(x[:MAX_IN_GRID], num_columns=num_columns))
-    files.write(archive, buffer.getvalue())
-    return picture, archive
+    return buffer.getvalue()
 
 
 def _name(sampling: Sampling, request: Request) -> str:
@@ -99,7 +143,7 @@ def _name(sampling: Sampling, request: Request) -> str:
     return f"{sampler}-{sampling.num_steps}-seed{request.seed}-{digest}"
 
 
-def _labels(run: TrainedRun, request: Request) -> torch.Tensor | None:
+def _labels(run: TrainedRun, request: Request) -> Tensor | None:
     num_classes = run.dataset.num_classes if run.has_labels else None
     if num_classes is None:
         if request.label is not None:

@@ -1,0 +1,174 @@
+"""How samples are made: what they cost, and that any number of processes makes the same ones."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from oracles import gaussian
+from tiny import DIGITS
+
+from elbos import schedules
+from elbos.evaluation.draw_samples import turns
+from elbos.training.sampling import SAMPLERS, Heun, Sampling, sample
+from elbos.training.trainer import train
+
+TRAINED = schedules.Linear(logsnr_min=-8.0, logsnr_max=7.0)
+NUM_STEPS = 9
+GUIDANCE = {
+    "none": {},
+    "everywhere": {"guidance": 2.0},
+    "between": {"guidance": 2.0, "guidance_min": -2.0, "guidance_max": 3.0},
+    "nowhere": {"guidance": 2.0, "guidance_min": 50.0},
+}
+
+
+def levels_looked_at(sampler, logsnrs):
+    """Each level but the last; Heun's method looks at inner levels twice."""
+    inner = logsnrs[1:-1] if isinstance(sampler, Heun) else logsnrs[:0]
+    return torch.cat([logsnrs[:-1], inner])
+
+
+@pytest.mark.parametrize("guidance", GUIDANCE.values(), ids=GUIDANCE)
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+def test_evaluations_are_counted(sampler, guidance):
+    """In samples that the network sees per sample; guidance doubles those in its interval."""
+    seen = 0
+
+    def network(z, logsnr, cond=None):
+        nonlocal seen
+        seen += len(z)
+        return gaussian(0.5)(z, logsnr)
+
+    sampling = Sampling(sampler=sampler, num_steps=NUM_STEPS, **guidance)
+    found = sampling.num_evaluations(TRAINED)
+    kind = {"num": 3, "shape": (1,), "seed": 0, "device": torch.device("cpu")}
+    list(sample(network, sampling, TRAINED, cond=torch.zeros(3, dtype=torch.int64), **kind))
+    assert seen == 3 * found
+    levels = levels_looked_at(sampler, sampling.logsnrs(TRAINED))
+    is_inside = (levels >= sampling.guidance_min) & (levels <= sampling.guidance_max)
+    num_guided = is_inside.sum().item() if sampling.guidance != 1 else 0
+    assert found == len(levels) + num_guided
+
+
+@pytest.mark.parametrize("num_evaluations", [7, 8, 31])
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+def test_evaluations_are_spent_on_as_many_steps_as_they_are_enough_for(sampler, num_evaluations):
+    sampling = Sampling(sampler=sampler, num_steps=sampler.num_steps(num_evaluations))
+    more = replace(sampling, num_steps=sampling.num_steps + 1)
+    assert sampling.num_evaluations(TRAINED) <= num_evaluations < more.num_evaluations(TRAINED)
+
+
+def test_churn_moves_levels_into_the_interval_of_guidance():
+    """All levels that end a step are below it; one is lifted from inside to outside."""
+    sampling = Sampling(sampler=Heun(churn=40.0), num_steps=NUM_STEPS, guidance=2.0)
+    last = sampling.logsnrs(TRAINED)[-2].item()
+    sampling = replace(sampling, guidance_min=last - 1e-3)
+    still = replace(sampling, sampler=Heun())
+    assert still.num_evaluations(TRAINED) == 2 * NUM_STEPS - 1 + 2
+    assert sampling.num_evaluations(TRAINED) == 2 * NUM_STEPS - 1 + 1
+
+
+@pytest.mark.parametrize("num", [1, 4, 7])
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 9])
+def test_processes_share_batches_out(num, num_processes):
+    """Put together turn by turn, they are all batches in their order; nobody has a turn alone."""
+    shares = [list(turns(num, process, num_processes)) for process in range(num_processes)]
+    batches = [chain.from_iterable(turn) for turn in zip(*shares, strict=True)]
+    assert list(chain.from_iterable(batches)) == list(range(num))
+    assert len(shares[0]) == math.ceil(num / num_processes)
+
+
+def test_batches_do_not_depend_on_each_other():
+    sampling = Sampling(num_steps=4)
+    kind = {"num": 600, "shape": (2,), "seed": 3, "device": torch.device("cpu")}
+
+    def samples(**batches):
+        return list(sample(lambda z, *_: (z, z), sampling, TRAINED, **kind, **batches))
+
+    whole = samples()
+    assert [len(x) for x in whole] == [250, 250, 100]
+    for batch in (2, 0):
+        (x,) = samples(batches=[batch])
+        torch.testing.assert_close(x, whole[batch], rtol=0, atol=0)
+
+
+def launch(
+    *words: str, num: int, cwd: Path, module: str = "elbos.cli"
+) -> subprocess.CompletedProcess[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*torchrun, "--nproc-per-node", str(num), "-m", "--", module, *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_draw_what_one_draws(tmp_path: Path) -> None:
+    """Three batches, so that the last turn is of one process; the noisiest sampler."""
+    train(replace(DIGITS, num_images=64), tmp_path / "run")
+    words = ["sample", "run", "--num", "510", "--json", "sampler:ancestral", "--num-steps", "3"]
+    pictures, archives = [], []
+    for num in (1, 2):
+        done = launch(*words, "--out", str(num), num=num, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == {"png": f"{num}.png", "npz": f"{num}.npz"}  # said once
+        pictures.append((tmp_path / f"{num}.png").read_bytes())
+        with np.load(tmp_path / f"{num}.npz") as archive:
+            archives.append(dict(archive))
+    assert pictures[0] == pictures[1]
+    assert archives[0].keys() == archives[1].keys() == {"x", "labels", "sampling"}
+    assert archives[0]["x"].dtype == np.uint8
+    assert all((archives[0][name] == archives[1][name]).all() for name in archives[0])
+
+
+FAILING = """
+import os
+from elbos import cli, samplers
+
+def fail(*args, **kwargs):
+    raise MemoryError
+
+if __name__ == "__main__":
+    if os.environ["RANK"] == "1":
+        samplers.dpmpp_2m = fail
+    cli.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_main", [True, False])
+def test_a_process_that_fails_ends_the_others(tmp_path: Path, is_main: bool) -> None:
+    """In the middle of drawing, or, the main one, in writing; each says one line at most."""
+    train(replace(DIGITS, num_images=64), tmp_path / "run")
+    (tmp_path / "file").touch()
+    (tmp_path / "failing.py").write_text(FAILING)
+    words = ["sample", "run", "--num", "300", "--out", "file/x" if is_main else "x"]
+    done = launch(*words, num=2, cwd=tmp_path, module="elbos.cli" if is_main else "failing")
+    said = [line for line in done.stderr.splitlines() if line.startswith("elbos: ")]
+    assert done.returncode != 0
+    assert ("file: " if is_main else "Out of memory: ") in "".join(said)
+    assert len(said) == len(set(said))
+    assert "rank0]: Traceback" not in done.stderr
+    assert not list(tmp_path.glob("x.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("evaluate", "run"), ("audit", "edm")], ids=" ".join)
+def test_other_verbs_run_in_one_process(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = launch(*words, num=2, cwd=tmp_path)
+    line = f"elbos: `elbos {words[0]}` runs in one process: start it without torchrun."
+    assert done.stderr.splitlines().count(line) == 1
+    assert "exitcode  : 2" in done.stderr
+    assert done.stdout == ""
