@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles import ByClass, bimodal, gaussian, gaussian_loss, line_loss, quantized, z_score
+from oracles import ByClass, bimodal, gaussian, gaussian_loss, quantized, z_score
 from scipy.integrate import quad
 
 from elbos import schedules
-from elbos.likelihood import decoder_loss, eps_loss, loss_curve, prior_loss, variational_bound
+from elbos.likelihood import decoder_loss, eps_loss, prior_loss, variational_bound
 
 NUM_LEVELS = 6
 NUM_IMAGES = 3000
@@ -132,39 +132,6 @@ def test_decoder_of_continuous_data_is_a_gaussian_density(generator):
     x = torch.zeros(10_000, 1, dtype=torch.float64)
     loss = decoder_loss(x, 3.0, None, generator=generator)
     assert z_score(loss, 0.5 * math.log(2 * math.pi * math.e * math.exp(-3.0))) < 4
-
-
-@pytest.mark.parametrize("believed", [0.5, 0.9])
-def test_loss_curve_is_the_closed_form(believed, generator):
-    """At each level within 4 of the standard errors it states; n = 3,000."""
-    x, _ = gaussian(0.5, 4).sample(NUM_IMAGES, generator)
-    logsnr = torch.linspace(-10, 10, 9, dtype=torch.float64)
-    curve = loss_curve(gaussian(believed, 4), x, logsnr, generator=generator)
-    expected = torch.from_numpy(gaussian_loss(logsnr.numpy(), 0.5, believed))
-    assert ((curve.loss - expected).abs() < 4 * curve.standard_error).all()
-    assert torch.equal(curve.logsnr, logsnr)
-
-
-def test_standard_error_is_that_of_the_mean(generator):
-    """The scatter of 200 means of 50 images each is what each of them states, to 20 %."""
-    level = torch.zeros(1, dtype=torch.float64)
-    curves = [
-        loss_curve(
-            gaussian(0.5), gaussian(0.5).sample(50, generator)[0], level, generator=generator
-        )
-        for _ in range(200)
-    ]
-    scatter = torch.stack([curve.loss for curve in curves]).std().item()
-    stated = torch.stack([curve.standard_error for curve in curves]).mean().item()
-    assert stated == pytest.approx(scatter, rel=0.2)
-
-
-def test_loss_curve_of_a_mixture_is_its_quadrature(generator):
-    x, _ = bimodal().sample(NUM_IMAGES, generator)
-    logsnr = torch.linspace(-8, 8, 5, dtype=torch.float64)
-    curve = loss_curve(bimodal(), x, logsnr, generator=generator)
-    expected = line_loss(bimodal(), logsnr)
-    assert ((curve.loss - expected).abs() < 4 * curve.standard_error).all()
 
 
 def test_images_in_a_batch_as_large_as_the_width_are_independent():
