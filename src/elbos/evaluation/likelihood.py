@@ -5,7 +5,6 @@ log-SNR: it decides how the rest is measured, and is later the other side of the
 **rounds** are of all images (see `likelihood.measurements`).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from elbos.evaluation.progress import OnImages, Start
+from elbos.evaluation.progress import Start
 from elbos.evaluation.store import Store
 from elbos.likelihood import (
     Estimate,
@@ -66,13 +65,13 @@ class Measured:
         pilot: At evenly spread levels, of the first images.
         rounds: At the levels that matter, of all.
         prior: KL divergence from the prior.
-        decoder: Loss of the decoder, one draw.
+        decoder: Loss of the decoder, a draw in each round.
     """
 
     pilot: Measurements
     rounds: Measurements
     prior: Float[Tensor, " n"]
-    decoder: Float[Tensor, " n"]
+    decoder: Float[Tensor, "n r"]
 
     @property
     def diffusion(self) -> Float[Tensor, "n r"]:
@@ -82,7 +81,7 @@ class Measured:
     @property
     def bound(self) -> Float[Tensor, "n r"]:
         """The bound on the negative log-likelihood."""
-        return self.diffusion + (self.prior + self.decoder)[:, None]
+        return self.diffusion + self.decoder + self.prior[:, None]
 
     @property
     def num_evaluations(self) -> int:
@@ -128,15 +127,15 @@ def measure(
     work = _Work(run, condition, store, seed, start)
     ends = run.config.schedule.logsnr_min, run.config.schedule.logsnr_max
     even = Linear(logsnr_min=ends[0], logsnr_max=ends[1])
-    logsnr, loss = work.round("pilot", 1, even, min(num_pilot, len(condition)), PILOT_TIMES)
+    logsnr, loss, _ = work.round("pilot", 0, even, min(num_pilot, len(condition)), PILOT_TIMES)
     pilot = Measurements(even, logsnr[:, None], loss[:, None])
     schedule, control = fit(pilot)
-    prior, decoder = work.ends(*ends)
-    rounds: list[tuple[Tensor, Tensor]] = []
+    prior = prior_loss(to_unit(condition.x, run.dataset.num_levels), ends[0]).double()
+    rounds: list[tuple[Tensor, Tensor, Tensor]] = []
     while True:
-        name, key = f"round-{1 + len(rounds)}", 2 + len(rounds)
-        rounds.append(work.round(name, key, schedule, len(condition), ROUND_TIMES))
-        logsnr, loss = (torch.stack(parts, 1) for parts in zip(*rounds, strict=True))
+        number = 1 + len(rounds)
+        rounds.append(work.round(f"round-{number}", number, schedule, len(condition), ROUND_TIMES))
+        logsnr, loss, decoder = (torch.stack(parts, 1) for parts in zip(*rounds, strict=True))
         measured = Measured(pilot, Measurements(schedule, logsnr, loss, control), prior, decoder)
         if len(rounds) >= num_rounds and is_enough(Estimate.of(measured.bound), target_se):
             return measured
@@ -161,51 +160,29 @@ class _Work:
 
     def round(
         self, name: str, key: int, schedule: Schedule, num: int, num_times: int
-    ) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
-        """Levels and losses of the first `num` images."""
-        times = stratified_times(num, num_times, generator(self.seed, key))
-        logsnr = schedule.logsnr(times)
-
-        def losses(rows: slice, g: torch.Generator) -> dict[str, Tensor]:
-            x, cond = self._batch(rows)
-            return {"loss": losses_at(self.run.denoiser, x, logsnr[rows], cond=cond, generator=g)}
-
+    ) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"], Float[Tensor, " n"]]:
+        """Levels and losses of the first `num` images, and a draw of their decoder's loss."""
+        logsnr = schedule.logsnr(stratified_times(num, num_times, generator(self.seed, key)))
         what = f"{self.condition.title}, {name.replace('-', ' ')}"
         advance = self.start(what, num * num_times, "evaluations")
-        found = self._batches(name, key, num, losses, lambda images: advance(images * num_times))
-        return logsnr, found["loss"].double()
-
-    def ends(self, low: float, high: float) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """What prior and decoder cost."""
-        num_levels = self.run.dataset.num_levels
-
-        def losses(rows: slice, g: torch.Generator) -> dict[str, Tensor]:
-            x, _ = self._batch(rows)
-            decoder = decoder_loss(x, high, num_levels, generator=g)
-            return {"prior": prior_loss(x, low), "decoder": decoder}
-
-        found = self._batches("ends", 0, len(self.condition), losses)
-        return found["prior"].double(), found["decoder"].double()
-
-    def _batch(self, rows: slice) -> tuple[Tensor, Tensor | None]:
-        labels, device = self.condition.labels, self.run.device
-        x = to_unit(self.condition.x[rows], self.run.dataset.num_levels).to(device)
-        return x, None if labels is None else labels[rows].to(device)
-
-    def _batches(
-        self,
-        name: str,
-        key: int,
-        num: int,
-        compute: Callable[[slice, torch.Generator], dict[str, Tensor]],
-        on_images: OnImages = lambda _: None,
-    ) -> dict[str, Tensor]:
         parts = []
-        for batch, start in enumerate(range(0, num, BATCH_SIZE)):
-            rows = slice(start, min(start + BATCH_SIZE, num))
+        for batch, begin in enumerate(range(0, num, BATCH_SIZE)):
+            levels = logsnr[begin : min(begin + BATCH_SIZE, num)]
             g = generator(self.seed, key, batch)
-            with torch.no_grad(), self.run.autocast():
-                part = self.store.part(f"{name}-{batch:05d}", partial(compute, rows, g))
-            parts.append(part)
-            on_images(rows.stop - start)
-        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+            compute = partial(self._losses, begin, levels, g)
+            parts.append(self.store.part(f"{name}-{batch:05d}", compute))
+            advance(levels.numel())
+        loss, decoder = (torch.cat([part[k] for part in parts]) for k in ("loss", "decoder"))
+        return logsnr, loss.double(), decoder.double()
+
+    def _losses(
+        self, begin: int, logsnr: Float[Tensor, "b m"], g: torch.Generator
+    ) -> dict[str, Tensor]:
+        rows = slice(begin, begin + len(logsnr))
+        labels, num_levels = self.condition.labels, self.run.dataset.num_levels
+        x = to_unit(self.condition.x[rows], num_levels).to(self.run.device)
+        cond = None if labels is None else labels[rows].to(self.run.device)
+        with torch.no_grad(), self.run.autocast():
+            loss = losses_at(self.run.denoiser, x, logsnr, cond=cond, generator=g)
+        logsnr_max = self.run.config.schedule.logsnr_max
+        return {"loss": loss, "decoder": decoder_loss(x, logsnr_max, num_levels, generator=g)}
