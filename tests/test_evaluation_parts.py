@@ -101,7 +101,7 @@ def measured(denoiser, x, generator):
 
     pilot = rounds(LINEAR, 500, 1, 32)
     schedule, control = fit(pilot)
-    decoder = torch.stack([decoder_loss(x, 11.0, None, generator=generator)] * 2, 1)
+    decoder = torch.stack([decoder_loss(x, 11.0, None)] * 2, 1)
     return Measured(pilot, rounds(schedule, len(x), 2, 4, control), prior_loss(x, -8.0), decoder)
 
 

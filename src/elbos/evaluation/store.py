@@ -9,6 +9,7 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Store:
             key: All else that the numbers depend on, as `config_json.encode` takes it.
         """
         fixed = [
+            version("elbos"),
             run.weights_digest(),
             run.dataset.fingerprint(),
             encode(run.config.parameterization),

@@ -6,13 +6,17 @@ step of the `fashion` preset on two cores (`benchmarks/step.py`).
 """
 
 import ctypes
+import platform
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+_OLD_LIMIT = 2**25  # half a heap: the most that older versions take
 
 
 def keep_freed_memory() -> None:
     """Let this process keep what it frees, where the C library is glibc."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 2**30)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    if not mallopt(_M_MMAP_THRESHOLD, 2**30):
+        mallopt(_M_MMAP_THRESHOLD, _OLD_LIMIT)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -20,7 +20,7 @@ _FASHION = Config(
     schedule=Adaptive(logsnr_min=-10.0, logsnr_max=13.3),
     weighting=weightings.Sigmoid(k=2.0),
     optimizer=Optimizer(use_muon=True, learning_rate=8e-3),
-    num_images=320_000,
+    num_images=165_000,
     batch_size=64,
 )
 
