@@ -82,7 +82,7 @@ def test_a_reference_is_computed_once():
     )
     assert first.num > 300
     assert second.num == 8  # to see that the extractor is the same
-    assert counts == [50] * 6
+    assert counts == [300]
     assert torch.equal(a.rows, b.rows)
     assert torch.equal(a.statistics.covariance, b.statistics.covariance)
 
@@ -147,16 +147,21 @@ def test_features_that_are_random_are_refused():
         reference(dataset(), "train", Extractor("dice", compute))
 
 
-def test_an_interrupted_extraction_leaves_nothing(own_cache):
-    means = Means()
+def test_an_interrupted_extraction_goes_on_where_it_was(own_cache, monkeypatch):
+    monkeypatch.setattr("elbos.evaluation.reference._PART_SIZE", 100)
+    first, second = Means(), Means()
 
     def stop(_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        reference(dataset(), "train", means.extractor, lambda *_: stop)
-    assert not [path for path in own_cache.iterdir() if path.is_dir()]
-    reference(dataset(), "train", means.extractor)
+        reference(dataset(), "train", first.extractor, lambda *_: stop)
+    resumed = reference(dataset(), "train", second.extractor)
+    assert (first.num, second.num) == (100, 200 + 8)
+    assert len([path for path in own_cache.iterdir() if path.is_dir()]) == 1  # no parts are left
+    whole = reference(dataset(), "train", Means("means, never interrupted").extractor)
+    assert torch.equal(resumed.rows, whole.rows)
+    assert torch.equal(resumed.statistics.covariance, whole.statistics.covariance)
 
 
 KILLED = """

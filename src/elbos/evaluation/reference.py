@@ -1,7 +1,7 @@
 """What samples are compared with: the features of one split of the data, computed once.
 
-They are kept in the user's cache under a key over the data, the split and the extractor. A cache
-that was interrupted is not there; one that is damaged is replaced.
+They are kept in the user's cache under a key over the data, the split and the extractor. An
+extraction that was interrupted goes on where it was; a cache that is damaged is replaced.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,12 +21,13 @@ from elbos import files
 from elbos.evaluation.features import Extractor, extract
 from elbos.evaluation.metrics import Statistics
 from elbos.evaluation.progress import Start
-from elbos.evaluation.store import pack, unpack
+from elbos.evaluation.store import Store, pack, unpack
 from elbos.training.data import Dataset
-from elbos.training.data.cache import build_once
+from elbos.training.data.cache import build_once, cache_dir
 
 _FILE = "reference.safetensors"
 _MAX_ROWS = 10_000
+_PART_SIZE = 500  # images: seconds of work
 _SEED = 0  # of the rows
 _NUM_CHECKED = 8
 _MAX_DIFFERENCE = 0.02  # relative; batches of other sizes make a millionth
@@ -79,17 +81,25 @@ def reference(
     num = sum(map(len, splits))
     some = torch.randperm(num, generator=torch.Generator().manual_seed(_SEED))[:_MAX_ROWS]
 
+    def features(x: Tensor) -> dict[str, Tensor]:
+        found = extract(extractor, x, num_levels=num_levels, on_images=lambda _: None)
+        return {"pooled": found.pooled}
+
     def build(folder: Path) -> None:
         advance = start(f"features of {split_name} images", num, "images")
-        features = [extract(extractor, x, num_levels=num_levels, on_images=advance) for x in splits]
-        pooled = torch.cat([each.pooled for each in features])
+        store, parts = Store(cache_dir() / f"features/{key}.parts"), []
+        for i, x in enumerate(part for split in splits for part in split.split(_PART_SIZE)):
+            parts.append(store.part(f"{i:05d}", partial(features, x))["pooled"])
+            advance(len(x))
+        pooled = torch.cat(parts)
         files.write(folder / _FILE, _content(Statistics.of(pooled), pooled[some]))
+        shutil.rmtree(store.folder)
 
     def cached() -> Reference:
         folder = build_once(f"features/{key}", build)
         statistics, rows = _read(folder / _FILE)
         checked = torch.stack([_row(splits, row) for row in some[:_NUM_CHECKED].tolist()])
-        now = extract(extractor, checked, num_levels=num_levels, on_images=lambda _: None).pooled
+        now = features(checked)["pooled"]
         if not _is_same(now, rows[: len(now)]):
             raise DamagedCache(folder, f"are not what {extractor.name} computes now")
         names = (extractor.name, dataset.name, split_name)

@@ -151,14 +151,20 @@ def measure_quality(
 
 def protocol(sampling: Sampling, judge: Judge) -> dict[str, Any]:
     """How samples were drawn, and what they are compared with."""
+    trained = judge.run.config.schedule
+    guided = [
+        max(sampling.guidance_min, trained.logsnr_min),
+        min(sampling.guidance_max, trained.logsnr_max),
+    ]
     return {
         "extractor": judge.extractor.name,
         "reference": f"{judge.reference.statistics.num:,} {judge.reference.split} images",
         "sampler": repr(sampling.sampler),
         "grid": repr(sampling.grid),
         "num_steps": sampling.num_steps,
-        "num_evaluations": sampling.num_evaluations(judge.run.config.schedule),
+        "num_evaluations": sampling.num_evaluations(trained),
         "guidance": sampling.guidance,
+        "guidance_logsnr": None if sampling.guidance == 1 else guided,
     }
 
 

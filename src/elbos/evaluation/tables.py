@@ -81,9 +81,12 @@ def quality_table(result: dict[str, Any]) -> Table | None:
     if "quality" not in result:
         return None
     quality, how = result["quality"], result["quality"]["protocol"]
+    guided = how["guidance_logsnr"]
+    guidance = "" if guided is None else f", guidance {how['guidance']:g} on log-SNR {guided}"
     table = _table(
         f"sample quality: {how['num_samples']:,} samples, {how['sampler']} on {how['grid']}, "
-        f"{how['num_evaluations']} evaluations; {how['extractor']}, against {how['reference']}"
+        f"{how['num_evaluations']} evaluations{guidance}; "
+        f"{how['extractor']}, against {how['reference']}"
     )
     _add_columns(table, SCORES.values())
     rows = {f"seed {one['seed']}": one for one in quality["sets"]}

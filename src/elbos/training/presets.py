@@ -12,6 +12,7 @@ from elbos.adaptive import Adaptive
 from elbos.networks import MLPConfig, UNetConfig
 from elbos.training.config import Config, Optimizer
 from elbos.training.data import Digits, Fashion, Toy
+from elbos.training.sampling import Sampling, StochasticDPMSolver
 
 _FASHION = Config(
     data=Fashion(),
@@ -20,6 +21,7 @@ _FASHION = Config(
     schedule=Adaptive(logsnr_min=-10.0, logsnr_max=13.3),
     weighting=weightings.Sigmoid(k=2.0),
     optimizer=Optimizer(use_muon=True, learning_rate=8e-3),
+    sampling=Sampling(sampler=StochasticDPMSolver(), num_steps=16),
     num_images=165_000,
     batch_size=64,
 )
