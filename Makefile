@@ -42,6 +42,9 @@ bench: .venv/dev .venv/bench
 	$(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/digits.py --runs runs/digits-benchmark --seeds 0
 	$(BIN)/python benchmarks/variance.py runs/digits-benchmark/sigmoid-2-0
+	$(BIN)/elbos train fashion
+	$(BIN)/python benchmarks/evaluation.py runs/fashion
+	$(BIN)/python benchmarks/likelihood.py runs/fashion
 
 clean:
 	rm -rf .venv

@@ -116,7 +116,12 @@ def full():
             "std": {"frechet_distance": 0.4, "kernel_distance": 7e-4, "precision": 0.004},
             "floor": {"split": "test", "num": 10_000, "frechet_distance": 4.56, "precision": 0.8},
         },
-        "sweep": {"points": points, "num_samples": 2000, "best": points[4]},
+        "sweep": {
+            "points": points,
+            "num_samples": 2000,
+            "best": points[4],
+            "floor": {"split": "test", "num": 2000, "frechet_distance": 12.3},
+        },
         "protocol": {
             "quantity": "variational bound on -log p(x): decoder + diffusion + prior",
             "decoder": "softmax over 256 levels; no dequantization",
@@ -190,7 +195,9 @@ def test_sweep_has_a_line_for_each_sampler_and_grid_in_order_of_evaluations(resu
     *lines, floor = fig.data
     names = {f"{sampler}, {GRID}" for sampler in SAMPLERS} | {"DPMSolver(), Cosine()"}
     assert {line.name for line in lines} == names
-    assert len({line.line.color for line in fig.data}) == len(fig.data)
+    looks = {(line.line.color, line.line.dash) for line in fig.data}
+    assert len(looks) == len(fig.data)
+    assert len({line.line.color for line in lines if "DPMSolver" in line.name}) == 1
     assert all(list(line.x) == sorted(line.x) for line in lines)
     assert sum(len(line.x) for line in lines) == len(points)
     assert floor.line.dash == "dash" and set(floor.y) == {4.56}
@@ -213,7 +220,7 @@ def test_page_says_what_was_measured(result):
         "mean of 3 seeds",
         "0.0123 ± 0.0011",
         "elbos 0.1.0, torch 2.6.0",
-        "Best: DPMSolver() with 64 evaluations, 15.17.",
+        f"Best: DPMSolver() on {GRID} with 64 evaluations, 15.17.",
         COMMAND,
     ):
         assert shown in text, shown

@@ -278,9 +278,9 @@ def _usage() -> str:
 def _parse(verb: str, words: list[str]) -> Any:
     """The command that the words stand for; tyro's boxed message becomes one line."""
     default: Any = tyro.MISSING_NONPROP
-    if verb in ("sample", "evaluate") and words and words[0] not in ("-h", "--help"):
-        if words[0].startswith("-"):  # the run's own options are the defaults of the others
-            raise UsageError(f"Name the run first: elbos {verb} RUN [OPTIONS]")
+    if verb in ("sample", "evaluate") and words[:1] not in (["-h"], ["--help"]):
+        if not words or words[0].startswith("-"):  # the run's options are the others' defaults
+            raise UsageError(f"The run directory comes first: elbos {verb} RUN [OPTIONS]")
         path = Path(words[0])
         sampling = RunDirectory(path).config().sampling
         default = (

@@ -13,12 +13,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import cycle
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from plotly.graph_objects import Figure, Scatter
 
-from elbos.pages.panels import COLORS, Panel, area, log_axis, logsnr_axis, stacked
+from elbos.pages.panels import COLORS, DASHES, Panel, area, log_axis, logsnr_axis, stacked
 
 FLOOR_COLOR = COLORS[-1]
 
@@ -70,15 +70,32 @@ def _curves(results: Mapping[str, Any], key: str) -> list[Scatter]:
     return traces
 
 
-def sweep_lines(points: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """The points of each sampler, on each grid if there are several, by increasing evaluations."""
-    is_same_grid = len({point.get("grid") for point in points}) == 1
-    keys = ("sampler",) if is_same_grid else ("sampler", "grid")
-    lines: dict[str, list[Mapping[str, Any]]] = {}
+class SweepLine(NamedTuple):
+    """The points of a sampler on a grid, by increasing evaluations."""
+
+    sampler: str
+    grid: str
+    color: str
+    dash: str
+    points: list[Mapping[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """Sampler and grid."""
+        return f"{self.sampler}, {self.grid}" if self.grid else self.sampler
+
+
+def sweep_lines(points: Sequence[Mapping[str, Any]]) -> list[SweepLine]:
+    """A line for each sampler, which has a colour, and each grid, which has a dash."""
+    grids = sorted({str(point.get("grid") or "") for point in points})
+    samplers = sorted({str(point["sampler"]) for point in points})
+    dashes = dict(zip(grids, cycle(["solid", *DASHES]), strict=False))
+    colors = dict(zip(samplers, cycle(COLORS[:-1]), strict=False))
+    lines: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for point in sorted(points, key=lambda point: point["num_evaluations"]):
-        name = ", ".join(str(point[key]) for key in keys if point.get(key))
-        lines.setdefault(name, []).append(point)
-    return {name: lines[name] for name in sorted(lines)}
+        key = str(point["sampler"]), str(point.get("grid") or "")
+        lines.setdefault(key, []).append(point)
+    return [SweepLine(*key, colors[key[0]], dashes[key[1]], lines[key]) for key in sorted(lines)]
 
 
 def sweep_figure(points: Sequence[Mapping[str, Any]], floor: float | None) -> Figure:
@@ -86,18 +103,14 @@ def sweep_figure(points: Sequence[Mapping[str, Any]], floor: float | None) -> Fi
     evaluations = [point["num_evaluations"] for point in points]
     low, high = (math.log2(f(evaluations)) for f in (min, max))
     powers = [2**k for k in range(math.floor(low), math.ceil(high) + 1)]
-    traces = [
-        _line(name, line, color)
-        for (name, line), color in zip(
-            sweep_lines(points).items(), cycle(COLORS[:-1]), strict=False
-        )
-    ]
+    ends = [2 ** (low - 0.2), 2 ** (high + 0.2)]
+    traces = [_line(line) for line in sweep_lines(points)]
     values = [point["frechet_distance"] for point in points]
     if floor is not None:
         values.append(floor)
-        traces.append(_floor([powers[0] / 2, 2 * powers[-1]], floor))
-    ends = [(low - 0.2) * math.log10(2), (high + 0.2) * math.log10(2)]
-    xaxis: dict[str, Any] = {"type": "log", "range": ends, "tickvals": powers}
+        traces.append(_floor(ends, floor))
+    logs = [math.log10(end) for end in ends]
+    xaxis: dict[str, Any] = {"type": "log", "range": logs, "tickvals": powers}
     xaxis["title"] = {"text": "network evaluations per sample", "standoff": 8}
     yaxis = log_axis(np.array(values, dtype=float))
     ticks = {"tickvals": _ticks(*yaxis["range"]), "tickformat": "~g"}
@@ -112,13 +125,13 @@ def _ticks(low: float, high: float) -> list[float]:
     return [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
 
 
-def _line(name: str, points: Sequence[Mapping[str, Any]], color: str) -> Scatter:
+def _line(line: SweepLine) -> Scatter:
     return Scatter(
-        x=[point["num_evaluations"] for point in points],
-        y=[point["frechet_distance"] for point in points],
-        name=escape(name, quote=False),
+        x=[point["num_evaluations"] for point in line.points],
+        y=[point["frechet_distance"] for point in line.points],
+        name=escape(line.name, quote=False),
         mode="lines+markers",
-        line={"color": color, "width": 2.5},
+        line={"color": line.color, "width": 2.5, "dash": line.dash},
         marker={"size": 8},
         hovertemplate="%{y:.4g} at %{x} evaluations<extra></extra>",
     )

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from itertools import cycle
 from typing import Any
 
-from elbos.evaluation.figures import FLOOR_COLOR, sweep_figure, sweep_lines
+from elbos.evaluation.figures import FLOOR_COLOR, SweepLine, sweep_figure, sweep_lines
 from elbos.evaluation.words import counted, fact, mean_and_std, number, plus_minus
-from elbos.pages.panels import COLORS, DASHES
+from elbos.pages.panels import DASHES
 from elbos.pages.parts import legend, plot, record_table, swatch, table
 
 _METRICS = {
@@ -68,27 +67,29 @@ def sweep(result: Mapping[str, Any]) -> str:
     if not (points := _measured_points(found)):
         return ""
     fig = sweep_figure(points, floor.get("frechet_distance"))
-    colors = dict(zip(sweep_lines(points), cycle(COLORS[:-1]), strict=False))
+    lines = sweep_lines(points)
     return plot(
         fig,
         name="sweep",
         heading="Quality by network evaluations",
         label="Fréchet distance over network evaluations; numbers are in the table below.",
         saved_as="elbos-sweep",
-        notes=_sweep_notes(found, floor),
-        key=legend(colors),
+        notes=_sweep_notes(found, lines),
+        key=legend({line.sampler: line.color for line in lines}),
     )
 
 
-def _sweep_notes(sweep: Mapping[str, Any], floor: Mapping[str, Any]) -> Iterator[str]:
-    n, best = sweep.get("num_samples"), sweep.get("best")
+def _sweep_notes(sweep: Mapping[str, Any], lines: Sequence[SweepLine]) -> Iterator[str]:
+    n, best, floor = sweep.get("num_samples"), sweep.get("best"), sweep.get("floor") or {}
     if best:
+        on = f" on {best['grid']}" if best.get("grid") else ""
         yield escape(
-            f"Best: {best.get('sampler')} with {best.get('num_evaluations')} evaluations, "
+            f"Best: {best.get('sampler')}{on} with {best.get('num_evaluations')} evaluations, "
             f"{number(best.get('frechet_distance'))}."
         )
-    if len(grids := {point.get("grid") for point in sweep["points"]} - {None}) == 1:
-        yield escape(f"Grid: {grids.pop()}.")
+    grids = {line.grid: line.dash for line in lines if line.grid}
+    for grid, dash in grids.items():
+        yield f"{swatch('currentColor', DASHES.get(dash, ''))} {escape(grid)}"
     if n is not None:
         yield f"Each point is of {n:,} samples; fewer samples give a larger distance."
     if floor.get("frechet_distance") is not None:
@@ -105,14 +106,14 @@ def sweep_table(result: Mapping[str, Any]) -> str:
     points = _measured_points(result.get("sweep") or {})
     records = [
         (
-            escape(name),
+            escape(line.name),
             {
                 "evaluations": fact(point["num_evaluations"]),
                 "Fréchet distance": number(point["frechet_distance"]),
             },
         )
-        for name, line in sweep_lines(points).items()
-        for point in line
+        for line in sweep_lines(points)
+        for point in line.points
     ]
     if not records:
         return ""

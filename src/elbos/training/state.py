@@ -67,6 +67,9 @@ class State:
                 # in the memory format of the weights, as the optimizer itself would make them
                 saved = torch.empty_like(parameter).copy_(saved)
             self.optimizer.state[parameter][moment] = saved.to(parameter.device)
+        for group in self.optimizer.param_groups:
+            if len({frozenset(self.optimizer.state[p]) for p in group["params"]}) > 1:
+                raise ValueError("Some parameters have moments that others lack.")
 
 
 def new_accelerator() -> Accelerator:
