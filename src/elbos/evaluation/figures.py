@@ -10,15 +10,15 @@ for each sampler, the Fréchet distance of its samples.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
-from itertools import cycle
+from itertools import cycle, product
 from typing import Any
 
 import numpy as np
 from plotly.graph_objects import Figure, Scatter
 
-from elbos.pages.panels import COLORS, Panel, area, log_axis, logsnr_axis, stacked
+from elbos.pages.panels import COLORS, DASHES, Panel, area, log_axis, logsnr_axis, stacked
 
 FLOOR_COLOR = COLORS[-1]
 
@@ -81,17 +81,20 @@ def sweep_lines(points: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[s
     return {name: lines[name] for name in sorted(lines)}
 
 
+def sweep_styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a dash (of plotly, or "solid") for each line, no two of 42 alike."""
+    styles = cycle(product(("solid", *DASHES), COLORS[:-1]))
+    return {name: (color, dash) for name, (dash, color) in zip(names, styles, strict=False)}
+
+
 def sweep_figure(points: Sequence[Mapping[str, Any]], floor: float | None) -> Figure:
     """The Fréchet distance against network evaluations, both logarithmic; the floor is dashed."""
     evaluations = [point["num_evaluations"] for point in points]
     low, high = (math.log2(f(evaluations)) for f in (min, max))
     powers = [2**k for k in range(math.floor(low), math.ceil(high) + 1)]
-    traces = [
-        _line(name, line, color)
-        for (name, line), color in zip(
-            sweep_lines(points).items(), cycle(COLORS[:-1]), strict=False
-        )
-    ]
+    lines = sweep_lines(points)
+    styles = sweep_styles(lines)
+    traces = [_line(name, line, *styles[name]) for name, line in lines.items()]
     values = [point["frechet_distance"] for point in points]
     if floor is not None:
         values.append(floor)
@@ -112,13 +115,13 @@ def _ticks(low: float, high: float) -> list[float]:
     return [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
 
 
-def _line(name: str, points: Sequence[Mapping[str, Any]], color: str) -> Scatter:
+def _line(name: str, points: Sequence[Mapping[str, Any]], color: str, dash: str) -> Scatter:
     return Scatter(
         x=[point["num_evaluations"] for point in points],
         y=[point["frechet_distance"] for point in points],
         name=escape(name, quote=False),
         mode="lines+markers",
-        line={"color": color, "width": 2.5},
+        line={"color": color, "width": 2.5, "dash": dash},
         marker={"size": 8},
         hovertemplate="%{y:.4g} at %{x} evaluations<extra></extra>",
     )

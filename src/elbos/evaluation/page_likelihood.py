@@ -22,14 +22,14 @@ def curves(result: Mapping[str, Any]) -> str:
     results = result["results"]
     if (fig := curves_figure(results)) is None:
         return ""
-    colors = {name: color for name, _, color in colored(results)}
+    swatches = {name: swatch(color) for name, _, color in colored(results)}
     return plot(
         fig,
         heading="By noise level",
         label="Loss and ELBO over log-SNR; numbers are in the table below.",
         saved_as="elbos-curves",
         notes=[n for key, n in _NOTES.items() if any(row.get(key) for row in results.values())],
-        key=legend(colors) if len(colors) > 1 else "",
+        key=legend(swatches) if len(swatches) > 1 else "",
     )
 
 

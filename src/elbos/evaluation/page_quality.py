@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from itertools import cycle
 from typing import Any
 
-from elbos.evaluation.figures import FLOOR_COLOR, sweep_figure, sweep_lines
+from elbos.evaluation.figures import FLOOR_COLOR, sweep_figure, sweep_lines, sweep_styles
 from elbos.evaluation.words import counted, fact, mean_and_std, number, plus_minus
-from elbos.pages.panels import COLORS, DASHES
+from elbos.pages.panels import DASHES
 from elbos.pages.parts import legend, plot, record_table, swatch, table
 
 _METRICS = {
@@ -68,7 +67,8 @@ def sweep(result: Mapping[str, Any]) -> str:
     if not (points := _measured_points(found)):
         return ""
     fig = sweep_figure(points, floor.get("frechet_distance"))
-    colors = dict(zip(sweep_lines(points), cycle(COLORS[:-1]), strict=False))
+    styles = sweep_styles(sweep_lines(points))
+    swatches = {name: swatch(color, DASHES.get(dash, "")) for name, (color, dash) in styles.items()}
     return plot(
         fig,
         name="sweep",
@@ -76,18 +76,20 @@ def sweep(result: Mapping[str, Any]) -> str:
         label="Fréchet distance over network evaluations; numbers are in the table below.",
         saved_as="elbos-sweep",
         notes=_sweep_notes(found, floor),
-        key=legend(colors),
+        key=legend(swatches),
     )
 
 
 def _sweep_notes(sweep: Mapping[str, Any], floor: Mapping[str, Any]) -> Iterator[str]:
     n, best = sweep.get("num_samples"), sweep.get("best")
+    grids = {point.get("grid") for point in sweep["points"]} - {None}
     if best:
+        grid = f" on {best.get('grid')}" if len(grids) > 1 else ""
         yield escape(
-            f"Best: {best.get('sampler')} with {best.get('num_evaluations')} evaluations, "
+            f"Best: {best.get('sampler')}{grid} with {best.get('num_evaluations')} evaluations, "
             f"{number(best.get('frechet_distance'))}."
         )
-    if len(grids := {point.get("grid") for point in sweep["points"]} - {None}) == 1:
+    if len(grids) == 1:
         yield escape(f"Grid: {grids.pop()}.")
     if n is not None:
         yield f"Each point is of {n:,} samples; fewer samples give a larger distance."

@@ -86,9 +86,9 @@ def record_table(
     return scrollable(numbers, label=label)
 
 
-def legend(colors: Mapping[str, str]) -> str:
-    """Which curve is which."""
-    items = (f"<li>{swatch(color)} {escape(name)}</li>" for name, color in colors.items())
+def legend(swatches: Mapping[str, str]) -> str:
+    """Which curve is which: names, as plain text, and their swatches."""
+    items = (f"<li>{image} {escape(name)}</li>" for name, image in swatches.items())
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
