@@ -133,6 +133,7 @@ FAILS = {
     "sample digits grid:linear --grid.logsnr-min 15": "finite ends",
     "sample digits --num 1000000000000": "memory",
     "evaluate nowhere": "not a run directory",
+    "evaluate toy --guidance 2": "guidance is 2.0",
     "evaluate digits --num-images 298": "has 297 images",
     "evaluate digits --split val --num-images 151": "has 150 images",
 }

@@ -2,13 +2,24 @@
 
 import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from commands import Elbos
+from torch import Tensor
 
-from elbos.evaluation import samples
+from elbos.evaluation import likelihood, samples
+from elbos.evaluation.evaluate import Evaluation, evaluate
+from elbos.evaluation.features import Module
+from elbos.evaluation.ode import Ode
+from elbos.evaluation.page import evaluation_page
+from elbos.evaluation.store import Store
+from elbos.evaluation.tables import evaluation_tables
+from elbos.training.data import Split
 from elbos.training.trained import TrainedRun
 
 FEW = ["--num-images", "20", "--num-pilot-images", "10", "--ode.num-images", "3"]
@@ -126,6 +137,24 @@ def test_samples_that_are_not_finite_are_one_line(
     result = elbos("evaluate", "digits", *few)
     assert result.status == 1
     assert result.err.splitlines()[-1].startswith("elbos: 40 of 40 generated images hold NaN")
+    assert not (runs / "digits/eval.json").exists()
+
+
+def test_losses_that_are_not_finite_are_one_line(
+    elbos: Elbos,
+    runs: Path,
+    few: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a target, too, which they would never reach."""
+
+    def losses_at(denoiser: Any, x: Tensor, logsnr: Tensor, **_: Any) -> Tensor:
+        return torch.full(logsnr.shape, math.nan)
+
+    monkeypatch.setattr(likelihood, "losses_at", losses_at)
+    result = elbos("evaluate", "digits", "--target-se", "0.1", *few)
+    assert result.status == 1
+    assert result.err.splitlines()[-1].startswith("elbos: 320 of 320 losses are NaN or infinity")
     assert not (runs / "digits/eval.json").exists()
 
 
