@@ -198,6 +198,32 @@ def test_a_sweep_has_a_point_for_every_sampler_and_grid(
     assert "data:image/png;base64" in page
 
 
+def test_few_test_images_leave_the_floor_open(runs: Path, few: list[str]) -> None:
+    """And nothing else: samples are scored, and all is shown."""
+    run = TrainedRun.load(runs / "digits")
+    test = Split(run.dataset.test.x[:12], None)
+    run = replace(run, dataset=replace(run.dataset, test=test))
+    evaluation = Evaluation(
+        split="val",
+        num_images=20,
+        num_pilot_images=10,
+        ode=Ode(num_images=0),
+        quality=samples.Quality(
+            num_samples=40,
+            extractor=Module(path="mine.py:features"),
+            sweep=True,
+            sweep_evaluations=(4,),
+            sweep_samples=20,
+        ),
+    )
+    result = evaluate(run, evaluation, run.config.sampling, lambda *_: lambda _: None)
+    expected = {"split": "test", "num": 12, **dict.fromkeys(samples.SCORES)}
+    assert result["quality"]["floor"] == result["sweep"]["floor"] == expected
+    assert result["quality"]["mean"]["frechet_distance"] > 0
+    assert len(evaluation_tables(result)) == 5
+    assert "floor: 12 test images" in evaluation_page(result)
+
+
 def test_the_weights_are_part_of_the_key(
     elbos: Elbos,
     runs: Path,
