@@ -109,7 +109,8 @@ class Judge:
             values = [math.nan if found[name] is None else found[name] for name in SCORES]
             return {"scores": torch.tensor(values, dtype=torch.float64)}
 
-        store = Store.of(self.run, "scores", extractor=self._digest, num=len(x), **key)
+        extractor = [self.extractor.name, self._digest]
+        store = Store.of(self.run, "scores", extractor=extractor, num=len(x), **key)
         values = store.part("all", compute)["scores"].tolist()
         return {
             name: None if math.isnan(value) else value
