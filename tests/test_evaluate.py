@@ -237,6 +237,37 @@ def test_the_weights_are_part_of_the_key(
     assert len(set((runs / "digits/evaluation").iterdir())) == 2 * len(folders)
 
 
+OTHERS = {
+    "device": lambda run: replace(run, device=torch.device("meta")),
+    "precision": lambda run: replace(run, config=replace(run.config, precision="fp32")),
+    "levels": lambda run: replace(
+        run,
+        config=replace(run.config, schedule=replace(run.config.schedule, logsnr_min=-5.0)),
+    ),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_how_it_is_measured_is_part_of_the_key(
+    runs: Path, other: Callable[[TrainedRun], TrainedRun]
+) -> None:
+    run = TrainedRun.load(runs / "digits")
+    assert Store.of(run, "x", seed=0) == Store.of(run, "x", seed=0)
+    assert Store.of(run, "x", seed=0) != Store.of(other(run), "x", seed=0)
+
+
+def test_scores_are_of_the_function_that_is_named(elbos: Elbos, runs: Path, few: list[str]) -> None:
+    """Also where only its classes are new, and its features as they were."""
+    words = ["evaluate", "digits", *few, "--json"]
+    before = json.loads(elbos(*words).out)["quality"]["mean"]
+    with_classes = USERS.rstrip() + ", images.float().flatten(1)[:, :3]\n"
+    (runs / "mine.py").write_text(with_classes)
+    after = json.loads(elbos(*words).out)["quality"]["mean"]
+    assert "inception_score" not in before
+    assert after.pop("inception_score") >= 1
+    assert after == before
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
