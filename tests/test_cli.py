@@ -86,7 +86,9 @@ WRONG_USAGE = {
     "evaluate digits --num-rounds 1": "num_rounds is 1",
     "evaluate digits --num-pilot-images 1": "num_pilot_images is 1",
     "evaluate digits --target-se 0": "target_se is 0",
-    "evaluate digits --num-samples 1": "num_samples is 1",
+    "evaluate digits --num-samples 19": "num_samples is 19: give at least 20",
+    "evaluate digits --num-samples 0 --sweep": "num_samples is 0",
+    "evaluate digits --sweep-samples 19": "at least 20 samples",
     "evaluate digits --num-sets 0": "num_sets is 0",
     "evaluate digits --sweep-evaluations 3": "4 evaluations",
     "evaluate digits --ode.num-images 1": "ode.num_images is 1",
@@ -133,6 +135,7 @@ FAILS = {
     "sample digits grid:linear --grid.logsnr-min 15": "finite ends",
     "sample digits --num 1000000000000": "memory",
     "evaluate nowhere": "not a run directory",
+    "evaluate toy --guidance 2": "guidance is 2.0",
     "evaluate digits --num-images 298": "has 297 images",
     "evaluate digits --split val --num-images 151": "has 150 images",
 }

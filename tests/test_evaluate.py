@@ -2,13 +2,24 @@
 
 import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from commands import Elbos
+from torch import Tensor
 
-from elbos.evaluation import samples
+from elbos.evaluation import likelihood, samples
+from elbos.evaluation.evaluate import Evaluation, evaluate
+from elbos.evaluation.features import Module
+from elbos.evaluation.ode import Ode
+from elbos.evaluation.page import evaluation_page
+from elbos.evaluation.store import Store
+from elbos.evaluation.tables import evaluation_tables
+from elbos.training.data import Split
 from elbos.training.trained import TrainedRun
 
 FEW = ["--num-images", "20", "--num-pilot-images", "10", "--ode.num-images", "3"]
@@ -129,6 +140,24 @@ def test_samples_that_are_not_finite_are_one_line(
     assert not (runs / "digits/eval.json").exists()
 
 
+def test_losses_that_are_not_finite_are_one_line(
+    elbos: Elbos,
+    runs: Path,
+    few: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a target, too, which they would never reach."""
+
+    def losses_at(denoiser: Any, x: Tensor, logsnr: Tensor, **_: Any) -> Tensor:
+        return torch.full(logsnr.shape, math.nan)
+
+    monkeypatch.setattr(likelihood, "losses_at", losses_at)
+    result = elbos("evaluate", "digits", "--target-se", "0.1", *few)
+    assert result.status == 1
+    assert result.err.splitlines()[-1].startswith("elbos: 320 of 320 losses are NaN or infinity")
+    assert not (runs / "digits/eval.json").exists()
+
+
 def test_rounds_go_on_until_the_target(elbos: Elbos, runs: Path) -> None:
     words = ["evaluate", "digits", *FEW, "--num-samples", 0, "--ode.num-images", 0, "--json"]
     free = json.loads(elbos(*words).out)["results"]["given_label"]
@@ -169,6 +198,32 @@ def test_a_sweep_has_a_point_for_every_sampler_and_grid(
     assert "data:image/png;base64" in page
 
 
+def test_few_test_images_leave_the_floor_open(runs: Path, few: list[str]) -> None:
+    """And nothing else: samples are scored, and all is shown."""
+    run = TrainedRun.load(runs / "digits")
+    test = Split(run.dataset.test.x[:12], None)
+    run = replace(run, dataset=replace(run.dataset, test=test))
+    evaluation = Evaluation(
+        split="val",
+        num_images=20,
+        num_pilot_images=10,
+        ode=Ode(num_images=0),
+        quality=samples.Quality(
+            num_samples=40,
+            extractor=Module(path="mine.py:features"),
+            sweep=True,
+            sweep_evaluations=(4,),
+            sweep_samples=20,
+        ),
+    )
+    result = evaluate(run, evaluation, run.config.sampling, lambda *_: lambda _: None)
+    expected = {"split": "test", "num": 12, **dict.fromkeys(samples.SCORES)}
+    assert result["quality"]["floor"] == result["sweep"]["floor"] == expected
+    assert result["quality"]["mean"]["frechet_distance"] > 0
+    assert len(evaluation_tables(result)) == 5
+    assert "floor: 12 test images" in evaluation_page(result)
+
+
 def test_the_weights_are_part_of_the_key(
     elbos: Elbos,
     runs: Path,
@@ -180,6 +235,37 @@ def test_the_weights_are_part_of_the_key(
     folders = set((runs / "digits/evaluation").iterdir())
     assert json.loads(elbos(*words).out) == first  # the same weights after all
     assert len(set((runs / "digits/evaluation").iterdir())) == 2 * len(folders)
+
+
+OTHERS = {
+    "device": lambda run: replace(run, device=torch.device("meta")),
+    "precision": lambda run: replace(run, config=replace(run.config, precision="fp32")),
+    "levels": lambda run: replace(
+        run,
+        config=replace(run.config, schedule=replace(run.config.schedule, logsnr_min=-5.0)),
+    ),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_how_it_is_measured_is_part_of_the_key(
+    runs: Path, other: Callable[[TrainedRun], TrainedRun]
+) -> None:
+    run = TrainedRun.load(runs / "digits")
+    assert Store.of(run, "x", seed=0) == Store.of(run, "x", seed=0)
+    assert Store.of(run, "x", seed=0) != Store.of(other(run), "x", seed=0)
+
+
+def test_scores_are_of_the_function_that_is_named(elbos: Elbos, runs: Path, few: list[str]) -> None:
+    """Also where only its classes are new, and its features as they were."""
+    words = ["evaluate", "digits", *few, "--json"]
+    before = json.loads(elbos(*words).out)["quality"]["mean"]
+    with_classes = USERS.rstrip() + ", images.float().flatten(1)[:, :3]\n"
+    (runs / "mine.py").write_text(with_classes)
+    after = json.loads(elbos(*words).out)["quality"]["mean"]
+    assert "inception_score" not in before
+    assert after.pop("inception_score") >= 1
+    assert after == before
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,20 @@ def test_sweep_has_a_line_for_each_sampler_and_grid_in_order_of_evaluations(resu
     assert low < 4.56 and high > max(point["frechet_distance"] for point in points)
 
 
+def test_no_two_lines_of_a_sweep_look_alike(result):
+    """Of all samplers, one of them with other settings besides, on all grids."""
+    point = result["sweep"]["points"][0]
+    names = [{"sampler": f"{s}()", "grid": f"{g}()"} for s in "ABCDEFGH" for g in "UVWX"]
+    result["sweep"]["points"] = points = [point | name for name in names]
+    *lines, _ = sweep_figure(points, 4.56).data
+    assert len({(line.line.color, line.line.dash) for line in lines}) == len(names)
+    result["sweep"]["best"] = points[6]
+    html = evaluation_page(result)
+    assert "Best: B() on W() with 4 evaluations" in words(html)
+    legend = re.findall(r'<ul class="legend">(.*?)</ul>', html)[-1]
+    assert len(set(re.findall("<svg.*?</svg>", legend))) == 8
+
+
 def test_page_says_what_was_measured(result):
     text = words(evaluation_page(result, command=COMMAND))
     for shown in (

@@ -228,7 +228,7 @@ def test_inception_without_weights_says_where_they_belong(tmp_path, monkeypatch)
     with pytest.raises(FileNotFoundError) as error:
         Inception().load(CPU)
     place = f"{tmp_path}/checkpoints/weights-inception-2015-12-05-6726825d.pth"
-    assert_one_line(error, place, inception.URL, "--features.weights FILE")
+    assert_one_line(error, place, inception.URL, "--extractor.weights FILE")
 
 
 def test_inception_without_torch_fidelity(random_inception, tmp_path, monkeypatch):

@@ -58,14 +58,6 @@ def test_evaluations_are_counted(sampler, guidance):
     assert found == len(levels) + num_guided
 
 
-@pytest.mark.parametrize("num_evaluations", [7, 8, 31])
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
-def test_evaluations_are_spent_on_as_many_steps_as_they_are_enough_for(sampler, num_evaluations):
-    sampling = Sampling(sampler=sampler, num_steps=sampler.num_steps(num_evaluations))
-    more = replace(sampling, num_steps=sampling.num_steps + 1)
-    assert sampling.num_evaluations(TRAINED) <= num_evaluations < more.num_evaluations(TRAINED)
-
-
 def test_churn_moves_levels_into_the_interval_of_guidance():
     """All levels that end a step are below it; one is lifted from inside to outside."""
     sampling = Sampling(sampler=Heun(churn=40.0), num_steps=NUM_STEPS, guidance=2.0)

@@ -309,7 +309,10 @@ def _parse(verb: str, words: list[str]) -> Any:
 
 
 _LESS = "lower --batch-size or --num, or use less data"
-_LESS_MEMORY = {"audit": "give a smaller --shape, or lower --batch-size"}
+_LESS_MEMORY = {
+    "audit": "give a smaller --shape, or lower --batch-size",
+    "evaluate": "lower --num-images or --num-samples",
+}
 _ADVICE = {
     errno.ENOSPC: "make room, and run the same command again",
     errno.EDQUOT: "make room, and run the same command again",

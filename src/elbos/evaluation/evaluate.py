@@ -36,6 +36,7 @@ from elbos.training.data import Split, Toy, to_unit
 from elbos.training.pictures import png
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling
+from elbos.training.state import require_guidable
 from elbos.training.trained import TrainedRun
 
 PER_BIT = math.log(2)
@@ -91,8 +92,10 @@ def evaluate(
         start: Told of each piece of work.
 
     Raises:
-        ValueError: If the split has fewer images than asked for, or than 2.
+        ValueError: If the split has fewer images than asked for, or than 2, a loss is not finite,
+            or the network cannot be guided as `sampling` asks.
     """
+    require_guidable(run.config, run.dataset, sampling)
     rows = _rows(run, evaluation)
     results, num_evaluations = {}, 0
     for condition in conditions(run, getattr(run.dataset, evaluation.split), rows):
@@ -114,7 +117,7 @@ def evaluate(
         "num_evaluations": num_evaluations,
         "results": results,
         **_samples(run, evaluation, sampling, start),
-        "protocol": _protocol(run, evaluation),
+        "protocol": _protocol(run, evaluation, len(rows)),
     }
 
 
@@ -129,7 +132,7 @@ def samples_picture(run: TrainedRun, evaluation: Evaluation, sampling: Sampling)
 
 
 def _rows(run: TrainedRun, evaluation: Evaluation) -> Int64[Tensor, " n"]:
-    """Which images of the split: all in order, or some at random, the same for every run."""
+    """Which images of the split, in an order at random that is the same for every run."""
     split: Split = getattr(run.dataset, evaluation.split)
     num_images = evaluation.num_images or len(split)
     if not 2 <= num_images <= len(split):
@@ -244,8 +247,9 @@ def _samples(
     return measured
 
 
-def _protocol(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
+def _protocol(run: TrainedRun, evaluation: Evaluation, num_images: int) -> dict[str, Any]:
     num_levels = run.dataset.num_levels
+    num_pilot = min(evaluation.num_pilot_images, num_images)
     return {
         "quantity": "variational bound on -log p(x): decoder + diffusion + prior",
         "decoder": (
@@ -258,7 +262,7 @@ def _protocol(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
         "logsnr_max": run.config.schedule.logsnr_max,
         "noise_levels": (
             f"rounds of {ROUND_TIMES} per image, stratified over all images, from a density fitted "
-            f"to {PILOT_TIMES} levels of {evaluation.num_pilot_images} images; control variate"
+            f"to {PILOT_TIMES} levels of {num_pilot} images; control variate"
         ),
         "standard_error": "of the mean over all images there could be: images, noise, noise levels",
         "measurement_error": "of the mean over these images: noise and noise levels",

@@ -90,7 +90,7 @@ def sweep_lines(points: Sequence[Mapping[str, Any]]) -> list[SweepLine]:
     grids = sorted({str(point.get("grid") or "") for point in points})
     samplers = sorted({str(point["sampler"]) for point in points})
     dashes = dict(zip(grids, cycle(["solid", *DASHES]), strict=False))
-    colors = dict(zip(samplers, cycle(COLORS[:-1]), strict=False))
+    colors = dict(zip(samplers, cycle(COLORS), strict=False))
     lines: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for point in sorted(points, key=lambda point: point["num_evaluations"]):
         key = str(point["sampler"]), str(point.get("grid") or "")

@@ -123,6 +123,9 @@ def measure(
             the images alone leave more: rounds stop when more of them would not help.
         seed: Seed of noise and noise levels.
         start: Told of each piece of work.
+
+    Raises:
+        ValueError: If a loss is not finite.
     """
     work = _Work(run, condition, store, seed, start)
     ends = run.config.schedule.logsnr_min, run.config.schedule.logsnr_max
@@ -184,5 +187,11 @@ class _Work:
         cond = None if labels is None else labels[rows].to(self.run.device)
         with torch.no_grad(), self.run.autocast():
             loss = losses_at(self.run.denoiser, x, logsnr, cond=cond, generator=g)
+        num_bad = int((~loss.isfinite()).sum())
+        if num_bad:
+            raise ValueError(
+                f"{num_bad} of {loss.numel()} losses are NaN or infinity: "
+                "look at the data, and at the network."
+            )
         logsnr_max = self.run.config.schedule.logsnr_max
         return {"loss": loss, "decoder": decoder_loss(x, logsnr_max, num_levels, generator=g)}

@@ -74,9 +74,10 @@ def ode(result: Mapping[str, Any]) -> str:
     known = (f"{name}: {fact(one[name])}" for name in names if one.get(name) is not None)
     return f"""<section class="measured">
 <h2>Bound and ODE</h2>
-<p>The flow of the same network has a likelihood that needs no bound: that of the probability-flow
-ODE. It is another model of the data, close to the first if the network is good; below zero, the
-flow gives the data the higher likelihood. Bits per dimension.</p>
+<p>The probability-flow ODE of the same network is another model of the data, close to the first if
+the network is good. The likelihood of continuous data is known for it; of discrete data, which are
+dequantized, there is a bound, too. Below zero, the flow has the better number. Bits per
+dimension.</p>
 {record_table(records, label="Bound and ODE")}
 <p class="notes">{escape("; ".join(known))}</p>
 </section>"""

@@ -24,6 +24,9 @@ from elbos.training.data import Dataset
 NUM_SUBSETS, NUM_NEIGHBORS, NUM_SPLITS = 10, 3, 10
 """As published: of the kernel distance, of precision and recall, of the inception score."""
 
+MIN_IMAGES = 2 * NUM_SUBSETS
+"""Fewer have no kernel distance."""
+
 
 def scores(
     samples: UInt8[Tensor, "n c h w"],

@@ -15,12 +15,12 @@ from torch import Tensor
 from elbos.checks import require_positive
 from elbos.evaluation.features import Extractor, Lite0, Network
 from elbos.evaluation.progress import Start
-from elbos.evaluation.quality import require_finite_images, scores
+from elbos.evaluation.quality import MIN_IMAGES, require_finite_images, scores
 from elbos.evaluation.reference import Reference, reference
 from elbos.evaluation.store import Store
 from elbos.training.data import to_levels
 from elbos.training.randomness import generator
-from elbos.training.sampling import BATCH_SIZE, Sampling, sample
+from elbos.training.sampling import Sampling, num_batches, sample
 from elbos.training.trained import TrainedRun
 
 SCORES = (
@@ -32,6 +32,8 @@ SCORES = (
     "inception_score",
 )
 """What is reported of `quality.scores`."""
+
+UNKNOWN: dict[str, float | None] = dict.fromkeys(SCORES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +60,17 @@ class Quality:
 
     def __post_init__(self) -> None:
         require_positive(num_sets=self.num_sets)
-        if self.num_samples < 0 or self.num_samples == 1:
+        if self.num_samples != 0 and self.num_samples < MIN_IMAGES:
             raise ValueError(
-                f"num_samples is {self.num_samples}: give at least 2, or 0 to leave quality out."
+                f"num_samples is {self.num_samples}: give at least {MIN_IMAGES}, or 0 to leave "
+                "quality out."
             )
-        if self.sweep_samples < 2 or min(self.sweep_evaluations, default=0) < 4:
-            raise ValueError("A sweep takes at least 2 samples, and 4 evaluations for each.")
+        if self.sweep and self.num_samples == 0:
+            raise ValueError("num_samples is 0, which leaves the sweep out, too: give more.")
+        if self.sweep_samples < MIN_IMAGES or min(self.sweep_evaluations, default=0) < 4:
+            raise ValueError(
+                f"A sweep takes at least {MIN_IMAGES} samples, and 4 evaluations for each."
+            )
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,8 @@ class Judge:
             values = [math.nan if found[name] is None else found[name] for name in SCORES]
             return {"scores": torch.tensor(values, dtype=torch.float64)}
 
-        store = Store.of(self.run, "scores", extractor=self._digest, num=len(x), **key)
+        extractor = [self.extractor.name, self._digest]
+        store = Store.of(self.run, "scores", extractor=extractor, num=len(x), **key)
         values = store.part("all", compute)["scores"].tolist()
         return {
             name: None if math.isnan(value) else value
@@ -110,10 +118,13 @@ class Judge:
         }
 
     def floor(self, num: int, start: Start) -> dict[str, Any]:
-        """The scores of at most `num` test images: what samples as good as the data would have."""
+        """The scores of at most `num` test images, what samples as good as the data would have; or
+        None, where there are too few.
+        """
         test = self.run.dataset.test.x
         x = test[torch.randperm(len(test), generator=generator(0))[:num]]
-        found = self.scores(x, "test images", start, split="test")
+        is_enough = len(x) >= MIN_IMAGES
+        found = self.scores(x, "test images", start, split="test") if is_enough else UNKNOWN
         return {"split": "test", "num": len(x), **found}
 
 
@@ -205,7 +216,7 @@ def draw_set(
         return {"x": to_levels(x, run.dataset.num_levels)}
 
     parts = []
-    for batch in range(-(-num // BATCH_SIZE)):
+    for batch in range(num_batches(num)):
         parts.append(store.part(f"{batch:05d}", partial(draw, batch))["x"])
         advance(len(parts[-1]))
     return torch.cat(parts)

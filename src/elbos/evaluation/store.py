@@ -44,6 +44,8 @@ class Store:
         """
         fixed = [
             version("elbos"),
+            version("torch"),
+            run.device.type,
             run.weights_digest(),
             run.dataset.fingerprint(),
             encode(run.config.parameterization),

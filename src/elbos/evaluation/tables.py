@@ -108,9 +108,10 @@ def sweep_table(result: dict[str, Any]) -> Table | None:
         line = lines.setdefault((point["sampler"], point["grid"]), {})
         line[point["num_evaluations"]] = point["frechet_distance"]
     counts = sorted({count for line in lines.values() for count in line})
+    floor = sweep["floor"]["frechet_distance"]
     table = _table(
-        f"Fréchet distance of {sweep['num_samples']:,} samples by network evaluations; "
-        f"real images {sweep['floor']['frechet_distance']:.4g}"
+        f"Fréchet distance of {sweep['num_samples']:,} samples by network evaluations"
+        + ("" if floor is None else f"; real images {floor:.4g}")
     )
     _add_columns(table, [str(count) for count in counts])
     for (sampler, grid), line in lines.items():

@@ -6,7 +6,7 @@ from typing import Any
 
 from elbos.pages.parts import NONE
 
-MAX_Z = 3.0  # of a difference, in standard errors, that chance explains
+MAX_Z = 4.0  # of a difference, in standard errors, that chance explains
 
 
 def number(value: float | None) -> str:

@@ -27,10 +27,6 @@ class Sampler(abc.ABC):
     ) -> Tensor:
         """The samples that come from the noise `z`; `g` is the source of more noise."""
 
-    def num_steps(self, num_evaluations: int) -> int:
-        """The most steps that so many evaluations without guidance are enough for: one for each."""
-        return num_evaluations
-
 
 @dataclass(frozen=True, kw_only=True)
 class Ancestral(Sampler):
@@ -104,9 +100,6 @@ class Heun(Sampler):
             churn_noise=self.churn_noise,
             generator=g,
         )
-
-    def num_steps(self, num_evaluations: int) -> int:
-        return (num_evaluations + 1) // 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ class Inception:
         if not path.is_file():
             raise FileNotFoundError(
                 f"no weights of Inception-v3 at {path}: get {URL} and put it there, or name "
-                "the file with --features.weights FILE"
+                "the file with --extractor.weights FILE"
             )
         weights, digest = read_weights(path)
         network = _network(weights, path).to(device)
