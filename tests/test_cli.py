@@ -24,6 +24,7 @@ from PIL import Image
 from tiny import log, tensors
 
 from elbos import cli, files
+from elbos.evaluation import draw_samples
 from elbos.recipes import RECIPES
 from elbos.training import trainer
 from elbos.training.config import Config
@@ -514,6 +515,20 @@ def test_samples_are_a_picture_and_an_archive(elbos: Elbos) -> None:
         assert list(archive) == ["x", "sampling"]
         assert json.loads(archive["sampling"].item())["sampler"]["type"] == "DPMSolver"
         assert (archive["x"].shape, archive["x"].dtype) == ((30, 2), np.float32)
+
+
+@pytest.mark.parametrize("run", ["digits", "toy"])
+def test_samples_that_are_not_finite_are_not_written(
+    elbos: Elbos, runs: Path, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(runs)
+    shape = {"digits": (5, 1, 8, 8), "toy": (5, 2)}[run]
+    monkeypatch.setattr(
+        draw_samples, "sample", lambda *_, **__: iter([torch.full(shape, math.nan)])
+    )
+    result = elbos("sample", run, "--num", 5, "--out", "x")
+    assert_one_line(result, "5 of 5 samples hold NaN", statuses=(1,))
+    assert snapshot(runs) == before
 
 
 @pytest.mark.usefixtures("runs")

@@ -136,7 +136,7 @@ def test_samples_that_are_not_finite_are_one_line(
     )
     result = elbos("evaluate", "digits", *few)
     assert result.status == 1
-    assert result.err.splitlines()[-1].startswith("elbos: 40 of 40 generated images hold NaN")
+    assert result.err.splitlines()[-1].startswith("elbos: 40 of 40 samples hold NaN")
     assert not (runs / "digits/eval.json").exists()
 
 

@@ -78,6 +78,8 @@ def test_a_part_that_fails_leaves_nothing(tmp_path):
         (0.006, 0.005, 0.005, False),  # more rounds will reach it
         (0.010, 0.001, 0.005, True),  # the images alone leave more: no round will
         (0.010, 0.005, 0.005, False),  # they do, but are not measured well yet
+        (0.005001, 0.0005, 0.005, False),  # the images alone leave a little less
+        (0.005001, 0.0002, 0.005, True),  # so little less that it is not worth the rounds
         (0.010, 0.005, None, True),  # no target
         (0.004, math.nan, 0.005, True),
     ],

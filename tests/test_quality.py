@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from elbos.evaluation.features import Extractor, Features
 from elbos.evaluation.metrics import Statistics, frechet_distance
-from elbos.evaluation.quality import require_finite_images, scores
+from elbos.evaluation.quality import require_finite_samples, scores
 from elbos.evaluation.reference import reference
 from elbos.training.data import Dataset, Digits, Split, Toy
 
@@ -270,9 +270,9 @@ def test_what_cannot_be_compared_is_said_in_one_line():
         assert "\n" not in str(error.value)
 
 
-def test_images_with_holes_are_counted(randn):
+def test_samples_with_holes_are_counted(randn):
     x = randn(4, 3, 4, 4)
-    require_finite_images(x)
+    require_finite_samples(x)
     x[1, 2, 3, 0], x[3, 0, 0, 0] = torch.nan, -torch.inf
-    with pytest.raises(ValueError, match="2 of 4 generated images hold NaN or infinity"):
-        require_finite_images(x)
+    with pytest.raises(ValueError, match="2 of 4 samples hold NaN or infinity"):
+        require_finite_samples(x)

@@ -135,7 +135,8 @@ class Sample:
 class Evaluate:
     """Measure likelihood, noise levels and samples of trained runs; writes RUN/eval.json and .html.
 
-    The same command again goes on where it was interrupted. Several runs end in one table.
+    The same command again goes on where it was interrupted. Several runs end in one table; each is
+    sampled as it says, or with an option of sampling, all as the first says but for the option.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]

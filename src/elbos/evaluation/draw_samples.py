@@ -16,6 +16,7 @@ from torch import Tensor
 
 from elbos import files
 from elbos.checks import require_positive
+from elbos.evaluation.quality import require_finite_samples
 from elbos.training.config_json import encode
 from elbos.training.data import to_levels
 from elbos.training.pictures import png
@@ -61,21 +62,26 @@ def draw_samples(
 
     Raises:
         OSError: If they cannot be written.
-        ValueError: If the label is none of the network's, or it cannot be guided.
+        ValueError: If the label is none of the network's, it cannot be guided, or samples are not
+            finite.
     """
     require_guidable(run.config, run.dataset, sampling)
     labels, is_main = _labels(run, request), PartialState().is_main_process
-    batches = []
-    for x in _batches(run, sampling, request, labels):
-        if is_main:
-            batches.append(x)
-            on_images(len(x))
     stem = request.out or run.directory.samples / _name(sampling, request)
     picture, archive = Path(f"{stem}.png"), Path(f"{stem}.npz")
     if is_main:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        files.require_writable(picture)
+        files.require_writable(archive)
+    batches = []
+    for x in _batches(run, sampling, request, labels):
+        if is_main:
+            require_finite_samples(x)
+            batches.append(x)
+            on_images(len(x))
+    if is_main:
         x = torch.cat(batches)
         by_class = labels is not None and request.label is None
-        picture.parent.mkdir(parents=True, exist_ok=True)
         num_columns = run.dataset.num_classes if by_class else None
         files.write(picture, png(x[:MAX_IN_GRID], num_columns=num_columns))
         files.write(archive, _npz(to_levels(x, run.dataset.num_levels), sampling, labels))

@@ -90,8 +90,8 @@ def scores(
     }
 
 
-def require_finite_images(x: Float[Tensor, "n c h w"]) -> None:
-    """Fail on images that no picture can be made of, before they are rounded to levels.
+def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
+    """Fail on samples that no picture can be made of, before they are rounded to levels.
 
     Raises:
         ValueError: If some hold NaN or infinity; it says how many.
@@ -99,7 +99,7 @@ def require_finite_images(x: Float[Tensor, "n c h w"]) -> None:
     num_bad = int((~x.isfinite()).flatten(1).any(1).sum())
     if num_bad:
         raise ValueError(
-            f"{num_bad} of {len(x)} generated images hold NaN or infinity: they have no quality; "
+            f"{num_bad} of {len(x)} samples hold NaN or infinity: "
             "try another sampler, more steps, less guidance or float32."
         )
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from elbos.checks import require_positive
 from elbos.evaluation.features import Extractor, Lite0, Network
 from elbos.evaluation.progress import Start
-from elbos.evaluation.quality import MIN_IMAGES, require_finite_images, scores
+from elbos.evaluation.quality import MIN_IMAGES, require_finite_samples, scores
 from elbos.evaluation.reference import Reference, reference
 from elbos.evaluation.store import Store
 from elbos.training.data import to_levels
@@ -170,6 +170,9 @@ def protocol(sampling: Sampling, judge: Judge) -> dict[str, Any]:
     return {
         "extractor": judge.extractor.name,
         "reference": f"{judge.reference.statistics.num:,} {judge.reference.split} images",
+        "reference_rows": (
+            f"{len(judge.reference.rows):,} of them for kernel distance, precision and recall"
+        ),
         "sampler": repr(sampling.sampler),
         "grid": repr(sampling.grid),
         "num_steps": sampling.num_steps,
@@ -212,7 +215,7 @@ def draw_set(
                 cond=labels,
                 batches=[batch],
             )
-        require_finite_images(x)
+        require_finite_samples(x)
         return {"x": to_levels(x, run.dataset.num_levels)}
 
     parts = []

@@ -28,8 +28,9 @@ def sweep(
     """
     points = []
     for point in _points(judge, quality, sampling):
-        found = score_set(judge, point, quality.sweep_samples, seed, start)
-        points.append({**protocol(point, judge), **found})
+        how = protocol(point, judge)
+        found = score_set(judge, point, quality.sweep_samples, seed, _named(start, how))
+        points.append({**how, **found})
     return {
         "points": points,
         "num_samples": quality.sweep_samples,
@@ -37,6 +38,13 @@ def sweep(
         "floor": judge.floor(quality.sweep_samples, start),
         "best": min(points, key=lambda point: float(point["frechet_distance"])),
     }
+
+
+def _named(start: Start, how: dict[str, Any]) -> Start:
+    """The same, told which point the work is for."""
+    grid = how["grid"].partition("(")[0]
+    point = f"{how['sampler']} on {grid}, {how['num_evaluations']} evaluations"
+    return lambda what, total, unit: start(f"{point}: {what}", total, unit)
 
 
 def _points(judge: Judge, quality: Quality, sampling: Sampling) -> Iterator[Sampling]:

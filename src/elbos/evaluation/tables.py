@@ -94,7 +94,9 @@ def quality_table(result: dict[str, Any]) -> Table | None:
         rows |= {"mean": quality["mean"], "standard deviation": quality["std"]}
     floor = quality["floor"]
     for name, row in (rows | {f"{floor['num']:,} {floor['split']} images": floor}).items():
-        table.add_row(name, *(_number(row.get(key)) for key in SCORES))
+        errors = {"kernel_distance": row.get("kernel_distance_se")}
+        cells = (_number(row.get(key), errors.get(key)) for key in SCORES)
+        table.add_row(name, *cells)
     return table
 
 
@@ -170,8 +172,10 @@ def _title(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _number(value: float | None, error: float | None = None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.1g}"
 
 
 def weightings_rows() -> list[dict[str, Any]]:

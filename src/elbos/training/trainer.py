@@ -31,7 +31,7 @@ from elbos.training.config import Config
 from elbos.training.data import Dataset, batch_indices, to_unit
 from elbos.training.monitor import Monitor
 from elbos.training.pictures import png
-from elbos.training.randomness import Draw, draw
+from elbos.training.randomness import Draw, draw, generator
 from elbos.training.run_directory import RunDirectory
 from elbos.training.sampling import sample
 from elbos.training.state import autocast, new_accelerator, new_state, uses_labels
@@ -211,8 +211,9 @@ class Trainer:
         """Bound on some validation images, in nats per dimension, and a grid of samples."""
         config, dataset, device = self.config, self.dataset, self.accelerator.device
         denoiser = Denoiser(self.state.ema.network, config.parameterization)
-        x, labels = dataset.val.x[:NUM_VALIDATION_IMAGES], dataset.val.labels
-        cond = labels[:NUM_VALIDATION_IMAGES] if self.has_labels and labels is not None else None
+        rows = torch.randperm(len(dataset.val), generator=generator(0))[:NUM_VALIDATION_IMAGES]
+        x, labels = dataset.val.x[rows], dataset.val.labels
+        cond = labels[rows] if self.has_labels and labels is not None else None
         ends = {"logsnr_min": config.schedule.logsnr_min, "logsnr_max": config.schedule.logsnr_max}
         with autocast(config, device):
             bound = split_bound(
