@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from elbos.analysis import rising_intervals
+from elbos.evaluation.words import four_digits
 from elbos.recipes import RECIPES
 
 SCORES = {
@@ -14,7 +16,7 @@ SCORES = {
     "kernel_distance": "kernel",
     "precision": "precision",
     "recall": "recall",
-    "inception_score": "inception score",
+    "inception_score": "inception",
 }
 
 
@@ -31,7 +33,7 @@ def likelihood_table(result: dict[str, Any]) -> Table:
     )
     results = result["results"]
     has_exact = any("exact_bits_per_dim" in row for row in results.values())
-    columns = ["bits/dim", "± s.e.", "noise alone", "decoder", "diffusion", "prior"]
+    columns = ["bits/dim", "± s.e.", "noise", "decoder", "diffusion", "prior"]
     _add_columns(table, [*columns, "exact"] if has_exact else columns)
     for name, row in results.items():
         terms = [row[f"{term}_bpd"] for term in ("decoder", "diffusion", "prior")]
@@ -51,7 +53,7 @@ def ode_table(result: dict[str, Any]) -> Table | None:
     if ode["dequantization"]:
         how += f", {ode['dequantization']} dequantization"
     table = _table(f"ODE likelihood on {ode['num_images']} images, bits/dim ({how})")
-    _add_columns(table, ["ODE", "± s.e.", "bound", "ODE - bound", "± s.e.", "evaluations/image"])
+    _add_columns(table, ["ODE", "± s.e.", "bound", "difference", "± s.e.", "evaluations"])
     for name, row in found.items():
         keys = ("bits_per_dim", "standard_error", "bound_bits_per_dim", "difference")
         cells = [row[key] for key in (*keys, "difference_se")]
@@ -62,8 +64,8 @@ def ode_table(result: dict[str, Any]) -> Table | None:
 
 def theorem_table(result: dict[str, Any]) -> Table:
     """Both sides of the theorem, relative to their error."""
-    table = _table("weighted loss = mixture of ELBOs, nats/dim")
-    _add_columns(table, ["monotone", "weighted loss", "mixture", "± s.e. of difference", "z"])
+    table = _table("weighted loss = mixture of ELBOs, nats/dim; standard error of their difference")
+    _add_columns(table, ["monotone", "weighted loss", "mixture", "± s.e.", "z"])
     for name, row in result["results"].items():
         for side in row["weightings"]:
             numbers = (side["loss"], side["mixture"], side["difference_se"])
@@ -158,12 +160,12 @@ def curve_table(result: dict[str, Any], *, num_rows: int = 8) -> Table:
 
 
 def _table(title: str) -> Table:
-    return Table(title=escape(title), title_justify="left")
+    return Table(title=escape(title), title_justify="left", box=box.SIMPLE)
 
 
 def _add_columns(table: Table, titles: Iterable[str]) -> None:
     """A column of names, and columns of numbers."""
-    table.add_column("", min_width=16, overflow="fold")
+    table.add_column("", min_width=13, overflow="fold")
     for title in titles:
         table.add_column(title, justify="right")
 
@@ -175,7 +177,7 @@ def _title(name: str) -> str:
 def _number(value: float | None, error: float | None = None) -> str:
     if value is None:
         return ""
-    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.1g}"
+    return four_digits(value) if error is None else f"{four_digits(value)} ± {error:.1g}"
 
 
 def weightings_rows() -> list[dict[str, Any]]:

@@ -9,9 +9,19 @@ from elbos.pages.parts import NONE
 MAX_Z = 4.0  # of a difference, in standard errors, that chance explains
 
 
+def four_digits(value: float) -> str:
+    """A number to its fourth digit.
+
+    Examples:
+        >>> four_digits(49.001), four_digits(4805.2)
+        ('49.00', '4805')
+    """
+    return f"{value:#.4g}".rstrip(".")
+
+
 def number(value: float | None) -> str:
     """Four digits, or a dash."""
-    return NONE if value is None else f"{value:.4g}"
+    return NONE if value is None else four_digits(value)
 
 
 def plus_minus(value: float | None, error: float | None) -> str:
