@@ -227,7 +227,9 @@ def _ode(
         condition,
         measured.bound.mean(1),
         evaluation.ode,
-        Store.of(run, "ode", images=images, ode=evaluation.ode, seed=evaluation.seed),
+        Store.of(
+            run, "ode", images=images, precision="fp32", ode=evaluation.ode, seed=evaluation.seed
+        ),
         evaluation.seed,
         start(f"{condition.title}, ODE", num, "images"),
     )

@@ -1,4 +1,8 @@
-"""The ODE likelihood of some images, next to the variational bound of the same images."""
+"""The ODE likelihood of some images, next to the variational bound of the same images.
+
+In float32, whatever the run's precision is: the flow's density is that of a smooth map, and a
+network that rounds is none. In bfloat16 it came out as much as 0.35 bits/dim too good.
+"""
 
 import math
 from dataclasses import dataclass
@@ -18,6 +22,7 @@ from elbos.training.data import to_unit
 from elbos.training.randomness import generator
 from elbos.training.trained import TrainedRun
 
+KEY = 2**32 - 1  # of its randomness; rounds count from 0
 BATCH_SIZE = 50  # steps are shared over a batch: its worst image decides how many
 DEQUANTIZATIONS: dict[str, Dequantize] = {
     "truncated-normal": truncated_normal,
@@ -73,7 +78,7 @@ def measure_ode(
     parts = []
     for batch, start in enumerate(range(0, num, BATCH_SIZE)):
         rows = slice(start, min(start + BATCH_SIZE, num))
-        g = generator(seed, 0, batch)
+        g = generator(seed, KEY, batch)
         part = store.part(f"{batch:05d}", partial(_solve, run, condition, rows, ode, g))
         parts.append(part)
         on_images(rows.stop - start)
@@ -89,6 +94,7 @@ def measure_ode(
         "num_images": num,
         "dequantization": ode.dequantization if is_discrete else None,
         "trace": ode.trace,
+        "precision": "fp32",
         "rtol": ode.tolerance,
         "num_evaluations": torch.cat([part["num_evaluations"] for part in parts]).max().item(),
     }
@@ -98,18 +104,17 @@ def _solve(
     run: TrainedRun, condition: Condition, rows: slice, ode: Ode, g: torch.Generator
 ) -> dict[str, Tensor]:
     labels, schedule = condition.labels, run.config.schedule
-    with run.autocast():
-        found = flow_likelihood(
-            run.denoiser,
-            to_unit(condition.x[rows], run.dataset.num_levels).to(run.device),
-            logsnr_min=schedule.logsnr_min,
-            logsnr_max=schedule.logsnr_max,
-            num_levels=run.dataset.num_levels,
-            dequantize=DEQUANTIZATIONS[ode.dequantization],
-            use_exact_trace=ode.trace == "exact",
-            rtol=ode.tolerance,
-            atol=ode.tolerance,
-            cond=None if labels is None else labels[rows].to(run.device),
-            generator=g,
-        )
+    found = flow_likelihood(
+        run.denoiser,
+        to_unit(condition.x[rows], run.dataset.num_levels).to(run.device),
+        logsnr_min=schedule.logsnr_min,
+        logsnr_max=schedule.logsnr_max,
+        num_levels=run.dataset.num_levels,
+        dequantize=DEQUANTIZATIONS[ode.dequantization],
+        use_exact_trace=ode.trace == "exact",
+        rtol=ode.tolerance,
+        atol=ode.tolerance,
+        cond=None if labels is None else labels[rows].to(run.device),
+        generator=g,
+    )
     return {"nats": found.nats, "num_evaluations": torch.tensor([found.num_evaluations])}

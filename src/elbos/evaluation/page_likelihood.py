@@ -70,7 +70,7 @@ def ode(result: Mapping[str, Any]) -> str:
     if not found:
         return ""
     records = [(name, _ode_cells(one)) for name, one in found]
-    one, names = found[0][1], ("dequantization", "trace", "rtol")
+    one, names = found[0][1], ("dequantization", "trace", "rtol", "precision")
     known = (f"{name}: {fact(one[name])}" for name in names if one.get(name) is not None)
     return f"""<section class="measured">
 <h2>Bound and ODE</h2>

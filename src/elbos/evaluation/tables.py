@@ -49,7 +49,7 @@ def ode_table(result: dict[str, Any]) -> Table | None:
     if not found:
         return None
     ode = next(iter(found.values()))
-    how = f"tolerance {ode['rtol']:g}, {ode['trace']} trace"
+    how = f"{ode['precision']}, tolerance {ode['rtol']:g}, {ode['trace']} trace"
     if ode["dequantization"]:
         how += f", {ode['dequantization']} dequantization"
     table = _table(f"ODE likelihood on {ode['num_images']} images, bits/dim ({how})")

@@ -23,6 +23,7 @@ channels-last memory.
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -47,6 +48,10 @@ class UNetConfig:
 
     patch_size: int = 2
     """Side of the pixel blocks that become channels at the input. 1 for images of about 8x8."""
+
+    fourier_exponents: tuple[int, ...] = ()
+    """Also give the network the phase of each pixel at these powers of 2 (VDM: 7 and 8 for 256
+    levels): without, noise that is finer than bfloat16's digits of a pixel is lost to it."""
 
     num_blocks: int = 1
     """Residual blocks per resolution, on the way down and on the way up (once at the coarsest)."""
@@ -129,6 +134,8 @@ class UNet(nn.Module):
         self.patch_size = config.patch_size
         channels = config.channels
         num_patch_channels = num_image_channels * config.patch_size**2
+        self.phases = Phases(config.fourier_exponents)
+        num_inputs = num_patch_channels * (1 + 2 * len(config.fourier_exponents))
         pairs = list(itertools.pairwise(channels))
 
         def level(i: int) -> Level:
@@ -136,7 +143,7 @@ class UNet(nn.Module):
             return Level(config, channels[i], use_attention=use_attention)
 
         self.embedding = Embedding(config.embedding_dim, num_classes)
-        self.conv_in = nn.Conv2d(num_patch_channels, channels[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(num_inputs, channels[0], 3, padding=1)
         self.encoder = nn.ModuleList(level(i) for i in range(len(pairs)))
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 1) for fine, coarse in pairs)
         self.middle = level(len(pairs))
@@ -159,7 +166,7 @@ class UNet(nn.Module):
         """The output $y$ at $z$, in its shape and dtype; see `elbos.networks` for the arguments."""
         modulation = self.modulation(self.embedding(logsnr, cond))[:, :, None, None]
         modulations = iter(modulation.split(self.sizes, dim=1))
-        h = self.conv_in(F.pixel_unshuffle(z, self.patch_size))
+        h = self.conv_in(F.pixel_unshuffle(self.phases(z, logsnr), self.patch_size))
         skips = []
         for level, down in zip(self.encoder, self.down, strict=True):
             h = level(h, modulations)
@@ -171,6 +178,36 @@ class UNet(nn.Module):
             h = level(h, modulations)
         y = self.conv_out(F.silu(self.norm_out(h)))
         return F.pixel_shuffle(y, self.patch_size).to(z.dtype)
+
+
+class Phases(nn.Module):
+    r"""Pixels with their phases, $e^{-(2^n\pi\tilde\sigma)^2/2}\,(\sin, \cos)(2^n\pi z)$.
+
+    Clean images differ from noisy ones in digits of $z$ that bfloat16 does not have; their phases
+    have them. The factor is the expectation over the noise, relative to that without: where the
+    noise is larger than a period, the phase tells nothing and vanishes.
+
+    Args:
+        exponents: The $n$.
+
+    References:
+        Kingma et al. (2021), https://arxiv.org/abs/2107.00630, appendix C, without the factor
+    """
+
+    def __init__(self, exponents: tuple[int, ...]) -> None:
+        super().__init__()
+        self.frequencies = [2.0**n * math.pi for n in exponents]
+
+    def forward(
+        self, z: Float[Tensor, "b c h w"], logsnr: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b k h w"]:
+        """The pixels, and sine and cosine of each frequency, as channels."""
+        sigma = torch.exp(-logsnr / 2)[:, None, None, None]
+        parts = [z]
+        for frequency in self.frequencies:
+            size = torch.exp(-0.5 * (frequency * sigma).square())
+            parts += [size * torch.sin(frequency * z), size * torch.cos(frequency * z)]
+        return torch.cat(parts, dim=1)
 
 
 class Level(nn.Module):

@@ -14,15 +14,17 @@ from elbos.training.config import Config, Optimizer
 from elbos.training.data import Digits, Fashion, Toy
 from elbos.training.sampling import Sampling, StochasticDPMSolver
 
+_FINE = (5, 6, 7, 8)  # measured for 256 levels: with 7 and 8 alone, 0.12 bits/dim worse
+_SMALL = UNetConfig(channels=(64, 128), fourier_exponents=_FINE)
 _FASHION = Config(
     data=Fashion(),
-    network=UNetConfig(num_blocks=2),
+    network=UNetConfig(num_blocks=2, fourier_exponents=_FINE),
     parameterization=parameterizations.V(),
     schedule=Adaptive(logsnr_min=-10.0, logsnr_max=13.3),
     weighting=weightings.Sigmoid(k=2.0),
     optimizer=Optimizer(use_muon=True, learning_rate=8e-3),
     sampling=Sampling(sampler=StochasticDPMSolver(), num_steps=16),
-    num_images=165_000,
+    num_images=160_000,
     batch_size=64,
 )
 
@@ -47,6 +49,6 @@ PRESETS: dict[str, Config] = {
         num_images=120_000,
     ),
     "fashion": _FASHION,
-    "fashion-small": replace(_FASHION, network=UNetConfig(channels=(64, 128)), num_images=100_000),
+    "fashion-small": replace(_FASHION, network=_SMALL, num_images=100_000),
 }
 """Every preset by name."""
