@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import Elbos
+from commands import Elbos, assert_one_line
 from torch import Tensor
 
 from elbos.evaluation import likelihood, samples
@@ -155,6 +155,21 @@ def test_losses_that_are_not_finite_are_one_line(
     result = elbos("evaluate", "digits", "--target-se", "0.1", *few)
     assert result.status == 1
     assert result.err.splitlines()[-1].startswith("elbos: 320 of 320 losses are NaN or infinity")
+    assert not (runs / "digits/eval.json").exists()
+
+
+@pytest.mark.parametrize("verb", ["sample", "evaluate"])
+def test_other_data_than_in_training_are_noticed(elbos: Elbos, runs: Path, verb: str) -> None:
+    file = runs / "digits/data.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sha256": "0"}))
+    assert_one_line(elbos(verb, "digits"), "The data are not those", "data.json", statuses=(1,))
+
+
+def test_what_is_missing_is_said_before_anything_is_measured(elbos: Elbos, runs: Path) -> None:
+    for words in (["missing"], ["extractor:inception", "--extractor.weights", "missing.pth"]):
+        assert_one_line(elbos("evaluate", "digits", *words), "missing", statuses=(1,))
+    (runs / "digits/eval.html").mkdir()
+    assert_one_line(elbos("evaluate", "digits", *FEW), "eval.html", statuses=(1,))
     assert not (runs / "digits/eval.json").exists()
 
 

@@ -88,6 +88,8 @@ def test_the_name_is_of_the_text_and_not_of_the_place(tmp_path):
         ("def embed(images): return images", "returns torch.uint8 [4, 3, 4, 4] for 4 images"),
         ("def embed(images): return torch.ones(3, 2)", "returns torch.float32 [3, 2] for 4"),
         ("def embed(images): return torch.ones(4, 2), 1", "returns int for 4 images"),
+        ("def embed(images): return torch.ones(4, 0)", "returns torch.float32 [4, 0] for 4"),
+        ("def embed(images): return torch.eye(4).to_sparse()", "return float features [4, d]"),
         ("def embed(images): return torch.ones(4, 2) / 0", "NaN or infinity for 4 of 4 images"),
         ("def embed(images):\n    raise OSError('no file')", "fails: OSError (line 3): no file"),
         ("def embed(images): raise SystemExit(3)", "exits when it is called (3)"),

@@ -142,7 +142,7 @@ def test_features_that_are_random_are_refused():
 
     with (
         pytest.warns(UserWarning, match="are not what dice computes now"),
-        pytest.raises(ValueError, match="are not what dice computes now"),
+        pytest.raises(ValueError, match="dice does not compute the same features twice"),
     ):
         reference(dataset(), "train", Extractor("dice", compute))
 

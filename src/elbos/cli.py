@@ -149,19 +149,20 @@ class Evaluate:
     """Print the results as JSON."""
 
     def __call__(self) -> None:
-        own = [RunDirectory(path).config().sampling for path in self.runs]
-        is_changed = self.sampling != own[0]
-        results = []
-        for path, sampling in zip(self.runs, own, strict=True):
-            results.append(self._measure(path, self.sampling if is_changed else sampling))
+        runs = [TrainedRun.load(path) for path in self.runs]
+        is_changed = self.sampling != runs[0].config.sampling
+        results = [
+            self._measure(run, self.sampling if is_changed else run.config.sampling) for run in runs
+        ]
         if self.json:
             print(json.dumps(results if len(results) > 1 else results[0], indent=2))  # noqa: T201
         elif len(results) > 1:
             Console().print(runs_table(results))
 
-    def _measure(self, path: Path, sampling: Sampling) -> dict[str, Any]:
-        run = TrainedRun.load(path)
+    def _measure(self, run: TrainedRun, sampling: Sampling) -> dict[str, Any]:
+        path = run.directory.path
         files.require_writable(path / "eval.json")
+        files.require_writable(path / "eval.html")
         with progress() as bar:
             result = evaluate(run, self.evaluation, sampling, partial(begin, bar))
         try:
@@ -320,6 +321,7 @@ _ADVICE = {
     errno.EACCES: "change its permissions, or name another path",
     errno.EPERM: "change its permissions, or name another path",
     errno.EROFS: "name a path that can be written",
+    errno.ENOTDIR: "a file is where a folder should be, move it away",
 }
 
 

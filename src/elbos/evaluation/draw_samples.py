@@ -47,6 +47,8 @@ class Request:
         require_positive(num=self.num)
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
+        if self.out is not None and self.out.name in ("", ".."):
+            raise ValueError(f"out is {str(self.out)!r}: give the name of a file, without ending.")
 
 
 def draw_samples(

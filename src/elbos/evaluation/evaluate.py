@@ -15,7 +15,7 @@ import tyro
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from elbos.checks import require_positive
+from elbos.checks import require_finite, require_positive
 from elbos.evaluation.likelihood import (
     PILOT_TIMES,
     ROUND_TIMES,
@@ -70,6 +70,7 @@ class Evaluation:
     quality: Annotated[Quality, tyro.conf.arg(name="")] = field(default_factory=Quality)
 
     def __post_init__(self) -> None:
+        require_finite(self)
         if self.target_se is not None:
             require_positive(target_se=self.target_se)
         for name in ("num_images", "num_rounds", "num_pilot_images"):
@@ -96,7 +97,9 @@ def evaluate(
             or the network cannot be guided as `sampling` asks.
     """
     require_guidable(run.config, run.dataset, sampling)
+    sampling.logsnrs(run.config.schedule)  # raises if there are none
     rows = _rows(run, evaluation)
+    judge = _judge(run, evaluation.quality, start)  # first: its files may be missing
     results, num_evaluations = {}, 0
     for condition in conditions(run, getattr(run.dataset, evaluation.split), rows):
         measured = _measure(run, condition, evaluation, start)
@@ -116,7 +119,7 @@ def evaluate(
         "num_images": len(rows),
         "num_evaluations": num_evaluations,
         "results": results,
-        **_samples(run, evaluation, sampling, start),
+        **_samples(judge, evaluation, sampling, start),
         "protocol": _protocol(run, evaluation, len(rows)),
     }
 
@@ -235,14 +238,19 @@ def _ode(
     )
 
 
-def _samples(
-    run: TrainedRun, evaluation: Evaluation, sampling: Sampling, start: Start
-) -> dict[str, Any]:
-    """Sample quality; of points there is none."""
-    quality, seed = evaluation.quality, evaluation.seed
+def _judge(run: TrainedRun, quality: Quality, start: Start) -> Judge | None:
+    """What samples are compared with; of points there is no quality."""
     if quality.num_samples == 0 or run.dataset.num_levels is None:
+        return None
+    return Judge.of(run, quality.extractor, start)
+
+
+def _samples(
+    judge: Judge | None, evaluation: Evaluation, sampling: Sampling, start: Start
+) -> dict[str, Any]:
+    if judge is None:
         return {}
-    judge = Judge.of(run, quality.extractor, start)
+    quality, seed = evaluation.quality, evaluation.seed
     measured = {"quality": measure_quality(judge, quality, sampling, seed, start)}
     if quality.sweep:
         measured["sweep"] = sweep(judge, quality, sampling, seed, start)
@@ -250,7 +258,7 @@ def _samples(
 
 
 def _protocol(run: TrainedRun, evaluation: Evaluation, num_images: int) -> dict[str, Any]:
-    num_levels = run.dataset.num_levels
+    num_levels, data = run.dataset.num_levels, run.dataset.fingerprint()
     num_pilot = min(evaluation.num_pilot_images, num_images)
     return {
         "quantity": "variational bound on -log p(x): decoder + diffusion + prior",
@@ -259,6 +267,7 @@ def _protocol(run: TrainedRun, evaluation: Evaluation, num_images: int) -> dict[
             if num_levels is None
             else f"softmax over {num_levels} levels; no dequantization"
         ),
+        "data": f"{data['name']}, sha256 {data['sha256'][:12]}",
         "weights": "exponential moving average",
         "logsnr_min": run.config.schedule.logsnr_min,
         "logsnr_max": run.config.schedule.logsnr_max,

@@ -112,7 +112,12 @@ def reference(
     except DamagedCache as damaged:
         warnings.warn(f"{damaged}: they are computed again", stacklevel=2)
         shutil.rmtree(damaged.folder)
-    return cached()
+    try:
+        return cached()
+    except DamagedCache as damaged:
+        raise ValueError(
+            f"{extractor.name} does not compute the same features twice: make it deterministic."
+        ) from damaged
 
 
 def _row(splits: Sequence[Tensor], row: int) -> Tensor:

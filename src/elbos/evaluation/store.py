@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 from torch import Tensor
 
@@ -89,7 +90,10 @@ def unpack(content: bytes) -> Tensors:
     digest, content = content[:32], content[32:]
     if hashlib.sha256(content).digest() != digest:
         raise ValueError("it is not as it was written")
-    return safetensors.torch.load(content)
+    try:
+        return safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise ValueError("it holds no tensors") from error
 
 
 def _read(path: Path) -> Tensors | None:

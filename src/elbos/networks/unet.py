@@ -37,6 +37,7 @@ from elbos.networks.embedding import Embedding
 from elbos.networks.initialization import set_zero
 
 GROUP_SIZE = 16
+MAX_EXPONENT = 16  # a period of 2^-15, near the last digits of a float32 pixel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,12 @@ class UNetConfig:
                 raise ValueError(
                     f"head_dim {self.head_dim} does not divide {num_channels} channels: "
                     "choose a divisor."
+                )
+        for exponent in self.fourier_exponents:
+            if not 0 <= exponent <= MAX_EXPONENT:
+                raise ValueError(
+                    f"a Fourier exponent is {exponent}: give whole numbers from 0 to "
+                    f"{MAX_EXPONENT}; 7 and 8 are for 256 levels."
                 )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}: give a number from 0 to below 1.")

@@ -89,13 +89,18 @@ class RunDirectory:
                 "name another directory with --run, or give the same options."
             )
         files.write(file, (json.dumps(encode(config), indent=2) + "\n").encode())
-        data, now = self.path / "data.json", dataset.fingerprint()
-        if data.exists() and json.loads(data.read_bytes()) != now:
+        self.require_own_data(dataset)
+        text = json.dumps(dataset.fingerprint(), indent=2) + "\n"
+        files.write(self.path / "data.json", text.encode())
+
+    def require_own_data(self, dataset: Dataset) -> None:
+        """Raise a ValueError if these are not the data that the run was trained on."""
+        data = self.path / "data.json"
+        if data.exists() and json.loads(data.read_bytes()) != dataset.fingerprint():
             raise ValueError(
                 f"The data are not those that the run in {self.path} was trained on, see "
-                f"{data}: put those back, or name another directory with --run."
+                f"{data}: put those back, or train another run."
             )
-        files.write(data, (json.dumps(now, indent=2) + "\n").encode())
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -40,7 +40,8 @@ class TrainedRun:
 
         Raises:
             FileNotFoundError: If there is no run, or no checkpoint yet.
-            ValueError: If the configuration or the checkpoint is damaged.
+            ValueError: If the configuration or the checkpoint is damaged, or the data are others
+                than in training.
         """
         directory = RunDirectory(path)
         config = directory.config()
@@ -48,6 +49,7 @@ class TrainedRun:
         if newest is None:
             raise FileNotFoundError(f"{path} has no checkpoint yet: train it with `elbos train`.")
         dataset, device = config.data.load(), new_accelerator().device
+        directory.require_own_data(dataset)
         network = build_network(config, dataset, device).eval().requires_grad_(False)
         with checkpoint.reading(newest) as (step, groups):
             network.load_state_dict(groups["ema"])

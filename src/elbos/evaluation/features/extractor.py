@@ -63,7 +63,8 @@ def extract(
         on_images: Called with the number of images done, after each batch.
 
     Raises:
-        ValueError: If there are no images, or they have another number of channels.
+        ValueError: If there are no images, they have another number of channels, or their features
+            are not alike.
     """
     num, channels = levels.shape[:2]
     if num == 0 or channels not in (1, 3):
@@ -75,6 +76,11 @@ def extract(
         parts.append(extractor.compute(to_pixels(batch, num_levels).repeat(1, 3 // channels, 1, 1)))
         on_images(len(batch))
     logits = [part.logits for part in parts if part.logits is not None]
+    if len({part.pooled.shape[1] for part in parts}) > 1 or len(logits) not in (0, len(parts)):
+        raise ValueError(
+            f"{extractor.name} gives features of several lengths, or logits for some images only: "
+            "return as many of each for all images."
+        )
     pooled = torch.cat([part.pooled for part in parts])
     return Features(pooled, torch.cat(logits) if logits else None)
 

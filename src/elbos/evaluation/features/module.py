@@ -58,7 +58,15 @@ class Module:
     def _vectors(self, value: Any, num: int) -> Float32[Tensor, "b d"]:
         """One vector an image, or a line that says what else there is."""
         is_tensor = isinstance(value, Tensor)
-        if not is_tensor or not value.is_floating_point() or value.ndim != 2 or len(value) != num:
+        if (
+            not is_tensor
+            or not value.is_floating_point()
+            or value.ndim != 2
+            or len(value) != num
+            or value.numel() == 0
+            or value.layout != torch.strided
+            or value.is_meta
+        ):
             kind = f"{value.dtype} {list(value.shape)}" if is_tensor else type(value).__name__
             raise ValueError(
                 f"{self.path} returns {kind} for {num} images: return float features [{num}, d], "
