@@ -130,8 +130,9 @@ def test_decoder_of_two_levels_is_a_logistic_regression(generator):
 def test_decoder_of_continuous_data_is_a_gaussian_density():
     """E[-ln N(x; x + s eps, s^2)] is the entropy of N(0, s^2), s^2 = e^{-l}."""
     loss = decoder_loss(torch.zeros(4, 3, 4, 4, dtype=torch.float64), 3.0, None)
-    expected = torch.distributions.Normal(0.0, math.exp(-1.5)).entropy().double().expand(4)
-    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    std = torch.full((4,), -1.5, dtype=torch.float64).exp()
+    expected = torch.distributions.Normal(torch.zeros_like(std), std).entropy()
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
 
 
 def test_images_in_a_batch_as_large_as_the_width_are_independent():

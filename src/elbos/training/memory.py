@@ -1,8 +1,8 @@
 """Memory that a step frees and the next one takes again, kept by the process.
 
 The C library of most Linux systems gives blocks of megabytes back to the system when they are
-freed, and gets them again, zeroed page by page, in the next step: a sixth of the time of a training
-step of the `fashion` preset on two cores (`benchmarks/step.py`).
+freed, and gets them again, zeroed page by page, in the next step: of a training step of the
+`fashion` preset on two cores that took 15 to 20 % of the time.
 """
 
 import ctypes
