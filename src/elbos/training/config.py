@@ -197,8 +197,8 @@ class Config:
     label_dropout: float = 0.1
     """Share of the labels hidden in training, so that one network is conditional and not."""
 
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """bf16 autocast, or fp32 for machines without bf16 arithmetic."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16 autocast or fp32. By default bf16 where the machine computes in it at least as fast."""
 
     seed: int = 0
     """Seed of the weights, the order of the data, the noise and the noise levels."""

@@ -15,6 +15,8 @@ from elbos.training.progress import progress
 from elbos.training.run_directory import RunDirectory
 from elbos.training.state import State
 
+NUM_DENSITIES = 100
+
 
 class Monitor:
     """A progress bar, metrics.jsonl and, if asked for, TensorBoard.
@@ -95,13 +97,24 @@ class Monitor:
         )
 
     def validation(self, values: dict[str, float]) -> None:
-        """Log a validation, and say it."""
-        self._log(images=self.state.step * self.config.batch_size, **values)
+        """Log a validation, and say it; also log the density of a schedule that learns."""
+        images = self.state.step * self.config.batch_size
+        self._log(images=images, **values)
+        if self.is_main and self.state.schedule.state_dict():
+            self.run.log(step=self.state.step, images=images, density=self._density())
         bits = {name: value / math.log(2) for name, value in values.items()}
         error = f" ± {bits['val_nats_se']:.3f}" if "val_nats_se" in bits else ""
         self.console.print(
             f"step {self.state.step}: validation ELBO {bits['val_nats']:.3f}{error} bits/dim"
         )
+
+    def _density(self) -> list[float]:
+        """The density of the schedule at evenly spaced levels, from the lowest log-SNR on."""
+        schedule = self.state.schedule
+        ends = schedule.logsnr_min, schedule.logsnr_max
+        middle = (torch.arange(NUM_DENSITIES, dtype=torch.float64) + 0.5) / NUM_DENSITIES
+        levels = ends[0] + (ends[1] - ends[0]) * middle
+        return [float(f"{p:.4g}") for p in schedule.density(levels).tolist()]
 
     def _log(self, **values: float) -> None:
         if self.is_main:

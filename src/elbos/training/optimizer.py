@@ -7,7 +7,7 @@ $$W \leftarrow (1 - \eta\,\omega) W - 0.2\,\sqrt{\max(m, n)}\;\eta\; U V^\top,$$
 
 so that directions with small gradients are learned as fast as those with large ones. The factor
 gives the step the root mean square of Adam's, so that one learning rate serves both. $U V^\top$
-comes from five Newton-Schulz steps, matrix products in bfloat16. A convolution's weights are the
+comes from five Newton-Schulz steps, for which bfloat16 is enough. A convolution's weights are the
 matrix of output channels by (inputs of one output).
 
 Biases, norms, embeddings and what is made of them, the first and the last layer are AdamW's.
@@ -33,14 +33,16 @@ _NUM_STEPS = 5
 _EDGES = ("conv_in", "conv_out", "linear_in", "linear_out", "embedding")  # of our networks
 
 
-def orthogonalized(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
-    r"""About $U V^\top$ of $M = U S V^\top$, in bfloat16.
+def orthogonalized(
+    matrix: Float[Tensor, "m n"], dtype: torch.dtype = torch.bfloat16
+) -> Float[Tensor, "m n"]:
+    r"""About $U V^\top$ of $M = U S V^\top$, computed in `dtype`.
 
     Singular values above two thousandths of $\|M\|_F$ come out between 0.6 and 1.3.
     """
     a, b, c = _NEWTON_SCHULZ
     is_tall = matrix.shape[0] > matrix.shape[1]
-    x: Tensor = (matrix.T if is_tall else matrix).bfloat16()
+    x: Tensor = (matrix.T if is_tall else matrix).to(dtype)
     x = x / (x.norm() + 1e-7)
     for _ in range(_NUM_STEPS):
         gram = x @ x.T
@@ -57,6 +59,7 @@ class Muon(torch.optim.Optimizer):
         lr: Learning rate of both.
         betas: AdamW's decay rates.
         weight_decay: Decoupled weight decay of both.
+        dtype: What orthogonal matrices are computed in.
     """
 
     def __init__(
@@ -67,7 +70,9 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         betas: tuple[float, float],
         weight_decay: float,
+        dtype: torch.dtype = torch.bfloat16,
     ) -> None:
+        self.dtype = dtype
         super().__init__([{"params": list(matrices)}], {"lr": lr, "weight_decay": weight_decay})
         self.adamw = torch.optim.AdamW(
             others, lr=lr, betas=betas, weight_decay=weight_decay, fused=True
@@ -84,24 +89,27 @@ class Muon(torch.optim.Optimizer):
         group = self.param_groups[0]
         for parameter in group["params"]:
             if parameter.grad is not None:
-                _move(parameter, self.state[parameter], group["lr"], group["weight_decay"])
+                direction = _direction(parameter, self.state[parameter], self.dtype)
+                size = group["lr"] * 0.2 * math.sqrt(max(direction.shape[0], direction[0].numel()))
+                decay = 1 - group["lr"] * group["weight_decay"]
+                parameter.mul_(decay).add_(direction, alpha=-size)
 
 
-def _move(parameter: Tensor, state: dict[str, Any], lr: float, weight_decay: float) -> None:
-    """Muon's step of one parameter, with Nesterov's momentum."""
+def _direction(parameter: Tensor, state: dict[str, Any], dtype: torch.dtype) -> Tensor:
+    """Muon's direction for one parameter, with Nesterov's momentum."""
     assert parameter.grad is not None
     momentum = state.setdefault("momentum", torch.zeros_like(parameter))
     momentum.mul_(MOMENTUM).add_(parameter.grad)
     ahead = parameter.grad + MOMENTUM * momentum
     # Inputs last, as they lie in channels-last memory: no copy is made.
-    direction = orthogonalized(ahead.movedim(1, -1).flatten(1))
-    size = lr * 0.2 * math.sqrt(max(direction.shape))
-    step = direction.reshape(len(ahead), *ahead.shape[2:], ahead.shape[1]).movedim(-1, 1)
-    parameter.mul_(1 - lr * weight_decay).add_(step, alpha=-size)
+    direction = orthogonalized(ahead.movedim(1, -1).flatten(1), dtype)
+    return direction.reshape(len(ahead), *ahead.shape[2:], ahead.shape[1]).movedim(-1, 1)
 
 
-def new_optimizer(network: nn.Module, config: Optimizer) -> torch.optim.Optimizer:
-    """The optimizer of a network's parameters."""
+def new_optimizer(
+    network: nn.Module, config: Optimizer, dtype: torch.dtype = torch.bfloat16
+) -> torch.optim.Optimizer:
+    """The optimizer of a network's parameters; Muon computes in `dtype`."""
     rates: dict[str, Any] = {
         "lr": config.learning_rate,
         "betas": config.betas,
@@ -114,6 +122,7 @@ def new_optimizer(network: nn.Module, config: Optimizer) -> torch.optim.Optimize
         (p for name, p in named if _is_inner_matrix(name, p)),
         (p for name, p in named if not _is_inner_matrix(name, p)),
         **rates,
+        dtype=dtype,
     )
 
 

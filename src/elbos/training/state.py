@@ -83,11 +83,6 @@ def new_accelerator() -> Accelerator:
     return accelerator
 
 
-def autocast(config: Config, device: torch.device) -> torch.autocast:
-    """The precision of a run, as a context."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
-
-
 def uses_labels(config: Config, dataset: Dataset) -> bool:
     """Whether the network of this run knows class labels."""
     return config.use_labels and dataset.num_classes is not None
@@ -121,6 +116,7 @@ def new_state(config: Config, dataset: Dataset, device: torch.device) -> State:
     """
     require_guidable(config, dataset, config.sampling)
     network = build_network(config, dataset, device)
-    optimizer = new_optimizer(network, config.optimizer)
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    optimizer = new_optimizer(network, config.optimizer, dtype)
     schedule = copy.deepcopy(config.schedule)  # an adaptive one is changed
     return State(network, EMA(network, config.averaging), optimizer, schedule)

@@ -10,8 +10,9 @@ from elbos.denoiser import Denoiser
 from elbos.training import checkpoint
 from elbos.training.config import Config
 from elbos.training.data import Dataset
+from elbos.training.precision import autocast
 from elbos.training.run_directory import RunDirectory
-from elbos.training.state import autocast, build_network, new_accelerator, uses_labels
+from elbos.training.state import build_network, new_accelerator, uses_labels
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,11 @@ from elbos.training.config import Config
 from elbos.training.data import Dataset, batch_indices, to_unit
 from elbos.training.monitor import Monitor
 from elbos.training.pictures import png
+from elbos.training.precision import autocast, resolved
 from elbos.training.randomness import Draw, draw, generator
 from elbos.training.run_directory import RunDirectory
 from elbos.training.sampling import sample
-from elbos.training.state import autocast, new_accelerator, new_state, uses_labels
+from elbos.training.state import new_accelerator, new_state, uses_labels
 from elbos.training.validation import split_bound
 
 NUM_VALIDATION_IMAGES = 500
@@ -65,6 +66,7 @@ def train(config: Config, path: Path) -> None:
         OSError: If something cannot be written; the latest checkpoint is whole.
     """
     accelerator, run = new_accelerator(), RunDirectory(path)
+    config = resolved(config, run, accelerator)
     trainer = Trainer(config, run, config.data.load(), accelerator)  # raises before it writes
     with run.lock() if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:

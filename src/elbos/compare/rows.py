@@ -1,0 +1,155 @@
+r"""The rows of a comparison: objectives, each a prediction type, a schedule and a weighting.
+
+The built-in ones are the paper's and what came later. A row is put into a configuration in place of
+its objective, and nothing else changes: network, initial weights, order of the data, noise and the
+uniform numbers that noise levels are made of are functions of the seed. Two things follow from the
+objective:
+
+- **The ends** of the schedule are the configuration's, so that the ELBO of every row is the same
+  integral.
+- **The clipping of gradients.** A constant factor of the weighting changes nothing in AdamW and
+  Muon, but it would change which gradients are clipped. The norm at which they are is therefore in
+  proportion to
+
+  $$S(w) = \tfrac12 \int w(\lambda)\,\mathrm{sigmoid}(\lambda)\,d\lambda,$$
+
+  the loss of the best denoiser of standard normal data.
+
+References:
+    Kingma & Gao (2023), https://arxiv.org/abs/2303.00848
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+import torch
+
+from elbos import weightings
+from elbos.adaptive import Adaptive
+from elbos.analysis import is_monotone
+from elbos.parameterizations import EDM, Eps, Flow, Parameterization, V, X
+from elbos.recipes import RECIPES
+from elbos.schedules import Cosine, Schedule
+from elbos.training.config import Config
+from elbos.weightings import Weighting
+
+_NUM_CELLS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """An objective with a name.
+
+    Attributes:
+        name: Tells it from other rows, and names its runs: letters, digits, dots and dashes.
+        parameterization: What the network predicts.
+        schedule: What noise levels are drawn from; its ends are not used.
+        weighting: What the loss asks for.
+
+    Raises:
+        ValueError: If the name would be no good name of a folder.
+
+    Examples:
+        >>> Row(
+        ...     name="mine",
+        ...     parameterization=V(),
+        ...     schedule=Adaptive(),
+        ...     weighting=weightings.Sigmoid(k=3.0),
+        ... ).is_monotone(-10.0, 10.0)
+        True
+    """
+
+    name: str
+    parameterization: Parameterization
+    schedule: Schedule
+    weighting: Weighting
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
+            raise ValueError(
+                f"A row cannot be called {self.name!r}: give letters, digits, dots and dashes."
+            )
+
+    def is_monotone(self, logsnr_min: float, logsnr_max: float) -> bool:
+        """Whether it is a likelihood objective between these ends."""
+        return is_monotone(self.weighting, logsnr_min, logsnr_max)
+
+    def config(self, base: Config) -> Config:
+        """`base` with this objective."""
+        ends = base.schedule.logsnr_min, base.schedule.logsnr_max
+        scale = loss_scale(self.weighting, *ends) / loss_scale(base.weighting, *ends)
+        return replace(
+            base,
+            parameterization=self.parameterization,
+            schedule=replace(self.schedule, logsnr_min=ends[0], logsnr_max=ends[1]),
+            weighting=self.weighting,
+            optimizer=replace(
+                base.optimizer, max_grad_norm=float(f"{base.optimizer.max_grad_norm * scale:.6g}")
+            ),
+        )
+
+
+def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> float:
+    r"""$S(w)$, by the midpoint rule; nats per dimension."""
+    cells = (torch.arange(_NUM_CELLS, dtype=torch.float64) + 0.5) / _NUM_CELLS
+    logsnr = logsnr_min + (logsnr_max - logsnr_min) * cells
+    losses = weighting(logsnr) * torch.sigmoid(logsnr)
+    return 0.5 * losses.mean().item() * (logsnr_max - logsnr_min)
+
+
+def _published(name: str, recipe: str) -> Row:
+    """A recipe: its own schedule, and what it trains in truth."""
+    found = RECIPES[recipe]
+    return Row(
+        name=name,
+        parameterization=found.parameterization,
+        schedule=found.schedule,
+        weighting=found.closed_form,
+    )
+
+
+def _sigmoids(prediction: Parameterization, prefix: str, schedule: Schedule) -> list[Row]:
+    """The paper's k from 1 to 5."""
+    return [
+        Row(
+            name=f"{prefix}-sigmoid-{k}",
+            parameterization=prediction,
+            schedule=schedule,
+            weighting=weightings.Sigmoid(k=float(k)),
+        )
+        for k in range(1, 6)
+    ]
+
+
+def _adaptive(name: str, prediction: Parameterization, weighting: Weighting) -> Row:
+    return Row(name=name, parameterization=prediction, schedule=Adaptive(), weighting=weighting)
+
+
+_EDM_MONOTONIC = weightings.Monotone(weightings.EDM())
+
+_ROWS = [
+    # the paper's
+    _published("iddpm", "iddpm"),
+    *_sigmoids(Eps(), "eps-cosine", Cosine()),
+    *_sigmoids(Eps(), "eps-adaptive", Adaptive()),
+    _published("edm", "edm"),
+    _adaptive("edm-adaptive", EDM(), weightings.EDM()),
+    _adaptive("edm-adaptive-sigmoid-2", EDM(), weightings.Sigmoid(k=2.0)),
+    _adaptive("edm-adaptive-monotonic", EDM(), _EDM_MONOTONIC),
+    _published("v-cosine", "v-cosine"),
+    _adaptive("v-adaptive", V(), weightings.Exponential()),
+    _adaptive("v-adaptive-sigmoid-2", V(), weightings.Sigmoid(k=2.0)),
+    _adaptive("v-adaptive-edm-monotonic", V(), _EDM_MONOTONIC),
+    # what came later
+    _published("flow", "flow"),
+    _published("sd3", "sd3"),
+    _adaptive("sd3-adaptive", Flow(), weightings.LogitNormalFlow()),
+    _adaptive("sd3-adaptive-monotonic", Flow(), weightings.Monotone(weightings.LogitNormalFlow())),
+    _published("p2", "p2-1"),
+    _published("min-snr", "min-snr-5"),
+    _adaptive("min-snr-adaptive-monotonic", X(), weightings.Monotone(weightings.MinSNR())),
+    _adaptive("elbo", V(), weightings.ELBO()),
+]
+
+ROWS: dict[str, Row] = {row.name: row for row in _ROWS}
+"""The built-in rows by name."""

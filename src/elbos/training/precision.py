@@ -1,0 +1,58 @@
+"""The precision of a run: bfloat16 where the machine computes in it, else float32.
+
+Processors without bfloat16 arithmetic imitate it, a hundred times slower than float32. A run keeps
+the precision that it was begun in, wherever it goes on.
+"""
+
+import time
+from dataclasses import replace
+from functools import cache
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from elbos.training.config import Config
+from elbos.training.run_directory import RunDirectory
+
+_SIZE, _NUM_TRIES = 256, 3  # of matrices: large enough to be computed in blocks, and milliseconds
+
+
+def autocast(config: Config, device: torch.device) -> torch.autocast:
+    """The precision of a run, as a context."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+def resolved(config: Config, run: RunDirectory, accelerator: Accelerator) -> Config:
+    """`config` with the precision that "auto" stands for: that of the run if it has begun, else
+    what serves this machine; the same in all processes.
+    """
+    if config.precision != "auto":
+        return config
+    has_begun = (run.path / "config.json").exists()
+    chosen = run.config().precision if has_begun else best_precision(accelerator.device)
+    (chosen,) = broadcast_object_list([chosen])
+    return replace(config, precision=chosen)
+
+
+@cache
+def best_precision(device: torch.device) -> str:
+    """Which one serves a device: bf16, unless matrix products take longer in it than in float32."""
+    if device.type == "cuda":
+        is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        is_fast = _seconds(torch.bfloat16) <= _seconds(torch.float32)
+    else:
+        is_fast = True
+    return "bf16" if is_fast else "fp32"
+
+
+def _seconds(dtype: torch.dtype) -> float:
+    """The least time that a product of two matrices takes on the CPU."""
+    matrix = torch.ones(_SIZE, _SIZE, dtype=dtype)
+    times = []
+    for _ in range(_NUM_TRIES + 1):  # the first one sets up the library
+        begin = time.perf_counter()
+        matrix @ matrix
+        times.append(time.perf_counter() - begin)
+    return min(times)

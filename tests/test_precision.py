@@ -1,0 +1,63 @@
+"""A run has the precision that serves the machine it was begun on, and keeps it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import DIGITS, tensors
+
+from elbos.training import precision
+from elbos.training.config import Optimizer
+from elbos.training.precision import best_precision
+from elbos.training.run_directory import RunDirectory
+from elbos.training.trainer import train
+
+ONE_STEP = replace(DIGITS, num_images=16)
+
+
+@pytest.mark.parametrize("chosen", ["bf16", "fp32"])
+def test_a_run_keeps_the_precision_it_was_begun_in(chosen, tmp_path, monkeypatch):
+    """Another machine would choose the other; the run goes on as it was, unless told to change."""
+    monkeypatch.setattr(precision, "best_precision", lambda _: chosen)
+    train(ONE_STEP, tmp_path)
+    other = {"bf16": "fp32", "fp32": "bf16"}[chosen]
+    monkeypatch.setattr(precision, "best_precision", lambda _: other)
+    train(replace(ONE_STEP, num_images=16), tmp_path)
+    assert RunDirectory(tmp_path).config() == replace(ONE_STEP, precision=chosen)
+    with pytest.raises(ValueError, match=f"precision = {chosen}, not {other}"):
+        train(replace(ONE_STEP, precision=other), tmp_path)
+
+
+def test_auto_is_what_it_stands_for(tmp_path, monkeypatch):
+    """Bit for bit the run that was told so."""
+    for name in ("auto", "fp32"):
+        monkeypatch.setattr(precision, "best_precision", lambda _: "fp32")
+        train(replace(ONE_STEP, precision=name), tmp_path / name)
+    auto, told = tensors(tmp_path / "auto"), tensors(tmp_path / "fp32")
+    assert all(torch.equal(auto[name], tensor) for name, tensor in told.items())
+
+
+def test_float32_is_float32_everywhere(tmp_path, monkeypatch):
+    """Muon's matrices included: nothing of a float32 run is rounded to bfloat16."""
+    seen = []
+    product = torch.Tensor.__matmul__
+
+    def watched(a, b):
+        seen.append(a.dtype)
+        return product(a, b)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
+    muon = replace(ONE_STEP, optimizer=Optimizer(use_muon=True))
+    train(replace(muon, precision="fp32"), tmp_path / "fp32")
+    assert set(seen) == {torch.float32}
+    train(replace(muon, precision="bf16"), tmp_path / "bf16")
+    assert torch.bfloat16 in seen
+
+
+def test_the_choice_follows_the_time_of_products(monkeypatch):
+    device = torch.device("cpu")
+    for slow, expected in ((torch.bfloat16, "fp32"), (torch.float32, "bf16")):
+        best_precision.cache_clear()
+        monkeypatch.setattr(precision, "_seconds", lambda dtype, slow=slow: float(dtype == slow))
+        assert best_precision(device) == expected
+    best_precision.cache_clear()
