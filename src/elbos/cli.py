@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 
 @contextlib.contextmanager
@@ -47,6 +47,7 @@ with _interruptible():  # takes seconds, in which users change their minds
 
     from elbos import __version__, files
     from elbos.cli_audit import Audit
+    from elbos.cli_compare import Compare
     from elbos.cli_text import one_line, printable, readable
     from elbos.evaluation.draw_samples import Request, draw_samples
     from elbos.evaluation.evaluate import Evaluation, evaluate, samples_picture
@@ -57,19 +58,13 @@ with _interruptible():  # takes seconds, in which users change their minds
         weightings_rows,
         weightings_table,
     )
-    from elbos.training.config import Config
     from elbos.training.config_json import encode
-    from elbos.training.presets import PRESETS
+    from elbos.training.presets import PRESETS, Preset
     from elbos.training.progress import begin, progress
     from elbos.training.run_directory import RunDirectory
     from elbos.training.sampling import Sampling
     from elbos.training.trained import TrainedRun
     from elbos.training.trainer import Diverged, Interrupted, train
-
-if TYPE_CHECKING:
-    Preset = Config
-else:
-    Preset = tyro.extras.subcommand_type_from_defaults(PRESETS)
 
 RunPath = Annotated[Path, tyro.conf.Positional]
 Unprefixed = tyro.conf.arg(name="")
@@ -197,6 +192,7 @@ VERBS = {
     "train": Train,
     "sample": Sample,
     "evaluate": Evaluate,
+    "compare": Compare,
     "audit": Audit,
     "weightings": Weightings,
 }
@@ -261,7 +257,7 @@ def _run(words: list[str]) -> None:
                 raise UsageError(f"`elbos {verb}` runs in one process: start it without torchrun.")
             return
         command = _parse(verb, rest)
-        if isinstance(command, Train):
+        if isinstance(command, Train | Compare):
             command(preset=next(word for word in rest if word in PRESETS))
         else:
             command()
@@ -314,6 +310,7 @@ _LESS = "lower --batch-size or --num, or use less data"
 _LESS_MEMORY = {
     "audit": "give a smaller --shape, or lower --batch-size",
     "evaluate": "lower --num-images or --num-samples",
+    "compare": "lower --scoring.num-images or --scoring.num-samples, or --workers",
 }
 _ADVICE = {
     errno.ENOSPC: "make room, and run the same command again",

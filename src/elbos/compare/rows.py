@@ -30,7 +30,7 @@ from elbos.analysis import is_monotone
 from elbos.parameterizations import EDM, Eps, Flow, Parameterization, V, X
 from elbos.recipes import RECIPES
 from elbos.schedules import Cosine, Schedule
-from elbos.training.config import Config
+from elbos.training.config import Config, NoiseSchedule, Prediction, Weight
 from elbos.weightings import Weighting
 
 _NUM_CELLS = 10_000
@@ -60,9 +60,9 @@ class Row:
     """
 
     name: str
-    parameterization: Parameterization
-    schedule: Schedule
-    weighting: Weighting
+    parameterization: Prediction
+    schedule: NoiseSchedule
+    weighting: Weight
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):

@@ -98,16 +98,16 @@ def evaluate(
     """
     require_guidable(run.config, run.dataset, sampling)
     sampling.logsnrs(run.config.schedule)  # raises if there are none
-    rows = _rows(run, evaluation)
+    rows = chosen_images(run, evaluation)
     judge = _judge(run, evaluation.quality, start)  # first: its files may be missing
     results, num_evaluations = {}, 0
     for condition in conditions(run, getattr(run.dataset, evaluation.split), rows):
-        measured = _measure(run, condition, evaluation, start)
+        measured = measure_condition(run, condition, evaluation, start)
         num_evaluations += measured.num_evaluations
         results[condition.name] = {
-            **_summary(measured, evaluation.target_se),
+            **summary(measured, evaluation.target_se),
             **_exact(run, condition),
-            **_by_level(measured),
+            **by_level(measured),
             "weightings": check(measured, run.config.weighting),
             "ode": _ode(run, condition, measured, evaluation, start),
         }
@@ -134,7 +134,7 @@ def samples_picture(run: TrainedRun, evaluation: Evaluation, sampling: Sampling)
     return png(to_unit(x[:NUM_SHOWN], run.dataset.num_levels), num_columns=num_columns)
 
 
-def _rows(run: TrainedRun, evaluation: Evaluation) -> Int64[Tensor, " n"]:
+def chosen_images(run: TrainedRun, evaluation: Evaluation) -> Int64[Tensor, " n"]:
     """Which images of the split, in an order at random that is the same for every run."""
     split: Split = getattr(run.dataset, evaluation.split)
     num_images = evaluation.num_images or len(split)
@@ -146,9 +146,10 @@ def _rows(run: TrainedRun, evaluation: Evaluation) -> Int64[Tensor, " n"]:
     return torch.randperm(len(split), generator=generator(0))[:num_images]
 
 
-def _measure(
+def measure_condition(
     run: TrainedRun, condition: Condition, evaluation: Evaluation, start: Start
 ) -> Measured:
+    """The losses of a condition at many noise levels."""
     num_pilot = min(evaluation.num_pilot_images, len(condition))
     images = [evaluation.split, len(condition), num_pilot]
     target = evaluation.target_se
@@ -164,7 +165,7 @@ def _measure(
     )
 
 
-def _summary(measured: Measured, target_se: float | None) -> dict[str, Any]:
+def summary(measured: Measured, target_se: float | None) -> dict[str, Any]:
     """The bound and its terms, in bits and nats per dimension."""
     bound = Estimate.of(measured.bound)
     standard_error = bound.standard_error / PER_BIT
@@ -193,7 +194,7 @@ def _exact(run: TrainedRun, condition: Condition) -> dict[str, float]:
     return {"exact_bits_per_dim": nats.mean().item() / PER_BIT}
 
 
-def _by_level(measured: Measured) -> dict[str, dict[str, list[float]]]:
+def by_level(measured: Measured) -> dict[str, dict[str, list[float]]]:
     """The loss by noise level, and its integral, the loss of the ELBO at every noise level."""
     rounds = measured.rounds
     edges = torch.linspace(

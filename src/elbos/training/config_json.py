@@ -36,12 +36,12 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
     Raises:
         ValueError: If it is no such value; the message names the place in the file.
     """
-    options = list(_options(annotation))
-    if value is None and type(None) in options:
+    admitted = list(options(annotation))
+    if value is None and type(None) in admitted:
         return None
     classes: dict[str, type] = {
         option.__name__: option
-        for option in options
+        for option in admitted
         if isinstance(option, type) and dataclasses.is_dataclass(option)
     }
     if classes:
@@ -49,7 +49,7 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
         if not isinstance(name, str) or name not in classes:
             raise ValueError(f"{where} has type {name!r}: expected one of {', '.join(classes)}.")
         return _decode_dataclass(classes[name], value, where)
-    for option in options:
+    for option in admitted:
         if get_origin(option) is tuple and isinstance(value, list):
             first, *others = get_args(option)
             if others == [...] or len(value) == 1 + len(others):
@@ -62,8 +62,23 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
             return float(value)
         if isinstance(option, type) and type(value) is option:
             return value
-    expected = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+    expected = " or ".join(getattr(option, "__name__", str(option)) for option in admitted)
     raise ValueError(f"{where} is {value!r}: expected {expected}.")
+
+
+def difference(old: Any, new: Any, where: str = "") -> str | None:
+    """The first entry in which two encoded configurations differ, in words; `output` may differ."""
+    if isinstance(old, dict) and isinstance(new, dict) and old["type"] == new["type"]:
+        for name in old:
+            if name != "output":
+                found = difference(old[name], new[name], f"{where}.{name}" if where else name)
+                if found:
+                    return found
+        return None
+    if old == new:
+        return None
+    old_name, new_name = (v["type"] if isinstance(v, dict) else v for v in (old, new))
+    return f"{where} = {old_name}, not {new_name}"
 
 
 def _decode_dataclass(cls: type, value: dict[str, Any], where: str) -> Any:
@@ -81,15 +96,15 @@ def _decode_dataclass(cls: type, value: dict[str, Any], where: str) -> Any:
         raise ValueError(f"{where} is not a valid {cls.__name__}: {error}") from error
 
 
-def _options(annotation: Any) -> Iterator[Any]:
+def options(annotation: Any) -> Iterator[Any]:
     """The types that an annotation admits, out of unions and Annotated."""
     if annotation == WeightFunction:  # the inner weighting of a wrapper
         annotation = Weight
     origin = get_origin(annotation)
     if origin is typing.Annotated:
-        yield from _options(get_args(annotation)[0])
+        yield from options(get_args(annotation)[0])
     elif origin in (typing.Union, types.UnionType):
         for member in get_args(annotation):
-            yield from _options(member)
+            yield from options(member)
     else:
         yield annotation

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +17,7 @@ from elbos.training.run_directory import RunDirectory
 from elbos.training.state import State
 
 NUM_DENSITIES = 100
+OnImages = Callable[[int], None]
 
 
 class Monitor:
@@ -26,13 +28,17 @@ class Monitor:
         run: Its directory.
         state: The state of the training, at the step it starts from.
         is_main: Whether this process is the one that writes.
+        on_images: Called with the number of images seen, after each step.
 
     Raises:
         ValueError: If TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, config: Config, run: RunDirectory, state: State, *, is_main: bool) -> None:
+    def __init__(
+        self, config: Config, run: RunDirectory, state: State, *, is_main: bool, on_images: OnImages
+    ) -> None:
         self.config, self.run, self.state, self.is_main = config, run, state, is_main
+        self.on_images = on_images
         self.step_before, self.since = state.step, time.perf_counter()
         self.console = Console(stderr=True, quiet=not is_main)
         self.progress = progress(self.console)
@@ -68,6 +74,7 @@ class Monitor:
         state.unlogged += torch.tensor([loss.mean().item(), 1.0])
         every = self.config.output.log_every
         self.progress.update(self.task, completed=num_images)
+        self.on_images(num_images)
         if num_images // every == (num_images - self.config.batch_size) // every:
             return
         now = time.perf_counter()

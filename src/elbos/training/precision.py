@@ -7,6 +7,7 @@ the precision that it was begun in, wherever it goes on.
 import time
 from dataclasses import replace
 from functools import cache
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +16,7 @@ from accelerate.utils import broadcast_object_list
 from elbos.training.config import Config
 from elbos.training.run_directory import RunDirectory
 
+Precision = Literal["auto", "bf16", "fp32"]
 _SIZE, _NUM_TRIES = 256, 3  # of matrices: large enough to be computed in blocks, and milliseconds
 
 
@@ -36,7 +38,7 @@ def resolved(config: Config, run: RunDirectory, accelerator: Accelerator) -> Con
 
 
 @cache
-def best_precision(device: torch.device) -> str:
+def best_precision(device: torch.device) -> Precision:
     """Which one serves a device: bf16, unless matrix products take longer in it than in float32."""
     if device.type == "cuda":
         is_fast = torch.cuda.is_bf16_supported(including_emulation=False)

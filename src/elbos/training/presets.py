@@ -6,6 +6,9 @@ levels of digits, VDM's 13.3 for 256. Noise levels beyond would be trained on fo
 """
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import tyro
 
 from elbos import parameterizations, weightings
 from elbos.adaptive import Adaptive
@@ -52,3 +55,8 @@ PRESETS: dict[str, Config] = {
     "fashion-small": replace(_FASHION, network=_SMALL, num_images=100_000),
 }
 """Every preset by name."""
+
+if TYPE_CHECKING:
+    Preset = Config
+else:
+    Preset = tyro.extras.subcommand_type_from_defaults(PRESETS)

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from elbos import files
 from elbos.training.config import Config
-from elbos.training.config_json import decode, encode
+from elbos.training.config_json import decode, difference, encode
 from elbos.training.data import Dataset
 
 
@@ -83,9 +83,9 @@ class RunDirectory:
                     f"{self.path} is not a run directory, it holds {others[0]}: "
                     "name a new one with --run."
                 )
-        elif difference := _difference(encode(self.config()), encode(config)):
+        elif found := difference(encode(self.config()), encode(config)):
             raise ValueError(
-                f"{self.path} holds a run with {difference}: "
+                f"{self.path} holds a run with {found}: "
                 "name another directory with --run, or give the same options."
             )
         files.write(file, (json.dumps(encode(config), indent=2) + "\n").encode())
@@ -144,18 +144,3 @@ def _logged_step(line: bytes) -> float:
         return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-def _difference(old: Any, new: Any, where: str = "") -> str | None:
-    """The first entry in which two encoded configurations differ, in words; `output` may differ."""
-    if isinstance(old, dict) and isinstance(new, dict) and old["type"] == new["type"]:
-        for name in old:
-            if (where, name) != ("", "output"):
-                found = _difference(old[name], new[name], f"{where}.{name}" if where else name)
-                if found:
-                    return found
-        return None
-    if old == new:
-        return None
-    old_name, new_name = (v["type"] if isinstance(v, dict) else v for v in (old, new))
-    return f"{where} = {old_name}, not {new_name}"

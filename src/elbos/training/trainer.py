@@ -29,7 +29,7 @@ from elbos.schedules import Linear
 from elbos.training import checkpoint
 from elbos.training.config import Config
 from elbos.training.data import Dataset, batch_indices, to_unit
-from elbos.training.monitor import Monitor
+from elbos.training.monitor import Monitor, OnImages
 from elbos.training.pictures import png
 from elbos.training.precision import autocast, resolved
 from elbos.training.randomness import Draw, draw, generator
@@ -51,12 +51,13 @@ class Interrupted(Exception):
     """Somebody asked the training to stop; a checkpoint was written."""
 
 
-def train(config: Config, path: Path) -> None:
+def train(config: Config, path: Path, on_images: OnImages = lambda _: None) -> None:
     """Train in a run directory, from its latest checkpoint if it has one.
 
     Args:
         config: What to train.
         path: The run directory; made if it is not there.
+        on_images: Called with the number of images seen, after each step.
 
     Raises:
         ValueError: If the directory is of another configuration, or in use, or the data or the
@@ -72,7 +73,7 @@ def train(config: Config, path: Path) -> None:
         if accelerator.is_main_process:
             run.claim(config, trainer.dataset)
         accelerator.wait_for_everyone()
-        trainer.train()
+        trainer.train(on_images)
         accelerator.wait_for_everyone()  # the main process writes the last things
 
 
@@ -101,11 +102,13 @@ class Trainer:
         self.objective = replace(config.objective, schedule=self.state.schedule)
         self.shards = _share(config.num_shards, accelerator)
 
-    def train(self) -> None:
+    def train(self, on_images: OnImages) -> None:
         """Run the steps that are left."""
         config, state, accelerator = self.config, self.state, self.accelerator
         self.resume()
-        monitor = Monitor(config, self.run, state, is_main=accelerator.is_main_process)
+        monitor = Monitor(
+            config, self.run, state, is_main=accelerator.is_main_process, on_images=on_images
+        )
         with monitor, _stop_requests() as is_stop_requested:
             while state.step < config.num_steps:
                 losses, grad_norm = self.step()

@@ -1,0 +1,126 @@
+"""Compare training objectives: train all rows with all seeds, score them, and report."""
+
+import contextlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from elbos import files
+from elbos.checks import require_positive
+from elbos.compare.budget import images_in
+from elbos.compare.engines import Engine
+from elbos.compare.experiment import Comparison, ComparisonDirectory, shared_config
+from elbos.compare.job import Job
+from elbos.compare.markdown import comparison_markdown
+from elbos.compare.page import write_comparison_page
+from elbos.compare.report import Cell, report_of
+from elbos.compare.runner import run_jobs
+from elbos.training.precision import best_precision
+from elbos.training.progress import progress
+from elbos.training.state import new_accelerator
+from elbos.training.trainer import Interrupted
+
+
+def compare(
+    comparison: Comparison,
+    path: Path,
+    engine: Engine,
+    *,
+    minutes: float | None = None,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Train all rows with all seeds, score them, and write the report.
+
+    What is done in `path` is not done again: an interrupted comparison goes on, rows and seeds may
+    be added, and several processes may be at it.
+
+    Args:
+        comparison: Rows, seeds, what they share, and how they are scored.
+        path: The comparison's directory; made if it is not there.
+        engine: Where runs are made; stopped at the end.
+        minutes: Training time of a run on this machine, from which the number of images follows:
+            the same for all rows. Default: the number of images of the configuration.
+        command: What was typed, for the report.
+
+    Returns:
+        What report.json holds. A run that failed is noted in it.
+
+    Raises:
+        ValueError: If the directory is of another comparison, or data or features cannot be had.
+        Interrupted: On Ctrl-C.
+        OSError: If something cannot be written.
+    """
+    with contextlib.closing(engine):
+        return _compare(comparison, ComparisonDirectory(path), engine, minutes, command)
+
+
+def _compare(
+    comparison: Comparison,
+    directory: ComparisonDirectory,
+    engine: Engine,
+    minutes: float | None,
+    command: str | None,
+) -> dict[str, Any]:
+    comparison = _settled(comparison, directory, minutes, engine.num_threads)
+    dataset = comparison.config.data.load()
+    if dataset.num_levels is not None:  # fail before training where features would be missing after
+        comparison.scoring.extractor.load(torch.device("cpu"))
+    directory.claim(comparison, minutes)
+    cells = [
+        Cell(row, seed, Job.of(comparison, directory.run(row, seed).resolve(), row, seed))
+        for seed in comparison.seeds  # a seed of all rows, then the next: it can be read early
+        for row in comparison.rows
+    ]
+    try:
+        with progress(Console(stderr=True)) as bar:
+            run_jobs([cell.job for cell in cells], engine, bar)
+    except KeyboardInterrupt:
+        num = sum(cell.job.scores() is not None for cell in cells)
+        raise Interrupted(
+            f"Stopped with {num} of {len(cells)} runs done: the same command goes on from there."
+        ) from None
+    return _report(comparison, directory, cells, command)
+
+
+def _settled(
+    comparison: Comparison, directory: ComparisonDirectory, minutes: float | None, threads: int
+) -> Comparison:
+    """With the precision and the number of images that were chosen when it began, or now."""
+    config, stored = comparison.config, directory.stored()
+    if config.precision == "auto":
+        device = new_accelerator().device
+        precision = stored.config.precision if stored else best_precision(device)
+        config = replace(config, precision=precision)
+    if minutes is not None:
+        require_positive(minutes=minutes)
+        if stored and stored.minutes == minutes:
+            num_images = stored.config.num_images
+        else:
+            row = comparison.rows[0]
+            num_images = images_in(minutes, row.config(config), threads)
+        config = replace(config, num_images=num_images)
+    return replace(comparison, config=shared_config(config))
+
+
+def _report(
+    comparison: Comparison,
+    directory: ComparisonDirectory,
+    cells: list[Cell],
+    command: str | None,
+) -> dict[str, Any]:
+    """Write the report, three times."""
+    report = report_of(comparison, cells, name=str(directory.path), command=command)
+    pictures = {}
+    for cell in cells:
+        picture = cell.job.path / "samples" / "heun.png"
+        if cell.seed == comparison.seeds[0] and picture.exists():
+            pictures[cell.row.name] = picture.read_bytes()
+    text = json.dumps(report, indent=1, allow_nan=False)
+    files.write(directory.path / "report.json", text.encode())
+    files.write(directory.path / "report.md", comparison_markdown(report).encode())
+    write_comparison_page(report, directory.path / "report.html", samples=pictures)
+    return report

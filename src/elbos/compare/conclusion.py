@@ -1,0 +1,136 @@
+"""What a comparison says, in sentences, and no more than its intervals allow."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from elbos.compare.statistics import CONFIDENCE
+
+_MAIN = ("frechet_heun", "frechet_ancestral", "bits_per_dim")
+
+
+def conclusion(report: Mapping[str, Any]) -> list[str]:
+    """The findings, most important first."""
+    complete = [row for row in report["rows"] if row["status"] == "complete"]
+    if len(complete) < 2:
+        return ["There are not two rows with scores yet: nothing can be compared."]
+    metrics = [metric for key in _MAIN for metric in report["metrics"] if metric["key"] == key]
+    sentences = [_best(metric, complete, report) for metric in metrics]
+    if report["pairs"]:
+        sentences += [sentence for metric in metrics if (sentence := _pairs(metric, report))]
+    sentences += list(_ranking(report))
+    if len(report["seeds"]) == 1:
+        sentences.append(
+            "One seed: a difference between two rows cannot be told from chance. Give more "
+            "--seeds to the same command for intervals."
+        )
+    return sentences
+
+
+def _best(
+    metric: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], report: Mapping[str, Any]
+) -> str:
+    """Which rows are best, and whether they are monotone."""
+    key = metric["key"]
+    best = next(row for row in rows if row["scores"][key]["is_best"])
+    value = f"{best['scores'][key]['mean']:.4g}"
+    kind = "monotone" if best["is_monotone"] else "not monotone"
+    text = f"{metric['title']}: {best['name']} ({kind}) is best with {value}"
+    if report["statistics"][key] is None:
+        return f"{text}, of one seed."
+    near = [row for row in rows if row["scores"][key]["is_best_within_error"]]
+    if len(near) == 1:
+        return f"{text}; every other row is worse beyond error."
+    num = sum(row["is_monotone"] for row in near)
+    total = sum(row["is_monotone"] for row in rows)
+    return (
+        f"{text}; {len(near)} of {len(rows)} rows are not told apart from it: {num} of the {total} "
+        f"monotone ones, {len(near) - num} of the {len(rows) - total} others."
+    )
+
+
+def _pairs(metric: Mapping[str, Any], report: Mapping[str, Any]) -> str | None:
+    """How pairs came out that differ in the weighting only."""
+    key, sign = metric["key"], 1 if metric["is_lower_better"] else -1
+    found = [pair["differences"][key] for pair in report["pairs"]]
+    if any(one["low"] is None for one in found):
+        return None
+    better = sum(sign * (one["low"] + one["high"]) < 0 and _is_apart(one) for one in found)
+    worse = sum(sign * (one["low"] + one["high"]) > 0 and _is_apart(one) for one in found)
+    pairs = "pair of rows that differs" if len(found) == 1 else "pairs of rows that differ"
+    return (
+        f"{metric['title']}, in {len(found)} {pairs} in nothing but the weighting: the monotone "
+        f"one is better in {better}, worse in {worse}, and not told apart in "
+        f"{len(found) - better - worse}."
+    )
+
+
+def _is_apart(difference: Mapping[str, float]) -> bool:
+    """Whether zero is outside of the interval."""
+    return difference["low"] > 0 or difference["high"] < 0
+
+
+def _ranking(report: Mapping[str, Any]) -> Iterator[str]:
+    """The ranking question, at the noise level that ranks most as sample quality does."""
+    ranking = report["ranking"]
+    if ranking is None or "frechet_heun" not in ranking:
+        return
+    rho = np.array([np.nan if r is None else r for r in ranking["frechet_heun"]["rho"]])
+    if np.isnan(rho).all():
+        return
+    i = int(np.nanargmax(rho))
+    level = ranking["logsnr"][i]
+    yield (
+        f"The ELBO of noisy test data, over {ranking['num_rows']} monotone rows: at log-SNR "
+        f"{level:.1f} it ranks them most as the Fréchet distance (Heun) does, with a rank "
+        f"correlation of {_interval(ranking['frechet_heun'], i)}; with the clean ELBO it is "
+        f"{_interval(ranking['bits_per_dim'], i)} there. The clean ELBO itself ranks them as the "
+        f"Fréchet distance with {_interval(ranking['frechet_heun'], -1)}."
+    )
+
+
+def _interval(found: Mapping[str, Sequence[float | None]], i: int) -> str:
+    rho, low, high = (found[end][i] for end in ("rho", "low", "high"))
+    if rho is None or low is None or high is None:
+        return "none"
+    return f"{rho:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """How to read the numbers."""
+    found = next((one for one in report["statistics"].values() if one), None)
+    lines = [
+        "Rows of one seed share network, initial weights, order of the data, noise, the uniform "
+        "numbers that noise levels are made of, and the noise that samples start from. A row's "
+        "score is its mean over seeds, never its best seed.",
+    ]
+    if found:
+        percent = round(100 * CONFIDENCE)
+        lines += [
+            f"± is half of Tukey's honestly significant difference over {found['num_seeds']} "
+            f"seeds as blocks ({found['dof']} degrees of freedom): two rows whose intervals do not "
+            f"overlap differ, with {percent} % confidence for all pairs of rows and one score at "
+            "once. It takes all rows for equally variable, and is about training again on the same "
+            "data, not about other test images.",
+            "Bold: not told apart from the best.",
+            "By pairing over seeds, the standard error of a difference is smaller by a factor of "
+            + ", ".join(_factors(report))
+            + ".",
+        ]
+    if report["ranking"] is not None:
+        lines.append(
+            "Rank correlations are Spearman's, of means over seeds; their intervals of 2,000 "
+            "bootstrap draws of rows and seeds."
+        )
+    if any(row["status"] != "complete" for row in report["rows"]):
+        lines.append("Rows without scores of all seeds are shown, and not compared.")
+    return lines
+
+
+def _factors(report: Mapping[str, Any]) -> Iterator[str]:
+    titles = {metric["key"]: metric["title"] for metric in report["metrics"]}
+    for key in _MAIN:
+        found = report["statistics"].get(key)
+        if found and found["pairing"] is not None:
+            yield f"{found['pairing']:.2f} ({titles[key]})"

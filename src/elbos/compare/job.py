@@ -1,0 +1,113 @@
+"""A run of a comparison as a job: what is to be done, and the files that say how it went."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from elbos import files
+from elbos.compare.experiment import Comparison, Scoring
+from elbos.compare.rows import Row
+from elbos.compare.scores import read_scores
+from elbos.training.config import Config, Weight
+from elbos.weightings import Weighting
+
+TRAINING_COST = 3  # of an image, in network evaluations: one forward, and two's worth backward
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run to be made.
+
+    Attributes:
+        path: The run directory.
+        config: What to train.
+        scoring: How to score it.
+        weightings: What its losses are measured under.
+    """
+
+    path: Path
+    config: Config
+    scoring: Scoring
+    weightings: tuple[Weight, ...]
+
+    @classmethod
+    def of(cls, comparison: Comparison, path: Path, row: Row, seed: int) -> "Job":
+        """The job of a row and a seed, in the run directory `path`."""
+        return cls(
+            path=path,
+            config=comparison.run_config(row, seed),
+            scoring=comparison.scoring,
+            weightings=comparison.weightings,
+        )
+
+    @property
+    def named_weightings(self) -> dict[str, Weighting]:
+        """The weightings by their repr."""
+        return {repr(weighting): weighting for weighting in self.weightings}
+
+    @property
+    def training_cost(self) -> float:
+        """Work of the training, in network evaluations."""
+        return float(TRAINING_COST * self.config.num_images)
+
+    @property
+    def cost(self) -> float:
+        """All its work, about."""
+        return self.training_cost + self.scoring.cost(self.config.schedule)
+
+    def scores(self) -> dict[str, Any] | None:
+        """Its scores, if it is done."""
+        return read_scores(self.path, self.scoring, self.named_weightings)
+
+    @property
+    def lock(self) -> FileLock:
+        """Held by the process that is at it; released when that dies."""
+        return FileLock(self.path / ".work.lock", timeout=0)
+
+    def is_busy(self) -> bool:
+        """Whether some process is at it."""
+        if not self.path.exists():
+            return False
+        try:
+            with self.lock:
+                return False
+        except Timeout:
+            return True
+
+    def fail(self, reason: str, *, is_final: bool) -> None:
+        """Note why there are no scores, in a line, and whether another try would end the same."""
+        line = " ".join(reason.split())
+        content = {"reason": line, "is_final": is_final, "time": time.time()}
+        files.write(self._failure, json.dumps(content).encode())
+
+    def failure(self) -> dict[str, Any] | None:
+        """What `fail` noted."""
+        try:
+            found = json.loads(self._failure.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        keys = {"reason", "is_final", "time"}
+        return dict(found) if isinstance(found, dict) and keys <= found.keys() else None
+
+    def forget_failure(self) -> None:
+        """It is tried again."""
+        self._failure.unlink(missing_ok=True)
+
+    @property
+    def _failure(self) -> Path:
+        return self.path / ".failure.json"
+
+    def note_progress(self, cost: float) -> None:
+        """Say how much of the work is done."""
+        files.write(self.path / ".progress", str(min(cost / self.cost, 1.0)).encode())
+
+    def progress(self) -> float:
+        """How much of the work is done, of 1."""
+        try:
+            return float((self.path / ".progress").read_text())
+        except (FileNotFoundError, ValueError):
+            return 0.0

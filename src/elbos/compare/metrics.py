@@ -1,0 +1,61 @@
+"""What runs are compared by."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SAMPLERS = {"ancestral": "ancestral", "heun": "Heun"}
+_SCORES = {
+    "frechet": ("frechet_distance", "Fréchet distance", "FD", True),
+    "kernel": ("kernel_distance", "kernel distance", "KD", True),
+    "precision": ("precision", "precision", "precision", False),
+    "recall": ("recall", "recall", "recall", False),
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of the table.
+
+    Args:
+        key: Names it in a report.
+        title: In words.
+        short: As the head of a column.
+        is_lower_better: Its direction.
+        sampler: The sampler whose samples it is of, or None.
+        name: What scores.json calls it.
+    """
+
+    key: str
+    title: str
+    short: str
+    is_lower_better: bool
+    sampler: str | None
+    name: str
+
+    def value(self, scores: Mapping[str, Any]) -> float | None:
+        """Its value in a run's scores."""
+        if self.sampler is None:
+            return float(scores[self.name])
+        samples = scores["samples"]
+        return None if samples is None else samples[self.sampler][self.name]
+
+    def floor(self, scores: Mapping[str, Any]) -> float | None:
+        """The value of real images."""
+        floor = scores["floor"]
+        return None if self.sampler is None or floor is None else floor[self.name]
+
+
+def _of_samples(score: str) -> list[Metric]:
+    name, title, short, is_lower_better = _SCORES[score]
+    return [
+        Metric(f"{score}_{key}", f"{title}, {word}", f"{short}, {word}", is_lower_better, key, name)
+        for key, word in SAMPLERS.items()
+    ]
+
+
+BITS = Metric("bits_per_dim", "bits/dim", "bits/dim", True, None, "bits_per_dim")
+FRECHET = _of_samples("frechet")
+_OTHERS = [metric for score in ("precision", "recall", "kernel") for metric in _of_samples(score)]
+METRICS = [*FRECHET, BITS, *_OTHERS]
+"""All of them, in the order of the table."""

@@ -1,0 +1,94 @@
+"""The engine of a Ray cluster."""
+
+import json
+import os
+from typing import Any
+
+from elbos.checks import require_positive
+from elbos.compare.engines import Ended
+from elbos.compare.job import Job
+from elbos.compare.processes import close, start_process, trouble
+from elbos.training.config_json import decode, encode
+
+
+class OnRay:
+    """A Ray cluster: the one at `RAY_ADDRESS`, or one of this machine that is started here.
+
+    All machines need elbos, and see the comparison's directory under the same path.
+
+    Args:
+        num_workers: Jobs at once. Default: one for each GPU of the cluster, or each two cores.
+
+    Raises:
+        ValueError: If Ray is not installed, or the cluster cannot be reached.
+    """
+
+    def __init__(self, num_workers: int | None = None) -> None:
+        if num_workers is not None:
+            require_positive(num_workers=num_workers)
+        self._ray = ray = _ray()
+        address = os.environ.get("RAY_ADDRESS")
+        try:
+            ray.init(
+                address=address, log_to_driver=False, include_dashboard=None if address else False
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"Ray at {address or 'this machine'} does not answer: {error}"
+            ) from error
+        resources = ray.cluster_resources()
+        cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+        self.num_workers = num_workers or gpus or max(1, cores // 2)
+        self.num_threads = max(1, cores // self.num_workers)
+        self._task = ray.remote(num_cpus=self.num_threads, num_gpus=1 if gpus else 0)(_to_the_end)
+        self._environment = {"OMP_NUM_THREADS": str(self.num_threads)}
+        self._running: dict[Any, Job] = {}
+
+    def start(self, job: Job) -> None:
+        """Begin a job wherever there is room."""
+        reference = self._task.remote(json.dumps(encode(job)), self._environment)
+        self._running[reference] = job
+
+    def ended(self) -> Ended:
+        """The jobs whose tasks are done."""
+        if not self._running:
+            return []
+        references = list(self._running)
+        done, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
+        return [(self._running.pop(reference), self._result(reference)) for reference in done]
+
+    def _result(self, reference: Any) -> str | None:
+        try:
+            what: str | None = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            return f"Ray: {str(error).strip().splitlines()[-1]}"
+        return what
+
+    def close(self) -> None:
+        """End all tasks, and with them their processes; leave the cluster."""
+        for reference in self._running:
+            self._ray.cancel(reference, force=True)
+        self._ray.shutdown()
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise ValueError(
+            "Ray is not installed: pip install 'elbos[ray]', or leave out --ray."
+        ) from None
+    return ray
+
+
+def _to_the_end(text: str, environment: dict[str, str]) -> str | None:
+    """A job on a machine of the cluster."""
+    job = decode(Job, json.loads(text), "job")
+    if not job.path.parent.is_dir():
+        return f"{job.path.parent} is not there on {os.uname().nodename}: name one that all share."
+    process = start_process(job, environment)
+    try:
+        process.wait()
+    finally:
+        close(process)
+    return trouble(process)

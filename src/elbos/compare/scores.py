@@ -1,0 +1,144 @@
+"""The scores of one run, and what a report shows of it besides; RUN/scores.json.
+
+Everything slow is kept part by part in the run's `evaluation` folder: scored again, under more
+weightings, a run costs seconds.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from elbos import files
+from elbos.compare.experiment import Scoring
+from elbos.evaluation.evaluate import (
+    Evaluation,
+    by_level,
+    chosen_images,
+    measure_condition,
+    summary,
+)
+from elbos.evaluation.likelihood import Condition, conditions
+from elbos.evaluation.ode import Ode
+from elbos.evaluation.progress import Start
+from elbos.evaluation.samples import Judge, Quality, draw_set, score_set
+from elbos.training.config_json import encode
+from elbos.training.data import to_unit
+from elbos.training.machine import machine
+from elbos.training.pictures import png
+from elbos.training.trained import TrainedRun
+from elbos.weightings import Weighting
+
+NUM_SHOWN = 20
+MAX_PILOT = 500  # images, of 32 evaluations each: as many as the rounds take
+FILE = "scores.json"
+
+
+def read_scores(
+    run: Path, scoring: Scoring, weightings: Mapping[str, Weighting]
+) -> dict[str, Any] | None:
+    """What `write_scores` wrote, or None if it is not there, is damaged, or is of other settings or
+    of too few weightings.
+    """
+    try:
+        found: dict[str, Any] = json.loads((run / FILE).read_bytes())
+        if found["scoring"] == encode(scoring) and set(weightings) <= set(found["losses"]):
+            return found
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def write_scores(
+    run: TrainedRun, scoring: Scoring, weightings: Mapping[str, Weighting], start: Start
+) -> None:
+    """Score a run.
+
+    Args:
+        run: The run, trained.
+        scoring: How.
+        weightings: What its losses are measured under.
+        start: Told of each piece of work.
+
+    Raises:
+        ValueError: If a loss or a sample is not finite.
+        OSError: If the scores cannot be written.
+    """
+    seed = run.config.seed
+    evaluation = Evaluation(
+        num_images=min(scoring.num_images, len(run.dataset.test)),
+        num_pilot_images=max(2, min(scoring.num_images // 8, MAX_PILOT)),
+        ode=Ode(num_images=0),
+        quality=Quality(num_samples=0),
+        seed=seed,
+    )
+    images = chosen_images(run, evaluation)
+    condition = conditions(run, run.dataset.test, images)[-1]  # given the label, if it knows labels
+    found = {
+        "scoring": encode(scoring),
+        "seed": seed,
+        "step": run.step,
+        "images_seen": run.step * run.config.batch_size,
+        "num_parameters": sum(p.numel() for p in run.denoiser.network.parameters()),
+        "data": run.dataset.fingerprint(),
+        "condition": condition.title,
+        "precision": run.config.precision,
+        "machine": machine(run.device),
+        **_likelihood(run, condition, evaluation, weightings, start),
+        **_samples(run, scoring, start),
+        **_log(run),
+    }
+    files.write(run.directory.path / FILE, json.dumps(found, allow_nan=False).encode())
+
+
+def _likelihood(
+    run: TrainedRun,
+    condition: Condition,
+    evaluation: Evaluation,
+    weightings: Mapping[str, Weighting],
+    start: Start,
+) -> dict[str, Any]:
+    """The bound, the loss under each weighting, and both curves."""
+    measured = measure_condition(run, condition, evaluation, start)
+    losses = {
+        name: measured.rounds.integral(weighting).mean().item()
+        for name, weighting in weightings.items()
+    }
+    bound = summary(measured, None)
+    return {
+        "num_images": len(condition),
+        "bits_per_dim": bound["bits_per_dim"],
+        "standard_error": bound["standard_error"],
+        "measurement_error": bound["measurement_error"],
+        "losses": losses,
+        **by_level(measured),
+    }
+
+
+def _samples(run: TrainedRun, scoring: Scoring, start: Start) -> dict[str, Any]:
+    """Sample quality with each sampler, and a picture; of points there is none."""
+    if run.dataset.num_levels is None:
+        return {"samples": None, "floor": None}
+    judge, seed, num = Judge.of(run, scoring.extractor, start), run.config.seed, scoring.num_samples
+    scores = {
+        name: score_set(judge, sampling, num, seed, start)
+        for name, sampling in scoring.samplings.items()
+    }
+    x = draw_set(run, scoring.heun, num, seed, start)[:NUM_SHOWN]
+    picture = png(to_unit(x, run.dataset.num_levels), num_columns=NUM_SHOWN // 2)
+    run.directory.samples.mkdir(exist_ok=True)
+    files.write(run.directory.samples / "heun.png", picture)
+    return {"samples": scores, "floor": judge.floor(num, start)}
+
+
+def _log(run: TrainedRun) -> dict[str, Any]:
+    """The curves of the training, out of metrics.jsonl."""
+    lines = map(json.loads, (run.directory.path / "metrics.jsonl").read_text().splitlines())
+    learning, density = [], []
+    for line in lines:
+        if "val_nats" in line:
+            learning.append([line["images"], line["val_nats"] / math.log(2)])
+        if "density" in line:
+            density.append([line["images"], line["density"]])
+    return {"learning": learning, "density": density}

@@ -1,0 +1,214 @@
+r"""Which rows of a comparison differ, and which quantities rank them as a score does.
+
+Each of $R$ rows (training objectives) is trained from the same $n$ seeds, and the same seed is the
+same initial weights, order of data and noise in every row: a randomized complete block design, with
+rows as treatments and seeds as blocks. A score is a row's, a seed's, and an error,
+
+$$y_{rs} = \mu_r + b_s + e_{rs}, \qquad
+  \mathrm{MSE} = \frac{\sum_{rs} (y_{rs} - \bar y_{r\cdot} - \bar y_{\cdot s} + \bar y)^2}
+                      {(R - 1)(n - 1)}.$$
+
+What a seed does to all rows cancels in their differences. All of them at once have the confidence
+of Tukey's honestly significant difference,
+
+$$|(\bar y_i - \bar y_j) - (\mu_i - \mu_j)| \le \mathrm{HSD}
+  = q_{0.95;\,R,\,(R-1)(n-1)} \sqrt{\mathrm{MSE} / n}
+  \quad \text{for all } i, j, \text{ in 95 \% of experiments},$$
+
+with $q$ the quantile of the studentized range (of $\max - \min$ of $R$ means: no further
+$\sqrt 2$). Drawn as $\bar y_r \pm \mathrm{HSD} / 2$, rows differ where their intervals are apart.
+
+Whether a quantity $x$, such as the ELBO at a noise level, ranks rows as the score $y$ does is
+Spearman's $\rho$ of their means over seeds. Its interval is of the bootstrap over rows, which are
+taken for a sample of the objectives there could be, and over seeds.
+
+References:
+    Tukey (1953), The problem of multiple comparisons
+    Efron & Tibshirani (1993), An Introduction to the Bootstrap
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int
+from scipy.stats import rankdata, studentized_range
+
+CONFIDENCE = 0.95
+
+
+@lru_cache
+def _quantile(num_rows: int, dof: int) -> float:
+    """Of the studentized range: half a second to compute, and one for all scores of a table."""
+    return float(studentized_range.ppf(CONFIDENCE, num_rows, dof))
+
+
+@dataclass(frozen=True)
+class Blocks:
+    r"""The additive model, fitted to one score of $R \ge 2$ rows and $n \ge 2$ seeds.
+
+    Args:
+        means: $\bar y_r$, of each row.
+        num_seeds: $n$.
+        residual_std: $\sqrt{\mathrm{MSE}}$, the error of one score. Exactly zero where the
+            residuals are no more than rounding, as of rows that are identical.
+        pairing: By which factor the shared seeds narrow the standard error of a difference: the one
+            that independent seeds would have, from the variance within rows, over the one it has.
+            At least $\sqrt{(R-1)/R}$, and 1 on average where seeds make no difference. None without
+            errors: nothing is left to narrow.
+    """
+
+    means: Float64[np.ndarray, " r"]
+    num_seeds: int
+    residual_std: float
+    pairing: float | None
+
+    @classmethod
+    def of(cls, scores: Float64[np.ndarray, "r n"]) -> "Blocks | None":
+        """From one score of all rows and seeds; None of a single row or a single seed.
+
+        Raises:
+            ValueError: If some scores are not finite.
+        """
+        _require_finite(scores)
+        num_rows, num_seeds = scores.shape
+        if num_rows < 2 or num_seeds < 2:
+            return None
+        means = scores.mean(1)
+        within = scores - means[:, None]
+        residuals = within - within.mean(0)
+        rounding = np.finfo(np.float64).eps * scores.size * np.abs(scores).max()
+        is_exact = bool(np.abs(residuals).max() <= rounding)
+        mse = float(np.square(residuals).sum()) / ((num_rows - 1) * (num_seeds - 1))
+        unpaired = float(np.square(within).sum()) / (num_rows * (num_seeds - 1))
+        return cls(
+            means=means,
+            num_seeds=num_seeds,
+            residual_std=0.0 if is_exact else math.sqrt(mse),
+            pairing=None if is_exact else math.sqrt(unpaired / mse),
+        )
+
+    @property
+    def dof(self) -> int:
+        """Degrees of freedom of the residuals, $(R - 1)(n - 1)$."""
+        return (len(self.means) - 1) * (self.num_seeds - 1)
+
+    @cached_property
+    def half_width(self) -> float:
+        """HSD: how far any difference of two means may be from the truth, all at once."""
+        standard_error = self.residual_std / math.sqrt(self.num_seeds)
+        return _quantile(len(self.means), self.dof) * standard_error
+
+    @property
+    def margin(self) -> float:
+        r"""HSD / 2: two rows whose intervals `means` $\pm$ `margin` do not overlap differ."""
+        return self.half_width / 2
+
+    def difference(self, i: int, j: int) -> tuple[float, float, float]:
+        r"""Row $i$ minus row $j$: mean, and ends of the simultaneous interval."""
+        mean = float(self.means[i] - self.means[j])
+        return mean, mean - self.half_width, mean + self.half_width
+
+    def is_best_within_error(self, is_lower_better: bool) -> Bool[np.ndarray, " r"]:
+        """Which rows do not differ significantly from the best; the best itself among them."""
+        best = self.means.min() if is_lower_better else self.means.max()
+        is_near: Bool[np.ndarray, " r"] = np.abs(self.means - best) <= self.half_width
+        return is_near
+
+
+@dataclass(frozen=True)
+class Correlation:
+    r"""Spearman's rank correlation of each of $k$ quantities with a score.
+
+    Args:
+        rho: The estimates; NaN where all rows have the same mean of the quantity, or of the score.
+        low: Lower ends of the 95 % intervals; NaN where `rho` is.
+        high: Upper ends.
+    """
+
+    rho: Float64[np.ndarray, " k"]
+    low: Float64[np.ndarray, " k"]
+    high: Float64[np.ndarray, " k"]
+
+
+def rank_correlations(
+    x: Float64[np.ndarray, "r n k"],
+    y: Float64[np.ndarray, "r n"],
+    *,
+    num_draws: int = 2000,
+    seed: int = 0,
+) -> Correlation:
+    r"""How well each of $k$ quantities ranks rows as a score does.
+
+    A draw of the bootstrap takes rows with replacement and, independently, seeds: the same ones in
+    all rows, for quantities and score, as seeds are blocks. Draws without a rank correlation, as of
+    one row only, are left out. The interval is from the 2.5th to the 97.5th percentile, and extends
+    to the estimate where that is outside: resampled seeds add to the noise in the means, so that
+    draws lie closer to zero than a high estimate does.
+
+    Args:
+        x: Quantities, lower is better.
+        y: Score, lower is better: that both are is a positive correlation.
+        num_draws: Of the bootstrap. Default: ends move by a tenth of the interval's width at most.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: If there are fewer than 4 rows, or some values are not finite.
+    """
+    num_rows, num_seeds = y.shape
+    if num_rows < 4:
+        raise ValueError(f"A rank correlation is of 4 rows or more: there are {num_rows}.")
+    _require_finite(x, y)
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(num_rows, size=(num_draws, num_rows))
+    seeds = rng.integers(num_seeds, size=(num_draws, num_seeds))
+    x, y = np.moveaxis(x, 2, 0), y[None]
+    rho = _spearman(x, y, np.arange(num_rows)[None], np.arange(num_seeds)[None])[:, 0]
+    ends = [_percentiles(draws) for draws in _spearman(x, y, rows, seeds)]
+    low, high = np.array(ends).reshape(-1, 2).T
+    return Correlation(rho, np.minimum(rho, low), np.maximum(rho, high))
+
+
+def _spearman(
+    x: Float[np.ndarray, "k r n"],
+    y: Float[np.ndarray, "1 r n"],
+    rows: Int[np.ndarray, "d r"],
+    seeds: Int[np.ndarray, "d n"],
+) -> Float64[np.ndarray, "k d"]:
+    """Of each draw of rows and seeds; NaN where either side is the same for all of its rows."""
+    x, y = _ranks(x, rows, seeds), _ranks(y, rows, seeds)
+    with np.errstate(invalid="ignore"):
+        rho: Float64[np.ndarray, "k d"] = (x * y).sum(2) / np.sqrt(
+            np.square(x).sum(2) * np.square(y).sum(2)
+        )
+    return rho
+
+
+def _ranks(
+    values: Float[np.ndarray, "k r n"], rows: Int[np.ndarray, "d r"], seeds: Int[np.ndarray, "d n"]
+) -> Float64[np.ndarray, "k d r"]:
+    """Of the rows of each draw by their sums over its seeds, around their mean; ties share theirs.
+
+    Seeds are added one by one: a row that is drawn twice has twice exactly the same sum.
+    """
+    sums = np.zeros((len(values), *rows.shape))
+    for seed in seeds.T:
+        sums += values[:, rows, seed[:, None]]
+    ranks: Float64[np.ndarray, "k d r"] = rankdata(sums, axis=2) - (rows.shape[1] + 1) / 2
+    return ranks
+
+
+def _percentiles(draws: Float64[np.ndarray, " d"]) -> tuple[float, float]:
+    kept = draws[~np.isnan(draws)]
+    if not kept.size:
+        return math.nan, math.nan
+    low, high = np.quantile(kept, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def _require_finite(*values: Float[np.ndarray, "..."]) -> None:
+    for each in values:
+        num_bad = int((~np.isfinite(each)).sum())
+        if num_bad:
+            raise ValueError(f"{num_bad} of {each.size} scores are NaN or infinite.")

@@ -1,0 +1,40 @@
+"""A comparison as a table on the terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from elbos.compare.metrics import METRICS
+from elbos.evaluation.words import plus_minus
+
+_SHOWN = [metric.key for metric in METRICS[:3]]
+
+
+def comparison_table(report: Mapping[str, Any]) -> Table:
+    """Every row with its main scores, ± margin; bold where not told apart from the best."""
+    metrics = [metric for metric in report["metrics"] if metric["key"] in _SHOWN]
+    seeds = len(report["seeds"])
+    title = (
+        f"{report['name']}: {seeds} seed{'s' if seeds > 1 else ''}, {report['num_images']:,} images"
+    )
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE)
+    table.add_column("", overflow="fold")
+    table.add_column("monotone")
+    for metric in metrics:
+        table.add_column(metric["short"], justify="right")
+    for row in report["rows"]:
+        cells = [_cell(row, metric["key"]) for metric in metrics]
+        if row["status"] == "failed":
+            cells = [escape(row["failures"][0]["reason"]), *cells[1:]]
+        table.add_row(escape(row["name"]), "yes" if row["is_monotone"] else "no", *cells)
+    return table
+
+
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    if (score := row["scores"].get(key)) is None:
+        return ""
+    text = plus_minus(score["mean"], score["margin"])
+    return f"[bold]{text}[/bold]" if score["is_best_within_error"] else text

@@ -1,0 +1,392 @@
+"""`elbos compare`: rows that differ in the objective only, each run made once, whatever happens."""
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from commands import assert_one_line
+from tiny import DIGITS, tensors
+
+from elbos import weightings
+from elbos.adaptive import Adaptive
+from elbos.compare import experiment
+from elbos.compare import work as work_module
+from elbos.compare.compare import compare
+from elbos.compare.experiment import DEFAULT_ROWS, Comparison, Scoring
+from elbos.compare.row_words import parse_row
+from elbos.compare.rows import ROWS, Row, loss_scale
+from elbos.compare.work import work
+from elbos.evaluation.features import Module
+from elbos.parameterizations import V
+from elbos.training.run_directory import RunDirectory
+from elbos.training.sampling import Ancestral, Heun, Sampling
+from elbos.training.state import new_accelerator
+from elbos.training.trainer import Diverged, Trainer, train
+
+USERS = "def features(images): return images.float().flatten(1)[:, ::48] / 255"
+
+
+class Here:
+    """An engine that makes a run, in this process, when it is asked how things are."""
+
+    num_workers = num_threads = 1
+
+    def __init__(self, at=lambda number, job: None):
+        self.made, self.waiting, self.at = [], [], at
+
+    def start(self, job):
+        self.waiting.append(job)
+
+    def ended(self):
+        jobs, self.waiting = self.waiting, []
+        for job in jobs:
+            self.at(len(self.made), job)
+            self.made.append(job.path.name)
+            work(job)
+        return [(job, None) for job in jobs]
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of one's own, also for cached features."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(experiment, "NUM_VALIDATIONS", 1)
+    (tmp_path / "mine.py").write_text(USERS)
+    return tmp_path
+
+
+@pytest.fixture
+def small(folder):
+    """Three rows and two seeds, seconds of work."""
+    return Comparison(
+        config=replace(DIGITS, num_images=80, precision="fp32"),
+        scoring=Scoring(
+            num_images=20,
+            num_samples=24,
+            extractor=Module(path=str(folder / "mine.py:features")),
+            ancestral=Sampling(sampler=Ancestral(), num_steps=2),
+            heun=Sampling(sampler=Heun(), num_steps=2),
+        ),
+        rows=tuple(ROWS[name] for name in ("iddpm", "edm", "v-adaptive-sigmoid-2")),
+        seeds=(0, 1),
+    )
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_names_of_rows_tell_what_is_monotone(name):
+    """The published ones as the table of the theory says; what is called monotonic is."""
+    rises = {"iddpm", "edm", "edm-adaptive", "sd3", "sd3-adaptive", "p2", "min-snr"}
+    assert ROWS[name].is_monotone(-10.0, 13.3) == (name not in rises)
+
+
+def test_the_default_rows_have_pairs_of_monotone_and_not():
+    kinds = [ROWS[name].is_monotone(-10.0, 13.3) for name in DEFAULT_ROWS]
+    assert len(DEFAULT_ROWS) >= 10
+    assert True in kinds
+    assert False in kinds
+
+
+def test_only_the_objective_of_a_row_differs():
+    config = ROWS["edm"].config(DIGITS)
+    ends = {"logsnr_min": DIGITS.schedule.logsnr_min, "logsnr_max": DIGITS.schedule.logsnr_max}
+    row = ROWS["edm"]
+    assert config == replace(
+        DIGITS,
+        parameterization=row.parameterization,
+        schedule=replace(row.schedule, **ends),
+        weighting=row.weighting,
+        optimizer=replace(DIGITS.optimizer, max_grad_norm=config.optimizer.max_grad_norm),
+    )
+
+
+def test_the_scale_of_a_weighting_is_a_loss_known_in_closed_form():
+    """Of w = 1, half the integral of the sigmoid: the information of normal data, in nats."""
+    expected = 0.5 * (torch.nn.functional.softplus(torch.tensor([9.0, -7.0])).diff().abs()).item()
+    assert loss_scale(weightings.ELBO(), -7.0, 9.0) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_constant_factor_of_the_weighting_changes_nothing(folder):
+    """Four times the weighting moves the weights as it does alone, but for AdamW's epsilon; with
+    the same clipping it would not.
+    """
+    optimizer = replace(DIGITS.optimizer, max_grad_norm=1.0, warmup_images=0)  # norms are above it
+    base = replace(DIGITS, num_images=80, precision="fp32", optimizer=optimizer)
+    once, four = (
+        replace(ROWS["v-cosine"], weighting=weighting).config(base)
+        for weighting in (
+            weightings.Exponential(),
+            weightings.Shifted(weightings.Exponential(), math.log(4)),  # exp(s) exp(-l / 2)
+        )
+    )
+    assert four.optimizer.max_grad_norm == pytest.approx(4 * once.optimizer.max_grad_norm)
+    clipped_alike = replace(four, optimizer=once.optimizer)
+    for name, config in (("once", once), ("four", four), ("alike", clipped_alike)):
+        train(config, folder / name)
+
+    def distance(name):
+        found, other = tensors(folder / "once"), tensors(folder / name)
+        squares = [
+            (tensor - other[key]).square().sum()
+            for key, tensor in found.items()
+            if key.startswith("network/")
+        ]
+        return sum(squares).sqrt().item()
+
+    assert distance("four") < 0.01 * distance("alike")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("mine=V(),Adaptive(),Sigmoid(k=3)", weightings.Sigmoid(k=3.0)),
+        ("mine = V, Adaptive, Monotone(EDM(std=2))", weightings.Monotone(weightings.EDM(std=2.0))),
+    ],
+)
+def test_a_row_of_ones_own_is_what_its_words_say(words, expected):
+    assert parse_row(words) == Row(
+        name="mine", parameterization=V(), schedule=Adaptive(), weighting=expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        ("nope", "choose from iddpm"),
+        ("a=V()", "give a prediction type, a schedule and a weighting"),
+        ("a=V(),Adaptive(),ELBO(),ELBO()", "give a prediction type"),
+        ("a=(((", "give a prediction type"),
+        ("a=V(),Adaptive(),__import__('os')", "is none of ELBO"),
+        ("a=V(),Adaptive(),Sigmoid(q=3)", "unknown entries: q"),
+        ("a=V(),Adaptive(),Sigmoid(3)", "with their names"),
+        ("a=V(),Adaptive(),Sigmoid(k='x')", "expected float"),
+        ("a=V(),Adaptive(),Sigmoid(k=1e999)", "finite"),
+        ("a=V(),Adaptive(num_bins=2.5),ELBO()", "expected int"),
+        ("a=V(),Normal(std=-1),ELBO()", "above 0"),
+        ("../a=V(),Adaptive(),ELBO()", "cannot be called"),
+    ],
+)
+def test_a_row_that_makes_no_sense_is_one_line(elbos, folder, words, needed):
+    assert_one_line(elbos("compare", "digits", "--rows", words, "--out", "new"), needed)
+    assert not (folder / "new").exists()
+
+
+# --- pairing --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_rows_of_a_seed_share_everything_random(small, folder, step):
+    """Initial weights, order of the data, noise, uniform times, dropped labels: bit for bit."""
+
+    def drawn(row, seed):
+        config = small.run_config(row, seed)
+        trainer = Trainer(config, RunDirectory(folder / "r"), config.data.load(), new_accelerator())
+        trainer.state.step = step
+        draw = trainer.draw()
+        weights = torch.cat([p.flatten() for p in trainer.network.parameters()])
+        return [*trainer.batch(), draw.times, draw.eps, draw.uniform, weights]
+
+    first, *others = (drawn(row, 1) for row in small.rows)
+    for other in others:
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(first, other, strict=True))
+    another = drawn(small.rows[0], 2)
+    assert not any(torch.equal(mine, theirs) for mine, theirs in zip(first, another, strict=True))
+
+
+# --- made once, whatever happens ------------------------------------------------------------------
+
+
+def report_of(folder):
+    report = json.loads((folder / "report.json").read_text())
+    return {key: value for key, value in report.items() if key not in ("name", "command")}
+
+
+def test_what_is_done_is_not_done_again(small, folder):
+    engine = Here()
+    first = compare(small, Path("c"), engine)
+    assert sorted(engine.made) == sorted(f"{r.name}-{s}" for r in small.rows for s in (0, 1))
+    assert {path.name for path in Path("c").iterdir()} == {
+        *("compare.json", "runs", "report.json", "report.md", "report.html")
+    }
+    again = compare(small, Path("c"), engine := Here())
+    assert again == first
+    assert engine.made == []
+    more = replace(small, seeds=(0, 1, 2), rows=(*small.rows, parse_row("elbo")))
+    report = compare(more, Path("c"), engine := Here())
+    # losses of old runs under the new row's weighting come out of what is kept
+    assert set(engine.made) > {"elbo-0", "elbo-1", "elbo-2", "iddpm-2"}
+    assert [row["status"] for row in report["rows"]] == ["complete"] * 4
+    for old, new in zip(first["rows"], report["rows"], strict=False):
+        for key in ("0", "1"):
+            values = [row["scores"]["bits_per_dim"]["values"][key] for row in (old, new)]
+            assert values[0] == values[1]
+
+
+def test_a_report_holds_what_the_runs_were_scored_with(small, folder):
+    report = compare(small, Path("c"), Here(), command="elbos compare")
+    assert report == json.loads(Path("c/report.json").read_text())
+    for row in report["rows"]:
+        found = [
+            json.loads(Path(f"c/runs/{row['name']}-{seed}/scores.json").read_text())
+            for seed in (0, 1)
+        ]
+        bits = [one["bits_per_dim"] for one in found]
+        assert row["scores"]["bits_per_dim"]["mean"] == pytest.approx(sum(bits) / 2)
+        assert [len(one["losses"]) for one in found] == [3, 3]
+    (pairs, losses) = report["pairs"], report["losses"]
+    assert pairs == []  # no two rows differ in the weighting only
+    assert min(min(line) for line in losses["relative"]) == 1.0
+    assert report["ranking"] is None  # one monotone row
+
+
+def test_a_row_that_diverges_is_reported_and_the_others_go_on(small, folder, monkeypatch):
+    score = work_module.train
+
+    def broken(config, path, on_images):
+        if isinstance(config.weighting, weightings.EDM):
+            raise Diverged("The loss of step 3 is not finite.")
+        score(config, path, on_images)
+
+    monkeypatch.setattr(work_module, "train", broken)
+    report = compare(small, Path("c"), engine := Here())
+    status = {row["name"]: row["status"] for row in report["rows"]}
+    assert status == {"iddpm": "complete", "edm": "failed", "v-adaptive-sigmoid-2": "complete"}
+    edm = report["rows"][1]
+    assert [one["reason"] for one in edm["failures"]] == ["The loss of step 3 is not finite."] * 2
+    assert len(engine.made) == 6
+    compare(small, Path("c"), engine := Here())
+    assert engine.made == []  # it would diverge again
+
+
+def test_a_run_that_failed_is_tried_again(small, folder, monkeypatch):
+    def broken(*_):
+        raise OSError(28, "No space left on device", "checkpoints")
+
+    with monkeypatch.context() as context:
+        context.setattr(work_module, "train", broken)
+        report = compare(small, Path("c"), engine := Here())
+        assert len(engine.made) == 6  # once each, not for ever
+    assert all(row["status"] == "failed" for row in report["rows"])
+    assert "No space left" in report["rows"][0]["failures"][0]["reason"]
+    report = compare(small, Path("c"), Here())
+    assert all(row["status"] == "complete" for row in report["rows"])
+
+
+def test_a_nan_in_training_is_a_failure_with_its_step(small, folder, monkeypatch):
+    """Through the real trainer: one row's losses become NaN at its third step."""
+    batch = Trainer.batch
+
+    def poisoned(self):
+        x, label = batch(self)
+        is_bad = isinstance(self.config.weighting, weightings.EDM) and self.state.step == 2
+        return (x * float("nan") if is_bad else x), label
+
+    monkeypatch.setattr(Trainer, "batch", poisoned)
+    report = compare(small, Path("c"), Here())
+    edm = report["rows"][1]
+    assert edm["status"] == "failed"
+    assert "step 2" in edm["failures"][0]["reason"]
+    assert [row["status"] for row in report["rows"]].count("complete") == 2
+
+
+def test_a_directory_belongs_to_one_comparison(small, folder):
+    compare(replace(small, rows=small.rows[:1], seeds=(0,)), Path("c"), Here())
+    other = replace(small, config=replace(small.config, num_images=96))
+    with pytest.raises(ValueError, match="num_images = 80, not 96"):
+        compare(other, Path("c"), Here())
+    scoring = replace(small.scoring, num_samples=30)
+    with pytest.raises(ValueError, match=r"scoring\.num_samples = 24, not 30"):
+        compare(replace(small, scoring=scoring), Path("c"), Here())
+    Path("other").mkdir()
+    Path("other/file").touch()
+    with pytest.raises(ValueError, match="holds file and no comparison"):
+        compare(small, Path("other"), Here())
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+OPTIONS = [
+    *("--rows", "iddpm", "edm", "--seeds", "0", "1", "--out", "c", "--precision", "fp32"),
+    *("--network.channels", "16", "32", "--network.embedding-dim", "32", "--batch-size", "16"),
+    *("--num-images", "480", "--scoring.num-images", "20", "--scoring.num-samples", "24"),
+    *("--scoring.ancestral.num-steps", "2", "--scoring.heun.num-steps", "2"),
+]
+FEATURES = ["scoring.extractor:module", "--scoring.extractor.path", "mine.py:features"]
+
+
+def start(folder, *words):
+    folder.mkdir(exist_ok=True)
+    (folder / "mine.py").write_text(USERS)
+    command = [sys.executable, "-m", "elbos.cli", "compare", "digits", *OPTIONS, *words, *FEATURES]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def result(folder):
+    """The report but for what names it, and how often each run was trained to its end."""
+    report = json.loads((folder / "c/report.json").read_text())
+    logs = (folder / "c/runs").glob("*/.log.txt")
+    num_trained = {path.parent.name: path.read_text().count("validation ELBO") for path in logs}
+    return {key: report[key] for key in report if key not in ("name", "command")}, num_trained
+
+
+def test_two_processes_share_a_comparison(folder):
+    """Both end well with one report, and each run is trained once, by one of them."""
+    processes = [start(folder, "--workers", "1") for _ in range(2)]
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    report, num_trained = result(folder)
+    assert [row["status"] for row in report["rows"]] == ["complete"] * 2
+    assert set(num_trained.values()) == {experiment_validations()}
+    assert len(num_trained) == 4
+
+
+def experiment_validations():
+    """Validations of a whole training, in the other processes."""
+    return 8
+
+
+@pytest.mark.slow
+def test_a_comparison_that_is_killed_again_and_again_ends_as_if_it_had_not_been(folder):
+    """Ten times at random moments, with all that it started; nothing is trained or scored twice."""
+    assert start(folder / "whole", "--workers", "2").wait() == 0
+    chance, num_killed = random.Random(0), 0  # noqa: S311
+    while num_killed < 10:
+        process = start(folder / "killed", "--workers", "2")
+        try:
+            process.wait(timeout=chance.uniform(5, 25))
+            break  # it was done before
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            num_killed += 1
+    assert num_killed >= 5
+    assert start(folder / "killed", "--workers", "2").wait() == 0
+    whole, killed = result(folder / "whole"), result(folder / "killed")
+    assert killed[0] == whole[0]
+    assert killed[1].keys() == whole[1].keys()
+    assert not list(folder.glob("killed/c/**/.*.partial"))
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_makes_the_same_report(folder, monkeypatch):
+    pytest.importorskip("ray", reason="needs ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert start(folder / "local", "--workers", "2").wait() == 0
+    process = start(folder / "ray", "--workers", "2", "--ray")
+    error = process.communicate()[1]
+    assert process.returncode == 0, error
+    assert result(folder / "ray") == result(folder / "local")

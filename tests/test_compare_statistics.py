@@ -1,0 +1,324 @@
+"""Intervals hold what they should as often as they should, whatever seeds do to all rows."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from elbos.compare.statistics import Blocks, rank_correlations
+
+SIZES = [(2, 2), (2, 7), (3, 4), (4, 4), (6, 3)]  # rows, seeds
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def experiment(rng, num_rows, num_seeds, *, seed_std=5.0, row_std=1.0):
+    """Scores and true row means; errors are standard normal."""
+    rows = row_std * rng.normal(size=num_rows)
+    seeds = seed_std * rng.normal(size=num_seeds)
+    return rows[:, None] + seeds + rng.normal(size=(num_rows, num_seeds)), rows
+
+
+def least_squares(scores):
+    """Residual sum of squares and degrees of freedom of the additive model, from dummies."""
+    num_rows, num_seeds = scores.shape
+    dummies = np.array(
+        [
+            np.concatenate([np.eye(num_rows)[r], np.eye(num_seeds)[s]])
+            for r in range(num_rows)
+            for s in range(num_seeds)
+        ]
+    )
+    solution, _, rank, _ = np.linalg.lstsq(dummies, scores.flatten())
+    return np.square(scores.flatten() - dummies @ solution).sum(), scores.size - rank
+
+
+def everything(blocks):
+    """All that is said about the rows but their means."""
+    pairs = itertools.combinations(range(len(blocks.means)), 2)
+    ends = [value for pair in pairs for value in blocks.difference(*pair)]
+    return [blocks.residual_std, blocks.pairing, blocks.half_width, blocks.margin, *ends]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_errors_are_those_of_the_least_squares_fit(size, rng):
+    scores, _ = experiment(rng, *size)
+    blocks = Blocks.of(scores)
+    squares, dof = least_squares(scores)
+    assert blocks.dof == dof
+    assert blocks.residual_std == pytest.approx(math.sqrt(squares / dof), rel=1e-10)
+
+
+@pytest.mark.parametrize("num_rows", [2, 3, 6])
+def test_hsd_is_tukeys(num_rows, rng):
+    """In units of a mean's standard error, that of R groups of R, of as many degrees of freedom."""
+    groups = rng.normal(size=(num_rows, num_rows))
+    tukey = stats.tukey_hsd(*groups)
+    half_width = (tukey.confidence_interval(0.95).high - tukey.statistic)[0, 1]
+    unit = math.sqrt(groups.var(1, ddof=1).mean() / num_rows)
+    scores, _ = experiment(rng, num_rows, num_rows + 1)
+    blocks = Blocks.of(scores)
+    squares, dof = least_squares(scores)
+    assert dof == num_rows * (num_rows - 1)
+    expected = half_width / unit * math.sqrt(squares / dof / (num_rows + 1))
+    assert blocks.half_width == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3, 8])
+def test_of_two_rows_it_is_the_paired_t_test(num_seeds, rng):
+    scores, _ = experiment(rng, 2, num_seeds)
+    test = stats.ttest_rel(*scores)
+    expected = test.confidence_interval(0.95)
+    mean, low, high = Blocks.of(scores).difference(0, 1)
+    assert mean == pytest.approx(scores[0].mean() - scores[1].mean(), rel=1e-10)
+    assert (low, high) == pytest.approx(tuple(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3, 8])
+def test_pairing_is_the_ratio_of_paired_to_unpaired_t(num_seeds, rng):
+    scores, _ = experiment(rng, 2, num_seeds)
+    expected = stats.ttest_rel(*scores).statistic / stats.ttest_ind(*scores).statistic
+    assert Blocks.of(scores).pairing == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize(("seed_std", "expected"), [(3.0, math.sqrt(10)), (0.0, 1.0)])
+def test_pairing_narrows_by_what_seeds_share(seed_std, expected, rng):
+    """To 4 standard errors of a standard deviation, n = 20,000 seeds."""
+    scores, _ = experiment(rng, 6, 20_000, seed_std=seed_std)
+    assert Blocks.of(scores).pairing == pytest.approx(expected, rel=4 / math.sqrt(2 * 20_000))
+
+
+@pytest.mark.parametrize("num_rows", [2, 5])
+def test_pairing_is_least_where_all_seeds_have_one_mean(num_rows, rng):
+    scores, _ = experiment(rng, num_rows, 4)
+    pairing = Blocks.of(scores - scores.mean(0)).pairing
+    assert pairing == pytest.approx(math.sqrt((num_rows - 1) / num_rows), rel=1e-10)
+
+
+def test_all_differences_hold_at_once_in_95_percent_of_experiments(rng):
+    """Within 4 binomial standard errors, 4,000 experiments of 6 rows and 3 seeds.
+
+    Seeds differ by 5 times the error. The largest difference of estimates from the truth decides.
+    """
+    num_failed = 0
+    for _ in range(4000):
+        scores, rows = experiment(rng, 6, 3)
+        blocks = Blocks.of(scores)
+        num_failed += np.ptp(blocks.means - rows) > blocks.half_width
+    assert abs(num_failed / 4000 - 0.05) < 4 * math.sqrt(0.05 * 0.95 / 4000)
+
+
+def test_the_best_row_is_among_the_best_in_95_percent_of_experiments_or_more(rng):
+    """All rows equal: each is; less 4 binomial standard errors, 500 experiments."""
+    num_missed = 0
+    for _ in range(500):
+        scores, _ = experiment(rng, 6, 3, row_std=0.0)
+        num_missed += not Blocks.of(scores).is_best_within_error(is_lower_better=True)[2]
+    assert num_missed / 500 < 0.05 + 4 * math.sqrt(0.05 * 0.95 / 500)
+
+
+@pytest.mark.parametrize("is_lower_better", [True, False])
+def test_rows_are_best_if_their_difference_to_the_best_may_be_zero(is_lower_better, rng):
+    """As they are if intervals of `margin` around the means overlap."""
+    for _ in range(20):
+        blocks = Blocks.of(experiment(rng, 6, 3, row_std=3.0)[0])
+        order = np.argsort(blocks.means)
+        best = int(order[0] if is_lower_better else order[-1])
+        found = blocks.is_best_within_error(is_lower_better)
+        low, high = blocks.means - blocks.margin, blocks.means + blocks.margin
+        for row in range(6):
+            _, start, end = blocks.difference(row, best)
+            assert found[row] == (start <= 0 <= end)
+            assert found[row] == (low[row] <= high[best] and low[best] <= high[row])
+        assert 1 <= found.sum() < 6
+
+
+def test_lower_is_better_is_the_mirror_image_of_higher(rng):
+    scores, _ = experiment(rng, 6, 3, row_std=5.0)
+    lower = Blocks.of(scores).is_best_within_error(is_lower_better=True)
+    higher = Blocks.of(-scores).is_best_within_error(is_lower_better=False)
+    np.testing.assert_array_equal(lower, higher)
+    assert lower[Blocks.of(scores).means.argmin()]
+    assert not lower[Blocks.of(scores).means.argmax()]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_a_seed_does_to_all_rows_changes_nothing_but_means(size, rng):
+    """Nor does it change pairing, if all seeds do the same."""
+    scores, _ = experiment(rng, *size)
+    shift = 10 * rng.normal(size=size[1])
+    before, after = Blocks.of(scores), Blocks.of(scores + shift)
+    np.testing.assert_allclose(after.means, before.means + shift.mean(), rtol=1e-10)
+    but_pairing = [value for k, value in enumerate(everything(before)) if k != 1]
+    found = [value for k, value in enumerate(everything(after)) if k != 1]
+    assert found == pytest.approx(but_pairing, rel=1e-9, abs=1e-12)
+    same = everything(Blocks.of(scores + 10))
+    assert same == pytest.approx(everything(before), rel=1e-9, abs=1e-12)
+
+
+def test_rows_and_seeds_may_come_in_any_order(rng):
+    scores, _ = experiment(rng, 5, 3, row_std=5.0)
+    order = rng.permutation(5)
+    before, after = Blocks.of(scores), Blocks.of(scores[order][:, [2, 0, 1]])
+    np.testing.assert_allclose(after.means, before.means[order], rtol=1e-10)
+    assert everything(after)[:4] == pytest.approx(everything(before)[:4], rel=1e-10)
+    np.testing.assert_array_equal(
+        after.is_best_within_error(True), before.is_best_within_error(True)[order]
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 5), (5, 1), (1, 1)])
+def test_a_single_row_or_seed_has_no_interval(size, rng):
+    assert Blocks.of(rng.normal(size=size)) is None
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.1, 12345.678])
+def test_rows_that_differ_by_a_constant_have_no_error(offset, rng):
+    """Exactly none, though rounding would leave some; identical rows are all best."""
+    scores = np.repeat(rng.normal(size=(1, 3)), 4, axis=0) + offset * np.arange(4)[:, None]
+    blocks = Blocks.of(scores)
+    assert blocks.residual_std == blocks.half_width == blocks.margin == 0
+    assert blocks.pairing is None
+    expected = [True, offset == 0, offset == 0, offset == 0]
+    np.testing.assert_array_equal(blocks.is_best_within_error(True), expected)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_scores_must_be_finite(bad, rng):
+    scores = rng.normal(size=(4, 2))
+    scores[1, 1] = bad
+    with pytest.raises(ValueError, match=r"^1 of 8 scores are NaN or infinite\.$"):
+        Blocks.of(scores)
+    with pytest.raises(ValueError, match=r"^1 of 8 scores are NaN or infinite\.$"):
+        rank_correlations(np.ones((4, 2, 3)), scores)
+    with pytest.raises(ValueError, match=r"^1 of 8 scores are NaN or infinite\.$"):
+        rank_correlations(scores[:, :, None], np.ones((4, 2)))
+
+
+@pytest.mark.parametrize("num_values", [3, 1000])
+def test_rho_is_spearmans_of_the_means(num_values, rng):
+    """With ties and without; as many rows as seeds, so that the two cannot be mistaken."""
+    x = rng.integers(num_values, size=(5, 5, 7)).astype(float)
+    y = rng.integers(num_values, size=(5, 5)).astype(float)
+    found = rank_correlations(x, y, num_draws=50)
+    for k in range(7):
+        expected = stats.spearmanr(x[:, :, k].mean(1), y.mean(1)).statistic
+        assert found.rho[k] == pytest.approx(expected, abs=1e-12)
+
+
+def multisets(num):
+    """Draws with replacement of `num` out of as many, and in how many orders each may come."""
+    for draw in itertools.combinations_with_replacement(range(num), num):
+        repeats = math.prod(math.factorial(draw.count(k)) for k in range(num))
+        yield draw, math.factorial(num) // repeats
+
+
+def test_interval_is_of_all_that_rows_and_seeds_can_be_resampled_to():
+    """5 rows and 2 seeds: of all 5^5 x 2^2 draws, between the quantiles 0.5 % below and above."""
+    x = np.array([[0.0, 1.0], [10.0, 12.0], [20.0, 27.0], [33.0, 30.0], [40.0, 44.0]])
+    y = np.array([[0.0, 2.0], [10.0, 10.0], [28.0, 20.0], [21.0, 26.0], [40.0, 40.0]])
+    draws = []
+    for (rows, num), (seeds, times) in itertools.product(multisets(5), multisets(2)):
+        means = [scores[np.ix_(rows, seeds)].mean(1) for scores in (x, y)]
+        if len(set(rows)) > 1:
+            draws += [stats.spearmanr(*means).statistic] * (num * times)
+    assert len(draws) == (5**5 - 5) * 2**2
+    low = np.quantile(draws, [0.02, 0.03])
+    high = np.quantile(draws, [0.97, 0.98])
+    assert -1 < low[0] < 0.6  # or the test would be one of all draws, or of none
+    found = rank_correlations(x[:, :, None], y, num_draws=20_000)
+    assert low[0] - 1e-12 <= found.low[0] <= low[1] + 1e-12
+    assert high[0] - 1e-12 <= found.high[0] <= high[1] + 1e-12
+
+
+def test_seeds_are_blocks(rng):
+    """What a seed does to all rows changes nothing, in any draw; whole numbers, to be exact."""
+    x = rng.integers(100, size=(6, 3, 2)).astype(float)
+    y = rng.integers(100, size=(6, 3)).astype(float)
+    shift = 1000.0 * rng.integers(100, size=3)
+    before, after = rank_correlations(x, y), rank_correlations(x + shift[:, None], y - shift)
+    for name in ("rho", "low", "high"):
+        np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
+
+
+def test_seeds_are_resampled():
+    """Two that rank rows in opposite ways: each is drawn twice in a quarter of the draws."""
+    ranks = np.arange(8.0)
+    y = np.stack([ranks, -0.9 * ranks], 1)
+    found = rank_correlations(np.stack([ranks, ranks], 1)[:, :, None], y)
+    assert (found.rho[0], found.low[0], found.high[0]) == (1, -1, 1)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_of_itself_it_is_one_in_every_draw(sign, rng):
+    """However noisy: quantity and score are of the same seeds."""
+    y = rng.normal(size=(7, 3))
+    found = rank_correlations(y[:, :, None], sign * y)
+    assert found.rho[0] == found.low[0] == found.high[0] == sign
+
+
+def test_from_one_seed_only_ranks_matter(rng):
+    x, y = rng.normal(size=(9, 1, 3)), rng.normal(size=(9, 1))
+    before, after = rank_correlations(x, y), rank_correlations(np.exp(x), y**3)
+    for name in ("rho", "low", "high"):
+        np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
+
+
+def test_each_quantity_is_on_its_own_and_draws_are_reproducible(rng):
+    """And another seed moves the ends, a little."""
+    x, y = rng.normal(size=(12, 3, 4)), rng.normal(size=(12, 3))
+    together = rank_correlations(x, y)
+    other = rank_correlations(x, y, seed=1)
+    for name in ("rho", "low", "high"):
+        alone = [getattr(rank_correlations(x[:, :, [k]], y), name)[0] for k in range(4)]
+        np.testing.assert_array_equal(getattr(together, name), alone)
+    np.testing.assert_array_equal(together.rho, other.rho)
+    assert not np.array_equal(together.low, other.low)
+    width = together.high - together.low
+    assert np.abs(together.low - other.low).max() < 0.1 * width.min()
+
+
+def test_interval_holds_the_estimate_where_no_draw_does():
+    """Noise of 10 seeds that cancels in their mean, and in next to none of the draws."""
+    noise = np.random.default_rng(0).normal(size=(12, 10))
+    noise -= noise.mean(1, keepdims=True)
+    ranks = np.arange(12.0)[:, None]
+    found = rank_correlations(np.repeat(ranks, 10, 1)[:, :, None], ranks + 1e4 * noise)
+    assert found.rho[0] == found.high[0] == 1
+    assert found.low[0] < 0
+
+
+def test_intervals_hold_the_truth(rng):
+    """Of normal rows, in 95 %, less 4 binomial standard errors; 200 experiments of 12 rows.
+
+    Their rank correlation is 6/pi asin(rho/2), and little noise between seeds lowers it little.
+    """
+    num_held = 0
+    for k in range(200):
+        x, y = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], size=12).T[:, :, None]
+        x, y = (each + rng.normal(size=3) + 0.1 * rng.normal(size=(12, 3)) for each in (x, y))
+        found = rank_correlations(x[:, :, None], y, num_draws=200, seed=k)
+        num_held += found.low[0] <= 6 / math.pi * math.asin(0.3) <= found.high[0]
+    assert num_held / 200 > 0.95 - 4 * math.sqrt(0.05 * 0.95 / 200)
+
+
+def test_rows_that_are_all_equal_have_no_rank(rng):
+    """A quantity of which all means are equal, though seeds differ, beside one that ranks."""
+    x, y = rng.normal(size=(5, 2, 2)), rng.normal(size=(5, 2))
+    x[:, :, 0] = [0.25, -0.25]
+    x[1, :, 0] = [-0.5, 0.5]
+    found = rank_correlations(x, y)
+    for values in (found.rho, found.low, found.high):
+        np.testing.assert_array_equal(np.isnan(values), [True, False])
+    found = rank_correlations(x, np.ones((5, 2)))
+    assert np.isnan([found.rho, found.low, found.high]).all()
+
+
+def test_three_rows_have_no_rank_correlation(rng):
+    with pytest.raises(ValueError, match=r"^A rank correlation is of 4 rows or more: there are 3"):
+        rank_correlations(rng.normal(size=(3, 2, 1)), rng.normal(size=(3, 2)))
