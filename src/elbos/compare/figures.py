@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from plotly.graph_objects import Figure, Scatter
 
 from elbos.compare.names import family
@@ -30,7 +30,7 @@ SCORES = {
     "frechet_ancestral": "Fréchet distance, ancestral",
     "frechet_heun": "Fréchet distance, Heun",
 }
-_ABOVE = 0.35  # of the learning curves' range, for what comes before the last half
+_LEVELS = ("logsnr", "nats_per_dim")
 
 
 def styles(rows: Rows) -> dict[str, tuple[str, str]]:
@@ -44,36 +44,32 @@ def styles(rows: Rows) -> dict[str, tuple[str, str]]:
 
 
 def learning_figure(rows: Rows) -> Figure | None:
-    """The validation ELBO over images seen, or none."""
-    look = styles(rows)
-    known = [row for row in rows if row["learning"]]
-    if not known:
+    """The validation ELBO over images seen, as it is and against the mean of all rows, or none."""
+    if not any(row["learning"] for row in rows):
         return None
-    traces = [
-        _line(row, row["learning"]["images"], row["learning"]["bits_per_dim"], look, ".4g")
-        for row in known
+    axes = ("learning", "images", "bits_per_dim")
+    panels = [
+        Panel("<b>Validation ELBO</b>, bits/dim", 180, _absolute(rows, axes, ".4g"), {}),
+        _relative(rows, axes, "<b>Minus the mean</b> of all rows", 260),
     ]
-    images = [num for row in known for num in row["learning"]["images"]]
-    xaxis = {"title": {"text": "images seen", "standoff": 8}, "range": [0, 1.02 * max(images)]}
-    panel = Panel("<b>Validation ELBO</b>, bits/dim", 340, traces, {"range": _late(known)})
-    return _finished(stacked([panel], xaxis, has_legend=True))
-
-
-def _late(rows: Rows) -> list[float]:
-    """A range in which the last half of the curves is told apart."""
-    curves = [row["learning"]["bits_per_dim"] for row in rows]
-    low = min(min(curve) for curve in curves)
-    high = max(max(curve[len(curve) // 2 :]) for curve in curves)
-    span = max(high - low, 1e-3 * abs(high))
-    return [low - 0.06 * span, high + _ABOVE * span]
+    most = max(num for trace in panels[0].traces for num in trace.x)
+    xaxis = {"title": {"text": "images seen", "standoff": 8}, "range": [0, 1.02 * most]}
+    return _finished(stacked(panels, xaxis, has_legend=True))
 
 
 def levels_figure(rows: Rows) -> Figure | None:
     """The ELBO of noisy data and the loss, both against the mean of all rows, and the loss."""
-    look = styles(rows)
-    panels = [panel for key in _PANELS if (panel := _panel(rows, key, look))]
+    panels = []
+    if any(row["elbo"] for row in rows):
+        title = "<b>ELBO</b> of noisy data, minus the mean of all rows"
+        panels.append(_relative(rows, ("elbo", *_LEVELS), title, 300))
     if any(row["curve"] for row in rows):
-        panels.append(_loss_panel(rows, look))
+        axes = ("curve", *_LEVELS)
+        title = "<b>Loss</b>, relative to the mean of all rows"
+        panels.append(_relative(rows, axes, title, 260, is_share=True))
+        traces = _absolute(rows, axes, ".3g")
+        values = np.concatenate([np.array(trace.y, dtype=float) for trace in traces])
+        panels.append(Panel("<b>Loss</b> as it is, nats/dim", 180, traces, log_axis(values)))
     if not panels:
         return None
     levels = [level for panel in panels for trace in panel.traces for level in trace.x]
@@ -81,62 +77,34 @@ def levels_figure(rows: Rows) -> Figure | None:
     return _finished(fig)
 
 
-_PANELS = {
-    "elbo": ("<b>ELBO</b> of noisy data, minus the mean of all rows", 300),
-    "curve": ("<b>Loss</b>, relative to the mean of all rows", 260),
-}
+def _absolute(rows: Rows, axes: tuple[str, str, str], digits: str) -> list[Scatter]:
+    look, (key, x, y) = styles(rows), axes
+    return [
+        _line(row, row[key][x], row[key][y], look[row["name"]], digits) for row in rows if row[key]
+    ]
 
 
-def _panel(rows: Rows, key: str, look: Mapping[str, tuple[str, str]]) -> Panel | None:
+def _relative(
+    rows: Rows, axes: tuple[str, str, str], title: str, height: int, *, is_share: bool = False
+) -> Panel:
+    """Differences to the mean of all rows, or quotients."""
+    look, (key, x, y) = styles(rows), axes
     known = [row for row in rows if row[key]]
-    if not known:
-        return None
-    title, height = _PANELS[key]
-    grid = np.array(known[0][key]["logsnr"], dtype=float)
-    values = [_on(grid, row[key]) for row in known]
-    mean = np.mean(values, axis=0)
-    is_share = key == "curve"
-    ys = [value / mean - 1 if is_share else value - mean for value in values]
-    format_ = "+.1%" if is_share else "+.4f"
+    grid = np.array(known[0][key][x], dtype=float)
+    values = np.array([np.interp(grid, row[key][x], row[key][y]) for row in known])
+    mean = values.mean(axis=0)
+    values = values / mean - 1 if is_share else values - mean
     traces = [
-        _line(row, grid, y, look, format_, showlegend=not is_share)
-        for row, y in zip(known, ys, strict=True)
+        _line(row, grid, value, look[row["name"]], "+.1%" if is_share else "+.4f")
+        for row, value in zip(known, values, strict=True)
     ]
-    axis = {"tickformat": "+.0%" if is_share else "+~g", "zeroline": True}
-    return Panel(title, height, traces, axis)
-
-
-def _loss_panel(rows: Rows, look: Mapping[str, tuple[str, str]]) -> Panel:
-    traces = [
-        _line(
-            row,
-            row["curve"]["logsnr"],
-            row["curve"]["nats_per_dim"],
-            look,
-            ".3g",
-            showlegend=False,
-        )
-        for row in rows
-        if row["curve"]
-    ]
-    values = np.concatenate([np.array(trace.y, dtype=float) for trace in traces])
-    return Panel("<b>Loss</b> as it is, nats/dim", 180, traces, log_axis(values))
-
-
-def _on(grid: Float[Array, " g"], curve: Mapping[str, Any]) -> Float[Array, " g"]:
-    values: Array = np.interp(grid, curve["logsnr"], curve["nats_per_dim"])
-    return values
+    return Panel(title, height, traces, {"tickformat": "+.0%" if is_share else "+~g"})
 
 
 def _line(
-    row: Mapping[str, Any],
-    x: Any,
-    y: Any,
-    look: Mapping[str, tuple[str, str]],
-    digits: str,
-    **options: Any,
+    row: Mapping[str, Any], x: ArrayLike, y: ArrayLike, style: tuple[str, str], digits: str
 ) -> Scatter:
-    color, dash = look[row["name"]]
+    color, dash = style
     name = escape(row["name"], quote=False)
     return Scatter(
         x=x,
@@ -146,12 +114,13 @@ def _line(
         mode="lines",
         line={"color": color, "width": 2.25, "dash": dash, "simplify": False},
         hovertemplate=f"<b>%{{fullData.name}}</b> %{{y:{digits}}}<extra></extra>",
-        **options,
     )
 
 
 def _finished(fig: Figure) -> Figure:
-    """With a label of the curve that is pointed at: a label of all would cover them."""
+    """Each row once in the legend; a label of the curve pointed at: one of all would cover them."""
+    for trace in fig.data:
+        trace.showlegend = trace.yaxis == "y"
     return fig.update_layout(hovermode="closest", hoversubplots="single")
 
 

@@ -60,10 +60,11 @@ def _conclusion(report: Report) -> str:
     first, *others = report["conclusion"] or [""]
     said = "".join(f'<p class="plain">{escape(sentence)}</p>\n' for sentence in others)
     return f"""<section class="verdict conclusion" style="--kind: var(--link)">
-<h2 class="kicker">What was found</h2>
+<div><h2 class="kicker">What was found</h2>
 <p class="badge">{escape(first)}</p>
-{said}<p class="explained">{MONOTONE}</p>
-<p class="explained">{escape(reading(report))}</p>
+{said}</div>
+<div class="explained"><p>{MONOTONE}</p>
+<p>In the table: {escape(reading(report))}</p></div>
 </section>"""
 
 

@@ -36,13 +36,14 @@ def _chips(report: Report) -> str:
     rows, look = report["rows"], styles(report["rows"])
     shown = [row for row in rows if row["learning"] or row["elbo"] or row["curve"]]
     kinds: dict[str, list[str]] = {}
-    for row in shown:
+    for row in sorted(shown, key=kind):
         kinds.setdefault(f"all {kind(row)}", []).append(row["name"])
     chips = [
         *(_chip(escape(text), names) for text, names in kinds.items() if len(kinds) > 1),
         *(_chip(named(row, look[row["name"]]), [row["name"]]) for row in shown),
     ]
     return f"""<div class="chips" role="group" aria-label="Curves to bring out">
+<span>Bring out:</span>
 {"".join(chips)}</div>"""
 
 
@@ -63,8 +64,8 @@ def _learning(report: Report) -> str:
         label="Validation ELBO over images seen; numbers are in the table below.",
         saved_as="elbos-learning",
         notes=(
-            "Bits/dim of validation images, less is better; mean over seeds. Curves may begin "
-            "above the plot, so that their ends are told apart.",
+            "Bits/dim of validation images, less is better; mean over seeds. Below, minus the mean "
+            "of all rows, such that they can be told apart.",
             _READING,
         ),
     )

@@ -28,12 +28,13 @@ def _curves(ranking: Mapping[str, Any]) -> str:
     return plot(
         ranking_figure(ranking),
         name="ranking",
-        heading="Does the ELBO of noise-augmented test data rank models as the clean ELBO does, "
-        "or as sample quality does?",
+        heading="Does an ELBO rank models as their scores do?",
         label="Rank correlation of the ELBO at a noise level with scores, over log-SNR; numbers "
         "are in the table below.",
         saved_as="elbos-ranking",
         notes=(
+            "Does the ELBO of noise-augmented test data rank models as the clean ELBO does, or as "
+            "sample quality does?",
             "Spearman's rank correlation, over "
             f"{ranking['num_rows']} objectives with monotone weightings (means over "
             f"{ranking['num_seeds']} seeds): +1 where the ELBO of data with that much noise orders "
@@ -55,7 +56,7 @@ def _weightings(ranking: Mapping[str, Any]) -> str:
         rows,
         ranking,
         first="weighting",
-        caption="The same for the loss under a monotone weighting, a mixture of these ELBOs",
+        caption="Monotone weightings: their losses are mixtures of these ELBOs",
     )
 
 

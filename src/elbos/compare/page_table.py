@@ -13,7 +13,6 @@ from elbos.compare.words import (
     formatter,
     kind,
     measured,
-    reading,
     score,
 )
 from elbos.evaluation.words import number
@@ -33,7 +32,7 @@ def results(report: Report) -> str:
     return f"""<section class="measured">
 <h2>Every objective</h2>
 {scrollable(body, label="Every objective and its scores")}
-<p class="notes">{reading(report)} Press a column's name to sort by it.</p>
+<p class="notes">↓ less is better, ↑ more is better. Press a column's name to sort by it.</p>
 {_failures(report)}
 {_seeds(report)}
 </section>"""
@@ -51,7 +50,7 @@ def mark(row: Mapping[str, Any]) -> str:
 
 
 def _head(report: Report) -> str:
-    texts = (f'<th scope="col">{name}</th>' for name in _TEXTS)
+    texts = (f'<th scope="col" class="text">{name}</th>' for name in _TEXTS)
     numbers = (
         f'<th scope="col" abbr="{escape(metric["title"])}" data-best='
         f'"{"ascending" if metric["is_lower_better"] else "descending"}">'

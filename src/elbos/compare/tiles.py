@@ -39,7 +39,7 @@ def objectives(report: Report) -> str:
         return ""
     return _section(
         "What each objective weighs, and what it trains on",
-        f"{swatch('currentColor')} the weighting w(λ), dashed where it is not monotone; shaded "
+        f"{swatch('currentColor')} The weighting w(λ), dashed if it is not monotone, shaded "
         "where it rises. Grey: the density p(λ) of the noise levels trained on. Each is scaled to "
         "its maximum.",
         tiles,

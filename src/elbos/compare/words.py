@@ -54,9 +54,16 @@ def finished(report: Report, row: Mapping[str, Any]) -> str:
 def failures(report: Report) -> Iterator[tuple[str, str]]:
     """Rows that have no scores of some seeds, and why."""
     for row in report["rows"]:
-        reasons = [f"seed {one['seed']}: {one['reason']}" for one in row["failures"]]
+        seeds: dict[str, list[str]] = {}
+        for one in row["failures"]:
+            seeds.setdefault(one["reason"], []).append(str(one["seed"]))
         if row["status"] != "complete":
+            reasons = (f"{_seeds(which)}: {reason}" for reason, which in seeds.items())
             yield row["name"], "; ".join(reasons) or "not finished yet"
+
+
+def _seeds(which: Sequence[str]) -> str:
+    return f"seed{'s' if len(which) > 1 else ''} {', '.join(which)}"
 
 
 def reading(report: Report) -> str:
