@@ -59,7 +59,7 @@ def short_prediction(text: str) -> str:
 
     Examples:
         >>> short_prediction("Eps()"), short_prediction("EDM(sigma_data=0.5)")
-        ('ε', 'EDM(0.5)')
+        ('ε', 'EDM')
     """
     return _short(text, parameterizations)
 
@@ -109,7 +109,7 @@ def _named(node: ast.expr, modules: tuple[ModuleType, ...]) -> str:
     changed = {key: value for key, value in given.items() if value != defaults.get(key)}
     if len(given) >= _MANY:
         shown = ", ".join(f"{key} {value}" for key, value in changed.items())
-    elif set(given) == {"shift"} and schedules in modules:
+    elif (set(given) == {"shift"} and schedules in modules) or parameterizations in modules:
         shown = ", ".join(changed.values())
     else:
         shown = ", ".join(given.values())

@@ -52,12 +52,10 @@ def _weightings(ranking: Mapping[str, Any]) -> str:
         (short_weighting(one["name"]), [correlation(one.get(key)) for key in _known(ranking)])
         for one in ranking["weightings"]
     )
-    return _table(
-        rows,
-        ranking,
-        first="weighting",
-        caption="Monotone weightings: their losses are mixtures of these ELBOs",
-    )
+    numbers = _table(rows, ranking, first="weighting")
+    return f"""<p class="lead">The same for losses under monotone weightings, which are mixtures of
+these ELBOs:</p>
+{numbers}"""
 
 
 def _levels(ranking: Mapping[str, Any]) -> str:
@@ -73,7 +71,7 @@ def _levels(ranking: Mapping[str, Any]) -> str:
         )
         for i in chosen
     )
-    numbers = _table(rows, ranking, first="log-SNR", caption="")
+    numbers = _table(rows, ranking, first="log-SNR")
     return f"<details><summary>These curves as a table</summary>\n{numbers}</details>"
 
 
@@ -81,7 +79,7 @@ def _known(ranking: Mapping[str, Any]) -> list[str]:
     return [key for key in SCORES if ranking.get(key)]
 
 
-def _table(rows: Any, ranking: Mapping[str, Any], *, first: str, caption: str) -> str:
+def _table(rows: Any, ranking: Mapping[str, Any], *, first: str) -> str:
     head = [first, *(SCORES[key] for key in _known(ranking))]
-    numbers = table(rows, head=head, caption=caption, is_numeric=True)
+    numbers = table(rows, head=head, is_numeric=True)
     return f'<div class="measured">{scrollable(numbers, label="Rank correlations")}</div>'

@@ -83,7 +83,7 @@ def _tile(report: Report, row: Mapping[str, Any], inner: str, *, label: str, bel
     low, high = report["logsnr_min"], report["logsnr_max"]
     return f"""<figure class="tile">
 <figcaption>{breakable(row["name"])}<small>{below}</small></figcaption>
-<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" \
+<svg class="picture" viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" \
 aria-label="{escape(label)}">{inner}</svg>
 <div class="ends"><span>{_end(low)}</span><span>log-SNR</span><span>{_end(high)}</span></div>
 </figure>
