@@ -1,4 +1,4 @@
-"""The page of a comparison, and its Markdown, of numbers made up: all is shown, nothing gets out."""
+"""The page of a comparison, and its Markdown, of numbers made up: all is there, all is inert."""
 
 import io
 import json
@@ -28,6 +28,11 @@ def report():
     return full()
 
 
+@pytest.fixture(scope="module")
+def html():
+    return comparison_page(full(), samples={})
+
+
 SAMPLES = {name: picture(seed) for seed, name in enumerate(("edm", "elbo", "flow"))}
 
 # ------------------------------------------------------------------------------- without a browser
@@ -37,6 +42,11 @@ def words(html):
     """What is to be read, without tags and scripts."""
     body = re.sub(r"<(script|style|title).*?</\1>", "", html, flags=re.DOTALL)
     return re.sub(r"\s+", " ", re.sub(r"<.*?>", " ", body.replace("<wbr>", "")))
+
+
+def island_of(html):
+    (content,) = re.findall(r'id="elbos-comparison">(.*?)</script>', html, re.DOTALL)
+    return json.loads(content, parse_constant=pytest.fail)
 
 
 def rows_of(html, kind):
@@ -69,8 +79,7 @@ def test_names_are_short(shorten, text, short):
     assert shorten(text) == short
 
 
-def test_table_has_every_row_and_every_column(report):
-    html = comparison_page(report, samples={})
+def test_table_has_every_row_and_every_column(report, html):
     table = rows_of(html, "compared")
     assert list(table) == [row["name"] for row in report["rows"]]
     for row in report["rows"]:
@@ -86,23 +95,21 @@ def test_table_has_every_row_and_every_column(report):
             assert ("±" in cell) == (score["margin"] is not None)
 
 
-def test_what_is_not_complete_is_shown_with_its_reason(report):
-    text = words(comparison_page(report, samples={}))
+def test_what_is_not_complete_is_shown_with_its_reason(html):
+    text = words(html)
     assert "2 of 3 seeds" in text and "iddpm : seed 2: interrupted" in text
     assert "broken : seeds 0, 1, 2: the loss is not finite at step 812" in text
 
 
-def test_values_of_every_seed_are_there(report):
-    text = words(comparison_page(report, samples={}))
+def test_values_of_every_seed_are_there(report, html):
+    text = words(html)
     for row in report["rows"]:
         for value in row["scores"]["frechet_heun"]["values"].values():
             assert f"{value:#.4g}" in text
 
 
-def test_island_is_the_report(report):
-    html = comparison_page(report, samples={})
-    (content,) = re.findall(r'id="elbos-comparison">(.*?)</script>', html, re.DOTALL)
-    assert json.loads(content)["comparison"] == json.loads(json.dumps(report))
+def test_island_is_the_report(report, html):
+    assert island_of(html)["comparison"] == json.loads(json.dumps(report))
 
 
 SECTIONS = {
@@ -116,9 +123,13 @@ SECTIONS = {
 }
 
 
+def test_every_section_is_there(html):
+    text = words(html)
+    assert all(title in text for title in SECTIONS.values())
+
+
 @pytest.mark.parametrize("key", SECTIONS)
 def test_what_is_null_or_empty_is_left_out(report, key):
-    assert SECTIONS[key] in words(comparison_page(report, samples={}))
     for place in (report, *report["rows"]):
         if key in place:
             place[key] = type(place[key])() if key in ("pairs", "notes", "protocol") else None
@@ -130,6 +141,7 @@ def test_what_is_null_or_empty_is_left_out(report, key):
 
 def test_one_seed_has_no_margins():
     report = full(3, 1)
+    report["conclusion"] = []
     text = words(comparison_page(report, samples={}))
     assert "±" not in text and "a difference may be chance" in text
     assert "one seed, no interval" in text and "nothing can be told apart" in text
@@ -138,9 +150,8 @@ def test_one_seed_has_no_margins():
 
 def test_infinite_numbers_become_null(report):
     report["rows"][0]["scores"]["bits_per_dim"]["values"]["0"] = float("inf")
-    assert (
-        "Infinity" not in comparison_page(report, samples={}).split("elbos-comparison")[1][:99999]
-    )
+    found = island_of(comparison_page(report, samples={}))["comparison"]
+    assert found["rows"][0]["scores"]["bits_per_dim"]["values"]["0"] is None
 
 
 @pytest.mark.parametrize("is_monotone", [True, False])
@@ -293,7 +304,7 @@ def test_nothing_is_wider_than_a_phone(browser, path):
 
 
 def test_words_from_outside_are_inert(browser, tmp_path):
-    text = json.dumps(full(12, 2))
+    text = json.dumps(full())
     for known in ("edm", "elbo", "ELBO()", "V()", COSINE, "FD, Heun", "bits/dim"):
         text = text.replace(json.dumps(known), json.dumps(HOSTILE + known))
     hostile = json.loads(text)
