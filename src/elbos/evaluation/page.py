@@ -7,7 +7,7 @@ The page is whole in itself; `elbos.pages` makes it so. The numbers are in
 import base64
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from elbos.evaluation.words import (
     number,
     plus_minus,
 )
-from elbos.pages.document import document, island
+from elbos.pages.document import document, finite, island
 from elbos.pages.parts import footer, header, scrollable, table
 
 _NUM_ROWS = 13
@@ -56,7 +56,7 @@ def evaluation_page(
         samples: A picture of samples, as PNG.
         command: What to type to get the same again, for the reader.
     """
-    result = _finite(result)
+    result = finite(result)
     content = {"elbos": __version__, "command": command, "evaluation": result}
     title = result.get("run") or "a trained model"
     body = "\n".join(
@@ -75,15 +75,6 @@ def evaluation_page(
         ]
     )
     return document(f"{title} · elbos evaluate", body)
-
-
-def _finite(value: Any) -> Any:
-    """The same with null for numbers that are not finite, which JSON does not know."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _extent(result: Mapping[str, Any]) -> str:

@@ -8,9 +8,12 @@ anything, and from running any script but these two, known by their hashes.
 import base64
 import gzip
 import hashlib
+import math
+from collections.abc import Mapping, Sequence
 from functools import cache
 from html import escape
 from importlib import resources
+from typing import Any
 
 from plotly.offline import get_plotlyjs
 
@@ -39,7 +42,7 @@ def document(title: str, body: str) -> str:
 <title>{escape(title)}</title>
 <style>
 {style}</style>
-<noscript><style>.plot, .save {{ display: none; }}</style></noscript>
+<noscript><style>.plot, .save, .chips {{ display: none; }}</style></noscript>
 </head>
 <body>
 {body}
@@ -54,6 +57,15 @@ def island(name: str, content: str) -> str:
     """JSON that no text in it can get out of."""
     inert = content.replace("<", "\\u003c")
     return f'<script type="application/json" id="{name}">{inert}</script>'
+
+
+def finite(value: Any) -> Any:
+    """The same with null for numbers that are not finite, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _resource(name: str) -> str:

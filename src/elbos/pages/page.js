@@ -1,4 +1,4 @@
-// Draws the plots, shows named weightings when they are asked for, and copies code.
+// Draws the plots, shows and brings out curves when they are asked for, sorts tables, copies code.
 
 const textOf = (id) => document.getElementById(id).textContent;
 const plots = document.querySelectorAll(".plot");
@@ -43,10 +43,58 @@ function enableNamed(plot) {
   }
 }
 
+/** Fade all curves but those of the buttons that are pressed, in the plots that have them. */
+function enableBringingOut() {
+  const buttons = [...document.querySelectorAll("[data-brings-out]")];
+  const bringOut = () => {
+    const pressed = buttons.filter((button) => button.ariaPressed === "true");
+    const names = pressed.flatMap((button) => JSON.parse(button.dataset.bringsOut));
+    const isFaint = ({ meta }) => meta !== undefined && names.length && !names.includes(meta);
+    for (const plot of plots)
+      Plotly.restyle(plot, { opacity: plot.data.map((curve) => (isFaint(curve) ? 0.12 : 1)) });
+  };
+  for (const button of buttons) {
+    button.disabled = false;
+    button.addEventListener("click", () => {
+      button.ariaPressed = button.ariaPressed !== "true";
+      bringOut();
+    });
+  }
+}
+
 async function drawAll() {
   await loadPlotly();
   for (const plot of plots) await draw(plot);
   enableNamed(plots[0]);
+  enableBringingOut();
+}
+
+/** Numbers by value, words by the alphabet; what is empty is last, either way round. */
+function order(a, b, sign) {
+  if (a === "" || b === "") return (a === "") - (b === "");
+  return sign * (isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b);
+}
+
+/** Turn the heads of columns into buttons that sort by them, pressed again the other way round. */
+function makeSortable(table) {
+  const [body] = table.tBodies;
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    const valueIn = ({ cells }) => cells[column].dataset.value ?? cells[column].textContent;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const isSorted = head.ariaSort;
+      const first = head.dataset.best ?? "ascending";
+      const other = first === "ascending" ? "descending" : "ascending";
+      for (const each of heads) each.removeAttribute("aria-sort");
+      head.ariaSort = isSorted === first ? other : first;
+      const sign = head.ariaSort === "ascending" ? 1 : -1;
+      body.append(...[...body.rows].sort((a, b) => order(valueIn(a), valueIn(b), sign)));
+    });
+  });
 }
 
 async function copy(button) {
@@ -61,6 +109,7 @@ async function copy(button) {
   setTimeout(() => (button.textContent = "Copy"), 2000);
 }
 
+for (const table of document.querySelectorAll("[data-sortable]")) makeSortable(table);
 for (const button of document.querySelectorAll("[data-copies]")) {
   button.addEventListener("click", () => copy(button));
 }

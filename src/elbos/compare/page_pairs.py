@@ -1,0 +1,83 @@
+"""The part of a comparison's page about rows that differ in nothing but the weighting."""
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from elbos.compare.words import (
+    Report,
+    formatter,
+    interval,
+    is_gain,
+    pairs_in_words,
+    signed,
+    told_apart,
+    verdict,
+)
+from elbos.pages.parts import NONE, breakable, record_table
+
+_HALF = 46  # of 50, from zero to the largest number of a column
+
+
+def matched_pairs(report: Report) -> str:
+    """Each pair's differences with their intervals, and whether they are told apart from zero."""
+    if not report["pairs"]:
+        return ""
+    scales = {metric["key"]: _scale(report, metric["key"]) for metric in report["metrics"]}
+    records = [
+        (
+            f"<b>{breakable(pair['monotone'])}</b><br>minus {breakable(pair['non_monotone'])}",
+            {
+                escape(metric["short"]): _cell(report, pair, metric, scales[metric["key"]])
+                for metric in report["metrics"]
+            },
+        )
+        for pair in report["pairs"]
+    ]
+    return f"""<section class="measured pairs">
+<h2>Matched pairs</h2>
+<p class="lead">These rows differ in nothing but the weighting: one is monotone, the other is
+not. {escape(pairs_in_words(report))}</p>
+{record_table(records, head="difference", label="Differences of matched pairs")}
+</section>"""
+
+
+def _scale(report: Report, key: str) -> float:
+    numbers = (
+        abs(number)
+        for pair in report["pairs"]
+        for number in (pair["differences"].get(key) or {}).values()
+        if number is not None
+    )
+    return max(numbers, default=0.0) or 1.0
+
+
+def _cell(report: Report, pair: Mapping[str, Any], metric: Mapping[str, Any], scale: float) -> str:
+    difference = pair["differences"].get(metric["key"])
+    if difference is None or difference["mean"] is None:
+        return NONE
+    write = formatter(report, metric["key"])
+    apart = told_apart(difference)
+    mean = signed(difference["mean"], write)
+    low_high = (
+        ""
+        if apart is None
+        else f"<small>{interval(difference['low'], difference['high'], write)}</small>"
+    )
+    color = ("yes" if is_gain(difference, metric) else "no") if apart else ""
+    return f"""<div class="difference-of {color}">{_drawn(difference, scale)}
+{f"<strong>{mean}</strong>" if apart else mean}{low_high}<small class="said">\
+{verdict(difference, metric)}</small></div>"""
+
+
+def _drawn(difference: Mapping[str, Any], scale: float) -> str:
+    """The interval as a line beside zero, the mean as a point."""
+    mean, low, high = (
+        None if difference[key] is None else f"{50 + _HALF * difference[key] / scale:.1f}"
+        for key in ("mean", "low", "high")
+    )
+    line = "" if low is None or high is None else f'<path class="range" d="M{low} 7H{high}"/>'
+    return (
+        '<svg class="interval" viewBox="0 0 100 14" aria-hidden="true">'
+        f'<path class="zero" d="M50 0V14"/>{line}<circle cx="{mean}" cy="7" r="3.5"/></svg>'
+    )
