@@ -8,22 +8,19 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo   train on digits, draw samples, measure bits/dim (about 3 minutes on two cores)"
+	@echo "make demo   compare three objectives on digits, with a report (about 5 minutes on two cores)"
 	@echo "make test   run the tests"
 	@echo "make check  lint, types and tests, as a change has to pass them"
-	@echo "make slow   the slow tests: kill -9 at 20 random moments, two processes, 42 more losses"
+	@echo "make slow   the slow tests: kill -9 at random moments, two processes, Ray, 42 more losses"
 	@echo "make bench  the performance claims, each a ratio measured here"
 	@echo "make setup  a development environment in .venv"
 
 setup: .venv/dev
 
 demo: .venv/core
-	$(BIN)/elbos train digits --run runs/demo
-	$(BIN)/elbos sample runs/demo --num 100 --out runs/demo/samples/grid
-	$(BIN)/elbos evaluate runs/demo --num-samples 2000
-	@echo
-	@echo "Look at: runs/demo/samples/grid.png  (one digit per column)"
-	@echo "         runs/demo/eval.html         (bits/dim, the loss by noise level, sample quality)"
+	$(BIN)/elbos compare digits --rows iddpm edm v-adaptive-sigmoid-2 --seeds 0 --minutes 0.5 \
+	  --scoring.num-samples 500 --scoring.ancestral.num-steps 32 --scoring.heun.num-steps 10 \
+	  --out runs/demo
 
 test: .venv/dev
 	$(PYTEST)
@@ -34,7 +31,7 @@ check: .venv/dev
 	$(BIN)/mypy
 	$(PYTEST)
 
-slow: .venv/dev
+slow: .venv/dev .venv/ray
 	$(BIN)/pytest -m slow
 
 bench: .venv/dev .venv/bench
@@ -56,6 +53,10 @@ clean:
 
 .venv/dev: .venv/core
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+.venv/ray: .venv/core
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[ray]'
 	@touch $@
 
 .venv/bench: .venv/core

@@ -18,6 +18,7 @@ before it:
 | `objective` | the weighted loss, per sample |
 | `samplers`, `likelihood` | from a denoiser to samples and to bits per dimension |
 | `networks`, `training`, `evaluation` | the rest of a real run |
+| `compare` | objectives against each other: many runs, paired, and a report |
 | `interop`, `cli` | other people's formats; the command line |
 """
 

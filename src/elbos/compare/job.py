@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Job:
         """Work of the training, in network evaluations."""
         return float(TRAINING_COST * self.config.num_images)
 
-    @property
+    @cached_property
     def cost(self) -> float:
         """All its work, about."""
         return self.training_cost + self.scoring.cost(self.config.schedule)

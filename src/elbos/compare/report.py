@@ -344,6 +344,10 @@ def _protocol(comparison: Comparison, table: _Table) -> dict[str, Any]:
         )
         for name, one in scoring.samplings.items()
     }
+    samplings["features"] = (
+        f"{scoring.extractor!r}, {scoring.num_samples:,} samples of each run, against train + "
+        "validation images"
+    )
     return {
         "seeds": list(comparison.seeds),
         "images seen by a run": config.num_images,
@@ -358,9 +362,7 @@ def _protocol(comparison: Comparison, table: _Table) -> dict[str, Any]:
             if found
             else "–"
         ),
-        **({} if not found or found[0]["samples"] is None else samplings),
-        "features": f"{scoring.extractor!r}, {scoring.num_samples:,} samples of each run, "
-        "against train + validation images",
+        **(samplings if found and found[0]["samples"] else {}),
         "hardware": sorted({machine["device"] for machine in machines}),
         "versions": sorted({f"torch {m['torch']}, elbos {m['elbos']}" for m in machines}),
     }

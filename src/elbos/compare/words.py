@@ -142,12 +142,16 @@ def correlation(one: Mapping[str, float | None] | None) -> str:
 
 
 def facts(report: Report) -> Sequence[str]:
-    """What was trained and measured, in short."""
+    """What was trained and measured, in short, as far as it is known."""
+    counted = {
+        "images seen by each run": report["num_images"],
+        "parameters": report["num_parameters"],
+        "test images scored": report["num_test_images"],
+        "samples scored": report["num_samples"],
+    }
     return [
-        report["data"],
+        *([report["data"]] if report["data"] else []),
         f"{len(report['rows'])} objectives",
         "1 seed" if len(report["seeds"]) == 1 else f"{len(report['seeds'])} seeds each",
-        f"{report['num_images']:,} images seen by each run",
-        f"{report['num_parameters']:,} parameters",
-        f"{report['num_test_images']:,} test images and {report['num_samples']:,} samples scored",
+        *(f"{num:,} {what}" for what, num in counted.items() if num is not None),
     ]
