@@ -305,7 +305,7 @@ def test_nothing_is_wider_than_a_phone(browser, path):
 
 def test_words_from_outside_are_inert(browser, tmp_path):
     text = json.dumps(full())
-    for known in ("edm", "elbo", "ELBO()", "V()", COSINE, "FD, Heun", "bits/dim"):
+    for known in ("edm", "flow", "ELBO()", "V()", COSINE, "FD, Heun", "bits/dim"):
         text = text.replace(json.dumps(known), json.dumps(HOSTILE + known))
     hostile = json.loads(text)
     hostile |= dict.fromkeys(("name", "command", "data"), HOSTILE)

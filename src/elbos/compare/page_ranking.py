@@ -1,6 +1,7 @@
 """The part of a comparison's page on whether ELBOs rank models as their scores do."""
 
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,10 @@ def _weightings(ranking: Mapping[str, Any]) -> str:
     if not ranking["weightings"]:
         return ""
     rows = (
-        (short_weighting(one["name"]), [correlation(one.get(key)) for key in _known(ranking)])
+        (
+            escape(short_weighting(one["name"])),
+            [correlation(one.get(key)) for key in _known(ranking)],
+        )
         for one in ranking["weightings"]
     )
     numbers = _table(rows, ranking, first="weighting")
