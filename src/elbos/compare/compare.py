@@ -3,10 +3,10 @@
 import contextlib
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from elbos import files
@@ -19,8 +19,10 @@ from elbos.compare.markdown import comparison_markdown
 from elbos.compare.page import write_comparison_page
 from elbos.compare.report import Cell, report_of
 from elbos.compare.runner import run_jobs
+from elbos.evaluation.reference import reference
+from elbos.evaluation.samples import REFERENCE_SPLIT
 from elbos.training.precision import best_precision
-from elbos.training.progress import progress
+from elbos.training.progress import begin, progress
 from elbos.training.state import new_accelerator
 from elbos.training.trainer import Interrupted
 
@@ -67,8 +69,6 @@ def _compare(
 ) -> dict[str, Any]:
     comparison = _settled(comparison, directory, minutes, engine.num_threads)
     dataset = comparison.config.data.load()
-    if dataset.num_levels is not None:  # fail before training where features would be missing after
-        comparison.scoring.extractor.load(torch.device("cpu"))
     directory.claim(comparison, minutes)
     cells = [
         Cell(row, seed, Job.of(comparison, directory.run(row, seed).resolve(), row, seed))
@@ -77,6 +77,9 @@ def _compare(
     ]
     try:
         with progress(Console(stderr=True)) as bar:
+            if dataset.num_levels is not None:  # once, with all cores; and fail before training
+                extractor = comparison.scoring.extractor.load(new_accelerator().device)
+                reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
             run_jobs([cell.job for cell in cells], engine, bar)
     except KeyboardInterrupt:
         num = sum(cell.job.scores() is not None for cell in cells)

@@ -93,7 +93,8 @@ def _relative(
     grid = np.array(known[0][key][x], dtype=float)
     values = np.array([np.interp(grid, row[key][x], row[key][y]) for row in known])
     mean = values.mean(axis=0)
-    values = values / mean - 1 if is_share else values - mean
+    known_mean = np.where(mean > 0, mean, np.nan)  # an estimate of few images may be below zero
+    values = values / known_mean - 1 if is_share else values - mean
     traces = [
         _line(row, grid, value, look[row["name"]], "+.1%" if is_share else "+.4f")
         for row, value in zip(known, values, strict=True)

@@ -37,7 +37,7 @@ def comparison_markdown(report: Report) -> str:
         *_pairs(report),
         *_ranking(report),
         *_protocol(report),
-        f"## Reproduce\n\n{_code(report['command'])}",
+        *([f"## Reproduce\n\n{_code(report['command'])}"] if report["command"] else []),
     ]
     return "\n\n".join(parts) + "\n"
 

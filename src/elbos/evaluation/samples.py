@@ -33,6 +33,7 @@ SCORES = (
 )
 """What is reported of `quality.scores`."""
 
+REFERENCE_SPLIT = "train+val"
 UNKNOWN: dict[str, float | None] = dict.fromkeys(SCORES)
 
 
@@ -91,7 +92,7 @@ class Judge:
     def of(cls, run: TrainedRun, network: Network, start: Start) -> "Judge":
         """With the reference from the cache, or computed."""
         extractor = network.load(run.device)
-        return cls(run, extractor, reference(run.dataset, "train+val", extractor, start))
+        return cls(run, extractor, reference(run.dataset, REFERENCE_SPLIT, extractor, start))
 
     @cached_property
     def _digest(self) -> str:

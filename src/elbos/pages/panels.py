@@ -96,8 +96,9 @@ def logsnr_axis(low: float, high: float) -> dict[str, Any]:
 
 
 def log_axis(values: Float[Array, " n"]) -> dict[str, Any]:
-    """An axis for the values, whatever else is drawn, with ticks at powers of 10 if there are."""
-    low, high = np.log10(values.min()), np.log10(values.max())
+    """An axis for the positive values, whatever else is drawn, with ticks at powers of 10."""
+    logs = np.log10(values[values > 0])
+    low, high = (logs.min(), logs.max()) if logs.size else (0.0, 1.0)
     margin = max(0.06 * (high - low), 0.15)
     ticks = {"dtick": math.ceil((high - low) / 7)} if high - low > 1.5 else {"nticks": 5}
     span = [low - margin, high + margin]
