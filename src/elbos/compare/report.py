@@ -81,6 +81,9 @@ class _Table:
         some = next((cell.scores for cell in cells if cell.scores), None)
         self.some: dict[str, Any] | None = some
         self.metrics = [m for m in METRICS if some and m.value(some) is not None]
+        self.rising = {
+            row.name: rising_intervals(row.weighting, *self.ends) for row in comparison.rows
+        }
         self.blocks = {metric.key: self._blocks(metric) for metric in self.metrics}
 
     @property
@@ -88,6 +91,10 @@ class _Table:
         """Of all schedules."""
         schedule = self.comparison.config.schedule
         return schedule.logsnr_min, schedule.logsnr_max
+
+    def is_monotone(self, row: Row) -> bool:
+        """Whether a row is a likelihood objective."""
+        return not self.rising[row.name]
 
     def scores(self, name: str) -> dict[int, dict[str, Any]]:
         """Of a row, by seed."""
@@ -154,8 +161,8 @@ def _row(row: Row, table: _Table) -> dict[str, Any]:
         "parameterization": repr(row.parameterization),
         "schedule": repr(table.comparison.run_config(row, 0).schedule),
         "weighting": repr(row.weighting),
-        "is_monotone": row.is_monotone(*table.ends),
-        "rising": [list(ends) for ends in rising_intervals(row.weighting, *table.ends)],
+        "is_monotone": table.is_monotone(row),
+        "rising": [list(ends) for ends in table.rising[row.name]],
         "status": "complete" if is_complete else "incomplete" if scores else "failed",
         "failures": failures,
         "scores": {m.key: _score(m, row, table) for m in table.metrics} if scores else {},
@@ -212,8 +219,8 @@ def _pairs(table: _Table) -> list[dict[str, Any]]:
         }
         for no in rows
         for yes in rows
-        if yes.is_monotone(*table.ends)
-        and not no.is_monotone(*table.ends)
+        if table.is_monotone(yes)
+        and not table.is_monotone(no)
         and yes.parameterization == no.parameterization
         and yes.schedule == no.schedule
     ]
@@ -249,7 +256,7 @@ def _losses(table: _Table) -> dict[str, Any] | None:
 
 def _ranking(table: _Table) -> dict[str, Any] | None:
     """Whether the ELBO of noisy data ranks monotone rows as other scores do."""
-    rows = [row for row in table.complete if row.is_monotone(*table.ends)]
+    rows = [row for row in table.complete if table.is_monotone(row)]
     if len(rows) < MIN_RANKED:
         return None
     found = [list(table.scores(row.name).values()) for row in rows]
