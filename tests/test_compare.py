@@ -17,7 +17,7 @@ from tiny import DIGITS
 
 from elbos import weightings
 from elbos.adaptive import Adaptive
-from elbos.compare import experiment
+from elbos.compare import budget, experiment
 from elbos.compare import work as work_module
 from elbos.compare.compare import compare
 from elbos.compare.experiment import DEFAULT_ROWS, Comparison, Scoring
@@ -32,7 +32,7 @@ from elbos.training.data import Toy
 from elbos.training.run_directory import RunDirectory
 from elbos.training.sampling import Ancestral, Heun, Sampling
 from elbos.training.state import new_accelerator
-from elbos.training.trainer import Diverged, Trainer
+from elbos.training.trainer import Diverged, Interrupted, Trainer
 
 USERS = "def features(images): return images.float().flatten(1)[:, ::48] / 255"
 
@@ -357,6 +357,53 @@ def test_a_directory_belongs_to_one_comparison(small, folder):
     Path("other/file").touch()
     with pytest.raises(ValueError, match="holds file and no comparison"):
         compare(small, Path("other"), Here())
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        (["--seeds", "0", "0"], "seed 0 is given twice"),
+        (["--rows", "edm", "edm"], "row edm is given twice"),
+        (["--seed", "3"], "give --seeds"),
+        (["--minutes", "0"], "minutes is 0.0"),
+        (["--workers", "0"], "num_workers is 0"),
+        (["--scoring.num-samples", "3"], "give at least"),
+        (["--out", "mine.py"], "mine.py is a file"),
+        (["--ray"], "pip install 'elbos[ray]'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_leaves_nothing(elbos, folder, monkeypatch, words, needed):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    assert_one_line(elbos("compare", "digits", *words), needed)
+    assert [path.name for path in folder.iterdir()] == ["mine.py"]
+
+
+def test_an_interruption_says_how_to_go_on(small, folder):
+    def stop(number, job):
+        if number == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match=r"Stopped with 1 of 6 runs done: the same command"):
+        compare(small, Path("c"), Here(stop))
+    engine = Here()
+    report = compare(small, Path("c"), engine)
+    assert len(engine.made) == 5
+    assert all(row["status"] == "complete" for row in report["rows"])
+
+
+def test_a_budget_is_the_same_number_of_images_for_all_and_for_good(small, folder, monkeypatch):
+    monkeypatch.setattr(budget, "_SECONDS", 0.2)
+    report = compare(replace(small, rows=small.rows[:2]), Path("c"), Here(), minutes=0.001)
+    images = {
+        json.loads(path.read_text())["num_images"] for path in Path().glob("c/runs/*/config.json")
+    }
+    assert images == {report["num_images"]}
+    assert report["num_images"] >= 10 * small.config.batch_size
+    engine = Here()
+    again = compare(replace(small, rows=small.rows[:2]), Path("c"), engine, minutes=0.001)
+    assert (engine.made, again) == ([], report)
+    with pytest.raises(ValueError, match=r"minutes = 0\.001, not 0\.002"):
+        compare(small, Path("c"), Here(), minutes=0.002)
 
 
 # --- processes ------------------------------------------------------------------------------------

@@ -55,6 +55,15 @@ def test_the_guide_measures_a_denoiser_of_the_readers_own():
     assert 0 < names["weighted"].mean < expected
 
 
+def test_the_guide_compares_rows_of_the_readers_own():
+    guide = (Path(__file__).parents[1] / "docs/compare.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    setup, training = code.split("report = ")
+    exec(setup, names := {})
+    assert [row.name for row in names["comparison"].rows] == ["mine", "edm"]
+    assert training.startswith("compare(comparison, Path(")
+
+
 def test_every_command_of_the_tour_is_one_of_elbos():
     from elbos import cli
 
