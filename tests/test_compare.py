@@ -4,10 +4,13 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from elbos.compare import budget, experiment
 from elbos.compare import work as work_module
 from elbos.compare.compare import compare
 from elbos.compare.experiment import DEFAULT_ROWS, Comparison, Scoring
+from elbos.compare.job import Job
 from elbos.compare.row_words import parse_row
 from elbos.compare.rows import ROWS, Row, loss_scale
 from elbos.compare.work import work
@@ -433,6 +437,30 @@ def result(folder):
     return {key: report[key] for key in report if key not in ("name", "command")}, num_trained
 
 
+def test_a_run_that_another_process_is_at_is_left_to_it(small, folder):
+    """It is not begun while its lock is held; what comes of it there is taken for done."""
+    few = replace(small, rows=small.rows[:2], seeds=(0,))
+    compare(replace(few, rows=few.rows[1:]), Path("c"), Here())  # a directory with one run
+    compare(few, Path("other"), Here())
+    job, engine, is_held = Job.of(few, Path("c/runs/iddpm-0"), few.rows[0], 0), Here(), Event()
+    job.path.mkdir()
+
+    def another_process():
+        with job.lock:
+            is_held.set()
+            time.sleep(1.0)
+            shutil.copytree(folder / "other/runs/iddpm-0", job.path, dirs_exist_ok=True)
+
+    other = Thread(target=another_process)
+    other.start()
+    is_held.wait()
+    report = compare(few, Path("c"), engine)
+    other.join()
+    assert "iddpm-0" not in engine.made
+    assert [row["status"] for row in report["rows"]] == ["complete"] * 2
+
+
+@pytest.mark.slow
 def test_two_processes_share_a_comparison(folder):
     """Both end well with one report, and each run is trained once, by one of them."""
     processes = [start(folder, "--workers", "1") for _ in range(2)]
