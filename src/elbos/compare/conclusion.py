@@ -16,9 +16,7 @@ def conclusion(report: Mapping[str, Any]) -> list[str]:
     if len(complete) < 2:
         return ["There are not two rows with scores yet: nothing can be compared."]
     metrics = [metric for key in _MAIN for metric in report["metrics"] if metric["key"] == key]
-    sentences = [_best(metric, complete, report) for metric in metrics]
-    if report["pairs"]:
-        sentences += [sentence for metric in metrics if (sentence := _pairs(metric, report))]
+    sentences = [*_pairs(metrics, report), *(_best(metric, complete, report) for metric in metrics)]
     sentences += list(_ranking(report))
     if len(report["seeds"]) == 1:
         sentences.append(
@@ -50,20 +48,29 @@ def _best(
     )
 
 
-def _pairs(metric: Mapping[str, Any], report: Mapping[str, Any]) -> str | None:
-    """How pairs came out that differ in the weighting only."""
-    key, sign = metric["key"], 1 if metric["is_lower_better"] else -1
-    found = [pair["differences"][key] for pair in report["pairs"]]
-    if any(one["low"] is None for one in found):
-        return None
-    better = sum(sign * (one["low"] + one["high"]) < 0 and _is_apart(one) for one in found)
-    worse = sum(sign * (one["low"] + one["high"]) > 0 and _is_apart(one) for one in found)
-    pairs = "pair of rows that differs" if len(found) == 1 else "pairs of rows that differ"
-    return (
-        f"{metric['title']}, in {len(found)} {pairs} in nothing but the weighting: the monotone "
-        f"one is better in {better}, worse in {worse}, and not told apart in "
-        f"{len(found) - better - worse}."
+def _pairs(metrics: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> Iterator[str]:
+    """How pairs came out that differ in the weighting only, where there are intervals."""
+    if not report["pairs"] or len(report["seeds"]) == 1:
+        return
+    num = len(report["pairs"])
+    counts = "; ".join(f"{metric['title']}, {_outcomes(metric, report)}" for metric in metrics)
+    yield (
+        f"Only the weighting differs in {num} {'pair' if num == 1 else 'pairs'} of rows. "
+        f"The monotone one compared with the other: {counts}."
     )
+
+
+def _outcomes(metric: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """In how many pairs the monotone row is better, worse, or not told apart."""
+    sign = 1 if metric["is_lower_better"] else -1
+    found = [pair["differences"][metric["key"]] for pair in report["pairs"]]
+    apart = [sign * one["mean"] for one in found if _is_apart(one)]
+    counts = {
+        "better": sum(difference < 0 for difference in apart),
+        "worse": sum(difference > 0 for difference in apart),
+        "not told apart": len(found) - len(apart),
+    }
+    return ", ".join(f"{what} in {count}" for what, count in counts.items() if count)
 
 
 def _is_apart(difference: Mapping[str, float]) -> bool:
@@ -84,9 +91,10 @@ def _ranking(report: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"The ELBO of noisy test data, over {ranking['num_rows']} monotone rows: at log-SNR "
         f"{level:.1f} it ranks them most as the Fréchet distance (Heun) does, with a rank "
-        f"correlation of {_interval(ranking['frechet_heun'], i)}; with the clean ELBO it is "
-        f"{_interval(ranking['bits_per_dim'], i)} there. The clean ELBO itself ranks them as the "
-        f"Fréchet distance with {_interval(ranking['frechet_heun'], -1)}."
+        f"correlation of {_interval(ranking['frechet_heun'], i)} (the highest of all levels: its "
+        f"interval does not know of the choice), and {_interval(ranking['bits_per_dim'], i)} with "
+        "the clean ELBO. The clean ELBO itself has "
+        f"{_interval(ranking['frechet_heun'], -1)} with the Fréchet distance."
     )
 
 
