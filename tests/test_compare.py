@@ -429,6 +429,12 @@ def start(folder, *words):
     return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
 
 
+def ends_well(folder):
+    process = start(folder, "--workers", "2")
+    error = process.communicate()[1]
+    assert process.returncode == 0, error
+
+
 def result(folder):
     """The report but for what names it, and how often each run was trained to its end."""
     report = json.loads((folder / "c/report.json").read_text())
@@ -475,19 +481,19 @@ def test_two_processes_share_a_comparison(folder):
 @pytest.mark.slow
 def test_a_comparison_that_is_killed_again_and_again_ends_as_if_it_had_not_been(folder):
     """Ten times at random moments, with all that it started; nothing is trained or scored twice."""
-    assert start(folder / "whole", "--workers", "2").wait() == 0
+    ends_well(folder / "whole")
     chance, num_killed = random.Random(0), 0  # noqa: S311
     while num_killed < 10:
         process = start(folder / "killed", "--workers", "2")
         try:
-            process.wait(timeout=chance.uniform(5, 25))
+            process.communicate(timeout=chance.uniform(5, 25))
             break  # it was done before
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            process.communicate()
             num_killed += 1
     assert num_killed >= 5
-    assert start(folder / "killed", "--workers", "2").wait() == 0
+    ends_well(folder / "killed")
     whole, killed = result(folder / "whole"), result(folder / "killed")
     assert killed[0] == whole[0]
     assert killed[1].keys() == whole[1].keys()
@@ -498,8 +504,8 @@ def test_a_comparison_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
 def test_a_ray_cluster_makes_the_same_report(folder, monkeypatch):
     pytest.importorskip("ray", reason="needs ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert start(folder / "local", "--workers", "2").wait() == 0
-    process = start(folder / "ray", "--workers", "2", "--ray")
-    error = process.communicate()[1]
-    assert process.returncode == 0, error
+    for name, words in (("local", []), ("ray", ["--ray"])):
+        process = start(folder / name, "--workers", "2", *words)
+        error = process.communicate()[1]
+        assert process.returncode == 0, error
     assert result(folder / "ray") == result(folder / "local")

@@ -207,5 +207,5 @@ class ComparisonDirectory:
                 f"{self.path} holds a comparison with {found}: name another directory with --out, "
                 "or give the same options."
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "runs").mkdir(parents=True, exist_ok=True)  # seen by all machines, or refused
         files.write(self.file, (json.dumps(encode(wanted), indent=2) + "\n").encode())

@@ -81,6 +81,7 @@ class Job:
 
     def fail(self, reason: str, *, is_final: bool) -> None:
         """Note why there are no scores, in a line, and whether another try would end the same."""
+        self.path.mkdir(parents=True, exist_ok=True)
         line = " ".join(reason.split())
         content = {"reason": line, "is_final": is_final, "time": time.time()}
         files.write(self._failure, json.dumps(content).encode())
