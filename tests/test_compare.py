@@ -429,8 +429,8 @@ def start(folder, *words):
     return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def ends_well(folder):
-    process = start(folder, "--workers", "2")
+def ends_well(folder, *words):
+    process = start(folder, "--workers", "2", *words)
     error = process.communicate()[1]
     assert process.returncode == 0, error
 
@@ -480,20 +480,24 @@ def test_two_processes_share_a_comparison(folder):
 
 @pytest.mark.slow
 def test_a_comparison_that_is_killed_again_and_again_ends_as_if_it_had_not_been(folder):
-    """Ten times at random moments, with all that it started; nothing is trained or scored twice."""
-    ends_well(folder / "whole")
+    """Ten times at random moments; what it started ends with it. No run that is done is begun."""
+    longer = ("--num-images", "6400")
+    ends_well(folder / "whole", *longer)
     chance, num_killed = random.Random(0), 0  # noqa: S311
     while num_killed < 10:
-        process = start(folder / "killed", "--workers", "2")
+        process = start(folder / "killed", "--workers", "2", *longer)
         try:
-            process.communicate(timeout=chance.uniform(5, 25))
+            process.communicate(timeout=chance.uniform(8, 16))
             break  # it was done before
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             num_killed += 1
     assert num_killed >= 5
-    ends_well(folder / "killed")
+    ends_well(folder / "killed", *longer)
+    for scores in folder.glob("killed/c/runs/*/scores.json"):
+        log = scores.with_name(".log.txt")
+        assert log.stat().st_mtime <= scores.stat().st_mtime + 1
     whole, killed = result(folder / "whole"), result(folder / "killed")
     assert killed[0] == whole[0]
     assert killed[1].keys() == whole[1].keys()
