@@ -243,7 +243,7 @@ def test_what_is_done_is_not_done_again(small, folder):
     first = compare(few, Path("c"), engine := Here())
     assert engine.made == ["iddpm-0", "edm-0"]
     assert {path.name for path in Path("c").iterdir()} == {
-        *("compare.json", "runs", "report.json", "report.md", "report.html")
+        *(".lock", "compare.json", "runs", "report.json", "report.md", "report.html")
     }
     again = compare(few, Path("c"), engine := Here())
     assert again == first

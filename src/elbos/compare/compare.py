@@ -67,9 +67,12 @@ def _compare(
     minutes: float | None,
     command: str | None,
 ) -> dict[str, Any]:
-    comparison = _settled(comparison, directory, minutes, engine.num_threads)
+    if minutes is not None:
+        require_positive(minutes=minutes)
     dataset = comparison.config.data.load()
-    directory.claim(comparison, minutes)
+    with directory.lock():
+        comparison = _settled(comparison, directory, minutes, engine.num_threads)
+        directory.claim(comparison, minutes)
     cells = [
         Cell(row, seed, Job.of(comparison, directory.run(row, seed).resolve(), row, seed))
         for seed in comparison.seeds  # a seed of all rows, then the next: it can be read early
@@ -99,7 +102,6 @@ def _settled(
         precision = stored.config.precision if stored else best_precision(device)
         config = replace(config, precision=precision)
     if minutes is not None:
-        require_positive(minutes=minutes)
         if stored and stored.minutes == minutes:
             num_images = stored.config.num_images
         else:

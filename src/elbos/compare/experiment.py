@@ -9,8 +9,12 @@ A directory belongs to one configuration and one way of scoring; rows and seeds 
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from filelock import FileLock
 
 from elbos import files
 from elbos.compare.rows import ROWS, Row
@@ -186,26 +190,37 @@ class ComparisonDirectory:
         assert isinstance(found, Stored)
         return found
 
-    def claim(self, comparison: Comparison, minutes: float | None) -> None:
-        """Make this the directory of the comparison, or check that it is.
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Wait until no other process is deciding what the directory belongs to.
 
         Raises:
-            ValueError: If it holds another comparison, or other files.
+            ValueError: If it is a file, or holds other files.
             OSError: If it cannot be written.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: name a directory with --out.")
+        others = [path.name for path in self.path.glob("*") if not path.name.startswith(".")]
+        if others and not self.file.exists():
+            raise ValueError(
+                f"{self.path} holds {others[0]} and no comparison: name a new directory with --out."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path / ".lock"):
+            yield
+
+    def claim(self, comparison: Comparison, minutes: float | None) -> None:
+        """Make this the directory of the comparison, or check that it is.
+
+        Raises:
+            ValueError: If it holds another comparison.
+            OSError: If it cannot be written.
+        """
         wanted = Stored(minutes, comparison.config, comparison.scoring)
-        if (stored := self.stored()) is None:
-            if others := [p.name for p in self.path.glob("*") if not p.name.startswith(".")]:
-                raise ValueError(
-                    f"{self.path} holds {others[0]} and no comparison: name a new directory with "
-                    "--out."
-                )
-        elif found := difference(encode(stored), encode(wanted)):
+        if (stored := self.stored()) and (found := difference(encode(stored), encode(wanted))):
             raise ValueError(
                 f"{self.path} holds a comparison with {found}: name another directory with --out, "
                 "or give the same options."
             )
-        (self.path / "runs").mkdir(parents=True, exist_ok=True)  # seen by all machines, or refused
         files.write(self.file, (json.dumps(encode(wanted), indent=2) + "\n").encode())
+        (self.path / "runs").mkdir(exist_ok=True)  # a machine that does not see it is refused
