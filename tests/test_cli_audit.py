@@ -104,7 +104,7 @@ NO_FUNCTION = {
     "import": ("import nonexistent", "ModuleNotFoundError (line 1): No module named 'nonexistent'"),
     "syntax": ("\ndef loss(:", "SyntaxError: invalid syntax (loss.py, line 2)"),
     "indentation": ("def loss():\n1", "IndentationError: expected an indented block"),
-    "binary": ("\x89PNG\r\n\x00", "SyntaxError: source code string cannot contain null bytes"),
+    "binary": ("\x89PNG\r\n\x00", "Error: source code string cannot contain null bytes"),
     "exit": ("import sys\nsys.exit(3)", "exits when it is run (3): keep what trains"),
     "exit with words": ("import sys\nsys.exit('no data')", "exits when it is run (no data)"),
     "argparse": (

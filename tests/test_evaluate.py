@@ -252,9 +252,14 @@ def test_the_weights_are_part_of_the_key(
     assert len(set((runs / "digits/evaluation").iterdir())) == 2 * len(folders)
 
 
+def other(run):
+    """The precision that a run does not have."""
+    return {"bf16": "fp32", "fp32": "bf16"}[run.config.precision]
+
+
 OTHERS = {
     "device": lambda run: replace(run, device=torch.device("meta")),
-    "precision": lambda run: replace(run, config=replace(run.config, precision="fp32")),
+    "precision": lambda run: replace(run, config=replace(run.config, precision=other(run))),
     "levels": lambda run: replace(
         run,
         config=replace(run.config, schedule=replace(run.config.schedule, logsnr_min=-5.0)),
