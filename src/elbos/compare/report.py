@@ -114,12 +114,13 @@ class _Table:
     def _blocks(self, metric: Metric) -> Blocks | None:
         return Blocks.of(self.array(metric, self.complete)) if self.complete else None
 
-    def best(self, metric: Metric) -> float | None:
-        """The best mean of the rows that are compared."""
+    def best(self, metric: Metric) -> list[Row]:
+        """The row with the best mean of those that are compared, or several with the same."""
         if not self.complete:
-            return None
+            return []
         means = self.array(metric, self.complete).mean(1)
-        return float(means.min() if metric.is_lower_better else means.max())
+        best = means.min() if metric.is_lower_better else means.max()
+        return [row for row, mean in zip(self.complete, means, strict=True) if mean == best]
 
 
 def _extent(comparison: Comparison, table: _Table) -> dict[str, Any]:
@@ -178,8 +179,7 @@ def _score(metric: Metric, row: Row, table: _Table) -> dict[str, Any]:
     values = {seed: metric.value(scores) for seed, scores in table.scores(row.name).items()}
     known = [value for value in values.values() if value is not None]
     mean, blocks = statistics.fmean(known), table.blocks[metric.key]
-    is_complete, best = row in table.complete, table.best(metric)
-    is_best = is_complete and mean == best
+    is_complete, is_best = row in table.complete, row in table.best(metric)
     is_near = is_best
     if is_complete and blocks is not None:
         near = blocks.is_best_within_error(metric.is_lower_better)

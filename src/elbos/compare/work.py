@@ -37,7 +37,9 @@ def main() -> None:
 
 
 def _stop_when_closed() -> None:
-    sys.stdin.buffer.read()
+    # of the file itself: a buffer that a thread waits on ends the interpreter with a fatal error
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)  # a training saves a checkpoint first
 
 
