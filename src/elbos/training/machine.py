@@ -14,7 +14,7 @@ def machine(device: torch.device) -> dict[str, str]:
         "device": _device(device),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        **{name: version(name) for name in ("elbos", "torch")},
+        **{name: version(name).partition("+")[0] for name in ("elbos", "torch")},
     }
 
 
