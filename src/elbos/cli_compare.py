@@ -99,7 +99,7 @@ def _require_finished(report: dict[str, Any]) -> None:
     if failed:
         name, failure = failed[0]
         others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        again = "" if failure["is_final"] else " The same command tries again."
         raise ValueError(
-            f"The run {name}{others} came to no scores: {failure['reason'].rstrip('.')}. The same "
-            "command tries again."
+            f"The run {name}{others} came to no scores: {failure['reason'].rstrip('.')}.{again}"
         )

@@ -1,11 +1,13 @@
 """What a comparison says, in sentences, and no more than its intervals allow."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from elbos.compare.statistics import CONFIDENCE
+from elbos.compare.words import kind, verdict
 
 _MAIN = ("frechet_heun", "frechet_ancestral", "bits_per_dim")
 
@@ -33,8 +35,7 @@ def _best(
     key = metric["key"]
     best = next(row for row in rows if row["scores"][key]["is_best"])
     value = f"{best['scores'][key]['mean']:.4g}"
-    kind = "monotone" if best["is_monotone"] else "not monotone"
-    text = f"{metric['title']}: {best['name']} ({kind}) is best with {value}"
+    text = f"{metric['title']}: {best['name']} ({kind(best)}) is best with {value}"
     if report["statistics"][key] is None:
         return f"{text}, of one seed."
     near = [row for row in rows if row["scores"][key]["is_best_within_error"]]
@@ -42,9 +43,12 @@ def _best(
         return f"{text}; every other row is worse beyond error."
     num = sum(row["is_monotone"] for row in near)
     total = sum(row["is_monotone"] for row in rows)
+    text = f"{text}; {len(near)} of {len(rows)} rows are not told apart from it"
+    if total in (0, len(rows)):
+        return f"{text}."
     return (
-        f"{text}; {len(near)} of {len(rows)} rows are not told apart from it: {num} of the {total} "
-        f"monotone ones, {len(near) - num} of the {len(rows) - total} others."
+        f"{text}: {num} of the {total} monotone ones, {len(near) - num} of the "
+        f"{len(rows) - total} others."
     )
 
 
@@ -62,20 +66,12 @@ def _pairs(metrics: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> I
 
 def _outcomes(metric: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     """In how many pairs the monotone row is better, worse, or not told apart."""
-    sign = 1 if metric["is_lower_better"] else -1
-    found = [pair["differences"][metric["key"]] for pair in report["pairs"]]
-    apart = [sign * one["mean"] for one in found if _is_apart(one)]
-    counts = {
-        "better": sum(difference < 0 for difference in apart),
-        "worse": sum(difference > 0 for difference in apart),
-        "not told apart": len(found) - len(apart),
-    }
-    return ", ".join(f"{what} in {count}" for what, count in counts.items() if count)
-
-
-def _is_apart(difference: Mapping[str, float]) -> bool:
-    """Whether zero is outside of the interval."""
-    return difference["low"] > 0 or difference["high"] < 0
+    counts = Counter(
+        verdict(pair["differences"][metric["key"]], metric) for pair in report["pairs"]
+    )
+    return ", ".join(
+        f"{what.removeprefix('monotone ')} in {count}" for what, count in counts.most_common()
+    )
 
 
 def _ranking(report: Mapping[str, Any]) -> Iterator[str]:
@@ -122,10 +118,12 @@ def notes(report: Mapping[str, Any]) -> list[str]:
             "once. It takes all rows for equally variable, and is about training again on the same "
             "data, not about other test images.",
             "Bold: not told apart from the best.",
-            "By pairing over seeds, the standard error of a difference is smaller by a factor of "
-            + ", ".join(_factors(report))
-            + ".",
         ]
+    if factors := ", ".join(_factors(report)):
+        lines.append(
+            "The standard error that a difference would have with seeds of their own for each row, "
+            f"over the one it has with shared seeds: {factors}."
+        )
     if report["ranking"] is not None:
         lines.append(
             "Rank correlations are Spearman's, of means over seeds; their intervals of 2,000 "

@@ -135,9 +135,9 @@ class Comparison:
         return tuple({repr(row.weighting): row.weighting for row in self.rows}.values())
 
 
-def shared_config(config: Config, num_images: int | None = None) -> Config:
+def shared_config(config: Config) -> Config:
     """The configuration of all rows, with logs and validations for the report's curves."""
-    num = num_images or config.num_images
+    num = config.num_images
     output = Output(
         log_every=max(num // NUM_LOGGED, 1),
         validate_every=max(num // NUM_VALIDATIONS, 1),
@@ -145,7 +145,7 @@ def shared_config(config: Config, num_images: int | None = None) -> Config:
         num_kept=config.output.num_kept,
         tensorboard=config.output.tensorboard,
     )
-    return replace(config, num_images=num, output=output)
+    return replace(config, output=output)
 
 
 @dataclass(frozen=True)

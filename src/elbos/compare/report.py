@@ -3,7 +3,6 @@
 Page and Markdown are written from it alone; report.json holds it.
 """
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -176,18 +175,20 @@ def _row(row: Row, table: _Table) -> dict[str, Any]:
 
 
 def _score(metric: Metric, row: Row, table: _Table) -> dict[str, Any]:
-    values = {seed: metric.value(scores) for seed, scores in table.scores(row.name).items()}
-    known = [value for value in values.values() if value is not None]
-    mean, blocks = statistics.fmean(known), table.blocks[metric.key]
+    values = table.array(metric, [row])[0]
+    blocks = table.blocks[metric.key]
     is_complete, is_best = row in table.complete, row in table.best(metric)
     is_near = is_best
     if is_complete and blocks is not None:
         near = blocks.is_best_within_error(metric.is_lower_better)
         is_near = bool(near[table.complete.index(row)])
     return {
-        "values": {str(seed): value for seed, value in values.items()},
-        "mean": mean,
-        "std": statistics.stdev(known) if len(known) > 1 else None,
+        "values": {
+            str(seed): value
+            for seed, value in zip(table.scores(row.name), values.tolist(), strict=True)
+        },
+        "mean": float(values.mean()),
+        "std": float(values.std(ddof=1)) if len(values) > 1 else None,
         "margin": blocks.margin if blocks is not None and is_complete else None,
         "is_best": is_best,
         "is_best_within_error": is_near,
