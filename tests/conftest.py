@@ -5,13 +5,19 @@ from collections.abc import Callable
 import jaxtyping
 import pytest
 import torch
+import typecheck
 from browsing import CHROMIUM, FLAGS
 from torch import Tensor
 
-# Before anything imports elbos: every annotation in it is checked on every call.
+# Before anything imports elbos: every annotation in it is checked.
 jaxtyping.install_import_hook("elbos", "typecheck.check")
 
 from commands import elbos, runs, trained  # noqa: E402, F401, fixtures
+
+
+@pytest.fixture(autouse=True)
+def checked_calls() -> None:
+    typecheck.begin_test()
 
 
 @pytest.fixture
