@@ -89,5 +89,6 @@ MONOTONE = [
     weightings.ShiftedFlow(shift=1 / 9 + 1e-3),
     weightings.Monotone(weightings.EDM()),
     weightings.Shifted(weightings.Sigmoid(), math.log(2)),
+    weightings.Tabulated.of(weightings.Sigmoid(), "table"),
 ]
 WEIGHTINGS = MONOTONE + NON_MONOTONE

@@ -40,7 +40,13 @@ from elbos.training.sampling import Ancestral, Heun, Sampling
 from elbos.training.state import new_accelerator
 from elbos.training.trainer import Diverged, Interrupted, Trainer
 
-USERS = "def features(images): return images.float().flatten(1)[:, ::48] / 255"
+USERS = """
+def features(images): return images.float().flatten(1)[:, ::48] / 255
+def ramp(logsnr): return (6 - logsnr).clamp(0, 9)
+def negative(logsnr): return logsnr
+def constant(logsnr): return 1.0
+def fails(logsnr): return logsnr[None, 9000]
+"""
 
 
 class Here:
@@ -187,10 +193,39 @@ def test_a_row_of_ones_own_is_what_its_words_say(words, expected):
     )
 
 
+@pytest.mark.parametrize("words", ["mine.py:ramp", "'mine.py:ramp'", "Shifted(mine.py:ramp, 0)"])
+def test_a_weighting_in_a_file_is_its_numbers(folder, words):
+    weighting = parse_row(f"mine=V(),Adaptive(),{words}").weighting
+    logsnr = torch.tensor([-99.0, -4.0, 1.003, 7.0])
+    torch.testing.assert_close(weighting(logsnr), torch.tensor([9.0, 9.0, 4.997, 0.0]))
+
+
+def test_a_row_of_a_function_is_trained_and_scored_from_its_numbers(small, folder):
+    """Of the same objective, written as a function: the same scores, to the error of the table."""
+    function = weightings.Tabulated.of(lambda logsnr: torch.sigmoid(2 - logsnr), "mine")
+    rows = (
+        ROWS["v-adaptive-sigmoid-2"],
+        replace(ROWS["v-adaptive-sigmoid-2"], name="mine", weighting=function),
+    )
+    report = compare(replace(small, rows=rows), Path("c"), Here())
+    bits = [row["scores"]["bits_per_dim"]["mean"] for row in report["rows"]]
+    assert bits[1] == pytest.approx(bits[0], rel=1e-3)
+    assert [len(one["rows"]) for one in report["losses"]["weightings"]] == [1, 1]
+    np.testing.assert_allclose(report["losses"]["relative"], 1.0, rtol=1e-3)
+    with pytest.raises(ValueError, match=r"exp is a weighting of your own: give Tabulated\.of"):
+        replace(rows[0], weighting=torch.exp)
+
+
 @pytest.mark.parametrize(
     ("words", "needed"),
     [
         ("nope", "choose from iddpm"),
+        ("a=V(),Adaptive(),nope.py:f", "No such file"),
+        ("a=V(),Adaptive(),mine.py:f", "has no 'f'; it defines features, ramp"),
+        ("a=V(),Adaptive(),Monotone(mine.py:negative)", "is -20.0 at log-SNR -20"),
+        ("a=V(),Adaptive(),mine.py:constant", "returns float for log-SNRs [2001]"),
+        ("a=V(),Adaptive(),mine.py:fails", "mine.py:fails fails: IndexError (line 6)"),
+        ("a=V(),mine.py:ramp,ELBO()", "is none of Cosine"),
         ("a=V()", "give a prediction type, a schedule and a weighting"),
         ("a=V(),Adaptive(),ELBO(),ELBO()", "give a prediction type"),
         ("a=(((", "give a prediction type"),
@@ -460,6 +495,11 @@ def result(folder):
     return {key: report[key] for key in report if key not in ("name", "command")}, num_trained
 
 
+def progress(folder):
+    """How many runs' worth of work is done."""
+    return sum(float(path.read_text()) for path in folder.glob("c/runs/*/.progress"))
+
+
 def test_a_run_that_another_process_is_at_is_left_to_it(small, folder):
     """It is not begun while its lock is held; what comes of it there is taken for done."""
     few = replace(small, rows=small.rows[:2])
@@ -497,19 +537,17 @@ def test_two_processes_share_a_comparison(folder):
 
 @pytest.mark.slow
 def test_a_comparison_that_is_killed_again_and_again_ends_as_if_it_had_not_been(folder):
-    """Ten times at random moments; what it started ends with it. No run that is done is begun."""
+    """At ten random shares of the work; what it started ends with it. What is done is not begun."""
     longer = ("--num-images", "12800")
     ends_well(folder / "whole", *longer)
     chance, num_killed = random.Random(0), 0  # noqa: S311
-    while num_killed < 10:
+    for share in sorted(chance.uniform(0, 3.5) for _ in range(10)):  # of four runs
         process = start(folder / "killed", "--workers", "2", *longer)
-        try:
-            process.communicate(timeout=chance.uniform(8, 16))
-            break  # it was done before
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            num_killed += 1
+        while process.poll() is None and progress(folder / "killed") < share:
+            time.sleep(0.05)
+        num_killed += process.poll() is None
+        process.kill()
+        process.communicate()
     assert num_killed == 10
     ends_well(folder / "killed", *longer)
     for scores in folder.glob("killed/c/runs/*/scores.json"):

@@ -45,6 +45,7 @@ DATA = [
 WRAPPED = [
     weightings.Monotone(weightings.Shifted(weightings.EDM2(), -0.3)),
     weightings.Shifted(weightings.Monotone(weightings.P2(gamma=0.5)), 0.3),
+    weightings.Monotone(weightings.Tabulated(name="mine", weights=(0.5, 1.0, 0.25))),
 ]
 CONFIGS = [
     *PRESETS.values(),

@@ -10,7 +10,7 @@ from tables import MONOTONE, NON_MONOTONE, RISES_BELOW, WEIGHTINGS, name_of
 from elbos import weightings
 from elbos.analysis import is_monotone, rising_intervals
 from elbos.recipes import RECIPES
-from elbos.weightings import EDM, Monotone, Shifted, Sigmoid, Weighting
+from elbos.weightings import EDM, Monotone, Shifted, Sigmoid, Tabulated, Weighting
 
 LOGSNR = torch.linspace(-20, 20, 4001, dtype=torch.float64)
 
@@ -18,7 +18,7 @@ LOGSNR = torch.linspace(-20, 20, 4001, dtype=torch.float64)
 def test_every_weighting_is_in_the_table_and_every_method_in_a_recipe():
     assert {type(w) for w in WEIGHTINGS} == set(Weighting.__subclasses__())
     in_recipes = {type(recipe.closed_form) for recipe in RECIPES.values()}
-    assert in_recipes | {Shifted} == set(Weighting.__subclasses__())
+    assert in_recipes | {Shifted, Tabulated} == set(Weighting.__subclasses__())
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -145,7 +145,43 @@ def test_shifted_moves_a_weighting_by_twice_the_shift():
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_table_is_off_by_an_eighth_of_the_curvature(dtype):
+    """Of linear interpolation: h^2 / 8 max |w''|, here 0.02^2 / 8 / (6 sqrt 3) of a sigmoid."""
+    logsnr = torch.rand(100_000, generator=torch.Generator().manual_seed(0), dtype=dtype) * 40 - 20
+    error = (Tabulated.of(Sigmoid())(logsnr) - Sigmoid()(logsnr)).abs().max().item()
+    bound = 0.02**2 / 8 / (6 * math.sqrt(3))
+    rounding = 16 * torch.finfo(dtype).eps + 1e-9  # of the place in the table, at 20
+    assert 0.9 * bound < error < bound + rounding
+
+
+def test_a_table_meets_a_function_at_its_levels_and_is_constant_outside():
+    table = Tabulated.of(EDM())
+    levels = torch.arange(-1000, 1001, dtype=torch.float64) / 50
+    torch.testing.assert_close(table(levels), EDM()(levels), rtol=1e-8, atol=0)
+    outside = torch.tensor([-1e9, 1e9], dtype=torch.float64)
+    torch.testing.assert_close(table(outside), EDM()(outside.clamp(-20, 20)), rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("weighting", [*NON_MONOTONE, *MONOTONE], ids=repr)
+def test_a_table_is_monotone_where_the_weighting_is(weighting):
+    expected = rising_intervals(weighting, -20.0, 20.0)
+    found = rising_intervals(Tabulated.of(weighting), -20.0, 20.0)
+    np.testing.assert_allclose(found, expected, atol=0.03)
+
+
+def test_tables_of_one_name_are_told_apart():
+    first, second = (Tabulated.of(Sigmoid(k=k), "mine") for k in (2.0, 3.0))
+    assert repr(first) == repr(Tabulated.of(Sigmoid(k=2.0), "mine")) != repr(second)
+
+
 REFUSED = [
+    (lambda: Tabulated.of(lambda logsnr: logsnr.tolist(), "f"), "f returns list for log-SNRs"),
+    (lambda: Tabulated.of(torch.sum, "f"), r"f returns \[\] for log-SNRs"),
+    (lambda: Tabulated.of(torch.log), "log is nan at log-SNR -20"),
+    (lambda: Tabulated(name="", weights=(1.0, 0.0)), "cannot be called ''"),
+    (lambda: Tabulated(name="f", weights=(1.0,)), "give two or more"),
+    (lambda: Tabulated(name="f", weights=(1.0, -1.0)), "is -1.0 at log-SNR 20"),
     (lambda: weightings.EDM(std=0.0), "std is 0.0"),
     (lambda: weightings.EDM2(sigma_data=0.0), "sigma_data is 0.0"),
     (lambda: weightings.DDPM(beta_min=0.0), "beta_min is 0.0"),

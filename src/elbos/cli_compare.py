@@ -33,7 +33,7 @@ class Compare:
 
     rows: tuple[str, ...] = DEFAULT_ROWS
     """Names of built-in rows, "all", or rows of your own: "mine=V(),Adaptive(),Sigmoid(k=3)", a
-    prediction type, a schedule and a weighting."""
+    prediction type, a schedule and a weighting, which may be a function, FILE.py:FUNCTION."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """Replicates of every row; intervals need two or more."""

@@ -40,6 +40,8 @@ def short_weighting(text: str) -> str:
     Examples:
         >>> short_weighting("Sigmoid(k=2.0)"), short_weighting("Monotone(inner=EDM())")
         ('sigmoid(2)', 'EDM-monotonic')
+        >>> short_weighting("Tabulated('mine', '1f2e3d4c')")  # its name, and what tells it apart
+        'mine'
     """
     return _short(text, weightings)
 
@@ -65,7 +67,7 @@ def short_prediction(text: str) -> str:
 
 
 def family(weighting: str) -> str:
-    """A weighting's class, without what is wrapped around it.
+    """A weighting's class, or its own name, without what is wrapped around it.
 
     Examples:
         >>> family("Monotone(inner=EDM())"), family("Sigmoid(k=2.0)")
@@ -74,8 +76,9 @@ def family(weighting: str) -> str:
     node = _parsed(weighting)
     while isinstance(node, ast.Call) and (inner := _settings(node).get("inner")):
         node = inner
-    is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    return ast.unparse(node.func) if is_call else weighting  # type: ignore[union-attr]
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        return weighting
+    return ast.unparse(node if node.args else node.func)
 
 
 def _short(text: str, *modules: ModuleType) -> str:
@@ -99,6 +102,8 @@ def _named(node: ast.expr, modules: tuple[ModuleType, ...]) -> str:
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
         return _value(node)
     name, settings = node.func.id, _settings(node)
+    if node.args:  # a table of numbers: its name
+        return _value(node.args[0])
     if (inner := settings.pop("inner", None)) is not None:
         of = _named(inner, modules)
         shift = settings.get("shift")

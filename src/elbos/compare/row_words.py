@@ -1,17 +1,22 @@
 """Rows as they are written on the command line: a built-in row's name, or a row of one's own.
 
 `mine=V(),Adaptive(),Monotone(EDM(mean=2.4))` is a prediction type, a schedule and a weighting, as
-they are called in Python. The words are read as `config.json` is, and not run.
+they are called in Python. The words are read as `config.json` is, and not run. A weighting may also
+be a function in a Python file, `mine=V(),Adaptive(),FILE.py:FUNCTION`: that file is run.
 """
 
 import ast
 import dataclasses
+import re
 from typing import Any
 
 from elbos.compare.rows import ROWS, Row
 from elbos.training.config import NoiseSchedule, Prediction, Weight
 from elbos.training.config_json import decode, encode, options
+from elbos.training.own_weighting import tabulated
+from elbos.user_code import is_code
 
+_QUOTED_OR_FUNCTION = r"""('[^']*'|"[^"]*")|[^\s'"(),=]+\.py:\w+"""
 _EXAMPLE = '"mine=V(),Adaptive(),Sigmoid(k=3)"'
 
 
@@ -47,7 +52,8 @@ def parse_row(words: str) -> Row:
 
 
 def _calls(text: str) -> list[ast.expr]:
-    """What stands between the commas."""
+    """What stands between the commas; functions in files are words."""
+    text = re.sub(_QUOTED_OR_FUNCTION, lambda found: found[1] or repr(found[0]), text)
     try:
         parts = ast.parse(f"({text},)", mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -57,6 +63,8 @@ def _calls(text: str) -> list[ast.expr]:
 
 def _encoded(node: ast.expr, annotation: Any) -> dict[str, Any]:
     """A call such as `Sigmoid(k=3)`, or a class's bare name, as in a config.json."""
+    if annotation is Weight and isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return dict(encode(tabulated(node.value)))
     classes = {option.__name__: option for option in options(annotation)}
     function = node.func if isinstance(node, ast.Call) else node
     if not isinstance(function, ast.Name) or function.id not in classes:
@@ -75,6 +83,7 @@ def _encoded(node: ast.expr, annotation: Any) -> dict[str, Any]:
 def _value(node: ast.expr) -> Any:
     """A number or a word, or else another weighting."""
     try:
-        return ast.literal_eval(node)
+        value = ast.literal_eval(node)
     except ValueError:
         return _encoded(node, Weight)
+    return _encoded(node, Weight) if isinstance(value, str) and is_code(value) else value

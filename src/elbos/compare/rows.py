@@ -30,7 +30,7 @@ from elbos.analysis import is_monotone
 from elbos.parameterizations import EDM, Eps, Flow, Parameterization, V, X
 from elbos.recipes import RECIPES
 from elbos.schedules import Cosine, Schedule
-from elbos.training.config import Config, NoiseSchedule, Prediction, Weight
+from elbos.training.config import Config, NoiseSchedule, Prediction, Weight, require_storable
 from elbos.weightings import Weighting
 
 _NUM_CELLS = 10_000
@@ -47,7 +47,8 @@ class Row:
         weighting: What the loss asks for.
 
     Raises:
-        ValueError: If the name would be no good name of a folder.
+        ValueError: If the name would be no good name of a folder, or the weighting is code of your
+            own, of which `Tabulated.of` makes numbers.
 
     Examples:
         >>> Row(
@@ -69,6 +70,7 @@ class Row:
             raise ValueError(
                 f"A row cannot be called {self.name!r}: give letters, digits, dots and dashes."
             )
+        require_storable(self.weighting)
 
     def is_monotone(self, logsnr_min: float, logsnr_max: float) -> bool:
         """Whether it is a likelihood objective between these ends."""

@@ -17,6 +17,7 @@ from elbos.checks import require_finite, require_positive
 from elbos.networks import MLPConfig, NetworkConfig, UNetConfig
 from elbos.objective import Objective
 from elbos.training.data import Data
+from elbos.training.own_weighting import tabulated
 from elbos.training.sampling import Sampling
 
 
@@ -49,6 +50,27 @@ _CLOSED_FORMS = {
     "laplace": weightings.Laplace,
 }
 
+
+def require_storable(weighting: weightings.WeightFunction) -> None:
+    """Raise a ValueError if it is a weighting that no config.json can hold.
+
+    Examples:
+        >>> require_storable(weightings.Monotone(torch.exp))
+        Traceback (most recent call last):
+        ...
+        ValueError: exp is a weighting of your own: give Tabulated.of(exp), which keeps its numbers.
+    """
+    storable: set[type] = {*_CLOSED_FORMS.values(), weightings.Tabulated}
+    if isinstance(weighting, weightings.Monotone | weightings.Shifted):
+        require_storable(weighting.inner)
+    elif type(weighting) not in storable:
+        name = getattr(weighting, "__name__", repr(weighting))
+        raise ValueError(
+            f"{name} is a weighting of your own: give Tabulated.of({name}), which keeps its "
+            "numbers."
+        )
+
+
 if TYPE_CHECKING:
     Network = NetworkConfig
     Prediction = parameterizations.Parameterization
@@ -57,14 +79,22 @@ if TYPE_CHECKING:
 else:
     ClosedForm = _choice(**_CLOSED_FORMS)
 
-    def _monotone(inner: ClosedForm) -> weightings.Monotone:
+    def _own(function: str) -> weightings.Tabulated:
+        """A function of your own, FILE.py:FUNCTION, from a tensor of log-SNRs to weights."""
+        return tabulated(function)
+
+    Simple = Union[  # noqa: UP007, built at run time
+        ClosedForm, Annotated[weightings.Tabulated, tyro.conf.subcommand("own", constructor=_own)]
+    ]
+
+    def _monotone(inner: Simple) -> weightings.Monotone:
         return weightings.Monotone(inner)
 
-    def _shifted(inner: ClosedForm, shift: float) -> weightings.Shifted:
+    def _shifted(inner: Simple, shift: float) -> weightings.Shifted:
         return weightings.Shifted(inner, shift)
 
     Weight = Union[  # noqa: UP007, built at run time
-        ClosedForm,
+        Simple,
         Annotated[weightings.Monotone, tyro.conf.subcommand("monotone", constructor=_monotone)],
         Annotated[weightings.Shifted, tyro.conf.subcommand("shifted", constructor=_shifted)],
     ]
@@ -218,6 +248,7 @@ class Config:
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
         require_finite(self)
+        require_storable(self.weighting)
         self.require_usable_loss()
         self.require_guidable(self.sampling)
         self.sampling.logsnrs(self.schedule)  # raises if there are none

@@ -15,6 +15,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from elbos.training.config import Weight
 from elbos.weightings import WeightFunction
 
+_MANY = 8  # numbers, which a message does not list
+
 
 def encode(value: Any) -> Any:
     """A dataclass, or what stands in one, as JSON values."""
@@ -77,6 +79,8 @@ def difference(old: Any, new: Any, where: str = "") -> str | None:
         return None
     if old == new:
         return None
+    if isinstance(old, list) and len(old) > _MANY:
+        return f"other {where}"
     old_name, new_name = (v["type"] if isinstance(v, dict) else v for v in (old, new))
     return f"{where} = {old_name}, not {new_name}"
 
