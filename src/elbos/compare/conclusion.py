@@ -59,8 +59,8 @@ def _pairs(metrics: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> I
     num = len(report["pairs"])
     counts = "; ".join(f"{metric['title']}, {_outcomes(metric, report)}" for metric in metrics)
     yield (
-        f"Only the weighting differs in {num} {'pair' if num == 1 else 'pairs'} of rows. "
-        f"The monotone one compared with the other: {counts}."
+        f"Monotone against not, in {num} {'pair' if num == 1 else 'pairs'} of rows that differ in "
+        f"nothing else. The monotone one: {counts}."
     )
 
 
@@ -82,15 +82,16 @@ def _ranking(report: Mapping[str, Any]) -> Iterator[str]:
     rho = np.array([np.nan if r is None else r for r in ranking["frechet_heun"]["rho"]])
     if np.isnan(rho).all():
         return
-    i = int(np.nanargmax(rho))
-    level = ranking["logsnr"][i]
+    i, frechet = int(np.nanargmax(rho)), ranking["frechet_heun"]
     yield (
-        f"The ELBO of noisy test data, over {ranking['num_rows']} monotone rows: at log-SNR "
-        f"{level:.1f} it ranks them most as the Fréchet distance (Heun) does, with a rank "
-        f"correlation of {_interval(ranking['frechet_heun'], i)} (the highest of all levels: its "
-        f"interval does not know of the choice), and {_interval(ranking['bits_per_dim'], i)} with "
-        "the clean ELBO. The clean ELBO itself has "
-        f"{_interval(ranking['frechet_heun'], -1)} with the Fréchet distance."
+        f"Does the ELBO of noisy test data rank the {ranking['num_rows']} monotone rows as sample "
+        "quality does? The clean ELBO has a rank correlation of "
+        f"{_interval(frechet, -1)} with the Fréchet distance (Heun)."
+    )
+    yield (
+        f"The ELBO at log-SNR {ranking['logsnr'][i]:.1f} has {_interval(frechet, i)}, the highest "
+        "of all levels, in an interval that does not know of this choice; and "
+        f"{_interval(ranking['bits_per_dim'], i)} with the clean ELBO."
     )
 
 
@@ -119,6 +120,13 @@ def notes(report: Mapping[str, Any]) -> list[str]:
             "data, not about other test images.",
             "Bold: not told apart from the best.",
         ]
+    if found and (num := len(report["pairs"])):
+        lines.append(
+            "The intervals of matched pairs are Student's, of a pair's own differences over seeds, "
+            f"with Bonferroni's correction for {num} {'pair' if num == 1 else 'pairs'} and one "
+            "score at once. They do not take all rows for equally variable, and may tell two rows "
+            "apart whose ± overlap, or the other way round."
+        )
     if factors := ", ".join(_factors(report)):
         lines.append(
             "The standard error that a difference would have with seeds of their own for each row, "

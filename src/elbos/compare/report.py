@@ -17,7 +17,7 @@ from elbos.compare.experiment import Comparison
 from elbos.compare.job import Job
 from elbos.compare.metrics import BITS, FRECHET, METRICS, Metric
 from elbos.compare.rows import Row
-from elbos.compare.statistics import Blocks, Correlation, rank_correlations
+from elbos.compare.statistics import Blocks, Correlation, paired_interval, rank_correlations
 from elbos.training.monitor import NUM_DENSITIES
 
 NUM_WEIGHTS = 201
@@ -211,28 +211,33 @@ def _statistics(table: _Table, metric: Metric) -> dict[str, Any] | None:
 
 def _pairs(table: _Table) -> list[dict[str, Any]]:
     """Rows that differ in nothing but the weighting, one monotone and one not."""
-    rows = table.complete
-    return [
-        {
-            "monotone": yes.name,
-            "non_monotone": no.name,
-            "differences": {m.key: _difference(table, m, yes, no) for m in table.metrics},
-        }
-        for no in rows
-        for yes in rows
+    found = [
+        (yes, no)
+        for no in table.complete
+        for yes in table.complete
         if table.is_monotone(yes)
         and not table.is_monotone(no)
         and yes.parameterization == no.parameterization
         and yes.schedule == no.schedule
     ]
+    return [
+        {
+            "monotone": yes.name,
+            "non_monotone": no.name,
+            "differences": {
+                metric.key: _difference(table.array(metric, [yes, no]), len(found))
+                for metric in table.metrics
+            },
+        }
+        for yes, no in found
+    ]
 
 
-def _difference(table: _Table, metric: Metric, first: Row, second: Row) -> dict[str, Any]:
-    i, j = table.complete.index(first), table.complete.index(second)
-    if (blocks := table.blocks[metric.key]) is not None:
-        return dict(zip(("mean", "low", "high"), blocks.difference(i, j), strict=True))
-    means = table.array(metric, [first, second]).mean(1)
-    return {"mean": float(means[0] - means[1]), "low": None, "high": None}
+def _difference(scores: Any, num_pairs: int) -> dict[str, float | None]:
+    """Of two rows, paired over seeds."""
+    difference = scores[0] - scores[1]
+    low, high = paired_interval(difference, num_pairs) or (None, None)
+    return {"mean": float(difference.mean()), "low": low, "high": high}
 
 
 def _losses(table: _Table) -> dict[str, Any] | None:
