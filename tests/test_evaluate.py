@@ -252,6 +252,24 @@ def test_the_weights_are_part_of_the_key(
     assert len(set((runs / "digits/evaluation").iterdir())) == 2 * len(folders)
 
 
+def test_the_floor_is_computed_once_for_all_runs_on_the_same_data(
+    elbos: Elbos,
+    runs: Path,
+    few: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ["evaluate", "digits", *few, "--json"]
+    first = json.loads(elbos(*words).out)["quality"]
+    scored, score = [], samples.scores
+    monkeypatch.setattr(samples, "scores", lambda *a, **k: scored.append(a) or score(*a, **k))
+    monkeypatch.setattr(TrainedRun, "weights_digest", lambda _: "of another run")
+    assert json.loads(elbos(*words).out)["quality"] == first
+    assert len(scored) == 1  # of samples
+    monkeypatch.setattr(TrainedRun, "weights_digest", lambda _: "of a third run")
+    (runs / "mine.py").write_text(USERS.replace("255", "2"))
+    assert json.loads(elbos(*words).out)["quality"]["floor"] != first["floor"]
+
+
 def other(run):
     """The precision that a run does not have."""
     return {"bf16": "fp32", "fp32": "bf16"}[run.config.precision]

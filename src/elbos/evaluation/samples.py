@@ -99,10 +99,15 @@ class Judge:
         """What tells this extractor from one that was changed under the same name."""
         return hashlib.sha256(self.reference.rows.numpy().tobytes()).hexdigest()
 
-    def scores(
-        self, x: UInt8[Tensor, "n c h w"], what: str, start: Start, **key: Any
+    @property
+    def _key(self) -> dict[str, Any]:
+        """What tells it from others."""
+        return {"extractor": [self.extractor.name, self._digest]}
+
+    def _scores(
+        self, x: UInt8[Tensor, "n c h w"], what: str, start: Start, store: Store
     ) -> dict[str, float | None]:
-        """The scores of some images, which `key` tells from all others; kept by the run."""
+        """The scores of some images, which the store keeps."""
 
         def compute() -> dict[str, Tensor]:
             advance = start(f"features of {what}", len(x), "images")
@@ -110,22 +115,31 @@ class Judge:
             values = [math.nan if found[name] is None else found[name] for name in SCORES]
             return {"scores": torch.tensor(values, dtype=torch.float64)}
 
-        extractor = [self.extractor.name, self._digest]
-        store = Store.of(self.run, "scores", extractor=extractor, num=len(x), **key)
         values = store.part("all", compute)["scores"].tolist()
         return {
             name: None if math.isnan(value) else value
             for name, value in zip(SCORES, values, strict=True)
         }
 
+    def of_samples(
+        self, x: UInt8[Tensor, "n c h w"], seed: int, sampling: Sampling, start: Start
+    ) -> dict[str, float | None]:
+        """The scores of samples of the run."""
+        key = {"num": len(x), "sampling": sampling, "seed": seed}
+        return self._scores(
+            x, f"seed {seed}", start, Store.of(self.run, "scores", **self._key, **key)
+        )
+
     def floor(self, num: int, start: Start) -> dict[str, Any]:
         """The scores of at most `num` test images, what samples as good as the data would have; or
-        None, where there are too few.
+        None, where there are too few. They are computed once for all runs on the same data.
         """
         test = self.run.dataset.test.x
         x = test[torch.randperm(len(test), generator=generator(0))[:num]]
-        is_enough = len(x) >= MIN_IMAGES
-        found = self.scores(x, "test images", start, split="test") if is_enough else UNKNOWN
+        found = UNKNOWN
+        if len(x) >= MIN_IMAGES:
+            store = Store.of_data(self.run, "floors", num=len(x), **self._key)
+            found = self._scores(x, "test images", start, store)
         return {"split": "test", "num": len(x), **found}
 
 
@@ -188,7 +202,7 @@ def score_set(
 ) -> dict[str, float | None]:
     """The scores of a set of samples."""
     x = draw_set(judge.run, sampling, num, seed, start)
-    return judge.scores(x, f"seed {seed}", start, sampling=sampling, seed=seed)
+    return judge.of_samples(x, seed, sampling, start)
 
 
 def draw_set(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from elbos import files
 from elbos.training.config_json import encode
+from elbos.training.data.cache import cache_dir
 from elbos.training.trained import TrainedRun
 
 Tensors = dict[str, Tensor]
@@ -43,20 +44,24 @@ class Store:
             name: A word for people.
             key: All else that the numbers depend on, as `config_json.encode` takes it.
         """
-        fixed = [
-            version("elbos"),
-            version("torch"),
-            run.device.type,
-            run.weights_digest(),
-            run.dataset.fingerprint(),
-            encode(run.config.parameterization),
-            run.config.precision,
-            run.config.schedule.logsnr_min,
-            run.config.schedule.logsnr_max,
-        ]
-        text = json.dumps([fixed, {k: encode(value) for k, value in sorted(key.items())}])
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return cls(run.directory.evaluation / f"{name}-{digest}")
+        of_run = {
+            "weights": run.weights_digest(),
+            "parameterization": run.config.parameterization,
+            "precision": run.config.precision,
+            "ends": (run.config.schedule.logsnr_min, run.config.schedule.logsnr_max),
+        }
+        return cls(run.directory.evaluation / f"{name}-{_digest(run, {**of_run, **key})}")
+
+    @classmethod
+    def of_data(cls, run: TrainedRun, name: str, **key: Any) -> "Store":
+        """The store of what depends on the data of a run only: in the cache, for all runs on them.
+
+        Args:
+            run: On the data.
+            name: A word for people.
+            key: All else that the numbers depend on, as `config_json.encode` takes it.
+        """
+        return cls(cache_dir() / name / _digest(run, key))
 
     def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
         """The part called `name`, read if it is there, else computed and written.
@@ -73,6 +78,12 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         files.write(path, pack(tensors))
         return tensors
+
+
+def _digest(run: TrainedRun, key: dict[str, Any]) -> str:
+    fixed = [version("elbos"), version("torch"), run.device.type, run.dataset.fingerprint()]
+    text = json.dumps([fixed, {name: encode(value) for name, value in sorted(key.items())}])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def pack(tensors: Tensors) -> bytes:
