@@ -26,7 +26,8 @@ from elbos.compare import work as work_module
 from elbos.compare.compare import compare
 from elbos.compare.experiment import DEFAULT_ROWS, Comparison, Scoring
 from elbos.compare.job import Job
-from elbos.compare.report import Cell, report_of
+from elbos.compare.report import report_of
+from elbos.compare.results import Cell
 from elbos.compare.row_words import parse_row
 from elbos.compare.rows import ROWS, Row, loss_scale
 from elbos.compare.work import work

@@ -17,7 +17,8 @@ from elbos.compare.experiment import Comparison, ComparisonDirectory, shared_con
 from elbos.compare.job import Job
 from elbos.compare.markdown import comparison_markdown
 from elbos.compare.page import write_comparison_page
-from elbos.compare.report import Cell, report_of
+from elbos.compare.report import report_of
+from elbos.compare.results import Cell
 from elbos.compare.runner import run_jobs
 from elbos.evaluation.reference import reference
 from elbos.evaluation.samples import REFERENCE_SPLIT

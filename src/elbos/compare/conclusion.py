@@ -57,10 +57,10 @@ def _pairs(metrics: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> I
     if not report["pairs"] or len(report["seeds"]) == 1:
         return
     num = len(report["pairs"])
-    counts = "; ".join(f"{metric['title']}, {_outcomes(metric, report)}" for metric in metrics)
+    counts = "; ".join(f"by {metric['title']}, {_outcomes(metric, report)}" for metric in metrics)
     yield (
         f"Monotone against not, in {num} {'pair' if num == 1 else 'pairs'} of rows that differ in "
-        f"nothing else. The monotone one: {counts}."
+        f"nothing else: {counts}."
     )
 
 
@@ -69,9 +69,7 @@ def _outcomes(metric: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     counts = Counter(
         verdict(pair["differences"][metric["key"]], metric) for pair in report["pairs"]
     )
-    return ", ".join(
-        f"{what.removeprefix('monotone ')} in {count}" for what, count in counts.most_common()
-    )
+    return ", ".join(f"{what} in {count}" for what, count in counts.most_common())
 
 
 def _ranking(report: Mapping[str, Any]) -> Iterator[str]:
