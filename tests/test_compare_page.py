@@ -7,13 +7,15 @@ import re
 import numpy as np
 import pytest
 from browsing import HOSTILE, contrast, opened
-from comparisons import ADAPTIVE, COSINE, EDM, NORMAL, full
+from comparisons import ADAPTIVE, COSINE, EDM, METRICS, NORMAL, full
 from PIL import Image
+from rich.console import Console
 
 from elbos.compare import names
 from elbos.compare.figures import learning_figure, levels_figure, ranking_figure
 from elbos.compare.markdown import comparison_markdown
 from elbos.compare.page import comparison_page, write_comparison_page
+from elbos.compare.table import comparison_table
 
 
 def picture(seed):
@@ -203,6 +205,21 @@ def test_markdown_escapes_pipes_and_tags(report):
     assert widths == {5 + len(report["metrics"])}
     assert not re.search(r"(?<!\\)<", text) and not re.search(r"^# c", text, re.MULTILINE)
     assert text.rstrip().endswith("````")
+
+
+def test_the_terminal_shows_every_row_in_80_columns(report):
+    report["rows"][0]["name"] = "min-snr-adaptive-monotonic"  # the longest of the built-in ones
+    console = Console(width=80, file=io.StringIO())
+    console.print(comparison_table(report))
+    lines = [line.split(maxsplit=2) for line in console.file.getvalue().splitlines()]
+    cells = {line[0]: line[1:] for line in lines if len(line) == 3}
+    for row in report["rows"][:-1]:
+        kind, rest = cells[row["name"]]
+        assert kind == ("yes" if row["is_monotone"] else "no")
+        found = re.findall(r"([\d.]+)(?: ± [\d.]+)?", rest)
+        means = [row["scores"][key]["mean"] for key, *_ in METRICS[:3]]
+        np.testing.assert_allclose([float(cell) for cell in found], means, rtol=0.01)
+    assert cells["broken"][1].startswith("failed ")
 
 
 # ---------------------------------------------------------------------------------- in the browser
