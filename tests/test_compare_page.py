@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from elbos.compare import names
+from elbos.compare.conclusion import conclusion
 from elbos.compare.figures import learning_figure, levels_figure, ranking_figure
 from elbos.compare.markdown import comparison_markdown
 from elbos.compare.page import comparison_page, write_comparison_page
@@ -220,6 +221,56 @@ def test_the_terminal_shows_every_row_in_80_columns(report):
         means = [row["scores"][key]["mean"] for key, *_ in METRICS[:3]]
         np.testing.assert_allclose([float(cell) for cell in found], means, rtol=0.01)
     assert cells["broken"][1].startswith("failed ")
+
+
+# ------------------------------------------------------------------------------- what was found
+
+
+def told(report, **scores):
+    """The report with three comparisons of a pair, of these differences and intervals."""
+    metrics = ("frechet_heun", "frechet_ancestral", "bits_per_dim")
+    for pair in report["pairs"]:
+        for key in metrics:
+            mean, low, high = scores.get(key, (0.1, -1.0, 1.2))
+            pair["differences"][key] = {"mean": mean, "low": low, "high": high}
+    return conclusion(report)
+
+
+def test_the_first_finding_counts_what_is_told_apart(report):
+    """Of two pairs with three scores each; what differs is named."""
+    first, second, *_ = told(report, frechet_heun=(-4.0, -5.0, -3.0), bits_per_dim=(0.5, 0.2, 0.8))
+    assert "better in 2, worse in 2 and not told apart in 2 of 6 comparisons" in first
+    assert second.startswith("Told apart: edm-adaptive-monotonic minus edm-adaptive, Fréchet")
+    assert "Fréchet distance, Heun: −4.0 (−5.0 to −3.0)" in second
+    assert "iddpm-monotonic minus iddpm, bits/dim: +0.500 (+0.200 to +0.800)" in second
+
+
+def test_nothing_is_said_to_differ_that_is_not_told_apart(report):
+    first, second, *_ = told(report)
+    assert "better in 0, worse in 0 and not told apart in 6 of 6 comparisons" in first
+    assert "Told apart" not in second
+
+
+def test_one_seed_finds_means_and_no_differences():
+    text = " ".join(conclusion(full(num_seeds=1)))
+    assert "told apart" not in text
+    assert "One seed" in text
+
+
+@pytest.mark.parametrize("num_near", [0, 2, 9])
+def test_the_best_row_is_named_and_those_that_may_be_as_good(report, num_near):
+    """Of ten complete rows; many are counted."""
+    complete = [row for row in report["rows"] if row["status"] == "complete"]
+    for i, row in enumerate(complete):
+        row["scores"]["bits_per_dim"] |= {"is_best": i == 0, "is_best_within_error": i <= num_near}
+    (found,) = [one for one in conclusion(report) if one.startswith("bits/dim: edm (not monotone)")]
+    num_monotone = sum(row["is_monotone"] for row in complete[1:])
+    said = {
+        0: "every other row is worse beyond error",
+        2: "from it: edm-adaptive (not monotone), edm-adaptive-monotonic (monotone).",
+        9: f"9 of the other 9 rows are not told apart from it, {num_monotone} of them monotone",
+    }
+    assert said[num_near] in found
 
 
 # ---------------------------------------------------------------------------------- in the browser

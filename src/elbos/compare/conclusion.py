@@ -7,12 +7,25 @@ from typing import Any
 import numpy as np
 
 from elbos.compare.statistics import CONFIDENCE
-from elbos.compare.words import kind, verdict
+from elbos.compare.words import (
+    Report,
+    correlation,
+    formatter,
+    interval,
+    kind,
+    signed,
+    told_apart,
+    verdict,
+)
 
 _MAIN = ("frechet_heun", "frechet_ancestral", "bits_per_dim")
+_FEW = 4  # rows or differences, which are named
+
+Row = Mapping[str, Any]
+Metric = Mapping[str, Any]
 
 
-def conclusion(report: Mapping[str, Any]) -> list[str]:
+def conclusion(report: Report) -> list[str]:
     """The findings, most important first."""
     complete = [row for row in report["rows"] if row["status"] == "complete"]
     if len(complete) < 2:
@@ -28,51 +41,61 @@ def conclusion(report: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _best(
-    metric: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], report: Mapping[str, Any]
-) -> str:
-    """Which rows are best, and whether they are monotone."""
+def _pairs(metrics: Sequence[Metric], report: Report) -> Iterator[str]:
+    """How pairs came out that differ in the weighting only, where there are intervals."""
+    differences = [
+        (pair, metric, difference)
+        for pair in report["pairs"]
+        for metric in metrics
+        if told_apart(difference := pair["differences"][metric["key"]]) is not None
+    ]
+    if not differences:
+        return
+    counts = Counter(verdict(difference, metric) for _, metric, difference in differences)
+    yield (
+        f"A monotone weighting was better in {counts['monotone better']}, worse in "
+        f"{counts['monotone worse']} and not told apart in {counts['not told apart']} of "
+        f"{len(differences)} comparisons in which nothing else differs."
+    )
+    apart = [
+        f"{pair['monotone']} minus {pair['non_monotone']}, {metric['title']}: "
+        f"{_difference(difference, metric, report)}"
+        for pair, metric, difference in differences
+        if told_apart(difference)
+    ]
+    if 0 < len(apart) <= _FEW:
+        yield f"Told apart: {'; '.join(apart)}."
+
+
+def _difference(difference: Mapping[str, float], metric: Metric, report: Report) -> str:
+    write = formatter(report, metric["key"])
+    ends = interval(difference["low"], difference["high"], write)
+    return f"{signed(difference['mean'], write)} ({ends})"
+
+
+def _best(metric: Metric, rows: Sequence[Row], report: Report) -> str:
+    """Which row is best, and which are not told apart from it."""
     key = metric["key"]
     best = next(row for row in rows if row["scores"][key]["is_best"])
-    value = f"{best['scores'][key]['mean']:.4g}"
+    value = formatter(report, key)(best["scores"][key]["mean"])
     text = f"{metric['title']}: {best['name']} ({kind(best)}) is best with {value}"
     if report["statistics"][key] is None:
         return f"{text}, of one seed."
-    near = [row for row in rows if row["scores"][key]["is_best_within_error"]]
-    if len(near) == 1:
+    others = [row for row in rows if row is not best]
+    near = [row for row in others if row["scores"][key]["is_best_within_error"]]
+    if not near:
         return f"{text}; every other row is worse beyond error."
+    if len(near) <= _FEW:
+        names = ", ".join(f"{row['name']} ({kind(row)})" for row in near)
+        return f"{text}; not told apart from it: {names}."
     num = sum(row["is_monotone"] for row in near)
-    total = sum(row["is_monotone"] for row in rows)
-    text = f"{text}; {len(near)} of {len(rows)} rows are not told apart from it"
-    if total in (0, len(rows)):
-        return f"{text}."
     return (
-        f"{text}: {num} of the {total} monotone ones, {len(near) - num} of the "
-        f"{len(rows) - total} others."
+        f"{text}; {len(near)} of the other {len(others)} rows are not told apart from it, {num} of "
+        "them monotone."
     )
 
 
-def _pairs(metrics: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> Iterator[str]:
-    """How pairs came out that differ in the weighting only, where there are intervals."""
-    if not report["pairs"] or len(report["seeds"]) == 1:
-        return
-    num = len(report["pairs"])
-    counts = "; ".join(f"by {metric['title']}, {_outcomes(metric, report)}" for metric in metrics)
-    yield (
-        f"Monotone against not, in {num} {'pair' if num == 1 else 'pairs'} of rows that differ in "
-        f"nothing else: {counts}."
-    )
-
-
-def _outcomes(metric: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """In how many pairs the monotone row is better, worse, or not told apart."""
-    counts = Counter(
-        verdict(pair["differences"][metric["key"]], metric) for pair in report["pairs"]
-    )
-    return ", ".join(f"{what} in {count}" for what, count in counts.most_common())
-
-
-def _ranking(report: Mapping[str, Any]) -> Iterator[str]:
+def _ranking(report: Report) -> Iterator[str]:
     """The ranking question, at the noise level that ranks most as sample quality does."""
     ranking = report["ranking"]
     if ranking is None or "frechet_heun" not in ranking:
@@ -83,24 +106,21 @@ def _ranking(report: Mapping[str, Any]) -> Iterator[str]:
     i, frechet = int(np.nanargmax(rho)), ranking["frechet_heun"]
     yield (
         f"Does the ELBO of noisy test data rank the {ranking['num_rows']} monotone rows as sample "
-        "quality does? The clean ELBO has a rank correlation of "
-        f"{_interval(frechet, -1)} with the Fréchet distance (Heun)."
+        f"quality does? The clean ELBO has a rank correlation of {_at(frechet, -1)} with the "
+        "Fréchet distance, Heun."
     )
     yield (
-        f"The ELBO at log-SNR {ranking['logsnr'][i]:.1f} has {_interval(frechet, i)}, the highest "
-        "of all levels, in an interval that does not know of this choice; and "
-        f"{_interval(ranking['bits_per_dim'], i)} with the clean ELBO."
+        f"The ELBO at log-SNR {ranking['logsnr'][i]:.1f} has {_at(frechet, i)}, the highest of all "
+        "levels, in an interval that does not know of this choice; and "
+        f"{_at(ranking['bits_per_dim'], i)} with the clean ELBO."
     )
 
 
-def _interval(found: Mapping[str, Sequence[float | None]], i: int) -> str:
-    rho, low, high = (found[end][i] for end in ("rho", "low", "high"))
-    if rho is None or low is None or high is None:
-        return "none"
-    return f"{rho:+.2f} [{low:+.2f}, {high:+.2f}]"
+def _at(found: Mapping[str, Sequence[float | None]], i: int) -> str:
+    return correlation({end: found[end][i] for end in ("rho", "low", "high")})
 
 
-def notes(report: Mapping[str, Any]) -> list[str]:
+def notes(report: Report) -> list[str]:
     """How to read the numbers."""
     found = next((one for one in report["statistics"].values() if one), None)
     lines = [
@@ -140,7 +160,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _factors(report: Mapping[str, Any]) -> Iterator[str]:
+def _factors(report: Report) -> Iterator[str]:
     titles = {metric["key"]: metric["title"] for metric in report["metrics"]}
     for key in _MAIN:
         found = report["statistics"].get(key)

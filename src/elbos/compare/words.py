@@ -21,7 +21,13 @@ def formatter(report: Report, key: str) -> Callable[[float | None], str]:
     if not margin:
         return number
     decimals = max(0, 1 - math.floor(math.log10(margin)))
-    return lambda value: NONE if value is None else f"{value:.{decimals}f}"
+    return lambda value: NONE if value is None else _plain(value, decimals)
+
+
+def _plain(value: float, decimals: int) -> str:
+    """With a real minus sign, but none before a zero."""
+    text = f"{value:.{decimals}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def measured(report: Report) -> list[Mapping[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 from elbos.evaluation.figures import FLOOR_COLOR, SweepLine, sweep_figure, sweep_lines
 from elbos.evaluation.words import counted, fact, mean_and_std, number, plus_minus
 from elbos.pages.panels import DASHES
-from elbos.pages.parts import legend, plot, record_table, swatch, table
+from elbos.pages.parts import breakable, legend, plot, record_table, swatch, table
 
 _METRICS = {
     "frechet_distance": "Fréchet distance",
@@ -21,7 +21,7 @@ _Records = Sequence[tuple[str, Mapping[str, str]]]
 
 def settings_table(settings: Mapping[str, Any]) -> str:
     """Names and values of settings."""
-    rows = ((escape(k.replace("_", " ")), [escape(fact(v))]) for k, v in settings.items())
+    rows = ((escape(k.replace("_", " ")), [breakable(fact(v))]) for k, v in settings.items())
     return f'<div class="settings">{table(rows)}</div>'
 
 

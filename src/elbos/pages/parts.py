@@ -25,9 +25,9 @@ def header(kicker: str, title: str) -> str:
 </header>"""
 
 
-def breakable(title: str) -> str:
-    """A title that is broken, if it must be, after the parts of a path and a name."""
-    return re.sub(r"(?<=[/:_.])(?=\w)", "<wbr>", escape(title))
+def breakable(text: str) -> str:
+    """Text that is broken, if it must be, after the parts of a path, a name or a call."""
+    return re.sub(r"(?<=[/:_.])(?=[^\W\d])|(?<=[(=,])(?=\w)", "<wbr>", escape(text))
 
 
 def swatch(color: str, dash: str = "") -> str:
