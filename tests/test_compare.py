@@ -30,12 +30,13 @@ from elbos.compare.report import report_of
 from elbos.compare.results import Cell
 from elbos.compare.row_words import parse_row
 from elbos.compare.rows import ROWS, Row, loss_scale
+from elbos.compare.scores import read_scores
 from elbos.compare.work import work
 from elbos.evaluation.features import Module
 from elbos.networks import MLPConfig
 from elbos.parameterizations import V
 from elbos.training.config import Config
-from elbos.training.data import Toy
+from elbos.training.data import Dataset, Toy
 from elbos.training.run_directory import RunDirectory
 from elbos.training.sampling import Ancestral, Heun, Sampling
 from elbos.training.state import new_accelerator
@@ -232,9 +233,18 @@ def test_a_row_of_a_function_is_trained_and_scored_from_its_numbers(small, folde
         ("a=(((", "give a prediction type"),
         ("a=V(),Adaptive(),__import__('os')", "is none of ELBO"),
         ("a=V(),Adaptive(),Sigmoid(q=3)", "unknown entries: q"),
-        ("a=V(),Adaptive(),Sigmoid(3)", "with their names"),
+        ("a=V(),Adaptive(),Sigmoid(3)", "with its name"),
+        ("a=V(),Adaptive(),Sigmoid(k=3,k=4)", "each of its numbers once"),
+        ("a=V(),Adaptive(),Sigmoid(**{'k':3})", "with its name"),
         ("a=V(),Adaptive(),Sigmoid(k='x')", "expected float"),
         ("a=V(),Adaptive(),Sigmoid(k=1e999)", "finite"),
+        ("a=V(),Adaptive(),Sigmoid(k=nan)", "nan is no number"),
+        ("a=V(),Adaptive(),Sigmoid(k=2**99)", "2 ** 99 is no number"),
+        ("a=V(),Adaptive(),Sigmoid(k=-1e30)", "The row a cannot be trained: The loss is zero"),
+        ("a=V(),Adaptive(),Exponential(rate=1000)", "The row a cannot be trained: The loss is mul"),
+        ("a=V(),Adaptive(follow='x'),ELBO()", "expected 'mean' or 'root-second-moment'"),
+        ("a=V(),Adaptive(num_bins=1000000000),ELBO()", "give at most 100,000"),
+        (f"a=V(),Adaptive(),{'(' * 5000}", "(((…'"),
         ("a=V(),Adaptive(num_bins=2.5),ELBO()", "expected int"),
         ("a=V(),Normal(std=-1),ELBO()", "above 0"),
         ("../a=V(),Adaptive(),ELBO()", "cannot be called"),
@@ -301,7 +311,7 @@ def test_a_report_holds_what_the_runs_were_scored_with(pictures, folder):
     report = compare(pictures, Path("c"), Here(), command="elbos compare")
     assert report == json.loads(Path("c/report.json").read_text())
     scores = {
-        row.name: json.loads(Path(f"c/runs/{row.name}-0/scores.json").read_text())
+        row.name: json.loads(Path(f"c/runs/{row.name}-0/scores.json").read_text())["scores"]
         for row in pictures.rows
     }
     for row in report["rows"]:
@@ -327,7 +337,7 @@ def test_there_is_one_best_row_however_sums_are_rounded(small, folder):
     """The lowest mean as exact fractions have it, of 5 tables at random."""
     rng, rows, many = np.random.default_rng(0), small.rows, replace(small, seeds=tuple(range(7)))
     compare(replace(small, rows=rows[:1]), Path("c"), Here())
-    some = json.loads(Path("c/runs/iddpm-0/scores.json").read_text())
+    some = json.loads(Path("c/runs/iddpm-0/scores.json").read_text())["scores"]
     some["losses"] = {repr(row.weighting): 1.0 for row in rows}
     job = Job.of(small, Path("c/runs/iddpm-0"), rows[0], 0)
     for _ in range(5):
@@ -347,7 +357,7 @@ def test_losses_under_weightings_are_integrals_of_the_curve(small, folder):
     """Of w = 1, what the ELBO's curve rises by, which was measured as steps, not as a weighting."""
     comparison = replace(small, rows=(ROWS["elbo"],))
     compare(comparison, Path("c"), Here())
-    found = json.loads(Path("c/runs/elbo-0/scores.json").read_text())
+    found = json.loads(Path("c/runs/elbo-0/scores.json").read_text())["scores"]
     elbo = found["elbo"]["nats_per_dim"]
     assert found["losses"]["ELBO()"] == pytest.approx(elbo[-1] - elbo[0], rel=1e-9)
 
@@ -423,6 +433,12 @@ def test_a_directory_belongs_to_one_comparison(small, folder):
         (["--rows", "edm", "edm"], "row edm is given twice"),
         (["--seed", "3"], "give --seeds"),
         (["--minutes", "0"], "minutes is 0.0"),
+        (["--minutes", "inf"], "minutes is inf"),
+        (["--minutes", "1", "--num-images", "6400"], "leave one of the two out"),
+        (["weighting:elbo"], "--weighting is of a single run: give --rows"),
+        (["schedule:cosine"], "--schedule is of a single run: give --rows"),
+        (["--output.log-every", "9"], "the report has its own"),
+        (["--network.num-blocks", "0"], "num_blocks"),
         (["--workers", "0"], "num_workers is 0"),
         (["--scoring.num-samples", "3"], "give at least"),
         (["--out", "mine.py"], "mine.py is a file"),
@@ -433,6 +449,90 @@ def test_wrong_usage_is_one_line_and_leaves_nothing(elbos, folder, monkeypatch, 
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
     assert_one_line(elbos("compare", "digits", *words), needed)
     assert [path.name for path in folder.iterdir()] == ["mine.py"]
+
+
+def damaged(content):
+    """A file of scores in which something is other than it was written, one after another."""
+    stored = json.loads(content)
+    scores = stored["scores"]
+    for name, right in scores.items():
+        for value in (None, [], "x", {}):
+            if value != right:
+                yield json.dumps({**stored, "scores": {**scores, name: value}})
+        others = {key: value for key, value in scores.items() if key != name}
+        yield json.dumps({**stored, "scores": others})
+    yield from ("", "[]", "null", "{", content[:-9], "[" * 100_000, '{"a":' * 100_000, "NaN", "\0")
+
+
+def test_scores_that_are_not_as_they_were_written_are_measured_again(small, folder):
+    comparison = replace(small, rows=small.rows[:1])
+    first = compare(comparison, Path("c"), Here())
+    file = Path("c/runs/iddpm-0/scores.json")
+    content = file.read_text()
+    for number, wrong in enumerate(damaged(content)):
+        file.write_text(wrong)
+        assert read_scores(file.parent, small.scoring) is None, number
+    assert compare(comparison, Path("c"), engine := Here()) == first
+    assert engine.made == ["iddpm-0"]
+    assert file.read_text() == content
+
+
+def test_losses_that_another_process_measured_are_kept(small, folder):
+    """Two sets of rows in one directory, in turn: shared runs are scored under both, and once."""
+    first, second = (replace(small, rows=(ROWS["elbo"], ROWS[name])) for name in ("iddpm", "edm"))
+    made = []
+    for comparison in (first, second, first, second):
+        compare(comparison, Path("c"), engine := Here())
+        made.append(engine.made)
+    assert made == [["elbo-0", "iddpm-0"], ["elbo-0", "edm-0"], [], []]
+
+
+def test_a_row_is_not_redefined_under_its_name(small, folder):
+    """Not where the weighting is one whose losses are known, nor where it failed for good."""
+    compare(small, Path("c"), Here())
+    other = replace(ROWS["edm"], parameterization=V())
+    redefined = replace(small, rows=(ROWS["iddpm"], other))
+    with pytest.raises(ValueError, match=r"edm-0 holds a run with parameterization = EDM, not V"):
+        compare(redefined, Path("c"), Here())
+    Path("c/runs/edm-0/scores.json").unlink()
+    job = Job.of(small, Path("c/runs/edm-0"), ROWS["edm"], 0)
+    job.fail("The loss is \x1b[31mnot finite.", is_final=True)
+    assert job.failure()["reason"] == "The loss is \\x1b[31mnot finite."
+    with pytest.raises(ValueError, match="give the row another name"):
+        compare(redefined, Path("c"), Here())
+
+
+def test_a_comparison_is_of_the_same_data_and_features_to_its_end(pictures, folder, monkeypatch):
+    few = replace(pictures, rows=pictures.rows[:1])
+    compare(few, Path("c"), Here())
+    before = {path: path.read_bytes() for path in Path("c").glob("report.*")}
+    more = replace(few, seeds=(0, 1))
+    with monkeypatch.context() as context:
+        context.setattr(Dataset, "fingerprint", lambda _: {"sha256": "of others"})
+        with pytest.raises(ValueError, match="not those that c was begun with: put those back"):
+            compare(more, Path("c"), Here())
+    (folder / "mine.py").write_text(USERS.replace("255", "254"))
+    with pytest.raises(ValueError, match=r"features = mine.py:features, file \w+, not mine.py"):
+        compare(more, Path("c"), Here())
+    assert before == {path: path.read_bytes() for path in Path("c").glob("report.*")}
+
+
+def test_a_damaged_log_is_named(small, folder):
+    comparison = replace(small, rows=small.rows[:1])
+    compare(comparison, Path("c"), Here())
+    Path("c/runs/iddpm-0/scores.json").unlink()
+    with Path("c/runs/iddpm-0/metrics.jsonl").open("a") as log:
+        log.write('{"step": 3, "images": 64, "val_nats": "x"}\n')
+    report = compare(comparison, Path("c"), Here())
+    (failure,) = report["rows"][0]["failures"]
+    assert "metrics.jsonl is damaged: delete its line" in failure["reason"]
+
+
+def test_what_no_run_could_train_is_found_before_the_first(small, folder):
+    config = replace(small.config, network=MLPConfig(num_features=0))
+    with pytest.raises(ValueError, match="num_features is 0"):
+        compare(replace(small, config=config), Path("c"), Here())
+    assert not Path("c").exists()
 
 
 def test_an_interruption_says_how_to_go_on(small, folder):

@@ -30,6 +30,7 @@ from elbos.schedules import Schedule
 # Weight of the prior in a bin, in observations. Small: its root would otherwise hold a bin up whose
 # second moment is millions of times below the mean's.
 PRIOR_COUNT = 1e-4
+MAX_BINS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,8 @@ class Adaptive(Schedule):
             costs at most 11 % of the second moment.
 
     Raises:
-        ValueError: If `num_bins` or `memory` is not positive, or `floor` not in (0, 1].
+        ValueError: If `num_bins` or `memory` is not positive, there are more than 100,000 bins, or
+            `floor` is not in (0, 1].
 
     Examples:
         >>> schedule = Adaptive(logsnr_min=-10.0, logsnr_max=10.0)
@@ -67,6 +69,8 @@ class Adaptive(Schedule):
 
     def __post_init__(self) -> None:
         require_positive(num_bins=self.num_bins, memory=self.memory)
+        if self.num_bins > MAX_BINS:
+            raise ValueError(f"num_bins is {self.num_bins}: give at most {MAX_BINS:,}.")
         if not 0 < self.floor <= 1:
             raise ValueError(f"floor is {self.floor}: give a share above 0 and at most 1.")
         super().__post_init__()

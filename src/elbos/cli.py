@@ -6,7 +6,6 @@ with a message that says what to do, and end up here. `ELBOS_DEBUG=1` shows wher
 """
 
 import contextlib
-import errno
 import io
 import json
 import os
@@ -48,7 +47,8 @@ with _interruptible():  # takes seconds, in which users change their minds
     from elbos import __version__, files
     from elbos.cli_audit import Audit
     from elbos.cli_compare import Compare
-    from elbos.cli_text import one_line, printable, readable
+    from elbos.cli_text import one_line, readable
+    from elbos.errors import explained, flat
     from elbos.evaluation.draw_samples import Request, draw_samples
     from elbos.evaluation.evaluate import Evaluation, evaluate, samples_picture
     from elbos.evaluation.page import write_evaluation_page
@@ -205,7 +205,7 @@ class UsageError(Exception):
 
 def main() -> None:
     """Run the command that the process was called with, and exit with its status."""
-    warnings.formatwarning = lambda message, *_: f"elbos: warning: {_flat(message)}\n"
+    warnings.formatwarning = lambda message, *_: f"elbos: warning: {flat(message)}\n"
     _open_streams()
     try:
         _run(sys.argv[1:])
@@ -312,31 +312,14 @@ _LESS_MEMORY = {
     "evaluate": "lower --num-images or --num-samples",
     "compare": "lower --scoring.num-images or --scoring.num-samples, or --workers",
 }
-_ADVICE = {
-    errno.ENOSPC: "make room, and run the same command again",
-    errno.EDQUOT: "make room, and run the same command again",
-    errno.EACCES: "change its permissions, or name another path",
-    errno.EPERM: "change its permissions, or name another path",
-    errno.EROFS: "name a path that can be written",
-    errno.ENOTDIR: "a file is where a folder should be, move it away",
-}
 
 
 def _fail(error: BaseException, status: int) -> None:
     """Say what went wrong in one line, and exit."""
     if os.environ.get("ELBOS_DEBUG"):
         raise error
-    if isinstance(error, OSError) and error.filename is not None:
-        advice = _ADVICE.get(error.errno or 0)
-        text = _flat(f"{error.filename}: {error.strerror}" + (f": {advice}." if advice else "."))
-    else:
-        text = _flat(error) or type(error).__name__
-    sys.stderr.write(f"elbos: {text}\n")
+    sys.stderr.write(f"elbos: {explained(error)}\n")
     sys.exit(status)
-
-
-def _flat(message: object) -> str:
-    return printable(" ".join(str(message).split()))
 
 
 if __name__ == "__main__":

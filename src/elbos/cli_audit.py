@@ -26,7 +26,7 @@ from elbos.audit.declare import of_recipe, of_steps
 from elbos.audit.page import write_page
 from elbos.audit.text import report
 from elbos.checks import require_positive
-from elbos.cli_text import printable
+from elbos.errors import printable
 from elbos.interop.diffusers import Training, read_config, training_steps
 from elbos.recipes import RECIPES
 from elbos.training.progress import progress

@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,8 +59,9 @@ class Compare:
 
     def __call__(self, preset: str) -> None:
         config: Config = self.config
-        if config.seed != PRESETS[preset].seed:
-            raise ValueError("--seed is of a single run: give --seeds.")
+        _require_shared(config, PRESETS[preset])
+        if self.minutes is not None and config.num_images != PRESETS[preset].num_images:
+            raise ValueError("--minutes sets the number of images: leave one of the two out.")
         words = [name for one in self.rows for name in (ROWS if one == "all" else [one])]
         comparison = Comparison(
             config=config,
@@ -86,6 +87,22 @@ class Compare:
                 console.print(sentence, highlight=False, markup=False)
             print(f"Report: {path / 'report.html'}")  # noqa: T201
         _require_finished(report)
+
+
+def _require_shared(config: Config, preset: Config) -> None:
+    """Raise a ValueError about options that are each row's, or the comparison's."""
+    ends = {end: getattr(config.schedule, end) for end in ("logsnr_min", "logsnr_max")}
+    kept = {name: getattr(config.output, name) for name in ("num_kept", "tensorboard")}
+    theirs = {
+        "seed": (config.seed, preset.seed, "give --seeds"),
+        "parameterization": (config.parameterization, preset.parameterization, "give --rows"),
+        "weighting": (config.weighting, preset.weighting, "give --rows"),
+        "schedule": (config.schedule, replace(preset.schedule, **ends), "give --rows"),
+        "output": (config.output, replace(preset.output, **kept), "the report has its own"),
+    }
+    for name, (given, expected, advice) in theirs.items():
+        if given != expected:
+            raise ValueError(f"--{name} is of a single run: {advice}.")
 
 
 def _require_finished(report: dict[str, Any]) -> None:

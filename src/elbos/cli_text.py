@@ -135,16 +135,6 @@ def _replaced(text: str, pairs: _Pairs) -> str:
     return text
 
 
-def printable(text: str) -> str:
-    r"""The text with a code for every character that a terminal would obey.
-
-    Examples:
-        >>> printable("a\x1b[31m b")
-        'a\\x1b[31m b'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def one_line(message: str) -> str:
     """What an error message of tyro's says, and the choices that there were.
 

@@ -1,19 +1,21 @@
 """Compare training objectives: train all rows with all seeds, score them, and report."""
 
 import contextlib
+import hashlib
 import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from elbos import files
-from elbos.checks import require_positive
+from elbos.checks import require_finite, require_positive
 from elbos.compare.budget import images_in
 from elbos.compare.engines import Engine
-from elbos.compare.experiment import Comparison, ComparisonDirectory, shared_config
+from elbos.compare.experiment import Comparison, ComparisonDirectory, Stored, shared_config
 from elbos.compare.job import Job
 from elbos.compare.markdown import comparison_markdown
 from elbos.compare.page import write_comparison_page
@@ -22,9 +24,10 @@ from elbos.compare.results import Cell
 from elbos.compare.runner import run_jobs
 from elbos.evaluation.reference import reference
 from elbos.evaluation.samples import REFERENCE_SPLIT
+from elbos.training.data import Dataset
 from elbos.training.precision import best_precision
 from elbos.training.progress import begin, progress
-from elbos.training.state import new_accelerator
+from elbos.training.state import new_accelerator, new_state, require_guidable
 from elbos.training.trainer import Interrupted
 
 
@@ -70,19 +73,34 @@ def _compare(
 ) -> dict[str, Any]:
     if minutes is not None:
         require_positive(minutes=minutes)
+        require_finite(minutes, "minutes")
     dataset = comparison.config.data.load()
+    _require_trainable(comparison, dataset)
+    extractor = None
+    if dataset.num_levels is not None:
+        extractor = comparison.scoring.extractor.load(new_accelerator().device)
     with directory.lock():
         comparison = _settled(comparison, directory, minutes, engine.num_threads)
-        directory.claim(comparison, minutes)
+        data = json.dumps(dataset.fingerprint(), sort_keys=True)
+        directory.claim(
+            Stored(
+                minutes=minutes,
+                config=comparison.config,
+                scoring=comparison.scoring,
+                data=hashlib.sha256(data.encode()).hexdigest(),
+                features=extractor.name if extractor else None,
+            )
+        )
     cells = [
-        Cell(row, seed, Job.of(comparison, directory.run(row, seed).resolve(), row, seed))
+        Cell(row, seed, Job.of(comparison, directory.run(row, seed).absolute(), row, seed))
         for seed in comparison.seeds  # a seed of all rows, then the next: it can be read early
         for row in comparison.rows
     ]
+    for cell in cells:
+        cell.job.require_own_run()
     try:
         with progress(Console(stderr=True)) as bar:
-            if dataset.num_levels is not None:  # once, with all cores; and fail before training
-                extractor = comparison.scoring.extractor.load(new_accelerator().device)
+            if extractor:  # once, with all cores; and fail before training
                 reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
             run_jobs([cell.job for cell in cells], engine, bar)
     except KeyboardInterrupt:
@@ -91,6 +109,15 @@ def _compare(
             f"Stopped with {num} of {len(cells)} runs done: the same command goes on from there."
         ) from None
     return _report(comparison, directory, cells, command)
+
+
+def _require_trainable(comparison: Comparison, dataset: Dataset) -> None:
+    """Fail now where every run would: the network or a sampler does not fit the data."""
+    config = comparison.run_config(comparison.rows[0], comparison.seeds[0])
+    new_state(config, dataset, torch.device("cpu"))
+    for sampling in comparison.scoring.samplings.values():
+        require_guidable(config, dataset, sampling)
+        sampling.logsnrs(config.schedule)
 
 
 def _settled(

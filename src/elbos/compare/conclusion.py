@@ -129,13 +129,13 @@ def notes(report: Report) -> list[str]:
         "score is its mean over seeds, never its best seed.",
     ]
     if found:
-        percent = round(100 * CONFIDENCE)
+        percent, dof = round(100 * CONFIDENCE), found["dof"]
         lines += [
             f"± is half of Tukey's honestly significant difference over {found['num_seeds']} "
-            f"seeds as blocks ({found['dof']} degrees of freedom): two rows whose intervals do not "
-            f"overlap differ, with {percent} % confidence for all pairs of rows and one score at "
-            "once. It takes all rows for equally variable, and is about training again on the same "
-            "data, not about other test images.",
+            f"seeds as blocks ({dof} degree{'s' if dof > 1 else ''} of freedom): two rows whose "
+            f"intervals do not overlap differ, with {percent} % confidence for all pairs of rows "
+            "and one score at once. It takes all rows for equally variable, and is about training "
+            "again on the same data, not about other test images.",
             "Bold: not told apart from the best.",
         ]
     if found and (num := len(report["pairs"])):

@@ -148,13 +148,23 @@ def shared_config(config: Config) -> Config:
     return replace(config, output=output)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stored:
-    """What a directory belongs to."""
+    """What a directory belongs to.
+
+    Attributes:
+        minutes: The budget that its number of images was chosen by, if one was.
+        config: The configuration of all rows.
+        scoring: How they are scored.
+        data: What tells the data from others.
+        features: What computes the features of images; None of points.
+    """
 
     minutes: float | None
     config: Config
     scoring: Scoring
+    data: str
+    features: str | None
 
 
 @dataclass(frozen=True)
@@ -209,15 +219,20 @@ class ComparisonDirectory:
         with FileLock(self.path / ".lock"):
             yield
 
-    def claim(self, comparison: Comparison, minutes: float | None) -> None:
-        """Make this the directory of the comparison, or check that it is.
+    def claim(self, wanted: Stored) -> None:
+        """Make this the directory of a comparison, or check that it is.
 
         Raises:
             ValueError: If it holds another comparison.
             OSError: If it cannot be written.
         """
-        wanted = Stored(minutes, comparison.config, comparison.scoring)
-        if (stored := self.stored()) and (found := difference(encode(stored), encode(wanted))):
+        stored = self.stored()
+        if stored and stored.data != wanted.data:
+            raise ValueError(
+                f"The data are not those that {self.path} was begun with: put those back, or name "
+                "another directory with --out."
+            )
+        if stored and (found := difference(encode(stored), encode(wanted))):
             raise ValueError(
                 f"{self.path} holds a comparison with {found}: name another directory with --out, "
                 "or give the same options."

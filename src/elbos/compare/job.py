@@ -13,7 +13,10 @@ from elbos import files
 from elbos.compare.experiment import Comparison, Scoring
 from elbos.compare.rows import Row
 from elbos.compare.scores import read_scores
+from elbos.errors import flat
 from elbos.training.config import Config, Weight
+from elbos.training.config_json import difference, encode
+from elbos.training.run_directory import RunDirectory
 from elbos.weightings import Weighting
 
 TRAINING_COST = 3  # of an image, in network evaluations: one forward, and two's worth backward
@@ -60,6 +63,23 @@ class Job:
         """All its work, about."""
         return self.training_cost + self.scoring.cost(self.config.schedule)
 
+    def require_own_run(self) -> None:
+        """Fail where the directory holds a run of another objective; one that cannot be read says
+        so itself when it is made.
+
+        Raises:
+            ValueError: If it does.
+        """
+        try:
+            stored = RunDirectory(self.path).config()
+        except (FileNotFoundError, ValueError):
+            return
+        if found := difference(encode(stored), encode(self.config)):
+            raise ValueError(
+                f"{self.path} holds a run with {found}: give the row another name, or name another "
+                "directory with --out."
+            )
+
     def scores(self) -> dict[str, Any] | None:
         """Its scores, if it is done."""
         return read_scores(self.path, self.scoring, self.named_weightings)
@@ -82,8 +102,7 @@ class Job:
     def fail(self, reason: str, *, is_final: bool) -> None:
         """Note why there are no scores, in a line, and whether another try would end the same."""
         self.path.mkdir(parents=True, exist_ok=True)
-        line = " ".join(reason.split())
-        content = {"reason": line, "is_final": is_final, "time": time.time()}
+        content = {"reason": reason, "is_final": is_final, "time": time.time()}
         files.write(self._failure, json.dumps(content).encode())
 
     def failure(self) -> dict[str, Any] | None:
@@ -93,7 +112,9 @@ class Job:
         except (FileNotFoundError, ValueError):
             return None
         keys = {"reason", "is_final", "time"}
-        return dict(found) if isinstance(found, dict) and keys <= found.keys() else None
+        if not isinstance(found, dict) or not keys <= found.keys():
+            return None
+        return {**found, "reason": flat(found["reason"])}
 
     def forget_failure(self) -> None:
         """It is tried again."""

@@ -1,6 +1,7 @@
 """The engine of a Ray cluster."""
 
 import json
+import logging
 import os
 from typing import Any
 
@@ -30,7 +31,10 @@ class OnRay:
         address = os.environ.get("RAY_ADDRESS")
         try:
             ray.init(
-                address=address, log_to_driver=False, include_dashboard=None if address else False
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=None if address else False,
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ValueError(

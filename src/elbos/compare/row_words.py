@@ -8,15 +8,16 @@ be a function in a Python file, `mine=V(),Adaptive(),FILE.py:FUNCTION`: that fil
 import ast
 import dataclasses
 import re
-from typing import Any
+from typing import Any, get_type_hints
 
 from elbos.compare.rows import ROWS, Row
 from elbos.training.config import NoiseSchedule, Prediction, Weight
 from elbos.training.config_json import decode, encode, options
 from elbos.training.own_weighting import tabulated
-from elbos.user_code import is_code
+from elbos.weightings import WeightFunction
 
 _QUOTED_OR_FUNCTION = r"""('[^']*'|"[^"]*")|[^\s'"(),=]+\.py:\w+"""
+_MANY = 60  # letters, beyond which words are not repeated
 _EXAMPLE = '"mine=V(),Adaptive(),Sigmoid(k=3)"'
 
 
@@ -30,18 +31,18 @@ def parse_row(words: str) -> Row:
     if not equals:
         if name not in ROWS:
             raise ValueError(
-                f"There is no row {name!r}: choose from {', '.join(ROWS)}, or write one of your "
-                f"own, as {_EXAMPLE}."
+                f"There is no row {_shown(name)!r}: choose from {', '.join(ROWS)}, or write one "
+                f"of your own, as {_EXAMPLE}."
             )
         return ROWS[name]
-    nodes = _calls(text)
+    nodes, where = _calls(text), f"row {_shown(name)!r}"
     if len(nodes) != 3:
         raise ValueError(
-            f"The row {name!r} is {text!r}: give a prediction type, a schedule and a weighting, as "
-            f"{_EXAMPLE}."
+            f"In {where} there is {_shown(text)!r}: give a prediction type, a schedule and a "
+            f"weighting, as {_EXAMPLE}."
         )
     prediction, schedule, weighting = (
-        decode(annotation, _encoded(node, annotation), f"in row {name!r}, the {what}")
+        decode(annotation, _encoded(node, annotation), f"in {where}, the {what}")
         for node, (what, annotation) in zip(
             nodes,
             {"prediction": Prediction, "schedule": NoiseSchedule, "weighting": Weight}.items(),
@@ -68,22 +69,41 @@ def _encoded(node: ast.expr, annotation: Any) -> dict[str, Any]:
     classes = {option.__name__: option for option in options(annotation)}
     function = node.func if isinstance(node, ast.Call) else node
     if not isinstance(function, ast.Name) or function.id not in classes:
-        raise ValueError(f"{ast.unparse(node)} is none of {', '.join(classes)}.")
-    fields = [field for field in dataclasses.fields(classes[function.id]) if field.init]
+        raise ValueError(f"{_shown(node)} is none of {', '.join(classes)}.")
+    cls = classes[function.id]
+    fields = [field for field in dataclasses.fields(cls) if field.init]
     values = {f.name: encode(f.default) for f in fields if f.default is not dataclasses.MISSING}
-    if isinstance(node, ast.Call):
-        positional = [f.name for f in fields if not f.kw_only]
-        if len(node.args) > len(positional):
-            raise ValueError(f"{ast.unparse(node)}: write its numbers with their names.")
-        values |= {name: _value(arg) for name, arg in zip(positional, node.args, strict=False)}
-        values |= {str(keyword.arg): _value(keyword.value) for keyword in node.keywords}
-    return {"type": function.id, **values}
+    given = _given(node, [f.name for f in fields if not f.kw_only])
+    hints = get_type_hints(cls)
+    return {
+        "type": function.id,
+        **values,
+        **{name: _value(value, hints.get(name)) for name, value in given},
+    }
 
 
-def _value(node: ast.expr) -> Any:
-    """A number or a word, or else another weighting."""
-    try:
-        value = ast.literal_eval(node)
-    except ValueError:
+def _given(node: ast.expr, positional: list[str]) -> list[tuple[str, ast.expr]]:
+    """What stands between the parentheses of a call, by name."""
+    if not isinstance(node, ast.Call):
+        return []
+    names = [*positional[: len(node.args)], *(keyword.arg for keyword in node.keywords)]
+    if len(node.args) > len(positional) or None in names or len(set(names)) < len(names):
+        raise ValueError(f"{_shown(node)}: write each of its numbers once, with its name.")
+    values = [*node.args, *(keyword.value for keyword in node.keywords)]
+    return list(zip(map(str, names), values, strict=True))
+
+
+def _value(node: ast.expr, annotation: Any) -> Any:
+    """A number or a word, or a weighting in another one."""
+    if annotation == WeightFunction:
         return _encoded(node, Weight)
-    return _encoded(node, Weight) if isinstance(value, str) and is_code(value) else value
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        raise ValueError(f"{_shown(node)} is no number.") from None
+
+
+def _shown(words: ast.expr | str) -> str:
+    """What was written, in short."""
+    text = words if isinstance(words, str) else ast.unparse(words)
+    return text if len(text) <= _MANY else f"{text[:_MANY]}…"

@@ -68,7 +68,7 @@ class Row:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
             raise ValueError(
-                f"A row cannot be called {self.name!r}: give letters, digits, dots and dashes."
+                f"A row cannot be called {self.name[:64]!r}: give letters, digits, dots and dashes."
             )
         require_storable(self.weighting)
 
@@ -77,18 +77,25 @@ class Row:
         return is_monotone(self.weighting, logsnr_min, logsnr_max)
 
     def config(self, base: Config) -> Config:
-        """`base` with this objective."""
+        """`base` with this objective.
+
+        Raises:
+            ValueError: If it cannot be trained between the ends of the schedule of `base`.
+        """
         ends = base.schedule.logsnr_min, base.schedule.logsnr_max
-        scale = loss_scale(self.weighting, *ends) / loss_scale(base.weighting, *ends)
-        return replace(
-            base,
-            parameterization=self.parameterization,
-            schedule=replace(self.schedule, logsnr_min=ends[0], logsnr_max=ends[1]),
-            weighting=self.weighting,
-            optimizer=replace(
-                base.optimizer, max_grad_norm=float(f"{base.optimizer.max_grad_norm * scale:.6g}")
-            ),
-        )
+        try:
+            config = replace(
+                base,
+                parameterization=self.parameterization,
+                schedule=replace(self.schedule, logsnr_min=ends[0], logsnr_max=ends[1]),
+                weighting=self.weighting,
+            )
+            scale = loss_scale(self.weighting, *ends) / loss_scale(base.weighting, *ends)
+            max_grad_norm = float(f"{base.optimizer.max_grad_norm * scale:.6g}")
+            optimizer = replace(base.optimizer, max_grad_norm=max_grad_norm)
+            return replace(config, optimizer=optimizer)
+        except ValueError as error:
+            raise ValueError(f"The row {self.name} cannot be trained: {error}") from error
 
 
 def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> float:

@@ -4,9 +4,10 @@ Everything slow is kept part by part in the run's `evaluation` folder: scored ag
 weightings, a run costs seconds.
 """
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,27 +34,35 @@ from elbos.weightings import Weighting
 NUM_SHOWN = 20
 MAX_PILOT = 500  # images, of 32 evaluations each: as many as the rounds take
 FILE = "scores.json"
+_FORMAT = 1  # of the file
 
 
 def read_scores(
-    run: Path, scoring: Scoring, weightings: Mapping[str, Weighting]
+    run: Path, scoring: Scoring, weightings: Iterable[str] = ()
 ) -> dict[str, Any] | None:
-    """What `write_scores` wrote, or None if it is not there, is damaged, or is of other settings or
-    of too few weightings.
+    """What `write_scores` wrote, or None if it is not there or not as it was written, or of other
+    settings or of too few weightings.
     """
     try:
-        found: dict[str, Any] = json.loads((run / FILE).read_bytes())
-        if found["scoring"] == encode(scoring) and set(weightings) <= set(found["losses"]):
-            return found
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        stored = json.loads((run / FILE).read_bytes())
+        found: dict[str, Any] = stored["scores"]
+        if stored["digest"] == _digest(found) and found["scoring"] == encode(scoring):
+            return found if set(weightings) <= set(found["losses"]) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return None
+
+
+def _digest(scores: dict[str, Any]) -> str:
+    """Tells that nothing was changed, and that this version of elbos wrote it."""
+    text = json.dumps([_FORMAT, scores], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_scores(
     run: TrainedRun, scoring: Scoring, weightings: Mapping[str, Weighting], start: Start
 ) -> None:
-    """Score a run.
+    """Score a run; losses under other weightings that were measured before are kept.
 
     Args:
         run: The run, trained.
@@ -89,7 +98,10 @@ def write_scores(
         **_samples(run, scoring, start),
         **_log(run),
     }
-    files.write(run.directory.path / FILE, json.dumps(found, allow_nan=False).encode())
+    if before := read_scores(run.directory.path, scoring):
+        found["losses"] = {**before["losses"], **found["losses"]}
+    content = json.dumps({"digest": _digest(found), "scores": found}, allow_nan=False)
+    files.write(run.directory.path / FILE, content.encode())
 
 
 def _likelihood(
@@ -134,11 +146,15 @@ def _samples(run: TrainedRun, scoring: Scoring, start: Start) -> dict[str, Any]:
 
 def _log(run: TrainedRun) -> dict[str, Any]:
     """The curves of the training, out of metrics.jsonl."""
-    lines = map(json.loads, (run.directory.path / "metrics.jsonl").read_text().splitlines())
+    file = run.directory.path / "metrics.jsonl"
     learning, density = [], []
-    for line in lines:
-        if "val_nats" in line:
-            learning.append([line["images"], line["val_nats"] / math.log(2)])
-        if "density" in line:
-            density.append([line["images"], line["density"]])
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        try:
+            values = json.loads(line)
+            if "val_nats" in values:
+                learning.append([int(values["images"]), values["val_nats"] / math.log(2)])
+            if "density" in values:
+                density.append([int(values["images"]), [float(p) for p in values["density"]]])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is damaged: delete its line {number}.") from error
     return {"learning": learning, "density": density}

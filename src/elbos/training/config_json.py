@@ -64,8 +64,14 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
             return float(value)
         if isinstance(option, type) and type(value) is option:
             return value
-    expected = " or ".join(getattr(option, "__name__", str(option)) for option in admitted)
+    expected = " or ".join(map(_named, admitted))
     raise ValueError(f"{where} is {value!r}: expected {expected}.")
+
+
+def _named(option: Any) -> str:
+    if get_origin(option) is typing.Literal:
+        return " or ".join(map(repr, get_args(option)))
+    return str(getattr(option, "__name__", option))
 
 
 def difference(old: Any, new: Any, where: str = "") -> str | None:

@@ -1,0 +1,43 @@
+"""An error in one line: what is wrong, where, and what to do."""
+
+import errno
+
+_ADVICE = {
+    errno.ENOSPC: "make room, and run the same command again",
+    errno.EDQUOT: "make room, and run the same command again",
+    errno.EACCES: "change its permissions, or name another path",
+    errno.EPERM: "change its permissions, or name another path",
+    errno.EROFS: "name a path that can be written",
+    errno.ENOTDIR: "a file is where a folder should be, move it away",
+    errno.ELOOP: "links lead to each other, delete them",
+}
+
+
+def explained(error: BaseException) -> str:
+    """The error's message; of the system's errors, with the path and advice.
+
+    Examples:
+        >>> explained(OSError(errno.ENOSPC, "No space left on device", "runs/digits"))
+        'runs/digits: No space left on device: make room, and run the same command again.'
+        >>> explained(KeyboardInterrupt())
+        'KeyboardInterrupt'
+    """
+    if isinstance(error, OSError) and error.filename is not None:
+        advice = _ADVICE.get(error.errno or 0)
+        return flat(f"{error.filename}: {error.strerror}" + (f": {advice}." if advice else "."))
+    return flat(error) or type(error).__name__
+
+
+def flat(message: object) -> str:
+    """A message on one line, without what a terminal would obey."""
+    return printable(" ".join(str(message).split()))
+
+
+def printable(text: str) -> str:
+    r"""The text with a code for every character that a terminal would obey.
+
+    Examples:
+        >>> printable("a\x1b[31m b")
+        'a\\x1b[31m b'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
