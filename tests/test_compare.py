@@ -56,6 +56,9 @@ class Here:
 
     num_workers = num_threads = 1
 
+    def settle(self, config, minutes):
+        return budget.settled(config, minutes, self.num_threads)
+
     def __init__(self, at=lambda number, job: None):
         self.made, self.waiting, self.at = [], [], at
 
@@ -549,18 +552,26 @@ def test_an_interruption_says_how_to_go_on(small, folder):
 
 
 def test_a_budget_is_the_same_number_of_images_for_all_and_for_good(small, folder, monkeypatch):
-    monkeypatch.setattr(budget, "_SECONDS", 0.2)
-    report = compare(replace(small, rows=small.rows[:1]), Path("c"), Here(), minutes=0.001)
+    """Of steps that take 0.25 s by the clock: 30 in an eighth of a minute."""
+    clock = [0.0]
+    monkeypatch.setattr(budget.time, "perf_counter", lambda: clock[0])
+    step = Trainer.step
+
+    def slow(self):
+        clock[0] += 0.25
+        return step(self)
+
+    with monkeypatch.context() as context:
+        context.setattr(Trainer, "step", slow)
+        report = compare(replace(small, rows=small.rows[:1]), Path("c"), Here(), minutes=0.125)
     images = {
         json.loads(path.read_text())["num_images"] for path in Path().glob("c/runs/*/config.json")
     }
-    assert images == {report["num_images"]}
-    assert report["num_images"] >= 10 * small.config.batch_size
-    engine = Here()
-    again = compare(replace(small, rows=small.rows[:1]), Path("c"), engine, minutes=0.001)
+    assert images == {report["num_images"]} == {30 * small.config.batch_size}
+    again = compare(replace(small, rows=small.rows[:1]), Path("c"), engine := Here(), minutes=0.125)
     assert (engine.made, again) == ([], report)
-    with pytest.raises(ValueError, match=r"minutes = 0\.001, not 0\.002"):
-        compare(small, Path("c"), Here(), minutes=0.002)
+    with pytest.raises(ValueError, match=r"minutes = 0\.125, not 0\.25"):
+        compare(small, Path("c"), Here(), minutes=0.25)
 
 
 # --- processes ------------------------------------------------------------------------------------

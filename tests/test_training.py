@@ -15,7 +15,7 @@ import torch
 from tiny import DIGITS, log, tensors
 from torch import nn
 
-from elbos import parameterizations, weightings
+from elbos import files, parameterizations, weightings
 from elbos.adaptive import Adaptive
 from elbos.networks import MLPConfig
 from elbos.training import checkpoint
@@ -292,17 +292,23 @@ def test_leftovers_of_killed_processes_are_removed_and_others_stay(tmp_path: Pat
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     train(TOY, tmp_path)
+    here = files.partial(Path("x")).name.split(".")[2]  # this machine
     gone = [
-        tmp_path / f".config.json.{dead.pid}.partial",
-        tmp_path / "samples" / f".00000010.png.{os.getpid()}.partial",
-        tmp_path / "checkpoints" / f".00000010.{dead.pid}.partial" / "ema.safetensors",
+        tmp_path / f".config.json.{here}.{dead.pid}.partial",
+        tmp_path / "samples" / f".00000010.png.{here}.{os.getpid()}.partial",
+        tmp_path / "checkpoints" / f".00000010.{here}.{dead.pid}.partial" / "ema.safetensors",
+        tmp_path / "samples" / ".00000010.png.elsewhere.1.partial",
     ]
-    stays = tmp_path / f".eval.json.{os.getppid()}.partial"
-    for path in (*gone, stays):
+    stays = [
+        tmp_path / f".eval.json.elsewhere.{dead.pid}.partial",
+        tmp_path / f".eval.json.{here}.{os.getppid()}.partial",
+    ]
+    for path in (*gone, *stays):
         path.parent.mkdir(exist_ok=True)
         path.touch()
+    os.utime(gone[-1], (0, 0))  # by another machine, long ago
     train(TOY, tmp_path)
-    assert sorted(tmp_path.rglob(".*.partial")) == [stays]
+    assert sorted(tmp_path.rglob(".*.partial")) == sorted(stays)
 
 
 @pytest.mark.parametrize("tail", [b'{"step": 10, "lo', b"\0\0\0\n", b"[]\n", b'{"loss": 1}\n'])

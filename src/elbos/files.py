@@ -2,11 +2,17 @@
 
 import errno
 import os
+import platform
+import re
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_HOST = re.sub(r"\W", "-", platform.node()) or "host"
+_LONG_SECONDS = 3600.0
 
 
 def write(path: Path, content: bytes) -> None:
@@ -62,15 +68,21 @@ def _place(path: Path) -> Path:
 
 
 def partial(path: Path) -> Path:
-    """Where this process writes what is going to be `path`."""
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Where this process, of this machine, writes what is going to be `path`."""
+    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what processes that were killed left half-written in `folder`."""
+    """Delete what processes that were killed left half-written in `folder`; of other machines, what
+    nobody has written to for an hour.
+    """
     for path in folder.glob(".*.partial"):
-        pid = path.name.split(".")[-2]
-        if not (pid.isdigit() and _is_another_process(int(pid))):
+        host, pid = path.name.split(".")[-3:-1]
+        if host == _HOST:
+            is_left = not (pid.isdigit() and _is_another_process(int(pid)))
+        else:
+            is_left = time.time() - path.stat().st_mtime > _LONG_SECONDS
+        if is_left:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 

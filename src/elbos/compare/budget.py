@@ -1,12 +1,14 @@
-"""How many images a training sees in some minutes, on this machine."""
+"""What a machine decides: a training's precision, and how many images it sees in some minutes."""
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from elbos.training.config import Config
+from elbos.training.precision import best_precision
 from elbos.training.run_directory import RunDirectory
 from elbos.training.state import new_accelerator
 from elbos.training.trainer import Trainer
@@ -15,14 +17,19 @@ _WARMUP_STEPS, _SECONDS = 3, 5.0
 _MIN_STEPS = 10
 
 
-def images_in(minutes: float, config: Config, num_threads: int) -> int:
-    """The number, in whole steps.
+def settled(config: Config, minutes: float | None, num_threads: int) -> Config:
+    """The configuration with the precision that serves this machine, if that is left to it, and the
+    images that it makes steps of in some minutes, if there is such a budget.
 
     Args:
-        minutes: Time for the steps alone.
-        config: What is trained, its precision resolved.
-        num_threads: Cores that it is going to have.
+        config: What is trained.
+        minutes: Time for the steps alone, of one run beside no other.
+        num_threads: Cores that a run is going to have.
     """
+    if config.precision == "auto":
+        config = replace(config, precision=best_precision(new_accelerator().device))
+    if minutes is None:
+        return config
     threads = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
@@ -30,7 +37,8 @@ def images_in(minutes: float, config: Config, num_threads: int) -> int:
             seconds = _seconds_per_step(config, Path(folder))
     finally:
         torch.set_num_threads(threads)
-    return config.batch_size * max(_MIN_STEPS, round(60 * minutes / seconds))
+    num_steps = max(_MIN_STEPS, round(60 * minutes / seconds))
+    return replace(config, num_images=config.batch_size * num_steps)
 
 
 def _seconds_per_step(config: Config, folder: Path) -> float:

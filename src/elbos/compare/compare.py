@@ -13,7 +13,6 @@ from rich.console import Console
 
 from elbos import files
 from elbos.checks import require_finite, require_positive
-from elbos.compare.budget import images_in
 from elbos.compare.engines import Engine
 from elbos.compare.experiment import Comparison, ComparisonDirectory, Stored, shared_config
 from elbos.compare.job import Job
@@ -25,7 +24,6 @@ from elbos.compare.runner import run_jobs
 from elbos.evaluation.reference import reference
 from elbos.evaluation.samples import REFERENCE_SPLIT
 from elbos.training.data import Dataset
-from elbos.training.precision import best_precision
 from elbos.training.progress import begin, progress
 from elbos.training.state import new_accelerator, new_state, require_guidable
 from elbos.training.trainer import Interrupted
@@ -80,7 +78,7 @@ def _compare(
     if dataset.num_levels is not None:
         extractor = comparison.scoring.extractor.load(new_accelerator().device)
     with directory.lock():
-        comparison = _settled(comparison, directory, minutes, engine.num_threads)
+        comparison = _settled(comparison, directory, minutes, engine)
         data = json.dumps(dataset.fingerprint(), sort_keys=True)
         directory.claim(
             Stored(
@@ -121,21 +119,16 @@ def _require_trainable(comparison: Comparison, dataset: Dataset) -> None:
 
 
 def _settled(
-    comparison: Comparison, directory: ComparisonDirectory, minutes: float | None, threads: int
+    comparison: Comparison, directory: ComparisonDirectory, minutes: float | None, engine: Engine
 ) -> Comparison:
     """With the precision and the number of images that were chosen when it began, or now."""
-    config, stored = comparison.config, directory.stored()
+    config = comparison.config
+    stored = directory.stored()
+    chosen = stored.config if stored else engine.settle(comparison.rows[0].config(config), minutes)
     if config.precision == "auto":
-        device = new_accelerator().device
-        precision = stored.config.precision if stored else best_precision(device)
-        config = replace(config, precision=precision)
+        config = replace(config, precision=chosen.precision)
     if minutes is not None:
-        if stored and stored.minutes == minutes:
-            num_images = stored.config.num_images
-        else:
-            row = comparison.rows[0]
-            num_images = images_in(minutes, row.config(config), threads)
-        config = replace(config, num_images=num_images)
+        config = replace(config, num_images=chosen.num_images)
     return replace(comparison, config=shared_config(config))
 
 

@@ -10,8 +10,11 @@ from typing import Protocol
 import torch
 
 from elbos.checks import require_positive
+from elbos.compare.budget import settled
 from elbos.compare.job import Job
 from elbos.compare.processes import close, start_process, trouble
+from elbos.training.config import Config
+from elbos.training.machine import num_cores
 
 Ended = list[tuple[Job, str | None]]
 """Jobs, with what went wrong with their processes, if anything did."""
@@ -22,6 +25,9 @@ class Engine(Protocol):
 
     num_workers: int
     num_threads: int
+
+    def settle(self, config: Config, minutes: float | None) -> Config:
+        """What a machine that makes runs decides: see `budget.settled`."""
 
     def start(self, job: Job) -> None:
         """Begin a job; fewer than `num_workers` are running."""
@@ -44,19 +50,24 @@ class Local:
     """
 
     def __init__(self, num_workers: int | None = None) -> None:
-        cores = os.cpu_count() or 1
+        cores = num_cores()
         if num_workers is None:
             num_workers = _num_devices() or max(1, cores // 2)
         require_positive(num_workers=num_workers)
         self.num_workers, self.num_threads = num_workers, max(1, cores // num_workers)
         self._slots: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
 
+    def settle(self, config: Config, minutes: float | None) -> Config:
+        """What this machine decides."""
+        return settled(config, minutes, self.num_threads)
+
     def start(self, job: Job) -> None:
         """Begin a job in a slot that is free."""
         slot = next(i for i in range(self.num_workers) if i not in self._slots)
         environment = {"OMP_NUM_THREADS": str(self.num_threads)}
         if _num_devices() > 1:
-            environment["CUDA_VISIBLE_DEVICES"] = str(slot % _num_devices())
+            seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            environment["CUDA_VISIBLE_DEVICES"] = device_of(slot, _num_devices(), seen)
         self._slots[slot] = job, start_process(job, environment)
 
     def ended(self) -> Ended:
@@ -75,6 +86,22 @@ class Local:
         for _, process in self._slots.values():
             process.wait()
         self._slots.clear()
+
+
+def device_of(slot: int, num_devices: int, seen: str) -> str:
+    """The accelerator of a slot, out of those that this process was given.
+
+    Args:
+        slot: Number of a job of those that run at once.
+        num_devices: Accelerators that this process sees.
+        seen: Its CUDA_VISIBLE_DEVICES, empty for all.
+
+    Examples:
+        >>> [device_of(slot, 2, "") for slot in range(3)], device_of(1, 2, "6,7")
+        (['0', '1', '0'], '7')
+    """
+    names = seen.split(",") if seen else list(map(str, range(num_devices)))
+    return names[slot % num_devices]
 
 
 def _num_devices() -> int:

@@ -3,12 +3,15 @@
 import json
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from elbos.checks import require_positive
+from elbos.compare.budget import settled
 from elbos.compare.engines import Ended
 from elbos.compare.job import Job
 from elbos.compare.processes import close, start_process, trouble
+from elbos.training.config import Config
 from elbos.training.config_json import decode, encode
 
 
@@ -40,13 +43,21 @@ class OnRay:
             raise ValueError(
                 f"Ray at {address or 'this machine'} does not answer: {error}"
             ) from error
-        resources = ray.cluster_resources()
-        cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-        self.num_workers = num_workers or gpus or max(1, cores // 2)
-        self.num_threads = max(1, cores // self.num_workers)
-        self._task = ray.remote(num_cpus=self.num_threads, num_gpus=1 if gpus else 0)(_to_the_end)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self.num_workers, self.num_threads = shares(nodes, num_workers)
+        num_gpus = 1 if any(node.get("GPU") for node in nodes) else 0
+        self._remote = ray.remote(num_cpus=self.num_threads, num_gpus=num_gpus)
+        self._task = self._remote(_to_the_end)
         self._environment = {"OMP_NUM_THREADS": str(self.num_threads)}
         self._running: dict[Any, Job] = {}
+
+    def settle(self, config: Config, minutes: float | None) -> Config:
+        """What a machine of the cluster decides."""
+        words = json.dumps(encode(config)), minutes, self.num_threads
+        text = self._ray.get(self._remote(_settled).remote(*words))
+        found = decode(Config, json.loads(text))
+        assert isinstance(found, Config)
+        return found
 
     def start(self, job: Job) -> None:
         """Begin a job wherever there is room."""
@@ -75,6 +86,27 @@ class OnRay:
         self._ray.shutdown()
 
 
+def shares(nodes: Sequence[Mapping[str, float]], num_workers: int | None) -> tuple[int, int]:
+    """How many jobs run at once, and how many cores each has, such that machines can hold them.
+
+    Args:
+        nodes: What each machine of the cluster has, as Ray tells it.
+        num_workers: Jobs at once, if it was said.
+
+    Examples:
+        >>> shares([{"CPU": 8.0}, {"CPU": 8.0}], 1), shares([{"CPU": 8.0}], None)
+        ((1, 8), (4, 2))
+        >>> shares([{"CPU": 64.0}, {"CPU": 8.0, "GPU": 4.0}], None)
+        (4, 2)
+    """
+    cores, gpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
+    most = max((int(node.get("CPU", 0)) for node in nodes), default=1)
+    if gpus:
+        most = min(int(n.get("CPU", 0) // n["GPU"]) for n in nodes if n.get("GPU"))
+    num = num_workers or gpus or max(1, cores // 2)
+    return num, max(1, min(cores // num, most))
+
+
 def _ray() -> Any:
     try:
         import ray
@@ -83,6 +115,12 @@ def _ray() -> Any:
             "Ray is not installed: pip install 'elbos[ray]', or leave out --ray."
         ) from None
     return ray
+
+
+def _settled(text: str, minutes: float | None, num_threads: int) -> str:
+    """A machine of the cluster decides."""
+    config = decode(Config, json.loads(text))
+    return json.dumps(encode(settled(config, minutes, num_threads)))
 
 
 def _to_the_end(text: str, environment: dict[str, str]) -> str | None:

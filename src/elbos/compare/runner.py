@@ -24,32 +24,32 @@ def run_jobs(jobs: Sequence[Job], engine: Engine, bar: Progress) -> None:
         engine: What makes them.
         bar: Shows how far all of them are.
     """
-    begun = time.time()
-    waiting = [job for job in jobs if not _is_settled(job, since=begun)]
+    before = {job.path: job.failure() for job in jobs}
+
+    def is_settled(job: Job) -> bool:
+        """Whether nothing more is to be done: there are scores, or it failed for good, or now."""
+        if job.scores() is not None:
+            return True
+        failure = job.failure()
+        return failure is not None and (failure["is_final"] or failure != before[job.path])
+
+    waiting = [job for job in jobs if not is_settled(job)]
     running: list[Job] = []
     display = _Display(jobs, waiting, bar)
     while waiting or running:
         for job, trouble in engine.ended():
             running.remove(job)
             _conclude(job, trouble)
-            if not _is_settled(job, since=begun):
+            if not is_settled(job):
                 waiting.append(job)  # another process has it
-        waiting = [job for job in waiting if not _is_settled(job, since=begun)]
-        for job in [job for job in waiting if not job.is_busy()]:
-            if len(running) < engine.num_workers:
+        waiting = [job for job in waiting if not is_settled(job)]
+        for job in list(waiting):
+            if len(running) < engine.num_workers and not job.is_busy():
                 waiting.remove(job)
                 running.append(job)
                 engine.start(job)
         display.show(waiting, running)
         time.sleep(_PAUSE_SECONDS)
-
-
-def _is_settled(job: Job, *, since: float) -> bool:
-    """Whether nothing more is to be done: there are scores, or it failed for good, or just now."""
-    if job.scores() is not None:
-        return True
-    failure = job.failure()
-    return failure is not None and (failure["is_final"] or failure["time"] >= since)
 
 
 def _conclude(job: Job, trouble: str | None) -> None:
@@ -84,8 +84,9 @@ class _Display:
         done = self._done(waiting, running)
         num_settled = len(self.jobs) - len(waiting) - len(running)
         note = f"{num_settled} of {len(self.jobs)} runs"
-        if running:
-            note += ": " + ", ".join(job.path.name for job in running)
+        if running or waiting:
+            names = ", ".join(job.path.name for job in running)
+            note += f": {names or 'another process is at the others'}"
         self.bar.update(self.task, completed=done, note=note)
         is_due = num_settled > self.num_settled or time.monotonic() - self.said > _LINE_SECONDS
         if not self.bar.console.is_terminal and is_due:

@@ -18,13 +18,20 @@ def machine(device: torch.device) -> dict[str, str]:
     }
 
 
+def num_cores() -> int:
+    """The cores that this process may use, which are not all there are, as under Slurm."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return device.type
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{_processor()}, {os.cpu_count()} cores, {capability}"
+    return f"{_processor()}, {num_cores()} cores, {capability}"
 
 
 def _processor() -> str:
