@@ -64,6 +64,7 @@ def full(num_rows=12, num_seeds=3):
         "data": "Fashion-MNIST",
         "num_test_images": 2000,
         "num_samples": 1000,
+        "num_floor": 1000,
         "num_images": 48_000,
         "num_parameters": 812_345,
         "seeds": list(range(num_seeds)),
@@ -174,7 +175,7 @@ def _score(mean, spread, rng, num_seeds):
 
 
 def _fail(row, seeds, reason):
-    row["failures"] = [{"seed": seed, "reason": reason} for seed in seeds]
+    row["failures"] = [{"seed": seed, "reason": reason, "is_final": True} for seed in seeds]
     for score in row["scores"].values():
         for seed in seeds:
             del score["values"][str(seed)]
@@ -217,6 +218,7 @@ def _losses(rows, rng):
         "rows": [row["name"] for row in rows],
         "weightings": [{"name": name, "rows": of} for name, of in weightings.items()],
         "relative": (relative / relative.min(axis=0)).tolist(),
+        "is_best_within_error": (relative < relative.min(axis=0) + 0.01).tolist(),
     }
 
 

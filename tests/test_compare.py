@@ -1,5 +1,6 @@
 """`elbos compare`: rows that differ in the objective only, each run made once, whatever happens."""
 
+import itertools
 import json
 import math
 import os
@@ -17,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 from commands import assert_one_line
+from comparisons import full
+from scipy import stats
 from tiny import DIGITS
 
 from elbos import weightings
@@ -35,6 +38,7 @@ from elbos.compare.work import work
 from elbos.evaluation.features import Module
 from elbos.networks import MLPConfig
 from elbos.parameterizations import V
+from elbos.schedules import Cosine
 from elbos.training.config import Config
 from elbos.training.data import Dataset, Toy
 from elbos.training.run_directory import RunDirectory
@@ -126,15 +130,27 @@ def pictures(folder):
 @pytest.mark.parametrize("name", ROWS)
 def test_the_names_of_rows_tell_what_is_monotone(name):
     """The published ones as the table of the theory says; what is called monotonic is."""
-    rises = {"iddpm", "edm", "edm-adaptive", "sd3", "sd3-adaptive", "p2", "min-snr"}
+    rises = {"iddpm", "edm", "edm-adaptive", "sd3", "sd3-adaptive", "p2"}
+    rises |= {"min-snr", "min-snr-adaptive"}
     assert ROWS[name].is_monotone(-10.0, 13.3) == (name not in rises)
 
 
 def test_the_default_rows_have_pairs_of_monotone_and_not():
-    kinds = [ROWS[name].is_monotone(-10.0, 13.3) for name in DEFAULT_ROWS]
-    assert len(DEFAULT_ROWS) >= 10
-    assert True in kinds
-    assert False in kinds
+    """That differ in the weighting only."""
+    rows = [ROWS[name] for name in DEFAULT_ROWS]
+    found = {
+        (yes.name, no.name)
+        for yes, no in itertools.permutations(rows, 2)
+        if yes.is_monotone(-10.0, 13.3) > no.is_monotone(-10.0, 13.3)
+        if (yes.parameterization, yes.schedule) == (no.parameterization, no.schedule)
+    }
+    assert found == {
+        ("eps-cosine-sigmoid-2", "iddpm"),
+        ("edm-adaptive-sigmoid-2", "edm-adaptive"),
+        ("edm-adaptive-monotonic", "edm-adaptive"),
+        ("sd3-adaptive-monotonic", "sd3-adaptive"),
+        ("min-snr-adaptive-monotonic", "min-snr-adaptive"),
+    }
 
 
 def test_only_the_objective_of_a_row_differs():
@@ -336,23 +352,113 @@ def test_a_report_holds_what_the_runs_were_scored_with(pictures, folder):
     assert page.count("data:image/png;base64,") == 2
 
 
-def test_there_is_one_best_row_however_sums_are_rounded(small, folder):
-    """The lowest mean as exact fractions have it, of 5 tables at random."""
-    rng, rows, many = np.random.default_rng(0), small.rows, replace(small, seeds=tuple(range(7)))
-    compare(replace(small, rows=rows[:1]), Path("c"), Here())
+@pytest.fixture
+def made_up(small, folder):
+    """A report of scores that are made up: bits/dim `[rows, seeds]`, ELBOs `[rows, seeds, levels]`,
+    losses `[rows, seeds, rows]`, of some rows.
+    """
+    compare(replace(small, rows=small.rows[:1]), Path("c"), Here())
     some = json.loads(Path("c/runs/iddpm-0/scores.json").read_text())["scores"]
-    some["losses"] = {repr(row.weighting): 1.0 for row in rows}
-    job = Job.of(small, Path("c/runs/iddpm-0"), rows[0], 0)
-    for _ in range(5):
-        bits = rng.uniform(3, 4, (len(rows), len(many.seeds))).tolist()
+
+    def report(rows, bits, elbos, losses):
+        comparison = replace(small, rows=rows, seeds=tuple(range(bits.shape[1])))
         cells = []
-        for row, values in zip(rows, bits, strict=True):
-            for seed, value in zip(many.seeds, values, strict=True):
+        for i, row in enumerate(rows):
+            for seed in comparison.seeds:
+                job = Job.of(small, Path("c/runs/iddpm-0"), row, seed)
                 cells.append(cell := Cell(row, seed, job))
-                vars(cell)["scores"] = {**some, "bits_per_dim": value}
-        report = report_of(many, cells, name="c", command=None)
+                levels = {**some["elbo"], "nats_per_dim": elbos[i, seed].tolist()}
+                names = [repr(each.weighting) for each in rows]
+                vars(cell)["scores"] = {
+                    **some,
+                    "bits_per_dim": bits[i, seed],
+                    "elbo": {**levels, "logsnr": list(range(elbos.shape[2]))},
+                    "losses": dict(zip(names, losses[i, seed].tolist(), strict=True)),
+                }
+        return report_of(comparison, cells, name="c", command=None)
+
+    return report
+
+
+NINE = tuple(ROWS[f"eps-{kind}-sigmoid-{k}"] for kind in ("cosine",) for k in range(1, 6)) + tuple(
+    ROWS[name] for name in ("elbo", "v-cosine", "edm-adaptive-monotonic", "edm-adaptive")
+)
+
+
+def test_a_report_is_what_scipy_makes_of_the_scores(made_up):
+    """The pair's interval, the margin, rank correlations and losses, of random scores."""
+    rng = np.random.default_rng(0)
+    bits = rng.normal(size=(9, 4)) + rng.normal(size=4)
+    elbos, losses = rng.normal(size=(9, 4, 5)), rng.uniform(1, 2, size=(9, 4, 9))
+    report = made_up(NINE, bits, elbos, losses)
+    (pair,) = report["pairs"]
+    found = pair["differences"]["bits_per_dim"]
+    assert (pair["monotone"], pair["non_monotone"]) == ("edm-adaptive-monotonic", "edm-adaptive")
+    interval = stats.ttest_rel(bits[7], bits[8]).confidence_interval(0.95)
+    assert (found["low"], found["high"]) == pytest.approx(tuple(interval))
+    monotone, means = slice(0, 8), bits.mean(1)
+    expected = [
+        stats.spearmanr(elbos[monotone].mean(1)[:, k], means[monotone]).statistic for k in range(5)
+    ]
+    np.testing.assert_allclose(report["ranking"]["bits_per_dim"]["rho"], expected, rtol=1e-5)
+    rho = [one["bits_per_dim"]["rho"] for one in report["ranking"]["weightings"]]
+    expected = [
+        stats.spearmanr(losses[monotone].mean(1)[:, k], means[monotone]).statistic for k in range(8)
+    ]
+    np.testing.assert_allclose(rho, expected, rtol=1e-5)
+    relative = losses.mean(1) / losses.mean(1).min(0)
+    np.testing.assert_allclose(report["losses"]["relative"], relative, rtol=1e-5)
+    residuals = bits - means[:, None] - bits.mean(0) + bits.mean()
+    error = math.sqrt(np.square(residuals).sum() / 24 / 4)
+    margin = stats.studentized_range.ppf(0.95, 9, 24) * error / 2
+    for row, mean in zip(report["rows"], means, strict=True):
+        score = row["scores"]["bits_per_dim"]
+        assert score["mean"] == pytest.approx(mean)
+        assert score["margin"] == pytest.approx(margin, rel=1e-6)
+        assert score["is_best"] == (mean == means.min())
+        assert score["is_best_within_error"] == (mean - means.min() <= 2 * margin)
+
+
+def test_rows_are_a_pair_whatever_the_ends_of_their_schedules(made_up):
+    """Those of the comparison are used."""
+    mine = replace(ROWS["eps-cosine-sigmoid-2"], name="mine", schedule=Cosine(logsnr_min=-7.0))
+    ones = np.ones((2, 2, 2))
+    report = made_up((ROWS["iddpm"], mine), np.ones((2, 2)), ones, ones)
+    assert [(pair["monotone"], pair["non_monotone"]) for pair in report["pairs"]] == [
+        ("mine", "iddpm")
+    ]
+
+
+def test_a_report_has_what_its_page_is_tested_with(made_up, pictures, folder):
+    """The names in the numbers that are made up for the page are those of a real report."""
+    rng = np.random.default_rng(0)
+    ranked = made_up(NINE, *(rng.normal(size=(9, 2, *n)) for n in ((), (5,), (9,))))
+    real = compare(pictures, Path("d"), Here())
+    for name, value in full().items():
+        source = ranked if name == "ranking" else real
+        if name not in ("protocol", "statistics", "command"):
+            others = {"frechet_ancestral", "frechet_heun", "seed", "reason", "is_final"}
+            assert keys(value) <= keys(source[name]) | others, name
+
+
+def keys(value):
+    """All names in JSON values, but those of seeds."""
+    if isinstance(value, list):
+        return set().union(*map(keys, value))
+    if not isinstance(value, dict):
+        return set()
+    below = set().union(*map(keys, value.values()))
+    return {name for name in {*value, *below} if not name.isdigit()}
+
+
+def test_there_is_one_best_row_however_sums_are_rounded(made_up):
+    """The lowest mean as exact fractions have it, of 5 tables at random."""
+    rng, ones = np.random.default_rng(0), np.ones((9, 7, 9))
+    for _ in range(5):
+        bits = rng.uniform(3, 4, (9, 7))
+        report = made_up(NINE, bits, ones, ones)
         is_best = [row["scores"]["bits_per_dim"]["is_best"] for row in report["rows"]]
-        exact = [sum(map(Fraction, values)) for values in bits]
+        exact = [sum(map(Fraction, values)) for values in bits.tolist()]
         assert is_best == [value == min(exact) for value in exact]
 
 

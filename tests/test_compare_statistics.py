@@ -128,6 +128,8 @@ def test_a_pair_has_an_interval_of_its_own():
     low, high = paired_interval(np.array([1.0, 1.1, 0.9]), 1)
     assert (low, high) == pytest.approx((1 - 4.302653 * 0.1 / 3**0.5, 1 + 4.302653 * 0.1 / 3**0.5))
     assert paired_interval(np.array([1.0]), 1) is None
+    assert paired_interval(np.array([0.0005, 0.0005]), 1) is None  # as counts of images may be
+    assert paired_interval(np.zeros(2), 1) == (0, 0)
     with pytest.raises(ValueError, match="1 of 2 scores are NaN"):
         paired_interval(np.array([1.0, np.nan]), 1)
 
@@ -151,7 +153,6 @@ def test_rows_are_best_if_their_difference_to_the_best_may_be_zero(is_lower_bett
         found = blocks.is_best_within_error(is_lower_better)
         low, high = blocks.means - blocks.margin, blocks.means + blocks.margin
         for row in range(6):
-            assert found[row] == (abs(blocks.means[row] - blocks.means[best]) <= blocks.half_width)
             assert found[row] == (low[row] <= high[best] and low[best] <= high[row])
         assert 1 <= found.sum() < 6
 
@@ -311,15 +312,16 @@ def test_interval_holds_the_estimate_where_no_draw_does():
     assert found.low[0] < 0
 
 
-def test_intervals_hold_the_truth(rng):
-    """Of normal rows, in 95 %, less 4 binomial standard errors; 200 experiments of 12 rows.
+@pytest.mark.parametrize("num_rows", [7, 12])
+def test_intervals_hold_the_truth(num_rows, rng):
+    """Of normal rows, in 95 %, less 4 binomial standard errors; 200 experiments.
 
     Their rank correlation is 6/pi asin(rho/2), and little noise between seeds lowers it little.
     """
     num_held = 0
     for k in range(200):
-        x, y = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], size=12).T[:, :, None]
-        x, y = (each + rng.normal(size=3) + 0.1 * rng.normal(size=(12, 3)) for each in (x, y))
+        x, y = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], size=num_rows).T[:, :, None]
+        x, y = (each + rng.normal(size=3) + 0.1 * rng.normal(size=(num_rows, 3)) for each in (x, y))
         found = rank_correlations(x[:, :, None], y, num_draws=200, seed=k)
         num_held += found.low[0] <= 6 / math.pi * math.asin(0.3) <= found.high[0]
     assert num_held / 200 > 0.95 - 4 * math.sqrt(0.05 * 0.95 / 200)

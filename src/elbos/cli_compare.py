@@ -17,7 +17,7 @@ from elbos.compare.on_ray import OnRay
 from elbos.compare.row_words import parse_row
 from elbos.compare.rows import ROWS
 from elbos.compare.table import comparison_table
-from elbos.compare.words import failures
+from elbos.compare.words import failures, reading
 from elbos.training.config import Config
 from elbos.training.presets import PRESETS, Preset
 
@@ -82,8 +82,8 @@ class Compare:
         else:
             console = Console()
             console.print(comparison_table(report))
-            lacking = [f"{name}: {reason}" for name, reason in failures(report)]
-            for sentence in [*lacking, *report["conclusion"]]:
+            lacking = [f"* {name}: {reason}" for name, reason in failures(report)]
+            for sentence in [*lacking, reading(report), "", *report["conclusion"]]:
                 console.print(sentence, highlight=False, markup=False)
             print(f"Report: {path / 'report.html'}")  # noqa: T201
         _require_finished(report)

@@ -91,7 +91,7 @@ def _compare(
         )
     cells = [
         Cell(row, seed, Job.of(comparison, directory.run(row, seed).absolute(), row, seed))
-        for seed in comparison.seeds  # a seed of all rows, then the next: it can be read early
+        for seed in comparison.seeds  # a seed of all rows, then the next
         for row in comparison.rows
     ]
     for cell in cells:
@@ -102,9 +102,13 @@ def _compare(
                 reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
             run_jobs([cell.job for cell in cells], engine, bar)
     except KeyboardInterrupt:
-        num = sum(cell.job.scores() is not None for cell in cells)
+        done = [cell for cell in cells if cell.job.scores() is not None]
+        num_rows = len(comparison.rows)
+        whole = [str(s) for s in comparison.seeds if [c.seed for c in done].count(s) == num_rows]
+        early = f", and --seeds {' '.join(whole)} reports on what is done" if whole else ""
         raise Interrupted(
-            f"Stopped with {num} of {len(cells)} runs done: the same command goes on from there."
+            f"Stopped with {len(done)} of {len(cells)} runs done: the same command goes on from "
+            f"there{early}."
         ) from None
     return _report(comparison, directory, cells, command)
 
@@ -138,7 +142,7 @@ def _report(
     cells: list[Cell],
     command: str | None,
 ) -> dict[str, Any]:
-    """Write the report, three times."""
+    """Write the report, as JSON, Markdown and a page."""
     report = report_of(comparison, cells, name=str(directory.path), command=command)
     pictures = {}
     for cell in cells:

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from elbos.compare.statistics import CONFIDENCE
+from elbos.compare.metrics import FRECHET, MAIN
+from elbos.compare.statistics import CONFIDENCE, NUM_DRAWS
 from elbos.compare.words import (
     Report,
     correlation,
+    difference_formatter,
     formatter,
     interval,
     kind,
@@ -18,7 +20,6 @@ from elbos.compare.words import (
     verdict,
 )
 
-_MAIN = ("frechet_heun", "frechet_ancestral", "bits_per_dim")
 _FEW = 4  # rows or differences, which are named
 
 Row = Mapping[str, Any]
@@ -30,7 +31,7 @@ def conclusion(report: Report) -> list[str]:
     complete = [row for row in report["rows"] if row["status"] == "complete"]
     if len(complete) < 2:
         return ["There are not two rows with scores yet: nothing can be compared."]
-    metrics = [metric for key in _MAIN for metric in report["metrics"] if metric["key"] == key]
+    metrics = [metric for main in MAIN for metric in report["metrics"] if metric["key"] == main.key]
     sentences = [*_pairs(metrics, report), *(_best(metric, complete, report) for metric in metrics)]
     sentences += list(_ranking(report))
     if len(report["seeds"]) == 1:
@@ -55,11 +56,12 @@ def _pairs(metrics: Sequence[Metric], report: Report) -> Iterator[str]:
     yield (
         f"A monotone weighting was better in {counts['monotone better']}, worse in "
         f"{counts['monotone worse']} and not told apart in {counts['not told apart']} of "
-        f"{len(differences)} comparisons in which nothing else differs."
+        f"{len(differences)} comparisons in which nothing else differs (95 % confidence, for each "
+        "score)."
     )
     apart = [
         f"{pair['monotone']} minus {pair['non_monotone']}, {metric['title']}: "
-        f"{_difference(difference, metric, report)}"
+        f"{_difference(difference)}"
         for pair, metric, difference in differences
         if told_apart(difference)
     ]
@@ -67,8 +69,8 @@ def _pairs(metrics: Sequence[Metric], report: Report) -> Iterator[str]:
         yield f"Told apart: {'; '.join(apart)}."
 
 
-def _difference(difference: Mapping[str, float], metric: Metric, report: Report) -> str:
-    write = formatter(report, metric["key"])
+def _difference(difference: Mapping[str, float]) -> str:
+    write = difference_formatter(difference)
     ends = interval(difference["low"], difference["high"], write)
     return f"{signed(difference['mean'], write)} ({ends})"
 
@@ -98,16 +100,18 @@ def _best(metric: Metric, rows: Sequence[Row], report: Report) -> str:
 def _ranking(report: Report) -> Iterator[str]:
     """The ranking question, at the noise level that ranks most as sample quality does."""
     ranking = report["ranking"]
-    if ranking is None or "frechet_heun" not in ranking:
+    heun = FRECHET[1]
+    if ranking is None or heun.key not in ranking:
         return
-    rho = np.array([np.nan if r is None else r for r in ranking["frechet_heun"]["rho"]])
+    frechet = ranking[heun.key]
+    rho = np.array([np.nan if r is None else r for r in frechet["rho"]])
     if np.isnan(rho).all():
         return
-    i, frechet = int(np.nanargmax(rho)), ranking["frechet_heun"]
+    i = int(np.nanargmax(rho))
     yield (
         f"Does the ELBO of noisy test data rank the {ranking['num_rows']} monotone rows as sample "
         f"quality does? The clean ELBO has a rank correlation of {_at(frechet, -1)} with the "
-        "Fréchet distance, Heun."
+        f"{heun.title}."
     )
     yield (
         f"The ELBO at log-SNR {ranking['logsnr'][i]:.1f} has {_at(frechet, i)}, the highest of all "
@@ -136,7 +140,8 @@ def notes(report: Report) -> list[str]:
             f"intervals do not overlap differ, with {percent} % confidence for all pairs of rows "
             "and one score at once. It takes all rows for equally variable, and is about training "
             "again on the same data, not about other test images.",
-            "Bold: not told apart from the best.",
+            "Intervals hold if rows and seeds were chosen before looking. After a look that made "
+            "one add seeds or drop rows, confirm with fresh seeds alone, as --seeds 10 11 12.",
         ]
     if found and (num := len(report["pairs"])):
         lines.append(
@@ -152,8 +157,8 @@ def notes(report: Report) -> list[str]:
         )
     if report["ranking"] is not None:
         lines.append(
-            "Rank correlations are Spearman's, of means over seeds; their intervals of 2,000 "
-            "bootstrap draws of rows and seeds."
+            "Rank correlations are Spearman's, of means over seeds; their intervals of "
+            f"{NUM_DRAWS:,} bootstrap draws of rows and seeds, each level by itself."
         )
     if any(row["status"] != "complete" for row in report["rows"]):
         lines.append("Rows without scores of all seeds are shown, and not compared.")
@@ -161,8 +166,7 @@ def notes(report: Report) -> list[str]:
 
 
 def _factors(report: Report) -> Iterator[str]:
-    titles = {metric["key"]: metric["title"] for metric in report["metrics"]}
-    for key in _MAIN:
-        found = report["statistics"].get(key)
+    for metric in MAIN:
+        found = report["statistics"].get(metric.key)
         if found and found["pairing"] is not None:
-            yield f"{found['pairing']:.2f} ({titles[key]})"
+            yield f"{found['pairing']:.2f} ({metric.title})"

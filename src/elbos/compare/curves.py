@@ -42,11 +42,12 @@ def density(scores: Mapping[int, dict[str, Any]]) -> list[dict[str, Any]] | None
 
 
 def learning(scores: Mapping[int, dict[str, Any]]) -> dict[str, Any] | None:
-    """Validation ELBO while training, mean over seeds."""
-    curves = [np.array(s["learning"]) for s in scores.values() if s["learning"]]
-    if not curves:
+    """Validation ELBO while training, mean over seeds that were validated when the first was."""
+    found = [np.array(s["learning"]) for s in scores.values() if s["learning"]]
+    if not found:
         return None
-    mean = np.mean(curves, 0)
+    images = found[0][:, 0]
+    mean = np.mean([one for one in found if np.array_equal(one[:, 0], images)], 0)
     return {"images": [int(num) for num in mean[:, 0]], "bits_per_dim": rounded(mean[:, 1])}
 
 

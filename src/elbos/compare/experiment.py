@@ -38,9 +38,10 @@ DEFAULT_ROWS = (
     "edm-adaptive-monotonic",
     "v-cosine",
     "v-adaptive-sigmoid-2",
-    "sd3",
+    "sd3-adaptive",
     "sd3-adaptive-monotonic",
-    "min-snr",
+    "min-snr-adaptive",
+    "min-snr-adaptive-monotonic",
     "flow",
     "elbo",
 )
@@ -71,6 +72,10 @@ class Scoring:
                 f"num_images is {self.num_images}, num_samples {self.num_samples}: "
                 f"give at least 2 and {MIN_IMAGES}."
             )
+        kinds = type(self.ancestral.sampler), type(self.heun.sampler)
+        if kinds != (Ancestral, Heun):
+            names = ", ".join(kind.__name__ for kind in kinds)
+            raise ValueError(f"The samplers are {names}: leave them Ancestral, Heun.")
 
     @property
     def samplings(self) -> dict[str, Sampling]:
@@ -100,9 +105,9 @@ class Comparison:
     Attributes:
         config: What all rows share; its objective and seed are replaced.
         scoring: How they are scored.
-        rows: The objectives, at least one, with different names. Default: 14 of the built-in ones.
+        rows: The objectives, at least one, with different names. Default: 15 of the built-in ones.
         seeds: Each a replicate: weights, order of the data, noise, and noise of the samples.
-            Default: three, the fewest that say more than whether two rows differ at all.
+            Default: three; of two, intervals are several times as wide.
 
     Raises:
         ValueError: If there is no row or no seed, two rows have one name, a seed is there twice, or

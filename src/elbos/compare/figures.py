@@ -20,16 +20,13 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 from plotly.graph_objects import Figure, Scatter
 
+from elbos.compare.metrics import BITS, FRECHET
 from elbos.compare.names import family
 from elbos.pages.panels import COLORS, Panel, area, log_axis, logsnr_axis, stacked
 
 Array = NDArray[np.float64]
 Rows = Sequence[Mapping[str, Any]]
-SCORES = {
-    "bits_per_dim": "clean ELBO, bits/dim",
-    "frechet_ancestral": "Fréchet distance, ancestral",
-    "frechet_heun": "Fréchet distance, Heun",
-}
+SCORES = {BITS.key: "clean ELBO, bits/dim", **{metric.key: metric.title for metric in FRECHET}}
 _LEVELS = ("logsnr", "nats_per_dim")
 
 

@@ -10,14 +10,16 @@ from elbos.compare.words import (
     MONOTONE,
     Report,
     correlation,
+    difference_formatter,
     facts,
     failures,
     finished,
+    floor_name,
     formatter,
     interval,
     measured,
-    pairs_in_words,
     reading,
+    reading_of_pairs,
     score,
     signed,
     told_apart,
@@ -61,7 +63,7 @@ def _results(report: Report) -> Iterator[str]:
     rows = [_row(report, row) for row in report["rows"]]
     if any(one["floor"] is not None for one in metrics):
         floors = (formatter(report, one["key"])(one["floor"]) for one in metrics)
-        rows.append(["floor: real images", *("" for _ in range(4)), *floors])
+        rows.append([plain(floor_name(report)), *("" for _ in range(4)), *floors])
     yield f"## Every objective\n\n{_table(map(plain, heads), rows, num_texts=5)}"
     yield f"{MONOTONE} {reading(report)}"
     if lacking := [f"- {plain(name)}: {plain(reason)}" for name, reason in failures(report)]:
@@ -96,7 +98,7 @@ def _cell(report: Report, row: Mapping[str, Any], key: str) -> str:
 def _pairs(report: Report) -> Iterator[str]:
     if not report["pairs"]:
         return
-    yield f"## Matched pairs\n\n{pairs_in_words(report)}"
+    yield f"## Matched pairs\n\n{reading_of_pairs(report)}"
     rows = [
         [plain(f"{pair['monotone']} minus {pair['non_monotone']}"), *cells]
         for pair in report["pairs"]
@@ -110,7 +112,7 @@ def _differences(report: Report, pair: Mapping[str, Any]) -> Iterator[list[str]]
         found = pair["differences"].get(metric["key"])
         if found is None or found["mean"] is None:
             continue
-        write, apart = formatter(report, metric["key"]), told_apart(found)
+        write, apart = difference_formatter(found), told_apart(found)
         ends = NONE if apart is None else interval(found["low"], found["high"], write)
         mean = signed(found["mean"], write)
         says = verdict(found, metric)

@@ -82,7 +82,8 @@ def _levels(report: Report) -> str:
         saved_as="elbos-levels",
         notes=(
             "The ELBO of test images with noise added, as a loss in nats/dim, minus the mean of "
-            "all rows: below 0 is better than the mean. Its right end is the clean ELBO.",
+            "all rows: below 0 is better than the mean. Its right end is the "
+            "clean ELBO, but for the decoder's term, which is the same for all.",
             "The loss at a noise level is its slope: where a row is below 0 in the second panel "
             "it denoises better than the mean.",
         ),

@@ -6,10 +6,10 @@ from typing import Any
 
 from elbos.compare.words import (
     Report,
-    formatter,
+    difference_formatter,
     interval,
     is_gain,
-    pairs_in_words,
+    reading_of_pairs,
     signed,
     told_apart,
     verdict,
@@ -28,7 +28,7 @@ def matched_pairs(report: Report) -> str:
         (
             f"<b>{breakable(pair['monotone'])}</b><br>minus {breakable(pair['non_monotone'])}",
             {
-                escape(metric["short"]): _cell(report, pair, metric, scales[metric["key"]])
+                escape(metric["short"]): _cell(pair, metric, scales[metric["key"]])
                 for metric in report["metrics"]
             },
         )
@@ -36,8 +36,7 @@ def matched_pairs(report: Report) -> str:
     ]
     return f"""<section class="measured pairs">
 <h2>Matched pairs</h2>
-<p class="lead">These rows differ in nothing but the weighting: one is monotone, the other is
-not. {escape(pairs_in_words(report))}</p>
+<p class="lead">{escape(reading_of_pairs(report))}</p>
 {record_table(records, head="difference", label="Differences of matched pairs")}
 </section>"""
 
@@ -52,11 +51,11 @@ def _scale(report: Report, key: str) -> float:
     return max(numbers, default=0.0) or 1.0
 
 
-def _cell(report: Report, pair: Mapping[str, Any], metric: Mapping[str, Any], scale: float) -> str:
+def _cell(pair: Mapping[str, Any], metric: Mapping[str, Any], scale: float) -> str:
     difference = pair["differences"].get(metric["key"])
     if difference is None or difference["mean"] is None:
         return NONE
-    write = formatter(report, metric["key"])
+    write = difference_formatter(difference)
     apart = told_apart(difference)
     mean = signed(difference["mean"], write)
     low_high = (

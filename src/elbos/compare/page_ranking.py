@@ -41,7 +41,7 @@ def _curves(ranking: Mapping[str, Any]) -> str:
             f"{ranking['num_seeds']} seeds): +1 where the ELBO of data with that much noise orders "
             "the models as the score does, 0 where it says nothing of it, −1 where it orders them "
             "the other way round.",
-            "Bands are 95 % intervals; with few models they are wide.",
+            "Bands are 95 % intervals of each level by itself, not of all levels at once.",
         ),
     )
 

@@ -10,6 +10,7 @@ from elbos.compare.words import (
     Report,
     failures,
     finished,
+    floor_name,
     formatter,
     kind,
     measured,
@@ -104,7 +105,7 @@ def _floor(report: Report) -> str:
     cells = (f"<td>{formatter(report, metric['key'])(metric['floor'])}</td>" for metric in metrics)
     texts = "<td></td>" * (len(_TEXTS) - 1)
     return f"""
-<tfoot><tr><th scope="row">floor: real images</th>{texts}{"".join(cells)}</tr></tfoot>"""
+<tfoot><tr><th scope="row">{floor_name(report)}</th>{texts}{"".join(cells)}</tr></tfoot>"""
 
 
 def _failures(report: Report) -> str:

@@ -15,9 +15,9 @@ from elbos.compare.experiment import Comparison
 from elbos.compare.metrics import BITS, FRECHET, Metric
 from elbos.compare.results import Cell, Results
 from elbos.compare.rows import Row
-from elbos.compare.statistics import Correlation, paired_interval, rank_correlations
+from elbos.compare.statistics import Blocks, Correlation, paired_interval, rank_correlations
 
-MIN_RANKED = 4
+MIN_RANKED = 7  # of fewer rows, intervals of rank correlations hold too seldom
 
 
 def report_of(
@@ -55,6 +55,7 @@ def _extent(comparison: Comparison, results: Results) -> dict[str, Any]:
         "data": (some.get("data") or {}).get("name"),
         "num_test_images": some.get("num_images"),
         "num_samples": comparison.scoring.num_samples if some.get("samples") else None,
+        "num_floor": (some.get("floor") or {}).get("num"),
         "num_images": comparison.config.num_images,
         "num_parameters": some.get("num_parameters"),
         "seeds": list(comparison.seeds),
@@ -138,6 +139,9 @@ def _statistics(results: Results, metric: Metric) -> dict[str, Any] | None:
 
 def _pairs(results: Results) -> list[dict[str, Any]]:
     """Rows that differ in nothing but the weighting, one monotone and one not."""
+    schedules = {
+        row.name: results.comparison.run_config(row, 0).schedule for row in results.complete
+    }
     found = [
         (yes, no)
         for no in results.complete
@@ -145,7 +149,7 @@ def _pairs(results: Results) -> list[dict[str, Any]]:
         if results.is_monotone(yes)
         and not results.is_monotone(no)
         and yes.parameterization == no.parameterization
-        and yes.schedule == no.schedule
+        and schedules[yes.name] == schedules[no.name]
     ]
     return [
         {
@@ -172,22 +176,27 @@ def _losses(results: Results) -> dict[str, Any] | None:
     if not results.complete:
         return None
     names = [repr(weighting) for weighting in results.comparison.weightings]
-    losses = np.array(
-        [
-            [
-                np.mean([s["losses"][name] for s in results.scores(r.name).values()])
-                for name in names
-            ]
-            for r in results.complete
-        ]
-    )
-    relative = losses / losses.min(0)
+    found = [results.scores(row.name).values() for row in results.complete]
+    losses = [np.array([[s["losses"][name] for s in scores] for scores in found]) for name in names]
     of = [[r.name for r in results.comparison.rows if repr(r.weighting) == name] for name in names]
     return {
         "rows": [row.name for row in results.complete],
         "weightings": [{"name": n, "rows": rows} for n, rows in zip(names, of, strict=True)],
-        "relative": rounded(relative),
+        "relative": rounded(np.transpose([_relative(one.mean(1)) for one in losses])),
+        "is_best_within_error": np.transpose([_is_best(one) for one in losses]).tolist(),
     }
+
+
+def _relative(means: Any) -> Any:
+    """As multiples of the lowest; NaN where that is none, as estimates of few images may be."""
+    return means / means.min() if means.min() > 0 else np.full_like(means, np.nan)
+
+
+def _is_best(losses: Any) -> Any:
+    """Which rows are not told apart from the one with the lowest loss."""
+    if (blocks := Blocks.of(losses)) is not None:
+        return blocks.is_best_within_error(is_lower_better=True)
+    return losses.mean(1) == losses.mean(1).min()
 
 
 def _ranking(results: Results) -> dict[str, Any] | None:
@@ -248,8 +257,7 @@ def _protocol(comparison: Comparison, results: Results) -> dict[str, Any]:
         "clipping": "at a norm in proportion to the loss of the best denoiser of normal data",
         "precision": config.precision,
         "likelihood": (
-            f"variational bound of {scoring.num_images:,} test images at most, "
-            f"{found[0]['condition']}"
+            f"variational bound of {found[0]['num_images']:,} test images, {found[0]['condition']}"
             if found
             else "–"
         ),

@@ -156,6 +156,7 @@ _ROWS = [
     _adaptive("sd3-adaptive-monotonic", Flow(), weightings.Monotone(weightings.LogitNormalFlow())),
     _published("p2", "p2-1"),
     _published("min-snr", "min-snr-5"),
+    _adaptive("min-snr-adaptive", X(), weightings.MinSNR()),
     _adaptive("min-snr-adaptive-monotonic", X(), weightings.Monotone(weightings.MinSNR())),
     _adaptive("elbo", V(), weightings.ELBO()),
 ]

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ from elbos.weightings import Weighting
 NUM_SHOWN = 20
 MAX_PILOT = 500  # images, of 32 evaluations each: as many as the rounds take
 FILE = "scores.json"
-_FORMAT = 1  # of the file
 
 
 def read_scores(
@@ -55,7 +55,7 @@ def read_scores(
 
 def _digest(scores: dict[str, Any]) -> str:
     """Tells that nothing was changed, and that this version of elbos wrote it."""
-    text = json.dumps([_FORMAT, scores], sort_keys=True, allow_nan=False)
+    text = json.dumps([version("elbos"), scores], sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -44,6 +44,7 @@ from scipy.stats import rankdata, studentized_range
 from scipy.stats import t as student
 
 CONFIDENCE = 0.95
+NUM_DRAWS = 2000
 
 
 @lru_cache
@@ -124,7 +125,8 @@ def paired_interval(
     differences: Float64[np.ndarray, " n"], num_pairs: int
 ) -> tuple[float, float] | None:
     """Where the true mean is of one of `num_pairs` differences, in 95 % of experiments for all of
-    them at once; None of a single seed.
+    them at once; None where the seeds do not tell, as of a single one, or if all have one value,
+    which scores that are counts of images may.
 
     Args:
         differences: Of two rows, seed by seed.
@@ -134,11 +136,10 @@ def paired_interval(
         ValueError: If some differences are not finite.
     """
     _require_finite(differences)
-    num = len(differences)
-    if num < 2:
+    num, mean = len(differences), float(differences.mean())
+    if num < 2 or (mean != 0 and np.ptp(differences) <= 1e-12 * abs(mean)):
         return None
     quantile = float(student.ppf(1 - (1 - CONFIDENCE) / (2 * num_pairs), num - 1))
-    mean = float(differences.mean())
     half_width = quantile * float(differences.std(ddof=1)) / math.sqrt(num)
     return mean - half_width, mean + half_width
 
@@ -162,7 +163,7 @@ def rank_correlations(
     x: Float64[np.ndarray, "r n k"],
     y: Float64[np.ndarray, "r n"],
     *,
-    num_draws: int = 2000,
+    num_draws: int = NUM_DRAWS,
     seed: int = 0,
 ) -> Correlation:
     r"""How well each of $k$ quantities ranks rows as a score does.

@@ -7,10 +7,11 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from elbos.compare.metrics import METRICS
+from elbos.compare.metrics import MAIN
+from elbos.compare.words import floor_name, formatter
 from elbos.evaluation.words import plus_minus
 
-_SHOWN = [metric.key for metric in METRICS[:3]]
+_SHOWN = [metric.key for metric in MAIN]
 
 
 def comparison_table(report: Mapping[str, Any]) -> Table:
@@ -35,7 +36,11 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
         cells = [_cell(row, metric["key"]) for metric in metrics]
         if row["status"] == "failed":
             cells = ["failed", *cells[1:]]
-        table.add_row(escape(row["name"]), "yes" if row["is_monotone"] else "no", *cells)
+        mark = "" if row["status"] == "complete" else " *"
+        table.add_row(f"{escape(row['name'])}{mark}", "yes" if row["is_monotone"] else "no", *cells)
+    if any(metric["floor"] is not None for metric in metrics):
+        floors = [formatter(report, metric["key"])(metric["floor"]) for metric in metrics]
+        table.add_row(floor_name(report), "", *floors, style="dim")
     return table
 
 
@@ -43,4 +48,5 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
     if (score := row["scores"].get(key)) is None:
         return ""
     text = plus_minus(score["mean"], score["margin"])
+    text += "★" if score["is_best"] else ""
     return f"[bold]{text}[/bold]" if score["is_best_within_error"] else text

@@ -11,13 +11,23 @@ Report = Mapping[str, Any]
 
 MONOTONE = (
     "A monotone weighting never rises with the log-SNR, that is, from noisy images to clean ones. "
-    "Training with one maximizes the likelihood of data, with Gaussian noise added to it."
+    "Training with one maximizes a lower bound on the likelihood of data with Gaussian noise added "
+    "to it."
 )
 
 
 def formatter(report: Report, key: str) -> Callable[[float | None], str]:
     """How numbers of a metric are written: to the second digit of its margin, or four digits."""
-    margin = (report["statistics"].get(key) or {}).get("margin")
+    return _writer((report["statistics"].get(key) or {}).get("margin"))
+
+
+def difference_formatter(difference: Mapping[str, float | None]) -> Callable[[float | None], str]:
+    """How a difference and its interval are written: to the second digit of half its width."""
+    low, high = difference["low"], difference["high"]
+    return _writer(None if low is None or high is None else (high - low) / 2)
+
+
+def _writer(margin: float | None) -> Callable[[float | None], str]:
     if not margin:
         return number
     decimals = max(0, 1 - math.floor(math.log10(margin)))
@@ -44,6 +54,15 @@ def score(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return row["scores"].get(key) or {}
 
 
+def floor_name(report: Report) -> str:
+    """What real images are called, and how many there are."""
+    num, samples = report["num_floor"], report["num_samples"]
+    if num is None:
+        return "floor: real images"
+    fewer = ", not comparable with more samples" if samples and num < samples else ""
+    return f"floor: {num:,} test images{fewer}"
+
+
 def kind(row: Mapping[str, Any]) -> str:
     """Whether its weighting is monotone, in words."""
     return "monotone" if row["is_monotone"] else "not monotone"
@@ -65,7 +84,7 @@ def failures(report: Report) -> Iterator[tuple[str, str]]:
             seeds.setdefault(one["reason"], []).append(str(one["seed"]))
         if row["status"] != "complete":
             reasons = (f"{_seeds(which)}: {reason}" for reason, which in seeds.items())
-            yield row["name"], "; ".join(reasons) or "not finished yet"
+            yield row["name"], "; ".join(reasons)
 
 
 def _seeds(which: Sequence[str]) -> str:
@@ -77,9 +96,20 @@ def reading(report: Report) -> str:
     if all(one is None for one in report["statistics"].values()):
         return "★ the best mean. With one seed there is no margin: a difference may be chance."
     return (
-        "★ the best mean. Bold: no significant difference from the best. ± is the margin of the "
-        "mean over seeds: two rows whose intervals do not overlap differ (95 %, for all pairs of "
-        "rows at once)."
+        "★ the best mean. Bold: not told apart from it. ± serves to compare rows: two whose "
+        "intervals do not overlap differ (95 % confidence, for all pairs of rows at once). It is "
+        "no error of the mean: what a seed does to all rows is left out."
+    )
+
+
+def reading_of_pairs(report: Report) -> str:
+    """What matched pairs are, and how their intervals are to be read."""
+    text = "These rows differ in nothing but the weighting: one is monotone, the other is not."
+    if len(report["seeds"]) == 1:
+        return f"{text} With one seed nothing can be told apart from chance."
+    return (
+        f"{text} Each pair has an interval of its own, of 95 % confidence for all pairs of a score "
+        "at once."
     )
 
 
@@ -113,27 +143,10 @@ def verdict(difference: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
     """What a difference, monotone minus not, says."""
     apart = told_apart(difference)
     if apart is None:
-        return "one seed, no interval"
+        return "no interval"
     if not apart:
         return "not told apart"
     return "monotone better" if is_gain(difference, metric) else "monotone worse"
-
-
-def pairs_in_words(report: Report) -> str:
-    """How many differences of pairs are told apart from zero, and whom they favour."""
-    verdicts = [
-        verdict(difference, metric)
-        for pair in report["pairs"]
-        for metric in report["metrics"]
-        if (difference := pair["differences"].get(metric["key"]))
-    ]
-    better, worse = (verdicts.count(f"monotone {how}") for how in ("better", "worse"))
-    if not any(verdict != "one seed, no interval" for verdict in verdicts):
-        return "With one seed nothing can be told apart from chance."
-    return (
-        f"Of {len(verdicts)} differences {better} are in favour of the monotone weighting, {worse} "
-        f"against it, and {len(verdicts) - better - worse} cannot be told apart from zero."
-    )
 
 
 def correlation(one: Mapping[str, float | None] | None) -> str:

@@ -4,6 +4,7 @@ It gets log-SNRs, float64 `[n]`, and returns their weights. The file is run once
 audit (`user_code`); what is trained with, and kept, are the numbers.
 """
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -29,4 +30,4 @@ def tabulated(target: str) -> Tabulated:
             except Exception as error:
                 raise ValueError(f"{target} fails: {described(error, file)}") from error
 
-        return Tabulated.of(weights, target.rpartition(":")[2])
+        return Tabulated.of(weights, Path(target).name)

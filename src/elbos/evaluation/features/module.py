@@ -22,7 +22,10 @@ class Module:
     """A function of your own: images, uint8 [b, 3, h, w], to features [b, d], or also logits."""
 
     path: str
-    """Where it is, as FILE.py:FUNCTION."""
+    """Where it is, as FILE.py:FUNCTION; kept as an absolute path."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
 
     def load(self, device: torch.device) -> Extractor:
         """The function; `device` is where its images are.
