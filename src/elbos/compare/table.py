@@ -31,7 +31,7 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
     table.add_column("", overflow="fold")
     table.add_column("monotone")
     for metric in metrics:
-        table.add_column(metric["short"], justify="right")
+        table.add_column(metric["short"].replace(", ", ",\n"), justify="right")
     for row in report["rows"]:
         cells = [_cell(row, metric["key"]) for metric in metrics]
         if row["status"] == "failed":
