@@ -268,7 +268,7 @@ def test_the_best_row_is_named_and_those_that_may_be_as_good(report, num_near):
     (found,) = [one for one in conclusion(report) if one.startswith("bits/dim: edm (not monotone)")]
     num_monotone = sum(row["is_monotone"] for row in complete[1:])
     said = {
-        0: "every other row is worse beyond error",
+        0: "every other row is told apart from it",
         2: "from it: edm-adaptive (not monotone), edm-adaptive-monotonic (monotone).",
         9: f"9 of the other 9 rows are not told apart from it, {num_monotone} of them monotone",
     }

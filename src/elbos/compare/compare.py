@@ -13,8 +13,9 @@ from rich.console import Console
 
 from elbos import files
 from elbos.checks import require_finite, require_positive
+from elbos.compare.directory import ComparisonDirectory, Stored
 from elbos.compare.engines import Engine
-from elbos.compare.experiment import Comparison, ComparisonDirectory, Stored, shared_config
+from elbos.compare.experiment import Comparison, shared_config
 from elbos.compare.job import Job
 from elbos.compare.markdown import comparison_markdown
 from elbos.compare.page import write_comparison_page

@@ -86,7 +86,7 @@ def _best(metric: Metric, rows: Sequence[Row], report: Report) -> str:
     others = [row for row in rows if row is not best]
     near = [row for row in others if row["scores"][key]["is_best_within_error"]]
     if not near:
-        return f"{text}; every other row is worse beyond error."
+        return f"{text}; every other row is told apart from it."
     if len(near) <= _FEW:
         names = ", ".join(f"{row['name']} ({kind(row)})" for row in near)
         return f"{text}; not told apart from it: {names}."

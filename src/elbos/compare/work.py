@@ -18,6 +18,7 @@ from filelock import Timeout
 from elbos.compare.job import TRAINING_COST, Job
 from elbos.compare.scores import write_scores
 from elbos.errors import explained
+from elbos.evaluation.quality import NotFiniteError
 from elbos.training.config_json import decode
 from elbos.training.trained import TrainedRun
 from elbos.training.trainer import Diverged, Interrupted, train
@@ -54,7 +55,7 @@ def work(job: Job) -> None:
         sys.stderr.write(f"{error}\n")
     except Exception as error:
         traceback.print_exc()
-        job.fail(explained(error), is_final=isinstance(error, Diverged))
+        job.fail(explained(error), is_final=isinstance(error, Diverged | NotFiniteError))
 
 
 def _train_and_score(job: Job) -> None:

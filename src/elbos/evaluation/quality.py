@@ -90,15 +90,19 @@ def scores(
     }
 
 
+class NotFiniteError(ValueError):
+    """Samples that hold NaN or infinity."""
+
+
 def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
     """Fail on samples that no picture can be made of, before they are rounded to levels.
 
     Raises:
-        ValueError: If some hold NaN or infinity; it says how many.
+        NotFiniteError: If some hold NaN or infinity; it says how many.
     """
     num_bad = int((~x.isfinite()).flatten(1).any(1).sum())
     if num_bad:
-        raise ValueError(
+        raise NotFiniteError(
             f"{num_bad} of {len(x)} samples hold NaN or infinity: "
             "try another sampler, more steps, less guidance or float32."
         )

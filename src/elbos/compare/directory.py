@@ -1,0 +1,116 @@
+"""The directory of a comparison, and what it belongs to.
+
+DIR/
+    compare.json        the configuration all rows share, and how they are scored
+    runs/ROW-SEED/      a run directory, with scores.json when it is done
+    report.json, report.md, report.html
+
+A directory belongs to one configuration and one way of scoring; rows and seeds may be added.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from elbos import files
+from elbos.compare.experiment import Scoring
+from elbos.compare.rows import Row
+from elbos.training.config import Config
+from elbos.training.config_json import decode, difference, encode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What a directory belongs to.
+
+    Attributes:
+        minutes: The budget that its number of images was chosen by, if one was.
+        config: The configuration of all rows.
+        scoring: How they are scored.
+        data: What tells the data from others.
+        features: What computes the features of images; None of points.
+    """
+
+    minutes: float | None
+    config: Config
+    scoring: Scoring
+    data: str
+    features: str | None
+
+
+@dataclass(frozen=True)
+class ComparisonDirectory:
+    """The paths in a comparison's directory."""
+
+    path: Path
+
+    def run(self, row: Row, seed: int) -> Path:
+        """The run directory of a row and a seed."""
+        return self.path / "runs" / f"{row.name}-{seed}"
+
+    @property
+    def file(self) -> Path:
+        """What was compared."""
+        return self.path / "compare.json"
+
+    def stored(self) -> Stored | None:
+        """What the directory belongs to, or None if it is new.
+
+        Raises:
+            ValueError: If compare.json is damaged.
+        """
+        if not self.file.exists():
+            return None
+        try:
+            found = decode(Stored, json.loads(self.file.read_bytes()), "comparison")
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{self.file} is damaged ({error}): put back the one that was there, or name "
+                "another directory with --out."
+            ) from error
+        assert isinstance(found, Stored)
+        return found
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Wait until no other process is deciding what the directory belongs to.
+
+        Raises:
+            ValueError: If it is a file, or holds other files.
+            OSError: If it cannot be written.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file: name a directory with --out.")
+        others = [path.name for path in self.path.glob("*") if not path.name.startswith(".")]
+        if others and not self.file.exists():
+            raise ValueError(
+                f"{self.path} holds {others[0]} and no comparison: name a new directory with --out."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path / ".lock"):
+            yield
+
+    def claim(self, wanted: Stored) -> None:
+        """Make this the directory of a comparison, or check that it is.
+
+        Raises:
+            ValueError: If it holds another comparison.
+            OSError: If it cannot be written.
+        """
+        stored = self.stored()
+        if stored and stored.data != wanted.data:
+            raise ValueError(
+                f"The data are not those that {self.path} was begun with: put those back, or name "
+                "another directory with --out."
+            )
+        if stored and (found := difference(encode(stored), encode(wanted))):
+            raise ValueError(
+                f"{self.path} holds a comparison with {found}: name another directory with --out, "
+                "or give the same options."
+            )
+        files.write(self.file, (json.dumps(encode(wanted), indent=2) + "\n").encode())
+        (self.path / "runs").mkdir(exist_ok=True)  # a machine that does not see it is refused
