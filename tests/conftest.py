@@ -13,6 +13,7 @@ from torch import Tensor
 jaxtyping.install_import_hook("elbos", "typecheck.check")
 
 from commands import elbos, runs, trained  # noqa: E402, F401, fixtures
+from comparing import folder, pictures, small  # noqa: E402, F401, fixtures
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,96 @@
+"""Small comparisons for tests, and an engine that makes their runs in this process."""
+
+from dataclasses import replace
+
+import pytest
+from tiny import DIGITS
+
+from elbos import weightings
+from elbos.adaptive import Adaptive
+from elbos.compare import budget, experiment
+from elbos.compare.experiment import Comparison, Scoring
+from elbos.compare.rows import ROWS
+from elbos.compare.work import work
+from elbos.evaluation.features import Module
+from elbos.networks import MLPConfig
+from elbos.parameterizations import V
+from elbos.training.config import Config
+from elbos.training.data import Toy
+from elbos.training.sampling import Ancestral, Heun, Sampling
+
+USERS = """
+def features(images): return images.float().flatten(1)[:, ::48] / 255
+def ramp(logsnr): return (6 - logsnr).clamp(0, 9)
+def negative(logsnr): return logsnr
+def constant(logsnr): return 1.0
+def fails(logsnr): return logsnr[None, 9000]
+"""
+
+
+class Here:
+    """An engine that makes a run, in this process, when it is asked how things are."""
+
+    num_workers = num_threads = 1
+
+    def settle(self, config, minutes):
+        return budget.settled(config, minutes, self.num_threads)
+
+    def __init__(self, at=lambda number, job: None):
+        self.made, self.waiting, self.at = [], [], at
+
+    def start(self, job):
+        self.waiting.append(job)
+
+    def ended(self):
+        jobs, self.waiting = self.waiting, []
+        for job in jobs:
+            self.at(len(self.made), job)
+            self.made.append(job.path.name)
+            work(job)
+        return [(job, None) for job in jobs]
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of one's own, also for cached features."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(experiment, "NUM_VALIDATIONS", 1)
+    (tmp_path / "mine.py").write_text(USERS)
+    return tmp_path
+
+
+@pytest.fixture
+def small(folder):
+    """Three rows and a seed of points in the plane, a second of work; they have no samples."""
+    config = Config(
+        data=Toy(num_train=1000),
+        network=MLPConfig(num_features=16, num_blocks=1),
+        parameterization=V(),
+        schedule=Adaptive(logsnr_min=-10.0, logsnr_max=10.0),
+        weighting=weightings.ELBO(),
+        num_images=320,
+        batch_size=64,
+        sampling=DIGITS.sampling,
+        precision="fp32",
+    )
+    rows = tuple(ROWS[name] for name in ("iddpm", "edm", "v-adaptive-sigmoid-2"))
+    return Comparison(config=config, scoring=Scoring(num_images=20), rows=rows, seeds=(0,))
+
+
+@pytest.fixture
+def pictures(folder):
+    """Two rows and one seed of digits, with samples."""
+    scoring = Scoring(
+        num_images=20,
+        num_samples=24,
+        extractor=Module(path=str(folder / "mine.py:features")),
+        ancestral=Sampling(sampler=Ancestral(), num_steps=2),
+        heun=Sampling(sampler=Heun(), num_steps=2),
+    )
+    config = replace(DIGITS, num_images=48, precision="fp32")
+    rows = (ROWS["edm-adaptive"], ROWS["edm-adaptive-monotonic"])
+    return Comparison(config=config, scoring=scoring, rows=rows, seeds=(0,))
