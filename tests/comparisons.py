@@ -82,6 +82,7 @@ def full(num_rows=12, num_seeds=3):
                 "dof": 20,
                 "residual_std": spread / 4,
                 "margin": spread / 2,
+                "erratic": [],
                 "pairing": 1.6,
             }
             if num_seeds > 1

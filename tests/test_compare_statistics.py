@@ -40,7 +40,7 @@ def least_squares(scores):
 
 def everything(blocks):
     """All that is said about the rows but their means."""
-    return [blocks.residual_std, blocks.pairing, blocks.half_width, blocks.margin]
+    return [blocks.residual_std, blocks.pairing, blocks.half_width, *blocks.margins]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -112,6 +112,40 @@ def test_all_differences_hold_at_once_in_95_percent_of_experiments(rng):
     assert abs(num_failed / 1000 - 0.05) < 4 * math.sqrt(0.05 * 0.95 / 1000)
 
 
+def test_equal_rows_are_seldom_called_erratic(rng):
+    """In 5 % of 1,000 experiments of 10 rows and 3 seeds, and 4 binomial standard errors."""
+    found = [Blocks.of(experiment(rng, 10, 3)[0]).is_erratic.any() for _ in range(1000)]
+    assert abs(np.mean(found) - 0.05) < 4 * math.sqrt(0.05 * 0.95 / 1000)
+
+
+def test_an_erratic_row_widens_no_other_interval(rng):
+    """One of error 30, nine of error 1: found, and the others have what they have without it."""
+    scores, _ = experiment(rng, 10, 3)
+    scores[4] += 30 * rng.normal(size=3)
+    others = np.arange(10) != 4
+    blocks, without = Blocks.of(scores), Blocks.of(scores[others])
+    assert blocks.is_erratic.tolist() == (~others).tolist()
+    assert blocks.margins[others] == pytest.approx(without.margins)
+    assert (blocks.dof, blocks.pairing) == (without.dof, pytest.approx(without.pairing))
+    assert blocks.margins[4] > 10 * blocks.margins[0]
+
+
+def test_differences_hold_with_an_erratic_row(rng):
+    """All pairs apart by their margins at once, in 95 % of 1,000 experiments less 4 binomial
+    standard errors; errors of 1, and of 30 in one of 10 rows.
+    """
+    num_held = 0
+    for _ in range(1000):
+        scores, rows = experiment(rng, 10, 3)
+        scores[4] += 30 * rng.normal(size=3)
+        blocks = Blocks.of(scores)
+        errors = blocks.means - rows
+        apart = np.abs(errors[:, None] - errors)
+        reach = blocks.margins[:, None] + blocks.margins
+        num_held += bool((apart <= reach)[~np.eye(10, dtype=bool)].all())
+    assert num_held / 1000 > 0.95 - 4 * math.sqrt(0.05 * 0.95 / 1000)
+
+
 def test_pairs_hold_at_once_whatever_other_rows_do(rng):
     """Three pairs, of errors 1, 10 and 100: all intervals hold in 95 percent of 2,000 experiments
     of 3 seeds, within 4 binomial standard errors; Bonferroni's is short of Sidak's by 0.0008.
@@ -151,7 +185,7 @@ def test_rows_are_best_if_their_difference_to_the_best_may_be_zero(is_lower_bett
         order = np.argsort(blocks.means)
         best = int(order[0] if is_lower_better else order[-1])
         found = blocks.is_best_within_error(is_lower_better)
-        low, high = blocks.means - blocks.margin, blocks.means + blocks.margin
+        low, high = blocks.means - blocks.margins, blocks.means + blocks.margins
         for row in range(6):
             assert found[row] == (low[row] <= high[best] and low[best] <= high[row])
         assert 1 <= found.sum() < 6
@@ -201,7 +235,7 @@ def test_rows_that_differ_by_a_constant_have_no_error(offset, rng):
     """Exactly none, though rounding would leave some; identical rows are all best."""
     scores = np.repeat(rng.normal(size=(1, 3)), 4, axis=0) + offset * np.arange(4)[:, None]
     blocks = Blocks.of(scores)
-    assert blocks.residual_std == blocks.half_width == blocks.margin == 0
+    assert blocks.residual_std == blocks.half_width == blocks.margins.max() == 0
     assert blocks.pairing is None
     expected = [True, offset == 0, offset == 0, offset == 0]
     np.testing.assert_array_equal(blocks.is_best_within_error(True), expected)

@@ -12,9 +12,9 @@ from elbos.compare.words import (
     Report,
     correlation,
     difference_formatter,
-    formatter,
     interval,
     kind,
+    score_formatter,
     signed,
     told_apart,
     verdict,
@@ -79,7 +79,7 @@ def _best(metric: Metric, rows: Sequence[Row], report: Report) -> str:
     """Which row is best, and which are not told apart from it."""
     key = metric["key"]
     best = next(row for row in rows if row["scores"][key]["is_best"])
-    value = formatter(report, key)(best["scores"][key]["mean"])
+    value = score_formatter(report, best, key)(best["scores"][key]["mean"])
     text = f"{metric['title']}: {best['name']} ({kind(best)}) is best with {value}"
     if report["statistics"][key] is None:
         return f"{text}, of one seed."
@@ -138,11 +138,16 @@ def notes(report: Report) -> list[str]:
             f"± is half of Tukey's honestly significant difference over {found['num_seeds']} "
             f"seeds as blocks ({dof} degree{'s' if dof > 1 else ''} of freedom): two rows whose "
             f"intervals do not overlap differ, with {percent} % confidence for all pairs of rows "
-            "and one score at once. It takes all rows for equally variable, and is about training "
-            "again on the same data, not about other test images.",
+            "and one score at once. It takes rows for equally variable, and is about training anew "
+            "on the same data, not about other test images.",
             "Intervals hold if rows and seeds were chosen before looking. After a look that made "
             "one add seeds or drop rows, confirm with fresh seeds alone, as --seeds 10 11 12.",
         ]
+    if erratic := "; ".join(_erratic(report)):
+        lines.append(
+            "Some rows scatter over seeds so much more than the others (Cochran's test, 5 %) that "
+            f"their ± is their own, and no part of the others': {erratic}."
+        )
     if found and (num := len(report["pairs"])):
         lines.append(
             "The intervals of matched pairs are Student's, of a pair's own differences over seeds, "
@@ -163,6 +168,12 @@ def notes(report: Report) -> list[str]:
     if any(row["status"] != "complete" for row in report["rows"]):
         lines.append("Rows without scores of all seeds are shown, and not compared.")
     return lines
+
+
+def _erratic(report: Report) -> Iterator[str]:
+    for metric in report["metrics"]:
+        if names := (report["statistics"][metric["key"]] or {}).get("erratic"):
+            yield f"{metric['title']}, {', '.join(names)}"
 
 
 def _factors(report: Report) -> Iterator[str]:

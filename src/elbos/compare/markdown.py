@@ -21,6 +21,7 @@ from elbos.compare.words import (
     reading,
     reading_of_pairs,
     score,
+    score_formatter,
     signed,
     told_apart,
     verdict,
@@ -84,7 +85,7 @@ def _row(report: Report, row: Mapping[str, Any]) -> list[str]:
 
 
 def _cell(report: Report, row: Mapping[str, Any], key: str) -> str:
-    one, write = score(row, key), formatter(report, key)
+    one, write = score(row, key), score_formatter(report, row, key)
     if one.get("mean") is None:
         return NONE
     value = write(one["mean"])

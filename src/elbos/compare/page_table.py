@@ -15,6 +15,7 @@ from elbos.compare.words import (
     kind,
     measured,
     score,
+    score_formatter,
 )
 from elbos.evaluation.words import number
 from elbos.pages.panels import DASHES
@@ -88,7 +89,7 @@ def _cell(report: Report, row: Mapping[str, Any], key: str) -> str:
     one = score(row, key)
     if (mean := one.get("mean")) is None:
         return f'<td data-value="">{NONE}</td>'
-    write, margin = formatter(report, key), one["margin"]
+    write, margin = score_formatter(report, row, key), one["margin"]
     value = write(mean)
     if one["is_best_within_error"]:
         value = f"<strong>{value}</strong>"

@@ -106,10 +106,11 @@ def _score(metric: Metric, row: Row, results: Results) -> dict[str, Any]:
     values = results.array(metric, [row])[0]
     blocks = results.blocks[metric.key]
     is_complete, is_best = row in results.complete, row in results.best(metric)
-    is_near = is_best
+    is_near, margin = is_best, None
     if is_complete and blocks is not None:
-        near = blocks.is_best_within_error(metric.is_lower_better)
-        is_near = bool(near[results.complete.index(row)])
+        i = results.complete.index(row)
+        is_near = bool(blocks.is_best_within_error(metric.is_lower_better)[i])
+        margin = float(blocks.margins[i])
     return {
         "values": {
             str(seed): value
@@ -117,7 +118,7 @@ def _score(metric: Metric, row: Row, results: Results) -> dict[str, Any]:
         },
         "mean": float(values.mean()),
         "std": float(values.std(ddof=1)) if len(values) > 1 else None,
-        "margin": blocks.margin if blocks is not None and is_complete else None,
+        "margin": margin,
         "is_best": is_best,
         "is_best_within_error": is_near,
     }
@@ -128,11 +129,12 @@ def _statistics(results: Results, metric: Metric) -> dict[str, Any] | None:
     if blocks is None:
         return None
     return {
-        "num_rows": len(results.complete),
+        "num_rows": blocks.num_pooled,
         "num_seeds": blocks.num_seeds,
         "dof": blocks.dof,
         "residual_std": blocks.residual_std,
-        "margin": blocks.margin,
+        "margin": blocks.half_width / 2,
+        "erratic": [results.complete[i].name for i in np.flatnonzero(blocks.is_erratic)],
         "pairing": blocks.pairing,
     }
 

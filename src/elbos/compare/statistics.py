@@ -19,7 +19,15 @@ with $q$ the quantile of the studentized range (of $\max - \min$ of $R$ means: n
 $\sqrt 2$). Drawn as $\bar y_r \pm \mathrm{HSD} / 2$, rows differ where their intervals are apart.
 
 This takes errors of all rows for equally large: with three seeds, no row alone says how large its
-are. The few pairs of rows that are asked about in particular do without. Their differences of each
+are. Where one says that they are much larger, so that it would widen the intervals of all others,
+it is left out of all sums, the largest variance first, while Cochran's test finds an outlier:
+
+$$\frac{\max_r s_r^2}{\sum_r s_r^2} > \frac{F}{F + R - 1}, \qquad
+  F = F_{1 - 0.05/R;\,n-1,\,(R-1)(n-1)}.$$
+
+Such an erratic row has a margin of its own, Student's, of its difference to the mean of the others.
+
+The few pairs of rows that are asked about in particular pool nothing. Their differences of each
 seed, $d_s = y_{is} - y_{js}$, have Student's interval, with Bonferroni's correction for $m$ pairs,
 
 $$\bar d \pm t_{1 - 0.05/2m;\,n-1} \sqrt{\mathrm{Var}(d) / n}.$$
@@ -30,6 +38,7 @@ taken for a sample of the objectives there could be, and over seeds.
 
 References:
     Student (1908), The probable error of a mean
+    Cochran (1941), The distribution of the largest of a set of estimated variances
     Tukey (1953), The problem of multiple comparisons
     Efron & Tibshirani (1993), An Introduction to the Bootstrap
 """
@@ -40,6 +49,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
+from scipy.stats import f as fisher
 from scipy.stats import rankdata, studentized_range
 from scipy.stats import t as student
 
@@ -60,8 +70,10 @@ class Blocks:
     Args:
         means: $\bar y_r$, of each row.
         num_seeds: $n$.
-        residual_std: $\sqrt{\mathrm{MSE}}$, the error of one score. Exactly zero where the
-            residuals are no more than rounding, as of rows that are identical.
+        is_erratic: Which rows are left out of the pool, as their errors are larger.
+        residual_std: $\sqrt{\mathrm{MSE}}$, the error of one score of the others. Exactly zero
+            where the residuals are no more than rounding, as of rows that are identical.
+        own_std: Of each row's difference to the mean of the pool, over seeds.
         pairing: By which factor the shared seeds narrow the standard error of a difference: the one
             that independent seeds would have, from the variance within rows, over the one it has.
             At least $\sqrt{(R-1)/R}$, and 1 on average where seeds make no difference. None without
@@ -70,7 +82,9 @@ class Blocks:
 
     means: Float64[np.ndarray, " r"]
     num_seeds: int
+    is_erratic: Bool[np.ndarray, " r"]
     residual_std: float
+    own_std: Float64[np.ndarray, " r"]
     pairing: float | None
 
     @classmethod
@@ -84,41 +98,87 @@ class Blocks:
         num_rows, num_seeds = scores.shape
         if num_rows < 2 or num_seeds < 2:
             return None
-        means = scores.mean(1)
-        within = scores - means[:, None]
-        residuals = within - within.mean(0)
-        rounding = np.finfo(np.float64).eps * scores.size * np.abs(scores).max()
-        is_exact = bool(np.abs(residuals).max() <= rounding)
-        mse = float(np.square(residuals).sum()) / ((num_rows - 1) * (num_seeds - 1))
-        unpaired = float(np.square(within).sum()) / (num_rows * (num_seeds - 1))
+        is_erratic = _erratic(scores)
+        pool = scores[~is_erratic]
+        residuals, is_exact = _residuals(pool)
+        mse = float(np.square(residuals).sum()) / ((len(pool) - 1) * (num_seeds - 1))
         return cls(
-            means=means,
+            means=scores.mean(1),
             num_seeds=num_seeds,
+            is_erratic=is_erratic,
             residual_std=0.0 if is_exact else math.sqrt(mse),
-            pairing=None if is_exact else math.sqrt(unpaired / mse),
+            own_std=(scores - pool.mean(0)).std(1, ddof=1),
+            pairing=None if is_exact else math.sqrt(float(pool.var(1, ddof=1).mean()) / mse),
         )
 
     @property
+    def num_pooled(self) -> int:
+        """Rows in the pool."""
+        return int((~self.is_erratic).sum())
+
+    @property
     def dof(self) -> int:
-        """Degrees of freedom of the residuals, $(R - 1)(n - 1)$."""
-        return (len(self.means) - 1) * (self.num_seeds - 1)
+        """Degrees of freedom of the residuals, $(R - 1)(n - 1)$ of the pool."""
+        return (self.num_pooled - 1) * (self.num_seeds - 1)
 
     @cached_property
     def half_width(self) -> float:
         """HSD: how far any difference of two means may be from the truth, all at once."""
         standard_error = self.residual_std / math.sqrt(self.num_seeds)
-        return _quantile(len(self.means), self.dof) * standard_error
+        return _quantile(self.num_pooled, self.dof) * standard_error
 
-    @property
-    def margin(self) -> float:
-        r"""HSD / 2: two rows whose intervals `means` $\pm$ `margin` do not overlap differ."""
-        return self.half_width / 2
+    @cached_property
+    def margins(self) -> Float64[np.ndarray, " r"]:
+        r"""HSD / 2, or an erratic row's own: rows whose intervals `means` $\pm$ `margins` do not
+        overlap differ.
+        """
+        own = _student(len(self.means), self.num_seeds) * self.own_std / math.sqrt(self.num_seeds)
+        margins: Float64[np.ndarray, " r"] = np.where(self.is_erratic, own, self.half_width / 2)
+        return margins
 
     def is_best_within_error(self, is_lower_better: bool) -> Bool[np.ndarray, " r"]:
         """Which rows do not differ significantly from the best; the best itself among them."""
-        best = self.means.min() if is_lower_better else self.means.max()
-        is_near: Bool[np.ndarray, " r"] = np.abs(self.means - best) <= self.half_width
+        best = int(self.means.argmin() if is_lower_better else self.means.argmax())
+        reach = self.margins + self.margins[best]
+        is_near: Bool[np.ndarray, " r"] = np.abs(self.means - self.means[best]) <= reach
         return is_near
+
+
+def _residuals(scores: Float64[np.ndarray, "r n"]) -> tuple[Float64[np.ndarray, "r n"], bool]:
+    """What is left without row and seed, and whether that is rounding."""
+    within = scores - scores.mean(1)[:, None]
+    residuals = within - within.mean(0)
+    rounding = np.finfo(np.float64).eps * scores.size * np.abs(scores).max()
+    return residuals, bool(np.abs(residuals).max() <= rounding)
+
+
+def _erratic(scores: Float64[np.ndarray, "r n"]) -> Bool[np.ndarray, " r"]:
+    """Rows of outlying variance, found one after another; three at least are left."""
+    is_erratic = np.zeros(len(scores), dtype=bool)
+    while (num_rows := int((~is_erratic).sum())) > 3:
+        residuals, is_exact = _residuals(scores[~is_erratic])
+        squares = np.square(residuals).sum(1)
+        if is_exact or squares.max() <= cochran(num_rows, scores.shape[1]) * squares.sum():
+            break
+        is_erratic[np.flatnonzero(~is_erratic)[squares.argmax()]] = True
+    return is_erratic
+
+
+def cochran(num_rows: int, num_seeds: int) -> float:
+    """The share of the largest of `num_rows` variances in their sum, above which it is an outlier.
+
+    Examples:
+        >>> [round(cochran(num_rows, 3), 3) for num_rows in (5, 10)]  # as tables have it
+        [0.684, 0.445]
+    """
+    level = 1 - (1 - CONFIDENCE) / num_rows
+    quantile = float(fisher.ppf(level, num_seeds - 1, (num_rows - 1) * (num_seeds - 1)))
+    return quantile / (quantile + num_rows - 1)
+
+
+def _student(num_comparisons: int, num_seeds: int) -> float:
+    """The quantile of Student's distribution, with Bonferroni's correction."""
+    return float(student.ppf(1 - (1 - CONFIDENCE) / (2 * num_comparisons), num_seeds - 1))
 
 
 def paired_interval(
@@ -139,8 +199,7 @@ def paired_interval(
     num, mean = len(differences), float(differences.mean())
     if num < 2 or (mean != 0 and np.ptp(differences) <= 1e-12 * abs(mean)):
         return None
-    quantile = float(student.ppf(1 - (1 - CONFIDENCE) / (2 * num_pairs), num - 1))
-    half_width = quantile * float(differences.std(ddof=1)) / math.sqrt(num)
+    half_width = _student(num_pairs, num) * float(differences.std(ddof=1)) / math.sqrt(num)
     return mean - half_width, mean + half_width
 
 

@@ -21,6 +21,14 @@ def formatter(report: Report, key: str) -> Callable[[float | None], str]:
     return _writer((report["statistics"].get(key) or {}).get("margin"))
 
 
+def score_formatter(
+    report: Report, row: Mapping[str, Any], key: str
+) -> Callable[[float | None], str]:
+    """How a row's score is written: by the margin it has."""
+    margin = score(row, key).get("margin")
+    return _writer(margin) if margin else formatter(report, key)
+
+
 def difference_formatter(difference: Mapping[str, float | None]) -> Callable[[float | None], str]:
     """How a difference and its interval are written: to the second digit of half its width."""
     low, high = difference["low"], difference["high"]
