@@ -165,12 +165,23 @@ def test_curves_of_monotone_weightings_are_solid_the_others_dashed(report, is_mo
         assert {line.line.dash for line in lines} == {"solid" if is_monotone else "dash"}
 
 
-def test_differences_to_the_mean_of_all_rows_sum_to_zero(report):
+def test_differences_to_the_median_of_all_rows_have_median_zero(report):
     for figure, panel in ((learning_figure, "y2"), (levels_figure, "y"), (levels_figure, "y2")):
         lines = [trace.y for trace in figure(report["rows"]).data if trace.yaxis == panel]
         assert len(lines) == 11
-        np.testing.assert_allclose(np.sum(lines, axis=0), 0, atol=1e-12)
+        np.testing.assert_allclose(np.median(lines, axis=0), 0, atol=1e-12)
         assert np.ptp(lines, axis=0).max() > 0
+
+
+def test_a_curve_far_from_all_others_leaves_its_panel(report):
+    """And the others fill it."""
+    assert learning_figure(report["rows"]).layout.yaxis.range is None
+    row = report["rows"][0]
+    row["learning"]["bits_per_dim"] = [1000 * value for value in row["learning"]["bits_per_dim"]]
+    figure = learning_figure(report["rows"])
+    low, high = figure.layout.yaxis.range
+    others = np.concatenate([line.y for line in figure.data[1:11]])
+    assert low < others.min() < others.max() < high < 1.1 * others.max()
 
 
 def test_bands_of_correlations_are_their_intervals(report):

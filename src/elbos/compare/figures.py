@@ -1,7 +1,7 @@
 r"""The curves of a comparison, as plotly figures.
 
 While training, the validation ELBO of every row. Over log-SNR, the ELBO of data noised to
-$\lambda$, as a loss, minus the mean of all rows,
+$\lambda$, as a loss, minus the median of all rows,
 
 $$L_i(\lambda) - \frac1n \sum_j L_j(\lambda),$$
 
@@ -28,6 +28,7 @@ Array = NDArray[np.float64]
 Rows = Sequence[Mapping[str, Any]]
 SCORES = {BITS.key: "clean ELBO, bits/dim", **{metric.key: metric.title for metric in FRECHET}}
 _LEVELS = ("logsnr", "nats_per_dim")
+_FAR = 10.0  # times the height of the median curve
 
 
 def styles(rows: Rows) -> dict[str, tuple[str, str]]:
@@ -41,13 +42,14 @@ def styles(rows: Rows) -> dict[str, tuple[str, str]]:
 
 
 def learning_figure(rows: Rows) -> Figure | None:
-    """The validation ELBO over images seen, as it is and against the mean of all rows, or none."""
+    """The validation ELBO over images seen, as it is and against the median of rows, or none."""
     if not any(row["learning"] for row in rows):
         return None
     axes = ("learning", "images", "bits_per_dim")
+    absolute = _absolute(rows, axes, ".4g")
     panels = [
-        Panel("<b>Validation ELBO</b>, bits/dim", 180, _absolute(rows, axes, ".4g"), {}),
-        _relative(rows, axes, "<b>Minus the mean</b> of all rows", 260),
+        Panel("<b>Validation ELBO</b>, bits/dim", 180, absolute, _range(absolute)),
+        _relative(rows, axes, "<b>Minus the median</b> of all rows", 260),
     ]
     most = max(num for trace in panels[0].traces for num in trace.x)
     xaxis = {"title": {"text": "images seen", "standoff": 8}, "range": [0, 1.02 * most]}
@@ -55,14 +57,14 @@ def learning_figure(rows: Rows) -> Figure | None:
 
 
 def levels_figure(rows: Rows) -> Figure | None:
-    """The ELBO of noisy data and the loss, both against the mean of all rows, and the loss."""
+    """The ELBO of noisy data and the loss, both against the median of all rows, and the loss."""
     panels = []
     if any(row["elbo"] for row in rows):
-        title = "<b>ELBO</b> of noisy data, minus the mean of all rows"
+        title = "<b>ELBO</b> of noisy data, minus the median"
         panels.append(_relative(rows, ("elbo", *_LEVELS), title, 300))
     if any(row["curve"] for row in rows):
         axes = ("curve", *_LEVELS)
-        title = "<b>Loss</b>, relative to the mean of all rows"
+        title = "<b>Loss</b>, relative to the median"
         panels.append(_relative(rows, axes, title, 260, is_share=True))
         traces = _absolute(rows, axes, ".3g")
         values = np.concatenate([np.array(trace.y, dtype=float) for trace in traces])
@@ -84,19 +86,30 @@ def _absolute(rows: Rows, axes: tuple[str, str, str], digits: str) -> list[Scatt
 def _relative(
     rows: Rows, axes: tuple[str, str, str], title: str, height: int, *, is_share: bool = False
 ) -> Panel:
-    """Differences to the mean of all rows, or quotients."""
+    """Differences to the median of all rows, or quotients."""
     look, (key, x, y) = styles(rows), axes
-    known = [row for row in rows if row[key]]
-    grid = np.array(known[0][key][x], dtype=float)
-    values = np.array([np.interp(grid, row[key][x], row[key][y]) for row in known])
-    mean = values.mean(axis=0)
-    known_mean = np.where(mean > 0, mean, np.nan)  # an estimate of few images may be below zero
-    values = values / known_mean - 1 if is_share else values - mean
+    shown = [row for row in rows if row[key]]
+    grid = np.array(shown[0][key][x], dtype=float)
+    values = np.array([np.interp(grid, row[key][x], row[key][y]) for row in shown])
+    median = np.median(values, axis=0)
+    known = np.where(median > 0, median, np.nan)  # an estimate of few images may be below zero
+    values = values / known - 1 if is_share else values - median
     traces = [
         _line(row, grid, value, look[row["name"]], "+.1%" if is_share else "+.4f")
-        for row, value in zip(known, values, strict=True)
+        for row, value in zip(shown, values, strict=True)
     ]
-    return Panel(title, height, traces, {"tickformat": "+.0%" if is_share else "+~g"})
+    axis = {"tickformat": "+.0%" if is_share else "+~g", **_range(traces)}
+    return Panel(title, height, traces, axis)
+
+
+def _range(traces: Sequence[Scatter]) -> dict[str, list[float]]:
+    """Of most curves: a few that are far from all others leave the panel."""
+    tops = [np.nanmax(np.abs(trace.y)) for trace in traces]
+    most = [t.y for t, top in zip(traces, tops, strict=True) if top <= _FAR * np.median(tops)]
+    if len(most) == len(traces):
+        return {}
+    low, high = np.nanmin(most), np.nanmax(most)
+    return {"range": [low - 0.05 * (high - low), high + 0.05 * (high - low)]}
 
 
 def _line(

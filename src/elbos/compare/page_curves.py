@@ -16,7 +16,8 @@ from elbos.pages.parts import breakable, plot, scrollable, table
 _NUM_LEVELS = 9
 _READING = (
     "A weighting has a colour, whatever the schedule and prediction; dashed: not monotone. Press "
-    "names to bring their curves out, point at a curve for its name."
+    "names to bring their curves out, point at a curve for its name. A curve far from all others "
+    "leaves its panel; its numbers are in the tables below."
 )
 
 
@@ -64,8 +65,8 @@ def _learning(report: Report) -> str:
         label="Validation ELBO over images seen; numbers are in the table below.",
         saved_as="elbos-learning",
         notes=(
-            "Bits/dim of validation images, less is better; mean over seeds. Below, minus the mean "
-            "of all rows, such that they can be told apart.",
+            "Bits/dim of validation images, less is better; mean over seeds. Below, minus the "
+            "median of all rows, such that they can be told apart.",
             _READING,
         ),
     )
@@ -81,11 +82,11 @@ def _levels(report: Report) -> str:
         label="ELBO of noisy data and loss over log-SNR; numbers are in the table below.",
         saved_as="elbos-levels",
         notes=(
-            "The ELBO of test images with noise added, as a loss in nats/dim, minus the mean of "
-            "all rows: below 0 is better than the mean. Its right end is the "
+            "The ELBO of test images with noise added, as a loss in nats/dim, minus the median "
+            "of all rows: below 0 is better than most. Its right end is the "
             "clean ELBO, but for the decoder's term, which is the same for all.",
             "The loss at a noise level is its slope: where a row is below 0 in the second panel "
-            "it denoises better than the mean.",
+            "it denoises better than most.",
         ),
     )
 
