@@ -1,7 +1,6 @@
 """Compare training objectives: train all rows with all seeds, score them, and report."""
 
 import contextlib
-import hashlib
 import json
 from dataclasses import replace
 from functools import partial
@@ -80,16 +79,8 @@ def _compare(
         extractor = comparison.scoring.extractor.load(new_accelerator().device)
     with directory.lock():
         comparison = _settled(comparison, directory, minutes, engine)
-        data = json.dumps(dataset.fingerprint(), sort_keys=True)
-        directory.claim(
-            Stored(
-                minutes=minutes,
-                config=comparison.config,
-                scoring=comparison.scoring,
-                data=hashlib.sha256(data.encode()).hexdigest(),
-                features=extractor.name if extractor else None,
-            )
-        )
+        features = extractor.name if extractor else None
+        directory.claim(Stored.of(comparison, minutes, dataset, features))
     cells = [
         Cell(row, seed, Job.of(comparison, directory.run(row, seed).absolute(), row, seed))
         for seed in comparison.seeds  # a seed of all rows, then the next

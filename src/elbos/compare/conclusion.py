@@ -22,8 +22,7 @@ from elbos.compare.words import (
 
 _FEW = 4  # rows or differences, which are named
 
-Row = Mapping[str, Any]
-Metric = Mapping[str, Any]
+Entry = Mapping[str, Any]  # of a report
 
 
 def conclusion(report: Report) -> list[str]:
@@ -42,7 +41,7 @@ def conclusion(report: Report) -> list[str]:
     return sentences
 
 
-def _pairs(metrics: Sequence[Metric], report: Report) -> Iterator[str]:
+def _pairs(metrics: Sequence[Entry], report: Report) -> Iterator[str]:
     """How pairs came out that differ in the weighting only, where there are intervals."""
     differences = [
         (pair, metric, difference)
@@ -75,7 +74,7 @@ def _difference(difference: Mapping[str, float]) -> str:
     return f"{signed(difference['mean'], write)} ({ends})"
 
 
-def _best(metric: Metric, rows: Sequence[Row], report: Report) -> str:
+def _best(metric: Entry, rows: Sequence[Entry], report: Report) -> str:
     """Which row is best, and which are not told apart from it."""
     key = metric["key"]
     best = next(row for row in rows if row["scores"][key]["is_best"])

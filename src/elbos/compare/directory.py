@@ -8,6 +8,7 @@ DIR/
 A directory belongs to one configuration and one way of scoring; rows and seeds may be added.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,11 @@ from pathlib import Path
 from filelock import FileLock
 
 from elbos import files
-from elbos.compare.experiment import Scoring
+from elbos.compare.experiment import Comparison, Scoring
 from elbos.compare.rows import Row
 from elbos.training.config import Config
 from elbos.training.config_json import decode, difference, encode
+from elbos.training.data import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,20 @@ class Stored:
     scoring: Scoring
     data: str
     features: str | None
+
+    @classmethod
+    def of(
+        cls, comparison: Comparison, minutes: float | None, dataset: Dataset, features: str | None
+    ) -> "Stored":
+        """What the directory of a comparison belongs to, with data and extractor as they are."""
+        fingerprint = json.dumps(dataset.fingerprint(), sort_keys=True)
+        return cls(
+            minutes=minutes,
+            config=comparison.config,
+            scoring=comparison.scoring,
+            data=hashlib.sha256(fingerprint.encode()).hexdigest(),
+            features=features,
+        )
 
 
 @dataclass(frozen=True)
