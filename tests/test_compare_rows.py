@@ -15,10 +15,11 @@ from tiny import DIGITS
 from elbos import weightings
 from elbos.adaptive import Adaptive
 from elbos.compare.compare import compare
-from elbos.compare.experiment import DEFAULT_ROWS
+from elbos.compare.experiment import DEFAULT_ROWS, Comparison
 from elbos.compare.row_words import parse_row
 from elbos.compare.rows import ROWS, Row, loss_scale
 from elbos.parameterizations import V
+from elbos.training.presets import PRESETS
 from elbos.training.run_directory import RunDirectory
 from elbos.training.state import new_accelerator
 from elbos.training.trainer import Trainer
@@ -48,6 +49,11 @@ def test_the_default_rows_have_pairs_of_monotone_and_not():
         ("sd3-adaptive-monotonic", "sd3-adaptive"),
         ("min-snr-adaptive-monotonic", "min-snr-adaptive"),
     }
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_row_can_be_trained_with_every_preset(preset):
+    Comparison(config=PRESETS[preset], rows=tuple(ROWS.values()))  # raises where one cannot
 
 
 def test_only_the_objective_of_a_row_differs():
