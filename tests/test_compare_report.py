@@ -70,7 +70,7 @@ def made_up(small, folder):
                     "elbo": {**levels, "logsnr": list(range(elbos.shape[2]))},
                     "losses": dict(zip(names, losses[i, seed].tolist(), strict=True)),
                 }
-        return report_of(comparison, cells, name="c", command=None)
+        return report_of(comparison, cells, name="c", command=None, features=None)
 
     return report
 

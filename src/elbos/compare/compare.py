@@ -102,7 +102,7 @@ def _compare(
             f"Stopped with {len(done)} of {len(cells)} runs done: the same command goes on from "
             f"there{early}."
         ) from None
-    return _report(comparison, directory, cells, command)
+    return _report(comparison, directory, cells, command, features)
 
 
 def _require_trainable(comparison: Comparison, dataset: Dataset) -> None:
@@ -133,9 +133,12 @@ def _report(
     directory: ComparisonDirectory,
     cells: list[Cell],
     command: str | None,
+    features: str | None,
 ) -> dict[str, Any]:
     """Write the report, as JSON, Markdown and a page."""
-    report = report_of(comparison, cells, name=str(directory.path), command=command)
+    report = report_of(
+        comparison, cells, name=str(directory.path), command=command, features=features
+    )
     pictures = {}
     for cell in cells:
         picture = cell.job.path / "samples" / "heun.png"

@@ -21,7 +21,12 @@ MIN_RANKED = 7  # of fewer rows, intervals of rank correlations hold too seldom
 
 
 def report_of(
-    comparison: Comparison, cells: Sequence[Cell], *, name: str, command: str | None
+    comparison: Comparison,
+    cells: Sequence[Cell],
+    *,
+    name: str,
+    command: str | None,
+    features: str | None,
 ) -> dict[str, Any]:
     """The report.
 
@@ -30,6 +35,7 @@ def report_of(
         cells: All rows with all seeds.
         name: Of the comparison.
         command: What was typed.
+        features: Name of what computed the features; None of points.
     """
     results = Results(comparison, cells)
     report = {
@@ -45,7 +51,7 @@ def report_of(
     }
     report["conclusion"] = conclusion(report)
     report["notes"] = notes(report)
-    report["protocol"] = _protocol(comparison, results)
+    report["protocol"] = _protocol(comparison, results, features)
     return report
 
 
@@ -235,7 +241,7 @@ def _at(found: Correlation, i: int) -> dict[str, Any]:
     return {end: values[i] for end, values in _correlation(found).items()}
 
 
-def _protocol(comparison: Comparison, results: Results) -> dict[str, Any]:
+def _protocol(comparison: Comparison, results: Results, features: str | None) -> dict[str, Any]:
     scoring, config = comparison.scoring, comparison.config
     found = [s for row in comparison.rows for s in results.scores(row.name).values()]
     machines = [s["machine"] for s in found]
@@ -247,7 +253,7 @@ def _protocol(comparison: Comparison, results: Results) -> dict[str, Any]:
         for name, one in scoring.samplings.items()
     }
     samplings["features"] = (
-        f"{scoring.extractor!r}, {scoring.num_samples:,} samples of each run, against train + "
+        f"{features}, {scoring.num_samples:,} samples of each run, against train + "
         "validation images"
     )
     return {
