@@ -135,23 +135,23 @@ def notes(report: Report) -> list[str]:
         percent, dof = round(100 * CONFIDENCE), found["dof"]
         lines += [
             f"± is half of Tukey's honestly significant difference over {found['num_seeds']} "
-            f"seeds as blocks ({dof} degree{'s' if dof > 1 else ''} of freedom): two rows whose "
-            f"intervals do not overlap differ, with {percent} % confidence for all pairs of rows "
-            "and one score at once. It takes rows for equally variable, and is about training anew "
-            "on the same data, not about other test images.",
+            f"seeds as blocks ({dof} degree{'s' if dof > 1 else ''} of freedom), wider for a row "
+            "that scatters more than the others, by as much: two rows whose intervals do not "
+            f"overlap differ, with about {percent} % confidence for all pairs of rows and one score "
+            "at once. It is about training anew on the same data, not about other test images.",
             "Intervals hold if rows and seeds were chosen before looking. After a look that made "
             "one add seeds or drop rows, confirm with fresh seeds alone, as --seeds 10 11 12.",
         ]
     if erratic := "; ".join(_erratic(report)):
         lines.append(
-            "Some rows scatter over seeds so much more than the others (Cochran's test, 5 %) that "
+            "Some rows scatter over seeds so much more than the others (Cochran's test) that "
             f"their ± is their own, and no part of the others': {erratic}."
         )
     if found and (num := len(report["pairs"])):
         lines.append(
             "The intervals of matched pairs are Student's, of a pair's own differences over seeds, "
             f"with Bonferroni's correction for {num} {'pair' if num == 1 else 'pairs'} and one "
-            "score at once. They do not take all rows for equally variable, and may tell two rows "
+            "score at once. They take nothing from other rows, and may tell two rows "
             "apart whose ± overlap, or the other way round."
         )
     if report["num_floor"] and report["num_floor"] < report["num_samples"]:

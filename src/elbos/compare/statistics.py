@@ -16,14 +16,21 @@ $$|(\bar y_i - \bar y_j) - (\mu_i - \mu_j)| \le \mathrm{HSD}
   \quad \text{for all } i, j, \text{ in 95 \% of experiments},$$
 
 with $q$ the quantile of the studentized range (of $\max - \min$ of $R$ means: no further
-$\sqrt 2$). Drawn as $\bar y_r \pm \mathrm{HSD} / 2$, rows differ where their intervals are apart.
+$\sqrt 2$). Drawn as $\bar y_r \pm m_r$ with $m_r = \mathrm{HSD} / 2$, rows
+differ where their intervals are apart.
 
-This takes errors of all rows for equally large: with three seeds, no row alone says how large its
-are. Where one says that they are much larger, so that it would widen the intervals of all others,
-it is left out of all sums, the largest variance first, while Cochran's test finds an outlier:
+This takes errors of all rows for equally large, which they are not. With three seeds no row alone
+says how large its are, but one whose residuals are larger than $\sqrt{\mathrm{MSE}}$ has a margin
+that is wider by as much,
+
+$$m_r = \tfrac12 \mathrm{HSD}\, \max(1, s_r / \sqrt{\mathrm{MSE}}), \qquad
+  s_r^2 = \frac{R}{R - 1} \sum_s \frac{e_{rs}^2}{n - 1}.$$
+
+One that would widen the intervals of all others is left out of all sums, the largest variance
+first, while Cochran's test finds an outlier at the level $a = 10^{-4}$:
 
 $$\frac{\max_r s_r^2}{\sum_r s_r^2} > \frac{F}{F + R - 1}, \qquad
-  F = F_{1 - 0.05/R;\,n-1,\,(R-1)(n-1)}.$$
+  F = F_{1 - a/R;\,n-1,\,(R-1)(n-1)}.$$
 
 Such an erratic row has a margin of its own, Student's, of its difference to the mean of the others.
 
@@ -55,6 +62,7 @@ from scipy.stats import t as student
 
 CONFIDENCE = 0.95
 NUM_DRAWS = 2000
+_OUTLIER_LEVEL = 1e-4  # blatant outliers: of a few rows that scatter more, some left out is worse
 
 
 @lru_cache
@@ -73,7 +81,8 @@ class Blocks:
         is_erratic: Which rows are left out of the pool, as their errors are larger.
         residual_std: $\sqrt{\mathrm{MSE}}$, the error of one score of the others. Exactly zero
             where the residuals are no more than rounding, as of rows that are identical.
-        own_std: Of each row's difference to the mean of the pool, over seeds.
+        row_std: $s_r$, of a row in the pool; of an erratic one, that of its difference to the mean
+            of the pool, over seeds.
         pairing: By which factor the shared seeds narrow the standard error of a difference: the one
             that independent seeds would have, from the variance within rows, over the one it has.
             At least $\sqrt{(R-1)/R}$, and 1 on average where seeds make no difference. None without
@@ -84,7 +93,7 @@ class Blocks:
     num_seeds: int
     is_erratic: Bool[np.ndarray, " r"]
     residual_std: float
-    own_std: Float64[np.ndarray, " r"]
+    row_std: Float64[np.ndarray, " r"]
     pairing: float | None
 
     @classmethod
@@ -102,12 +111,14 @@ class Blocks:
         pool = scores[~is_erratic]
         residuals, is_exact = _residuals(pool)
         mse = float(np.square(residuals).sum()) / ((len(pool) - 1) * (num_seeds - 1))
+        row_std = (scores - pool.mean(0)).std(1, ddof=1)
+        row_std[~is_erratic] = residuals.std(1, ddof=1) * math.sqrt(len(pool) / (len(pool) - 1))
         return cls(
             means=scores.mean(1),
             num_seeds=num_seeds,
             is_erratic=is_erratic,
             residual_std=0.0 if is_exact else math.sqrt(mse),
-            own_std=(scores - pool.mean(0)).std(1, ddof=1),
+            row_std=row_std,
             pairing=None if is_exact else math.sqrt(float(pool.var(1, ddof=1).mean()) / mse),
         )
 
@@ -129,11 +140,12 @@ class Blocks:
 
     @cached_property
     def margins(self) -> Float64[np.ndarray, " r"]:
-        r"""HSD / 2, or an erratic row's own: rows whose intervals `means` $\pm$ `margins` do not
-        overlap differ.
-        """
-        own = _student(len(self.means), self.num_seeds) * self.own_std / math.sqrt(self.num_seeds)
-        margins: Float64[np.ndarray, " r"] = np.where(self.is_erratic, own, self.half_width / 2)
+        r"""$m_r$: rows whose intervals `means` $\pm$ `margins` do not overlap differ."""
+        own = _student(len(self.means), self.num_seeds) * self.row_std / math.sqrt(self.num_seeds)
+        excess = np.maximum(1.0, self.row_std / self.residual_std) if self.residual_std else 1.0
+        margins: Float64[np.ndarray, " r"] = np.where(
+            self.is_erratic, own, self.half_width / 2 * excess
+        )
         return margins
 
     def is_best_within_error(self, is_lower_better: bool) -> Bool[np.ndarray, " r"]:
@@ -158,21 +170,24 @@ def _erratic(scores: Float64[np.ndarray, "r n"]) -> Bool[np.ndarray, " r"]:
     while (num_rows := int((~is_erratic).sum())) > 3:
         residuals, is_exact = _residuals(scores[~is_erratic])
         squares = np.square(residuals).sum(1)
-        if is_exact or squares.max() <= cochran(num_rows, scores.shape[1]) * squares.sum():
+        if (
+            is_exact
+            or squares.max() <= cochran(num_rows, scores.shape[1], _OUTLIER_LEVEL) * squares.sum()
+        ):
             break
         is_erratic[np.flatnonzero(~is_erratic)[squares.argmax()]] = True
     return is_erratic
 
 
-def cochran(num_rows: int, num_seeds: int) -> float:
+def cochran(num_rows: int, num_seeds: int, level: float) -> float:
     """The share of the largest of `num_rows` variances in their sum, above which it is an outlier.
 
     Examples:
-        >>> [round(cochran(num_rows, 3), 3) for num_rows in (5, 10)]  # as tables have it
+        >>> [round(cochran(num_rows, 3, 0.05), 3) for num_rows in (5, 10)]  # as tables have it
         [0.684, 0.445]
     """
-    level = 1 - (1 - CONFIDENCE) / num_rows
-    quantile = float(fisher.ppf(level, num_seeds - 1, (num_rows - 1) * (num_seeds - 1)))
+    dof = num_seeds - 1
+    quantile = float(fisher.ppf(1 - level / num_rows, dof, (num_rows - 1) * dof))
     return quantile / (quantile + num_rows - 1)
 
 
