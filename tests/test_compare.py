@@ -1,6 +1,7 @@
 """`elbos compare`: each run is made once, whatever happens, and belongs to its directory."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -154,13 +155,23 @@ def test_scores_that_are_not_as_they_were_written_are_measured_again(small, fold
     comparison = replace(small, rows=small.rows[:1])
     first = compare(comparison, Path("c"), Here())
     file = Path("c/runs/iddpm-0/scores.json")
-    content = file.read_text()
+    content, config = file.read_text(), comparison.run_config(small.rows[0], 0)
     for number, wrong in enumerate(damaged(content)):
         file.write_text(wrong)
-        assert read_scores(file.parent, small.scoring) is None, number
+        assert read_scores(file.parent, config, small.scoring) is None, number
     assert compare(comparison, Path("c"), engine := Here()) == first
     assert engine.made == ["iddpm-0"]
     assert file.read_text() == content
+
+
+def test_scores_of_another_run_are_not_taken_for_its_own(small, folder):
+    """Of another seed, or of another row, copied as they are."""
+    comparison = replace(small, rows=small.rows[:2], seeds=(0, 1))
+    first = compare(comparison, Path("c"), Here())
+    for other in ("iddpm-1", "edm-0"):
+        shutil.copy(f"c/runs/{other}/scores.json", "c/runs/iddpm-0/scores.json")
+        assert compare(comparison, Path("c"), engine := Here()) == first
+        assert engine.made == ["iddpm-0"]
 
 
 def test_losses_that_another_process_measured_are_kept(small, folder):
@@ -180,6 +191,8 @@ def test_a_row_is_not_redefined_under_its_name(small, folder):
     redefined = replace(small, rows=(ROWS["iddpm"], other))
     with pytest.raises(ValueError, match=r"edm-0 holds a run with parameterization = EDM, not V"):
         compare(redefined, Path("c"), Here())
+    with pytest.raises(ValueError, match="edm-0 holds a run with"):  # nor with another seed
+        compare(replace(redefined, seeds=(7,)), Path("c"), Here())
     Path("c/runs/edm-0/scores.json").unlink()
     job = Job.of(small, Path("c/runs/edm-0"), ROWS["edm"], 0)
     job.fail("The loss is \x1b[31mnot finite.", is_final=True)

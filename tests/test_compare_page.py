@@ -184,6 +184,14 @@ def test_a_curve_far_from_all_others_leaves_its_panel(report):
     assert low < others.min() < others.max() < high < 1.1 * others.max()
 
 
+def test_rows_that_are_alike_drive_no_other_out_of_its_panel(report):
+    """Half of the curves on the median exactly."""
+    rows = report["rows"][:3]
+    rows[1]["learning"] = rows[0]["learning"]
+    figure = learning_figure(rows)
+    assert figure.layout.yaxis2.range is None
+
+
 def test_bands_of_correlations_are_their_intervals(report):
     band, line = ranking_figure(report["ranking"]).data[:2]
     found = report["ranking"]["bits_per_dim"]

@@ -124,6 +124,11 @@ def test_a_weighting_in_a_file_is_its_numbers(folder, words):
     torch.testing.assert_close(weighting(logsnr), torch.tensor([9.0, 9.0, 4.997, 0.0]))
 
 
+def test_a_function_changes_no_setting_of_torch(folder):
+    parse_row("mine=V(),Adaptive(),mine.py:doubles")
+    assert torch.get_default_dtype() == torch.float32
+
+
 def test_a_row_of_a_function_is_trained_and_scored_from_its_numbers(small, folder):
     """Of the same objective, written as a function: the same scores, to the error of the table."""
     function = weightings.Tabulated.of(lambda logsnr: torch.sigmoid(2 - logsnr), "mine")
@@ -148,8 +153,11 @@ def test_a_row_of_a_function_is_trained_and_scored_from_its_numbers(small, folde
         ("a=V(),Adaptive(),mine.py:f", "has no 'f'; it defines features, ramp"),
         ("a=V(),Adaptive(),Monotone(mine.py:negative)", "is -20.0 at log-SNR -20"),
         ("a=V(),Adaptive(),mine.py:constant", "returns float for log-SNRs [2001]"),
-        ("a=V(),Adaptive(),mine.py:fails", "mine.py:fails fails: IndexError (line 6)"),
+        ("a=V(),Adaptive(),mine.py:fails", "mine.py:fails fails: IndexError (line 9)"),
         ("a=V(),mine.py:ramp,ELBO()", "is none of Cosine"),
+        ("a=V(),Adaptive(),mine.py", "nor FILE.py:FUNCTION"),
+        ("a=V(),Adaptive(),Shifted(mine.py:ramp,15)", "The row a cannot be trained: The weighting"),
+        ("a=V(),Adaptive(),Tabulated(name='w',weights=(0.0,-1.0))", "is -1.0 at log-SNR 20"),
         ("a=V()", "give a prediction type, a schedule and a weighting"),
         ("a=V(),Adaptive(),ELBO(),ELBO()", "give a prediction type"),
         ("a=(((", "give a prediction type"),

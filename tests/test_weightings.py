@@ -170,6 +170,10 @@ def test_a_table_is_monotone_where_the_weighting_is(weighting):
     np.testing.assert_allclose(found, expected, atol=0.03)
 
 
+def test_a_table_of_nan_is_nan():
+    assert Tabulated.of(Sigmoid())(torch.tensor([math.nan, 2.0])).isnan().tolist() == [True, False]
+
+
 def test_tables_of_one_name_are_told_apart():
     first, second = (Tabulated.of(Sigmoid(k=k), "mine") for k in (2.0, 3.0))
     assert repr(first) == repr(Tabulated.of(Sigmoid(k=2.0), "mine")) != repr(second)
@@ -177,7 +181,11 @@ def test_tables_of_one_name_are_told_apart():
 
 REFUSED = [
     (lambda: Tabulated.of(lambda logsnr: logsnr.tolist(), "f"), "f returns list for log-SNRs"),
-    (lambda: Tabulated.of(torch.sum, "f"), r"f returns \[\] for log-SNRs"),
+    (lambda: Tabulated.of(torch.sum, "f"), r"f returns torch.float64 \[\] for log-SNRs"),
+    (lambda: Tabulated.of(lambda logsnr: logsnr.to_sparse(), "f"), "f returns torch.float64"),
+    (lambda: Tabulated.of(lambda logsnr: logsnr * 1j, "f"), "f returns torch.complex128"),
+    (lambda: Tabulated.of(lambda logsnr: logsnr.to("meta"), "f"), "f returns torch.float64"),
+    (lambda: Tabulated(name="f", weights=(1.0, 0.0), logsnr_max=math.inf), "give two or more"),
     (lambda: Tabulated.of(torch.log), "log is nan at log-SNR -20"),
     (lambda: Tabulated(name="", weights=(1.0, 0.0)), "cannot be called ''"),
     (lambda: Tabulated(name="f", weights=(1.0,)), "give two or more"),

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
+import torch
+
 _NAME = "__user_code__"  # of the module that a file makes
 _CHANGED = ("argv", "path", "stdin", "stderr", "dont_write_bytecode")
 _GUARD = "keep what trains and what reads arguments under `if __name__ == '__main__'`."
@@ -60,7 +62,7 @@ def as_script(target: str) -> Iterator[None]:
     _require_readable(path)
     folder, _ = _place(path)
     saved = {name: getattr(sys, name) for name in _CHANGED}
-    modules, current = dict(sys.modules), Path.cwd()
+    modules, current, dtype = dict(sys.modules), Path.cwd(), torch.get_default_dtype()
     sys.argv, sys.stdin, sys.dont_write_bytecode = [str(path)], None, True  # nobody answers
     sys.path = [str(folder), str(current), *sys.path, str(path.resolve().parent)]
     try:
@@ -76,6 +78,7 @@ def as_script(target: str) -> Iterator[None]:
         raise ValueError(f"{target} raised {type(error).__name__}.") from error
     finally:
         vars(sys).update(saved)
+        torch.set_default_dtype(dtype)
         with contextlib.suppress(OSError):
             os.chdir(current)
         for name in [name for name in [*sys.modules] if _is_neighbour(name, folder, modules)]:

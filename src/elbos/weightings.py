@@ -474,7 +474,7 @@ class Tabulated(Weighting):
     r"""A weighting of one's own, as numbers: linear between them, and constant outside.
 
     A run directory holds no code, so that nobody else's is run by opening it. What a function gives
-    at 2,001 noise levels is kept instead: runs are resumed, sampled and evaluated without it.
+    at 2,001 noise levels is kept instead: runs are sampled, evaluated and shared without it.
 
     Attributes:
         name: What tables and figures call it.
@@ -500,7 +500,8 @@ class Tabulated(Weighting):
     def __post_init__(self) -> None:
         if not self.name or not self.name.isprintable():
             raise ValueError(f"A weighting cannot be called {self.name!r}: give it a name.")
-        if len(self.weights) < 2 or not self.logsnr_min < self.logsnr_max:
+        is_range = -math.inf < self.logsnr_min < self.logsnr_max < math.inf
+        if len(self.weights) < 2 or not is_range:
             raise ValueError(
                 f"There are {len(self.weights)} weights from log-SNR {self.logsnr_min} to "
                 f"{self.logsnr_max}: give two or more, the lower end first."
@@ -513,15 +514,24 @@ class Tabulated(Weighting):
                 )
 
     @classmethod
-    def of(cls, function: WeightFunction, name: str | None = None) -> "Tabulated":
-        r"""The weighting that a function computes, from levels 0.02 apart on $[-20, 20]$.
+    def of(
+        cls,
+        function: WeightFunction,
+        name: str | None = None,
+        *,
+        logsnr_min: float = -20.0,
+        logsnr_max: float = 20.0,
+    ) -> "Tabulated":
+        r"""The weighting that a function computes, from 2,001 levels.
 
-        Between them a weighting of curvature $w''$ is off by $5 \cdot 10^{-5}\, |w''|$ at most; a
-        jump becomes a slope.
+        They are $h = 0.02$ apart by default; between them a weighting of curvature $w''$ is off by
+        $h^2 |w''| / 8$ at most, and a jump becomes a slope.
 
         Args:
             function: From log-SNR, a float64 tensor `[n]`, to weights of the same shape.
             name: What to call it. Default: the function's.
+            logsnr_min: The first level. Default: below what presets train on.
+            logsnr_max: The last level.
 
         Raises:
             ValueError: If it does not return a weight for each level, finite and not negative.
@@ -531,15 +541,18 @@ class Tabulated(Weighting):
             tensor([0.9526])
         """
         name = name or str(getattr(function, "__name__", type(function).__name__))
+        levels = torch.linspace(logsnr_min, logsnr_max, 2001, dtype=torch.float64)
         with torch.no_grad():
-            w = function(torch.linspace(-20.0, 20.0, 2001, dtype=torch.float64))
-        shape = list(w.shape) if isinstance(w, Tensor) else type(w).__name__
-        if shape != [2001]:
+            w: object = function(levels)
+        is_plain = isinstance(w, Tensor) and w.layout == torch.strided and not w.is_meta
+        if not is_plain or w.shape != levels.shape or w.is_complex():  # type: ignore[attr-defined]
+            what = f"{w.dtype} {list(w.shape)}" if isinstance(w, Tensor) else type(w).__name__
             raise ValueError(
-                f"The weighting {name} returns {shape} for log-SNRs [2001]: return a tensor with a "
-                "weight for each."
+                f"The weighting {name} returns {what} for log-SNRs [2001]: return a tensor with a "
+                "real weight for each."
             )
-        return cls(name=name, weights=tuple(float(f"{value:.9g}") for value in w.tolist()))
+        weights = tuple(float(f"{value:.9g}") for value in w.tolist())  # type: ignore[attr-defined]
+        return cls(name=name, weights=weights, logsnr_min=logsnr_min, logsnr_max=logsnr_max)
 
     def __repr__(self) -> str:
         return f"Tabulated({self.name!r}, {self._digest!r})"
@@ -563,5 +576,5 @@ class Tabulated(Weighting):
         table, last = self._table.to(logsnr), len(self.weights) - 1
         share = (logsnr - self.logsnr_min) / (self.logsnr_max - self.logsnr_min)
         position = (last * share).clamp(0, last)
-        left = position.long().clamp(max=last - 1)
+        left = position.nan_to_num(0).long().clamp(max=last - 1)
         return torch.lerp(table[left], table[left + 1], position - left)

@@ -81,13 +81,12 @@ def _compare(
         comparison = _settled(comparison, directory, minutes, engine)
         features = extractor.name if extractor else None
         directory.claim(Stored.of(comparison, minutes, dataset, features))
+        directory.require_own_rows(comparison)
     cells = [
         Cell(row, seed, Job.of(comparison, directory.run(row, seed).absolute(), row, seed))
         for seed in comparison.seeds  # a seed of all rows, then the next
         for row in comparison.rows
     ]
-    for cell in cells:
-        cell.job.require_own_run()
     try:
         with progress(Console(stderr=True)) as bar:
             if extractor:  # once, with all cores; and fail before training

@@ -137,8 +137,8 @@ def notes(report: Report) -> list[str]:
             f"± is half of Tukey's honestly significant difference over {found['num_seeds']} "
             f"seeds as blocks ({dof} degree{'s' if dof > 1 else ''} of freedom), wider for a row "
             "that scatters more than the others, by as much: two rows whose intervals do not "
-            f"overlap differ, with about {percent} % confidence for all pairs of rows and one score "
-            "at once. It is about training anew on the same data, not about other test images.",
+            f"overlap differ, with about {percent} % confidence for all pairs of rows and one "
+            "score at once. It is about training anew on the same data, not about other images.",
             "Intervals hold if rows and seeds were chosen before looking. After a look that made "
             "one add seeds or drop rows, confirm with fresh seeds alone, as --seeds 10 11 12.",
         ]

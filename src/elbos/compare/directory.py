@@ -10,9 +10,10 @@ A directory belongs to one configuration and one way of scoring; rows and seeds 
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -23,6 +24,7 @@ from elbos.compare.rows import Row
 from elbos.training.config import Config
 from elbos.training.config_json import decode, difference, encode
 from elbos.training.data import Dataset
+from elbos.training.run_directory import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,3 +132,31 @@ class ComparisonDirectory:
             )
         files.write(self.file, (json.dumps(encode(wanted), indent=2) + "\n").encode())
         (self.path / "runs").mkdir(exist_ok=True)  # a machine that does not see it is refused
+
+    def require_own_rows(self, comparison: Comparison) -> None:
+        """Fail where a row's name is that of another objective's runs, of any seed; runs that
+        cannot be read say so themselves when they are made.
+
+        Raises:
+            ValueError: If it is.
+        """
+        for row in comparison.rows:
+            wanted = encode(row.config(comparison.config))
+            for path in sorted(self.path.glob(f"runs/{row.name}-*")):
+                is_of_name = re.fullmatch(rf"{re.escape(row.name)}-\d+", path.name)
+                stored = _config(path) if is_of_name else None
+                if stored is None:
+                    continue
+                stored = replace(stored, seed=comparison.config.seed)
+                if found := difference(encode(stored), wanted):
+                    raise ValueError(
+                        f"{path} holds a run with {found}: give the row another name, or name "
+                        "another directory with --out."
+                    )
+
+
+def _config(run: Path) -> Config | None:
+    try:
+        return RunDirectory(run).config()
+    except (FileNotFoundError, ValueError):
+        return None

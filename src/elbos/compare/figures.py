@@ -105,8 +105,9 @@ def _relative(
 def _range(traces: Sequence[Scatter]) -> dict[str, list[float]]:
     """Of most curves: a few that are far from all others leave the panel."""
     tops = [np.nanmax(np.abs(trace.y)) for trace in traces]
-    most = [t.y for t, top in zip(traces, tops, strict=True) if top <= _FAR * np.median(tops)]
-    if len(most) == len(traces):
+    middle = np.median(tops)
+    most = [t.y for t, top in zip(traces, tops, strict=True) if top <= _FAR * middle]
+    if middle == 0 or len(most) == len(traces):  # or half of the rows are alike
         return {}
     low, high = np.nanmin(most), np.nanmax(most)
     return {"range": [low - 0.05 * (high - low), high + 0.05 * (high - low)]}

@@ -15,8 +15,6 @@ from elbos.compare.rows import Row
 from elbos.compare.scores import read_scores
 from elbos.errors import flat
 from elbos.training.config import Config, Weight
-from elbos.training.config_json import difference, encode
-from elbos.training.run_directory import RunDirectory
 from elbos.weightings import Weighting
 
 TRAINING_COST = 3  # of an image, in network evaluations: one forward, and two's worth backward
@@ -63,26 +61,9 @@ class Job:
         """All its work, about."""
         return self.training_cost + self.scoring.cost(self.config.schedule)
 
-    def require_own_run(self) -> None:
-        """Fail where the directory holds a run of another objective; one that cannot be read says
-        so itself when it is made.
-
-        Raises:
-            ValueError: If it does.
-        """
-        try:
-            stored = RunDirectory(self.path).config()
-        except (FileNotFoundError, ValueError):
-            return
-        if found := difference(encode(stored), encode(self.config)):
-            raise ValueError(
-                f"{self.path} holds a run with {found}: give the row another name, or name another "
-                "directory with --out."
-            )
-
     def scores(self) -> dict[str, Any] | None:
         """Its scores, if it is done."""
-        return read_scores(self.path, self.scoring, self.named_weightings)
+        return read_scores(self.path, self.config, self.scoring, self.named_weightings)
 
     @property
     def lock(self) -> FileLock:

@@ -69,7 +69,8 @@ def _encoded(node: ast.expr, annotation: Any) -> dict[str, Any]:
     classes = {option.__name__: option for option in options(annotation)}
     function = node.func if isinstance(node, ast.Call) else node
     if not isinstance(function, ast.Name) or function.id not in classes:
-        raise ValueError(f"{_shown(node)} is none of {', '.join(classes)}.")
+        functions = ", nor FILE.py:FUNCTION" if annotation is Weight else ""
+        raise ValueError(f"{_shown(node)} is none of {', '.join(classes)}{functions}.")
     cls = classes[function.id]
     fields = [field for field in dataclasses.fields(cls) if field.init]
     values = {f.name: encode(f.default) for f in fields if f.default is not dataclasses.MISSING}
@@ -98,7 +99,7 @@ def _value(node: ast.expr, annotation: Any) -> Any:
     if annotation == WeightFunction:
         return _encoded(node, Weight)
     try:
-        return ast.literal_eval(node)
+        return encode(ast.literal_eval(node))
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         raise ValueError(f"{_shown(node)} is no number.") from None
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from elbos.evaluation.likelihood import Condition, conditions
 from elbos.evaluation.ode import Ode
 from elbos.evaluation.progress import Start
 from elbos.evaluation.samples import Judge, Quality, draw_set, score_set
+from elbos.training.config import Config, Output
 from elbos.training.config_json import encode
 from elbos.training.data import to_unit
 from elbos.training.machine import machine
@@ -38,24 +40,34 @@ FILE = "scores.json"
 
 
 def read_scores(
-    run: Path, scoring: Scoring, weightings: Iterable[str] = ()
+    run: Path, config: Config, scoring: Scoring, weightings: Iterable[str] = ()
 ) -> dict[str, Any] | None:
-    """What `write_scores` wrote, or None if it is not there or not as it was written, or of other
-    settings or of too few weightings.
+    """What `write_scores` wrote, or None if it is not there or not as it was written, or of another
+    run, other settings or too few weightings.
     """
     try:
         stored = json.loads((run / FILE).read_bytes())
         found: dict[str, Any] = stored["scores"]
-        if stored["digest"] == _digest(found) and found["scoring"] == encode(scoring):
+        is_own = stored["run"] == _identity(config) and found["scoring"] == encode(scoring)
+        if is_own and stored["digest"] == _digest(stored["run"], found):
             return found if set(weightings) <= set(found["losses"]) else None
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return None
 
 
-def _digest(scores: dict[str, Any]) -> str:
+def _identity(config: Config) -> str:
+    """What tells a run from others: all that decides its numbers."""
+    return _hash(encode(replace(config, output=Output())))
+
+
+def _digest(run: str, scores: dict[str, Any]) -> str:
     """Tells that nothing was changed, and that this version of elbos wrote it."""
-    text = json.dumps([version("elbos"), scores], sort_keys=True, allow_nan=False)
+    return _hash([version("elbos"), run, scores])
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -98,10 +110,11 @@ def write_scores(
         **_samples(run, scoring, start),
         **_log(run),
     }
-    if before := read_scores(run.directory.path, scoring):
+    if before := read_scores(run.directory.path, run.config, scoring):
         found["losses"] = {**before["losses"], **found["losses"]}
-    content = json.dumps({"digest": _digest(found), "scores": found}, allow_nan=False)
-    files.write(run.directory.path / FILE, content.encode())
+    identity = _identity(run.config)
+    content = {"run": identity, "digest": _digest(identity, found), "scores": found}
+    files.write(run.directory.path / FILE, json.dumps(content, allow_nan=False).encode())
 
 
 def _likelihood(

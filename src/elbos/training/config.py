@@ -51,6 +51,25 @@ _CLOSED_FORMS = {
 }
 
 
+def require_known(
+    weighting: weightings.WeightFunction, logsnr_min: float, logsnr_max: float
+) -> None:
+    """Raise a ValueError if it is a table that does not reach as far as noise levels do."""
+    if isinstance(weighting, weightings.Monotone):
+        require_known(weighting.inner, logsnr_min, logsnr_max)
+    if isinstance(weighting, weightings.Shifted):
+        shift = 2 * weighting.shift
+        require_known(weighting.inner, logsnr_min - shift, logsnr_max - shift)
+    if isinstance(weighting, weightings.Tabulated):
+        low, high = weighting.logsnr_min, weighting.logsnr_max
+        if not low <= logsnr_min < logsnr_max <= high:
+            raise ValueError(
+                f"The weighting {weighting.name} is known on log-SNR [{low:g}, {high:g}], and is "
+                f"asked for on [{logsnr_min:g}, {logsnr_max:g}]: choose ends of the schedule or a "
+                "shift within, or make a table that reaches further with Tabulated.of."
+            )
+
+
 def require_storable(weighting: weightings.WeightFunction) -> None:
     """Raise a ValueError if it is a weighting that no config.json can hold.
 
@@ -249,6 +268,7 @@ class Config:
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
         require_finite(self)
         require_storable(self.weighting)
+        require_known(self.weighting, self.schedule.logsnr_min, self.schedule.logsnr_max)
         self.require_usable_loss()
         self.require_guidable(self.sampling)
         self.sampling.logsnrs(self.schedule)  # raises if there are none
