@@ -16,8 +16,8 @@ $$|(\bar y_i - \bar y_j) - (\mu_i - \mu_j)| \le \mathrm{HSD}
   \quad \text{for all } i, j, \text{ in 95 \% of experiments},$$
 
 with $q$ the quantile of the studentized range (of $\max - \min$ of $R$ means: no further
-$\sqrt 2$). Drawn as $\bar y_r \pm m_r$ with $m_r = \mathrm{HSD} / 2$, rows
-differ where their intervals are apart.
+$\sqrt 2$). Drawn as $\bar y_r \pm m_r$ with $m_r = \mathrm{HSD} / 2$, rows differ where their
+intervals are apart.
 
 This takes errors of all rows for equally large, which they are not. With three seeds no row alone
 says how large its are, but one whose residuals are larger than $\sqrt{\mathrm{MSE}}$ has a margin
@@ -170,10 +170,8 @@ def _erratic(scores: Float64[np.ndarray, "r n"]) -> Bool[np.ndarray, " r"]:
     while (num_rows := int((~is_erratic).sum())) > 3:
         residuals, is_exact = _residuals(scores[~is_erratic])
         squares = np.square(residuals).sum(1)
-        if (
-            is_exact
-            or squares.max() <= cochran(num_rows, scores.shape[1], _OUTLIER_LEVEL) * squares.sum()
-        ):
+        share = cochran(num_rows, scores.shape[1], _OUTLIER_LEVEL)
+        if is_exact or squares.max() <= share * squares.sum():
             break
         is_erratic[np.flatnonzero(~is_erratic)[squares.argmax()]] = True
     return is_erratic

@@ -102,8 +102,8 @@ def reading(report: Report) -> str:
         return "★ the best mean. With one seed there is no margin: a difference may be chance."
     return (
         "★ the best mean. Bold: not told apart from it. ± serves to compare rows: two whose "
-        "intervals do not overlap differ (95 % confidence, for all pairs of rows at once). It is "
-        "no error of the mean: what a seed does to all rows is left out."
+        "intervals do not overlap differ (about 95 % confidence, for all pairs of rows at once). "
+        "It is no error of the mean: what a seed does to all rows is left out."
     )
 
 
