@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from commands import Elbos, assert_one_line
 from torch import Tensor
 
+from elbos import files
 from elbos.evaluation import likelihood, samples
 from elbos.evaluation.evaluate import Evaluation, evaluate
 from elbos.evaluation.features import Module
@@ -250,6 +253,18 @@ def test_the_weights_are_part_of_the_key(
     folders = set((runs / "digits/evaluation").iterdir())
     assert json.loads(elbos(*words).out) == first  # the same weights after all
     assert len(set((runs / "digits/evaluation").iterdir())) == 2 * len(folders)
+
+
+def test_what_was_half_written_is_deleted(runs: Path) -> None:
+    """By a process that is gone, as after kill -9."""
+    run = TrainedRun.load(runs / "digits")
+    folder = Store.of(run, "x", seed=0).folder
+    folder.mkdir(parents=True)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here = files.partial(Path("x")).name.split(".")[2]
+    (folder / f".00000.safetensors.{here}.{dead.pid}.partial").touch()
+    assert not list(Store.of(run, "x", seed=0).folder.iterdir())
 
 
 def test_the_floor_is_computed_once_for_all_runs_on_the_same_data(

@@ -37,7 +37,8 @@ class Store:
 
     @classmethod
     def of(cls, run: TrainedRun, name: str, **key: Any) -> "Store":
-        """The store of what `name` and `key` describe, for the weights that `run` has now.
+        """The store of what `name` and `key` describe, for the weights that `run` has now; what a
+        process that was killed left half-written in it is deleted.
 
         Args:
             run: In whose directory it is.
@@ -50,7 +51,9 @@ class Store:
             "precision": run.config.precision,
             "ends": (run.config.schedule.logsnr_min, run.config.schedule.logsnr_max),
         }
-        return cls(run.directory.evaluation / f"{name}-{_digest(run, {**of_run, **key})}")
+        folder = run.directory.evaluation / f"{name}-{_digest(run, {**of_run, **key})}"
+        files.remove_leftovers(folder)
+        return cls(folder)
 
     @classmethod
     def of_data(cls, run: TrainedRun, name: str, **key: Any) -> "Store":
