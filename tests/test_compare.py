@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from commands import assert_one_line
 from comparing import USERS, Here
 
-from elbos import weightings
+from elbos import files, weightings
 from elbos.compare import budget
 from elbos.compare import work as work_module
 from elbos.compare.compare import compare
@@ -232,6 +233,19 @@ def test_what_no_run_could_train_is_found_before_the_first(small, folder):
     with pytest.raises(ValueError, match="num_features is 0"):
         compare(replace(small, config=config), Path("c"), Here())
     assert not Path("c").exists()
+
+
+def test_what_was_half_written_is_deleted(small, folder):
+    """By processes that are gone, of a report and of a run's scores."""
+    compare(replace(small, rows=small.rows[:1]), Path("c"), Here())
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here = files.partial(Path("x")).name.split(".")[2]
+    for name in ("c/.report.json", "c/runs/iddpm-0/.scores.json"):
+        Path(f"{name}.{here}.{dead.pid}.partial").touch()
+    Path("c/runs/iddpm-0/scores.json").unlink()
+    compare(replace(small, rows=small.rows[:1]), Path("c"), Here())
+    assert not list(Path("c").rglob(".*.partial"))
 
 
 def test_an_interruption_says_how_to_go_on(small, folder):

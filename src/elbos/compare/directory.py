@@ -110,6 +110,7 @@ class ComparisonDirectory:
             )
         self.path.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path / ".lock"):
+            files.remove_leftovers(self.path)
             yield
 
     def claim(self, wanted: Stored) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from filelock import Timeout
 
+from elbos import files
 from elbos.compare.job import TRAINING_COST, Job
 from elbos.compare.scores import write_scores
 from elbos.errors import explained
@@ -48,6 +49,7 @@ def _stop_when_closed() -> None:
 def work(job: Job) -> None:
     """Train and score; whatever goes wrong is noted, such that other runs go on."""
     job.path.mkdir(parents=True, exist_ok=True)
+    files.remove_leftovers(job.path)
     job.forget_failure()
     try:
         _train_and_score(job)
