@@ -8,7 +8,6 @@ DIR/
 A directory belongs to one configuration and one way of scoring; rows and seeds may be added.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from elbos import files
 from elbos.compare.experiment import Comparison, Scoring
 from elbos.compare.rows import Row
 from elbos.training.config import Config
-from elbos.training.config_json import decode, difference, encode
+from elbos.training.config_json import decode, difference, digest, encode
 from elbos.training.data import Dataset
 from elbos.training.run_directory import RunDirectory
 
@@ -50,12 +49,11 @@ class Stored:
         cls, comparison: Comparison, minutes: float | None, dataset: Dataset, features: str | None
     ) -> "Stored":
         """What the directory of a comparison belongs to, with data and extractor as they are."""
-        fingerprint = json.dumps(dataset.fingerprint(), sort_keys=True)
         return cls(
             minutes=minutes,
             config=comparison.config,
             scoring=comparison.scoring,
-            data=hashlib.sha256(fingerprint.encode()).hexdigest(),
+            data=digest(dataset.fingerprint()),
             features=features,
         )
 

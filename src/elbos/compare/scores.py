@@ -4,7 +4,6 @@ Everything slow is kept part by part in the run's `evaluation` folder: scored ag
 weightings, a run costs seconds.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -27,7 +26,7 @@ from elbos.evaluation.ode import Ode
 from elbos.evaluation.progress import Start
 from elbos.evaluation.samples import Judge, Quality, draw_set, score_set
 from elbos.training.config import Config, Output
-from elbos.training.config_json import encode
+from elbos.training.config_json import digest, encode
 from elbos.training.data import to_unit
 from elbos.training.machine import machine
 from elbos.training.pictures import png
@@ -58,17 +57,12 @@ def read_scores(
 
 def _identity(config: Config) -> str:
     """What tells a run from others: all that decides its numbers."""
-    return _hash(encode(replace(config, output=Output())))
+    return digest(encode(replace(config, output=Output())))
 
 
 def _digest(run: str, scores: dict[str, Any]) -> str:
     """Tells that nothing was changed, and that this version of elbos wrote it."""
-    return _hash([version("elbos"), run, scores])
-
-
-def _hash(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest([version("elbos"), run, scores])
 
 
 def write_scores(

@@ -5,7 +5,6 @@ same command again reads the others back. Every part is keyed by all that its nu
 """
 
 import hashlib
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import safetensors.torch
 from torch import Tensor
 
 from elbos import files
-from elbos.training.config_json import encode
+from elbos.training.config_json import digest, encode
 from elbos.training.data.cache import cache_dir
 from elbos.training.trained import TrainedRun
 
@@ -85,8 +84,7 @@ class Store:
 
 def _digest(run: TrainedRun, key: dict[str, Any]) -> str:
     fixed = [version("elbos"), version("torch"), run.device.type, run.dataset.fingerprint()]
-    text = json.dumps([fixed, {name: encode(value) for name, value in sorted(key.items())}])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return digest([fixed, {name: encode(value) for name, value in key.items()}])[:12]
 
 
 def pack(tensors: Tensors) -> bytes:

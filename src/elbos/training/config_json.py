@@ -5,6 +5,8 @@ are those of the field's annotation and no others.
 """
 
 import dataclasses
+import hashlib
+import json
 import math
 import types
 import typing
@@ -30,6 +32,12 @@ def encode(value: Any) -> Any:
     if isinstance(value, Path) or value in (math.inf, -math.inf):  # JSON has no infinity
         return str(value)
     return value
+
+
+def digest(value: Any) -> str:
+    """What tells a value of JSON from others: the SHA-256 of its text."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def decode(annotation: Any, value: Any, where: str = "config") -> Any:
