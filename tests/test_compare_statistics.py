@@ -132,17 +132,32 @@ def test_a_row_that_scatters_more_has_a_wider_margin(rng):
     assert blocks.margins[2] > 1.5 * blocks.margins.min()
 
 
-def test_unequal_rows_are_seldom_told_apart(rng):
-    """Of three of 15 equal rows that scatter 4 times as much, with 5 seeds: in 8.5 % of tables, not
-    in a quarter, as by Tukey's alone; 500 experiments, less 4 binomial standard errors.
-    """
+SCATTER = {
+    "alike": np.ones(15),
+    "one 10": np.r_[10, np.ones(14)],
+    "one 30": np.r_[30, np.ones(14)],
+    "three 4": np.r_[4, 4, 4, np.ones(12)],
+    "spread": np.geomspace(0.3, 3, 15),
+}
+
+
+@pytest.mark.parametrize(
+    ("scatter", "num_seeds", "expected"),
+    [
+        *[("alike", 3, 0.027), ("alike", 5, 0.029), ("one 10", 3, 0.085), ("one 10", 5, 0.043)],
+        *[("one 30", 3, 0.050), ("one 30", 5, 0.032), ("three 4", 3, 0.118)],
+        *[("three 4", 5, 0.085), ("spread", 3, 0.089), ("spread", 5, 0.063)],
+    ],
+)
+def test_equal_rows_are_told_apart_as_seldom_as_the_guide_says(scatter, num_seeds, expected, rng):
+    """In docs/compare.md, of 1,500 tables; here of 500, within 4 binomial standard errors."""
     num_apart = 0
     for _ in range(500):
-        scores = np.r_[4, 4, 4, np.ones(12)][:, None] * rng.normal(size=(15, 5))
-        blocks = Blocks.of(scores)
+        blocks = Blocks.of(SCATTER[scatter][:, None] * rng.normal(size=(15, num_seeds)))
         reach = blocks.margins[:, None] + blocks.margins
         num_apart += bool((np.abs(blocks.means[:, None] - blocks.means) > reach).any())
-    assert abs(num_apart / 500 - 0.085) < 4 * math.sqrt(0.085 * 0.915 / 500)
+    error = math.sqrt(expected * (1 - expected) * (1 / 500 + 1 / 1500))
+    assert abs(num_apart / 500 - expected) < 4 * error
 
 
 def test_an_erratic_row_widens_no_other_interval(rng):

@@ -177,6 +177,7 @@ def _erratic(scores: Float64[np.ndarray, "r n"]) -> Bool[np.ndarray, " r"]:
     return is_erratic
 
 
+@lru_cache
 def cochran(num_rows: int, num_seeds: int, level: float) -> float:
     """The share of the largest of `num_rows` variances in their sum, above which it is an outlier.
 
