@@ -8,6 +8,7 @@ import torch
 from elbos import parameterizations, schedules, weightings
 from elbos.adaptive import Adaptive
 from elbos.schedules import Schedule
+from elbos.tabulated import Tabulated
 
 
 def name_of(value: object) -> str:
@@ -89,6 +90,6 @@ MONOTONE = [
     weightings.ShiftedFlow(shift=1 / 9 + 1e-3),
     weightings.Monotone(weightings.EDM()),
     weightings.Shifted(weightings.Sigmoid(), math.log(2)),
-    weightings.Tabulated.of(weightings.Sigmoid(), "table"),
+    Tabulated.of(weightings.Sigmoid(), "table"),
 ]
 WEIGHTINGS = MONOTONE + NON_MONOTONE

@@ -19,6 +19,7 @@ from elbos.compare.experiment import DEFAULT_ROWS, Comparison
 from elbos.compare.row_words import parse_row
 from elbos.compare.rows import ROWS, Row, loss_scale
 from elbos.parameterizations import V
+from elbos.tabulated import Tabulated
 from elbos.training.presets import PRESETS
 from elbos.training.run_directory import RunDirectory
 from elbos.training.state import new_accelerator
@@ -131,7 +132,7 @@ def test_a_function_changes_no_setting_of_torch(folder):
 
 def test_a_row_of_a_function_is_trained_and_scored_from_its_numbers(small, folder):
     """Of the same objective, written as a function: the same scores, to the error of the table."""
-    function = weightings.Tabulated.of(lambda logsnr: torch.sigmoid(2 - logsnr), "mine")
+    function = Tabulated.of(lambda logsnr: torch.sigmoid(2 - logsnr), "mine")
     rows = (
         ROWS["v-adaptive-sigmoid-2"],
         replace(ROWS["v-adaptive-sigmoid-2"], name="mine", weighting=function),

@@ -10,7 +10,8 @@ from tables import MONOTONE, NON_MONOTONE, RISES_BELOW, WEIGHTINGS, name_of
 from elbos import weightings
 from elbos.analysis import is_monotone, rising_intervals
 from elbos.recipes import RECIPES
-from elbos.weightings import EDM, Monotone, Shifted, Sigmoid, Tabulated, Weighting
+from elbos.tabulated import Tabulated
+from elbos.weightings import EDM, Monotone, Shifted, Sigmoid, Weighting
 
 LOGSNR = torch.linspace(-20, 20, 4001, dtype=torch.float64)
 

@@ -9,7 +9,7 @@ before it:
 | `process` | the Gaussian process $z = \alpha x + \sigma \epsilon$, in log-SNR |
 | `schedules`, `adaptive` | a noise schedule is a distribution over log-SNR |
 | `parameterizations` | what a network predicts, $y = a x + b \epsilon$ |
-| `extrema`, `weightings` | $w(\lambda)$, and where it rises |
+| `extrema`, `weightings`, `tabulated` | $w(\lambda)$, and where it rises |
 | `recipes` | published recipes and the weighting that each implies |
 | `analysis` | monotone or not, the mixture of ELBOs, the theorem |
 | `pages` | results as HTML pages that are whole in themselves |

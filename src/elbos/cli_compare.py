@@ -40,8 +40,8 @@ class Compare:
     """Replicates of every row; intervals need two or more."""
 
     minutes: float | None = None
-    """Training time of each run on this machine, which sets the images seen by all of them.
-    Default: the preset's images."""
+    """Training time of each run, here or on one machine of the cluster, which sets the images seen
+    by all of them. Default: the preset's images."""
 
     workers: int | None = None
     """Runs at once. Default: one for each accelerator, or each two cores."""

@@ -10,14 +10,13 @@ each of these from what a published method samples, predicts and multiplies its 
 the closed forms.
 
 A new weighting is a frozen dataclass with one method, or any callable from log-SNR to weight. A
-configuration holds neither: `Tabulated.of` makes numbers of it, with which a run is trained.
+configuration holds neither: `tabulated` makes numbers of it, with which a run is trained.
 
 References:
     Kingma & Gao (2023), https://arxiv.org/abs/2303.00848
 """
 
 import abc
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -467,114 +466,3 @@ class Shifted(Weighting):
 
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         return self.inner(logsnr - 2 * self.shift)
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Tabulated(Weighting):
-    r"""A weighting of one's own, as numbers: linear between them, and constant outside.
-
-    A run directory holds no code, so that nobody else's is run by opening it. What a function gives
-    at 2,001 noise levels is kept instead: runs are sampled, evaluated and shared without it.
-
-    Attributes:
-        name: What tables and figures call it.
-        weights: $w \ge 0$ at levels evenly spaced from `logsnr_min` to `logsnr_max`, two or more.
-        logsnr_min: The first of them.
-        logsnr_max: The last.
-
-    Raises:
-        ValueError: If the weights are not finite, negative, or fewer than two.
-
-    Examples:
-        >>> Tabulated(name="line", weights=(1.0, 0.0), logsnr_min=-1.0, logsnr_max=1.0)(
-        ...     torch.tensor([-9.0, 0.5])
-        ... )
-        tensor([1.0000, 0.2500])
-    """
-
-    name: str
-    weights: tuple[float, ...]
-    logsnr_min: float = -20.0
-    logsnr_max: float = 20.0
-
-    def __post_init__(self) -> None:
-        if not self.name or not self.name.isprintable():
-            raise ValueError(f"A weighting cannot be called {self.name!r}: give it a name.")
-        is_range = -math.inf < self.logsnr_min < self.logsnr_max < math.inf
-        if len(self.weights) < 2 or not is_range:
-            raise ValueError(
-                f"There are {len(self.weights)} weights from log-SNR {self.logsnr_min} to "
-                f"{self.logsnr_max}: give two or more, the lower end first."
-            )
-        for logsnr, w in zip(self._levels.tolist(), self.weights, strict=True):
-            if not 0 <= w < math.inf:
-                raise ValueError(
-                    f"The weighting {self.name} is {w} at log-SNR {logsnr:.4g}: give finite "
-                    "weights, none below 0."
-                )
-
-    @classmethod
-    def of(
-        cls,
-        function: WeightFunction,
-        name: str | None = None,
-        *,
-        logsnr_min: float = -20.0,
-        logsnr_max: float = 20.0,
-    ) -> "Tabulated":
-        r"""The weighting that a function computes, from 2,001 levels.
-
-        They are $h = 0.02$ apart by default; between them a weighting of curvature $w''$ is off by
-        $h^2 |w''| / 8$ at most, and a jump becomes a slope.
-
-        Args:
-            function: From log-SNR, a float64 tensor `[n]`, to weights of the same shape.
-            name: What to call it. Default: the function's.
-            logsnr_min: The first level. Default: below what presets train on.
-            logsnr_max: The last level.
-
-        Raises:
-            ValueError: If it does not return a weight for each level, finite and not negative.
-
-        Examples:
-            >>> Tabulated.of(lambda logsnr: torch.sigmoid(3 - logsnr), "mine")(torch.zeros(1))
-            tensor([0.9526])
-        """
-        name = name or str(getattr(function, "__name__", type(function).__name__))
-        levels = torch.linspace(logsnr_min, logsnr_max, 2001, dtype=torch.float64)
-        with torch.no_grad():
-            w: object = function(levels)
-        is_plain = isinstance(w, Tensor) and w.layout == torch.strided and not w.is_meta
-        if not is_plain or w.shape != levels.shape or w.is_complex():  # type: ignore[attr-defined]
-            what = f"{w.dtype} {list(w.shape)}" if isinstance(w, Tensor) else type(w).__name__
-            raise ValueError(
-                f"The weighting {name} returns {what} for log-SNRs [2001]: return a tensor with a "
-                "real weight for each."
-            )
-        weights = tuple(float(f"{value:.9g}") for value in w.tolist())  # type: ignore[attr-defined]
-        return cls(name=name, weights=weights, logsnr_min=logsnr_min, logsnr_max=logsnr_max)
-
-    def __repr__(self) -> str:
-        return f"Tabulated({self.name!r}, {self._digest!r})"
-
-    @cached_property
-    def _digest(self) -> str:
-        """Tells it from others of its name."""
-        numbers = (self.logsnr_min, self.logsnr_max, self.weights)
-        return hashlib.sha256(repr(numbers).encode()).hexdigest()[:8]
-
-    @cached_property
-    def _table(self) -> Float[Tensor, " n"]:
-        return torch.tensor(self.weights, dtype=torch.float64)
-
-    @property
-    def _levels(self) -> Float[Tensor, " n"]:
-        ends = self.logsnr_min, self.logsnr_max
-        return torch.linspace(*ends, len(self.weights), dtype=torch.float64)
-
-    def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        table, last = self._table.to(logsnr), len(self.weights) - 1
-        share = (logsnr - self.logsnr_min) / (self.logsnr_max - self.logsnr_min)
-        position = (last * share).clamp(0, last)
-        left = position.nan_to_num(0).long().clamp(max=last - 1)
-        return torch.lerp(table[left], table[left + 1], position - left)

@@ -46,8 +46,8 @@ def compare(
         comparison: Rows, seeds, what they share, and how they are scored.
         path: The comparison's directory; made if it is not there.
         engine: Where runs are made; stopped at the end.
-        minutes: Training time of a run on this machine, from which the number of images follows:
-            the same for all rows. Default: the number of images of the configuration.
+        minutes: Training time of a run on a machine of the engine, from which the number of images
+            follows: the same for all rows. Default: the number of images of the configuration.
         command: What was typed, for the report.
 
     Returns:

@@ -16,6 +16,7 @@ from elbos.adaptive import Adaptive
 from elbos.checks import require_finite, require_positive
 from elbos.networks import MLPConfig, NetworkConfig, UNetConfig
 from elbos.objective import Objective
+from elbos.tabulated import Tabulated, require_reach
 from elbos.training.data import Data
 from elbos.training.own_weighting import tabulated
 from elbos.training.sampling import Sampling
@@ -51,25 +52,6 @@ _CLOSED_FORMS = {
 }
 
 
-def require_known(
-    weighting: weightings.WeightFunction, logsnr_min: float, logsnr_max: float
-) -> None:
-    """Raise a ValueError if it is a table that does not reach as far as noise levels do."""
-    if isinstance(weighting, weightings.Monotone):
-        require_known(weighting.inner, logsnr_min, logsnr_max)
-    if isinstance(weighting, weightings.Shifted):
-        shift = 2 * weighting.shift
-        require_known(weighting.inner, logsnr_min - shift, logsnr_max - shift)
-    if isinstance(weighting, weightings.Tabulated):
-        low, high = weighting.logsnr_min, weighting.logsnr_max
-        if not low <= logsnr_min < logsnr_max <= high:
-            raise ValueError(
-                f"The weighting {weighting.name} is known on log-SNR [{low:g}, {high:g}], and is "
-                f"asked for on [{logsnr_min:g}, {logsnr_max:g}]: choose ends of the schedule or a "
-                "shift within, or make a table that reaches further with Tabulated.of."
-            )
-
-
 def require_storable(weighting: weightings.WeightFunction) -> None:
     """Raise a ValueError if it is a weighting that no config.json can hold.
 
@@ -79,7 +61,7 @@ def require_storable(weighting: weightings.WeightFunction) -> None:
         ...
         ValueError: exp is a weighting of your own: give Tabulated.of(exp), which keeps its numbers.
     """
-    storable: set[type] = {*_CLOSED_FORMS.values(), weightings.Tabulated}
+    storable: set[type] = {*_CLOSED_FORMS.values(), Tabulated}
     if isinstance(weighting, weightings.Monotone | weightings.Shifted):
         require_storable(weighting.inner)
     elif type(weighting) not in storable:
@@ -98,12 +80,12 @@ if TYPE_CHECKING:
 else:
     ClosedForm = _choice(**_CLOSED_FORMS)
 
-    def _own(function: str) -> weightings.Tabulated:
+    def _own(function: str) -> Tabulated:
         """A function of your own, FILE.py:FUNCTION, from a tensor of log-SNRs to weights."""
         return tabulated(function)
 
     Simple = Union[  # noqa: UP007, built at run time
-        ClosedForm, Annotated[weightings.Tabulated, tyro.conf.subcommand("own", constructor=_own)]
+        ClosedForm, Annotated[Tabulated, tyro.conf.subcommand("own", constructor=_own)]
     ]
 
     def _monotone(inner: Simple) -> weightings.Monotone:
@@ -268,7 +250,7 @@ class Config:
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
         require_finite(self)
         require_storable(self.weighting)
-        require_known(self.weighting, self.schedule.logsnr_min, self.schedule.logsnr_max)
+        require_reach(self.weighting, self.schedule.logsnr_min, self.schedule.logsnr_max)
         self.require_usable_loss()
         self.require_guidable(self.sampling)
         self.sampling.logsnrs(self.schedule)  # raises if there are none

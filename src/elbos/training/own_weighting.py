@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from elbos.tabulated import Tabulated
 from elbos.user_code import as_script, code_path, described, load_function
-from elbos.weightings import Tabulated
 
 
 def tabulated(target: str) -> Tabulated:
