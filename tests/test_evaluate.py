@@ -92,6 +92,31 @@ def test_a_second_time_nothing_is_computed(
     assert (runs / "digits/eval.json").read_bytes() == before
 
 
+@pytest.mark.usefixtures("few")
+def test_progress_is_told_what_was_kept(runs: Path) -> None:
+    quality = samples.Quality(num_samples=40, extractor=Module(path="mine.py:features"))
+    evaluation = Evaluation(num_images=20, num_pilot_images=10, ode=Ode(num_images=3))
+    evaluation = replace(evaluation, quality=quality)
+    run = TrainedRun.load(Path("digits"))
+
+    def told() -> dict[str, set[bool]]:
+        """Whether pieces of work were kept, by their names."""
+        found: dict[str, set[bool]] = {}
+
+        def start(what: str, total: int, unit: str) -> Callable[..., None]:
+            found[what] = set()
+            return lambda num, is_kept=False: found[what].add(is_kept)
+
+        evaluate(run, evaluation, run.config.sampling, start)
+        return {what: kept for what, kept in found.items() if "features" not in what}
+
+    first, second = told(), told()
+    assert first.keys() == second.keys()
+    assert set(map(tuple, first.values())) == {(False,)}
+    assert set(map(tuple, second.values())) == {(True,)}
+    assert {what.split(",")[-1] for what in first} >= {" pilot", " round 2", " ODE"}
+
+
 def test_an_interrupted_evaluation_goes_on(
     elbos: Elbos,
     runs: Path,
@@ -234,7 +259,7 @@ def test_few_test_images_leave_the_floor_open(runs: Path, few: list[str]) -> Non
             sweep_samples=20,
         ),
     )
-    result = evaluate(run, evaluation, run.config.sampling, lambda *_: lambda _: None)
+    result = evaluate(run, evaluation, run.config.sampling, lambda *_: lambda *_: None)
     expected = {"split": "test", "num": 12, **dict.fromkeys(samples.SCORES)}
     assert result["quality"]["floor"] == result["sweep"]["floor"] == expected
     assert result["quality"]["mean"]["frechet_distance"] > 0

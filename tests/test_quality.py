@@ -77,7 +77,7 @@ def test_a_reference_is_computed_once():
     first, second = Means(), Means()
     counts = []
     a, b = (
-        reference(dataset(), "train", means.extractor, lambda *_: counts.append)
+        reference(dataset(), "train", means.extractor, lambda *_: lambda n, *_: counts.append(n))
         for means in (first, second)
     )
     assert first.num > 300
@@ -151,7 +151,7 @@ def test_an_interrupted_extraction_goes_on_where_it_was(own_cache, monkeypatch):
     monkeypatch.setattr("elbos.evaluation.reference._PART_SIZE", 100)
     first, second = Means(), Means()
 
-    def stop(_):
+    def stop(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

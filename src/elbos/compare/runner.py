@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from elbos.compare.engines import Engine
 from elbos.compare.job import Job
+from elbos.training.progress import clock
 
 _PAUSE_SECONDS, _LINE_SECONDS = 0.2, 60.0
 
@@ -98,6 +99,5 @@ class _Display:
         share = (done - self.done_before) / max(self.total - self.done_before, 1.0)
         if not 0.01 < share < 1:
             return ""
-        seconds = round((time.monotonic() - self.begun) * (1 - share) / share)
-        hours, rest = divmod(seconds, 3600)
-        return f"; about {hours}:{rest // 60:02}:{rest % 60:02} left"
+        seconds = (time.monotonic() - self.begun) * (1 - share) / share
+        return f"; about {clock(seconds)} left"

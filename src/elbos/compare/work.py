@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 
 from filelock import Timeout
 
@@ -19,6 +18,7 @@ from elbos import files
 from elbos.compare.job import TRAINING_COST, Job
 from elbos.compare.scores import write_scores
 from elbos.errors import explained
+from elbos.evaluation.progress import OnImages
 from elbos.evaluation.quality import NotFiniteError
 from elbos.training.config_json import decode
 from elbos.training.trained import TrainedRun
@@ -80,11 +80,11 @@ class _Progress:
             self.noted = time.monotonic()
             self.job.note_progress(cost)
 
-    def start(self, what: str, total: int, unit: str) -> Callable[[int], None]:
+    def start(self, what: str, total: int, unit: str) -> OnImages:
         """Begins a piece of scoring."""
         sys.stderr.write(f"{what}: {total:,} {unit}\n")
         each = self.job.scoring.unit_cost(self.job.config.schedule, what, unit)
-        return lambda num: self.reach(self.done + each * num)
+        return lambda num, _=False: self.reach(self.done + each * num)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def samples_picture(run: TrainedRun, evaluation: Evaluation, sampling: Sampling)
     quality = evaluation.quality
     if quality.num_samples == 0 or run.dataset.num_levels is None:
         return None
-    x = draw_set(run, sampling, quality.num_samples, evaluation.seed, lambda *_: lambda _: None)
+    x = draw_set(run, sampling, quality.num_samples, evaluation.seed, lambda *_: lambda *_: None)
     num_columns = run.dataset.num_classes if run.has_labels else None
     return png(to_unit(x[:NUM_SHOWN], run.dataset.num_levels), num_columns=num_columns)
 

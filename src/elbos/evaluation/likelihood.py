@@ -178,9 +178,10 @@ class _Work:
         for batch, begin in enumerate(range(0, num, BATCH_SIZE)):
             levels = logsnr[begin : min(begin + BATCH_SIZE, num)]
             g = generator(self.seed, key, batch)
-            compute = partial(self._losses, begin, levels, g)
-            parts.append(self.store.part(f"{name}-{batch:05d}", compute))
-            advance(levels.numel())
+            compute, part = partial(self._losses, begin, levels, g), f"{name}-{batch:05d}"
+            is_kept = part in self.store
+            parts.append(self.store.part(part, compute))
+            advance(levels.numel(), is_kept)
         loss, decoder = (torch.cat([part[k] for part in parts]) for k in ("loss", "decoder"))
         return logsnr, loss.double(), decoder.double()
 

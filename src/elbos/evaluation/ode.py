@@ -78,10 +78,10 @@ def measure_ode(
     parts = []
     for batch, start in enumerate(range(0, num, BATCH_SIZE)):
         rows = slice(start, min(start + BATCH_SIZE, num))
-        g = generator(seed, KEY, batch)
-        part = store.part(f"{batch:05d}", partial(_solve, run, condition, rows, ode, g))
-        parts.append(part)
-        on_images(rows.stop - start)
+        g, part = generator(seed, KEY, batch), f"{batch:05d}"
+        is_kept = part in store
+        parts.append(store.part(part, partial(_solve, run, condition, rows, ode, g)))
+        on_images(rows.stop - start, is_kept)
     nats = torch.cat([part["nats"] for part in parts]).double()
     difference = (nats - bound[:num]) / math.log(2)
     is_discrete = run.dataset.num_levels is not None

@@ -58,7 +58,7 @@ def reference(
     dataset: Dataset,
     split_name: str,
     extractor: Extractor,
-    start: Start = lambda *_: lambda _: None,
+    start: Start = lambda *_: lambda *_: None,
 ) -> Reference:
     """The features of a split, from the cache if they are there.
 
@@ -89,8 +89,9 @@ def reference(
         advance = start(f"features of {split_name} images", num, "images")
         store, parts = Store(cache_dir() / f"features/{key}.parts"), []
         for i, x in enumerate(part for split in splits for part in split.split(_PART_SIZE)):
+            is_kept = f"{i:05d}" in store
             parts.append(store.part(f"{i:05d}", partial(features, x))["pooled"])
-            advance(len(x))
+            advance(len(x), is_kept)
         pooled = torch.cat(parts)
         files.write(folder / _FILE, _content(Statistics.of(pooled), pooled[some]))
         shutil.rmtree(store.folder)

@@ -235,8 +235,9 @@ def draw_set(
 
     parts = []
     for batch in range(num_batches(num)):
+        is_kept = f"{batch:05d}" in store
         parts.append(store.part(f"{batch:05d}", partial(draw, batch))["x"])
-        advance(len(parts[-1]))
+        advance(len(parts[-1]), is_kept)
     return torch.cat(parts)
 
 

@@ -65,6 +65,10 @@ class Store:
         """
         return cls(cache_dir() / name / _digest(run, key))
 
+    def __contains__(self, name: str) -> bool:
+        """Whether the part called `name` is there."""
+        return self._path(name).exists()
+
     def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
         """The part called `name`, read if it is there, else computed and written.
 
@@ -73,13 +77,16 @@ class Store:
         Raises:
             OSError: If it cannot be written.
         """
-        path = self.folder / f"{name}.safetensors"
+        path = self._path(name)
         if (found := _read(path)) is not None:
             return found
         tensors = {key: value.cpu().contiguous() for key, value in compute().items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         files.write(path, pack(tensors))
         return tensors
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
 
 
 def _digest(run: TrainedRun, key: dict[str, Any]) -> str:

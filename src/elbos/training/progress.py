@@ -29,7 +29,7 @@ def progress(console: Console | None = None) -> Progress:
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         _Rate(),
-        TimeRemainingColumn(compact=True),
+        TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", style="dim"),
         console=console,
         disable=not console.is_terminal,
@@ -37,13 +37,32 @@ def progress(console: Console | None = None) -> Progress:
     )
 
 
-def begin(bar: Progress, what: str, total: int, unit: str) -> Callable[[int], None]:
+def clock(seconds: float) -> str:
+    """A time as h:mm:ss, rounded to seconds.
+
+    Examples:
+        >>> clock(59.6), clock(36_000)
+        ('0:01:00', '10:00:00')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def begin(bar: Progress, what: str, total: int, unit: str) -> Callable[..., None]:
     """Begin a piece of work in a bar, or say so in a line where there is no terminal.
 
     Returns:
-        What to call with the number done since the last call.
+        What to call with the number done since the last call, and True where they were kept from an
+        earlier command: rate and time left begin after them.
     """
     if not bar.console.is_terminal:
         sys.stderr.write(f"{what}: {total:,} {unit}\n")
     task = bar.add_task(what, total=total, unit=unit, note="")
-    return lambda num: bar.advance(task, num)
+
+    def advance(num: int, is_kept: bool = False, /) -> None:
+        if is_kept:
+            bar.reset(task, completed=int(bar.tasks[task].completed) + num)
+        else:
+            bar.advance(task, num)
+
+    return advance
