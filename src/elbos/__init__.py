@@ -6,6 +6,7 @@ before it:
 
 | module | what it holds |
 |---|---|
+| `arrays` | the type of NumPy arrays in annotations |
 | `process` | the Gaussian process $z = \alpha x + \sigma \epsilon$, in log-SNR |
 | `schedules`, `adaptive` | a noise schedule is a distribution over log-SNR |
 | `parameterizations` | what a network predicts, $y = a x + b \epsilon$ |

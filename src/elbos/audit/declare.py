@@ -5,8 +5,9 @@ import math
 import numpy as np
 import torch
 
+from elbos.arrays import Array
 from elbos.audit.density import spacing_error, table_log_density
-from elbos.audit.estimate import NUM_POINTS, Array, closest, rising
+from elbos.audit.estimate import NUM_POINTS, closest, rising
 from elbos.audit.names import code, coefficient_name
 from elbos.audit.oddity import Oddity
 from elbos.audit.result import Audit

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import median_filter
 
+from elbos.arrays import Array
 from elbos.audit.drawn import StepCurve, function_density, monotone_draw
 from elbos.audit.fits import named_schedule, schedule_of_shape
 from elbos.audit.smooth import Smooth, Splines
 from elbos.schedules import Schedule
 
-Array = NDArray[np.float64]
 _TELLING = 0.05  # mean error up to which a curve tells one schedule from another
 _SHARP = 0.02  # and up to which the schedule may stand for the curve, without error
 _GAIN = 8.0  # in log-likelihood over equally likely steps: chance gave it to 3 of 2,000 tables

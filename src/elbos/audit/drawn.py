@@ -19,14 +19,13 @@ from itertools import chain
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import maximum_filter1d
 from scipy.special import expit, log_expit, logit
 
+from elbos.arrays import Array
 from elbos.audit.smooth import scatter
 
-Array = NDArray[np.float64]
 _NUM_POINTS = 500  # of a curve
 _NUM_ERRORS = (100, 30, 10, 3)  # how far points are apart: slopes are then known to 1 % to 30 %
 _MANY = 20  # samples

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
+from elbos.arrays import Array
 from elbos.audit.density import Levels, distinct_levels, estimate_density
 from elbos.audit.measure import Samples
 from elbos.audit.names import Nearest, code, coefficient_name, nearest_weightings, prediction_of
@@ -17,7 +18,6 @@ from elbos.audit.result import Audit
 from elbos.audit.rises import significant_rises
 from elbos.audit.smooth import Splines, residuals, scatter
 
-Array = NDArray[np.float64]
 NUM_POINTS = 401
 _MIN_LEVELS = 8
 _NEAR = 25  # samples that count as near to each other

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from plotly.graph_objects import Figure, Scatter
 
+from elbos.arrays import Array
 from elbos.audit.names import named_weighting
 from elbos.audit.result import Audit
 from elbos.audit.words import central_weights, common_levels, nearest, shortened
@@ -34,8 +34,6 @@ from elbos.pages.panels import (
     logsnr_axis,
     stacked,
 )
-
-Array = NDArray[np.float64]
 
 _RISING = "#b97a00"  # amber: that is no fault
 

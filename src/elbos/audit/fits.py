@@ -16,15 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import minimize
 
+from elbos.arrays import Array
 from elbos.audit.smooth import Smooth
 from elbos.recipes import RECIPES
 from elbos.schedules import DDPM, Cosine, EDMSampling, Flow, Laplace, Linear, Normal, Schedule
 
-Array = NDArray[np.float64]
 _ABSURD = 20.0  # a mean log-SNR, or the log of a scale
 _SHAPE_ERROR = 5e-4  # of a log-density, where it was read off: what rounding can leave
 

@@ -18,16 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 
 from elbos import weightings
+from elbos.arrays import Array
 from elbos.parameterizations import EDM, Eps, Flow, Score, V, X
 from elbos.recipes import RECIPES
 from elbos.weightings import Weighting
 
-Array = NDArray[np.float64]
 SIMPLER = 0.005  # how much nearer something with one more parameter has to be
 _AT_BOUND = 0.02  # how near to a bound, over the bound, a fitted parameter counts as at it
 SAME = 0.02  # the distance up to which two curves count as the same

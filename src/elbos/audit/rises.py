@@ -2,9 +2,8 @@
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from elbos.arrays import Array
 
 
 def significant_rises(

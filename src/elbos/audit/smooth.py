@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import uniform_filter1d
 
-Array = NDArray[np.float64]
+from elbos.arrays import Array
+
 _NUM_BINS = 1024
 _ENDS = (0.005, 0.995)  # quantiles of the places, at which the outer knots are
 _NUM_KNOTS = (3, 4, 5, 6, 8, 10, 13, 16, 20, 26)

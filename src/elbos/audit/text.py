@@ -18,6 +18,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from elbos.arrays import Array
 from elbos.audit.result import Audit
 from elbos.audit.words import (
     MARKS,
@@ -31,7 +32,6 @@ from elbos.audit.words import (
     shortened,
 )
 
-Array = NDArray[np.float64]
 _WIDTH, _MARGIN = 64, 9
 _MIN_WIDTH = 28  # of a plot, for the words below it
 _NAMES, _MIN_COLUMN = 16, 18  # characters: the names of facts, and the least for their values

@@ -8,13 +8,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 
+from elbos.arrays import Array
 from elbos.audit.names import SAME, distance, in_words
 from elbos.audit.result import Audit
 from elbos.audit.verdict import intervals, table_of_steps
 
-Array = NDArray[np.float64]
 NONE, _AS_GIVEN = "–", "as given"
 MARKS = {"yes": "✓", "no": "✗", "open": "!"}
 _NUM_NEAREST = 5

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from plotly.graph_objects import Figure, Scatter
 
+from elbos.arrays import Array
 from elbos.compare.metrics import BITS, FRECHET
 from elbos.compare.names import family
 from elbos.pages.panels import COLORS, Panel, area, log_axis, logsnr_axis, stacked
 
-Array = NDArray[np.float64]
 Rows = Sequence[Mapping[str, Any]]
 SCORES = {BITS.key: "clean ELBO, bits/dim", **{metric.key: metric.title for metric in FRECHET}}
 _LEVELS = ("logsnr", "nats_per_dim")

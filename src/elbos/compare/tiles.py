@@ -6,16 +6,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
+from elbos.arrays import Array
 from elbos.compare.figures import styles
 from elbos.compare.names import short_weighting
 from elbos.compare.page_table import mark
 from elbos.compare.words import Report
 from elbos.pages.panels import DASHES
 from elbos.pages.parts import breakable, swatch
-
-Array = NDArray[np.float64]
 
 _WIDTH, _HEIGHT = 200, 80
 _FAINTEST = 0.15  # opacity of the first density

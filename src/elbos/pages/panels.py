@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 from plotly.graph_objects import Figure, Scatter
 
-Array = NDArray[np.float64]
+from elbos.arrays import Array
 
 # Each has a contrast of 3 or more to white and to the page's black.
 COLORS = ["#3b7dd8", "#cf6a12", "#2b9a66", "#a35bd0", "#1592a5", "#a98012", "#c4548c", "#7d8590"]
