@@ -337,7 +337,8 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_is_whole(
         (runs / "new").mkdir()
         (runs / "new" / "metrics.jsonl").symlink_to("/dev/full")
         monkeypatch.setattr(trainer.RunDirectory, "rewind_log", lambda *_: None)
-        monkeypatch.setattr(trainer.RunDirectory, "claim", lambda *_: None)
+        claim = lambda self, *_: (self.path / "config.json").touch()  # noqa: E731
+        monkeypatch.setattr(trainer.RunDirectory, "claim", claim)
     result = elbos(*words)
     assert_one_line(result, "No space left on device: make room", name, statuses=(1,))
     assert not list(runs.rglob("*.partial"))
@@ -426,6 +427,42 @@ def test_a_closed_pipe_ends_it_quietly() -> None:
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait() == 1
+
+
+@pytest.mark.parametrize("where", ["/dev/full", "a closed pipe"])
+def test_a_training_outlives_its_standard_error(runs: Path, where: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        is_pipe = where == "a closed pipe"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "elbos.cli", *TINY, "--run", "new", "--output.log-every", "16"],
+            stderr=subprocess.PIPE if is_pipe else full,
+        )
+        if is_pipe:
+            assert process.stderr is not None
+            process.stderr.close()
+        assert process.wait() == 0
+    assert tensors(runs / "new")["step"] == 4
+    expected = tensors(runs / "digits")
+    assert all(
+        torch.equal(t, expected[k]) for k, t in tensors(runs / "new").items() if "log" not in k
+    )
+
+
+@pytest.mark.parametrize("save_every", [16, 10**9])
+def test_a_run_directory_deleted_while_training_is_one_line(
+    elbos: Elbos, runs: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
+) -> None:
+    batch = trainer.Trainer.batch
+
+    def delete(self: trainer.Trainer) -> Any:
+        if self.state.step == 2:
+            shutil.rmtree(runs / "new")
+        return batch(self)
+
+    monkeypatch.setattr(trainer.Trainer, "batch", delete)
+    result = elbos(*TINY, "--run", "new", "--output.save-every", save_every)
+    assert_one_line(result, "new was deleted", statuses=(1,))
+    assert not (runs / "new").exists()
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(runs: Path) -> None:

@@ -653,6 +653,23 @@ def unknown_class(root):
     save(root / "test" / "b" / "1.png", 0)
 
 
+def held_out_class(root):
+    """One picture of b, whose name's hash is below 0.05: it falls into validation."""
+    for i in range(10):
+        save(root / "a" / f"{i}.png", 0)
+    name = next(f"{i}.png" for i in range(1000) if folder._hash(f"b/{i}.png") < 0.05)
+    save(root / "b" / name, 0)
+
+
+def held_out_class_of_train(root):
+    """The same where validation is cut from the folder train."""
+    for i in range(10):
+        save(root / "train" / "a" / f"{i}.png", 0)
+    name = next(f"{i}.png" for i in range(1000) if folder._hash(f"train/b/{i}.png") < 0.05)
+    save(root / "train" / "b" / name, 0)
+    save(root / "test" / "a" / "1.png", 0)
+
+
 def two(root):
     save(root / "1.png", 0)
     save(root / "2.png", 0)
@@ -664,7 +681,9 @@ REFUSED = {
     empty_class: "there is no picture in .*dog: add some or remove the folder",
     mixed: "both directly and in sub-folders",
     no_test: "train but no test",
-    unknown_class: "the class of .* is not in",
+    unknown_class: "class 'b' has no usable picture for training",
+    held_out_class: "class 'b' has no usable picture for training",
+    held_out_class_of_train: "class 'b' has no usable picture for training",
     two: "only 2 pictures",
 }
 
@@ -674,6 +693,20 @@ def test_what_cannot_be_split_is_refused_in_one_line(tmp_path, make):
     make(tmp_path)
     with pytest.raises(ValueError, match=rf"\A[^\n]*{REFUSED[make]}[^\n]*\Z"):
         data.Folder(root=tmp_path).load()
+
+
+def test_a_class_whose_training_pictures_are_all_bad_is_named(tmp_path):
+    for split, label in ((split, label) for split in ("train", "test") for label in "ab"):
+        for i in range(2):
+            save(tmp_path / split / label / f"{i}.png", 0)
+    save(tmp_path / "val" / "a" / "0.png", 0)
+    for path in (tmp_path / "train" / "b").iterdir():
+        path.write_bytes(b"bad")
+    with (
+        pytest.warns(UserWarning, match="2 of 9 pictures"),
+        pytest.raises(ValueError, match="class 'b' has no usable picture for training"),
+    ):
+        data.Folder(root=tmp_path, skip_bad=True).load()
 
 
 def test_missing_folder_and_wrong_size(tmp_path):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +121,13 @@ def test_a_request_to_stop_at_the_last_step_changes_nothing(
 ) -> None:
     at_step(29, lambda: signal.raise_signal(signal.SIGINT))
     train(DIGITS, tmp_path)
+    assert_same_run(uninterrupted, tmp_path)
+
+
+def test_a_run_in_a_thread_is_the_run(uninterrupted: Path, tmp_path: Path) -> None:
+    """Where Python handles no signals."""
+    with ThreadPoolExecutor() as pool:
+        pool.submit(train, DIGITS, tmp_path).result()
     assert_same_run(uninterrupted, tmp_path)
 
 

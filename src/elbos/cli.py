@@ -60,7 +60,7 @@ with _interruptible():  # takes seconds, in which users change their minds
     )
     from elbos.training.config_json import encode
     from elbos.training.presets import PRESETS, Preset
-    from elbos.training.progress import begin, progress
+    from elbos.training.progress import begin, progress, unfailing_stderr
     from elbos.training.run_directory import RunDirectory
     from elbos.training.sampling import Sampling
     from elbos.training.trained import TrainedRun
@@ -231,7 +231,9 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """Let output go nowhere where its stream is closed, and let no character keep it back."""
+    """Let output go nowhere where its stream is closed, let no character keep it back, and let
+    nothing end because standard error cannot be written.
+    """
     for number in range(3):  # or the next file to be opened would be taken for the stream
         try:
             os.fstat(number)
@@ -239,6 +241,7 @@ def _open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    sys.stderr = unfailing_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from elbos.training.config import Config
-from elbos.training.progress import progress
+from elbos.training.progress import progress, unfailing_stderr
 from elbos.training.run_directory import RunDirectory
 from elbos.training.state import State
 
@@ -40,7 +40,7 @@ class Monitor:
         self.config, self.run, self.state, self.is_main = config, run, state, is_main
         self.on_images = on_images
         self.step_before, self.since = state.step, time.perf_counter()
-        self.console = Console(stderr=True, quiet=not is_main)
+        self.console = Console(file=unfailing_stderr(), quiet=not is_main)
         self.progress = progress(self.console)
         self.task = self.progress.add_task(
             run.path.name,

@@ -124,8 +124,17 @@ class RunDirectory:
                 "directory with --run."
             ) from None
 
+    def require_present(self) -> None:
+        """Raise a FileNotFoundError if the directory was deleted since it was claimed."""
+        if not (self.path / "config.json").exists():
+            raise FileNotFoundError(
+                f"{self.path} was deleted, or its config.json, while it was trained: what was not "
+                "saved before is lost. The same command begins anew."
+            )
+
     def log(self, **values: Any) -> None:
         """Append a line to metrics.jsonl."""
+        self.require_present()
         path = self.path / "metrics.jsonl"
         with files.named_errors(path), path.open("a") as file:
             file.write(json.dumps(values) + "\n")

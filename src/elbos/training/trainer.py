@@ -13,6 +13,7 @@ on from there, bit for bit.
 
 import math
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -242,6 +243,7 @@ class Trainer:
                 cond=classes if self.has_labels else None,
             )
             grid = png(torch.cat(list(samples)))
+        self.run.require_present()
         self.run.samples.mkdir(exist_ok=True)
         files.write(self.run.samples / f"{self.state.step:08d}.png", grid)
         num, values = len(bound.total), {"val_nats": bound.total.mean().item()}
@@ -251,6 +253,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint."""
+        self.run.require_present()
         checkpoint.save(
             self.run.checkpoints,
             self.state.step,
@@ -272,7 +275,12 @@ def _share(num_shards: int, accelerator: Accelerator) -> range:
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a request that is honoured between two steps."""
+    """Turn SIGINT and SIGTERM into a request that is honoured between two steps; in the main thread,
+    as Python handles signals in no other.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
     received: list[int] = []
     signals = (signal.SIGINT, signal.SIGTERM)
     handlers = [signal.signal(number, lambda n, _: received.append(n)) for number in signals]

@@ -5,6 +5,7 @@ the cache, unless the cache has them; map the file into memory, each split a sli
 """
 
 import hashlib
+import itertools
 import json
 import os
 import warnings
@@ -83,12 +84,14 @@ class Folder:
         if bad:
             self._report(bad, num_files=sum(map(len, splits)))
 
-        classes = sorted({p.label for p in splits[0] if p.label is not None})
-        parts = []
-        for split, split_name in zip(splits, ("train", "val", "test"), strict=True):
-            good = [p for p in split if p.name not in bad]
+        splits = [[p for p in split if p.name not in bad] for split in splits]
+        for good, split_name in zip(splits, ("train", "val", "test"), strict=True):
             if not good:
                 raise ValueError(f"{root} has no usable picture for {split_name}: add some")
+        _require_training_pictures(splits)
+        classes = sorted({p.label for p in splits[0] if p.label is not None})
+        parts = []
+        for good in splits:
             parts.append(Split(levels[: len(good)], _labels(good, classes)))
             levels = levels[len(good) :]
         train, val, test = parts
@@ -120,18 +123,29 @@ def _splits(root: Path) -> list[list[_Picture]]:
     if not {"train", "test"} <= folders:
         if "train" in folders and folders <= {"train", "val"}:
             raise ValueError(f"{root} has train but no test: rename or add a sub-folder test")
-        return _by_hash(_pictures(root, root), with_test=True)
+        splits = _by_hash(_pictures(root, root), with_test=True)
+        _require_training_pictures(splits)
+        return splits
 
     train, test = _pictures(root / "train", root), _pictures(root / "test", root)
     if "val" in folders:
         val = _pictures(root / "val", root)
     else:
         train, val, _ = _by_hash(train, with_test=False)
-    known = {p.label for p in train}
-    for p in (*val, *test):
-        if p.label not in known:
-            raise ValueError(f"the class of {p.path} is not in {root / 'train'}: add it there")
+    _require_training_pictures([train, val, test])
     return [train, val, test]
+
+
+def _require_training_pictures(splits: list[list[_Picture]]) -> None:
+    """Raise a ValueError if validation or testing has a class that training has not."""
+    train, *held_out = splits
+    trained = {p.label for p in train}
+    for p in itertools.chain(*held_out):
+        if p.label not in trained:
+            raise ValueError(
+                f"class {p.label!r} has no usable picture for training, only {p.path} and others "
+                "for validation or testing: add some"
+            )
 
 
 def _pictures(folder: Path, root: Path) -> list[_Picture]:
