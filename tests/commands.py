@@ -63,9 +63,17 @@ def runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path / "runs"
 
 
-def assert_one_line(result: Result, *needed: str, statuses: tuple[int, ...] = (1, 2)) -> None:
-    """One line on stderr, that says what is needed, and nothing else."""
+def assert_one_line(
+    result: Result, *needed: str, statuses: tuple[int, ...] = (1, 2), has_begun: bool = False
+) -> None:
+    """One line on stderr, that says what is needed, and nothing else; after the line that a
+    training begins with, if it has begun.
+    """
     assert result.status in statuses, result
+    if has_begun:
+        beginning, _, end = result.err.partition("\n")
+        assert " parameters, " in beginning
+        result = result._replace(err=end)
     assert result.out == ""
     assert result.err.startswith("elbos: ")
     assert result.err.count("\n") == 1

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -340,7 +341,9 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_is_whole(
         claim = lambda self, *_: (self.path / "config.json").touch()  # noqa: E731
         monkeypatch.setattr(trainer.RunDirectory, "claim", claim)
     result = elbos(*words)
-    assert_one_line(result, "No space left on device: make room", name, statuses=(1,))
+    has_begun = name != "config.json"
+    needed = "No space left on device: make room"
+    assert_one_line(result, needed, name, statuses=(1,), has_begun=has_begun)
     assert not list(runs.rglob("*.partial"))
     if name.startswith("00000004"):
         assert tensors(runs / "new")["step"] == 3
@@ -413,7 +416,7 @@ def test_divergence_is_one_line(elbos: Elbos) -> None:
     words = [*TOY, "--run", "new", "--optimizer.learning-rate", "1e30"]
     for _ in range(2):
         result = elbos(*words, "--output.save-every", "64")
-        assert_one_line(result, "step 1 is not finite", "log-SNR", statuses=(1,))
+        assert_one_line(result, "step 1 is not finite", "log-SNR", statuses=(1,), has_begun=True)
 
 
 def test_a_closed_pipe_ends_it_quietly() -> None:
@@ -461,7 +464,7 @@ def test_a_run_directory_deleted_while_training_is_one_line(
 
     monkeypatch.setattr(trainer.Trainer, "batch", delete)
     result = elbos(*TINY, "--run", "new", "--output.save-every", save_every)
-    assert_one_line(result, "new was deleted", statuses=(1,))
+    assert_one_line(result, "new was deleted", statuses=(1,), has_begun=True)
     assert not (runs / "new").exists()
 
 
@@ -475,8 +478,9 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(runs: Path) -> None:
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
-    *progress, last = err.splitlines(keepends=True)
-    assert all(" images/s, " in line for line in progress)
+    beginning, *progress, last = err.splitlines(keepends=True)
+    assert beginning.endswith(" parameters, new: new, 16,000 images\n")
+    assert all(re.search(r" images/s, \d+:\d\d:\d\d left, ", line) for line in progress)
     assert_one_line(Result(process.returncode, "", last), "the same command goes on", statuses=(1,))
     step = tensors(runs / "new")["step"].item()
     assert log(runs / "new")[-1]["step"] == step
@@ -501,6 +505,17 @@ def test_ctrl_c_stops_all_processes(runs: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert err.count("elbos: Stopped at step") == 1
     assert tensors(runs / "new")["step"] == log(runs / "new")[-1]["step"]
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_training_begins_with_a_line_that_says_from_where(elbos: Elbos) -> None:
+    words = [*TINY, "--run", "new", "--output.save-every", "16"]
+    num = sum(t.numel() for name, t in tensors(Path("digits")).items() if name[:7] == "network")
+    for begun in ("new, 64 images", "finished, 64 images", "resuming at image 48 of 64"):
+        if begun[:8] == "resuming":
+            shutil.rmtree(newest(Path("new")))
+        beginning, *_ = elbos(*words).err.splitlines()
+        assert beginning.endswith(f", {num:,} parameters, new: {begun}")
 
 
 # --- results -------------------------------------------------------------------------------------

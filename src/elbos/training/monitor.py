@@ -11,8 +11,9 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
+from elbos.errors import printable
 from elbos.training.config import Config
-from elbos.training.progress import progress, unfailing_stderr
+from elbos.training.progress import clock, progress, unfailing_stderr
 from elbos.training.run_directory import RunDirectory
 from elbos.training.state import State
 
@@ -21,12 +22,13 @@ OnImages = Callable[[int], None]
 
 
 class Monitor:
-    """A progress bar, metrics.jsonl and, if asked for, TensorBoard.
+    """A line at the start, a progress bar, metrics.jsonl and, if asked for, TensorBoard.
 
     Args:
         config: The run's configuration.
         run: Its directory.
         state: The state of the training, at the step it starts from.
+        machine: What computes, and in which precision, in words.
         is_main: Whether this process is the one that writes.
         on_images: Called with the number of images seen, after each step.
 
@@ -35,10 +37,17 @@ class Monitor:
     """
 
     def __init__(
-        self, config: Config, run: RunDirectory, state: State, *, is_main: bool, on_images: OnImages
+        self,
+        config: Config,
+        run: RunDirectory,
+        state: State,
+        *,
+        machine: str,
+        is_main: bool,
+        on_images: OnImages,
     ) -> None:
         self.config, self.run, self.state, self.is_main = config, run, state, is_main
-        self.on_images = on_images
+        self.machine, self.on_images = machine, on_images
         self.step_before, self.since = state.step, time.perf_counter()
         self.console = Console(file=unfailing_stderr(), quiet=not is_main)
         self.progress = progress(self.console)
@@ -55,6 +64,7 @@ class Monitor:
     def __enter__(self) -> "Monitor":
         if self.is_main:
             self.run.rewind_log(self.state.step)
+        self._print(self._beginning())
         self.progress.start()
         return self
 
@@ -96,12 +106,26 @@ class Monitor:
     def _print_line(self, loss: float, images_per_sec: float) -> None:
         """What the bar shows, as a line for a log file."""
         num_images, total = self.state.step * self.config.batch_size, self.config.num_images
-        seconds_left = round(max(total - num_images, 0) / images_per_sec)
-        self.console.print(
+        seconds_left = max(total - num_images, 0) / images_per_sec
+        self._print(
             f"{num_images:,} of {total:,} images, {images_per_sec:,.0f} images/s, "
-            f"{seconds_left // 60}:{seconds_left % 60:02} left, loss {loss:.4f}",
-            highlight=False,
+            f"{clock(seconds_left)} left, loss {loss:.4f}"
         )
+
+    def _beginning(self) -> str:
+        """What is trained, where and from when on."""
+        num_images, total = self.state.step * self.config.batch_size, self.config.num_images
+        begun = f"resuming at image {num_images:,} of {total:,}"
+        if self.state.step == 0:
+            begun = f"new, {total:,} images"
+        elif self.state.step == self.config.num_steps:
+            begun = f"finished, {total:,} images"
+        num_parameters = sum(p.numel() for p in self.state.network.parameters())
+        path = printable(str(self.run.path))
+        return f"{self.machine}, {num_parameters:,} parameters, {path}: {begun}"
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def validation(self, values: dict[str, float]) -> None:
         """Log a validation, and say it; also log the density of a schedule that learns."""
@@ -111,7 +135,7 @@ class Monitor:
             self.run.log(step=self.state.step, images=images, density=self._density())
         bits = {name: value / math.log(2) for name, value in values.items()}
         error = f" ± {bits['val_nats_se']:.3f}" if "val_nats_se" in bits else ""
-        self.console.print(
+        self._print(
             f"step {self.state.step}: validation ELBO {bits['val_nats']:.3f}{error} bits/dim"
         )
 

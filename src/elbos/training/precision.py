@@ -37,6 +37,19 @@ def resolved(config: Config, run: RunDirectory, accelerator: Accelerator) -> Con
     return replace(config, precision=chosen)
 
 
+def described(config: Config, accelerator: Accelerator) -> str:
+    """The precision of a run, and what else a person should know of it on this machine.
+
+    Args:
+        config: The run's configuration, resolved.
+        accelerator: What it is trained on.
+    """
+    best = best_precision(accelerator.device)
+    if config.precision != best:
+        return f"{config.precision} ({best} is faster here)"
+    return "bf16" if best == "bf16" else "fp32 (bf16 is no faster here)"
+
+
 @cache
 def best_precision(device: torch.device) -> Precision:
     """Which one serves a device: bf16, unless matrix products take longer in it than in float32."""

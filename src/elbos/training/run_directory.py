@@ -134,7 +134,6 @@ class RunDirectory:
 
     def log(self, **values: Any) -> None:
         """Append a line to metrics.jsonl."""
-        self.require_present()
         path = self.path / "metrics.jsonl"
         with files.named_errors(path), path.open("a") as file:
             file.write(json.dumps(values) + "\n")

@@ -30,9 +30,10 @@ from elbos.schedules import Linear
 from elbos.training import checkpoint
 from elbos.training.config import Config
 from elbos.training.data import Dataset, batch_indices, to_unit
+from elbos.training.machine import machine
 from elbos.training.monitor import Monitor, OnImages
 from elbos.training.pictures import png
-from elbos.training.precision import autocast, resolved
+from elbos.training.precision import autocast, described, resolved
 from elbos.training.randomness import Draw, draw, generator
 from elbos.training.run_directory import RunDirectory
 from elbos.training.sampling import sample
@@ -108,13 +109,20 @@ class Trainer:
         config, state, accelerator = self.config, self.state, self.accelerator
         self.resume()
         monitor = Monitor(
-            config, self.run, state, is_main=accelerator.is_main_process, on_images=on_images
+            config,
+            self.run,
+            state,
+            machine=f"{machine(accelerator.device)['device']}, {described(config, accelerator)}",
+            is_main=accelerator.is_main_process,
+            on_images=on_images,
         )
         with monitor, _stop_requests() as is_stop_requested:
             while state.step < config.num_steps:
                 losses, grad_norm = self.step()
                 is_last = state.step == config.num_steps
                 is_stopping = self.agree(is_stop_requested())
+                if accelerator.is_main_process:
+                    self.run.require_present()
                 monitor.step(losses, grad_norm)
                 if accelerator.is_main_process:
                     if self.is_due(config.output.validate_every) or is_last:
@@ -243,7 +251,6 @@ class Trainer:
                 cond=classes if self.has_labels else None,
             )
             grid = png(torch.cat(list(samples)))
-        self.run.require_present()
         self.run.samples.mkdir(exist_ok=True)
         files.write(self.run.samples / f"{self.state.step:08d}.png", grid)
         num, values = len(bound.total), {"val_nats": bound.total.mean().item()}
@@ -275,8 +282,8 @@ def _share(num_shards: int, accelerator: Accelerator) -> range:
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a request that is honoured between two steps; in the main thread,
-    as Python handles signals in no other.
+    """Turn SIGINT and SIGTERM into a request that is honoured between two steps. Python handles
+    signals in the main thread alone: elsewhere nothing is requested.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
