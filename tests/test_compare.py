@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from elbos.compare.rows import ROWS
 from elbos.compare.scores import read_scores
 from elbos.networks import MLPConfig
 from elbos.parameterizations import V
+from elbos.training.config_json import digest
 from elbos.training.data import Dataset
 from elbos.training.trainer import Diverged, Interrupted, Trainer
 
@@ -149,6 +151,8 @@ def damaged(content):
                 yield json.dumps({**stored, "scores": {**scores, name: value}})
         others = {key: value for key, value in scores.items() if key != name}
         yield json.dumps({**stored, "scores": others})
+    before = digest([version("elbos"), stored["run"], scores])  # where estimators were others
+    yield json.dumps({**stored, "digest": before})
     yield from ("", "[]", "null", "{", content[:-9], "[" * 100_000, '{"a":' * 100_000, "NaN", "\0")
 
 
@@ -212,9 +216,20 @@ def test_a_comparison_is_of_the_same_data_and_features_to_its_end(pictures, fold
         with pytest.raises(ValueError, match="not those that c was begun with: put those back"):
             compare(more, Path("c"), Here())
     (folder / "mine.py").write_text(USERS.replace("255", "254"))
-    with pytest.raises(ValueError, match=r"features = mine.py:features, file \w+, not mine.py"):
+    with pytest.raises(ValueError, match=r"features = mine.py:features, file sha256 \w+, not"):
         compare(more, Path("c"), Here())
     assert before == {path: path.read_bytes() for path in Path("c").glob("report.*")}
+
+
+def test_features_whose_hash_had_no_name_are_the_same(pictures, folder):
+    """As compare.json has them from before."""
+    few = replace(pictures, rows=pictures.rows[:1])
+    first = compare(few, Path("c"), Here())
+    file = Path("c/compare.json")
+    assert "sha256 " in json.loads(file.read_text())["features"]
+    file.write_text(file.read_text().replace("sha256 ", ""))
+    assert compare(few, Path("c"), engine := Here()) == first
+    assert engine.made == []
 
 
 def test_a_damaged_log_is_named(small, folder):

@@ -22,6 +22,7 @@ from elbos.evaluation.ode import Ode
 from elbos.evaluation.page import evaluation_page
 from elbos.evaluation.store import Store
 from elbos.evaluation.tables import evaluation_tables
+from elbos.evaluation.words import compared, metrics
 from elbos.training.data import Split
 from elbos.training.trained import TrainedRun
 
@@ -73,7 +74,9 @@ def test_an_evaluation_comes_with_its_protocol(
         protocol = result["quality"]["protocol"]
         assert protocol["num_samples"] == 40
         assert protocol["reference"] == "1,500 train+val images"
-        assert result["quality"]["floor"]["num"] == 40
+        assert protocol["num_features"] == 4
+        assert result["quality"]["baseline"]["num"] == 40
+        assert result["quality"]["matched"] is None
     assert ("quality" in result) == (run == "digits")
 
 
@@ -241,7 +244,7 @@ def test_a_sweep_has_a_point_for_every_sampler_and_grid(
     assert "data:image/png;base64" in page
 
 
-def test_few_test_images_leave_the_floor_open(runs: Path, few: list[str]) -> None:
+def test_few_test_images_leave_the_baseline_open(runs: Path, few: list[str]) -> None:
     """And nothing else: samples are scored, and all is shown."""
     run = TrainedRun.load(runs / "digits")
     test = Split(run.dataset.test.x[:12], None)
@@ -261,10 +264,35 @@ def test_few_test_images_leave_the_floor_open(runs: Path, few: list[str]) -> Non
     )
     result = evaluate(run, evaluation, run.config.sampling, lambda *_: lambda *_: None)
     expected = {"split": "test", "num": 12, **dict.fromkeys(samples.SCORES)}
-    assert result["quality"]["floor"] == result["sweep"]["floor"] == expected
+    assert result["quality"]["baseline"] == result["sweep"]["baseline"] == expected
+    assert result["quality"]["matched"] is None
     assert result["quality"]["mean"]["frechet_distance"] > 0
     assert len(evaluation_tables(result)) == 5
-    assert "floor: 12 test images" in evaluation_page(result)
+    assert "baseline: 12 test images" in evaluation_page(result)
+
+
+def test_more_samples_than_test_images_are_compared_at_their_number(
+    elbos: Elbos, runs: Path, few: list[str]
+) -> None:
+    """Real images and as many of the samples; the kernel distance is of all, and leads if few."""
+    num_test = len(TrainedRun.load(runs / "digits").dataset.test)
+    words = [str(num_test + 20) if word == "40" else word for word in few]
+    found = json.loads(elbos("evaluate", "digits", *words, "--json").out)["quality"]
+    fewer = json.loads(elbos("evaluate", "digits", *few, "--json").out)["quality"]
+    assert fewer["baseline"]["num"] == 40
+    assert found["baseline"]["num"] == found["matched"]["num"] == num_test
+    ((whole,), (first,)) = found["sets"], found["matched"]["sets"]
+    assert first["frechet_distance"] != whole["frechet_distance"]
+    assert first["kernel_distance"] is None
+    assert found["matched"]["mean"]["frechet_distance"] == first["frechet_distance"]
+    assert compared(found, "frechet_distance")["mean"]["recall"] == first["recall"]
+    assert compared(found, "kernel_distance")["mean"]["recall"] == whole["recall"]
+    both = samples.at_equal_number({**whole, "matched": first})
+    assert (both["recall"], both["kernel_distance"]) == (first["recall"], whole["kernel_distance"])
+    assert samples.at_equal_number({**whole, "matched": None})["recall"] == whole["recall"]
+    assert metrics(found)[0] == "frechet_distance"
+    found["protocol"]["num_features"] = num_test + 1
+    assert metrics(found)[0] == "kernel_distance"
 
 
 def test_the_weights_are_part_of_the_key(
@@ -292,7 +320,7 @@ def test_what_was_half_written_is_deleted(runs: Path) -> None:
     assert not list(Store.of(run, "x", seed=0).folder.iterdir())
 
 
-def test_the_floor_is_computed_once_for_all_runs_on_the_same_data(
+def test_the_baseline_is_computed_once_for_all_runs_on_the_same_data(
     elbos: Elbos,
     runs: Path,
     few: list[str],
@@ -307,7 +335,18 @@ def test_the_floor_is_computed_once_for_all_runs_on_the_same_data(
     assert len(scored) == 1  # of samples
     monkeypatch.setattr(TrainedRun, "weights_digest", lambda _: "of a third run")
     (runs / "mine.py").write_text(USERS.replace("255", "2"))
-    assert json.loads(elbos(*words).out)["quality"]["floor"] != first["floor"]
+    assert json.loads(elbos(*words).out)["quality"]["baseline"] != first["baseline"]
+
+
+def test_scores_of_another_estimator_are_not_read(
+    elbos: Elbos, runs: Path, few: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elbos("evaluate", "digits", *few)
+    scored, score = [], samples.scores
+    monkeypatch.setattr(samples, "scores", lambda *a, **k: scored.append(a) or score(*a, **k))
+    monkeypatch.setattr(samples, "_ESTIMATORS", 0)
+    assert elbos("evaluate", "digits", *few).status == 0
+    assert len(scored) == 2  # of samples and of real images
 
 
 def other(run):
@@ -341,8 +380,8 @@ def test_scores_are_of_the_function_that_is_named(elbos: Elbos, runs: Path, few:
     with_classes = USERS.rstrip() + ", images.float().flatten(1)[:, :3]\n"
     (runs / "mine.py").write_text(with_classes)
     after = json.loads(elbos(*words).out)["quality"]["mean"]
-    assert "inception_score" not in before
-    assert after.pop("inception_score") >= 1
+    assert not {"classifier_score", "inception_score"} & before.keys()
+    assert after.pop("classifier_score") >= 1
     assert after == before
 
 

@@ -114,13 +114,18 @@ def full():
             "sets": sets,
             "mean": samples_scored(None, 12.3),
             "std": {"frechet_distance": 0.4, "kernel_distance": 7e-4, "precision": 0.004},
-            "floor": {"split": "test", "num": 10_000, "frechet_distance": 4.56, "precision": 0.8},
+            "baseline": {
+                "split": "test",
+                "num": 10_000,
+                "frechet_distance": 4.56,
+                "precision": 0.8,
+            },
         },
         "sweep": {
             "points": points,
             "num_samples": 2000,
             "best": points[4],
-            "floor": {"split": "test", "num": 2000, "frechet_distance": 12.3},
+            "baseline": {"split": "test", "num": 2000, "frechet_distance": 12.3},
         },
         "protocol": {
             "quantity": "variational bound on -log p(x): decoder + diffusion + prior",
@@ -192,7 +197,7 @@ def test_sweep_has_a_line_for_each_sampler_and_grid_in_order_of_evaluations(resu
     points.append({**points[0], "grid": "Cosine()"})
     points.reverse()
     fig = sweep_figure(points, 4.56)
-    *lines, floor = fig.data
+    *lines, baseline = fig.data
     names = {f"{sampler}, {GRID}" for sampler in SAMPLERS} | {"DPMSolver(), Cosine()"}
     assert {line.name for line in lines} == names
     looks = {(line.line.color, line.line.dash) for line in fig.data}
@@ -200,7 +205,7 @@ def test_sweep_has_a_line_for_each_sampler_and_grid_in_order_of_evaluations(resu
     assert len({line.line.color for line in lines if "DPMSolver" in line.name}) == 1
     assert all(list(line.x) == sorted(line.x) for line in lines)
     assert sum(len(line.x) for line in lines) == len(points)
-    assert floor.line.dash == "dash" and set(floor.y) == {4.56}
+    assert baseline.line.dash == "dash" and set(baseline.y) == {4.56}
     assert fig.layout.xaxis.type == fig.layout.yaxis.type == "log"
     low, high = (10**end for end in fig.layout.yaxis.range)
     assert low < 4.56 and high > max(point["frechet_distance"] for point in points)
@@ -227,7 +232,7 @@ def test_page_says_what_was_measured(result):
         "2.903 ± 0.012",
         "2.871 ± 0.012",
         "12.30 ± 0.40",
-        "floor 4.56",
+        "baseline 4.56",
         "-0.0500 ± 0.0080",
         "9 of 10 agree",
         "✗ +4.50",
@@ -240,6 +245,29 @@ def test_page_says_what_was_measured(result):
         assert shown in text, shown
     assert "Inception" not in text  # nobody measured it
     assert "None" not in text and "nan" not in text
+
+
+def test_fewer_real_images_than_samples_are_held_against_as_many_samples(result):
+    """On the card, too; and the kernel distance leads where these are fewer than features."""
+    quality = result["quality"]
+    quality["baseline"] |= {"num": 300, "kernel_distance": 0.0021, "kernel_distance_se": 0.0012}
+    sets = [samples_scored(seed, 34.6) | {"kernel_distance": None} for seed in range(3)]
+    mean = {"frechet_distance": 34.6, "precision": 0.71}
+    quality["matched"] = {"num": 300, "sets": sets, "mean": mean, "std": {"frechet_distance": 0.5}}
+    text = words(evaluation_page(result))
+    assert "34.60 ± 0.50 real-data baseline 4.56" in text
+    assert "seed 2, the first 300 samples" in text and "real-data baseline: 300 test images" in text
+    quality["protocol"]["num_features"] = 1280
+    text = words(evaluation_page(result))
+    assert "0.01230 ± 0.00070 real-data baseline 0.0021 ± 0.0012" in text
+    assert text.index("kernel distance") < text.index("Fréchet distance")
+
+
+def test_a_sweep_has_real_images_of_its_own_number_or_none(result):
+    shown = "real-data baseline, 2,000 images"
+    assert shown in words(evaluation_page(result))
+    result["sweep"]["baseline"]["num"] = 300
+    assert shown not in words(evaluation_page(result))
 
 
 def test_island_holds_every_number(result):
@@ -377,7 +405,7 @@ def test_words_from_outside_are_inert(browser, tmp_path):
     hostile = json.loads(json.dumps(full()).replace("DPMSolver()", "@").replace("ELBO()", "@"))
     hostile |= {"run": HOSTILE, "split": HOSTILE, "protocol": {HOSTILE: HOSTILE}}
     hostile["quality"]["protocol"] |= {"reference": HOSTILE, HOSTILE: HOSTILE}
-    hostile["quality"]["floor"]["split"] = HOSTILE
+    hostile["quality"]["baseline"]["split"] = HOSTILE
     hostile["results"] = {HOSTILE: hostile["results"]["unconditional"]}
     text = json.dumps(hostile).replace('"@"', json.dumps(HOSTILE))
     write_evaluation_page(json.loads(text), tmp_path / "page.html", command=HOSTILE)

@@ -182,7 +182,9 @@ def test_lite0_sees_pixels_from_minus_1_to_1(original):
 
 def test_lite0_is_known_by_size_and_weights():
     names = [Lite0(size=size).load(CPU).name for size in (64, 112)]
-    assert names == [f"efficientnet-lite0, {size} px, weights 57934424" for size in (64, 112)]
+    assert names == [
+        f"efficientnet-lite0, {size} px, weights sha256 57934424" for size in (64, 112)
+    ]
     with pytest.raises(ValueError, match="size is 16: give at least 32"):
         Lite0(size=16)
 
@@ -222,7 +224,7 @@ def test_inception_is_torch_fidelitys(random_inception, tmp_path, images):
     torch.testing.assert_close(features.logits, logits)
     assert features.pooled.shape == (2, 2048)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    assert extractor.name == f"inception-v3, 299 px, weights {digest}"
+    assert extractor.name == f"inception-v3, 299 px, weights sha256 {digest}"
 
 
 def test_inception_without_weights_says_where_they_belong(tmp_path, monkeypatch):

@@ -9,13 +9,14 @@ import scipy
 import torch
 from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
 
+from elbos.evaluation import metrics
 from elbos.evaluation.metrics import (
     Statistics,
     frechet_distance,
     inception_score,
     kernel_distance,
+    mean_kernel,
     precision_recall,
-    squared_mmd,
 )
 
 
@@ -95,53 +96,100 @@ def test_few_samples_are_warned_of(randn):
 # --- kernel distance -----------------------------------------------------------------------------
 
 
-def test_squared_mmd_is_its_definition(randn):
-    x, y = randn(5, 3), 1 + randn(4, 3)
+def by_loops(x, y):
+    """The U-statistic, pair by pair."""
 
     def k(u, v):
-        return (u @ v / 3 + 1) ** 3
+        return (u @ v / x.shape[1] + 1) ** 3
 
-    xx = np.mean([k(x[i], x[j]) for i in range(5) for j in range(5) if i != j])
-    yy = np.mean([k(y[i], y[j]) for i in range(4) for j in range(4) if i != j])
-    xy = np.mean([k(u, v) for u in x for v in y])
-    assert squared_mmd(x, y) == pytest.approx(xx + yy - 2 * xy, rel=1e-12)
+    xx = np.mean([k(u, v) for i, u in enumerate(x) for j, v in enumerate(x) if i != j])
+    yy = np.mean([k(u, v) for i, u in enumerate(y) for j, v in enumerate(y) if i != j])
+    return xx + yy - 2 * np.mean([k(u, v) for u in x for v in y])
 
 
-def test_squared_mmd_is_torch_fidelitys(randn):
+def test_kernel_distance_is_a_u_statistic_with_a_jackknife_error(randn):
+    """Against loops over all pairs, and over all samples that are left out."""
+    x, y = randn(7, 3), 1 + randn(5, 3)
+    distance, error = kernel_distance(x, y)
+    assert distance == pytest.approx(by_loops(x, y), rel=1e-10)
+    left_out = [by_loops(x[torch.arange(7) != i], y) for i in range(7)]
+    assert error == pytest.approx(math.sqrt(6 * np.var(left_out)), rel=1e-10)
+    assert kernel_distance(x, y, reference_kernel=mean_kernel(y)) == (distance, error)
+    assert kernel_distance(x.flip(0), y.flip(0)) == pytest.approx((distance, error), rel=1e-12)
+
+
+def test_kernel_distance_is_the_same_in_chunks_of_every_size(randn, monkeypatch):
+    x, y = randn(11, 4), 1 + randn(9, 4)
+    expected = (*kernel_distance(x, y), mean_kernel(x))
+    for size in (1, 2, 5, 10):
+        monkeypatch.setattr(metrics, "_CHUNK", size)
+        assert (*kernel_distance(x, y), mean_kernel(x)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_kernel_distance_is_torch_fidelitys(randn):
+    """Of one subset, which is the whole set."""
     x, y = randn(200, 64), 0.1 + randn(200, 64)
     theirs = metric_kid.kid_features_to_metric(
         x, y, kid_subsets=1, kid_subset_size=200, verbose=False
     )
-    assert squared_mmd(x, y) == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)
+    expected = theirs["kernel_inception_distance_mean"]
+    assert kernel_distance(x, y)[0] == pytest.approx(expected, rel=1e-9)
 
 
 def test_kernel_distance_of_points_is_that_of_their_kernels():
-    """All at 0 and all at 1 in one dimension: 1 + 8 - 2, in every subset."""
+    """All at 0 and all at 1 in one dimension: 1 + 8 - 2."""
     x = torch.zeros(40, 1)
     assert kernel_distance(x, x + 1) == (7.0, 0.0)
 
 
-def test_kernel_distance_is_unbiased_and_so_is_its_error(generator):
-    """One dimension, N(0, 1) and N(m, 1): moments of the cubic kernel in closed form.
+def test_kernel_distance_is_unbiased_whatever_the_numbers(generator):
+    """N(0, 1) and N(m, 1) in one dimension: moments of the cubic kernel in closed form.
 
-    400 repetitions of 20 subsets: mean within 4 standard errors, and the error within 10 %.
+    z < 4 over 2,000 pairs of sets.
     """
     m = 0.7
     moments_x, moments_y = np.array([1, 0, 1, 0]), np.array([1, m, 1 + m**2, m**3 + 3 * m])
     expected = np.array([1, 3, 3, 1]) @ (moments_x - moments_y) ** 2
-    results = []
-    for seed in range(400):
-        x, y = (torch.randn(200, 1, generator=generator, dtype=torch.float64) for _ in range(2))
-        results.append(kernel_distance(x, y + m, num_subsets=20, seed=seed))
-    means, errors = np.array(results).T
-    assert abs(means.mean() - expected) < 4 * means.std() / math.sqrt(400)
-    assert means.std() == pytest.approx(math.sqrt((errors**2).mean()), rel=0.1)
+    for num, num_reference in ((5, 40), (40, 5)):
+        found = []
+        for _ in range(2000):
+            x = m + torch.randn(num, 1, generator=generator, dtype=torch.float64)
+            y = torch.randn(num_reference, 1, generator=generator, dtype=torch.float64)
+            found.append(kernel_distance(x, y)[0])
+        assert abs(np.mean(found) - expected) < 4 * np.std(found) / math.sqrt(2000)
 
 
-def test_kernel_distance_is_a_function_of_the_seed(randn):
-    x, y = randn(100, 4), randn(80, 4)
-    assert kernel_distance(x, y, seed=3) == kernel_distance(x, y, seed=3)
-    assert kernel_distance(x, y, seed=3) != kernel_distance(x, y, seed=4)
+@pytest.mark.parametrize(
+    ("shift", "low", "high"), [(0.5, 0.92, 1.08), (0.0, 0.95, 1.5)], ids=["apart", "alike"]
+)
+def test_the_error_is_the_scatter_over_samples_for_one_reference(generator, shift, low, high):
+    """Root mean square of the stated errors over the scatter of 1,000 sets (itself known to 2 %).
+
+    Samples of the reference's own distribution have an error that is too large, by at most √2.
+    """
+    reference = torch.randn(500, 8, generator=generator, dtype=torch.float64)
+    known = mean_kernel(reference)
+    found = [
+        kernel_distance(
+            shift + torch.randn(60, 8, generator=generator, dtype=torch.float64),
+            reference,
+            reference_kernel=known,
+        )
+        for _ in range(1000)
+    ]
+    distances, errors = np.array(found).T
+    assert low < math.sqrt(np.mean(errors**2)) / distances.std() < high
+
+
+def test_kernel_distance_scatters_less_than_the_mean_over_ten_cuts(generator):
+    """Which had 1.8 to 3.7 times its standard deviation; 200 pairs of sets that are alike."""
+    whole, cuts = [], []
+    for _ in range(200):
+        x, y = torch.randn(2, 100, 32, generator=generator, dtype=torch.float64)
+        whole.append(kernel_distance(x, y)[0])
+        parts = zip(x.tensor_split(10), y.tensor_split(10), strict=True)
+        cuts.append(np.mean([kernel_distance(*pair)[0] for pair in parts]))
+    assert np.std(cuts) > 1.8 * np.std(whole)
 
 
 # --- precision and recall ------------------------------------------------------------------------
@@ -208,8 +256,8 @@ BAD = torch.zeros(40, 2).index_fill_(0, torch.tensor([4, 7]), torch.nan)
     [
         (lambda: Statistics.of(FEW[:1]), "2 samples or more: there is 1"),
         (lambda: Statistics.of(BAD), "2 of 40 rows of features hold NaN or infinity"),
-        (lambda: kernel_distance(FEW, MANY), "there are 10 subsets of 3 samples"),
-        (lambda: kernel_distance(MANY, MANY, num_subsets=1), "of 2 subsets or more"),
+        (lambda: kernel_distance(FEW[:2], MANY), "3 samples .*: there are 2 and 40"),
+        (lambda: kernel_distance(MANY, FEW[:1]), "2 reference features .*: there are 40 and 1"),
         (lambda: kernel_distance(MANY, BAD), "2 of 40 rows"),
         (lambda: precision_recall(MANY, FEW), "more than 3 samples, .* there are 3"),
         (lambda: precision_recall(BAD, MANY), "2 of 40 rows"),

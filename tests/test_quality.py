@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from elbos.evaluation.features import Extractor, Features
-from elbos.evaluation.metrics import Statistics, frechet_distance
+from elbos.evaluation.metrics import Statistics, frechet_distance, mean_kernel
 from elbos.evaluation.quality import require_finite_samples, scores
 from elbos.evaluation.reference import reference
 from elbos.training.data import Dataset, Digits, Split, Toy
@@ -62,6 +62,7 @@ def test_a_reference_is_of_the_bytes_of_a_split():
         ref.rows.sort(dim=0).values, features.float().sort(dim=0).values, rtol=1e-6, atol=0
     )
     assert (ref.statistics.num, ref.image_shape) == (60, (1, 4, 4))
+    assert ref.kernel == mean_kernel(ref.rows)
 
 
 def test_splits_are_put_together():
@@ -203,15 +204,15 @@ def test_a_cache_that_cannot_be_written(tmp_path):
 # --- scores --------------------------------------------------------------------------------------
 
 
-def test_scores_of_other_real_images_are_the_floor():
+def test_scores_of_other_real_images_are_the_baseline():
     """Of more noise, of which the images are, and of darker noise: worse in every respect."""
     data, extractor = dataset(), Means().extractor
     ref = reference(data, "train", extractor)
-    floor, good, dark = (
+    baseline, good, dark = (
         scores(x, data, ref, extractor)
         for x in (data.test.x, noise(200, 7), noise(200, 7, num_levels=3))
     )
-    for score in (floor, good):
+    for score in (baseline, good):
         assert abs(score["kernel_distance"]) < 4 * score["kernel_distance_se"]
         assert min(score["precision"], score["recall"]) > 0.7
         assert score["frechet_distance"] < 0.02 * dark["frechet_distance"]
@@ -222,20 +223,46 @@ def test_scores_of_other_real_images_are_the_floor():
 def test_scores_carry_their_protocol():
     data, extractor = dataset(), Means().extractor
     ref = reference(data, "val", extractor)
-    result = scores(noise(100, 7), data, ref, extractor, seed=5)
+    result = scores(noise(100, 7), data, ref, extractor)
     assert result["num_samples"] == 100
     assert result["protocol"] == {
         "extractor": "means",
         "reference": "noise, val split",
         "num_reference": 60,
+        "num_kernel_rows": 60,
         "num_precision_recall": 60,
         "num_neighbors": 3,
-        "num_kernel_subsets": 10,
         "num_inception_splits": 10,
-        "seed": 5,
     }
-    assert result == scores(noise(100, 7), data, ref, extractor, seed=5)
-    assert result != scores(noise(100, 7), data, ref, extractor, seed=6)
+    assert result == scores(noise(100, 7), data, ref, extractor)
+
+
+def test_the_first_samples_alone_are_scored_as_if_there_were_no_others():
+    """All but the kernel distance, which is of all."""
+    data, extractor = dataset(), Means().extractor
+    ref = reference(data, "train", extractor)
+    x = noise(100, 7)
+    both, alone = (
+        scores(x, data, ref, extractor, num_matched=40),
+        scores(x[:40], data, ref, extractor),
+    )
+    matched = both.pop("matched")
+    assert matched.pop("num") == 40
+    assert matched == {key: alone[key] for key in matched}
+    assert {"frechet_distance", "precision", "recall", "classifier_score"} < matched.keys()
+    assert both == {k: v for k, v in scores(x, data, ref, extractor).items() if k != "matched"}
+
+
+def test_only_inceptions_classes_have_an_inception_score():
+    """The same number of other classes is a classifier score."""
+    data, extractor = dataset(), Means().extractor
+    ref = reference(data, "train", extractor)
+    found = scores(noise(60, 7), data, ref, extractor)
+    original = dataclasses.replace(extractor, is_inception=True)
+    expected = scores(noise(60, 7), data, ref, original)
+    assert found["classifier_score"] == expected["inception_score"]
+    assert "inception_score" not in found
+    assert "classifier_score" not in expected
 
 
 def test_frechet_distance_of_a_split_from_itself_is_zero_in_every_order():
@@ -252,7 +279,7 @@ def test_without_classes_there_is_no_inception_score():
     extractor = Extractor("rows", lambda x: Features(x[:, 0].float().mean(2), None))
     data = dataset()
     result = scores(noise(60, 7), data, reference(data, "test", extractor), extractor)
-    assert result["inception_score"] is None
+    assert not [key for key in result if key.endswith(("_score", "_score_std"))]
 
 
 def test_what_cannot_be_compared_is_said_in_one_line():
@@ -262,7 +289,7 @@ def test_what_cannot_be_compared_is_said_in_one_line():
         (Digits().load().test.x, extractor, r"\(1, 8, 8\), .* \(noise, train split\) \(1, 4, 4\)"),
         (noise(60, 0).repeat(1, 3, 1, 1), extractor, r"samples are \(3, 4, 4\)"),
         (noise(60, 0), Means("other").extractor, "reference is of means, .* of other: compute"),
-        (noise(12, 0), extractor, "10 subsets of 12 samples"),
+        (noise(2, 0), extractor, "3 samples .*: there are 2"),
     ]
     for samples, other, message in cases:
         with pytest.raises(ValueError, match=message) as error:

@@ -154,11 +154,6 @@ def notes(report: Report) -> list[str]:
             "score at once. They take nothing from other rows, and may tell two rows "
             "apart whose ± overlap, or the other way round."
         )
-    if report["num_floor"] and report["num_floor"] < report["num_samples"]:
-        lines.append(
-            f"The floor is of {report['num_floor']:,} test images, there are no more: distances of "
-            "so few are larger, and not to be compared with those of more samples."
-        )
     if factors := ", ".join(_factors(report)):
         lines.append(
             "The standard error that a difference would have with seeds of their own for each row, "

@@ -89,7 +89,9 @@ class ComparisonDirectory:
                 "another directory with --out."
             ) from error
         assert isinstance(found, Stored)
-        return found
+        # before the hash in the name of features was called sha256
+        features = re.sub(r"(weights|file) (\w{8})$", r"\1 sha256 \2", found.features or "")
+        return replace(found, features=features or None)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

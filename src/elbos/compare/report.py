@@ -256,6 +256,11 @@ def _protocol(comparison: Comparison, results: Results, features: str | None) ->
         f"{features}, {scoring.num_samples:,} samples of each run, against train + "
         "validation images"
     )
+    num = found[0]["num_compared"] if found else None
+    if num not in (None, scoring.num_samples):
+        samplings["Fréchet distance, precision, recall"] = (
+            f"of the first {num:,} samples of each run, as many as there are test images"
+        )
     return {
         "seeds": list(comparison.seeds),
         "images seen by a run": config.num_images,

@@ -24,7 +24,7 @@ from elbos.evaluation.evaluate import (
 from elbos.evaluation.likelihood import Condition, conditions
 from elbos.evaluation.ode import Ode
 from elbos.evaluation.progress import Start
-from elbos.evaluation.samples import Judge, Quality, draw_set, score_set
+from elbos.evaluation.samples import Judge, Quality, at_equal_number, draw_set, score_set
 from elbos.training.config import Config, Output
 from elbos.training.config_json import digest, encode
 from elbos.training.data import to_unit
@@ -36,6 +36,7 @@ from elbos.weightings import Weighting
 NUM_SHOWN = 20
 MAX_PILOT = 500  # images, of 32 evaluations each: as many as the rounds take
 FILE = "scores.json"
+_FORMAT = 2  # a higher number forgets stored scores: kernel distances of cuts were 1
 
 
 def read_scores(
@@ -62,7 +63,7 @@ def _identity(config: Config) -> str:
 
 def _digest(run: str, scores: dict[str, Any]) -> str:
     """Tells that nothing was changed, and that this version of elbos wrote it."""
-    return digest([version("elbos"), run, scores])
+    return digest([version("elbos"), _FORMAT, run, scores])
 
 
 def write_scores(
@@ -136,19 +137,28 @@ def _likelihood(
 
 
 def _samples(run: TrainedRun, scoring: Scoring, start: Start) -> dict[str, Any]:
-    """Sample quality with each sampler, and a picture; of points there is none."""
+    """Sample quality with each sampler, and a picture; of points there is none.
+
+    Scores that depend on the number of samples are of as many as the real-data baseline has,
+    `num_compared`; the kernel distance is of all.
+    """
     if run.dataset.num_levels is None:
-        return {"samples": None, "floor": None}
+        return {"samples": None, "floor": None, "num_compared": None, "num_features": None}
     judge, seed, num = Judge.of(run, scoring.extractor, start), run.config.seed, scoring.num_samples
     scores = {
-        name: score_set(judge, sampling, num, seed, start)
+        name: at_equal_number(score_set(judge, sampling, num, seed, start))
         for name, sampling in scoring.samplings.items()
     }
     x = draw_set(run, scoring.heun, num, seed, start)[:NUM_SHOWN]
     picture = png(to_unit(x, run.dataset.num_levels), num_columns=NUM_SHOWN // 2)
     run.directory.samples.mkdir(exist_ok=True)
     files.write(run.directory.samples / "heun.png", picture)
-    return {"samples": scores, "floor": judge.floor(num, start)}
+    return {
+        "samples": scores,
+        "floor": judge.baseline(num, start),
+        "num_compared": judge.num_matched(num) or num,
+        "num_features": judge.num_features,
+    }
 
 
 def _log(run: TrainedRun) -> dict[str, Any]:

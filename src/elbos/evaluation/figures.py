@@ -20,7 +20,7 @@ from plotly.graph_objects import Figure, Scatter
 
 from elbos.pages.panels import COLORS, DASHES, Panel, area, log_axis, logsnr_axis, stacked
 
-FLOOR_COLOR = COLORS[-1]
+BASELINE_COLOR = COLORS[-1]
 
 
 def colored(results: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
@@ -98,17 +98,17 @@ def sweep_lines(points: Sequence[Mapping[str, Any]]) -> list[SweepLine]:
     return [SweepLine(*key, colors[key[0]], dashes[key[1]], lines[key]) for key in sorted(lines)]
 
 
-def sweep_figure(points: Sequence[Mapping[str, Any]], floor: float | None) -> Figure:
-    """The Fréchet distance against network evaluations, both logarithmic; the floor is dashed."""
+def sweep_figure(points: Sequence[Mapping[str, Any]], baseline: float | None) -> Figure:
+    """The Fréchet distance against network evaluations, both logarithmic; real data are dashed."""
     evaluations = [point["num_evaluations"] for point in points]
     low, high = (math.log2(f(evaluations)) for f in (min, max))
     powers = [2**k for k in range(math.floor(low), math.ceil(high) + 1)]
     ends = [2 ** (low - 0.2), 2 ** (high + 0.2)]
     traces = [_line(line) for line in sweep_lines(points)]
     values = [point["frechet_distance"] for point in points]
-    if floor is not None:
-        values.append(floor)
-        traces.append(_floor(ends, floor))
+    if baseline is not None:
+        values.append(baseline)
+        traces.append(_baseline(ends, baseline))
     logs = [math.log10(end) for end in ends]
     xaxis: dict[str, Any] = {"type": "log", "range": logs, "tickvals": powers}
     xaxis["title"] = {"text": "network evaluations per sample", "standoff": 8}
@@ -137,8 +137,8 @@ def _line(line: SweepLine) -> Scatter:
     )
 
 
-def _floor(ends: Sequence[float], floor: float) -> Scatter:
-    line = {"color": FLOOR_COLOR, "width": 2, "dash": "dash"}
+def _baseline(ends: Sequence[float], value: float) -> Scatter:
+    line = {"color": BASELINE_COLOR, "width": 2, "dash": "dash"}
     return Scatter(
-        x=ends, y=[floor, floor], name="floor", mode="lines", line=line, hoverinfo="skip"
+        x=ends, y=[value, value], name="real data", mode="lines", line=line, hoverinfo="skip"
     )

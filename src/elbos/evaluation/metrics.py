@@ -10,7 +10,12 @@ It is biased upwards, by less the more samples there are. The kernel distance (K
 estimate of the squared maximum mean discrepancy,
 
 $$\mathrm{MMD}^2 = E\,k(x, x') + E\,k(y, y') - 2 E\,k(x, y), \qquad
-  k(x, y) = \left(x^\top y / d + 1\right)^3.$$
+  k(x, y) = \left(x^\top y / d + 1\right)^3,$$
+
+whatever the numbers of samples: the U-statistic over all pairs of two different samples $x_i$, all
+pairs of two different reference features $y_j$, and all pairs of one of each. Its standard error
+is the jackknife's, over the samples. The reference is taken as given: what other images it could
+have been of is common to all that is compared with it, and not in the error.
 
 Precision is the share of generated features within the manifold of the real ones, the union of
 balls around them that reach to their third neighbor; recall is the share of real features within
@@ -93,60 +98,67 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     return distance.clamp(min=0).item()
 
 
-def squared_mmd(x: Float[Tensor, "m d"], y: Float[Tensor, "n d"]) -> float:
-    r"""The unbiased estimate of $\mathrm{MMD}^2$ with the cubic kernel; it may be negative.
-
-    Args:
-        x: Samples of one distribution, at least 2.
-        y: Samples of the other, at least 2.
-    """
-    x, y = x.double(), y.double()
-    return _mean_kernel(x) + _mean_kernel(y) - 2 * _kernel(x, y).mean().item()
-
-
-def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    return (x @ y.mT / x.shape[1] + 1) ** 3
-
-
-def _mean_kernel(x: Tensor) -> float:
-    """Over all pairs of two different samples."""
-    k = _kernel(x, x)
-    return (k.sum() - k.trace()).item() / (len(x) * (len(x) - 1))
-
-
 def kernel_distance(
-    x: Float[Tensor, "m d"], y: Float[Tensor, "n d"], *, num_subsets: int = 10, seed: int = 0
+    samples: Float[Tensor, "n d"],
+    reference: Float[Tensor, "m d"],
+    *,
+    reference_kernel: float | None = None,
 ) -> tuple[float, float]:
-    """The kernel distance and its standard error.
+    r"""The kernel distance, which may be negative, and its standard error.
 
-    Both sets are cut at random into disjoint subsets, so that the estimates of the pairs of subsets
-    are independent: their mean is the distance, and has the standard error of a mean. (Overlapping
-    subsets, as in the original code, only have a standard deviation.) Being unbiased, the distance
-    does not depend on the size of the subsets.
+    The jackknife leaves out one sample at a time, which the sums of the kernel's rows answer for
+    all at once. Its error is that of drawing other samples for the same reference; where both are
+    of one distribution it is up to $\sqrt2$ too large, and on average never too small. Float64, in
+    chunks that take 50 MB. 10,000 samples and 60,000 reference features of 1,280 dimensions take 45
+    seconds of a processor, and the reference's own kernel 130.
 
     Args:
-        x: Features, at least 2 for each subset.
-        y: Features, at least 2 for each subset.
-        num_subsets: At least 2. Default: of 10,000 features, the usual subsets of 1,000.
-        seed: Of the cuts.
+        samples: Features, at least 3.
+        reference: Features, at least 2.
+        reference_kernel: `mean_kernel(reference)`. Default: it is computed.
 
     Raises:
         ValueError: If there are too few features, or some are not finite.
     """
-    _require_finite(x, y)
-    num = min(len(x), len(y))
-    if num_subsets < 2 or num < 2 * num_subsets:
+    _require_finite(samples, reference)
+    n, m = len(samples), len(reference)
+    if n < 3 or m < 2:
         raise ValueError(
-            f"The kernel distance is of 2 subsets or more, of 2 samples or more each: there are "
-            f"{num_subsets} subsets of {num} samples."
+            f"The kernel distance is of 3 samples and 2 reference features or more: there are {n} "
+            f"and {m}."
         )
-    generator = torch.Generator().manual_seed(seed)
-    subsets = [
-        features[torch.randperm(len(features), generator=generator)].tensor_split(num_subsets)
-        for features in (x, y)
-    ]
-    distances = torch.tensor([squared_mmd(*pair) for pair in zip(*subsets, strict=True)])
-    return distances.mean().item(), distances.std().item() / math.sqrt(num_subsets)
+    within = _kernel_sums(samples, samples) - _kernel_diagonal(samples)  # r_i, over all others
+    between = _kernel_sums(samples, reference) / m
+    known = mean_kernel(reference) if reference_kernel is None else reference_kernel
+    total = within.sum()
+    distance = total / (n * (n - 1)) + known - 2 * between.mean()
+    left_out = (total - 2 * within) / ((n - 1) * (n - 2)) + known
+    left_out -= 2 * (between.sum() - between) / (n - 1)
+    variance = (left_out - left_out.mean()).square().sum() * (n - 1) / n
+    return distance.item(), variance.sqrt().item()
+
+
+def mean_kernel(x: Float[Tensor, "n d"]) -> float:
+    r"""$E\,k(x, x')$, the mean over all pairs of two different features; at least 2."""
+    num, chunks = len(x), torch.split(x, _CHUNK)
+    total = sum((_kernel(a, a).sum() - _kernel_diagonal(a).sum()).item() for a in chunks)
+    total += 2 * sum(_kernel(a, b).sum().item() for i, a in enumerate(chunks) for b in chunks[:i])
+    return total / (num * (num - 1))
+
+
+def _kernel_sums(x: Tensor, y: Tensor) -> Float64[Tensor, " n"]:
+    r"""$\sum_j k(x_i, y_j)$ of each $i$."""
+    chunks = torch.split(y, _CHUNK)
+    sums = [[_kernel(rows, chunk).sum(1) for chunk in chunks] for rows in torch.split(x, _CHUNK)]
+    return torch.cat([torch.stack(each).sum(0) for each in sums])
+
+
+def _kernel(x: Tensor, y: Tensor) -> Float64[Tensor, "n m"]:
+    return (x.double() @ y.double().mT / x.shape[1] + 1) ** 3
+
+
+def _kernel_diagonal(x: Tensor) -> Float64[Tensor, " n"]:
+    return (x.double().square().sum(1) / x.shape[1] + 1) ** 3
 
 
 def precision_recall(

@@ -16,11 +16,14 @@ import numpy as np
 
 from elbos import __version__, files
 from elbos.evaluation import page_likelihood, page_quality
-from elbos.evaluation.figures import FLOOR_COLOR, colored
+from elbos.evaluation.figures import BASELINE_COLOR, colored
 from elbos.evaluation.words import (
+    METRICS,
     bits_in_words,
-    frechet_in_words,
+    compared,
+    distance_in_words,
     mean_and_std,
+    metrics,
     number,
     plus_minus,
 )
@@ -98,13 +101,20 @@ def _headlines(result: Mapping[str, Any]) -> str:
         bits = plus_minus(row.get("bits_per_dim"), row.get("standard_error"))
         cards.append(_card(f"Bits/dim{of}", bits, bits_in_words(result, row), color))
     quality = result.get("quality") or {}
-    mean, std = mean_and_std(quality, "frechet_distance")
-    if mean is not None:
-        floor = (quality.get("floor") or {}).get("frechet_distance")
-        beside = "" if floor is None else f" <small>floor {number(floor)}</small>"
-        value = plus_minus(mean, std) + beside
-        cards.append(_card("Fréchet distance", value, frechet_in_words(quality), FLOOR_COLOR))
+    cards += [_distance(quality, key) for key in metrics(quality)[:1]]
     return f'<div class="headlines">{"".join(cards)}</div>'
+
+
+def _distance(quality: Mapping[str, Any], key: str) -> str:
+    mean, error = mean_and_std(compared(quality, key), key)
+    if error is None and len(sets := quality.get("sets") or []) == 1:
+        error = sets[0].get(f"{key}_se")
+    baseline = quality.get("baseline") or {}
+    real = plus_minus(baseline.get(key), baseline.get(f"{key}_se"))
+    beside = "" if baseline.get(key) is None else f" <small>real-data baseline {real}</small>"
+    title = METRICS[key][0].upper() + METRICS[key][1:]
+    value = plus_minus(mean, error) + beside
+    return _card(title, value, distance_in_words(quality, key), BASELINE_COLOR)
 
 
 def _card(title: str, value: str, text: str, color: str) -> str:

@@ -4,19 +4,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from elbos.evaluation.figures import FLOOR_COLOR, SweepLine, sweep_figure, sweep_lines
-from elbos.evaluation.words import counted, fact, mean_and_std, number, plus_minus
+from elbos.evaluation.figures import BASELINE_COLOR, SweepLine, sweep_figure, sweep_lines
+from elbos.evaluation.words import (
+    METRICS,
+    counted,
+    fact,
+    mean_and_std,
+    metrics,
+    number,
+    plus_minus,
+    sweep_baseline,
+)
 from elbos.pages.panels import DASHES
 from elbos.pages.parts import breakable, legend, plot, record_table, swatch, table
 
-_METRICS = {
-    "frechet_distance": "Fréchet distance",
-    "kernel_distance": "kernel distance",
-    "precision": "precision",
-    "recall": "recall",
-    "inception_score": "Inception score",
-}
-_Records = Sequence[tuple[str, Mapping[str, str]]]
+_Record = tuple[str, Mapping[str, str]]
+_Records = Sequence[_Record]
 
 
 def settings_table(settings: Mapping[str, Any]) -> str:
@@ -26,7 +29,7 @@ def settings_table(settings: Mapping[str, Any]) -> str:
 
 
 def quality(result: Mapping[str, Any]) -> str:
-    """Every set of samples, their mean, and the floor that real images set."""
+    """Every set of samples, their mean, and the real-data baseline."""
     found = result.get("quality") or {}
     if not (records := _quality_records(found)):
         return ""
@@ -34,39 +37,46 @@ def quality(result: Mapping[str, Any]) -> str:
 <h2>Sample quality</h2>
 {record_table(records, label="Sample quality")}
 <p class="notes">± beside a mean is the standard deviation over seeds; beside one kernel distance,
-its standard error. The floor compares real images with the same reference.</p>
+its standard error. The real-data baseline compares held-out images with the same reference: all but
+the kernel distance depends on the number of images, and is to be compared at the same number.</p>
 {settings_table(found.get("protocol") or {})}
 </section>"""
 
 
 def _quality_records(quality: Mapping[str, Any]) -> _Records:
-    n = (quality.get("protocol") or {}).get("num_samples")
-    records = [
-        (f"seed {fact(one.get('seed'))}, {counted(n, 'samples')}", _metrics(one))
-        for one in quality.get("sets") or []
-    ]
-    if len(records) > 1:
-        means = {title: plus_minus(*mean_and_std(quality, key)) for key, title in _METRICS.items()}
-        records.append((f"mean of {len(records)} seeds", means))
-    if floor := quality.get("floor"):
-        real = counted(floor.get("num"), f"{floor.get('split') or 'held-out'} images")
-        records.append((escape(f"floor: {real}"), _metrics(floor)))
+    keys = metrics(quality)
+    num = (quality.get("protocol") or {}).get("num_samples")
+    records = _sets(quality, counted(num, "samples"), keys)
+    if matched := quality.get("matched"):
+        records += _sets(matched, f"the first {counted(matched.get('num'), 'samples')}", keys)
+    if baseline := quality.get("baseline"):
+        real = counted(baseline.get("num"), f"{baseline.get('split') or 'held-out'} images")
+        records.append((escape(f"real-data baseline: {real}"), _metrics(baseline, keys)))
     return records
 
 
-def _metrics(one: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        title: plus_minus(one.get(key), one.get(f"{key}_se")) for key, title in _METRICS.items()
-    }
+def _sets(found: Mapping[str, Any], samples: str, keys: Sequence[str]) -> list[_Record]:
+    """Sets of samples, and their mean."""
+    sets = found.get("sets") or []
+    records: list[_Record] = [
+        (f"seed {fact(one.get('seed'))}, {samples}", _metrics(one, keys)) for one in sets
+    ]
+    if len(sets) > 1:
+        means = {METRICS[key]: plus_minus(*mean_and_std(found, key)) for key in keys}
+        records.append((f"mean of {len(sets)} seeds, {samples}", means))
+    return records
+
+
+def _metrics(one: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str]:
+    return {METRICS[key]: plus_minus(one.get(key), one.get(f"{key}_se")) for key in keys}
 
 
 def sweep(result: Mapping[str, Any]) -> str:
     """What more network evaluations buy."""
     found = result.get("sweep") or {}
-    floor = found.get("floor") or {}
     if not (points := _measured_points(found)):
         return ""
-    fig = sweep_figure(points, floor.get("frechet_distance"))
+    fig = sweep_figure(points, sweep_baseline(found))
     lines = sweep_lines(points)
     return plot(
         fig,
@@ -80,7 +90,7 @@ def sweep(result: Mapping[str, Any]) -> str:
 
 
 def _sweep_notes(sweep: Mapping[str, Any], lines: Sequence[SweepLine]) -> Iterator[str]:
-    n, best, floor = sweep.get("num_samples"), sweep.get("best"), sweep.get("floor") or {}
+    n, best = sweep.get("num_samples"), sweep.get("best")
     if best:
         on = f" on {best['grid']}" if best.get("grid") else ""
         yield escape(
@@ -92,8 +102,8 @@ def _sweep_notes(sweep: Mapping[str, Any], lines: Sequence[SweepLine]) -> Iterat
         yield f"{swatch('currentColor', DASHES.get(dash, ''))} {escape(grid)}"
     if n is not None:
         yield f"Each point is of {n:,} samples; fewer samples give a larger distance."
-    if floor.get("frechet_distance") is not None:
-        yield f"{swatch(FLOOR_COLOR, DASHES['dash'])} floor, {counted(floor.get('num'), 'images')}"
+    if sweep_baseline(sweep) is not None:
+        yield f"{swatch(BASELINE_COLOR, DASHES['dash'])} real-data baseline, {counted(n, 'images')}"
 
 
 def _measured_points(sweep: Mapping[str, Any]) -> list[Mapping[str, Any]]:

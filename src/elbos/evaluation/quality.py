@@ -1,16 +1,17 @@
 """All scores of a set of images against a reference, and the protocol they stand for.
 
-The scores of a split of real images are the floor: what samples as good as the data would have.
+The scores of held-out real images are the real-data baseline: what samples as good as the data
+would have. All scores but the kernel distance depend on the number of images: samples and baseline
+are compared at the same number.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from elbos.evaluation.features import Extractor, extract
+from elbos.evaluation.features import Extractor, Features, extract
 from elbos.evaluation.metrics import (
     Statistics,
     frechet_distance,
@@ -21,11 +22,14 @@ from elbos.evaluation.metrics import (
 from elbos.evaluation.reference import Reference, require_images
 from elbos.training.data import Dataset
 
-NUM_SUBSETS, NUM_NEIGHBORS, NUM_SPLITS = 10, 3, 10
-"""As published: of the kernel distance, of precision and recall, of the inception score."""
+NUM_NEIGHBORS, NUM_SPLITS = 3, 10
+"""As published: of precision and recall, of the inception score."""
 
-MIN_IMAGES = 2 * NUM_SUBSETS
-"""Fewer have no kernel distance."""
+MIN_IMAGES = 2 * NUM_SPLITS
+"""Fewer are not scored."""
+
+MAX_MANIFOLD = 10_000
+"""Images on each side of precision and recall at most: their time grows with the square."""
 
 
 def scores(
@@ -34,23 +38,26 @@ def scores(
     reference: Reference,
     extractor: Extractor,
     *,
-    seed: int = 0,
+    num_matched: int | None = None,
     on_images: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Every score of a set of images.
 
     Args:
-        samples: Levels, generated or real.
+        samples: Levels, generated or real, in an order without meaning.
         dataset: The data, which the levels are like.
         reference: What to compare with, of the same extractor.
         extractor: What computes the features.
-        seed: Of the subsets of the kernel distance, and of the samples in precision and recall.
+        num_matched: Also score the first so many of them alone, as many as the images that they
+            are to be compared with. Default: do not.
         on_images: Called with the number of images done, now and then.
 
     Returns:
         `frechet_distance`, `kernel_distance` and its standard error `kernel_distance_se`,
-        `precision`, `recall`, `inception_score` and its deviation over splits
-        `inception_score_std` (None without classes), `num_samples`; and the `protocol`.
+        `precision`, `recall`; with classes `inception_score`, where they are Inception's, else
+        `classifier_score`, and its deviation over splits (`..._std`); `num_samples`; `matched`, the
+        scores that depend on the number of samples once more, of the first of them, or None; and
+        the `protocol`.
 
     Raises:
         ValueError: If the samples are too few or of another shape than the reference's images, or
@@ -58,36 +65,54 @@ def scores(
     """
     _require_comparable(samples, reference, extractor)
     features = extract(extractor, samples, num_levels=require_images(dataset), on_images=on_images)
-    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
-    num_rows = min(len(samples), len(reference.rows))  # precision and recall depend on it
-    real, fake = reference.rows[:num_rows], features.pooled[order[:num_rows]]
     kernel, kernel_se = kernel_distance(
-        reference.rows, features.pooled, num_subsets=NUM_SUBSETS, seed=seed
+        features.pooled, reference.rows, reference_kernel=reference.kernel
     )
-    precision, recall = precision_recall(real, fake, num_neighbors=NUM_NEIGHBORS)
-    inception, inception_std = None, None
-    if features.logits is not None:
-        inception, inception_std = inception_score(features.logits[order], num_splits=NUM_SPLITS)
+    matched = None
+    if num_matched is not None:
+        logits = None if features.logits is None else features.logits[:num_matched]
+        first = Features(features.pooled[:num_matched], logits)
+        matched = {"num": num_matched, **_sized_scores(first, reference, extractor)}
     return {
-        "frechet_distance": frechet_distance(reference.statistics, Statistics.of(features.pooled)),
+        **_sized_scores(features, reference, extractor),
         "kernel_distance": kernel,
         "kernel_distance_se": kernel_se,
-        "precision": precision,
-        "recall": recall,
-        "inception_score": inception,
-        "inception_score_std": inception_std,
         "num_samples": len(samples),
+        "matched": matched,
         "protocol": {
             "extractor": extractor.name,
             "reference": f"{reference.dataset}, {reference.split} split",
             "num_reference": reference.statistics.num,
-            "num_precision_recall": num_rows,
+            "num_kernel_rows": len(reference.rows),
+            "num_precision_recall": _num_manifold(features, reference),
             "num_neighbors": NUM_NEIGHBORS,
-            "num_kernel_subsets": NUM_SUBSETS,
             "num_inception_splits": NUM_SPLITS,
-            "seed": seed,
         },
     }
+
+
+def _sized_scores(
+    features: Features, reference: Reference, extractor: Extractor
+) -> dict[str, float]:
+    """The scores that depend on the number of samples."""
+    num = _num_manifold(features, reference)
+    precision, recall = precision_recall(
+        reference.rows[:num], features.pooled[:num], num_neighbors=NUM_NEIGHBORS
+    )
+    found = {
+        "frechet_distance": frechet_distance(reference.statistics, Statistics.of(features.pooled)),
+        "precision": precision,
+        "recall": recall,
+    }
+    if features.logits is not None:
+        name = "inception_score" if extractor.is_inception else "classifier_score"
+        found[name], found[f"{name}_std"] = inception_score(features.logits, num_splits=NUM_SPLITS)
+    return found
+
+
+def _num_manifold(features: Features, reference: Reference) -> int:
+    """How many images are on each side of precision and recall."""
+    return min(len(features.pooled), len(reference.rows), MAX_MANIFOLD)
 
 
 class NotFiniteError(ValueError):

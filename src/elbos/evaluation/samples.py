@@ -3,19 +3,19 @@
 import hashlib
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from torch import Tensor
 
 from elbos.checks import require_positive
 from elbos.evaluation.features import Extractor, Lite0, Network
 from elbos.evaluation.progress import Start
-from elbos.evaluation.quality import MIN_IMAGES, require_finite_samples, scores
+from elbos.evaluation.quality import MAX_MANIFOLD, MIN_IMAGES, require_finite_samples, scores
 from elbos.evaluation.reference import Reference, reference
 from elbos.evaluation.store import Store
 from elbos.training.data import to_levels
@@ -30,11 +30,16 @@ SCORES = (
     "precision",
     "recall",
     "inception_score",
+    "classifier_score",
 )
 """What is reported of `quality.scores`."""
 
+OF_ANY_NUMBER = ("kernel_distance", "kernel_distance_se")
+"""Those whose expectation does not depend on the number of samples."""
+
 REFERENCE_SPLIT = "train+val"
 UNKNOWN: dict[str, float | None] = dict.fromkeys(SCORES)
+_ESTIMATORS = 2  # a higher number forgets stored scores: kernel distances of cuts were 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,35 +107,58 @@ class Judge:
     @property
     def _key(self) -> dict[str, Any]:
         """What tells it from others."""
-        return {"extractor": [self.extractor.name, self._digest]}
+        return {"extractor": [self.extractor.name, self._digest], "estimators": _ESTIMATORS}
+
+    @property
+    def num_features(self) -> int:
+        """The number of dimensions of the features."""
+        return self.reference.rows.shape[1]
+
+    def num_matched(self, num: int) -> int | None:
+        """How many of `num` samples are compared with the real-data baseline, where these are not
+        all: as many as there are test images, if they are enough for a baseline.
+        """
+        num_test = len(self.run.dataset.test)
+        return num_test if MIN_IMAGES <= num_test < num else None
 
     def _scores(
-        self, x: UInt8[Tensor, "n c h w"], what: str, start: Start, store: Store
-    ) -> dict[str, float | None]:
-        """The scores of some images, which the store keeps."""
+        self,
+        x: UInt8[Tensor, "n c h w"],
+        what: str,
+        start: Start,
+        store: Store,
+        num_matched: int | None = None,
+    ) -> dict[str, Any]:
+        """The scores of some images, which the store keeps, and of the first of them alone."""
 
         def compute() -> dict[str, Tensor]:
-            advance = start(f"features of {what}", len(x), "images")
-            found = scores(x, self.run.dataset, self.reference, self.extractor, on_images=advance)
-            values = [math.nan if found[name] is None else found[name] for name in SCORES]
-            return {"scores": torch.tensor(values, dtype=torch.float64)}
+            found = scores(
+                x,
+                self.run.dataset,
+                self.reference,
+                self.extractor,
+                num_matched=num_matched,
+                on_images=start(f"features of {what}", len(x), "images"),
+            )
+            return {"all": _as_tensor(found), "matched": _as_tensor(found["matched"] or {})}
 
-        values = store.part("all", compute)["scores"].tolist()
+        found = store.part("all", compute)
+        matched = {"num": num_matched, **_from_tensor(found["matched"])}
         return {
-            name: None if math.isnan(value) else value
-            for name, value in zip(SCORES, values, strict=True)
+            **_from_tensor(found["all"]),
+            "matched": None if num_matched is None else matched,
         }
 
     def of_samples(
         self, x: UInt8[Tensor, "n c h w"], seed: int, sampling: Sampling, start: Start
-    ) -> dict[str, float | None]:
-        """The scores of samples of the run."""
-        key = {"num": len(x), "sampling": sampling, "seed": seed}
-        return self._scores(
-            x, f"seed {seed}", start, Store.of(self.run, "scores", **self._key, **key)
-        )
+    ) -> dict[str, Any]:
+        """The scores of samples of the run; `matched`, those of as many as the baseline has."""
+        num_matched = self.num_matched(len(x))
+        key = {"num": len(x), "matched": num_matched, "sampling": sampling, "seed": seed}
+        store = Store.of(self.run, "scores", **self._key, **key)
+        return self._scores(x, f"seed {seed}", start, store, num_matched)
 
-    def floor(self, num: int, start: Start) -> dict[str, Any]:
+    def baseline(self, num: int, start: Start) -> dict[str, Any]:
         """The scores of at most `num` test images, what samples as good as the data would have; or
         None, where there are too few. They are computed once for all runs on the same data.
         """
@@ -138,8 +166,9 @@ class Judge:
         x = test[torch.randperm(len(test), generator=generator(0))[:num]]
         found = UNKNOWN
         if len(x) >= MIN_IMAGES:
-            store = Store.of_data(self.run, "floors", num=len(x), **self._key)
+            store = Store.of_data(self.run, "baselines", num=len(x), **self._key)
             found = self._scores(x, "test images", start, store)
+            del found["matched"]
         return {"split": "test", "num": len(x), **found}
 
 
@@ -163,6 +192,8 @@ def measure_quality(
         {"seed": number, **score_set(judge, sampling, quality.num_samples, number, start)}
         for number in seeds
     ]
+    matched = [one.pop("matched") for one in sets]
+    num_matched = judge.num_matched(quality.num_samples)
     return {
         "protocol": {
             **protocol(sampling, judge),
@@ -171,7 +202,10 @@ def measure_quality(
         },
         "sets": sets,
         **_mean_and_std(sets),
-        "floor": judge.floor(quality.num_samples, start),
+        "matched": None
+        if num_matched is None
+        else {"num": num_matched, "sets": matched, **_mean_and_std(matched)},
+        "baseline": judge.baseline(quality.num_samples, start),
     }
 
 
@@ -185,9 +219,13 @@ def protocol(sampling: Sampling, judge: Judge) -> dict[str, Any]:
     return {
         "extractor": judge.extractor.name,
         "reference": f"{judge.reference.statistics.num:,} {judge.reference.split} images",
-        "reference_rows": (
-            f"{len(judge.reference.rows):,} of them for kernel distance, precision and recall"
+        "num_features": judge.num_features,
+        "kernel_distance": (
+            f"unbiased, all samples against {len(judge.reference.rows):,} of the reference; its "
+            "standard error by the jackknife over samples, for this reference"
         ),
+        "precision_recall": f"equal numbers of samples and of the reference, {MAX_MANIFOLD:,} at "
+        "most",
         "sampler": repr(sampling.sampler),
         "grid": repr(sampling.grid),
         "num_steps": sampling.num_steps,
@@ -199,10 +237,18 @@ def protocol(sampling: Sampling, judge: Judge) -> dict[str, Any]:
 
 def score_set(
     judge: Judge, sampling: Sampling, num: int, seed: int, start: Start
-) -> dict[str, float | None]:
-    """The scores of a set of samples."""
+) -> dict[str, Any]:
+    """The scores of a set of samples; `matched`, those of as many as the baseline has."""
     x = draw_set(judge.run, sampling, num, seed, start)
     return judge.of_samples(x, seed, sampling, start)
+
+
+def at_equal_number(found: Mapping[str, Any]) -> dict[str, float | None]:
+    """The scores of a set of samples that can be held against the real-data baseline: those of as
+    many samples, and the kernel distance of all, which does not depend on their number.
+    """
+    matched = found["matched"] or found
+    return {name: (found if name in OF_ANY_NUMBER else matched)[name] for name in SCORES}
 
 
 def draw_set(
@@ -250,4 +296,16 @@ def _mean_and_std(sets: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "mean": means,
         "std": {name: statistics.stdev(values) for name, values in columns.items()},
+    }
+
+
+def _as_tensor(found: Mapping[str, Any]) -> Float64[Tensor, " k"]:
+    """The reported scores, NaN where there is none."""
+    return torch.tensor([found.get(name, math.nan) for name in SCORES], dtype=torch.float64)
+
+
+def _from_tensor(values: Float64[Tensor, " k"]) -> dict[str, float | None]:
+    return {
+        name: None if math.isnan(value) else value
+        for name, value in zip(SCORES, values.tolist(), strict=True)
     }

@@ -30,12 +30,13 @@ def sweep(
     for point in _points(judge, quality, sampling):
         how = protocol(point, judge)
         found = score_set(judge, point, quality.sweep_samples, seed, _named(start, how))
+        del found["matched"]  # points are compared with each other
         points.append({**how, **found})
     return {
         "points": points,
         "num_samples": quality.sweep_samples,
         "seed": seed,
-        "floor": judge.floor(quality.sweep_samples, start),
+        "baseline": judge.baseline(quality.sweep_samples, start),
         "best": min(points, key=lambda point: float(point["frechet_distance"])),
     }
 

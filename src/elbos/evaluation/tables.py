@@ -8,15 +8,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from elbos.analysis import rising_intervals
-from elbos.evaluation.words import four_digits
+from elbos.evaluation.words import four_digits, metrics, sweep_baseline
 from elbos.recipes import RECIPES
 
-SCORES = {
+_TITLES = {
     "frechet_distance": "Fréchet",
     "kernel_distance": "kernel",
     "precision": "precision",
     "recall": "recall",
     "inception_score": "inception",
+    "classifier_score": "classifier",
 }
 
 
@@ -90,16 +91,26 @@ def quality_table(result: dict[str, Any]) -> Table | None:
         f"{how['num_evaluations']} evaluations{guidance}; "
         f"{how['extractor']}, against {how['reference']}"
     )
-    _add_columns(table, SCORES.values())
-    rows = {f"seed {one['seed']}": one for one in quality["sets"]}
-    if quality["std"]:
-        rows |= {"mean": quality["mean"], "standard deviation": quality["std"]}
-    floor = quality["floor"]
-    for name, row in (rows | {f"{floor['num']:,} {floor['split']} images": floor}).items():
+    keys = metrics(quality)
+    _add_columns(table, [_TITLES[key] for key in keys])
+    rows = _sets(quality)
+    if matched := quality["matched"]:
+        rows |= {f"{name}, first {matched['num']:,}": row for name, row in _sets(matched).items()}
+    baseline = quality["baseline"]
+    rows[f"{baseline['num']:,} {baseline['split']} images"] = baseline
+    for name, row in rows.items():
         errors = {"kernel_distance": row.get("kernel_distance_se")}
-        cells = (_number(row.get(key), errors.get(key)) for key in SCORES)
+        cells = (_number(row.get(key), errors.get(key)) for key in keys)
         table.add_row(name, *cells)
     return table
+
+
+def _sets(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The scores of sets of samples, and their mean and deviation."""
+    rows = {f"seed {one['seed']}": one for one in found["sets"]}
+    if found["std"]:
+        rows |= {"mean": found["mean"], "standard deviation": found["std"]}
+    return rows
 
 
 def sweep_table(result: dict[str, Any]) -> Table | None:
@@ -112,10 +123,10 @@ def sweep_table(result: dict[str, Any]) -> Table | None:
         line = lines.setdefault((point["sampler"], point["grid"]), {})
         line[point["num_evaluations"]] = point["frechet_distance"]
     counts = sorted({count for line in lines.values() for count in line})
-    floor = sweep["floor"]["frechet_distance"]
+    baseline = sweep_baseline(sweep)
     table = _table(
         f"Fréchet distance of {sweep['num_samples']:,} samples by network evaluations"
-        + ("" if floor is None else f"; real images {floor:.4g}")
+        + ("" if baseline is None else f"; real-data baseline {baseline:.4g}")
     )
     _add_columns(table, [str(count) for count in counts])
     for (sampler, grid), line in lines.items():
@@ -127,8 +138,9 @@ def sweep_table(result: dict[str, Any]) -> Table | None:
 def runs_table(results: Sequence[dict[str, Any]]) -> Table:
     """Several runs, a row for each of what their networks are told."""
     table = _table("runs")
-    scores = ("frechet_distance", "precision", "recall")
-    titles = ["step", "bits/dim", "± s.e.", "ODE", *(SCORES[key] for key in scores)]
+    found = (metrics(result["quality"]) for result in results if "quality" in result)
+    scores = [key for key in next(found, []) if not key.endswith("_score")]
+    titles = ["step", "bits/dim", "± s.e.", "ODE", *(_TITLES[key] for key in scores)]
     _add_columns(table, titles)
     for result in results:
         quality = result.get("quality", {}).get("mean", {})

@@ -76,16 +76,62 @@ def bits_in_words(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     )
 
 
-def frechet_in_words(quality: Mapping[str, Any]) -> str:
-    """What the Fréchet distance says."""
-    protocol, floor = quality.get("protocol") or {}, quality.get("floor") or {}
-    samples = counted(protocol.get("num_samples"), "samples")
+METRICS = {
+    "frechet_distance": "Fréchet distance",
+    "kernel_distance": "kernel distance",
+    "precision": "precision",
+    "recall": "recall",
+    "inception_score": "Inception score",
+    "classifier_score": "classifier score",
+}
+"""The titles of sample quality's metrics."""
+
+
+def metrics(quality: Mapping[str, Any]) -> list[str]:
+    """The metrics that anything has, the one that leads first.
+
+    The kernel distance leads where there are fewer samples than features: the Fréchet distance is
+    then mostly bias.
+    """
+    rows = [*(quality.get("sets") or []), quality.get("baseline") or {}]
+    keys = [key for key in METRICS if any(row.get(key) is not None for row in rows)]
+    num = num_compared(quality)
+    num_features = (quality.get("protocol") or {}).get("num_features")
+    if num is not None and num_features is not None and num < num_features:
+        keys.sort(key=lambda key: key != "kernel_distance")
+    return keys
+
+
+def num_compared(quality: Mapping[str, Any]) -> int | None:
+    """How many samples are compared with the real-data baseline, which is of as many images."""
+    matched, protocol = quality.get("matched") or {}, quality.get("protocol") or {}
+    return matched.get("num") or protocol.get("num_samples")
+
+
+def compared(quality: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
+    """What has a metric's mean and deviation at the baseline's number of images; the kernel
+    distance, which does not depend on it, is of all samples.
+    """
+    return (metric != "kernel_distance" and quality.get("matched")) or quality
+
+
+def distance_in_words(quality: Mapping[str, Any], metric: str) -> str:
+    """What a distance says."""
+    protocol, baseline = quality.get("protocol") or {}, quality.get("baseline") or {}
+    num = protocol.get("num_samples") if metric == "kernel_distance" else num_compared(quality)
     reference = protocol.get("reference") or "real images"
-    text = f"How far {samples} are, as a whole, from {reference}. Less is better."
-    if (distance := floor.get("frechet_distance")) is not None:
-        real = counted(floor.get("num"), f"real {floor.get('split') or 'held-out'} images")
-        text += f" The floor is {number(distance)}, the distance of {real}."
+    text = f"How far {counted(num, 'samples')} are, as a whole, from {reference}. Less is better."
+    if baseline.get(metric) is not None:
+        split = baseline.get("split") or "held-out"
+        text += f" The baseline is of {counted(baseline.get('num'), f'real {split} images')}."
     return text
+
+
+def sweep_baseline(sweep: Mapping[str, Any]) -> float | None:
+    """The Fréchet distance of as many real images as a point has samples, if there are so many."""
+    baseline = sweep.get("baseline") or {}
+    is_equal = baseline.get("num") == sweep.get("num_samples")
+    return baseline.get("frechet_distance") if is_equal else None
 
 
 def mean_and_std(quality: Mapping[str, Any], metric: str) -> tuple[float | None, float | None]:

@@ -41,10 +41,13 @@ class Extractor:
     Attributes:
         name: Network, preprocessing and a hash of the weights.
         compute: From RGB images, on the CPU, to features on the CPU.
+        is_inception: Whether the logits are those of the original Inception-v3, which an
+            inception score is of; of others it is called a classifier score.
     """
 
     name: str
     compute: Callable[[UInt8[Tensor, "b 3 h w"]], Features]
+    is_inception: bool = False
 
 
 def extract(

@@ -47,7 +47,7 @@ class Inception:
             )
         weights, digest = read_weights(path)
         network = _network(weights, path).to(device)
-        if not FILE.endswith(f"{digest}.pth"):
+        if not (is_original := FILE.endswith(f"{digest}.pth")):
             warnings.warn(
                 f"{path} is not the file of the original FID (its SHA-256 begins with {digest}, "
                 "not 6726825d): do not compare with published FIDs",
@@ -59,7 +59,8 @@ class Inception:
             pooled, logits = network(images.to(device))
             return Features(pooled.cpu(), logits.cpu())
 
-        return Extractor(f"inception-v3, 299 px, weights {digest}", compute)
+        name = f"inception-v3, 299 px, weights sha256 {digest}"
+        return Extractor(name, compute, is_inception=is_original)
 
 
 def _network(weights: dict[str, Tensor], path: Path) -> torch.nn.Module:

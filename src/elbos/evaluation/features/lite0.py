@@ -78,7 +78,7 @@ class Lite0:
             pooled = network((x - 127) / 128)
             return Features(pooled.cpu(), network.classifier(pooled).cpu())
 
-        return Extractor(f"efficientnet-lite0, {self.size} px, weights {digest}", compute)
+        return Extractor(f"efficientnet-lite0, {self.size} px, weights sha256 {digest}", compute)
 
 
 def weights_path() -> Path:

@@ -49,7 +49,7 @@ class Module:
             return self._features(answer, len(images))
 
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
-        return Extractor(f"{Path(self.path).name}, file {digest}", compute)
+        return Extractor(f"{Path(self.path).name}, file sha256 {digest}", compute)
 
     def _features(self, answer: Any, num: int) -> Features:
         pooled, logits = (
