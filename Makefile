@@ -37,6 +37,7 @@ slow: .venv/dev .venv/ray
 bench: .venv/dev .venv/bench
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/audit.py
+	$(BIN)/python benchmarks/samplers.py
 	$(BIN)/python benchmarks/digits.py --runs runs/digits-benchmark --seeds 0
 	$(BIN)/python benchmarks/variance.py runs/digits-benchmark/sigmoid-2-0
 	$(BIN)/elbos train fashion

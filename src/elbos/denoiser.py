@@ -28,6 +28,27 @@ class Denoise(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
 
+def estimate(
+    denoiser: Denoise, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Tensor | None
+) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
+    r"""The denoiser's $(\hat x, \hat\epsilon)$ at `z`, after a check that it is such a pair.
+
+    A bare network, which returns one tensor, would be unpacked along its batch in silence.
+
+    Raises:
+        ValueError: If it is not a pair of tensors of the shape of `z`.
+    """
+    pair = denoiser(z, logsnr, cond)
+    shapes = [getattr(part, "shape", None) for part in pair] if isinstance(pair, tuple) else []
+    if shapes != [z.shape, z.shape]:
+        raise ValueError(
+            f"the denoiser returned a {type(pair).__name__} at data of shape {tuple(z.shape)}: it "
+            "has to return (x_hat, eps_hat), both of that shape, as denoiser.Denoiser(network, "
+            "parameterization) does."
+        )
+    return pair
+
+
 @dataclass(frozen=True)
 class Denoiser:
     r"""A network with its parameterization.
@@ -79,10 +100,10 @@ class Guided:
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
         is_guided = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
         if cond is None or self.scale == 1 or not is_guided.any():
-            return self.denoiser(z, logsnr, cond)
+            return estimate(self.denoiser, z, logsnr, cond)
         both = torch.cat([cond, torch.full_like(cond, -1)])
-        x_hat, eps_hat = self.denoiser(
-            z.repeat(2, *(1,) * (z.ndim - 1)), logsnr.expand(len(z)).repeat(2), both
+        x_hat, eps_hat = estimate(
+            self.denoiser, z.repeat(2, *(1,) * (z.ndim - 1)), logsnr.expand(len(z)).repeat(2), both
         )
         scale = align(1 + (self.scale - 1) * is_guided.to(z.dtype), z)
         (x_cond, x_none), (eps_cond, eps_none) = x_hat.chunk(2), eps_hat.chunk(2)

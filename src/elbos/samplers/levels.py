@@ -41,7 +41,16 @@ def grid(schedule: Schedule, num_steps: int) -> Float[Tensor, " n_plus_1"]:
 def steps(
     logsnrs: Float[Tensor, " n"], z: Float[Tensor, "b *d"]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Consecutive levels, each `[1]`, in the dtype and on the device of `z`."""
+    """Consecutive levels, each `[1]`, in the dtype and on the device of `z`.
+
+    Raises:
+        ValueError: If there are fewer than two levels, or one is not above the one before it.
+    """
+    if len(logsnrs) < 2 or not (logsnrs.diff() > 0).all():
+        raise ValueError(
+            f"logsnrs is {logsnrs.tolist()}: give two or more log-SNRs that rise, from noise to "
+            "data."
+        )
     levels = logsnrs.to(z).unsqueeze(1)
     return pairwise(levels)
 

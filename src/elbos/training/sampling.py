@@ -145,8 +145,8 @@ class DPMSolver3(Sampler):
 class UniPC(Sampler):
     """UniPC, which corrects each step for no further evaluation."""
 
-    order: int = 3
-    """Estimates in a prediction, from 1 to 3. Its authors advise 2 with guidance."""
+    order: int = 2
+    """Estimates in a prediction, from 1 to 3. With 2 it is good at few steps, 3 is for many."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= 3:
