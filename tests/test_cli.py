@@ -24,13 +24,12 @@ from filelock import FileLock
 from PIL import Image
 from tiny import log, tensors
 
-from elbos import cli, cli_compare, files
+from elbos import cli, files
 from elbos.evaluation import draw_samples
 from elbos.recipes import RECIPES
 from elbos.training import trainer
-from elbos.training.config import CLOSED_FORMS, Config
+from elbos.training.config import Config
 from elbos.training.config_json import decode
-from elbos.training.data import Digits, Fashion
 from elbos.training.presets import PRESETS
 
 # --- wrong words ---------------------------------------------------------------------------------
@@ -259,12 +258,27 @@ CHECKPOINTS: dict[str, Callable[[Path], Any]] = {
     "another shape": lambda folder: reseal(
         folder, "ema", lambda ts: ts.update({first(ts): torch.ones(3)})
     ),
+    "another dtype": lambda folder: reseal(
+        folder, "ema", lambda ts: ts.update({first(ts): ts[first(ts)].double()})
+    ),
+    "a dtype of eight bits": lambda folder: reseal(
+        folder, "ema", lambda ts: ts.update({first(ts): ts[first(ts)].to(torch.float8_e4m3fn)})
+    ),
     "nan": lambda folder: reseal(folder, "ema", lambda ts: ts[first(ts)].fill_(math.nan)),
 }
 TRAINING_ONLY = {
     "moment missing": lambda folder: reseal(folder, "optimizer", lambda ts: ts.pop(first(ts))),
     "moment of another shape": lambda folder: reseal(
         folder, "optimizer", lambda ts: ts.update({first(ts): torch.ones(1)})
+    ),
+    "weights of another dtype": lambda folder: reseal(
+        folder, "network", lambda ts: ts.update({first(ts): ts[first(ts)].bfloat16()})
+    ),
+    "moment of another dtype": lambda folder: reseal(
+        folder, "optimizer", lambda ts: ts.update({first(ts): ts[first(ts)].bfloat16()})
+    ),
+    "schedule of another dtype": lambda folder: reseal(
+        folder, "schedule", lambda ts: ts.update(count=ts["count"].float())
     ),
     "schedule of another shape": lambda folder: reseal(
         folder, "schedule", lambda ts: ts.update(count=torch.ones(1, dtype=torch.float64))
@@ -278,6 +292,10 @@ OF_ANOTHER_NETWORK = [
     "tensor missing",
     "another tensor",
     "another shape",
+    "another dtype",
+    "weights of another dtype",
+    "moment of another dtype",
+    "schedule of another dtype",
     "moment missing",
     "moment of another shape",
     "schedule of another shape",
@@ -338,6 +356,8 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_is_whole(
     if name == "metrics.jsonl":  # is not flushed: a full device is the real thing
         (runs / "new").mkdir()
         (runs / "new" / "metrics.jsonl").symlink_to("/dev/full")
+        monkeypatch.setattr(files, "_require_regular", lambda _: None)
+        monkeypatch.setattr(files, "_NO_LINK", 0)
         monkeypatch.setattr(trainer.RunDirectory, "rewind_log", lambda *_: None)
         claim = lambda self, *_: (self.path / "config.json").touch()  # noqa: E731
         monkeypatch.setattr(trainer.RunDirectory, "claim", claim)
@@ -548,106 +568,6 @@ def test_wrapped_weightings_have_words(elbos: Elbos, words: str) -> None:
     weighting = json.loads(result.out)["weighting"]
     assert weighting["type"].lower() in words
     assert weighting["inner"]["type"].lower() in words
-
-
-ROUND_TRIPS = [
-    *PRESETS,
-    "toy weighting:monotone weighting.inner:edm",
-    "toy weighting:shifted --weighting.shift 0.5 weighting.inner:p2",
-    "toy weighting:own --weighting.function my.py:w",
-    "toy weighting:monotone weighting.inner:own --weighting.inner.function my.py:w",
-    *(f"toy weighting:{name.replace('_', '-')}" for name in CLOSED_FORMS),
-    "toy parameterization:eps schedule:normal",
-    "toy parameterization:x schedule:cosine",
-    "toy parameterization:score schedule:edm-sampling",
-    "toy parameterization:flow schedule:flow",
-    "toy parameterization:edm schedule:ddpm",
-    "toy parameterization:v schedule:laplace",
-    "toy schedule:linear --schedule.logsnr-min -9 --schedule.logsnr-max 9",
-    "toy sampling.sampler:heun --sampling.sampler.churn 3 sampling.grid:cosine",
-    "digits data:folder --data.root . network:mlp",
-]
-
-
-@pytest.mark.parametrize("words", ROUND_TRIPS)
-def test_what_a_dry_run_prints_is_taken_as_it_is(elbos: Elbos, folder: Path, words: str) -> None:
-    (folder / "my.py").write_text("def w(logsnr): return logsnr.sigmoid()")
-    first = elbos("train", *words.split(), "--dry-run")
-    assert first.status == 0, first.err
-    (folder / "f.json").write_text(first.out)
-    assert elbos("train", "--config", "f.json", "--dry-run") == first
-    words = "--num-images 640 --config=f.json weighting:p2 --weighting.gamma 2 --dry-run"
-    changed = json.loads(elbos("train", *words.split()).out)
-    assert changed["weighting"] == {"type": "P2", "gamma": 2.0}
-    same = ("network", "schedule", "parameterization", "sampling", "data")
-    assert all(changed[name] == json.loads(first.out)[name] for name in same)
-
-
-def test_a_run_is_named_after_what_a_file_says(elbos: Elbos, runs: Path) -> None:
-    """And a file of a run's own is that run, which goes on."""
-    shutil.copy("digits/config.json", "f.json")
-    result = elbos("train", "--config", "f.json", "--num-images", "32")
-    assert result.status == 0, result.err
-    (run,) = (runs / "runs").iterdir()
-    assert run.name.startswith("digits-network.channels-16-32-")
-    config = json.loads((run / "config.json").read_text())
-    assert config == {**json.loads(Path("f.json").read_text()), "num_images": 32}
-    before = snapshot(runs / "digits")
-    assert elbos("train", "--config", "f.json", "--run", "digits").status == 0
-    assert snapshot(runs / "digits") == before
-
-
-@pytest.mark.parametrize("change", CONFIGS)
-def test_a_file_that_is_no_configuration_is_refused(elbos: Elbos, runs: Path, change: str) -> None:
-    text = CONFIGS[change]((runs / "digits" / "config.json").read_text())
-    (runs / "f.json").write_bytes(text.encode(errors="surrogateescape"))
-    before = snapshot(runs)
-    result = elbos("train", "--config", "f.json")
-    assert_one_line(result, "f.json is not a configuration", statuses=(1,))
-    assert snapshot(runs) == before
-
-
-@pytest.mark.usefixtures("runs")
-def test_a_file_that_is_not_there_is_one_line(elbos: Elbos) -> None:
-    for name in ("nowhere.json", "digits"):
-        assert_one_line(elbos("train", "--config", name), f"{name}: ", statuses=(1,))
-    assert_one_line(elbos("train", "--config"), "--config", statuses=(2,))
-
-
-TOUR = {
-    "digits": "digits",
-    "digits weighting:elbo": "digits-elbo",
-    "fashion parameterization:eps schedule:normal": "fashion-eps-normal",
-    "fashion weighting:monotone weighting.inner:edm": "fashion-monotone-edm",
-    "fashion": "fashion",
-    "fashion_small": "fashion-small",  # either way
-    "--run toy digits": "toy",  # what an option takes is no preset
-    "fashion --output.log-every 3": "fashion",
-}
-
-
-def test_runs_that_differ_have_directories_of_their_own(
-    elbos: Elbos, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained: list[tuple[Config, Path]] = []
-    monkeypatch.setattr(cli, "train", lambda config, path, *_: trained.append((config, path)))
-    for words in TOUR:
-        result = elbos("train", *words.split())
-        assert result.status == 0, result.err
-    paths = [str(path) for _, path in trained]
-    assert paths == [name if "--run" in w else f"runs/{name}" for w, name in TOUR.items()]
-    assert [config.data for config, _ in trained][-3:] == [Fashion(), Digits(), Fashion()]
-
-
-def test_a_comparison_is_of_the_preset_that_was_chosen(
-    elbos: Elbos, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def compare(comparison: Any, path: Path, *_: Any, **__: Any) -> None:
-        raise ValueError(f"{type(comparison.config.data).__name__} in {path}")
-
-    monkeypatch.setattr(cli_compare, "compare", compare)
-    assert_one_line(elbos("compare", "--out", "digits", "toy"), "Toy in digits", statuses=(1,))
-    assert_one_line(elbos("compare", "fashion_small"), "Fashion in runs/compare-fashion-small")
 
 
 def test_weightings_are_the_recipes(elbos: Elbos) -> None:

@@ -14,6 +14,7 @@ from threading import Event, Thread
 import pytest
 from comparing import USERS, Here
 
+from elbos.compare import job
 from elbos.compare.compare import compare
 from elbos.compare.job import Job
 
@@ -58,14 +59,14 @@ def test_a_run_that_another_process_is_at_is_left_to_it(small, folder):
     few = replace(small, rows=small.rows[:2])
     compare(replace(few, rows=few.rows[1:]), Path("c"), Here())  # a directory with one run
     compare(few, Path("other"), Here())
-    job, engine, is_held = Job.of(few, Path("c/runs/iddpm-0"), few.rows[0], 0), Here(), Event()
-    job.path.mkdir()
+    one, engine, is_held = Job.of(few, Path("c/runs/iddpm-0"), few.rows[0], 0), Here(), Event()
+    one.path.mkdir()
 
     def another_process():
-        with job.lock:
+        with one.lock:
             is_held.set()
             time.sleep(1.0)
-            shutil.copytree(folder / "other/runs/iddpm-0", job.path, dirs_exist_ok=True)
+            shutil.copytree(folder / "other/runs/iddpm-0", one.path, dirs_exist_ok=True)
 
     other = Thread(target=another_process)
     other.start()
@@ -110,6 +111,44 @@ def test_a_comparison_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     assert killed[0] == whole[0]
     assert killed[1].keys() == whole[1].keys()
     assert not list(folder.glob("killed/c/**/.*.partial"))
+
+
+RAY = """
+import json, psutil
+from elbos.compare.on_ray import OnRay
+
+def paths():
+    import sys
+    return sys.path
+
+if __name__ == "__main__":
+    engine = OnRay(1)
+    found = {"paths": engine._ray.get(engine._remote(paths).remote())}
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    connections = [c for p in processes for c in p.net_connections("inet")]
+    found["addresses"] = [c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN]
+    engine.close()
+    print("found", json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_a_ray_of_this_machine_is_nobody_elses(folder, monkeypatch):
+    """It listens on the loopback address, and imports nothing from the current folder."""
+    pytest.importorskip("ray", reason="needs ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(Path(job.__file__).parents[2]))
+    (folder / "code").mkdir()
+    (folder / "code/script.py").write_text(RAY)
+    for name in ("secrets", "random", "elbos"):
+        (folder / f"{name}.py").write_text(f"open({str(folder / 'was-run')!r}, 'w')")
+    command = [sys.executable, "-P", "code/script.py"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = json.loads(out.partition("found ")[2])
+    assert len(found["addresses"]) >= 4
+    assert {address.removeprefix("::ffff:") for address in found["addresses"]} == {"127.0.0.1"}
+    assert str(folder) not in found["paths"]
+    assert not (folder / "was-run").exists()
 
 
 @pytest.mark.slow

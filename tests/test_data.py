@@ -5,6 +5,7 @@ import gzip
 import itertools
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -582,6 +583,110 @@ def test_the_cache_is_used_and_refreshed(pictures, monkeypatch, own_cache):
     assert {path.suffix for path in own_cache.iterdir()} <= {"", ".lock"}
 
 
+@pytest.mark.parametrize("is_elsewhere", [True, False])
+def test_pictures_of_the_same_names_sizes_and_times_are_others(pictures, is_elsewhere):
+    config = data.Folder(root=pictures, size=4)
+    assert all_reds(config.load()) == list(range(NUM))
+    root = pictures.rename(pictures.with_name("before")) if is_elsewhere else pictures
+    for path in sorted(root.glob("*/*")):
+        times = path.stat().st_mtime_ns
+        save(pictures / path.relative_to(root), (255 - int(path.stem), 0, 0))
+        os.utime(pictures / path.relative_to(root), ns=(times, times))
+    assert all_reds(config.load()) == list(range(256 - NUM, 256))
+    if is_elsewhere:
+        assert all_reds(data.Folder(root=root, size=4).load()) == list(range(NUM))
+
+
+def flipped(path, number):
+    """The file with a bit changed."""
+    content = bytearray(path.read_bytes())
+    content[number] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "levels cut short": lambda cached: os.truncate(cached / "levels", 3 * 16 * NUM - 1),
+    "levels empty": lambda cached: os.truncate(cached / "levels", 0),
+    "first level flipped": lambda cached: flipped(cached / "levels", 0),
+    "last level flipped": lambda cached: flipped(cached / "levels", 3 * 16 * NUM - 1),
+    "levels gone": lambda cached: (cached / "levels").unlink(),
+    "index cut short": lambda cached: os.truncate(cached / "index.json", 80),
+    "index flipped": lambda cached: flipped(cached / "index.json", 70),
+    "seal no text": lambda cached: (cached / "index.json").write_bytes(b"\xff"),
+    "index gone": lambda cached: (cached / "index.json").unlink(),
+    "all gone": lambda cached: [path.unlink() for path in cached.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_made_again(pictures, own_cache, damage):
+    (pictures / "dog" / "empty.ppm").touch()
+    config = data.Folder(root=pictures, size=4, skip_bad=True)
+    with pytest.warns(UserWarning, match=r"empty.ppm"):
+        first = rows(config.load())
+    (cached,) = (path for path in own_cache.iterdir() if path.is_dir())
+    DAMAGES[damage](cached)
+    for num_warnings in (1, 0):
+        with pytest.warns(UserWarning) as found:
+            assert rows(config.load()) == first
+        assert sum(cached.name in str(warning.message) for warning in found) == num_warnings
+
+
+def test_a_cache_that_is_a_link_is_refused(pictures, own_cache, tmp_path):
+    config = data.Folder(root=pictures, size=4)
+    config.load()
+    (cached,) = (path for path in own_cache.iterdir() if path.is_dir())
+    (cached / "levels").rename(tmp_path / "levels")
+    (cached / "levels").symlink_to(tmp_path / "levels")
+    with pytest.raises(OSError, match=r"link.*levels"):
+        config.load()
+
+
+def test_without_a_home_the_cache_is_asked_for(monkeypatch):
+    def nobody(_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    with pytest.raises(FileNotFoundError, match="XDG_CACHE_HOME"):
+        cache.cache_dir()
+    for config in (data.Folder, data.Fashion):
+        with pytest.raises(FileNotFoundError, match="home directory is not known"):
+            config(root=Path("~/pictures"))
+
+
+# --- what tells data from others -----------------------------------------------------------------
+
+
+def of_levels(x, labels=None):
+    split = data.Split(x, labels)
+    few = data.Split(x[:2], None if labels is None else labels[:2])
+    return data.Dataset("some", split, few, few, 256, None, None)
+
+
+@pytest.mark.parametrize("is_of_points", [True, False])
+def test_the_fingerprint_is_of_all_samples(is_of_points):
+    x = torch.arange(5000 * 3).remainder(251).to(torch.uint8).reshape(5000, 3, 1, 1)
+    x = x.flatten(1).float() if is_of_points else x
+    before = of_levels(x).fingerprint()
+    assert of_levels(x.clone()).fingerprint() == before
+    for row in (0, 1, 2, 1234, 4999):
+        changed = x.clone()
+        changed[row, 2] += 1
+        assert of_levels(changed).fingerprint() != before
+    labels = torch.zeros(5000, dtype=torch.int64)
+    with_labels = of_levels(x, labels).fingerprint()
+    assert with_labels != before
+    labels[1234] = 1
+    assert of_levels(x, labels).fingerprint() != with_labels
+
+
+def test_the_fingerprint_of_a_folder_is_that_of_its_levels(pictures):
+    found = data.Folder(root=pictures, size=4).load()
+    assert found.known_digest is not None
+    assert replace(found, known_digest=None).fingerprint() == found.fingerprint()
+
+
 def test_an_interrupted_cache_leaves_nothing(pictures, monkeypatch, own_cache):
     def interrupted(path, size, decode=folder.decode):
         if path.name == "031.ppm":
@@ -597,7 +702,7 @@ def test_an_interrupted_cache_leaves_nothing(pictures, monkeypatch, own_cache):
 
     folder_name = f"{next(own_cache.glob('*.lock')).stem}.partial"  # as a killed process leaves it
     (own_cache / folder_name).mkdir()
-    (own_cache / folder_name / "levels.npy").write_bytes(b"half")
+    (own_cache / folder_name / "levels").write_bytes(b"half")
     assert all_reds(config.load()) == list(range(NUM))
     assert not (own_cache / folder_name).exists()
 
@@ -607,11 +712,11 @@ def test_a_full_or_forbidden_cache_is_explained(monkeypatch, tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
     with pytest.raises(OSError, match=r"\Acannot write the cache .*XDG_CACHE_HOME[^\n]*\Z"):
-        cache.build_once("x", fill_the_disk)
+        cache.build_once("x", fill_the_disk, read=Path)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(OSError, match=r"\Acannot write the cache .*XDG_CACHE_HOME[^\n]*\Z"):
-        cache.build_once("x", fill_the_disk)
+        cache.build_once("x", fill_the_disk, read=Path)
 
 
 def test_unreadable_files_are_an_error_not_skipped(pictures, monkeypatch):

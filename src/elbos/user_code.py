@@ -21,6 +21,8 @@ from typing import Any, TextIO
 
 import torch
 
+from elbos import files
+
 _NAME = "__user_code__"  # of the module that a file makes
 _CHANGED = ("argv", "path", "stdin", "stderr", "dont_write_bytecode")
 _GUARD = "keep what trains and what reads arguments under `if __name__ == '__main__'`."
@@ -100,9 +102,8 @@ def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:
 
 
 def _require_readable(path: Path) -> None:
-    """Open a file, which says in the system's words why it cannot be read."""
-    with path.open("rb"):
-        pass
+    """Read a file, which says why it cannot be read."""
+    files.read(path, through_links=True)
 
 
 def _is_neighbour(name: str, folder: Path, before: dict[str, ModuleType]) -> bool:

@@ -21,6 +21,7 @@ from elbos.compare.page import write_comparison_page
 from elbos.compare.report import report_of
 from elbos.compare.results import Cell
 from elbos.compare.runner import run_jobs
+from elbos.errors import printable
 from elbos.evaluation.reference import reference
 from elbos.evaluation.samples import REFERENCE_SPLIT
 from elbos.training.data import Dataset
@@ -80,7 +81,7 @@ def _compare(
     with directory.lock():
         comparison = _settled(comparison, directory, minutes, engine)
         features = extractor.name if extractor else None
-        directory.claim(Stored.of(comparison, minutes, dataset, features))
+        directory.claim(Stored.of(comparison, minutes, dataset, features), dataset)
         directory.require_own_rows(comparison)
     cells = [
         Cell(row, seed, Job.of(comparison, directory.run(row, seed).absolute(), row, seed))
@@ -136,13 +137,17 @@ def _report(
 ) -> dict[str, Any]:
     """Write the report, as JSON, Markdown and a page."""
     report = report_of(
-        comparison, cells, name=str(directory.path), command=command, features=features
+        comparison,
+        cells,
+        name=printable(str(directory.path)),  # which need not be text
+        command=command and printable(command),
+        features=features,
     )
     pictures = {}
     for cell in cells:
         picture = cell.job.path / "samples" / "heun.png"
         if cell.seed == comparison.seeds[0] and picture.exists():
-            pictures[cell.row.name] = picture.read_bytes()
+            pictures[cell.row.name] = files.read(picture)
     text = json.dumps(report, indent=1, allow_nan=False)
     files.write(directory.path / "report.json", text.encode())
     files.write(directory.path / "report.md", comparison_markdown(report).encode())

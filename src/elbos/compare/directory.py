@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from filelock import FileLock
-
 from elbos import files
 from elbos.compare.experiment import Comparison, Scoring
 from elbos.compare.rows import Row
@@ -57,6 +55,11 @@ class Stored:
             features=features,
         )
 
+    def of_today(self, dataset: Dataset) -> "Stored":
+        """With what tells the data from others as it is written today, if they are these."""
+        is_earlier = self.data == digest(dataset.sampled_fingerprint())
+        return replace(self, data=digest(dataset.fingerprint())) if is_earlier else self
+
 
 @dataclass(frozen=True)
 class ComparisonDirectory:
@@ -82,7 +85,7 @@ class ComparisonDirectory:
         if not self.file.exists():
             return None
         try:
-            found = decode(Stored, json.loads(self.file.read_bytes()), "comparison")
+            found = decode(Stored, json.loads(files.read(self.file)), "comparison")
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{self.file} is damaged ({error}): put back the one that was there, or name "
@@ -109,18 +112,20 @@ class ComparisonDirectory:
                 f"{self.path} holds {others[0]} and no comparison: name a new directory with --out."
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path / ".lock"):
+        with files.lock(self.path / ".lock"):
+            files.require_plain(self.path)
             files.remove_leftovers(self.path)
             yield
 
-    def claim(self, wanted: Stored) -> None:
-        """Make this the directory of a comparison, or check that it is.
+    def claim(self, wanted: Stored, dataset: Dataset) -> None:
+        """Make this the directory of a comparison on a data set, or check that it is.
 
         Raises:
             ValueError: If it holds another comparison.
             OSError: If it cannot be written.
         """
         stored = self.stored()
+        stored = stored and stored.of_today(dataset)
         if stored and stored.data != wanted.data:
             raise ValueError(
                 f"The data are not those that {self.path} was begun with: put those back, or name "

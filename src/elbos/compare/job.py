@@ -68,7 +68,7 @@ class Job:
     @property
     def lock(self) -> FileLock:
         """Held by the process that is at it; released when that dies."""
-        return FileLock(self.path / ".work.lock", timeout=0)
+        return files.lock(self.path / ".work.lock", timeout=0)
 
     def is_busy(self) -> bool:
         """Whether some process is at it."""
@@ -89,8 +89,8 @@ class Job:
     def failure(self) -> dict[str, Any] | None:
         """What `fail` noted."""
         try:
-            found = json.loads(self._failure.read_bytes())
-        except (FileNotFoundError, ValueError):
+            found = json.loads(files.read(self._failure))
+        except (FileNotFoundError, ValueError, RecursionError):
             return None
         keys = {"reason", "is_final", "time"}
         if not isinstance(found, dict) or not keys <= found.keys():
@@ -110,8 +110,9 @@ class Job:
         files.write(self.path / ".progress", str(min(cost / self.cost, 1.0)).encode())
 
     def progress(self) -> float:
-        """How much of the work is done, of 1."""
+        """How much of the work is done, of 1; 0 where the file says no such number."""
         try:
-            return float((self.path / ".progress").read_text())
+            share = float(files.read(self.path / ".progress"))
         except (FileNotFoundError, ValueError):
             return 0.0
+        return share if 0 <= share <= 1 else 0.0

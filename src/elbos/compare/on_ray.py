@@ -1,5 +1,6 @@
 """The engine of a Ray cluster."""
 
+import contextlib
 import json
 import logging
 import os
@@ -14,9 +15,15 @@ from elbos.compare.processes import close, start_process, trouble
 from elbos.training.config import Config
 from elbos.training.config_json import decode, encode
 
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # read when Ray is imported
+"""Without clusters, as by default on macOS and Windows, Ray's node is 127.0.0.1. An address given
+to `ray.init` does not do: Ray replaces 127.0.0.1, and listens on all addresses for any other.
+"""
+
 
 class OnRay:
-    """A Ray cluster: the one at `RAY_ADDRESS`, or one of this machine that is started here.
+    """A Ray cluster: the one at `RAY_ADDRESS`, or one of this machine that is started here, which
+    listens on the loopback address only: others on the network cannot run code in it.
 
     All machines need elbos, and see the comparison's directory under the same path.
 
@@ -30,15 +37,18 @@ class OnRay:
     def __init__(self, num_workers: int | None = None) -> None:
         if num_workers is not None:
             require_positive(num_workers=num_workers)
-        self._ray = ray = _ray()
         address = os.environ.get("RAY_ADDRESS")
+        if address is None:
+            os.environ.update(_LOOPBACK)
+        self._ray = ray = _ray()
         try:
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                include_dashboard=None if address else False,
-            )
+            with contextlib.chdir(os.sep):  # workers import modules from where Ray is begun
+                ray.init(
+                    address=address or "local",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    include_dashboard=None if address else False,
+                )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"Ray at {address or 'this machine'} does not answer: {error}"

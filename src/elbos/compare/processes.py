@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+from elbos import files
 from elbos.compare.job import Job
 from elbos.training.config_json import encode
 
@@ -14,9 +15,10 @@ from elbos.training.config_json import encode
 def start_process(job: Job, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     """A process that does a job; it ends when its standard input is closed."""
     job.path.mkdir(parents=True, exist_ok=True)
-    with (job.path / ".log.txt").open("ab") as log:
+    with files.appending(job.path / ".log.txt") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "elbos.compare.work"],
+            # without -P, modules are looked for in the current folder first
+            [sys.executable, "-P", "-m", "elbos.compare.work"],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

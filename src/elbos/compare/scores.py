@@ -46,7 +46,7 @@ def read_scores(
     run, other settings or too few weightings.
     """
     try:
-        stored = json.loads((run / FILE).read_bytes())
+        stored = json.loads(files.read(run / FILE))
         found: dict[str, Any] = stored["scores"]
         is_own = stored["run"] == _identity(config) and found["scoring"] == encode(scoring)
         if is_own and stored["digest"] == _digest(stored["run"], found):
@@ -165,13 +165,13 @@ def _log(run: TrainedRun) -> dict[str, Any]:
     """The curves of the training, out of metrics.jsonl."""
     file = run.directory.path / "metrics.jsonl"
     learning, density = [], []
-    for number, line in enumerate(file.read_text().splitlines(), 1):
+    for number, line in enumerate(files.read(file).splitlines(), 1):
         try:
             values = json.loads(line)
             if "val_nats" in values:
                 learning.append([int(values["images"]), values["val_nats"] / math.log(2)])
             if "density" in values:
                 density.append([int(values["images"]), [float(p) for p in values["density"]]])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"{file} is damaged: delete its line {number}.") from error
     return {"learning": learning, "density": density}

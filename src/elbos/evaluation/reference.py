@@ -101,7 +101,7 @@ def reference(
         shutil.rmtree(store.folder)
 
     def cached() -> Reference:
-        folder = build_once(f"features/{key}", build)
+        folder = build_once(f"features/{key}", build, read=lambda path: path)
         statistics, rows, kernel = _read(folder / _FILE)
         checked = torch.stack([_row(splits, row) for row in some[:_NUM_CHECKED].tolist()])
         now = features(checked)["pooled"]
@@ -172,7 +172,7 @@ def _content(statistics: Statistics, rows: Tensor, kernel: float) -> bytes:
 
 def _read(path: Path) -> tuple[Statistics, Tensor, float]:
     try:
-        tensors = unpack(path.read_bytes())
+        tensors = unpack(files.read(path))
     except (FileNotFoundError, ValueError) as error:
         raise DamagedCache(path.parent, "are damaged") from error
     statistics = Statistics(tensors["mean"], tensors["covariance"], int(tensors["num"]))

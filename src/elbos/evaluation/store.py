@@ -50,7 +50,9 @@ class Store:
             "precision": run.config.precision,
             "ends": (run.config.schedule.logsnr_min, run.config.schedule.logsnr_max),
         }
-        folder = run.directory.evaluation / f"{name}-{_digest(run, {**of_run, **key})}"
+        # all of the data were checked when the run was loaded: these are the names of earlier parts
+        data = run.dataset.sampled_fingerprint()
+        folder = run.directory.evaluation / f"{name}-{_digest(run, data, {**of_run, **key})}"
         files.remove_leftovers(folder)
         return cls(folder)
 
@@ -63,7 +65,7 @@ class Store:
             name: A word for people.
             key: All else that the numbers depend on, as `config_json.encode` takes it.
         """
-        return cls(cache_dir() / name / _digest(run, key))
+        return cls(cache_dir() / name / _digest(run, run.dataset.fingerprint(), key))
 
     def __contains__(self, name: str) -> bool:
         """Whether the part called `name` is there."""
@@ -89,9 +91,9 @@ class Store:
         return self.folder / f"{name}.safetensors"
 
 
-def _digest(run: TrainedRun, key: dict[str, Any]) -> str:
-    fixed = [version("elbos"), version("torch"), run.device.type, run.dataset.fingerprint()]
-    return digest([fixed, {name: encode(value) for name, value in key.items()}])[:12]
+def _digest(run: TrainedRun, data: dict[str, Any], key: dict[str, Any]) -> str:
+    versions = [version("elbos"), version("torch"), run.device.type]
+    return digest([[*versions, data], {name: encode(value) for name, value in key.items()}])[:12]
 
 
 def pack(tensors: Tensors) -> bytes:
@@ -117,7 +119,7 @@ def unpack(content: bytes) -> Tensors:
 
 def _read(path: Path) -> Tensors | None:
     try:
-        return unpack(path.read_bytes())
+        return unpack(files.read(path))
     except FileNotFoundError:
         return None
     except ValueError:

@@ -33,6 +33,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from elbos import files
 from elbos.audit.steps import Steps
 from elbos.parameterizations import EDM, Eps, Flow, Parameterization, V, X
 
@@ -93,7 +94,9 @@ def read_config(path: Path) -> dict[str, Any]:
         ValueError: If it is not the configuration of a scheduler that is known here.
     """
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
+        config: dict[str, Any] = json.loads(
+            files.read(path, through_links=True).decode("utf-8-sig")
+        )
         _reader(config)
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply to be a configuration.") from error

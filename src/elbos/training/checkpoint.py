@@ -17,7 +17,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from elbos import files
+from elbos.errors import flat
 
+_MAX_REASON = 200  # characters: torch lists all tensors that differ
 Groups = Mapping[str, Mapping[str, Tensor]]
 
 
@@ -80,13 +82,28 @@ def reading(path: Path) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
     except (KeyError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"The checkpoint {path} is whole, but of another network or schedule than its "
-            "configuration and data ask for: did the data's classes change, or elbos itself?"
+            f"configuration and data ask for ({flat(error)[:_MAX_REASON]}): did the data's classes "
+            "change, or elbos itself?"
         ) from error
+
+
+def require_dtypes(groups: Groups, own: Groups) -> None:
+    """Fail where a tensor is of another dtype than the one it is for: torch itself would convert it
+    and say nothing.
+
+    Raises:
+        ValueError: If one is; it names both.
+    """
+    for group, tensors in own.items():
+        for name, tensor in tensors.items():
+            found = groups[group].get(name, tensor)
+            if found.dtype != tensor.dtype:
+                raise ValueError(f"{group} {name} is {found.dtype}, not {tensor.dtype}")
 
 
 def _read(path: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
+        manifest = json.loads(files.read(path / "manifest.json"))
     except ValueError as error:
         raise DamagedCheckpoint("manifest.json is unreadable") from error
     step, digests = manifest["step"], manifest["sha256"]
@@ -96,14 +113,15 @@ def _read(path: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
     for name, digest in digests.items():
         if not name.isidentifier():  # nothing outside this folder is read
             raise DamagedCheckpoint(f"manifest.json names a file {name!r}")
-        content = (path / f"{name}.safetensors").read_bytes()
+        content = files.read(path / f"{name}.safetensors")
         if hashlib.sha256(content).hexdigest() != digest:
             raise DamagedCheckpoint(f"{name}.safetensors is cut short or was changed")
         try:
             groups[name] = safetensors.torch.load(content)
-        except SafetensorError as error:
+            is_finite = all(tensor.isfinite().all() for tensor in groups[name].values())
+        except (SafetensorError, KeyError, NotImplementedError) as error:  # of dtypes, the last two
             raise DamagedCheckpoint(f"{name}.safetensors is unreadable") from error
-        if not all(tensor.isfinite().all() for tensor in groups[name].values()):
+        if not is_finite:
             raise DamagedCheckpoint(f"{name}.safetensors holds numbers that are not finite")
     return step, groups
 
@@ -117,7 +135,7 @@ def _reason(error: Exception) -> str:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*") if path.is_dir() and path.name.isdigit()]
+    return [path for path in folder.glob("*") if path.is_dir() and path.name.isdecimal()]
 
 
 def _remove(path: Path) -> None:

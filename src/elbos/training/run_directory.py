@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from elbos import files
 from elbos.training.config import Config
@@ -60,7 +60,7 @@ class RunDirectory:
                 f"{self.path} is not a run directory, it has no config.json: see `elbos train`."
             )
         try:
-            config = decode(Config, json.loads(file.read_bytes()))
+            config = decode(Config, json.loads(files.read(file)))
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{file} is not a configuration ({error}): put back the one that was there, "
@@ -96,7 +96,13 @@ class RunDirectory:
     def require_own_data(self, dataset: Dataset) -> None:
         """Raise a ValueError if these are not the data that the run was trained on."""
         data = self.path / "data.json"
-        if data.exists() and json.loads(data.read_bytes()) != dataset.fingerprint():
+        if not data.exists():
+            return
+        try:
+            stored = json.loads(files.read(data))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{data} is damaged: put back the one that was there.") from error
+        if stored not in (dataset.fingerprint(), dataset.sampled_fingerprint()):
             raise ValueError(
                 f"The data are not those that the run in {self.path} was trained on, see "
                 f"{data}: put those back, or train another run."
@@ -114,7 +120,8 @@ class RunDirectory:
             raise ValueError(f"{self.path} is a file: name a directory with --run.")
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(self.path / ".lock", timeout=0):
+            with files.lock(self.path / ".lock", timeout=0):
+                files.require_plain(self.path)
                 for folder in (self.path, self.checkpoints, self.samples):
                     files.remove_leftovers(folder)
                 yield
@@ -134,15 +141,13 @@ class RunDirectory:
 
     def log(self, **values: Any) -> None:
         """Append a line to metrics.jsonl."""
-        path = self.path / "metrics.jsonl"
-        with files.named_errors(path), path.open("a") as file:
-            file.write(json.dumps(values) + "\n")
+        files.append(self.path / "metrics.jsonl", (json.dumps(values) + "\n").encode())
 
     def rewind_log(self, step: int) -> None:
         """Drop the lines after `step`, and those that were damaged when the machine went down."""
         file = self.path / "metrics.jsonl"
         if file.exists():
-            lines = file.read_bytes().splitlines(keepends=True)
+            lines = files.read(file).splitlines(keepends=True)
             files.write(file, b"".join(line for line in lines if _logged_step(line) <= step))
 
 
@@ -150,5 +155,5 @@ def _logged_step(line: bytes) -> float:
     """The step of a line of metrics.jsonl, infinite if it is damaged."""
     try:
         return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return math.inf

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from elbos.schedules import Schedule
+from elbos.training import checkpoint
 from elbos.training.config import Config
 from elbos.training.data import Dataset
 from elbos.training.ema import EMA
@@ -53,6 +54,7 @@ class State:
             KeyError, RuntimeError, ValueError: If it is of another network or schedule.
         """
         self.step = step
+        checkpoint.require_dtypes(groups, self.groups())
         self.network.load_state_dict(groups["network"])
         self.ema.network.load_state_dict(groups["ema"])
         self.schedule.load_state_dict(groups["schedule"])
@@ -62,8 +64,8 @@ class State:
             name, _, moment = key.rpartition(".")
             parameter = parameters[name]
             if saved.ndim > 0:  # all but a number of steps
-                if saved.shape != parameter.shape:
-                    raise ValueError(f"The moments of {name} are not of its shape.")
+                if (saved.shape, saved.dtype) != (parameter.shape, parameter.dtype):
+                    raise ValueError(f"The moments of {name} are not of its shape and dtype.")
                 # in the memory format of the weights, as the optimizer itself would make them
                 saved = torch.empty_like(parameter).copy_(saved)
             self.optimizer.state[parameter][moment] = saved.to(parameter.device)

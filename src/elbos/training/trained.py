@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from elbos import files
 from elbos.denoiser import Denoiser
 from elbos.training import checkpoint
 from elbos.training.config import Config
@@ -46,6 +47,7 @@ class TrainedRun:
         """
         directory = RunDirectory(path)
         config = directory.config()
+        files.require_plain(path)
         newest = checkpoint.latest(directory.checkpoints)
         if newest is None:
             raise FileNotFoundError(f"{path} has no checkpoint yet: train it with `elbos train`.")
@@ -53,6 +55,7 @@ class TrainedRun:
         directory.require_own_data(dataset)
         network = build_network(config, dataset, device).eval().requires_grad_(False)
         with checkpoint.reading(newest) as (step, groups):
+            checkpoint.require_dtypes(groups, {"ema": network.state_dict()})
             network.load_state_dict(groups["ema"])
         denoiser = Denoiser(network, config.parameterization)
         return cls(directory, config, dataset, step, denoiser, device)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from elbos import files
 from elbos.training.data import to_pixels
 
 BATCH_SIZE = 50  # more is slower on a CPU, whose caches hold less
@@ -95,7 +96,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
         OSError: If the file cannot be read.
         ValueError: If it is damaged, or something else than a dict of tensors.
     """
-    content = path.read_bytes()
+    content = files.read(path, through_links=True)
     advice = "get the file again, or name another one."
     try:
         with warnings.catch_warnings(action="ignore"):  # of other formats, before it fails

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from elbos import files
 from elbos.evaluation.features.extractor import Extractor, Features, read_weights
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -31,6 +32,10 @@ class Inception:
     weights: Path | None = None
     """File with the weights. Default: torch-fidelity's own, where torch.hub keeps it."""
 
+    def __post_init__(self) -> None:
+        if self.weights is not None:  # other processes, with other folders, read it
+            object.__setattr__(self, "weights", files.expanded(self.weights))
+
     def load(self, device: torch.device) -> Extractor:
         """The network on a device. Nothing is downloaded. Other weights than the original ones
         give a warning, and their hash is in the name.
@@ -39,7 +44,7 @@ class Inception:
             FileNotFoundError: If there is no file of weights.
             ValueError: If torch-fidelity is not installed, or the file is damaged or another's.
         """
-        path = (self.weights or Path(torch.hub.get_dir()) / "checkpoints" / FILE).expanduser()
+        path = self.weights or Path(torch.hub.get_dir()) / "checkpoints" / FILE
         if not path.is_file():
             raise FileNotFoundError(
                 f"no weights of Inception-v3 at {path}: get {URL} and put it there, or name "

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from elbos import files
 from elbos.evaluation.features.extractor import Extractor, Features
 from elbos.user_code import as_script, code_path, described, load_function
 
@@ -25,7 +26,7 @@ class Module:
     """Where it is, as FILE.py:FUNCTION; kept as an absolute path."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
+        object.__setattr__(self, "path", str(files.expanded(Path(self.path))))
 
     def load(self, device: torch.device) -> Extractor:
         """The function; `device` is where its images are.
@@ -48,7 +49,7 @@ class Module:
                     raise ValueError(f"{self.path} fails: {described(error, file)}") from error
             return self._features(answer, len(images))
 
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+        digest = hashlib.sha256(files.read(file)).hexdigest()[:8]
         return Extractor(f"{Path(self.path).name}, file sha256 {digest}", compute)
 
     def _features(self, answer: Any, num: int) -> Features:

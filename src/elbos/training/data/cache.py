@@ -3,21 +3,41 @@
 import errno
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
-from filelock import FileLock
+from elbos import files
+
+Content = TypeVar("Content")
+
+
+class DamagedFolder(ValueError):
+    """A cached folder that is not as it was written."""
 
 
 def cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/elbos`, else `~/.cache/elbos`. It may be deleted at any time."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "elbos"
+    """`$XDG_CACHE_HOME/elbos`, else `~/.cache/elbos`. It may be deleted at any time.
+
+    Raises:
+        FileNotFoundError: If the home directory is not known.
+    """
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "elbos"
+    try:
+        return Path.home() / ".cache" / "elbos"
+    except RuntimeError as error:
+        raise FileNotFoundError(
+            "the home directory is not known: set XDG_CACHE_HOME to a folder for the cache"
+        ) from error
 
 
-def build_once(name: str, build: Callable[[Path], None]) -> Path:
-    """The cached folder `name`, filled by `build` if it is not there yet.
+def build_once(
+    name: str, build: Callable[[Path], None], read: Callable[[Path], Content]
+) -> Content:
+    """What the cached folder `name` holds, filled by `build` if it is not there yet, or damaged.
 
     `build` fills a folder beside it, which is renamed when complete: an interrupted build leaves
     nothing that could be taken for a finished one. Of several processes one builds, under a lock
@@ -26,20 +46,32 @@ def build_once(name: str, build: Callable[[Path], None]) -> Path:
     Args:
         name: Name of the folder, inside `cache_dir()`.
         build: Called with an empty folder to fill.
+        read: Called with the full folder; raises `DamagedFolder` to have it built again.
+
+    Returns:
+        What `read` returned.
 
     Raises:
         OSError: If the cache folder cannot be written or its disk is full.
     """
     path = cache_dir() / name
     if path.is_dir():
-        return path
+        with suppress(DamagedFolder):
+            return read(path)
     with _explained(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{path}.lock").acquire()
-    with lock:
-        if not path.is_dir():
-            _fill(path, build)
-    return path
+    lock = files.lock(path.with_name(f"{path.name}.lock"))
+    with _explained(path.parent):
+        held = lock.acquire()
+    with held:
+        if path.is_dir():
+            try:
+                return read(path)
+            except DamagedFolder as damaged:
+                warnings.warn(f"{damaged}: it is made again", stacklevel=2)
+                shutil.rmtree(path)
+        _fill(path, build)
+        return read(path)
 
 
 def _fill(path: Path, build: Callable[[Path], None]) -> None:

@@ -7,9 +7,12 @@ $$x = \frac{2k}{K-1} - 1 \in [-1, 1].$$
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 from torch import Tensor
@@ -43,6 +46,7 @@ class Dataset:
         num_levels: $K$, the number of levels of a pixel, or None where data are continuous.
         num_classes: Number of classes, or None where there are no labels.
         class_names: One name per class, or None where classes have no names.
+        known_digest: `digest_of` the three splits' `x`, where who made them has computed it.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Dataset:
     num_levels: int | None
     num_classes: int | None
     class_names: tuple[str, ...] | None
+    known_digest: str | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,15 +64,46 @@ class Dataset:
         return tuple(self.train.x.shape[1:])
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this data set from another: its sizes, and a hash of some of each split."""
+        """What tells this data set from another: its sizes, and a digest of all levels and labels.
+
+        Computed once: of the 70,000 images of Fashion-MNIST in a tenth of a second.
+        """
+        return {"version": 2, **self._sizes, "sha256": self._digest}
+
+    def sampled_fingerprint(self) -> dict[str, Any]:
+        """What earlier versions wrote: its digest is of 1,000 samples a split. Runs that hold it
+        are theirs still.
+        """
         digest = hashlib.sha256()
-        for split in (self.train, self.val, self.test):
+        for split in self._splits:
             some = torch.linspace(0, len(split) - 1, min(len(split), 1000)).long()
             digest.update(split.x[some].numpy().tobytes())
             if split.labels is not None:
                 digest.update(split.labels.numpy().tobytes())
+        return {**self._sizes, "sha256": digest.hexdigest()}
+
+    @cached_property
+    def _digest(self) -> str:
+        levels = self.known_digest or digest_of(split.x for split in self._splits)
+        labels = digest_of(s.labels for s in self._splits if s.labels is not None)
+        return hashlib.sha256(f"{levels} {labels}".encode()).hexdigest()
+
+    @property
+    def _splits(self) -> tuple[Split, Split, Split]:
+        return self.train, self.val, self.test
+
+    @property
+    def _sizes(self) -> dict[str, Any]:
         sizes = {name: len(getattr(self, name)) for name in ("train", "val", "test")}
-        return {"name": self.name, "shape": list(self.shape), **sizes, "sha256": digest.hexdigest()}
+        return {"name": self.name, "shape": list(self.shape), **sizes}
+
+
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """The SHA-256 of the content of tensors, one after the other."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(np.ascontiguousarray(tensor.numpy()).reshape(-1).data)
+    return digest.hexdigest()
 
 
 def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tensor, "*b"]:

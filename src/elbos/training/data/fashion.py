@@ -15,6 +15,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from elbos import files
 from elbos.training.data.cache import build_once
 from elbos.training.data.dataset import Dataset, Split
 
@@ -50,7 +51,7 @@ class Fashion:
 
     def __post_init__(self) -> None:
         if self.root is not None:
-            object.__setattr__(self, "root", self.root.expanduser().absolute())
+            object.__setattr__(self, "root", files.expanded(self.root))
 
     def load(self) -> Dataset:
         """Load the data set; the first time this may download 30 MB.
@@ -75,7 +76,8 @@ class Fashion:
         if self.root is None:
             if DEBIAN.is_dir():
                 return DEBIAN
-            return build_once("fashion-mnist", _download) / "FashionMNIST" / "raw"
+            folder = build_once("fashion-mnist", _download, read=lambda path: path)
+            return folder / "FashionMNIST" / "raw"
         root = self.root
         folders = (root, root / "raw", root / "FashionMNIST" / "raw")
         for folder in folders:
@@ -128,7 +130,9 @@ def _read_idx(folder: Path, name: str, num_dims: int) -> UInt8[Tensor, "..."]:
     if path is None:
         raise FileNotFoundError(f"{folder} lacks {name} or {name}.gz: put it beside the others")
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = files.read(path, through_links=True)
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is cut short or damaged ({error}): get it again") from error
 

@@ -20,12 +20,13 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from elbos.training.data.cache import build_once
-from elbos.training.data.dataset import Dataset, Split
+from elbos import files
+from elbos.training.data.cache import DamagedFolder, build_once
+from elbos.training.data.dataset import Dataset, Split, digest_of
 from elbos.training.data.pictures import EXTENSIONS, BadPicture, decode
 from elbos.training.progress import progress
 
-_FORMAT = "1"  # raise it when the decoded levels change: old caches are then not used
+_FORMAT = "2"  # raise it when the decoded levels change: old caches are then not used
 _HELD_OUT = 0.05
 
 
@@ -54,13 +55,14 @@ class Folder:
 
     def __post_init__(self) -> None:
         # the run is sampled and evaluated from other places than it was trained from
-        object.__setattr__(self, "root", self.root.expanduser().absolute())
+        object.__setattr__(self, "root", files.expanded(self.root))
 
     def load(self) -> Dataset:
         """Load the data set; the first time this decodes every picture.
 
         Decoded levels are kept in `~/.cache/elbos` (or `$XDG_CACHE_HOME/elbos`), under a key made
-        of names, sizes and modification times: a changed file is noticed.
+        of the folder and of names, sizes and times of change: a changed file is noticed. They are
+        checked against their digest, and decoded again if they are damaged.
 
         Raises:
             FileNotFoundError: If there is no such folder.
@@ -74,13 +76,14 @@ class Folder:
             raise FileNotFoundError(f"there is no folder {root}: give a folder of pictures")
         try:
             splits = _splits(root)
-            levels, bad = _decoded(root, [p for split in splits for p in split], self.size)
+            decoded = _decoded(root, [p for split in splits for p in split], self.size)
         except PermissionError as error:
             if error.filename is None:
                 raise
             raise PermissionError(
                 f"{error.filename} may not be read: change its permissions (chmod -R u+rX {root})"
             ) from error
+        levels, bad = decoded.levels, decoded.bad
         if bad:
             self._report(bad, num_files=sum(map(len, splits)))
 
@@ -96,7 +99,8 @@ class Folder:
             levels = levels[len(good) :]
         train, val, test = parts
         class_names = tuple(classes) or None
-        return Dataset(root.name, train, val, test, 256, len(classes) or None, class_names)
+        num_classes = len(classes) or None
+        return Dataset(root.name, train, val, test, 256, num_classes, class_names, decoded.digest)
 
     def _report(self, bad: dict[str, str], num_files: int) -> None:
         some = ", ".join(f"{name!r} ({reason})" for name, reason in list(bad.items())[:3])
@@ -225,43 +229,67 @@ def _labels(pictures: list[_Picture], classes: list[str]) -> Int[Tensor, " n"] |
 # --- decoding ------------------------------------------------------------------------------------
 
 
-def _decoded(
-    root: Path, pictures: list[_Picture], size: int
-) -> tuple[UInt8[Tensor, "n 3 s s"], dict[str, str]]:
-    """Levels of the good pictures, in order, and why the others are bad."""
-    key = hashlib.sha256(f"{_FORMAT} {size}".encode())
+@dataclass(frozen=True)
+class _Decoded:
+    levels: UInt8[Tensor, "n 3 s s"]  # of the good pictures, in order
+    bad: dict[str, str]  # why the others are
+    digest: str  # of the levels
+
+
+def _decoded(root: Path, pictures: list[_Picture], size: int) -> _Decoded:
+    """From the cache, or decoded now."""
+    key = hashlib.sha256(f"{_FORMAT} {size} ".encode() + os.fsencode(root.resolve()) + b"\0")
     for picture in pictures:
         path = picture.path
         stat = path.stat() if path.exists() else path.lstat()  # a broken link
-        key.update(os.fsencode(picture.name) + f"\0{stat.st_size} {stat.st_mtime_ns}\0".encode())
-    build = partial(_decode_all, root, pictures, size)
-    folder = build_once(f"folder-{key.hexdigest()[:20]}", build)
-    bad = json.loads((folder / "bad.json").read_text())
-    levels = np.load(folder / "levels.npy", mmap_mode="r", allow_pickle=False)
+        # the time of any change, too, which no program sets
+        times = f"{stat.st_mtime_ns} {stat.st_ctime_ns}"
+        key.update(os.fsencode(picture.name) + f"\0{stat.st_size} {times}\0".encode())
+    return build_once(
+        f"folder-{key.hexdigest()[:20]}",
+        build=partial(_decode_all, root, pictures, size),
+        read=partial(_read, (len(pictures), 3, size, size)),
+    )
+
+
+def _read(shape: tuple[int, ...], folder: Path) -> _Decoded:
+    """What `_decode_all` wrote.
+
+    Raises:
+        DamagedFolder: If that is not what is there.
+    """
+    try:
+        seal, _, content = files.read(folder / "index.json").partition(b"\n")
+        if seal.decode() != hashlib.sha256(content).hexdigest():
+            raise DamagedFolder(f"the cache {folder} is damaged")
+        index = json.loads(content)
+        with files.opened(folder / "levels") as file:
+            levels = np.memmap(file, np.uint8, "r", shape=shape)
+    except (ValueError, FileNotFoundError) as error:
+        raise DamagedFolder(f"the cache {folder} is damaged") from error
     with warnings.catch_warnings():
         # A writable mapping would need as much memory as the data are long. Nobody writes.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(levels), bad
+        decoded = _Decoded(torch.from_numpy(levels)[: index["num"]], index["bad"], index["sha256"])
+    if digest_of([decoded.levels]) != decoded.digest:
+        raise DamagedFolder(f"the cache {folder} is damaged")
+    return decoded
 
 
 def _decode_all(root: Path, pictures: list[_Picture], size: int, folder: Path) -> None:
-    """Fill `folder` with `levels.npy` and `bad.json`.
+    """Fill `folder` with `levels` and `index.json`, which begins with the digest of what follows.
 
     The good rows come first, without gaps; as many rows as there are bad pictures follow, unused.
     """
-    bad = {}
-    row_bytes = 3 * size * size
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(pictures), 3, size, size)}
+    bad, digest = {}, hashlib.sha256()
     with (
-        (folder / "levels.npy").open("wb") as file,
+        (folder / "levels").open("wb") as file,
         progress() as bar,
         ThreadPoolExecutor(os.cpu_count()) as pool,
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        np.lib.format.write_array_header_1_0(file, header)
-        end = file.tell() + len(pictures) * row_bytes
         task = bar.add_task(f"decoding {root.name}", total=len(pictures), unit="pictures", note="")
         for start in range(0, len(pictures), 256):
             chunk = pictures[start : start + 256]
@@ -270,9 +298,13 @@ def _decode_all(root: Path, pictures: list[_Picture], size: int, folder: Path) -
                     bad[picture.name] = row
                 else:
                     file.write(row.tobytes())
+                    digest.update(row.tobytes())
                 bar.advance(task)
-        file.truncate(end)
-    (folder / "bad.json").write_text(json.dumps(bad))
+        file.truncate(len(pictures) * 3 * size * size)
+    index = {"num": len(pictures) - len(bad), "bad": bad, "sha256": digest.hexdigest()}
+    content = json.dumps(index).encode()
+    seal = hashlib.sha256(content).hexdigest().encode()
+    files.write(folder / "index.json", seal + b"\n" + content)
 
 
 def _try(size: int, picture: _Picture) -> UInt8[np.ndarray, "3 s s"] | str:
