@@ -24,12 +24,13 @@ from filelock import FileLock
 from PIL import Image
 from tiny import log, tensors
 
-from elbos import cli, files
+from elbos import cli, cli_compare, files
 from elbos.evaluation import draw_samples
 from elbos.recipes import RECIPES
 from elbos.training import trainer
-from elbos.training.config import Config
+from elbos.training.config import CLOSED_FORMS, Config
 from elbos.training.config_json import decode
+from elbos.training.data import Digits, Fashion
 from elbos.training.presets import PRESETS
 
 # --- wrong words ---------------------------------------------------------------------------------
@@ -568,6 +569,106 @@ def test_wrapped_weightings_have_words(elbos: Elbos, words: str) -> None:
     weighting = json.loads(result.out)["weighting"]
     assert weighting["type"].lower() in words
     assert weighting["inner"]["type"].lower() in words
+
+
+ROUND_TRIPS = [
+    *PRESETS,
+    "toy weighting:monotone weighting.inner:edm",
+    "toy weighting:shifted --weighting.shift 0.5 weighting.inner:p2",
+    "toy weighting:own --weighting.function my.py:w",
+    "toy weighting:monotone weighting.inner:own --weighting.inner.function my.py:w",
+    *(f"toy weighting:{name.replace('_', '-')}" for name in CLOSED_FORMS),
+    "toy parameterization:eps schedule:normal",
+    "toy parameterization:x schedule:cosine",
+    "toy parameterization:score schedule:edm-sampling",
+    "toy parameterization:flow schedule:flow",
+    "toy parameterization:edm schedule:ddpm",
+    "toy parameterization:v schedule:laplace",
+    "toy schedule:linear --schedule.logsnr-min -9 --schedule.logsnr-max 9",
+    "toy sampling.sampler:heun --sampling.sampler.churn 3 sampling.grid:cosine",
+    "digits data:folder --data.root . network:mlp",
+]
+
+
+@pytest.mark.parametrize("words", ROUND_TRIPS)
+def test_what_a_dry_run_prints_is_taken_as_it_is(elbos: Elbos, folder: Path, words: str) -> None:
+    (folder / "my.py").write_text("def w(logsnr): return logsnr.sigmoid()")
+    first = elbos("train", *words.split(), "--dry-run")
+    assert first.status == 0, first.err
+    (folder / "f.json").write_text(first.out)
+    assert elbos("train", "--config", "f.json", "--dry-run") == first
+    words = "--num-images 640 --config=f.json weighting:p2 --weighting.gamma 2 --dry-run"
+    changed = json.loads(elbos("train", *words.split()).out)
+    assert changed["weighting"] == {"type": "P2", "gamma": 2.0}
+    same = ("network", "schedule", "parameterization", "sampling", "data")
+    assert all(changed[name] == json.loads(first.out)[name] for name in same)
+
+
+def test_a_run_is_named_after_what_a_file_says(elbos: Elbos, runs: Path) -> None:
+    """And a file of a run's own is that run, which goes on."""
+    shutil.copy("digits/config.json", "f.json")
+    result = elbos("train", "--config", "f.json", "--num-images", "32")
+    assert result.status == 0, result.err
+    (run,) = (runs / "runs").iterdir()
+    assert run.name.startswith("digits-network.channels-16-32-")
+    config = json.loads((run / "config.json").read_text())
+    assert config == {**json.loads(Path("f.json").read_text()), "num_images": 32}
+    before = snapshot(runs / "digits")
+    assert elbos("train", "--config", "f.json", "--run", "digits").status == 0
+    assert snapshot(runs / "digits") == before
+
+
+@pytest.mark.parametrize("change", CONFIGS)
+def test_a_file_that_is_no_configuration_is_refused(elbos: Elbos, runs: Path, change: str) -> None:
+    text = CONFIGS[change]((runs / "digits" / "config.json").read_text())
+    (runs / "f.json").write_bytes(text.encode(errors="surrogateescape"))
+    before = snapshot(runs)
+    result = elbos("train", "--config", "f.json")
+    assert_one_line(result, "f.json is not a configuration", statuses=(1,))
+    assert snapshot(runs) == before
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_file_that_is_not_there_is_one_line(elbos: Elbos) -> None:
+    for name in ("nowhere.json", "digits"):
+        assert_one_line(elbos("train", "--config", name), f"{name}: ", statuses=(1,))
+    assert_one_line(elbos("train", "--config"), "--config", statuses=(2,))
+
+
+TOUR = {
+    "digits": "digits",
+    "digits weighting:elbo": "digits-elbo",
+    "fashion parameterization:eps schedule:normal": "fashion-eps-normal",
+    "fashion weighting:monotone weighting.inner:edm": "fashion-monotone-edm",
+    "fashion": "fashion",
+    "fashion_small": "fashion-small",  # either way
+    "--run toy digits": "toy",  # what an option takes is no preset
+    "fashion --output.log-every 3": "fashion",
+}
+
+
+def test_runs_that_differ_have_directories_of_their_own(
+    elbos: Elbos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[Config, Path]] = []
+    monkeypatch.setattr(cli, "train", lambda config, path, *_: trained.append((config, path)))
+    for words in TOUR:
+        result = elbos("train", *words.split())
+        assert result.status == 0, result.err
+    paths = [str(path) for _, path in trained]
+    assert paths == [name if "--run" in w else f"runs/{name}" for w, name in TOUR.items()]
+    assert [config.data for config, _ in trained][-3:] == [Fashion(), Digits(), Fashion()]
+
+
+def test_a_comparison_is_of_the_preset_that_was_chosen(
+    elbos: Elbos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compare(comparison: Any, path: Path, *_: Any, **__: Any) -> None:
+        raise ValueError(f"{type(comparison.config.data).__name__} in {path}")
+
+    monkeypatch.setattr(cli_compare, "compare", compare)
+    assert_one_line(elbos("compare", "--out", "digits", "toy"), "Toy in digits", statuses=(1,))
+    assert_one_line(elbos("compare", "fashion_small"), "Fashion in runs/compare-fashion-small")
 
 
 def test_weightings_are_the_recipes(elbos: Elbos) -> None:

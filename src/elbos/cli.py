@@ -5,6 +5,7 @@ that a user can cause are Python's own (`ValueError`, `OSError`, ...), raised wh
 with a message that says what to do, and end up here. `ELBOS_DEBUG=1` shows where they came from.
 """
 
+import argparse
 import contextlib
 import io
 import json
@@ -15,7 +16,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,13 +59,17 @@ with _interruptible():  # takes seconds, in which users change their minds
         weightings_rows,
         weightings_table,
     )
-    from elbos.training.config_json import encode
-    from elbos.training.presets import PRESETS, Preset
+    from elbos.tabulated import Tabulated
+    from elbos.training.config import Config
+    from elbos.training.config_json import encode, read_config
+    from elbos.training.presets import Chosen, Preset
     from elbos.training.progress import begin, progress, unfailing_stderr
     from elbos.training.run_directory import RunDirectory
+    from elbos.training.run_name import default_name, nearest_preset
     from elbos.training.sampling import Sampling
     from elbos.training.trained import TrainedRun
     from elbos.training.trainer import Diverged, Interrupted, train
+    from elbos.weightings import ELBO, Monotone, Shifted
 
 RunPath = Annotated[Path, tyro.conf.Positional]
 Unprefixed = tyro.conf.arg(name="")
@@ -72,28 +77,61 @@ Unprefixed = tyro.conf.arg(name="")
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train a preset; the same command again goes on with it.
+    """Train a preset, or --config FILE; the same command again goes on with it.
 
     Parts are chosen as types, `weighting:sigmoid --weighting.k 3`; everything else is an option.
     On several processes: `torchrun --nproc-per-node 2 -m -- elbos.cli train PRESET`.
     """
 
-    config: Annotated[Preset, Unprefixed]
+    chosen: Annotated[Preset, Unprefixed]
 
     run: Path | None = None
-    """The run directory. Default: runs/PRESET."""
+    """The run directory. Default: runs/PRESET, with a word for all that was changed."""
+
+    config: Path | None = None
+    """In place of a preset: a file of what --dry-run printed, or a run's config.json."""
 
     dry_run: bool = False
     """Print the resolved configuration as JSON, and stop."""
 
-    def __call__(self, preset: str) -> None:
+    def __call__(self) -> None:
+        self.train(self.chosen.config)
+
+    def train(self, config: Config) -> None:
+        """Train `config`, a change of the preset."""
         if self.dry_run:
-            print(json.dumps(encode(self.config), indent=2))  # noqa: T201
+            print(json.dumps(encode(config), indent=2))  # noqa: T201
             return
-        path = self.run or Path("runs") / preset
-        train(self.config, path)
+        path = self.run or Path("runs") / default_name(config, self.chosen.preset)
+        train(config, path)
         if PartialState().is_main_process:
             sys.stderr.write(f"Trained. Next: `elbos sample {path}`, `elbos evaluate {path}`.\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFile(Train):
+    """Train what a file says, with options over it."""
+
+    chosen: Annotated[Chosen, Unprefixed]
+
+    weighting: tyro.conf.Suppress[Any] = None
+    """The file's, where the command line has no words for its parts, and none for another."""
+
+    @classmethod
+    def of(cls, config: Config, words: list[str]) -> "TrainFile":
+        """With `config` for the default of everything that `words` leave out."""
+        chosen = Chosen(config=config, preset=nearest_preset(config))
+        has_words = any(word.startswith("weighting:") for word in words)
+        if has_words or not isinstance(config.weighting, Monotone | Shifted | Tabulated):
+            return cls(chosen=chosen)
+        stand_in = replace(config, weighting=ELBO())
+        return cls(chosen=replace(chosen, config=stand_in), weighting=config.weighting)
+
+    def __call__(self) -> None:
+        config = self.chosen.config
+        if self.weighting is not None:
+            config = replace(config, weighting=self.weighting)
+        self.train(config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,11 +297,7 @@ def _run(words: list[str]) -> None:
             if os.environ.get("RANK") == "0":  # the others end well: a launcher would end this one
                 raise UsageError(f"`elbos {verb}` runs in one process: start it without torchrun.")
             return
-        command = _parse(verb, rest)
-        if isinstance(command, Train | Compare):
-            command(preset=next(word for word in rest if word in PRESETS))
-        else:
-            command()
+        _parse(verb, rest)()
 
 
 def _num_processes() -> int:
@@ -278,7 +312,9 @@ def _usage() -> str:
 
 def _parse(verb: str, words: list[str]) -> Any:
     """The command that the words stand for; tyro's boxed message becomes one line."""
-    default: Any = tyro.MISSING_NONPROP
+    command, default = VERBS[verb], tyro.MISSING_NONPROP
+    if verb == "train" and (file := _config_file(words)):
+        command, default = TrainFile, TrainFile.of(read_config(file), words)
     if verb in ("sample", "evaluate") and words[:1] not in (["-h"], ["--help"]):
         if not words or words[0].startswith("-"):  # the run's options are the others' defaults
             raise UsageError(f"The run directory comes first: elbos {verb} RUN [OPTIONS]")
@@ -293,7 +329,7 @@ def _parse(verb: str, words: list[str]) -> Any:
     try:
         with contextlib.redirect_stderr(boxed), contextlib.redirect_stdout(shown):
             return tyro.cli(
-                VERBS[verb],
+                command,
                 prog=f"elbos {verb}",
                 args=words,
                 default=default,
@@ -307,6 +343,16 @@ def _parse(verb: str, words: list[str]) -> Any:
             raise
         text = one_line(boxed.getvalue())
         raise UsageError(f"{text} (see `elbos {verb} --help`)") from None
+
+
+def _config_file(words: list[str]) -> Path | None:
+    """What --config names, if it is among the words."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", type=Path)
+    found: dict[str, Path | None] = {}
+    with contextlib.suppress(argparse.ArgumentError):  # which the whole parser explains
+        found = vars(parser.parse_known_args(words)[0])
+    return found.get("config")
 
 
 _LESS = "lower --batch-size or --num, or use less data"

@@ -30,7 +30,7 @@ class Compare:
     machines with one file system. Options of the preset are for all rows, but for its objective.
     """
 
-    config: Annotated[Preset, tyro.conf.arg(name="")]
+    chosen: Annotated[Preset, tyro.conf.arg(name="")]
 
     rows: tuple[str, ...] = DEFAULT_ROWS
     """Names of built-in rows, "all", or rows of your own: "mine=V(),Adaptive(),Sigmoid(k=3)", a
@@ -57,8 +57,8 @@ class Compare:
     json: bool = False
     """Print the report as JSON."""
 
-    def __call__(self, preset: str) -> None:
-        config: Config = self.config
+    def __call__(self) -> None:
+        config, preset = self.chosen.config, self.chosen.preset
         _require_shared(config, PRESETS[preset])
         if self.minutes is not None and config.num_images != PRESETS[preset].num_images:
             raise ValueError("--minutes sets the number of images: leave one of the two out.")

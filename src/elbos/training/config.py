@@ -32,7 +32,7 @@ def _choice(**types: Any) -> Any:
     ]
 
 
-_CLOSED_FORMS = {
+CLOSED_FORMS = {
     "elbo": weightings.ELBO,
     "sigmoid": weightings.Sigmoid,
     "exponential": weightings.Exponential,
@@ -61,7 +61,7 @@ def require_storable(weighting: weightings.WeightFunction) -> None:
         ...
         ValueError: exp is a weighting of your own: give Tabulated.of(exp), which keeps its numbers.
     """
-    storable: set[type] = {*_CLOSED_FORMS.values(), Tabulated}
+    storable: set[type] = {*CLOSED_FORMS.values(), Tabulated}
     if isinstance(weighting, weightings.Monotone | weightings.Shifted):
         require_storable(weighting.inner)
     elif type(weighting) not in storable:
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     NoiseSchedule = schedules.Schedule
     Weight = weightings.Weighting
 else:
-    ClosedForm = _choice(**_CLOSED_FORMS)
+    ClosedForm = _choice(**CLOSED_FORMS)
 
     def _own(function: str) -> Tabulated:
         """A function of your own, FILE.py:FUNCTION, from a tensor of log-SNRs to weights."""

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from elbos.training.config import Weight
+from elbos.files import named_errors
+from elbos.training.config import Config, Weight
 from elbos.weightings import WeightFunction
 
 _MANY = 8  # numbers, which a message does not list
@@ -74,6 +75,24 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
             return value
     expected = " or ".join(map(_named, admitted))
     raise ValueError(f"{where} is {value!r}: expected {expected}.")
+
+
+def read_config(path: Path) -> Config:
+    """The configuration in a file: what `elbos train --dry-run` printed, or a run's config.json.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it holds no configuration.
+    """
+    try:
+        with named_errors(path):
+            config = decode(Config, json.loads(path.read_bytes()))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not a configuration ({error}): `elbos train PRESET --dry-run` prints one."
+        ) from error
+    assert isinstance(config, Config)
+    return config
 
 
 def _named(option: Any) -> str:

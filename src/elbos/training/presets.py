@@ -5,8 +5,8 @@ clean end is where the decoder of the likelihood can tell the levels of the data
 levels of digits, VDM's 13.3 for 256. Noise levels beyond would be trained on for nothing.
 """
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Union
 
 import tyro
 
@@ -56,7 +56,28 @@ PRESETS: dict[str, Config] = {
 }
 """Every preset by name."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """A configuration that began as a preset.
+
+    Attributes:
+        config: The configuration.
+        preset: Name of the preset.
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    preset: tyro.conf.Suppress[str]
+
+
 if TYPE_CHECKING:
-    Preset = Config
+    Preset = Chosen
 else:
-    Preset = tyro.extras.subcommand_type_from_defaults(PRESETS)
+    Preset = Union[  # noqa: UP007, built at run time
+        tuple(
+            Annotated[
+                Chosen, tyro.conf.subcommand(name, default=Chosen(config=config, preset=name))
+            ]
+            for name, config in PRESETS.items()
+        )
+    ]
