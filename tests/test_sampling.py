@@ -3,8 +3,10 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -12,12 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import TINY, Elbos, assert_one_line
 from oracles import gaussian
+from PIL import Image
 from tiny import DIGITS
 
 from elbos import schedules
 from elbos.evaluation.draw_samples import turns
+from elbos.training.data import DataSpec
 from elbos.training.sampling import SAMPLERS, Heun, Sampling, sample
+from elbos.training.trained import TrainedRun
 from elbos.training.trainer import train
 
 TRAINED = schedules.Linear(logsnr_min=-8.0, logsnr_max=7.0)
@@ -164,3 +170,64 @@ def test_other_verbs_run_in_one_process(tmp_path: Path, words: tuple[str, ...]) 
     assert done.stderr.splitlines().count(line) == 1
     assert "exitcode  : 2" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.fixture
+def shared(elbos: Elbos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run on a folder of pictures in two classes, as the current directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for i in range(40):
+        path = tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (6 * i, 0, 0)).save(path)
+    data = ["data:folder", "--data.root", "pictures", "--data.size", "8"]
+    assert elbos(*TINY, "--run", "run", *data).status == 0
+    return tmp_path
+
+
+def lose_one(folder: Path) -> None:
+    (folder / "pictures" / "a" / "0.png").unlink()
+
+
+def lose_all(folder: Path) -> None:
+    shutil.rmtree(folder / "pictures")
+    shutil.rmtree(folder / "cache")
+
+
+@pytest.mark.parametrize("lose", [lose_one, lose_all])
+def test_a_run_is_sampled_without_its_data(
+    elbos: Elbos, shared: Path, lose: Callable[[Path], None]
+) -> None:
+    def drawn() -> dict[str, np.ndarray]:
+        paths = json.loads(elbos("sample", "run", "--num", 6, "--json").out)
+        with np.load(paths["npz"]) as archive:
+            return dict(archive)
+
+    before = drawn()
+    lose(shared)
+    after = drawn()
+    assert before["x"].shape == (6, 3, 8, 8)
+    assert before["labels"].tolist() == 3 * [0, 1]
+    assert all((before[name] == after[name]).all() for name in before)
+    assert TrainedRun.load(shared / "run").data == DataSpec("pictures", (3, 8, 8), 256, 2)
+    assert_one_line(
+        elbos("evaluate", "run"), "run", "pictures" if lose is lose_all else "data.json"
+    )
+
+
+def test_a_run_of_an_earlier_version_loads_its_data(elbos: Elbos, shared: Path) -> None:
+    """Its data.json tells nothing of them."""
+    file = shared / "run" / "data.json"
+    stored = json.loads(file.read_text())
+    assert (stored.pop("num_levels"), stored.pop("num_classes")) == (256, 2)
+    file.write_text(json.dumps(stored))
+    assert elbos("sample", "run", "--num", 6).status == 0
+    lose_one(shared)
+    assert_one_line(elbos("sample", "run"), "data.json", statuses=(1,))
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"num_levels": "x", "num_classes": 2}'])
+def test_a_damaged_data_json_is_one_line(elbos: Elbos, runs: Path, content: str) -> None:
+    (runs / "digits" / "data.json").write_text(content)
+    assert_one_line(elbos("sample", "digits"), "data.json is damaged", statuses=(1,))

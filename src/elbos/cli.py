@@ -183,6 +183,7 @@ class Evaluate:
 
     def __call__(self) -> None:
         runs = [TrainedRun.load(path) for path in self.runs]
+        _ = [run.dataset for run in runs]  # fails here, if it does, and not after hours
         is_changed = self.sampling != runs[0].config.sampling
         results = [
             self._measure(run, self.sampling if is_changed else run.config.sampling) for run in runs

@@ -108,9 +108,9 @@ def _compare(
 def _require_trainable(comparison: Comparison, dataset: Dataset) -> None:
     """Fail now where every run would: the network or a sampler does not fit the data."""
     config = comparison.run_config(comparison.rows[0], comparison.seeds[0])
-    new_state(config, dataset, torch.device("cpu"))
+    new_state(config, dataset.spec, torch.device("cpu"))
     for sampling in comparison.scoring.samplings.values():
-        require_guidable(config, dataset, sampling)
+        require_guidable(config, dataset.spec, sampling)
         sampling.logsnrs(config.schedule)
 
 

@@ -67,7 +67,7 @@ def draw_samples(
         ValueError: If the label is none of the network's, it cannot be guided, or samples are not
             finite.
     """
-    require_guidable(run.config, run.dataset, sampling)
+    require_guidable(run.config, run.data, sampling)
     labels, is_main = _labels(run, request), PartialState().is_main_process
     stem = request.out or run.directory.samples / _name(sampling, request)
     picture, archive = Path(f"{stem}.png"), Path(f"{stem}.npz")
@@ -84,9 +84,9 @@ def draw_samples(
     if is_main:
         x = torch.cat(batches)
         by_class = labels is not None and request.label is None
-        num_columns = run.dataset.num_classes if by_class else None
+        num_columns = run.data.num_classes if by_class else None
         files.write(picture, png(x[:MAX_IN_GRID], num_columns=num_columns))
-        files.write(archive, _npz(to_levels(x, run.dataset.num_levels), sampling, labels))
+        files.write(archive, _npz(to_levels(x, run.data.num_levels), sampling, labels))
     return picture, archive
 
 
@@ -118,7 +118,7 @@ def _batches(
                     sampling,
                     run.config.schedule,
                     num=request.num,
-                    shape=run.dataset.shape,
+                    shape=run.data.shape,
                     seed=request.seed,
                     device=run.device,
                     cond=labels,
@@ -152,7 +152,7 @@ def _name(sampling: Sampling, request: Request) -> str:
 
 
 def _labels(run: TrainedRun, request: Request) -> Tensor | None:
-    num_classes = run.dataset.num_classes if run.has_labels else None
+    num_classes = run.data.num_classes if run.has_labels else None
     if num_classes is None:
         if request.label is not None:
             raise ValueError("This network knows no classes: leave out --label.")

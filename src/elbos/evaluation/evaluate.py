@@ -96,7 +96,7 @@ def evaluate(
         ValueError: If the split has fewer images than asked for, or than 2, a loss is not finite,
             or the network cannot be guided as `sampling` asks.
     """
-    require_guidable(run.config, run.dataset, sampling)
+    require_guidable(run.config, run.data, sampling)
     sampling.logsnrs(run.config.schedule)  # raises if there are none
     rows = chosen_images(run, evaluation)
     judge = _judge(run, evaluation.quality, start)  # first: its files may be missing

@@ -2,7 +2,8 @@
 
 runs/NAME/
     config.json      the configuration; what else is in the directory belongs to it
-    data.json        what tells its data from others, so that a change is noticed
+    data.json        what tells its data from others, so that a change is noticed, and what is to
+                     be known of them where they are not there
     metrics.jsonl    a line per logged step
     checkpoints/     see `checkpoint`
     samples/         grids of samples
@@ -14,7 +15,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ from filelock import Timeout
 from elbos import files
 from elbos.training.config import Config
 from elbos.training.config_json import decode, difference, encode
-from elbos.training.data import Dataset
+from elbos.training.data import Dataset, DataSpec
+
+_SPEC = {field.name for field in fields(DataSpec)}
+_SPEC_ONLY = ("num_levels", "num_classes")  # the rest of it is in the fingerprint
 
 
 @dataclass(frozen=True)
@@ -90,22 +94,53 @@ class RunDirectory:
             )
         files.write(file, (json.dumps(encode(config), indent=2) + "\n").encode())
         self.require_own_data(dataset)
-        text = json.dumps(dataset.fingerprint(), indent=2) + "\n"
+        known = {name: getattr(dataset.spec, name) for name in _SPEC_ONLY}
+        text = json.dumps({**dataset.fingerprint(), **known}, indent=2) + "\n"
         files.write(self.path / "data.json", text.encode())
+
+    def data_spec(self) -> DataSpec | None:
+        """What samples of the data are like; None if an earlier version wrote the directory, and
+        only the data themselves tell.
+
+        Raises:
+            ValueError: If data.json is damaged.
+        """
+        stored = self._data()
+        if stored is None or not stored.keys() >= set(_SPEC_ONLY):
+            return None
+        try:
+            spec = decode(DataSpec, {"type": "DataSpec", **{n: stored[n] for n in _SPEC}})
+        except (ValueError, KeyError) as error:
+            raise self._damaged_data() from error
+        assert isinstance(spec, DataSpec)
+        return spec
+
+    def _data(self) -> dict[str, Any] | None:
+        """What data.json holds, if it is there."""
+        file = self.path / "data.json"
+        if not file.exists():
+            return None
+        try:
+            stored = json.loads(files.read(file))
+        except (ValueError, RecursionError) as error:
+            raise self._damaged_data() from error
+        if not isinstance(stored, dict):
+            raise self._damaged_data()
+        return stored
+
+    def _damaged_data(self) -> ValueError:
+        return ValueError(f"{self.path / 'data.json'} is damaged: put back the one that was there.")
 
     def require_own_data(self, dataset: Dataset) -> None:
         """Raise a ValueError if these are not the data that the run was trained on."""
-        data = self.path / "data.json"
-        if not data.exists():
+        stored = self._data()
+        if stored is None:
             return
-        try:
-            stored = json.loads(files.read(data))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{data} is damaged: put back the one that was there.") from error
+        stored = {name: value for name, value in stored.items() if name not in _SPEC_ONLY}
         if stored not in (dataset.fingerprint(), dataset.sampled_fingerprint()):
             raise ValueError(
                 f"The data are not those that the run in {self.path} was trained on, see "
-                f"{data}: put those back, or train another run."
+                f"{self.path / 'data.json'}: put those back, or train another run."
             )
 
     @contextmanager

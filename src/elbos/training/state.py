@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from elbos.schedules import Schedule
 from elbos.training import checkpoint
 from elbos.training.config import Config
-from elbos.training.data import Dataset
+from elbos.training.data import DataSpec
 from elbos.training.ema import EMA
 from elbos.training.memory import keep_freed_memory
 from elbos.training.optimizer import new_optimizer
@@ -85,39 +85,38 @@ def new_accelerator() -> Accelerator:
     return accelerator
 
 
-def uses_labels(config: Config, dataset: Dataset) -> bool:
+def uses_labels(config: Config, data: DataSpec) -> bool:
     """Whether the network of this run knows class labels."""
-    return config.use_labels and dataset.num_classes is not None
+    return config.use_labels and data.num_classes is not None
 
 
-def require_guidable(config: Config, dataset: Dataset, sampling: Sampling) -> None:
+def require_guidable(config: Config, data: DataSpec, sampling: Sampling) -> None:
     """Raise a ValueError if `sampling` asks for guidance that the network cannot give."""
     config.require_guidable(sampling)
-    if sampling.guidance != 1 and dataset.num_classes is None:
+    if sampling.guidance != 1 and data.num_classes is None:
         raise ValueError(
-            f"guidance is {sampling.guidance}, but {dataset.name} has no classes: "
-            "leave guidance at 1."
+            f"guidance is {sampling.guidance}, but {data.name} has no classes: leave guidance at 1."
         )
 
 
-def build_network(config: Config, dataset: Dataset, device: torch.device) -> nn.Module:
+def build_network(config: Config, data: DataSpec, device: torch.device) -> nn.Module:
     """The network of a run with its initial weights, a function of the seed; channels-last."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(config.seed).initial_seed() % 2**63)
         network: nn.Module = config.network.build(
-            dataset.shape, dataset.num_classes if uses_labels(config, dataset) else None
+            data.shape, data.num_classes if uses_labels(config, data) else None
         )
     return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
 
-def new_state(config: Config, dataset: Dataset, device: torch.device) -> State:
+def new_state(config: Config, data: DataSpec, device: torch.device) -> State:
     """The state before the first step.
 
     Raises:
         ValueError: If the network, or the way it is sampled, does not fit the data.
     """
-    require_guidable(config, dataset, config.sampling)
-    network = build_network(config, dataset, device)
+    require_guidable(config, data, config.sampling)
+    network = build_network(config, data, device)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     optimizer = new_optimizer(network, config.optimizer, dtype)
     schedule = copy.deepcopy(config.schedule)  # an adaptive one is changed

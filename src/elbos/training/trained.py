@@ -2,15 +2,17 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from elbos import files
 from elbos.denoiser import Denoiser
+from elbos.errors import explained
 from elbos.training import checkpoint
 from elbos.training.config import Config
-from elbos.training.data import Dataset
+from elbos.training.data import Dataset, DataSpec
 from elbos.training.precision import autocast
 from elbos.training.run_directory import RunDirectory
 from elbos.training.state import build_network, new_accelerator, uses_labels
@@ -23,7 +25,7 @@ class TrainedRun:
     Attributes:
         directory: Where it is.
         config: How it was trained.
-        dataset: On what.
+        data: What samples are like.
         step: The step of the checkpoint.
         denoiser: Its network and parameterization.
         device: Where they are.
@@ -31,7 +33,7 @@ class TrainedRun:
 
     directory: RunDirectory
     config: Config
-    dataset: Dataset
+    data: DataSpec
     step: int
     denoiser: Denoiser
     device: torch.device
@@ -42,8 +44,8 @@ class TrainedRun:
 
         Raises:
             FileNotFoundError: If there is no run, or no checkpoint yet.
-            ValueError: If the configuration or the checkpoint is damaged, or the data are others
-                than in training.
+            ValueError: If the configuration, data.json or the checkpoint is damaged; or if an
+                earlier version wrote the run, and its data are not there or are others.
         """
         directory = RunDirectory(path)
         config = directory.config()
@@ -51,19 +53,28 @@ class TrainedRun:
         newest = checkpoint.latest(directory.checkpoints)
         if newest is None:
             raise FileNotFoundError(f"{path} has no checkpoint yet: train it with `elbos train`.")
-        dataset, device = config.data.load(), new_accelerator().device
-        directory.require_own_data(dataset)
-        network = build_network(config, dataset, device).eval().requires_grad_(False)
+        device = new_accelerator().device
+        data = directory.data_spec() or _own_data(directory, config).spec
+        network = build_network(config, data, device).eval().requires_grad_(False)
         with checkpoint.reading(newest) as (step, groups):
             checkpoint.require_dtypes(groups, {"ema": network.state_dict()})
             network.load_state_dict(groups["ema"])
         denoiser = Denoiser(network, config.parameterization)
-        return cls(directory, config, dataset, step, denoiser, device)
+        return cls(directory, config, data, step, denoiser, device)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data that it was trained on, loaded when they are first asked for.
+
+        Raises:
+            ValueError: If they cannot be loaded, or are others than in training.
+        """
+        return _own_data(self.directory, self.config)
 
     @property
     def has_labels(self) -> bool:
         """Whether the network knows class labels."""
-        return uses_labels(self.config, self.dataset)
+        return uses_labels(self.config, self.data)
 
     def weights_digest(self) -> str:
         """What tells these weights from others."""
@@ -75,3 +86,15 @@ class TrainedRun:
     def autocast(self) -> torch.autocast:
         """The precision the run was trained in, as a context."""
         return autocast(self.config, self.device)
+
+
+def _own_data(directory: RunDirectory, config: Config) -> Dataset:
+    try:
+        dataset = config.data.load()
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The data that the run in {directory.path} was trained on are needed, and cannot be "
+            f"loaded: {explained(error)}"
+        ) from error
+    directory.require_own_data(dataset)
+    return dataset

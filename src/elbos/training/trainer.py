@@ -96,8 +96,8 @@ class Trainer:
         self, config: Config, run: RunDirectory, dataset: Dataset, accelerator: Accelerator
     ) -> None:
         self.config, self.run, self.dataset, self.accelerator = config, run, dataset, accelerator
-        self.state = new_state(config, dataset, accelerator.device)
-        self.has_labels = uses_labels(config, dataset)
+        self.state = new_state(config, dataset.spec, accelerator.device)
+        self.has_labels = uses_labels(config, dataset.spec)
         self.network, self.optimizer = accelerator.prepare(
             self.state.network.train(), self.state.optimizer
         )

@@ -6,7 +6,7 @@ changes. The order of the training images is a pure function of (seed, step): se
 """
 
 from elbos.training.data.batches import batch_indices, epoch_order
-from elbos.training.data.dataset import Dataset, Split, to_levels, to_pixels, to_unit
+from elbos.training.data.dataset import Dataset, DataSpec, Split, to_levels, to_pixels, to_unit
 from elbos.training.data.digits import Digits
 from elbos.training.data.fashion import Fashion
 from elbos.training.data.folder import Folder
@@ -16,6 +16,7 @@ Data = Digits | Fashion | Folder | Toy
 
 __all__ = [
     "Data",
+    "DataSpec",
     "Dataset",
     "Digits",
     "Fashion",

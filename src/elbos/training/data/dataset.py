@@ -35,6 +35,23 @@ class Split:
 
 
 @dataclass(frozen=True)
+class DataSpec:
+    """What a network, and whoever draws samples from it, has to know of a data set.
+
+    Attributes:
+        name: What reports call it.
+        shape: Shape of one sample, `(c, h, w)` or `(d,)`.
+        num_levels: $K$, the number of levels of a pixel, or None where data are continuous.
+        num_classes: Number of classes, or None where there are no labels.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    num_levels: int | None
+    num_classes: int | None
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Three disjoint splits of one data set.
 
@@ -62,6 +79,11 @@ class Dataset:
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample, `(c, h, w)` or `(d,)`."""
         return tuple(self.train.x.shape[1:])
+
+    @property
+    def spec(self) -> DataSpec:
+        """What remains to be known where the samples themselves are not there."""
+        return DataSpec(self.name, self.shape, self.num_levels, self.num_classes)
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells this data set from another: its sizes, and a digest of all levels and labels.
