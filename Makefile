@@ -4,12 +4,16 @@ BIN := .venv/bin
 # One process per core, at most eight, with one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8
 
-.PHONY: setup demo test check slow bench clean
+# Another Python, with torch of its own: Debian's.
+SYSTEM_PYTHON ?= /usr/bin/python3
+
+.PHONY: setup demo test test-system-python check slow bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   compare three objectives on digits, with a report (about 5 minutes on two cores)"
 	@echo "make test   run the tests"
+	@echo "make test-system-python   every verb on Debian's Python and torch, with the newest NumPy"
 	@echo "make check  lint, types and tests, as a change has to pass them"
 	@echo "make slow   the slow tests: kill -9 at random moments, two processes, Ray, 42 more losses"
 	@echo "make bench  the performance claims, each a ratio measured here"
@@ -24,6 +28,11 @@ demo: .venv/core
 
 test: .venv/dev
 	$(PYTEST)
+
+test-system-python:
+	@if $(SYSTEM_PYTHON) -c 'import torch, torchvision, venv' 2>/dev/null; then \
+	  $(MAKE) .venv/system && OMP_NUM_THREADS=1 .venv/system/bin/python tests/every_verb.py; \
+	else echo "skipped: $(SYSTEM_PYTHON) has no torch, torchvision or venv"; fi
 
 check: .venv/dev
 	$(BIN)/ruff check .
@@ -55,6 +64,12 @@ clean:
 .venv/dev: .venv/core
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
+
+# From a wheel, with the newest of everything but for torch.
+.venv/system: pyproject.toml $(shell find src -type f)
+	$(SYSTEM_PYTHON) -m venv --system-site-packages --clear $@
+	$@/bin/pip freeze --all | grep -E '^torch(vision)?==' > $@/constraints.txt
+	$@/bin/pip install --quiet --disable-pip-version-check --upgrade --constraint $@/constraints.txt numpy .
 
 .venv/ray: .venv/core
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[ray]'

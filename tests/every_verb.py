@@ -1,0 +1,91 @@
+"""Every module and every verb of the elbos that this interpreter has: `PYTHON every_verb.py`.
+
+It needs nothing else, and works in a temporary folder: for wheels, and for other Pythons.
+"""
+
+import contextlib
+import importlib
+import importlib.resources
+import io
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+DATA = ("py.typed", "pages/page.css", "pages/page.js")
+SMALL = [
+    *("--network.channels", "16", "32", "--network.embedding-dim", "32", "--batch-size", "16"),
+    *("--num-images", "32"),
+]
+LOSS = """
+def loss(network, x):
+    t = x.new_empty(len(x)).uniform_()[:, None, None, None]
+    eps = x.new_empty(x.shape).normal_()
+    y = network((1 - t) * x + t * eps, t.flatten())
+    return (eps - x - y).square().flatten(1).mean(1)
+"""
+
+
+def elbos(*words: str) -> str:
+    """What a command says on stdout; stderr is shown."""
+    begin = time.perf_counter()
+    command = [str(Path(sysconfig.get_path("scripts")) / "elbos"), *words]
+    environment = {**os.environ, "PYTHONWARNINGS": "error::DeprecationWarning"}
+    out = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
+    print(f"{time.perf_counter() - begin:5.1f} s  elbos {' '.join(words[:2])}", flush=True)  # noqa: T201
+    return out.stdout
+
+
+def import_every_module() -> None:
+    with warnings.catch_warnings(action="error"):
+        package = importlib.import_module("elbos")
+        assert Path(package.__path__[0]).is_relative_to(sys.prefix), package  # no source tree
+        for module in pkgutil.walk_packages(package.__path__, "elbos."):
+            importlib.import_module(module.name)
+    for name in DATA:
+        assert importlib.resources.files("elbos").joinpath(name).is_file(), name
+
+
+def show_every_help() -> None:
+    """In this process: starting one takes seconds."""
+    cli = importlib.import_module("elbos.cli")
+    for verb in cli.VERBS:
+        sys.argv = ["elbos", verb, "--help"]
+        with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
+            cli.main()
+        assert f"usage: elbos {verb}" in shown.getvalue(), shown.getvalue()
+
+
+def run_every_verb() -> None:
+    elbos("train", "digits", *SMALL, "--sampling.num-steps", "2")
+    drawn = json.loads(elbos("sample", "runs/digits", "--num", "4", "--json"))
+    assert all(Path(path).is_file() for path in drawn.values())
+    few = ["--num-images", "20", "--num-samples", "0", "--ode.num-images", "2"]
+    assert json.loads(elbos("evaluate", "runs/digits", *few, "--json"))
+    assert Path("runs/digits/eval.html").is_file()
+    scoring = ["--scoring.num-images", "20", "--scoring.num-samples", "24"]
+    steps = ["--scoring.ancestral.num-steps", "2", "--scoring.heun.num-steps", "2"]
+    features = ["scoring.extractor:lite0", "--scoring.extractor.size", "32"]
+    rows = ["--rows", "edm", "--seeds", "0"]
+    elbos("compare", "digits", *rows, *SMALL, *scoring, *steps, *features)
+    assert Path("runs/compare-digits/report.html").is_file()
+    Path("mine.py").write_text(LOSS)
+    audits = elbos("audit", "mine.py:loss", "min-snr-5", "--shape", "3", "8", "8", "--json")
+    assert json.loads(audits)
+    assert json.loads(elbos("weightings", "--json"))
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        import_every_module()
+        show_every_help()
+        run_every_verb()
+    print(f"Every module and every verb runs on Python {sys.version.split()[0]}.")  # noqa: T201

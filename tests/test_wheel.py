@@ -1,0 +1,32 @@
+"""The wheel, in an environment of its own: what a user installs, outside the source tree."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def test_every_verb_runs_from_the_wheel(tmp_path):
+    """The dependencies are those of this environment; its own elbos is not seen, since a `.pth` in
+    a folder that a `.pth` names is not read.
+    """
+    pytest.importorskip("hatchling", reason="needs hatchling, to build offline")
+    pip = [sys.executable, "-m", "pip"]
+    build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path]
+    subprocess.run([*pip, *build, HERE.parent], check=True)
+    (wheel,) = tmp_path.glob("elbos-*.whl")
+    home = tmp_path / "home"
+    venv.create(home, with_pip=False)
+    python = home / "bin/python"
+    install = ["install", "--quiet", "--no-deps", "--no-index", wheel]
+    subprocess.run([*pip, "--python", python, *install], check=True)
+    (packages,) = home.glob("lib/python*/site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    environment = {name: word for name, word in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([python, HERE / "every_verb.py"], cwd=tmp_path, env=environment, check=True)
