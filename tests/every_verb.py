@@ -63,18 +63,18 @@ def show_every_help() -> None:
 
 
 def run_every_verb() -> None:
-    elbos("train", "digits", *SMALL, "--sampling.num-steps", "2")
-    drawn = json.loads(elbos("sample", "runs/digits", "--num", "4", "--json"))
+    elbos("train", "digits", "--run", "run", *SMALL, "--sampling.num-steps", "2")
+    drawn = json.loads(elbos("sample", "run", "--num", "4", "--json"))
     assert all(Path(path).is_file() for path in drawn.values())
     few = ["--num-images", "20", "--num-samples", "0", "--ode.num-images", "2"]
-    assert json.loads(elbos("evaluate", "runs/digits", *few, "--json"))
-    assert Path("runs/digits/eval.html").is_file()
+    assert json.loads(elbos("evaluate", "run", *few, "--json"))
+    assert Path("run/eval.html").is_file()
     scoring = ["--scoring.num-images", "20", "--scoring.num-samples", "24"]
     steps = ["--scoring.ancestral.num-steps", "2", "--scoring.heun.num-steps", "2"]
     features = ["scoring.extractor:lite0", "--scoring.extractor.size", "32"]
     rows = ["--rows", "edm", "--seeds", "0"]
-    elbos("compare", "digits", *rows, *SMALL, *scoring, *steps, *features)
-    assert Path("runs/compare-digits/report.html").is_file()
+    elbos("compare", "digits", "--out", "comparison", *rows, *SMALL, *scoring, *steps, *features)
+    assert Path("comparison/report.html").is_file()
     Path("mine.py").write_text(LOSS)
     audits = elbos("audit", "mine.py:loss", "min-snr-5", "--shape", "3", "8", "8", "--json")
     assert json.loads(audits)
