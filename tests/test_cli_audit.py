@@ -269,7 +269,7 @@ WRONG = {
     f"{SHAPE} 2 4 4 --data-scale 0": "data_scale is 0.0",
     f"{SHAPE} 2 4 4 --batch-size 0": "batch_size is 0",
     f"{SHAPE} 2 4 4 --seed -1": "seed is -1",
-    f"{SHAPE} 2 4 4 --sed 3": "perhaps you meant --seed",
+    f"{SHAPE} 2 4 4 --sed 3": "did you mean --seed?",
     "betas.json --prediction epsilon": "invalid choice 'epsilon' for argument '--prediction'",
     "betas.json --snr-gamma -1": "snr_gamma is -1.0: give a finite number above 0",
     "betas.json --weighting-scheme normal": "invalid choice 'normal'",
@@ -595,7 +595,9 @@ def test_a_closed_stdout_is_no_trouble(tmp_path: Path) -> None:
     assert "loss.py:loss" in page.read_text()
 
 
-@pytest.mark.parametrize(("words", "tell"), [("edm sd3", "half the effort"), ("-h", "--snr-gamma")])
+@pytest.mark.parametrize(
+    ("words", "tell"), [("edm sd3", "half the effort"), ("--help", "--snr-gamma")]
+)
 def test_characters_that_cannot_be_written_are_replaced(words: str, tell: str) -> None:
     result = in_a_shell(words, PYTHONIOENCODING="ascii")
     assert result.status == 0, result

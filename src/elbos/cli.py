@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -48,7 +49,9 @@ with _interruptible():  # takes seconds, in which users change their minds
     from elbos import __version__, files
     from elbos.cli_audit import Audit
     from elbos.cli_compare import Compare
-    from elbos.cli_text import one_line, readable
+    from elbos.cli_help import short_help
+    from elbos.cli_hints import Page, one_line
+    from elbos.cli_text import readable
     from elbos.errors import explained, flat
     from elbos.evaluation.draw_samples import Request, draw_samples
     from elbos.evaluation.evaluate import Evaluation, evaluate, samples_picture
@@ -62,7 +65,7 @@ with _interruptible():  # takes seconds, in which users change their minds
     from elbos.tabulated import Tabulated
     from elbos.training.config import Config
     from elbos.training.config_json import encode, read_config
-    from elbos.training.presets import Chosen, Preset
+    from elbos.training.presets import PRESETS, Chosen, Preset
     from elbos.training.progress import begin, progress, unfailing_stderr
     from elbos.training.run_directory import RunDirectory
     from elbos.training.run_name import default_name, nearest_preset
@@ -308,42 +311,60 @@ def _num_processes() -> int:
 
 def _usage() -> str:
     lines = (f"  {verb:12}{(cls.__doc__ or '').splitlines()[0]}" for verb, cls in VERBS.items())
-    return "\n".join(["usage: elbos VERB [OPTIONS]; `elbos VERB --help` has the options", *lines])
+    usage = "usage: elbos VERB [OPTIONS]; `elbos VERB -h` has the most used options, --help all"
+    return "\n".join([usage, *lines])
 
 
 def _parse(verb: str, words: list[str]) -> Any:
     """The command that the words stand for; tyro's boxed message becomes one line."""
-    command, default = VERBS[verb], tyro.MISSING_NONPROP
+    if "-h" in words:
+        print(short_help(verb))  # noqa: T201
+        sys.exit(0)
+    command, default, start = VERBS[verb], tyro.MISSING_NONPROP, []
     if verb == "train" and (file := _config_file(words)):
+        if words[0].replace("_", "-") in PRESETS:
+            raise UsageError(f"{words[0]} and --config: leave one of the two out.")
         command, default = TrainFile, TrainFile.of(read_config(file), words)
-    if verb in ("sample", "evaluate") and words[:1] not in (["-h"], ["--help"]):
+        start = ["--config", str(file)]
+    if verb in ("sample", "evaluate") and words[:1] != ["--help"]:
         if not words or words[0].startswith("-"):  # the run's options are the others' defaults
             raise UsageError(f"The run directory comes first: elbos {verb} RUN [OPTIONS]")
-        path = Path(words[0])
+        path, start = Path(words[0]), words[:1]
         sampling = RunDirectory(path).config().sampling
         default = (
             Sample(run=path, sampling=sampling)
             if verb == "sample"
             else Evaluate(runs=(path,), sampling=sampling)
         )
-    boxed, shown = io.StringIO(), io.StringIO()
-    try:
-        with contextlib.redirect_stderr(boxed), contextlib.redirect_stdout(shown):
+
+    def parsed(args: list[str], shown: io.StringIO) -> Any:
+        with contextlib.redirect_stderr(shown), contextlib.redirect_stdout(shown):
             return tyro.cli(
                 command,
                 prog=f"elbos {verb}",
-                args=words,
+                args=args,
                 default=default,
                 config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff),
             )
+
+    shown, listing = io.StringIO(), io.StringIO()
+    try:
+        return parsed(words, shown)
     except ValueError as error:
         raise UsageError(str(error)) from error
     except SystemExit as stop:
         if not stop.code:
             print(readable(shown.getvalue()))  # noqa: T201
             raise
-        text = one_line(boxed.getvalue())
-        raise UsageError(f"{text} (see `elbos {verb} --help`)") from None
+    chosen = [word for word in words if word.replace("_", "-") in PRESETS and not start][:1]
+    with contextlib.suppress(SystemExit):
+        parsed([*start, *chosen, "--help"], listing)
+    page = Page(
+        command=shlex.join(["elbos", verb, *start, *chosen]),
+        start=shlex.join(["elbos", verb, *start]),
+        options=tuple(re.findall(r"^ +(--[\w.-]+)", listing.getvalue(), re.MULTILINE)),
+    )
+    raise UsageError(one_line(shown.getvalue(), page))
 
 
 def _config_file(words: list[str]) -> Path | None:

@@ -1,4 +1,4 @@
-"""The words of the command line, out of tyro's: formulas made readable, errors made one line."""
+"""The help of the command line, out of tyro's: formulas made readable, and wrapped anew."""
 
 import re
 import shutil
@@ -51,14 +51,9 @@ _LATEX: _Pairs = [  # from the inside to the outside of braces
 ]
 _METAVARS: _Pairs = [(r"\{None\}\|", ""), (r"\{None,", "{"), (r"\[(\w+) \[\1 \.\.\.\]\]", r"\1...")]
 _USAGE: _Pairs = [*_METAVARS, (r"^(usage: elbos \w+) \[-h\] \[OPTIONS\] (.+)", r"\1 \2 [OPTIONS]")]
-_DEFAULTS: _Pairs = [(r" \(default: (?:None|False)?\)", "")]
-_ERRORS: _Pairs = [
-    (r"^Error parsing [A-Z]\w+: ", ""),
-    (
-        r"^Error parsing (\S+): Could not find valid parse for arguments: \[(.*)\]$",
-        r"\1 cannot be \2",
-    ),
-    (r"'None', |, 'None'", ""),
+_DEFAULTS: _Pairs = [
+    (r" \(default: (?:None|False)?\)", ""),
+    (r"^show this help message and exit$", "Show all options; -h shows a few."),
 ]
 
 
@@ -133,26 +128,3 @@ def _replaced(text: str, pairs: _Pairs) -> str:
     for pattern, replacement in pairs:
         text = re.sub(pattern, replacement, text)
     return text
-
-
-def one_line(message: str) -> str:
-    """What an error message of tyro's says, and the choices that there were.
-
-    Examples:
-        >>> rule = 20 * "-"
-        >>> one_line(f"Error {rule} No such option: --x {rule} For full helptext, see --help")
-        'No such option: --x'
-    """
-    flat = " ".join(message.split())
-    _title, text, *others = (part.strip() for part in re.split(r"-{10,}", flat))
-    text = _replaced(text.rstrip("."), _ERRORS)
-    meant = next((o.split()[3] for o in others if o.startswith("Perhaps you meant: -")), None)
-    if meant is not None:
-        return f"{text}; perhaps you meant {meant}"
-    choices = next((o for o in others if o.startswith("Available subcommands: ")), None)
-    if choices is None or "--" in text:
-        return text
-    names = choices.removeprefix("Available subcommands: ").split(", ")
-    group = text.split()[-1].partition(":")[0] + ":"
-    fitting = [name for name in names if name.startswith(group)]
-    return f"{text}; choose from {', '.join(fitting or names)}"
