@@ -212,7 +212,7 @@ def test_files_that_cannot_be_read_are_one_line(audit: Audit, tmp_path: Path) ->
     (tmp_path / "folder.py").mkdir()
     (tmp_path / "secret.py").touch(mode=0o000)
     assert_one_line(audit("no.py:loss", *PROBING), "no.py: No such file", statuses=(1,))
-    assert_one_line(audit("folder.py:loss", *PROBING), "folder.py: Is a directory", statuses=(1,))
+    assert_one_line(audit("folder.py:loss", *PROBING), "folder.py: it is a folder", statuses=(1,))
     is_root = os.geteuid() == 0
     try:
         os.seteuid(65534) if is_root else None
@@ -496,6 +496,16 @@ def test_no_page_is_written_through_a_link(audit: Audit, tmp_path: Path, is_ther
     assert snapshot(tmp_path) == before
     assert audit("edm", "--html", "other/new.html").status == 0
     assert "edm" in (tmp_path / "folder" / "new.html").read_text()
+
+
+def test_code_finds_the_current_folder_after_all_else(audit: Audit, tmp_path: Path) -> None:
+    """What lies in the current folder stands in for no module of Python's own."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "secrets.py").write_text("raise RuntimeError")
+    before = "import secrets, os, sys\nassert sys.path[-1] == os.getcwd()"
+    code = flow("return F.mse_loss(network(z, t), u)", before=before)
+    (tmp_path / "elsewhere" / "loss.py").write_text(code)
+    assert audit("elsewhere/loss.py:loss", "--shape", "2", "4", "4").status == 0
 
 
 def test_code_may_change_its_directory(audit: Audit, tmp_path: Path) -> None:

@@ -499,6 +499,7 @@ BAD = {
     "text.png": (lambda path: path.write_text("words"), "(not an image)"),
     "none.ppm": (lambda path: path.write_bytes(b"P6 0 0 255\n"), "none.ppm"),
     "link.png": (lambda path: path.symlink_to("nowhere.png"), "(not a file)"),
+    "loop.png": (lambda path: path.symlink_to("loop.png"), "(not a file)"),
     "pipe.png": (os.mkfifo, "(not a file)"),
     "moving.gif": (make_moving, "(several frames)"),
     "moving.png": (make_moving, "(several frames)"),
@@ -812,6 +813,23 @@ def test_a_class_whose_training_pictures_are_all_bad_is_named(tmp_path):
         pytest.raises(ValueError, match="class 'b' has no usable picture for training"),
     ):
         data.Folder(root=tmp_path, skip_bad=True).load()
+
+
+def test_links_that_lead_in_circles_are_refused(tmp_path):
+    """Two of them in each folder would be followed 2^40 times."""
+    for name, others in {"a": "bc", "b": "ac", "c": "ab"}.items():
+        save(tmp_path / name / "one.png", (0, 0, 0))
+        for other in others:
+            (tmp_path / name / other).symlink_to(tmp_path / other)
+    with pytest.raises(ValueError, match="is a link to a folder that it is in"):
+        data.Folder(root=tmp_path).load()
+
+
+def test_links_are_followed(pictures, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "elsewhere" / name).symlink_to(pictures / name)
+    assert all_reds(data.Folder(root=tmp_path / "elsewhere").load()) == list(range(NUM))
 
 
 def test_missing_folder_and_wrong_size(tmp_path):

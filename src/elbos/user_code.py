@@ -66,7 +66,7 @@ def as_script(target: str) -> Iterator[None]:
     saved = {name: getattr(sys, name) for name in _CHANGED}
     modules, current, dtype = dict(sys.modules), Path.cwd(), torch.get_default_dtype()
     sys.argv, sys.stdin, sys.dont_write_bytecode = [str(path)], None, True  # nobody answers
-    sys.path = [str(folder), str(current), *sys.path, str(path.resolve().parent)]
+    sys.path = [str(folder), *sys.path, str(path.resolve().parent), str(current)]
     try:
         with _nothing_on_stdout():
             yield

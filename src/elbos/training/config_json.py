@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from elbos.files import named_errors
+from elbos import files
 from elbos.training.config import Config, Weight
 from elbos.weightings import WeightFunction
 
@@ -85,8 +85,7 @@ def read_config(path: Path) -> Config:
         ValueError: If it holds no configuration.
     """
     try:
-        with named_errors(path):
-            config = decode(Config, json.loads(path.read_bytes()))
+        config = decode(Config, json.loads(files.read(path, through_links=True)))
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not a configuration ({error}): `elbos train PRESET --dry-run` prints one."

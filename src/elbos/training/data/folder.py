@@ -183,21 +183,21 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
-def _walk(folder: Path) -> list[Path]:
+def _walk(folder: Path, above: frozenset[Path] = frozenset()) -> list[Path]:
     """Every visible picture below a folder, sorted."""
+    place = folder.resolve()
+    if place in above:
+        raise ValueError(f"{folder} is a link to a folder that it is in: delete it")
     found = []
-    for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
-        folders[:] = [name for name in folders if name[0] != "."]
-        found += [
-            Path(parent, name)
-            for name in names
-            if name[0] != "." and name.lower().endswith(EXTENSIONS)
-        ]
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name[0] == ".":
+                continue
+            if entry.is_dir(follow_symlinks=False) or Path(entry).is_dir():
+                found += _walk(Path(entry), above | {place})
+            elif entry.name.lower().endswith(EXTENSIONS):
+                found.append(Path(entry))
     return sorted(found)
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _by_hash(pictures: list[_Picture], with_test: bool) -> list[list[_Picture]]:
