@@ -29,6 +29,7 @@ from torch import Tensor
 from elbos import schedules, weightings
 from elbos.adaptive import Adaptive
 from elbos.likelihood import eps_loss
+from elbos.process import diffuse
 from elbos.training.data import to_unit
 from elbos.training.randomness import generator
 from elbos.training.trained import TrainedRun
@@ -132,10 +133,9 @@ def losses(run: TrainedRun, levels: Tensor, seed: int) -> Tensor:
     found = []
     for rows in torch.arange(len(levels)).split(256):
         cond = None if labels is None else labels[rows]
-        with torch.no_grad():
-            g = generator(seed, 2, int(rows[0]))
-            level = levels[rows].float()
-            found.append(eps_loss(run.denoiser, x[rows], level, cond=cond, generator=g))
+        g = generator(seed, 2, int(rows[0]))
+        level = levels[rows].float()
+        found.append(eps_loss(run.denoiser, x[rows], level, cond=cond, generator=g))
     return torch.cat(found).double()
 
 
@@ -147,8 +147,10 @@ def gradient_norms(run: TrainedRun, levels: Tensor) -> Tensor:
     for i in range(len(levels)):
         cond = None if labels is None else labels[i : i + 1]
         level = levels[i : i + 1].float()
-        loss = eps_loss(run.denoiser, x[i : i + 1], level, cond=cond, generator=source)
-        gradients = torch.autograd.grad(loss.sum(), list(network.parameters()))
+        eps = torch.randn(1, *x.shape[1:], generator=source)
+        _, eps_hat = run.denoiser(diffuse(x[i : i + 1], eps, level), level, cond)
+        loss = 0.5 * (eps_hat - eps).square().mean()  # `eps_loss`, which has no gradient
+        gradients = torch.autograd.grad(loss, list(network.parameters()))
         found.append(sum(gradient.square().sum() for gradient in gradients))
     return torch.stack(found).double()
 

@@ -237,7 +237,7 @@ def test_probe_is_kept_along_the_solve(generator):
 
 
 def test_a_seed_is_a_result():
-    x, _ = planar().sample(10, torch.Generator().manual_seed(0))
+    x = torch.randint(9, (10, 2), generator=torch.Generator().manual_seed(0)).double() / 4 - 1
     runs = [
         flow_likelihood(
             planar(), x, num_levels=9, generator=torch.Generator().manual_seed(seed), **ENDS
@@ -381,3 +381,27 @@ def test_errors_say_what_to_do(change, message):
     arguments = {"denoiser": gaussian(0.5, 3), "x": x, "num_levels": None, **ENDS} | change
     with pytest.raises(ValueError, match=message):
         flow_likelihood(**arguments)
+
+
+def test_the_result_has_no_graph(generator):
+    """Though the trace needs gradients inside, and image and network have them."""
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    x, _ = planar().sample(3, generator)
+
+    def network(z, logsnr, cond=None):
+        return planar()(scale * z, logsnr)
+
+    plain = flow_likelihood(planar(), x, num_levels=None, use_exact_trace=True, **ENDS)
+    found = flow_likelihood(
+        network, x.requires_grad_(), num_levels=None, use_exact_trace=True, **ENDS
+    )
+    assert not found.nats.requires_grad
+    torch.testing.assert_close(found.nats, plain.nats, rtol=0, atol=1e-12)
+
+
+def test_data_off_their_levels_and_networks_are_refused(generator):
+    x = torch.tensor([[0.0, 0.5], [1.0, 1.0]], dtype=torch.float64)  # pixels in [0, 1]
+    with pytest.raises(ValueError, match="num_levels=3"):
+        flow_likelihood(planar(), x, num_levels=3, **ENDS)
+    with pytest.raises(ValueError, match="returned a Tensor"):
+        flow_likelihood(lambda z, *_: z, x, num_levels=None, **ENDS)

@@ -9,7 +9,13 @@ from oracles import ByClass, bimodal, gaussian, gaussian_loss, quantized, z_scor
 from scipy.integrate import quad
 
 from elbos import schedules
-from elbos.likelihood import decoder_loss, eps_loss, prior_loss, variational_bound
+from elbos.likelihood import (
+    decoder_loss,
+    eps_loss,
+    losses_at,
+    prior_loss,
+    variational_bound,
+)
 
 NUM_LEVELS = 6
 NUM_IMAGES = 3000
@@ -153,3 +159,60 @@ def test_images_in_a_batch_as_large_as_the_width_are_independent():
         for d, v in ((images, x), (data, x.flatten(1)))
     ]
     torch.testing.assert_close(terms[0].total, terms[1].total, rtol=1e-12, atol=0)
+
+
+def test_the_bound_and_its_terms_have_no_graph(generator):
+    """Though data and network have gradients."""
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    x = torch.randint(NUM_LEVELS, (5, 1), generator=generator).double() * 2 / (NUM_LEVELS - 1) - 1
+    x.requires_grad_()
+    needed = []
+
+    def network(z, logsnr, cond=None):
+        needed.append((scale * z).requires_grad)
+        return bimodal()(scale * z, logsnr)
+
+    bound = variational_bound(network, x, SCHEDULES[0], num_levels=NUM_LEVELS)
+    levels = torch.zeros(5, 2, dtype=torch.float64)
+    found = [
+        *(bound.decoder, bound.diffusion, bound.prior),
+        eps_loss(network, x, levels[:, 0]),
+        losses_at(network, x, levels),
+        decoder_loss(x, 11.0, NUM_LEVELS),
+        decoder_loss(x, 11.0, None),
+        prior_loss(x, -8.0),
+    ]
+    assert not any(part.requires_grad for part in found)
+    assert not any(needed)
+
+
+OFF_LEVELS = {  # what people hand over for 256 levels of [-1, 1]
+    "pixels in [0, 1]": torch.arange(256.0) / 255,
+    "pixels to 255": torch.arange(256.0),
+    "dequantized": torch.arange(256.0) / 127.5 - 1 + 0.003,
+    "not a number": torch.full((1,), math.nan),
+    "standardized": torch.arange(256.0) / 58 - 2,
+}
+
+
+@pytest.mark.parametrize("x", OFF_LEVELS.values(), ids=OFF_LEVELS)
+def test_data_off_their_levels_are_refused(x):
+    with pytest.raises(ValueError, match="num_levels=256"):
+        decoder_loss(x[None], 13.3, 256)
+
+
+@pytest.mark.parametrize("num_levels", [2, 17, 256])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_levels_pass_in_every_precision_that_holds_them(num_levels, dtype):
+    """The upper half alone too: data that are never below 0 are data."""
+    x = (torch.arange(num_levels).double() / (num_levels - 1) * 2 - 1).to(dtype).double()
+    for some in (x, x[num_levels // 2 :]):
+        assert decoder_loss(some[None], 13.3, num_levels).isfinite().all()
+
+
+def test_a_network_is_no_denoiser(randn):
+    """A batch of two would be unpacked into a pair."""
+    x = randn(2, 1)
+    for network in (lambda z, *_: z, lambda z, *_: (z, z[:1])):
+        with pytest.raises(ValueError, match=r"\(2, 1\)"):
+            eps_loss(network, x, torch.zeros(2, dtype=torch.float64))

@@ -233,3 +233,15 @@ def test_shapes_that_would_broadcast_are_refused():
         call(objective, lambda z, *_: z, x, x[:1], logsnr)
     with pytest.raises(ValueError, match="output has shape"):
         call(objective, lambda z, *_: z[:, 0], x, x, logsnr)
+
+
+@pytest.mark.parametrize("number", range(3), ids=["data", "noise", "log-SNR"])
+def test_integers_are_refused(number):
+    objective = Objective(
+        weighting=weightings.ELBO(), schedule=schedules.Cosine(), parameterization=V()
+    )
+    call = inspect.unwrap(Objective.__call__)
+    tensors = [torch.zeros(6, 1), torch.zeros(6, 1), torch.zeros(6)]
+    tensors[number] = tensors[number].to(torch.uint8)
+    with pytest.raises(ValueError, match=r"torch\.uint8"):
+        call(objective, lambda z, *_: z, *tensors)

@@ -1,5 +1,6 @@
 """A schedule is a distribution over log-SNR: inverse, derivative, integral, and closed forms."""
 
+import inspect
 import math
 from itertools import pairwise
 
@@ -199,3 +200,17 @@ REFUSED = [
 def test_what_is_no_schedule_is_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("name", ["logsnr", "time", "log_density"])
+def test_integers_are_no_times_and_no_levels(name):
+    call = inspect.unwrap(getattr(Schedule, name))  # as users call it: annotations are not checked
+    with pytest.raises(ValueError, match=r"torch\.int64"):
+        call(schedules.Linear(), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("t", [[-0.1, 0.5], [0.5, 1.5], [0.5, math.nan]], ids=str)
+def test_times_outside_0_to_1_are_refused(t):
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        schedules.Cosine().logsnr(torch.tensor(t, dtype=torch.float64))
+    schedules.Cosine().logsnr(torch.tensor(t, device="meta"))  # where a look would cost a wait

@@ -4,6 +4,8 @@ import dataclasses
 import math
 from typing import Any
 
+from torch import Tensor
+
 
 def require_positive(**values: float) -> None:
     """Raise a ValueError that names the first argument that is not a number above 0.
@@ -18,6 +20,22 @@ def require_positive(**values: float) -> None:
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{name} is {value}: give a number above 0.")
+
+
+def require_floating(**tensors: Tensor) -> None:
+    """Raise a ValueError that names the first tensor that is not of floating-point numbers.
+
+    Examples:
+        >>> import torch
+        >>> require_floating(t=torch.zeros(2))
+        >>> require_floating(t=torch.tensor([0, 1]))
+        Traceback (most recent call last):
+        ...
+        ValueError: t is torch.int64: give floating-point numbers.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} is {tensor.dtype}: give floating-point numbers.")
 
 
 def require_finite(value: Any, where: str = "") -> None:

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.checks import require_floating
 from elbos.parameterizations import Parameterization
 from elbos.process import diffuse
 from elbos.schedules import Schedule
@@ -72,7 +73,8 @@ class Objective:
 
         Args:
             network: Called as `network(z, logsnr, cond)`; its output may be of lower precision.
-            x: Data.
+            x: Data in [-1, 1], or of about that size. Images from 0 to 1 or to 255 are trained on
+                as they are, at other noise levels than one means.
             eps: Standard normal noise.
             logsnr: Drawn from `schedule`, `schedule.logsnr(u)` for uniform `u`: best in float64,
                 and then best on the CPU, since not every device has it.
@@ -82,9 +84,11 @@ class Objective:
             Nats per dimension, in the dtype and on the device of `x`.
 
         Raises:
-            ValueError: If shapes differ that would broadcast: there has to be one log-SNR per
-                sample, and noise and output like the data.
+            ValueError: If data, noise or log-SNR are not floating-point numbers, or shapes differ
+                that would broadcast: there has to be one log-SNR per sample, and noise and output
+                like the data.
         """
+        require_floating(x=x, eps=eps, logsnr=logsnr)
         if logsnr.shape != x.shape[:1] or eps.shape != x.shape:
             raise ValueError(
                 f"data of shape {tuple(x.shape)} with noise of shape {tuple(eps.shape)} and "

@@ -31,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from elbos.checks import require_positive
+from elbos.checks import require_floating, require_positive
 
 
 def low_discrepancy_times(u: float, num: int) -> Float[Tensor, " n"]:
@@ -115,23 +115,52 @@ class Schedule(abc.ABC):
         float32 a time near 1 has only seven digits, which at the noisy end is a step in $\lambda$
         that can be seen.
 
+        Args:
+            t: Times, any shape.
+
+        Returns:
+            $\lambda$, in the shape and dtype of `t`.
+
+        Raises:
+            ValueError: If `t` is not of floating-point numbers, or one on the CPU is outside
+                [0, 1]; on other devices, where a look would wait for the device, it counts as the
+                nearer end.
+
         Examples:
             >>> t = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
             >>> Cosine().logsnr(t).round(decimals=6)
             tensor([ 20.,   0., -20.], dtype=torch.float64)
         """
+        require_floating(t=t)
+        if t.device.type == "cpu" and not ((t >= 0) & (t <= 1)).all():
+            raise ValueError(
+                f"times run from {t.min().item()} to {t.max().item()}: give times in [0, 1]."
+            )
         t0, t1 = self._ends
         logsnr = self._logsnr(t0 + (t1 - t0) * t).clamp(self.logsnr_min, self.logsnr_max)
         logsnr = torch.where(t <= 0, self.logsnr_max, logsnr)  # where t1 rounds to 1, exactly too
         return torch.where(t >= 1, self.logsnr_min, logsnr)
 
     def time(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Time $t = \tilde f^{-1}(\lambda)$: the probability of a log-SNR above $\lambda$."""
+        r"""Time $t = \tilde f^{-1}(\lambda)$: the probability of a log-SNR above $\lambda$.
+
+        Args:
+            logsnr: Log-SNRs, any shape; beyond an end is that end's time.
+
+        Raises:
+            ValueError: If `logsnr` is not of floating-point numbers.
+        """
+        require_floating(logsnr=logsnr)
         t0, t1 = self._ends
         return ((self._time(logsnr) - t0) / (t1 - t0)).clamp(0.0, 1.0)
 
     def log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""$\log \tilde p(\lambda)$; that $\lambda$ is in the range is not checked."""
+        r"""$\log \tilde p(\lambda)$; that $\lambda$ is in the range is not checked.
+
+        Raises:
+            ValueError: If `logsnr` is not of floating-point numbers.
+        """
+        require_floating(logsnr=logsnr)
         t0, t1 = self._ends
         return self._log_density(logsnr) - math.log(t1 - t0)
 

@@ -31,6 +31,7 @@ class Bound:
         return self.decoder + self.diffusion + self.prior
 
 
+@torch.no_grad()
 def variational_bound(
     denoiser: Denoise,
     x: Float[Tensor, "b *d"],
@@ -50,13 +51,21 @@ def variational_bound(
 
     Args:
         denoiser: Estimates the noise.
-        x: Data in [-1, 1].
+        x: Data in [-1, 1]; discrete data at the levels $2k/(K-1) - 1$.
         schedule: Its ends are $\lambda_\min$ and $\lambda_\max$; its density changes the variance
             alone.
         num_levels: $K$ of discrete data, or None.
         num_times: Network evaluations per image. Default: 8.
         cond: What the denoiser is conditioned on.
         generator: Source of the randomness, on the CPU.
+
+    Returns:
+        The three terms, `[b]` each, without gradients. A denoiser that needs gradients inside takes
+        them under `torch.enable_grad()`.
+
+    Raises:
+        ValueError: If discrete data are not at the levels, or the denoiser returns no pair of
+            estimates.
     """
     offsets = torch.rand(len(x), dtype=torch.float64, generator=generator)
     diffusion = torch.zeros(len(x), dtype=x.dtype, device=x.device)

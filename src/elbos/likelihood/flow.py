@@ -40,7 +40,8 @@ from torch.nn.functional import logsigmoid
 from torchdiffeq import odeint
 
 from elbos.checks import require_positive
-from elbos.denoiser import Denoise
+from elbos.denoiser import Denoise, estimate
+from elbos.likelihood.terms import require_levels
 from elbos.process import alpha_sigma
 
 MAX_STEP = 1.0  # in log-SNR: longer ones can pass over all that happens to N(0, 0.9^2) unnoticed
@@ -103,6 +104,7 @@ class FlowLikelihood:
     num_evaluations: int
 
 
+@torch.no_grad()
 def flow_likelihood(
     denoiser: Denoise,
     x: Float[Tensor, "b *d"],
@@ -127,7 +129,7 @@ def flow_likelihood(
     Args:
         denoiser: Estimates the noise; differentiable in `z`, without dropout. Numbers of steps
             differ between processes, so the network must not communicate: unwrap DDP.
-        x: Data in [-1, 1]; discrete data at the levels $2k/(K-1) - 1$.
+        x: Data in [-1, 1]; discrete data at the levels $2k/(K-1) - 1$. The result has no gradient.
         logsnr_min: $\lambda_\min$, where the flow ends and the density is taken to be normal.
         logsnr_max: $\lambda_\max$, where it starts. VDM uses 13.3 for 256 levels,
             $\delta \approx 6\tilde\sigma$.
@@ -143,8 +145,8 @@ def flow_likelihood(
 
     Raises:
         ValueError: If the ends are not finite with `logsnr_min` below `logsnr_max`, a tolerance is
-            not positive, the denoiser's output is not finite or has no gradient, or the solver
-            does not reach the end.
+            not positive, discrete data are not at the levels, the denoiser returns no pair of
+            estimates, not finite ones or without a gradient, or the solver does not reach the end.
     """
     require_positive(rtol=rtol, atol=atol)
     if not -math.inf < logsnr_min < logsnr_max < math.inf:
@@ -156,6 +158,7 @@ def flow_likelihood(
     level = torch.tensor(logsnr_max, dtype=torch.float64)
     nats = torch.full(x.shape[:1], -0.5 * logsigmoid(level).item()).to(x)  # of x, not alpha x
     if num_levels is not None:
+        require_levels(x, num_levels)
         u, surprise = dequantize(
             x.shape, 2 / (num_levels - 1), math.exp(-logsnr_max / 2), generator
         )
@@ -193,7 +196,7 @@ class _Flow:
         self.num_evaluations += 1
         with torch.enable_grad():
             z = state[0].detach().requires_grad_()
-            _, eps_hat = self.denoiser(z, logsnr[None], self.cond)
+            _, eps_hat = estimate(self.denoiser, z, logsnr[None], self.cond)
         if not eps_hat.requires_grad:
             raise ValueError(
                 "the denoiser's output has no gradient, which the divergence is made of: "

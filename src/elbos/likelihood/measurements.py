@@ -63,6 +63,7 @@ def stratified_times(
     return (offset[:, None] + torch.arange(num_times)) / num_times
 
 
+@torch.no_grad()
 def losses_at(
     denoiser: Denoise,
     x: Float[Tensor, "b *d"],
@@ -79,6 +80,12 @@ def losses_at(
         logsnr: Noise levels, in float64 on the CPU as a schedule gives them.
         cond: What the denoiser is conditioned on.
         generator: Source of the noise, on the CPU.
+
+    Returns:
+        Nats per dimension, without a gradient.
+
+    Raises:
+        ValueError: If the denoiser returns no pair of estimates.
     """
     return torch.stack(
         [eps_loss(denoiser, x, level.to(x), cond=cond, generator=generator) for level in logsnr.T],

@@ -10,13 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from elbos.denoiser import Denoise
+from elbos.denoiser import Denoise, estimate
 from elbos.process import diffuse
 
 DECODER_CHUNK = 2**24  # numbers held at once by the discrete decoder
+MAX_LEVEL_ERROR = 0.05  # of the spacing; float16 rounds 256 levels by up to 0.03
 DECODER_REACH = 17.0  # standard deviations: 17^2 / 2 - 6 * 17 > 40
 
 
+@torch.no_grad()
 def eps_loss(
     denoiser: Denoise,
     x: Float[Tensor, "b *d"],
@@ -34,12 +36,19 @@ def eps_loss(
         logsnr: One level per sample.
         cond: What the denoiser is conditioned on.
         generator: Source of the noise, on the CPU.
+
+    Returns:
+        `[b]`, without a gradient: train on `Objective`.
+
+    Raises:
+        ValueError: If the denoiser returns no pair of estimates.
     """
     eps = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device)
-    _, eps_hat = denoiser(diffuse(x, eps, logsnr), logsnr, cond)
+    _, eps_hat = estimate(denoiser, diffuse(x, eps, logsnr), logsnr, cond)
     return 0.5 * (eps_hat - eps).square().flatten(1).mean(1)
 
 
+@torch.no_grad()
 def prior_loss(x: Float[Tensor, "b *d"], logsnr_min: float) -> Float[Tensor, " b"]:
     r"""$\mathrm{KL}(q(z_{\lambda_\min} \mid x)\,\|\,\mathcal N(0, I))$, nats per dimension.
 
@@ -50,6 +59,7 @@ def prior_loss(x: Float[Tensor, "b *d"], logsnr_min: float) -> Float[Tensor, " b
     return 0.5 * (torch.sigmoid(level).item() * (x.square() - 1) - log_variance).flatten(1).mean(1)
 
 
+@torch.no_grad()
 def decoder_loss(
     x: Float[Tensor, "b *d"],
     logsnr_max: float,
@@ -70,9 +80,13 @@ def decoder_loss(
             for 256.
         num_levels: $K$, or None for continuous data.
         generator: Source of the noise, on the CPU.
+
+    Raises:
+        ValueError: If discrete data are not at the levels.
     """
     if num_levels is None:
         return torch.full_like(x.flatten(1)[:, 0], 0.5 * (1 - logsnr_max + math.log(2 * math.pi)))
+    require_levels(x, num_levels)
     eps = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device)
     spacing = 2 / (num_levels - 1) * math.exp(logsnr_max / 2)
     reach = min(num_levels - 1, math.ceil(DECODER_REACH / spacing))
@@ -88,3 +102,20 @@ def decoder_loss(
         log_p = logits.masked_fill(is_missing, -math.inf).log_softmax(-1)[..., reach]
         losses.append(-log_p.flatten(1).mean(1))
     return torch.cat(losses)
+
+
+def require_levels(x: Float[Tensor, "b *d"], num_levels: int) -> None:
+    """Raise a ValueError unless all of `x` are levels $2k/(K-1) - 1$, to 5 % of their spacing.
+
+    So rounding to float16 passes, and data in [0, 1], of which every other level is half a level
+    off, or of 0 to 255 do not.
+    """
+    level = (x + 1) / 2 * (num_levels - 1)
+    is_level = (level - level.round()).abs() < MAX_LEVEL_ERROR
+    is_level &= (level.round() >= 0) & (level.round() < num_levels)
+    if not is_level.all():
+        raise ValueError(
+            f"data hold {x[~is_level][0].item():g}, which is none of the num_levels={num_levels} "
+            f"levels of [-1, 1]: give 2 * k / {num_levels - 1} - 1 for k from 0 to "
+            f"{num_levels - 1}, or num_levels=None for continuous data."
+        )

@@ -285,5 +285,4 @@ def sample(
         g = generator(seed, batch)
         labels = None if cond is None else cond[start:stop].to(device)
         z = torch.randn(stop - start, *shape, generator=g).to(device)
-        with torch.no_grad():
-            yield sampling.sampler(denoiser, z, logsnrs, labels, g).cpu()
+        yield sampling.sampler(denoiser, z, logsnrs, labels, g).cpu()

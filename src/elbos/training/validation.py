@@ -42,16 +42,15 @@ def split_bound(
     bounds = []
     for batch, start in enumerate(range(0, len(x), BATCH_SIZE)):
         stop = min(start + BATCH_SIZE, len(x))
-        with torch.no_grad():
-            bound = variational_bound(
-                denoiser,
-                to_unit(x[start:stop], num_levels).to(device),
-                schedule,
-                num_levels=num_levels,
-                num_times=num_times,
-                cond=None if labels is None else labels[start:stop].to(device),
-                generator=generator(seed, batch),
-            )
+        bound = variational_bound(
+            denoiser,
+            to_unit(x[start:stop], num_levels).to(device),
+            schedule,
+            num_levels=num_levels,
+            num_times=num_times,
+            cond=None if labels is None else labels[start:stop].to(device),
+            generator=generator(seed, batch),
+        )
         bounds.append(bound)
         on_batch(len(bound.prior))
     return Bound(
