@@ -3,13 +3,21 @@
 That it is a schedule (inverse, derivative, integral) is tested with all others.
 """
 
+import copy
+import inspect
+import math
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from oracles import gaussian, gaussian_loss, weighted_integral, z_score
+from safetensors.torch import load_model, save_model
+from torch import nn
 
 from elbos import schedules, weightings
-from elbos.adaptive import Adaptive
+from elbos.adaptive import Adaptive, AdaptiveState
 from elbos.objective import Objective
 from elbos.parameterizations import Eps
 from elbos.schedules import low_discrepancy_times
@@ -145,3 +153,116 @@ REFUSED = [({"num_bins": 0}, "num_bins"), ({"memory": 0.0}, "memory"), ({"floor"
 def test_what_cannot_adapt_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Adaptive(**arguments)
+
+
+# --- in a loop of one's own ----------------------------------------------------------------------
+
+
+def train(schedule, num_steps, is_updated):
+    """A user's loop, as the docstring of `Objective` has it."""
+    objective = Objective(weighting=WEIGHTING, schedule=schedule, parameterization=Eps())
+    weight = torch.zeros((), requires_grad=True)
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    for _ in range(num_steps):
+        logsnr = objective.schedule.logsnr(low_discrepancy_times(0.5, 4))
+        loss = objective(lambda z, *_: weight * z, x, x, logsnr)
+        loss.mean().backward()
+        if is_updated:
+            objective.schedule.update(logsnr, loss)
+
+
+def test_training_without_an_update_warns_once():
+    schedule = Adaptive(num_bins=10)
+    train(schedule, 999, is_updated=False)
+    with pytest.warns(UserWarning, match=r"1,000 .*schedule\.update") as caught:
+        train(schedule, 1500, is_updated=False)
+    assert len(caught) == 1
+
+
+def test_an_updated_a_loaded_and_an_evaluated_schedule_do_not_warn():
+    updated, loaded, evaluated = Adaptive(), Adaptive(), Adaptive()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(updated, 1100, is_updated=True)
+        loaded.load_state_dict(updated.state_dict())
+        train(loaded, 1100, is_updated=False)
+        objective = Objective(weighting=WEIGHTING, schedule=evaluated, parameterization=Eps())
+        weight = nn.Parameter(torch.ones(()))
+        with torch.no_grad():
+            for _ in range(1100):
+                objective(lambda z, *_: weight * z, *torch.randn(2, 4, 2), torch.zeros(4).double())
+        train(schedules.Linear(), 1100, is_updated=False)
+    assert updated.probabilities().std() > 0
+
+
+@pytest.mark.parametrize("loss", [torch.ones(()), torch.ones(1), torch.ones(3, 1)])
+def test_a_mean_is_no_loss_to_learn_from(loss):
+    with pytest.raises(ValueError, match=r"\[b\]"):
+        inspect.unwrap(Adaptive.update)(Adaptive(), torch.zeros(3), loss)
+
+
+def test_a_models_state_holds_the_schedules(tmp_path, generator):
+    """Through state_dict and safetensors; no change of device or dtype reaches it."""
+
+    def new():
+        model = nn.Linear(2, 2)
+        model.schedule_state = AdaptiveState(Adaptive())
+        return model
+
+    model, other, third = new(), new(), new()
+    schedule = model.schedule_state.schedule
+    schedule.update(*draw_losses(schedule, 500, generator))
+    model.to(torch.bfloat16).to("meta")
+    assert not list(model.schedule_state.parameters())
+    other.load_state_dict(
+        new().state_dict() | model.schedule_state.state_dict(prefix="schedule_state.")
+    )
+    expected = schedule.probabilities()
+    assert torch.equal(other.schedule_state.schedule.probabilities(), expected)
+    save_model(other, str(tmp_path / "model.safetensors"))
+    load_model(third, str(tmp_path / "model.safetensors"))
+    assert torch.equal(third.schedule_state.schedule.probabilities(), expected)
+    average = copy.deepcopy(third).schedule_state.schedule
+    third.schedule_state.schedule.update(*draw_losses(schedule, 500, generator))
+    assert torch.equal(average.probabilities(), expected)
+
+
+def test_accelerate_saves_and_loads_it(tmp_path, generator):
+    schedule, accelerator = Adaptive(), Accelerator(cpu=True)
+    accelerator.register_for_checkpointing(schedule)
+    schedule.update(*draw_losses(schedule, 500, generator))
+    expected = schedule.probabilities()
+    accelerator.save_state(str(tmp_path))
+    schedule.update(*draw_losses(schedule, 500, generator))
+    accelerator.load_state(str(tmp_path))
+    assert torch.equal(schedule.probabilities(), expected)
+
+
+# --- losses that teach nothing -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("follow", FOLLOW)
+def test_it_stays_uniform_while_all_losses_are_zero(follow, generator):
+    """And what it learns afterwards is what it would have learned; nothing is divided by 0."""
+    schedule, logsnr = Adaptive(follow=follow, num_bins=7), torch.tensor([-1.0, 3.0]).double()
+    schedule.update(logsnr, torch.zeros(2))
+    uniform = torch.full((7,), 1 / 7, dtype=torch.float64)
+    torch.testing.assert_close(schedule.probabilities(), uniform, rtol=1e-12, atol=0)
+    schedule.update(*draw_losses(schedule, 500, generator))
+    assert schedule.probabilities().std() > 0
+    assert schedule.logsnr(torch.rand(9, generator=generator)).isfinite().all()
+
+
+@pytest.mark.parametrize("follow", FOLLOW)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e200])
+def test_losses_that_are_not_finite_never_enter(follow, bad, generator):
+    """Nor those whose square is not. The others of the batch do, as if they came alone."""
+    schedule, alone = Adaptive(follow=follow), Adaptive(follow=follow)
+    logsnr, loss = draw_losses(schedule, 100, generator)
+    poisoned = torch.where(torch.arange(100) < 40, bad, loss)
+    schedule.update(logsnr, poisoned)
+    if bad != 1e200 or follow == "root-second-moment":
+        alone.update(logsnr[40:], loss[40:])
+        assert torch.equal(schedule.probabilities(), alone.probabilities())
+    assert all(part.isfinite().all() for part in schedule.state_dict().values())
+    assert schedule.logsnr(torch.rand(9, generator=generator)).isfinite().all()

@@ -16,13 +16,14 @@ References:
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from elbos.checks import require_positive
 from elbos.schedules import Schedule
@@ -31,6 +32,7 @@ from elbos.schedules import Schedule
 # second moment is millions of times below the mean's.
 PRIOR_COUNT = 1e-4
 MAX_BINS = 100_000
+NUM_LOSSES_WITHOUT_UPDATE = 1000  # batches trained on, after which somebody forgot to call `update`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,12 @@ class Adaptive(Schedule):
     Their ratio is a running mean without start-up bias: an average at first, an exponential one
     once the memory is full. A bin that has not been visited stands at the mean of all bins.
 
-    The only schedule with state: `update` changes it, in place, and nothing else does.
+    The only schedule with state: `update` changes it, in place, and nothing else does. Call it once
+    per training step with the noise levels and losses of the batch, as the example of `Objective`
+    does; the library's trainer calls it itself. Until then the density is uniform, and after 1,000
+    losses with gradients a warning says so. The state belongs in a checkpoint: `state_dict` gives
+    it, which is all that accelerate's `register_for_checkpointing` needs, and `AdaptiveState` makes
+    it a part of a model's.
 
     Attributes:
         num_bins: Bins on $[\lambda_\min, \lambda_\max]$. Default: 100.
@@ -81,6 +88,11 @@ class Adaptive(Schedule):
         return torch.zeros(self.num_bins, dtype=torch.float64)
 
     @cached_property
+    def _num_losses(self) -> Int[Tensor, ""]:
+        """Number of training losses before the first update, changed in place."""
+        return torch.zeros((), dtype=torch.int64)
+
+    @cached_property
     def _count(self) -> Float[Tensor, " bins"]:
         """Decayed number of observations, changed in place."""
         return torch.zeros(self.num_bins, dtype=torch.float64)
@@ -93,8 +105,10 @@ class Adaptive(Schedule):
         return ((logsnr - self.logsnr_min) / self._width).long().clamp(0, self.num_bins - 1)
 
     def probabilities(self) -> Float[Tensor, " bins"]:
-        """The probability of each bin, in increasing order of log-SNR."""
-        prior = self._total.sum() / self._count.sum() if self._count.sum() > 0 else torch.ones(())
+        """The probability of each bin, from noise to data; uniform while all losses are 0."""
+        if not self._total.any():
+            return torch.full_like(self._total, 1 / self.num_bins)
+        prior = self._total.sum() / self._count.sum()
         followed = (self._total + PRIOR_COUNT * prior) / (self._count + PRIOR_COUNT)
         if self.follow == "root-second-moment":
             followed = followed.sqrt()
@@ -120,22 +134,43 @@ class Adaptive(Schedule):
 
     def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
         r"""Take in the losses $\ell = v/p$ of a batch that was drawn from the schedule as it is
-        now.
+        now. Losses that are not finite are left out.
 
         Give the losses of the whole global batch, in the same order in every process, so that all
         hold the same state.
 
         Args:
-            logsnr: The batch's noise levels.
-            loss: Its losses, each already divided by the density.
+            logsnr: The batch's noise levels, on any device.
+            loss: Its losses, each already divided by the density, as `Objective` gives them.
+
+        Raises:
+            ValueError: If there is not one loss per noise level.
         """
+        if loss.ndim != 1 or loss.shape != logsnr.shape:
+            raise ValueError(
+                f"losses of shape {tuple(loss.shape)} at log-SNR of shape {tuple(logsnr.shape)}: "
+                "give one loss per log-SNR, [b], before their mean is taken."
+            )
         logsnr = logsnr.detach().to("cpu", torch.float64)
         v = loss.detach().to("cpu", torch.float64) * self.log_density(logsnr).exp()
         observed = v.square() if self.follow == "root-second-moment" else v
+        is_finite = observed.isfinite()
         decay = math.exp(-len(v) / self.memory)
-        i = self._bin(logsnr)
-        self._total.mul_(decay).index_add_(0, i, observed)
-        self._count.mul_(decay).index_add_(0, i, torch.ones_like(v))
+        i = self._bin(logsnr[is_finite])
+        self._total.mul_(decay).index_add_(0, i, observed[is_finite])
+        self._count.mul_(decay).index_add_(0, i, torch.ones_like(i, dtype=torch.float64))
+
+    def note_training_loss(self) -> None:
+        """Warn, once, if 1,000 losses were trained on without an update."""
+        if self._count.any():
+            return
+        self._num_losses.add_(1)
+        if self._num_losses == NUM_LOSSES_WITHOUT_UPDATE:
+            warnings.warn(
+                f"{NUM_LOSSES_WITHOUT_UPDATE:,} losses were trained on and the adaptive schedule "
+                "is still uniform: call objective.schedule.update(logsnr, loss) after each step.",
+                stacklevel=3,
+            )
 
     def state_dict(self) -> dict[str, Tensor]:
         """The two sums per bin; copies."""
@@ -151,3 +186,35 @@ class Adaptive(Schedule):
             raise ValueError(f"The schedule's state is not of {self.num_bins} bins.")
         self._total.copy_(state["total"])
         self._count.copy_(state["count"])
+
+
+class AdaptiveState(nn.Module):
+    """The state of an adaptive schedule as a part of a model, whose `state_dict` then holds it.
+
+    It has no parameters and no buffers, so that nothing moves the state off the CPU or rounds it:
+    it is the module's extra state, one float64 tensor `[2, num_bins]`.
+
+    Args:
+        schedule: Whose state; loading a state dict changes it in place.
+
+    Raises:
+        ValueError: From `load_state_dict`, if the state is of another number of bins.
+
+    Examples:
+        >>> model, schedule = nn.Linear(2, 2), Adaptive(num_bins=50)
+        >>> model.schedule_state = AdaptiveState(schedule)
+        >>> model.state_dict()["schedule_state._extra_state"].shape
+        torch.Size([2, 50])
+    """
+
+    def __init__(self, schedule: Adaptive) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+    def get_extra_state(self) -> Float[Tensor, "2 bins"]:
+        """Sums and counts per bin; a copy."""
+        return torch.stack(list(self.schedule.state_dict().values()))
+
+    def set_extra_state(self, state: Float[Tensor, "2 bins"]) -> None:
+        """Take up what `get_extra_state` gave."""
+        self.schedule.load_state_dict({"total": state[0], "count": state[1]})

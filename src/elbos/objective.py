@@ -35,16 +35,26 @@ class Objective:
         parameterization: $(a, b)$, what the network predicts.
 
     Examples:
-        >>> from elbos import parameterizations, schedules, weightings
+        A training loop. The last line is for the schedule that learns (`adaptive.Adaptive`) and
+        does nothing for others; on several processes give it the losses of all of them.
+
+        >>> from elbos import adaptive, parameterizations, schedules, weightings
         >>> objective = Objective(
         ...     weighting=weightings.Sigmoid(k=2.0),
-        ...     schedule=schedules.Cosine(),
+        ...     schedule=adaptive.Adaptive(logsnr_min=-10.0, logsnr_max=10.0),
         ...     parameterization=parameterizations.V(),
         ... )
-        >>> logsnr = objective.schedule.logsnr(torch.rand(8, dtype=torch.float64))
-        >>> network = lambda z, logsnr, cond: torch.zeros_like(z)
-        >>> objective(network, torch.randn(8, 3), torch.randn(8, 3), logsnr).shape
-        torch.Size([8])
+        >>> layer = torch.nn.Linear(3, 3)
+        >>> network = lambda z, logsnr, cond: layer(z)
+        >>> optimizer = torch.optim.Adam(layer.parameters())
+        >>> for x in torch.randn(2, 8, 3):
+        ...     times = schedules.low_discrepancy_times(torch.rand(()).item(), len(x))
+        ...     logsnr = objective.schedule.logsnr(times)
+        ...     loss = objective(network, x, torch.randn_like(x), logsnr)  # [b]
+        ...     loss.mean().backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        ...     objective.schedule.update(logsnr, loss)
     """
 
     weighting: WeightFunction
@@ -101,4 +111,6 @@ class Objective:
                 f"the network's output has shape {tuple(y_hat.shape)}, the data {tuple(x.shape)}."
             )
         error = (y_hat.to(x.dtype) - y).square().flatten(1).mean(1)
+        if error.requires_grad:
+            self.schedule.note_training_loss()
         return self.coefficient(logsnr).to(x) * error

@@ -172,7 +172,12 @@ class Schedule(abc.ABC):
     def update(  # noqa: B027, most schedules have nothing to learn
         self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]
     ) -> None:
-        """Learn from a batch's losses. Only an adaptive schedule does; see `adaptive`."""
+        """Learn from a batch's losses, once per training step. Only an adaptive schedule does; see
+        `adaptive`.
+        """
+
+    def note_training_loss(self) -> None:  # noqa: B027
+        """Hear that a loss is trained on. An adaptive schedule warns if it is never updated."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """What has been learned, for a checkpoint: nothing, unless the schedule is adaptive."""
