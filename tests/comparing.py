@@ -38,6 +38,9 @@ class Here:
     def settle(self, config, minutes):
         return budget.settled(config, minutes, self.num_threads)
 
+    def speed(self, config, minutes):
+        return "a machine, fp32", 0.5 if minutes is None else 60 * minutes / config.num_images
+
     def __init__(self, at=lambda number, job: None):
         self.made, self.waiting, self.at = [], [], at
 

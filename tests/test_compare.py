@@ -1,6 +1,7 @@
 """`elbos compare`: each run is made once, whatever happens, and belongs to its directory."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from elbos.networks import MLPConfig
 from elbos.parameterizations import V
 from elbos.training.config_json import digest
 from elbos.training.data import Dataset
+from elbos.training.progress import clock
 from elbos.training.trainer import Diverged, Interrupted, Trainer
 
 
@@ -45,6 +47,31 @@ def test_what_is_done_is_not_done_again(small, folder):
     for old, new in zip(first["rows"], report["rows"], strict=False):
         values = [row["scores"]["bits_per_dim"]["values"]["0"] for row in (old, new)]
         assert values[0] == values[1]
+
+
+def test_before_it_begins_it_says_how_long_it_takes(small, folder, capfd):
+    """Of what is left: the time of trainings and scoring, over those that run at once."""
+    few = replace(small, rows=small.rows[:1])
+    compare(few, Path("c"), Here())
+    (first,) = [line for line in capfd.readouterr().err.splitlines() if "a machine" in line]
+    compare(replace(few, seeds=(0, 1, 2)), Path("c"), Here())
+    (second,) = [line for line in capfd.readouterr().err.splitlines() if "a machine" in line]
+    compare(replace(few, seeds=(0, 1, 2)), Path("c"), Here())
+    assert "a machine" not in capfd.readouterr().err  # there is nothing left to do
+    (num,) = re.findall(r"a machine, fp32, ([\d,]+) parameters, c: new, 0 of 1 runs done", first)
+    assert int(num.replace(",", "")) > 100
+    assert "c: resumed, 1 of 3 runs done, 1 at once" in second
+    job = Job.of(few, Path("new"), few.rows[0], 0)
+    each = 0.5 * job.cost / 3  # half a second an image, of which an evaluation is a third
+    assert first.endswith(f"about {clock(each)}")
+    assert second.endswith(f"about {clock(2 * each)}")
+
+
+def test_the_speed_is_that_of_the_budget_or_measured(small, folder):
+    config = replace(small.config, precision="fp32")
+    words, seconds = budget.speed(replace(config, num_images=1000), 5.0, 1)
+    assert (seconds, "fp32" in words) == (0.3, True)
+    assert 0 < budget.speed(config, None, 1)[1] < 1
 
 
 def checkpoints():

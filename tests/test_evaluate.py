@@ -148,7 +148,8 @@ def test_ctrl_c_is_one_line_and_leaves_whole_parts(
 
     monkeypatch.setattr(samples, "sample", stop)
     result = elbos("evaluate", "digits", *few)
-    assert (result.status, result.err.splitlines()[-1]) == (1, "elbos: Interrupted.")
+    assert result.status == 1
+    assert "the same command goes on" in result.err.splitlines()[-1]
     assert not (runs / "digits/eval.json").exists()
     assert not list((runs / "digits").rglob("*.partial"))
     monkeypatch.undo()

@@ -188,9 +188,15 @@ class Evaluate:
         runs = [TrainedRun.load(path) for path in self.runs]
         _ = [run.dataset for run in runs]  # fails here, if it does, and not after hours
         is_changed = self.sampling != runs[0].config.sampling
-        results = [
-            self._measure(run, self.sampling if is_changed else run.config.sampling) for run in runs
-        ]
+        try:
+            results = [
+                self._measure(run, self.sampling if is_changed else run.config.sampling)
+                for run in runs
+            ]
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "Stopped: what was measured is kept, and the same command goes on from there."
+            ) from None
         if self.json:
             print(json.dumps(results if len(results) > 1 else results[0], indent=2))  # noqa: T201
         elif len(results) > 1:

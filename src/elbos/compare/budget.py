@@ -1,4 +1,6 @@
-"""What a machine decides: a training's precision, and how many images it sees in some minutes."""
+"""What a machine decides: a training's precision, and how many images it sees in some minutes; and
+how long it takes.
+"""
 
 import os
 import time
@@ -8,12 +10,13 @@ from pathlib import Path
 import torch
 
 from elbos.training.config import Config
-from elbos.training.precision import best_precision
+from elbos.training.machine import machine
+from elbos.training.precision import best_precision, described
 from elbos.training.run_directory import RunDirectory
 from elbos.training.state import new_accelerator
 from elbos.training.trainer import Trainer
 
-_WARMUP_STEPS, _SECONDS = 3, 5.0
+_WARMUP_STEPS, _BUDGET_SECONDS, _ESTIMATE_SECONDS = 3, 5.0, 1.0
 _MIN_STEPS = 10
 
 
@@ -30,23 +33,43 @@ def settled(config: Config, minutes: float | None, num_threads: int) -> Config:
         config = replace(config, precision=best_precision(new_accelerator().device))
     if minutes is None:
         return config
-    threads = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        seconds = _seconds_per_step(config)
-    finally:
-        torch.set_num_threads(threads)
+    seconds = config.batch_size * _seconds_per_image(config, num_threads, _BUDGET_SECONDS)
     num_steps = max(_MIN_STEPS, round(60 * minutes / seconds))
     return replace(config, num_images=config.batch_size * num_steps)
 
 
-def _seconds_per_step(config: Config) -> float:
+def speed(config: Config, minutes: float | None, num_threads: int) -> tuple[str, float]:
+    """This machine in words, with the precision of a run on it; and its seconds per image.
+
+    Args:
+        config: What is trained, settled.
+        minutes: The budget that its images were chosen by. Default: some steps are measured.
+        num_threads: Cores that a run is going to have.
+    """
+    accelerator = new_accelerator()
+    words = f"{machine(accelerator.device)['device']}, {described(config, accelerator)}"
+    if minutes is not None:
+        return words, 60 * minutes / config.num_images
+    return words, _seconds_per_image(config, num_threads, _ESTIMATE_SECONDS)
+
+
+def _seconds_per_image(config: Config, num_threads: int, seconds: float) -> float:
+    """Measured for some `seconds`."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        return _seconds_per_step(config, seconds) / config.batch_size
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _seconds_per_step(config: Config, seconds: float) -> float:
     nowhere = RunDirectory(Path(os.devnull))  # steps write nothing
     trainer = Trainer(config, nowhere, config.data.load(), new_accelerator())
     for _ in range(_WARMUP_STEPS):
         trainer.step()
     begin, num_steps = time.perf_counter(), 0
-    while time.perf_counter() - begin < _SECONDS:
+    while time.perf_counter() - begin < seconds:
         trainer.step()
         num_steps += 1
     return (time.perf_counter() - begin) / num_steps

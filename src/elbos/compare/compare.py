@@ -20,12 +20,12 @@ from elbos.compare.markdown import comparison_markdown
 from elbos.compare.page import write_comparison_page
 from elbos.compare.report import report_of
 from elbos.compare.results import Cell
-from elbos.compare.runner import run_jobs
+from elbos.compare.runner import run_jobs, seconds_left
 from elbos.errors import printable
 from elbos.evaluation.reference import reference
 from elbos.evaluation.samples import REFERENCE_SPLIT
 from elbos.training.data import Dataset
-from elbos.training.progress import begin, progress
+from elbos.training.progress import begin, clock, progress, unfailing_stderr
 from elbos.training.state import new_accelerator, new_state, require_guidable
 from elbos.training.trainer import Interrupted
 
@@ -74,11 +74,12 @@ def _compare(
         require_positive(minutes=minutes)
         require_finite(minutes, "minutes")
     dataset = comparison.config.data.load()
-    _require_trainable(comparison, dataset)
+    num_parameters = _require_trainable(comparison, dataset)
     extractor = None
     if dataset.num_levels is not None:
         extractor = comparison.scoring.extractor.load(new_accelerator().device)
     with directory.lock():
+        is_new = directory.stored() is None
         comparison = _settled(comparison, directory, minutes, engine)
         features = extractor.name if extractor else None
         directory.claim(Stored.of(comparison, minutes, dataset, features), dataset)
@@ -89,6 +90,14 @@ def _compare(
         for row in comparison.rows
     ]
     try:
+        if left := [cell.job for cell in cells if not cell.job.is_final()]:
+            machine, seconds_per_image = engine.speed(left[0].config, minutes)
+            seconds = seconds_left(left, engine.num_workers, seconds_per_image)
+            unfailing_stderr().write(
+                f"{machine}, {num_parameters:,} parameters, {printable(str(directory.path))}: "
+                f"{'new' if is_new else 'resumed'}, {len(cells) - len(left)} of {len(cells)} runs "
+                f"done, {engine.num_workers} at once, about {clock(seconds)}\n"
+            )
         with progress(Console(stderr=True)) as bar:
             if extractor:  # once, with all cores; and fail before training
                 reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
@@ -105,13 +114,18 @@ def _compare(
     return _report(comparison, directory, cells, command, features)
 
 
-def _require_trainable(comparison: Comparison, dataset: Dataset) -> None:
-    """Fail now where every run would: the network or a sampler does not fit the data."""
+def _require_trainable(comparison: Comparison, dataset: Dataset) -> int:
+    """Fail now where every run would: the network or a sampler does not fit the data.
+
+    Returns:
+        Number of the network's parameters.
+    """
     config = comparison.run_config(comparison.rows[0], comparison.seeds[0])
-    new_state(config, dataset.spec, torch.device("cpu"))
+    state = new_state(config, dataset.spec, torch.device("cpu"))
     for sampling in comparison.scoring.samplings.values():
         require_guidable(config, dataset.spec, sampling)
         sampling.logsnrs(config.schedule)
+    return sum(parameter.numel() for parameter in state.network.parameters())
 
 
 def _settled(

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from elbos.checks import require_positive
-from elbos.compare.budget import settled
+from elbos.compare.budget import settled, speed
 from elbos.compare.job import Job
 from elbos.compare.processes import close, start_process, trouble
 from elbos.training.config import Config
@@ -28,6 +28,9 @@ class Engine(Protocol):
 
     def settle(self, config: Config, minutes: float | None) -> Config:
         """What a machine that makes runs decides: see `budget.settled`."""
+
+    def speed(self, config: Config, minutes: float | None) -> tuple[str, float]:
+        """A machine that makes runs, in words, and its seconds per image: see `budget.speed`."""
 
     def start(self, job: Job) -> None:
         """Begin a job; fewer than `num_workers` are running."""
@@ -60,6 +63,10 @@ class Local:
     def settle(self, config: Config, minutes: float | None) -> Config:
         """What this machine decides."""
         return settled(config, minutes, self.num_threads)
+
+    def speed(self, config: Config, minutes: float | None) -> tuple[str, float]:
+        """This machine's."""
+        return speed(config, minutes, self.num_threads)
 
     def start(self, job: Job) -> None:
         """Begin a job in a slot that is free."""

@@ -97,6 +97,11 @@ class Job:
             return None
         return {**found, "reason": flat(found["reason"])}
 
+    def is_final(self) -> bool:
+        """Whether nothing more is to be done: there are scores, or another try would fail too."""
+        failure = self.failure()
+        return self.scores() is not None or (failure is not None and failure["is_final"])
+
     def forget_failure(self) -> None:
         """It is tried again."""
         self._failure.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from elbos.checks import require_positive
-from elbos.compare.budget import settled
+from elbos.compare.budget import settled, speed
 from elbos.compare.engines import Ended
 from elbos.compare.job import Job
 from elbos.compare.processes import close, start_process, trouble
@@ -68,6 +68,12 @@ class OnRay:
         found = decode(Config, json.loads(text))
         assert isinstance(found, Config)
         return found
+
+    def speed(self, config: Config, minutes: float | None) -> tuple[str, float]:
+        """A machine's of the cluster."""
+        words = json.dumps(encode(config)), minutes, self.num_threads
+        found: tuple[str, float] = self._ray.get(self._remote(_speed).remote(*words))
+        return f"Ray, {found[0]}", found[1]
 
     def start(self, job: Job) -> None:
         """Begin a job wherever there is room."""
@@ -131,6 +137,11 @@ def _settled(text: str, minutes: float | None, num_threads: int) -> str:
     """A machine of the cluster decides."""
     config = decode(Config, json.loads(text))
     return json.dumps(encode(settled(config, minutes, num_threads)))
+
+
+def _speed(text: str, minutes: float | None, num_threads: int) -> tuple[str, float]:
+    """A machine of the cluster is measured."""
+    return speed(decode(Config, json.loads(text)), minutes, num_threads)
 
 
 def _to_the_end(text: str, environment: dict[str, str]) -> str | None:

@@ -4,6 +4,7 @@ Several processes may be at one comparison. A run is made by whoever holds its l
 until it is done, or take it over.
 """
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from rich.progress import Progress
 
 from elbos.compare.engines import Engine
-from elbos.compare.job import Job
+from elbos.compare.job import TRAINING_COST, Job
 from elbos.training.progress import clock
 
 _PAUSE_SECONDS, _LINE_SECONDS = 0.2, 60.0
@@ -51,6 +52,20 @@ def run_jobs(jobs: Sequence[Job], engine: Engine, bar: Progress) -> None:
                 engine.start(job)
         display.show(waiting, running)
         time.sleep(_PAUSE_SECONDS)
+
+
+def seconds_left(jobs: Sequence[Job], num_workers: int, seconds_per_image: float) -> float:
+    """About how long jobs take, from the speed of a training: a network evaluation of scoring takes
+    a third of an image's time there, and runs at once do not slow each other down.
+
+    Args:
+        jobs: Those that have no scores yet.
+        num_workers: Jobs at once.
+        seconds_per_image: Of a training alone.
+    """
+    costs = [job.cost * (1 - job.progress()) for job in jobs]
+    num_rounds = math.ceil(len(jobs) / num_workers)
+    return num_rounds * sum(costs) / len(jobs) * seconds_per_image / TRAINING_COST
 
 
 def _conclude(job: Job, trouble: str | None) -> None:
