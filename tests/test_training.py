@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.integrate import quad
+from scipy.optimize import brentq
 from tiny import DIGITS, log, tensors
-from torch import nn
+from torch import Tensor, nn
 
 from elbos import files, parameterizations, weightings
 from elbos.adaptive import Adaptive
@@ -26,7 +29,7 @@ from elbos.training.ema import EMA
 from elbos.training.presets import PRESETS
 from elbos.training.randomness import draw, generator
 from elbos.training.run_directory import RunDirectory
-from elbos.training.state import new_accelerator
+from elbos.training.state import new_accelerator, new_state
 from elbos.training.trainer import Diverged, Interrupted, Trainer, train
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")  # python tests/test_training.py writes it
@@ -137,6 +140,83 @@ def test_a_finished_run_trains_no_more(uninterrupted: Path) -> None:
     assert before == {path: path.read_bytes() for path in before}
 
 
+def test_a_run_made_longer_is_the_long_run_where_the_learning_rate_has_no_end(
+    tmp_path: Path,
+) -> None:
+    long = replace(TOY, optimizer=Optimizer(use_decay=False, warmup_images=200))
+    train(long, tmp_path / "long")
+    train(replace(long, num_images=320), tmp_path / "run")
+    train(long, tmp_path / "run")
+    assert RunDirectory(tmp_path / "run").config() == long
+    expected, found = tensors(tmp_path / "long"), tensors(tmp_path / "run")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    with pytest.raises(ValueError, match="num_images = 640, not 320"):
+        train(replace(long, num_images=320), tmp_path / "run")
+
+
+def test_a_run_made_longer_says_that_its_learning_rate_rises_again(tmp_path: Path) -> None:
+    train(replace(TOY, num_images=320), tmp_path)
+    with pytest.warns(UserWarning, match=r"goes on to 640 images.* decayed for 320"):
+        train(TOY, tmp_path)
+    rates = [line["learning_rate"] for line in log(tmp_path) if "loss" in line]
+    assert len(rates) == 10
+    assert rates[5] > rates[4]
+    assert tensors(tmp_path)["step"] == 10
+    with pytest.raises(ValueError, match="seed = 0, not 1"):  # nothing else may change
+        train(replace(TOY, num_images=1280, seed=1), tmp_path)
+
+
+def test_a_run_starts_from_the_average_of_another(tmp_path: Path, at_step: AtStep) -> None:
+    train(TOY, tmp_path / "other")
+    other = tensors(tmp_path / "other")
+    config = replace(TOY, seed=1, init=tmp_path / "other")
+    at_step(0, lambda: signal.raise_signal(signal.SIGINT))
+    output = replace(TOY.output, save_every=10**9)
+    with pytest.raises(Interrupted):
+        train(replace(config, output=output), tmp_path / "run")
+    with checkpoint.reading(tmp_path / "run" / "checkpoints" / "00000000") as (_, groups):
+        for name, weights in groups["network"].items():
+            assert torch.equal(weights, other[f"ema/{name}"])
+            assert torch.equal(weights, groups["ema"][name])
+    at_step(0, lambda: None)
+    train(config, tmp_path / "whole")
+    shutil.rmtree(tmp_path / "other")
+    train(config, tmp_path / "run")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert RunDirectory(tmp_path / "run").config().init == tmp_path / "other"
+    with pytest.raises(ValueError, match="init = "):
+        train(replace(config, init=None), tmp_path / "run")
+
+
+@pytest.mark.parametrize("prediction", [parameterizations.Eps()], ids=repr)
+def test_a_run_starts_from_one_that_predicts_the_same(
+    tmp_path: Path, prediction: parameterizations.Parameterization
+) -> None:
+    train(TOY, tmp_path / "other")
+    config = replace(TOY, init=tmp_path / "other", parameterization=prediction)
+    with pytest.raises(ValueError, match=r"parameterization = V, not Eps"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("max_grad_norm", "share"), [(1e-9, 1.0), (1e9, 0.0)])
+def test_the_share_of_clipped_steps_is_logged(
+    tmp_path: Path, max_grad_norm: float, share: float
+) -> None:
+    train(replace(TOY, optimizer=Optimizer(max_grad_norm=max_grad_norm)), tmp_path)
+    assert {line["clipped"] for line in log(tmp_path) if "loss" in line} == {share}
+
+
+def test_a_checkpoint_of_an_earlier_version_counts_no_clipped_steps() -> None:
+    state = new_state(TOY, TOY.data.load().spec, torch.device("cpu"))
+    state.unlogged.fill_(5.0)
+    groups = state.groups()
+    groups["log"]["unlogged"] = torch.tensor([3.0, 2.0], dtype=torch.float64)
+    state.unlogged.zero_()
+    state.restore(0, groups)
+    assert state.unlogged.tolist() == [3.0, 2.0, 0.0]
+
+
 def test_what_is_written_does_not_change_what_is_trained(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -228,32 +308,45 @@ def test_validation_is_deterministic_and_draws_from_no_shared_source(tmp_path: P
     assert first["val_nats_se"] > 0
 
 
-def average(config: Averaging, weights: list[float], batch_size: int) -> float:
-    """The average of a single weight that starts at the first of `weights`."""
-    network = nn.Linear(1, 1, bias=False, dtype=torch.float64)
-    nn.init.constant_(network.weight, weights[0])
-    ema = EMA(network, config)
-    for step, weight in enumerate(weights[1:], 1):
-        nn.init.constant_(network.weight, weight)
-        ema.update(network, step * batch_size, batch_size)
-    return ema.network.weight.item()
+def profile(relative_width: float, num_steps: int) -> Tensor:
+    """The share of every step's weights in the average, and last that of the initial weights."""
+    network = nn.Linear(num_steps + 1, 1, bias=False, dtype=torch.float64)
+    basis = torch.eye(num_steps + 1, dtype=torch.float64)
+    network.load_state_dict({"weight": basis[-1:]})
+    ema = EMA(network, Averaging(relative_width=relative_width))
+    for step in range(1, num_steps + 1):
+        network.load_state_dict({"weight": basis[step - 1 : step]})
+        ema.update(network, step)
+    return ema.network.weight[0]
 
 
-def test_the_average_with_a_constant_half_life_is_a_geometric_sum() -> None:
-    weights = [3.0, -1.0, 4.0, 1.0, -5.0, 9.0]
-    found = average(Averaging(half_life_images=50.0, warmup=1e9), weights, batch_size=10)
-    decay, num = 2**-0.2, len(weights) - 1
-    expected = decay**num * weights[0] + sum(
-        (1 - decay) * decay ** (num - k) * weights[k] for k in range(1, num + 1)
-    )
-    assert found == pytest.approx(expected, rel=1e-12)
+@pytest.mark.parametrize("relative_width", [0.03, 0.063, 0.1, 0.25])
+@pytest.mark.parametrize("num_steps", [1, 7, 500])
+def test_the_average_has_the_profile_of_a_power_function(
+    relative_width: float, num_steps: int
+) -> None:
+    """The exponent from the width, and the shares of steps, by quadrature."""
+
+    def width(exponent: float) -> float:
+        moments = [quad(lambda x, m=m: x ** (exponent + m), 0, 1)[0] for m in range(3)]
+        mean, square = moments[1] / moments[0], moments[2] / moments[0]
+        return math.sqrt(square - mean**2) - relative_width
+
+    exponent = brentq(width, 0, 100, xtol=1e-12)
+    whole, _ = quad(lambda x: x**exponent, 0, num_steps)
+    expected = [
+        quad(lambda x: x**exponent, step - 1, step)[0] / whole for step in range(1, num_steps + 1)
+    ]
+    found = profile(relative_width, num_steps)
+    torch.testing.assert_close(found.tolist(), [*expected, 0.0], rtol=0, atol=1e-7)
 
 
-def test_the_average_forgets_the_initial_weights_while_it_warms_up() -> None:
-    config = Averaging(half_life_images=1e12, warmup=0.05)
-    left = average(config, [1.0] + 5 * [0.0], batch_size=10)  # a share 2^(-1 / (0.05 k)) in step k
-    assert left == pytest.approx(2 ** (-20 * sum(1 / k for k in range(1, 6))), rel=1e-9)
-    assert left < 1e-13
+def test_the_relative_width_is_the_standard_deviation_of_the_steps() -> None:
+    """Measured where they are, in the middle of their intervals: 1/12 is left out."""
+    num_steps = 500
+    shares, middle = profile(0.1, num_steps)[:-1], torch.arange(num_steps) + 0.5
+    variance = (shares * middle.square()).sum() - (shares * middle).sum().square() + 1 / 12
+    assert variance.sqrt().item() / num_steps == pytest.approx(0.1, rel=1e-3)
 
 
 # --- nothing lost --------------------------------------------------------------------------------

@@ -164,14 +164,17 @@ def _samples(run: TrainedRun, scoring: Scoring, start: Start) -> dict[str, Any]:
 def _log(run: TrainedRun) -> dict[str, Any]:
     """The curves of the training, out of metrics.jsonl."""
     file = run.directory.path / "metrics.jsonl"
-    learning, density = [], []
+    learning, density, clipped = [], [], []
     for number, line in enumerate(files.read(file).splitlines(), 1):
         try:
             values = json.loads(line)
             if "val_nats" in values:
                 learning.append([int(values["images"]), values["val_nats"] / math.log(2)])
+            if "clipped" in values:
+                clipped.append(float(values["clipped"]))
             if "density" in values:
                 density.append([int(values["images"]), [float(p) for p in values["density"]]])
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"{file} is damaged: delete its line {number}.") from error
-    return {"learning": learning, "density": density}
+    share = sum(clipped) / len(clipped) if clipped else None  # lines are of equally many steps
+    return {"learning": learning, "density": density, "clipped": share}

@@ -6,12 +6,13 @@ produces, so a run directory belongs to one configuration.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import torch
 import tyro
 
-from elbos import parameterizations, schedules, weightings
+from elbos import files, parameterizations, schedules, weightings
 from elbos.adaptive import Adaptive
 from elbos.checks import require_finite, require_positive
 from elbos.networks import MLPConfig, NetworkConfig, UNetConfig
@@ -20,6 +21,8 @@ from elbos.tabulated import Tabulated, require_reach
 from elbos.training.data import Data
 from elbos.training.own_weighting import tabulated
 from elbos.training.sampling import Sampling
+
+MAX_WIDTH = 12**-0.5
 
 
 def _choice(**types: Any) -> Any:
@@ -122,7 +125,7 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """AdamW or Muon, with a linear warm-up and a cosine decay to zero."""
+    """AdamW or Muon, with a linear warm-up and, if it is to be, a cosine decay to zero."""
 
     use_muon: bool = False
     """Muon for the matrices of inner layers and AdamW for the rest, or AdamW for all."""
@@ -139,8 +142,12 @@ class Optimizer:
     warmup_images: int = 10_000
     """Images over which the learning rate rises to its peak."""
 
+    use_decay: bool = True
+    """Cosine decay of the learning rate to zero at the end of the training. Without it a run can be
+    made longer as if it had been so from the start."""
+
     max_grad_norm: float = 1.0
-    """Gradients with a larger norm are scaled down to it."""
+    """Gradients with a larger norm are scaled down to it; metrics.jsonl has the share of steps."""
 
     def __post_init__(self) -> None:
         require_positive(learning_rate=self.learning_rate, max_grad_norm=self.max_grad_norm)
@@ -152,16 +159,17 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Averaging:
-    """The exponential moving average of the weights, which is what is sampled and evaluated."""
+    """The average of the weights over the steps, which is what is sampled and evaluated."""
 
-    half_life_images: float = 20_000.0
-    """Images after which a weight's share has halved."""
-
-    warmup: float = 0.05
-    """The half-life is at most this share of the images seen: the start is forgotten."""
+    relative_width: float = 0.063
+    """Standard deviation of the steps that are averaged over, as a share of all steps so far."""
 
     def __post_init__(self) -> None:
-        require_positive(half_life_images=self.half_life_images, warmup=self.warmup)
+        if not 0 < self.relative_width < MAX_WIDTH:
+            raise ValueError(
+                f"relative_width is {self.relative_width}: give a share above 0 and below "
+                f"{MAX_WIDTH:.4f}, the width of the mean of all steps."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +221,8 @@ class Config:
     output: Output = field(default_factory=Output)
 
     num_images: int = 1_000_000
-    """Length of the training: images seen, counted with repetition."""
+    """Length of the training: images seen, counted with repetition. More than those of the run in
+    the directory that is named with --run make it longer."""
 
     batch_size: int = 128
     """Images per step, over all processes."""
@@ -230,6 +239,9 @@ class Config:
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16 autocast or fp32. By default bf16 where the machine computes in it at least as fast."""
+
+    init: Path | None = None
+    """A run directory, whose averaged weights are the initial weights. Default: random ones."""
 
     seed: int = 0
     """Seed of the weights, the order of the data, the noise and the noise levels."""
@@ -248,6 +260,8 @@ class Config:
             raise ValueError(f"label_dropout is {self.label_dropout}: give a share from 0 to 1.")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
+        if self.init is not None:  # the run may go on from another place
+            object.__setattr__(self, "init", files.expanded(self.init))
         require_finite(self)
         require_storable(self.weighting)
         require_reach(self.weighting, self.schedule.logsnr_min, self.schedule.logsnr_max)

@@ -117,7 +117,29 @@ def difference(old: Any, new: Any, where: str = "") -> str | None:
     return f"{where} = {old_name}, not {new_name}"
 
 
+def _upgraded(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as earlier versions wrote it, in today's form: the warm-up of their
+    average's half-life, which decided it, becomes the relative width.
+    """
+    averaging, optimizer = config.get("averaging"), config.get("optimizer")
+    if not isinstance(averaging, dict) or not isinstance(optimizer, dict):
+        return config
+    warmup = averaging.get("warmup")
+    if type(warmup) is not float or not 0 < warmup < math.log(2):
+        return config
+    power = math.log(2) / warmup  # the exponent, and 1
+    width = round(math.sqrt(power / (power + 2)) / (power + 1), 3)
+    return {
+        **config,
+        "averaging": {"type": "Averaging", "relative_width": width},
+        "optimizer": {"use_decay": True, **optimizer},
+        "init": None,
+    }
+
+
 def _decode_dataclass(cls: type, value: dict[str, Any], where: str) -> Any:
+    if cls is Config:
+        value = _upgraded(value)
     hints = get_type_hints(cls, include_extras=True)
     expected = {f.name for f in dataclasses.fields(cls) if f.init}
     given = set(value) - {"type"}

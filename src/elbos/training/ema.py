@@ -1,44 +1,67 @@
-r"""The exponential moving average of the weights.
+r"""The average of the weights, with a memory in proportion to the steps.
 
-$$\bar\theta \leftarrow 2^{-b/h}\,\bar\theta + (1 - 2^{-b/h})\,\theta$$
+$$\bar\theta_t = \beta_t\,\bar\theta_{t-1} + (1 - \beta_t)\,\theta_t, \qquad
+  \beta_t = (1 - 1/t)^{\gamma+1}.$$
 
-after every batch of $b$ images, with a half-life of $h$ images that warms up: it never exceeds a
-share of the images seen, so that the average forgets the initial weights.
+Unrolled, the weights after step $k$ have the share $(k/t)^{\gamma+1} - ((k-1)/t)^{\gamma+1}$ of the
+average after step $t$: a power function of the step, $\propto \tau^\gamma$, of standard deviation
+$\sigma_\mathrm{rel}\,t$ with
+
+$$\sigma_\mathrm{rel} = (\gamma+1)^{1/2}\,(\gamma+2)^{-1}\,(\gamma+3)^{-1/2}.$$
+
+It needs no end, so that a run can be made longer, and forgets the initial weights in the first
+step. A half-life of a twentieth of the steps, the warm-up of EDM's training, is
+$\gamma + 1 = 20 \ln 2$, or $\sigma_\mathrm{rel} = 0.063$. In a run of `digits` that is within 0.002
+bits/dim of the best of seven widths from 0.02 to 0.2 at each quarter of the way; the weights
+themselves, before the learning rate has decayed, are 0.07 worse.
 
 References:
-    Karras et al. (2022), https://arxiv.org/abs/2206.00364, whose training code has this warm-up
+    Karras et al. (2024), https://arxiv.org/abs/2312.02696, Section 3.1 and Appendix C
 """
 
 import copy
 
+import numpy as np
 import torch
 from torch import nn
 
 from elbos.training.config import Averaging
 
 
-class EMA:
-    """A copy of a network whose weights are the running average of the original's.
+def exponent(relative_width: float) -> float:
+    r"""The exponent $\gamma$ of the power function of a relative width.
 
     Args:
-        network: The original, at its initial weights.
-        config: Half-life and warm-up.
+        relative_width: $\sigma_\mathrm{rel}$, above 0 and at most $12^{-1/2}$, where it is 0.
+
+    Examples:
+        >>> round(exponent(0.05), 2), round(exponent(0.10), 2)
+        (16.97, 6.94)
+    """
+    inverse = relative_width**-2
+    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
+
+
+class EMA:
+    """A copy of a network whose weights are the average of the original's over the steps.
+
+    Args:
+        network: The original.
+        config: The width of the average.
     """
 
     def __init__(self, network: nn.Module, config: Averaging) -> None:
-        self.config = config
+        self.exponent = exponent(config.relative_width)
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, network: nn.Module, num_images: int, batch_size: int) -> None:
-        """Take in the weights after a batch.
+    def update(self, network: nn.Module, step: int) -> None:
+        """Take in the weights after a step.
 
         Args:
             network: The original.
-            num_images: Images seen so far, this batch included.
-            batch_size: Images in the batch.
+            step: Number of the step, from 1.
         """
-        half_life = min(self.config.half_life_images, self.config.warmup * num_images)
-        share = 1 - 0.5 ** (batch_size / half_life)
+        share = 1 - (1 - 1 / step) ** (self.exponent + 1)
         for mean, weight in zip(self.network.parameters(), network.parameters(), strict=True):
             mean.lerp_(weight, share)

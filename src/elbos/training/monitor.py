@@ -81,7 +81,8 @@ class Monitor:
     def step(self, loss: Float[Tensor, " b"], grad_norm: float) -> None:
         """Take in a step's losses (of the whole batch), and log if it is time to."""
         state, num_images = self.state, self.state.step * self.config.batch_size
-        state.unlogged += torch.tensor([loss.mean().item(), 1.0])
+        is_clipped = grad_norm > self.config.optimizer.max_grad_norm
+        state.unlogged += torch.tensor([loss.mean().item(), 1.0, float(is_clipped)])
         every = self.config.output.log_every
         self.progress.update(self.task, completed=num_images)
         self.on_images(num_images)
@@ -94,6 +95,7 @@ class Monitor:
             images=num_images,
             loss=mean_loss,
             grad_norm=grad_norm,
+            clipped=(state.unlogged[2] / state.unlogged[1]).item(),
             learning_rate=state.optimizer.param_groups[0]["lr"],
             images_per_sec=num_images_since / (now - self.since),
         )

@@ -13,9 +13,10 @@ runs/NAME/
 
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ class RunDirectory:
         return config
 
     def claim(self, config: Config, dataset: Dataset) -> None:
-        """Make this the directory of `config` and `dataset`, or check that it is.
+        """Make this the directory of `config` and `dataset`, or check that it is. A run of fewer
+        images is made longer, with a warning where its learning rate has decayed to another end.
 
         Raises:
             ValueError: If it holds another configuration, other data, or other files.
@@ -87,16 +89,31 @@ class RunDirectory:
                     f"{self.path} is not a run directory, it holds {others[0]}: "
                     "name a new one with --run."
                 )
-        elif found := difference(encode(self.config()), encode(config)):
+        else:
+            self._require_same(config)
+        self.require_own_data(dataset)
+        files.write(file, (json.dumps(encode(config), indent=2) + "\n").encode())
+        known = {name: getattr(dataset.spec, name) for name in _SPEC_ONLY}
+        text = json.dumps({**dataset.fingerprint(), **known}, indent=2) + "\n"
+        files.write(self.path / "data.json", text.encode())
+
+    def _require_same(self, config: Config) -> None:
+        """Raise a ValueError if the run here is of another configuration, or longer."""
+        stored = self.config()
+        num_images = max(stored.num_images, config.num_images)
+        longer = replace(stored, num_images=num_images)
+        if found := difference(encode(longer), encode(config)):
             raise ValueError(
                 f"{self.path} holds a run with {found}: "
                 "name another directory with --run, or give the same options."
             )
-        files.write(file, (json.dumps(encode(config), indent=2) + "\n").encode())
-        self.require_own_data(dataset)
-        known = {name: getattr(dataset.spec, name) for name in _SPEC_ONLY}
-        text = json.dumps({**dataset.fingerprint(), **known}, indent=2) + "\n"
-        files.write(self.path / "data.json", text.encode())
+        if num_images > stored.num_images and config.optimizer.use_decay:
+            warnings.warn(
+                f"The run in {self.path} goes on to {num_images:,} images. Its learning rate "
+                f"decayed for {stored.num_images:,} and rises again: this is not the run that had "
+                "its length from the start (one with --optimizer.no-use-decay would be).",
+                stacklevel=3,
+            )
 
     def data_spec(self) -> DataSpec | None:
         """What samples of the data are like; None if an earlier version wrote the directory, and

@@ -22,7 +22,7 @@ from elbos.training.sampling import Sampling
 class State:
     """The network, its average, the optimizer, the schedule if it is adaptive, and the step; and,
     so that a log does not show where a run was resumed, sum and number of the losses since its last
-    line.
+    line, and how many gradients were clipped.
     """
 
     network: nn.Module
@@ -30,7 +30,7 @@ class State:
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     step: int = 0
-    unlogged: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
+    unlogged: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
     def groups(self) -> dict[str, dict[str, Tensor]]:
         """All of it but the step, as named tensors."""
@@ -47,6 +47,21 @@ class State:
             "log": {"unlogged": self.unlogged.clone()},
         }
 
+    def begin_with(self, weights: dict[str, Tensor]) -> None:
+        """Take up initial weights.
+
+        Raises:
+            ValueError: If they are of another network.
+        """
+        try:
+            self.network.load_state_dict(weights)
+            self.ema.network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(
+                "The weights of --init are of a network for other data: they have other channels "
+                "or classes."
+            ) from error
+
     def restore(self, step: int, groups: dict[str, dict[str, Tensor]]) -> None:
         """Take up what `groups` gave.
 
@@ -58,7 +73,8 @@ class State:
         self.network.load_state_dict(groups["network"])
         self.ema.network.load_state_dict(groups["ema"])
         self.schedule.load_state_dict(groups["schedule"])
-        self.unlogged.copy_(groups["log"]["unlogged"])
+        unlogged = groups["log"]["unlogged"]
+        self.unlogged[: len(unlogged)] = unlogged  # earlier versions counted no clipped ones
         parameters = dict(self.network.named_parameters())
         for key, saved in groups["optimizer"].items():
             name, _, moment = key.rpartition(".")

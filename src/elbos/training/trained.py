@@ -6,12 +6,14 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from elbos import files
 from elbos.denoiser import Denoiser
 from elbos.errors import explained
 from elbos.training import checkpoint
 from elbos.training.config import Config
+from elbos.training.config_json import difference, encode
 from elbos.training.data import Dataset, DataSpec
 from elbos.training.precision import autocast
 from elbos.training.run_directory import RunDirectory
@@ -86,6 +88,23 @@ class TrainedRun:
     def autocast(self) -> torch.autocast:
         """The precision the run was trained in, as a context."""
         return autocast(self.config, self.device)
+
+
+def averaged_weights(config: Config, init: Path) -> dict[str, Tensor]:
+    """The weights of the run in `init`, to start the training of `config` from.
+
+    Raises:
+        FileNotFoundError: If there is no run, or no checkpoint yet.
+        ValueError: If it is of another network, or one that predicts something else.
+    """
+    run = TrainedRun.load(init)
+    for name in ("network", "parameterization"):
+        own, wanted = (encode(getattr(one, name)) for one in (run.config, config))
+        if found := difference(own, wanted, name):
+            raise ValueError(
+                f"The run in {init} has {found}: choose the same, or another run for --init."
+            )
+    return run.denoiser.network.state_dict()
 
 
 def _own_data(directory: RunDirectory, config: Config) -> Dataset:

@@ -38,6 +38,7 @@ from elbos.training.randomness import Draw, draw, generator
 from elbos.training.run_directory import RunDirectory
 from elbos.training.sampling import sample
 from elbos.training.state import new_accelerator, new_state, uses_labels
+from elbos.training.trained import averaged_weights
 from elbos.training.validation import split_bound
 
 NUM_VALIDATION_IMAGES = 500
@@ -97,6 +98,8 @@ class Trainer:
     ) -> None:
         self.config, self.run, self.dataset, self.accelerator = config, run, dataset, accelerator
         self.state = new_state(config, dataset.spec, accelerator.device)
+        if config.init is not None and checkpoint.latest(run.checkpoints) is None:
+            self.state.begin_with(averaged_weights(config, config.init))
         self.has_labels = uses_labels(config, dataset.spec)
         self.network, self.optimizer = accelerator.prepare(
             self.state.network.train(), self.state.optimizer
@@ -148,16 +151,20 @@ class Trainer:
             loss = self.objective(self.network, x, random.eps, logsnr, label)  # [b], nats/dim
         grad_norm = self.optimize(loss, logsnr)
         state.step += 1
-        state.ema.update(state.network, state.step * config.batch_size, config.batch_size)
+        state.ema.update(state.network, state.step)
         levels, losses = accelerator.gather((logsnr.to(loss), loss.detach()))
         state.schedule.update(levels, losses)  # only an adaptive one changes
         return losses, grad_norm
 
     def resume(self) -> None:
-        """Take up the latest checkpoint, if there is one."""
+        """Take up the latest checkpoint, if there is one; weights of another run become one, so
+        that that run is not needed again.
+        """
         if (newest := checkpoint.latest(self.run.checkpoints)) is not None:
             with checkpoint.reading(newest) as (step, groups):
                 self.state.restore(step, groups)
+        elif self.config.init is not None and self.accelerator.is_main_process:
+            self.save()
 
     def batch(self) -> tuple[Float[Tensor, "b *d"], Int[Tensor, " b"] | None]:
         """This process's share of the step's batch: data in [-1, 1], and labels."""
@@ -204,11 +211,13 @@ class Trainer:
         return grad_norm
 
     def learning_rate(self) -> float:
-        """Linear warm-up times cosine decay, at the present step."""
+        """Linear warm-up times cosine decay, if there is one, at the present step."""
         config, step = self.config, self.state.step
         num_images = (step + 1) * config.batch_size
         warmup = min(1.0, num_images / max(config.optimizer.warmup_images, 1))
         decay = 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
+        if not config.optimizer.use_decay:
+            decay = 1.0
         return config.optimizer.learning_rate * warmup * decay
 
     def is_due(self, every: int) -> bool:
