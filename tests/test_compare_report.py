@@ -43,6 +43,9 @@ def test_a_report_holds_what_the_runs_were_scored_with(pictures, folder):
     assert np.array(report["losses"]["relative"]).min(0).tolist() == [1.0, 1.0]
     assert report["ranking"] is None  # of one monotone row
     assert "One seed" in " ".join(report["conclusion"])
+    assert report["protocol"]["clipped steps"] == [
+        f"{name} {100 * found['clipped']:.0f} %" for name, found in scores.items()
+    ]
     page = Path("c/report.html").read_text()
     assert page.count("data:image/png;base64,") == 2
 

@@ -268,6 +268,7 @@ def _protocol(comparison: Comparison, results: Results, features: str | None) ->
         "network": repr(config.network),
         "optimizer": repr(config.optimizer),
         "clipping": "at a norm in proportion to the loss of the best denoiser of normal data",
+        **_clipped(comparison, results),
         "precision": config.precision,
         "likelihood": (
             f"variational bound of {found[0]['num_images']:,} test images, {found[0]['condition']}"
@@ -278,3 +279,15 @@ def _protocol(comparison: Comparison, results: Results, features: str | None) ->
         "hardware": sorted({machine["device"] for machine in machines}),
         "versions": sorted({f"torch {m['torch']}, elbos {m['elbos']}" for m in machines}),
     }
+
+
+def _clipped(comparison: Comparison, results: Results) -> dict[str, list[str]]:
+    """The share of steps at which the gradient was clipped, where it is known, mean over seeds: the
+    norm depends on what the network predicts.
+    """
+    shares = {
+        row.name: [s["clipped"] for s in results.scores(row.name).values() if "clipped" in s]
+        for row in comparison.rows
+    }
+    found = [f"{name} {100 * np.mean(one):.0f} %" for name, one in shares.items() if one]
+    return {"clipped steps": found} if found else {}

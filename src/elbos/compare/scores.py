@@ -176,5 +176,7 @@ def _log(run: TrainedRun) -> dict[str, Any]:
                 density.append([int(values["images"]), [float(p) for p in values["density"]]])
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"{file} is damaged: delete its line {number}.") from error
-    share = sum(clipped) / len(clipped) if clipped else None  # lines are of equally many steps
-    return {"learning": learning, "density": density, "clipped": share}
+    curves: dict[str, Any] = {"learning": learning, "density": density}
+    if clipped:  # earlier versions have none; lines are of equally many steps
+        curves["clipped"] = sum(clipped) / len(clipped)
+    return curves
