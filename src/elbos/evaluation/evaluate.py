@@ -269,7 +269,7 @@ def _protocol(run: TrainedRun, evaluation: Evaluation, num_images: int) -> dict[
             else f"softmax over {num_levels} levels; no dequantization"
         ),
         "data": f"{data['name']}, sha256 {data['sha256'][:12]}",
-        "weights": "exponential moving average",
+        "weights": f"average, of relative width {run.config.averaging.relative_width} (EDM2)",
         "logsnr_min": run.config.schedule.logsnr_min,
         "logsnr_max": run.config.schedule.logsnr_max,
         "noise_levels": (
