@@ -1,7 +1,9 @@
 """`elbos evaluate`: the standard set, kept part by part, with its protocol."""
 
+import html
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,12 +19,16 @@ from torch import Tensor
 from elbos import files
 from elbos.evaluation import likelihood, samples
 from elbos.evaluation.evaluate import Evaluation, evaluate
-from elbos.evaluation.features import Module
+from elbos.evaluation.features import Extractor, Module
+from elbos.evaluation.metrics import Statistics
 from elbos.evaluation.ode import Ode
 from elbos.evaluation.page import evaluation_page
+from elbos.evaluation.reference import Reference
 from elbos.evaluation.store import Store
 from elbos.evaluation.tables import evaluation_tables
 from elbos.evaluation.words import compared, metrics
+from elbos.likelihood.measurements import NUM_BINS
+from elbos.schedules import EDMSampling
 from elbos.training.data import Split
 from elbos.training.trained import TrainedRun
 
@@ -54,8 +60,16 @@ def test_an_evaluation_comes_with_its_protocol(
     assert result == json.loads((runs / run / "eval.json").read_text())
     assert list(result["results"]) == names
     assert (result["num_images"], result["split"]) == (20, "test")
-    assert result["num_evaluations"] == len(names) * (20 * 2 * 4 + 10 * 32)
+    assert result["num_evaluations"] == len(names) * (20 * 2 * 4 + 10 * 120)
     assert result["images_seen"] == {"digits": 64, "toy": 1024}[run]
+    config = TrainedRun.load(runs / run).config
+    trained = result["trained"]
+    for part in ("weighting", "schedule", "parameterization", "network", "optimizer"):
+        assert trained[part] == repr(getattr(config, part))
+    assert (trained["images_seen"], trained["batch_size"]) == (
+        result["images_seen"],
+        config.batch_size,
+    )
     for row in result["results"].values():
         terms = [row[f"{term}_bpd"] for term in ("decoder", "diffusion", "prior")]
         assert row["bits_per_dim"] == pytest.approx(sum(terms), abs=1e-5)
@@ -78,6 +92,42 @@ def test_an_evaluation_comes_with_its_protocol(
         assert result["quality"]["baseline"]["num"] == 40
         assert result["quality"]["matched"] is None
     assert ("quality" in result) == (run == "digits")
+
+
+def test_what_was_trained_is_shown(
+    elbos: Elbos, few: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the terminal and on the page: every part, by its name."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    out = elbos("evaluate", "digits", *few).out
+    page = re.sub("<wbr>|<.*?>", "", (runs / "digits/eval.html").read_text())
+    trained = json.loads((runs / "digits/eval.json").read_text())["trained"]
+    for part in ("weighting", "schedule", "parameterization", "network", "optimizer"):
+        assert trained[part] in out
+        assert html.escape(trained[part]) in page
+
+
+def test_the_grid_is_the_one_that_was_sampled(runs: Path) -> None:
+    """Within the noise levels of the training, whatever the ends of the schedule it is of."""
+    run = TrainedRun.load(runs / "digits")
+    trained = replace(run.config.schedule, logsnr_min=-3.0, logsnr_max=2.0)
+    run = replace(run, config=replace(run.config, schedule=trained))
+    statistics = Statistics.of(torch.randn(9, 2, generator=torch.Generator().manual_seed(0)))
+    reference = Reference(statistics, torch.zeros(9, 2), 0.0, "x", "x", "train", (1, 8, 8))
+    judge = samples.Judge(run, Extractor("x", lambda _: None), reference)
+    sampling = replace(run.config.sampling, grid=EDMSampling())
+    grid = replace(EDMSampling(), logsnr_min=-3.0, logsnr_max=2.0)
+    assert samples.protocol(sampling, judge)["grid"] == repr(grid)
+    levels = sampling.logsnrs(trained)
+    assert (levels[0].item(), levels[-2].item()) == pytest.approx((-3.0, 2.0))  # then no noise
+
+
+@pytest.mark.parametrize("num", [1, 5, 37, 38, 39, 500])
+def test_each_bin_of_the_pilot_has_25_losses(num: int) -> None:
+    times = likelihood.num_pilot_times(num)
+    assert num * times >= 25 * NUM_BINS
+    assert times == 32 or (times > 32 and num * (times - 1) < 25 * NUM_BINS)
+    assert likelihood.num_pilot_times(likelihood.MIN_PILOT_IMAGES) == 32
 
 
 def test_a_second_time_nothing_is_computed(
@@ -186,7 +236,7 @@ def test_losses_that_are_not_finite_are_one_line(
     monkeypatch.setattr(likelihood, "losses_at", losses_at)
     result = elbos("evaluate", "digits", "--target-se", "0.1", *few)
     assert result.status == 1
-    assert result.err.splitlines()[-1].startswith("elbos: 320 of 320 losses are NaN or infinity")
+    assert result.err.splitlines()[-1].startswith("elbos: 1200 of 1200 losses are NaN or infinity")
     assert not (runs / "digits/eval.json").exists()
 
 
@@ -269,7 +319,7 @@ def test_few_test_images_leave_the_baseline_open(runs: Path, few: list[str]) -> 
     assert result["quality"]["baseline"] == result["sweep"]["baseline"] == expected
     assert result["quality"]["matched"] is None
     assert result["quality"]["mean"]["frechet_distance"] > 0
-    assert len(evaluation_tables(result)) == 5
+    assert len(evaluation_tables(result)) == 6
     assert "baseline: 12 test images" in evaluation_page(result)
 
 

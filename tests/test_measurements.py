@@ -14,8 +14,10 @@ from oracles import (
     z_score,
 )
 from scipy.integrate import quad
+from scipy.stats import t as student
 
 from elbos import schedules, weightings
+from elbos.evaluation.likelihood import MIN_PILOT_IMAGES, num_pilot_times
 from elbos.likelihood import (
     Curve,
     Estimate,
@@ -177,6 +179,32 @@ def test_errors_are_the_scatter_of_repeated_measurements(generator):
         scatter = torch.tensor([each.mean for each in found]).std().item()
         mean = sum(getattr(each, stated) for each in found) / len(found)
         assert scatter == pytest.approx(mean, rel=0.25)
+
+
+def test_an_interval_of_few_images_covers_as_often_as_it_says(generator):
+    """Student's, of 40 images and a pilot of as many as the evaluation takes of them.
+
+    400 repetitions, two kinds of images that are unlike: 95 % within 3 binomial standard errors.
+    """
+    data = GaussianMixture(
+        weights=torch.tensor([0.8, 0.2], dtype=torch.float64),
+        means=torch.zeros(2, 16, dtype=torch.float64),
+        stds=torch.tensor([1.0, 0.05], dtype=torch.float64),
+    )
+    found = []
+    for _ in range(400):
+        x, _ = data.sample(40, generator)
+        first = x[:MIN_PILOT_IMAGES]
+        times = num_pilot_times(len(first))
+        schedule, control = fit(measured(data, first, LINEAR, generator, rounds=1, times=times))
+        again = measured(data, x, schedule, generator, control=control)
+        found.append(Estimate.of(again.integral(torch.ones_like)))
+    means, errors = (
+        torch.tensor([getattr(e, key) for e in found]) for key in ("mean", "standard_error")
+    )
+    z = (means - means.mean()) / errors  # unbiased: around their own mean
+    coverage = (z.abs() < student.ppf(0.975, 39)).double().mean().item()
+    assert abs(coverage - 0.95) < 3 * math.sqrt(0.95 * 0.05 / 400)
 
 
 def test_fitting_makes_the_measurement_precise(generator):

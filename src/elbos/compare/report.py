@@ -247,7 +247,7 @@ def _protocol(comparison: Comparison, results: Results, features: str | None) ->
     machines = [s["machine"] for s in found]
     samplings = {
         f"{name} sampler": (
-            f"{one.sampler!r} on {one.grid!r}, {one.num_steps} steps, "
+            f"{one.sampler!r} on {one.grid_within(config.schedule)!r}, {one.num_steps} steps, "
             f"{one.num_evaluations(config.schedule)} evaluations"
         )
         for name, one in scoring.samplings.items()

@@ -21,7 +21,7 @@ from elbos.evaluation.evaluate import (
     measure_condition,
     summary,
 )
-from elbos.evaluation.likelihood import Condition, conditions
+from elbos.evaluation.likelihood import MIN_PILOT_IMAGES, Condition, conditions
 from elbos.evaluation.ode import Ode
 from elbos.evaluation.progress import Start
 from elbos.evaluation.samples import Judge, Quality, at_equal_number, draw_set, score_set
@@ -84,7 +84,7 @@ def write_scores(
     seed = run.config.seed
     evaluation = Evaluation(
         num_images=min(scoring.num_images, len(run.dataset.test)),
-        num_pilot_images=max(2, min(scoring.num_images // 8, MAX_PILOT)),
+        num_pilot_images=max(MIN_PILOT_IMAGES, min(scoring.num_images // 8, MAX_PILOT)),
         ode=Ode(num_images=0),
         quality=Quality(num_samples=0),
         seed=seed,

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from elbos.checks import require_finite, require_positive
 from elbos.evaluation.likelihood import (
-    PILOT_TIMES,
     ROUND_TIMES,
     Condition,
     Measured,
     conditions,
     measure,
+    num_pilot_times,
 )
 from elbos.evaluation.ode import Ode, measure_ode
 from elbos.evaluation.progress import Start
@@ -61,7 +61,8 @@ class Evaluation:
     allow, whose own scatter is a floor."""
 
     num_pilot_images: int = 500
-    """Images in the first pass, of 32 evaluations each, which finds the levels that matter."""
+    """Images in the first pass, of 32 evaluations each, which finds the levels that matter. Fewer
+    than 38 images have more evaluations each."""
 
     seed: int = 0
     """Seed of noise and noise levels, and of the first set of samples."""
@@ -115,12 +116,31 @@ def evaluate(
         "run": str(run.directory.path),
         "step": run.step,
         "images_seen": run.step * run.config.batch_size,
+        "trained": trained(run),
         "split": evaluation.split,
         "num_images": len(rows),
         "num_evaluations": num_evaluations,
         "results": results,
         **_samples(judge, evaluation, sampling, start),
         "protocol": _protocol(run, evaluation, len(rows)),
+    }
+
+
+def trained(run: TrainedRun) -> dict[str, Any]:
+    """What the run was trained with, as far as its numbers depend on it."""
+    config = run.config
+    return {
+        "weighting": repr(config.weighting),
+        "schedule": repr(config.schedule),
+        "parameterization": repr(config.parameterization),
+        "network": repr(config.network),
+        "num_parameters": sum(p.numel() for p in run.denoiser.network.parameters()),
+        "optimizer": repr(config.optimizer),
+        "images_seen": run.step * config.batch_size,
+        "batch_size": config.batch_size,
+        "precision": config.precision,
+        "data": repr(config.data),
+        "seed": config.seed,
     }
 
 
@@ -151,7 +171,7 @@ def measure_condition(
 ) -> Measured:
     """The losses of a condition at many noise levels."""
     num_pilot = min(evaluation.num_pilot_images, len(condition))
-    images = [evaluation.split, len(condition), num_pilot]
+    images = [evaluation.split, len(condition), num_pilot, num_pilot_times(num_pilot)]
     target = evaluation.target_se
     return measure(
         run,
@@ -274,7 +294,7 @@ def _protocol(run: TrainedRun, evaluation: Evaluation, num_images: int) -> dict[
         "logsnr_max": run.config.schedule.logsnr_max,
         "noise_levels": (
             f"rounds of {ROUND_TIMES} per image, stratified over all images, from a density fitted "
-            f"to {PILOT_TIMES} levels of {num_pilot} images; control variate"
+            f"to {num_pilot_times(num_pilot)} levels of {num_pilot} images; control variate"
         ),
         "standard_error": "of the mean over all images there could be: images, noise, noise levels",
         "measurement_error": "of the mean over these images: noise and noise levels",

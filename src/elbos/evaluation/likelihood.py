@@ -5,6 +5,7 @@ log-SNR: it decides how the rest is measured, and is later the other side of the
 **rounds** are of all images (see `likelihood.measurements`).
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,13 +24,16 @@ from elbos.likelihood import (
     prior_loss,
     stratified_times,
 )
+from elbos.likelihood.measurements import NUM_BINS
 from elbos.schedules import Linear, Schedule
 from elbos.training.data import Split, to_unit
 from elbos.training.randomness import generator
 from elbos.training.trained import TrainedRun
 from elbos.training.validation import BATCH_SIZE
 
-PILOT_TIMES = 32
+PILOT_TIMES = 32  # of an image, at least
+MIN_LOSSES_PER_BIN = 25  # of the pilot: fewer say little about the scatter of losses there
+MIN_PILOT_IMAGES = math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / PILOT_TIMES)
 ROUND_TIMES = 4
 # Measurement errors of these shares of the floor add 3 % and 0.1 % to the standard error: little,
 # and nothing that would be worth hundreds of rounds.
@@ -103,6 +107,11 @@ def conditions(run: TrainedRun, split: Split, rows: Int64[Tensor, " n"]) -> list
     return told
 
 
+def num_pilot_times(num_images: int) -> int:
+    """Noise levels of an image in a pilot of so many images: each bin gets at least 25 losses."""
+    return max(PILOT_TIMES, math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / num_images))
+
+
 def measure(
     run: TrainedRun,
     condition: Condition,
@@ -133,7 +142,7 @@ def measure(
     work = _Work(run, condition, store, seed, start)
     ends = run.config.schedule.logsnr_min, run.config.schedule.logsnr_max
     even = Linear(logsnr_min=ends[0], logsnr_max=ends[1])
-    logsnr, loss, _ = work.round("pilot", 0, even, num_pilot, PILOT_TIMES)
+    logsnr, loss, _ = work.round("pilot", 0, even, num_pilot, num_pilot_times(num_pilot))
     pilot = Measurements(even, logsnr[:, None], loss[:, None])
     schedule, control = fit(pilot)
     prior = prior_loss(to_unit(condition.x, run.dataset.num_levels), ends[0]).double()

@@ -71,7 +71,8 @@ def evaluation_page(
             *(page_likelihood.curves(result), page_likelihood.terms(result)),
             *(page_likelihood.ode(result), page_likelihood.theorem(result)),
             *(page_quality.quality(result), page_quality.sweep(result)),
-            *(_protocol(result), _numbers(result)),
+            *(_settings(result, "trained", "Training"), _settings(result, "protocol", "Protocol")),
+            _numbers(result),
             "</main>",
             footer(command),
             island("elbos-evaluation", json.dumps(content, allow_nan=False)),
@@ -135,10 +136,10 @@ def _samples(png: bytes | None) -> str:
 </section>"""
 
 
-def _protocol(result: Mapping[str, Any]) -> str:
-    if not (protocol := result.get("protocol")):
+def _settings(result: Mapping[str, Any], key: str, heading: str) -> str:
+    if not (settings := result.get(key)):
         return ""
-    return f"<section>\n<h2>Protocol</h2>\n{page_quality.settings_table(protocol)}\n</section>"
+    return f"<section>\n<h2>{heading}</h2>\n{page_quality.settings_table(settings)}\n</section>"
 
 
 def _numbers(result: Mapping[str, Any]) -> str:

@@ -227,7 +227,7 @@ def protocol(sampling: Sampling, judge: Judge) -> dict[str, Any]:
         "precision_recall": f"equal numbers of samples and of the reference, {MAX_MANIFOLD:,} at "
         "most",
         "sampler": repr(sampling.sampler),
-        "grid": repr(sampling.grid),
+        "grid": repr(sampling.grid_within(trained)),
         "num_steps": sampling.num_steps,
         "num_evaluations": sampling.num_evaluations(trained),
         "guidance": sampling.guidance,

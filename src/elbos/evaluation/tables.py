@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from elbos.analysis import rising_intervals
-from elbos.evaluation.words import four_digits, metrics, sweep_baseline
+from elbos.evaluation.words import fact, four_digits, metrics, sweep_baseline
 from elbos.recipes import RECIPES
 
 _TITLES = {
@@ -23,8 +23,27 @@ _TITLES = {
 
 def evaluation_tables(result: dict[str, Any]) -> list[Table]:
     """All that was measured of a run."""
-    tables = (likelihood_table, ode_table, curve_table, theorem_table, quality_table, sweep_table)
+    tables = (
+        trained_table,
+        likelihood_table,
+        ode_table,
+        curve_table,
+        theorem_table,
+        quality_table,
+        sweep_table,
+    )
     return [found for table in tables if (found := table(result)) is not None]
+
+
+def trained_table(result: dict[str, Any]) -> Table:
+    """What was trained."""
+    table = _table(f"{result['run']}: trained")
+    table.show_header = False
+    table.add_column("", min_width=13)
+    table.add_column("", overflow="fold")
+    for name, value in result["trained"].items():
+        table.add_row(_title(name), escape(fact(value)))
+    return table
 
 
 def likelihood_table(result: dict[str, Any]) -> Table:

@@ -202,18 +202,25 @@ class Sampling:
         if not self.guidance_min < self.guidance_max:
             raise ValueError("guidance_min has to be below guidance_max.")
 
+    def grid_within(self, trained: Schedule) -> Schedule:
+        """The grid between the noise levels trained on, which is what samples go through.
+
+        Raises:
+            ValueError: If there are no such levels.
+        """
+        return replace(
+            self.grid,
+            logsnr_min=max(self.grid.logsnr_min, trained.logsnr_min),
+            logsnr_max=min(self.grid.logsnr_max, trained.logsnr_max),
+        )
+
     def logsnrs(self, trained: Schedule) -> Float[Tensor, " n"]:
         """The levels that samples go through, within those trained on.
 
         Raises:
             ValueError: If there are none.
         """
-        grid = replace(
-            self.grid,
-            logsnr_min=max(self.grid.logsnr_min, trained.logsnr_min),
-            logsnr_max=min(self.grid.logsnr_max, trained.logsnr_max),
-        )
-        return samplers.grid(grid, self.num_steps)
+        return samplers.grid(self.grid_within(trained), self.num_steps)
 
     def guided(self, denoiser: Denoise) -> Denoise:
         """The denoiser with this guidance."""
