@@ -329,7 +329,11 @@ def test_more_samples_than_test_images_are_compared_at_their_number(
     """Real images and as many of the samples; the kernel distance is of all, and leads if few."""
     num_test = len(TrainedRun.load(runs / "digits").dataset.test)
     words = [str(num_test + 20) if word == "40" else word for word in few]
-    found = json.loads(elbos("evaluate", "digits", *words, "--json").out)["quality"]
+    shown = elbos("evaluate", "digits", *words).out
+    assert f"first {num_test}" in shown and f"{num_test} test images" in shown
+    page = re.sub("<.*?>", "", (runs / "digits/eval.html").read_text())
+    assert f"seed 0, the first {num_test} samples" in page
+    found = json.loads((runs / "digits/eval.json").read_text())["quality"]
     fewer = json.loads(elbos("evaluate", "digits", *few, "--json").out)["quality"]
     assert fewer["baseline"]["num"] == 40
     assert found["baseline"]["num"] == found["matched"]["num"] == num_test

@@ -143,11 +143,8 @@ class Judge:
             return {"all": _as_tensor(found), "matched": _as_tensor(found["matched"] or {})}
 
         found = store.part("all", compute)
-        matched = {"num": num_matched, **_from_tensor(found["matched"])}
-        return {
-            **_from_tensor(found["all"]),
-            "matched": None if num_matched is None else matched,
-        }
+        matched = None if num_matched is None else _from_tensor(found["matched"])
+        return {**_from_tensor(found["all"]), "matched": matched}
 
     def of_samples(
         self, x: UInt8[Tensor, "n c h w"], seed: int, sampling: Sampling, start: Start
@@ -192,8 +189,8 @@ def measure_quality(
         {"seed": number, **score_set(judge, sampling, quality.num_samples, number, start)}
         for number in seeds
     ]
-    matched = [one.pop("matched") for one in sets]
     num_matched = judge.num_matched(quality.num_samples)
+    matched = [{"seed": one["seed"], **(one.pop("matched") or {})} for one in sets]
     return {
         "protocol": {
             **protocol(sampling, judge),
