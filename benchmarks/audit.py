@@ -10,7 +10,7 @@ Time: EDM's loss, audited with data of three shapes, against the loss itself: th
 samples in the same batches, forward and backward, with a network that costs nothing. In turns, the
 median of several rounds.
 
-    python benchmarks/audit.py [--seeds 0 1 2] [--rounds 5]
+    python benchmarks/audit.py [--seeds 0 1 2] [--rounds 5] [--tiny]
 """
 
 import argparse
@@ -41,22 +41,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tiny", action="store_true", help="seconds, to see that it runs")
     arguments = parser.parse_args()
+    cases, num_samples = (CASES[:1], 1_000) if arguments.tiny else (CASES, NUM_SAMPLES)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    accuracy(arguments.seeds)
-    times(arguments.rounds)
+    accuracy(cases, arguments.seeds, num_samples)
+    times(arguments.rounds, num_samples)
 
 
 def data(shape: tuple[int, ...], num: int) -> Tensor:
     return 2 * torch.rand(num, *shape, generator=torch.Generator().manual_seed(1)) - 1
 
 
-def accuracy(seeds: list[int]) -> None:
+def accuracy(cases: list[Case], seeds: list[int], num_samples: int) -> None:
     """The worst of the seeds, for each loss."""
     print("| loss | p | median error | p95 | wrong | seconds |\n|---|---|---|---|---|---|")
     rows = []
-    for case in CASES:
-        rows.append([one(case, seed) for seed in seeds])
+    for case in cases:
+        rows.append([one(case, seed, num_samples) for seed in seeds])
         kinds, medians, tails, wrongs, seconds = zip(*rows[-1], strict=True)
         figures = f"{max(medians):.3%} | {max(tails):.3%} | {sum(wrongs)} of {len(seeds)}"
         kind = ", ".join(sorted(set(kinds)))
@@ -65,15 +67,15 @@ def accuracy(seeds: list[int]) -> None:
     everything = [result for row in rows for result in row]
     _, medians, tails, wrongs, seconds = zip(*everything, strict=True)
     print(
-        f"\n{len(CASES)} losses, {len(seeds)} seeds: worst median {max(medians):.2%}, worst p95 "
+        f"\n{len(cases)} losses, {len(seeds)} seeds: worst median {max(medians):.2%}, worst p95 "
         f"{max(tails):.2%}, {sum(wrongs)} wrong; {statistics.median(seconds):.2f} s each in the "
         f"median, {max(seconds):.2f} s at most"
     )
 
 
-def one(case: Case, seed: int) -> tuple[str, float, float, bool, float]:
+def one(case: Case, seed: int, num_samples: int) -> tuple[str, float, float, bool, float]:
     start = time.perf_counter()
-    result = audit.probe(case.loss, data((3, 8, 8), 256), NUM_SAMPLES, seed)
+    result = audit.probe(case.loss, data((3, 8, 8), 256), num_samples, seed)
     seconds = time.perf_counter() - start
     truth = RECIPES[case.recipe].closed_form
     errors = relative_errors(result, case.weighting or truth).abs()
@@ -99,22 +101,24 @@ class Costless(nn.Module):
         return self.scale * z
 
 
-def trained(x: Tensor) -> None:
+def trained(x: Tensor, num_samples: int) -> None:
     """The loss on as many samples as the audit draws, with gradients."""
     network = Costless()
-    for _ in range(-(-NUM_SAMPLES // len(x))):
+    for _ in range(-(-num_samples // len(x))):
         edm(network, x).mean().backward()
 
 
-def audited_loss(x: Tensor) -> None:
-    audit.probe(edm, x, NUM_SAMPLES)
+def audited_loss(x: Tensor, num_samples: int) -> None:
+    audit.probe(edm, x, num_samples)
 
 
-def times(rounds: int) -> None:
+def times(rounds: int, num_samples: int) -> None:
     """Seconds, and the ratio of the audit's to the loss's own."""
     print("\n| data | audit, s | the loss itself, s | ratio |\n|---|---|---|---|")
     for shape, num in SHAPES.items():
-        audited, alone = partial(audited_loss, data(shape, num)), partial(trained, data(shape, num))
+        audited, alone = (
+            partial(function, data(shape, num), num_samples) for function in (audited_loss, trained)
+        )
         pairs = [(seconds_of(audited), seconds_of(alone)) for _ in range(rounds)]
         audits, losses = zip(*pairs, strict=True)
         ratio = statistics.median(a / b for a, b in pairs)

@@ -6,7 +6,7 @@ classifier, trained on the real training images, agrees with the label that a sa
 on. Beside them stands what a full-covariance Gaussian mixture reaches on the same split: components
 and regularization chosen on the validation images, dequantized with uniform noise.
 
-    python benchmarks/digits.py --runs runs/digits-benchmark --seeds 0 1 2
+    python benchmarks/digits.py --runs runs/digits-benchmark --seeds 0 1 2 [--tiny]
 """
 
 import argparse
@@ -28,6 +28,9 @@ WEIGHTINGS = {
 }
 FOLDER = str.maketrans({"(": "-", ")": None})
 NUM_SAMPLES = 1000
+GRID = (1, 5, 10, 20, 40), (1e-4, 3e-4, 1e-3, 3e-3)  # components and regularization of mixtures
+TINY_GRID = (1,), (1e-3,)
+TINY = ["--num-images", 20]  # of `elbos evaluate`
 NUM_LEVELS = 17
 
 
@@ -36,19 +39,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/digits-benchmark"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--tiny", action="store_true", help="less, to see that it runs")
     parser.add_argument("options", nargs="*", help="further options of `elbos train`")
     arguments = parser.parse_args()
     real = classifier()
-    mixture, mixture_error = gaussian_mixture_bits()
+    grid, weightings, few = (
+        (TINY_GRID, ["ELBO"], TINY) if arguments.tiny else (GRID, WEIGHTINGS, [])
+    )
+    mixture, mixture_error = gaussian_mixture_bits(*grid)
     print(f"Gaussian mixture: {mixture:.3f} ± {mixture_error:.3f} bits/dim on the test images")
     print(f"SVC on the real test images: {real_accuracy(real):.1%}")
     print("weighting   seed  bits/dim        given label     SVC agrees")
-    for name, words in WEIGHTINGS.items():
+    for name in weightings:
+        words = WEIGHTINGS[name]
         for seed in arguments.seeds:
             run = arguments.runs / f"{name.lower().translate(FOLDER)}-{seed}"
             elbos("train", "digits", "--run", run, "--seed", seed, *arguments.options, *words)
             elbos("sample", run, "--num", NUM_SAMPLES, "--seed", 1, "--out", run / "thousand")
-            elbos("evaluate", run, "--num-samples", 0, "--ode.num-images", 0)
+            elbos("evaluate", run, "--num-samples", 0, "--ode.num-images", 0, *few)
             results = json.loads((run / "eval.json").read_text())["results"]
             bits = [results[key] for key in ("unconditional", "given_label")]
             cells = [f"{b['bits_per_dim']:.3f} ± {b['standard_error']:.3f}" for b in bits]
@@ -80,7 +88,9 @@ def agreement(real: SVC, run: Path) -> float:
     return float(real.score(x.reshape(len(x), -1), labels))
 
 
-def gaussian_mixture_bits() -> tuple[float, float]:
+def gaussian_mixture_bits(
+    components: tuple[int, ...], regularizations: tuple[float, ...]
+) -> tuple[float, float]:
     """Bits/dim of the test images under the best mixture, and the standard error."""
     digits = Digits().load()
     noise = np.random.default_rng(0)
@@ -102,8 +112,8 @@ def gaussian_mixture_bits() -> tuple[float, float]:
             GaussianMixture(k, reg_covar=reg, random_state=0).fit(
                 dequantized(np.tile(train, (4, 1)))
             )
-            for k in (1, 5, 10, 20, 40)
-            for reg in (1e-4, 3e-4, 1e-3, 3e-3)
+            for k in components
+            for reg in regularizations
         ),
         key=lambda mixture: bits(mixture, val).mean(),
     )

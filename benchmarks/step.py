@@ -1,13 +1,13 @@
 r"""The floating-point rate of a training step, against the machine's peak and against diffusers.
 
-    python benchmarks/step.py [--rounds 7]
+    python benchmarks/step.py [--rounds 7] [--tiny]
 
 Everything is timed in one run, in turns, and reported as the median over the rounds, because a
 shared machine changes speed from minute to minute:
 
-- the peak: the best median over several sizes of a square bfloat16 matrix product;
+- the peak: the fastest product of two square matrices, of several sizes, in bfloat16 or float32;
 - ours: forward, backward, gradient clipping and Muon for the `fashion` preset on 28x28 images, in
-  its batch size, under bfloat16 autocast in channels-last memory;
+  its batch size and channels-last memory, in the precision that "auto" stands for on this machine;
 - diffusers' `UNet2DModel`, the same step as its users run it on a CPU, float32 and contiguous, in
   three configurations. `course` is the one that the Hugging Face diffusion course trains on MNIST.
   `example` is diffusers' unconditional training example, cut to the three resolutions that 28x28
@@ -20,7 +20,9 @@ shared machine changes speed from minute to minute:
 
 FLOPs are those of the network's forward and backward as torch counts them (convolutions and matrix
 products, 2 per multiply-add). Normalizations, activations, clipping and the optimizer cost time and
-count nothing. A rate says how well a network uses the machine, not how fast it learns.
+count nothing; zeros at the borders of a convolution count, though a library may leave them out (9 %
+of a 3x3 convolution on 14x14 pixels). A rate says how well a network uses the machine, not how fast
+it learns.
 """
 
 import argparse
@@ -31,7 +33,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from timing import Work, cpu_model, measure, peaks
+from timing import Work, cpu_model, measure, peak, peaks
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -39,6 +41,7 @@ from elbos.training.config import Optimizer
 from elbos.training.data import Dataset, Split
 from elbos.training.monitor import Monitor
 from elbos.training.optimizer import new_optimizer
+from elbos.training.precision import best_precision
 from elbos.training.presets import PRESETS
 from elbos.training.run_directory import RunDirectory
 from elbos.training.state import new_accelerator
@@ -81,19 +84,20 @@ def training_step(
     )
 
 
-def ours() -> Work:
+def ours(batch_size: int) -> Work:
     preset = PRESETS["fashion"]
+    is_bf16 = best_precision(torch.device("cpu")) == "bf16"
     network = preset.network.build(SHAPE, NUM_CLASSES)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    logsnr = torch.linspace(-20.0, 20.0, preset.batch_size)
-    cond = torch.arange(preset.batch_size) % NUM_CLASSES
+    logsnr = torch.linspace(-20.0, 20.0, batch_size)
+    cond = torch.arange(batch_size) % NUM_CLASSES
 
     def forward(z: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
             y: Tensor = network(z, logsnr, cond)
             return y
 
-    return training_step("elbos", network, forward, preset.batch_size, preset.optimizer)
+    return training_step("elbos", network, forward, batch_size, preset.optimizer)
 
 
 def theirs(
@@ -121,7 +125,9 @@ def outside_the_network(folder: Path) -> Work:
     trainer = Trainer(config, RunDirectory(folder), dataset, new_accelerator())
     trainer.network = lambda z, logsnr, cond: torch.zeros_like(z)
     trainer.optimize = lambda loss, logsnr: 0.0  # type: ignore[method-assign]
-    monitor = Monitor(config, trainer.run, trainer.state, is_main=True)
+    monitor = Monitor(
+        config, trainer.run, trainer.state, machine="", is_main=True, on_images=lambda _: None
+    )
 
     def run() -> None:
         monitor.step(*trainer.step())
@@ -132,39 +138,39 @@ def outside_the_network(folder: Path) -> Work:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds, of which the median")
-    num_rounds = parser.parse_args().rounds
+    parser.add_argument("--tiny", action="store_true", help="seconds, to see that it runs")
+    arguments = parser.parse_args()
     torch.manual_seed(0)
 
-    matmuls = peaks()
-    networks = [
-        ours(),
-        theirs("diffusers course", (32, 64, 64), (False, True, True), BATCH_SIZE),
-        theirs("diffusers example", (32, 64, 128), (False, True, False), BATCH_SIZE),
-        theirs("diffusers wide", (128, 256, 512), (False, True, False), 16),
+    batch = 1 if arguments.tiny else BATCH_SIZE
+    works = [
+        ours(1 if arguments.tiny else PRESETS["fashion"].batch_size),
+        theirs("diffusers course", (32, 64, 64), (False, True, True), batch),
+        theirs("diffusers example", (32, 64, 128), (False, True, False), batch),
+        theirs("diffusers wide", (128, 256, 512), (False, True, False), min(batch, 16)),
     ]
+    matmuls = peaks(arguments.tiny)
     with tempfile.TemporaryDirectory() as folder:
-        outside = outside_the_network(Path(folder))
-        works = [*matmuls, *networks, outside]
-        seconds = measure(works, num_rounds)
-    rates = [work.num_flops / second for work, second in zip(works, seconds, strict=True)]
-    peak = max(rates[: len(matmuls)])
+        works = [*matmuls, *works, outside_the_network(Path(folder))]
+        times = measure(works, arguments.rounds)
+    best = peak(times[: len(matmuls)])
+    elbos, *others, outside = times[len(matmuls) :]
 
     print(f"{cpu_model()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"median of {num_rounds} rounds\n")
+    print(f"elbos in {best_precision(torch.device('cpu'))}; median of {arguments.rounds} rounds\n")
     print(f"{'':20}{'parameters':>12}{'ms':>8}{'images/s':>10}{'GFLOP/s':>9}{'of peak':>9}")
-    for work, second, rate in zip(works, seconds, rates, strict=True):
+    for timed in times:
+        work = timed.work
         parameters = f"{work.num_parameters / 1e6:.2f} M" if work.num_parameters else ""
-        images = f"{work.num_images / second:.0f}" if work.num_images else ""
+        images = f"{work.num_images / timed.median:.0f}" if work.num_images else ""
         print(
-            f"{work.name:20}{parameters:>12}{1e3 * second:8.0f}{images:>10}"
-            f"{rate / 1e9:9.0f}{rate / peak:9.2f}"
+            f"{work.name:20}{parameters:>12}{1e3 * timed.median:8.0f}{images:>10}"
+            f"{timed.rate / 1e9:9.0f}{timed.rate / best.fastest_rate:9.2f}"
         )
-    rate_of = {work.name: rate for work, rate in zip(works, rates, strict=True)}
-    print(f"\nelbos / bfloat16 matmul peak: {rate_of['elbos'] / peak:.2f}")
-    share = seconds[works.index(outside)] / seconds[works.index(networks[0])]
-    print(f"outside the network / elbos: {share:.3f}")
-    for work in networks[1:]:
-        print(f"elbos / {work.name}: {rate_of['elbos'] / rate_of[work.name]:.2f}")
+    print(f"\nelbos / peak ({best.work.name}): {elbos.rate / best.fastest_rate:.2f}")
+    print(f"outside the network / elbos: {outside.median / elbos.median:.3f}")
+    for other in others:
+        print(f"elbos / {other.work.name}: {elbos.rate / other.rate:.2f}")
 
 
 if __name__ == "__main__":

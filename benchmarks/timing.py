@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 SIZES = (1024, 1536, 2048, 3072)
+TINY_SIZES = (64,)
+DTYPES = (torch.bfloat16, torch.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,31 +25,61 @@ class Work:
     num_parameters: int = 0
 
 
-def matmul(size: int) -> Work:
-    a, b = torch.randn(2, size, size).bfloat16()
-    repeats = max(1, round(2 * (2048 / size) ** 3))
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """The seconds that a piece of work took in each round."""
+
+    work: Work
+    seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def rate(self) -> float:
+        """FLOP/s in the median."""
+        return self.work.num_flops / self.median
+
+    @property
+    def fastest_rate(self) -> float:
+        return self.work.num_flops / min(self.seconds)
+
+
+def matmul(size: int, dtype: torch.dtype) -> Work:
+    a, b = torch.randn(2, size, size).to(dtype)
+    repeats = min(16, max(1, round(2 * (2048 / size) ** 3)))
 
     def run() -> None:
         for _ in range(repeats):
             a @ b
 
-    return Work(name=f"matmul {size}", run=run, num_flops=repeats * 2 * size**3)
+    name = f"{str(dtype).removeprefix('torch.')} matmul {size}"
+    return Work(name=name, run=run, num_flops=repeats * 2 * size**3)
 
 
-def peaks() -> list[Work]:
+def peaks(is_tiny: bool) -> list[Work]:
     """Matrix products, the fastest of which is the machine's peak."""
-    return [matmul(size) for size in SIZES]
+    sizes = TINY_SIZES if is_tiny else SIZES
+    return [matmul(size, dtype) for dtype in DTYPES for size in sizes]
 
 
-def measure(works: list[Work], num_rounds: int) -> list[float]:
-    """Median seconds of each, taken in turns; a first round warms up and is dropped."""
+def peak(matmuls: list[Timed]) -> Timed:
+    """The fastest in any round, whatever its size and dtype."""
+    return max(matmuls, key=lambda timed: timed.fastest_rate)
+
+
+def measure(works: list[Work], num_rounds: int) -> list[Timed]:
+    """Times of each, taken in turns; a first round warms up and is dropped."""
     seconds: list[list[float]] = [[] for _ in works]
     for _ in range(1 + num_rounds):
         for work, column in zip(works, seconds, strict=True):
             start = time.perf_counter()
             work.run()
             column.append(time.perf_counter() - start)
-    return [statistics.median(column[1:]) for column in seconds]
+    return [
+        Timed(work=work, seconds=column[1:]) for work, column in zip(works, seconds, strict=True)
+    ]
 
 
 def cpu_model() -> str:
