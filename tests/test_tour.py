@@ -1,0 +1,111 @@
+"""README's tour: its lines in their order and in one folder, changed only to be small."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import Elbos
+from comparing import USERS, Here
+
+from elbos import cli_compare
+from elbos.training.config import Config
+from elbos.training.config_json import decode
+from elbos.training.data.fashion import DEBIAN
+from elbos.training.run_name import default_name
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+LINES = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
+TOUR = [words for words in LINES if words and words[0] in ("elbos", "torchrun")]
+
+NETWORK = ["--network.channels", "16", "32", "--network.embedding-dim", "32", "--batch-size", "16"]
+SHORT = ["--num-images", "32"]
+SMALL = {  # options of each verb, in place of the tour's
+    "train": [*NETWORK, *SHORT, "--sampling.num-steps", "2"],
+    "sample": ["--num", "10"],
+    "evaluate": [
+        *("--num-images", "20", "--num-samples", "24", "--ode.num-images", "2"),
+        *("--target-se", "9"),
+    ],
+    "compare": [
+        *(*NETWORK, "--seeds", "0", "--scoring.num-images", "20", "--scoring.num-samples", "24"),
+        *("--scoring.ancestral.num-steps", "2", "--scoring.heun.num-steps", "2"),
+    ],
+    "audit": [],
+    "weightings": [],
+}
+FEATURES = {
+    "evaluate": ["extractor:module", "--extractor.path", "mine.py:features"],
+    "compare": ["scoring.extractor:module", "--scoring.extractor.path", "mine.py:features"],
+}
+
+
+def small(verb: str, words: list[str]) -> list[str]:
+    """The words after a verb, with what makes them quick."""
+    options = [*SMALL[verb]]
+    if "--shape" in words:
+        options += ["--shape", "3", "8", "8", "--num-samples", "2000"]
+    if verb == "compare":
+        options += ["--minutes", "0.005", "--rows", "edm"] if "--minutes" in words else SHORT
+    if words[:2] == ["fashion-small", "--minutes"]:
+        options.insert(0, "data:digits")  # in place of 60,000 pictures
+    rest = without(words, [word for word in options if word.startswith("--")])
+    first = next((i for i, word in enumerate(rest) if re.match(r"--|[a-z]+:", word)), len(rest))
+    return [*rest[:first], *options, *rest[first:], *FEATURES.get(verb, [])]
+
+
+def without(words: list[str], options: list[str]) -> list[str]:
+    """The words but for these options, which have numbers."""
+    kept, is_dropped = [], False
+    for word in words:
+        is_dropped = word in options or (is_dropped and word[0].isdigit())
+        if not is_dropped:
+            kept.append(word)
+    return kept
+
+
+def default_run(elbos: Elbos, words: list[str]) -> list[str]:
+    """The directory that `elbos train WORDS` has by default, as an option."""
+    if "--run" in words:
+        return []
+    config = decode(Config, json.loads(elbos("train", *words, "--dry-run").out))
+    return ["--run", f"runs/{default_name(config, words[0])}"]
+
+
+def test_the_lines_run_in_their_order(elbos: Elbos, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli_compare, "Local", lambda workers: Here())
+    shutil.copytree(ROOT / "examples", "examples")
+    Path("mine.py").write_text(USERS)
+    runs = []
+    for program, *words in TOUR:
+        start = next(i for i, word in enumerate(words) if word in SMALL)
+        verb, rest = words[start], words[start + 1 :]
+        if verb == "train":
+            if rest[0].startswith("fashion") and "data:folder" not in rest and not DEBIAN.is_dir():
+                continue
+            run = default_run(elbos, rest)
+            rest += run
+            if "--dry-run" not in rest:
+                runs.append(rest[rest.index("--run") + 1])
+        if program == "elbos":
+            result = elbos(verb, *small(verb, rest))
+            assert result.status == 0, (verb, rest, result)
+        else:
+            command = [sys.executable, "-m", "torch.distributed.run", *words[: start + 1]]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            subprocess.run([*command, *small(verb, rest)], env=environment, check=True)
+    assert len(set(runs)) == len(runs)
+    for page in ("runs/digits/eval.html", "runs/compare-digits/report.html", "audit.html"):
+        assert Path(page).is_file()
+
+
+@pytest.mark.parametrize("verb", SMALL)
+def test_the_tour_has_every_verb(verb: str) -> None:
+    assert any(words[0] == "elbos" and words[1] == verb for words in TOUR)
