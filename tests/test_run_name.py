@@ -82,7 +82,7 @@ def variants(preset: str) -> Iterator[Config]:
         *({"seed": s, "num_images": n} for s in (1, 3) for n in (1024, 2048)),
         *({"optimizer": Optimizer(learning_rate=r)} for r in (1e-5, 1e-4, 0.1, math.pi, 1e20)),
         {"optimizer": Optimizer(betas=(0.8, 0.9))},
-        {"averaging": Averaging(warmup=0.5)},
+        {"averaging": Averaging(relative_width=0.1)},
         *({"sampling": Sampling(sampler=Heun(churn=c))} for c in (0.0, 3.0)),
         *({"sampling": Sampling(guidance_max=m)} for m in (3.0, -3.0)),
         *({"precision": p} for p in ("bf16", "fp32")),
