@@ -9,8 +9,10 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NETWORK = ["--network.channels", "16", "32", "--network.embedding-dim", "32"]
 TRAINING = [*NETWORK, "--num-images", "32", "--batch-size", "16", "--sampling.num-steps", "2"]
+NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "timing")
 ARGUMENTS = {  # RUN is a trained one
     "audit": ["--tiny", "--seeds", "0", "--rounds", "1"],
+    "coverage": ["--num-tables", "4"],
     "digits": ["--tiny", "--runs", "runs", "--", *TRAINING],
     "evaluation": ["RUN", "--tiny", "--rounds", "1"],
     "likelihood": ["RUN", "--num-images", "150", "--num-repeats", "2"],
@@ -27,11 +29,7 @@ def run(name, trained, monkeypatch):
     return runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
 
 
-def test_all_benchmarks_are_here():
-    assert {path.stem for path in BENCHMARKS.glob("*.py")} == {*ARGUMENTS, "timing"}
-
-
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_runs(name, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run(name, trained, monkeypatch)
