@@ -26,7 +26,7 @@ from elbos.training.sampling import SAMPLERS, Heun, Sampling, sample
 from elbos.training.trained import TrainedRun
 from elbos.training.trainer import train
 
-TRAINED = schedules.Linear(logsnr_min=-8.0, logsnr_max=7.0)
+TRAINED = schedules.Linear(logsnr_min=-8.0, logsnr_max=7.8)
 NUM_STEPS = 9
 GUIDANCE = {
     "none": {},
@@ -181,7 +181,8 @@ def shared(elbos: Elbos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
         path = tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (6 * i, 0, 0)).save(path)
-    data = ["data:folder", "--data.root", "pictures", "--data.size", "8"]
+    ends = ["schedule:cosine", "--schedule.logsnr-max", "13.3"]  # which resolve 256 levels
+    data = ["data:folder", "--data.root", "pictures", "--data.size", "8", *ends]
     assert elbos(*TINY, "--run", "run", *data).status == 0
     return tmp_path
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from elbos import files, parameterizations, weightings
 from elbos.adaptive import Adaptive
+from elbos.likelihood import warn_if_unresolved
 from elbos.networks import MLPConfig
 from elbos.training import checkpoint
 from elbos.training.config import Averaging, Config, Optimizer, Output
@@ -231,6 +232,16 @@ def test_losses_are_the_golden_ones(tmp_path: Path) -> None:
     torch.testing.assert_close(
         golden_losses(tmp_path), json.loads(GOLDEN.read_text()), rtol=0, atol=1e-5
     )
+
+
+def test_levels_that_the_noise_blurs_are_warned_of(tmp_path: Path) -> None:
+    """The value, and an end that is enough: 2 ln(3 (K - 1)); the presets' ends are."""
+    schedule = replace(DIGITS.schedule, logsnr_max=7.0)
+    with pytest.warns(UserWarning, match=r"logsnr_max=7 .*17 levels.*4\.14 .*7\.8") as caught:
+        train(replace(DIGITS, schedule=schedule, num_images=16), tmp_path)
+    assert len([warning for warning in caught if "logsnr_max" in str(warning.message)]) == 1
+    for name, num_levels in {"digits": 17, "fashion": 256, "toy": None}.items():
+        warn_if_unresolved(PRESETS[name].schedule.logsnr_max, num_levels)
 
 
 @pytest.mark.slow

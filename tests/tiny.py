@@ -19,7 +19,7 @@ DIGITS = Config(
     data=Digits(),
     network=UNetConfig(channels=(16, 32), patch_size=1, embedding_dim=32, dropout=0.1),
     parameterization=parameterizations.V(),
-    schedule=Adaptive(logsnr_min=-8.0, logsnr_max=7.0),
+    schedule=Adaptive(logsnr_min=-8.0, logsnr_max=7.8),
     weighting=weightings.Sigmoid(k=2.0),
     optimizer=Optimizer(warmup_images=160),
     sampling=Sampling(num_steps=2),

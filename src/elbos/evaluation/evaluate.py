@@ -30,7 +30,7 @@ from elbos.evaluation.samples import Judge, Quality, draw_set, measure_quality
 from elbos.evaluation.store import Store
 from elbos.evaluation.sweep import sweep
 from elbos.evaluation.theorem import check
-from elbos.likelihood import Estimate
+from elbos.likelihood import Estimate, warn_if_unresolved
 from elbos.likelihood.measurements import NUM_BINS
 from elbos.training.data import Split, Toy, to_unit
 from elbos.training.pictures import png
@@ -98,6 +98,7 @@ def evaluate(
             or the network cannot be guided as `sampling` asks.
     """
     require_guidable(run.config, run.data, sampling)
+    warn_if_unresolved(run.config.schedule.logsnr_max, run.data.num_levels)
     sampling.logsnrs(run.config.schedule)  # raises if there are none
     rows = chosen_images(run, evaluation)
     judge = _judge(run, evaluation.quality, start)  # first: its files may be missing

@@ -34,7 +34,7 @@ from elbos.likelihood.measurements import (
     losses_at,
     stratified_times,
 )
-from elbos.likelihood.terms import decoder_loss, eps_loss, prior_loss
+from elbos.likelihood.terms import decoder_loss, eps_loss, prior_loss, warn_if_unresolved
 
 __all__ = [
     "Bound",
@@ -50,4 +50,5 @@ __all__ = [
     "prior_loss",
     "stratified_times",
     "variational_bound",
+    "warn_if_unresolved",
 ]

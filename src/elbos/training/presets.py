@@ -1,8 +1,9 @@
 """Presets: complete configurations under a name.
 
 The schedules are adaptive, so that a preset trains well under whatever weighting it is given. Their
-clean end is where the decoder of the likelihood can tell the levels of the data apart: 7 for the 17
-levels of digits, VDM's 13.3 for 256. Noise levels beyond would be trained on for nothing.
+clean end is where the decoder of the likelihood can tell the levels of the data apart: 7.8 for the
+17 levels of digits, VDM's 13.3 for 256, both 6 standard deviations of the noise from one to the
+next. Noise levels beyond would be trained on for nothing.
 """
 
 from dataclasses import dataclass, replace
@@ -46,7 +47,7 @@ PRESETS: dict[str, Config] = {
         data=Digits(),
         network=UNetConfig(channels=(96, 192), patch_size=1, dropout=0.1),
         parameterization=parameterizations.V(),
-        schedule=Adaptive(logsnr_min=-8.0, logsnr_max=7.0),
+        schedule=Adaptive(logsnr_min=-8.0, logsnr_max=7.8),
         weighting=weightings.Sigmoid(k=2.0),
         optimizer=Optimizer(learning_rate=2e-3),
         num_images=120_000,

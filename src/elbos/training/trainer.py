@@ -26,6 +26,7 @@ from torch import Tensor
 
 from elbos import files
 from elbos.denoiser import Denoiser
+from elbos.likelihood import warn_if_unresolved
 from elbos.schedules import Linear
 from elbos.training import checkpoint
 from elbos.training.config import Config
@@ -101,6 +102,8 @@ class Trainer:
         if config.init is not None and checkpoint.latest(run.checkpoints) is None:
             self.state.begin_with(averaged_weights(config, config.init))
         self.has_labels = uses_labels(config, dataset.spec)
+        if accelerator.is_main_process:
+            warn_if_unresolved(config.schedule.logsnr_max, dataset.num_levels)
         self.network, self.optimizer = accelerator.prepare(
             self.state.network.train(), self.state.optimizer
         )
