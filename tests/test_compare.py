@@ -62,6 +62,8 @@ def test_before_it_begins_it_says_how_long_it_takes(small, folder, capfd):
     assert int(num.replace(",", "")) > 100
     assert "c: resumed, 1 of 3 runs done, 1 at once" in second
     job = Job.of(few, Path("new"), few.rows[0], 0)
+    fewer = replace(few, scoring=replace(few.scoring, num_samples=24))
+    assert Job.of(fewer, Path("new"), few.rows[0], 0).cost == job.cost  # points have no samples
     each = 0.5 * job.cost / 3  # half a second an image, of which an evaluation is a third
     assert first.endswith(f"about {clock(each)}")
     assert second.endswith(f"about {clock(2 * each)}")

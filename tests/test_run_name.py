@@ -83,6 +83,7 @@ def variants(preset: str) -> Iterator[Config]:
         *({"optimizer": Optimizer(learning_rate=r)} for r in (1e-5, 1e-4, 0.1, math.pi, 1e20)),
         {"optimizer": Optimizer(betas=(0.8, 0.9))},
         {"averaging": Averaging(relative_width=0.1)},
+        *({"init": Path(path)} for path in ("/a/b", "/c/b")),
         *({"sampling": Sampling(sampler=Heun(churn=c))} for c in (0.0, 3.0)),
         *({"sampling": Sampling(guidance_max=m)} for m in (3.0, -3.0)),
         *({"precision": p} for p in ("bf16", "fp32")),

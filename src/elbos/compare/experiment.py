@@ -66,10 +66,12 @@ class Scoring:
         """The two ways of sampling, by name."""
         return {"ancestral": self.ancestral, "heun": self.heun}
 
-    def cost(self, schedule: Schedule) -> float:
-        """Its work for a run, about, in network evaluations, to tell the time left."""
+    def cost(self, schedule: Schedule, has_samples: bool) -> float:
+        """Its work for a run, about, in network evaluations, to tell the time left; of points no
+        samples are scored.
+        """
         samples = len(self.samplings) * self._looks(schedule) * self.num_samples
-        return samples + _LOOKS_AT_AN_IMAGE * self.num_images
+        return samples * has_samples + _LOOKS_AT_AN_IMAGE * self.num_images
 
     def unit_cost(self, schedule: Schedule, what: str, unit: str) -> float:
         """The cost of one unit of a piece of this work, about."""

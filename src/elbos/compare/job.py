@@ -1,6 +1,7 @@
 """A run of a comparison as a job: what is to be done, and the files that say how it went."""
 
 import json
+import math
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,12 @@ from elbos.compare.rows import Row
 from elbos.compare.scores import read_scores
 from elbos.errors import flat
 from elbos.training.config import Config, Weight
+from elbos.training.data import Toy
+from elbos.training.trainer import (
+    NUM_GRID_IMAGES,
+    NUM_VALIDATION_IMAGES,
+    NUM_VALIDATION_TIMES,
+)
 from elbos.weightings import Weighting
 
 TRAINING_COST = 3  # of an image, in network evaluations: one forward, and two's worth backward
@@ -53,13 +60,18 @@ class Job:
 
     @property
     def training_cost(self) -> float:
-        """Work of the training, in network evaluations."""
-        return float(TRAINING_COST * self.config.num_images)
+        """Work of the training, in network evaluations, with that of its validations."""
+        config, output = self.config, self.config.output
+        grid = NUM_GRID_IMAGES * config.sampling.num_evaluations(config.schedule)
+        validation = NUM_VALIDATION_IMAGES * NUM_VALIDATION_TIMES + grid
+        num_validations = math.ceil(config.num_images / output.validate_every)
+        return float(TRAINING_COST * config.num_images + num_validations * validation)
 
     @cached_property
     def cost(self) -> float:
         """All its work, about."""
-        return self.training_cost + self.scoring.cost(self.config.schedule)
+        has_samples = not isinstance(self.config.data, Toy)
+        return self.training_cost + self.scoring.cost(self.config.schedule, has_samples)
 
     def scores(self) -> dict[str, Any] | None:
         """Its scores, if it is done."""

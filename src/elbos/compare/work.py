@@ -15,7 +15,7 @@ import traceback
 from filelock import Timeout
 
 from elbos import files
-from elbos.compare.job import TRAINING_COST, Job
+from elbos.compare.job import Job
 from elbos.compare.scores import write_scores
 from elbos.errors import explained
 from elbos.evaluation.progress import OnImages
@@ -62,7 +62,8 @@ def work(job: Job) -> None:
 
 def _train_and_score(job: Job) -> None:
     progress = _Progress(job)
-    train(job.config, job.path, lambda num: progress.reach(TRAINING_COST * num))
+    each = job.training_cost / job.config.num_images
+    train(job.config, job.path, lambda num: progress.reach(each * num))
     progress.reach(job.training_cost)
     write_scores(TrainedRun.load(job.path), job.scoring, job.named_weightings, progress.start)
 
