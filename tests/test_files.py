@@ -342,7 +342,7 @@ def test_no_module_of_the_current_folder_is_imported(
 
 
 def test_a_budget_needs_no_temporary_folder(one: Any, folder: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(budget, "_SECONDS", 0.1)
+    monkeypatch.setattr(budget, "_BUDGET_SECONDS", 0.1)
     for name in ("TMPDIR", "TEMP", "TMP"):
         monkeypatch.setenv(name, str(folder / "nowhere"))
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(folder / "nowhere"))
