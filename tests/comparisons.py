@@ -33,6 +33,7 @@ METRICS = [
     ("recall_ancestral", "recall, ancestral", "recall, anc.", False, 0.8, 0.6, 0.04),
     ("recall_heun", "recall, Heun", "recall, Heun", False, 0.8, 0.58, 0.04),
 ]
+MAIN = ("frechet_ancestral", "frechet_heun", "bits_per_dim")
 PAIRS = [("edm-adaptive-monotonic", "edm-adaptive"), ("iddpm-monotonic", "iddpm")]
 
 
@@ -72,6 +73,7 @@ def full(num_rows=12, num_seeds=3):
         "logsnr_max": HIGH,
         "metrics": [
             dict(zip(("key", "title", "short", "is_lower_better", "floor"), one, strict=False))
+            | {"is_main": one[0] in MAIN}
             for one in METRICS
         ],
         "rows": rows,
@@ -79,13 +81,12 @@ def full(num_rows=12, num_seeds=3):
             key: {
                 "num_rows": len(complete),
                 "num_seeds": num_seeds,
-                "dof": 20,
                 "residual_std": spread / 4,
-                "margin": spread / 2,
+                "detectable": spread,
                 "erratic": [],
                 "pairing": 1.6,
             }
-            if num_seeds > 1
+            if num_seeds > 1 and key in MAIN
             else None
             for key, *_, spread in METRICS
         },
@@ -95,11 +96,11 @@ def full(num_rows=12, num_seeds=3):
         "conclusion": [
             "Monotone weightings made samples as good as the others did.",
             "The best Fréchet distance is 52.1 ± 1.2 (sigmoid-2, monotone); 5 of 10 complete "
-            "objectives cannot be told apart from it, 2 of them not monotone.",
+            "objectives do not differ significantly from it, 2 of them not monotone.",
             "The EDM weighting made monotone changes the distance by −0.3 (−2.1 to 1.5).",
         ],
         "notes": [
-            "Intervals are simultaneous (Tukey), paired over seeds: all rows of a seed share "
+            "Intervals are simultaneous, paired over seeds: all rows of a seed share "
             "initial weights, order of data and noise.",
             "The Fréchet distance is of EfficientNet-Lite0 features and cannot be compared with "
             "Inception's.",
@@ -169,9 +170,10 @@ def _score(mean, spread, rng, num_seeds):
         "values": {str(seed): value for seed, value in enumerate(values.tolist())},
         "mean": float(values.mean()),
         "std": float(values.std(ddof=1)) if num_seeds > 1 else None,
-        "margin": spread / 2 if num_seeds > 1 else None,
         "is_best": False,
         "is_best_within_error": False,
+        "is_unresolved": False,
+        "detectable": None,
     }
 
 
@@ -181,31 +183,36 @@ def _fail(row, seeds, reason):
         for seed in seeds:
             del score["values"][str(seed)]
         left = list(score["values"].values())
-        score |= {"mean": float(np.mean(left)) if left else None, "std": None, "margin": None}
+        score |= {"mean": float(np.mean(left)) if left else None, "std": None}
     row["status"] = "incomplete" if left else "failed"
     if not left:
         row |= {"elbo": None, "curve": None, "learning": None, "density": None}
 
 
 def _mark_best(rows):
-    for key, _, _, is_lower_better, *_ in METRICS:
+    for key, _, _, is_lower_better, *_, spread in METRICS:
         scores = [row["scores"][key] for row in rows if row["status"] == "complete"]
         sign = 1 if is_lower_better else -1
         best = min(scores, key=lambda score: sign * score["mean"])
+        if key not in MAIN or len(best["values"]) == 1:
+            continue
         for score in scores:
-            margin = 2 * (score["margin"] or 0)
             score["is_best"] = score is best
-            score["is_best_within_error"] = bool(abs(score["mean"] - best["mean"]) <= margin)
+            score["is_best_within_error"] = bool(abs(score["mean"] - best["mean"]) <= spread)
+            score["detectable"] = None if score is best else spread
 
 
 def _pair(monotone, non_monotone, rng, num_seeds):
     differences = {}
     for key, *_, spread in METRICS:
         mean = 0.6 * spread * rng.normal()
-        ends = {"low": mean - spread / 2, "high": mean + spread / 2}
+        half = spread / 2 if num_seeds > 1 and key in MAIN else None
         differences[key] = {
             "mean": mean,
-            **(ends if num_seeds > 1 else {"low": None, "high": None}),
+            "low": None if half is None else mean - half,
+            "high": None if half is None else mean + half,
+            "detectable": half,
+            "is_unresolved": False,
         }
     return {"monotone": monotone, "non_monotone": non_monotone, "differences": differences}
 
@@ -219,7 +226,6 @@ def _losses(rows, rng):
         "rows": [row["name"] for row in rows],
         "weightings": [{"name": name, "rows": of} for name, of in weightings.items()],
         "relative": (relative / relative.min(axis=0)).tolist(),
-        "is_best_within_error": (relative < relative.min(axis=0) + 0.01).tolist(),
     }
 
 
@@ -235,9 +241,10 @@ def _ranking(rows, num_seeds):
     return {
         "rows": [row["name"] for row in rows],
         "num_rows": len(rows),
+        "num_weightings": len({row["weighting"] for row in rows}),
         "num_seeds": num_seeds,
         "logsnr": levels.tolist(),
-        **{key: _correlation(rho) for key, rho in scores.items()},
+        **{key: {**_correlation(rho), "p_value": 0.2} for key, rho in scores.items()},
         "weightings": [
             {
                 "name": name,

@@ -17,6 +17,7 @@ from elbos.compare.figures import learning_figure, levels_figure, ranking_figure
 from elbos.compare.markdown import comparison_markdown
 from elbos.compare.page import comparison_page, write_comparison_page
 from elbos.compare.table import comparison_table
+from elbos.compare.words import ranked
 
 
 def picture(seed):
@@ -95,7 +96,8 @@ def test_table_has_every_row_and_every_column(report, html):
             assert f'data-value="{"" if mean is None else mean}"' in cell
             assert ("<strong>" in cell) == score["is_best_within_error"]
             assert ("★" in cell) == score["is_best"]
-            assert ("±" in cell) == (score["margin"] is not None)
+            assert ("unresolved" in cell) == score["is_unresolved"]
+            assert ("±" in cell) == (score["std"] is not None)
 
 
 def test_what_is_not_complete_is_shown_with_its_reason(html):
@@ -142,13 +144,20 @@ def test_what_is_null_or_empty_is_left_out(report, key):
     assert not re.search(r"\b(nan|None|null)\b", text)
 
 
-def test_one_seed_has_no_margins():
+def test_one_seed_crowns_nobody():
+    """Not on the page, in Markdown, on the terminal or in the findings."""
     report = full(3, 1)
-    report["conclusion"] = []
-    text = words(comparison_page(report, samples={}))
-    assert "±" not in text and "a difference may be chance" in text
-    assert "no interval" in text and "nothing can be told apart" in text
-    assert "±" not in comparison_markdown(report)
+    report["conclusion"] = conclusion(report)
+    page = comparison_page(report, samples={})
+    console = Console(width=80, file=io.StringIO(), color_system="standard", force_terminal=True)
+    console.print(comparison_table(report))
+    table, text = console.file.getvalue(), comparison_markdown(report)
+    for shown in (words(page), text, table):
+        assert "★" not in shown and "±" not in shown and "best" not in shown.lower()
+    results = page[page.index("Every objective") : page.index("Matched pairs")]
+    assert "<strong>" not in results and "**" not in text
+    assert "\x1b[1m" not in table.split("monotone", 1)[1]
+    assert "One seed" in report["conclusion"][0]
 
 
 def test_infinite_numbers_become_null(report):
@@ -193,8 +202,8 @@ def test_rows_that_are_alike_drive_no_other_out_of_its_panel(report):
 
 
 def test_bands_of_correlations_are_their_intervals(report):
-    band, line = ranking_figure(report["ranking"]).data[:2]
-    found = report["ranking"]["bits_per_dim"]
+    band, line = ranking_figure(report["ranking"], ranked(report)).data[:2]
+    found = report["ranking"]["frechet_ancestral"]
     np.testing.assert_array_equal(band.y, found["high"] + found["low"][::-1])
     np.testing.assert_array_equal(line.y, found["rho"])
 
@@ -248,50 +257,81 @@ def test_the_terminal_shows_every_row_in_80_columns(report):
 
 
 def told(report, **scores):
-    """The report with three comparisons of a pair, of these differences and intervals."""
-    metrics = ("frechet_heun", "frechet_ancestral", "bits_per_dim")
+    """The report with three comparisons of a pair, of these differences and half-widths."""
     for pair in report["pairs"]:
-        for key in metrics:
-            mean, low, high = scores.get(key, (0.1, -1.0, 1.2))
-            pair["differences"][key] = {"mean": mean, "low": low, "high": high}
+        for key in ("frechet_heun", "frechet_ancestral", "bits_per_dim"):
+            mean, half = scores.get(key, (0.1, 1.1))
+            ends = {"low": mean - half, "high": mean + half, "detectable": half}
+            pair["differences"][key] |= {"mean": mean, **ends}
     return conclusion(report)
 
 
-def test_the_first_finding_counts_what_is_told_apart(report):
-    """Of two pairs with three scores each; what differs is named."""
-    first, second, *_ = told(report, frechet_heun=(-4.0, -5.0, -3.0), bits_per_dim=(0.5, 0.2, 0.8))
-    assert "better in 2, worse in 2 and not told apart in 2 of 6 comparisons" in first
-    assert second.startswith("Told apart: edm-adaptive-monotonic minus edm-adaptive, Fréchet")
-    assert "Fréchet distance, Heun: −4.0 (−5.0 to −3.0)" in second
+def test_the_first_finding_counts_what_is_significant(report):
+    """Of two pairs with three scores each; what differs is named, and what would have been found
+    of the others.
+    """
+    first, second, third, *_ = told(report, frechet_heun=(-4.0, 1.0), bits_per_dim=(0.5, 0.3))
+    assert "better in 2 and worse in 2 of 6" in first
+    assert "edm-adaptive-monotonic minus edm-adaptive, Fréchet distance, Heun: −4.0" in second
     assert "iddpm-monotonic minus iddpm, bits/dim: +0.50 (+0.20 to +0.80)" in second
+    assert "1.1 (Fréchet distance, ancestral)" in third and "bits/dim" not in third
 
 
-def test_nothing_is_said_to_differ_that_is_not_told_apart(report):
+def test_nothing_is_said_to_differ_without_a_significant_difference(report):
     first, second, *_ = told(report)
-    assert "better in 0, worse in 0 and not told apart in 6 of 6 comparisons" in first
-    assert "Told apart" not in second
+    assert "no significant difference in any of 6" in first
+    assert "minus" not in second and "1.1 (bits/dim)" in second
 
 
-def test_one_seed_finds_means_and_no_differences():
-    text = " ".join(conclusion(full(num_seeds=1)))
-    assert "told apart" not in text
-    assert "One seed" in text
+def test_every_verdict_without_a_difference_says_what_would_have_been_found(report):
+    told(report)
+    text, page = comparison_markdown(report), words(comparison_page(report, samples={}))
+    pairs = [row for row in markdown_rows(text) if len(row) == 6 and "no significant" in row[5]]
+    assert [row[4] for row in pairs] == ["1.1"] * 6
+    assert page.count("±1.1 would be") == 6
 
 
 @pytest.mark.parametrize("num_near", [0, 2, 9])
-def test_the_best_row_is_named_and_those_that_may_be_as_good(report, num_near):
-    """Of ten complete rows; many are counted."""
+def test_the_best_objective_is_named_and_those_that_may_be_as_good(report, num_near):
+    """Of ten complete ones; many are counted."""
     complete = [row for row in report["rows"] if row["status"] == "complete"]
     for i, row in enumerate(complete):
         row["scores"]["bits_per_dim"] |= {"is_best": i == 0, "is_best_within_error": i <= num_near}
+    report["statistics"]["bits_per_dim"]["detectable"] = 0.123
     (found,) = [one for one in conclusion(report) if one.startswith("bits/dim: edm (not monotone)")]
     num_monotone = sum(row["is_monotone"] for row in complete[1:])
     said = {
-        0: "every other row is told apart from it",
-        2: "from it: edm-adaptive (not monotone), edm-adaptive-monotonic (monotone).",
-        9: f"9 of the other 9 rows are not told apart from it, {num_monotone} of them monotone",
+        0: "all others are significantly worse",
+        2: "0.12: edm-adaptive (not monotone), edm-adaptive-monotonic (monotone).",
+        9: f"0.12: 9 of the other 9, {num_monotone} of them monotone",
     }
     assert said[num_near] in found
+
+
+def test_what_is_unresolved_is_marked_and_no_best(report):
+    score = report["rows"][1]["scores"]["bits_per_dim"]
+    score |= {"mean": 2706.0, "std": 996.0, "is_unresolved": True, "is_best_within_error": False}
+    report["conclusion"] = conclusion(report)
+    (found,) = [one for one in report["conclusion"] if one.startswith("bits/dim")]
+    assert "edm-adaptive" in found.split("Unresolved")[1]
+    cell = rows_of(comparison_page(report, samples={}), "compared")["edm-adaptive"][6]
+    assert "2706" in cell and "unresolved" in cell and "<strong>" not in cell
+    row = markdown_rows(comparison_markdown(report))[3]
+    assert (row[0], row[7]) == ("edm-adaptive", "2706 ± 996 (unresolved)")
+    console = Console(width=80, file=io.StringIO())
+    console.print(comparison_table(report))
+    assert "2706 ± 996?" in console.file.getvalue()
+
+
+def test_the_best_level_is_never_without_its_p_value(report):
+    """Of all noise levels, on the page and in the findings."""
+    for key in ("bits_per_dim", "frechet_heun", "frechet_ancestral"):
+        report["ranking"][key]["p_value"] = 0.375
+    question, answer = conclusion(report)[-2:]
+    num = report["ranking"]["num_weightings"]
+    assert f"{num} monotone" in question
+    assert "highest" in answer and "p = 0.38" in answer
+    assert words(comparison_page(report, samples={})).count("p = 0.38") == 3
 
 
 # ---------------------------------------------------------------------------------- in the browser
@@ -329,7 +369,7 @@ def test_rows_are_sorted_by_numbers_and_what_failed_is_last(view):
         assert numbers == sorted(numbers, reverse=order == "descending")
     assert order == "descending"
     assert view.locator(".compared [aria-sort]").count() == 1
-    assert view.locator(".compared tfoot").inner_text().startswith("floor")
+    assert view.locator(".compared tfoot").inner_text().startswith("real-data baseline")
 
 
 def test_more_is_better_is_sorted_from_the_most_and_names_by_the_alphabet(view):

@@ -1,7 +1,6 @@
 """The report of `elbos compare`: its numbers are those of the runs, and of scipy."""
 
 import json
-import math
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,9 +13,11 @@ from scipy import stats
 
 from elbos.compare.compare import compare
 from elbos.compare.job import Job
+from elbos.compare.metrics import main_metrics
 from elbos.compare.report import report_of
 from elbos.compare.results import Cell
 from elbos.compare.rows import ROWS
+from elbos.compare.statistics import differences as of_differences
 from elbos.schedules import Cosine
 
 
@@ -33,7 +34,9 @@ def test_a_report_holds_what_the_runs_were_scored_with(pictures, folder):
         assert row["scores"]["bits_per_dim"]["mean"] == found["bits_per_dim"]
         frechet = row["scores"]["frechet_heun"]
         assert frechet["values"] == {"0": found["samples"]["heun"]["frechet_distance"]}
-        assert frechet["margin"] is None  # of one seed
+        assert frechet["std"] is frechet["detectable"] is None  # of one seed
+        for score in row["scores"].values():
+            assert not (score["is_best"] or score["is_best_within_error"])
         assert found["samples"]["heun"] != found["samples"]["ancestral"]
         assert len(row["density"]) >= 1
     (pair,) = report["pairs"]
@@ -83,8 +86,8 @@ NINE = tuple(ROWS[f"eps-{kind}-sigmoid-{k}"] for kind in ("cosine",) for k in ra
 )
 
 
-def test_a_report_is_what_scipy_makes_of_the_scores(made_up):
-    """The pair's interval, the margin, rank correlations and losses, of random scores."""
+def test_a_report_holds_what_is_known_of_the_scores(made_up):
+    """The differences that are significant, rank correlations and losses, of random scores."""
     rng = np.random.default_rng(0)
     bits = rng.normal(size=(9, 4)) + rng.normal(size=4)
     elbos, losses = rng.normal(size=(9, 4, 5)), rng.uniform(1, 2, size=(9, 4, 9))
@@ -92,8 +95,12 @@ def test_a_report_is_what_scipy_makes_of_the_scores(made_up):
     (pair,) = report["pairs"]
     found = pair["differences"]["bits_per_dim"]
     assert (pair["monotone"], pair["non_monotone"]) == ("edm-adaptive-monotonic", "edm-adaptive")
-    interval = stats.ttest_rel(bits[7], bits[8]).confidence_interval(0.95)
-    assert (found["low"], found["high"]) == pytest.approx(tuple(interval))
+    known = of_differences(bits[None], [(7, 8)])[0]
+    half_width = known.half_widths[7, 8]
+    mean = bits[7].mean() - bits[8].mean()
+    ends = mean - half_width, mean + half_width
+    assert (found["low"], found["high"]) == pytest.approx(ends)
+    assert found["detectable"] == pytest.approx(half_width)
     monotone, means = slice(0, 8), bits.mean(1)
     expected = [
         stats.spearmanr(elbos[monotone].mean(1)[:, k], means[monotone]).statistic for k in range(5)
@@ -106,17 +113,47 @@ def test_a_report_is_what_scipy_makes_of_the_scores(made_up):
     np.testing.assert_allclose(rho, expected, rtol=1e-5)
     relative = losses.mean(1) / losses.mean(1).min(0)
     np.testing.assert_allclose(report["losses"]["relative"], relative, rtol=1e-5)
-    residuals = bits - means[:, None] - bits.mean(0) + bits.mean()
-    error = math.sqrt(np.square(residuals).sum() / 24 / 4)
-    excess = np.maximum(1, residuals.std(1, ddof=1) * math.sqrt(9 / 8) / (2 * error))
-    margins = stats.studentized_range.ppf(0.95, 9, 24) * error / 2 * excess
-    for row, mean, margin in zip(report["rows"], means, margins, strict=True):
+    best = int(means.argmin())
+    for i, row in enumerate(report["rows"]):
         score = row["scores"]["bits_per_dim"]
-        assert score["mean"] == pytest.approx(mean)
-        assert score["margin"] == pytest.approx(margin, rel=1e-6)
-        assert score["is_best"] == (mean == means.min())
-        reach = margin + margins[means.argmin()]
-        assert score["is_best_within_error"] == (mean - means.min() <= reach)
+        assert score["mean"] == pytest.approx(means[i])
+        assert score["std"] == pytest.approx(bits[i].std(ddof=1))
+        assert score["is_best"] == (i == best)
+        assert score["is_best_within_error"] == (
+            means[i] - means[best] <= known.half_widths[best, i]
+        )
+        if i != best:
+            assert score["detectable"] == pytest.approx(known.half_widths[best, i])
+    assert report["statistics"]["bits_per_dim"]["residual_std"] == pytest.approx(known.residual_std)
+
+
+def test_what_diverges_in_one_objective_is_unresolved_and_no_best(made_up):
+    """As bits/dim did where a network predicts x: 2,706, of 2,040 to 3,850."""
+    rng, ones = np.random.default_rng(0), np.ones((9, 3, 9))
+    bits = 4 + np.linspace(0, 1, 9)[:, None] + 0.02 * rng.normal(size=(9, 3))
+    before = made_up(NINE, bits, ones, ones)
+    bits[5] = [3850.2, 2226.4, 2040.2]
+    report = made_up(NINE, bits, ones, ones)
+    marks = [row["scores"]["bits_per_dim"] for row in report["rows"]]
+    assert [mark["is_unresolved"] for mark in marks] == [i == 5 for i in range(9)]
+    assert not marks[5]["is_best"] and not marks[5]["is_best_within_error"]
+    assert marks[5]["detectable"] > 1000
+    for i in set(range(9)) - {0, 5}:  # what it does to others
+        old = before["rows"][i]["scores"]["bits_per_dim"]["detectable"]
+        assert marks[i]["detectable"] == pytest.approx(old, rel=0.5)
+    assert report["statistics"]["bits_per_dim"]["erratic"] == [NINE[5].name]
+
+
+def test_main_is_the_kernel_distance_of_fewer_samples_than_features():
+    """Equal numbers are enough for the Fréchet distance; of points there is bits/dim alone."""
+    quality = {"frechet_distance": 1.0, "kernel_distance": 2.0}
+    scores = {"bits_per_dim": 3.0, "samples": {"ancestral": quality, "heun": quality}}
+    for num_samples, kind in ((1279, "kernel"), (1280, "frechet")):
+        found = main_metrics({**scores, "num_compared": num_samples, "num_features": 1280})
+        keys = [metric.key for metric in found]
+        assert keys == [f"{kind}_ancestral", f"{kind}_heun", "bits_per_dim"]
+    points = {**scores, "samples": None, "num_compared": None, "num_features": None}
+    assert [metric.key for metric in main_metrics(points)] == ["bits_per_dim"]
 
 
 def test_rows_are_a_pair_whatever_the_ends_of_their_schedules(made_up):

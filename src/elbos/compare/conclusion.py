@@ -6,66 +6,74 @@ from typing import Any
 
 import numpy as np
 
-from elbos.compare.metrics import FRECHET, MAIN
+from elbos.compare.metrics import BITS
 from elbos.compare.statistics import CONFIDENCE, NUM_DRAWS
 from elbos.compare.words import (
     Report,
     correlation,
+    detectable,
     difference_formatter,
     interval,
+    is_significant,
     kind,
+    ranked,
     score_formatter,
     signed,
-    told_apart,
     verdict,
 )
 
-_FEW = 4  # rows or differences, which are named
+_FEW = 4  # objectives or differences, which are named
 
 Entry = Mapping[str, Any]  # of a report
 
 
 def conclusion(report: Report) -> list[str]:
-    """The findings, most important first."""
+    """The findings, most important first: the first one stands alone."""
     complete = [row for row in report["rows"] if row["status"] == "complete"]
     if len(complete) < 2:
-        return ["There are not two rows with scores yet: nothing can be compared."]
-    metrics = [metric for main in MAIN for metric in report["metrics"] if metric["key"] == main.key]
-    sentences = [*_pairs(metrics, report), *(_best(metric, complete, report) for metric in metrics)]
-    sentences += list(_ranking(report))
+        return ["There are not two objectives with scores yet: nothing can be compared."]
     if len(report["seeds"]) == 1:
-        sentences.append(
-            "One seed: a difference between two rows cannot be told from chance. Give more "
-            "--seeds to the same command for intervals."
-        )
-    return sentences
+        return [
+            f"One seed of {len(complete)} objectives: a difference between two of them may be "
+            "chance.",
+            "Give the same command more --seeds for intervals.",
+        ]
+    metrics = [metric for metric in report["metrics"] if metric["is_main"]]
+    best = (_best(one, complete, report) for one in metrics if report["statistics"][one["key"]])
+    return [*_pairs(metrics, report), *best, *_ranking(report)]
 
 
 def _pairs(metrics: Sequence[Entry], report: Report) -> Iterator[str]:
     """How pairs came out that differ in the weighting only, where there are intervals."""
-    differences = [
+    found = [
         (pair, metric, difference)
         for pair in report["pairs"]
         for metric in metrics
-        if told_apart(difference := pair["differences"][metric["key"]]) is not None
+        if is_significant(difference := pair["differences"][metric["key"]]) is not None
     ]
-    if not differences:
+    if not found:
         return
-    counts = Counter(verdict(difference, metric) for _, metric, difference in differences)
+    counts = Counter(verdict(difference, metric) for _, metric, difference in found)
+    better, worse = counts["monotone better"], counts["monotone worse"]
+    percent = round(100 * CONFIDENCE)
+    if better or worse:
+        verdicts = f"scored significantly better in {better} and worse in {worse} of {len(found)}"
+    else:
+        verdicts = f"made no significant difference in any of {len(found)}"
     yield (
-        f"A monotone weighting was better in {counts['monotone better']}, worse in "
-        f"{counts['monotone worse']} and not told apart in {counts['not told apart']} of "
-        f"{len(differences)} comparisons in which nothing else differs (95 % confidence, for each "
-        "score)."
+        f"A monotone weighting {verdicts} planned comparisons ({percent} % confidence for the "
+        "whole report)."
     )
     apart = [
         f"{pair['monotone']} minus {pair['non_monotone']}, {metric['title']}: "
         f"{_difference(difference)}"
-        for pair, metric, difference in differences
-        if told_apart(difference)
+        for pair, metric, difference in found
+        if is_significant(difference)
     ]
     if 0 < len(apart) <= _FEW:
-        yield f"Told apart: {'; '.join(apart)}."
+        yield f"Significant: {'; '.join(apart)}."
+    if least := "; ".join(_least(metrics, found)):
+        yield f"The other pairs show no significant difference, which would take {least}."
 
 
 def _difference(difference: Mapping[str, float]) -> str:
@@ -74,48 +82,64 @@ def _difference(difference: Mapping[str, float]) -> str:
     return f"{signed(difference['mean'], write)} ({ends})"
 
 
+def _least(metrics: Sequence[Entry], found: Sequence[tuple[Entry, Entry, Entry]]) -> Iterator[str]:
+    """By metric, from which difference on a pair without one would have been significant."""
+    for metric in metrics:
+        least = sorted(
+            (difference["detectable"], difference_formatter(difference))
+            for _, of, difference in found
+            if of is metric and not is_significant(difference)
+        )
+        if least:
+            ends = dict.fromkeys(write(value) for value, write in (least[0], least[-1]))
+            yield f"{' to '.join(ends)} ({metric['title']})"
+
+
 def _best(metric: Entry, rows: Sequence[Entry], report: Report) -> str:
-    """Which row is best, and which are not told apart from it."""
+    """Which objective is best, and which do not differ significantly from it."""
     key = metric["key"]
     best = next(row for row in rows if row["scores"][key]["is_best"])
     value = score_formatter(report, best, key)(best["scores"][key]["mean"])
     text = f"{metric['title']}: {best['name']} ({kind(best)}) is best with {value}"
-    if report["statistics"][key] is None:
-        return f"{text}, of one seed."
     others = [row for row in rows if row is not best]
     near = [row for row in others if row["scores"][key]["is_best_within_error"]]
+    lost = [row["name"] for row in others if row["scores"][key]["is_unresolved"]]
+    unresolved = f" Unresolved, as seeds scatter too much: {', '.join(lost)}." if lost else ""
     if not near:
-        return f"{text}; every other row is told apart from it."
+        rest = "all others that can be compared are" if lost else "all others are"
+        return f"{text}; {rest} significantly worse.{unresolved}"
     if len(near) <= _FEW:
         names = ", ".join(f"{row['name']} ({kind(row)})" for row in near)
-        return f"{text}; not told apart from it: {names}."
-    num = sum(row["is_monotone"] for row in near)
-    return (
-        f"{text}; {len(near)} of the other {len(others)} rows are not told apart from it, {num} of "
-        "them monotone."
-    )
+    else:
+        num = sum(row["is_monotone"] for row in near)
+        names = f"{len(near)} of the other {len(others)}, {num} of them monotone"
+    least = detectable(report, key)
+    return f"{text}; no significant difference, which takes about {least}: {names}.{unresolved}"
 
 
 def _ranking(report: Report) -> Iterator[str]:
-    """The ranking question, at the noise level that ranks most as sample quality does."""
-    ranking = report["ranking"]
-    heun = FRECHET[1]
-    if ranking is None or heun.key not in ranking:
+    """The ranking question, at the noise level that ranks most as sample quality does: never
+    without the test of the largest of all.
+    """
+    titles = ranked(report)
+    distances = [key for key in titles if key != BITS.key]
+    if not distances:
         return
-    frechet = ranking[heun.key]
-    rho = np.array([np.nan if r is None else r for r in frechet["rho"]])
-    if np.isnan(rho).all():
+    ranking, key = report["ranking"], distances[-1]  # Heun's
+    found, p_value = ranking[key], ranking[key]["p_value"]
+    if p_value is None:
         return
-    i = int(np.nanargmax(rho))
+    rho = [-np.inf if value is None else value for value in found["rho"]]
+    i = int(np.argmax(rho))
     yield (
-        f"Does the ELBO of noisy test data rank the {ranking['num_rows']} monotone rows as sample "
-        f"quality does? The clean ELBO has a rank correlation of {_at(frechet, -1)} with the "
-        f"{heun.title}."
+        "Does the ELBO of noisy test data rank weightings as sample quality does? Over "
+        f"{ranking['num_weightings']} monotone ones ({ranking['num_rows']} objectives), the clean "
+        f"ELBO has a rank correlation of {_at(found, -1)} with the {titles[key]}."
     )
     yield (
-        f"The ELBO at log-SNR {ranking['logsnr'][i]:.1f} has {_at(frechet, i)}, the highest of all "
-        "levels, in an interval that does not know of this choice; and "
-        f"{_at(ranking['bits_per_dim'], i)} with the clean ELBO."
+        f"Of {len(rho)} noise levels the highest is {_at(found, i)}, at log-SNR "
+        f"{ranking['logsnr'][i]:.1f}: {'no evidence' if p_value > 1 - CONFIDENCE else 'evidence'}, "
+        f"for the highest of so many is as high by chance with p = {p_value:.2g}."
     )
 
 
@@ -125,47 +149,43 @@ def _at(found: Mapping[str, Sequence[float | None]], i: int) -> str:
 
 def notes(report: Report) -> list[str]:
     """How to read the numbers."""
-    found = next((one for one in report["statistics"].values() if one), None)
     lines = [
-        "Rows of one seed share network, initial weights, order of the data, noise, the uniform "
-        "numbers that noise levels are made of, and the noise that samples start from. A row's "
-        "score is its mean over seeds, never its best seed.",
+        "Objectives of one seed share network, initial weights, order of the data, noise, the "
+        "uniform numbers that noise levels are made of, and the noise that samples start from. An "
+        "objective's score is its mean over seeds, never its best seed.",
     ]
-    if found:
-        percent, dof = round(100 * CONFIDENCE), found["dof"]
+    percent = round(100 * CONFIDENCE)
+    if any(report["statistics"].values()):
         lines += [
-            f"± is half of Tukey's honestly significant difference over {found['num_seeds']} "
-            f"seeds as blocks ({dof} degree{'s' if dof > 1 else ''} of freedom), wider for a row "
-            "that scatters more than the others, by as much: two rows whose intervals do not "
-            f"overlap differ, with about {percent} % confidence for all pairs of rows and one "
-            "score at once. It is about training anew on the same data, not about other images.",
-            "Intervals hold if rows and seeds were chosen before looking. After a look that made "
-            "one add seeds or drop rows, confirm with fresh seeds alone, as --seeds 10 11 12.",
+            f"All verdicts of this report together are right with {percent} % confidence: half of "
+            f"the remaining {100 - percent} % is for matched pairs, which were planned, half for "
+            "differences from the best. They are about training anew on the same data, not about "
+            "other images.",
+            "An objective that scatters over seeds more than the others has wider intervals. Few "
+            "seeds leave them wide: no significant difference is not no difference.",
+            "Intervals hold if objectives and seeds were chosen before looking. After a look that "
+            "made one add seeds or drop objectives, confirm with fresh seeds alone, as --seeds 10 "
+            "11 12 13 14.",
         ]
     if erratic := "; ".join(_erratic(report)):
         lines.append(
-            "Some rows scatter over seeds so much more than the others (Cochran's test) that "
-            f"their ± is their own, and no part of the others': {erratic}."
-        )
-    if found and (num := len(report["pairs"])):
-        lines.append(
-            "The intervals of matched pairs are Student's, of a pair's own differences over seeds, "
-            f"with Bonferroni's correction for {num} {'pair' if num == 1 else 'pairs'} and one "
-            "score at once. They take nothing from other rows, and may tell two rows "
-            "apart whose ± overlap, or the other way round."
+            "Some objectives scatter over seeds more than ten times as much as is typical, and are "
+            f"no part of what is: {erratic}."
         )
     if factors := ", ".join(_factors(report)):
         lines.append(
-            "The standard error that a difference would have with seeds of their own for each row, "
-            f"over the one it has with shared seeds: {factors}."
+            "The standard error that a difference would have with seeds of their own for each "
+            f"objective, over the one it has with shared seeds: {factors}."
         )
     if report["ranking"] is not None:
         lines.append(
-            "Rank correlations are Spearman's, of means over seeds; their intervals of "
-            f"{NUM_DRAWS:,} bootstrap draws of rows and seeds, each level by itself."
+            "Rank correlations are Spearman's, of means over seeds and the objectives of a "
+            f"weighting; their intervals of {NUM_DRAWS:,} bootstrap draws of weightings and seeds, "
+            "each noise level by itself. The p-value of the highest is of permutations of the "
+            "weightings."
         )
     if any(row["status"] != "complete" for row in report["rows"]):
-        lines.append("Rows without scores of all seeds are shown, and not compared.")
+        lines.append("Objectives without scores of all seeds are shown, and not compared.")
     return lines
 
 
@@ -176,7 +196,6 @@ def _erratic(report: Report) -> Iterator[str]:
 
 
 def _factors(report: Report) -> Iterator[str]:
-    for metric in MAIN:
-        found = report["statistics"].get(metric.key)
-        if found and found["pairing"] is not None:
-            yield f"{found['pairing']:.2f} ({metric.title})"
+    for metric in report["metrics"]:
+        if found := report["statistics"][metric["key"]]:
+            yield f"{found['pairing']:.2f} ({metric['title']})"

@@ -93,7 +93,7 @@ class Comparison:
         scoring: How they are scored.
         rows: The objectives, at least one, with different names. Default: 15 of the built-in ones.
         seeds: Each a replicate: weights, order of the data, noise, and noise of the samples.
-            Default: three; of two, intervals are several times as wide.
+            Default: five; of three, intervals are 1.7 times as wide.
 
     Raises:
         ValueError: If there is no row or no seed, two rows have one name, a seed is there twice, or
@@ -103,7 +103,7 @@ class Comparison:
     config: Config
     scoring: Scoring = field(default_factory=Scoring)
     rows: tuple[Row, ...] = tuple(ROWS[name] for name in DEFAULT_ROWS)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]

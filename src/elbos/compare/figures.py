@@ -21,12 +21,10 @@ from numpy.typing import ArrayLike
 from plotly.graph_objects import Figure, Scatter
 
 from elbos.arrays import Array
-from elbos.compare.metrics import BITS, FRECHET
 from elbos.compare.names import family
 from elbos.pages.panels import COLORS, Panel, area, log_axis, logsnr_axis, stacked
 
 Rows = Sequence[Mapping[str, Any]]
-SCORES = {BITS.key: "clean ELBO, bits/dim", **{metric.key: metric.title for metric in FRECHET}}
 _LEVELS = ("logsnr", "nats_per_dim")
 _FAR = 10.0  # times the height of the median curve
 
@@ -136,14 +134,18 @@ def _finished(fig: Figure) -> Figure:
     return fig.update_layout(hovermode="closest", hoversubplots="single")
 
 
-def ranking_figure(ranking: Mapping[str, Any]) -> Figure:
-    """Rank correlation of the ELBO at a noise level with each score, over log-SNR."""
+def ranking_figure(ranking: Mapping[str, Any], titles: Mapping[str, str]) -> Figure:
+    """Rank correlation of the ELBO at a noise level with each score, over log-SNR.
+
+    Args:
+        ranking: Of a report.
+        titles: Of the scores, by key.
+    """
     levels = np.array(ranking["logsnr"], dtype=float)
     axis = {"range": [-1.05, 1.05], "tickvals": [-1, -0.5, 0, 0.5, 1], "zeroline": True}
     panels = [
         Panel(f"with <b>{title}</b>", 150, _band(levels, ranking[key], color), axis)
-        for (key, title), color in zip(SCORES.items(), COLORS, strict=False)
-        if ranking.get(key)
+        for (key, title), color in zip(titles.items(), COLORS, strict=False)
     ]
     return stacked(panels, logsnr_axis(levels[0], levels[-1]), has_legend=False)
 

@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from elbos.compare.figures import SCORES
 from elbos.compare.names import short_prediction, short_schedule, short_weighting
 from elbos.compare.words import (
     MONOTONE,
     Report,
     correlation,
+    detectable,
     difference_formatter,
     facts,
     failures,
@@ -17,13 +17,14 @@ from elbos.compare.words import (
     floor_name,
     formatter,
     interval,
+    is_significant,
     measured,
+    ranked,
     reading,
     reading_of_pairs,
     score,
     score_formatter,
     signed,
-    told_apart,
     verdict,
 )
 from elbos.evaluation.words import fact
@@ -65,6 +66,9 @@ def _results(report: Report) -> Iterator[str]:
     if any(one["floor"] is not None for one in metrics):
         floors = (formatter(report, one["key"])(one["floor"]) for one in metrics)
         rows.append([plain(floor_name(report)), *("" for _ in range(4)), *floors])
+    if any(report["statistics"].values()):
+        least = [detectable(report, metric["key"]) for metric in metrics]
+        rows.append(["least significant difference from ★", *("" for _ in range(4)), *least])
     yield f"## Every objective\n\n{_table(map(plain, heads), rows, num_texts=5)}"
     yield f"{MONOTONE} {reading(report)}"
     if lacking := [f"- {plain(name)}: {plain(reason)}" for name, reason in failures(report)]:
@@ -89,10 +93,12 @@ def _cell(report: Report, row: Mapping[str, Any], key: str) -> str:
     if one.get("mean") is None:
         return NONE
     value = write(one["mean"])
-    if one["margin"] is not None:
-        value += f" ± {write(one['margin'])}"
+    if one["std"] is not None:
+        value += f" ± {write(one['std'])}"
     if one["is_best_within_error"]:
         value = f"**{value}**"
+    if one["is_unresolved"]:
+        return f"{value} (unresolved)"
     return f"{value} ★" if one["is_best"] else value
 
 
@@ -105,7 +111,8 @@ def _pairs(report: Report) -> Iterator[str]:
         for pair in report["pairs"]
         for cells in _differences(report, pair)
     ]
-    yield _table(["pair", "score", "difference", "interval", ""], rows, num_texts=2)
+    heads = ["pair", "score", "difference", "interval", "least significant", ""]
+    yield _table(heads, rows, num_texts=2)
 
 
 def _differences(report: Report, pair: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -113,27 +120,28 @@ def _differences(report: Report, pair: Mapping[str, Any]) -> Iterator[list[str]]
         found = pair["differences"].get(metric["key"])
         if found is None or found["mean"] is None:
             continue
-        write, apart = difference_formatter(found), told_apart(found)
+        write, apart = difference_formatter(found), is_significant(found)
         ends = NONE if apart is None else interval(found["low"], found["high"], write)
-        mean = signed(found["mean"], write)
-        says = verdict(found, metric)
-        yield [plain(metric["short"]), f"**{mean}**" if apart else mean, ends, says]
+        mean, least = signed(found["mean"], write), write(found["detectable"])
+        mean = f"**{mean}**" if apart else mean
+        yield [plain(metric["short"]), mean, ends, least, verdict(found, metric)]
 
 
 def _ranking(report: Report) -> Iterator[str]:
     if not (found := report["ranking"]) or not found["weightings"]:
         return
-    known = [key for key in SCORES if found.get(key)]
+    titles = ranked(report)
     rows = [
-        [plain(short_weighting(one["name"])), *(correlation(one.get(key)) for key in known)]
+        [plain(short_weighting(one["name"])), *(correlation(one.get(key)) for key in titles)]
         for one in found["weightings"]
     ]
     yield "## Does an ELBO rank models as their scores do?"
     yield (
         "Spearman's rank correlation of the loss under a monotone weighting, a mixture of ELBOs of "
-        f"noise-augmented test data, with each score, over {found['num_rows']} objectives."
+        f"noise-augmented test data, with each score, over {found['num_weightings']} distinct "
+        f"weightings, each the mean of its objectives ({found['num_rows']} in all)."
     )
-    yield _table(["weighting", *(plain(SCORES[key]) for key in known)], rows, num_texts=1)
+    yield _table(["weighting", *map(plain, titles.values())], rows, num_texts=1)
 
 
 def _protocol(report: Report) -> Iterator[str]:

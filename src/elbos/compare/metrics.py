@@ -55,9 +55,23 @@ def _of_samples(score: str) -> list[Metric]:
 
 
 BITS = Metric("bits_per_dim", "bits/dim", "bits/dim", True, None, "bits_per_dim")
-FRECHET = _of_samples("frechet")
-_OTHERS = [metric for score in ("precision", "recall", "kernel") for metric in _of_samples(score)]
-MAIN = [*FRECHET, BITS]
-"""Those that findings and the terminal are about."""
-METRICS = [*MAIN, *_OTHERS]
-"""All of them, in the order of the table."""
+_DISTANCES = {score: _of_samples(score) for score in ("frechet", "kernel")}
+METRICS = [
+    *(*_DISTANCES["frechet"], BITS, *_DISTANCES["kernel"]),
+    *(metric for score in ("precision", "recall") for metric in _of_samples(score)),
+]
+"""All of them."""
+
+
+def main_metrics(scores: Mapping[str, Any]) -> list[Metric]:
+    """The metrics that have verdicts: bits/dim and, for each sampler, one distance. The Fréchet
+    distance of fewer samples than there are features is mostly bias: of those it is the kernel
+    distance.
+
+    Args:
+        scores: Of a run.
+    """
+    num_samples, num_features = scores.get("num_compared"), scores.get("num_features")
+    is_few = num_samples is not None and num_features is not None and num_samples < num_features
+    distances = _DISTANCES["kernel" if is_few else "frechet"]
+    return [one for one in (*distances, BITS) if one.value(scores) is not None]

@@ -35,28 +35,24 @@ def losses(report: Report) -> str:
 <p class="lead">Is a model best at what it was trained for? Each column is a weighting's loss on
 test images, as a multiple of the lowest in it.</p>
 {scrollable(numbers, label="Losses of every row under every weighting")}
-<p class="notes">Bold: not told apart from the lowest. Framed: trained with this weighting. The
-stronger the colour, the larger the loss.</p>
+<p class="notes">Framed: trained with this weighting. The stronger the colour, the larger the loss.
+Shown without verdict.</p>
 </section>"""
 
 
 def _cells(report: Report, i: int, end: float) -> str:
     found = report["losses"]
     own = [found["rows"][i] in one["rows"] for one in found["weightings"]]
-    columns = zip(found["relative"][i], found["is_best_within_error"][i], own, strict=True)
-    return "".join(
-        _cell(value, end, is_best=is_best, is_own=is_own) for value, is_best, is_own in columns
-    )
+    columns = zip(found["relative"][i], own, strict=True)
+    return "".join(_cell(value, end, is_own=is_own) for value, is_own in columns)
 
 
-def _cell(value: float | None, end: float, *, is_best: bool, is_own: bool) -> str:
+def _cell(value: float | None, end: float, *, is_own: bool) -> str:
     frame = ' class="own"' if is_own else ""
     if value is None:
         return f'<td{frame} data-value="">–</td>'
     heat = min(1.0, max(0.0, math.log(value) / math.log(end))) if value > 0 else 0.0
-    text = f"{value:.3f}"
-    shown = f"<strong>{text}</strong>" if is_best else text
-    return f'<td{frame} data-value="{value}" style="--heat: {45 * heat:.0f}%">{shown}</td>'
+    return f'<td{frame} data-value="{value}" style="--heat: {45 * heat:.0f}%">{value:.3f}</td>'
 
 
 def _end(report: Report) -> float:

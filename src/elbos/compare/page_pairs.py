@@ -9,9 +9,9 @@ from elbos.compare.words import (
     difference_formatter,
     interval,
     is_gain,
+    is_significant,
     reading_of_pairs,
     signed,
-    told_apart,
     verdict,
 )
 from elbos.pages.parts import NONE, breakable, record_table
@@ -20,7 +20,7 @@ _HALF = 46  # of 50, from zero to the largest number of a column
 
 
 def matched_pairs(report: Report) -> str:
-    """Each pair's differences with their intervals, and whether they are told apart from zero."""
+    """Each pair's differences with their intervals, and whether they are significant."""
     if not report["pairs"]:
         return ""
     scales = {metric["key"]: _scale(report, metric["key"]) for metric in report["metrics"]}
@@ -45,8 +45,8 @@ def _scale(report: Report, key: str) -> float:
     numbers = (
         abs(number)
         for pair in report["pairs"]
-        for number in (pair["differences"].get(key) or {}).values()
-        if number is not None
+        for end in ("mean", "low", "high")
+        if (number := (pair["differences"].get(key) or {}).get(end)) is not None
     )
     return max(numbers, default=0.0) or 1.0
 
@@ -56,7 +56,7 @@ def _cell(pair: Mapping[str, Any], metric: Mapping[str, Any], scale: float) -> s
     if difference is None or difference["mean"] is None:
         return NONE
     write = difference_formatter(difference)
-    apart = told_apart(difference)
+    apart = is_significant(difference)
     mean = signed(difference["mean"], write)
     low_high = (
         ""
@@ -64,9 +64,11 @@ def _cell(pair: Mapping[str, Any], metric: Mapping[str, Any], scale: float) -> s
         else f"<small>{interval(difference['low'], difference['high'], write)}</small>"
     )
     color = ("yes" if is_gain(difference, metric) else "no") if apart else ""
+    says = "" if apart is None else verdict(difference, metric)
+    least = "" if apart is not False else f" (±{write(difference['detectable'])} would be)"
     return f"""<div class="difference-of {color}">{_drawn(difference, scale)}
 {f"<strong>{mean}</strong>" if apart else mean}{low_high}<small class="said">\
-{verdict(difference, metric)}</small></div>"""
+{says}{least}</small></div>"""
 
 
 def _drawn(difference: Mapping[str, Any], scale: float) -> str:

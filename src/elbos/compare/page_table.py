@@ -8,6 +8,7 @@ from elbos.compare.figures import styles
 from elbos.compare.names import short_prediction, short_schedule, short_weighting
 from elbos.compare.words import (
     Report,
+    detectable,
     failures,
     finished,
     floor_name,
@@ -30,7 +31,7 @@ def results(report: Report) -> str:
 <thead><tr>{_head(report)}</tr></thead>
 <tbody>
 {_body(report)}
-</tbody>{_floor(report)}</table>"""
+</tbody>{_foot(report)}</table>"""
     return f"""<section class="measured">
 <h2>Every objective</h2>
 {scrollable(body, label="Every objective and its scores")}
@@ -89,24 +90,34 @@ def _cell(report: Report, row: Mapping[str, Any], key: str) -> str:
     one = score(row, key)
     if (mean := one.get("mean")) is None:
         return f'<td data-value="">{NONE}</td>'
-    write, margin = score_formatter(report, row, key), one["margin"]
+    write, std = score_formatter(report, row, key), one["std"]
     value = write(mean)
     if one["is_best_within_error"]:
         value = f"<strong>{value}</strong>"
     if one["is_best"]:
         value += '<span class="best" role="img" aria-label="the best">★</span>'
-    beside = "" if margin is None else f"<small>± {write(margin)}</small>"
-    return f'<td data-value="{mean}">{value}{beside}</td>'
+    beside = "" if std is None else f"<small>± {write(std)}</small>"
+    unresolved = "<small>unresolved</small>" if one["is_unresolved"] else ""
+    return f'<td data-value="{mean}">{value}{beside}{unresolved}</td>'
 
 
-def _floor(report: Report) -> str:
+def _foot(report: Report) -> str:
+    """What real images score, and which differences would be significant."""
     metrics = measured(report)
-    if all(metric["floor"] is None for metric in metrics):
-        return ""
-    cells = (f"<td>{formatter(report, metric['key'])(metric['floor'])}</td>" for metric in metrics)
+    rows = []
+    if any(metric["floor"] is not None for metric in metrics):
+        floors = [formatter(report, metric["key"])(metric["floor"]) for metric in metrics]
+        rows.append((floor_name(report), floors))
+    if any(report["statistics"].values()):
+        least = [detectable(report, metric["key"]) for metric in metrics]
+        rows.append(("least significant difference from ★", least))
     texts = "<td></td>" * (len(_TEXTS) - 1)
-    return f"""
-<tfoot><tr><th scope="row">{floor_name(report)}</th>{texts}{"".join(cells)}</tr></tfoot>"""
+    body = "".join(
+        f'<tr><th scope="row">{name}</th>{texts}'
+        f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        for name, cells in rows
+    )
+    return f"\n<tfoot>{body}</tfoot>" if rows else ""
 
 
 def _failures(report: Report) -> str:

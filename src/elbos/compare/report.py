@@ -12,12 +12,10 @@ from elbos.compare import curves
 from elbos.compare.conclusion import conclusion, notes
 from elbos.compare.curves import rounded
 from elbos.compare.experiment import Comparison
-from elbos.compare.metrics import BITS, FRECHET, Metric
+from elbos.compare.metrics import Metric
 from elbos.compare.results import Cell, Results
 from elbos.compare.rows import Row
-from elbos.compare.statistics import Blocks, Correlation, paired_interval, rank_correlations
-
-MIN_RANKED = 7  # of fewer rows, intervals of rank correlations hold too seldom
+from elbos.compare.statistics import MIN_WEIGHTINGS, Correlation, rank_correlations
 
 
 def report_of(
@@ -61,6 +59,8 @@ def _extent(comparison: Comparison, results: Results) -> dict[str, Any]:
         "data": (some.get("data") or {}).get("name"),
         "num_test_images": some.get("num_images"),
         "num_samples": comparison.scoring.num_samples if some.get("samples") else None,
+        "num_compared": some.get("num_compared"),
+        "num_features": some.get("num_features"),
         "num_floor": (some.get("floor") or {}).get("num"),
         "num_images": comparison.config.num_images,
         "num_parameters": some.get("num_parameters"),
@@ -76,6 +76,7 @@ def _metric(metric: Metric, results: Results) -> dict[str, Any]:
         "title": metric.title,
         "short": metric.short,
         "is_lower_better": metric.is_lower_better,
+        "is_main": metric in results.main,
         "floor": metric.floor(results.some) if results.some else None,
     }
 
@@ -110,13 +111,6 @@ def _row(row: Row, results: Results) -> dict[str, Any]:
 
 def _score(metric: Metric, row: Row, results: Results) -> dict[str, Any]:
     values = results.array(metric, [row])[0]
-    blocks = results.blocks[metric.key]
-    is_complete, is_best = row in results.complete, row in results.best(metric)
-    is_near, margin = is_best, None
-    if is_complete and blocks is not None:
-        i = results.complete.index(row)
-        is_near = bool(blocks.is_best_within_error(metric.is_lower_better)[i])
-        margin = float(blocks.margins[i])
     return {
         "values": {
             str(seed): value
@@ -124,59 +118,77 @@ def _score(metric: Metric, row: Row, results: Results) -> dict[str, Any]:
         },
         "mean": float(values.mean()),
         "std": float(values.std(ddof=1)) if len(values) > 1 else None,
-        "margin": margin,
-        "is_best": is_best,
-        "is_best_within_error": is_near,
+        **_standing(metric, row, results),
+    }
+
+
+def _standing(metric: Metric, row: Row, results: Results) -> dict[str, Any]:
+    """How a row stands against the best: `detectable` is the difference from it above which it
+    would be significant. A wild row that does not differ significantly is unresolved.
+    """
+    found = results.differences.get(metric.key)
+    if found is None or row not in results.complete:
+        return {
+            "is_best": False,
+            "is_best_within_error": False,
+            "is_unresolved": False,
+            "detectable": None,
+        }
+    i, best = results.complete.index(row), found.best(metric.is_lower_better)
+    is_near = not found.is_significant[best, i]
+    is_unresolved = bool(is_near and found.is_wild[i] and i != best)
+    return {
+        "is_best": i == best,
+        "is_best_within_error": is_near and not is_unresolved,
+        "is_unresolved": is_unresolved,
+        "detectable": None if i == best else float(found.half_widths[best, i]),
     }
 
 
 def _statistics(results: Results, metric: Metric) -> dict[str, Any] | None:
-    blocks = results.blocks[metric.key]
-    if blocks is None:
+    """Of a main metric; `detectable` is that of the middle one of all rows but the best."""
+    if (found := results.differences.get(metric.key)) is None:
         return None
+    best = found.best(metric.is_lower_better)
     return {
-        "num_rows": blocks.num_pooled,
-        "num_seeds": blocks.num_seeds,
-        "dof": blocks.dof,
-        "residual_std": blocks.residual_std,
-        "margin": blocks.half_width / 2,
-        "erratic": [results.complete[i].name for i in np.flatnonzero(blocks.is_erratic)],
-        "pairing": blocks.pairing,
+        "num_rows": len(results.complete),
+        "num_seeds": len(results.seeds),
+        "residual_std": found.residual_std,
+        "detectable": float(np.median(np.delete(found.half_widths[best], best))),
+        "erratic": [results.complete[i].name for i in np.flatnonzero(found.is_wild)],
+        "pairing": found.pairing,
     }
 
 
 def _pairs(results: Results) -> list[dict[str, Any]]:
-    """Rows that differ in nothing but the weighting, one monotone and one not."""
-    schedules = {
-        row.name: results.comparison.run_config(row, 0).schedule for row in results.complete
-    }
-    found = [
-        (yes, no)
-        for no in results.complete
-        for yes in results.complete
-        if results.is_monotone(yes)
-        and not results.is_monotone(no)
-        and yes.parameterization == no.parameterization
-        and schedules[yes.name] == schedules[no.name]
-    ]
     return [
         {
             "monotone": yes.name,
             "non_monotone": no.name,
             "differences": {
-                metric.key: _difference(results.array(metric, [yes, no]), len(found))
-                for metric in results.metrics
+                metric.key: _difference(metric, yes, no, results) for metric in results.metrics
             },
         }
-        for yes, no in found
+        for yes, no in results.pairs
     ]
 
 
-def _difference(scores: Any, num_pairs: int) -> dict[str, float | None]:
-    """Of two rows, paired over seeds."""
-    difference = scores[0] - scores[1]
-    low, high = paired_interval(difference, num_pairs) or (None, None)
-    return {"mean": float(difference.mean()), "low": low, "high": high}
+def _difference(metric: Metric, yes: Row, no: Row, results: Results) -> dict[str, Any]:
+    """Of a planned pair, with its interval and half of that's width, in the main metrics."""
+    means = results.array(metric, [yes, no]).mean(1)
+    mean = float(means[0] - means[1])
+    if (found := results.differences.get(metric.key)) is None:
+        interval = {"low": None, "high": None, "detectable": None, "is_unresolved": False}
+        return {"mean": mean, **interval}
+    pair = results.complete.index(yes), results.complete.index(no)
+    half_width = float(found.half_widths[pair])
+    return {
+        "mean": mean,
+        "low": mean - half_width,
+        "high": mean + half_width,
+        "detectable": half_width,
+        "is_unresolved": bool(found.is_wild[list(pair)].any() and not found.is_significant[pair]),
+    }
 
 
 def _losses(results: Results) -> dict[str, Any] | None:
@@ -191,7 +203,6 @@ def _losses(results: Results) -> dict[str, Any] | None:
         "rows": [row.name for row in results.complete],
         "weightings": [{"name": n, "rows": rows} for n, rows in zip(names, of, strict=True)],
         "relative": rounded(np.transpose([_relative(one.mean(1)) for one in losses])),
-        "is_best_within_error": np.transpose([_is_best(one) for one in losses]).tolist(),
     }
 
 
@@ -200,32 +211,29 @@ def _relative(means: Any) -> Any:
     return means / means.min() if means.min() > 0 else np.full_like(means, np.nan)
 
 
-def _is_best(losses: Any) -> Any:
-    """Which rows are not told apart from the one with the lowest loss."""
-    if (blocks := Blocks.of(losses)) is not None:
-        return blocks.is_best_within_error(is_lower_better=True)
-    return losses.mean(1) == losses.mean(1).min()
-
-
 def _ranking(results: Results) -> dict[str, Any] | None:
-    """Whether the ELBO of noisy data ranks monotone rows as other scores do."""
+    """Whether the ELBO of noisy data ranks monotone weightings as the main metrics do."""
     rows = [row for row in results.complete if results.is_monotone(row)]
-    if len(rows) < MIN_RANKED:
+    of_rows = [repr(row.weighting) for row in rows]
+    names = list(dict.fromkeys(of_rows))
+    if len(names) < MIN_WEIGHTINGS:
         return None
     found = [list(results.scores(row.name).values()) for row in rows]
     elbos = np.array([[s["elbo"]["nats_per_dim"] for s in one] for one in found])
-    names = list(dict.fromkeys(repr(row.weighting) for row in rows))
     losses = np.array([[[s["losses"][name] for name in names] for s in one] for one in found])
-    metrics = [m for m in (BITS, *FRECHET) if m in results.metrics]
-    values = {m.key: results.array(m, rows) for m in metrics}
-    by_level = {key: rank_correlations(elbos, y) for key, y in values.items()}
-    by_weighting = {key: rank_correlations(losses, y) for key, y in values.items()}
+    values = {metric.key: results.array(metric, rows) for metric in results.main}
+    by_level = {key: rank_correlations(elbos, y, of_rows) for key, y in values.items()}
+    by_weighting = {key: rank_correlations(losses, y, of_rows) for key, y in values.items()}
     return {
         "rows": [row.name for row in rows],
         "num_rows": len(rows),
+        "num_weightings": len(names),
         "num_seeds": len(results.seeds),
         "logsnr": found[0][0]["elbo"]["logsnr"],
-        **{key: _correlation(one) for key, one in by_level.items()},
+        **{
+            key: {**_correlation(one), "p_value": rounded([one.p_value])[0]}
+            for key, one in by_level.items()
+        },
         "weightings": [
             {"name": name, **{key: _at(one, i) for key, one in by_weighting.items()}}
             for i, name in enumerate(names)

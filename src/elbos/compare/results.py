@@ -10,9 +10,9 @@ import numpy as np
 from elbos.analysis import rising_intervals
 from elbos.compare.experiment import Comparison
 from elbos.compare.job import Job
-from elbos.compare.metrics import METRICS, Metric
+from elbos.compare.metrics import METRICS, Metric, main_metrics
 from elbos.compare.rows import Row
-from elbos.compare.statistics import Blocks
+from elbos.compare.statistics import Differences, differences
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,12 @@ class Results:
         }
         some = next((cell.scores for cell in cells if cell.scores), None)
         self.some: dict[str, Any] | None = some
-        self.metrics = [m for m in METRICS if some and m.value(some) is not None]
+        self.main = main_metrics(some) if some else []
+        others = [m for m in METRICS if some and m.value(some) is not None and m not in self.main]
+        self.metrics = [*self.main, *others]
         self.rising = {
             row.name: rising_intervals(row.weighting, *self.ends) for row in comparison.rows
         }
-        self.blocks = {metric.key: self._blocks(metric) for metric in self.metrics}
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -77,13 +78,28 @@ class Results:
         found = [[metric.value(s) for s in self.scores(row.name).values()] for row in rows]
         return np.array(found, dtype=np.float64)
 
-    def _blocks(self, metric: Metric) -> Blocks | None:
-        return Blocks.of(self.array(metric, self.complete)) if self.complete else None
+    @cached_property
+    def pairs(self) -> list[tuple[Row, Row]]:
+        """Objectives that differ in nothing but the weighting: a monotone one, and one that is not.
+        They are planned: given by the objectives, not by their scores.
+        """
+        schedules = {r.name: self.comparison.run_config(r, 0).schedule for r in self.complete}
+        return [
+            (yes, no)
+            for no in self.complete
+            for yes in self.complete
+            if self.is_monotone(yes)
+            and not self.is_monotone(no)
+            and yes.parameterization == no.parameterization
+            and schedules[yes.name] == schedules[no.name]
+        ]
 
-    def best(self, metric: Metric) -> list[Row]:
-        """The row with the best mean of those that are compared, or several with the same."""
-        if not self.complete:
-            return []
-        means = self.array(metric, self.complete).mean(1)
-        best = means.min() if metric.is_lower_better else means.max()
-        return [row for row, mean in zip(self.complete, means, strict=True) if mean == best]
+    @cached_property
+    def differences(self) -> dict[str, Differences]:
+        """Between the complete rows, by the main metrics of which something is known."""
+        if not self.complete or not self.main:
+            return {}
+        order = self.complete.index
+        scores = np.array([self.array(metric, self.complete) for metric in self.main])
+        found = differences(scores, [(order(yes), order(no)) for yes, no in self.pairs])
+        return {m.key: one for m, one in zip(self.main, found, strict=True) if one is not None}

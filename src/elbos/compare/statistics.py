@@ -1,273 +1,301 @@
-r"""Which rows of a comparison differ, and which quantities rank them as a score does.
+r"""Which objectives of a comparison differ significantly, and which quantities rank them.
 
-Each of $R$ rows (training objectives) is trained from the same $n$ seeds, and the same seed is the
-same initial weights, order of data and noise in every row: a randomized complete block design, with
-rows as treatments and seeds as blocks. A score is a row's, a seed's, and an error,
+Each of $R$ objectives is trained from the same $n$ seeds, and the same seed is the same initial
+weights, order of data and noise for every objective: a randomized complete block design, with
+objectives as treatments and seeds as blocks. A score is an objective's, a seed's, and an error,
 
 $$y_{rs} = \mu_r + b_s + e_{rs}, \qquad
-  \mathrm{MSE} = \frac{\sum_{rs} (y_{rs} - \bar y_{r\cdot} - \bar y_{\cdot s} + \bar y)^2}
-                      {(R - 1)(n - 1)}.$$
+  s_r^2 = \frac{R}{R - 1} \sum_s \frac{(y_{rs} - \bar y_{r\cdot} - \bar y_{\cdot s} + \bar y)^2}
+                                      {n - 1}.$$
 
-What a seed does to all rows cancels in their differences. All of them at once have the confidence
-of Tukey's honestly significant difference,
+What a seed does to all objectives cancels in their differences. With few seeds $s_r^2$ says little
+of how much an objective scatters, so that it is taken for no less than the mean of all, MSE; and,
+as it may be small by chance in one score of an objective that scatters in most, for no less than
+what is typical, $s_0^2$, times the median over the $K$ main scores of its excess over that,
 
-$$|(\bar y_i - \bar y_j) - (\mu_i - \mu_j)| \le \mathrm{HSD}
-  = q_{0.95;\,R,\,(R-1)(n-1)} \sqrt{\mathrm{MSE} / n}
-  \quad \text{for all } i, j, \text{ in 95 \% of experiments},$$
+$$v_r = \max\Bigl(\mathrm{MSE},\ s_r^2,\
+  s_0^2 \operatorname*{median}_{\text{main scores}} \frac{s_r^2}{s_0^2}\Bigr).$$
 
-with $q$ the quantile of the studentized range (of $\max - \min$ of $R$ means: no further
-$\sqrt 2$). Drawn as $\bar y_r \pm m_r$ with $m_r = \mathrm{HSD} / 2$, rows differ where their
-intervals are apart.
+$s_0^2$ is the median of all $s_r^2$ over what that is for equal errors, or MSE where it is less. A
+wild objective, whose standard deviation is ten times the typical one or more, is left out of MSE,
+of $s_0^2$ and of what seeds do, $\bar y_{\cdot s}$.
 
-This takes errors of all rows for equally large, which they are not. With three seeds no row alone
-says how large its are, but one whose residuals are larger than $\sqrt{\mathrm{MSE}}$ has a margin
-that is wider by as much,
+Two objectives differ significantly in a main score where
 
-$$m_r = \tfrac12 \mathrm{HSD}\, \max(1, s_r / \sqrt{\mathrm{MSE}}), \qquad
-  s_r^2 = \frac{R}{R - 1} \sum_s \frac{e_{rs}^2}{n - 1}.$$
+$$|\bar y_i - \bar y_j| > c_{ij} \sqrt{(v_i + v_j) / n}.$$
 
-One that would widen the intervals of all others is left out of all sums, the largest variance
-first, while Cochran's test finds an outlier at the level $a = 10^{-4}$:
+There are two families of pairs, with half of 5 % each. For the $m$ planned pairs, which were
+chosen before looking, $c$ is Student's, with Bonferroni's correction for pairs and scores; for all
+others, of which the report marks those with the best objective, it is Tukey's studentized range,
 
-$$\frac{\max_r s_r^2}{\sum_r s_r^2} > \frac{F}{F + R - 1}, \qquad
-  F = F_{1 - a/R;\,n-1,\,(R-1)(n-1)}.$$
+$$c_\text{planned} = t_{1 - 0.025 / 2mK;\,\nu}, \qquad
+  c_\text{others} = q_{1 - 0.025 / K;\,R,\,\nu} / \sqrt 2, \qquad
+  \nu = \min(3, R - 1) (n - 1).$$
 
-Such an erratic row has a margin of its own, Student's, of its difference to the mean of the others.
+All verdicts of a report together are then wrong in at most 5 % of experiments; without pairs of
+one kind the other has all of it. Of two objectives this is the paired t-test. Of equal errors
+there are $(R - 1)(n - 1)$ degrees of freedom: three objectives' worth leave room for those whose
+errors are not, and `benchmarks/coverage.py` measures that it suffices.
 
-The few pairs of rows that are asked about in particular pool nothing. Their differences of each
-seed, $d_s = y_{is} - y_{js}$, have Student's interval, with Bonferroni's correction for $m$ pairs,
-
-$$\bar d \pm t_{1 - 0.05/2m;\,n-1} \sqrt{\mathrm{Var}(d) / n}.$$
-
-Whether a quantity $x$, such as the ELBO at a noise level, ranks rows as the score $y$ does is
-Spearman's $\rho$ of their means over seeds. Its interval is of the bootstrap over rows, which are
-taken for a sample of the objectives there could be, and over seeds.
+Whether a quantity $x$, such as the ELBO at a noise level, ranks objectives as the score $y$ does is
+Spearman's $\rho$ of means over seeds. Objectives of one weighting are no independent witnesses: it
+is of the means of each weighting, and its interval of the bootstrap over weightings, which are
+taken for a sample of those there could be, and over seeds. The largest $\rho$ of many noise levels
+is tested by what it comes to if scores are permuted among weightings.
 
 References:
     Student (1908), The probable error of a mean
-    Cochran (1941), The distribution of the largest of a set of estimated variances
     Tukey (1953), The problem of multiple comparisons
+    Smyth (2004), Linear models and empirical Bayes methods: why variances are not each by itself
+    Westfall & Young (1993), Resampling-Based Multiple Testing: the permutation of a maximum
     Efron & Tibshirani (1993), An Introduction to the Bootstrap
 """
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
-from scipy.stats import f as fisher
-from scipy.stats import rankdata, studentized_range
+from scipy.stats import chi2, rankdata, studentized_range
 from scipy.stats import t as student
 
 CONFIDENCE = 0.95
+MIN_WEIGHTINGS = 6  # of 5, a quarter of the bootstrap's intervals may miss: tests measure it
 NUM_DRAWS = 2000
-_OUTLIER_LEVEL = 1e-4  # blatant outliers: of a few rows that scatter more, some left out is worse
+NUM_PERMUTATIONS = 5040  # all of them, of up to 7 weightings
+_WILD = 10.0  # standard deviations over the typical one
 
-
-@lru_cache
-def _quantile(num_rows: int, dof: int) -> float:
-    """Of the studentized range: half a second to compute, and one for all scores of a table."""
-    return float(studentized_range.ppf(CONFIDENCE, num_rows, dof))
+Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Blocks:
-    r"""The additive model, fitted to one score of $R \ge 2$ rows and $n \ge 2$ seeds.
+class Differences:
+    r"""What the differences of $R \ge 2$ objectives in one score are known to.
 
     Args:
-        means: $\bar y_r$, of each row.
-        num_seeds: $n$.
-        is_erratic: Which rows are left out of the pool, as their errors are larger.
-        residual_std: $\sqrt{\mathrm{MSE}}$, the error of one score of the others. Exactly zero
-            where the residuals are no more than rounding, as of rows that are identical.
-        row_std: $s_r$, of a row in the pool; of an erratic one, that of its difference to the mean
-            of the pool, over seeds.
+        means: $\bar y_r$, of each objective.
+        half_widths: $c_{ij} \sqrt{(v_i + v_j) / n}$: a larger difference is significant.
+        residual_std: $\sqrt{\mathrm{MSE}}$, of one score without what seeds do to all objectives.
+        is_wild: Which objectives scatter ten times as much as is typical.
         pairing: By which factor the shared seeds narrow the standard error of a difference: the one
-            that independent seeds would have, from the variance within rows, over the one it has.
-            At least $\sqrt{(R-1)/R}$, and 1 on average where seeds make no difference. None without
-            errors: nothing is left to narrow.
+            that independent seeds would have, from the variance within objectives, over the one it
+            has. At least $\sqrt{(R-1)/R}$, and 1 on average where seeds make no difference.
     """
 
     means: Float64[np.ndarray, " r"]
-    num_seeds: int
-    is_erratic: Bool[np.ndarray, " r"]
+    half_widths: Float64[np.ndarray, "r r"]
     residual_std: float
-    row_std: Float64[np.ndarray, " r"]
-    pairing: float | None
+    is_wild: Bool[np.ndarray, " r"]
+    pairing: float
+
+    @property
+    def is_significant(self) -> Bool[np.ndarray, "r r"]:
+        """Which objectives differ significantly from which."""
+        apart: Bool[np.ndarray, "r r"] = np.abs(self.means[:, None] - self.means) > self.half_widths
+        return apart
+
+    def best(self, is_lower_better: bool) -> int:
+        """The objective with the best mean; a wild one only if it is significantly better than the
+        best of the others.
+        """
+        costs = self.means if is_lower_better else -self.means
+        tame = int(np.where(self.is_wild, np.inf, costs).argmin())
+        is_eligible = ~self.is_wild | (self.is_significant[tame] & (costs < costs[tame]))
+        return int(np.where(is_eligible, costs, np.inf).argmin())
+
+
+def differences(
+    scores: Float64[np.ndarray, "k r n"], planned: Sequence[Pair] = ()
+) -> list["Differences | None"]:
+    """The differences of all pairs of objectives in each main score, such that all verdicts
+    together are wrong in at most 5 % of experiments.
+
+    Args:
+        scores: By main score, objective and seed.
+        planned: Pairs that were chosen before looking, as indices of objectives.
+
+    Returns:
+        For each score; None of a single objective or seed, or where nothing scatters.
+
+    Raises:
+        ValueError: If some scores are not finite.
+    """
+    _require_finite(scores)
+    num_scores, num_rows, num_seeds = scores.shape
+    if num_rows < 2 or num_seeds < 2:
+        return [None] * num_scores
+    found = [_Scatter.of(one) for one in scores]
+    known = [scatter.variances / scatter.typical for scatter in found if scatter is not None]
+    excess = np.median(known, 0) if known else np.ones(num_rows)
+    return [
+        None
+        if scatter is None
+        else Differences(
+            means=one.mean(1),
+            half_widths=_half_widths(scatter, excess, num_scores, num_seeds, planned),
+            residual_std=math.sqrt(scatter.mse),
+            is_wild=scatter.is_wild,
+            pairing=scatter.pairing,
+        )
+        for one, scatter in zip(scores, found, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Scatter:
+    """How objectives scatter over seeds in one score: MSE, $s_0^2$, and $s_r^2$ of each."""
+
+    mse: float
+    typical: float
+    variances: Float64[np.ndarray, " r"]
+    is_wild: Bool[np.ndarray, " r"]
+    pairing: float
 
     @classmethod
-    def of(cls, scores: Float64[np.ndarray, "r n"]) -> "Blocks | None":
-        """From one score of all rows and seeds; None of a single row or a single seed.
-
-        Raises:
-            ValueError: If some scores are not finite.
-        """
-        _require_finite(scores)
-        num_rows, num_seeds = scores.shape
-        if num_rows < 2 or num_seeds < 2:
+    def of(cls, scores: Float64[np.ndarray, "r n"]) -> "_Scatter | None":
+        """From the scores; None if the residuals are rounding, as of objectives that are equal."""
+        within, dof = scores - scores.mean(1)[:, None], scores.shape[1] - 1
+        is_wild = _is_wild(within)
+        pool = within[~is_wild]
+        residuals = within - pool.mean(0)
+        rounding = np.finfo(np.float64).eps * scores.size * np.abs(scores).max()
+        if np.abs(residuals).max() <= rounding:
             return None
-        is_erratic = _erratic(scores)
-        pool = scores[~is_erratic]
-        residuals, is_exact = _residuals(pool)
-        mse = float(np.square(residuals).sum()) / ((len(pool) - 1) * (num_seeds - 1))
-        row_std = (scores - pool.mean(0)).std(1, ddof=1)
-        row_std[~is_erratic] = residuals.std(1, ddof=1) * math.sqrt(len(pool) / (len(pool) - 1))
-        return cls(
-            means=scores.mean(1),
-            num_seeds=num_seeds,
-            is_erratic=is_erratic,
-            residual_std=0.0 if is_exact else math.sqrt(mse),
-            row_std=row_std,
-            pairing=None if is_exact else math.sqrt(float(pool.var(1, ddof=1).mean()) / mse),
-        )
-
-    @property
-    def num_pooled(self) -> int:
-        """Rows in the pool."""
-        return int((~self.is_erratic).sum())
-
-    @property
-    def dof(self) -> int:
-        """Degrees of freedom of the residuals, $(R - 1)(n - 1)$ of the pool."""
-        return (self.num_pooled - 1) * (self.num_seeds - 1)
-
-    @cached_property
-    def half_width(self) -> float:
-        """HSD: how far any difference of two means may be from the truth, all at once."""
-        standard_error = self.residual_std / math.sqrt(self.num_seeds)
-        return _quantile(self.num_pooled, self.dof) * standard_error
-
-    @cached_property
-    def margins(self) -> Float64[np.ndarray, " r"]:
-        r"""$m_r$: rows whose intervals `means` $\pm$ `margins` do not overlap differ."""
-        own = _student(len(self.means), self.num_seeds) * self.row_std / math.sqrt(self.num_seeds)
-        excess = np.maximum(1.0, self.row_std / self.residual_std) if self.residual_std else 1.0
-        margins: Float64[np.ndarray, " r"] = np.where(
-            self.is_erratic, own, self.half_width / 2 * excess
-        )
-        return margins
-
-    def is_best_within_error(self, is_lower_better: bool) -> Bool[np.ndarray, " r"]:
-        """Which rows do not differ significantly from the best; the best itself among them."""
-        best = int(self.means.argmin() if is_lower_better else self.means.argmax())
-        reach = self.margins + self.margins[best]
-        is_near: Bool[np.ndarray, " r"] = np.abs(self.means - self.means[best]) <= reach
-        return is_near
+        variances = residuals.var(1, ddof=1)
+        variances[~is_wild] *= len(pool) / (len(pool) - 1)
+        mse = float(variances[~is_wild].mean())
+        median = float(np.median(variances[~is_wild])) * dof / float(chi2.median(dof)) or mse
+        pairing = math.sqrt(float(pool.var(1, ddof=1).mean()) / mse)
+        return cls(mse, min(mse, median), variances, is_wild, pairing)
 
 
-def _residuals(scores: Float64[np.ndarray, "r n"]) -> tuple[Float64[np.ndarray, "r n"], bool]:
-    """What is left without row and seed, and whether that is rounding."""
-    within = scores - scores.mean(1)[:, None]
-    residuals = within - within.mean(0)
-    rounding = np.finfo(np.float64).eps * scores.size * np.abs(scores).max()
-    return residuals, bool(np.abs(residuals).max() <= rounding)
+def _is_wild(within: Float64[np.ndarray, "r n"]) -> Bool[np.ndarray, " r"]:
+    """Which objectives scatter ten times as much as is typical, by the median over all others of
+    the variance of the difference: no objective is in that of most pairs.
+    """
+    variances = (within[:, None] - within).var(2, ddof=1)
+    off_diagonal = ~np.eye(len(within), dtype=bool)
+    scatter = np.median(variances[off_diagonal].reshape(len(within), -1), 1)
+    is_wild: Bool[np.ndarray, " r"] = scatter > _WILD**2 * np.median(scatter)
+    return is_wild
 
 
-def _erratic(scores: Float64[np.ndarray, "r n"]) -> Bool[np.ndarray, " r"]:
-    """Rows of outlying variance, found one after another; three at least are left."""
-    is_erratic = np.zeros(len(scores), dtype=bool)
-    while (num_rows := int((~is_erratic).sum())) > 3:
-        residuals, is_exact = _residuals(scores[~is_erratic])
-        squares = np.square(residuals).sum(1)
-        share = cochran(num_rows, scores.shape[1], _OUTLIER_LEVEL)
-        if is_exact or squares.max() <= share * squares.sum():
-            break
-        is_erratic[np.flatnonzero(~is_erratic)[squares.argmax()]] = True
-    return is_erratic
+def _half_widths(
+    scatter: _Scatter,
+    excess: Float64[np.ndarray, " r"],
+    num_scores: int,
+    num_seeds: int,
+    planned: Sequence[Pair],
+) -> Float64[np.ndarray, "r r"]:
+    num_rows = len(excess)
+    num_others = num_rows * (num_rows - 1) // 2 - len(planned)
+    level = (1 - CONFIDENCE) / num_scores / (2 if planned and num_others else 1)
+    dof = min(3, int((~scatter.is_wild).sum()) - 1) * (num_seeds - 1)
+    critical = np.full((num_rows, num_rows), _range_quantile(level, num_rows, dof) / math.sqrt(2))
+    for i, j in planned:
+        critical[i, j] = critical[j, i] = student.isf(level / (2 * len(planned)), dof)
+    variances = np.maximum(np.maximum(scatter.mse, scatter.variances), scatter.typical * excess)
+    widths: Float64[np.ndarray, "r r"] = critical * np.sqrt(
+        (variances[:, None] + variances) / num_seeds
+    )
+    return widths
 
 
 @lru_cache
-def cochran(num_rows: int, num_seeds: int, level: float) -> float:
-    """The share of the largest of `num_rows` variances in their sum, above which it is an outlier.
-
-    Examples:
-        >>> [round(cochran(num_rows, 3, 0.05), 3) for num_rows in (5, 10)]  # as tables have it
-        [0.684, 0.445]
-    """
-    dof = num_seeds - 1
-    quantile = float(fisher.ppf(1 - level / num_rows, dof, (num_rows - 1) * dof))
-    return quantile / (quantile + num_rows - 1)
-
-
-def _student(num_comparisons: int, num_seeds: int) -> float:
-    """The quantile of Student's distribution, with Bonferroni's correction."""
-    return float(student.ppf(1 - (1 - CONFIDENCE) / (2 * num_comparisons), num_seeds - 1))
-
-
-def paired_interval(
-    differences: Float64[np.ndarray, " n"], num_pairs: int
-) -> tuple[float, float] | None:
-    """Where the true mean is of one of `num_pairs` differences, in 95 % of experiments for all of
-    them at once; None where the seeds do not tell, as of a single one, or if all have one value,
-    which scores that are counts of images may.
-
-    Args:
-        differences: Of two rows, seed by seed.
-        num_pairs: Pairs of rows that are looked at.
-
-    Raises:
-        ValueError: If some differences are not finite.
-    """
-    _require_finite(differences)
-    num, mean = len(differences), float(differences.mean())
-    if num < 2 or (mean != 0 and np.ptp(differences) <= 1e-12 * abs(mean)):
-        return None
-    half_width = _student(num_pairs, num) * float(differences.std(ddof=1)) / math.sqrt(num)
-    return mean - half_width, mean + half_width
+def _range_quantile(level: float, num_rows: int, dof: int) -> float:
+    """Of the studentized range: half a second to compute, and one for all scores of a report."""
+    return float(studentized_range.isf(level, num_rows, dof))
 
 
 @dataclass(frozen=True)
 class Correlation:
-    r"""Spearman's rank correlation of each of $k$ quantities with a score.
+    r"""Spearman's rank correlation of each of $k$ quantities with a score, over weightings.
 
     Args:
-        rho: The estimates; NaN where all rows have the same mean of the quantity, or of the score.
-        low: Lower ends of the 95 % intervals; NaN where `rho` is.
+        rho: The estimates; NaN where all weightings have the same mean of the quantity, or of the
+            score.
+        low: Lower ends of the 95 % intervals, of each quantity by itself; NaN where `rho` is.
         high: Upper ends.
+        p_value: How often the largest of all $k$ correlations is as large, if scores are permuted
+            among weightings; NaN if all `rho` are.
     """
 
     rho: Float64[np.ndarray, " k"]
     low: Float64[np.ndarray, " k"]
     high: Float64[np.ndarray, " k"]
+    p_value: float
 
 
 def rank_correlations(
     x: Float64[np.ndarray, "r n k"],
     y: Float64[np.ndarray, "r n"],
+    weightings: Sequence[str],
     *,
     num_draws: int = NUM_DRAWS,
     seed: int = 0,
 ) -> Correlation:
-    r"""How well each of $k$ quantities ranks rows as a score does.
+    r"""How well each of $k$ quantities ranks weightings as a score does.
 
-    A draw of the bootstrap takes rows with replacement and, independently, seeds: the same ones in
-    all rows, for quantities and score, as seeds are blocks. Draws without a rank correlation, as of
-    one row only, are left out. The interval is from the 2.5th to the 97.5th percentile, and extends
-    to the estimate where that is outside: resampled seeds add to the noise in the means, so that
-    draws lie closer to zero than a high estimate does.
+    Objectives with the same weighting count as one, of their mean. A draw of the bootstrap takes
+    weightings with replacement and, independently, seeds: the same ones for all objectives, for
+    quantities and score, as seeds are blocks. Draws without a rank correlation, as of one weighting
+    only, are left out. The interval is from the 2.5th to the 97.5th percentile, and extends to the
+    estimate where that is outside: resampled seeds add to the noise in the means, so that draws lie
+    closer to zero than a high estimate does.
 
     Args:
-        x: Quantities, lower is better.
+        x: Quantities of each objective and seed, lower is better.
         y: Score, lower is better: that both are is a positive correlation.
+        weightings: Of each objective, what tells its weighting from others.
         num_draws: Of the bootstrap. Default: ends move by a tenth of the interval's width at most.
-        seed: Of the bootstrap.
+        seed: Of the bootstrap, and of the permutations of 8 weightings or more.
 
     Raises:
-        ValueError: If there are fewer than 4 rows, or some values are not finite.
+        ValueError: If there are fewer than 6 different weightings, of which intervals hold too
+            seldom, or some values are not finite.
     """
-    num_rows, num_seeds = y.shape
-    if num_rows < 4:
-        raise ValueError(f"A rank correlation is of 4 rows or more: there are {num_rows}.")
+    names = list(dict.fromkeys(weightings))
+    if len(names) < MIN_WEIGHTINGS:
+        raise ValueError(
+            f"A rank correlation is of {MIN_WEIGHTINGS} weightings or more: there are {len(names)}."
+        )
     _require_finite(x, y)
+    members = [np.array([one == name for one in weightings]) for name in names]
+    x = np.moveaxis(np.array([x[is_of].mean(0) for is_of in members]), 2, 0)
+    y = np.array([y[is_of].mean(0) for is_of in members])[None]
+    num, num_seeds = y.shape[1:]
     rng = np.random.default_rng(seed)
-    rows = rng.integers(num_rows, size=(num_draws, num_rows))
+    rows = rng.integers(num, size=(num_draws, num))
     seeds = rng.integers(num_seeds, size=(num_draws, num_seeds))
-    x, y = np.moveaxis(x, 2, 0), y[None]
-    rho = _spearman(x, y, np.arange(num_rows)[None], np.arange(num_seeds)[None])[:, 0]
+    every_row, every_seed = np.arange(num)[None], np.arange(num_seeds)[None]
+    rho = _spearman(x, y, every_row, every_seed)[:, 0]
     ends = [_percentiles(draws) for draws in _spearman(x, y, rows, seeds)]
     low, high = np.array(ends).reshape(-1, 2).T
-    return Correlation(rho, np.minimum(rho, low), np.maximum(rho, high))
+    ranks = [_ranks(values, every_row, every_seed)[:, 0] for values in (x, y)]
+    p_value = _p_value_of_largest(ranks[0], ranks[1][0], rng)
+    return Correlation(rho, np.minimum(rho, low), np.maximum(rho, high), p_value)
+
+
+def _p_value_of_largest(
+    x: Float64[np.ndarray, "k w"], y: Float64[np.ndarray, " w"], rng: np.random.Generator
+) -> float:
+    """Of the largest correlation of centred ranks, by permutations of the score: of all of them
+    where they are few, the observed one included.
+    """
+    scale = np.linalg.norm(x, axis=1)
+    if not y.any() or not scale.any():
+        return math.nan
+    if math.factorial(len(y)) <= NUM_PERMUTATIONS:
+        orders = np.array(list(itertools.permutations(range(len(y)))))
+    else:
+        drawn = [rng.permutation(len(y)) for _ in range(NUM_PERMUTATIONS - 1)]
+        orders = np.array([np.arange(len(y)), *drawn])
+    known = x[scale > 0] / scale[scale > 0, None]
+    largest = (known @ y[orders].T).max(0)
+    return float((largest >= known.dot(y).max() - 1e-9).mean())
 
 
 def _spearman(

@@ -7,16 +7,15 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from elbos.compare.metrics import MAIN
-from elbos.compare.words import floor_name, formatter
+from elbos.compare.words import detectable, floor_name, formatter
 from elbos.evaluation.words import plus_minus
-
-_SHOWN = [metric.key for metric in MAIN]
 
 
 def comparison_table(report: Mapping[str, Any]) -> Table:
-    """Every row with its main scores, ± margin; bold where not told apart from the best."""
-    metrics = [metric for metric in report["metrics"] if metric["key"] in _SHOWN]
+    """Every objective with its main scores, ± their standard deviation over seeds; bold without a
+    significant difference from the best, ? where that is unresolved.
+    """
+    metrics = [metric for metric in report["metrics"] if metric["is_main"]]
     seeds = len(report["seeds"])
     title = (
         f"{report['name']}: {seeds} seed{'s' if seeds > 1 else ''}, {report['num_images']:,} images"
@@ -41,12 +40,15 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
     if any(metric["floor"] is not None for metric in metrics):
         floors = [formatter(report, metric["key"])(metric["floor"]) for metric in metrics]
         table.add_row(floor_name(report), "", *floors, style="dim")
+    if any(report["statistics"].values()):
+        least = [detectable(report, metric["key"]) for metric in metrics]
+        table.add_row("least significant difference from ★", "", *least, style="dim")
     return table
 
 
 def _cell(row: Mapping[str, Any], key: str) -> str:
     if (score := row["scores"].get(key)) is None:
         return ""
-    text = plus_minus(score["mean"], score["margin"])
-    text += "★" if score["is_best"] else ""
+    text = plus_minus(score["mean"], score["std"])
+    text += "★" if score["is_best"] else "?" if score["is_unresolved"] else ""
     return f"[bold]{text}[/bold]" if score["is_best_within_error"] else text

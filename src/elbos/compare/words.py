@@ -1,9 +1,11 @@
 """A comparison in short: numbers to the digit that is known, and what differences mean."""
 
 import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from elbos.compare.metrics import BITS
 from elbos.evaluation.words import number
 from elbos.pages.parts import NONE
 
@@ -17,16 +19,19 @@ MONOTONE = (
 
 
 def formatter(report: Report, key: str) -> Callable[[float | None], str]:
-    """How numbers of a metric are written: to the second digit of its margin, or four digits."""
-    return _writer((report["statistics"].get(key) or {}).get("margin"))
+    """How numbers of a metric are written: to the second digit of the middle one of the standard
+    deviations over seeds, or four digits.
+    """
+    known = [std for row in report["rows"] if (std := score(row, key).get("std")) is not None]
+    return _writer(statistics.median(known) if known else None)
 
 
 def score_formatter(
     report: Report, row: Mapping[str, Any], key: str
 ) -> Callable[[float | None], str]:
-    """How a row's score is written: by the margin it has."""
-    margin = score(row, key).get("margin")
-    return _writer(margin) if margin else formatter(report, key)
+    """How a row's score is written: by its own standard deviation over seeds."""
+    std = score(row, key).get("std")
+    return _writer(std) if std else formatter(report, key)
 
 
 def difference_formatter(difference: Mapping[str, float | None]) -> Callable[[float | None], str]:
@@ -65,7 +70,22 @@ def score(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def floor_name(report: Report) -> str:
     """What real images are called, and how many there are."""
     num = report["num_floor"]
-    return "floor: real images" if num is None else f"floor: {num:,} test images"
+    return "real-data baseline" if num is None else f"real-data baseline: {num:,} test images"
+
+
+def detectable(report: Report, key: str) -> str:
+    """The difference from the best that would be significant for the middle one of all others."""
+    found = report["statistics"].get(key)
+    return NONE if found is None else _writer(found["detectable"])(found["detectable"])
+
+
+def ranked(report: Report) -> dict[str, str]:
+    """Titles of the scores in the ranking question, by key."""
+    return {
+        metric["key"]: "clean ELBO, bits/dim" if metric["key"] == BITS.key else metric["title"]
+        for metric in report["metrics"]
+        if (report["ranking"] or {}).get(metric["key"])
+    }
 
 
 def kind(row: Mapping[str, Any]) -> str:
@@ -97,24 +117,37 @@ def _seeds(which: Sequence[str]) -> str:
 
 
 def reading(report: Report) -> str:
-    """How marks and margins are to be read."""
+    """How marks and numbers are to be read."""
+    spread = "± is the standard deviation over seeds."
     if all(one is None for one in report["statistics"].values()):
-        return "★ the best mean. With one seed there is no margin: a difference may be chance."
+        return (
+            "With one seed nothing is marked: a difference may be chance."
+            if len(report["seeds"]) == 1
+            else spread
+        )
+    main = ", ".join(metric["short"] for metric in report["metrics"] if metric["is_main"])
+    unresolved = (
+        " Unresolved: scatters over seeds more than ten times as much as is typical, too much to "
+        "be compared."
+        if any(one.get("is_unresolved") for row in report["rows"] for one in row["scores"].values())
+        else ""
+    )
     return (
-        "★ the best mean. Bold: not told apart from it. ± serves to compare rows: two whose "
-        "intervals do not overlap differ (about 95 % confidence, for all pairs of rows at once). "
-        "It is no error of the mean: what a seed does to all rows is left out."
+        f"★ the best mean of a main score ({main}). Bold: no significant difference from it."
+        f"{unresolved} {spread} Other scores are shown without verdict. All verdicts of this "
+        "report together are right with 95 % confidence."
     )
 
 
 def reading_of_pairs(report: Report) -> str:
     """What matched pairs are, and how their intervals are to be read."""
-    text = "These rows differ in nothing but the weighting: one is monotone, the other is not."
+    text = "These objectives differ in the weighting only: one is monotone, the other is not."
     if len(report["seeds"]) == 1:
-        return f"{text} With one seed nothing can be told apart from chance."
+        return f"{text} One seed has no intervals: a difference may be chance."
     return (
-        f"{text} Each pair has an interval of its own, of 95 % confidence for all pairs of a score "
-        "at once."
+        f"{text} Intervals of the main scores hold with 95 % confidence for the whole report; "
+        "a difference is significant where its interval leaves out zero. Other scores have no "
+        "verdict."
     )
 
 
@@ -133,25 +166,25 @@ def signed(value: float, write: Callable[[float | None], str]) -> str:
     return f"{'−' if value < 0 else '+'}{write(abs(value))}"
 
 
-def told_apart(difference: Mapping[str, float | None]) -> bool | None:
+def is_significant(difference: Mapping[str, float | None]) -> bool | None:
     """Whether the interval excludes zero; none without an interval."""
     low, high = difference["low"], difference["high"]
     return None if low is None or high is None else not low <= 0 <= high
 
 
 def is_gain(difference: Mapping[str, Any], metric: Mapping[str, Any]) -> bool:
-    """Whether the monotone row is the better one."""
+    """Whether the monotone objective is the better one."""
     return bool((difference["mean"] < 0) == metric["is_lower_better"])
 
 
 def verdict(difference: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
     """What a difference, monotone minus not, says."""
-    apart = told_apart(difference)
-    if apart is None:
-        return "no interval"
-    if not apart:
-        return "not told apart"
-    return "monotone better" if is_gain(difference, metric) else "monotone worse"
+    found = is_significant(difference)
+    if found is None:
+        return NONE
+    if found:
+        return "monotone better" if is_gain(difference, metric) else "monotone worse"
+    return "unresolved" if difference["is_unresolved"] else "no significant difference"
 
 
 def correlation(one: Mapping[str, float | None] | None) -> str:

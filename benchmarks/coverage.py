@@ -1,0 +1,123 @@
+r"""How often a comparison of equal objectives claims a difference, and which differences it finds.
+
+    python benchmarks/coverage.py [--num-tables 2000] [--seed 0]
+
+A table is a report of 15 objectives, five planned pairs, as of the default rows, and three main
+scores, whose errors are independent: the hardest case. All true means are equal, so that any
+significant difference, of a planned pair or from the best objective, is a false claim. An objective
+that scatters more is one of planned pairs.
+
+The power is of a difference $\delta$ in units of the standard deviation of one score, if all
+objectives scatter alike: the $\delta$ that is found in 80 % of reports. Beside it is that of
+Student's paired t-test of each pair by itself, adjusted alike.
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from elbos.compare.statistics import differences
+
+NUM_OBJECTIVES, NUM_SCORES = 15, 3
+PLANNED = [(0, 1), (2, 3), (2, 4), (5, 6), (7, 8)]
+POWER = 0.8
+
+Errors = Callable[[np.random.Generator, Any], Any]
+
+
+def normal(factor: float = 1, *objectives: int, num_scores: int = NUM_SCORES) -> Errors:
+    """Normal errors, those of some objectives and scores larger by a factor."""
+
+    def errors(rng: np.random.Generator, size: Any) -> Any:
+        found = rng.normal(size=size)
+        found[:num_scores, list(objectives)] *= factor
+        return found
+
+    return errors
+
+
+def spread(rng: np.random.Generator, size: Any) -> Any:
+    """Normal errors of standard deviations from 0.3 to 3, in a random order."""
+    return rng.normal(size=size) * rng.permutation(np.geomspace(0.3, 3, size[1]))[:, None]
+
+
+CASES: dict[str, Errors] = {
+    "all alike": normal(),
+    "one scatters 10 times as much": normal(10, 0),
+    "one 10 times, in two of the scores": normal(10, 0, num_scores=2),
+    "one 10 times, in one of the scores": normal(10, 0, num_scores=1),
+    "one 30 times": normal(30, 0),
+    "three 4 times": normal(4, 0, 2, 5),
+    "spread evenly from 0.3 to 3": spread,
+    "Student's t, 3 degrees of freedom": lambda rng, size: rng.standard_t(3, size),
+    "lognormal": lambda rng, size: rng.lognormal(size=size),
+}
+
+
+def false_claims(
+    errors: Errors, num_seeds: int, num_tables: int, seed: int, num_objectives: int = NUM_OBJECTIVES
+) -> float:
+    """The share of reports with any false claim."""
+    rng = np.random.default_rng([seed, num_seeds])
+    planned = [pair for pair in PLANNED if max(pair) < num_objectives]
+    size = NUM_SCORES, num_objectives, num_seeds
+    return float(np.mean([_any_claim(errors(rng, size), planned) for _ in range(num_tables)]))
+
+
+def _any_claim(scores: Any, planned: list[tuple[int, int]]) -> bool:
+    return any(
+        one.is_significant[one.best(is_lower_better=True)].any()
+        or any(one.is_significant[pair] for pair in planned)
+        for one in differences(scores, planned)
+        if one is not None
+    )
+
+
+def found_differences(num_seeds: int, num_tables: int, seed: int) -> dict[str, float]:
+    """The difference that is found with the power, in standard deviations: of planned pairs, of
+    others, and of planned pairs by Student's t-test of each by itself.
+    """
+    rng = np.random.default_rng([seed, num_seeds])
+    level = 0.025 / NUM_SCORES / len(PLANNED) / 2
+    quantile = float(student.isf(level, num_seeds - 1))
+    needed: dict[str, list[Any]] = {"planned": [], "others": [], "alone": []}
+    others = [(i, j) for i in range(9, 15) for j in range(i)]
+    for _ in range(num_tables):
+        scores = rng.normal(size=(NUM_SCORES, NUM_OBJECTIVES, num_seeds))
+        for values, one in zip(scores, differences(scores, PLANNED), strict=True):
+            assert one is not None
+            for name, pairs in (("planned", PLANNED), ("others", others)):
+                i, j = np.transpose(pairs)
+                needed[name].append(one.half_widths[i, j] - (one.means[i] - one.means[j]))
+            apart = np.array([values[i] - values[j] for i, j in PLANNED])
+            width = quantile * apart.std(1, ddof=1) / math.sqrt(num_seeds)
+            needed["alone"].append(width - apart.mean(1))
+    return {
+        name: float(np.quantile(np.concatenate(values), POWER)) for name, values in needed.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--num-tables", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    num, seed = options.num_tables, options.seed
+    print("| errors of 15 equal objectives | 3 seeds | 5 seeds |\n|---|---:|---:|")
+    for name, errors in CASES.items():
+        shares = [false_claims(errors, num_seeds, num, seed) for num_seeds in (3, 5)]
+        print(f"| {name} | {' | '.join(f'{share:.1%}' for share in shares)} |", flush=True)
+    print(
+        "\n| seeds | planned pair | another pair | planned pair, by itself |\n|---|---:|---:|---:|"
+    )
+    for num_seeds in (2, 3, 4, 5, 10):
+        found = found_differences(num_seeds, max(num // 4, 1), seed)
+        print(f"| {num_seeds} | {' | '.join(f'{value:.1f}' for value in found.values())} |")
+
+
+if __name__ == "__main__":
+    main()
