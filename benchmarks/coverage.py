@@ -111,9 +111,7 @@ def main() -> None:
     for name, errors in CASES.items():
         shares = [false_claims(errors, num_seeds, num, seed) for num_seeds in (3, 5)]
         print(f"| {name} | {' | '.join(f'{share:.1%}' for share in shares)} |", flush=True)
-    print(
-        "\n| seeds | planned pair | another pair | planned pair, by itself |\n|---|---:|---:|---:|"
-    )
+    print("\n| seeds | planned pair | another pair | planned pair, alone |\n|---|---:|---:|---:|")
     for num_seeds in (2, 3, 4, 5, 10):
         found = found_differences(num_seeds, max(num // 4, 1), seed)
         print(f"| {num_seeds} | {' | '.join(f'{value:.1f}' for value in found.values())} |")

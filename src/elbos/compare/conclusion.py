@@ -73,7 +73,7 @@ def _pairs(metrics: Sequence[Entry], report: Report) -> Iterator[str]:
     if 0 < len(apart) <= _FEW:
         yield f"Significant: {'; '.join(apart)}."
     if least := "; ".join(_least(metrics, found)):
-        yield f"The other pairs show no significant difference, which would take {least}."
+        yield f"Where a pair shows no significant difference, it would have taken {least}."
 
 
 def _difference(difference: Mapping[str, float]) -> str:
@@ -85,14 +85,11 @@ def _difference(difference: Mapping[str, float]) -> str:
 def _least(metrics: Sequence[Entry], found: Sequence[tuple[Entry, Entry, Entry]]) -> Iterator[str]:
     """By metric, from which difference on a pair without one would have been significant."""
     for metric in metrics:
-        least = sorted(
-            (difference["detectable"], difference_formatter(difference))
-            for _, of, difference in found
-            if of is metric and not is_significant(difference)
-        )
-        if least:
-            ends = dict.fromkeys(write(value) for value, write in (least[0], least[-1]))
-            yield f"{' to '.join(ends)} ({metric['title']})"
+        others = [one for _, of, one in found if of is metric and not is_significant(one)]
+        if others:
+            others.sort(key=lambda one: float(one["detectable"]))
+            ends = (difference_formatter(one)(one["detectable"]) for one in (others[0], others[-1]))
+            yield f"{' to '.join(dict.fromkeys(ends))} ({metric['title']})"
 
 
 def _best(metric: Entry, rows: Sequence[Entry], report: Report) -> str:

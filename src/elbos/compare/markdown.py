@@ -120,9 +120,12 @@ def _differences(report: Report, pair: Mapping[str, Any]) -> Iterator[list[str]]
         found = pair["differences"].get(metric["key"])
         if found is None or found["mean"] is None:
             continue
-        write, apart = difference_formatter(found), is_significant(found)
+        apart = is_significant(found)
+        known = apart is not None
+        write = difference_formatter(found) if known else formatter(report, metric["key"])
         ends = NONE if apart is None else interval(found["low"], found["high"], write)
-        mean, least = signed(found["mean"], write), write(found["detectable"])
+        mean = signed(found["mean"], write)
+        least = write(found["detectable"]) if known else NONE
         mean = f"**{mean}**" if apart else mean
         yield [plain(metric["short"]), mean, ends, least, verdict(found, metric)]
 

@@ -71,7 +71,7 @@ def main_metrics(scores: Mapping[str, Any]) -> list[Metric]:
     Args:
         scores: Of a run.
     """
-    num_samples, num_features = scores.get("num_compared"), scores.get("num_features")
+    num_samples, num_features = scores["num_compared"], scores["num_features"]
     is_few = num_samples is not None and num_features is not None and num_samples < num_features
     distances = _DISTANCES["kernel" if is_few else "frechet"]
     return [one for one in (*distances, BITS) if one.value(scores) is not None]

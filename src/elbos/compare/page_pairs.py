@@ -7,6 +7,7 @@ from typing import Any
 from elbos.compare.words import (
     Report,
     difference_formatter,
+    formatter,
     interval,
     is_gain,
     is_significant,
@@ -28,7 +29,7 @@ def matched_pairs(report: Report) -> str:
         (
             f"<b>{breakable(pair['monotone'])}</b><br>minus {breakable(pair['non_monotone'])}",
             {
-                escape(metric["short"]): _cell(pair, metric, scales[metric["key"]])
+                escape(metric["short"]): _cell(report, pair, metric, scales[metric["key"]])
                 for metric in report["metrics"]
             },
         )
@@ -51,12 +52,13 @@ def _scale(report: Report, key: str) -> float:
     return max(numbers, default=0.0) or 1.0
 
 
-def _cell(pair: Mapping[str, Any], metric: Mapping[str, Any], scale: float) -> str:
+def _cell(report: Report, pair: Mapping[str, Any], metric: Mapping[str, Any], scale: float) -> str:
     difference = pair["differences"].get(metric["key"])
     if difference is None or difference["mean"] is None:
         return NONE
-    write = difference_formatter(difference)
     apart = is_significant(difference)
+    known = apart is not None
+    write = difference_formatter(difference) if known else formatter(report, metric["key"])
     mean = signed(difference["mean"], write)
     low_high = (
         ""

@@ -9,16 +9,17 @@ $$y_{rs} = \mu_r + b_s + e_{rs}, \qquad
                                       {n - 1}.$$
 
 What a seed does to all objectives cancels in their differences. With few seeds $s_r^2$ says little
-of how much an objective scatters, so that it is taken for no less than the mean of all, MSE; and,
-as it may be small by chance in one score of an objective that scatters in most, for no less than
-what is typical, $s_0^2$, times the median over the $K$ main scores of its excess over that,
+of how much an objective scatters. It is taken for no less than what is typical, $s_0^2$; and, as it
+may be small by chance in one score of an objective that scatters in most, its excess over that for
+no less than the median over the main scores,
 
-$$v_r = \max\Bigl(\mathrm{MSE},\ s_r^2,\
-  s_0^2 \operatorname*{median}_{\text{main scores}} \frac{s_r^2}{s_0^2}\Bigr).$$
+$$v_r = s_0^2 \max\Bigl(1,\ \frac{s_r^2}{s_0^2},\
+  \operatorname*{median}_{\text{main scores}} \frac{s_r^2}{s_0^2}\Bigr).$$
 
-$s_0^2$ is the median of all $s_r^2$ over what that is for equal errors, or MSE where it is less. A
-wild objective, whose standard deviation is ten times the typical one or more, is left out of MSE,
-of $s_0^2$ and of what seeds do, $\bar y_{\cdot s}$.
+$s_0^2$ is the median of all $s_r^2$ over what that is for equal errors, or their mean, MSE, where
+that is less: objectives that scatter more than most do not widen the intervals of all. A wild
+objective, whose standard deviation is ten times the typical one or more, is left out of it, and of
+what seeds do, $\bar y_{\cdot s}$.
 
 Two objectives differ significantly in a main score where
 
@@ -197,7 +198,8 @@ def _half_widths(
     critical = np.full((num_rows, num_rows), _range_quantile(level, num_rows, dof) / math.sqrt(2))
     for i, j in planned:
         critical[i, j] = critical[j, i] = student.isf(level / (2 * len(planned)), dof)
-    variances = np.maximum(np.maximum(scatter.mse, scatter.variances), scatter.typical * excess)
+    own = scatter.variances / scatter.typical
+    variances = scatter.typical * np.maximum(np.maximum(1.0, own), excess)
     widths: Float64[np.ndarray, "r r"] = critical * np.sqrt(
         (variances[:, None] + variances) / num_seeds
     )

@@ -7,8 +7,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from elbos.compare.words import detectable, floor_name, formatter
-from elbos.evaluation.words import plus_minus
+from elbos.compare.words import detectable, floor_name, formatter, score_formatter
 
 
 def comparison_table(report: Mapping[str, Any]) -> Table:
@@ -32,13 +31,13 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
     for metric in metrics:
         table.add_column(metric["short"].replace(", ", ",\n"), justify="right")
     for row in report["rows"]:
-        cells = [_cell(row, metric["key"]) for metric in metrics]
+        cells = [_cell(report, row, metric["key"]) for metric in metrics]
         if row["status"] == "failed":
             cells = ["failed", *cells[1:]]
         mark = "" if row["status"] == "complete" else " *"
         table.add_row(f"{escape(row['name'])}{mark}", "yes" if row["is_monotone"] else "no", *cells)
     if any(metric["floor"] is not None for metric in metrics):
-        floors = [formatter(report, metric["key"])(metric["floor"]) for metric in metrics]
+        floors = [formatter(report, metric["key"], digits=1)(metric["floor"]) for metric in metrics]
         table.add_row(floor_name(report), "", *floors, style="dim")
     if any(report["statistics"].values()):
         least = [detectable(report, metric["key"]) for metric in metrics]
@@ -46,9 +45,11 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _cell(row: Mapping[str, Any], key: str) -> str:
+def _cell(report: Mapping[str, Any], row: Mapping[str, Any], key: str) -> str:
     if (score := row["scores"].get(key)) is None:
         return ""
-    text = plus_minus(score["mean"], score["std"])
+    write = score_formatter(report, row, key, digits=1)
+    text = write(score["mean"])
+    text += "" if score["std"] is None else f" ± {write(score['std'])}"
     text += "★" if score["is_best"] else "?" if score["is_unresolved"] else ""
     return f"[bold]{text}[/bold]" if score["is_best_within_error"] else text

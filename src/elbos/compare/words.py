@@ -18,20 +18,23 @@ MONOTONE = (
 )
 
 
-def formatter(report: Report, key: str) -> Callable[[float | None], str]:
+def formatter(report: Report, key: str, digits: int = 2) -> Callable[[float | None], str]:
     """How numbers of a metric are written: to the second digit of the middle one of the standard
     deviations over seeds, or four digits.
     """
-    known = [std for row in report["rows"] if (std := score(row, key).get("std")) is not None]
-    return _writer(statistics.median(known) if known else None)
+    return _writer(_typical_std(report, key), digits)
 
 
 def score_formatter(
-    report: Report, row: Mapping[str, Any], key: str
+    report: Report, row: Mapping[str, Any], key: str, digits: int = 2
 ) -> Callable[[float | None], str]:
-    """How a row's score is written: by its own standard deviation over seeds."""
-    std = score(row, key).get("std")
-    return _writer(std) if std else formatter(report, key)
+    """How an objective's score is written: likewise, or by its own deviation where it is larger."""
+    return _writer(max(_typical_std(report, key), score(row, key).get("std") or 0.0), digits)
+
+
+def _typical_std(report: Report, key: str) -> float:
+    known = [std for row in report["rows"] if (std := score(row, key).get("std")) is not None]
+    return statistics.median(known) if known else 0.0
 
 
 def difference_formatter(difference: Mapping[str, float | None]) -> Callable[[float | None], str]:
@@ -40,10 +43,10 @@ def difference_formatter(difference: Mapping[str, float | None]) -> Callable[[fl
     return _writer(None if low is None or high is None else (high - low) / 2)
 
 
-def _writer(margin: float | None) -> Callable[[float | None], str]:
+def _writer(margin: float | None, digits: int = 2) -> Callable[[float | None], str]:
     if not margin:
         return number
-    decimals = max(0, 1 - math.floor(math.log10(margin)))
+    decimals = max(0, digits - 1 - math.floor(math.log10(margin)))
     return lambda value: NONE if value is None else _plain(value, decimals)
 
 
