@@ -39,7 +39,9 @@ OF_ANY_NUMBER = ("kernel_distance", "kernel_distance_se")
 
 REFERENCE_SPLIT = "train+val"
 UNKNOWN: dict[str, float | None] = dict.fromkeys(SCORES)
-_ESTIMATORS = 2  # a higher number forgets stored scores: kernel distances of cuts were 1
+# A higher number forgets what is stored.
+_ESTIMATORS = 2  # scores; 1: kernel distances of ten cuts
+_SAMPLERS = 2  # samples; 1: UniPC and DPM-Solver++(3M) of full order in the last steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +154,7 @@ class Judge:
         """The scores of samples of the run; `matched`, those of as many as the baseline has."""
         num_matched = self.num_matched(len(x))
         key = {"num": len(x), "matched": num_matched, "sampling": sampling, "seed": seed}
-        store = Store.of(self.run, "scores", **self._key, **key)
+        store = Store.of(self.run, "scores", samplers=_SAMPLERS, **self._key, **key)
         return self._scores(x, f"seed {seed}", start, store, num_matched)
 
     def baseline(self, num: int, start: Start) -> dict[str, Any]:
@@ -256,7 +258,7 @@ def draw_set(
     Raises:
         ValueError: If some are not finite.
     """
-    store = Store.of(run, "samples", sampling=sampling, num=num, seed=seed)
+    store = Store.of(run, "samples", samplers=_SAMPLERS, sampling=sampling, num=num, seed=seed)
     labels = torch.arange(num) % (run.dataset.num_classes or 1) if run.has_labels else None
     advance = start(f"samples of seed {seed}", num, "images")
 
