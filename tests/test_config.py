@@ -160,9 +160,12 @@ def test_missing_and_unknown_entries_are_refused() -> None:
     [
         ({"weighting": weightings.Exponential(rate=1e3)}, "The loss is multiplied with inf"),
         ({"weighting": weightings.Sigmoid(k=-1e4)}, "The loss is zero"),
-        ({"weighting": Tabulated(name="w", weights=(1.0, 2.0), logsnr_min=-5.0)}, r"on \[-8, 7\]"),
-        ({"weighting": weightings.Shifted(TABLE, 8.0)}, r"for on \[-24, -9\]: choose"),
-        ({"weighting": weightings.Monotone(weightings.Shifted(TABLE, -8.0))}, r"on \[8, 23\]"),
+        (
+            {"weighting": Tabulated(name="w", weights=(1.0, 2.0), logsnr_min=-5.0)},
+            r"on \[-8, 7.8\]",
+        ),
+        ({"weighting": weightings.Shifted(TABLE, 8.0)}, r"for on \[-24, -8.2\]: choose"),
+        ({"weighting": weightings.Monotone(weightings.Shifted(TABLE, -8.0))}, r"on \[8, 23.8\]"),
         ({"sampling": Sampling(guidance=2.0), "use_labels": False}, "guidance is 2.0"),
         ({"sampling": Sampling(guidance=2.0), "label_dropout": 0.0}, "guidance is 2.0"),
         ({"sampling": Sampling(grid=schedules.Linear(logsnr_min=8.0))}, "finite ends"),

@@ -113,7 +113,7 @@ def _listed(label: str, parts: Iterable[str]) -> list[str]:
 def _suggested(text: str, start: str) -> list[tuple[str, str]]:
     """The options that tyro suggests, and the commands whose help has them."""
     found: list[tuple[str, str]] = []
-    for option in re.split(r" (?=--(?!help)[\w.-]+ )", text):
+    for option in re.split(r" (?=--(?!help)[\w.-]+ [A-Z{\[])", text):  # a word of a help is not one
         pages = re.findall(r" in elbos\b([^()]*?)(?: \(other subcommands\))? --help", option)
         found += [(option.split(" ")[0], f"{start}{page}") for page in pages]
     return found
