@@ -209,7 +209,13 @@ def test_integers_are_no_times_and_no_levels(name):
         call(schedules.Linear(), torch.tensor([0, 1]))
 
 
-@pytest.mark.parametrize("t", [[-0.1, 0.5], [0.5, 1.5], [0.5, math.nan]], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_times_that_round_beyond_an_end_are_that_end(dtype):
+    t = torch.tensor([-2e-7, 1 + 2e-7], dtype=dtype)
+    assert schedules.Cosine().logsnr(t).tolist() == [20.0, -20.0]
+
+
+@pytest.mark.parametrize("t", [[-0.01, 0.5], [0.5, 1.01], [0.5, math.nan]], ids=str)
 def test_times_outside_0_to_1_are_refused(t):
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         schedules.Cosine().logsnr(torch.tensor(t, dtype=torch.float64))

@@ -33,6 +33,8 @@ from torch.nn.functional import logsigmoid
 
 from elbos.checks import require_floating, require_positive
 
+ROUNDING = 1e-6  # of times: a cumulative sum of 1 / n ends above 1
+
 
 def low_discrepancy_times(u: float, num: int) -> Float[Tensor, " n"]:
     r"""Times $t_i = \mathrm{mod}(u + i/n, 1)$: each is uniform if $u \sim U(0, 1)$ is, together
@@ -123,8 +125,8 @@ class Schedule(abc.ABC):
 
         Raises:
             ValueError: If `t` is not of floating-point numbers, or one on the CPU is outside
-                [0, 1]; on other devices, where a look would wait for the device, it counts as the
-                nearer end.
+                [0, 1] by more than a rounding, 1e-6; one that is not refused counts as the nearer
+                end, and so does every one on other devices, where a look would wait for the device.
 
         Examples:
             >>> t = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
@@ -132,7 +134,7 @@ class Schedule(abc.ABC):
             tensor([ 20.,   0., -20.], dtype=torch.float64)
         """
         require_floating(t=t)
-        if t.device.type == "cpu" and not ((t >= 0) & (t <= 1)).all():
+        if t.device.type == "cpu" and not ((t >= -ROUNDING) & (t <= 1 + ROUNDING)).all():
             raise ValueError(
                 f"times run from {t.min().item()} to {t.max().item()}: give times in [0, 1]."
             )
