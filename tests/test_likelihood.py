@@ -205,9 +205,26 @@ def test_data_off_their_levels_are_refused(x):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_levels_pass_in_every_precision_that_holds_them(num_levels, dtype):
     """The upper half alone too: data that are never below 0 are data."""
-    x = (torch.arange(num_levels).double() / (num_levels - 1) * 2 - 1).to(dtype).double()
+    x = (torch.arange(num_levels).double() / (num_levels - 1) * 2 - 1).to(dtype)
     for some in (x, x[num_levels // 2 :]):
         assert decoder_loss(some[None], 13.3, num_levels).isfinite().all()
+
+
+def test_the_bound_of_float16_images_is_that_of_the_images():
+    """To float16's rounding of the levels; the decoder's is the same, as it rounds to a level."""
+    levels = torch.arange(256).float() / 127.5 - 1
+    schedule = schedules.Linear(logsnr_min=-10.0, logsnr_max=13.3)
+
+    def bound(x):
+        seed = torch.Generator().manual_seed(0)
+        return variational_bound(
+            lambda z, *_: (z, 0 * z), x[None], schedule, num_levels=256, generator=seed
+        )
+
+    half, single = bound(levels.half()), bound(levels)
+    assert half.total.dtype == torch.float32
+    assert torch.equal(half.decoder, single.decoder)
+    torch.testing.assert_close(half.total, single.total, rtol=1e-3, atol=0)
 
 
 def test_a_network_is_no_denoiser(randn):

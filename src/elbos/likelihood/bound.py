@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.denoiser import Denoise
-from elbos.likelihood.terms import decoder_loss, eps_loss, prior_loss
+from elbos.likelihood.terms import at_least_single, decoder_loss, eps_loss, prior_loss
 from elbos.schedules import Schedule
 
 
@@ -51,7 +51,8 @@ def variational_bound(
 
     Args:
         denoiser: Estimates the noise.
-        x: Data in [-1, 1]; discrete data at the levels $2k/(K-1) - 1$.
+        x: Data in [-1, 1]; discrete data at the levels $2k/(K-1) - 1$. All is computed in float32,
+            or in float64 for float64 data.
         schedule: Its ends are $\lambda_\min$ and $\lambda_\max$; its density changes the variance
             alone.
         num_levels: $K$ of discrete data, or None.
@@ -67,6 +68,7 @@ def variational_bound(
         ValueError: If discrete data are not at the levels, or the denoiser returns no pair of
             estimates.
     """
+    x = at_least_single(x)
     offsets = torch.rand(len(x), dtype=torch.float64, generator=generator)
     diffusion = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     for j in range(num_times):

@@ -41,7 +41,7 @@ from torchdiffeq import odeint
 
 from elbos.checks import require_positive
 from elbos.denoiser import Denoise, estimate
-from elbos.likelihood.terms import require_levels
+from elbos.likelihood.terms import at_least_single, require_levels
 from elbos.process import alpha_sigma
 
 MAX_STEP = 1.0  # in log-SNR: longer ones can pass over all that happens to N(0, 0.9^2) unnoticed
@@ -154,7 +154,7 @@ def flow_likelihood(
             f"logsnr_min={logsnr_min}, logsnr_max={logsnr_max}: "
             "give finite ends, the first below the second."
         )
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    x = at_least_single(x)
     level = torch.tensor(logsnr_max, dtype=torch.float64)
     nats = torch.full(x.shape[:1], -0.5 * logsigmoid(level).item()).to(x)  # of x, not alpha x
     if num_levels is not None:

@@ -20,6 +20,11 @@ MIN_SPACING = 6.0  # standard deviations between levels at the clean end; VDM's 
 DECODER_REACH = 17.0  # standard deviations: 17^2 / 2 - 6 * 17 > 40
 
 
+def at_least_single(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
+    """Data in float32, or in float64 if they are; in float16, levels of pixels round to others."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 @torch.no_grad()
 def eps_loss(
     denoiser: Denoise,
@@ -89,6 +94,7 @@ def decoder_loss(
     if num_levels is None:
         return torch.full_like(x.flatten(1)[:, 0], 0.5 * (1 - logsnr_max + math.log(2 * math.pi)))
     require_levels(x, num_levels)
+    x = at_least_single(x)
     eps = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device)
     spacing = 2 / (num_levels - 1) * math.exp(logsnr_max / 2)
     reach = min(num_levels - 1, math.ceil(DECODER_REACH / spacing))
@@ -112,6 +118,7 @@ def require_levels(x: Float[Tensor, "b *d"], num_levels: int) -> None:
     So rounding to float16 passes, and data in [0, 1], of which every other level is half a level
     off, or of 0 to 255 do not.
     """
+    x = at_least_single(x)
     level = (x + 1) / 2 * (num_levels - 1)
     is_level = (level - level.round()).abs() < MAX_LEVEL_ERROR
     is_level &= (level.round() >= 0) & (level.round() < num_levels)
