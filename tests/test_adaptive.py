@@ -131,6 +131,37 @@ def test_state_makes_a_round_trip(generator):
         Adaptive(num_bins=7).load_state_dict(state)
 
 
+BAD_STATES = {
+    "empty": ({}, "total"),
+    "no count": ({"total": torch.ones(100)}, "count"),
+    "not a number": ({"total": torch.full((100,), math.nan), "count": torch.ones(100)}, "total"),
+    "negative": ({"total": torch.ones(100), "count": -torch.ones(100)}, "count"),
+    "other ends": (Adaptive(logsnr_min=-10.0, logsnr_max=10.0).state_dict(), r"-10\.0, 10\.0"),
+}
+
+
+@pytest.mark.parametrize(("state", "message"), BAD_STATES.values(), ids=BAD_STATES)
+def test_a_state_that_is_not_its_own_is_refused_and_changes_nothing(state, message):
+    schedule = Adaptive()
+    with pytest.raises(ValueError, match=message):
+        schedule.load_state_dict(state)
+    assert not schedule.state_dict()["count"].any()
+
+
+def test_states_of_earlier_versions_without_ends_are_taken_up(generator):
+    schedule, other, third = Adaptive(), Adaptive(), Adaptive()
+    schedule.update(*draw_losses(schedule, 500, generator))
+    state = schedule.state_dict()
+    del state["ends"]
+    other.load_state_dict(state)
+    AdaptiveState(third).set_extra_state(torch.stack([state["total"], state["count"]]))
+    for loaded in (other, third):
+        assert torch.equal(loaded.probabilities(), schedule.probabilities())
+    narrow = AdaptiveState(Adaptive(logsnr_min=-10.0, logsnr_max=10.0))
+    with pytest.raises(ValueError, match=r"-20\.0, 20\.0"):
+        narrow.set_extra_state(AdaptiveState(schedule).get_extra_state())
+
+
 def test_processes_that_share_their_batches_stay_equal(generator):
     """Each takes in the concatenated batch; the order within it matters to rounding alone."""
     copies = Adaptive(), Adaptive(), Adaptive()
@@ -254,8 +285,8 @@ def test_it_stays_uniform_while_all_losses_are_zero(follow, generator):
 
 
 @pytest.mark.parametrize("follow", FOLLOW)
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e200])
-def test_losses_that_are_not_finite_never_enter(follow, bad, generator):
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e200, -1.0])
+def test_losses_that_are_no_weighted_error_never_enter(follow, bad, generator):
     """Nor those whose square is not. The others of the batch do, as if they came alone."""
     schedule, alone = Adaptive(follow=follow), Adaptive(follow=follow)
     logsnr, loss = draw_losses(schedule, 100, generator)
@@ -266,3 +297,12 @@ def test_losses_that_are_not_finite_never_enter(follow, bad, generator):
         assert torch.equal(schedule.probabilities(), alone.probabilities())
     assert all(part.isfinite().all() for part in schedule.state_dict().values())
     assert schedule.logsnr(torch.rand(9, generator=generator)).isfinite().all()
+
+
+def test_losses_at_no_level_never_enter(generator):
+    """A log-SNR that is not a number would count in the first bin."""
+    schedule, alone = Adaptive(), Adaptive()
+    logsnr, loss = draw_losses(schedule, 100, generator)
+    schedule.update(torch.where(torch.arange(100) < 40, math.nan, logsnr), loss)
+    alone.update(logsnr[40:], loss[40:])
+    assert torch.equal(schedule.probabilities(), alone.probabilities())

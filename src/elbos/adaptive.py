@@ -134,7 +134,8 @@ class Adaptive(Schedule):
 
     def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
         r"""Take in the losses $\ell = v/p$ of a batch that was drawn from the schedule as it is
-        now. Losses that are not finite are left out.
+        now. Losses that are not finite or below 0, and log-SNRs that are not finite, are left out:
+        a weighted squared error is none of them.
 
         Give the losses of the whole global batch, in the same order in every process, so that all
         hold the same state.
@@ -154,10 +155,10 @@ class Adaptive(Schedule):
         logsnr = logsnr.detach().to("cpu", torch.float64)
         v = loss.detach().to("cpu", torch.float64) * self.log_density(logsnr).exp()
         observed = v.square() if self.follow == "root-second-moment" else v
-        is_finite = observed.isfinite()
+        is_usable = observed.isfinite() & (v >= 0) & logsnr.isfinite()
         decay = math.exp(-len(v) / self.memory)
-        i = self._bin(logsnr[is_finite])
-        self._total.mul_(decay).index_add_(0, i, observed[is_finite])
+        i = self._bin(logsnr[is_usable])
+        self._total.mul_(decay).index_add_(0, i, observed[is_usable])
         self._count.mul_(decay).index_add_(0, i, torch.ones_like(i, dtype=torch.float64))
 
     def note_training_loss(self) -> None:
@@ -173,17 +174,33 @@ class Adaptive(Schedule):
             )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The two sums per bin; copies."""
-        return {"total": self._total.clone(), "count": self._count.clone()}
+        """The two sums per bin, copies, and the ends of the bins."""
+        ends = torch.tensor([self.logsnr_min, self.logsnr_max], dtype=torch.float64)
+        return {"total": self._total.clone(), "count": self._count.clone(), "ends": ends}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up what `state_dict` gave.
+        """Take up what `state_dict` gave; that of earlier versions has no ends, and is trusted.
 
         Raises:
-            ValueError: If it is of another number of bins.
+            ValueError: If a sum is missing, negative or not finite, or it is of another number of
+                bins or of other ends. Nothing has changed then.
         """
-        if any(state[name].shape != (self.num_bins,) for name in ("total", "count")):
-            raise ValueError(f"The schedule's state is not of {self.num_bins} bins.")
+        for name in ("total", "count"):
+            if name not in state:
+                raise ValueError(f"The schedule's state has no {name}: it holds {sorted(state)}.")
+            if state[name].shape != (self.num_bins,):
+                raise ValueError(f"The schedule's state is not of {self.num_bins} bins.")
+            if not (state[name].isfinite() & (state[name] >= 0)).all():
+                raise ValueError(
+                    f"The schedule's state has a {name} that is negative or not finite."
+                )
+        own_ends = self.state_dict()["ends"]
+        ends = state.get("ends", own_ends).to(own_ends)
+        if not torch.allclose(ends, own_ends):
+            raise ValueError(
+                f"The schedule's state is of log-SNRs in {ends.tolist()}, the schedule of "
+                f"{own_ends.tolist()}."
+            )
         self._total.copy_(state["total"])
         self._count.copy_(state["count"])
 
@@ -192,29 +209,33 @@ class AdaptiveState(nn.Module):
     """The state of an adaptive schedule as a part of a model, whose `state_dict` then holds it.
 
     It has no parameters and no buffers, so that nothing moves the state off the CPU or rounds it:
-    it is the module's extra state, one float64 tensor `[2, num_bins]`.
+    it is the module's extra state, one float64 tensor `[2, num_bins + 1]`.
 
     Args:
         schedule: Whose state; loading a state dict changes it in place.
 
     Raises:
-        ValueError: From `load_state_dict`, if the state is of another number of bins.
+        ValueError: From `load_state_dict`, if the state is of another number of bins or other ends.
 
     Examples:
         >>> model, schedule = nn.Linear(2, 2), Adaptive(num_bins=50)
         >>> model.schedule_state = AdaptiveState(schedule)
         >>> model.state_dict()["schedule_state._extra_state"].shape
-        torch.Size([2, 50])
+        torch.Size([2, 51])
     """
 
     def __init__(self, schedule: Adaptive) -> None:
         super().__init__()
         self.schedule = schedule
 
-    def get_extra_state(self) -> Float[Tensor, "2 bins"]:
-        """Sums and counts per bin; a copy."""
-        return torch.stack(list(self.schedule.state_dict().values()))
+    def get_extra_state(self) -> Float[Tensor, "2 bins_plus_1"]:
+        """Sums and counts per bin, then the ends; a copy."""
+        state = self.schedule.state_dict()
+        return torch.cat([torch.stack([state["total"], state["count"]]), state["ends"][:, None]], 1)
 
-    def set_extra_state(self, state: Float[Tensor, "2 bins"]) -> None:
-        """Take up what `get_extra_state` gave."""
-        self.schedule.load_state_dict({"total": state[0], "count": state[1]})
+    def set_extra_state(self, state: Float[Tensor, "2 columns"]) -> None:
+        """Take up what `get_extra_state` gave; that of earlier versions has no ends."""
+        ends = {}
+        if state.shape[1] == self.schedule.num_bins + 1:
+            state, ends = state[:, :-1], {"ends": state[:, -1]}
+        self.schedule.load_state_dict({"total": state[0], "count": state[1], **ends})
