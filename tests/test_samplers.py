@@ -300,6 +300,14 @@ def test_levels_that_do_not_rise_are_refused(sampler, levels, randn):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_refused(sampler, dtype, randn):
+    """1,000 levels round to fewer: steps of 0 gave NaN, and the noisy end overflows."""
+    with pytest.raises(ValueError, match=str(dtype)):
+        sampler(bimodal(), randn(2, 1).to(dtype), grid(schedules.Cosine(), 1000))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 def test_a_network_is_no_denoiser(sampler, randn):
     """A batch of two would be unpacked into a pair."""
     with pytest.raises(ValueError, match="returned a Tensor"):

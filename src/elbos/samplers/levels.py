@@ -44,8 +44,14 @@ def steps(
     """Consecutive levels, each `[1]`, in the dtype and on the device of `z`.
 
     Raises:
-        ValueError: If there are fewer than two levels, or one is not above the one before it.
+        ValueError: If there are fewer than two levels, one is not above the one before it, or `z`
+            is in half precision, in which neighbours round to one level.
     """
+    if z.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"z is {z.dtype}: give float32, and run the network in half precision under "
+            "torch.autocast."
+        )
     if len(logsnrs) < 2 or not (logsnrs.diff() > 0).all():
         raise ValueError(
             f"logsnrs is {logsnrs.tolist()}: give two or more log-SNRs that rise, from noise to "

@@ -51,7 +51,7 @@ def dpmpp_2m(
 
     Args:
         denoiser: Estimates the data.
-        z: Noisy data at the first level, `[b, ...]`.
+        z: Noisy data at the first level, `[b, ...]`, in float32 or float64.
         logsnrs: Levels, increasing, `[n + 1]` for n steps.
         cond: What the denoiser is conditioned on.
 
@@ -59,7 +59,8 @@ def dpmpp_2m(
         `z` at the last level, without a gradient.
 
     Raises:
-        ValueError: If the levels do not rise, or the denoiser returns no pair of estimates.
+        ValueError: If `z` is in half precision, the levels do not rise, or the denoiser returns no
+            pair of estimates.
 
     References:
         Lu et al. (2022), https://arxiv.org/abs/2211.01095
@@ -89,7 +90,7 @@ def dpmpp_2m_sde(
 
     Args:
         denoiser: Estimates the data.
-        z: Noisy data at the first level, `[b, ...]`.
+        z: Noisy data at the first level, `[b, ...]`, in float32 or float64.
         logsnrs: Levels, increasing, `[n + 1]` for n steps.
         cond: What the denoiser is conditioned on.
         eta: $\eta \ge 0$; 0 is `dpmpp_2m`. Default 1: the reverse of the diffusion.
@@ -99,7 +100,8 @@ def dpmpp_2m_sde(
         `z` at the last level, without a gradient.
 
     Raises:
-        ValueError: If the levels do not rise, or the denoiser returns no pair of estimates.
+        ValueError: If `z` is in half precision, the levels do not rise, or the denoiser returns no
+            pair of estimates.
 
     References:
         Lu et al. (2022), https://arxiv.org/abs/2211.01095, where $\eta = 1$
@@ -139,7 +141,7 @@ def dpmpp_3m(
 
     Args:
         denoiser: Estimates the data.
-        z: Noisy data at the first level, `[b, ...]`.
+        z: Noisy data at the first level, `[b, ...]`, in float32 or float64.
         logsnrs: Levels, increasing, `[n + 1]` for n steps.
         cond: What the denoiser is conditioned on.
 
@@ -147,7 +149,8 @@ def dpmpp_3m(
         `z` at the last level, without a gradient.
 
     Raises:
-        ValueError: If the levels do not rise, or the denoiser returns no pair of estimates.
+        ValueError: If `z` is in half precision, the levels do not rise, or the denoiser returns no
+            pair of estimates.
 
     References:
         Lu et al. (2022), https://arxiv.org/abs/2211.01095
@@ -178,7 +181,7 @@ def unipc(
 
     Args:
         denoiser: Estimates the data.
-        z: Noisy data at the first level, `[b, ...]`.
+        z: Noisy data at the first level, `[b, ...]`, in float32 or float64.
         logsnrs: Levels, increasing, `[n + 1]` for n steps.
         cond: What the denoiser is conditioned on.
         order: Number of estimates in a prediction, at least 1. Default: 2, as good as the best
@@ -189,7 +192,8 @@ def unipc(
         `z` at the last level, without a gradient.
 
     Raises:
-        ValueError: If the levels do not rise, or the denoiser returns no pair of estimates.
+        ValueError: If `z` is in half precision, the levels do not rise, or the denoiser returns no
+            pair of estimates.
 
     References:
         Zhao et al. (2023), https://arxiv.org/abs/2302.04867

@@ -33,7 +33,7 @@ def ancestral(
 
     Args:
         denoiser: Estimates the data.
-        z: Noisy data at the first level, `[b, ...]`.
+        z: Noisy data at the first level, `[b, ...]`, in float32 or float64.
         logsnrs: Levels, increasing, `[n + 1]` for n steps.
         cond: What the denoiser is conditioned on.
         variance: Interpolates, in the log, between the posterior's variance $\sigma_s^2 c$ (0) and
@@ -44,7 +44,8 @@ def ancestral(
         `z` at the last level, without a gradient.
 
     Raises:
-        ValueError: If the levels do not rise, or the denoiser returns no pair of estimates.
+        ValueError: If `z` is in half precision, the levels do not rise, or the denoiser returns no
+            pair of estimates.
 
     References:
         Ho et al. (2020), https://arxiv.org/abs/2006.11239; Nichol & Dhariwal (2021),
@@ -74,7 +75,7 @@ def ddim(
 
     Args:
         denoiser: Estimates the data and the noise.
-        z: Noisy data at the first level, `[b, ...]`.
+        z: Noisy data at the first level, `[b, ...]`, in float32 or float64.
         logsnrs: Levels, increasing, `[n + 1]` for n steps.
         cond: What the denoiser is conditioned on.
         eta: $\eta$ in [0, 1]; 0 follows the ODE, 1 is `ancestral`. Default: the ODE.
@@ -84,7 +85,8 @@ def ddim(
         `z` at the last level, without a gradient.
 
     Raises:
-        ValueError: If the levels do not rise, or the denoiser returns no pair of estimates.
+        ValueError: If `z` is in half precision, the levels do not rise, or the denoiser returns no
+            pair of estimates.
 
     References:
         Song et al. (2021), https://arxiv.org/abs/2010.02502
@@ -121,7 +123,7 @@ def heun(
 
     Args:
         denoiser: Estimates the noise.
-        z: Noisy data at the first level, `[b, ...]`.
+        z: Noisy data at the first level, `[b, ...]`, in float32 or float64.
         logsnrs: Levels, increasing, `[n + 1]` for n steps.
         cond: What the denoiser is conditioned on.
         churn: $S_\mathrm{churn}$; over the number of steps, the relative rise of $\tilde\sigma$
@@ -135,7 +137,8 @@ def heun(
         `z` at the last level, without a gradient.
 
     Raises:
-        ValueError: If the levels do not rise, or the denoiser returns no pair of estimates.
+        ValueError: If `z` is in half precision, the levels do not rise, or the denoiser returns no
+            pair of estimates.
 
     References:
         Karras et al. (2022), https://arxiv.org/abs/2206.00364 (ImageNet-64: churn 40 in [0.05, 50],
