@@ -1,5 +1,6 @@
 """Samplers: their orders on a flow with a closed form, and what they draw."""
 
+import inspect
 import math
 import warnings
 from functools import partial
@@ -305,6 +306,25 @@ def test_half_precision_is_refused(sampler, dtype, randn):
     """1,000 levels round to fewer: steps of 0 gave NaN, and the noisy end overflows."""
     with pytest.raises(ValueError, match=str(dtype)):
         sampler(bimodal(), randn(2, 1).to(dtype), grid(schedules.Cosine(), 1000))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "argument"),
+    [
+        (ddim, {"eta": 1.5}),
+        (ddim, {"eta": -0.5}),
+        (ddim, {"eta": math.nan}),
+        (dpmpp_2m_sde, {"eta": -0.5}),
+        (heun, {"churn": -1.0}),
+        (unipc, {"order": 0}),
+        (unipc, {"order": 2.5}),
+    ],
+)
+def test_arguments_out_of_their_range_are_refused(sampler, argument, randn):
+    call = inspect.unwrap(sampler)  # as users call it: annotations are not checked
+    ((name, value),) = argument.items()
+    with pytest.raises(ValueError, match=f"{name} is {value}"):
+        call(bimodal(), randn(2, 1), grid(schedules.Cosine(), 5), **argument)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)

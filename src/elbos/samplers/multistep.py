@@ -100,12 +100,14 @@ def dpmpp_2m_sde(
         `z` at the last level, without a gradient.
 
     Raises:
-        ValueError: If `z` is in half precision, the levels do not rise, or the denoiser returns no
-            pair of estimates.
+        ValueError: If `eta` is below 0, `z` is in half precision, the levels do not rise, or the
+            denoiser returns no pair of estimates.
 
     References:
         Lu et al. (2022), https://arxiv.org/abs/2211.01095, where $\eta = 1$
     """
+    if not eta >= 0:
+        raise ValueError(f"eta is {eta}: give a number from 0.")
     x_before, h_before = None, None
     for now, after in steps(logsnrs, z):
         x_hat, _ = estimate(denoiser, z, now, cond)
@@ -192,12 +194,14 @@ def unipc(
         `z` at the last level, without a gradient.
 
     Raises:
-        ValueError: If `z` is in half precision, the levels do not rise, or the denoiser returns no
-            pair of estimates.
+        ValueError: If `order` is not a whole number from 1, `z` is in half precision, the levels do
+            not rise, or the denoiser returns no pair of estimates.
 
     References:
         Zhao et al. (2023), https://arxiv.org/abs/2302.04867
     """
+    if not isinstance(order, int) or order < 1:
+        raise ValueError(f"order is {order}: give a whole number from 1.")
     return _multistep(denoiser, z, logsnrs, cond, order=order, is_corrected=True)
 
 

@@ -85,12 +85,14 @@ def ddim(
         `z` at the last level, without a gradient.
 
     Raises:
-        ValueError: If `z` is in half precision, the levels do not rise, or the denoiser returns no
-            pair of estimates.
+        ValueError: If `eta` is out of its range, `z` is in half precision, the levels do not rise,
+            or the denoiser returns no pair of estimates.
 
     References:
         Song et al. (2021), https://arxiv.org/abs/2010.02502
     """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}: give a number from 0 to 1.")
     for now, after in steps(logsnrs, z):
         x_hat, eps_hat = estimate(denoiser, z, now, cond)
         alpha_next, sigma_next = alpha_sigma(after)
@@ -137,13 +139,15 @@ def heun(
         `z` at the last level, without a gradient.
 
     Raises:
-        ValueError: If `z` is in half precision, the levels do not rise, or the denoiser returns no
-            pair of estimates.
+        ValueError: If `churn` is below 0, `z` is in half precision, the levels do not rise, or the
+            denoiser returns no pair of estimates.
 
     References:
         Karras et al. (2022), https://arxiv.org/abs/2206.00364 (ImageNet-64: churn 40 in [0.05, 50],
         noise 1.003)
     """
+    if not churn >= 0:
+        raise ValueError(f"churn is {churn}: give a number from 0.")
     pairs, first = steps(logsnrs, z), logsnrs[:1].to(z)
     gamma = min(churn / (len(logsnrs) - 1), math.sqrt(2) - 1)
     for now, after in pairs:
