@@ -399,6 +399,23 @@ def test_the_result_has_no_graph(generator):
     torch.testing.assert_close(found.nats, plain.nats, rtol=0, atol=1e-12)
 
 
+def test_it_takes_its_gradients_in_inference_mode_too(generator):
+    """And with images and labels that were made there, by a network that learns its labels."""
+    embedding, linear = nn.Embedding(2, 2), nn.Linear(2, 2)
+
+    def network(z, logsnr, cond):
+        return z, linear(z * embedding(cond)).tanh()
+
+    def nats(x, cond):
+        return flow_likelihood(network, x, cond=cond, num_levels=None, use_exact_trace=True, **ENDS)
+
+    x, cond = torch.randn(3, 2, generator=generator), torch.tensor([0, 1, 1])
+    plain = nats(x, cond).nats
+    with torch.inference_mode():
+        found = nats(x.clone(), cond.clone()).nats
+    torch.testing.assert_close(found, plain, rtol=0, atol=0)
+
+
 def test_data_off_their_levels_and_networks_are_refused(generator):
     x = torch.tensor([[0.0, 0.5], [1.0, 1.0]], dtype=torch.float64)  # pixels in [0, 1]
     with pytest.raises(ValueError, match="num_levels=3"):

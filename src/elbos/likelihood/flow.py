@@ -104,6 +104,7 @@ class FlowLikelihood:
     num_evaluations: int
 
 
+@torch.inference_mode(mode=False)  # in which nothing could have gradients
 @torch.no_grad()
 def flow_likelihood(
     denoiser: Denoise,
@@ -124,7 +125,7 @@ def flow_likelihood(
     Steps are shared by the batch and accepted when the worst image is within the tolerances, so
     that an image's value does not depend, beyond them, on the others. The state is float32, or
     float64 for float64 data; under bfloat16 autocast the network's rounding sets the error, not the
-    tolerances.
+    tolerances. It takes its gradients under `torch.no_grad()` and `torch.inference_mode()`, too.
 
     Args:
         denoiser: Estimates the noise; differentiable in `z`, without dropout. Numbers of steps
@@ -155,6 +156,7 @@ def flow_likelihood(
             "give finite ends, the first below the second."
         )
     x = at_least_single(x)
+    cond = None if cond is None else cond.clone()  # one made in inference mode has no backward pass
     level = torch.tensor(logsnr_max, dtype=torch.float64)
     nats = torch.full(x.shape[:1], -0.5 * logsigmoid(level).item()).to(x)  # of x, not alpha x
     if num_levels is not None:
@@ -200,7 +202,7 @@ class _Flow:
         if not eps_hat.requires_grad:
             raise ValueError(
                 "the denoiser's output has no gradient, which the divergence is made of: "
-                "take no_grad or detach out of it."
+                "take no_grad, inference_mode or detach out of it."
             )
         trace = torch.zeros_like(state[1])
         for v in self.probes:
