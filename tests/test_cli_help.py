@@ -41,6 +41,13 @@ def test_the_short_help_fits_a_screen_and_is_true(
 
 HINTS = {
     "train digits --weighting elbo": ["weighting:elbo", "`elbos train digits --help`"],
+    "train digits --weighting=elbo": ["weighting:elbo?"],
+    "train digits --lr 3": ["--optimizer.learning-rate?"],
+    "train --num-images 512 digits": ["--num-images before a preset"],
+    "train digits --num-images 512 --network.channels 16 --num-images 768": [
+        "--num-images here: give it once",
+        "`elbos train digits --help`",
+    ],
     "train digits --sampler heun": ["sampling.sampler:heun"],
     "train digits --wieghting elbo": ["weighting:elbo"],
     "train digits --schedule": ["schedule:cosine"],

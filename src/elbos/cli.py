@@ -362,7 +362,7 @@ def _parse(verb: str, words: list[str]) -> Any:
         if not stop.code:
             print(readable(shown.getvalue()))  # noqa: T201
             raise
-    chosen = [word for word in words if word.replace("_", "-") in PRESETS and not start][:1]
+    chosen = [word for word in words[:1] if word.replace("_", "-") in PRESETS and not start]
     with contextlib.suppress(SystemExit):
         parsed([*start, *chosen, "--help"], listing)
     page = Page(

@@ -54,16 +54,24 @@ def one_line(message: str, page: Page) -> str:
     wrong = re.match(r"Unrecognized (?:or misplaced )?options: (\S+?)(?:,? (\S+).*)?$", text)
     if not wrong:
         return f"{text} (see `{page.command} --help`)"
-    word, value = wrong[1].partition("=")[0] if wrong[1].startswith("-") else wrong[1], wrong[2]
+    word, value = wrong[1], wrong[2]
+    if word.startswith("-"):
+        word, _, joined = word.partition("=")
+        value = joined or value
     what = f"There is no {'option ' if word.startswith('-') else ''}{word}"
     names = _listed("Available subcommands: ", others)
     elsewhere = _suggested(" ".join(others), page.start)
     if pages := [command for option, command in elsewhere if option == word]:
         command = min([c for c in pages if c.startswith(page.command)] or pages, key=len)
         after = command.removeprefix(page.command).split()
-        if after and after[0] in names and ":" not in after[0]:
-            return f"{what} before a preset: {_choices(names)} (see `{command} --help`)"
-        return f"{what} here, but after {' '.join(after)} (see `{command} --help`)"
+        where = f"here, but after {' '.join(after)}"
+        if not after:
+            where = "here: give it once, before all parts"
+        elif ":" not in after[0]:
+            where = "before a preset"
+            if after[0] in names:
+                where = f"{where}: {_choices(names)}"
+        return f"{what} {where} (see `{command} --help`)"
     options = [*page.options, *(option for option, _ in elsewhere)]
     if hint := _hint(word, value or "", names, options):
         what = f"{what}: {hint}"
@@ -76,7 +84,7 @@ def _hint(word: str, value: str, names: Sequence[str], options: Iterable[str]) -
         if meant := _nearest(word.replace("=", ":"), names):
             return f"did you mean {meant}?"
         return _choices([n for n in names if n.startswith(word.partition(":")[0] + ":")] or names)
-    group = word.lstrip("-")
+    group = re.sub("^lr$", "learning-rate", word.lstrip("-"))
     if members := [n for n in names if f".{n}".partition(":")[0].endswith(f".{group}")]:
         meant = _nearest(value, members)
         return f"did you mean {meant}?" if meant else _choices(members, most=len(members))

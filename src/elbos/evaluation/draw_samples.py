@@ -25,6 +25,7 @@ from elbos.training.state import require_guidable
 from elbos.training.trained import TrainedRun
 
 MAX_IN_GRID = 400
+_MAX_NUM = 10**12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class Request:
 
     def __post_init__(self) -> None:
         require_positive(num=self.num)
+        if self.num > _MAX_NUM:  # integers of tensors end, too
+            raise ValueError(f"num is {self.num}: give at most {_MAX_NUM}.")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
         if self.out is not None and self.out.name in ("", ".."):
