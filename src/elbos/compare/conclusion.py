@@ -51,7 +51,12 @@ def _pairs(metrics: Sequence[Entry], report: Report) -> Iterator[str]:
         for metric in metrics
         if is_significant(difference := pair["differences"][metric["key"]]) is not None
     ]
+    num_planned = len(found)
+    found = [one for one in found if verdict(one[2], one[1]) != "unresolved"]
+    num_lost = num_planned - len(found)
     if not found:
+        if num_lost:
+            yield f"Seeds scatter too much for a verdict on any of {num_lost} planned comparisons."
         return
     counts = Counter(verdict(difference, metric) for _, metric, difference in found)
     better, worse = counts["monotone better"], counts["monotone worse"]
@@ -60,9 +65,10 @@ def _pairs(metrics: Sequence[Entry], report: Report) -> Iterator[str]:
         verdicts = f"scored significantly better in {better} and worse in {worse} of {len(found)}"
     else:
         verdicts = f"made no significant difference in any of {len(found)}"
+    unresolved = f" {num_lost} more: unresolved, as seeds scatter too much." if num_lost else ""
     yield (
         f"A monotone weighting {verdicts} planned comparisons ({percent} % confidence for the "
-        "whole report)."
+        f"whole report).{unresolved}"
     )
     apart = [
         f"{pair['monotone']} minus {pair['non_monotone']}, {metric['title']}: "
@@ -153,11 +159,16 @@ def notes(report: Report) -> list[str]:
     ]
     percent = round(100 * CONFIDENCE)
     if any(report["statistics"].values()):
+        num = sum(row["status"] == "complete" for row in report["rows"])
+        shares = ""
+        if 0 < len(report["pairs"]) < num * (num - 1) // 2:
+            shares = (
+                f": half of the remaining {100 - percent} % is for matched pairs, which were "
+                "planned, half for differences from the best"
+            )
         lines += [
-            f"All verdicts of this report together are right with {percent} % confidence: half of "
-            f"the remaining {100 - percent} % is for matched pairs, which were planned, half for "
-            "differences from the best. They are about training anew on the same data, not about "
-            "other images.",
+            f"All verdicts of this report together are right with {percent} % confidence{shares}. "
+            "They are about training anew on the same data, not about other images.",
             "An objective that scatters over seeds more than the others has wider intervals. Few "
             "seeds leave them wide: no significant difference is not no difference.",
             "Intervals hold if objectives and seeds were chosen before looking. After a look that "

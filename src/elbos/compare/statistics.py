@@ -18,8 +18,8 @@ $$v_r = s_0^2 \max\Bigl(1,\ \frac{s_r^2}{s_0^2},\
 
 $s_0^2$ is the median of all $s_r^2$ over what that is for equal errors, or their mean, MSE, where
 that is less: objectives that scatter more than most do not widen the intervals of all. A wild
-objective, whose standard deviation is ten times the typical one or more, is left out of it, and of
-what seeds do, $\bar y_{\cdot s}$.
+objective, whose standard deviation over seeds is more than ten times the typical one, the lower
+median, is left out of it, and of what seeds do, $\bar y_{\cdot s}$.
 
 Two objectives differ significantly in a main score where
 
@@ -29,14 +29,20 @@ There are two families of pairs, with half of 5 % each. For the $m$ planned pair
 chosen before looking, $c$ is Student's, with Bonferroni's correction for pairs and scores; for all
 others, of which the report marks those with the best objective, it is Tukey's studentized range,
 
-$$c_\text{planned} = t_{1 - 0.025 / 2mK;\,\nu}, \qquad
-  c_\text{others} = q_{1 - 0.025 / K;\,R,\,\nu} / \sqrt 2, \qquad
-  \nu = \min(3, R - 1) (n - 1).$$
+$$c_\text{planned} = t_{1 - 0.025 / 2mK;\,\nu_{ij}}, \qquad
+  c_\text{others} = q_{1 - 0.025 / K;\,R,\,\nu_{ij}} / \sqrt 2.$$
+
+The degrees of freedom are Satterthwaite's, as $s_0^2$ is known from many objectives, and an excess
+$v_r - s_0^2$ from the $n$ seeds of one,
+
+$$\nu_{ij} = \min\Bigl(\nu_0,\ \frac{(v_i + v_j)^2}{(2 s_0^2)^2 / \nu_0
+  + \bigl((v_i - s_0^2)^2 + (v_j - s_0^2)^2\bigr) / (n - 1)}\Bigr), \qquad
+  \nu_0 = (n - 1) \min\bigl(3,\ \max(1,\ \tfrac{R - 1}{2})\bigr).$$
 
 All verdicts of a report together are then wrong in at most 5 % of experiments; without pairs of
-one kind the other has all of it. Of two objectives this is the paired t-test. Of equal errors
-there are $(R - 1)(n - 1)$ degrees of freedom: three objectives' worth leave room for those whose
-errors are not, and `benchmarks/coverage.py` measures that it suffices.
+one kind the other has all of it. Of two objectives this is the paired t-test. Equal errors would
+give $s_0^2$ as many as $(R - 1)(n - 1)$ degrees of freedom: fewer leave room for errors that are
+not equal, and `benchmarks/coverage.py` measures that they suffice.
 
 Whether a quantity $x$, such as the ELBO at a noise level, ranks objectives as the score $y$ does is
 Spearman's $\rho$ of means over seeds. Objectives of one weighting are no independent witnesses: it
@@ -46,6 +52,7 @@ is tested by what it comes to if scores are permuted among weightings.
 
 References:
     Student (1908), The probable error of a mean
+    Satterthwaite (1946), An approximate distribution of estimates of variance components
     Tukey (1953), The problem of multiple comparisons
     Smyth (2004), Linear models and empirical Bayes methods: why variances are not each by itself
     Westfall & Young (1993), Resampling-Based Multiple Testing: the permutation of a maximum
@@ -68,6 +75,7 @@ MIN_WEIGHTINGS = 6  # of 5, a quarter of the bootstrap's intervals may miss: tes
 NUM_DRAWS = 2000
 NUM_PERMUTATIONS = 5040  # all of them, of up to 7 weightings
 _WILD = 10.0  # standard deviations over the typical one
+_MULTIPLES = np.array([1.0, 1.25, 1.5, 2.0, 2.5, 3.0])
 
 Pair = tuple[int, int]
 
@@ -80,7 +88,7 @@ class Differences:
         means: $\bar y_r$, of each objective.
         half_widths: $c_{ij} \sqrt{(v_i + v_j) / n}$: a larger difference is significant.
         residual_std: $\sqrt{\mathrm{MSE}}$, of one score without what seeds do to all objectives.
-        is_wild: Which objectives scatter ten times as much as is typical.
+        is_wild: Which objectives scatter more than ten times as much as is typical.
         pairing: By which factor the shared seeds narrow the standard error of a difference: the one
             that independent seeds would have, from the variance within objectives, over the one it
             has. At least $\sqrt{(R-1)/R}$, and 1 on average where seeds make no difference.
@@ -157,13 +165,13 @@ class _Scatter:
 
     @classmethod
     def of(cls, scores: Float64[np.ndarray, "r n"]) -> "_Scatter | None":
-        """From the scores; None if the residuals are rounding, as of objectives that are equal."""
+        """From the scores; None where those that are typical do not scatter but by rounding."""
         within, dof = scores - scores.mean(1)[:, None], scores.shape[1] - 1
-        is_wild = _is_wild(within)
+        is_wild = _is_wild(scores)
         pool = within[~is_wild]
         residuals = within - pool.mean(0)
         rounding = np.finfo(np.float64).eps * scores.size * np.abs(scores).max()
-        if np.abs(residuals).max() <= rounding:
+        if np.abs(residuals[~is_wild]).max() <= rounding:
             return None
         variances = residuals.var(1, ddof=1)
         variances[~is_wild] *= len(pool) / (len(pool) - 1)
@@ -173,14 +181,15 @@ class _Scatter:
         return cls(mse, min(mse, median), variances, is_wild, pairing)
 
 
-def _is_wild(within: Float64[np.ndarray, "r n"]) -> Bool[np.ndarray, " r"]:
-    """Which objectives scatter ten times as much as is typical, by the median over all others of
-    the variance of the difference: no objective is in that of most pairs.
+def _is_wild(scores: Float64[np.ndarray, "r n"]) -> Bool[np.ndarray, " r"]:
+    """Which objectives have more than ten times the standard deviation over seeds that is typical,
+    the lower median; of two seeds, or of two objectives, none is known to.
     """
-    variances = (within[:, None] - within).var(2, ddof=1)
-    off_diagonal = ~np.eye(len(within), dtype=bool)
-    scatter = np.median(variances[off_diagonal].reshape(len(within), -1), 1)
-    is_wild: Bool[np.ndarray, " r"] = scatter > _WILD**2 * np.median(scatter)
+    num_rows, num_seeds = scores.shape
+    std = scores.std(1, ddof=1)
+    if num_rows < 3 or num_seeds < 3:
+        return np.zeros(num_rows, dtype=bool)
+    is_wild: Bool[np.ndarray, " r"] = std > _WILD * np.sort(std)[(num_rows - 1) // 2]
     return is_wild
 
 
@@ -194,20 +203,32 @@ def _half_widths(
     num_rows = len(excess)
     num_others = num_rows * (num_rows - 1) // 2 - len(planned)
     level = (1 - CONFIDENCE) / num_scores / (2 if planned and num_others else 1)
-    dof = min(3, int((~scatter.is_wild).sum()) - 1) * (num_seeds - 1)
-    critical = np.full((num_rows, num_rows), _range_quantile(level, num_rows, dof) / math.sqrt(2))
-    for i, j in planned:
-        critical[i, j] = critical[j, i] = student.isf(level / (2 * len(planned)), dof)
     own = scatter.variances / scatter.typical
-    variances = scatter.typical * np.maximum(np.maximum(1.0, own), excess)
-    widths: Float64[np.ndarray, "r r"] = critical * np.sqrt(
-        (variances[:, None] + variances) / num_seeds
-    )
+    excess = np.maximum(np.maximum(own, excess), 1) - 1  # of v over the typical variance
+    total = 2 + excess[:, None] + excess
+    num_tame = int((~scatter.is_wild).sum())
+    most = (num_seeds - 1) * float(np.clip((num_tame - 1) / 2, 1, 3))
+    lone = (excess[:, None] ** 2 + excess**2) / (num_seeds - 1)
+    dof = np.minimum(most, total**2 / (4 / most + lone))
+    critical = _range_quantiles(level, num_rows, dof, num_seeds) / math.sqrt(2)
+    for i, j in planned:
+        critical[i, j] = critical[j, i] = student.isf(level / (2 * len(planned)), dof[i, j])
+    widths: Float64[np.ndarray, "r r"] = critical * np.sqrt(scatter.typical * total / num_seeds)
     return widths
 
 
+def _range_quantiles(
+    level: float, num_rows: int, dof: Float64[np.ndarray, "r r"], num_seeds: int
+) -> Float64[np.ndarray, "r r"]:
+    """Of the studentized range, interpolated between multiples of the seeds' degrees of freedom."""
+    nodes = (num_seeds - 1) * _MULTIPLES
+    known = [math.log(_range_quantile(level, num_rows, float(node))) for node in nodes]
+    found: Float64[np.ndarray, "r r"] = np.exp(np.interp(-1 / dof, -1 / nodes, known))
+    return found
+
+
 @lru_cache
-def _range_quantile(level: float, num_rows: int, dof: int) -> float:
+def _range_quantile(level: float, num_rows: int, dof: float) -> float:
     """Of the studentized range: half a second to compute, and one for all scores of a report."""
     return float(studentized_range.isf(level, num_rows, dof))
 
