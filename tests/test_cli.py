@@ -459,6 +459,15 @@ def test_a_closed_pipe_ends_it_quietly() -> None:
     assert process.wait() == 1
 
 
+def test_a_full_standard_output_is_one_line() -> None:
+    command = [sys.executable, "-m", "elbos.cli", "weightings"]
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert_one_line(Result(process.returncode, "", process.stderr), "standard output: ")
+
+
 @pytest.mark.parametrize("where", ["/dev/full", "a closed pipe"])
 def test_a_training_outlives_its_standard_error(runs: Path, where: str) -> None:
     with Path("/dev/full").open("wb") as full:

@@ -1,5 +1,6 @@
 """A run has the precision that serves the machine it was begun on, and keeps it."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -56,8 +57,15 @@ def test_float32_is_float32_everywhere(tmp_path, monkeypatch):
 
 def test_the_choice_follows_the_time_of_products(monkeypatch):
     device = torch.device("cpu")
-    for slow, expected in ((torch.bfloat16, "fp32"), (torch.float32, "bf16")):
+    for seconds, expected in (([1.3, 1.0], "fp32"), ([1.2, 1.0], "bf16"), ([0.5, 1.0], "bf16")):
         best_precision.cache_clear()
-        monkeypatch.setattr(precision, "_seconds", lambda dtype, slow=slow: float(dtype == slow))
+        monkeypatch.setattr(precision, "_seconds", lambda _, seconds=seconds: seconds)
         assert best_precision(device) == expected
     best_precision.cache_clear()
+
+
+def test_stalls_do_not_choose(monkeypatch):
+    """A machine that is busy during the first products, of either type, and then is not."""
+    clock = itertools.chain.from_iterable((i, i + (9 if i < 12 else 1)) for i in range(100))
+    monkeypatch.setattr(precision.time, "perf_counter", clock.__next__)
+    assert precision._seconds((torch.bfloat16, torch.float32)) == [1, 1]

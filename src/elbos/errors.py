@@ -22,9 +22,10 @@ def explained(error: BaseException) -> str:
         >>> explained(KeyboardInterrupt())
         'KeyboardInterrupt'
     """
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in _ADVICE):
         advice = _ADVICE.get(error.errno or 0)
-        return flat(f"{error.filename}: {error.strerror}" + (f": {advice}." if advice else "."))
+        name = "standard output" if error.filename is None else error.filename
+        return flat(f"{name}: {error.strerror}" + (f": {advice}." if advice else "."))
     return flat(error) or type(error).__name__
 
 

@@ -2,7 +2,9 @@
 how long it takes.
 """
 
+import itertools
 import os
+import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -64,12 +66,14 @@ def _seconds_per_image(config: Config, num_threads: int, seconds: float) -> floa
 
 
 def _seconds_per_step(config: Config, seconds: float) -> float:
+    """The median: other work on the machine stalls some steps."""
     nowhere = RunDirectory(Path(os.devnull))  # steps write nothing
     trainer = Trainer(config, nowhere, config.data.load(), new_accelerator())
     for _ in range(_WARMUP_STEPS):
         trainer.step()
-    begin, num_steps = time.perf_counter(), 0
-    while time.perf_counter() - begin < seconds:
+    begin = time.perf_counter()
+    ends = [begin]
+    while ends[-1] - begin < seconds:
         trainer.step()
-        num_steps += 1
-    return (time.perf_counter() - begin) / num_steps
+        ends.append(time.perf_counter())
+    return statistics.median(end - start for start, end in itertools.pairwise(ends))

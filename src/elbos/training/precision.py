@@ -4,7 +4,9 @@ Processors without bfloat16 arithmetic imitate it, a hundred times slower than f
 the precision that it was begun in, wherever it goes on.
 """
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Literal
@@ -17,7 +19,8 @@ from elbos.training.config import Config
 from elbos.training.run_directory import RunDirectory
 
 Precision = Literal["auto", "bf16", "fp32"]
-_SIZE, _NUM_TRIES = 256, 3  # of matrices: large enough to be computed in blocks, and milliseconds
+_SIZE, _NUM_ROUNDS = 256, 10  # of matrices: large enough to be computed in blocks, and milliseconds
+_CLEARLY_SLOWER = 1.3
 
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:
@@ -52,22 +55,26 @@ def described(config: Config, accelerator: Accelerator) -> str:
 
 @cache
 def best_precision(device: torch.device) -> Precision:
-    """Which one serves a device: bf16, unless matrix products take longer in it than in float32."""
+    """Which one serves a device: bf16, unless matrix products are clearly slower in it."""
     if device.type == "cuda":
         is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
-        is_fast = _seconds(torch.bfloat16) <= _seconds(torch.float32)
+        bf16, fp32 = _seconds((torch.bfloat16, torch.float32))
+        is_fast = bf16 < _CLEARLY_SLOWER * fp32
     else:
         is_fast = True
     return "bf16" if is_fast else "fp32"
 
 
-def _seconds(dtype: torch.dtype) -> float:
-    """The least time that a product of two matrices takes on the CPU."""
-    matrix = torch.ones(_SIZE, _SIZE, dtype=dtype)
-    times = []
-    for _ in range(_NUM_TRIES + 1):  # the first one sets up the library
-        begin = time.perf_counter()
-        matrix @ matrix
-        times.append(time.perf_counter() - begin)
-    return min(times)
+def _seconds(dtypes: Sequence[torch.dtype]) -> list[float]:
+    """The least time that a product of two matrices takes on the CPU in each type, in turns: other
+    work on the machine slows all.
+    """
+    matrices = [torch.ones(_SIZE, _SIZE, dtype=dtype) for dtype in dtypes]
+    least = [math.inf] * len(matrices)
+    for _ in range(_NUM_ROUNDS):
+        for i, matrix in enumerate(matrices):
+            begin = time.perf_counter()
+            torch.mm(matrix, matrix)
+            least[i] = min(least[i], time.perf_counter() - begin)
+    return least
