@@ -110,6 +110,18 @@ def test_configurations_of_earlier_versions_are_today_s() -> None:
         decode(Config, {**encoded, "averaging": {**half_life, "warmup": "0.1"}})
 
 
+def test_a_half_life_that_decided_is_named() -> None:
+    """Of the images at the end, it was less than its warm-up: the width is that of the end."""
+    old = {**encode(DIGITS), "num_images": 500_000, "init": None}
+    old["averaging"] = {"type": "Averaging", "half_life_images": 20_000.0, "warmup": 0.05}
+    with pytest.warns(UserWarning, match=r"20,000 of 500,000.*relative_width, 0\.052") as caught:
+        assert exponent(decode(Config, old).averaging.relative_width) + 1 == pytest.approx(
+            math.log(2) * 25, rel=0.02
+        )
+        decode(Config, old)
+    assert len(caught) == 1
+
+
 def test_infinities_survive() -> None:
     config = decode(Config, encode(DIGITS))
     assert (config.sampling.guidance_min, config.sampling.guidance_max) == (-math.inf, math.inf)

@@ -10,7 +10,9 @@ import json
 import math
 import types
 import typing
+import warnings
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -118,23 +120,39 @@ def difference(old: Any, new: Any, where: str = "") -> str | None:
 
 
 def _upgraded(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as earlier versions wrote it, in today's form: the warm-up of their
-    average's half-life, which decided it, becomes the relative width.
+    """A configuration as earlier versions wrote it, in today's form: the share of the images that
+    their average's half-life was becomes the relative width. With a warning where the share fell
+    below the half-life's warm-up: no width is that average.
     """
     averaging, optimizer = config.get("averaging"), config.get("optimizer")
     if not isinstance(averaging, dict) or not isinstance(optimizer, dict):
         return config
-    warmup = averaging.get("warmup")
+    warmup, half_life = averaging.get("warmup"), averaging.get("half_life_images")
+    num_images = config.get("num_images")
     if type(warmup) is not float or not 0 < warmup < math.log(2):
         return config
-    power = math.log(2) / warmup  # the exponent, and 1
-    width = round(math.sqrt(power / (power + 2)) / (power + 1), 3)
+    if type(half_life) is not float or type(num_images) is not int or half_life <= 0:
+        return config
+    has_ended = half_life < warmup * num_images
+    power = math.log(2) * num_images / half_life if has_ended else math.log(2) / warmup
+    width = round(math.sqrt(power / (power + 2)) / (power + 1), 3)  # of the exponent, and 1
+    if has_ended:
+        _warn_once(
+            f"An earlier version averaged with a half-life of {half_life:,.0f} of {num_images:,} "
+            f"images: taken for the nearest averaging.relative_width, {width}."
+        )
     return {
         **config,
         "averaging": {"type": "Averaging", "relative_width": width},
         "optimizer": {"use_decay": True, **optimizer},
         "init": None,
     }
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """A command reads the same configuration again and again."""
+    warnings.warn(message, stacklevel=3)
 
 
 def _decode_dataclass(cls: type, value: dict[str, Any], where: str) -> Any:
