@@ -23,7 +23,7 @@ setup: .venv/dev
 
 demo: .venv/core
 	$(BIN)/elbos compare digits --rows edm-adaptive edm-adaptive-monotonic iddpm --seeds 0 1 2 \
-	  --minutes 0.15 --scoring.num-samples 297 --scoring.ancestral.num-steps 32 \
+	  --num-images 12800 --scoring.num-samples 297 --scoring.ancestral.num-steps 32 \
 	  --scoring.heun.num-steps 10 --out runs/demo
 
 test: .venv/dev
