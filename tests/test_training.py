@@ -304,7 +304,7 @@ def test_training_leaves_its_configuration_alone(tmp_path: Path) -> None:
     before = config.schedule.state_dict()
     train(config, tmp_path)
     assert config == RunDirectory(tmp_path).config()
-    assert before.keys() == config.schedule.state_dict().keys() == {"total", "count"}
+    assert before.keys() == config.schedule.state_dict().keys() == {"total", "count", "ends"}
     assert all(torch.equal(before[name], t) for name, t in config.schedule.state_dict().items())
     assert tensors(tmp_path)["schedule/count"].sum() > 0
 
