@@ -39,8 +39,8 @@ $$\nu_{ij} = \min\Bigl(\nu_0,\ \frac{(v_i + v_j)^2}{(2 s_0^2)^2 / \nu_0
   + \bigl((v_i - s_0^2)^2 + (v_j - s_0^2)^2\bigr) / (n - 1)}\Bigr), \qquad
   \nu_0 = (n - 1) \min\bigl(3,\ \max(1,\ \tfrac{R - 1}{2})\bigr).$$
 
-All verdicts of a report together are then wrong in at most 5 % of experiments; without pairs of
-one kind the other has all of it. Of two objectives this is the paired t-test. Equal errors would
+All verdicts of a report together are then wrong in about 5 % of experiments at most; without pairs
+of one kind the other has all of it. Of two objectives this is the paired t-test. Equal errors would
 give $s_0^2$ as many as $(R - 1)(n - 1)$ degrees of freedom: fewer leave room for errors that are
 not equal, and `benchmarks/coverage.py` measures that they suffice.
 
@@ -71,7 +71,7 @@ from scipy.stats import chi2, rankdata, studentized_range
 from scipy.stats import t as student
 
 CONFIDENCE = 0.95
-MIN_WEIGHTINGS = 6  # of 5, a quarter of the bootstrap's intervals may miss: tests measure it
+MIN_WEIGHTINGS = 6  # of 5, up to 16 % of the bootstrap's intervals missed in simulations
 NUM_DRAWS = 2000
 NUM_PERMUTATIONS = 5040  # all of them, of up to 7 weightings
 _WILD = 10.0  # standard deviations over the typical one
@@ -120,7 +120,7 @@ def differences(
     scores: Float64[np.ndarray, "k r n"], planned: Sequence[Pair] = ()
 ) -> list["Differences | None"]:
     """The differences of all pairs of objectives in each main score, such that all verdicts
-    together are wrong in at most 5 % of experiments.
+    together are wrong in about 5 % of experiments at most.
 
     Args:
         scores: By main score, objective and seed.
