@@ -31,7 +31,7 @@ test: .venv/dev
 
 test-system-python:
 	@if $(SYSTEM_PYTHON) -c 'import torch, torchvision, venv' 2>/dev/null; then \
-	  $(MAKE) .venv/system && OMP_NUM_THREADS=1 .venv/system/bin/python tests/every_verb.py; \
+	  $(MAKE) .venv/system && OMP_NUM_THREADS=1 .venv/system/bin/python tests/project/every_verb.py; \
 	else echo "skipped: $(SYSTEM_PYTHON) has no torch, torchvision or venv"; fi
 
 check: .venv/dev

@@ -1,7 +1,7 @@
 """How exact the audit is, and how long it takes.
 
 Accuracy: every recipe of `elbos.recipes`, as people write it (the losses of
-tests/training_losses.py), is audited with 20,000 samples of 3x8x8 numbers. The error of the
+tests/audit/training_losses.py), is audited with 20,000 samples of 3x8x8 numbers. The error of the
 weighting, up to a constant, is taken over the noise levels of the central 98 % of the samples; the
 true weighting is the recipe's closed form, in the limit of many steps. "wrong" counts a prediction
 type or nearest weighting that is not the recipe's.
@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/audit"))
 from audit_errors import relative_errors
 from training_losses import CASES, Case, edm
 

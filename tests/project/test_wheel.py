@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_every_verb_runs_from_the_wheel(tmp_path):
@@ -19,7 +19,7 @@ def test_every_verb_runs_from_the_wheel(tmp_path):
     pytest.importorskip("hatchling", reason="needs hatchling, to build offline")
     pip = [sys.executable, "-m", "pip"]
     build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path]
-    subprocess.run([*pip, *build, HERE.parent], check=True)
+    subprocess.run([*pip, *build, ROOT], check=True)
     (wheel,) = tmp_path.glob("elbos-*.whl")
     home = tmp_path / "home"
     venv.create(home, with_pip=False)
@@ -29,4 +29,6 @@ def test_every_verb_runs_from_the_wheel(tmp_path):
     (packages,) = home.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     environment = {name: word for name, word in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run([python, HERE / "every_verb.py"], cwd=tmp_path, env=environment, check=True)
+    subprocess.run(
+        [python, ROOT / "tests/project/every_verb.py"], cwd=tmp_path, env=environment, check=True
+    )

@@ -9,7 +9,7 @@ from scipy.integrate import quad
 
 from elbos import analysis, recipes, weightings
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 QUESTIONS, LOOP = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -44,7 +44,7 @@ def test_the_training_loop_of_the_reader_learns():
 
 
 def test_the_guide_measures_a_denoiser_of_the_readers_own():
-    guide = (Path(__file__).parents[1] / "docs/evaluation.md").read_text()
+    guide = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     data = gaussian(0.5, 8)
     x, _ = data.sample(200, torch.Generator().manual_seed(0))
@@ -57,7 +57,7 @@ def test_the_guide_measures_a_denoiser_of_the_readers_own():
 
 
 def test_the_guide_compares_rows_of_the_readers_own():
-    guide = (Path(__file__).parents[1] / "docs/compare.md").read_text()
+    guide = (Path(__file__).parents[2] / "docs/compare.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     setup, training = code.split("report = ")
     exec(setup, names := {})

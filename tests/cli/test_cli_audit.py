@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_cli import Result, assert_one_line, snapshot
+from commands import Result, assert_one_line, snapshot
 
 from elbos import cli
 from elbos.user_code import as_script, load_function
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples" / "audit").glob("*.py"))
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "audit").glob("*.py"))
 PROBING = ["--shape", 2, 4, 4, "--num-samples", 400]
 
 Audit = Callable[..., Result]
@@ -666,7 +666,7 @@ FOUND = {
 def test_the_commands_of_the_examples_tell_what_they_train(
     audit: Audit, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(Path(__file__).parents[2])
     name = words.split()[0].removeprefix("examples/audit/")
     num = 2000 if name.startswith("edm") else 400
     result = content(audit(*words.split(), "--num-samples", num, "--json"))

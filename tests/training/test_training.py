@@ -33,7 +33,9 @@ from elbos.training.run_directory import RunDirectory
 from elbos.training.state import new_accelerator, new_state
 from elbos.training.trainer import Diverged, Interrupted, Trainer, train
 
-GOLDEN = Path(__file__).with_name("golden_losses.json")  # python tests/test_training.py writes it
+GOLDEN = Path(__file__).with_name(
+    "golden_losses.json"
+)  # python tests/training/test_training.py writes it
 TOY = Config(
     data=Toy(num_train=1000),
     network=MLPConfig(num_features=16, num_blocks=1),

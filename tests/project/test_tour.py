@@ -19,7 +19,7 @@ from elbos.training.config_json import decode
 from elbos.training.data.fashion import DEBIAN
 from elbos.training.run_name import default_name
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
 LINES = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
 TOUR = [words for words in LINES if words and words[0] in ("elbos", "torchrun")]

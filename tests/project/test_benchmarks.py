@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NETWORK = ["--network.channels", "16", "32", "--network.embedding-dim", "32"]
 TRAINING = [*NETWORK, "--num-images", "32", "--batch-size", "16", "--sampling.num-steps", "2"]
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "timing")

@@ -127,7 +127,7 @@ def test_a_mistake_is_visible_in_the_verdict(mistake):
 
 
 def test_what_the_guide_quotes_is_in_the_verdicts():
-    guide = (Path(__file__).parents[1] / "docs/audit.md").read_text()
+    guide = (Path(__file__).parents[2] / "docs/audit.md").read_text()
     verdicts = [audited(mistake.wrong, 4000).verdict for mistake in MISTAKES]
     quotes = re.findall("“(.*?)”", guide)
     assert len(quotes) > 20

@@ -13,7 +13,7 @@ from elbos.compare.statistics import MIN_WEIGHTINGS, differences, rank_correlati
 
 SIZES = [(2, 2), (2, 7), (3, 4), (4, 4), (6, 3)]  # objectives, seeds
 
-coverage = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "coverage.py"))
+coverage = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "coverage.py"))
 
 
 @pytest.fixture
