@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from elbos.compare.statistics import differences
+from elbos.comparison.statistics import differences
 
 NUM_OBJECTIVES, NUM_SCORES = 15, 3
 PLANNED = [(0, 1), (2, 3), (2, 4), (5, 6), (7, 8)]

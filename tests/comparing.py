@@ -7,10 +7,10 @@ from tiny import DIGITS
 
 from elbos import weightings
 from elbos.adaptive import Adaptive
-from elbos.compare import budget, experiment
-from elbos.compare.experiment import Comparison, Scoring
-from elbos.compare.rows import ROWS
-from elbos.compare.work import work
+from elbos.comparison import budget, experiment
+from elbos.comparison.experiment import Comparison, Scoring
+from elbos.comparison.rows import ROWS
+from elbos.comparison.work import work
 from elbos.evaluation.features import Module
 from elbos.networks import MLPConfig
 from elbos.parameterizations import V

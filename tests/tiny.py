@@ -10,7 +10,7 @@ from torch import Tensor
 from elbos import parameterizations, weightings
 from elbos.adaptive import Adaptive
 from elbos.networks import UNetConfig
-from elbos.training import checkpoint
+from elbos.runs import checkpoint
 from elbos.training.config import Config, Optimizer, Output
 from elbos.training.data import Digits
 from elbos.training.sampling import Sampling

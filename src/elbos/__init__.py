@@ -13,14 +13,15 @@ before it:
 | `extrema`, `weightings`, `tabulated` | $w(\lambda)$, and where it rises |
 | `recipes` | published recipes and the weighting that each implies |
 | `analysis` | monotone or not, the mixture of ELBOs, the theorem |
-| `pages` | results as HTML pages that are whole in themselves |
+| `report` | results as HTML pages that are whole in themselves |
 | `audit` | the weighting of somebody else's loss function, measured |
 | `denoiser`, `oracles` | network + parameterization, and data for which everything is known |
 | `objective` | the weighted loss, per sample |
 | `samplers`, `likelihood` | from a denoiser to samples and to bits per dimension |
 | `networks`, `training`, `evaluation` | the rest of a real run |
-| `compare` | objectives against each other: many runs, paired, and a report |
-| `interop`, `cli` | other people's formats; the command line |
+| `runs` | what is on disk: directories, checkpoints, configurations |
+| `comparison` | objectives against each other: many runs, paired, and a report |
+| `adapters`, `cli` | other people's formats; the command line |
 """
 
 __version__ = "0.1.0"

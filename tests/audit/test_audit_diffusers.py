@@ -20,7 +20,7 @@ from diffusers.training_utils import (
 )
 
 from elbos import audit
-from elbos.interop.diffusers import Training, training_steps
+from elbos.adapters.diffusers import Training, training_steps
 
 X = 2 * torch.rand(256, 4, 8, 8, generator=torch.Generator().manual_seed(1)) - 1
 SCALED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

@@ -10,8 +10,8 @@ import scipy.integrate
 import scipy.stats
 import torch
 
+from elbos.adapters.diffusers import Training, read_config, training_steps
 from elbos.audit import of_steps
-from elbos.interop.diffusers import Training, read_config, training_steps
 from elbos.recipes import RECIPES
 
 # of numpy's, in diffusers

@@ -24,12 +24,14 @@ from filelock import FileLock
 from PIL import Image
 from tiny import log, tensors
 
-from elbos import cli, cli_compare, files
+from elbos import cli, files
+from elbos.cli import app
+from elbos.cli import compare as compare_verb
 from elbos.evaluation import draw_samples
 from elbos.recipes import RECIPES
+from elbos.runs.codec import decode
 from elbos.training import trainer
 from elbos.training.config import CLOSED_FORMS, Config
-from elbos.training.config_json import decode
 from elbos.training.data import Digits, Fashion
 from elbos.training.presets import PRESETS
 
@@ -425,7 +427,7 @@ def test_out_of_memory_says_what_to_lower(elbos: Elbos, monkeypatch: pytest.Monk
     def train(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr(cli, "train", train)
+    monkeypatch.setattr(app, "train", train)
     assert_one_line(elbos("train", "toy"), "lower --batch-size", statuses=(1,))
 
 
@@ -433,7 +435,7 @@ def test_a_bug_shows_its_traceback(elbos: Elbos, monkeypatch: pytest.MonkeyPatch
     def train(*_: Any) -> None:
         raise RuntimeError("ours")
 
-    monkeypatch.setattr(cli, "train", train)
+    monkeypatch.setattr(app, "train", train)
     with pytest.raises(RuntimeError, match="ours"):
         elbos("train", "toy")
 
@@ -665,7 +667,7 @@ def test_runs_that_differ_have_directories_of_their_own(
     elbos: Elbos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[tuple[Config, Path]] = []
-    monkeypatch.setattr(cli, "train", lambda config, path, *_: trained.append((config, path)))
+    monkeypatch.setattr(app, "train", lambda config, path, *_: trained.append((config, path)))
     for words in TOUR:
         result = elbos("train", *words.split())
         assert result.status == 0, result.err
@@ -680,7 +682,7 @@ def test_a_comparison_is_of_the_preset_that_was_chosen(
     def compare(comparison: Any, path: Path, *_: Any, **__: Any) -> None:
         raise ValueError(f"{type(comparison.config.data).__name__} in {path}")
 
-    monkeypatch.setattr(cli_compare, "compare", compare)
+    monkeypatch.setattr(compare_verb, "compare", compare)
     assert_one_line(elbos("compare", "--out", "digits", "toy"), "Toy in digits", statuses=(1,))
     assert_one_line(elbos("compare", "fashion_small"), "Fashion in runs/compare-fashion-small")
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from commands import Result, assert_one_line, snapshot
 
-from elbos import cli
+from elbos.cli import app
 from elbos.user_code import as_script, load_function
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "audit").glob("*.py"))
@@ -36,7 +36,7 @@ def audit(
         before = sys.argv, sys.path, sys.stdin, sys.stdout, set(sys.modules)
         capfd.readouterr()
         try:
-            cli.main()
+            app.main()
             status: Any = 0
         except SystemExit as stop:
             status = stop.code or 0
@@ -637,7 +637,7 @@ def test_a_full_disk_keeps_the_result(
     def full(*_: Any) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(cli.files.os, "fsync", full)
+    monkeypatch.setattr(app.files.os, "fsync", full)
     result = audit("edm", "--json", "--html", "page.html")
     assert json.loads(result.out)["title"] == "edm"
     assert_one_line(result._replace(out=""), "page.html: No space left", statuses=(1,))

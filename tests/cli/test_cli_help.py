@@ -8,6 +8,7 @@ import pytest
 from commands import Elbos, assert_one_line
 
 from elbos import cli
+from elbos.cli import app
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
@@ -36,7 +37,7 @@ def test_the_short_help_fits_a_screen_and_is_true(
     for example in examples:
         first, *words = shlex.split(example)
         assert first == verb
-        cli._parse(verb, words)  # raises where it is none
+        app._parse(verb, words)  # raises where it is none
 
 
 HINTS = {

@@ -24,10 +24,10 @@ from elbos.evaluation.metrics import Statistics
 from elbos.evaluation.ode import Ode
 from elbos.evaluation.page import evaluation_page
 from elbos.evaluation.reference import Reference
-from elbos.evaluation.store import Store
 from elbos.evaluation.tables import evaluation_tables
 from elbos.evaluation.words import compared, metrics
 from elbos.likelihood.measurements import NUM_BINS
+from elbos.runs.store import Store
 from elbos.schedules import EDMSampling
 from elbos.training.data import Split
 from elbos.training.trained import TrainedRun

@@ -11,7 +11,6 @@ from oracles import gaussian, gaussian_loss, weighted_integral, z_score
 
 from elbos import schedules, weightings
 from elbos.evaluation.likelihood import Measured, is_enough
-from elbos.evaluation.store import Store
 from elbos.evaluation.theorem import CHECKED, check, mixed_elbos
 from elbos.likelihood import (
     Estimate,
@@ -22,6 +21,7 @@ from elbos.likelihood import (
     prior_loss,
     stratified_times,
 )
+from elbos.runs.store import Store
 
 LINEAR = schedules.Linear(logsnr_min=-8.0, logsnr_max=11.0)
 

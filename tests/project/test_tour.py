@@ -13,11 +13,11 @@ import pytest
 from commands import Elbos
 from comparing import USERS, Here
 
-from elbos import cli_compare
+from elbos.cli import compare as compare_verb
+from elbos.runs.codec import decode
+from elbos.runs.name import default_name
 from elbos.training.config import Config
-from elbos.training.config_json import decode
 from elbos.training.data.fashion import DEBIAN
-from elbos.training.run_name import default_name
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
@@ -83,7 +83,7 @@ def default_run(elbos: Elbos, words: list[str]) -> list[str]:
 @pytest.mark.filterwarnings("ignore:.*runs/digits goes on to 64 images")
 def test_the_lines_run_in_their_order(elbos: Elbos, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli_compare, "Local", lambda workers: Here())
+    monkeypatch.setattr(compare_verb, "Local", lambda workers: Here())
     shutil.copytree(ROOT / "examples", "examples")
     Path("mine.py").write_text(USERS)
     runs = []

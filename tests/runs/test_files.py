@@ -18,13 +18,13 @@ from commands import TINY, Elbos, assert_one_line, snapshot
 from comparing import Here
 
 from elbos import files
-from elbos.compare import budget
-from elbos.compare.compare import compare
-from elbos.compare.job import Job
-from elbos.compare.processes import close, start_process
+from elbos.comparison import budget
+from elbos.comparison.compare import compare
+from elbos.comparison.job import Job
+from elbos.comparison.processes import close, start_process
 from elbos.evaluation import store
 from elbos.training.data import Dataset
-from elbos.training.run_directory import RunDirectory
+from elbos.runs.directory import RunDirectory
 
 SECONDS = 60  # a verb that waits for the other end of a pipe would take for ever
 FEW = ["--num-images", "20", "--num-pilot-images", "10", "--ode.num-images", "0"]

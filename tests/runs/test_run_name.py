@@ -16,10 +16,10 @@ from elbos.adaptive import Adaptive
 from elbos.networks import MLPConfig
 from elbos.tabulated import Tabulated
 from elbos.training.config import Averaging, Config, Optimizer, Output
-from elbos.training.config_json import encode
+from elbos.runs.codec import encode
 from elbos.training.data import Folder, Toy
 from elbos.training.presets import PRESETS
-from elbos.training.run_name import default_name, nearest_preset
+from elbos.runs.name import default_name, nearest_preset
 from elbos.training.sampling import Heun, Sampling
 
 NAMES: dict[str, tuple[str, dict[str, Any]]] = {

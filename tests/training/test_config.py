@@ -14,9 +14,9 @@ from tiny import DIGITS
 
 from elbos import parameterizations, schedules, weightings
 from elbos.networks import MLPConfig
+from elbos.runs.codec import decode, encode
 from elbos.tabulated import Tabulated
 from elbos.training.config import Config, Optimizer, Output
-from elbos.training.config_json import decode, encode
 from elbos.training.data import Fashion, Folder, Toy
 from elbos.training.ema import exponent
 from elbos.training.presets import PRESETS

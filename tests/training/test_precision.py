@@ -7,10 +7,10 @@ import pytest
 import torch
 from tiny import DIGITS, tensors
 
+from elbos.runs.directory import RunDirectory
 from elbos.training import precision
 from elbos.training.config import Optimizer
 from elbos.training.precision import best_precision
-from elbos.training.run_directory import RunDirectory
 from elbos.training.trainer import train
 
 ONE_STEP = replace(DIGITS, num_images=16)

@@ -23,13 +23,13 @@ from elbos import files, parameterizations, weightings
 from elbos.adaptive import Adaptive
 from elbos.likelihood import warn_if_unresolved
 from elbos.networks import MLPConfig
-from elbos.training import checkpoint
+from elbos.runs import checkpoint
+from elbos.runs.directory import RunDirectory
 from elbos.training.config import Averaging, Config, Optimizer, Output
 from elbos.training.data import Toy
 from elbos.training.ema import EMA
 from elbos.training.presets import PRESETS
 from elbos.training.randomness import draw, generator
-from elbos.training.run_directory import RunDirectory
 from elbos.training.state import new_accelerator, new_state
 from elbos.training.trainer import Diverged, Interrupted, Trainer, train
 

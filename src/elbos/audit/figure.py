@@ -24,7 +24,7 @@ from elbos.arrays import Array
 from elbos.audit.names import named_weighting
 from elbos.audit.result import Audit
 from elbos.audit.words import central_weights, common_levels, nearest, shortened
-from elbos.pages.panels import (
+from elbos.report.panels import (
     COLORS,
     DASHES,
     Panel,

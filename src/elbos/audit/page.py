@@ -1,6 +1,6 @@
 r"""An audit as one HTML page, to be attached to an issue.
 
-The page is whole in itself; `elbos.pages` makes it so. The numbers are in
+The page is whole in itself; `elbos.report` makes it so. The numbers are in
 `<script id="elbos-audit">`, as JSON.
 """
 
@@ -19,9 +19,9 @@ from elbos.audit.figure import colored, figure, named_curves
 from elbos.audit.result import Audit
 from elbos.audit.text import MAX_BESIDE, wrapped
 from elbos.audit.words import MARKS, difference, facts, headline, nearest, nearest_to, shortened
-from elbos.pages.document import document, island
-from elbos.pages.panels import DASHES
-from elbos.pages.parts import breakable, copied, footer, header, plot, scrollable, swatch, table
+from elbos.report.document import document, island
+from elbos.report.panels import DASHES
+from elbos.report.parts import breakable, copied, footer, header, plot, scrollable, swatch, table
 
 _NUM_ROWS = 13
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from elbos import files
 from elbos.checks import require_positive
 from elbos.evaluation.quality import require_finite_samples
-from elbos.training.config_json import encode
+from elbos.runs.codec import encode
 from elbos.training.data import to_levels
 from elbos.training.pictures import png
 from elbos.training.sampling import Sampling, num_batches, sample

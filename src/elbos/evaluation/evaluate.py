@@ -27,11 +27,11 @@ from elbos.evaluation.likelihood import (
 from elbos.evaluation.ode import Ode, measure_ode
 from elbos.evaluation.progress import Start
 from elbos.evaluation.samples import Judge, Quality, draw_set, measure_quality
-from elbos.evaluation.store import Store
 from elbos.evaluation.sweep import sweep
 from elbos.evaluation.theorem import check
 from elbos.likelihood import Estimate, warn_if_unresolved
 from elbos.likelihood.measurements import NUM_BINS
+from elbos.runs.store import Store
 from elbos.training.data import Split, Toy, to_unit
 from elbos.training.pictures import png
 from elbos.training.randomness import generator

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from plotly.graph_objects import Figure, Scatter
 
-from elbos.pages.panels import COLORS, DASHES, Panel, area, log_axis, logsnr_axis, stacked
+from elbos.report.panels import COLORS, DASHES, Panel, area, log_axis, logsnr_axis, stacked
 
 BASELINE_COLOR = COLORS[-1]
 

@@ -14,7 +14,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from elbos.evaluation.progress import Start
-from elbos.evaluation.store import Store
 from elbos.likelihood import (
     Estimate,
     Measurements,
@@ -25,6 +24,7 @@ from elbos.likelihood import (
     stratified_times,
 )
 from elbos.likelihood.measurements import NUM_BINS
+from elbos.runs.store import Store
 from elbos.schedules import Linear, Schedule
 from elbos.training.data import Split, to_unit
 from elbos.training.randomness import generator

@@ -16,8 +16,8 @@ from torch import Tensor
 from elbos.checks import require_positive
 from elbos.evaluation.likelihood import Condition
 from elbos.evaluation.progress import OnImages
-from elbos.evaluation.store import Store
 from elbos.likelihood.flow import Dequantize, flow_likelihood, truncated_normal, uniform
+from elbos.runs.store import Store
 from elbos.training.data import to_unit
 from elbos.training.randomness import generator
 from elbos.training.trained import TrainedRun

@@ -1,6 +1,6 @@
 r"""An evaluation as one HTML page: what the numbers are, how sure, and what they mean.
 
-The page is whole in itself; `elbos.pages` makes it so. The numbers are in
+The page is whole in itself; `elbos.report` makes it so. The numbers are in
 `<script id="elbos-evaluation">`, as JSON. What was not measured is left out.
 """
 
@@ -27,8 +27,8 @@ from elbos.evaluation.words import (
     number,
     plus_minus,
 )
-from elbos.pages.document import document, finite, island
-from elbos.pages.parts import footer, header, scrollable, table
+from elbos.report.document import document, finite, island
+from elbos.report.parts import footer, header, scrollable, table
 
 _NUM_ROWS = 13
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from elbos.evaluation.figures import colored, curves_figure
 from elbos.evaluation.words import MAX_Z, fact, is_agreed, number, plus_minus
-from elbos.pages.parts import NONE, legend, plot, record_table, swatch
+from elbos.report.parts import NONE, legend, plot, record_table, swatch
 
 _NOTES = {
     "curve": "<b>Loss</b>: half the squared error of the predicted noise. Its area is the "

@@ -15,8 +15,8 @@ from elbos.evaluation.words import (
     plus_minus,
     sweep_baseline,
 )
-from elbos.pages.panels import DASHES
-from elbos.pages.parts import breakable, legend, plot, record_table, swatch, table
+from elbos.report.panels import DASHES
+from elbos.report.parts import breakable, legend, plot, record_table, swatch, table
 
 _Record = tuple[str, Mapping[str, str]]
 _Records = Sequence[_Record]

@@ -21,9 +21,9 @@ from elbos import files
 from elbos.evaluation.features import Extractor, extract
 from elbos.evaluation.metrics import Statistics, mean_kernel
 from elbos.evaluation.progress import Start
-from elbos.evaluation.store import Store, pack, unpack
+from elbos.runs.cache import build_once, cache_dir
+from elbos.runs.store import Store, pack, unpack
 from elbos.training.data import Dataset
-from elbos.training.data.cache import build_once, cache_dir
 
 _FILE = "reference.safetensors"
 _FORMAT = 2  # of the cache: 60,000 rows, and their kernel

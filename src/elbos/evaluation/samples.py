@@ -17,7 +17,7 @@ from elbos.evaluation.features import Extractor, Lite0, Network
 from elbos.evaluation.progress import Start
 from elbos.evaluation.quality import MAX_MANIFOLD, MIN_IMAGES, require_finite_samples, scores
 from elbos.evaluation.reference import Reference, reference
-from elbos.evaluation.store import Store
+from elbos.runs.store import Store
 from elbos.training.data import to_levels
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling, num_batches, sample

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from elbos.pages.parts import NONE
+from elbos.report.parts import NONE
 
 MAX_Z = 4.0  # of a difference, in standard errors, that chance explains
 

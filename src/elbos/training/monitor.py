@@ -12,9 +12,9 @@ from rich.console import Console
 from torch import Tensor
 
 from elbos.errors import printable
+from elbos.progress import clock, progress, unfailing_stderr
+from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config
-from elbos.training.progress import clock, progress, unfailing_stderr
-from elbos.training.run_directory import RunDirectory
 from elbos.training.state import State
 
 NUM_DENSITIES = 100

@@ -15,8 +15,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config
-from elbos.training.run_directory import RunDirectory
 
 Precision = Literal["auto", "bf16", "fp32"]
 _SIZE, _NUM_ROUNDS = 256, 10  # of matrices: large enough to be computed in blocks, and milliseconds

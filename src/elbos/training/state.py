@@ -7,8 +7,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from elbos.runs import checkpoint
 from elbos.schedules import Schedule
-from elbos.training import checkpoint
 from elbos.training.config import Config
 from elbos.training.data import DataSpec
 from elbos.training.ema import EMA

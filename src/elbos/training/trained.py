@@ -11,12 +11,12 @@ from torch import Tensor
 from elbos import files
 from elbos.denoiser import Denoiser
 from elbos.errors import explained
-from elbos.training import checkpoint
+from elbos.runs import checkpoint
+from elbos.runs.codec import difference, encode
+from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config
-from elbos.training.config_json import difference, encode
 from elbos.training.data import Dataset, DataSpec
 from elbos.training.precision import autocast
-from elbos.training.run_directory import RunDirectory
 from elbos.training.state import build_network, new_accelerator, uses_labels
 
 

@@ -27,8 +27,9 @@ from torch import Tensor
 from elbos import files
 from elbos.denoiser import Denoiser
 from elbos.likelihood import warn_if_unresolved
+from elbos.runs import checkpoint
+from elbos.runs.directory import RunDirectory
 from elbos.schedules import Linear
-from elbos.training import checkpoint
 from elbos.training.config import Config
 from elbos.training.data import Dataset, batch_indices, to_unit
 from elbos.training.machine import machine
@@ -36,7 +37,6 @@ from elbos.training.monitor import Monitor, OnImages
 from elbos.training.pictures import png
 from elbos.training.precision import autocast, described, resolved
 from elbos.training.randomness import Draw, draw, generator
-from elbos.training.run_directory import RunDirectory
 from elbos.training.sampling import sample
 from elbos.training.state import new_accelerator, new_state, uses_labels
 from elbos.training.trained import averaged_weights

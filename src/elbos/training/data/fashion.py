@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from elbos import files
-from elbos.training.data.cache import build_once
+from elbos.runs.cache import build_once
 from elbos.training.data.dataset import Dataset, Split
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

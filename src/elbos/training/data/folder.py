@@ -21,10 +21,10 @@ from PIL import Image
 from torch import Tensor
 
 from elbos import files
-from elbos.training.data.cache import DamagedFolder, build_once
+from elbos.progress import progress
+from elbos.runs.cache import DamagedFolder, build_once
 from elbos.training.data.dataset import Dataset, Split, digest_of
 from elbos.training.data.pictures import EXTENSIONS, BadPicture, decode
-from elbos.training.progress import progress
 
 _FORMAT = "2"  # raise it when the decoded levels change: old caches are then not used
 _HELD_OUT = 0.05

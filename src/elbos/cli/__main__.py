@@ -1,0 +1,6 @@
+"""The command line as a module, for `torchrun -m`."""
+
+from elbos.cli import main
+
+if __name__ == "__main__":
+    main()

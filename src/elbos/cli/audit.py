@@ -1,0 +1,272 @@
+"""`elbos audit`: what a target is, and how it is audited.
+
+A target is a recipe's name, a function in a Python file, or the configuration of a diffusers
+scheduler. A function is code of the user's own, which is run (`user_code`); a configuration is only
+read.
+"""
+
+import contextlib
+import errno
+import json
+import math
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from rich.console import Console
+
+from elbos import audit, files
+from elbos.adapters.diffusers import Training, read_config, training_steps
+from elbos.audit.declare import of_recipe, of_steps
+from elbos.audit.page import write_page
+from elbos.audit.text import report
+from elbos.checks import require_positive
+from elbos.errors import printable
+from elbos.progress import progress
+from elbos.recipes import RECIPES
+from elbos.user_code import as_script, code_path, is_code, load_function, require_target
+
+_MAX_ELEMENTS = 2**18  # of a batch: about what two cores take apart in 10 ms
+_MIN_WIDTH = 40  # of the report
+_LOSS = (("network", "x"), "audit")  # what a function takes, and whose help shows one
+_MAX_SAMPLES = 10_000_000  # an hour or more, and less than a per mille
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probing:
+    """How a function is measured: with uniform random numbers for data.
+
+    Raises:
+        ValueError: If something in it makes no sense.
+    """
+
+    shape: tuple[int, ...] = ()
+    """Shape of one sample, as `3 32 32`. Needed where a function is audited."""
+
+    data_range: tuple[float, float] = (-1.0, 1.0)
+    """Smallest and largest value of the data."""
+
+    data_scale: float | None = None
+    """What the function multiplies its data with before it diffuses them. Default: found."""
+
+    batch_size: int | None = None
+    """Samples per call of the function. Default: 64, fewer of large shapes."""
+
+    device: str = "cpu"
+    """Device of the data."""
+
+    num_samples: int = 20_000
+    """How many samples to draw; at least 100."""
+
+    seed: int = 0
+    """For the random states that the function draws from."""
+
+    def __post_init__(self) -> None:
+        low, high = self.data_range
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(f"--data-range is {low} {high}: give two numbers, the smaller first.")
+        if min(self.shape, default=1) < 1:
+            raise ValueError(f"--shape is {' '.join(map(str, self.shape))}: give numbers above 0.")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed is {self.seed}: give a number from 0 to 2**31 - 1.")
+        if not 100 <= self.num_samples <= _MAX_SAMPLES:
+            raise ValueError(
+                f"--num-samples is {self.num_samples}: give at least 100, at most {_MAX_SAMPLES:,}."
+            )
+        for name in ("batch_size", "data_scale"):
+            if getattr(self, name) is not None:
+                require_positive(**{name: getattr(self, name)})
+        _require_device(self.device)
+
+    def data(self) -> torch.Tensor:
+        """A batch.
+
+        Raises:
+            MemoryError: If it is too large.
+            ValueError: If the device is not there.
+        """
+        low, high = self.data_range
+        num = self.batch_size or min(64, max(4, _MAX_ELEMENTS // math.prod(self.shape)))
+        generator = torch.Generator().manual_seed(0)
+        try:
+            x = low + (high - low) * torch.rand(num, *self.shape, generator=generator)
+        except (RuntimeError, OverflowError, TypeError) as error:  # by how much it is too large
+            raise MemoryError from error
+        try:
+            return x.to(self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"--device {self.device}: {str(error).splitlines()[0]}") from error
+
+
+def _require_device(name: str) -> None:
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    if kind == "meta":
+        raise ValueError("--device meta: it holds no numbers; name another.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Find out which weighting a training loss really uses: code, a recipe or a scheduler's config.
+
+    Several targets are shown side by side. For example:
+
+        elbos audit train.py:loss --shape 3 32 32
+        elbos audit scheduler_config.json --prediction v --snr-gamma 5
+        elbos audit edm sd3 flow
+
+    A function is called as `loss(network, x)`, with random data and a stand-in for the network, and
+    returns the loss. Where a script has a method, or a loss that wants labels, wrap it in a file
+    beside the script:
+
+        import torch
+        from train import Trainer
+
+        def loss(network, x):
+            labels = torch.zeros(len(x), dtype=torch.long)
+            return Trainer(network).training_step((x, labels))
+
+    Raises:
+        ValueError: If the words make no sense together.
+    """
+
+    targets: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TARGET...")]
+    """FILE.py:FUNCTION, a scheduler_config.json or its folder, or recipes of `elbos weightings`."""
+
+    json: bool = False
+    """Print the result as JSON: one object, or a list of several."""
+
+    html: Path | None = None
+    """Write a page to this path, too."""
+
+    probing: Annotated[Probing, tyro.conf.arg(name="")] = field(default_factory=Probing)
+    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        if not self.targets:
+            raise ValueError(
+                "Name a target: FILE.py:FUNCTION, a scheduler_config.json or a recipe."
+            )
+        if self.html and not self.html.name:
+            raise ValueError("--html names no file: give a path, as in --html page.html.")
+        for target in self.targets:
+            _require_target(target)
+            if self.html and _is_same_file(self.html, target):
+                raise ValueError(f"--html {self.html} would overwrite {target}: name another file.")
+        has_code = any(map(is_code, self.targets))
+        if has_code and not self.probing.shape:
+            raise ValueError("Give the shape of one sample, as in --shape 3 32 32.")
+        if self.probing != Probing() and not has_code:
+            raise ValueError(
+                "--shape, --num-samples and the like are for FILE.py:FUNCTION; no target is one."
+            )
+        if self.training != Training() and not any(map(_config_path, self.targets)):
+            raise ValueError(
+                "--prediction, --snr-gamma, --weighting-scheme and the like are for a "
+                "scheduler_config.json; no target is one."
+            )
+
+    def __call__(self) -> None:
+        page = self.html and self.html.absolute()
+        if page:
+            _require_writable(page)
+        audits = self._audits()
+        try:
+            if page:
+                write_page(audits, page, command=shlex.join(["elbos", *sys.argv[1:]]))
+        finally:  # minutes of work, shown even where it cannot be written
+            if self.json:
+                contents = [result.to_dict() for result in audits]
+                content = contents if len(contents) > 1 else contents[0]
+                print(json.dumps(content, indent=2, allow_nan=False))  # noqa: T201
+            else:
+                width = max(Console().width, _MIN_WIDTH)
+                Console(width=width).print(report(audits), crop=False)
+        if self.html and not self.json:
+            print(f"Written to {printable(str(self.html))}.")  # noqa: T201
+
+    def _audits(self) -> list[audit.Audit]:
+        """Of all targets; all are looked at before the first is measured, which takes minutes."""
+        for target in filter(is_code, self.targets):
+            require_target(target, *_LOSS)
+        declared = {t: self._declared(t) for t in self.targets if not is_code(t)}
+        return [declared.get(target) or self._measured(target) for target in self.targets]
+
+    def _declared(self, target: str) -> audit.Audit:
+        if target in RECIPES:
+            return of_recipe(target)
+        config = read_config(_config_path(target) or Path(target))
+        with _named(target):
+            found = of_steps(training_steps(config, self.training))
+        return replace(found, title=printable(target))
+
+    def _measured(self, target: str) -> audit.Audit:
+        how, title = self.probing, printable(target)
+        x = how.data()
+        with as_script(target):  # which may load modules only when it is called
+            loss_fn = load_function(target, *_LOSS)
+            with _named(target), progress() as bar:
+                task = bar.add_task(title, total=how.num_samples, unit="samples", note="")
+                return audit.probe(
+                    loss_fn,
+                    x,
+                    how.num_samples,
+                    how.seed,
+                    data_scale=how.data_scale,
+                    title=title,
+                    advance=lambda num: bar.advance(task, num),
+                )
+
+
+@contextlib.contextmanager
+def _named(target: str) -> Iterator[None]:
+    """Let errors say which target they are of."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{target}: {error}") from error
+
+
+def _config_path(target: str) -> Path | None:
+    """The configuration that is meant: the file, or one in a folder of a scheduler or pipeline."""
+    if target.endswith(".json"):
+        return Path(target)
+    names = ("scheduler_config.json", "scheduler/scheduler_config.json")
+    return next((Path(target, name) for name in names if Path(target, name).is_file()), None)
+
+
+def _is_same_file(path: Path, target: str) -> bool:
+    """Whether a path is that of what is audited, be it through links."""
+    file = code_path(target) if is_code(target) else _config_path(target)
+    return file is not None and file.exists() and path.exists() and path.samefile(file)
+
+
+def _require_target(target: str) -> None:
+    if not target.strip():
+        raise ValueError("A target is empty: check the quotes, and variables of your shell.")
+    if target in RECIPES or is_code(target) or _config_path(target):
+        return
+    if Path(target).is_dir():
+        raise ValueError(f"{target} is a folder without a scheduler_config.json.")
+    close = get_close_matches(target, RECIPES)
+    if close:
+        raise ValueError(f"There is no recipe {target}: did you mean {' or '.join(close)}?")
+    raise ValueError(
+        f"{target} is no target: give FILE.py:FUNCTION, a scheduler_config.json, or a recipe of "
+        "`elbos weightings`."
+    )
+
+
+def _require_writable(path: Path) -> None:
+    """Fail at once, and not after minutes of work."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
+    files.require_writable(path)

@@ -1,0 +1,168 @@
+"""The directory of a comparison, and what it belongs to.
+
+DIR/
+    compare.json        the configuration all rows share, and how they are scored
+    runs/ROW-SEED/      a run directory, with scores.json when it is done
+    report.json, report.md, report.html
+
+A directory belongs to one configuration and one way of scoring; rows and seeds may be added.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from elbos import files
+from elbos.comparison.experiment import Comparison, Scoring
+from elbos.comparison.rows import Row
+from elbos.runs.codec import decode, difference, digest, encode
+from elbos.runs.directory import RunDirectory
+from elbos.training.config import Config
+from elbos.training.data import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What a directory belongs to.
+
+    Attributes:
+        minutes: The budget that its number of images was chosen by, if one was.
+        config: The configuration of all rows.
+        scoring: How they are scored.
+        data: What tells the data from others.
+        features: What computes the features of images; None of points.
+    """
+
+    minutes: float | None
+    config: Config
+    scoring: Scoring
+    data: str
+    features: str | None
+
+    @classmethod
+    def of(
+        cls, comparison: Comparison, minutes: float | None, dataset: Dataset, features: str | None
+    ) -> "Stored":
+        """What the directory of a comparison belongs to, with data and extractor as they are."""
+        return cls(
+            minutes=minutes,
+            config=comparison.config,
+            scoring=comparison.scoring,
+            data=digest(dataset.fingerprint()),
+            features=features,
+        )
+
+    def of_today(self, dataset: Dataset) -> "Stored":
+        """With what tells the data from others as it is written today, if they are these."""
+        is_earlier = self.data == digest(dataset.sampled_fingerprint())
+        return replace(self, data=digest(dataset.fingerprint())) if is_earlier else self
+
+
+@dataclass(frozen=True)
+class ComparisonDirectory:
+    """The paths in a comparison's directory."""
+
+    path: Path
+
+    def run(self, row: Row, seed: int) -> Path:
+        """The run directory of a row and a seed."""
+        return self.path / "runs" / f"{row.name}-{seed}"
+
+    @property
+    def file(self) -> Path:
+        """What was compared."""
+        return self.path / "compare.json"
+
+    def stored(self) -> Stored | None:
+        """What the directory belongs to, or None if it is new.
+
+        Raises:
+            ValueError: If compare.json is damaged.
+        """
+        if not self.file.exists():
+            return None
+        try:
+            found = decode(Stored, json.loads(files.read(self.file)), "comparison")
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{self.file} is damaged ({error}): put back the one that was there, or name "
+                "another directory with --out."
+            ) from error
+        assert isinstance(found, Stored)
+        # before the hash in the name of features was called sha256
+        features = re.sub(r"(weights|file) (\w{8})$", r"\1 sha256 \2", found.features or "")
+        return replace(found, features=features or None)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Wait until no other process is deciding what the directory belongs to.
+
+        Raises:
+            ValueError: If it is a file, or holds other files.
+            OSError: If it cannot be written.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file: name a directory with --out.")
+        others = [path.name for path in self.path.glob("*") if not path.name.startswith(".")]
+        if others and not self.file.exists():
+            raise ValueError(
+                f"{self.path} holds {others[0]} and no comparison: name a new directory with --out."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        with files.lock(self.path / ".lock"):
+            files.require_plain(self.path)
+            files.remove_leftovers(self.path)
+            yield
+
+    def claim(self, wanted: Stored, dataset: Dataset) -> None:
+        """Make this the directory of a comparison on a data set, or check that it is.
+
+        Raises:
+            ValueError: If it holds another comparison.
+            OSError: If it cannot be written.
+        """
+        stored = self.stored()
+        stored = stored and stored.of_today(dataset)
+        if stored and stored.data != wanted.data:
+            raise ValueError(
+                f"The data are not those that {self.path} was begun with: put those back, or name "
+                "another directory with --out."
+            )
+        if stored and (found := difference(encode(stored), encode(wanted))):
+            raise ValueError(
+                f"{self.path} holds a comparison with {found}: name another directory with --out, "
+                "or give the same options."
+            )
+        files.write(self.file, (json.dumps(encode(wanted), indent=2) + "\n").encode())
+        (self.path / "runs").mkdir(exist_ok=True)  # a machine that does not see it is refused
+
+    def require_own_rows(self, comparison: Comparison) -> None:
+        """Fail where a row's name is that of another objective's runs, of any seed; runs that
+        cannot be read say so themselves when they are made.
+
+        Raises:
+            ValueError: If it is.
+        """
+        for row in comparison.rows:
+            wanted = encode(row.config(comparison.config))
+            for path in sorted(self.path.glob(f"runs/{row.name}-*")):
+                is_of_name = re.fullmatch(rf"{re.escape(row.name)}-\d+", path.name)
+                stored = _config(path) if is_of_name else None
+                if stored is None:
+                    continue
+                stored = replace(stored, seed=comparison.config.seed)
+                if found := difference(encode(stored), wanted):
+                    raise ValueError(
+                        f"{path} holds a run with {found}: give the row another name, or name "
+                        "another directory with --out."
+                    )
+
+
+def _config(run: Path) -> Config | None:
+    try:
+        return RunDirectory(run).config()
+    except (FileNotFoundError, ValueError):
+        return None

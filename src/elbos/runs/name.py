@@ -1,0 +1,119 @@
+"""The name of a run's folder, where none is given: its preset, and what differs from it.
+
+Names are short and plain where the differences are: `digits`, `fashion-eps-normal`,
+`digits-lr-0.001`, `toy-schedule.memory-1000`. Where they are many, or hold a path or a function,
+the name ends in a digest of the whole configuration.
+"""
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from elbos.training.config import Config, Output
+from elbos.runs.codec import digest, encode, options
+from elbos.training.presets import PRESETS
+from elbos.training.sampling import Sampling
+
+_MAX_LENGTH, _DIGEST_LENGTH = 60, 8
+_SHORT = {"optimizer.learning_rate": "lr"}
+_PLAIN_GROUPS = ("optimizer", "averaging", "sampling")  # their fields are known without them
+_REQUIRED = object()
+
+
+def default_name(config: Config, preset: str) -> str:
+    """The name of a configuration's run, made of letters, digits, dots and dashes.
+
+    Configurations that differ in more than `output` have different names.
+
+    Args:
+        config: What is trained.
+        preset: Name of the preset that it is a change of.
+
+    Examples:
+        >>> default_name(PRESETS["digits"], "digits")
+        'digits'
+        >>> default_name(dataclasses.replace(PRESETS["digits"], num_images=512), "digits")
+        'digits-num-images-512'
+    """
+    parts = [preset, *_differences(config, PRESETS[preset])]
+    name = "-".join(parts)
+    if len(name) <= _MAX_LENGTH and re.fullmatch(r"[a-z0-9.-]+", name):
+        return name
+    short = re.sub(r"[^a-z0-9.-]+", "-", name.lower())[: _MAX_LENGTH - _DIGEST_LENGTH - 1]
+    whole = digest(encode(dataclasses.replace(config, output=Output())))
+    return f"{short.rstrip('-.')}-{whole[:_DIGEST_LENGTH]}"
+
+
+def nearest_preset(config: Config) -> str:
+    """The preset that the fewest words turn into `config`."""
+    return min(PRESETS, key=lambda name: len(list(_differences(config, PRESETS[name]))))
+
+
+def _differences(new: Any, old: Any, label: str = "") -> Iterator[str]:
+    """A word for everything in which two values differ; one that is not plain for what only the
+    whole configuration tells from others.
+    """
+    if not dataclasses.is_dataclass(new):
+        if new != old or type(new) is not type(old):
+            yield _valued(label, new)
+        return
+    if type(new) is type(old):
+        for f in dataclasses.fields(new):
+            if f.init and not (label == "" and f.name == "output"):
+                path = f"{label}.{f.name}" if label else f.name
+                yield from _differences(getattr(new, f.name), getattr(old, f.name), path)
+        return
+    word = _word(type(new).__name__)
+    is_inner = label.endswith(" inner")  # of what was named just before
+    yield word if is_inner or _NAMES[type(new).__name__] == 1 else f"{_last(label)}-{word}"
+    for f in dataclasses.fields(new):
+        value, default = getattr(new, f.name), _default(f)
+        if f.init:
+            is_part = dataclasses.is_dataclass(value)
+            yield from _differences(
+                value, default, f"{word} inner" if is_part else f"{word}.{f.name}"
+            )
+
+
+def _valued(label: str, value: Any) -> str:
+    """A setting in words, as `num-images-512`; with a space where the value is not plain."""
+    group, _, name = label.rpartition(".")
+    label = _SHORT.get(label, name if group in _PLAIN_GROUPS else label).replace("_", "-")
+    if isinstance(value, bool):
+        return label if value else f"no-{label}"
+    values = value if isinstance(value, tuple) else (value,)
+    if all(isinstance(v, int | float) for v in values):
+        return "-".join([label, *(str(v).removesuffix(".0").replace("+", "") for v in values)])
+    if isinstance(value, str) and re.fullmatch(r"[a-z][a-z0-9-]*", value):
+        return f"{label}-{value}"
+    return f"{label} {value.name if isinstance(value, Path) else value}"
+
+
+def _default(f: "dataclasses.Field[Any]") -> Any:
+    if f.default_factory is not dataclasses.MISSING:
+        return f.default_factory()
+    return _REQUIRED if f.default is dataclasses.MISSING else f.default
+
+
+def _word(name: str) -> str:
+    """A class's name in lower case, with dashes."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name)
+    return words.removesuffix("-Config").lower()
+
+
+def _last(label: str) -> str:
+    return label.rpartition(".")[-1]
+
+
+def _names() -> Counter[str]:
+    """How often a class's name stands for a part of a configuration, or for a preset."""
+    hints = [get_type_hints(cls, include_extras=True) for cls in (Config, Sampling)]
+    found = [o for places in hints for place in places.values() for o in set(options(place))]
+    names = [o.__name__ for o in found if dataclasses.is_dataclass(o) and isinstance(o, type)]
+    return Counter([*names, *(preset.capitalize() for preset in PRESETS)])
+
+
+_NAMES = _names()

@@ -1,0 +1,205 @@
+"""Rows of `elbos compare`: they differ in the objective only, and users write their own."""
+
+import itertools
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import assert_one_line
+from comparing import Here
+from tiny import DIGITS
+
+from elbos import weightings
+from elbos.adaptive import Adaptive
+from elbos.comparison.compare import compare
+from elbos.comparison.experiment import DEFAULT_ROWS, Comparison
+from elbos.comparison.row_words import parse_row
+from elbos.comparison.rows import ROWS, Row, loss_scale
+from elbos.parameterizations import V
+from elbos.runs.directory import RunDirectory
+from elbos.tabulated import Tabulated
+from elbos.training.presets import PRESETS
+from elbos.training.state import new_accelerator
+from elbos.training.trainer import Trainer
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_names_of_rows_tell_what_is_monotone(name):
+    """The published ones as the table of the theory says; what is called monotonic is."""
+    rises = {"iddpm", "edm", "edm-adaptive", "sd3", "sd3-adaptive", "p2"}
+    rises |= {"min-snr", "min-snr-adaptive"}
+    assert ROWS[name].is_monotone(-10.0, 13.3) == (name not in rises)
+
+
+def test_the_default_rows_have_pairs_of_monotone_and_not():
+    """That differ in the weighting only."""
+    rows = [ROWS[name] for name in DEFAULT_ROWS]
+    found = {
+        (yes.name, no.name)
+        for yes, no in itertools.permutations(rows, 2)
+        if yes.is_monotone(-10.0, 13.3) > no.is_monotone(-10.0, 13.3)
+        if (yes.parameterization, yes.schedule) == (no.parameterization, no.schedule)
+    }
+    assert found == {
+        ("eps-cosine-sigmoid-2", "iddpm"),
+        ("edm-adaptive-sigmoid-2", "edm-adaptive"),
+        ("edm-adaptive-monotonic", "edm-adaptive"),
+        ("sd3-adaptive-monotonic", "sd3-adaptive"),
+        ("min-snr-adaptive-monotonic", "min-snr-adaptive"),
+    }
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_row_can_be_trained_with_every_preset(preset):
+    Comparison(config=PRESETS[preset], rows=tuple(ROWS.values()))  # raises where one cannot
+
+
+def test_only_the_objective_of_a_row_differs():
+    config = ROWS["edm"].config(DIGITS)
+    ends = {"logsnr_min": DIGITS.schedule.logsnr_min, "logsnr_max": DIGITS.schedule.logsnr_max}
+    row = ROWS["edm"]
+    assert config == replace(
+        DIGITS,
+        parameterization=row.parameterization,
+        schedule=replace(row.schedule, **ends),
+        weighting=row.weighting,
+        optimizer=replace(DIGITS.optimizer, max_grad_norm=config.optimizer.max_grad_norm),
+    )
+
+
+def test_the_scale_of_a_weighting_is_a_loss_known_in_closed_form():
+    """Of w = 1, half the integral of the sigmoid: the information of normal data, in nats."""
+    expected = 0.5 * (torch.nn.functional.softplus(torch.tensor([9.0, -7.0])).diff().abs()).item()
+    assert loss_scale(weightings.ELBO(), -7.0, 9.0) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("max_grad_norm", [1.0, 3.0])
+def test_a_constant_factor_of_the_weighting_scales_what_the_optimizer_sees(folder, max_grad_norm):
+    """Four times the weighting, four times the gradient after clipping, above the norm at which it
+    is clipped and below: optimizers do not mind. With the same norm for both it is not so.
+    """
+    optimizer = replace(DIGITS.optimizer, max_grad_norm=max_grad_norm)
+    base = replace(DIGITS, precision="fp32", optimizer=optimizer)
+    once, four = (
+        replace(ROWS["v-cosine"], weighting=weighting).config(base)
+        for weighting in (
+            weightings.Exponential(),
+            weightings.Shifted(weightings.Exponential(), math.log(4)),  # exp(s) exp(-l / 2)
+        )
+    )
+
+    def clipped(config):
+        run, dataset = RunDirectory(folder / "run"), config.data.load()
+        trainer = Trainer(config, run, dataset, new_accelerator())
+        seen = []
+        trainer.optimizer.step = lambda: seen.extend(p.grad for p in trainer.network.parameters())
+        trainer.optimizer.zero_grad = lambda: None
+        trainer.step()
+        return torch.cat([grad.flatten() for grad in seen])
+
+    torch.testing.assert_close(clipped(four), 4 * clipped(once), rtol=1e-4, atol=1e-6)
+    alike = clipped(replace(four, optimizer=once.optimizer))
+    assert alike.norm() < 0.9 * clipped(four).norm()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("mine=V(),Adaptive(),Sigmoid(k=3)", weightings.Sigmoid(k=3.0)),
+        ("mine = V, Adaptive, Monotone(EDM(std=2))", weightings.Monotone(weightings.EDM(std=2.0))),
+    ],
+)
+def test_a_row_of_ones_own_is_what_its_words_say(words, expected):
+    assert parse_row(words) == Row(
+        name="mine", parameterization=V(), schedule=Adaptive(), weighting=expected
+    )
+
+
+@pytest.mark.parametrize("words", ["mine.py:ramp", "'mine.py:ramp'", "Shifted(mine.py:ramp, 0)"])
+def test_a_weighting_in_a_file_is_its_numbers(folder, words):
+    weighting = parse_row(f"mine=V(),Adaptive(),{words}").weighting
+    logsnr = torch.tensor([-99.0, -4.0, 1.003, 7.0])
+    torch.testing.assert_close(weighting(logsnr), torch.tensor([9.0, 9.0, 4.997, 0.0]))
+
+
+def test_a_function_changes_no_setting_of_torch(folder):
+    parse_row("mine=V(),Adaptive(),mine.py:doubles")
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_row_of_a_function_is_trained_and_scored_from_its_numbers(small, folder):
+    """Of the same objective, written as a function: the same scores, to the error of the table."""
+    function = Tabulated.of(lambda logsnr: torch.sigmoid(2 - logsnr), "mine")
+    rows = (
+        ROWS["v-adaptive-sigmoid-2"],
+        replace(ROWS["v-adaptive-sigmoid-2"], name="mine", weighting=function),
+    )
+    report = compare(replace(small, rows=rows), Path("c"), Here())
+    bits = [row["scores"]["bits_per_dim"]["mean"] for row in report["rows"]]
+    assert bits[1] == pytest.approx(bits[0], rel=1e-3)
+    assert [len(one["rows"]) for one in report["losses"]["weightings"]] == [1, 1]
+    np.testing.assert_allclose(report["losses"]["relative"], 1.0, rtol=1e-3)
+    with pytest.raises(ValueError, match=r"exp is a weighting of your own: give Tabulated\.of"):
+        replace(rows[0], weighting=torch.exp)
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        ("nope", "choose from iddpm"),
+        ("a=V(),Adaptive(),nope.py:f", "No such file"),
+        ("a=V(),Adaptive(),mine.py:f", "has no 'f'; it defines features, ramp"),
+        ("a=V(),Adaptive(),Monotone(mine.py:negative)", "is -20.0 at log-SNR -20"),
+        ("a=V(),Adaptive(),mine.py:constant", "returns float for log-SNRs [2001]"),
+        ("a=V(),Adaptive(),mine.py:fails", "mine.py:fails fails: IndexError (line 9)"),
+        ("a=V(),mine.py:ramp,ELBO()", "is none of Cosine"),
+        ("a=V(),Adaptive(),mine.py", "nor FILE.py:FUNCTION"),
+        ("a=V(),Adaptive(),Shifted(mine.py:ramp,15)", "The row a cannot be trained: The weighting"),
+        ("a=V(),Adaptive(),Tabulated(name='w',weights=(0.0,-1.0))", "is -1.0 at log-SNR 20"),
+        ("a=V()", "give a prediction type, a schedule and a weighting"),
+        ("a=V(),Adaptive(),ELBO(),ELBO()", "give a prediction type"),
+        ("a=(((", "give a prediction type"),
+        ("a=V(),Adaptive(),__import__('os')", "is none of ELBO"),
+        ("a=V(),Adaptive(),Sigmoid(q=3)", "unknown entries: q"),
+        ("a=V(),Adaptive(),Sigmoid(3)", "with its name"),
+        ("a=V(),Adaptive(),Sigmoid(k=3,k=4)", "each of its numbers once"),
+        ("a=V(),Adaptive(),Sigmoid(**{'k':3})", "with its name"),
+        ("a=V(),Adaptive(),Sigmoid(k='x')", "expected float"),
+        ("a=V(),Adaptive(),Sigmoid(k=1e999)", "finite"),
+        ("a=V(),Adaptive(),Sigmoid(k=nan)", "nan is no number"),
+        ("a=V(),Adaptive(),Sigmoid(k=2**99)", "2 ** 99 is no number"),
+        ("a=V(),Adaptive(),Sigmoid(k=-1e30)", "The row a cannot be trained: The loss is zero"),
+        ("a=V(),Adaptive(),Exponential(rate=1000)", "The row a cannot be trained: The loss is mul"),
+        ("a=V(),Adaptive(follow='x'),ELBO()", "expected 'mean' or 'root-second-moment'"),
+        ("a=V(),Adaptive(num_bins=1000000000),ELBO()", "give at most 100,000"),
+        (f"a=V(),Adaptive(),{'(' * 5000}", "(((…'"),
+        ("a=V(),Adaptive(num_bins=2.5),ELBO()", "expected int"),
+        ("a=V(),Normal(std=-1),ELBO()", "above 0"),
+        ("../a=V(),Adaptive(),ELBO()", "cannot be called"),
+    ],
+)
+def test_a_row_that_makes_no_sense_is_one_line(elbos, folder, words, needed):
+    assert_one_line(elbos("compare", "digits", "--rows", words, "--out", "new"), needed)
+    assert not (folder / "new").exists()
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_rows_of_a_seed_share_everything_random(small, folder, step):
+    """Initial weights, order of the data, noise, uniform times, dropped labels: bit for bit."""
+
+    def drawn(row, seed):
+        config = small.run_config(row, seed)
+        trainer = Trainer(config, RunDirectory(folder / "r"), config.data.load(), new_accelerator())
+        trainer.state.step = step
+        draw = trainer.draw()
+        weights = torch.cat([p.flatten() for p in trainer.network.parameters()])
+        return [*trainer.batch(), draw.times, draw.eps, draw.uniform, weights]
+
+    first, *others = (drawn(row, 1) for row in small.rows)
+    for other in others:
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(first, other, strict=True))
+    another = drawn(small.rows[0], 2)
+    assert not any(torch.equal(mine, theirs) for mine, theirs in zip(first, another, strict=True))
