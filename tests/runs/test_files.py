@@ -22,9 +22,9 @@ from elbos.comparison import budget
 from elbos.comparison.compare import compare
 from elbos.comparison.job import Job
 from elbos.comparison.processes import close, start_process
-from elbos.evaluation import store
-from elbos.training.data import Dataset
+from elbos.runs import store
 from elbos.runs.directory import RunDirectory
+from elbos.training.data import Dataset
 
 SECONDS = 60  # a verb that waits for the other end of a pipe would take for ever
 FEW = ["--num-images", "20", "--num-pilot-images", "10", "--ode.num-images", "0"]

@@ -14,12 +14,12 @@ import torch
 from elbos import parameterizations, schedules, weightings
 from elbos.adaptive import Adaptive
 from elbos.networks import MLPConfig
+from elbos.runs.codec import encode
+from elbos.runs.name import default_name, nearest_preset
 from elbos.tabulated import Tabulated
 from elbos.training.config import Averaging, Config, Optimizer, Output
-from elbos.runs.codec import encode
 from elbos.training.data import Folder, Toy
 from elbos.training.presets import PRESETS
-from elbos.runs.name import default_name, nearest_preset
 from elbos.training.sampling import Heun, Sampling
 
 NAMES: dict[str, tuple[str, dict[str, Any]]] = {

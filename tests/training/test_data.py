@@ -14,8 +14,9 @@ import torch
 import torchvision
 from PIL import Image
 
+from elbos.runs import cache
 from elbos.training import data
-from elbos.training.data import cache, fashion, folder
+from elbos.training.data import fashion, folder
 
 
 @pytest.fixture(autouse=True)
