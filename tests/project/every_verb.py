@@ -18,7 +18,7 @@ import time
 import warnings
 from pathlib import Path
 
-DATA = ("py.typed", "pages/page.css", "pages/page.js")
+DATA = ("py.typed", "report/page.css", "report/page.js")
 SMALL = [
     *("--network.channels", "16", "32", "--network.embedding-dim", "32", "--batch-size", "16"),
     *("--num-images", "32"),
