@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from elbos import schedules
 from elbos.checks import require_positive
 from elbos.schedules import Schedule
 
@@ -239,3 +240,9 @@ class AdaptiveState(nn.Module):
         if state.shape[1] == self.schedule.num_bins + 1:
             state, ends = state[:, :-1], {"ends": state[:, -1]}
         self.schedule.load_state_dict({"total": state[0], "count": state[1], **ends})
+
+
+SCHEDULES: tuple[type[Schedule], ...] = (*schedules.SCHEDULES, Adaptive)
+"""Every schedule. A new one joins the command line, the run files and the tests by a line in
+`schedules.SCHEDULES`.
+"""

@@ -171,3 +171,9 @@ class EDM(Parameterization):
         alpha, sigma = alpha_sigma(logsnr)
         s = torch.sqrt(sigma**2 + self.sigma_data**2 * alpha**2)
         return sigma / (self.sigma_data * s), -self.sigma_data * alpha / s
+
+
+PARAMETERIZATIONS: tuple[type[Parameterization], ...] = (Eps, X, V, Score, Flow, EDM)
+"""Every prediction type. A new one joins the command line, the run files and the tests by a line
+here.
+"""

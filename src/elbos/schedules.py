@@ -437,3 +437,7 @@ class Laplace(Schedule):
 
     def _log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         return -(logsnr - self.mean).abs() / self.scale - math.log(2 * self.scale)
+
+
+SCHEDULES: tuple[type[Schedule], ...] = (Cosine, Normal, EDMSampling, Flow, DDPM, Linear, Laplace)
+"""Every closed form; `adaptive.SCHEDULES` adds the one that learns."""

@@ -466,3 +466,29 @@ class Shifted(Weighting):
 
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         return self.inner(logsnr - 2 * self.shift)
+
+
+WEIGHTINGS: tuple[type[Weighting], ...] = (
+    ELBO,
+    Sigmoid,
+    Exponential,
+    IDDPM,
+    DDPM,
+    EDM,
+    EDM2,
+    P2,
+    MinSNR,
+    SoftMinSNR,
+    TruncatedSNR,
+    InDI,
+    LogitNormalFlow,
+    CosMap,
+    ShiftedFlow,
+    Laplace,
+)
+"""Every closed form. A new one joins the command line, the run files and the tests by a line here;
+its fields need defaults.
+"""
+
+WRAPPERS: tuple[type[Weighting], ...] = (Monotone, Shifted)
+"""The weightings that are made from another one."""

@@ -24,14 +24,14 @@ from filelock import FileLock
 from PIL import Image
 from tiny import log, tensors
 
-from elbos import cli, files
+from elbos import cli, files, weightings
 from elbos.cli import app
 from elbos.cli import compare as compare_verb
 from elbos.evaluation import draw_samples
 from elbos.recipes import RECIPES
 from elbos.runs.codec import decode
 from elbos.training import trainer
-from elbos.training.config import CLOSED_FORMS, Config
+from elbos.training.config import Config, command_name
 from elbos.training.data import Digits, Fashion
 from elbos.training.presets import PRESETS
 
@@ -593,7 +593,7 @@ ROUND_TRIPS = [
     "toy weighting:shifted --weighting.shift 0.5 weighting.inner:p2",
     "toy weighting:own --weighting.function my.py:w",
     "toy weighting:monotone weighting.inner:own --weighting.inner.function my.py:w",
-    *(f"toy weighting:{name.replace('_', '-')}" for name in CLOSED_FORMS),
+    *(f"toy weighting:{command_name(cls)}" for cls in weightings.WEIGHTINGS),
     "toy parameterization:eps schedule:normal",
     "toy parameterization:x schedule:cosine",
     "toy parameterization:score schedule:edm-sampling",

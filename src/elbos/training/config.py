@@ -5,6 +5,7 @@ schedule or network joins its union here. Everything but `output` decides the nu
 produces, so a run directory belongs to one configuration.
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
@@ -12,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 import torch
 import tyro
 
-from elbos import files, parameterizations, schedules, weightings
-from elbos.adaptive import Adaptive
+from elbos import adaptive, files, parameterizations, schedules, weightings
 from elbos.checks import require_finite, require_positive
 from elbos.networks import MLPConfig, NetworkConfig, UNetConfig
 from elbos.objective import Objective
@@ -25,34 +25,17 @@ from elbos.training.sampling import Sampling
 MAX_WIDTH = 12**-0.5
 
 
-def _choice(**types: Any) -> Any:
-    """The union of `types`, each called by its keyword on the command line."""
+def command_name(cls: type) -> str:
+    """What a class is called on the command line: `SoftMinSNR` is soft-min-snr."""
+    name = {"InDI": "Indi", "CosMap": "Cosmap"}.get(cls.__name__, cls.__name__)
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
+
+
+def _choice(*classes: type) -> Any:
+    """The union of `classes`, each by its name on the command line."""
     return Union[  # noqa: UP007, built at run time
-        tuple(
-            Annotated[cls, tyro.conf.subcommand(name.replace("_", "-"))]
-            for name, cls in types.items()
-        )
+        tuple(Annotated[cls, tyro.conf.subcommand(command_name(cls))] for cls in classes)
     ]
-
-
-CLOSED_FORMS = {
-    "elbo": weightings.ELBO,
-    "sigmoid": weightings.Sigmoid,
-    "exponential": weightings.Exponential,
-    "iddpm": weightings.IDDPM,
-    "ddpm": weightings.DDPM,
-    "edm": weightings.EDM,
-    "edm2": weightings.EDM2,
-    "p2": weightings.P2,
-    "min_snr": weightings.MinSNR,
-    "soft_min_snr": weightings.SoftMinSNR,
-    "truncated_snr": weightings.TruncatedSNR,
-    "indi": weightings.InDI,
-    "logit_normal_flow": weightings.LogitNormalFlow,
-    "cosmap": weightings.CosMap,
-    "shifted_flow": weightings.ShiftedFlow,
-    "laplace": weightings.Laplace,
-}
 
 
 def require_storable(weighting: weightings.WeightFunction) -> None:
@@ -64,7 +47,7 @@ def require_storable(weighting: weightings.WeightFunction) -> None:
         ...
         ValueError: exp is a weighting of your own: give Tabulated.of(exp), which keeps its numbers.
     """
-    storable: set[type] = {*CLOSED_FORMS.values(), Tabulated}
+    storable: set[type] = {*weightings.WEIGHTINGS, Tabulated}
     if isinstance(weighting, weightings.Monotone | weightings.Shifted):
         require_storable(weighting.inner)
     elif type(weighting) not in storable:
@@ -81,7 +64,7 @@ if TYPE_CHECKING:
     NoiseSchedule = schedules.Schedule
     Weight = weightings.Weighting
 else:
-    ClosedForm = _choice(**CLOSED_FORMS)
+    ClosedForm = _choice(*weightings.WEIGHTINGS)
 
     def _own(function: str) -> Tabulated:
         """A function of your own, FILE.py:FUNCTION, from a tensor of log-SNRs to weights."""
@@ -102,25 +85,12 @@ else:
         Annotated[weightings.Monotone, tyro.conf.subcommand("monotone", constructor=_monotone)],
         Annotated[weightings.Shifted, tyro.conf.subcommand("shifted", constructor=_shifted)],
     ]
-    NoiseSchedule = _choice(
-        cosine=schedules.Cosine,
-        normal=schedules.Normal,
-        edm_sampling=schedules.EDMSampling,
-        flow=schedules.Flow,
-        ddpm=schedules.DDPM,
-        linear=schedules.Linear,
-        laplace=schedules.Laplace,
-        adaptive=Adaptive,
-    )
-    Prediction = _choice(
-        eps=parameterizations.Eps,
-        x=parameterizations.X,
-        v=parameterizations.V,
-        score=parameterizations.Score,
-        flow=parameterizations.Flow,
-        edm=parameterizations.EDM,
-    )
-    Network = _choice(unet=UNetConfig, mlp=MLPConfig)
+    NoiseSchedule = _choice(*adaptive.SCHEDULES)
+    Prediction = _choice(*parameterizations.PARAMETERIZATIONS)
+    Network = Union[  # noqa: UP007, built at run time
+        Annotated[UNetConfig, tyro.conf.subcommand("unet")],
+        Annotated[MLPConfig, tyro.conf.subcommand("mlp")],
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
