@@ -4,7 +4,6 @@ import math
 import random
 import re
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import scipy
 import torch
 import torch.nn.functional as F
 from audit_errors import central, relative_errors
+from audited import X, audited, audited_oddity, first_writings
 from mistaken_losses import (
     MISTAKES,
     ODDITIES,
@@ -30,8 +30,6 @@ from elbos.audit.names import code
 from elbos.audit.randomness import Randomness, untouched_randomness
 from elbos.recipes import RECIPES
 
-X = 2 * torch.rand(256, 3, 8, 8, generator=torch.Generator().manual_seed(1)) - 1
-
 
 def within(intervals, low, high):
     """The parts of intervals between two ends."""
@@ -39,17 +37,12 @@ def within(intervals, low, high):
     return [(start, end) for start, end in cut if start < end]
 
 
-@cache
-def audited(loss, num_samples=20_000):
-    return audit.probe(loss, X, num_samples)
-
-
 def other_writings_are_slow(cases):
     """One writing of each recipe in every run of the tests, the others in `make slow`."""
-    firsts = {case.recipe: case for case in reversed(cases)}
+    firsts = first_writings()
     return [
-        pytest.param(case, id=case.loss.__name__, marks=[] if case is first else pytest.mark.slow)
-        for case, first in ((case, firsts[case.recipe]) for case in cases)
+        pytest.param(case, id=name, marks=[] if name in firsts else pytest.mark.slow)
+        for case, name in ((case, case.loss.__name__) for case in cases)
     ]
 
 
@@ -171,8 +164,7 @@ KINDS = {
 
 @pytest.mark.parametrize("oddity", ODDITIES, ids=lambda oddity: oddity.name)
 def test_an_oddity_is_told(oddity):
-    x = (X[:64] + 1) / 2 if "normalization" in oddity.name else X[:64]
-    result = audit.probe(oddity.loss, x, 5000)
+    result = audited_oddity(oddity)
     kinds = [found.kind for found in result.oddities]
     expected = KINDS[oddity.name]
     assert kinds == ([] if expected is None else [expected])

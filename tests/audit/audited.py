@@ -1,0 +1,39 @@
+"""The audits that several test modules look at, each made once per session."""
+
+from functools import cache
+
+import torch
+from mistaken_losses import MISTAKES, ODDITIES
+from training_losses import CASES
+
+from elbos import audit
+
+X = 2 * torch.rand(256, 3, 8, 8, generator=torch.Generator().manual_seed(1)) - 1
+HALF = (X[:64] + 1) / 2  # data in [0, 1], for losses that normalize them
+
+
+@cache
+def audited(loss, num_samples=20_000):
+    return audit.probe(loss, X, num_samples)
+
+
+@cache
+def audited_oddity(oddity):
+    x = HALF if "normalization" in oddity.name else X[:64]
+    return audit.probe(oddity.loss, x, 5000)
+
+
+def first_writings():
+    """The names of one loss for each recipe, which every run of the tests audits."""
+    return {case.loss.__name__ for case in {c.recipe: c for c in reversed(CASES)}.values()}
+
+
+def all_audits():
+    """Functions that audit each loss of `training_losses` and `mistaken_losses`, by name."""
+    audits = {case.loss.__name__: lambda loss=case.loss: audited(loss) for case in CASES}
+    for mistake in MISTAKES:
+        audits[f"wrong/{mistake.name}"] = lambda loss=mistake.wrong: audited(loss, 4000)
+        audits[f"right/{mistake.name}"] = lambda loss=mistake.right: audited(loss, 4000)
+    for oddity in ODDITIES:
+        audits[f"oddity/{oddity.name}"] = lambda oddity=oddity: audited_oddity(oddity)
+    return audits
