@@ -43,15 +43,21 @@ def elbos(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return run
 
 
+def make_runs() -> None:
+    """Train `digits`, and `toy` without labels, in the current directory."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for words in ([*TINY, "--run", "digits"], [*TOY, "--run", "toy", "--no-use-labels"]):
+            monkeypatch.setattr(sys, "argv", ["elbos", *words])
+            cli.main()
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run on digits, `digits`, and one on toy data without labels, `toy`."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for words in ([*TINY, "--run", "digits"], [*TOY, "--run", "toy", "--no-use-labels"]):
-            monkeypatch.chdir(folder)
-            monkeypatch.setattr(sys, "argv", ["elbos", *words])
-            cli.main()
+        monkeypatch.chdir(folder)
+        make_runs()
     return folder
 
 
