@@ -59,10 +59,9 @@ with _interruptible():  # takes seconds, in which users change their minds
     from elbos.evaluation.tables import (
         evaluation_tables,
         runs_table,
-        weightings_rows,
-        weightings_table,
     )
     from elbos.progress import begin, progress, unfailing_stderr
+    from elbos.report.weightings import implied_weightings, table
     from elbos.runs.codec import encode, read_config
     from elbos.runs.directory import RunDirectory
     from elbos.runs.name import default_name, nearest_preset
@@ -229,11 +228,11 @@ class Weightings:
     """Print the table as JSON."""
 
     def __call__(self) -> None:
-        rows = weightings_rows()
+        weightings = implied_weightings()
         if self.json:
-            print(json.dumps(rows, indent=2))  # noqa: T201
+            print(json.dumps([one.to_dict() for one in weightings], indent=2))  # noqa: T201
         else:
-            Console().print(weightings_table(rows))
+            Console().print(table(weightings).rich())
 
 
 VERBS = {

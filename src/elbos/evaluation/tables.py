@@ -7,9 +7,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from elbos.analysis import rising_intervals
 from elbos.evaluation.words import fact, four_digits, metrics, sweep_baseline
-from elbos.recipes import RECIPES
 
 _TITLES = {
     "frechet_distance": "Fréchet",
@@ -209,44 +207,3 @@ def _number(value: float | None, error: float | None = None) -> str:
     if value is None:
         return ""
     return four_digits(value) if error is None else f"{four_digits(value)} ± {error:.1g}"
-
-
-def weightings_rows() -> list[dict[str, Any]]:
-    """Every recipe, with its implied weighting, whether it is monotone, and where it rises."""
-    rows = []
-    for name, recipe in RECIPES.items():
-        low, high = recipe.schedule.logsnr_min, recipe.schedule.logsnr_max
-        found = rising_intervals(recipe.closed_form, low, high)
-        rises = [(round(start, 6) + 0.0, round(end, 6) + 0.0) for start, end in found]
-        rows.append(
-            {
-                "name": name,
-                "title": recipe.title,
-                "schedule": repr(recipe.schedule),
-                "parameterization": repr(recipe.parameterization),
-                "weighting": repr(recipe.closed_form),
-                "logsnr_min": low,
-                "logsnr_max": high,
-                "is_monotone": not rises,
-                "rising": rises,
-                "reference": recipe.reference,
-            }
-        )
-    return rows
-
-
-def weightings_table(rows: list[dict[str, Any]]) -> Table:
-    """`weightings_rows` as a table."""
-    table = Table(title="What each recipe weighs", title_justify="left", show_lines=False)
-    for column in ("recipe", "weighting", "monotone", "rises on", "reference"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        rises = ", ".join(f"[{a:.3g}, {b:.3g}]" for a, b in row["rising"])
-        table.add_row(
-            row["name"],
-            row["weighting"],
-            "yes" if row["is_monotone"] else "no",
-            rises.replace("[", r"\["),
-            row["reference"],
-        )
-    return table

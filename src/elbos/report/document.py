@@ -25,7 +25,7 @@ def document(title: str, body: str) -> str:
         title: Of the window, as plain text.
         body: HTML; whatever in it comes from outside is escaped already.
     """
-    style, script = (_resource(name) for name in ("page.css", "page.js"))
+    style, script = (_resource(name) for name in ("style.css", "page.js"))
     allowed = " ".join(f"'sha256-{_sha256(code)}'" for code in (script, get_plotlyjs()))
     policy = (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
@@ -69,7 +69,7 @@ def finite(value: Any) -> Any:
 
 
 def _resource(name: str) -> str:
-    return resources.files("elbos.report").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("elbos.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _sha256(code: str) -> str:
