@@ -18,7 +18,10 @@ import time
 import warnings
 from pathlib import Path
 
-DATA = ("py.typed", "report/page.css", "report/page.js")
+DATA = (
+    "py.typed",
+    *(f"report/templates/{name}" for name in ("base.html", "style.css", "page.js")),
+)
 SMALL = [
     *("--network.channels", "16", "32", "--network.embedding-dim", "32", "--batch-size", "16"),
     *("--num-images", "32"),
