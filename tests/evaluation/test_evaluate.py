@@ -18,9 +18,9 @@ from torch import Tensor
 
 from elbos import files
 from elbos.evaluation import likelihood, samples
+from elbos.evaluation.estimators import Statistics
 from elbos.evaluation.evaluate import Evaluation, evaluate
 from elbos.evaluation.features import Extractor, Module
-from elbos.evaluation.metrics import Statistics
 from elbos.evaluation.ode import Ode
 from elbos.evaluation.page import evaluation_page
 from elbos.evaluation.reference import Reference
@@ -112,7 +112,9 @@ def test_the_grid_is_the_one_that_was_sampled(runs: Path) -> None:
     run = TrainedRun.load(runs / "digits")
     trained = replace(run.config.schedule, logsnr_min=-3.0, logsnr_max=2.0)
     run = replace(run, config=replace(run.config, schedule=trained))
-    statistics = Statistics.of(torch.randn(9, 2, generator=torch.Generator().manual_seed(0)))
+    statistics = Statistics.from_features(
+        torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
+    )
     reference = Reference(statistics, torch.zeros(9, 2), 0.0, "x", "x", "train", (1, 8, 8))
     judge = samples.Judge(run, Extractor("x", lambda _: None), reference)
     sampling = replace(run.config.sampling, grid=EDMSampling())

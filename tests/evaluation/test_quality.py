@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from elbos.evaluation.estimators import Statistics, frechet_distance, mean_kernel
 from elbos.evaluation.features import Extractor, Features
-from elbos.evaluation.metrics import Statistics, frechet_distance, mean_kernel
 from elbos.evaluation.quality import require_finite_samples, scores
 from elbos.evaluation.reference import reference
 from elbos.training.data import Dataset, Digits, Split, Toy
@@ -55,7 +55,7 @@ class Means:
 def test_a_reference_is_of_the_bytes_of_a_split():
     ref = reference(dataset(), "val", Means().extractor)
     features = (noise(60, 1).double() * 255 / (NUM_LEVELS - 1)).round()[:, 0].mean(2)
-    expected = Statistics.of(features)
+    expected = Statistics.from_features(features)
     torch.testing.assert_close(ref.statistics.mean, expected.mean, rtol=1e-6, atol=0)
     torch.testing.assert_close(ref.statistics.covariance, expected.covariance, rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(
@@ -270,7 +270,7 @@ def test_frechet_distance_of_a_split_from_itself_is_zero_in_every_order():
     ref = reference(data, "train", extractor)
     result = scores(data.train.x.flip(0), data, ref, extractor)
     assert result["frechet_distance"] < 1e-6 * frechet_distance(
-        ref.statistics, Statistics.of(torch.zeros(9, 4))
+        ref.statistics, Statistics.from_features(torch.zeros(9, 4))
     )
     assert (result["precision"], result["recall"]) == (1, 1)
 

@@ -1,244 +1,232 @@
-r"""Sample quality: how far the features of generated images are from those of real ones.
+"""The metrics of the library, with their names: bits/dim, and what samples are scored by.
 
-With means $\mu$ and covariances $\Sigma$ of the features, the Fréchet distance (squared; the FID,
-where the features are Inception's) is that of two Gaussians,
-
-$$d^2 = \|\mu_1 - \mu_2\|^2 + \mathrm{tr}\left(\Sigma_1 + \Sigma_2
-  - 2 (\Sigma_1^{1/2} \Sigma_2 \Sigma_1^{1/2})^{1/2}\right).$$
-
-It is biased upwards, by less the more samples there are. The kernel distance (KID) is an unbiased
-estimate of the squared maximum mean discrepancy,
-
-$$\mathrm{MMD}^2 = E\,k(x, x') + E\,k(y, y') - 2 E\,k(x, y), \qquad
-  k(x, y) = \left(x^\top y / d + 1\right)^3,$$
-
-whatever the numbers of samples: the U-statistic over all pairs of two different samples $x_i$, all
-pairs of two different reference features $y_j$, and all pairs of one of each. Its standard error
-is the jackknife's, over the samples. The reference is taken as given: what other images it could
-have been of is common to all that is compared with it, and not in the error.
-
-Precision is the share of generated features within the manifold of the real ones, the union of
-balls around them that reach to their third neighbor; recall is the share of real features within
-the manifold of the generated ones.
-
-References:
-    Heusel et al. (2017), https://arxiv.org/abs/1706.08500
-    Binkowski et al. (2018), https://arxiv.org/abs/1801.01401
-    Kynkaanniemi et al. (2019), https://arxiv.org/abs/1904.06991
-    Salimans et al. (2016), https://arxiv.org/abs/1606.03498
+A metric of samples is a function of the features of samples and of real images, and an entry of
+`SAMPLE_METRICS`: with both it is in every table, page and report.
 """
 
-import math
-import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-import torch
-from jaxtyping import Float, Float64
+from jaxtyping import UInt8
 from torch import Tensor
 
-_CHUNK = 1_000
+from elbos.evaluation.estimators import (
+    Statistics,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
+from elbos.evaluation.features import Extractor, Features, extract
+from elbos.evaluation.reference import Reference, require_images
+from elbos.training.data import Dataset
+
+NUM_NEIGHBORS, NUM_SPLITS = 3, 10
+"""Of precision and recall, and of the Inception score, as published."""
+
+MIN_IMAGES = 2 * NUM_SPLITS
+"""The fewest images that are scored."""
+
+MAX_MANIFOLD = 10_000
+"""The most images on each side of precision and recall: their time grows with the square."""
 
 
 @dataclass(frozen=True)
-class Statistics:
-    r"""Mean $\mu$ and covariance $\Sigma$ of features, in float64.
+class Value:
+    """A metric's value for a set of images.
 
     Attributes:
-        mean: $\mu$.
-        covariance: $\Sigma$, with $n - 1$ in the denominator.
-        num: $n$, how many vectors they are of.
+        value: The value.
+        standard_error: Of `value`, over the samples; None where no estimate is known.
     """
 
-    mean: Float64[Tensor, " d"]
-    covariance: Float64[Tensor, "d d"]
-    num: int
-
-    @staticmethod
-    def of(features: Float[Tensor, "n d"]) -> "Statistics":
-        """The statistics of features, of which there should be more than dimensions: a warning
-        says so if not.
-
-        Raises:
-            ValueError: If there are fewer than 2, or some are not finite.
-        """
-        num, dim = features.shape
-        _require_finite(features)
-        if num < 2:
-            raise ValueError(f"A covariance is of 2 samples or more: there is {num}.")
-        if num <= dim:
-            warnings.warn(
-                f"{num} samples have a singular covariance in {dim} dimensions, which biases the "
-                f"Fréchet distance upwards: take more than {dim}",
-                stacklevel=2,
-            )
-        mean = features.mean(0, dtype=torch.float64)
-        scatter = torch.zeros(dim, dim, dtype=torch.float64, device=features.device)
-        for chunk in torch.split(features, _CHUNK):
-            centered = chunk.double() - mean
-            scatter += centered.mT @ centered
-        return Statistics(mean, scatter / (num - 1), num)
+    value: float
+    standard_error: float | None = None
 
 
-def frechet_distance(a: Statistics, b: Statistics) -> float:
-    r"""The squared Fréchet distance of two Gaussians.
+@dataclass(frozen=True)
+class FeatureSets:
+    """The features of samples, and of the real images that they are compared with.
 
-    Numerically stable where covariances are singular: with $\Sigma_1 = R R^\top$ from symmetric
-    eigenvalues, the trace of the root is $\sum_i \sqrt{\lambda_i}$ over the eigenvalues of the
-    symmetric $R^\top \Sigma_2 R$, and no root of an unsymmetric matrix is taken.
-
-    Args:
-        a: Statistics of one set of features.
-        b: Those of the other; the order does not matter.
+    Attributes:
+        samples: Features of the samples, in an order without meaning.
+        reference: Features of real images, by the same extractor.
+        is_inception: Whether the logits are those of the original Inception-v3.
     """
-    eigenvalues, eigenvectors = torch.linalg.eigh(a.covariance)
-    root = eigenvectors * eigenvalues.clamp(min=0).sqrt()
-    product = torch.linalg.eigvalsh(root.mT @ b.covariance @ root)
-    distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace()
-    distance -= 2 * product.clamp(min=0).sqrt().sum()
-    return distance.clamp(min=0).item()
+
+    samples: Features
+    reference: Reference
+    is_inception: bool
+
+    def first(self, num: int) -> "FeatureSets":
+        """The same with the first `num` samples only."""
+        pooled, logits = self.samples.pooled, self.samples.logits
+        first = Features(pooled[:num], None if logits is None else logits[:num])
+        return replace(self, samples=first)
+
+    @cached_property
+    def precision_recall(self) -> tuple[float, float]:
+        """Precision and recall, of equally many images on each side."""
+        num = num_manifold(len(self.samples.pooled), self.reference)
+        return precision_recall(
+            self.reference.rows[:num], self.samples.pooled[:num], num_neighbors=NUM_NEIGHBORS
+        )
+
+    def frechet_distance(self) -> Value:
+        """The Fréchet distance to the whole reference."""
+        statistics = Statistics.from_features(self.samples.pooled)
+        return Value(frechet_distance(self.reference.statistics, statistics))
+
+    def kernel_distance(self) -> Value:
+        """The kernel distance and its standard error."""
+        reference = self.reference
+        return Value(
+            *kernel_distance(self.samples.pooled, reference.rows, reference_kernel=reference.kernel)
+        )
+
+    def inception_score(self) -> Value | None:
+        """The Inception score of the logits, whatever their classes; None without logits."""
+        if self.samples.logits is None:
+            return None
+        return Value(inception_score(self.samples.logits, num_splits=NUM_SPLITS)[0])
 
 
-def kernel_distance(
-    samples: Float[Tensor, "n d"],
-    reference: Float[Tensor, "m d"],
+@dataclass(frozen=True)
+class Metric:
+    """A number that models are compared by.
+
+    Attributes:
+        name: Its key in files.
+        title: Its name in sentences.
+        short: The head of its column.
+        is_lower_better: Its direction.
+    """
+
+    name: str
+    title: str
+    short: str
+    is_lower_better: bool
+
+
+@dataclass(frozen=True)
+class SampleMetric(Metric):
+    """A metric of a set of samples.
+
+    Attributes:
+        compute: Its value, or None where the features do not give it.
+        depends_on_num: Whether its expectation depends on the number of samples, so that only sets
+            of one size are compared.
+    """
+
+    compute: Callable[[FeatureSets], Value | None]
+    depends_on_num: bool = True
+
+
+BITS_PER_DIM = Metric("bits_per_dim", "bits/dim", "bits/dim", is_lower_better=True)
+FRECHET_DISTANCE = SampleMetric(
+    "frechet_distance",
+    "Fréchet distance",
+    "FD",
+    is_lower_better=True,
+    compute=FeatureSets.frechet_distance,
+)
+KERNEL_DISTANCE = SampleMetric(
+    "kernel_distance",
+    "kernel distance",
+    "KD",
+    is_lower_better=True,
+    compute=FeatureSets.kernel_distance,
+    depends_on_num=False,
+)
+SAMPLE_METRICS = (
+    FRECHET_DISTANCE,
+    KERNEL_DISTANCE,
+    SampleMetric(
+        "precision",
+        "precision",
+        "precision",
+        is_lower_better=False,
+        compute=lambda sets: Value(sets.precision_recall[0]),
+    ),
+    SampleMetric(
+        "recall",
+        "recall",
+        "recall",
+        is_lower_better=False,
+        compute=lambda sets: Value(sets.precision_recall[1]),
+    ),
+    SampleMetric(
+        "inception_score",
+        "Inception score",
+        "IS",
+        is_lower_better=False,
+        compute=lambda sets: sets.inception_score() if sets.is_inception else None,
+    ),
+    SampleMetric(
+        "classifier_score",
+        "classifier score",
+        "CS",
+        is_lower_better=False,
+        compute=lambda sets: None if sets.is_inception else sets.inception_score(),
+    ),
+)
+"""All metrics of samples, in the order of columns."""
+
+
+def leading_distance(num_samples: int, num_features: int) -> SampleMetric:
+    """The distance by which samples are judged first: Fréchet's, or the kernel distance where there
+    are fewer samples than features, since the Fréchet distance is then mostly bias.
+    """
+    return KERNEL_DISTANCE if num_samples < num_features else FRECHET_DISTANCE
+
+
+def scores(sets: FeatureSets, metrics: Iterable[SampleMetric] = SAMPLE_METRICS) -> dict[str, Value]:
+    """The values, by name, of all metrics that the features give.
+
+    Raises:
+        ValueError: If there are too few samples for one, or features that are not finite.
+    """
+    values = {metric.name: metric.compute(sets) for metric in metrics}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def num_manifold(num: int, reference: Reference) -> int:
+    """The number of images on each side of precision and recall of `num` samples."""
+    return min(num, len(reference.rows), MAX_MANIFOLD)
+
+
+def feature_sets(
+    samples: UInt8[Tensor, "n c h w"],
+    dataset: Dataset,
+    reference: Reference,
+    extractor: Extractor,
     *,
-    reference_kernel: float | None = None,
-) -> tuple[float, float]:
-    r"""The kernel distance, which may be negative, and its standard error.
-
-    The jackknife leaves out one sample at a time, which the sums of the kernel's rows answer for
-    all at once. Its error is that of drawing other samples for the same reference; where both are
-    of one distribution it is up to $\sqrt2$ too large, and on average never too small. Float64, in
-    chunks that take 50 MB.
+    on_images: Callable[[int], None] = lambda _: None,
+) -> FeatureSets:
+    """The features of samples beside those of a reference.
 
     Args:
-        samples: Features, at least 3.
-        reference: Features, at least 2.
-        reference_kernel: `mean_kernel(reference)`. Default: it is computed.
+        samples: Pixel values, generated or real, in an order without meaning.
+        dataset: The data, whose pixel values the samples have.
+        reference: Features of real images, by the same extractor.
+        extractor: Computes the features.
+        on_images: Called with the number of images done, after each batch.
 
     Raises:
-        ValueError: If there are too few features, or some are not finite.
+        ValueError: If the samples have another shape than the reference's images, or the reference
+            was computed by another extractor.
     """
-    _require_finite(samples, reference)
-    n, m = len(samples), len(reference)
-    if n < 3 or m < 2:
+    if tuple(samples.shape[1:]) != reference.image_shape:
         raise ValueError(
-            f"The kernel distance is of 3 samples and 2 reference features or more: there are {n} "
-            f"and {m}."
+            f"The samples are {tuple(samples.shape[1:])}, but the images of the reference "
+            f"({reference.dataset}, {reference.split} split) {reference.image_shape}: "
+            "compare images of the same channels and size."
         )
-    within = _kernel_sums(samples, samples) - _kernel_diagonal(samples)  # r_i, over all others
-    between = _kernel_sums(samples, reference) / m
-    known = mean_kernel(reference) if reference_kernel is None else reference_kernel
-    total = within.sum()
-    distance = total / (n * (n - 1)) + known - 2 * between.mean()
-    left_out = (total - 2 * within) / ((n - 1) * (n - 2)) + known
-    left_out -= 2 * (between.sum() - between) / (n - 1)
-    variance = (left_out - left_out.mean()).square().sum() * (n - 1) / n
-    return distance.item(), variance.sqrt().item()
-
-
-def mean_kernel(x: Float[Tensor, "n d"]) -> float:
-    r"""$E\,k(x, x')$, the mean over all pairs of two different features; at least 2."""
-    num, chunks = len(x), torch.split(x, _CHUNK)
-    total = sum((_kernel(a, a).sum() - _kernel_diagonal(a).sum()).item() for a in chunks)
-    total += 2 * sum(_kernel(a, b).sum().item() for i, a in enumerate(chunks) for b in chunks[:i])
-    return total / (num * (num - 1))
-
-
-def _kernel_sums(x: Tensor, y: Tensor) -> Float64[Tensor, " n"]:
-    r"""$\sum_j k(x_i, y_j)$ of each $i$."""
-    chunks = torch.split(y, _CHUNK)
-    sums = [[_kernel(rows, chunk).sum(1) for chunk in chunks] for rows in torch.split(x, _CHUNK)]
-    return torch.cat([torch.stack(each).sum(0) for each in sums])
-
-
-def _kernel(x: Tensor, y: Tensor) -> Float64[Tensor, "n m"]:
-    return (x.double() @ y.double().mT / x.shape[1] + 1) ** 3
-
-
-def _kernel_diagonal(x: Tensor) -> Float64[Tensor, " n"]:
-    return (x.double().square().sum(1) / x.shape[1] + 1) ** 3
-
-
-def precision_recall(
-    real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], *, num_neighbors: int = 3
-) -> tuple[float, float]:
-    """Improved precision and recall. Compare them at equal numbers of samples only.
-
-    Distances are float64, in chunks: 10,000 features against 10,000 take 200 MB. A feature at the
-    very border of a ball is inside, as published; with features that are no small whole numbers
-    such a tie is decided by rounding.
-
-    Args:
-        real: Features of real images, more than `num_neighbors`.
-        fake: Features of generated images, more than `num_neighbors`.
-        num_neighbors: Which neighbor a ball reaches to. Default: the authors' choice.
-
-    Raises:
-        ValueError: If there are too few features, or some are not finite.
-    """
-    _require_finite(real, fake)
-    num = min(len(real), len(fake))
-    if num <= num_neighbors:
+    if extractor.name != reference.extractor:
         raise ValueError(
-            f"Precision and recall are of more than {num_neighbors} samples, "
-            f"the number of neighbors: there are {num}."
+            f"The reference is of {reference.extractor}, and the samples would be of "
+            f"{extractor.name}: compute both with the same extractor."
         )
-    real, fake = real.double(), fake.double()
-    real_radii, fake_radii = (_radii(x, num_neighbors) for x in (real, fake))
-    num_fake_inside = 0
-    is_real_inside = torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    for chunk, radii in zip(
-        torch.split(fake, _CHUNK), torch.split(fake_radii, _CHUNK), strict=True
-    ):
-        distances = _squared_distances(chunk, real)
-        num_fake_inside += int((distances <= real_radii).any(1).sum())
-        is_real_inside |= (distances <= radii[:, None]).any(0)
-    return num_fake_inside / len(fake), is_real_inside.double().mean().item()
-
-
-def _radii(x: Float64[Tensor, "n d"], num_neighbors: int) -> Float64[Tensor, " n"]:
-    """Squared distance of each to its neighbor; the nearest of all, itself, does not count."""
-    chunks = [_squared_distances(chunk, x) for chunk in torch.split(x, _CHUNK)]
-    return torch.cat([chunk.kthvalue(num_neighbors + 1).values for chunk in chunks])
-
-
-def _squared_distances(x: Tensor, y: Tensor) -> Float64[Tensor, "m n"]:
-    products = torch.addmm(y.square().sum(1), x, y.mT, alpha=-2)
-    return products.add_(x.square().sum(1)[:, None]).clamp_(min=0)
-
-
-def inception_score(logits: Float[Tensor, "n k"], *, num_splits: int = 10) -> tuple[float, float]:
-    r"""$\exp E\,\mathrm{KL}(p(y|x) \,\|\, p(y))$: its mean and standard deviation over splits.
-
-    The "Inception score" where the classes are Inception's; other classes have another scale. It
-    is at most the number of classes, and is biased downwards where a split is small.
-
-    Args:
-        logits: Unnormalized log-probabilities of classes, in an order without meaning.
-        num_splits: Default: the authors' choice.
-
-    Raises:
-        ValueError: If there are fewer samples than splits, or some are not finite.
-    """
-    _require_finite(logits)
-    if len(logits) < num_splits:
-        raise ValueError(
-            f"The score is of {num_splits} samples or more, the number of splits: "
-            f"there are {len(logits)}."
-        )
-    scores = []
-    for log_p in logits.double().log_softmax(1).tensor_split(num_splits):
-        log_marginal = log_p.logsumexp(0) - math.log(len(log_p))
-        scores.append((log_p.exp() * (log_p - log_marginal)).sum(1).mean().exp())
-    return torch.stack(scores).mean().item(), torch.stack(scores).std(correction=0).item()
-
-
-def _require_finite(*features: Tensor) -> None:
-    for rows in features:
-        num_bad = int((~rows.isfinite()).any(1).sum())
-        if num_bad:
-            raise ValueError(
-                f"{num_bad} of {len(rows)} rows of features hold NaN or infinity: "
-                "look at the images, and at the network that saw them."
-            )
+    features = extract(extractor, samples, num_levels=require_images(dataset), on_images=on_images)
+    return FeatureSets(features, reference, extractor.is_inception)

@@ -11,14 +11,14 @@ from typing import Any
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from elbos.evaluation.features import Extractor, Features, extract
-from elbos.evaluation.metrics import (
+from elbos.evaluation.estimators import (
     Statistics,
     frechet_distance,
     inception_score,
     kernel_distance,
     precision_recall,
 )
+from elbos.evaluation.features import Extractor, Features, extract
 from elbos.evaluation.reference import Reference, require_images
 from elbos.training.data import Dataset
 
@@ -100,7 +100,9 @@ def _sized_scores(
         reference.rows[:num], features.pooled[:num], num_neighbors=NUM_NEIGHBORS
     )
     found = {
-        "frechet_distance": frechet_distance(reference.statistics, Statistics.of(features.pooled)),
+        "frechet_distance": frechet_distance(
+            reference.statistics, Statistics.from_features(features.pooled)
+        ),
         "precision": precision,
         "recall": recall,
     }

@@ -18,8 +18,8 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from elbos import files
+from elbos.evaluation.estimators import Statistics, mean_kernel
 from elbos.evaluation.features import Extractor, extract
-from elbos.evaluation.metrics import Statistics, mean_kernel
 from elbos.evaluation.progress import Start
 from elbos.runs.cache import build_once, cache_dir
 from elbos.runs.store import Store, pack, unpack
@@ -97,7 +97,9 @@ def reference(
             advance(len(x), is_kept)
         pooled = torch.cat(parts)
         rows = pooled[some]
-        files.write(folder / _FILE, _content(Statistics.of(pooled), rows, mean_kernel(rows)))
+        files.write(
+            folder / _FILE, _content(Statistics.from_features(pooled), rows, mean_kernel(rows))
+        )
         shutil.rmtree(store.folder)
 
     def cached() -> Reference:

@@ -9,8 +9,8 @@ import scipy
 import torch
 from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
 
-from elbos.evaluation import metrics
-from elbos.evaluation.metrics import (
+from elbos.evaluation import estimators
+from elbos.evaluation.estimators import (
     Statistics,
     frechet_distance,
     inception_score,
@@ -37,7 +37,7 @@ def gaussian(mean, covariance):
 
 def test_statistics_are_those_of_numpy_however_far_from_zero(randn):
     features = (1e4 + randn(2500, 7) @ randn(7, 7)).float()
-    statistics = Statistics.of(features)
+    statistics = Statistics.from_features(features)
     x = features.double().numpy()
     np.testing.assert_allclose(statistics.mean, x.mean(0), rtol=1e-12)
     np.testing.assert_allclose(statistics.covariance, np.cov(x.T), rtol=1e-9)
@@ -71,7 +71,7 @@ def test_frechet_distance_is_torch_fidelitys(randn):
             *map(metric_fid.fid_features_to_statistics, (x, y)), verbose=False
         )
         with pytest.warns() if num < 64 else contextlib.nullcontext():
-            ours = frechet_distance(Statistics.of(x), Statistics.of(y))
+            ours = frechet_distance(Statistics.from_features(x), Statistics.from_features(y))
         assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
 
 
@@ -89,8 +89,8 @@ def test_frechet_distance_is_a_distance(randn, covariances):
 
 def test_few_samples_are_warned_of(randn):
     with pytest.warns(UserWarning, match="8 samples have a singular covariance in 8 dimensions"):
-        Statistics.of(randn(8, 8))
-    Statistics.of(randn(9, 8))
+        Statistics.from_features(randn(8, 8))
+    Statistics.from_features(randn(9, 8))
 
 
 # --- kernel distance -----------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_kernel_distance_is_the_same_in_chunks_of_every_size(randn, monkeypatch)
     x, y = randn(11, 4), 1 + randn(9, 4)
     expected = (*kernel_distance(x, y), mean_kernel(x))
     for size in (1, 2, 5, 10):
-        monkeypatch.setattr(metrics, "_CHUNK", size)
+        monkeypatch.setattr(estimators, "_CHUNK", size)
         assert (*kernel_distance(x, y), mean_kernel(x)) == pytest.approx(expected, rel=1e-12)
 
 
@@ -254,8 +254,8 @@ BAD = torch.zeros(40, 2).index_fill_(0, torch.tensor([4, 7]), torch.nan)
 @pytest.mark.parametrize(
     ("measure", "message"),
     [
-        (lambda: Statistics.of(FEW[:1]), "2 samples or more: there is 1"),
-        (lambda: Statistics.of(BAD), "2 of 40 rows of features hold NaN or infinity"),
+        (lambda: Statistics.from_features(FEW[:1]), "2 samples or more: there is 1"),
+        (lambda: Statistics.from_features(BAD), "2 of 40 rows of features hold NaN or infinity"),
         (lambda: kernel_distance(FEW[:2], MANY), "3 samples .*: there are 2 and 40"),
         (lambda: kernel_distance(MANY, FEW[:1]), "2 reference features .*: there are 40 and 1"),
         (lambda: kernel_distance(MANY, BAD), "2 of 40 rows"),
