@@ -6,31 +6,23 @@ The network is the exact denoiser of a mixture of Gaussians: two on a line, as t
 and ten in 64 dimensions, at the class means of scikit-learn's digits and with their mean spread.
 All samplers start from the same noise. The error is the root mean square, over samples and
 dimensions, of the distance to where UniPC-2 ends in `--num-fine` steps of the same grid, its last
-step to clean data included. `heun`, at two evaluations a step but for the last, has one less than
+step to clean data included. `Heun`, at two evaluations a step but for the last, has one less than
 the column says. Samplers that add noise have no such error: compare their samples' distribution
 (`elbos evaluate --sweep`).
 """
 
 import argparse
 import math
-from functools import partial
 
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
 from elbos.oracles import GaussianMixture
-from elbos.samplers import ddim, dpmpp_2m, dpmpp_3m, grid, heun, unipc
+from elbos.samplers import DDIM, DPMSolver, DPMSolver3, Heun, Sampler, UniPC, grid
 from elbos.schedules import Cosine, EDMSampling, Linear
 
-SAMPLERS = {
-    "ddim": ddim,
-    "heun": heun,
-    "dpmpp_2m": dpmpp_2m,
-    "dpmpp_3m": dpmpp_3m,
-    "unipc, order 2": unipc,
-    "unipc, order 3": partial(unipc, order=3),
-}
+SAMPLERS = (DDIM(), Heun(), DPMSolver(), DPMSolver3(), UniPC(order=2), UniPC(order=3))
 GRIDS = [kind(logsnr_min=-10.0, logsnr_max=10.0) for kind in (EDMSampling, Linear, Cosine)]
 
 
@@ -49,16 +41,16 @@ def main() -> None:
             generator=torch.Generator().manual_seed(0),
         )
         for levels in GRIDS:
-            fine = unipc(data, z, grid(levels, arguments.num_fine))
+            fine = UniPC()(data, z, grid(levels, arguments.num_fine))
             print(f"\n{name}, {type(levels).__name__}\n")
             table(
                 arguments.nfe,
                 {
-                    sampler: [
-                        rms(run(data, z, grid(levels, num_steps(sampler, nfe))) - fine)
+                    repr(sampler): [
+                        rms(sampler(data, z, grid(levels, num_steps(sampler, nfe))) - fine)
                         for nfe in arguments.nfe
                     ]
-                    for sampler, run in SAMPLERS.items()
+                    for sampler in SAMPLERS
                 },
             )
 
@@ -83,9 +75,9 @@ def digits() -> GaussianMixture:
     )
 
 
-def num_steps(sampler: str, nfe: int) -> int:
-    """Steps that take at most `nfe` evaluations."""
-    return max(2, nfe // 2) if sampler == "heun" else nfe
+def num_steps(sampler: Sampler, nfe: int) -> int:
+    """The largest number of steps that takes at most `nfe` evaluations, and at least 2."""
+    return max(n for n in range(2, nfe + 1) if n == 2 or sampler.num_evaluations(n) <= nfe)
 
 
 def rms(error: Tensor) -> float:

@@ -14,9 +14,10 @@ from elbos.comparison.work import work
 from elbos.evaluation.features import Module
 from elbos.networks import MLPConfig
 from elbos.parameterizations import V
+from elbos.samplers import Ancestral, Heun
 from elbos.training.config import Config
 from elbos.training.data import Toy
-from elbos.training.sampling import Ancestral, Heun, Sampling
+from elbos.training.sampling import Sampling
 
 USERS = """
 def features(images): return images.float().flatten(1)[:, ::48] / 255

@@ -6,7 +6,7 @@ exact denoisers of `oracles`, another project's network behind an adapter, or a 
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -23,13 +23,11 @@ class Denoise(Protocol):
     condition.
     """
 
-    def __call__(
-        self, z: Tensor, logsnr: Tensor, cond: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, z: Tensor, logsnr: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]: ...
 
 
 def estimate(
-    denoiser: Denoise, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Tensor | None
+    denoiser: Denoise, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Any
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
     r"""The denoiser's $(\hat x, \hat\epsilon)$ at `z`, after a check that it is such a pair.
 
@@ -62,7 +60,7 @@ class Denoiser:
     parameterization: Parameterization
 
     def __call__(
-        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Tensor | None = None
+        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Any = None
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
         y = self.network(z, logsnr.expand(len(z)), cond)
         return self.parameterization.split(y.to(z.dtype), z, logsnr)
@@ -96,7 +94,7 @@ class Guided:
     logsnr_max: float = float("inf")
 
     def __call__(
-        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Tensor | None = None
+        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Any = None
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
         is_guided = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
         if cond is None or self.scale == 1 or not is_guided.any():

@@ -12,6 +12,7 @@ one end or the other.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -73,11 +74,11 @@ class Objective:
 
     def __call__(
         self,
-        network: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+        network: Callable[[Tensor, Tensor, Any], Tensor],
         x: Float[Tensor, "b *d"],
         eps: Float[Tensor, "b *d"],
         logsnr: Float[Tensor, " b"],
-        cond: Tensor | None = None,
+        cond: Any = None,
     ) -> Float[Tensor, " b"]:
         r"""The loss of each sample.
 

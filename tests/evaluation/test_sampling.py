@@ -21,8 +21,9 @@ from tiny import DIGITS
 
 from elbos import schedules
 from elbos.evaluation.draw_samples import turns
+from elbos.samplers import SAMPLERS, Heun
 from elbos.training.data import DataSpec
-from elbos.training.sampling import SAMPLERS, Heun, Sampling, sample
+from elbos.training.sampling import Sampling, sample
 from elbos.training.trained import TrainedRun
 from elbos.training.trainer import train
 
@@ -43,7 +44,7 @@ def levels_looked_at(sampler, logsnrs):
 
 
 @pytest.mark.parametrize("guidance", GUIDANCE.values(), ids=GUIDANCE)
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+@pytest.mark.parametrize("sampler", [cls() for cls in SAMPLERS], ids=repr)
 def test_evaluations_are_counted(sampler, guidance):
     """In samples that the network sees per sample; guidance doubles those in its interval."""
     seen = 0
@@ -55,6 +56,9 @@ def test_evaluations_are_counted(sampler, guidance):
 
     sampling = Sampling(sampler=sampler, num_steps=NUM_STEPS, **guidance)
     found = sampling.num_evaluations(TRAINED)
+    assert sampler.num_evaluations(NUM_STEPS) == len(
+        levels_looked_at(sampler, sampling.logsnrs(TRAINED))
+    )
     kind = {"num": 3, "shape": (1,), "seed": 0, "device": torch.device("cpu")}
     list(sample(network, sampling, TRAINED, cond=torch.zeros(3, dtype=torch.int64), **kind))
     assert seen == 3 * found
@@ -140,7 +144,7 @@ def fail(*args, **kwargs):
 
 if __name__ == "__main__":
     if os.environ["RANK"] == "1":
-        samplers.dpmpp_2m = fail
+        samplers.DPMSolver._sample = fail
     cli.main()
 """
 

@@ -16,11 +16,12 @@ from elbos.adaptive import Adaptive
 from elbos.networks import MLPConfig
 from elbos.runs.codec import encode
 from elbos.runs.name import default_name, nearest_preset
+from elbos.samplers import Heun
 from elbos.tabulated import Tabulated
 from elbos.training.config import Averaging, Config, Optimizer, Output
 from elbos.training.data import Folder, Toy
 from elbos.training.presets import PRESETS
-from elbos.training.sampling import Heun, Sampling
+from elbos.training.sampling import Sampling
 
 NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "digits": ("digits", {}),

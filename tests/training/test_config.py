@@ -15,20 +15,13 @@ from tiny import DIGITS
 from elbos import parameterizations, schedules, weightings
 from elbos.networks import MLPConfig
 from elbos.runs.codec import decode, encode
+from elbos.samplers import DDIM, SAMPLERS, Ancestral, Heun, StochasticDPMSolver, UniPC
 from elbos.tabulated import Tabulated
 from elbos.training.config import Config, Optimizer, Output
 from elbos.training.data import Fashion, Folder, Toy
 from elbos.training.ema import exponent
 from elbos.training.presets import PRESETS
-from elbos.training.sampling import (
-    DDIM,
-    SAMPLERS,
-    Ancestral,
-    Heun,
-    Sampling,
-    StochasticDPMSolver,
-    UniPC,
-)
+from elbos.training.sampling import Sampling
 
 TABLE = Tabulated.of(weightings.Sigmoid())
 CHANGED = [
@@ -59,7 +52,10 @@ CONFIGS = [
     ),  # a large one: a small one is wrapped
     *(replace(DIGITS, schedule=schedule) for schedule in SCHEDULES),
     *(replace(DIGITS, parameterization=prediction) for prediction in PARAMETERIZATIONS),
-    *(replace(DIGITS, sampling=Sampling(sampler=sampler)) for sampler in [*SAMPLERS, *CHANGED]),
+    *(
+        replace(DIGITS, sampling=Sampling(sampler=sampler))
+        for sampler in [*(cls() for cls in SAMPLERS), *CHANGED]
+    ),
     *(replace(DIGITS, sampling=Sampling(grid=grid)) for grid in GRIDS),
     *(replace(DIGITS, data=data) for data in DATA),
     replace(DIGITS, network=MLPConfig(num_blocks=1), precision="fp32"),

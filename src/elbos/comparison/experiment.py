@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 from elbos.comparison.rows import ROWS, Row
 from elbos.evaluation.features import Lite0, Network
 from elbos.evaluation.quality import MIN_IMAGES
+from elbos.samplers import Ancestral, Heun
 from elbos.schedules import Schedule
 from elbos.training.config import Config, Output, Weight
-from elbos.training.sampling import Ancestral, Heun, Sampling
+from elbos.training.sampling import Sampling
 
 NUM_VALIDATIONS, NUM_LOGGED, NUM_SAVED = 8, 50, 4
 _LOOKS_AT_AN_IMAGE, _FEATURES_COST = 16.0, 2.0  # about, in network evaluations

@@ -6,8 +6,9 @@ from typing import Any
 
 from elbos.evaluation.progress import Start
 from elbos.evaluation.samples import Judge, Quality, protocol, score_set
+from elbos.samplers import SAMPLERS
 from elbos.schedules import Cosine, EDMSampling, Flow
-from elbos.training.sampling import SAMPLERS, Sampling
+from elbos.training.sampling import Sampling
 
 GRIDS = (EDMSampling(), Cosine(), Flow())
 
@@ -51,7 +52,7 @@ def _named(start: Start, how: dict[str, Any]) -> Start:
 def _points(judge: Judge, quality: Quality, sampling: Sampling) -> Iterator[Sampling]:
     """Each sampler on each grid, with as many steps as the evaluations allow."""
     trained = judge.run.config.schedule
-    for sampler in dict.fromkeys([sampling.sampler, *SAMPLERS]):
+    for sampler in dict.fromkeys([sampling.sampler, *(cls() for cls in SAMPLERS)]):
         for grid in dict.fromkeys([sampling.grid, *GRIDS]):
             line = replace(sampling, sampler=sampler, grid=grid)
             for num_evaluations in quality.sweep_evaluations:

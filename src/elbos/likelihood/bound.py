@@ -1,6 +1,7 @@
 """The variational bound of every image, estimated from some noise levels of its own."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -39,7 +40,7 @@ def variational_bound(
     *,
     num_levels: int | None,
     num_times: int = 8,
-    cond: Tensor | None = None,
+    cond: Any = None,
     generator: torch.Generator | None = None,
 ) -> Bound:
     r"""An unbiased estimate of each image's variational bound.

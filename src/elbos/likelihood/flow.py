@@ -32,6 +32,7 @@ References:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -117,7 +118,7 @@ def flow_likelihood(
     use_exact_trace: bool = False,
     rtol: float = 1e-5,
     atol: float = 1e-5,
-    cond: Tensor | None = None,
+    cond: Any = None,
     generator: torch.Generator | None = None,
 ) -> FlowLikelihood:
     r"""The likelihood of each image under the probability flow, by Dormand and Prince's solver.
@@ -189,7 +190,7 @@ class _Flow:
 
     denoiser: Denoise
     probes: Float[Tensor, "m b *d"]
-    cond: Tensor | None
+    cond: Any
     num_evaluations: int = 0
 
     def __call__(

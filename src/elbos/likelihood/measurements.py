@@ -24,6 +24,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -69,7 +70,7 @@ def losses_at(
     x: Float[Tensor, "b *d"],
     logsnr: Float[Tensor, "b m"],
     *,
-    cond: Tensor | None = None,
+    cond: Any = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "b m"]:
     """The loss of each image at levels of its own, with fresh noise; one evaluation each.

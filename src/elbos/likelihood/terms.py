@@ -5,6 +5,7 @@ All per image and in nats per dimension.
 
 import math
 import warnings
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -31,7 +32,7 @@ def eps_loss(
     x: Float[Tensor, "b *d"],
     logsnr: Float[Tensor, " b"],
     *,
-    cond: Tensor | None = None,
+    cond: Any = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, " b"]:
     r"""The loss at given noise levels, $\tfrac12\|\hat\epsilon - \epsilon\|^2$ with fresh noise;

@@ -1,9 +1,9 @@
 """How samples are made: which sampler, on which grid, with how much guidance; and making them."""
 
-import abc
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Union
 
 import torch
 from jaxtyping import Float, Int
@@ -12,172 +12,24 @@ from torch import Tensor
 from elbos import samplers
 from elbos.checks import require_finite
 from elbos.denoiser import Denoise, Guided
+from elbos.samplers import DPMSolver, Sampler
 from elbos.schedules import Cosine, EDMSampling, Flow, Linear, Schedule
 from elbos.training.randomness import generator
 
 BATCH_SIZE = 250  # part of the protocol: noise is keyed by batch
 
 
-class Sampler(abc.ABC):
-    """A way from noise to data; its classes are the functions of `samplers` with their settings."""
-
-    @abc.abstractmethod
-    def __call__(
-        self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
-    ) -> Tensor:
-        """The samples that come from the noise `z`; `g` is the source of more noise."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ancestral(Sampler):
-    """DDPM's ancestral sampling."""
-
-    variance: float = 0.0
-    """Between the posterior's variance (0) and the transition's (1), in the log."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.variance <= 1:
-            raise ValueError(f"variance is {self.variance}: give a number from 0 to 1.")
-
-    def __call__(
-        self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
-    ) -> Tensor:
-        return samplers.ancestral(
-            denoiser, z, logsnrs, cond=cond, variance=self.variance, generator=g
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DDIM(Sampler):
-    """DDIM."""
-
-    eta: float = 0.0
-    """Noise, from none (0) to ancestral sampling's (1)."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta is {self.eta}: give a number from 0 to 1.")
-
-    def __call__(
-        self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
-    ) -> Tensor:
-        return samplers.ddim(denoiser, z, logsnrs, cond=cond, eta=self.eta, generator=g)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Heun(Sampler):
-    """EDM's sampler, with two evaluations a step but for the last."""
-
-    churn: float = 0.0
-    """Noise added on the way, over the number of steps. EDM: 40 for ImageNet-64."""
-
-    churn_min: float = 0.0
-    """Lowest noise level with churn, as EDM's sigma."""
-
-    churn_max: float = math.inf
-    """Highest noise level with churn, as EDM's sigma."""
-
-    churn_noise: float = 1.0
-    """Standard deviation of the noise added."""
-
-    def __post_init__(self) -> None:
-        if not (self.churn >= 0 and self.churn_noise >= 0):
-            raise ValueError("churn and churn_noise cannot be below 0.")
-        if not 0 <= self.churn_min < self.churn_max:
-            raise ValueError("churn_min cannot be below 0 and has to be below churn_max.")
-
-    def __call__(
-        self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
-    ) -> Tensor:
-        return samplers.heun(
-            denoiser,
-            z,
-            logsnrs,
-            cond=cond,
-            churn=self.churn,
-            churn_min=self.churn_min,
-            churn_max=self.churn_max,
-            churn_noise=self.churn_noise,
-            generator=g,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DPMSolver(Sampler):
-    """DPM-Solver++(2M)."""
-
-    def __call__(
-        self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
-    ) -> Tensor:
-        del g  # deterministic
-        return samplers.dpmpp_2m(denoiser, z, logsnrs, cond=cond)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StochasticDPMSolver(Sampler):
-    """SDE-DPM-Solver++(2M)."""
-
-    eta: float = 1.0
-    """Strength of the noise, from none (0) on; 1 is that of the reversed diffusion."""
-
-    def __post_init__(self) -> None:
-        if not self.eta >= 0:
-            raise ValueError(f"eta is {self.eta}: give a number from 0.")
-
-    def __call__(
-        self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
-    ) -> Tensor:
-        return samplers.dpmpp_2m_sde(denoiser, z, logsnrs, cond=cond, eta=self.eta, generator=g)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DPMSolver3(Sampler):
-    """DPM-Solver++(3M)."""
-
-    def __call__(
-        self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
-    ) -> Tensor:
-        del g  # deterministic
-        return samplers.dpmpp_3m(denoiser, z, logsnrs, cond=cond)
-
-
-@dataclass(frozen=True, kw_only=True)
-class UniPC(Sampler):
-    """UniPC, which corrects each step for no further evaluation."""
-
-    order: int = 2
-    """Estimates in a prediction, from 1 to 3. With 2 it is good at few steps, 3 is for many."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.order <= 3:
-            raise ValueError(f"order is {self.order}: give 1, 2 or 3.")
-
-    def __call__(
-        self, denoiser: Denoise, z: Tensor, logsnrs: Tensor, cond: Tensor | None, g: torch.Generator
-    ) -> Tensor:
-        del g  # deterministic
-        return samplers.unipc(denoiser, z, logsnrs, cond=cond, order=self.order)
-
-
-SAMPLERS = (
-    Ancestral(),
-    DDIM(),
-    Heun(),
-    DPMSolver(),
-    StochasticDPMSolver(),
-    DPMSolver3(),
-    UniPC(),
-)
-"""All of them, at their defaults."""
+if TYPE_CHECKING:
+    AnySampler = Sampler
+else:
+    AnySampler = Union[samplers.SAMPLERS]  # noqa: UP007, built at run time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How samples are made."""
 
-    sampler: Ancestral | DDIM | Heun | DPMSolver | StochasticDPMSolver | DPMSolver3 | UniPC = field(
-        default_factory=DPMSolver
-    )
+    sampler: AnySampler = field(default_factory=DPMSolver)
     """The sampler."""
 
     grid: EDMSampling | Cosine | Flow | Linear = field(default_factory=EDMSampling)

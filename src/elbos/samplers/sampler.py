@@ -1,0 +1,106 @@
+"""What all samplers share: their interface and the grid of noise levels."""
+
+import abc
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.denoiser import Denoise, estimate
+from elbos.schedules import Schedule
+
+Estimate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+r"""From $z$ and log-SNR to $(\hat x, \hat\epsilon)$, the condition being given already."""
+
+
+class Sampler(abc.ABC):
+    """A way from noise to data; its fields are its settings."""
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        denoiser: Denoise,
+        z: Float[Tensor, "b *d"],
+        logsnrs: Float[Tensor, " n"],
+        cond: Any = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "b *d"]:
+        r"""The noise `z` taken along `logsnrs`, to the last of them.
+
+        Args:
+            denoiser: Estimates data and noise.
+            z: Noisy data at the first level, in float32 or float64.
+            logsnrs: Noise levels, increasing, `[n + 1]` for n steps: `grid` makes them.
+            cond: What the denoiser is conditioned on, in whatever form it takes.
+            generator: Source of the noise that is added, on the CPU. Default: torch's global one.
+
+        Returns:
+            `z` at the last level, in the dtype of `z`, without a gradient; a sample of data where
+            that level is $\infty$. A denoiser that needs gradients inside, for guidance, takes them
+            under `torch.enable_grad()`.
+
+        Raises:
+            ValueError: If `z` is in half precision, in which neighbouring levels are equal, the
+                levels do not increase, or the denoiser does not return a pair of estimates.
+        """
+        if z.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"z is {z.dtype}: give float32, and run the network in half precision under "
+                "torch.autocast."
+            )
+        if len(logsnrs) < 2 or not (logsnrs.diff() > 0).all():
+            raise ValueError(
+                f"logsnrs is {logsnrs.tolist()}: give two or more log-SNRs that increase, from "
+                "noise to data."
+            )
+
+        def noise() -> Tensor:
+            return torch.randn(z.shape, dtype=z.dtype, generator=generator).to(z.device)
+
+        levels = logsnrs.to(z).unsqueeze(1)
+        return self._sample(partial(estimate, denoiser, cond=cond), z, levels, noise)
+
+    @abc.abstractmethod
+    def _sample(
+        self,
+        estimate: Estimate,
+        z: Float[Tensor, "b *d"],
+        levels: Float[Tensor, "n 1"],
+        noise: Callable[[], Tensor],
+    ) -> Float[Tensor, "b *d"]:
+        """The sampler itself: `z` taken along `levels`; `noise` draws a fresh tensor like `z`."""
+
+    def num_evaluations(self, num_steps: int) -> int:
+        """The number of calls of the denoiser (NFE) for `num_steps` steps of a `grid`."""
+        return num_steps
+
+
+def grid(schedule: Schedule, num_steps: int) -> Float[Tensor, " n_plus_1"]:
+    r"""Noise levels uniform in the schedule's time, from $\lambda_\min$ to $\lambda_\max$, and then
+    clean data, $\infty$.
+
+    With `schedules.EDMSampling()` it is EDM's grid.
+
+    Args:
+        schedule: Whose time.
+        num_steps: Number of steps, at least 2.
+
+    Returns:
+        float64 log-SNRs, `[num_steps + 1]`.
+
+    Raises:
+        ValueError: If `num_steps` is below 2.
+
+    Examples:
+        >>> from elbos import schedules
+        >>> grid(schedules.Linear(logsnr_min=-10.0, logsnr_max=10.0), 3)
+        tensor([-10.,   0.,  10.,  inf], dtype=torch.float64)
+    """
+    if num_steps < 2:
+        raise ValueError(f"num_steps is {num_steps}: give at least 2.")
+    t = torch.linspace(1, 0, num_steps, dtype=torch.float64)
+    return torch.cat([schedule.logsnr(t), torch.tensor([math.inf], dtype=torch.float64)])
