@@ -3,11 +3,29 @@
 import contextlib
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+
+class Advance(Protocol):
+    """Is called with the number done since the last call, and whether it was kept from an earlier
+    command: that says nothing about the speed.
+    """
+
+    def __call__(self, num: int, is_kept: bool = False, /) -> None: ...
+
+
+Start = Callable[[str, int, str], Advance]
+"""Begins a piece of work: what, how much, in which unit; returns what to call on progress."""
+
+
+def silent(what: str, total: int, unit: str) -> Advance:
+    """Show no progress."""
+    del what, total, unit
+    return lambda *_: None
 
 
 class _Rate(ProgressColumn):
@@ -76,7 +94,7 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def begin(bar: Progress, what: str, total: int, unit: str) -> Callable[..., None]:
+def begin(bar: Progress, what: str, total: int, unit: str) -> Advance:
     """Begin a piece of work in a bar, or say so in a line where there is no terminal.
 
     Returns:

@@ -24,10 +24,10 @@ from elbos.evaluation.features import Extractor, Module
 from elbos.evaluation.ode import Ode
 from elbos.evaluation.page import evaluation_page
 from elbos.evaluation.reference import Reference
+from elbos.evaluation.stores import run_store
 from elbos.evaluation.tables import evaluation_tables
 from elbos.evaluation.words import compared, metrics
 from elbos.likelihood.measurements import NUM_BINS
-from elbos.runs.store import Store
 from elbos.schedules import EDMSampling
 from elbos.training.data import Split
 from elbos.training.trained import TrainedRun
@@ -369,13 +369,13 @@ def test_the_weights_are_part_of_the_key(
 def test_what_was_half_written_is_deleted(runs: Path) -> None:
     """By a process that is gone, as after kill -9."""
     run = TrainedRun.load(runs / "digits")
-    folder = Store.of(run, "x", seed=0).folder
+    folder = run_store(run, "x", seed=0).folder
     folder.mkdir(parents=True)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     here = files.partial(Path("x")).name.split(".")[2]
     (folder / f".00000.safetensors.{here}.{dead.pid}.partial").touch()
-    assert not list(Store.of(run, "x", seed=0).folder.iterdir())
+    assert not list(run_store(run, "x", seed=0).folder.iterdir())
 
 
 def test_the_baseline_is_computed_once_for_all_runs_on_the_same_data(
@@ -427,8 +427,8 @@ def test_how_it_is_measured_is_part_of_the_key(
     runs: Path, other: Callable[[TrainedRun], TrainedRun]
 ) -> None:
     run = TrainedRun.load(runs / "digits")
-    assert Store.of(run, "x", seed=0) == Store.of(run, "x", seed=0)
-    assert Store.of(run, "x", seed=0) != Store.of(other(run), "x", seed=0)
+    assert run_store(run, "x", seed=0) == run_store(run, "x", seed=0)
+    assert run_store(run, "x", seed=0) != run_store(other(run), "x", seed=0)
 
 
 def test_scores_are_of_the_function_that_is_named(elbos: Elbos, runs: Path, few: list[str]) -> None:

@@ -23,8 +23,8 @@ from elbos.evaluation.evaluate import (
 )
 from elbos.evaluation.likelihood import MIN_PILOT_IMAGES, Condition, conditions
 from elbos.evaluation.ode import Ode
-from elbos.evaluation.progress import Start
 from elbos.evaluation.samples import Judge, Quality, at_equal_number, draw_set, score_set
+from elbos.progress import Start
 from elbos.runs.codec import digest, encode
 from elbos.training.config import Config, Output
 from elbos.training.data import to_unit

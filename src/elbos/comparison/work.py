@@ -18,8 +18,8 @@ from elbos import files
 from elbos.comparison.job import Job
 from elbos.comparison.scores import write_scores
 from elbos.errors import explained
-from elbos.evaluation.progress import OnImages
 from elbos.evaluation.quality import NotFiniteError
+from elbos.progress import Advance
 from elbos.runs.codec import decode
 from elbos.training.trained import TrainedRun
 from elbos.training.trainer import Diverged, Interrupted, train
@@ -81,7 +81,7 @@ class _Progress:
             self.noted = time.monotonic()
             self.job.note_progress(cost)
 
-    def start(self, what: str, total: int, unit: str) -> OnImages:
+    def start(self, what: str, total: int, unit: str) -> Advance:
         """Begins a piece of scoring."""
         sys.stderr.write(f"{what}: {total:,} {unit}\n")
         each = self.job.scoring.unit_cost(self.job.config.schedule, what, unit)

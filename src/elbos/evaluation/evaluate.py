@@ -25,13 +25,13 @@ from elbos.evaluation.likelihood import (
     num_pilot_times,
 )
 from elbos.evaluation.ode import Ode, measure_ode
-from elbos.evaluation.progress import Start
 from elbos.evaluation.samples import Judge, Quality, draw_set, measure_quality
+from elbos.evaluation.stores import run_store
 from elbos.evaluation.sweep import sweep
 from elbos.evaluation.theorem import check
 from elbos.likelihood import Estimate, warn_if_unresolved
 from elbos.likelihood.measurements import NUM_BINS
-from elbos.runs.store import Store
+from elbos.progress import Start
 from elbos.training.data import Split, Toy, to_unit
 from elbos.training.pictures import png
 from elbos.training.randomness import generator
@@ -177,7 +177,7 @@ def measure_condition(
     return measure(
         run,
         condition,
-        Store.of(run, condition.name, images=images, seed=evaluation.seed),
+        run_store(run, condition.name, images=images, seed=evaluation.seed),
         num_pilot=num_pilot,
         num_rounds=evaluation.num_rounds,
         target_se=None if target is None else target * PER_BIT,
@@ -252,7 +252,7 @@ def _ode(
         condition,
         measured.bound.mean(1),
         evaluation.ode,
-        Store.of(
+        run_store(
             run, "ode", images=images, precision="fp32", ode=evaluation.ode, seed=evaluation.seed
         ),
         evaluation.seed,

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from elbos.evaluation.progress import Start
 from elbos.likelihood import (
     Estimate,
     Measurements,
@@ -24,6 +23,7 @@ from elbos.likelihood import (
     stratified_times,
 )
 from elbos.likelihood.measurements import NUM_BINS
+from elbos.progress import Start
 from elbos.runs.store import Store
 from elbos.schedules import Linear, Schedule
 from elbos.training.data import Split, to_unit

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from elbos.checks import require_positive
 from elbos.evaluation.likelihood import Condition
-from elbos.evaluation.progress import OnImages
 from elbos.likelihood.flow import Dequantize, flow_likelihood, truncated_normal, uniform
+from elbos.progress import Advance
 from elbos.runs.store import Store
 from elbos.training.data import to_unit
 from elbos.training.randomness import generator
@@ -61,7 +61,7 @@ def measure_ode(
     ode: Ode,
     store: Store,
     seed: int,
-    on_images: OnImages,
+    on_images: Advance,
 ) -> dict[str, Any]:
     """The ODE likelihood in bits per dimension, and its difference to the bound.
 

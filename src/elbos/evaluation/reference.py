@@ -20,7 +20,7 @@ from torch import Tensor
 from elbos import files
 from elbos.evaluation.estimators import Statistics, mean_kernel
 from elbos.evaluation.features import Extractor, extract
-from elbos.evaluation.progress import Start
+from elbos.progress import Start
 from elbos.runs.cache import build_once, cache_dir
 from elbos.runs.store import Store, pack, unpack
 from elbos.training.data import Dataset

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from elbos.checks import require_positive
 from elbos.evaluation.features import Extractor, Lite0, Network
-from elbos.evaluation.progress import Start
 from elbos.evaluation.quality import MAX_MANIFOLD, MIN_IMAGES, require_finite_samples, scores
 from elbos.evaluation.reference import Reference, reference
+from elbos.evaluation.stores import data_store, run_store
+from elbos.progress import Start
 from elbos.runs.store import Store
 from elbos.training.data import to_levels
 from elbos.training.randomness import generator
@@ -154,7 +155,7 @@ class Judge:
         """The scores of samples of the run; `matched`, those of as many as the baseline has."""
         num_matched = self.num_matched(len(x))
         key = {"num": len(x), "matched": num_matched, "sampling": sampling, "seed": seed}
-        store = Store.of(self.run, "scores", samplers=_SAMPLERS, **self._key, **key)
+        store = run_store(self.run, "scores", samplers=_SAMPLERS, **self._key, **key)
         return self._scores(x, f"seed {seed}", start, store, num_matched)
 
     def baseline(self, num: int, start: Start) -> dict[str, Any]:
@@ -165,7 +166,7 @@ class Judge:
         x = test[torch.randperm(len(test), generator=generator(0))[:num]]
         found = UNKNOWN
         if len(x) >= MIN_IMAGES:
-            store = Store.of_data(self.run, "baselines", num=len(x), **self._key)
+            store = data_store(self.run, "baselines", num=len(x), **self._key)
             found = self._scores(x, "test images", start, store)
             del found["matched"]
         return {"split": "test", "num": len(x), **found}
@@ -258,7 +259,7 @@ def draw_set(
     Raises:
         ValueError: If some are not finite.
     """
-    store = Store.of(run, "samples", samplers=_SAMPLERS, sampling=sampling, num=num, seed=seed)
+    store = run_store(run, "samples", samplers=_SAMPLERS, sampling=sampling, num=num, seed=seed)
     labels = torch.arange(num) % (run.dataset.num_classes or 1) if run.has_labels else None
     advance = start(f"samples of seed {seed}", num, "images")
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from elbos.evaluation.progress import Start
 from elbos.evaluation.samples import Judge, Quality, protocol, score_set
+from elbos.progress import Start
 from elbos.samplers import SAMPLERS
 from elbos.schedules import Cosine, EDMSampling, Flow
 from elbos.training.sampling import Sampling

@@ -1,27 +1,34 @@
 """Results of long work, part by part, on disk: what is there is not computed again.
 
-A part is a batch, seconds of work. An evaluation that is interrupted loses the batch it was at; the
-same command again reads the others back. Every part is keyed by all that its numbers depend on.
+A part is a batch, seconds of work. Work that is interrupted loses the batch that it was at, and
+reads the others back when it is started again. The folder's name is a digest of all that the
+numbers depend on.
 """
 
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from elbos import files
-from elbos.runs.codec import digest, encode
-from elbos.runs.cache import cache_dir
-from elbos.training.trained import TrainedRun
+from elbos.progress import Advance
 
 Tensors = dict[str, Tensor]
+
+
+class Part(NamedTuple):
+    """A piece of the work: its name, how much it is, and how it is done."""
+
+    name: str
+    num: int
+    compute: Callable[[], Tensors]
 
 
 @dataclass(frozen=True)
@@ -33,39 +40,6 @@ class Store:
     """
 
     folder: Path
-
-    @classmethod
-    def of(cls, run: TrainedRun, name: str, **key: Any) -> "Store":
-        """The store of what `name` and `key` describe, for the weights that `run` has now; what a
-        process that was killed left half-written in it is deleted.
-
-        Args:
-            run: In whose directory it is.
-            name: A word for people.
-            key: All else that the numbers depend on, as `codec.encode` takes it.
-        """
-        of_run = {
-            "weights": run.weights_digest(),
-            "parameterization": run.config.parameterization,
-            "precision": run.config.precision,
-            "ends": (run.config.schedule.logsnr_min, run.config.schedule.logsnr_max),
-        }
-        # all of the data were checked when the run was loaded: these are the names of earlier parts
-        data = run.dataset.sampled_fingerprint()
-        folder = run.directory.evaluation / f"{name}-{_digest(run, data, {**of_run, **key})}"
-        files.remove_leftovers(folder)
-        return cls(folder)
-
-    @classmethod
-    def of_data(cls, run: TrainedRun, name: str, **key: Any) -> "Store":
-        """The store of what depends on the data of a run only: in the cache, for all runs on them.
-
-        Args:
-            run: On the data.
-            name: A word for people.
-            key: All else that the numbers depend on, as `codec.encode` takes it.
-        """
-        return cls(cache_dir() / name / _digest(run, run.dataset.fingerprint(), key))
 
     def __contains__(self, name: str) -> bool:
         """Whether the part called `name` is there."""
@@ -87,13 +61,21 @@ class Store:
         files.write(path, pack(tensors))
         return tensors
 
+    def concatenated(self, parts: Iterable[Part], advance: Advance) -> Tensors:
+        """The tensors of all parts, one after the other.
+
+        Raises:
+            OSError: If a part cannot be written.
+        """
+        found = []
+        for name, num, compute in parts:
+            is_kept = name in self
+            found.append(self.part(name, compute))
+            advance(num, is_kept)
+        return {key: torch.cat([part[key] for part in found]) for key in found[0]}
+
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
-
-
-def _digest(run: TrainedRun, data: dict[str, Any], key: dict[str, Any]) -> str:
-    versions = [version("elbos"), version("torch"), run.device.type]
-    return digest([[*versions, data], {name: encode(value) for name, value in key.items()}])[:12]
 
 
 def pack(tensors: Tensors) -> bytes:
