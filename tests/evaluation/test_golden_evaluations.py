@@ -21,8 +21,9 @@ from elbos.evaluation.evaluate import Evaluation, evaluate
 from elbos.evaluation.features import Module
 from elbos.evaluation.ode import Ode
 from elbos.evaluation.samples import Quality
+from elbos.samplers import Ancestral, Heun
 from elbos.training.data import Split
-from elbos.training.sampling import Ancestral, Heun, Sampling
+from elbos.training.sampling import Sampling
 from elbos.training.trained import TrainedRun
 
 GOLDEN = Path(__file__).parent / "golden"
