@@ -76,6 +76,6 @@ MONOTONE = [
     weightings.ShiftedFlow(shift=1 / 9 + 1e-3),
     weightings.Monotone(weightings.EDM()),
     weightings.Shifted(weightings.Sigmoid(), math.log(2)),
-    Tabulated.of(weightings.Sigmoid(), "table"),
+    Tabulated.from_function(weightings.Sigmoid(), "table"),
 ]
 WEIGHTINGS = MONOTONE + NON_MONOTONE

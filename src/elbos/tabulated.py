@@ -4,17 +4,20 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.user_code import as_script, code_path, described, load_function
 from elbos.weightings import Monotone, Shifted, WeightFunction, Weighting
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Tabulated(Weighting):
-    r"""A weighting of one's own, as numbers: linear between them, and constant outside.
+    r"""A user-defined weighting as numbers: linear between them, constant outside.
 
     A run directory holds no code, so that nobody else's is run by opening it. What a function gives
     at 2,001 noise levels is kept instead: runs are sampled, evaluated and shared without it.
@@ -57,7 +60,7 @@ class Tabulated(Weighting):
                 )
 
     @classmethod
-    def of(
+    def from_function(
         cls,
         function: WeightFunction,
         name: str | None = None,
@@ -80,7 +83,8 @@ class Tabulated(Weighting):
             ValueError: If it does not return a weight for each level, finite and not negative.
 
         Examples:
-            >>> Tabulated.of(lambda logsnr: torch.sigmoid(3 - logsnr), "mine")(torch.zeros(1))
+            >>> mine = Tabulated.from_function(lambda logsnr: torch.sigmoid(3 - logsnr), "mine")
+            >>> mine(torch.zeros(1))
             tensor([0.9526])
         """
         name = name or str(getattr(function, "__name__", type(function).__name__))
@@ -96,6 +100,31 @@ class Tabulated(Weighting):
             )
         weights = tuple(float(f"{value:.9g}") for value in w.tolist())  # type: ignore[attr-defined]
         return cls(name=name, weights=weights, logsnr_min=logsnr_min, logsnr_max=logsnr_max)
+
+    @classmethod
+    def from_file(cls, target: str) -> "Tabulated":
+        """The weighting that a function in a Python file computes.
+
+        The file is run once, as a script is (`user_code`); trained with, and kept, are the numbers.
+
+        Args:
+            target: `FILE.py:FUNCTION`.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If there is no such function, it fails, or returns no weights.
+        """
+        file = code_path(target).resolve()
+        with as_script(target):
+            function = load_function(target, arguments=("logsnr",), verb="train")
+
+            def weights(logsnr: Tensor) -> Any:
+                try:
+                    return function(logsnr)
+                except Exception as error:
+                    raise ValueError(f"{target} fails: {described(error, file)}") from error
+
+            return cls.from_function(weights, Path(target).name)
 
     def __repr__(self) -> str:
         return f"Tabulated({self.name!r}, {self._digest!r})"
@@ -136,5 +165,6 @@ def require_reach(weighting: WeightFunction, logsnr_min: float, logsnr_max: floa
             raise ValueError(
                 f"The weighting {weighting.name} is known on log-SNR [{low:g}, {high:g}], and is "
                 f"asked for on [{logsnr_min:g}, {logsnr_max:g}]: choose ends of the schedule or a "
-                "shift within, or make a table that reaches further with Tabulated.of."
+                "shift within, or make a table that reaches further with "
+                "Tabulated.from_function."
             )

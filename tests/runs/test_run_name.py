@@ -1,6 +1,7 @@
 """Default names of runs: short, safe, and never one for two configurations."""
 
 import itertools
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -55,7 +56,8 @@ def test_what_is_logged_has_no_part_in_it() -> None:
 
 def variants(preset: str) -> Iterator[Config]:
     """Many configurations: every type of every part in pairs, and settings of theirs."""
-    own = [Tabulated.of(torch.sigmoid, name) for name in ("a", "A", "my file.py:w", "x" * 200)]
+    names = ("a", "A", "my file.py:w", "x" * 200)
+    own = [Tabulated.from_function(torch.sigmoid, name) for name in names]
     weights = [
         *(weightings.Sigmoid(k=k) for k in (2.0, 3.0, -3.0)),
         *(weightings.ELBO(), weightings.EDM(), weightings.EDM(sigma_data=0.6), weightings.P2()),
@@ -95,6 +97,13 @@ def variants(preset: str) -> Iterator[Config]:
             yield replace(base, **change)
         except ValueError:  # its loss cannot be trained
             continue
+
+
+def test_names_are_what_they_were() -> None:
+    """Of every change of a preset, as data: the same command finds its run again."""
+    expected = json.loads(Path(__file__).with_name("run_names.json").read_text())
+    for preset, names in expected.items():
+        assert [default_name(config, preset) for config in variants(preset)] == names
 
 
 def test_configurations_never_share_a_name() -> None:

@@ -150,14 +150,14 @@ def test_shifted_moves_a_weighting_by_twice_the_shift():
 def test_a_table_is_off_by_an_eighth_of_the_curvature(dtype):
     """Of linear interpolation: h^2 / 8 max |w''|, here 0.02^2 / 8 / (6 sqrt 3) of a sigmoid."""
     logsnr = torch.rand(100_000, generator=torch.Generator().manual_seed(0), dtype=dtype) * 40 - 20
-    error = (Tabulated.of(Sigmoid())(logsnr) - Sigmoid()(logsnr)).abs().max().item()
+    error = (Tabulated.from_function(Sigmoid())(logsnr) - Sigmoid()(logsnr)).abs().max().item()
     bound = 0.02**2 / 8 / (6 * math.sqrt(3))
     rounding = 16 * torch.finfo(dtype).eps + 1e-9  # of the place in the table, at 20
     assert 0.9 * bound < error < bound + rounding
 
 
 def test_a_table_meets_a_function_at_its_levels_and_is_constant_outside():
-    table = Tabulated.of(EDM())
+    table = Tabulated.from_function(EDM())
     levels = torch.arange(-1000, 1001, dtype=torch.float64) / 50
     torch.testing.assert_close(table(levels), EDM()(levels), rtol=1e-8, atol=0)
     outside = torch.tensor([-1e9, 1e9], dtype=torch.float64)
@@ -167,27 +167,29 @@ def test_a_table_meets_a_function_at_its_levels_and_is_constant_outside():
 @pytest.mark.parametrize("weighting", [*NON_MONOTONE, *MONOTONE], ids=repr)
 def test_a_table_is_monotone_where_the_weighting_is(weighting):
     expected = rising_intervals(weighting, -20.0, 20.0)
-    found = rising_intervals(Tabulated.of(weighting), -20.0, 20.0)
+    found = rising_intervals(Tabulated.from_function(weighting), -20.0, 20.0)
     np.testing.assert_allclose(found, expected, atol=0.03)
 
 
 def test_a_table_of_nan_is_nan():
-    assert Tabulated.of(Sigmoid())(torch.tensor([math.nan, 2.0])).isnan().tolist() == [True, False]
+    table = Tabulated.from_function(Sigmoid())
+    assert table(torch.tensor([math.nan, 2.0])).isnan().tolist() == [True, False]
 
 
 def test_tables_of_one_name_are_told_apart():
-    first, second = (Tabulated.of(Sigmoid(k=k), "mine") for k in (2.0, 3.0))
-    assert repr(first) == repr(Tabulated.of(Sigmoid(k=2.0), "mine")) != repr(second)
+    first, second = (Tabulated.from_function(Sigmoid(k=k), "mine") for k in (2.0, 3.0))
+    assert repr(first) == repr(Tabulated.from_function(Sigmoid(k=2.0), "mine")) != repr(second)
 
 
+tabulated = Tabulated.from_function
 REFUSED = [
-    (lambda: Tabulated.of(lambda logsnr: logsnr.tolist(), "f"), "f returns list for log-SNRs"),
-    (lambda: Tabulated.of(torch.sum, "f"), r"f returns torch.float64 \[\] for log-SNRs"),
-    (lambda: Tabulated.of(lambda logsnr: logsnr.to_sparse(), "f"), "f returns torch.float64"),
-    (lambda: Tabulated.of(lambda logsnr: logsnr * 1j, "f"), "f returns torch.complex128"),
-    (lambda: Tabulated.of(lambda logsnr: logsnr.to("meta"), "f"), "f returns torch.float64"),
+    (lambda: tabulated(lambda logsnr: logsnr.tolist(), "f"), "f returns list for log-SNRs"),
+    (lambda: tabulated(torch.sum, "f"), r"f returns torch.float64 \[\] for log-SNRs"),
+    (lambda: tabulated(lambda logsnr: logsnr.to_sparse(), "f"), "f returns torch.float64"),
+    (lambda: tabulated(lambda logsnr: logsnr * 1j, "f"), "f returns torch.complex128"),
+    (lambda: tabulated(lambda logsnr: logsnr.to("meta"), "f"), "f returns torch.float64"),
     (lambda: Tabulated(name="f", weights=(1.0, 0.0), logsnr_max=math.inf), "give two or more"),
-    (lambda: Tabulated.of(torch.log), "log is nan at log-SNR -20"),
+    (lambda: tabulated(torch.log), "log is nan at log-SNR -20"),
     (lambda: Tabulated(name="", weights=(1.0, 0.0)), "cannot be called ''"),
     (lambda: Tabulated(name="f", weights=(1.0,)), "give two or more"),
     (lambda: Tabulated(name="f", weights=(1.0, -1.0)), "is -1.0 at log-SNR 20"),

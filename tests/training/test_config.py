@@ -23,7 +23,7 @@ from elbos.training.ema import exponent
 from elbos.training.presets import PRESETS
 from elbos.training.sampling import Sampling
 
-TABLE = Tabulated.of(weightings.Sigmoid())
+TABLE = Tabulated.from_function(weightings.Sigmoid())
 CHANGED = [
     Ancestral(variance=0.5),
     DDIM(eta=0.2),

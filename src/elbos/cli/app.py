@@ -62,11 +62,11 @@ with _interruptible():  # takes seconds, in which users change their minds
     )
     from elbos.progress import begin, progress, unfailing_stderr
     from elbos.report.weightings import implied_weightings, table
-    from elbos.runs.codec import encode, read_config
+    from elbos.runs.codec import encode
     from elbos.runs.directory import RunDirectory
     from elbos.runs.name import default_name, nearest_preset
     from elbos.tabulated import Tabulated
-    from elbos.training.config import Config
+    from elbos.training.config import Config, read_config
     from elbos.training.presets import PRESETS, Chosen, Preset
     from elbos.training.sampling import Sampling
     from elbos.training.trained import TrainedRun

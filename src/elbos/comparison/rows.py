@@ -48,7 +48,7 @@ class Row:
 
     Raises:
         ValueError: If the name would be no good name of a folder, or the weighting is code of your
-            own, of which `Tabulated.of` makes numbers.
+            own, of which `Tabulated.from_function` makes numbers.
 
     Examples:
         >>> Row(

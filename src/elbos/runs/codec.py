@@ -1,30 +1,95 @@
-"""A configuration as JSON and back, without running anything that is in the file.
+"""Objects as JSON, as text and as labels; JSON and text back to objects, without running them.
 
-A dataclass is an object with its class's name under "type"; the classes that may stand in a place
-are those of the field's annotation and no others.
+| | for | `Sigmoid(k=2.0)` is |
+|---|---|---|
+| `encode`, `decode` | files | `{"type": "Sigmoid", "k": 2.0}` |
+| `repr`, `parse` | the command line, reports | `Sigmoid(k=2.0)` |
+| `label` | tables and figures | `sigmoid(2)` |
+
+The classes that may stand in a place are those of its annotation and no others. An abstract class
+stands for the table of its classes, such as `weightings.WEIGHTINGS`, so that a new class is known
+here as soon as it is in its table.
 """
 
+import ast
 import dataclasses
 import hashlib
 import json
 import math
+import re
 import types
 import typing
-import warnings
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from elbos import files
-from elbos.training.config import Config, Weight
-from elbos.weightings import WeightFunction
+from elbos import adaptive, parameterizations, weightings
+from elbos.parameterizations import Parameterization
+from elbos.samplers import SAMPLERS, Sampler
+from elbos.schedules import Schedule
+from elbos.tabulated import Tabulated
+from elbos.weightings import WeightFunction, Weighting
 
-_MANY = 8  # numbers, which a message does not list
+_MAX_SHOWN = 60  # characters of a text that a message repeats
+_MAX_LISTED = 8  # numbers in a message
+_FUNCTION = r"""('[^']*'|"[^"]*")|[^\s'"(),=]+\.py:\w+"""  # a quoted text, or FILE.py:FUNCTION
+_LABELS = {
+    "Adaptive": "adaptive",
+    "CosMap": "cos-map",
+    "Cosine": "cosine",
+    "EDMSampling": "EDM sampling",
+    "Eps": "ε",
+    "Exponential": "exponential",
+    "Flow": "flow",
+    "Linear": "linear",
+    "LogitNormalFlow": "logit-normal",
+    "MinSNR": "Min-SNR",
+    "Score": "score",
+    "ShiftedFlow": "shifted flow",
+    "Sigmoid": "sigmoid",
+    "SoftMinSNR": "soft Min-SNR",
+    "TruncatedSNR": "truncated SNR",
+    "V": "v",
+    "X": "x",
+}
+"""Labels of classes that are called otherwise than in Python."""
+
+
+def options(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation admits: members of unions, and of the tables of classes."""
+    weights: tuple[type, ...] = (*weightings.WEIGHTINGS, *weightings.WRAPPERS, Tabulated)
+    tables: dict[Any, tuple[type, ...]] = {
+        Weighting: weights,
+        WeightFunction: weights,  # the inner one of a wrapper
+        Schedule: adaptive.SCHEDULES,
+        Parameterization: parameterizations.PARAMETERIZATIONS,
+        Sampler: SAMPLERS,
+    }
+    if annotation in tables:
+        yield from tables[annotation]
+    elif get_origin(annotation) is typing.Annotated:
+        yield from options(get_args(annotation)[0])
+    elif get_origin(annotation) in (typing.Union, types.UnionType):
+        for member in get_args(annotation):
+            yield from options(member)
+    else:
+        yield annotation
+
+
+def classes(annotation: Any) -> dict[str, type]:
+    """The dataclasses that an annotation admits, by name."""
+    return {
+        option.__name__: option
+        for option in options(annotation)
+        if isinstance(option, type) and dataclasses.is_dataclass(option)
+    }
+
+
+# --- JSON ----------------------------------------------------------------------------------------
 
 
 def encode(value: Any) -> Any:
-    """A dataclass, or what stands in one, as JSON values."""
+    """A dataclass, or a value of one of its fields, as JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
             f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init
@@ -37,14 +102,11 @@ def encode(value: Any) -> Any:
     return value
 
 
-def digest(value: Any) -> str:
-    """What tells a value of JSON from others: the SHA-256 of its text."""
-    text = json.dumps(value, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def decode(annotation: Any, value: Any, where: str = "config") -> Any:
-    """The value of type `annotation` that `encode` made `value` from.
+    """The object of type `annotation` that `encode` made `value` from.
+
+    A class may bring the entries of earlier versions' files up to date by a static method
+    `upgraded`; otherwise all have to be there, and no others.
 
     Raises:
         ValueError: If it is no such value; the message names the place in the file.
@@ -52,21 +114,17 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
     admitted = list(options(annotation))
     if value is None and type(None) in admitted:
         return None
-    classes: dict[str, type] = {
-        option.__name__: option
-        for option in admitted
-        if isinstance(option, type) and dataclasses.is_dataclass(option)
-    }
-    if classes:
+    if known := classes(annotation):
         name = value.get("type") if isinstance(value, dict) else None
-        if not isinstance(name, str) or name not in classes:
-            raise ValueError(f"{where} has type {name!r}: expected one of {', '.join(classes)}.")
-        return _decode_dataclass(classes[name], value, where)
+        if not isinstance(name, str) or name not in known:
+            raise ValueError(f"{where} has type {name!r}: expected one of {', '.join(known)}.")
+        return _decode_fields(known[name], value, where)
     for option in admitted:
         if get_origin(option) is tuple and isinstance(value, list):
-            first, *others = get_args(option)
-            if others == [...] or len(value) == 1 + len(others):
-                return tuple(decode(first, item, where) for item in value)
+            kinds = get_args(option)
+            kinds = kinds[:1] * len(value) if kinds[-1] is ... else kinds
+            if len(kinds) == len(value):
+                return tuple(decode(kind, v, where) for kind, v in zip(kinds, value, strict=True))
         if get_origin(option) is typing.Literal and value in get_args(option):
             return value
         if option is Path and isinstance(value, str):
@@ -75,25 +133,19 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
             return float(value)
         if isinstance(option, type) and type(value) is option:
             return value
-    expected = " or ".join(map(_named, admitted))
-    raise ValueError(f"{where} is {value!r}: expected {expected}.")
+    raise ValueError(f"{where} is {value!r}: expected {' or '.join(map(_named, admitted))}.")
 
 
-def read_config(path: Path) -> Config:
-    """The configuration in a file: what `elbos train --dry-run` printed, or a run's config.json.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it holds no configuration.
-    """
+def _decode_fields(cls: type, value: dict[str, Any], where: str) -> Any:
+    value = getattr(cls, "upgraded", dict)(value)
+    names = {f.name for f in dataclasses.fields(cls) if f.init}
+    if wrong := sorted(names ^ (value.keys() - {"type"})):
+        raise ValueError(f"{where} has missing or unknown entries: {', '.join(wrong)}.")
+    hints = get_type_hints(cls, include_extras=True)
     try:
-        config = decode(Config, json.loads(files.read(path, through_links=True)))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not a configuration ({error}): `elbos train PRESET --dry-run` prints one."
-        ) from error
-    assert isinstance(config, Config)
-    return config
+        return cls(**{name: decode(hints[name], value[name], f"{where}.{name}") for name in names})
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"{where} is not a valid {cls.__name__}: {error}") from error
 
 
 def _named(option: Any) -> str:
@@ -102,8 +154,16 @@ def _named(option: Any) -> str:
     return str(getattr(option, "__name__", option))
 
 
+def digest(value: Any) -> str:
+    """The identifier of a JSON value: the SHA-256 of its text, keys sorted."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def difference(old: Any, new: Any, where: str = "") -> str | None:
-    """The first entry in which two encoded configurations differ, in words; `output` may differ."""
+    """The first entry in which two encoded objects differ, as `weighting.k = 2.0, not 3.0`; the
+    entry `output` of a configuration may differ.
+    """
     if isinstance(old, dict) and isinstance(new, dict) and old["type"] == new["type"]:
         for name in old:
             if name != "output":
@@ -113,74 +173,133 @@ def difference(old: Any, new: Any, where: str = "") -> str | None:
         return None
     if old == new:
         return None
-    if isinstance(old, list) and len(old) > _MANY:
+    if isinstance(old, list) and len(old) > _MAX_LISTED:
         return f"other {where}"
     old_name, new_name = (v["type"] if isinstance(v, dict) else v for v in (old, new))
     return f"{where} = {old_name}, not {new_name}"
 
 
-def _upgraded(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as earlier versions wrote it, in today's form: the share of the images that
-    their average's half-life was becomes the relative width. With a warning where the share fell
-    below the half-life's warm-up: no width is that average.
+# --- text ----------------------------------------------------------------------------------------
+
+
+def parse(annotation: Any, text: str, where: str = "text") -> Any:
+    """The object that a text stands for, as it is written in Python.
+
+    Nothing of it is run, but for a weighting that is a function in a Python file,
+    `FILE.py:FUNCTION`: that file is.
+
+    Args:
+        annotation: What it may be: a class, a table's abstract class, a union or a tuple of those.
+        text: Calls, or bare names where all is at its default; a tuple with commas.
+        where: What messages call it.
+
+    Raises:
+        OSError: If a Python file cannot be read.
+        ValueError: If the text stands for nothing of this type.
+
+    Examples:
+        >>> parse(Weighting, "Monotone(EDM(mean=2))")
+        Monotone(inner=EDM(mean=2.0, std=2.4, sigma_data=0.5))
+        >>> parse(tuple[Parameterization, Weighting], "V(), Sigmoid")
+        (V(), Sigmoid(k=2.0))
     """
-    averaging, optimizer = config.get("averaging"), config.get("optimizer")
-    if not isinstance(averaging, dict) or not isinstance(optimizer, dict):
-        return config
-    warmup, half_life = averaging.get("warmup"), averaging.get("half_life_images")
-    num_images = config.get("num_images")
-    if type(warmup) is not float or not 0 < warmup < math.log(2):
-        return config
-    if type(half_life) is not float or type(num_images) is not int or half_life <= 0:
-        return config
-    has_ended = half_life < warmup * num_images
-    power = math.log(2) * num_images / half_life if has_ended else math.log(2) / warmup
-    width = round(math.sqrt(power / (power + 2)) / (power + 1), 3)  # of the exponent, and 1
-    if has_ended:
-        _warn_once(
-            f"An earlier version averaged with a half-life of {half_life:,.0f} of {num_images:,} "
-            f"images: taken for the nearest averaging.relative_width, {width}."
-        )
-    return {
-        **config,
-        "averaging": {"type": "Averaging", "relative_width": width},
-        "optimizer": {"use_decay": True, **optimizer},
-        "init": None,
-    }
-
-
-@cache
-def _warn_once(message: str) -> None:
-    """A command reads the same configuration again and again."""
-    warnings.warn(message, stacklevel=3)
-
-
-def _decode_dataclass(cls: type, value: dict[str, Any], where: str) -> Any:
-    if cls is Config:
-        value = _upgraded(value)
-    hints = get_type_hints(cls, include_extras=True)
-    expected = {f.name for f in dataclasses.fields(cls) if f.init}
-    given = set(value) - {"type"}
-    if given != expected:
-        wrong = ", ".join(sorted(given ^ expected))
-        raise ValueError(f"{where} has missing or unknown entries: {wrong}.")
+    quoted = re.sub(_FUNCTION, lambda found: found[1] or repr(found[0]), text.strip())
     try:
-        return cls(
-            **{name: decode(hints[name], value[name], f"{where}.{name}") for name in expected}
-        )
-    except (TypeError, OverflowError) as error:
-        raise ValueError(f"{where} is not a valid {cls.__name__}: {error}") from error
+        node = ast.parse(quoted, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise ValueError(f"{where} is {_shown(text)!r}: expected a class and its fields.") from None
+    return decode(annotation, _as_json(annotation, node, where), where)
 
 
-def options(annotation: Any) -> Iterator[Any]:
-    """The types that an annotation admits, out of unions and Annotated."""
-    if annotation == WeightFunction:  # the inner weighting of a wrapper
-        annotation = Weight
-    origin = get_origin(annotation)
-    if origin is typing.Annotated:
-        yield from options(get_args(annotation)[0])
-    elif origin in (typing.Union, types.UnionType):
-        for member in get_args(annotation):
-            yield from options(member)
-    else:
-        yield annotation
+def _as_json(annotation: Any, node: ast.expr, where: str) -> Any:
+    """What `encode` would make of the object that an expression stands for."""
+    if get_origin(annotation) is tuple and ... not in get_args(annotation):
+        parts, kinds = node.elts if isinstance(node, ast.Tuple) else [node], get_args(annotation)
+        if len(parts) != len(kinds):
+            raise ValueError(
+                f"{where} is {_shown(node)!r}: expected {', '.join(map(_named, kinds))}."
+            )
+        return [_as_json(*one, where) for one in zip(kinds, parts, strict=True)]
+    if known := classes(annotation):
+        return _call_as_json(known, node, where)
+    try:
+        return encode(ast.literal_eval(node))
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        raise ValueError(f"{_shown(node)} is no number.") from None
+
+
+def _call_as_json(known: dict[str, type], node: ast.expr, where: str) -> Any:
+    if Tabulated in known.values() and isinstance(node, ast.Constant) and type(node.value) is str:
+        return encode(Tabulated.from_file(node.value))
+    function = node.func if isinstance(node, ast.Call) else node
+    if not isinstance(function, ast.Name) or function.id not in known:
+        functions = ", nor FILE.py:FUNCTION" if Tabulated in known.values() else ""
+        raise ValueError(f"{_shown(node)} is none of {', '.join(known)}{functions}.")
+    cls = known[function.id]
+    hints = get_type_hints(cls, include_extras=True)
+    fields = [f for f in dataclasses.fields(cls) if f.init]
+    defaults = {f.name: encode(f.default) for f in fields if f.default is not dataclasses.MISSING}
+    given = _arguments(node, [f.name for f in fields if not f.kw_only])
+    values = {name: _as_json(hints.get(name), value, where) for name, value in given.items()}
+    return {"type": function.id, **defaults, **values}
+
+
+def _arguments(node: ast.expr, positional: list[str]) -> dict[str, ast.expr]:
+    """The arguments of a call by name."""
+    if not isinstance(node, ast.Call):
+        return {}
+    names = [*positional[: len(node.args)], *(keyword.arg for keyword in node.keywords)]
+    values = [*node.args, *(keyword.value for keyword in node.keywords)]
+    if len(names) < len(values) or None in names or len(set(names)) < len(names):
+        raise ValueError(f"{_shown(node)}: write each of its numbers once, with its name.")
+    return dict(zip(map(str, names), values, strict=True))
+
+
+def _shown(text: ast.expr | str) -> str:
+    """The text, cut where it is long."""
+    text = text if isinstance(text, str) else ast.unparse(text)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+# --- labels --------------------------------------------------------------------------------------
+
+
+def label(value: object) -> str:
+    """The short name of a weighting, schedule, prediction type or sampler, for tables and figures.
+
+    Ends of schedules are left out, since compared objectives share them; so are settings at their
+    defaults, but for the one or two that a weighting or a distribution is known by.
+
+    Examples:
+        >>> from elbos.schedules import Cosine, Normal
+        >>> label(weightings.Sigmoid(k=3)), label(weightings.Monotone(weightings.EDM()))
+        ('sigmoid(3)', 'EDM-monotonic')
+        >>> label(Normal(logsnr_max=13.3)), label(Cosine()), label(parameterizations.Eps())
+        ('Normal(2.4, 2.4)', 'cosine', 'ε')
+    """
+    if isinstance(value, weightings.Monotone):
+        return f"{label(value.inner)}-monotonic"
+    if isinstance(value, weightings.Shifted):
+        return f"{label(value.inner)} shifted by {_plain(value.shift)}"
+    if isinstance(value, Tabulated):
+        return value.name
+    if not dataclasses.is_dataclass(value):
+        return str(getattr(value, "__name__", value))
+    given = {
+        f.name: (_plain(getattr(value, f.name)), _plain(f.default))
+        for f in dataclasses.fields(value)
+        if f.init and f.name not in ("logsnr_min", "logsnr_max")
+    }
+    changed = {name: text for name, (text, default) in given.items() if text != default}
+    shown = list(changed.values())
+    if len(given) > 2:
+        shown = [f"{name} {text}" for name, text in changed.items()]
+    elif isinstance(value, Weighting) or (isinstance(value, Schedule) and "shift" not in given):
+        shown = [text for text, _ in given.values()]
+    name = _LABELS.get(type(value).__name__, type(value).__name__)
+    return f"{name}({', '.join(shown)})" if shown else name
+
+
+def _plain(value: object) -> str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value + 0.0:g}" if is_number else str(value)  # type: ignore[operator]  # no minus before zero

@@ -23,8 +23,8 @@ from typing import Any
 from filelock import Timeout
 
 from elbos import files
-from elbos.training.config import Config
 from elbos.runs.codec import decode, difference, encode
+from elbos.training.config import Config
 from elbos.training.data import Dataset, DataSpec
 
 _SPEC = {field.name for field in fields(DataSpec)}
@@ -65,13 +65,12 @@ class RunDirectory:
                 f"{self.path} is not a run directory, it has no config.json: see `elbos train`."
             )
         try:
-            config = decode(Config, json.loads(files.read(file)))
+            config: Config = decode(Config, json.loads(files.read(file)))
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{file} is not a configuration ({error}): put back the one that was there, "
                 "`elbos train PRESET --dry-run` prints it, or name another run directory."
             ) from error
-        assert isinstance(config, Config)
         return config
 
     def claim(self, config: Config, dataset: Dataset) -> None:

@@ -5,8 +5,12 @@ schedule or network joins its union here. Everything but `output` decides the nu
 produces, so a run directory belongs to one configuration.
 """
 
+import json
+import math
 import re
+import warnings
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
@@ -17,9 +21,9 @@ from elbos import adaptive, files, parameterizations, schedules, weightings
 from elbos.checks import require_finite, require_positive
 from elbos.networks import MLPConfig, NetworkConfig, UNetConfig
 from elbos.objective import Objective
+from elbos.runs.codec import decode
 from elbos.tabulated import Tabulated, require_reach
 from elbos.training.data import Data
-from elbos.training.own_weighting import tabulated
 from elbos.training.sampling import Sampling
 
 MAX_WIDTH = 12**-0.5
@@ -45,7 +49,7 @@ def require_storable(weighting: weightings.WeightFunction) -> None:
         >>> require_storable(weightings.Monotone(torch.exp))
         Traceback (most recent call last):
         ...
-        ValueError: exp is a weighting of your own: give Tabulated.of(exp), which keeps its numbers.
+        ValueError: exp is user-defined: give Tabulated.from_function(exp), which keeps its numbers.
     """
     storable: set[type] = {*weightings.WEIGHTINGS, Tabulated}
     if isinstance(weighting, weightings.Monotone | weightings.Shifted):
@@ -53,7 +57,7 @@ def require_storable(weighting: weightings.WeightFunction) -> None:
     elif type(weighting) not in storable:
         name = getattr(weighting, "__name__", repr(weighting))
         raise ValueError(
-            f"{name} is a weighting of your own: give Tabulated.of({name}), which keeps its "
+            f"{name} is user-defined: give Tabulated.from_function({name}), which keeps its "
             "numbers."
         )
 
@@ -68,7 +72,7 @@ else:
 
     def _own(function: str) -> Tabulated:
         """A function of your own, FILE.py:FUNCTION, from a tensor of log-SNRs to weights."""
-        return tabulated(function)
+        return Tabulated.from_file(function)
 
     Simple = Union[  # noqa: UP007, built at run time
         ClosedForm, Annotated[Tabulated, tyro.conf.subcommand("own", constructor=_own)]
@@ -267,6 +271,38 @@ class Config:
                 "guidance at 1."
             )
 
+    @staticmethod
+    def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
+        """JSON of this version from that of any.
+
+        Earlier ones gave the average's half-life: a share of the images so far, up to a maximum.
+        It becomes the relative width, with a warning where the maximum was reached: no width is
+        that average.
+        """
+        match fields:
+            case {
+                "num_images": int() as num_images,
+                "optimizer": dict() as optimizer,
+                "averaging": {"half_life_images": float() as half_life, "warmup": float() as share},
+            } if half_life > 0 and 0 < share < math.log(2):
+                has_maximum = half_life < share * num_images
+                # the exponent of the average, and 1
+                power = math.log(2) / (half_life / num_images if has_maximum else share)
+                width = round(math.sqrt(power / (power + 2)) / (power + 1), 3)
+                if has_maximum:
+                    _warn_once(
+                        f"An earlier version averaged with a half-life of {half_life:,.0f} of "
+                        f"{num_images:,} images: taken for the nearest averaging.relative_width, "
+                        f"{width}."
+                    )
+                fields = {
+                    **fields,
+                    "averaging": {"type": "Averaging", "relative_width": width},
+                    "optimizer": {"use_decay": True, **optimizer},
+                    "init": None,
+                }
+        return fields
+
     @property
     def num_steps(self) -> int:
         """Optimizer steps, the last of them complete."""
@@ -280,3 +316,25 @@ class Config:
             schedule=self.schedule,
             parameterization=self.parameterization,
         )
+
+
+def read_config(path: Path) -> Config:
+    """The configuration in a file: what `elbos train --dry-run` printed, or a run's config.json.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it holds no configuration.
+    """
+    try:
+        config: Config = decode(Config, json.loads(files.read(path, through_links=True)))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not a configuration ({error}): `elbos train PRESET --dry-run` prints one."
+        ) from error
+    return config
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """A command reads the same configuration again and again."""
+    warnings.warn(message, stacklevel=3)

@@ -1,0 +1,180 @@
+"""The codec: JSON, text and labels of every class, and back."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tables import PARAMETERIZATIONS, SCHEDULES, WEIGHTINGS
+from tiny import DIGITS
+
+from elbos import parameterizations, samplers, schedules, weightings
+from elbos.adaptive import Adaptive
+from elbos.parameterizations import Parameterization
+from elbos.runs.codec import decode, difference, encode, label, parse
+from elbos.samplers import Sampler
+from elbos.schedules import Schedule
+from elbos.tabulated import Tabulated
+from elbos.training.presets import PRESETS
+from elbos.weightings import Weighting
+
+ENCODED = json.loads(Path(__file__).with_name("encoded.json").read_text())
+PARTS = [
+    *((Weighting, w) for w in WEIGHTINGS if not isinstance(w, Tabulated)),
+    *((Schedule, s) for s in SCHEDULES),
+    *((Parameterization, p) for p in PARAMETERIZATIONS),
+    *((Sampler, cls()) for cls in samplers.SAMPLERS),
+]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_encoded_as_they_were(name: str) -> None:
+    assert encode(PRESETS[name]) == ENCODED["presets"][name]
+
+
+@pytest.mark.parametrize(("kind", "value"), PARTS, ids=lambda p: repr(p) if p in PARTS else "")
+def test_there_and_back(kind: Any, value: Any) -> None:
+    """As JSON, in the form that earlier versions wrote; and as text, which is the repr."""
+    encoded = json.loads(json.dumps(encode(value), allow_nan=False))
+    assert encoded == ENCODED["parts"].get(repr(value), encoded)
+    assert decode(kind, encoded) == value
+    if not any(math.isinf(v) for v in vars(value).values() if isinstance(v, float)):
+        assert parse(kind, repr(value)) == value
+
+
+@pytest.mark.parametrize("entries", [{"std": 2.0}, {**encode(weightings.EDM()), "more": 1}])
+def test_a_file_has_all_entries_and_no_others(entries: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"mean|more"):
+        decode(Weighting, {"type": "EDM", **entries})
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "expected"),
+    [
+        (Weighting, "Sigmoid", weightings.Sigmoid()),
+        (Weighting, " Shifted(Monotone(EDM(std=2)), 1) ", None),
+        (Schedule, "Adaptive(num_bins=7)", Adaptive(num_bins=7)),
+        (Sampler, "UniPC(order=3)", samplers.UniPC(order=3)),
+        (tuple[Parameterization, Schedule], "V, Cosine()", None),
+    ],
+)
+def test_text_is_read_as_python_is(kind: Any, text: str, expected: Any) -> None:
+    names = {**vars(schedules), **vars(parameterizations), **vars(weightings)}
+    if expected is None:
+        expected = eval(text.replace("V,", "V(),"), names)  # noqa: S307
+    assert parse(kind, text) == expected
+
+
+def test_a_weighting_in_a_file_is_its_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "my file.py"
+    file.write_text("def ramp(logsnr):\n    return (9 - logsnr).clamp(min=0)\n")
+    ramp = parse(Weighting, f"Shifted('{file}:ramp', 1.0)").inner
+    assert (type(ramp), ramp.name) == (Tabulated, "my file.py:ramp")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("Nope()", "Nope"),
+        ("V()", "V()"),
+        ("__import__('os')", "__import__"),
+        ("Sigmoid(q=3)", "q"),
+        ("Sigmoid(3)", "Sigmoid(3)"),
+        ("Sigmoid(k=3, k=4)", "k=4"),
+        ("Sigmoid(**{'k': 3})", "k"),
+        ("Sigmoid(k='x')", "'x'"),
+        ("Sigmoid(k=nan)", "nan"),
+        ("Sigmoid(k=2**99)", "2 ** 99"),
+        ("Shifted(EDM())", "shift"),
+        ("EDM(std=-1)", "std"),
+        ("Sigmoid(), EDM()", "Sigmoid"),
+        ("nope.py:f", "nope.py"),
+        ("(((", "((("),
+        ("(" * 5000, "…"),
+    ],
+)
+def test_text_that_is_no_weighting_is_refused(text: str, named: str) -> None:
+    with pytest.raises((ValueError, OSError)) as error:
+        parse(Weighting, text)
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_parts_have_to_be_as_many_as_their_places() -> None:
+    for text in ("V()", "V(), Cosine(), EDM()"):
+        with pytest.raises(ValueError, match="Schedule"):
+            parse(tuple[Parameterization, Schedule], text)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (weightings.EDM(), "EDM"),
+        (weightings.EDM(mean=-1.0), "EDM(mean -1)"),
+        (weightings.Monotone(weightings.EDM()), "EDM-monotonic"),
+        (weightings.Shifted(weightings.EDM(), 1.0), "EDM shifted by 1"),
+        (weightings.Sigmoid(k=2.0), "sigmoid(2)"),
+        (weightings.ShiftedFlow(shift=3.0), "shifted flow(3)"),
+        (Tabulated(name="mine", weights=(1.0, 2.0)), "mine"),
+        (schedules.Normal(logsnr_max=13.3), "Normal(2.4, 2.4)"),
+        (schedules.Cosine(), "cosine"),
+        (schedules.Cosine(shift=1.0), "cosine(1)"),
+        (Adaptive(), "adaptive"),
+        (parameterizations.V(), "v"),
+        (parameterizations.EDM(), "EDM"),
+        (parameterizations.EDM(sigma_data=1.0), "EDM(1)"),
+        (samplers.Heun(churn=40.0), "Heun(churn 40)"),
+        (samplers.DDIM(eta=0.5), "DDIM(0.5)"),
+        ("somebody's own", "somebody's own"),
+    ],
+)
+def test_labels_are_short(value: object, expected: str) -> None:
+    assert label(value) == expected
+
+
+def test_differences_name_their_place() -> None:
+    other = replace(DIGITS, weighting=weightings.Sigmoid(k=3.0))
+    assert difference(encode(DIGITS), encode(other)) == "weighting.k = 2.0, not 3.0"
+    assert difference(encode(DIGITS), encode(DIGITS)) is None
+    output = replace(DIGITS, output=replace(DIGITS.output, num_kept=7))
+    assert difference(encode(DIGITS), encode(output)) is None
+
+
+def test_a_new_weighting_is_a_class_and_a_line(tmp_path: Path) -> None:
+    """It is found on the command line, in run files, in texts, labels and run names."""
+    program = """
+import dataclasses, json, sys
+import torch
+from elbos import weightings
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hyperbolic(weightings.Weighting):
+    k: float = 2.0
+
+    def __call__(self, logsnr):
+        return 1 / (1 + torch.exp(logsnr - self.k))
+
+weightings.WEIGHTINGS += (Hyperbolic,)
+
+from elbos.cli import main
+from elbos.runs.codec import decode, encode, label, parse
+from elbos.runs.name import default_name
+from elbos.training.config import Config
+from elbos.training.presets import PRESETS
+
+value = Hyperbolic(k=3.0)
+assert decode(weightings.Weighting, encode(value)) == value
+assert parse(weightings.Weighting, "Monotone(Hyperbolic(k=3))").inner == value
+assert label(value) == "Hyperbolic(3)", label(value)
+config = dataclasses.replace(PRESETS["toy"], weighting=value)
+assert default_name(config, "toy") == "toy-hyperbolic-hyperbolic.k-3"
+sys.argv = ["elbos", *"train toy weighting:hyperbolic --weighting.k 3 --dry-run".split()]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["weighting"] == {"type": "Hyperbolic", "k": 3.0}
