@@ -44,6 +44,7 @@ slow: .venv/dev .venv/ray
 	$(BIN)/pytest -m slow
 
 bench: .venv/dev .venv/bench
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/samplers.py

@@ -1,27 +1,64 @@
-r"""elbos: what does a diffusion loss ask for?
+r"""elbos: what does a diffusion loss optimize?
 
 Every diffusion training loss is a weighted integral of ELBOs, one per noise level (Kingma & Gao
-2023, https://arxiv.org/abs/2303.00848). The modules, each of which may import only from those
-before it:
+2023, https://arxiv.org/abs/2303.00848). Whatever is named here is imported when it is first used.
+The modules; each imports only from its own group or those before it:
 
 | module | what it holds |
 |---|---|
-| `arrays` | the type of NumPy arrays in annotations |
+| `arrays`, `checks`, `errors`, `files`, `progress`, `user_code` | what all others may use |
 | `process` | the Gaussian process $z = \alpha x + \sigma \epsilon$, in log-SNR |
 | `schedules`, `adaptive` | a noise schedule is a distribution over log-SNR |
 | `parameterizations` | what a network predicts, $y = a x + b \epsilon$ |
 | `extrema`, `weightings`, `tabulated` | $w(\lambda)$, and where it rises |
-| `recipes` | published recipes and the weighting that each implies |
-| `analysis` | monotone or not, the mixture of ELBOs, the theorem |
-| `report` | results as HTML pages that are whole in themselves |
-| `audit` | the weighting of somebody else's loss function, measured |
-| `denoiser`, `oracles` | network + parameterization, and data for which everything is known |
-| `objective` | the weighted loss, per sample |
-| `samplers`, `likelihood` | from a denoiser to samples and to bits per dimension |
-| `networks`, `training`, `evaluation` | the rest of a real run |
+| `recipes`, `analysis` | published recipes; monotone or not, the mixture of ELBOs, the theorem |
+| `denoiser`, `oracles`, `objective` | network + parameterization; known data; the weighted loss |
+| `samplers`, `likelihood`, `networks` | from a denoiser to samples and to bits per dimension |
+| `audit`, `adapters` | the weighting of somebody else's loss, measured; other people's formats |
 | `runs` | what is on disk: directories, checkpoints, configurations |
-| `comparison` | objectives against each other: many runs, paired, and a report |
-| `adapters`, `cli` | other people's formats; the command line |
+| `training`, `evaluation` | a run: trained; how good it is |
+| `comparison` | objectives against each other: many runs, paired |
+| `report` | how results look: on the terminal, as pages, in figures |
+| `cli` | the command line |
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from elbos import adapters as adapters
+    from elbos import adaptive as adaptive
+    from elbos import analysis as analysis
+    from elbos import audit as audit
+    from elbos import likelihood as likelihood
+    from elbos import networks as networks
+    from elbos import oracles as oracles
+    from elbos import parameterizations as parameterizations
+    from elbos import process as process
+    from elbos import recipes as recipes
+    from elbos import samplers as samplers
+    from elbos import schedules as schedules
+    from elbos import weightings as weightings
+    from elbos.denoiser import Denoiser as Denoiser
+    from elbos.objective import Objective as Objective
+
 __version__ = "0.1.0"
+
+_FROM = {"Denoiser": "denoiser", "Objective": "objective"}
+_MODULES = (
+    *("adapters", "adaptive", "analysis", "audit", "likelihood", "networks", "oracles"),
+    *("parameterizations", "process", "recipes", "samplers", "schedules", "weightings"),
+)
+__all__ = ["__version__", *_FROM, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"elbos.{name}")
+    if name in _FROM:
+        return getattr(importlib.import_module(f"elbos.{_FROM[name]}"), name)
+    raise AttributeError(f"module 'elbos' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_FROM, *_MODULES])

@@ -1,6 +1,21 @@
-"""An error in one line: what is wrong, where, and what to do."""
+"""Errors of our own, and any error in one line: what is wrong, where, and what to do."""
 
+import contextlib
 import errno
+from typing import Any
+
+
+class UsageError(Exception):
+    """The words of a command are wrong."""
+
+
+class Diverged(ArithmeticError):
+    """A loss or its gradient is not finite."""
+
+
+class Interrupted(Exception):
+    """Somebody stopped the work; what was done is kept."""
+
 
 _ADVICE = {
     errno.ENOSPC: "make room, and run the same command again",
@@ -42,3 +57,29 @@ def printable(text: str) -> str:
         'a\\x1b[31m b'
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class _Unfailing:
+    """A text stream whose errors of writing are ignored."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def unfailing(stream: Any) -> Any:
+    """A text stream that forgets what it cannot write: a full disk or a closed pipe at its end is
+    no reason to lose the work that it tells of.
+    """
+    return _Unfailing(stream)

@@ -1,13 +1,14 @@
 """Progress of long work on the terminal: how far, how fast, how long still."""
 
-import contextlib
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from elbos.errors import unfailing
 
 
 class Advance(Protocol):
@@ -36,32 +37,6 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="cyan")
 
 
-class _Unfailing:
-    """A text stream whose errors of writing are ignored."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            self.stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self.stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-
-def unfailing_stderr() -> Any:
-    """Standard error, which forgets what it cannot write: a full disk or a closed pipe at its end
-    is no reason to lose the work that it tells of.
-    """
-    return _Unfailing(sys.stderr)
-
-
 def progress(console: Console | None = None) -> Progress:
     """A progress bar with rate and time left; add tasks with `unit=` and, at will, `note=`.
 
@@ -69,7 +44,7 @@ def progress(console: Console | None = None) -> Progress:
         console: Where to draw, if it is a terminal. Default: standard error, so that output can be
             piped.
     """
-    console = console or Console(file=unfailing_stderr())
+    console = console or Console(file=unfailing(sys.stderr))
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

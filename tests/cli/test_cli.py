@@ -25,8 +25,8 @@ from PIL import Image
 from tiny import log, tensors
 
 from elbos import cli, files, weightings
-from elbos.cli import app
 from elbos.cli import compare as compare_verb
+from elbos.cli import train as train_verb
 from elbos.evaluation import draw_samples
 from elbos.recipes import RECIPES
 from elbos.runs.codec import decode
@@ -427,7 +427,7 @@ def test_out_of_memory_says_what_to_lower(elbos: Elbos, monkeypatch: pytest.Monk
     def train(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr(app, "train", train)
+    monkeypatch.setattr(train_verb, "train", train)
     assert_one_line(elbos("train", "toy"), "lower --batch-size", statuses=(1,))
 
 
@@ -435,7 +435,7 @@ def test_a_bug_shows_its_traceback(elbos: Elbos, monkeypatch: pytest.MonkeyPatch
     def train(*_: Any) -> None:
         raise RuntimeError("ours")
 
-    monkeypatch.setattr(app, "train", train)
+    monkeypatch.setattr(train_verb, "train", train)
     with pytest.raises(RuntimeError, match="ours"):
         elbos("train", "toy")
 
@@ -667,7 +667,7 @@ def test_runs_that_differ_have_directories_of_their_own(
     elbos: Elbos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[tuple[Config, Path]] = []
-    monkeypatch.setattr(app, "train", lambda config, path, *_: trained.append((config, path)))
+    monkeypatch.setattr(train_verb, "train", lambda *arguments: trained.append(arguments))
     for words in TOUR:
         result = elbos("train", *words.split())
         assert result.status == 0, result.err

@@ -37,7 +37,7 @@ def test_the_short_help_fits_a_screen_and_is_true(
     for example in examples:
         first, *words = shlex.split(example)
         assert first == verb
-        app._parse(verb, words)  # raises where it is none
+        app.command(verb, words)  # raises where it is none
 
 
 HINTS = {

@@ -21,12 +21,13 @@ from elbos.comparison.compare import compare
 from elbos.comparison.job import Job
 from elbos.comparison.rows import ROWS
 from elbos.comparison.scores import read_scores
+from elbos.errors import Diverged, Interrupted
 from elbos.networks import MLPConfig
 from elbos.parameterizations import V
 from elbos.progress import clock
 from elbos.runs.codec import digest
 from elbos.training.data import Dataset
-from elbos.training.trainer import Diverged, Interrupted, Trainer
+from elbos.training.trainer import Trainer
 
 
 def test_what_is_done_is_not_done_again(small, folder):

@@ -17,6 +17,7 @@ ARGUMENTS = {  # RUN is a trained one
     "evaluation": ["RUN", "--tiny", "--rounds", "1"],
     "likelihood": ["RUN", "--num-images", "150", "--num-repeats", "2"],
     "samplers": ["--num", "10", "--num-fine", "30", "--nfe", "4", "8"],
+    "startup": ["--tiny"],
     "step": ["--tiny", "--rounds", "1"],
     "variance": ["RUN", "--num-losses", "256", "--num-gradients", "128"],
 }

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from elbos import files, parameterizations, weightings
 from elbos.adaptive import Adaptive
+from elbos.errors import Diverged, Interrupted
 from elbos.likelihood import warn_if_unresolved
 from elbos.networks import MLPConfig
 from elbos.runs import checkpoint
@@ -31,7 +32,7 @@ from elbos.training.ema import EMA
 from elbos.training.presets import PRESETS
 from elbos.training.randomness import draw, generator
 from elbos.training.state import new_accelerator, new_state
-from elbos.training.trainer import Diverged, Interrupted, Trainer, train
+from elbos.training.trainer import Trainer, train
 
 GOLDEN = Path(__file__).with_name(
     "golden_losses.json"

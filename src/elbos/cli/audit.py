@@ -24,9 +24,9 @@ from rich.console import Console
 from elbos import audit, files
 from elbos.adapters.diffusers import Training, read_config, training_steps
 from elbos.audit.declare import of_recipe, of_steps
-from elbos.audit.page import write_page
 from elbos.audit.text import report
 from elbos.checks import require_positive
+from elbos.cli.parse import parse
 from elbos.errors import printable
 from elbos.progress import progress
 from elbos.recipes import RECIPES
@@ -181,6 +181,8 @@ class Audit:
         audits = self._audits()
         try:
             if page:
+                from elbos.audit.page import write_page  # with plotly
+
                 write_page(audits, page, command=shlex.join(["elbos", *sys.argv[1:]]))
         finally:  # minutes of work, shown even where it cannot be written
             if self.json:
@@ -224,6 +226,11 @@ class Audit:
                     title=title,
                     advance=lambda num: bar.advance(task, num),
                 )
+
+
+def command(words: list[str]) -> Audit:
+    """The command that the words stand for."""
+    return parse("audit", Audit, words)
 
 
 @contextlib.contextmanager

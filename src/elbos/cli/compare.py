@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from elbos.cli.parse import parse
 from elbos.comparison.compare import compare
 from elbos.comparison.engines import Local
 from elbos.comparison.experiment import DEFAULT_ROWS, Comparison, Scoring
@@ -88,6 +89,11 @@ class Compare:
                 console.print(sentence, highlight=False, markup=False)
             print(f"Report: {path / 'report.html'}")  # noqa: T201
         _require_finished(report)
+
+
+def command(words: list[str]) -> Compare:
+    """The command that the words stand for."""
+    return parse("compare", Compare, words, subcommands=PRESETS)
 
 
 def _require_shared(config: Config, preset: Config) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,12 @@ from elbos.comparison.page import write_comparison_page
 from elbos.comparison.report import report_of
 from elbos.comparison.results import Cell
 from elbos.comparison.runner import run_jobs, seconds_left
-from elbos.errors import printable
+from elbos.errors import Interrupted, printable, unfailing
 from elbos.evaluation.reference import reference
 from elbos.evaluation.samples import REFERENCE_SPLIT
-from elbos.progress import begin, clock, progress, unfailing_stderr
+from elbos.progress import begin, clock, progress
 from elbos.training.data import Dataset
 from elbos.training.state import new_accelerator, new_state, require_guidable
-from elbos.training.trainer import Interrupted
 
 
 def compare(
@@ -93,7 +93,7 @@ def _compare(
         if left := [cell.job for cell in cells if not cell.job.is_final()]:
             machine, seconds_per_image = engine.speed(left[0].config, minutes)
             seconds = seconds_left(left, engine.num_workers, seconds_per_image)
-            unfailing_stderr().write(
+            unfailing(sys.stderr).write(
                 f"{machine}, {num_parameters:,} parameters, {printable(str(directory.path))}: "
                 f"{'new' if is_new else 'resumed'}, {len(cells) - len(left)} of {len(cells)} runs "
                 f"done, {engine.num_workers} at once, about {clock(seconds)}\n"

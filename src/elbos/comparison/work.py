@@ -17,12 +17,12 @@ from filelock import Timeout
 from elbos import files
 from elbos.comparison.job import Job
 from elbos.comparison.scores import write_scores
-from elbos.errors import explained
+from elbos.errors import Diverged, Interrupted, explained
 from elbos.evaluation.quality import NotFiniteError
 from elbos.progress import Advance
 from elbos.runs.codec import decode
 from elbos.training.trained import TrainedRun
-from elbos.training.trainer import Diverged, Interrupted, train
+from elbos.training.trainer import train
 
 _PROGRESS_SECONDS = 1.0
 

@@ -1,6 +1,7 @@
 """What a person sees of a training run while it goes on: progress, metrics, validation."""
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -11,8 +12,8 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
-from elbos.errors import printable
-from elbos.progress import clock, progress, unfailing_stderr
+from elbos.errors import printable, unfailing
+from elbos.progress import clock, progress
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config
 from elbos.training.state import State
@@ -49,7 +50,7 @@ class Monitor:
         self.config, self.run, self.state, self.is_main = config, run, state, is_main
         self.machine, self.on_images = machine, on_images
         self.step_before, self.since = state.step, time.perf_counter()
-        self.console = Console(file=unfailing_stderr(), quiet=not is_main)
+        self.console = Console(file=unfailing(sys.stderr), quiet=not is_main)
         self.progress = progress(self.console)
         self.task = self.progress.add_task(
             run.path.name,

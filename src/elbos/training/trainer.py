@@ -26,6 +26,7 @@ from torch import Tensor
 
 from elbos import files
 from elbos.denoiser import Denoiser
+from elbos.errors import Diverged, Interrupted
 from elbos.likelihood import warn_if_unresolved
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
@@ -45,14 +46,6 @@ from elbos.training.validation import split_bound
 NUM_VALIDATION_IMAGES = 500
 NUM_VALIDATION_TIMES = 4
 NUM_GRID_IMAGES = 64
-
-
-class Diverged(ArithmeticError):
-    """The loss or its gradient is not finite."""
-
-
-class Interrupted(Exception):
-    """Somebody asked the training to stop; a checkpoint was written."""
 
 
 def train(config: Config, path: Path, on_images: OnImages = lambda _: None) -> None:

@@ -1,10 +1,21 @@
-"""What a mistyped command line means: tyro's boxed errors become one line with a hint."""
+"""From words to a command; what is wrong with them in one line, made from tyro's boxed messages."""
 
+import contextlib
+import io
 import re
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
+from typing import TypeVar
 
+import tyro
+
+from elbos.cli.long_help import readable
+from elbos.errors import UsageError
+
+Command = TypeVar("Command")
 _MANY = 8  # choices, which a message does not list
 _PARSING: Sequence[tuple[str, str]] = [
     (r"^Error parsing [A-Z]\w+: ", ""),
@@ -16,6 +27,80 @@ _PARSING: Sequence[tuple[str, str]] = [
     (r" \(applied to [^)]*\)", ""),
     (r" Arguments are applied to the directly preceding subcommand.*", ""),
 ]
+
+
+def parse(
+    verb: str,
+    command: type[Command],
+    words: list[str],
+    default: Command | None = None,
+    *,
+    start: Sequence[str] = (),
+    subcommands: Collection[str] = (),
+) -> Command:
+    """The command that the words after a verb stand for; --help is shown, and ends the process.
+
+    Args:
+        verb: The verb.
+        command: A dataclass.
+        words: What follows the verb.
+        default: What stands where there are no words. Default: the dataclass's own defaults.
+        start: The words that `default` is made from.
+        subcommands: Words that may come first, each with a help of its own.
+
+    Raises:
+        UsageError: If the words are wrong.
+    """
+    shown = io.StringIO()
+    try:
+        return _parsed(verb, command, words, default, shown)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except SystemExit as stop:
+        if not stop.code:
+            print(readable(shown.getvalue()))  # noqa: T201
+            raise
+    chosen = [word for word in words[:1] if word.replace("_", "-") in subcommands]
+    listing = io.StringIO()
+    with contextlib.suppress(SystemExit):
+        _parsed(verb, command, [*start, *chosen, "--help"], default, listing)
+    page = Page(
+        command=shlex.join(["elbos", verb, *start, *chosen]),
+        start=shlex.join(["elbos", verb, *start]),
+        options=tuple(re.findall(r"^ +(--[\w.-]+)", listing.getvalue(), re.MULTILINE)),
+    )
+    raise UsageError(one_line(shown.getvalue(), page))
+
+
+def _parsed(
+    verb: str,
+    command: type[Command],
+    words: list[str],
+    default: Command | None,
+    shown: io.StringIO,
+) -> Command:
+    with contextlib.redirect_stderr(shown), contextlib.redirect_stdout(shown):
+        return tyro.cli(
+            command,
+            prog=f"elbos {verb}",
+            args=words,
+            default=tyro.MISSING_NONPROP if default is None else default,
+            config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff),
+        )
+
+
+def first_run(verb: str, words: list[str]) -> Path | None:
+    """The run directory that the words begin with, whose settings are the others' defaults; None
+    where help is wanted.
+
+    Raises:
+        UsageError: If they begin with something else.
+    """
+    if words[:1] == ["--help"]:
+        return None
+    if not words or words[0].startswith("-"):
+        raise UsageError(f"The run directory comes first: elbos {verb} RUN [OPTIONS]")
+    return Path(words[0])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""`elbos evaluate`: how good trained runs are, with errors."""
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from elbos import files
+from elbos.cli.parse import first_run, parse
+from elbos.errors import Interrupted
+from elbos.evaluation.evaluate import Evaluation, evaluate, samples_picture
+from elbos.evaluation.page import write_evaluation_page
+from elbos.evaluation.tables import evaluation_tables, runs_table
+from elbos.progress import begin, progress
+from elbos.runs.directory import RunDirectory
+from elbos.training.sampling import Sampling
+from elbos.training.trained import TrainedRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure likelihood, noise levels and samples of trained runs; writes RUN/eval.json and .html.
+
+    The same command again goes on where it was interrupted. Several runs end in one table; each is
+    sampled as it says, or with an option of sampling, all as the first says but for the option.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """The run directories."""
+
+    evaluation: Annotated[Evaluation, tyro.conf.arg(name="")] = field(default_factory=Evaluation)
+    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
+
+    json: bool = False
+    """Print the results as JSON."""
+
+    def __call__(self) -> None:
+        runs = [TrainedRun.load(path) for path in self.runs]
+        _ = [run.dataset for run in runs]  # fails here, if it does, and not after hours
+        is_changed = self.sampling != runs[0].config.sampling
+        try:
+            results = [
+                self._measure(run, self.sampling if is_changed else run.config.sampling)
+                for run in runs
+            ]
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "Stopped: what was measured is kept, and the same command goes on from there."
+            ) from None
+        if self.json:
+            print(json.dumps(results if len(results) > 1 else results[0], indent=2))  # noqa: T201
+        elif len(results) > 1:
+            Console().print(runs_table(results))
+
+    def _measure(self, run: TrainedRun, sampling: Sampling) -> dict[str, Any]:
+        path = run.directory.path
+        files.require_writable(path / "eval.json")
+        files.require_writable(path / "eval.html")
+        with progress() as bar:
+            result = evaluate(run, self.evaluation, sampling, partial(begin, bar))
+        try:
+            files.write(path / "eval.json", json.dumps(result, indent=2).encode())
+            picture = samples_picture(run, self.evaluation, sampling)
+            command = shlex.join(["elbos", *sys.argv[1:]])
+            write_evaluation_page(result, path / "eval.html", samples=picture, command=command)
+        finally:  # minutes of work, shown even where it cannot be written
+            if not self.json:
+                Console().print(*evaluation_tables(result))
+        if not self.json:
+            print(f"Written to {path / 'eval.json'} and {path / 'eval.html'}.")  # noqa: T201
+        return result
+
+
+def command(words: list[str]) -> Evaluate:
+    """The command that the words stand for; the run's sampling is the default."""
+    path = first_run("evaluate", words)
+    if path is None:
+        return parse("evaluate", Evaluate, words)
+    sampling = RunDirectory(path).config().sampling
+    default = Evaluate(runs=(path,), sampling=sampling)
+    return parse("evaluate", Evaluate, words, default, start=words[:1])

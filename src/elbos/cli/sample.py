@@ -1,0 +1,56 @@
+"""`elbos sample`: samples of a trained run, as a picture and as numbers."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from accelerate import PartialState
+from rich.console import Console
+
+from elbos.cli.parse import first_run, parse
+from elbos.evaluation.draw_samples import Request, draw_samples
+from elbos.progress import progress
+from elbos.runs.directory import RunDirectory
+from elbos.training.sampling import Sampling
+from elbos.training.trained import TrainedRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Draw samples from a trained run, into a PNG grid and an .npz.
+
+    On several processes: `torchrun --nproc-per-node 2 -m -- elbos.cli sample RUN`.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run directory."""
+
+    request: Annotated[Request, tyro.conf.arg(name="")] = field(default_factory=Request)
+    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
+
+    json: bool = False
+    """Print the paths as JSON."""
+
+    def __call__(self) -> None:
+        run = TrainedRun.load(self.run)
+        is_main = PartialState().is_main_process
+        with progress(Console(stderr=True, quiet=not is_main)) as bar:
+            task = bar.add_task("sampling", total=self.request.num, unit="images", note="")
+            picture, archive = draw_samples(
+                run, self.sampling, self.request, lambda num: bar.advance(task, num)
+            )
+        if is_main:
+            paths = {"png": str(picture), "npz": str(archive)}
+            print(json.dumps(paths) if self.json else "\n".join(paths.values()))  # noqa: T201
+
+
+def command(words: list[str]) -> Sample:
+    """The command that the words stand for; the run's sampling is the default."""
+    path = first_run("sample", words)
+    if path is None:
+        return parse("sample", Sample, words)
+    sampling = RunDirectory(path).config().sampling
+    default = Sample(run=path, sampling=sampling)
+    return parse("sample", Sample, words, default, start=words[:1])

@@ -1,0 +1,102 @@
+"""`elbos train`: train what a preset says, or a file."""
+
+import argparse
+import contextlib
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from accelerate import PartialState
+
+from elbos.cli.parse import parse
+from elbos.errors import UsageError
+from elbos.runs.codec import encode
+from elbos.runs.name import default_name, nearest_preset
+from elbos.tabulated import Tabulated
+from elbos.training.config import Config, read_config
+from elbos.training.presets import PRESETS, Chosen, Preset
+from elbos.training.trainer import train
+from elbos.weightings import ELBO, Monotone, Shifted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a preset, or --config FILE; the same command again goes on with it.
+
+    Parts are chosen as types, `weighting:sigmoid --weighting.k 3`; everything else is an option.
+    On several processes: `torchrun --nproc-per-node 2 -m -- elbos.cli train PRESET`.
+    """
+
+    chosen: Annotated[Preset, tyro.conf.arg(name="")]
+
+    run: Path | None = None
+    """The run directory. Default: runs/PRESET, with a word for all that was changed."""
+
+    config: Path | None = None
+    """In place of a preset: a file of what --dry-run printed, or a run's config.json."""
+
+    dry_run: bool = False
+    """Print the resolved configuration as JSON, and stop."""
+
+    def __call__(self) -> None:
+        self.train(self.chosen.config)
+
+    def train(self, config: Config) -> None:
+        """Train `config`, a change of the preset."""
+        if self.dry_run:
+            print(json.dumps(encode(config), indent=2))  # noqa: T201
+            return
+        path = self.run or Path("runs") / default_name(config, self.chosen.preset)
+        train(config, path)
+        if PartialState().is_main_process:
+            sys.stderr.write(f"Trained. Next: `elbos sample {path}`, `elbos evaluate {path}`.\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFile(Train):
+    """Train what a file says, with options over it."""
+
+    chosen: Annotated[Chosen, tyro.conf.arg(name="")]
+
+    weighting: tyro.conf.Suppress[Any] = None
+    """The file's, where the command line has no words for its parts, and none for another."""
+
+    @classmethod
+    def from_config(cls, config: Config, words: list[str]) -> "TrainFile":
+        """With `config` for the default of everything that `words` leave out."""
+        chosen = Chosen(config=config, preset=nearest_preset(config))
+        has_words = any(word.startswith("weighting:") for word in words)
+        if has_words or not isinstance(config.weighting, Monotone | Shifted | Tabulated):
+            return cls(chosen=chosen)
+        stand_in = replace(config, weighting=ELBO())
+        return cls(chosen=replace(chosen, config=stand_in), weighting=config.weighting)
+
+    def __call__(self) -> None:
+        config = self.chosen.config
+        if self.weighting is not None:
+            config = replace(config, weighting=self.weighting)
+        self.train(config)
+
+
+def command(words: list[str]) -> Train:
+    """The command that the words stand for; what a file says is the default of the rest."""
+    file = _config_file(words)
+    if file is None:
+        return parse("train", Train, words, subcommands=PRESETS)
+    if words[0].replace("_", "-") in PRESETS:
+        raise UsageError(f"{words[0]} and --config: leave one of the two out.")
+    default = TrainFile.from_config(read_config(file), words)
+    return parse("train", TrainFile, words, default, start=["--config", str(file)])
+
+
+def _config_file(words: list[str]) -> Path | None:
+    """What --config names, if it is among the words."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", type=Path)
+    found: dict[str, Path | None] = {}
+    with contextlib.suppress(argparse.ArgumentError):  # which the whole parser explains
+        found = vars(parser.parse_known_args(words)[0])
+    return found.get("config")
