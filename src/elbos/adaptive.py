@@ -16,7 +16,6 @@ References:
 """
 
 import math
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -33,7 +32,6 @@ from elbos.schedules import Schedule
 # second moment is millions of times below the mean's.
 PRIOR_COUNT = 1e-4
 MAX_BINS = 100_000
-NUM_LOSSES_WITHOUT_UPDATE = 1000  # batches trained on, after which somebody forgot to call `update`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +42,12 @@ class Adaptive(Schedule):
     Their ratio is a running mean without start-up bias: an average at first, an exponential one
     once the memory is full. A bin that has not been visited stands at the mean of all bins.
 
-    The only schedule with state: `update` changes it, in place, and nothing else does. Call it once
-    per training step with the noise levels and losses of the batch, as the example of `Objective`
-    does; the library's trainer calls it itself. Until then the density is uniform, and after 1,000
-    losses with gradients a warning says so. The state belongs in a checkpoint: `state_dict` gives
-    it, which is all that accelerate's `register_for_checkpointing` needs, and `AdaptiveState` makes
-    it a part of a model's.
+    The only schedule with state, which `update` changes in place, and nothing but `load_state_dict`
+    besides. Call it once per training step with the noise levels and losses of the batch, as the
+    example of `Objective` does; the library's trainer does so itself. Until then the density is
+    uniform. The state belongs in a checkpoint: `state_dict` gives it, which is all that
+    accelerate's `register_for_checkpointing` needs, and `AdaptiveState` makes it a part of a
+    model's.
 
     Attributes:
         num_bins: Bins on $[\lambda_\min, \lambda_\max]$. Default: 100.
@@ -89,11 +87,6 @@ class Adaptive(Schedule):
         return torch.zeros(self.num_bins, dtype=torch.float64)
 
     @cached_property
-    def _num_losses(self) -> Int[Tensor, ""]:
-        """Number of training losses before the first update, changed in place."""
-        return torch.zeros((), dtype=torch.int64)
-
-    @cached_property
     def _count(self) -> Float[Tensor, " bins"]:
         """Decayed number of observations, changed in place."""
         return torch.zeros(self.num_bins, dtype=torch.float64)
@@ -107,13 +100,12 @@ class Adaptive(Schedule):
 
     def probabilities(self) -> Float[Tensor, " bins"]:
         """The probability of each bin, from noise to data; uniform while all losses are 0."""
-        if not self._total.any():
-            return torch.full_like(self._total, 1 / self.num_bins)
         prior = self._total.sum() / self._count.sum()
         followed = (self._total + PRIOR_COUNT * prior) / (self._count + PRIOR_COUNT)
         if self.follow == "root-second-moment":
             followed = followed.sqrt()
-        return (1 - self.floor) * followed / followed.sum() + self.floor / self.num_bins
+        adapted = (1 - self.floor) * followed / followed.sum() + self.floor / self.num_bins
+        return torch.where(self._total.any(), adapted, 1 / self.num_bins)
 
     def _cdf(self) -> Float[Tensor, " edges"]:
         """The probability below each edge of a bin."""
@@ -161,18 +153,6 @@ class Adaptive(Schedule):
         i = self._bin(logsnr[is_usable])
         self._total.mul_(decay).index_add_(0, i, observed[is_usable])
         self._count.mul_(decay).index_add_(0, i, torch.ones_like(i, dtype=torch.float64))
-
-    def note_training_loss(self) -> None:
-        """Warn, once, if 1,000 losses were trained on without an update."""
-        if self._count.any():
-            return
-        self._num_losses.add_(1)
-        if self._num_losses == NUM_LOSSES_WITHOUT_UPDATE:
-            warnings.warn(
-                f"{NUM_LOSSES_WITHOUT_UPDATE:,} losses were trained on and the adaptive schedule "
-                "is still uniform: call objective.schedule.update(logsnr, loss) after each step.",
-                stacklevel=3,
-            )
 
     def state_dict(self) -> dict[str, Tensor]:
         """The two sums per bin, copies, and the ends of the bins."""

@@ -5,29 +5,53 @@ exact denoisers of `oracles`, another project's network behind an adapter, or a 
 `Guided`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from elbos.conditions import Condition, cat_conds, map_tensors
 from elbos.parameterizations import Parameterization
 from elbos.process import align
 
+Network = Callable[[Tensor, Tensor, Condition], Tensor]
+"""`network(z, logsnr, cond)`, with log-SNR `[b]` and any condition that it understands, or None."""
+
 
 class Denoise(Protocol):
-    r"""Estimates of the data and of the noise in `z`.
+    """Estimates of the data and of the noise in `z`; `cond` is whatever the network understands."""
 
-    `cond` is whatever the network understands (here: class labels, `[b]`), or None for no
-    condition.
+    def __call__(
+        self, z: Tensor, logsnr: Tensor, cond: Condition = None
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+def network_output(
+    network: Network,
+    z: Float[Tensor, "b *d"],
+    logsnr: Float[Tensor, " b"],
+    cond: Condition = None,
+) -> Float[Tensor, "b *d"]:
+    """The network's output, after a check that it is one tensor of the shape of `z`.
+
+    Raises:
+        ValueError: If it is not: diffusers and transformers return an object that holds it.
     """
-
-    def __call__(self, z: Tensor, logsnr: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]: ...
+    y_hat = network(z, logsnr, cond)
+    if not isinstance(y_hat, Tensor) or y_hat.shape != z.shape:
+        what = f"shape {tuple(y_hat.shape)}" if isinstance(y_hat, Tensor) else type(y_hat).__name__
+        raise ValueError(
+            f"the network returned {what} for data of shape {tuple(z.shape)}: it has to return one "
+            "tensor of that shape, as lambda z, logsnr, cond: unet(z, ...).sample does."
+        )
+    return y_hat
 
 
 def estimate(
-    denoiser: Denoise, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Any
+    denoiser: Denoise, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
     r"""The denoiser's $(\hat x, \hat\epsilon)$ at `z`, after a check that it is such a pair.
 
@@ -52,17 +76,20 @@ class Denoiser:
     r"""A network with its parameterization.
 
     Args:
-        network: `forward(z, logsnr, cond) -> y`.
+        network: Called as `network(z, logsnr, cond)`, which returns $y$.
         parameterization: What `y` stands for.
+
+    Raises:
+        ValueError: When called, if the network does not return one tensor of the shape of `z`.
     """
 
     network: nn.Module
     parameterization: Parameterization
 
     def __call__(
-        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Any = None
+        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-        y = self.network(z, logsnr.expand(len(z)), cond)
+        y = network_output(self.network, z, logsnr.expand(len(z)), cond)
         return self.parameterization.split(y.to(z.dtype), z, logsnr)
 
 
@@ -77,11 +104,17 @@ class Guided:
     twice the batch.
 
     Args:
-        denoiser: A denoiser of class labels in which a negative label means none.
+        denoiser: A conditional denoiser.
         scale: $s$; 1 is no guidance, and costs nothing extra.
         logsnr_min: $\lambda_-$. Default: guide from the start.
         logsnr_max: $\lambda_+$. Default: to the end. Leaving out both ends keeps diversity and
             saves evaluations.
+        null_cond: The condition that stands for none, like `cond`, for one sample or for each of
+            the batch. Default: of class labels -1, which this library's networks take for none.
+
+    Raises:
+        ValueError: When called, if the condition is none of class labels and `null_cond` is not
+            given.
 
     References:
         Ho & Salimans (2022), https://arxiv.org/abs/2207.12598; interval: Kynkäänniemi et al.
@@ -92,17 +125,29 @@ class Guided:
     scale: float
     logsnr_min: float = -float("inf")
     logsnr_max: float = float("inf")
+    null_cond: Condition = None
 
     def __call__(
-        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Any = None
+        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
         is_guided = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
         if cond is None or self.scale == 1 or not is_guided.any():
             return estimate(self.denoiser, z, logsnr, cond)
-        both = torch.cat([cond, torch.full_like(cond, -1)])
+        both = cat_conds(cond, self._null(cond, len(z)))
         x_hat, eps_hat = estimate(
             self.denoiser, z.repeat(2, *(1,) * (z.ndim - 1)), logsnr.expand(len(z)).repeat(2), both
         )
         scale = align(1 + (self.scale - 1) * is_guided.to(z.dtype), z)
         (x_cond, x_none), (eps_cond, eps_none) = x_hat.chunk(2), eps_hat.chunk(2)
         return x_none + scale * (x_cond - x_none), eps_none + scale * (eps_cond - eps_none)
+
+    def _null(self, cond: Condition, num: int) -> Condition:
+        """The condition that stands for none, for `num` samples."""
+        if self.null_cond is not None:
+            return map_tensors(lambda part: part.expand(num, *part.shape[1:]), self.null_cond)
+        if isinstance(cond, Tensor) and not cond.is_floating_point():
+            return torch.full_like(cond, -1)
+        raise ValueError(
+            f"cond is a {type(cond).__name__}, not class labels: say which stands for no condition "
+            "with null_cond."
+        )

@@ -10,15 +10,17 @@ order one at every noise level; converting to $\hat\epsilon$ first would lose al
 one end or the other.
 """
 
-from collections.abc import Callable
+import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.adaptive import Adaptive
 from elbos.checks import require_floating
+from elbos.conditions import Condition
+from elbos.denoiser import Network, network_output
 from elbos.parameterizations import Parameterization
 from elbos.process import diffuse
 from elbos.schedules import Schedule
@@ -36,26 +38,27 @@ class Objective:
         parameterization: $(a, b)$, what the network predicts.
 
     Examples:
-        A training loop. The last line is for the schedule that learns (`adaptive.Adaptive`) and
-        does nothing for others; on several processes give it the losses of all of them.
-
-        >>> from elbos import adaptive, parameterizations, schedules, weightings
+        >>> from elbos import parameterizations, schedules, weightings
         >>> objective = Objective(
         ...     weighting=weightings.Sigmoid(k=2.0),
-        ...     schedule=adaptive.Adaptive(logsnr_min=-10.0, logsnr_max=10.0),
+        ...     schedule=schedules.Cosine(),
         ...     parameterization=parameterizations.V(),
         ... )
         >>> layer = torch.nn.Linear(3, 3)
         >>> network = lambda z, logsnr, cond: layer(z)
         >>> optimizer = torch.optim.Adam(layer.parameters())
         >>> for x in torch.randn(2, 8, 3):
-        ...     times = schedules.low_discrepancy_times(torch.rand(()).item(), len(x))
-        ...     logsnr = objective.schedule.logsnr(times)
-        ...     loss = objective(network, x, torch.randn_like(x), logsnr)  # [b]
+        ...     loss = objective.loss(network, x)  # [b], nats per dimension
         ...     loss.mean().backward()
         ...     optimizer.step()
         ...     optimizer.zero_grad()
-        ...     objective.schedule.update(logsnr, loss)
+
+        Where the schedule is to learn (`adaptive.Adaptive`), the loop draws the noise levels; on
+        several processes it updates with those and the losses of all of them:
+
+        >>> logsnr = objective.schedule.sample(len(x))
+        >>> loss = objective.loss(network, x, logsnr=logsnr)
+        >>> objective.schedule.update(logsnr, loss)
     """
 
     weighting: WeightFunction
@@ -72,15 +75,60 @@ class Objective:
         w_over_p = self.weighting(logsnr) * torch.exp(-self.schedule.log_density(logsnr))
         return 0.5 * w_over_p * self.parameterization.eps_error_per_error(logsnr)
 
+    def loss(
+        self,
+        network: Network,
+        x: Float[Tensor, "b *d"],
+        cond: Condition = None,
+        generator: torch.Generator | None = None,
+        *,
+        logsnr: Float[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, " b"]:
+        r"""The loss of each sample, at noise levels and with noise that are drawn here.
+
+        It changes nothing. An adaptive schedule learns when its `update` is called, with the noise
+        levels of the loss: draw them with `schedule.sample(len(x))` and give them.
+
+        Args:
+            network: Called as `network(z, logsnr, cond)`; its output may be of lower precision.
+            x: Data in [-1, 1], or of about that size.
+            cond: What the network is conditioned on, or None.
+            generator: Source of noise levels and noise, on the CPU, where both are then drawn.
+                Default: torch's global ones, the noise on the device of `x`.
+            logsnr: Noise levels, drawn from `schedule`. Default: `schedule.sample(len(x))`,
+                low-discrepancy levels in float64 on the CPU.
+
+        Returns:
+            Nats per dimension, in the dtype and on the device of `x`.
+
+        Raises:
+            ValueError: As `__call__` does.
+        """
+        require_floating(x=x)
+        is_lost = logsnr is None and isinstance(self.schedule, Adaptive)
+        if logsnr is None:
+            logsnr = self.schedule.sample(len(x), generator)
+        device = x.device if generator is None else generator.device
+        eps = torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
+        loss = self(network, x, eps, logsnr, cond)
+        if is_lost and loss.requires_grad:
+            warnings.warn(
+                "the adaptive schedule cannot learn from this loss: draw logsnr = "
+                "schedule.sample(len(x)), give it as loss(..., logsnr=logsnr) and call "
+                "schedule.update(logsnr, loss) after each step.",
+                stacklevel=2,
+            )
+        return loss
+
     def __call__(
         self,
-        network: Callable[[Tensor, Tensor, Any], Tensor],
+        network: Network,
         x: Float[Tensor, "b *d"],
         eps: Float[Tensor, "b *d"],
         logsnr: Float[Tensor, " b"],
-        cond: Any = None,
+        cond: Condition = None,
     ) -> Float[Tensor, " b"]:
-        r"""The loss of each sample.
+        r"""The loss of each sample, with everything given.
 
         Args:
             network: Called as `network(z, logsnr, cond)`; its output may be of lower precision.
@@ -96,8 +144,8 @@ class Objective:
 
         Raises:
             ValueError: If data, noise or log-SNR are not floating-point numbers, or shapes differ
-                that would broadcast: there has to be one log-SNR per sample, and noise and output
-                like the data.
+                that would broadcast: there has to be one log-SNR per sample, and noise like the
+                data; or if the network does not return one tensor like the data.
         """
         require_floating(x=x, eps=eps, logsnr=logsnr)
         if logsnr.shape != x.shape[:1] or eps.shape != x.shape:
@@ -106,12 +154,6 @@ class Objective:
                 f"log-SNR of shape {tuple(logsnr.shape)}: give noise like the data, log-SNR [b]."
             )
         y = self.parameterization.target(x, eps, logsnr)
-        y_hat = network(diffuse(x, eps, logsnr), logsnr.to(x), cond)
-        if y_hat.shape != x.shape:
-            raise ValueError(
-                f"the network's output has shape {tuple(y_hat.shape)}, the data {tuple(x.shape)}."
-            )
+        y_hat = network_output(network, diffuse(x, eps, logsnr), logsnr.to(x), cond)
         error = (y_hat.to(x.dtype) - y).square().flatten(1).mean(1)
-        if error.requires_grad:
-            self.schedule.note_training_loss()
         return self.coefficient(logsnr).to(x) * error

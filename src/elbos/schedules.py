@@ -126,7 +126,8 @@ class Schedule(abc.ABC):
         Raises:
             ValueError: If `t` is not of floating-point numbers, or one on the CPU is outside
                 [0, 1] by more than a rounding, 1e-6; one that is not refused counts as the nearer
-                end, and so does every one on other devices, where a look would wait for the device.
+                end, and so does every one on other devices, where a check would wait for the
+                device, and in compiled code.
 
         Examples:
             >>> t = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
@@ -134,7 +135,8 @@ class Schedule(abc.ABC):
             tensor([ 20.,   0., -20.], dtype=torch.float64)
         """
         require_floating(t=t)
-        if t.device.type == "cpu" and not ((t >= -ROUNDING) & (t <= 1 + ROUNDING)).all():
+        is_checked = t.device.type == "cpu" and not torch.compiler.is_compiling()
+        if is_checked and not ((t >= -ROUNDING) & (t <= 1 + ROUNDING)).all():
             raise ValueError(
                 f"times run from {t.min().item()} to {t.max().item()}: give times in [0, 1]."
             )
@@ -171,22 +173,33 @@ class Schedule(abc.ABC):
         is_inside = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
         return torch.where(is_inside, self.log_density(logsnr).exp(), 0.0)
 
+    def sample(self, num: int, generator: torch.Generator | None = None) -> Float[Tensor, " num"]:
+        r"""Noise levels for a batch: $\lambda$ at low-discrepancy times, with one random offset.
+
+        Args:
+            num: Size of the batch.
+            generator: Source of the offset, on the CPU. Default: torch's global one.
+
+        Returns:
+            float64 log-SNRs on the CPU, `[num]`, falling but for one jump: independent of the data,
+            not of each other.
+        """
+        u = torch.rand((), dtype=torch.float64, generator=generator).item()
+        return self.logsnr(low_discrepancy_times(u, num))
+
     def update(  # noqa: B027, most schedules have nothing to learn
         self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]
     ) -> None:
-        """Learn from a batch's losses, once per training step. Only an adaptive schedule does; see
-        `adaptive`.
+        """Learn from the losses of a batch at its noise levels. Only `adaptive.Adaptive` does, in
+        place; the others are as they were.
         """
-
-    def note_training_loss(self) -> None:  # noqa: B027
-        """Hear that a loss is trained on. An adaptive schedule warns if it is never updated."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """What has been learned, for a checkpoint: nothing, unless the schedule is adaptive."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:  # noqa: B027
-        """Take up what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,6 +86,7 @@ def test_every_loss_has_a_golden_audit():
 
 if __name__ == "__main__":
     lines = [
-        f"{json.dumps(name)}: {json.dumps(summary(audit()))}" for name, audit in all_audits().items()
+        f"{json.dumps(name)}: {json.dumps(summary(audit()))}"
+        for name, audit in all_audits().items()
     ]
     GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -5,6 +5,7 @@ import torch
 from oracles import ByClass, bimodal, gaussian
 from tables import PARAMETERIZATIONS
 
+from elbos.conditions import cond_at
 from elbos.denoiser import Denoiser, Guided
 from elbos.oracles import GaussianMixture
 from elbos.process import diffuse
@@ -101,6 +102,41 @@ def test_without_labels_there_is_nothing_to_guide(batch):
     z, logsnr, _ = batch
     for a, b in zip(guided(3.0)(z, logsnr), labels(z, logsnr), strict=True):
         assert torch.equal(a, b)
+
+
+def named(z, logsnr, cond):
+    """The same denoiser, conditioned on a dict: a class as one-hot floats, and a word."""
+    assert cond["style"] == "plain"
+    return labels(z, logsnr, cond["class"].argmax(1))
+
+
+@pytest.mark.parametrize("num_nulls", [1, 40])
+def test_a_null_condition_takes_the_place_of_the_negative_label(batch, num_nulls):
+    z, logsnr, cond = batch
+    one_hot = torch.eye(3)
+    null = {"class": one_hot[2:].expand(num_nulls, 3), "style": "plain"}
+    found = Guided(named, 3.0, null_cond=null)(
+        z, logsnr, {"class": one_hot[cond], "style": "plain"}
+    )
+    for a, b in zip(found, guided(3.0)(z, logsnr, cond), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("cond", [{"class": torch.ones(40, 3)}, torch.ones(40, 3)], ids=type)
+def test_only_class_labels_have_a_null_of_their_own(batch, cond):
+    z, logsnr, _ = batch
+    with pytest.raises(ValueError, match="null_cond"):
+        guided(3.0)(z, logsnr, cond)
+
+
+def test_a_condition_is_indexed_along_the_batch():
+    cond = {"text": torch.arange(6).reshape(3, 2), "more": {"label": torch.arange(3)}, "scale": 2.0}
+    for index, expected in ((slice(1, 3), [1, 2]), (torch.tensor([2, 0]), [2, 0])):
+        part = cond_at(cond, index)
+        assert part["more"]["label"].tolist() == expected
+        assert part["text"].tolist() == [[2 * i, 2 * i + 1] for i in expected]
+        assert part["scale"] == 2.0
+    assert cond_at(None, slice(2)) is None
 
 
 def test_a_conditional_oracle_knows_its_component(randn):

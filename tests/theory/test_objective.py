@@ -2,15 +2,18 @@
 
 import inspect
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.stats
 import torch
-from oracles import gaussian, gaussian_loss, weighted_integral
+from oracles import gaussian, gaussian_loss, weighted_integral, z_score
 from tables import PARAMETERIZATIONS, SCHEDULES, WEIGHTINGS, with_ends
 
 from elbos import schedules, weightings
+from elbos.adaptive import Adaptive
+from elbos.denoiser import Denoiser
 from elbos.objective import Objective
 from elbos.parameterizations import EDM, Eps, V
 from elbos.process import align, alpha_sigma, diffuse
@@ -209,39 +212,91 @@ def test_loss_and_estimates_are_where_the_data_are():
     x, eps = torch.randn(2, 4, 3, 4, 4, device="meta")
     logsnr = torch.linspace(-5, 5, 4, dtype=torch.float64)
     for parameterization in PARAMETERIZATIONS:
-        objective = Objective(
-            weighting=weightings.Sigmoid(),
-            schedule=schedules.Cosine(),
-            parameterization=parameterization,
+        loss = objective(parameterization)(
+            lambda z, logsnr, cond: z * logsnr[:, None, None, None], x, eps, logsnr
         )
-        loss = objective(lambda z, logsnr, cond: z * logsnr[:, None, None, None], x, eps, logsnr)
         split = parameterization.split(x, eps, logsnr)
         assert {(t.device.type, t.dtype) for t in (loss, *split)} == {("meta", torch.float32)}
 
 
+# --- drawing noise levels and noise itself --------------------------------------------------------
+
+
+def test_the_loss_draws_what_it_is_not_given(randn):
+    """Noise levels and then noise, from the generator; the same with everything given."""
+    x, label = randn(8, 2), {"label": torch.arange(8), "text": randn(8, 3)}
+    seen = []
+
+    def network(z, logsnr, cond):
+        seen.append(cond)
+        return z * logsnr[:, None]
+
+    found = objective().loss(network, x, label, torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    logsnr = objective().schedule.sample(8, generator)
+    eps = torch.randn(8, 2, dtype=torch.float64, generator=generator)
+    assert torch.equal(found, objective()(network, x, eps, logsnr, label))
+    given = objective().loss(network, x, label, logsnr=logsnr + 0.1)
+    assert not torch.equal(given, found)
+    assert all(cond is label for cond in seen)
+
+
+@pytest.mark.parametrize("schedule", [schedules.Cosine(), Adaptive()], ids=repr)
+def test_the_mean_of_drawn_losses_is_the_weighted_integral(schedule, generator):
+    """Means of batches of 64, z < 4 over 400 of them; the stream of torch's global generator."""
+    torch.manual_seed(0)
+    data, one = gaussian(STD), objective(Eps(), Sigmoid(k=2.0), schedule)
+    means = [
+        one.loss(lambda z, level, _: data(z, level)[1], data.sample(64, generator)[0]).mean()
+        for _ in range(400)
+    ]
+    expected = weighted_integral(Sigmoid(k=2.0), lambda level: gaussian_loss(level, STD), -20, 20)
+    assert z_score(torch.stack(means), expected) < 4
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("output", "named"),
+    [
+        (lambda z: z[:, 0], r"\(6,\)"),
+        (lambda z: (z,), "tuple"),  # diffusers with return_dict=False
+        (lambda z: SimpleNamespace(sample=z), "SimpleNamespace"),
+    ],
+    ids=["shape", "tuple", "object"],
+)
+def test_a_network_returns_one_tensor_like_the_data(output, named):
+    x, logsnr = torch.randn(6, 1), torch.zeros(6)
+    with pytest.raises(ValueError, match=named):
+        objective()(lambda z, *_: output(z), x, x, logsnr)
+    with pytest.raises(ValueError, match=named):
+        Denoiser(Module(output), V())(x, logsnr)
+
+
+class Module(torch.nn.Module):
+    def __init__(self, output):
+        super().__init__()
+        self.output = output
+
+    def forward(self, z, logsnr, cond):
+        return self.output(z)
+
+
+CALL = inspect.unwrap(Objective.__call__)  # as users call it: annotations are not checked
+
+
 def test_shapes_that_would_broadcast_are_refused():
     x, logsnr = torch.randn(6, 1), torch.zeros(6)
-    objective = Objective(
-        weighting=weightings.ELBO(),
-        schedule=schedules.Cosine(),
-        parameterization=V(),
-    )
-    call = inspect.unwrap(Objective.__call__)  # as users call it: annotations are not checked
-    with pytest.raises(ValueError, match="give noise like the data"):
-        call(objective, lambda z, *_: z, x, x, logsnr[:, None])
-    with pytest.raises(ValueError, match="give noise like the data"):
-        call(objective, lambda z, *_: z, x, x[:1], logsnr)
-    with pytest.raises(ValueError, match="output has shape"):
-        call(objective, lambda z, *_: z[:, 0], x, x, logsnr)
+    with pytest.raises(ValueError, match=r"log-SNR of shape \(6, 1\)"):
+        CALL(objective(), lambda z, *_: z, x, x, logsnr[:, None])
+    with pytest.raises(ValueError, match=r"noise of shape \(1, 1\)"):
+        CALL(objective(), lambda z, *_: z, x, x[:1], logsnr)
 
 
 @pytest.mark.parametrize("number", range(3), ids=["data", "noise", "log-SNR"])
 def test_integers_are_refused(number):
-    objective = Objective(
-        weighting=weightings.ELBO(), schedule=schedules.Cosine(), parameterization=V()
-    )
-    call = inspect.unwrap(Objective.__call__)
     tensors = [torch.zeros(6, 1), torch.zeros(6, 1), torch.zeros(6)]
     tensors[number] = tensors[number].to(torch.uint8)
     with pytest.raises(ValueError, match=r"torch\.uint8"):
-        call(objective, lambda z, *_: z, *tensors)
+        CALL(objective(), lambda z, *_: z, *tensors)

@@ -1,12 +1,12 @@
 """The variational bound of every image, estimated from some noise levels of its own."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.conditions import Condition
 from elbos.denoiser import Denoise
 from elbos.likelihood.terms import at_least_single, decoder_loss, eps_loss, prior_loss
 from elbos.schedules import Schedule
@@ -40,7 +40,7 @@ def variational_bound(
     *,
     num_levels: int | None,
     num_times: int = 8,
-    cond: Any = None,
+    cond: Condition = None,
     generator: torch.Generator | None = None,
 ) -> Bound:
     r"""An unbiased estimate of each image's variational bound.

@@ -32,7 +32,6 @@ References:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -41,6 +40,7 @@ from torch.nn.functional import logsigmoid
 from torchdiffeq import odeint
 
 from elbos.checks import require_positive
+from elbos.conditions import Condition, map_tensors
 from elbos.denoiser import Denoise, estimate
 from elbos.likelihood.terms import at_least_single, require_levels
 from elbos.process import alpha_sigma
@@ -118,7 +118,7 @@ def flow_likelihood(
     use_exact_trace: bool = False,
     rtol: float = 1e-5,
     atol: float = 1e-5,
-    cond: Any = None,
+    cond: Condition = None,
     generator: torch.Generator | None = None,
 ) -> FlowLikelihood:
     r"""The likelihood of each image under the probability flow, by Dormand and Prince's solver.
@@ -157,7 +157,7 @@ def flow_likelihood(
             "give finite ends, the first below the second."
         )
     x = at_least_single(x)
-    cond = None if cond is None else cond.clone()  # one made in inference mode has no backward pass
+    cond = map_tensors(torch.clone, cond)  # those made in inference mode have no backward pass
     level = torch.tensor(logsnr_max, dtype=torch.float64)
     nats = torch.full(x.shape[:1], -0.5 * logsigmoid(level).item()).to(x)  # of x, not alpha x
     if num_levels is not None:
@@ -190,7 +190,7 @@ class _Flow:
 
     denoiser: Denoise
     probes: Float[Tensor, "m b *d"]
-    cond: Any
+    cond: Condition
     num_evaluations: int = 0
 
     def __call__(

@@ -24,13 +24,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from elbos.adaptive import Adaptive
+from elbos.conditions import Condition
 from elbos.denoiser import Denoise
 from elbos.likelihood.terms import eps_loss
 from elbos.schedules import Schedule
@@ -70,7 +70,7 @@ def losses_at(
     x: Float[Tensor, "b *d"],
     logsnr: Float[Tensor, "b m"],
     *,
-    cond: Any = None,
+    cond: Condition = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "b m"]:
     """The loss of each image at levels of its own, with fresh noise; one evaluation each.

@@ -5,13 +5,13 @@ All per image and in nats per dimension.
 
 import math
 import warnings
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from elbos.conditions import Condition
 from elbos.denoiser import Denoise, estimate
 from elbos.process import diffuse
 
@@ -32,7 +32,7 @@ def eps_loss(
     x: Float[Tensor, "b *d"],
     logsnr: Float[Tensor, " b"],
     *,
-    cond: Any = None,
+    cond: Condition = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, " b"]:
     r"""The loss at given noise levels, $\tfrac12\|\hat\epsilon - \epsilon\|^2$ with fresh noise;

@@ -4,12 +4,12 @@ import abc
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.conditions import Condition
 from elbos.denoiser import Denoise, estimate
 from elbos.schedules import Schedule
 
@@ -26,7 +26,7 @@ class Sampler(abc.ABC):
         denoiser: Denoise,
         z: Float[Tensor, "b *d"],
         logsnrs: Float[Tensor, " n"],
-        cond: Any = None,
+        cond: Condition = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "b *d"]:
         r"""The noise `z` taken along `logsnrs`, to the last of them.

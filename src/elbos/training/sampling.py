@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Union
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from elbos import samplers
 from elbos.checks import require_finite
+from elbos.conditions import Condition, cond_at, map_tensors
 from elbos.denoiser import Denoise, Guided
 from elbos.samplers import DPMSolver, Sampler
 from elbos.schedules import Cosine, EDMSampling, Flow, Linear, Schedule
@@ -116,7 +117,7 @@ def sample(
     shape: tuple[int, ...],
     seed: int,
     device: torch.device,
-    cond: Int[Tensor, " n"] | None = None,
+    cond: Condition = None,
     batches: Iterable[int] | None = None,
 ) -> Iterator[Float[Tensor, "b *d"]]:
     """Make samples, batch after batch.
@@ -132,7 +133,7 @@ def sample(
         shape: Shape of one.
         seed: Seed of the noise.
         device: Where the denoiser is.
-        cond: Class label of each sample, or None; guidance needs them.
+        cond: What each sample is conditioned on, or None; guidance needs class labels.
         batches: Numbers of the batches to make, out of `num_batches(num)`. Default: all.
 
     Yields:
@@ -142,6 +143,6 @@ def sample(
     for batch in range(num_batches(num)) if batches is None else batches:
         start, stop = batch * BATCH_SIZE, min((batch + 1) * BATCH_SIZE, num)
         g = generator(seed, batch)
-        labels = None if cond is None else cond[start:stop].to(device)
+        some = map_tensors(lambda part: part.to(device), cond_at(cond, slice(start, stop)))
         z = torch.randn(stop - start, *shape, generator=g).to(device)
-        yield sampling.sampler(denoiser, z, logsnrs, labels, g).cpu()
+        yield sampling.sampler(denoiser, z, logsnrs, some, g).cpu()

@@ -1,0 +1,47 @@
+"""What a network is conditioned on, cut out of a batch or put together.
+
+A condition is whatever the network understands: class labels `[b]`, embeddings `[b, ...]`, a dict
+of them, or None. The functions here act on the tensors in it, whose first axis is the batch; any
+other value holds for the whole batch and is kept as it is.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Condition = Any
+
+
+def map_tensors(f: Callable[[Tensor], Tensor], cond: Condition) -> Condition:
+    """The condition with `f` of each tensor in its place.
+
+    Examples:
+        >>> map_tensors(torch.clone, {"text": torch.zeros(2), "style": "plain"})
+        {'text': tensor([0., 0.]), 'style': 'plain'}
+    """
+    if isinstance(cond, Tensor):
+        return f(cond)
+    if isinstance(cond, Mapping):
+        return {name: map_tensors(f, part) for name, part in cond.items()}
+    return cond
+
+
+def cond_at(cond: Condition, index: slice | Tensor) -> Condition:
+    """The condition of some samples of the batch.
+
+    Examples:
+        >>> cond_at({"label": torch.tensor([5, 6, 7])}, slice(1, 3))
+        {'label': tensor([6, 7])}
+    """
+    return map_tensors(lambda part: part[index], cond)
+
+
+def cat_conds(first: Condition, second: Condition) -> Condition:
+    """The condition of two batches, one after the other; what is no tensor is the first's."""
+    if isinstance(first, Tensor):
+        return torch.cat([first, second])
+    if isinstance(first, Mapping):
+        return {name: cat_conds(part, second[name]) for name, part in first.items()}
+    return first
