@@ -12,7 +12,8 @@ The modules; each imports only from its own group or those before it:
 | `parameterizations` | what a network predicts, $y = a x + b \epsilon$ |
 | `extrema`, `weightings`, `tabulated` | $w(\lambda)$, and where it rises |
 | `recipes`, `analysis` | published recipes; monotone or not, the mixture of ELBOs, the theorem |
-| `denoiser`, `oracles`, `objective` | network + parameterization; known data; the weighted loss |
+| `conditions`, `denoiser` | what a network is conditioned on; network + parameterization |
+| `oracles`, `objective` | data for which everything is known; the weighted loss |
 | `samplers`, `likelihood`, `networks` | from a denoiser to samples and to bits per dimension |
 | `audit`, `adapters` | the weighting of somebody else's loss, measured; other people's formats |
 | `runs` | what is on disk: directories, checkpoints, configurations |

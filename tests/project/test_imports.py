@@ -11,7 +11,7 @@ GROUPS = [
     {"arrays", "checks", "errors", "files", "progress", "user_code"},
     {
         *("process", "schedules", "adaptive", "parameterizations", "extrema", "weightings"),
-        *("tabulated", "recipes", "analysis", "denoiser", "oracles", "objective"),
+        *("tabulated", "recipes", "analysis", "conditions", "denoiser", "oracles", "objective"),
     },
     {"samplers", "likelihood", "networks"},
     {"audit", "adapters"},
