@@ -126,9 +126,9 @@ class Adaptive(Schedule):
         return torch.log(p[self._bin(logsnr)]) - math.log(self._width)
 
     def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
-        r"""Take in the losses $\ell = v/p$ of a batch that was drawn from the schedule as it is
-        now. Losses that are not finite or below 0, and log-SNRs that are not finite, are left out:
-        a weighted squared error is none of them.
+        r"""Learn from the losses $\ell = v/p$ of a batch that was drawn from the schedule as it
+        is now. Losses that are not finite or below 0, and log-SNRs that are not finite, are left
+        out: a weighted squared error is none of them.
 
         Give the losses of the whole global batch, in the same order in every process, so that all
         hold the same state.
@@ -155,12 +155,12 @@ class Adaptive(Schedule):
         self._count.mul_(decay).index_add_(0, i, torch.ones_like(i, dtype=torch.float64))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The two sums per bin, copies, and the ends of the bins."""
+        """Copies of the two sums per bin, and the ends of the bins."""
         ends = torch.tensor([self.logsnr_min, self.logsnr_max], dtype=torch.float64)
         return {"total": self._total.clone(), "count": self._count.clone(), "ends": ends}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up what `state_dict` gave; that of earlier versions has no ends, and is trusted.
+        """Restore what `state_dict` returned; that of earlier versions has no ends, and is trusted.
 
         Raises:
             ValueError: If a sum is missing, negative or not finite, or it is of another number of
@@ -215,7 +215,7 @@ class AdaptiveState(nn.Module):
         return torch.cat([torch.stack([state["total"], state["count"]]), state["ends"][:, None]], 1)
 
     def set_extra_state(self, state: Float[Tensor, "2 columns"]) -> None:
-        """Take up what `get_extra_state` gave; that of earlier versions has no ends."""
+        """Restore what `get_extra_state` returned; that of earlier versions has no ends."""
         ends = {}
         if state.shape[1] == self.schedule.num_bins + 1:
             state, ends = state[:, :-1], {"ends": state[:, -1]}

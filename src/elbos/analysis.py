@@ -1,4 +1,4 @@
-r"""What a weighting asks for: monotone or not, which ELBOs it mixes, and the theorem itself.
+r"""What a weighting optimizes: monotone or not, which ELBOs it mixes, and the theorem itself.
 
 With $L(\lambda)$ the loss of the ELBO of noisy data, $L(\lambda_\min)$ the prior's and
 $dL/d\lambda = \tfrac12\mathbb E\|\hat\epsilon - \epsilon\|^2$, integration by parts gives

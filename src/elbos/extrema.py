@@ -1,8 +1,8 @@
 r"""Where a function of log-SNR rises.
 
 A weighting is a likelihood objective if it never rises with $\lambda$, so everything the project
-says about monotonicity rests on this one search. It takes any callable, looks at it on a fine grid,
-and keeps a rise only if it stands out of the noise of floating-point arithmetic; the ends of each
+says about monotonicity rests on this one search. It evaluates any callable on a fine grid and
+keeps a rise only if it stands out of the noise of floating-point arithmetic; the ends of each
 rise are then refined off the grid.
 """
 
@@ -90,7 +90,7 @@ def _rises(values: list[float], rtol: float) -> list[tuple[int, int]]:
 
 
 def _climb(values: list[float], i: int, step: int) -> int:
-    """Go on from `i` for as long as the rise does: up for step 1, back down for step -1."""
+    """The end of the rise around index `i`: its top for step 1, its foot for step -1."""
     while 0 <= i + step < len(values) and step * (values[i + step] - values[i]) > 0:
         i += step
     return i

@@ -51,7 +51,7 @@ class Recipe:
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """The implied weighting: density times coefficient times error ratio, unnormalized.
 
-        Beyond the ends of the schedule, where the recipe samples nothing, its formula goes on.
+        Beyond the ends of the schedule, where the recipe samples nothing, its formula continues.
         """
         error_ratio = 1 / self.parameterization.eps_error_per_error(logsnr)
         return self.schedule.log_density(logsnr).exp() * self.coefficient(logsnr) * error_ratio

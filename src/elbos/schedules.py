@@ -115,7 +115,7 @@ class Schedule(abc.ABC):
 
         Draw $\lambda$ from the schedule with `logsnr(u)` for uniform `u`. Give float64 times: in
         float32 a time near 1 has only seven digits, which at the noisy end is a step in $\lambda$
-        that can be seen.
+        that matters.
 
         Args:
             t: Times, any shape.

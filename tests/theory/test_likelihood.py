@@ -33,8 +33,10 @@ def test_bound_on_quantized_data_is_their_log_probability(schedule, generator):
     x, atom = data.sample(NUM_IMAGES, generator)
     bound = variational_bound(data, x, schedule, num_levels=NUM_LEVELS, generator=generator)
     exact = -data.weights.log()[atom] / 2  # nats per dimension
-    assert bound.total.mean() > 0.3
     assert z_score(bound.total - exact, 0.0) < 3
+    entropy = -(data.weights * data.weights.log2()).sum().item() / 2
+    assert abs(bound.bits_per_dim - entropy) < 3 * bound.standard_error
+    assert bound.standard_error < 0.03 * entropy
 
 
 def test_bound_given_the_class_is_the_conditional_log_probability(generator):

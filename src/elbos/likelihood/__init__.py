@@ -6,7 +6,7 @@ $$-\log p(x) \le
     \mathbb E\|\hat\epsilon - \epsilon\|^2 d\lambda}_\text{diffusion}
   + \underbrace{\mathrm{KL}(q(z_{\lambda_\min} \mid x)\,\|\,\mathcal N(0, I))}_\text{prior}.$$
 
-Discrete data with $K$ levels are decoded by
+Discrete data with $K$ pixel values are decoded by
 $p(x \mid z) = \prod_i \mathrm{softmax}_k\, {-\tfrac12} e^{\lambda_\max}(z_i/\alpha - l_k)^2$:
 no dequantization, and a true bound on the discrete log-likelihood. Continuous data are decoded by
 $\mathcal N(x; z/\alpha, e^{-\lambda_\max} I)$, a bound on the density.
@@ -16,8 +16,8 @@ Everything is per image and in nats per dimension; bits per dimension are that o
 | file | what it does |
 |---|---|
 | `terms` | the loss at a noise level, the prior's and the decoder's |
-| `bound` | the variational bound of each image, simply |
-| `measurements` | the same and more, precisely: losses at many levels, that answer every question |
+| `bound` | the variational bound of each image, and bits per dimension |
+| `measurements` | losses at many noise levels, from which any integral follows, precisely |
 | `flow` | the ODE likelihood |
 
 References:

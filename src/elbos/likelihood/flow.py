@@ -76,8 +76,8 @@ def truncated_normal(
     $-\log q(u) = \frac{\|u\|^2}{2\tilde\sigma^2} + d\ln(\sqrt{2\pi}\,\tilde\sigma Z)$ with
     $Z = \mathrm{erf}(\delta/\sqrt8\tilde\sigma)$.
 
-    The noise of training at $\lambda_\max$: for an exact denoiser of well separated levels all that
-    is lost is what the truncation cuts off, $-\ln Z$ per dimension.
+    The noise of training at $\lambda_\max$: for an exact denoiser of well separated pixel values
+    all that is lost is what the truncation cuts off, $-\ln Z$ per dimension.
     """
     within = math.erf(spacing / (math.sqrt(8) * sigma_tilde))
     v = 2 * torch.rand(shape, dtype=torch.float64, generator=generator) - 1
@@ -131,9 +131,10 @@ def flow_likelihood(
     Args:
         denoiser: Estimates the noise; differentiable in `z`, without dropout. Numbers of steps
             differ between processes, so the network must not communicate: unwrap DDP.
-        x: Data in [-1, 1]; discrete data at the levels $2k/(K-1) - 1$. The result has no gradient.
+        x: Data in [-1, 1]; discrete data have the values $2k/(K-1) - 1$. The result has no
+            gradient.
         logsnr_min: $\lambda_\min$, where the flow ends and the density is taken to be normal.
-        logsnr_max: $\lambda_\max$, where it starts. VDM uses 13.3 for 256 levels,
+        logsnr_max: $\lambda_\max$, where it starts. VDM uses 13.3 for 256 values,
             $\delta \approx 6\tilde\sigma$.
         num_levels: $K$ of discrete data, or None for continuous data, which are not dequantized.
         dequantize: $q$. Default: `truncated_normal`, the noise that the network knows.
@@ -147,7 +148,7 @@ def flow_likelihood(
 
     Raises:
         ValueError: If the ends are not finite with `logsnr_min` below `logsnr_max`, a tolerance is
-            not positive, discrete data are not at the levels, the denoiser returns no pair of
+            not positive, discrete data have other values, the denoiser returns no pair of
             estimates, not finite ones or without a gradient, or the solver does not reach the end.
     """
     require_positive(rtol=rtol, atol=atol)
@@ -186,7 +187,7 @@ def _probes(
 
 @dataclass
 class _Flow:
-    r"""$\frac{dz}{d\lambda}$ and its divergence over $d$; counts how often it was asked."""
+    r"""$\frac{dz}{d\lambda}$ and its divergence over $d$; counts its evaluations."""
 
     denoiser: Denoise
     probes: Float[Tensor, "m b *d"]
@@ -232,7 +233,7 @@ def _solve(
     levels = torch.tensor(ends, dtype=z.dtype, device=z.device)
     options = {
         "norm": _worst_image,
-        "step_t": levels[1:],  # or the last step asks the network for a level beyond the end
+        "step_t": levels[1:],  # or the last step evaluates the network beyond the end
         "max_step": MAX_STEP,
         "max_num_steps": MAX_NUM_STEPS,
         "dtype": z.dtype,  # of levels: float64, torchdiffeq's own choice, is not on all devices
@@ -240,7 +241,7 @@ def _solve(
     state = (z, torch.zeros_like(z.flatten(1)[:, 0]))
     try:
         states = odeint(flow, state, levels, rtol=rtol, atol=atol, method="dopri5", options=options)
-    except AssertionError as error:  # torchdiffeq's way to say that it cannot go on
+    except AssertionError as error:  # torchdiffeq's way to say that it cannot continue
         raise ValueError(
             f"the flow cannot be followed to rtol={rtol:g}, atol={atol:g} ({error}): loosen them, "
             "or run the network in higher precision."

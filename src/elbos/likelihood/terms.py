@@ -16,13 +16,13 @@ from elbos.denoiser import Denoise, estimate
 from elbos.process import diffuse
 
 DECODER_CHUNK = 2**24  # numbers held at once by the discrete decoder
-MAX_LEVEL_ERROR = 0.05  # of the spacing; float16 rounds 256 levels by up to 0.03
-MIN_SPACING = 6.0  # standard deviations between levels at the clean end; VDM's are 6.06
+MAX_LEVEL_ERROR = 0.05  # of the spacing; float16 rounds 256 values by up to 0.03
+MIN_SPACING = 6.0  # standard deviations between pixel values at the clean end; VDM's are 6.06
 DECODER_REACH = 17.0  # standard deviations: 17^2 / 2 - 6 * 17 > 40
 
 
 def at_least_single(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
-    """Data in float32, or in float64 if they are; in float16, levels of pixels round to others."""
+    """Data in float32, or in float64 if they are; in float16 pixel values round to others."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -78,19 +78,19 @@ def decoder_loss(
     r"""$-\log p(x \mid z_{\lambda_\max})$, nats per dimension: for one draw of $z$ if the data are
     discrete, else averaged over $z$ exactly, which gives $\tfrac12(1 - \lambda_\max + \ln 2\pi)$.
 
-    With levels $s$ standard deviations of the noise apart, the logit of the level that is $j$ above
-    the true one is $-\tfrac12(\epsilon - js)^2$. Levels with logits of 40 less, but for one draw of
-    $\epsilon$ in $10^9$, are left out: at VDM's end 7 of 256 remain.
+    With pixel values $s$ standard deviations of the noise apart, the logit of the value that is $j$
+    above the true one is $-\tfrac12(\epsilon - js)^2$. Values with logits of 40 less, but for one
+    draw of $\epsilon$ in $10^9$, are left out: at VDM's end 7 of 256 remain.
 
     Args:
-        x: Data; discrete data at the levels $2k/(K-1) - 1$.
-        logsnr_max: $\lambda_\max$. For discrete data it has to resolve the levels: VDM uses 13.3
+        x: Data; discrete data have the values $2k/(K-1) - 1$.
+        logsnr_max: $\lambda_\max$. For discrete data it has to resolve the values: VDM uses 13.3
             for 256.
         num_levels: $K$, or None for continuous data.
         generator: Source of the noise, on the CPU.
 
     Raises:
-        ValueError: If discrete data are not at the levels.
+        ValueError: If discrete data have other values.
     """
     if num_levels is None:
         return torch.full_like(x.flatten(1)[:, 0], 0.5 * (1 - logsnr_max + math.log(2 * math.pi)))
@@ -114,9 +114,9 @@ def decoder_loss(
 
 
 def require_levels(x: Float[Tensor, "b *d"], num_levels: int) -> None:
-    """Raise a ValueError unless all of `x` are levels $2k/(K-1) - 1$, to 5 % of their spacing.
+    """Raise a ValueError unless all of `x` are values $2k/(K-1) - 1$, to 5 % of their spacing.
 
-    So rounding to float16 passes, and data in [0, 1], of which every other level is half a level
+    So rounding to float16 passes, and data in [0, 1], of which every other value is half a step
     off, or of 0 to 255 do not.
     """
     x = at_least_single(x)
@@ -132,10 +132,10 @@ def require_levels(x: Float[Tensor, "b *d"], num_levels: int) -> None:
 
 
 def warn_if_unresolved(logsnr_max: float, num_levels: int | None) -> None:
-    r"""Warn if noise at $\lambda_\max$ blurs the levels of discrete data into one another: if they
+    r"""Warn if noise at $\lambda_\max$ blurs neighbouring pixel values into one another: if they
     are $\tfrac{2}{K-1} e^{\lambda_\max/2} < 6$ standard deviations of it apart.
 
-    The decoder, which knows nothing but the noisy pixel, then pays: for 17 levels that are equally
+    The decoder, which knows nothing but the noisy pixel, then pays: for 17 values that are equally
     likely 0.14 bits/dim at 4.1 standard deviations, 0.008 at 6.2.
 
     Args:

@@ -53,8 +53,5 @@ def split_bound(
         )
         bounds.append(bound)
         on_batch(len(bound.prior))
-    return Bound(
-        decoder=torch.cat([bound.decoder for bound in bounds]).cpu(),
-        diffusion=torch.cat([bound.diffusion for bound in bounds]).cpu(),
-        prior=torch.cat([bound.prior for bound in bounds]).cpu(),
-    )
+    whole = Bound.cat(bounds)
+    return Bound(whole.decoder.cpu(), whole.diffusion.cpu(), whole.prior.cpu())
