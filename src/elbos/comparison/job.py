@@ -80,7 +80,7 @@ class Job:
     @property
     def lock(self) -> FileLock:
         """Held by the process that is at it; released when that dies."""
-        return files.lock(self.path / ".work.lock", timeout=0)
+        return FileLock(self.path / ".work.lock", timeout=0)
 
     def is_busy(self) -> bool:
         """Whether some process is at it."""

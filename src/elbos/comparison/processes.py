@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 
-from elbos import files
 from elbos.comparison.job import Job
 from elbos.runs.codec import encode
 
@@ -15,7 +14,7 @@ from elbos.runs.codec import encode
 def start_process(job: Job, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     """A process that does a job; it ends when its standard input is closed."""
     job.path.mkdir(parents=True, exist_ok=True)
-    with files.appending(job.path / ".log.txt") as log:
+    with (job.path / ".log.txt").open("ab") as log:
         process = subprocess.Popen(
             # without -P, modules are looked for in the current folder first
             [sys.executable, "-P", "-m", "elbos.comparison.work"],

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from elbos import files
+from filelock import FileLock
 
 Content = TypeVar("Content")
 
@@ -60,7 +60,7 @@ def build_once(
             return read(path)
     with _explained(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-    lock = files.lock(path.with_name(f"{path.name}.lock"))
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
     with _explained(path.parent):
         held = lock.acquire()
     with held:

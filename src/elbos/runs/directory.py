@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
+from filelock import FileLock, Timeout
 
 from elbos import files
 from elbos.runs.codec import decode, difference, encode
@@ -171,8 +171,7 @@ class RunDirectory:
             raise ValueError(f"{self.path} is a file: name a directory with --run.")
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            with files.lock(self.path / ".lock", timeout=0):
-                files.require_plain(self.path)
+            with FileLock(self.path / ".lock", timeout=0):
                 for folder in (self.path, self.checkpoints, self.samples):
                     files.remove_leftovers(folder)
                 yield

@@ -326,7 +326,7 @@ def read_config(path: Path) -> Config:
         ValueError: If it holds no configuration.
     """
     try:
-        config: Config = decode(Config, json.loads(files.read(path, through_links=True)))
+        config: Config = decode(Config, json.loads(files.read(path)))
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not a configuration ({error}): `elbos train PRESET --dry-run` prints one."

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from elbos import files
 from elbos.denoiser import Denoiser
 from elbos.errors import explained
 from elbos.runs import checkpoint
@@ -51,7 +50,6 @@ class TrainedRun:
         """
         directory = RunDirectory(path)
         config = directory.config()
-        files.require_plain(path)
         newest = checkpoint.latest(directory.checkpoints)
         if newest is None:
             raise FileNotFoundError(f"{path} has no checkpoint yet: train it with `elbos train`.")

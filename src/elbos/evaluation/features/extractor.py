@@ -96,7 +96,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
         OSError: If the file cannot be read.
         ValueError: If it is damaged, or something else than a dict of tensors.
     """
-    content = files.read(path, through_links=True)
+    content = files.read(path)
     advice = "get the file again, or name another one."
     try:
         with warnings.catch_warnings(action="ignore"):  # of other formats, before it fails

@@ -130,7 +130,7 @@ def _read_idx(folder: Path, name: str, num_dims: int) -> UInt8[Tensor, "..."]:
     if path is None:
         raise FileNotFoundError(f"{folder} lacks {name} or {name}.gz: put it beside the others")
     try:
-        content = files.read(path, through_links=True)
+        content = files.read(path)
         if path.suffix == ".gz":
             content = gzip.decompress(content)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

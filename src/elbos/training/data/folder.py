@@ -263,7 +263,7 @@ def _read(shape: tuple[int, ...], folder: Path) -> _Decoded:
         if seal.decode() != hashlib.sha256(content).hexdigest():
             raise DamagedFolder(f"the cache {folder} is damaged")
         index = json.loads(content)
-        with files.opened(folder / "levels") as file:
+        with (folder / "levels").open("rb") as file:
             levels = np.memmap(file, np.uint8, "r", shape=shape)
     except (ValueError, FileNotFoundError) as error:
         raise DamagedFolder(f"the cache {folder} is damaged") from error

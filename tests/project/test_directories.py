@@ -1,0 +1,130 @@
+"""Directories of runs and comparisons: of earlier versions, behind links, and damaged."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import TINY, Elbos, assert_one_line
+from comparing import Here
+
+from elbos import files
+from elbos.comparison.compare import compare
+from elbos.comparison.job import Job
+from elbos.comparison.processes import close, start_process
+from elbos.runs.codec import digest
+from elbos.runs.directory import RunDirectory
+
+FEW = ["--num-images", "20", "--num-pilot-images", "10", "--ode.num-images", "0"]
+QUICK = [*FEW, "--num-samples", "0"]
+
+
+# --- a run ---------------------------------------------------------------------------------------
+
+
+def test_a_run_may_be_a_link(elbos: Elbos, runs: Path) -> None:
+    """And what is above it: a disk with more room, for example."""
+    (runs / "disk").mkdir()
+    (runs / "digits").rename(runs / "disk" / "digits")
+    (runs / "digits").symlink_to("disk/digits")
+    (runs / "here").symlink_to("disk")
+    for words in ([*TINY, "--run", "digits"], ["sample", "here/digits"]):
+        assert elbos(*words).status == 0
+    assert elbos("evaluate", "digits", *QUICK).status == 0
+    assert (runs / "disk" / "digits" / "eval.json").exists()
+
+
+def test_a_damaged_line_of_the_log_is_no_number(runs: Path) -> None:
+    run = RunDirectory(runs / "digits")
+    before = (run.path / "metrics.jsonl").read_bytes()
+    for step in ("1e999", "NaN", "9" * 400, "[]"):
+        (run.path / "metrics.jsonl").write_bytes(before + f'{{"step": {step}}}\n'.encode())
+        run.rewind_log(10**9)
+        assert (run.path / "metrics.jsonl").read_bytes() == before
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+def earlier(run: Path) -> None:
+    """Let a run be one of an earlier version."""
+    dataset = RunDirectory(run).config().data.load()
+    (run / "data.json").write_text(json.dumps(dataset.sampled_fingerprint()))
+
+
+def test_runs_of_earlier_versions_are_checked_as_those_did(elbos: Elbos, runs: Path) -> None:
+    run = runs / "digits"
+    now = json.loads((run / "data.json").read_text())
+    earlier(run)
+    assert "version" not in json.loads((run / "data.json").read_text())
+    assert elbos("sample", "digits").status == 0
+    assert elbos(*TINY, "--run", "digits").status == 0
+    assert json.loads((run / "data.json").read_text()) == now
+    earlier(run)
+    other = json.loads((run / "data.json").read_text()) | {"sha256": "0" * 64}
+    (run / "data.json").write_text(json.dumps(other))
+    for words in ([*TINY, "--run", "digits"], ["sample", "digits"]):
+        assert_one_line(elbos(*words), "data.json", statuses=(1,))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff"])
+def test_a_damaged_data_file_is_named(elbos: Elbos, runs: Path, content: bytes) -> None:
+    (runs / "digits" / "data.json").write_bytes(content)
+    assert_one_line(elbos("sample", "digits"), "data.json is damaged", statuses=(1,))
+
+
+# --- comparisons ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one(small: Any) -> Any:
+    """A comparison of one objective."""
+    return replace(small, rows=small.rows[:1])
+
+
+def test_a_comparison_of_an_earlier_version_goes_on(one: Any, folder: Path) -> None:
+    compare(one, Path("c"), Here())
+    path = Path("c/compare.json")
+    now = path.read_text()
+    data = one.config.data.load()
+    content = json.loads(now)
+    content["data"] = digest(data.sampled_fingerprint())
+    path.write_text(json.dumps(content))
+    engine = Here()
+    compare(one, Path("c"), engine)
+    assert engine.made == []
+    assert path.read_text() == now
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999", "-1", "2", "", "x", "[]"])
+def test_a_malformed_progress_is_none(one: Any, folder: Path, text: str) -> None:
+    job = Job.of(one, folder / "run", one.rows[0], 0)
+    job.path.mkdir()
+    (job.path / ".progress").write_text(text)
+    assert job.progress() == 0
+    (job.path / ".progress").write_text("0.25")
+    assert job.progress() == 0.25
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff"])
+def test_a_malformed_failure_is_none(one: Any, folder: Path, content: bytes) -> None:
+    job = Job.of(one, folder / "run", one.rows[0], 0)
+    job.path.mkdir()
+    (job.path / ".failure.json").write_bytes(content)
+    assert job.failure() is None
+
+
+def test_no_module_of_the_current_folder_is_imported(
+    one: Any, folder: Path, monkeypatch: Any
+) -> None:
+    """Whoever runs elbos in a folder that others write to runs none of their code."""
+    hostile = f"import pathlib; pathlib.Path({str(folder / 'was-run')!r}).touch()"
+    for name in ("secrets", "random", "json", "numpy", "torch", "elbos", "sitecustomize"):
+        (folder / f"{name}.py").write_text(hostile)
+    monkeypatch.setenv("PYTHONPATH", str(Path(files.__file__).parents[1]))
+    process = start_process(Job.of(one, folder / "run", one.rows[0], 0), {})
+    process.wait()
+    close(process)
+    assert (folder / "run" / "scores.json").exists()
+    assert not (folder / "was-run").exists()

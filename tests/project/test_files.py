@@ -1,0 +1,73 @@
+"""Files that are whole or not there."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from elbos import files
+
+
+def test_what_is_written_is_read(tmp_path):
+    path = tmp_path / "file"
+    for content in (b"one", b"two"):
+        files.write(path, content)
+        assert files.read(path) == content
+    files.append(path, b", three")
+    assert files.read(path) == b"two, three"
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    files.write(path, b"old")
+
+    def full(_):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError) as caught:
+        files.write(path, b"new")
+    assert (caught.value.errno, caught.value.filename) == (28, str(path))
+    assert files.read(path) == b"old"
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def test_links_are_written_through(tmp_path):
+    (tmp_path / "disk").mkdir()
+    files.write(tmp_path / "disk" / "file", b"old")
+    (tmp_path / "link").symlink_to("disk/file")
+    files.write(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert files.read(tmp_path / "disk" / "file") == b"new"
+
+
+@pytest.mark.parametrize("attempt", [files.require_writable, lambda path: files.write(path, b"")])
+def test_what_is_no_regular_file_is_named_and_stays(tmp_path, attempt):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, error in (("pipe", OSError), ("folder", IsADirectoryError)):
+        with pytest.raises(error) as caught:
+            attempt(tmp_path / name)
+        assert caught.value.filename == str(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "folder").is_dir()
+    with pytest.raises(FileNotFoundError) as caught:
+        attempt(tmp_path / "nowhere" / "file")
+    assert caught.value.filename == str(tmp_path / "nowhere" / "file")
+
+
+def test_only_what_killed_processes_left_is_deleted(tmp_path):
+    code = "import os, pathlib, sys; from elbos import files; "
+    path = tmp_path / "file"
+    code += "files.partial(pathlib.Path(sys.argv[1])).touch(); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, path], check=False)
+    (dead,) = tmp_path.iterdir()
+    *names, _, _ = dead.name.split(".")
+    alive = dead.with_name(".".join([*names, str(os.getppid()), "partial"]))
+    kept = [alive, tmp_path / ".file.elsewhere.1.partial", tmp_path / "file"]
+    for one in kept:
+        one.touch()
+    files.partial(tmp_path / "checkpoint").mkdir()
+    files.remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
