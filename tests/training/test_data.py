@@ -634,16 +634,6 @@ def test_a_damaged_cache_is_made_again(pictures, own_cache, damage):
         assert sum(cached.name in str(warning.message) for warning in found) == num_warnings
 
 
-def test_a_cache_that_is_a_link_is_refused(pictures, own_cache, tmp_path):
-    config = data.Folder(root=pictures, size=4)
-    config.load()
-    (cached,) = (path for path in own_cache.iterdir() if path.is_dir())
-    (cached / "levels").rename(tmp_path / "levels")
-    (cached / "levels").symlink_to(tmp_path / "levels")
-    with pytest.raises(OSError, match=r"link.*levels"):
-        config.load()
-
-
 def test_without_a_home_the_cache_is_asked_for(monkeypatch):
     def nobody(_):
         raise RuntimeError("Could not determine home directory.")
