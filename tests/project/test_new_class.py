@@ -1,0 +1,90 @@
+"""A new weighting, schedule, prediction type or sampler is one class and one line in its table."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ADDED = """
+import json
+from dataclasses import dataclass
+
+import torch
+
+from elbos import parameterizations, samplers, schedules, weightings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bell(weightings.Weighting):
+    width: float = 3.0
+
+    def __call__(self, logsnr):
+        return torch.exp(-((logsnr / self.width) ** 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Triangular(schedules.Linear):
+    peak: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halfway(parameterizations.V):
+    share: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Euler(samplers.DDIM):
+    strength: float = 0.0
+
+
+weightings.WEIGHTINGS += (Bell,)  # the one line, as the table itself would have it
+schedules.SCHEDULES += (Triangular,)
+parameterizations.PARAMETERIZATIONS += (Halfway,)
+samplers.SAMPLERS += (Euler,)
+
+from elbos import cli
+from elbos.runs.codec import decode, encode, label, parse
+
+FOUND = {
+    weightings.Weighting: Bell(width=2.0),
+    schedules.Schedule: Triangular(peak=1.0),
+    parameterizations.Parameterization: Halfway(share=0.25),
+    samplers.Sampler: Euler(strength=0.5),
+}
+for kind, value in FOUND.items():
+    assert decode(kind, encode(value)) == value
+    assert parse(kind, repr(value)) == value
+    assert type(value).__name__.lower() in label(value).lower()
+cli.main()
+"""
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    script = folder / "added.py"
+    script.write_text(ADDED)
+    return subprocess.run(
+        [sys.executable, str(script), *words],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_new_class_is_on_the_command_line_and_in_json(tmp_path: Path) -> None:
+    """By its name in text, too, as `elbos compare` reads it; its label is in tables."""
+    done = run(
+        tmp_path,
+        *("train", "toy", "--dry-run", "parameterization:halfway", "--parameterization.share", "1"),
+        *("schedule:triangular", "weighting:bell", "--weighting.width", "2"),
+        *("sampling.sampler:euler", "--sampling.sampler.strength", "1"),
+    )
+    assert done.returncode == 0, done.stderr
+    config = json.loads(done.stdout)
+    assert config["weighting"] == {"type": "Bell", "width": 2.0}
+    assert config["parameterization"] == {"type": "Halfway", "share": 1.0}
+    assert config["schedule"]["type"] == "Triangular"
+    assert config["sampling"]["sampler"]["type"] == "Euler"
