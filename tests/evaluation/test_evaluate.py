@@ -17,16 +17,17 @@ from commands import Elbos, assert_one_line
 from torch import Tensor
 
 from elbos import files
-from elbos.evaluation import likelihood, samples
+from elbos.evaluation import likelihood, quality, samples
+from elbos.evaluation.config import EvaluationConfig, OdeConfig
 from elbos.evaluation.estimators import Statistics
-from elbos.evaluation.evaluate import Evaluation, evaluate
+from elbos.evaluation.evaluate import evaluate
 from elbos.evaluation.features import Extractor, Module
-from elbos.evaluation.ode import Ode
+from elbos.evaluation.metrics import FRECHET_DISTANCE, KERNEL_DISTANCE
 from elbos.evaluation.page import evaluation_page
 from elbos.evaluation.reference import Reference
+from elbos.evaluation.result import Evaluation
 from elbos.evaluation.stores import run_store
 from elbos.evaluation.tables import evaluation_tables
-from elbos.evaluation.words import compared, metrics
 from elbos.likelihood.measurements import NUM_BINS
 from elbos.schedules import EDMSampling
 from elbos.training.data import Split
@@ -81,17 +82,17 @@ def test_an_evaluation_comes_with_its_protocol(
         )
         assert max(abs(side["z"]) for side in row["weightings"]) < 4.5
         assert row["ode"]["num_images"] == 3
-        assert ("exact_bits_per_dim" in row) == (run == "toy")
-    needed = {"decoder", "weights", "logsnr_min", "noise_levels", "precision", "seed", "versions"}
+        assert (row["exact_bits_per_dim"] is not None) == (run == "toy")
+    needed = {"num_levels", "data", "logsnr_min", "num_pilot_levels", "precision", "seed"}
     assert needed < result["protocol"].keys()
     if run == "digits":
         protocol = result["quality"]["protocol"]
         assert protocol["num_samples"] == 40
-        assert protocol["reference"] == "1,500 train+val images"
+        assert (protocol["num_reference"], protocol["reference"]) == (1500, "train+val")
         assert protocol["num_features"] == 4
         assert result["quality"]["baseline"]["num"] == 40
         assert result["quality"]["matched"] is None
-    assert ("quality" in result) == (run == "digits")
+    assert (result["quality"] is not None) == (run == "digits")
 
 
 def test_what_was_trained_is_shown(
@@ -116,20 +117,20 @@ def test_the_grid_is_the_one_that_was_sampled(runs: Path) -> None:
         torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
     )
     reference = Reference(statistics, torch.zeros(9, 2), 0.0, "x", "x", "train", (1, 8, 8))
-    judge = samples.Judge(run, Extractor("x", lambda _: None), reference)
+    judge = quality.Scorer(run, Extractor("x", lambda _: None), reference)
     sampling = replace(run.config.sampling, grid=EDMSampling())
     grid = replace(EDMSampling(), logsnr_min=-3.0, logsnr_max=2.0)
-    assert samples.protocol(sampling, judge)["grid"] == repr(grid)
+    assert judge.protocol(sampling, 9, range(1)).grid == repr(grid)
     levels = sampling.logsnrs(trained)
     assert (levels[0].item(), levels[-2].item()) == pytest.approx((-3.0, 2.0))  # then no noise
 
 
 @pytest.mark.parametrize("num", [1, 5, 37, 38, 39, 500])
 def test_each_bin_of_the_pilot_has_25_losses(num: int) -> None:
-    times = likelihood.num_pilot_times(num)
+    times = likelihood.num_pilot_levels(num)
     assert num * times >= 25 * NUM_BINS
     assert times == 32 or (times > 32 and num * (times - 1) < 25 * NUM_BINS)
-    assert likelihood.num_pilot_times(likelihood.MIN_PILOT_IMAGES) == 32
+    assert likelihood.num_pilot_levels(likelihood.MIN_PILOT_IMAGES) == 32
 
 
 def test_a_second_time_nothing_is_computed(
@@ -142,16 +143,20 @@ def test_a_second_time_nothing_is_computed(
     assert "bits/dim" in first.out
     before = (runs / "digits/eval.json").read_bytes()
     monkeypatch.setattr(samples, "sample", None)  # whoever calls them fails
-    monkeypatch.setattr(samples, "scores", None)
+    monkeypatch.setattr(quality, "scores", None)
     assert elbos("evaluate", "digits", *few).out == first.out
     assert (runs / "digits/eval.json").read_bytes() == before
 
 
 @pytest.mark.usefixtures("few")
 def test_progress_is_told_what_was_kept(runs: Path) -> None:
-    quality = samples.Quality(num_samples=40, extractor=Module(path="mine.py:features"))
-    evaluation = Evaluation(num_images=20, num_pilot_images=10, ode=Ode(num_images=3))
-    evaluation = replace(evaluation, quality=quality)
+    config = EvaluationConfig(
+        num_images=20,
+        num_pilot_images=10,
+        ode=OdeConfig(num_images=3),
+        num_samples=40,
+        extractor=Module(path="mine.py:features"),
+    )
     run = TrainedRun.load(Path("digits"))
 
     def told() -> dict[str, set[bool]]:
@@ -162,7 +167,7 @@ def test_progress_is_told_what_was_kept(runs: Path) -> None:
             found[what] = set()
             return lambda num, is_kept=False: found[what].add(is_kept)
 
-        evaluate(run, evaluation, run.config.sampling, start)
+        evaluate(run, config, start=start)
         return {what: kept for what, kept in found.items() if "features" not in what}
 
     first, second = told(), told()
@@ -303,26 +308,25 @@ def test_few_test_images_leave_the_baseline_open(runs: Path, few: list[str]) -> 
     run = TrainedRun.load(runs / "digits")
     test = Split(run.dataset.test.x[:12], None)
     run.__dict__["dataset"] = replace(run.dataset, test=test)  # a cached property
-    evaluation = Evaluation(
+    config = EvaluationConfig(
         split="val",
         num_images=20,
         num_pilot_images=10,
-        ode=Ode(num_images=0),
-        quality=samples.Quality(
-            num_samples=40,
-            extractor=Module(path="mine.py:features"),
-            sweep=True,
-            sweep_evaluations=(4,),
-            sweep_samples=20,
-        ),
+        ode=OdeConfig(num_images=0),
+        num_samples=40,
+        extractor=Module(path="mine.py:features"),
+        sweep=True,
+        sweep_evaluations=(4,),
+        sweep_samples=20,
     )
-    result = evaluate(run, evaluation, run.config.sampling, lambda *_: lambda *_: None)
-    expected = {"split": "test", "num": 12, **dict.fromkeys(samples.SCORES)}
-    assert result["quality"]["baseline"] == result["sweep"]["baseline"] == expected
-    assert result["quality"]["matched"] is None
-    assert result["quality"]["mean"]["frechet_distance"] > 0
-    assert len(evaluation_tables(result)) == 6
-    assert "baseline: 12 test images" in evaluation_page(result)
+    result = evaluate(run, config)
+    assert result.quality.baseline == result.sweep.baseline
+    assert (result.sweep.baseline.num, result.sweep.baseline.scores.values) == (12, {})
+    assert result.quality.matched is None
+    assert result.quality.samples[FRECHET_DISTANCE].value > 0
+    shown = result.to_dict()
+    assert len(evaluation_tables(shown)) == 6
+    assert "baseline: 12 test images" in evaluation_page(shown)
 
 
 def test_more_samples_than_test_images_are_compared_at_their_number(
@@ -336,6 +340,7 @@ def test_more_samples_than_test_images_are_compared_at_their_number(
     page = re.sub("<.*?>", "", (runs / "digits/eval.html").read_text())
     assert f"seed 0, the first {num_test} samples" in page
     found = json.loads((runs / "digits/eval.json").read_text())["quality"]
+    read = Evaluation.load(runs / "digits/eval.json").quality
     fewer = json.loads(elbos("evaluate", "digits", *few, "--json").out)["quality"]
     assert fewer["baseline"]["num"] == 40
     assert found["baseline"]["num"] == found["matched"]["num"] == num_test
@@ -343,14 +348,15 @@ def test_more_samples_than_test_images_are_compared_at_their_number(
     assert first["frechet_distance"] != whole["frechet_distance"]
     assert first["kernel_distance"] is None
     assert found["matched"]["mean"]["frechet_distance"] == first["frechet_distance"]
-    assert compared(found, "frechet_distance")["mean"]["recall"] == first["recall"]
-    assert compared(found, "kernel_distance")["mean"]["recall"] == whole["recall"]
-    both = samples.at_equal_number({**whole, "matched": first})
-    assert (both["recall"], both["kernel_distance"]) == (first["recall"], whole["kernel_distance"])
-    assert samples.at_equal_number({**whole, "matched": None})["recall"] == whole["recall"]
-    assert metrics(found)[0] == "frechet_distance"
-    found["protocol"]["num_features"] = num_test + 1
-    assert metrics(found)[0] == "kernel_distance"
+    assert read.comparable(FRECHET_DISTANCE) == read.matched
+    assert read.comparable(KERNEL_DISTANCE) == read.samples
+    (one,) = read.matched.sets
+    scored = quality.ScoredSamples(read.samples.sets[0].scores, one.scores).comparable
+    assert scored[FRECHET_DISTANCE].value == first["frechet_distance"]
+    assert scored[KERNEL_DISTANCE].value == whole["kernel_distance"]
+    assert read.metrics[0] is FRECHET_DISTANCE
+    many = replace(read, protocol=replace(read.protocol, num_features=num_test + 1))
+    assert many.metrics[0] is KERNEL_DISTANCE
 
 
 def test_the_weights_are_part_of_the_key(
@@ -386,8 +392,8 @@ def test_the_baseline_is_computed_once_for_all_runs_on_the_same_data(
 ) -> None:
     words = ["evaluate", "digits", *few, "--json"]
     first = json.loads(elbos(*words).out)["quality"]
-    scored, score = [], samples.scores
-    monkeypatch.setattr(samples, "scores", lambda *a, **k: scored.append(a) or score(*a, **k))
+    scored, score = [], quality.scores
+    monkeypatch.setattr(quality, "scores", lambda *a, **k: scored.append(a) or score(*a, **k))
     monkeypatch.setattr(TrainedRun, "weights_digest", lambda _: "of another run")
     assert json.loads(elbos(*words).out)["quality"] == first
     assert len(scored) == 1  # of samples
@@ -400,9 +406,9 @@ def test_scores_of_another_estimator_are_not_read(
     elbos: Elbos, runs: Path, few: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elbos("evaluate", "digits", *few)
-    scored, score = [], samples.scores
-    monkeypatch.setattr(samples, "scores", lambda *a, **k: scored.append(a) or score(*a, **k))
-    monkeypatch.setattr(samples, "_ESTIMATORS", 0)
+    scored, score = [], quality.scores
+    monkeypatch.setattr(quality, "scores", lambda *a, **k: scored.append(a) or score(*a, **k))
+    monkeypatch.setattr(quality, "_ESTIMATORS", 0)
     assert elbos("evaluate", "digits", *few).status == 0
     assert scored
 

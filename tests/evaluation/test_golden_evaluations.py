@@ -17,10 +17,9 @@ import pytest
 import torch
 from torch import nn
 
-from elbos.evaluation.evaluate import Evaluation, evaluate
+from elbos.evaluation.config import EvaluationConfig, OdeConfig
+from elbos.evaluation.evaluate import evaluate
 from elbos.evaluation.features import Module
-from elbos.evaluation.ode import Ode
-from elbos.evaluation.samples import Quality
 from elbos.samplers import Ancestral, Heun
 from elbos.training.data import Split
 from elbos.training.sampling import Sampling
@@ -32,32 +31,33 @@ def features(images):
     x = images.float() / 255
     return x.flatten(1)[:, ::24], x[:, 0].mean(2) * 9
 """
-SCORED = Quality(num_samples=40)
-FEW = Evaluation(num_images=20, num_pilot_images=10, ode=Ode(num_images=3), quality=SCORED)
-
+FEW = EvaluationConfig(
+    num_images=20, num_pilot_images=10, ode=OdeConfig(num_images=3), num_samples=40
+)
 CASES = {
     "digits": (
         "digits",
-        replace(FEW, quality=replace(SCORED, sweep=True, sweep_evaluations=(4,), sweep_samples=20)),
+        replace(FEW, sweep=True, sweep_evaluations=(4,), sweep_samples=20),
         Sampling(num_steps=3),
     ),
     "guided": (
         "digits",
-        Evaluation(
+        EvaluationConfig(
             split="val",
             num_images=12,
             num_pilot_images=12,
             num_rounds=3,
             target_se=1.0,
             seed=5,
-            ode=Ode(num_images=2, dequantization="uniform"),
-            quality=replace(SCORED, num_sets=2),
+            ode=OdeConfig(num_images=2, dequantization="uniform"),
+            num_samples=40,
+            num_sets=2,
         ),
         Sampling(sampler=Heun(churn=4.0), num_steps=4, guidance=2.0, guidance_max=1.0),
     ),
     "toy": (
         "toy",
-        replace(FEW, ode=Ode(num_images=4, trace="exact")),
+        replace(FEW, ode=OdeConfig(num_images=4, trace="exact")),
         Sampling(sampler=Ancestral(), num_steps=3),
     ),
 }
@@ -82,13 +82,10 @@ def fixed(run: TrainedRun) -> TrainedRun:
 
 def measured(name: str) -> dict[str, Any]:
     """The evaluation of a case, flat, without what depends on the machine."""
-    run, evaluation, sampling = CASES[name]
+    run, config, sampling = CASES[name]
     Path("mine.py").write_text(FEATURES)
-    quality = replace(evaluation.quality, extractor=Module(path="mine.py:features"))
-    evaluation = replace(evaluation, quality=quality)
-    result = evaluate(
-        fixed(TrainedRun.load(Path(run))), evaluation, sampling, lambda *_: lambda *_: None
-    )
+    config = replace(config, extractor=Module(path="mine.py:features"))
+    result = evaluate(fixed(TrainedRun.load(Path(run))), config, sampling).to_dict()
     del result["protocol"]["versions"], result["protocol"]["device"]
     return dict(flat(json.loads(json.dumps(result))))
 

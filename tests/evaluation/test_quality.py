@@ -12,8 +12,9 @@ from safetensors.torch import save
 
 from elbos.evaluation.estimators import Statistics, frechet_distance, mean_kernel
 from elbos.evaluation.features import Extractor, Features
-from elbos.evaluation.quality import require_finite_samples, scores
+from elbos.evaluation.metrics import SAMPLE_METRICS, feature_sets, scores
 from elbos.evaluation.reference import reference
+from elbos.evaluation.samples import NotFiniteError, require_finite_samples
 from elbos.training.data import Dataset, Digits, Split, Toy
 
 NUM_LEVELS = 9
@@ -123,7 +124,7 @@ def test_a_damaged_cache_is_replaced_with_a_warning(damage, own_cache):
     expected = reference(dataset(), "train", Means().extractor)
     before = stored(own_cache).read_bytes()
     DAMAGES[damage](stored(own_cache))
-    with pytest.warns(UserWarning, match="are damaged: they are computed again"):
+    with pytest.warns(UserWarning, match=r"is damaged"):
         again = reference(dataset(), "train", Means().extractor)
     assert torch.equal(again.rows, expected.rows)
     assert stored(own_cache).read_bytes() == before
@@ -131,7 +132,7 @@ def test_a_damaged_cache_is_replaced_with_a_warning(damage, own_cache):
 
 def test_features_that_changed_under_the_same_name_are_noticed(own_cache):
     reference(dataset(), "train", Means().extractor)
-    with pytest.warns(UserWarning, match="are not what means computes now: they are computed"):
+    with pytest.warns(UserWarning, match="other features than means"):
         again = reference(dataset(), "train", Means(scale=2.0).extractor)
     fresh = reference(dataset(), "train", Means("other", scale=2.0).extractor)
     assert torch.equal(again.rows, fresh.rows)
@@ -141,10 +142,7 @@ def test_features_that_are_random_are_refused():
     def compute(images):
         return Features(torch.rand(len(images), 2), None)
 
-    with (
-        pytest.warns(UserWarning, match="are not what dice computes now"),
-        pytest.raises(ValueError, match="dice does not compute the same features twice"),
-    ):
+    with pytest.raises(ValueError, match="dice does not compute the same features twice"):
         reference(dataset(), "train", Extractor("dice", compute))
 
 
@@ -204,102 +202,78 @@ def test_a_cache_that_cannot_be_written(tmp_path):
 # --- scores --------------------------------------------------------------------------------------
 
 
+def scored(x, data, ref, extractor):
+    """The values of all metrics, by name."""
+    found = scores(feature_sets(x, data, ref, extractor))
+    return {name: one.value for name, one in found.items()}
+
+
 def test_scores_of_other_real_images_are_the_baseline():
     """Of more noise, of which the images are, and of darker noise: worse in every respect."""
     data, extractor = dataset(), Means().extractor
     ref = reference(data, "train", extractor)
     baseline, good, dark = (
-        scores(x, data, ref, extractor)
+        scores(feature_sets(x, data, ref, extractor))
         for x in (data.test.x, noise(200, 7), noise(200, 7, num_levels=3))
     )
     for score in (baseline, good):
-        assert abs(score["kernel_distance"]) < 4 * score["kernel_distance_se"]
-        assert min(score["precision"], score["recall"]) > 0.7
-        assert score["frechet_distance"] < 0.02 * dark["frechet_distance"]
-    assert dark["kernel_distance"] > 4 * dark["kernel_distance_se"]
-    assert max(dark["precision"], dark["recall"]) < 0.1
-
-
-def test_scores_carry_their_protocol():
-    data, extractor = dataset(), Means().extractor
-    ref = reference(data, "val", extractor)
-    result = scores(noise(100, 7), data, ref, extractor)
-    assert result["num_samples"] == 100
-    assert result["protocol"] == {
-        "extractor": "means",
-        "reference": "noise, val split",
-        "num_reference": 60,
-        "num_kernel_rows": 60,
-        "num_precision_recall": 60,
-        "num_neighbors": 3,
-        "num_inception_splits": 10,
-    }
-    assert result == scores(noise(100, 7), data, ref, extractor)
+        kernel = score["kernel_distance"]
+        assert abs(kernel.value) < 4 * kernel.standard_error
+        assert min(score["precision"].value, score["recall"].value) > 0.7
+        assert score["frechet_distance"].value < 0.02 * dark["frechet_distance"].value
+    assert dark["kernel_distance"].value > 4 * dark["kernel_distance"].standard_error
+    assert max(dark["precision"].value, dark["recall"].value) < 0.1
 
 
 def test_the_first_samples_alone_are_scored_as_if_there_were_no_others():
-    """All but the kernel distance, which is of all."""
     data, extractor = dataset(), Means().extractor
     ref = reference(data, "train", extractor)
     x = noise(100, 7)
-    both, alone = (
-        scores(x, data, ref, extractor, num_matched=40),
-        scores(x[:40], data, ref, extractor),
-    )
-    matched = both.pop("matched")
-    assert matched.pop("num") == 40
-    assert matched == {key: alone[key] for key in matched}
-    assert {"frechet_distance", "precision", "recall", "classifier_score"} < matched.keys()
-    assert both == {k: v for k, v in scores(x, data, ref, extractor).items() if k != "matched"}
+    both, alone = (feature_sets(x[:num], data, ref, extractor) for num in (100, 40))
+    sized = [metric for metric in SAMPLE_METRICS if metric.depends_on_num]
+    assert scores(both.first(40)) == scores(alone)
+    assert scores(both.first(40), sized).keys() == scores(alone).keys() - {"kernel_distance"}
 
 
 def test_only_inceptions_classes_have_an_inception_score():
-    """The same number of other classes is a classifier score."""
+    """The same number of other classes is a classifier score; without classes there is neither."""
     data, extractor = dataset(), Means().extractor
     ref = reference(data, "train", extractor)
-    found = scores(noise(60, 7), data, ref, extractor)
     original = dataclasses.replace(extractor, is_inception=True)
-    expected = scores(noise(60, 7), data, ref, original)
+    found, expected = (scored(noise(60, 7), data, ref, one) for one in (extractor, original))
     assert found["classifier_score"] == expected["inception_score"]
-    assert "inception_score" not in found
-    assert "classifier_score" not in expected
+    assert "inception_score" not in found and "classifier_score" not in expected
+    extractor = Extractor("means", lambda x: Features(x[:, 0].float().mean(2), None))
+    assert not [n for n in scored(noise(60, 7), data, ref, extractor) if n.endswith("_score")]
 
 
 def test_frechet_distance_of_a_split_from_itself_is_zero_in_every_order():
     data, extractor = dataset(), Means().extractor
     ref = reference(data, "train", extractor)
-    result = scores(data.train.x.flip(0), data, ref, extractor)
-    assert result["frechet_distance"] < 1e-6 * frechet_distance(
-        ref.statistics, Statistics.from_features(torch.zeros(9, 4))
-    )
+    result = scored(data.train.x.flip(0), data, ref, extractor)
+    far = frechet_distance(ref.statistics, Statistics.from_features(torch.zeros(9, 4)))
+    assert result["frechet_distance"] < 1e-6 * far
     assert (result["precision"], result["recall"]) == (1, 1)
 
 
-def test_without_classes_there_is_no_inception_score():
-    extractor = Extractor("rows", lambda x: Features(x[:, 0].float().mean(2), None))
+@pytest.mark.parametrize(
+    ("images", "name", "message"),
+    [
+        (lambda: Digits().load().test.x, "means", r"\(1, 8, 8\).*\(1, 4, 4\)"),
+        (lambda: noise(60, 0).repeat(1, 3, 1, 1), "means", r"\(3, 4, 4\)"),
+        (lambda: noise(60, 0), "other", "means.*other"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(images, name, message):
     data = dataset()
-    result = scores(noise(60, 7), data, reference(data, "test", extractor), extractor)
-    assert not [key for key in result if key.endswith(("_score", "_score_std"))]
-
-
-def test_what_cannot_be_compared_is_said_in_one_line():
-    data, extractor = dataset(), Means().extractor
-    ref = reference(data, "train", extractor)
-    cases = [
-        (Digits().load().test.x, extractor, r"\(1, 8, 8\), .* \(noise, train split\) \(1, 4, 4\)"),
-        (noise(60, 0).repeat(1, 3, 1, 1), extractor, r"samples are \(3, 4, 4\)"),
-        (noise(60, 0), Means("other").extractor, "reference is of means, .* of other: compute"),
-        (noise(2, 0), extractor, "3 samples .*: there are 2"),
-    ]
-    for samples, other, message in cases:
-        with pytest.raises(ValueError, match=message) as error:
-            scores(samples, data, ref, other)
-        assert "\n" not in str(error.value)
+    ref = reference(data, "train", Means().extractor)
+    with pytest.raises(ValueError, match=message):
+        scored(images(), data, ref, Means(name).extractor)
 
 
 def test_samples_with_holes_are_counted(randn):
     x = randn(4, 3, 4, 4)
     require_finite_samples(x)
     x[1, 2, 3, 0], x[3, 0, 0, 0] = torch.nan, -torch.inf
-    with pytest.raises(ValueError, match="2 of 4 samples hold NaN or infinity"):
+    with pytest.raises(NotFiniteError, match="2 of 4"):
         require_finite_samples(x)

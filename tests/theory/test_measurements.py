@@ -17,7 +17,7 @@ from scipy.integrate import quad
 from scipy.stats import t as student
 
 from elbos import schedules, weightings
-from elbos.evaluation.likelihood import MIN_PILOT_IMAGES, num_pilot_times
+from elbos.evaluation.likelihood import MIN_PILOT_IMAGES, num_pilot_levels
 from elbos.likelihood import (
     Curve,
     Estimate,
@@ -195,7 +195,7 @@ def test_an_interval_of_few_images_covers_as_often_as_it_says(generator):
     for _ in range(400):
         x, _ = data.sample(40, generator)
         first = x[:MIN_PILOT_IMAGES]
-        times = num_pilot_times(len(first))
+        times = num_pilot_levels(len(first))
         schedule, control = fit(measured(data, first, LINEAR, generator, rounds=1, times=times))
         again = measured(data, x, schedule, generator, control=control)
         found.append(Estimate.of(again.integral(torch.ones_like)))

@@ -14,7 +14,8 @@ from rich.console import Console
 from elbos import files
 from elbos.cli.parse import first_run, parse
 from elbos.errors import Interrupted
-from elbos.evaluation.evaluate import Evaluation, evaluate, samples_picture
+from elbos.evaluation.config import EvaluationConfig
+from elbos.evaluation.evaluate import evaluate, samples_picture
 from elbos.evaluation.page import write_evaluation_page
 from elbos.evaluation.tables import evaluation_tables, runs_table
 from elbos.progress import begin, progress
@@ -34,7 +35,9 @@ class Evaluate:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """The run directories."""
 
-    evaluation: Annotated[Evaluation, tyro.conf.arg(name="")] = field(default_factory=Evaluation)
+    config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(
+        default_factory=EvaluationConfig
+    )
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
 
     json: bool = False
@@ -63,10 +66,10 @@ class Evaluate:
         files.require_writable(path / "eval.json")
         files.require_writable(path / "eval.html")
         with progress() as bar:
-            result = evaluate(run, self.evaluation, sampling, partial(begin, bar))
+            result = evaluate(run, self.config, sampling, partial(begin, bar)).to_dict()
         try:
             files.write(path / "eval.json", json.dumps(result, indent=2).encode())
-            picture = samples_picture(run, self.evaluation, sampling)
+            picture = samples_picture(run, self.config, sampling)
             command = shlex.join(["elbos", *sys.argv[1:]])
             write_evaluation_page(result, path / "eval.html", samples=picture, command=command)
         finally:  # minutes of work, shown even where it cannot be written

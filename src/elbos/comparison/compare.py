@@ -23,8 +23,8 @@ from elbos.comparison.report import report_of
 from elbos.comparison.results import Cell
 from elbos.comparison.runner import run_jobs, seconds_left
 from elbos.errors import Interrupted, printable, unfailing
+from elbos.evaluation.quality import REFERENCE_SPLIT
 from elbos.evaluation.reference import reference
-from elbos.evaluation.samples import REFERENCE_SPLIT
 from elbos.progress import begin, clock, progress
 from elbos.training.data import Dataset
 from elbos.training.state import new_accelerator, new_state, require_guidable

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from elbos.comparison.rows import ROWS, Row
 from elbos.evaluation.features import Lite0, Network
-from elbos.evaluation.quality import MIN_IMAGES
+from elbos.evaluation.metrics import MIN_IMAGES
 from elbos.samplers import Ancestral, Heun
 from elbos.schedules import Schedule
 from elbos.training.config import Config, Output, Weight

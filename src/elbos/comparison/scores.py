@@ -14,17 +14,19 @@ from typing import Any
 
 from elbos import files
 from elbos.comparison.experiment import Scoring
-from elbos.evaluation.evaluate import (
-    Evaluation,
-    by_level,
+from elbos.evaluation.config import EvaluationConfig, OdeConfig
+from elbos.evaluation.likelihood import (
+    MIN_PILOT_IMAGES,
+    Condition,
     chosen_images,
-    measure_condition,
+    conditions,
+    measure,
     summary,
 )
-from elbos.evaluation.likelihood import MIN_PILOT_IMAGES, Condition, conditions
-from elbos.evaluation.ode import Ode
-from elbos.evaluation.samples import Judge, Quality, at_equal_number, draw_set, score_set
+from elbos.evaluation.quality import Scorer
+from elbos.evaluation.samples import stored_samples
 from elbos.progress import Start
+from elbos.records import to_json
 from elbos.runs.codec import digest, encode
 from elbos.training.config import Config, Output
 from elbos.training.data import to_unit
@@ -82,11 +84,11 @@ def write_scores(
         OSError: If the scores cannot be written.
     """
     seed = run.config.seed
-    evaluation = Evaluation(
+    evaluation = EvaluationConfig(
         num_images=min(scoring.num_images, len(run.dataset.test)),
         num_pilot_images=max(MIN_PILOT_IMAGES, min(scoring.num_images // 8, MAX_PILOT)),
-        ode=Ode(num_images=0),
-        quality=Quality(num_samples=0),
+        ode=OdeConfig(num_images=0),
+        num_samples=0,
         seed=seed,
     )
     images = chosen_images(run, evaluation)
@@ -115,24 +117,25 @@ def write_scores(
 def _likelihood(
     run: TrainedRun,
     condition: Condition,
-    evaluation: Evaluation,
+    evaluation: EvaluationConfig,
     weightings: Mapping[str, Weighting],
     start: Start,
 ) -> dict[str, Any]:
     """The bound, the loss under each weighting, and both curves."""
-    measured = measure_condition(run, condition, evaluation, start)
+    measured = measure(run, condition, evaluation, start)
     losses = {
         name: measured.rounds.integral(weighting).mean().item()
         for name, weighting in weightings.items()
     }
-    bound = summary(measured, None)
+    bound = summary(measured)
     return {
         "num_images": len(condition),
-        "bits_per_dim": bound["bits_per_dim"],
-        "standard_error": bound["standard_error"],
-        "measurement_error": bound["measurement_error"],
+        "bits_per_dim": bound.bits_per_dim,
+        "standard_error": bound.standard_error,
+        "measurement_error": bound.measurement_error,
         "losses": losses,
-        **by_level(measured),
+        "curve": to_json(bound.curve),
+        "elbo": to_json(bound.elbo),
     }
 
 
@@ -144,20 +147,20 @@ def _samples(run: TrainedRun, scoring: Scoring, start: Start) -> dict[str, Any]:
     """
     if run.dataset.num_levels is None:
         return {"samples": None, "floor": None, "num_compared": None, "num_features": None}
-    judge, seed, num = Judge.of(run, scoring.extractor, start), run.config.seed, scoring.num_samples
-    scores = {
-        name: at_equal_number(score_set(judge, sampling, num, seed, start))
-        for name, sampling in scoring.samplings.items()
-    }
-    x = draw_set(run, scoring.heun, num, seed, start)[:NUM_SHOWN]
+    scorer = Scorer.load(run, scoring.extractor, start)
+    seed, num, scores = run.config.seed, scoring.num_samples, {}
+    for name, sampling in scoring.samplings.items():
+        x = stored_samples(run, sampling, num, seed, start)
+        scores[name] = to_json(scorer.score(x, sampling, seed, start).comparable)
+    x = stored_samples(run, scoring.heun, num, seed, start)[:NUM_SHOWN]
     picture = png(to_unit(x, run.dataset.num_levels), num_columns=NUM_SHOWN // 2)
     run.directory.samples.mkdir(exist_ok=True)
     files.write(run.directory.samples / "heun.png", picture)
     return {
         "samples": scores,
-        "floor": judge.baseline(num, start),
-        "num_compared": judge.num_matched(num) or num,
-        "num_features": judge.num_features,
+        "floor": to_json(scorer.baseline(num, start)),
+        "num_compared": scorer.num_matched(num) or num,
+        "num_features": scorer.num_features,
     }
 
 

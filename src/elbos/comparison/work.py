@@ -18,7 +18,7 @@ from elbos import files
 from elbos.comparison.job import Job
 from elbos.comparison.scores import write_scores
 from elbos.errors import Diverged, Interrupted, explained
-from elbos.evaluation.quality import NotFiniteError
+from elbos.evaluation.samples import NotFiniteError
 from elbos.progress import Advance
 from elbos.runs.codec import decode
 from elbos.training.trained import TrainedRun

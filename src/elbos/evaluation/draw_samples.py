@@ -16,11 +16,11 @@ from torch import Tensor
 
 from elbos import files
 from elbos.checks import require_positive
-from elbos.evaluation.quality import require_finite_samples
+from elbos.evaluation.samples import class_labels, draw, require_finite_samples
 from elbos.runs.codec import encode
 from elbos.training.data import to_levels
 from elbos.training.pictures import png
-from elbos.training.sampling import Sampling, num_batches, sample
+from elbos.training.sampling import Sampling, num_batches
 from elbos.training.state import require_guidable
 from elbos.training.trained import TrainedRun
 
@@ -114,22 +114,11 @@ def _batches(
     """
     state = PartialState()
     for batches in turns(num_batches(request.num), state.process_index, state.num_processes):
-        with run.autocast():
-            own = list(
-                sample(
-                    run.denoiser,
-                    sampling,
-                    run.config.schedule,
-                    num=request.num,
-                    shape=run.data.shape,
-                    seed=request.seed,
-                    device=run.device,
-                    cond=labels,
-                    batches=batches,
-                )
-            )
+        own = draw(
+            run, sampling, num=request.num, seed=request.seed, labels=labels, batches=batches
+        )
         try:
-            gathered = gather_object(own)
+            gathered = gather_object(list(own))
         except RuntimeError as error:
             raise ConnectionError(
                 "Another process has failed: samples are not complete."
@@ -155,13 +144,11 @@ def _name(sampling: Sampling, request: Request) -> str:
 
 
 def _labels(run: TrainedRun, request: Request) -> Tensor | None:
-    num_classes = run.data.num_classes if run.has_labels else None
-    if num_classes is None:
-        if request.label is not None:
-            raise ValueError("This network knows no classes: leave out --label.")
-        return None
+    labels, num_classes = class_labels(run, request.num), run.data.num_classes
     if request.label is None:
-        return torch.arange(request.num) % num_classes
+        return labels
+    if labels is None or num_classes is None:
+        raise ValueError("This network knows no classes: leave out --label.")
     if not 0 <= request.label < num_classes:
         raise ValueError(f"label is {request.label}: give a class from 0 to {num_classes - 1}.")
     return torch.full((request.num,), request.label)

@@ -1,4 +1,4 @@
-r"""Measure a run's losses at many noise levels, on all images of a split.
+r"""A run's losses at many noise levels, on all images of a split, and what follows from them.
 
 Two measurements with independent noise. The **pilot** is of a few images, at levels uniform in
 log-SNR: it decides how the rest is measured, and is later the other side of the theorem. The
@@ -13,6 +13,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from elbos.evaluation.config import EvaluationConfig
+from elbos.evaluation.result import Curve, Likelihood
+from elbos.evaluation.stores import run_store
 from elbos.likelihood import (
     Estimate,
     Measurements,
@@ -24,17 +27,18 @@ from elbos.likelihood import (
 )
 from elbos.likelihood.measurements import NUM_BINS
 from elbos.progress import Start
-from elbos.runs.store import Store
+from elbos.runs.store import Part, Store, Tensors
 from elbos.schedules import Linear, Schedule
 from elbos.training.data import Split, to_unit
 from elbos.training.randomness import generator
 from elbos.training.trained import TrainedRun
 from elbos.training.validation import BATCH_SIZE
 
-PILOT_TIMES = 32  # of an image, at least
+NATS_PER_BIT = math.log(2)
+MIN_PILOT_LEVELS = 32  # of an image
 MIN_LOSSES_PER_BIN = 25  # of the pilot: fewer say little about the scatter of losses there
-MIN_PILOT_IMAGES = math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / PILOT_TIMES)
-ROUND_TIMES = 4
+MIN_PILOT_IMAGES = math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / MIN_PILOT_LEVELS)
+ROUND_LEVELS = 4  # of an image
 # Measurement errors of these shares of the floor add 3 % and 0.1 % to the standard error: little,
 # and nothing that would be worth hundreds of rounds.
 LITTLE, NOTHING = 0.25, 0.05
@@ -46,8 +50,8 @@ class Condition:
     """Images of a split, and what the network is told about them.
 
     Args:
-        name: What the network is told, in a word.
-        x: Levels, or points.
+        name: "unconditional" or "given_label".
+        x: Pixel values, or points.
         labels: Their classes if the network is told, else None.
     """
 
@@ -63,16 +67,21 @@ class Condition:
         """The name in words."""
         return self.name.replace("_", " ")
 
+    def batch(self, run: TrainedRun, images: slice) -> tuple[Tensor, Tensor | None]:
+        """Some images, in [-1, 1], and their labels, where the network is."""
+        x = to_unit(self.x[images], run.dataset.num_levels).to(run.device)
+        return x, None if self.labels is None else self.labels[images].to(run.device)
+
 
 @dataclass(frozen=True)
 class Measured:
-    """A condition's losses; nats per dimension, float64.
+    """The losses of a condition; nats per dimension, float64.
 
     Args:
-        pilot: At evenly spread levels, of the first images.
-        rounds: At the levels that matter, of all.
+        pilot: At levels uniform in log-SNR, of the first images.
+        rounds: At levels drawn from the fitted density, of all.
         prior: KL divergence from the prior.
-        decoder: Loss of the decoder, a draw in each round.
+        decoder: Loss of the decoder, estimated in each round.
     """
 
     pilot: Measurements
@@ -96,9 +105,25 @@ class Measured:
         return self.pilot.loss.numel() + self.rounds.loss.numel()
 
 
-def conditions(run: TrainedRun, split: Split, rows: Int64[Tensor, " n"]) -> list[Condition]:
-    """What the network is told, as in training: nothing, the label, or each in turn."""
-    x, labels = split.x[rows], None if split.labels is None else split.labels[rows]
+def chosen_images(run: TrainedRun, config: EvaluationConfig) -> Int64[Tensor, " n"]:
+    """The indices of the images to be measured, in a random order that is the same for every run.
+
+    Raises:
+        ValueError: If there are fewer images, or fewer than 2.
+    """
+    split: Split = getattr(run.dataset, config.split)
+    num_images = config.num_images or len(split)
+    if not 2 <= num_images <= len(split):
+        raise ValueError(
+            f"The {config.split} split has {len(split)} images: "
+            f"{num_images} of them cannot be measured with a standard error."
+        )
+    return torch.randperm(len(split), generator=generator(0))[:num_images]
+
+
+def conditions(run: TrainedRun, split: Split, images: Int64[Tensor, " n"]) -> list[Condition]:
+    """What the network was told in training: nothing, the label, or each in turn."""
+    x, labels = split.x[images], None if split.labels is None else split.labels[images]
     told = []
     if not run.has_labels or run.config.label_dropout > 0:
         told.append(Condition("unconditional", x, None))
@@ -107,59 +132,55 @@ def conditions(run: TrainedRun, split: Split, rows: Int64[Tensor, " n"]) -> list
     return told
 
 
-def num_pilot_times(num_images: int) -> int:
-    """Noise levels of an image in a pilot of so many images: each bin gets at least 25 losses."""
-    return max(PILOT_TIMES, math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / num_images))
+def num_pilot_levels(num_images: int) -> int:
+    """Noise levels of each of so many images in the pilot: each bin gets at least 25 losses."""
+    return max(MIN_PILOT_LEVELS, math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / num_images))
 
 
 def measure(
-    run: TrainedRun,
-    condition: Condition,
-    store: Store,
-    *,
-    num_pilot: int,
-    num_rounds: int,
-    target_se: float | None,
-    seed: int,
-    start: Start,
+    run: TrainedRun, condition: Condition, config: EvaluationConfig, start: Start
 ) -> Measured:
-    """Measure one condition.
+    """Measure a condition: the pilot, then rounds until the target is reached or out of reach.
 
     Args:
         run: The run.
         condition: Images and labels.
-        store: Where batches are kept.
-        num_pilot: Images in the pilot, at most all.
-        num_rounds: Rounds; with a target, at least as many.
-        target_se: Standard error of the bound to be reached, in nats per dimension. It is not if
-            the images alone leave more: rounds stop when more of them would not help.
-        seed: Seed of noise and noise levels.
-        start: Told of each piece of work.
+        config: What to measure.
+        start: Begins the progress of each piece of work.
 
     Raises:
         ValueError: If a loss is not finite.
     """
-    work = _Work(run, condition, store, seed, start)
+    num_pilot = min(config.num_pilot_images, len(condition))
+    num_levels = num_pilot_levels(num_pilot)
+    key = [config.split, len(condition), num_pilot, num_levels]
+    store = run_store(run, condition.name, images=key, seed=config.seed)
+    losses = _Losses(run, condition, store, config.seed, start)
     ends = run.config.schedule.logsnr_min, run.config.schedule.logsnr_max
     even = Linear(logsnr_min=ends[0], logsnr_max=ends[1])
-    logsnr, loss, _ = work.round("pilot", 0, even, num_pilot, num_pilot_times(num_pilot))
+    logsnr, loss, _ = losses.measure("pilot", 0, even, num_pilot, num_levels)
     pilot = Measurements(even, logsnr[:, None], loss[:, None])
     schedule, control = fit(pilot)
     prior = prior_loss(to_unit(condition.x, run.dataset.num_levels), ends[0]).double()
+    target = None if config.target_se is None else config.target_se * NATS_PER_BIT
     rounds: list[tuple[Tensor, Tensor, Tensor]] = []
     while True:
         number = 1 + len(rounds)
-        rounds.append(work.round(f"round-{number}", number, schedule, len(condition), ROUND_TIMES))
+        rounds.append(
+            losses.measure(f"round-{number}", number, schedule, len(condition), ROUND_LEVELS)
+        )
         logsnr, loss, decoder = (torch.stack(parts, 1) for parts in zip(*rounds, strict=True))
         measured = Measured(pilot, Measurements(schedule, logsnr, loss, control), prior, decoder)
-        if len(rounds) < num_rounds:
+        if number < config.num_rounds:
             continue
-        if number >= MAX_ROUNDS or is_enough(Estimate.of(measured.bound), target_se):
+        if number >= MAX_ROUNDS or is_enough(Estimate.of(measured.bound), target):
             return measured
 
 
 def is_enough(bound: Estimate, target_se: float | None) -> bool:
-    """Whether the target is reached, or would not be by measuring these images again."""
+    """Whether the bound has the standard error `target_se`, or would not have it after more rounds
+    on these images.
+    """
     if target_se is None or bound.standard_error <= target_se:
         return True
     share = LITTLE if bound.floor > target_se else NOTHING
@@ -167,8 +188,8 @@ def is_enough(bound: Estimate, target_se: float | None) -> bool:
 
 
 @dataclass(frozen=True)
-class _Work:
-    """The loop over batches, whose randomness is keyed by (seed, what it is for, batch)."""
+class _Losses:
+    """The loop over batches, whose randomness is keyed by (seed, pilot or round, batch)."""
 
     run: TrainedRun
     condition: Condition
@@ -176,31 +197,27 @@ class _Work:
     seed: int
     start: Start
 
-    def round(
-        self, name: str, key: int, schedule: Schedule, num: int, num_times: int
+    def measure(
+        self, name: str, key: int, schedule: Schedule, num: int, num_levels: int
     ) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"], Float[Tensor, " n"]]:
-        """Levels and losses of the first `num` images, and a draw of their decoder's loss."""
-        logsnr = schedule.logsnr(stratified_times(num, num_times, generator(self.seed, key)))
+        """Levels and losses of the first `num` images, and an estimate of their decoder's loss."""
+        logsnr = schedule.logsnr(stratified_times(num, num_levels, generator(self.seed, key)))
         what = f"{self.condition.title}, {name.replace('-', ' ')}"
-        advance = self.start(what, num * num_times, "evaluations")
-        parts = []
-        for batch, begin in enumerate(range(0, num, BATCH_SIZE)):
-            levels = logsnr[begin : min(begin + BATCH_SIZE, num)]
-            g = generator(self.seed, key, batch)
-            compute, part = partial(self._losses, begin, levels, g), f"{name}-{batch:05d}"
-            is_kept = part in self.store
-            parts.append(self.store.part(part, compute))
-            advance(levels.numel(), is_kept)
-        loss, decoder = (torch.cat([part[k] for part in parts]) for k in ("loss", "decoder"))
-        return logsnr, loss.double(), decoder.double()
+        advance = self.start(what, num * num_levels, "evaluations")
+        parts = (
+            Part(
+                f"{name}-{batch:05d}",
+                levels.numel(),
+                partial(self._batch, batch, levels, generator(self.seed, key, batch)),
+            )
+            for batch, levels in enumerate(torch.split(logsnr, BATCH_SIZE))
+        )
+        found = self.store.concatenated(parts, advance)
+        return logsnr, found["loss"].double(), found["decoder"].double()
 
-    def _losses(
-        self, begin: int, logsnr: Float[Tensor, "b m"], g: torch.Generator
-    ) -> dict[str, Tensor]:
-        rows = slice(begin, begin + len(logsnr))
-        labels, num_levels = self.condition.labels, self.run.dataset.num_levels
-        x = to_unit(self.condition.x[rows], num_levels).to(self.run.device)
-        cond = None if labels is None else labels[rows].to(self.run.device)
+    def _batch(self, batch: int, logsnr: Float[Tensor, "b m"], g: torch.Generator) -> Tensors:
+        begin, schedule = batch * BATCH_SIZE, self.run.config.schedule
+        x, cond = self.condition.batch(self.run, slice(begin, begin + len(logsnr)))
         with torch.no_grad(), self.run.autocast():
             loss = losses_at(self.run.denoiser, x, logsnr, cond=cond, generator=g)
         num_bad = int((~loss.isfinite()).sum())
@@ -209,5 +226,50 @@ class _Work:
                 f"{num_bad} of {loss.numel()} losses are NaN or infinity: "
                 "look at the data, and at the network."
             )
-        logsnr_max = self.run.config.schedule.logsnr_max
-        return {"loss": loss, "decoder": decoder_loss(x, logsnr_max, num_levels, generator=g)}
+        num_levels = self.run.dataset.num_levels
+        decoder = decoder_loss(x, schedule.logsnr_max, num_levels, generator=g)
+        return {"loss": loss, "decoder": decoder}
+
+
+def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
+    """The bound and its terms, and the loss and the ELBO at every noise level."""
+    bound = Estimate.of(measured.bound)
+    standard_error = bound.standard_error / NATS_PER_BIT
+    curve, elbo = _by_level(measured)
+    return Likelihood(
+        bits_per_dim=bound.mean / NATS_PER_BIT,
+        standard_error=standard_error,
+        measurement_error=bound.measurement_error / NATS_PER_BIT,
+        floor=bound.floor / NATS_PER_BIT,
+        target_se=target_se,
+        is_target_reached=None if target_se is None else standard_error <= target_se,
+        nats_per_dim=bound.mean,
+        decoder_bpd=measured.decoder.mean().item() / NATS_PER_BIT,
+        diffusion_bpd=measured.diffusion.mean().item() / NATS_PER_BIT,
+        prior_bpd=measured.prior.mean().item() / NATS_PER_BIT,
+        num_rounds=measured.bound.shape[1],
+        num_evaluations=measured.num_evaluations,
+        curve=curve,
+        elbo=elbo,
+    )
+
+
+def _by_level(measured: Measured) -> tuple[Curve, Curve]:
+    """The loss by noise level, and its integral, the loss of the ELBO at every noise level."""
+    rounds = measured.rounds
+    edges = torch.linspace(
+        rounds.schedule.logsnr_min, rounds.schedule.logsnr_max, NUM_BINS + 1, dtype=torch.float64
+    )
+    middle, width = (edges[1:] + edges[:-1]) / 2, (edges[1] - edges[0]).item()
+    losses = [Estimate.of(rounds.curve(level, width)) for level in middle.tolist()]
+    elbos = [Estimate.of(rounds.elbo(level, measured.prior)) for level in edges.tolist()]
+    return _curve(middle, losses), _curve(edges, elbos)
+
+
+def _curve(logsnr: Float[Tensor, " k"], estimates: list[Estimate]) -> Curve:
+    return Curve(
+        logsnr=tuple(logsnr.tolist()),
+        nats_per_dim=tuple(estimate.mean for estimate in estimates),
+        standard_error=tuple(estimate.standard_error for estimate in estimates),
+        measurement_error=tuple(estimate.measurement_error for estimate in estimates),
+    )

@@ -4,6 +4,7 @@ A metric of samples is a function of the features of samples and of real images,
 `SAMPLE_METRICS`: with both it is in every table, page and report.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -37,12 +38,15 @@ class Value:
     """A metric's value for a set of images.
 
     Attributes:
-        value: The value.
+        value: The value; NaN where it is not known.
         standard_error: Of `value`, over the samples; None where no estimate is known.
     """
 
     value: float
     standard_error: float | None = None
+
+
+UNKNOWN = Value(math.nan)
 
 
 @dataclass(frozen=True)

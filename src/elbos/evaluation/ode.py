@@ -5,20 +5,19 @@ network that rounds is none. In bfloat16 it came out as much as 0.35 bits/dim to
 """
 
 import math
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.checks import require_positive
-from elbos.evaluation.likelihood import Condition
+from elbos.evaluation.config import EvaluationConfig, OdeConfig
+from elbos.evaluation.likelihood import NATS_PER_BIT, Condition
+from elbos.evaluation.result import OdeLikelihood
+from elbos.evaluation.stores import run_store
 from elbos.likelihood.flow import Dequantize, flow_likelihood, truncated_normal, uniform
-from elbos.progress import Advance
-from elbos.runs.store import Store
-from elbos.training.data import to_unit
+from elbos.progress import Start
+from elbos.runs.store import Part, Tensors
 from elbos.training.randomness import generator
 from elbos.training.trained import TrainedRun
 
@@ -30,91 +29,66 @@ DEQUANTIZATIONS: dict[str, Dequantize] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ode:
-    """The ODE likelihood."""
-
-    num_images: int = 100
-    """On so many images, 0 for none; some hundred evaluations each, with gradient."""
-
-    tolerance: float = 1e-4
-    """Relative and absolute tolerance of a step, in nats per dimension."""
-
-    dequantization: Literal["truncated-normal", "uniform"] = "truncated-normal"
-    """What discrete data are blurred with: the noise that the network knows, or the whole cell."""
-
-    trace: Literal["hutchinson", "exact"] = "hutchinson"
-    """One random probe per image, or one backward pass per dimension."""
-
-    def __post_init__(self) -> None:
-        require_positive(tolerance=self.tolerance)
-        if self.num_images < 0 or self.num_images == 1:
-            raise ValueError(
-                f"ode.num_images is {self.num_images}: give at least 2, or 0 to leave it out."
-            )
-
-
 def measure_ode(
     run: TrainedRun,
     condition: Condition,
     bound: Float[Tensor, " n"],
-    ode: Ode,
-    store: Store,
-    seed: int,
-    on_images: Advance,
-) -> dict[str, Any]:
-    """The ODE likelihood in bits per dimension, and its difference to the bound.
+    config: EvaluationConfig,
+    start: Start,
+) -> OdeLikelihood | None:
+    """The ODE likelihood of the first images, and its difference to the bound; None for no images.
 
     Args:
         run: The run.
         condition: Images and labels.
         bound: The variational bound of each image, nats per dimension.
-        ode: How.
-        store: Where batches are kept.
-        seed: Seed of dequantization and probes.
-        on_images: Called with the number of images done after each batch.
+        config: What to measure.
+        start: Begins the progress.
     """
-    num = min(ode.num_images, len(condition))
+    ode, num = config.ode, min(config.ode.num_images, len(condition))
+    if num == 0:
+        return None
+    key = [config.split, len(condition), condition.name]
+    store = run_store(run, "ode", images=key, precision="fp32", ode=ode, seed=config.seed)
     parts = []
-    for batch, start in enumerate(range(0, num, BATCH_SIZE)):
-        rows = slice(start, min(start + BATCH_SIZE, num))
-        g, part = generator(seed, KEY, batch), f"{batch:05d}"
-        is_kept = part in store
-        parts.append(store.part(part, partial(_solve, run, condition, rows, ode, g)))
-        on_images(rows.stop - start, is_kept)
-    nats = torch.cat([part["nats"] for part in parts]).double()
-    difference = (nats - bound[:num]) / math.log(2)
-    is_discrete = run.dataset.num_levels is not None
-    return {
-        "bits_per_dim": nats.mean().item() / math.log(2),
-        "standard_error": nats.std().item() / math.sqrt(num) / math.log(2),
-        "bound_bits_per_dim": bound[:num].mean().item() / math.log(2),
-        "difference": difference.mean().item(),
-        "difference_se": difference.std().item() / math.sqrt(num),
-        "num_images": num,
-        "dequantization": ode.dequantization if is_discrete else None,
-        "trace": ode.trace,
-        "precision": "fp32",
-        "rtol": ode.tolerance,
-        "num_evaluations": torch.cat([part["num_evaluations"] for part in parts]).max().item(),
-    }
+    for batch, begin in enumerate(range(0, num, BATCH_SIZE)):
+        images = slice(begin, min(begin + BATCH_SIZE, num))
+        solve = partial(_solve, run, condition, images, ode, generator(config.seed, KEY, batch))
+        parts.append(Part(f"{batch:05d}", images.stop - begin, solve))
+    found = store.concatenated(parts, start(f"{condition.title}, ODE", num, "images"))
+    bits = found["nats"].double() / NATS_PER_BIT
+    bound_bits = bound[:num] / NATS_PER_BIT
+    difference = bits - bound_bits
+    return OdeLikelihood(
+        bits_per_dim=bits.mean().item(),
+        standard_error=bits.std().item() / math.sqrt(num),
+        bound_bits_per_dim=bound_bits.mean().item(),
+        difference=difference.mean().item(),
+        difference_se=difference.std().item() / math.sqrt(num),
+        num_images=num,
+        dequantization=None if run.dataset.num_levels is None else ode.dequantization,
+        trace=ode.trace,
+        precision="fp32",
+        rtol=ode.tolerance,
+        num_evaluations=int(found["num_evaluations"].max()),
+    )
 
 
 def _solve(
-    run: TrainedRun, condition: Condition, rows: slice, ode: Ode, g: torch.Generator
-) -> dict[str, Tensor]:
-    labels, schedule = condition.labels, run.config.schedule
+    run: TrainedRun, condition: Condition, images: slice, ode: OdeConfig, g: torch.Generator
+) -> Tensors:
+    x, cond = condition.batch(run, images)
     found = flow_likelihood(
         run.denoiser,
-        to_unit(condition.x[rows], run.dataset.num_levels).to(run.device),
-        logsnr_min=schedule.logsnr_min,
-        logsnr_max=schedule.logsnr_max,
+        x,
+        logsnr_min=run.config.schedule.logsnr_min,
+        logsnr_max=run.config.schedule.logsnr_max,
         num_levels=run.dataset.num_levels,
         dequantize=DEQUANTIZATIONS[ode.dequantization],
         use_exact_trace=ode.trace == "exact",
         rtol=ode.tolerance,
         atol=ode.tolerance,
-        cond=None if labels is None else labels[rows].to(run.device),
+        cond=cond,
         generator=g,
     )
     return {"nats": found.nats, "num_evaluations": torch.tensor([found.num_evaluations])}

@@ -1,149 +1,285 @@
-"""All scores of a set of images against a reference, and the protocol they stand for.
+"""The quality of a run's samples: made, scored against the training images, set by set.
 
 The scores of held-out real images are the real-data baseline: what samples as good as the data
 would have. All scores but the kernel distance depend on the number of images: samples and baseline
 are compared at the same number.
 """
 
-from collections.abc import Callable
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from jaxtyping import Float, UInt8
+import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
-from elbos.evaluation.estimators import (
-    Statistics,
-    frechet_distance,
-    inception_score,
-    kernel_distance,
-    precision_recall,
+from elbos.evaluation.config import EvaluationConfig
+from elbos.evaluation.features import Extractor, Network
+from elbos.evaluation.metrics import (
+    FRECHET_DISTANCE,
+    MIN_IMAGES,
+    SAMPLE_METRICS,
+    Value,
+    feature_sets,
+    num_manifold,
+    scores,
 )
-from elbos.evaluation.features import Extractor, Features, extract
-from elbos.evaluation.reference import Reference, require_images
-from elbos.training.data import Dataset
+from elbos.evaluation.reference import Reference, reference
+from elbos.evaluation.samples import FORMAT, stored_samples
+from elbos.evaluation.scores import (
+    Baseline,
+    SampleQuality,
+    SampleSets,
+    SamplingProtocol,
+    Scores,
+    Sweep,
+    SweepPoint,
+)
+from elbos.evaluation.stores import data_store, run_store
+from elbos.progress import Start
+from elbos.runs.store import Store, Tensors
+from elbos.samplers import SAMPLERS
+from elbos.schedules import Cosine, EDMSampling, Flow
+from elbos.training.randomness import generator
+from elbos.training.sampling import Sampling
+from elbos.training.trained import TrainedRun
 
-NUM_NEIGHBORS, NUM_SPLITS = 3, 10
-"""As published: of precision and recall, of the inception score."""
-
-MIN_IMAGES = 2 * NUM_SPLITS
-"""Fewer are not scored."""
-
-MAX_MANIFOLD = 10_000
-"""Images on each side of precision and recall at most: their time grows with the square."""
+REFERENCE_SPLIT = "train+val"
+BASELINE_SPLIT = "test"
+SWEEP_GRIDS = (EDMSampling(), Cosine(), Flow())
+_ESTIMATORS = 3  # another number computes stored scores anew
 
 
-def scores(
-    samples: UInt8[Tensor, "n c h w"],
-    dataset: Dataset,
-    reference: Reference,
-    extractor: Extractor,
-    *,
-    num_matched: int | None = None,
-    on_images: Callable[[int], None] = lambda _: None,
-) -> dict[str, Any]:
-    """Every score of a set of images.
+@dataclass(frozen=True)
+class ScoredSamples:
+    """The scores of a set of samples.
+
+    Attributes:
+        scores: Of all samples.
+        matched: Of as many as real images are in the baseline, if these are fewer, for the metrics
+            that depend on the number of samples.
+    """
+
+    scores: Scores
+    matched: Scores | None
+
+    @property
+    def comparable(self) -> Scores:
+        """The scores that are compared with the baseline."""
+        matched = {} if self.matched is None else self.matched.values
+        return Scores({**self.scores.values, **matched})
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores samples of a run against the images that it was trained on.
+
+    Attributes:
+        run: The run.
+        extractor: The network of the features.
+        reference: The features of its training images.
+    """
+
+    run: TrainedRun
+    extractor: Extractor
+    reference: Reference
+
+    @classmethod
+    def load(cls, run: TrainedRun, network: Network, start: Start) -> "Scorer":
+        """A scorer with the reference from the cache, or computed.
+
+        Raises:
+            OSError: If files of the extractor are missing, or the cache cannot be written.
+            ValueError: If the extractor cannot be used.
+        """
+        extractor = network.load(run.device)
+        return cls(run, extractor, reference(run.dataset, REFERENCE_SPLIT, extractor, start))
+
+    @property
+    def num_features(self) -> int:
+        """The number of dimensions of the features."""
+        return self.reference.rows.shape[1]
+
+    def num_matched(self, num: int) -> int | None:
+        """How many of `num` samples are compared with the real-data baseline, where these are not
+        all: as many as there are test images, if they are enough for a baseline.
+        """
+        num_test = len(self.run.dataset.test)
+        return num_test if MIN_IMAGES <= num_test < num else None
+
+    def score(
+        self, x: UInt8[Tensor, "n c h w"], sampling: Sampling, seed: int, start: Start
+    ) -> ScoredSamples:
+        """The scores of samples of the run, made with `sampling` and `seed`."""
+        num_matched = self.num_matched(len(x))
+        key = {"num": len(x), "matched": num_matched, "sampling": sampling, "seed": seed}
+        store = run_store(self.run, "scores", samples=FORMAT, **self._key, **key)
+        return self._stored_scores(x, store, f"seed {seed}", start, num_matched)
+
+    def baseline(self, num: int, start: Start) -> Baseline:
+        """The scores of at most `num` test images; none where there are too few. They are computed
+        once for all runs on the same data.
+        """
+        test = self.run.dataset.test.x
+        x = test[torch.randperm(len(test), generator=generator(0))[:num]]
+        found = Scores({})
+        if len(x) >= MIN_IMAGES:
+            store = data_store(self.run, "baselines", num=len(x), **self._key)
+            found = self._stored_scores(x, store, f"{BASELINE_SPLIT} images", start).scores
+        return Baseline(split=BASELINE_SPLIT, num=len(x), scores=found)
+
+    def protocol(self, sampling: Sampling, num: int, seeds: range) -> SamplingProtocol:
+        """How samples are made, and what they are compared with."""
+        trained = self.run.config.schedule
+        guided = (
+            max(sampling.guidance_min, trained.logsnr_min),
+            min(sampling.guidance_max, trained.logsnr_max),
+        )
+        return SamplingProtocol(
+            extractor=self.extractor.name,
+            reference=self.reference.split,
+            num_reference=self.reference.statistics.num,
+            num_features=self.num_features,
+            num_kernel_reference=len(self.reference.rows),
+            num_precision_recall=num_manifold(num, self.reference),
+            sampler=repr(sampling.sampler),
+            grid=repr(sampling.grid_within(trained)),
+            num_steps=sampling.num_steps,
+            num_evaluations=sampling.num_evaluations(trained),
+            guidance=sampling.guidance,
+            guidance_logsnr=None if sampling.guidance == 1 else guided,
+            num_samples=num,
+            seeds=tuple(seeds),
+        )
+
+    @cached_property
+    def _key(self) -> dict[str, Any]:
+        """The identifier of the metrics: also of an extractor that changed under its name."""
+        digest = hashlib.sha256(self.reference.rows.numpy().tobytes()).hexdigest()
+        names = [metric.name for metric in SAMPLE_METRICS]
+        return {"extractor": [self.extractor.name, digest], "metrics": [_ESTIMATORS, *names]}
+
+    def _stored_scores(
+        self,
+        x: UInt8[Tensor, "n c h w"],
+        store: Store,
+        what: str,
+        start: Start,
+        num_matched: int | None = None,
+    ) -> ScoredSamples:
+        def compute() -> Tensors:
+            sets = feature_sets(
+                x,
+                self.run.dataset,
+                self.reference,
+                self.extractor,
+                on_images=start(f"features of {what}", len(x), "images"),
+            )
+            found = _as_tensors("all", scores(sets))
+            if num_matched is not None:
+                sized = [metric for metric in SAMPLE_METRICS if metric.depends_on_num]
+                found |= _as_tensors("matched", scores(sets.first(num_matched), sized))
+            return found
+
+        found = store.part("all", compute)
+        matched = None if num_matched is None else _from_tensors("matched", found)
+        return ScoredSamples(_from_tensors("all", found), matched)
+
+
+def _as_tensors(prefix: str, values: dict[str, Value]) -> Tensors:
+    """Values with their errors, NaN where there are none."""
+    return {
+        f"{prefix}.{name}": torch.tensor(
+            [one.value, math.nan if one.standard_error is None else one.standard_error],
+            dtype=torch.float64,
+        )
+        for name, one in values.items()
+    }
+
+
+def _from_tensors(prefix: str, tensors: Tensors) -> Scores:
+    found = {name: tensors.get(f"{prefix}.{name}") for name in (m.name for m in SAMPLE_METRICS)}
+    pairs = {name: tensor.tolist() for name, tensor in found.items() if tensor is not None}
+    return Scores(
+        {name: Value(v, None if math.isnan(error) else error) for name, (v, error) in pairs.items()}
+    )
+
+
+def measure_quality(
+    scorer: Scorer, config: EvaluationConfig, sampling: Sampling, start: Start
+) -> SampleQuality:
+    """The scores of some sets of samples, and of real images for scale.
 
     Args:
-        samples: Levels, generated or real, in an order without meaning.
-        dataset: The data, which the levels are like.
-        reference: What to compare with, of the same extractor.
-        extractor: What computes the features.
-        num_matched: Also score the first so many of them alone, as many as the images that they
-            are to be compared with. Default: do not.
-        on_images: Called with the number of images done, now and then.
-
-    Returns:
-        `frechet_distance`, `kernel_distance` and its standard error `kernel_distance_se`,
-        `precision`, `recall`; with classes `inception_score`, where they are Inception's, else
-        `classifier_score`, and its deviation over splits (`..._std`); `num_samples`; `matched`, the
-        scores that depend on the number of samples once more, of the first of them, or None; and
-        the `protocol`.
+        scorer: Of the run.
+        config: What to measure.
+        sampling: How samples are made.
+        start: Begins the progress of each piece of work.
 
     Raises:
-        ValueError: If the samples are too few or of another shape than the reference's images, or
-            the reference is of another extractor.
+        ValueError: If samples are not finite.
     """
-    _require_comparable(samples, reference, extractor)
-    features = extract(extractor, samples, num_levels=require_images(dataset), on_images=on_images)
-    kernel, kernel_se = kernel_distance(
-        features.pooled, reference.rows, reference_kernel=reference.kernel
+    num, seeds = config.num_samples, range(config.seed, config.seed + config.num_sets)
+    found = {seed: _score(scorer, sampling, num, seed, start) for seed in seeds}
+    matched = {seed: one.matched for seed, one in found.items() if one.matched is not None}
+    num_matched = scorer.num_matched(num)
+    return SampleQuality(
+        protocol=scorer.protocol(sampling, num, seeds),
+        samples=SampleSets.from_scores(num, {seed: one.scores for seed, one in found.items()}),
+        matched=None if num_matched is None else SampleSets.from_scores(num_matched, matched),
+        baseline=scorer.baseline(num, start),
     )
-    matched = None
-    if num_matched is not None:
-        logits = None if features.logits is None else features.logits[:num_matched]
-        first = Features(features.pooled[:num_matched], logits)
-        matched = {"num": num_matched, **_sized_scores(first, reference, extractor)}
-    return {
-        **_sized_scores(features, reference, extractor),
-        "kernel_distance": kernel,
-        "kernel_distance_se": kernel_se,
-        "num_samples": len(samples),
-        "matched": matched,
-        "protocol": {
-            "extractor": extractor.name,
-            "reference": f"{reference.dataset}, {reference.split} split",
-            "num_reference": reference.statistics.num,
-            "num_kernel_rows": len(reference.rows),
-            "num_precision_recall": _num_manifold(features, reference),
-            "num_neighbors": NUM_NEIGHBORS,
-            "num_inception_splits": NUM_SPLITS,
-        },
-    }
 
 
-def _sized_scores(
-    features: Features, reference: Reference, extractor: Extractor
-) -> dict[str, float]:
-    """The scores that depend on the number of samples."""
-    num = _num_manifold(features, reference)
-    precision, recall = precision_recall(
-        reference.rows[:num], features.pooled[:num], num_neighbors=NUM_NEIGHBORS
-    )
-    found = {
-        "frechet_distance": frechet_distance(
-            reference.statistics, Statistics.from_features(features.pooled)
-        ),
-        "precision": precision,
-        "recall": recall,
-    }
-    if features.logits is not None:
-        name = "inception_score" if extractor.is_inception else "classifier_score"
-        found[name], found[f"{name}_std"] = inception_score(features.logits, num_splits=NUM_SPLITS)
-    return found
+def _score(scorer: Scorer, sampling: Sampling, num: int, seed: int, start: Start) -> ScoredSamples:
+    x = stored_samples(scorer.run, sampling, num, seed, start)
+    return scorer.score(x, sampling, seed, start)
 
 
-def _num_manifold(features: Features, reference: Reference) -> int:
-    """How many images are on each side of precision and recall."""
-    return min(len(features.pooled), len(reference.rows), MAX_MANIFOLD)
-
-
-class NotFiniteError(ValueError):
-    """Samples that hold NaN or infinity."""
-
-
-def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
-    """Fail on samples that no picture can be made of, before they are rounded to levels.
-
-    Raises:
-        NotFiniteError: If some hold NaN or infinity; it says how many.
+def measure_sweep(
+    scorer: Scorer, config: EvaluationConfig, sampling: Sampling, start: Start
+) -> Sweep:
+    """The scores of samples for every sampler, grid and number of evaluations, all with the same
+    noise; `sampling` has the guidance that they share. Arguments as those of `measure_quality`.
     """
-    num_bad = int((~x.isfinite()).flatten(1).any(1).sum())
-    if num_bad:
-        raise NotFiniteError(
-            f"{num_bad} of {len(x)} samples hold NaN or infinity: "
-            "try another sampler, more steps, less guidance or float32."
-        )
+    num, seed = config.sweep_samples, config.seed
+    points = []
+    for one in _sweep_samplings(scorer, config, sampling):
+        protocol = scorer.protocol(one, num, range(seed, seed + 1))
+        found = _score(scorer, one, num, seed, _named(start, protocol))
+        points.append(SweepPoint(protocol=protocol, scores=found.scores))
+    return Sweep(
+        points=tuple(points),
+        num_samples=num,
+        seed=seed,
+        baseline=scorer.baseline(num, start),
+        best=min(points, key=lambda point: point.scores[FRECHET_DISTANCE].value),
+    )
 
 
-def _require_comparable(samples: Tensor, reference: Reference, extractor: Extractor) -> None:
-    if tuple(samples.shape[1:]) != reference.image_shape:
-        raise ValueError(
-            f"The samples are {tuple(samples.shape[1:])}, but the images of the reference "
-            f"({reference.dataset}, {reference.split} split) {reference.image_shape}: "
-            "compare images of the same channels and size."
-        )
-    if extractor.name != reference.extractor:
-        raise ValueError(
-            f"The reference is of {reference.extractor}, and the samples would be of "
-            f"{extractor.name}: compute both with the same extractor."
-        )
+def _named(start: Start, protocol: SamplingProtocol) -> Start:
+    """Progress that says which point of the sweep the work is for."""
+    grid = protocol.grid.partition("(")[0]
+    point = f"{protocol.sampler} on {grid}, {protocol.num_evaluations} evaluations"
+    return lambda what, total, unit: start(f"{point}: {what}", total, unit)
+
+
+def _sweep_samplings(
+    scorer: Scorer, config: EvaluationConfig, sampling: Sampling
+) -> Iterator[Sampling]:
+    """Each sampler on each grid, with as many steps as the evaluations allow."""
+    trained = scorer.run.config.schedule
+    for sampler in dict.fromkeys([sampling.sampler, *(cls() for cls in SAMPLERS)]):
+        for grid in dict.fromkeys([sampling.grid, *SWEEP_GRIDS]):
+            line = replace(sampling, sampler=sampler, grid=grid)
+            for num_evaluations in config.sweep_evaluations:
+                fitting = [
+                    point
+                    for num_steps in range(2, num_evaluations + 1)
+                    if (point := replace(line, num_steps=num_steps)).num_evaluations(trained)
+                    <= num_evaluations
+                ]
+                yield from fitting[-1:]  # guidance may leave none

@@ -1,13 +1,10 @@
-"""What samples are compared with: the features of one split of the data, computed once.
+"""The features of a split of the data, which samples are compared with, computed once.
 
-They are kept in the user's cache under a key over the data, the split and the extractor. An
-extraction that was interrupted goes on where it was; a cache that is damaged is replaced.
+They are kept in the user's cache under a digest of the data, the split and the extractor. An
+extraction that was interrupted resumes; a cache that is damaged is replaced.
 """
 
-import hashlib
-import json
 import shutil
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +17,10 @@ from torch import Tensor
 from elbos import files
 from elbos.evaluation.estimators import Statistics, mean_kernel
 from elbos.evaluation.features import Extractor, extract
-from elbos.progress import Start
-from elbos.runs.cache import build_once, cache_dir
-from elbos.runs.store import Store, pack, unpack
+from elbos.progress import Start, silent
+from elbos.runs.cache import DamagedFolder, build_once, cache_dir
+from elbos.runs.codec import digest
+from elbos.runs.store import Part, Store, Tensors, pack, unpack
 from elbos.training.data import Dataset
 
 _FILE = "reference.safetensors"
@@ -40,9 +38,9 @@ class Reference:
 
     Attributes:
         statistics: Of all its images.
-        rows: Features of up to 60,000 of them, in an order drawn once and for all.
+        rows: Features of up to 60,000 of them, in a random order that is always the same.
         kernel: `mean_kernel(rows)`, the part of the kernel distance that is the reference's own.
-        extractor: Name of what computed them.
+        extractor: Name of the extractor.
         dataset: Name of the data.
         split: Name of the split.
         image_shape: Of its images, `(c, h, w)`.
@@ -58,21 +56,18 @@ class Reference:
 
 
 def reference(
-    dataset: Dataset,
-    split_name: str,
-    extractor: Extractor,
-    start: Start = lambda *_: lambda *_: None,
+    dataset: Dataset, split_name: str, extractor: Extractor, start: Start = silent
 ) -> Reference:
     """The features of a split, from the cache if they are there.
 
-    A few are computed in any case, and compared with those in the cache: what a function of the
-    user's own computes may change without its name.
+    A few are computed in any case, and compared with those in the cache: what a user's function
+    computes may change without its name.
 
     Args:
         dataset: Images.
         split_name: "train", "val", "test", or several, as "train+val".
-        extractor: What computes the features.
-        start: Told of the work; not at all with a cache.
+        extractor: Computes the features.
+        start: Begins the progress; not called where the features are in the cache.
 
     Raises:
         OSError: If the cache cannot be written.
@@ -83,67 +78,40 @@ def reference(
     splits = [getattr(dataset, name).x for name in split_name.split("+")]
     num = sum(map(len, splits))
     some = torch.randperm(num, generator=torch.Generator().manual_seed(_SEED))[:_MAX_ROWS]
+    identity = [_FORMAT, dataset.fingerprint(), num_levels, split_name, extractor.name]
+    name = f"features/{digest(identity)[:16]}"
 
-    def features(x: Tensor) -> dict[str, Tensor]:
+    def features(x: Tensor) -> Tensors:
         found = extract(extractor, x, num_levels=num_levels, on_images=lambda _: None)
         return {"pooled": found.pooled}
 
     def build(folder: Path) -> None:
+        store = Store(cache_dir() / f"{name}.parts")
+        batches = (batch for split in splits for batch in split.split(_PART_SIZE))
+        parts = (Part(f"{i:05d}", len(x), partial(features, x)) for i, x in enumerate(batches))
         advance = start(f"features of {split_name} images", num, "images")
-        store, parts = Store(cache_dir() / f"features/{key}.parts"), []
-        for i, x in enumerate(part for split in splits for part in split.split(_PART_SIZE)):
-            is_kept = f"{i:05d}" in store
-            parts.append(store.part(f"{i:05d}", partial(features, x))["pooled"])
-            advance(len(x), is_kept)
-        pooled = torch.cat(parts)
-        rows = pooled[some]
-        files.write(
-            folder / _FILE, _content(Statistics.from_features(pooled), rows, mean_kernel(rows))
-        )
+        pooled = store.concatenated(parts, advance)["pooled"]
+        files.write(folder / _FILE, _content(pooled, pooled[some]))
         shutil.rmtree(store.folder)
 
-    def cached() -> Reference:
-        folder = build_once(f"features/{key}", build, read=lambda path: path)
-        statistics, rows, kernel = _read(folder / _FILE)
-        checked = torch.stack([_row(splits, row) for row in some[:_NUM_CHECKED].tolist()])
-        now = features(checked)["pooled"]
-        if not _is_same(now, rows[: len(now)]):
-            raise DamagedCache(folder, f"are not what {extractor.name} computes now")
+    def read(folder: Path) -> Reference:
         names = (extractor.name, dataset.name, split_name)
-        return Reference(statistics, rows, kernel, *names, image_shape=dataset.shape)
+        found = _read(folder / _FILE, names, dataset.shape)
+        images = torch.stack([_image(splits, i) for i in some[:_NUM_CHECKED].tolist()])
+        if not _is_close(features(images)["pooled"], found.rows[: len(images)]):
+            raise DamagedFolder(f"{folder} holds other features than {extractor.name} computes now")
+        return found
 
-    identity = [_FORMAT, dataset.fingerprint(), num_levels, split_name, extractor.name]
-    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     try:
-        return cached()
-    except DamagedCache as damaged:
-        warnings.warn(f"{damaged}: they are computed again", stacklevel=2)
-        shutil.rmtree(damaged.folder)
-    try:
-        return cached()
-    except DamagedCache as damaged:
+        return build_once(name, build, read)
+    except DamagedFolder as error:  # though it was just built
         raise ValueError(
             f"{extractor.name} does not compute the same features twice: make it deterministic."
-        ) from damaged
-
-
-def _row(splits: Sequence[Tensor], row: int) -> Tensor:
-    """A row of splits that stand behind one another."""
-    for split in splits:
-        if row < len(split):
-            break
-        row -= len(split)
-    return split[row]
-
-
-def _is_same(first: Tensor, second: Tensor) -> bool:
-    """Whether features are the same, up to rounding."""
-    is_alike = first.shape == second.shape
-    return is_alike and bool((first - second).norm() <= _MAX_DIFFERENCE * second.norm())
+        ) from error
 
 
 def require_images(dataset: Dataset) -> int:
-    """The number of levels of the images of a data set.
+    """The number of pixel values of the images of a data set.
 
     Raises:
         ValueError: If it holds points.
@@ -153,29 +121,38 @@ def require_images(dataset: Dataset) -> int:
     return dataset.num_levels
 
 
-class DamagedCache(ValueError):
-    """Features that are not as they were written, or that would not be written so now."""
-
-    def __init__(self, folder: Path, what: str) -> None:
-        super().__init__(f"The cached features {folder} {what}")
-        self.folder = folder
-
-
-def _content(statistics: Statistics, rows: Tensor, kernel: float) -> bytes:
-    tensors = {
-        "mean": statistics.mean,
-        "covariance": statistics.covariance,
-        "num": torch.tensor(statistics.num),
-        "rows": rows,
-        "kernel": torch.tensor(kernel, dtype=torch.float64),
-    }
-    return pack(tensors)
+def _image(splits: Sequence[Tensor], index: int) -> Tensor:
+    """An image of several splits that are counted through."""
+    for split in splits:
+        if index < len(split):
+            break
+        index -= len(split)
+    return split[index]
 
 
-def _read(path: Path) -> tuple[Statistics, Tensor, float]:
+def _is_close(first: Tensor, second: Tensor) -> bool:
+    """Whether features are the same, up to rounding."""
+    has_shape = first.shape == second.shape
+    return has_shape and bool((first - second).norm() <= _MAX_DIFFERENCE * second.norm())
+
+
+def _content(pooled: Tensor, rows: Tensor) -> bytes:
+    statistics = Statistics.from_features(pooled)
+    return pack(
+        {
+            "mean": statistics.mean,
+            "covariance": statistics.covariance,
+            "num": torch.tensor(statistics.num),
+            "rows": rows,
+            "kernel": torch.tensor(mean_kernel(rows), dtype=torch.float64),
+        }
+    )
+
+
+def _read(path: Path, names: tuple[str, str, str], image_shape: tuple[int, ...]) -> Reference:
     try:
-        tensors = unpack(files.read(path))
-    except (FileNotFoundError, ValueError) as error:
-        raise DamagedCache(path.parent, "are damaged") from error
-    statistics = Statistics(tensors["mean"], tensors["covariance"], int(tensors["num"]))
-    return statistics, tensors["rows"], tensors["kernel"].item()
+        found = unpack(files.read(path))
+        statistics = Statistics(found["mean"], found["covariance"], int(found["num"]))
+        return Reference(statistics, found["rows"], found["kernel"].item(), *names, image_shape)
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise DamagedFolder(f"{path.parent} is damaged") from error

@@ -50,7 +50,7 @@ def likelihood_table(result: dict[str, Any]) -> Table:
         f"{result['run']}: bits/dim on {result['num_images']:,} images ({result['split']})"
     )
     results = result["results"]
-    has_exact = any("exact_bits_per_dim" in row for row in results.values())
+    has_exact = any(row["exact_bits_per_dim"] is not None for row in results.values())
     columns = ["bits/dim", "± s.e.", "noise", "decoder", "diffusion", "prior"]
     _add_columns(table, [*columns, "exact"] if has_exact else columns)
     for name, row in results.items():
@@ -98,7 +98,7 @@ def theorem_table(result: dict[str, Any]) -> Table:
 
 def quality_table(result: dict[str, Any]) -> Table | None:
     """Scores of samples, and of real images."""
-    if "quality" not in result:
+    if result["quality"] is None:
         return None
     quality, how = result["quality"], result["quality"]["protocol"]
     guided = how["guidance_logsnr"]
@@ -132,7 +132,7 @@ def _sets(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def sweep_table(result: dict[str, Any]) -> Table | None:
     """Fréchet distance by sampler, grid and evaluations."""
-    if "sweep" not in result:
+    if result["sweep"] is None:
         return None
     sweep = result["sweep"]
     lines: dict[tuple[str, str], dict[int, float]] = {}
@@ -155,12 +155,12 @@ def sweep_table(result: dict[str, Any]) -> Table | None:
 def runs_table(results: Sequence[dict[str, Any]]) -> Table:
     """Several runs, a row for each of what their networks are told."""
     table = _table("runs")
-    found = (metrics(result["quality"]) for result in results if "quality" in result)
+    found = (metrics(result["quality"]) for result in results if result["quality"])
     scores = [key for key in next(found, []) if not key.endswith("_score")]
     titles = ["step", "bits/dim", "± s.e.", "ODE", *(_TITLES[key] for key in scores)]
     _add_columns(table, titles)
     for result in results:
-        quality = result.get("quality", {}).get("mean", {})
+        quality = (result["quality"] or {}).get("mean", {})
         for name, row in result["results"].items():
             ode = row["ode"] or {}
             table.add_row(

@@ -12,7 +12,6 @@ sets them apart.
 """
 
 import math
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,6 +20,7 @@ from torch import Tensor
 from elbos import weightings
 from elbos.analysis import is_monotone
 from elbos.evaluation.likelihood import Measured
+from elbos.evaluation.result import TheoremCheck
 from elbos.likelihood import Measurements
 from elbos.weightings import WeightFunction
 
@@ -34,7 +34,7 @@ CHECKED: dict[str, WeightFunction] = {
     "EDM-monotonic": weightings.Monotone(weightings.EDM()),
     "Min-SNR(5)": weightings.MinSNR(gamma=5.0),
 }
-"""Monotone and not, flat and steep: what theorem and table of weighted losses are shown for."""
+"""Monotone and not, flat and steep."""
 
 
 def mixed_elbos(
@@ -61,35 +61,33 @@ def mixed_elbos(
     return w[-1] * elbos[:, -1] - w[0] * elbos[:, 0] - (between * w.diff()).sum(1)
 
 
-def check(measured: Measured, trained: WeightFunction) -> list[dict[str, Any]]:
+def check_theorem(measured: Measured, trained: WeightFunction) -> tuple[TheoremCheck, ...]:
     """Both sides for some weightings, on the pilot's images, and the z score of their difference.
 
     Args:
         measured: A condition's losses.
-        trained: The run's own weighting, to check besides.
+        trained: The run's own weighting, which is checked besides.
     """
-    schedule = measured.rounds.schedule
-    num = len(measured.pilot.loss)
-    rows = []
     own = {} if trained in CHECKED.values() else {repr(trained): trained}
-    for name, weighting in (CHECKED | own).items():
-        loss = measured.rounds.integral(weighting)[:num].mean(1)
-        mixture = mixed_elbos(measured.pilot, weighting, measured.prior[:num])
-        difference = loss - mixture
-        error = _standard_error(difference)
-        rows.append(
-            {
-                "name": name,
-                "is_monotone": is_monotone(weighting, schedule.logsnr_min, schedule.logsnr_max),
-                "loss": loss.mean().item(),
-                "loss_se": _standard_error(loss),
-                "mixture": mixture.mean().item(),
-                "mixture_se": _standard_error(mixture),
-                "difference_se": error,
-                "z": difference.mean().item() / error,
-            }
-        )
-    return rows
+    return tuple(_check(measured, *named) for named in (CHECKED | own).items())
+
+
+def _check(measured: Measured, name: str, weighting: WeightFunction) -> TheoremCheck:
+    schedule, num = measured.rounds.schedule, len(measured.pilot.loss)
+    loss = measured.rounds.integral(weighting)[:num].mean(1)
+    mixture = mixed_elbos(measured.pilot, weighting, measured.prior[:num])
+    difference = loss - mixture
+    error = _standard_error(difference)
+    return TheoremCheck(
+        name=name,
+        is_monotone=is_monotone(weighting, schedule.logsnr_min, schedule.logsnr_max),
+        loss=loss.mean().item(),
+        loss_se=_standard_error(loss),
+        mixture=mixture.mean().item(),
+        mixture_se=_standard_error(mixture),
+        difference_se=error,
+        z=difference.mean().item() / error,
+    )
 
 
 def _standard_error(values: Float[Tensor, " n"]) -> float:

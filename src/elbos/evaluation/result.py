@@ -1,0 +1,224 @@
+"""The result of an evaluation, as frozen dataclasses: `to_dict` is what eval.json holds."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from elbos.evaluation.scores import SampleQuality, Sweep
+from elbos.records import from_json, to_json
+
+MAX_Z = 4.0
+"""The largest z score that is put down to chance: one in 16,000 is larger."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Estimates at many noise levels, in nats per dimension.
+
+    Attributes:
+        logsnr: The noise levels.
+        nats_per_dim: The estimates.
+        standard_error: As estimates of the mean over all images there could be.
+        measurement_error: As estimates of the mean over the images that were measured.
+    """
+
+    logsnr: tuple[float, ...]
+    nats_per_dim: tuple[float, ...]
+    standard_error: tuple[float, ...]
+    measurement_error: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TheoremCheck:
+    """Both sides of the theorem for one weighting, in nats per dimension.
+
+    Attributes:
+        name: The weighting.
+        is_monotone: Whether it never rises with log-SNR, between the noise levels of the training.
+        loss: The weighted loss; `loss_se`, its standard error.
+        mixture: The mixture of ELBOs; `mixture_se`, its standard error.
+        difference_se: Standard error of their paired difference.
+        z: The difference over its standard error.
+    """
+
+    name: str
+    is_monotone: bool
+    loss: float
+    loss_se: float
+    mixture: float
+    mixture_se: float
+    difference_se: float
+    z: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether both sides are equal up to chance."""
+        return abs(self.z) <= MAX_Z
+
+
+@dataclass(frozen=True, kw_only=True)
+class OdeLikelihood:
+    """The likelihood under the probability-flow ODE, beside the bound on the same images.
+
+    Attributes:
+        bits_per_dim: The mean negative log-likelihood; `standard_error`, over images.
+        bound_bits_per_dim: The variational bound.
+        difference: Mean of ODE minus bound; `difference_se`, of the paired difference.
+        num_images: Images measured.
+        dequantization: Noise on discrete data; None for continuous data.
+        trace: "hutchinson" or "exact".
+        precision: Of the network.
+        rtol: Tolerance of a step of the solver, relative and absolute.
+        num_evaluations: Function evaluations of the worst batch.
+    """
+
+    bits_per_dim: float
+    standard_error: float
+    bound_bits_per_dim: float
+    difference: float
+    difference_se: float
+    num_images: int
+    dequantization: str | None
+    trace: str
+    precision: str
+    rtol: float
+    num_evaluations: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood:
+    """The variational bound of a run's images, its terms, and its integrand at every noise level.
+
+    Attributes:
+        bits_per_dim: The bound on the negative log-likelihood; `nats_per_dim`, in nats.
+        standard_error: As an estimate for all images there could be, in bits/dim.
+        measurement_error: As an estimate for these images, in bits/dim.
+        floor: The standard error that these images have if they are measured without error.
+        target_se: The standard error to be reached, if any, and `is_target_reached`.
+        decoder_bpd, diffusion_bpd, prior_bpd: The terms of the bound, in bits/dim.
+        num_rounds: Rounds of the measurement.
+        num_evaluations: Network evaluations.
+        curve: The loss by noise level.
+        elbo: The loss of the ELBO of data noised to each level.
+        exact_bits_per_dim: The exact value that the bound is above, where it is known.
+        weightings: The theorem for some weightings.
+        ode: The ODE likelihood, if measured.
+    """
+
+    bits_per_dim: float
+    standard_error: float
+    measurement_error: float
+    floor: float
+    target_se: float | None
+    is_target_reached: bool | None
+    nats_per_dim: float
+    decoder_bpd: float
+    diffusion_bpd: float
+    prior_bpd: float
+    num_rounds: int
+    num_evaluations: int
+    curve: Curve
+    elbo: Curve
+    exact_bits_per_dim: float | None = None
+    weightings: tuple[TheoremCheck, ...] = ()
+    ode: OdeLikelihood | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What the run was trained with, as far as its numbers depend on it."""
+
+    weighting: str
+    schedule: str
+    parameterization: str
+    network: str
+    num_parameters: int
+    optimizer: str
+    images_seen: int
+    batch_size: int
+    precision: str
+    data: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How the likelihood was measured.
+
+    Attributes:
+        data: Name of the data; `data_sha256`, its digest.
+        num_levels: Pixel values that the decoder tells apart; None for continuous data.
+        weights_relative_width: Of the averaged weights, as in EDM2.
+        logsnr_min, logsnr_max: Between these noise levels.
+        num_pilot_images: Images in the first pass; `num_pilot_levels`, noise levels of each.
+        num_round_levels: Noise levels of each image in a round.
+        precision: Of the network.
+        seed: Of noise and noise levels.
+        device: "cpu" or "cuda".
+        versions: Of elbos and torch.
+    """
+
+    data: str
+    data_sha256: str
+    num_levels: int | None
+    weights_relative_width: float
+    logsnr_min: float
+    logsnr_max: float
+    num_pilot_images: int
+    num_pilot_levels: int
+    num_round_levels: int
+    precision: str
+    seed: int
+    device: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All that was measured of a run.
+
+    Attributes:
+        run: The run directory.
+        step: Of the checkpoint; `images_seen`, in images.
+        trained: What it was trained with.
+        split: The images that were measured; `num_images`, how many.
+        num_evaluations: Network evaluations of all likelihoods.
+        results: The likelihood "unconditional", "given_label", or both.
+        quality: Of samples, if measured.
+        sweep: The same by sampler and evaluations, if measured.
+        protocol: How the likelihood was measured.
+    """
+
+    run: str
+    step: int
+    images_seen: int
+    trained: Training
+    split: str
+    num_images: int
+    num_evaluations: int
+    results: Mapping[str, Likelihood]
+    quality: SampleQuality | None
+    sweep: Sweep | None
+    protocol: Protocol
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Evaluation":
+        """The evaluation in a file that `elbos evaluate` wrote, RUN/eval.json."""
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Evaluation":
+        """The evaluation that `to_dict` made `data` of.
+
+        Raises:
+            TypeError: If an entry is missing.
+        """
+        found: Evaluation = from_json(cls, data)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as values of JSON."""
+        found: dict[str, Any] = to_json(self)
+        return found

@@ -1,0 +1,199 @@
+"""The results of sample quality, as frozen dataclasses."""
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from elbos.evaluation.metrics import (
+    SAMPLE_METRICS,
+    UNKNOWN,
+    SampleMetric,
+    Value,
+    leading_distance,
+)
+
+_FLAT = {"is_flat": True}  # in JSON, see `records`
+
+
+def _scores_as_json(values: Mapping[str, Value]) -> dict[str, float | None]:
+    """Every metric by its name, None if not known; standard errors as `NAME_se`."""
+    found: dict[str, float | None] = {metric.name: None for metric in SAMPLE_METRICS}
+    for name, one in values.items():
+        found[name] = one.value
+        found |= {} if one.standard_error is None else {f"{name}_se": one.standard_error}
+    return found
+
+
+def _scores_from_json(data: Mapping[str, Any]) -> dict[str, Value]:
+    names = (metric.name for metric in SAMPLE_METRICS)
+    return {n: Value(data[n], data.get(f"{n}_se")) for n in names if data.get(n) is not None}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The metrics of a set of images.
+
+    Attributes:
+        values: By the names of `SAMPLE_METRICS`; those that are not known are not in it.
+    """
+
+    values: Mapping[str, Value] = field(
+        metadata={**_FLAT, "encode": _scores_as_json, "decode": _scores_from_json}
+    )
+
+    def __getitem__(self, metric: SampleMetric) -> Value:
+        """The value of a metric, and its standard error; None in place of what is not known."""
+        return self.values.get(metric.name, UNKNOWN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSet:
+    """The scores of a set of samples; `seed` is that of their noise."""
+
+    seed: int
+    scores: Scores = field(metadata=_FLAT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """The scores of real images: what samples as good as the data would have.
+
+    Attributes:
+        split: The split that they are from, which is not in the reference.
+        num: How many.
+        scores: Empty where there are too few images.
+    """
+
+    split: str
+    num: int
+    scores: Scores = field(metadata=_FLAT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSets:
+    """Sets of equally many samples, of several seeds.
+
+    Attributes:
+        num: Samples in a set.
+        sets: One of each seed.
+        mean: The mean of each metric over seeds.
+        std: The standard deviation of each metric over seeds; None for a single seed.
+    """
+
+    num: int
+    sets: tuple[SampleSet, ...]
+    mean: Mapping[str, float]
+    std: Mapping[str, float] | None
+
+    @classmethod
+    def from_scores(cls, num: int, scores: Mapping[int, Scores]) -> "SampleSets":
+        """From the scores of each seed."""
+        names = next(iter(scores.values())).values
+        values = {name: [one.values[name].value for one in scores.values()] for name in names}
+        return cls(
+            num=num,
+            sets=tuple(SampleSet(seed=seed, scores=one) for seed, one in scores.items()),
+            mean={name: statistics.fmean(found) for name, found in values.items()},
+            std={name: statistics.stdev(found) for name, found in values.items()}
+            if len(scores) > 1
+            else None,
+        )
+
+    def __getitem__(self, metric: SampleMetric) -> Value:
+        """A metric's mean and its standard deviation over seeds; of a single seed, the value and
+        its standard error.
+        """
+        if self.std is None:
+            return self.sets[0].scores[metric]
+        return Value(self.mean.get(metric.name, math.nan), self.std.get(metric.name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingProtocol:
+    """How samples were made, and what they are compared with.
+
+    Attributes:
+        extractor: The network of the features; `num_features`, their dimensions.
+        reference: The split of real images; `num_reference`, how many.
+        num_kernel_reference: Of them, in the kernel distance.
+        num_precision_recall: Images on each side of precision and recall.
+        sampler, grid, num_steps: How noise becomes samples.
+        num_evaluations: Network evaluations per sample.
+        guidance: Scale of the guidance; 1 for none. `guidance_logsnr`: between these noise levels.
+        num_samples: Samples in a set.
+        seeds: A set of each.
+    """
+
+    extractor: str
+    reference: str
+    num_reference: int
+    num_features: int
+    num_kernel_reference: int
+    num_precision_recall: int
+    sampler: str
+    grid: str
+    num_steps: int
+    num_evaluations: int
+    guidance: float
+    guidance_logsnr: tuple[float, ...] | None
+    num_samples: int
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleQuality:
+    """The quality of a run's samples.
+
+    Attributes:
+        protocol: How they were made and compared.
+        samples: All samples.
+        matched: As many of them as real images are in the baseline, where these are fewer.
+        baseline: The scores of real images.
+    """
+
+    protocol: SamplingProtocol
+    samples: SampleSets = field(metadata=_FLAT)
+    matched: SampleSets | None
+    baseline: Baseline
+
+    def comparable(self, metric: SampleMetric) -> SampleSets:
+        """The sets that are compared with the baseline: those of as many samples, or, for a metric
+        that does not depend on their number, all.
+        """
+        return self.matched if self.matched and metric.depends_on_num else self.samples
+
+    @property
+    def metrics(self) -> list[SampleMetric]:
+        """The metrics that are known of samples, the one to judge them by first."""
+        leading = leading_distance((self.matched or self.samples).num, self.protocol.num_features)
+        known = [m for m in SAMPLE_METRICS if m.name in self.samples.sets[0].scores.values]
+        return sorted(known, key=lambda metric: metric is not leading)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPoint:
+    """The scores of samples that were made in one of several ways."""
+
+    protocol: SamplingProtocol = field(metadata=_FLAT)
+    scores: Scores = field(metadata=_FLAT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Sample quality by sampler, grid and number of network evaluations.
+
+    Attributes:
+        points: One of each; all of the same noise and number of samples.
+        num_samples: Samples of a point.
+        seed: Of their noise.
+        baseline: The scores of real images.
+        best: The point of least Fréchet distance.
+    """
+
+    points: tuple[SweepPoint, ...]
+    num_samples: int
+    seed: int
+    baseline: Baseline
+    best: SweepPoint

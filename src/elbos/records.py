@@ -1,0 +1,66 @@
+"""Results, which are frozen dataclasses, as JSON values and back.
+
+None is null, tuples are lists, and keys of mappings are strings. A field's metadata may say
+otherwise than by default:
+
+- `json`: its name in JSON;
+- `is_flat`: its entries stand among those of the whole;
+- `encode`, `decode`: functions to its JSON values and back.
+"""
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any, get_args, get_origin, get_type_hints
+
+
+def to_json(value: Any) -> Any:
+    """A result, or the value of one of its fields, as JSON values."""
+    if dataclasses.is_dataclass(value):
+        found: dict[str, Any] = {}
+        for f in dataclasses.fields(value):
+            entry = f.metadata.get("encode", to_json)(getattr(value, f.name))
+            found |= entry if _is_flat(f) else {_key(f): entry}
+        return found
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    return [to_json(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def from_json(annotation: Any, value: Any) -> Any:
+    """The object of type `annotation` that `to_json` made `value` from. Entries that are no field
+    are left out.
+
+    Raises:
+        TypeError: If a field without default is missing.
+    """
+    kinds = get_args(annotation)
+    if isinstance(annotation, types.UnionType):  # of a type and None
+        return None if value is None else from_json(kinds[0], value)
+    if dataclasses.is_dataclass(annotation):
+        hints = get_type_hints(annotation)
+        given = {
+            f.name: _decoded(f, hints[f.name], value)
+            for f in dataclasses.fields(annotation)
+            if _is_flat(f) or _key(f) in value
+        }
+        return annotation(**given)  # type: ignore[operator]
+    if get_origin(annotation) is tuple:
+        return tuple(from_json(kinds[0], item) for item in value)
+    if isinstance(value, Mapping) and kinds:
+        return {kinds[0](key): from_json(kinds[1], item) for key, item in value.items()}
+    return value
+
+
+def _decoded(f: "dataclasses.Field[Any]", annotation: Any, data: Mapping[str, Any]) -> Any:
+    entry = data if _is_flat(f) else data[_key(f)]
+    return f.metadata["decode"](entry) if "decode" in f.metadata else from_json(annotation, entry)
+
+
+def _is_flat(f: "dataclasses.Field[Any]") -> bool:
+    return bool(f.metadata.get("is_flat"))
+
+
+def _key(f: "dataclasses.Field[Any]") -> str:
+    name: str = f.metadata.get("json", f.name)
+    return name
