@@ -27,7 +27,7 @@ from tiny import log, tensors
 from elbos import cli, files, weightings
 from elbos.cli import compare as compare_verb
 from elbos.cli import train as train_verb
-from elbos.evaluation import draw_samples
+from elbos.evaluation import samples
 from elbos.recipes import RECIPES
 from elbos.runs.codec import decode
 from elbos.training import trainer
@@ -715,9 +715,7 @@ def test_samples_that_are_not_finite_are_not_written(
 ) -> None:
     before = snapshot(runs)
     shape = {"digits": (5, 1, 8, 8), "toy": (5, 2)}[run]
-    monkeypatch.setattr(
-        draw_samples, "sample", lambda *_, **__: iter([torch.full(shape, math.nan)])
-    )
+    monkeypatch.setattr(samples, "sample", lambda *_, **__: iter([torch.full(shape, math.nan)]))
     result = elbos("sample", run, "--num", 5, "--out", "x")
     assert_one_line(result, "5 of 5 samples hold NaN", statuses=(1,))
     assert snapshot(runs) == before
