@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and errors that name them."""
+"""Files that are whole or not there, never written through a link, and errors that name them."""
 
 import errno
 import os
@@ -31,14 +31,14 @@ def write(path: Path, content: bytes) -> None:
 
     Raises:
         OSError: If the disk is full, the folder cannot be written, or something is there that is
-            no regular file, such as a device; it names `path`.
+            no regular file, such as a link or a device; it names `path`.
     """
     with named_errors(path), _beside(path) as (temporary, file):
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
         file.close()
-        temporary.replace(path.resolve())
+        temporary.replace(path)
 
 
 def require_writable(path: Path) -> None:
@@ -55,22 +55,43 @@ def append(path: Path, content: bytes) -> None:
     """Write `content` to the end of a file, which is made if it is not there.
 
     Raises:
-        OSError: If it cannot be written; it names `path`.
+        OSError: If it cannot be written, or is a link; it names `path`.
     """
-    with named_errors(path), path.open("ab") as file:
-        file.write(content)
+    with named_errors(path):
+        _require_no_link(path)
+        with path.open("ab") as file:
+            file.write(content)
+
+
+def require_no_links(folder: Path) -> None:
+    """Refuse a folder that holds a link, at any depth: what is written there would be elsewhere.
+
+    Raises:
+        OSError: If it does; it names the link.
+    """
+    for parent, folders, names in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *names)):
+            with named_errors(path):
+                _require_no_link(path)
+
+
+def _require_no_link(path: Path) -> None:
+    if path.is_symlink():
+        raise OSError(errno.EINVAL, "it is a link, which is not followed: put a file there")
 
 
 @contextmanager
 def _beside(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     """The file that is going to be `path`; if it is not renamed it is deleted."""
+    _require_no_link(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "it is a folder: name a file")
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is no regular file: name another path")
-    temporary = partial(path.resolve())
+    temporary = partial(path)
+    temporary.unlink(missing_ok=True)  # of a process of this number that was killed
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield temporary, file
     finally:
         temporary.unlink(missing_ok=True)

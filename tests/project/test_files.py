@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from elbos import files
+from elbos.runs.directory import RunDirectory
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -34,13 +35,33 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 
-def test_links_are_written_through(tmp_path):
-    (tmp_path / "disk").mkdir()
-    files.write(tmp_path / "disk" / "file", b"old")
-    (tmp_path / "link").symlink_to("disk/file")
-    files.write(tmp_path / "link", b"new")
-    assert (tmp_path / "link").is_symlink()
-    assert files.read(tmp_path / "disk" / "file") == b"new"
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        files.require_writable,
+        lambda path: files.write(path, b"new"),
+        lambda path: files.append(path, b"new"),
+        lambda path: files.require_no_links(path.parent.parent),
+    ],
+)
+def test_nothing_is_written_through_a_link(tmp_path, attempt):
+    (tmp_path / "elsewhere").write_bytes(b"old")
+    (tmp_path / "run").mkdir()
+    link = tmp_path / "run" / "link"
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError) as caught:
+        attempt(link)
+    assert caught.value.filename == str(link)
+    assert (tmp_path / "elsewhere").read_bytes() == b"old" and link.is_symlink()
+
+
+def test_a_run_with_a_folder_that_is_elsewhere_is_refused(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError) as caught, RunDirectory(tmp_path / "run").lock():
+        pass
+    assert caught.value.filename == str(tmp_path / "run" / "checkpoints")
 
 
 @pytest.mark.parametrize("attempt", [files.require_writable, lambda path: files.write(path, b"")])

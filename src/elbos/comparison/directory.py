@@ -114,6 +114,7 @@ class ComparisonDirectory:
                 f"{self.path} holds {others[0]} and no comparison: name a new directory with --out."
             )
         self.path.mkdir(parents=True, exist_ok=True)
+        files.require_no_links(self.path)
         with FileLock(self.path / ".lock"):
             files.remove_leftovers(self.path)
             yield

@@ -170,6 +170,7 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: name a directory with --run.")
         self.path.mkdir(parents=True, exist_ok=True)
+        files.require_no_links(self.path)
         try:
             with FileLock(self.path / ".lock", timeout=0):
                 for folder in (self.path, self.checkpoints, self.samples):
