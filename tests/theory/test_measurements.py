@@ -8,6 +8,7 @@ from oracles import (
     bimodal,
     gaussian,
     gaussian_loss,
+    in_parts,
     line_loss,
     quantized,
     weighted_integral,
@@ -41,11 +42,32 @@ WEIGHTINGS = [
 ]
 
 
-def measured(denoiser, x, schedule, generator, *, rounds=2, times=4, control=None):
-    """Rounds of measurements."""
-    logsnr = [schedule.logsnr(stratified_times(len(x), times, generator)) for _ in range(rounds)]
-    loss = [losses_at(denoiser, x, each, generator=generator) for each in logsnr]
-    return Measurements(schedule, torch.stack(logsnr, 1), torch.stack(loss, 1), control)
+def measured_each(denoiser, groups, schedules, generator, *, controls, rounds=2, times=4):
+    """Rounds of measurements of each group of images, on its own schedule; all groups at once."""
+    logsnr, loss = [], []
+    for _ in range(rounds):
+        levels = [
+            schedule.logsnr(stratified_times(len(x), times, generator))
+            for x, schedule in zip(groups, schedules, strict=True)
+        ]
+        found = losses_at(denoiser, torch.cat(groups), torch.cat(levels), generator=generator)
+        logsnr.append(levels)
+        loss.append(found.split([len(x) for x in groups]))
+    return [
+        Measurements(
+            schedule,
+            torch.stack([levels[i] for levels in logsnr], 1),
+            torch.stack([each[i] for each in loss], 1),
+            control,
+        )
+        for i, (schedule, control) in enumerate(zip(schedules, controls, strict=True))
+    ]
+
+
+def measured(denoiser, x, schedule, generator, *, control=None, **options):
+    """Rounds of measurements of one group."""
+    one = {"controls": [control], **options}
+    return measured_each(denoiser, [x], [schedule], generator, **one)[0]
 
 
 def fitted(denoiser, x, generator, **options):
@@ -79,7 +101,7 @@ def test_bound_on_quantized_data_is_their_log_probability(generator):
     data = quantized(NUM_LEVELS, mean=0.2, std=0.6)
     x, atom = data.sample(40_000, generator)
     ends = prior_loss(x, -8.0) + decoder_loss(x, 11.0, NUM_LEVELS, generator=generator)
-    bound = fitted(data, x, generator, rounds=8, times=16).integral(torch.ones_like)
+    bound = fitted(in_parts(data), x, generator, rounds=8, times=16).integral(torch.ones_like)
     error = (bound + ends[:, None] + data.weights.log()[atom, None] / 2) / math.log(2)
     found = Estimate.of(error)
     assert found.standard_error < 0.002
@@ -169,13 +191,17 @@ def test_errors_are_the_scatter_of_repeated_measurements(generator):
     pilot = measured(data, x[:300], LINEAR, generator, rounds=1, times=32)
     schedule, control = fit(pilot)
 
-    def repeat(images):
-        again = measured(data, images, schedule, generator, control=control)
-        return Estimate.of(again.integral(torch.ones_like))
-
-    same = [repeat(x) for _ in range(150)]
-    new = [repeat(data.sample(400, generator)[0]) for _ in range(150)]
-    for found, stated in ((same, "measurement_error"), (new, "standard_error")):
+    new = [data.sample(400, generator)[0] for _ in range(150)]
+    both = [
+        [
+            Estimate.of(again.integral(torch.ones_like))
+            for again in measured_each(
+                data, groups, 150 * [schedule], generator, controls=150 * [control]
+            )
+        ]
+        for groups in (150 * [x], new)
+    ]
+    for found, stated in zip(both, ("measurement_error", "standard_error"), strict=True):
         scatter = torch.tensor([each.mean for each in found]).std().item()
         mean = sum(getattr(each, stated) for each in found) / len(found)
         assert scatter == pytest.approx(mean, rel=0.25)
@@ -191,14 +217,21 @@ def test_an_interval_of_few_images_covers_as_often_as_it_says(generator):
         means=torch.zeros(2, 16, dtype=torch.float64),
         stds=torch.tensor([1.0, 0.05], dtype=torch.float64),
     )
-    found = []
-    for _ in range(400):
-        x, _ = data.sample(40, generator)
-        first = x[:MIN_PILOT_IMAGES]
-        times = num_pilot_levels(len(first))
-        schedule, control = fit(measured(data, first, LINEAR, generator, rounds=1, times=times))
-        again = measured(data, x, schedule, generator, control=control)
-        found.append(Estimate.of(again.integral(torch.ones_like)))
+    groups = [data.sample(40, generator)[0] for _ in range(400)]
+    pilots = measured_each(
+        data,
+        [x[:MIN_PILOT_IMAGES] for x in groups],
+        400 * [LINEAR],
+        generator,
+        controls=400 * [None],
+        rounds=1,
+        times=num_pilot_levels(min(40, MIN_PILOT_IMAGES)),
+    )
+    schedules, controls = zip(*map(fit, pilots), strict=True)
+    found = [
+        Estimate.of(each.integral(torch.ones_like))
+        for each in measured_each(data, groups, schedules, generator, controls=controls)
+    ]
     means, errors = (
         torch.tensor([getattr(e, key) for e in found]) for key in ("mean", "standard_error")
     )
