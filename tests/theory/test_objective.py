@@ -164,6 +164,7 @@ def test_coefficient_is_in_float64_even_of_float32_levels():
 
 
 WHOLE_RANGE = torch.linspace(0, 1, 17, dtype=torch.float64)
+NEVER = -80  # log-densities below are never sampled, and float32 cannot divide by their exponential
 
 
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS, ids=repr)
@@ -173,10 +174,10 @@ WHOLE_RANGE = torch.linspace(0, 1, 17, dtype=torch.float64)
 def test_low_precision_is_finite_and_close_over_the_whole_range(
     parameterization, use_bfloat16, tolerance
 ):
-    """Loss and gradient, per sample, under every schedule and weighting, both ends included.
+    """Loss and gradient, per sample, at the levels of every schedule, both ends included.
 
-    Each sample has a bias of its own, so that the gradient is seen level by level. Left out are
-    only levels with p < e^-80, which float32 cannot divide by and no schedule ever draws.
+    Each sample has a bias of its own, so that each noise level has its own gradient. The factor in
+    front, the only place of weighting and density, has the next test.
     """
     generator = torch.Generator().manual_seed(3)
     draws = torch.randn(4, 17, 17, generator=generator, dtype=torch.float64)
@@ -195,16 +196,27 @@ def test_low_precision_is_finite_and_close_over_the_whole_range(
 
     for schedule in SCHEDULES:
         logsnr = schedule.logsnr(WHOLE_RANGE)
-        is_drawn = schedule.log_density(logsnr) > -80
-        for weighting in WEIGHTINGS:
-            combination = objective(parameterization, weighting, schedule)
-            low = run(torch.float32, use_bfloat16, combination, logsnr)
-            exact = run(torch.float64, False, combination, logsnr)
-            for value, reference in zip(low, exact, strict=True):
-                assert value[is_drawn].isfinite().all(), combination
-                torch.testing.assert_close(
-                    value[is_drawn], reference[is_drawn], rtol=tolerance, atol=1e-30
-                )
+        one = objective(parameterization, Sigmoid(k=2.0), schedule)
+        low = run(torch.float32, use_bfloat16, one, logsnr)
+        exact = run(torch.float64, False, one, logsnr)
+        is_sampled = schedule.log_density(logsnr) > NEVER
+        for value, reference in zip(low, exact, strict=True):
+            assert value[is_sampled].isfinite().all(), schedule
+            torch.testing.assert_close(
+                value[is_sampled], reference[is_sampled], rtol=tolerance, atol=1e-30
+            )
+
+
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS, ids=repr)
+@pytest.mark.parametrize("weighting", WEIGHTINGS, ids=repr)
+def test_the_factor_of_the_error_fits_float32(weighting, parameterization):
+    """With errors up to 100, under every schedule, over the whole range."""
+    for schedule in SCHEDULES:
+        logsnr = schedule.logsnr(WHOLE_RANGE)
+        factor = objective(parameterization, weighting, schedule).coefficient(logsnr).float()
+        is_sampled = schedule.log_density(logsnr) > NEVER
+        assert (100 * factor[is_sampled]).isfinite().all(), schedule
+        assert (factor >= 0).all(), schedule
 
 
 def test_loss_and_estimates_are_where_the_data_are():
