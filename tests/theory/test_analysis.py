@@ -138,7 +138,7 @@ def test_a_jump_of_the_weighting_counts_in_full():
 
 def test_noise_levels_of_the_theorem_must_increase():
     for logsnr in (torch.zeros(1), torch.tensor([1.0, 0.0])):
-        with pytest.raises(ValueError, match="must increase"):
+        with pytest.raises(ValueError, match="noise levels"):
             theorem_sides(EDM(), logsnr, torch.ones_like(logsnr))
 
 
@@ -214,7 +214,7 @@ def test_edm_has_92_percent_of_negative_mass_on_its_own_range():
 
 @pytest.mark.parametrize("weighting", NON_MONOTONE, ids=repr)
 def test_a_signed_measure_is_not_sampled(weighting):
-    with pytest.raises(ValueError, match="signed measure"):
+    with pytest.raises(ValueError, match=r"\[-20\.0, 20\.0\]"):
         elbo_mixture(weighting, -20.0, 20.0).sample(3)
 
 

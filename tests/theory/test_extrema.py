@@ -109,7 +109,7 @@ def test_small_values_count_as_much_as_large_ones():
 
 
 def test_an_empty_range_and_an_infinite_value_are_refused():
-    with pytest.raises(ValueError, match="is empty"):
+    with pytest.raises(ValueError, match=r"\[1\.0, 1\.0\]"):
         rising_intervals(torch.exp, 1.0, 1.0)
-    with pytest.raises(ValueError, match="not finite at log-SNR 0"):
+    with pytest.raises(ValueError, match="log-SNR 0"):
         rising_intervals(lambda x: 1 / x, -1.0, 1.0)
