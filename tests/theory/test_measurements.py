@@ -103,7 +103,7 @@ def test_bound_on_quantized_data_is_their_log_probability(generator):
     ends = prior_loss(x, -8.0) + decoder_loss(x, 11.0, NUM_LEVELS, generator=generator)
     bound = fitted(in_parts(data), x, generator, rounds=8, times=16).integral(torch.ones_like)
     error = (bound + ends[:, None] + data.weights.log()[atom, None] / 2) / math.log(2)
-    found = Estimate.of(error)
+    found = Estimate.from_rounds(error)
     assert found.standard_error < 0.002
     assert abs(found.mean) < 3 * found.standard_error
 
@@ -119,7 +119,7 @@ def test_bound_on_continuous_data_is_their_log_density(generator):
     exact = -data.log_prob(x) / 32
     bound = fitted(data, x, generator, rounds=8, times=16).integral(torch.ones_like)
     ends = prior_loss(x, -8.0) + decoder_loss(x, 11.0, None)
-    found = Estimate.of((bound + (ends - exact)[:, None]) / math.log(2))
+    found = Estimate.from_rounds((bound + (ends - exact)[:, None]) / math.log(2))
     assert found.standard_error < 0.002
     assert abs(found.mean) < 3 * found.standard_error
 
@@ -194,7 +194,7 @@ def test_errors_are_the_scatter_of_repeated_measurements(generator):
     new = [data.sample(400, generator)[0] for _ in range(150)]
     both = [
         [
-            Estimate.of(again.integral(torch.ones_like))
+            Estimate.from_rounds(again.integral(torch.ones_like))
             for again in measured_each(
                 data, groups, 150 * [schedule], generator, controls=150 * [control]
             )
@@ -229,7 +229,7 @@ def test_an_interval_of_few_images_covers_as_often_as_it_says(generator):
     )
     schedules, controls = zip(*map(fit, pilots), strict=True)
     found = [
-        Estimate.of(each.integral(torch.ones_like))
+        Estimate.from_rounds(each.integral(torch.ones_like))
         for each in measured_each(data, groups, schedules, generator, controls=controls)
     ]
     means, errors = (
@@ -244,14 +244,14 @@ def test_fitting_makes_the_measurement_precise(generator):
     """On images whose losses are alike, less than a third of the error of uniform levels."""
     data = gaussian(0.5, 1024)
     x, _ = data.sample(300, generator)
-    uniform = Estimate.of(measured(data, x, LINEAR, generator).integral(torch.ones_like))
-    found = Estimate.of(fitted(data, x, generator).integral(torch.ones_like))
+    uniform = Estimate.from_rounds(measured(data, x, LINEAR, generator).integral(torch.ones_like))
+    found = Estimate.from_rounds(fitted(data, x, generator).integral(torch.ones_like))
     assert found.measurement_error < uniform.measurement_error / 3
 
 
 def test_one_round_has_no_measurement_error(generator):
     x, _ = gaussian(0.5).sample(50, generator)
-    found = Estimate.of(fitted(gaussian(0.5), x, generator, rounds=1).integral(torch.ones_like))
+    found = Estimate.from_rounds(fitted(gaussian(0.5), x, generator, rounds=1).integral(torch.ones_like))
     assert math.isnan(found.measurement_error)
     assert found.standard_error > 0
 

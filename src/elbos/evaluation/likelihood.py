@@ -173,7 +173,7 @@ def measure(
         measured = Measured(pilot, Measurements(schedule, logsnr, loss, control), prior, decoder)
         if number < config.num_rounds:
             continue
-        if number >= MAX_ROUNDS or is_enough(Estimate.of(measured.bound), target):
+        if number >= MAX_ROUNDS or is_enough(Estimate.from_rounds(measured.bound), target):
             return measured
 
 
@@ -183,8 +183,8 @@ def is_enough(bound: Estimate, target_se: float | None) -> bool:
     """
     if target_se is None or bound.standard_error <= target_se:
         return True
-    share = LITTLE if bound.floor > target_se else NOTHING
-    return bound.measurement_error < share * bound.floor
+    share = LITTLE if bound.sampling_error > target_se else NOTHING
+    return bound.measurement_error < share * bound.sampling_error
 
 
 @dataclass(frozen=True)
@@ -233,14 +233,14 @@ class _Losses:
 
 def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
     """The bound and its terms, and the loss and the ELBO at every noise level."""
-    bound = Estimate.of(measured.bound)
+    bound = Estimate.from_rounds(measured.bound)
     standard_error = bound.standard_error / NATS_PER_BIT
     curve, elbo = _by_level(measured)
     return Likelihood(
         bits_per_dim=bound.mean / NATS_PER_BIT,
         standard_error=standard_error,
         measurement_error=bound.measurement_error / NATS_PER_BIT,
-        floor=bound.floor / NATS_PER_BIT,
+        floor=bound.sampling_error / NATS_PER_BIT,
         target_se=target_se,
         is_target_reached=None if target_se is None else standard_error <= target_se,
         nats_per_dim=bound.mean,
@@ -261,8 +261,8 @@ def _by_level(measured: Measured) -> tuple[Curve, Curve]:
         rounds.schedule.logsnr_min, rounds.schedule.logsnr_max, NUM_BINS + 1, dtype=torch.float64
     )
     middle, width = (edges[1:] + edges[:-1]) / 2, (edges[1] - edges[0]).item()
-    losses = [Estimate.of(rounds.curve(level, width)) for level in middle.tolist()]
-    elbos = [Estimate.of(rounds.elbo(level, measured.prior)) for level in edges.tolist()]
+    losses = [Estimate.from_rounds(rounds.curve(level, width)) for level in middle.tolist()]
+    elbos = [Estimate.from_rounds(rounds.elbo(level, measured.prior)) for level in edges.tolist()]
     return _curve(middle, losses), _curve(edges, elbos)
 
 

@@ -1,4 +1,5 @@
-r"""Losses measured at many noise levels of many images: one measurement, any question.
+r"""Losses measured at many noise levels of many images, from which any integral over noise levels
+follows.
 
 The bound, a weighted loss under any weighting, the loss at a noise level and the ELBO at every one
 are all integrals $\int h(\lambda)\,\mathbb E\,\ell\,d\lambda$ of the same loss
@@ -17,7 +18,7 @@ $$\int h\,g\,d\lambda
   which each image gets $m$ that are evenly spread themselves.
 
 Rounds repeat this with independent randomness, so that the scatter between the rounds of an image,
-which is the measurement's, and the scatter between images are both seen (`Estimate`).
+which is the measurement's, and the scatter between images are both known (`Estimate`).
 """
 
 import math
@@ -111,8 +112,8 @@ class Estimate:
     measurement_error: float
 
     @classmethod
-    def of(cls, values: Float[Tensor, "n r"]) -> "Estimate":
-        """From the estimates of each image in each round; at least two images."""
+    def from_rounds(cls, values: Float[Tensor, "n r"]) -> "Estimate":
+        """The mean over the estimates of each image in each round; at least two images."""
         num_images, num_rounds = values.shape
         within = values.var(1).mean() / num_rounds if num_rounds > 1 else torch.tensor(math.nan)
         per_image = values.mean(1)
@@ -123,8 +124,8 @@ class Estimate:
         )
 
     @property
-    def floor(self) -> float:
-        """The standard error that these images have if they are measured without error."""
+    def sampling_error(self) -> float:
+        """The standard error that remains if these images are measured without error."""
         return math.sqrt(max(self.standard_error**2 - self.measurement_error**2, 0.0))
 
 
