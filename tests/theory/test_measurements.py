@@ -251,7 +251,8 @@ def test_fitting_makes_the_measurement_precise(generator):
 
 def test_one_round_has_no_measurement_error(generator):
     x, _ = gaussian(0.5).sample(50, generator)
-    found = Estimate.from_rounds(fitted(gaussian(0.5), x, generator, rounds=1).integral(torch.ones_like))
+    once = fitted(gaussian(0.5), x, generator, rounds=1)
+    found = Estimate.from_rounds(once.integral(torch.ones_like))
     assert math.isnan(found.measurement_error)
     assert found.standard_error > 0
 
