@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from elbos.networks import MLPConfig, UNetConfig
-from elbos.networks.unet import Phases
+from elbos.networks.unet import FourierFeatures
 
 NUM_CLASSES = 5
 
@@ -55,7 +55,7 @@ NETWORKS = {
         shape=(3, 4, 4),
     ),
     "rectangle": Case(config=UNetConfig(channels=(16, 16, 32)), shape=(1, 16, 8), batch_size=8),
-    "phases": Case(config=UNetConfig(channels=(16,), fourier_exponents=(1, 2)), shape=(2, 4, 4)),
+    "features": Case(config=UNetConfig(channels=(16,), fourier_exponents=(1, 2)), shape=(2, 4, 4)),
     "odd-coarsest": Case(config=UNetConfig(channels=(16, 32)), shape=(1, 28, 28)),
 }
 
@@ -185,29 +185,29 @@ def test_a_network_can_memorize(case: Case) -> None:
     assert loss < 0.3 * y.square().mean()
 
 
-def test_phases_are_those_of_the_clean_pixels_on_average() -> None:
+def test_fourier_features_are_those_of_the_clean_pixels_on_average() -> None:
     """E[(sin, cos)(f (x + s e))] = e^{-(f s)^2 / 2} (sin, cos)(f x); z < 4.5, n = 50,000 of 48."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, 3, 4, 4, generator=generator, dtype=torch.float64) * 2 - 1
     logsnr = torch.tensor([7.0], dtype=torch.float64)
-    phases = Phases((3, 5))
+    features = FourierFeatures((3, 5))
     noise = torch.randn(50_000, 3, 4, 4, generator=generator, dtype=torch.float64)
-    noisy = phases(x + torch.exp(-logsnr / 2) * noise, torch.full((50_000,), 60.0).double())
+    noisy = features(x + torch.exp(-logsnr / 2) * noise, torch.full((50_000,), 60.0).double())
     mean, error = noisy.mean(0), noisy.std(0) / math.sqrt(len(noisy))
-    assert ((mean - phases(x, logsnr)[0])[3:].abs() / error[3:]).max() < 4.5
-    assert torch.equal(phases(x, logsnr)[:, :3], x)
+    assert ((mean - features(x, logsnr)[0])[3:].abs() / error[3:]).max() < 4.5
+    assert torch.equal(features(x, logsnr)[:, :3], x)
 
 
-def test_phases_have_digits_that_bfloat16_has_not() -> None:
-    """Of neighbours among 256 levels with the noise of VDM's clean end, and at its noisy end."""
+def test_fourier_features_have_digits_that_bfloat16_has_not() -> None:
+    """Of neighbours among 256 values with the noise of VDM's clean end, and at its noisy end."""
     z = torch.full((1, 1, 4, 4), 0.8977)
     close = z + 0.0013
     assert torch.equal(z.bfloat16(), close.bfloat16())
     clean, noisy = torch.tensor([13.3]), torch.tensor([-10.0])
-    phases = Phases((7, 8))
-    difference = phases(close, clean).bfloat16() - phases(z, clean).bfloat16()
+    features = FourierFeatures((7, 8))
+    difference = features(close, clean).bfloat16() - features(z, clean).bfloat16()
     assert difference.abs().amax((0, 2, 3))[1:].max() > 0.3
-    assert not phases(z, noisy)[:, 1:].any()
+    assert not features(z, noisy)[:, 1:].any()
 
 
 def test_dropout_acts_in_training_only() -> None:

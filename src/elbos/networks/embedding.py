@@ -1,4 +1,4 @@
-r"""What a network is told besides $z$: the noise level and, where there are labels, the class.
+r"""The inputs of a network besides $z$: the noise level and, where there are labels, the class.
 
 The log-SNR enters through sines and cosines of geometrically spaced frequencies,
 
@@ -6,11 +6,11 @@ $$\phi(\lambda) = (\cos \omega_1 \lambda, \ldots, \cos \omega_n \lambda,
                    \sin \omega_1 \lambda, \ldots, \sin \omega_n \lambda),$$
 
 of periods from 200, several times the usual range $\lambda \in [-20, 20]$, down to 2: fine enough
-to tell neighbouring noise levels apart, coarse enough to interpolate between those seen in
-training. They are computed in float32 at least, also where the weights are bfloat16: near
-$\lambda = 20$ a bfloat16 is off by up to 0.06.
+to distinguish neighbouring noise levels, coarse enough to interpolate between those of training.
+They are computed in float32 at least, also where the weights are bfloat16: near $\lambda = 20$ a
+bfloat16 is off by up to 0.06.
 
-A class label adds a learned vector. "No label" is a class of its own, row 0 of the table: it is
+A class label adds a learned vector. "No label" is a class of its own, the first of the table: it is
 what classifier-free guidance drops labels to.
 """
 

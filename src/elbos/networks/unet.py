@@ -51,8 +51,8 @@ class UNetConfig:
     """Side of the pixel blocks that become channels at the input. 1 for images of about 8x8."""
 
     fourier_exponents: tuple[int, ...] = ()
-    """Also give the network the phase of each pixel at these powers of 2 (VDM: 7 and 8 for 256
-    levels): without, noise that is finer than bfloat16's digits of a pixel is lost to it."""
+    """Fourier features of the pixels at these powers of 2 (VDM: 7 and 8 for 256 pixel values), as
+    further inputs: without, noise that is finer than bfloat16's digits of a pixel is lost."""
 
     num_blocks: int = 1
     """Residual blocks per resolution, on the way down and on the way up (once at the coarsest)."""
@@ -119,7 +119,7 @@ class UNetConfig:
             if not 0 <= exponent <= MAX_EXPONENT:
                 raise ValueError(
                     f"a Fourier exponent is {exponent}: give whole numbers from 0 to "
-                    f"{MAX_EXPONENT}; 7 and 8 are for 256 levels."
+                    f"{MAX_EXPONENT}; 7 and 8 are for 256 pixel values."
                 )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}: give a number from 0 to below 1.")
@@ -141,26 +141,26 @@ class UNet(nn.Module):
         self.patch_size = config.patch_size
         channels = config.channels
         num_patch_channels = num_image_channels * config.patch_size**2
-        self.phases = Phases(config.fourier_exponents)
+        self.features = FourierFeatures(config.fourier_exponents)
         num_inputs = num_patch_channels * (1 + 2 * len(config.fourier_exponents))
         pairs = list(itertools.pairwise(channels))
 
-        def level(i: int) -> Level:
+        def resolution(i: int) -> Resolution:
             use_attention = i >= len(channels) - config.num_attention_levels
-            return Level(config, channels[i], use_attention=use_attention)
+            return Resolution(config, channels[i], use_attention=use_attention)
 
         self.embedding = Embedding(config.embedding_dim, num_classes)
         self.conv_in = nn.Conv2d(num_inputs, channels[0], 3, padding=1)
-        self.encoder = nn.ModuleList(level(i) for i in range(len(pairs)))
+        self.encoder = nn.ModuleList(resolution(i) for i in range(len(pairs)))
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 1) for fine, coarse in pairs)
-        self.middle = level(len(pairs))
+        self.middle = resolution(len(pairs))
         self.up = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairs)
-        self.decoder = nn.ModuleList(level(i) for i in range(len(pairs)))
+        self.decoder = nn.ModuleList(resolution(i) for i in range(len(pairs)))
         self.norm_out = group_norm(channels[0])
         self.conv_out = nn.Conv2d(channels[0], num_patch_channels, 3, padding=1)
 
-        levels = [*self.encoder, self.middle, *reversed(self.decoder)]
-        self.sizes = [2 * size for each in levels for size in each.sizes]
+        resolutions = [*self.encoder, self.middle, *reversed(self.decoder)]
+        self.sizes = [2 * size for each in resolutions for size in each.sizes]
         self.modulation = nn.Linear(config.embedding_dim, sum(self.sizes))
         set_zero(self.conv_out, self.modulation)
 
@@ -173,26 +173,26 @@ class UNet(nn.Module):
         """The output $y$ at $z$, in its shape and dtype; see `elbos.networks` for the arguments."""
         modulation = self.modulation(self.embedding(logsnr, cond))[:, :, None, None]
         modulations = iter(modulation.split(self.sizes, dim=1))
-        h = self.conv_in(F.pixel_unshuffle(self.phases(z, logsnr), self.patch_size))
+        h = self.conv_in(F.pixel_unshuffle(self.features(z, logsnr), self.patch_size))
         skips = []
-        for level, down in zip(self.encoder, self.down, strict=True):
-            h = level(h, modulations)
+        for resolution, down in zip(self.encoder, self.down, strict=True):
+            h = resolution(h, modulations)
             skips.append(h)
             h = down(F.avg_pool2d(h, 2))
         h = self.middle(h, modulations)
-        for level, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
+        for resolution, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
             h = skips.pop() + F.interpolate(up(h), scale_factor=2.0)
-            h = level(h, modulations)
+            h = resolution(h, modulations)
         y = self.conv_out(F.silu(self.norm_out(h)))
         return F.pixel_shuffle(y, self.patch_size).to(z.dtype)
 
 
-class Phases(nn.Module):
-    r"""Pixels with their phases, $e^{-(2^n\pi\tilde\sigma)^2/2}\,(\sin, \cos)(2^n\pi z)$.
+class FourierFeatures(nn.Module):
+    r"""Pixels with their Fourier features, $e^{-(2^n\pi\tilde\sigma)^2/2}\,(\sin, \cos)(2^n\pi z)$.
 
-    Clean images differ from noisy ones in digits of $z$ that bfloat16 does not have; their phases
-    have them. The factor is the expectation over the noise, relative to that without: where the
-    noise is larger than a period, the phase tells nothing and vanishes.
+    Clean images differ from noisy ones in digits of $z$ that bfloat16 does not have; the features
+    have them. The factor is their expectation over the noise, relative to that without: where the
+    noise is larger than a period, a feature carries nothing and vanishes.
 
     Args:
         exponents: The $n$.
@@ -217,7 +217,7 @@ class Phases(nn.Module):
         return torch.cat(parts, dim=1)
 
 
-class Level(nn.Module):
+class Resolution(nn.Module):
     """The residual blocks of one resolution, and its attention."""
 
     def __init__(self, config: UNetConfig, num_channels: int, *, use_attention: bool) -> None:
