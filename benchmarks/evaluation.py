@@ -27,8 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from elbos.likelihood import decoder_loss, losses_at, prior_loss, stratified_times
 from elbos.training.data import to_levels, to_unit
+from elbos.training.run import Run
 from elbos.training.sampling import sample
-from elbos.training.trained import TrainedRun
 
 BATCH_SIZE = 250
 
@@ -40,7 +40,7 @@ def counted(name: str, run: Callable[[], object]) -> Work:
     return Work(name=name, run=run, num_flops=counter.get_total_flops())
 
 
-def works(run: TrainedRun, batch_size: int) -> list[Work]:
+def works(run: Run, batch_size: int) -> list[Work]:
     schedule, num_levels = run.config.schedule, run.dataset.num_levels
     test = run.dataset.test
     x = to_unit(test.x[:batch_size], num_levels)
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds, of which the median")
     parser.add_argument("--tiny", action="store_true", help="seconds, to see that it runs")
     arguments = parser.parse_args()
-    run = TrainedRun.load(arguments.run)
+    run = Run(arguments.run)
     matmuls = peaks(arguments.tiny)
     with run.autocast():
         measured = works(run, 2 if arguments.tiny else BATCH_SIZE)

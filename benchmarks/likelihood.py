@@ -34,7 +34,7 @@ from elbos.process import diffuse
 from elbos.schedules import Linear, Schedule, low_discrepancy_times
 from elbos.training.data import to_unit
 from elbos.training.randomness import generator
-from elbos.training.trained import TrainedRun
+from elbos.training.run import Run
 
 TARGET = 0.005  # bits/dim
 NUM_PILOT, PILOT_TIMES, ROUND_TIMES = 64, 32, 4
@@ -46,7 +46,7 @@ PER_BIT = math.log(2)
 class Images:
     """Some test images, and what one evaluation of each says."""
 
-    def __init__(self, run: TrainedRun, num: int) -> None:
+    def __init__(self, run: Run, num: int) -> None:
         rows = torch.randperm(len(run.dataset.test), generator=generator(0))[:num]
         self.run, self.g = run, generator(1)
         self.x = to_unit(run.dataset.test.x[rows], run.dataset.num_levels)
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--num-images", type=int, default=2000)
     parser.add_argument("--num-repeats", type=int, default=16, help="passes of each estimator")
     arguments = parser.parse_args()
-    run = TrainedRun.load(arguments.run)
+    run = Run(arguments.run)
     images = Images(run, arguments.num_images)
     n, repeats = len(images), arguments.num_repeats
     ends = {

@@ -32,7 +32,7 @@ from elbos.likelihood import eps_loss
 from elbos.process import diffuse
 from elbos.training.data import to_unit
 from elbos.training.randomness import generator
-from elbos.training.trained import TrainedRun
+from elbos.training.run import Run
 
 WEIGHTINGS = [weightings.ELBO(), weightings.Sigmoid(k=2.0), weightings.EDM()]
 NUM_BOOTSTRAP = 500
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--num-losses", type=int, default=8192)
     parser.add_argument("--num-gradients", type=int, default=1024)
     arguments = parser.parse_args()
-    run = TrainedRun.load(arguments.run)
+    run = Run(arguments.run)
     ends = run.config.schedule.logsnr_min, run.config.schedule.logsnr_max
     levels = stratified(*ends, arguments.num_losses, seed=0)
     u = torch.stack([losses(run, levels, seed) for seed in (1, 2)])  # two independent ones a level
@@ -119,7 +119,7 @@ def stratified(low: float, high: float, num: int, seed: int) -> Tensor:
     return low + (high - low) * (torch.arange(num) + offsets) / num
 
 
-def batch(run: TrainedRun, num: int, seed: int) -> tuple[Tensor, Tensor | None]:
+def batch(run: Run, num: int, seed: int) -> tuple[Tensor, Tensor | None]:
     """Test images at random, and their labels."""
     split = run.dataset.test
     rows = torch.randint(len(split), (num,), generator=generator(seed, 1))
@@ -127,7 +127,7 @@ def batch(run: TrainedRun, num: int, seed: int) -> tuple[Tensor, Tensor | None]:
     return x, split.labels[rows] if run.has_labels and split.labels is not None else None
 
 
-def losses(run: TrainedRun, levels: Tensor, seed: int) -> Tensor:
+def losses(run: Run, levels: Tensor, seed: int) -> Tensor:
     """The loss u of a random image at each level."""
     x, labels = batch(run, len(levels), seed)
     found = []
@@ -139,7 +139,7 @@ def losses(run: TrainedRun, levels: Tensor, seed: int) -> Tensor:
     return torch.cat(found).double()
 
 
-def gradient_norms(run: TrainedRun, levels: Tensor) -> Tensor:
+def gradient_norms(run: Run, levels: Tensor) -> Tensor:
     """The squared norm of the gradient of u, for a random image at each level."""
     x, labels = batch(run, len(levels), 4)
     network = run.denoiser.network.requires_grad_(True)

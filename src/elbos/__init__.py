@@ -42,10 +42,17 @@ if TYPE_CHECKING:
     from elbos import weightings as weightings
     from elbos.denoiser import Denoiser as Denoiser
     from elbos.objective import Objective as Objective
+    from elbos.training.fit import fit as fit
+    from elbos.training.run import Run as Run
 
 __version__ = "0.1.0"
 
-_FROM = {"Denoiser": "denoiser", "Objective": "objective"}
+_FROM = {
+    "Denoiser": "denoiser",
+    "Objective": "objective",
+    "Run": "training.run",
+    "fit": "training.fit",
+}
 _MODULES = (
     *("adapters", "adaptive", "analysis", "audit", "likelihood", "networks", "oracles"),
     *("parameterizations", "process", "recipes", "samplers", "schedules", "weightings"),

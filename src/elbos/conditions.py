@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 Condition = Any
@@ -38,6 +39,11 @@ def cond_at(cond: Condition, index: slice | Tensor) -> Condition:
     return map_tensors(lambda part: part[index], cond)
 
 
+def to_device(cond: Condition, device: torch.device) -> Condition:
+    """The condition with its tensors on a device."""
+    return map_tensors(lambda part: part.to(device), cond)
+
+
 def cat_conds(first: Condition, second: Condition) -> Condition:
     """The condition of two batches, one after the other; what is no tensor is the first's."""
     if isinstance(first, Tensor):
@@ -45,3 +51,18 @@ def cat_conds(first: Condition, second: Condition) -> Condition:
     if isinstance(first, Mapping):
         return {name: cat_conds(part, second[name]) for name, part in first.items()}
     return first
+
+
+def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " b"]) -> Condition:
+    """The condition with that of some samples replaced by the condition `null` of one sample.
+
+    Examples:
+        >>> replace_conds(torch.tensor([5, 6]), torch.tensor([-1]), torch.tensor([False, True]))
+        tensor([ 5, -1])
+    """
+    if isinstance(cond, Tensor):
+        mask = is_replaced.to(cond.device).view(-1, *(1,) * (cond.ndim - 1))
+        return torch.where(mask, null.to(cond), cond)
+    if isinstance(cond, Mapping):
+        return {name: replace_conds(part, null[name], is_replaced) for name, part in cond.items()}
+    return cond

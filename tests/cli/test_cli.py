@@ -31,7 +31,8 @@ from elbos.evaluation import samples
 from elbos.recipes import RECIPES
 from elbos.runs.codec import decode
 from elbos.training import trainer
-from elbos.training.config import Config, command_name
+from elbos.training.choices import command_name
+from elbos.training.config import Config
 from elbos.training.data import Digits, Fashion
 from elbos.training.presets import PRESETS
 

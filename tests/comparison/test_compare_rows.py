@@ -21,8 +21,8 @@ from elbos.comparison.rows import ROWS, Row, loss_scale
 from elbos.parameterizations import V
 from elbos.runs.directory import RunDirectory
 from elbos.tabulated import Tabulated
+from elbos.training.machine import new_accelerator
 from elbos.training.presets import PRESETS
-from elbos.training.state import new_accelerator
 from elbos.training.trainer import Trainer
 
 

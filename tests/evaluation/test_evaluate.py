@@ -1,5 +1,6 @@
 """`elbos evaluate`: the standard set, kept part by part, with its protocol."""
 
+import copy
 import html
 import json
 import math
@@ -31,7 +32,7 @@ from elbos.evaluation.tables import evaluation_tables
 from elbos.likelihood.measurements import NUM_BINS
 from elbos.schedules import EDMSampling
 from elbos.training.data import Split
-from elbos.training.trained import TrainedRun
+from elbos.training.run import Run
 
 FEW = ["--num-images", "20", "--num-pilot-images", "10", "--ode.num-images", "3"]
 USERS = """
@@ -63,7 +64,7 @@ def test_an_evaluation_comes_with_its_protocol(
     assert (result["num_images"], result["split"]) == (20, "test")
     assert result["num_evaluations"] == len(names) * (20 * 2 * 4 + 10 * 120)
     assert result["images_seen"] == {"digits": 64, "toy": 1024}[run]
-    config = TrainedRun.load(runs / run).config
+    config = Run(runs / run).config
     trained = result["trained"]
     for part in ("weighting", "schedule", "parameterization", "network", "optimizer"):
         assert trained[part] == repr(getattr(config, part))
@@ -95,6 +96,13 @@ def test_an_evaluation_comes_with_its_protocol(
     assert (result["quality"] is not None) == (run == "digits")
 
 
+def changed(run: Run, **changes: Any) -> Run:
+    """A copy of a run with other attributes."""
+    run = copy.copy(run)
+    vars(run).update(changes)
+    return run
+
+
 def test_what_was_trained_is_shown(
     elbos: Elbos, few: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,9 +118,9 @@ def test_what_was_trained_is_shown(
 
 def test_the_grid_is_the_one_that_was_sampled(runs: Path) -> None:
     """Within the noise levels of the training, whatever the ends of the schedule it is of."""
-    run = TrainedRun.load(runs / "digits")
+    run = Run(runs / "digits")
     trained = replace(run.config.schedule, logsnr_min=-3.0, logsnr_max=2.0)
-    run = replace(run, config=replace(run.config, schedule=trained))
+    run = changed(run, config=replace(run.config, schedule=trained))
     statistics = Statistics.from_features(
         torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
     )
@@ -157,7 +165,7 @@ def test_progress_is_told_what_was_kept(runs: Path) -> None:
         num_samples=40,
         extractor=Module(path="mine.py:features"),
     )
-    run = TrainedRun.load(Path("digits"))
+    run = Run(Path("digits"))
 
     def told() -> dict[str, set[bool]]:
         """Whether pieces of work were kept, by their names."""
@@ -305,9 +313,9 @@ def test_a_sweep_has_a_point_for_every_sampler_and_grid(
 
 def test_few_test_images_leave_the_baseline_open(runs: Path, few: list[str]) -> None:
     """And nothing else: samples are scored, and all is shown."""
-    run = TrainedRun.load(runs / "digits")
+    run = Run(runs / "digits")
     test = Split(run.dataset.test.x[:12], None)
-    run.__dict__["dataset"] = replace(run.dataset, test=test)  # a cached property
+    run.dataset = replace(run.dataset, test=test)
     config = EvaluationConfig(
         split="val",
         num_images=20,
@@ -333,7 +341,7 @@ def test_more_samples_than_test_images_are_compared_at_their_number(
     elbos: Elbos, runs: Path, few: list[str]
 ) -> None:
     """Real images and as many of the samples; the kernel distance is of all, and leads if few."""
-    num_test = len(TrainedRun.load(runs / "digits").dataset.test)
+    num_test = len(Run(runs / "digits").dataset.test)
     words = [str(num_test + 20) if word == "40" else word for word in few]
     shown = elbos("evaluate", "digits", *words).out
     assert f"first {num_test}" in shown and f"{num_test} test images" in shown
@@ -366,7 +374,7 @@ def test_the_weights_are_part_of_the_key(
 ) -> None:
     words = ["evaluate", "digits", *FEW, "--num-samples", 0, "--ode.num-images", 0, "--json"]
     first = json.loads(elbos(*words).out)
-    monkeypatch.setattr(TrainedRun, "weights_digest", lambda _: "others")
+    monkeypatch.setattr(Run, "weights_digest", lambda _: "others")
     folders = set((runs / "digits/evaluation").iterdir())
     assert json.loads(elbos(*words).out) == first  # the same weights after all
     assert len(set((runs / "digits/evaluation").iterdir())) == 2 * len(folders)
@@ -374,7 +382,7 @@ def test_the_weights_are_part_of_the_key(
 
 def test_what_was_half_written_is_deleted(runs: Path) -> None:
     """By a process that is gone, as after kill -9."""
-    run = TrainedRun.load(runs / "digits")
+    run = Run(runs / "digits")
     folder = run_store(run, "x", seed=0).folder
     folder.mkdir(parents=True)
     dead = subprocess.Popen([sys.executable, "-c", ""])
@@ -394,10 +402,10 @@ def test_the_baseline_is_computed_once_for_all_runs_on_the_same_data(
     first = json.loads(elbos(*words).out)["quality"]
     scored, score = [], quality.scores
     monkeypatch.setattr(quality, "scores", lambda *a, **k: scored.append(a) or score(*a, **k))
-    monkeypatch.setattr(TrainedRun, "weights_digest", lambda _: "of another run")
+    monkeypatch.setattr(Run, "weights_digest", lambda _: "of another run")
     assert json.loads(elbos(*words).out)["quality"] == first
     assert len(scored) == 1  # of samples
-    monkeypatch.setattr(TrainedRun, "weights_digest", lambda _: "of a third run")
+    monkeypatch.setattr(Run, "weights_digest", lambda _: "of a third run")
     (runs / "mine.py").write_text(USERS.replace("255", "2"))
     assert json.loads(elbos(*words).out)["quality"]["baseline"] != first["baseline"]
 
@@ -419,9 +427,9 @@ def other(run):
 
 
 OTHERS = {
-    "device": lambda run: replace(run, device=torch.device("meta")),
-    "precision": lambda run: replace(run, config=replace(run.config, precision=other(run))),
-    "levels": lambda run: replace(
+    "device": lambda run: changed(run, device=torch.device("meta")),
+    "precision": lambda run: changed(run, config=replace(run.config, precision=other(run))),
+    "levels": lambda run: changed(
         run,
         config=replace(run.config, schedule=replace(run.config.schedule, logsnr_min=-5.0)),
     ),
@@ -429,10 +437,8 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
-def test_how_it_is_measured_is_part_of_the_key(
-    runs: Path, other: Callable[[TrainedRun], TrainedRun]
-) -> None:
-    run = TrainedRun.load(runs / "digits")
+def test_how_it_is_measured_is_part_of_the_key(runs: Path, other: Callable[[Run], Run]) -> None:
+    run = Run(runs / "digits")
     assert run_store(run, "x", seed=0) == run_store(run, "x", seed=0)
     assert run_store(run, "x", seed=0) != run_store(other(run), "x", seed=0)
 

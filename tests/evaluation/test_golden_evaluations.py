@@ -22,8 +22,8 @@ from elbos.evaluation.evaluate import evaluate
 from elbos.evaluation.features import Module
 from elbos.samplers import Ancestral, Heun
 from elbos.training.data import Split
+from elbos.training.run import Run
 from elbos.training.sampling import Sampling
-from elbos.training.trained import TrainedRun
 
 GOLDEN = Path(__file__).parent / "golden"
 FEATURES = """
@@ -64,7 +64,7 @@ CASES = {
 """Name of the run, what is measured, and how samples are made."""
 
 
-def fixed(run: TrainedRun) -> TrainedRun:
+def fixed(run: Run) -> Run:
     """The run in float32, with random weights that are the same everywhere, and 24 test images."""
     generator = torch.Generator().manual_seed(0)
     network = run.denoiser.network
@@ -75,8 +75,8 @@ def fixed(run: TrainedRun) -> TrainedRun:
             parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
     test = run.dataset.test
     labels = None if test.labels is None else test.labels[:24]
-    run = replace(run, config=replace(run.config, precision="fp32"))
-    run.__dict__["dataset"] = replace(run.dataset, test=Split(test.x[:24], labels))  # cached
+    run.config = replace(run.config, precision="fp32")
+    run.dataset = replace(run.dataset, test=Split(test.x[:24], labels))
     return run
 
 
@@ -85,7 +85,7 @@ def measured(name: str) -> dict[str, Any]:
     run, config, sampling = CASES[name]
     Path("mine.py").write_text(FEATURES)
     config = replace(config, extractor=Module(path="mine.py:features"))
-    result = evaluate(fixed(TrainedRun.load(Path(run))), config, sampling).to_dict()
+    result = evaluate(fixed(Run(Path(run))), config, sampling).to_dict()
     del result["protocol"]["versions"], result["protocol"]["device"]
     return dict(flat(json.loads(json.dumps(result))))
 

@@ -23,9 +23,9 @@ from elbos import schedules
 from elbos.evaluation.draw_samples import turns
 from elbos.samplers import SAMPLERS, Heun
 from elbos.training.data import DataSpec
+from elbos.training.fit import train
+from elbos.training.run import Run
 from elbos.training.sampling import Sampling, sample
-from elbos.training.trained import TrainedRun
-from elbos.training.trainer import train
 
 TRAINED = schedules.Linear(logsnr_min=-8.0, logsnr_max=7.8)
 NUM_STEPS = 9
@@ -215,7 +215,7 @@ def test_a_run_is_sampled_without_its_data(
     assert before["x"].shape == (6, 3, 8, 8)
     assert before["labels"].tolist() == 3 * [0, 1]
     assert all((before[name] == after[name]).all() for name in before)
-    assert TrainedRun.load(shared / "run").data == DataSpec("pictures", (3, 8, 8), 256, 2)
+    assert Run(shared / "run").data == DataSpec("pictures", (3, 8, 8), 256, 2)
     assert_one_line(
         elbos("evaluate", "run"), "run", "pictures" if lose is lose_all else "data.json"
     )

@@ -15,6 +15,7 @@ from elbos.comparison.job import Job
 from elbos.comparison.processes import close, start_process
 from elbos.runs.codec import digest
 from elbos.runs.directory import RunDirectory
+from elbos.training.config import run_config
 
 FEW = ["--num-images", "20", "--num-pilot-images", "10", "--ode.num-images", "0"]
 QUICK = [*FEW, "--num-samples", "0"]
@@ -49,7 +50,7 @@ def test_a_damaged_line_of_the_log_is_no_number(runs: Path) -> None:
 
 def earlier(run: Path) -> None:
     """Let a run be one of an earlier version."""
-    dataset = RunDirectory(run).config().data.load()
+    dataset = run_config(RunDirectory(run)).data.load()
     (run / "data.json").write_text(json.dumps(dataset.sampled_fingerprint()))
 
 

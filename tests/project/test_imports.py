@@ -27,7 +27,6 @@ MOVING = {
     ("audit", "report"),
     ("comparison", "report"),
     ("evaluation", "report"),
-    ("runs", "training"),
 }
 """Packages, the first of which still imports from the second."""
 

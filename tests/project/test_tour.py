@@ -15,9 +15,9 @@ from comparing import USERS, Here
 
 from elbos.cli import compare as compare_verb
 from elbos.runs.codec import decode
-from elbos.runs.name import default_name
 from elbos.training.config import Config
 from elbos.training.data.fashion import DEBIAN
+from elbos.training.name import default_name
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)

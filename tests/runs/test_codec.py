@@ -162,7 +162,7 @@ weightings.WEIGHTINGS += (Hyperbolic,)
 
 from elbos.cli import main
 from elbos.runs.codec import decode, encode, label, parse
-from elbos.runs.name import default_name
+from elbos.training.name import default_name
 from elbos.training.config import Config
 from elbos.training.presets import PRESETS
 

@@ -9,9 +9,9 @@ from tiny import DIGITS, tensors
 
 from elbos.runs.directory import RunDirectory
 from elbos.training import precision
-from elbos.training.config import Optimizer
+from elbos.training.config import Optimizer, run_config
+from elbos.training.fit import train
 from elbos.training.precision import best_precision
-from elbos.training.trainer import train
 
 ONE_STEP = replace(DIGITS, num_images=16)
 
@@ -24,7 +24,7 @@ def test_a_run_keeps_the_precision_it_was_begun_in(chosen, tmp_path, monkeypatch
     other = {"bf16": "fp32", "fp32": "bf16"}[chosen]
     monkeypatch.setattr(precision, "best_precision", lambda _: other)
     train(replace(ONE_STEP, num_images=16), tmp_path)
-    assert RunDirectory(tmp_path).config() == replace(ONE_STEP, precision=chosen)
+    assert run_config(RunDirectory(tmp_path)) == replace(ONE_STEP, precision=chosen)
     with pytest.raises(ValueError, match=f"precision = {chosen}, not {other}"):
         train(replace(ONE_STEP, precision=other), tmp_path)
 

@@ -20,8 +20,9 @@ from elbos.evaluation.page import write_evaluation_page
 from elbos.evaluation.tables import evaluation_tables, runs_table
 from elbos.progress import begin, progress
 from elbos.runs.directory import RunDirectory
+from elbos.training.config import run_config
+from elbos.training.run import Run
 from elbos.training.sampling import Sampling
-from elbos.training.trained import TrainedRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Evaluate:
     """Print the results as JSON."""
 
     def __call__(self) -> None:
-        runs = [TrainedRun.load(path) for path in self.runs]
+        runs = [Run(path) for path in self.runs]
         _ = [run.dataset for run in runs]  # fails here, if it does, and not after hours
         is_changed = self.sampling != runs[0].config.sampling
         try:
@@ -61,7 +62,7 @@ class Evaluate:
         elif len(results) > 1:
             Console().print(runs_table(results))
 
-    def _measure(self, run: TrainedRun, sampling: Sampling) -> dict[str, Any]:
+    def _measure(self, run: Run, sampling: Sampling) -> dict[str, Any]:
         path = run.directory.path
         files.require_writable(path / "eval.json")
         files.require_writable(path / "eval.html")
@@ -85,6 +86,6 @@ def command(words: list[str]) -> Evaluate:
     path = first_run("evaluate", words)
     if path is None:
         return parse("evaluate", Evaluate, words)
-    sampling = RunDirectory(path).config().sampling
+    sampling = run_config(RunDirectory(path)).sampling
     default = Evaluate(runs=(path,), sampling=sampling)
     return parse("evaluate", Evaluate, words, default, start=words[:1])

@@ -13,8 +13,9 @@ from elbos.cli.parse import first_run, parse
 from elbos.evaluation.draw_samples import Request, draw_samples
 from elbos.progress import progress
 from elbos.runs.directory import RunDirectory
+from elbos.training.config import run_config
+from elbos.training.run import Run
 from elbos.training.sampling import Sampling
-from elbos.training.trained import TrainedRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Sample:
     """Print the paths as JSON."""
 
     def __call__(self) -> None:
-        run = TrainedRun.load(self.run)
+        run = Run(self.run)
         is_main = PartialState().is_main_process
         with progress(Console(stderr=True, quiet=not is_main)) as bar:
             task = bar.add_task("sampling", total=self.request.num, unit="images", note="")
@@ -51,6 +52,6 @@ def command(words: list[str]) -> Sample:
     path = first_run("sample", words)
     if path is None:
         return parse("sample", Sample, words)
-    sampling = RunDirectory(path).config().sampling
+    sampling = run_config(RunDirectory(path)).sampling
     default = Sample(run=path, sampling=sampling)
     return parse("sample", Sample, words, default, start=words[:1])

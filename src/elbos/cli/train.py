@@ -14,11 +14,11 @@ from accelerate import PartialState
 from elbos.cli.parse import parse
 from elbos.errors import UsageError
 from elbos.runs.codec import encode
-from elbos.runs.name import default_name, nearest_preset
 from elbos.tabulated import Tabulated
 from elbos.training.config import Config, read_config
+from elbos.training.fit import train
+from elbos.training.name import default_name, nearest_preset
 from elbos.training.presets import PRESETS, Chosen, Preset
-from elbos.training.trainer import train
 from elbos.weightings import ELBO, Monotone, Shifted
 
 

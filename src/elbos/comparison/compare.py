@@ -27,7 +27,8 @@ from elbos.evaluation.quality import REFERENCE_SPLIT
 from elbos.evaluation.reference import reference
 from elbos.progress import begin, clock, progress
 from elbos.training.data import Dataset
-from elbos.training.state import new_accelerator, new_state, require_guidable
+from elbos.training.machine import new_accelerator
+from elbos.training.state import new_state, require_guidable
 
 
 def compare(

@@ -22,7 +22,7 @@ from elbos.comparison.experiment import Comparison, Scoring
 from elbos.comparison.rows import Row
 from elbos.runs.codec import decode, difference, digest, encode
 from elbos.runs.directory import RunDirectory
-from elbos.training.config import Config
+from elbos.training.config import Config, run_config
 from elbos.training.data import Dataset
 
 
@@ -165,6 +165,6 @@ class ComparisonDirectory:
 
 def _config(run: Path) -> Config | None:
     try:
-        return RunDirectory(run).config()
+        return run_config(RunDirectory(run))
     except (FileNotFoundError, ValueError):
         return None

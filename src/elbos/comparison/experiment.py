@@ -7,7 +7,8 @@ from elbos.evaluation.features import Lite0, Network
 from elbos.evaluation.metrics import MIN_IMAGES
 from elbos.samplers import Ancestral, Heun
 from elbos.schedules import Schedule
-from elbos.training.config import Config, Output, Weight
+from elbos.training.choices import Weight
+from elbos.training.config import Config, Output
 from elbos.training.sampling import Sampling
 
 NUM_VALIDATIONS, NUM_LOGGED, NUM_SAVED = 8, 50, 4

@@ -15,7 +15,8 @@ from elbos.comparison.experiment import Comparison, Scoring
 from elbos.comparison.rows import Row
 from elbos.comparison.scores import read_scores
 from elbos.errors import flat
-from elbos.training.config import Config, Weight
+from elbos.training.choices import Weight
+from elbos.training.config import Config
 from elbos.training.data import Toy
 from elbos.training.trainer import (
     NUM_GRID_IMAGES,

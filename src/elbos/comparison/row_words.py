@@ -7,7 +7,7 @@ they are called in Python. A weighting may also be a function in a Python file,
 
 from elbos.comparison.rows import ROWS, Row
 from elbos.runs.codec import parse
-from elbos.training.config import NoiseSchedule, Prediction, Weight
+from elbos.training.choices import NoiseSchedule, Prediction, Weight
 
 _MAX_SHOWN = 60  # characters, beyond which words are not repeated
 _EXAMPLE = '"mine=V(),Adaptive(),Sigmoid(k=3)"'

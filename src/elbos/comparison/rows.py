@@ -30,7 +30,8 @@ from elbos.analysis import is_monotone
 from elbos.parameterizations import EDM, Eps, Flow, Parameterization, V, X
 from elbos.recipes import RECIPES
 from elbos.schedules import Cosine, Schedule
-from elbos.training.config import Config, NoiseSchedule, Prediction, Weight, require_storable
+from elbos.training.choices import NoiseSchedule, Prediction, Weight, require_storable
+from elbos.training.config import Config
 from elbos.weightings import Weighting
 
 _NUM_CELLS = 10_000

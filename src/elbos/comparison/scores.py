@@ -32,7 +32,7 @@ from elbos.training.config import Config, Output
 from elbos.training.data import to_unit
 from elbos.training.machine import machine
 from elbos.training.pictures import png
-from elbos.training.trained import TrainedRun
+from elbos.training.run import Run
 from elbos.weightings import Weighting
 
 NUM_SHOWN = 20
@@ -69,7 +69,7 @@ def _digest(run: str, scores: dict[str, Any]) -> str:
 
 
 def write_scores(
-    run: TrainedRun, scoring: Scoring, weightings: Mapping[str, Weighting], start: Start
+    run: Run, scoring: Scoring, weightings: Mapping[str, Weighting], start: Start
 ) -> None:
     """Score a run; losses under other weightings that were measured before are kept.
 
@@ -115,7 +115,7 @@ def write_scores(
 
 
 def _likelihood(
-    run: TrainedRun,
+    run: Run,
     condition: Condition,
     evaluation: EvaluationConfig,
     weightings: Mapping[str, Weighting],
@@ -139,7 +139,7 @@ def _likelihood(
     }
 
 
-def _samples(run: TrainedRun, scoring: Scoring, start: Start) -> dict[str, Any]:
+def _samples(run: Run, scoring: Scoring, start: Start) -> dict[str, Any]:
     """Sample quality with each sampler, and a picture; of points there is none.
 
     Scores that depend on the number of samples are of as many as the real-data baseline has,
@@ -164,7 +164,7 @@ def _samples(run: TrainedRun, scoring: Scoring, start: Start) -> dict[str, Any]:
     }
 
 
-def _log(run: TrainedRun) -> dict[str, Any]:
+def _log(run: Run) -> dict[str, Any]:
     """The curves of the training, out of metrics.jsonl."""
     file = run.directory.path / "metrics.jsonl"
     learning, density, clipped = [], [], []

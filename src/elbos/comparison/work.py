@@ -21,8 +21,8 @@ from elbos.errors import Diverged, Interrupted, explained
 from elbos.evaluation.samples import NotFiniteError
 from elbos.progress import Advance
 from elbos.runs.codec import decode
-from elbos.training.trained import TrainedRun
-from elbos.training.trainer import train
+from elbos.training.fit import train
+from elbos.training.run import Run
 
 _PROGRESS_SECONDS = 1.0
 
@@ -65,7 +65,7 @@ def _train_and_score(job: Job) -> None:
     each = job.training_cost / job.config.num_images
     train(job.config, job.path, lambda num: progress.reach(each * num))
     progress.reach(job.training_cost)
-    write_scores(TrainedRun.load(job.path), job.scoring, job.named_weightings, progress.start)
+    write_scores(Run(job.path), job.scoring, job.named_weightings, progress.start)
 
 
 class _Progress:

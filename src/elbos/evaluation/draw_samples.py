@@ -20,9 +20,9 @@ from elbos.evaluation.samples import class_labels, draw, require_finite_samples
 from elbos.runs.codec import encode
 from elbos.training.data import to_levels
 from elbos.training.pictures import png
+from elbos.training.run import Run
 from elbos.training.sampling import Sampling, num_batches
 from elbos.training.state import require_guidable
-from elbos.training.trained import TrainedRun
 
 MAX_IN_GRID = 400
 _MAX_NUM = 10**12
@@ -55,7 +55,7 @@ class Request:
 
 
 def draw_samples(
-    run: TrainedRun, sampling: Sampling, request: Request, on_images: Callable[[int], None]
+    run: Run, sampling: Sampling, request: Request, on_images: Callable[[int], None]
 ) -> tuple[Path, Path]:
     """Draw samples and write them; several processes share the work, and the main one writes.
 
@@ -105,7 +105,7 @@ def turns(num: int, process: int, num_processes: int) -> Iterator[range]:
 
 
 def _batches(
-    run: TrainedRun, sampling: Sampling, request: Request, labels: Tensor | None
+    run: Run, sampling: Sampling, request: Request, labels: Tensor | None
 ) -> Iterator[Tensor]:
     """All batches, in order, in every process: after each turn the processes exchange theirs.
 
@@ -143,7 +143,7 @@ def _name(sampling: Sampling, request: Request) -> str:
     return f"{sampler}-{sampling.num_steps}-seed{request.seed}-{digest}"
 
 
-def _labels(run: TrainedRun, request: Request) -> Tensor | None:
+def _labels(run: Run, request: Request) -> Tensor | None:
     labels, num_classes = class_labels(run, request.num), run.data.num_classes
     if request.label is None:
         return labels

@@ -28,15 +28,15 @@ from elbos.likelihood import warn_if_unresolved
 from elbos.progress import Start, silent
 from elbos.training.data import Toy, to_unit
 from elbos.training.pictures import png
+from elbos.training.run import Run
 from elbos.training.sampling import Sampling
 from elbos.training.state import require_guidable
-from elbos.training.trained import TrainedRun
 
 NUM_SHOWN = 100
 
 
 def evaluate(
-    run: TrainedRun,
+    run: Run,
     config: EvaluationConfig | None = None,
     sampling: Sampling | None = None,
     start: Start = silent,
@@ -80,7 +80,7 @@ def evaluate(
     )
 
 
-def samples_picture(run: TrainedRun, config: EvaluationConfig, sampling: Sampling) -> bytes | None:
+def samples_picture(run: Run, config: EvaluationConfig, sampling: Sampling) -> bytes | None:
     """Some of the samples that were scored, as PNG, a class in each column; None if none were."""
     if config.num_samples == 0 or run.data.num_levels is None:
         return None
@@ -89,7 +89,7 @@ def samples_picture(run: TrainedRun, config: EvaluationConfig, sampling: Samplin
     return png(to_unit(x[:NUM_SHOWN], run.data.num_levels), num_columns=num_columns)
 
 
-def _scorer(run: TrainedRun, config: EvaluationConfig, start: Start) -> Scorer | None:
+def _scorer(run: Run, config: EvaluationConfig, start: Start) -> Scorer | None:
     """Scores samples, if they are to be scored; points have no quality."""
     if config.num_samples == 0 or run.data.num_levels is None:
         return None
@@ -97,7 +97,7 @@ def _scorer(run: TrainedRun, config: EvaluationConfig, start: Start) -> Scorer |
 
 
 def _likelihood(
-    run: TrainedRun, condition: Condition, config: EvaluationConfig, start: Start
+    run: Run, condition: Condition, config: EvaluationConfig, start: Start
 ) -> Likelihood:
     measured = measure(run, condition, config, start)
     return replace(
@@ -108,7 +108,7 @@ def _likelihood(
     )
 
 
-def _exact_bits(run: TrainedRun, condition: Condition) -> float | None:
+def _exact_bits(run: Run, condition: Condition) -> float | None:
     """The exact value that the bound is above, given the component if the network is told it."""
     if not isinstance(run.config.data, Toy):
         return None
@@ -116,7 +116,7 @@ def _exact_bits(run: TrainedRun, condition: Condition) -> float | None:
     return (-log_prob / condition.x.shape[1]).mean().item() / NATS_PER_BIT
 
 
-def _training(run: TrainedRun) -> Training:
+def _training(run: Run) -> Training:
     config = run.config
     return Training(
         weighting=repr(config.weighting),
@@ -133,7 +133,7 @@ def _training(run: TrainedRun) -> Training:
     )
 
 
-def _protocol(run: TrainedRun, config: EvaluationConfig, num_images: int) -> Protocol:
+def _protocol(run: Run, config: EvaluationConfig, num_images: int) -> Protocol:
     data, num_pilot = run.dataset.fingerprint(), min(config.num_pilot_images, num_images)
     return Protocol(
         data=data["name"],

@@ -31,7 +31,7 @@ from elbos.runs.store import Part, Store, Tensors
 from elbos.schedules import Linear, Schedule
 from elbos.training.data import Split, to_unit
 from elbos.training.randomness import generator
-from elbos.training.trained import TrainedRun
+from elbos.training.run import Run
 from elbos.training.validation import BATCH_SIZE
 
 NATS_PER_BIT = math.log(2)
@@ -67,7 +67,7 @@ class Condition:
         """The name in words."""
         return self.name.replace("_", " ")
 
-    def batch(self, run: TrainedRun, images: slice) -> tuple[Tensor, Tensor | None]:
+    def batch(self, run: Run, images: slice) -> tuple[Tensor, Tensor | None]:
         """Some images, in [-1, 1], and their labels, where the network is."""
         x = to_unit(self.x[images], run.dataset.num_levels).to(run.device)
         return x, None if self.labels is None else self.labels[images].to(run.device)
@@ -105,7 +105,7 @@ class Measured:
         return self.pilot.loss.numel() + self.rounds.loss.numel()
 
 
-def chosen_images(run: TrainedRun, config: EvaluationConfig) -> Int64[Tensor, " n"]:
+def chosen_images(run: Run, config: EvaluationConfig) -> Int64[Tensor, " n"]:
     """The indices of the images to be measured, in a random order that is the same for every run.
 
     Raises:
@@ -121,7 +121,7 @@ def chosen_images(run: TrainedRun, config: EvaluationConfig) -> Int64[Tensor, " 
     return torch.randperm(len(split), generator=generator(0))[:num_images]
 
 
-def conditions(run: TrainedRun, split: Split, images: Int64[Tensor, " n"]) -> list[Condition]:
+def conditions(run: Run, split: Split, images: Int64[Tensor, " n"]) -> list[Condition]:
     """What the network was told in training: nothing, the label, or each in turn."""
     x, labels = split.x[images], None if split.labels is None else split.labels[images]
     told = []
@@ -137,9 +137,7 @@ def num_pilot_levels(num_images: int) -> int:
     return max(MIN_PILOT_LEVELS, math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / num_images))
 
 
-def measure(
-    run: TrainedRun, condition: Condition, config: EvaluationConfig, start: Start
-) -> Measured:
+def measure(run: Run, condition: Condition, config: EvaluationConfig, start: Start) -> Measured:
     """Measure a condition: the pilot, then rounds until the target is reached or out of reach.
 
     Args:
@@ -191,7 +189,7 @@ def is_enough(bound: Estimate, target_se: float | None) -> bool:
 class _Losses:
     """The loop over batches, whose randomness is keyed by (seed, pilot or round, batch)."""
 
-    run: TrainedRun
+    run: Run
     condition: Condition
     store: Store
     seed: int

@@ -19,7 +19,7 @@ from elbos.likelihood.flow import Dequantize, flow_likelihood, truncated_normal,
 from elbos.progress import Start
 from elbos.runs.store import Part, Tensors
 from elbos.training.randomness import generator
-from elbos.training.trained import TrainedRun
+from elbos.training.run import Run
 
 KEY = 2**32 - 1  # of its randomness; rounds count from 0
 BATCH_SIZE = 50  # steps are shared over a batch: its worst image decides how many
@@ -30,7 +30,7 @@ DEQUANTIZATIONS: dict[str, Dequantize] = {
 
 
 def measure_ode(
-    run: TrainedRun,
+    run: Run,
     condition: Condition,
     bound: Float[Tensor, " n"],
     config: EvaluationConfig,
@@ -75,7 +75,7 @@ def measure_ode(
 
 
 def _solve(
-    run: TrainedRun, condition: Condition, images: slice, ode: OdeConfig, g: torch.Generator
+    run: Run, condition: Condition, images: slice, ode: OdeConfig, g: torch.Generator
 ) -> Tensors:
     x, cond = condition.batch(run, images)
     found = flow_likelihood(

@@ -44,8 +44,8 @@ from elbos.runs.store import Store, Tensors
 from elbos.samplers import SAMPLERS
 from elbos.schedules import Cosine, EDMSampling, Flow
 from elbos.training.randomness import generator
+from elbos.training.run import Run
 from elbos.training.sampling import Sampling
-from elbos.training.trained import TrainedRun
 
 REFERENCE_SPLIT = "train+val"
 BASELINE_SPLIT = "test"
@@ -83,12 +83,12 @@ class Scorer:
         reference: The features of its training images.
     """
 
-    run: TrainedRun
+    run: Run
     extractor: Extractor
     reference: Reference
 
     @classmethod
-    def load(cls, run: TrainedRun, network: Network, start: Start) -> "Scorer":
+    def load(cls, run: Run, network: Network, start: Start) -> "Scorer":
         """A scorer with the reference from the cache, or computed.
 
         Raises:

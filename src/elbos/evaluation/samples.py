@@ -11,8 +11,8 @@ from elbos.evaluation.stores import run_store
 from elbos.progress import Start
 from elbos.runs.store import Part, Tensors
 from elbos.training.data import to_levels
+from elbos.training.run import Run
 from elbos.training.sampling import BATCH_SIZE, Sampling, num_batches, sample
-from elbos.training.trained import TrainedRun
 
 FORMAT = 3  # of what is kept: another number makes it anew
 
@@ -35,7 +35,7 @@ def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
         )
 
 
-def class_labels(run: TrainedRun, num: int) -> Int[Tensor, " n"] | None:
+def class_labels(run: Run, num: int) -> Int[Tensor, " n"] | None:
     """One class after the other, where the network knows classes."""
     if not run.has_labels or run.data.num_classes is None:
         return None
@@ -43,7 +43,7 @@ def class_labels(run: TrainedRun, num: int) -> Int[Tensor, " n"] | None:
 
 
 def draw(
-    run: TrainedRun,
+    run: Run,
     sampling: Sampling,
     *,
     num: int,
@@ -67,7 +67,7 @@ def draw(
 
 
 def stored_samples(
-    run: TrainedRun, sampling: Sampling, num: int, seed: int, start: Start
+    run: Run, sampling: Sampling, num: int, seed: int, start: Start
 ) -> UInt8[Tensor, "n c h w"]:
     """The samples of `elbos sample --num NUM --seed SEED`, as pixel values; kept in the run's
     directory.

@@ -7,10 +7,10 @@ from elbos import files
 from elbos.runs.cache import cache_dir
 from elbos.runs.codec import digest, encode
 from elbos.runs.store import Store
-from elbos.training.trained import TrainedRun
+from elbos.training.run import Run
 
 
-def run_store(run: TrainedRun, name: str, **key: Any) -> Store:
+def run_store(run: Run, name: str, **key: Any) -> Store:
     """The store in a run's directory for the weights that it has now; files that a killed process
     left half-written in it are deleted.
 
@@ -30,14 +30,14 @@ def run_store(run: TrainedRun, name: str, **key: Any) -> Store:
     return Store(folder)
 
 
-def data_store(run: TrainedRun, name: str, **key: Any) -> Store:
+def data_store(run: Run, name: str, **key: Any) -> Store:
     """The store in the cache for what depends on a run's data only, and is shared by all runs on
     them; arguments as those of `run_store`.
     """
     return Store(cache_dir() / name / _digest(run, key))
 
 
-def _digest(run: TrainedRun, key: dict[str, Any]) -> str:
+def _digest(run: Run, key: dict[str, Any]) -> str:
     machine = [version("elbos"), version("torch"), run.device.type]
     encoded = {name: encode(value) for name, value in key.items()}
     return digest([machine, run.dataset.fingerprint(), encoded])[:12]

@@ -45,8 +45,7 @@ def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
             partial.mkdir(parents=True)
             digests = {}
             for name, tensors in groups.items():
-                contiguous = {key: value.cpu().contiguous() for key, value in tensors.items()}
-                content = safetensors.torch.save(contiguous)
+                content = packed(tensors)
                 files.write(partial / f"{name}.safetensors", content)
                 digests[name] = hashlib.sha256(content).hexdigest()
             manifest = json.dumps({"step": step, "sha256": digests}, indent=2)
@@ -87,6 +86,18 @@ def reading(path: Path) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
         ) from error
 
 
+def packed(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as the content of a safetensors file.
+
+    Raises:
+        RuntimeError, ValueError, TypeError: If some share memory, or are no tensors of numbers.
+    """
+    content: bytes = safetensors.torch.save(
+        {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    )
+    return content
+
+
 def require_dtypes(groups: Groups, own: Groups) -> None:
     """Fail where a tensor is of another dtype than the one it is for: torch itself would convert it
     and say nothing.
@@ -118,11 +129,11 @@ def _read(path: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
             raise DamagedCheckpoint(f"{name}.safetensors is cut short or was changed")
         try:
             groups[name] = safetensors.torch.load(content)
-            is_finite = all(tensor.isfinite().all() for tensor in groups[name].values())
+            has_nan = any(tensor.isnan().any() for tensor in groups[name].values())
         except (SafetensorError, KeyError, NotImplementedError) as error:  # of dtypes, the last two
             raise DamagedCheckpoint(f"{name}.safetensors is unreadable") from error
-        if not is_finite:
-            raise DamagedCheckpoint(f"{name}.safetensors holds numbers that are not finite")
+        if has_nan:
+            raise DamagedCheckpoint(f"{name}.safetensors holds NaN")
     return step, groups
 
 

@@ -2,38 +2,31 @@
 
 runs/NAME/
     config.json      the configuration; what else is in the directory belongs to it
-    data.json        what tells its data from others, so that a change is noticed, and what is to
-                     be known of them where they are not there
+    data.json        the identifier of its data, so that a change is noticed, and what is to be
+                     known of them where they are not there
     metrics.jsonl    a line per logged step
     checkpoints/     see `checkpoint`
     samples/         grids of samples
-    evaluation/      what it is made of, batch by batch
+    evaluation/      the parts of an evaluation, see `store`
     eval.json        the evaluation
 """
 
 import json
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from elbos import files
-from elbos.runs.codec import decode, difference, encode
-from elbos.training.config import Config
-from elbos.training.data import Dataset, DataSpec
-
-_SPEC = {field.name for field in fields(DataSpec)}
-_SPEC_ONLY = ("num_levels", "num_classes")  # the rest of it is in the fingerprint
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The paths in a run directory, and what is written to them."""
+    """The paths in a run directory, its lock, its JSON files and its log."""
 
     path: Path
 
@@ -52,119 +45,35 @@ class RunDirectory:
         """Folder of measurements."""
         return self.path / "evaluation"
 
-    def config(self) -> Config:
-        """The configuration of the run.
+    def read(self, name: str) -> dict[str, Any] | None:
+        """The object in a JSON file of the directory; None if there is no such file.
 
         Raises:
-            FileNotFoundError: If this is not a run directory.
-            ValueError: If config.json is not a configuration.
+            ValueError: If the file holds no object.
         """
-        file = self.path / "config.json"
-        if not file.exists():
-            raise FileNotFoundError(
-                f"{self.path} is not a run directory, it has no config.json: see `elbos train`."
-            )
-        try:
-            config: Config = decode(Config, json.loads(files.read(file)))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(
-                f"{file} is not a configuration ({error}): put back the one that was there, "
-                "`elbos train PRESET --dry-run` prints it, or name another run directory."
-            ) from error
-        return config
-
-    def claim(self, config: Config, dataset: Dataset) -> None:
-        """Make this the directory of `config` and `dataset`, or check that it is. A run of fewer
-        images is made longer, with a warning where its learning rate has decayed to another end.
-
-        Raises:
-            ValueError: If it holds another configuration, other data, or other files.
-        """
-        file = self.path / "config.json"
-        if not file.exists():
-            others = [p.name for p in self.path.glob("*") if not p.name.startswith(".")]
-            if others:
-                raise ValueError(
-                    f"{self.path} is not a run directory, it holds {others[0]}: "
-                    "name a new one with --run."
-                )
-        else:
-            self._require_same(config)
-        self.require_own_data(dataset)
-        files.write(file, (json.dumps(encode(config), indent=2) + "\n").encode())
-        known = {name: getattr(dataset.spec, name) for name in _SPEC_ONLY}
-        text = json.dumps({**dataset.fingerprint(), **known}, indent=2) + "\n"
-        files.write(self.path / "data.json", text.encode())
-
-    def _require_same(self, config: Config) -> None:
-        """Raise a ValueError if the run here is of another configuration, or longer."""
-        stored = self.config()
-        num_images = max(stored.num_images, config.num_images)
-        longer = replace(stored, num_images=num_images)
-        if found := difference(encode(longer), encode(config)):
-            raise ValueError(
-                f"{self.path} holds a run with {found}: "
-                "name another directory with --run, or give the same options."
-            )
-        if num_images > stored.num_images and config.optimizer.use_decay:
-            warnings.warn(
-                f"The run in {self.path} goes on to {num_images:,} images. Its learning rate "
-                f"decayed for {stored.num_images:,} and rises again: this is not the run that had "
-                "its length from the start (one with --optimizer.no-use-decay would be).",
-                stacklevel=3,
-            )
-
-    def data_spec(self) -> DataSpec | None:
-        """What samples of the data are like; None if an earlier version wrote the directory, and
-        only the data themselves tell.
-
-        Raises:
-            ValueError: If data.json is damaged.
-        """
-        stored = self._data()
-        if stored is None or not stored.keys() >= set(_SPEC_ONLY):
-            return None
-        try:
-            spec = decode(DataSpec, {"type": "DataSpec", **{n: stored[n] for n in _SPEC}})
-        except (ValueError, KeyError) as error:
-            raise self._damaged_data() from error
-        assert isinstance(spec, DataSpec)
-        return spec
-
-    def _data(self) -> dict[str, Any] | None:
-        """What data.json holds, if it is there."""
-        file = self.path / "data.json"
+        file = self.path / name
         if not file.exists():
             return None
         try:
-            stored = json.loads(files.read(file))
-        except (ValueError, RecursionError) as error:
-            raise self._damaged_data() from error
-        if not isinstance(stored, dict):
-            raise self._damaged_data()
-        return stored
-
-    def _damaged_data(self) -> ValueError:
-        return ValueError(f"{self.path / 'data.json'} is damaged: put back the one that was there.")
-
-    def require_own_data(self, dataset: Dataset) -> None:
-        """Raise a ValueError if these are not the data that the run was trained on."""
-        stored = self._data()
-        if stored is None:
-            return
-        stored = {name: value for name, value in stored.items() if name not in _SPEC_ONLY}
-        if stored not in (dataset.fingerprint(), dataset.sampled_fingerprint()):
-            raise ValueError(
-                f"The data are not those that the run in {self.path} was trained on, see "
-                f"{self.path / 'data.json'}: put those back, or train another run."
+            content = json.loads(files.read(file))
+        except (ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict):
+            raise ValueError(  # noqa: TRY004, of a file
+                f"{file} is damaged: put back the one that was there."
             )
+        return content
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file of the directory."""
+        files.write(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from training in this directory; released when the process dies.
+        """Make the directory, and keep other processes from training in it until this one ends.
 
         Raises:
-            ValueError: If another process is at it, or the path is a file.
+            ValueError: If another process trains in it, or the path is a file.
             OSError: If the directory cannot be written.
         """
         if self.path.exists() and not self.path.is_dir():
@@ -183,7 +92,7 @@ class RunDirectory:
             ) from None
 
     def require_present(self) -> None:
-        """Raise a FileNotFoundError if the directory was deleted since it was claimed."""
+        """Raise a FileNotFoundError if the directory was deleted since the training began."""
         if not (self.path / "config.json").exists():
             raise FileNotFoundError(
                 f"{self.path} was deleted, or its config.json, while it was trained: what was not "

@@ -1,100 +1,37 @@
 """The configuration of a run: frozen dataclasses, from which the command line is derived.
 
-Parts that are chosen as types (`weighting:sigmoid --weighting.k 3`) are unions; a new weighting,
-schedule or network joins its union here. Everything but `output` decides the numbers a run
-produces, so a run directory belongs to one configuration.
+Everything but `output` decides the numbers that a run produces, so a run directory belongs to one
+configuration. What its parts may be is in `choices`.
 """
 
 import json
 import math
-import re
 import warnings
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import Any, Literal
 
 import torch
-import tyro
 
-from elbos import adaptive, files, parameterizations, schedules, weightings
+from elbos import files
 from elbos.checks import require_finite, require_positive
-from elbos.networks import MLPConfig, NetworkConfig, UNetConfig
 from elbos.objective import Objective
 from elbos.runs.codec import decode
-from elbos.tabulated import Tabulated, require_reach
-from elbos.training.data import Data
+from elbos.runs.directory import RunDirectory
+from elbos.tabulated import require_reach
+from elbos.training.choices import (
+    Data,
+    Network,
+    NoiseSchedule,
+    Prediction,
+    Weight,
+    require_storable,
+)
 from elbos.training.sampling import Sampling
 
+Precision = Literal["auto", "bf16", "fp32"]
 MAX_WIDTH = 12**-0.5
-
-
-def command_name(cls: type) -> str:
-    """What a class is called on the command line: `SoftMinSNR` is soft-min-snr."""
-    name = {"InDI": "Indi", "CosMap": "Cosmap"}.get(cls.__name__, cls.__name__)
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
-
-
-def _choice(*classes: type) -> Any:
-    """The union of `classes`, each by its name on the command line."""
-    return Union[  # noqa: UP007, built at run time
-        tuple(Annotated[cls, tyro.conf.subcommand(command_name(cls))] for cls in classes)
-    ]
-
-
-def require_storable(weighting: weightings.WeightFunction) -> None:
-    """Raise a ValueError if it is a weighting that no config.json can hold.
-
-    Examples:
-        >>> require_storable(weightings.Monotone(torch.exp))
-        Traceback (most recent call last):
-        ...
-        ValueError: exp is user-defined: give Tabulated.from_function(exp), which keeps its numbers.
-    """
-    storable: set[type] = {*weightings.WEIGHTINGS, Tabulated}
-    if isinstance(weighting, weightings.Monotone | weightings.Shifted):
-        require_storable(weighting.inner)
-    elif type(weighting) not in storable:
-        name = getattr(weighting, "__name__", repr(weighting))
-        raise ValueError(
-            f"{name} is user-defined: give Tabulated.from_function({name}), which keeps its "
-            "numbers."
-        )
-
-
-if TYPE_CHECKING:
-    Network = NetworkConfig
-    Prediction = parameterizations.Parameterization
-    NoiseSchedule = schedules.Schedule
-    Weight = weightings.Weighting
-else:
-    ClosedForm = _choice(*weightings.WEIGHTINGS)
-
-    def _own(function: str) -> Tabulated:
-        """A function of your own, FILE.py:FUNCTION, from a tensor of log-SNRs to weights."""
-        return Tabulated.from_file(function)
-
-    Simple = Union[  # noqa: UP007, built at run time
-        ClosedForm, Annotated[Tabulated, tyro.conf.subcommand("own", constructor=_own)]
-    ]
-
-    def _monotone(inner: Simple) -> weightings.Monotone:
-        return weightings.Monotone(inner)
-
-    def _shifted(inner: Simple, shift: float) -> weightings.Shifted:
-        return weightings.Shifted(inner, shift)
-
-    Weight = Union[  # noqa: UP007, built at run time
-        Simple,
-        Annotated[weightings.Monotone, tyro.conf.subcommand("monotone", constructor=_monotone)],
-        Annotated[weightings.Shifted, tyro.conf.subcommand("shifted", constructor=_shifted)],
-    ]
-    NoiseSchedule = _choice(*adaptive.SCHEDULES)
-    Prediction = _choice(*parameterizations.PARAMETERIZATIONS)
-    Network = Union[  # noqa: UP007, built at run time
-        Annotated[UNetConfig, tyro.conf.subcommand("unet")],
-        Annotated[MLPConfig, tyro.conf.subcommand("mlp")],
-    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +148,7 @@ class Config:
     label_dropout: float = 0.1
     """Share of the labels hidden in training, so that one network is conditional and not."""
 
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Precision = "auto"
     """bf16 autocast or fp32. By default bf16 where the machine computes in it at least as fast."""
 
     init: Path | None = None
@@ -330,6 +267,28 @@ def read_config(path: Path) -> Config:
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not a configuration ({error}): `elbos train PRESET --dry-run` prints one."
+        ) from error
+    return config
+
+
+def run_config(directory: RunDirectory) -> Config:
+    """The configuration of a run.
+
+    Raises:
+        FileNotFoundError: If this is not a run directory.
+        ValueError: If config.json is not a configuration.
+    """
+    file = directory.path / "config.json"
+    if not file.exists():
+        raise FileNotFoundError(
+            f"{directory.path} is not a run directory, it has no config.json: see `elbos train`."
+        )
+    try:
+        config: Config = decode(Config, directory.read("config.json"))
+    except ValueError as error:
+        raise ValueError(
+            f"{file} is not a configuration ({error}): put back the one that was there, "
+            "`elbos train PRESET --dry-run` prints it, or name another run directory."
         ) from error
     return config
 

@@ -11,6 +11,11 @@ from torch import Tensor
 _MARGIN = 2
 
 
+def is_drawable(shape: tuple[int, ...]) -> bool:
+    """Whether samples of this shape are grey or RGB images, or points in the plane."""
+    return shape == (2,) or (len(shape) == 3 and shape[0] in (1, 3))
+
+
 def png(x: Float[Tensor, "n *d"], *, num_columns: int | None = None) -> bytes:
     """A PNG of samples: a grid of images `[n, c, h, w]` or a scatter plot of points `[n, 2]`.
 

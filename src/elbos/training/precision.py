@@ -9,16 +9,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from elbos.runs.directory import RunDirectory
-from elbos.training.config import Config
+from elbos.training.config import Config, Precision, run_config
 
-Precision = Literal["auto", "bf16", "fp32"]
 _SIZE, _NUM_ROUNDS = 256, 10  # of matrices: large enough to be computed in blocks, and milliseconds
 _CLEARLY_SLOWER = 1.3
 
@@ -35,7 +33,7 @@ def resolved(config: Config, run: RunDirectory, accelerator: Accelerator) -> Con
     if config.precision != "auto":
         return config
     has_begun = (run.path / "config.json").exists()
-    chosen = run.config().precision if has_begun else best_precision(accelerator.device)
+    chosen = run_config(run).precision if has_begun else best_precision(accelerator.device)
     (chosen,) = broadcast_object_list([chosen])
     return replace(config, precision=chosen)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from elbos import samplers
 from elbos.checks import require_finite
-from elbos.conditions import Condition, cond_at, map_tensors
+from elbos.conditions import Condition, cond_at, to_device
 from elbos.denoiser import Denoise, Guided
 from elbos.samplers import DPMSolver, Sampler
 from elbos.schedules import Cosine, EDMSampling, Flow, Linear, Schedule
@@ -75,11 +75,11 @@ class Sampling:
         """
         return samplers.grid(self.grid_within(trained), self.num_steps)
 
-    def guided(self, denoiser: Denoise) -> Denoise:
-        """The denoiser with this guidance."""
+    def guided(self, denoiser: Denoise, null_cond: Condition = None) -> Denoise:
+        """The denoiser with this guidance; `null_cond` is as for `Guided`."""
         if self.guidance == 1:
             return denoiser
-        return Guided(denoiser, self.guidance, self.guidance_min, self.guidance_max)
+        return Guided(denoiser, self.guidance, self.guidance_min, self.guidance_max, null_cond)
 
     def num_evaluations(self, trained: Schedule) -> int:
         """How often the network looks at a sample; a guided estimate takes two looks.
@@ -118,6 +118,7 @@ def sample(
     seed: int,
     device: torch.device,
     cond: Condition = None,
+    null_cond: Condition = None,
     batches: Iterable[int] | None = None,
 ) -> Iterator[Float[Tensor, "b *d"]]:
     """Make samples, batch after batch.
@@ -133,16 +134,19 @@ def sample(
         shape: Shape of one.
         seed: Seed of the noise.
         device: Where the denoiser is.
-        cond: What each sample is conditioned on, or None; guidance needs class labels.
+        cond: What each sample is conditioned on, or None.
+        null_cond: The condition of one sample that stands for none, `[1, ...]`, for guidance.
+            Default: of class labels -1.
         batches: Numbers of the batches to make, out of `num_batches(num)`. Default: all.
 
     Yields:
         Up to 250 samples at a time, float32, about in [-1, 1], on the CPU.
     """
-    denoiser, logsnrs = sampling.guided(denoiser), sampling.logsnrs(trained)
+    denoiser = sampling.guided(denoiser, to_device(null_cond, device))
+    logsnrs = sampling.logsnrs(trained)
     for batch in range(num_batches(num)) if batches is None else batches:
         start, stop = batch * BATCH_SIZE, min((batch + 1) * BATCH_SIZE, num)
         g = generator(seed, batch)
-        some = map_tensors(lambda part: part.to(device), cond_at(cond, slice(start, stop)))
+        some = to_device(cond_at(cond, slice(start, stop)), device)
         z = torch.randn(stop - start, *shape, generator=g).to(device)
         yield sampling.sampler(denoiser, z, logsnrs, some, g).cpu()

@@ -4,7 +4,6 @@ import copy
 from dataclasses import dataclass, field
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from elbos.runs import checkpoint
@@ -12,7 +11,6 @@ from elbos.schedules import Schedule
 from elbos.training.config import Config
 from elbos.training.data import DataSpec
 from elbos.training.ema import EMA
-from elbos.training.memory import keep_freed_memory
 from elbos.training.optimizer import new_optimizer
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling
@@ -75,8 +73,11 @@ class State:
         self.schedule.load_state_dict(groups["schedule"])
         unlogged = groups["log"]["unlogged"]
         self.unlogged[: len(unlogged)] = unlogged  # earlier versions counted no clipped ones
+        self._restore_moments(groups["optimizer"])
+
+    def _restore_moments(self, moments: dict[str, Tensor]) -> None:
         parameters = dict(self.network.named_parameters())
-        for key, saved in groups["optimizer"].items():
+        for key, saved in moments.items():
             name, _, moment = key.rpartition(".")
             parameter = parameters[name]
             if saved.ndim > 0:  # all but a number of steps
@@ -90,26 +91,17 @@ class State:
                 raise ValueError("Some parameters have moments that others lack.")
 
 
-def new_accelerator() -> Accelerator:
-    """Devices and processes; several processes also on machines with nothing but a CPU.
-
-    Precision is elbos' own (`autocast`): accelerate's is one for the life of the process.
-    """
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
-    return accelerator
-
-
 def uses_labels(config: Config, data: DataSpec) -> bool:
     """Whether the network of this run knows class labels."""
     return config.use_labels and data.num_classes is not None
 
 
-def require_guidable(config: Config, data: DataSpec, sampling: Sampling) -> None:
-    """Raise a ValueError if `sampling` asks for guidance that the network cannot give."""
+def require_guidable(
+    config: Config, data: DataSpec, sampling: Sampling, *, has_cond: bool = False
+) -> None:
+    """Raise a ValueError if `sampling` guides a network that has no classes nor other condition."""
     config.require_guidable(sampling)
-    if sampling.guidance != 1 and data.num_classes is None:
+    if sampling.guidance != 1 and data.num_classes is None and not has_cond:
         raise ValueError(
             f"guidance is {sampling.guidance}, but {data.name} has no classes: leave guidance at 1."
         )
@@ -125,14 +117,15 @@ def build_network(config: Config, data: DataSpec, device: torch.device) -> nn.Mo
     return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
 
-def new_state(config: Config, data: DataSpec, device: torch.device) -> State:
-    """The state before the first step.
+def new_state(
+    config: Config, data: DataSpec, device: torch.device, network: nn.Module | None = None
+) -> State:
+    """The state before the first step, with a network that the user gave or that of `config`.
 
     Raises:
         ValueError: If the network, or the way it is sampled, does not fit the data.
     """
-    require_guidable(config, data, config.sampling)
-    network = build_network(config, data, device)
+    network = build_network(config, data, device) if network is None else network.to(device)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     optimizer = new_optimizer(network, config.optimizer, dtype)
     schedule = copy.deepcopy(config.schedule)  # an adaptive one is changed

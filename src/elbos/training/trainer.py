@@ -7,71 +7,45 @@ $$u, \epsilon \to \lambda = f(u) \to z = \alpha x + \sigma\epsilon \to \hat y
   \to \nabla \to \theta, \bar\theta, p.$$
 
 Only this file changes state (`State`): the weights, their average, the optimizer and, if the
-schedule is adaptive, its histogram. All of it is in the checkpoint, so the same command again goes
-on from there, bit for bit.
+schedule is adaptive, its histogram. All of it is in the checkpoint, so the same command again
+resumes there, bit for bit.
 """
 
 import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from elbos import files
+from elbos.conditions import Condition, replace_conds, to_device
 from elbos.denoiser import Denoiser
 from elbos.errors import Diverged, Interrupted
 from elbos.likelihood import warn_if_unresolved
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
-from elbos.schedules import Linear
 from elbos.training.config import Config
-from elbos.training.data import Dataset, batch_indices, to_unit
+from elbos.training.data import Batch, Batches, Samples
 from elbos.training.machine import machine
 from elbos.training.monitor import Monitor, OnImages
-from elbos.training.pictures import png
-from elbos.training.precision import autocast, described, resolved
+from elbos.training.network import with_three_arguments
+from elbos.training.pictures import is_drawable, png
+from elbos.training.precision import autocast, described
 from elbos.training.randomness import Draw, draw, generator
+from elbos.training.run import averaged_weights
 from elbos.training.sampling import sample
-from elbos.training.state import new_accelerator, new_state, uses_labels
-from elbos.training.trained import averaged_weights
-from elbos.training.validation import split_bound
+from elbos.training.state import new_state, require_guidable, uses_labels
+from elbos.training.validation import bound_of
 
 NUM_VALIDATION_IMAGES = 500
 NUM_VALIDATION_TIMES = 4
 NUM_GRID_IMAGES = 64
-
-
-def train(config: Config, path: Path, on_images: OnImages = lambda _: None) -> None:
-    """Train in a run directory, from its latest checkpoint if it has one.
-
-    Args:
-        config: What to train.
-        path: The run directory; made if it is not there.
-        on_images: Called with the number of images seen, after each step.
-
-    Raises:
-        ValueError: If the directory is of another configuration, or in use, or the data or the
-            latest checkpoint are unusable.
-        Diverged: If a loss or gradient is not finite; the latest checkpoint is from before it.
-        Interrupted: On SIGINT or SIGTERM, with a checkpoint written.
-        OSError: If something cannot be written; the latest checkpoint is whole.
-    """
-    accelerator, run = new_accelerator(), RunDirectory(path)
-    config = resolved(config, run, accelerator)
-    trainer = Trainer(config, run, config.data.load(), accelerator)  # raises before it writes
-    with run.lock() if accelerator.is_main_process else nullcontext():
-        if accelerator.is_main_process:
-            run.claim(config, trainer.dataset)
-        accelerator.wait_for_everyone()
-        trainer.train(on_images)
-        accelerator.wait_for_everyone()  # the main process writes the last things
 
 
 class Trainer:
@@ -80,28 +54,46 @@ class Trainer:
     Args:
         config: What to train.
         run: Its directory, to be claimed before `train`.
-        dataset: Its data.
+        data: What to train on.
         accelerator: Devices and processes.
+        network: A user-defined network. Default: the one that `config` describes.
+        null_cond: The condition of one sample that stands for none, `[1, ...]`. Default: of class
+            labels -1.
+        num_workers: Processes that make batches ahead. Default: none, this process makes them.
 
     Raises:
         ValueError: If network, data and number of processes do not fit each other.
     """
 
     def __init__(
-        self, config: Config, run: RunDirectory, dataset: Dataset, accelerator: Accelerator
+        self,
+        config: Config,
+        run: RunDirectory,
+        data: Samples,
+        accelerator: Accelerator,
+        *,
+        network: nn.Module | None = None,
+        null_cond: Condition = None,
+        num_workers: int = 0,
     ) -> None:
-        self.config, self.run, self.dataset, self.accelerator = config, run, dataset, accelerator
-        self.state = new_state(config, dataset.spec, accelerator.device)
+        require_guidable(config, data.spec, config.sampling, has_cond=null_cond is not None)
+        self.config, self.run, self.data, self.accelerator = config, run, data, accelerator
+        self.null_cond = torch.tensor([-1]) if null_cond is None else null_cond
+        self.state = new_state(config, data.spec, accelerator.device, network)
         if config.init is not None and checkpoint.latest(run.checkpoints) is None:
             self.state.begin_with(averaged_weights(config, config.init))
-        self.has_labels = uses_labels(config, dataset.spec)
         if accelerator.is_main_process:
-            warn_if_unresolved(config.schedule.logsnr_max, dataset.num_levels)
-        self.network, self.optimizer = accelerator.prepare(
+            warn_if_unresolved(config.schedule.logsnr_max, data.spec.num_levels)
+        prepared, self.optimizer = accelerator.prepare(
             self.state.network.train(), self.state.optimizer
         )
+        self.network = with_three_arguments(self.state.network, prepared)
         self.objective = replace(config.objective, schedule=self.state.schedule)
         self.shards = _share(config.num_shards, accelerator)
+        size = config.batch_size // config.num_shards
+        share = slice(self.shards.start * size, self.shards.stop * size)
+        self.batches = Batches(data.training, config.batch_size, config.seed, share)
+        self.num_workers, self.ahead = num_workers, iter(tuple[Batch]())
 
     def train(self, on_images: OnImages) -> None:
         """Run the steps that are left."""
@@ -132,19 +124,19 @@ class Trainer:
                     accelerator.wait_for_everyone()  # a launcher ends all when the first one ends
                     raise Interrupted(
                         f"Stopped at step {state.step} of {config.num_steps}, which is saved: "
-                        "the same command goes on from there."
+                        "the same command resumes there."
                     )
 
     def step(self) -> tuple[Float[Tensor, " B"], float]:
         """One step; returns the losses of the global batch and the norm of the gradient."""
         config, state, accelerator = self.config, self.state, self.accelerator
-        x, label = self.batch()
+        x, cond = self.batch()
         random = self.draw()
-        if label is not None:
-            label = label.masked_fill(random.uniform < config.label_dropout, -1)
+        if cond is not None and config.label_dropout > 0:
+            cond = replace_conds(cond, self.null_cond, random.uniform < config.label_dropout)
         logsnr = self.objective.schedule.logsnr(random.times)
         with autocast(config, accelerator.device):
-            loss = self.objective(self.network, x, random.eps, logsnr, label)  # [b], nats/dim
+            loss = self.objective(self.network, x, random.eps, logsnr, cond)  # [b], nats/dim
         grad_norm = self.optimize(loss, logsnr)
         state.step += 1
         state.ema.update(state.network, state.step)
@@ -161,17 +153,15 @@ class Trainer:
                 self.state.restore(step, groups)
         elif self.config.init is not None and self.accelerator.is_main_process:
             self.save()
+        if self.num_workers:
+            steps = self.state.step, self.config.num_steps
+            self.ahead = self.batches.made_ahead(*steps, num_workers=self.num_workers)
 
-    def batch(self) -> tuple[Float[Tensor, "b *d"], Int[Tensor, " b"] | None]:
-        """This process's share of the step's batch: data in [-1, 1], and labels."""
-        config, split = self.config, self.dataset.train
-        size = config.batch_size // config.num_shards
-        rows = batch_indices(len(split), config.batch_size, config.seed, self.state.step)
-        rows = rows[self.shards.start * size : self.shards.stop * size]
-        x = to_unit(split.x[rows], self.dataset.num_levels).to(self.accelerator.device)
-        if not self.has_labels or split.labels is None:
-            return x, None
-        return x, split.labels[rows].to(x.device)
+    def batch(self) -> Batch:
+        """This process's share of the step's batch: data in [-1, 1], and their condition."""
+        x, cond = next(self.ahead) if self.num_workers else self.batches[self.state.step]
+        device = self.accelerator.device
+        return x.to(device), to_device(cond, device) if self.config.use_labels else None
 
     def draw(self) -> Draw:
         """This process's share of the step's randomness."""
@@ -181,7 +171,7 @@ class Trainer:
             batch_size=self.config.batch_size,
             num_shards=self.config.num_shards,
             shards=self.shards,
-            shape=self.dataset.shape,
+            shape=self.data.spec.shape,
             device=self.accelerator.device,
         )
 
@@ -227,41 +217,54 @@ class Trainer:
         return bool(self.accelerator.gather(flag).any())
 
     def validate(self) -> dict[str, float]:
-        """Bound on some validation images, in nats per dimension, and a grid of samples."""
-        config, dataset, device = self.config, self.dataset, self.accelerator.device
-        denoiser = Denoiser(self.state.ema.network, config.parameterization)
-        rows = torch.randperm(len(dataset.val), generator=generator(0))[:NUM_VALIDATION_IMAGES]
-        x, labels = dataset.val.x[rows], dataset.val.labels
-        cond = labels[rows] if self.has_labels and labels is not None else None
-        ends = {"logsnr_min": config.schedule.logsnr_min, "logsnr_max": config.schedule.logsnr_max}
+        """Bound on some validation samples, in nats per dimension; and write a grid of samples."""
+        config, spec, device = self.config, self.data.spec, self.accelerator.device
+        denoiser = Denoiser(with_three_arguments(self.state.ema.network), config.parameterization)
+        source, values = self.data.validation, {}
         with autocast(config, device):
-            bound = split_bound(
-                denoiser,
-                x,
-                Linear(**ends),
-                num_levels=dataset.num_levels,
-                num_times=NUM_VALIDATION_TIMES,
-                labels=cond,
-                device=device,
-            )
-            classes = torch.arange(NUM_GRID_IMAGES) % (dataset.num_classes or 1)
-            samples = sample(
-                denoiser,
-                config.sampling,
-                config.schedule,
-                num=NUM_GRID_IMAGES,
-                shape=dataset.shape,
-                seed=config.seed,
-                device=device,
-                cond=classes if self.has_labels else None,
-            )
-            grid = png(torch.cat(list(samples)))
-        self.run.samples.mkdir(exist_ok=True)
-        files.write(self.run.samples / f"{self.state.step:08d}.png", grid)
-        num, values = len(bound.total), {"val_nats": bound.total.mean().item()}
-        if num > 1:
-            values["val_nats_se"] = bound.total.std().item() / math.sqrt(num)
+            if source is not None:
+                rows = torch.randperm(len(source), generator=generator(0))[:NUM_VALIDATION_IMAGES]
+                bound = bound_of(
+                    denoiser,
+                    source,
+                    rows,
+                    config.schedule,
+                    num_levels=spec.num_levels,
+                    num_times=NUM_VALIDATION_TIMES,
+                    use_cond=config.use_labels,
+                    device=device,
+                )
+                values["val_nats"] = bound.total.mean().item()
+                if len(rows) > 1:
+                    values["val_nats_se"] = bound.total.std().item() / math.sqrt(len(rows))
+            if is_drawable(spec.shape):
+                samples = sample(
+                    denoiser,
+                    config.sampling,
+                    config.schedule,
+                    num=NUM_GRID_IMAGES,
+                    shape=spec.shape,
+                    seed=config.seed,
+                    device=device,
+                    cond=self.grid_cond(),
+                    null_cond=self.null_cond,
+                )
+                grid = png(torch.cat(list(samples)))
+                self.run.samples.mkdir(exist_ok=True)
+                files.write(self.run.samples / f"{self.state.step:08d}.png", grid)
         return values
+
+    def grid_cond(self) -> Condition:
+        """What the samples of a grid are conditioned on: each class in turn, or what the first
+        samples of the data are.
+        """
+        rows = torch.arange(NUM_GRID_IMAGES)
+        if uses_labels(self.config, self.data.spec):
+            return rows % (self.data.spec.num_classes or 1)
+        if not self.config.use_labels:
+            return None
+        source = self.data.validation or self.data.training
+        return source.batch(rows % len(source))[1]
 
     def save(self) -> None:
         """Write a checkpoint."""

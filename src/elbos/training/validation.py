@@ -1,57 +1,57 @@
-"""The variational bound of a whole split, image by image, on the network at hand."""
-
-from collections.abc import Callable
+"""The variational bound of some samples, batch by batch, with the network at hand."""
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
+from elbos.conditions import to_device
 from elbos.denoiser import Denoise
 from elbos.likelihood import Bound, variational_bound
-from elbos.schedules import Schedule
-from elbos.training.data import to_unit
+from elbos.schedules import Linear, Schedule
+from elbos.training.data import Source
 from elbos.training.randomness import generator
 
 BATCH_SIZE = 250  # part of the protocol: noise is keyed by batch
 
 
-def split_bound(
+def bound_of(
     denoiser: Denoise,
-    x: Tensor,
-    schedule: Schedule,
+    source: Source,
+    rows: Int64[Tensor, " n"],
+    trained: Schedule,
     *,
     num_levels: int | None,
     num_times: int,
-    labels: Tensor | None,
+    use_cond: bool,
     device: torch.device,
     seed: int = 0,
-    on_batch: Callable[[int], None] = lambda _: None,
 ) -> Bound:
-    """The bound of every image; the randomness of a batch depends on the seed and its number alone.
+    """The bound of each sample; the randomness of a batch depends on the seed and its number alone.
 
     Args:
         denoiser: Estimates the noise.
-        x: Levels, or points, as a `Split` holds them.
-        schedule: Ends and density of the noise levels.
-        num_levels: Number of levels, or None for points.
-        num_times: Network evaluations per image.
-        labels: Class of each image (and perhaps of more), or None.
+        source: Samples.
+        rows: Numbers of those that are measured.
+        trained: The schedule of the training; its ends are those of the noise levels.
+        num_levels: Number of pixel values, or None for continuous data.
+        num_times: Function evaluations per sample.
+        use_cond: Whether the denoiser is given the samples' condition.
         device: Where the denoiser is.
         seed: Seed of noise and noise levels.
-        on_batch: Called with the number of images done after each batch.
     """
     bounds = []
-    for batch, start in enumerate(range(0, len(x), BATCH_SIZE)):
-        stop = min(start + BATCH_SIZE, len(x))
+    for batch, some in enumerate(torch.split(rows, BATCH_SIZE)):
+        x, cond = source.batch(some)
         bound = variational_bound(
             denoiser,
-            to_unit(x[start:stop], num_levels).to(device),
-            schedule,
+            x.to(device),
+            Linear(logsnr_min=trained.logsnr_min, logsnr_max=trained.logsnr_max),
             num_levels=num_levels,
             num_times=num_times,
-            cond=None if labels is None else labels[start:stop].to(device),
+            cond=to_device(cond, device) if use_cond else None,
             generator=generator(seed, batch),
         )
-        bounds.append(bound)
-        on_batch(len(bound.prior))
-    whole = Bound.cat(bounds)
-    return Bound(whole.decoder.cpu(), whole.diffusion.cpu(), whole.prior.cpu())
+        bounds.append(
+            Bound(*(term.cpu() for term in (bound.decoder, bound.diffusion, bound.prior)))
+        )
+    return Bound.cat(bounds)

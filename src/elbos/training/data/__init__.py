@@ -2,25 +2,44 @@
 
 A data set is chosen by a small configuration (`Digits`, `Fashion`, `Folder`, `Toy`) whose `load()`
 returns a `Dataset`: three splits of integer levels (or of points in the plane), which a run never
-changes. The order of the training images is a pure function of (seed, step): see `batches`.
+changes. Or the user gives a dataset in Python (`given`). The order of the training images is a pure
+function of (seed, step): see `batches`.
 """
 
-from elbos.training.data.batches import batch_indices, epoch_order
-from elbos.training.data.dataset import Dataset, DataSpec, Split, to_levels, to_pixels, to_unit
+from elbos.training.data.batches import Batches, batch_indices, epoch_order
+from elbos.training.data.dataset import (
+    Batch,
+    Dataset,
+    DataSpec,
+    Samples,
+    Source,
+    Split,
+    to_levels,
+    to_pixels,
+    to_unit,
+)
 from elbos.training.data.digits import Digits
 from elbos.training.data.fashion import Fashion
 from elbos.training.data.folder import Folder
+from elbos.training.data.given import Given, GivenData, Items
 from elbos.training.data.toy import Toy
 
 Data = Digits | Fashion | Folder | Toy
 
 __all__ = [
+    "Batch",
+    "Batches",
     "Data",
     "DataSpec",
     "Dataset",
     "Digits",
     "Fashion",
     "Folder",
+    "Given",
+    "GivenData",
+    "Items",
+    "Samples",
+    "Source",
     "Split",
     "Toy",
     "batch_indices",

@@ -5,12 +5,19 @@ consecutive slices of the global batch size. No state is kept: a run that resume
 number of processes, sees what the uninterrupted run would have seen.
 """
 
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from elbos.training.data.dataset import Batch, Source
+from elbos.training.randomness import generator
 
 
 def epoch_order(num: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
@@ -58,3 +65,46 @@ def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Int64[Tens
 
 
 _order = lru_cache(maxsize=2)(epoch_order)
+
+
+@dataclass(frozen=True)
+class Batches(Dataset[Batch]):
+    """One process's share of the batches, by step.
+
+    Attributes:
+        source: The samples.
+        batch_size: Size of the global batch.
+        seed: Seed of the run.
+        share: The part of each batch that is this process's.
+    """
+
+    source: Source
+    batch_size: int
+    seed: int
+    share: slice
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of a step. Torch's random numbers, with which a dataset may augment its
+        samples, are seeded for it.
+        """
+        torch.manual_seed(generator(self.seed, step, self.share.start, 2).initial_seed())
+        rows = batch_indices(len(self.source), self.batch_size, self.seed, step)
+        return self.source.batch(rows[self.share])
+
+    def made_ahead(self, step: int, num_steps: int, *, num_workers: int) -> Iterator[Batch]:
+        """The batches from a step on, made ahead by other processes."""
+        return iter(
+            DataLoader(
+                self,
+                batch_size=None,
+                sampler=range(step, num_steps),
+                num_workers=num_workers,
+                worker_init_fn=_ignore_interrupts,
+                pin_memory=torch.accelerator.is_available(),
+            )
+        )
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Leave Ctrl-C to the process that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

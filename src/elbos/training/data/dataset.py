@@ -10,12 +10,26 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 from torch import Tensor
+
+from elbos.conditions import Condition
+
+Batch = tuple[Tensor, Condition]
+"""Data in [-1, 1], `[b, ...]`, and what they are conditioned on, or None."""
+
+
+class Source(Protocol):
+    """Samples by number, for a network."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
+        """The samples of these numbers."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,43 @@ class DataSpec:
     shape: tuple[int, ...]
     num_levels: int | None
     num_classes: int | None
+
+
+class Samples(Protocol):
+    """What a training needs of its data: a `Dataset`, or what a user gave in Python."""
+
+    @property
+    def spec(self) -> DataSpec: ...
+
+    @property
+    def training(self) -> Source: ...
+
+    @property
+    def validation(self) -> Source | None: ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The identifier of the data."""
+
+    def sampled_fingerprint(self) -> dict[str, Any]:
+        """The identifier that earlier versions wrote."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The samples of a split, as a network sees them."""
+
+    split: Split
+    num_levels: int | None
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
+        """Data in [-1, 1] (points as they are), and labels if there are any."""
+        labels = self.split.labels
+        return to_unit(self.split.x[rows], self.num_levels), None if labels is None else labels[
+            rows
+        ]
 
 
 @dataclass(frozen=True)
@@ -85,8 +136,18 @@ class Dataset:
         """What remains to be known where the samples themselves are not there."""
         return DataSpec(self.name, self.shape, self.num_levels, self.num_classes)
 
+    @property
+    def training(self) -> Levels:
+        """What the network learns from."""
+        return Levels(self.train, self.num_levels)
+
+    @property
+    def validation(self) -> Levels:
+        """What it is validated on during training."""
+        return Levels(self.val, self.num_levels)
+
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this data set from another: its sizes, and a digest of all levels and labels.
+        """The identifier of the data set: its sizes, and a digest of all levels and labels.
 
         Computed once: of the 70,000 images of Fashion-MNIST in a tenth of a second.
         """

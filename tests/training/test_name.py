@@ -16,11 +16,11 @@ from elbos import parameterizations, schedules, weightings
 from elbos.adaptive import Adaptive
 from elbos.networks import MLPConfig
 from elbos.runs.codec import encode
-from elbos.runs.name import default_name, nearest_preset
 from elbos.samplers import Heun
 from elbos.tabulated import Tabulated
 from elbos.training.config import Averaging, Config, Optimizer, Output
 from elbos.training.data import Folder, Toy
+from elbos.training.name import default_name, nearest_preset
 from elbos.training.presets import PRESETS
 from elbos.training.sampling import Sampling
 

@@ -1,0 +1,95 @@
+"""What the parts of a configuration may be: the unions from which the command line is derived.
+
+A part is chosen as a type, `weighting:sigmoid --weighting.k 3`. Its classes come from the tables of
+the mathematics, such as `weightings.WEIGHTINGS`: a new class is found here by its line there.
+"""
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+import tyro
+
+from elbos import adaptive, parameterizations, schedules, weightings
+from elbos.networks import MLPConfig, NetworkConfig, UNetConfig
+from elbos.runs.codec import Also
+from elbos.tabulated import Tabulated
+from elbos.training.data import Digits, Fashion, Folder, Given, Toy
+from elbos.training.network import OwnNetwork
+
+
+def command_name(cls: type) -> str:
+    """What a class is called on the command line: `SoftMinSNR` is soft-min-snr."""
+    name = {"InDI": "Indi", "CosMap": "Cosmap"}.get(cls.__name__, cls.__name__)
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
+
+
+def _choice(*classes: type) -> Any:
+    """The union of `classes`, each by its name on the command line."""
+    return Union[  # noqa: UP007, built at run time
+        tuple(Annotated[cls, tyro.conf.subcommand(command_name(cls))] for cls in classes)
+    ]
+
+
+def require_storable(weighting: weightings.WeightFunction) -> None:
+    """Raise a ValueError if it is a weighting that no config.json can hold.
+
+    Examples:
+        >>> require_storable(weightings.Monotone(torch.exp))
+        Traceback (most recent call last):
+        ...
+        ValueError: exp is user-defined: give Tabulated.from_function(exp), which keeps its numbers.
+    """
+    storable: set[type] = {*weightings.WEIGHTINGS, Tabulated}
+    if isinstance(weighting, weightings.Monotone | weightings.Shifted):
+        require_storable(weighting.inner)
+    elif type(weighting) not in storable:
+        name = getattr(weighting, "__name__", repr(weighting))
+        raise ValueError(
+            f"{name} is user-defined: give Tabulated.from_function({name}), which keeps its "
+            "numbers."
+        )
+
+
+if TYPE_CHECKING:
+    Network = NetworkConfig
+    Data = Digits | Fashion | Folder | Toy | Given
+    Prediction = parameterizations.Parameterization
+    NoiseSchedule = schedules.Schedule
+    Weight = weightings.Weighting
+else:
+    ClosedForm = _choice(*weightings.WEIGHTINGS)
+
+    def _own_weighting(function: str) -> Tabulated:
+        """A function of your own, FILE.py:FUNCTION, from a tensor of log-SNRs to weights."""
+        return Tabulated.from_file(function)
+
+    Simple = Union[  # noqa: UP007, built at run time
+        ClosedForm, Annotated[Tabulated, tyro.conf.subcommand("own", constructor=_own_weighting)]
+    ]
+
+    def _monotone(inner: Simple) -> weightings.Monotone:
+        return weightings.Monotone(inner)
+
+    def _shifted(inner: Simple, shift: float) -> weightings.Shifted:
+        return weightings.Shifted(inner, shift)
+
+    Weight = Union[  # noqa: UP007, built at run time
+        Simple,
+        Annotated[weightings.Monotone, tyro.conf.subcommand("monotone", constructor=_monotone)],
+        Annotated[weightings.Shifted, tyro.conf.subcommand("shifted", constructor=_shifted)],
+    ]
+    NoiseSchedule = _choice(*adaptive.SCHEDULES)
+    Prediction = _choice(*parameterizations.PARAMETERIZATIONS)
+
+    def _own_network(function: str) -> OwnNetwork:
+        """A network of your own: FILE.py:FUNCTION gets the shape of one sample and the number of
+        classes, or None, and returns a torch.nn.Module.
+        """
+        return OwnNetwork.from_file(function)
+
+    Network = Union[  # noqa: UP007, built at run time
+        Annotated[UNetConfig, tyro.conf.subcommand("unet")],
+        Annotated[MLPConfig, tyro.conf.subcommand("mlp")],
+        Annotated[OwnNetwork, tyro.conf.subcommand("own", constructor=_own_network)],
+    ]
+    Data = Annotated[Digits | Fashion | Folder | Toy, Also(Given)]

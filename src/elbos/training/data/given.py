@@ -1,0 +1,97 @@
+"""A dataset of the user's own, given in Python: whatever has a length and `dataset[i]`.
+
+An item is `x`, or `(x, cond)` with what it is conditioned on: a class label, a tensor or a dict of
+tensors, in the shape of one sample. Batches are made by torch's `default_collate`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from elbos.conditions import Condition
+from elbos.training.data.dataset import Dataset, DataSpec
+
+_TOLERANCE = 1e-3  # beyond [-1, 1], for rounding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """The name of a dataset that was given in Python: a configuration holds no more of it."""
+
+    name: str
+    """Its class."""
+
+    def load(self) -> Dataset:
+        """Raise a ValueError: only the user has it."""
+        raise ValueError(f"{self.name} was given to `elbos.fit` in Python and is not stored.")
+
+
+@dataclass(frozen=True)
+class Items:
+    """The samples of a map-style dataset.
+
+    Attributes:
+        dataset: The dataset.
+        is_bounded: Whether x has to be in [-1, 1].
+    """
+
+    dataset: Any
+    is_bounded: bool = True
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batch(self, rows: Int64[Tensor, " b"]) -> tuple[Float[Tensor, "b *d"], Condition]:
+        """The samples of these numbers, `x` in float32, and their condition or None.
+
+        Raises:
+            ValueError: If `x` is not of floating-point numbers, or beyond [-1, 1].
+        """
+        items = [self.dataset[row] for row in rows.tolist()]
+        is_pair = isinstance(items[0], tuple | list)
+        x, cond = default_collate(items) if is_pair else (default_collate(items), None)
+        if not x.is_floating_point():
+            raise ValueError(f"the dataset's x is {x.dtype}: give numbers from -1 to 1.")
+        if self.is_bounded and not x.abs().max() <= 1 + _TOLERANCE:
+            raise ValueError(
+                f"the dataset's x runs from {x.min():.4g} to {x.max():.4g}: give numbers from -1 "
+                "to 1 (2 * x / 255 - 1 of 8-bit pixels), or is_bounded=False for latents."
+            )
+        return x.to(torch.float32), cond
+
+
+@dataclass(frozen=True)
+class GivenData:
+    """The data of a run that was given a dataset, and perhaps another one for validation."""
+
+    spec: DataSpec
+    training: Items
+    validation: Items | None
+
+    @classmethod
+    def from_datasets(
+        cls, dataset: Any, validation: Any, *, num_levels: int | None, is_bounded: bool
+    ) -> "GivenData":
+        """The data of two datasets; the second may be None.
+
+        Raises:
+            ValueError: If the dataset is empty, or an item is none.
+        """
+        training = Items(dataset, is_bounded)
+        if len(training) == 0:
+            raise ValueError("the dataset is empty.")
+        x, _ = training.batch(torch.zeros(1, dtype=torch.int64))
+        spec = DataSpec(type(dataset).__name__, tuple(x.shape[1:]), num_levels, None)
+        held_out = None if validation is None else Items(validation, is_bounded)
+        return cls(spec, training, held_out)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The identifier of the data: name, shape and sizes."""
+        sizes = {"train": len(self.training), "val": len(self.validation or ())}
+        return {"name": self.spec.name, "shape": list(self.spec.shape), **sizes}
+
+    sampled_fingerprint = fingerprint

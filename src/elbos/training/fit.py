@@ -1,0 +1,193 @@
+r"""Training runs: of a configuration, or of the user's own network, data and objective.
+
+    run = elbos.fit(network, dataset, objective, run="runs/mine", num_images=1_000_000)
+    x = run.sample(64)
+
+Both go through the same `Trainer`, and both are resumed by the same call again.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+
+from elbos.checks import require_positive
+from elbos.conditions import Condition
+from elbos.objective import Objective
+from elbos.runs.codec import decode, encode
+from elbos.runs.directory import RunDirectory
+from elbos.tabulated import Tabulated
+from elbos.training.choices import require_storable
+from elbos.training.config import Averaging, Config, Optimizer, Output, Precision
+from elbos.training.data import Given, GivenData
+from elbos.training.machine import keep_freed_memory, new_accelerator
+from elbos.training.monitor import OnImages
+from elbos.training.network import OwnNetwork, require_storable_state
+from elbos.training.precision import resolved
+from elbos.training.run import Run, claim
+from elbos.training.sampling import Sampling
+from elbos.training.trainer import Trainer
+
+MAX_SHARDS = 8
+
+
+def train(config: Config, path: Path, on_images: OnImages = lambda _: None) -> None:
+    """Train in a run directory, from its latest checkpoint if it has one.
+
+    Args:
+        config: What to train.
+        path: The run directory; made if it is not there.
+        on_images: Called with the number of images seen, after each step.
+
+    Raises:
+        ValueError: If the directory is of another configuration, or in use, or the data or the
+            latest checkpoint are unusable.
+        Diverged: If a loss or gradient is not finite; the latest checkpoint is from before it.
+        Interrupted: On SIGINT or SIGTERM, with a checkpoint written.
+        OSError: If something cannot be written; the latest checkpoint is whole.
+    """
+
+    def new_trainer(config: Config, run: RunDirectory, accelerator: Accelerator) -> Trainer:
+        return Trainer(config, run, config.data.load(), accelerator)
+
+    _train(config, RunDirectory(path), new_trainer, on_images)
+
+
+def fit(
+    network: nn.Module,
+    dataset: Any,
+    objective: Objective,
+    *,
+    run: Path | str,
+    num_images: int,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    validation: Any = None,
+    num_levels: int | None = None,
+    cond_dropout: float = 0.0,
+    null_cond: Condition = None,
+    is_bounded: bool = True,
+    num_workers: int = 0,
+    optimizer: Optimizer | None = None,
+    averaging: Averaging | None = None,
+    sampling: Sampling | None = None,
+    output: Output | None = None,
+    precision: Precision = "auto",
+    seed: int = 0,
+    on_images: OnImages = lambda _: None,
+) -> Run:
+    r"""Train a network of your own on a dataset of your own; returns the trained run.
+
+    All that `elbos train` does is done: checkpoints, from which the same call resumes bit for bit;
+    an average of the weights; a log, validation and grids of samples in the run directory; a
+    progress bar; several processes, under torchrun or `accelerate launch`.
+
+    Args:
+        network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if the data have no
+            condition; returns a tensor like `z`. It is trained in place, from the weights it has.
+        dataset: Whatever has a length and `dataset[i]`, which is `x` or `(x, cond)`: `x` a tensor
+            of numbers from -1 to 1, `cond` a class label, a tensor, or a dict of tensors. It may
+            augment with torch's random numbers, which are seeded for each batch.
+        objective: Weighting, schedule and prediction type. Of a weighting that is a function, 2,001
+            numbers are kept and trained with.
+        run: The run directory; made if it is not there.
+        num_images: Length of the training: images seen, counted with repetition.
+        batch_size: Images per step, over all processes.
+        learning_rate: Its peak. Ignored if `optimizer` is given.
+        validation: A held-out dataset, whose bound is logged. Default: none.
+        num_levels: $K$ of discrete data with values $2k/(K-1) - 1$, 256 of 8-bit images, so that
+            their likelihood is that of pixels. Default: continuous data.
+        cond_dropout: Share of the conditions replaced by `null_cond`, so that samples can be
+            guided. Default: none.
+        null_cond: The condition of one sample that stands for none, as in a batch of one,
+            `[1, ...]`: a label beyond the classes, an empty text's embedding. Default: of class
+            labels -1.
+        is_bounded: Whether `x` has to be in [-1, 1]; False for latents.
+        num_workers: Processes that load data ahead, in each training process.
+        optimizer: Its settings. Default: AdamW with this learning rate, warm-up and decay.
+        averaging: Width of the average of the weights.
+        sampling: How grids of samples are made, and samples of the run by default.
+        output: What is written, and how often.
+        precision: bf16 autocast or fp32. Default: bf16 where the machine computes in it as fast.
+        seed: Seed of the order of the data, the noise and the noise levels.
+        on_images: Called with the number of images seen, after each step.
+
+    Raises:
+        ValueError: If data, network, objective and settings do not fit each other, the network's
+            weights or the objective cannot be stored, or the directory is of another run.
+        Diverged, Interrupted, OSError: As `train` does.
+
+    Examples:
+        See examples/own_network.py.
+    """
+    require_positive(batch_size=batch_size)
+    data = GivenData.from_datasets(
+        dataset, validation, num_levels=num_levels, is_bounded=is_bounded
+    )
+    require_storable_state(network)
+    config = Config(
+        data=Given(name=data.spec.name),
+        network=OwnNetwork(name=type(network).__name__),
+        parameterization=objective.parameterization,
+        schedule=objective.schedule,
+        weighting=_stored(objective.weighting),
+        optimizer=optimizer or Optimizer(learning_rate=learning_rate),
+        averaging=averaging or Averaging(),
+        sampling=sampling or Sampling(),
+        output=output or Output(),
+        num_images=num_images,
+        batch_size=batch_size,
+        num_shards=math.gcd(batch_size, MAX_SHARDS),
+        label_dropout=cond_dropout,
+        precision=precision,
+        seed=seed,
+    )
+    decode(Config, encode(config))  # raises if it cannot be stored
+
+    def new_trainer(config: Config, run: RunDirectory, accelerator: Accelerator) -> Trainer:
+        return Trainer(
+            config,
+            run,
+            data,
+            accelerator,
+            network=network,
+            null_cond=null_cond,
+            num_workers=num_workers,
+        )
+
+    directory = RunDirectory(Path(run))
+    _train(config, directory, new_trainer, on_images)
+    return Run(directory.path, network, null_cond=null_cond)
+
+
+def _train(
+    config: Config,
+    run: RunDirectory,
+    new_trainer: Callable[[Config, RunDirectory, Accelerator], Trainer],
+    on_images: OnImages,
+) -> None:
+    """Train what a configuration says, in a directory that is then its own."""
+    accelerator = new_accelerator()
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
+    config = resolved(config, run, accelerator)
+    trainer = new_trainer(config, run, accelerator)  # raises before it writes
+    with run.lock() if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            claim(run, config, trainer.data)
+        accelerator.wait_for_everyone()
+        trainer.train(on_images)
+        accelerator.wait_for_everyone()  # the main process writes the last things
+
+
+def _stored(weighting: Any) -> Any:
+    """The weighting, or its numbers if it is user-defined."""
+    try:
+        require_storable(weighting)
+    except ValueError:
+        return Tabulated.from_function(weighting)
+    return weighting

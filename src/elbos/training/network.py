@@ -1,0 +1,110 @@
+"""The network of a run: one that the configuration describes, or one that the user defined.
+
+A user-defined network comes from Python (`fit`, `Run`) or from a function in a Python file, which
+the user names on the command line. A run directory holds its weights and its name, but no code, and
+nothing that is read from a directory runs code: whoever loads the run gives the network again.
+"""
+
+import copy
+import inspect
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from elbos.conditions import Condition
+from elbos.runs import checkpoint
+from elbos.user_code import as_script, code_path, described, load_function, require_target
+
+_ARGUMENTS = ("shape", "num_classes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnNetwork:
+    """A user-defined network, by its name.
+
+    Attributes:
+        name: FILE.py:FUNCTION, a function of the shape of one sample and the number of classes, or
+            None, that returns the network; or the name of the class of a network given in Python.
+        is_trusted: Whether the user named the function in this process, so that it may be run.
+    """
+
+    name: str
+    is_trusted: bool = field(default=False, init=False, compare=False, repr=False)
+
+    @classmethod
+    def from_file(cls, function: str) -> "OwnNetwork":
+        """The network of a function that the user names, FILE.py:FUNCTION.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If it cannot hold such a function.
+        """
+        require_target(function, _ARGUMENTS, verb="train")
+        network = cls(name=function)
+        object.__setattr__(network, "is_trusted", True)
+        return network
+
+    def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
+        """The network that the function returns.
+
+        Raises:
+            ValueError: If it may not be run, fails, or returns something else.
+        """
+        if not self.is_trusted:
+            raise ValueError(
+                f"The network {self.name} is user-defined and not stored: give it as network= in "
+                "Python, or as --network.function FILE.py:FUNCTION."
+            )
+        with as_script(self.name):
+            function = load_function(self.name, _ARGUMENTS, verb="train")
+            try:
+                network = function(shape, num_classes)
+            except Exception as error:
+                where = code_path(self.name).resolve()
+                raise ValueError(f"{self.name} fails: {described(error, where)}") from error
+        if not isinstance(network, nn.Module):
+            raise ValueError(  # noqa: TRY004, of the user's file
+                f"{self.name} returns a {type(network).__name__}: return a torch.nn.Module."
+            )
+        return network
+
+
+class Unconditional(nn.Module):
+    """A network of two arguments, called with three, the last of which is None."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, z: Tensor, logsnr: Tensor, cond: Condition = None) -> Tensor:
+        if cond is not None:
+            raise ValueError("the network takes (z, logsnr) and no condition: the data have one.")
+        output: Tensor = self.network(z, logsnr)
+        return output
+
+
+def with_three_arguments(network: nn.Module, called: nn.Module | None = None) -> nn.Module:
+    """A module to be called as `network(z, logsnr, cond)`, whether or not the network takes `cond`.
+
+    Args:
+        network: The network, whose signature decides.
+        called: What is called in its place, such as the network on several processes.
+    """
+    try:
+        inspect.signature(network.forward).bind(None, None, None)
+    except TypeError:
+        return Unconditional(called or network)
+    return called or network
+
+
+def require_storable_state(network: nn.Module) -> None:
+    """Raise a ValueError if a checkpoint cannot hold the state of a network."""
+    try:
+        checkpoint.packed(network.state_dict())
+        copy.deepcopy(network)
+    except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"The weights of {type(network).__name__} cannot be stored ({reason}): its state_dict "
+            "has to be made of tensors that share no memory."
+        ) from error

@@ -1,0 +1,287 @@
+"""A trained run, loaded to be sampled or evaluated; and whose run a directory is."""
+
+import copy
+import hashlib
+import warnings
+from dataclasses import fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from elbos.conditions import Condition
+from elbos.denoiser import Denoiser
+from elbos.errors import explained
+from elbos.likelihood import Bound
+from elbos.runs import checkpoint
+from elbos.runs.codec import decode, difference, encode
+from elbos.runs.directory import RunDirectory
+from elbos.samplers import Sampler
+from elbos.training.config import Config, run_config
+from elbos.training.data import Dataset, DataSpec, Items, Samples
+from elbos.training.machine import new_accelerator
+from elbos.training.network import with_three_arguments
+from elbos.training.precision import autocast
+from elbos.training.randomness import generator
+from elbos.training.sampling import sample
+from elbos.training.state import build_network, require_guidable, uses_labels
+from elbos.training.validation import bound_of
+
+_SPEC_ONLY = ("num_levels", "num_classes")  # the rest of a DataSpec is in the fingerprint
+
+
+class Run:
+    """A trained run at its latest checkpoint, with the averaged weights.
+
+    Args:
+        path: The run directory.
+        network: A network of the class that was trained, where the user defined it: a copy of it
+            gets the weights. Default: the network that the configuration describes.
+        null_cond: The condition that stands for none, for guidance (see `fit`).
+
+    Attributes:
+        directory: Where it is.
+        config: How it was trained.
+        data: What samples are like.
+        step: The step of the checkpoint.
+        network: The network, with the averaged weights.
+        denoiser: The network and its parameterization.
+        device: Where they are.
+
+    Raises:
+        FileNotFoundError: If there is no run, or no checkpoint yet.
+        ValueError: If the configuration, data.json or the checkpoint is damaged, or the network is
+            another one or missing; or if an earlier version wrote the run, and its data are not
+            there or are others.
+
+    Examples:
+        run = Run("runs/digits")
+        x = run.sample(64, seed=0)  # [64, 1, 8, 8], about in [-1, 1]
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        network: nn.Module | None = None,
+        *,
+        null_cond: Condition = None,
+    ) -> None:
+        self.directory, self.null_cond = RunDirectory(Path(path)), null_cond
+        self.config = run_config(self.directory)
+        newest = checkpoint.latest(self.directory.checkpoints)
+        if newest is None:
+            raise FileNotFoundError(f"{path} has no checkpoint yet: train it with `elbos train`.")
+        self.device = new_accelerator().device
+        self.data = _data_spec(self.directory) or self.dataset.spec
+        own = copy.deepcopy(network).to(self.device) if network is not None else None
+        self.network = own or build_network(self.config, self.data, self.device)
+        with checkpoint.reading(newest) as (self.step, groups):
+            checkpoint.require_dtypes(groups, {"ema": self.network.state_dict()})
+            self.network.load_state_dict(groups["ema"])
+        called = with_three_arguments(self.network.eval().requires_grad_(False))
+        self.denoiser = Denoiser(called, self.config.parameterization)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data that it was trained on, loaded when they are first used.
+
+        Raises:
+            ValueError: If they cannot be loaded, or are others than in training.
+        """
+        try:
+            dataset = self.config.data.load()
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"The data that the run in {self.directory.path} was trained on are needed, and "
+                f"cannot be loaded: {explained(error)}"
+            ) from error
+        _require_own_data(self.directory, dataset)
+        return dataset
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the network knows class labels."""
+        return uses_labels(self.config, self.data)
+
+    def sample(
+        self,
+        num: int,
+        *,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        cond: Condition = None,
+    ) -> Float[Tensor, "n *d"]:
+        """Samples, about in [-1, 1], on the CPU. The training data are not needed.
+
+        Args:
+            num: How many.
+            seed: Seed of the noise.
+            sampler: Default: as the run was configured, and so are the next two.
+            num_steps: Steps from noise to data.
+            guidance: Scale of classifier-free guidance; 1 is none.
+            cond: What each sample is conditioned on, `[num, ...]`. Default: one class after the
+                other where the network knows classes, else no condition.
+
+        Raises:
+            ValueError: If the network cannot be guided, or not in this way.
+        """
+        own = self.config.sampling
+        sampling = replace(
+            own,
+            sampler=own.sampler if sampler is None else sampler,
+            num_steps=own.num_steps if num_steps is None else num_steps,
+            guidance=own.guidance if guidance is None else guidance,
+        )
+        if cond is None and self.data.num_classes is not None and self.has_labels:
+            cond = torch.arange(num) % self.data.num_classes
+        require_guidable(self.config, self.data, sampling, has_cond=cond is not None)
+        with self.autocast():
+            batches = sample(
+                self.denoiser,
+                sampling,
+                self.config.schedule,
+                num=num,
+                shape=self.data.shape,
+                seed=seed,
+                device=self.device,
+                cond=cond,
+                null_cond=self.null_cond,
+            )
+            return torch.cat(list(batches))
+
+    def likelihood(
+        self, dataset: Any, *, num_samples: int | None = None, num_times: int = 8, seed: int = 0
+    ) -> Bound:
+        """The bound on the negative log-likelihood of data: `.bits_per_dim`, `.standard_error`.
+
+        Args:
+            dataset: `dataset[i]` is `x` or `(x, cond)`, as in training; a tensor will do.
+            num_samples: The number of samples, chosen by the seed; two or more. Default: all.
+            num_times: Function evaluations per sample.
+            seed: Seed of the choice, the noise and the noise levels.
+        """
+        source = Items(dataset, is_bounded=False)
+        with self.autocast():
+            return bound_of(
+                self.denoiser,
+                source,
+                torch.randperm(len(source), generator=generator(seed))[:num_samples],
+                self.config.schedule,
+                num_levels=self.data.num_levels,
+                num_times=num_times,
+                use_cond=True,
+                device=self.device,
+                seed=seed,
+            )
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """The evaluation of the run on its own test data: see `elbos.evaluation`."""
+        from elbos.evaluation.evaluate import evaluate  # above in the order of imports
+
+        return evaluate(self, *args, **kwargs)
+
+    def weights_digest(self) -> str:
+        """The identifier of the weights."""
+        digest = hashlib.sha256()
+        for tensor in self.network.state_dict().values():
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def autocast(self) -> torch.autocast:
+        """The precision the run was trained in, as a context."""
+        return autocast(self.config, self.device)
+
+
+def averaged_weights(config: Config, init: Path) -> dict[str, Tensor]:
+    """The weights of the run in `init`, to start the training of `config` from.
+
+    Raises:
+        FileNotFoundError: If there is no run, or no checkpoint yet.
+        ValueError: If it is of another network, or one that predicts something else.
+    """
+    run = Run(init)
+    for name in ("network", "parameterization"):
+        own, wanted = (encode(getattr(one, name)) for one in (run.config, config))
+        if found := difference(own, wanted, name):
+            raise ValueError(
+                f"The run in {init} has {found}: choose the same, or another run for --init."
+            )
+    return run.network.state_dict()
+
+
+# --- the directory's run --------------------------------------------------------------------------
+
+
+def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
+    """Make a directory that of a run, or check that it is. A run of fewer images is made longer,
+    with a warning where its learning rate has decayed to another end.
+
+    Raises:
+        ValueError: If it holds another configuration, other data, or other files.
+    """
+    path = directory.path
+    if (path / "config.json").exists():
+        _require_same(path, run_config(directory), config)
+    elif others := [p.name for p in path.glob("*") if not p.name.startswith(".")]:
+        raise ValueError(
+            f"{path} is not a run directory, it holds {others[0]}: name a new one with --run."
+        )
+    _require_own_data(directory, data)
+    directory.write("config.json", encode(config))
+    known = {name: getattr(data.spec, name) for name in _SPEC_ONLY}
+    directory.write("data.json", {**data.fingerprint(), **known})
+
+
+def _require_same(path: Path, stored: Config, config: Config) -> None:
+    """Raise a ValueError if the stored run is of another configuration, or longer."""
+    num_images = max(stored.num_images, config.num_images)
+    if found := difference(encode(replace(stored, num_images=num_images)), encode(config)):
+        raise ValueError(
+            f"{path} holds a run with {found}: "
+            "name another directory with --run, or give the same options."
+        )
+    if num_images > stored.num_images and config.optimizer.use_decay:
+        warnings.warn(
+            f"The run in {path} goes on to {num_images:,} images. Its learning rate "
+            f"decayed for {stored.num_images:,} and rises again: this is not the run that had "
+            "its length from the start (one with --optimizer.no-use-decay would be).",
+            stacklevel=4,
+        )
+
+
+def _data_spec(directory: RunDirectory) -> DataSpec | None:
+    """What samples of the data are like; None if an earlier version wrote the directory, and only
+    the data themselves tell.
+
+    Raises:
+        ValueError: If data.json is damaged.
+    """
+    stored = directory.read("data.json")
+    if stored is None or not stored.keys() >= set(_SPEC_ONLY):
+        return None
+    known = {field.name: stored.get(field.name) for field in fields(DataSpec)}
+    try:
+        spec: DataSpec = decode(DataSpec, {"type": "DataSpec", **known}, "it")
+    except ValueError as error:
+        raise ValueError(
+            f"{directory.path / 'data.json'} is damaged ({error}): put back the one that was there."
+        ) from error
+    return spec
+
+
+def _require_own_data(directory: RunDirectory, data: Samples) -> None:
+    """Raise a ValueError if these are not the data that the run was trained on."""
+    stored = directory.read("data.json")
+    if stored is None:
+        return
+    identifier = {name: value for name, value in stored.items() if name not in _SPEC_ONLY}
+    if identifier not in (data.fingerprint(), data.sampled_fingerprint()):
+        raise ValueError(
+            f"The data are not those that the run in {directory.path} was trained on, see "
+            f"{directory.path / 'data.json'}: put those back, or train another run."
+        )
