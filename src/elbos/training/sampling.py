@@ -82,25 +82,23 @@ class Sampling:
         return Guided(denoiser, self.guidance, self.guidance_min, self.guidance_max, null_cond)
 
     def num_evaluations(self, trained: Schedule) -> int:
-        """How often the network looks at a sample; a guided estimate takes two looks.
+        """The number of function evaluations (NFE) per sample; a guided estimate takes two.
 
         Counted, on one number in place of a sample: the count depends on nothing but the levels.
 
         Args:
             trained: The schedule of the training; its ends bound the grid's.
         """
-        looks: list[int] = []
+        calls: list[int] = []
 
-        def stand_in(
-            z: Tensor, logsnr: Tensor, cond: Tensor | None = None
-        ) -> tuple[Tensor, Tensor]:
+        def stand_in(z: Tensor, logsnr: Tensor, cond: Condition = None) -> tuple[Tensor, Tensor]:
             del logsnr, cond
-            looks.append(len(z))
+            calls.append(len(z))
             return z, z
 
         z, label = torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64)
         self.sampler(self.guided(stand_in), z, self.logsnrs(trained), label, generator(0))
-        return sum(looks)
+        return sum(calls)
 
 
 def num_batches(num: int) -> int:
