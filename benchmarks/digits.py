@@ -1,6 +1,6 @@
 """What the weighting trades: likelihood against samples, on scikit-learn's digits.
 
-Trains the digits preset under several weightings (or goes on with runs that are there), and prints
+Trains the digits preset under several weightings (or resumes runs that are there), and prints
 for each the test bits/dim, unconditional and given the label, and how often a support vector
 classifier, trained on the real training images, agrees with the label that a sample was conditioned
 on. Beside them stands what a full-covariance Gaussian mixture reaches on the same split: components

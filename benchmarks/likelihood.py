@@ -15,7 +15,7 @@ from the scatter of each image's own losses; of VDM's from the scatter of batche
 that of rounds, around the images' bounds, which the average of everything here gives to a few
 thousandths.
 As an estimate for all images there could be, all three have the scatter between images besides, a
-floor that no number of evaluations lowers.
+limit that no number of evaluations lowers.
 
 Antithetic noise, $-\epsilon$ after $\epsilon$ at the same level, would help if the two losses were
 negatively correlated; their correlation within a level and image is printed.
@@ -172,7 +172,7 @@ def report(
     print(f"ours, scatter of {repeats} rounds: {scatter:.3f} bits^2")
     between = bound.var().item() - stated / ROUND_TIMES / repeats
     print(f"\nbetween images: standard deviation {math.sqrt(between):.3f} bits/dim; ", end="")
-    print(f"floor of {n:,} images ±{math.sqrt(between / n):.4f}, of 10,000 ", end="")
+    print(f"limit of {n:,} images ±{math.sqrt(between / n):.4f}, of 10,000 ", end="")
     print(f"±{math.sqrt(between / 10_000):.4f}")
     print(f"antithetic noise: correlation {antithetic_correlation(images, even):+.2f}")
 
