@@ -22,9 +22,9 @@ help:
 setup: .venv/dev
 
 demo: .venv/core
-	$(BIN)/elbos compare digits --rows edm-adaptive edm-adaptive-monotonic iddpm --seeds 0 1 2 \
-	  --num-images 12800 --scoring.num-samples 297 --scoring.ancestral.num-steps 32 \
-	  --scoring.heun.num-steps 10 --out runs/demo
+	$(BIN)/elbos compare digits --objectives edm-adaptive edm-adaptive-monotonic iddpm \
+	  --seeds 0 1 2 --num-images 12800 --scoring.num-samples 297 \
+	  --samplers "ancestral=Ancestral(),32" "heun=Heun(),10" --out runs/demo
 
 test: .venv/dev
 	$(PYTEST)

@@ -1,7 +1,7 @@
 """A weighting of your own: log-SNRs, a tensor, to weights.
 
     elbos train digits weighting:own --weighting.function examples/weighting.py:w
-    elbos compare digits --rows edm "mine=V(),Adaptive(),examples/weighting.py:w"
+    elbos compare digits --objectives edm "mine=V(),Adaptive(),examples/weighting.py:w"
 
 It falls as log-SNR grows, so it is a likelihood objective of noisy data.
 """

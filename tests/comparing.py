@@ -1,4 +1,4 @@
-"""Small comparisons for tests, and an engine that makes their runs in this process."""
+"""Small comparisons for tests, and an executor that makes their runs in this process."""
 
 from dataclasses import replace
 
@@ -8,9 +8,10 @@ from tiny import DIGITS
 from elbos import weightings
 from elbos.adaptive import Adaptive
 from elbos.comparison import budget, experiment
-from elbos.comparison.experiment import Comparison, Scoring
-from elbos.comparison.rows import ROWS
-from elbos.comparison.work import work
+from elbos.comparison.executors import Executor
+from elbos.comparison.experiment import Experiment, Scoring
+from elbos.comparison.job import work
+from elbos.comparison.variants import VARIANTS
 from elbos.evaluation.features import Module
 from elbos.networks import MLPConfig
 from elbos.parameterizations import V
@@ -31,30 +32,21 @@ def fails(logsnr): return logsnr[None, 9000]
 """
 
 
-class Here:
-    """An engine that makes a run, in this process, when it is asked how things are."""
+class Here(Executor):
+    """Does jobs in this process, one at a time; its machine takes half a second an image."""
 
     num_workers = num_threads = 1
 
-    def settle(self, config, minutes):
-        return budget.settled(config, minutes, self.num_threads)
+    def __init__(self, before=lambda number, job: None):
+        self.made, self.before = [], before
 
-    def speed(self, config, minutes):
-        return "a machine, fp32", 0.5 if minutes is None else 60 * minutes / config.num_images
+    def call(self, function, *args):
+        return ("a machine, fp32", 0.5) if function is budget.speed else function(*args)
 
-    def __init__(self, at=lambda number, job: None):
-        self.made, self.waiting, self.at = [], [], at
-
-    def start(self, job):
-        self.waiting.append(job)
-
-    def ended(self):
-        jobs, self.waiting = self.waiting, []
-        for job in jobs:
-            self.at(len(self.made), job)
-            self.made.append(job.path.name)
-            work(job)
-        return [(job, None) for job in jobs]
+    def do(self, job):
+        self.before(len(self.made), job)
+        self.made.append(job.path.name)
+        work(job)
 
     def close(self):
         pass
@@ -72,7 +64,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def small(folder):
-    """Three rows and a seed of points in the plane, a second of work; they have no samples."""
+    """Three objectives, one seed, points in the plane, a second of work; they have no samples."""
     config = Config(
         data=Toy(num_train=1000),
         network=MLPConfig(num_features=16, num_blocks=1),
@@ -84,20 +76,23 @@ def small(folder):
         sampling=DIGITS.sampling,
         precision="fp32",
     )
-    rows = tuple(ROWS[name] for name in ("iddpm", "edm", "v-adaptive-sigmoid-2"))
-    return Comparison(config=config, scoring=Scoring(num_images=20), rows=rows, seeds=(0,))
+    objectives = tuple(VARIANTS[name] for name in ("iddpm", "edm", "v-adaptive-sigmoid-2"))
+    scoring = Scoring(num_images=20)
+    return Experiment(config=config, scoring=scoring, objectives=objectives, seeds=(0,))
 
 
 @pytest.fixture
 def pictures(folder):
-    """Two rows and one seed of digits, with samples."""
+    """Two objectives and one seed of digits, with samples."""
     scoring = Scoring(
         num_images=20,
         num_samples=24,
         extractor=Module(path=str(folder / "mine.py:features")),
-        ancestral=Sampling(sampler=Ancestral(), num_steps=2),
-        heun=Sampling(sampler=Heun(), num_steps=2),
+        samplings={
+            "ancestral": Sampling(sampler=Ancestral(), num_steps=2),
+            "heun": Sampling(sampler=Heun(), num_steps=2),
+        },
     )
     config = replace(DIGITS, num_images=48, precision="fp32")
-    rows = (ROWS["edm-adaptive"], ROWS["edm-adaptive-monotonic"])
-    return Comparison(config=config, scoring=scoring, rows=rows, seeds=(0,))
+    objectives = (VARIANTS["edm-adaptive"], VARIANTS["edm-adaptive-monotonic"])
+    return Experiment(config=config, scoring=scoring, objectives=objectives, seeds=(0,))

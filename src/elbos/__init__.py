@@ -6,7 +6,7 @@ The modules; each imports only from its own group or those before it:
 
 | module | what it holds |
 |---|---|
-| `arrays`, `checks`, `errors`, `files`, `progress`, `user_code` | what all others may use |
+| `arrays`, `checks`, `errors`, `files`, `progress`, `records`, `user_code` | what all may use |
 | `process` | the Gaussian process $z = \alpha x + \sigma \epsilon$, in log-SNR |
 | `schedules`, `adaptive` | a noise schedule is a distribution over log-SNR |
 | `parameterizations` | what a network predicts, $y = a x + b \epsilon$ |
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from elbos import samplers as samplers
     from elbos import schedules as schedules
     from elbos import weightings as weightings
+    from elbos.comparison.compare import compare as compare
     from elbos.denoiser import Denoiser as Denoiser
     from elbos.objective import Objective as Objective
     from elbos.training.fit import fit as fit
@@ -51,6 +52,7 @@ _FROM = {
     "Denoiser": "denoiser",
     "Objective": "objective",
     "Run": "training.run",
+    "compare": "comparison.compare",
     "fit": "training.fit",
 }
 _MODULES = (

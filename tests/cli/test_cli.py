@@ -679,10 +679,10 @@ def test_runs_that_differ_have_directories_of_their_own(
 def test_a_comparison_is_of_the_preset_that_was_chosen(
     elbos: Elbos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def compare(comparison: Any, path: Path, *_: Any, **__: Any) -> None:
-        raise ValueError(f"{type(comparison.config.data).__name__} in {path}")
+    def compare(experiment: Any, path: Path, *_: Any, **__: Any) -> None:
+        raise ValueError(f"{type(experiment.config.data).__name__} in {path}")
 
-    monkeypatch.setattr(compare_verb, "compare", compare)
+    monkeypatch.setattr(compare_verb, "run_experiment", compare)
     assert_one_line(elbos("compare", "--out", "digits", "toy"), "Toy in digits", statuses=(1,))
     assert_one_line(elbos("compare", "fashion_small"), "Fashion in runs/compare-fashion-small")
 

@@ -26,7 +26,7 @@ def test_the_short_help_fits_a_screen_and_is_true(
     assert len(long) > len(result.out) or verb == "weightings"
     options = re.findall(r"^  (--[\w.-]+)", result.out, re.MULTILINE)
     assert options
-    assert all(re.search(rf"^ +{option}\b", long, re.MULTILINE) for option in options)
+    assert all(re.search(rf"(^ +|, ){option}\b", long, re.MULTILINE) for option in options)
     groups = re.findall(r"^  ([\w.]+):TYPE +(.*)$", result.out, re.MULTILINE)
     for group, types in groups:
         for name in re.findall(r"(?<![^ ])[\w-]+(?=,|$)", types):
@@ -72,8 +72,8 @@ HINTS = {
     "sample digits --samplr heun": ["sampler:heun", "`elbos sample digits --help`"],
     "sample digits --sampler.churn 3": ["`elbos sample digits sampler:heun --help`"],
     "evaluate digits --numimages 3": ["--num-images?"],
-    "compare digits --heun.num-steps 3": ["--scoring.heun.num-steps"],
-    "compare digits --row edm": ["--rows", "`elbos compare digits --help`"],
+    "compare digits --num-samples 3": ["--scoring.num-samples"],
+    "compare digits --objective edm": ["--objectives", "`elbos compare digits --help`"],
     "audit edm --shap 3": ["--shape"],
     "weightings --jsn": ["--json"],
 }

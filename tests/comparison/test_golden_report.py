@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 from comparing import Here
 
-from elbos.comparison.compare import compare
-from elbos.comparison.experiment import Comparison
-from elbos.comparison.job import Job
-from elbos.comparison.markdown import comparison_markdown
-from elbos.comparison.report import report_of
-from elbos.comparison.results import Cell
-from elbos.comparison.rows import ROWS
+from elbos.comparison.compare import run_experiment
+from elbos.comparison.experiment import Experiment
+from elbos.comparison.result import Comparison
+from elbos.comparison.scores import RunScores
+from elbos.comparison.summary import summarize
+from elbos.comparison.variants import VARIANTS
+from elbos.records import from_json
 from elbos.training.presets import PRESETS
 
 HERE = Path(__file__).parent
 FASHION = HERE.parents[1] / "docs" / "results" / "fashion"
-PROSE = ("conclusion", "notes", "protocol", "name", "command")
-"""What a report says beside its numbers."""
+PROSE = ("protocol", "remarks", "name", "command")
+"""What a report holds beside its numbers."""
 
 
 def stored(name):
@@ -42,34 +42,35 @@ def assert_unchanged(report, name, rel):
 
 def of_stored_scores():
     """Twelve objectives, four seeds: one diverged in its likelihood, one lacks a seed, one all."""
-    scores = {(one["objective"], one["seed"]): one["scores"] for one in stored("scores.json")}
+    scores = {
+        (one["objective"], one["seed"]): from_json(RunScores, one["scores"])
+        for one in stored("scores.json")
+    }
     names = list(dict.fromkeys([name for name, _ in scores] + ["p2"]))
-    rows = tuple(ROWS[name] for name in names)
-    comparison = Comparison(config=PRESETS["fashion-small"], rows=rows, seeds=(0, 1, 2, 3))
-    cells = []
-    for row in rows:
-        for seed in comparison.seeds:
-            path = Path("nowhere") / f"{row.name}-{seed}"
-            cell = Cell(row, seed, Job.of(comparison, path, row, seed))
-            vars(cell)["scores"] = scores.get((row.name, seed))
-            cells.append(cell)
-    return report_of(comparison, cells, name="stored", command=None, features="Lite0")
+    objectives = tuple(VARIANTS[name] for name in names)
+    config = PRESETS["fashion-small"]
+    experiment = Experiment(config=config, objectives=objectives, seeds=(0, 1, 2, 3))
+    return summarize(experiment, scores, {}, name="stored", features="Lite0")
 
 
 def test_report_of_stored_scores_is_unchanged():
-    assert_unchanged(of_stored_scores(), "report_of_scores.json", rel=1e-9)
+    found = of_stored_scores()
+    assert_unchanged(found.to_dict(), "report_of_scores.json", rel=1e-9)
+    assert Comparison.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
 def test_report_of_a_small_comparison_is_unchanged(pictures, folder):
     """To 0.1 %, as float32 sums differ over machines."""
-    rows = (*pictures.rows, ROWS["iddpm"])
-    report = compare(replace(pictures, rows=rows, seeds=(0, 1)), Path("c"), Here())
-    assert_unchanged(report, "report_of_digits.json", rel=1e-3)
+    objectives = (*pictures.objectives, VARIANTS["iddpm"])
+    experiment = replace(pictures, objectives=objectives, seeds=(0, 1))
+    found = run_experiment(experiment, Path("c"), Here())
+    assert_unchanged(found.to_dict(), "report_of_digits.json", rel=1e-3)
+    assert Comparison.from_dict(json.loads(Path("c/report.json").read_text())) == found
 
 
 def test_fashion_report_renders_to_its_markdown():
-    report = json.loads((FASHION / "report.json").read_text())
-    assert comparison_markdown(report) == (FASHION / "report.md").read_text()
+    found = Comparison.from_dict(json.loads((FASHION / "report.json").read_text()))
+    assert found.to_markdown() == (FASHION / "report.md").read_text()
 
 
 def assert_equal(found, expected, rel, where="report"):

@@ -73,9 +73,9 @@ def run_every_verb() -> None:
     assert json.loads(elbos("evaluate", "run", *few, "--json"))
     assert Path("run/eval.html").is_file()
     scoring = ["--scoring.num-images", "20", "--scoring.num-samples", "24"]
-    steps = ["--scoring.ancestral.num-steps", "2", "--scoring.heun.num-steps", "2"]
+    steps = ["--samplers", "ancestral=Ancestral(),2", "heun=Heun(),2"]
     features = ["scoring.extractor:lite0", "--scoring.extractor.size", "32"]
-    rows = ["--rows", "edm", "--seeds", "0"]
+    rows = ["--objectives", "edm", "--seeds", "0"]
     elbos("compare", "digits", "--out", "comparison", *rows, *SMALL, *scoring, *steps, *features)
     assert Path("comparison/report.html").is_file()
     Path("mine.py").write_text(LOSS)

@@ -10,9 +10,9 @@ from commands import TINY, Elbos, assert_one_line
 from comparing import Here
 
 from elbos import files
-from elbos.comparison.compare import compare
+from elbos.comparison.compare import run_experiment
+from elbos.comparison.executors import Local
 from elbos.comparison.job import Job
-from elbos.comparison.processes import close, start_process
 from elbos.runs.codec import digest
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import run_config
@@ -81,11 +81,11 @@ def test_a_damaged_data_file_is_named(elbos: Elbos, runs: Path, content: bytes) 
 @pytest.fixture
 def one(small: Any) -> Any:
     """A comparison of one objective."""
-    return replace(small, rows=small.rows[:1])
+    return replace(small, objectives=small.objectives[:1])
 
 
 def test_a_comparison_of_an_earlier_version_goes_on(one: Any, folder: Path) -> None:
-    compare(one, Path("c"), Here())
+    run_experiment(one, Path("c"), Here())
     path = Path("c/compare.json")
     now = path.read_text()
     data = one.config.data.load()
@@ -93,27 +93,9 @@ def test_a_comparison_of_an_earlier_version_goes_on(one: Any, folder: Path) -> N
     content["data"] = digest(data.sampled_fingerprint())
     path.write_text(json.dumps(content))
     engine = Here()
-    compare(one, Path("c"), engine)
+    run_experiment(one, Path("c"), engine)
     assert engine.made == []
     assert path.read_text() == now
-
-
-@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999", "-1", "2", "", "x", "[]"])
-def test_a_malformed_progress_is_none(one: Any, folder: Path, text: str) -> None:
-    job = Job.of(one, folder / "run", one.rows[0], 0)
-    job.path.mkdir()
-    (job.path / ".progress").write_text(text)
-    assert job.progress() == 0
-    (job.path / ".progress").write_text("0.25")
-    assert job.progress() == 0.25
-
-
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff"])
-def test_a_malformed_failure_is_none(one: Any, folder: Path, content: bytes) -> None:
-    job = Job.of(one, folder / "run", one.rows[0], 0)
-    job.path.mkdir()
-    (job.path / ".failure.json").write_bytes(content)
-    assert job.failure() is None
 
 
 def test_no_module_of_the_current_folder_is_imported(
@@ -124,8 +106,7 @@ def test_no_module_of_the_current_folder_is_imported(
     for name in ("secrets", "random", "json", "numpy", "torch", "elbos", "sitecustomize"):
         (folder / f"{name}.py").write_text(hostile)
     monkeypatch.setenv("PYTHONPATH", str(Path(files.__file__).parents[1]))
-    process = start_process(Job.of(one, folder / "run", one.rows[0], 0), {})
-    process.wait()
-    close(process)
+    job = Job.from_experiment(one, folder / "run", one.objectives[0], 0)
+    assert Local(1).do(job) is None
     assert (folder / "run" / "scores.json").exists()
     assert not (folder / "was-run").exists()

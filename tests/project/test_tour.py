@@ -35,7 +35,7 @@ SMALL = {  # options of each verb, in place of the tour's
     ],
     "compare": [
         *(*NETWORK, "--seeds", "0", "--scoring.num-images", "20", "--scoring.num-samples", "24"),
-        *("--scoring.ancestral.num-steps", "2", "--scoring.heun.num-steps", "2"),
+        *("--samplers", "ancestral=Ancestral(),2", "heun=Heun(),2"),
     ],
     "audit": [],
     "weightings": [],
@@ -54,7 +54,7 @@ def small(verb: str, words: list[str]) -> list[str]:
     if "--shape" in words:
         options += ["--shape", "3", "8", "8", "--num-samples", "2000"]
     if verb == "compare":
-        options += ["--minutes", "0.005", "--rows", "edm"] if "--minutes" in words else SHORT
+        options += ["--minutes", "0.005", "--objectives", "edm"] if "--minutes" in words else SHORT
     if words[:2] == ["fashion-small", "--minutes"]:
         options.insert(0, "data:digits")  # in place of 60,000 pictures
     rest = without(words, [word for word in options if word.startswith("--")])

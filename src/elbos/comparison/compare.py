@@ -1,170 +1,253 @@
-"""Compare training objectives: train all rows with all seeds, score them, and report."""
+"""Compare training objectives: train each with all seeds, score the models, and report."""
 
 import contextlib
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
 from elbos import files
 from elbos.checks import require_finite, require_positive
+from elbos.comparison.budget import settled, speed
 from elbos.comparison.directory import ComparisonDirectory, Stored
-from elbos.comparison.engines import Engine
-from elbos.comparison.experiment import Comparison, shared_config
+from elbos.comparison.display import Display, seconds_left
+from elbos.comparison.executors import Executor, Local, do_all
+from elbos.comparison.experiment import Experiment, Scoring, shared_config
 from elbos.comparison.job import Job
-from elbos.comparison.markdown import comparison_markdown
-from elbos.comparison.page import write_comparison_page
-from elbos.comparison.report import report_of
-from elbos.comparison.results import Cell
-from elbos.comparison.runner import run_jobs, seconds_left
+from elbos.comparison.result import Comparison
+from elbos.comparison.summary import summarize
+from elbos.comparison.variants import Variant
 from elbos.errors import Interrupted, printable, unfailing
 from elbos.evaluation.quality import REFERENCE_SPLIT
 from elbos.evaluation.reference import reference
 from elbos.progress import begin, clock, progress
+from elbos.runs.codec import digest
+from elbos.training.config import Config
 from elbos.training.data import Dataset
 from elbos.training.machine import new_accelerator
+from elbos.training.presets import PRESETS
 from elbos.training.state import new_state, require_guidable
+
+Key = tuple[str, int]
+"""An objective's name and a seed."""
 
 
 def compare(
-    comparison: Comparison,
+    objectives: Sequence[Variant | str],
+    *,
+    data: str | Config,
+    seeds: int | Sequence[int] = 5,
+    out: str | Path | None = None,
+    scoring: Scoring | None = None,
+    minutes: float | None = None,
+    executor: Executor | None = None,
+) -> Comparison:
+    """Train objectives alike, score the models, and report, paired over seeds.
+
+    The same call resumes what was interrupted, and objectives and seeds may be added.
+
+    Args:
+        objectives: Built-in ones by name, as "edm"; others as `Variant`, or as text,
+            "mine=V(),Adaptive(),Sigmoid(k=3)".
+        data: A preset's name, or a configuration: data, network and training of all objectives.
+        seeds: Replicates, or how many. Five give intervals 1.7 times as narrow as three; one gives
+            none.
+        out: The comparison's directory. Default: runs/compare-PRESET, or runs/compare.
+        scoring: How the models are scored. Default: `Scoring()`.
+        minutes: Training time of each run, which sets the number of images that all see. Default:
+            the configuration's number of images.
+        executor: Where runs are made. Default: processes of this machine.
+
+    Returns:
+        The comparison, which report.json in the directory holds. A run that failed is noted in it.
+
+    Raises:
+        ValueError: If an objective cannot be trained, the directory is of another comparison, or
+            data or features cannot be had.
+        Interrupted: On Ctrl-C.
+        OSError: If something cannot be written.
+
+    Examples:
+        >>> elbos.compare(["iddpm", "edm"], data="digits", seeds=3)  # doctest: +SKIP
+    """
+    if isinstance(data, str) and data not in PRESETS:
+        raise ValueError(f"There is no preset {data!r}: choose from {', '.join(PRESETS)}.")
+    experiment = Experiment(
+        config=PRESETS[data] if isinstance(data, str) else data,
+        scoring=scoring or Scoring(),
+        objectives=tuple(Variant.parse(o) if isinstance(o, str) else o for o in objectives),
+        seeds=tuple(range(seeds) if isinstance(seeds, int) else seeds),
+    )
+    name = f"compare-{data}" if isinstance(data, str) else "compare"
+    path = Path(out) if out is not None else Path("runs") / name
+    return run_experiment(experiment, path, executor or Local(), minutes=minutes)
+
+
+def run_experiment(
+    experiment: Experiment,
     path: Path,
-    engine: Engine,
+    executor: Executor,
     *,
     minutes: float | None = None,
     command: str | None = None,
-) -> dict[str, Any]:
-    """Train all rows with all seeds, score them, and write the report.
+) -> Comparison:
+    """Make all runs that are not made yet, and write the report.
 
-    What is done in `path` is not done again: an interrupted comparison goes on, rows and seeds may
-    be added, and several processes may be at it.
+    Several processes may share the work.
 
     Args:
-        comparison: Rows, seeds, what they share, and how they are scored.
+        experiment: Objectives, seeds, what they share, and how they are scored.
         path: The comparison's directory; made if it is not there.
-        engine: Where runs are made; stopped at the end.
-        minutes: Training time of a run on a machine of the engine, from which the number of images
-            follows: the same for all rows. Default: the number of images of the configuration.
+        executor: Where runs are made; closed at the end.
+        minutes: As in `compare`.
         command: What was typed, for the report.
 
-    Returns:
-        What report.json holds. A run that failed is noted in it.
-
     Raises:
-        ValueError: If the directory is of another comparison, or data or features cannot be had.
-        Interrupted: On Ctrl-C.
-        OSError: If something cannot be written.
+        ValueError, Interrupted, OSError: As `compare`.
     """
-    with contextlib.closing(engine):
-        return _compare(comparison, ComparisonDirectory(path), engine, minutes, command)
-
-
-def _compare(
-    comparison: Comparison,
-    directory: ComparisonDirectory,
-    engine: Engine,
-    minutes: float | None,
-    command: str | None,
-) -> dict[str, Any]:
-    if minutes is not None:
-        require_positive(minutes=minutes)
-        require_finite(minutes, "minutes")
-    dataset = comparison.config.data.load()
-    num_parameters = _require_trainable(comparison, dataset)
-    extractor = None
-    if dataset.num_levels is not None:
-        extractor = comparison.scoring.extractor.load(new_accelerator().device)
-    with directory.lock():
-        is_new = directory.stored() is None
-        comparison = _settled(comparison, directory, minutes, engine)
+    directory = ComparisonDirectory(path)
+    with contextlib.closing(executor):
+        if minutes is not None:
+            require_positive(minutes=minutes)
+            require_finite(minutes, "minutes")
+        dataset = experiment.config.data.load()
+        num_parameters = _require_trainable(experiment, dataset)
+        extractor = None
+        if dataset.num_levels is not None:
+            extractor = experiment.scoring.extractor.load(new_accelerator().device)
         features = extractor.name if extractor else None
-        directory.claim(Stored.of(comparison, minutes, dataset, features), dataset)
-        directory.require_own_rows(comparison)
-    cells = [
-        Cell(row, seed, Job.of(comparison, directory.run(row, seed).absolute(), row, seed))
-        for seed in comparison.seeds  # a seed of all rows, then the next
-        for row in comparison.rows
-    ]
-    try:
-        if left := [cell.job for cell in cells if not cell.job.is_final()]:
-            machine, seconds_per_image = engine.speed(left[0].config, minutes)
-            seconds = seconds_left(left, engine.num_workers, seconds_per_image)
-            unfailing(sys.stderr).write(
-                f"{machine}, {num_parameters:,} parameters, {printable(str(directory.path))}: "
-                f"{'new' if is_new else 'resumed'}, {len(cells) - len(left)} of {len(cells)} runs "
-                f"done, {engine.num_workers} at once, about {clock(seconds)}\n"
-            )
+        is_new = directory.stored() is None
+        experiment = _claimed(experiment, directory, dataset, features, minutes, executor)
+        jobs = _jobs(experiment, directory)
+        all_jobs = list(jobs.values())
+        where = f"{printable(str(path))}: {'new' if is_new else 'resumed'}"
+        _announce(all_jobs, executor, minutes, f"{num_parameters:,} parameters, {where}")
         with progress(Console(stderr=True)) as bar:
             if extractor:  # once, with all cores; and fail before training
                 reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
-            run_jobs([cell.job for cell in cells], engine, bar)
-    except KeyboardInterrupt:
-        done = [cell for cell in cells if cell.job.scores() is not None]
-        num_rows = len(comparison.rows)
-        whole = [str(s) for s in comparison.seeds if [c.seed for c in done].count(s) == num_rows]
-        early = f", and --seeds {' '.join(whole)} reports on what is done" if whole else ""
-        raise Interrupted(
-            f"Stopped with {len(done)} of {len(cells)} runs done: the same command goes on from "
-            f"there{early}."
-        ) from None
-    return _report(comparison, directory, cells, command, features)
+            try:
+                do_all(all_jobs, executor, Display(all_jobs, bar).show)
+            except KeyboardInterrupt:
+                raise _interrupted(experiment, jobs) from None
+    return _report(experiment, directory, jobs, command, features)
 
 
-def _require_trainable(comparison: Comparison, dataset: Dataset) -> int:
+def _require_trainable(experiment: Experiment, dataset: Dataset) -> int:
     """Fail now where every run would: the network or a sampler does not fit the data.
 
     Returns:
         Number of the network's parameters.
     """
-    config = comparison.run_config(comparison.rows[0], comparison.seeds[0])
+    config = experiment.run_config(experiment.objectives[0], experiment.seeds[0])
     state = new_state(config, dataset.spec, torch.device("cpu"))
-    for sampling in comparison.scoring.samplings.values():
+    for sampling in experiment.scoring.samplings.values():
         require_guidable(config, dataset.spec, sampling)
         sampling.logsnrs(config.schedule)
     return sum(parameter.numel() for parameter in state.network.parameters())
 
 
-def _settled(
-    comparison: Comparison, directory: ComparisonDirectory, minutes: float | None, engine: Engine
-) -> Comparison:
-    """With the precision and the number of images that were chosen when it began, or now."""
-    config = comparison.config
-    stored = directory.stored()
-    chosen = stored.config if stored else engine.settle(comparison.rows[0].config(config), minutes)
-    if config.precision == "auto":
-        config = replace(config, precision=chosen.precision)
-    if minutes is not None:
-        config = replace(config, num_images=chosen.num_images)
-    return replace(comparison, config=shared_config(config))
+def _claimed(
+    experiment: Experiment,
+    directory: ComparisonDirectory,
+    dataset: Dataset,
+    features: str | None,
+    minutes: float | None,
+    executor: Executor,
+) -> Experiment:
+    """The experiment, with the precision and the number of images that were chosen when its
+    directory was begun, or now; the directory is its own.
+    """
+    with directory.lock():
+        config = experiment.config
+        if stored := directory.stored():
+            chosen = stored.config
+        else:
+            first = experiment.objectives[0].config(config)
+            chosen = executor.call(settled, first, minutes, executor.num_threads)
+        if config.precision == "auto":
+            config = replace(config, precision=chosen.precision)
+        if minutes is not None:
+            config = replace(config, num_images=chosen.num_images)
+        experiment = replace(experiment, config=shared_config(config))
+        wanted = Stored(
+            minutes=minutes,
+            config=experiment.config,
+            scoring=experiment.scoring,
+            data=digest(dataset.fingerprint()),
+            features=features,
+        )
+        directory.claim(wanted, dataset)
+        directory.require_same_objectives(experiment)
+    return experiment
+
+
+def _jobs(experiment: Experiment, directory: ComparisonDirectory) -> dict[Key, Job]:
+    """The runs: a seed of all objectives, then the next."""
+    return {
+        (one.name, seed): Job.from_experiment(
+            experiment, directory.run(one, seed).absolute(), one, seed
+        )
+        for seed in experiment.seeds
+        for one in experiment.objectives
+    }
+
+
+def _announce(jobs: Sequence[Job], executor: Executor, minutes: float | None, what: str) -> None:
+    """Say in a line what is about to be done, if anything is: where, how much, about how long."""
+    left = [job for job in jobs if not job.is_final()]
+    if not left:
+        return
+    machine, each = executor.call(speed, left[0].config, minutes, executor.num_threads)
+    seconds = seconds_left(left, executor.num_workers, each)
+    unfailing(sys.stderr).write(
+        f"{machine}, {what}, {len(jobs) - len(left)} of {len(jobs)} runs done, "
+        f"{executor.num_workers} at once, about {clock(seconds)}\n"
+    )
+
+
+def _interrupted(experiment: Experiment, jobs: Mapping[Key, Job]) -> Interrupted:
+    """How to resume, or to report on what is done."""
+    done = [key for key, job in jobs.items() if job.scores() is not None]
+    num = len(experiment.objectives)
+    whole = [str(s) for s in experiment.seeds if [seed for _, seed in done].count(s) == num]
+    early = f", and --seeds {' '.join(whole)} reports on what is done" if whole else ""
+    return Interrupted(
+        f"Stopped with {len(done)} of {len(jobs)} runs done: the same command resumes from "
+        f"there{early}."
+    )
 
 
 def _report(
-    comparison: Comparison,
+    experiment: Experiment,
     directory: ComparisonDirectory,
-    cells: list[Cell],
+    jobs: Mapping[Key, Job],
     command: str | None,
     features: str | None,
-) -> dict[str, Any]:
+) -> Comparison:
     """Write the report, as JSON, Markdown and a page."""
-    report = report_of(
-        comparison,
-        cells,
+    comparison = summarize(
+        experiment,
+        {key: scores for key, job in jobs.items() if (scores := job.scores())},
+        {key: failure for key, job in jobs.items() if (failure := job.failure())},
         name=printable(str(directory.path)),  # which need not be text
         command=command and printable(command),
         features=features,
     )
-    pictures = {}
-    for cell in cells:
-        picture = cell.job.path / "samples" / "heun.png"
-        if cell.seed == comparison.seeds[0] and picture.exists():
-            pictures[cell.row.name] = files.read(picture)
-    text = json.dumps(report, indent=1, allow_nan=False)
+    last = list(experiment.scoring.samplings)[-1:]
+    pictures = {
+        name: picture
+        for (name, seed), job in jobs.items()
+        for picture in [job.path / "samples" / f"{sampler}.png" for sampler in last]
+        if seed == experiment.seeds[0] and picture.exists()
+    }
+    text = json.dumps(comparison.to_dict(), indent=1, allow_nan=False)
     files.write(directory.path / "report.json", text.encode())
-    files.write(directory.path / "report.md", comparison_markdown(report).encode())
-    write_comparison_page(report, directory.path / "report.html", samples=pictures)
-    return report
+    files.write(directory.path / "report.md", comparison.to_markdown().encode())
+    samples = {name: files.read(picture) for name, picture in pictures.items()}
+    comparison.to_html(directory.path / "report.html", samples=samples)
+    return comparison

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from elbos.comparison.metrics import BITS
 from elbos.comparison.statistics import CONFIDENCE, NUM_DRAWS
 from elbos.comparison.words import (
     Report,
@@ -21,6 +20,7 @@ from elbos.comparison.words import (
     signed,
     verdict,
 )
+from elbos.evaluation.metrics import BITS_PER_DIM as BITS
 
 _FEW = 4  # objectives or differences, which are named
 
@@ -125,7 +125,7 @@ def _ranking(report: Report) -> Iterator[str]:
     without the test of the largest of all.
     """
     titles = ranked(report)
-    distances = [key for key in titles if key != BITS.key]
+    distances = [key for key in titles if key != BITS.name]
     if not distances:
         return
     ranking, key = report["ranking"], distances[-1]  # Heun's

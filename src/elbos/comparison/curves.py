@@ -1,67 +1,55 @@
-"""What a report draws of each row, over noise levels and over training, as lists of numbers."""
+"""What a result draws of each objective, over noise levels and over training."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from elbos.comparison.results import Results
-from elbos.comparison.rows import Row
-from elbos.training.monitor import NUM_DENSITIES
+from elbos.comparison.experiment import Experiment
+from elbos.comparison.result import LearningCurve, LevelCurve, Weights
+from elbos.comparison.scores import RunScores
+from elbos.comparison.variants import Variant
 
 NUM_WEIGHTS = 201
 
 
-def weights(row: Row, results: Results) -> dict[str, Any]:
-    """Weighting and density over log-SNR."""
-    levels = torch.linspace(*results.ends, NUM_WEIGHTS, dtype=torch.float64)
-    w = row.weighting(levels)
-    return {
-        "logsnr": rounded(levels.numpy()),
-        "w": rounded((w / w.max()).numpy()),
-        "p": _final_density(row, results, levels),
-    }
-
-
-def _final_density(row: Row, results: Results, levels: torch.Tensor) -> list[float] | None:
-    schedule = results.comparison.run_config(row, 0).schedule
+def weights(objective: Variant, experiment: Experiment, first: RunScores | None) -> Weights:
+    """Weighting and density over log-SNR; where it adapts, as the first seed's ended."""
+    low, high = experiment.ends
+    levels = torch.linspace(low, high, NUM_WEIGHTS, dtype=torch.float64)
+    w = objective.weighting(levels)
+    schedule = experiment.run_config(objective, 0).schedule
+    p = None
     if not schedule.state_dict():
-        return rounded(schedule.density(levels).numpy())
-    if (found := density(results.scores(row.name))) is None:
+        p = rounded(schedule.density(levels))
+    elif first and first.density:
+        last = first.density[-1].p
+        middle = low + (high - low) * (np.arange(len(last)) + 0.5) / len(last)
+        p = rounded(np.interp(levels.numpy(), middle, last))
+    return Weights(logsnr=rounded(levels), w=rounded(w / w.max()), p=p)
+
+
+def mean_curve(curves: Sequence[LevelCurve]) -> LevelCurve | None:
+    """The mean over seeds."""
+    if not curves:
         return None
-    low, high = results.ends
-    middle = low + (high - low) * (np.arange(NUM_DENSITIES) + 0.5) / NUM_DENSITIES
-    return rounded(np.interp(levels.numpy(), middle, found[-1]["p"]))
+    mean = np.array([curve.nats_per_dim for curve in curves], dtype=float).mean(0)
+    return LevelCurve(logsnr=rounded(curves[0].logsnr), nats_per_dim=rounded(mean))
 
 
-def density(scores: Mapping[int, dict[str, Any]]) -> list[dict[str, Any]] | None:
-    """How the schedule of the first seed evolved, if it did."""
-    found = next(iter(scores.values()), {}).get("density")
-    return [{"images": num, "p": p} for num, p in found] if found else None
-
-
-def learning(scores: Mapping[int, dict[str, Any]]) -> dict[str, Any] | None:
-    """Validation ELBO while training, mean over seeds that were validated when the first was."""
-    found = [np.array(s["learning"]) for s in scores.values() if s["learning"]]
-    if not found:
+def mean_learning(curves: Sequence[LearningCurve]) -> LearningCurve | None:
+    """The mean over seeds that were validated when the first was."""
+    curves = [curve for curve in curves if curve.images]
+    if not curves:
         return None
-    images = found[0][:, 0]
-    mean = np.mean([one for one in found if np.array_equal(one[:, 0], images)], 0)
-    return {"images": [int(num) for num in mean[:, 0]], "bits_per_dim": rounded(mean[:, 1])}
+    alike = [curve.bits_per_dim for curve in curves if curve.images == curves[0].images]
+    mean = np.array(alike, dtype=float).mean(0)
+    return LearningCurve(images=curves[0].images, bits_per_dim=rounded(mean))
 
 
-def mean_curve(scores: Mapping[int, dict[str, Any]], key: str) -> dict[str, Any] | None:
-    """A curve over noise levels, mean over seeds."""
-    if not scores:
-        return None
-    curves = [s[key] for s in scores.values()]
-    mean = np.mean([curve["nats_per_dim"] for curve in curves], 0)
-    return {"logsnr": rounded(np.array(curves[0]["logsnr"])), "nats_per_dim": rounded(mean)}
-
-
-def rounded(values: Any) -> list[Any]:
-    """As nested lists, to six digits; null for NaN."""
-    if np.ndim(values) > 1:
-        return [rounded(value) for value in values]
-    return [None if np.isnan(value) else float(f"{value:.6g}") for value in values]
+def rounded(values: Any) -> tuple[Any, ...]:
+    """The numbers to six digits; None for NaN."""
+    numbers = np.asarray(values, dtype=float).tolist()
+    return tuple(None if math.isnan(number) else float(f"{number:.6g}") for number in numbers)

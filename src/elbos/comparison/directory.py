@@ -1,11 +1,11 @@
 """The directory of a comparison, and what it belongs to.
 
 DIR/
-    compare.json        the configuration all rows share, and how they are scored
-    runs/ROW-SEED/      a run directory, with scores.json when it is done
+    compare.json            the configuration that all objectives share, and how they are scored
+    runs/OBJECTIVE-SEED/    a run directory, with scores.json when it is done
     report.json, report.md, report.html
 
-A directory belongs to one configuration and one way of scoring; rows and seeds may be added.
+A directory belongs to one configuration and one way of scoring; objectives and seeds may be added.
 """
 
 import json
@@ -18,8 +18,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from elbos import files
-from elbos.comparison.experiment import Comparison, Scoring
-from elbos.comparison.rows import Row
+from elbos.comparison.experiment import Experiment, Scoring
+from elbos.comparison.variants import Variant
 from elbos.runs.codec import decode, difference, digest, encode
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config, run_config
@@ -32,10 +32,10 @@ class Stored:
 
     Attributes:
         minutes: The budget that its number of images was chosen by, if one was.
-        config: The configuration of all rows.
+        config: The configuration of all objectives.
         scoring: How they are scored.
-        data: What tells the data from others.
-        features: What computes the features of images; None of points.
+        data: The identifier of the dataset.
+        features: Name of what computes the features of images; None of points.
     """
 
     minutes: float | None
@@ -44,21 +44,8 @@ class Stored:
     data: str
     features: str | None
 
-    @classmethod
-    def of(
-        cls, comparison: Comparison, minutes: float | None, dataset: Dataset, features: str | None
-    ) -> "Stored":
-        """What the directory of a comparison belongs to, with data and extractor as they are."""
-        return cls(
-            minutes=minutes,
-            config=comparison.config,
-            scoring=comparison.scoring,
-            data=digest(dataset.fingerprint()),
-            features=features,
-        )
-
-    def of_today(self, dataset: Dataset) -> "Stored":
-        """With what tells the data from others as it is written today, if they are these."""
+    def updated(self, dataset: Dataset) -> "Stored":
+        """With the identifier of the dataset as it is written today, if it is this one's."""
         is_earlier = self.data == digest(dataset.sampled_fingerprint())
         return replace(self, data=digest(dataset.fingerprint())) if is_earlier else self
 
@@ -69,13 +56,13 @@ class ComparisonDirectory:
 
     path: Path
 
-    def run(self, row: Row, seed: int) -> Path:
-        """The run directory of a row and a seed."""
-        return self.path / "runs" / f"{row.name}-{seed}"
+    def run(self, objective: Variant, seed: int) -> Path:
+        """The run directory of an objective and a seed."""
+        return self.path / "runs" / f"{objective.name}-{seed}"
 
     @property
     def file(self) -> Path:
-        """What was compared."""
+        """The file that says what the directory belongs to."""
         return self.path / "compare.json"
 
     def stored(self) -> Stored | None:
@@ -94,9 +81,7 @@ class ComparisonDirectory:
                 "another directory with --out."
             ) from error
         assert isinstance(found, Stored)
-        # before the hash in the name of features was called sha256
-        features = re.sub(r"(weights|file) (\w{8})$", r"\1 sha256 \2", found.features or "")
-        return replace(found, features=features or None)
+        return found
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -127,7 +112,7 @@ class ComparisonDirectory:
             OSError: If it cannot be written.
         """
         stored = self.stored()
-        stored = stored and stored.of_today(dataset)
+        stored = stored and stored.updated(dataset)
         if stored and stored.data != wanted.data:
             raise ValueError(
                 f"The data are not those that {self.path} was begun with: put those back, or name "
@@ -141,25 +126,25 @@ class ComparisonDirectory:
         files.write(self.file, (json.dumps(encode(wanted), indent=2) + "\n").encode())
         (self.path / "runs").mkdir(exist_ok=True)  # a machine that does not see it is refused
 
-    def require_own_rows(self, comparison: Comparison) -> None:
-        """Fail where a row's name is that of another objective's runs, of any seed; runs that
-        cannot be read say so themselves when they are made.
+    def require_same_objectives(self, experiment: Experiment) -> None:
+        """Fail where an objective's name is that of another objective's runs, of any seed; runs
+        that cannot be read say so themselves when they are made.
 
         Raises:
             ValueError: If it is.
         """
-        for row in comparison.rows:
-            wanted = encode(row.config(comparison.config))
-            for path in sorted(self.path.glob(f"runs/{row.name}-*")):
-                is_of_name = re.fullmatch(rf"{re.escape(row.name)}-\d+", path.name)
+        for objective in experiment.objectives:
+            wanted = encode(objective.config(experiment.config))
+            for path in sorted(self.path.glob(f"runs/{objective.name}-*")):
+                is_of_name = re.fullmatch(rf"{re.escape(objective.name)}-\d+", path.name)
                 stored = _config(path) if is_of_name else None
                 if stored is None:
                     continue
-                stored = replace(stored, seed=comparison.config.seed)
+                stored = replace(stored, seed=experiment.config.seed)
                 if found := difference(encode(stored), wanted):
                     raise ValueError(
-                        f"{path} holds a run with {found}: give the row another name, or name "
-                        "another directory with --out."
+                        f"{path} holds a run with {found}: give the objective another name, or "
+                        "name another directory with --out."
                     )
 
 

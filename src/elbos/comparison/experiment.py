@@ -1,36 +1,52 @@
-"""A comparison: which objectives, on what, with which seeds, and how they are scored."""
+"""A comparison's settings: which objectives, trained on what, with which seeds, and how scored."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
-from elbos.comparison.rows import ROWS, Row
+import tyro
+
+from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant
 from elbos.evaluation.features import Lite0, Network
 from elbos.evaluation.metrics import MIN_IMAGES
-from elbos.samplers import Ancestral, Heun
-from elbos.schedules import Schedule
+from elbos.runs.codec import parse
+from elbos.samplers import Ancestral, Heun, Sampler
 from elbos.training.choices import Weight
 from elbos.training.config import Config, Output
 from elbos.training.sampling import Sampling
 
 NUM_VALIDATIONS, NUM_LOGGED, NUM_SAVED = 8, 50, 4
-_LOOKS_AT_AN_IMAGE, _FEATURES_COST = 16.0, 2.0  # about, in network evaluations
 
-DEFAULT_ROWS = (
-    "iddpm",
-    "eps-cosine-sigmoid-2",
-    "eps-adaptive-sigmoid-2",
-    "edm",
-    "edm-adaptive",
-    "edm-adaptive-sigmoid-2",
-    "edm-adaptive-monotonic",
-    "v-cosine",
-    "v-adaptive-sigmoid-2",
-    "sd3-adaptive",
-    "sd3-adaptive-monotonic",
-    "min-snr-adaptive",
-    "min-snr-adaptive-monotonic",
-    "flow",
-    "elbo",
-)
+_EXAMPLE = '"fast=UniPC(order=2),10"'
+
+
+def default_samplings() -> dict[str, Sampling]:
+    """DDPM's sampler, of the first order and with noise: it takes more steps. And EDM's, without
+    noise: 35 function evaluations in 18 steps, as for CIFAR-10.
+    """
+    return {
+        "ancestral": Sampling(sampler=Ancestral(), num_steps=64),
+        "heun": Sampling(sampler=Heun(), num_steps=18),
+    }
+
+
+def parse_sampling(text: str) -> tuple[str, Sampling]:
+    """The name and the sampling that a text stands for: `NAME=SAMPLER,NUM_STEPS`, or
+    `NAME=Sampling(...)`, as in Python.
+
+    Raises:
+        ValueError: If it stands for none.
+    """
+    name, _, given = (part.strip() for part in text.partition("="))
+    where = f"sampler {name!r}"
+    if given.startswith("Sampling("):
+        return name, parse(Sampling, given, where)
+    try:
+        sampler, num_steps = parse(tuple[Sampler, int], given, where)
+    except ValueError as error:
+        raise ValueError(f"{error} Give its name, a sampler and steps, as {_EXAMPLE}.") from error
+    return name, Sampling(sampler=sampler, num_steps=num_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +57,15 @@ class Scoring:
     """Test images whose ELBO is measured, at most all there are; at least 2."""
 
     num_samples: int = 2_000
-    """Samples in a set, for each of the two samplers. Distances depend on it: compare equals."""
+    """Samples in a set, for each sampler. Distances depend on it: compare equals."""
 
     extractor: Network = field(default_factory=Lite0)
     """The network whose features are compared."""
 
-    ancestral: Sampling = field(default_factory=lambda: Sampling(sampler=Ancestral(), num_steps=64))
-    """DDPM's sampler, of the first order and with noise: it takes more steps."""
-
-    heun: Sampling = field(default_factory=lambda: Sampling(sampler=Heun(), num_steps=18))
-    """EDM's sampler, without noise: 35 evaluations in 18 steps, as for CIFAR-10."""
+    samplings: Annotated[dict[str, Sampling], tyro.conf.Suppress] = field(
+        default_factory=default_samplings
+    )
+    """How samples are made, by name. Default: ancestral and Heun's."""
 
     def __post_init__(self) -> None:
         if self.num_images < 2 or self.num_samples < MIN_IMAGES:
@@ -58,78 +73,69 @@ class Scoring:
                 f"num_images is {self.num_images}, num_samples {self.num_samples}: "
                 f"give at least 2 and {MIN_IMAGES}."
             )
-        kinds = type(self.ancestral.sampler), type(self.heun.sampler)
-        if kinds != (Ancestral, Heun):
-            names = ", ".join(kind.__name__ for kind in kinds)
-            raise ValueError(f"The samplers are {names}: leave them Ancestral, Heun.")
+        for name in self.samplings:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9.-]{0,31}", name) or name == "type":
+                raise ValueError(f"A sampler cannot be called {name[:32]!r}: give letters, digits.")
 
-    @property
-    def samplings(self) -> dict[str, Sampling]:
-        """The two ways of sampling, by name."""
-        return {"ancestral": self.ancestral, "heun": self.heun}
-
-    def cost(self, schedule: Schedule, has_samples: bool) -> float:
-        """Its work for a run, about, in network evaluations, to tell the time left; of points no
-        samples are scored.
-        """
-        samples = len(self.samplings) * self._looks(schedule) * self.num_samples
-        return samples * has_samples + _LOOKS_AT_AN_IMAGE * self.num_images
-
-    def unit_cost(self, schedule: Schedule, what: str, unit: str) -> float:
-        """The cost of one unit of a piece of this work, about."""
-        if unit == "evaluations":
-            return 1.0
-        return self._looks(schedule) if what.startswith("samples") else _FEATURES_COST
-
-    def _looks(self, schedule: Schedule) -> float:
-        looks = [sampling.num_evaluations(schedule) for sampling in self.samplings.values()]
-        return sum(looks) / len(looks)
+    @staticmethod
+    def upgraded(value: Mapping[str, Any]) -> dict[str, Any]:
+        """The entries of an earlier version, which had two samplers with names of their own."""
+        found = dict(value)
+        if "samplings" not in found:
+            two = {name: found.pop(name) for name in ("ancestral", "heun") if name in found}
+            found["samplings"] = {"type": "dict", **two}
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Rows, trained and scored alike.
+class Experiment:
+    """Objectives, trained alike and scored alike.
 
     Attributes:
-        config: What all rows share; its objective and seed are replaced.
+        config: What all objectives share; its own objective and seed are replaced.
         scoring: How they are scored.
-        rows: The objectives, at least one, with different names. Default: 15 of the built-in ones.
+        objectives: At least one, with different names. Default: 15 of the built-in ones.
         seeds: Each a replicate: weights, order of the data, noise, and noise of the samples.
             Default: five; of three, intervals are 1.7 times as wide.
 
     Raises:
-        ValueError: If there is no row or no seed, two rows have one name, a seed is there twice, or
-            a row cannot be trained in this configuration.
+        ValueError: If there is no objective or no seed, one is there twice, or an objective cannot
+            be trained in this configuration.
     """
 
     config: Config
     scoring: Scoring = field(default_factory=Scoring)
-    rows: tuple[Row, ...] = tuple(ROWS[name] for name in DEFAULT_ROWS)
+    objectives: tuple[Variant, ...] = tuple(VARIANTS[name] for name in DEFAULT_VARIANTS)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
     def __post_init__(self) -> None:
-        names = [row.name for row in self.rows]
-        if not self.rows or not self.seeds:
-            raise ValueError("There is nothing to compare: give at least one row and one seed.")
-        for what, given in (("row", names), ("seed", [str(seed) for seed in self.seeds])):
+        names = [one.name for one in self.objectives]
+        if not self.objectives or not self.seeds:
+            raise ValueError("There is nothing to compare: give at least one objective and a seed.")
+        for what, given in (("objective", names), ("seed", [str(seed) for seed in self.seeds])):
             if twice := [one for one in given if given.count(one) > 1]:
                 raise ValueError(f"The {what} {twice[0]} is given twice.")
-        for row in self.rows:
-            row.config(self.config)  # raises where it has no usable loss
-        replace(self.config, seed=min(self.seeds))
+        for one in self.objectives:
+            one.config(self.config)  # raises where it has no usable loss
+        replace(self.config, seed=min(self.seeds))  # raises where it is no seed
 
-    def run_config(self, row: Row, seed: int) -> Config:
-        """What is trained for a row and a seed."""
-        return replace(row.config(self.config), seed=seed)
+    def run_config(self, objective: Variant, seed: int) -> Config:
+        """The configuration of an objective's run."""
+        return replace(objective.config(self.config), seed=seed)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest log-SNR, of all schedules."""
+        return self.config.schedule.logsnr_min, self.config.schedule.logsnr_max
 
     @property
     def weightings(self) -> tuple[Weight, ...]:
-        """What losses are measured under: the weighting of every row."""
-        return tuple({repr(row.weighting): row.weighting for row in self.rows}.values())
+        """The weightings of all objectives, under each of which every model's loss is measured."""
+        return tuple({repr(one.weighting): one.weighting for one in self.objectives}.values())
 
 
 def shared_config(config: Config) -> Config:
-    """The configuration of all rows, with logs and validations for the report's curves."""
+    """The configuration of all objectives, with logs and validations for the report's curves."""
     num = config.num_images
     output = Output(
         log_every=max(num // NUM_LOGGED, 1),

@@ -1,23 +1,37 @@
-"""A run of a comparison as a job: what is to be done, and the files that say how it went."""
+"""One run of a comparison: trained and scored. What goes wrong is noted, and the others go on.
+
+`python -m elbos.comparison.job` does the job whose JSON is the first line of its standard input,
+and stops when that is closed, as whoever started it is gone. On a Ray cluster `work` is a task.
+"""
 
 import json
 import math
+import os
+import signal
+import sys
+import threading
 import time
+import traceback
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from elbos import files
-from elbos.comparison.experiment import Comparison, Scoring
-from elbos.comparison.rows import Row
-from elbos.comparison.scores import read_scores
-from elbos.errors import flat
+from elbos.comparison.experiment import Experiment, Scoring
+from elbos.comparison.result import Failure
+from elbos.comparison.scores import RunScores, measure_scores, read_scores, scoring_cost
+from elbos.comparison.variants import Variant
+from elbos.errors import Diverged, Interrupted, explained, flat
+from elbos.evaluation.samples import NotFiniteError
+from elbos.progress import Advance, Start
+from elbos.runs.codec import decode
 from elbos.training.choices import Weight
 from elbos.training.config import Config
 from elbos.training.data import Toy
+from elbos.training.fit import train
+from elbos.training.run import Run
 from elbos.training.trainer import (
     NUM_GRID_IMAGES,
     NUM_VALIDATION_IMAGES,
@@ -25,7 +39,8 @@ from elbos.training.trainer import (
 )
 from elbos.weightings import Weighting
 
-TRAINING_COST = 3  # of an image, in network evaluations: one forward, and two's worth backward
+TRAINING_COST = 3  # of an image, in function evaluations: one forward, and two's worth backward
+_PROGRESS_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +60,15 @@ class Job:
     weightings: tuple[Weight, ...]
 
     @classmethod
-    def of(cls, comparison: Comparison, path: Path, row: Row, seed: int) -> "Job":
-        """The job of a row and a seed, in the run directory `path`."""
+    def from_experiment(
+        cls, experiment: Experiment, path: Path, objective: Variant, seed: int
+    ) -> "Job":
+        """The run of an objective and a seed, in the run directory `path`."""
         return cls(
             path=path,
-            config=comparison.run_config(row, seed),
-            scoring=comparison.scoring,
-            weightings=comparison.weightings,
+            config=experiment.run_config(objective, seed),
+            scoring=experiment.scoring,
+            weightings=experiment.weightings,
         )
 
     @property
@@ -61,7 +78,7 @@ class Job:
 
     @property
     def training_cost(self) -> float:
-        """Work of the training, in network evaluations, with that of its validations."""
+        """Work of the training, in function evaluations, with that of its validations."""
         config, output = self.config, self.config.output
         grid = NUM_GRID_IMAGES * config.sampling.num_evaluations(config.schedule)
         validation = NUM_VALIDATION_IMAGES * NUM_VALIDATION_TIMES + grid
@@ -70,21 +87,21 @@ class Job:
 
     @cached_property
     def cost(self) -> float:
-        """All its work, about."""
+        """Work of training and scoring, about, in function evaluations."""
         has_samples = not isinstance(self.config.data, Toy)
-        return self.training_cost + self.scoring.cost(self.config.schedule, has_samples)
+        return self.training_cost + scoring_cost(self.scoring, self.config.schedule, has_samples)
 
-    def scores(self) -> dict[str, Any] | None:
+    def scores(self) -> RunScores | None:
         """Its scores, if it is done."""
         return read_scores(self.path, self.config, self.scoring, self.named_weightings)
 
     @property
     def lock(self) -> FileLock:
-        """Held by the process that is at it; released when that dies."""
+        """Held by the process that does the job; released when that dies."""
         return FileLock(self.path / ".work.lock", timeout=0)
 
-    def is_busy(self) -> bool:
-        """Whether some process is at it."""
+    def is_running(self) -> bool:
+        """Whether some process does the job."""
         if not self.path.exists():
             return False
         try:
@@ -93,30 +110,29 @@ class Job:
         except Timeout:
             return True
 
+    def is_final(self) -> bool:
+        """Whether there are scores, or another try would fail too."""
+        failure = self.failure()
+        return (failure is not None and failure.is_final) or self.scores() is not None
+
     def fail(self, reason: str, *, is_final: bool) -> None:
         """Note why there are no scores, in a line, and whether another try would end the same."""
         self.path.mkdir(parents=True, exist_ok=True)
-        content = {"reason": reason, "is_final": is_final, "time": time.time()}
+        content = {"reason": flat(reason), "is_final": is_final}
         files.write(self._failure, json.dumps(content).encode())
 
-    def failure(self) -> dict[str, Any] | None:
+    def failure(self) -> Failure | None:
         """What `fail` noted."""
         try:
             found = json.loads(files.read(self._failure))
-        except (FileNotFoundError, ValueError, RecursionError):
+            return Failure(
+                seed=self.config.seed, reason=flat(found["reason"]), is_final=found["is_final"]
+            )
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        keys = {"reason", "is_final", "time"}
-        if not isinstance(found, dict) or not keys <= found.keys():
-            return None
-        return {**found, "reason": flat(found["reason"])}
-
-    def is_final(self) -> bool:
-        """Whether nothing more is to be done: there are scores, or another try would fail too."""
-        failure = self.failure()
-        return self.scores() is not None or (failure is not None and failure["is_final"])
 
     def forget_failure(self) -> None:
-        """It is tried again."""
+        """Mark the job as one that is to be done."""
         self._failure.unlink(missing_ok=True)
 
     @property
@@ -124,13 +140,81 @@ class Job:
         return self.path / ".failure.json"
 
     def note_progress(self, cost: float) -> None:
-        """Say how much of the work is done."""
-        files.write(self.path / ".progress", str(min(cost / self.cost, 1.0)).encode())
+        """Write how much of the work is done."""
+        share = {"share": min(cost / self.cost, 1.0)}
+        files.write(self.path / ".progress.json", json.dumps(share).encode())
 
     def progress(self) -> float:
-        """How much of the work is done, of 1; 0 where the file says no such number."""
+        """The share of the work that is done, of 1."""
         try:
-            share = float(files.read(self.path / ".progress"))
-        except (FileNotFoundError, ValueError):
+            return float(json.loads(files.read(self.path / ".progress.json"))["share"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return 0.0
-        return share if 0 <= share <= 1 else 0.0
+
+
+class Progress:
+    """The work done on a job, in function evaluations; written to its directory once a second."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.done, self.written = job, 0.0, 0.0
+
+    def reach(self, cost: float) -> None:
+        """So much of the work is done."""
+        self.done = cost
+        if time.monotonic() - self.written > _PROGRESS_SECONDS:
+            self.written = time.monotonic()
+            self.job.note_progress(cost)
+
+    def counting(self, cost: float) -> Start:
+        """Counts units of work that take `cost` function evaluations each."""
+
+        def start(what: str, total: int, unit: str) -> Advance:
+            sys.stderr.write(f"{what}: {total:,} {unit}\n")
+            return lambda num, _=False: self.reach(self.done + cost * num)
+
+        return start
+
+
+def work(job: Job) -> None:
+    """Train and score, unless another process does; what goes wrong is noted."""
+    job.path.mkdir(parents=True, exist_ok=True)
+    try:
+        with job.lock:
+            if job.scores() is None:
+                _train_and_score(job)
+    except Timeout:
+        pass  # another process does it
+
+
+def _train_and_score(job: Job) -> None:
+    files.remove_leftovers(job.path)
+    job.forget_failure()
+    progress, each = Progress(job), job.training_cost / job.config.num_images
+    try:
+        train(job.config, job.path, lambda num: progress.reach(each * num))
+        progress.reach(job.training_cost)
+        run = Run(job.path)
+        measure_scores(run, job.scoring, job.named_weightings, progress.counting)
+    except Interrupted as error:
+        sys.stderr.write(f"{error}\n")
+    except Exception as error:
+        traceback.print_exc()
+        job.fail(explained(error), is_final=isinstance(error, Diverged | NotFiniteError))
+
+
+def main() -> None:
+    """Do the job that standard input names."""
+    job = decode(Job, json.loads(sys.stdin.buffer.readline()), "job")
+    threading.Thread(target=_stop_when_closed, daemon=True).start()
+    work(job)
+
+
+def _stop_when_closed() -> None:
+    # of the file itself: a buffer that a thread waits on ends the interpreter with a fatal error
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)  # a training saves a checkpoint first
+
+
+if __name__ == "__main__":
+    main()

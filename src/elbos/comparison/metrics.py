@@ -1,77 +1,70 @@
-"""What runs are compared by."""
+"""The metrics of a comparison: bits/dim, and the library's metrics of samples for each sampler."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-SAMPLERS = {"ancestral": "ancestral", "heun": "Heun"}
-_SCORES = {
-    "frechet": ("frechet_distance", "Fréchet distance", "FD", True),
-    "kernel": ("kernel_distance", "kernel distance", "KD", True),
-    "precision": ("precision", "precision", "precision", False),
-    "recall": ("recall", "recall", "recall", False),
-}
+from elbos.comparison.scores import RunScores
+from elbos.evaluation.metrics import BITS_PER_DIM, SAMPLE_METRICS, Metric, leading_distance
+from elbos.evaluation.scores import Scores
+
+_SAMPLERS = {"heun": "Heun", "ddim": "DDIM", "unipc": "UniPC"}  # titles of names
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A column of the table.
+class SamplerMetric:
+    """A metric of the library, of the samples of one sampler or of none.
 
-    Args:
-        key: Names it in a report.
-        title: In words.
-        short: As the head of a column.
-        is_lower_better: Its direction.
-        sampler: The sampler whose samples it is of, or None.
-        name: What scores.json calls it.
+    Attributes:
+        metric: The metric.
+        sampler: The name of the sampler; None of a metric that takes no samples.
     """
 
-    key: str
-    title: str
-    short: str
-    is_lower_better: bool
-    sampler: str | None
-    name: str
+    metric: Metric
+    sampler: str | None = None
 
-    def value(self, scores: Mapping[str, Any]) -> float | None:
+    @property
+    def key(self) -> str:
+        """Its name in a result."""
+        name = self.metric.name
+        return f"{name.removesuffix('_distance')}_{self.sampler}" if self.sampler else name
+
+    def with_sampler(self, title: str) -> str:
+        """A title of the metric, with the sampler's."""
+        return f"{title}, {_SAMPLERS.get(self.sampler, self.sampler)}" if self.sampler else title
+
+    def value(self, scores: RunScores) -> float | None:
         """Its value in a run's scores."""
         if self.sampler is None:
-            return float(scores[self.name])
-        samples = scores["samples"]
-        return None if samples is None else samples[self.sampler][self.name]
+            return scores.bits_per_dim
+        return _value(self.metric, (scores.samples or {}).get(self.sampler))
 
-    def floor(self, scores: Mapping[str, Any]) -> float | None:
-        """The value of real images."""
-        floor = scores["floor"]
-        return None if self.sampler is None or floor is None else floor[self.name]
-
-
-def _of_samples(score: str) -> list[Metric]:
-    name, title, short, is_lower_better = _SCORES[score]
-    return [
-        Metric(f"{score}_{key}", f"{title}, {word}", f"{short}, {word}", is_lower_better, key, name)
-        for key, word in SAMPLERS.items()
-    ]
+    def baseline(self, scores: RunScores) -> float | None:
+        """The value of real images in place of samples."""
+        if self.sampler is None or scores.baseline is None:
+            return None
+        return _value(self.metric, scores.baseline.scores)
 
 
-BITS = Metric("bits_per_dim", "bits/dim", "bits/dim", True, None, "bits_per_dim")
-_DISTANCES = {score: _of_samples(score) for score in ("frechet", "kernel")}
-METRICS = [
-    *(*_DISTANCES["frechet"], BITS, *_DISTANCES["kernel"]),
-    *(metric for score in ("precision", "recall") for metric in _of_samples(score)),
-]
-"""All of them."""
+def _value(metric: Metric, scores: Scores | None) -> float | None:
+    found = scores and scores.values.get(metric.name)
+    return found.value if found else None
 
 
-def main_metrics(scores: Mapping[str, Any]) -> list[Metric]:
-    """The metrics that have verdicts: bits/dim and, for each sampler, one distance. The Fréchet
-    distance of fewer samples than there are features is mostly bias: of those it is the kernel
-    distance.
+def measured_metrics(scores: RunScores) -> tuple[list[SamplerMetric], list[SamplerMetric]]:
+    """The metrics that have verdicts, bits/dim and one distance for each sampler, and all others
+    that a run has.
 
-    Args:
-        scores: Of a run.
+    The Fréchet distance of fewer samples than there are features is mostly bias: of those it is
+    the kernel distance.
     """
-    num_samples, num_features = scores["num_compared"], scores["num_features"]
-    is_few = num_samples is not None and num_features is not None and num_samples < num_features
-    distances = _DISTANCES["kernel" if is_few else "frechet"]
-    return [one for one in (*distances, BITS) if one.value(scores) is not None]
+    bits = SamplerMetric(BITS_PER_DIM)
+    if not scores.samples or scores.num_compared is None or scores.num_features is None:
+        return [bits], []
+    leading = leading_distance(scores.num_compared, scores.num_features)
+    of_samples = [
+        SamplerMetric(metric, sampler)
+        for metric in SAMPLE_METRICS
+        for sampler, known in scores.samples.items()
+        if metric.name in known.values
+    ]
+    main = [one for one in of_samples if one.metric is leading]
+    return [*main, bits], [one for one in of_samples if one.metric is not leading]

@@ -1,27 +1,25 @@
-"""The engine of a Ray cluster."""
+"""The executor of a Ray cluster: jobs are tasks."""
 
 import contextlib
-import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from elbos.checks import require_positive
-from elbos.comparison.budget import settled, speed
-from elbos.comparison.engines import Ended
-from elbos.comparison.job import Job
-from elbos.comparison.processes import close, start_process, trouble
-from elbos.runs.codec import decode, encode
-from elbos.training.config import Config
+import torch
 
+from elbos.checks import require_positive
+from elbos.comparison.executors import Executor, T
+from elbos.comparison.job import Job, work
+
+_GRACE_SECONDS = 60.0
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # read when Ray is imported
 """Without clusters, as by default on macOS and Windows, Ray's node is 127.0.0.1. An address given
 to `ray.init` does not do: Ray replaces 127.0.0.1, and listens on all addresses for any other.
 """
 
 
-class OnRay:
+class OnRay(Executor):
     """A Ray cluster: the one at `RAY_ADDRESS`, or one of this machine that is started here, which
     listens on the loopback address only: others on the network cannot run code in it.
 
@@ -56,49 +54,37 @@ class OnRay:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self.num_workers, self.num_threads = shares(nodes, num_workers)
         num_gpus = 1 if any(node.get("GPU") for node in nodes) else 0
-        self._remote = ray.remote(num_cpus=self.num_threads, num_gpus=num_gpus)
-        self._task = self._remote(_to_the_end)
-        self._environment = {"OMP_NUM_THREADS": str(self.num_threads)}
-        self._running: dict[Any, Job] = {}
+        # one call to a process: it takes what it leaks, and its death, with it
+        self._remote = ray.remote(
+            num_cpus=self.num_threads, num_gpus=num_gpus, max_calls=1, max_retries=0
+        )
+        self._running: set[Any] = set()
 
-    def settle(self, config: Config, minutes: float | None) -> Config:
-        """What a machine of the cluster decides."""
-        words = json.dumps(encode(config)), minutes, self.num_threads
-        text = self._ray.get(self._remote(_settled).remote(*words))
-        found = decode(Config, json.loads(text))
-        assert isinstance(found, Config)
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """What the function returns on a machine of the cluster."""
+        found: T = self._ray.get(self._remote(function).remote(*args))
         return found
 
-    def speed(self, config: Config, minutes: float | None) -> tuple[str, float]:
-        """A machine's of the cluster."""
-        words = json.dumps(encode(config)), minutes, self.num_threads
-        found: tuple[str, float] = self._ray.get(self._remote(_speed).remote(*words))
-        return f"Ray, {found[0]}", found[1]
-
-    def start(self, job: Job) -> None:
-        """Begin a job wherever there is room."""
-        reference = self._task.remote(json.dumps(encode(job)), self._environment)
-        self._running[reference] = job
-
-    def ended(self) -> Ended:
-        """The jobs whose tasks are done."""
-        if not self._running:
-            return []
-        references = list(self._running)
-        done, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
-        return [(self._running.pop(reference), self._result(reference)) for reference in done]
-
-    def _result(self, reference: Any) -> str | None:
+    def do(self, job: Job) -> str | None:
+        """Do a job wherever there is room, and wait."""
+        task = self._remote(_work_with_log).remote(job, self.num_threads)
+        self._running.add(task)
         try:
-            what: str | None = self._ray.get(reference)
+            trouble: str | None = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
             return f"Ray: {str(error).strip().splitlines()[-1]}"
-        return what
+        finally:
+            self._running.discard(task)
+        return trouble
 
     def close(self) -> None:
-        """End all tasks, and with them their processes; leave the cluster."""
-        for reference in self._running:
-            self._ray.cancel(reference, force=True)
+        """Interrupt all tasks, wait until they have saved, and leave the cluster."""
+        running = list(self._running)
+        self._running.clear()
+        for task in running:
+            self._ray.cancel(task)
+        if running:
+            self._ray.wait(running, num_returns=len(running), timeout=_GRACE_SECONDS)
         self._ray.shutdown()
 
 
@@ -106,7 +92,7 @@ def shares(nodes: Sequence[Mapping[str, float]], num_workers: int | None) -> tup
     """How many jobs run at once, and how many cores each has, such that machines can hold them.
 
     Args:
-        nodes: What each machine of the cluster has, as Ray tells it.
+        nodes: What each machine of the cluster has, by Ray's account.
         num_workers: Jobs at once, if it was said.
 
     Examples:
@@ -133,25 +119,13 @@ def _ray() -> Any:
     return ray
 
 
-def _settled(text: str, minutes: float | None, num_threads: int) -> str:
-    """A machine of the cluster decides."""
-    config = decode(Config, json.loads(text))
-    return json.dumps(encode(settled(config, minutes, num_threads)))
-
-
-def _speed(text: str, minutes: float | None, num_threads: int) -> tuple[str, float]:
-    """A machine of the cluster is measured."""
-    return speed(decode(Config, json.loads(text)), minutes, num_threads)
-
-
-def _to_the_end(text: str, environment: dict[str, str]) -> str | None:
-    """A job on a machine of the cluster."""
-    job = decode(Job, json.loads(text), "job")
+def _work_with_log(job: Job, num_threads: int) -> str | None:
+    """Do a job on a machine of the cluster."""
     if not job.path.parent.is_dir():
         return f"{job.path.parent} is not there on {os.uname().nodename}: name one that all share."
-    process = start_process(job, environment)
-    try:
-        process.wait()
-    finally:
-        close(process)
-    return trouble(process)
+    torch.set_num_threads(num_threads)
+    job.path.mkdir(exist_ok=True)
+    log = (job.path / ".log.txt").open("a")
+    with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        work(job)
+    return None

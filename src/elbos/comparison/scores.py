@@ -1,4 +1,4 @@
-"""The scores of one run, and what a report shows of it besides; RUN/scores.json.
+"""The scores of one run, and the curves of its training; RUN/scores.json.
 
 Everything slow is kept part by part in the run's `evaluation` folder: scored again, under more
 weightings, a run costs seconds.
@@ -6,18 +6,18 @@ weightings, a run costs seconds.
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from elbos import files
 from elbos.comparison.experiment import Scoring
+from elbos.comparison.result import Density, LearningCurve, LevelCurve
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
 from elbos.evaluation.likelihood import (
     MIN_PILOT_IMAGES,
-    Condition,
     chosen_images,
     conditions,
     measure,
@@ -25,9 +25,11 @@ from elbos.evaluation.likelihood import (
 )
 from elbos.evaluation.quality import Scorer
 from elbos.evaluation.samples import stored_samples
+from elbos.evaluation.scores import Baseline, Scores
 from elbos.progress import Start
-from elbos.records import to_json
+from elbos.records import from_json, to_json
 from elbos.runs.codec import digest, encode
+from elbos.schedules import Schedule
 from elbos.training.config import Config, Output
 from elbos.training.data import to_unit
 from elbos.training.machine import machine
@@ -38,133 +40,176 @@ from elbos.weightings import Weighting
 NUM_SHOWN = 20
 MAX_PILOT = 500  # images, of 32 evaluations each: as many as the rounds take
 FILE = "scores.json"
-_FORMAT = 2  # a higher number forgets stored scores: kernel distances of cuts were 1
+_FORMAT = 3  # a higher number forgets stored scores
+_LIKELIHOOD_COST, _FEATURES_COST = 16.0, 2.0  # of an image, about, in function evaluations
+
+Counting = Callable[[float], Start]
+"""Counts units of work that take so many function evaluations each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunScores:
+    """The scores of a run.
+
+    Attributes:
+        num_parameters: Of its network.
+        data: Name of the dataset.
+        condition: What the network was told when its likelihood was measured.
+        precision: Of training and sampling.
+        machine: Hardware and versions.
+        num_images: Test images whose likelihood was measured.
+        bits_per_dim: The variational bound on -log2 p(x), per dimension.
+        standard_error: Its standard error, over images there could be.
+        losses: By the weighting's repr, nats per dimension.
+        elbo: Loss of the ELBO of data noised to each log-SNR.
+        curve: Loss at each log-SNR.
+        samples: By sampler; None of points in the plane.
+        baseline: What real images score; None of points.
+        num_compared: Samples in metrics that depend on their number.
+        num_features: Dimensions of the features.
+        learning: Validation ELBO while training.
+        density: How an adaptive schedule evolved.
+        clipped: Share of steps whose gradient was clipped; None if not known.
+    """
+
+    num_parameters: int
+    data: str
+    condition: str
+    precision: str
+    machine: Mapping[str, str]
+    num_images: int
+    bits_per_dim: float
+    standard_error: float
+    losses: Mapping[str, float]
+    elbo: LevelCurve
+    curve: LevelCurve
+    samples: Mapping[str, Scores] | None
+    baseline: Baseline | None = field(metadata={"json": "floor"})
+    num_compared: int | None
+    num_features: int | None
+    learning: LearningCurve
+    density: tuple[Density, ...]
+    clipped: float | None
+
+
+def scoring_cost(scoring: Scoring, schedule: Schedule, has_samples: bool) -> float:
+    """The work of `measure_scores`, about, in function evaluations; points have no samples."""
+    each = [sampling.num_evaluations(schedule) for sampling in scoring.samplings.values()]
+    samples = scoring.num_samples * (sum(each) + _FEATURES_COST * len(each))
+    return samples * has_samples + _LIKELIHOOD_COST * scoring.num_images
 
 
 def read_scores(
-    run: Path, config: Config, scoring: Scoring, weightings: Iterable[str] = ()
-) -> dict[str, Any] | None:
-    """What `write_scores` wrote, or None if it is not there or not as it was written, or of another
-    run, other settings or too few weightings.
+    path: Path, config: Config, scoring: Scoring, weightings: Iterable[str] = ()
+) -> RunScores | None:
+    """What `measure_scores` wrote; None if it is not there, was changed, or is of another run,
+    another way of scoring or too few weightings.
     """
     try:
-        stored = json.loads(files.read(run / FILE))
-        found: dict[str, Any] = stored["scores"]
-        is_own = stored["run"] == _identity(config) and found["scoring"] == encode(scoring)
-        if is_own and stored["digest"] == _digest(stored["run"], found):
-            return found if set(weightings) <= set(found["losses"]) else None
+        stored = json.loads(files.read(path / FILE))
+        if stored["digest"] != _digest(config, scoring, stored["scores"]):
+            return None
+        scores: RunScores = from_json(RunScores, stored["scores"])
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-        pass
-    return None
+        return None
+    return scores if set(weightings) <= set(scores.losses) else None
 
 
-def _identity(config: Config) -> str:
-    """What tells a run from others: all that decides its numbers."""
-    return digest(encode(replace(config, output=Output())))
+def _digest(config: Config, scoring: Scoring, scores: Mapping[str, Any]) -> str:
+    """The identifier of scores, with all that decides them: the run, how it is scored, and the
+    version that did.
+    """
+    run = encode(replace(config, output=Output()))
+    return digest([version("elbos"), _FORMAT, run, encode(scoring), scores])
 
 
-def _digest(run: str, scores: dict[str, Any]) -> str:
-    """Tells that nothing was changed, and that this version of elbos wrote it."""
-    return digest([version("elbos"), _FORMAT, run, scores])
-
-
-def write_scores(
-    run: Run, scoring: Scoring, weightings: Mapping[str, Weighting], start: Start
+def measure_scores(
+    run: Run, scoring: Scoring, weightings: Mapping[str, Weighting], counting: Counting
 ) -> None:
     """Score a run; losses under other weightings that were measured before are kept.
 
     Args:
         run: The run, trained.
         scoring: How.
-        weightings: What its losses are measured under.
-        start: Told of each piece of work.
+        weightings: Under which its losses are measured, by name.
+        counting: Told of each piece of work.
 
     Raises:
         ValueError: If a loss or a sample is not finite.
         OSError: If the scores cannot be written.
     """
-    seed = run.config.seed
-    evaluation = EvaluationConfig(
+    scores = RunScores(
+        num_parameters=sum(p.numel() for p in run.denoiser.network.parameters()),
+        data=run.dataset.fingerprint()["name"],
+        precision=run.config.precision,
+        machine=machine(run.device),
+        **_likelihood(run, scoring, weightings, counting),
+        **_samples(run, scoring, counting),
+        **_training(run),
+    )
+    if before := read_scores(run.directory.path, run.config, scoring):
+        scores = replace(scores, losses={**before.losses, **scores.losses})
+    content = to_json(scores)
+    stored = {"digest": _digest(run.config, scoring, content), "scores": content}
+    files.write(run.directory.path / FILE, json.dumps(stored, allow_nan=False).encode())
+
+
+def _likelihood(
+    run: Run, scoring: Scoring, weightings: Mapping[str, Weighting], counting: Counting
+) -> dict[str, Any]:
+    """The bound, the loss under each weighting, and both curves."""
+    config = EvaluationConfig(
         num_images=min(scoring.num_images, len(run.dataset.test)),
         num_pilot_images=max(MIN_PILOT_IMAGES, min(scoring.num_images // 8, MAX_PILOT)),
         ode=OdeConfig(num_images=0),
         num_samples=0,
-        seed=seed,
+        seed=run.config.seed,
     )
-    images = chosen_images(run, evaluation)
+    images = chosen_images(run, config)
     condition = conditions(run, run.dataset.test, images)[-1]  # given the label, if it knows labels
-    found = {
-        "scoring": encode(scoring),
-        "seed": seed,
-        "step": run.step,
-        "images_seen": run.step * run.config.batch_size,
-        "num_parameters": sum(p.numel() for p in run.denoiser.network.parameters()),
-        "data": run.dataset.fingerprint(),
-        "condition": condition.title,
-        "precision": run.config.precision,
-        "machine": machine(run.device),
-        **_likelihood(run, condition, evaluation, weightings, start),
-        **_samples(run, scoring, start),
-        **_log(run),
-    }
-    if before := read_scores(run.directory.path, run.config, scoring):
-        found["losses"] = {**before["losses"], **found["losses"]}
-    identity = _identity(run.config)
-    content = {"run": identity, "digest": _digest(identity, found), "scores": found}
-    files.write(run.directory.path / FILE, json.dumps(content, allow_nan=False).encode())
-
-
-def _likelihood(
-    run: Run,
-    condition: Condition,
-    evaluation: EvaluationConfig,
-    weightings: Mapping[str, Weighting],
-    start: Start,
-) -> dict[str, Any]:
-    """The bound, the loss under each weighting, and both curves."""
-    measured = measure(run, condition, evaluation, start)
-    losses = {
-        name: measured.rounds.integral(weighting).mean().item()
-        for name, weighting in weightings.items()
-    }
+    measured = measure(run, condition, config, counting(1.0))
     bound = summary(measured)
     return {
+        "condition": condition.title,
         "num_images": len(condition),
         "bits_per_dim": bound.bits_per_dim,
         "standard_error": bound.standard_error,
-        "measurement_error": bound.measurement_error,
-        "losses": losses,
-        "curve": to_json(bound.curve),
-        "elbo": to_json(bound.elbo),
+        "losses": {
+            name: measured.rounds.integral(weighting).mean().item()
+            for name, weighting in weightings.items()
+        },
+        "elbo": LevelCurve(logsnr=bound.elbo.logsnr, nats_per_dim=bound.elbo.nats_per_dim),
+        "curve": LevelCurve(logsnr=bound.curve.logsnr, nats_per_dim=bound.curve.nats_per_dim),
     }
 
 
-def _samples(run: Run, scoring: Scoring, start: Start) -> dict[str, Any]:
-    """Sample quality with each sampler, and a picture; of points there is none.
+def _samples(run: Run, scoring: Scoring, counting: Counting) -> dict[str, Any]:
+    """Sample quality with each sampler, and a picture of the last one; of points there is none.
 
-    Scores that depend on the number of samples are of as many as the real-data baseline has,
+    Metrics that depend on the number of samples are of as many as the real-data baseline has,
     `num_compared`; the kernel distance is of all.
     """
+    num, seed, schedule = scoring.num_samples, run.config.seed, run.config.schedule
     if run.dataset.num_levels is None:
-        return {"samples": None, "floor": None, "num_compared": None, "num_features": None}
-    scorer = Scorer.load(run, scoring.extractor, start)
-    seed, num, scores = run.config.seed, scoring.num_samples, {}
+        return dict.fromkeys(("samples", "baseline", "num_compared", "num_features"))
+    features = counting(_FEATURES_COST)
+    scorer = Scorer.load(run, scoring.extractor, features)
+    samples = {}
     for name, sampling in scoring.samplings.items():
-        x = stored_samples(run, sampling, num, seed, start)
-        scores[name] = to_json(scorer.score(x, sampling, seed, start).comparable)
-    x = stored_samples(run, scoring.heun, num, seed, start)[:NUM_SHOWN]
-    picture = png(to_unit(x, run.dataset.num_levels), num_columns=NUM_SHOWN // 2)
-    run.directory.samples.mkdir(exist_ok=True)
-    files.write(run.directory.samples / "heun.png", picture)
+        x = stored_samples(run, sampling, num, seed, counting(sampling.num_evaluations(schedule)))
+        samples[name] = scorer.score(x, sampling, seed, features).comparable
+        picture = png(to_unit(x[:NUM_SHOWN], run.dataset.num_levels), num_columns=NUM_SHOWN // 2)
+        run.directory.samples.mkdir(exist_ok=True)
+        files.write(run.directory.samples / f"{name}.png", picture)
     return {
-        "samples": scores,
-        "floor": to_json(scorer.baseline(num, start)),
+        "samples": samples,
+        "baseline": scorer.baseline(num, features),
         "num_compared": scorer.num_matched(num) or num,
         "num_features": scorer.num_features,
     }
 
 
-def _log(run: Run) -> dict[str, Any]:
+def _training(run: Run) -> dict[str, Any]:
     """The curves of the training, out of metrics.jsonl."""
     file = run.directory.path / "metrics.jsonl"
     learning, density, clipped = [], [], []
@@ -172,14 +217,17 @@ def _log(run: Run) -> dict[str, Any]:
         try:
             values = json.loads(line)
             if "val_nats" in values:
-                learning.append([int(values["images"]), values["val_nats"] / math.log(2)])
-            if "clipped" in values:
-                clipped.append(float(values["clipped"]))
+                learning.append((int(values["images"]), values["val_nats"] / math.log(2)))
             if "density" in values:
-                density.append([int(values["images"]), [float(p) for p in values["density"]]])
+                p = tuple(float(p) for p in values["density"])
+                density.append(Density(images=int(values["images"]), p=p))
+            if "clipped" in values:  # earlier versions have none
+                clipped.append(float(values["clipped"]))
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"{file} is damaged: delete its line {number}.") from error
-    curves: dict[str, Any] = {"learning": learning, "density": density}
-    if clipped:  # earlier versions have none; lines are of equally many steps
-        curves["clipped"] = sum(clipped) / len(clipped)
-    return curves
+    images, bits = zip(*learning, strict=True) if learning else ((), ())
+    return {
+        "learning": LearningCurve(images=images, bits_per_dim=bits),
+        "density": tuple(density),
+        "clipped": sum(clipped) / len(clipped) if clipped else None,
+    }

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from elbos.comparison.metrics import BITS
+from elbos.evaluation.metrics import BITS_PER_DIM as BITS
 from elbos.evaluation.words import number
 from elbos.report.parts import NONE
 
@@ -85,7 +85,7 @@ def detectable(report: Report, key: str) -> str:
 def ranked(report: Report) -> dict[str, str]:
     """Titles of the scores in the ranking question, by key."""
     return {
-        metric["key"]: "clean ELBO, bits/dim" if metric["key"] == BITS.key else metric["title"]
+        metric["key"]: "clean ELBO, bits/dim" if metric["key"] == BITS.name else metric["title"]
         for metric in report["metrics"]
         if (report["ranking"] or {}).get(metric["key"])
     }

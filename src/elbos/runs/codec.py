@@ -107,6 +107,8 @@ def encode(value: Any) -> Any:
         return {"type": type(value).__name__, **fields}
     if isinstance(value, tuple):
         return [encode(item) for item in value]
+    if isinstance(value, dict):  # of names: none is "type"
+        return {"type": "dict", **{name: encode(item) for name, item in value.items()}}
     if isinstance(value, Path) or value in (math.inf, -math.inf):  # JSON has no infinity
         return str(value)
     return value
@@ -130,6 +132,10 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
             raise ValueError(f"{where} has type {name!r}: expected one of {', '.join(known)}.")
         return _decode_fields(known[name], value, where)
     for option in admitted:
+        if get_origin(option) is dict and isinstance(value, dict):
+            kind = get_args(option)[1]
+            named = {name: v for name, v in value.items() if name != "type"}
+            return {name: decode(kind, v, f"{where}.{name}") for name, v in named.items()}
         if get_origin(option) is tuple and isinstance(value, list):
             kinds = get_args(option)
             kinds = kinds[:1] * len(value) if kinds[-1] is ... else kinds
@@ -175,6 +181,9 @@ def difference(old: Any, new: Any, where: str = "") -> str | None:
     entry `output` of a configuration may differ.
     """
     if isinstance(old, dict) and isinstance(new, dict) and old["type"] == new["type"]:
+        if old.keys() != new.keys():
+            names = (", ".join(name for name in one if name != "type") for one in (old, new))
+            return f"{where} = {', not '.join(names)}"
         for name in old:
             if name != "output":
                 found = difference(old[name], new[name], f"{where}.{name}" if where else name)

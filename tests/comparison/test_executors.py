@@ -1,5 +1,6 @@
-"""`elbos compare` in several processes: they share the work, are killed, and go on."""
+"""Jobs in several processes: they share the work, are killed, and resume."""
 
+import contextlib
 import json
 import os
 import random
@@ -11,18 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 
+import psutil
 import pytest
 from comparing import USERS, Here
 
-from elbos.comparison import job
-from elbos.comparison.compare import compare
+from elbos.comparison import executors
+from elbos.comparison.compare import run_experiment
+from elbos.comparison.executors import Local
 from elbos.comparison.job import Job
 
 OPTIONS = [
-    *("--rows", "iddpm", "edm", "--seeds", "0", "1", "--out", "c", "--precision", "fp32"),
+    *("--objectives", "iddpm", "edm", "--seeds", "0", "1", "--out", "c", "--precision", "fp32"),
     *("--network.channels", "16", "32", "--network.embedding-dim", "32", "--batch-size", "16"),
     *("--num-images", "480", "--scoring.num-images", "20", "--scoring.num-samples", "24"),
-    *("--scoring.ancestral.num-steps", "2", "--scoring.heun.num-steps", "2"),
+    *("--samplers", "ancestral=Ancestral(),2", "heun=Heun(),2"),
 ]
 FEATURES = ["scoring.extractor:module", "--scoring.extractor.path", "mine.py:features"]
 
@@ -51,30 +54,58 @@ def result(folder):
 
 def progress(folder):
     """How many runs' worth of work is done."""
-    return sum(float(path.read_text()) for path in folder.glob("c/runs/*/.progress"))
+    return sum(
+        json.loads(path.read_text())["share"] for path in folder.glob("c/runs/*/.progress.json")
+    )
 
 
-def test_a_run_that_another_process_is_at_is_left_to_it(small, folder):
+def test_a_run_that_another_process_does_is_left_to_it(small, folder, monkeypatch):
     """It is not begun while its lock is held; what comes of it there is taken for done."""
-    few = replace(small, rows=small.rows[:2])
-    compare(replace(few, rows=few.rows[1:]), Path("c"), Here())  # a directory with one run
-    compare(few, Path("other"), Here())
-    one, engine, is_held = Job.of(few, Path("c/runs/iddpm-0"), few.rows[0], 0), Here(), Event()
-    one.path.mkdir()
+    monkeypatch.setattr(executors, "_WAIT_SECONDS", 0.1)
+    few = replace(small, objectives=small.objectives[:2])
+    run_experiment(replace(few, objectives=few.objectives[1:]), Path("c"), Here())
+    run_experiment(few, Path("other"), Here())
+    job = Job.from_experiment(few, Path("c/runs/iddpm-0"), few.objectives[0], 0)
+    here, is_held = Here(), Event()
+    job.path.mkdir()
 
     def another_process():
-        with one.lock:
+        with job.lock:
             is_held.set()
             time.sleep(1.0)
-            shutil.copytree(folder / "other/runs/iddpm-0", one.path, dirs_exist_ok=True)
+            shutil.copytree(folder / "other/runs/iddpm-0", job.path, dirs_exist_ok=True)
 
     other = Thread(target=another_process)
     other.start()
     is_held.wait()
-    report = compare(few, Path("c"), engine)
+    found = run_experiment(few, Path("c"), here)
     other.join()
-    assert "iddpm-0" not in engine.made
-    assert [row["status"] for row in report["rows"]] == ["complete"] * 2
+    assert "iddpm-0" not in here.made
+    assert all(one.is_complete for one in found.objectives)
+
+
+@pytest.mark.slow
+def test_a_job_that_is_killed_takes_no_other_with_it(small, folder):
+    """As for memory: its failure is noted, the other jobs are done, and it is tried again."""
+    killer = Thread(target=kill, args=[folder / "c/runs/iddpm-0"])
+    killer.start()
+    found = run_experiment(small, Path("c"), Local(2))
+    killer.join()
+    assert [one.status for one in found.objectives] == ["failed", "complete", "complete"]
+    (failure,) = found.objectives[0].failures
+    assert "SIGKILL" in failure.reason and not failure.is_final
+    assert all(one.is_complete for one in run_experiment(small, Path("c"), Local(2)).objectives)
+
+
+def kill(run):
+    """End the process of a run as soon as there is one."""
+    while True:
+        for process in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                is_its = any(Path(file.path).parent == run for file in process.open_files())
+                if is_its:
+                    return process.kill()
+        time.sleep(0.01)
 
 
 @pytest.mark.slow
@@ -122,12 +153,12 @@ def paths():
     return sys.path
 
 if __name__ == "__main__":
-    engine = OnRay(1)
-    found = {"paths": engine._ray.get(engine._remote(paths).remote())}
+    executor = OnRay(1)
+    found = {"paths": executor.call(paths)}
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     connections = [c for p in processes for c in p.net_connections("inet")]
     found["addresses"] = [c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN]
-    engine.close()
+    executor.close()
     print("found", json.dumps(found))
 """
 
@@ -137,7 +168,7 @@ def test_a_ray_of_this_machine_is_nobody_elses(folder, monkeypatch):
     """It listens on the loopback address, and imports nothing from the current folder."""
     pytest.importorskip("ray", reason="needs ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(Path(job.__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(executors.__file__).parents[2]))
     (folder / "code").mkdir()
     (folder / "code/script.py").write_text(RAY)
     for name in ("secrets", "random", "elbos"):

@@ -1,12 +1,12 @@
-r"""The rows of a comparison: objectives, each a prediction type, a schedule and a weighting.
+r"""Variants: named objectives, each a prediction type, a schedule and a weighting.
 
-The built-in ones are the paper's and what came later. A row is put into a configuration in place of
-its objective, and nothing else changes: network, initial weights, order of the data, noise and the
-uniform numbers that noise levels are made of are functions of the seed. Two things follow from the
-objective:
+The built-in ones are the paper's and what came later. A variant takes the place of the objective
+in a configuration, and nothing else changes: network, initial weights, order of the data, noise and
+the uniform numbers that noise levels are made of are functions of the seed. Two things follow from
+the objective:
 
-- **The ends** of the schedule are the configuration's, so that the ELBO of every row is the same
-  integral.
+- **The ends** of the schedule are the configuration's, so that the ELBO of every variant is the
+  same integral.
 - **The clipping of gradients.** A constant factor of the weighting changes nothing in AdamW and
   Muon, but it would change which gradients are clipped. The norm at which they are is therefore in
   proportion to
@@ -29,36 +29,40 @@ from elbos.adaptive import Adaptive
 from elbos.analysis import is_monotone
 from elbos.parameterizations import EDM, Eps, Flow, Parameterization, V, X
 from elbos.recipes import RECIPES
+from elbos.runs.codec import parse
 from elbos.schedules import Cosine, Schedule
 from elbos.training.choices import NoiseSchedule, Prediction, Weight, require_storable
 from elbos.training.config import Config
 from elbos.weightings import Weighting
 
 _NUM_CELLS = 10_000
+_MAX_SHOWN = 60  # characters of a text that a message repeats
+_EXAMPLE = '"mine=V(),Adaptive(),Sigmoid(k=3)"'
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Variant:
     """An objective with a name.
 
     Attributes:
-        name: Tells it from other rows, and names its runs: letters, digits, dots and dashes.
+        name: Its name in reports, and that of its runs: letters, digits, dots and dashes.
         parameterization: What the network predicts.
-        schedule: What noise levels are drawn from; its ends are not used.
-        weighting: What the loss asks for.
+        schedule: The distribution of noise levels; its ends are not used.
+        weighting: What the loss optimizes.
 
     Raises:
-        ValueError: If the name would be no good name of a folder, or the weighting is code of your
-            own, of which `Tabulated.from_function` makes numbers.
+        ValueError: If the name cannot be that of a folder, or the weighting is a function, which
+            `Tabulated.from_function` makes storable.
 
     Examples:
-        >>> Row(
+        >>> mine = Variant(
         ...     name="mine",
         ...     parameterization=V(),
         ...     schedule=Adaptive(),
         ...     weighting=weightings.Sigmoid(k=3.0),
-        ... ).is_monotone(-10.0, 10.0)
-        True
+        ... )
+        >>> mine.is_monotone(-10.0, 10.0), mine == Variant.parse("mine=V(),Adaptive(),Sigmoid(k=3)")
+        (True, True)
     """
 
     name: str
@@ -69,12 +73,38 @@ class Row:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
             raise ValueError(
-                f"A row cannot be called {self.name[:64]!r}: give letters, digits, dots and dashes."
+                f"An objective cannot be called {_shown(self.name)!r}: give letters, digits, dots "
+                "and dashes."
             )
         require_storable(self.weighting)
 
+    @classmethod
+    def parse(cls, text: str) -> "Variant":
+        """The variant that a text stands for: a built-in one's name, or one of one's own,
+        `NAME=PREDICTION,SCHEDULE,WEIGHTING`, each as in Python. A weighting may be a function in a
+        Python file, `FILE.py:FUNCTION`: that file is run.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If it stands for none.
+        """
+        name, is_own, objective = (part.strip() for part in text.partition("="))
+        if is_own:
+            where = f"objective {_shown(name)!r} (a prediction type, a schedule and a weighting)"
+            kinds = tuple[Prediction, NoiseSchedule, Weight]
+            prediction, schedule, weighting = parse(kinds, objective, where)
+            return cls(
+                name=name, parameterization=prediction, schedule=schedule, weighting=weighting
+            )
+        if name not in VARIANTS:
+            raise ValueError(
+                f"There is no objective {_shown(name)!r}: choose from {', '.join(VARIANTS)}, or "
+                f"write one of your own, as {_EXAMPLE}."
+            )
+        return VARIANTS[name]
+
     def is_monotone(self, logsnr_min: float, logsnr_max: float) -> bool:
-        """Whether it is a likelihood objective between these ends."""
+        """Whether the weighting never rises with the log-SNR between these ends."""
         return is_monotone(self.weighting, logsnr_min, logsnr_max)
 
     def config(self, base: Config) -> Config:
@@ -96,7 +126,7 @@ class Row:
             optimizer = replace(base.optimizer, max_grad_norm=max_grad_norm)
             return replace(config, optimizer=optimizer)
         except ValueError as error:
-            raise ValueError(f"The row {self.name} cannot be trained: {error}") from error
+            raise ValueError(f"The objective {self.name} cannot be trained: {error}") from error
 
 
 def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> float:
@@ -107,10 +137,14 @@ def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> fl
     return 0.5 * losses.mean().item() * (logsnr_max - logsnr_min)
 
 
-def _published(name: str, recipe: str) -> Row:
-    """A recipe: its own schedule, and what it trains in truth."""
+def _shown(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def _published(name: str, recipe: str) -> Variant:
+    """A recipe: its own schedule, and the weighting that it implies."""
     found = RECIPES[recipe]
-    return Row(
+    return Variant(
         name=name,
         parameterization=found.parameterization,
         schedule=found.schedule,
@@ -118,10 +152,10 @@ def _published(name: str, recipe: str) -> Row:
     )
 
 
-def _sigmoids(prediction: Parameterization, prefix: str, schedule: Schedule) -> list[Row]:
+def _sigmoids(prediction: Parameterization, prefix: str, schedule: Schedule) -> list[Variant]:
     """The paper's k from 1 to 5."""
     return [
-        Row(
+        Variant(
             name=f"{prefix}-sigmoid-{k}",
             parameterization=prediction,
             schedule=schedule,
@@ -131,13 +165,13 @@ def _sigmoids(prediction: Parameterization, prefix: str, schedule: Schedule) -> 
     ]
 
 
-def _adaptive(name: str, prediction: Parameterization, weighting: Weighting) -> Row:
-    return Row(name=name, parameterization=prediction, schedule=Adaptive(), weighting=weighting)
+def _adaptive(name: str, prediction: Parameterization, weighting: Weighting) -> Variant:
+    return Variant(name=name, parameterization=prediction, schedule=Adaptive(), weighting=weighting)
 
 
 _EDM_MONOTONIC = weightings.Monotone(weightings.EDM())
 
-_ROWS = [
+_BUILT_IN = [
     # the paper's
     _published("iddpm", "iddpm"),
     *_sigmoids(Eps(), "eps-cosine", Cosine()),
@@ -162,5 +196,24 @@ _ROWS = [
     _adaptive("elbo", V(), weightings.ELBO()),
 ]
 
-ROWS: dict[str, Row] = {row.name: row for row in _ROWS}
-"""The built-in rows by name."""
+VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _BUILT_IN}
+"""The built-in objectives by name."""
+
+DEFAULT_VARIANTS = (
+    "iddpm",
+    "eps-cosine-sigmoid-2",
+    "eps-adaptive-sigmoid-2",
+    "edm",
+    "edm-adaptive",
+    "edm-adaptive-sigmoid-2",
+    "edm-adaptive-monotonic",
+    "v-cosine",
+    "v-adaptive-sigmoid-2",
+    "sd3-adaptive",
+    "sd3-adaptive-monotonic",
+    "min-snr-adaptive",
+    "min-snr-adaptive-monotonic",
+    "flow",
+    "elbo",
+)
+"""Fifteen of them, with five pairs that differ in the weighting only: one monotone, one not."""

@@ -1,0 +1,444 @@
+"""The result of a comparison: what each objective scored, and which differences are significant.
+
+Everything here is data, and so is report.json, which holds it; `elbos.report.comparison` makes
+tables, figures, Markdown and pages of it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from elbos import files
+from elbos.records import from_json, to_json
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+Known = float | None
+"""A number, or None where there is none, as for NaN."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A quantity that objectives are compared by.
+
+    Attributes:
+        key: Its name in `ObjectiveResult.scores`.
+        title: In words.
+        short: As the head of a column.
+        is_lower_better: Its direction.
+        is_main: Whether its differences have verdicts.
+        baseline: Its value for test images in place of samples; None where there is none.
+    """
+
+    key: str
+    title: str
+    short: str
+    is_lower_better: bool
+    is_main: bool
+    baseline: Known = field(metadata={"json": "floor"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """An objective's values of one metric.
+
+    Attributes:
+        values: By seed, as far as there are any.
+        mean: Their mean; None of none.
+        std: Their standard deviation; None of less than two.
+        is_best: Whether it is the best mean.
+        is_best_within_error: Whether it does not differ significantly from the best.
+        is_unresolved: Whether that is because it scatters more than ten times as much over seeds
+            as is typical: then it is not `is_best_within_error`.
+        detectable: The difference from the best that would be significant.
+    """
+
+    values: Mapping[int, float]
+    mean: Known
+    std: Known
+    is_best: bool
+    is_best_within_error: bool
+    is_unresolved: bool
+    detectable: Known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a seed of an objective has no scores.
+
+    Attributes:
+        seed: The seed.
+        reason: One line.
+        is_final: Whether another try would end the same, as where the loss is not finite.
+    """
+
+    seed: int
+    reason: str
+    is_final: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Weighting and density of noise levels over log-SNR.
+
+    Attributes:
+        logsnr: The grid.
+        w: The weighting, over its maximum.
+        p: The density trained on, of the first seed where it adapts; None if not known.
+    """
+
+    logsnr: tuple[float, ...]
+    w: tuple[Known, ...]
+    p: tuple[Known, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelCurve:
+    """Nats per dimension over log-SNR, mean over seeds."""
+
+    logsnr: tuple[float, ...]
+    nats_per_dim: tuple[Known, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningCurve:
+    """Validation ELBO in bits per dimension over images seen, mean over seeds."""
+
+    images: tuple[float, ...]
+    bits_per_dim: tuple[Known, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Density:
+    """The density of an adaptive schedule after some images, in equal bins of log-SNR."""
+
+    images: float
+    p: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveResult:
+    """An objective, its scores and its curves.
+
+    Attributes:
+        name: Its name.
+        parameterization, schedule, weighting: As Python.
+        is_monotone: Whether the weighting never rises with the log-SNR between the ends.
+        rising: Intervals of log-SNR in which it rises.
+        status: Whether all seeds have scores, some or none.
+        failures: Why some have none.
+        scores: By the metric's key.
+        weights: What it was trained on.
+        elbo: Loss of the ELBO of data noised to each log-SNR.
+        curve: Loss at each log-SNR, the slope of `elbo`.
+        learning: Validation ELBO while training.
+        density: How an adaptive schedule evolved; None of others.
+    """
+
+    name: str
+    parameterization: str
+    schedule: str
+    weighting: str
+    is_monotone: bool
+    rising: tuple[tuple[float, float], ...]
+    status: Literal["complete", "incomplete", "failed"]
+    failures: tuple[Failure, ...]
+    scores: Mapping[str, Score]
+    weights: Weights | None
+    elbo: LevelCurve | None
+    curve: LevelCurve | None
+    learning: LearningCurve | None
+    density: tuple[Density, ...] | None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all seeds have scores: others are shown, and not compared."""
+        return self.status == "complete"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The difference of two objectives in a metric.
+
+    Attributes:
+        mean: Of means over seeds, monotone minus not.
+        low, high: Its confidence interval; None without verdicts.
+        detectable: Half its width: a larger difference would be significant.
+        is_unresolved: Whether it is not significant because one of the two scatters more than ten
+            times as much over seeds as is typical.
+    """
+
+    mean: float
+    low: Known = None
+    high: Known = None
+    detectable: Known = None
+    is_unresolved: bool = False
+
+    @property
+    def is_significant(self) -> bool | None:
+        """Whether the interval leaves out zero; None without an interval."""
+        if self.low is None or self.high is None:
+            return None
+        return not self.low <= 0 <= self.high
+
+    def verdict(self, metric: Metric) -> Literal["better", "worse", "same", "unresolved"] | None:
+        """How the monotone objective scored against the other one; "same" is no significant
+        difference, None no verdict.
+        """
+        if self.is_significant is None:
+            return None
+        if self.is_significant:
+            return "better" if (self.mean < 0) == metric.is_lower_better else "worse"
+        return "unresolved" if self.is_unresolved else "same"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two objectives that differ in the weighting only, one monotone, the other not."""
+
+    monotone: str
+    non_monotone: str
+    differences: Mapping[str, Difference]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """What all objectives of a comparison have in common in a main metric.
+
+    Attributes:
+        num_objectives, num_seeds: What is compared.
+        residual_std: Standard deviation of a score, without what seeds do to all objectives.
+        detectable: The difference from the best that would be significant for the middle one of
+            the others.
+        erratic: Objectives that scatter more than ten times as much as is typical.
+        pairing: Standard error of a difference without shared seeds, over the one with them.
+    """
+
+    num_objectives: int = field(metadata={"json": "num_rows"})
+    num_seeds: int
+    residual_std: float
+    detectable: float
+    erratic: tuple[str, ...]
+    pairing: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestedWeighting:
+    """A weighting, and the objectives that were trained with it."""
+
+    name: str
+    objectives: tuple[str, ...] = field(metadata={"json": "rows"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """The test loss of every model under every weighting.
+
+    Attributes:
+        objectives: What models were trained with.
+        weightings: What they are scored under.
+        relative: `[objectives, weightings]`, multiples of the lowest loss under each weighting.
+    """
+
+    objectives: tuple[str, ...] = field(metadata={"json": "rows"})
+    weightings: tuple[TestedWeighting, ...]
+    relative: tuple[tuple[Known, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankCorrelation:
+    """Spearman's rank correlation of each of some quantities with a metric.
+
+    Attributes:
+        rho: The estimates.
+        low, high: Their 95 % intervals, each by itself.
+        p_value: Of the largest of all, by permutation; None if not known.
+    """
+
+    rho: tuple[Known, ...]
+    low: tuple[Known, ...]
+    high: tuple[Known, ...]
+    p_value: Known = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Whether ELBOs of noisy data rank monotone weightings as main metrics do.
+
+    Attributes:
+        objectives: The monotone ones; those of one weighting count as one, by their mean.
+        weightings: Theirs.
+        num_seeds: Over how many seeds scores are averaged.
+        logsnr: Noise levels.
+        by_level: By metric, the correlation of the ELBO at each noise level.
+        by_weighting: By metric, the correlation of the loss under each weighting.
+    """
+
+    objectives: tuple[str, ...]
+    weightings: tuple[str, ...]
+    num_seeds: int
+    logsnr: tuple[float, ...]
+    by_level: Mapping[str, RankCorrelation]
+    by_weighting: Mapping[str, RankCorrelation]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in report.json: levels by metric, and a list of weightings with all metrics."""
+        rows = [
+            {
+                "name": name,
+                **{
+                    key: {end: getattr(one, end)[i] for end in ("rho", "low", "high")}
+                    for key, one in self.by_weighting.items()
+                },
+            }
+            for i, name in enumerate(self.weightings)
+        ]
+        return {
+            "rows": list(self.objectives),
+            "num_rows": len(self.objectives),
+            "num_weightings": len(self.weightings),
+            "num_seeds": self.num_seeds,
+            "logsnr": list(self.logsnr),
+            **{key: to_json(one) for key, one in self.by_level.items()},
+            "weightings": rows,
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "Ranking":
+        """What `to_dict` was made from."""
+        rows = value["weightings"]
+        by_level = {k: from_json(RankCorrelation, v) for k, v in value.items() if type(v) is dict}
+        ends = ("rho", "low", "high")
+        return cls(
+            objectives=tuple(value["rows"]),
+            weightings=tuple(row["name"] for row in rows),
+            num_seeds=value["num_seeds"],
+            logsnr=tuple(value["logsnr"]),
+            by_level=by_level,
+            by_weighting={
+                key: from_json(RankCorrelation, {e: [row[key][e] for row in rows] for e in ends})
+                for key in by_level
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Objectives, trained alike and scored alike.
+
+    Attributes:
+        name: The comparison's directory.
+        command: What was typed; None from Python.
+        data: Name of the dataset.
+        num_test_images: Test images whose ELBO was measured.
+        num_samples: Generated samples of each run and sampler; None of points in the plane.
+        num_compared: How many of them are in metrics that depend on their number.
+        num_features: Dimensions of the features.
+        num_baseline: Test images in the real-data baseline.
+        num_images: Images seen by each run.
+        num_parameters: Of the network.
+        seeds: Replicates.
+        logsnr_min, logsnr_max: Ends of all schedules.
+        metrics: The main ones, which have verdicts, first.
+        objectives: In the order given.
+        statistics: By metric, None of those without verdicts.
+        pairs: Planned comparisons, which are chosen by the objectives and not by their scores.
+        losses: Every model under every weighting.
+        ranking: None of fewer than six monotone weightings.
+        protocol: Settings that all runs share, and how they were scored.
+        remarks: What somebody added about these numbers.
+    """
+
+    name: str
+    command: str | None = None
+    data: str | None
+    num_test_images: int | None
+    num_samples: int | None
+    num_compared: int | None = None
+    num_features: int | None = None
+    num_baseline: int | None = field(metadata={"json": "num_floor"})
+    num_images: int
+    num_parameters: int | None
+    seeds: tuple[int, ...]
+    logsnr_min: float
+    logsnr_max: float
+    metrics: tuple[Metric, ...]
+    objectives: tuple[ObjectiveResult, ...] = field(metadata={"json": "rows"})
+    statistics: Mapping[str, Statistics | None]
+    pairs: tuple[Pair, ...]
+    losses: Losses | None
+    ranking: Ranking | None
+    protocol: Mapping[str, Any]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def main_metrics(self) -> tuple[Metric, ...]:
+        """The metrics that have verdicts."""
+        return tuple(metric for metric in self.metrics if metric.is_main)
+
+    @property
+    def complete(self) -> tuple[ObjectiveResult, ...]:
+        """The objectives with scores of all seeds, which are compared."""
+        return tuple(one for one in self.objectives if one.is_complete)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What report.json holds."""
+        return {**to_json(self), "ranking": self.ranking and self.ranking.to_dict()}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "Comparison":
+        """The comparison that a report.json holds.
+
+        Raises:
+            KeyError, TypeError: If it holds none.
+        """
+        ranking = value["ranking"] and Ranking.from_dict(value["ranking"])
+        found: Comparison = from_json(cls, {**value, "ranking": None})
+        return replace(found, ranking=ranking)
+
+    def table(self) -> Any:
+        """Means and standard deviations over seeds of every objective: a pandas DataFrame where
+        pandas is installed, else a list of dictionaries.
+        """
+        records = [
+            {
+                "objective": one.name,
+                "is_monotone": one.is_monotone,
+                **{key: score.mean for key, score in one.scores.items()},
+                **{f"{key}_std": score.std for key, score in one.scores.items()},
+            }
+            for one in self.objectives
+        ]
+        try:
+            import pandas
+        except ImportError:
+            return records
+        return pandas.DataFrame(records).set_index("objective")
+
+    def plot(self) -> "Figure":
+        """The ELBO of noisy data and the loss, over log-SNR, of every objective."""
+        from elbos.report.comparison import levels_figure
+
+        return levels_figure(self)
+
+    def to_markdown(self) -> str:
+        """The report as Markdown, as GitHub renders it."""
+        from elbos.report.comparison import markdown
+
+        return markdown(self)
+
+    def to_html(self, path: str | Path, samples: Mapping[str, bytes] | None = None) -> None:
+        """Write a page that is whole in itself.
+
+        Args:
+            path: The file.
+            samples: By objective, a strip of samples as PNG, of the same noise for all.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        from elbos.report.comparison import page
+
+        files.write(Path(path), page(self, samples or {}).encode(errors="replace"))

@@ -1,0 +1,342 @@
+"""From the scores of all runs to the result of a comparison."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from elbos.analysis import rising_intervals
+from elbos.comparison.curves import mean_curve, mean_learning, rounded, weights
+from elbos.comparison.experiment import Experiment
+from elbos.comparison.metrics import SamplerMetric, measured_metrics
+from elbos.comparison.result import (
+    Comparison,
+    Difference,
+    Failure,
+    Losses,
+    Metric,
+    ObjectiveResult,
+    Pair,
+    RankCorrelation,
+    Ranking,
+    Score,
+    Statistics,
+    TestedWeighting,
+)
+from elbos.comparison.scores import RunScores
+from elbos.comparison.statistics import (
+    MIN_WEIGHTINGS,
+    Correlation,
+    Differences,
+    differences,
+    rank_correlations,
+)
+from elbos.comparison.variants import Variant
+
+
+def summarize(
+    experiment: Experiment,
+    scores: Mapping[tuple[str, int], RunScores],
+    failures: Mapping[tuple[str, int], Failure],
+    *,
+    name: str,
+    command: str | None = None,
+    features: str | None = None,
+) -> Comparison:
+    """The result of a comparison.
+
+    Args:
+        experiment: What was compared.
+        scores: Of each objective's name and seed, as far as there are any.
+        failures: Why there are none.
+        name: Of the comparison.
+        command: What was typed.
+        features: Name of what computed the features; None of points.
+    """
+    table = _Table(experiment, scores)
+    some = table.some
+    return Comparison(
+        name=name,
+        command=command,
+        data=some.data if some else None,
+        num_test_images=some.num_images if some else None,
+        num_samples=experiment.scoring.num_samples if some and some.samples else None,
+        num_compared=some.num_compared if some else None,
+        num_features=some.num_features if some else None,
+        num_baseline=some.baseline.num if some and some.baseline else None,
+        num_images=experiment.config.num_images,
+        num_parameters=some.num_parameters if some else None,
+        seeds=experiment.seeds,
+        logsnr_min=experiment.ends[0],
+        logsnr_max=experiment.ends[1],
+        metrics=tuple(table.result_metric(metric) for metric in table.metrics),
+        objectives=tuple(_objective(one, table, failures) for one in experiment.objectives),
+        statistics={metric.key: _statistics(metric, table) for metric in table.metrics},
+        pairs=tuple(_pair(*pair, table) for pair in table.pairs),
+        losses=_losses(table),
+        ranking=_ranking(table),
+        protocol=_protocol(experiment, table, features),
+    )
+
+
+class _Table:
+    """The scores by objective and seed, and the differences of those objectives that have all."""
+
+    def __init__(self, experiment: Experiment, scores: Mapping[tuple[str, int], RunScores]) -> None:
+        self.experiment, self.seeds = experiment, experiment.seeds
+        self.scores = {
+            one.name: {s: scores[one.name, s] for s in self.seeds if (one.name, s) in scores}
+            for one in experiment.objectives
+        }
+        found = [score for one in self.scores.values() for score in one.values()]
+        self.some = found[0] if found else None
+        self.main, others = measured_metrics(found[0]) if found else ([], [])
+        self.metrics = [*self.main, *others]
+        self.rising = {
+            one.name: rising_intervals(one.weighting, *experiment.ends)
+            for one in experiment.objectives
+        }
+        self.complete = [
+            one for one in experiment.objectives if len(self.scores[one.name]) == len(self.seeds)
+        ]
+
+    def is_monotone(self, objective: Variant) -> bool:
+        """Whether the objective's weighting never rises."""
+        return not self.rising[objective.name]
+
+    def values(self, metric: SamplerMetric, objectives: Sequence[Variant]) -> Any:
+        """A metric's values, `[objectives, seeds]`."""
+        found = [[metric.value(s) for s in self.scores[one.name].values()] for one in objectives]
+        return np.array(found, dtype=np.float64)
+
+    def result_metric(self, metric: SamplerMetric) -> Metric:
+        """The metric, as a result has it."""
+        return Metric(
+            key=metric.key,
+            title=metric.with_sampler(metric.metric.title),
+            short=metric.with_sampler(metric.metric.short),
+            is_lower_better=metric.metric.is_lower_better,
+            is_main=metric in self.main,
+            baseline=metric.baseline(self.some) if self.some else None,
+        )
+
+    @cached_property
+    def pairs(self) -> list[tuple[Variant, Variant]]:
+        """Objectives that differ in nothing but the weighting: a monotone one, and one that is not.
+        They are planned: given by the objectives, not by their scores.
+        """
+        schedules = {one.name: self.experiment.run_config(one, 0).schedule for one in self.complete}
+        return [
+            (yes, no)
+            for no in self.complete
+            for yes in self.complete
+            if self.is_monotone(yes)
+            and not self.is_monotone(no)
+            and yes.parameterization == no.parameterization
+            and schedules[yes.name] == schedules[no.name]
+        ]
+
+    @cached_property
+    def differences(self) -> dict[str, Differences]:
+        """Between the complete objectives, by main metric of which something is known."""
+        if not self.complete:
+            return {}
+        order = self.complete.index
+        scores = np.array([self.values(metric, self.complete) for metric in self.main])
+        found = differences(scores, [(order(yes), order(no)) for yes, no in self.pairs])
+        return {m.key: one for m, one in zip(self.main, found, strict=True) if one is not None}
+
+
+def _objective(
+    objective: Variant, table: _Table, failures: Mapping[tuple[str, int], Failure]
+) -> ObjectiveResult:
+    scores = table.scores[objective.name]
+    missing = [seed for seed in table.seeds if seed not in scores]
+    status: Literal["complete", "incomplete", "failed"] = "incomplete" if scores else "failed"
+    config = table.experiment.run_config(objective, 0)
+    first = next(iter(scores.values()), None)
+    return ObjectiveResult(
+        name=objective.name,
+        parameterization=repr(objective.parameterization),
+        schedule=repr(config.schedule),
+        weighting=repr(objective.weighting),
+        is_monotone=table.is_monotone(objective),
+        rising=tuple(table.rising[objective.name]),
+        status=status if missing else "complete",
+        failures=tuple(
+            failures.get((objective.name, seed))
+            or Failure(seed=seed, reason="it is not done yet", is_final=False)
+            for seed in missing
+        ),
+        scores={m.key: _score(m, objective, table) for m in table.metrics} if scores else {},
+        weights=weights(objective, table.experiment, first),
+        elbo=mean_curve([one.elbo for one in scores.values()]),
+        curve=mean_curve([one.curve for one in scores.values()]),
+        learning=mean_learning([one.learning for one in scores.values()]),
+        density=(first.density or None) if first else None,
+    )
+
+
+def _score(metric: SamplerMetric, objective: Variant, table: _Table) -> Score:
+    """The values, and how the objective stands against the best: an erratic one that does not
+    differ significantly is unresolved.
+    """
+    values = table.values(metric, [objective])[0]
+    is_best = is_near = is_unresolved = False
+    detectable = None
+    if (found := table.differences.get(metric.key)) and objective in table.complete:
+        i, best = table.complete.index(objective), found.best(metric.metric.is_lower_better)
+        is_best, is_near = i == best, not found.is_significant[best, i]
+        is_unresolved = bool(is_near and found.is_wild[i] and not is_best)
+        detectable = None if is_best else float(found.half_widths[best, i])
+    return Score(
+        values=dict(zip(table.scores[objective.name], values.tolist(), strict=True)),
+        mean=float(values.mean()),
+        std=float(values.std(ddof=1)) if len(values) > 1 else None,
+        is_best=is_best,
+        is_best_within_error=bool(is_near and not is_unresolved),
+        is_unresolved=is_unresolved,
+        detectable=detectable,
+    )
+
+
+def _statistics(metric: SamplerMetric, table: _Table) -> Statistics | None:
+    if (found := table.differences.get(metric.key)) is None:
+        return None
+    best = found.best(metric.metric.is_lower_better)
+    return Statistics(
+        num_objectives=len(table.complete),
+        num_seeds=len(table.seeds),
+        residual_std=found.residual_std,
+        detectable=float(np.median(np.delete(found.half_widths[best], best))),
+        erratic=tuple(table.complete[i].name for i in np.flatnonzero(found.is_wild)),
+        pairing=found.pairing,
+    )
+
+
+def _pair(yes: Variant, no: Variant, table: _Table) -> Pair:
+    found = {metric.key: _difference(metric, yes, no, table) for metric in table.metrics}
+    return Pair(monotone=yes.name, non_monotone=no.name, differences=found)
+
+
+def _difference(metric: SamplerMetric, yes: Variant, no: Variant, table: _Table) -> Difference:
+    means = table.values(metric, [yes, no]).mean(1)
+    mean = float(means[0] - means[1])
+    if (found := table.differences.get(metric.key)) is None:
+        return Difference(mean=mean)
+    pair = table.complete.index(yes), table.complete.index(no)
+    half_width = float(found.half_widths[pair])
+    return Difference(
+        mean=mean,
+        low=mean - half_width,
+        high=mean + half_width,
+        detectable=half_width,
+        is_unresolved=bool(found.is_wild[list(pair)].any() and not found.is_significant[pair]),
+    )
+
+
+def _losses(table: _Table) -> Losses | None:
+    """Every model's loss under every weighting, relative to the lowest."""
+    if not table.complete:
+        return None
+    names = [repr(weighting) for weighting in table.experiment.weightings]
+    scores = [table.scores[one.name].values() for one in table.complete]
+    losses = np.array([[[s.losses[name] for s in one] for name in names] for one in scores])
+    means = losses.mean(2)
+    lowest = means.min(0)  # not above 0, as estimates of few images may be: no multiple of that
+    relative = np.where(lowest > 0, means / np.where(lowest > 0, lowest, 1), np.nan)
+    trained = {
+        name: tuple(o.name for o in table.experiment.objectives if repr(o.weighting) == name)
+        for name in names
+    }
+    return Losses(
+        objectives=tuple(one.name for one in table.complete),
+        weightings=tuple(TestedWeighting(name=n, objectives=of) for n, of in trained.items()),
+        relative=tuple(map(rounded, relative)),
+    )
+
+
+def _ranking(table: _Table) -> Ranking | None:
+    """Whether the ELBO of noisy data ranks monotone weightings as the main metrics do."""
+    objectives = [one for one in table.complete if table.is_monotone(one)]
+    weightings = [repr(one.weighting) for one in objectives]
+    names = list(dict.fromkeys(weightings))
+    if len(names) < MIN_WEIGHTINGS:
+        return None
+    scores = [list(table.scores[one.name].values()) for one in objectives]
+    elbos = np.array([[s.elbo.nats_per_dim for s in one] for one in scores])
+    losses = np.array([[[s.losses[name] for name in names] for s in one] for one in scores])
+    found = {
+        metric.key: [
+            rank_correlations(x, table.values(metric, objectives), weightings)
+            for x in (elbos, losses)
+        ]
+        for metric in table.main
+    }
+    return Ranking(
+        objectives=tuple(one.name for one in objectives),
+        weightings=tuple(names),
+        num_seeds=len(table.seeds),
+        logsnr=scores[0][0].elbo.logsnr,
+        by_level={key: _correlation(one) for key, (one, _) in found.items()},
+        by_weighting={
+            key: replace(_correlation(one), p_value=None) for key, (_, one) in found.items()
+        },
+    )
+
+
+def _correlation(found: Correlation) -> RankCorrelation:
+    ends = {end: rounded(getattr(found, end)) for end in ("rho", "low", "high")}
+    return RankCorrelation(**ends, p_value=rounded([found.p_value])[0])
+
+
+def _protocol(experiment: Experiment, table: _Table, features: str | None) -> dict[str, Any]:
+    """What all runs share, how they were scored, and on what."""
+    scoring, config, some = experiment.scoring, experiment.config, table.some
+    machines = [s.machine for found in table.scores.values() for s in found.values()]
+    protocol: dict[str, Any] = {
+        "seeds": list(experiment.seeds),
+        "images seen by a run": config.num_images,
+        "batch size": config.batch_size,
+        "network": repr(config.network),
+        "optimizer": repr(config.optimizer),
+        "clipping": "at a norm in proportion to the loss of the best denoiser of normal data",
+        **_clipped(table),
+        "precision": config.precision,
+    }
+    if some is not None:
+        protocol["likelihood"] = (
+            f"variational bound of {some.num_images:,} test images, {some.condition}"
+        )
+    if some is not None and some.samples:
+        for name, one in scoring.samplings.items():
+            protocol[f"{name} sampler"] = (
+                f"{one.sampler!r} on {one.grid_within(config.schedule)!r}, {one.num_steps} steps, "
+                f"{one.num_evaluations(config.schedule)} evaluations"
+            )
+        protocol["features"] = (
+            f"{features}, {scoring.num_samples:,} samples of each run, against train + "
+            "validation images"
+        )
+        if some.num_compared != scoring.num_samples:
+            protocol["Fréchet distance, precision, recall"] = (
+                f"of the first {some.num_compared:,} samples of each run, as many as there are "
+                "test images"
+            )
+    hardware = {"hardware": {machine["device"] for machine in machines}}
+    versions = {"versions": {f"torch {m['torch']}, elbos {m['elbos']}" for m in machines}}
+    return protocol | {key: sorted(found) for key, found in (hardware | versions).items()}
+
+
+def _clipped(table: _Table) -> dict[str, list[str]]:
+    """The share of steps at which the gradient was clipped, where it is known, mean over seeds: the
+    norm depends on what the network predicts.
+    """
+    shares = {
+        name: [s.clipped for s in found.values() if s.clipped is not None]
+        for name, found in table.scores.items()
+    }
+    known = [f"{name} {100 * np.mean(one):.0f} %" for name, one in shares.items() if one]
+    return {"clipped steps": known} if known else {}
