@@ -1,16 +1,18 @@
 r"""Where a function of log-SNR rises.
 
 A weighting is a likelihood objective if it never rises with $\lambda$, so everything the project
-says about monotonicity rests on this one search. It evaluates any callable on a fine grid and
-keeps a rise only if it stands out of the noise of floating-point arithmetic; the ends of each
-rise are then refined off the grid.
+says about monotonicity rests on this one search. A rise counts only if it exceeds a tolerance: the
+noise of floating-point arithmetic for a function, the sampling error for a measured curve.
 """
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from elbos.arrays import Array
 
 Function = Callable[[Tensor], Tensor]
 
@@ -58,38 +60,58 @@ def rising_intervals(
             )
         return [
             (_refine(lambda u: -f(u), x, start), _refine(f, x, end))
-            for start, end in _rises(values.tolist(), rtol)
+            for start, end in _rises_of_grid(values.numpy(), rtol)
         ]
 
 
-def _rises(values: list[float], rtol: float) -> list[tuple[int, int]]:
-    """Index pairs of the rises, by hysteresis: a turn counts once it exceeds the tolerance."""
+def rises(
+    values: Float[Array, " n"], tolerance: Callable[[int, slice], Array]
+) -> list[tuple[int, int]]:
+    """Index pairs (minimum, maximum) between which values rise, by hysteresis: a turn counts once
+    two values differ by more than a tolerance.
 
-    def exceeds(larger: float, smaller: float) -> bool:
-        return larger - smaller > rtol * max(abs(larger), abs(smaller))
+    Args:
+        values: A curve.
+        tolerance: From an index and a slice of others to the differences that do not count.
 
-    rises: list[tuple[int, int]] = []
-    lowest = start = end = (
-        0  # the latest minimum, the last point level with it, the maximum after that
-    )
-    is_rising = False
+    Examples:
+        >>> rises(np.array([2.0, 0.0, 3.0, 2.9, 4.0]), lambda i, others: np.array(0.5))
+        [(1, 4)]
+    """
+    found: list[tuple[int, int]] = []
+    origin, start, top = 0, 0, None
     for i, value in enumerate(values):
-        if is_rising and exceeds(values[end], value):
-            rises.append((start, end))
-            lowest, start, is_rising = i, i, False
-        elif is_rising:
-            end = i if exceeds(value, values[end]) else end
-        elif exceeds(value, values[lowest]):
-            end, is_rising = i, True
-        else:
-            start = i
-            lowest = i if value < values[lowest] else lowest
-    if is_rising:
-        rises.append((start, end))
-    return [(_climb(values, start, -1), _climb(values, end, 1)) for start, end in rises]
+        if top is None:
+            before = slice(origin, i)
+            if (value - values[before] > tolerance(i, before)).any():
+                start, top = origin + int(np.argmin(values[before])), i
+            continue
+        top = i if value > values[top] else top
+        since = slice(top, i)
+        if (values[since] - value > tolerance(i, since)).any():
+            found.append((start, top))
+            origin, top = top, None
+    return found if top is None else [*found, (start, top)]
 
 
-def _climb(values: list[float], i: int, step: int) -> int:
+def _rises_of_grid(values: Float[Array, " n"], rtol: float) -> list[tuple[int, int]]:
+    """Index pairs of the rises of a function, without the plateaus before and after them."""
+    slope = np.sign(np.diff(values))
+    turns = np.flatnonzero(np.diff(slope, prepend=2, append=2))
+    size = np.abs(values)
+    sizes = size[turns]
+    pairs = []
+    for i, j in rises(values[turns], lambda i, others: rtol * np.maximum(sizes[i], sizes[others])):
+        low, high = int(turns[i]), int(turns[j])
+        part = values[low : high + 1]
+        at_foot = part - values[low] <= rtol * np.maximum(abs(part), size[low])
+        at_top = values[high] - part <= rtol * np.maximum(abs(part), size[high])
+        start, end = low + int(np.flatnonzero(at_foot)[-1]), low + int(at_top.argmax())
+        pairs.append((_climb(values, start, -1), _climb(values, end, 1)))
+    return pairs
+
+
+def _climb(values: Float[Array, " n"], i: int, step: int) -> int:
     """The end of the rise around index `i`: its top for step 1, its foot for step -1."""
     while 0 <= i + step < len(values) and step * (values[i + step] - values[i]) > 0:
         i += step

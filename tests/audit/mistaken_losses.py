@@ -25,11 +25,11 @@ class Mistake(NamedTuple):
 
 
 class Oddity(NamedTuple):
-    """A loss, and a word that the audit's message about it has."""
+    """A loss, and the kind of diagnostic that the audit has to give; None: no one."""
 
     name: str
     loss: Callable
-    keyword: str
+    kind: str | None
 
 
 def expand(v, x):
@@ -616,34 +616,34 @@ def learned_loss_weight(network, x):
 
 
 ODDITIES = [
-    Oddity("huber", elementwise(lambda pred, y: F.huber_loss(pred, y, delta=0.1)), "squared"),
-    Oddity("pseudo_huber", elementwise(pseudo_huber), "squared"),
-    Oddity("l1", elementwise(F.l1_loss), "squared"),
-    Oddity("offset_noise", from_noise(offset_noise(0.1)), "offset"),
-    Oddity("weak_offset_noise", from_noise(offset_noise(0.03)), "offset"),
-    Oddity("noise_shared_by_channels", from_noise(noise_shared_by_channels), "channels"),
-    Oddity("noise_mixed_over_channels", from_noise(noise_mixed_over_channels), "channels"),
-    Oddity("mirrored_noise", from_noise(mirrored_noise), "mirrored"),
-    Oddity("noise_for_the_batch", from_noise(noise_for_the_batch), "batch"),
-    Oddity("two_draws", from_noise(two_draws), "sum"),
-    Oddity("pyramid_noise", from_noise(pyramid_noise), "correlated"),
-    Oddity("uniform_noise", from_noise(uniform_noise), "Gaussian"),
-    Oddity("numpy_noise", from_noise(numpy_noise), "numpy"),
-    Oddity("scipy_noise", from_noise(scipy_noise), "scipy"),
-    Oddity("adversarial", adversarial, "linear"),
-    Oddity("one_level_per_batch", one_level_per_batch, "batch"),
-    Oddity("masked", masked, "mask"),
-    Oddity("learned_variance", learned_variance, "channels"),
-    Oddity("learned_loss_weight", learned_loss_weight, "second"),
-    Oddity("self_conditioning", self_conditioning, "self-conditioning"),
-    Oddity("consistency_training", consistency_training, "target"),
-    Oddity("half_taught", taught(0.5), "target"),
-    Oddity("taught", taught(1.0), "target"),
-    Oddity("two_calls", two_calls, "calls"),
-    Oddity("affine_normalization", preprocessed(to_minus_one_one), "normaliz"),
-    Oddity("per_channel_normalization", preprocessed(per_channel), "channel"),
-    Oddity("latents", preprocessed(encode), "latent"),
-    Oddity("zero_terminal_snr", zero_terminal_snr, "zero"),
-    Oddity("weight_depends_on_x", weight_depends_on_x, "data"),
-    Oddity("concat_conditioning", concat_conditioning, "channels"),
+    Oddity("huber", elementwise(lambda pred, y: F.huber_loss(pred, y, delta=0.1)), "not-squared"),
+    Oddity("pseudo_huber", elementwise(pseudo_huber), "not-squared"),
+    Oddity("l1", elementwise(F.l1_loss), "not-squared"),
+    Oddity("offset_noise", from_noise(offset_noise(0.1)), "offset-noise"),
+    Oddity("weak_offset_noise", from_noise(offset_noise(0.03)), "offset-noise"),
+    Oddity("noise_shared_by_channels", from_noise(noise_shared_by_channels), "coloured-noise"),
+    Oddity("noise_mixed_over_channels", from_noise(noise_mixed_over_channels), "coloured-noise"),
+    Oddity("mirrored_noise", from_noise(mirrored_noise), "noise-unseen"),
+    Oddity("noise_for_the_batch", from_noise(noise_for_the_batch), None),
+    Oddity("two_draws", from_noise(two_draws), "summed-noise"),
+    Oddity("pyramid_noise", from_noise(pyramid_noise), "coloured-noise"),
+    Oddity("uniform_noise", from_noise(uniform_noise), "not-normal"),
+    Oddity("numpy_noise", from_noise(numpy_noise), None),
+    Oddity("scipy_noise", from_noise(scipy_noise), "noise-unseen"),
+    Oddity("adversarial", adversarial, "coupled"),
+    Oddity("one_level_per_batch", one_level_per_batch, "one-level-per-batch"),
+    Oddity("masked", masked, "uneven"),
+    Oddity("learned_variance", learned_variance, "learned-variance"),
+    Oddity("learned_loss_weight", learned_loss_weight, "second-output"),
+    Oddity("self_conditioning", self_conditioning, "untrained-calls"),
+    Oddity("consistency_training", consistency_training, "self-target"),
+    Oddity("half_taught", taught(0.5), "self-target"),
+    Oddity("taught", taught(1.0), "self-target"),
+    Oddity("two_calls", two_calls, "several-calls"),
+    Oddity("affine_normalization", preprocessed(to_minus_one_one), None),
+    Oddity("per_channel_normalization", preprocessed(per_channel), "encoded"),
+    Oddity("latents", preprocessed(encode), "encoded"),
+    Oddity("zero_terminal_snr", zero_terminal_snr, None),
+    Oddity("weight_depends_on_x", weight_depends_on_x, "data-dependent"),
+    Oddity("concat_conditioning", concat_conditioning, None),
 ]

@@ -20,7 +20,7 @@ from diffusers.training_utils import (
 )
 
 from elbos import audit
-from elbos.adapters.diffusers import Training, training_steps
+from elbos.adapters.diffusers import Training, loss_table
 
 X = 2 * torch.rand(256, 4, 8, 8, generator=torch.Generator().manual_seed(1)) - 1
 SCALED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -142,7 +142,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_code_and_configuration_agree(case):
     config = {**case.scheduler.config, "_class_name": type(case.scheduler).__name__}
-    declared = audit.of_steps(training_steps(config, case.training))
+    declared = audit.from_table(loss_table(config, case.training))
     measured = audit.probe(case.loss, X, 20_000)
     assert measured.parameterization == declared.parameterization
     below = declared.density.cumsum(0) / declared.density.sum()
@@ -168,7 +168,7 @@ def test_weights_are_right_over_all_orders_of_magnitude(num_steps):
         clip_sample=False,
     )
     config = {**scheduler.config, "_class_name": "DDPMScheduler"}
-    declared = audit.of_steps(training_steps(config, Training(prediction="x")))
+    declared = audit.from_table(loss_table(config, Training(prediction="x")))
     measured = audit.probe(betas_loss(scheduler), X, 20_000)
     below = declared.density.cumsum(0) / declared.density.sum()
     levels = declared.logsnr[(below > 0.001) & (below < 0.999)]

@@ -48,7 +48,7 @@ def summary(result):
         "numbers": digits(getattr(result, name) for name in numbers),
         "rising": [digits(interval) for interval in result.rising],
         "closest": [[name, *digits([distance], 3)] for name, distance in result.closest[:3]],
-        "diagnostics": [found.kind for found in result.oddities],
+        "diagnostics": [found.kind for found in result.diagnostics],
         "has_code": result.monotone_code is not None,
     }
 

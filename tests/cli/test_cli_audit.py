@@ -1,5 +1,6 @@
 """`elbos audit` from a user's side: what is not a loss is one line; what is one is told by name."""
 
+import html
 import json
 import os
 import re
@@ -456,8 +457,8 @@ def test_a_page_is_written_and_says_how(audit: Audit, tmp_path: Path) -> None:
     (tmp_path / "my loss.py").write_text(GOOD)
     result = audit("my loss.py:loss", *PROBING, "--html", "page.html")
     assert result.out.endswith("Written to page.html.\n")
-    page = (tmp_path / "page.html").read_text()
-    assert "elbos audit &#x27;my loss.py:loss&#x27; --shape 2 4 4" in page
+    page = html.unescape((tmp_path / "page.html").read_text())
+    assert "elbos audit 'my loss.py:loss' --shape 2 4 4" in page
     assert sorted(tmp_path.iterdir()) == [tmp_path / "my loss.py", tmp_path / "page.html"]
 
 
@@ -507,7 +508,7 @@ def in_a_shell(words: str, **environment: str) -> Result:
 
 
 @pytest.mark.parametrize(
-    ("words", "tell"), [("edm sd3", "half the effort"), ("--help", "--snr-gamma")]
+    ("words", "tell"), [("edm sd3", "expected loss"), ("--help", "--snr-gamma")]
 )
 def test_characters_that_cannot_be_written_are_replaced(words: str, tell: str) -> None:
     result = in_a_shell(words, PYTHONIOENCODING="ascii")

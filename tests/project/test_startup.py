@@ -31,7 +31,7 @@ def loss(network, x):
     return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
 
 measured = elbos.audit.probe(loss, torch.rand(64, 3, 8, 8) * 2 - 1, num_samples=400)
-declared = elbos.audit.of_recipe("flow")
+declared = elbos.audit.from_recipe("flow")
 assert measured.parameterization == declared.parameterization == "flow"
 assert measured.is_monotone and declared.is_monotone
 """

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from elbos import files
-from elbos.audit.steps import Steps
+from elbos.audit import Diagnostic, LossTable
 from elbos.parameterizations import EDM, Eps, Flow, Parameterization, V, X
 
 Config = Mapping[str, Any]
@@ -103,7 +103,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def training_steps(config: Config, training: Training) -> Steps:
+def loss_table(config: Config, training: Training) -> LossTable:
     """The steps that training with this configuration and these flags draws.
 
     Raises:
@@ -111,23 +111,23 @@ def training_steps(config: Config, training: Training) -> Steps:
 
     Examples:
         >>> config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 4}
-        >>> training_steps(config, Training(weighting_scheme="logit_normal")).probability
+        >>> loss_table(config, Training(weighting_scheme="logit_normal")).probability
         tensor([0.1360, 0.3640, 0.3640, 0.1360], dtype=torch.float64)
     """
     return _reader(config)(config, training)
 
 
-def _steps(
+def _table(
     config: Config,
     training: Training,
     logsnr: Float[Tensor, " n"],
     parameterization: Parameterization,
     coefficient: Float[Tensor, " n"],
     *,
-    notes: Iterable[str],
-) -> Steps:
+    diagnostics: Iterable[Diagnostic],
+) -> LossTable:
     a, b = parameterization.coefficients(logsnr)
-    return Steps(
+    return LossTable(
         title=f"{config['_class_name']}, {len(logsnr)} steps",
         logsnr=logsnr,
         probability=_probability(training, len(logsnr)),
@@ -136,7 +136,7 @@ def _steps(
         coefficient=coefficient,
         parameterization=type(parameterization).__name__.lower(),
         sigma_data=getattr(parameterization, "sigma_data", None),
-        notes=tuple(notes),
+        diagnostics=tuple(diagnostics),
     )
 
 
@@ -160,7 +160,7 @@ class _Betas:
     has_dynamic_shift: bool = False
 
 
-def _from_betas(kind: _Betas, config: Config, training: Training) -> Steps:
+def _from_betas(kind: _Betas, config: Config, training: Training) -> LossTable:
     if kind.has_flow and _flag(config, "use_flow_sigmas"):
         return _from_flow("flow_shift", kind.has_dynamic_shift, config, training)
     name, gamma = config["_class_name"], training.snr_gamma
@@ -171,8 +171,9 @@ def _from_betas(kind: _Betas, config: Config, training: Training) -> Steps:
     num_steps = _num_steps(config)
     logsnr = _logsnr(kind, config, _betas(kind, config, num_steps))[:num_steps]
     coefficient = _min_snr(prediction, gamma, logsnr)
-    notes = _notes(kind, config, prediction, gamma)
-    return _steps(config, training, logsnr, _PREDICTIONS[prediction], coefficient, notes=notes)
+    found = _diagnostics(kind, config, prediction, gamma)
+    target = _PREDICTIONS[prediction]
+    return _table(config, training, logsnr, target, coefficient, diagnostics=found)
 
 
 def _betas(kind: _Betas, config: Config, num_steps: int) -> Float[Tensor, " n"]:
@@ -254,23 +255,19 @@ def _min_snr(
     return torch.minimum(torch.sigmoid(logsnr), gamma * torch.sigmoid(-logsnr))
 
 
-def _notes(kind: _Betas, config: Config, prediction: str, gamma: float | None) -> Iterator[str]:
-    name, ddpm = config["_class_name"], "DDPMScheduler, as which diffusers' scripts load the file,"
+def _diagnostics(
+    kind: _Betas, config: Config, prediction: str, gamma: float | None
+) -> Iterator[Diagnostic]:
+    scheduler = {"scheduler": str(config["_class_name"])}
     if _flag(config, "rescale_betas_zero_snr"):
         if kind.last is None:
-            yield f"{name} ignores rescale_betas_zero_snr; {ddpm} does not."
+            yield Diagnostic("zero-snr-ignored", scheduler)
         elif kind.last > 0:
-            yield f"{name} leaves 2**-24 of the data's variance in the last step; {ddpm} none."
+            yield Diagnostic("zero-snr-remainder", scheduler)
         elif prediction == "eps" and gamma is not None:
-            yield (
-                "At SNR 0 the scripts' Min-SNR coefficient of eps is 0/0 and their loss nan; here "
-                "it is the limit, 1."
-            )
+            yield Diagnostic("min-snr-undefined")
     if prediction == "x" and gamma is None:
-        yield (
-            "diffusers' script for unconditional images multiplies the squared error of x with the "
-            "SNR, as a snr_gamma above every SNR does."
-        )
+        yield Diagnostic("snr-weighted-x")
 
 
 # --- flow matching -------------------------------------------------------------------------------
@@ -278,7 +275,7 @@ def _notes(kind: _Betas, config: Config, prediction: str, gamma: float | None) -
 
 def _from_flow(
     shift_key: str, has_dynamic_shift: bool, config: Config, training: Training
-) -> Steps:
+) -> LossTable:
     name, num_steps, is_solver = config["_class_name"], _num_steps(config), shift_key != "shift"
     if training.snr_gamma is not None:
         raise ValueError(f"snr_gamma is for betas, which {name} has none of here: leave it out.")
@@ -291,19 +288,15 @@ def _from_flow(
     shift = 1.0 if is_dynamic else _number(config, shift_key, 1.0, above=0)
     i = torch.arange(num_steps, 0, -1, dtype=torch.float64)  # scripts count from noise to data
     logsnr = 2 * (torch.log(num_steps - i) - torch.log(i) - math.log(shift))
-    told = {
-        "use_dynamic_shifting shifts the steps of sampling, not those of training.": is_dynamic,
-        f"{name} only samples along this path. Scripts load its file as a "
-        "FlowMatchEulerDiscreteScheduler, which reads shift and not flow_shift; these are that "
-        "class's steps with flow_shift for its shift.": is_solver,
-        "logit_mean above 0 draws cleaner data, as scripts count steps from noise to data; in "
-        "Stable Diffusion 3's paper it is noisier.": (
-            training.weighting_scheme == "logit_normal" and training.logit_mean != 0
-        ),
+    found = {
+        "dynamic-shift": is_dynamic,
+        "sampling-only": is_solver,
+        "logit-mean": training.weighting_scheme == "logit_normal" and training.logit_mean != 0,
     }
-    notes = [note for note, applies in told.items() if applies]
+    diagnostics = [Diagnostic(kind, {"scheduler": name}) for kind, is_so in found.items() if is_so]
     coefficient = _flow_coefficient(training, torch.sigmoid(-logsnr / 2))
-    return _steps(config, training, logsnr, _PREDICTIONS[prediction], coefficient, notes=notes)
+    target = _PREDICTIONS[prediction]
+    return _table(config, training, logsnr, target, coefficient, diagnostics=diagnostics)
 
 
 def _probability(training: Training, num_steps: int) -> Float[Tensor, " n"]:
@@ -339,7 +332,7 @@ def _flow_coefficient(training: Training, sigma: Float[Tensor, " n"]) -> Float[T
 # --- EDM -----------------------------------------------------------------------------------------
 
 
-def _from_edm(draws_sigma_min: bool, config: Config, training: Training) -> Steps:
+def _from_edm(draws_sigma_min: bool, config: Config, training: Training) -> LossTable:
     name, num_steps = config["_class_name"], _num_steps(config)
     _refuse_flow_flags(name, training)
     if training.snr_gamma is not None or training.prediction is not None:
@@ -356,17 +349,14 @@ def _from_edm(draws_sigma_min: bool, config: Config, training: Training) -> Step
         log_sigma = ramp * math.log(low / high)
     logsnr = -2 * (math.log(high) + log_sigma)
     square_of_c_out = 1 / (torch.exp(logsnr) + sigma_data**-2)
-    notes = [
-        "This is diffusers' EDM style of training, which is not EDM's loss: uniform steps of the "
-        "grid and the plain squared error of the denoised data."
-    ]
+    diagnostics = [Diagnostic("edm-style")]
     if draws_sigma_min:
-        notes.append("Scripts load the file as EDMEulerScheduler, which never draws sigma_min.")
+        diagnostics.append(Diagnostic("sigma-min-not-drawn"))
     f = EDM(sigma_data=sigma_data)
-    steps = _steps(config, training, logsnr, f, square_of_c_out, notes=notes)
+    table = _table(config, training, logsnr, f, square_of_c_out, diagnostics=diagnostics)
     if predicts == "epsilon":
-        return steps
-    return replace(steps, a=-steps.a, b=-steps.b, parameterization_factor=-1.0)
+        return table
+    return replace(table, a=-table.a, b=-table.b, parameterization_factor=-1.0)
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -400,7 +390,7 @@ _CLASSES: list[tuple[_Betas, str]] = [
     (replace(_FLOW, has_dynamic_shift=False), "DPMSolverMultistepInverse SASolver"),
     (_Betas(beta_schedule="squaredcos_cap_v2", schedules=("squaredcos_cap_v2",)), "UnCLIP"),
 ]
-_READERS: dict[str, Callable[[Config, Training], Steps]] = {
+_READERS: dict[str, Callable[[Config, Training], LossTable]] = {
     **{
         f"{name}Scheduler": partial(_from_betas, kind)
         for kind, names in _CLASSES
@@ -414,7 +404,7 @@ _READERS: dict[str, Callable[[Config, Training], Steps]] = {
 }
 
 
-def _reader(config: Any) -> Callable[[Config, Training], Steps]:
+def _reader(config: Any) -> Callable[[Config, Training], LossTable]:
     name = config.get("_class_name") if isinstance(config, Mapping) else None
     if name is None:
         raise ValueError("it names no _class_name, which diffusers writes: give the whole file.")

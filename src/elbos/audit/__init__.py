@@ -1,4 +1,4 @@
-r"""The implied weighting of anybody's loss function, measured.
+r"""The implied weighting of any training loss, measured.
 
 A training loss that samples log-SNR with density $p$, regresses $y = a x + b\epsilon$ and
 multiplies the squared error with $c$ trains
@@ -9,18 +9,20 @@ $$w(\lambda) \propto p(\lambda)\; c(\lambda)\;
 whatever it calls its times, scales and targets. None of these need be known: they are read off from
 what the loss gives its network and from its gradient (`probe`).
 
-| module | what it does |
+A loss passes through these modules in this order:
+
+| module | content |
 |---|---|
-| `watch`, `randomness` | calls the loss with a stand-in for the network; what it draws |
-| `ask`, `layout`, `reference` | the same questions, batch by batch; where the data are |
-| `algebra` | from dot products to $\alpha, \sigma, a, b$ of every sample |
-| `pilot`, `noise`, `oddity` | is it a squared error, in normal noise? what else is odd? |
-| `scaling` | which process it is, and in which scale the data are |
-| `measure` | all samples |
-| `density` | $p$: `drawn` and read off, `fits` a named schedule, or `smooth` |
-| `rises`, `names` | where $w$ rises, and what things are called |
-| `estimate`, `declare`, `steps` | from samples, or from what is declared, to an `Audit` |
-| `result`, `verdict`, `words`, `text`, `figure`, `page` | the `Audit`, in words and drawn |
+| `rng`, `instrument` | a call of the loss: random numbers recorded, a stand-in network |
+| `queries` | calls that differ in one thing, in the layout of the data |
+| `decompose` | from dot products to $\alpha, \sigma, a, b$ of every sample |
+| `data`, `noise` | the data as the process sees them; which draws the noise is |
+| `diagnostics` | is it a squared error? findings that a weighting does not show |
+| `measure` | a pilot, then all samples |
+| `levels` | the noise levels that were drawn independently |
+| `splines`, `inverse_cdf`, `families`, `density` | their density $p$ |
+| `matching` | names of what was found; `monotone`: the nearest likelihood objective |
+| `result` | the `Audit`; made of samples by `estimate`, of recipes and tables by `declare` |
 """
 
 from collections.abc import Callable
@@ -28,15 +30,22 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.declare import of_recipe, of_steps
-from elbos.audit.estimate import audit_of
+from elbos.audit.declare import LossTable, from_recipe, from_table
+from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.estimate import audit_of_samples
+from elbos.audit.instrument import LossFunction
 from elbos.audit.measure import measure
-from elbos.audit.oddity import Oddity
 from elbos.audit.result import Audit
-from elbos.audit.steps import Steps
-from elbos.audit.watch import LossFunction
 
-__all__ = ["Audit", "LossFunction", "Oddity", "Steps", "of_recipe", "of_steps", "probe"]
+__all__ = [
+    "Audit",
+    "Diagnostic",
+    "LossFunction",
+    "LossTable",
+    "from_recipe",
+    "from_table",
+    "probe",
+]
 
 
 def probe(
@@ -63,11 +72,11 @@ def probe(
         x: Clean data, `[b, ...]`; the loss sees this batch again and again. Log-SNR is that of
             data in the scale in which the loss diffuses them.
         num_samples: How many noise levels to draw. Default: enough to know the weighting to 1 % to
-            2 % where the loss spends its effort.
+            2 % where most of the expected loss is.
         seed: For the random states that the loss draws from. They are restored afterwards.
         data_scale: What the loss multiplies its data with before it diffuses them. Default: found
-            from the process, which leaves it open only where `scaling` says so.
-        title: What to call it. Default: the function's name.
+            from the process, which leaves it open only where `data` says so.
+        title: Its name in reports. Default: the function's name.
         advance: Called with the number of samples as they are drawn, for a progress bar.
 
     Returns:
@@ -90,4 +99,4 @@ def probe(
         Kingma & Gao (2023), https://arxiv.org/abs/2303.00848
     """
     samples = measure(loss_fn, x, num_samples, seed, data_scale, advance)
-    return audit_of(samples, title=title or str(getattr(loss_fn, "__name__", "loss")))
+    return audit_of_samples(samples, title=title or str(getattr(loss_fn, "__name__", "loss")))

@@ -1,28 +1,80 @@
-"""Audits without measuring: of recipes, and of tables of noise levels, computed exactly."""
+r"""Audits without measuring: of recipes, and of losses in numbers, computed exactly.
+
+However a loss with a table of noise levels is written, all that it optimizes is in five numbers per
+noise level: the log-SNR $\lambda$, how likely it is, the target $y = a x + b\epsilon$ and the
+coefficient $c$ of $\|\hat y - y\|^2$. They are scale-free: neither the units of time nor the scale
+of the network's input appear, and the network's error of the noise is
+
+$$\|\hat\epsilon - \epsilon\|^2 = \frac{\|\hat y - y\|^2}{(b - a\,e^{-\lambda/2})^2}.$$
+"""
 
 import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from elbos.arrays import Array
-from elbos.audit.density import spacing_error, table_log_density
-from elbos.audit.estimate import NUM_POINTS, closest, rising
-from elbos.audit.names import code, coefficient_name
-from elbos.audit.oddity import Oddity
+from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.estimate import NUM_POINTS, centered, significant_rises
+from elbos.audit.levels import spacing_error, table_log_density
+from elbos.audit.matching import code, coefficient_name, nearest_weightings
 from elbos.audit.result import Audit
-from elbos.audit.steps import Steps
 from elbos.extrema import rising_intervals
 from elbos.recipes import RECIPES
 
-_TAIL = 1e-5  # a declared recipe is shown where more than this is sampled, as 100,000 samples would
+_TAIL = 1e-5  # a recipe is shown where more than this is sampled, as 100,000 samples would
 _LAST_DIGIT = 80.0  # log-SNR of data, or of noise, that is below the last digit of a float64
-_NEVER = 1e-15  # probability of a step that no training draws
+_MIN_PROBABILITY = 1e-15  # of a step that any training draws
 _DECIMALS = 9  # of log-SNR, up to which steps are one
 
 
-def of_recipe(name: str) -> Audit:
-    """What a published recipe asks for.
+@dataclass(frozen=True, kw_only=True)
+class LossTable:
+    r"""A training loss with a table of noise levels, in numbers: float64, in any order.
+
+    Attributes:
+        title: Its name, in a few words.
+        logsnr: $\lambda$, `[steps]`; $-\infty$ is pure noise, $\infty$ clean data.
+        probability: How often each step is drawn, `[steps]`, summing to 1.
+        a: Coefficient of the data in the target, `[steps]`.
+        b: Coefficient of the noise in the target, `[steps]`.
+        coefficient: $c$, what $\|\hat y - y\|^2$ is multiplied with, `[steps]`.
+        parameterization: What is predicted: eps, x, v, score, flow or edm.
+        parameterization_factor: What the named target is multiplied with; -1 where its sign is
+            reversed.
+        sigma_data: EDM's $\sigma_d$, or None.
+        diagnostics: What a reader should know besides.
+    """
+
+    title: str
+    logsnr: Float[Tensor, " steps"]
+    probability: Float[Tensor, " steps"]
+    a: Float[Tensor, " steps"]
+    b: Float[Tensor, " steps"]
+    coefficient: Float[Tensor, " steps"]
+    parameterization: str
+    parameterization_factor: float = 1.0
+    sigma_data: float | None = None
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+    @property
+    def eps_coefficient(self) -> Float[Tensor, " steps"]:
+        r"""What $\|\hat\epsilon - \epsilon\|^2$ is multiplied with,
+        $c\,(b - a e^{-\lambda/2})^2$.
+        """
+        return self.coefficient * (self.b - self.a * torch.exp(-self.logsnr / 2)) ** 2
+
+    def at(self, kept: Bool[Tensor, " steps"]) -> "LossTable":
+        """Some of the steps."""
+        columns = ("logsnr", "probability", "a", "b", "coefficient")
+        return replace(self, **{name: getattr(self, name)[kept] for name in columns})
+
+
+def from_recipe(name: str) -> Audit:
+    """The audit of a published recipe.
 
     Args:
         name: One of `recipes.RECIPES`.
@@ -31,7 +83,7 @@ def of_recipe(name: str) -> Audit:
         ValueError: If there is no such recipe.
 
     Examples:
-        >>> audit = of_recipe("edm")
+        >>> audit = from_recipe("edm")
         >>> audit.parameterization, audit.is_monotone, round(audit.rising[0][1], 3)
         ('edm', False, -3.308)
     """
@@ -42,48 +94,31 @@ def of_recipe(name: str) -> Audit:
     low, high = ends.tolist()
     grid = torch.linspace(low, high, NUM_POINTS, dtype=torch.float64)
     density = recipe.schedule.density(grid)
-    probability = (density / density.sum()).numpy()
-    log_w = _centered(recipe.weighting(grid).log().numpy(), probability)
-    log_c = _centered(recipe.coefficient(grid).log().numpy(), probability)
     a, b = recipe.parameterization.coefficients(grid)
-    return Audit(
+    return _exact(
         title=name,
-        source="declared",
-        num_samples=0,
-        logsnr=grid,
-        weight=torch.from_numpy(np.exp(log_w)),
-        weight_error=torch.zeros_like(grid),
-        density=density,
-        coefficient=torch.from_numpy(np.exp(log_c)),
+        grid=grid.numpy(),
+        log_p=density.log().numpy(),
+        log_w=recipe.weighting(grid).log().numpy(),
+        log_c=recipe.coefficient(grid).log().numpy(),
+        rising=rising_intervals(recipe.weighting, low, high),
         a=a,
         b=b,
         schedule=code(recipe.schedule),
         density_kind="named",
-        num_steps=None,
-        process=None,
-        data_scale=1.0,
-        data_offset=0.0,
         parameterization=type(recipe.parameterization).__name__.lower(),
-        parameterization_factor=1.0,
         sigma_data=getattr(recipe.parameterization, "sigma_data", None),
-        coefficient_name=coefficient_name(grid.numpy(), log_c, probability),
-        rising=rising_intervals(recipe.weighting, low, high),
-        closest=closest(grid.numpy(), log_w, probability),
-        share_pure_noise=0.0,
-        weight_pure_noise=0.0,
-        share_clean=0.0,
-        oddities=[],
     )
 
 
-def of_steps(steps: Steps) -> Audit:
-    """What a loss with a table of noise levels asks for.
+def from_table(table: LossTable) -> Audit:
+    """The audit of a loss with a table of noise levels.
 
     Raises:
         ValueError: If fewer than three steps have both signal and noise, and are ever drawn.
     """
-    is_pure, is_clean = steps.logsnr < -_LAST_DIGIT, steps.logsnr > _LAST_DIGIT
-    drawn = steps.at(~(is_pure | is_clean) & (steps.probability > _NEVER))
+    is_pure, is_clean = table.logsnr < -_LAST_DIGIT, table.logsnr > _LAST_DIGIT
+    drawn = table.at(~(is_pure | is_clean) & (table.probability > _MIN_PROBABILITY))
     _, first, place = np.unique(
         np.round(drawn.logsnr.numpy(), _DECIMALS), return_index=True, return_inverse=True
     )
@@ -97,54 +132,57 @@ def of_steps(steps: Steps) -> Audit:
     grid = np.linspace(levels[0], levels[-1], NUM_POINTS)
     numbers = np.arange(len(levels), dtype=np.float64)
     log_p = table_log_density(levels, numbers, np.log(probability / probability.sum()), grid)
-    p = np.exp(log_p - log_p.max())
-    p /= p.sum()
 
-    def curve(values: torch.Tensor) -> Array:
+    def curve(values: Tensor) -> Array:
         return np.asarray(np.interp(grid, levels, values.numpy()[first]))
 
-    log_c = _centered(curve(_log(drawn.coefficient)), p)
-    log_w = _centered(log_p + curve(_log(drawn.eps_coefficient)), p)
+    log_w = log_p + curve(_log(drawn.eps_coefficient))
     pure, whole = (
-        (steps.probability * steps.coefficient)[where].sum() / steps.probability[where].sum()
-        for where in (is_pure, steps.probability > 0)
+        (table.probability * table.coefficient)[where].sum() / table.probability[where].sum()
+        for where in (is_pure, table.probability > 0)
     )
-    return Audit(
-        title=steps.title,
-        source="declared",
-        num_samples=0,
-        logsnr=torch.from_numpy(grid),
-        weight=torch.from_numpy(np.exp(log_w)),
-        weight_error=torch.zeros(NUM_POINTS, dtype=torch.float64),
-        density=torch.from_numpy(np.exp(log_p)),
-        coefficient=torch.from_numpy(np.exp(log_c)),
+    covariance = np.diag(spacing_error(levels, numbers, grid) ** 2)
+    return _exact(
+        title=table.title,
+        grid=grid,
+        log_p=log_p,
+        log_w=log_w,
+        log_c=curve(_log(drawn.coefficient)),
+        rising=significant_rises(grid, log_w, covariance),
         a=torch.from_numpy(curve(drawn.a)),
         b=torch.from_numpy(curve(drawn.b)),
         schedule=None,
         density_kind="table",
-        num_steps=len(steps.logsnr),
-        process=None,
-        data_scale=1.0,
-        data_offset=0.0,
-        parameterization=steps.parameterization,
-        parameterization_factor=steps.parameterization_factor,
-        sigma_data=steps.sigma_data,
-        coefficient_name=coefficient_name(grid, log_c, p),
-        rising=rising(grid, log_w, np.diag(spacing_error(levels, numbers, grid) ** 2)),
-        closest=closest(grid, log_w, p),
-        share_pure_noise=steps.probability[is_pure].sum().item(),
+        num_steps=len(table.logsnr),
+        parameterization=table.parameterization,
+        parameterization_factor=table.parameterization_factor,
+        sigma_data=table.sigma_data,
+        share_pure_noise=table.probability[is_pure].sum().item(),
         weight_pure_noise=(pure / whole).nan_to_num().item(),
-        share_clean=steps.probability[is_clean].sum().item(),
-        oddities=[Oddity("note", note) for note in steps.notes],
+        share_clean=table.probability[is_clean].sum().item(),
+        diagnostics=list(table.diagnostics),
     )
 
 
-def _log(values: torch.Tensor) -> torch.Tensor:
+def _exact(*, grid: Array, log_p: Array, log_w: Array, log_c: Array, **fields: object) -> Audit:
+    """An audit without sampling error, with the names of what is given."""
+    p = np.exp(log_p - log_p.max())
+    p /= p.sum()
+    log_w, log_c = centered(log_w, p), centered(log_c, p)
+    return Audit(
+        source="declared",
+        logsnr=torch.from_numpy(grid),
+        weight=torch.from_numpy(np.exp(log_w)),
+        weight_error=torch.zeros(len(grid), dtype=torch.float64),
+        density=torch.from_numpy(np.exp(log_p)),
+        coefficient=torch.from_numpy(np.exp(log_c)),
+        coefficient_name=coefficient_name(grid, log_c, p),
+        closest=nearest_weightings(grid, log_w, p),
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def _log(values: Tensor) -> Tensor:
     """The logarithm; of 0, one that is very small beside the least of the others."""
     log = values.log()
     return log.clamp(min=log[log.isfinite()].min().item() + math.log(1e-12))
-
-
-def _centered(log_values: Array, probability: Array) -> Array:
-    """Divided by its geometric mean."""
-    return np.asarray(log_values - (probability * log_values).sum())

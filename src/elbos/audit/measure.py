@@ -1,8 +1,9 @@
 r"""The noise levels that a loss draws, and what it does at each: `probe`'s measurement.
 
-After the first look (`pilot`), batch after batch is asked the same questions: the gradient at
-answer 0, at another answer, and at answer 0 of other data; of a plain loss, whose noise is known,
-only the second. Per sample they give the coefficient $c$, the target's $(a, b)$ and
+A few batches are taken apart with all paired calls there are: is the loss a squared error, what is
+its noise, where are the data? After this pilot, every batch is taken apart with three calls (the
+gradient at answer 0, at another answer, and at answer 0 of other data); of a plain loss, whose
+noise is known, with one. Per sample they give the coefficient $c$, the target's $(a, b)$ and
 $\alpha, \sigma$, and with them
 
 $$\lambda = \log\frac{\alpha^2}{\sigma^2}, \qquad
@@ -13,23 +14,25 @@ the noise level and the coefficient of $\|\hat\epsilon - \epsilon\|^2$ there.
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.algebra import solve
-from elbos.audit.ask import glanced, grams, some_elements
-from elbos.audit.oddity import Oddity
-from elbos.audit.pilot import Pilot, first_look
-from elbos.audit.randomness import spread, untouched_randomness
-from elbos.audit.reference import REFUSAL
-from elbos.audit.scaling import Process, process_of
-from elbos.audit.watch import LossFunction
+from elbos.audit import diagnostics
+from elbos.audit.data import REFUSAL, Process, process_of, reference_data
+from elbos.audit.decompose import paired_grams, representative_elements, single_grams, solve
+from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.instrument import LossFunction
+from elbos.audit.noise import find_noise
+from elbos.audit.queries import PairedCalls, Queries
+from elbos.audit.rng import distant_seed, preserved_random_states
 
 _ONE_AT_A_TIME = threading.RLock()  # random states are those of the process
 _PURE = 30.0  # beyond this log-SNR float32 holds no signal, or no noise
+_NUM_PILOT_SAMPLES = 256
+_MIN_DIMENSIONS = 32  # in which data, noise and random signs are far from dependent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +45,13 @@ class Samples:
         b: Coefficient of the noise in the target.
         coefficient: $c$ of $\|\hat y - y\|^2$.
         eps_coefficient: $k$ of $\|\hat\epsilon - \epsilon\|^2$.
-        batch: Which batch each sample came in.
+        batch: The number of each sample's batch.
         process: The process, and the scale of the data.
         data_offset: What is added to the data before they are scaled.
         logsnr_error: Standard error of a single `logsnr`, where the noise is not known.
         rounding: Error of each `logsnr` by rounding.
-        quantiles: Numbers that the loss drew for each sample, `[n, draws]`; see `randomness`.
-        oddities: What was found besides.
+        quantiles: Numbers that the loss drew for each sample, `[n, draws]`; see `rng`.
+        diagnostics: Findings besides.
     """
 
     logsnr: Float[Tensor, " n"]
@@ -62,7 +65,7 @@ class Samples:
     logsnr_error: float
     rounding: Float[Tensor, " n"]
     quantiles: Float[Tensor, "n draws"]
-    oddities: list[Oddity]
+    diagnostics: list[Diagnostic]
 
 
 def measure(
@@ -76,93 +79,160 @@ def measure(
     """Draw samples from a loss, and take each apart; arguments as `probe`'s.
 
     Raises:
-        ValueError: If that cannot be done; in one line.
+        ValueError: In one line, if that cannot be done.
     """
     _require_usable(x, num_samples, seed)
-    with _ONE_AT_A_TIME, untouched_randomness():
-        first_seed = spread(seed)
-        pilot = first_look(loss_fn, x, first_seed)
-        drawn = _Drawn.of(pilot, num_samples, first_seed, advance or (lambda _: None))
-    is_whole = drawn.is_whole()
-    if not is_whole.any():
+    with _ONE_AT_A_TIME, preserved_random_states():
+        first_seed = distant_seed(seed)
+        pilot = _pilot(loss_fn, x, first_seed)
+        drawn = _draw(pilot, num_samples, first_seed, advance or (lambda _: None))
+    is_finite = drawn.grams.isfinite().flatten(1).all(1) & drawn.coefficient.isfinite()
+    if not is_finite.any():
         raise ValueError("The loss is not finite: its gradient is NaN for every sample.")
-    oddities = list(pilot.oddities)
-    if not is_whole.all():
-        share = 1 - is_whole.double().mean().item()
-        text = f"The loss is NaN or infinite for {share:.2%} of the samples, which are left out."
-        oddities.append(Oddity("not-finite", text))
-    return _samples_of(pilot, drawn.at(is_whole), data_scale, oddities)
+    if not is_finite.all():
+        share = 1 - is_finite.double().mean().item()
+        found = [*pilot.diagnostics, Diagnostic("not-finite", {"share": share})]
+        pilot = replace(pilot, diagnostics=found)
+    return _samples_of(pilot, drawn.at(is_finite), data_scale)
+
+
+@dataclass(frozen=True)
+class _Pilot:
+    """The findings on the first batches, which decide how the others are taken apart.
+
+    Attributes:
+        queries: The calls of the loss.
+        reference: The clean batch as the process sees it, and the other one; up to a scale.
+        offset: What is added to the data.
+        depends_on_x: Whether the coefficient depends on the data.
+        is_noise_known: Whether the noise is one of the draws that were recorded.
+        is_uneven: Whether the coefficient differs between the elements of a sample.
+        is_plain: Whether one call of the loss shows all there is; in few dimensions it does not.
+        diagnostics: Findings.
+    """
+
+    queries: Queries
+    reference: tuple[Tensor, Tensor]
+    offset: float
+    depends_on_x: bool
+    is_noise_known: bool
+    is_uneven: bool
+    is_plain: bool
+    diagnostics: list[Diagnostic]
+
+
+def _pilot(loss_fn: LossFunction, x: Tensor, seed: int) -> _Pilot:
+    """Take a few batches apart with every paired call.
+
+    Raises:
+        ValueError: In one line, if the loss cannot be measured at all.
+    """
+    queries = Queries.for_loss(loss_fn, x, seed)
+    num_batches = min(64, max(4, -(-_NUM_PILOT_SAMPLES // len(x))))
+    seeds = [seed + i for i in range(num_batches)]
+    paired = [calls for s in seeds for calls in queries.paired(s, with_other_moved=True)]
+    paired = [calls for calls in paired if calls.is_finite()] or paired
+    found = diagnostics.of_the_error(queries, seeds[:4])
+    is_uneven = any(one.kind == "uneven" for one in found)
+    found += diagnostics.of_the_calls(queries.instrument, x, seeds)
+    reference = reference_data(paired, x, queries.x_other)
+    if reference[0] is not x:
+        found.append(Diagnostic("encoded"))
+    noise = find_noise(paired, queries, reference, is_uneven=is_uneven)
+    found += noise.diagnostics
+    c, c_other = (
+        torch.cat([value(calls) for calls in paired]).cpu()
+        for value in (PairedCalls.coefficient, PairedCalls.coefficient_other)
+    )
+    depends_on_x = _median((c_other / c - 1)[c != 0].abs()) > 1e-3
+    if depends_on_x:
+        found.append(Diagnostic("data-dependent"))
+    is_target_known = _median(noise.coefficients.unexplained_target[c != 0]) < 1e-4
+    is_plain = noise.is_known and is_target_known and not is_uneven and not depends_on_x
+    return _Pilot(
+        queries,
+        reference,
+        noise.coefficients.offset,
+        depends_on_x,
+        noise.is_known,
+        is_uneven,
+        is_plain and x[0].numel() >= _MIN_DIMENSIONS,
+        found,
+    )
+
+
+def _median(values: Tensor) -> float:
+    return values.nan_to_num().median().item()
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What the calls of a loss gave, a row per sample.
+    """Samples before they are solved: their Gram matrices, $c$, batches and quantiles."""
 
-    Attributes:
-        products: Dot products (`algebra`).
-        coefficient: $c$.
-        batch: Which batch each sample came in.
-        quantiles: As in `Samples`.
-    """
-
-    products: Float[Tensor, "n r r"]
+    grams: Float[Tensor, "n r r"]
     coefficient: Float[Tensor, " n"]
     batch: Float[Tensor, " n"]
     quantiles: Float[Tensor, "n draws"]
 
-    @classmethod
-    def of(cls, pilot: Pilot, num: int, seed: int, advance: Callable[[int], None]) -> "_Drawn":
-        """Batch after batch, until there are `num` samples."""
-        reading_of = _plain_readings if pilot.is_plain else _readings
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        draws: list[list[Tensor]] = []
-        size = len(pilot.asker.x)
-        for i in range(num):
-            for products, coefficient, drawn in reading_of(pilot, seed + i):
-                batch = torch.full((size,), float(i), dtype=torch.float64)
-                parts.append((products, coefficient.cpu(), batch))
-                draws.append([*drawn, torch.zeros(size)])
-                advance(size)
-            if len(parts) * size >= num:
-                break
-        num_draws = min(map(len, draws)) - 1  # those that are drawn in every batch
-        quantiles = torch.cat([torch.stack([*some[:num_draws], some[-1]], 1) for some in draws])
-        products, coefficients, batches = map(torch.cat, zip(*parts, strict=True))
-        return cls(products[:num], coefficients[:num], batches[:num], quantiles[:num, :num_draws])
-
-    def is_whole(self) -> Bool[Tensor, " n"]:
-        """Whether the gradients of each sample are finite."""
-        return self.products.isfinite().flatten(1).all(1) & self.coefficient.isfinite()
-
-    def at(self, index: Tensor) -> "_Drawn":
-        """Some of the samples."""
-        columns = (self.products, self.coefficient, self.batch, self.quantiles)
+    def at(self, index: Tensor | slice) -> "_Drawn":
+        columns = (self.grams, self.coefficient, self.batch, self.quantiles)
         return _Drawn(*(column[index] for column in columns))
 
 
-def _samples_of(
-    pilot: Pilot, drawn: _Drawn, data_scale: float | None, oddities: list[Oddity]
-) -> Samples:
+def _draw(pilot: _Pilot, num: int, seed: int, advance: Callable[[int], None]) -> _Drawn:
+    """Take batch after batch apart, until there are `num` samples."""
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    quantiles: list[list[Tensor]] = []
+    size = len(pilot.queries.x)
+    for i in range(num):
+        for grams, coefficient, of_batch in _taken_apart(pilot, seed + i):
+            batch = torch.full((size,), float(i), dtype=torch.float64)
+            parts.append((grams, coefficient.cpu(), batch))
+            quantiles.append(of_batch)
+            advance(size)
+        if len(parts) * size >= num:
+            break
+    num_draws = min(map(len, quantiles))  # those that are drawn in every batch
+    columns = [
+        torch.stack(some[:num_draws], 1) if num_draws else torch.empty(size, 0)
+        for some in quantiles
+    ]
+    grams, coefficient, batch = map(torch.cat, zip(*parts, strict=True))
+    return _Drawn(grams, coefficient, batch, torch.cat(columns)).at(slice(num))
+
+
+def _taken_apart(pilot: _Pilot, seed: int) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+    """Gram matrices, $c$ and quantiles of one batch, for each call of the network that counts."""
+    if pilot.is_plain:
+        x, _ = pilot.reference
+        elements = representative_elements(x)
+        for call in pilot.queries.single(seed):
+            yield *single_grams(call, x, pilot.offset, elements), call.quantiles
+    else:
+        for paired in pilot.queries.paired(seed, with_other_moved=pilot.depends_on_x):
+            grams = paired_grams(paired, pilot.reference, is_uneven=pilot.is_uneven)
+            yield grams, paired.coefficient(), paired.moved.quantiles
+
+
+def _samples_of(pilot: _Pilot, drawn: _Drawn, data_scale: float | None) -> Samples:
     """The coefficients of samples, in the scale of their process."""
-    solved, c = solve(drawn.products, is_noise_known=pilot.is_noise_known), drawn.coefficient
-    rtol = 0.0 if pilot.is_noise_known else (2 / pilot.asker.x[0].numel()) ** 0.5
+    solved, c = solve(drawn.grams, is_noise_known=pilot.is_noise_known), drawn.coefficient
+    x = pilot.queries.x
+    rtol = 0.0 if pilot.is_noise_known else (2 / x[0].numel()) ** 0.5
     process = process_of(solved.alpha, solved.sigma, offset=solved.offset, rtol=rtol)
     if data_scale is not None:
         process = process._replace(scale=data_scale)
     logsnr = 2 * (torch.log(solved.alpha / process.scale) - solved.sigma.log())
     logsnr = torch.where(logsnr < -_PURE, -torch.inf, logsnr)
     logsnr = torch.where(logsnr > _PURE, torch.inf, logsnr)
-    is_strange = (solved.strange_noise > 0.05) & (logsnr.abs() < 4)
-    is_exact = pilot.is_noise_known and pilot.reference[0] is pilot.asker.x
+    is_strange = (solved.unexplained_noise > 0.05) & (logsnr.abs() < 4)
+    is_exact = pilot.is_noise_known and pilot.reference[0] is x
     if is_exact and is_strange.double().mean() > 1e-3:
         raise ValueError(REFUSAL)  # as where a coin flips whole batches, none of the first ones
-    strange = solved.strange_target[logsnr.isfinite() & (c != 0)].median().item()
-    if strange > 1e-3 and not any(oddity.is_fatal for oddity in oddities):
-        text = (
-            f"{strange:.1%} of the target is no combination of the data and the noise: the loss "
-            "has a term besides the error, or a target of its own."
-        )
-        oddities = [*oddities, Oddity("strange-target", text)]
+    found = pilot.diagnostics
+    unexplained = solved.unexplained_target[logsnr.isfinite() & (c != 0)].median().item()
+    if unexplained > 1e-3 and not any(one.is_fatal for one in found):
+        found = [*found, Diagnostic("strange-target", {"share": unexplained})]
     return Samples(
         logsnr=logsnr,
         a=solved.a / process.scale,
@@ -175,26 +245,8 @@ def _samples_of(
         logsnr_error=rtol,
         rounding=solved.rounding,
         quantiles=drawn.quantiles,
-        oddities=oddities,
+        diagnostics=found,
     )
-
-
-_Reading = tuple[Tensor, Tensor, list[Tensor]]  # dot products, c, quantiles
-
-
-def _readings(pilot: Pilot, seed: int) -> Iterator[_Reading]:
-    """One batch, from three or four calls of the loss."""
-    for look in pilot.asker.looks(seed, with_other_moved=pilot.with_other_moved):
-        products = grams(look, pilot.reference, is_uneven=pilot.is_uneven)
-        yield products, look.coefficient(), look.quantiles
-
-
-def _plain_readings(pilot: Pilot, seed: int) -> Iterator[_Reading]:
-    """One batch, from one call."""
-    x, _ = pilot.reference
-    elements = some_elements(x)
-    for glance in pilot.asker.glances(seed):
-        yield *glanced(glance, x, pilot.offset, elements), glance.quantiles
 
 
 def _require_usable(x: Tensor, num_samples: int, seed: int) -> None:

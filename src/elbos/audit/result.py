@@ -1,10 +1,11 @@
-r"""What an audit finds, on a grid of noise levels."""
+r"""The result of an audit: a weighting on a grid of noise levels, and how it comes about."""
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,26 +13,37 @@ from jaxtyping import Float
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from elbos.audit.names import Nearest
-from elbos.audit.oddity import Oddity
-from elbos.audit.verdict import monotone_code, verdict
+from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.matching import Nearest
+from elbos.audit.monotone import MonotoneFactor, find_factor, monotone_weight
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+_DERIVED = (
+    "is_monotone",
+    "is_weighted_elbo",
+    "negative_mass",
+    "negative_share",
+    "mass_at_max",
+    "mixture_density",
+    "central_half",
+    "monotone_code",
+)
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Audit:
-    r"""What a loss asks for: its implied weighting, and how it comes about.
+    r"""What a loss optimizes: its implied weighting, and how it comes about.
 
     Curves are float64, on the grid `logsnr`. The weighting counts up to a constant and is given
-    with a geometric mean of 1 under $p$.
+    with a geometric mean of 1 under $p$. `print(audit)` shows what `elbos audit` prints.
 
     Attributes:
         title: What was audited.
         source: "measured" from code, or "declared" and hence exact.
         num_samples: How many samples were drawn; 0 for a declared loss.
-        logsnr: The grid $\lambda$, increasing, from the noisiest level seen to the cleanest.
+        logsnr: The grid $\lambda$, increasing, from the noisiest level sampled to the cleanest.
         weight: $w(\lambda) \propto p(\lambda)\, k(\lambda)$.
         weight_error: Standard error of $\log w$, up to a constant.
         density: $p(\lambda)$, of the levels that are neither pure noise nor clean data.
@@ -49,16 +61,16 @@ class Audit:
         sigma_data: EDM's $\sigma_d$, or None.
         coefficient_name: A formula for `coefficient`, or None.
         rising: Where $w$ rises with $\lambda$, beyond the sampling error.
-        closest: The nearest named weightings and their distances (`names`), nearest first.
+        closest: The nearest named weightings and their distances (`matching`), nearest first.
         share_pure_noise: Share of the samples at $\lambda = -\infty$.
         weight_pure_noise: Their mean coefficient $c$ over that of all samples; 0 if there are none.
         share_clean: Share of the samples at $\lambda = \infty$.
-        oddities: Whatever the weighting does not tell.
+        diagnostics: Findings that the weighting does not show.
     """
 
     title: str
     source: Literal["measured", "declared"]
-    num_samples: int
+    num_samples: int = 0
     logsnr: Float[Tensor, " g"]
     weight: Float[Tensor, " g"]
     weight_error: Float[Tensor, " g"]
@@ -68,20 +80,20 @@ class Audit:
     b: Float[Tensor, " g"]
     schedule: str | None
     density_kind: Literal["table", "named", "function", "smooth"]
-    num_steps: int | None
-    process: str | None
-    data_scale: float
-    data_offset: float
+    num_steps: int | None = None
+    process: str | None = None
+    data_scale: float = 1.0
+    data_offset: float = 0.0
     parameterization: str | None
-    parameterization_factor: float
+    parameterization_factor: float = 1.0
     sigma_data: float | None
     coefficient_name: str | None
     rising: list[tuple[float, float]]
     closest: list[Nearest]
-    share_pure_noise: float
-    weight_pure_noise: float
-    share_clean: float
-    oddities: list[Oddity]
+    share_pure_noise: float = 0.0
+    weight_pure_noise: float = 0.0
+    share_clean: float = 0.0
+    diagnostics: Sequence[Diagnostic] = ()
 
     @property
     def is_monotone(self) -> bool:
@@ -91,7 +103,7 @@ class Audit:
     @property
     def is_weighted_elbo(self) -> bool:
         """Whether the loss is a squared error in normal noise, so that a weighting describes it."""
-        return not any(oddity.is_fatal for oddity in self.oddities)
+        return not any(one.is_fatal for one in self.diagnostics)
 
     @cached_property
     def _log_weight(self) -> PchipInterpolator:
@@ -102,19 +114,6 @@ class Audit:
         inside = logsnr.clamp(self.logsnr[0].item(), self.logsnr[-1].item())
         log_w = self._log_weight(inside.detach().double().cpu().numpy())
         return torch.as_tensor(log_w).exp().to(logsnr)
-
-    @cached_property
-    def monotone_weight(self) -> Float[Tensor, " g"]:
-        """The least weighting that is nowhere below $w$ and does not rise where $w$ is `rising`.
-
-        That is `Monotone` of $w$ without its sampling error: above the last rise it is $w$ itself.
-        """
-        lifted = self.weight
-        for start, end in self.rising:
-            first, after = torch.searchsorted(self.logsnr, self.logsnr.new_tensor([start, end]))
-            top = self.weight[first : after + 1].max()  # it may lie between two points
-            lifted = torch.where(self.logsnr <= end, lifted.clamp(min=top), lifted)
-        return lifted
 
     @property
     def mixture_density(self) -> Float[Tensor, " g"]:
@@ -145,49 +144,89 @@ class Audit:
         return self.negative_mass / (1 + self.negative_mass)
 
     @cached_property
-    def effort(self) -> tuple[float, float]:
-        r"""The quartiles of $w(\lambda)\,\mathrm{sigmoid}(\lambda)$.
+    def central_half(self) -> tuple[float, float]:
+        r"""The log-SNR between which the central 50 % of the expected loss lie: the quartiles of
+        $w(\lambda)\,\mathrm{sigmoid}(\lambda)$.
 
-        Half of the loss that the best network has left lies between them if the data are standard
-        normal, for which $\mathbb E\|\hat\epsilon - \epsilon\|^2 = \mathrm{sigmoid}(\lambda)$.
+        That is the loss of the best network on standard normal data, for which
+        $\mathbb E\|\hat\epsilon - \epsilon\|^2 = \mathrm{sigmoid}(\lambda)$.
         """
         mass = (self.weight * torch.sigmoid(self.logsnr)).cumsum(0)
         at = torch.searchsorted(mass / mass[-1], torch.tensor([0.25, 0.75], dtype=torch.float64))
         low, high = self.logsnr[at].tolist()
         return low, high
 
-    @property
-    def verdict(self) -> str:
-        """What the loss maximizes, where it spends its effort, and what it falls short of."""
-        return verdict(self)
+    @cached_property
+    def monotone_weight(self) -> Float[Tensor, " g"]:
+        """The least weighting that is nowhere below $w$ and does not rise where $w$ is `rising`."""
+        return monotone_weight(self.logsnr, self.weight, self.rising)
+
+    @cached_property
+    def factor(self) -> MonotoneFactor | None:
+        """The factor that makes it a likelihood objective; None if it is one, or if none does."""
+        if not self.is_weighted_elbo:
+            return None
+        curves = (self.logsnr, self.weight, self.weight_error)
+        return find_factor(*curves, self.rising, self.closest[0])
+
+    def monotone_factor(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """What to multiply the loss of each sample with to get the nearest likelihood objective.
+
+        That is another objective, not a repair of a bug; of one that is monotone, it is 1.
+
+        Raises:
+            ValueError: If there is none: no weighting describes the loss, or it has levels without
+                any weight.
+        """
+        if self.is_monotone:
+            return torch.ones_like(logsnr)
+        if self.factor is None:
+            raise ValueError(f"No factor makes {self.title} a likelihood objective.")
+        return self.factor(logsnr)
 
     @property
     def monotone_code(self) -> str | None:
-        """Code for the factor that makes the nearest likelihood objective of a loss that is none.
-
-        That is another objective, not a repair of a bug.
-        """
-        return monotone_code(self)
+        """Python code for `monotone_factor`; None if there is nothing to multiply with."""
+        return self.factor.code if self.factor else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as what JSON has: numbers, lists and strings; None for what is no number."""
-        content = {field.name: getattr(self, field.name) for field in fields(self)}
-        derived = {
-            "is_monotone": self.is_monotone,
-            "is_weighted_elbo": self.is_weighted_elbo,
-            "negative_mass": self.negative_mass,
-            "negative_share": self.negative_share,
-            "mass_at_max": self.mass_at_max,
-            "mixture_density": self.mixture_density,
-            "effort": self.effort,
-            "verdict": self.verdict,
-            "monotone_code": self.monotone_code,
-        }
-        return {name: _plain(value) for name, value in (content | derived).items()}
+        """All fields and what follows from them, as plain numbers, lists and strings; None for what
+        is no number.
+        """
+        names = (*(field.name for field in fields(self)), *_DERIVED)
+        return {name: _plain(getattr(self, name)) for name in names}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Audit":
+        """The audit that `to_dict` was of."""
+        given = {field.name: content[field.name] for field in fields(cls)}
+        for field in fields(cls):
+            if "Tensor" in str(field.type):
+                given[field.name] = torch.tensor(given[field.name], dtype=torch.float64)
+        given["rising"] = [(start, end) for start, end in given["rising"]]
+        given["closest"] = [
+            Nearest(one["name"], math.inf if one["distance"] is None else one["distance"])
+            for one in given["closest"]
+        ]
+        given["diagnostics"] = [
+            Diagnostic(one["kind"], one["values"]) for one in given["diagnostics"]
+        ]
+        return cls(**given)
 
     def to_json(self) -> str:
         """`to_dict` as JSON."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    def __repr__(self) -> str:
+        kind = "monotone" if self.is_monotone else "not monotone"
+        kind = kind if self.is_weighted_elbo else "no weighting describes it"
+        return f"Audit({self.title!r}, {self.parameterization}, {kind})"
+
+    def __str__(self) -> str:
+        """What `elbos audit` prints, in 80 columns."""
+        from elbos.report.audit import as_text
+
+        return as_text([self])
 
     def plot(self, *others: "Audit") -> "Figure":
         """The weighting, the density and the mixture of ELBOs, with those of other audits.
@@ -195,18 +234,31 @@ class Audit:
         Returns:
             A plotly figure.
         """
-        from elbos.audit.figure import figure
+        from elbos.report.audit import figure
 
         return figure([self, *others])
+
+    def to_html(self, path: str | Path, *others: "Audit") -> None:
+        """Write a page that is whole in itself, side by side with other audits."""
+        from elbos.report.audit import write_page
+
+        write_page([self, *others], Path(path))
+
+    def _repr_html_(self) -> str:
+        from elbos.report.audit import as_html
+
+        return as_html([self])
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return _plain(value.tolist())
-    if isinstance(value, Oddity):
-        return {"kind": value.kind, "text": value.text, "is_fatal": value.is_fatal}
+    if isinstance(value, Diagnostic):
+        return {**_plain(asdict(value)), "is_fatal": value.is_fatal}
     if isinstance(value, Nearest):
-        return {"name": value.name, "distance": _plain(value.distance)}
+        return _plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Sequence) and not isinstance(value, str):

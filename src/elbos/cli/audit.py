@@ -22,14 +22,13 @@ import tyro
 from rich.console import Console
 
 from elbos import audit, files
-from elbos.adapters.diffusers import Training, read_config, training_steps
-from elbos.audit.declare import of_recipe, of_steps
-from elbos.audit.text import report
+from elbos.adapters.diffusers import Training, loss_table, read_config
 from elbos.checks import require_positive
 from elbos.cli.parse import parse
 from elbos.errors import printable
 from elbos.progress import progress
 from elbos.recipes import RECIPES
+from elbos.report.audit import Terminal, as_dict, write_page
 from elbos.user_code import as_script, code_path, is_code, load_function, require_target
 
 _MAX_ELEMENTS = 2**18  # of a batch: about what two cores take apart in 10 ms
@@ -181,17 +180,15 @@ class Audit:
         audits = self._audits()
         try:
             if page:
-                from elbos.audit.page import write_page  # with plotly
-
                 write_page(audits, page, command=shlex.join(["elbos", *sys.argv[1:]]))
         finally:  # minutes of work, shown even where it cannot be written
             if self.json:
-                contents = [result.to_dict() for result in audits]
+                contents = [as_dict(result) for result in audits]
                 content = contents if len(contents) > 1 else contents[0]
                 print(json.dumps(content, indent=2, allow_nan=False))  # noqa: T201
             else:
                 width = max(Console().width, _MIN_WIDTH)
-                Console(width=width).print(report(audits), crop=False)
+                Console(width=width).print(Terminal(audits), crop=False)
         if self.html and not self.json:
             print(f"Written to {printable(str(self.html))}.")  # noqa: T201
 
@@ -204,10 +201,10 @@ class Audit:
 
     def _declared(self, target: str) -> audit.Audit:
         if target in RECIPES:
-            return of_recipe(target)
+            return audit.from_recipe(target)
         config = read_config(_config_path(target) or Path(target))
         with _named(target):
-            found = of_steps(training_steps(config, self.training))
+            found = audit.from_table(loss_table(config, self.training))
         return replace(found, title=printable(target))
 
     def _measured(self, target: str) -> audit.Audit:

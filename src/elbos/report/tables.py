@@ -41,7 +41,7 @@ class Column:
     def head(self) -> str:
         """The title with its arrow."""
         arrow = {None: "", True: " ↓", False: " ↑"}[self.is_lower_better]
-        return f"{self.title}{arrow}"
+        return self.title + arrow  # such that markup stays so
 
 
 @dataclass(frozen=True)

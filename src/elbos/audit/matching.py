@@ -18,18 +18,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from elbos import weightings
 from elbos.arrays import Array
+from elbos.audit.families import fit_family
 from elbos.parameterizations import EDM, Eps, Flow, Score, V, X
 from elbos.recipes import RECIPES
 from elbos.weightings import Weighting
 
-SIMPLER = 0.005  # how much nearer something with one more parameter has to be
-_AT_BOUND = 0.02  # how near to a bound, over the bound, a fitted parameter counts as at it
+MIN_GAIN = 0.005  # how much nearer something with one more parameter has to be
 SAME = 0.02  # the distance up to which two curves count as the same
+_AT_BOUND = 0.02  # how near to a bound, over the bound, a fitted parameter counts as at it
 
 
 class Nearest(NamedTuple):
@@ -64,17 +65,17 @@ def prediction_of(
         b: Coefficient of the noise in the target.
         rtol: Relative error of a single value.
     """
-    zero, one = torch.zeros_like(logsnr), torch.ones_like(logsnr)
+    zero, ratio = torch.zeros_like(logsnr), torch.exp(logsnr / 2)
     candidates: list[tuple[str, tuple[Tensor, Tensor], float | None]] = [
         ("eps", Eps().coefficients(logsnr), None),
         ("x", X().coefficients(logsnr), None),
         ("v", V().coefficients(logsnr), None),
         ("flow", Flow().coefficients(logsnr), None),
         ("score", Score().coefficients(logsnr), None),
-        ("score", (zero, -torch.exp(logsnr / 2)), None),  # of variance exploding
-        ("score", (zero, -(one + torch.exp(logsnr / 2))), None),  # of rectified flow
+        ("score", (zero, -ratio), None),  # of variance exploding
+        ("score", (zero, -(1 + ratio)), None),  # of rectified flow
     ]
-    variance = (-b * torch.exp(-logsnr / 2) / a).median()
+    variance = (-b / ratio / a).median()
     if variance > 0:
         sigma_data = float(f"{variance.sqrt().item():.4g}")
         edm = EDM(sigma_data=sigma_data)
@@ -82,27 +83,13 @@ def prediction_of(
     for name, (a_name, b_name), sigma in candidates:
         norm2 = a_name**2 + b_name**2
         factor = ((a * a_name + b * b_name) / norm2).median()
-        error = torch.hypot(a - factor * a_name, b - factor * b_name) / (
-            factor.abs() * norm2.sqrt()
-        )
-        if torch.quantile(error, 0.9) < 5e-3 + 3 * rtol:
+        error = torch.hypot(a - factor * a_name, b - factor * b_name)
+        if torch.quantile(error / (factor.abs() * norm2.sqrt()), 0.9) < 5e-3 + 3 * rtol:
             rounded = float(f"{factor.item():.3g}")
             if abs(abs(rounded) - 1) < 0.2 * rtol:
                 rounded = math.copysign(1.0, rounded)
             return Prediction(name, rounded, sigma)
     return None
-
-
-def in_words(distance: float) -> str:
-    """A distance as a percentage, or, if it is large, as the factor that it is the log of.
-
-    Examples:
-        >>> in_words(0.081), in_words(0.87)
-        ('8.1%', 'a factor of 2.4')
-    """
-    if distance < 0.5:
-        return f"{distance:.1%}"
-    return f"a factor of {math.exp(distance):.1f}" if distance < 5 else "orders of magnitude"
 
 
 def distance(log_w: Array, log_v: Array, p: Array) -> float:
@@ -149,7 +136,7 @@ _FAMILIES = [
 
 def nearest_weightings(
     logsnr: Float[Array, " g"], log_w: Float[Array, " g"], p: Float[Array, " g"]
-) -> list[tuple[Weighting, float]]:
+) -> list[Nearest]:
     """Named weightings by their distance, the nearest first.
 
     Args:
@@ -167,41 +154,32 @@ def nearest_weightings(
 
     published = {recipe.closed_form for recipe in RECIPES.values()}
     found = [(w, distance_of(w)) for w in sorted(published, key=repr)]
-    found += [fit for family in _FAMILIES for fit in _fitted(family, distance_of)]
+    fitted = (_fitted(family, distance_of) for family in _FAMILIES)
+    found += [(w, distance_of(w)) for w in fitted if w is not None]
     found.sort(key=lambda item: item[1] + (item[0] not in published) * SAME)
-    nearest: list[tuple[Weighting, float]] = []
+    nearest: list[Nearest] = []
+    others: list[Array] = []
     for weighting, d in found:  # no two names for one curve, and none that is off beyond measure
         if not math.isfinite(d):
             continue
         log_v = weighting(levels).log().numpy()
-        others = (w(levels).log().numpy() for w, _ in nearest)
-        if all(distance(log_v, other, p) > SIMPLER for other in others):
-            nearest.append((weighting, d))
+        if all(distance(log_v, other, p) > MIN_GAIN for other in others):
+            nearest.append(Nearest(code(weighting), d))
+            others.append(log_v)
     return nearest
 
 
-def _fitted(
-    family: _Family, distance_of: Callable[[Weighting], float]
-) -> list[tuple[Weighting, float]]:
-    """The nearest of a family; none if it is at the bound of a parameter, where fits run away."""
-
-    def loss(theta: Array) -> float:
-        if not all(
-            low <= value <= high for value, (low, high) in zip(theta, family.bounds, strict=True)
-        ):
-            return 1e3
-        return min(distance_of(family.build(*theta)), 1e3)
-
+def _fitted(family: _Family, distance_of: Callable[[Weighting], float]) -> Weighting | None:
+    """The nearest of a family; None if it is at the bound of a parameter, where fits run away."""
     fits = [
-        minimize(loss, np.array(start), method="Nelder-Mead", tol=1e-4, options={"maxfev": 150})
+        fit_family(family.build, start, distance_of, bounds=family.bounds, max_calls=150)
         for start in family.starts
     ]
-    best = min(fits, key=lambda fit: float(fit.fun))
-    for value, bounds in zip(best.x, family.bounds, strict=True):
+    theta, _ = min(fits, key=lambda fit: fit[1])
+    for value, bounds in zip(theta, family.bounds, strict=True):
         if any(abs(value - bound) < _AT_BOUND * abs(bound) for bound in bounds):
-            return []
-    weighting = family.build(*(float(f"{value:.3g}") for value in best.x))
-    return [(weighting, distance_of(weighting))]
+            return None
+    return family.build(*(float(f"{value:.3g}") for value in theta))
 
 
 def code(value: object) -> str:
@@ -221,6 +199,10 @@ def code(value: object) -> str:
         elif field.default is dataclasses.MISSING or _short(item) != _short(field.default):
             parts.append(f"{field.name}={_short(item)}")
     return f"{type(value).__name__}({', '.join(parts)})"
+
+
+def _short(value: float) -> str:
+    return repr(float(f"{value:.4g}") + 0.0)
 
 
 def named_weighting(name: str) -> Weighting:
@@ -248,12 +230,8 @@ def named_weighting(name: str) -> Weighting:
     return weighting
 
 
-def _short(value: float) -> str:
-    return repr(float(f"{value:.4g}") + 0.0)
-
-
-_Form = Callable[[Array, float], Array]
-_FORMS: list[tuple[str, _Form]] = [  # of snr; the first that fits is taken
+_Formula = Callable[[Array, float], Array]
+_FORMULAS: list[tuple[str, _Formula]] = [  # of snr; the first that fits is taken
     ("1", lambda snr, _: np.ones_like(snr)),
     ("snr", lambda snr, _: snr),
     ("1/snr", lambda snr, _: 1 / snr),
@@ -292,19 +270,19 @@ def coefficient_name(
     logsnr, log_c, p = logsnr[kept], log_c[kept], p[kept] / p[kept].sum()
     snr = np.exp(logsnr)
     best: tuple[float, str] = (SAME, "")
-    for text, form in _FORMS:
-        gamma = _best_gamma(form, snr, log_c, p) if "{g}" in text else 1.0
-        d = distance(log_c, np.log(form(snr, gamma)), p)
-        if d < best[0] - (SIMPLER if best[1] else 0):
+    for text, formula in _FORMULAS:
+        gamma = _best_gamma(formula, snr, log_c, p) if "{g}" in text else 1.0
+        d = distance(log_c, np.log(formula(snr, gamma)), p)
+        if d < best[0] - (MIN_GAIN if best[1] else 0):
             best = d, text.format(g=f"{gamma:g}")
     return best[1] or None
 
 
-def _best_gamma(form: _Form, snr: Array, log_c: Array, p: Array) -> float:
-    """The parameter of a form that fits best."""
+def _best_gamma(formula: _Formula, snr: Array, log_c: Array, p: Array) -> float:
+    """The parameter of a formula that fits best."""
 
     def loss(log_gamma: float) -> float:
-        return distance(log_c, np.log(form(snr, math.exp(log_gamma))), p)
+        return distance(log_c, np.log(formula(snr, math.exp(log_gamma))), p)
 
     starts = np.arange(-3, 7, 0.1)
     start = starts[int(np.argmin([loss(value) for value in starts]))]

@@ -13,11 +13,10 @@ from browsing import HOSTILE, contrast, luminance, opened
 from PIL import Image
 
 from elbos import audit as auditing
-from elbos.audit.declare import of_recipe
-from elbos.audit.figure import figure
-from elbos.audit.names import code, named_weighting
-from elbos.audit.page import page, write_page
+from elbos.audit import from_recipe
+from elbos.audit.matching import code, named_weighting
 from elbos.recipes import RECIPES
+from elbos.report.audit import as_dict, figure, page, write_page
 
 COMMAND = "elbos audit train.py:loss --title '<b>'" + " --and-so-on" * 20
 
@@ -38,7 +37,7 @@ def edm():
 @pytest.fixture(scope="module")
 def hostile():
     """Declared, hence exact; monotone; with a title that tries to get out."""
-    return dataclasses.replace(of_recipe("sigmoid-2"), title=HOSTILE)
+    return dataclasses.replace(from_recipe("sigmoid-2"), title=HOSTILE)
 
 
 # ------------------------------------------------------------------------------- without a browser
@@ -51,7 +50,7 @@ def area(x, y):
 
 @pytest.mark.parametrize("name", ["edm", "min-snr-5", "sigmoid-2", "elbo", "flow"])
 def test_what_the_mixture_adds_is_one_and_what_it_subtracts_the_negative_share(name):
-    audit = of_recipe(name)
+    audit = from_recipe(name)
     panel = [trace for trace in figure([audit]).data if trace.yaxis == "y3"]
     added, subtracted, _, mass = panel
     total = area(added.x, added.y) + mass.y[-1]
@@ -99,7 +98,7 @@ def test_island_holds_every_number(edm, hostile):
     html = page([edm, hostile], command=COMMAND)
     (island,) = re.findall(r'id="elbos-audit">(.*?)</script>', html, re.DOTALL)
     content = json.loads(island)
-    expected = [json.loads(json.dumps(audit.to_dict())) for audit in (edm, hostile)]
+    expected = [json.loads(json.dumps(as_dict(audit))) for audit in (edm, hostile)]
     assert content["audits"] == expected
     assert content["command"] == COMMAND
 
@@ -117,11 +116,11 @@ PATHS = [f"runs/of/mine/train.py:{name}" for name in ("loss", "old_loss", "new",
 
 @pytest.mark.parametrize("num", [1, 2, 3, 4])
 def test_titles_are_whole_in_headings_and_short_elsewhere(num):
-    audits = [dataclasses.replace(of_recipe("edm"), title=title) for title in PATHS[:num]]
+    audits = [dataclasses.replace(from_recipe("edm"), title=title) for title in PATHS[:num]]
     text = re.sub(r"<script.*?</script>", "", page(audits), flags=re.DOTALL)
     broken = "runs/<wbr>of/<wbr>mine/<wbr>train.<wbr>py:<wbr>loss"
     assert broken in re.search("<h2>.*|<h1>.*", text[text.index("<h1>") + (num > 1) * 4 :])[0]
-    heads = re.findall(r'<th scope="col">(?:<svg.*?</svg>) (.*?)</th>', text)
+    heads = re.findall(r'<th scope="col"[^>]*>(?:<svg.*?</svg>) (.*?)</th>', text)
     short = ["loss", "old_<wbr>loss", "new", "last"][:num]
     assert heads == (short if num > 1 else [])
     legends = [f"Nearest to {title}" for title in short] if num > 1 else ["Nearest"]
@@ -134,9 +133,9 @@ def test_titles_are_whole_in_headings_and_short_elsewhere(num):
 
 
 def test_the_nearest_objective_is_no_repair():
-    assert "The nearest likelihood objective" in page([of_recipe("edm")])
-    assert "not a repair of a bug" in page([of_recipe("edm")])
-    assert "nearest likelihood objective" not in page([of_recipe("flow")])
+    assert "The nearest likelihood objective" in page([from_recipe("edm")])
+    assert "not a repair of a bug" in page([from_recipe("edm")])
+    assert "nearest likelihood objective" not in page([from_recipe("flow")])
 
 
 def test_page_is_small_enough_to_attach_and_the_same_each_time(edm, tmp_path):
@@ -310,8 +309,8 @@ def test_page_follows_the_colour_scheme_and_prints_on_white(single):
 
 def test_only_what_has_no_weighting_is_red(browser, edm, hostile, tmp_path):
     """Neither of the others is good or bad; their colours differ also without red and green."""
-    huber = auditing.Oddity("not-squared", "It grows more slowly.", is_fatal=True)
-    audits = [hostile, edm, dataclasses.replace(edm, oddities=[huber])]
+    huber = auditing.Diagnostic("not-squared", {"growth": 0.5})
+    audits = [hostile, edm, dataclasses.replace(edm, diagnostics=[huber])]
     write_page(audits, tmp_path / "page.html")
     with opened(browser, tmp_path / "page.html", width=1280) as view:
         for scheme in ("light", "dark"):

@@ -1,7 +1,7 @@
-r"""The schedule that noise levels were drawn from, by name.
+r"""Families of curves with parameters, and the schedule among them that noise levels come from.
 
-Where the density was read off (`drawn`), a schedule is named if its density has the same shape, up
-to the errors of that: one of a published recipe, or one with fitted parameters.
+Where the density was read off (`inverse_cdf`), a schedule is named if its density has the same
+shape, up to the errors of that: one of a published recipe, or one with fitted parameters.
 
 Where levels are all there is, a family of schedules is fitted by maximum likelihood, conditionally
 on their range. It is named if it passes Kolmogorov's test and if the smooth density is hardly more
@@ -12,6 +12,8 @@ schedule is taken instead of the fitted one if it is as likely.
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,12 +22,60 @@ from scipy import stats
 from scipy.optimize import minimize
 
 from elbos.arrays import Array
-from elbos.audit.smooth import Smooth
+from elbos.audit.splines import SmoothDensity
 from elbos.recipes import RECIPES
 from elbos.schedules import DDPM, Cosine, EDMSampling, Flow, Laplace, Linear, Normal, Schedule
 
-_ABSURD = 20.0  # a mean log-SNR, or the log of a scale
+T = TypeVar("T")
+
+_MAX_PARAMETER = 20.0  # of a mean log-SNR, or the log of a scale: beyond, nobody would write it
 _SHAPE_ERROR = 5e-4  # of a log-density, where it was read off: what rounding can leave
+
+
+def fit_family(
+    build: Callable[..., T],
+    start: Sequence[float],
+    loss: Callable[[T], float],
+    *,
+    bounds: Sequence[tuple[float, float]] = (),
+    xatol: float = 1e-4,
+    fatol: float = 1e-4,
+    max_calls: int = 1000,
+) -> tuple[list[float], float]:
+    """The parameters for which the loss of a member of a family is least, and that loss.
+
+    By Nelder and Mead's method. Members out of bounds, that cannot be built, or without a finite
+    loss count as far away.
+
+    Args:
+        build: From the parameters to the member.
+        start: The parameters to start from; a family without any has one member.
+        loss: Of a member.
+        bounds: Of each parameter. Default: none.
+        xatol: Tolerance of the parameters.
+        fatol: Tolerance of the loss.
+        max_calls: How often to compute the loss at most. Default: more than it takes.
+    """
+
+    def loss_of(theta: Array) -> float:
+        if not all(low <= value <= high for value, (low, high) in zip(theta, bounds, strict=False)):
+            return 1e6
+        try:
+            value = loss(build(*theta.tolist()))
+        except (ValueError, OverflowError):  # no such member
+            return 1e6
+        return value if np.isfinite(value) else 1e6
+
+    if not len(start):
+        return [], loss_of(np.empty(0))
+    found = minimize(
+        loss_of,
+        np.array(start),
+        method="Nelder-Mead",
+        options={"xatol": xatol, "fatol": fatol, "maxfev": max_calls},
+    )
+    theta: list[float] = found.x.tolist()
+    return theta, float(found.fun)
 
 
 @dataclass(frozen=True)
@@ -69,78 +119,66 @@ _FAMILIES: list[_Family] = [
 ]
 
 
+@dataclass(frozen=True)
 class _Fit:
-    """A family fitted to levels, conditionally on their range."""
+    """A family fitted to levels by maximum likelihood, conditionally on their range."""
 
-    def __init__(self, family: _Family, logsnr: Array) -> None:
-        self.family, self.logsnr = family, torch.from_numpy(logsnr)
-        pad = 0.0 if len(logsnr) < 2 else float(logsnr.max() - logsnr.min()) / len(logsnr)
-        self.ends = {
-            "logsnr_min": float(logsnr.min()) - pad,
-            "logsnr_max": float(logsnr.max()) + pad,
-        }
-        quantiles = torch.from_numpy(np.quantile(logsnr, (np.arange(2000) + 0.5) / 2000))
-        self.theta = self._best(
-            family.start(logsnr), lambda schedule: -schedule.log_density(quantiles).mean().item()
-        )
+    family: _Family
+    logsnr: Array
+
+    @cached_property
+    def ends(self) -> dict[str, float]:
+        low, high, num = float(self.logsnr.min()), float(self.logsnr.max()), len(self.logsnr)
+        pad = 0.0 if num < 2 else (high - low) / num
+        return {"logsnr_min": low - pad, "logsnr_max": high + pad}
+
+    @cached_property
+    def theta(self) -> list[float]:
+        quantiles = torch.from_numpy(np.quantile(self.logsnr, (np.arange(2000) + 0.5) / 2000))
+        start = self.family.start(self.logsnr)
+        return self._best(start, lambda s: -s.log_density(quantiles).mean().item(), 1e-8)
 
     def _best(
-        self, start: list[float], loss: Callable[[Schedule], float], fatol: float = 1e-8
+        self, start: list[float], loss: Callable[[Schedule], float], fatol: float
     ) -> list[float]:
-        """The parameters for which the schedule's loss is least."""
+        return fit_family(self.schedule, start, loss, xatol=1e-6, fatol=fatol)[0]
 
-        def loss_of(theta: Array) -> float:
-            try:
-                value = loss(self.schedule(theta.tolist()))
-            except (ValueError, OverflowError):  # no such schedule
-                return 1e6
-            return value if np.isfinite(value) else 1e6
-
-        if not start:
-            return []
-        found = minimize(
-            loss_of, start, method="Nelder-Mead", options={"xatol": 1e-6, "fatol": fatol}
-        )
-        theta: list[float] = found.x.tolist()
-        return theta
-
-    def schedule(self, theta: Sequence[float] | None = None) -> Schedule:
-        return self.family.build(*(self.theta if theta is None else theta), **self.ends)
+    def schedule(self, *theta: float) -> Schedule:
+        return self.family.build(*theta, **self.ends)
 
     def nearest(self, distance: Callable[[Schedule], float]) -> Schedule | None:
         """The member of the family that is nearest to something else, on the same range; None if
         that is one which nobody would write.
         """
-        theta = self._best(self.theta, distance, fatol=1e-14)
-        return self.schedule(theta) if max(map(abs, theta), default=0.0) < _ABSURD else None
+        theta = self._best(self.theta, distance, 1e-14)
+        return self.schedule(*theta) if max(map(abs, theta), default=0) < _MAX_PARAMETER else None
 
     def log_likelihood(self, schedule: Schedule) -> float:
-        return schedule.log_density(self.logsnr).sum().item()
+        return schedule.log_density(torch.from_numpy(self.logsnr)).sum().item()
 
     def covariance(self, grid: Array) -> Array:
-        """Of log p at the grid: the Jacobian around the inverse of the observed information."""
+        """The covariance of log p at the grid: the Jacobian around the inverse of the observed
+        information.
+        """
         if not self.theta:
             return np.zeros((len(grid), len(grid)))
 
-        def slopes(at: Array) -> Array:
-            columns = []
-            for i in range(len(self.theta)):
-                up, down = list(self.theta), list(self.theta)
-                up[i] += 1e-4
-                down[i] -= 1e-4
-                values = [
-                    self.schedule(t).log_density(torch.from_numpy(at)).numpy() for t in (up, down)
-                ]
-                columns.append((values[0] - values[1]) / 2e-4)
-            return np.stack(columns, axis=1)
+        def log_density(theta: Array, at: Array) -> Array:
+            schedule = self.schedule(*theta.tolist())
+            return np.asarray(schedule.log_density(torch.from_numpy(at)).numpy())
 
-        score = slopes(self.logsnr.numpy())
-        jacobian = slopes(grid)
+        def slopes(at: Array) -> Array:
+            theta = np.array(self.theta)
+            steps = 1e-4 * np.eye(len(theta))
+            changes = [log_density(theta + d, at) - log_density(theta - d, at) for d in steps]
+            return np.stack(changes, axis=1) / 2e-4
+
+        score, jacobian = slopes(self.logsnr), slopes(grid)
         return np.asarray(jacobian @ np.linalg.pinv(score.T @ score) @ jacobian.T)
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedSchedule:
     """A schedule that fits levels.
 
     Attributes:
@@ -152,6 +190,12 @@ class Named:
     schedule: Schedule
     is_published: bool
     covariance: Callable[[Array], Array]
+
+
+def _published() -> list[Schedule]:
+    """The schedules of the recipes, but those that any range makes."""
+    schedules = sorted({recipe.schedule for recipe in RECIPES.values()}, key=repr)
+    return [schedule for schedule in schedules if not isinstance(schedule, Linear)]
 
 
 def schedule_of_shape(
@@ -182,21 +226,19 @@ def schedule_of_shape(
         return bool((np.abs(residual(schedule)) < 4 * (error + _SHAPE_ERROR)).all())
 
     fits = [_Fit(family, logsnr) for family in _FAMILIES]
-    candidates = [
-        (0, _with_ends(schedule, fits[0].ends))
-        for schedule in sorted({recipe.schedule for recipe in RECIPES.values()}, key=repr)
-        if not isinstance(schedule, Linear)
-    ]
+    candidates = [(0, dataclasses.replace(s, **fits[0].ends)) for s in _published()]
     nearest = ((len(fit.theta), fit.nearest(distance)) for fit in fits)
     candidates += [(num, schedule) for num, schedule in nearest if schedule is not None]
     fitting = [candidate for candidate in candidates if has_shape(candidate[1])]
     if not fitting:
         return None, False
     num_fitted, best = min(fitting, key=lambda candidate: (candidate[0], distance(candidate[1])))
-    return _without_ends(best, len(logsnr)), num_fitted == 0
+    return _with_default_ends(best, len(logsnr)), num_fitted == 0
 
 
-def named_schedule(logsnr: Float[Array, " n"], smooth: Smooth | None) -> Named | None:
+def named_schedule(
+    logsnr: Float[Array, " n"], smooth: SmoothDensity | None
+) -> NamedSchedule | None:
     """The named schedule that fits.
 
     Args:
@@ -210,24 +252,23 @@ def named_schedule(logsnr: Float[Array, " n"], smooth: Smooth | None) -> Named |
     for family in _FAMILIES:
         fit = _Fit(family, logsnr)
         try:
-            schedule = fit.schedule()
+            schedule = fit.schedule(*fit.theta)
         except (ValueError, OverflowError):
             continue
-        likelihood = fit.log_likelihood(schedule)
-        distance = _kolmogorov(schedule, logsnr)
+        likelihood, distance = fit.log_likelihood(schedule), _kolmogorov(schedule, logsnr)
         if smooth is None:
-            fits = distance < _table_tolerance(num)
+            is_fitting = distance < _table_tolerance(num)
         else:
             is_as_likely = smooth.log_likelihood - likelihood < 20 + len(fit.theta)
-            fits = distance < 1.7 / num**0.5 and is_as_likely
-        if fits:
+            is_fitting = distance < 1.7 / num**0.5 and is_as_likely
+        if is_fitting:
             fitting.append((likelihood - len(fit.theta) * np.log(num) / 2, fit, schedule))
     if not fitting:
         return None
     _, fit, schedule = max(fitting, key=lambda item: item[0])
-    published = _published(fit, schedule, is_table=smooth is None)
-    best = _without_ends(published or schedule, num)
-    return Named(best, published is not None or not fit.theta, fit.covariance)
+    published = _as_published(fit, schedule, is_table=smooth is None)
+    best = _with_default_ends(published or schedule, num)
+    return NamedSchedule(best, published is not None or not fit.theta, fit.covariance)
 
 
 def _table_tolerance(num: int) -> float:
@@ -242,18 +283,16 @@ def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
     return float(max((below - rank).max(), (rank + 1 / len(ordered) - below).max()))
 
 
-def _published(fit: _Fit, fitted: Schedule, *, is_table: bool) -> Schedule | None:
+def _as_published(fit: _Fit, fitted: Schedule, *, is_table: bool) -> Schedule | None:
     """A schedule of a published recipe that is as likely as the fitted one, on the same range."""
     allowed = stats.chi2.ppf(0.999, max(len(fit.theta), 1)) / 2
     likelihood = fit.log_likelihood(fitted)
-    published = {recipe.schedule for recipe in RECIPES.values()}
-    for schedule in sorted(published, key=repr):
-        if type(schedule) is not type(fitted) or isinstance(schedule, Linear):
+    for schedule in _published():
+        if type(schedule) is not type(fitted):
             continue
-        cut = _with_ends(schedule, fit.ends)
+        cut = dataclasses.replace(schedule, **fit.ends)
         if is_table:
-            distance = _kolmogorov(cut, fit.logsnr.numpy())
-            is_as_good = distance < _table_tolerance(len(fit.logsnr))
+            is_as_good = _kolmogorov(cut, fit.logsnr) < _table_tolerance(len(fit.logsnr))
         else:
             is_as_good = likelihood - fit.log_likelihood(cut) < allowed
         if is_as_good:
@@ -261,19 +300,15 @@ def _published(fit: _Fit, fitted: Schedule, *, is_table: bool) -> Schedule | Non
     return None
 
 
-def _without_ends(schedule: Schedule, num: int) -> Schedule:
-    """The schedule with its own default ends, if hardly a level was to be expected beyond these."""
+def _with_default_ends(schedule: Schedule, num: int) -> Schedule:
+    """The schedule with its default ends, if hardly a level was to be expected beyond its own."""
     if isinstance(schedule, Linear | EDMSampling):
         return schedule
-    own = type(schedule)()
+    default = type(schedule)()
     ends = torch.tensor([schedule.logsnr_min, schedule.logsnr_max], dtype=torch.float64)
     for name in ("logsnr_min", "logsnr_max"):
-        longer = _with_ends(schedule, {name: getattr(own, name)})
+        longer = dataclasses.replace(schedule, **{name: getattr(default, name)})
         noisy, clean = longer.time(ends).tolist()
         if num * (1 - noisy + clean) < 12:
             schedule = longer
     return schedule
-
-
-def _with_ends(schedule: Schedule, ends: dict[str, float]) -> Schedule:
-    return dataclasses.replace(schedule, **ends)

@@ -10,8 +10,8 @@ import scipy.integrate
 import scipy.stats
 import torch
 
-from elbos.adapters.diffusers import Training, read_config, training_steps
-from elbos.audit import of_steps
+from elbos.adapters.diffusers import Training, loss_table, read_config
+from elbos.audit import from_table
 from elbos.recipes import RECIPES
 
 # of numpy's, in diffusers
@@ -115,7 +115,7 @@ def unit():
 
 def steps_of(name, options=None, **training):
     config = {"_class_name": f"{name}Scheduler"} | (options or {})
-    return training_steps(config, Training(**training))
+    return loss_table(config, Training(**training))
 
 
 def close(actual, expected, tolerance=1e-9):
@@ -128,7 +128,7 @@ def close(actual, expected, tolerance=1e-9):
 @pytest.mark.parametrize(("name", "options"), BETAS, ids=str)
 def test_log_snr_of_betas(build, name, options):
     scheduler, config = build(name, options)
-    steps = training_steps(config, Training())
+    steps = loss_table(config, Training())
     close(steps.logsnr, torch.logit(scheduler.alphas_cumprod)[: len(steps.logsnr)])
     assert (steps.probability == 1 / scheduler.config.num_train_timesteps).all()
     assert scheduler.alphas_cumprod.dtype == steps.logsnr.dtype == torch.float64
@@ -139,7 +139,7 @@ def test_log_snr_of_flow_matching(build, name, options):
     """In the order of the timesteps that scripts index."""
     scheduler, config = build(name, options)
     close(
-        training_steps(config, Training()).logsnr,
+        loss_table(config, Training()).logsnr,
         2 * torch.log((1 - scheduler.sigmas) / scheduler.sigmas),
     )
 
@@ -148,7 +148,7 @@ def test_log_snr_of_flow_matching(build, name, options):
 def test_edm_trains_the_squared_error_of_what_it_denoises(build, randn, name, options):
     """The target, put through the scheduler, is the data, and an error of it that of the data."""
     scheduler, config = build(name, options)
-    steps = training_steps(config, Training())
+    steps = loss_table(config, Training())
     x, eps, error = randn(3, len(steps.logsnr))
     sigma = scheduler.sigmas[: len(x)]
     close(steps.logsnr, -2 * torch.log(sigma))
@@ -164,7 +164,7 @@ def test_solvers_on_the_path_of_flow_matching(build, name, prediction):
     """Their grid of as many steps is ours but for its ends, which they move by a step."""
     options = {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": prediction}
     scheduler, config = build(name, options)
-    steps = training_steps(config, Training())
+    steps = loss_table(config, Training())
     scheduler.set_timesteps(1000)
     close(torch.sigmoid(-steps.logsnr / 2), scheduler.sigmas[:1000].double(), 3e-3)
     flow = steps_of("FlowMatchEulerDiscrete", {"shift": 3.0})
@@ -175,7 +175,7 @@ def test_solvers_on_the_path_of_flow_matching(build, name, prediction):
 @pytest.mark.parametrize("name", sorted({name for name, _ in BETAS + FLOWS + EDMS}))
 def test_what_a_file_leaves_out_is_the_class_default(build, name):
     _, config = build(name, {})
-    steps, bare = training_steps(config, Training()), steps_of(name)
+    steps, bare = loss_table(config, Training()), steps_of(name)
     assert torch.equal(bare.logsnr, steps.logsnr)
     assert torch.equal(bare.coefficient, steps.coefficient)
     assert bare.parameterization == steps.parameterization
@@ -204,7 +204,7 @@ TIMESTEPS = torch.tensor([0, 1, 300, 998, 999])
 @pytest.mark.parametrize(("name", "options"), ADD_NOISE, ids=str)
 def test_signal_to_noise_of_noisy_data(build, unit, name, options):
     scheduler, config = build(name, options)
-    steps = training_steps(config, Training())
+    steps = loss_table(config, Training())
     alpha, sigma = scheduler.add_noise(*unit, TIMESTEPS).T
     close(2 * torch.log(alpha / sigma), steps.logsnr[TIMESTEPS], 1e-6)
     if "prediction_type" in options:
@@ -218,7 +218,7 @@ def test_signal_to_noise_of_flow_matching(build, unit, name):
     scheduler, config = build(name, {"shift": 3.0})
     x, eps = unit
     alpha, sigma = scheduler.scale_noise(x, scheduler.timesteps[TIMESTEPS], eps).T
-    steps = training_steps(config, Training())
+    steps = loss_table(config, Training())
     close(2 * torch.log(alpha / sigma), steps.logsnr[TIMESTEPS])
 
 
@@ -235,7 +235,7 @@ def test_min_snr(build, gamma, options):
     least = snr.clamp(max=gamma)
     weights = {"eps": least / snr, "x": least, "v": least / (snr + 1)}
     for prediction, weight in weights.items():
-        steps = training_steps(config, Training(prediction=prediction, snr_gamma=gamma))
+        steps = loss_table(config, Training(prediction=prediction, snr_gamma=gamma))
         known = ~weight.isnan()  # eps at SNR 0
         torch.testing.assert_close(steps.coefficient[known], weight[known], rtol=1e-5, atol=1e-12)
         assert steps.coefficient.isfinite().all()
@@ -255,7 +255,7 @@ def test_loss_of_the_scripts_for_sd3(build, randn, scheme, precondition):
     from diffusers.training_utils import compute_loss_weighting_for_sd3
 
     training = Training(weighting_scheme=scheme, precondition_outputs=precondition)
-    steps = training_steps(config, training)
+    steps = loss_table(config, training)
     sigma = scheduler.sigmas
     weight = compute_loss_weighting_for_sd3(scheme, sigma).double()
     x, eps, output = randn(3, 1000)
@@ -349,32 +349,32 @@ def test_many_steps_are_the_recipe(recipe, name, options, flags):
     close(ratio / ratio.mean(), torch.ones_like(ratio), 0.02)
 
 
-# --- notes and errors ----------------------------------------------------------------------------
+# --- diagnostics and errors -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "flags", "note"),
+    ("name", "options", "flags", "kinds"),
     [
-        ("DDPM", ZERO_SNR, {}, None),
-        ("DDPM", ZERO_SNR, {"snr_gamma": 5.0}, "0/0"),
-        ("DDPM", X, {}, "unconditional"),
-        ("EulerDiscrete", {}, {}, None),
-        ("EulerDiscrete", ZERO_SNR, {}, "2**-24"),
-        ("PNDM", ZERO_SNR, {}, "PNDMScheduler ignores"),
-        ("FlowMatchEulerDiscrete", {"shift": 3.0}, DRAWS[2], None),
-        ("FlowMatchEulerDiscrete", {"shift": 3.0}, DRAWS[3], "cleaner"),
-        ("FlowMatchEulerDiscrete", {"use_dynamic_shifting": True}, {}, "not those of training"),
-        ("FlowMatchHeunDiscrete", {"use_dynamic_shifting": True, "shift": 3.0}, {}, None),
-        ("UniPCMultistep", {"use_flow_sigmas": True}, {}, "FlowMatchEulerDiscreteScheduler"),
-        ("EDMEuler", {}, {}, "not EDM's loss"),
-        ("EDMDPMSolverMultistep", {}, {}, "never draws sigma_min"),
+        ("DDPM", ZERO_SNR, {}, []),
+        ("DDPM", ZERO_SNR, {"snr_gamma": 5.0}, ["min-snr-undefined"]),
+        ("DDPM", X, {}, ["snr-weighted-x"]),
+        ("EulerDiscrete", {}, {}, []),
+        ("EulerDiscrete", ZERO_SNR, {}, ["zero-snr-remainder"]),
+        ("PNDM", ZERO_SNR, {}, ["zero-snr-ignored"]),
+        ("FlowMatchEulerDiscrete", {"shift": 3.0}, DRAWS[2], []),
+        ("FlowMatchEulerDiscrete", {"shift": 3.0}, DRAWS[3], ["logit-mean"]),
+        ("FlowMatchEulerDiscrete", {"use_dynamic_shifting": True}, {}, ["dynamic-shift"]),
+        ("FlowMatchHeunDiscrete", {"use_dynamic_shifting": True, "shift": 3.0}, {}, []),
+        ("UniPCMultistep", {"use_flow_sigmas": True}, {}, ["sampling-only"]),
+        ("EDMEuler", {}, {}, ["edm-style"]),
+        ("EDMDPMSolverMultistep", {}, {}, ["edm-style", "sigma-min-not-drawn"]),
     ],
     ids=str,
 )
-def test_notes(name, options, flags, note):
-    notes = steps_of(name, options, **flags).notes
-    assert (note or "") in " ".join(notes)
-    assert bool(notes) == bool(note)
+def test_diagnostics(name, options, flags, kinds):
+    diagnostics = steps_of(name, options, **flags).diagnostics
+    assert [one.kind for one in diagnostics] == kinds
+    assert not any(one.is_fatal for one in diagnostics)
 
 
 FLOW_SIGMAS = {"use_flow_sigmas": True}
@@ -472,7 +472,7 @@ WIDE = [
 @pytest.mark.parametrize(("name", "options", "flags"), WIDE, ids=range(len(WIDE)))
 def test_weights_of_wide_tables_are_numbers(name, options, flags):
     """Warnings are errors; data below the last digit of the noise is none."""
-    found = of_steps(steps_of(name, options, **flags))
+    found = from_table(steps_of(name, options, **flags))
     assert found.logsnr.abs().max() <= 80
     for curve in (found.weight, found.density, found.coefficient, found.mixture_density):
         assert curve.isfinite().all()
@@ -492,7 +492,7 @@ EXTREMES = [
 @pytest.mark.parametrize(("name", "options", "flags"), EXTREMES, ids=str)
 def test_a_table_of_hardly_any_levels_has_no_weighting(name, options, flags):
     with pytest.raises(ValueError, match="fewer than three noise levels"):
-        of_steps(steps_of(name, options, **flags))
+        from_table(steps_of(name, options, **flags))
 
 
 def test_a_byte_order_mark_is_read_over(tmp_path):

@@ -10,9 +10,8 @@ distribution over noise levels, else what lies below 0 sums to the negative shar
 there is a fourth, the ratio of their weightings.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html import escape
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -21,27 +20,18 @@ from jaxtyping import Float
 from plotly.graph_objects import Figure, Scatter
 
 from elbos.arrays import Array
-from elbos.audit.names import named_weighting
 from elbos.audit.result import Audit
-from elbos.audit.words import central_weights, common_levels, nearest, shortened
-from elbos.report.panels import (
-    COLORS,
-    DASHES,
-    Panel,
-    area,
-    faint,
-    log_axis,
-    logsnr_axis,
-    stacked,
-)
+from elbos.report.audit import View, common_levels
+from elbos.report.figures import COLORS, Panel, area, faint, log_axis, logsnr_axis, stacked
+from elbos.weightings import Weighting
 
 _RISING = "#b97a00"  # amber: that is no fault
 
 
-def figure(audits: Sequence[Audit]) -> Figure:
+def figure(shown: Sequence[View]) -> Figure:
     """The weighting, the density and the mixture of ELBOs, a colour for each audit."""
-    audits = shortened(audits)
-    panels = [_weights(audits), _densities(audits), _mixtures(audits)]
+    audits = [view.audit for view in shown]
+    panels = [_weights(shown), _densities(shown), _mixtures(shown)]
     if len(audits) == 2 and len(common_levels(audits)):
         panels.append(_ratio(*audits))
     low = min(audit.logsnr[0].item() for audit in audits)
@@ -49,67 +39,61 @@ def figure(audits: Sequence[Audit]) -> Figure:
     return stacked(panels, logsnr_axis(low, high), has_legend=len(audits) > 1)
 
 
-def _shaded(audits: Sequence[Audit]) -> list[tuple[float, float, str]]:
+def _shaded(shown: Sequence[View]) -> list[tuple[float, float, str]]:
     """Where weightings rise: in amber, or of several in their own colours."""
     return [
-        (start, end, faint(_RISING if len(audits) == 1 else color))
-        for audit, color in colored(audits)
-        for start, end in audit.rising
+        (start, end, faint(_RISING if len(shown) == 1 else view.color))
+        for view in shown
+        for start, end in view.audit.rising
     ]
 
 
-def colored(audits: Sequence[Audit]) -> Iterator[tuple[Audit, str]]:
-    return zip(audits, cycle(COLORS), strict=False)
-
-
-def _line(audit: Audit, values: Float[Array, " g"], color: str, **options: Any) -> Scatter:
+def _line(view: View, values: Float[Array, " g"], **options: Any) -> Scatter:
     """A curve of an audit, which is nameless in hover labels: its colour tells."""
-    title = audit.title if len(audit.title) <= 40 else audit.title[:39] + "…"
+    title = view.title if len(view.title) <= 40 else view.title[:39] + "…"
     name = escape(title, quote=False)
-    line = {"color": color, "width": 2.5, "simplify": False}
-    return Scatter(x=audit.logsnr.numpy(), y=values, name=name, line=line, **options)
+    line = {"color": view.color, "width": 2.5, "simplify": False}
+    return Scatter(x=view.audit.logsnr.numpy(), y=values, name=name, line=line, **options)
 
 
-def _weights(audits: Sequence[Audit]) -> Panel:
+def _weights(shown: Sequence[View]) -> Panel:
     traces = []
-    for audit, color in colored(audits):
-        w, error = audit.weight.numpy(), 2 * audit.weight_error.numpy()
+    for view in shown:
+        x, w = view.audit.logsnr.numpy(), view.audit.weight.numpy()
+        error = 2 * view.audit.weight_error.numpy()
         plus_minus = " ± %{customdata:.1%}" if error.any() else ""
         hover = f"w %{{y:.3g}}{plus_minus}<extra></extra>"
         traces += [
-            area(audit.logsnr.numpy(), w * np.exp(-error), w * np.exp(error), color),
-            _line(audit, w, color, customdata=error, hovertemplate=hover),
+            area(x, w * np.exp(-error), w * np.exp(error), view.color),
+            _line(view, w, customdata=error, hovertemplate=hover),
         ]
-    if len(audits) == 1:
-        shown = audits[0].weight.numpy()
+    if len(shown) == 1:
+        in_range = shown[0].audit.weight.numpy()
     else:  # not flattened by the tails of another
-        shown = np.concatenate([central_weights(audit) for audit in audits])
-    axis = log_axis(shown)
-    is_exact = not any(audit.weight_error.any() for audit in audits)
+        in_range = np.concatenate([view.central_weights for view in shown])
+    is_exact = not any(view.audit.weight_error.any() for view in shown)
     title = "<b>Weighting w</b>" + ("" if is_exact else ", ±2 standard errors")
-    return Panel(title, 300, traces, axis, _shaded(audits))
+    return Panel(title, 300, traces, log_axis(in_range), _shaded(shown))
 
 
-def _densities(audits: Sequence[Audit]) -> Panel:
+def _densities(shown: Sequence[View]) -> Panel:
     hover = {"hovertemplate": "p %{y:.3g}<extra></extra>", "showlegend": False}
     traces = []
-    for audit, color in colored(audits):
-        p = audit.density.numpy()
-        traces += [
-            area(audit.logsnr.numpy(), 0 * p, p, color),
-            _line(audit, p, color, **hover),
-        ]
+    for view in shown:
+        x, p = view.audit.logsnr.numpy(), view.audit.density.numpy()
+        traces += [area(x, 0 * p, p, view.color), _line(view, p, **hover)]
     return Panel("<b>Density p</b> of the noise levels", 120, traces, {"rangemode": "tozero"})
 
 
-def _mixtures(audits: Sequence[Audit]) -> Panel:
-    traces = [trace for audit, color in colored(audits) for trace in _mixture(audit, color)]
+def _mixtures(shown: Sequence[View]) -> Panel:
+    traces = [trace for view in shown for trace in _mixture(view)]
     title = "<b>Mixture of ELBOs</b>, what is added sums to 1"
-    return Panel(title, 200, traces, {}, _shaded(audits))
+    return Panel(title, 200, traces, {}, _shaded(shown))
 
 
-def _mixture(audit: Audit, color: str) -> list[Scatter]:
+def _mixture(view: View) -> list[Scatter]:
     """What is added, what is subtracted, both as a line, and the mass at the clean end."""
+    audit, color = view.audit, view.color
     scale = 1 + audit.negative_mass
     levels, density = audit.logsnr.numpy(), audit.mixture_density.numpy() / scale
     end, mass = levels[-1], audit.mass_at_max / scale
@@ -122,7 +106,7 @@ def _mixture(audit: Audit, color: str) -> list[Scatter]:
     return [
         area(levels, 0 * added, added.clip(min=0), color),
         area(levels, subtracted.clip(max=0), 0 * subtracted, _RISING, fillpattern=hatching),
-        _line(audit, density, color, **hover),
+        _line(view, density, **hover),
         Scatter(
             x=[end, end],
             y=[0, mass],
@@ -158,16 +142,9 @@ def _ratio(audit: Audit, other: Audit) -> Panel:
     return Panel(title, 160, traces, log_axis(ratio))
 
 
-def named_curves(audit: Audit, color: str, *, is_alone: bool) -> list[Scatter]:
-    """The nearest named weightings, in colours of their own, or else dashed in the audit's."""
-    colors = COLORS[1:] if is_alone else [color]
-    styles = zip(nearest(audit), cycle(colors), DASHES, strict=False)
-    return [_named_curve(audit, name, color, dash) for (name, _), color, dash in styles]
-
-
-def _named_curve(audit: Audit, name: str, color: str, dash: str) -> Scatter:
+def named_curve(audit: Audit, name: str, weighting: Weighting, color: str, dash: str) -> Scatter:
     """A named weighting as a hidden curve, with a geometric mean of 1 under $p$ as well."""
-    log_v = named_weighting(name)(audit.logsnr).log()
+    log_v = weighting(audit.logsnr).log()
     p = torch.where(log_v.isfinite(), audit.density, 0.0)
     mean = (p * log_v.nan_to_num()).sum() / p.sum()
     return Scatter(

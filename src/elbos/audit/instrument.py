@@ -1,55 +1,47 @@
-r"""Watching a loss from inside: what it gives the network, and what it does with the answer.
+r"""Calling a loss with an instrument in place of its network.
 
-The loss is called with a `Probe` in place of the network. The probe notes its input $z$ and answers
-with a tensor of our choice; the gradient of the loss with respect to that answer is all that the
-loss says about it. Random states are set before each call (`randomness`), so that calls can be
-compared that differ in one thing only: in the data, or in the answer.
+The instrument records its input $z$ and answers with a tensor of our choice; the gradient of the
+loss with respect to that answer is all that the loss says about it. Random states are reset before
+each call (`rng`), so that calls can be compared that differ in one thing only: in the data, or in
+the answer.
 """
 
-import enum
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from elbos.audit.randomness import Randomness
+from elbos.audit.rng import Recorder
 
 LossFunction = Callable[[Any, Tensor], Any]
 
 
-class Output(enum.Enum):
-    """What a network's answer comes as."""
-
-    TENSOR = "with itself as its attribute `sample`"
-    TUPLE = "of which the answer is the only item"
-    PAIR = "the answer, and a zero for each sample"
-
-
 @dataclass(frozen=True)
-class Form:
-    """What the loss takes for the network's output.
+class OutputForm:
+    """The form in which a loss takes its network's output.
 
-    Args:
-        output: What the answer comes as.
+    Attributes:
+        container: A tensor, which is also its own attribute `sample`; a tuple of it; or a pair of
+            it and a zero for each sample.
         multiple: Channels of the output per channel of the data; 2 where a variance is learned.
     """
 
-    output: Output
+    container: Literal["tensor", "tuple", "pair"]
     multiple: int
 
 
-FORMS = [
-    Form(Output.TENSOR, 1),
-    Form(Output.TUPLE, 1),
-    Form(Output.PAIR, 1),
-    Form(Output.TENSOR, 2),
-    Form(Output.TUPLE, 2),
+_FORMS = [
+    OutputForm("tensor", 1),
+    OutputForm("tuple", 1),
+    OutputForm("pair", 1),
+    OutputForm("tensor", 2),
+    OutputForm("tuple", 2),
 ]
 
 
@@ -57,9 +49,9 @@ FORMS = [
 class Call:
     """One call of the network.
 
-    Args:
-        z: What it was given as noisy data.
-        answer: What it answered, a leaf of the graph.
+    Attributes:
+        z: Its noisy data.
+        answer: Its output, a leaf of the graph.
         gradient: Of the loss, with respect to the answer; None if the loss does not depend on it.
     """
 
@@ -68,24 +60,29 @@ class Call:
     gradient: Tensor | None = None
 
 
-class Probe(nn.Module):
-    """Stands in for the network, whatever it is called with.
+class ProbeNetwork(nn.Module):
+    """A stand-in for the network that takes any arguments.
 
     Args:
         x: The clean batch: noisy data are recognized by its shape.
-        form: What the loss takes for an output.
-        scale: The answers are `scale` times random signs, the same signs in every call; 0 where
-            gradients are switched off.
-        is_masked: Answer 0 in a random half of the elements instead.
-        moved: Calls, by their number, whose answers are the signs whatever `scale` is.
+        form: The form of the output.
+        scale: Answers are `scale` times fixed random signs; 0 where gradients are switched off.
+        is_masked: Whether to answer 0 in a random half of the elements.
+        always_moved: Calls, by their number, whose answers are the signs whatever `scale` is.
     """
 
     def __init__(
-        self, x: Tensor, form: Form, scale: float, *, is_masked: bool, moved: list[int]
+        self,
+        x: Tensor,
+        form: OutputForm,
+        scale: float,
+        *,
+        is_masked: bool,
+        always_moved: list[int],
     ) -> None:
         super().__init__()
         self.x, self.form, self.scale, self.is_masked = x, form, scale, is_masked
-        self.moved = moved
+        self.always_moved = always_moved
         self.calls: list[Call] = []
         # `next(network.parameters())` is how losses ask for a device or dtype
         self.unused = nn.Parameter(torch.zeros((), device=x.device, dtype=x.dtype))
@@ -104,8 +101,8 @@ class Probe(nn.Module):
                 f"the stand-in for the network has no attribute {name!r}: {advice}"
             ) from None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Probe":
-        """An average of the network's weights is this network, too: its calls are noted here."""
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ProbeNetwork":
+        """Itself: calls of an average of the network's weights are recorded here, too."""
         return self
 
     @property
@@ -117,27 +114,34 @@ class Probe(nn.Module):
         return self.x.dtype
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        z = noisy_data([*args, *kwargs.values()], self.x)
+        z = _noisy_data([*args, *kwargs.values()], self.x)
         shape = list(self.x.shape if z.shape[2:] == self.x.shape[2:] else z.shape)
         shape[:1] = z.shape[:1]
         shape[1] *= self.form.multiple
-        is_moved = len(self.calls) in self.moved
+        is_moved = len(self.calls) in self.always_moved
         scale = 1.0 if is_moved else self.scale if torch.is_grad_enabled() else 0.0
-        value = scale * signs(shape)
+        value = scale * (2 * _random_bits(tuple(shape), seed=1) - 1)
         if self.is_masked:
-            value = value * is_kept(shape)
+            value = value * _random_bits(tuple(shape), seed=2)
         dtype = z.dtype if z.dtype in (torch.float32, torch.float64) else torch.float32
         leaf = value.to(z.device, dtype).requires_grad_()
         self.calls.append(Call(z.detach().clone(), leaf))
         answer = leaf.view_as(leaf)
         answer.sample = leaf.view_as(leaf)  # type: ignore[attr-defined]
-        if self.form.output is Output.PAIR:
+        if self.form.container == "pair":
             return answer, torch.zeros_like(leaf.flatten(1)[:, 0]).view(-1, *[1] * (z.ndim - 1))
-        is_tuple = self.form.output is Output.TUPLE or kwargs.get("return_dict") is False
+        is_tuple = self.form.container == "tuple" or kwargs.get("return_dict") is False
         return (answer,) if is_tuple else answer
 
 
-def noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
+@lru_cache(maxsize=8)
+def _random_bits(shape: tuple[int, ...], seed: int) -> Tensor:
+    """0 or 1 for each element, a fixed function of the shape; no random state is touched."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(2, shape, generator=generator).float()
+
+
+def _noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
     """The argument that is the noisy data, itself or inside of lists and dicts.
 
     The first that is shaped like the data; else of as many numbers; else with other channels
@@ -160,7 +164,7 @@ def noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
 
 
 def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
-    """The tensors in an argument that may be the noisy data; samples in a list as one batch."""
+    """The tensors in an argument that may be the noisy data; a list of samples as one batch."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -176,38 +180,47 @@ def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
         yield value
 
 
-def signs(shape: list[int]) -> Tensor:
-    """Random signs, a fixed function of the shape, without touching the global random state."""
-    return 2 * _bits(tuple(shape), seed=1) - 1
-
-
-def is_kept(shape: list[int]) -> Tensor:
-    """One in half of the elements, 0 in the others; likewise fixed."""
-    return _bits(tuple(shape), seed=2)
-
-
-@lru_cache(maxsize=8)
-def _bits(shape: tuple[int, ...], seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(2, shape, generator=generator).float()
-
-
 @dataclass
-class Watch:
-    """Calls a loss and says what happened.
+class Instrument:
+    """A loss, called with a `ProbeNetwork`.
 
-    Args:
+    Attributes:
         loss_fn: `loss_fn(network, x)`.
-        form: What it takes for the network's output.
-        untrained: Calls of the network, by their number, that the last loss had no gradient for.
-        is_finite: Whether the last loss was a finite number.
+        form: The form of the network's output.
+        recorder: Of the random numbers of the latest call.
+        untrained: Calls of the network, by number, on which the latest loss did not depend.
+        is_finite: Whether the latest loss was a finite number.
     """
 
     loss_fn: LossFunction
-    form: Form
-    randomness: Randomness = field(default_factory=Randomness)
+    form: OutputForm
+    recorder: Recorder = field(default_factory=Recorder)
     untrained: list[int] = field(default_factory=list)
     is_finite: bool = True
+
+    @classmethod
+    def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Instrument":
+        """The instrument with the first form of output that the loss takes for every sample.
+
+        Raises:
+            ValueError: If it takes none; about the first.
+        """
+        failure: ValueError | None = None
+        for form in _FORMS:
+            instrument = cls(loss_fn, form)
+            try:
+                calls = instrument(x, seed)
+            except ValueError as error:
+                failure = failure or error
+                continue
+            gradients = [call.gradient for call in calls if call.gradient is not None]
+            if any(_reaches_all_samples(gradient) for gradient in gradients):
+                return instrument
+            failure = failure or ValueError(
+                "The loss takes no account of the network's output for some samples: check that "
+                "it does not index the output."
+            )
+        raise failure or AssertionError
 
     def __call__(
         self,
@@ -216,54 +229,76 @@ class Watch:
         *,
         scale: float = 0.0,
         is_masked: bool = False,
-        moved: list[int] | None = None,
+        always_moved: list[int] | None = None,
     ) -> list[Call]:
-        """The calls that the loss depends on, with their gradients; arguments as a `Probe`'s.
+        """The calls of the network that the loss depends on; arguments as a `ProbeNetwork`'s.
 
         Raises:
             ValueError: In one line, if the loss fails, calls no network, or returns no loss.
         """
-        probe = Probe(x, self.form, scale, is_masked=is_masked, moved=moved or [])
-        self.randomness.reset(seed, len(x))
+        network = ProbeNetwork(
+            x, self.form, scale, is_masked=is_masked, always_moved=always_moved or []
+        )
+        self.recorder.reset(seed, len(x))
         with torch.enable_grad():
             try:
-                with self.randomness.watched():
-                    loss = self.loss_fn(probe, x.clone())
+                with self.recorder.recording():
+                    loss = self.loss_fn(network, x.clone())
             except Exception as error:
-                raise ValueError(_reason(error, x, is_answered=bool(probe.calls))) from error
-            if not probe.calls:
+                raise ValueError(_reason(error, x, is_answered=bool(network.calls))) from error
+            if not network.calls:
                 raise ValueError(
                     "The loss never calls the network: call it as network(z, ...), and audit the "
                     "function that does."
                 )
             total = _total(loss)
             self.is_finite = bool(total.isfinite())
-            gradients = _gradients(total, [call.answer for call in probe.calls])
-        for call, gradient in zip(probe.calls, gradients, strict=True):
+            gradients = _gradients(total, [call.answer for call in network.calls])
+        for call, gradient in zip(network.calls, gradients, strict=True):
             call.gradient = gradient
-        self.untrained = [i for i, call in enumerate(probe.calls) if call.gradient is None]
-        return [call for call in probe.calls if call.gradient is not None]
+        self.untrained = [i for i, call in enumerate(network.calls) if call.gradient is None]
+        return [call for call in network.calls if call.gradient is not None]
+
+
+def _reaches_all_samples(gradient: Tensor) -> bool:
+    """Whether the loss depends on more than the first sample, as it would not on `output[0]`.
+
+    A gradient of 0 says nothing: the target may be the network's own answer.
+    """
+    return bool(gradient[1:].any()) or not bool(gradient[:1].any()) or len(gradient) == 1
 
 
 def _reason(error: Exception, x: Tensor, *, is_answered: bool) -> str:
-    """Why a loss could not be called."""
+    """Why a loss could not be called: the error, and its place in the user's code."""
     if "functorch" in str(error) or "vmap" in str(error):
         return (
             "The loss calls the network inside of torch.func (jvp, vmap, grad), which says nothing "
             "about its output there: audit a loss that calls it directly."
         )
-    text = f"The loss raised {_described(error)} (x has shape {list(x.shape)})"
-    return text + (_ANSWERS if is_answered else "")
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = str(Path(__file__).parent)
+    libraries = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), ours, "<frozen ")
+    theirs = [frame for frame in frames if not frame.filename.startswith(libraries)]
+    frame = (theirs or frames)[-1]
+    place = f"{Path(frame.filename).name}, line {frame.lineno}"
+    message = _one_line(error) or "no message"
+    text = f"The loss raised {type(error).__name__} ({place}): {message}"
+    text += f" (x has shape {list(x.shape)})"
+    return text + (
+        "; the stand-in answers with a tensor like the data, a tuple of it, a pair of it and "
+        "zeros, or under .sample: wrap other outputs of the network in a function."
+        if is_answered
+        else ""
+    )
 
 
-_ANSWERS = (
-    "; the stand-in answers with a tensor like the data, a tuple of it, a pair of it and zeros, or "
-    "under .sample: wrap other outputs of the network in a function."
-)
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:300] + "…"
 
 
 def _gradients(total: Tensor, answers: list[Tensor]) -> tuple[Tensor | None, ...]:
-    """Of the loss, with respect to the answers; None for those that it does not depend on."""
+    """Gradients of the loss with respect to the answers; None for those it does not depend on."""
     if not total.requires_grad:
         raise ValueError(
             "The loss does not depend on the network's output: it is detached, or computed under "
@@ -296,19 +331,3 @@ def _total(loss: Any) -> Tensor:
     if not isinstance(loss, Tensor):
         raise ValueError(f"The loss is a {type(loss).__name__}: return a tensor.")  # noqa: TRY004
     return loss.sum()
-
-
-def _described(error: Exception) -> str:
-    """Type, message and place of an error in somebody else's code."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = str(Path(__file__).parent)
-    libraries = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), ours, "<frozen ")
-    theirs = [frame for frame in frames if not frame.filename.startswith(libraries)]
-    frame = (theirs or frames)[-1]
-    place = f"{Path(frame.filename).name}, line {frame.lineno}"
-    return f"{type(error).__name__} ({place}): {_one_line(error) or 'no message'}"
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:300] + "…"

@@ -22,92 +22,99 @@ from scipy.ndimage import uniform_filter1d
 from elbos.arrays import Array
 
 _NUM_BINS = 1024
-_ENDS = (0.005, 0.995)  # quantiles of the places, at which the outer knots are
+_OUTER_KNOTS = (0.005, 0.995)  # quantiles of the places
 _NUM_KNOTS = (3, 4, 5, 6, 8, 10, 13, 16, 20, 26)
-_NEAR = 25  # points that scatter alike
-_MAX_STEPS = 50  # of Newton's method
+_NUM_NEIGHBOURS = 25  # points that scatter alike
+_MAX_NEWTON_STEPS = 50
 
 
 @dataclass(frozen=True)
 class _Spline:
-    """A natural cubic spline, up to a constant that is known.
+    """A natural cubic spline, with a known constant subtracted.
 
     Attributes:
         knots: Where its pieces meet.
         coefficients: Its values there.
-        covariance: Of these.
+        coefficient_covariance: Their covariance.
         origin: What basis functions are measured from, for the covariance.
-        constant: What is taken away from the spline.
+        constant: What is subtracted from the spline.
         score: The log-likelihood, less the number of parameters.
     """
 
     knots: Float[Array, " k"]
     coefficients: Float[Array, " k"]
-    covariance_of_coefficients: Float[Array, "k k"]
+    coefficient_covariance: Float[Array, "k k"]
     origin: Float[Array, " k"]
     constant: float
     score: float
+
+    @classmethod
+    def of_counts(
+        cls, places: Float[Array, " m"], counts: NDArray[Any], knots: Float[Array, " k"]
+    ) -> "_Spline":
+        """The most likely log-probabilities."""
+        basis = _natural_basis(knots, places)
+        total = counts.sum()
+        theta = np.zeros(len(knots))
+        for _ in range(_MAX_NEWTON_STEPS):
+            log_p = basis @ theta
+            p = np.exp(log_p - log_p.max())
+            p /= p.sum()
+            mean = p @ basis
+            information = total * ((basis.T * p) @ basis - np.outer(mean, mean))
+            information += 1e-8 * total * np.eye(len(knots))  # a constant changes nothing
+            step = np.linalg.solve(information, counts @ basis - total * mean)
+            theta += step * min(1.0, 2.0 / np.abs(step).max())
+            if np.abs(step).max() < 1e-8:
+                break
+        log_p = basis @ theta
+        constant = float(np.logaddexp.reduce(log_p))
+        score = float(counts @ (log_p - constant)) - (len(knots) - 1)
+        return cls(knots, theta, np.linalg.inv(information), mean, constant, score)
+
+    @classmethod
+    def of_values(
+        cls,
+        places: Float[Array, " n"],
+        values: Float[Array, " n"],
+        knots: Float[Array, " k"],
+        start: Float[Array, " k"],
+    ) -> "_Spline":
+        """The most likely log-mean, from `start` at the knots; the covariance is a sandwich."""
+        basis = _natural_basis(knots, places)
+        inverse = np.linalg.inv(basis.T @ basis + 1e-8 * len(places) * np.eye(len(knots)))
+        theta = start.copy()
+        for _ in range(_MAX_NEWTON_STEPS):
+            relative = values * np.exp(-basis @ theta) - 1
+            step = inverse @ (basis.T @ relative)
+            theta += step * min(1.0, 1.0 / np.abs(step).max())
+            if np.abs(step).max() < 1e-6:
+                break
+        scores = basis.T * relative
+        covariance = inverse @ (scores @ scores.T) @ inverse
+        deviance = float((relative + basis @ theta).sum())
+        score = -deviance / max(float((relative**2).mean()), 1e-12) - len(knots)
+        return cls(knots, theta, covariance, np.zeros(len(knots)), 0.0, score)
 
     def __call__(self, places: Array) -> Array:
         return np.asarray(_natural_basis(self.knots, places) @ self.coefficients - self.constant)
 
     def covariance(self, places: Array) -> Array:
         centered = _natural_basis(self.knots, places) - self.origin
-        return np.asarray(centered @ self.covariance_of_coefficients @ centered.T)
+        return np.asarray(centered @ self.coefficient_covariance @ centered.T)
 
 
-def _of_counts(
-    places: Float[Array, " m"], counts: NDArray[Any], knots: Float[Array, " k"]
-) -> _Spline:
-    """The most likely log-probabilities."""
-    basis = _natural_basis(knots, places)
-    total = counts.sum()
-    theta = np.zeros(len(knots))
-    for _ in range(_MAX_STEPS):
-        log_p = basis @ theta
-        p = np.exp(log_p - log_p.max())
-        p /= p.sum()
-        mean = p @ basis
-        information = total * ((basis.T * p) @ basis - np.outer(mean, mean))
-        information += 1e-8 * total * np.eye(len(knots))  # a constant changes nothing
-        step = np.linalg.solve(information, counts @ basis - total * mean)
-        theta += step * min(1.0, 2.0 / np.abs(step).max())
-        if np.abs(step).max() < 1e-8:
-            break
-    log_p = basis @ theta
-    constant = float(np.logaddexp.reduce(log_p))
-    score = float(counts @ (log_p - constant)) - (len(knots) - 1)
-    return _Spline(knots, theta, np.linalg.inv(information), mean, constant, score)
-
-
-def _of_values(
-    places: Float[Array, " n"],
-    values: Float[Array, " n"],
-    knots: Float[Array, " k"],
-    start: Float[Array, " k"],
-) -> _Spline:
-    """The most likely log-mean, from `start` at the knots; the covariance is a sandwich."""
-    basis = _natural_basis(knots, places)
-    inverse = np.linalg.inv(basis.T @ basis + 1e-8 * len(places) * np.eye(len(knots)))
-    theta = start.copy()
-    for _ in range(_MAX_STEPS):
-        relative = values * np.exp(-basis @ theta) - 1
-        step = inverse @ (basis.T @ relative)
-        theta += step * min(1.0, 1.0 / np.abs(step).max())
-        if np.abs(step).max() < 1e-6:
-            break
-    scores = basis.T * relative
-    covariance = inverse @ (scores @ scores.T) @ inverse
-    deviance = float((relative + basis @ theta).sum())
-    score = -deviance / max(float((relative**2).mean()), 1e-12) - len(knots)
-    return _Spline(knots, theta, covariance, np.zeros(len(knots)), 0.0, score)
+def _natural_basis(knots: Float[Array, " k"], at: Float[Array, " m"]) -> Float[Array, "m k"]:
+    """Natural cubic splines that are 1 at one knot and 0 at the others; linear beyond the ends."""
+    spline = CubicSpline(knots, np.eye(len(knots)), bc_type="natural")
+    inside = np.clip(at, knots[0], knots[-1])
+    beyond = (at - inside)[:, None]
+    return np.asarray(spline(inside) + beyond * spline(inside, 1))
 
 
 @dataclass(frozen=True)
 class Splines:
     r"""Splines of several numbers of knots, averaged with Akaike's weights.
-
-    What they differ by is part of the covariance, since the number of knots is a guess, too.
 
     Attributes:
         splines: The candidates.
@@ -121,20 +128,20 @@ class Splines:
     def of_counts(cls, places: Float[Array, " m"], counts: NDArray[Any]) -> "Splines":
         """Log-probabilities of places, increasing, from counts."""
         share = np.cumsum(counts) / counts.sum()
-        low, high = (float(places[np.searchsorted(share, end)]) for end in _ENDS)
+        low, high = (float(places[np.searchsorted(share, end)]) for end in _OUTER_KNOTS)
         knots = [np.linspace(low, high, num) for num in _NUM_KNOTS]
-        return cls._averaged([_of_counts(places, counts, k) for k in knots])
+        return cls._averaged([_Spline.of_counts(places, counts, k) for k in knots])
 
     @classmethod
     def of_values(cls, places: Float[Array, " n"], values: Float[Array, " n"]) -> "Splines":
         """The log of the mean of values, none negative, at places, increasing."""
-        low, high = (float(np.quantile(places, end)) for end in _ENDS)
+        low, high = (float(np.quantile(places, end)) for end in _OUTER_KNOTS)
         groups = np.array_split(np.arange(len(places)), min(50, max(2, len(places) // 20)))
         at = [places[group].mean() for group in groups]
         log_mean = np.log([max(values[group].mean(), 1e-300) for group in groups])
         knots = [np.linspace(low, high, num) for num in _NUM_KNOTS]
         return cls._averaged(
-            [_of_values(places, values, k, np.interp(k, at, log_mean)) for k in knots]
+            [_Spline.of_values(places, values, k, np.interp(k, at, log_mean)) for k in knots]
         )
 
     @classmethod
@@ -148,11 +155,11 @@ class Splines:
 
     @property
     def score(self) -> float:
-        """The best log-likelihood, less the number of parameters, as Akaike's criterion has it."""
+        """The best log-likelihood, less the number of parameters, as in Akaike's criterion."""
         return max(spline.score for spline in self.splines)
 
     def covariance(self, places: Array) -> Array:
-        """Of the values at places."""
+        """The covariance of the values at places; the number of knots is a guess, too."""
         mean = self(places)
         total = np.outer(self._extrapolated(places), self._extrapolated(places))
         for weight, spline in zip(self.weights, self.splines, strict=True):
@@ -161,8 +168,8 @@ class Splines:
         return np.asarray(total)
 
     def _extrapolated(self, places: Array) -> Array:
-        """How far off straight lines beyond the outer knots are, of a curve that bends there as
-        much as it does anywhere between them.
+        """The error of straight lines beyond the outer knots, of a curve that bends there as much
+        as it does anywhere between them.
         """
         low, high = self.splines[0].knots[[0, -1]]
         inside = np.linspace(low, high, 100)
@@ -171,15 +178,21 @@ class Splines:
 
 
 @dataclass(frozen=True)
-class Smooth:
-    """The density of levels without a table: a log-spline over narrow bins."""
+class SmoothDensity:
+    """The density of levels without a table: a log-spline over narrow bins.
+
+    Attributes:
+        spline: The log-probabilities of the bins.
+        width: Of a bin.
+        num: How many levels there were.
+    """
 
     spline: Splines
     width: float
     num: int
 
     @classmethod
-    def fit(cls, logsnr: Float[Array, " n"]) -> "Smooth":
+    def fit(cls, logsnr: Float[Array, " n"]) -> "SmoothDensity":
         counts, edges = np.histogram(logsnr, bins=_NUM_BINS)
         spline = Splines.of_counts((edges[1:] + edges[:-1]) / 2, counts)
         return cls(spline, float(edges[1] - edges[0]), len(logsnr))
@@ -187,27 +200,19 @@ class Smooth:
     def log_p(self, logsnr: Array) -> Array:
         return np.asarray(self.spline(logsnr) - np.log(self.width))
 
-    @property
-    def log_likelihood(self) -> float:
-        """Of the levels, as `Splines.score` has it."""
-        return self.spline.score - self.num * float(np.log(self.width))
-
     def covariance(self, logsnr: Array) -> Array:
         return self.spline.covariance(logsnr)
 
-
-def _natural_basis(knots: Float[Array, " k"], at: Float[Array, " m"]) -> Float[Array, "m k"]:
-    """Natural cubic splines that are 1 at one knot and 0 at the others; linear beyond the ends."""
-    spline = CubicSpline(knots, np.eye(len(knots)), bc_type="natural")
-    inside = np.clip(at, knots[0], knots[-1])
-    beyond = (at - inside)[:, None]
-    return np.asarray(spline(inside) + beyond * spline(inside, 1))
+    @property
+    def log_likelihood(self) -> float:
+        """The log-likelihood of the levels, less the number of parameters."""
+        return self.spline.score - self.num * float(np.log(self.width))
 
 
 def scatter(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " n"]:
     """The standard deviation of points around a curve that they lie on, near each of them."""
     square = np.pad(residuals(x, y) ** 2, 1, mode="edge")
-    near = uniform_filter1d(square, min(_NEAR, len(square)), mode="nearest")
+    near = uniform_filter1d(square, min(_NUM_NEIGHBOURS, len(square)), mode="nearest")
     return np.asarray(np.maximum(near, 0) ** 0.5)
 
 

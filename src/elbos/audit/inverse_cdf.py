@@ -1,4 +1,4 @@
-r"""The density of levels that are a function of a random number that was seen.
+r"""The density of levels that are a function of a random number that was recorded.
 
 Most losses draw one number per sample, uniform or normal, and compute the noise level from it. If
 the level is a monotone function of that number, then with $u$ its quantile and
@@ -24,19 +24,19 @@ from scipy.ndimage import maximum_filter1d
 from scipy.special import expit, log_expit, logit
 
 from elbos.arrays import Array
-from elbos.audit.smooth import scatter
+from elbos.audit.splines import scatter
 
 _NUM_POINTS = 500  # of a curve
-_NUM_ERRORS = (100, 30, 10, 3)  # how far points are apart: slopes are then known to 1 % to 30 %
-_MANY = 20  # samples
-_FEWEST = 12  # points
-_WINDOW = 25  # points of a grid over which the largest misfit is taken
+_POINT_DISTANCES = (100, 30, 10, 3)  # in errors: slopes are then known to 1 % to 30 %
+_MIN_POINTS = 12
+_MIN_SAMPLES_AT_END = 20
+_MISFIT_WINDOW = 25  # points of a grid over which the largest misfit is taken
 
 
-def monotone_draw(
+def deciding_draw(
     logsnr: Float[Array, " n"], error: Float[Array, " n"], quantiles: Float[Array, "n draws"]
 ) -> Float[Array, " n"] | None:
-    """The random number of which the level is a rising function, or with its sign changed is.
+    """The random number of which the level is a rising function, its sign changed if need be.
 
     Args:
         logsnr: The levels.
@@ -76,26 +76,27 @@ class RisingCurve:
     s: Float[Array, " m"]
     error: Float[Array, " m"]
 
-    def thinned(self, apart: float = 0.0) -> "RisingCurve":
+    def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
         """Some of the points, many errors apart: from the middle outwards, and the fewer errors the
         nearer to the ends, where points are rare.
 
         Args:
-            apart: How far at least, as a share of the way along both axes.
+            min_distance: Between points, as a share of the way along both axes.
         """
         way = (self.s / np.ptp(self.s) + self.places / np.ptp(self.places)) / 2
         middle = len(way) // 2
         left, right = range(middle - 1, -1, -1), range(middle + 1, len(way))
-        sides = (self._outwards(middle, side, way, apart) for side in (left, right))
+        sides = (self._outwards(middle, side, way, min_distance) for side in (left, right))
         return self.at(sorted({middle, *chain(*sides)}))
 
     def _outwards(
-        self, last: int, side: range, way: Float[Array, " m"], apart: float
+        self, last: int, side: range, way: Float[Array, " m"], min_distance: float
     ) -> Iterator[int]:
-        for num_errors in _NUM_ERRORS:
+        for num_errors in _POINT_DISTANCES:
             for i in range(last + side.step, side.stop, side.step):
                 far = num_errors * (self.error[i] + self.error[last])
-                is_far = abs(self.s[i] - self.s[last]) > far and abs(way[i] - way[last]) > apart
+                is_far = abs(self.s[i] - self.s[last]) > far
+                is_far = is_far and abs(way[i] - way[last]) > min_distance
                 if is_far and self.places[i] != self.places[last]:
                     yield i
                     last = i
@@ -103,7 +104,7 @@ class RisingCurve:
     @property
     def is_enough(self) -> bool:
         """Whether there are points enough for the curve and for its halves."""
-        return len(self.s) >= _FEWEST
+        return len(self.s) >= _MIN_POINTS
 
     def at(self, index: list[int] | slice) -> "RisingCurve":
         return RisingCurve(self.places[index], self.s[index], self.error[index])
@@ -117,17 +118,17 @@ class RisingCurve:
         return np.log(np.maximum(slope, 1e-300))
 
     def slope_error(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
-        """How far off `log_slope` may be: by the errors of the points, and by there being so few,
-        which the curves through every other point tell.
+        """The error of `log_slope`: by the errors of the points, and by there being so few, which
+        the difference of the curves through every other point shows.
         """
         relative = (self.error[1:] + self.error[:-1]) / np.diff(self.s)
         middle = (self.places[1:] + self.places[:-1]) / 2
         halves = (self.at(slice(start, None, 2)).log_slope(place) for start in (0, 1))
-        misfit = maximum_filter1d(np.abs(np.subtract(*halves)), _WINDOW)
+        misfit = maximum_filter1d(np.abs(np.subtract(*halves)), _MISFIT_WINDOW)
         return np.hypot(np.interp(place, middle, relative), misfit) + 1e-5
 
 
-def function_density(
+def inverse_cdf_density(
     logsnr: Float[Array, " n"],
     error: Float[Array, " n"],
     draw: Float[Array, " n"],
@@ -141,7 +142,10 @@ def function_density(
     """
     order = np.argsort(draw)
     s, levels, error = draw[order], np.maximum.accumulate(logsnr[order]), error[order]
-    inner = _without_clamped(levels, error)
+    # of levels that equal the first, or the last, as where they are clamped, one of each is kept
+    first = int(np.searchsorted(levels, levels[0] + 1e-5 + 8 * error[0], side="right"))
+    last = int(np.searchsorted(levels, levels[-1] - 1e-5 - 8 * error[-1]))
+    inner = slice(first - 1, last + 1)
     s, levels, error = s[inner], levels[inner], error[inner]
     error = np.maximum(error, scatter(s, levels))  # the loss itself rounds, too
     slope = np.gradient(s, levels + 1e-12 * np.arange(len(s)))
@@ -155,19 +159,6 @@ def function_density(
     by_u = curve.log_slope(grid), curve.slope_error(grid)
     is_better = by_u[1] < by_s[1]
     return np.where(is_better, by_u[0], by_s[0]), np.where(is_better, by_u[1], by_s[1])
-
-
-def _without_clamped(levels: Float[Array, " n"], error: Float[Array, " n"]) -> slice:
-    """Increasing levels but those that are equal to the first, or to the last, save one of each."""
-    first = int(np.searchsorted(levels, levels[0] + 1e-5 + 8 * error[0], side="right"))
-    last = int(np.searchsorted(levels, levels[-1] - 1e-5 - 8 * error[-1]))
-    return slice(first - 1, last + 1)
-
-
-def _between(s: Float[Array, " m"], t: Float[Array, " m"]) -> Float[Array, " m"]:
-    """The logits of the means of two probabilities."""
-    log_u = np.logaddexp(log_expit(s), log_expit(t))
-    return np.asarray(log_u - np.logaddexp(log_expit(-s), log_expit(-t)))
 
 
 @dataclass(frozen=True)
@@ -187,8 +178,8 @@ class StepCurve:
     are_options: bool
 
     @classmethod
-    def of(cls, steps: Float[Array, " n"], draw: Float[Array, " n"]) -> "StepCurve":
-        """From the number of each sample's step, a rising function of `draw`."""
+    def from_samples(cls, steps: Float[Array, " n"], draw: Float[Array, " n"]) -> "StepCurve":
+        """The curve, given the number of each sample's step, a rising function of `draw`."""
         order = np.lexsort((draw, steps))
         steps, s = steps[order], draw[order]
         first = np.flatnonzero(np.diff(steps, prepend=-1.0))
@@ -197,7 +188,9 @@ class StepCurve:
         are_options = bool((lowest == highest).all()) and len(first) < len(s)
         error = np.zeros_like(gaps) if are_options else gaps / 2
         at = steps[first]
-        ends = _between(highest[:-1], lowest[1:])
+        # the logit of the mean of the quantiles on both sides
+        log_u = np.logaddexp(log_expit(highest[:-1]), log_expit(lowest[1:]))
+        ends = log_u - np.logaddexp(log_expit(-highest[:-1]), log_expit(-lowest[1:]))
         return cls(at, RisingCurve((at[1:] + at[:-1]) / 2, ends, error), len(s), are_options)
 
     @property
@@ -220,19 +213,19 @@ class StepCurve:
         return self.ends.thinned()
 
     def log_probability(self) -> tuple[Float[Array, " t"], Float[Array, " t"]]:
-        """Of each step, and its error."""
+        """The log-probability of each step, and its error."""
         curve, steps, places = self.curve, self.steps, self.ends.places
         u = expit(curve(places))
         width = np.maximum(np.diff(u), 1e-300)
         log_p = log_expit(curve(steps)) + log_expit(-curve(steps)) + curve.log_slope(steps)
         log_p[1:-1] = np.log(width / np.diff(places))
         error = curve.slope_error(steps)
-        of_ends = u * (1 - u) * self.ends.error
+        end_error = u * (1 - u) * self.ends.error
         is_kept = np.isin(places, curve.places)
-        own = (of_ends[1:] + of_ends[:-1]) / width + 1e-5
+        own = (end_error[1:] + end_error[:-1]) / width + 1e-5
         error[1:-1] = np.where(is_kept[1:] & is_kept[:-1], own, error[1:-1])
         for end, probability in ((0, u[0]), (-1, 1 - u[-1])):
-            if self.num * probability > _MANY:  # so it is an end, and no tail of which this is seen
+            if self.num * probability > _MIN_SAMPLES_AT_END:  # an end, and not a tail cut off
                 log_p[end] = np.log(probability)
                 error[end] = 1e-3 if self.are_options else 1 / (self.num * probability)
             else:

@@ -1,0 +1,253 @@
+r"""Dot products of what a loss does to a sample, and the coefficients that follow from them.
+
+For one sample, a loss and its gradients span a space of a few vectors: the data $x$, the noisy data
+$z$, the noise $\epsilon$, the target $y = -g / 2c$ from the gradient $g$ at answer 0, the constant,
+and the changes $dx, dz, dy$ that come with other data and the same noise. Their projections give
+
+$$z = \alpha' (x + \mu) + \sigma'\epsilon, \qquad y = a (x + \mu) + b\epsilon,$$
+
+so that their Gram matrix is all that is kept, in float64: a sample is a small matrix, whatever the
+size of the images. The primes are there because the scale of the data is still open (`data`).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.audit.queries import PairedCalls, SingleCall
+
+_VECTORS = ("x", "dx", "z", "dz", "y", "dy", "eps", "one")
+_NUM_ELEMENTS = 2**12  # of a sample, where they need not all be used
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    r"""What a loss does to each sample, up to the scale of its data.
+
+    Attributes:
+        alpha: $\alpha'$, what the data are multiplied with in $z$.
+        sigma: $\sigma' \ge 0$.
+        a: Coefficient of the data in the target.
+        b: Coefficient of the noise in the target.
+        offset: $\mu$, what is added to the data before anything else; one number for all samples.
+        unexplained_noise: Share of the noise in $z$ that is not the noise that torch drew; 1 where
+            none was recorded.
+        constant_noise: Share of the noise in $z$ that is constant over the image and no offset of
+            the data.
+        unexplained_target: Share of the target that is no combination of data and noise.
+        rounding: Error of $\log(\alpha'^2/\sigma'^2)$ that rounding to float32 makes.
+    """
+
+    alpha: Float[Tensor, " n"]
+    sigma: Float[Tensor, " n"]
+    a: Float[Tensor, " n"]
+    b: Float[Tensor, " n"]
+    offset: float
+    unexplained_noise: Float[Tensor, " n"]
+    constant_noise: float
+    unexplained_target: Float[Tensor, " n"]
+    rounding: Float[Tensor, " n"]
+
+
+def paired_grams(
+    paired: PairedCalls, reference: tuple[Tensor, Tensor], *, is_uneven: bool
+) -> Float[Tensor, "b r r"]:
+    """The Gram matrices of a batch of paired calls.
+
+    Args:
+        paired: The calls. The noise is the draw that fits best.
+        reference: The clean batch and the other one, as the process sees them.
+        is_uneven: Whether the coefficient differs between the elements of a sample; then elements
+            that the loss does not depend on are left out.
+    """
+    x, x_other = reference
+    z, dx, dz = paired.z, x - x_other, paired.z - paired.z_other
+    is_one_draw = len(paired.moved.normals) < 2
+    eps = noise_in(paired.moved, z if is_one_draw else z - _along(dz, dx) * x)
+    kept = torch.ones_like(z)
+    if is_uneven:
+        c = c_other = paired.change / (2 * paired.moved.answer)
+        kept = c.abs() > 1e-6 * c.abs().max()
+    else:
+        shape = (-1, *(1,) * (z.ndim - 1))
+        c, c_other = paired.coefficient().reshape(shape), paired.coefficient_other().reshape(shape)
+    y = _target(paired.gradient, c)
+    dy = y - _target(paired.gradient_other, c_other)
+    vectors = {"x": x, "dx": dx, "z": z, "dz": dz, "y": y, "dy": dy, "eps": eps}
+    vectors["one"] = torch.ones_like(z)
+    return _products([(vectors[name] * kept).flatten(1) for name in _VECTORS]).cpu()
+
+
+def single_grams(
+    call: SingleCall, x: Tensor, offset: float, elements: slice
+) -> tuple[Float[Tensor, "b r r"], Float[Tensor, " b"]]:
+    r"""The Gram matrices and the coefficient $c$ of a plain loss, from one call of it.
+
+    With $z = \alpha x + \sigma\epsilon$ and $g = 2c\,(\hat y - a x - b\epsilon)$, where the answer
+    $\hat y$ consists of random signs, two small least-squares problems have all five coefficients.
+    The other data, which `paired_grams` compares with, are then zero: no call is needed.
+
+    Args:
+        call: The call.
+        x: The clean batch as the process sees it, up to a scale and the offset.
+        offset: What is added to the data.
+        elements: Those to use: where the noise is known, some are as good as all.
+    """
+    eps = noise_in(call, call.z - x)
+    used = (x + offset, eps, call.answer, call.z, call.gradient, torch.ones_like(x))
+    products = _products([vector.flatten(1)[:, elements] for vector in used])
+    alpha = torch.linalg.solve_ex(products[:, :2, :2], products[:, :2, 3]).result[:, 0]
+    parts = torch.linalg.solve_ex(products[:, :3, :3], products[:, :3, 4]).result
+    c = parts[:, 2] / 2
+    per_c = torch.where(c == 0, 0.0, 0.5 / c)  # no target where there is no weight
+    data, eps, answer, z, g, one = torch.eye(6, dtype=torch.float64, device=c.device)
+    vectors = {
+        "x": data - offset * one,
+        "dx": data,
+        "z": z,
+        "dz": alpha[:, None] * data,
+        "y": (c != 0)[:, None] * answer - per_c[:, None] * g,
+        "dy": -(parts[:, 0] * per_c)[:, None] * data,
+        "eps": eps,
+        "one": one,
+    }
+    combined = torch.stack([vectors[name].expand(len(c), -1) for name in _VECTORS], dim=1)
+    return (combined @ products @ combined.mT).cpu(), c
+
+
+def _products(vectors: list[Tensor]) -> Float[Tensor, "b k k"]:
+    stacked = torch.stack([vector.double() for vector in vectors], dim=1)
+    return stacked @ stacked.mT
+
+
+def representative_elements(x: Tensor) -> slice:
+    """Every so-many-th element of a sample, if these are like the others in size."""
+    flat = x.flatten(1).double()
+    some = slice(None, None, max(1, flat.shape[1] // _NUM_ELEMENTS))
+    share = flat[:, some].square().mean(1) / flat.square().mean(1)
+    return some if (share - 1).abs().max() < 0.5 else slice(None)
+
+
+def noise_in(call: SingleCall, rest: Tensor) -> Tensor:
+    """The draw that fits the noise best; zeros if there was none.
+
+    Args:
+        call: What was drawn.
+        rest: The noisy data without the data, if only roughly.
+    """
+    if len(call.normals) < 2:
+        return call.normals[0] if call.normals else torch.zeros_like(call.z)
+    return max(call.normals, key=lambda draw: similarity(rest, draw))
+
+
+def similarity(u: Tensor, v: Tensor) -> float:
+    """The cosine of two batches, its mean over the samples, which have the same sign."""
+    u, v = u.flatten(1), v.flatten(1).to(u)
+    return (u * v).sum(1).div(u.norm(dim=1) * v.norm(dim=1) + 1e-30).mean().abs().item()
+
+
+def _along(u: Tensor, v: Tensor) -> Tensor:
+    """The coefficient of `v` in `u`, by sample."""
+    axes = tuple(range(1, v.ndim))
+    return (u * v).sum(axes, keepdim=True) / v.square().sum(axes, keepdim=True).clamp(min=1e-30)
+
+
+def _target(g: Tensor, c: Tensor) -> Tensor:
+    """$y = -g / 2c$; 0 where there is no weight."""
+    return torch.where(c == 0, 0.0, -g.double() / (2 * c))
+
+
+@dataclass(frozen=True)
+class _Space:
+    """Vectors of each sample, as combinations of those that a Gram matrix is of."""
+
+    grams: Float[Tensor, "n r r"]
+
+    def dot(self, u: Tensor, v: Tensor) -> Float[Tensor, " n"]:
+        u, v = u.expand(len(self.grams), -1), v.expand(len(self.grams), -1)
+        return torch.einsum("ni,nij,nj->n", u, self.grams, v)
+
+    def norm2(self, u: Tensor) -> Float[Tensor, " n"]:
+        return self.dot(u, u).clamp(min=0)
+
+    def along(self, u: Tensor, v: Tensor) -> Float[Tensor, " n"]:
+        """The coefficient of `v` in `u`."""
+        return self.dot(u, v) / self.dot(v, v).clamp(min=1e-300)
+
+    def offset(
+        self, noise: Tensor, alpha: Float[Tensor, " n"], flat: Tensor
+    ) -> tuple[float, Float[Tensor, " n"]]:
+        r"""$\mu$, and for each sample the constant in the noise, of which $\alpha'\mu$ explains
+        some.
+
+        Args:
+            noise: $z - \alpha' x$.
+            alpha: $\alpha'$.
+            flat: The constant without the part of it that is the noise's own mean.
+        """
+        one = torch.eye(len(_VECTORS), dtype=torch.float64)[-1].expand_as(flat)
+        is_seen = self.norm2(flat) > 1e-9 * self.norm2(one)  # in one dimension it is noise
+        constant = torch.where(is_seen, self.along(noise, flat), 0.0)
+        weight = self.norm2(flat) / self.norm2(noise).clamp(min=1e-12) * alpha
+        information = (weight * alpha).sum().clamp(min=1e-300)
+        mu = (weight * constant).sum() / information
+        error = (weight * (constant - alpha * mu)).norm() / information
+        return (mu.item() if mu.abs() > 6 * error + 1e-4 else 0.0), constant
+
+
+def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficients:
+    r"""The coefficients of every sample, by projection.
+
+    Args:
+        grams: The Gram matrices.
+        is_noise_known: Whether `eps` is the noise; otherwise $\sigma'$ is the norm of what is left
+            of $z$ without the signal, with a relative error of $1/\sqrt{2d}$.
+    """
+    x, dx, z, dz, y, dy, eps, one = torch.eye(len(_VECTORS), dtype=torch.float64)
+    space = _Space(grams)
+    alpha, a = space.along(dz, dx), space.along(dy, dx)
+    flat = one.expand(len(grams), -1)
+    if is_noise_known:
+        flat = one - space.along(one, eps)[:, None] * eps
+    offset, constant = space.offset(z - alpha[:, None] * x, alpha, flat)
+    x = x + offset * one
+    noise, rest = z - alpha[:, None] * x, y - a[:, None] * x
+    power, num = space.norm2(noise), space.dot(one, one)
+    if is_noise_known:
+        sigma, b = space.along(noise, eps), space.along(rest, eps)
+        unexplained = space.norm2(noise - sigma[:, None] * eps) / power.clamp(min=1e-300)
+        if not (space.norm2(flat) > 1e-9 * num).any():
+            # in one dimension any draw fits; only that of the noise has the same sign always
+            unexplained = (sigma * sigma.median() < 0).double().mean().expand_as(sigma)
+    else:
+        sigma = (power / num).sqrt()
+        b = space.along(rest, noise) * sigma
+        unexplained = torch.ones_like(sigma)
+        eps = noise / sigma[:, None].clamp(min=1e-300)
+    sizes = 1 / (alpha.abs() * space.norm2(dx).sqrt()) + 1 / (sigma.abs() * num.sqrt())
+    constant_power = num * (constant - alpha * offset) ** 2
+    return Coefficients(
+        alpha=alpha.abs(),
+        sigma=sigma.abs(),
+        a=a,
+        b=torch.where((alpha < 0) != (sigma < 0), -b, b),  # noise is as likely as its mirror image
+        offset=offset,
+        unexplained_noise=unexplained,
+        constant_noise=(constant_power.sum() / power.sum().clamp(min=1e-300)).item(),
+        unexplained_target=space.norm2(rest - b[:, None] * eps) / space.norm2(y).clamp(min=1e-300),
+        rounding=2 * 6e-8 * (space.norm2(z) / num).sqrt() * sizes,
+    )
+
+
+def solve_paired(
+    paired: list[PairedCalls],
+    reference: tuple[Tensor, Tensor],
+    *,
+    is_noise_known: bool,
+    is_uneven: bool,
+) -> Coefficients:
+    """The coefficients of all samples of some batches."""
+    grams = [paired_grams(calls, reference, is_uneven=is_uneven) for calls in paired]
+    return solve(torch.cat(grams), is_noise_known=is_noise_known)

@@ -1,0 +1,220 @@
+r"""The noise levels that were drawn independently of each other, and the table they come from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
+from scipy.ndimage import median_filter
+
+from elbos.arrays import Array
+from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.measure import Samples
+from elbos.audit.splines import Splines
+
+_MIN_LEVELS = 8
+_MIN_GAIN = 8.0  # in log-likelihood over equally likely steps: chance gave it to 3 of 2,000 tables
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Noise levels.
+
+    Attributes:
+        logsnr: Finite log-SNR.
+        error: Of each, by rounding.
+        quantiles: Random numbers that were drawn for each, by the logit of their quantile.
+    """
+
+    logsnr: Float[Array, " n"]
+    error: Float[Array, " n"]
+    quantiles: Float[Array, "n draws"]
+
+    def at(self, index: NDArray[np.int64]) -> "Levels":
+        return Levels(self.logsnr[index], self.error[index], self.quantiles[index])
+
+    @cached_property
+    def distinct(self) -> tuple[Float[Array, " t"], NDArray[np.int64]]:
+        """The distinct values, increasing, and how often each was drawn.
+
+        Values are the same if they are much closer than levels drawn from a continuous density, or
+        from a table, would be; or within their errors.
+        """
+        order = np.argsort(self.logsnr)
+        ordered, error = self.logsnr[order], self.error[order]
+        low, high = np.quantile(ordered, [0.25, 0.75])
+        gaps = np.diff(ordered)
+        inner = gaps[(ordered[1:] > low) & (ordered[1:] < high)]
+        tiny = max(2e-6, 0.02 * (high - low) / max(len(inner), 1))
+        if len(inner) == 0 or (inner < tiny).mean() > 0.4:
+            wide = inner[inner >= tiny]
+            tiny = np.median(wide) / 10 if len(wide) else 1e-4
+        is_start = gaps > np.maximum(tiny, 8 * error[1:])
+        starts = np.flatnonzero(np.concatenate([[True], is_start]))
+        counts = np.diff(np.append(starts, len(ordered)))
+        return np.add.reduceat(ordered, starts) / counts, counts
+
+
+def independent_levels(samples: Samples) -> tuple[Levels, list[Diagnostic]]:
+    """The noise levels that were drawn independently, without those at which they are clamped.
+
+    Raises:
+        ValueError: If there are too few for a curve.
+    """
+    is_finite = samples.logsnr.isfinite()
+    columns = (samples.logsnr, samples.rounding, samples.quantiles)
+    levels = Levels(*(column[is_finite].numpy() for column in columns))
+    batch = samples.batch[is_finite].numpy()
+    logsnr, num = levels.logsnr, len(is_finite)
+    if len(logsnr) < 100:
+        raise ValueError(
+            f"Of {num} samples, all but {len(logsnr)} are pure noise or clean data: there is no "
+            "weighting to measure."
+        )
+    if np.ptp(logsnr) < 1e-4:
+        raise ValueError(
+            f"The loss draws a single noise level, log-SNR {logsnr[0]:.2f}: there is no weighting "
+            "to measure."
+        )
+    independent, found = _without_repetitions(levels, batch, samples.logsnr_error)
+    values, _ = independent.distinct
+    if len(values) < _MIN_LEVELS:
+        raise ValueError(
+            f"The loss draws only {len(values)} noise levels, at log-SNR "
+            f"{', '.join(f'{value:.2f}' for value in values)}: too few for a curve."
+        )
+    return independent, found
+
+
+def _without_repetitions(
+    levels: Levels, batch: Array, logsnr_error: float
+) -> tuple[Levels, list[Diagnostic]]:
+    """Of levels that samples of a batch share, one each; none of those that are clamped."""
+    logsnr = levels.logsnr
+    firsts = np.flatnonzero(np.diff(batch, prepend=-1))
+    sizes = np.diff(np.append(firsts, len(batch)))
+    spread = np.maximum.reduceat(logsnr, firsts) - np.minimum.reduceat(logsnr, firsts)
+    if sizes.max() > 1 and (spread < 1e-4 + 8 * logsnr_error).all():
+        found = Diagnostic("one-level-per-batch", {"num_levels": len(firsts)})
+        return levels.at(firsts), [found]
+    apart = _first_of_groups(levels, batch)
+    if apart is not None:
+        return levels.at(apart), [Diagnostic("shared-levels", {"num_levels": len(apart)})]
+    values, counts = levels.distinct
+    is_atom = counts > np.maximum(0.005 * len(logsnr), 20 * np.median(counts))
+    is_table = np.median(counts) > 1
+    if is_table or not is_atom.any() or is_atom.sum() > 5:
+        return levels, []
+    share = float(counts[is_atom].sum() / len(logsnr))
+    found = Diagnostic("clamped", {"share": share, "logsnr": values[is_atom].tolist()})
+    rest = np.abs(logsnr[:, None] - values[is_atom]).min(1) > 1e-5 + 8 * levels.error
+    return levels.at(np.flatnonzero(rest)), [found]
+
+
+def _first_of_groups(levels: Levels, batch: Array) -> NDArray[np.int64] | None:
+    """The first sample of each level in each batch, if a batch has far fewer levels than as many
+    independent draws would have.
+    """
+    values, counts = levels.distinct
+    place = np.searchsorted((values[1:] + values[:-1]) / 2, levels.logsnr)
+    _, firsts = np.unique(batch * len(values) + place, return_index=True)
+    sizes = np.unique(batch, return_counts=True)[1]
+    probability = counts / counts.sum()
+    expected = sum((1 - (1 - probability) ** size).sum() for size in sizes[:32])
+    num_distinct = np.isin(batch[firsts], np.unique(batch)[:32]).sum()
+    return np.sort(firsts) if num_distinct < 0.75 * expected else None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of noise levels: its density is the probability of a step over their spacing.
+
+    Attributes:
+        levels: Those that were drawn, increasing.
+        steps: Their places in the table; steps that were never drawn leave a gap.
+        counts: How often each was drawn.
+    """
+
+    levels: Float[Array, " t"]
+    steps: Float[Array, " t"]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def from_levels(cls, levels: Levels) -> "Table | None":
+        """The table that levels come from; None if they hardly repeat."""
+        values, counts = levels.distinct
+        if len(values) < 3 or counts.mean() < 2:
+            return None
+        gaps = np.diff(values)
+        usual = median_filter(gaps, size=min(9, len(gaps)), mode="nearest")
+        missing = np.clip(np.rint(gaps / usual), 1, 4) if counts.mean() < 30 else np.ones(len(gaps))
+        return cls(values, np.concatenate([[0.0], np.cumsum(missing)]), counts)
+
+    def __len__(self) -> int:
+        return int(self.steps[-1]) + 1
+
+    def steps_of(self, logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The number of the step of each sample."""
+        place = np.searchsorted((self.levels[1:] + self.levels[:-1]) / 2, logsnr)
+        return np.asarray(self.steps[place])
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all steps are equally likely: by the chi-squared test, and because no smooth
+        change of the probability, of which that hardly takes note, makes the counts more likely.
+        """
+        mean = self.counts.sum() / len(self)
+        num_never = len(self) - len(self.counts)
+        chi2 = ((self.counts - mean) ** 2).sum() / mean + num_never * mean
+        degrees = len(self) - 1
+        if chi2 - degrees > 5 * (2 * degrees) ** 0.5:
+            return False
+        even = -float(self.counts.sum()) * np.log(len(self))
+        return bool(self._spline.score - even < _MIN_GAIN)
+
+    @cached_property
+    def _spline(self) -> Splines:
+        counts = np.zeros(len(self))
+        counts[self.steps.astype(int)] = self.counts
+        return Splines.of_counts(np.arange(len(self), dtype=np.float64), counts)
+
+    def tilt_covariance(self, logsnr: Array) -> Array:
+        """The covariance of the log-probability of equally likely steps: what few samples cannot
+        exclude.
+        """
+        fewest_knots = self._spline.splines[0]
+        return fewest_knots.covariance(np.interp(logsnr, self.levels, self.steps))
+
+    def log_p(self, logsnr: Array) -> Array:
+        """The log-density, smooth in the number of the step."""
+        return table_log_density(self.levels, self.steps, self._spline(self.steps), logsnr)
+
+    def covariance(self, logsnr: Array) -> Array:
+        """The covariance of `log_p`."""
+        spacing = np.diag(spacing_error(self.levels, self.steps, logsnr) ** 2)
+        return spacing + self._spline.covariance(np.interp(logsnr, self.levels, self.steps))
+
+
+def table_log_density(
+    levels: Float[Array, " t"],
+    steps: Float[Array, " t"],
+    log_probability: Float[Array, " t"],
+    logsnr: Float[Array, " g"],
+) -> Float[Array, " g"]:
+    """The log-density of increasing levels: the probability of a step over the spacing of steps."""
+    log_p = log_probability - np.log(np.gradient(levels, steps))
+    return np.asarray(PchipInterpolator(levels, log_p)(logsnr))
+
+
+def spacing_error(
+    levels: Float[Array, " t"], steps: Float[Array, " t"], logsnr: Float[Array, " g"]
+) -> Float[Array, " g"]:
+    """The uncertainty of the log-density of a table because it is one.
+
+    The spacing of levels is defined only up to its change from one step to the next: five standard
+    errors, which a rise has to exceed (`extrema`), are half of that change.
+    """
+    change = np.abs(np.diff(np.log(np.diff(levels) / np.diff(steps)))) / 10
+    return np.asarray(np.interp(logsnr, levels, np.concatenate([change[:1], change, change[-1:]])))

@@ -1,0 +1,285 @@
+r"""Calls of a loss that differ in one thing: the answer of the network, or the data.
+
+The gradient at answer 0 and at another answer gives the coefficient $c$ and the target $y$; other
+data with the same noise show which part of $z$ and $y$ is signal. With the same noise, an input
+changes only where it holds data; so losses may pack latents into tokens, move channels last,
+transpose sequences, fold frames into the batch, or put other channels beside the noisy data.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from elbos.audit.instrument import Call, Instrument, LossFunction
+
+
+@dataclass(frozen=True)
+class SingleCall:
+    """A batch as the network saw it, and the gradient of the loss at one answer.
+
+    Attributes:
+        z: Noisy data, in the layout of the data.
+        answer: Random signs.
+        gradient: Of the loss, at that answer.
+        normals: Normal numbers that were drawn, those of the size of `z`.
+        shared: Normal numbers that were drawn, those that many elements of `z` may share.
+        quantiles: Numbers that may decide the noise level of each sample (`rng`).
+    """
+
+    z: Tensor
+    answer: Tensor
+    gradient: Tensor
+    normals: list[Tensor]
+    shared: list[Tensor]
+    quantiles: list[Tensor]
+
+
+@dataclass(frozen=True)
+class PairedCalls:
+    """Calls with the same random numbers.
+
+    Attributes:
+        moved: The data, with random signs for an answer.
+        gradient: The data, with answer 0.
+        z_other: Noisy data, of other data.
+        gradient_other: The other data, with answer 0.
+        gradient_other_moved: The other data, with the random signs; None if not called.
+    """
+
+    moved: SingleCall
+    gradient: Tensor
+    z_other: Tensor
+    gradient_other: Tensor
+    gradient_other_moved: Tensor | None
+
+    def is_finite(self) -> bool:
+        """Whether all samples are finite."""
+        parts = (self.z, self.z_other, self.gradient, self.moved.gradient, self.gradient_other)
+        return all(bool(part.sum(dtype=torch.float64).isfinite()) for part in parts)
+
+    @property
+    def z(self) -> Tensor:
+        return self.moved.z
+
+    @property
+    def change(self) -> Tensor:
+        """The change of the gradient with the answer."""
+        return self.moved.gradient - self.gradient
+
+    def coefficient(self) -> Float[Tensor, " b"]:
+        r"""$c$ of $c\,\|\hat y - y\|^2$."""
+        return (self.change * self.moved.answer).flatten(1).double().mean(1) / 2
+
+    def coefficient_other(self) -> Float[Tensor, " b"]:
+        """$c$ for the other data, where these were called with the random signs."""
+        if self.gradient_other_moved is None:
+            return self.coefficient()
+        change = self.gradient_other_moved - self.gradient_other
+        return (change * self.moved.answer).flatten(1).double().mean(1) / 2
+
+
+@dataclass
+class Queries:
+    """The calls of a loss with one batch of data, seed after seed.
+
+    Attributes:
+        instrument: The loss.
+        x: The clean batch.
+        x_other: Other clean data, of the same shape.
+        first_channel: Where the noisy data begin in the network's input.
+        order: Where each element of the data is in the network's input, if not in its own place.
+        summed: Which of the draws the noise is a sum of, if it is none of them as a whole.
+    """
+
+    instrument: Instrument
+    x: Tensor
+    x_other: Tensor
+    first_channel: int = 0
+    order: Tensor | None = None
+    summed: list[int] = field(default_factory=list)
+
+    @classmethod
+    def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Queries":
+        """The queries for a loss: its form of output, and the layout of the network's input.
+
+        Raises:
+            ValueError: If the loss cannot be called, or compared with itself.
+        """
+        queries = cls(Instrument.for_loss(loss_fn, x, seed), x, other_data(x))
+        _require_repeatable(queries, seed)
+        queries.first_channel = _first_channel(queries, seed)
+        queries.order = _element_permutation(queries, seed)
+        return queries
+
+    def paired(self, seed: int, *, with_other_moved: bool) -> list[PairedCalls]:
+        """Three or four calls of the loss; for each call of the network that counts."""
+        moved = self.single(seed)
+        runs = [self.instrument(self.x, seed), self.instrument(self.x_other, seed)]
+        if with_other_moved:
+            runs.append(self.instrument(self.x_other, seed, scale=1.0))
+        if len({len(moved), *map(len, runs)}) != 1:
+            raise ValueError(
+                "The loss calls the network another number of times for other data: it cannot be "
+                "compared with itself."
+            )
+        paired = []
+        for call, *calls in zip(moved, *runs, strict=True):
+            (_, g, _), (z_other, g_other, _), *rest = map(self.in_layout, calls)
+            paired.append(PairedCalls(call, g, z_other, g_other, rest[0][1] if rest else None))
+        return paired
+
+    def single(self, seed: int) -> list[SingleCall]:
+        """One call of the loss; for each call of the network that counts."""
+        calls = self.instrument(self.x, seed, scale=1.0)
+        return [self._with_draws(*self.in_layout(call)) for call in calls]
+
+    def in_layout(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+        """Input, gradient and answer of a call, of the channels that hold the noisy data."""
+        assert call.gradient is not None
+        z, g, answer = map(self._like_x, (call.z, call.gradient, call.answer.detach()))
+        if len(z) != len(self.x):
+            raise ValueError(
+                f"The network is called with a batch of {len(z)} for data of {len(self.x)}: call "
+                "it with all samples at once, and no others."
+            )
+        num = self.x.shape[1] if z.shape[2:] == self.x.shape[2:] else z.shape[1]
+        return z[:, self.first_channel : self.first_channel + num], g[:, :num], answer[:, :num]
+
+    def _like_x(self, tensor: Tensor) -> Tensor:
+        """In shape and order of the data, if it has as many numbers."""
+        if len(tensor) % len(self.x) or tensor.numel() != self.x.numel():
+            return tensor
+        flat = tensor.reshape(len(self.x), -1)
+        return (flat if self.order is None else flat[:, self.order]).reshape(self.x.shape)
+
+    def _with_draws(self, z: Tensor, gradient: Tensor, answer: Tensor) -> SingleCall:
+        """The call, with the random numbers that may be its noise, or decide the noise level."""
+        draws = [draw.to(z.device) for draw in self.instrument.recorder.normals]
+        normals = [draw.reshape(z.shape) for draw in draws if draw.numel() == z.numel()]
+        if self.order is not None:  # drawn in the order of the data, or of the network's input
+            normals += [self._like_x(draw) for draw in normals]
+        others = [draw for draw in draws if draw.numel() != z.numel() and _is_shared(draw, z)]
+        normals += [draw.expand_as(z) for draw in others if draw.shape[1:] == z.shape[1:]]
+        if self.summed:
+            used = [normals[i] for i in self.summed if i < len(normals)]
+            normals = [normalized_sum(used, z, self.x)]
+        shared = [draw for draw in others if draw.shape[1:] != z.shape[1:]]
+        quantiles = [q for q in self.instrument.recorder.quantiles if len(q) == len(z)]
+        return SingleCall(z, answer, gradient, normals, shared, quantiles)
+
+
+def _is_shared(draw: Tensor, z: Tensor) -> bool:
+    """Whether numbers may be added to `z`, of which each is for many elements."""
+    pairs = zip(draw.shape, z.shape, strict=False)
+    return draw.ndim == z.ndim and all(num in (1, size) for num, size in pairs)
+
+
+def normalized_sum(draws: list[Tensor], z: Tensor, x: Tensor) -> Tensor:
+    """The sum of draws that is in `z` besides the data and a constant, as noise of variance 1."""
+    vectors = torch.stack([v.flatten(1).double() for v in (*draws, x, torch.ones_like(x))], dim=1)
+    products = vectors @ vectors.mT
+    projections = vectors @ z.flatten(1).double()[:, :, None]
+    factors = torch.linalg.solve_ex(products, projections).result[:, : len(draws)]
+    factors = factors / factors.norm(dim=1, keepdim=True).clamp(min=1e-30)
+    return torch.einsum("bki,bkd->bd", factors, vectors[:, : len(draws)]).reshape(z.shape)
+
+
+def other_data(x: Tensor) -> Tensor:
+    """A batch that differs from `x` in every sample, with values that `x` has.
+
+    Raises:
+        ValueError: If a sample is zero.
+    """
+    x_other = x.clone()
+    for candidate in (x.roll(1, 0), x.flip(-1), x.roll(1, -1), 0.5 * x):
+        is_alike = (x - x_other).flatten(1).norm(dim=1) < 0.1 * x.flatten(1).norm(dim=1)
+        x_other[is_alike] = candidate[is_alike]
+    if (x_other == x).flatten(1).all(1).any():
+        raise ValueError("A sample of the data is zero everywhere: give data that vary.")
+    return x_other
+
+
+def _require_repeatable(queries: Queries, seed: int) -> None:
+    """Raise a ValueError unless the seed decides what the loss does, and all that it decides."""
+    first, again = (queries.instrument(queries.x, seed) for _ in range(2))
+    is_repeated = len(first) == len(again) and all(
+        is_same(a.z, b.z) and is_same(a.gradient, b.gradient)
+        for a, b in zip(first, again, strict=True)
+    )
+    if not is_repeated:
+        raise ValueError(
+            "The loss does something else although the random states of torch, numpy and Python "
+            "were reset: draw from those, not from a numpy Generator or a counter of its own."
+        )
+    if len(queries.x) > 1 and is_same(first[0].z, queries.instrument(queries.x, seed + 1)[0].z):
+        raise ValueError(
+            "The loss draws the same noise in every call: it sets a seed, or draws none; leave "
+            "the random state alone."
+        )
+
+
+def is_same(first: Tensor | None, second: Tensor | None) -> bool:
+    """Whether two tensors are the same, up to rounding."""
+    if first is None or second is None or first.shape != second.shape:
+        return first is second
+    scale = first.nan_to_num().abs().max().item()
+    return torch.allclose(first, second, rtol=1e-3, atol=1e-4 * scale, equal_nan=True)
+
+
+def unlike(dz: Tensor, dx: Tensor) -> float:
+    """The share of a change of the input that is not the change of the data, scaled by sample."""
+    dz, dx = dz.flatten(1), dx.flatten(1).to(dz)
+    alpha = (dz * dx).sum(1, keepdim=True) / dx.square().sum(1, keepdim=True)
+    left = (dz - alpha * dx).square().nansum() / dz.square().nansum().clamp(min=1e-30)
+    return left.item()
+
+
+def _last_input(queries: Queries, x: Tensor, seed: int) -> Tensor:
+    """The noisy data of the last call of the network."""
+    return queries.instrument(x, seed)[-1].z.float()
+
+
+def _element_permutation(queries: Queries, seed: int) -> Int[Tensor, " d"] | None:
+    """Where each element of the data is in the network's input; None if in its own place.
+
+    Data that spell the bits of each element's place, one bit a call, show for each element of the
+    input which of the data it is. None, too, if the input is no permutation of the data plus noise.
+    """
+    x, z = queries.x, _last_input(queries, queries.x, seed)
+    if len(z) % len(x) or z.numel() != x.numel():
+        return None
+    dx = (x - queries.x_other).flatten(1)
+    dz = (z - _last_input(queries, queries.x_other, seed)).reshape(len(x), -1)
+    if unlike(dz, dx) < 1e-6:
+        return None
+    place = torch.arange(dx.shape[1], device=x.device)
+    strongest = dz.norm(dim=1).argmax()
+    low, high = x.min(), x.max()
+    found = torch.zeros_like(place)
+    for i in range(len(place).bit_length()):
+        bit = (place >> i & 1).bool().reshape(x[0].shape).expand_as(x)
+        ones, zeros = torch.where(bit, high, low), torch.where(bit, low, high)
+        change = _last_input(queries, ones, seed) - _last_input(queries, zeros, seed)
+        found += (change.reshape(len(x), -1)[strongest] > 0).long() << i
+    order = found.argsort()
+    is_permutation = torch.equal(found[order], place) and not torch.equal(order, place)
+    return order if is_permutation and unlike(dz[:, order], dx) < 0.05 else None
+
+
+def _first_channel(queries: Queries, seed: int) -> int:
+    """Where the noisy data begin, in an input that holds other channels besides.
+
+    They change as the data do; of several such places, they are where the noise changes most.
+    """
+    x, x_other = queries.x, queries.x_other
+    z, other, later = (
+        _last_input(queries, *change) for change in ((x, seed), (x_other, seed), (x, seed + 1))
+    )
+    num, extra = x.shape[1], z.shape[1] - x.shape[1]
+    if extra <= 0 or z.shape[2:] != x.shape[2:] or len(z) != len(x):
+        return 0
+    strange = [unlike((z - other)[:, i : i + num], x - x_other) for i in range(extra + 1)]
+    places = [i for i, share in enumerate(strange) if share < 2 * min(strange) + 1e-6]
+    return max(places, key=lambda i: (z - later)[:, i : i + num].square().sum().item())
