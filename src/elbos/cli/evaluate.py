@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -16,9 +16,9 @@ from elbos.cli.parse import first_run, parse
 from elbos.errors import Interrupted
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.evaluate import evaluate, samples_picture
-from elbos.evaluation.page import write_evaluation_page
-from elbos.evaluation.tables import evaluation_tables, runs_table
+from elbos.evaluation.result import Evaluation
 from elbos.progress import begin, progress
+from elbos.report.evaluation import evaluation_tables, runs_table
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import run_config
 from elbos.training.run import Run
@@ -58,24 +58,25 @@ class Evaluate:
                 "Stopped: what was measured is kept, and the same command goes on from there."
             ) from None
         if self.json:
-            print(json.dumps(results if len(results) > 1 else results[0], indent=2))  # noqa: T201
+            found = [result.to_dict() for result in results]
+            print(json.dumps(found if len(found) > 1 else found[0], indent=2))  # noqa: T201
         elif len(results) > 1:
-            Console().print(runs_table(results))
+            Console().print(runs_table(results).rich())
 
-    def _measure(self, run: Run, sampling: Sampling) -> dict[str, Any]:
+    def _measure(self, run: Run, sampling: Sampling) -> Evaluation:
         path = run.directory.path
         files.require_writable(path / "eval.json")
         files.require_writable(path / "eval.html")
         with progress() as bar:
-            result = evaluate(run, self.config, sampling, partial(begin, bar)).to_dict()
+            result = evaluate(run, self.config, sampling, partial(begin, bar))
         try:
-            files.write(path / "eval.json", json.dumps(result, indent=2).encode())
+            files.write(path / "eval.json", json.dumps(result.to_dict(), indent=2).encode())
             picture = samples_picture(run, self.config, sampling)
             command = shlex.join(["elbos", *sys.argv[1:]])
-            write_evaluation_page(result, path / "eval.html", samples=picture, command=command)
+            result.to_html(path / "eval.html", samples=picture, command=command)
         finally:  # minutes of work, shown even where it cannot be written
             if not self.json:
-                Console().print(*evaluation_tables(result))
+                Console().print(*(table.rich() for table in evaluation_tables(result)))
         if not self.json:
             print(f"Written to {path / 'eval.json'} and {path / 'eval.html'}.")  # noqa: T201
         return result

@@ -14,7 +14,7 @@ from elbos import __version__, files
 from elbos.comparison import page_curves, page_losses, page_pairs, page_ranking, page_table, tiles
 from elbos.comparison.figures import styles
 from elbos.comparison.words import MONOTONE, Report, facts, reading
-from elbos.evaluation.page_quality import settings_table
+from elbos.evaluation.words import settings_table
 from elbos.report.document import document, finite, island
 from elbos.report.parts import footer, header
 

@@ -40,6 +40,7 @@ from elbos.evaluation.scores import (
 )
 from elbos.evaluation.stores import data_store, run_store
 from elbos.progress import Start
+from elbos.runs.codec import label
 from elbos.runs.store import Store, Tensors
 from elbos.samplers import SAMPLERS
 from elbos.schedules import Cosine, EDMSampling, Flow
@@ -146,7 +147,9 @@ class Scorer:
             num_kernel_reference=len(self.reference.rows),
             num_precision_recall=num_manifold(num, self.reference),
             sampler=repr(sampling.sampler),
+            sampler_label=label(sampling.sampler),
             grid=repr(sampling.grid_within(trained)),
+            grid_label=label(sampling.grid),
             num_steps=sampling.num_steps,
             num_evaluations=sampling.num_evaluations(trained),
             guidance=sampling.guidance,
@@ -262,8 +265,8 @@ def measure_sweep(
 
 def _named(start: Start, protocol: SamplingProtocol) -> Start:
     """Progress that says which point of the sweep the work is for."""
-    grid = protocol.grid.partition("(")[0]
-    point = f"{protocol.sampler} on {grid}, {protocol.num_evaluations} evaluations"
+    line = f"{protocol.sampler_label}, {protocol.grid_label}"
+    point = f"{line}, {protocol.num_evaluations} evaluations"
     return lambda what, total, unit: start(f"{point}: {what}", total, unit)
 
 

@@ -4,10 +4,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from elbos.evaluation.scores import SampleQuality, Sweep
 from elbos.records import from_json, to_json
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 MAX_Z = 4.0
 """The largest z score that is put down to chance: one in 16,000 is larger."""
@@ -222,3 +225,33 @@ class Evaluation:
         """All of it as values of JSON."""
         found: dict[str, Any] = to_json(self)
         return found
+
+    def plot(self) -> "Figure":
+        """The loss by noise level, above the ELBO of noisy data."""
+        from elbos.report.evaluation_figures import curves_figure
+
+        return curves_figure(self)
+
+    def to_html(
+        self, path: Path | str, *, samples: bytes | None = None, command: str | None = None
+    ) -> None:
+        """Write a page that needs nothing else.
+
+        Args:
+            path: The file.
+            samples: A picture of samples, as PNG.
+            command: What to type to get the same again.
+
+        Raises:
+            OSError: If it cannot be written; it names `path`.
+        """
+        from elbos import files
+        from elbos.report.evaluation import evaluation_page
+
+        html = evaluation_page(self, samples=samples, command=command)
+        files.write(Path(path), html.encode(errors="replace"))
+
+    def _repr_html_(self) -> str:
+        from elbos.report.evaluation import evaluation_tables
+
+        return "".join(table.html() for table in evaluation_tables(self))

@@ -119,7 +119,8 @@ class SamplingProtocol:
         reference: The split of real images; `num_reference`, how many.
         num_kernel_reference: Of them, in the kernel distance.
         num_precision_recall: Images on each side of precision and recall.
-        sampler, grid, num_steps: How noise becomes samples.
+        sampler, grid, num_steps: How noise becomes samples; `sampler_label` and `grid_label` are
+            short names.
         num_evaluations: Network evaluations per sample.
         guidance: Scale of the guidance; 1 for none. `guidance_logsnr`: between these noise levels.
         num_samples: Samples in a set.
@@ -133,7 +134,9 @@ class SamplingProtocol:
     num_kernel_reference: int
     num_precision_recall: int
     sampler: str
+    sampler_label: str
     grid: str
+    grid_label: str
     num_steps: int
     num_evaluations: int
     guidance: float

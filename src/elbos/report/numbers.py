@@ -7,6 +7,8 @@ from typing import Any, TypeGuard
 NONE = "–"
 """The text of a number that there is not: None, NaN or infinite."""
 
+_ROUNDING = 1e-14  # relative: a smaller error is none
+
 
 def number(value: float | None, digits: int = 4) -> str:
     """A number to so many significant digits.
@@ -62,9 +64,13 @@ def plus_minus(value: float | None, error: float | None) -> str:
         ('2.903 ± 0.012', '2.903')
         >>> plus_minus(1.5e-5, 4e-6)
         '(1.50 ± 0.40)e−05'
+        >>> plus_minus(2.9034, 1e-17)  # rounding
+        '2.903'
     """
     places = decimals(error)
     if not _is_known(value) or not _is_known(error) or places is None:
+        return number(value)
+    if error < _ROUNDING * abs(value):
         return number(value)
     largest = max(abs(value), error)
     if largest >= 1e-3:
