@@ -20,7 +20,6 @@ import re
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -56,13 +55,6 @@ _LABELS = {
 """Labels of classes that are called otherwise than in Python."""
 
 
-@dataclass(frozen=True)
-class Also:
-    """In an annotation, `Annotated[..., Also(cls)]`: a class that files may hold, too."""
-
-    cls: type
-
-
 def options(annotation: Any) -> Iterator[Any]:
     """The types that an annotation admits: members of unions, and of the tables of classes."""
     weights: tuple[type, ...] = (*weightings.WEIGHTINGS, *weightings.WRAPPERS, Tabulated)
@@ -76,9 +68,7 @@ def options(annotation: Any) -> Iterator[Any]:
     if annotation in tables:
         yield from tables[annotation]
     elif get_origin(annotation) is typing.Annotated:
-        base, *metadata = get_args(annotation)
-        yield from options(base)
-        yield from (one.cls for one in metadata if isinstance(one, Also))
+        yield from options(get_args(annotation)[0])
     elif get_origin(annotation) in (typing.Union, types.UnionType):
         for member in get_args(annotation):
             yield from options(member)

@@ -11,7 +11,6 @@ import tyro
 
 from elbos import adaptive, parameterizations, schedules, weightings
 from elbos.networks import MLPConfig, NetworkConfig, UNetConfig
-from elbos.runs.codec import Also
 from elbos.tabulated import Tabulated
 from elbos.training.data import Digits, Fashion, Folder, Given, Toy
 from elbos.training.network import OwnNetwork
@@ -92,4 +91,4 @@ else:
         Annotated[MLPConfig, tyro.conf.subcommand("mlp")],
         Annotated[OwnNetwork, tyro.conf.subcommand("own", constructor=_own_network)],
     ]
-    Data = Annotated[Digits | Fashion | Folder | Toy, Also(Given)]
+    Data = Union[Digits, Fashion, Folder, Toy, tyro.conf.Suppress[Given]]  # noqa: UP007

@@ -131,11 +131,16 @@ class Monitor:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def validation(self, values: dict[str, float]) -> None:
-        """Log a validation, and say it; also log the density of a schedule that learns."""
+        """Log a validation, if there is one, and say it; also log the density of a schedule that
+        learns.
+        """
         images = self.state.step * self.config.batch_size
-        self._log(images=images, **values)
+        if values:
+            self._log(images=images, **values)
         if self.is_main and self.state.schedule.state_dict():
             self.run.log(step=self.state.step, images=images, density=self._density())
+        if not values:
+            return
         bits = {name: value / math.log(2) for name, value in values.items()}
         error = f" ± {bits['val_nats_se']:.3f}" if "val_nats_se" in bits else ""
         self._print(

@@ -87,7 +87,8 @@ class State:
                 saved = torch.empty_like(parameter).copy_(saved)
             self.optimizer.state[parameter][moment] = saved.to(parameter.device)
         for group in self.optimizer.param_groups:
-            if len({frozenset(self.optimizer.state[p]) for p in group["params"]}) > 1:
+            known = [frozenset(self.optimizer.state.get(p, ())) for p in group["params"]]
+            if len({names for names in known if names}) > 1:  # none: never had a gradient
                 raise ValueError("Some parameters have moments that others lack.")
 
 

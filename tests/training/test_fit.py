@@ -1,0 +1,290 @@
+"""Networks and data of one's own: all that `elbos train` gives, and nothing that is stored runs."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import log, tensors
+from torch import Tensor, nn
+
+import elbos
+from elbos import parameterizations, samplers, schedules, weightings
+from elbos.adaptive import Adaptive
+from elbos.denoiser import Denoiser
+from elbos.errors import Interrupted
+from elbos.objective import Objective
+from elbos.tabulated import Tabulated
+from elbos.training.config import Output
+from elbos.training.fit import fit
+from elbos.training.run import Run
+from elbos.training.trainer import Trainer
+
+ENDS = {"logsnr_min": -8.0, "logsnr_max": 8.0}
+OBJECTIVE = Objective(
+    weighting=weightings.Sigmoid(),
+    schedule=Adaptive(**ENDS),
+    parameterization=parameterizations.V(),
+)
+OUTPUT = Output(log_every=16, validate_every=10**9, save_every=64)
+SETTINGS: dict[str, Any] = {
+    "num_images": 160,
+    "batch_size": 16,
+    "output": OUTPUT,
+    "precision": "fp32",
+}
+
+
+class Net(nn.Module):
+    """A network of whatever condition: a label, a tensor or a dict of both."""
+
+    def __init__(self, dim: int = 2, num_features: int = 8) -> None:
+        super().__init__()
+        self.inner = nn.Linear(dim + 1, num_features)
+        self.label = nn.Embedding(4, num_features)  # the last of them is none
+        self.text = nn.Linear(3, num_features)
+        self.outer = nn.Linear(num_features, dim)
+        self.register_buffer("mask", torch.tensor([-torch.inf, 0.0]))
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, z: Tensor, logsnr: Tensor, cond: Any = None) -> Tensor:
+        x = self.inner(torch.cat([z.flatten(1), logsnr[:, None] / 8], dim=1))
+        parts = cond if isinstance(cond, dict) else {"label": cond}
+        if parts["label"] is not None:
+            x = x + self.label(parts["label"])
+        if "text" in parts:
+            x = x + self.text(parts["text"])
+        return self.outer(self.dropout(torch.relu(x))).view_as(z)
+
+
+class TwoArguments(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
+        return self.layer(z)
+
+
+class Points(torch.utils.data.Dataset):
+    """Points in the plane, augmented, with a condition of some form."""
+
+    def __init__(self, form: str = "none", num: int = 100, is_augmented: bool = True) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.rand(num, 2, generator=generator) * 0.8
+        self.form, self.noise = form, 0.1 if is_augmented else 0.0
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> Any:
+        x = self.x[i] + self.noise * torch.rand(2)
+        text = torch.full((3,), i / 100)
+        conds = {"label": i % 3, "dict": {"label": i % 3, "text": text}}
+        return x if self.form == "none" else (x, conds[self.form])
+
+
+def new_net(seed: int = 0) -> Net:
+    torch.manual_seed(seed)
+    return Net()
+
+
+def assert_same(one: Path, other: Path) -> None:
+    expected, found = tensors(one), tensors(other)
+    assert found.keys() == expected.keys()
+    assert not [name for name in expected if not torch.equal(found[name], expected[name])]
+    assert log(other) == log(one)
+
+
+NULLS = {"none": None, "label": torch.tensor([3])}
+NULLS["dict"] = {"label": torch.tensor([3]), "text": torch.zeros(1, 3)}
+
+
+@pytest.mark.parametrize("form", NULLS)
+def test_a_fit_is_resumed_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """Augmentations, dropped conditions, average and adaptive schedule included."""
+    settings = {**SETTINGS, "null_cond": NULLS[form], "cond_dropout": 0.3}
+    whole = fit(new_net(), Points(form), OBJECTIVE, run=tmp_path / "whole", **settings)
+    step = Trainer.step
+
+    def stopped(self: Trainer) -> Any:
+        if self.state.step == 5:
+            signal.raise_signal(signal.SIGINT)
+        return step(self)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="step 6 of 10"):
+        patch.setattr(Trainer, "step", stopped)
+        fit(new_net(), Points(form), OBJECTIVE, run=tmp_path / "run", **settings)
+    run = fit(new_net(seed=1), Points(form), OBJECTIVE, run=tmp_path / "run", **settings)
+    assert_same(tmp_path / "whole", tmp_path / "run")
+    assert run.step == whole.step == 10
+    assert torch.equal(run.network.outer.weight, whole.network.outer.weight)
+
+
+def test_data_made_ahead_are_the_same(tmp_path: Path) -> None:
+    for num_workers in (0, 2):
+        path = tmp_path / str(num_workers)
+        fit(new_net(), Points(), OBJECTIVE, run=path, num_workers=num_workers, **SETTINGS)
+    assert_same(tmp_path / "0", tmp_path / "2")
+
+
+def test_a_fit_is_the_loss_of_the_objective_trained(tmp_path: Path) -> None:
+    """The trained run is better than the network it began with, by the bound on the data."""
+    data = Points()
+    before = new_net()
+    settings = {**SETTINGS, "num_images": 8000, "validation": data}
+    run = fit(new_net(), data, OBJECTIVE, run=tmp_path, learning_rate=1e-2, **settings)
+    after = run.likelihood(data)
+    run.denoiser = Denoiser(before.eval(), parameterizations.V())
+    begun = run.likelihood(data)
+    assert begun.bits_per_dim - after.bits_per_dim > 4 * begun.standard_error
+    validated = [line["val_nats"] for line in log(tmp_path) if "val_nats" in line]
+    assert validated == [pytest.approx(after.total.mean().item(), abs=0.5)]
+
+
+@pytest.mark.parametrize("form", ["label", "dict"])
+def test_a_run_is_loaded_with_its_network_and_sampled(tmp_path: Path, form: str) -> None:
+    """By any sampler, with the condition that it understands, guided or not."""
+    null = NULLS[form]
+    fit(
+        new_net(),
+        Points(form),
+        OBJECTIVE,
+        run=tmp_path,
+        null_cond=null,
+        cond_dropout=0.2,
+        **SETTINGS,
+    )
+    run = Run(tmp_path, network=new_net(seed=1), null_cond=null)
+    cond: Any = torch.tensor([0, 1, 2, 0])
+    cond = {"label": cond, "text": torch.ones(4, 3)} if form == "dict" else cond
+    plain = run.sample(4, cond=cond, num_steps=4)
+    assert plain.shape == (4, 2)
+    assert torch.equal(run.sample(4, cond=cond, num_steps=4), plain)
+    for changes in ({"seed": 1}, {"sampler": samplers.Heun()}, {"guidance": 2.0}):
+        assert not torch.equal(run.sample(4, cond=cond, num_steps=4, **changes), plain)
+    with pytest.raises(ValueError, match="user-defined"):
+        Run(tmp_path)
+    with pytest.raises(ValueError, match="of another network"):
+        Run(tmp_path, network=Net(num_features=9))
+
+
+def test_a_network_of_two_arguments_takes_no_condition(tmp_path: Path) -> None:
+    run = fit(TwoArguments(), Points(), OBJECTIVE, run=tmp_path / "a", **SETTINGS)
+    assert run.sample(3).shape == (3, 2)
+    with pytest.raises(ValueError, match="no condition"):
+        fit(TwoArguments(), Points("label"), OBJECTIVE, run=tmp_path / "b", **SETTINGS)
+
+
+def test_a_weighting_that_is_a_function_is_its_numbers(tmp_path: Path) -> None:
+    objective = replace(OBJECTIVE, weighting=lambda logsnr: torch.sigmoid(2 - logsnr))
+    run = fit(new_net(), Points(), objective, run=tmp_path, **SETTINGS)
+    assert isinstance(run.config.weighting, Tabulated)
+
+
+class Tied(Net):
+    """Two names for one tensor, which a safetensors file does not hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = self.label.weight
+
+
+class OwnSchedule(schedules.Cosine):
+    """None of the library's."""
+
+
+class Images(Points):
+    def __getitem__(self, i: int) -> Any:
+        return (255 * self.x[i]).to({"uint8": torch.uint8, "float": torch.float32}[self.form])
+
+
+REFUSED = {
+    "weights that cannot be stored": ("Tied", lambda: {"network": Tied()}),
+    "a schedule that cannot be stored": (
+        "OwnSchedule",
+        lambda: {"objective": replace(OBJECTIVE, schedule=OwnSchedule(**ENDS))},
+    ),
+    "integers": ("torch.uint8", lambda: {"dataset": Images("uint8")}),
+    "pixels to 255": ("is_bounded=False", lambda: {"dataset": Images("float")}),
+    "nothing": ("empty", lambda: {"dataset": Points(num=0)}),
+    "fewer images than a batch": ("num_images", lambda: {"num_images": 3}),
+    "guidance without a null": (
+        "guidance",
+        lambda: {"sampling": elbos.training.sampling.Sampling(guidance=2.0)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_trained_is_refused_before(tmp_path: Path, name: str) -> None:
+    needed, changes = REFUSED[name]
+    given = {"network": new_net(), "dataset": Points(), "objective": OBJECTIVE, **SETTINGS}
+    with pytest.raises(ValueError, match=needed) as error:
+        fit(**{**given, **changes()}, run=tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"dataset": Points(num=99)},
+        {"validation": Points()},
+        {"network": TwoArguments()},
+    ],
+)
+def test_a_directory_belongs_to_one_run(tmp_path: Path, changes: dict[str, Any]) -> None:
+    given = {"network": new_net(), "dataset": Points(), "objective": OBJECTIVE, **SETTINGS}
+    fit(**given, run=tmp_path)
+    with pytest.raises(ValueError, match=r"seed|data\.json|network"):
+        fit(**{**given, **changes}, run=tmp_path)
+
+
+def test_latents_are_not_bounded(tmp_path: Path) -> None:
+    data = Points()
+    data.x = 9 * data.x
+    run = fit(new_net(), data, OBJECTIVE, run=tmp_path, is_bounded=False, **SETTINGS)
+    assert run.likelihood(data).bits_per_dim > 0
+
+
+PROGRAM = """
+import sys
+sys.path[:0] = sys.argv[1:3]
+from test_fit import OBJECTIVE, SETTINGS, Points, fit, new_net
+network = new_net()
+network.dropout.p = 0.0
+data = Points("dict", is_augmented=False)
+run = fit(network, data, OBJECTIVE, run=sys.argv[3], **SETTINGS)
+assert run.step == 10
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    """But for augmentations and dropout, which are seeded by process."""
+    here = Path(__file__).parent
+    (tmp_path / "program.py").write_text(PROGRAM)
+    for num in ("1", "2"):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        done = subprocess.run(
+            [
+                *(*command, "--nproc-per-node", num, str(tmp_path / "program.py")),
+                *(str(here), str(here.parent), str(tmp_path / num)),
+            ],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+    expected, found = tensors(tmp_path / "1"), tensors(tmp_path / "2")
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-6, msg=name)
