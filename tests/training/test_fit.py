@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import Elbos, assert_one_line
 from tiny import log, tensors
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from elbos.objective import Objective
 from elbos.tabulated import Tabulated
 from elbos.training.config import Output
 from elbos.training.fit import fit
+from elbos.training.network import OwnNetwork
 from elbos.training.run import Run
 from elbos.training.trainer import Trainer
 
@@ -288,3 +290,50 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     expected, found = tensors(tmp_path / "1"), tensors(tmp_path / "2")
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-6, msg=name)
+
+
+# --- on the command line -------------------------------------------------------------------------
+
+OWN = """
+import pathlib
+import torch
+pathlib.Path("was-run").touch()
+class Net(torch.nn.Linear):
+    def forward(self, z, logsnr, label): return super().forward(z)
+def build(shape, num_classes): return Net(shape[0], shape[0])
+def number(shape, num_classes): return 3
+"""
+TRAIN = ["train", "toy", "--run", "run", "--num-images", "256", "--batch-size", "64"]
+BUILD = ["--network.function", "net.py:build"]
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(OWN)
+    return tmp_path
+
+
+def test_a_network_in_a_file_is_trained_and_sampled(own: Path, elbos: Elbos) -> None:
+    for _ in range(2):
+        assert elbos(*TRAIN, "network:own", *BUILD).status == 0
+    assert tensors(own / "run")["step"] == 4
+    assert elbos("sample", "run", "--num", "3", *BUILD).status == 0
+    few = ["--num-images", "20", "--num-pilot-images", "10", "--ode.num-images", "0"]
+    assert elbos("evaluate", "run", *BUILD, *few).status == 0
+
+
+def test_nothing_that_is_stored_runs_code(own: Path, elbos: Elbos) -> None:
+    assert elbos(*TRAIN, "network:own", *BUILD).status == 0
+    (own / "was-run").unlink()
+    for words in (["sample", "run"], ["evaluate", "run"], ["train", "--config", "run/config.json"]):
+        assert_one_line(elbos(*words), "net.py:build", "network.function")
+    assert not (own / "was-run").exists()
+    assert OwnNetwork(name="net.py:build") == OwnNetwork.from_file("net.py:build")
+
+
+@pytest.mark.parametrize("function", ["net.py:nope", "net.py:number", "nope.py:build", "net.py"])
+def test_a_file_without_a_network_is_refused(own: Path, elbos: Elbos, function: str) -> None:
+    result = elbos(*TRAIN, "network:own", "--network.function", function)
+    assert_one_line(result, function.partition(":")[0])
+    assert not (own / "run").exists()

@@ -41,11 +41,14 @@ class Evaluate:
     )
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
 
+    network: Annotated[str | None, tyro.conf.arg(name="network.function")] = None
+    """FILE.py:FUNCTION of a user-defined network, as in its training."""
+
     json: bool = False
     """Print the results as JSON."""
 
     def __call__(self) -> None:
-        runs = [Run(path) for path in self.runs]
+        runs = [Run.with_function(path, self.network) for path in self.runs]
         _ = [run.dataset for run in runs]  # fails here, if it does, and not after hours
         is_changed = self.sampling != runs[0].config.sampling
         try:

@@ -31,11 +31,14 @@ class Sample:
     request: Annotated[Request, tyro.conf.arg(name="")] = field(default_factory=Request)
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
 
+    network: Annotated[str | None, tyro.conf.arg(name="network.function")] = None
+    """FILE.py:FUNCTION of a user-defined network, as in its training."""
+
     json: bool = False
     """Print the paths as JSON."""
 
     def __call__(self) -> None:
-        run = Run(self.run)
+        run = Run.with_function(self.run, self.network)
         is_main = PartialState().is_main_process
         with progress(Console(stderr=True, quiet=not is_main)) as bar:
             task = bar.add_task("sampling", total=self.request.num, unit="images", note="")

@@ -13,11 +13,14 @@ from accelerate import PartialState
 
 from elbos.cli.parse import parse
 from elbos.errors import UsageError
+from elbos.networks import UNetConfig
 from elbos.runs.codec import encode
 from elbos.tabulated import Tabulated
 from elbos.training.config import Config, read_config
+from elbos.training.data import Given
 from elbos.training.fit import train
 from elbos.training.name import default_name, nearest_preset
+from elbos.training.network import OwnNetwork
 from elbos.training.presets import PRESETS, Chosen, Preset
 from elbos.weightings import ELBO, Monotone, Shifted
 
@@ -66,7 +69,22 @@ class TrainFile(Train):
 
     @classmethod
     def from_config(cls, config: Config, words: list[str]) -> "TrainFile":
-        """With `config` for the default of everything that `words` leave out."""
+        """With `config` for the default of everything that `words` leave out.
+
+        Raises:
+            ValueError: If the file holds no more than the name of a network or of data.
+        """
+        if isinstance(config.data, Given):
+            raise ValueError(  # noqa: TRY004, of a file
+                f"{config.data.name} was given to `elbos.fit`: call that again."
+            )
+        if isinstance(config.network, OwnNetwork):
+            if not any(word.startswith("network:") for word in words):
+                raise ValueError(
+                    f"The network {config.network.name} is not stored: give network:own "
+                    "--network.function FILE.py:FUNCTION."
+                )
+            config = replace(config, network=UNetConfig())
         chosen = Chosen(config=config, preset=nearest_preset(config))
         has_words = any(word.startswith("weighting:") for word in words)
         if has_words or not isinstance(config.weighting, Monotone | Shifted | Tabulated):

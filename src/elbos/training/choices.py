@@ -82,7 +82,8 @@ else:
 
     def _own_network(function: str) -> OwnNetwork:
         """A network of your own: FILE.py:FUNCTION gets the shape of one sample and the number of
-        classes, or None, and returns a torch.nn.Module.
+        classes, or None, and returns a torch.nn.Module, called with (z, logsnr, label); the label
+        -1 is none.
         """
         return OwnNetwork.from_file(function)
 

@@ -23,7 +23,7 @@ from elbos.samplers import Sampler
 from elbos.training.config import Config, run_config
 from elbos.training.data import Dataset, DataSpec, Items, Samples
 from elbos.training.machine import new_accelerator
-from elbos.training.network import with_three_arguments
+from elbos.training.network import OwnNetwork, with_three_arguments
 from elbos.training.precision import autocast
 from elbos.training.randomness import generator
 from elbos.training.sampling import sample
@@ -83,6 +83,23 @@ class Run:
             self.network.load_state_dict(groups["ema"])
         called = with_three_arguments(self.network.eval().requires_grad_(False))
         self.denoiser = Denoiser(called, self.config.parameterization)
+
+    @classmethod
+    def with_function(cls, path: Path, function: str | None) -> "Run":
+        """The run in `path`, whose user-defined network, if it has one, FILE.py:FUNCTION builds.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: As `Run` does, or if the function does not build the network.
+        """
+        if function is None:
+            return cls(path)
+        directory = RunDirectory(path)
+        data, config = _data_spec(directory), run_config(directory)
+        if data is None or not isinstance(config.network, OwnNetwork):
+            raise ValueError(f"The network of {path} is not user-defined: give no function.")
+        config = replace(config, network=OwnNetwork.from_file(function))
+        return cls(path, build_network(config, data, torch.device("cpu")))
 
     @cached_property
     def dataset(self) -> Dataset:
