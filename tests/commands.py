@@ -1,5 +1,6 @@
 """Commands as the tests run them, and trained runs to run them on."""
 
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ TINY = [
     *("train", "digits", "--network.channels", "16", "32", "--network.embedding-dim", "32"),
     *("--batch-size", "16", "--num-images", "64", "--sampling.num-steps", "2"),
 ]
+PROBING = ["--shape", 2, 4, 4, "--num-samples", 400]
 TOY = ["train", "toy", "--num-images", "1024", "--batch-size", "64", "--sampling.num-steps", "2"]
 
 
@@ -92,3 +94,24 @@ def assert_one_line(
 def snapshot(folder: Path) -> dict[str, bytes]:
     paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def flow(*lines: str, before: str = "") -> str:
+    """A file with the start of a loss, rectified flow's, that goes on with these lines."""
+    return "\n    ".join(
+        [
+            f"import torch\nimport torch.nn.functional as F\n{before}\ndef loss(network, x):",
+            "t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)",
+            "z, u = (1 - t) * x + t * eps, eps - x",
+            *lines,
+        ]
+    )
+
+
+GOOD = flow("return F.mse_loss(network(z, t), u)")
+LINE = 7  # of the first line that a loss goes on with
+
+
+def content(result: Result) -> Any:
+    assert result.status == 0, result.err
+    return json.loads(result.out)

@@ -5,15 +5,13 @@ that a user can cause are Python's own (`ValueError`, `OSError`, ...), raised wh
 with a message that says what to do, and end up here. `ELBOS_DEBUG=1` shows where they came from.
 """
 
-import contextlib
 import importlib
 import io
 import os
 import signal
 import sys
-import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import resources
 from typing import NamedTuple
 
@@ -113,10 +111,17 @@ def command(verb: str, words: list[str]) -> Callable[[], None]:
     Raises:
         UsageError: If they are wrong.
     """
-    with _interruptible():  # takes seconds, in which users change their minds
-        module = importlib.import_module(f"elbos.cli.{verb}")
+    handler = signal.signal(signal.SIGINT, _stop)
+    module = importlib.import_module(f"elbos.cli.{verb}")
+    signal.signal(signal.SIGINT, handler)
     parsed: Callable[[], None] = module.command(words)
     return parsed
+
+
+def _stop(*_: object) -> None:
+    """End the process on Ctrl-C: half-imported modules make other errors of an exception."""
+    sys.stderr.write("elbos: Interrupted.\n")
+    os._exit(1)
 
 
 def short_help(verb: str) -> str:
@@ -124,24 +129,6 @@ def short_help(verb: str) -> str:
     text = resources.files("elbos.cli").joinpath("help", f"{verb}.txt").read_text(encoding="utf-8")
     page = f"elbos {verb} digits" if verb in ("train", "compare") else f"elbos {verb}"
     return f"{text}\n`{page} --help` has all options."
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C end the process: modules that are half imported make other errors of it."""
-
-    def stop(*_: object) -> None:
-        sys.stderr.write("elbos: Interrupted.\n")
-        os._exit(1)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 def _num_processes() -> int:

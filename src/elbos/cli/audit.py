@@ -6,7 +6,6 @@ read.
 """
 
 import contextlib
-import errno
 import json
 import math
 import shlex
@@ -81,7 +80,10 @@ class Probing:
         for name in ("batch_size", "data_scale"):
             if getattr(self, name) is not None:
                 require_positive(**{name: getattr(self, name)})
-        _require_device(self.device)
+        try:
+            torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(f"--device {self.device}: {str(error).splitlines()[0]}") from error
 
     def data(self) -> torch.Tensor:
         """A batch.
@@ -101,15 +103,6 @@ class Probing:
             return x.to(self.device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"--device {self.device}: {str(error).splitlines()[0]}") from error
-
-
-def _require_device(name: str) -> None:
-    try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    if kind == "meta":
-        raise ValueError("--device meta: it holds no numbers; name another.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +147,6 @@ class Audit:
             raise ValueError(
                 "Name a target: FILE.py:FUNCTION, a scheduler_config.json or a recipe."
             )
-        if self.html and not self.html.name:
-            raise ValueError("--html names no file: give a path, as in --html page.html.")
         for target in self.targets:
             _require_target(target)
             if self.html and _is_same_file(self.html, target):
@@ -174,9 +165,9 @@ class Audit:
             )
 
     def __call__(self) -> None:
-        page = self.html and self.html.absolute()
+        page = self.html and self.html.absolute()  # the code may change the current directory
         if page:
-            _require_writable(page)
+            files.require_writable(page)
         audits = self._audits()
         try:
             if page:
@@ -250,7 +241,7 @@ def _config_path(target: str) -> Path | None:
 def _is_same_file(path: Path, target: str) -> bool:
     """Whether a path is that of what is audited, be it through links."""
     file = code_path(target) if is_code(target) else _config_path(target)
-    return file is not None and file.exists() and path.exists() and path.samefile(file)
+    return file is not None and path.resolve() == file.resolve()
 
 
 def _require_target(target: str) -> None:
@@ -267,10 +258,3 @@ def _require_target(target: str) -> None:
         f"{target} is no target: give FILE.py:FUNCTION, a scheduler_config.json, or a recipe of "
         "`elbos weightings`."
     )
-
-
-def _require_writable(path: Path) -> None:
-    """Fail at once, and not after minutes of work."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
-    files.require_writable(path)

@@ -6,29 +6,11 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-_SIGNS = {
-    "alpha": "α",
-    "beta": "β",
-    "gamma": "γ",
-    "epsilon": "ε",
-    "eta": "η",
-    "lambda": "λ",
-    "mu": "μ",
-    "pi": "π",
-    "rho": "ρ",
-    "sigma": "σ",
-    "tau": "τ",
-    "Phi": "Φ",
-    "infty": "∞",
-    "le": "≤",
-    "ge": "≥",
-    "in": "∈",
-    "sim": "~",
-    "times": "x",
-    "mid": "|",
-    "to": "→",
-    "propto": "∝",
-}
+_NAMES = (
+    r"alpha beta gamma epsilon eta lambda mu pi rho sigma tau "
+    r"Phi infty le ge in sim times mid to propto"
+)
+_SIGNS = dict(zip(_NAMES.split(), "αβγεηλμπρστΦ∞≤≥∈~x|→∝", strict=True))
 _Pairs = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 _LATEX: _Pairs = [  # from the inside to the outside of braces
     (r"\\(?:mathrm|text)\{([^}]*)\}(?=\w)", r"\1 "),

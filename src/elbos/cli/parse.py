@@ -16,7 +16,7 @@ from elbos.cli.long_help import readable
 from elbos.errors import UsageError
 
 Command = TypeVar("Command")
-_MANY = 8  # choices, which a message does not list
+_MAX_LISTED = 8  # choices that a message lists
 _PARSING: Sequence[tuple[str, str]] = [
     (r"^Error parsing [A-Z]\w+: ", ""),
     (
@@ -181,7 +181,7 @@ def _hint(word: str, value: str, names: Sequence[str], options: Iterable[str]) -
     return f"did you mean --{meant}?" if meant else ""
 
 
-def _choices(names: Sequence[str], most: int = _MANY) -> str:
+def _choices(names: Sequence[str], most: int = _MAX_LISTED) -> str:
     return f"choose from {', '.join(names)}" if 0 < len(names) <= most else ""
 
 

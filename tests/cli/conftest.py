@@ -1,0 +1,38 @@
+"""`elbos audit` in a folder of its own."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Result
+
+from elbos import cli
+
+
+@pytest.fixture
+def audit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    """Run `elbos audit` in this process, with a folder of its own as the current directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: Any) -> Result:
+        monkeypatch.setattr(sys, "argv", ["elbos", "audit", *map(str, words)])
+        before = sys.argv, sys.path, sys.stdin, sys.stdout, set(sys.modules)
+        capfd.readouterr()
+        try:
+            cli.main()
+            status: Any = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        assert (sys.argv, sys.path, sys.stdin, sys.stdout) == before[:4]
+        assert not [
+            name
+            for name in set(sys.modules) - before[4]
+            if str(tmp_path) in repr(sys.modules[name])
+        ]
+        return Result(status, *capfd.readouterr())
+
+    return run

@@ -1,0 +1,275 @@
+"""`elbos audit` from a user's side: words, results, pages and the examples."""
+
+import html
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import GOOD, PROBING, Elbos, Result, assert_one_line, content, flow, snapshot
+
+CONFIGS: dict[str, Any] = {
+    "betas": {"_class_name": "DDPMScheduler", "beta_schedule": "scaled_linear"},
+    "flow": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
+    "unet": {"_class_name": "UNet2DConditionModel", "in_channels": 4},
+    "wrong": {"_class_name": "DDPMScheduler", "beta_start": "small"},
+    "other": {"architectures": ["CLIPTextModel"]},
+    "list": [1],
+    "broken": '{"_class_name": ',
+    "empty": "",
+}
+SHAPE = "loss.py:loss --shape"
+WRONG = {
+    "": "Name a target",
+    "nope": "nope is no target: give FILE.py:FUNCTION, a scheduler_config.json, or a recipe",
+    "train:loss": "train:loss is no target",
+    "edm3": "There is no recipe edm3: did you mean edm",
+    "minsnr-5": "did you mean min-snr-5",
+    "edm nope": "nope is no target",
+    "folder": "folder is a folder without a scheduler_config.json",
+    "edm --snr-gamma 5": "--snr-gamma, --weighting-scheme and the like are for a scheduler_config",
+    "loss.py:loss --shape 2 4 4 --prediction v": "no target is one",
+    "edm --shape 2 4 4": "--shape, --num-samples and the like are for FILE.py:FUNCTION",
+    "loss.py:loss": "Give the shape of one sample, as in --shape 3 32 32",
+    f"{SHAPE}": "Give the shape of one sample",
+    f"{SHAPE} 0 4 4": "--shape is 0 4 4: give numbers above 0",
+    f"{SHAPE} 2 -4 4": "--shape is 2 -4 4: give numbers above 0",
+    f"{SHAPE} 2,4,4": "--shape cannot be '2,4,4'",
+    f"{SHAPE} 2.5": "--shape cannot be '2.5'",
+    "--shape 2 4 4 loss.py:loss": "--shape cannot be '2', '4', '4', 'loss.py:loss'",
+    f"{SHAPE} 2 4 4 --num-samples 5": "--num-samples is 5: give at least 100",
+    f"{SHAPE} 2 4 4 --num-samples 10000001": "is 10000001: give at least 100, at most 10,000,000",
+    f"{SHAPE} 2 4 4 --device nonsense": "--device nonsense: Expected one of cpu, cuda",
+    f"{SHAPE} 2 4 4 --html loss.py": "--html loss.py would overwrite loss.py:loss",
+    f"{SHAPE} 2 4 4 --html link.py": "--html link.py would overwrite loss.py:loss",
+    "edm link.py:loss --shape 2 4 4 --html loss.py": "--html loss.py would overwrite link.py:loss",
+    "folder betas.json --html betas.json": "folder is a folder without",
+    "betas.json --html betas.json": "--html betas.json would overwrite betas.json",
+    f"{SHAPE} 2 4 4 --data-range 1 -1": "--data-range is 1.0 -1.0",
+    f"{SHAPE} 2 4 4 --data-range 0 inf": "--data-range is 0.0 inf",
+    f"{SHAPE} 2 4 4 --data-scale 0": "data_scale is 0.0",
+    f"{SHAPE} 2 4 4 --batch-size 0": "batch_size is 0",
+    f"{SHAPE} 2 4 4 --seed -1": "seed is -1",
+    f"{SHAPE} 2 4 4 --sed 3": "did you mean --seed?",
+    "betas.json --prediction epsilon": "invalid choice 'epsilon' for argument '--prediction'",
+    "betas.json --snr-gamma -1": "snr_gamma is -1.0: give a finite number above 0",
+    "betas.json --weighting-scheme normal": "invalid choice 'normal'",
+    "flow.json --logit-std 0": "logit_std is 0.0",
+}
+FAILS = {
+    f"{SHAPE} 99999999999 99999999999": "Out of memory: give a smaller --shape, or lower --batch",
+    f"{SHAPE} {'9' * 30}": "Out of memory: give a smaller --shape",
+    f"{SHAPE} 2 4 4 --batch-size 99999999999": "Out of memory: give a smaller --shape",
+    f"{SHAPE} 2 4 4 --html {'x' * 250}": "xxx: File name too long",
+    f"{SHAPE} 2 4 4 --html loss.py/page.html": "loss.py/page.html: Not a directory",
+    f"{SHAPE} 2 4 4 --html fifo": "fifo: it is no regular file: name another path",
+    f"{SHAPE} 2 4 4 --html nowhere/page.html": "nowhere/page.html: No such file",
+    f"{SHAPE} 2 4 4 --html .": "it is a folder: name a file",
+    f"{SHAPE} 2 4 4 --html folder": "folder: it is a folder: name a file",
+    "no.json": "no.json: No such file",
+    "unet.json": "unet.json is no scheduler_config.json to read: UNet2DConditionModel is no sched",
+    "other.json": "it names no _class_name",
+    "list.json": "list.json is no scheduler_config.json",
+    "broken.json": "broken.json is no scheduler_config.json to read: Expecting value: line 1",
+    "empty.json": "empty.json is no scheduler_config.json",
+    "wrong.json betas.json": "wrong.json: beta_start is 'small'",
+    "betas.json --prediction flow": "betas.json: DDPMScheduler has no flow",
+    "betas.json --weighting-scheme mode": "weighting_scheme and precondition_outputs are for flow",
+    "flow.json --snr-gamma 5": "flow.json: snr_gamma is for betas",
+    "flow.json --prediction v": "predict flow, x or eps, not v",
+}
+
+
+@pytest.mark.parametrize("words", [*WRONG, *FAILS])
+def test_wrong_words_are_one_line(audit: Elbos, tmp_path: Path, words: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loss.py").write_text(GOOD)
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link.py").symlink_to("loss.py")
+    for name, config in CONFIGS.items():
+        text = config if isinstance(config, str) else json.dumps(config)
+        (tmp_path / f"{name}.json").write_text(text)
+    before = snapshot(tmp_path)
+    result = audit(*words.split())
+    assert_one_line(result, {**WRONG, **FAILS}[words], statuses=(2 if words in WRONG else 1,))
+    assert snapshot(tmp_path) == before
+    assert (tmp_path / "fifo").is_fifo()
+
+
+@pytest.mark.parametrize("target", ["", " "])
+def test_an_empty_target_is_none(audit: Elbos, tmp_path: Path, target: str) -> None:
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(CONFIGS["betas"]))
+    assert_one_line(audit("edm", target), "A target is empty", statuses=(2,))
+
+
+LATER = {
+    "no.py:loss": "no.py: No such file",
+    "loss.py": "loss.py: name a function, as in loss.py:FUNCTION; it defines loss.",
+    "loss.py:lo-ss": "loss.py has no 'lo-ss'; it defines loss.",
+    "broken.json": "broken.json is no scheduler_config.json to read",
+    "wrong.json": "wrong.json: beta_start is 'small'",
+}
+
+
+@pytest.mark.parametrize("target", LATER)
+def test_all_targets_are_looked_at_before_the_first_is_measured(
+    audit: Elbos, tmp_path: Path, target: str
+) -> None:
+    (tmp_path / "loss.py").write_text(GOOD)
+    (tmp_path / "slow.py").write_text(flow("raise AssertionError('measured')"))
+    for name in ("broken", "wrong"):
+        config = CONFIGS[name]
+        text = config if isinstance(config, str) else json.dumps(config)
+        (tmp_path / f"{name}.json").write_text(text)
+    result = audit("slow.py:loss", target, *PROBING)
+    assert_one_line(result, LATER[target], statuses=(1,))
+
+
+def test_the_help_shows_how_to_wrap_a_loss(audit: Elbos) -> None:
+    text = audit("--help").out
+    assert text.startswith("usage: elbos audit TARGET... [OPTIONS]\n")
+    assert "    def loss(network, x):\n        labels = " in text
+    assert not re.search(r"[\\$]|None|\[STR", text)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+PRINTS = "print('a'); print('b', file=sys.stderr); os.system('echo c'); sys.__stdout__.write('d')"
+
+
+def test_one_target_is_an_object_and_what_it_prints_is_elsewhere(audit: Elbos) -> None:
+    source = flow(PRINTS, "return F.mse_loss(network(z, t), u)", before=f"import os, sys\n{PRINTS}")
+    Path("loss.py").write_text(source)
+    done = audit("loss.py:loss", *PROBING, "--json")
+    assert all(done.err.count(letter) > 2 for letter in "abc")
+    result = content(done)
+    assert (result["title"], result["parameterization"]) == ("loss.py:loss", "flow")
+    assert (result["is_monotone"], result["rising"]) == (True, [])
+    assert result["closest"][0]["name"] == "Exponential()"
+    assert result["num_samples"] == 400
+    curves = [result[name] for name in ("logsnr", "weight", "weight_error", "density")]
+    assert len({len(curve) for curve in curves}) == 1
+
+
+def test_several_targets_are_a_list(audit: Elbos) -> None:
+    Path("scheduler").mkdir()
+    Path("scheduler", "scheduler_config.json").write_text(json.dumps(CONFIGS["flow"]))
+    results = content(audit("scheduler", ".", "--json"))  # of a scheduler, of a pipeline
+    assert [result["title"] for result in results] == ["scheduler", "."]
+
+
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_edm_schedulers_have_a_sigma_data(audit: Elbos, name: str, prediction: str) -> None:
+    config = {"_class_name": name, "sigma_data": 0.7, "prediction_type": prediction}
+    Path("edm.json").write_text(json.dumps(config))
+    result = content(audit("edm.json", "--json"))
+    assert (result["parameterization"], result["sigma_data"]) == ("edm", 0.7)
+    assert result["parameterization_factor"] == (1 if prediction == "epsilon" else -1)
+    assert "with sigma_data 0.7" in result["verdict"]
+    assert "edm, sigma_data 0.7" in audit("edm.json").out
+
+
+def test_several_targets_are_a_table(audit: Elbos) -> None:
+    table = audit("edm", "sd3").out
+    assert all(word in table for word in ("edm", "sd3", "predicts", "EDM()", "LogitNormalFlow()"))
+
+
+def test_a_page_is_written_and_says_how(audit: Elbos, tmp_path: Path) -> None:
+    (tmp_path / "my loss.py").write_text(GOOD)
+    result = audit("my loss.py:loss", *PROBING, "--html", "page.html")
+    assert result.out.endswith("Written to page.html.\n")
+    page = html.unescape((tmp_path / "page.html").read_text())
+    assert "elbos audit 'my loss.py:loss' --shape 2 4 4" in page
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "my loss.py", tmp_path / "page.html"]
+
+
+def test_warnings_are_one_line_each(audit: Elbos) -> None:
+    audit("edm", "--json")
+    assert warnings.formatwarning("a\n\tb", UserWarning, "", 0) == "elbos: warning: a b\n"
+
+
+def in_a_shell(words: str, **environment: str) -> Result:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{sys.executable} -m elbos.cli audit {words}"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def test_characters_that_cannot_be_written_are_replaced() -> None:
+    result = in_a_shell("edm sd3", PYTHONIOENCODING="ascii")
+    assert result.status == 0, result
+    assert "sd3" in result.out
+    assert result.out.isascii() and "?" in result.out
+
+
+def test_ctrl_c_while_starting_is_one_line() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "elbos.cli", "audit", "edm"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            if line.endswith(" numpy._core\n") or "torch" in line:  # in the midst of imports
+                run.send_signal(signal.SIGINT)
+                break
+        said = [line for line in run.stderr if not line.startswith("import time:")]
+        assert run.stdout is not None and run.stdout.read() == ""
+    assert run.returncode == 1
+    assert said == ["elbos: Interrupted.\n"]
+
+
+def test_a_full_disk_keeps_the_result(
+    audit: Elbos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = audit("edm", "--json", "--html", "page.html")
+    assert json.loads(result.out)["title"] == "edm"
+    assert_one_line(result._replace(out=""), "page.html: No space left", statuses=(1,))
+    assert not list(tmp_path.iterdir())
+
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "audit").glob("*.py"))
+COMMANDS = [
+    words
+    for path in EXAMPLES
+    for words in re.findall(r"^ {4}elbos audit (.+)$", path.read_text(), re.M)
+]
+FOUND = {
+    "diffusers_v_prediction.py:correct": ("v", "min(snr, 5)/(snr + 1)"),
+    "diffusers_v_prediction.py:plus_one": ("v", "min(snr, 5)/snr + 1"),
+    "diffusers_v_prediction.py:snr_plus_one": ("v", "min(snr + 1, 5)/(snr + 1)"),
+    "edm.py:loss": ("edm", "1"),
+    "edm.py:denoiser_loss": ("x", "snr + 4"),
+    "sd3_flow_matching.py:loss": ("flow", "1"),
+    "sd3_flow_matching.py:unshifted": ("flow", "1"),
+}
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_the_commands_of_the_examples_tell_what_they_train(
+    audit: Elbos, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    name = words.split()[0].removeprefix("examples/audit/")
+    num = 2000 if name.startswith("edm") else 400
+    result = content(audit(*words.split(), "--num-samples", num, "--json"))
+    assert (result["parameterization"], result["coefficient_name"]) == FOUND[name]
+    if name.startswith("edm"):
+        assert result["closest"][0]["name"] == "EDM()"
+
+
+def test_all_examples_have_commands() -> None:
+    assert {words.split()[0].removeprefix("examples/audit/") for words in COMMANDS} == set(FOUND)

@@ -1,0 +1,342 @@
+"""Damaged runs, and machines that are full, stopped or busy: one line, and nothing is lost."""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from commands import TINY, TOY, Elbos, Result, assert_one_line, snapshot
+from filelock import FileLock
+from tiny import log, tensors
+
+from elbos import cli
+from elbos.cli import train as train_verb
+from elbos.training import trainer
+
+
+def edited(path: Path, change: Callable[[Any], Any]) -> None:
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps(change(value)))
+
+
+CONFIGS = {
+    "cut short": lambda text: text[: len(text) // 2],
+    "not UTF-8": lambda _: "\udcff",
+    "unknown class": lambda text: text.replace('"Sigmoid"', '"os.system"'),
+    "unknown entry": lambda text: text.replace('"seed": 0', '"seed": 0, "sead": 0'),
+    "nan": lambda text: text.replace('"k": 2.0', '"k": NaN'),
+    "out of range": lambda text: text.replace('"batch_size": 16', '"batch_size": 0'),
+}
+
+
+@pytest.mark.parametrize("change", CONFIGS)
+def test_a_damaged_configuration_is_refused(elbos: Elbos, runs: Path, change: str) -> None:
+    path = runs / "digits" / "config.json"
+    text = CONFIGS[change](path.read_text())
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    before = snapshot(runs)
+    for words in ([*TINY, "--run", "digits"], ["sample", "digits"], ["evaluate", "digits"]):
+        assert_one_line(elbos(*words), "config.json is not a configuration", statuses=(1,))
+    assert_one_line(
+        elbos("train", "--config", path), "config.json is not a configuration", statuses=(1,)
+    )
+    assert snapshot(runs) == before
+
+
+def newest(run: Path) -> Path:
+    return max((run / "checkpoints").iterdir())
+
+
+def reseal(folder: Path, group: str, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    """Change tensors and make the manifest agree."""
+    path = folder / f"{group}.safetensors"
+    tensors = safetensors.torch.load(path.read_bytes())
+    change(tensors)
+    path.write_bytes(safetensors.torch.save(tensors))
+    seal(folder)
+
+
+def seal(folder: Path) -> None:
+    digests = {p.stem: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.saf*")}
+    edited(folder / "manifest.json", lambda manifest: {**manifest, "sha256": digests})
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def first(tensors: dict[str, torch.Tensor]) -> str:
+    return min(tensors)
+
+
+CHECKPOINTS: dict[str, Callable[[Path], Any]] = {
+    "cut short": lambda folder: cut(folder / "ema.safetensors"),
+    "a bit flipped": lambda folder: flip(folder / "ema.safetensors"),
+    "manifest missing": lambda folder: (folder / "manifest.json").unlink(),
+    "manifest cut short": lambda folder: cut(folder / "manifest.json"),
+    "step of another": lambda folder: edited(folder / "manifest.json", lambda m: {**m, "step": 3}),
+    "group missing": lambda folder: edited(folder / "manifest.json", lambda m: {**m, "sha256": {}}),
+    "file outside": lambda folder: edited(
+        folder / "manifest.json", lambda m: {**m, "sha256": {"../../../secret": "0"}}
+    ),
+    "tensor missing": lambda folder: reseal(folder, "ema", lambda ts: ts.pop(first(ts))),
+    "another shape": lambda folder: reseal(
+        folder, "ema", lambda ts: ts.update({first(ts): torch.ones(3)})
+    ),
+    "nan": lambda folder: reseal(folder, "ema", lambda ts: ts[first(ts)].fill_(math.nan)),
+}
+TRAINING_ONLY = {
+    "moment missing": lambda folder: reseal(folder, "optimizer", lambda ts: ts.pop(first(ts))),
+    "schedule of another dtype": lambda folder: reseal(
+        folder, "schedule", lambda ts: ts.update(count=ts["count"].float())
+    ),
+}
+
+
+# whole files, but not those that the configuration asks for: nothing to delete
+OF_ANOTHER_NETWORK = [
+    *("group missing", "tensor missing", "another shape"),
+    *("moment missing", "schedule of another dtype"),
+]
+
+
+@pytest.mark.parametrize("change", [*CHECKPOINTS, *TRAINING_ONLY])
+def test_a_damaged_checkpoint_is_refused(elbos: Elbos, runs: Path, change: str) -> None:
+    (runs / "secret.safetensors").write_bytes(b"")
+    ({**CHECKPOINTS, **TRAINING_ONLY}[change])(newest(runs / "digits"))
+    before = snapshot(runs)
+    verbs = [["sample", "digits"]] if change in CHECKPOINTS else []
+    for words in ([*TINY, "--run", "digits"], *verbs):
+        result = elbos(*words)
+        if change in OF_ANOTHER_NETWORK:
+            assert_one_line(result, "is whole, but of another network", statuses=(1,))
+        else:
+            assert_one_line(result, "is damaged (", "delete that folder", statuses=(1,))
+        assert snapshot(runs) == before
+
+
+def test_a_checkpoint_names_no_file_outside_it(elbos: Elbos, runs: Path) -> None:
+    CHECKPOINTS["file outside"](newest(runs / "digits"))
+    assert_one_line(elbos("sample", "digits"), "names a file '../../../secret'")
+
+
+def test_without_the_damaged_checkpoint_a_run_goes_on(elbos: Elbos, runs: Path) -> None:
+    expected = tensors(runs / "digits")
+    shutil.rmtree(newest(runs / "digits"))
+    for verb in ("sample", "evaluate"):
+        assert_one_line(elbos(verb, "digits"), "no checkpoint yet", statuses=(1,))
+    assert elbos(*TINY, "--run", "digits").status == 0
+    assert all(torch.equal(t, expected[name]) for name, t in tensors(runs / "digits").items())
+
+
+def test_two_trainings_in_one_directory_are_one_too_many(elbos: Elbos, runs: Path) -> None:
+    with FileLock(runs / "digits" / ".lock"):
+        result = elbos(*TINY, "--run", "digits")
+    assert_one_line(result, "Another process is training in digits", statuses=(1,))
+
+
+@pytest.mark.parametrize("name", ["00000004", "config.json", "00000004.png"])
+def test_a_full_disk_is_one_line_and_the_checkpoint_before_is_whole(
+    elbos: Elbos, runs: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    fsync = os.fsync
+
+    def full(number: int) -> None:
+        if name in str(Path(f"/proc/self/fd/{number}").readlink()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(number)
+
+    words = [*TINY, "--run", "new", "--output.save-every", "16"]
+    monkeypatch.setattr(os, "fsync", full)
+    result = elbos(*words)
+    has_begun = name != "config.json"
+    needed = "No space left on device: make room"
+    assert_one_line(result, needed, name, statuses=(1,), has_begun=has_begun)
+    assert not list(runs.rglob("*.partial"))
+    if name.startswith("00000004"):
+        assert tensors(runs / "new")["step"] == 3
+        monkeypatch.undo()
+        monkeypatch.chdir(runs)
+        monkeypatch.setattr(sys, "argv", ["elbos", *words])
+        cli.main()
+        expected = tensors(runs / "digits")
+        assert all(torch.equal(t, expected[k]) for k, t in tensors(runs / "new").items())
+        assert log(runs / "new") == log(runs / "digits")
+
+
+def as_somebody_else(*words: str, cwd: Path) -> Result:
+    """Run a command in a process without root's rights."""
+    drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    if os.getuid():
+        drop = []
+    elif not shutil.which("setpriv"):
+        pytest.skip("cannot drop root's rights")
+    done = subprocess.run(
+        [*drop, sys.executable, "-m", "elbos.cli", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": "/nonexistent"},
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def test_what_cannot_be_written_is_one_line_at_once(trained: Path) -> None:
+    folder = trained  # not below a folder of root's that nobody else may enter
+    for path in (folder, *folder.parents[:3], *folder.rglob("*")):
+        if path.is_relative_to(trained.parents[2]):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    evaluated = as_somebody_else("evaluate", "toy", "--json", cwd=folder)
+    if "elbos: " not in evaluated.err:
+        pytest.skip("the interpreter cannot be run without root's rights")
+    assert_one_line(evaluated, "eval.json", "Permission denied: change its perm", statuses=(1,))
+
+
+@pytest.mark.usefixtures("runs")
+def test_without_tensorboard_it_says_so(elbos: Elbos, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    words = [*TINY, "--run", "new"]
+    assert_one_line(elbos(*words, "--output.tensorboard"), "pip install 'elbos[tensorboard]'")
+    assert elbos(*words).status == 0
+
+
+def test_out_of_memory_says_what_to_lower(elbos: Elbos, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(train_verb, "train", train)
+    assert_one_line(elbos("train", "toy"), "lower --batch-size", statuses=(1,))
+
+
+def test_a_bug_shows_its_traceback(elbos: Elbos, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*_: Any) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(train_verb, "train", train)
+    with pytest.raises(RuntimeError, match="ours"):
+        elbos("train", "toy")
+
+
+@pytest.mark.usefixtures("runs")
+def test_divergence_is_one_line(elbos: Elbos) -> None:
+    words = [*TOY, "--run", "new", "--optimizer.learning-rate", "1e30"]
+    for _ in range(2):
+        result = elbos(*words, "--output.save-every", "64")
+        assert_one_line(result, "step 1 is not finite", "log-SNR", statuses=(1,), has_begun=True)
+
+
+def test_a_closed_pipe_ends_it_quietly() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "elbos.cli", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 1
+
+
+def test_a_full_standard_output_is_one_line() -> None:
+    command = [sys.executable, "-m", "elbos.cli", "--help"]
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert_one_line(Result(process.returncode, "", process.stderr), "standard output: ")
+
+
+def test_a_training_outlives_its_standard_error(runs: Path) -> None:
+    words = [*TINY, "--run", "new", "--output.log-every", "16"]
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "elbos.cli", *words]
+        assert subprocess.run(command, stderr=full, check=False).returncode == 0
+    new, expected = tensors(runs / "new"), tensors(runs / "digits")
+    assert all(torch.equal(t, expected[k]) for k, t in new.items() if "log" not in k)
+
+
+@pytest.mark.parametrize("save_every", [16, 10**9])
+def test_a_run_directory_deleted_while_training_is_one_line(
+    elbos: Elbos, runs: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
+) -> None:
+    batch = trainer.Trainer.batch
+
+    def delete(self: trainer.Trainer) -> Any:
+        if self.state.step == 2:
+            shutil.rmtree(runs / "new")
+        return batch(self)
+
+    monkeypatch.setattr(trainer.Trainer, "batch", delete)
+    result = elbos(*TINY, "--run", "new", "--output.save-every", save_every)
+    assert_one_line(result, "new was deleted", statuses=(1,), has_begun=True)
+    assert not (runs / "new").exists()
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(runs: Path) -> None:
+    words = [*TINY, "--num-images", "16000", "--run", "new", "--output.log-every", "16"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "elbos.cli", *words], stderr=subprocess.PIPE, text=True
+    )
+    while not (runs / "new" / "metrics.jsonl").exists():
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    beginning, *progress, last = err.splitlines(keepends=True)
+    assert beginning.endswith(" parameters, new: new, 16,000 images\n")
+    assert all(re.search(r" images/s, \d+:\d\d:\d\d left, ", line) for line in progress)
+    assert_one_line(Result(process.returncode, "", last), "the same command goes on", statuses=(1,))
+    step = tensors(runs / "new")["step"].item()
+    assert log(runs / "new")[-1]["step"] == step
+    assert f"Stopped at step {step} of 1000" in err
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_all_processes(runs: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    words = [*TINY, "--num-images", "160000", "--run", "new", "--output.log-every", "16"]
+    process = subprocess.Popen(
+        [*torchrun, "--nproc-per-node", "2", "-m", "--", "elbos.cli", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    while not (runs / "new" / "metrics.jsonl").exists():
+        time.sleep(0.1)
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, err = process.communicate(timeout=60)
+    assert err.count("elbos: Stopped at step") == 1
+    assert tensors(runs / "new")["step"] == log(runs / "new")[-1]["step"]
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_training_begins_with_a_line_that_says_from_where(elbos: Elbos) -> None:
+    words = [*TINY, "--run", "new", "--output.save-every", "16"]
+    num = sum(t.numel() for name, t in tensors(Path("digits")).items() if name[:7] == "network")
+    for begun in ("new, 64 images", "finished, 64 images", "resuming at image 48 of 64"):
+        if begun[:8] == "resuming":
+            shutil.rmtree(newest(Path("new")))
+        beginning, *_ = elbos(*words).err.splitlines()
+        assert beginning.endswith(f", {num:,} parameters, new: {begun}")

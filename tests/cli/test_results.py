@@ -1,0 +1,205 @@
+"""What commands do and print, to be read by programs."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import Elbos, assert_one_line, snapshot
+from PIL import Image
+
+from elbos import cli, weightings
+from elbos.cli import compare as compare_verb
+from elbos.cli import train as train_verb
+from elbos.evaluation import samples
+from elbos.recipes import RECIPES
+from elbos.runs.codec import decode
+from elbos.training.choices import command_name
+from elbos.training.config import Config
+from elbos.training.data import Digits, Fashion
+from elbos.training.presets import PRESETS
+
+
+def test_help_and_version(elbos: Elbos) -> None:
+    assert all(verb in elbos("--help").out for verb in cli.VERBS)
+    assert elbos().out == elbos("-h").out == elbos("--help").out
+    assert elbos("--version").out.strip()
+    for verb in cli.VERBS:
+        assert elbos(verb, "--help").status == 0
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_dry_run_prints_the_preset(elbos: Elbos, preset: str) -> None:
+    result = elbos("train", preset, "--dry-run")
+    assert decode(Config, json.loads(result.out)) == PRESETS[preset]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "weighting:monotone weighting.inner:edm",
+        "weighting:shifted --weighting.shift 0.5 weighting.inner:p2",
+    ],
+)
+def test_wrapped_weightings_have_words(elbos: Elbos, words: str) -> None:
+    result = elbos("train", "toy", *words.split(), "--dry-run")
+    weighting = json.loads(result.out)["weighting"]
+    assert weighting["type"].lower() in words
+    assert weighting["inner"]["type"].lower() in words
+
+
+ROUND_TRIPS = [
+    *PRESETS,
+    "toy weighting:monotone weighting.inner:edm",
+    "toy weighting:shifted --weighting.shift 0.5 weighting.inner:p2",
+    "toy weighting:own --weighting.function my.py:w",
+    "toy weighting:monotone weighting.inner:own --weighting.inner.function my.py:w",
+    *(f"toy weighting:{command_name(cls)}" for cls in weightings.WEIGHTINGS),
+    "toy parameterization:eps schedule:normal",
+    "toy parameterization:x schedule:cosine",
+    "toy parameterization:score schedule:edm-sampling",
+    "toy parameterization:flow schedule:flow",
+    "toy parameterization:edm schedule:ddpm",
+    "toy parameterization:v schedule:laplace",
+    "toy schedule:linear --schedule.logsnr-min -9 --schedule.logsnr-max 9",
+    "toy sampling.sampler:heun --sampling.sampler.churn 3 sampling.grid:cosine",
+    "digits data:folder --data.root . network:mlp",
+]
+
+
+@pytest.mark.parametrize("words", ROUND_TRIPS)
+def test_what_a_dry_run_prints_is_taken_as_it_is(elbos: Elbos, folder: Path, words: str) -> None:
+    (folder / "my.py").write_text("def w(logsnr): return logsnr.sigmoid()")
+    first = elbos("train", *words.split(), "--dry-run")
+    assert first.status == 0, first.err
+    (folder / "f.json").write_text(first.out)
+    assert elbos("train", "--config", "f.json", "--dry-run") == first
+    words = "--num-images 640 --config=f.json weighting:p2 --weighting.gamma 2 --dry-run"
+    changed = json.loads(elbos("train", *words.split()).out)
+    assert changed["weighting"] == {"type": "P2", "gamma": 2.0}
+    same = ("network", "schedule", "parameterization", "sampling", "data")
+    assert all(changed[name] == json.loads(first.out)[name] for name in same)
+
+
+def test_a_run_is_named_after_what_a_file_says(elbos: Elbos, runs: Path) -> None:
+    """And a file of a run's own is that run, which goes on."""
+    shutil.copy("digits/config.json", "f.json")
+    result = elbos("train", "--config", "f.json", "--num-images", "32")
+    assert result.status == 0, result.err
+    (run,) = (runs / "runs").iterdir()
+    assert run.name.startswith("digits-network.channels-16-32-")
+    config = json.loads((run / "config.json").read_text())
+    assert config == {**json.loads(Path("f.json").read_text()), "num_images": 32}
+    before = snapshot(runs / "digits")
+    assert elbos("train", "--config", "f.json", "--run", "digits").status == 0
+    assert snapshot(runs / "digits") == before
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_file_that_is_not_there_is_one_line(elbos: Elbos) -> None:
+    for name in ("nowhere.json", "digits"):
+        assert_one_line(elbos("train", "--config", name), f"{name}: ", statuses=(1,))
+    assert_one_line(elbos("train", "--config"), "--config", statuses=(2,))
+
+
+TOUR = {
+    "digits": "digits",
+    "digits weighting:elbo": "digits-elbo",
+    "fashion parameterization:eps schedule:normal": "fashion-eps-normal",
+    "fashion weighting:monotone weighting.inner:edm": "fashion-monotone-edm",
+    "fashion": "fashion",
+    "fashion_small": "fashion-small",  # either way
+    "--run toy digits": "toy",  # what an option takes is no preset
+    "fashion --output.log-every 3": "fashion",
+}
+
+
+def test_runs_that_differ_have_directories_of_their_own(
+    elbos: Elbos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[Config, Path]] = []
+    monkeypatch.setattr(train_verb, "train", lambda *arguments: trained.append(arguments))
+    for words in TOUR:
+        result = elbos("train", *words.split())
+        assert result.status == 0, result.err
+    paths = [str(path) for _, path in trained]
+    assert paths == [name if "--run" in w else f"runs/{name}" for w, name in TOUR.items()]
+    assert [config.data for config, _ in trained][-3:] == [Fashion(), Digits(), Fashion()]
+
+
+def test_a_comparison_is_of_the_preset_that_was_chosen(
+    elbos: Elbos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compare(experiment: Any, path: Path, *_: Any, **__: Any) -> None:
+        raise ValueError(f"{type(experiment.config.data).__name__} in {path}")
+
+    monkeypatch.setattr(compare_verb, "run_experiment", compare)
+    assert_one_line(elbos("compare", "--out", "digits", "toy"), "Toy in digits", statuses=(1,))
+    assert_one_line(elbos("compare", "fashion_small"), "Fashion in runs/compare-fashion-small")
+
+
+def test_weightings_are_the_recipes(elbos: Elbos) -> None:
+    rows = json.loads(elbos("weightings", "--json").out)
+    assert [row["name"] for row in rows] == list(RECIPES)
+    assert all(row["is_monotone"] == (not row["rising"]) for row in rows)
+
+
+@pytest.mark.usefixtures("runs")
+def test_samples_are_a_picture_and_an_archive(elbos: Elbos) -> None:
+    paths = json.loads(elbos("sample", "digits", "--num", 30, "--json").out)
+    with np.load(paths["npz"]) as archive:
+        x, labels = archive["x"], archive["labels"]
+    assert (x.shape, x.dtype, x.max() <= 16) == ((30, 1, 8, 8), np.uint8, True)
+    assert labels.tolist() == 3 * list(range(10))
+    with Image.open(paths["png"]) as image:
+        assert image.width == 10 * (8 * 6 + 2) + 2
+    paths = json.loads(elbos("sample", "toy", "--num", 30, "--json", "--out", "a/b.c").out)
+    assert paths == {"png": "a/b.c.png", "npz": "a/b.c.npz"}
+    with np.load(paths["npz"]) as archive:
+        assert list(archive) == ["x", "sampling"]
+        assert json.loads(archive["sampling"].item())["sampler"]["type"] == "DPMSolver"
+        assert (archive["x"].shape, archive["x"].dtype) == ((30, 2), np.float32)
+
+
+@pytest.mark.parametrize("run", ["digits", "toy"])
+def test_samples_that_are_not_finite_are_not_written(
+    elbos: Elbos, runs: Path, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(runs)
+    shape = {"digits": (5, 1, 8, 8), "toy": (5, 2)}[run]
+    monkeypatch.setattr(samples, "sample", lambda *_, **__: iter([torch.full(shape, math.nan)]))
+    result = elbos("sample", run, "--num", 5, "--out", "x")
+    assert_one_line(result, "5 of 5 samples hold NaN", statuses=(1,))
+    assert snapshot(runs) == before
+
+
+@pytest.mark.usefixtures("runs")
+def test_samples_are_a_function_of_the_seed_and_longer_requests_begin_alike(elbos: Elbos) -> None:
+    def drawn(*words: Any) -> np.ndarray:
+        paths = json.loads(elbos("sample", "toy", "sampler:ancestral", *words, "--json").out)
+        with np.load(paths["npz"]) as archive:
+            return archive["x"]
+
+    x = drawn("--num", 250)
+    assert (drawn("--num", 250) == x).all()
+    assert (drawn("--num", 500)[:250] == x).all()
+    assert (drawn("--num", 250, "--seed", 1) != x).all()
+
+
+@pytest.mark.usefixtures("runs")
+def test_one_class_can_be_asked_for(elbos: Elbos) -> None:
+    words = ["--num", 4, "--label", 7, "--guidance", 2, "--json"]
+    paths = json.loads(elbos("sample", "digits", *words).out)
+    with np.load(paths["npz"]) as archive:
+        assert archive["labels"].tolist() == [7, 7, 7, 7]
+
+
+@pytest.mark.usefixtures("runs")
+def test_names_are_not_markup(elbos: Elbos) -> None:
+    shutil.move("toy", "[red]a[")
+    assert elbos("sample", "[red]a[", "--num", 2).status == 0
+    assert "[red]a[" in elbos("evaluate", "[red]a[", "--num-images", 2, "--ode.num-images", 0).out

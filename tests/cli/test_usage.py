@@ -1,0 +1,223 @@
+"""Wrong words and wrong values are one line and a status; help is short, and true."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from commands import Elbos, assert_one_line, snapshot
+
+from elbos import cli
+from elbos.cli import app
+
+WRONG_USAGE = {
+    "nope": "no verb 'nope'",
+    "train": "toy",
+    "train nope": "nope",
+    "train toy --nope 3": "--nope",
+    "train toy --batch-size": "--batch-size",
+    "train toy --batch-size x": "--batch-size",
+    "train toy --batch-size 1.5": "--batch-size",
+    "train toy --batch-size 0": "batch_size is 0",
+    "train toy --batch-size -8": "batch_size is -8",
+    "train toy --batch-size 20": "not a multiple of num_shards",
+    "train toy --num-shards 0": "num_shards is 0",
+    "train toy --num-images 0": "num_images is 0",
+    "train toy --label-dropout 2": "label_dropout is 2.0",
+    "train toy --label-dropout nan": "label_dropout is nan",
+    "train toy --seed -1": "seed is -1",
+    "train toy --precision fp16": "--precision",
+    "train toy --optimizer.learning-rate 0": "learning_rate is 0.0",
+    "train toy --optimizer.learning-rate nan": "learning_rate is nan",
+    "train toy --optimizer.learning-rate inf": "optimizer.learning_rate is inf",
+    "train toy --optimizer.betas 0.9 1": "betas",
+    "train toy --optimizer.betas 0.9": "--optimizer.betas",
+    "train toy --optimizer.weight-decay -1": "weight_decay",
+    "train toy --optimizer.weight-decay nan": "optimizer.weight_decay is nan",
+    "train toy --averaging.relative-width 0": "relative_width is 0.0",
+    "train toy --averaging.relative-width nan": "relative_width is nan",
+    "train toy --averaging.relative-width 0.29": "relative_width is 0.29",
+    "train toy --output.save-every 0": "save_every is 0",
+    "train toy weighting:nope": "weighting:nope",
+    "train toy weighting:min-snr --weighting.gamma -1": "gamma is -1.0",
+    "train toy weighting:sigmoid --weighting.k nan": "weighting.k is nan",
+    "train toy weighting:exponential --weighting.rate 1000": "multiplied with inf",
+    "train toy schedule:cosine --schedule.logsnr-min 5 --schedule.logsnr-max -5": "logsnr_min=5.0",
+    "train toy schedule:cosine --schedule.logsnr-min nan": "logsnr_min=nan",
+    "train toy schedule:cosine --schedule.shift inf": "Cosine",
+    "train toy schedule:adaptive --schedule.memory 0": "memory is 0",
+    "train toy schedule:adaptive --schedule.floor 0": "floor is 0.0",
+    "train toy schedule:adaptive --schedule.num-bins 0": "num_bins is 0",
+    "train toy parameterization:edm --parameterization.sigma-data 0": "sigma_data is 0.0",
+    "train toy --sampling.num-steps 1": "num_steps is 1",
+    "train toy --sampling.guidance nan": "guidance is nan",
+    "train toy --sampling.guidance 2 --no-use-labels": "guidance is 2.0",
+    "train toy sampling.sampler:ddim --sampling.sampler.eta 2": "eta is 2.0",
+    "train toy sampling.sampler:heun --sampling.sampler.churn -1": "churn",
+    "sample": "The run directory",
+    "sample --num 5 digits": "The run directory comes first",
+    "sample digits --num 0": "num is 0",
+    "sample digits --num 100000000000000000000": "num is 100000000000000000000",
+    "sample digits --num-steps 1": "num_steps is 1",
+    "sample digits --seed -1": "seed is -1",
+    "sample digits --out sub/..": "out is",
+    "evaluate": "The run directory",
+    "evaluate digits --num-images 1": "num_images is 1",
+    "evaluate digits --num-images -5": "num_images is -5",
+    "evaluate digits --num-rounds 1": "num_rounds is 1",
+    "evaluate digits --num-pilot-images 1": "num_pilot_images is 1",
+    "evaluate digits --target-se 0": "target_se is 0",
+    "evaluate digits --target-se inf": "target_se is inf",
+    "evaluate digits --ode.tolerance inf": "ode.tolerance is inf",
+    "evaluate digits --num-samples 19": "num_samples is 19: give at least 20",
+    "evaluate digits --num-samples 0 --sweep": "num_samples is 0",
+    "evaluate digits --sweep-samples 19": "at least 20 samples",
+    "evaluate digits --num-sets 0": "num_sets is 0",
+    "evaluate digits --sweep-evaluations 3": "4 evaluations",
+    "evaluate digits --ode.num-images 1": "ode.num_images is 1",
+    "evaluate digits --ode.tolerance -1": "tolerance is -1",
+    "evaluate digits --ode.trace nope": "--ode.trace",
+    "evaluate --json digits": "The run directory comes first",
+    "evaluate digits extractor:lite0 --extractor.size 8": "size is 8",
+    "evaluate digits --split nope": "--split",
+    "evaluate digits --seed -1": "seed is -1",
+    "weightings --nope": "--nope",
+}
+
+
+@pytest.mark.parametrize("words", WRONG_USAGE)
+def test_wrong_usage_is_one_line_and_status_2(elbos: Elbos, runs: Path, words: str) -> None:
+    before = snapshot(runs)
+    assert_one_line(elbos(*words.split()), WRONG_USAGE[words], statuses=(2,))
+    assert snapshot(runs) == before
+
+
+FAILS = {
+    "train toy network:unet": "UNet takes images",
+    "train digits network:mlp": "MLP takes vectors",
+    "train digits --network.channels 24": "multiples of 16",
+    "train digits --network.channels": "channels is empty",
+    "train digits --network.patch-size 3": "patch_size 3",
+    "train digits --network.dropout 1": "dropout is 1.0",
+    "train toy --data.num-train 0": "num_train is 0",
+    "train digits data:folder --data.root nowhere": "there is no folder",
+    "train digits data:folder --data.root empty": "empty",
+    "train digits data:folder --data.root corrupt": "cannot be used",
+    "train digits data:folder --data.root corrupt --data.size 0": "size is 0",
+    "train fashion --data.root empty": "no Fashion-MNIST",
+    "train toy --run digits": "holds a run with",
+    "train toy --init nowhere": "not a run directory",
+    "train toy --init digits": "digits has network = UNetConfig, not MLPConfig",
+    "train toy --init toy": "other channels or classes",
+    "train toy --run other": "it holds notes.txt",
+    "train toy --run digits/config.json": "is a file",
+    "train toy --run digits/config.json/below": "Not a directory",
+    "sample nowhere": "not a run directory",
+    "sample other": "not a run directory",
+    "sample toy --label 3": "knows no classes",
+    "sample digits --label 10": "label is 10",
+    "sample digits --label -1": "label is -1",
+    "sample toy --guidance 2": "guidance is 2.0",
+    "sample digits grid:linear --grid.logsnr-min 15": "finite ends",
+    "sample digits --num 1000000000000": "memory",
+    "evaluate nowhere": "not a run directory",
+    "evaluate toy --guidance 2": "guidance is 2.0",
+    "evaluate digits --num-images 298": "has 297 images",
+    "evaluate digits --split val --num-images 151": "has 150 images",
+}
+
+
+@pytest.mark.parametrize("words", FAILS)
+def test_a_failure_is_one_line_and_status_1(elbos: Elbos, runs: Path, words: str) -> None:
+    for folder in ("empty", "corrupt", "other"):
+        (runs / folder).mkdir()
+    (runs / "other" / "notes.txt").touch()
+    for i in range(3):
+        (runs / "corrupt" / f"{i}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    before = snapshot(runs)
+    result = elbos(*words.split())
+    assert_one_line(result, FAILS[words], statuses=(1,))
+    assert snapshot(runs) == before  # above all, no run directory is claimed
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_the_short_help_fits_a_screen_and_is_true(
+    elbos: Elbos, runs: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    result = elbos(verb, "-h")
+    lines = result.out.splitlines()
+    assert (result.status, result.err) == (0, "")
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 80
+    preset = ["digits"] if verb in ("train", "compare") else []
+    long = elbos(verb, *preset, "--help").out
+    assert f"`{shlex.join(['elbos', verb, *preset])} --help`" in result.out
+    assert len(long) > len(result.out) or verb == "weightings"
+    options = re.findall(r"^  (--[\w.-]+)", result.out, re.MULTILINE)
+    assert options
+    assert all(re.search(rf"(^ +|, ){option}\b", long, re.MULTILINE) for option in options)
+    groups = re.findall(r"^  ([\w.]+):TYPE +(.*)$", result.out, re.MULTILINE)
+    for group, types in groups:
+        for name in re.findall(r"(?<![^ ])[\w-]+(?=,|$)", types):
+            assert f"{group}:{name}" in long, name
+    monkeypatch.chdir(runs.parent)  # where runs/digits is
+    examples = re.findall(r"^  elbos (.*)$", result.out, re.MULTILINE)
+    assert 2 <= len(examples) <= 3
+    for example in examples:
+        first, *words = shlex.split(example)
+        assert first == verb
+        app.command(verb, words)  # raises where it is none
+
+
+HINTS = {
+    "train digits --weighting elbo": ["weighting:elbo", "`elbos train digits --help`"],
+    "train digits --weighting=elbo": ["weighting:elbo?"],
+    "train digits --lr 3": ["--optimizer.learning-rate?"],
+    "train --num-images 512 digits": ["--num-images before a preset"],
+    "train digits --num-images 512 --network.channels 16 --num-images 768": [
+        "--num-images here: give it once",
+        "`elbos train digits --help`",
+    ],
+    "train digits --sampler heun": ["sampling.sampler:heun"],
+    "train digits --wieghting elbo": ["weighting:elbo"],
+    "train digits --schedule": ["schedule:cosine"],
+    "train digits elbo": ["weighting:elbo"],
+    "train digits weighting=elbo": ["weighting:elbo"],
+    "train digits wieghting:elbo": ["weighting:elbo"],
+    "train digits weighting:sigmoyd": ["weighting:sigmoid?"],
+    "train digits weighting:elbo --weighting.k 3": [
+        "--weighting.k here, but after weighting:sigmoid",
+        "`elbos train digits weighting:sigmoid --help`",
+    ],
+    "train fashion-small weighting:elbo --weighting.k=3": [
+        "`elbos train fashion-small weighting:sigmoid --help`",
+    ],
+    "train digits --weighting.kk 3": ["--weighting.k?"],
+    "train digits --lerning-rate 3": ["--optimizer.learning-rate"],
+    "train digits --batchsize=3": ["--batch-size"],
+    "train --num-images 512": ["toy, digits, fashion, fashion-small"],
+    "train digts": ["digits?"],
+    "train digits --config f.json": ["--config"],
+    "sample digits --samplr heun": ["sampler:heun", "`elbos sample digits --help`"],
+    "sample digits --sampler.churn 3": ["`elbos sample digits sampler:heun --help`"],
+    "evaluate digits --numimages 3": ["--num-images?"],
+    "compare digits --num-samples 3": ["--scoring.num-samples"],
+    "compare digits --objective edm": ["--objectives", "`elbos compare digits --help`"],
+    "audit edm --shap 3": ["--shape"],
+    "weightings --jsn": ["--json"],
+}
+
+
+@pytest.mark.usefixtures("runs")
+@pytest.mark.parametrize("words", HINTS)
+def test_a_mistake_is_told_what_was_meant_and_where_it_is_explained(
+    elbos: Elbos, words: str
+) -> None:
+    result = elbos(*words.split())
+    assert_one_line(result, *HINTS[words], statuses=(2,))
+    assert len(result.err) < 300  # no list of everything
+    for command in re.findall(r"`elbos ([^`]*)`", result.err):  # what it points to is there
+        page = elbos(*shlex.split(command))
+        assert page.status == 0
+        if elsewhere := re.search(r"no option (\S+) here", result.err):
+            assert elsewhere[1] in page.out

@@ -1,0 +1,243 @@
+"""Files of the user: what is no function is one line; what is one is run as a script is."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from commands import GOOD, LINE, PROBING, Elbos, Result, assert_one_line, content, flow, snapshot
+
+from elbos.user_code import as_script, load_function
+
+NO_FUNCTION = {
+    "number": ("loss = 3", "loss.py:loss is no function, but of type int"),
+    "None": ("loss = None", "of type NoneType"),
+    "module": ("import math as loss", "of type module"),
+    "class": ("class loss:\n    def __init__(self, a, b): ...", "is a class: wrap it"),
+    "missing": (
+        "import torch\ndef lose(a, b): ...\nclass A: ...",
+        "no 'loss'; it defines lose, A.",
+    ),
+    "missing, empty": ("", "no 'loss'; it defines none"),
+    "three arguments": ("def loss(network, x, labels): ...", "takes (network, x, labels): wrap it"),
+    "one argument": ("def loss(batch): ...", "takes (batch): wrap it"),
+    "escapes": ("raise ValueError('a \x1b[31mred')", "ValueError (line 1): a \\x1b[31mred"),
+    "raises": ("a = 1\nb = a / 0", "loss.py cannot be run: ZeroDivisionError (line 2): division"),
+    "raises lines": ("raise ValueError('a\\nb')", "ValueError (line 1): a b"),
+    "raises nothing": ("assert False", "AssertionError (line 1): no message"),
+    "import": ("import nonexistent", "ModuleNotFoundError (line 1): No module named 'nonexistent'"),
+    "syntax": ("\ndef loss(:", "SyntaxError: invalid syntax (loss.py, line 2)"),
+    "indentation": ("def loss():\n1", "IndentationError: expected an indented block"),
+    "exit": ("import sys\nsys.exit(3)", "exits when it is run (3): keep what trains"),
+    "exit with words": ("import sys\nsys.exit('no data')", "exits when it is run (no data)"),
+    "input": ("input('sure? ')", "cannot be run: RuntimeError (line 1): input(): lost sys.stdin"),
+    "interrupted": ("raise KeyboardInterrupt", "Interrupted while loss.py was run: keep what"),
+}
+
+
+def bad(line: str, *needed: str, before: str = "") -> tuple[str, tuple[str, ...]]:
+    return flow(line, before=before), needed
+
+
+def raising(line: str, *needed: str) -> tuple[str, tuple[str, ...]]:
+    return bad(line, f"(loss.py, line {LINE})", *needed)
+
+
+BAD_LOSSES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "raises": raising("raise OSError('no\\nnews')", "raised OSError", "no news"),
+    "no labels": raising("return network(z, t, labels)", "NameError", "'labels' is not defined"),
+    "a pair for data": raising("x, labels = x", "ValueError", "too many values to unpack"),
+    "recursion": bad("return loss(network, x) + 1", "RecursionError (loss.py, line "),
+    "CUDA": raising("return network(z.to('cuda')).mean()", "CUDA"),
+    "channels": raising(
+        "return F.conv2d(z, torch.ones(4, 3, 1, 1))", "to have 3 channels, but got 2 channels"
+    ),
+    "input": raising("return input('loss? ')", "input()"),
+    "attribute": raising("return network(z, t) * network.config.in_channels", "'config'"),
+    "no tensors": raising("return network(3, t=[4])", "the network is called without any tensor"),
+    "integers": raising("return network(t.long())", "the network is called without any tensor"),
+    "backward": bad(
+        "l = F.mse_loss(network(z, t), u); l.backward(); return l", "without calling backward()"
+    ),
+    "not finite": bad("return F.mse_loss(network(z, t), u) * torch.nan", "The loss is not finite"),
+    "float": bad("return F.mse_loss(network(z, t), u).item()", "is a float: return a tensor"),
+    "None": bad("F.mse_loss(network(z, t), u)", "is a NoneType: return a tensor"),
+    "integer": bad("network(z, t); return torch.tensor(3)", "does not depend on the network's"),
+    "empty tuple": bad("network(z, t); return ()", "is a tuple: return a tensor"),
+    "dict": bad("return {'mse': F.mse_loss(network(z, t), u)}", "dict of mse", "under 'loss'"),
+    "detached": bad("return F.mse_loss(network(z, t).detach(), u)", "it is detached"),
+    "no_grad": bad(
+        "with torch.no_grad(): return F.mse_loss(network(z, t), u)", "computed under no_grad"
+    ),
+    "no network": bad("return z.square().mean()", "never calls the network"),
+    "twice the batch": bad(
+        "return F.mse_loss(network(torch.cat([z, z]), t)[: len(x)], u)", "batch of 128 for data of"
+    ),
+    "numpy": bad(
+        "eps = torch.from_numpy(rng.normal(size=x.shape)).float()\n"
+        "    return F.mse_loss(network((1 - t) * x + t * eps, t), eps)",
+        "numpy Generator or a counter of its own",
+        before="import numpy\nrng = numpy.random.default_rng(0)",
+    ),
+    "one level": bad(
+        "return F.mse_loss(network(0.6 * x + 0.8 * eps, t), eps)", "draws a single noise level"
+    ),
+    "no noise": bad("return F.mse_loss(network(x, t), x)", "draws the same noise"),
+    "no data": bad("return F.mse_loss(network(z[..., :2], t), u[..., :2])", "is not the data"),
+    "exit": bad("import sys; sys.exit(3)", "loss.py:loss exits when it is called (3)"),
+    "interrupted": bad("raise KeyboardInterrupt", "Interrupted."),
+}
+
+
+@pytest.mark.parametrize("name", NO_FUNCTION)
+def test_a_file_without_a_loss_is_one_line(audit: Elbos, tmp_path: Path, name: str) -> None:
+    source, needed = NO_FUNCTION[name]
+    assert_refused(audit, tmp_path, source, needed)
+
+
+@pytest.mark.parametrize("name", BAD_LOSSES)
+def test_a_loss_that_cannot_be_measured_is_one_line(
+    audit: Elbos, tmp_path: Path, name: str
+) -> None:
+    source, needed = BAD_LOSSES[name]
+    assert_refused(audit, tmp_path, source, *needed)
+
+
+def assert_refused(audit: Elbos, folder: Path, source: str, *needed: str) -> None:
+    (folder / "loss.py").write_bytes(source.encode("latin-1"))
+    (folder / "page.html").write_text("untouched")
+    before = snapshot(folder)
+    result = audit("loss.py:loss", *PROBING, "--json", "--html", "page.html")
+    assert_one_line(result, *needed, statuses=(1,))
+    assert snapshot(folder) == before
+
+
+def test_a_script_that_wants_arguments_says_which(audit: Elbos) -> None:
+    """In the words of its own parser, before ours."""
+    lines = ("from argparse import ArgumentParser", "parser = ArgumentParser()")
+    needed = ("parser.add_argument('--data', required=True)", "parser.parse_args()")
+    Path("loss.py").write_text("\n".join([*lines, *needed]))
+    *theirs, ours = audit("loss.py:loss", *PROBING).err.splitlines(keepends=True)
+    assert "--data" in theirs[-1]
+    assert_one_line(Result(1, "", ours), "loss.py exits when it is run (2): ", "__main__")
+
+
+def test_functions_have_to_be_named(audit: Elbos) -> None:
+    Path("loss.py").write_text(GOOD)
+    for target in ("loss.py", "loss.py:"):
+        assert_one_line(
+            audit(target, *PROBING), "name a function, as in loss.py:FUNCTION; it defines loss."
+        )
+    assert_one_line(audit("loss.py:a.b", *PROBING), "loss.py has no 'a.b'; it defines loss.")
+    Path("loss.py").write_text("class Trainer:\n    def step(self, batch): ...")
+    result = audit("loss.py:Trainer.step", *PROBING)
+    assert_one_line(result, "is a method that takes (self, batch): wrap it in a function")
+
+
+def test_files_that_cannot_be_read_are_one_line(audit: Elbos, tmp_path: Path) -> None:
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "secret.py").touch(mode=0o000)
+    assert_one_line(audit("no.py:loss", *PROBING), "no.py: No such file", statuses=(1,))
+    assert_one_line(audit("folder.py:loss", *PROBING), "folder.py: Is a directory", statuses=(1,))
+    is_root = os.geteuid() == 0
+    try:
+        os.seteuid(65534) if is_root else None
+        result = audit("secret.py:loss", *PROBING)
+    finally:
+        os.seteuid(0) if is_root else None
+    assert_one_line(result, "secret.py: Permission denied: change its perm", statuses=(1,))
+
+
+def called(target: str) -> torch.Tensor:
+    """The loss of a network that answers with its input, x being 1."""
+    with as_script(target):
+        torch.manual_seed(0)
+        return load_function(target, ("network", "x"), "audit")(
+            lambda z, t: z, torch.ones(3, 2, 4, 4)
+        )
+
+
+def test_two_scripts_with_neighbours_of_one_name_are_two(tmp_path: Path) -> None:
+    for folder, weight in (("a b", 1.0), ("c", 2.0)):
+        (tmp_path / folder / "lib").mkdir(parents=True)
+        (tmp_path / folder / "lib" / "weights.py").write_text(f"weight = {weight}")
+        (tmp_path / folder / "train.py").write_text(
+            flow("from lib.weights import weight", "return weight * F.mse_loss(network(z, t), u)")
+        )
+    first, second = (called(f"{tmp_path}/{folder}/train.py:loss") for folder in ("a b", "c"))
+    torch.testing.assert_close(2 * first, second)
+
+
+def test_a_file_of_a_package_may_import_relatively(tmp_path: Path) -> None:
+    (tmp_path / "outer" / "inner").mkdir(parents=True)
+    for folder in ("outer", "outer/inner"):
+        (tmp_path / folder / "__init__.py").touch()
+    (tmp_path / "outer" / "weights.py").write_text("weight = 3.0")
+    (tmp_path / "outer" / "inner" / "neighbour.py").write_text("from ..weights import weight")
+    (tmp_path / "outer" / "inner" / "helper.py").touch()
+    (tmp_path / "outer" / "inner" / "loss.py").write_text(
+        flow(
+            "return weight * F.mse_loss(network(z, t), u)",
+            before="from .neighbour import weight\nimport helper, outer.weights",
+        )
+    )
+    assert called(f"{tmp_path}/outer/inner/loss.py:loss").shape == ()
+
+
+A_CLASS = "class Loss:\n    def __call__(self, net, x): return loss(net, x)\n"
+CALLABLES = {
+    "an object": f"{A_CLASS}f = Loss()",
+    "a method": f"{A_CLASS}f = Loss().__call__",
+    "a static method": "class f:\n    @staticmethod\n    def f(net, x): return loss(net, x)",
+    "partial": "from functools import partial\nf = partial(lambda k, *xs: k * loss(*xs), 2.0)",
+    "lambda": "f = lambda net, x, k=2.0: k * loss(net, x)",
+    "more arguments": "def f(*args, **kwargs): return loss(*args)",
+    "a dataclass": (
+        "from dataclasses import dataclass\n@dataclass\n"
+        "class Loss:\n    k: float = 2.0\n    def __call__(self, net, x): return loss(net, x)\n"
+        "f = Loss()"
+    ),
+    "arguments": (
+        "import argparse\nparser = argparse.ArgumentParser()\n"
+        "parser.add_argument('--k', type=float, default=2.0)\nargs = parser.parse_args()\n"
+        "def f(net, x): return args.k * loss(net, x)"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_whatever_can_be_called_is_a_function(tmp_path: Path, name: str) -> None:
+    source = CALLABLES[name]
+    future = "from __future__ import annotations\n" if name == "a dataclass" else ""
+    (tmp_path / "loss.py").write_text(f"{future}{GOOD}\n{source}")
+    target = f"{tmp_path}/loss.py:{'f.f' if name == 'a static method' else 'f'}"
+    assert called(target).shape == ()
+
+
+def test_code_finds_the_current_folder_after_all_else(audit: Elbos, tmp_path: Path) -> None:
+    """What lies in the current folder stands in for no module of Python's own."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "secrets.py").write_text("raise RuntimeError")
+    before = "import secrets, os, sys\nassert sys.path[-1] == os.getcwd()"
+    code = flow("return F.mse_loss(network(z, t), u)", before=before)
+    (tmp_path / "elsewhere" / "loss.py").write_text(code)
+    assert audit("elsewhere/loss.py:loss", "--shape", "2", "4", "4").status == 0
+
+
+def test_code_may_change_its_directory(audit: Elbos, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    wandering = flow(
+        "os.chdir('elsewhere' if os.path.exists('elsewhere') else '.')",
+        "return F.mse_loss(network(z, t), u)",
+        before="import os\nos.chdir('elsewhere')\nos.chdir('..')",
+    )
+    (tmp_path / "wandering.py").write_text(wandering)
+    (tmp_path / "loss.py").write_text(GOOD)
+    targets = ("wandering.py:loss", "loss.py:loss")
+    results = content(audit(*targets, *PROBING, "--json", "--html", "page.html"))
+    assert [result["title"] for result in results] == [*targets]
+    assert Path.cwd() == tmp_path
+    assert (tmp_path / "page.html").exists()
+    (tmp_path / "lost.py").write_text("import os\nos.chdir('elsewhere')\na = 1 / 0")
+    assert_one_line(audit("lost.py:loss", *PROBING), "cannot be run: ZeroDivisionError (line 3)")
+    assert Path.cwd() == tmp_path
