@@ -305,7 +305,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(runs: Path) -> None:
     beginning, *progress, last = err.splitlines(keepends=True)
     assert beginning.endswith(" parameters, new: new, 16,000 images\n")
     assert all(re.search(r" images/s, \d+:\d\d:\d\d left, ", line) for line in progress)
-    assert_one_line(Result(process.returncode, "", last), "the same command goes on", statuses=(1,))
+    assert_one_line(Result(process.returncode, "", last), "the same command", statuses=(1,))
     step = tensors(runs / "new")["step"].item()
     assert log(runs / "new")[-1]["step"] == step
     assert f"Stopped at step {step} of 1000" in err
