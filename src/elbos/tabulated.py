@@ -23,7 +23,7 @@ class Tabulated(Weighting):
     at 2,001 noise levels is kept instead: runs are sampled, evaluated and shared without it.
 
     Attributes:
-        name: What tables and figures call it.
+        name: Its name in tables and figures.
         weights: $w \ge 0$ at levels evenly spaced from `logsnr_min` to `logsnr_max`, two or more.
         logsnr_min: The first of them.
         logsnr_max: The last.
@@ -75,7 +75,7 @@ class Tabulated(Weighting):
 
         Args:
             function: From log-SNR, a float64 tensor `[n]`, to weights of the same shape.
-            name: What to call it. Default: the function's.
+            name: Its name. Default: the function's.
             logsnr_min: The first level. Default: below what presets train on.
             logsnr_max: The last level.
 
@@ -131,7 +131,7 @@ class Tabulated(Weighting):
 
     @cached_property
     def _digest(self) -> str:
-        """Tells it from others of its name."""
+        """The identifier of the numbers."""
         numbers = (self.logsnr_min, self.logsnr_max, self.weights)
         return hashlib.sha256(repr(numbers).encode()).hexdigest()[:8]
 
@@ -164,7 +164,7 @@ def require_reach(weighting: WeightFunction, logsnr_min: float, logsnr_max: floa
         if not low <= logsnr_min < logsnr_max <= high:
             raise ValueError(
                 f"The weighting {weighting.name} is known on log-SNR [{low:g}, {high:g}], and is "
-                f"asked for on [{logsnr_min:g}, {logsnr_max:g}]: choose ends of the schedule or a "
+                f"needed on [{logsnr_min:g}, {logsnr_max:g}]: choose ends of the schedule or a "
                 "shift within, or make a table that reaches further with "
                 "Tabulated.from_function."
             )

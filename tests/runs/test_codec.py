@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,39 +140,3 @@ def test_differences_name_their_place() -> None:
     assert difference(encode(DIGITS), encode(DIGITS)) is None
     output = replace(DIGITS, output=replace(DIGITS.output, num_kept=7))
     assert difference(encode(DIGITS), encode(output)) is None
-
-
-def test_a_new_weighting_is_a_class_and_a_line(tmp_path: Path) -> None:
-    """It is found on the command line, in run files, in texts, labels and run names."""
-    program = """
-import dataclasses, json, sys
-import torch
-from elbos import weightings
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Hyperbolic(weightings.Weighting):
-    k: float = 2.0
-
-    def __call__(self, logsnr):
-        return 1 / (1 + torch.exp(logsnr - self.k))
-
-weightings.WEIGHTINGS += (Hyperbolic,)
-
-from elbos.cli import main
-from elbos.runs.codec import decode, encode, label, parse
-from elbos.training.name import default_name
-from elbos.training.config import Config
-from elbos.training.presets import PRESETS
-
-value = Hyperbolic(k=3.0)
-assert decode(weightings.Weighting, encode(value)) == value
-assert parse(weightings.Weighting, "Monotone(Hyperbolic(k=3))").inner == value
-assert label(value) == "Hyperbolic(3)", label(value)
-config = dataclasses.replace(PRESETS["toy"], weighting=value)
-assert default_name(config, "toy") == "toy-hyperbolic-hyperbolic.k-3"
-sys.argv = ["elbos", *"train toy weighting:hyperbolic --weighting.k 3 --dry-run".split()]
-main()
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["weighting"] == {"type": "Hyperbolic", "k": 3.0}

@@ -172,7 +172,7 @@ def test_missing_and_unknown_entries_are_refused() -> None:
             {"weighting": Tabulated(name="w", weights=(1.0, 2.0), logsnr_min=-5.0)},
             r"on \[-8, 7.8\]",
         ),
-        ({"weighting": weightings.Shifted(TABLE, 8.0)}, r"for on \[-24, -8.2\]: choose"),
+        ({"weighting": weightings.Shifted(TABLE, 8.0)}, r"\[-24, -8.2\]"),
         ({"weighting": weightings.Monotone(weightings.Shifted(TABLE, -8.0))}, r"on \[8, 23.8\]"),
         ({"sampling": Sampling(guidance=2.0), "use_labels": False}, "guidance is 2.0"),
         ({"sampling": Sampling(guidance=2.0), "label_dropout": 0.0}, "guidance is 2.0"),

@@ -506,7 +506,7 @@ BAD = {
     "moving.png": (make_moving, "(several frames)"),
     "moving.webp": (make_moving, "(several frames)"),
     "pages.tiff": (make_moving, "(several frames)"),
-    "float.tiff": (lambda path: grey16(0.5, np.float32).save(path), "(floating-point levels)"),
+    "float.tiff": (lambda path: grey16(0.5, np.float32).save(path), "(floating-point pixels)"),
     "deep.tiff": (lambda path: grey16(70_000, np.int32).save(path), "(more than 16 bits)"),
     "bomb.png": (lambda path: save(path, 0, (100, 100)), "(too many pixels)"),
     "large.png": (lambda path: save(path, 0, (80, 80)), "(too many pixels)"),

@@ -15,7 +15,7 @@ Content = TypeVar("Content")
 
 
 class DamagedFolder(ValueError):
-    """A cached folder that is not as it was written."""
+    """A cached folder with a file that is missing or changed."""
 
 
 def cache_dir() -> Path:
@@ -37,7 +37,7 @@ def cache_dir() -> Path:
 def build_once(
     name: str, build: Callable[[Path], None], read: Callable[[Path], Content]
 ) -> Content:
-    """What the cached folder `name` holds, filled by `build` if it is not there yet, or damaged.
+    """The content of the cached folder `name`, which `build` fills if it is missing or damaged.
 
     `build` fills a folder beside it, which is renamed when complete: an interrupted build leaves
     nothing that could be taken for a finished one. Of several processes one builds, under a lock
@@ -89,7 +89,7 @@ def _fill(path: Path, build: Callable[[Path], None]) -> None:
 
 @contextmanager
 def _explained(folder: Path, *errnos: int) -> Iterator[None]:
-    """Say what to do about an error of the system: about any, or about those given."""
+    """Explain errors of the system, any or those of the given numbers: what to do about them."""
     try:
         yield
     except OSError as error:

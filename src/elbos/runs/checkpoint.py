@@ -24,7 +24,7 @@ Groups = Mapping[str, Mapping[str, Tensor]]
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint that is not as it was written."""
+    """A checkpoint with a file that is missing, cut short or changed."""
 
 
 def latest(folder: Path) -> Path | None:
@@ -61,18 +61,18 @@ def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
-    """Read a checkpoint: its step and its groups of tensors. Take them up inside the context.
+    """The step of a checkpoint and its groups of tensors, to be used inside the context.
 
     Raises:
         DamagedCheckpoint: If a file is missing, cut short or changed.
-        ValueError: If, inside the context, the tensors turn out not to be those looked for.
+        ValueError: If the tensors turn out, inside the context, to be of another network.
     """
     try:
         step, groups = _read(path)
     except (FileNotFoundError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamagedCheckpoint(
-            f"The checkpoint {path} is damaged ({_reason(error)}): delete that folder to go on "
-            "from the one before it, or else from the start."
+            f"The checkpoint {path} is damaged ({_reason(error)}): delete that folder to "
+            "resume from the one before it, or else from the start."
         ) from error
     try:
         yield step, groups
@@ -81,8 +81,8 @@ def reading(path: Path) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
     except (KeyError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"The checkpoint {path} is whole, but of another network or schedule than its "
-            f"configuration and data ask for ({flat(error)[:_MAX_REASON]}): did the data's classes "
-            "change, or elbos itself?"
+            f"configuration and data describe ({flat(error)[:_MAX_REASON]}): did the classes "
+            "of the data change, or elbos itself?"
         ) from error
 
 
@@ -99,11 +99,8 @@ def packed(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def require_dtypes(groups: Groups, own: Groups) -> None:
-    """Fail where a tensor is of another dtype than the one it is for: torch itself would convert it
-    and say nothing.
-
-    Raises:
-        ValueError: If one is; it names both.
+    """Raise a ValueError if a tensor has another dtype than the one that it replaces: torch itself
+    would convert it in silence.
     """
     for group, tensors in own.items():
         for name, tensor in tensors.items():

@@ -36,13 +36,13 @@ MAX_WIDTH = 12**-0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """AdamW or Muon, with a linear warm-up and, if it is to be, a cosine decay to zero."""
+    """AdamW or Muon, with a linear warm-up and, by default, a cosine decay to zero."""
 
     use_muon: bool = False
     """Muon for the matrices of inner layers and AdamW for the rest, or AdamW for all."""
 
     learning_rate: float = 1e-3
-    """Its peak."""
+    """Peak of the learning rate."""
 
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay rates of the first and second moment."""
@@ -70,7 +70,7 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Averaging:
-    """The average of the weights over the steps, which is what is sampled and evaluated."""
+    """The average of the weights over the steps (EMA), which is sampled and evaluated."""
 
     relative_width: float = 0.063
     """Standard deviation of the steps that are averaged over, as a share of all steps so far."""
@@ -124,7 +124,7 @@ class Config:
     """The distribution that noise levels are drawn from; it does not change what is optimal."""
 
     weighting: Weight
-    """What the loss asks for."""
+    """The weight of each noise level in the loss: what the training optimizes."""
 
     optimizer: Optimizer = field(default_factory=Optimizer)
     averaging: Averaging = field(default_factory=Averaging)
@@ -139,14 +139,15 @@ class Config:
     """Images per step, over all processes."""
 
     num_shards: int = 8
-    """Parts of the batch with randomness of their own. The number of processes has to divide it,
-    and does not change the result, but for rounding and the masks of dropout."""
+    """Parts of the batch with random numbers of their own. The number of processes has to divide
+    it, and does not change the result, but for rounding and dropout."""
 
     use_labels: bool = True
-    """Whether the network is told the class, where the data have classes."""
+    """Whether the network is conditioned on the class, where the data have classes."""
 
     label_dropout: float = 0.1
-    """Share of the labels hidden in training, so that one network is conditional and not."""
+    """Share of the labels hidden in training, so that the network is conditional and unconditional,
+    as guidance needs it."""
 
     precision: Precision = "auto"
     """bf16 autocast or fp32. By default bf16 where the machine computes in it at least as fast."""
@@ -171,7 +172,7 @@ class Config:
             raise ValueError(f"label_dropout is {self.label_dropout}: give a share from 0 to 1.")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
-        if self.init is not None:  # the run may go on from another place
+        if self.init is not None:  # the run may be resumed from another folder
             object.__setattr__(self, "init", files.expanded(self.init))
         require_finite(self)
         require_storable(self.weighting)
@@ -181,8 +182,8 @@ class Config:
         self.sampling.logsnrs(self.schedule)  # raises if there are none
 
     def require_usable_loss(self) -> None:
-        """Raise a ValueError where the loss cannot be trained: its factor, at noise levels that the
-        schedule draws, is negative, not finite, or nothing but zero.
+        """Raise a ValueError if the factor of the loss is negative or not finite at a noise level
+        of the schedule, or zero at all of them.
         """
         times = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
         logsnr = self.schedule.logsnr(times)
@@ -200,7 +201,7 @@ class Config:
             )
 
     def require_guidable(self, sampling: Sampling) -> None:
-        """Raise a ValueError if `sampling` guides with estimates that this run does not learn."""
+        """Raise a ValueError if `sampling` guides a network that is not also unconditional."""
         if sampling.guidance != 1 and not (self.use_labels and 0 < self.label_dropout < 1):
             raise ValueError(
                 f"guidance is {sampling.guidance}, but the network does not learn both with and "
@@ -247,7 +248,7 @@ class Config:
 
     @property
     def objective(self) -> Objective:
-        """What is trained for."""
+        """Weighting, schedule and prediction type, together."""
         return Objective(
             weighting=self.weighting,
             schedule=self.schedule,

@@ -57,7 +57,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after a step.
+        """Average in the weights after a step.
 
         Args:
             network: The original.

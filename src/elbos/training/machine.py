@@ -1,4 +1,4 @@
-"""What computes: devices, processes, memory, and the words for it in reports."""
+"""The machine: devices, processes, memory, and its description in reports."""
 
 import ctypes
 import os
@@ -37,7 +37,7 @@ def keep_freed_memory() -> None:
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """The device in words, and versions."""
+    """The description of the device, and versions."""
     return {
         "device": _device(device),
         "system": f"{platform.system()} {platform.machine()}",

@@ -1,4 +1,4 @@
-"""What a person sees of a training run while it goes on: progress, metrics, validation."""
+"""Progress, metrics and validation of a training run while it is running."""
 
 import math
 import sys
@@ -23,18 +23,18 @@ OnImages = Callable[[int], None]
 
 
 class Monitor:
-    """A line at the start, a progress bar, metrics.jsonl and, if asked for, TensorBoard.
+    """A line at the start, a progress bar, metrics.jsonl and, as configured, TensorBoard.
 
     Args:
         config: The run's configuration.
         run: Its directory.
         state: The state of the training, at the step it starts from.
-        machine: What computes, and in which precision, in words.
+        machine: The device and precision, as text.
         is_main: Whether this process is the one that writes.
         on_images: Called with the number of images seen, after each step.
 
     Raises:
-        ValueError: If TensorBoard is asked for and not installed.
+        ValueError: If TensorBoard is configured and not installed.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Monitor:
             self.tensorboard.close()
 
     def step(self, loss: Float[Tensor, " b"], grad_norm: float) -> None:
-        """Take in a step's losses (of the whole batch), and log if it is time to."""
+        """Observe a step's losses, of the whole batch, and log them if a log is due."""
         state, num_images = self.state, self.state.step * self.config.batch_size
         is_clipped = grad_norm > self.config.optimizer.max_grad_norm
         state.unlogged += torch.tensor([loss.mean().item(), 1.0, float(is_clipped)])
@@ -107,7 +107,7 @@ class Monitor:
         self.step_before, self.since = state.step, now
 
     def _print_line(self, loss: float, images_per_sec: float) -> None:
-        """What the bar shows, as a line for a log file."""
+        """The progress as a line, for log files."""
         num_images, total = self.state.step * self.config.batch_size, self.config.num_images
         seconds_left = max(total - num_images, 0) / images_per_sec
         self._print(
@@ -116,7 +116,7 @@ class Monitor:
         )
 
     def _beginning(self) -> str:
-        """What is trained, where and from when on."""
+        """The first line: machine, size, directory, and new, resuming or finished."""
         num_images, total = self.state.step * self.config.batch_size, self.config.num_images
         begun = f"resuming at image {num_images:,} of {total:,}"
         if self.state.step == 0:
@@ -131,7 +131,7 @@ class Monitor:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def validation(self, values: dict[str, float]) -> None:
-        """Log a validation, if there is one, and say it; also log the density of a schedule that
+        """Log a validation, if there is one, and print it; also log the density of a schedule that
         learns.
         """
         images = self.state.step * self.config.batch_size
@@ -148,7 +148,7 @@ class Monitor:
         )
 
     def _density(self) -> list[float]:
-        """The density of the schedule at evenly spaced levels, from the lowest log-SNR on."""
+        """The density of the schedule at evenly spaced noise levels, from noise to data."""
         schedule = self.state.schedule
         ends = schedule.logsnr_min, schedule.logsnr_max
         middle = (torch.arange(NUM_DENSITIES, dtype=torch.float64) + 0.5) / NUM_DENSITIES

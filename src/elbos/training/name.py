@@ -1,4 +1,4 @@
-"""The name of a run's folder, where none is given: its preset, and what differs from it.
+"""Default names of run directories: the preset, and what differs from it.
 
 Names are short and plain where the differences are: `digits`, `fashion-eps-normal`,
 `digits-lr-0.001`, `toy-schedule.memory-1000`. Where they are many, or hold a path or a function,
@@ -48,14 +48,12 @@ def default_name(config: Config, preset: str) -> str:
 
 
 def nearest_preset(config: Config) -> str:
-    """The preset that the fewest words turn into `config`."""
+    """The preset with the fewest differences from `config`."""
     return min(PRESETS, key=lambda name: len(list(_differences(config, PRESETS[name]))))
 
 
 def _differences(new: Any, old: Any, label: str = "") -> Iterator[str]:
-    """A word for everything in which two values differ; one that is not plain for what only the
-    whole configuration tells from others.
-    """
+    """A word for each difference of two values, with a space where a digest has to be added."""
     if not dataclasses.is_dataclass(new):
         if new != old or type(new) is not type(old):
             yield _valued(label, new)
@@ -79,7 +77,7 @@ def _differences(new: Any, old: Any, label: str = "") -> Iterator[str]:
 
 
 def _valued(label: str, value: Any) -> str:
-    """A setting in words, as `num-images-512`; with a space where the value is not plain."""
+    """A setting as a word, `num-images-512`; with a space where the value is not plain."""
     group, _, name = label.rpartition(".")
     label = _SHORT.get(label, name if group in _PLAIN_GROUPS else label).replace("_", "-")
     if isinstance(value, bool):
@@ -109,7 +107,7 @@ def _last(label: str) -> str:
 
 
 def _names() -> Counter[str]:
-    """How often a class's name stands for a part of a configuration, or for a preset."""
+    """The number of parts of a configuration, and presets, that a class's name stands for."""
     hints = [get_type_hints(cls, include_extras=True) for cls in (Config, Sampling)]
     found = [o for places in hints for place in places.values() for o in set(options(place))]
     names = [o.__name__ for o in found if dataclasses.is_dataclass(o) and isinstance(o, type)]

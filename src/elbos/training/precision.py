@@ -1,7 +1,7 @@
 """The precision of a run: bfloat16 where the machine computes in it, else float32.
 
 Processors without bfloat16 arithmetic imitate it, a hundred times slower than float32. A run keeps
-the precision that it was begun in, wherever it goes on.
+the precision that it was begun in, wherever it is resumed.
 """
 
 import math
@@ -39,12 +39,7 @@ def resolved(config: Config, run: RunDirectory, accelerator: Accelerator) -> Con
 
 
 def described(config: Config, accelerator: Accelerator) -> str:
-    """The precision of a run, and what else a person should know of it on this machine.
-
-    Args:
-        config: The run's configuration, resolved.
-        accelerator: What it is trained on.
-    """
+    """The precision of a run, and whether another one would be faster on this machine."""
     best = best_precision(accelerator.device)
     if config.precision != best:
         return f"{config.precision} ({best} is faster here)"
@@ -53,7 +48,7 @@ def described(config: Config, accelerator: Accelerator) -> str:
 
 @cache
 def best_precision(device: torch.device) -> Precision:
-    """Which one serves a device: bf16, unless matrix products are clearly slower in it."""
+    """The faster precision on a device: bf16, unless matrix products are clearly slower in it."""
     if device.type == "cuda":
         is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":

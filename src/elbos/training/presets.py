@@ -1,9 +1,9 @@
 """Presets: complete configurations under a name.
 
 The schedules are adaptive, so that a preset trains well under whatever weighting it is given. Their
-clean end is where the decoder of the likelihood can tell the levels of the data apart: 7.8 for the
-17 levels of digits, VDM's 13.3 for 256, both 6 standard deviations of the noise from one to the
-next. Noise levels beyond would be trained on for nothing.
+clean end is where the decoder of the likelihood resolves the pixel values: 7.8 for the 17 of
+digits, VDM's 13.3 for 256, both 6 standard deviations of the noise from one value to the next.
+Cleaner noise levels would be trained on for nothing.
 """
 
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from elbos.training.config import Config, Optimizer
 from elbos.training.data import Digits, Fashion, Toy
 from elbos.training.sampling import Sampling
 
-_FINE = (5, 6, 7, 8)  # measured for 256 levels: with 7 and 8 alone, 0.12 bits/dim worse
+_FINE = (5, 6, 7, 8)  # measured for 256 pixel values: with 7 and 8 alone, 0.12 bits/dim worse
 _SMALL = UNetConfig(channels=(64, 128), fourier_exponents=_FINE)
 _FASHION = Config(
     data=Fashion(),

@@ -1,4 +1,4 @@
-"""Randomness as a pure function of (seed, step, shard).
+"""Random numbers as a pure function of (seed, step, shard).
 
 Nothing is carried from step to step: a run that resumes, or is spread over another number of
 processes, draws what the uninterrupted run in one process would have drawn (but for the masks of
@@ -29,7 +29,7 @@ def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
 
 @dataclass(frozen=True)
 class Draw:
-    """What is random in one step, for the samples of one process.
+    """The random numbers of one step, for the samples of one process.
 
     Attributes:
         times: Low-discrepancy times; one offset for the whole global batch.

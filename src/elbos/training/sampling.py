@@ -1,4 +1,4 @@
-"""How samples are made: which sampler, on which grid, with how much guidance; and making them."""
+"""Sampling: its settings, and samples in batches with keyed noise."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -28,7 +28,7 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How samples are made."""
+    """Sampler, grid of noise levels and guidance."""
 
     sampler: AnySampler = field(default_factory=DPMSolver)
     """The sampler."""
@@ -56,10 +56,10 @@ class Sampling:
             raise ValueError("guidance_min has to be below guidance_max.")
 
     def grid_within(self, trained: Schedule) -> Schedule:
-        """The grid between the noise levels trained on, which is what samples go through.
+        """The grid, cut to the noise levels that were trained on.
 
         Raises:
-            ValueError: If there are no such levels.
+            ValueError: If nothing is left of it.
         """
         return replace(
             self.grid,
@@ -68,7 +68,7 @@ class Sampling:
         )
 
     def logsnrs(self, trained: Schedule) -> Float[Tensor, " n"]:
-        """The levels that samples go through, within those trained on.
+        """The log-SNRs of the steps, within those that were trained on.
 
         Raises:
             ValueError: If there are none.
@@ -102,7 +102,7 @@ class Sampling:
 
 
 def num_batches(num: int) -> int:
-    """How many batches `num` samples are made in."""
+    """The number of batches of `num` samples."""
     return math.ceil(num / BATCH_SIZE)
 
 

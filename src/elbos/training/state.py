@@ -31,7 +31,7 @@ class State:
     unlogged: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
     def groups(self) -> dict[str, dict[str, Tensor]]:
-        """All of it but the step, as named tensors."""
+        """The state without the step, as named tensors in groups."""
         moments = {
             f"{name}.{moment}": tensor
             for name, parameter in self.network.named_parameters()
@@ -46,7 +46,7 @@ class State:
         }
 
     def begin_with(self, weights: dict[str, Tensor]) -> None:
-        """Take up initial weights.
+        """Replace the initial weights.
 
         Raises:
             ValueError: If they are of another network.
@@ -61,7 +61,7 @@ class State:
             ) from error
 
     def restore(self, step: int, groups: dict[str, dict[str, Tensor]]) -> None:
-        """Take up what `groups` gave.
+        """Restore the state that `groups` gave.
 
         Raises:
             KeyError, RuntimeError, ValueError: If it is of another network or schedule.

@@ -145,8 +145,8 @@ class Trainer:
         return losses, grad_norm
 
     def resume(self) -> None:
-        """Take up the latest checkpoint, if there is one; weights of another run become one, so
-        that that run is not needed again.
+        """Restore the latest checkpoint, if there is one. Initial weights of another run become a
+        checkpoint, so that the other run is not needed again.
         """
         if (newest := checkpoint.latest(self.run.checkpoints)) is not None:
             with checkpoint.reading(newest) as (step, groups):
@@ -212,7 +212,7 @@ class Trainer:
         return now // every > (now - self.config.batch_size) // every
 
     def agree(self, is_requested: bool) -> bool:
-        """Whether any process says so."""
+        """Whether any process was requested to."""
         flag = torch.tensor([is_requested], device=self.accelerator.device)
         return bool(self.accelerator.gather(flag).any())
 
@@ -255,9 +255,7 @@ class Trainer:
         return values
 
     def grid_cond(self) -> Condition:
-        """What the samples of a grid are conditioned on: each class in turn, or what the first
-        samples of the data are.
-        """
+        """The condition of a grid of samples: each class in turn, or that of the first data."""
         rows = torch.arange(NUM_GRID_IMAGES)
         if uses_labels(self.config, self.data.spec):
             return rows % (self.data.spec.num_classes or 1)
@@ -290,8 +288,8 @@ def _share(num_shards: int, accelerator: Accelerator) -> range:
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a request that is honoured between two steps. Python handles
-    signals in the main thread alone: elsewhere nothing is requested.
+    """Turn SIGINT and SIGTERM into a request to stop, which is honoured between two steps. Python
+    handles signals in the main thread alone: elsewhere nothing is requested.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -1,7 +1,7 @@
-"""Data: what is trained on, split the same way every time, and in which order.
+"""Data: datasets with fixed splits, and the order in which they are visited.
 
-A data set is chosen by a small configuration (`Digits`, `Fashion`, `Folder`, `Toy`) whose `load()`
-returns a `Dataset`: three splits of integer levels (or of points in the plane), which a run never
+A dataset is chosen by a small configuration (`Digits`, `Fashion`, `Folder`, `Toy`) whose `load()`
+returns a `Dataset`: three splits of pixel values (or of points in the plane), which no run
 changes. Or the user gives a dataset in Python (`given`). The order of the training images is a pure
 function of (seed, step): see `batches`.
 """

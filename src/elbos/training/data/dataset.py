@@ -1,7 +1,7 @@
-r"""A data set in memory, and the map between its integer levels and the interval $[-1, 1]$.
+r"""A dataset in memory, and the map between its pixel values and the interval $[-1, 1]$.
 
-The likelihood of discrete data is a probability of levels $k \in \{0, \dots, K-1\}$, so levels are
-what is stored. The network sees
+The likelihood of discrete data is a probability of values $k \in \{0, \dots, K-1\}$, so integers
+are stored. The network is given
 
 $$x = \frac{2k}{K-1} - 1 \in [-1, 1].$$
 """
@@ -34,10 +34,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a data set, in memory or memory-mapped. It is read, never written.
+    """One split of a dataset, in memory or memory-mapped, never written to.
 
     Attributes:
-        x: Levels of images, or points.
+        x: Pixel values, or points.
         labels: Class of each sample, in `0..num_classes-1`, or None.
     """
 
@@ -50,12 +50,12 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What a network, and whoever draws samples from it, has to know of a data set.
+    """The properties of a dataset that networks and samplers need.
 
     Attributes:
-        name: What reports call it.
+        name: Its name in reports.
         shape: Shape of one sample, `(c, h, w)` or `(d,)`.
-        num_levels: $K$, the number of levels of a pixel, or None where data are continuous.
+        num_levels: $K$, the number of values of a pixel, or None for continuous data.
         num_classes: Number of classes, or None where there are no labels.
     """
 
@@ -86,7 +86,7 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class Levels:
-    """The samples of a split, as a network sees them."""
+    """The samples of a split, for a network."""
 
     split: Split
     num_levels: int | None
@@ -97,24 +97,23 @@ class Levels:
     def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
         """Data in [-1, 1] (points as they are), and labels if there are any."""
         labels = self.split.labels
-        return to_unit(self.split.x[rows], self.num_levels), None if labels is None else labels[
-            rows
-        ]
+        x = to_unit(self.split.x[rows], self.num_levels)
+        return x, None if labels is None else labels[rows]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three disjoint splits of one data set.
+    """Three disjoint splits of one dataset.
 
     Attributes:
-        name: What reports call it.
-        train: What the network learns from.
-        val: Held out, looked at during training.
-        test: Held out, looked at once at the end.
-        num_levels: $K$, the number of levels of a pixel, or None where data are continuous.
+        name: Its name in reports.
+        train: For training.
+        val: Held out, for validation during training.
+        test: Held out, for the evaluation at the end.
+        num_levels: $K$, the number of values of a pixel, or None for continuous data.
         num_classes: Number of classes, or None where there are no labels.
         class_names: One name per class, or None where classes have no names.
-        known_digest: `digest_of` the three splits' `x`, where who made them has computed it.
+        known_digest: `digest_of` the three splits' `x`, if it is known already.
     """
 
     name: str
@@ -133,30 +132,28 @@ class Dataset:
 
     @property
     def spec(self) -> DataSpec:
-        """What remains to be known where the samples themselves are not there."""
+        """The properties that networks and samplers need."""
         return DataSpec(self.name, self.shape, self.num_levels, self.num_classes)
 
     @property
     def training(self) -> Levels:
-        """What the network learns from."""
+        """The training samples, for a network."""
         return Levels(self.train, self.num_levels)
 
     @property
     def validation(self) -> Levels:
-        """What it is validated on during training."""
+        """The validation samples, for a network."""
         return Levels(self.val, self.num_levels)
 
     def fingerprint(self) -> dict[str, Any]:
-        """The identifier of the data set: its sizes, and a digest of all levels and labels.
+        """The identifier of the dataset: its sizes, and a digest of all pixel values and labels.
 
         Computed once: of the 70,000 images of Fashion-MNIST in a tenth of a second.
         """
         return {"version": 2, **self._sizes, "sha256": self._digest}
 
     def sampled_fingerprint(self) -> dict[str, Any]:
-        """What earlier versions wrote: its digest is of 1,000 samples a split. Runs that hold it
-        are theirs still.
-        """
+        """The identifier that earlier versions wrote, with a digest of 1,000 samples a split."""
         digest = hashlib.sha256()
         for split in self._splits:
             some = torch.linspace(0, len(split) - 1, min(len(split), 1000)).long()
@@ -182,7 +179,7 @@ class Dataset:
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:
-    """The SHA-256 of the content of tensors, one after the other."""
+    """The SHA-256 of tensors, one after the other."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(np.ascontiguousarray(tensor.numpy()).reshape(-1).data)
@@ -190,13 +187,13 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
 
 
 def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tensor, "*b"]:
-    """Levels to the interval [-1, 1]; continuous data (`num_levels=None`) pass unchanged.
+    """Pixel values to the interval [-1, 1]; continuous data (`num_levels=None`) pass unchanged.
 
     Exact at both ends. Integers become float32; a floating dtype is kept.
 
     Args:
-        levels: Levels in `0..num_levels-1`.
-        num_levels: Number of levels, at least 2, or None.
+        levels: Values in `0..num_levels-1`.
+        num_levels: Number of values, at least 2, or None.
 
     Examples:
         >>> to_unit(torch.tensor([0, 8, 16]), num_levels=17)
@@ -209,14 +206,14 @@ def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tenso
 
 
 def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, "*b"]:
-    """The inverse of `to_unit`: the nearest level, with values outside [-1, 1] clamped.
+    """The inverse of `to_unit`: the nearest pixel value, after a clamp to [-1, 1].
 
     Args:
-        x: Values.
-        num_levels: Number of levels, from 2 to 256, or None to pass `x` unchanged.
+        x: Samples.
+        num_levels: Number of pixel values, from 2 to 256, or None to pass `x` unchanged.
 
     Returns:
-        Levels, uint8; or `x` itself.
+        Pixel values, uint8; or `x` itself.
 
     Examples:
         >>> to_levels(torch.tensor([-1.3, 0.01, 1.0]), num_levels=17)
@@ -229,11 +226,11 @@ def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, 
 
 
 def to_pixels(levels: UInt8[Tensor, "*b"], num_levels: int) -> UInt8[Tensor, "*b"]:
-    """Levels to the 256 levels of 8-bit pictures: the nearest, exact at both ends.
+    """Pixel values of any number to the nearest of 0 to 255, exact at both ends.
 
     Args:
-        levels: Levels in `0..num_levels-1`.
-        num_levels: Number of levels, from 2 to 256.
+        levels: Values in `0..num_levels-1`.
+        num_levels: Number of values, from 2 to 256.
 
     Examples:
         >>> to_pixels(torch.tensor([0, 8, 16], dtype=torch.uint8), num_levels=17)

@@ -1,4 +1,4 @@
-"""Handwritten digits, embedded in scikit-learn: 1,797 images of 8x8 pixels with 17 levels.
+"""Handwritten digits, embedded in scikit-learn: 1,797 images of 8x8 pixels with 17 values.
 
 Small enough for a laptop and for tests: nothing is downloaded.
 """
@@ -16,14 +16,14 @@ _SPLIT_SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Digits:
-    """The digits of scikit-learn (UCI optdigits test set), 1x8x8, 17 levels, 10 classes.
+    """The digits of scikit-learn (UCI optdigits test set), 1x8x8, 17 pixel values, 10 classes.
 
     Train 1,350, validation 150, test 297, stratified by class. The split is drawn once with a seed
     of its own (0); the seed of a run does not change it.
     """
 
     def load(self) -> Dataset:
-        """Load the data set, from scikit-learn's own files."""
+        """Load the dataset, from scikit-learn's own files."""
         from sklearn.datasets import load_digits  # here, since importing it takes a second
 
         digits = load_digits()

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 70,000 grey images of clothes, 28x28 pixels with 256 levels, in ten classes.
+"""Fashion-MNIST: 70,000 grey images of clothes, 28x28 pixels with 256 values, in ten classes.
 
 Xiao, Rasul and Vollgraf (2017), https://arxiv.org/abs/1708.07747
 """
@@ -40,7 +40,7 @@ _IDX_UINT8 = 0x0800  # first half of the magic number; the low byte is the numbe
 
 @dataclass(frozen=True, kw_only=True)
 class Fashion:
-    """Fashion-MNIST, 1x28x28, 256 levels, 10 classes.
+    """Fashion-MNIST, 1x28x28, 256 pixel values, 10 classes.
 
     Train: the first 58,000 of the 60,000 training images. Validation: the last 2,000. Test: the
     10,000 test images.
@@ -54,7 +54,7 @@ class Fashion:
             object.__setattr__(self, "root", files.expanded(self.root))
 
     def load(self) -> Dataset:
-        """Load the data set; the first time this may download 30 MB.
+        """Load the dataset; the first time this may download 30 MB.
 
         Raises:
             FileNotFoundError: If the files are nowhere and cannot be downloaded.

@@ -26,13 +26,13 @@ from elbos.runs.cache import DamagedFolder, build_once
 from elbos.training.data.dataset import Dataset, Split, digest_of
 from elbos.training.data.pictures import EXTENSIONS, BadPicture, decode
 
-_FORMAT = "2"  # raise it when the decoded levels change: old caches are then not used
+_FORMAT = "2"  # raise it when the decoded pixels change: old caches are then not used
 _HELD_OUT = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """A folder of pictures, 3xSIZExSIZE, 256 levels.
+    """A folder of pictures, 3xSIZExSIZE, 256 pixel values.
 
     Classes are the sub-folders of the first level; pictures directly in the folder have none. With
     sub-folders `train`, `test` and perhaps `val`, those are the splits (and others are ignored).
@@ -58,9 +58,9 @@ class Folder:
         object.__setattr__(self, "root", files.expanded(self.root))
 
     def load(self) -> Dataset:
-        """Load the data set; the first time this decodes every picture.
+        """Load the dataset; the first time this decodes every picture.
 
-        Decoded levels are kept in `~/.cache/elbos` (or `$XDG_CACHE_HOME/elbos`), under a key made
+        Decoded pixels are kept in `~/.cache/elbos` (or `$XDG_CACHE_HOME/elbos`), under a key made
         of the folder and of names, sizes and times of change: a changed file is noticed. They are
         checked against their digest, and decoded again if they are damaged.
 
@@ -70,7 +70,7 @@ class Folder:
             ValueError: If the folder cannot be split or has files that cannot be decoded.
         """
         if self.size < 1:
-            raise ValueError(f"size is {self.size}: ask for at least one pixel")
+            raise ValueError(f"size is {self.size}: give at least one pixel")
         root = self.root
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root}: give a folder of pictures")

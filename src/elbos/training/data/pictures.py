@@ -66,7 +66,7 @@ def _square(path: Path, size: int) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise BadPicture("floating-point levels")
+        raise BadPicture("floating-point pixels")
     if image.mode.startswith("I"):
         return _grey16(image).convert("RGB")
     if not image.has_transparency_data:

@@ -1,4 +1,4 @@
-r"""Points in the plane from a Gaussian mixture, for which everything is known in closed form.
+r"""Points in the plane from a Gaussian mixture, of which everything is known in closed form.
 
 $$p(x) = \sum_k \pi_k \, \mathcal N(x; \mu_k, s_k^2 I), \qquad x \in \mathbb R^2.$$
 
@@ -42,13 +42,13 @@ class Toy:
         return GaussianMixture(*_MIXTURES[self.kind]())
 
     def load(self) -> Dataset:
-        """Draw the data set.
+        """Draw the dataset.
 
         Raises:
             ValueError: If `num_train` is below 1.
         """
         if self.num_train < 1:
-            raise ValueError(f"num_train is {self.num_train}: ask for at least one point")
+            raise ValueError(f"num_train is {self.num_train}: give at least one point")
         mixture = self.mixture
         train = _draw(mixture, self.num_train, _TRAIN_SEED)
         val = _draw(mixture, _NUM_HELD_OUT, _VAL_SEED)
