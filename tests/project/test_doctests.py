@@ -28,7 +28,7 @@ MODULES = [
     "process",
     "recipes",
     "report.audit",
-    "report.braille",
+    "report.audit_terminal",
     "report.colors",
     "report.html",
     "report.numbers",

@@ -16,7 +16,6 @@ import elbos.report
 from elbos.audit import Audit, Diagnostic, from_recipe
 from elbos.report.audit import (
     as_dict,
-    as_text,
     difference,
     facts,
     facts_table,
@@ -25,7 +24,7 @@ from elbos.report.audit import (
     verdict,
     views,
 )
-from elbos.report.braille import braille
+from elbos.report.audit_terminal import as_text, braille
 
 WIDTH = 80
 HUBER = Diagnostic("not-squared", {"growth": 0.5})
@@ -52,7 +51,7 @@ def test_the_terminal_shows_what_the_audit_found(edm):
     (view,) = views([edm])
     assert f"{edm.title}: {view.mark} {view.headline}" in text
     assert flat(verdict(edm)) in text
-    table = facts_table([view], is_alone=True)
+    table = facts_table([view])
     assert all(f"{name.text} {value.text}" in text for name, value in table.body_cells)
     assert all(f"{name} {off}" in text for name, off in view.nearest)
     assert str(edm) == as_text([edm])

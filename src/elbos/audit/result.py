@@ -224,7 +224,7 @@ class Audit:
 
     def __str__(self) -> str:
         """What `elbos audit` prints, in 80 columns."""
-        from elbos.report.audit import as_text
+        from elbos.report.audit_terminal import as_text
 
         return as_text([self])
 

@@ -27,7 +27,8 @@ from elbos.cli.parse import parse
 from elbos.errors import printable
 from elbos.progress import progress
 from elbos.recipes import RECIPES
-from elbos.report.audit import Terminal, as_dict, write_page
+from elbos.report.audit import as_dict, write_page
+from elbos.report.audit_terminal import Terminal
 from elbos.user_code import as_script, code_path, is_code, load_function, require_target
 
 _MAX_ELEMENTS = 2**18  # of a batch: about what two cores take apart in 10 ms

@@ -12,6 +12,7 @@ there is a fourth, the ratio of their weightings.
 
 from collections.abc import Sequence
 from html import escape
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,10 @@ from jaxtyping import Float
 from plotly.graph_objects import Figure, Scatter
 
 from elbos.arrays import Array
+from elbos.audit.matching import named_weighting
 from elbos.audit.result import Audit
 from elbos.report.audit import View, common_levels
-from elbos.report.figures import COLORS, Panel, area, faint, log_axis, logsnr_axis, stacked
-from elbos.weightings import Weighting
+from elbos.report.figures import COLORS, DASHES, Panel, area, faint, log_axis, logsnr_axis, stacked
 
 _RISING = "#b97a00"  # amber: that is no fault
 
@@ -142,16 +143,23 @@ def _ratio(audit: Audit, other: Audit) -> Panel:
     return Panel(title, 160, traces, log_axis(ratio))
 
 
-def named_curve(audit: Audit, name: str, weighting: Weighting, color: str, dash: str) -> Scatter:
-    """A named weighting as a hidden curve, with a geometric mean of 1 under $p$ as well."""
-    log_v = weighting(audit.logsnr).log()
-    p = torch.where(log_v.isfinite(), audit.density, 0.0)
-    mean = (p * log_v.nan_to_num()).sum() / p.sum()
-    return Scatter(
-        x=audit.logsnr.numpy(),
-        y=(log_v - mean).exp().numpy(),
-        name=name,
-        line={"color": color, "width": 2, "dash": dash},
-        hovertemplate="w %{y:.3g}",
-        visible=False,
-    )
+def named_curves(view: View, *, is_alone: bool) -> list[Scatter]:
+    """The nearest named weightings as hidden curves, in colours of their own, or else dashed in the
+    audit's; with a geometric mean of 1 under $p$ as well.
+    """
+    audit, curves = view.audit, []
+    colors = COLORS[1:] if is_alone else [view.color]
+    for (name, _), color, dash in zip(view.nearest, cycle(colors), DASHES, strict=False):
+        log_v = named_weighting(name)(audit.logsnr).log()
+        p = torch.where(log_v.isfinite(), audit.density, 0.0)
+        mean = (p * log_v.nan_to_num()).sum() / p.sum()
+        curve = Scatter(
+            x=audit.logsnr.numpy(),
+            y=(log_v - mean).exp().numpy(),
+            name=name,
+            line={"color": color, "width": 2, "dash": dash},
+            hovertemplate="w %{y:.3g}",
+            visible=False,
+        )
+        curves.append(curve)
+    return curves
