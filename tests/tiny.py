@@ -12,7 +12,7 @@ from elbos.adaptive import Adaptive
 from elbos.networks import UNetConfig
 from elbos.runs import checkpoint
 from elbos.training.config import Config, Optimizer, Output
-from elbos.training.data import Digits
+from elbos.training.data import Dataset, Digits
 from elbos.training.sampling import Sampling
 
 DIGITS = Config(
@@ -44,3 +44,9 @@ def log(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, without their speed."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [{k: v for k, v in line.items() if k != "images_per_sec"} for line in lines]
+
+
+def rows(dataset: Dataset) -> list[list[bytes]]:
+    """The samples of each split, as bytes."""
+    splits = (dataset.train, dataset.val, dataset.test)
+    return [[x.numpy().tobytes() for x in split.x] for split in splits]

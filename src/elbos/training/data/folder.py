@@ -26,7 +26,7 @@ from elbos.runs.cache import DamagedFolder, build_once
 from elbos.training.data.dataset import Dataset, Split, digest_of
 from elbos.training.data.pictures import EXTENSIONS, BadPicture, decode
 
-_FORMAT = "2"  # raise it when the decoded pixels change: old caches are then not used
+_FORMAT = "3"  # raise it when the decoded pixels change: old caches are then not used
 _HELD_OUT = 0.05
 
 
@@ -183,20 +183,16 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
-def _walk(folder: Path, above: frozenset[Path] = frozenset()) -> list[Path]:
+def _walk(folder: Path) -> list[Path]:
     """Every visible picture below a folder, sorted."""
-    place = folder.resolve()
-    if place in above:
-        raise ValueError(f"{folder} is a link to a folder that it is in: delete it")
     found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name[0] == ".":
-                continue
-            if entry.is_dir(follow_symlinks=False) or Path(entry).is_dir():
-                found += _walk(Path(entry), above | {place})
-            elif entry.name.lower().endswith(EXTENSIONS):
-                found.append(Path(entry))
+    for path in folder.iterdir():
+        if path.name[0] == ".":
+            continue
+        if path.is_dir():
+            found += _walk(path)
+        elif path.name.lower().endswith(EXTENSIONS):
+            found.append(path)
     return sorted(found)
 
 
@@ -253,16 +249,13 @@ def _decoded(root: Path, pictures: list[_Picture], size: int) -> _Decoded:
 
 
 def _read(shape: tuple[int, ...], folder: Path) -> _Decoded:
-    """What `_decode_all` wrote.
+    """The pixels that `_decode_all` wrote.
 
     Raises:
-        DamagedFolder: If that is not what is there.
+        DamagedFolder: If a file is missing, cut short or changed.
     """
     try:
-        seal, _, content = files.read(folder / "index.json").partition(b"\n")
-        if seal.decode() != hashlib.sha256(content).hexdigest():
-            raise DamagedFolder(f"the cache {folder} is damaged")
-        index = json.loads(content)
+        index = json.loads(files.read(folder / "index.json"))
         with (folder / "levels").open("rb") as file:
             levels = np.memmap(file, np.uint8, "r", shape=shape)
     except (ValueError, FileNotFoundError) as error:
@@ -277,7 +270,7 @@ def _read(shape: tuple[int, ...], folder: Path) -> _Decoded:
 
 
 def _decode_all(root: Path, pictures: list[_Picture], size: int, folder: Path) -> None:
-    """Fill `folder` with `levels` and `index.json`, which begins with the digest of what follows.
+    """Fill `folder` with `levels` and `index.json`, which has their digest.
 
     The good rows come first, without gaps; as many rows as there are bad pictures follow, unused.
     """
@@ -302,9 +295,7 @@ def _decode_all(root: Path, pictures: list[_Picture], size: int, folder: Path) -
                 bar.advance(task)
         file.truncate(len(pictures) * 3 * size * size)
     index = {"num": len(pictures) - len(bad), "bad": bad, "sha256": digest.hexdigest()}
-    content = json.dumps(index).encode()
-    seal = hashlib.sha256(content).hexdigest().encode()
-    files.write(folder / "index.json", seal + b"\n" + content)
+    files.write(folder / "index.json", json.dumps(index).encode())
 
 
 def _try(size: int, picture: _Picture) -> UInt8[np.ndarray, "3 s s"] | str:

@@ -1,0 +1,382 @@
+"""A folder of pictures: its splits, its cache, and files that are no pictures."""
+
+import errno
+import itertools
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import rows
+
+from elbos.training import data
+from elbos.training.data import folder
+
+NUM = 120
+
+
+def save(path, color, size=(6, 6), **kwargs):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path, **kwargs)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """One-coloured pictures of equal file size in two classes; the red level tells them apart."""
+    root = tmp_path / "pictures"
+    for i in range(NUM):
+        save(root / ("cat" if i % 2 else "dog") / f"{i:03}.ppm", (i, 0, 0))
+    return root
+
+
+def reds(dataset):
+    return [split.x[:, 0, 0, 0].tolist() for split in (dataset.train, dataset.val, dataset.test)]
+
+
+def all_reds(dataset):
+    return sorted(itertools.chain(*reds(dataset)))
+
+
+def test_folder_splits_are_disjoint_and_cover(pictures):
+    dataset = data.Folder(root=pictures, size=4).load()
+    parts = reds(dataset)
+    assert all_reds(dataset) == list(range(NUM))
+    assert min(len(part) for part in parts) >= 1
+    assert dataset.class_names == ("cat", "dog")
+    assert (dataset.shape, dataset.num_levels, dataset.num_classes) == ((3, 4, 4), 256, 2)
+    for split, part in zip((dataset.train, dataset.val, dataset.test), parts, strict=True):
+        assert split.labels.tolist() == [int(red % 2 == 0) for red in part]
+
+
+def test_adding_a_picture_moves_no_other(pictures):
+    before = [set(part) for part in reds(data.Folder(root=pictures, size=4).load())]
+    save(pictures / "cat" / "new.png", (255, 0, 0))
+    after = [set(part) - {255} for part in reds(data.Folder(root=pictures, size=4).load())]
+    assert before == after
+
+
+def test_held_out_shares_are_five_percent():
+    names = [folder._Picture(Path(f"{i}.png"), f"{i}.png", None) for i in range(10_000)]
+    for part in folder._by_hash(names, with_test=True)[1:]:
+        assert abs(len(part) - 500) < 4 * (10_000 * 0.05 * 0.95) ** 0.5
+
+
+@pytest.mark.parametrize("num", [3, 4, 10])
+def test_no_split_is_empty(tmp_path, num):
+    for i in range(num):
+        save(tmp_path / f"{i}.png", (i, 0, 0))
+    dataset = data.Folder(root=tmp_path, size=2).load()
+    assert all(reds(dataset))
+    assert (dataset.num_classes, dataset.train.labels) == (None, None)
+
+
+@pytest.mark.parametrize("with_val", [True, False])
+def test_train_and_test_folders_are_the_splits(tmp_path, with_val):
+    for i, split in enumerate(["train"] * 9 + ["val"] * 2 * with_val + ["test"] * 3):
+        save(tmp_path / split / "ab"[i % 2] / f"{i}.png", (i, 0, 0))
+    dataset = data.Folder(root=tmp_path, size=2).load()
+    train, val, test = reds(dataset)
+    if with_val:  # in the order of names
+        assert (train, val, test) == ([0, 2, 4, 6, 8, 1, 3, 5, 7], [10, 9], [12, 11, 13])
+    else:
+        assert (sorted(train + val), test) == ([*range(9)], [10, 11, 9])
+        assert val
+    assert dataset.class_names == ("a", "b")
+
+
+def test_hidden_and_other_files_are_ignored(pictures):
+    (pictures / "cat" / ".hidden.png").write_bytes(b"")
+    (pictures / ".git").mkdir()
+    (pictures / "cat" / ".thumbnails").mkdir()
+    (pictures / "cat" / ".thumbnails" / "1.png").write_bytes(b"")
+    (pictures / "README.txt").write_text("about")
+    assert len(all_reds(data.Folder(root=pictures, size=4).load())) == NUM
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+FRAMES = [Image.new("L", (8, 8), level) for level in (0, 100, 200)]
+
+
+def make_cut(path):
+    NOISE.save(path)
+    path.write_bytes(path.read_bytes()[:2_000])
+
+
+def make_moving(path):
+    FRAMES[0].save(path, save_all=True, append_images=FRAMES[1:])
+
+
+BAD = {
+    "cut.png": (make_cut, "truncated"),
+    "cut.jpg": (make_cut, "truncated"),
+    "empty.png": (lambda path: path.write_bytes(b""), "(empty)"),
+    "text.png": (lambda path: path.write_text("words"), "(not an image)"),
+    "none.ppm": (lambda path: path.write_bytes(b"P6 0 0 255\n"), "none.ppm"),
+    "link.png": (lambda path: path.symlink_to("nowhere.png"), "(not a file)"),
+    "loop.png": (lambda path: path.symlink_to("loop.png"), "(not a file)"),
+    "pipe.png": (os.mkfifo, "(not a file)"),
+    "moving.gif": (make_moving, "(several frames)"),
+    "moving.png": (make_moving, "(several frames)"),
+    "moving.webp": (make_moving, "(several frames)"),
+    "pages.tiff": (make_moving, "(several frames)"),
+    "float.tiff": (lambda path: grey16(0.5, np.float32).save(path), "(floating-point pixels)"),
+    "deep.tiff": (lambda path: grey16(70_000, np.int32).save(path), "(more than 16 bits)"),
+    "bomb.png": (lambda path: save(path, 0, (100, 100)), "(too many pixels)"),
+    "large.png": (lambda path: save(path, 0, (80, 80)), "(too many pixels)"),
+}
+
+
+@pytest.fixture
+def low_pixel_limit(monkeypatch):
+    """Pillow warns above 64x64 pixels and refuses above twice as many."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64)
+
+
+@pytest.mark.usefixtures("low_pixel_limit")
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_named_with_its_reason(tmp_path, name):
+    make, reason = BAD[name]
+    for i in range(3):
+        save(tmp_path / f"{i}.png", 0)
+    make(tmp_path / name)
+    with pytest.raises(ValueError, match=str(tmp_path)) as error:
+        data.Folder(root=tmp_path, size=4).load()
+    message = str(error.value)
+    for part in ("1 of 4 ", f"'{name}'", reason, "--data.skip-bad"):
+        assert part in message
+    assert "\n" not in message
+
+
+@pytest.mark.usefixtures("low_pixel_limit")
+def test_bad_files_are_counted_and_left_out_on_demand(pictures):
+    good = reds(data.Folder(root=pictures, size=4).load())
+    for name, (make, _) in BAD.items():
+        make(pictures / "cat" / name)
+    count = f"{len(BAD)} of {NUM + len(BAD)} pictures"
+    with pytest.raises(ValueError, match=count):
+        data.Folder(root=pictures, size=4).load()
+    with pytest.warns(UserWarning, match=count) as caught:
+        dataset = data.Folder(root=pictures, size=4, skip_bad=True).load()
+    assert len(caught) == 1
+    assert reds(dataset) == good
+
+
+def test_a_folder_of_bad_files_only(tmp_path):
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="4 of 4 pictures"):
+        data.Folder(root=tmp_path).load()
+    with (
+        pytest.warns(UserWarning, match="4 of 4"),
+        pytest.raises(ValueError, match="train"),
+    ):
+        data.Folder(root=tmp_path, skip_bad=True).load()
+
+
+def test_the_cache_is_used_and_refreshed(pictures, monkeypatch, own_cache):
+    decoded = []
+
+    def counting(path, size, decode=folder.decode):
+        decoded.append(path)
+        return decode(path, size)
+
+    monkeypatch.setattr(folder, "decode", counting)
+    config = data.Folder(root=pictures, size=4)
+    first = config.load()
+    assert len(decoded) == NUM
+    assert rows(config.load()) == rows(first)
+    assert len(decoded) == NUM
+
+    save(pictures / "dog" / "000.ppm", (199, 0, 0))
+    os.utime(pictures / "dog" / "000.ppm", ns=(0, 1))
+    changed = all_reds(config.load())
+    assert len(decoded) == 2 * NUM
+    assert 199 in changed
+    assert 0 not in changed
+    assert data.Folder(root=pictures, size=5).load().shape == (3, 5, 5)
+    assert {path.suffix for path in own_cache.iterdir()} <= {"", ".lock"}
+
+
+@pytest.mark.parametrize("is_elsewhere", [True, False])
+def test_pictures_of_the_same_names_sizes_and_times_are_others(pictures, is_elsewhere):
+    config = data.Folder(root=pictures, size=4)
+    assert all_reds(config.load()) == list(range(NUM))
+    root = pictures.rename(pictures.with_name("before")) if is_elsewhere else pictures
+    for path in sorted(root.glob("*/*")):
+        times = path.stat().st_mtime_ns
+        save(pictures / path.relative_to(root), (255 - int(path.stem), 0, 0))
+        os.utime(pictures / path.relative_to(root), ns=(times, times))
+    assert all_reds(config.load()) == list(range(256 - NUM, 256))
+    if is_elsewhere:
+        assert all_reds(data.Folder(root=root, size=4).load()) == list(range(NUM))
+
+
+def flipped(path, number):
+    """The file with a bit changed."""
+    content = bytearray(path.read_bytes())
+    content[number] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "levels cut short": lambda cached: os.truncate(cached / "levels", 3 * 16 * NUM - 1),
+    "last level flipped": lambda cached: flipped(cached / "levels", 3 * 16 * NUM - 1),
+    "levels gone": lambda cached: (cached / "levels").unlink(),
+    "index cut short": lambda cached: os.truncate(cached / "index.json", 20),
+    "index gone": lambda cached: (cached / "index.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_made_again(pictures, own_cache, damage):
+    (pictures / "dog" / "empty.ppm").touch()
+    config = data.Folder(root=pictures, size=4, skip_bad=True)
+    with pytest.warns(UserWarning, match=r"empty.ppm"):
+        first = rows(config.load())
+    (cached,) = (path for path in own_cache.iterdir() if path.is_dir())
+    DAMAGES[damage](cached)
+    for num_warnings in (1, 0):
+        with pytest.warns(UserWarning) as found:
+            assert rows(config.load()) == first
+        assert sum(cached.name in str(warning.message) for warning in found) == num_warnings
+
+
+def grey16(level, dtype=np.uint16):
+    return Image.fromarray(np.full((4, 4), level, dtype))
+
+
+def test_the_fingerprint_of_a_folder_is_that_of_its_levels(pictures):
+    found = data.Folder(root=pictures, size=4).load()
+    assert found.known_digest is not None
+    assert replace(found, known_digest=None).fingerprint() == found.fingerprint()
+
+
+def test_an_interrupted_cache_leaves_nothing(pictures, monkeypatch, own_cache):
+    def interrupted(path, size, decode=folder.decode):
+        if path.name == "031.ppm":
+            raise KeyboardInterrupt
+        return decode(path, size)
+
+    config = data.Folder(root=pictures, size=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "decode", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            config.load()
+    assert not any(path.is_dir() for path in own_cache.iterdir())
+
+    folder_name = f"{next(own_cache.glob('*.lock')).stem}.partial"  # as a killed process leaves it
+    (own_cache / folder_name).mkdir()
+    (own_cache / folder_name / "levels").write_bytes(b"half")
+    assert all_reds(config.load()) == list(range(NUM))
+    assert not (own_cache / folder_name).exists()
+
+
+def test_unreadable_files_are_an_error_not_skipped(pictures, monkeypatch):
+    def forbidden(path, size):
+        assert size == 32
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(folder, "decode", forbidden)
+    with pytest.raises(PermissionError, match=r"\A.*ppm .*chmod[^\n]*\Z"):
+        data.Folder(root=pictures, skip_bad=True).load()
+
+
+def nothing(root):
+    pass
+
+
+def no_picture(root):
+    (root / "notes.txt").write_text("")
+
+
+def empty_class(root):
+    save(root / "cat" / "1.png", 0)
+    (root / "dog").mkdir()
+
+
+def mixed(root):
+    save(root / "cat" / "1.png", 0)
+    save(root / "2.png", 0)
+
+
+def no_test(root):
+    save(root / "train" / "1.png", 0)
+    save(root / "val" / "1.png", 0)
+
+
+def unknown_class(root):
+    save(root / "train" / "a" / "1.png", 0)
+    save(root / "train" / "a" / "2.png", 0)
+    save(root / "test" / "b" / "1.png", 0)
+
+
+def held_out_class(root):
+    """One picture of b, whose name's hash is below 0.05: it falls into validation."""
+    for i in range(10):
+        save(root / "a" / f"{i}.png", 0)
+    name = next(f"{i}.png" for i in range(1000) if folder._hash(f"b/{i}.png") < 0.05)
+    save(root / "b" / name, 0)
+
+
+def held_out_class_of_train(root):
+    """The same where validation is cut from the folder train."""
+    for i in range(10):
+        save(root / "train" / "a" / f"{i}.png", 0)
+    name = next(f"{i}.png" for i in range(1000) if folder._hash(f"train/b/{i}.png") < 0.05)
+    save(root / "train" / "b" / name, 0)
+    save(root / "test" / "a" / "1.png", 0)
+
+
+def two(root):
+    save(root / "1.png", 0)
+    save(root / "2.png", 0)
+
+
+REFUSED = {
+    nothing: "png",
+    no_picture: "png",
+    empty_class: "dog",
+    mixed: "sub-folders",
+    no_test: "test",
+    unknown_class: "'b'",
+    held_out_class: "'b'",
+    held_out_class_of_train: "'b'",
+    two: "2 pictures",
+}
+
+
+@pytest.mark.parametrize("make", REFUSED, ids=lambda make: make.__name__)
+def test_what_cannot_be_split_is_refused_in_one_line(tmp_path, make):
+    make(tmp_path)
+    with pytest.raises(ValueError, match=rf"\A[^\n]*{REFUSED[make]}[^\n]*\Z"):
+        data.Folder(root=tmp_path).load()
+
+
+def test_a_class_whose_training_pictures_are_all_bad_is_named(tmp_path):
+    for split, label in ((split, label) for split in ("train", "test") for label in "ab"):
+        for i in range(2):
+            save(tmp_path / split / label / f"{i}.png", 0)
+    save(tmp_path / "val" / "a" / "0.png", 0)
+    for path in (tmp_path / "train" / "b").iterdir():
+        path.write_bytes(b"bad")
+    with (
+        pytest.warns(UserWarning, match="2 of 9 pictures"),
+        pytest.raises(ValueError, match="'b'"),
+    ):
+        data.Folder(root=tmp_path, skip_bad=True).load()
+
+
+def test_links_are_followed(pictures, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "elsewhere" / name).symlink_to(pictures / name)
+    assert all_reds(data.Folder(root=tmp_path / "elsewhere").load()) == list(range(NUM))
+
+
+def test_missing_folder_and_wrong_size(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        data.Folder(root=tmp_path / "nowhere").load()
+    with pytest.raises(ValueError, match="size"):
+        data.Folder(root=tmp_path, size=0).load()
