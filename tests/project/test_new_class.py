@@ -44,6 +44,7 @@ parameterizations.PARAMETERIZATIONS += (Halfway,)
 samplers.SAMPLERS += (Euler,)
 
 from elbos import cli
+from elbos.comparison.variants import Variant
 from elbos.runs.codec import decode, encode, label, parse
 
 FOUND = {
@@ -56,6 +57,8 @@ for kind, value in FOUND.items():
     assert decode(kind, encode(value)) == value
     assert parse(kind, repr(value)) == value
     assert type(value).__name__.lower() in label(value).lower()
+mine = Variant.parse("mine=Halfway(),Triangular(),Bell(width=2)")
+assert (mine.weighting, type(mine.schedule)) == (Bell(width=2), Triangular)
 cli.main()
 """
 
@@ -75,7 +78,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_new_class_is_on_the_command_line_and_in_json(tmp_path: Path) -> None:
-    """By its name in text, too, as `elbos compare` reads it; its label is in tables."""
+    """And in the text of an objective, as `elbos compare` reads it; its label is in tables."""
     done = run(
         tmp_path,
         *("train", "toy", "--dry-run", "parameterization:halfway", "--parameterization.share", "1"),
