@@ -9,8 +9,9 @@ from scipy.integrate import quad
 
 from elbos import analysis, recipes, weightings
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-QUESTIONS, LOOP = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+OWN_NETWORK, QUESTIONS, LOOP = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 class Linear(torch.nn.Linear):
@@ -18,6 +19,10 @@ class Linear(torch.nn.Linear):
 
     def forward(self, z, logsnr, label):
         return super().forward(z) * torch.tanh(logsnr)[:, None]
+
+
+def test_the_script_of_readme_is_the_example_that_is_run():
+    assert (ROOT / "examples/own_network.py").read_text() == OWN_NETWORK
 
 
 def test_the_answers_about_edm_are_those_printed():
@@ -44,7 +49,7 @@ def test_the_training_loop_of_the_reader_learns():
 
 
 def test_the_guide_measures_a_denoiser_of_the_readers_own():
-    guide = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
+    guide = (ROOT / "docs/evaluation.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     data = gaussian(0.5, 8)
     x, _ = data.sample(200, torch.Generator().manual_seed(0))
@@ -58,7 +63,7 @@ def test_the_guide_measures_a_denoiser_of_the_readers_own():
 
 def test_the_guide_compares_objectives_of_the_readers_own():
     """All but the training itself."""
-    guide = (Path(__file__).parents[2] / "docs/compare.md").read_text()
+    guide = (ROOT / "docs/compare.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     setup, training = code.split("comparison = ")
     exec(setup, names := {})
