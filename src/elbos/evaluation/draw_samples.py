@@ -25,7 +25,6 @@ from elbos.training.sampling import Sampling, num_batches
 from elbos.training.state import require_guidable
 
 MAX_IN_GRID = 400
-_MAX_NUM = 10**12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +45,6 @@ class Request:
 
     def __post_init__(self) -> None:
         require_positive(num=self.num)
-        if self.num > _MAX_NUM:  # integers of tensors end, too
-            raise ValueError(f"num is {self.num}: give at most {_MAX_NUM}.")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
         if self.out is not None and self.out.name in ("", ".."):
@@ -59,8 +56,8 @@ def draw_samples(
 ) -> tuple[Path, Path]:
     """Draw samples and write them; several processes share the work, and the main one writes.
 
-    The .npz holds `x`, the samples (uint8 levels `[n, c, h, w]`, or float32 points), `labels` where
-    the network knows classes, and `sampling`, how they were made, as JSON.
+    The .npz holds `x`, the samples (uint8 pixel values `[n, c, h, w]`, or float32 points), `labels`
+    where the network knows classes, and `sampling`, how they were made, as JSON.
 
     Returns:
         Paths of the PNG (of the first 400) and of the .npz.
@@ -118,7 +115,7 @@ def _batches(
             run, sampling, num=request.num, seed=request.seed, labels=labels, batches=batches
         )
         try:
-            gathered = gather_object(list(own))
+            gathered = gather_object(own)
         except RuntimeError as error:
             raise ConnectionError(
                 "Another process has failed: samples are not complete."
@@ -136,7 +133,7 @@ def _npz(x: Tensor, sampling: Sampling, labels: Tensor | None) -> bytes:
 
 
 def _name(sampling: Sampling, request: Request) -> str:
-    """A name of its own for different samples: the usual settings, and a hash of all."""
+    """The name of a file: the usual settings, and a digest of all."""
     settings = json.dumps([encode(sampling), request.num, request.label])
     digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
     sampler = type(sampling.sampler).__name__.lower()

@@ -1,6 +1,6 @@
 """The samples of a run, kept batch by batch."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -49,11 +49,11 @@ def draw(
     num: int,
     seed: int,
     labels: Int[Tensor, " n"] | None,
-    batches: Iterable[int] | None = None,
-) -> Iterator[Float[Tensor, "b *d"]]:
-    """Samples of a run, batch after batch, in its precision; arguments as those of `sample`."""
+    batches: Iterable[int],
+) -> list[Float[Tensor, "b *d"]]:
+    """Batches of samples of a run, in its precision; arguments as those of `sample`."""
     with run.autocast():
-        yield from sample(
+        found = sample(
             run.denoiser,
             sampling,
             run.config.schedule,
@@ -62,8 +62,10 @@ def draw(
             seed=seed,
             device=run.device,
             cond=labels,
+            null_cond=run.null_cond,
             batches=batches,
         )
+        return list(found)
 
 
 def stored_samples(

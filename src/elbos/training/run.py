@@ -6,7 +6,7 @@ import warnings
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from elbos.conditions import Condition
 from elbos.denoiser import Denoiser
 from elbos.errors import explained
 from elbos.likelihood import Bound
+from elbos.progress import Start, silent
 from elbos.runs import checkpoint
 from elbos.runs.codec import decode, difference, encode
 from elbos.runs.directory import RunDirectory
@@ -26,9 +27,12 @@ from elbos.training.machine import new_accelerator
 from elbos.training.network import OwnNetwork, with_three_arguments
 from elbos.training.precision import autocast
 from elbos.training.randomness import generator
-from elbos.training.sampling import sample
+from elbos.training.sampling import Sampling, sample
 from elbos.training.state import build_network, require_guidable, uses_labels
 from elbos.training.validation import bound_of
+
+if TYPE_CHECKING:
+    from elbos.evaluation import Evaluation
 
 _SPEC_ONLY = ("num_levels", "num_classes")  # the rest of a DataSpec is in the fingerprint
 
@@ -196,11 +200,26 @@ class Run:
                 seed=seed,
             )
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """The evaluation of the run on its own test data: see `elbos.evaluation`."""
-        from elbos.evaluation.evaluate import evaluate  # above in the order of imports
+    def evaluate(
+        self, *, sampling: Sampling | None = None, start: Start = silent, **settings: Any
+    ) -> "Evaluation":
+        """The evaluation of the run: likelihood, noise levels and samples. It is kept in the run
+        directory part by part, and resumes.
 
-        return evaluate(self, *args, **kwargs)
+        Args:
+            sampling: How samples are made. Default: as the run was configured.
+            start: Begins the progress of each piece of work. Default: none is shown.
+            settings: Fields of `elbos.evaluation.EvaluationConfig`, such as `num_images=1000`,
+                `num_samples=0`.
+
+        Raises:
+            OSError: If results cannot be kept, or files of the extractor are missing.
+            ValueError: If a setting is refused, the data are missing, or losses or samples are not
+                finite.
+        """
+        from elbos.evaluation import EvaluationConfig, evaluate  # above in the order of imports
+
+        return evaluate(self, EvaluationConfig(**settings), sampling, start)
 
     def weights_digest(self) -> str:
         """The identifier of the weights."""

@@ -1,8 +1,8 @@
-r"""Features of images: what a pretrained network sees in them, one vector an image.
+r"""Features of images: the activations of a pretrained network, one vector an image.
 
-Sample quality compares two sets of images through an extractor $f$, which is no more than a name
-and a function of 8-bit images. The name says all that the numbers depend on (network, input size,
-weights), for it is part of every result and of the key of every cache.
+Sample quality compares two sets of images through an extractor, which is a name and a function of
+8-bit images. The name says all that the numbers depend on (network, input size, weights), for it is
+part of every result and of the key of every cache.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ BATCH_SIZE = 50  # more is slower on a CPU, whose caches hold less
 
 @dataclass(frozen=True)
 class Features:
-    """What an extractor sees in a number of images.
+    """The features of images.
 
     Attributes:
         pooled: One vector an image.
@@ -53,7 +53,7 @@ class Extractor:
 
 def extract(
     extractor: Extractor,
-    levels: UInt8[Tensor, "n c h w"],
+    x: UInt8[Tensor, "n c h w"],
     *,
     num_levels: int,
     on_images: Callable[[int], None],
@@ -62,21 +62,21 @@ def extract(
 
     Args:
         extractor: Name and function.
-        levels: Images with 1 or 3 channels, in `0..num_levels-1`.
-        num_levels: Levels are spread over 0 to 255.
+        x: Images with 1 or 3 channels, of pixel values in `0..num_levels-1`.
+        num_levels: Number of pixel values; they are spread over 0 to 255.
         on_images: Called with the number of images done, after each batch.
 
     Raises:
-        ValueError: If there are no images, they have another number of channels, or their features
-            are not alike.
+        ValueError: If there are no images, they have another number of channels, or batches have
+            features of different lengths.
     """
-    num, channels = levels.shape[:2]
+    num, channels = x.shape[:2]
     if num == 0 or channels not in (1, 3):
         raise ValueError(
             f"Features are of images, 1 or more, of 1 or 3 channels: there are {num} of {channels}."
         )
     parts = []
-    for batch in torch.split(levels, BATCH_SIZE):
+    for batch in torch.split(x, BATCH_SIZE):
         parts.append(extractor.compute(to_pixels(batch, num_levels).repeat(1, 3 // channels, 1, 1)))
         on_images(len(batch))
     logits = [part.logits for part in parts if part.logits is not None]
@@ -90,7 +90,7 @@ def extract(
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """A file of weights: the tensors, and the first 8 digits of the file's SHA-256. No code is run.
+    """The tensors in a file, and the first 8 digits of its SHA-256. No code in it is run.
 
     Raises:
         OSError: If the file cannot be read.

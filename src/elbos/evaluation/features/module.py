@@ -1,6 +1,6 @@
-"""Features of the user's own: a function in a Python file, `FILE.py:FUNCTION`.
+"""User-defined features: a function in a Python file, `FILE.py:FUNCTION`.
 
-It gets images, uint8 `[b, 3, h, w]`, and returns features `[b, d]`, or a pair of features and of
+It takes images, uint8 `[b, 3, h, w]`, and returns features `[b, d]`, or a pair of features and of
 logits `[b, k]`. The file is run as it is for the audit (`user_code`).
 """
 
@@ -20,10 +20,10 @@ from elbos.user_code import as_script, code_path, described, load_function
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """A function of your own: images, uint8 [b, 3, h, w], to features [b, d], or also logits."""
+    """A user-defined function of images, uint8 [b, 3, h, w], to features [b, d], or also logits."""
 
     path: str
-    """Where it is, as FILE.py:FUNCTION; kept as an absolute path."""
+    """FILE.py:FUNCTION; kept as an absolute path."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(files.expanded(Path(self.path))))
@@ -53,31 +53,27 @@ class Module:
         return Extractor(f"{Path(self.path).name}, file sha256 {digest}", compute)
 
     def _features(self, answer: Any, num: int) -> Features:
-        pooled, logits = (
-            answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
-        )
+        is_pair = isinstance(answer, tuple) and len(answer) == 2
+        pooled, logits = answer if is_pair else (answer, None)
         vectors = self._vectors(pooled, num)
         return Features(vectors, None if logits is None else self._vectors(logits, num))
 
     def _vectors(self, value: Any, num: int) -> Float32[Tensor, "b d"]:
-        """One vector an image, or a line that says what else there is."""
+        """One vector an image.
+
+        Raises:
+            ValueError: If it is something else, or not finite.
+        """
         is_tensor = isinstance(value, Tensor)
-        if (
-            not is_tensor
-            or not value.is_floating_point()
-            or value.ndim != 2
-            or len(value) != num
-            or value.numel() == 0
-            or value.layout != torch.strided
-            or value.is_meta
-        ):
+        is_matrix = is_tensor and value.ndim == 2 and len(value) == num and value.shape[1] > 0
+        if not is_matrix or not value.is_floating_point():
             kind = f"{value.dtype} {list(value.shape)}" if is_tensor else type(value).__name__
             raise ValueError(
                 f"{self.path} returns {kind} for {num} images: return float features [{num}, d], "
                 f"or a pair of them and logits [{num}, k]."
             )
-        num_bad = int((~value.isfinite()).any(1).sum())
+        vectors: Tensor = value.float().cpu()
+        num_bad = int((~vectors.isfinite()).any(1).sum())
         if num_bad:
             raise ValueError(f"{self.path} returns NaN or infinity for {num_bad} of {num} images.")
-        vectors: Tensor = value.float().cpu()
         return vectors
