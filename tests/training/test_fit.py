@@ -216,6 +216,8 @@ REFUSED = {
     ),
     "integers": ("torch.uint8", lambda: {"dataset": Images("uint8")}),
     "pixels to 255": ("is_bounded=False", lambda: {"dataset": Images("float")}),
+    "dicts": ("dict", lambda: {"dataset": [{"image": torch.zeros(3)}] * 8}),
+    "a stream": ("generator", lambda: {"dataset": (torch.zeros(3) for _ in range(8))}),
     "nothing": ("empty", lambda: {"dataset": Points(num=0)}),
     "fewer images than a batch": ("num_images", lambda: {"num_images": 3}),
     "guidance without a null": (

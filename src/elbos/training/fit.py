@@ -125,6 +125,9 @@ def fit(
         See examples/own_network.py.
     """
     require_positive(batch_size=batch_size)
+    if not isinstance(network, nn.Module):
+        kind = type(network).__name__
+        raise ValueError(f"the network is a {kind}: give a torch.nn.Module.")  # noqa: TRY004
     data = GivenData.from_datasets(
         dataset, validation, num_levels=num_levels, is_bounded=is_bounded
     )

@@ -49,11 +49,16 @@ class Items:
         """The samples of these numbers, `x` in float32, and their condition or None.
 
         Raises:
-            ValueError: If `x` is not of floating-point numbers, or beyond [-1, 1].
+            ValueError: If `x` is not a tensor of floating-point numbers, or beyond [-1, 1].
         """
         items = [self.dataset[row] for row in rows.tolist()]
-        is_pair = isinstance(items[0], tuple | list)
+        is_pair = isinstance(items[0], tuple | list) and len(items[0]) == 2
         x, cond = default_collate(items) if is_pair else (default_collate(items), None)
+        if not isinstance(x, Tensor):
+            kind = type(items[0]).__name__
+            raise ValueError(
+                f"an item of the dataset is a {kind}: give x or (x, cond), x a tensor."
+            )
         if not x.is_floating_point():
             raise ValueError(f"the dataset's x is {x.dtype}: give numbers from -1 to 1.")
         if self.is_bounded and not x.abs().max() <= 1 + _TOLERANCE:
@@ -79,8 +84,11 @@ class GivenData:
         """The data of two datasets; the second may be None.
 
         Raises:
-            ValueError: If the dataset is empty, or an item is none.
+            ValueError: If the dataset has no length or is empty, or an item is none.
         """
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+            kind = type(dataset).__name__
+            raise ValueError(f"a {kind} is no dataset: give one with a length and dataset[i].")
         training = Items(dataset, is_bounded)
         if len(training) == 0:
             raise ValueError("the dataset is empty.")
