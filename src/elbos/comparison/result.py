@@ -157,6 +157,11 @@ class ObjectiveResult:
         """Whether all seeds have scores: others are shown, and not compared."""
         return self.status == "complete"
 
+    @property
+    def has_curves(self) -> bool:
+        """Whether there are curves over images or noise levels."""
+        return bool(self.learning or self.elbo or self.curve)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
@@ -383,6 +388,11 @@ class Comparison:
         """The objectives with scores of all seeds, which are compared."""
         return tuple(one for one in self.objectives if one.is_complete)
 
+    @property
+    def erratic(self) -> dict[str, tuple[str, ...]]:
+        """By metric, the objectives that scatter more than ten times as much as is typical."""
+        return {key: one.erratic for key, one in self.statistics.items() if one and one.erratic}
+
     def to_dict(self) -> dict[str, Any]:
         """What report.json holds."""
         return {**to_json(self), "ranking": self.ranking and self.ranking.to_dict()}
@@ -417,11 +427,18 @@ class Comparison:
             return records
         return pandas.DataFrame(records).set_index("objective")
 
-    def plot(self) -> "Figure":
-        """The ELBO of noisy data and the loss, over log-SNR, of every objective."""
-        from elbos.report.comparison import levels_figure
+    def plot(self) -> "Figure | None":
+        """The ELBO of noisy data and the loss, over log-SNR, of every objective; None without any
+        scores.
+        """
+        from elbos.report.comparison_figures import levels_figure
 
         return levels_figure(self)
+
+    def _repr_html_(self) -> str:
+        from elbos.report.comparison_tables import results_table
+
+        return results_table(self).html()
 
     def to_markdown(self) -> str:
         """The report as Markdown, as GitHub renders it."""

@@ -48,6 +48,12 @@ def render(template: str, **context: Any) -> str:
     return trusted.get(suffix, str)(text)
 
 
+def sentences(template: str, macro: str, *args: Any) -> list[str]:
+    """The lines that a macro of a template of plain text makes of its arguments, for any format."""
+    text: str = getattr(_environment(".txt").get_template(template).module, macro)(*args)
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def document(template: str, **context: Any) -> str:
     """A whole page, from a template that extends `base.html`: with the style, the script, the
     plotting library, and the policy that lets only these run.

@@ -125,6 +125,8 @@ class Table:
             title=Text(printable(self.caption)) if self.caption else None,
             title_justify="left",
             box=box.SIMPLE,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
             show_header=self.has_head,
         )
         for i, column in enumerate(self.columns):
