@@ -167,7 +167,7 @@ def _require_takes(target: str, function: Any, arguments: tuple[str, ...], verb:
         raise ValueError(f"{target} is a class: {wrapped}")
     if not callable(function):
         kind = type(function).__name__
-        raise ValueError(f"{target} is no function, but of type {kind}.")  # noqa: TRY004
+        raise ValueError(f"{target} is no function, but of type {kind}.")
     try:
         signature = inspect.signature(function)
     except (ValueError, TypeError):  # some callables have none

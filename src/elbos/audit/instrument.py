@@ -329,5 +329,5 @@ def _total(loss: Any) -> Tensor:
     if isinstance(loss, tuple | list) and loss:
         loss = loss[0]
     if not isinstance(loss, Tensor):
-        raise ValueError(f"The loss is a {type(loss).__name__}: return a tensor.")  # noqa: TRY004
+        raise ValueError(f"The loss is a {type(loss).__name__}: return a tensor.")
     return loss.sum()

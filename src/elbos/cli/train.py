@@ -75,9 +75,7 @@ class TrainFile(Train):
             ValueError: If the file holds no more than the name of a network or of data.
         """
         if isinstance(config.data, Given):
-            raise ValueError(  # noqa: TRY004, of a file
-                f"{config.data.name} was given to `elbos.fit`: call that again."
-            )
+            raise ValueError(f"{config.data.name} was given to `elbos.fit`: call that again.")
         if isinstance(config.network, OwnNetwork):
             if not any(word.startswith("network:") for word in words):
                 raise ValueError(

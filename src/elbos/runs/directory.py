@@ -59,9 +59,7 @@ class RunDirectory:
         except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
-            raise ValueError(  # noqa: TRY004, of a file
-                f"{file} is damaged: put back the one that was there."
-            )
+            raise ValueError(f"{file} is damaged: put back the one that was there.")
         return content
 
     def write(self, name: str, content: dict[str, Any]) -> None:

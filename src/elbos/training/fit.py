@@ -127,7 +127,7 @@ def fit(
     require_positive(batch_size=batch_size)
     if not isinstance(network, nn.Module):
         kind = type(network).__name__
-        raise ValueError(f"the network is a {kind}: give a torch.nn.Module.")  # noqa: TRY004
+        raise ValueError(f"the network is a {kind}: give a torch.nn.Module.")
     data = GivenData.from_datasets(
         dataset, validation, num_levels=num_levels, is_bounded=is_bounded
     )

@@ -63,7 +63,7 @@ class OwnNetwork:
                 where = code_path(self.name).resolve()
                 raise ValueError(f"{self.name} fails: {described(error, where)}") from error
         if not isinstance(network, nn.Module):
-            raise ValueError(  # noqa: TRY004, of the user's file
+            raise ValueError(
                 f"{self.name} returns a {type(network).__name__}: return a torch.nn.Module."
             )
         return network
