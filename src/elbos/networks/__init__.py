@@ -21,7 +21,7 @@ from torch import nn
 from elbos.networks.mlp import MLP, MLPConfig
 from elbos.networks.unet import UNet, UNetConfig
 
-__all__ = ["MLP", "MLPConfig", "NetworkConfig", "UNet", "UNetConfig"]
+__all__ = ["MLP", "NETWORKS", "MLPConfig", "NetworkConfig", "UNet", "UNetConfig"]
 
 
 class NetworkConfig(Protocol):
@@ -29,3 +29,7 @@ class NetworkConfig(Protocol):
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
         """The network for samples of `shape`; ValueError if it does not fit them."""
+
+
+NETWORKS: tuple[type[NetworkConfig], ...] = (UNetConfig, MLPConfig)
+"""Every architecture. A new one joins the command line and the run files by a line here."""

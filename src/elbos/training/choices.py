@@ -5,20 +5,21 @@ the mathematics, such as `weightings.WEIGHTINGS`: a new class is found here by i
 """
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args
 
 import tyro
 
 from elbos import adaptive, parameterizations, schedules, weightings
-from elbos.networks import MLPConfig, NetworkConfig, UNetConfig
+from elbos.networks import NETWORKS, NetworkConfig
 from elbos.tabulated import Tabulated
-from elbos.training.data import Digits, Fashion, Folder, Given, Toy
+from elbos.training.data import Given, KnownData
 from elbos.training.network import OwnNetwork
 
 
 def command_name(cls: type) -> str:
     """What a class is called on the command line: `SoftMinSNR` is soft-min-snr."""
-    name = {"InDI": "Indi", "CosMap": "Cosmap"}.get(cls.__name__, cls.__name__)
+    name = cls.__name__.removesuffix("Config")
+    name = {"InDI": "Indi", "CosMap": "Cosmap", "UNet": "Unet"}.get(name, name)
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
 
 
@@ -51,7 +52,7 @@ def require_storable(weighting: weightings.WeightFunction) -> None:
 
 if TYPE_CHECKING:
     Network = NetworkConfig
-    Data = Digits | Fashion | Folder | Toy | Given
+    Data = KnownData | Given
     Prediction = parameterizations.Parameterization
     NoiseSchedule = schedules.Schedule
     Weight = weightings.Weighting
@@ -88,8 +89,7 @@ else:
         return OwnNetwork.from_file(function)
 
     Network = Union[  # noqa: UP007, built at run time
-        Annotated[UNetConfig, tyro.conf.subcommand("unet")],
-        Annotated[MLPConfig, tyro.conf.subcommand("mlp")],
+        _choice(*NETWORKS),
         Annotated[OwnNetwork, tyro.conf.subcommand("own", constructor=_own_network)],
     ]
-    Data = Union[Digits, Fashion, Folder, Toy, tyro.conf.Suppress[Given]]  # noqa: UP007
+    Data = Union[(*get_args(KnownData), tyro.conf.Suppress[Given])]

@@ -24,12 +24,12 @@ from elbos.training.data.folder import Folder
 from elbos.training.data.given import Given, GivenData, Items
 from elbos.training.data.toy import Toy
 
-Data = Digits | Fashion | Folder | Toy
+KnownData = Digits | Fashion | Folder | Toy
+"""The data sets of the command line. A new one joins it, and the run files, by its name here."""
 
 __all__ = [
     "Batch",
     "Batches",
-    "Data",
     "DataSpec",
     "Dataset",
     "Digits",
@@ -38,6 +38,7 @@ __all__ = [
     "Given",
     "GivenData",
     "Items",
+    "KnownData",
     "Samples",
     "Source",
     "Split",
