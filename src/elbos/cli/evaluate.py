@@ -21,6 +21,7 @@ from elbos.progress import begin, progress
 from elbos.report.evaluation import evaluation_tables, runs_table
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import run_config
+from elbos.training.machine import keep_freed_memory
 from elbos.training.run import Run
 from elbos.training.sampling import Sampling
 
@@ -48,6 +49,7 @@ class Evaluate:
     """Print the results as JSON."""
 
     def __call__(self) -> None:
+        keep_freed_memory()
         runs = [Run.with_function(path, self.network) for path in self.runs]
         _ = [run.dataset for run in runs]  # fails here, if it does, and not after hours
         is_changed = self.sampling != runs[0].config.sampling

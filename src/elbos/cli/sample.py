@@ -14,6 +14,7 @@ from elbos.evaluation.draw_samples import Request, draw_samples
 from elbos.progress import progress
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import run_config
+from elbos.training.machine import keep_freed_memory
 from elbos.training.run import Run
 from elbos.training.sampling import Sampling
 
@@ -38,6 +39,7 @@ class Sample:
     """Print the paths as JSON."""
 
     def __call__(self) -> None:
+        keep_freed_memory()
         run = Run.with_function(self.run, self.network)
         is_main = PartialState().is_main_process
         with progress(Console(stderr=True, quiet=not is_main)) as bar:

@@ -14,6 +14,8 @@ from elbos.runs.codec import parse
 from elbos.samplers import Ancestral, Heun, Sampler
 from elbos.training.choices import Weight
 from elbos.training.config import Config, Output
+from elbos.training.data import Given
+from elbos.training.network import OwnNetwork
 from elbos.training.sampling import Sampling
 
 NUM_VALIDATIONS, NUM_LOGGED, NUM_SAVED = 8, 50, 4
@@ -112,6 +114,11 @@ class Experiment:
         names = [one.name for one in self.objectives]
         if not self.objectives or not self.seeds:
             raise ValueError("There is nothing to compare: give at least one objective and a seed.")
+        for part in (self.config.data, self.config.network):
+            if isinstance(part, Given | OwnNetwork):  # runs are made in processes of their own
+                raise ValueError(
+                    f"{part.name} is user-defined: a comparison needs what files can hold."
+                )
         for what, given in (("objective", names), ("seed", [str(seed) for seed in self.seeds])):
             if twice := [one for one in given if given.count(one) > 1]:
                 raise ValueError(f"The {what} {twice[0]} is given twice.")

@@ -32,7 +32,7 @@ from elbos.training.config import Config
 from elbos.training.data import Toy
 from elbos.training.fit import train
 from elbos.training.run import Run
-from elbos.training.trainer import (
+from elbos.training.validation import (
     NUM_GRID_IMAGES,
     NUM_VALIDATION_IMAGES,
     NUM_VALIDATION_TIMES,

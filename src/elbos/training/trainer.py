@@ -35,17 +35,11 @@ from elbos.training.data import Batch, Batches, Samples
 from elbos.training.machine import machine
 from elbos.training.monitor import Monitor, OnImages
 from elbos.training.network import with_three_arguments
-from elbos.training.pictures import is_drawable, png
 from elbos.training.precision import autocast, described
-from elbos.training.randomness import Draw, draw, generator
+from elbos.training.randomness import Draw, draw
 from elbos.training.run import averaged_weights
-from elbos.training.sampling import sample
-from elbos.training.state import new_state, require_guidable, uses_labels
-from elbos.training.validation import bound_of
-
-NUM_VALIDATION_IMAGES = 500
-NUM_VALIDATION_TIMES = 4
-NUM_GRID_IMAGES = 64
+from elbos.training.state import new_state, require_guidable
+from elbos.training.validation import sample_grid, validation_bound
 
 
 class Trainer:
@@ -217,52 +211,21 @@ class Trainer:
         return bool(self.accelerator.gather(flag).any())
 
     def validate(self) -> dict[str, float]:
-        """Bound on some validation samples, in nats per dimension; and write a grid of samples."""
-        config, spec, device = self.config, self.data.spec, self.accelerator.device
-        denoiser = Denoiser(with_three_arguments(self.state.ema.network), config.parameterization)
-        source, values = self.data.validation, {}
+        """The bound on validation samples, in nats per dimension; and write a grid of samples."""
+        config, device = self.config, self.accelerator.device
+        network = with_three_arguments(self.state.ema.network)
+        denoiser, values = Denoiser(network, config.parameterization), {}
         with autocast(config, device):
-            if source is not None:
-                rows = torch.randperm(len(source), generator=generator(0))[:NUM_VALIDATION_IMAGES]
-                bound = bound_of(
-                    denoiser,
-                    source,
-                    rows,
-                    config.schedule,
-                    num_levels=spec.num_levels,
-                    num_times=NUM_VALIDATION_TIMES,
-                    use_cond=config.use_labels,
-                    device=device,
-                )
-                values["val_nats"] = bound.total.mean().item()
-                if len(rows) > 1:
-                    values["val_nats_se"] = bound.total.std().item() / math.sqrt(len(rows))
-            if is_drawable(spec.shape):
-                samples = sample(
-                    denoiser,
-                    config.sampling,
-                    config.schedule,
-                    num=NUM_GRID_IMAGES,
-                    shape=spec.shape,
-                    seed=config.seed,
-                    device=device,
-                    cond=self.grid_cond(),
-                    null_cond=self.null_cond,
-                )
-                grid = png(torch.cat(list(samples)))
-                self.run.samples.mkdir(exist_ok=True)
-                files.write(self.run.samples / f"{self.state.step:08d}.png", grid)
+            bound = validation_bound(denoiser, config, self.data, device)
+            grid = sample_grid(denoiser, config, self.data, self.null_cond, device)
+        if grid is not None:
+            self.run.samples.mkdir(exist_ok=True)
+            files.write(self.run.samples / f"{self.state.step:08d}.png", grid)
+        if bound is not None:
+            values["val_nats"] = bound.total.mean().item()
+            if len(bound.total) > 1:
+                values["val_nats_se"] = bound.standard_error * math.log(2)
         return values
-
-    def grid_cond(self) -> Condition:
-        """The condition of a grid of samples: each class in turn, or that of the first data."""
-        rows = torch.arange(NUM_GRID_IMAGES)
-        if uses_labels(self.config, self.data.spec):
-            return rows % (self.data.spec.num_classes or 1)
-        if not self.config.use_labels:
-            return None
-        source = self.data.validation or self.data.training
-        return source.batch(rows % len(source))[1]
 
     def save(self) -> None:
         """Write a checkpoint."""

@@ -1,17 +1,72 @@
-"""The variational bound of some samples, batch by batch, with the network at hand."""
+"""Validation during training: a bound on held-out data, and a grid of samples."""
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from elbos.conditions import to_device
+from elbos.conditions import Condition, to_device
 from elbos.denoiser import Denoise
 from elbos.likelihood import Bound, variational_bound
 from elbos.schedules import Linear, Schedule
-from elbos.training.data import Source
+from elbos.training.config import Config
+from elbos.training.data import Samples, Source
+from elbos.training.pictures import is_drawable, png
 from elbos.training.randomness import generator
+from elbos.training.sampling import sample
+from elbos.training.state import uses_labels
 
 BATCH_SIZE = 250  # part of the protocol: noise is keyed by batch
+NUM_VALIDATION_IMAGES = 500
+NUM_VALIDATION_TIMES = 4
+NUM_GRID_IMAGES = 64
+
+
+def validation_bound(
+    denoiser: Denoise, config: Config, data: Samples, device: torch.device
+) -> Bound | None:
+    """The bound of 500 validation samples, the same each time; None if there are no such data."""
+    source = data.validation
+    if source is None:
+        return None
+    return bound_of(
+        denoiser,
+        source,
+        torch.randperm(len(source), generator=generator(0))[:NUM_VALIDATION_IMAGES],
+        config.schedule,
+        num_levels=data.spec.num_levels,
+        num_times=NUM_VALIDATION_TIMES,
+        use_cond=config.use_labels,
+        device=device,
+    )
+
+
+def sample_grid(
+    denoiser: Denoise, config: Config, data: Samples, null_cond: Condition, device: torch.device
+) -> bytes | None:
+    """A PNG of 64 samples of the run's seed; None if samples are neither images nor points.
+
+    They are conditioned on each class in turn, or on what the first samples of the data are.
+    """
+    if not is_drawable(data.spec.shape):
+        return None
+    rows, cond = torch.arange(NUM_GRID_IMAGES), None
+    if uses_labels(config, data.spec):
+        cond = rows % (data.spec.num_classes or 1)
+    elif config.use_labels:
+        source = data.validation or data.training
+        _, cond = source.batch(rows % len(source))
+    samples = sample(
+        denoiser,
+        config.sampling,
+        config.schedule,
+        num=NUM_GRID_IMAGES,
+        shape=data.spec.shape,
+        seed=config.seed,
+        device=device,
+        cond=cond,
+        null_cond=null_cond,
+    )
+    return png(torch.cat(list(samples)))
 
 
 def bound_of(
