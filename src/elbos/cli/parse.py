@@ -165,20 +165,19 @@ def one_line(message: str, page: Page) -> str:
 
 def _hint(word: str, value: str, names: Sequence[str], options: Iterable[str]) -> str:
     """What may have been meant by a word that nothing is called, before `value`."""
+    key = re.sub("^lr$", "learning-rate", word.lstrip("-").replace("=", ":"))
+    group = [n for n in names if f".{n}".partition(":")[0].endswith(f".{key.partition(':')[0]}")]
     if not word.startswith("-"):
-        if meant := _nearest(word.replace("=", ":"), names):
-            return f"did you mean {meant}?"
-        return _choices([n for n in names if n.startswith(word.partition(":")[0] + ":")] or names)
-    group = re.sub("^lr$", "learning-rate", word.lstrip("-"))
-    if members := [n for n in names if f".{n}".partition(":")[0].endswith(f".{group}")]:
-        meant = _nearest(value, members)
-        return f"did you mean {meant}?" if meant else _choices(members, most=len(members))
-    groups = {name.partition(":")[0] for name in names if ":" in name}
-    groups = {g for g in groups if group.count(".") in (0, g.count("."))}
-    if meant := _nearest(group, sorted(groups)):
-        return _hint(f"--{meant}", value, names, options)
-    meant = _nearest(group, [option.lstrip("-") for option in options])
-    return f"did you mean --{meant}?" if meant else ""
+        meant = _nearest(key, group or names)
+    elif group:
+        meant = value and _nearest(f"{key}:{value}", group)
+    else:
+        known = {option.lstrip("-"): option for option in options}
+        part = get_close_matches(f"{key}:{value}", names, n=1, cutoff=0.8)  # --wieghting elbo
+        meant = part[0] if part else known.get(_nearest(key, [*known]) or "")
+    if meant:
+        return f"did you mean {meant}?"
+    return _choices(group, most=len(group)) or _choices([] if word.startswith("-") else names)
 
 
 def _choices(names: Sequence[str], most: int = _MAX_LISTED) -> str:
