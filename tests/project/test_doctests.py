@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the mathematical core."""
+"""The examples in docstrings."""
 
 import doctest
 import importlib
@@ -7,35 +7,12 @@ from pathlib import Path
 
 import pytest
 
-MODULES = [
-    "adaptive",
-    "analysis",
-    "audit",
-    "audit.declare",
-    "audit.matching",
-    "checks",
-    "cli.long_help",
-    "cli.parse",
-    "errors",
-    "denoiser",
-    "evaluation.words",
-    "extrema",
-    "adapters.diffusers",
-    "likelihood",
-    "objective",
-    "oracles",
-    "parameterizations",
-    "process",
-    "recipes",
-    "report.audit",
-    "report.audit_terminal",
-    "report.colors",
-    "report.html",
-    "report.numbers",
-    "samplers",
-    "schedules",
-    "weightings",
-]
+SOURCE = Path(__file__).parents[2] / "src"
+MODULES = {
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(SOURCE.rglob("*.py"))
+    if ">>> " in path.read_text()
+}
 
 
 class Finder(doctest.DocTestFinder):
@@ -47,10 +24,9 @@ class Finder(doctest.DocTestFinder):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_are_true(name):
-    module = importlib.import_module(f"elbos.{name}")
     runner = doctest.DocTestRunner()
-    for test in Finder(exclude_empty=True).find(module):
+    for test in Finder(exclude_empty=True).find(importlib.import_module(name)):
         runner.run(test)
     assert runner.failures == 0
-    source = Path(module.__file__).read_text(encoding="utf-8")
-    assert runner.tries == source.count(">>> ")  # none was missed
+    lines = [line for line in MODULES[name].read_text().splitlines() if ">>> " in line]
+    assert runner.tries == sum("+SKIP" not in line for line in lines)  # none was missed

@@ -58,7 +58,7 @@ def stratified_times(
 
     Examples:
         >>> stratified_times(2, 3, torch.Generator().manual_seed(0)).flatten().sort()[0].diff() * 6
-        tensor([1., 1., 1., 1., 1.], dtype=torch.float64)
+        tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000], dtype=torch.float64)
     """
     u = torch.rand((), dtype=torch.float64, generator=generator)
     offset = (torch.randperm(num, generator=generator) + u) / num

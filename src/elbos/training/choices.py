@@ -34,6 +34,7 @@ def require_storable(weighting: weightings.WeightFunction) -> None:
     """Raise a ValueError if it is a weighting that no config.json can hold.
 
     Examples:
+        >>> import torch
         >>> require_storable(weightings.Monotone(torch.exp))
         Traceback (most recent call last):
         ...
