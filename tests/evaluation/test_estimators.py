@@ -88,7 +88,7 @@ def test_frechet_distance_is_a_distance(randn, covariances):
 
 
 def test_few_samples_are_warned_of(randn):
-    with pytest.warns(UserWarning, match="8 samples have a singular covariance in 8 dimensions"):
+    with pytest.warns(UserWarning, match="8 samples.* 8 dimensions"):
         Statistics.from_features(randn(8, 8))
     Statistics.from_features(randn(9, 8))
 
@@ -252,20 +252,20 @@ BAD = torch.zeros(40, 2).index_fill_(0, torch.tensor([4, 7]), torch.nan)
 
 
 @pytest.mark.parametrize(
-    ("measure", "message"),
+    ("measure", "numbers"),
     [
-        (lambda: Statistics.from_features(FEW[:1]), "2 samples or more: there is 1"),
-        (lambda: Statistics.from_features(BAD), "2 of 40 rows of features hold NaN or infinity"),
-        (lambda: kernel_distance(FEW[:2], MANY), "3 samples .*: there are 2 and 40"),
-        (lambda: kernel_distance(MANY, FEW[:1]), "2 reference features .*: there are 40 and 1"),
-        (lambda: kernel_distance(MANY, BAD), "2 of 40 rows"),
-        (lambda: precision_recall(MANY, FEW), "more than 3 samples, .* there are 3"),
-        (lambda: precision_recall(BAD, MANY), "2 of 40 rows"),
-        (lambda: inception_score(FEW), "of 10 samples or more, .* there are 3"),
-        (lambda: inception_score(BAD), "2 of 40 rows"),
+        (lambda: Statistics.from_features(FEW[:1]), "2.* 1"),
+        (lambda: Statistics.from_features(BAD), "2 of 40"),
+        (lambda: kernel_distance(FEW[:2], MANY), "3.* 2 and 40"),
+        (lambda: kernel_distance(MANY, FEW[:1]), "2.* 40 and 1"),
+        (lambda: kernel_distance(MANY, BAD), "2 of 40"),
+        (lambda: precision_recall(MANY, FEW), "more than 3.* 3"),
+        (lambda: precision_recall(BAD, MANY), "2 of 40"),
+        (lambda: inception_score(FEW), "10.* 3"),
+        (lambda: inception_score(BAD), "2 of 40"),
     ],
 )
-def test_what_cannot_be_measured_is_said_in_one_line(measure, message):
-    with pytest.raises(ValueError, match=message) as error:
+def test_what_cannot_be_measured_is_refused(measure, numbers):
+    with pytest.raises(ValueError, match=numbers) as error:
         measure()
     assert "\n" not in str(error.value)

@@ -132,7 +132,7 @@ def test_a_damaged_cache_is_replaced_with_a_warning(damage, own_cache):
 
 def test_features_that_changed_under_the_same_name_are_noticed(own_cache):
     reference(dataset(), "train", Means().extractor)
-    with pytest.warns(UserWarning, match="other features than means"):
+    with pytest.warns(UserWarning, match="means"):
         again = reference(dataset(), "train", Means(scale=2.0).extractor)
     fresh = reference(dataset(), "train", Means("other", scale=2.0).extractor)
     assert torch.equal(again.rows, fresh.rows)
@@ -142,7 +142,7 @@ def test_features_that_are_random_are_refused():
     def compute(images):
         return Features(torch.rand(len(images), 2), None)
 
-    with pytest.raises(ValueError, match="dice does not compute the same features twice"):
+    with pytest.raises(ValueError, match="dice"):
         reference(dataset(), "train", Extractor("dice", compute))
 
 
@@ -189,13 +189,13 @@ def test_a_process_killed_while_it_writes_leaves_nothing_that_counts(own_cache):
 
 
 def test_points_have_no_quality():
-    with pytest.raises(ValueError, match="Sample quality needs images: toy-ring holds points"):
+    with pytest.raises(ValueError, match="toy-ring"):
         reference(Toy().load(), "test", Means().extractor)
 
 
 def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "elbos").write_text("a file where a folder belongs")
-    with pytest.raises(OSError, match=r"cannot write the cache .* set XDG_CACHE_HOME"):
+    with pytest.raises(OSError, match="XDG_CACHE_HOME"):
         reference(dataset(), "train", Means().extractor)
 
 

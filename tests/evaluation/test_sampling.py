@@ -170,8 +170,8 @@ def test_a_process_that_fails_ends_the_others(tmp_path: Path, is_main: bool) -> 
 @pytest.mark.parametrize("words", [("evaluate", "run"), ("audit", "edm")], ids=" ".join)
 def test_other_verbs_run_in_one_process(tmp_path: Path, words: tuple[str, ...]) -> None:
     done = launch(*words, num=2, cwd=tmp_path)
-    line = f"elbos: `elbos {words[0]}` runs in one process: start it without torchrun."
-    assert done.stderr.splitlines().count(line) == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("elbos: ")]
+    assert len(said) == 1 and f"elbos {words[0]}" in said[0] and "torchrun" in said[0]
     assert "exitcode  : 2" in done.stderr
     assert done.stdout == ""
 

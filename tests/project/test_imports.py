@@ -25,7 +25,6 @@ GROUPS = [
 RANKS = {name: rank for rank, group in enumerate(GROUPS) for name in group}
 MOVING = {
     ("audit", "report"),
-    ("evaluation", "report"),
 }
 """Packages, the first of which still imports from the second."""
 

@@ -1,11 +1,8 @@
-"""What an evaluation is made of: parts that are kept, rounds until a target, the theorem."""
+"""The theorem on measured losses, and when more rounds help."""
 
-import hashlib
 import math
-from dataclasses import dataclass
 
 import pytest
-import safetensors.torch
 import torch
 from oracles import gaussian, gaussian_loss, weighted_integral, z_score
 
@@ -21,55 +18,8 @@ from elbos.likelihood import (
     prior_loss,
     stratified_times,
 )
-from elbos.runs.store import Store
 
 LINEAR = schedules.Linear(logsnr_min=-8.0, logsnr_max=11.0)
-
-
-# --- parts ---------------------------------------------------------------------------------------
-
-
-@dataclass
-class Counting:
-    """Computes a part, and counts how often."""
-
-    num: int = 0
-
-    def __call__(self):
-        self.num += 1
-        return {"x": torch.arange(3.0)}
-
-
-def test_a_part_is_computed_once(tmp_path):
-    compute = Counting()
-    parts = [Store(tmp_path / "s").part("a", compute)["x"] for _ in range(3)]
-    assert compute.num == 1
-    assert all(torch.equal(part, torch.arange(3.0)) for part in parts)
-
-
-SEALED = hashlib.sha256(b"no tensors").digest() + b"no tensors"
-
-
-@pytest.mark.parametrize("content", [b"", b"{}", b"x" * 100, safetensors.torch.save({}), SEALED])
-def test_a_damaged_part_is_computed_again_with_a_warning(tmp_path, content):
-    compute, store = Counting(), Store(tmp_path)
-    store.part("a", compute)
-    path = tmp_path / "a.safetensors"
-    whole = path.read_bytes()
-    path.write_bytes(content)
-    with pytest.warns(RuntimeWarning, match=r"a\.safetensors is damaged: it is computed again"):
-        store.part("a", compute)
-    assert compute.num == 2
-    assert path.read_bytes() == whole
-
-
-def test_a_part_that_fails_leaves_nothing(tmp_path):
-    def fail():
-        raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        Store(tmp_path / "s").part("a", fail)
-    assert not (tmp_path / "s").exists()
 
 
 # --- rounds --------------------------------------------------------------------------------------
