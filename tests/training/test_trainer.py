@@ -14,31 +14,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from scipy.integrate import quad
-from scipy.optimize import brentq
 from tiny import DIGITS, log, tensors
-from torch import Tensor, nn
 
-from elbos import files, parameterizations, weightings
+from elbos import parameterizations, weightings
 from elbos.adaptive import Adaptive
 from elbos.errors import Diverged, Interrupted
 from elbos.likelihood import warn_if_unresolved
 from elbos.networks import MLPConfig
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
-from elbos.training.config import Averaging, Config, Optimizer, Output, run_config
+from elbos.training.config import Config, Optimizer, Output, run_config
 from elbos.training.data import Toy
-from elbos.training.ema import EMA
 from elbos.training.fit import train
 from elbos.training.machine import new_accelerator
 from elbos.training.presets import PRESETS
-from elbos.training.randomness import draw, generator
 from elbos.training.state import new_state
 from elbos.training.trainer import Trainer
 
 GOLDEN = Path(__file__).with_name(
     "golden_losses.json"
-)  # python tests/training/test_training.py writes it
+)  # python tests/training/test_trainer.py writes it
 TOY = Config(
     data=Toy(num_train=1000),
     network=MLPConfig(num_features=16, num_blocks=1),
@@ -275,30 +270,6 @@ def test_two_processes_are_one(tmp_path: Path, schedule: str) -> None:
     torch.testing.assert_close(*losses, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("num_processes", [1, 2, 4])
-def test_shards_draw_the_same_on_any_number_of_processes(num_processes: int) -> None:
-    def drawn(shards: range):
-        return draw(
-            *(0, 3),
-            batch_size=16,
-            num_shards=4,
-            shards=shards,
-            shape=(2,),
-            device=torch.device("cpu"),
-        )
-
-    size = 4 // num_processes
-    parts = [drawn(range(i * size, (i + 1) * size)) for i in range(num_processes)]
-    for name in ("times", "eps", "uniform"):
-        joined = torch.cat([getattr(part, name) for part in parts])
-        assert torch.equal(joined, getattr(drawn(range(4)), name))
-
-
-def test_different_keys_give_different_streams() -> None:
-    keys = [(1,), (1, 0), (1, 0, 0), (0, 1), (1, 1), (1, 0, 0, 0), (1, 0, 0, 1), (2**32 + 1,)]
-    assert len({generator(*key).initial_seed() for key in keys}) == len(keys)
-
-
 # --- only the trainer changes state --------------------------------------------------------------
 
 
@@ -324,52 +295,7 @@ def test_validation_is_deterministic_and_draws_from_no_shared_source(tmp_path: P
     assert first["val_nats_se"] > 0
 
 
-def profile(relative_width: float, num_steps: int) -> Tensor:
-    """The share of every step's weights in the average, and last that of the initial weights."""
-    network = nn.Linear(num_steps + 1, 1, bias=False, dtype=torch.float64)
-    basis = torch.eye(num_steps + 1, dtype=torch.float64)
-    network.load_state_dict({"weight": basis[-1:]})
-    ema = EMA(network, Averaging(relative_width=relative_width))
-    for step in range(1, num_steps + 1):
-        network.load_state_dict({"weight": basis[step - 1 : step]})
-        ema.update(network, step)
-    return ema.network.weight[0]
-
-
-@pytest.mark.parametrize("relative_width", [0.03, 0.063, 0.1, 0.25])
-@pytest.mark.parametrize("num_steps", [1, 7, 500])
-def test_the_average_has_the_profile_of_a_power_function(
-    relative_width: float, num_steps: int
-) -> None:
-    """The exponent from the width, and the shares of steps, by quadrature."""
-
-    def width(exponent: float) -> float:
-        moments = [quad(lambda x, m=m: x ** (exponent + m), 0, 1)[0] for m in range(3)]
-        mean, square = moments[1] / moments[0], moments[2] / moments[0]
-        return math.sqrt(square - mean**2) - relative_width
-
-    exponent = brentq(width, 0, 100, xtol=1e-12)
-    whole, _ = quad(lambda x: x**exponent, 0, num_steps)
-    expected = [
-        quad(lambda x: x**exponent, step - 1, step)[0] / whole for step in range(1, num_steps + 1)
-    ]
-    found = profile(relative_width, num_steps)
-    torch.testing.assert_close(found.tolist(), [*expected, 0.0], rtol=0, atol=1e-7)
-
-
-def test_the_relative_width_is_the_standard_deviation_of_the_steps() -> None:
-    """Measured where they are, in the middle of their intervals: 1/12 is left out."""
-    num_steps = 500
-    shares, middle = profile(0.1, num_steps)[:-1], torch.arange(num_steps) + 0.5
-    variance = (shares * middle.square()).sum() - (shares * middle).sum().square() + 1 / 12
-    assert variance.sqrt().item() / num_steps == pytest.approx(0.1, rel=1e-3)
-
-
 # --- nothing lost --------------------------------------------------------------------------------
-
-
-def files_of(run: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in (run / "checkpoints").rglob("*.*")}
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path, at_step: AtStep) -> None:
@@ -403,44 +329,6 @@ def test_too_large_a_learning_rate_is_noticed(tmp_path: Path) -> None:
         with pytest.raises(Diverged, match=r"step 1 is not finite .* lower --optimizer"):
             train(config, tmp_path)
         assert tensors(tmp_path)["step"] == 1
-
-
-def test_leftovers_of_killed_processes_are_removed_and_others_stay(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    train(TOY, tmp_path)
-    here = files.partial(Path("x")).name.split(".")[2]  # this machine
-    gone = [
-        tmp_path / f".config.json.{here}.{dead.pid}.partial",
-        tmp_path / "samples" / f".00000010.png.{here}.{os.getpid()}.partial",
-        tmp_path / "checkpoints" / f".00000010.{here}.{dead.pid}.partial" / "ema.safetensors",
-    ]
-    stays = [
-        tmp_path / f".eval.json.elsewhere.{dead.pid}.partial",
-        tmp_path / f".eval.json.{here}.{os.getppid()}.partial",
-    ]
-    for path in (*gone, *stays):
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    train(TOY, tmp_path)
-    assert sorted(tmp_path.rglob(".*.partial")) == sorted(stays)
-
-
-@pytest.mark.parametrize("tail", [b'{"step": 10, "lo', b"\0\0\0\n", b"[]\n", b'{"loss": 1}\n'])
-def test_damaged_lines_of_the_log_are_dropped(tmp_path: Path, tail: bytes) -> None:
-    train(TOY, tmp_path)
-    before = (tmp_path / "metrics.jsonl").read_bytes()
-    (tmp_path / "metrics.jsonl").write_bytes(before + tail)
-    train(TOY, tmp_path)
-    assert (tmp_path / "metrics.jsonl").read_bytes() == before
-
-
-def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
-    for value in (1.0, 2.0):
-        checkpoint.save(tmp_path, 5, {"ema": {"w": torch.tensor(value)}}, num_kept=1)
-    with checkpoint.reading(tmp_path / "00000005") as (step, groups):
-        assert (step, groups["ema"]["w"].item()) == (5, 2.0)
-    assert [path.name for path in tmp_path.iterdir()] == ["00000005"]
 
 
 def test_tensorboard_gets_the_log(tmp_path: Path) -> None:

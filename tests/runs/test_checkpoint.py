@@ -1,0 +1,62 @@
+"""Checkpoints: whole, or of the step before."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from elbos import files
+from elbos.runs import checkpoint
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    for value in (1.0, 2.0):
+        checkpoint.save(tmp_path, 5, {"ema": {"w": torch.tensor(value)}}, num_kept=1)
+    with checkpoint.reading(tmp_path / "00000005") as (step, groups):
+        assert (step, groups["ema"]["w"].item()) == (5, 2.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["00000005"]
+
+
+def test_the_latest_ones_are_kept(tmp_path: Path) -> None:
+    for step in (1, 9, 10, 11):
+        checkpoint.save(tmp_path, step, {"ema": {"w": torch.ones(1)}}, num_kept=2)
+    newest = checkpoint.latest(tmp_path)
+    assert newest is not None
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [10, int(newest.name)]
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(tmp_path, 5, {"ema": {"w": torch.ones(1)}}, num_kept=1)
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(files, "write", full)
+    with pytest.raises(OSError, match="00000006"):
+        checkpoint.save(tmp_path, 6, {"ema": {"w": torch.zeros(1)}}, num_kept=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["00000005"]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "ema.safetensors"])
+def test_a_changed_file_is_damage_and_is_named(tmp_path: Path, name: str) -> None:
+    checkpoint.save(tmp_path, 5, {"ema": {"w": torch.ones(9)}}, num_kept=1)
+    file = tmp_path / "00000005" / name
+    file.write_bytes(file.read_bytes()[:-1])
+    with (
+        pytest.raises(checkpoint.DamagedCheckpoint, match=name),
+        checkpoint.reading(file.parent),
+    ):
+        pass
+
+
+def test_tensors_of_another_network_are_no_damage(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 5, {"ema": {"w": torch.ones(9)}}, num_kept=1)
+    layer = torch.nn.Linear(2, 2)
+    with (
+        pytest.raises(ValueError, match="00000005") as error,
+        checkpoint.reading(tmp_path / "00000005") as (_, groups),
+    ):
+        layer.load_state_dict(groups["ema"])
+    assert not isinstance(error.value, checkpoint.DamagedCheckpoint)
