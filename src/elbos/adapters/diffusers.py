@@ -145,7 +145,7 @@ def _table(
 
 @dataclass(frozen=True, kw_only=True)
 class _Betas:
-    r"""What tells diffusers' classes of betas apart: defaults, and which options they have.
+    r"""How diffusers' classes of betas differ: defaults, and which options they have.
 
     `last` is $\bar\alpha$ of the last step after `rescale_betas_zero_snr`; None: no such option.
     """

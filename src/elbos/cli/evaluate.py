@@ -30,7 +30,7 @@ from elbos.training.sampling import Sampling
 class Evaluate:
     """Measure likelihood, noise levels and samples of trained runs; writes RUN/eval.json and .html.
 
-    The same command again goes on where it was interrupted. Several runs end in one table; each is
+    The same command again resumes where it was interrupted. Several runs end in one table; each is
     sampled as it says, or with an option of sampling, all as the first says but for the option.
     """
 
@@ -60,7 +60,7 @@ class Evaluate:
             ]
         except KeyboardInterrupt:
             raise Interrupted(
-                "Stopped: what was measured is kept, and the same command goes on from there."
+                "Stopped: what was measured is kept, and the same command resumes."
             ) from None
         if self.json:
             found = [result.to_dict() for result in results]

@@ -27,7 +27,7 @@ from elbos.weightings import ELBO, Monotone, Shifted
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train a preset, or --config FILE; the same command again goes on with it.
+    """Train a preset, or --config FILE; the same command again resumes.
 
     Parts are chosen as types, `weighting:sigmoid --weighting.k 3`; everything else is an option.
     On several processes: `torchrun --nproc-per-node 2 -m -- elbos.cli train PRESET`.

@@ -272,7 +272,7 @@ def rank_correlations(
     Args:
         x: Quantities of each objective and seed, lower is better.
         y: Score, lower is better: that both are is a positive correlation.
-        weightings: Of each objective, what tells its weighting from others.
+        weightings: Of each objective, the identifier of its weighting.
         num_draws: Of the bootstrap. Default: ends move by a tenth of the interval's width at most.
         seed: Of the bootstrap, and of the permutations of 8 weightings or more.
 

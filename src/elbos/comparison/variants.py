@@ -80,7 +80,7 @@ class Variant:
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
-        """The variant that a text stands for: a built-in one's name, or one of one's own,
+        """The variant that a text stands for: a built-in one's name, or a user-defined one,
         `NAME=PREDICTION,SCHEDULE,WEIGHTING`, each as in Python. A weighting may be a function in a
         Python file, `FILE.py:FUNCTION`: that file is run.
 

@@ -240,5 +240,5 @@ def _require_finite(*features: Tensor) -> None:
         if num_bad:
             raise ValueError(
                 f"{num_bad} of {len(rows)} rows of features hold NaN or infinity: "
-                "look at the images, and at the network that saw them."
+                "check the images and the network that computed them."
             )

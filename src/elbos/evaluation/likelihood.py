@@ -222,7 +222,7 @@ class _Losses:
         if num_bad:
             raise ValueError(
                 f"{num_bad} of {loss.numel()} losses are NaN or infinity: "
-                "look at the data, and at the network."
+                "check the data and the network."
             )
         num_levels = self.run.dataset.num_levels
         decoder = decoder_loss(x, schedule.logsnr_max, num_levels, generator=g)

@@ -152,7 +152,7 @@ class Protocol:
 
     Attributes:
         data: Name of the data; `data_sha256`, its digest.
-        num_levels: Pixel values that the decoder tells apart; None for continuous data.
+        num_levels: Pixel values that the decoder distinguishes; None for continuous data.
         weights_relative_width: Of the averaged weights, as in EDM2.
         logsnr_min, logsnr_max: Between these noise levels.
         num_pilot_images: Images in the first pass; `num_pilot_levels`, noise levels of each.

@@ -283,7 +283,7 @@ def _require_same(path: Path, stored: Config, config: Config) -> None:
         )
     if num_images > stored.num_images and config.optimizer.use_decay:
         warnings.warn(
-            f"The run in {path} goes on to {num_images:,} images. Its learning rate "
+            f"The run in {path} is extended to {num_images:,} images. Its learning rate "
             f"decayed for {stored.num_images:,} and rises again: this is not the run that had "
             "its length from the start (one with --optimizer.no-use-decay would be).",
             stacklevel=4,
