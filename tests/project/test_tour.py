@@ -80,7 +80,7 @@ def default_run(elbos: Elbos, words: list[str]) -> list[str]:
     return ["--run", f"runs/{default_name(config, words[0])}"]
 
 
-@pytest.mark.filterwarnings("ignore:.*runs/digits goes on to 64 images")
+@pytest.mark.filterwarnings("ignore:.*runs/digits is extended to 64 images")
 def test_the_lines_run_in_their_order(elbos: Elbos, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compare_verb, "Local", lambda workers: Here())

@@ -157,7 +157,7 @@ def test_a_run_made_longer_is_the_long_run_where_the_learning_rate_has_no_end(
 
 def test_a_run_made_longer_says_that_its_learning_rate_rises_again(tmp_path: Path) -> None:
     train(replace(TOY, num_images=320), tmp_path)
-    with pytest.warns(UserWarning, match=r"goes on to 640 images.* decayed for 320"):
+    with pytest.warns(UserWarning, match=r"is extended to 640 images.* decayed for 320"):
         train(TOY, tmp_path)
     rates = [line["learning_rate"] for line in log(tmp_path) if "loss" in line]
     assert len(rates) == 10
