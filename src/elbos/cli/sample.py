@@ -10,7 +10,7 @@ from accelerate import PartialState
 from rich.console import Console
 
 from elbos.cli.parse import first_run, parse
-from elbos.evaluation.draw_samples import Request, draw_samples
+from elbos.evaluation.sample_files import Request, write_samples
 from elbos.progress import progress
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import run_config
@@ -44,7 +44,7 @@ class Sample:
         is_main = PartialState().is_main_process
         with progress(Console(stderr=True, quiet=not is_main)) as bar:
             task = bar.add_task("sampling", total=self.request.num, unit="images", note="")
-            picture, archive = draw_samples(
+            picture, archive = write_samples(
                 run, self.sampling, self.request, lambda num: bar.advance(task, num)
             )
         if is_main:

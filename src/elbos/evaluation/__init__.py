@@ -10,7 +10,7 @@
 | `quality` | samples scored set by set, also by sampler and evaluations |
 | `result`, `scores` | the results |
 | `stores` | where parts are kept, so that an evaluation resumes |
-| `draw_samples` | the files of `elbos sample` |
+| `sample_files` | the files of `elbos sample` |
 """
 
 from elbos.evaluation.config import EvaluationConfig, OdeConfig

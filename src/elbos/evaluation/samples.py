@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from functools import partial
 
-import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
@@ -35,14 +34,7 @@ def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
         )
 
 
-def class_labels(run: Run, num: int) -> Int[Tensor, " n"] | None:
-    """One class after the other, where the network knows classes."""
-    if not run.has_labels or run.data.num_classes is None:
-        return None
-    return torch.arange(num) % run.data.num_classes
-
-
-def draw(
+def sampled_batches(
     run: Run,
     sampling: Sampling,
     *,
@@ -78,10 +70,10 @@ def stored_samples(
         NotFiniteError: If some are not finite.
     """
     store = run_store(run, "samples", format=FORMAT, sampling=sampling, num=num, seed=seed)
-    labels = class_labels(run, num)
+    labels = run.class_labels(num)
 
     def batch(i: int) -> Tensors:
-        (x,) = draw(run, sampling, num=num, seed=seed, labels=labels, batches=[i])
+        (x,) = sampled_batches(run, sampling, num=num, seed=seed, labels=labels, batches=[i])
         require_finite_samples(x)
         return {"x": to_levels(x, run.data.num_levels)}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from elbos.conditions import Condition
@@ -158,8 +158,8 @@ class Run:
             num_steps=own.num_steps if num_steps is None else num_steps,
             guidance=own.guidance if guidance is None else guidance,
         )
-        if cond is None and self.data.num_classes is not None and self.has_labels:
-            cond = torch.arange(num) % self.data.num_classes
+        if cond is None:
+            cond = self.class_labels(num)
         require_guidable(self.config, self.data, sampling, has_cond=cond is not None)
         with self.autocast():
             batches = sample(
@@ -174,6 +174,12 @@ class Run:
                 null_cond=self.null_cond,
             )
             return torch.cat(list(batches))
+
+    def class_labels(self, num: int) -> Int[Tensor, " n"] | None:
+        """One class after the other, where the network knows classes."""
+        if self.data.num_classes is None or not self.has_labels:
+            return None
+        return torch.arange(num) % self.data.num_classes
 
     def likelihood(
         self, dataset: Any, *, num_samples: int | None = None, num_times: int = 8, seed: int = 0

@@ -1,4 +1,4 @@
-"""Draw samples from a trained run, into a PNG grid and an .npz."""
+"""The files of `elbos sample`: samples of a trained run, as a PNG grid and an .npz."""
 
 import hashlib
 import io
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from elbos import files
 from elbos.checks import require_positive
-from elbos.evaluation.samples import class_labels, draw, require_finite_samples
+from elbos.evaluation.samples import require_finite_samples, sampled_batches
 from elbos.runs.codec import encode
 from elbos.training.data import to_levels
 from elbos.training.pictures import png
@@ -51,10 +51,10 @@ class Request:
             raise ValueError(f"out is {str(self.out)!r}: give the name of a file, without ending.")
 
 
-def draw_samples(
+def write_samples(
     run: Run, sampling: Sampling, request: Request, on_images: Callable[[int], None]
 ) -> tuple[Path, Path]:
-    """Draw samples and write them; several processes share the work, and the main one writes.
+    """Make samples and write them; several processes share the work, and the main one writes.
 
     The .npz holds `x`, the samples (uint8 pixel values `[n, c, h, w]`, or float32 points), `labels`
     where the network knows classes, and `sampling`, how they were made, as JSON.
@@ -111,7 +111,7 @@ def _batches(
     """
     state = PartialState()
     for batches in turns(num_batches(request.num), state.process_index, state.num_processes):
-        own = draw(
+        own = sampled_batches(
             run, sampling, num=request.num, seed=request.seed, labels=labels, batches=batches
         )
         try:
@@ -141,7 +141,7 @@ def _name(sampling: Sampling, request: Request) -> str:
 
 
 def _labels(run: Run, request: Request) -> Tensor | None:
-    labels, num_classes = class_labels(run, request.num), run.data.num_classes
+    labels, num_classes = run.class_labels(request.num), run.data.num_classes
     if request.label is None:
         return labels
     if labels is None or num_classes is None:
