@@ -1,6 +1,8 @@
-"""Small comparisons for tests, and an executor that makes their runs in this process."""
+"""Small comparisons for tests, stored scores, and an executor that works in this process."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tiny import DIGITS
@@ -11,13 +13,18 @@ from elbos.comparison import budget, experiment
 from elbos.comparison.executors import Executor
 from elbos.comparison.experiment import Experiment, Scoring
 from elbos.comparison.job import work
+from elbos.comparison.result import Failure
+from elbos.comparison.scores import RunScores
+from elbos.comparison.summary import summarize
 from elbos.comparison.variants import VARIANTS
 from elbos.evaluation.features import Module
 from elbos.networks import MLPConfig
 from elbos.parameterizations import V
+from elbos.records import from_json
 from elbos.samplers import Ancestral, Heun
 from elbos.training.config import Config
 from elbos.training.data import Toy
+from elbos.training.presets import PRESETS
 from elbos.training.sampling import Sampling
 
 USERS = """
@@ -96,3 +103,31 @@ def pictures(folder):
     config = replace(DIGITS, num_images=48, precision="fp32")
     objectives = (VARIANTS["edm-adaptive"], VARIANTS["edm-adaptive-monotonic"])
     return Experiment(config=config, scoring=scoring, objectives=objectives, seeds=(0,))
+
+
+REASON = "the loss is not finite at step 812"
+STORED = Path(__file__).parent / "comparison" / "scores.json"
+
+
+def stored_comparison(seeds=(0, 1, 2, 3)):
+    """Twelve objectives: the likelihood of one diverged, one lacks a seed, the last has none."""
+    stored = json.loads(STORED.read_text())
+    scores = {
+        (one["objective"], one["seed"]): from_json(RunScores, one["scores"])
+        for one in stored
+        if one["seed"] in seeds
+    }
+    names = [*dict.fromkeys(one["objective"] for one in stored), "p2"]
+    failures = {
+        (name, seed): Failure(
+            seed=seed, reason="the loss is not finite at step 812", is_final=False
+        )
+        for name in names
+        for seed in seeds
+        if (name, seed) not in scores
+    }
+    objectives = tuple(VARIANTS[name] for name in names)
+    experiment = Experiment(config=PRESETS["fashion-small"], objectives=objectives, seeds=seeds)
+    return summarize(
+        experiment, scores, failures, name="runs/stored", command=command, features="Lite0"
+    )

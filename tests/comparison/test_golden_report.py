@@ -8,16 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from comparing import Here
+from comparing import Here, stored_comparison
 
 from elbos.comparison.compare import run_experiment
-from elbos.comparison.experiment import Experiment
 from elbos.comparison.result import Comparison
-from elbos.comparison.scores import RunScores
-from elbos.comparison.summary import summarize
 from elbos.comparison.variants import VARIANTS
-from elbos.records import from_json
-from elbos.training.presets import PRESETS
 
 HERE = Path(__file__).parent
 FASHION = HERE.parents[1] / "docs" / "results" / "fashion"
@@ -40,21 +35,8 @@ def assert_unchanged(report, name, rel):
     assert_equal(json.loads(json.dumps(found)), stored(name), rel)
 
 
-def of_stored_scores():
-    """Twelve objectives, four seeds: one diverged in its likelihood, one lacks a seed, one all."""
-    scores = {
-        (one["objective"], one["seed"]): from_json(RunScores, one["scores"])
-        for one in stored("scores.json")
-    }
-    names = list(dict.fromkeys([name for name, _ in scores] + ["p2"]))
-    objectives = tuple(VARIANTS[name] for name in names)
-    config = PRESETS["fashion-small"]
-    experiment = Experiment(config=config, objectives=objectives, seeds=(0, 1, 2, 3))
-    return summarize(experiment, scores, {}, name="stored", features="Lite0")
-
-
 def test_report_of_stored_scores_is_unchanged():
-    found = of_stored_scores()
+    found = stored_comparison()
     assert_unchanged(found.to_dict(), "report_of_scores.json", rel=1e-9)
     assert Comparison.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 

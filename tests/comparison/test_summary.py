@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comparing import Here
+from comparing import STORED, Here
 from scipy import stats
 
 from elbos.comparison.compare import run_experiment
@@ -21,7 +21,7 @@ from elbos.records import from_json
 from elbos.schedules import Cosine
 from elbos.training.presets import PRESETS
 
-STORED = json.loads((Path(__file__).parent / "scores.json").read_text())[0]["scores"]
+SCORES = json.loads(STORED.read_text())[0]["scores"]
 NINE = tuple(
     VARIANTS[name]
     for name in (
@@ -73,7 +73,7 @@ def made_up(objectives, bits, elbos, losses):
         for seed in seeds:
             curve = {"logsnr": list(range(elbos.shape[2])), "nats_per_dim": elbos[i, seed].tolist()}
             content = {
-                **STORED,
+                **SCORES,
                 **dict.fromkeys(("samples", "floor", "num_compared", "num_features")),
                 "bits_per_dim": bits[i, seed],
                 "elbo": curve,
@@ -144,11 +144,11 @@ def test_what_diverges_in_one_objective_is_unresolved_and_no_best():
 def test_main_is_the_kernel_distance_of_fewer_samples_than_features():
     """Equal numbers are enough for the Fréchet distance; of points there is bits/dim alone."""
     for num, kind in ((1279, "kernel"), (1280, "frechet")):
-        scores = from_json(RunScores, {**STORED, "num_compared": num, "num_features": 1280})
+        scores = from_json(RunScores, {**SCORES, "num_compared": num, "num_features": 1280})
         main, others = measured_metrics(scores)
         assert [one.key for one in main] == [f"{kind}_ancestral", f"{kind}_heun", "bits_per_dim"]
         assert len(others) == 6
-    main, others = measured_metrics(from_json(RunScores, {**STORED, "samples": None}))
+    main, others = measured_metrics(from_json(RunScores, {**SCORES, "samples": None}))
     assert ([one.key for one in main], others) == (["bits_per_dim"], [])
 
 

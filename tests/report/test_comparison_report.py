@@ -1,6 +1,5 @@
-"""The report of a comparison: page, Markdown, terminal; of numbers made up, all of them inert."""
+"""The report of a comparison: page, Markdown, terminal; of stored scores, all of it inert."""
 
-import copy
 import io
 import json
 import re
@@ -8,7 +7,7 @@ import re
 import numpy as np
 import pytest
 from browsing import HOSTILE, contrast, opened
-from comparisons import COSINE, METRICS, full
+from comparing import stored_comparison
 from PIL import Image
 from rich.console import Console
 
@@ -36,15 +35,14 @@ def picture(seed):
     return buffer.getvalue()
 
 
-SAMPLES = {name: picture(seed) for seed, name in enumerate(("edm", "elbo", "flow"))}
-FULL = full()
-COMPARISON = Comparison.from_dict(FULL)
+SAMPLES = {name: picture(seed) for seed, name in enumerate(("iddpm", "elbo", "flow"))}
+COMPARISON = stored_comparison()
 
 
 @pytest.fixture
 def report():
-    """The made-up report.json, to be changed."""
-    return copy.deepcopy(FULL)
+    """The report.json, to be changed."""
+    return COMPARISON.to_dict()
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +79,9 @@ def test_the_table_has_every_objective_and_every_metric():
     for one, cells in zip(COMPARISON.objectives, table.body_cells, strict=True):
         assert (cells[0].text, cells[1].kind) == (one.name, "yes" if one.is_monotone else "no")
         for metric, cell in zip(COMPARISON.metrics, cells[5:], strict=True):
+            if one.status == "failed":
+                assert cell.text == "–"
+                continue
             score = one.scores[metric.key]
             assert cell.value == score.mean
             assert (cell.is_best, cell.is_bold) == (score.is_best, score.is_best_within_error)
@@ -88,14 +89,12 @@ def test_the_table_has_every_objective_and_every_metric():
     assert [cells[0].text[:5] for cells in table.foot_cells] == ["real-", "least"]
 
 
-def test_numbers_have_two_digits_of_their_deviation(report):
-    score = report["rows"][1]["scores"]["bits_per_dim"]
-    score |= {"mean": 2706.12, "std": 996.4, "is_unresolved": True, "is_best_within_error": False}
-    comparison = Comparison.from_dict(report)
-    _, *rows = results_table(comparison).body_cells
-    assert (rows[0][7].text, rows[0][7].note) == ("2706 ± 996", "unresolved")
-    assert not rows[0][7].is_bold
-    assert "2706 ± 996?" in shown(comparison)
+def test_numbers_have_two_digits_of_their_deviation():
+    iddpm, *_, wild, _, _ = results_table(COMPARISON).body_cells
+    assert iddpm[7].text == "2.8415 ± 0.0027"
+    assert (wild[7].text, wild[7].note) == ("2777 ± 768", "unresolved")
+    assert iddpm[7].is_bold and not wild[7].is_bold
+    assert "2777 ± 768?" in shown(COMPARISON)
 
 
 def test_weightings_have_short_names():
@@ -110,14 +109,14 @@ def test_weightings_have_short_names():
 
 def test_what_is_not_complete_is_shown_with_its_reason(html):
     for text in (read(html), markdown(COMPARISON), shown(COMPARISON)):
-        assert "seeds 0, 1, 2: the loss is not finite at step 812" in " ".join(text.split())
-        assert "seed 2: interrupted" in " ".join(text.split())
-    assert results_table(COMPARISON).body_cells[4][0].note.startswith("2 of 3")
+        assert "seeds 0, 1, 2, 3: the loss is not finite at step 812" in " ".join(text.split())
+        assert "seed 2: the loss" in " ".join(text.split())
+    assert results_table(COMPARISON).body_cells[-2][0].note.startswith("3 of 4")
 
 
 def test_values_of_every_seed_are_there(html):
     rows = seeds_table(COMPARISON).rows
-    assert len(rows) == 12 * 3
+    assert len(rows) == 12 * 4
     assert f"{COMPARISON.objectives[0].scores['frechet_heun'].values[2]:#.4g}" in rows[2]
     assert rows[2][0] in read(html)
 
@@ -150,7 +149,7 @@ def test_what_is_null_or_empty_is_left_out(report, html, key):
 
 def test_one_seed_crowns_nobody():
     """Not on the page, in Markdown, or on the terminal."""
-    comparison = Comparison.from_dict(full(3, 1))
+    comparison = stored_comparison(seeds=(0,))
     for text in (read(page(comparison, {})), markdown(comparison), shown(comparison)):
         assert "★" not in text and "±" not in text and "best with" not in text
         assert "One seed" in text
@@ -175,13 +174,13 @@ def test_differences_to_the_median_of_all_objectives_have_median_zero():
 
 def test_a_curve_far_from_all_others_leaves_its_panel(report):
     """And the others fill it."""
-    assert learning_figure(COMPARISON).layout.yaxis.range is None
-    row = report["rows"][0]
-    row["learning"]["bits_per_dim"] = [1000 * value for value in row["learning"]["bits_per_dim"]]
-    figure = learning_figure(Comparison.from_dict(report))
+    figure = learning_figure(COMPARISON)
     low, high = figure.layout.yaxis.range
-    others = np.concatenate([line.y for line in figure.data[1:11]])
+    lines = [line for line in figure.data if line.yaxis == "y" and line.meta != "min-snr"]
+    others = np.concatenate([line.y for line in lines])
     assert low < others.min() < others.max() < high < 1.1 * others.max()
+    report["rows"] = [row for row in report["rows"] if row["name"] != "min-snr"]
+    assert learning_figure(Comparison.from_dict(report)).layout.yaxis.range is None
 
 
 def test_objectives_that_are_alike_drive_no_other_out_of_its_panel(report):
@@ -205,7 +204,7 @@ def test_markdown_escapes_pipes_and_tags(report):
     text = markdown(Comparison.from_dict(report))
     lines = [line for line in text.splitlines() if line.startswith("|")]
     widths = {len(re.split(r"(?<!\\)\|", line)) - 2 for line in lines[:14]}
-    assert widths == {5 + len(METRICS)}
+    assert widths == {5 + len(COMPARISON.metrics)}
     assert not re.search(r"(?<!\\)<", text) and not re.search(r"^# c", text, re.MULTILINE)
     assert text.rstrip().endswith("````")
 
@@ -236,7 +235,9 @@ def test_significant_differences_are_counted_and_named(report):
     comparison, planned = found(report, frechet_heun=(-4.0, 1.0), bits_per_dim=(0.5, 0.3))
     assert (planned.num, planned.num_better, planned.num_worse) == (6, 2, 2)
     assert len(planned.significant) == 4
-    assert "iddpm-monotonic minus iddpm, bits/dim: +0.50 (+0.20 to +0.80)" in planned.significant
+    assert (
+        "eps-cosine-sigmoid-2 minus iddpm, bits/dim: +0.50 (+0.20 to +0.80)" in planned.significant
+    )
     assert planned.least == ["1.1 (Fréchet distance, ancestral)"]
     assert "better in 2 and worse in 2 of 6" in markdown(comparison)
 
@@ -258,11 +259,11 @@ def test_the_best_objective_is_named_and_those_that_may_be_as_good(report, num_n
         row["scores"]["bits_per_dim"] |= {"is_best": i == 0, "is_best_within_error": i <= num_near}
     report["statistics"]["bits_per_dim"]["detectable"] = 0.123
     text = markdown(Comparison.from_dict(report))
-    (line,) = re.findall(r"^bits/dim: edm .*$", text, re.MULTILINE)
+    (line,) = re.findall(r"^bits/dim: iddpm .*$", text, re.MULTILINE)
     num_monotone = sum(row["is_monotone"] for row in complete[1:])
     assert {
         0: "all others",
-        2: "0.12: edm-adaptive (not monotone), edm-adaptive-monotonic (monotone).",
+        2: "0.12: eps-cosine-sigmoid-2 (monotone), eps-adaptive-sigmoid-3 (monotone).",
         9: f"0.12: 9 of the other 9, {num_monotone} ",
     }[num_near] in line
 
@@ -281,8 +282,8 @@ def test_the_best_level_is_never_without_its_p_value(report):
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    report = full()
-    report["rows"][2]["scores"]["frechet_heun"]["mean"] = 100.2  # after 57, as a number
+    report = COMPARISON.to_dict()
+    report["rows"][2]["scores"]["frechet_heun"]["mean"] = 100.2  # after 51, as a number
     path = tmp_path_factory.mktemp("page") / "page.html"
     Comparison.from_dict(report).to_html(path, SAMPLES)
     return path
@@ -315,7 +316,7 @@ def test_objectives_are_sorted_by_numbers_and_what_failed_is_last(view):
 
 
 def test_more_is_better_is_sorted_from_the_most_and_names_by_the_alphabet(view):
-    view.locator(".compared th button", has_text="precision, anc.").click()
+    view.locator(".compared th button", has_text="precision, ancestral").click()
     numbers = [float(value) for value in column(view, 11)[:-1]]
     assert numbers == sorted(numbers, reverse=True)
     view.locator(".compared th button", has_text="objective").click()
@@ -323,11 +324,11 @@ def test_more_is_better_is_sorted_from_the_most_and_names_by_the_alphabet(view):
 
 
 def test_names_bring_their_curves_out(view):
-    chip = view.locator(".chips button", has_text="min-snr-5")
+    chip = view.locator(".chips button", has_text="min-snr")
     script = """() => document.getElementById("plot-levels").data
         .filter(curve => curve.opacity === 1).map(curve => curve.meta)"""
     chip.click()
-    assert set(view.evaluate(script)) == {"min-snr-5"}
+    assert set(view.evaluate(script)) == {"min-snr"}
     assert chip.get_attribute("aria-pressed") == "true"
     chip.click()
     assert len(set(view.evaluate(script))) == 11
@@ -337,7 +338,7 @@ def test_pictures_and_plots_are_there(view):
     widths = view.locator(".strips img").evaluate_all("all => all.map(one => one.naturalWidth)")
     assert widths == [8 * 28] * len(SAMPLES)
     assert view.locator("#plot-levels .scatterlayer .js-line").count() == 3 * 11
-    assert view.locator(".tiles svg.picture").count() == 12 + 5
+    assert view.locator(".tiles svg.picture").count() == 12 + 7
 
 
 def test_all_is_read_in_the_light_and_in_the_dark(view):
@@ -375,14 +376,14 @@ def test_nothing_is_wider_than_a_phone(browser, path):
 
 
 def test_words_from_outside_are_inert(browser, tmp_path):
-    text = json.dumps(full())
-    for known in ("edm", "flow", "ELBO()", "V()", COSINE, "FD, Heun", "bits/dim"):
+    text = json.dumps(COMPARISON.to_dict())
+    for known in ("iddpm", "flow", "ELBO()", "V()", "FD, Heun", "bits/dim"):
         text = text.replace(json.dumps(known), json.dumps(HOSTILE + known))
     hostile = json.loads(text)
     hostile |= dict.fromkeys(("name", "command", "data"), HOSTILE)
     hostile |= {"remarks": [HOSTILE], "protocol": {HOSTILE: HOSTILE}}
     hostile["rows"][-1]["failures"][0]["reason"] = HOSTILE
-    samples = {hostile["rows"][0]["name"]: SAMPLES["edm"]}
+    samples = {hostile["rows"][0]["name"]: SAMPLES["iddpm"]}
     Comparison.from_dict(hostile).to_html(tmp_path / "page.html", samples)
     with opened(browser, tmp_path / "page.html", width=1280) as page:
         page.locator(".compared th button").first.click()
