@@ -128,6 +128,5 @@ def stored_comparison(seeds=(0, 1, 2, 3)):
     }
     objectives = tuple(VARIANTS[name] for name in names)
     experiment = Experiment(config=PRESETS["fashion-small"], objectives=objectives, seeds=seeds)
-    return summarize(
-        experiment, scores, failures, name="runs/stored", command=command, features="Lite0"
-    )
+    about = {"name": "runs/stored", "command": "elbos compare fashion-small", "features": "Lite0"}
+    return summarize(experiment, scores, failures, **about)
