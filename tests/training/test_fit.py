@@ -220,6 +220,11 @@ REFUSED = {
     "a stream": ("generator", lambda: {"dataset": (torch.zeros(3) for _ in range(8))}),
     "nothing": ("empty", lambda: {"dataset": Points(num=0)}),
     "fewer images than a batch": ("num_images", lambda: {"num_images": 3}),
+    "no null": ("null_cond", lambda: {"dataset": Points("label"), "cond_dropout": 0.1}),
+    "a null of another form": (
+        "null_cond",
+        lambda: {"dataset": Points("dict"), "cond_dropout": 0.1, "null_cond": torch.tensor([3])},
+    ),
     "guidance without a null": (
         "guidance",
         lambda: {"sampling": elbos.training.sampling.Sampling(guidance=2.0)},

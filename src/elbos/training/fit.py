@@ -12,11 +12,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
 from elbos.checks import require_positive
-from elbos.conditions import Condition
+from elbos.conditions import Condition, replace_conds
 from elbos.objective import Objective
 from elbos.runs.codec import decode, encode
 from elbos.runs.directory import RunDirectory
@@ -104,8 +105,8 @@ def fit(
         cond_dropout: Share of the conditions replaced by `null_cond`, so that samples can be
             guided. Default: none.
         null_cond: The condition of one sample that stands for none, as in a batch of one,
-            `[1, ...]`: a label beyond the classes, an empty text's embedding. Default: of class
-            labels -1.
+            `[1, ...]`: a label beyond the classes, an empty text's embedding. Needed for
+            `cond_dropout`.
         is_bounded: Whether `x` has to be in [-1, 1]; False for latents.
         num_workers: Processes that load data ahead, in each training process.
         optimizer: Its settings. Default: AdamW with this learning rate, warm-up and decay.
@@ -132,6 +133,8 @@ def fit(
         dataset, validation, num_levels=num_levels, is_bounded=is_bounded
     )
     require_storable_state(network)
+    if cond_dropout > 0:
+        _require_null(data, null_cond)
     config = Config(
         data=Given(name=data.spec.name),
         network=OwnNetwork(name=type(network).__name__),
@@ -185,6 +188,18 @@ def _train(
         accelerator.wait_for_everyone()
         trainer.train(on_images)
         accelerator.wait_for_everyone()  # the main process writes the last things
+
+
+def _require_null(data: GivenData, null_cond: Condition) -> None:
+    """Raise a ValueError if `null_cond` is not like the condition of a sample."""
+    x, cond = data.training.batch(torch.zeros(1, dtype=torch.int64))
+    try:
+        replace_conds(cond, null_cond, torch.ones(len(x), dtype=torch.bool))
+    except (AttributeError, KeyError, TypeError, IndexError, RuntimeError) as error:
+        raise ValueError(
+            f"null_cond is a {type(null_cond).__name__} and replaces conditions of type "
+            f"{type(cond).__name__}: give one like that of a batch of one sample."
+        ) from error
 
 
 def _stored(weighting: Any) -> Any:

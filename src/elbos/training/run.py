@@ -80,8 +80,10 @@ class Run:
             raise FileNotFoundError(f"{path} has no checkpoint yet: train it with `elbos train`.")
         self.device = new_accelerator().device
         self.data = _data_spec(self.directory) or self.dataset.spec
-        own = copy.deepcopy(network).to(self.device) if network is not None else None
-        self.network = own or build_network(self.config, self.data, self.device)
+        if network is None:
+            self.network = build_network(self.config, self.data, self.device)
+        else:
+            self.network = copy.deepcopy(network).to(self.device)
         with checkpoint.reading(newest) as (self.step, groups):
             checkpoint.require_dtypes(groups, {"ema": self.network.state_dict()})
             self.network.load_state_dict(groups["ema"])
