@@ -6,7 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "own_network.py"
+import pytest
+import torch
+
+import elbos
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "own_network.py"
 
 
 def test_own_network_and_data_in_25_lines(tmp_path: Path) -> None:
@@ -21,3 +27,47 @@ def test_own_network_and_data_in_25_lines(tmp_path: Path) -> None:
         found = re.fullmatch(r"([\d.]+) ± ([\d.]+) bits/dim\n", done.stdout)
         assert found
         assert abs(float(found[1]) - 4.83) < 4 * float(found[2])
+
+
+class Network(torch.nn.Module):
+    """Of images, with a label or none."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 1, 3, padding=1)
+        self.label = torch.nn.Embedding(3, 1)
+
+    def forward(self, z, logsnr, cond):
+        return self.layer(z) + self.label(cond)[:, :, None, None]
+
+
+def test_the_guide_to_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/training.md").read_text(), re.DOTALL)
+    training, sampling, guidance, loop = blocks
+    images = torch.randint(0, 256, (40, 1, 4, 4)) / 127.5 - 1
+    data = [(x, i % 2) for i, x in enumerate(images)]
+    names = {
+        "elbos": elbos,
+        "network": Network(),
+        "dataset": data,
+        "held_out": data,
+        "test": data,
+        "cond": torch.arange(64) % 2,
+        "num_classes": 2,
+        "x": images,
+        "weighting": elbos.weightings.Sigmoid(),
+        "schedule": elbos.adaptive.Adaptive(logsnr_min=-8.0, logsnr_max=13.3),
+        "parameterization": elbos.parameterizations.V(),
+    }
+    exec(training.replace("1_000_000", "256"), names)
+    exec(sampling.replace("run.sample(64, seed=0)", "run.sample(64, cond=cond)"), names)
+    assert names["x"].shape == (64, 1, 4, 4)
+    assert names["bound"].standard_error > 0
+    assert "null_cond=torch.tensor([num_classes])" in guidance
+    names |= {"x": images, "cond": torch.arange(40) % 2}
+    names["objective"] = elbos.Objective(
+        **{name: names[name] for name in ("weighting", "schedule", "parameterization")}
+    )
+    exec(loop, names)
+    assert names["loss"].shape == (40,)
