@@ -19,13 +19,20 @@ from torch import Tensor
 from elbos import files
 from elbos.evaluation import Evaluation, OdeConfig, likelihood, quality, samples
 from elbos.evaluation.features import Module
-from elbos.evaluation.metrics import FRECHET_DISTANCE, KERNEL_DISTANCE
+from elbos.evaluation.metrics import (
+    FRECHET_DISTANCE,
+    KERNEL_DISTANCE,
+    SAMPLE_METRICS,
+    FeatureSets,
+    SampleMetric,
+    Value,
+)
 from elbos.evaluation.result import Training
 from elbos.evaluation.samples import NotFiniteError
 from elbos.evaluation.stores import run_store
 from elbos.likelihood.measurements import NUM_BINS
 from elbos.progress import silent
-from elbos.report.evaluation import evaluation_page
+from elbos.report.evaluation import evaluation_page, evaluation_tables
 from elbos.schedules import EDMSampling
 from elbos.training.data import Split
 from elbos.training.run import Run
@@ -187,6 +194,25 @@ def test_more_samples_than_test_images_are_compared_at_their_number(
     scored = quality.ScoredSamples(whole.scores, first.scores).comparable
     assert scored[FRECHET_DISTANCE] == first.scores[FRECHET_DISTANCE]
     assert scored[KERNEL_DISTANCE] == whole.scores[KERNEL_DISTANCE]
+
+
+def test_a_metric_of_ones_own_is_found_everywhere(settings: dict[str, Any]) -> None:
+    def mean_feature(sets: FeatureSets) -> Value:
+        return Value(sets.samples.pooled.mean().item(), 0.01)
+
+    mine = SampleMetric("mine", "mean feature", "mine", is_lower_better=True, compute=mean_feature)
+    SAMPLE_METRICS.append(mine)
+    try:
+        result = Run("digits").evaluate(**settings)
+        assert result.quality.metrics[-1] is mine
+        content = result.to_dict()
+        assert content["quality"]["mean"]["mine"] == result.quality.samples[mine].value
+        assert Evaluation.from_dict(content) == result
+        assert "mean feature" in evaluation_page(result)
+        heads = [column.title for table in evaluation_tables(result) for column in table.columns]
+        assert "mean feature" in heads
+    finally:
+        SAMPLE_METRICS.remove(mine)
 
 
 # --- what is kept --------------------------------------------------------------------------------

@@ -242,8 +242,12 @@ def test_a_result_is_read_back_from_json(result):
     assert content["quality"]["sets"][1]["kernel_distance_se"] == 0.0011
     assert content["quality"]["sets"][1]["inception_score"] is None
     assert content["sweep"]["points"][0]["sampler"] == "Ancestral()"
-    with pytest.raises(TypeError, match="step"):
-        Evaluation.from_dict({key: value for key, value in content.items() if key != "step"})
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    (tmp_path / "eval.json").write_text('{"run": "runs/old"}')
+    with pytest.raises(ValueError, match=r"eval.json.*'step'"):
+        Evaluation.load(tmp_path / "eval.json")
 
 
 def test_upper_panel_is_the_slope_of_the_lower(result):

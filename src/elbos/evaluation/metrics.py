@@ -1,7 +1,9 @@
 """The metrics of the library, with their names: bits/dim, and what samples are scored by.
 
 A metric of samples is a function of the features of samples and of real images, and an entry of
-`SAMPLE_METRICS`: with both it is in every table, page and report.
+`SAMPLE_METRICS`: with both it is in every file, table, page and report. So is one of your own:
+
+    SAMPLE_METRICS.append(SampleMetric("my_metric", "my metric", "mine", False, compute=function))
 """
 
 import math
@@ -143,7 +145,7 @@ KERNEL_DISTANCE = SampleMetric(
     compute=FeatureSets.kernel_distance,
     depends_on_num=False,
 )
-SAMPLE_METRICS = (
+SAMPLE_METRICS: list[SampleMetric] = [
     FRECHET_DISTANCE,
     KERNEL_DISTANCE,
     SampleMetric(
@@ -174,8 +176,8 @@ SAMPLE_METRICS = (
         is_lower_better=False,
         compute=lambda sets: None if sets.is_inception else sets.inception_score(),
     ),
-)
-"""All metrics of samples, in the order of columns."""
+]
+"""All metrics of samples, in the order of columns; to be added to."""
 
 
 def leading_distance(num_samples: int, num_features: int) -> SampleMetric:

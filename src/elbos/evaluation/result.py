@@ -208,8 +208,18 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: Path | str) -> "Evaluation":
-        """The evaluation in a file that `elbos evaluate` wrote, RUN/eval.json."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        """The evaluation in a file that `elbos evaluate` wrote, RUN/eval.json.
+
+        Raises:
+            OSError: If it cannot be read.
+            ValueError: If it is something else, or an earlier version's.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path} is no evaluation of this version ({error}): evaluate the run again."
+            ) from error
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Evaluation":
