@@ -4,7 +4,6 @@ Xiao, Rasul and Vollgraf (2017), https://arxiv.org/abs/1708.07747
 """
 
 import gzip
-import math
 import zlib
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -122,32 +121,23 @@ def _read_split(folder: Path, prefix: str) -> Split:
 
 
 def _read_idx(folder: Path, name: str, num_dims: int) -> UInt8[Tensor, "..."]:
-    """Read an array of uint8 in the idx format, gzipped or not.
-
-    The format is a big-endian magic number, one 32-bit size per dimension, and the values.
-    """
+    """The array in an idx file, gzipped or not."""
     path = next((path for path in _candidates(folder, name) if path.is_file()), None)
     if path is None:
         raise FileNotFoundError(f"{folder} lacks {name} or {name}.gz: put it beside the others")
     try:
         content = files.read(path)
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        return _parse_idx(gzip.decompress(content) if path.suffix == ".gz" else content, num_dims)
+    except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
         raise ValueError(f"{path} is cut short or damaged ({error}): get it again") from error
 
-    head_size = 4 * (1 + num_dims)
-    if len(content) < head_size:
-        raise ValueError(f"{path} is cut short ({len(content)} bytes): get it again")
+
+def _parse_idx(content: bytes, num_dims: int) -> UInt8[Tensor, "..."]:
+    """The array of uint8 in idx format: a big-endian magic number, one 32-bit size per dimension,
+    and the values.
+    """
     magic, *shape = np.frombuffer(content, ">u4", count=1 + num_dims).tolist()
     if magic != _IDX_UINT8 + num_dims:
-        raise ValueError(
-            f"{path} is not an idx file of uint8 in {num_dims} dimensions: its magic number is "
-            f"{magic}, not {_IDX_UINT8 + num_dims}; get it again"
-        )
-    num_bytes = head_size + math.prod(shape)
-    if len(content) != num_bytes:
-        raise ValueError(
-            f"{path} has {len(content)} bytes, but its head promises {num_bytes}: get it again"
-        )
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8)[head_size:].reshape(shape)
+        raise ValueError(f"its magic number is {magic}, not {_IDX_UINT8 + num_dims}")
+    values = np.frombuffer(content, np.uint8, offset=4 * (1 + num_dims))
+    return torch.from_numpy(values.reshape(shape).copy())

@@ -24,7 +24,7 @@ from elbos import files
 from elbos.progress import progress
 from elbos.runs.cache import DamagedFolder, build_once
 from elbos.training.data.dataset import Dataset, Split, digest_of
-from elbos.training.data.pictures import EXTENSIONS, BadPicture, decode
+from elbos.training.data.decode import EXTENSIONS, BadPicture, decode
 
 _FORMAT = "3"  # raise it when the decoded pixels change: old caches are then not used
 _HELD_OUT = 0.05
