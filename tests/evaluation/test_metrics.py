@@ -1,0 +1,97 @@
+"""Metrics of samples: they order samples, and compare only what can be compared."""
+
+import dataclasses
+
+import pytest
+import torch
+from noise_images import Means, dataset, noise
+
+from elbos.evaluation.estimators import Statistics, frechet_distance
+from elbos.evaluation.features import Extractor, Features
+from elbos.evaluation.metrics import SAMPLE_METRICS, feature_sets, scores
+from elbos.evaluation.reference import reference
+from elbos.evaluation.samples import NotFiniteError, require_finite_samples
+from elbos.training.data import Digits
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """An empty cache folder, away from the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def scored(x, data, ref, extractor):
+    """The values of all metrics, by name."""
+    found = scores(feature_sets(x, data, ref, extractor))
+    return {name: one.value for name, one in found.items()}
+
+
+def test_scores_of_other_real_images_are_the_baseline():
+    """Of more noise, of which the images are, and of darker noise: worse in every respect."""
+    data, extractor = dataset(), Means().extractor
+    ref = reference(data, "train", extractor)
+    baseline, good, dark = (
+        scores(feature_sets(x, data, ref, extractor))
+        for x in (data.test.x, noise(200, 7), noise(200, 7, num_levels=3))
+    )
+    for score in (baseline, good):
+        kernel = score["kernel_distance"]
+        assert abs(kernel.value) < 4 * kernel.standard_error
+        assert min(score["precision"].value, score["recall"].value) > 0.7
+        assert score["frechet_distance"].value < 0.02 * dark["frechet_distance"].value
+    assert dark["kernel_distance"].value > 4 * dark["kernel_distance"].standard_error
+    assert max(dark["precision"].value, dark["recall"].value) < 0.1
+
+
+def test_the_first_samples_alone_are_scored_as_if_there_were_no_others():
+    data, extractor = dataset(), Means().extractor
+    ref = reference(data, "train", extractor)
+    x = noise(100, 7)
+    both, alone = (feature_sets(x[:num], data, ref, extractor) for num in (100, 40))
+    sized = [metric for metric in SAMPLE_METRICS if metric.depends_on_num]
+    assert scores(both.first(40)) == scores(alone)
+    assert scores(both.first(40), sized).keys() == scores(alone).keys() - {"kernel_distance"}
+
+
+def test_only_inceptions_classes_have_an_inception_score():
+    """The same number of other classes is a classifier score; without classes there is neither."""
+    data, extractor = dataset(), Means().extractor
+    ref = reference(data, "train", extractor)
+    original = dataclasses.replace(extractor, is_inception=True)
+    found, expected = (scored(noise(60, 7), data, ref, one) for one in (extractor, original))
+    assert found["classifier_score"] == expected["inception_score"]
+    assert "inception_score" not in found and "classifier_score" not in expected
+    extractor = Extractor("means", lambda x: Features(x[:, 0].float().mean(2), None))
+    assert not [n for n in scored(noise(60, 7), data, ref, extractor) if n.endswith("_score")]
+
+
+def test_frechet_distance_of_a_split_from_itself_is_zero_in_every_order():
+    data, extractor = dataset(), Means().extractor
+    ref = reference(data, "train", extractor)
+    result = scored(data.train.x.flip(0), data, ref, extractor)
+    far = frechet_distance(ref.statistics, Statistics.from_features(torch.zeros(9, 4)))
+    assert result["frechet_distance"] < 1e-6 * far
+    assert (result["precision"], result["recall"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("images", "name", "message"),
+    [
+        (lambda: Digits().load().test.x, "means", r"\(1, 8, 8\).*\(1, 4, 4\)"),
+        (lambda: noise(60, 0).repeat(1, 3, 1, 1), "means", r"\(3, 4, 4\)"),
+        (lambda: noise(60, 0), "other", "means.*other"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(images, name, message):
+    data = dataset()
+    ref = reference(data, "train", Means().extractor)
+    with pytest.raises(ValueError, match=message):
+        scored(images(), data, ref, Means(name).extractor)
+
+
+def test_samples_with_holes_are_counted(randn):
+    x = randn(4, 3, 4, 4)
+    require_finite_samples(x)
+    x[1, 2, 3, 0], x[3, 0, 0, 0] = torch.nan, -torch.inf
+    with pytest.raises(NotFiniteError, match="2 of 4"):
+        require_finite_samples(x)
