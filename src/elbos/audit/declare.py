@@ -118,7 +118,8 @@ def from_table(table: LossTable) -> Audit:
         ValueError: If fewer than three steps have both signal and noise, and are ever drawn.
     """
     is_pure, is_clean = table.logsnr < -_LAST_DIGIT, table.logsnr > _LAST_DIGIT
-    drawn = table.at(~(is_pure | is_clean) & (table.probability > _MIN_PROBABILITY))
+    p, c = table.probability, table.coefficient
+    drawn = table.at(~(is_pure | is_clean) & (p > _MIN_PROBABILITY))
     _, first, place = np.unique(
         np.round(drawn.logsnr.numpy(), _DECIMALS), return_index=True, return_inverse=True
     )
@@ -137,10 +138,7 @@ def from_table(table: LossTable) -> Audit:
         return np.asarray(np.interp(grid, levels, values.numpy()[first]))
 
     log_w = log_p + curve(_log(drawn.eps_coefficient))
-    pure, whole = (
-        (table.probability * table.coefficient)[where].sum() / table.probability[where].sum()
-        for where in (is_pure, table.probability > 0)
-    )
+    pure, whole = ((p * c)[where].sum() / p[where].sum() for where in (is_pure, p > 0))
     covariance = np.diag(spacing_error(levels, numbers, grid) ** 2)
     return _exact(
         title=table.title,
@@ -157,9 +155,9 @@ def from_table(table: LossTable) -> Audit:
         parameterization=table.parameterization,
         parameterization_factor=table.parameterization_factor,
         sigma_data=table.sigma_data,
-        share_pure_noise=table.probability[is_pure].sum().item(),
+        share_pure_noise=p[is_pure].sum().item(),
         weight_pure_noise=(pure / whole).nan_to_num().item(),
-        share_clean=table.probability[is_clean].sum().item(),
+        share_clean=p[is_clean].sum().item(),
         diagnostics=list(table.diagnostics),
     )
 

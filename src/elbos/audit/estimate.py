@@ -1,6 +1,7 @@
 r"""From samples to an audit: $w(\lambda) \propto p(\lambda)\,k(\lambda)$ with its uncertainty."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,13 +48,11 @@ def audit_of_samples(samples: Samples, *, title: str) -> Audit:
     is_fitted = density.is_fitted or k.is_fitted
     # names are found by the levels that have a weight
     used = probability * (_share_used(logsnr, c_values, grid) > (0.05 if c.is_fitted else 0.95))
-    has_target = is_finite & (samples.coefficient != 0)
-    at, a, b = (part[has_target] for part in (samples.logsnr, samples.a, samples.b))
-    prediction = prediction_of(at, a, b, rtol=samples.logsnr_error)
+    target = _target(samples, grid)
     diagnostics = [*samples.diagnostics, *found, *_of_the_coefficient(samples, c)]
-    if prediction is None and not any(one.is_fatal for one in diagnostics):
+    if target["parameterization"] is None and not any(one.is_fatal for one in diagnostics):
         diagnostics.append(Diagnostic("unknown-target"))
-    process, is_pure = samples.process, samples.logsnr == -torch.inf
+    is_pure = samples.logsnr == -torch.inf
     return Audit(
         title=title,
         source="measured",
@@ -63,17 +62,12 @@ def audit_of_samples(samples: Samples, *, title: str) -> Audit:
         weight_error=torch.from_numpy(_relative_error(covariance, probability)),
         density=torch.from_numpy(np.exp(density.log_p)),
         coefficient=torch.from_numpy(np.exp(log_c)),
-        a=torch.from_numpy(_median_curve(at, a, grid)),
-        b=torch.from_numpy(_median_curve(at, b, grid)),
         schedule=code(density.schedule) if density.schedule else None,
         density_kind=density.kind,
         num_steps=density.num_steps,
-        process=process.name,
-        data_scale=process.scale,
+        process=samples.process.name,
+        data_scale=samples.process.scale,
         data_offset=samples.data_offset,
-        parameterization=prediction.name if prediction else None,
-        parameterization_factor=prediction.factor if prediction else 1.0,
-        sigma_data=(prediction.sigma_data if prediction else None) or process.sigma_data,
         coefficient_name=coefficient_name(grid, log_c, used),
         rising=rising_measured(grid, log_w, covariance, density.log_p, is_fitted=is_fitted),
         closest=nearest_weightings(grid, log_w, used),
@@ -81,7 +75,23 @@ def audit_of_samples(samples: Samples, *, title: str) -> Audit:
         weight_pure_noise=_mean_ratio(samples.coefficient[is_pure], samples.coefficient),
         share_clean=(samples.logsnr == torch.inf).double().mean().item(),
         diagnostics=diagnostics,
+        **target,
     )
+
+
+def _target(samples: Samples, grid: Array) -> dict[str, Any]:
+    """The fields of an audit about what the network predicts."""
+    has_target = samples.logsnr.isfinite() & (samples.coefficient != 0)
+    logsnr, a, b = (part[has_target] for part in (samples.logsnr, samples.a, samples.b))
+    prediction = prediction_of(logsnr, a, b, rtol=samples.logsnr_error)
+    name, factor, sigma_data = prediction or (None, 1.0, None)
+    return {
+        "parameterization": name,
+        "parameterization_factor": factor,
+        "sigma_data": sigma_data or samples.process.sigma_data,
+        "a": torch.from_numpy(_median_curve(logsnr, a, grid)),
+        "b": torch.from_numpy(_median_curve(logsnr, b, grid)),
+    }
 
 
 def centered(log_values: Array, probability: Array) -> Array:
@@ -166,19 +176,12 @@ def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
 
 @dataclass(frozen=True)
 class _Curve:
-    """The mean of a positive quantity as a function of the noise level.
+    """The mean of a positive quantity as a function of the noise level."""
 
-    Attributes:
-        log: Its logarithm at the grid.
-        covariance: Of that.
-        scatter: Relative scatter of single values around the curve.
-        is_fitted: Whether it was fitted, since they do not lie on one.
-    """
-
-    log: Float[Array, " g"]
-    covariance: Float[Array, "g g"]
-    scatter: float
-    is_fitted: bool
+    log: Float[Array, " g"]  # its logarithm at the grid
+    covariance: Float[Array, "g g"]  # of that
+    scatter: float  # relative, of single values around the curve
+    is_fitted: bool  # since single values do not lie on a curve
 
     @classmethod
     def from_samples(cls, logsnr: Array, value: Array, grid: Array) -> "_Curve":

@@ -29,6 +29,7 @@ from elbos.schedules import DDPM, Cosine, EDMSampling, Flow, Laplace, Linear, No
 T = TypeVar("T")
 
 _MAX_PARAMETER = 20.0  # of a mean log-SNR, or the log of a scale: beyond, nobody would write it
+_TABLE_TOLERANCE = 0.01  # of the distribution function: a table needs its name only to be found
 _SHAPE_ERROR = 5e-4  # of a log-density, where it was read off: what rounding can leave
 
 
@@ -179,16 +180,10 @@ class _Fit:
 
 @dataclass(frozen=True)
 class NamedSchedule:
-    """A schedule that fits levels.
-
-    Attributes:
-        schedule: The schedule.
-        is_published: Whether it is that of a published recipe, or has nothing to fit but ends.
-        covariance: Of its log-density at a grid, as a function of the grid.
-    """
+    """A schedule that fits levels, and the covariance of its log-density, a function of a grid."""
 
     schedule: Schedule
-    is_published: bool
+    is_published: bool  # that of a recipe, or with nothing to fit but ends
     covariance: Callable[[Array], Array]
 
 
@@ -244,8 +239,7 @@ def named_schedule(
     Args:
         logsnr: The levels.
         smooth: The smooth density, which has to be hardly more likely; None if the levels are the
-            steps of a table, quantiles of the schedule and not draws from it. A table needs no name
-            for its density, so that a name need only be right to 1 %.
+            steps of a table, quantiles of the schedule and not draws from it.
     """
     num = len(logsnr)
     fitting: list[tuple[float, _Fit, Schedule]] = []
@@ -257,7 +251,7 @@ def named_schedule(
             continue
         likelihood, distance = fit.log_likelihood(schedule), _kolmogorov(schedule, logsnr)
         if smooth is None:
-            is_fitting = distance < _table_tolerance(num)
+            is_fitting = distance < max(2.5 / num, _TABLE_TOLERANCE)
         else:
             is_as_likely = smooth.log_likelihood - likelihood < 20 + len(fit.theta)
             is_fitting = distance < 1.7 / num**0.5 and is_as_likely
@@ -269,10 +263,6 @@ def named_schedule(
     published = _as_published(fit, schedule, is_table=smooth is None)
     best = _with_default_ends(published or schedule, num)
     return NamedSchedule(best, published is not None or not fit.theta, fit.covariance)
-
-
-def _table_tolerance(num: int) -> float:
-    return max(2.5 / num, 0.01)
 
 
 def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
@@ -292,7 +282,8 @@ def _as_published(fit: _Fit, fitted: Schedule, *, is_table: bool) -> Schedule | 
             continue
         cut = dataclasses.replace(schedule, **fit.ends)
         if is_table:
-            is_as_good = _kolmogorov(cut, fit.logsnr) < _table_tolerance(len(fit.logsnr))
+            num = len(fit.logsnr)
+            is_as_good = _kolmogorov(cut, fit.logsnr) < max(2.5 / num, _TABLE_TOLERANCE)
         else:
             is_as_good = likelihood - fit.log_likelihood(cut) < allowed
         if is_as_good:

@@ -26,38 +26,31 @@ LossFunction = Callable[[Any, Tensor], Any]
 class OutputForm:
     """The form in which a loss takes its network's output.
 
-    Attributes:
-        container: A tensor, which is also its own attribute `sample`; a tuple of it; or a pair of
-            it and a zero for each sample.
-        multiple: Channels of the output per channel of the data; 2 where a variance is learned.
+    A tensor, which is also its own attribute `sample`; a tuple of it; or a pair of it and a zero
+    for each sample. It has `multiple` channels per channel of the data: 2 where a variance is
+    learned.
     """
 
-    container: Literal["tensor", "tuple", "pair"]
-    multiple: int
+    container: Literal["tensor", "tuple", "pair"] = "tensor"
+    multiple: int = 1
 
 
 _FORMS = [
-    OutputForm("tensor", 1),
-    OutputForm("tuple", 1),
-    OutputForm("pair", 1),
-    OutputForm("tensor", 2),
-    OutputForm("tuple", 2),
+    OutputForm(),
+    OutputForm("tuple"),
+    OutputForm("pair"),
+    OutputForm(multiple=2),
+    OutputForm("tuple", multiple=2),
 ]
 
 
 @dataclass
 class Call:
-    """One call of the network.
+    """One call of the network, and the gradient of the loss with respect to its answer."""
 
-    Attributes:
-        z: Its noisy data.
-        answer: Its output, a leaf of the graph.
-        gradient: Of the loss, with respect to the answer; None if the loss does not depend on it.
-    """
-
-    z: Tensor
-    answer: Tensor
-    gradient: Tensor | None = None
+    z: Tensor  # noisy data
+    answer: Tensor  # a leaf of the graph
+    gradient: Tensor | None = None  # None if the loss does not depend on the answer
 
 
 class ProbeNetwork(nn.Module):
@@ -91,12 +84,9 @@ class ProbeNetwork(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            is_swapped = hasattr(Tensor, name)
-            advice = (
-                "is it called as loss(network, x), in this order?"
-                if is_swapped
-                else "set it in the loss to what your network has"
-            )
+            advice = "set it in the loss to what your network has"
+            if hasattr(Tensor, name):
+                advice = "is it called as loss(network, x), in this order?"
             raise AttributeError(
                 f"the stand-in for the network has no attribute {name!r}: {advice}"
             ) from None
@@ -280,15 +270,15 @@ def _reason(error: Exception, x: Tensor, *, is_answered: bool) -> str:
     libraries = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), ours, "<frozen ")
     theirs = [frame for frame in frames if not frame.filename.startswith(libraries)]
     frame = (theirs or frames)[-1]
-    place = f"{Path(frame.filename).name}, line {frame.lineno}"
-    message = _one_line(error) or "no message"
-    text = f"The loss raised {type(error).__name__} ({place}): {message}"
-    text += f" (x has shape {list(x.shape)})"
-    return text + (
-        "; the stand-in answers with a tensor like the data, a tuple of it, a pair of it and "
-        "zeros, or under .sample: wrap other outputs of the network in a function."
-        if is_answered
-        else ""
+    text = (
+        f"The loss raised {type(error).__name__} ({Path(frame.filename).name}, line "
+        f"{frame.lineno}): {_one_line(error) or 'no message'} (x has shape {list(x.shape)})"
+    )
+    if not is_answered:
+        return text
+    return (
+        f"{text}; the stand-in answers with a tensor like the data, a tuple of it, a pair of it "
+        "and zeros, or under .sample: wrap other outputs of the network in a function."
     )
 
 

@@ -64,17 +64,11 @@ def deciding_draw(
 
 @dataclass(frozen=True)
 class RisingCurve:
-    """$s$ or $u$ as a rising function of a place: a level, or the end of a step of a table.
+    """$s$ or $u$ as a rising function of a place: a level, or the end of a step of a table."""
 
-    Attributes:
-        places: Increasing, `[m]`.
-        s: Increasing, `[m]`.
-        error: Of `s`, `[m]`.
-    """
-
-    places: Float[Array, " m"]
-    s: Float[Array, " m"]
-    error: Float[Array, " m"]
+    places: Float[Array, " m"]  # increasing
+    s: Float[Array, " m"]  # increasing
+    error: Float[Array, " m"]  # of s
 
     def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
         """Some of the points, many errors apart: from the middle outwards, and the fewer errors the
@@ -163,19 +157,12 @@ def inverse_cdf_density(
 
 @dataclass(frozen=True)
 class StepCurve:
-    """The quantiles at which the steps of a table end.
+    """The quantiles at which the steps of a table end."""
 
-    Attributes:
-        steps: The numbers of those that were drawn, increasing, `[t]`.
-        ends: The curve through the ends between them.
-        num: How many samples were drawn.
-        are_options: Whether they were drawn with known probabilities, so that ends are exact.
-    """
-
-    steps: Float[Array, " t"]
-    ends: RisingCurve
-    num: int
-    are_options: bool
+    steps: Float[Array, " t"]  # the numbers of those that were drawn, increasing
+    ends: RisingCurve  # through the ends between them
+    num: int  # of samples
+    are_options: bool  # drawn with known probabilities, so that ends are exact
 
     @classmethod
     def from_samples(cls, steps: Float[Array, " n"], draw: Float[Array, " n"]) -> "StepCurve":

@@ -20,17 +20,11 @@ _MIN_GAIN = 8.0  # in log-likelihood over equally likely steps: chance gave it t
 
 @dataclass(frozen=True)
 class Levels:
-    """Noise levels.
+    """Noise levels, and what was drawn with them."""
 
-    Attributes:
-        logsnr: Finite log-SNR.
-        error: Of each, by rounding.
-        quantiles: Random numbers that were drawn for each, by the logit of their quantile.
-    """
-
-    logsnr: Float[Array, " n"]
-    error: Float[Array, " n"]
-    quantiles: Float[Array, "n draws"]
+    logsnr: Float[Array, " n"]  # finite
+    error: Float[Array, " n"]  # by rounding
+    quantiles: Float[Array, "n draws"]  # logits of the quantiles of the numbers drawn for each
 
     def at(self, index: NDArray[np.int64]) -> "Levels":
         return Levels(self.logsnr[index], self.error[index], self.quantiles[index])
@@ -129,17 +123,11 @@ def _first_of_groups(levels: Levels, batch: Array) -> NDArray[np.int64] | None:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of noise levels: its density is the probability of a step over their spacing.
+    """A table of noise levels: its density is the probability of a step over their spacing."""
 
-    Attributes:
-        levels: Those that were drawn, increasing.
-        steps: Their places in the table; steps that were never drawn leave a gap.
-        counts: How often each was drawn.
-    """
-
-    levels: Float[Array, " t"]
-    steps: Float[Array, " t"]
-    counts: NDArray[np.int64]
+    levels: Float[Array, " t"]  # those that were drawn, increasing
+    steps: Float[Array, " t"]  # their places in the table; those that were never drawn leave a gap
+    counts: NDArray[np.int64]  # how often each was drawn
 
     @classmethod
     def from_levels(cls, levels: Levels) -> "Table | None":

@@ -98,26 +98,15 @@ def measure(
 
 @dataclass(frozen=True)
 class _Pilot:
-    """The findings on the first batches, which decide how the others are taken apart.
-
-    Attributes:
-        queries: The calls of the loss.
-        reference: The clean batch as the process sees it, and the other one; up to a scale.
-        offset: What is added to the data.
-        depends_on_x: Whether the coefficient depends on the data.
-        is_noise_known: Whether the noise is one of the draws that were recorded.
-        is_uneven: Whether the coefficient differs between the elements of a sample.
-        is_plain: Whether one call of the loss shows all there is; in few dimensions it does not.
-        diagnostics: Findings.
-    """
+    """The findings on the first batches, which decide how the others are taken apart."""
 
     queries: Queries
-    reference: tuple[Tensor, Tensor]
-    offset: float
-    depends_on_x: bool
-    is_noise_known: bool
-    is_uneven: bool
-    is_plain: bool
+    reference: tuple[Tensor, Tensor]  # both batches as the process sees them, up to a scale
+    offset: float  # what is added to the data
+    depends_on_x: bool  # the coefficient does
+    is_noise_known: bool  # it is one of the draws that were recorded
+    is_uneven: bool  # the coefficient differs between the elements of a sample
+    is_plain: bool  # one call of the loss shows all there is; in few dimensions it does not
     diagnostics: list[Diagnostic]
 
 

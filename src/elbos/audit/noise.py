@@ -20,16 +20,10 @@ _MIN_SHARE = 1e-6  # of the noise's power, from which on a draw is part of it
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise of the first batches.
+    """The noise of the first batches."""
 
-    Attributes:
-        is_known: Whether the noise of every sample is known.
-        coefficients: Of all samples, solved with that noise.
-        diagnostics: Findings about it.
-    """
-
-    is_known: bool
-    coefficients: Coefficients
+    is_known: bool  # that of every sample
+    coefficients: Coefficients  # of all samples, solved with that noise
     diagnostics: list[Diagnostic]
 
 
@@ -90,16 +84,13 @@ def _without_data(paired: list[PairedCalls], x: Tensor, coefficients: Coefficien
 class _Parts:
     """Draws that the noise consists of.
 
-    Attributes:
-        whole: Those of the size of the data, by their place.
-        shared: Shapes of those that many elements share, and their strength, as a standard
-            deviation, compared with that of the others.
-        left: Share of the noise's power that no draw explains.
+    Those that many elements share are given by their shapes and their standard deviations, compared
+    with that of the others.
     """
 
-    whole: list[int]
+    whole: list[int]  # those of the size of the data, by their place
     shared: list[tuple[list[int], float]]
-    left: float
+    left: float  # share of the noise's power that no draw explains
 
 
 def _parts(paired: list[PairedCalls], x: Tensor, coefficients: Coefficients) -> _Parts:

@@ -24,17 +24,11 @@ from torch.overrides import TorchFunctionMode
 
 @dataclass(frozen=True)
 class _Distribution:
-    """What a random function draws from.
-
-    Attributes:
-        kind: Uniform numbers, normal ones or integers.
-        parameters: Keywords of its location and its scale, or of its two ends.
-        first: Place of the first of them among the positional arguments.
-    """
+    """What a random function draws from."""
 
     kind: Literal["uniform", "normal", "integer"]
-    parameters: tuple[str, ...] = ()
-    first: int = 0
+    parameters: tuple[str, ...] = ()  # keywords of its location and its scale, or of its two ends
+    first: int = 0  # the place of the first of them among the positional arguments
 
     def standardized(self, value: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Drawn values, transformed to uniform on [0, 1] or to variance 1."""

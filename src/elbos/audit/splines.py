@@ -30,23 +30,14 @@ _MAX_NEWTON_STEPS = 50
 
 @dataclass(frozen=True)
 class _Spline:
-    """A natural cubic spline, with a known constant subtracted.
+    """A natural cubic spline, with a known constant subtracted."""
 
-    Attributes:
-        knots: Where its pieces meet.
-        coefficients: Its values there.
-        coefficient_covariance: Their covariance.
-        origin: What basis functions are measured from, for the covariance.
-        constant: What is subtracted from the spline.
-        score: The log-likelihood, less the number of parameters.
-    """
-
-    knots: Float[Array, " k"]
-    coefficients: Float[Array, " k"]
+    knots: Float[Array, " k"]  # where its pieces meet
+    coefficients: Float[Array, " k"]  # its values there
     coefficient_covariance: Float[Array, "k k"]
-    origin: Float[Array, " k"]
-    constant: float
-    score: float
+    origin: Float[Array, " k"]  # what basis functions are measured from, for the covariance
+    constant: float  # what is subtracted from the spline
+    score: float  # the log-likelihood, less the number of parameters
 
     @classmethod
     def of_counts(
@@ -114,15 +105,10 @@ def _natural_basis(knots: Float[Array, " k"], at: Float[Array, " m"]) -> Float[A
 
 @dataclass(frozen=True)
 class Splines:
-    r"""Splines of several numbers of knots, averaged with Akaike's weights.
-
-    Attributes:
-        splines: The candidates.
-        weights: $\propto e^{-\mathrm{AIC}/2}$, summing to 1.
-    """
+    """Splines of several numbers of knots, averaged with Akaike's weights."""
 
     splines: list[_Spline]
-    weights: Float[Array, " s"]
+    weights: Float[Array, " s"]  # proportional to exp(-AIC / 2), summing to 1
 
     @classmethod
     def of_counts(cls, places: Float[Array, " m"], counts: NDArray[Any]) -> "Splines":
@@ -179,17 +165,11 @@ class Splines:
 
 @dataclass(frozen=True)
 class SmoothDensity:
-    """The density of levels without a table: a log-spline over narrow bins.
+    """The density of levels without a table: a log-spline over narrow bins."""
 
-    Attributes:
-        spline: The log-probabilities of the bins.
-        width: Of a bin.
-        num: How many levels there were.
-    """
-
-    spline: Splines
-    width: float
-    num: int
+    spline: Splines  # the log-probabilities of the bins
+    width: float  # of a bin
+    num: int  # of levels
 
     @classmethod
     def fit(cls, logsnr: Float[Array, " n"]) -> "SmoothDensity":
