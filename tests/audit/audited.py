@@ -1,4 +1,4 @@
-"""The audits that several test modules look at, each made once per session."""
+"""What several test modules share: losses, and audits that are made once per session."""
 
 from functools import cache
 
@@ -37,3 +37,27 @@ def all_audits():
     for oddity in ODDITIES:
         audits[f"oddity/{oddity.name}"] = lambda oddity=oddity: audited_oddity(oddity)
     return audits
+
+
+def kinds(result):
+    return [one.kind for one in result.diagnostics]
+
+
+def within(intervals, low, high):
+    """The parts of intervals between two ends."""
+    cut = ((max(start, low), min(end, high)) for start, end in intervals)
+    return [(start, end) for start, end in cut if start < end]
+
+
+def cosine_v(network, x):
+    t = torch.rand(len(x), 1, 1, 1)
+    alpha, sigma = torch.cos(torch.pi / 2 * t), torch.sin(torch.pi / 2 * t)
+    eps = torch.randn_like(x)
+    return (network(alpha * x + sigma * eps, t) - (alpha * eps - sigma * x)).square().mean()
+
+
+def edm_per_sample(network, x):
+    sigma = torch.exp(1.2 * torch.randn(len(x)) - 1.2)
+    z = x + sigma[:, None, None, None] * torch.randn_like(x)
+    error = (network(z, sigma) - x).square().flatten(1).mean(1)
+    return error * (sigma**2 + 0.25) / (0.5 * sigma) ** 2

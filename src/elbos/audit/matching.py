@@ -12,6 +12,7 @@ published values, then with the parameter fitted.
 import ast
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -215,7 +216,7 @@ def named_weighting(name: str) -> Weighting:
         >>> named_weighting("Monotone(EDM(mean=-1.0))").inner.mean
         -1.0
     """
-    kinds = {kind.__name__: kind for kind in Weighting.__subclasses__()}
+    kinds = {kind.__name__: kind for kind in (*weightings.WEIGHTINGS, *weightings.WRAPPERS)}
 
     def built(node: ast.expr) -> Any:
         match node:
@@ -230,36 +231,21 @@ def named_weighting(name: str) -> Weighting:
     return weighting
 
 
-_Formula = Callable[[Array, float], Array]
-_FORMULAS: list[tuple[str, _Formula]] = [  # of snr; the first that fits is taken
-    ("1", lambda snr, _: np.ones_like(snr)),
-    ("snr", lambda snr, _: snr),
-    ("1/snr", lambda snr, _: 1 / snr),
-    ("sqrt(snr)", lambda snr, _: np.sqrt(snr)),
-    ("1/sqrt(snr)", lambda snr, _: 1 / np.sqrt(snr)),
-    ("snr + 1", lambda snr, _: snr + 1),
-    ("1/(snr + 1)", lambda snr, _: 1 / (snr + 1)),
-    ("snr/(snr + 1)", lambda snr, _: snr / (snr + 1)),
-    ("(snr + 1)/snr", lambda snr, _: (snr + 1) / snr),
-    ("snr**2", lambda snr, _: snr**2),
-    ("min(snr, {g})", lambda snr, g: np.minimum(snr, g)),
-    ("max(snr, {g})", lambda snr, g: np.maximum(snr, g)),
-    ("min(snr, {g})/snr", lambda snr, g: np.minimum(1, g / snr)),
-    ("max(snr, {g})/snr", lambda snr, g: np.maximum(1, g / snr)),
-    ("min(snr, {g})/(snr + 1)", lambda snr, g: np.minimum(snr, g) / (snr + 1)),
-    ("max(snr, {g})/(snr + 1)", lambda snr, g: np.maximum(snr, g) / (snr + 1)),
-    ("min(snr, {g})/snr + 1", lambda snr, g: np.minimum(1, g / snr) + 1),
-    ("min(snr + 1, {g})/(snr + 1)", lambda snr, g: np.minimum(1, g / (snr + 1))),
-    ("min(sqrt(snr), {g})/sqrt(snr)", lambda snr, g: np.minimum(1, g / np.sqrt(snr))),
-    ("min(sqrt(snr), {g})", lambda snr, g: np.minimum(np.sqrt(snr), g)),
-    ("min(1/snr, {g})", lambda snr, g: np.minimum(1 / snr, g)),
-    ("snr + {g}", lambda snr, g: snr + g),
-    ("t**2, t = 1/(1 + sqrt(snr))", lambda snr, _: 1 / (1 + np.sqrt(snr)) ** 2),
-    ("1/t**2, t = 1/(1 + sqrt(snr))", lambda snr, _: (1 + np.sqrt(snr)) ** 2),
-    ("(1 - t)**2, t = 1/(1 + sqrt(snr))", lambda snr, _: snr / (1 + np.sqrt(snr)) ** 2),
-    ("1/(snr + {g})", lambda snr, g: 1 / (snr + g)),
-    ("snr/(snr + {g})", lambda snr, g: snr / (snr + g)),
-]
+_FORMULAS = (  # in snr and a parameter g; the first that fits is taken
+    *("1", "snr", "1/snr", "sqrt(snr)", "1/sqrt(snr)", "snr + 1", "1/(snr + 1)"),
+    *("snr/(snr + 1)", "(snr + 1)/snr", "snr**2", "min(snr, g)", "max(snr, g)", "min(snr, g)/snr"),
+    *("max(snr, g)/snr", "min(snr, g)/(snr + 1)", "max(snr, g)/(snr + 1)", "min(snr, g)/snr + 1"),
+    *("min(snr + 1, g)/(snr + 1)", "min(sqrt(snr), g)/sqrt(snr)", "min(sqrt(snr), g)"),
+    *("min(1/snr, g)", "snr + g", "t**2, t = 1/(1 + sqrt(snr))", "1/t**2, t = 1/(1 + sqrt(snr))"),
+    *("(1 - t)**2, t = 1/(1 + sqrt(snr))", "1/(snr + g)", "snr/(snr + g)"),
+)
+
+
+def _log_value(formula: str, snr: Array, g: float = 1.0) -> Array:
+    functions = {"min": np.minimum, "max": np.maximum, "sqrt": np.sqrt}
+    names = {**functions, "snr": snr, "g": g, "t": 1 / (1 + np.sqrt(snr))}
+    value = eval(formula.partition(", t =")[0], {"__builtins__": {}}, names)  # noqa: S307, constants
+    return np.asarray(np.log(value * np.ones_like(snr)))
 
 
 def coefficient_name(
@@ -270,19 +256,20 @@ def coefficient_name(
     logsnr, log_c, p = logsnr[kept], log_c[kept], p[kept] / p[kept].sum()
     snr = np.exp(logsnr)
     best: tuple[float, str] = (SAME, "")
-    for text, formula in _FORMULAS:
-        gamma = _best_gamma(formula, snr, log_c, p) if "{g}" in text else 1.0
-        d = distance(log_c, np.log(formula(snr, gamma)), p)
+    for formula in _FORMULAS:
+        has_parameter = bool(re.search(r"\bg\b", formula))
+        g = _best_parameter(formula, snr, log_c, p) if has_parameter else 1.0
+        d = distance(log_c, _log_value(formula, snr, g), p)
         if d < best[0] - (MIN_GAIN if best[1] else 0):
-            best = d, text.format(g=f"{gamma:g}")
+            best = d, re.sub(r"\bg\b", f"{g:g}", formula)
     return best[1] or None
 
 
-def _best_gamma(formula: _Formula, snr: Array, log_c: Array, p: Array) -> float:
+def _best_parameter(formula: str, snr: Array, log_c: Array, p: Array) -> float:
     """The parameter of a formula that fits best."""
 
-    def loss(log_gamma: float) -> float:
-        return distance(log_c, np.log(formula(snr, math.exp(log_gamma))), p)
+    def loss(log_g: float) -> float:
+        return distance(log_c, _log_value(formula, snr, math.exp(log_g)), p)
 
     starts = np.arange(-3, 7, 0.1)
     start = starts[int(np.argmin([loss(value) for value in starts]))]

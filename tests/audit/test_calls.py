@@ -1,0 +1,182 @@
+"""The calls of a loss: arguments, outputs, random numbers, and what cannot be measured."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from audit_errors import relative_errors
+from audited import (
+    X,
+    cosine_v,
+    edm_per_sample,
+    kinds,
+)
+from mistaken_losses import (
+    ODDITIES,
+)
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from elbos import audit, weightings
+from elbos.audit.measure import measure
+from elbos.audit.rng import Recorder, preserved_random_states
+from elbos.recipes import RECIPES
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_losses_that_are_not_a_number_at_some_levels_are_left_out(seed):
+    """A weight of 0/0 at one of 1000 levels spoils its whole batch."""
+
+    def loss(network, x):
+        i, eps = torch.randint(1000, (len(x),)), torch.randn_like(x)
+        t = (i[:, None, None, None] + 0.5) / 1000
+        error = (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean((1, 2, 3))
+        return (error * (i / i)).mean()
+
+    result = audit.probe(loss, X[:64], 5000, seed=seed)
+    assert set(kinds(result)) <= {"not-finite"}
+    assert (result.parameterization, result.density_kind) == ("flow", "table")
+
+
+def reduced(how):
+    def loss(network, x):
+        t = torch.rand(len(x), 1, 1, 1)
+        eps = torch.randn_like(x)
+        out = network((1 - t) * x + t * eps, t)
+        error = (how["output"](out) - (eps - x)).square()
+        return how["loss"](error)
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"output": lambda out: out, "loss": lambda error: error},
+        {"output": lambda out: out.sample, "loss": lambda error: error.flatten(1).mean(1)},
+        {"output": lambda out: out, "loss": lambda error: (error.sum(), {"log": 0.0})},
+        {"output": lambda out: out[0], "loss": lambda error: {"loss": error.mean(), "mse": 1}},
+    ],
+    ids=["elements", "sample", "tuple", "index, dict"],
+)
+def test_any_output_and_any_reduction(how):
+    result = audit.probe(reduced(how), X, 2000)
+    assert (result.parameterization, result.schedule) == ("flow", "Flow()")
+    assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
+
+
+def test_arguments_are_passed_and_asked_for():
+    def loss(network, x):
+        label = torch.randint(10, (len(x),))
+        device = next(network.parameters()).device
+        t = torch.rand(len(x), device=device)
+        z = (1 - t[:, None, None, None]) * x + t[:, None, None, None] * (eps := torch.randn_like(x))
+        out = network(hidden_states=z, timestep=t, class_labels=label, return_dict=False)[0]
+        return F.mse_loss(out, eps - x)
+
+    assert audit.probe(loss, X, 1000).parameterization == "flow"
+
+
+def test_a_generator_of_the_loss_is_reset_too():
+    generator = torch.Generator().manual_seed(3)
+
+    def loss(network, x):
+        t = torch.rand(len(x), 1, 1, 1, generator=generator)
+        eps = torch.randn(x.shape, generator=generator)
+        return F.mse_loss(network((1 - t) * x + t * eps, t), eps - x)
+
+    assert audit.probe(loss, X, 2000).schedule == "Flow()"
+
+
+def test_the_random_states_are_left_as_they_were():
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    with preserved_random_states():
+        Recorder().reset(1, 4)
+    assert random.getstate() == before[0]
+    assert (np.random.get_state()[1] == before[1][1]).all()  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+def test_the_seed_decides():
+    first = audit.probe(cosine_v, X, 600, seed=1)
+    assert torch.equal(audit.probe(cosine_v, X, 600, seed=1).weight, first.weight)
+    assert not torch.equal(audit.probe(cosine_v, X, 600, seed=2).logsnr, first.logsnr)
+
+
+def test_probes_in_threads_do_not_meet():
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lambda seed: audit.probe(cosine_v, X, 600, seed), (1, 1, 2)))
+    assert torch.equal(results[0].weight, results[1].weight)
+    assert all(result.schedule == "Cosine()" for result in results)
+
+
+def test_numpy_is_left_as_it_was_found(monkeypatch):
+    def mine(*shape):
+        return np.full(shape, 0.5)
+
+    monkeypatch.setattr("numpy.random.rand", mine)
+    audit.probe(cosine_v, X, 300)
+    with pytest.raises(ValueError, match="The loss raised"):
+        audit.probe(lambda network, x: 1 / 0, X, 300)
+    assert np.random.rand is mine
+
+
+def test_seeds_have_no_level_in_common():
+    drawn = [set(measure(cosine_v, X, 1000, seed).logsnr.tolist()) for seed in (0, 1)]
+    assert len(drawn[0]) == len(drawn[1]) == 1000
+    assert not drawn[0] & drawn[1]
+
+
+def test_a_pair_of_outputs_is_audited_by_the_first():
+    edm2 = next(oddity.loss for oddity in ODDITIES if oddity.name == "learned_loss_weight")
+    result = audit.probe(edm2, X, 5000)
+    assert (result.parameterization, result.schedule) == ("x", "Normal(mean=0.8, std=2.0)")
+    assert relative_errors(result, RECIPES["edm2"].closed_form).abs().median() < 1e-3
+
+
+def with_an_attribute(network, z):
+    return network(z).prediction
+
+
+def in_vjp(network, z):
+    return torch.func.vjp(network, z)[0]
+
+
+def in_vmap(network, z):
+    return torch.vmap(lambda one: network(one[None])[0])(z)
+
+
+def in_a_checkpoint(network, z):
+    return checkpoint(network, z.requires_grad_(), use_reentrant=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (with_an_attribute, r"no attribute 'prediction'.* the stand-in answers with a tensor"),
+        (in_vjp, r"torch\.func"),
+        (in_vmap, r"torch\.func"),
+        (in_a_checkpoint, r"use_reentrant=False"),
+    ],
+)
+def test_a_call_that_cannot_be_watched_is_told_why(call, reason):
+    def loss(network, x):
+        eps, t = torch.randn_like(x), torch.rand(len(x), 1, 1, 1)
+        return (call(network, (1 - t) * x + t * eps) - eps).square().mean()
+
+    with pytest.raises(ValueError, match=reason) as error:
+        audit.probe(loss, X)
+    assert "\n" not in str(error.value)
+
+
+def test_type_of_the_network_is_a_module():
+    def loss(network, x):
+        assert isinstance(network, torch.nn.Module)
+        network.train()
+        assert isinstance(network.device, torch.device)
+        return edm_per_sample(network, x)
+
+    assert isinstance(audit.probe(loss, X, 500).weight, Tensor)

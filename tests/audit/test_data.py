@@ -1,0 +1,277 @@
+"""The data: their scale and offset, their shape, and their layout in the network's input."""
+
+import pytest
+import scipy
+import torch
+import torch.nn.functional as F
+from audit_errors import central, relative_errors
+from audited import X, cosine_v
+
+from elbos import audit, weightings
+
+
+def test_the_scale_and_the_offset_of_the_data_are_found():
+    images = (X + 1) / 2
+    result = audit.probe(lambda network, x: cosine_v(network, 2 * x - 1), images, 3000)
+    assert (result.data_scale, round(2 * result.data_offset, 6)) == (2.0, -1.0)
+    expected = audit.probe(cosine_v, X, 3000)
+    torch.testing.assert_close(result.logsnr, expected.logsnr, atol=2e-2, rtol=0)
+
+
+def test_data_may_be_standardized_by_sample():
+    def loss(network, x):
+        axes = (1, 2, 3)
+        return cosine_v(network, (x - x.mean(axes, keepdim=True)) / x.std(axes, keepdim=True))
+
+    result = audit.probe(loss, X[:64], 5000)
+    assert result.parameterization == "v"
+    assert relative_errors(result, weightings.Exponential()).abs().max() < 0.01
+
+
+def test_the_scale_of_the_data_can_be_given():
+    result = audit.probe(cosine_v, X, 3000, data_scale=2.0)
+    expected = audit.probe(cosine_v, X, 3000)
+    shift = 2 * torch.log(torch.tensor(2.0, dtype=torch.float64))
+    torch.testing.assert_close(result.logsnr, expected.logsnr - shift, atol=1e-6, rtol=0)
+
+
+SHAPES = [
+    (300, 1),
+    (300, 2),
+    (300, 3),
+    (300, 4),
+    (64, 16),
+    (128, 7, 5),
+    (64, 1, 12, 12),
+    (16, 2, 3, 6, 6),
+    (5, 3, 16, 16),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_data_of_any_shape(shape, dtype):
+    def flow(network, x):
+        t = torch.rand(len(x), *(1,) * (x.ndim - 1), dtype=x.dtype)
+        eps = torch.randn_like(x)
+        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
+
+    x = torch.rand(*shape, dtype=dtype, generator=torch.Generator().manual_seed(2)) - 0.3
+    result = audit.probe(flow, x, 2000)
+    assert (result.parameterization, result.schedule) == ("flow", "Flow()")
+    assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
+    assert result.diagnostics == []
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 40])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_points_with_normal_levels_and_an_offset(dimensions, seed):
+    """In few dimensions draws that are not the noise resemble it, and so does a constant."""
+
+    def edm(network, x):
+        x = x if dimensions == 1 else 2 * x - 1  # in one, a shift cannot be told from noise
+        sigma = (1.2 * torch.randn(len(x), 1) - 1.2).exp()
+        z = x + sigma * torch.randn_like(x)
+        error = (network(z, sigma.flatten()) - x).square()
+        return (sigma**2 + 0.25) / (0.5 * sigma) ** 2 * error
+
+    x = torch.rand(256, dimensions, generator=torch.Generator().manual_seed(seed))
+    result = audit.probe(edm, x, 3000, seed=seed)
+    assert (result.parameterization, result.process) == ("x", "variance exploding")
+    assert result.data_offset == pytest.approx(0 if dimensions == 1 else -0.5, abs=1e-3)
+    scale = result.data_scale
+    assert scale == pytest.approx(1 if dimensions == 1 else 2, abs=1e-3)
+    logsnr = result.logsnr
+    truth = weightings.EDM()(logsnr)
+    errors = (result.weight.log() - truth.log())[central(result)]
+    assert (errors - errors.median()).abs().max() < 1e-3
+    assert result.diagnostics == []
+
+
+def paired_with_noise(x, eps):
+    """Optimal transport between the batch and its noise."""
+    cost = torch.cdist(x.flatten(1), eps.flatten(1))
+    i, j = scipy.optimize.linear_sum_assignment(cost)
+    return x[i], eps[j], torch.rand(len(x), 1, 1, 1)
+
+
+def paired_in_the_order_of_noise(x, eps):
+    i, j = scipy.optimize.linear_sum_assignment(torch.cdist(eps.flatten(1), x.flatten(1)))
+    return x[j], eps[i], torch.rand(len(x), 1, 1, 1)
+
+
+def shuffled(x, eps):
+    return x[torch.randperm(len(x))], eps, torch.rand(len(x), 1, 1, 1)
+
+
+def flipped_at_times(x, eps):
+    return (x.flip(-1) if torch.rand(()) < 0.3 else x), eps, torch.rand(len(x), 1, 1, 1)
+
+
+def with_levels_by_row(x, eps):
+    return x, eps, torch.rand(len(x), 1, x.shape[2], 1)
+
+
+MIXES = [
+    paired_with_noise,
+    paired_in_the_order_of_noise,
+    shuffled,
+    flipped_at_times,
+    with_levels_by_row,
+]
+
+
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_not_data_plus_noise_of_one_level_is_refused(mix, seed):
+    def flow(network, x):
+        x, eps, t = mix(x, torch.randn_like(x))
+        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
+
+    with pytest.raises(ValueError, match=r"plus noise of one level per sample") as error:
+        audit.probe(flow, X[:64], 2000, seed=seed)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def test_a_shift_of_single_numbers_is_refused():
+    with pytest.raises(ValueError, match="one number, so its noise cannot be told from a shift"):
+        audit.probe(lambda network, x: flow_of_points(network, 2 * x - 1), torch.rand(256, 1))
+
+
+def flow_of_points(network, x, join=lambda z, t: [z, t]):
+    """Times beside the points in one input, as in torchcfm."""
+    t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+    out = network(torch.cat(join((1 - t) * x + t * eps, t), dim=-1))
+    return (out - (eps - x)).square().mean()
+
+
+@pytest.mark.parametrize("join", [lambda z, t: [z, t], lambda z, t: [torch.randn_like(t), z, t]])
+@pytest.mark.parametrize("dimensions", [2, 3, 40])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_times_beside_the_data_are_not_taken_for_data(join, dimensions, seed):
+    x = 0.3 * torch.randn(256, dimensions, generator=torch.Generator().manual_seed(seed))
+    result = audit.probe(
+        lambda network, x: flow_of_points(network, x, join), x.cumsum(1), 2000, seed=seed
+    )
+    assert (result.parameterization, result.schedule) == ("flow", "Flow()")
+    assert result.diagnostics == []
+
+
+@pytest.mark.parametrize("beside", [lambda z, x: [x, z], lambda z, x: [x.roll(1, 0), z, x]])
+def test_clean_images_beside_the_noisy_ones_are_not_taken_for_them(beside):
+    def loss(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        out = network(torch.cat(beside((1 - t) * x + t * eps, x), dim=1))
+        return (out - (eps - x)).square().mean()
+
+    assert audit.probe(loss, X[:64], 2000).schedule == "Flow()"
+
+
+def packed(x):
+    """2 x 2 patches as tokens, as Flux's trainers pack latents."""
+    b, c, h, w = x.shape
+    patches = x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(b, h * w // 4, 4 * c)
+
+
+def unpacked(tokens):
+    b, num, width = tokens.shape
+    h = w = 2 * int(num**0.5)
+    patches = tokens.reshape(b, h // 2, w // 2, width // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return patches.reshape(b, width // 4, h, w)
+
+
+def channels_last(x):
+    return x.movedim(1, -1)
+
+
+LAYOUTS = {
+    "packed": (packed, unpacked),
+    "bfloat16": (lambda x: packed(x).bfloat16(), lambda tokens: unpacked(tokens.float())),
+    "channels last": (channels_last, lambda x: x.movedim(-1, 1)),
+    "transposed": (lambda x: x.flatten(2).mT, lambda x: x.mT.reshape(-1, 3, 8, 8)),
+    "channels as samples": (
+        lambda x: x.flip(1).flatten(0, 1),
+        lambda x: x.view(-1, 3, 8, 8).flip(1),
+    ),
+    "with a prompt": (packed, unpacked),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_network_may_see_the_data_in_another_layout(name, seed):
+    there, back = LAYOUTS[name]
+
+    def flow(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        prompt = torch.ones(len(x), 77, 768) if name == "with a prompt" else None
+        out = network(prompt, there((1 - t) * x + t * eps), t)
+        return (back(out) - (eps - x)).square().mean()
+
+    result = audit.probe(flow, X[:64], 2000, seed=seed)
+    assert (result.parameterization, result.process) == ("flow", "rectified flow")
+    if name != "bfloat16":  # in which log-SNR is rounded
+        assert result.schedule == "Flow()"
+        assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
+    assert result.diagnostics == []
+
+
+def test_data_and_noise_may_be_moved_before_they_are_mixed():
+    def flow(network, x):
+        x = packed(x)
+        t, eps = torch.rand(len(x), 1, 1), torch.randn_like(x)
+        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
+
+    result = audit.probe(flow, X[:64], 2000)
+    assert (result.parameterization, result.schedule, result.diagnostics) == ("flow", "Flow()", [])
+
+
+ARGUMENTS = {
+    "dict": lambda z: {"x": z, "labels": torch.ones(len(z), 999)},
+    "list of samples": list,
+    "nested": lambda z: [None, ({"prompt": torch.ones(len(z), 999)}, z)],
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_noisy_data_inside_of_an_argument_are_found(name):
+    def flow(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        out = network(ARGUMENTS[name]((1 - t) * x + t * eps), t)
+        return (torch.stack(list(out)) - (eps - x)).square().mean()
+
+    assert audit.probe(flow, X[:64], 2000).schedule == "Flow()"
+
+
+def test_one_sample_as_a_batch():
+    result = audit.probe(cosine_v, X[:1], 500)
+    assert (result.parameterization, result.schedule) == ("v", "Cosine()")
+
+
+def test_half_precision_inputs():
+    def loss(network, x):
+        t = torch.rand(len(x), 1, 1, 1)
+        alpha, sigma = torch.cos(torch.pi / 2 * t), torch.sin(torch.pi / 2 * t)
+        eps = torch.randn_like(x)
+        z = (alpha * x + sigma * eps).bfloat16()
+        return F.mse_loss(network(z, t).float(), eps)
+
+    result = audit.probe(loss, X, 5000)
+    assert result.parameterization == "eps"
+    kept = central(result, 0.9)  # beyond, bfloat16 does not hold the signal, or the noise
+    difference = (result.weight / weightings.IDDPM()(result.logsnr)).log()[kept]
+    assert difference.std() < 0.05
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_data_on_a_gpu():
+    def loss(network, x):
+        t = torch.rand(len(x), 1, 1, 1, device=x.device)
+        eps = torch.randn_like(x)
+        return F.mse_loss(network((1 - t) * x + t * eps, t), eps - x)
+
+    result = audit.probe(loss, X.cuda(), 5000)
+    assert (result.parameterization, result.schedule) == ("flow", "Flow()")

@@ -1,0 +1,348 @@
+"""The noise levels and the coefficients, however they come about."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy
+import torch
+import torch.nn.functional as F
+from audit_errors import central, relative_errors
+from audited import (
+    X,
+    edm_per_sample,
+    kinds,
+    within,
+)
+
+from elbos import analysis, audit, schedules, weightings
+from elbos.audit.matching import code
+
+
+def eps_loss(levels_of, log_density, weighting, factor=torch.ones, noise=torch.randn_like):
+    """An eps-loss that trains exactly a weighting, whatever its levels are drawn from."""
+
+    def loss(network, x):
+        logsnr = levels_of(len(x)).double()
+        alpha, sigma = (
+            torch.sigmoid(sign * logsnr).sqrt().float()[:, None, None, None] for sign in (1, -1)
+        )
+        eps = noise(x)
+        error = (network(alpha * x + sigma * eps, logsnr) - eps).square().flatten(1).mean(1)
+        weight = weighting(logsnr) * torch.exp(-log_density(logsnr))
+        return error * weight * factor(len(x))
+
+    return loss
+
+
+MIXTURE = [(0.6, -2.0, 1.5), (0.4, 3.0, 1.0)]
+
+
+def mixed_levels(num):
+    """Log-SNR from a mixture of normals, which no named schedule is and no single draw decides."""
+    which = torch.multinomial(torch.tensor([m[0] for m in MIXTURE]), num, replacement=True)
+    mean, std = torch.tensor([m[1] for m in MIXTURE]), torch.tensor([m[2] for m in MIXTURE])
+    return mean[which] + std[which] * torch.randn(num)
+
+
+def log_mixture(logsnr):
+    parts = [math.log(m[0]) + log_normal(m[1], m[2])(logsnr) for m in MIXTURE]
+    return torch.logsumexp(torch.stack(parts), 0)
+
+
+def log_normal(mean, std):
+    return lambda v: -(((v - mean) / std) ** 2) / 2 - math.log(std)
+
+
+def normal_levels(mean, std):
+    return lambda num: mean + std * torch.randn(num)
+
+
+MIXED = (mixed_levels, log_mixture)
+
+
+SMOOTH_SEEDS = range(4)
+
+
+@pytest.mark.parametrize("weighting", [weightings.Sigmoid(), weightings.IDDPM()], ids=repr)
+def test_a_distribution_without_a_name_is_estimated(weighting):
+    """Over several seeds: the mean of the errors, and each of them in its own standard errors."""
+    results = [audit.probe(eps_loss(*MIXED, weighting), X, seed=seed) for seed in SMOOTH_SEEDS]
+    errors = [relative_errors(result, weighting).abs() for result in results]
+    assert all(result.density_kind == "smooth" for result in results)
+    assert np.mean([e.median().item() for e in errors]) < 0.03
+    assert np.mean([e.quantile(0.95).item() for e in errors]) < 0.08
+    for result, error in zip(results, errors, strict=True):
+        assert (error / result.weight_error[central(result)]).max() < 5
+        assert result.closest[0].name == code(weighting)
+        assert result.is_monotone == (weighting == weightings.Sigmoid())
+
+
+@pytest.mark.parametrize("mean, std", [(2.0, 2.8), (1.0, 3.0)])
+@pytest.mark.parametrize(
+    "weighting", [weightings.Sigmoid(), weightings.ELBO(), weightings.EDM()], ids=repr
+)
+def test_parameters_of_the_users_own_are_as_exact_as_published_ones(mean, std, weighting):
+    loss = eps_loss(normal_levels(mean, std), log_normal(mean, std), weighting)
+    result = audit.probe(loss, X)
+    assert result.schedule == code(schedules.Normal(mean=mean, std=std))
+    assert relative_errors(result, weighting).abs().max() < 1e-3
+    low, high = result.logsnr[0].item(), result.logsnr[-1].item()
+    expected = within(analysis.rising_intervals(weighting, -50, 50), low, high)
+    found = [(max(start, low), end) for start, end in result.rising]
+    assert len(found) == len(expected)
+    assert result.is_monotone == (expected == [])
+    for (_, end), (_, true_end) in zip(found, expected, strict=True):
+        assert abs(end - true_end) < 0.15
+
+
+def low_discrepancy(num):
+    return torch.remainder(torch.rand(1) + torch.arange(num) / num, 1.0)
+
+
+def stratified(num):
+    return (torch.arange(num) + torch.rand(num)) / num
+
+
+def antithetic(num):
+    u = torch.rand(num // 2)
+    return torch.cat([u, 1 - u])
+
+
+def shared_by_two(num):
+    return torch.rand(num // 2).repeat(2)
+
+
+def shared_by_four_neighbours(num):
+    return torch.rand(num // 4).repeat_interleave(4)
+
+
+def numpy_uniform(num):
+    return torch.from_numpy(np.random.uniform(0, 1, num))  # noqa: NPY002
+
+
+def in_place(num):
+    return torch.empty(num).uniform_(0, 1)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        low_discrepancy,
+        stratified,
+        antithetic,
+        shared_by_two,
+        shared_by_four_neighbours,
+        numpy_uniform,
+        in_place,
+    ],
+)
+def test_levels_are_exact_however_their_times_are_drawn(times):
+    """Uniform times in a schedule without a name: log-SNR rises like 10 + 3 ln u - 2 (1 - u)."""
+
+    def levels_of(num):
+        u = times(num).double().clamp(1e-7, 1)
+        return 10 + 3 * u.log() - 2 * (1 - u)
+
+    def log_density(logsnr):  # by Newton's method for the u of each level
+        log_u = (logsnr - 8) / 5
+        for _ in range(60):
+            u = log_u.exp()
+            log_u = log_u - (10 + 3 * log_u - 2 * (1 - u) - logsnr) / (3 + 2 * u)
+        return -torch.log(3 / u + 2)
+
+    weighting = weightings.ELBO()
+    result = audit.probe(eps_loss(levels_of, log_density, weighting), X)
+    assert result.density_kind == "function"
+    assert result.is_monotone
+    assert relative_errors(result, weighting).abs().max() < 2e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_normal_numbers_of_low_precision(dtype):
+    """Log-SNR from Normal(1, 2), to 8 or 11 bits."""
+
+    def levels_of(num):
+        return 1 + 2 * torch.randn(num, dtype=dtype).double()
+
+    weighting = weightings.Sigmoid()
+    result = audit.probe(eps_loss(levels_of, log_normal(1.0, 2.0), weighting), X)
+    errors = relative_errors(result, weighting).abs()
+    assert errors.median() < 0.03
+    assert errors.quantile(0.95) < 0.08
+    assert result.is_monotone
+
+
+def of_scipy(x):
+    return torch.from_numpy(scipy.stats.norm.rvs(size=tuple(x.shape))).to(x)
+
+
+SCATTERED = {
+    "log-normal": {"factor": lambda num: torch.exp(0.3 * torch.randn(num))},
+    "a tenth left out": {"factor": lambda num: (torch.rand(num) > 0.1).float()},
+    "noise of scipy": {"noise": of_scipy},
+}
+
+
+@pytest.mark.parametrize("scatter", SCATTERED)
+@pytest.mark.parametrize(
+    "weighting", [weightings.Sigmoid(), weightings.ELBO(), weightings.MinSNR()], ids=repr
+)
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_coefficient_that_scatters_is_averaged(scatter, weighting, seed):
+    """And its mean is no rise where it falls by orders of magnitude."""
+
+    def levels_of(num):
+        return -2 * torch.log(torch.tan(torch.pi / 2 * torch.rand(num).double()))
+
+    def log_density(logsnr):
+        return -torch.log(torch.cosh(logsnr / 2))
+
+    loss = eps_loss(levels_of, log_density, weighting, **SCATTERED[scatter])
+    result = audit.probe(loss, X, seed=seed)
+    errors = relative_errors(result, weighting).abs()
+    assert errors.median() < 0.03
+    assert errors.quantile(0.95) < 0.08
+    assert result.closest[0].name == code(weighting)
+    if weighting == weightings.MinSNR():
+        [(_, end)] = result.rising
+        assert abs(end) < 0.5
+    else:
+        assert result.rising == []
+
+
+def bump(num):
+    return 1 + 3 * torch.sin(torch.pi * torch.linspace(0, 1, num, dtype=torch.float64))
+
+
+def heavy_end(num):
+    return torch.where(torch.arange(num) < 4, 10.0, 1.0).double()
+
+
+@pytest.mark.parametrize(
+    "probability, num, samples",
+    [(bump, 16, 20_000), (bump, 20, 20_000), (heavy_end, 1000, 20_000), (bump, 30, 400)],
+)
+def test_unequal_probabilities_of_few_steps_are_not_taken_for_equal_ones(probability, num, samples):
+    """Steps even in log-SNR, from 8 to -8: w is the probability of a step."""
+    p = probability(num) / probability(num).sum()
+    table = torch.linspace(8, -8, num, dtype=torch.float64)
+
+    def loss(network, x):
+        logsnr = table[torch.multinomial(p, len(x), replacement=True)]
+        alpha, sigma = (
+            torch.sigmoid(sign * logsnr).sqrt().float()[:, None, None, None] for sign in (1, -1)
+        )
+        eps = torch.randn_like(x)
+        return (network(alpha * x + sigma * eps, logsnr) - eps).square().flatten(1).mean(1)
+
+    result = audit.probe(loss, X[:64], samples)
+    assert not result.is_monotone
+    at = table[2:-2] if num < 100 else table[[0, 1, 100, 500, 900]]
+    true = p[2:-2] if num < 100 else p[[0, 1, 100, 500, 900]]
+    ratio = (result.weighting(at) / true).log()
+    assert (ratio - ratio.median()).abs().max() < 0.05
+
+
+def test_rare_coefficients_of_another_size_are_told():
+    def loss(network, x):
+        return edm_per_sample(network, x) * (1 + 9 * (torch.rand(len(x)) < 0.03))
+
+    result = audit.probe(loss, X)
+    assert kinds(result) == ["scattered"]
+    assert abs(result.closest[0].distance) < 0.1
+
+
+def choose_by_numpy(p, num):
+    return torch.from_numpy(np.random.choice(len(p), num, p=p.numpy()))  # noqa: NPY002
+
+
+def choose_values_by_numpy(p, num):
+    values = np.random.choice(np.arange(len(p)), size=(num,), replace=True, p=p.numpy())  # noqa: NPY002
+    return torch.from_numpy(values)
+
+
+def choose_by_torch(p, num):
+    return torch.multinomial(p, num, replacement=True)
+
+
+def choose_by_distributions(p, num):
+    return torch.distributions.Categorical(probs=p).sample((num,))
+
+
+@pytest.mark.parametrize(
+    "choose", [choose_by_numpy, choose_values_by_numpy, choose_by_torch, choose_by_distributions]
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_steps_drawn_with_given_probabilities_are_exact(choose, seed):
+    """The weighting of uniform steps: what is drawn with p is divided by it."""
+    steps = torch.arange(500, dtype=torch.float64)
+    alpha_bar = torch.cos((steps + 4) / 508 * torch.pi / 2) ** 2
+    p = (0.02 + alpha_bar**2) / (0.02 + alpha_bar**2).sum()
+
+    def loss(network, x):
+        t = choose(p, len(x))
+        scale, eps = alpha_bar[t].float()[:, None, None, None], torch.randn_like(x)
+        error = (network(scale.sqrt() * x + (1 - scale).sqrt() * eps, t) - eps) ** 2
+        return error.flatten(1).mean(1) / p[t]
+
+    result = audit.probe(loss, X, seed=seed)
+    truth = relative_errors(result, weightings.IDDPM())
+    assert result.density_kind == "function"
+    assert truth.abs().median() < 1e-3
+    assert truth.abs().quantile(0.95) < 1e-2
+
+
+def test_a_data_dependent_target_is_told():
+    def loss(network, x):
+        t = torch.rand(len(x), 1, 1, 1)
+        eps = torch.randn_like(x)
+        return F.mse_loss(network((1 - t) * x + t * eps, t), eps - x + 0.3 * x**2)
+
+    assert "strange-target" in kinds(audit.probe(loss, X, 1000))
+
+
+def test_clamped_levels_are_told_and_left_out():
+    def loss(network, x):
+        t = torch.rand(len(x)).clamp(0.02, 0.98)[:, None, None, None]
+        eps = torch.randn_like(x)
+        return F.mse_loss(network((1 - t) * x + t * eps, t), eps - x)
+
+    result = audit.probe(loss, X, 5000)
+    assert kinds(result) == ["clamped"]
+    assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_samples_without_weight_do_not_hide_the_prediction(share):
+    def loss(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        error = (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean((1, 2, 3))
+        return error * (torch.rand(len(x)) >= share)
+
+    result = audit.probe(loss, X, 5000)
+    assert result.parameterization == "flow"
+    gap = (result.b - 1).abs().max() + (result.a + 1).abs().max()
+    assert gap < 1e-3
+    assert {"unused", "scattered"} == set(kinds(result))
+
+
+def test_a_strange_target_is_told_where_most_samples_have_no_weight():
+    def loss(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        error = (network((1 - t) * x + t * eps, t) - (eps - x + 0.3 * x**2)).square()
+        return error * (torch.rand(len(x), 1, 1, 1) < 0.3)
+
+    assert {"strange-target", "unknown-target"} <= set(kinds(audit.probe(loss, X, 3000)))
+
+
+def test_a_negative_coefficient_is_told():
+    def loss(network, x):
+        t = torch.rand(len(x), 1, 1, 1)
+        eps = torch.randn_like(x)
+        error = (network((1 - t) * x + t * eps, t) - (eps - x)).square()
+        return (error * (0.7 - t)).mean()
+
+    result = audit.probe(loss, X, 2000)
+    assert "negative" in kinds(result)
+    assert not result.is_weighted_elbo

@@ -1,0 +1,171 @@
+"""Recipes are recovered, mistakes found, and what a weighting does not show is diagnosed."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from audit_errors import central, relative_errors
+from audited import X, audited, audited_oddity, edm_per_sample, first_writings, kinds, within
+from mistaken_losses import (
+    MISTAKES,
+    ODDITIES,
+)
+from training_losses import CASES, cosine_with_offset
+
+from elbos import analysis, audit, weightings
+from elbos.audit.diagnostics import FATAL
+from elbos.audit.matching import code
+from elbos.recipes import RECIPES
+from elbos.report.audit_terminal import as_text
+
+
+def other_writings_are_slow(cases):
+    """One writing of each recipe in every run of the tests, the others in `make slow`."""
+    firsts = first_writings()
+    return [
+        pytest.param(case, id=name, marks=[] if name in firsts else pytest.mark.slow)
+        for case, name in ((case, case.loss.__name__) for case in cases)
+    ]
+
+
+def truth_of(case, result):
+    """What a case weighs; its recipe's closed form, but for the offset that cosine steps have."""
+    closed_form = RECIPES[case.recipe].closed_form
+    if case.is_coarse or (result.density_kind, result.schedule) != ("table", "Cosine()"):
+        return case.weighting or closed_form
+    iddpm = weightings.IDDPM()
+    return lambda logsnr: closed_form(logsnr) * cosine_with_offset(logsnr) / iddpm(logsnr)
+
+
+@pytest.mark.parametrize("case", other_writings_are_slow(CASES))
+def test_a_recipe_is_recovered(case):
+    result = audited(case.loss)
+    closed_form = RECIPES[case.recipe].closed_form
+    for truth in (case.weighting or closed_form, truth_of(case, result)):
+        errors = relative_errors(result, truth).abs()
+        assert errors.median() < 0.03
+        assert errors.quantile(0.95) < 0.08
+    is_table = result.density_kind == "table"  # whose steps are not yet the limit of many
+    assert errors.quantile(0.95) < (0.015 if is_table else 0.003)
+    assert result.parameterization == case.parameterization
+    assert result.closest[0].name == code(closed_form)
+    if case.is_coarse:  # the closed form holds in the limit of many steps
+        return
+    ends = result.logsnr[[0, -1]].tolist()
+    assert result.is_monotone == analysis.is_monotone(closed_form, *ends)
+    kept = result.logsnr[central(result)]
+    low, high = kept[0].item(), kept[-1].item()
+    expected = within(analysis.rising_intervals(closed_form, -50, 50), low, high)
+    found = within(result.rising, low, high)
+    torch.testing.assert_close(found, expected, atol=0.15, rtol=0)  # where the slope is 0
+
+
+def has(**values):
+    """Whether attributes of an audit are these."""
+    return lambda result: all(getattr(result, name) == value for name, value in values.items())
+
+
+# What the audit of the mistaken loss finds and that of the right one does not.
+FOUND = {
+    "max_for_min": has(coefficient_name="max(snr, 5)"),
+    "snr_is_a_root": has(coefficient_name="min(sqrt(snr), 5)/sqrt(snr)"),
+    "snr_inverted": has(coefficient_name="min(snr, 0.2)/(snr + 1)"),
+    "eps_weight_on_v": has(coefficient_name="min(snr, 5)/snr"),
+    "x_weight_on_eps": has(coefficient_name="min(snr, 5)"),
+    "one_plus_min_snr": has(coefficient_name="min(snr, 5)/snr + 1"),
+    "min_of_snr_plus_one": has(coefficient_name="min(snr + 1, 5)/(snr + 1)"),
+    "one_at_zero_snr": lambda result: abs(result.weight_pure_noise - 3.93) < 0.05,
+    "alphas_cumprod_off_by_one": has(coefficient_name=None),
+    "normalized_by_the_batch": lambda result: kinds(result) == ["scattered"],
+    "p2_exponent_sign": has(coefficient_name="snr + 1"),
+    "sqrt_twice": has(process=None),
+    "broadcast": lambda result: kinds(result) == ["batch-mean"],
+    "mean_before_weight": lambda result: kinds(result) == ["batch-mean"],
+    "weights_forgotten": has(coefficient_name="1"),
+    "missing_derivative": lambda result: result.closest[0].name == "SoftMinSNR(gamma=7.389)",
+    "p_mean_sign": has(schedule="Normal(mean=-2.4)"),
+    "p_mean_p_std_swapped": has(schedule="Normal(mean=-3.2, std=1.6)"),
+    "sigma_data_not_squared": has(coefficient_name="snr + 2"),
+    "sum_for_product": has(coefficient_name=None),
+    "shifted_twice": has(schedule="Flow(shift=9.0)"),
+    "shift_inverted": has(schedule="Flow(shift=0.3333)"),
+    "logit_normal_flipped": lambda result: result.closest[0].name.startswith(
+        "LogitNormalFlow(mean=-0.4"
+    ),
+    "preconditioned": has(coefficient_name="t**2, t = 1/(1 + sqrt(snr))"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+def test_a_mistake_is_found(mistake):
+    is_found = FOUND[mistake.name]
+    assert is_found(audited(mistake.wrong, 4000)), mistake.what
+    assert not is_found(audited(mistake.right, 4000))
+
+
+def test_what_the_guide_quotes_is_printed():
+    guide = (Path(__file__).parents[2] / "docs/audit.md").read_text()
+    texts = [as_text([audited(mistake.wrong, 4000)], width=400) for mistake in MISTAKES]
+    texts = [" ".join(text.split()) for text in texts]
+    quotes = re.findall("“(.*?)”", guide)
+    assert len(quotes) > 20
+    for quote in quotes:
+        assert any(quote in text for text in texts), quote
+
+
+@pytest.mark.parametrize("oddity", ODDITIES, ids=lambda oddity: oddity.name)
+def test_what_a_weighting_does_not_show_is_diagnosed(oddity):
+    result = audited_oddity(oddity)
+    assert kinds(result) == ([] if oddity.kind is None else [oddity.kind])
+    assert result.is_weighted_elbo == (oddity.kind not in FATAL)
+
+
+def test_zero_terminal_snr_is_reported_and_no_number_is_lost():
+    loss = next(oddity.loss for oddity in ODDITIES if oddity.name == "zero_terminal_snr")
+    result = audit.probe(loss, X, 5000)
+    assert abs(result.share_pure_noise - 0.001) < 4 * (0.001 / 5000) ** 0.5
+    assert result.logsnr.isfinite().all()
+
+
+def test_a_constant_factor_changes_nothing():
+    first = audit.probe(edm_per_sample, X, 1000)
+    second = audit.probe(lambda network, x: 7 * edm_per_sample(network, x).sum(), X, 1000)
+    torch.testing.assert_close(first.weight, second.weight, rtol=1e-5, atol=0)
+
+
+def test_the_masses_are_those_of_the_theory():
+    # theory: for EDM's weight from log-SNR -2 ln 80 on, the negative mass is 92 % of the positive
+    result = audit.from_recipe("edm")
+    mixture = analysis.elbo_mixture(
+        weightings.EDM(), result.logsnr[0].item(), result.logsnr[-1].item()
+    )
+    assert abs(result.negative_mass / mixture.negative_mass - 1) < 1e-3
+    assert abs(result.mass_at_max - mixture.mass_at_max) < 1e-9
+    density = result.mixture_density
+    torch.testing.assert_close(
+        density, mixture.density(result.logsnr), atol=2e-3 * density.abs().max().item(), rtol=0
+    )
+    total = torch.trapezoid(density, result.logsnr) + result.mass_at_max
+    assert abs(total.item() - 1) < 1e-3
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_declared_recipe_is_exact(name):
+    result = audit.from_recipe(name)
+    recipe = RECIPES[name]
+    assert relative_errors(result, recipe.closed_form).abs().max() < 1e-9
+    low, high = result.logsnr[0].item(), result.logsnr[-1].item()
+    expected = analysis.rising_intervals(recipe.closed_form, low, high)
+    torch.testing.assert_close(result.rising, expected, atol=1e-5, rtol=0)
+    assert result.closest[0] == (code(recipe.closed_form), pytest.approx(0, abs=1e-9))
+
+
+def test_json_holds_only_plain_numbers():
+    import json
+
+    result = audit.probe(edm_per_sample, X, 1000)
+    content = json.loads(result.to_json(), parse_constant=lambda name: pytest.fail(name))
+    assert content["parameterization"] == "x"
+    assert content["is_monotone"] is False
+    assert len(content["logsnr"]) == len(content["weight"]) == len(content["density"])
