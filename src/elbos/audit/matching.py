@@ -242,9 +242,11 @@ _FORMULAS = (  # in snr and a parameter g; the first that fits is taken
 
 
 def _log_value(formula: str, snr: Array, g: float = 1.0) -> Array:
+    root = np.sqrt(snr)
     functions = {"min": np.minimum, "max": np.maximum, "sqrt": np.sqrt}
-    names = {**functions, "snr": snr, "g": g, "t": 1 / (1 + np.sqrt(snr))}
-    value = eval(formula.partition(", t =")[0], {"__builtins__": {}}, names)  # noqa: S307, constants
+    names = {**functions, "snr": snr, "g": g, "t": 1 / (1 + root), "signal": root / (1 + root)}
+    code = formula.partition(", t =")[0].replace("(1 - t)", "signal")  # exact where t is nearly 1
+    value = eval(code, {"__builtins__": {}}, names)  # noqa: S307, constants of this module
     return np.asarray(np.log(value * np.ones_like(snr)))
 
 

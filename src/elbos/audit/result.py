@@ -223,9 +223,11 @@ class Audit:
         return f"Audit({self.title!r}, {self.parameterization}, {kind})"
 
     def __str__(self) -> str:
-        """What `elbos audit` prints, in 80 columns."""
-        from elbos.report.audit_terminal import as_text
-
+        """What `elbos audit` prints, in 80 columns; without rich, which draws it, the `repr`."""
+        try:
+            from elbos.report.audit_terminal import as_text
+        except ModuleNotFoundError:
+            return repr(self)
         return as_text([self])
 
     def plot(self, *others: "Audit") -> "Figure":
