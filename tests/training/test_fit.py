@@ -121,7 +121,7 @@ def test_a_fit_is_resumed_bit_for_bit(
             signal.raise_signal(signal.SIGINT)
         return step(self)
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="step 6 of 10"):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="6 of 10"):
         patch.setattr(Trainer, "step", stopped)
         fit(new_net(), Points(form), OBJECTIVE, run=tmp_path / "run", **settings)
     run = fit(new_net(seed=1), Points(form), OBJECTIVE, run=tmp_path / "run", **settings)
@@ -172,16 +172,16 @@ def test_a_run_is_loaded_with_its_network_and_sampled(tmp_path: Path, form: str)
     assert torch.equal(run.sample(4, cond=cond, num_steps=4), plain)
     for changes in ({"seed": 1}, {"sampler": samplers.Heun()}, {"guidance": 2.0}):
         assert not torch.equal(run.sample(4, cond=cond, num_steps=4, **changes), plain)
-    with pytest.raises(ValueError, match="user-defined"):
+    with pytest.raises(ValueError, match="Net"):
         Run(tmp_path)
-    with pytest.raises(ValueError, match="of another network"):
+    with pytest.raises(ValueError, match="00000010"):
         Run(tmp_path, network=Net(num_features=9))
 
 
 def test_a_network_of_two_arguments_takes_no_condition(tmp_path: Path) -> None:
     run = fit(TwoArguments(), Points(), OBJECTIVE, run=tmp_path / "a", **SETTINGS)
     assert run.sample(3).shape == (3, 2)
-    with pytest.raises(ValueError, match="no condition"):
+    with pytest.raises(ValueError, match="logsnr"):
         fit(TwoArguments(), Points("label"), OBJECTIVE, run=tmp_path / "b", **SETTINGS)
 
 

@@ -96,7 +96,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(
     uninterrupted: Path, tmp_path: Path, at_step: AtStep, step: int, number: int
 ) -> None:
     at_step(step, lambda: signal.raise_signal(number))
-    with pytest.raises(Interrupted, match=f"Stopped at step {step + 1} of 30"):
+    with pytest.raises(Interrupted, match=f"{step + 1} of 30"):
         train(DIGITS, tmp_path / "run")
     at_step(step, lambda: None)
     torch.manual_seed(step)  # a new process starts with other random numbers
@@ -326,7 +326,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path, at_step
 def test_too_large_a_learning_rate_is_noticed(tmp_path: Path) -> None:
     config = replace(TOY, optimizer=Optimizer(learning_rate=1e25, warmup_images=0))
     for _ in range(2):
-        with pytest.raises(Diverged, match=r"step 1 is not finite .* lower --optimizer"):
+        with pytest.raises(Diverged, match=r"step 1 .*learning-rate"):
             train(config, tmp_path)
         assert tensors(tmp_path)["step"] == 1
 
