@@ -2,8 +2,8 @@ r"""How often a comparison of equal objectives claims a difference, and which di
 
     python benchmarks/coverage.py [--num-tables 2000] [--seed 0]
 
-A table is a report of 15 objectives, five planned pairs, as of the default rows, and three main
-scores, whose errors are independent. All true means are equal, so that any significant difference,
+A table is a report of 15 objectives, five planned pairs, as of the default ones, and three main
+metrics, whose errors are independent. All true means are equal, so that any significant difference,
 of a planned pair or from the best objective, is a false claim. An objective that scatters more is
 one of planned pairs. The second table is of fewer objectives, in the worst of these cases.
 
@@ -48,8 +48,8 @@ def spread(rng: np.random.Generator, size: Any) -> Any:
 CASES: dict[str, Errors] = {
     "all alike": normal(),
     "one scatters 10 times as much": normal(10, 0),
-    "one 10 times, in two of the scores": normal(10, 0, num_scores=2),
-    "one 10 times, in one of the scores": normal(10, 0, num_scores=1),
+    "one 10 times, in two of the metrics": normal(10, 0, num_scores=2),
+    "one 10 times, in one of the metrics": normal(10, 0, num_scores=1),
     "one 30 times": normal(30, 0),
     "three 4 times": normal(4, 0, 2, 5),
     "spread evenly from 0.3 to 3": spread,
@@ -58,7 +58,7 @@ CASES: dict[str, Errors] = {
 }
 
 FEWER = (2, 3, 4, 5, 7)
-WORST = ("one scatters 10 times as much", "one 10 times, in two of the scores", "one 30 times")
+WORST = ("one scatters 10 times as much", "one 10 times, in two of the metrics", "one 30 times")
 
 
 def false_claims(

@@ -1,5 +1,5 @@
-"""What a machine decides: a training's precision, and how many images it sees in some minutes; and
-how long it takes.
+"""What depends on the machine: a training's precision, the images that it sees in some minutes, and
+the time that it takes.
 """
 
 import itertools
@@ -21,7 +21,7 @@ _WARMUP_STEPS, _BUDGET_SECONDS, _ESTIMATE_SECONDS = 3, 5.0, 1.0
 _MIN_STEPS = 10
 
 
-def settled(config: Config, minutes: float | None, num_threads: int) -> Config:
+def resolved(config: Config, minutes: float | None, num_threads: int) -> Config:
     """The configuration with the precision that serves this machine, if that is left to it, and the
     images that it makes steps of in some minutes, if there is such a budget.
 
@@ -43,7 +43,7 @@ def speed(config: Config, minutes: float | None, num_threads: int) -> tuple[str,
     """This machine in words, with the precision of a run on it; and its seconds per image.
 
     Args:
-        config: What is trained, settled.
+        config: What is trained, resolved.
         minutes: The budget that its images were chosen by. Default: some steps are measured.
         num_threads: Cores that a run is going to have.
     """

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from elbos import files
 from elbos.checks import require_finite, require_positive
-from elbos.comparison.budget import settled, speed
+from elbos.comparison.budget import resolved, speed
 from elbos.comparison.directory import ComparisonDirectory, Stored
 from elbos.comparison.display import Display, seconds_left
 from elbos.comparison.executors import Executor, Local, do_all
@@ -168,7 +168,7 @@ def _claimed(
             chosen = stored.config
         else:
             first = experiment.objectives[0].config(config)
-            chosen = executor.call(settled, first, minutes, executor.num_threads)
+            chosen = executor.call(resolved, first, minutes, executor.num_threads)
         if config.precision == "auto":
             config = replace(config, precision=chosen.precision)
         if minutes is not None:

@@ -9,25 +9,26 @@ $$y_{rs} = \mu_r + b_s + e_{rs}, \qquad
                                       {n - 1}.$$
 
 What a seed does to all objectives cancels in their differences. With few seeds $s_r^2$ says little
-of how much an objective scatters. It is taken for no less than what is typical, $s_0^2$; and, as it
-may be small by chance in one score of an objective that scatters in most, its excess over that for
-no less than the median over the main scores,
+of how much an objective scatters. It is assumed to be no less than what is typical, $s_0^2$; and,
+as it may be small by chance in one score of an objective that scatters in most, its excess over
+that to be no less than the median over the main metrics,
 
 $$v_r = s_0^2 \max\Bigl(1,\ \frac{s_r^2}{s_0^2},\
-  \operatorname*{median}_{\text{main scores}} \frac{s_r^2}{s_0^2}\Bigr).$$
+  \operatorname*{median}_{\text{main metrics}} \frac{s_r^2}{s_0^2}\Bigr).$$
 
 $s_0^2$ is the median of all $s_r^2$ over what that is for equal errors, or their mean, MSE, where
 that is less: objectives that scatter more than most do not widen the intervals of all. A wild
 objective, whose standard deviation over seeds is more than ten times the typical one, the lower
 median, is left out of it, and of what seeds do, $\bar y_{\cdot s}$.
 
-Two objectives differ significantly in a main score where
+Two objectives differ significantly in a main metric where
 
 $$|\bar y_i - \bar y_j| > c_{ij} \sqrt{(v_i + v_j) / n}.$$
 
 There are two families of pairs, with half of 5 % each. For the $m$ planned pairs, which were
-chosen before looking, $c$ is Student's, with Bonferroni's correction for pairs and scores; for all
-others, of which the report marks those with the best objective, it is Tukey's studentized range,
+chosen before any results, $c$ is Student's, with Bonferroni's correction for pairs and metrics; for
+all others, of which the report marks those with the best objective, it is Tukey's studentized
+range,
 
 $$c_\text{planned} = t_{1 - 0.025 / 2mK;\,\nu_{ij}}, \qquad
   c_\text{others} = q_{1 - 0.025 / K;\,R,\,\nu_{ij}} / \sqrt 2.$$
@@ -82,7 +83,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Differences:
-    r"""What the differences of $R \ge 2$ objectives in one score are known to.
+    r"""The differences of $R \ge 2$ objectives in one score, and how large a significant one is.
 
     Args:
         means: $\bar y_r$, of each objective.
@@ -119,12 +120,12 @@ class Differences:
 def differences(
     scores: Float64[np.ndarray, "k r n"], planned: Sequence[Pair] = ()
 ) -> list["Differences | None"]:
-    """The differences of all pairs of objectives in each main score, such that all verdicts
+    """The differences of all pairs of objectives in each main metric, such that all verdicts
     together are wrong in about 5 % of experiments at most.
 
     Args:
-        scores: By main score, objective and seed.
-        planned: Pairs that were chosen before looking, as indices of objectives.
+        scores: By main metric, objective and seed.
+        planned: Pairs that were chosen before any results were seen, as indices of objectives.
 
     Returns:
         For each score; None of a single objective or seed, or where nothing scatters.
@@ -133,12 +134,12 @@ def differences(
         ValueError: If some scores are not finite.
     """
     _require_finite(scores)
-    num_scores, num_rows, num_seeds = scores.shape
-    if num_rows < 2 or num_seeds < 2:
+    num_scores, num_objectives, num_seeds = scores.shape
+    if num_objectives < 2 or num_seeds < 2:
         return [None] * num_scores
     found = [_Scatter.of(one) for one in scores]
     known = [scatter.variances / scatter.typical for scatter in found if scatter is not None]
-    excess = np.median(known, 0) if known else np.ones(num_rows)
+    excess = np.median(known, 0) if known else np.ones(num_objectives)
     return [
         None
         if scatter is None
@@ -185,11 +186,11 @@ def _is_wild(scores: Float64[np.ndarray, "r n"]) -> Bool[np.ndarray, " r"]:
     """Which objectives have more than ten times the standard deviation over seeds that is typical,
     the lower median; of two seeds, or of two objectives, none is known to.
     """
-    num_rows, num_seeds = scores.shape
+    num_objectives, num_seeds = scores.shape
     std = scores.std(1, ddof=1)
-    if num_rows < 3 or num_seeds < 3:
-        return np.zeros(num_rows, dtype=bool)
-    is_wild: Bool[np.ndarray, " r"] = std > _WILD * np.sort(std)[(num_rows - 1) // 2]
+    if num_objectives < 3 or num_seeds < 3:
+        return np.zeros(num_objectives, dtype=bool)
+    is_wild: Bool[np.ndarray, " r"] = std > _WILD * np.sort(std)[(num_objectives - 1) // 2]
     return is_wild
 
 
@@ -200,8 +201,8 @@ def _half_widths(
     num_seeds: int,
     planned: Sequence[Pair],
 ) -> Float64[np.ndarray, "r r"]:
-    num_rows = len(excess)
-    num_others = num_rows * (num_rows - 1) // 2 - len(planned)
+    num_objectives = len(excess)
+    num_others = num_objectives * (num_objectives - 1) // 2 - len(planned)
     level = (1 - CONFIDENCE) / num_scores / (2 if planned and num_others else 1)
     own = scatter.variances / scatter.typical
     excess = np.maximum(np.maximum(own, excess), 1) - 1  # of v over the typical variance
@@ -210,7 +211,7 @@ def _half_widths(
     most = (num_seeds - 1) * float(np.clip((num_tame - 1) / 2, 1, 3))
     lone = (excess[:, None] ** 2 + excess**2) / (num_seeds - 1)
     dof = np.minimum(most, total**2 / (4 / most + lone))
-    critical = _range_quantiles(level, num_rows, dof, num_seeds) / math.sqrt(2)
+    critical = _range_quantiles(level, num_objectives, dof, num_seeds) / math.sqrt(2)
     for i, j in planned:
         critical[i, j] = critical[j, i] = student.isf(level / (2 * len(planned)), dof[i, j])
     widths: Float64[np.ndarray, "r r"] = critical * np.sqrt(scatter.typical * total / num_seeds)
@@ -218,19 +219,21 @@ def _half_widths(
 
 
 def _range_quantiles(
-    level: float, num_rows: int, dof: Float64[np.ndarray, "r r"], num_seeds: int
+    level: float, num_objectives: int, dof: Float64[np.ndarray, "r r"], num_seeds: int
 ) -> Float64[np.ndarray, "r r"]:
-    """Of the studentized range, interpolated between multiples of the seeds' degrees of freedom."""
+    """Quantiles of the studentized range, interpolated between multiples of the seeds' degrees of
+    freedom.
+    """
     nodes = (num_seeds - 1) * _MULTIPLES
-    known = [math.log(_range_quantile(level, num_rows, float(node))) for node in nodes]
+    known = [math.log(_range_quantile(level, num_objectives, float(node))) for node in nodes]
     found: Float64[np.ndarray, "r r"] = np.exp(np.interp(-1 / dof, -1 / nodes, known))
     return found
 
 
 @lru_cache
-def _range_quantile(level: float, num_rows: int, dof: float) -> float:
-    """Of the studentized range: half a second to compute, and one for all scores of a report."""
-    return float(studentized_range.isf(level, num_rows, dof))
+def _range_quantile(level: float, num_objectives: int, dof: float) -> float:
+    """A quantile of the studentized range, which takes half a second to compute."""
+    return float(studentized_range.isf(level, num_objectives, dof))
 
 
 @dataclass(frozen=True)
@@ -291,13 +294,13 @@ def rank_correlations(
     y = np.array([y[is_of].mean(0) for is_of in members])[None]
     num, num_seeds = y.shape[1:]
     rng = np.random.default_rng(seed)
-    rows = rng.integers(num, size=(num_draws, num))
+    drawn = rng.integers(num, size=(num_draws, num))
     seeds = rng.integers(num_seeds, size=(num_draws, num_seeds))
-    every_row, every_seed = np.arange(num)[None], np.arange(num_seeds)[None]
-    rho = _spearman(x, y, every_row, every_seed)[:, 0]
-    ends = [_percentiles(draws) for draws in _spearman(x, y, rows, seeds)]
+    every_weighting, every_seed = np.arange(num)[None], np.arange(num_seeds)[None]
+    rho = _spearman(x, y, every_weighting, every_seed)[:, 0]
+    ends = [_percentiles(draws) for draws in _spearman(x, y, drawn, seeds)]
     low, high = np.array(ends).reshape(-1, 2).T
-    ranks = [_ranks(values, every_row, every_seed)[:, 0] for values in (x, y)]
+    ranks = [_ranks(values, every_weighting, every_seed)[:, 0] for values in (x, y)]
     p_value = _p_value_of_largest(ranks[0], ranks[1][0], rng)
     return Correlation(rho, np.minimum(rho, low), np.maximum(rho, high), p_value)
 
@@ -305,8 +308,8 @@ def rank_correlations(
 def _p_value_of_largest(
     x: Float64[np.ndarray, "k w"], y: Float64[np.ndarray, " w"], rng: np.random.Generator
 ) -> float:
-    """Of the largest correlation of centred ranks, by permutations of the score: of all of them
-    where they are few, the observed one included.
+    """The p-value of the largest correlation of centred ranks, by permutations of the score: by all
+    of them where they are few, the observed one included.
     """
     scale = np.linalg.norm(x, axis=1)
     if not y.any() or not scale.any():
@@ -324,11 +327,13 @@ def _p_value_of_largest(
 def _spearman(
     x: Float[np.ndarray, "k r n"],
     y: Float[np.ndarray, "1 r n"],
-    rows: Int[np.ndarray, "d r"],
+    drawn: Int[np.ndarray, "d r"],
     seeds: Int[np.ndarray, "d n"],
 ) -> Float64[np.ndarray, "k d"]:
-    """Of each draw of rows and seeds; NaN where either side is the same for all of its rows."""
-    x, y = _ranks(x, rows, seeds), _ranks(y, rows, seeds)
+    """The rank correlations of each draw of weightings and seeds; NaN where either side is the same
+    for all weightings drawn.
+    """
+    x, y = _ranks(x, drawn, seeds), _ranks(y, drawn, seeds)
     with np.errstate(invalid="ignore"):
         rho: Float64[np.ndarray, "k d"] = (x * y).sum(2) / np.sqrt(
             np.square(x).sum(2) * np.square(y).sum(2)
@@ -337,16 +342,19 @@ def _spearman(
 
 
 def _ranks(
-    values: Float[np.ndarray, "k r n"], rows: Int[np.ndarray, "d r"], seeds: Int[np.ndarray, "d n"]
+    values: Float[np.ndarray, "k r n"],
+    drawn: Int[np.ndarray, "d r"],
+    seeds: Int[np.ndarray, "d n"],
 ) -> Float64[np.ndarray, "k d r"]:
-    """Of the rows of each draw by their sums over its seeds, around their mean; ties share theirs.
+    """The ranks of the weightings of each draw by their sums over its seeds, around their mean;
+    ties share theirs.
 
-    Seeds are added one by one: a row that is drawn twice has twice exactly the same sum.
+    Seeds are added one by one: a weighting that is drawn twice has exactly the same sum twice.
     """
-    sums = np.zeros((len(values), *rows.shape))
+    sums = np.zeros((len(values), *drawn.shape))
     for seed in seeds.T:
-        sums += values[:, rows, seed[:, None]]
-    ranks: Float64[np.ndarray, "k d r"] = rankdata(sums, axis=2) - (rows.shape[1] + 1) / 2
+        sums += values[:, drawn, seed[:, None]]
+    ranks: Float64[np.ndarray, "k d r"] = rankdata(sums, axis=2) - (drawn.shape[1] + 1) / 2
     return ranks
 
 
