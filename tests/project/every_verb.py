@@ -20,6 +20,7 @@ from pathlib import Path
 
 DATA = (
     "py.typed",
+    "cli/help/train.txt",
     *(f"report/templates/{name}" for name in ("base.html", "style.css", "page.js")),
 )
 SMALL = [
