@@ -5,7 +5,8 @@ import subprocess
 import sys
 import time
 
-NUM = 1 if "--tiny" in sys.argv else 5
+IS_TINY = "--tiny" in sys.argv
+NUM = 1 if IS_TINY else 5
 AUDIT = "import elbos.cli as c; c.app.run(['audit', 'edm', '--json'])"
 CODES = {
     "python": "",
@@ -13,8 +14,7 @@ CODES = {
     "import torch, elbos": "import torch, elbos",
     "elbos --help": "import elbos.cli as c; c.app.run(['--help'])",
     "elbos train -h": "import elbos.cli as c; c.app.run(['train', '-h'])",
-    "elbos audit edm": AUDIT,
-}
+} | ({} if IS_TINY else {"elbos audit edm": AUDIT})
 
 
 def seconds(code: str) -> float:

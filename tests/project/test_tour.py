@@ -20,7 +20,10 @@ from elbos.training.data.fashion import DEBIAN
 from elbos.training.name import default_name
 
 ROOT = Path(__file__).parents[2]
-BLOCKS = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+README = (ROOT / "README.md").read_text()
+BLOCKS = [
+    b for kind, b in re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.M) if not kind
+]
 LINES = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
 TOUR = [words for words in LINES if words and words[0] in ("elbos", "torchrun")]
 

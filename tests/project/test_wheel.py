@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_verb_runs_from_the_wheel(tmp_path):
+def test_the_wheel_is_whole(tmp_path):
     """The dependencies are those of this environment; its own elbos is not seen, since a `.pth` in
-    a folder that a `.pth` names is not read.
+    a folder that a `.pth` names is not read. CI runs every verb of a wheel on Debian's Python.
     """
     pytest.importorskip("hatchling", reason="needs hatchling, to build offline")
     pip = [sys.executable, "-m", "pip"]
@@ -29,6 +29,5 @@ def test_every_verb_runs_from_the_wheel(tmp_path):
     (packages,) = home.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     environment = {name: word for name, word in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run(
-        [python, ROOT / "tests/project/every_verb.py"], cwd=tmp_path, env=environment, check=True
-    )
+    command = [python, ROOT / "tests/project/every_verb.py", "--light"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
