@@ -32,7 +32,7 @@ _DERIVED = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Audit:
     r"""What a loss optimizes: its implied weighting, and how it comes about.
 

@@ -62,7 +62,6 @@ class View:
         audit: The audit.
         title: Its title, cut to what distinguishes it from the others.
         color: Of its curves.
-        code: Of the factor to the nearest likelihood objective, in lines of less than 80 columns.
     """
 
     audit: Audit
@@ -99,10 +98,11 @@ class View:
 
     @property
     def code(self) -> str:
-        """The code of the factor; all of its long lines are inside brackets."""
-        lines = (self.audit.monotone_code or "").splitlines()
-        options = {"subsequent_indent": " " * 8, "break_on_hyphens": False}
-        return "\n".join("\n".join(textwrap.wrap(line, 76, **options)) for line in lines)  # type: ignore[arg-type]
+        """The code of the factor to the nearest likelihood objective, in lines of less than 80
+        columns; all that are broken are inside brackets.
+        """
+        wrapper = textwrap.TextWrapper(76, subsequent_indent=" " * 8, break_on_hyphens=False)
+        return "\n".join(map(wrapper.fill, (self.audit.monotone_code or "").splitlines()))
 
     @property
     def nearest(self) -> list[tuple[str, str]]:
