@@ -122,7 +122,7 @@ def terms_table(result: Evaluation) -> Table:
         )
         for name, one in _conditions(result)
     ]
-    heads = ["", "total", "decoder", "diffusion", "prior", "true density", "± of noise"]
+    heads = ["", "total", "decoder", "diffusion", "prior", "exact", "± of noise"]
     return Table([Column(head) for head in heads], rows).without_empty_columns()
 
 
