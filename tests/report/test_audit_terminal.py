@@ -133,7 +133,7 @@ def test_every_diagnostic_has_its_sentence():
     sources = [
         path
         for room in (elbos.audit, elbos.adapters)
-        for path in Path(room.__path__[0]).glob("*.py")
+        for path in Path(room.__path__[0]).rglob("*.py")
     ]
     text = "".join(path.read_text() for path in sources)
     kinds = re.findall(r'Diagnostic\("([a-z-]+)"', text) + re.findall(r'"(\w+-[a-z-]+)": \w', text)
