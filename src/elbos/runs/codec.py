@@ -231,6 +231,8 @@ def _as_json(annotation: Any, node: ast.expr, where: str) -> Any:
         return [_as_json(*one, where) for one in zip(kinds, parts, strict=True)]
     if known := classes(annotation):
         return _call_as_json(known, node, where)
+    if (word := ast.unparse(node)) in ("inf", "-inf"):  # as `repr` writes infinity
+        return word
     try:
         return encode(ast.literal_eval(node))
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
