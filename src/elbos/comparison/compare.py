@@ -127,13 +127,13 @@ def run_experiment(
         all_jobs = list(jobs.values())
         where = f"{printable(str(path))}: {'new' if is_new else 'resumed'}"
         _announce(all_jobs, executor, minutes, f"{num_parameters:,} parameters, {where}")
-        with progress(Console(stderr=True)) as bar:
-            if extractor:  # once, with all cores; and fail before training
-                reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
-            try:
+        try:
+            with progress(Console(stderr=True)) as bar:
+                if extractor:  # once, with all cores; and fail before training
+                    reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
                 do_all(all_jobs, executor, Display(all_jobs, bar).show)
-            except KeyboardInterrupt:
-                raise _interrupted(experiment, jobs) from None
+        except KeyboardInterrupt:
+            raise _interrupted(experiment, jobs) from None
     return _report(experiment, directory, jobs, command, features)
 
 

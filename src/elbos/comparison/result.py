@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from elbos import files
+from elbos.comparison.curves import Density, Known, LearningCurve, LevelCurve, Weights
+from elbos.comparison.ranking import Ranking
 from elbos.records import from_json, to_json
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
-
-Known = float | None
-"""A number, or None where there is none, as for NaN."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,45 +76,6 @@ class Failure:
     seed: int
     reason: str
     is_final: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """Weighting and density of noise levels over log-SNR.
-
-    Attributes:
-        logsnr: The grid.
-        w: The weighting, over its maximum.
-        p: The density trained on, of the first seed where it adapts; None if not known.
-    """
-
-    logsnr: tuple[float, ...]
-    w: tuple[Known, ...]
-    p: tuple[Known, ...] | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class LevelCurve:
-    """Nats per dimension over log-SNR, mean over seeds."""
-
-    logsnr: tuple[float, ...]
-    nats_per_dim: tuple[Known, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LearningCurve:
-    """Validation ELBO in bits per dimension over images seen, mean over seeds."""
-
-    images: tuple[float, ...]
-    bits_per_dim: tuple[Known, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Density:
-    """The density of an adaptive schedule after some images, in equal bins of log-SNR."""
-
-    images: float
-    p: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,83 +210,6 @@ class Losses:
     objectives: tuple[str, ...] = field(metadata={"json": "rows"})
     weightings: tuple[TestedWeighting, ...]
     relative: tuple[tuple[Known, ...], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankCorrelation:
-    """Spearman's rank correlation of each of some quantities with a metric.
-
-    Attributes:
-        rho: The estimates.
-        low, high: Their 95 % intervals, each by itself.
-        p_value: Of the largest of all, by permutation; None if not known.
-    """
-
-    rho: tuple[Known, ...]
-    low: tuple[Known, ...]
-    high: tuple[Known, ...]
-    p_value: Known = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ranking:
-    """Whether ELBOs of noisy data rank monotone weightings as main metrics do.
-
-    Attributes:
-        objectives: The monotone ones; those of one weighting count as one, by their mean.
-        weightings: Theirs.
-        num_seeds: Over how many seeds scores are averaged.
-        logsnr: Noise levels.
-        by_level: By metric, the correlation of the ELBO at each noise level.
-        by_weighting: By metric, the correlation of the loss under each weighting.
-    """
-
-    objectives: tuple[str, ...]
-    weightings: tuple[str, ...]
-    num_seeds: int
-    logsnr: tuple[float, ...]
-    by_level: Mapping[str, RankCorrelation]
-    by_weighting: Mapping[str, RankCorrelation]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in report.json: levels by metric, and a list of weightings with all metrics."""
-        rows = [
-            {
-                "name": name,
-                **{
-                    key: {end: getattr(one, end)[i] for end in ("rho", "low", "high")}
-                    for key, one in self.by_weighting.items()
-                },
-            }
-            for i, name in enumerate(self.weightings)
-        ]
-        return {
-            "rows": list(self.objectives),
-            "num_rows": len(self.objectives),
-            "num_weightings": len(self.weightings),
-            "num_seeds": self.num_seeds,
-            "logsnr": list(self.logsnr),
-            **{key: to_json(one) for key, one in self.by_level.items()},
-            "weightings": rows,
-        }
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> "Ranking":
-        """What `to_dict` was made from."""
-        rows = value["weightings"]
-        by_level = {k: from_json(RankCorrelation, v) for k, v in value.items() if type(v) is dict}
-        ends = ("rho", "low", "high")
-        return cls(
-            objectives=tuple(value["rows"]),
-            weightings=tuple(row["name"] for row in rows),
-            num_seeds=value["num_seeds"],
-            logsnr=tuple(value["logsnr"]),
-            by_level=by_level,
-            by_weighting={
-                key: from_json(RankCorrelation, {e: [row[key][e] for row in rows] for e in ends})
-                for key in by_level
-            },
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from elbos import files
+from elbos.comparison.curves import Density, LearningCurve, LevelCurve
 from elbos.comparison.experiment import Scoring
-from elbos.comparison.result import Density, LearningCurve, LevelCurve
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
 from elbos.evaluation.likelihood import (
     MIN_PILOT_IMAGES,

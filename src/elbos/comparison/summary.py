@@ -1,16 +1,19 @@
 """From the scores of all runs to the result of a comparison."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from elbos.analysis import rising_intervals
-from elbos.comparison.curves import mean_curve, mean_learning, rounded, weights
+from elbos.comparison.curves import LearningCurve, LevelCurve, Weights
 from elbos.comparison.experiment import Experiment
 from elbos.comparison.metrics import SamplerMetric, measured_metrics
+from elbos.comparison.ranking import RankCorrelation, Ranking
 from elbos.comparison.result import (
     Comparison,
     Difference,
@@ -19,8 +22,6 @@ from elbos.comparison.result import (
     Metric,
     ObjectiveResult,
     Pair,
-    RankCorrelation,
-    Ranking,
     Score,
     Statistics,
     TestedWeighting,
@@ -34,6 +35,8 @@ from elbos.comparison.statistics import (
     rank_correlations,
 )
 from elbos.comparison.variants import Variant
+
+NUM_WEIGHTS = 201
 
 
 def summarize(
@@ -171,10 +174,10 @@ def _objective(
             for seed in missing
         ),
         scores={m.key: _score(m, objective, table) for m in table.metrics} if scores else {},
-        weights=weights(objective, table.experiment, first),
-        elbo=mean_curve([one.elbo for one in scores.values()]),
-        curve=mean_curve([one.curve for one in scores.values()]),
-        learning=mean_learning([one.learning for one in scores.values()]),
+        weights=_weights(objective, table.experiment, first),
+        elbo=_mean_curve([one.elbo for one in scores.values()]),
+        curve=_mean_curve([one.curve for one in scores.values()]),
+        learning=_mean_learning([one.learning for one in scores.values()]),
         density=(first.density or None) if first else None,
     )
 
@@ -254,7 +257,7 @@ def _losses(table: _Table) -> Losses | None:
     return Losses(
         objectives=tuple(one.name for one in table.complete),
         weightings=tuple(TestedWeighting(name=n, objectives=of) for n, of in trained.items()),
-        relative=tuple(map(rounded, relative)),
+        relative=tuple(map(_rounded, relative)),
     )
 
 
@@ -288,8 +291,48 @@ def _ranking(table: _Table) -> Ranking | None:
 
 
 def _correlation(found: Correlation) -> RankCorrelation:
-    ends = {end: rounded(getattr(found, end)) for end in ("rho", "low", "high")}
-    return RankCorrelation(**ends, p_value=rounded([found.p_value])[0])
+    ends = {end: _rounded(getattr(found, end)) for end in ("rho", "low", "high")}
+    return RankCorrelation(**ends, p_value=_rounded([found.p_value])[0])
+
+
+def _weights(objective: Variant, experiment: Experiment, first: RunScores | None) -> Weights:
+    """Weighting and density over log-SNR; where it adapts, as the first seed's ended."""
+    low, high = experiment.ends
+    levels = torch.linspace(low, high, NUM_WEIGHTS, dtype=torch.float64)
+    w = objective.weighting(levels)
+    schedule = experiment.run_config(objective, 0).schedule
+    p = None
+    if not schedule.state_dict():
+        p = _rounded(schedule.density(levels))
+    elif first and first.density:
+        last = first.density[-1].p
+        middle = low + (high - low) * (np.arange(len(last)) + 0.5) / len(last)
+        p = _rounded(np.interp(levels.numpy(), middle, last))
+    return Weights(logsnr=_rounded(levels), w=_rounded(w / w.max()), p=p)
+
+
+def _mean_curve(curves: Sequence[LevelCurve]) -> LevelCurve | None:
+    """The mean over seeds."""
+    if not curves:
+        return None
+    mean = np.array([curve.nats_per_dim for curve in curves], dtype=float).mean(0)
+    return LevelCurve(logsnr=_rounded(curves[0].logsnr), nats_per_dim=_rounded(mean))
+
+
+def _mean_learning(curves: Sequence[LearningCurve]) -> LearningCurve | None:
+    """The mean over seeds that were validated when the first was."""
+    curves = [curve for curve in curves if curve.images]
+    if not curves:
+        return None
+    alike = [curve.bits_per_dim for curve in curves if curve.images == curves[0].images]
+    mean = np.array(alike, dtype=float).mean(0)
+    return LearningCurve(images=curves[0].images, bits_per_dim=_rounded(mean))
+
+
+def _rounded(values: Any) -> tuple[Any, ...]:
+    """The numbers to six digits; None for NaN."""
+    numbers = np.asarray(values, dtype=float).tolist()
+    return tuple(None if math.isnan(number) else float(f"{number:.6g}") for number in numbers)
 
 
 def _protocol(experiment: Experiment, table: _Table, features: str | None) -> dict[str, Any]:

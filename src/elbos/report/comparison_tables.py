@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from elbos.comparison.ranking import RankCorrelation
 from elbos.comparison.result import (
     Comparison,
     Difference,
     Metric,
     ObjectiveResult,
     Pair,
-    RankCorrelation,
     Score,
 )
 from elbos.evaluation.metrics import BITS_PER_DIM
