@@ -29,7 +29,7 @@ from audit_errors import relative_errors
 from training_losses import CASES, Case, edm
 
 from elbos import audit
-from elbos.audit.matching import code
+from elbos.codec import code
 from elbos.recipes import RECIPES
 
 NUM_SAMPLES = 20_000

@@ -15,6 +15,7 @@ The modules; each imports only from its own group or those before it:
 | `conditions`, `denoiser` | what a network is conditioned on; network + parameterization |
 | `oracles`, `objective` | data for which everything is known; the weighted loss |
 | `samplers`, `likelihood`, `networks` | from a denoiser to samples and to bits per dimension |
+| `codec` | objects as JSON, as text and as labels, and back |
 | `audit`, `adapters` | the weighting of somebody else's loss, measured; other people's formats |
 | `runs` | what is on disk: directories, checkpoints, configurations |
 | `training`, `evaluation` | a run: trained; how good it is |

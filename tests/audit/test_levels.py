@@ -16,7 +16,7 @@ from audited import (
 )
 
 from elbos import analysis, audit, schedules, weightings
-from elbos.audit.matching import code
+from elbos.codec import code
 
 
 def eps_loss(levels_of, log_density, weighting, factor=torch.ones, noise=torch.randn_like):

@@ -16,7 +16,7 @@ from mistaken_losses import (
 )
 
 from elbos import audit, schedules
-from elbos.audit.matching import code
+from elbos.codec import code
 
 
 @pytest.mark.parametrize("strength", [0.02, 0.05, 0.2])

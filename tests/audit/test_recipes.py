@@ -15,7 +15,7 @@ from training_losses import CASES, cosine_with_offset
 
 from elbos import analysis, audit, weightings
 from elbos.audit.diagnostics import FATAL
-from elbos.audit.matching import code
+from elbos.codec import code
 from elbos.recipes import RECIPES
 from elbos.report.audit_terminal import as_text
 

@@ -15,9 +15,9 @@ from PIL import Image
 from elbos import cli, weightings
 from elbos.cli import compare as compare_verb
 from elbos.cli import train as train_verb
+from elbos.codec import decode
 from elbos.evaluation import samples
 from elbos.recipes import RECIPES
-from elbos.runs.codec import decode
 from elbos.training.choices import command_name
 from elbos.training.config import Config
 from elbos.training.data import Digits, Fashion

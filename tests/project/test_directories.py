@@ -10,10 +10,10 @@ from commands import TINY, Elbos, assert_one_line
 from comparing import Here
 
 from elbos import files
+from elbos.codec import digest
 from elbos.comparison.compare import run_experiment
 from elbos.comparison.executors import Local
 from elbos.comparison.job import Job
-from elbos.runs.codec import digest
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import run_config
 

@@ -14,6 +14,7 @@ GROUPS = [
         *("tabulated", "recipes", "analysis", "conditions", "denoiser", "oracles", "objective"),
     },
     {"samplers", "likelihood", "networks"},
+    {"codec"},
     {"audit", "adapters"},
     {"runs"},
     {"training"},

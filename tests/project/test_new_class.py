@@ -45,7 +45,7 @@ samplers.SAMPLERS += (Euler,)
 
 from elbos import cli
 from elbos.comparison.variants import Variant
-from elbos.runs.codec import decode, encode, label, parse
+from elbos.codec import decode, encode, label, parse
 
 FOUND = {
     weightings.Weighting: Bell(width=2.0),

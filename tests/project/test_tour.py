@@ -14,7 +14,7 @@ from commands import Elbos
 from comparing import USERS, Here
 
 from elbos.cli import compare as compare_verb
-from elbos.runs.codec import decode
+from elbos.codec import decode
 from elbos.training.config import Config
 from elbos.training.data.fashion import DEBIAN
 from elbos.training.name import default_name

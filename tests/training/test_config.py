@@ -13,8 +13,8 @@ from tables import PARAMETERIZATIONS, SCHEDULES, WEIGHTINGS
 from tiny import DIGITS
 
 from elbos import schedules, weightings
+from elbos.codec import decode, encode
 from elbos.networks import MLPConfig
-from elbos.runs.codec import decode, encode
 from elbos.samplers import DDIM, SAMPLERS, Ancestral, Heun, StochasticDPMSolver, UniPC
 from elbos.tabulated import Tabulated
 from elbos.training.config import Config, Optimizer, Output

@@ -14,8 +14,8 @@ import torch
 
 from elbos import parameterizations, schedules, weightings
 from elbos.adaptive import Adaptive
+from elbos.codec import encode
 from elbos.networks import MLPConfig
-from elbos.runs.codec import encode
 from elbos.samplers import Heun
 from elbos.tabulated import Tabulated
 from elbos.training.config import Averaging, Config, Optimizer, Output

@@ -20,8 +20,9 @@ from elbos.arrays import Array
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.estimate import NUM_POINTS, centered, significant_rises
 from elbos.audit.levels import spacing_error, table_log_density
-from elbos.audit.matching import code, coefficient_name, nearest_weightings
+from elbos.audit.matching import coefficient_name, nearest_weightings
 from elbos.audit.result import Audit
+from elbos.codec import code
 from elbos.extrema import rising_intervals
 from elbos.recipes import RECIPES
 

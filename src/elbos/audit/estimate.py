@@ -13,10 +13,11 @@ from elbos.arrays import Array
 from elbos.audit.density import estimate_density
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.levels import independent_levels
-from elbos.audit.matching import code, coefficient_name, nearest_weightings, prediction_of
+from elbos.audit.matching import coefficient_name, nearest_weightings, prediction_of
 from elbos.audit.measure import Samples
 from elbos.audit.result import Audit
 from elbos.audit.splines import Splines, residuals, scatter
+from elbos.codec import code
 from elbos.extrema import rises
 
 NUM_POINTS = 401

@@ -9,12 +9,11 @@ so that 0.05 means that they differ by 5 %. A named weighting with a parameter i
 published values, then with the parameter fitted.
 """
 
-import ast
 import dataclasses
 import math
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 from elbos import weightings
 from elbos.arrays import Array
 from elbos.audit.families import fit_family
+from elbos.codec import code
 from elbos.parameterizations import EDM, Eps, Flow, Score, V, X
 from elbos.recipes import RECIPES
 from elbos.weightings import Weighting
@@ -181,54 +181,6 @@ def _fitted(family: _Family, distance_of: Callable[[Weighting], float]) -> Weigh
         if any(abs(value - bound) < _AT_BOUND * abs(bound) for bound in bounds):
             return None
     return family.build(*(float(f"{value:.3g}") for value in theta))
-
-
-def code(value: object) -> str:
-    """A weighting or schedule as code, without the parameters that have their default.
-
-    Examples:
-        >>> code(weightings.Monotone(weightings.EDM(mean=2.0)))
-        'Monotone(EDM(mean=2.0))'
-    """
-    if not dataclasses.is_dataclass(value):
-        return repr(value)
-    parts = []
-    for field in dataclasses.fields(value):
-        item = getattr(value, field.name)
-        if dataclasses.is_dataclass(item):
-            parts.append(code(item))
-        elif field.default is dataclasses.MISSING or _short(item) != _short(field.default):
-            parts.append(f"{field.name}={_short(item)}")
-    return f"{type(value).__name__}({', '.join(parts)})"
-
-
-def _short(value: float) -> str:
-    return repr(float(f"{value:.4g}") + 0.0)
-
-
-def named_weighting(name: str) -> Weighting:
-    """The weighting that `code` wrote down, built without running the code.
-
-    Raises:
-        ValueError: If it is anything else.
-
-    Examples:
-        >>> named_weighting("Monotone(EDM(mean=-1.0))").inner.mean
-        -1.0
-    """
-    kinds = {kind.__name__: kind for kind in (*weightings.WEIGHTINGS, *weightings.WRAPPERS)}
-
-    def built(node: ast.expr) -> Any:
-        match node:
-            case ast.Call(func=ast.Name(id=kind), args=args, keywords=keywords):
-                if kind not in kinds:
-                    raise ValueError(f"{kind} is no weighting.")
-                options = {str(word.arg): built(word.value) for word in keywords}
-                return kinds[kind](*(built(arg) for arg in args), **options)
-        return ast.literal_eval(node)
-
-    weighting: Weighting = built(ast.parse(name, mode="eval").body)
-    return weighting
 
 
 _FORMULAS = (  # in snr and a parameter g; the first that fits is taken

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elbos.arrays import Array
-from elbos.audit.matching import SAME, Nearest, named_weighting
+from elbos.audit.matching import SAME, Nearest
+from elbos.codec import parse
 from elbos.extrema import rising_intervals
-from elbos.weightings import Monotone
+from elbos.weightings import Monotone, Weighting
 
 _MAX_DIFFERENCE = 0.05  # between the factors of what is named and of what was found, anywhere
 _MAX_LOG_FACTOR = 24.0  # more has to be lifted only from nothing
@@ -41,7 +42,7 @@ class MonotoneFactor:
 
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         if self.name is not None:
-            w = named_weighting(self.name)
+            w: Weighting = parse(Weighting, self.name)
             return Monotone(w)(logsnr) / w(logsnr)
         at, log_factor = logsnr.new_tensor(self.at), logsnr.new_tensor(self.log_factor)
         i = torch.searchsorted(at, logsnr.contiguous()).clamp(1, len(at) - 1)
@@ -91,7 +92,7 @@ def find_factor(
         return None
     end = rising[-1][1]
     if nearest.distance < SAME:
-        w = named_weighting(nearest.name)
+        w: Weighting = parse(Weighting, nearest.name)
         rises = rising_intervals(w, logsnr[0].item(), logsnr[-1].item())
         off = ((Monotone(w)(logsnr) / w(logsnr)).log() - log_factor).abs()
         if rises and (off < _MAX_DIFFERENCE + 3 * weight_error).all():
@@ -115,7 +116,7 @@ def _corners(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
 
 
 _NAMED_CODE = """\
-from elbos.weightings import {classes}
+from elbos.weightings import Weighting, {classes}
 
 w = {name}
 monotone = Monotone(w)

@@ -12,9 +12,9 @@ import tyro
 from accelerate import PartialState
 
 from elbos.cli.parse import parse
+from elbos.codec import encode
 from elbos.errors import UsageError
 from elbos.networks import UNetConfig
-from elbos.runs.codec import encode
 from elbos.tabulated import Tabulated
 from elbos.training.config import Config, read_config
 from elbos.training.data import Given

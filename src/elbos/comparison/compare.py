@@ -13,6 +13,7 @@ from rich.console import Console
 
 from elbos import files
 from elbos.checks import require_finite, require_positive
+from elbos.codec import digest
 from elbos.comparison.budget import resolved, speed
 from elbos.comparison.directory import ComparisonDirectory, Stored
 from elbos.comparison.display import Display, seconds_left
@@ -26,7 +27,6 @@ from elbos.errors import Interrupted, printable, unfailing
 from elbos.evaluation.quality import REFERENCE_SPLIT
 from elbos.evaluation.reference import reference
 from elbos.progress import begin, clock, progress
-from elbos.runs.codec import digest
 from elbos.training.config import Config
 from elbos.training.data import Dataset
 from elbos.training.machine import new_accelerator

@@ -18,9 +18,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from elbos import files
+from elbos.codec import decode, difference, digest, encode
 from elbos.comparison.experiment import Experiment, Scoring
 from elbos.comparison.variants import Variant
-from elbos.runs.codec import decode, difference, digest, encode
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config, run_config
 from elbos.training.data import Dataset

@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 import torch
 
 from elbos.checks import require_positive
+from elbos.codec import encode
 from elbos.comparison.job import Job
-from elbos.runs.codec import encode
 from elbos.training.machine import num_cores
 
 _TICK_SECONDS, _WAIT_SECONDS = 0.5, 2.0

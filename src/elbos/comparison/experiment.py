@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from elbos.codec import parse
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant
 from elbos.evaluation.features import Lite0, Network
 from elbos.evaluation.metrics import MIN_IMAGES
-from elbos.runs.codec import parse
 from elbos.samplers import Ancestral, Heun, Sampler
 from elbos.training.choices import Weight
 from elbos.training.config import Config, Output

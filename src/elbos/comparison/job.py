@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from elbos import files
+from elbos.codec import decode
 from elbos.comparison.experiment import Experiment, Scoring
 from elbos.comparison.result import Failure
 from elbos.comparison.scores import RunScores, measure_scores, read_scores, scoring_cost
@@ -26,7 +27,6 @@ from elbos.comparison.variants import Variant
 from elbos.errors import Diverged, Interrupted, explained, flat
 from elbos.evaluation.samples import NotFiniteError
 from elbos.progress import Advance, Start
-from elbos.runs.codec import decode
 from elbos.training.choices import Weight
 from elbos.training.config import Config
 from elbos.training.data import Toy

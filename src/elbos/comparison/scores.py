@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from elbos import files
+from elbos.codec import digest, encode
 from elbos.comparison.curves import Density, LearningCurve, LevelCurve
 from elbos.comparison.experiment import Scoring
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
@@ -28,7 +29,6 @@ from elbos.evaluation.samples import stored_samples
 from elbos.evaluation.scores import Baseline, Scores
 from elbos.progress import Start
 from elbos.records import from_json, to_json
-from elbos.runs.codec import digest, encode
 from elbos.schedules import Schedule
 from elbos.training.config import Config, Output
 from elbos.training.data import to_unit

@@ -27,9 +27,9 @@ import torch
 from elbos import weightings
 from elbos.adaptive import Adaptive
 from elbos.analysis import is_monotone
+from elbos.codec import parse
 from elbos.parameterizations import EDM, Eps, Flow, Parameterization, V, X
 from elbos.recipes import RECIPES
-from elbos.runs.codec import parse
 from elbos.schedules import Cosine, Schedule
 from elbos.training.choices import NoiseSchedule, Prediction, Weight, require_storable
 from elbos.training.config import Config
@@ -92,7 +92,7 @@ class Variant:
         if is_own:
             where = f"objective {_shown(name)!r} (a prediction type, a schedule and a weighting)"
             kinds = tuple[Prediction, NoiseSchedule, Weight]
-            prediction, schedule, weighting = parse(kinds, objective, where)
+            prediction, schedule, weighting = parse(kinds, objective, where, runs_files=True)
             return cls(
                 name=name, parameterization=prediction, schedule=schedule, weighting=weighting
             )

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from elbos.codec import label
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.features import Extractor, Network
 from elbos.evaluation.metrics import (
@@ -40,7 +41,6 @@ from elbos.evaluation.scores import (
 )
 from elbos.evaluation.stores import data_store, run_store
 from elbos.progress import Start
-from elbos.runs.codec import label
 from elbos.runs.store import Store, Tensors
 from elbos.samplers import SAMPLERS
 from elbos.schedules import Cosine, EDMSampling, Flow

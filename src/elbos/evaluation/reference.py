@@ -15,11 +15,11 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from elbos import files
+from elbos.codec import digest
 from elbos.evaluation.estimators import Statistics, mean_kernel
 from elbos.evaluation.features import Extractor, extract
 from elbos.progress import Start, silent
 from elbos.runs.cache import DamagedFolder, build_once, cache_dir
-from elbos.runs.codec import digest
 from elbos.runs.store import Part, Store, Tensors, pack, unpack
 from elbos.training.data import Dataset
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from elbos import files
 from elbos.checks import require_positive
+from elbos.codec import encode
 from elbos.evaluation.samples import require_finite_samples, sampled_batches
-from elbos.runs.codec import encode
 from elbos.training.data import to_levels
 from elbos.training.pictures import png
 from elbos.training.run import Run

@@ -4,8 +4,8 @@ from importlib.metadata import version
 from typing import Any
 
 from elbos import files
+from elbos.codec import digest, encode
 from elbos.runs.cache import cache_dir
-from elbos.runs.codec import digest, encode
 from elbos.runs.store import Store
 from elbos.training.run import Run
 

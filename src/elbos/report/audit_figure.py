@@ -21,10 +21,11 @@ from jaxtyping import Float
 from plotly.graph_objects import Figure, Scatter
 
 from elbos.arrays import Array
-from elbos.audit.matching import named_weighting
 from elbos.audit.result import Audit
+from elbos.codec import parse
 from elbos.report.audit import View, common_levels
 from elbos.report.figures import COLORS, DASHES, Panel, area, faint, log_axis, logsnr_axis, stacked
+from elbos.weightings import Weighting
 
 _RISING = "#b97a00"  # amber: that is no fault
 
@@ -150,7 +151,7 @@ def named_curves(view: View, *, is_alone: bool) -> list[Scatter]:
     audit, curves = view.audit, []
     colors = COLORS[1:] if is_alone else [view.color]
     for (name, _), color, dash in zip(view.nearest, cycle(colors), DASHES, strict=False):
-        log_v = named_weighting(name)(audit.logsnr).log()
+        log_v = parse(Weighting, name)(audit.logsnr).log()
         p = torch.where(log_v.isfinite(), audit.density, 0.0)
         mean = (p * log_v.nan_to_num()).sum() / p.sum()
         curve = Scatter(

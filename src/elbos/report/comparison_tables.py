@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from elbos.codec import label, parse
 from elbos.comparison.ranking import RankCorrelation
 from elbos.comparison.result import (
     Comparison,
@@ -23,7 +24,6 @@ from elbos.report import comparison_figures as figures
 from elbos.report.html import render
 from elbos.report.numbers import NONE, decimals, fixed, interval, number, signed
 from elbos.report.tables import Cell, Column, Row, Table
-from elbos.runs.codec import label, parse
 from elbos.schedules import Schedule
 from elbos.weightings import Weighting
 

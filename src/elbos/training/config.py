@@ -16,8 +16,8 @@ import torch
 
 from elbos import files
 from elbos.checks import require_finite, require_positive
+from elbos.codec import decode
 from elbos.objective import Objective
-from elbos.runs.codec import decode
 from elbos.runs.directory import RunDirectory
 from elbos.tabulated import require_reach
 from elbos.training.choices import (

@@ -17,9 +17,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from elbos.checks import require_positive
+from elbos.codec import decode, encode
 from elbos.conditions import Condition, replace_conds
 from elbos.objective import Objective
-from elbos.runs.codec import decode, encode
 from elbos.runs.directory import RunDirectory
 from elbos.tabulated import Tabulated
 from elbos.training.choices import require_storable

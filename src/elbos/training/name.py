@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from elbos.runs.codec import digest, encode, options
+from elbos.codec import digest, encode, options
 from elbos.training.config import Config, Output
 from elbos.training.presets import PRESETS
 from elbos.training.sampling import Sampling

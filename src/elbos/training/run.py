@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from elbos.codec import decode, difference, encode
 from elbos.conditions import Condition
 from elbos.denoiser import Denoiser
 from elbos.errors import explained
 from elbos.likelihood import Bound
 from elbos.progress import Start, silent
 from elbos.runs import checkpoint
-from elbos.runs.codec import decode, difference, encode
 from elbos.runs.directory import RunDirectory
 from elbos.samplers import Sampler
 from elbos.training.config import Config, run_config

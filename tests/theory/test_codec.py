@@ -11,8 +11,8 @@ from tiny import DIGITS
 
 from elbos import parameterizations, samplers, schedules, weightings
 from elbos.adaptive import Adaptive
+from elbos.codec import decode, difference, encode, label, parse
 from elbos.parameterizations import Parameterization
-from elbos.runs.codec import decode, difference, encode, label, parse
 from elbos.samplers import Sampler
 from elbos.schedules import Schedule
 from elbos.tabulated import Tabulated
@@ -65,10 +65,19 @@ def test_text_is_read_as_python_is(kind: Any, text: str, expected: Any) -> None:
     assert parse(kind, text) == expected
 
 
+@pytest.mark.parametrize("form", ["{}", "'{}'", "Shifted({}, 1.0)", "Monotone('{}')"])
+def test_no_file_is_run_that_only_a_text_names(tmp_path: Path, form: str) -> None:
+    """As in a report.json of somebody else."""
+    (tmp_path / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nw = abs\n")
+    with pytest.raises(ValueError, match="none of"):
+        parse(Weighting, form.format(f"{tmp_path}/theirs.py:w"))
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_weighting_in_a_file_is_its_numbers(tmp_path: Path) -> None:
     file = tmp_path / "my file.py"
     file.write_text("def ramp(logsnr):\n    return (9 - logsnr).clamp(min=0)\n")
-    ramp = parse(Weighting, f"Shifted('{file}:ramp', 1.0)").inner
+    ramp = parse(Weighting, f"Shifted('{file}:ramp', 1.0)", runs_files=True).inner
     assert (type(ramp), ramp.name) == (Tabulated, "my file.py:ramp")
 
 

@@ -191,16 +191,17 @@ def difference(old: Any, new: Any, where: str = "") -> str | None:
 # --- text ----------------------------------------------------------------------------------------
 
 
-def parse(annotation: Any, text: str, where: str = "text") -> Any:
+def parse(annotation: Any, text: str, where: str = "text", *, runs_files: bool = False) -> Any:
     """The object that a text stands for, as it is written in Python.
 
-    Nothing of it is run, but for a weighting that is a function in a Python file,
-    `FILE.py:FUNCTION`: that file is.
+    Nothing of it is run. A weighting may be a function in a Python file, `FILE.py:FUNCTION`, where
+    the text is what the user typed: that file is run.
 
     Args:
         annotation: What it may be: a class, a table's abstract class, a union or a tuple of those.
         text: Calls, or bare names where all is at its default; a tuple with commas.
         where: What messages call it.
+        runs_files: Whether a Python file that it names is run: never of a text out of a file.
 
     Raises:
         OSError: If a Python file cannot be read.
@@ -217,10 +218,10 @@ def parse(annotation: Any, text: str, where: str = "text") -> Any:
         node = ast.parse(quoted, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ValueError(f"{where} is {_shown(text)!r}: expected a class and its fields.") from None
-    return decode(annotation, _as_json(annotation, node, where), where)
+    return decode(annotation, _as_json(annotation, node, where, runs_files), where)
 
 
-def _as_json(annotation: Any, node: ast.expr, where: str) -> Any:
+def _as_json(annotation: Any, node: ast.expr, where: str, runs_files: bool) -> Any:
     """What `encode` would make of the object that an expression stands for."""
     if get_origin(annotation) is tuple and ... not in get_args(annotation):
         parts, kinds = node.elts if isinstance(node, ast.Tuple) else [node], get_args(annotation)
@@ -228,9 +229,9 @@ def _as_json(annotation: Any, node: ast.expr, where: str) -> Any:
             raise ValueError(
                 f"{where} is {_shown(node)!r}: expected {', '.join(map(_named, kinds))}."
             )
-        return [_as_json(*one, where) for one in zip(kinds, parts, strict=True)]
+        return [_as_json(*one, where, runs_files) for one in zip(kinds, parts, strict=True)]
     if known := classes(annotation):
-        return _call_as_json(known, node, where)
+        return _call_as_json(known, node, where, runs_files)
     if (word := ast.unparse(node)) in ("inf", "-inf"):  # as `repr` writes infinity
         return word
     try:
@@ -239,19 +240,22 @@ def _as_json(annotation: Any, node: ast.expr, where: str) -> Any:
         raise ValueError(f"{_shown(node)} is no number.") from None
 
 
-def _call_as_json(known: dict[str, type], node: ast.expr, where: str) -> Any:
-    if Tabulated in known.values() and isinstance(node, ast.Constant) and type(node.value) is str:
+def _call_as_json(known: dict[str, type], node: ast.expr, where: str, runs_files: bool) -> Any:
+    admits_files = runs_files and Tabulated in known.values()
+    if admits_files and isinstance(node, ast.Constant) and type(node.value) is str:
         return encode(Tabulated.from_file(node.value))
     function = node.func if isinstance(node, ast.Call) else node
     if not isinstance(function, ast.Name) or function.id not in known:
-        functions = ", nor FILE.py:FUNCTION" if Tabulated in known.values() else ""
+        functions = ", nor FILE.py:FUNCTION" if admits_files else ""
         raise ValueError(f"{_shown(node)} is none of {', '.join(known)}{functions}.")
     cls = known[function.id]
     hints = get_type_hints(cls, include_extras=True)
     fields = [f for f in dataclasses.fields(cls) if f.init]
     defaults = {f.name: encode(f.default) for f in fields if f.default is not dataclasses.MISSING}
     given = _arguments(node, [f.name for f in fields if not f.kw_only])
-    values = {name: _as_json(hints.get(name), value, where) for name, value in given.items()}
+    values = {
+        name: _as_json(hints.get(name), value, where, runs_files) for name, value in given.items()
+    }
     return {"type": function.id, **defaults, **values}
 
 
@@ -270,6 +274,29 @@ def _shown(text: ast.expr | str) -> str:
     """The text, cut where it is long."""
     text = text if isinstance(text, str) else ast.unparse(text)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def code(value: object) -> str:
+    """The text of an object without the fields that have their default, numbers to four digits.
+
+    Examples:
+        >>> code(weightings.Monotone(weightings.EDM(mean=2.0)))
+        'Monotone(EDM(mean=2.0))'
+    """
+    if not dataclasses.is_dataclass(value):
+        return repr(value)
+    parts = []
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        if dataclasses.is_dataclass(item):
+            parts.append(code(item))
+        elif field.default is dataclasses.MISSING or _rounded(item) != _rounded(field.default):
+            parts.append(f"{field.name}={_rounded(item)}")
+    return f"{type(value).__name__}({', '.join(parts)})"
+
+
+def _rounded(value: float) -> str:
+    return repr(float(f"{value:.4g}") + 0.0)
 
 
 # --- labels --------------------------------------------------------------------------------------
