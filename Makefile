@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8
 # Another Python, with torch of its own: Debian's.
 SYSTEM_PYTHON ?= /usr/bin/python3
 
-.PHONY: setup demo test test-system-python check slow bench clean
+.PHONY: setup demo test test-system-python lint check slow bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -34,11 +34,12 @@ test-system-python:
 	  $(MAKE) .venv/system && OMP_NUM_THREADS=1 .venv/system/bin/python tests/project/every_verb.py; \
 	else echo "skipped: $(SYSTEM_PYTHON) has no torch, torchvision or venv"; fi
 
-check: .venv/dev
+lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST)
+
+check: lint test
 
 slow: .venv/dev .venv/ray
 	$(BIN)/pytest -m slow
