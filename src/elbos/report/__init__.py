@@ -1,1 +1,1 @@
-"""Results as HTML pages that are whole in themselves: the document, its parts, and its plots."""
+"""How results look: numbers, tables, figures and pages, on the terminal and in the browser."""
