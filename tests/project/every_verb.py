@@ -90,9 +90,10 @@ def run_every_verb(*, is_light: bool) -> None:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder
+    is_light = "--light" in sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         import_every_module()
         show_every_help()
-        run_every_verb(is_light="--light" in sys.argv)
+        run_every_verb(is_light=is_light)
     print(f"Every module and every verb runs on Python {sys.version.split()[0]}.")  # noqa: T201
