@@ -295,8 +295,10 @@ def code(value: object) -> str:
     return f"{type(value).__name__}({', '.join(parts)})"
 
 
-def _rounded(value: float) -> str:
-    return repr(float(f"{value:.4g}") + 0.0)
+def _rounded(value: object) -> str:
+    if not isinstance(value, int | float):
+        return repr(value)
+    return repr(float(f"{round(value, 12):.4g}") + 0.0)  # no minus before zero
 
 
 # --- labels --------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def _corners(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
 
 
 _NAMED_CODE = """\
-from elbos.weightings import Weighting, {classes}
+from elbos.weightings import {classes}
 
 w = {name}
 monotone = Monotone(w)
