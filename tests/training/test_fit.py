@@ -219,6 +219,12 @@ REFUSED = {
     "dicts": ("dict", lambda: {"dataset": [{"image": torch.zeros(3)}] * 8}),
     "a stream": ("generator", lambda: {"dataset": (torch.zeros(3) for _ in range(8))}),
     "nothing": ("empty", lambda: {"dataset": Points(num=0)}),
+    "a validation set of another shape": (
+        "validation",
+        lambda: {"validation": torch.zeros(5, 9), "dataset": torch.zeros(64, 3)},
+    ),
+    "an empty validation set": ("empty", lambda: {"validation": Points(num=0)}),
+    "one level": ("num_levels", lambda: {"num_levels": 1}),
     "fewer images than a batch": ("num_images", lambda: {"num_images": 3}),
     "no null": ("null_cond", lambda: {"dataset": Points("label"), "cond_dropout": 0.1}),
     "a null of another form": (
@@ -344,3 +350,33 @@ def test_a_file_without_a_network_is_refused(own: Path, elbos: Elbos, function: 
     result = elbos(*TRAIN, "network:own", "--network.function", function)
     assert_one_line(result, function.partition(":")[0])
     assert not (own / "run").exists()
+
+
+class Multiplied(Points):
+    """Data that are computed when they are needed, by a matrix product."""
+
+    def __getitem__(self, i: int) -> Any:
+        return torch.nn.functional.linear(self.x[i], torch.eye(self.x.shape[1]))
+
+
+def test_the_data_are_not_computed_in_the_networks_precision(tmp_path: Path) -> None:
+    """In bfloat16 they would be none of the pixel values."""
+    data = Multiplied()
+    data.x = 2 * torch.randint(256, data.x.shape) / 255 - 1
+    settings = {**SETTINGS, "precision": "bf16", "num_levels": 256, "validation": data}
+    objective = replace(OBJECTIVE, schedule=schedules.Cosine(logsnr_min=-8.0, logsnr_max=13.3))
+    run = fit(new_net(), data, objective, run=tmp_path / "run", **settings)
+    assert run.likelihood(data).bits_per_dim > 0
+    for changes in ({"num_times": 0}, {"num_samples": 1}, {"num_samples": -5}):
+        with pytest.raises(ValueError, match=r"num_times|two"):
+            run.likelihood(data, **changes)
+
+
+def test_a_run_that_holds_a_link_is_not_opened(tmp_path: Path) -> None:
+    """Samples and evaluations would be written through it."""
+    fit(new_net(), Points(), OBJECTIVE, run=tmp_path / "run", **SETTINGS)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run" / "evaluation").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError) as caught:
+        Run(tmp_path / "run", network=new_net())
+    assert caught.value.filename == str(tmp_path / "run" / "evaluation")

@@ -23,6 +23,8 @@ _LATEX: _Pairs = [  # from the inside to the outside of braces
     (r"\\sqrt\{([^{}]*)\}", r"√(\1)"),
     (r"\\tfrac12", "½"),
     (r"\\t?frac\{([^{}]*)\}\{([^{}]*)\}", r"(\1)/(\2)"),
+    (r"\\(?:bigl|bigr|Bigl|Bigr)\b", ""),
+    (r"\\sqrt (\w)", r"√\1"),
     (r"\\(?:left|right|,|;|!|q?quad)", " "),
     (r"\b\\hat ?(\\?\w+)", r" \1_hat"),
     (r"\\hat ?(\\?\w+)", r"\1_hat"),

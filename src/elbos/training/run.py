@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from elbos import files
+from elbos.checks import require_positive
 from elbos.codec import decode, difference, encode
 from elbos.conditions import Condition
 from elbos.denoiser import Denoiser
@@ -75,6 +77,7 @@ class Run:
     ) -> None:
         self.directory, self.null_cond = RunDirectory(Path(path)), null_cond
         self.config = run_config(self.directory)
+        files.require_no_links(self.directory.path)
         newest = checkpoint.latest(self.directory.checkpoints)
         if newest is None:
             raise FileNotFoundError(f"{path} has no checkpoint yet: train it with `elbos train`.")
@@ -193,13 +196,20 @@ class Run:
             num_samples: The number of samples, chosen by the seed; two or more. Default: all.
             num_times: Function evaluations per sample.
             seed: Seed of the choice, the noise and the noise levels.
+
+        Raises:
+            ValueError: If there are fewer than two samples, or no evaluations.
         """
+        require_positive(num_times=num_times)
         source = Items(dataset, is_bounded=False)
+        num = len(source) if num_samples is None else min(num_samples, len(source))
+        if num < 2:
+            raise ValueError(f"there are {num} samples to measure: give two or more.")
         with self.autocast():
             return bound_of(
                 self.denoiser,
                 source,
-                torch.randperm(len(source), generator=generator(seed))[:num_samples],
+                torch.randperm(len(source), generator=generator(seed))[:num],
                 self.config.schedule,
                 num_levels=self.data.num_levels,
                 num_times=num_times,

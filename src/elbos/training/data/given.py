@@ -51,9 +51,10 @@ class Items:
         Raises:
             ValueError: If `x` is not a tensor of floating-point numbers, or beyond [-1, 1].
         """
-        items = [self.dataset[row] for row in rows.tolist()]
-        is_pair = isinstance(items[0], tuple | list) and len(items[0]) == 2
-        x, cond = default_collate(items) if is_pair else (default_collate(items), None)
+        with torch.autocast("cpu", enabled=False):  # the network's precision is not the data's
+            items = [self.dataset[row] for row in rows.tolist()]
+            is_pair = isinstance(items[0], tuple | list) and len(items[0]) == 2
+            x, cond = default_collate(items) if is_pair else (default_collate(items), None)
         if not isinstance(x, Tensor):
             kind = type(items[0]).__name__
             raise ValueError(
@@ -86,13 +87,17 @@ class GivenData:
         Raises:
             ValueError: If the dataset has no length or is empty, or an item is none.
         """
-        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-            kind = type(dataset).__name__
-            raise ValueError(f"a {kind} is no dataset: give one with a length and dataset[i].")
+        if num_levels is not None and not (isinstance(num_levels, int) and num_levels >= 2):
+            raise ValueError(f"num_levels is {num_levels}: give 2 or more, or None.")
         training = Items(dataset, is_bounded)
-        if len(training) == 0:
-            raise ValueError("the dataset is empty.")
-        x, _ = training.batch(torch.zeros(1, dtype=torch.int64))
+        x, cond = _first(training)
+        if validation is not None:
+            other, other_cond = _first(Items(validation, is_bounded))
+            if other.shape != x.shape or (other_cond is None) != (cond is None):
+                raise ValueError(
+                    f"the validation set's samples have shape {tuple(other.shape[1:])}, the "
+                    f"dataset's {tuple(x.shape[1:])}: give both alike, with or without conditions."
+                )
         spec = DataSpec(type(dataset).__name__, tuple(x.shape[1:]), num_levels, None)
         held_out = None if validation is None else Items(validation, is_bounded)
         return cls(spec, training, held_out)
@@ -103,3 +108,13 @@ class GivenData:
         return {"name": self.spec.name, "shape": list(self.spec.shape), **sizes}
 
     sampled_fingerprint = fingerprint
+
+
+def _first(items: Items) -> tuple[Float[Tensor, "1 *d"], Condition]:
+    """The first sample; raises a ValueError if there is none."""
+    if not (hasattr(items.dataset, "__len__") and hasattr(items.dataset, "__getitem__")):
+        kind = type(items.dataset).__name__
+        raise ValueError(f"a {kind} is no dataset: give one with a length and dataset[i].")
+    if len(items) == 0:
+        raise ValueError("the dataset is empty.")
+    return items.batch(torch.zeros(1, dtype=torch.int64))
