@@ -199,7 +199,7 @@ def parse(annotation: Any, text: str, where: str = "text", *, runs_files: bool =
 
     Args:
         annotation: What it may be: a class, a table's abstract class, a union or a tuple of those.
-        text: Calls, or bare names where all is at its default; a tuple with commas.
+        text: Calls, or bare names of classes whose fields have their defaults; a tuple with commas.
         where: What messages call it.
         runs_files: Whether a Python file that it names is run: never of a text out of a file.
 

@@ -226,6 +226,14 @@ REFUSED = {
     "an empty validation set": ("empty", lambda: {"validation": Points(num=0)}),
     "one level": ("num_levels", lambda: {"num_levels": 1}),
     "fewer images than a batch": ("num_images", lambda: {"num_images": 3}),
+    "a null without a batch axis": (
+        "null_cond",
+        lambda: {"dataset": Points("label"), "cond_dropout": 0.1, "null_cond": torch.tensor(3)},
+    ),
+    "a null of another dtype": (
+        "null_cond",
+        lambda: {"dataset": Points("label"), "cond_dropout": 0.1, "null_cond": torch.tensor([2.7])},
+    ),
     "no null": ("null_cond", lambda: {"dataset": Points("label"), "cond_dropout": 0.1}),
     "a null of another form": (
         "null_cond",

@@ -241,7 +241,7 @@ class Audit:
         return figure([self, *others])
 
     def to_html(self, path: str | Path, *others: "Audit") -> None:
-        """Write a page that is whole in itself, side by side with other audits."""
+        """Write a self-contained page, side by side with other audits."""
         from elbos.report.audit import write_page
 
         write_page([self, *others], Path(path))

@@ -330,7 +330,7 @@ class Comparison:
         return markdown(self)
 
     def to_html(self, path: str | Path, samples: Mapping[str, bytes] | None = None) -> None:
-        """Write a page that is whole in itself.
+        """Write a self-contained page.
 
         Args:
             path: The file.

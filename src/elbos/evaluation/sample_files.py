@@ -17,7 +17,7 @@ from torch import Tensor
 from elbos import files
 from elbos.checks import require_positive
 from elbos.codec import encode
-from elbos.evaluation.samples import require_finite_samples, sampled_batches
+from elbos.evaluation.samples import require_finite_samples
 from elbos.training.data import to_levels
 from elbos.training.pictures import png
 from elbos.training.run import Run
@@ -111,8 +111,8 @@ def _batches(
     """
     state = PartialState()
     for batches in turns(num_batches(request.num), state.process_index, state.num_processes):
-        own = sampled_batches(
-            run, sampling, num=request.num, seed=request.seed, labels=labels, batches=batches
+        own = run.sample_batches(
+            sampling, num=request.num, seed=request.seed, cond=labels, batches=batches
         )
         try:
             gathered = gather_object(own)

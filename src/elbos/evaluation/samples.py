@@ -1,9 +1,8 @@
 """The samples of a run, kept batch by batch."""
 
-from collections.abc import Iterable
 from functools import partial
 
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from elbos.evaluation.stores import run_store
@@ -11,7 +10,7 @@ from elbos.progress import Start
 from elbos.runs.store import Part, Tensors
 from elbos.training.data import to_levels
 from elbos.training.run import Run
-from elbos.training.sampling import BATCH_SIZE, Sampling, num_batches, sample
+from elbos.training.sampling import BATCH_SIZE, Sampling, num_batches
 
 FORMAT = 3  # of what is kept: another number makes it anew
 
@@ -34,32 +33,6 @@ def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
         )
 
 
-def sampled_batches(
-    run: Run,
-    sampling: Sampling,
-    *,
-    num: int,
-    seed: int,
-    labels: Int[Tensor, " n"] | None,
-    batches: Iterable[int],
-) -> list[Float[Tensor, "b *d"]]:
-    """Batches of samples of a run, in its precision; arguments as those of `sample`."""
-    with run.autocast():
-        found = sample(
-            run.denoiser,
-            sampling,
-            run.config.schedule,
-            num=num,
-            shape=run.data.shape,
-            seed=seed,
-            device=run.device,
-            cond=labels,
-            null_cond=run.null_cond,
-            batches=batches,
-        )
-        return list(found)
-
-
 def stored_samples(
     run: Run, sampling: Sampling, num: int, seed: int, start: Start
 ) -> UInt8[Tensor, "n c h w"]:
@@ -73,7 +46,7 @@ def stored_samples(
     labels = run.class_labels(num)
 
     def batch(i: int) -> Tensors:
-        (x,) = sampled_batches(run, sampling, num=num, seed=seed, labels=labels, batches=[i])
+        (x,) = run.sample_batches(sampling, num=num, seed=seed, cond=labels, batches=[i])
         require_finite_samples(x)
         return {"x": to_levels(x, run.data.num_levels)}
 

@@ -1,6 +1,6 @@
 """An audit in words, as tables and as a page: pure functions of the results.
 
-The page is whole in itself, to be attached to an issue; its numbers are in
+The page is self-contained, to be attached to an issue; its numbers are in
 `<script id="elbos-audit">`, as JSON.
 """
 

@@ -38,7 +38,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
-    """The report as a page that is whole in itself.
+    """The report as a self-contained page.
 
     Args:
         comparison: The result.

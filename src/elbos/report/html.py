@@ -1,4 +1,4 @@
-"""Templates, and HTML pages that are whole in themselves, to be attached to an issue or mailed.
+"""Templates, and self-contained HTML pages, to be attached to an issue or mailed.
 
 Whatever a template is given is escaped for the format that its name ends in, but for `Markup` in
 HTML and `Markdown` in Markdown. A page's words and tables are plain HTML; only its plots need its

@@ -2,16 +2,14 @@ r"""First-order samplers, each step from the current $z$ alone: the reverse proc
 noise (`Ancestral`) or any part of it (`DDIM`).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from elbos.process import alpha_sigma, posterior
-from elbos.samplers.sampler import Estimate, Sampler
+from elbos.samplers.sampler import Estimate, Noise, Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +36,7 @@ class Ancestral(Sampler):
         if not 0 <= self.variance <= 1:
             raise ValueError(f"variance is {self.variance}: give a number from 0 to 1.")
 
-    def _sample(
-        self,
-        estimate: Estimate,
-        z: Float[Tensor, "b *d"],
-        levels: Float[Tensor, "n 1"],
-        noise: Callable[[], Tensor],
-    ) -> Float[Tensor, "b *d"]:
+    def _sample(self, estimate: Estimate, z: Tensor, levels: Tensor, noise: Noise) -> Tensor:
         for now, after in pairwise(levels):
             x_hat, _ = estimate(z, now)
             z, lower = posterior(x_hat, z, now, after)
@@ -79,13 +71,7 @@ class DDIM(Sampler):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta is {self.eta}: give a number from 0 to 1.")
 
-    def _sample(
-        self,
-        estimate: Estimate,
-        z: Float[Tensor, "b *d"],
-        levels: Float[Tensor, "n 1"],
-        noise: Callable[[], Tensor],
-    ) -> Float[Tensor, "b *d"]:
+    def _sample(self, estimate: Estimate, z: Tensor, levels: Tensor, noise: Noise) -> Tensor:
         for now, after in pairwise(levels):
             x_hat, eps_hat = estimate(z, now)
             alpha_next, sigma_next = alpha_sigma(after)

@@ -13,16 +13,14 @@ References:
     Lu et al. (2022), https://arxiv.org/abs/2211.01095
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from elbos.process import alpha_sigma
-from elbos.samplers.sampler import Estimate, Sampler
+from elbos.samplers.sampler import Estimate, Noise, Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +54,7 @@ class StochasticDPMSolver(Sampler):
         if not self.eta >= 0:
             raise ValueError(f"eta is {self.eta}: give a number from 0.")
 
-    def _sample(
-        self,
-        estimate: Estimate,
-        z: Float[Tensor, "b *d"],
-        levels: Float[Tensor, "n 1"],
-        noise: Callable[[], Tensor],
-    ) -> Float[Tensor, "b *d"]:
+    def _sample(self, estimate: Estimate, z: Tensor, levels: Tensor, noise: Noise) -> Tensor:
         eta, x_before, h_before = self.eta, None, None
         for now, after in pairwise(levels):
             x_hat, _ = estimate(z, now)
@@ -93,11 +85,5 @@ class DPMSolver(Sampler):
         Lu et al. (2022), https://arxiv.org/abs/2211.01095
     """
 
-    def _sample(
-        self,
-        estimate: Estimate,
-        z: Float[Tensor, "b *d"],
-        levels: Float[Tensor, "n 1"],
-        noise: Callable[[], Tensor],
-    ) -> Float[Tensor, "b *d"]:
+    def _sample(self, estimate: Estimate, z: Tensor, levels: Tensor, noise: Noise) -> Tensor:
         return StochasticDPMSolver(eta=0.0)._sample(estimate, z, levels, noise)

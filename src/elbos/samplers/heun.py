@@ -1,16 +1,14 @@
 r"""EDM's sampler: the ODE $d\tilde z/d\tilde\sigma = \hat\epsilon$ with two evaluations a step."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from elbos.process import alpha_sigma
-from elbos.samplers.sampler import Estimate, Sampler
+from elbos.samplers.sampler import Estimate, Noise, Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +55,7 @@ class Heun(Sampler):
     def num_evaluations(self, num_steps: int) -> int:
         return 2 * num_steps - 1
 
-    def _sample(
-        self,
-        estimate: Estimate,
-        z: Float[Tensor, "b *d"],
-        levels: Float[Tensor, "n 1"],
-        noise: Callable[[], Tensor],
-    ) -> Float[Tensor, "b *d"]:
+    def _sample(self, estimate: Estimate, z: Tensor, levels: Tensor, noise: Noise) -> Tensor:
         gamma = min(self.churn / (len(levels) - 1), math.sqrt(2) - 1)
         for now, after in pairwise(levels):
             (alpha, _), (alpha_next, _) = alpha_sigma(now), alpha_sigma(after)

@@ -16,6 +16,9 @@ from elbos.schedules import Schedule
 Estimate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 r"""From $z$ and log-SNR to $(\hat x, \hat\epsilon)$, the condition being given already."""
 
+Noise = Callable[[], Tensor]
+"""Standard normal noise like $z$, drawn anew by each call."""
+
 
 class Sampler(abc.ABC):
     """A way from noise to data; its fields are its settings."""
@@ -70,9 +73,9 @@ class Sampler(abc.ABC):
         estimate: Estimate,
         z: Float[Tensor, "b *d"],
         levels: Float[Tensor, "n 1"],
-        noise: Callable[[], Tensor],
+        noise: Noise,
     ) -> Float[Tensor, "b *d"]:
-        """The sampler itself: `z` taken along `levels`; `noise` draws a fresh tensor like `z`."""
+        """The sampler itself: `z` taken along `levels`."""
 
     def num_evaluations(self, num_steps: int) -> int:
         """The number of calls of the denoiser (NFE) for `num_steps` steps of a `grid`."""

@@ -12,7 +12,6 @@ References:
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -21,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.process import alpha_sigma
-from elbos.samplers.sampler import Estimate, Sampler
+from elbos.samplers.sampler import Estimate, Noise, Sampler
 
 Estimates = list[tuple[Tensor, Tensor]]  # noise levels, and the estimates of data there
 
@@ -58,13 +57,7 @@ class UniPC(Sampler):
         if self.order not in (1, 2, 3):
             raise ValueError(f"order is {self.order}: give 1, 2 or 3.")
 
-    def _sample(
-        self,
-        estimate: Estimate,
-        z: Float[Tensor, "b *d"],
-        levels: Float[Tensor, "n 1"],
-        noise: Callable[[], Tensor],
-    ) -> Float[Tensor, "b *d"]:
+    def _sample(self, estimate: Estimate, z: Tensor, levels: Tensor, noise: Noise) -> Tensor:
         del noise  # deterministic
         return _multistep(estimate, z, levels, order=self.order, is_corrected=True)
 
@@ -83,13 +76,7 @@ class DPMSolver3(Sampler):
         Lu et al. (2022), https://arxiv.org/abs/2211.01095
     """
 
-    def _sample(
-        self,
-        estimate: Estimate,
-        z: Float[Tensor, "b *d"],
-        levels: Float[Tensor, "n 1"],
-        noise: Callable[[], Tensor],
-    ) -> Float[Tensor, "b *d"]:
+    def _sample(self, estimate: Estimate, z: Tensor, levels: Tensor, noise: Noise) -> Tensor:
         del noise  # deterministic
         return _multistep(estimate, z, levels, order=3, is_corrected=False)
 

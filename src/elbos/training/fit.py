@@ -7,18 +7,18 @@ Both go through the same `Trainer`, and both are resumed by the same call again.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from elbos.checks import require_positive
 from elbos.codec import decode, encode
-from elbos.conditions import Condition, replace_conds
+from elbos.conditions import Condition
 from elbos.objective import Objective
 from elbos.runs.directory import RunDirectory
 from elbos.tabulated import Tabulated
@@ -191,15 +191,23 @@ def _train(
 
 
 def _require_null(data: GivenData, null_cond: Condition) -> None:
-    """Raise a ValueError if `null_cond` is not like the condition of a sample."""
-    x, cond = data.training.batch(torch.zeros(1, dtype=torch.int64))
-    try:
-        replace_conds(cond, null_cond, torch.ones(len(x), dtype=torch.bool))
-    except (AttributeError, KeyError, TypeError, IndexError, RuntimeError) as error:
+    """Raise a ValueError if `null_cond` is not like the condition of a batch of one sample."""
+    _, cond = data.training.batch(torch.zeros(1, dtype=torch.int64))
+    if not _is_alike(cond, null_cond):
         raise ValueError(
-            f"null_cond is a {type(null_cond).__name__} and replaces conditions of type "
-            f"{type(cond).__name__}: give one like that of a batch of one sample."
-        ) from error
+            f"null_cond is a {type(null_cond).__name__} that cannot stand for the condition, a "
+            f"{type(cond).__name__}: give one in the form, shape and dtype of a batch of one."
+        )
+
+
+def _is_alike(cond: Condition, null: Condition) -> bool:
+    if isinstance(cond, Tensor):
+        is_tensor = isinstance(null, Tensor) and null.shape == cond.shape
+        return is_tensor and null.is_floating_point() == cond.is_floating_point()
+    if isinstance(cond, Mapping):
+        is_mapping = isinstance(null, Mapping) and cond.keys() <= null.keys()
+        return is_mapping and all(_is_alike(part, null[name]) for name, part in cond.items())
+    return True
 
 
 def _stored(weighting: Any) -> Any:

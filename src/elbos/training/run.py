@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import warnings
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -156,6 +157,7 @@ class Run:
         Raises:
             ValueError: If the network cannot be guided, or not in this way.
         """
+        require_positive(num=num)
         own = self.config.sampling
         sampling = replace(
             own,
@@ -166,8 +168,20 @@ class Run:
         if cond is None:
             cond = self.class_labels(num)
         require_guidable(self.config, self.data, sampling, has_cond=cond is not None)
+        return torch.cat(self.sample_batches(sampling, num=num, seed=seed, cond=cond))
+
+    def sample_batches(
+        self,
+        sampling: Sampling,
+        *,
+        num: int,
+        seed: int,
+        cond: Condition,
+        batches: Iterable[int] | None = None,
+    ) -> list[Float[Tensor, "b *d"]]:
+        """Batches of samples, in the run's precision; arguments as those of `sampling.sample`."""
         with self.autocast():
-            batches = sample(
+            found = sample(
                 self.denoiser,
                 sampling,
                 self.config.schedule,
@@ -177,8 +191,9 @@ class Run:
                 device=self.device,
                 cond=cond,
                 null_cond=self.null_cond,
+                batches=batches,
             )
-            return torch.cat(list(batches))
+            return list(found)
 
     def class_labels(self, num: int) -> Int[Tensor, " n"] | None:
         """One class after the other, where the network knows classes."""
