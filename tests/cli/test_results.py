@@ -16,12 +16,12 @@ from elbos import cli, weightings
 from elbos.cli import compare as compare_verb
 from elbos.cli import train as train_verb
 from elbos.codec import decode
-from elbos.evaluation import samples
 from elbos.recipes import RECIPES
 from elbos.training.choices import command_name
 from elbos.training.config import Config
 from elbos.training.data import Digits, Fashion
 from elbos.training.presets import PRESETS
+from elbos.training.run import Run
 
 
 def test_help_and_version(elbos: Elbos) -> None:
@@ -171,7 +171,8 @@ def test_samples_that_are_not_finite_are_not_written(
 ) -> None:
     before = snapshot(runs)
     shape = {"digits": (5, 1, 8, 8), "toy": (5, 2)}[run]
-    monkeypatch.setattr(samples, "sample", lambda *_, **__: iter([torch.full(shape, math.nan)]))
+    bad = torch.full(shape, math.nan)
+    monkeypatch.setattr(Run, "sample_batches", lambda *_, **__: [bad])
     result = elbos("sample", run, "--num", 5, "--out", "x")
     assert_one_line(result, "5 of 5 samples hold NaN", statuses=(1,))
     assert snapshot(runs) == before

@@ -17,7 +17,7 @@ from commands import Elbos, assert_one_line
 from torch import Tensor
 
 from elbos import files
-from elbos.evaluation import Evaluation, OdeConfig, likelihood, quality, samples
+from elbos.evaluation import Evaluation, OdeConfig, likelihood, quality
 from elbos.evaluation.features import Module
 from elbos.evaluation.metrics import (
     FRECHET_DISTANCE,
@@ -250,7 +250,7 @@ def test_a_second_time_nothing_is_computed(
         return result, {what: flags for what, flags in kept.items() if "features" not in what}
 
     first, computed = told()
-    monkeypatch.setattr(samples, "sample", fail)
+    monkeypatch.setattr(Run, "sample_batches", fail)
     monkeypatch.setattr(quality, "scores", fail)
     monkeypatch.setattr(likelihood, "losses_at", fail)
     second, read = told()
@@ -278,7 +278,7 @@ def test_ctrl_c_is_one_line_and_leaves_whole_parts(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(samples, "sample", stop)
+        patch.setattr(Run, "sample_batches", stop)
         result = elbos("evaluate", "digits", *few)
     assert result.status == 1
     assert result.err.splitlines()[-1].startswith("elbos: ")
@@ -368,7 +368,7 @@ def test_samples_that_are_not_finite_are_refused(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = torch.full((40, 1, 8, 8), math.nan)
-    monkeypatch.setattr(samples, "sample", lambda *_, **__: iter([bad]))
+    monkeypatch.setattr(Run, "sample_batches", lambda *_, **__: [bad])
     with pytest.raises(NotFiniteError, match="40 of 40"):
         Run("digits").evaluate(**settings)
 
