@@ -22,6 +22,12 @@ def checked_calls() -> None:
 
 
 @pytest.fixture
+def unchecked():
+    """The library as users call it: annotations are not checked in this test."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+
+
+@pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 

@@ -59,8 +59,8 @@ class Adaptive(Schedule):
             costs at most 11 % of the second moment.
 
     Raises:
-        ValueError: If `num_bins` or `memory` is not positive, there are more than 100,000 bins, or
-            `floor` is not in (0, 1].
+        ValueError: If `num_bins` or `memory` is not positive, there are more than 100,000 bins,
+            `follow` is neither of the two, or `floor` is not in (0, 1].
 
     Examples:
         >>> schedule = Adaptive(logsnr_min=-10.0, logsnr_max=10.0)
@@ -77,6 +77,8 @@ class Adaptive(Schedule):
         require_positive(num_bins=self.num_bins, memory=self.memory)
         if self.num_bins > MAX_BINS:
             raise ValueError(f"num_bins is {self.num_bins}: give at most {MAX_BINS:,}.")
+        if self.follow not in ("mean", "root-second-moment"):
+            raise ValueError(f"follow is {self.follow!r}: give 'mean' or 'root-second-moment'.")
         if not 0 < self.floor <= 1:
             raise ValueError(f"floor is {self.floor}: give a share above 0 and at most 1.")
         super().__post_init__()

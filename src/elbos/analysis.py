@@ -186,14 +186,12 @@ def theorem_sides(
         prior_loss: $L(\lambda_\min)$, nats per dimension; it cancels between the terms. Default 0.
 
     Raises:
-        ValueError: If there are fewer than two levels, or they do not increase.
+        ValueError: If there are fewer than two levels, they do not increase, or there is not one
+            loss for each.
     """
-    nodes = logsnr.detach().cpu().double().numpy()
-    if len(nodes) < 2 or not (np.diff(nodes) > 0).all():
-        raise ValueError("The noise levels must increase, and there must be at least two of them.")
-    curve = PchipInterpolator(nodes, loss.detach().cpu().double().numpy())
+    curve = _interpolated(logsnr, loss)
     elbo = curve.antiderivative()
-    fine = np.linspace(nodes[0], nodes[-1], 200_001)
+    fine = np.linspace(curve.x[0], curve.x[-1], 200_001)
     middle = (fine[1:] + fine[:-1]) / 2
     with torch.no_grad():
         w = weighting(torch.from_numpy(fine)).numpy()
@@ -217,6 +215,23 @@ def noisy_elbo_losses(
         logsnr: Noise levels in increasing order.
         loss: $\tfrac12\mathbb E\|\hat\epsilon - \epsilon\|^2$ there, nats per dimension.
         prior_loss: $L(\lambda_\min)$, nats per dimension.
+
+    Returns:
+        float64, `[n]`, on the CPU.
+
+    Raises:
+        ValueError: As `theorem_sides` does.
     """
-    curve = PchipInterpolator(logsnr.double().cpu().numpy(), loss.double().cpu().numpy())
-    return torch.from_numpy(curve.antiderivative()(logsnr.double().cpu().numpy())) + prior_loss
+    curve = _interpolated(logsnr, loss)
+    return torch.from_numpy(curve.antiderivative()(curve.x)) + prior_loss
+
+
+def _interpolated(logsnr: Float[Tensor, " n"], loss: Float[Tensor, " n"]) -> PchipInterpolator:
+    """The loss between the levels measured, by monotone cubics."""
+    nodes, values = (part.detach().cpu().double().numpy() for part in (logsnr, loss))
+    if len(nodes) < 2 or not (np.diff(nodes) > 0).all() or values.shape != nodes.shape:
+        raise ValueError(
+            f"losses of shape {values.shape} at log-SNRs {nodes}: give one loss for each of two or "
+            "more log-SNRs that increase."
+        )
+    return PchipInterpolator(nodes, values)

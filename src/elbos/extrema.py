@@ -5,6 +5,7 @@ says about monotonicity rests on this one search. A rise counts only if it excee
 noise of floating-point arithmetic for a function, the sampling error for a measured curve.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -39,17 +40,16 @@ def rising_intervals(
         of plateaus and jumps to the spacing of the grid.
 
     Raises:
-        ValueError: If `low` is not below `high`, or `f` is not finite somewhere on the grid.
+        ValueError: If the ends are not finite with `low` below `high`, or `f` is not finite
+            somewhere on the grid.
 
     Examples:
         >>> [(start, end)] = rising_intervals(lambda x: -(x - 1) ** 2, -3.0, 3.0)
         >>> round(start, 6), round(end, 6)
         (-3.0, 1.0)
     """
-    if not low < high:
-        raise ValueError(
-            f"The range [{low}, {high}] is empty: give a lower end below the upper one."
-        )
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"The range is [{low}, {high}]: give finite ends, the lower one first.")
     x = torch.linspace(low, high, num_points, dtype=torch.float64)
     with torch.no_grad():
         values = f(x).to(torch.float64)

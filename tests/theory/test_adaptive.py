@@ -175,9 +175,15 @@ def test_processes_that_share_their_batches_stay_equal(generator):
     )
 
 
-REFUSED = [({"num_bins": 0}, "num_bins"), ({"memory": 0.0}, "memory"), ({"floor": 0.0}, "floor")]
+REFUSED = [
+    ({"num_bins": 0}, "num_bins"),
+    ({"memory": 0.0}, "memory"),
+    ({"floor": 0.0}, "floor"),
+    ({"follow": "second-moment"}, "second-moment"),
+]
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("arguments", "name"), REFUSED, ids=str)
 def test_what_cannot_adapt_is_refused(arguments, name):
     with pytest.raises(ValueError, match=name):

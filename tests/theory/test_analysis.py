@@ -1,6 +1,7 @@
 """The theorem: a weighted loss is a weighted integral of ELBOs of noisy data."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -136,10 +137,20 @@ def test_a_jump_of_the_weighting_counts_in_full():
     assert right == pytest.approx(expected, abs=1e-4)
 
 
-def test_noise_levels_of_the_theorem_must_increase():
-    for logsnr in (torch.zeros(1), torch.tensor([1.0, 0.0])):
-        with pytest.raises(ValueError, match="noise levels"):
-            theorem_sides(EDM(), logsnr, torch.ones_like(logsnr))
+LEVELS_AND_LOSSES = [(torch.zeros(1), 1), (torch.tensor([1.0, 0.0]), 2), (torch.arange(3.0), 2)]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("logsnr", "num_losses"), LEVELS_AND_LOSSES, ids=str)
+@pytest.mark.parametrize("integrate", [partial(theorem_sides, EDM()), noisy_elbo_losses])
+def test_a_loss_curve_is_one_loss_at_each_of_increasing_levels(integrate, logsnr, num_losses):
+    with pytest.raises(ValueError, match=rf"\({num_losses},\)"):
+        integrate(logsnr, torch.ones(num_losses))
+
+
+def test_a_loss_curve_may_have_a_graph():
+    logsnr, loss = torch.arange(3.0), torch.ones(3, requires_grad=True)
+    assert noisy_elbo_losses(logsnr, loss).tolist() == [0.0, 1.0, 2.0]
 
 
 @pytest.mark.parametrize("std", [0.3, 1.0])

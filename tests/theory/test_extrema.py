@@ -109,7 +109,8 @@ def test_small_values_count_as_much_as_large_ones():
 
 
 def test_an_empty_range_and_an_infinite_value_are_refused():
-    with pytest.raises(ValueError, match=r"\[1\.0, 1\.0\]"):
-        rising_intervals(torch.exp, 1.0, 1.0)
+    for low, high in ((1.0, 1.0), (-math.inf, 1.0), (0.0, math.nan)):
+        with pytest.raises(ValueError, match=rf"\[{low}, {high}\]"):
+            rising_intervals(torch.exp, low, high)
     with pytest.raises(ValueError, match="log-SNR 0"):
         rising_intervals(lambda x: 1 / x, -1.0, 1.0)

@@ -203,6 +203,13 @@ def test_data_off_their_levels_are_refused(x):
         decoder_loss(x[None], 13.3, 256)
 
 
+def test_a_single_pixel_value_and_no_noise_levels_are_refused(randn):
+    with pytest.raises(ValueError, match="num_levels is 1"):
+        decoder_loss(torch.ones(2, 3), 13.3, 1)
+    with pytest.raises(ValueError, match="num_times is 0"):
+        variational_bound(bimodal(), randn(2, 2), SCHEDULES[0], num_levels=None, num_times=0)
+
+
 @pytest.mark.parametrize("num_levels", [2, 17, 256])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_levels_pass_in_every_precision_that_holds_them(num_levels, dtype):

@@ -153,6 +153,14 @@ def test_an_unknown_label_is_refused(case: Case) -> None:
         case.build()(z, logsnr, cond)
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_labels_of_another_shape_are_refused(case: Case) -> None:
+    """A dataset that gives its label as a tensor `[1]` makes batches of them `[b, 1]`."""
+    z, logsnr, cond = case.draw()
+    with pytest.raises(ValueError, match=rf"\({len(cond)}, 1\)"):
+        case.build()(z, logsnr, cond[:, None])
+
+
 def test_a_network_without_labels_refuses_them(case: Case) -> None:
     network = case.build(num_classes=None)
     z, logsnr, cond = case.draw()

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.checks import require_positive
 from elbos.conditions import Condition
 from elbos.denoiser import Denoise
 from elbos.likelihood.terms import at_least_single, decoder_loss, eps_loss, prior_loss
@@ -87,8 +88,8 @@ def variational_bound(
         them under `torch.enable_grad()`.
 
     Raises:
-        ValueError: If discrete data have other values, or the denoiser returns no pair of
-            estimates.
+        ValueError: If discrete data have other values, `num_times` is not positive, or the denoiser
+            returns no pair of estimates.
 
     Examples:
         Of many images, batch by batch:
@@ -107,6 +108,7 @@ def variational_bound(
         >>> abs(bound.bits_per_dim - 2.047) < 4 * bound.standard_error  # the entropy of N(0, 1)
         True
     """
+    require_positive(num_times=num_times)
     x = at_least_single(x)
     offsets = torch.rand(len(x), dtype=torch.float64, generator=generator)
     diffusion = torch.zeros(len(x), dtype=x.dtype, device=x.device)

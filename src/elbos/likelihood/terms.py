@@ -114,11 +114,16 @@ def decoder_loss(
 
 
 def require_levels(x: Float[Tensor, "b *d"], num_levels: int) -> None:
-    """Raise a ValueError unless all of `x` are values $2k/(K-1) - 1$, to 5 % of their spacing.
+    """Raise a ValueError unless all of `x` are values $2k/(K-1) - 1$, to 5 % of their spacing, of
+    two values or more.
 
     So rounding to float16 passes, and data in [0, 1], of which every other value is half a step
     off, or of 0 to 255 do not.
     """
+    if num_levels < 2:
+        raise ValueError(
+            f"num_levels is {num_levels}: give 2 or more, or None for continuous data."
+        )
     x = at_least_single(x)
     level = (x + 1) / 2 * (num_levels - 1)
     is_level = (level - level.round()).abs() < MAX_LEVEL_ERROR

@@ -68,7 +68,8 @@ class Embedding(nn.Module):
             cond: Class labels; a negative one means "no label", None no label in the whole batch.
 
         Raises:
-            ValueError: If the network knows no labels, or not this one.
+            ValueError: If the network knows no labels, or not this one, or there is not one label
+                per sample.
         """
         dtype = self.linear_in.weight.dtype
         phi = logsnr_features(logsnr.to(torch.promote_types(dtype, torch.float32)))
@@ -82,6 +83,11 @@ class Embedding(nn.Module):
             return F.silu(embedding)
         if cond is None:
             cond = torch.full(logsnr.shape, -1, device=logsnr.device)
+        if cond.shape != logsnr.shape:
+            raise ValueError(
+                f"class labels of shape {tuple(cond.shape)} for {len(logsnr)} samples: give one "
+                "per sample, [b]."
+            )
         row = (cond + 1).clamp(min=0)  # 0: no label; 1 + k: class k
         try:
             return F.silu(embedding + self.label(row))
