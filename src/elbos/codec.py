@@ -117,9 +117,9 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
     if value is None and type(None) in admitted:
         return None
     if known := classes(annotation):
-        name = value.get("type") if isinstance(value, dict) else None
-        if not isinstance(name, str) or name not in known:
-            raise ValueError(f"{where} has type {name!r}: expected one of {', '.join(known)}.")
+        name = value.get("type") if isinstance(value, dict) else value
+        if not (isinstance(value, dict) and isinstance(name, str) and name in known):
+            raise ValueError(f"{where} is {name!r}: expected one of {', '.join(known)}.")
         return _decode_fields(known[name], value, where)
     for option in admitted:
         if get_origin(option) is dict and isinstance(value, dict):
@@ -152,6 +152,13 @@ def _decode_fields(cls: type, value: dict[str, Any], where: str) -> Any:
         return cls(**{name: decode(hints[name], value[name], f"{where}.{name}") for name in names})
     except (TypeError, OverflowError) as error:
         raise ValueError(f"{where} is not a valid {cls.__name__}: {error}") from error
+
+
+def require_types(value: Any) -> None:
+    """Raise a ValueError that names the first field of a dataclass that is not of its type."""
+    hints = get_type_hints(type(value), include_extras=True)
+    for f in dataclasses.fields(value):
+        decode(hints[f.name], encode(getattr(value, f.name)), f.name)
 
 
 def _named(option: Any) -> str:

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from commands import assert_one_line
 from comparing import USERS, Here
@@ -17,6 +18,7 @@ from elbos import files, weightings
 from elbos.comparison import budget
 from elbos.comparison import job as job_module
 from elbos.comparison.compare import run_experiment
+from elbos.comparison.experiment import Scoring
 from elbos.comparison.job import Job
 from elbos.comparison.result import Comparison
 from elbos.comparison.scores import read_scores
@@ -42,6 +44,12 @@ def first(experiment, num=1):
 def checkpoints():
     """When each run's last checkpoint was written."""
     return {str(path): path.stat().st_mtime_ns for path in Path().glob("c/runs/*/checkpoints/*5")}
+
+
+@pytest.fixture
+def unchecked():
+    """Annotations are not checked, as for users."""
+    jaxtyping.config.update("jaxtyping_disable", True)
 
 
 def test_what_is_done_is_not_done_again(small, folder):
@@ -77,8 +85,34 @@ def test_python_compares_as_the_command_does(small, folder):
     held, own = (one.scores["bits_per_dim"].values for one in found.objectives[1:])
     assert held == own
     assert Comparison.from_dict(json.loads(Path("c/report.json").read_text())) == found
-    with pytest.raises(ValueError, match="nope"):
-        elbos.compare(["edm"], data="nope")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "needed"),
+    [
+        ({"objectives": [5]}, "objectives is 5"),
+        ({"objectives": "edm"}, "objectives is 'edm'"),
+        ({"objectives": ["edn"]}, "edn"),
+        ({"data": "nope"}, "nope"),
+        ({"data": 5}, "config is 5"),
+        ({"seeds": 0}, "seeds is 0"),
+        ({"seeds": -1}, "seeds is -1"),
+        ({"seeds": "a"}, "seeds is 'a'"),
+        ({"seeds": [0, 1.5]}, r"seeds is 1\.5"),
+        ({"scoring": {"num_samples": 50}}, "scoring is 'dict'"),
+        ({"minutes": "1"}, "minutes is '1'"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(folder, unchecked, wrong, needed):
+    with pytest.raises(ValueError, match=needed):
+        elbos.compare(**{"objectives": ["edm"], "data": "digits", **wrong})
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"num_samples": "50"}, {"extractor": "lite0"}])
+def test_scoring_is_of_its_types(unchecked, wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is '"):
+        Scoring(**wrong)
 
 
 def test_before_it_begins_it_says_how_long_it_takes(small, folder, capfd):

@@ -370,8 +370,6 @@ def test_page_is_written_whole_and_the_same_each_time(result, picture, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     (source,) = re.findall(r'src="data:image/png;base64,(.*?)"', html)
     assert base64.b64decode(source) == picture
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        result.to_html(tmp_path / "nowhere" / "page.html")
 
 
 def test_a_notebook_shows_the_tables(result):

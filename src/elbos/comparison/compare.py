@@ -13,7 +13,7 @@ from rich.console import Console
 
 from elbos import files
 from elbos.checks import require_finite, require_positive
-from elbos.codec import digest
+from elbos.codec import decode, digest
 from elbos.comparison.budget import resolved, speed
 from elbos.comparison.directory import ComparisonDirectory, Stored
 from elbos.comparison.display import Display, seconds_left
@@ -77,15 +77,27 @@ def compare(
     """
     if isinstance(data, str) and data not in PRESETS:
         raise ValueError(f"There is no preset {data!r}: choose from {', '.join(PRESETS)}.")
+    if isinstance(objectives, str) or not isinstance(objectives, Sequence):
+        raise ValueError(f"objectives is {objectives!r}: give a list of them.")
     experiment = Experiment(
         config=PRESETS[data] if isinstance(data, str) else data,
-        scoring=scoring or Scoring(),
+        scoring=Scoring() if scoring is None else scoring,
         objectives=tuple(Variant.parse(o) if isinstance(o, str) else o for o in objectives),
-        seeds=tuple(range(seeds) if isinstance(seeds, int) else seeds),
+        seeds=_seeds(seeds),
     )
     name = f"compare-{data}" if isinstance(data, str) else "compare"
     path = Path(out) if out is not None else Path("runs") / name
+    minutes = decode(float | None, minutes, "minutes")
     return run_experiment(experiment, path, executor or Local(), minutes=minutes)
+
+
+def _seeds(given: int | Sequence[int]) -> tuple[int, ...]:
+    """The seeds, of which the number may be given."""
+    if type(given) is int and given > 0:
+        return tuple(range(given))
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise ValueError(f"seeds is {given!r}: give their number, or a list of whole numbers.")
+    return tuple(given)
 
 
 def run_experiment(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from elbos.codec import parse
+from elbos.codec import parse, require_types
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant
 from elbos.evaluation.features import Lite0, Network
 from elbos.evaluation.metrics import MIN_IMAGES
@@ -70,6 +70,7 @@ class Scoring:
     """How samples are made, by name. Default: ancestral and Heun's."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         if self.num_images < 2 or self.num_samples < MIN_IMAGES:
             raise ValueError(
                 f"num_images is {self.num_images}, num_samples {self.num_samples}: "
@@ -111,6 +112,7 @@ class Experiment:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
     def __post_init__(self) -> None:
+        require_types(self)
         names = [one.name for one in self.objectives]
         if not self.objectives or not self.seeds:
             raise ValueError("There is nothing to compare: give at least one objective and a seed.")

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from elbos import files
 from elbos.comparison.curves import Density, Known, LearningCurve, LevelCurve, Weights
 from elbos.comparison.ranking import Ranking
 from elbos.records import from_json, to_json
@@ -340,5 +339,6 @@ class Comparison:
             OSError: If it cannot be written.
         """
         from elbos.report.comparison import page
+        from elbos.report.html import write_html
 
-        files.write(Path(path), page(self, samples or {}).encode(errors="replace"))
+        write_html(path, page(self, samples or {}))

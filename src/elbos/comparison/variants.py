@@ -27,7 +27,7 @@ import torch
 from elbos import weightings
 from elbos.adaptive import Adaptive
 from elbos.analysis import is_monotone
-from elbos.codec import parse
+from elbos.codec import parse, require_types
 from elbos.parameterizations import EDM, Eps, Flow, Parameterization, V, X
 from elbos.recipes import RECIPES
 from elbos.schedules import Cosine, Schedule
@@ -71,12 +71,13 @@ class Variant:
     weighting: Weight
 
     def __post_init__(self) -> None:
+        require_storable(self.weighting)
+        require_types(self)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
             raise ValueError(
                 f"An objective cannot be called {_shown(self.name)!r}: give letters, digits, dots "
                 "and dashes."
             )
-        require_storable(self.weighting)
 
     @classmethod
     def parse(cls, text: str) -> "Variant":

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from elbos.checks import require_finite, require_positive
+from elbos.codec import require_types
 from elbos.evaluation.features import Lite0, Network
 from elbos.evaluation.metrics import MIN_IMAGES
 
@@ -25,6 +26,7 @@ class OdeConfig:
     """One random probe per image, or one backward pass per dimension."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_positive(tolerance=self.tolerance)
         if self.num_images < 0 or self.num_images == 1:
             raise ValueError(
@@ -77,6 +79,7 @@ class EvaluationConfig:
     """Samples of each point of the sweep."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_finite(self)
         require_positive(num_sets=self.num_sets)
         if self.target_se is not None:

@@ -255,11 +255,10 @@ class Evaluation:
         Raises:
             OSError: If it cannot be written; it names `path`.
         """
-        from elbos import files
         from elbos.report.evaluation import evaluation_page
+        from elbos.report.html import write_html
 
-        html = evaluation_page(self, samples=samples, command=command)
-        files.write(Path(path), html.encode(errors="replace"))
+        write_html(path, evaluation_page(self, samples=samples, command=command))
 
     def _repr_html_(self) -> str:
         from elbos.report.evaluation import evaluation_tables

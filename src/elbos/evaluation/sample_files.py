@@ -136,7 +136,7 @@ def _name(sampling: Sampling, request: Request) -> str:
     """The name of a file: the usual settings, and a digest of all."""
     settings = json.dumps([encode(sampling), request.num, request.label])
     digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
-    sampler = type(sampling.sampler).__name__.lower()
+    sampler = encode(sampling.sampler)["type"].lower()
     return f"{sampler}-{sampling.num_steps}-seed{request.seed}-{digest}"
 
 

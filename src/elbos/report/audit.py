@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Float
 from markupsafe import Markup
 
-from elbos import __version__, files
+from elbos import __version__
 from elbos.arrays import Array
 from elbos.audit.matching import SAME, distance
 from elbos.audit.result import Audit
 from elbos.report.colors import COLORS, Swatch
-from elbos.report.html import breakable, document, render
+from elbos.report.html import breakable, document, render, write_html
 from elbos.report.numbers import NONE, fixed, number, percent, signed
 from elbos.report.tables import Column, Table
 
@@ -319,7 +319,7 @@ def write_page(audits: Sequence[Audit], path: Path, *, command: str | None = Non
     Raises:
         OSError: If that is impossible; it names `path`.
     """
-    files.write(path, page(audits, command=command).encode(errors="replace"))
+    write_html(path, page(audits, command=command))
 
 
 def as_html(audits: Sequence[Audit]) -> str:

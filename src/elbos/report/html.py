@@ -16,13 +16,13 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from elbos import __version__
+from elbos import __version__, files
 from elbos.report import numbers
 
 
@@ -67,6 +67,16 @@ def document(template: str, **context: Any) -> str:
     )
     frame = {"policy": Markup(policy), "style": Markup(style), "script": Markup(script)}
     return render(template, **context, **frame, library=_packed(library))
+
+
+def write_html(path: str | Path, page: str) -> None:
+    """Write a page, and the folder that it is in.
+
+    Raises:
+        OSError: If it cannot be written; it names `path`.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    files.write(Path(path), page.encode(errors="replace"))
 
 
 def breakable(text: str) -> Markup:
