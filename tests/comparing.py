@@ -9,11 +9,11 @@ from tiny import DIGITS
 
 from elbos import weightings
 from elbos.adaptive import Adaptive
-from elbos.comparison import budget, experiment
+from elbos.comparison import experiment, timing
 from elbos.comparison.executors import Executor
 from elbos.comparison.experiment import Experiment, Scoring
 from elbos.comparison.job import work
-from elbos.comparison.result import Failure
+from elbos.comparison.objective_result import Failure
 from elbos.comparison.scores import RunScores
 from elbos.comparison.summary import summarize
 from elbos.comparison.variants import VARIANTS
@@ -48,7 +48,7 @@ class Here(Executor):
         self.made, self.before = [], before
 
     def call(self, function, *args):
-        return ("a machine, fp32", 0.5) if function is budget.speed else function(*args)
+        return ("a machine, fp32", 0.5) if function is timing.speed else function(*args)
 
     def do(self, job):
         self.before(len(self.made), job)

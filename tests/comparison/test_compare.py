@@ -15,8 +15,8 @@ from comparing import USERS, Here
 
 import elbos
 from elbos import files, weightings
-from elbos.comparison import budget
 from elbos.comparison import job as job_module
+from elbos.comparison import timing
 from elbos.comparison.compare import run_experiment
 from elbos.comparison.experiment import Scoring
 from elbos.comparison.job import Job
@@ -131,9 +131,9 @@ def test_before_it_begins_it_says_how_long_it_takes(small, folder, capfd):
 
 def test_the_speed_is_that_of_the_budget_or_measured(small, folder):
     config = replace(small.config, precision="fp32")
-    words, seconds = budget.speed(replace(config, num_images=1000), 5.0, 1)
+    words, seconds = timing.speed(replace(config, num_images=1000), 5.0, 1)
     assert (seconds, "fp32" in words) == (0.3, True)
-    assert 0 < budget.speed(config, None, 1)[1] < 1
+    assert 0 < timing.speed(config, None, 1)[1] < 1
 
 
 def test_an_objective_that_diverges_is_reported_and_the_others_go_on(small, folder, monkeypatch):
@@ -333,7 +333,7 @@ def test_an_interruption_says_how_to_resume(small, folder):
 def test_a_budget_is_the_same_number_of_images_for_all_and_for_good(small, folder, monkeypatch):
     """Of steps that take 0.25 s by the clock, but for one: 30 in an eighth of a minute."""
     clock, seconds = [0.0], itertools.chain([0.25] * 5, [3.0], itertools.repeat(0.25))
-    monkeypatch.setattr(budget.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
     step, few = Trainer.step, first(small)
 
     def slow(self):

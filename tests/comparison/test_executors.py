@@ -146,7 +146,7 @@ def test_a_comparison_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
 
 RAY = """
 import json, psutil
-from elbos.comparison.on_ray import OnRay
+from elbos.comparison.executors import OnRay
 
 def paths():
     import sys

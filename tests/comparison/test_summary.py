@@ -12,8 +12,7 @@ from scipy import stats
 
 from elbos.comparison.compare import run_experiment
 from elbos.comparison.experiment import Experiment
-from elbos.comparison.metrics import measured_metrics
-from elbos.comparison.scores import RunScores
+from elbos.comparison.scores import RunScores, measured_metrics
 from elbos.comparison.statistics import differences as of_differences
 from elbos.comparison.summary import summarize
 from elbos.comparison.variants import VARIANTS
@@ -54,9 +53,8 @@ def test_a_comparison_holds_what_the_runs_were_scored_with(pictures, folder):
     assert pair.differences["bits_per_dim"].is_significant is None
     assert np.array(found.losses.relative).min(0).tolist() == [1.0, 1.0]
     assert found.ranking is None  # of one monotone objective
-    assert found.protocol["clipped steps"] == [
-        f"{name} {100 * own['clipped']:.0f} %" for name, own in scores.items()
-    ]
+    assert found.protocol.clipped == {name: own["clipped"] for name, own in scores.items()}
+    assert found.protocol.samplers["heun"].num_evaluations == 3
     assert Path("c/report.html").read_text().count("data:image/png;base64,") == 2
     records = found.table()  # a DataFrame, if pandas is there
     assert len(records) == 2

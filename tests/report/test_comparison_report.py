@@ -21,6 +21,7 @@ from elbos.report.comparison_figures import (
 )
 from elbos.report.comparison_tables import (
     pairs_table,
+    protocol_table,
     ranked,
     results_table,
     seeds_table,
@@ -71,6 +72,19 @@ def shown(comparison):
 
 def test_a_report_is_what_it_was_read_from():
     assert Comparison.from_dict(json.loads(json.dumps(COMPARISON.to_dict()))) == COMPARISON
+
+
+@pytest.mark.parametrize("wrong", [{"protocol": {"network": "UNet"}}, {"rows": 5}, {"ranking": {}}])
+def test_a_report_of_an_earlier_version_is_refused(report, wrong):
+    with pytest.raises(ValueError, match="no report of this version"):
+        Comparison.from_dict(report | wrong)
+
+
+def test_the_protocol_says_how_all_runs_were_made():
+    rows = dict(row for row in protocol_table(COMPARISON).rows)
+    assert rows["seeds"] == "0, 1, 2, 3"
+    assert rows["heun sampler"].endswith("18 steps, 35 evaluations")
+    assert rows["features"].startswith("Lite0, 2,000 samples")
 
 
 def test_the_table_has_every_objective_and_every_metric():
@@ -139,7 +153,7 @@ SECTIONS = {
 def test_what_is_null_or_empty_is_left_out(report, html, key):
     for place in (report, *report["rows"]):
         if key in place:
-            place[key] = type(place[key])() if key in ("pairs", "protocol") else None
+            place[key] = [] if key == "pairs" else None
     text = read(page(Comparison.from_dict(report), {}))
     assert SECTIONS[key] not in text
     assert all(title in text for other, title in SECTIONS.items() if other != key)
@@ -271,7 +285,7 @@ def test_the_best_objective_is_named_and_those_that_may_be_as_good(report, num_n
 def test_the_best_level_is_never_without_its_p_value(report):
     """Of all noise levels, on the page and in Markdown."""
     for key in ("bits_per_dim", "frechet_heun", "frechet_ancestral"):
-        report["ranking"][key]["p_value"] = 0.375
+        report["ranking"]["by_level"][key]["p_value"] = 0.375
     comparison = Comparison.from_dict(report)
     assert "p = 0.38" in markdown(comparison)
     assert read(page(comparison, {})).count("p = 0.38") == 4
@@ -381,7 +395,8 @@ def test_words_from_outside_are_inert(browser, tmp_path):
         text = text.replace(json.dumps(known), json.dumps(HOSTILE + known))
     hostile = json.loads(text)
     hostile |= dict.fromkeys(("name", "command", "data"), HOSTILE)
-    hostile |= {"remarks": [HOSTILE], "protocol": {HOSTILE: HOSTILE}}
+    hostile["remarks"] = [HOSTILE]
+    hostile["protocol"] |= {"network": HOSTILE, "clipped": {HOSTILE: 0.5}, "versions": [HOSTILE]}
     hostile["rows"][-1]["failures"][0]["reason"] = HOSTILE
     samples = {hostile["rows"][0]["name"]: SAMPLES["iddpm"]}
     Comparison.from_dict(hostile).to_html(tmp_path / "page.html", samples)

@@ -12,9 +12,8 @@ from rich.console import Console
 
 from elbos.cli.parse import parse
 from elbos.comparison.compare import run_experiment
-from elbos.comparison.executors import Local
+from elbos.comparison.executors import Local, OnRay
 from elbos.comparison.experiment import Experiment, Scoring, parse_sampling
-from elbos.comparison.on_ray import OnRay
 from elbos.comparison.result import Comparison
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant
 from elbos.report.comparison import terminal

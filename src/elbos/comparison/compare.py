@@ -14,14 +14,13 @@ from rich.console import Console
 from elbos import files
 from elbos.checks import require_finite, require_positive
 from elbos.codec import decode, digest
-from elbos.comparison.budget import resolved, speed
 from elbos.comparison.directory import ComparisonDirectory, Stored
-from elbos.comparison.display import Display, seconds_left
 from elbos.comparison.executors import Executor, Local, do_all
 from elbos.comparison.experiment import Experiment, Scoring, shared_config
 from elbos.comparison.job import Job
 from elbos.comparison.result import Comparison
 from elbos.comparison.summary import summarize
+from elbos.comparison.timing import Display, resolved, seconds_left, speed
 from elbos.comparison.variants import Variant
 from elbos.errors import Interrupted, printable, unfailing
 from elbos.evaluation.quality import REFERENCE_SPLIT

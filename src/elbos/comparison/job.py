@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from elbos import files
 from elbos.codec import decode
 from elbos.comparison.experiment import Experiment, Scoring
-from elbos.comparison.result import Failure
+from elbos.comparison.objective_result import Failure
 from elbos.comparison.scores import RunScores, measure_scores, read_scores, scoring_cost
 from elbos.comparison.variants import Variant
 from elbos.errors import Diverged, Interrupted, explained, flat

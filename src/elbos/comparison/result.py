@@ -5,121 +5,15 @@ tables, figures, Markdown and pages of it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from elbos.comparison.curves import Density, Known, LearningCurve, LevelCurve, Weights
-from elbos.comparison.ranking import Ranking
+from elbos.comparison.objective_result import Known, Metric, ObjectiveResult
 from elbos.records import from_json, to_json
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """A quantity that objectives are compared by.
-
-    Attributes:
-        key: Its name in `ObjectiveResult.scores`.
-        title: In words.
-        short: As the head of a column.
-        is_lower_better: Its direction.
-        is_main: Whether its differences have verdicts.
-        baseline: Its value for test images in place of samples; None where there is none.
-    """
-
-    key: str
-    title: str
-    short: str
-    is_lower_better: bool
-    is_main: bool
-    baseline: Known = field(metadata={"json": "floor"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """An objective's values of one metric.
-
-    Attributes:
-        values: By seed, as far as there are any.
-        mean: Their mean; None of none.
-        std: Their standard deviation; None of less than two.
-        is_best: Whether it is the best mean.
-        is_best_within_error: Whether it does not differ significantly from the best.
-        is_unresolved: Whether that is because it scatters more than ten times as much over seeds
-            as is typical: then it is not `is_best_within_error`.
-        detectable: The difference from the best that would be significant.
-    """
-
-    values: Mapping[int, float]
-    mean: Known
-    std: Known
-    is_best: bool
-    is_best_within_error: bool
-    is_unresolved: bool
-    detectable: Known
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """Why a seed of an objective has no scores.
-
-    Attributes:
-        seed: The seed.
-        reason: One line.
-        is_final: Whether another try would end the same, as where the loss is not finite.
-    """
-
-    seed: int
-    reason: str
-    is_final: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveResult:
-    """An objective, its scores and its curves.
-
-    Attributes:
-        name: Its name.
-        parameterization, schedule, weighting: As Python.
-        is_monotone: Whether the weighting never rises with the log-SNR between the ends.
-        rising: Intervals of log-SNR in which it rises.
-        status: Whether all seeds have scores, some or none.
-        failures: Why some have none.
-        scores: By the metric's key.
-        weights: What it was trained on.
-        elbo: Loss of the ELBO of data noised to each log-SNR.
-        curve: Loss at each log-SNR, the slope of `elbo`.
-        learning: Validation ELBO while training.
-        density: How an adaptive schedule evolved; None of others.
-    """
-
-    name: str
-    parameterization: str
-    schedule: str
-    weighting: str
-    is_monotone: bool
-    rising: tuple[tuple[float, float], ...]
-    status: Literal["complete", "incomplete", "failed"]
-    failures: tuple[Failure, ...]
-    scores: Mapping[str, Score]
-    weights: Weights | None
-    elbo: LevelCurve | None
-    curve: LevelCurve | None
-    learning: LearningCurve | None
-    density: tuple[Density, ...] | None
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all seeds have scores: others are shown, and not compared."""
-        return self.status == "complete"
-
-    @property
-    def has_curves(self) -> bool:
-        """Whether there are curves over images or noise levels."""
-        return bool(self.learning or self.elbo or self.curve)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +106,80 @@ class Losses:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RankCorrelation:
+    """Spearman's rank correlation of each of some quantities with a metric.
+
+    Attributes:
+        rho: The estimates.
+        low, high: Their 95 % intervals, each by itself.
+        p_value: Of the largest of all, by permutation; None if not known.
+    """
+
+    rho: tuple[Known, ...]
+    low: tuple[Known, ...]
+    high: tuple[Known, ...]
+    p_value: Known = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Whether ELBOs of noisy data rank monotone weightings as main metrics do.
+
+    Attributes:
+        objectives: The monotone ones; those of one weighting count as one, by their mean.
+        weightings: Theirs.
+        num_seeds: Over how many seeds scores are averaged.
+        logsnr: Noise levels.
+        by_level: By metric, the correlation of the ELBO at each noise level.
+        by_weighting: By metric, the correlation of the loss under each weighting.
+    """
+
+    objectives: tuple[str, ...]
+    weightings: tuple[str, ...]
+    num_seeds: int
+    logsnr: tuple[float, ...]
+    by_level: Mapping[str, RankCorrelation]
+    by_weighting: Mapping[str, RankCorrelation]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerProtocol:
+    """How one sampler made samples: sampler and grid as Python, steps, and evaluations of each."""
+
+    sampler: str
+    grid: str
+    num_steps: int
+    num_evaluations: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """The settings that all runs share, and how these were scored.
+
+    Attributes:
+        batch_size: Images per step.
+        network, optimizer: As Python.
+        precision: Of training and sampling.
+        clipped: By objective, the share of steps whose gradient was clipped, mean over seeds.
+        condition: What the network was told when its likelihood was measured.
+        samplers: By name; none of points in the plane.
+        features: Name of what computes the features; None of points.
+        hardware, versions: Of all runs.
+    """
+
+    batch_size: int
+    network: str
+    optimizer: str
+    precision: str
+    clipped: Mapping[str, float]
+    condition: str | None
+    samplers: Mapping[str, SamplerProtocol]
+    features: str | None
+    hardware: tuple[str, ...]
+    versions: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Objectives, trained alike and scored alike.
 
@@ -234,7 +202,7 @@ class Comparison:
         pairs: Planned comparisons, which are chosen by the objectives and not by their scores.
         losses: Every model under every weighting.
         ranking: None of fewer than six monotone weightings.
-        protocol: Settings that all runs share, and how they were scored.
+        protocol: Settings that all runs share, and how they were scored; None if not known.
         remarks: What somebody added about these numbers.
     """
 
@@ -257,7 +225,7 @@ class Comparison:
     pairs: tuple[Pair, ...]
     losses: Losses | None
     ranking: Ranking | None
-    protocol: Mapping[str, Any]
+    protocol: Protocol | None
     remarks: tuple[str, ...] = ()
 
     @property
@@ -277,18 +245,24 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """What report.json holds."""
-        return {**to_json(self), "ranking": self.ranking and self.ranking.to_dict()}
+        found: dict[str, Any] = to_json(self)
+        return found
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Comparison":
         """The comparison that a report.json holds.
 
         Raises:
-            KeyError, TypeError: If it holds none.
+            ValueError: If it holds none, or one of an earlier version.
         """
-        ranking = value["ranking"] and Ranking.from_dict(value["ranking"])
-        found: Comparison = from_json(cls, {**value, "ranking": None})
-        return replace(found, ranking=ranking)
+        try:
+            found: Comparison = from_json(cls, value)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"This is no report of this version ({error}): the command that made it writes it "
+                "again, from the scores in its directory."
+            ) from error
+        return found
 
     def table(self) -> Any:
         """Means and standard deviations over seeds of every objective: a pandas DataFrame where

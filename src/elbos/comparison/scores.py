@@ -1,4 +1,4 @@
-"""The scores of one run, and the curves of its training; RUN/scores.json.
+"""The scores of one run, and the curves of its training; RUN/scores.json; the metrics they have.
 
 Everything slow is kept part by part in the run's `evaluation` folder: scored again, under more
 weightings, a run costs seconds.
@@ -14,8 +14,8 @@ from typing import Any
 
 from elbos import files
 from elbos.codec import digest, encode
-from elbos.comparison.curves import Density, LearningCurve, LevelCurve
 from elbos.comparison.experiment import Scoring
+from elbos.comparison.objective_result import Density, LearningCurve, LevelCurve
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
 from elbos.evaluation.likelihood import (
     MIN_PILOT_IMAGES,
@@ -24,6 +24,7 @@ from elbos.evaluation.likelihood import (
     measure,
     summary,
 )
+from elbos.evaluation.metrics import BITS_PER_DIM, SAMPLE_METRICS, Metric, leading_distance
 from elbos.evaluation.quality import Scorer
 from elbos.evaluation.samples import stored_samples
 from elbos.evaluation.scores import Baseline, Scores
@@ -38,6 +39,7 @@ from elbos.training.run import Run
 from elbos.weightings import Weighting
 
 NUM_SHOWN = 20
+_SAMPLER_TITLES = {"heun": "Heun", "ddim": "DDIM", "unipc": "UniPC"}
 MAX_PILOT = 500  # images, of 32 evaluations each: as many as the rounds take
 FILE = "scores.json"
 _FORMAT = 3  # a higher number forgets stored scores
@@ -231,3 +233,66 @@ def _training(run: Run) -> dict[str, Any]:
         "density": tuple(density),
         "clipped": sum(clipped) / len(clipped) if clipped else None,
     }
+
+
+@dataclass(frozen=True)
+class SamplerMetric:
+    """A metric of the library, of the samples of one sampler or of none.
+
+    Attributes:
+        metric: The metric.
+        sampler: The name of the sampler; None of a metric that takes no samples.
+    """
+
+    metric: Metric
+    sampler: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Its name in a result."""
+        name = self.metric.name
+        return f"{name.removesuffix('_distance')}_{self.sampler}" if self.sampler else name
+
+    def with_sampler(self, title: str) -> str:
+        """A title of the metric, with the sampler's."""
+        return (
+            f"{title}, {_SAMPLER_TITLES.get(self.sampler, self.sampler)}" if self.sampler else title
+        )
+
+    def value(self, scores: RunScores) -> float | None:
+        """Its value in a run's scores."""
+        if self.sampler is None:
+            return scores.bits_per_dim
+        return _value(self.metric, (scores.samples or {}).get(self.sampler))
+
+    def baseline(self, scores: RunScores) -> float | None:
+        """The value of real images in place of samples."""
+        if self.sampler is None or scores.baseline is None:
+            return None
+        return _value(self.metric, scores.baseline.scores)
+
+
+def _value(metric: Metric, scores: Scores | None) -> float | None:
+    found = scores and scores.values.get(metric.name)
+    return found.value if found else None
+
+
+def measured_metrics(scores: RunScores) -> tuple[list[SamplerMetric], list[SamplerMetric]]:
+    """The metrics that have verdicts, bits/dim and one distance for each sampler, and all others
+    that a run has.
+
+    The Fréchet distance of fewer samples than there are features is mostly bias: of those it is
+    the kernel distance.
+    """
+    bits = SamplerMetric(BITS_PER_DIM)
+    if not scores.samples or scores.num_compared is None or scores.num_features is None:
+        return [bits], []
+    leading = leading_distance(scores.num_compared, scores.num_features)
+    of_samples = [
+        SamplerMetric(metric, sampler)
+        for metric in SAMPLE_METRICS
+        for sampler, known in scores.samples.items()
+        if metric.name in known.values
+    ]
+    main = [one for one in of_samples if one.metric is leading]
+    return [*main, bits], [one for one in of_samples if one.metric is not leading]

@@ -10,23 +10,29 @@ import numpy as np
 import torch
 
 from elbos.analysis import rising_intervals
-from elbos.comparison.curves import LearningCurve, LevelCurve, Weights
 from elbos.comparison.experiment import Experiment
-from elbos.comparison.metrics import SamplerMetric, measured_metrics
-from elbos.comparison.ranking import RankCorrelation, Ranking
+from elbos.comparison.objective_result import (
+    Failure,
+    LearningCurve,
+    LevelCurve,
+    Metric,
+    ObjectiveResult,
+    Score,
+    Weights,
+)
 from elbos.comparison.result import (
     Comparison,
     Difference,
-    Failure,
     Losses,
-    Metric,
-    ObjectiveResult,
     Pair,
-    Score,
+    Protocol,
+    RankCorrelation,
+    Ranking,
+    SamplerProtocol,
     Statistics,
     TestedWeighting,
 )
-from elbos.comparison.scores import RunScores
+from elbos.comparison.scores import RunScores, SamplerMetric, measured_metrics
 from elbos.comparison.statistics import (
     MIN_WEIGHTINGS,
     Correlation,
@@ -335,51 +341,34 @@ def _rounded(values: Any) -> tuple[Any, ...]:
     return tuple(None if math.isnan(number) else float(f"{number:.6g}") for number in numbers)
 
 
-def _protocol(experiment: Experiment, table: _Table, features: str | None) -> dict[str, Any]:
-    """What all runs share, how they were scored, and on what."""
+def _protocol(experiment: Experiment, table: _Table, features: str | None) -> Protocol:
     scoring, config, some = experiment.scoring, experiment.config, table.some
-    machines = [s.machine for found in table.scores.values() for s in found.values()]
-    protocol: dict[str, Any] = {
-        "seeds": list(experiment.seeds),
-        "images seen by a run": config.num_images,
-        "batch size": config.batch_size,
-        "network": repr(config.network),
-        "optimizer": repr(config.optimizer),
-        "clipping": "at a norm in proportion to the loss of the best denoiser of normal data",
-        **_clipped(table),
-        "precision": config.precision,
-    }
-    if some is not None:
-        protocol["likelihood"] = (
-            f"variational bound of {some.num_images:,} test images, {some.condition}"
-        )
-    if some is not None and some.samples:
-        for name, one in scoring.samplings.items():
-            protocol[f"{name} sampler"] = (
-                f"{one.sampler!r} on {one.grid_within(config.schedule)!r}, {one.num_steps} steps, "
-                f"{one.num_evaluations(config.schedule)} evaluations"
-            )
-        protocol["features"] = (
-            f"{features}, {scoring.num_samples:,} samples of each run, against train + "
-            "validation images"
-        )
-        if some.num_compared != scoring.num_samples:
-            protocol["Fréchet distance, precision, recall"] = (
-                f"of the first {some.num_compared:,} samples of each run, as many as there are "
-                "test images"
-            )
-    hardware = {"hardware": {machine["device"] for machine in machines}}
-    versions = {"versions": {f"torch {m['torch']}, elbos {m['elbos']}" for m in machines}}
-    return protocol | {key: sorted(found) for key, found in (hardware | versions).items()}
-
-
-def _clipped(table: _Table) -> dict[str, list[str]]:
-    """The share of steps at which the gradient was clipped, where it is known, mean over seeds: the
-    norm depends on what the network predicts.
-    """
-    shares = {
-        name: [s.clipped for s in found.values() if s.clipped is not None]
+    runs = [one for found in table.scores.values() for one in found.values()]
+    clipped = {
+        name: [one.clipped for one in found.values() if one.clipped is not None]
         for name, found in table.scores.items()
     }
-    known = [f"{name} {100 * np.mean(one):.0f} %" for name, one in shares.items() if one]
-    return {"clipped steps": known} if known else {}
+    samplers = {
+        name: SamplerProtocol(
+            sampler=repr(one.sampler),
+            grid=repr(one.grid_within(config.schedule)),
+            num_steps=one.num_steps,
+            num_evaluations=one.num_evaluations(config.schedule),
+        )
+        for name, one in scoring.samplings.items()
+        if some and some.samples
+    }
+    return Protocol(
+        batch_size=config.batch_size,
+        network=repr(config.network),
+        optimizer=repr(config.optimizer),
+        precision=config.precision,
+        clipped={name: float(np.mean(shares)) for name, shares in clipped.items() if shares},
+        condition=some.condition if some else None,
+        samplers=samplers,
+        features=features if samplers else None,
+        hardware=tuple(sorted({one.machine["device"] for one in runs})),
+        versions=tuple(
+            sorted({f"torch {m['torch']}, elbos {m['elbos']}" for m in (r.machine for r in runs)})
+        ),
+    )

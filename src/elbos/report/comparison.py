@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from elbos.comparison.result import Comparison, Metric, ObjectiveResult
+from elbos.comparison.objective_result import Metric, ObjectiveResult
+from elbos.comparison.result import Comparison
 from elbos.evaluation.metrics import BITS_PER_DIM
 from elbos.report import comparison_figures as figures
 from elbos.report import comparison_tables as tables
 from elbos.report.colors import Swatch
 from elbos.report.html import document, render, sentences
 from elbos.report.numbers import decimals, percent
-from elbos.report.tables import settings
 
 _WORDS = "comparison_words.txt"
 _MAX_NAMED = 4  # objectives or differences that a sentence names
@@ -86,7 +86,7 @@ def _tables(comparison: Comparison, *, is_page: bool = False) -> dict[str, Any]:
         "curves": tables.curve_tables(comparison),
         "weightings": tables.weightings_table(comparison),
         "noise_levels": tables.noise_levels_table(comparison),
-        "protocol": settings(comparison.protocol) if comparison.protocol else None,
+        "protocol": tables.protocol_table(comparison),
     }
 
 

@@ -23,8 +23,8 @@ from markupsafe import Markup
 from plotly.graph_objects import Figure, Scatter
 
 from elbos.arrays import Array
-from elbos.comparison.ranking import RankCorrelation
-from elbos.comparison.result import Comparison, ObjectiveResult
+from elbos.comparison.objective_result import ObjectiveResult
+from elbos.comparison.result import Comparison, RankCorrelation
 from elbos.report.colors import COLORS, DASHES, Swatch
 from elbos.report.figures import Panel, area, log_axis, logsnr_axis, stacked
 

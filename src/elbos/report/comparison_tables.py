@@ -9,19 +9,12 @@ import numpy as np
 from markupsafe import Markup
 
 from elbos.codec import label, parse
-from elbos.comparison.ranking import RankCorrelation
-from elbos.comparison.result import (
-    Comparison,
-    Difference,
-    Metric,
-    ObjectiveResult,
-    Pair,
-    Score,
-)
+from elbos.comparison.objective_result import Metric, ObjectiveResult, Score
+from elbos.comparison.result import Comparison, Difference, Pair, RankCorrelation
 from elbos.evaluation.metrics import BITS_PER_DIM
 from elbos.parameterizations import Parameterization
 from elbos.report import comparison_figures as figures
-from elbos.report.html import render
+from elbos.report.html import render, sentences
 from elbos.report.numbers import NONE, decimals, fixed, interval, number, signed
 from elbos.report.tables import Cell, Column, Row, Table
 from elbos.schedules import Schedule
@@ -321,3 +314,10 @@ def noise_levels_table(comparison: Comparison) -> Table | None:
         for i in _spread(len(ranking.logsnr), NUM_LEVELS)
     ]
     return Table([Column("log-SNR"), *map(Column, titles.values())], rows)
+
+
+def protocol_table(comparison: Comparison) -> Table | None:
+    """What all runs share, and how they were scored."""
+    lines = sentences("comparison_words.txt", "protocol", comparison, comparison.protocol)
+    rows = [line.partition(": ")[::2] for line in lines]
+    return Table([Column(""), Column("", is_numeric=False)], rows) if rows else None
