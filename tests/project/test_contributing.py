@@ -1,4 +1,4 @@
-"""CONTRIBUTING names the place of each task, and what it names is there."""
+"""CONTRIBUTING names the place of each task; what it and the other texts name is there."""
 
 import re
 from pathlib import Path
@@ -27,3 +27,21 @@ def test_a_task_has_its_place(task: str, change: str, place: str) -> None:
 def test_it_is_short() -> None:
     assert len(TASKS) >= 10
     assert len(LINES) < 50
+
+
+TEXTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+PATH = r"(?:tests|docs|benchmarks|examples|src)/[\w./-]+\.\w+"
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_a_text_names_are_there(text: Path) -> None:
+    words = text.read_text()
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", words) if "://" not in link]
+    images = re.findall(r'src="([^"]+)"', words)
+    missing = [name for name in (*links, *images) if not (text.parent / name).exists()]
+    missing += [name for name in re.findall(rf"\b{PATH}", words) if not is_there(text, name)]
+    assert not missing
+
+
+def is_there(text: Path, name: str) -> bool:
+    return (ROOT / name).exists() or (text.parent / name).exists()
