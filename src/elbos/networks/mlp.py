@@ -16,8 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from elbos.checks import require_positive
-from elbos.networks.embedding import Embedding
-from elbos.networks.initialization import set_zero
+from elbos.networks.layers import Embedding, set_zero
 
 
 @dataclass(frozen=True, kw_only=True)

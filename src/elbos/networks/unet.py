@@ -33,8 +33,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from elbos.checks import require_positive
-from elbos.networks.embedding import Embedding
-from elbos.networks.initialization import set_zero
+from elbos.networks.layers import Embedding, set_zero
 
 GROUP_SIZE = 16
 MAX_EXPONENT = 16  # a period of 2^-15, near the last digits of a float32 pixel

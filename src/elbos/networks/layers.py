@@ -1,4 +1,4 @@
-r"""The inputs of a network besides $z$: the noise level and, where there are labels, the class.
+r"""What the networks share: the embedding of noise level and class, and weights that start at zero.
 
 The log-SNR enters through sines and cosines of geometrically spaced frequencies,
 
@@ -97,3 +97,10 @@ class Embedding(nn.Module):
                 f"class label {int(cond.max())} is out of range: "
                 f"this network knows 0 to {num_classes - 1}, and negative ones as no label."
             ) from error
+
+
+def set_zero(*modules: nn.Module) -> None:
+    """Set all parameters to zero: a branch then adds nothing until it has learned something."""
+    for module in modules:
+        for parameter in module.parameters():
+            nn.init.zeros_(parameter)
