@@ -300,11 +300,12 @@ COSINE = grid(schedules.Cosine(), 5)
         (bimodal(), torch.float64, torch.tensor([-8.0, 0.0, 0.0]), r"logsnrs is \["),
         (bimodal(), torch.float64, torch.tensor([math.nan, 0.0]), r"logsnrs is \["),
         (bimodal(), torch.float64, torch.tensor([0.0]), r"logsnrs is \["),
+        (bimodal(), torch.float64, torch.tensor([-math.inf, 0.0]), r"logsnrs is \[-inf"),
         (bimodal(), torch.bfloat16, COSINE, "torch.bfloat16"),  # in which levels are equal
         (bimodal(), torch.float16, COSINE, "torch.float16"),
         (lambda z, *_: z, torch.float64, COSINE, "Tensor"),  # a network, unpacked into a pair
     ],
-    ids=["falling", "equal", "nan", "single", "bfloat16", "float16", "network"],
+    ids=["falling", "equal", "nan", "single", "no signal", "bfloat16", "float16", "network"],
 )
 def test_what_cannot_be_sampled_is_refused(sampler, denoiser, dtype, levels, named, randn):
     with pytest.raises(ValueError, match=named):

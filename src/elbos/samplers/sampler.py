@@ -48,17 +48,19 @@ class Sampler(abc.ABC):
 
         Raises:
             ValueError: If `z` is in half precision, in which neighbouring levels are equal, the
-                levels do not increase, or the denoiser does not return a pair of estimates.
+                levels do not increase from a finite one, or the denoiser does not return a pair of
+                estimates.
         """
         if z.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"z is {z.dtype}: give float32, and run the network in half precision under "
                 "torch.autocast."
             )
-        if len(logsnrs) < 2 or not (logsnrs.diff() > 0).all():
+        is_grid = len(logsnrs) > 1 and logsnrs[0] > -math.inf and (logsnrs.diff() > 0).all()
+        if not is_grid:
             raise ValueError(
                 f"logsnrs is {logsnrs.tolist()}: give two or more log-SNRs that increase, from "
-                "noise to data."
+                "noise, at a finite one, to data."
             )
 
         def noise() -> Tensor:
