@@ -1,6 +1,5 @@
 """The weighted loss: the weighting alone decides its expectation, in any parameterization."""
 
-import inspect
 import math
 from types import SimpleNamespace
 
@@ -295,20 +294,19 @@ class Module(torch.nn.Module):
         return self.output(z)
 
 
-CALL = inspect.unwrap(Objective.__call__)  # as users call it: annotations are not checked
-
-
+@pytest.mark.usefixtures("unchecked")
 def test_shapes_that_would_broadcast_are_refused():
     x, logsnr = torch.randn(6, 1), torch.zeros(6)
     with pytest.raises(ValueError, match=r"log-SNR of shape \(6, 1\)"):
-        CALL(objective(), lambda z, *_: z, x, x, logsnr[:, None])
+        objective()(lambda z, *_: z, x, x, logsnr[:, None])
     with pytest.raises(ValueError, match=r"noise of shape \(1, 1\)"):
-        CALL(objective(), lambda z, *_: z, x, x[:1], logsnr)
+        objective()(lambda z, *_: z, x, x[:1], logsnr)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("number", range(3), ids=["data", "noise", "log-SNR"])
 def test_integers_are_refused(number):
     tensors = [torch.zeros(6, 1), torch.zeros(6, 1), torch.zeros(6)]
     tensors[number] = tensors[number].to(torch.uint8)
     with pytest.raises(ValueError, match=r"torch\.uint8"):
-        CALL(objective(), lambda z, *_: z, *tensors)
+        objective()(lambda z, *_: z, *tensors)
