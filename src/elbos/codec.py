@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from elbos import adaptive, parameterizations, weightings
+from elbos.errors import suggestion
 from elbos.parameterizations import Parameterization
 from elbos.samplers import SAMPLERS, Sampler
 from elbos.schedules import Schedule
@@ -118,8 +119,10 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
         return None
     if known := classes(annotation):
         name = value.get("type") if isinstance(value, dict) else value
+        if isinstance(value, dict) and "type" not in value:
+            raise ValueError(f'{where} has no "type", such as "{next(iter(known))}".')
         if not (isinstance(value, dict) and isinstance(name, str) and name in known):
-            raise ValueError(f"{where} is {name!r}: expected one of {', '.join(known)}.")
+            raise ValueError(f"{where} is {name!r}: {suggestion(str(name), known)}")
         return _decode_fields(known[name], value, where)
     for option in admitted:
         if get_origin(option) is dict and isinstance(value, dict):
@@ -253,8 +256,9 @@ def _call_as_json(known: dict[str, type], node: ast.expr, where: str, runs_files
         return encode(Tabulated.from_file(node.value))
     function = node.func if isinstance(node, ast.Call) else node
     if not isinstance(function, ast.Name) or function.id not in known:
-        functions = ", nor FILE.py:FUNCTION" if admits_files else ""
-        raise ValueError(f"{_shown(node)} is none of {', '.join(known)}{functions}.")
+        files = " and it is no FILE.py:FUNCTION" if admits_files else ""
+        name = function.id if isinstance(function, ast.Name) else ""
+        raise ValueError(f"There is no {_shown(node)}{files}: {suggestion(name, known)}")
     cls = known[function.id]
     hints = get_type_hints(cls, include_extras=True)
     fields = [f for f in dataclasses.fields(cls) if f.init]

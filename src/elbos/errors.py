@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -42,6 +44,24 @@ def explained(error: BaseException) -> str:
         name = "standard output" if error.filename is None else error.filename
         return flat(f"{name}: {error.strerror}" + (f": {advice}." if advice else "."))
     return flat(error) or type(error).__name__
+
+
+def suggestion(word: str, names: Iterable[str]) -> str:
+    """The names that may have been meant by a word that is none, to end a message.
+
+    Examples:
+        >>> suggestion("emd", ["elbo", "edm", "flow"])
+        'did you mean edm?'
+        >>> suggestion("nope", map(str, range(28)))
+        'choose from 0, 1, 2, 3, 4 and 23 more.'
+    """
+    known = list(names)
+    lower = {name.lower(): name for name in known}
+    if close := get_close_matches(word.lower(), lower, cutoff=0.6):
+        return f"did you mean {' or '.join(lower[name] for name in close)}?"
+    num = len(known) if len(known) <= 8 else 5
+    others = f" and {len(known) - num} more" if num < len(known) else ""
+    return f"choose from {', '.join(known[:num])}{others}."
 
 
 def flat(message: object) -> str:

@@ -205,7 +205,7 @@ class Schedule(abc.ABC):
 @dataclass(frozen=True, kw_only=True)
 class Cosine(Schedule):
     r"""The cosine schedule, $\lambda = -2\ln\tan(\pi t/2) + 2s$,
-    $p = \mathrm{sech}(\lambda/2 - s)/2\pi$.
+    $p = \mathrm{sech}(\lambda/2 - s)/(2\pi)$.
 
     Attributes:
         shift: $s$; for $d \times d$ images $\ln(64/d)$ keeps the noise level of an averaged-down
@@ -423,7 +423,7 @@ class Linear(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Laplace(Schedule):
-    r"""Laplace-distributed log-SNR, $p(\lambda) = e^{-|\lambda - m|/b}/2b$.
+    r"""Laplace-distributed log-SNR, $p(\lambda) = e^{-|\lambda - m|/b}/(2b)$.
 
     Attributes:
         mean: $m$. Default: the paper's choice.

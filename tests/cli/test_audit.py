@@ -27,11 +27,11 @@ CONFIGS: dict[str, Any] = {
 SHAPE = "loss.py:loss --shape"
 WRONG = {
     "": "Name a target",
-    "nope": "nope is no target: give FILE.py:FUNCTION, a scheduler_config.json, or a recipe",
-    "train:loss": "train:loss is no target",
-    "edm3": "There is no recipe edm3: did you mean edm",
+    "nope": "nope is no FILE.py:FUNCTION, scheduler_config.json, or recipe",
+    "train:loss": "train:loss is no FILE.py:FUNCTION",
+    "edm3": "of `elbos weightings`: did you mean edm",
     "minsnr-5": "did you mean min-snr-5",
-    "edm nope": "nope is no target",
+    "edm nope": "nope is no",
     "folder": "folder is a folder without a scheduler_config.json",
     "edm --snr-gamma 5": "--snr-gamma, --weighting-scheme and the like are for a scheduler_config",
     "loss.py:loss --shape 2 4 4 --prediction v": "no target is one",
@@ -72,6 +72,7 @@ FAILS = {
     f"{SHAPE} 2 4 4 --html nowhere/page.html": "nowhere/page.html: No such file",
     f"{SHAPE} 2 4 4 --html .": "it is a folder: name a file",
     f"{SHAPE} 2 4 4 --html folder": "folder: it is a folder: name a file",
+    "no.py:loss": "no.py: No such file",  # before all else
     "no.json": "no.json: No such file",
     "unet.json": "unet.json is no scheduler_config.json to read: UNet2DConditionModel is no sched",
     "other.json": "it names no _class_name",

@@ -69,7 +69,7 @@ def test_text_is_read_as_python_is(kind: Any, text: str, expected: Any) -> None:
 def test_no_file_is_run_that_only_a_text_names(tmp_path: Path, form: str) -> None:
     """As in a report.json of somebody else."""
     (tmp_path / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nw = abs\n")
-    with pytest.raises(ValueError, match="none of"):
+    with pytest.raises(ValueError, match="There is no"):
         parse(Weighting, form.format(f"{tmp_path}/theirs.py:w"))
     assert not (tmp_path / "ran").exists()
 

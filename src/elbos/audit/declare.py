@@ -23,6 +23,7 @@ from elbos.audit.levels import spacing_error, table_log_density
 from elbos.audit.matching import coefficient_name, nearest_weightings
 from elbos.audit.result import Audit
 from elbos.codec import code
+from elbos.errors import suggestion
 from elbos.extrema import rising_intervals
 from elbos.recipes import RECIPES
 
@@ -89,7 +90,7 @@ def from_recipe(name: str) -> Audit:
         ('edm', False, -3.308)
     """
     if name not in RECIPES:
-        raise ValueError(f"There is no recipe {name!r}: choose from {', '.join(RECIPES)}.")
+        raise ValueError(f"There is no recipe {name!r}: {suggestion(name, RECIPES)}")
     recipe = RECIPES[name]
     ends = recipe.schedule.logsnr(torch.tensor([1 - _TAIL, _TAIL], dtype=torch.float64))
     low, high = ends.tolist()

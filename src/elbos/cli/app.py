@@ -16,7 +16,7 @@ from importlib import resources
 from typing import NamedTuple
 
 from elbos import __version__
-from elbos.errors import Diverged, Interrupted, UsageError, explained, flat, unfailing
+from elbos.errors import Diverged, Interrupted, UsageError, explained, flat, suggestion, unfailing
 
 
 class Verb(NamedTuple):
@@ -96,7 +96,7 @@ def run(words: list[str]) -> None:
         return
     verb, *rest = words
     if verb not in VERBS:
-        raise UsageError(f"There is no verb {verb!r}: choose from {', '.join(VERBS)}.")
+        raise UsageError(f"There is no verb {verb!r}: {suggestion(verb, VERBS)}")
     if "-h" in rest:
         print(short_help(verb))  # noqa: T201
     elif VERBS[verb].is_parallel or _num_processes() == 1:

@@ -12,7 +12,6 @@ import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +23,7 @@ from elbos import audit, files
 from elbos.adapters.diffusers import Training, loss_table, read_config
 from elbos.checks import require_positive
 from elbos.cli.parse import parse
-from elbos.errors import printable
+from elbos.errors import printable, suggestion
 from elbos.progress import progress
 from elbos.recipes import RECIPES
 from elbos.report.audit import as_dict, write_page
@@ -154,6 +153,8 @@ class Audit:
                 raise ValueError(f"--html {self.html} would overwrite {target}: name another file.")
         has_code = any(map(is_code, self.targets))
         if has_code and not self.probing.shape:
+            for target in filter(is_code, self.targets):
+                files.read(code_path(target))  # a misspelt name is the first thing to say
             raise ValueError("Give the shape of one sample, as in --shape 3 32 32.")
         if self.probing != Probing() and not has_code:
             raise ValueError(
@@ -252,10 +253,7 @@ def _require_target(target: str) -> None:
         return
     if Path(target).is_dir():
         raise ValueError(f"{target} is a folder without a scheduler_config.json.")
-    close = get_close_matches(target, RECIPES)
-    if close:
-        raise ValueError(f"There is no recipe {target}: did you mean {' or '.join(close)}?")
     raise ValueError(
-        f"{target} is no target: give FILE.py:FUNCTION, a scheduler_config.json, or a recipe of "
-        "`elbos weightings`."
+        f"{target} is no FILE.py:FUNCTION, scheduler_config.json, or recipe of `elbos weightings`: "
+        f"{suggestion(target, RECIPES)}"
     )

@@ -2,9 +2,10 @@
 
 import contextlib
 import io
+import os
 import re
 import shlex
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,12 +14,17 @@ from typing import TypeVar
 import tyro
 
 from elbos.cli.long_help import readable
-from elbos.errors import UsageError
+from elbos.errors import UsageError, suggestion
 
 Command = TypeVar("Command")
 _MAX_LISTED = 8  # choices that a message lists
-_PARSING: Sequence[tuple[str, str]] = [
-    (r"^Error parsing [A-Z]\w+: ", ""),
+_PARSING: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]] = [
+    (r"^Error parsing ([A-Z]\w+|[a-z_.]+): ", ""),
+    (r"^Missing from elbos .*?([\w.:-]+): (--\S+ \S+).*", r"\1 needs \2"),
+    (
+        r"^Expected one of \{(.*)\}$",
+        lambda match: f"A type is missing: {suggestion('', match[1].split(', '))}",
+    ),
     (
         r"^Error parsing (\S+): Could not find valid parse for arguments: \[(.*)\]$",
         r"\1 cannot be \2",
@@ -79,7 +85,7 @@ def _parsed(
     default: Command | None,
     shown: io.StringIO,
 ) -> Command:
-    with contextlib.redirect_stderr(shown), contextlib.redirect_stdout(shown):
+    with contextlib.redirect_stderr(shown), contextlib.redirect_stdout(shown), _unwrapped():
         return tyro.cli(
             command,
             prog=f"elbos {verb}",
@@ -87,6 +93,18 @@ def _parsed(
             default=tyro.MISSING_NONPROP if default is None else default,
             config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff),
         )
+
+
+@contextlib.contextmanager
+def _unwrapped() -> Iterator[None]:
+    """Let tyro break few lines, as `readable` wraps them: in a single column, at its widest."""
+    columns = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "129"
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        os.environ |= {} if columns is None else {"COLUMNS": columns}
 
 
 def first_run(verb: str, words: list[str]) -> Path | None:
@@ -133,9 +151,9 @@ def one_line(message: str, page: Page) -> str:
     """
     flat = " ".join(message.split())
     _title, text, *others = (part.strip() for part in re.split(r"-{10,}", flat))
-    text = text.rstrip(".")
     for pattern, replacement in _PARSING:
-        text = re.sub(pattern, replacement, text)
+        text = re.sub(pattern, replacement, text.rstrip("."))
+    text = text.rstrip(".")
     wrong = re.match(r"Unrecognized (?:or misplaced )?options: (\S+?)(?:,? (\S+).*)?$", text)
     if not wrong:
         return f"{text} (see `{page.command} --help`)"

@@ -22,7 +22,7 @@ from elbos.comparison.result import Comparison
 from elbos.comparison.summary import summarize
 from elbos.comparison.timing import Display, resolved, seconds_left, speed
 from elbos.comparison.variants import Variant
-from elbos.errors import Interrupted, printable, unfailing
+from elbos.errors import Interrupted, printable, suggestion, unfailing
 from elbos.evaluation.quality import REFERENCE_SPLIT
 from elbos.evaluation.reference import reference
 from elbos.progress import begin, clock, progress
@@ -75,7 +75,7 @@ def compare(
         >>> elbos.compare(["iddpm", "edm"], data="digits", seeds=3)  # doctest: +SKIP
     """
     if isinstance(data, str) and data not in PRESETS:
-        raise ValueError(f"There is no preset {data!r}: choose from {', '.join(PRESETS)}.")
+        raise ValueError(f"There is no preset {data!r}: {suggestion(data, PRESETS)}")
     if isinstance(objectives, str) or not isinstance(objectives, Sequence):
         raise ValueError(f"objectives is {objectives!r}: give a list of them.")
     experiment = Experiment(

@@ -28,6 +28,7 @@ from elbos import weightings
 from elbos.adaptive import Adaptive
 from elbos.analysis import is_monotone
 from elbos.codec import parse, require_types
+from elbos.errors import suggestion
 from elbos.parameterizations import EDM, Eps, Flow, Parameterization, V, X
 from elbos.recipes import RECIPES
 from elbos.schedules import Cosine, Schedule
@@ -99,8 +100,8 @@ class Variant:
             )
         if name not in VARIANTS:
             raise ValueError(
-                f"There is no objective {_shown(name)!r}: choose from {', '.join(VARIANTS)}, or "
-                f"write one of your own, as {_EXAMPLE}."
+                f"There is no objective {_shown(name)!r}, and your own are written as {_EXAMPLE}: "
+                f"{suggestion(name, VARIANTS)}"
             )
         return VARIANTS[name]
 

@@ -69,9 +69,11 @@ else:
     ]
 
     def _monotone(inner: Simple) -> weightings.Monotone:
+        """The smallest weighting above another that does not rise: the monotone envelope."""
         return weightings.Monotone(inner)
 
     def _shifted(inner: Simple, shift: float) -> weightings.Shifted:
+        """Another weighting moved along the log-SNR: to cleaner data by a positive shift."""
         return weightings.Shifted(inner, shift)
 
     Weight = Union[  # noqa: UP007, built at run time

@@ -116,7 +116,11 @@ class Config:
     """A training run."""
 
     data: Data
+    """What is trained on."""
+
     network: Network
+    """What is trained."""
+
     parameterization: Prediction
     """What the network predicts."""
 

@@ -42,7 +42,7 @@ def described(config: Config, accelerator: Accelerator) -> str:
     """The precision of a run, and whether another one would be faster on this machine."""
     best = best_precision(accelerator.device)
     if config.precision != best:
-        return f"{config.precision} ({best} is faster here)"
+        return f"{config.precision} (--precision {best} is faster here)"
     return "bf16" if best == "bf16" else "fp32 (bf16 is no faster here)"
 
 

@@ -58,6 +58,13 @@ PRESETS: dict[str, Config] = {
 }
 """Every preset by name."""
 
+_SUMMARIES = {
+    "toy": "Points in the plane and a small MLP: a test of everything.",
+    "digits": "The 8x8 digits of scikit-learn and a U-Net: the demonstration.",
+    "fashion": "Fashion-MNIST, and a U-Net of 128 and 256 channels: the standard experiment.",
+    "fashion-small": "Fashion-MNIST and a U-Net of 64 and 128 channels, for fewer images.",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
@@ -78,7 +85,12 @@ else:
     Preset = Union[  # noqa: UP007, built at run time
         tuple(
             Annotated[
-                Chosen, tyro.conf.subcommand(name, default=Chosen(config=config, preset=name))
+                Chosen,
+                tyro.conf.subcommand(
+                    name,
+                    default=Chosen(config=config, preset=name),
+                    description=_SUMMARIES.get(name),
+                ),
             ]
             for name, config in PRESETS.items()
         )
