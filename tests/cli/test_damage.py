@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -34,7 +35,11 @@ def edited(path: Path, change: Callable[[Any], Any]) -> None:
 
 CONFIGS = {
     "cut short": lambda text: text[: len(text) // 2],
+    "empty": lambda _: "",
     "not UTF-8": lambda _: "\udcff",
+    "a list": lambda _: "[]",
+    "wrong type": lambda text: text.replace('"seed": 0', '"seed": "0"'),
+    "missing entry": lambda text: text.replace(',\n  "seed": 0', ""),
     "unknown class": lambda text: text.replace('"Sigmoid"', '"os.system"'),
     "unknown entry": lambda text: text.replace('"seed": 0', '"seed": 0, "sead": 0'),
     "nan": lambda text: text.replace('"k": 2.0', '"k": NaN'),
@@ -84,6 +89,26 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+class Code:
+    """What runs a command where it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("touch ran",)
+
+
+def replaced(folder: Path, content: bytes) -> None:
+    """Other averaged weights, with which the manifest agrees."""
+    (folder / "ema.safetensors").write_bytes(content)
+    seal(folder)
+
+
+def retyped(group: str, dtype: torch.dtype) -> Callable[[Path], None]:
+    """A change of a group's tensors to another dtype."""
+    return lambda folder: reseal(
+        folder, group, lambda ts: ts.update({name: t.to(dtype) for name, t in ts.items()})
+    )
+
+
 def first(tensors: dict[str, torch.Tensor]) -> str:
     return min(tensors)
 
@@ -91,14 +116,22 @@ def first(tensors: dict[str, torch.Tensor]) -> str:
 CHECKPOINTS: dict[str, Callable[[Path], Any]] = {
     "cut short": lambda folder: cut(folder / "ema.safetensors"),
     "a bit flipped": lambda folder: flip(folder / "ema.safetensors"),
+    "no bytes": lambda folder: (folder / "ema.safetensors").write_bytes(b""),
+    "file missing": lambda folder: (folder / "ema.safetensors").unlink(),
+    "pickled code": lambda folder: replaced(folder, pickle.dumps(Code())),
+    "no safetensors": lambda folder: replaced(folder, b""),
     "manifest missing": lambda folder: (folder / "manifest.json").unlink(),
     "manifest cut short": lambda folder: cut(folder / "manifest.json"),
+    "manifest empty": lambda folder: (folder / "manifest.json").write_bytes(b""),
+    "manifest of nothing": lambda folder: edited(folder / "manifest.json", lambda _: {}),
     "step of another": lambda folder: edited(folder / "manifest.json", lambda m: {**m, "step": 3}),
     "group missing": lambda folder: edited(folder / "manifest.json", lambda m: {**m, "sha256": {}}),
     "file outside": lambda folder: edited(
         folder / "manifest.json", lambda m: {**m, "sha256": {"../../../secret": "0"}}
     ),
     "tensor missing": lambda folder: reseal(folder, "ema", lambda ts: ts.pop(first(ts))),
+    "another tensor": lambda folder: reseal(folder, "ema", lambda ts: ts.update(a=torch.ones(1))),
+    "another dtype": retyped("ema", torch.bfloat16),
     "another shape": lambda folder: reseal(
         folder, "ema", lambda ts: ts.update({first(ts): torch.ones(3)})
     ),
@@ -106,6 +139,8 @@ CHECKPOINTS: dict[str, Callable[[Path], Any]] = {
 }
 TRAINING_ONLY = {
     "moment missing": lambda folder: reseal(folder, "optimizer", lambda ts: ts.pop(first(ts))),
+    "weights of another dtype": retyped("network", torch.bfloat16),
+    "moment of another dtype": retyped("optimizer", torch.float64),
     "schedule of another dtype": lambda folder: reseal(
         folder, "schedule", lambda ts: ts.update(count=ts["count"].float())
     ),
@@ -114,8 +149,9 @@ TRAINING_ONLY = {
 
 # whole files, but not those that the configuration asks for: nothing to delete
 OF_ANOTHER_NETWORK = [
-    *("group missing", "tensor missing", "another shape"),
-    *("moment missing", "schedule of another dtype"),
+    *("group missing", "tensor missing", "another tensor", "another dtype", "another shape"),
+    *("moment missing", "weights of another dtype", "moment of another dtype"),
+    "schedule of another dtype",
 ]
 
 
