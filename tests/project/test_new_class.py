@@ -1,4 +1,4 @@
-"""A new weighting, schedule, prediction type or sampler is one class and one line in its table."""
+"""A new weighting, schedule, prediction type, sampler or network: a class, a line in its table."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from elbos import parameterizations, samplers, schedules, weightings
+from elbos import networks, parameterizations, samplers, schedules, weightings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,16 @@ class Euler(samplers.DDIM):
     strength: float = 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class WideConfig(networks.MLPConfig):
+    factor: int = 2
+
+
 weightings.WEIGHTINGS += (Bell,)  # the one line, as the table itself would have it
 schedules.SCHEDULES += (Triangular,)
 parameterizations.PARAMETERIZATIONS += (Halfway,)
 samplers.SAMPLERS += (Euler,)
+networks.NETWORKS += (WideConfig,)
 
 from elbos import cli
 from elbos.comparison.variants import Variant
@@ -81,12 +87,14 @@ def test_a_new_class_is_on_the_command_line_and_in_json(tmp_path: Path) -> None:
     """And in the text of an objective, as `elbos compare` reads it; its label is in tables."""
     done = run(
         tmp_path,
-        *("train", "toy", "--dry-run", "parameterization:halfway", "--parameterization.share", "1"),
+        *("train", "toy", "--dry-run", "network:wide", "--network.factor", "3"),
+        *("parameterization:halfway", "--parameterization.share", "1"),
         *("schedule:triangular", "weighting:bell", "--weighting.width", "2"),
         *("sampling.sampler:euler", "--sampling.sampler.strength", "1"),
     )
     assert done.returncode == 0, done.stderr
     config = json.loads(done.stdout)
+    assert config["network"]["factor"] == 3
     assert config["weighting"] == {"type": "Bell", "width": 2.0}
     assert config["parameterization"] == {"type": "Halfway", "share": 1.0}
     assert config["schedule"]["type"] == "Triangular"
