@@ -218,6 +218,6 @@ def fit(pilot: Measurements) -> tuple[Adaptive, Curve]:
     count.index_add_(0, bins, ones)
     square.index_add_(0, bins, (loss - control(logsnr)).square())
     schedule = Adaptive(logsnr_min=low, logsnr_max=high, num_bins=NUM_BINS)
-    is_seen = (count > 0).double()
-    schedule.load_state_dict({"total": (square / count.clamp(min=1)).sqrt(), "count": is_seen})
+    is_measured = (count > 0).double()
+    schedule.load_state_dict({"total": (square / count.clamp(min=1)).sqrt(), "count": is_measured})
     return schedule, control
