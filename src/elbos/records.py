@@ -11,7 +11,7 @@ otherwise than by default:
 import dataclasses
 import types
 from collections.abc import Mapping
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def to_json(value: Any) -> Any:
@@ -32,9 +32,9 @@ def from_json(annotation: Any, value: Any) -> Any:
     are left out.
 
     Raises:
-        TypeError: If a field without default is missing.
+        TypeError: If a field without default is missing, or a value is of another type.
     """
-    kinds = get_args(annotation)
+    kinds, origin = get_args(annotation), get_origin(annotation)
     if isinstance(annotation, types.UnionType):  # of a type and None
         return None if value is None else from_json(kinds[0], value)
     if dataclasses.is_dataclass(annotation):
@@ -45,11 +45,20 @@ def from_json(annotation: Any, value: Any) -> Any:
             if _is_flat(f) or _key(f) in value
         }
         return annotation(**given)  # type: ignore[operator]
-    if get_origin(annotation) is tuple:
+    if origin is tuple and isinstance(value, list | tuple):
         return tuple(from_json(kinds[0], item) for item in value)
-    if isinstance(value, Mapping) and kinds:
+    if origin is Mapping and isinstance(value, Mapping):
         return {kinds[0](key): from_json(kinds[1], item) for key, item in value.items()}
+    is_known = value in kinds if origin is Literal else _is_of(annotation, value)
+    if not is_known:
+        raise TypeError(f"{value!r} is no {getattr(annotation, '__name__', annotation)}")
     return value
+
+
+def _is_of(annotation: Any, value: Any) -> bool:
+    """Whether a value is of a type; a whole number is a float."""
+    kinds = float | int if annotation is float else annotation
+    return isinstance(value, kinds) and isinstance(value, bool) == (annotation is bool)
 
 
 def _decoded(f: "dataclasses.Field[Any]", annotation: Any, data: Mapping[str, Any]) -> Any:

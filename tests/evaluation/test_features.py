@@ -138,7 +138,7 @@ def test_folded_batch_norms_are_batch_norms(original, generator):
     y = nn.functional.conv2d(y, part["_depthwise_conv.weight"], stride=2, groups=96)
     y = nn.functional.conv2d(normed(y, "_bn1").clamp(0, 6), part["_project_conv.weight"])
     y = normed(y, "_bn2")
-    network = lite0.Network(original).double()
+    network = lite0.EfficientNetLite0(original).double()
     torch.testing.assert_close(network.blocks[1](x), y, rtol=1e-5, atol=1e-5)
 
 
@@ -153,7 +153,7 @@ def test_lite0_is_the_implementation_that_its_weights_are_of(original, size, log
     """First logits of ramps, from PyPI's efficientnet_lite_pytorch 0.1.0 made for this size."""
     ramp = torch.linspace(-1, 1, size)
     x = torch.stack([ramp.expand(size, size), ramp[:, None].expand(size, size), ramp.outer(ramp)])
-    network = lite0.Network(original)
+    network = lite0.EfficientNetLite0(original)
     ours = network.classifier(network(x[None]))[0, :4]
     torch.testing.assert_close(ours, torch.tensor(logits), rtol=0, atol=1e-4)
 
@@ -170,7 +170,7 @@ def test_lite0_sees_the_same_in_every_batch_and_classifies(generator):
 
 def test_lite0_sees_pixels_from_minus_1_to_1(original):
     """127 is 0 and 255 is 1, in pictures of any size without an edge."""
-    network = lite0.Network(original)
+    network = lite0.EfficientNetLite0(original)
     levels = torch.tensor([127, 255], dtype=torch.uint8)[:, None, None, None]
     features = features_of(Lite0(size=64).load(CPU), levels.expand(-1, 3, 20, 20))
     plain = torch.tensor([0.0, 1.0])[:, None, None, None].expand(-1, 3, 64, 64)

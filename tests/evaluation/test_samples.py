@@ -20,7 +20,7 @@ from PIL import Image
 from tiny import DIGITS
 
 from elbos import schedules
-from elbos.evaluation.sample_files import turns
+from elbos.evaluation.samples import turns
 from elbos.samplers import SAMPLERS, Heun
 from elbos.training.data import DataSpec
 from elbos.training.fit import train

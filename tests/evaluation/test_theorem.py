@@ -7,8 +7,7 @@ import torch
 from oracles import gaussian, gaussian_loss, weighted_integral, z_score
 
 from elbos import schedules, weightings
-from elbos.evaluation.likelihood import Measured, is_enough
-from elbos.evaluation.theorem import CHECKED, check_theorem, mixed_elbos
+from elbos.evaluation.likelihood import CHECKED, Measured, check_theorem, is_enough, mixed_elbos
 from elbos.likelihood import (
     Estimate,
     Measurements,

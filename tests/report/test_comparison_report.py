@@ -74,7 +74,9 @@ def test_a_report_is_what_it_was_read_from():
     assert Comparison.from_dict(json.loads(json.dumps(COMPARISON.to_dict()))) == COMPARISON
 
 
-@pytest.mark.parametrize("wrong", [{"protocol": {"network": "UNet"}}, {"rows": 5}, {"ranking": {}}])
+@pytest.mark.parametrize(
+    "wrong", [{"protocol": {"network": "UNet"}}, {"rows": 5}, {"num_images": "9"}]
+)
 def test_a_report_of_an_earlier_version_is_refused(report, wrong):
     with pytest.raises(ValueError, match="no report of this version"):
         Comparison.from_dict(report | wrong)

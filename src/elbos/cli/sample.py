@@ -10,7 +10,7 @@ from accelerate import PartialState
 from rich.console import Console
 
 from elbos.cli.parse import first_run, parse
-from elbos.evaluation.sample_files import Request, write_samples
+from elbos.evaluation.samples import Request, write_samples
 from elbos.progress import progress
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import run_config

@@ -9,7 +9,7 @@ import tyro
 
 from elbos.codec import parse, require_types
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant
-from elbos.evaluation.features import Lite0, Network
+from elbos.evaluation.features import ExtractorConfig, Lite0
 from elbos.evaluation.metrics import MIN_IMAGES
 from elbos.samplers import Ancestral, Heun, Sampler
 from elbos.training.choices import Weight
@@ -61,7 +61,7 @@ class Scoring:
     num_samples: int = 2_000
     """Samples in a set, for each sampler. Distances depend on it: compare equals."""
 
-    extractor: Network = field(default_factory=Lite0)
+    extractor: ExtractorConfig = field(default_factory=Lite0)
     """The network whose features are compared."""
 
     samplings: Annotated[dict[str, Sampling], tyro.conf.Suppress] = field(

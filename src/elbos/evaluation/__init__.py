@@ -4,13 +4,13 @@
 |---|---|
 | `config` | what is measured, and how precisely |
 | `evaluate` | the order of the measurements |
-| `likelihood`, `theorem`, `ode` | the bound, the theorem on the same losses, the ODE likelihood |
-| `samples`, `features`, `reference` | samples, and the features of samples and of real images |
+| `likelihood`, `ode` | the bound, and the theorem on the same losses; the ODE likelihood |
+| `samples` | samples, kept and as the files of `elbos sample` |
+| `features`, `reference` | the features of images; those of real ones, in the cache |
 | `estimators`, `metrics` | distances between sets of features; the list of all metrics |
 | `quality` | samples scored set by set, also by sampler and evaluations |
 | `result`, `scores` | the results |
 | `stores` | where parts are kept, so that an evaluation resumes |
-| `sample_files` | the files of `elbos sample` |
 """
 
 from elbos.evaluation.config import EvaluationConfig, OdeConfig

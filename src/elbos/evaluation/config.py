@@ -5,7 +5,7 @@ from typing import Literal
 
 from elbos.checks import require_finite, require_positive
 from elbos.codec import require_types
-from elbos.evaluation.features import Lite0, Network
+from elbos.evaluation.features import ExtractorConfig, Lite0
 from elbos.evaluation.metrics import MIN_IMAGES
 
 
@@ -66,7 +66,7 @@ class EvaluationConfig:
     num_sets: int = 1
     """Sets, of as many seeds. Several give a mean and a standard deviation."""
 
-    extractor: Network = field(default_factory=Lite0)
+    extractor: ExtractorConfig = field(default_factory=Lite0)
     """The network whose features are compared."""
 
     sweep: bool = False

@@ -12,7 +12,8 @@ from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.likelihood import (
     NATS_PER_BIT,
     ROUND_LEVELS,
-    Condition,
+    ConditionedImages,
+    check_theorem,
     chosen_images,
     conditions,
     measure,
@@ -23,7 +24,6 @@ from elbos.evaluation.ode import measure_ode
 from elbos.evaluation.quality import Scorer, measure_quality, measure_sweep
 from elbos.evaluation.result import Evaluation, Likelihood, Protocol, Training
 from elbos.evaluation.samples import stored_samples
-from elbos.evaluation.theorem import check_theorem
 from elbos.likelihood import warn_if_unresolved
 from elbos.progress import Start, silent
 from elbos.training.data import Toy, to_unit
@@ -97,7 +97,7 @@ def _scorer(run: Run, config: EvaluationConfig, start: Start) -> Scorer | None:
 
 
 def _likelihood(
-    run: Run, condition: Condition, config: EvaluationConfig, start: Start
+    run: Run, condition: ConditionedImages, config: EvaluationConfig, start: Start
 ) -> Likelihood:
     measured = measure(run, condition, config, start)
     return replace(
@@ -108,7 +108,7 @@ def _likelihood(
     )
 
 
-def _exact_bits(run: Run, condition: Condition) -> float | None:
+def _exact_bits(run: Run, condition: ConditionedImages) -> float | None:
     """The exact value that the bound is above, given the component if the network is told it."""
     if not isinstance(run.config.data, Toy):
         return None

@@ -3,6 +3,17 @@ r"""A run's losses at many noise levels, on all images of a split, and what foll
 Two measurements with independent noise. The **pilot** is of a few images, at levels uniform in
 log-SNR: it decides how the rest is measured, and is later the other side of the theorem. The
 **rounds** are of all images (see `likelihood.measurements`).
+
+The theorem checks them,
+
+$$\int w\,\ell\,d\lambda
+  = \int -w'(\lambda)\, L(\lambda)\, d\lambda
+  + w(\lambda_\max) L(\lambda_\max) - w(\lambda_\min) L(\lambda_\min).$$
+
+The left side weighs losses: those of the rounds, drawn from the fitted density. The right side
+mixes ELBOs: $L$ at a thousand noise levels, integrated from the losses of the pilot. The two share
+images, weighting and network, and no code but the loss at a noise level: an error in a density, a
+control variate or an end term sets them apart.
 """
 
 import math
@@ -13,8 +24,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from elbos import weightings
+from elbos.analysis import is_monotone
 from elbos.evaluation.config import EvaluationConfig
-from elbos.evaluation.result import Curve, Likelihood
+from elbos.evaluation.result import Curve, Likelihood, TheoremCheck
 from elbos.evaluation.stores import run_store
 from elbos.likelihood import (
     Estimate,
@@ -33,6 +46,7 @@ from elbos.training.data import Split, to_unit
 from elbos.training.randomness import generator
 from elbos.training.run import Run
 from elbos.training.validation import BATCH_SIZE
+from elbos.weightings import WeightFunction
 
 NATS_PER_BIT = math.log(2)
 MIN_PILOT_LEVELS = 32  # of an image
@@ -44,9 +58,21 @@ ROUND_LEVELS = 4  # of an image
 LITTLE, NOTHING = 0.25, 0.05
 MAX_ROUNDS = 1000  # with a target that few images, all alike, come near to for ever
 
+NUM_ELBOS = 1001
+
+CHECKED: dict[str, WeightFunction] = {
+    "ELBO": weightings.ELBO(),
+    "sigmoid(2)": weightings.Sigmoid(k=2.0),
+    "v-cosine": weightings.Exponential(rate=0.5),
+    "EDM": weightings.EDM(),
+    "EDM-monotonic": weightings.Monotone(weightings.EDM()),
+    "Min-SNR(5)": weightings.MinSNR(gamma=5.0),
+}
+"""Monotone and not, flat and steep."""
+
 
 @dataclass(frozen=True)
-class Condition:
+class ConditionedImages:
     """Images of a split, and what the network is told about them.
 
     Args:
@@ -121,14 +147,14 @@ def chosen_images(run: Run, config: EvaluationConfig) -> Int64[Tensor, " n"]:
     return torch.randperm(len(split), generator=generator(0))[:num_images]
 
 
-def conditions(run: Run, split: Split, images: Int64[Tensor, " n"]) -> list[Condition]:
+def conditions(run: Run, split: Split, images: Int64[Tensor, " n"]) -> list[ConditionedImages]:
     """What the network was told in training: nothing, the label, or each in turn."""
     x, labels = split.x[images], None if split.labels is None else split.labels[images]
     told = []
     if not run.has_labels or run.config.label_dropout > 0:
-        told.append(Condition("unconditional", x, None))
+        told.append(ConditionedImages("unconditional", x, None))
     if run.has_labels and run.config.label_dropout < 1:
-        told.append(Condition("given_label", x, labels))
+        told.append(ConditionedImages("given_label", x, labels))
     return told
 
 
@@ -137,7 +163,9 @@ def num_pilot_levels(num_images: int) -> int:
     return max(MIN_PILOT_LEVELS, math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / num_images))
 
 
-def measure(run: Run, condition: Condition, config: EvaluationConfig, start: Start) -> Measured:
+def measure(
+    run: Run, condition: ConditionedImages, config: EvaluationConfig, start: Start
+) -> Measured:
     """Measure a condition: the pilot, then rounds until the target is reached or out of reach.
 
     Args:
@@ -190,7 +218,7 @@ class _Losses:
     """The loop over batches, whose randomness is keyed by (seed, pilot or round, batch)."""
 
     run: Run
-    condition: Condition
+    condition: ConditionedImages
     store: Store
     seed: int
     start: Start
@@ -271,3 +299,60 @@ def _curve(logsnr: Float[Tensor, " k"], estimates: list[Estimate]) -> Curve:
         standard_error=tuple(estimate.standard_error for estimate in estimates),
         measurement_error=tuple(estimate.measurement_error for estimate in estimates),
     )
+
+
+def mixed_elbos(
+    measurements: Measurements, weighting: WeightFunction, prior: Float[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    r"""The right side for each image, as a Stieltjes sum over noise levels.
+
+    Args:
+        measurements: One round of losses.
+        weighting: $w$.
+        prior: $L(\lambda_\min)$ of each image.
+    """
+    schedule, num_times = measurements.schedule, measurements.logsnr.shape[2]
+    levels = torch.linspace(
+        schedule.logsnr_min, schedule.logsnr_max, NUM_ELBOS, dtype=torch.float64
+    )
+    logsnr, loss = measurements.logsnr[:, 0], measurements.loss[:, 0]
+    cell = torch.searchsorted(levels, logsnr).clamp(1, NUM_ELBOS - 1)  # counts from this level on
+    gains = torch.zeros(len(loss), NUM_ELBOS, dtype=torch.float64)
+    gains.scatter_add_(1, cell, loss / schedule.density(logsnr) / num_times)
+    elbos = prior[:, None] + gains.cumsum(1)  # L at every level
+    w = weighting(levels)
+    between = (elbos[:, 1:] + elbos[:, :-1]) / 2
+    return w[-1] * elbos[:, -1] - w[0] * elbos[:, 0] - (between * w.diff()).sum(1)
+
+
+def check_theorem(measured: Measured, trained: WeightFunction) -> tuple[TheoremCheck, ...]:
+    """Both sides for some weightings, on the pilot's images, and the z score of their difference.
+
+    Args:
+        measured: A condition's losses.
+        trained: The run's own weighting, which is checked besides.
+    """
+    own = {} if trained in CHECKED.values() else {repr(trained): trained}
+    return tuple(_check(measured, *named) for named in (CHECKED | own).items())
+
+
+def _check(measured: Measured, name: str, weighting: WeightFunction) -> TheoremCheck:
+    schedule, num = measured.rounds.schedule, len(measured.pilot.loss)
+    loss = measured.rounds.integral(weighting)[:num].mean(1)
+    mixture = mixed_elbos(measured.pilot, weighting, measured.prior[:num])
+    difference = loss - mixture
+    error = _standard_error(difference)
+    return TheoremCheck(
+        name=name,
+        is_monotone=is_monotone(weighting, schedule.logsnr_min, schedule.logsnr_max),
+        loss=loss.mean().item(),
+        loss_se=_standard_error(loss),
+        mixture=mixture.mean().item(),
+        mixture_se=_standard_error(mixture),
+        difference_se=error,
+        z=difference.mean().item() / error,
+    )
+
+
+def _standard_error(values: Float[Tensor, " n"]) -> float:
+    return values.std().item() / math.sqrt(len(values))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
-from elbos.evaluation.likelihood import NATS_PER_BIT, Condition
+from elbos.evaluation.likelihood import NATS_PER_BIT, ConditionedImages
 from elbos.evaluation.result import OdeLikelihood
 from elbos.evaluation.stores import run_store
 from elbos.likelihood.flow import Dequantize, flow_likelihood, truncated_normal, uniform
@@ -31,7 +31,7 @@ DEQUANTIZATIONS: dict[str, Dequantize] = {
 
 def measure_ode(
     run: Run,
-    condition: Condition,
+    condition: ConditionedImages,
     bound: Float[Tensor, " n"],
     config: EvaluationConfig,
     start: Start,
@@ -75,7 +75,7 @@ def measure_ode(
 
 
 def _solve(
-    run: Run, condition: Condition, images: slice, ode: OdeConfig, g: torch.Generator
+    run: Run, condition: ConditionedImages, images: slice, ode: OdeConfig, g: torch.Generator
 ) -> Tensors:
     x, cond = condition.batch(run, images)
     found = flow_likelihood(

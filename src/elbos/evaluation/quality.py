@@ -18,7 +18,7 @@ from torch import Tensor
 
 from elbos.codec import label
 from elbos.evaluation.config import EvaluationConfig
-from elbos.evaluation.features import Extractor, Network
+from elbos.evaluation.features import Extractor, ExtractorConfig
 from elbos.evaluation.metrics import (
     FRECHET_DISTANCE,
     MIN_IMAGES,
@@ -89,7 +89,7 @@ class Scorer:
     reference: Reference
 
     @classmethod
-    def load(cls, run: Run, network: Network, start: Start) -> "Scorer":
+    def load(cls, run: Run, network: ExtractorConfig, start: Start) -> "Scorer":
         """A scorer with the reference from the cache, or computed.
 
         Raises:

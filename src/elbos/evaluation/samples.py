@@ -1,17 +1,34 @@
-"""The samples of a run, kept batch by batch."""
+"""The samples of a run: kept batch by batch, and the files of `elbos sample`, a PNG and an .npz."""
 
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from elbos import files
+from elbos.checks import require_positive
+from elbos.codec import encode
 from elbos.evaluation.stores import run_store
 from elbos.progress import Start
 from elbos.runs.store import Part, Tensors
 from elbos.training.data import to_levels
+from elbos.training.pictures import png
 from elbos.training.run import Run
 from elbos.training.sampling import BATCH_SIZE, Sampling, num_batches
+from elbos.training.state import require_guidable
 
+MAX_IN_GRID = 400
 FORMAT = 3  # of what is kept: another number makes it anew
 
 
@@ -55,3 +72,127 @@ def stored_samples(
         for i in range(num_batches(num))
     )
     return store.concatenated(parts, start(f"samples of seed {seed}", num, "images"))["x"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Which samples."""
+
+    num: int = 100
+    """How many."""
+
+    seed: int = 0
+    """Seed of the noise."""
+
+    label: int | None = None
+    """Class of all of them. Default: one class after the other, where the network knows classes."""
+
+    out: Path | None = None
+    """Where to write, without ending. Default: in the run's samples folder."""
+
+    def __post_init__(self) -> None:
+        require_positive(num=self.num)
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
+        if self.out is not None and self.out.name in ("", ".."):
+            raise ValueError(f"out is {str(self.out)!r}: give the name of a file, without ending.")
+
+
+def write_samples(
+    run: Run, sampling: Sampling, request: Request, on_images: Callable[[int], None]
+) -> tuple[Path, Path]:
+    """Make samples and write them; several processes share the work, and the main one writes.
+
+    The .npz holds `x`, the samples (uint8 pixel values `[n, c, h, w]`, or float32 points), `labels`
+    where the network knows classes, and `sampling`, how they were made, as JSON.
+
+    Returns:
+        Paths of the PNG (of the first 400) and of the .npz.
+
+    Raises:
+        OSError: If they cannot be written.
+        ValueError: If the label is none of the network's, it cannot be guided, or samples are not
+            finite.
+    """
+    require_guidable(run.config, run.data, sampling)
+    labels, is_main = _labels(run, request), PartialState().is_main_process
+    stem = request.out or run.directory.samples / _name(sampling, request)
+    picture, archive = Path(f"{stem}.png"), Path(f"{stem}.npz")
+    if is_main:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        files.require_writable(picture)
+        files.require_writable(archive)
+    batches = []
+    for x in _batches(run, sampling, request, labels):
+        if is_main:
+            require_finite_samples(x)
+            batches.append(x)
+            on_images(len(x))
+    if is_main:
+        x = torch.cat(batches)
+        by_class = labels is not None and request.label is None
+        num_columns = run.data.num_classes if by_class else None
+        files.write(picture, png(x[:MAX_IN_GRID], num_columns=num_columns))
+        files.write(archive, _npz(to_levels(x, run.data.num_levels), sampling, labels))
+    return picture, archive
+
+
+def turns(num: int, process: int, num_processes: int) -> Iterator[range]:
+    """The batches of one process, turn by turn: one in each; none where none is left in the last.
+
+    Examples:
+        >>> list(turns(3, process=1, num_processes=2))
+        [range(1, 2), range(3, 3)]
+    """
+    for batch in range(process, num + process, num_processes):
+        yield range(num)[batch : batch + 1]
+
+
+def _batches(
+    run: Run, sampling: Sampling, request: Request, labels: Tensor | None
+) -> Iterator[Tensor]:
+    """All batches, in order, in every process: after each turn the processes exchange theirs.
+
+    Raises:
+        ConnectionError: If another process has failed, and has said why.
+    """
+    state = PartialState()
+    for batches in turns(num_batches(request.num), state.process_index, state.num_processes):
+        own = run.sample_batches(
+            sampling, num=request.num, seed=request.seed, cond=labels, batches=batches
+        )
+        try:
+            gathered = gather_object(own)
+        except RuntimeError as error:
+            raise ConnectionError(
+                "Another process has failed: samples are not complete."
+            ) from error
+        yield from gathered
+
+
+def _npz(x: Tensor, sampling: Sampling, labels: Tensor | None) -> bytes:
+    arrays: dict[str, Any] = {"x": x.numpy(), "sampling": json.dumps(encode(sampling))}
+    if labels is not None:
+        arrays["labels"] = labels.numpy()
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _name(sampling: Sampling, request: Request) -> str:
+    """The name of a file: the usual settings, and a digest of all."""
+    settings = json.dumps([encode(sampling), request.num, request.label])
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
+    sampler = encode(sampling.sampler)["type"].lower()
+    return f"{sampler}-{sampling.num_steps}-seed{request.seed}-{digest}"
+
+
+def _labels(run: Run, request: Request) -> Tensor | None:
+    labels, num_classes = run.class_labels(request.num), run.data.num_classes
+    if request.label is None:
+        return labels
+    if labels is None or num_classes is None:
+        raise ValueError("This network knows no classes: leave out --label.")
+    if not 0 <= request.label < num_classes:
+        raise ValueError(f"label is {request.label}: give a class from 0 to {num_classes - 1}.")
+    return torch.full((request.num,), request.label)

