@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from elbos import audit, weightings
+from elbos.audit.instrument import Instrument, OutputForm, _random_bits
 from elbos.audit.measure import measure
 from elbos.audit.rng import Recorder, preserved_random_states
 from elbos.recipes import RECIPES
@@ -98,6 +99,19 @@ def test_the_random_states_are_left_as_they_were():
     assert random.getstate() == before[0]
     assert (np.random.get_state()[1] == before[1][1]).all()  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), before[2])
+
+
+def test_what_the_stand_in_draws_is_not_recorded():
+    x = torch.ones(1, 1)  # its signs are one number, as a noise level may be
+    _random_bits.cache_clear()
+    instrument = Instrument(
+        lambda network, x: network(torch.rand(1) * x).square().mean(), OutputForm()
+    )
+    instrument(x, seed=0, scale=1.0)
+    with Recorder() as alone:
+        alone.reset(0, 1)
+        torch.rand(1)
+    assert len(instrument.recorder.quantiles) == len(alone.quantiles) == 1
 
 
 def test_the_seed_decides():

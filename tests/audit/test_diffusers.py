@@ -10,6 +10,7 @@ import scipy.integrate
 import scipy.stats
 import torch
 
+from elbos import parameterizations
 from elbos.adapters.diffusers import Training, loss_table, read_config
 from elbos.audit import from_table
 from elbos.recipes import RECIPES
@@ -20,6 +21,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 COSINE = {"beta_schedule": "squaredcos_cap_v2"}
 SCALED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 ZERO_SNR = {"rescale_betas_zero_snr": True}
+PREDICTIONS = {
+    "epsilon": parameterizations.Eps(),
+    "sample": parameterizations.X(),
+    "flow_prediction": parameterizations.Flow(),
+}
 V = {"prediction_type": "v_prediction"}
 X = {"prediction_type": "sample"}
 TRAINED = {"trained_betas": [0.0, 0.1, 0.5, 0.2, 1.0], "num_train_timesteps": 4}
@@ -169,7 +175,7 @@ def test_solvers_on_the_path_of_flow_matching(build, name, prediction):
     close(torch.sigmoid(-steps.logsnr / 2), scheduler.sigmas[:1000].double(), 3e-3)
     flow = steps_of("FlowMatchEulerDiscrete", {"shift": 3.0})
     assert torch.equal(steps.logsnr, flow.logsnr)
-    assert steps.parameterization == {"epsilon": "eps", "sample": "x"}.get(prediction, "flow")
+    assert steps.parameterization == PREDICTIONS[prediction]
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in BETAS + FLOWS + EDMS}))
@@ -210,7 +216,7 @@ def test_signal_to_noise_of_noisy_data(build, unit, name, options):
     if "prediction_type" in options:
         velocity = scheduler.get_velocity(*unit, TIMESTEPS)
         close(torch.stack([steps.a, steps.b])[:, TIMESTEPS], velocity.T)
-        assert steps.parameterization == "v"
+        assert steps.parameterization == parameterizations.V()
 
 
 @pytest.mark.parametrize("name", ["FlowMatchEulerDiscrete", "FlowMatchLCM"])

@@ -20,11 +20,12 @@ from elbos.arrays import Array
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.estimate import NUM_POINTS, centered, significant_rises
 from elbos.audit.levels import spacing_error, table_log_density
-from elbos.audit.matching import coefficient_name, nearest_weightings
+from elbos.audit.matching import Prediction, coefficient_name, nearest_weightings
 from elbos.audit.result import Audit
 from elbos.codec import code
 from elbos.errors import suggestion
 from elbos.extrema import rising_intervals
+from elbos.parameterizations import Parameterization
 from elbos.recipes import RECIPES
 
 _TAIL = 1e-5  # a recipe is shown where more than this is sampled, as 100,000 samples would
@@ -41,26 +42,29 @@ class LossTable:
         title: Its name, in a few words.
         logsnr: $\lambda$, `[steps]`; $-\infty$ is pure noise, $\infty$ clean data.
         probability: How often each step is drawn, `[steps]`, summing to 1.
-        a: Coefficient of the data in the target, `[steps]`.
-        b: Coefficient of the noise in the target, `[steps]`.
         coefficient: $c$, what $\|\hat y - y\|^2$ is multiplied with, `[steps]`.
-        parameterization: What is predicted: eps, x, v, score, flow or edm.
-        parameterization_factor: What the named target is multiplied with; -1 where its sign is
-            reversed.
-        sigma_data: EDM's $\sigma_d$, or None.
+        parameterization: What is predicted.
+        factor: What the target is multiplied with; -1 where its sign is reversed.
         diagnostics: What a reader should know besides.
     """
 
     title: str
     logsnr: Float[Tensor, " steps"]
     probability: Float[Tensor, " steps"]
-    a: Float[Tensor, " steps"]
-    b: Float[Tensor, " steps"]
     coefficient: Float[Tensor, " steps"]
-    parameterization: str
-    parameterization_factor: float = 1.0
-    sigma_data: float | None = None
+    parameterization: Parameterization
+    factor: float = 1.0
     diagnostics: tuple[Diagnostic, ...] = ()
+
+    @property
+    def a(self) -> Float[Tensor, " steps"]:
+        """Coefficient of the data in the target."""
+        return self.factor * self.parameterization.coefficients(self.logsnr)[0]
+
+    @property
+    def b(self) -> Float[Tensor, " steps"]:
+        """Coefficient of the noise in the target."""
+        return self.factor * self.parameterization.coefficients(self.logsnr)[1]
 
     @property
     def eps_coefficient(self) -> Float[Tensor, " steps"]:
@@ -71,7 +75,7 @@ class LossTable:
 
     def at(self, kept: Bool[Tensor, " steps"]) -> "LossTable":
         """Some of the steps."""
-        columns = ("logsnr", "probability", "a", "b", "coefficient")
+        columns = ("logsnr", "probability", "coefficient")
         return replace(self, **{name: getattr(self, name)[kept] for name in columns})
 
 
@@ -108,8 +112,7 @@ def from_recipe(name: str) -> Audit:
         b=b,
         schedule=code(recipe.schedule),
         density_kind="named",
-        parameterization=type(recipe.parameterization).__name__.lower(),
-        sigma_data=getattr(recipe.parameterization, "sigma_data", None),
+        prediction=Prediction.from_target(recipe.parameterization),
     )
 
 
@@ -154,9 +157,7 @@ def from_table(table: LossTable) -> Audit:
         schedule=None,
         density_kind="table",
         num_steps=len(table.logsnr),
-        parameterization=table.parameterization,
-        parameterization_factor=table.parameterization_factor,
-        sigma_data=table.sigma_data,
+        prediction=Prediction.from_target(table.parameterization, table.factor),
         share_pure_noise=p[is_pure].sum().item(),
         weight_pure_noise=(pure / whole).nan_to_num().item(),
         share_clean=p[is_clean].sum().item(),
@@ -164,7 +165,15 @@ def from_table(table: LossTable) -> Audit:
     )
 
 
-def _exact(*, grid: Array, log_p: Array, log_w: Array, log_c: Array, **fields: object) -> Audit:
+def _exact(
+    *,
+    grid: Array,
+    log_p: Array,
+    log_w: Array,
+    log_c: Array,
+    prediction: Prediction,
+    **fields: object,
+) -> Audit:
     """An audit without sampling error, with the names of what is given."""
     p = np.exp(log_p - log_p.max())
     p /= p.sum()
@@ -176,6 +185,9 @@ def _exact(*, grid: Array, log_p: Array, log_w: Array, log_c: Array, **fields: o
         weight_error=torch.zeros(len(grid), dtype=torch.float64),
         density=torch.from_numpy(np.exp(log_p)),
         coefficient=torch.from_numpy(np.exp(log_c)),
+        parameterization=prediction.name,
+        parameterization_factor=prediction.factor,
+        sigma_data=prediction.sigma_data,
         coefficient_name=coefficient_name(grid, log_c, p),
         closest=nearest_weightings(grid, log_w, p),
         **fields,  # type: ignore[arg-type]

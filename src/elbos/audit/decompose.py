@@ -80,29 +80,36 @@ def paired_grams(
     return _products([(vectors[name] * kept).flatten(1) for name in _VECTORS]).cpu()
 
 
-def single_grams(
+def single_products(
     call: SingleCall, x: Tensor, offset: float, elements: slice
-) -> tuple[Float[Tensor, "b r r"], Float[Tensor, " b"]]:
-    r"""The Gram matrices and the coefficient $c$ of a plain loss, from one call of it.
-
-    With $z = \alpha x + \sigma\epsilon$ and $g = 2c\,(\hat y - a x - b\epsilon)$, where the answer
-    $\hat y$ consists of random signs, two small least-squares problems have all five coefficients.
-    The other data, which `paired_grams` compares with, are then zero: no call is needed.
+) -> Float[Tensor, "b 6 6"]:
+    r"""Dot products of $x + \mu$, $\epsilon$, the answer, $z$, $g$ and the constant.
 
     Args:
-        call: The call.
+        call: The call of a plain loss.
         x: The clean batch as the process sees it, up to a scale and the offset.
         offset: What is added to the data.
         elements: Those to use: where the noise is known, some are as good as all.
     """
     eps = noise_in(call, call.z - x)
     used = (x + offset, eps, call.answer, call.z, call.gradient, torch.ones_like(x))
-    products = _products([vector.flatten(1)[:, elements] for vector in used])
+    return _products([vector.flatten(1)[:, elements] for vector in used]).cpu()
+
+
+def single_grams(
+    products: Float[Tensor, "n 6 6"], offset: float
+) -> tuple[Float[Tensor, "n r r"], Float[Tensor, " n"]]:
+    r"""The Gram matrices and the coefficient $c$ of a plain loss, from `single_products`.
+
+    With $z = \alpha x + \sigma\epsilon$ and $g = 2c\,(\hat y - a x - b\epsilon)$, where the answer
+    $\hat y$ consists of random signs, two small least-squares problems have all five coefficients.
+    The other data, which `paired_grams` compares with, are then zero: no call is needed.
+    """
     alpha = torch.linalg.solve_ex(products[:, :2, :2], products[:, :2, 3]).result[:, 0]
     parts = torch.linalg.solve_ex(products[:, :3, :3], products[:, :3, 4]).result
     c = parts[:, 2] / 2
     per_c = torch.where(c == 0, 0.0, 0.5 / c)  # no target where there is no weight
-    data, eps, answer, z, g, one = torch.eye(6, dtype=torch.float64, device=c.device)
+    data, eps, answer, z, g, one = torch.eye(6, dtype=torch.float64)
     vectors = {
         "x": data - offset * one,
         "dx": data,
@@ -114,7 +121,7 @@ def single_grams(
         "one": one,
     }
     combined = torch.stack([vectors[name].expand(len(c), -1) for name in _VECTORS], dim=1)
-    return (combined @ products @ combined.mT).cpu(), c
+    return combined @ products @ combined.mT, c
 
 
 def _products(vectors: list[Tensor]) -> Float[Tensor, "b k k"]:

@@ -84,8 +84,7 @@ def _target(samples: Samples, grid: Array) -> dict[str, Any]:
     """The fields of an audit about what the network predicts."""
     has_target = samples.logsnr.isfinite() & (samples.coefficient != 0)
     logsnr, a, b = (part[has_target] for part in (samples.logsnr, samples.a, samples.b))
-    prediction = prediction_of(logsnr, a, b, rtol=samples.logsnr_error)
-    name, factor, sigma_data = prediction or (None, 1.0, None)
+    name, factor, sigma_data = prediction_of(logsnr, a, b, rtol=samples.logsnr_error)
     return {
         "parameterization": name,
         "parameterization_factor": factor,

@@ -104,7 +104,19 @@ class ProbeNetwork(nn.Module):
         return self.x.dtype
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        z = _noisy_data([*args, *kwargs.values()], self.x)
+        with torch._C.DisableTorchFunction():  # nothing of this is drawn by the loss
+            call = self._call(_noisy_data([*args, *kwargs.values()], self.x))
+        self.calls.append(call)
+        z, leaf = call.z, call.answer
+        answer = leaf.view_as(leaf)
+        answer.sample = leaf.view_as(leaf)  # type: ignore[attr-defined]
+        if self.form.container == "pair":
+            return answer, torch.zeros_like(leaf.flatten(1)[:, 0]).view(-1, *[1] * (z.ndim - 1))
+        is_tuple = self.form.container == "tuple" or kwargs.get("return_dict") is False
+        return (answer,) if is_tuple else answer
+
+    def _call(self, z: Tensor) -> Call:
+        """A copy of the noisy data, and the answer to them."""
         shape = list(self.x.shape if z.shape[2:] == self.x.shape[2:] else z.shape)
         shape[:1] = z.shape[:1]
         shape[1] *= self.form.multiple
@@ -114,14 +126,7 @@ class ProbeNetwork(nn.Module):
         if self.is_masked:
             value = value * _random_bits(tuple(shape), seed=2)
         dtype = z.dtype if z.dtype in (torch.float32, torch.float64) else torch.float32
-        leaf = value.to(z.device, dtype).requires_grad_()
-        self.calls.append(Call(z.detach().clone(), leaf))
-        answer = leaf.view_as(leaf)
-        answer.sample = leaf.view_as(leaf)  # type: ignore[attr-defined]
-        if self.form.container == "pair":
-            return answer, torch.zeros_like(leaf.flatten(1)[:, 0]).view(-1, *[1] * (z.ndim - 1))
-        is_tuple = self.form.container == "tuple" or kwargs.get("return_dict") is False
-        return (answer,) if is_tuple else answer
+        return Call(z.detach().clone(), value.to(z.device, dtype).requires_grad_())
 
 
 @lru_cache(maxsize=8)

@@ -25,12 +25,13 @@ from elbos import weightings
 from elbos.arrays import Array
 from elbos.audit.families import fit_family
 from elbos.codec import code
-from elbos.parameterizations import EDM, Eps, Flow, Score, V, X
+from elbos.parameterizations import EDM, Eps, Flow, Parameterization, Score, V, X
 from elbos.recipes import RECIPES
 from elbos.weightings import Weighting
 
 MIN_GAIN = 0.005  # how much nearer something with one more parameter has to be
 SAME = 0.02  # the distance up to which two curves count as the same
+_NAMES = {Eps: "eps", X: "x", V: "v", Score: "score", Flow: "flow", EDM: "edm"}
 _AT_BOUND = 0.02  # how near to a bound, over the bound, a fitted parameter counts as at it
 
 
@@ -45,19 +46,23 @@ class Prediction(NamedTuple):
     """What a network predicts.
 
     Args:
-        name: eps, x, v, score, flow or edm.
+        name: eps, x, v, score, flow or edm; None if it is none of these.
         factor: What the named target is multiplied with; -1 where its sign is reversed.
         sigma_data: EDM's, or None.
     """
 
-    name: str
-    factor: float
+    name: str | None
+    factor: float = 1.0
     sigma_data: float | None = None
+
+    @classmethod
+    def from_target(cls, y: Parameterization, factor: float = 1.0) -> "Prediction":
+        return cls(_NAMES[type(y)], factor, y.sigma_data if isinstance(y, EDM) else None)
 
 
 def prediction_of(
     logsnr: Float[Tensor, " n"], a: Float[Tensor, " n"], b: Float[Tensor, " n"], *, rtol: float
-) -> Prediction | None:
+) -> Prediction:
     """The prediction type whose target the measured one is a constant multiple of.
 
     Args:
@@ -67,21 +72,15 @@ def prediction_of(
         rtol: Relative error of a single value.
     """
     zero, ratio = torch.zeros_like(logsnr), torch.exp(logsnr / 2)
-    candidates: list[tuple[str, tuple[Tensor, Tensor], float | None]] = [
-        ("eps", Eps().coefficients(logsnr), None),
-        ("x", X().coefficients(logsnr), None),
-        ("v", V().coefficients(logsnr), None),
-        ("flow", Flow().coefficients(logsnr), None),
-        ("score", Score().coefficients(logsnr), None),
-        ("score", (zero, -ratio), None),  # of variance exploding
-        ("score", (zero, -(1 + ratio)), None),  # of rectified flow
-    ]
+    targets: list[Parameterization] = [Eps(), X(), V(), Flow(), Score()]
+    candidates = [(Prediction.from_target(y), *y.coefficients(logsnr)) for y in targets]
+    score = Prediction.from_target(Score())
+    candidates += [(score, zero, -ratio), (score, zero, -(1 + ratio))]  # of VE, of rectified flow
     variance = (-b / ratio / a).median()
     if variance > 0:
-        sigma_data = float(f"{variance.sqrt().item():.4g}")
-        edm = EDM(sigma_data=sigma_data)
-        candidates.append(("edm", edm.coefficients(logsnr), sigma_data))
-    for name, (a_name, b_name), sigma in candidates:
+        edm = EDM(sigma_data=float(f"{variance.sqrt().item():.4g}"))
+        candidates.append((Prediction.from_target(edm), *edm.coefficients(logsnr)))
+    for prediction, a_name, b_name in candidates:
         norm2 = a_name**2 + b_name**2
         factor = ((a * a_name + b * b_name) / norm2).median()
         error = torch.hypot(a - factor * a_name, b - factor * b_name)
@@ -89,8 +88,8 @@ def prediction_of(
             rounded = float(f"{factor.item():.3g}")
             if abs(abs(rounded) - 1) < 0.2 * rtol:
                 rounded = math.copysign(1.0, rounded)
-            return Prediction(name, rounded, sigma)
-    return None
+            return prediction._replace(factor=rounded)
+    return Prediction(None)
 
 
 def distance(log_w: Array, log_v: Array, p: Array) -> float:

@@ -13,7 +13,7 @@ the noise level and the coefficient of $\|\hat\epsilon - \epsilon\|^2$ there.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,7 +22,13 @@ from torch import Tensor
 
 from elbos.audit import diagnostics
 from elbos.audit.data import REFUSAL, Process, process_of, reference_data
-from elbos.audit.decompose import paired_grams, representative_elements, single_grams, solve
+from elbos.audit.decompose import (
+    paired_grams,
+    representative_elements,
+    single_grams,
+    single_products,
+    solve,
+)
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.instrument import LossFunction
 from elbos.audit.noise import find_noise
@@ -170,37 +176,32 @@ class _Drawn:
 
 def _draw(pilot: _Pilot, num: int, seed: int, advance: Callable[[int], None]) -> _Drawn:
     """Take batch after batch apart, until there are `num` samples."""
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    quantiles: list[list[Tensor]] = []
-    size = len(pilot.queries.x)
+    x, size = pilot.reference[0], len(pilot.queries.x)
+    elements = representative_elements(x)
+    grams, coefficients, batches, quantiles = [], [], [], []
     for i in range(num):
-        for grams, coefficient, of_batch in _taken_apart(pilot, seed + i):
-            batch = torch.full((size,), float(i), dtype=torch.float64)
-            parts.append((grams, coefficient.cpu(), batch))
-            quantiles.append(of_batch)
-            advance(size)
-        if len(parts) * size >= num:
+        if pilot.is_plain:
+            calls = pilot.queries.single(seed + i)
+            grams += [single_products(call, x, pilot.offset, elements) for call in calls]
+        else:
+            paired = pilot.queries.paired(seed + i, with_other_moved=pilot.depends_on_x)
+            grams += [paired_grams(p, pilot.reference, is_uneven=pilot.is_uneven) for p in paired]
+            coefficients += [p.coefficient().cpu() for p in paired]
+            calls = [p.moved for p in paired]
+        batches += [i] * len(calls)
+        quantiles += [call.quantiles for call in calls]
+        advance(size * len(calls))
+        if len(batches) * size >= num:
             break
     num_draws = min(map(len, quantiles))  # those that are drawn in every batch
     columns = [
         torch.stack(some[:num_draws], 1) if num_draws else torch.empty(size, 0)
         for some in quantiles
     ]
-    grams, coefficient, batch = map(torch.cat, zip(*parts, strict=True))
-    return _Drawn(grams, coefficient, batch, torch.cat(columns)).at(slice(num))
-
-
-def _taken_apart(pilot: _Pilot, seed: int) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
-    """Gram matrices, $c$ and quantiles of one batch, for each call of the network that counts."""
-    if pilot.is_plain:
-        x, _ = pilot.reference
-        elements = representative_elements(x)
-        for call in pilot.queries.single(seed):
-            yield *single_grams(call, x, pilot.offset, elements), call.quantiles
-    else:
-        for paired in pilot.queries.paired(seed, with_other_moved=pilot.depends_on_x):
-            grams = paired_grams(paired, pilot.reference, is_uneven=pilot.is_uneven)
-            yield grams, paired.coefficient(), paired.moved.quantiles
+    solved = single_grams(torch.cat(grams), pilot.offset) if pilot.is_plain else None
+    gram, c = solved or (torch.cat(grams), torch.cat(coefficients))
+    batch = torch.tensor(batches, dtype=torch.float64).repeat_interleave(size)
+    return _Drawn(gram, c, batch, torch.cat(columns)).at(slice(num))
 
 
 def _samples_of(pilot: _Pilot, drawn: _Drawn, data_scale: float | None) -> Samples:

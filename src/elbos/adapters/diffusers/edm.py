@@ -40,6 +40,4 @@ def from_edm(draws_sigma_min: bool, config: Config, training: Training) -> LossT
         diagnostics.append(Diagnostic("sigma-min-not-drawn"))
     f = EDM(sigma_data=sigma_data)
     table = table_of(config, training, logsnr, f, square_of_c_out, diagnostics=diagnostics)
-    if predicts == "epsilon":
-        return table
-    return replace(table, a=-table.a, b=-table.b, parameterization_factor=-1.0)
+    return table if predicts == "epsilon" else replace(table, factor=-1.0)

@@ -80,16 +80,12 @@ def table_of(
     diagnostics: Iterable[Diagnostic],
 ) -> LossTable:
     """The table of a loss on steps of these noise levels."""
-    a, b = parameterization.coefficients(logsnr)
     return LossTable(
         title=f"{config['_class_name']}, {len(logsnr)} steps",
         logsnr=logsnr,
         probability=_probability(training, len(logsnr)),
-        a=a,
-        b=b,
         coefficient=coefficient,
-        parameterization=type(parameterization).__name__.lower(),
-        sigma_data=getattr(parameterization, "sigma_data", None),
+        parameterization=parameterization,
         diagnostics=tuple(diagnostics),
     )
 
