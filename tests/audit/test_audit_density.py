@@ -9,11 +9,11 @@ from scipy import optimize, stats
 from scipy.special import expit
 
 from elbos import schedules
+from elbos.audit.curves import SmoothDensity
 from elbos.audit.density import estimate_density
 from elbos.audit.estimate import rising_measured, significant_rises
 from elbos.audit.families import named_schedule
 from elbos.audit.levels import Levels
-from elbos.audit.splines import SmoothDensity
 
 NUM_POINTS = 401
 

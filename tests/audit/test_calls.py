@@ -186,6 +186,33 @@ def test_a_call_that_cannot_be_watched_is_told_why(call, reason):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "options", "named"),
+    [
+        ((X, cosine_v), {}, "Tensor and a function"),
+        ((cosine_v, X.numpy()), {}, "a ndarray"),
+        ((None, X), {}, "a NoneType"),
+        ((cosine_v, X.int()), {}, "int32"),
+        ((cosine_v, X[0, 0, 0]), {}, r"\[8\]"),
+        ((cosine_v, X * torch.nan), {}, "not finite"),
+        ((cosine_v, X), {"num_samples": 99}, "num_samples is 99"),
+        ((cosine_v, X), {"seed": -1}, "seed is -1"),
+        ((cosine_v, X), {"data_scale": 0.0}, "data_scale is 0.0"),
+    ],
+)
+def test_an_argument_that_makes_no_sense_is_named(arguments, options, named, unchecked):
+    with pytest.raises(ValueError, match=named):
+        audit.probe(*arguments, **options)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_neither_a_mode_of_gradients_nor_those_of_the_data_change_anything(mode):
+    expected = audit.probe(cosine_v, X[:64], 400)
+    with mode():
+        result = audit.probe(cosine_v, X[:64].clone().requires_grad_(), 400)
+    assert torch.equal(result.weight, expected.weight)
+
+
 def test_type_of_the_network_is_a_module():
     def loss(network, x):
         assert isinstance(network, torch.nn.Module)

@@ -16,12 +16,12 @@ A loss passes through these modules in this order:
 | `rng`, `instrument` | a call of the loss: random numbers recorded, a stand-in network |
 | `queries` | calls that differ in one thing, in the layout of the data |
 | `decompose` | from dot products to $\alpha, \sigma, a, b$ of every sample |
-| `data`, `noise` | the data as the process sees them; which draws the noise is |
+| `components` | the data as the process sees them; which draws the noise is |
 | `diagnostics` | is it a squared error? findings that a weighting does not show |
 | `measure` | a pilot, then all samples |
 | `levels` | the noise levels that were drawn independently |
-| `splines`, `inverse_cdf`, `families`, `density` | their density $p$ |
-| `matching` | names of what was found; `monotone`: the nearest likelihood objective |
+| `curves`, `families`, `density` | their density $p$: smooth, by name, or of the number drawn |
+| `matching` | names of what was found; the nearest likelihood objective |
 | `result` | the `Audit`; made of samples by `estimate`, of recipes and tables by `declare` |
 """
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from elbos.arrays import Array
 from elbos.audit.diagnostics import Diagnostic
-from elbos.audit.estimate import NUM_POINTS, centered, significant_rises
+from elbos.audit.estimate import NUM_POINTS, assembled, significant_rises
 from elbos.audit.levels import spacing_error, table_log_density
-from elbos.audit.matching import Prediction, coefficient_name, nearest_weightings
+from elbos.audit.matching import Prediction
 from elbos.audit.result import Audit
 from elbos.codec import code
 from elbos.errors import suggestion
@@ -101,15 +101,16 @@ def from_recipe(name: str) -> Audit:
     grid = torch.linspace(low, high, NUM_POINTS, dtype=torch.float64)
     density = recipe.schedule.density(grid)
     a, b = recipe.parameterization.coefficients(grid)
-    return _exact(
+    return assembled(
+        source="declared",
         title=name,
         grid=grid.numpy(),
         log_p=density.log().numpy(),
         log_w=recipe.weighting(grid).log().numpy(),
         log_c=recipe.coefficient(grid).log().numpy(),
         rising=rising_intervals(recipe.weighting, low, high),
-        a=a,
-        b=b,
+        a=a.numpy(),
+        b=b.numpy(),
         schedule=code(recipe.schedule),
         density_kind="named",
         prediction=Prediction.from_target(recipe.parameterization),
@@ -145,15 +146,16 @@ def from_table(table: LossTable) -> Audit:
     log_w = log_p + curve(_log(drawn.eps_coefficient))
     pure, whole = ((p * c)[where].sum() / p[where].sum() for where in (is_pure, p > 0))
     covariance = np.diag(spacing_error(levels, numbers, grid) ** 2)
-    return _exact(
+    return assembled(
+        source="declared",
         title=table.title,
         grid=grid,
         log_p=log_p,
         log_w=log_w,
         log_c=curve(_log(drawn.coefficient)),
         rising=significant_rises(grid, log_w, covariance),
-        a=torch.from_numpy(curve(drawn.a)),
-        b=torch.from_numpy(curve(drawn.b)),
+        a=curve(drawn.a),
+        b=curve(drawn.b),
         schedule=None,
         density_kind="table",
         num_steps=len(table.logsnr),
@@ -162,35 +164,6 @@ def from_table(table: LossTable) -> Audit:
         weight_pure_noise=(pure / whole).nan_to_num().item(),
         share_clean=p[is_clean].sum().item(),
         diagnostics=list(table.diagnostics),
-    )
-
-
-def _exact(
-    *,
-    grid: Array,
-    log_p: Array,
-    log_w: Array,
-    log_c: Array,
-    prediction: Prediction,
-    **fields: object,
-) -> Audit:
-    """An audit without sampling error, with the names of what is given."""
-    p = np.exp(log_p - log_p.max())
-    p /= p.sum()
-    log_w, log_c = centered(log_w, p), centered(log_c, p)
-    return Audit(
-        source="declared",
-        logsnr=torch.from_numpy(grid),
-        weight=torch.from_numpy(np.exp(log_w)),
-        weight_error=torch.zeros(len(grid), dtype=torch.float64),
-        density=torch.from_numpy(np.exp(log_p)),
-        coefficient=torch.from_numpy(np.exp(log_c)),
-        parameterization=prediction.name,
-        parameterization_factor=prediction.factor,
-        sigma_data=prediction.sigma_data,
-        coefficient_name=coefficient_name(grid, log_c, p),
-        closest=nearest_weightings(grid, log_w, p),
-        **fields,  # type: ignore[arg-type]
     )
 
 

@@ -5,30 +5,47 @@ enough. In order of exactness:
 
 - **a table** (`levels`): if the levels are $T$ values, equally likely, then with $\lambda_i$ the
   $i$-th of them $p(\lambda_i) = 1 / (T\,|d\lambda/di|)$;
-- **a function of a random number** (`inverse_cdf`): if the level is a monotone function of one
-  number that was recorded when it was drawn, then $p(\lambda) = p(u)\,|du/d\lambda|$, read off from
-  the pairs $(u, \lambda)$ without sampling error; **a named schedule** (`families`) if it has that
-  shape;
+- **a function of a random number**: most losses draw one number per sample, which was recorded, and
+  compute the level from it. With $u$ its quantile and $s = \operatorname{logit} u$, which loses no
+  digits near 1 and is smooth where $u$ is flat,
+
+  $$p(\lambda) = \Bigl|\frac{du}{d\lambda}\Bigr| = u\,(1 - u)\,\Bigl|\frac{ds}{d\lambda}\Bigr|,$$
+
+  and the pairs $(s, \lambda)$ of the samples give the derivative without sampling error. Where the
+  levels are a table, a step's probability is the length of the interval of $u$ that leads to it:
+  an end lies between the samples of two steps, known up to their distance; so ends are taken that
+  are many samples apart, and a curve through them. **A named schedule** (`families`) stands for the
+  curve if it has that shape;
 - **a named schedule** that fits levels whose random number was not recorded;
-- **a smooth density** (`splines`) of such levels; of the steps of a table, where there is one.
+- **a smooth density** (`curves`) of such levels; of the steps of a table, where there is one.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.interpolate import PchipInterpolator
+from scipy.ndimage import maximum_filter1d
+from scipy.special import expit, log_expit, logit
 
 from elbos.arrays import Array
+from elbos.audit.curves import SmoothDensity, scatter
 from elbos.audit.families import named_schedule, schedule_of_shape
-from elbos.audit.inverse_cdf import StepCurve, deciding_draw, inverse_cdf_density
 from elbos.audit.levels import Levels, Table, spacing_error, table_log_density
-from elbos.audit.splines import SmoothDensity
 from elbos.schedules import Schedule
 
 _MAX_ERROR_TO_NAME = 0.05  # mean error up to which a curve tells one schedule from another
 _MAX_ERROR_TO_REPLACE = 0.02  # and up to which the schedule may stand for the curve, without error
+_NUM_POINTS = 500  # of a curve
+_POINT_DISTANCES = (100, 30, 10, 3)  # in errors: slopes are then known to 1 % to 30 %
+_MIN_POINTS = 12
+_MIN_SAMPLES_AT_END = 20
+_MISFIT_WINDOW = 25  # points of a grid over which the largest misfit is taken
 
 
 @dataclass(frozen=True)
@@ -136,3 +153,193 @@ def _of_levels(
         covariance = covariance + np.diag((log_p - smooth.log_p(grid)) ** 2)
     is_fitted = not name.is_published
     return Density("named", log_p, covariance, name.schedule, num_steps, is_fitted=is_fitted)
+
+
+# --- a function of a random number ---------------------------------------------------------------
+
+
+def deciding_draw(
+    logsnr: Float[Array, " n"], error: Float[Array, " n"], quantiles: Float[Array, "n draws"]
+) -> Float[Array, " n"] | None:
+    """The random number of which the level is a rising function, its sign changed if need be.
+
+    Args:
+        logsnr: The levels.
+        error: Of each, by rounding.
+        quantiles: The candidates, by the logit of their quantile.
+
+    Returns:
+        The number of each sample, or None if no candidate decides the level.
+    """
+    for draw in quantiles.T:
+        is_finite = np.isfinite(draw)
+        if not is_finite.any() or np.isnan(draw).any() or np.ptp(draw[is_finite]) == 0:
+            continue
+        low, high = draw[is_finite].min(), draw[is_finite].max()
+        draw = np.clip(draw, low - 1, high + 1)  # a uniform number may be exactly 0
+        order = np.argsort(draw, kind="stable")
+        steps, is_tied = np.diff(logsnr[order]), np.diff(draw[order]) == 0
+        sign = 1.0 if steps.sum() > 0 else -1.0
+        allowed = 1e-5 + 8 * (error[order][1:] + error[order][:-1])
+        is_decided = np.where(is_tied, np.abs(steps) <= allowed, sign * steps >= -allowed)
+        if is_decided.all():
+            return np.asarray(sign * draw)
+    return None
+
+
+@dataclass(frozen=True)
+class RisingCurve:
+    """$s$ or $u$ as a rising function of a place: a level, or the end of a step of a table."""
+
+    places: Float[Array, " m"]  # increasing
+    s: Float[Array, " m"]  # increasing
+    error: Float[Array, " m"]  # of s
+
+    def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
+        """Some of the points, many errors apart: from the middle outwards, and the fewer errors the
+        nearer to the ends, where points are rare.
+
+        Args:
+            min_distance: Between points, as a share of the way along both axes.
+        """
+        way = (self.s / np.ptp(self.s) + self.places / np.ptp(self.places)) / 2
+        middle = len(way) // 2
+        left, right = range(middle - 1, -1, -1), range(middle + 1, len(way))
+        sides = (self._outwards(middle, side, way, min_distance) for side in (left, right))
+        return self.at(sorted({middle, *chain(*sides)}))
+
+    def _outwards(
+        self, last: int, side: range, way: Float[Array, " m"], min_distance: float
+    ) -> Iterator[int]:
+        for num_errors in _POINT_DISTANCES:
+            for i in range(last + side.step, side.stop, side.step):
+                far = num_errors * (self.error[i] + self.error[last])
+                is_far = abs(self.s[i] - self.s[last]) > far
+                is_far = is_far and abs(way[i] - way[last]) > min_distance
+                if is_far and self.places[i] != self.places[last]:
+                    yield i
+                    last = i
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether there are points enough for the curve and for its halves."""
+        return len(self.s) >= _MIN_POINTS
+
+    def at(self, index: list[int] | slice) -> "RisingCurve":
+        return RisingCurve(self.places[index], self.s[index], self.error[index])
+
+    def __call__(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
+        return np.asarray(PchipInterpolator(self.places, self.s)(place))
+
+    def log_slope(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
+        r"""$\log(ds/d\mathrm{place})$."""
+        slope = PchipInterpolator(self.places, self.s)(place, 1)
+        return np.log(np.maximum(slope, 1e-300))
+
+    def slope_error(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
+        """The error of `log_slope`: by the errors of the points, and by there being so few, which
+        the difference of the curves through every other point shows.
+        """
+        relative = (self.error[1:] + self.error[:-1]) / np.diff(self.s)
+        middle = (self.places[1:] + self.places[:-1]) / 2
+        halves = (self.at(slice(start, None, 2)).log_slope(place) for start in (0, 1))
+        misfit = maximum_filter1d(np.abs(np.subtract(*halves)), _MISFIT_WINDOW)
+        return np.hypot(np.interp(place, middle, relative), misfit) + 1e-5
+
+
+def inverse_cdf_density(
+    logsnr: Float[Array, " n"],
+    error: Float[Array, " n"],
+    draw: Float[Array, " n"],
+    grid: Float[Array, " g"],
+) -> tuple[Float[Array, " g"], Float[Array, " g"]] | None:
+    """The log-density of levels that are a rising function of `draw`, and its error; None if they
+    are known too badly.
+
+    From the slope of $s$, which is smooth where levels go on for ever, or from that of $u$, which
+    is where they end; whichever is known better.
+    """
+    order = np.argsort(draw)
+    s, levels, error = draw[order], np.maximum.accumulate(logsnr[order]), error[order]
+    # of levels that equal the first, or the last, as where they are clamped, one of each is kept
+    first = int(np.searchsorted(levels, levels[0] + 1e-5 + 8 * error[0], side="right"))
+    last = int(np.searchsorted(levels, levels[-1] - 1e-5 - 8 * error[-1]))
+    inner = slice(first - 1, last + 1)
+    s, levels, error = s[inner], levels[inner], error[inner]
+    error = np.maximum(error, scatter(s, levels))  # the loss itself rounds, too
+    slope = np.gradient(s, levels + 1e-12 * np.arange(len(s)))
+    curve = RisingCurve(levels, s, np.minimum(slope, 1e3) * error).thinned(1 / _NUM_POINTS)
+    if not curve.is_enough:
+        return None
+    at = curve(grid)
+    by_s = log_expit(at) + log_expit(-at) + curve.log_slope(grid), curve.slope_error(grid)
+    u = expit(curve.s)
+    curve = RisingCurve(curve.places, u, u * (1 - u) * curve.error)
+    by_u = curve.log_slope(grid), curve.slope_error(grid)
+    is_better = by_u[1] < by_s[1]
+    return np.where(is_better, by_u[0], by_s[0]), np.where(is_better, by_u[1], by_s[1])
+
+
+@dataclass(frozen=True)
+class StepCurve:
+    """The quantiles at which the steps of a table end."""
+
+    steps: Float[Array, " t"]  # the numbers of those that were drawn, increasing
+    ends: RisingCurve  # through the ends between them
+    num: int  # of samples
+    are_options: bool  # drawn with known probabilities, so that ends are exact
+
+    @classmethod
+    def from_samples(cls, steps: Float[Array, " n"], draw: Float[Array, " n"]) -> "StepCurve":
+        """The curve, given the number of each sample's step, a rising function of `draw`."""
+        order = np.lexsort((draw, steps))
+        steps, s = steps[order], draw[order]
+        first = np.flatnonzero(np.diff(steps, prepend=-1.0))
+        lowest, highest = s[first], s[np.append(first[1:], len(s)) - 1]
+        gaps = lowest[1:] - highest[:-1]
+        are_options = bool((lowest == highest).all()) and len(first) < len(s)
+        error = np.zeros_like(gaps) if are_options else gaps / 2
+        at = steps[first]
+        # the logit of the mean of the quantiles on both sides
+        log_u = np.logaddexp(log_expit(highest[:-1]), log_expit(lowest[1:]))
+        ends = log_u - np.logaddexp(log_expit(-highest[:-1]), log_expit(-lowest[1:]))
+        return cls(at, RisingCurve((at[1:] + at[:-1]) / 2, ends, error), len(s), are_options)
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether the ends are evenly spaced, up to their errors; on the inner 90 % alone if there
+        are so few samples a step that some are never drawn, and their numbers a guess.
+        """
+        inner = (self.ends.s > logit(0.05)) & (self.ends.s < logit(0.95))
+        kept = inner if self.num < 12 * len(self.steps) else np.ones_like(inner)
+        u, places = expit(self.ends.s), self.ends.places
+        if inner.sum() < 3:
+            return False
+        off = u - np.polyval(np.polyfit(places[inner], u[inner], 1), places)
+        allowed = 2 * u * (1 - u) * self.ends.error
+        return bool((np.abs(off) < np.maximum(allowed, 1 / self.num))[kept].all())
+
+    @cached_property
+    def curve(self) -> RisingCurve:
+        """A smooth curve through the ends."""
+        return self.ends.thinned()
+
+    def log_probability(self) -> tuple[Float[Array, " t"], Float[Array, " t"]]:
+        """The log-probability of each step, and its error."""
+        curve, steps, places = self.curve, self.steps, self.ends.places
+        u = expit(curve(places))
+        width = np.maximum(np.diff(u), 1e-300)
+        log_p = log_expit(curve(steps)) + log_expit(-curve(steps)) + curve.log_slope(steps)
+        log_p[1:-1] = np.log(width / np.diff(places))
+        error = curve.slope_error(steps)
+        end_error = u * (1 - u) * self.ends.error
+        is_kept = np.isin(places, curve.places)
+        own = (end_error[1:] + end_error[:-1]) / width + 1e-5
+        error[1:-1] = np.where(is_kept[1:] & is_kept[:-1], own, error[1:-1])
+        for end, probability in ((0, u[0]), (-1, 1 - u[-1])):
+            if self.num * probability > _MIN_SAMPLES_AT_END:  # an end, and not a tail cut off
+                log_p[end] = np.log(probability)
+                error[end] = 1e-3 if self.are_options else 1 / (self.num * probability)
+            else:
+                error[end] += 1
+        return log_p, error

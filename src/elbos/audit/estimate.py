@@ -1,29 +1,27 @@
 r"""From samples to an audit: $w(\lambda) \propto p(\lambda)\,k(\lambda)$ with its uncertainty."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
 from elbos.arrays import Array
+from elbos.audit.curves import MAX_SCATTER, Curve
 from elbos.audit.density import estimate_density
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.levels import independent_levels
-from elbos.audit.matching import coefficient_name, nearest_weightings, prediction_of
+from elbos.audit.matching import Prediction, coefficient_name, nearest_weightings, prediction_of
 from elbos.audit.measure import Samples
 from elbos.audit.result import Audit
-from elbos.audit.splines import Splines, residuals, scatter
 from elbos.codec import code
 from elbos.extrema import rises
 
 NUM_POINTS = 401
 _NUM_NEIGHBOURS = 25  # samples
-_MAX_SCATTER = 5e-3  # relative scatter of values that are a function of the noise level
-_MAX_OUTLIERS = 5e-3  # share of values that may be far off, as where a curve bends or jumps
 _MIN_RISE = 2e-3  # of a log-weight: what float32 arithmetic in a loss can leave
 
 
@@ -35,68 +33,101 @@ def audit_of_samples(samples: Samples, *, title: str) -> Audit:
     """
     levels, found = independent_levels(samples)
     is_finite = samples.logsnr.isfinite()
-    logsnr = samples.logsnr[is_finite].numpy()
-    c_values, k_values = (
-        values[is_finite].numpy() for values in (samples.coefficient, samples.eps_coefficient)
+    logsnr, c_values, k_values = (
+        values[is_finite].numpy()
+        for values in (samples.logsnr, samples.coefficient, samples.eps_coefficient)
     )
     grid = np.linspace(logsnr.min(), logsnr.max(), NUM_POINTS)
     density = estimate_density(levels, grid)
-    k, c = (_Curve.from_samples(logsnr, values, grid) for values in (k_values, c_values))
-    probability = np.exp(density.log_p - density.log_p.max())
-    probability /= probability.sum()
-    covariance = density.covariance + k.covariance
-    log_w, log_c = (centered(log, probability) for log in (density.log_p + k.log, c.log))
+    k, c = (Curve.from_samples(logsnr, values, grid) for values in (k_values, c_values))
+    log_w, covariance = density.log_p + k.log, density.covariance + k.covariance
     is_fitted = density.is_fitted or k.is_fitted
-    # names are found by the levels that have a weight
-    used = probability * (_share_used(logsnr, c_values, grid) > (0.05 if c.is_fitted else 0.95))
-    target = _target(samples, grid)
+    has_target = is_finite & (samples.coefficient != 0)
+    target = [part[has_target] for part in (samples.logsnr, samples.a, samples.b)]
+    prediction = prediction_of(*target, rtol=samples.logsnr_error)
+    if prediction.sigma_data is None:
+        prediction = prediction._replace(sigma_data=samples.process.sigma_data)
     diagnostics = [*samples.diagnostics, *found, *_of_the_coefficient(samples, c)]
-    if target["parameterization"] is None and not any(one.is_fatal for one in diagnostics):
+    if prediction.name is None and not any(one.is_fatal for one in diagnostics):
         diagnostics.append(Diagnostic("unknown-target"))
     is_pure = samples.logsnr == -torch.inf
-    return Audit(
+    return assembled(
         title=title,
         source="measured",
         num_samples=len(samples.logsnr),
-        logsnr=torch.from_numpy(grid),
-        weight=torch.from_numpy(np.exp(log_w)),
-        weight_error=torch.from_numpy(_relative_error(covariance, probability)),
-        density=torch.from_numpy(np.exp(density.log_p)),
-        coefficient=torch.from_numpy(np.exp(log_c)),
+        grid=grid,
+        log_p=density.log_p,
+        log_w=log_w,
+        log_c=c.log,
+        covariance=covariance,
+        is_used=_share_used(logsnr, c_values, grid) > (0.05 if c.is_fitted else 0.95),
+        rising=rising_measured(grid, log_w, covariance, density.log_p, is_fitted=is_fitted),
+        prediction=prediction,
+        a=_median_curve(target[0], target[1], grid),
+        b=_median_curve(target[0], target[2], grid),
         schedule=code(density.schedule) if density.schedule else None,
         density_kind=density.kind,
         num_steps=density.num_steps,
         process=samples.process.name,
         data_scale=samples.process.scale,
         data_offset=samples.data_offset,
-        coefficient_name=coefficient_name(grid, log_c, used),
-        rising=rising_measured(grid, log_w, covariance, density.log_p, is_fitted=is_fitted),
-        closest=nearest_weightings(grid, log_w, used),
         share_pure_noise=is_pure.double().mean().item(),
         weight_pure_noise=_mean_ratio(samples.coefficient[is_pure], samples.coefficient),
         share_clean=(samples.logsnr == torch.inf).double().mean().item(),
         diagnostics=diagnostics,
-        **target,
     )
 
 
-def _target(samples: Samples, grid: Array) -> dict[str, Any]:
-    """The fields of an audit about what the network predicts."""
-    has_target = samples.logsnr.isfinite() & (samples.coefficient != 0)
-    logsnr, a, b = (part[has_target] for part in (samples.logsnr, samples.a, samples.b))
-    name, factor, sigma_data = prediction_of(logsnr, a, b, rtol=samples.logsnr_error)
-    return {
-        "parameterization": name,
-        "parameterization_factor": factor,
-        "sigma_data": sigma_data or samples.process.sigma_data,
-        "a": torch.from_numpy(_median_curve(logsnr, a, grid)),
-        "b": torch.from_numpy(_median_curve(logsnr, b, grid)),
+def assembled(
+    *,
+    grid: Array,
+    log_p: Array,
+    log_w: Array,
+    log_c: Array,
+    a: Array,
+    b: Array,
+    prediction: Prediction,
+    covariance: Array | None = None,
+    is_used: NDArray[np.bool_] | None = None,
+    **fields: Any,
+) -> Audit:
+    r"""The audit with these curves, with names for what is in them.
+
+    Args:
+        grid: Log-SNR.
+        log_p: $\log p$ there.
+        log_w: $\log w$, up to a constant.
+        log_c: The log of the coefficient, up to a constant.
+        a: Coefficient of the data in the target.
+        b: Coefficient of the noise in the target.
+        prediction: The target.
+        covariance: Of the errors of `log_w`. Default: it is exact.
+        is_used: Where names are to fit. Default: everywhere.
+        **fields: The other fields of the audit.
+    """
+    p = np.exp(log_p - log_p.max())
+    p /= p.sum()
+    log_w, log_c = (log - (p * log).sum() for log in (log_w, log_c))  # a geometric mean of 1
+    used = p if is_used is None else p * is_used
+    error = np.zeros_like(grid) if covariance is None else _relative_error(covariance, p)
+    curves = {
+        "logsnr": grid,
+        "weight": np.exp(log_w),
+        "weight_error": error,
+        "density": np.exp(log_p),
+        "coefficient": np.exp(log_c),
+        "a": a,
+        "b": b,
     }
-
-
-def centered(log_values: Array, probability: Array) -> Array:
-    """The logarithm of values divided by their geometric mean."""
-    return np.asarray(log_values - (probability * log_values).sum())
+    fields |= {name: torch.from_numpy(curve) for name, curve in curves.items()}
+    return Audit(
+        parameterization=prediction.name,
+        parameterization_factor=prediction.factor,
+        sigma_data=prediction.sigma_data,
+        coefficient_name=coefficient_name(grid, log_c, used),
+        closest=nearest_weightings(grid, log_w, used),
+        **fields,
+    )
 
 
 def _share_used(logsnr: Array, coefficient: Array, grid: Array) -> Array:
@@ -174,34 +205,7 @@ def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
     return np.asarray(np.interp(grid, at, medians))
 
 
-@dataclass(frozen=True)
-class _Curve:
-    """The mean of a positive quantity as a function of the noise level."""
-
-    log: Float[Array, " g"]  # its logarithm at the grid
-    covariance: Float[Array, "g g"]  # of that
-    scatter: float  # relative, of single values around the curve
-    is_fitted: bool  # since single values do not lie on a curve
-
-    @classmethod
-    def from_samples(cls, logsnr: Array, value: Array, grid: Array) -> "_Curve":
-        """If single values lie on a curve it is interpolated; else one is fitted (`splines`)."""
-        order = np.argsort(logsnr, kind="stable")
-        logsnr, value = logsnr[order], np.maximum(value[order], 0)
-        floor = 1e-12 * np.median(value[value > 0]) if value.any() else 1.0
-        log_value = np.log(np.maximum(value, floor))
-        residual = residuals(logsnr, log_value)
-        usual = float(np.quantile(residual, 0.8) / 1.28)
-        if usual < _MAX_SCATTER and (residual > 10 * _MAX_SCATTER).mean() < _MAX_OUTLIERS:
-            error = np.interp(grid, logsnr, scatter(logsnr, log_value))
-            return cls(np.interp(grid, logsnr, log_value), np.diag(error**2), usual, False)
-        curve = Splines.of_values(logsnr, value)
-        relative = value * np.exp(-curve(logsnr)) - 1
-        spread = float((relative**2).mean() ** 0.5)
-        return cls(curve(grid), curve.covariance(grid), spread, True)
-
-
-def _of_the_coefficient(samples: Samples, curve: _Curve) -> list[Diagnostic]:
+def _of_the_coefficient(samples: Samples, curve: Curve) -> list[Diagnostic]:
     """Whether the coefficient is a positive function of the noise level."""
     found = []
     c = samples.coefficient.numpy()
@@ -213,7 +217,7 @@ def _of_the_coefficient(samples: Samples, curve: _Curve) -> list[Diagnostic]:
         ends = {"low": float(levels.min()), "high": float(levels.max())}
         found.append(Diagnostic("unused", {"share": float(is_unused.mean()), **ends}))
     is_explained = any(one.is_fatal or one.kind == "data-dependent" for one in samples.diagnostics)
-    if curve.scatter < _MAX_SCATTER or is_explained:
+    if curve.scatter < MAX_SCATTER or is_explained:
         return found
     firsts = np.flatnonzero(np.diff(samples.batch.numpy(), prepend=-1))
     largest, smallest = np.maximum.reduceat(c, firsts), np.minimum.reduceat(c, firsts)

@@ -1,6 +1,6 @@
 r"""Families of curves with parameters, and the schedule among them that noise levels come from.
 
-Where the density was read off (`inverse_cdf`), a schedule is named if its density has the same
+Where the density was read off (`density`), a schedule is named if its density has the same
 shape, up to the errors of that: one of a published recipe, or one with fitted parameters.
 
 Where levels are all there is, a family of schedules is fitted by maximum likelihood, conditionally
@@ -22,7 +22,7 @@ from scipy import stats
 from scipy.optimize import minimize
 
 from elbos.arrays import Array
-from elbos.audit.splines import SmoothDensity
+from elbos.audit.curves import SmoothDensity
 from elbos.recipes import RECIPES
 from elbos.schedules import DDPM, Cosine, EDMSampling, Flow, Laplace, Linear, Normal, Schedule
 

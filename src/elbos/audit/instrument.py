@@ -235,7 +235,7 @@ class Instrument:
             x, self.form, scale, is_masked=is_masked, always_moved=always_moved or []
         )
         self.recorder.reset(seed, len(x))
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             try:
                 with self.recorder.recording():
                     loss = self.loss_fn(network, x.clone())

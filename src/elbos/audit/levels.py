@@ -10,9 +10,9 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import median_filter
 
 from elbos.arrays import Array
+from elbos.audit.curves import Splines
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.measure import Samples
-from elbos.audit.splines import Splines
 
 _MIN_LEVELS = 8
 _MIN_GAIN = 8.0  # in log-likelihood over equally likely steps: chance gave it to 3 of 2,000 tables

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.audit import diagnostics
-from elbos.audit.data import REFUSAL, Process, process_of, reference_data
+from elbos.audit.components import REFUSAL, Process, find_noise, process_of, reference_data
 from elbos.audit.decompose import (
     paired_grams,
     representative_elements,
@@ -31,9 +31,9 @@ from elbos.audit.decompose import (
 )
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.instrument import LossFunction
-from elbos.audit.noise import find_noise
 from elbos.audit.queries import PairedCalls, Queries
 from elbos.audit.rng import distant_seed, preserved_random_states
+from elbos.checks import require_positive
 
 _ONE_AT_A_TIME = threading.RLock()  # random states are those of the process
 _PURE = 30.0  # beyond this log-SNR float32 holds no signal, or no noise
@@ -87,7 +87,8 @@ def measure(
     Raises:
         ValueError: In one line, if that cannot be done.
     """
-    _require_usable(x, num_samples, seed)
+    _require_usable(loss_fn, x, num_samples, seed, data_scale)
+    x = x.detach()
     with _ONE_AT_A_TIME, preserved_random_states():
         first_seed = distant_seed(seed)
         pilot = _pilot(loss_fn, x, first_seed)
@@ -239,7 +240,12 @@ def _samples_of(pilot: _Pilot, drawn: _Drawn, data_scale: float | None) -> Sampl
     )
 
 
-def _require_usable(x: Tensor, num_samples: int, seed: int) -> None:
+def _require_usable(
+    loss_fn: LossFunction, x: Tensor, num_samples: int, seed: int, data_scale: float | None
+) -> None:
+    if not callable(loss_fn) or not isinstance(x, Tensor):
+        kinds = " and ".join(f"a {type(value).__name__}" for value in (loss_fn, x))
+        raise ValueError(f"The loss and the data are {kinds}: give a function and a tensor.")
     if not x.is_floating_point() or x.ndim < 2 or x.numel() == 0:
         raise ValueError(
             f"The data have shape {list(x.shape)} and type {x.dtype}: give floating-point data, "
@@ -249,5 +255,7 @@ def _require_usable(x: Tensor, num_samples: int, seed: int) -> None:
         raise ValueError("The data are not finite: give data without NaN or infinity.")
     if num_samples < 100:
         raise ValueError(f"num_samples is {num_samples}: give at least 100.")
+    if data_scale is not None:
+        require_positive(data_scale=data_scale)
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed is {seed}: give a number from 0 to 2**31 - 1.")

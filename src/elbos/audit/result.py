@@ -14,8 +14,7 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from elbos.audit.diagnostics import Diagnostic
-from elbos.audit.matching import Nearest
-from elbos.audit.monotone import MonotoneFactor, find_factor, monotone_weight
+from elbos.audit.matching import MonotoneFactor, Nearest, find_factor, monotone_weight
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -26,6 +26,8 @@ _OUTER_KNOTS = (0.005, 0.995)  # quantiles of the places
 _NUM_KNOTS = (3, 4, 5, 6, 8, 10, 13, 16, 20, 26)
 _NUM_NEIGHBOURS = 25  # points that scatter alike
 _MAX_NEWTON_STEPS = 50
+MAX_SCATTER = 5e-3  # relative scatter of values that are a function of the noise level
+_MAX_OUTLIERS = 5e-3  # share of values that may be far off, as where a curve bends or jumps
 
 
 @dataclass(frozen=True)
@@ -204,3 +206,30 @@ def residuals(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " m"
     share = np.divide(x[1:-1] - left, right - left, out=np.full(len(left), 0.5), where=right > left)
     line = (1 - share) * y[:-2] + share * y[2:]
     return np.asarray(np.abs(y[1:-1] - line) / 1.5**0.5)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The mean of a positive quantity as a function of the noise level."""
+
+    log: Float[Array, " g"]  # its logarithm at the grid
+    covariance: Float[Array, "g g"]  # of that
+    scatter: float  # relative, of single values around the curve
+    is_fitted: bool  # since single values do not lie on a curve
+
+    @classmethod
+    def from_samples(cls, logsnr: Array, value: Array, grid: Array) -> "Curve":
+        """If single values lie on a curve it is interpolated; else one is fitted (`Splines`)."""
+        order = np.argsort(logsnr, kind="stable")
+        logsnr, value = logsnr[order], np.maximum(value[order], 0)
+        floor = 1e-12 * np.median(value[value > 0]) if value.any() else 1.0
+        log_value = np.log(np.maximum(value, floor))
+        residual = residuals(logsnr, log_value)
+        usual = float(np.quantile(residual, 0.8) / 1.28)
+        if usual < MAX_SCATTER and (residual > 10 * MAX_SCATTER).mean() < _MAX_OUTLIERS:
+            error = np.interp(grid, logsnr, scatter(logsnr, log_value))
+            return cls(np.interp(grid, logsnr, log_value), np.diag(error**2), usual, False)
+        curve = Splines.of_values(logsnr, value)
+        relative = value * np.exp(-curve(logsnr)) - 1
+        spread = float((relative**2).mean() ** 0.5)
+        return cls(curve(grid), curve.covariance(grid), spread, True)
