@@ -64,6 +64,12 @@ def suggestion(word: str, names: Iterable[str]) -> str:
     return f"choose from {', '.join(known[:num])}{others}."
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory is too small: torch says so of all devices, in a `RuntimeError`."""
+    is_torch = isinstance(error, RuntimeError) and "alloc" in str(error)
+    return isinstance(error, MemoryError) or is_torch
+
+
 def flat(message: object) -> str:
     """A message on one line, without what a terminal would obey."""
     return printable(" ".join(str(message).split()))

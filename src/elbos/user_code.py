@@ -120,11 +120,19 @@ def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callabl
 
 def described(error: BaseException, file: Path) -> str:
     """The type, line of the file and message of an error."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [f.lineno for f in frames if f.filename == str(file)]
-    place = f" (line {lines[-1]})" if lines else ""
+    line = line_of(error, file)
+    place = f" (line {line})" if line else ""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}{place}: {text[:300] or 'no message'}"
+
+
+def line_of(error: BaseException | None, file: Path) -> int | None:
+    """The last line of a file that led to an error, or to the one that it was raised from."""
+    if error is None:
+        return None
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if f.filename == str(file)]
+    return lines[-1] if lines else line_of(error.__cause__, file)
 
 
 def _run(path: Path) -> ModuleType:

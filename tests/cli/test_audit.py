@@ -45,7 +45,6 @@ WRONG = {
     "--shape 2 4 4 loss.py:loss": "--shape cannot be '2', '4', '4', 'loss.py:loss'",
     f"{SHAPE} 2 4 4 --num-samples 5": "--num-samples is 5: give at least 100",
     f"{SHAPE} 2 4 4 --num-samples 10000001": "is 10000001: give at least 100, at most 10,000,000",
-    f"{SHAPE} 2 4 4 --device nonsense": "--device nonsense: Expected one of cpu, cuda",
     f"{SHAPE} 2 4 4 --html loss.py": "--html loss.py would overwrite loss.py:loss",
     f"{SHAPE} 2 4 4 --html link.py": "--html link.py would overwrite loss.py:loss",
     "edm link.py:loss --shape 2 4 4 --html loss.py": "--html loss.py would overwrite link.py:loss",
@@ -63,6 +62,7 @@ WRONG = {
     "flow.json --logit-std 0": "logit_std is 0.0",
 }
 FAILS = {
+    f"{SHAPE} 2 4 4 --device nonsense": "--device nonsense: Expected one of cpu, cuda",
     f"{SHAPE} 99999999999 99999999999": "Out of memory: give a smaller --shape, or lower --batch",
     f"{SHAPE} {'9' * 30}": "Out of memory: give a smaller --shape",
     f"{SHAPE} 2 4 4 --batch-size 99999999999": "Out of memory: give a smaller --shape",

@@ -241,3 +241,24 @@ def test_code_may_change_its_directory(audit: Elbos, tmp_path: Path) -> None:
     (tmp_path / "lost.py").write_text("import os\nos.chdir('elsewhere')\na = 1 / 0")
     assert_one_line(audit("lost.py:loss", *PROBING), "cannot be run: ZeroDivisionError (line 3)")
     assert Path.cwd() == tmp_path
+
+
+NETWORK = """
+from torch import nn
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 8)
+    def forward(self, z, logsnr, label):
+        return self.linear(z)
+def own(shape, num_classes):
+    return Own()
+"""
+
+
+def test_a_network_that_fails_is_named_with_its_line(elbos: Elbos, folder: Path) -> None:
+    (folder / "net.py").write_text(NETWORK)
+    result = elbos("train", "digits", "network:own", "--network.function", "net.py:own")
+    assert result.status == 1
+    assert "shapes cannot be multiplied" in result.err
+    assert result.err.endswith(" (net.py, line 8).\n")

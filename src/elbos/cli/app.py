@@ -16,7 +16,16 @@ from importlib import resources
 from typing import NamedTuple
 
 from elbos import __version__
-from elbos.errors import Diverged, Interrupted, UsageError, explained, flat, suggestion, unfailing
+from elbos.errors import (
+    Diverged,
+    Interrupted,
+    UsageError,
+    explained,
+    flat,
+    is_out_of_memory,
+    suggestion,
+    unfailing,
+)
 
 
 class Verb(NamedTuple):
@@ -77,7 +86,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         _fail(error, 1)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "alloc" not in str(error):  # torch's, of all devices
+        if not is_out_of_memory(error):
             raise
         _fail(MemoryError(f"Out of memory: {VERBS[sys.argv[1]].less_memory}."), 1)
     except KeyboardInterrupt:

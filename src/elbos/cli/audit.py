@@ -80,17 +80,13 @@ class Probing:
         for name in ("batch_size", "data_scale"):
             if getattr(self, name) is not None:
                 require_positive(**{name: getattr(self, name)})
-        try:
-            torch.device(self.device)
-        except RuntimeError as error:
-            raise ValueError(f"--device {self.device}: {str(error).splitlines()[0]}") from error
 
     def data(self) -> torch.Tensor:
         """A batch.
 
         Raises:
             MemoryError: If it is too large.
-            ValueError: If the device is not there.
+            ValueError: If there is no such device.
         """
         low, high = self.data_range
         num = self.batch_size or min(64, max(4, _MAX_ELEMENTS // math.prod(self.shape)))

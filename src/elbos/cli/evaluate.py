@@ -34,7 +34,7 @@ class Evaluate:
     sampled as it says, or with an option of sampling, all as the first says but for the option.
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
     """The run directories."""
 
     config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(

@@ -26,7 +26,7 @@ class Sample:
     On several processes: `torchrun --nproc-per-node 2 -m -- elbos.cli sample RUN`.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run directory."""
 
     request: Annotated[Request, tyro.conf.arg(name="")] = field(default_factory=Request)

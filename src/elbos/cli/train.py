@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from accelerate import PartialState
 
 from elbos.cli.parse import parse
 from elbos.codec import encode
-from elbos.errors import UsageError
+from elbos.errors import UsageError, flat, is_out_of_memory
 from elbos.networks import UNetConfig
 from elbos.tabulated import Tabulated
 from elbos.training.config import Config, read_config
@@ -22,6 +23,7 @@ from elbos.training.fit import train
 from elbos.training.name import default_name, nearest_preset
 from elbos.training.network import OwnNetwork
 from elbos.training.presets import PRESETS, Chosen, Preset
+from elbos.user_code import code_path, line_of
 from elbos.weightings import ELBO, Monotone, Shifted
 
 
@@ -53,7 +55,8 @@ class Train:
             print(json.dumps(encode(config), indent=2))  # noqa: T201
             return
         path = self.run or Path("runs") / default_name(config, self.chosen.preset)
-        train(config, path)
+        with _named_line(config):
+            train(config, path)
         if PartialState().is_main_process:
             sys.stderr.write(f"Trained. Next: `elbos sample {path}`, `elbos evaluate {path}`.\n")
 
@@ -95,6 +98,21 @@ class TrainFile(Train):
         if self.weighting is not None:
             config = replace(config, weighting=self.weighting)
         self.train(config)
+
+
+@contextlib.contextmanager
+def _named_line(config: Config) -> Iterator[None]:
+    """Make errors in a user-defined network a ValueError that names their line."""
+    try:
+        yield
+    except Exception as error:  # of the user's code, of any type
+        network = config.network
+        file = code_path(network.name).resolve() if isinstance(network, OwnNetwork) else None
+        line = file and line_of(error, file)
+        if not (file and line) or f"(line {line})" in str(error) or is_out_of_memory(error):
+            raise
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{kind}{flat(error).rstrip('.')} ({file.name}, line {line}).") from error
 
 
 def command(words: list[str]) -> Train:
