@@ -2,9 +2,13 @@
 
 import dataclasses
 import math
+import numbers
+from types import UnionType
 from typing import Any
 
 from torch import Tensor
+
+MAX_SHOWN = 60  # characters of a value that a message repeats
 
 
 def require_positive(**values: float) -> None:
@@ -18,12 +22,30 @@ def require_positive(**values: float) -> None:
         ValueError: std is 0.0: give a number above 0.
     """
     for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}: give a number above 0.")
+        if not (isinstance(value, numbers.Real) and value > 0):
+            raise ValueError(f"{name} is {value!r}: give a number above 0.")
+
+
+def require_type(kind: type | UnionType, /, **values: Any) -> None:
+    """Raise a TypeError that names the first argument that is no object of this class.
+
+    Examples:
+        >>> require_type(int, num_images=1000)
+        >>> require_type(int, num_images=1.5)
+        Traceback (most recent call last):
+        ...
+        TypeError: num_images is 1.5: give an object of type int.
+    """
+    for name, value in values.items():
+        if not isinstance(value, kind):
+            what = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+            shown = what if len(what) <= MAX_SHOWN else f"of type {type(value).__name__}"
+            wanted = kind.__name__ if isinstance(kind, type) else str(kind)
+            raise TypeError(f"{name} is {shown}: give an object of type {wanted}.")
 
 
 def require_floating(**tensors: Tensor) -> None:
-    """Raise a ValueError that names the first tensor that is not of floating-point numbers.
+    """Raise an error that names the first argument that is no tensor of floating-point numbers.
 
     Examples:
         >>> import torch
@@ -33,6 +55,7 @@ def require_floating(**tensors: Tensor) -> None:
         ...
         ValueError: t is torch.int64: give floating-point numbers.
     """
+    require_type(Tensor, **tensors)
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise ValueError(f"{name} is {tensor.dtype}: give floating-point numbers.")

@@ -15,7 +15,7 @@ from torch import Tensor
 Condition = Any
 
 
-def map_tensors(f: Callable[[Tensor], Tensor], cond: Condition) -> Condition:
+def map_tensors(f: Callable[[Tensor], Any], cond: Condition) -> Condition:
     """The condition with `f` of each tensor in its place.
 
     Examples:
@@ -66,3 +66,28 @@ def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " 
     if isinstance(cond, Mapping):
         return {name: replace_conds(part, null[name], is_replaced) for name, part in cond.items()}
     return cond
+
+
+def is_alike(cond: Condition, other: Condition) -> bool:
+    """Whether `other` can take the place of `cond`: in form, shape and kind of numbers."""
+    if isinstance(cond, Tensor):
+        is_tensor = isinstance(other, Tensor) and other.shape == cond.shape
+        return is_tensor and other.is_floating_point() == cond.is_floating_point()
+    if isinstance(cond, Mapping):
+        is_mapping = isinstance(other, Mapping) and cond.keys() <= other.keys()
+        return is_mapping and all(is_alike(part, other[name]) for name, part in cond.items())
+    return True
+
+
+def require_length(cond: Condition, num: int) -> None:
+    """Raise a ValueError if a tensor in the condition is not `[num, ...]`."""
+
+    def require(part: Tensor) -> Tensor:
+        if part.shape[:1] != (num,):
+            raise ValueError(
+                f"cond has shape {tuple(part.shape)} for {num} samples: give one for each, "
+                f"[{num}, ...]."
+            )
+        return part
+
+    map_tensors(require, cond)

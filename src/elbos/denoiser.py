@@ -5,6 +5,7 @@ exact denoisers of `oracles`, another project's network behind an adapter, or a 
 `Guided`.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -29,18 +30,51 @@ class Denoise(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
 
+def with_three_arguments(network: Network, called: Network | None = None) -> Network:
+    """The network as `network(z, logsnr, cond)`, where it may take `(z, logsnr)` alone.
+
+    Args:
+        network: The network, whose signature decides.
+        called: What is called in its place, such as the network on several processes.
+
+    Raises:
+        ValueError: When called, if a network without conditions is given one.
+    """
+    called = network if called is None else called
+    if _takes(network, 3) or not _takes(network, 2):
+        return called
+
+    def unconditional(z: Tensor, logsnr: Tensor, cond: Condition) -> Tensor:
+        if cond is not None:
+            raise ValueError("the network takes (z, logsnr) and no condition: the data have one.")
+        return called(z, logsnr)  # type: ignore[call-arg]
+
+    return unconditional
+
+
+def _takes(network: Network, num: int) -> bool:
+    """Whether a network can be called with so many arguments, as far as its signature tells."""
+    function = network.forward if isinstance(network, nn.Module) else network
+    try:
+        inspect.signature(function).bind(*[None] * num)
+    except (TypeError, ValueError):  # ValueError: it has no signature
+        return False
+    return True
+
+
 def network_output(
     network: Network,
     z: Float[Tensor, "b *d"],
     logsnr: Float[Tensor, " b"],
     cond: Condition = None,
 ) -> Float[Tensor, "b *d"]:
-    """The network's output, after a check that it is one tensor of the shape of `z`.
+    """The network's output, after a check that it is one tensor of the shape of `z`. Networks of
+    two arguments are called without the condition.
 
     Raises:
         ValueError: If it is not: diffusers and transformers return an object that holds it.
     """
-    y_hat = network(z, logsnr, cond)
+    y_hat = with_three_arguments(network)(z, logsnr, cond)
     if not isinstance(y_hat, Tensor) or y_hat.shape != z.shape:
         what = f"shape {tuple(y_hat.shape)}" if isinstance(y_hat, Tensor) else type(y_hat).__name__
         raise ValueError(
@@ -76,7 +110,8 @@ class Denoiser:
     r"""A network with its parameterization.
 
     Args:
-        network: Called as `network(z, logsnr, cond)`, which returns $y$.
+        network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if it takes no
+            condition; it returns $y$.
         parameterization: What `y` stands for.
 
     Raises:

@@ -18,13 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.adaptive import Adaptive
-from elbos.checks import require_floating
+from elbos.checks import require_floating, require_type
 from elbos.conditions import Condition
 from elbos.denoiser import Network, network_output
 from elbos.parameterizations import Parameterization
 from elbos.process import diffuse
 from elbos.schedules import Schedule
-from elbos.weightings import WeightFunction
+from elbos.weightings import WeightFunction, Weighting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,9 @@ class Objective:
         schedule: $p$, the distribution that `logsnr` is drawn from; it changes the variance of the
             loss.
         parameterization: $(a, b)$, what the network predicts.
+
+    Raises:
+        TypeError: If one of the three is something else, such as a class in place of an object.
 
     Examples:
         >>> from elbos import parameterizations, schedules, weightings
@@ -65,6 +68,12 @@ class Objective:
     schedule: Schedule
     parameterization: Parameterization
 
+    def __post_init__(self) -> None:
+        require_type(Schedule, schedule=self.schedule)
+        require_type(Parameterization, parameterization=self.parameterization)
+        if isinstance(self.weighting, type) or not callable(self.weighting):
+            require_type(Weighting, weighting=self.weighting)
+
     def coefficient(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         r"""What $\|\hat y - y\|^2$ is multiplied with,
         $\tfrac12 (w/p)(\alpha/(a\sigma - b\alpha))^2$; float64.
@@ -90,7 +99,8 @@ class Objective:
         levels of the loss: draw them with `schedule.sample(len(x))` and give them.
 
         Args:
-            network: Called as `network(z, logsnr, cond)`; its output may be of lower precision.
+            network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if it takes no
+                condition; its output may be of lower precision.
             x: Data in [-1, 1], or of about that size.
             cond: What the network is conditioned on, or None.
             generator: Source of noise levels and noise, on the CPU, where both are then drawn.
@@ -102,9 +112,9 @@ class Objective:
             Nats per dimension, in the dtype and on the device of `x`.
 
         Raises:
-            ValueError: As `__call__` does.
+            TypeError, ValueError: As `__call__` does.
         """
-        require_floating(x=x)
+        _require_batch(x)
         is_lost = logsnr is None and isinstance(self.schedule, Adaptive)
         if logsnr is None:
             logsnr = self.schedule.sample(len(x), generator)
@@ -131,7 +141,8 @@ class Objective:
         r"""The loss of each sample, with everything given.
 
         Args:
-            network: Called as `network(z, logsnr, cond)`; its output may be of lower precision.
+            network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if it takes no
+                condition; its output may be of lower precision.
             x: Data in [-1, 1], or of about that size. Images from 0 to 1 or to 255 are trained on
                 as they are, at other noise levels than one means.
             eps: Standard normal noise.
@@ -143,11 +154,13 @@ class Objective:
             Nats per dimension, in the dtype and on the device of `x`.
 
         Raises:
+            TypeError: If data, noise or log-SNR are no tensors.
             ValueError: If data, noise or log-SNR are not floating-point numbers, or shapes differ
                 that would broadcast: there has to be one log-SNR per sample, and noise like the
                 data; or if the network does not return one tensor like the data.
         """
-        require_floating(x=x, eps=eps, logsnr=logsnr)
+        _require_batch(x)
+        require_floating(eps=eps, logsnr=logsnr)
         if logsnr.shape != x.shape[:1] or eps.shape != x.shape:
             raise ValueError(
                 f"data of shape {tuple(x.shape)} with noise of shape {tuple(eps.shape)} and "
@@ -157,3 +170,10 @@ class Objective:
         y_hat = network_output(network, diffuse(x, eps, logsnr), logsnr.to(x), cond)
         error = (y_hat.to(x.dtype) - y).square().flatten(1).mean(1)
         return self.coefficient(logsnr).to(x) * error
+
+
+def _require_batch(x: Tensor) -> None:
+    """Raise an error if `x` is no batch of floating-point numbers."""
+    require_floating(x=x)
+    if x.ndim < 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}: give a batch of samples, [b, ...].")

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import math
 import os
 import pickle
 import re
@@ -135,7 +134,6 @@ CHECKPOINTS: dict[str, Callable[[Path], Any]] = {
     "another shape": lambda folder: reseal(
         folder, "ema", lambda ts: ts.update({first(ts): torch.ones(3)})
     ),
-    "nan": lambda folder: reseal(folder, "ema", lambda ts: ts[first(ts)].fill_(math.nan)),
 }
 TRAINING_ONLY = {
     "moment missing": lambda folder: reseal(folder, "optimizer", lambda ts: ts.pop(first(ts))),

@@ -1,6 +1,8 @@
 """Networks and data of one's own: all that `elbos train` gives, and nothing that is stored runs."""
 
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from elbos.denoiser import Denoiser
 from elbos.errors import Interrupted
 from elbos.objective import Objective
 from elbos.tabulated import Tabulated
-from elbos.training.config import Output
+from elbos.training.config import Optimizer, Output
 from elbos.training.fit import fit
 from elbos.training.network import OwnNetwork
 from elbos.training.run import Run
@@ -76,8 +78,10 @@ class TwoArguments(nn.Module):
 class Points(torch.utils.data.Dataset):
     """Points in the plane, augmented, with a condition of some form."""
 
-    def __init__(self, form: str = "none", num: int = 100, is_augmented: bool = True) -> None:
-        generator = torch.Generator().manual_seed(0)
+    def __init__(
+        self, form: str = "none", num: int = 100, is_augmented: bool = True, seed: int = 0
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
         self.x = torch.rand(num, 2, generator=generator) * 0.8
         self.form, self.noise = form, 0.1 if is_augmented else 0.0
 
@@ -172,6 +176,14 @@ def test_a_run_is_loaded_with_its_network_and_sampled(tmp_path: Path, form: str)
     assert torch.equal(run.sample(4, cond=cond, num_steps=4), plain)
     for changes in ({"seed": 1}, {"sampler": samplers.Heun()}, {"guidance": 2.0}):
         assert not torch.equal(run.sample(4, cond=cond, num_steps=4, **changes), plain)
+    with pytest.raises(ValueError, match=r"\(4,"):
+        run.sample(3, cond=cond)
+    with pytest.raises(ValueError, match="null_cond"):
+        Run(tmp_path, network=new_net()).sample(4, cond=cond, guidance=2.0)
+    with pytest.raises(TypeError, match="num_images"):
+        run.evaluate(num_image=3)
+    with pytest.raises(ValueError, match="likelihood"):
+        run.evaluate(num_images=3)
     with pytest.raises(ValueError, match="Net"):
         Run(tmp_path)
     with pytest.raises(ValueError, match="00000010"):
@@ -203,12 +215,42 @@ class OwnSchedule(schedules.Cosine):
     """None of the library's."""
 
 
+class Broken(nn.Module):
+    """A network that is wrong in one way, beside a weight that is trained."""
+
+    def __init__(self, wrong: str) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.wrong = wrong
+        if wrong == "weights":
+            self.double()
+
+    def forward(self, z: Tensor, logsnr: Tensor, cond: Any = None) -> Any:
+        y = self.layer(z)
+        if self.wrong == "error":
+            raise KeyError("a key")
+        outputs = {"shape": y[:, :1], "tuple": (y, y), "gradient": y.detach(), "weights": y}
+        return outputs[self.wrong]
+
+
+class Labelled(Points):
+    """Points with labels, one of which is of no class, and one point that is not finite."""
+
+    def __init__(self, *, label: int = 0, x: float = 0.0) -> None:
+        super().__init__("label", is_augmented=False)
+        self.label = label
+        self.x[42] += x
+
+    def __getitem__(self, i: int) -> Any:
+        return self.x[i], self.label if i == 42 else 0
+
+
 class Images(Points):
     def __getitem__(self, i: int) -> Any:
         return (255 * self.x[i]).to({"uint8": torch.uint8, "float": torch.float32}[self.form])
 
 
-REFUSED = {
+REFUSED: dict[str, Any] = {
     "weights that cannot be stored": ("Tied", lambda: {"network": Tied()}),
     "a schedule that cannot be stored": (
         "OwnSchedule",
@@ -234,6 +276,46 @@ REFUSED = {
         "null_cond",
         lambda: {"dataset": Points("label"), "cond_dropout": 0.1, "null_cond": torch.tensor([2.7])},
     ),
+    "a null of no class": (
+        "Net",
+        lambda: {"dataset": Points("label"), "cond_dropout": 0.1, "null_cond": torch.tensor([4])},
+    ),
+    **{
+        f"a network with a wrong {wrong}": (
+            "Broken.*" + named,
+            lambda w=wrong: {"network": Broken(w)},
+        )
+        for wrong, named in {
+            "shape": r"\(4, 1\)",
+            "tuple": "tuple",
+            "gradient": "gradient",
+            "weights": "dtype",
+            "error": "KeyError: 'a key'",
+        }.items()
+    },
+    "a validation label of no class": (
+        "validation",
+        lambda: {"dataset": Labelled(), "validation": Labelled(label=9)},
+    ),
+    "a validation point out of range": (
+        "validation.*from -1",
+        lambda: {"dataset": Labelled(), "validation": Labelled(x=3.0)},
+    ),
+    "a validation point that is no pixel value": (
+        "validation.*256",
+        lambda: {
+            "dataset": Labelled(),
+            "validation": Labelled(),
+            "num_levels": 256,
+            "objective": replace(OBJECTIVE, schedule=schedules.Cosine(**ENDS)),
+        },
+    ),
+    "samples that are numbers": ("number", lambda: {"dataset": torch.zeros(8)}),
+    "samples of several shapes": (
+        "validation.*shape",
+        lambda: {"dataset": torch.zeros(8, 2), "validation": [torch.zeros(2), torch.zeros(3)]},
+    ),
+    "no name": ("run", lambda: {"run": ""}),
     "no null": ("null_cond", lambda: {"dataset": Points("label"), "cond_dropout": 0.1}),
     "a null of another form": (
         "null_cond",
@@ -250,26 +332,66 @@ REFUSED = {
 def test_what_cannot_be_trained_is_refused_before(tmp_path: Path, name: str) -> None:
     needed, changes = REFUSED[name]
     given = {"network": new_net(), "dataset": Points(), "objective": OBJECTIVE, **SETTINGS}
-    with pytest.raises(ValueError, match=needed) as error:
-        fit(**{**given, **changes()}, run=tmp_path / "run")
+    with pytest.raises((TypeError, ValueError), match=needed) as error:
+        fit(**{**given, "run": tmp_path / "run", **changes()})
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"seed": 1},
-        {"dataset": Points(num=99)},
-        {"validation": Points()},
-        {"network": TwoArguments()},
-    ],
-)
-def test_a_directory_belongs_to_one_run(tmp_path: Path, changes: dict[str, Any]) -> None:
-    given = {"network": new_net(), "dataset": Points(), "objective": OBJECTIVE, **SETTINGS}
-    fit(**given, run=tmp_path)
-    with pytest.raises(ValueError, match=r"seed|data\.json|network"):
-        fit(**{**given, **changes}, run=tmp_path)
+CHANGED = {
+    "seed": {"seed": 1},
+    "train": {"dataset": Points("label", num=99)},
+    "means": {"dataset": Points("label", seed=1)},
+    "val": {"validation": Points("label")},
+    "num_levels": {"num_levels": 256},
+    "null_cond": {"null_cond": torch.tensor([2])},
+    "cond_dropout|label_dropout": {"cond_dropout": 0.2},
+    "TwoArguments": {"network": TwoArguments(), "dataset": Points(), "cond_dropout": 0.0},
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_directory_belongs_to_one_run(tmp_path: Path, name: str) -> None:
+    null = {"null_cond": torch.tensor([3]), "cond_dropout": 0.1}
+    objective = replace(OBJECTIVE, schedule=Adaptive(logsnr_min=-8.0, logsnr_max=13.3))
+    given = {**SETTINGS, **null, "dataset": Points("label"), "objective": objective}
+    fit(new_net(), **given, run=tmp_path)
+    fit(new_net(), **{**given, "dataset": Points("label")}, run=tmp_path)
+    with pytest.raises(ValueError, match=name):
+        fit(**{"network": new_net(), **given, **CHANGED[name]}, run=tmp_path)
+
+
+def test_other_random_numbers_than_torchs_do_not_change_a_dataset(tmp_path: Path) -> None:
+    """Augmented with them, its samples cannot be known again, and the run is resumed."""
+
+    class Noisy(Points):
+        def __getitem__(self, i: int) -> Any:
+            return self.x[i] + random.random() / 10  # noqa: S311
+
+    for num_images in (160, 320):
+        settings = {**SETTINGS, "num_images": num_images, "optimizer": Optimizer(use_decay=False)}
+        run = fit(new_net(), Noisy(), OBJECTIVE, run=tmp_path, **settings)
+    assert run.step == 20
+
+
+def test_statistics_of_a_network_may_be_nan_and_are_averaged(tmp_path: Path) -> None:
+    """A buffer is the user's: a checkpoint with NaN is whole."""
+
+    class Normalized(TwoArguments):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(2, affine=False)
+            self.register_buffer("unused", torch.tensor(torch.nan))
+
+        def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
+            return self.layer(self.norm(z))
+
+    network = Normalized()
+    run = fit(network, Points(), OBJECTIVE, run=tmp_path, **SETTINGS)
+    assert torch.equal(run.network.norm.running_var, network.norm.running_var)
+    assert not torch.equal(network.norm.running_var, torch.ones(2))
+    assert network.norm.num_batches_tracked == run.step  # none by the check before the training
+    assert Run(tmp_path, network=Normalized()).network.unused.isnan()
 
 
 def test_latents_are_not_bounded(tmp_path: Path) -> None:
@@ -289,6 +411,34 @@ data = Points("dict", is_augmented=False)
 run = fit(network, data, OBJECTIVE, run=sys.argv[3], **SETTINGS)
 assert run.step == 10
 """
+
+
+WRONG = {
+    "fit(net, data, OBJECTIVE, run=path, **{**SETTINGS, 'num_images': 1.5})": "num_images is 1.5",
+    "fit(net, data, OBJECTIVE, run=path, **{**SETTINGS, 'batch_size': '8'})": "batch_size is '8'",
+    "fit(net, data, None, run=path, **SETTINGS)": "objective is None",
+    "fit(None, data, OBJECTIVE, run=path, **SETTINGS)": "network is None",
+    "fit(net, data, OBJECTIVE, run=path, optimizer=3, **SETTINGS)": "optimizer is 3",
+    "replace(OBJECTIVE, weighting=weightings.Sigmoid)": "class Sigmoid",
+    "replace(OBJECTIVE, parameterization=None)": "parameterization is None",
+    "OBJECTIVE.loss(net, [0.0, 1.0])": "x is [0.0, 1.0]",
+    "OBJECTIVE.loss(net, torch.tensor(1.0))": "x has shape ()",
+    "run.sample(3, sampler=samplers.Heun)": "class Heun",
+    "run.sample(3, num_steps=2.5)": "num_steps is 2.5",
+    "run.sample(3, guidance='much')": "guidance is 'much'",
+    "run.sample(2.5)": "num is 2.5",
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_arguments_of_another_type_are_named(tmp_path: Path) -> None:
+    net, data, path = new_net(), Points(), tmp_path / "run"
+    run = fit(net, data, OBJECTIVE, run=tmp_path, **SETTINGS)
+    known = globals() | {"net": net, "data": data, "path": path, "run": run}
+    for mistake, named in WRONG.items():
+        with pytest.raises((TypeError, ValueError), match=re.escape(named)):
+            eval(mistake, known)  # noqa: S307
+    assert not path.exists()
 
 
 @pytest.mark.slow

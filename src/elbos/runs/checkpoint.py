@@ -80,9 +80,9 @@ def reading(path: Path) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
         raise
     except (KeyError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"The checkpoint {path} is whole, but of another network or schedule than its "
-            f"configuration and data describe ({flat(error)[:_MAX_REASON]}): did the classes "
-            "of the data change, or elbos itself?"
+            f"The checkpoint {path} is whole, but of another network or schedule than this "
+            f"one ({flat(error)[:_MAX_REASON]}): give the network and the data that it was trained "
+            "with, and the version of elbos."
         ) from error
 
 
@@ -126,11 +126,8 @@ def _read(path: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
             raise DamagedCheckpoint(f"{name}.safetensors is cut short or was changed")
         try:
             groups[name] = safetensors.torch.load(content)
-            has_nan = any(tensor.isnan().any() for tensor in groups[name].values())
         except (SafetensorError, KeyError, NotImplementedError) as error:  # of dtypes, the last two
             raise DamagedCheckpoint(f"{name}.safetensors is unreadable") from error
-        if has_nan:
-            raise DamagedCheckpoint(f"{name}.safetensors holds NaN")
     return step, groups
 
 

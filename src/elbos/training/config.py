@@ -16,7 +16,7 @@ import torch
 
 from elbos import files
 from elbos.checks import require_finite, require_positive
-from elbos.codec import decode
+from elbos.codec import decode, require_types
 from elbos.objective import Objective
 from elbos.runs.directory import RunDirectory
 from elbos.tabulated import require_reach
@@ -61,6 +61,7 @@ class Optimizer:
     """Gradients with a larger norm are scaled down to it; metrics.jsonl has the share of steps."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_positive(learning_rate=self.learning_rate, max_grad_norm=self.max_grad_norm)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas are {self.betas}: give two numbers from 0 to below 1.")
@@ -76,6 +77,7 @@ class Averaging:
     """Standard deviation of the steps that are averaged over, as a share of all steps so far."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         if not 0 < self.relative_width < MAX_WIDTH:
             raise ValueError(
                 f"relative_width is {self.relative_width}: give a share above 0 and below "
@@ -103,6 +105,7 @@ class Output:
     """Also write TensorBoard events (`pip install 'elbos[tensorboard]'`)."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_positive(
             log_every=self.log_every,
             validate_every=self.validate_every,
@@ -163,6 +166,8 @@ class Config:
     """Seed of the weights, the order of the data, the noise and the noise levels."""
 
     def __post_init__(self) -> None:
+        require_storable(self.weighting)
+        require_types(self)
         require_positive(batch_size=self.batch_size, num_shards=self.num_shards)
         if self.batch_size % self.num_shards:
             raise ValueError(
@@ -179,7 +184,6 @@ class Config:
         if self.init is not None:  # the run may be resumed from another folder
             object.__setattr__(self, "init", files.expanded(self.init))
         require_finite(self)
-        require_storable(self.weighting)
         require_reach(self.weighting, self.schedule.logsnr_min, self.schedule.logsnr_max)
         self.require_usable_loss()
         self.require_guidable(self.sampling)

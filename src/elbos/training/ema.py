@@ -66,3 +66,5 @@ class EMA:
         share = 1 - (1 - 1 / step) ** (self.exponent + 1)
         for mean, weight in zip(self.network.parameters(), network.parameters(), strict=True):
             mean.lerp_(weight, share)
+        for own, other in zip(self.network.buffers(), network.buffers(), strict=True):
+            own.copy_(other)  # statistics of a normalization are averages already

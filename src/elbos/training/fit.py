@@ -7,17 +7,15 @@ Both go through the same `Trainer`, and both are resumed by the same call again.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
-from elbos.checks import require_positive
-from elbos.codec import decode, encode
+from elbos.checks import require_type
 from elbos.conditions import Condition
 from elbos.objective import Objective
 from elbos.runs.directory import RunDirectory
@@ -92,7 +90,9 @@ def fit(
             condition; returns a tensor like `z`. It is trained in place, from the weights it has.
         dataset: Whatever has a length and `dataset[i]`, which is `x` or `(x, cond)`: `x` a tensor
             of numbers from -1 to 1, `cond` a class label, a tensor, or a dict of tensors. It may
-            augment with torch's random numbers, which are seeded for each batch.
+            augment with torch's random numbers, which are seeded for each batch. Whether it is the
+            dataset of the run that is resumed is told by 16 samples, unless it augments with other
+            random numbers.
         objective: Weighting, schedule and prediction type. Of a weighting that is a function, 2,001
             numbers are kept and trained with.
         run: The run directory; made if it is not there.
@@ -118,23 +118,31 @@ def fit(
         on_images: Called with the number of images seen, after each step.
 
     Raises:
-        ValueError: If data, network, objective and settings do not fit each other, the network's
-            weights or the objective cannot be stored, or the directory is of another run.
+        TypeError: If an argument is of another type.
+        ValueError: If data, network, objective and settings do not fit each other, as far as a few
+            samples and those for validation tell, the network's weights or the objective cannot be
+            stored, or the directory is of another run. Nothing is written then.
         Diverged, Interrupted, OSError: As `train` does.
 
     Examples:
         See examples/own_network.py.
     """
-    require_positive(batch_size=batch_size)
-    if not isinstance(network, nn.Module):
-        kind = type(network).__name__
-        raise ValueError(f"the network is a {kind}: give a torch.nn.Module.")
+    require_type(nn.Module, network=network)
+    require_type(Objective, objective=objective)
+    require_type(int, batch_size=batch_size, num_workers=num_workers)
+    require_type(int | float, cond_dropout=cond_dropout)
+    require_type(str | Path, run=run)
+    if not str(run):
+        raise ValueError("run is empty: name a directory.")
     data = GivenData.from_datasets(
-        dataset, validation, num_levels=num_levels, is_bounded=is_bounded
+        dataset,
+        validation,
+        num_levels=num_levels,
+        is_bounded=is_bounded,
+        null_cond=null_cond,
+        needs_null=cond_dropout > 0,
     )
     require_storable_state(network)
-    if cond_dropout > 0:
-        _require_null(data, null_cond)
     config = Config(
         data=Given(name=data.spec.name),
         network=OwnNetwork(name=type(network).__name__),
@@ -152,7 +160,6 @@ def fit(
         precision=precision,
         seed=seed,
     )
-    decode(Config, encode(config))  # raises if it cannot be stored
 
     def new_trainer(config: Config, run: RunDirectory, accelerator: Accelerator) -> Trainer:
         return Trainer(
@@ -161,7 +168,6 @@ def fit(
             data,
             accelerator,
             network=network,
-            null_cond=null_cond,
             num_workers=num_workers,
         )
 
@@ -188,26 +194,6 @@ def _train(
         accelerator.wait_for_everyone()
         trainer.train(on_images)
         accelerator.wait_for_everyone()  # the main process writes the last things
-
-
-def _require_null(data: GivenData, null_cond: Condition) -> None:
-    """Raise a ValueError if `null_cond` is not like the condition of a batch of one sample."""
-    _, cond = data.training.batch(torch.zeros(1, dtype=torch.int64))
-    if not _is_alike(cond, null_cond):
-        raise ValueError(
-            f"null_cond is a {type(null_cond).__name__} that cannot stand for the condition, a "
-            f"{type(cond).__name__}: give one in the form, shape and dtype of a batch of one."
-        )
-
-
-def _is_alike(cond: Condition, null: Condition) -> bool:
-    if isinstance(cond, Tensor):
-        is_tensor = isinstance(null, Tensor) and null.shape == cond.shape
-        return is_tensor and null.is_floating_point() == cond.is_floating_point()
-    if isinstance(cond, Mapping):
-        is_mapping = isinstance(null, Mapping) and cond.keys() <= null.keys()
-        return is_mapping and all(_is_alike(part, null[name]) for name, part in cond.items())
-    return True
 
 
 def _stored(weighting: Any) -> Any:

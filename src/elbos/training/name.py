@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from elbos.codec import digest, encode, options
+from elbos.tabulated import Tabulated
 from elbos.training.config import Config, Output
 from elbos.training.presets import PRESETS
 from elbos.training.sampling import Sampling
@@ -63,6 +64,9 @@ def _differences(new: Any, old: Any, label: str = "") -> Iterator[str]:
             if f.init and not (label == "" and f.name == "output"):
                 path = f"{label}.{f.name}" if label else f.name
                 yield from _differences(getattr(new, f.name), getattr(old, f.name), path)
+        return
+    if isinstance(new, Tabulated):
+        yield f"own {new.name.rpartition(':')[2]}"
         return
     word = _word(type(new).__name__)
     is_inner = label.endswith(" inner")  # of what was named just before

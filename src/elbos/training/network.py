@@ -6,12 +6,10 @@ nothing that is read from a directory runs code: whoever loads the run gives the
 """
 
 import copy
-import inspect
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import nn
 
-from elbos.conditions import Condition
 from elbos.runs import checkpoint
 from elbos.user_code import as_script, code_path, described, load_function, require_target
 
@@ -67,34 +65,6 @@ class OwnNetwork:
                 f"{self.name} returns a {type(network).__name__}: return a torch.nn.Module."
             )
         return network
-
-
-class Unconditional(nn.Module):
-    """A network of two arguments, called with three, the last of which is None."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, z: Tensor, logsnr: Tensor, cond: Condition = None) -> Tensor:
-        if cond is not None:
-            raise ValueError("the network takes (z, logsnr) and no condition: the data have one.")
-        output: Tensor = self.network(z, logsnr)
-        return output
-
-
-def with_three_arguments(network: nn.Module, called: nn.Module | None = None) -> nn.Module:
-    """A module to be called as `network(z, logsnr, cond)`, whether or not the network takes `cond`.
-
-    Args:
-        network: The network, whose signature decides.
-        called: What is called in its place, such as the network on several processes.
-    """
-    try:
-        inspect.signature(network.forward).bind(None, None, None)
-    except TypeError:
-        return Unconditional(called or network)
-    return called or network
 
 
 def require_storable_state(network: nn.Module) -> None:

@@ -14,11 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from elbos import files
-from elbos.checks import require_positive
+from elbos.checks import require_positive, require_type
 from elbos.codec import decode, difference, encode
-from elbos.conditions import Condition
+from elbos.conditions import Condition, require_length
 from elbos.denoiser import Denoiser
-from elbos.errors import explained
+from elbos.errors import explained, suggestion
 from elbos.likelihood import Bound
 from elbos.progress import Start, silent
 from elbos.runs import checkpoint
@@ -27,7 +27,7 @@ from elbos.samplers import Sampler
 from elbos.training.config import Config, run_config
 from elbos.training.data import Dataset, DataSpec, Items, Samples
 from elbos.training.machine import new_accelerator
-from elbos.training.network import OwnNetwork, with_three_arguments
+from elbos.training.network import OwnNetwork
 from elbos.training.precision import autocast
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling, sample
@@ -91,8 +91,8 @@ class Run:
         with checkpoint.reading(newest) as (self.step, groups):
             checkpoint.require_dtypes(groups, {"ema": self.network.state_dict()})
             self.network.load_state_dict(groups["ema"])
-        called = with_three_arguments(self.network.eval().requires_grad_(False))
-        self.denoiser = Denoiser(called, self.config.parameterization)
+        self.network.eval().requires_grad_(False)
+        self.denoiser = Denoiser(self.network, self.config.parameterization)
 
     @classmethod
     def with_function(cls, path: Path, function: str | None) -> "Run":
@@ -155,8 +155,11 @@ class Run:
                 other where the network knows classes, else no condition.
 
         Raises:
-            ValueError: If the network cannot be guided, or not in this way.
+            TypeError: If an argument is of another type.
+            ValueError: If the network cannot be guided, or not in this way, or there is not one
+                condition for each sample.
         """
+        require_type(int, num=num)
         require_positive(num=num)
         own = self.config.sampling
         sampling = replace(
@@ -167,7 +170,9 @@ class Run:
         )
         if cond is None:
             cond = self.class_labels(num)
-        require_guidable(self.config, self.data, sampling, has_cond=cond is not None)
+        require_length(cond, num)
+        has_null = cond is not None and self.null_cond is not None
+        require_guidable(self.config, self.data, sampling, has_null=has_null)
         return torch.cat(self.sample_batches(sampling, num=num, seed=seed, cond=cond))
 
     def sample_batches(
@@ -247,11 +252,15 @@ class Run:
 
         Raises:
             OSError: If results cannot be kept, or files of the extractor are missing.
-            ValueError: If a setting is refused, the data are missing, or losses or samples are not
-                finite.
+            TypeError: If there is no such setting.
+            ValueError: If a setting is refused, the data are missing, as those of `fit` are (use
+                `likelihood`), or losses or samples are not finite.
         """
         from elbos.evaluation import EvaluationConfig, evaluate  # above in the order of imports
 
+        known = [field.name for field in fields(EvaluationConfig)]
+        for name in settings.keys() - set(known):
+            raise TypeError(f"there is no setting {name}: {suggestion(name, known)}")
         return evaluate(self, EvaluationConfig(**settings), sampling, start)
 
     def weights_digest(self) -> str:
@@ -302,8 +311,7 @@ def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
         )
     _require_own_data(directory, data)
     directory.write("config.json", encode(config))
-    known = {name: getattr(data.spec, name) for name in _SPEC_ONLY}
-    directory.write("data.json", {**data.fingerprint(), **known})
+    directory.write("data.json", {**data.fingerprint(), **_spec_only(data)})
 
 
 def _require_same(path: Path, stored: Config, config: Config) -> None:
@@ -348,9 +356,16 @@ def _require_own_data(directory: RunDirectory, data: Samples) -> None:
     stored = directory.read("data.json")
     if stored is None:
         return
-    identifier = {name: value for name, value in stored.items() if name not in _SPEC_ONLY}
-    if identifier not in (data.fingerprint(), data.sampled_fingerprint()):
+    known = {name: value for name, value in _spec_only(data).items() if name in stored}
+    own = {**data.fingerprint(), **known}
+    if stored not in (own, {**data.sampled_fingerprint(), **known}):
+        others = sorted(name for name in own if own[name] != stored.get(name))
         raise ValueError(
-            f"The data are not those that the run in {directory.path} was trained on, see "
-            f"{directory.path / 'data.json'}: put those back, or train another run."
+            f"The data are not those that the run in {directory.path} was trained on, by "
+            f"{', '.join(others)} in {directory.path / 'data.json'}: put those back, or train "
+            "another run."
         )
+
+
+def _spec_only(data: Samples) -> dict[str, Any]:
+    return {name: getattr(data.spec, name) for name in _SPEC_ONLY}

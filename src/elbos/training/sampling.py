@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos import samplers
-from elbos.checks import require_finite
+from elbos.checks import require_finite, require_type
 from elbos.conditions import Condition, cond_at, to_device
 from elbos.denoiser import Denoise, Guided
 from elbos.samplers import DPMSolver, Sampler
@@ -49,6 +49,10 @@ class Sampling:
     """Highest log-SNR with guidance."""
 
     def __post_init__(self) -> None:
+        require_type(Sampler, sampler=self.sampler)
+        require_type(Schedule, grid=self.grid)
+        require_type(int, num_steps=self.num_steps)
+        require_type(int | float, guidance=self.guidance)
         require_finite(self)
         if self.num_steps < 2:
             raise ValueError(f"num_steps is {self.num_steps}: give at least 2.")

@@ -98,13 +98,16 @@ def uses_labels(config: Config, data: DataSpec) -> bool:
 
 
 def require_guidable(
-    config: Config, data: DataSpec, sampling: Sampling, *, has_cond: bool = False
+    config: Config, data: DataSpec, sampling: Sampling, *, has_null: bool = False
 ) -> None:
-    """Raise a ValueError if `sampling` guides a network that has no classes nor other condition."""
+    """Raise a ValueError if `sampling` guides a network that has neither classes nor another
+    condition and its null.
+    """
     config.require_guidable(sampling)
-    if sampling.guidance != 1 and data.num_classes is None and not has_cond:
+    if sampling.guidance != 1 and data.num_classes is None and not has_null:
         raise ValueError(
-            f"guidance is {sampling.guidance}, but {data.name} has no classes: leave guidance at 1."
+            f"guidance is {sampling.guidance}, but {data.name} has no classes: give a condition "
+            "and its null_cond, or leave guidance at 1."
         )
 
 

@@ -11,6 +11,7 @@ schedule is adaptive, its histogram. All of it is in the checkpoint, so the same
 resumes there, bit for bit.
 """
 
+import copy
 import math
 import signal
 import threading
@@ -24,9 +25,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from elbos import files
-from elbos.conditions import Condition, replace_conds, to_device
-from elbos.denoiser import Denoiser
-from elbos.errors import Diverged, Interrupted
+from elbos.conditions import replace_conds, to_device
+from elbos.denoiser import Denoiser, with_three_arguments
+from elbos.errors import Diverged, Interrupted, flat
 from elbos.likelihood import warn_if_unresolved
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
@@ -34,12 +35,13 @@ from elbos.training.config import Config
 from elbos.training.data import Batch, Batches, Samples
 from elbos.training.machine import machine
 from elbos.training.monitor import Monitor, OnImages
-from elbos.training.network import with_three_arguments
 from elbos.training.precision import autocast, described
 from elbos.training.randomness import Draw, draw
 from elbos.training.run import averaged_weights
 from elbos.training.state import new_state, require_guidable
-from elbos.training.validation import sample_grid, validation_bound
+from elbos.training.validation import require_measurable, sample_grid, validation_bound
+
+NUM_TRIED = 4  # samples
 
 
 class Trainer:
@@ -51,12 +53,11 @@ class Trainer:
         data: What to train on.
         accelerator: Devices and processes.
         network: A user-defined network. Default: the one that `config` describes.
-        null_cond: The condition of one sample that stands for none, `[1, ...]`. Default: of class
-            labels -1.
         num_workers: Processes that make batches ahead. Default: none, this process makes them.
 
     Raises:
-        ValueError: If network, data and number of processes do not fit each other.
+        ValueError: If network, data and number of processes do not fit each other, or a few
+            samples cannot be trained on, or those for validation not be measured.
     """
 
     def __init__(
@@ -67,27 +68,50 @@ class Trainer:
         accelerator: Accelerator,
         *,
         network: nn.Module | None = None,
-        null_cond: Condition = None,
         num_workers: int = 0,
     ) -> None:
-        require_guidable(config, data.spec, config.sampling, has_cond=null_cond is not None)
+        has_null = data.null_cond is not None
+        require_guidable(config, data.spec, config.sampling, has_null=has_null)
         self.config, self.run, self.data, self.accelerator = config, run, data, accelerator
-        self.null_cond = torch.tensor([-1]) if null_cond is None else null_cond
         self.state = new_state(config, data.spec, accelerator.device, network)
         if config.init is not None and checkpoint.latest(run.checkpoints) is None:
             self.state.begin_with(averaged_weights(config, config.init))
+        self.require_trainable()
         if accelerator.is_main_process:
             warn_if_unresolved(config.schedule.logsnr_max, data.spec.num_levels)
-        prepared, self.optimizer = accelerator.prepare(
+        self.prepared, self.optimizer = accelerator.prepare(
             self.state.network.train(), self.state.optimizer
         )
-        self.network = with_three_arguments(self.state.network, prepared)
+        self.network = with_three_arguments(self.state.network, self.prepared)
         self.objective = replace(config.objective, schedule=self.state.schedule)
         self.shards = _share(config.num_shards, accelerator)
         size = config.batch_size // config.num_shards
         share = slice(self.shards.start * size, self.shards.stop * size)
         self.batches = Batches(data.training, config.batch_size, config.seed, share)
         self.num_workers, self.ahead = num_workers, iter(tuple[Batch]())
+
+    def require_trainable(self) -> None:
+        """Raise a ValueError if a few samples have no loss with a gradient, or the validation
+        samples no bound. Computed on copies: what cannot be trained leaves no trace.
+        """
+        config, data, device = self.config, self.data, self.accelerator.device
+        num = min(config.batch_size, NUM_TRIED)
+        x, cond = data.training.batch(torch.arange(num) % len(data.training))
+        x, cond = x.to(device), to_device(cond, device) if config.use_labels else None
+        if cond is not None and config.label_dropout > 0:
+            cond = replace_conds(cond, data.null_cond, torch.arange(num) % 2 == 0)
+        network, name = copy.deepcopy(self.state.network).train(), type(self.state.network).__name__
+        with _refusing(f"The network {name} cannot be trained on x of shape {tuple(x.shape)}"):
+            with autocast(config, device):
+                loss = config.objective(
+                    network, x, torch.zeros_like(x), config.schedule.logsnr(torch.rand(num)), cond
+                )
+            if not loss.requires_grad:
+                raise ValueError("its output has no gradient: compute it from weights, with grad")
+            loss.mean().backward()  # type: ignore[no-untyped-call]
+        denoiser = Denoiser(self.state.ema.network, config.parameterization)
+        with _refusing("The validation set cannot be measured"), autocast(config, device):
+            require_measurable(denoiser, config, data, device)
 
     def train(self, on_images: OnImages) -> None:
         """Run the steps that are left."""
@@ -127,7 +151,7 @@ class Trainer:
         x, cond = self.batch()
         random = self.draw()
         if cond is not None and config.label_dropout > 0:
-            cond = replace_conds(cond, self.null_cond, random.uniform < config.label_dropout)
+            cond = replace_conds(cond, self.data.null_cond, random.uniform < config.label_dropout)
         logsnr = self.objective.schedule.logsnr(random.times)
         with autocast(config, accelerator.device):
             loss = self.objective(self.network, x, random.eps, logsnr, cond)  # [b], nats/dim
@@ -173,7 +197,7 @@ class Trainer:
         """One step of the optimizer; returns the norm of the gradient, before clipping."""
         self.accelerator.backward(loss.mean())
         grad_norm: float = self.accelerator.clip_grad_norm_(
-            self.network.parameters(), self.config.optimizer.max_grad_norm
+            self.prepared.parameters(), self.config.optimizer.max_grad_norm
         ).item()
         if not math.isfinite(grad_norm):
             levels, losses = self.accelerator.gather((logsnr.to(loss), loss.detach()))
@@ -213,11 +237,10 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """The bound on validation samples, in nats per dimension; and write a grid of samples."""
         config, device = self.config, self.accelerator.device
-        network = with_three_arguments(self.state.ema.network)
-        denoiser, values = Denoiser(network, config.parameterization), {}
+        denoiser, values = Denoiser(self.state.ema.network, config.parameterization), {}
         with autocast(config, device):
             bound = validation_bound(denoiser, config, self.data, device)
-            grid = sample_grid(denoiser, config, self.data, self.null_cond, device)
+            grid = sample_grid(denoiser, config, self.data, device)
         if grid is not None:
             self.run.samples.mkdir(exist_ok=True)
             files.write(self.run.samples / f"{self.state.step:08d}.png", grid)
@@ -236,6 +259,16 @@ class Trainer:
             self.state.groups(),
             num_kept=self.config.output.num_kept,
         )
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Make any error a ValueError that says what cannot be done, and why."""
+    try:
+        yield
+    except Exception as error:  # of the user's code, of any type
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{what}: {kind}{flat(error)[:300]}") from error
 
 
 def _share(num_shards: int, accelerator: Accelerator) -> range:

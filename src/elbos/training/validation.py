@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from elbos.conditions import Condition, to_device
+from elbos.conditions import to_device
 from elbos.denoiser import Denoise
 from elbos.likelihood import Bound, variational_bound
 from elbos.schedules import Linear, Schedule
@@ -25,23 +25,50 @@ def validation_bound(
     denoiser: Denoise, config: Config, data: Samples, device: torch.device
 ) -> Bound | None:
     """The bound of 500 validation samples, the same each time; None if there are no such data."""
-    source = data.validation
-    if source is None:
+    if data.validation is None:
         return None
+    rows = _validation_rows(data.validation)
+    return _bound(denoiser, config, data, rows, device, num_times=NUM_VALIDATION_TIMES)
+
+
+def require_measurable(
+    denoiser: Denoise, config: Config, data: Samples, device: torch.device
+) -> None:
+    """Raise an error if a validation sample that is used cannot be measured, at one noise level."""
+    if data.validation is not None:
+        grid = torch.arange(NUM_GRID_IMAGES) % len(data.validation)
+        rows = torch.cat([_validation_rows(data.validation), grid])
+        _bound(denoiser, config, data, rows, device, num_times=1)
+
+
+def _validation_rows(source: Source) -> Int64[Tensor, " n"]:
+    return torch.randperm(len(source), generator=generator(0))[:NUM_VALIDATION_IMAGES]
+
+
+def _bound(
+    denoiser: Denoise,
+    config: Config,
+    data: Samples,
+    rows: Int64[Tensor, " n"],
+    device: torch.device,
+    *,
+    num_times: int,
+) -> Bound:
+    assert data.validation is not None
     return bound_of(
         denoiser,
-        source,
-        torch.randperm(len(source), generator=generator(0))[:NUM_VALIDATION_IMAGES],
+        data.validation,
+        rows,
         config.schedule,
         num_levels=data.spec.num_levels,
-        num_times=NUM_VALIDATION_TIMES,
+        num_times=num_times,
         use_cond=config.use_labels,
         device=device,
     )
 
 
 def sample_grid(
-    denoiser: Denoise, config: Config, data: Samples, null_cond: Condition, device: torch.device
+    denoiser: Denoise, config: Config, data: Samples, device: torch.device
 ) -> bytes | None:
     """A PNG of 64 samples of the run's seed; None if samples are neither images nor points.
 
@@ -64,7 +91,7 @@ def sample_grid(
         seed=config.seed,
         device=device,
         cond=cond,
-        null_cond=null_cond,
+        null_cond=data.null_cond,
     )
     return png(torch.cat(list(samples)))
 

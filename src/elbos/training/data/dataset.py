@@ -77,6 +77,10 @@ class Samples(Protocol):
     @property
     def validation(self) -> Source | None: ...
 
+    @property
+    def null_cond(self) -> Condition:
+        """The condition of one sample that stands for none, `[1, ...]`, or None if none does."""
+
     def fingerprint(self) -> dict[str, Any]:
         """The identifier of the data."""
 
@@ -144,6 +148,11 @@ class Dataset:
     def validation(self) -> Levels:
         """The validation samples, for a network."""
         return Levels(self.val, self.num_levels)
+
+    @property
+    def null_cond(self) -> Int64[Tensor, " 1"]:
+        """The label that stands for none."""
+        return torch.tensor([-1])
 
     def fingerprint(self) -> dict[str, Any]:
         """The identifier of the dataset: its sizes, and a digest of all pixel values and labels.
