@@ -412,7 +412,8 @@ class Monotone(Weighting):
     paper's EDM-monotonic.
 
     The maxima are found once, on $[-50, 50]$, and to about 1e-7 (`extrema.rising_intervals`); the
-    supremum is then exact, not read off a grid.
+    supremum is then exact, not read off a grid. The first call finds them: make it before
+    `torch.compile` with `fullgraph=True`.
 
     Args:
         inner: The weighting, or any callable from log-SNR to weight.
@@ -431,17 +432,16 @@ class Monotone(Weighting):
     inner: WeightFunction
 
     @cached_property
-    def _peaks(self) -> tuple[Tensor, Tensor]:
+    def _peaks(self) -> list[tuple[float, float]]:
         """The local maxima, increasing in log-SNR, and the largest weight from each of them on."""
         ends = [end for _, end in rising_intervals(self.inner, -50.0, 50.0, num_points=20_001)]
-        logsnr = torch.tensor(ends, dtype=torch.float64)
-        return logsnr, self.inner(logsnr).flip(0).cummax(0).values.flip(0)
+        w = self.inner(torch.tensor(ends, dtype=torch.float64))
+        return list(zip(ends, w.flip(0).cummax(0).values.flip(0).tolist(), strict=True))
 
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         w = self.inner(logsnr)
-        for peak, height in zip(*self._peaks, strict=True):
-            is_before = logsnr <= peak.to(logsnr.device)
-            w = torch.where(is_before, w.clamp(min=height.item()), w)
+        for peak, height in self._peaks:
+            w = torch.where(logsnr <= peak, w.clamp(min=height), w)
         return w
 
 

@@ -198,6 +198,10 @@ def test_a_batch_of_levels_is_the_schedule_at_low_discrepancy_times(schedule):
 
 COMPILED = """
 import torch
+from elbos import weightings
+from elbos.adaptive import Adaptive
+from elbos.objective import Objective
+from elbos.parameterizations import EDM
 from tables import SCHEDULES
 
 t = torch.linspace(0, 1, 17, dtype=torch.float64)
@@ -205,11 +209,32 @@ for schedule in SCHEDULES:
     for f in (schedule.logsnr, schedule.time, schedule.log_density):
         torch.compiler.reset()
         assert torch.equal(torch.compile(f, fullgraph=True, backend="eager")(t), f(t)), f
+
+for inner in (weightings.EDM(), weightings.IDDPM()):
+    schedule = Adaptive()
+    objective = Objective(
+        weighting=weightings.Monotone(inner), schedule=schedule, parameterization=EDM()
+    )
+    x = torch.linspace(-1, 1, 34).view(17, 2)
+
+    def loss(logsnr):
+        return objective(lambda z, *_: z, x, x.flip(0), logsnr)
+
+    loss(t)  # the maxima are found by the first call, which does not compile
+    torch.compiler.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
+    for _ in range(2):
+        logsnr = schedule.logsnr(t)
+        assert torch.equal(compiled(logsnr), loss(logsnr))
+        schedule.update(logsnr, loss(logsnr))
 """
 
 
-def test_schedules_compile_as_one_graph():
-    """On the CPU too, where times are checked, outside of compiled code; without checked types."""
+def test_schedules_and_losses_compile_as_one_graph():
+    """On the CPU too, where times are checked, outside of compiled code; without checked types.
+
+    What an adaptive schedule learns is in the next loss.
+    """
     path = os.pathsep.join(sys.path)
     done = subprocess.run(
         [sys.executable, "-c", COMPILED],
