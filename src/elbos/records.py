@@ -37,7 +37,7 @@ def from_json(annotation: Any, value: Any) -> Any:
     kinds, origin = get_args(annotation), get_origin(annotation)
     if isinstance(annotation, types.UnionType):  # of a type and None
         return None if value is None else from_json(kinds[0], value)
-    if dataclasses.is_dataclass(annotation):
+    if dataclasses.is_dataclass(annotation) and isinstance(value, Mapping):
         hints = get_type_hints(annotation)
         given = {
             f.name: _decoded(f, hints[f.name], value)
@@ -49,7 +49,7 @@ def from_json(annotation: Any, value: Any) -> Any:
         return tuple(from_json(kinds[0], item) for item in value)
     if origin is Mapping and isinstance(value, Mapping):
         return {kinds[0](key): from_json(kinds[1], item) for key, item in value.items()}
-    is_known = value in kinds if origin is Literal else _is_of(annotation, value)
+    is_known = value in kinds if origin is Literal else not origin and _is_of(annotation, value)
     if not is_known:
         raise TypeError(f"{value!r} is no {getattr(annotation, '__name__', annotation)}")
     return value

@@ -244,9 +244,22 @@ def test_a_result_is_read_back_from_json(result):
     assert content["sweep"]["points"][0]["sampler"] == "Ancestral()"
 
 
-def test_a_file_of_something_else_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("wrong", "needed"),
+    [
+        ({"step": "9"}, "'9'"),
+        ({"quality": {"sets": [5]}}, "5"),
+        ({"sweep": {"baseline": {"split": "test", "num": 9, "frechet_distance": "<b>"}}}, "<b>"),
+        ({"results": 5}, "5"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(result, tmp_path, wrong, needed):
+    """One of an earlier version, and values of other types."""
     (tmp_path / "eval.json").write_text('{"run": "runs/old"}')
     with pytest.raises(ValueError, match=r"eval.json.*'step'"):
+        Evaluation.load(tmp_path / "eval.json")
+    (tmp_path / "eval.json").write_text(json.dumps(result.to_dict() | wrong))
+    with pytest.raises(ValueError, match=rf"eval.json.*{needed}"):
         Evaluation.load(tmp_path / "eval.json")
 
 

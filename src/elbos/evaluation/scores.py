@@ -13,6 +13,7 @@ from elbos.evaluation.metrics import (
     Value,
     leading_distance,
 )
+from elbos.records import from_json
 
 _FLAT = {"is_flat": True}  # in JSON, see `records`
 
@@ -28,7 +29,11 @@ def _scores_as_json(values: Mapping[str, Value]) -> dict[str, float | None]:
 
 def _scores_from_json(data: Mapping[str, Any]) -> dict[str, Value]:
     names = (metric.name for metric in SAMPLE_METRICS)
-    return {n: Value(data[n], data.get(f"{n}_se")) for n in names if data.get(n) is not None}
+    return {
+        n: Value(from_json(float, data[n]), from_json(float | None, data.get(f"{n}_se")))
+        for n in names
+        if data.get(n) is not None
+    }
 
 
 @dataclass(frozen=True)
