@@ -146,6 +146,9 @@ def test_weightings_are_the_recipes(elbos: Elbos) -> None:
     rows = json.loads(elbos("weightings", "--json").out)
     assert [row["name"] for row in rows] == list(RECIPES)
     assert all(row["is_monotone"] == (not row["rising"]) for row in rows)
+    numbers = {part.partition("/abs/")[2] for row in rows for part in row["reference"].split()}
+    table = elbos("weightings").out
+    assert all(f"arXiv:{number}" in table for number in numbers if number)
 
 
 @pytest.mark.usefixtures("runs")

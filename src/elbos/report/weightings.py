@@ -71,7 +71,7 @@ def table(weightings: list[ImpliedWeighting]) -> Table:
             one.weighting,
             "yes" if one.is_monotone else "no",
             ", ".join(f"[{number(start, 3)}, {number(end, 3)}]" for start, end in one.rising),
-            one.reference,
+            one.reference.replace("https://arxiv.org/abs/", "arXiv:"),  # which no wrapping breaks
         )
         for one in weightings
     ]
