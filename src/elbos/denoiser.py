@@ -54,6 +54,8 @@ def with_three_arguments(network: Network, called: Network | None = None) -> Net
 
 def _takes(network: Network, num: int) -> bool:
     """Whether a network can be called with so many arguments, as far as its signature tells."""
+    if torch.compiler.is_compiling():  # signatures do not compile: networks then take all three
+        return True
     function = network.forward if isinstance(network, nn.Module) else network
     try:
         inspect.signature(function).bind(*[None] * num)
@@ -69,7 +71,7 @@ def network_output(
     cond: Condition = None,
 ) -> Float[Tensor, "b *d"]:
     """The network's output, after a check that it is one tensor of the shape of `z`. Networks of
-    two arguments are called without the condition.
+    two arguments are called without the condition, outside of compiled code.
 
     Raises:
         ValueError: If it is not: diffusers and transformers return an object that holds it.
