@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.decompose import Coefficients, similarity, solve_paired
+from elbos.audit.decompose import Coefficients, paired_grams, similarity, solve
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.queries import PairedCalls, Queries, normalized_sum, unlike
 
@@ -155,7 +155,8 @@ def find_noise(
     x = reference[0]
 
     def solved(paired: list[PairedCalls], *, is_known: bool) -> Coefficients:
-        return solve_paired(paired, reference, is_noise_known=is_known, is_uneven=is_uneven)
+        grams = [paired_grams(calls, reference, is_uneven=is_uneven) for calls in paired]
+        return solve(torch.cat(grams), is_noise_known=is_known)
 
     found = solved(paired, is_known=True)
     unexplained = found.unexplained_noise.nanmedian().item()
@@ -285,29 +286,20 @@ def _neighbour_correlation(noise: Tensor, axis: int) -> float:
 
 
 class Process(NamedTuple):
-    """A process, and the scale of the data.
+    """A process, and the scale of the data."""
 
-    Args:
-        name: Its name, or None if the relation is none of those known.
-        scale: $s$, what the data are multiplied with before they are diffused.
-        sigma_data: $\\sigma_d$ of an input scaled like EDM's, or None.
-    """
-
-    name: str | None
-    scale: float
-    sigma_data: float | None = None
+    name: str | None  # None if the relation is none of those known
+    scale: float  # what the data are multiplied with before they are diffused
+    sigma_data: float | None = None  # of an input scaled like EDM's
 
 
 def process_of(
     alpha: Float[Tensor, " n"], sigma: Float[Tensor, " n"], *, offset: float, rtol: float
 ) -> Process:
-    r"""The process that the measured scales belong to.
+    """The process that measured scales belong to.
 
-    Args:
-        alpha: $\alpha'$, per sample.
-        sigma: $\sigma'$, per sample.
-        offset: What is added to the data; if it is not 0, so is a scale likely.
-        rtol: Relative error of `sigma` of a single sample.
+    If something is added to the data, a scale is likely, too; `rtol` is the relative error of a
+    single `sigma`.
     """
     order = alpha.argsort()
     groups = [(alpha[i], sigma[i]) for i in order.tensor_split(min(20, len(order)))]

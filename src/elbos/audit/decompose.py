@@ -26,29 +26,18 @@ _NUM_ELEMENTS = 2**12  # of a sample, where they need not all be used
 class Coefficients:
     r"""What a loss does to each sample, up to the scale of its data.
 
-    Attributes:
-        alpha: $\alpha'$, what the data are multiplied with in $z$.
-        sigma: $\sigma' \ge 0$.
-        a: Coefficient of the data in the target.
-        b: Coefficient of the noise in the target.
-        offset: $\mu$, what is added to the data before anything else; one number for all samples.
-        unexplained_noise: Share of the noise in $z$ that is not the noise that torch drew; 1 where
-            none was recorded.
-        constant_noise: Share of the noise in $z$ that is constant over the image and no offset of
-            the data.
-        unexplained_target: Share of the target that is no combination of data and noise.
-        rounding: Error of $\log(\alpha'^2/\sigma'^2)$ that rounding to float32 makes.
+    They are those of a mirror image of the noise where that makes $\sigma'$ positive.
     """
 
-    alpha: Float[Tensor, " n"]
-    sigma: Float[Tensor, " n"]
-    a: Float[Tensor, " n"]
-    b: Float[Tensor, " n"]
-    offset: float
-    unexplained_noise: Float[Tensor, " n"]
-    constant_noise: float
-    unexplained_target: Float[Tensor, " n"]
-    rounding: Float[Tensor, " n"]
+    alpha: Float[Tensor, " n"]  # what the data are multiplied with in z
+    sigma: Float[Tensor, " n"]  # not negative
+    a: Float[Tensor, " n"]  # the coefficient of the data in the target
+    b: Float[Tensor, " n"]  # that of the noise
+    offset: float  # what is added to the data before anything else, one number for all samples
+    unexplained_noise: Float[Tensor, " n"]  # share of the noise that is not the draw; else 1
+    constant_noise: float  # share of it that is constant over the image, and no offset of the data
+    unexplained_target: Float[Tensor, " n"]  # share that is no combination of data and noise
+    rounding: Float[Tensor, " n"]  # the error of log(alpha**2 / sigma**2) that float32 makes
 
 
 def paired_grams(
@@ -246,15 +235,3 @@ def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficient
         unexplained_target=space.norm2(rest - b[:, None] * eps) / space.norm2(y).clamp(min=1e-300),
         rounding=2 * 6e-8 * (space.norm2(z) / num).sqrt() * sizes,
     )
-
-
-def solve_paired(
-    paired: list[PairedCalls],
-    reference: tuple[Tensor, Tensor],
-    *,
-    is_noise_known: bool,
-    is_uneven: bool,
-) -> Coefficients:
-    """The coefficients of all samples of some batches."""
-    grams = [paired_grams(calls, reference, is_uneven=is_uneven) for calls in paired]
-    return solve(torch.cat(grams), is_noise_known=is_noise_known)

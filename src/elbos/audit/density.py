@@ -52,31 +52,20 @@ _MISFIT_WINDOW = 25  # points of a grid over which the largest misfit is taken
 class Density:
     r"""An estimate of $p(\lambda)$ on a grid.
 
-    Attributes:
-        kind: "table", "named", "function" or "smooth".
-        log_p: $\log p$ at the grid.
-        covariance: Of the estimate of `log_p`.
-        schedule: The schedule that fits, or None.
-        num_steps: Number of values in the table, or None.
-        is_fitted: Whether something was fitted to levels alone, so that `covariance` is that of
-            chance, and leaves out what the fit itself may be wrong about.
+    If something was fitted to levels alone, the covariance is that of chance, and leaves out what
+    the fit itself may be wrong about.
     """
 
     kind: Literal["table", "named", "function", "smooth"]
     log_p: Float[Array, " g"]
-    covariance: Float[Array, "g g"]
-    schedule: Schedule | None
-    num_steps: int | None
+    covariance: Float[Array, "g g"]  # of log_p
+    schedule: Schedule | None  # that fits
+    num_steps: int | None  # of a table
     is_fitted: bool = False
 
 
 def estimate_density(levels: Levels, grid: Float[Array, " g"]) -> Density:
-    """The density of independent noise levels.
-
-    Args:
-        levels: The levels.
-        grid: Where to give the density, from the smallest level to the largest.
-    """
+    """The density of independent noise levels on a grid from the smallest to the largest."""
     table = Table.from_levels(levels)
     draw = deciding_draw(levels.logsnr, levels.error, levels.quantiles)
     if draw is not None:
@@ -161,15 +150,8 @@ def _of_levels(
 def deciding_draw(
     logsnr: Float[Array, " n"], error: Float[Array, " n"], quantiles: Float[Array, "n draws"]
 ) -> Float[Array, " n"] | None:
-    """The random number of which the level is a rising function, its sign changed if need be.
-
-    Args:
-        logsnr: The levels.
-        error: Of each, by rounding.
-        quantiles: The candidates, by the logit of their quantile.
-
-    Returns:
-        The number of each sample, or None if no candidate decides the level.
+    """The random number of which the level is a rising function, up to rounding, its sign changed
+    if need be; None if no candidate decides the level.
     """
     for draw in quantiles.T:
         is_finite = np.isfinite(draw)
@@ -197,10 +179,8 @@ class RisingCurve:
 
     def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
         """Some of the points, many errors apart: from the middle outwards, and the fewer errors the
-        nearer to the ends, where points are rare.
-
-        Args:
-            min_distance: Between points, as a share of the way along both axes.
+        nearer to the ends, where points are rare; none nearer than a share of the way along both
+        axes.
         """
         way = (self.s / np.ptp(self.s) + self.places / np.ptp(self.places)) / 2
         middle = len(way) // 2

@@ -50,7 +50,8 @@ def audit_of_samples(samples: Samples, *, title: str) -> Audit:
     diagnostics = [*samples.diagnostics, *found, *_of_the_coefficient(samples, c)]
     if prediction.name is None and not any(one.is_fatal for one in diagnostics):
         diagnostics.append(Diagnostic("unknown-target"))
-    is_pure = samples.logsnr == -torch.inf
+    is_pure, c_mean = samples.logsnr == -torch.inf, samples.coefficient.mean()
+    c_pure = (samples.coefficient[is_pure].mean() / c_mean).item() if is_pure.any() else 0.0
     return assembled(
         title=title,
         source="measured",
@@ -72,7 +73,7 @@ def audit_of_samples(samples: Samples, *, title: str) -> Audit:
         data_scale=samples.process.scale,
         data_offset=samples.data_offset,
         share_pure_noise=is_pure.double().mean().item(),
-        weight_pure_noise=_mean_ratio(samples.coefficient[is_pure], samples.coefficient),
+        weight_pure_noise=c_pure,
         share_clean=(samples.logsnr == torch.inf).double().mean().item(),
         diagnostics=diagnostics,
     )
@@ -91,19 +92,10 @@ def assembled(
     is_used: NDArray[np.bool_] | None = None,
     **fields: Any,
 ) -> Audit:
-    r"""The audit with these curves, with names for what is in them.
+    """The audit with these curves, with names for what is in them.
 
-    Args:
-        grid: Log-SNR.
-        log_p: $\log p$ there.
-        log_w: $\log w$, up to a constant.
-        log_c: The log of the coefficient, up to a constant.
-        a: Coefficient of the data in the target.
-        b: Coefficient of the noise in the target.
-        prediction: The target.
-        covariance: Of the errors of `log_w`. Default: it is exact.
-        is_used: Where names are to fit. Default: everywhere.
-        **fields: The other fields of the audit.
+    The covariance is that of `log_w`, by default exact; `log_w` and `log_c` count up to a constant.
+    Names fit where `is_used`, by default everywhere. `fields` are the others of the audit.
     """
     p = np.exp(log_p - log_p.max())
     p /= p.sum()
@@ -144,14 +136,8 @@ def significant_rises(
     """Intervals of log-SNR on which a log-weight rises beyond its error.
 
     A turn counts once two points differ by more than `num_errors` standard errors of their
-    difference, and what float32 can leave. Noise is then called a rise in less than one of a
-    thousand curves.
-
-    Args:
-        grid: Log-SNR.
-        log_w: The log-weight.
-        covariance: Of its errors.
-        num_errors: Default: five, since some thousands of pairs of points are compared.
+    difference, and what float32 can leave. Of five, since some thousands of pairs of points are
+    compared: noise is then called a rise in less than one of a thousand curves.
     """
     variance = np.diag(covariance)
 
@@ -189,10 +175,6 @@ def _relative_error(covariance: Float[Array, "g g"], p: Float[Array, " g"]) -> F
     mean = covariance @ p
     variance = np.diag(covariance) - 2 * mean + p @ mean
     return np.sqrt(np.maximum(variance, 0))
-
-
-def _mean_ratio(part: Tensor, whole: Tensor) -> float:
-    return (part.mean() / whole.mean()).item() if len(part) else 0.0
 
 
 def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:

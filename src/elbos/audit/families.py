@@ -43,19 +43,10 @@ def fit_family(
     fatol: float = 1e-4,
     max_calls: int = 1000,
 ) -> tuple[list[float], float]:
-    """The parameters for which the loss of a member of a family is least, and that loss.
+    """The parameters, by Nelder and Mead's method, for which the loss of a member of a family is
+    least, and that loss; of a family without parameters, that of its one member.
 
-    By Nelder and Mead's method. Members out of bounds, that cannot be built, or without a finite
-    loss count as far away.
-
-    Args:
-        build: From the parameters to the member.
-        start: The parameters to start from; a family without any has one member.
-        loss: Of a member.
-        bounds: Of each parameter. Default: none.
-        xatol: Tolerance of the parameters.
-        fatol: Tolerance of the loss.
-        max_calls: How often to compute the loss at most. Default: more than it takes.
+    Members out of bounds, that cannot be built, or without a finite loss count as far away.
     """
 
     def loss_of(theta: Array) -> float:
@@ -201,12 +192,6 @@ def schedule_of_shape(
 ) -> tuple[Schedule | None, bool]:
     """The schedule whose log-density is within the errors of one that was read off, everywhere, and
     whether it is that of a published recipe, or has nothing to fit but ends.
-
-    Args:
-        grid: Where it was.
-        log_p: The log-density.
-        error: Of it.
-        logsnr: The levels.
     """
     at, weight = torch.from_numpy(grid), 1 / (error**2 + _SHAPE_ERROR**2)
 
@@ -234,12 +219,10 @@ def schedule_of_shape(
 def named_schedule(
     logsnr: Float[Array, " n"], smooth: SmoothDensity | None
 ) -> NamedSchedule | None:
-    """The named schedule that fits.
+    """The named schedule that fits levels, or None.
 
-    Args:
-        logsnr: The levels.
-        smooth: The smooth density, which has to be hardly more likely; None if the levels are the
-            steps of a table, quantiles of the schedule and not draws from it.
+    The smooth density has to be hardly more likely; it is None if the levels are the steps of a
+    table, quantiles of the schedule and not draws from it.
     """
     num = len(logsnr)
     fitting: list[tuple[float, _Fit, Schedule]] = []

@@ -56,12 +56,9 @@ class Call:
 class ProbeNetwork(nn.Module):
     """A stand-in for the network that takes any arguments.
 
-    Args:
-        x: The clean batch: noisy data are recognized by its shape.
-        form: The form of the output.
-        scale: Answers are `scale` times fixed random signs; 0 where gradients are switched off.
-        is_masked: Whether to answer 0 in a random half of the elements.
-        always_moved: Calls, by their number, whose answers are the signs whatever `scale` is.
+    Noisy data are recognized by the shape of the clean batch `x`. Answers are `scale` times fixed
+    random signs; 0 where gradients are switched off, and in a random half of the elements if
+    `is_masked`; the signs in the calls whose numbers are in `always_moved`.
     """
 
     def __init__(
@@ -177,21 +174,13 @@ def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
 
 @dataclass
 class Instrument:
-    """A loss, called with a `ProbeNetwork`.
-
-    Attributes:
-        loss_fn: `loss_fn(network, x)`.
-        form: The form of the network's output.
-        recorder: Of the random numbers of the latest call.
-        untrained: Calls of the network, by number, on which the latest loss did not depend.
-        is_finite: Whether the latest loss was a finite number.
-    """
+    """A loss, called with a `ProbeNetwork`, and what was found in the latest call."""
 
     loss_fn: LossFunction
     form: OutputForm
-    recorder: Recorder = field(default_factory=Recorder)
-    untrained: list[int] = field(default_factory=list)
-    is_finite: bool = True
+    recorder: Recorder = field(default_factory=Recorder)  # of random numbers
+    untrained: list[int] = field(default_factory=list)  # calls that the loss did not depend on
+    is_finite: bool = True  # whether the loss was
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Instrument":

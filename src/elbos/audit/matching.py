@@ -51,17 +51,11 @@ class Nearest(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a network predicts.
+    """What a network predicts."""
 
-    Args:
-        name: eps, x, v, score, flow or edm; None if it is none of these.
-        factor: What the named target is multiplied with; -1 where its sign is reversed.
-        sigma_data: EDM's, or None.
-    """
-
-    name: str | None
-    factor: float = 1.0
-    sigma_data: float | None = None
+    name: str | None  # eps, x, v, score, flow or edm; None if it is none of these
+    factor: float = 1.0  # what the named target is multiplied with; -1: its sign is reversed
+    sigma_data: float | None = None  # EDM's
 
     @classmethod
     def from_target(cls, y: Parameterization, factor: float = 1.0) -> "Prediction":
@@ -71,13 +65,8 @@ class Prediction(NamedTuple):
 def prediction_of(
     logsnr: Float[Tensor, " n"], a: Float[Tensor, " n"], b: Float[Tensor, " n"], *, rtol: float
 ) -> Prediction:
-    """The prediction type whose target the measured one is a constant multiple of.
-
-    Args:
-        logsnr: Finite noise levels.
-        a: Coefficient of the data in the target.
-        b: Coefficient of the noise in the target.
-        rtol: Relative error of a single value.
+    r"""The prediction type whose target $a x + b\epsilon$ is a constant multiple of, where single
+    values have a relative error `rtol`.
     """
     zero, ratio = torch.zeros_like(logsnr), torch.exp(logsnr / 2)
     targets: list[Parameterization] = [Eps(), X(), V(), Flow(), Score()]
@@ -145,13 +134,7 @@ _FAMILIES = [
 def nearest_weightings(
     logsnr: Float[Array, " g"], log_w: Float[Array, " g"], p: Float[Array, " g"]
 ) -> list[Nearest]:
-    """Named weightings by their distance, the nearest first.
-
-    Args:
-        logsnr: A grid.
-        log_w: The log-weight measured there.
-        p: Probabilities of the grid's points.
-    """
+    """Named weightings by their distance under `p` from the one measured, the nearest first."""
     kept = p > 1e-6 * p.max()
     logsnr, log_w, p = logsnr[kept], log_w[kept], p[kept] / p[kept].sum()
     levels = torch.from_numpy(logsnr)
@@ -243,18 +226,11 @@ def _best_parameter(formula: str, snr: Array, log_c: Array, p: Array) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class MonotoneFactor:
-    """The factor, as a function of log-SNR and as code.
+    """The factor, as a function of log-SNR and as code."""
 
-    Attributes:
-        name: The named weighting that the loss has, as code; None if it has none.
-        end: The log-SNR above which the factor is 1.
-        at: Log-SNR of the points between which the log of the factor is linear, if without a name.
-        log_factor: At these points.
-    """
-
-    name: str | None
-    end: float
-    at: Float[Array, " k"]
+    name: str | None  # of the weighting that the loss has, as code
+    end: float  # the log-SNR above which the factor is 1
+    at: Float[Array, " k"]  # without a name: points between which the log of the factor is linear
     log_factor: Float[Array, " k"]
 
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

@@ -45,32 +45,21 @@ _MIN_DIMENSIONS = 32  # in which data, noise and random signs are far from depen
 class Samples:
     r"""What a loss did to each of the samples drawn from it, float64, `[n]`.
 
-    Attributes:
-        logsnr: $\lambda$; $\pm\infty$ for pure noise and clean data.
-        a: Coefficient of the data in the target, the data in the scale of the process.
-        b: Coefficient of the noise in the target.
-        coefficient: $c$ of $\|\hat y - y\|^2$.
-        eps_coefficient: $k$ of $\|\hat\epsilon - \epsilon\|^2$.
-        batch: The number of each sample's batch.
-        process: The process, and the scale of the data.
-        data_offset: What is added to the data before they are scaled.
-        logsnr_error: Standard error of a single `logsnr`, where the noise is not known.
-        rounding: Error of each `logsnr` by rounding.
-        quantiles: Numbers that the loss drew for each sample, `[n, draws]`; see `rng`.
-        diagnostics: Findings besides.
+    Log-SNR is $\pm\infty$ for clean data and pure noise; the target is $a x + b\epsilon$ with the
+    data in the scale of the process.
     """
 
     logsnr: Float[Tensor, " n"]
     a: Float[Tensor, " n"]
     b: Float[Tensor, " n"]
-    coefficient: Float[Tensor, " n"]
-    eps_coefficient: Float[Tensor, " n"]
-    batch: Float[Tensor, " n"]
+    coefficient: Float[Tensor, " n"]  # of the squared error of the target
+    eps_coefficient: Float[Tensor, " n"]  # of that of the noise
+    batch: Float[Tensor, " n"]  # its number
     process: Process
-    data_offset: float
-    logsnr_error: float
-    rounding: Float[Tensor, " n"]
-    quantiles: Float[Tensor, "n draws"]
+    data_offset: float  # what is added to the data before they are scaled
+    logsnr_error: float  # standard error of a single log-SNR, where the noise is not known
+    rounding: Float[Tensor, " n"]  # the error of each log-SNR by rounding
+    quantiles: Float[Tensor, "n draws"]  # of the numbers that the loss drew for each sample (`rng`)
     diagnostics: list[Diagnostic]
 
 
@@ -93,14 +82,15 @@ def measure(
         first_seed = distant_seed(seed)
         pilot = _pilot(loss_fn, x, first_seed)
         drawn = _draw(pilot, num_samples, first_seed, advance or (lambda _: None))
-    is_finite = drawn.grams.isfinite().flatten(1).all(1) & drawn.coefficient.isfinite()
+    grams, coefficient, *_ = drawn
+    is_finite = grams.isfinite().flatten(1).all(1) & coefficient.isfinite()
     if not is_finite.any():
         raise ValueError("The loss is not finite: its gradient is NaN for every sample.")
     if not is_finite.all():
         share = 1 - is_finite.double().mean().item()
         found = [*pilot.diagnostics, Diagnostic("not-finite", {"share": share})]
         pilot = replace(pilot, diagnostics=found)
-    return _samples_of(pilot, drawn.at(is_finite), data_scale)
+    return _samples_of(pilot, *(column[is_finite] for column in drawn), data_scale=data_scale)
 
 
 @dataclass(frozen=True)
@@ -161,22 +151,10 @@ def _median(values: Tensor) -> float:
     return values.nan_to_num().median().item()
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """Samples before they are solved: their Gram matrices, $c$, batches and quantiles."""
-
-    grams: Float[Tensor, "n r r"]
-    coefficient: Float[Tensor, " n"]
-    batch: Float[Tensor, " n"]
-    quantiles: Float[Tensor, "n draws"]
-
-    def at(self, index: Tensor | slice) -> "_Drawn":
-        columns = (self.grams, self.coefficient, self.batch, self.quantiles)
-        return _Drawn(*(column[index] for column in columns))
-
-
-def _draw(pilot: _Pilot, num: int, seed: int, advance: Callable[[int], None]) -> _Drawn:
-    """Take batch after batch apart, until there are `num` samples."""
+def _draw(
+    pilot: _Pilot, num: int, seed: int, advance: Callable[[int], None]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gram matrices, $c$, numbers of batches, and quantiles of `num` samples, batch after batch."""
     x, size = pilot.reference[0], len(pilot.queries.x)
     elements = representative_elements(x)
     grams, coefficients, batches, quantiles = [], [], [], []
@@ -202,12 +180,20 @@ def _draw(pilot: _Pilot, num: int, seed: int, advance: Callable[[int], None]) ->
     solved = single_grams(torch.cat(grams), pilot.offset) if pilot.is_plain else None
     gram, c = solved or (torch.cat(grams), torch.cat(coefficients))
     batch = torch.tensor(batches, dtype=torch.float64).repeat_interleave(size)
-    return _Drawn(gram, c, batch, torch.cat(columns)).at(slice(num))
+    return gram[:num], c[:num], batch[:num], torch.cat(columns)[:num]
 
 
-def _samples_of(pilot: _Pilot, drawn: _Drawn, data_scale: float | None) -> Samples:
+def _samples_of(
+    pilot: _Pilot,
+    grams: Float[Tensor, "n r r"],
+    c: Float[Tensor, " n"],
+    batch: Float[Tensor, " n"],
+    quantiles: Float[Tensor, "n draws"],
+    *,
+    data_scale: float | None,
+) -> Samples:
     """The coefficients of samples, in the scale of their process."""
-    solved, c = solve(drawn.grams, is_noise_known=pilot.is_noise_known), drawn.coefficient
+    solved = solve(grams, is_noise_known=pilot.is_noise_known)
     x = pilot.queries.x
     rtol = 0.0 if pilot.is_noise_known else (2 / x[0].numel()) ** 0.5
     process = process_of(solved.alpha, solved.sigma, offset=solved.offset, rtol=rtol)
@@ -230,12 +216,12 @@ def _samples_of(pilot: _Pilot, drawn: _Drawn, data_scale: float | None) -> Sampl
         b=solved.b,
         coefficient=c,
         eps_coefficient=c * (solved.b - solved.a * solved.sigma / solved.alpha) ** 2,
-        batch=drawn.batch,
+        batch=batch,
         process=process,
         data_offset=solved.offset,
         logsnr_error=rtol,
         rounding=solved.rounding,
-        quantiles=drawn.quantiles,
+        quantiles=quantiles,
         diagnostics=found,
     )
 

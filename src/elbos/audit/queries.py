@@ -17,42 +17,25 @@ from elbos.audit.instrument import Call, Instrument, LossFunction
 
 @dataclass(frozen=True)
 class SingleCall:
-    """A batch as the network saw it, and the gradient of the loss at one answer.
+    """A batch as the network saw it, and the gradient of the loss at one answer."""
 
-    Attributes:
-        z: Noisy data, in the layout of the data.
-        answer: Random signs.
-        gradient: Of the loss, at that answer.
-        normals: Normal numbers that were drawn, those of the size of `z`.
-        shared: Normal numbers that were drawn, those that many elements of `z` may share.
-        quantiles: Numbers that may decide the noise level of each sample (`rng`).
-    """
-
-    z: Tensor
-    answer: Tensor
-    gradient: Tensor
-    normals: list[Tensor]
-    shared: list[Tensor]
-    quantiles: list[Tensor]
+    z: Tensor  # noisy data, in the layout of the data
+    answer: Tensor  # random signs
+    gradient: Tensor  # of the loss, at that answer
+    normals: list[Tensor]  # normal numbers that were drawn, those of the size of z
+    shared: list[Tensor]  # those that many elements of z may share
+    quantiles: list[Tensor]  # numbers that may decide the noise level of each sample (`rng`)
 
 
 @dataclass(frozen=True)
 class PairedCalls:
-    """Calls with the same random numbers.
+    """Calls with the same random numbers; but for `moved`, with answer 0."""
 
-    Attributes:
-        moved: The data, with random signs for an answer.
-        gradient: The data, with answer 0.
-        z_other: Noisy data, of other data.
-        gradient_other: The other data, with answer 0.
-        gradient_other_moved: The other data, with the random signs; None if not called.
-    """
-
-    moved: SingleCall
-    gradient: Tensor
-    z_other: Tensor
-    gradient_other: Tensor
-    gradient_other_moved: Tensor | None
+    moved: SingleCall  # the data, with random signs for an answer
+    gradient: Tensor  # the data
+    z_other: Tensor  # noisy data, of other data
+    gradient_other: Tensor  # the other data
+    gradient_other_moved: Tensor | None  # the other data, with the random signs, if called
 
     def is_finite(self) -> bool:
         """Whether all samples are finite."""
@@ -82,23 +65,14 @@ class PairedCalls:
 
 @dataclass
 class Queries:
-    """The calls of a loss with one batch of data, seed after seed.
-
-    Attributes:
-        instrument: The loss.
-        x: The clean batch.
-        x_other: Other clean data, of the same shape.
-        first_channel: Where the noisy data begin in the network's input.
-        order: Where each element of the data is in the network's input, if not in its own place.
-        summed: Which of the draws the noise is a sum of, if it is none of them as a whole.
-    """
+    """The calls of a loss with one batch of data, seed after seed."""
 
     instrument: Instrument
     x: Tensor
-    x_other: Tensor
-    first_channel: int = 0
-    order: Tensor | None = None
-    summed: list[int] = field(default_factory=list)
+    x_other: Tensor  # other clean data, of the same shape
+    first_channel: int = 0  # where the noisy data begin in the network's input
+    order: Tensor | None = None  # where each of their elements is there, if not in its own place
+    summed: list[int] = field(default_factory=list)  # draws that the noise is a sum of, if it is
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Queries":

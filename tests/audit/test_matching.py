@@ -1,4 +1,4 @@
-"""The factor to the nearest likelihood objective."""
+"""What a loss is near: a likelihood objective, by a factor."""
 
 import math
 
