@@ -40,10 +40,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import Optimizer
 from elbos.training.data import Dataset, Split
-from elbos.training.machine import new_accelerator
+from elbos.training.machine import best_precision, new_accelerator
 from elbos.training.monitor import Monitor
 from elbos.training.optimizer import new_optimizer
-from elbos.training.precision import best_precision
 from elbos.training.presets import PRESETS
 from elbos.training.trainer import Trainer
 

@@ -17,8 +17,7 @@ from elbos.comparison.job import TRAINING_COST, Job
 from elbos.progress import clock
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config
-from elbos.training.machine import machine, new_accelerator
-from elbos.training.precision import best_precision, described
+from elbos.training.machine import best_precision, described, machine, new_accelerator
 from elbos.training.trainer import Trainer
 
 _WARMUP_STEPS, _BUDGET_SECONDS, _ESTIMATE_SECONDS = 3, 5.0, 1.0

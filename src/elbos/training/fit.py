@@ -23,10 +23,9 @@ from elbos.tabulated import Tabulated
 from elbos.training.choices import require_storable
 from elbos.training.config import Averaging, Config, Optimizer, Output, Precision
 from elbos.training.data import Given, GivenData
-from elbos.training.machine import keep_freed_memory, new_accelerator
+from elbos.training.machine import keep_freed_memory, new_accelerator, resolved
 from elbos.training.monitor import OnImages
 from elbos.training.network import OwnNetwork, require_storable_state
-from elbos.training.precision import resolved
 from elbos.training.run import Run, claim
 from elbos.training.sampling import Sampling
 from elbos.training.trainer import Trainer

@@ -1,7 +1,6 @@
 """A trained run, loaded to be sampled or evaluated; and whose run a directory is."""
 
 import copy
-import hashlib
 import warnings
 from collections.abc import Iterable
 from dataclasses import fields, replace
@@ -25,10 +24,9 @@ from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
 from elbos.samplers import Sampler
 from elbos.training.config import Config, run_config
-from elbos.training.data import Dataset, DataSpec, Items, Samples
-from elbos.training.machine import new_accelerator
+from elbos.training.data import Dataset, DataSpec, Items, Samples, digest_of
+from elbos.training.machine import autocast, new_accelerator
 from elbos.training.network import OwnNetwork
-from elbos.training.precision import autocast
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling, sample
 from elbos.training.state import build_network, require_guidable, uses_labels
@@ -265,10 +263,7 @@ class Run:
 
     def weights_digest(self) -> str:
         """The identifier of the weights."""
-        digest = hashlib.sha256()
-        for tensor in self.network.state_dict().values():
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return digest_of(self.network.state_dict().values())
 
     def autocast(self) -> torch.autocast:
         """The precision the run was trained in, as a context."""

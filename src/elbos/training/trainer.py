@@ -33,9 +33,8 @@ from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config
 from elbos.training.data import Batch, Batches, Samples
-from elbos.training.machine import machine
+from elbos.training.machine import autocast, described, machine
 from elbos.training.monitor import Monitor, OnImages
-from elbos.training.precision import autocast, described
 from elbos.training.randomness import Draw, draw
 from elbos.training.run import averaged_weights
 from elbos.training.state import new_state, require_guidable

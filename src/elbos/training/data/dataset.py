@@ -191,7 +191,7 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
     """The SHA-256 of tensors, one after the other."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        digest.update(np.ascontiguousarray(tensor.numpy()).reshape(-1).data)
+        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).reshape(-1).data)
     return digest.hexdigest()
 
 
