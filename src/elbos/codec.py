@@ -148,8 +148,11 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
 def _decode_fields(cls: type, value: dict[str, Any], where: str) -> Any:
     value = getattr(cls, "upgraded", dict)(value)
     names = {f.name for f in dataclasses.fields(cls) if f.init}
-    if wrong := sorted(names ^ (value.keys() - {"type"})):
-        raise ValueError(f"{where} has missing or unknown entries: {', '.join(wrong)}.")
+    given = value.keys() - {"type"}
+    if unknown := sorted(given - names):
+        raise ValueError(f"{where} has no entry {unknown[0]!r}: {suggestion(unknown[0], names)}")
+    if missing := sorted(names - given):
+        raise ValueError(f"{where} lacks {', '.join(missing)}.")
     hints = get_type_hints(cls, include_extras=True)
     try:
         return cls(**{name: decode(hints[name], value[name], f"{where}.{name}") for name in names})

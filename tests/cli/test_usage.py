@@ -111,6 +111,7 @@ FAILS = {
     "train toy --run digits": "holds a run with",
     "train --config toy/metrics.jsonl": "metrics.jsonl is not a configuration",
     "train --config untyped.json": 'has no "type", such as "Config"',
+    "train --config misspelt.json": "'sead': did you mean seed?",
     "train toy --init nowhere": "not a run directory",
     "train toy --init digits": "digits has network = UNetConfig, not MLPConfig",
     "train toy --init toy": "other channels or classes",
@@ -138,6 +139,8 @@ def test_a_failure_is_one_line_and_status_1(elbos: Elbos, runs: Path, words: str
         (runs / folder).mkdir()
     (runs / "other" / "notes.txt").touch()
     (runs / "untyped.json").write_text('{"seed": 3}')
+    digits = (runs / "digits" / "config.json").read_text()
+    (runs / "misspelt.json").write_text(digits.replace('"seed"', '"sead"'))
     for i in range(3):
         (runs / "corrupt" / f"{i}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     before = snapshot(runs)
