@@ -35,6 +35,7 @@ from elbos.training.config import Config
 from elbos.training.data import Batch, Batches, Samples
 from elbos.training.machine import autocast, described, machine
 from elbos.training.monitor import Monitor, OnImages
+from elbos.training.network import OwnNetwork
 from elbos.training.randomness import Draw, draw
 from elbos.training.run import averaged_weights
 from elbos.training.state import new_state, require_guidable
@@ -55,8 +56,8 @@ class Trainer:
         num_workers: Processes that make batches ahead. Default: none, this process makes them.
 
     Raises:
-        ValueError: If network, data and number of processes do not fit each other, or a few
-            samples cannot be trained on, or those for validation not be measured.
+        ValueError: If network, data and number of processes do not fit each other, or a
+            user-defined network cannot be trained.
     """
 
     def __init__(
@@ -75,7 +76,8 @@ class Trainer:
         self.state = new_state(config, data.spec, accelerator.device, network)
         if config.init is not None and checkpoint.latest(run.checkpoints) is None:
             self.state.begin_with(averaged_weights(config, config.init))
-        self.require_trainable()
+        if isinstance(config.network, OwnNetwork):
+            self.require_trainable()
         if accelerator.is_main_process:
             warn_if_unresolved(config.schedule.logsnr_max, data.spec.num_levels)
         self.prepared, self.optimizer = accelerator.prepare(
@@ -90,8 +92,9 @@ class Trainer:
         self.num_workers, self.ahead = num_workers, iter(tuple[Batch]())
 
     def require_trainable(self) -> None:
-        """Raise a ValueError if a few samples have no loss with a gradient, or the validation
-        samples no bound. Computed on copies: what cannot be trained leaves no trace.
+        """Raise a ValueError if a user-defined network has no loss with a gradient on a few
+        samples, or no bound on those for validation. Computed on copies: what cannot be trained
+        leaves no trace.
         """
         config, data, device = self.config, self.data, self.accelerator.device
         num = min(config.batch_size, NUM_TRIED)
@@ -100,10 +103,11 @@ class Trainer:
         if cond is not None and config.label_dropout > 0:
             cond = replace_conds(cond, data.null_cond, torch.arange(num) % 2 == 0)
         network, name = copy.deepcopy(self.state.network).train(), type(self.state.network).__name__
+        times = (torch.arange(num) + 0.5) / num
         with _refusing(f"The network {name} cannot be trained on x of shape {tuple(x.shape)}"):
             with autocast(config, device):
                 loss = config.objective(
-                    network, x, torch.zeros_like(x), config.schedule.logsnr(torch.rand(num)), cond
+                    network, x, torch.zeros_like(x), config.schedule.logsnr(times), cond
                 )
             if not loss.requires_grad:
                 raise ValueError("its output has no gradient: compute it from weights, with grad")
