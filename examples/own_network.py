@@ -3,8 +3,8 @@ from sklearn.datasets import load_digits
 
 import elbos
 
-x = torch.tensor(load_digits().images[:, None], dtype=torch.float32) / 8 - 1  # [n, 1, 8, 8]
-train, test = x[:1500], x[1500:]  # or your Dataset, whose items are x or (x, cond)
+x = torch.tensor(load_digits().images[:, None], dtype=torch.float32) / 8 - 1  # in [-1, 1]
+train, test = torch.utils.data.random_split(x, [1500, 297], torch.Generator().manual_seed(0))
 
 
 class Network(torch.nn.Sequential):  # your nn.Module, called as network(z, logsnr, cond)
