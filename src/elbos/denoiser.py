@@ -58,10 +58,14 @@ def _takes(network: Network, num: int) -> bool:
         return True
     function = network.forward if isinstance(network, nn.Module) else network
     try:
-        inspect.signature(function).bind(*[None] * num)
+        signature = inspect.signature(function)
+        signature.bind(*[None] * num)
     except (TypeError, ValueError):  # ValueError: it has no signature
         return False
-    return True
+    takes_any = any(one.kind is one.VAR_POSITIONAL for one in signature.parameters.values())
+    # torch.compile, data parallelism and averages of weights wrap a network so
+    inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
+    return _takes(inner, num) if takes_any and isinstance(inner, nn.Module) else True
 
 
 def network_output(
@@ -126,7 +130,8 @@ class Denoiser:
     def __call__(
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-        y = network_output(self.network, z, logsnr.expand(len(z)), cond)
+        own = z.clone()  # the network may change it in place
+        y = network_output(self.network, own, logsnr.expand(len(z)), cond)
         return self.parameterization.split(y.to(z.dtype), z, logsnr)
 
 

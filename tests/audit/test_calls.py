@@ -195,6 +195,7 @@ def test_a_call_that_cannot_be_watched_is_told_why(call, reason):
         ((cosine_v, X.int()), {}, "int32"),
         ((cosine_v, X[0, 0, 0]), {}, r"\[8\]"),
         ((cosine_v, X * torch.nan), {}, "not finite"),
+        ((lambda network, x: 0 * cosine_v(network, x), X), {}, "zero"),
         ((cosine_v, X), {"num_samples": 99}, "num_samples is 99"),
         ((cosine_v, X), {"seed": -1}, "seed is -1"),
         ((cosine_v, X), {"data_scale": 0.0}, "data_scale is 0.0"),

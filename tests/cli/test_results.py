@@ -162,6 +162,8 @@ def test_samples_are_a_picture_and_an_archive(elbos: Elbos) -> None:
         assert image.width == 10 * (8 * 6 + 2) + 2
     paths = json.loads(elbos("sample", "toy", "--num", 30, "--json", "--out", "a/b.c").out)
     assert paths == {"png": "a/b.c.png", "npz": "a/b.c.npz"}
+    again = json.loads(elbos("sample", "toy", "--num", 3, "--json", "--out", "a/d.png").out)
+    assert again == {"png": "a/d.png", "npz": "a/d.npz"}
     with np.load(paths["npz"]) as archive:
         assert list(archive) == ["x", "sampling"]
         assert json.loads(archive["sampling"].item())["sampler"]["type"] == "DPMSolver"

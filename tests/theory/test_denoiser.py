@@ -35,6 +35,21 @@ def test_a_denoiser_undoes_its_parameterization(parameterization, randn):
         torch.testing.assert_close(estimate, exact, rtol=0, atol=1e-9)
 
 
+def test_a_network_may_change_its_input_in_place(randn):
+    z = randn(40, 1)
+
+    class Network(torch.nn.Module):
+        def forward(self, z, logsnr, _):
+            return z.mul_(2)
+
+    for estimate, exact in zip(
+        Denoiser(Network(), PARAMETERIZATIONS[0])(z.clone(), LOGSNR),
+        PARAMETERIZATIONS[0].split(2 * z, z, LOGSNR),
+        strict=True,
+    ):
+        assert torch.equal(estimate, exact)
+
+
 def test_one_level_stands_for_the_whole_batch_of_images(randn):
     """Batch size equal to the width; and the network is given a level for each image."""
 

@@ -180,6 +180,10 @@ def test_a_run_is_loaded_with_its_network_and_sampled(tmp_path: Path, form: str)
         run.sample(3, cond=cond)
     with pytest.raises(ValueError, match="null_cond"):
         Run(tmp_path, network=new_net()).sample(4, cond=cond, guidance=2.0)
+    with pytest.raises(ValueError, match="null_cond"):
+        Run(tmp_path, network=new_net(), null_cond=torch.tensor([2]))
+    with pytest.raises(ValueError, match=r"\(3,\)"):
+        run.likelihood(torch.zeros(5, 3))
     with pytest.raises(TypeError, match="num_images"):
         run.evaluate(num_image=3)
     with pytest.raises(ValueError, match="likelihood"):
@@ -195,6 +199,25 @@ def test_a_network_of_two_arguments_takes_no_condition(tmp_path: Path) -> None:
     assert run.sample(3).shape == (3, 2)
     with pytest.raises(ValueError, match="logsnr"):
         fit(TwoArguments(), Points("label"), OBJECTIVE, run=tmp_path / "b", **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "wrapped", [torch.compile, nn.DataParallel, torch.optim.swa_utils.AveragedModel]
+)
+def test_a_wrapped_network_takes_what_the_network_takes(wrapped: Any) -> None:
+    network, x = TwoArguments(), torch.zeros(5, 2)
+    args = x, torch.ones(5, 2), torch.zeros(5)
+    options = {"backend": "eager"} if wrapped is torch.compile else {}
+    assert torch.equal(OBJECTIVE(wrapped(network, **options), *args), OBJECTIVE(network, *args))
+
+
+def test_items_of_one_are_samples_without_a_condition(tmp_path: Path) -> None:
+    data = torch.utils.data.TensorDataset(Points().x)
+    one, other = (
+        fit(new_net(), given, OBJECTIVE, run=tmp_path / name, **SETTINGS)
+        for given, name in ((data, "one"), (Points().x, "other"))
+    )
+    assert one.weights_digest() == other.weights_digest()
 
 
 def test_a_weighting_that_is_a_function_is_its_numbers(tmp_path: Path) -> None:
@@ -229,6 +252,9 @@ class Broken(nn.Module):
         y = self.layer(z)
         if self.wrong == "error":
             raise KeyError("a key")
+        if self.wrong == "memory":
+            self.kept = y
+            return y
         outputs = {"shape": y[:, :1], "tuple": (y, y), "gradient": y.detach(), "weights": y}
         return outputs[self.wrong]
 
@@ -291,6 +317,7 @@ REFUSED: dict[str, Any] = {
             "gradient": "gradient",
             "weights": "dtype",
             "error": "KeyError: 'a key'",
+            "memory": "deepcopy",
         }.items()
     },
     "a validation label of no class": (
@@ -427,6 +454,8 @@ WRONG = {
     "run.sample(3, num_steps=2.5)": "num_steps is 2.5",
     "run.sample(3, guidance='much')": "guidance is 'much'",
     "run.sample(2.5)": "num is 2.5",
+    "fit(net, data, OBJECTIVE, run=path, num_workers=-1, **SETTINGS)": "num_workers",
+    "Run(path.parent, network=TwoArguments)": "class TwoArguments",
 }
 
 

@@ -86,6 +86,8 @@ def measure(
     is_finite = grams.isfinite().flatten(1).all(1) & coefficient.isfinite()
     if not is_finite.any():
         raise ValueError("The loss is not finite: its gradient is NaN for every sample.")
+    if not coefficient[is_finite].any():
+        raise ValueError("The loss is zero: so is its gradient, for every sample.")
     if not is_finite.all():
         share = 1 - is_finite.double().mean().item()
         found = [*pilot.diagnostics, Diagnostic("not-finite", {"share": share})]

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -58,7 +59,8 @@ class Train:
         with _named_line(config):
             train(config, path)
         if PartialState().is_main_process:
-            sys.stderr.write(f"Trained. Next: `elbos sample {path}`, `elbos evaluate {path}`.\n")
+            name = shlex.quote(str(path))
+            sys.stderr.write(f"Trained. Next: `elbos sample {name}`, `elbos evaluate {name}`.\n")
 
 
 @dataclass(frozen=True, kw_only=True)

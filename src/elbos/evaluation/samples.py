@@ -88,7 +88,7 @@ class Request:
     """Class of all of them. Default: one class after the other, where the network knows classes."""
 
     out: Path | None = None
-    """Where to write, without ending. Default: in the run's samples folder."""
+    """Where to write; `.png` and `.npz` are added. Default: in the run's samples folder."""
 
     def __post_init__(self) -> None:
         require_positive(num=self.num)
@@ -117,6 +117,8 @@ def write_samples(
     require_guidable(run.config, run.data, sampling)
     labels, is_main = _labels(run, request), PartialState().is_main_process
     stem = request.out or run.directory.samples / _name(sampling, request)
+    if stem.suffix in (".png", ".npz"):
+        stem = stem.with_suffix("")
     picture, archive = Path(f"{stem}.png"), Path(f"{stem}.npz")
     if is_main:
         picture.parent.mkdir(parents=True, exist_ok=True)

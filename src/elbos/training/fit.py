@@ -131,6 +131,8 @@ def fit(
     require_type(int, batch_size=batch_size, num_workers=num_workers)
     require_type(int | float, cond_dropout=cond_dropout)
     require_type(str | Path, run=run)
+    if num_workers < 0 or not callable(on_images):
+        raise ValueError("give num_workers of 0 or more, and a function as on_images.")
     if not str(run):
         raise ValueError("run is empty: name a directory.")
     data = GivenData.from_datasets(

@@ -24,7 +24,7 @@ from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
 from elbos.samplers import Sampler
 from elbos.training.config import Config, run_config
-from elbos.training.data import Dataset, DataSpec, Items, Samples, digest_of
+from elbos.training.data import Dataset, DataSpec, Items, Samples, digest_of, null_digest
 from elbos.training.machine import autocast, new_accelerator
 from elbos.training.network import OwnNetwork
 from elbos.training.randomness import generator
@@ -76,12 +76,16 @@ class Run:
     ) -> None:
         self.directory, self.null_cond = RunDirectory(Path(path)), null_cond
         self.config = run_config(self.directory)
+        if network is not None:
+            require_type(nn.Module, network=network)
         files.require_no_links(self.directory.path)
         newest = checkpoint.latest(self.directory.checkpoints)
         if newest is None:
             raise FileNotFoundError(f"{path} has no checkpoint yet: train it with `elbos train`.")
         self.device = new_accelerator().device
         self.data = _data_spec(self.directory) or self.dataset.spec
+        if null_cond is not None:
+            _require_own_null(self.directory, null_cond)
         if network is None:
             self.network = build_network(self.config, self.data, self.device)
         else:
@@ -216,13 +220,20 @@ class Run:
             seed: Seed of the choice, the noise and the noise levels.
 
         Raises:
-            ValueError: If there are fewer than two samples, or no evaluations.
+            ValueError: If there are fewer than two samples, or no evaluations, or samples have
+                another shape than in training.
         """
         require_positive(num_times=num_times)
         source = Items(dataset, is_bounded=False)
         num = len(source) if num_samples is None else min(num_samples, len(source))
         if num < 2:
             raise ValueError(f"there are {num} samples to measure: give two or more.")
+        shape = tuple(source.batch(torch.zeros(1, dtype=torch.int64))[0].shape[1:])
+        if shape != tuple(self.data.shape):
+            raise ValueError(
+                f"samples have shape {shape}, those of the training {tuple(self.data.shape)}: "
+                "give data of that shape."
+            )
         with self.autocast():
             return bound_of(
                 self.denoiser,
@@ -359,6 +370,16 @@ def _require_own_data(directory: RunDirectory, data: Samples) -> None:
             f"The data are not those that the run in {directory.path} was trained on, by "
             f"{', '.join(others)} in {directory.path / 'data.json'}: put those back, or train "
             "another run."
+        )
+
+
+def _require_own_null(directory: RunDirectory, null_cond: Condition) -> None:
+    """Raise a ValueError if the run was trained with another null condition."""
+    stored = (directory.read("data.json") or {}).get("null_cond")
+    if stored is not None and stored != null_digest(null_cond):
+        raise ValueError(
+            f"null_cond is not the one that the run in {directory.path} was trained with: give "
+            "that one."
         )
 
 

@@ -112,6 +112,7 @@ class Trainer:
             if not loss.requires_grad:
                 raise ValueError("its output has no gradient: compute it from weights, with grad")
             loss.mean().backward()  # type: ignore[no-untyped-call]
+            copy.deepcopy(network)  # as of a `Run`; a network that keeps its activations has none
         denoiser = Denoiser(self.state.ema.network, config.parameterization)
         with _refusing("The validation set cannot be measured"), autocast(config, device):
             require_measurable(denoiser, config, data, device)
@@ -208,7 +209,7 @@ class Trainer:
             what = "gradient" if losses.isfinite().all() else "loss"
             raise Diverged(
                 f"The {what} of step {self.state.step} is not finite (largest loss at log-SNR "
-                f"{worst:.2f}). The latest checkpoint is from before it: try a lower "
+                f"{worst:.2f}). A checkpoint, if there is one, is from before it: try a lower "
                 "--optimizer.learning-rate or --precision fp32, in a new run."
             )
         for group in self.state.optimizer.param_groups:

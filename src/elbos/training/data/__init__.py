@@ -22,7 +22,7 @@ from elbos.training.data.dataset import (
 from elbos.training.data.digits import Digits
 from elbos.training.data.fashion import Fashion
 from elbos.training.data.folder import Folder
-from elbos.training.data.given import Given, GivenData, Items
+from elbos.training.data.given import Given, GivenData, Items, null_digest
 from elbos.training.data.toy import Toy
 
 KnownData = Digits | Fashion | Folder | Toy
@@ -47,6 +47,7 @@ __all__ = [
     "batch_indices",
     "digest_of",
     "epoch_order",
+    "null_digest",
     "to_levels",
     "to_pixels",
     "to_unit",

@@ -1,7 +1,7 @@
 """A dataset of the user's own, given in Python: whatever has a length and `dataset[i]`.
 
-An item is `x`, or `(x, cond)` with what it is conditioned on: a class label, a tensor or a dict of
-tensors, in the shape of one sample. Batches are made by torch's `default_collate`.
+An item is `x` or `(x,)`, or `(x, cond)` with what it is conditioned on: a class label, a tensor or
+a dict of tensors, in the shape of one sample. Batches are made by torch's `default_collate`.
 """
 
 from collections.abc import Sequence
@@ -81,8 +81,10 @@ def _collated(items: Sequence[Any]) -> tuple[Any, Condition]:
     Raises:
         ValueError: If they do not fit each other, or are not made of numbers.
     """
-    is_pair = isinstance(items[0], tuple | list) and len(items[0]) == 2
-    xs, conds = zip(*items, strict=True) if is_pair else (items, (None,))
+    parts = items[0] if isinstance(items[0], tuple | list) else ()
+    xs, conds = zip(*items, strict=True) if len(parts) == 2 else (items, (None,))
+    if len(parts) == 1:  # of a TensorDataset
+        xs = tuple(x for (x,) in items)
     try:
         return default_collate(list(xs)), None if conds[0] is None else default_collate(list(conds))
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
@@ -162,10 +164,15 @@ class GivenData:
             "shape": list(self.spec.shape),
             **sizes,
             "means": digest(means) if again == means else None,
-            "null_cond": digest(repr(map_tensors(lambda part: part.tolist(), self.null_cond))),
+            "null_cond": null_digest(self.null_cond),
         }
 
     sampled_fingerprint = fingerprint
+
+
+def null_digest(null_cond: Condition) -> str:
+    """The identifier of a null condition."""
+    return digest(repr(map_tensors(lambda part: part.tolist(), null_cond)))
 
 
 def _means(items: Items) -> list[Any]:
