@@ -291,11 +291,17 @@ def test_a_closed_pipe_ends_it_quietly() -> None:
     assert process.wait() == 1
 
 
-def test_a_full_standard_output_is_one_line() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_standard_output_is_one_line(unbuffered: str) -> None:
     command = [sys.executable, "-m", "elbos.cli", "--help"]
     with Path("/dev/full").open("wb") as full:
         process = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            command,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
         )
     assert_one_line(Result(process.returncode, "", process.stderr), "standard output: ")
 

@@ -77,7 +77,7 @@ def main() -> None:
     except UsageError as error:
         _fail(error, 2)
     except BrokenPipeError:  # whoever reads the output has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         sys.exit(1)
     except (Interrupted, Diverged) as error:  # in all processes; one says it
         if os.environ.get("RANK", "0") != "0":
@@ -150,4 +150,13 @@ def _fail(error: BaseException, status: int) -> None:
     if os.environ.get("ELBOS_DEBUG"):
         raise error
     sys.stderr.write(f"elbos: {explained(error)}\n")
+    try:
+        sys.stdout.flush()
+    except OSError:  # full: Python would say so again at the end
+        _discard_output()
     sys.exit(status)
+
+
+def _discard_output() -> None:
+    """Let what is left of the standard output go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
