@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-MAX_SHOWN = 60  # characters of a value that a message repeats
+from elbos.errors import MAX_SHOWN
 
 
 def require_positive(**values: float) -> None:

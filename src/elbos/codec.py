@@ -24,14 +24,13 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from elbos import adaptive, parameterizations, weightings
-from elbos.errors import suggestion
+from elbos.errors import shortened, suggestion
 from elbos.parameterizations import Parameterization
 from elbos.samplers import SAMPLERS, Sampler
 from elbos.schedules import Schedule
 from elbos.tabulated import Tabulated
 from elbos.weightings import WeightFunction, Weighting
 
-_MAX_SHOWN = 60  # characters of a text that a message repeats
 _MAX_LISTED = 8  # numbers in a message
 _FUNCTION = r"""('[^']*'|"[^"]*")|[^\s'"(),=]+\.py:\w+"""  # a quoted text, or FILE.py:FUNCTION
 _LABELS = {
@@ -285,9 +284,7 @@ def _arguments(node: ast.expr, positional: list[str]) -> dict[str, ast.expr]:
 
 
 def _shown(text: ast.expr | str) -> str:
-    """The text, cut where it is long."""
-    text = text if isinstance(text, str) else ast.unparse(text)
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+    return shortened(text if isinstance(text, str) else ast.unparse(text))
 
 
 def code(value: object) -> str:

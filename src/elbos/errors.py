@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+MAX_SHOWN = 60  # characters of a text that a message repeats
+
 
 class UsageError(Exception):
     """The words of a command are wrong."""
@@ -73,6 +75,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 def flat(message: object) -> str:
     """A message on one line, without what a terminal would obey."""
     return printable(" ".join(str(message).split()))
+
+
+def shortened(text: str) -> str:
+    """The text as a message repeats it, cut where it is long."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def printable(text: str) -> str:

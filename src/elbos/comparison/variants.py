@@ -28,7 +28,7 @@ from elbos import weightings
 from elbos.adaptive import Adaptive
 from elbos.analysis import is_monotone
 from elbos.codec import parse, require_types
-from elbos.errors import suggestion
+from elbos.errors import shortened, suggestion
 from elbos.parameterizations import EDM, Eps, Flow, Parameterization, V, X
 from elbos.recipes import RECIPES
 from elbos.schedules import Cosine, Schedule
@@ -37,7 +37,6 @@ from elbos.training.config import Config
 from elbos.weightings import Weighting
 
 _NUM_CELLS = 10_000
-_MAX_SHOWN = 60  # characters of a text that a message repeats
 _EXAMPLE = '"mine=V(),Adaptive(),Sigmoid(k=3)"'
 
 
@@ -76,8 +75,8 @@ class Variant:
         require_types(self)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
             raise ValueError(
-                f"An objective cannot be called {_shown(self.name)!r}: give letters, digits, dots "
-                "and dashes."
+                f"An objective cannot be called {shortened(self.name)!r}: give letters, digits, "
+                "dots and dashes."
             )
 
     @classmethod
@@ -92,7 +91,7 @@ class Variant:
         """
         name, is_own, objective = (part.strip() for part in text.partition("="))
         if is_own:
-            where = f"objective {_shown(name)!r} (a prediction type, a schedule and a weighting)"
+            where = f"objective {shortened(name)!r} (a prediction type, a schedule and a weighting)"
             kinds = tuple[Prediction, NoiseSchedule, Weight]
             prediction, schedule, weighting = parse(kinds, objective, where, runs_files=True)
             return cls(
@@ -100,8 +99,8 @@ class Variant:
             )
         if name not in VARIANTS:
             raise ValueError(
-                f"There is no objective {_shown(name)!r}, and your own are written as {_EXAMPLE}: "
-                f"{suggestion(name, VARIANTS)}"
+                f"There is no objective {shortened(name)!r}, and your own are written as "
+                f"{_EXAMPLE}: {suggestion(name, VARIANTS)}"
             )
         return VARIANTS[name]
 
@@ -137,10 +136,6 @@ def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> fl
     logsnr = logsnr_min + (logsnr_max - logsnr_min) * cells
     losses = weighting(logsnr) * torch.sigmoid(logsnr)
     return 0.5 * losses.mean().item() * (logsnr_max - logsnr_min)
-
-
-def _shown(text: str) -> str:
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def _published(name: str, recipe: str) -> Variant:
