@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8
 # Another Python, with torch of its own: Debian's.
 SYSTEM_PYTHON ?= /usr/bin/python3
 
-.PHONY: setup demo test test-system-python lint check slow bench clean
+.PHONY: setup demo test test-system-python lint check slow bench gallery clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make check  lint, types and tests, as a change has to pass them"
 	@echo "make slow   the slow tests: kill -9 at random moments, two processes, Ray, 42 more losses"
 	@echo "make bench  the performance claims, each a ratio measured here"
+	@echo "make gallery  docs/gallery/index.html: what published losses and trainers' settings weigh"
 	@echo "make setup  a development environment in .venv"
 
 setup: .venv/dev
@@ -54,6 +55,9 @@ bench: .venv/dev .venv/bench
 	$(BIN)/elbos train fashion
 	$(BIN)/python benchmarks/evaluation.py runs/fashion
 	$(BIN)/python benchmarks/likelihood.py runs/fashion
+
+gallery: .venv/dev
+	$(BIN)/python docs/gallery/make.py
 
 clean:
 	rm -rf .venv

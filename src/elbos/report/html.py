@@ -54,19 +54,21 @@ def sentences(template: str, macro: str, *args: Any) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def document(template: str, **context: Any) -> str:
+def document(
+    template: str, *, script_file: str = "page.js", has_plots: bool = True, **context: Any
+) -> str:
     """A whole page, from a template that extends `base.html`: with the style, the script, the
-    plotting library, and the policy that lets only these run.
+    plotting library if it is needed, and the policy that lets only these run.
     """
-    style, script = (_source(name) for name in ("style.css", "page.js"))
-    library = _plotly()
-    allowed = " ".join(f"'sha256-{_sha256(code)}'" for code in (script, library))
+    style, script = (_source(name) for name in ("style.css", script_file))
+    library = _plotly() if has_plots else None
+    allowed = " ".join(f"'sha256-{_sha256(code)}'" for code in (script, library) if code)
     policy = (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     frame = {"policy": Markup(policy), "style": Markup(style), "script": Markup(script)}
-    return render(template, **context, **frame, library=_packed(library))
+    return render(template, **context, **frame, library=_packed(library) if library else None)
 
 
 def write_html(path: str | Path, page: str) -> None:
