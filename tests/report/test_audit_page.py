@@ -50,13 +50,14 @@ def area(x, y):
 
 
 @pytest.mark.parametrize("name", ["edm", "min-snr-5", "sigmoid-2", "elbo", "flow"])
-def test_what_the_mixture_adds_is_one_and_what_it_subtracts_the_negative_share(name):
+def test_what_the_mixture_adds_is_one_and_what_it_subtracts_is_in_proportion(name):
     audit = from_recipe(name)
     panel = [trace for trace in figure([audit]).data if trace.yaxis == "y3"]
     added, subtracted, _, mass = panel
     total = area(added.x, added.y) + mass.y[-1]
     assert total == pytest.approx(1, abs=0.02)  # on the grid, kinks of the weighting are smoothed
-    assert area(subtracted.x, subtracted.y) == pytest.approx(audit.negative_share, abs=0.02)
+    share = audit.negative_mass / (1 + audit.negative_mass)
+    assert area(subtracted.x, subtracted.y) == pytest.approx(share, abs=0.02)
 
 
 def test_figure_holds_the_numbers_of_the_audit(edm, hostile):

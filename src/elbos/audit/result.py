@@ -3,10 +3,10 @@ r"""The result of an audit: a weighting on a grid of noise levels, and how it co
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,16 +19,28 @@ from elbos.audit.matching import MonotoneFactor, Nearest, find_factor, monotone_
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+Verdict = Literal["monotone", "not monotone", "undecided", "no weighting"]
+
 _DERIVED = (
+    "verdict",
     "is_monotone",
     "is_weighted_elbo",
     "negative_mass",
     "negative_share",
+    "rising_share",
     "mass_at_max",
     "mixture_density",
     "central_half",
     "monotone_code",
 )
+
+
+class Undecided(NamedTuple):
+    """Levels between which no rise of $w$ was found, and one up to a factor is not excluded."""
+
+    start: float
+    end: float
+    factor: float  # above 1
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -60,6 +72,7 @@ class Audit:
         sigma_data: EDM's $\sigma_d$, or None.
         coefficient_name: A formula for `coefficient`, or None.
         rising: Where $w$ rises with $\lambda$, beyond the sampling error.
+        undecided: Where it may rise within the sampling error, by more than anybody would neglect.
         closest: The nearest named weightings and their distances (`matching`), nearest first.
         share_pure_noise: Share of the samples at $\lambda = -\infty$.
         weight_pure_noise: Their mean coefficient $c$ over that of all samples; 0 if there are none.
@@ -88,6 +101,7 @@ class Audit:
     sigma_data: float | None
     coefficient_name: str | None
     rising: list[tuple[float, float]]
+    undecided: list[Undecided] = field(default_factory=list)
     closest: list[Nearest]
     share_pure_noise: float = 0.0
     weight_pure_noise: float = 0.0
@@ -95,9 +109,23 @@ class Audit:
     diagnostics: Sequence[Diagnostic] = ()
 
     @property
+    def verdict(self) -> Verdict:
+        """What is known of whether the loss is a likelihood objective.
+
+        "monotone": $w$ describes the loss and never rises. "not monotone": it rises on `rising`.
+        "undecided": no rise was found, and one is not excluded on `undecided`. "no weighting": none
+        describes the loss.
+        """
+        if not self.is_weighted_elbo:
+            return "no weighting"
+        if self.rising:
+            return "not monotone"
+        return "undecided" if self.undecided else "monotone"
+
+    @property
     def is_monotone(self) -> bool:
-        """Whether the loss is a likelihood objective: $w$ never rises, and describes the loss."""
-        return not self.rising and self.is_weighted_elbo
+        """Whether the loss is known to be a likelihood objective."""
+        return self.verdict == "monotone"
 
     @property
     def is_weighted_elbo(self) -> bool:
@@ -136,11 +164,22 @@ class Audit:
 
     @property
     def negative_share(self) -> float:
-        """The negative mass over the positive one: 0 for a likelihood objective, always below 1.
+        r"""The share of negative mass in the mixture of ELBOs,
+        $\int (w')_+ d\lambda / \int |w'| d\lambda$.
 
-        It is that of the noise levels on the grid: a wider range can have more of either.
+        0 for a likelihood objective; 1 if $w$ only rises. It is that of the noise levels on the
+        grid: a wider range can have more of either. The mass at $\lambda_\max$ does not count.
         """
-        return self.negative_mass / (1 + self.negative_mass)
+        fall = 1 + self.negative_mass - self.mass_at_max
+        total = self.negative_mass + max(fall, 0.0)
+        return self.negative_mass / total if total else 0.0
+
+    @property
+    def rising_share(self) -> float:
+        """The share of the samples that are drawn at levels where $w$ rises."""
+        below = PchipInterpolator(self.logsnr.numpy(), self.density.numpy()).antiderivative()
+        drawn = sum(float(below(end) - below(start)) for start, end in self.rising)
+        return drawn / float(below(self.logsnr[-1].item()))
 
     @cached_property
     def central_half(self) -> tuple[float, float]:
@@ -203,6 +242,7 @@ class Audit:
             if "Tensor" in str(field.type):
                 given[field.name] = torch.tensor(given[field.name], dtype=torch.float64)
         given["rising"] = [(start, end) for start, end in given["rising"]]
+        given["undecided"] = [Undecided(**one) for one in given["undecided"]]
         given["closest"] = [
             Nearest(one["name"], math.inf if one["distance"] is None else one["distance"])
             for one in given["closest"]
@@ -217,9 +257,7 @@ class Audit:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def __repr__(self) -> str:
-        kind = "monotone" if self.is_monotone else "not monotone"
-        kind = kind if self.is_weighted_elbo else "no weighting describes it"
-        return f"Audit({self.title!r}, {self.parameterization}, {kind})"
+        return f"Audit({self.title!r}, {self.parameterization}, {self.verdict})"
 
     def __str__(self) -> str:
         """What `elbos audit` prints, in 80 columns; without rich, which draws it, the `repr`."""
@@ -256,7 +294,7 @@ def _plain(value: Any) -> Any:
         return _plain(value.tolist())
     if isinstance(value, Diagnostic):
         return {**_plain(asdict(value)), "is_fatal": value.is_fatal}
-    if isinstance(value, Nearest):
+    if isinstance(value, Nearest | Undecided):
         return _plain(value._asdict())
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
