@@ -1,14 +1,15 @@
-"""Min-SNR for v-prediction with a diffusers scheduler: three formulas for one `--snr_gamma` flag.
+"""Min-SNR for v-prediction with a diffusers scheduler: four formulas for one `--snr_gamma` flag.
 
-All three were in public trainers, each under the same flag. Audit them and compare:
+All four were in public trainers, each under the same flag. Audit them and compare:
 
     elbos audit examples/audit/diffusers_v_prediction.py:correct --shape 4 32 32
     elbos audit examples/audit/diffusers_v_prediction.py:plus_one --shape 4 32 32
     elbos audit examples/audit/diffusers_v_prediction.py:snr_plus_one --shape 4 32 32
+    elbos audit examples/audit/diffusers_v_prediction.py:eps_weight --shape 4 32 32
 
 Only `correct` is the Min-SNR paper's min(snr, gamma) on the x-loss: an x-loss is a v-loss over
-snr + 1. The other two leave a constant on the v-loss where the SNR is low, and on the eps-loss
-that is a weighting which grows like 1 / snr towards pure noise.
+snr + 1. The others leave a constant on the v-loss where the SNR is low, and on the eps-loss that is
+a weighting which grows like 1 / snr towards pure noise.
 """
 
 import torch
@@ -52,3 +53,8 @@ def plus_one(unet, latents):
 def snr_plus_one(unet, latents):
     """Weights min(snr + 1, gamma) / (snr + 1): the one is added inside of the minimum, too."""
     return train_step(unet, latents, lambda snr: (snr + 1).clamp(max=SNR_GAMMA) / (snr + 1))
+
+
+def eps_weight(unet, latents):
+    """Weights min(snr, gamma) / snr: those of the eps-loss."""
+    return train_step(unet, latents, lambda snr: snr.clamp(max=SNR_GAMMA) / snr)

@@ -248,13 +248,26 @@ COMMANDS = [
     for words in re.findall(r"^ {4}elbos audit (.+)$", path.read_text(), re.M)
 ]
 FOUND = {
+    "beta_times.py:exact": ("flow", "1"),
+    "beta_times.py:ratio": ("flow", "1"),
+    "debiased.py:paper": ("v", None),
+    "debiased.py:inverse": ("v", "1/(snr + 1)"),
+    "debiased.py:root": ("v", None),
     "diffusers_v_prediction.py:correct": ("v", "min(snr, 5)/(snr + 1)"),
+    "diffusers_v_prediction.py:eps_weight": ("v", "min(snr, 5)/snr"),
     "diffusers_v_prediction.py:plus_one": ("v", "min(snr, 5)/snr + 1"),
     "diffusers_v_prediction.py:snr_plus_one": ("v", "min(snr + 1, 5)/(snr + 1)"),
     "edm.py:loss": ("edm", "1"),
     "edm.py:denoiser_loss": ("x", "snr + 4"),
+    "flipped_mean.py:flipped": ("edm", "1"),
+    "flipped_mean.py:published": ("edm", "1"),
+    "p2.py:one_twice": ("v", "1/(snr + 2)"),
+    "p2.py:published": ("eps", "1/(snr + 1)"),
+    "p2.py:snr_twice": ("eps", "snr/(snr + 1)"),
     "sd3_flow_matching.py:loss": ("flow", "1"),
     "sd3_flow_matching.py:unshifted": ("flow", "1"),
+    "three_densities.py:one": ("flow", "1"),
+    "three_densities.py:three": ("flow", "1"),
 }
 
 

@@ -323,7 +323,7 @@ def test_only_what_has_no_weighting_is_red(browser, edm, hostile, tmp_path):
             assert yes[2] > yes[1] > yes[0]  # blue
             assert no[0] > no[1] > no[2] and no[1] > 0.6 * no[0]  # amber
             assert open_[0] > 1.9 * max(open_[1:]) or open_[0] - open_[1] > 120  # red
-        assert view.locator(".badge span").all_text_contents() == ["✓", "✗", "!"]
+        assert view.locator(".badge span").all_text_contents() == ["✓", "±", "!"]
 
 
 @pytest.fixture

@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
+from scipy.stats import norm
 
 import elbos.adapters
 import elbos.report
 from elbos.audit import Audit, Diagnostic, from_recipe
+from elbos.audit.result import Undecided
 from elbos.report.audit import (
     as_dict,
     difference,
@@ -59,7 +62,57 @@ def test_the_terminal_shows_what_the_audit_found(edm):
 
 def test_every_kind_of_loss_has_its_headline(edm, sigmoid):
     open_ = dataclasses.replace(sigmoid, diagnostics=[HUBER])
-    assert [view.kind for view in views([edm, sigmoid, open_])] == ["no", "yes", "open"]
+    doubtful = dataclasses.replace(sigmoid, undecided=[Undecided(-8.0, -6.0, 1.3)])
+    shown = views([edm, sigmoid, open_, doubtful])
+    assert [view.kind for view in shown] == ["no", "yes", "open", "maybe"]
+    assert len({view.mark for view in shown}) == 4
+
+
+@pytest.mark.parametrize(("name", "std", "top"), [("edm", 2.4, -3.308), ("sd3", 2.0, -3.376)])
+def test_a_verdict_is_graded_by_the_samples_where_the_weighting_rises(name, std, top):
+    """Their share is a normal distribution's, of the levels that a recipe is shown for."""
+    audit = from_recipe(name)
+    mean = {"edm": 2.4, "sd3": 0.0}[name]
+    share = (norm.cdf(top, mean, std) - 1e-5) / (1 - 2e-5)
+    assert f"{share:.1%}" in views([audit])[0].headline
+    assert facts(audit)["samples there"] == f"{share:.1%}"
+    assert f"{share:.1%}" in verdict(audit) and "fault" in verdict(audit)
+
+
+def test_what_is_undecided_is_told_with_the_largest_factor(sigmoid):
+    intervals = [Undecided(-8.0, -6.0, 1.3), Undecided(1.0, 2.0, 2.5)]
+    audit = dataclasses.replace(sigmoid, undecided=intervals)
+    (view,) = views([audit])
+    assert "2.5" in view.headline
+    for text in (facts(audit)["undecided on"], verdict(audit)):
+        assert all(number in text for number in ("[−8.00, −6.00]", "26.2%", "[1.00, 2.00]", "2.5"))
+    assert facts(audit)["monotone"] == "undecided" and facts(audit)["rises on"] == "–"
+    shapes = figure([audit]).layout.shapes
+    assert {(shape.x0, shape.x1) for shape in shapes} == {one[:2] for one in intervals}
+    (line,) = (line for line in as_text([audit]).splitlines() if "rises?" in line)
+    low, high = audit.logsnr[0].item(), audit.logsnr[-1].item()
+    assert line.count("?") - 1 == pytest.approx(64 * 3 / (high - low), abs=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "process", "coordinate", "decreasing"),
+    [
+        ("flow", None, "t", lambda x: 1 / (1 + np.exp(x / 2))),
+        ("edm", None, "sigma", lambda x: np.exp(-x / 2)),
+        ("iddpm", None, "ᾱ", expit),
+        ("flow", "variance exploding, scaled by c_in", "sigma", lambda x: np.exp(-x / 2)),
+    ],
+)
+def test_the_expected_loss_is_told_in_the_coordinate_of_scripts(
+    name, process, coordinate, decreasing
+):
+    audit = from_recipe(name)
+    if process:
+        audit = dataclasses.replace(audit, process=process, source="measured")
+    low, high = sorted(decreasing(np.array(audit.central_half)))
+    assert f", {coordinate} {low:#.2g} to {high:#.2g}" in facts(audit)["expected loss"]
+    nothing = dataclasses.replace(audit, process=None, source="measured")
+    assert facts(nothing)["expected loss"].count("to") == 1
 
 
 @pytest.mark.parametrize("name", ["edm", "sigmoid-2"])
@@ -152,7 +205,7 @@ def test_an_audit_is_read_back_from_json(edm):
     assert content["diagnostics"] == [
         {"kind": "clamped", "values": {"share": 0.1, "logsnr": [-1.0, 2.0]}, "is_fatal": False}
     ]
-    assert as_dict(audit)["verdict"] == verdict(audit)
+    assert as_dict(audit)["in_words"] == verdict(audit)
 
 
 def test_json_has_no_numbers_that_json_does_not_have(edm):

@@ -91,7 +91,7 @@ def test_island_holds_what_the_cards_say(cards, showcases):
     losses = json.loads(island)["losses"]
     assert [one["name"] for one in losses] == ["edm", "huber", *NAMES]
     for one, audit in zip(losses[2:], (c.audit for c in cards), strict=True):
-        assert one["is_monotone"] == audit.is_monotone
+        assert one["verdict"] == audit.verdict
         assert one["nearest"] == audit.closest[0].name
         assert one["rising"] == [list(ends) for ends in audit.rising]
 

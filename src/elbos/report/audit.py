@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,10 +30,16 @@ from elbos.report.tables import Column, Table
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-HEADLINES = {
-    "yes": ("✓", "Likelihood objective"),
-    "no": ("✗", "Not a likelihood objective"),
-    "open": ("!", "No weighting describes this loss"),
+HEADLINES = {  # of a verdict: the kind of badge, a mark, words. Only "open" is a warning
+    "monotone": ("yes", "✓", "Likelihood objective"),
+    "not monotone": ("no", "±", "Not monotone"),  # bounds are added, and subtracted
+    "undecided": ("maybe", "?", "Undecided"),
+    "no weighting": ("open", "!", "No weighting describes this loss"),
+}
+_COORDINATES = {  # of a process: how scripts call their noise levels, and that of a log-SNR
+    "rectified flow": ("t", lambda logsnr: 1 / (1 + math.exp(logsnr / 2))),
+    "variance exploding": ("sigma", lambda logsnr: math.exp(-logsnr / 2)),
+    "variance preserving": ("ᾱ", lambda logsnr: 1 / (1 + math.exp(-logsnr))),
 }
 _NUM_NEAREST = 5
 _NUM_ROWS = 13  # of the table of the curves
@@ -69,28 +75,52 @@ class View:
     color: str
 
     @property
-    def kind(self) -> Literal["yes", "no", "open"]:
-        """Whether the loss is a likelihood objective; "open" if no weighting describes it."""
-        if not self.audit.is_weighted_elbo:
-            return "open"
-        return "yes" if self.audit.is_monotone else "no"
+    def kind(self) -> str:
+        """The kind of the verdict's badge."""
+        return HEADLINES[self.audit.verdict][0]
 
     @property
     def mark(self) -> str:
-        return HEADLINES[self.kind][0]
+        return HEADLINES[self.audit.verdict][1]
 
     @property
     def headline(self) -> str:
-        return HEADLINES[self.kind][1]
+        """The verdict and its grade, in a line."""
+        grade = {"no": self._grade_of_rise, "maybe": self._grade_of_doubt}.get(self.kind, "")
+        return HEADLINES[self.audit.verdict][2] + (f": {grade}" if grade else "")
+
+    @property
+    def _grade_of_rise(self) -> str:
+        return f"w rises where {percent(self.audit.rising_share)} of the samples are drawn"
+
+    @property
+    def _grade_of_doubt(self) -> str:
+        largest = max((one.factor for one in self.audit.undecided), default=1.0)
+        return f"a rise of w by up to {in_words(math.log(largest))} is not excluded"
 
     @property
     def rising(self) -> str:
         """Where the weighting rises."""
-        return ", ".join(f"[{fixed(low, 2)}, {fixed(high, 2)}]" for low, high in self.audit.rising)
+        return ", ".join(_interval(*ends) for ends in self.audit.rising)
+
+    @property
+    def rise(self) -> str:
+        """By how much it rises at most, in one go."""
+        ends = self.audit.weighting(torch.tensor(self.audit.rising, dtype=torch.float64)).log()
+        return in_words((ends[:, 1] - ends[:, 0]).max().item())
+
+    @property
+    def undecided(self) -> str:
+        """Where it may rise, and by how much."""
+        return ", ".join(
+            f"{_interval(one.start, one.end)} by up to {in_words(math.log(one.factor))}"
+            for one in self.audit.undecided
+        )
 
     @property
     def verdict(self) -> str:
-        return verdict(self.audit)
+        """What the audit means, in one paragraph."""
+        return " ".join(render("audit_verdict.txt", audit=self.audit, view=self).split())
 
     @property
     def swatch(self) -> Swatch:
@@ -157,6 +187,10 @@ def views(audits: Sequence[Audit]) -> list[View]:
     ]
 
 
+def _interval(start: float, end: float) -> str:
+    return f"[{fixed(start, 2)}, {fixed(end, 2)}]"
+
+
 def _short(title: str, others: set[str]) -> str:
     """The least part of a path, from its end, that no other ends with."""
     if not (others and _TARGET.fullmatch(title)):
@@ -174,8 +208,7 @@ def _short(title: str, others: set[str]) -> str:
 
 def verdict(audit: Audit) -> str:
     """What the audit means, in one paragraph."""
-    (view,) = views([audit])
-    return " ".join(render("audit_verdict.txt", audit=audit, rising=view.rising).split())
+    return views([audit])[0].verdict
 
 
 def difference(audit: Audit, other: Audit) -> str:
@@ -210,17 +243,21 @@ def facts(audit: Audit) -> dict[str, str]:
         prediction = f"{audit.parameterization_factor:g} × {prediction}"
     steps = f"a table of {audit.num_steps:,} steps" if audit.num_steps else ""
     unknown = "" if steps else "none of the named schedules"
-    share = f"{percent(audit.negative_share)} of this range"
+    rises = audit.verdict == "not monotone"
+    monotone = {"monotone": "yes", "not monotone": "no", "undecided": "undecided"}
     return {
         "predicts": prediction,
         "coefficient": audit.coefficient_name or "none of the usual formulas",
         "process": audit.process or ("none of those known" if is_measured else NONE),
         "noise levels": ", ".join(filter(None, (audit.schedule or unknown, steps))),
         "log-SNR": f"{fixed(audit.logsnr[0].item(), 2)} to {fixed(audit.logsnr[-1].item(), 2)}",
-        "monotone": ("no" if audit.rising else "yes") if audit.is_weighted_elbo else NONE,
+        "monotone": monotone.get(audit.verdict, NONE),
         "rises on": view.rising or NONE,
-        "negative share": share if audit.rising and audit.is_weighted_elbo else NONE,
-        "expected loss": f"central 50% at log-SNR {fixed(start, 1)} to {fixed(end, 1)}",
+        "samples there": percent(audit.rising_share) if rises else NONE,
+        "negative share": percent(audit.negative_share) if rises else NONE,
+        "undecided on": view.undecided or NONE,
+        "expected loss": f"central 50% at log-SNR {fixed(start, 1)} to {fixed(end, 1)}"
+        + _in_coordinate(audit),
         "data": _affine(audit),
         "pure noise": pure,
         "no noise": clean,
@@ -228,6 +265,20 @@ def facts(audit: Audit) -> dict[str, str]:
         "source": f"{audit.num_samples:,} samples" if is_measured else "declared, exact",
         "nearest": ", ".join(view.nearest[0]) if audit.is_weighted_elbo else NONE,
     }
+
+
+def _in_coordinate(audit: Audit) -> str:
+    """The central half of the expected loss in the coordinate of scripts of this process."""
+    process = (audit.process or "").partition(",")[0]
+    if audit.source == "declared":  # whose process is that in which such a network is trained
+        usual = {"flow": "rectified flow", "edm": "variance exploding"}
+        process = usual.get(audit.parameterization or "", "variance preserving")
+        process = "rectified flow" if (audit.schedule or "").startswith("Flow(") else process
+    if process not in _COORDINATES:
+        return ""
+    name, coordinate = _COORDINATES[process]
+    low, high = sorted(map(coordinate, audit.central_half))
+    return f", {name} {number(low, 2)} to {number(high, 2)}"
 
 
 def _affine(audit: Audit) -> str:
@@ -265,7 +316,7 @@ def facts_tables(shown: Sequence[View], heads: Sequence[str], num: int) -> list[
 
 def as_dict(audit: Audit) -> dict[str, Any]:
     """The audit as JSON holds it, with its verdict in words."""
-    return {**audit.to_dict(), "verdict": verdict(audit)}
+    return {**audit.to_dict(), "in_words": verdict(audit)}
 
 
 # --- pages ---------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from elbos.report.figures import COLORS, DASHES, Panel, area, faint, log_axis, l
 from elbos.weightings import Weighting
 
 _RISING = "#b97a00"  # amber: that is no fault
+_UNDECIDED = "#7d8590"
 
 
 def figure(shown: Sequence[View]) -> Figure:
@@ -42,12 +43,19 @@ def figure(shown: Sequence[View]) -> Figure:
 
 
 def _shaded(shown: Sequence[View]) -> list[tuple[float, float, str]]:
-    """Where weightings rise: in amber, or of several in their own colours."""
-    return [
-        (start, end, faint(_RISING if len(shown) == 1 else view.color))
+    """Where weightings rise, in amber, and where they may, in grey; of several in their colours."""
+    is_alone = len(shown) == 1
+    rising = [
+        (*ends, faint(_RISING if is_alone else view.color))
         for view in shown
-        for start, end in view.audit.rising
+        for ends in view.audit.rising
     ]
+    undecided = [
+        (one.start, one.end, faint(_UNDECIDED if is_alone else view.color, 0.07))
+        for view in shown
+        for one in view.audit.undecided
+    ]
+    return [*rising, *undecided]
 
 
 def _line(view: View, values: Float[Array, " g"], **options: Any) -> Scatter:

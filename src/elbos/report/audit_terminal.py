@@ -2,8 +2,8 @@ r"""An audit on the terminal: the verdict, the facts, and small plots of $w$ and
 
 Curves are drawn with braille characters, two columns and four rows of dots in each, so that 64
 characters show 128 noise levels. What colour shows is shown without it, too: where $w$ rises with
-$\lambda$, there is a line of strokes below the curve. Terminals that are too narrow for plots, or
-have no such characters, get none.
+$\lambda$, there is a line of strokes below the curve, and of question marks where it may. Terminals
+that are too narrow for plots, or have no such characters, get none.
 """
 
 import io
@@ -24,7 +24,7 @@ from elbos.report.audit import View, difference, facts_table, facts_tables, view
 from elbos.report.numbers import fixed
 from elbos.report.tables import Column, Table
 
-_STYLES = {"yes": "bold cyan", "no": "bold yellow", "open": "bold red"}  # neither yes nor no is bad
+_STYLES = {"yes": "bold cyan", "no": "bold yellow", "maybe": "bold", "open": "bold red"}
 _PLOT_WIDTH, _MIN_PLOT_WIDTH, _MARGIN = 64, 28, 9  # characters
 _MIN_COLUMN = 20  # characters for each of several audits side by side
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
@@ -97,14 +97,14 @@ def _plots(shown: Sequence[View], width: int) -> Iterator[Text]:
     low = min(low, high - 0.3)  # a constant is a line in the middle of nothing much
     ends = f"{10**low:.2g}", f"{10**high:.2g}"
     for view, log_w, p in zip(shown, weights, densities, strict=True):
-        inside = [(start <= cells) & (cells <= end) for start, end in view.audit.rising]
-        is_rising = np.any(inside, axis=0) if inside else np.zeros(len(cells), dtype=bool)
+        is_rising = _is_inside(cells, view.audit.rising)
+        may_rise = _is_inside(cells, [one[:2] for one in view.audit.undecided])
         of = f" of {view.title}" if len(shown) > 1 else ""
         left, right = f"{fixed(levels[0], 1)} noisy", f"clean {fixed(levels[-1], 1)}"
         lines = [
             Text(f"weighting w{of}, log scale"),
             *_plotted(log_w, low, high, 8, labels=ends, is_marked=is_rising),
-            _strokes(is_rising, "rises", "never rises"),
+            _strokes(is_rising, may_rise),
             Text("density p of the noise levels"),
             *_plotted(p, 0, top, 4, labels=("0", f"{top:.2g}")),
             _axis(left, "log-SNR", right, width),
@@ -171,12 +171,21 @@ def _runs(row: str, is_marked: NDArray[np.bool_] | None) -> Iterator[tuple[bool,
         yield bool(is_marked[start]), row[start:end]
 
 
-def _strokes(is_marked: NDArray[np.bool_], label: str, otherwise: str) -> Text:
-    """A line of strokes below the marked parts of a plot, which shows them without colour."""
-    if not is_marked.any():
-        return Text(" " * _MARGIN + otherwise, style="dim")
-    row = "".join("╱" if is_so else " " for is_so in is_marked)
-    return Text(f"{label:>{_MARGIN - 2}}  ").append(row, style=_RISING)
+def _is_inside(
+    levels: Float[Array, " c"], intervals: Sequence[tuple[float, float]]
+) -> NDArray[np.bool_]:
+    """Which levels are in any of the intervals."""
+    inside = [(start <= levels) & (levels <= end) for start, end in intervals]
+    return np.any(inside, axis=0) if inside else np.zeros(len(levels), dtype=bool)
+
+
+def _strokes(is_rising: NDArray[np.bool_], may_rise: NDArray[np.bool_]) -> Text:
+    """A line below a plot that shows without colour where the curve rises, and where it may."""
+    if not (is_rising | may_rise).any():
+        return Text(" " * _MARGIN + "never rises", style="dim")
+    row = np.select([is_rising, may_rise], ["╱", "?"], " ")
+    label = "rises" if is_rising.any() else "rises?"
+    return Text(f"{label:>{_MARGIN - 2}}  ").append("".join(row), style=_RISING)
 
 
 def _axis(left: str, title: str, right: str, width: int) -> Text:

@@ -13,12 +13,15 @@ from markupsafe import Markup, escape
 
 from elbos import __version__
 from elbos.audit.result import Audit
-from elbos.report.audit import View, difference, facts, verdict, views
+from elbos.report.audit import View, difference, facts, views
 from elbos.report.gallery_figure import DECADES, HEIGHT, LOGSNR, WIDTH, picture
 from elbos.report.html import document
 from elbos.report.numbers import NONE
 
-_SHOWN = ("predicts", "coefficient", "noise levels", "expected loss", "nearest", "diagnostics")
+_SHOWN = (
+    *("predicts", "coefficient", "noise levels", "rises on", "negative share", "undecided on"),
+    *("expected loss", "nearest", "diagnostics"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +63,6 @@ class Card:
         return {name: found[name] for name in _SHOWN if found[name] != NONE} | dict(self.settings)
 
     @property
-    def verdict(self) -> str:
-        """The verdict, as one paragraph."""
-        return verdict(self.audit)
-
-    @property
     def linked_source(self) -> Markup:
         """The source, its addresses as links."""
         linked = re.sub(r"(https://[^\s,;)]+)", r'<a href="\1">\1</a>', str(escape(self.source)))
@@ -74,11 +72,12 @@ class Card:
     def sorts_as(self) -> dict[str, float | str]:
         """What a page sorts by, by name."""
         audit, (low, high) = self.audit, self.audit.central_half
-        is_described = audit.is_weighted_elbo
+        verdicts = ("monotone", "undecided", "not monotone", "no weighting")
         return {
             "name": self.name,
-            "verdict": ("yes", "open", "no").index(self.view.kind),
-            "share": audit.negative_share if is_described else "",
+            "verdict": verdicts.index(audit.verdict),
+            "share": audit.negative_share if audit.is_weighted_elbo else "",
+            "samples": audit.rising_share if audit.is_weighted_elbo else "",
             "level": (low + high) / 2,
         }
 
@@ -138,11 +137,11 @@ def as_dict(card: Card) -> dict[str, object]:
         "title": card.title,
         "source": card.source,
         "command": card.command,
-        "is_monotone": audit.is_monotone,
-        "is_weighted_elbo": audit.is_weighted_elbo,
+        "verdict": audit.verdict,
         "rising": audit.rising,
+        "rising_share": audit.rising_share,
         "negative_share": audit.negative_share,
         "nearest": audit.closest[0].name if audit.closest else None,
         "facts": card.facts,
-        "verdict": card.verdict,
+        "in_words": card.view.verdict,
     }

@@ -32,7 +32,8 @@ def picture(audit: Audit) -> Markup:
     log_w = audit.weighting(torch.from_numpy(levels)).log10().numpy()
     p = np.interp(levels, audit.logsnr.numpy(), audit.density.numpy())
     w_up = 1 - (np.nanmax(log_w) - log_w) / DECADES
-    shapes = [_ticks(), *_bands(audit.rising, "rising")]
+    undecided = [one[:2] for one in audit.undecided]
+    shapes = [_ticks(), *_bands(audit.rising, "rising"), *_bands(undecided, "undecided")]
     outline = f"{_path(levels, p / p.max() / 2)}V{HEIGHT}H{_across(low):.1f}Z"
     shapes.append(Markup('<path class="density" d="{}"/>').format(outline))
     shapes.append(Markup('<path class="line" d="{}"/>').format(_path(levels, w_up)))
