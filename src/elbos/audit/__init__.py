@@ -30,7 +30,7 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.declare import LossTable, from_recipe, from_table
+from elbos.audit.declare import DeclaredLoss, LossTable, from_loss, from_recipe, from_table
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.estimate import audit_of_samples
 from elbos.audit.instrument import LossFunction
@@ -39,9 +39,11 @@ from elbos.audit.result import Audit
 
 __all__ = [
     "Audit",
+    "DeclaredLoss",
     "Diagnostic",
     "LossFunction",
     "LossTable",
+    "from_loss",
     "from_recipe",
     "from_table",
     "probe",

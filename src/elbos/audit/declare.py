@@ -1,14 +1,16 @@
-r"""Audits without measuring: of recipes, and of losses in numbers, computed exactly.
+r"""Audits without measuring: of recipes, and of losses in formulas or numbers, computed exactly.
 
-However a loss with a table of noise levels is written, all that it optimizes is in five numbers per
-noise level: the log-SNR $\lambda$, how likely it is, the target $y = a x + b\epsilon$ and the
-coefficient $c$ of $\|\hat y - y\|^2$. They are scale-free: neither the units of time nor the scale
-of the network's input appear, and the network's error of the noise is
+However a loss is written, all that it optimizes is in five numbers per noise level: the log-SNR
+$\lambda$, how likely it is, the target $y = a x + b\epsilon$ and the coefficient $c$ of
+$\|\hat y - y\|^2$. They are formulas (`DeclaredLoss`), or a table of steps (`LossTable`). They are
+scale-free: neither the units of time nor the scale of the network's input appear, and the network's
+error of the noise is
 
 $$\|\hat\epsilon - \epsilon\|^2 = \frac{\|\hat y - y\|^2}{(b - a\,e^{-\lambda/2})^2}.$$
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,11 +29,40 @@ from elbos.errors import suggestion
 from elbos.extrema import rising_intervals
 from elbos.parameterizations import Parameterization
 from elbos.recipes import RECIPES
+from elbos.schedules import Schedule
 
 _TAIL = 1e-5  # a recipe is shown where more than this is sampled, as 100,000 samples would
 _LAST_DIGIT = 80.0  # log-SNR of data, or of noise, that is below the last digit of a float64
 _MIN_PROBABILITY = 1e-15  # of a step that any training draws
 _DECIMALS = 9  # of log-SNR, up to which steps are one
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeclaredLoss:
+    r"""A training loss in formulas: $\lambda \sim p$, and $c(\lambda)\,\|\hat y - y\|^2$.
+
+    Attributes:
+        title: Its name, in a few words.
+        schedule: The distribution $p$ of log-SNR.
+        parameterization: What is predicted, $y$.
+        coefficient: $c(\lambda)$, up to a constant.
+        factor: What the target is multiplied with; -1 where its sign is reversed.
+        diagnostics: What a reader should know besides.
+    """
+
+    title: str
+    schedule: Schedule
+    parameterization: Parameterization
+    coefficient: Callable[[Tensor], Tensor]
+    factor: float = 1.0
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+    def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        r"""$w(\lambda) \propto p\,c\,\|\hat y - y\|^2/\|\hat\epsilon - \epsilon\|^2$, whose formula
+        continues beyond the ends of the schedule.
+        """
+        error_ratio = 1 / self.parameterization.eps_error_per_error(logsnr)
+        return self.schedule.log_density(logsnr).exp() * self.coefficient(logsnr) * error_ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,24 +127,48 @@ def from_recipe(name: str) -> Audit:
     if name not in RECIPES:
         raise ValueError(f"There is no recipe {name!r}: {suggestion(name, RECIPES)}")
     recipe = RECIPES[name]
-    ends = recipe.schedule.logsnr(torch.tensor([1 - _TAIL, _TAIL], dtype=torch.float64))
+    loss = DeclaredLoss(
+        title=name,
+        schedule=recipe.schedule,
+        parameterization=recipe.parameterization,
+        coefficient=recipe.coefficient,
+    )
+    return from_loss(loss)
+
+
+def from_loss(loss: DeclaredLoss) -> Audit:
+    """The audit of a loss in formulas, on the noise levels that 100,000 samples would show.
+
+    Examples:
+        >>> from elbos import parameterizations, schedules
+        >>> flow = DeclaredLoss(
+        ...     title="flow",
+        ...     schedule=schedules.Flow(),
+        ...     parameterization=parameterizations.Flow(),
+        ...     coefficient=torch.ones_like,
+        ... )
+        >>> from_loss(flow).closest[0].name
+        'Exponential()'
+    """
+    ends = loss.schedule.logsnr(torch.tensor([1 - _TAIL, _TAIL], dtype=torch.float64))
     low, high = ends.tolist()
     grid = torch.linspace(low, high, NUM_POINTS, dtype=torch.float64)
-    density = recipe.schedule.density(grid)
-    a, b = recipe.parameterization.coefficients(grid)
+    a, b = loss.parameterization.coefficients(grid)
+    prediction = Prediction.from_target(loss.parameterization, loss.factor)
     return assembled(
         source="declared",
-        title=name,
+        title=loss.title,
         grid=grid.numpy(),
-        log_p=density.log().numpy(),
-        log_w=recipe.weighting(grid).log().numpy(),
-        log_c=recipe.coefficient(grid).log().numpy(),
-        rising=rising_intervals(recipe.weighting, low, high),
-        a=a.numpy(),
-        b=b.numpy(),
-        schedule=code(recipe.schedule),
+        log_p=loss.schedule.density(grid).log().numpy(),
+        log_w=loss.weighting(grid).log().numpy(),
+        log_c=loss.coefficient(grid).log().numpy(),
+        rising=rising_intervals(loss.weighting, low, high),
+        a=loss.factor * a.numpy(),
+        b=loss.factor * b.numpy(),
+        schedule=code(loss.schedule),
         density_kind="named",
-        prediction=Prediction.from_target(recipe.parameterization),
+        prediction=prediction,
+        diagnostics=_with_unknown_target(loss.diagnostics, prediction),
     )
 
 
@@ -146,6 +201,7 @@ def from_table(table: LossTable) -> Audit:
     log_w = log_p + curve(_log(drawn.eps_coefficient))
     pure, whole = ((p * c)[where].sum() / p[where].sum() for where in (is_pure, p > 0))
     covariance = np.diag(spacing_error(levels, numbers, grid) ** 2)
+    prediction = Prediction.from_target(table.parameterization, table.factor)
     return assembled(
         source="declared",
         title=table.title,
@@ -159,12 +215,19 @@ def from_table(table: LossTable) -> Audit:
         schedule=None,
         density_kind="table",
         num_steps=len(table.logsnr),
-        prediction=Prediction.from_target(table.parameterization, table.factor),
+        prediction=prediction,
         share_pure_noise=p[is_pure].sum().item(),
         weight_pure_noise=(pure / whole).nan_to_num().item(),
         share_clean=p[is_clean].sum().item(),
-        diagnostics=list(table.diagnostics),
+        diagnostics=_with_unknown_target(table.diagnostics, prediction),
     )
+
+
+def _with_unknown_target(
+    diagnostics: Sequence[Diagnostic], prediction: Prediction
+) -> list[Diagnostic]:
+    unknown = [] if prediction.name else [Diagnostic("unknown-target")]
+    return [*diagnostics, *unknown]
 
 
 def _log(values: Tensor) -> Tensor:

@@ -24,6 +24,9 @@ FATAL = frozenset(
         "coloured-noise",
         "not-normal",
         "negative",
+        "declared-not-squared",
+        "declared-noise",
+        "declared-target",
     }
 )
 """Kinds that mean that no weighting describes the loss."""

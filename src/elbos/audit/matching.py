@@ -59,7 +59,7 @@ class Prediction(NamedTuple):
 
     @classmethod
     def from_target(cls, y: Parameterization, factor: float = 1.0) -> "Prediction":
-        return cls(_NAMES[type(y)], factor, y.sigma_data if isinstance(y, EDM) else None)
+        return cls(_NAMES.get(type(y)), factor, y.sigma_data if isinstance(y, EDM) else None)
 
 
 def prediction_of(

@@ -80,25 +80,25 @@ def table_of(
     diagnostics: Iterable[Diagnostic],
 ) -> LossTable:
     """The table of a loss on steps of these noise levels."""
+    steps = torch.arange(len(logsnr) + 1, dtype=torch.float64)
     return LossTable(
         title=f"{config['_class_name']}, {len(logsnr)} steps",
         logsnr=logsnr,
-        probability=_probability(training, len(logsnr)),
+        probability=step_probability(training, steps / len(logsnr)),
         coefficient=coefficient,
         parameterization=parameterization,
         diagnostics=tuple(diagnostics),
     )
 
 
-def _probability(training: Training, num_steps: int) -> Float[Tensor, " n"]:
-    r"""That $i \le uN < i + 1$, from the distribution of the scripts' $u$."""
-    u = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
+def step_probability(training: Training, u: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
+    r"""The probability that the scripts' $u$ lies between neighbours of increasing numbers."""
     if training.weighting_scheme == "logit_normal":
         z = (torch.logit(u) - training.logit_mean) / (training.logit_std * math.sqrt(2))
         return torch.where(z[1:] < 0, torch.erfc(-z).diff(), -torch.erfc(z).diff()) / 2
     if training.weighting_scheme == "mode":
         return _inverse_mode(u, training.mode_scale).diff()
-    return torch.full_like(u[1:], 1 / num_steps)
+    return u.diff()
 
 
 def _inverse_mode(u: Float[Tensor, " n"], scale: float) -> Float[Tensor, " n"]:

@@ -1,0 +1,126 @@
+r"""What trainers of flow matching share: times, shifts by resolution, weights, targets.
+
+On the path $z = (1 - t)x + t\epsilon$ log-SNR is $\lambda = 2\ln\frac{1 - t}{t}$. A shift $s$,
+$t' = \frac{st}{1 + (s - 1)t}$, lowers it by $2\ln s$, so that logit-normal times of mean $m$ are
+logit-normal with mean $m + \ln s$. A shift by resolution is $s = e^\mu$, with $\mu$ linear in the
+number of tokens.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.adapters.diffusers import Scheme, Training
+from elbos.adapters.diffusers.training import step_probability
+from elbos.adapters.trainers.settings import Settings
+from elbos.adapters.trainers.trainer import Loss
+from elbos.audit import DeclaredLoss, Diagnostic, LossTable
+from elbos.parameterizations import Flow, Parameterization
+from elbos.schedules import Schedule
+
+_RESOLUTION = 1024  # that of FLUX.1, Qwen-Image and SD3
+
+
+def time_of(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    r"""$t = \mathrm{sigmoid}(-\lambda/2)$."""
+    return torch.sigmoid(-logsnr / 2)
+
+
+def logsnr_of(t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    r"""$\lambda = 2\ln\frac{1 - t}{t}$."""
+    return -2 * torch.logit(t)
+
+
+def mu_of(tokens: float, *, low: tuple[float, float], high: tuple[float, float]) -> float:
+    r"""$\mu$ on the line through two pairs (tokens, $\mu$)."""
+    (x1, y1), (x2, y2) = low, high
+    return y1 + (y2 - y1) * (tokens - x1) / (x2 - x1)
+
+
+def resolution(settings: Settings, name: str = "resolution") -> tuple[int, int, list[Diagnostic]]:
+    """The two sides of the images, and a finding where they are assumed.
+
+    Raises:
+        ValueError: If the setting holds no one or two whole numbers.
+    """
+    text = settings.text(name)
+    sides = [int(number) for number in re.findall(r"\d+", text)]
+    if not text:
+        shown = f"{_RESOLUTION} x {_RESOLUTION}"
+        return _RESOLUTION, _RESOLUTION, [Diagnostic("declared-resolution", {"resolution": shown})]
+    if not 1 <= len(sides) <= 2 or min(sides) < 16 or max(sides) > 100_000:
+        raise ValueError(f"{name} is {text[:40]!r}: give one or two sides in pixels, as 1024.")
+    return sides[0], sides[-1], []
+
+
+def read_scheme(settings: Settings) -> Training:
+    """The flags of diffusers' scripts, and of those made after them, for u in [0, 1]."""
+    if settings.text("weighting_scheme") == "uniform":
+        return Training()
+    scheme = settings.one_of("weighting_scheme", "none", get_args(Scheme))
+    if scheme == "logit_normal":
+        mean, std = settings.number("logit_mean", 0), settings.number("logit_std", 1, above=0)
+        return Training(weighting_scheme="logit_normal", logit_mean=mean, logit_std=std)
+    if scheme == "mode":
+        scale = settings.number("mode_scale", 1.29, low=-1, high=1.75)
+        return Training(weighting_scheme="mode", mode_scale=scale)
+    return Training(weighting_scheme=scheme)
+
+
+def scheme_probability(scheme: Training, num_steps: int, shift: float = 1.0) -> Float[Tensor, " n"]:
+    r"""That $i \le u'N < i + 1$ for the scheme's u, shifted."""
+    edges = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
+    return step_probability(scheme, edges / (shift - (shift - 1) * edges))
+
+
+def scheme_weight(scheme: Training, t: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    r"""$t^{-2}$ of `sigma_sqrt`, $1/(1 - 2t + 2t^2)$ of `cosmap`, else 1."""
+    if scheme.weighting_scheme == "sigma_sqrt":
+        return t**-2
+    if scheme.weighting_scheme == "cosmap":
+        return 1 / (1 - 2 * t + 2 * t**2)
+    return torch.ones_like(t)
+
+
+def plain(schedule: Schedule, diagnostics: Iterable[Diagnostic] = ()) -> DeclaredLoss:
+    """The plain squared error of the flow, with log-SNR from a schedule."""
+    return DeclaredLoss(
+        title="flow matching",
+        schedule=schedule,
+        parameterization=Flow(),
+        coefficient=torch.ones_like,
+        diagnostics=tuple(diagnostics),
+    )
+
+
+def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any) -> Loss:
+    """The loss with a coefficient, a function of log-SNR, and with changes of other fields."""
+    if isinstance(loss, LossTable):
+        return replace(loss, coefficient=coefficient(loss.logsnr), **changes)
+    return replace(loss, coefficient=coefficient, **changes)
+
+
+@dataclass(frozen=True)
+class Residual(Parameterization):
+    r"""What an output $y$ estimates where $z + y$, or $z - ty$, is compared with the flow target.
+
+    Adding the network's input changes what is predicted, not how its error counts.
+
+    Attributes:
+        is_scaled: Whether it is $z - ty$.
+        sign: Of the target $\epsilon - x$.
+    """
+
+    is_scaled: bool = False
+    sign: float = 1.0
+
+    def coefficients(self, logsnr: Float[Tensor, "*b"]) -> tuple[Tensor, Tensor]:
+        t = time_of(logsnr)
+        a, b = Flow().coefficients(logsnr)
+        a, b = self.sign * a - (1 - t), self.sign * b - t
+        return (-a / t, -b / t) if self.is_scaled else (a, b)

@@ -1,0 +1,131 @@
+"""Settings of trainers as they are written: flags, TOML, YAML and JSON; what is wrong with them."""
+
+import json
+
+import pytest
+
+from elbos.adapters.trainers import TRAINERS, Settings, Trainer, read_settings
+from elbos.audit import from_recipe
+
+NESTED = {
+    "train": {"shift": 3.5, "steps": ["a", "b"], "gamma": None},
+    "layers": [{"shape": [1, 2]}],
+}
+TEXTS = {
+    "settings.json": json.dumps(NESTED),
+    "settings.yaml": "train:\n  shift: 3.5\n  steps: [a, b]\n  gamma:\nlayers:\n- shape: [1, 2]\n",
+    "settings.toml": '[train]\nshift = 3.5\nsteps = ["a", "b"]\n[[layers]]\nshape = [1, 2]\n',
+}
+BROKEN = {
+    "broken.json": '{"a": ',
+    "broken.toml": "a = = 1",
+    "broken.yaml": "a: [1",
+    "list.json": "[1]",
+    "empty.yaml": "",
+    "code.yaml": "a: !!python/object/apply:os.system ['true']",
+    "deep.json": '{"a":' * 100_000,
+    "self.yaml": "a: &a [*a]",
+    "laughs.yaml": "a: &a [[x]]\n"
+    + "".join(
+        f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n"
+        for a, b in zip("abcdefg", "bcdefgh", strict=True)
+    ),
+    "latin.toml": "name = '\xe9'",
+    "settings.txt": "a = 1",
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_files_of_all_forms_are_read_alike(tmp_path, name):
+    path = tmp_path / name
+    path.write_text(TEXTS[name])
+    for source in (path, str(path)):
+        settings = read_settings(source)
+        assert settings.number("shift", 1) == settings.number("train.shift", 1) == 3.5
+        assert settings.number_or_none("gamma") is None
+        assert set(settings.unread()) == {"train.steps", "layers.0.shape"}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_malformed_files_are_one_line(tmp_path, name):
+    path = tmp_path / name
+    path.write_text(BROKEN[name], encoding="latin-1")
+    with pytest.raises(ValueError, match=name) as found:
+        read_settings(path)
+    assert "\n" not in str(found.value)
+
+
+def test_a_file_that_is_not_there_is_named():
+    with pytest.raises(OSError, match=r"nowhere\.toml"):
+        read_settings("nowhere.toml")
+
+
+def test_flags_are_read_as_a_shell_does():
+    line = r"""accelerate launch --num-processes 2 sd3_train.py --shift=-2.5 --logit_mean -1e-1 \
+      --masked --args a=1 b="2 c" --shift 3"""
+    settings = read_settings(line)
+    assert settings.text("script") == "sd3_train"
+    assert settings.number("shift", 0) == 3
+    assert settings.number("logit_mean", 0) == -0.1
+    assert settings.integer("num_processes", 1) == 2
+    assert settings.flag("masked")
+    assert settings.text("args") == "a=1 b=2 c"
+    with pytest.raises(ValueError, match="quotes"):
+        read_settings("--name 'open")
+
+
+def test_flags_count_more_than_the_file_that_they_name(tmp_path):
+    (tmp_path / "a.toml").write_text("[loss]\nmin_snr_gamma = 1\nsigmoid_scale = 2\n")
+    for path in (tmp_path / "a", tmp_path / "a.toml"):
+        settings = read_settings(["x.py", "--config_file", str(path), "--min_snr_gamma", "5"])
+        assert settings.number("min_snr_gamma", 0) == 5
+        assert settings.number("sigmoid_scale", 0) == 2
+
+
+WRONG = [
+    ("number", {"a": "five"}, {"default": 1}),
+    ("number", {"a": True}, {"default": 1}),
+    ("number", {"a": "nan"}, {"default": 1}),
+    ("number", {"a": 0}, {"default": 1, "above": 0}),
+    ("number", {"a": 3}, {"default": 1, "high": 2}),
+    ("integer", {"a": 2.5}, {"default": 1}),
+    ("integer", {"a": "inf"}, {"default": 1}),
+    ("flag", {"a": "maybe"}, {}),
+    ("one_of", {"a": "lx"}, {"default": "l2", "choices": ("l1", "l2")}),
+    ("number", {"x": {"a": 1}, "y": {"a": 2}}, {"default": 1}),
+]
+
+
+@pytest.mark.parametrize(("getter", "values", "how"), WRONG)
+def test_wrong_values_are_named(getter, values, how):
+    with pytest.raises(ValueError, match=r"^a is ") as found:
+        getattr(Settings(values), getter)("a", **how)
+    assert "\n" not in str(found.value)
+
+
+def test_what_was_not_read_is_named_and_what_is_misspelt_refused():
+    loss = TRAINERS["kohya"].loss(Settings({"min_snr_gamma": 5, "learning_rate": 1e-4}))
+    (unread,) = loss.diagnostics
+    assert (unread.kind, unread.values["names"]) == ("unread-settings", "learning_rate")
+    for slip in ("min_snr_gama", "mni_snr_gamma", "min_snr_gammma", "v_parametrization"):
+        with pytest.raises(ValueError, match=rf"{slip}: did you mean"):
+            TRAINERS["kohya"].loss(Settings({slip: 5}))
+
+
+def test_a_trainer_may_say_that_a_name_is_no_slip():
+    def read(settings):
+        settings.number("shift", 1)
+        settings.ignore("shifts")
+        return TRAINERS["kohya"].read(Settings({}))
+
+    trainer = Trainer(name="mine", version="1", read=read)
+    assert [one.kind for one in trainer.loss(Settings({"shifts": 1})).diagnostics] == [
+        "unread-settings"
+    ]
+
+
+def test_a_recipe_is_a_declared_loss():
+    """Stated twice over: EDM's peak, in closed form, and its name."""
+    audit = from_recipe("edm")
+    assert audit.closest[0].name == "EDM()"
+    assert audit.rising[0][1] == pytest.approx(-3.308, abs=1e-3)
