@@ -56,7 +56,7 @@ def test_the_audit_works_on_a_light_install():
     all_names = {re.match(r"[\w-]+", one)[0] for one in dependencies}
     (light,) = re.findall(r"^pip install (torch .*)", (ROOT / "README.md").read_text(), re.M)
     assert set(light.split()) < all_names
-    modules = {"pillow": "PIL", "scikit-learn": "sklearn"}
+    modules = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
     missing = {modules.get(name, name).replace("-", "_") for name in all_names - set(light.split())}
     assert len(missing) > 8
     run(AUDIT.format(missing=sorted(missing)))

@@ -16,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.adapters.diffusers import Scheme, Training
-from elbos.adapters.diffusers.training import step_probability
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.trainer import Loss
 from elbos.audit import DeclaredLoss, Diagnostic, LossTable
@@ -70,12 +69,6 @@ def read_scheme(settings: Settings) -> Training:
         scale = settings.number("mode_scale", 1.29, low=-1, high=1.75)
         return Training(weighting_scheme="mode", mode_scale=scale)
     return Training(weighting_scheme=scheme)
-
-
-def scheme_probability(scheme: Training, num_steps: int, shift: float = 1.0) -> Float[Tensor, " n"]:
-    r"""That $i \le u'N < i + 1$ for the scheme's u, shifted."""
-    edges = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
-    return step_probability(scheme, edges / (shift - (shift - 1) * edges))
 
 
 def scheme_weight(scheme: Training, t: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

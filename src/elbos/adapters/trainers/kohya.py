@@ -18,6 +18,7 @@ from torch import Tensor
 
 from elbos import schedules
 from elbos.adapters.diffusers import Training, loss_table
+from elbos.adapters.diffusers.training import step_probability
 from elbos.adapters.trainers import flow
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
@@ -145,7 +146,7 @@ def _of_sd3(settings: Settings, found: list[Diagnostic]) -> LossTable:
     scheme, shift = flow.read_scheme(settings), settings.number("training_shift", 1, above=0)
     drawn = _uniform(settings).nonzero()[:, 0]
     t = drawn.double() / _NUM_STEPS
-    probability = flow.scheme_probability(scheme, len(drawn), shift)
+    probability = step_probability(scheme, len(drawn), shift)
     if scheme.weighting_scheme == "sigma_sqrt" and t[0] == 0:  # infinity times 0
         found = [*found, Diagnostic("not-finite", {"share": probability[0].item()})]
     return LossTable(
