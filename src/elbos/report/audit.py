@@ -374,10 +374,10 @@ def write_page(audits: Sequence[Audit], path: Path, *, command: str | None = Non
 
 
 def as_html(audits: Sequence[Audit]) -> str:
-    """The headline and the facts, for a notebook."""
+    """The headline, the verdict with a sentence for each diagnostic, and the facts, for a notebook."""
     shown = views(audits)
-    line = Markup("<p><strong>{}</strong>: {} {}</p>")
-    heads = [line.format(view.audit.title, view.mark, view.headline) for view in shown]
+    line = Markup("<p><strong>{}</strong>: {} {}. {}</p>")
+    heads = [line.format(v.audit.title, v.mark, v.headline, v.verdict) for v in shown]
     return Markup("").join([*heads, *(table.html() for table in _page_facts(shown))])
 
 
