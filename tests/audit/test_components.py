@@ -325,11 +325,18 @@ def test_noise_that_is_a_sum_of_draws_is_known(seed):
     assert (errors - errors.median()).abs().median() < 0.03
 
 
-def test_a_target_without_a_part_of_the_noise_is_told():
+def test_input_perturbation_is_told_with_its_strength():
+    """The network sees the noise eps + 0.1 eps', and what the target lacks is independent of it."""
     result = audit.probe(input_perturbation, X, 5000)
-    assert kinds(result) == ["summed-noise", "strange-target", "unknown-target"]
-    assert result.diagnostics[1].values["share"] == pytest.approx(0.01, rel=0.1)
-    assert result.coefficient_name == "1"
+    [found] = result.diagnostics
+    assert (found.kind, result.parameterization) == ("input-perturbation", "eps")
+    assert found.values["gamma"] == pytest.approx(0.1, rel=1e-5)
+    assert result.parameterization_factor == pytest.approx(1 / 1.01**0.5, abs=5e-4)
+    assert (result.process, result.coefficient_name) == ("variance preserving", "1")
+    shifted = schedules.Cosine(shift=-math.log(1.01) / 2)  # of the noise that the network sees
+    density = shifted.density(result.logsnr)
+    errors = (result.weight / density).log()[central(result)]
+    assert (errors - errors.median()).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("std", [0.5, 2.0])

@@ -16,7 +16,8 @@ A loss passes through these modules in this order:
 | `rng`, `instrument` | a call of the loss: random numbers recorded, a stand-in network |
 | `queries` | calls that differ in one thing, in the layout of the data |
 | `decompose` | from dot products to $\alpha, \sigma, a, b$ of every sample |
-| `components` | the data as the process sees them; which draws the noise is |
+| `data`, `noise`, `scales` | the data as the process sees them; the noise; the process |
+| `refusals` | why an input is not data plus noise |
 | `diagnostics` | is it a squared error? findings that a weighting does not show |
 | `measure` | a pilot, then all samples |
 | `levels` | the noise levels that were drawn independently |

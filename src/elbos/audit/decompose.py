@@ -62,8 +62,10 @@ def paired_grams(
     else:
         shape = (-1, *(1,) * (z.ndim - 1))
         c, c_other = paired.coefficient().reshape(shape), paired.coefficient_other().reshape(shape)
-    y = _target(paired.gradient, c)
-    dy = y - _target(paired.gradient_other, c_other)
+    y = target_of(paired.gradient, c)
+    dy = y - target_of(paired.gradient_other, c_other)
+    if paired.moved.summed is not None:
+        y = y - paired.moved.summed.independent_part(y, x).reshape(y.shape)
     vectors = {"x": x, "dx": dx, "z": z, "dz": dz, "y": y, "dy": dy, "eps": eps}
     vectors["one"] = torch.ones_like(z)
     return _products([(vectors[name] * kept).flatten(1) for name in _VECTORS]).cpu()
@@ -150,7 +152,7 @@ def _along(u: Tensor, v: Tensor) -> Tensor:
     return (u * v).sum(axes, keepdim=True) / v.square().sum(axes, keepdim=True).clamp(min=1e-30)
 
 
-def _target(g: Tensor, c: Tensor) -> Tensor:
+def target_of(g: Tensor, c: Tensor) -> Tensor:
     """$y = -g / 2c$; 0 where there is no weight."""
     return torch.where(c == 0, 0.0, -g.double() / (2 * c))
 

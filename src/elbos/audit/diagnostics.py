@@ -27,6 +27,8 @@ FATAL = frozenset(
         "declared-not-squared",
         "declared-noise",
         "declared-target",
+        "strange-target",
+        "target-noise",
     }
 )
 """Kinds that mean that no weighting describes the loss."""

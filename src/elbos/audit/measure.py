@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.audit import diagnostics
-from elbos.audit.components import REFUSAL, Process, find_noise, process_of, reference_data
+from elbos.audit.data import reference_data
 from elbos.audit.decompose import (
     paired_grams,
     representative_elements,
@@ -31,13 +31,17 @@ from elbos.audit.decompose import (
 )
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.instrument import LossFunction
+from elbos.audit.noise import Noise, find_noise, of_the_target, prepared
 from elbos.audit.queries import PairedCalls, Queries
+from elbos.audit.refusals import REFUSAL
 from elbos.audit.rng import distant_seed, preserved_random_states
+from elbos.audit.scales import Process, process_of
 from elbos.checks import require_positive
 
 _ONE_AT_A_TIME = threading.RLock()  # random states are those of the process
 _PURE = 30.0  # beyond this log-SNR float32 holds no signal, or no noise
 _NUM_PILOT_SAMPLES = 256
+_SOLVED_ROUNDING = 100  # times that of float32, where the spread of sampled data was solved for
 _MIN_DIMENSIONS = 32  # in which data, noise and random signs are far from dependent
 
 
@@ -100,10 +104,8 @@ class _Pilot:
     """The findings on the first batches, which decide how the others are taken apart."""
 
     queries: Queries
-    reference: tuple[Tensor, Tensor]  # both batches as the process sees them, up to a scale
-    offset: float  # what is added to the data
+    noise: Noise
     depends_on_x: bool  # the coefficient does
-    is_noise_known: bool  # it is one of the draws that were recorded
     is_uneven: bool  # the coefficient differs between the elements of a sample
     is_plain: bool  # one call of the loss shows all there is; in few dimensions it does not
     diagnostics: list[Diagnostic]
@@ -124,8 +126,13 @@ def _pilot(loss_fn: LossFunction, x: Tensor, seed: int) -> _Pilot:
     is_uneven = any(one.kind == "uneven" for one in found)
     found += diagnostics.of_the_calls(queries.instrument, x, seeds)
     reference = reference_data(paired, x, queries.x_other)
-    if reference[0] is not x:
+    if reference is None:
+        raise ValueError(REFUSAL)
+    if reference.x is not x:
         found.append(Diagnostic("encoded"))
+    if reference.draw is not None:
+        paired = prepared(paired, queries, reference.prepare)
+        found.append(reference.diagnostic)
     noise = find_noise(paired, queries, reference, is_uneven=is_uneven)
     found += noise.diagnostics
     c, c_other = (
@@ -136,13 +143,17 @@ def _pilot(loss_fn: LossFunction, x: Tensor, seed: int) -> _Pilot:
     if depends_on_x:
         found.append(Diagnostic("data-dependent"))
     is_target_known = _median(noise.coefficients.unexplained_target[c != 0]) < 1e-4
-    is_plain = noise.is_known and is_target_known and not is_uneven and not depends_on_x
+    is_plain = (
+        noise.is_known
+        and not noise.is_summed
+        and is_target_known
+        and not is_uneven
+        and not depends_on_x
+    )
     return _Pilot(
         queries,
-        reference,
-        noise.coefficients.offset,
+        noise,
         depends_on_x,
-        noise.is_known,
         is_uneven,
         is_plain and x[0].numel() >= _MIN_DIMENSIONS,
         found,
@@ -157,16 +168,20 @@ def _draw(
     pilot: _Pilot, num: int, seed: int, advance: Callable[[int], None]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gram matrices, $c$, numbers of batches, and quantiles of `num` samples, batch after batch."""
-    x, size = pilot.reference[0], len(pilot.queries.x)
-    elements = representative_elements(x)
+    reference, offset = pilot.noise.reference, pilot.noise.coefficients.offset
+    size, elements = len(pilot.queries.x), representative_elements(reference.x)
     grams, coefficients, batches, quantiles = [], [], [], []
     for i in range(num):
         if pilot.is_plain:
             calls = pilot.queries.single(seed + i)
-            grams += [single_products(call, x, pilot.offset, elements) for call in calls]
+            grams += [
+                single_products(call, reference.at(call)[0], offset, elements) for call in calls
+            ]
         else:
             paired = pilot.queries.paired(seed + i, with_other_moved=pilot.depends_on_x)
-            grams += [paired_grams(p, pilot.reference, is_uneven=pilot.is_uneven) for p in paired]
+            grams += [
+                paired_grams(p, reference.at(p.moved), is_uneven=pilot.is_uneven) for p in paired
+            ]
             coefficients += [p.coefficient().cpu() for p in paired]
             calls = [p.moved for p in paired]
         batches += [i] * len(calls)
@@ -179,7 +194,7 @@ def _draw(
         torch.stack(some[:num_draws], 1) if num_draws else torch.empty(size, 0)
         for some in quantiles
     ]
-    solved = single_grams(torch.cat(grams), pilot.offset) if pilot.is_plain else None
+    solved = single_grams(torch.cat(grams), offset) if pilot.is_plain else None
     gram, c = solved or (torch.cat(grams), torch.cat(coefficients))
     batch = torch.tensor(batches, dtype=torch.float64).repeat_interleave(size)
     return gram[:num], c[:num], batch[:num], torch.cat(columns)[:num]
@@ -195,23 +210,24 @@ def _samples_of(
     data_scale: float | None,
 ) -> Samples:
     """The coefficients of samples, in the scale of their process."""
-    solved = solve(grams, is_noise_known=pilot.is_noise_known)
-    x = pilot.queries.x
-    rtol = 0.0 if pilot.is_noise_known else (2 / x[0].numel()) ** 0.5
-    process = process_of(solved.alpha, solved.sigma, offset=solved.offset, rtol=rtol)
+    solved = solve(grams, is_noise_known=pilot.noise.is_known)
+    x, reference = pilot.queries.x, pilot.noise.reference
+    rtol = 0.0 if pilot.noise.is_known else (2 / x[0].numel()) ** 0.5
+    nominal = solved.sigma / (1 + pilot.noise.gamma**2) ** 0.5  # before the input was perturbed
+    process = process_of(solved.alpha, nominal, offset=solved.offset, rtol=rtol)
     if data_scale is not None:
         process = process._replace(scale=data_scale)
     logsnr = 2 * (torch.log(solved.alpha / process.scale) - solved.sigma.log())
     logsnr = torch.where(logsnr < -_PURE, -torch.inf, logsnr)
     logsnr = torch.where(logsnr > _PURE, torch.inf, logsnr)
     is_strange = (solved.unexplained_noise > 0.05) & (logsnr.abs() < 4)
-    is_exact = pilot.is_noise_known and pilot.reference[0] is x
+    is_exact = pilot.noise.is_known and reference.x is x
     if is_exact and is_strange.double().mean() > 1e-3:
         raise ValueError(REFUSAL)  # as where a coin flips whole batches, none of the first ones
     found = pilot.diagnostics
-    unexplained = solved.unexplained_target[logsnr.isfinite() & (c != 0)].median().item()
-    if unexplained > 1e-3 and not any(one.is_fatal for one in found):
-        found = [*found, Diagnostic("strange-target", {"share": unexplained})]
+    if not any(one.is_fatal for one in found):
+        unexplained = solved.unexplained_target[logsnr.isfinite() & (c != 0)]
+        found = [*found, *of_the_target(unexplained)]
     return Samples(
         logsnr=logsnr,
         a=solved.a / process.scale,
@@ -222,7 +238,8 @@ def _samples_of(
         process=process,
         data_offset=solved.offset,
         logsnr_error=rtol,
-        rounding=solved.rounding,
+        rounding=solved.rounding
+        * (_SOLVED_ROUNDING if pilot.noise.reference.draw is not None else 1),
         quantiles=quantiles,
         diagnostics=found,
     )

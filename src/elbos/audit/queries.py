@@ -6,7 +6,8 @@ changes only where it holds data; so losses may pack latents into tokens, move c
 transpose sequences, fold frames into the batch, or put other channels beside the noisy data.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +26,19 @@ class SingleCall:
     normals: list[Tensor]  # normal numbers that were drawn, those of the size of z
     shared: list[Tensor]  # those that many elements of z may share
     quantiles: list[Tensor]  # numbers that may decide the noise level of each sample (`rng`)
+    of_data: Tensor | None = None  # the normal numbers that the data are sampled with, if known
+    summed: "SummedNoise | None" = None  # what the noise is a sum of, if it is
+
+    def separated(self, draw: int) -> "SingleCall":
+        """The call with one of the normal draws apart: that of the data."""
+        normals = [normal for i, normal in enumerate(self.normals) if i != draw]
+        return replace(self, normals=normals, of_data=self.normals[draw])
+
+    def added(self, draws: list[int], x: Tensor) -> "SingleCall":
+        """The call with a sum of its normal draws for the noise, in the proportions of `z`."""
+        used = [self.normals[i] for i in draws if i < len(self.normals)]
+        summed = SummedNoise.from_input(used, self.z, x)
+        return replace(self, normals=[summed.noise().reshape(self.z.shape)], summed=summed)
 
 
 @dataclass(frozen=True)
@@ -72,7 +86,7 @@ class Queries:
     x_other: Tensor  # other clean data, of the same shape
     first_channel: int = 0  # where the noisy data begin in the network's input
     order: Tensor | None = None  # where each of their elements is there, if not in its own place
-    summed: list[int] = field(default_factory=list)  # draws that the noise is a sum of, if it is
+    prepare: Callable[[SingleCall], SingleCall] = field(default=lambda call: call)  # its draws
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Queries":
@@ -136,12 +150,9 @@ class Queries:
             normals += [self._like_x(draw) for draw in normals]
         others = [draw for draw in draws if draw.numel() != z.numel() and _is_shared(draw, z)]
         normals += [draw.expand_as(z) for draw in others if draw.shape[1:] == z.shape[1:]]
-        if self.summed:
-            used = [normals[i] for i in self.summed if i < len(normals)]
-            normals = [normalized_sum(used, z, self.x)]
         shared = [draw for draw in others if draw.shape[1:] != z.shape[1:]]
         quantiles = [q for q in self.instrument.recorder.quantiles if len(q) == len(z)]
-        return SingleCall(z, answer, gradient, normals, shared, quantiles)
+        return self.prepare(SingleCall(z, answer, gradient, normals, shared, quantiles))
 
 
 def _is_shared(draw: Tensor, z: Tensor) -> bool:
@@ -150,14 +161,37 @@ def _is_shared(draw: Tensor, z: Tensor) -> bool:
     return draw.ndim == z.ndim and all(num in (1, size) for num, size in pairs)
 
 
-def normalized_sum(draws: list[Tensor], z: Tensor, x: Tensor) -> Tensor:
-    """The sum of draws that is in `z` besides the data and a constant, as noise of variance 1."""
-    vectors = torch.stack([v.flatten(1).double() for v in (*draws, x, torch.ones_like(x))], dim=1)
-    products = vectors @ vectors.mT
-    projections = vectors @ z.flatten(1).double()[:, :, None]
-    factors = torch.linalg.solve_ex(products, projections).result[:, : len(draws)]
-    factors = factors / factors.norm(dim=1, keepdim=True).clamp(min=1e-30)
-    return torch.einsum("bki,bkd->bd", factors, vectors[:, : len(draws)]).reshape(z.shape)
+@dataclass(frozen=True)
+class SummedNoise:
+    """Noise of variance 1 that is a sum of draws, in other proportions for each sample."""
+
+    draws: Float[Tensor, "b k d"]
+    factors: Float[Tensor, "b k"]  # of norm 1
+
+    @classmethod
+    def from_input(cls, draws: list[Tensor], z: Tensor, x: Tensor) -> "SummedNoise":
+        """The sum that is in `z` besides the data and a constant."""
+        stacked = torch.stack([draw.flatten(1).double() for draw in draws], dim=1)
+        factors = _factors(stacked, z, x)
+        return cls(stacked, factors / factors.norm(dim=1, keepdim=True).clamp(min=1e-30))
+
+    def noise(self) -> Float[Tensor, "b d"]:
+        return torch.einsum("bk,bkd->bd", self.factors, self.draws)
+
+    def independent_part(self, y: Tensor, x: Tensor) -> Float[Tensor, "b d"]:
+        """What the target `y` holds of the draws that is independent of this sum of them."""
+        factors = _factors(self.draws, y, x)
+        along = (factors * self.factors).sum(1, keepdim=True) * self.factors
+        return torch.einsum("bk,bkd->bd", factors - along, self.draws)
+
+
+def _factors(draws: Float[Tensor, "b k d"], value: Tensor, x: Tensor) -> Float[Tensor, "b k"]:
+    """What the draws are multiplied with in a value that holds data and a constant besides."""
+    others = torch.stack([x.flatten(1).double(), torch.ones_like(draws[:, 0])], dim=1)
+    vectors = torch.cat([draws, others], dim=1)
+    projections = vectors @ value.flatten(1).double()[:, :, None]
+    factors: Tensor = torch.linalg.solve_ex(vectors @ vectors.mT, projections).result
+    return factors[:, : draws.shape[1], 0]
 
 
 def other_data(x: Tensor) -> Tensor:

@@ -374,7 +374,7 @@ def write_page(audits: Sequence[Audit], path: Path, *, command: str | None = Non
 
 
 def as_html(audits: Sequence[Audit]) -> str:
-    """The headline, the verdict with a sentence for each diagnostic, and the facts, for a notebook."""
+    """The headline, the verdict with its diagnostics in words, and the facts, for a notebook."""
     shown = views(audits)
     line = Markup("<p><strong>{}</strong>: {} {}. {}</p>")
     heads = [line.format(v.audit.title, v.mark, v.headline, v.verdict) for v in shown]

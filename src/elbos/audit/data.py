@@ -1,0 +1,195 @@
+r"""The data as the process sees them, to which the noise is added.
+
+Most losses diffuse the data that they are given, up to a scale and an offset. Others encode images
+first. Their latents are given to nobody, but they are the same in every batch $k$: with
+$z_k = \alpha_k E(x) + \sigma_k \epsilon_k$ and the noise known, they can be solved for. If they are
+sampled in every call anew, as by a VAE's `latent_dist.sample()`,
+
+$$z_k = \alpha_k\,(\mu + s \odot \xi_k) + \sigma_k\epsilon_k,$$
+
+a normal draw is multiplied by a constant times $\alpha$. It belongs to the data, and $\mu$ and $s$
+can be solved for.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.audit.decompose import representative_elements
+from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.queries import PairedCalls, SingleCall, unlike
+from elbos.audit.scales import relative_scale
+
+_EXACT = 1e-6  # share of what the data explain that they may leave, by float32 arithmetic
+_MAX_STEPS = 200  # of alternating least squares
+_Stacked = Float[Tensor, "b k d"]  # of the samples of a batch, in several calls
+_Bases = Float[Tensor, "b p k d"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A batch of data and another one, as the process sees them up to a scale and an offset.
+
+    Where data are sampled in each call, `x` and `x_other` are their means, and the spreads are what
+    a normal draw is multiplied with.
+    """
+
+    x: Tensor
+    x_other: Tensor
+    spread: Tensor | None = None
+    spread_other: Tensor | None = None
+    draw: int | None = None  # its place among the normal draws
+
+    def at(self, call: SingleCall) -> tuple[Tensor, Tensor]:
+        """Both batches in a call."""
+        if self.spread is None or self.spread_other is None:
+            return self.x, self.x_other
+        assert call.of_data is not None
+        return (
+            self.x + self.spread * call.of_data,
+            self.x_other + self.spread_other * call.of_data,
+        )
+
+    def prepare(self, call: SingleCall) -> SingleCall:
+        """The call with the draw of the data apart from those that may be the noise."""
+        return call if self.draw is None else call.separated(self.draw)
+
+    @property
+    def diagnostic(self) -> Diagnostic:
+        """How much of the standard deviation of sampled data is the draw's."""
+        assert self.spread is not None
+        noise = self.spread.double().square().mean()
+        share = (noise / (noise + self.x.double().var())).sqrt().item()
+        return Diagnostic("sampled-data", {"share": share})
+
+
+def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Reference | None:
+    """Both batches as the process sees them.
+
+    They are the given ones if the changes of $z$ are theirs, scaled. None if $z$ is not data,
+    scaled, plus noise.
+    """
+    z, z_other = (torch.cat([p.z for p in paired]), torch.cat([p.z_other for p in paired]))
+    dz = (z - z_other).float()
+    rounding = 100 * torch.finfo(z.dtype).eps ** 2 * z.float().square().nansum().item()
+    size = dz.square().nansum().item()
+    if size <= rounding:
+        return None
+    if z.shape[1:] == x.shape[1:]:
+        dx = (x - x_other).repeat(len(paired), *(1,) * (x.ndim - 1))
+        if unlike(dz, dx) * size < 1e-8 * size + rounding:
+            return Reference(x, x_other)
+    return _encoded(paired)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Latents that fit the inputs, and what they leave of them."""
+
+    reference: Reference
+    left_of_change: float  # share of the change with other data that is not theirs
+    left: float  # share of the noisy data that is neither they nor the noise
+
+
+def _encoded(paired: list[PairedCalls]) -> Reference | None:
+    """The data after an encoder or a normalization in the loss.
+
+    They are taken as sampled only where nothing else is exact. None if the noise was not recorded,
+    or the input is not data of one kind plus noise.
+    """
+    first = None
+    for fit in _fits(paired):
+        first = first or fit
+        if max(fit.left_of_change, fit.left) < _EXACT:
+            return fit.reference
+    if first is None or first.left_of_change > 0.05 or first.left > 1e-2:
+        return None
+    return first.reference
+
+
+def _fits(paired: list[PairedCalls]) -> Iterator[_Encoded]:
+    """Latents that are not sampled, then such with each of the draws for their own."""
+    z, dz = _stacked([p.z for p in paired]), _stacked([p.z - p.z_other for p in paired])
+    num = min(len(p.moved.normals) for p in paired)
+    draws = [_stacked([p.moved.normals[i] for p in paired]) for i in range(num)]
+    elements, shape = representative_elements(paired[0].z), paired[0].z.shape
+    for i in [None, *range(num)][: num * num]:  # one draw is the noise
+        xi = torch.stack([torch.ones_like(z), *([] if i is None else [draws[i]])], dim=1)
+        alpha = _alpha(dz[..., elements], xi[..., elements])
+        bases = alpha[:, None, :, None] * xi
+        change = _regression(dz, bases)
+        noises = [eps for j, eps in enumerate(draws) if j != i]
+        data, sigma, left = _data_and_sigma(z, bases, torch.stack(noises, dim=1))
+        scale = relative_scale(alpha.T, sigma.T)[:, None, None]
+        both = [(part * scale).unbind(1) for part in (data, data - change)]
+        parts = [part.reshape(shape) for pair in zip(*both, strict=True) for part in pair]
+        reference = replace(Reference(*parts), draw=i)
+        yield _Encoded(reference, _left(dz, bases, change), left)
+
+
+def _stacked(calls: list[Tensor]) -> _Stacked:
+    return torch.stack(calls, dim=1).double().flatten(2)
+
+
+def _alpha(dz: _Stacked, xi: _Bases) -> Float[Tensor, "b k"]:
+    r"""$\alpha_k$, up to a factor for each sample, of $dz_k = \alpha_k (d\mu + ds \odot \xi_k)$.
+
+    The largest change is the first guess of what is in parentheses. If it is the same in every
+    call, that is all; else least squares for one factor and for the other, in turn.
+    """
+    largest = dz.norm(dim=2).argmax(1)
+    data = dz[torch.arange(len(dz)), largest][:, None]
+    alpha = torch.zeros_like(dz[..., 0])
+    for _ in range(_MAX_STEPS):
+        before, alpha = alpha, (dz * data).sum(2) / data.square().sum(2).clamp(min=1e-300)
+        if xi.shape[1] == 1 or (alpha - before).abs().max() < 1e-10 * alpha.abs().max():
+            break
+        parts = _regression(dz, alpha[:, None, :, None] * xi)
+        data = torch.einsum("bpd,bpkd->bkd", parts, xi)
+    return alpha
+
+
+def _inverse_gram(bases: _Bases) -> Float[Tensor, "b d p p"]:
+    gram = torch.einsum("bpkd,bqkd->bdpq", bases, bases)
+    inverse: Tensor = torch.linalg.pinv(gram, hermitian=True, rtol=1e-12)
+    return inverse
+
+
+def _regression(values: _Stacked, bases: _Bases) -> Float[Tensor, "b p d"]:
+    """The coefficients of the bases in the values, for each element by itself."""
+    return torch.einsum("bdpq,bqkd,bkd->bpd", _inverse_gram(bases), bases, values)
+
+
+def _left(values: _Stacked, bases: _Bases, coefficients: Float[Tensor, "b p d"]) -> float:
+    """The share of the values that the bases do not explain."""
+    rest = values - torch.einsum("bpd,bpkd->bkd", coefficients, bases)
+    return (rest.square().sum() / values.square().sum()).item()
+
+
+def _data_and_sigma(
+    z: _Stacked, bases: _Bases, draws: _Bases
+) -> tuple[Float[Tensor, "b p d"], Float[Tensor, "b k"], float]:
+    r"""Least squares of $z_k = \sum_p c_p B_{pk} + \sum_m \sigma_{mk}\epsilon_{mk}$ for $c$ and
+    $\sigma$; that of the strongest draw, and the share of $z$ that is left.
+
+    Given $\sigma$, $c$ is a regression for each element, which leaves a small linear system.
+    """
+    num, num_draws, num_calls = draws.shape[:3]
+    products = torch.einsum("bmkd,bnkd->bkmn", draws, draws)
+    full = torch.einsum("bkmn,kl->bmknl", products, torch.eye(num_calls).to(z))
+    projected = torch.einsum("bpkd,bmkd->bpmkd", bases, draws)
+    inverse = _inverse_gram(bases)
+    full -= torch.einsum("bpmkd,bdpq,bqnld->bmknl", projected, inverse, projected)
+    apart = z - torch.einsum("bpd,bpkd->bkd", _regression(z, bases), bases)
+    sides = torch.einsum("bkd,bmkd->bmk", apart, draws).flatten(1)
+    matrix = full.reshape(num, num_draws * num_calls, -1)
+    inverse_matrix = torch.linalg.pinv(matrix, hermitian=True, rtol=1e-9)
+    sigma = (inverse_matrix @ sides[..., None]).reshape(num, num_draws, num_calls)
+    without_noise = z - torch.einsum("bmk,bmkd->bkd", sigma, draws)
+    data = _regression(without_noise, bases)
+    rest = without_noise - torch.einsum("bpd,bpkd->bkd", data, bases)
+    strongest = sigma.abs()[:, sigma.square().sum((0, 2)).argmax()]
+    return data, strongest, (rest.square().sum() / z.square().sum()).item()

@@ -1,0 +1,290 @@
+r"""Which of the normal numbers that a loss draws are the noise.
+
+What is left of $z$ without the signal is compared with every normal draw. If it is none of them, it
+is regressed on all of them together, also on those that many elements share: so offset noise is
+found exactly, however weak, and a sum of white draws is as good as one. A draw that is multiplied
+by a constant times $\alpha$ belongs to the data (`data`). What is explained by no draw is tested:
+it must be white and normal.
+
+The target is regressed on the draws, too. It may hold another sum of them than $z$ does: what of it
+is independent of $z$ adds a constant to the expected loss.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.audit.data import Reference
+from elbos.audit.decompose import Coefficients, paired_grams, solve, target_of
+from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.queries import PairedCalls, Queries, SingleCall
+
+_MIN_SHARE = 1e-6  # of the noise's power, from which on a draw is part of it
+_SAME = 1e-6  # share of squares up to which two functions of the noise level are the same
+_OF_SUMS = {"summed-noise", "input-perturbation"}  # kinds of diagnostics
+_MAX_STRANGE = 1e-3  # share of a target that arithmetic in half precision may leave
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise of the first batches."""
+
+    is_known: bool  # that of every sample
+    coefficients: Coefficients  # of all samples, solved with that noise
+    reference: Reference  # the data, with the draw that belongs to them
+    diagnostics: list[Diagnostic]
+    gamma: float = 0.0  # of input perturbation: the standard deviation of the noise added
+
+    @property
+    def is_summed(self) -> bool:
+        """Whether it is more than one draw."""
+        return any(one.kind in _OF_SUMS for one in self.diagnostics)
+
+
+def find_noise(
+    paired: list[PairedCalls], queries: Queries, reference: Reference, *, is_uneven: bool
+) -> Noise:
+    """Find the noise; if it is a sum of draws, `queries` will add them up from now on.
+
+    Raises:
+        ValueError: If samples are single numbers, and their noise is not one of the draws.
+    """
+
+    def solved(paired: list[PairedCalls], *, is_known: bool) -> Coefficients:
+        grams = [
+            paired_grams(calls, reference.at(calls.moved), is_uneven=is_uneven) for calls in paired
+        ]
+        return solve(torch.cat(grams), is_noise_known=is_known)
+
+    x = reference.x
+    found = solved(paired, is_known=True)
+    unexplained = found.unexplained_noise.nanmedian().item()
+    parts = _parts(paired, _noises(paired, reference, found), x)
+    diagnostics = []
+    if unexplained > 1e-9 and x[0].numel() > 1 and parts.left < 0.1 * unexplained:
+        sampled = _sampled_data(parts, found, reference)
+        if sampled:
+            apart = prepared(paired, queries, sampled.prepare)
+            noise = find_noise(apart, queries, sampled, is_uneven=is_uneven)
+            return replace(noise, diagnostics=[sampled.diagnostic, *noise.diagnostics])
+        diagnostics = [_of_the_parts(parts)]
+        if not parts.shared:
+            added = prepared(
+                paired, queries, lambda call: call.added(parts.whole, reference.at(call)[0])
+            )
+            coefficients = solved(added, is_known=True)
+            noise = Noise(True, coefficients, reference, diagnostics)
+            return _with_target(noise, paired, parts)
+    if not (unexplained > 2e-3 or found.constant_noise > 1e-4 or diagnostics):
+        return _with_target(Noise(True, found, reference, []), paired, parts)
+    if x[0].numel() == 1:
+        raise ValueError(
+            "A sample is one number, so its noise cannot be told from a shift of the data: draw "
+            "the noise by torch.randn_like(x), and shift the data before the loss."
+        )
+    found = solved(paired, is_known=False)
+    noises = _noises(paired, reference, found)
+    return Noise(False, found, reference, diagnostics or [_of_the_statistics(noises, found)])
+
+
+def prepared(
+    paired: list[PairedCalls], queries: Queries, prepare: Callable[[SingleCall], SingleCall]
+) -> list[PairedCalls]:
+    """The calls with their draws prepared, as those of `queries` will be from now on."""
+    before = queries.prepare
+    queries.prepare = lambda call: prepare(before(call))
+    return [replace(calls, moved=prepare(calls.moved)) for calls in paired]
+
+
+def _noises(
+    paired: list[PairedCalls], reference: Reference, coefficients: Coefficients
+) -> list[Tensor]:
+    """What each batch holds besides the data."""
+    inputs = [calls.z for calls in paired]
+    return _without_data(inputs, paired, reference, coefficients.alpha, coefficients.offset)
+
+
+def _without_data(
+    values: list[Tensor],
+    paired: list[PairedCalls],
+    reference: Reference,
+    factor: Float[Tensor, " n"],
+    offset: float,
+) -> list[Tensor]:
+    """The values in each batch without that factor times the data."""
+    factors = torch.split(factor.to(values[0].device), [len(value) for value in values])
+    return [
+        value.double() - by.reshape(-1, *(1,) * (value.ndim - 1)) * (x + offset)
+        for value, by, calls in zip(values, factors, paired, strict=True)
+        for x in [reference.at(calls.moved)[0]]
+    ]
+
+
+# --- draws ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The draws that something consists of.
+
+    Those that many elements share are given by their shapes and their standard deviations, compared
+    with that of the others.
+    """
+
+    whole: list[int]  # those of the size of the data, by their place
+    shared: list[tuple[list[int], float]]
+    factors: Float[Tensor, "n k"]  # what each draw is multiplied with, those of `whole` first
+    left: float  # share of the power that no draw explains
+
+    def ratio(self, i: int, to: Float[Tensor, " n"]) -> float | None:
+        """The factor of a draw over another number, if it is the same for all samples."""
+        factor, to = self.factors[:, i].nan_to_num(), to.nan_to_num()
+        ratio = (factor * to).sum() / to.square().sum()
+        left = (factor - ratio * to).square().sum() / factor.square().sum()
+        return ratio.item() if left < _SAME else None
+
+    def unlike(self, other: "_Parts") -> float:
+        """The mean square of what is not another sum of the draws, scaled."""
+        ours, theirs = self.factors.nan_to_num(), other.factors.nan_to_num()
+        along = (ours * theirs).sum(1) / theirs.square().sum(1).clamp(min=1e-300)
+        return (ours - along[:, None] * theirs).square().sum(1).mean().item()
+
+    def of_data(self, alpha: Float[Tensor, " n"]) -> int | None:
+        """The draw that is multiplied by a constant times alpha, where the others are not."""
+        of_data = [i for i in self.whole if self.ratio(i, alpha) is not None]
+        return of_data[0] if len(of_data) == 1 and len(self.whole) > 1 else None
+
+
+def _parts(paired: list[PairedCalls], values: list[Tensor], x: Tensor) -> _Parts:
+    """The draws in values of each batch, by least squares, sample by sample."""
+    num_whole = min(len(calls.moved.normals) for calls in paired)
+    num_shared = min(len(calls.moved.shared) for calls in paired)
+    if not 0 < num_whole + num_shared < x[0].numel() / 2:
+        return _Parts([], [], torch.empty(0, 0), 1.0)
+    factors, powers, sizes, left = [], [], [], []
+    for calls, value in zip(paired, values, strict=True):
+        draws = [*calls.moved.normals[:num_whole], *calls.moved.shared[:num_shared]]
+        vectors = torch.stack([d.expand_as(value).flatten(1).double() for d in draws], dim=1)
+        products, rest = vectors @ vectors.mT, value.flatten(1)[:, :, None]
+        factor = torch.linalg.pinv(products, hermitian=True, rtol=1e-9) @ (vectors @ rest)
+        factors.append(factor[:, :, 0].cpu())
+        powers.append(factor[:, :, 0].square() * products.diagonal(dim1=1, dim2=2))
+        sizes.append(rest.square().sum((1, 2)))
+        left.append((rest - vectors.mT @ factor).square().sum((1, 2)) / sizes[-1])
+    power = torch.cat(powers).nansum(0) / torch.cat(sizes).nansum()
+    used = [i for i, share in enumerate(power) if share > _MIN_SHARE]
+    whole = [i for i in used if i < num_whole]
+    variances = torch.cat(factors).square().nansum(0)
+    strengths = (variances / variances[whole].sum().clamp(min=1e-300)).sqrt()
+    shared = [
+        (list(paired[0].moved.shared[i - num_whole].shape), strengths[i].item())
+        for i in used
+        if i >= num_whole
+    ]
+    left_of_all = torch.cat(left).nanmedian().item() if used else 1.0
+    return _Parts(whole, shared, torch.cat(factors), left_of_all)
+
+
+def _sampled_data(
+    parts: _Parts, coefficients: Coefficients, reference: Reference
+) -> Reference | None:
+    """The data with the draw that belongs to them, if there is one."""
+    draw = parts.of_data(coefficients.alpha)
+    if draw is None or parts.shared or reference.spread is not None:
+        return None
+    ratio = parts.ratio(draw, coefficients.alpha)
+    spread = torch.full_like(reference.x, ratio or 0.0)
+    return replace(reference, spread=spread, spread_other=spread, draw=draw)
+
+
+def _with_target(noise: Noise, paired: list[PairedCalls], parts: _Parts) -> Noise:
+    """With what the target holds of the draws, where this is not the noise, scaled.
+
+    Args:
+        noise: The noise of the input.
+        paired: The calls, with all draws.
+        parts: The draws in the input.
+    """
+    found, shape = noise.coefficients, (-1, *(1,) * (noise.reference.x.ndim - 1))
+    targets = [target_of(calls.gradient, calls.coefficient().reshape(shape)) for calls in paired]
+    rests = _without_data(targets, paired, noise.reference, found.a, found.offset)
+    target = _parts(paired, rests, noise.reference.x)
+    if not (target.whole and parts.whole) or target.shared:
+        return noise
+    share = target.unlike(parts) / torch.cat(targets).square().mean().item()
+    if share < (_SAME if noise.is_summed else _MAX_STRANGE) or target.left > 0.01 * share:
+        return noise
+    if not set(target.whole) <= set(parts.whole):
+        own = Diagnostic("target-noise", {"share": share})
+        return replace(noise, diagnostics=[*noise.diagnostics, own])
+    perturbations = [i for i in parts.whole if i not in target.whole]
+    if len(parts.whole) == 2 and len(perturbations) == 1:
+        gamma = parts.ratio(perturbations[0], parts.factors[:, target.whole[0]])
+        if gamma is not None:
+            perturbed = Diagnostic("input-perturbation", {"gamma": abs(gamma)})
+            return replace(noise, gamma=abs(gamma), diagnostics=[perturbed])
+    independent = Diagnostic("independent-target", {"share": share})
+    return replace(noise, diagnostics=[*noise.diagnostics, independent])
+
+
+def of_the_target(unexplained: Float[Tensor, " n"]) -> list[Diagnostic]:
+    """Whether the target of any share of the samples is more than data and noise.
+
+    Args:
+        unexplained: The share of each target that is not.
+    """
+    is_strange = unexplained > _MAX_STRANGE
+    samples, clearly = (
+        odd.double().mean().item() for odd in (is_strange, unexplained > 10 * _MAX_STRANGE)
+    )
+    if samples < 0.5 and clearly < 0.01:
+        return []
+    share = unexplained[is_strange].median().item()
+    return [Diagnostic("strange-target", {"share": share, "samples": samples})]
+
+
+def _of_the_parts(parts: _Parts) -> Diagnostic:
+    if not parts.shared:
+        return Diagnostic("summed-noise", {"num_draws": len(parts.whole)})
+    shape, strength = max(parts.shared, key=lambda part: part[1])
+    if parts.whole and set(shape[2:]) == {1}:
+        return Diagnostic("offset-noise", {"strength": strength})
+    of_draw = {"shape": [float(size) for size in shape]}
+    return Diagnostic("coloured-noise", of_draw | ({"strength": strength} if parts.whole else {}))
+
+
+def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diagnostic:
+    """Whether noise that was not drawn as a whole is white and normal."""
+    noise = torch.cat(noises)
+    noise = noise[coefficients.sigma > 1e-3 * coefficients.sigma.max()]
+    noise = noise / noise.flatten(1).square().mean(1).sqrt().reshape(-1, *(1,) * (noise.ndim - 1))
+    num, size = noise.numel(), noise[0].numel()
+    flat = noise.mean(tuple(range(2, noise.ndim)), keepdim=True)
+    excess = (flat.square().mean() - flat.numel() / num).item()
+    has_offset = excess > 6 * flat.numel() / num * (2 / flat.numel()) ** 0.5 and noise.ndim > 2
+    rest = noise - flat if has_offset else noise
+    axes = [i for i in range(1, noise.ndim) if noise.shape[i] > 1]
+    correlation = max((_neighbour_correlation(rest, i) for i in axes), key=abs, default=0.0)
+    correlation += flat.numel() / num if has_offset else 0.0
+    if abs(correlation) > 6 / num**0.5 + 0.02:
+        return Diagnostic("coloured-noise", {"correlation": correlation})
+    if has_offset:
+        return Diagnostic("offset-noise", {"strength": (excess / (1 - excess)) ** 0.5})
+    kurtosis = noise.pow(4).mean().item()
+    normal = 3 * size / (size + 2)  # of a normal vector, divided by its norm
+    if abs(kurtosis - normal) > 6 * (24 / num) ** 0.5 + 0.02:
+        return Diagnostic("not-normal", {"kurtosis": kurtosis})
+    return Diagnostic("noise-unseen", {"logsnr_error": (2 / size) ** 0.5})
+
+
+def _neighbour_correlation(noise: Tensor, axis: int) -> float:
+    """The correlation of neighbours; noise that is centred along an axis, as of molecules, is white
+    in the rest.
+    """
+    num = noise.shape[axis]
+    value = (noise.narrow(axis, 1, num - 1) * noise.narrow(axis, 0, num - 1)).mean().item()
+    is_centred = noise.mean(axis).square().mean().item() < 1e-6
+    return value + 1 / (num - 1) if is_centred else value

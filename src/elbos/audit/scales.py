@@ -1,0 +1,87 @@
+r"""Which process measured scales belong to, and the scale of its data.
+
+The scale of data that the loss multiplies by $s$ is open: what is measured is
+$\alpha' = s\alpha$. The relation of $\alpha$ and $\sigma$ over the noise levels gives $s$:
+
+| process | relation |
+|---|---|
+| variance preserving | $\alpha^2 + \sigma^2 = 1$ |
+| rectified flow | $\alpha + \sigma = 1$ |
+| variance exploding | $\alpha = 1$ |
+
+One case stays open: EDM's input scaling $c_\mathrm{in}$ with data of standard deviation $\sigma_d$
+*is* the variance-preserving process on data multiplied by $1/\sigma_d$. It is read as EDM's, the
+data untouched, if nothing is added to the data and $\sigma_d < 1$.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Process(NamedTuple):
+    """A process, and the scale of the data."""
+
+    name: str | None  # None if the relation is none of those known
+    scale: float  # what the data are multiplied with before they are diffused
+    sigma_data: float | None = None  # of an input scaled like EDM's
+
+
+def process_of(
+    alpha: Float[Tensor, " n"], sigma: Float[Tensor, " n"], *, offset: float, rtol: float
+) -> Process:
+    """The process that measured scales belong to.
+
+    If something is added to the data, a scale is likely, too; `rtol` is the relative error of a
+    single `sigma`.
+    """
+    order = alpha.argsort()
+    groups = [(alpha[i], sigma[i]) for i in order.tensor_split(min(20, len(order)))]
+
+    def holds(variance_of: Callable[[Tensor], Tensor]) -> bool:
+        errors = [((s**2).mean() - variance_of(a).mean()).abs() for a, s in groups]
+        largest = max((s**2).mean() for _, s in groups)
+        size = min(len(s) for _, s in groups)
+        return bool(max(errors) < (2e-3 + 8 * rtol / size**0.5) * largest)
+
+    if alpha.max() - alpha.min() < 2e-3 * alpha.max():
+        return Process("variance exploding", _rounded(alpha.median(), rtol))
+    scale = _rounded(_preserving_scale(alpha, sigma), rtol)
+    if holds(lambda a: 1 - (a / scale) ** 2):
+        if scale > 1.002 and offset == 0:
+            return Process("variance exploding, scaled by c_in", 1.0, 1 / scale)
+        return Process("variance preserving", scale)
+    scale = _rounded(_flow_scale(alpha, sigma), rtol)
+    if scale > 0 and holds(lambda a: (1 - a / scale) ** 2):
+        return Process("rectified flow", scale)
+    return Process(None, 1.0)
+
+
+def _preserving_scale(alpha: Tensor, sigma: Tensor) -> Tensor:
+    return (alpha**4).sum(0).div(((1 - sigma**2) * alpha**2).sum(0)).abs().sqrt()
+
+
+def _flow_scale(alpha: Tensor, sigma: Tensor) -> Tensor:
+    return (alpha**2).sum(0) / ((1 - sigma) * alpha).sum(0)
+
+
+def _rounded(scale: Tensor, rtol: float) -> float:
+    """Without the errors of the measurement: a scale of about 1 is none."""
+    value = float(f"{scale.item():.4g}")
+    return 1.0 if abs(value - 1) < 2e-3 + 0.2 * rtol else value
+
+
+def relative_scale(alpha: Float[Tensor, "k n"], sigma: Float[Tensor, "k n"]) -> Float[Tensor, " n"]:
+    """The scales of data whose `alpha` is known up to a factor for each of `n` samples, from the
+    relation that holds best over `k` noise levels.
+    """
+    preserving, flow = _preserving_scale(alpha, sigma), _flow_scale(alpha, sigma)
+    exploding = alpha.mean(0)
+    errors = {
+        (sigma**2 + (alpha / preserving) ** 2 - 1).square().mean(): preserving,
+        (sigma + alpha / flow - 1).square().mean(): flow,
+        (alpha / exploding - 1).square().mean(): exploding,
+    }
+    return errors[min(errors)]
