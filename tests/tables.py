@@ -36,6 +36,19 @@ SCHEDULES = [
     schedules.Normal.logit_normal(mean=0.5, std=0.6),
     schedules.Flow(shift=3.0),
     schedules.Laplace(mean=1.0, scale=2.0),
+    schedules.Beta(a=2.0, b=0.5),
+    schedules.Mode(scale=-0.5),
+    schedules.UShape(rate=1.0),
+    schedules.FlowTimes(inner=schedules.Beta(), time_min=0.001),
+    schedules.FlowTimes(inner=schedules.Mode(scale=0.81), shift=3.0, time_max=0.9),
+    schedules.Mixture(
+        schedules=(
+            schedules.Normal.logit_normal(mean=1.15),
+            schedules.Normal(mean=-6.0, std=2.0),
+            schedules.Normal(mean=5.36, std=1.0),
+        ),
+        shares=(0.79, 0.11, 0.1),
+    ),
     adapted(Adaptive()),
     adapted(Adaptive(follow="root-second-moment", num_bins=7)),
 ]

@@ -23,11 +23,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from elbos import adaptive, parameterizations, weightings
+from elbos import adaptive, parameterizations, schedules, weightings
 from elbos.errors import shortened, suggestion
 from elbos.parameterizations import Parameterization
 from elbos.samplers import SAMPLERS, Sampler
-from elbos.schedules import Schedule
+from elbos.schedules import Mixture, Schedule
 from elbos.tabulated import Tabulated
 from elbos.weightings import WeightFunction, Weighting
 
@@ -41,6 +41,7 @@ _LABELS = {
     "Eps": "ε",
     "Exponential": "exponential",
     "Flow": "flow",
+    "FlowTimes": "flow times",
     "Linear": "linear",
     "LogitNormalFlow": "logit-normal",
     "MinSNR": "Min-SNR",
@@ -48,7 +49,9 @@ _LABELS = {
     "ShiftedFlow": "shifted flow",
     "Sigmoid": "sigmoid",
     "SoftMinSNR": "soft Min-SNR",
+    "StableDiffusion": "Stable Diffusion",
     "TruncatedSNR": "truncated SNR",
+    "UShape": "U-shape",
     "V": "v",
     "X": "x",
 }
@@ -61,7 +64,7 @@ def options(annotation: Any) -> Iterator[Any]:
     tables: dict[Any, tuple[type, ...]] = {
         Weighting: weights,
         WeightFunction: weights,  # the inner one of a wrapper
-        Schedule: adaptive.SCHEDULES,
+        Schedule: (*adaptive.SCHEDULES, *schedules.WRAPPERS),
         Parameterization: parameterizations.PARAMETERIZATIONS,
         Sampler: SAMPLERS,
     }
@@ -242,6 +245,9 @@ def _as_json(annotation: Any, node: ast.expr, where: str, runs_files: bool) -> A
                 f"{where} is {_shown(node)!r}: expected {', '.join(map(_named, kinds))}."
             )
         return [_as_json(*one, where, runs_files) for one in zip(kinds, parts, strict=True)]
+    if get_origin(annotation) is tuple and classes(get_args(annotation)[0]):
+        parts = node.elts if isinstance(node, ast.Tuple) else [node]
+        return [_as_json(get_args(annotation)[0], part, where, runs_files) for part in parts]
     if known := classes(annotation):
         return _call_as_json(known, node, where, runs_files)
     if (word := ast.unparse(node)) in ("inf", "-inf"):  # as `repr` writes infinity
@@ -294,16 +300,30 @@ def code(value: object) -> str:
         >>> code(weightings.Monotone(weightings.EDM(mean=2.0)))
         'Monotone(EDM(mean=2.0))'
     """
+    if isinstance(value, tuple):
+        return f"({', '.join(map(code, value))}{',' * (len(value) == 1)})"
     if not dataclasses.is_dataclass(value):
-        return repr(value)
+        return _rounded(value)
     parts = []
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
-        if dataclasses.is_dataclass(item):
+        if dataclasses.is_dataclass(item) and isinstance(value, Weighting):
             parts.append(code(item))
-        elif field.default is dataclasses.MISSING or _rounded(item) != _rounded(field.default):
+        elif dataclasses.is_dataclass(item) or isinstance(item, tuple):
+            parts.append(f"{field.name}={code(item)}")
+        elif not _is_default(value, field):
             parts.append(f"{field.name}={_rounded(item)}")
     return f"{type(value).__name__}({', '.join(parts)})"
+
+
+def _is_default(value: Any, field: "dataclasses.Field[Any]") -> bool:
+    """Whether a field has its default; an infinite one stands for a schedule's own end."""
+    default = field.default
+    if default in (math.inf, -math.inf):
+        default = getattr(dataclasses.replace(value, **{field.name: default}), field.name)
+    return default is not dataclasses.MISSING and _rounded(getattr(value, field.name)) == _rounded(
+        default
+    )
 
 
 def _rounded(value: object) -> str:
@@ -332,6 +352,8 @@ def label(value: object) -> str:
         return f"{label(value.inner)}-monotonic"
     if isinstance(value, weightings.Shifted):
         return f"{label(value.inner)} shifted by {_plain(value.shift)}"
+    if isinstance(value, Mixture):
+        return f"mixture of {', '.join(map(label, value.schedules))}"
     if isinstance(value, Tabulated):
         return value.name
     if not dataclasses.is_dataclass(value):
@@ -352,5 +374,7 @@ def label(value: object) -> str:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, Schedule):
+        return label(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return f"{value + 0.0:g}" if is_number else str(value)  # type: ignore[operator]  # no minus before zero

@@ -65,6 +65,8 @@ ROUND_TRIPS = [
     "toy parameterization:flow schedule:flow",
     "toy parameterization:edm schedule:ddpm",
     "toy parameterization:v schedule:laplace",
+    "toy schedule:flow-times --schedule.shift 3 schedule.inner:beta --schedule.inner.a 2",
+    "toy schedule:mixture --schedule.schedules Normal(mean=-6,std=2),Cosine --schedule.shares 1 3",
     "toy schedule:linear --schedule.logsnr-min -9 --schedule.logsnr-max 9",
     "toy sampling.sampler:heun --sampling.sampler.churn 3 sampling.grid:cosine",
     "digits data:folder --data.root . network:mlp",

@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 import torch
 from scipy.integrate import fixed_quad, quad
+from scipy.optimize import brentq
 from tables import SCHEDULES, with_ends
 
 from elbos import schedules
@@ -76,7 +77,7 @@ def test_density_integrates_to_one_and_is_zero_outside(schedule):
         return schedule.density(torch.as_tensor(logsnr, dtype=torch.float64)).numpy()
 
     low, high = schedule.logsnr_min, schedule.logsnr_max
-    num_pieces = schedule.num_bins if isinstance(schedule, Adaptive) else 40
+    num_pieces = schedule.num_bins if isinstance(schedule, Adaptive) else 160
     edges = np.union1d(np.linspace(low, high, num_pieces + 1), [0.0, 1.0])  # and Laplace's kinks
     total = sum(fixed_quad(p, *piece, n=10)[0] for piece in pairwise(edges))
     assert total == pytest.approx(1, abs=1e-8)
@@ -98,6 +99,31 @@ def ddpm_logsnr(t):
     return np.log(np.exp(-integral) / (1 - np.exp(-integral)))
 
 
+def stable_diffusion_logsnr(t):
+    """Through the integral of beta, the square of a line, by quadrature."""
+    integral = quad(lambda u: (0.85**0.5 * (1 - u) + 12**0.5 * u) ** 2, 0, t)[0]
+    return -np.log(np.expm1(integral))
+
+
+def of_flow_time(tau):
+    return 2 * np.log((1 - tau) / tau)
+
+
+def sd3_mode(u, s):
+    """As in the paper, with times that run the other way."""
+    return 1 - (1 - u - s * (np.cos(np.pi / 2 * u) ** 2 - 1 + u))
+
+
+def u_shaped(t):
+    """By bisection of the integral of the density."""
+    total = quad(lambda u: np.exp(4 * u) + np.exp(4 - 4 * u), 0, 1)[0]
+
+    def missing(tau):
+        return quad(lambda u: np.exp(4 * u) + np.exp(4 - 4 * u), 0, tau)[0] / total - t
+
+    return brentq(missing, 0, 1, xtol=1e-13)
+
+
 CLOSED_FORMS = [  # schedule, lambda(t) by another library or from the paper's own definition
     (schedules.Cosine, {}, lambda t: -2 * np.log(np.tan(np.pi * t / 2))),
     (schedules.Cosine, {"shift": 0.7}, lambda t: -2 * np.log(np.tan(np.pi * t / 2)) + 1.4),
@@ -107,6 +133,11 @@ CLOSED_FORMS = [  # schedule, lambda(t) by another library or from the paper's o
     (schedules.Flow, {"shift": 3.0}, lambda t: 2 * np.log((1 - t) / (3 * t))),
     (schedules.Laplace, {}, lambda t: scipy.stats.laplace(0, 0.5).isf(t)),
     (schedules.DDPM, {}, ddpm_logsnr),
+    (schedules.StableDiffusion, {}, stable_diffusion_logsnr),
+    (schedules.Beta, {}, lambda t: of_flow_time(scipy.stats.beta(1.5, 1).ppf(t))),
+    (schedules.Beta, {"a": 9.0, "b": 7.0}, lambda t: of_flow_time(scipy.stats.beta(9, 7).ppf(t))),
+    (schedules.Mode, {}, lambda t: of_flow_time(1 - sd3_mode(1 - t, 1.29))),
+    (schedules.UShape, {}, lambda t: of_flow_time(u_shaped(t))),
     (
         schedules.EDMSampling,
         {},
@@ -125,6 +156,38 @@ def test_before_truncation_it_is_the_published_function(cls, arguments, f):
         assert logsnr.item() == pytest.approx(f(own), abs=1e-8)
         slope = (f(own + 1e-5) - f(own - 1e-5)) / 2e-5
         assert schedule.density(logsnr).item() == pytest.approx(-1 / slope / 0.85, rel=1e-6)
+
+
+def test_stable_diffusion_is_the_limit_of_its_table():
+    """1,000 betas, squares of a ramp: their product is off by the squares of the betas, .6 %."""
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    alpha_bar = np.cumprod(1 - betas)
+    table = np.log(alpha_bar / (1 - alpha_bar))
+    limit = schedules.StableDiffusion().logsnr(torch.arange(1, 1001).double() / 1000).numpy()
+    np.testing.assert_allclose(limit, table, atol=0.022)
+    assert np.abs(np.diff(limit) / np.diff(table) - 1).max() < 0.012
+
+
+NARROW = schedules.Linear(logsnr_min=-2.0, logsnr_max=0.0)
+
+
+def test_a_mixture_is_drawn_from_its_parts():
+    """Of two uniform ranges that meet: a quarter of the times is above 0."""
+    wide = schedules.Linear(logsnr_min=0.0, logsnr_max=8.0)
+    mixture = schedules.Mixture(schedules=(NARROW, wide), shares=(3.0, 1.0))
+    t = torch.tensor([0.0, 0.125, 0.25, 0.625, 1.0], dtype=torch.float64)
+    np.testing.assert_allclose(mixture.logsnr(t), [8, 4, 0, -1, -2], atol=1e-9)
+    assert mixture.density(torch.tensor([4.0, -1.0, -3.0])).tolist() == [0.03125, 0.375, 0]
+
+
+def test_flow_times_shift_and_map():
+    """A shift of normal log-SNR is a mean; uniform times on a range are a truncation."""
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    shifted = schedules.FlowTimes(inner=schedules.Normal.logit_normal(), shift=3.0)
+    other = schedules.Normal.logit_normal(mean=math.log(3))
+    torch.testing.assert_close(shifted.logsnr(t), other.logsnr(t), atol=1e-9, rtol=0)
+    mapped = schedules.FlowTimes(inner=schedules.Flow(), time_min=0.2, time_max=0.7).logsnr(t)
+    np.testing.assert_allclose(torch.sigmoid(-mapped / 2), 0.2 + 0.5 * t, atol=1e-4)  # cut at 20
 
 
 def test_normal_survival_keeps_its_digits_in_the_clean_tail():
@@ -257,6 +320,15 @@ REFUSED = [
     (lambda: schedules.DDPM(beta_min=0.0), "beta_min is 0.0"),
     (lambda: schedules.DDPM(beta_max=0.05), "beta_max is 0.05"),
     (lambda: schedules.EDMSampling(sigma_max=0.001), "sigma_max is 0.001"),
+    (lambda: schedules.Beta(b=0.0), "b is 0.0"),
+    (lambda: schedules.Mode(scale=1.76), "scale is 1.76"),
+    (lambda: schedules.UShape(rate=-1.0), "rate is -1.0"),
+    (lambda: schedules.StableDiffusion(beta_max=0.85), "beta_max is 0.85"),
+    (lambda: schedules.Mixture(schedules=(NARROW,), shares=()), "0 shares"),
+    (lambda: schedules.Mixture(schedules=(NARROW,), shares=(0.0,)), "share is 0.0"),
+    (lambda: schedules.Mixture(schedules=(Adaptive(),), shares=(1.0,)), "Adaptive"),
+    (lambda: schedules.FlowTimes(inner=NARROW, shift=-1.0), "shift is -1.0"),
+    (lambda: schedules.FlowTimes(inner=NARROW, time_max=1.5), "time_max=1.5"),
 ]
 
 

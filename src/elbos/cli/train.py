@@ -13,10 +13,12 @@ from typing import Annotated, Any
 import tyro
 from accelerate import PartialState
 
+from elbos import schedules, weightings
 from elbos.cli.parse import parse
 from elbos.codec import encode
 from elbos.errors import UsageError, flat, is_out_of_memory
 from elbos.networks import UNetConfig
+from elbos.schedules import Cosine
 from elbos.tabulated import Tabulated
 from elbos.training.config import Config, read_config
 from elbos.training.data import Given
@@ -25,7 +27,10 @@ from elbos.training.name import default_name, nearest_preset
 from elbos.training.network import OwnNetwork
 from elbos.training.presets import PRESETS, Chosen, Preset
 from elbos.user_code import code_path, line_of
-from elbos.weightings import ELBO, Monotone, Shifted
+from elbos.weightings import ELBO
+
+_STAND_INS: dict[str, Any] = {"weighting": ELBO(), "schedule": Cosine()}
+_WITHOUT_WORDS = {*weightings.WRAPPERS, Tabulated, *schedules.WRAPPERS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,9 @@ class TrainFile(Train):
     weighting: tyro.conf.Suppress[Any] = None
     """The file's, where the command line has no words for its parts, and none for another."""
 
+    schedule: tyro.conf.Suppress[Any] = None
+    """The same of the schedule."""
+
     @classmethod
     def from_config(cls, config: Config, words: list[str]) -> "TrainFile":
         """With `config` for the default of everything that `words` leave out.
@@ -89,17 +97,18 @@ class TrainFile(Train):
                 )
             config = replace(config, network=UNetConfig())
         chosen = Chosen(config=config, preset=nearest_preset(config))
-        has_words = any(word.startswith("weighting:") for word in words)
-        if has_words or not isinstance(config.weighting, Monotone | Shifted | Tabulated):
-            return cls(chosen=chosen)
-        stand_in = replace(config, weighting=ELBO())
-        return cls(chosen=replace(chosen, config=stand_in), weighting=config.weighting)
+        kept = {
+            name: getattr(config, name)
+            for name in _STAND_INS
+            if type(getattr(config, name)) in _WITHOUT_WORDS
+            and not any(word.startswith(f"{name}:") for word in words)
+        }
+        stand_in = replace(config, **{name: _STAND_INS[name] for name in kept})
+        return cls(chosen=replace(chosen, config=stand_in), **kept)
 
     def __call__(self) -> None:
-        config = self.chosen.config
-        if self.weighting is not None:
-            config = replace(config, weighting=self.weighting)
-        self.train(config)
+        kept = {name: getattr(self, name) for name in _STAND_INS if getattr(self, name) is not None}
+        self.train(replace(self.chosen.config, **kept))
 
 
 @contextlib.contextmanager

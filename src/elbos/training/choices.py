@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args
 import tyro
 
 from elbos import adaptive, parameterizations, schedules, weightings
+from elbos.codec import parse
 from elbos.networks import NETWORKS, NetworkConfig
+from elbos.schedules import FlowTimes, Mixture, Schedule
 from elbos.tabulated import Tabulated
 from elbos.training.data import Given, KnownData
 from elbos.training.network import OwnNetwork
@@ -81,7 +83,24 @@ else:
         Annotated[weightings.Monotone, tyro.conf.subcommand("monotone", constructor=_monotone)],
         Annotated[weightings.Shifted, tyro.conf.subcommand("shifted", constructor=_shifted)],
     ]
-    NoiseSchedule = _choice(*adaptive.SCHEDULES)
+    Fixed = _choice(*schedules.SCHEDULES)
+
+    def _mixture(schedules: str, shares: tuple[float, ...]) -> Mixture:
+        """One of several schedules, as Python with commas between them, and their shares."""
+        parts = parse(tuple[Schedule, ...], schedules, "schedules")
+        return Mixture(schedules=parts, shares=shares)
+
+    def _flow_times(
+        inner: Fixed, shift: float = 1.0, time_min: float = 0.0, time_max: float = 1.0
+    ) -> FlowTimes:
+        """Another schedule's times of rectified flow, shifted, then mapped to a range of times."""
+        return FlowTimes(inner=inner, shift=shift, time_min=time_min, time_max=time_max)
+
+    NoiseSchedule = Union[  # noqa: UP007, built at run time
+        _choice(*adaptive.SCHEDULES),
+        Annotated[Mixture, tyro.conf.subcommand("mixture", constructor=_mixture)],
+        Annotated[FlowTimes, tyro.conf.subcommand("flow-times", constructor=_flow_times)],
+    ]
     Prediction = _choice(*parameterizations.PARAMETERIZATIONS)
 
     def _own_network(function: str) -> OwnNetwork:

@@ -1,0 +1,46 @@
+"""The inverse of an increasing function that has no closed form."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_NUM_NEWTON = 2  # from 1e-5 of the curvature's scale to the rounding
+
+
+def invert(
+    f: Callable[[Tensor], Tensor],
+    slope: Callable[[Tensor], Tensor],
+    y: Float[Tensor, "*b"],
+    low: Float[Tensor, "*b"],
+    high: Float[Tensor, "*b"],
+    num_halvings: int,
+) -> Float[Tensor, "*b"]:
+    r"""The $x$ in [`low`, `high`] with $f(x) = y$: by bisection, then by Newton's method.
+
+    Its derivative is $1/f'(x)$, that of the last step.
+
+    Args:
+        f: An increasing function of each element.
+        slope: Its derivative.
+        y: Values.
+        low: Where $x$ is sought, from here, in the shape of `y`.
+        high: To here.
+        num_halvings: Of the interval, before Newton's method.
+
+    Examples:
+        >>> x = torch.tensor([2.0])
+        >>> invert(torch.exp, torch.exp, x, x - 2, x, 12)
+        tensor([0.6931])
+    """
+    with torch.no_grad():
+        for _ in range(num_halvings):
+            middle = (low + high) / 2
+            is_below = f(middle) < y
+            low, high = torch.where(is_below, middle, low), torch.where(is_below, high, middle)
+        x = (low + high) / 2
+        for _ in range(_NUM_NEWTON - 1):
+            x = torch.clamp(x - (f(x) - y) / slope(x), low, high)
+        error, derivative = f(x), slope(x)
+    return torch.clamp(x - (error - y) / derivative, low, high)
