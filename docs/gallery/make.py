@@ -2,13 +2,18 @@
 
 python docs/gallery/make.py [--out PATH] [--only NAME...]
 
-Recipes and trainers' settings are exact; the showcases are measured, from examples/audit.
+Recipes and trainers' settings are exact; the showcases are measured, from examples/audit. Of every
+trainer there are the default settings and those that other losses are translated into.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
+from showcases import SHOWCASES
+
 from elbos import audit
+from elbos.adapters.trainers import TRAINERS, Option, Settings
 from elbos.recipes import RECIPES
 from elbos.report.gallery import Card, page
 from elbos.report.html import write_html
@@ -30,6 +35,39 @@ def recipe_card(name: str) -> Card:
     )
 
 
+def trainer_cards(name: str) -> list[Card]:
+    """A trainer's default settings and its options, each with a value to start from; exact."""
+    settings = {flags(option): values(option) for option in TRAINERS[name].options}
+    return [trainer_card(name, words, given) for words, given in settings.items()]
+
+
+def trainer_card(name: str, words: str, given: Mapping[str, str | float | bool]) -> Card:
+    """Settings of a trainer, also as the words of a command."""
+    trainer = TRAINERS[name]
+    found = trainer.audit(Settings(given))
+    return Card(
+        name=f"{name}: {words}" if words else name,
+        group="trainer",
+        title=f"{found.title}{'' if words else ', default settings'}",
+        audit=found,
+        source=f"{name}, {trainer.version}",
+        command=f'elbos audit "{name}:{words}"' if words else "",
+    )
+
+
+def values(option: Option) -> dict[str, str | float | bool]:
+    """Settings by name, the free ones where a translation starts."""
+    return {**option.settings, **{name: start for name, (start, *_) in option.free.items()}}
+
+
+def flags(option: Option) -> str:
+    """Settings as words of a command."""
+    given = values(option)
+    script = f"{given.pop('script')}.py" if "script" in given else ""
+    words = [f"--{name}" if value is True else f"--{name} {value}" for name, value in given.items()]
+    return " ".join(filter(None, (script, *words)))
+
+
 def main() -> None:
     """Make the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -41,9 +79,11 @@ def main() -> None:
         return not options.only or name in options.only
 
     cards = [recipe_card(name) for name in filter(is_wanted, RECIPES)]
-    write_html(options.out, page(cards, [], command=COMMAND))
+    cards += [card for name in filter(is_wanted, TRAINERS) for card in trainer_cards(name)]
+    showcases = [one.measured() for one in SHOWCASES if is_wanted(one.name)]
+    write_html(options.out, page(cards, showcases, command=COMMAND))
     size = options.out.stat().st_size
-    print(f"{len(cards)} losses, {size / 1000:,.0f} kB: {options.out}")
+    print(f"{len(cards)} losses, {len(showcases)} showcases, {size / 1000:,.0f} kB: {options.out}")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from browsing import HOSTILE, contrast, opened
 
 from elbos import audit as auditing
-from elbos.audit import Diagnostic
+from elbos.adapters.trainers import TRAINERS, Settings, read_settings
+from elbos.audit import DeclaredLoss, Diagnostic
 from elbos.report.gallery import Card, Showcase, page
 from elbos.report.gallery_figure import DECADES, HEIGHT, LOGSNR, WIDTH, picture
 from elbos.report.html import write_html
@@ -83,6 +85,20 @@ def test_where_a_weighting_rises_is_shaded():
 def test_what_is_beyond_the_axes_has_an_empty_picture():
     audit = from_recipe("flow")
     assert curves(picture(dataclasses.replace(audit, logsnr=audit.logsnr + 100))) == []
+
+
+def test_a_loss_beside_another_has_the_same_geometric_mean():
+    audit, other = from_recipe("sd3"), from_recipe("edm")
+    shapes = picture(audit, other)
+    (points,) = re.findall(r'<path class="line beside" d="M([^"]*)"', shapes)
+    beside = np.array([p.split() for p in points.split("L")], float)
+    levels = LOGSNR[0] + beside[:, 0] / WIDTH * (LOGSNR[1] - LOGSNR[0])
+    assert levels.min() > other.logsnr[0] - 0.1 and levels.max() < other.logsnr[-1] + 0.1
+    line = np.interp(beside[:, 0], *curves(shapes)[-1].T)
+    p = np.interp(levels, audit.logsnr, audit.density)
+    assert np.average(line - beside[:, 1], weights=p) == pytest.approx(0, abs=0.1)
+    far = dataclasses.replace(other, logsnr=other.logsnr + 100)
+    assert "beside" not in picture(audit, far)
 
 
 def test_island_holds_what_the_cards_say(cards, showcases):
@@ -187,7 +203,27 @@ def test_without_a_script_everything_is_there(browser, path):
 
 def test_the_command_makes_the_page(tmp_path, monkeypatch, capsys):
     out = tmp_path / "new" / "index.html"
+    monkeypatch.syspath_prepend(ROOT / "docs/gallery")
     monkeypatch.setattr(sys, "argv", ["make.py", "--out", str(out), "--only", "edm", "flow"])
     runpy.run_path(str(ROOT / "docs/gallery/make.py"), run_name="__main__")
     assert re.findall("<h3>(.*?)</h3>", out.read_text()) == ["edm", "flow"]
     assert str(out) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_the_command_of_a_trainers_card_means_its_settings(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs/gallery")
+    make = runpy.run_path(str(ROOT / "docs/gallery/make.py"))
+    levels = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    for option in filter(make["flags"], TRAINERS[name].options):
+        given, words = Settings(make["values"](option)), read_settings(make["flags"](option))
+        found = [TRAINERS[name].loss(settings) for settings in (given, words)]
+        for loss in found:
+            assert loss.title == found[0].title and loss.diagnostics == found[0].diagnostics
+            assert loss.parameterization == found[0].parameterization
+            if isinstance(loss, DeclaredLoss):
+                assert loss.schedule == found[0].schedule
+                assert torch.equal(loss.coefficient(levels), found[0].coefficient(levels))
+            else:
+                assert torch.equal(loss.probability, found[0].probability)
+                assert torch.equal(loss.coefficient, found[0].coefficient)

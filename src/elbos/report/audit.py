@@ -212,15 +212,21 @@ def verdict(audit: Audit) -> str:
 
 
 def difference(audit: Audit, other: Audit) -> str:
-    """How much two weightings differ, by the distance of `matching`."""
-    levels, d = common_levels([audit, other]), None
-    if len(levels):
-        at = torch.from_numpy(levels)
-        log_w, log_v = (one.weighting(at).log().numpy() for one in (audit, other))
-        p = sum(np.interp(levels, a.logsnr.numpy(), a.density.numpy()) for a in (audit, other))
-        d = distance(log_w, log_v, p / np.sum(p))
+    """How much two weightings differ, in words."""
+    d = weighting_distance(audit, other)
     is_same = d is not None and d < SAME
     return render("audit_difference.txt", distance=d, is_same=is_same, in_words=in_words).strip()
+
+
+def weighting_distance(audit: Audit, other: Audit) -> float | None:
+    """The distance of `matching` on the levels that both draw; None if there are none."""
+    levels = common_levels([audit, other])
+    if not len(levels):
+        return None
+    at = torch.from_numpy(levels)
+    log_w, log_v = (one.weighting(at).log().numpy() for one in (audit, other))
+    p = sum(np.interp(levels, a.logsnr.numpy(), a.density.numpy()) for a in (audit, other))
+    return distance(log_w, log_v, p / np.sum(p))
 
 
 def common_levels(audits: Sequence[Audit]) -> Float[Array, " g"]:

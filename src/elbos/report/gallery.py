@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from elbos import __version__
 from elbos.audit.result import Audit
-from elbos.report.audit import View, difference, facts, views
+from elbos.report.audit import View, facts, in_words, views, weighting_distance
 from elbos.report.gallery_figure import DECADES, HEIGHT, LOGSNR, WIDTH, picture
 from elbos.report.html import document
 from elbos.report.numbers import NONE
@@ -36,6 +36,7 @@ class Card:
         settings: Those that make it what it is, by name.
         source: Where it was published, or the project with the version that was read.
         command: What to type for the audit in full.
+        beside: An audit to compare it with.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Card:
     settings: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     command: str = ""
+    beside: Audit | None = None
 
     @cached_property
     def view(self) -> View:
@@ -54,13 +56,16 @@ class Card:
     @property
     def picture(self) -> Markup:
         """The curves."""
-        return picture(self.audit)
+        return picture(self.audit, self.beside)
 
     @property
     def facts(self) -> dict[str, str]:
         """What stands below the picture, by name."""
         found = facts(self.audit)
-        return {name: found[name] for name in _SHOWN if found[name] != NONE} | dict(self.settings)
+        shown = {name: found[name] for name in _SHOWN if found[name] != NONE}
+        off = weighting_distance(self.audit, self.beside) if self.beside else None
+        beside = {} if off is None else {"off the first by": in_words(off)}
+        return dict(self.settings) | shown | beside
 
     @property
     def linked_source(self) -> Markup:
@@ -97,12 +102,6 @@ class Showcase:
     title: str
     text: str
     cards: Sequence[Card]
-
-    @property
-    def differences(self) -> list[tuple[str, str]]:
-        """How far each of the others is from the first."""
-        first, *others = self.cards
-        return [(card.name, difference(first.audit, card.audit)) for card in others]
 
 
 def page(cards: Sequence[Card], showcases: Sequence[Showcase], *, command: str) -> str:

@@ -23,21 +23,49 @@ _TICKS = (-10, -5, 0, 5, 10)
 _EVERY = 2.5  # pixels, between points of a curve
 
 
-def picture(audit: Audit) -> Markup:
-    """What is in the `<svg>`: where the weighting rises, the density, and the weighting."""
+def picture(audit: Audit, beside: Audit | None = None) -> Markup:
+    """What is in the `<svg>`: where the weighting rises, the density, and the weighting.
+
+    Args:
+        audit: Whose.
+        beside: One whose weighting is drawn, too, with the same geometric mean under $p$.
+    """
     low, high = max(LOGSNR[0], audit.logsnr[0].item()), min(LOGSNR[1], audit.logsnr[-1].item())
     if low >= high:
         return _ticks()
     levels = np.linspace(low, high, max(2, round((_across(high) - _across(low)) / _EVERY)))
-    log_w = audit.weighting(torch.from_numpy(levels)).log10().numpy()
     p = np.interp(levels, audit.logsnr.numpy(), audit.density.numpy())
-    w_up = 1 - (np.nanmax(log_w) - log_w) / DECADES
+    log_w = _log_weight(audit, levels)
     undecided = [one[:2] for one in audit.undecided]
-    shapes = [_ticks(), *_bands(audit.rising, "rising"), *_bands(undecided, "undecided")]
     outline = f"{_path(levels, p / p.max() / 2)}V{HEIGHT}H{_across(low):.1f}Z"
+    shapes = [_ticks(), *_bands(audit.rising, "rising"), *_bands(undecided, "undecided")]
     shapes.append(Markup('<path class="density" d="{}"/>').format(outline))
-    shapes.append(Markup('<path class="line" d="{}"/>').format(_path(levels, w_up)))
-    return Markup("").join(shapes)
+    if beside is not None:
+        shapes.append(_reference(beside, levels, log_w, p))
+    return Markup("").join([*shapes, _line(levels, log_w - log_w.max(), "line")])
+
+
+def _reference(
+    beside: Audit, levels: Float[Array, " n"], log_w: Float[Array, " n"], p: Float[Array, " n"]
+) -> Markup:
+    """Another weighting, where it is known, on the levels of one that is drawn."""
+    is_known = (levels >= beside.logsnr[0].item()) & (levels <= beside.logsnr[-1].item())
+    if not is_known.any():
+        return Markup("")
+    log_v = _log_weight(beside, levels[is_known])
+    log_v += np.average(log_w[is_known] - log_v, weights=p[is_known])
+    return _line(levels[is_known], log_v - log_w.max(), "line beside")
+
+
+def _log_weight(audit: Audit, levels: Float[Array, " n"]) -> Float[Array, " n"]:
+    """In decades."""
+    return np.asarray(audit.weighting(torch.from_numpy(levels)).log10().numpy())
+
+
+def _line(levels: Float[Array, " n"], decades: Float[Array, " n"], kind: str) -> Markup:
+    """A curve, of decades above the top of the picture."""
+    path = _path(levels, 1 + decades / DECADES)
+    return Markup('<path class="{}" d="{}"/>').format(kind, path)
 
 
 def _ticks() -> Markup:
@@ -64,5 +92,5 @@ def _across(logsnr: float) -> float:
 
 def _path(levels: Float[Array, " n"], up: Float[Array, " n"]) -> str:
     """A line through shares of the height, with room for its width at the top."""
-    y = 3 + (HEIGHT - 3) * (1 - np.clip(up, -0.05, 1))
+    y = 3 + (HEIGHT - 3) * (1 - np.clip(up, -0.05, 1.1))
     return "M" + "L".join(f"{_across(a):.1f} {b:.1f}" for a, b in zip(levels, y, strict=True))
