@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from elbos.arrays import Array
@@ -104,8 +104,8 @@ class LossTable:
         """
         return self.coefficient * (self.b - self.a * torch.exp(-self.logsnr / 2)) ** 2
 
-    def at(self, kept: Bool[Tensor, " steps"]) -> "LossTable":
-        """Some of the steps."""
+    def at(self, kept: Bool[Tensor, " steps"] | Int[Tensor, " kept"]) -> "LossTable":
+        """Some of the steps, by a mask or by number."""
         columns = ("logsnr", "probability", "coefficient")
         return replace(self, **{name: getattr(self, name)[kept] for name in columns})
 
@@ -150,8 +150,7 @@ def from_loss(loss: DeclaredLoss) -> Audit:
         >>> from_loss(flow).closest[0].name
         'Exponential()'
     """
-    ends = loss.schedule.logsnr(torch.tensor([1 - _TAIL, _TAIL], dtype=torch.float64))
-    low, high = ends.tolist()
+    low, high = _ends(loss.schedule)
     grid = torch.linspace(low, high, NUM_POINTS, dtype=torch.float64)
     a, b = loss.parameterization.coefficients(grid)
     prediction = Prediction.from_target(loss.parameterization, loss.factor)
@@ -178,27 +177,18 @@ def from_table(table: LossTable) -> Audit:
     Raises:
         ValueError: If fewer than three steps have both signal and noise, and are ever drawn.
     """
-    is_pure, is_clean = table.logsnr < -_LAST_DIGIT, table.logsnr > _LAST_DIGIT
-    p, c = table.probability, table.coefficient
-    drawn = table.at(~(is_pure | is_clean) & (p > _MIN_PROBABILITY))
-    _, first, place = np.unique(
-        np.round(drawn.logsnr.numpy(), _DECIMALS), return_index=True, return_inverse=True
-    )
-    levels = drawn.logsnr.numpy()[first]
-    if len(levels) < 3:
-        raise ValueError(
-            "The table has fewer than three noise levels with both signal and noise: there is no "
-            "weighting to compute."
-        )
-    probability = np.bincount(place, weights=drawn.probability.numpy())
+    steps = _distinct(table)
+    levels = steps.logsnr.numpy()
     grid = np.linspace(levels[0], levels[-1], NUM_POINTS)
     numbers = np.arange(len(levels), dtype=np.float64)
-    log_p = table_log_density(levels, numbers, np.log(probability / probability.sum()), grid)
+    log_p = _log_density(steps, grid)
 
     def curve(values: Tensor) -> Array:
-        return np.asarray(np.interp(grid, levels, values.numpy()[first]))
+        return np.asarray(np.interp(grid, levels, values.numpy()))
 
-    log_w = log_p + curve(_log(drawn.eps_coefficient))
+    log_w = log_p + curve(_log(steps.eps_coefficient))
+    p, c = table.probability, table.coefficient
+    is_pure, is_clean = table.logsnr < -_LAST_DIGIT, table.logsnr > _LAST_DIGIT
     pure, whole = ((p * c)[where].sum() / p[where].sum() for where in (is_pure, p > 0))
     covariance = np.diag(spacing_error(levels, numbers, grid) ** 2)
     prediction = Prediction.from_target(table.parameterization, table.factor)
@@ -208,10 +198,10 @@ def from_table(table: LossTable) -> Audit:
         grid=grid,
         log_p=log_p,
         log_w=log_w,
-        log_c=curve(_log(drawn.coefficient)),
+        log_c=curve(_log(steps.coefficient)),
         rising=significant_rises(grid, log_w, covariance),
-        a=curve(drawn.a),
-        b=curve(drawn.b),
+        a=curve(steps.a),
+        b=curve(steps.b),
         schedule=None,
         density_kind="table",
         num_steps=len(table.logsnr),
@@ -220,6 +210,50 @@ def from_table(table: LossTable) -> Audit:
         weight_pure_noise=(pure / whole).nan_to_num().item(),
         share_clean=p[is_clean].sum().item(),
         diagnostics=_with_unknown_target(table.diagnostics, prediction),
+    )
+
+
+def log_weighting(loss: DeclaredLoss | LossTable, logsnr: Float[Array, " g"]) -> Array:
+    r"""$\log w(\lambda)$ up to a constant; NaN beyond the noise levels that the loss draws."""
+    if isinstance(loss, LossTable):
+        steps = _distinct(loss)
+        levels = steps.logsnr.numpy()
+        log_w = _log_density(steps, logsnr)
+        log_w += np.interp(logsnr, levels, _log(steps.eps_coefficient).numpy())
+        low, high = levels[0], levels[-1]
+    else:
+        log_w = loss.weighting(torch.from_numpy(logsnr)).log().numpy()
+        low, high = _ends(loss.schedule)
+    return np.where((logsnr >= low) & (logsnr <= high), log_w, np.nan)
+
+
+def _ends(schedule: Schedule) -> tuple[float, float]:
+    """The noise levels that 100,000 samples would show."""
+    low, high = schedule.logsnr(torch.tensor([1 - _TAIL, _TAIL], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def _distinct(table: LossTable) -> LossTable:
+    """The steps that are drawn and have both signal and noise, by level, each level once."""
+    p, is_mixed = table.probability, table.logsnr.abs() <= _LAST_DIGIT
+    drawn = table.at(is_mixed & (p > _MIN_PROBABILITY))
+    _, first, place = np.unique(
+        np.round(drawn.logsnr.numpy(), _DECIMALS), return_index=True, return_inverse=True
+    )
+    if len(first) < 3:
+        raise ValueError(
+            "The table has fewer than three noise levels with both signal and noise: there is no "
+            "weighting to compute."
+        )
+    probability = np.bincount(place, weights=drawn.probability.numpy())
+    levels = drawn.at(torch.from_numpy(first))
+    return replace(levels, probability=torch.from_numpy(probability / probability.sum()))
+
+
+def _log_density(steps: LossTable, logsnr: Array) -> Array:
+    numbers = np.arange(len(steps.logsnr), dtype=np.float64)
+    return table_log_density(
+        steps.logsnr.numpy(), numbers, np.log(steps.probability.numpy()), logsnr
     )
 
 

@@ -83,25 +83,28 @@ def table_of(
     return LossTable(
         title=f"{config['_class_name']}, {len(logsnr)} steps",
         logsnr=logsnr,
-        probability=step_probability(training, len(logsnr)),
+        probability=_probability(training, len(logsnr)),
         coefficient=coefficient,
         parameterization=parameterization,
         diagnostics=tuple(diagnostics),
     )
 
 
-def step_probability(training: Training, num_steps: int, shift: float = 1.0) -> Float[Tensor, " n"]:
-    r"""That $i \le u'N < i + 1$, from the distribution of the scripts' $u$, where
-    $u' = su/(1 + (s - 1)u)$ with shift $s$.
-    """
-    u = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
-    u = u / (shift - (shift - 1) * u)
+def _probability(training: Training, num_steps: int) -> Float[Tensor, " n"]:
+    r"""That $i \le uN < i + 1$, from the distribution of the scripts' $u$."""
+    if training.weighting_scheme in ("logit_normal", "mode"):
+        return step_probability(training, torch.arange(num_steps + 1).double() / num_steps)
+    return torch.full((num_steps,), 1 / num_steps, dtype=torch.float64)
+
+
+def step_probability(training: Training, u: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
+    r"""The probability that the scripts' $u$ lies between neighbours of increasing numbers."""
     if training.weighting_scheme == "logit_normal":
         z = (torch.logit(u) - training.logit_mean) / (training.logit_std * math.sqrt(2))
         return torch.where(z[1:] < 0, torch.erfc(-z).diff(), -torch.erfc(z).diff()) / 2
     if training.weighting_scheme == "mode":
         return _inverse_mode(u, training.mode_scale).diff()
-    return u.diff() if shift != 1 else torch.full_like(u[1:], 1 / num_steps)
+    return u.diff()
 
 
 def _inverse_mode(u: Float[Tensor, " n"], scale: float) -> Float[Tensor, " n"]:

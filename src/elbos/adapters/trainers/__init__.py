@@ -10,10 +10,61 @@ Examples:
 """
 
 from elbos.adapters.trainers.kohya import KOHYA
+from elbos.adapters.trainers.onetrainer import ONETRAINER
 from elbos.adapters.trainers.settings import Settings, read_settings
-from elbos.adapters.trainers.trainer import Loss, Option, Trainer
+from elbos.adapters.trainers.trainer import Loss, Option, Trainer, audit_of
+from elbos.adapters.trainers.translation import Translation, translation
+from elbos.audit import Audit
+from elbos.errors import suggestion
 
-__all__ = ["TRAINERS", "Loss", "Option", "Settings", "Trainer", "read_settings"]
+__all__ = [
+    "TRAINERS",
+    "Loss",
+    "Option",
+    "Settings",
+    "Trainer",
+    "Translation",
+    "read_settings",
+    "trainer",
+    "translate",
+]
 
-TRAINERS: dict[str, Trainer] = {trainer.name: trainer for trainer in (KOHYA,)}
+TRAINERS: dict[str, Trainer] = {
+    one.name: one
+    for one in (
+        KOHYA,
+        ONETRAINER,
+    )
+}
 """Every trainer by its name on the command line."""
+
+
+def trainer(name: str) -> Trainer:
+    """The trainer of this name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in TRAINERS:
+        raise ValueError(f"There is no trainer {name!r}: {suggestion(name, TRAINERS)}")
+    return TRAINERS[name]
+
+
+def translate(loss: Loss | Audit, name: str) -> Translation:
+    """The nearest settings of another trainer, and how far their weighting is from the loss's.
+
+    Args:
+        loss: A loss, or the audit of one, be it measured.
+        name: One of `TRAINERS`.
+
+    Raises:
+        ValueError: If there is no such trainer.
+
+    Examples:
+        >>> loss = TRAINERS["kohya"].loss(read_settings("--min_snr_gamma 5"))
+        >>> print(translate(loss, "onetrainer").text)
+        model_type: "STABLE_DIFFUSION_XL_10_BASE"
+        loss_weight_fn: "MIN_SNR_GAMMA"
+        loss_weight_strength: 5.0
+    """
+    return translation(loss if isinstance(loss, Audit) else audit_of(loss), trainer(name))

@@ -35,13 +35,20 @@ def logsnr_of(t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     return -2 * torch.logit(t)
 
 
+def unshifted(t: Float[Tensor, "*b"], shift: float) -> Float[Tensor, "*b"]:
+    """The time that a shift moves to t."""
+    return t / (shift - (shift - 1) * t)
+
+
 def mu_of(tokens: float, *, low: tuple[float, float], high: tuple[float, float]) -> float:
     r"""$\mu$ on the line through two pairs (tokens, $\mu$)."""
     (x1, y1), (x2, y2) = low, high
     return y1 + (y2 - y1) * (tokens - x1) / (x2 - x1)
 
 
-def resolution(settings: Settings, name: str = "resolution") -> tuple[int, int, list[Diagnostic]]:
+def resolution(
+    settings: Settings, name: str = "resolution", default: int = _RESOLUTION
+) -> tuple[int, int, list[Diagnostic]]:
     """The two sides of the images, and a finding where they are assumed.
 
     Raises:
@@ -50,8 +57,8 @@ def resolution(settings: Settings, name: str = "resolution") -> tuple[int, int, 
     text = settings.text(name)
     sides = [int(number) for number in re.findall(r"\d+", text)]
     if not text:
-        shown = f"{_RESOLUTION} x {_RESOLUTION}"
-        return _RESOLUTION, _RESOLUTION, [Diagnostic("declared-resolution", {"resolution": shown})]
+        shown = f"{default} x {default}"
+        return default, default, [Diagnostic("declared-resolution", {"resolution": shown})]
     if not 1 <= len(sides) <= 2 or min(sides) < 16 or max(sides) > 100_000:
         raise ValueError(f"{name} is {text[:40]!r}: give one or two sides in pixels, as 1024.")
     return sides[0], sides[-1], []

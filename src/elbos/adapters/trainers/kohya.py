@@ -146,7 +146,8 @@ def _of_sd3(settings: Settings, found: list[Diagnostic]) -> LossTable:
     scheme, shift = flow.read_scheme(settings), settings.number("training_shift", 1, above=0)
     drawn = _uniform(settings).nonzero()[:, 0]
     t = drawn.double() / _NUM_STEPS
-    probability = step_probability(scheme, len(drawn), shift)
+    edges = torch.arange(len(drawn) + 1, dtype=torch.float64) / len(drawn)
+    probability = step_probability(scheme, flow.unshifted(edges, shift))
     if scheme.weighting_scheme == "sigma_sqrt" and t[0] == 0:  # infinity times 0
         found = [*found, Diagnostic("not-finite", {"share": probability[0].item()})]
     return LossTable(

@@ -55,5 +55,9 @@ class Trainer:
 
     def audit(self, settings: Settings) -> Audit:
         """The audit of the loss that these settings train."""
-        loss = self.loss(settings)
-        return from_loss(loss) if isinstance(loss, DeclaredLoss) else from_table(loss)
+        return audit_of(self.loss(settings))
+
+
+def audit_of(loss: Loss) -> Audit:
+    """The audit of a loss, in formulas or in numbers."""
+    return from_loss(loss) if isinstance(loss, DeclaredLoss) else from_table(loss)
