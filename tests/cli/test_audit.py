@@ -56,13 +56,20 @@ WRONG = {
     f"{SHAPE} 2 4 4 --batch-size 0": "batch_size is 0",
     f"{SHAPE} 2 4 4 --seed -1": "seed is -1",
     f"{SHAPE} 2 4 4 --sed 3": "did you mean --seed?",
+    f"{SHAPE} 2 4 4 --device nonsense": "--device nonsense: Expected one of cpu, cuda",
+    "loss.py:lsos": "loss.py has no 'lsos'; it defines loss",
+    "kohya": "kohya is a trainer: name a file of its settings, as kohya:config.toml",
+    "kohya:": "kohya is a trainer: name a file of its settings",
+    "khoya:config.toml": "did you mean kohya?",
+    "edm --as khoya": "There is no trainer 'khoya': did you mean kohya?",
+    "onetrainer:betas.json --html betas.json": "--html betas.json would overwrite",
+    "kohya:betas.json --prediction v": "are for a scheduler_config.json; no target is one",
     "betas.json --prediction epsilon": "invalid choice 'epsilon' for argument '--prediction'",
     "betas.json --snr-gamma -1": "snr_gamma is -1.0: give a finite number above 0",
     "betas.json --weighting-scheme normal": "invalid choice 'normal'",
     "flow.json --logit-std 0": "logit_std is 0.0",
 }
 FAILS = {
-    f"{SHAPE} 2 4 4 --device nonsense": "--device nonsense: Expected one of cpu, cuda",
     f"{SHAPE} 99999999999 99999999999": "Out of memory: give a smaller --shape, or lower --batch",
     f"{SHAPE} {'9' * 30}": "Out of memory: give a smaller --shape",
     f"{SHAPE} 2 4 4 --batch-size 99999999999": "Out of memory: give a smaller --shape",
@@ -74,6 +81,9 @@ FAILS = {
     f"{SHAPE} 2 4 4 --html folder": "folder: it is a folder: name a file",
     "no.py:loss": "no.py: No such file",  # before all else
     "no.json": "no.json: No such file",
+    "kohya:no.toml": "no.toml: No such file",
+    "kohya:--min_snr_gama=5": "There is no setting min_snr_gama: did you mean min_snr_gamma?",
+    "kohya:broken.json": "broken.json is no json to read",
     "unet.json": "unet.json is no scheduler_config.json to read: UNet2DConditionModel is no sched",
     "other.json": "it names no _class_name",
     "list.json": "list.json is no scheduler_config.json",
@@ -107,6 +117,19 @@ def test_wrong_words_are_one_line(audit: Elbos, tmp_path: Path, words: str) -> N
 def test_an_empty_target_is_none(audit: Elbos, tmp_path: Path, target: str) -> None:
     (tmp_path / "scheduler_config.json").write_text(json.dumps(CONFIGS["betas"]))
     assert_one_line(audit("edm", target), "A target is empty", statuses=(2,))
+
+
+def test_a_trainers_settings_are_a_target_and_are_translated(audit: Elbos, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[loss]\nmin_snr_gamma = 5\nlearning_rate = 1e-4\n")
+    for target in ("kohya:config.toml", "kohya:--min_snr_gamma 5 --learning-rate 1e-4"):
+        result = content(audit(target, "--as", "onetrainer", "--json"))
+        assert result["coefficient_name"] == "min(snr, 5)/snr"
+        assert result["diagnostics"][-1]["values"]["names"].endswith("learning_rate")
+        found = result["translation"]
+        assert found["distance"] < 1e-6 and found["is_same_prediction"]
+        assert found["settings"]["loss_weight_strength"] == 5
+    shown = audit("kohya:config.toml", "edm", "--as", "onetrainer").out
+    assert 'loss_weight_fn: "MIN_SNR_GAMMA"' in shown
 
 
 LATER = {

@@ -1,8 +1,8 @@
 """`elbos audit`: what a target is, and how it is audited.
 
-A target is a recipe's name, a function in a Python file, or the configuration of a diffusers
-scheduler. A function is code of the user's own, which is run (`user_code`); a configuration is only
-read.
+A target is a recipe's name, a function in a Python file, the configuration of a diffusers
+scheduler, or the settings of a trainer, `TRAINER:FILE` or `TRAINER:--flags`. A function is code of
+the user's own, which is run (`user_code`); configurations and settings are only read.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from rich.console import Console
 
 from elbos import audit, files
 from elbos.adapters.diffusers import Training, loss_table, read_config
+from elbos.adapters.trainers import TRAINERS, read_settings, trainer, translate
 from elbos.checks import require_positive
 from elbos.cli.parse import parse
 from elbos.errors import printable, suggestion
@@ -28,6 +29,7 @@ from elbos.progress import progress
 from elbos.recipes import RECIPES
 from elbos.report.audit import as_dict, write_page
 from elbos.report.audit_terminal import Terminal
+from elbos.report.translation import translation_text
 from elbos.user_code import as_script, code_path, is_code, load_function, require_target
 
 _MAX_ELEMENTS = 2**18  # of a batch: about what two cores take apart in 10 ms
@@ -77,6 +79,10 @@ class Probing:
             raise ValueError(
                 f"--num-samples is {self.num_samples}: give at least 100, at most {_MAX_SAMPLES:,}."
             )
+        try:
+            torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(f"--device {self.device}: {str(error).splitlines()[0]}") from error
         for name in ("batch_size", "data_scale"):
             if getattr(self, name) is not None:
                 require_positive(**{name: getattr(self, name)})
@@ -103,12 +109,13 @@ class Probing:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Find out which weighting a training loss really uses: code, a recipe or a scheduler's config.
+    """Find out which weighting a training loss really uses: code, a trainer's settings, a recipe.
 
     Several targets are shown side by side. For example:
 
         elbos audit train.py:loss --shape 3 32 32
         elbos audit scheduler_config.json --prediction v --snr-gamma 5
+        elbos audit "kohya:--min_snr_gamma 5 --v_parameterization" --as onetrainer
         elbos audit edm sd3 flow
 
     A function is called as `loss(network, x)`, with random data and a stand-in for the network, and
@@ -127,10 +134,14 @@ class Audit:
     """
 
     targets: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TARGET...")]
-    """FILE.py:FUNCTION, a scheduler_config.json or its folder, or recipes of `elbos weightings`."""
+    """FILE.py:FUNCTION, a scheduler_config.json or its folder, recipes of `elbos weightings`, or a
+    trainer's settings: TRAINER:FILE, of TOML, YAML or JSON, or "TRAINER:--flags"."""
 
     json: bool = False
     """Print the result as JSON: one object, or a list of several."""
+
+    as_trainer: Annotated[str | None, tyro.conf.arg(name="as", metavar="TRAINER")] = None
+    """Show the nearest settings of this trainer, too."""
 
     html: Path | None = None
     """Write a page to this path, too."""
@@ -147,10 +158,13 @@ class Audit:
             _require_target(target)
             if self.html and _is_same_file(self.html, target):
                 raise ValueError(f"--html {self.html} would overwrite {target}: name another file.")
-        has_code = any(map(is_code, self.targets))
+        if self.as_trainer is not None:
+            trainer(self.as_trainer)
+        has_code = any(map(_is_code, self.targets))
         if has_code and not self.probing.shape:
-            for target in filter(is_code, self.targets):
-                files.read(code_path(target))  # a misspelt name is the first thing to say
+            for target in filter(_is_code, self.targets):
+                with as_script(target):  # a misspelt name is the first thing to say
+                    load_function(target, *_LOSS)
             raise ValueError("Give the shape of one sample, as in --shape 3 32 32.")
         if self.probing != Probing() and not has_code:
             raise ValueError(
@@ -171,26 +185,40 @@ class Audit:
             if page:
                 write_page(audits, page, command=shlex.join(["elbos", *sys.argv[1:]]))
         finally:  # minutes of work, shown even where it cannot be written
-            if self.json:
-                contents = [as_dict(result) for result in audits]
-                content = contents if len(contents) > 1 else contents[0]
-                print(json.dumps(content, indent=2, allow_nan=False))  # noqa: T201
-            else:
-                width = max(Console().width, _MIN_WIDTH)
-                Console(width=width).print(Terminal(audits), crop=False)
+            self._show(audits)
         if self.html and not self.json:
             print(f"Written to {printable(str(self.html))}.")  # noqa: T201
 
+    def _show(self, audits: list[audit.Audit]) -> None:
+        name = self.as_trainer
+        translations = [translate(result, name) for result in audits] if name else []
+        if self.json:
+            contents = [as_dict(result) for result in audits]
+            for one, found in zip(contents, translations, strict=False):
+                one["translation"] = found.to_dict()
+            content = contents if len(contents) > 1 else contents[0]
+            print(json.dumps(content, indent=2, allow_nan=False))  # noqa: T201
+            return
+        width = max(Console().width, _MIN_WIDTH)
+        Console(width=width).print(Terminal(audits), crop=False)
+        for result, found in zip(audits, translations, strict=False):
+            print(translation_text(result.title, found))  # noqa: T201
+
     def _audits(self) -> list[audit.Audit]:
         """Of all targets; all are looked at before the first is measured, which takes minutes."""
-        for target in filter(is_code, self.targets):
+        for target in filter(_is_code, self.targets):
             require_target(target, *_LOSS)
-        declared = {t: self._declared(t) for t in self.targets if not is_code(t)}
+        declared = {t: self._declared(t) for t in self.targets if not _is_code(t)}
         return [declared.get(target) or self._measured(target) for target in self.targets]
 
     def _declared(self, target: str) -> audit.Audit:
         if target in RECIPES:
             return audit.from_recipe(target)
+        if settings := _settings_of(target):
+            name, source = settings
+            with _named(target):
+                found = TRAINERS[name].audit(read_settings(source))
+            return replace(found, title=printable(target))
         config = read_config(_config_path(target) or Path(target))
         with _named(target):
             found = audit.from_table(loss_table(config, self.training))
@@ -228,8 +256,20 @@ def _named(target: str) -> Iterator[None]:
         raise ValueError(f"{target}: {error}") from error
 
 
+def _settings_of(target: str) -> tuple[str, str] | None:
+    """The trainer, and its file or flags, of a target such as `kohya:config.toml`."""
+    name, colon, source = target.partition(":")
+    return (name, source) if colon and name in TRAINERS else None
+
+
+def _is_code(target: str) -> bool:
+    return is_code(target) and not _settings_of(target)
+
+
 def _config_path(target: str) -> Path | None:
     """The configuration that is meant: the file, or one in a folder of a scheduler or pipeline."""
+    if _settings_of(target):
+        return None
     if target.endswith(".json"):
         return Path(target)
     names = ("scheduler_config.json", "scheduler/scheduler_config.json")
@@ -238,18 +278,27 @@ def _config_path(target: str) -> Path | None:
 
 def _is_same_file(path: Path, target: str) -> bool:
     """Whether a path is that of what is audited, be it through links."""
-    file = code_path(target) if is_code(target) else _config_path(target)
+    file = code_path(target) if _is_code(target) else _config_path(target)
+    if settings := _settings_of(target):
+        file = Path(settings[1])
     return file is not None and path.resolve() == file.resolve()
 
 
 def _require_target(target: str) -> None:
     if not target.strip():
         raise ValueError("A target is empty: check the quotes, and variables of your shell.")
-    if target in RECIPES or is_code(target) or _config_path(target):
+    settings = _settings_of(target)
+    if target in TRAINERS or (settings and not settings[1].strip()):
+        name = target.rstrip(": ")
+        raise ValueError(
+            f"{name} is a trainer: name a file of its settings, as {name}:config.toml, or give "
+            f'flags, as "{name}:--min_snr_gamma 5".'
+        )
+    if target in RECIPES or settings or is_code(target) or _config_path(target):
         return
     if Path(target).is_dir():
         raise ValueError(f"{target} is a folder without a scheduler_config.json.")
     raise ValueError(
         f"{target} is no FILE.py:FUNCTION, scheduler_config.json, or recipe of `elbos weightings`: "
-        f"{suggestion(target, RECIPES)}"
+        f"{suggestion(target.partition(':')[0], [*RECIPES, *TRAINERS])}"
     )

@@ -12,7 +12,8 @@ import json
 import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,11 @@ class Translation:
     def is_same(self) -> bool:
         """Whether the two weightings count as the same."""
         return self.distance < SAME and self.is_same_prediction
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as plain values; None for an infinite distance."""
+        off = self.distance if math.isfinite(self.distance) else None
+        return {**asdict(self), "settings": dict(self.settings), "distance": off}
 
 
 def translation(audit: Audit, trainer: Trainer) -> Translation:
