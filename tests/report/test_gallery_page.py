@@ -148,6 +148,21 @@ def test_search_hides_the_others_and_empty_showcases(view):
     assert shown(view) == everything
 
 
+def test_search_finds_a_showcase_by_its_heading(view):
+    view.get_by_role("searchbox").fill("onerror huber")  # of the heading, and of one card
+    assert shown(view) == ["huber"]
+    view.get_by_role("searchbox").fill("onerror edm")
+    assert shown(view) == ["edm"]
+
+
+def test_code_is_copied(browser, path):
+    with opened(browser, path, width=1280) as view:
+        view.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        view.get_by_role("button", name="Copy").click()
+        view.get_by_role("button", name="Copied").wait_for()
+        assert view.evaluate("navigator.clipboard.readText()") == COMMAND
+
+
 def test_sorting_orders_all_but_the_showcases(view, cards):
     sort = view.get_by_role("combobox")
     sort.select_option("name")

@@ -29,7 +29,7 @@ class Card:
     """An audit, and where its loss is from.
 
     Attributes:
-        name: Of the card; no other has it.
+        name: Of the card; no other of its group, or of its showcase, has it.
         group: What it is.
         title: The loss, in a few words.
         audit: What it optimizes.

@@ -60,7 +60,7 @@ def document(
     """A whole page, from a template that extends `base.html`: with the style, the script, the
     plotting library if it is needed, and the policy that lets only these run.
     """
-    style, script = (_source(name) for name in ("style.css", script_file))
+    style, script = _source("style.css"), _source("shared.js") + _source(script_file)
     library = _plotly() if has_plots else None
     allowed = " ".join(f"'sha256-{_sha256(code)}'" for code in (script, library) if code)
     policy = (

@@ -6,7 +6,13 @@ const count = document.getElementById("count");
 const grid = document.getElementById("cards");
 const cards = [...document.querySelectorAll(".card")];
 const listed = [...grid.children];
-const words = new Map(cards.map((card) => [card, card.textContent.toLowerCase()]));
+const words = new Map(cards.map((card) => [card, wordsOf(card)]));
+
+/** The text of a card, and the heading of its showcase. */
+function wordsOf(card) {
+  const heading = card.closest(".showcase")?.querySelector("h2").textContent ?? "";
+  return `${heading} ${card.textContent}`.toLowerCase();
+}
 
 /** Show the cards that have every word, and the showcases that have such cards. */
 function filter() {
@@ -21,16 +27,10 @@ function filter() {
   count.textContent = `${shown} of ${cards.length} losses`;
 }
 
-/** Numbers by value, words by the alphabet; what is empty is last. */
-function order(a, b) {
-  if (a === "" || b === "") return (a === "") - (b === "");
-  return isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b;
-}
-
 function reorder() {
   const key = sort.value;
   const sorted = key
-    ? [...listed].sort((a, b) => order(a.dataset[key], b.dataset[key]))
+    ? [...listed].sort((a, b) => order(a.dataset[key], b.dataset[key], 1))
     : listed;
   grid.append(...sorted);
 }

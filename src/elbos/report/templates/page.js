@@ -1,4 +1,4 @@
-// Draws the plots, shows and brings out curves when they are asked for, sorts tables, copies code.
+// Draws the plots, shows and brings out curves when they are asked for, sorts tables.
 
 const textOf = (id) => document.getElementById(id).textContent;
 const plots = document.querySelectorAll(".plot");
@@ -69,12 +69,6 @@ async function drawAll() {
   enableBringingOut();
 }
 
-/** Numbers by value, words by the alphabet; what is empty is last, either way round. */
-function order(a, b, sign) {
-  if (a === "" || b === "") return (a === "") - (b === "");
-  return sign * (isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b);
-}
-
 /** Turn the heads of columns into buttons that sort by them, pressed again the other way round. */
 function makeSortable(table) {
   const [body] = table.tBodies;
@@ -97,22 +91,7 @@ function makeSortable(table) {
   });
 }
 
-async function copy(button) {
-  const source = document.getElementById(button.dataset.copies);
-  try {
-    await navigator.clipboard.writeText(source.textContent);
-    button.textContent = "Copied";
-  } catch {
-    getSelection().selectAllChildren(source);
-    button.textContent = "Selected";
-  }
-  setTimeout(() => (button.textContent = "Copy"), 2000);
-}
-
 for (const table of document.querySelectorAll("[data-sortable]")) makeSortable(table);
-for (const button of document.querySelectorAll("[data-copies]")) {
-  button.addEventListener("click", () => copy(button));
-}
 drawAll().catch((error) => {
   for (const plot of plots) plot.hidden = true;
   for (const trouble of document.querySelectorAll(".trouble"))
