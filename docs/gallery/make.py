@@ -50,7 +50,7 @@ def trainer_card(name: str, words: str, given: Mapping[str, str | float | bool])
         group="trainer",
         title=f"{found.title}{'' if words else ', default settings'}",
         audit=found,
-        source=f"{name}, {trainer.version}",
+        source=trainer.version,
         command=f'elbos audit "{name}:{words}"' if words else "",
     )
 
