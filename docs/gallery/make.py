@@ -46,10 +46,11 @@ def trainer_card(name: str, words: str, given: Mapping[str, str | float | bool])
     trainer = TRAINERS[name]
     found = trainer.audit(Settings(given))
     return Card(
-        name=f"{name}: {words}" if words else name,
+        name=name,
         group="trainer",
-        title=f"{found.title}{'' if words else ', default settings'}",
+        title=found.title,
         audit=found,
+        settings=words or "by default",
         source=trainer.version,
         command=f'elbos audit "{name}:{words}"' if words else "",
     )
@@ -64,8 +65,14 @@ def flags(option: Option) -> str:
     """Settings as words of a command."""
     given = values(option)
     script = f"{given.pop('script')}.py" if "script" in given else ""
-    words = [f"--{name}" if value is True else f"--{name} {value}" for name, value in given.items()]
+    words = [f"--{name}{_value(value)}" for name, value in given.items()]
     return " ".join(filter(None, (script, *words)))
+
+
+def _value(value: str | float | bool) -> str:
+    if value is True:
+        return ""
+    return f" {value:g}" if isinstance(value, float) else f" {value}"
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ def showcases(cards):
     """One, with texts that try to get out, and a loss that no weighting describes."""
     huber = Diagnostic("not-squared", {"growth": 0.5})
     audit = dataclasses.replace(cards[0].audit, diagnostics=[huber])
-    hostile = card("huber", title=HOSTILE, settings={HOSTILE: HOSTILE}, audit=audit)
+    hostile = card("huber", title=HOSTILE, settings=HOSTILE, audit=audit)
     losses = [dataclasses.replace(one, group="showcase") for one in (cards[2], hostile)]
     return [Showcase(name="one-name", title=HOSTILE, text=HOSTILE, cards=losses)]
 

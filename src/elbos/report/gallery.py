@@ -4,8 +4,8 @@ Without a script the page shows everything, in the order given; the script only 
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -29,11 +29,11 @@ class Card:
     """An audit, and where its loss is from.
 
     Attributes:
-        name: Of the card; no other of its group, or of its showcase, has it.
+        name: Of the loss, or of whose it is.
         group: What it is.
         title: The loss, in a few words.
         audit: What it optimizes.
-        settings: Those that make it what it is, by name.
+        settings: Those that make it what it is, in the words of a command.
         source: Where it was published, or the project with the version that was read.
         command: What to type for the audit in full.
         beside: An audit to compare it with.
@@ -43,7 +43,7 @@ class Card:
     group: Literal["recipe", "trainer", "showcase"]
     title: str
     audit: Audit
-    settings: Mapping[str, str] = field(default_factory=dict)
+    settings: str = ""
     source: str = ""
     command: str = ""
     beside: Audit | None = None
@@ -65,7 +65,12 @@ class Card:
         shown = {name: found[name] for name in _SHOWN if found[name] != NONE}
         off = weighting_distance(self.audit, self.beside) if self.beside else None
         beside = {} if off is None else {"off the first by": in_words(off)}
-        return dict(self.settings) | shown | beside
+        return shown | beside
+
+    @property
+    def flags(self) -> list[str]:
+        """The settings, one by one."""
+        return re.split(r" (?=--)", self.settings) if self.settings else []
 
     @property
     def linked_source(self) -> Markup:
@@ -134,6 +139,7 @@ def as_dict(card: Card) -> dict[str, object]:
         "name": card.name,
         "group": card.group,
         "title": card.title,
+        "settings": card.settings,
         "source": card.source,
         "command": card.command,
         "verdict": audit.verdict,
