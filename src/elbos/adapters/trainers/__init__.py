@@ -9,9 +9,15 @@ Examples:
     'Normal(mean=-2.1972245773362196, std=2.0)'
 """
 
+from elbos.adapters.trainers.ai_toolkit import AI_TOOLKIT
+from elbos.adapters.trainers.diffsynth import DIFFSYNTH
+from elbos.adapters.trainers.diffusion_pipe import DIFFUSION_PIPE
 from elbos.adapters.trainers.kohya import KOHYA
+from elbos.adapters.trainers.lerobot import LEROBOT
 from elbos.adapters.trainers.onetrainer import ONETRAINER
 from elbos.adapters.trainers.settings import Settings, read_settings
+from elbos.adapters.trainers.simpletuner import SIMPLETUNER
+from elbos.adapters.trainers.torchtitan import TORCHTITAN
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer, audit_of
 from elbos.adapters.trainers.translation import Translation, translation
 from elbos.audit import Audit
@@ -34,6 +40,12 @@ TRAINERS: dict[str, Trainer] = {
     for one in (
         KOHYA,
         ONETRAINER,
+        SIMPLETUNER,
+        AI_TOOLKIT,
+        DIFFUSION_PIPE,
+        DIFFSYNTH,
+        LEROBOT,
+        TORCHTITAN,
     )
 }
 """Every trainer by its name on the command line."""

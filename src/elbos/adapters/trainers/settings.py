@@ -190,7 +190,8 @@ def read_settings(source: str | Path | Sequence[str]) -> Settings:
             return Settings(_of_file(Path(source)))
         source = words
     flags = _of_words(source)
-    path = next((str(flags[name]) for name in ("config_file", "config") if name in flags), None)
+    names = ["config_file"] + ["config"] * (Path(str(flags.get("config"))).suffix in _FILES)
+    path = next((str(flags[name]) for name in names if name in flags), None)
     if path is None:
         return Settings(flags)
     file = Path(path if Path(path).suffix in _FILES else f"{path}.toml")
@@ -215,6 +216,7 @@ def _of_words(words: Sequence[str]) -> dict[str, Any]:
             name = name.replace("-", "_")
             flags[name] = value if has_value else True
         elif word.endswith(".py"):
+            flags.pop("config_file", None)  # before the script it is its launcher's
             flags["script"] = Path(word).stem
         elif name:
             given = flags[name]

@@ -1,0 +1,261 @@
+r"""ai-toolkit: tables of 1,000 steps, made anew at each training step, and weights of their number.
+
+`toolkit/samplers/custom_flowmatch_sampler.py`, `set_train_timesteps`, by `timestep_type`: `linear`
+and `weighted` are $t = 1, .999, \ldots, .001$; `sigmoid`, the default, 1,000 sorted draws of
+$\mathrm{sigmoid}(n)$, $n \sim N(0, 1)$; `shift` (`flux_shift`, `lumina2_shift`) the scheduler's
+own, shifted by the resolution or by a constant $s$, which moves the clean end twice; and
+`lognorm_blend` 250 even steps among 750 of $1 - l/\max l$, $\ln l \sim N(0, .333^2)$, rounded.
+`jobs/process/BaseSDTrainProcess.py`: the number $i$ of the step is uniform from
+`min_denoising_steps` to below `max_denoising_steps` = 999, so that the cleanest is never drawn (of
+`sigmoid` it counts as if it were); with `content_or_style` it is $1000 u^3$ (content) or
+$1000(1 - u^3)$, and may be.
+
+`extensions_built_in/sd_trainer/SDTrainer.py`: the coefficient of $\|\hat u - (\epsilon - x)\|^2$ is
+1; a bell $e^{-2(i/1000 - 1/2)^2} - e^{-1/2}$ with `linear_timesteps`, flat in the cleaner half with
+`linear_timesteps2`; a table of 1,000 measured numbers with `weighted`, here a line through 22 of
+them, to .6 %; $t^2$ with `t0_loss_target`, over $\max(t, .1)^2$ with `t0_velocity_equiv_weight`.
+Without flow matching, steps 2 to 998 of Stable Diffusion's table are drawn, and the coefficient is
+$\min(1, \gamma/\mathrm{snr})$ (`min_snr_gamma`) or $\gamma/\mathrm{snr}$ (`snr_gamma`).
+
+References:
+    https://github.com/ostris/ai-toolkit
+"""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import special, stats
+from torch import Tensor
+
+from elbos.adapters.trainers.flow import time_of
+from elbos.adapters.trainers.settings import Settings
+from elbos.adapters.trainers.times import (
+    findings,
+    fine_table,
+    flow_table,
+    shifted,
+    shifts_by_resolution,
+    stable_diffusion_logsnr,
+)
+from elbos.adapters.trainers.trainer import Loss, Option, Trainer
+from elbos.audit import DeclaredLoss, Diagnostic, LossTable
+from elbos.parameterizations import Eps, Flow
+from elbos.schedules import Normal
+
+_N = 1000
+_TYPES = ("sigmoid", "linear", "weighted", "shift", "flux_shift", "lumina2_shift", "lognorm_blend")
+_STATIC_SHIFT = {"sd3": 3.0, "lumina2": 6.0, "wan21": 3.0, "hidream": 3.0, "zimage": 3.0}
+_PIXELS_PER_TOKEN = {"flux": 16, "flex1": 16, "flex2": 16, "chroma": 8}
+_WEIGHTED = {  # of `default_weighing_scheme.py`
+    0: 0.906,
+    8: 1.012,
+    25: 1.22,
+    50: 1.375,
+    75: 1.471,
+    100: 1.507,
+    150: 1.507,
+    200: 1.441,
+    300: 1.264,
+    400: 1.083,
+    500: 0.925,
+    600: 0.805,
+    700: 0.731,
+    750: 0.715,
+    800: 0.716,
+    850: 0.729,
+    875: 0.732,
+    900: 0.716,
+    925: 0.666,
+    950: 0.582,
+    975: 0.493,
+    999: 0.447,
+}
+_FINDINGS = {
+    **dict.fromkeys(("learnable_snr_gos", "do_prior_divergence", "max_loss"), "declared-target"),
+    **dict.fromkeys(("do_guidance_loss", "do_differential_guidance"), "declared-target"),
+    **dict.fromkeys(("correct_pred_norm", "do_signal_amplification"), "declared-target"),
+    **dict.fromkeys(
+        ("noise_offset", "random_noise_shift", "dynamic_noise_offset"), "declared-noise"
+    ),
+    **dict.fromkeys(("random_noise_multiplier", "blended_blur_noise"), "declared-noise"),
+    **dict.fromkeys(("do_signal_correction_noise", "do_batch_noise_correction"), "declared-noise"),
+    **dict.fromkeys(("do_fft_loss", "target_norm_std", "inverted_mask_prior"), "declared-term"),
+    **dict.fromkeys(("diff_output_preservation", "blank_prompt_preservation"), "declared-term"),
+    "diffusion_feature_extractor_path": "declared-term",
+    "content_or_style_reg": "setting-ignored",  # content_or_style is read in its stead
+}
+
+
+def _read(settings: Settings) -> Loss:
+    found = findings(settings, _FINDINGS)
+    if (
+        settings.one_of("loss_type", "mse", ("mse", "mae", "pseudo_huber", "wavelet", "stepped"))
+        != "mse"
+    ):
+        found += (Diagnostic("declared-not-squared", {"setting": "loss_type"}),)
+    settings.one_of("loss_target", "noise", ("noise",))
+    schedulers = ("ddpm", "flowmatch")
+    is_flow = settings.one_of("noise_scheduler", "ddpm", schedulers) == "flowmatch"
+    return _flow(settings, found) if is_flow else _diffusion(settings, found)
+
+
+def _number_probability(settings: Settings, *, edge: int) -> Float[Tensor, " n"]:
+    """How often each number of a step is drawn."""
+    low = settings.integer("min_denoising_steps", 0, high=_N - 1)
+    high = settings.integer("max_denoising_steps", _N - 1, low=low + 3, high=_N)
+    choices = ("balanced", "content", "style")
+    choice = settings.one_of("content_or_style", "balanced", choices)
+    i = torch.arange(_N, dtype=torch.float64)
+    if choice == "balanced":
+        return ((i >= low + edge) & (i < min(high, _N - 1) - edge)).double()
+    ends = torch.arange(_N + 1, dtype=torch.float64) / _N
+    content = ends.pow(1 / 3).diff()
+    if (low, high) != (0, _N - 1):
+        raise ValueError(f"content_or_style is {choice}: leave out min_ and max_denoising_steps.")
+    return content if choice == "content" else content.flip(0)
+
+
+def _flow(settings: Settings, found: tuple[Diagnostic, ...]) -> Loss:
+    kind = settings.one_of("timestep_type", "sigmoid", _TYPES)
+    is_bell, is_half = settings.flag("linear_timesteps"), settings.flag("linear_timesteps2")
+    weighting = "linear_timesteps" + "2" * is_half if is_bell or is_half else kind
+    p = _number_probability(settings, edge=0)
+    is_whole = bool(p[:-1].min() > 0) and p[-1].item() == 0
+    title = f"ai-toolkit, {weighting}"
+    if weighting == "sigmoid" and is_whole:
+        return DeclaredLoss(
+            title=title,
+            schedule=Normal.logit_normal(),
+            parameterization=Flow(),
+            coefficient=lambda logsnr: _t0_coefficient(settings, time_of(logsnr)),
+            diagnostics=found,
+        )
+    if weighting == "sigmoid":
+        return fine_table(
+            title,
+            lambda logsnr: _sorted_log_density(logsnr, p),
+            lambda t: _t0_coefficient(settings, t),
+            found,
+        )
+    if weighting == "lognorm_blend":
+        if not is_whole:
+            raise ValueError("timestep_type is lognorm_blend: leave out what chooses other steps.")
+        t, p = _lognorm_blend()
+        return flow_table(title, t, p, _t0_coefficient(settings, t), found)
+    t, assumed = _times(settings, weighting)
+    num_tables = len(t) // _N
+    c = _t0_coefficient(settings, t) * _weight(weighting).repeat(num_tables)
+    return flow_table(title, t, p.repeat(num_tables), c, (*found, *assumed))
+
+
+def _sorted_log_density(
+    logsnr: Float[Tensor, " n"], p: Float[Tensor, " steps"]
+) -> Float[Tensor, " n"]:
+    r"""The log-density of one of 1,000 sorted draws of $N(0, 2^2)$, number $i$ with probability
+    $p_i$: that of a draw, times the mean of $p$ at the number of draws that are noisier.
+    """
+    i, n = np.arange(_N), _N - 1
+    noisier, cleaner = special.ndtr(logsnr.numpy() / 2), special.ndtr(-logsnr.numpy() / 2)
+    log_ways = special.gammaln(_N) - special.gammaln(i + 1) - special.gammaln(n - i + 1)
+    log_share = special.xlogy(i, noisier[:, None]) + special.xlogy(n - i, cleaner[:, None])
+    mean_p = np.exp(log_ways + log_share) @ p.numpy()
+    return torch.from_numpy(np.log(np.maximum(mean_p, 1e-300))) - logsnr**2 / 8
+
+
+def _times(
+    settings: Settings, weighting: str
+) -> tuple[Float[Tensor, " m"], tuple[Diagnostic, ...]]:
+    """The times of a table, noise first, or of several, by resolution."""
+    even = torch.linspace(1, 1 / _N, _N, dtype=torch.float64)
+    if not weighting.endswith("shift"):
+        return even, ()
+    arch = "flux" if settings.flag("is_flux") else settings.text("arch", "sd3")
+    if arch in _STATIC_SHIFT:
+        shift = _STATIC_SHIFT[arch]
+        last = shifted(even[-1], shift).item()
+        return shifted(torch.linspace(1, last, _N, dtype=torch.float64), shift), ()
+    if arch not in _PIXELS_PER_TOKEN:
+        known = ", ".join([*_STATIC_SHIFT, *_PIXELS_PER_TOKEN])
+        raise ValueError(f"arch is {arch!r}: the shifts of {known} are known here.")
+    pixels = _PIXELS_PER_TOKEN[arch]
+    shifts, assumed = shifts_by_resolution(settings, "resolution", pixels=pixels)
+    return torch.cat([shifted(even, shift) for shift in shifts]), assumed
+
+
+def _weight(weighting: str) -> Float[Tensor, " n"]:
+    """What the trainer multiplies the loss of each step with."""
+    i = torch.arange(_N, dtype=torch.float64)
+    if weighting == "weighted":
+        return torch.from_numpy(np.interp(i, list(_WEIGHTED), list(_WEIGHTED.values())))
+    if not weighting.startswith("linear_timesteps"):
+        return torch.ones_like(i)
+    bell = torch.exp(-2 * (i / _N - 0.5) ** 2) - math.exp(-0.5)
+    if weighting == "linear_timesteps2":
+        bell[_N // 2 :] = bell.max()
+    return bell
+
+
+def _lognorm_blend() -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """749 of the 750 draws are below the largest, a random number; its own time, 0, is left out."""
+    u = (np.arange(400) + 0.5) / 400  # quantiles of the largest
+    largest = stats.lognorm.ppf(u ** (1 / 750), 0.333)[:, None]
+    share = 1 - np.arange(_N, -1, -1) / _N  # of the largest, at times 0, .001, ..., 1 from the end
+    below = stats.lognorm.cdf(largest * share, 0.333) / stats.lognorm.cdf(largest, 0.333)
+    p = 749 * np.diff(below.mean(0))[::-1]  # of each whole number from 0 to 999
+    p = np.append(p, 0.0)
+    p += np.bincount(np.linspace(_N, 1, 250).astype(int), minlength=_N + 1)
+    return torch.arange(_N + 1, dtype=torch.float64) / _N, torch.from_numpy(p)
+
+
+def _t0_coefficient(settings: Settings, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    if not settings.flag("t0_loss_target"):
+        return torch.ones_like(t)
+    is_equivalent = settings.flag("t0_velocity_equiv_weight")
+    return t**2 / t.clamp(min=0.1) ** 2 if is_equivalent else t**2
+
+
+def _diffusion(settings: Settings, found: tuple[Diagnostic, ...]) -> LossTable:
+    if settings.flag("is_v_pred"):
+        raise ValueError("is_v_pred fails in this version, with a target of pixels: leave it out.")
+    logsnr = stable_diffusion_logsnr().flip(0)
+    p = _number_probability(settings, edge=1)
+    coefficient = torch.ones_like(logsnr)
+    gamma = settings.number_or_none("snr_gamma", above=0)
+    least = settings.number_or_none("min_snr_gamma", above=0)
+    if gamma is not None:
+        coefficient = gamma * torch.exp(-logsnr)
+    elif least is not None:
+        coefficient = (least * torch.exp(-logsnr)).clamp(max=1)
+    return LossTable(
+        title="ai-toolkit, Stable Diffusion",
+        logsnr=logsnr,
+        probability=p / p.sum(),
+        coefficient=coefficient,
+        parameterization=Eps(),
+        diagnostics=found,
+    )
+
+
+_FLOWMATCH: dict[str, str | float | bool] = {"noise_scheduler": "flowmatch"}
+AI_TOOLKIT = Trainer(
+    name="ai-toolkit",
+    version="ai-toolkit 0.12.26, 27a03a9",
+    read=_read,
+    options=(
+        *(Option(settings=_FLOWMATCH | {"timestep_type": t}) for t in ("sigmoid", "linear")),
+        *(
+            Option(settings=_FLOWMATCH | {"timestep_type": t})
+            for t in ("weighted", "lognorm_blend")
+        ),
+        Option(settings=_FLOWMATCH | {"linear_timesteps": True}),
+        Option(settings=_FLOWMATCH | {"linear_timesteps2": True}),
+        Option(
+            settings=_FLOWMATCH | {"timestep_type": "flux_shift", "is_flux": True},
+            free={"resolution": (1024.0, 256.0, 2048.0)},
+        ),
+        Option(settings={}, free={"min_snr_gamma": (5.0, 0.05, 500.0)}),
+    ),
+    is_flags=False,
+)

@@ -1,0 +1,154 @@
+r"""diffusion-pipe: one objective for all flow models, tables for SDXL, EDM's loss for Cosmos.
+
+`models/*.py`, `prepare_inputs`: $t = \mathrm{sigmoid}(a\,n)$ with $n \sim N(0, 1)$ and $a$ =
+`sigmoid_scale`, or uniform (`timestep_sample_method`); then `shift` $s$, or else, where it is not
+given, by resolution with `flux_shift` (Lumina's is called `lumina_shift`). The loss is the plain
+$\|\hat u - (\epsilon - x)\|^2$, for some models of $x - \epsilon$. `models/wan/wan.py` and
+`utils/common.py`: Wan's times are 10,000 quantiles between $10^{-4}$ and $1 - 10^{-4}$, of which
+those in [`min_t`, `max_t`) are drawn.
+
+`models/sdxl.py`: uniform steps of Stable Diffusion's table; with `v_pred` the noise is rescaled to
+zero terminal SNR, but the weights take the SNR $\rho$ from before. They are
+$\min(\rho, \gamma)/\rho$ or, with `v_pred`, $\min(\rho, \gamma)/(\rho + 1)$; and
+`debiased_estimation_loss`, which is on even where it is false, multiplies with
+$1/\sqrt{\min(\rho, 1000)}$ or $1/(\min(\rho, 1000) + 1)$.
+
+`models/cosmos.py`: EDM's loss with $\sigma_d = .5$ and $\ln\tilde\sigma \sim N(0, 1)$.
+
+References:
+    https://github.com/tdrussell/diffusion-pipe
+"""
+
+import math
+
+import torch
+
+from elbos.adapters.trainers.flow import logsnr_of
+from elbos.adapters.trainers.settings import Settings
+from elbos.adapters.trainers.times import (
+    findings,
+    mixed,
+    shifted,
+    shifts_by_resolution,
+    stable_diffusion_logsnr,
+)
+from elbos.adapters.trainers.trainer import Loss, Option, Trainer
+from elbos.audit import DeclaredLoss, Diagnostic, LossTable
+from elbos.parameterizations import EDM, Eps, Flow, V
+from elbos.schedules import Flow as Uniform
+from elbos.schedules import Normal, Schedule
+
+_REVERSED = ("lumina_2", "omnigen2", "hidream", "z_image")  # predict data minus noise
+_UNSHIFTED = ("ltx-video",)
+_NO_FLUX_SHIFT = ("hunyuan-video", *_UNSHIFTED)
+_MODELS = (
+    *("flux", "chroma", "wan", "sd3", "cosmos_predict2", "anima", "qwen_image", "hunyuan_image"),
+    *("auraflow", "hunyuan_video_15", "flux2", "ernie_image", "ltx2", "ideogram4", "krea2"),
+    *("sdxl", "cosmos", *_REVERSED, *_NO_FLUX_SHIFT),
+)
+_FINDINGS = {
+    "huber_delta": "declared-not-squared",
+    "smooth_l1_beta": "declared-not-squared",
+    "pseudo_huber_c": "setting-ignored",  # in the example's comments, and read nowhere
+    "multiscale_loss_weight": "declared-term",
+    "first_frame_conditioning_p": "declared-uneven",
+}
+
+
+def _read(settings: Settings) -> Loss:
+    model = settings.one_of("model.type", "flux", _MODELS)
+    found = findings(settings, _FINDINGS)
+    if model == "sdxl":
+        return _sdxl(settings, found)
+    is_edm = model == "cosmos"
+    shifts, assumed = ([1.0], ()) if is_edm else _shifts(settings, model)
+    edm = Normal.edm(p_mean=0.0, p_std=1.0)
+    return DeclaredLoss(
+        title=f"diffusion-pipe, {model}",
+        schedule=edm if is_edm else mixed([_schedule(settings, model, s) for s in shifts]),
+        parameterization=EDM() if is_edm else Flow(),
+        coefficient=torch.ones_like,
+        factor=-1.0 if model in _REVERSED else 1.0,
+        diagnostics=(*found, *assumed),
+    )
+
+
+def _shifts(settings: Settings, model: str) -> tuple[list[float], tuple[Diagnostic, ...]]:
+    if model in _UNSHIFTED:
+        return [1.0], ()
+    shift = settings.number("shift", 0.0, low=0)
+    by_resolution = "lumina_shift" if model == "lumina_2" else "flux_shift"
+    if shift or model in _NO_FLUX_SHIFT or not settings.flag(by_resolution):
+        return [shift or 1.0], ()
+    return shifts_by_resolution(settings, "resolutions")
+
+
+def _schedule(settings: Settings, model: str, shift: float) -> Schedule:
+    methods = ("logit_normal", "uniform")
+    is_normal = settings.one_of("timestep_sample_method", "logit_normal", methods) == methods[0]
+    scale = settings.number("sigmoid_scale", 1.0, above=0) if is_normal else 1.0
+    ends = _wan_ends(settings, shift, scale if is_normal else None) if model == "wan" else {}
+    if is_normal:
+        return Normal.logit_normal(mean=math.log(shift), std=scale, **ends)
+    return Uniform(shift=shift, **ends)
+
+
+def _wan_ends(settings: Settings, shift: float, scale: float | None) -> dict[str, float]:
+    """The ends of log-SNR; `scale` is that of logit-normal times."""
+    ends = torch.tensor([1 - 1e-4, 1e-4], dtype=torch.float64)
+    if scale is not None:
+        ends = torch.sigmoid(scale * torch.special.ndtri(ends))
+    last, first = shifted(ends, shift).tolist()
+    first = max(first, settings.number("min_t", 0.0, low=0, high=1))
+    last = min(last, settings.number("max_t", 1.0, low=0, high=1))
+    if not first < last:
+        raise ValueError(f"min_t is {first:g}, max_t {last:g}: there is no time between them.")
+    low, high = logsnr_of(torch.tensor([last, first], dtype=torch.float64)).tolist()
+    return {"logsnr_min": low, "logsnr_max": high}
+
+
+def _sdxl(settings: Settings, found: tuple[Diagnostic, ...]) -> LossTable:
+    is_v = settings.flag("v_pred")
+    snr = stable_diffusion_logsnr().exp()
+    coefficient = torch.ones_like(snr)
+    gamma = settings.number_or_none("min_snr_gamma", above=0)
+    if gamma is not None:
+        coefficient *= snr.clamp(max=gamma) / (snr + is_v)
+    if settings.has("debiased_estimation_loss"):
+        capped = snr.clamp(max=1000)
+        coefficient *= 1 / (capped + 1) if is_v else capped.rsqrt()
+        if not settings.flag("debiased_estimation_loss"):
+            found += (Diagnostic("setting-on", {"setting": "debiased_estimation_loss"}),)
+    if is_v and (coefficient != 1).any():
+        found += (Diagnostic("declared-snr", {"setting": "v_pred"}),)
+    return LossTable(
+        title="diffusion-pipe, sdxl",
+        logsnr=stable_diffusion_logsnr(is_zero_terminal=is_v),
+        probability=torch.full_like(snr, 1 / len(snr)),
+        coefficient=coefficient,
+        parameterization=V() if is_v else Eps(),
+        diagnostics=found,
+    )
+
+
+_SHIFT, _GAMMA = (1.0, 0.02, 50.0), (5.0, 0.05, 500.0)
+DIFFUSION_PIPE = Trainer(
+    name="diffusion-pipe",
+    version="diffusion-pipe, commit 8f83dbf of August 2026",
+    read=_read,
+    options=(
+        Option(
+            settings={"model.type": "flux"},
+            free={"sigmoid_scale": (1.0, 0.1, 5.0), "shift": _SHIFT},
+        ),
+        Option(
+            settings={"model.type": "flux", "timestep_sample_method": "uniform"},
+            free={"shift": _SHIFT},
+        ),
+        Option(settings={"model.type": "sdxl"}),
+        Option(settings={"model.type": "sdxl"}, free={"min_snr_gamma": _GAMMA}),
+        Option(settings={"model.type": "sdxl", "debiased_estimation_loss": True}),
+        Option(settings={"model.type": "sdxl", "v_pred": True}, free={"min_snr_gamma": _GAMMA}),
+    ),
+    is_flags=False,
+)

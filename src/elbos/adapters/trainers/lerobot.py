@@ -1,0 +1,94 @@
+r"""lerobot's policies that denoise actions: pi0, pi0.5, SmolVLA, Diffusion Policy.
+
+`policies/common/flow_matching.py` draws times
+
+$$t = s\,b + o, \qquad b \sim \mathrm{Beta}(\alpha, \beta),$$
+
+with $s = .999$, $o = .001$ and $\mathrm{Beta}(1.5, 1)$ unless pi0's or pi0.5's settings
+`time_sampling_*` say otherwise; SmolVLA (`policies/smolvla/modeling_smolvla.py`) has no settings
+for them. The loss is the plain $\|\hat u - (\epsilon - x)\|^2$, so
+$w \propto t^\alpha(1 - t)^{\beta - 2}$ where $s = 1$. Diffusion Policy
+(`policies/diffusion/modeling_diffusion.py`) draws the steps of a DDPM table uniformly, by default
+100 of a cosine schedule, and regresses noise or data without a weight.
+
+References:
+    https://github.com/huggingface/lerobot; Black et al. (2024), https://arxiv.org/abs/2410.24164
+"""
+
+from dataclasses import replace
+
+import torch
+
+from elbos.adapters import diffusers
+from elbos.adapters.trainers.settings import Settings
+from elbos.adapters.trainers.times import findings
+from elbos.adapters.trainers.trainer import Loss, Option, Trainer
+from elbos.audit import DeclaredLoss, Diagnostic, LossTable
+from elbos.parameterizations import Flow
+from elbos.schedules import Beta, FlowTimes
+
+_FLOW = ("pi0", "pi05", "smolvla")
+_FINDINGS = {
+    "rtc_training_max_delay": "declared-uneven",
+    "do_mask_loss_for_padding": "declared-uneven",
+    "use_rabc": "declared-uneven",
+}
+
+
+def _read(settings: Settings) -> Loss:
+    key = "policy.type" if settings.has("policy.type") else "type"
+    policy = settings.one_of(key, "pi0", (*_FLOW, "diffusion"))
+    found = findings(settings, _FINDINGS)
+    return _diffusion(settings, found) if policy == "diffusion" else _flow(settings, policy, found)
+
+
+def _flow(settings: Settings, policy: str, found: tuple[Diagnostic, ...]) -> DeclaredLoss:
+    alpha, beta, scale, offset = 1.5, 1.0, 0.999, 0.001
+    if policy != "smolvla":
+        alpha = settings.number("time_sampling_beta_alpha", alpha, above=0)
+        beta = settings.number("time_sampling_beta_beta", beta, above=0)
+        scale = settings.number("time_sampling_scale", scale, above=0, high=1)
+        offset = settings.number("time_sampling_offset", offset, low=0, high=1)
+    if offset + scale > 1 + 1e-9:
+        raise ValueError(
+            f"time_sampling_scale + time_sampling_offset is {scale + offset:g}: times end at 1."
+        )
+    return DeclaredLoss(
+        title=f"lerobot, {policy}",
+        schedule=FlowTimes(
+            inner=Beta(a=alpha, b=beta), time_min=offset, time_max=min(offset + scale, 1.0)
+        ),
+        parameterization=Flow(),
+        coefficient=torch.ones_like,
+        diagnostics=found,
+    )
+
+
+def _diffusion(settings: Settings, found: tuple[Diagnostic, ...]) -> LossTable:
+    config = {
+        "_class_name": settings.one_of("noise_scheduler_type", "DDPM", ("DDPM", "DDIM"))
+        + "Scheduler",
+        "num_train_timesteps": settings.integer("num_train_timesteps", 100, low=3, high=100_000),
+        "beta_schedule": settings.text("beta_schedule", "squaredcos_cap_v2"),
+        "beta_start": settings.number("beta_start", 0.0001, low=0, high=1),
+        "beta_end": settings.number("beta_end", 0.02, low=0, high=1),
+        "prediction_type": settings.one_of("prediction_type", "epsilon", ("epsilon", "sample")),
+    }
+    table = diffusers.loss_table(config, diffusers.Training())
+    return replace(table, title="lerobot, diffusion", diagnostics=found)
+
+
+LEROBOT = Trainer(
+    name="lerobot",
+    version="lerobot after 0.6.1, 7427f31",
+    read=_read,
+    options=(
+        Option(
+            settings={"policy.type": "pi0"},
+            free={
+                "time_sampling_beta_alpha": (1.5, 0.1, 10.0),
+                "time_sampling_beta_beta": (1.0, 0.1, 10.0),
+            },
+        ),
+    ),
+)

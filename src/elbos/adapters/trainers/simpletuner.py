@@ -1,0 +1,212 @@
+r"""SimpleTuner: continuous times for flow models, segments of a table for Stable Diffusion.
+
+`simpletuner/helpers/models/common.py`, `sample_flow_sigmas`: $t = \mathrm{sigmoid}(a n)$ with
+$n \sim N(0, 1)$ and $a$ = `flow_sigmoid_scale`; or uniform; or
+$\mathrm{Beta}(\alpha, \beta)$; or a density through the knots `flow_cubic_schedule_weights`, which
+counts more than the others. Then (`custom_schedule.py`) the shift `flow_schedule_shift`, 3 if it is
+left out and none if 0, or one by resolution with `flow_schedule_auto_shift`. The loss is the plain
+$\|\hat u - (\epsilon - x)\|^2$.
+
+Stable Diffusion's steps: one from each of `train_batch_size` segments of the table, noise first,
+which share their ends, or from all of it, with one or `disable_segmented_timestep_sampling`;
+`timestep_bias_*` multiplies weights, within a segment only. The coefficient is
+$\min(\rho, \gamma)/\rho$ with $\rho$ the SNR; the divisor is $\rho + 1$ only where the model's own
+scheduler file says v_prediction, whatever `prediction_type` does.
+
+References:
+    https://github.com/bghira/SimpleTuner
+"""
+
+import math
+import re
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.interpolate import PchipInterpolator
+from torch import Tensor
+
+from elbos.adapters.trainers.flow import plain, time_of
+from elbos.adapters.trainers.settings import Settings
+from elbos.adapters.trainers.times import (
+    findings,
+    fine_table,
+    shifts_by_resolution,
+    stable_diffusion_logsnr,
+)
+from elbos.adapters.trainers.trainer import Loss, Option, Trainer
+from elbos.audit import Diagnostic, LossTable
+from elbos.parameterizations import Eps, V
+from elbos.schedules import Beta, FlowTimes, Normal, Schedule
+from elbos.schedules import Flow as Uniform
+
+_N = 1000
+_IS_V = {"sdxl": False, "sd1x": False, "sd2x": True}  # the prediction of the scheduler's file
+_FLOW_MODELS = (
+    *("flux", "flux2", "sd3", "auraflow", "chroma", "hidream", "hunyuanvideo", "krea2", "lumina2"),
+    *("ltxvideo", "qwen_image", "wan", "z_image", "kandinsky5_image", "kandinsky5_video", "ernie"),
+)
+_SHIFTS = {"qwen_image": ((256, 0.5), (8192, 0.9))}
+_FINDINGS = {
+    "input_perturbation": "declared-perturbed",
+    "use_soft_min_snr": "setting-ignored",  # no loss asks for it
+    "mixflow_enabled": "declared-target",
+    "twinflow_enabled": "declared-target",
+    "distillation_method": "declared-target",
+    "scheduled_sampling_max_step_offset": "declared-target",
+    **dict.fromkeys(("crepa_enabled", "urepa_enabled", "layersync_enabled"), "declared-term"),
+    **dict.fromkeys(("internal_guidance_enabled", "nextlat_enabled"), "declared-term"),
+}
+
+
+def _read(settings: Settings) -> Loss:
+    family = settings.one_of("model_family", "flux", (*_FLOW_MODELS, *_IS_V))
+    found = findings(settings, _FINDINGS)
+    if settings.one_of("loss_type", "l2", ("l2", "huber", "smooth_l1")) != "l2":
+        found += (Diagnostic("declared-not-squared", {"setting": "loss_type"}),)
+    if family in _IS_V:
+        noise = {"offset_noise": "declared-noise", "diff2flow_loss": "declared-target"}
+        return _diffusion(settings, family, found + findings(settings, noise))
+    return _flow(settings, family, found)
+
+
+def _flow(settings: Settings, family: str, found: tuple[Diagnostic, ...]) -> Loss:
+    shift, assumed = _shift(settings, family)
+    found = (*found, *assumed)
+    knots = re.findall(r"[\d.eE+-]+", settings.text("flow_cubic_schedule_weights"))
+    if len(knots) > 1:
+        density = _through_knots([float(knot) for knot in knots], shift)
+        return fine_table("SimpleTuner, cubic schedule", density, diagnostics=found)
+    if knots or settings.flag("flow_use_uniform_schedule"):
+        schedule: Schedule = Uniform(shift=shift)
+    elif settings.flag("flow_use_beta_schedule"):
+        alpha = settings.number("flow_beta_schedule_alpha", 2.0, above=0)
+        beta = settings.number("flow_beta_schedule_beta", 2.0, above=0)
+        schedule = FlowTimes(inner=Beta(a=alpha, b=beta), shift=shift)
+    else:
+        scale = settings.number("flow_sigmoid_scale", 1.0, above=0)
+        schedule = Normal.logit_normal(mean=math.log(shift), std=scale)
+    return plain(schedule, found)
+
+
+def _shift(settings: Settings, family: str) -> tuple[float, tuple[Diagnostic, ...]]:
+    static = settings.number("flow_schedule_shift", 3.0, low=0)
+    if not settings.flag("flow_schedule_auto_shift"):
+        return static or 1.0, ()
+    low, high = _SHIFTS.get(family, ((256, 0.5), (4096, 1.15)))
+    shifts, assumed = shifts_by_resolution(settings, "resolution", low=low, high=high)
+    return shifts[0], assumed
+
+
+def _through_knots(
+    knots: list[float], shift: float
+) -> Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]]:
+    r"""The log-density of log-SNR: $\pi(t)\,t(1 - t)$ with the monotone cubic $\pi$ through the
+    knots, before the shift.
+    """
+    if min(knots) < 0 or max(knots) == 0:
+        raise ValueError("flow_cubic_schedule_weights has no mass: give weights of 0 or more.")
+    spline = PchipInterpolator(np.linspace(0, 1, len(knots)), knots)
+
+    def log_density(logsnr: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        t = time_of(logsnr + 2 * math.log(shift))
+        return torch.from_numpy(spline(t)).clamp(min=1e-300).log() + torch.log(t * (1 - t))
+
+    return log_density
+
+
+def _diffusion(settings: Settings, family: str, found: tuple[Diagnostic, ...]) -> LossTable:
+    words = ("epsilon", "v_prediction")
+    is_v = settings.one_of("prediction_type", words[_IS_V[family]], words) == "v_prediction"
+    is_zero = settings.flag("rescale_betas_zero_snr")
+    logsnr = stable_diffusion_logsnr(is_zero_terminal=is_zero)
+    coefficient = torch.ones_like(logsnr)
+    if gamma := settings.number("snr_gamma", 0, low=0):
+        snr = logsnr.exp()
+        coefficient = snr.clamp(max=gamma) / (snr + _IS_V[family])
+        coefficient = coefficient.nan_to_num(nan=1.0)  # 0/0 in the trainer
+        if is_v != _IS_V[family]:
+            found += (Diagnostic("declared-divisor", {"setting": "prediction_type"}),)
+    return LossTable(
+        title=f"SimpleTuner, {family}",
+        logsnr=logsnr,
+        probability=_steps(settings),
+        coefficient=coefficient,
+        parameterization=V() if is_v else Eps(),
+        diagnostics=found,
+    )
+
+
+def _bias(settings: Settings) -> Float[Tensor, " n"]:
+    weights, num = torch.ones(_N, dtype=torch.float64), _N
+    strategy = settings.one_of(
+        "timestep_bias_strategy", "none", ("none", "earlier", "later", "range")
+    )
+    if strategy == "none":
+        return weights
+    factor = settings.number("timestep_bias_multiplier", 1.0, above=0)
+    if strategy == "range":
+        first = settings.integer("timestep_bias_begin", 0, high=_N)
+        num = settings.integer("timestep_bias_end", _N, high=_N)
+        weights[first:num] *= factor
+        return weights
+    num = int(settings.number("timestep_bias_portion", 0.25, low=0, high=1) * _N)
+    weights[slice(0, num) if strategy == "earlier" else slice(-num, None)] *= factor
+    return weights
+
+
+def _steps(settings: Settings) -> Float[Tensor, " n"]:
+    """How often each step is drawn; segments are normalized in place, one after the other."""
+    weights = _bias(settings)
+    num = settings.integer("train_batch_size", 4, low=1, high=_N)
+    if num == 1 or settings.flag("disable_segmented_timestep_sampling"):
+        return weights / weights.sum()
+    p, last = torch.zeros_like(weights), _N - 1
+    for i in range(num):
+        first = 0 if i == num - 1 else max(last - _N // num, 0)
+        inside = slice(first, last + 1)
+        weights[inside] /= weights[inside].sum()
+        p[inside] += weights[inside] / num
+        last -= _N // num
+    return p
+
+
+_SHIFT, _GAMMA = (3.0, 0.02, 50.0), (5.0, 0.05, 500.0)
+SIMPLETUNER = Trainer(
+    name="simpletuner",
+    version="SimpleTuner 4.8.0, bc8e6ab",
+    read=_read,
+    options=(
+        Option(
+            settings={"model_family": "flux"},
+            free={"flow_sigmoid_scale": (1.0, 0.1, 5.0), "flow_schedule_shift": _SHIFT},
+        ),
+        Option(
+            settings={"model_family": "flux", "flow_use_uniform_schedule": True},
+            free={"flow_schedule_shift": _SHIFT},
+        ),
+        Option(
+            settings={
+                "model_family": "flux",
+                "flow_use_beta_schedule": True,
+                "flow_schedule_shift": 1.0,
+            },
+            free={
+                "flow_beta_schedule_alpha": (2.0, 0.1, 10.0),
+                "flow_beta_schedule_beta": (2.0, 0.1, 10.0),
+            },
+        ),
+        *(
+            Option(settings={"model_family": family, "train_batch_size": 1})
+            for family in ("sdxl", "sd2x")
+        ),
+        *(
+            Option(
+                settings={"model_family": family, "train_batch_size": 1},
+                free={"snr_gamma": _GAMMA},
+            )
+            for family in ("sdxl", "sd2x")
+        ),
+    ),
+)

@@ -1,0 +1,112 @@
+r"""What trainers with tables of times share: shifts, steps, Stable Diffusion's table, findings."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.adapters import diffusers
+from elbos.adapters.trainers.flow import logsnr_of, mu_of, time_of
+from elbos.adapters.trainers.settings import Settings
+from elbos.audit import Diagnostic, LossTable
+from elbos.parameterizations import Flow
+from elbos.schedules import Mixture, Schedule
+
+_RESOLUTION = 1024.0  # that of FLUX.1, Qwen-Image and SD3
+
+
+def shifted(t: Float[Tensor, " n"], shift: float) -> Float[Tensor, " n"]:
+    """Times after a shift, above 1 towards noise."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def shifts_by_resolution(
+    settings: Settings,
+    name: str,
+    *,
+    low: tuple[float, float] = (256, 0.5),
+    high: tuple[float, float] = (4096, 1.15),
+    pixels: int = 16,
+) -> tuple[list[float], tuple[Diagnostic, ...]]:
+    r"""The shifts $e^\mu$ for square images, with $\mu$ on the line through two pairs (tokens,
+    $\mu$), and a finding where the resolution is assumed.
+
+    Args:
+        settings: The settings.
+        name: That of the sides in pixels, one or several.
+        low: The first pair. Default: Flux's.
+        high: The second. Default: Flux's.
+        pixels: Side of a token in pixels. Default: 8 of the autoencoder times patches of 2.
+
+    Raises:
+        ValueError: If the setting holds no sides.
+    """
+    text = settings.text(name)
+    sides = [float(number) for number in re.findall(r"[\d.]+", text)]
+    if not (sides or text == "") or not all(16 <= side <= 16384 for side in sides):
+        raise ValueError(f"{name} is {text[:40]!r}: give sides in pixels, 16 to 16384, as 1024.")
+    shown = f"{_RESOLUTION:g} x {_RESOLUTION:g}"
+    found = () if sides else (Diagnostic("declared-resolution", {"resolution": shown}),)
+    tokens = [(side // pixels) ** 2 for side in sides or [_RESOLUTION]]
+    return [math.exp(mu_of(number, low=low, high=high)) for number in tokens], found
+
+
+def mixed(parts: Sequence[Schedule]) -> Schedule:
+    """One of several schedules, each as likely."""
+    if len(parts) == 1:
+        return parts[0]
+    return Mixture(schedules=tuple(parts), shares=(1.0,) * len(parts))
+
+
+def flow_table(
+    title: str,
+    t: Float[Tensor, " steps"],
+    probability: Float[Tensor, " steps"],
+    coefficient: Float[Tensor, " steps"] | None = None,
+    diagnostics: tuple[Diagnostic, ...] = (),
+) -> LossTable:
+    """The loss of noise minus data on a table of times; probabilities up to a factor."""
+    return LossTable(
+        title=title,
+        logsnr=logsnr_of(t),
+        probability=probability / probability.sum(),
+        coefficient=torch.ones_like(t) if coefficient is None else coefficient,
+        parameterization=Flow(),
+        diagnostics=diagnostics,
+    )
+
+
+def fine_table(
+    title: str,
+    log_density: Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]],
+    coefficient: Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]] = torch.ones_like,
+    diagnostics: tuple[Diagnostic, ...] = (),
+) -> LossTable:
+    """The loss of noise minus data at times with any density of log-SNR, as 4,001 even steps."""
+    logsnr = torch.linspace(-20, 20, 4001, dtype=torch.float64)
+    p, t = torch.softmax(log_density(logsnr), 0), time_of(logsnr)
+    table = flow_table(title, t, p, coefficient(t), diagnostics)
+    return replace(table, logsnr=logsnr)
+
+
+def stable_diffusion_logsnr(*, is_zero_terminal: bool = False) -> Float[Tensor, " steps"]:
+    """The 1,000 steps of Stable Diffusion's scaled-linear betas, from clean to noisy."""
+    config = {
+        "_class_name": "DDPMScheduler",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "rescale_betas_zero_snr": is_zero_terminal,
+    }
+    return diffusers.loss_table(config, diffusers.Training()).logsnr
+
+
+def findings(settings: Settings, kinds: Mapping[str, str]) -> tuple[Diagnostic, ...]:
+    """A finding of its kind for each setting that is on: given, and neither false nor 0."""
+    is_off = ("", "false", "0", "0.0")
+    found = (name for name in kinds if settings.text(name).lower() not in is_off)
+    return tuple(Diagnostic(kinds[name], {"setting": name}) for name in found)

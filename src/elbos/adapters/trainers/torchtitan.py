@@ -1,0 +1,40 @@
+r"""torchtitan's Flux: rectified flow with uniform times, and no setting that changes it.
+
+`torchtitan/models/flux/trainer.py` draws $t \sim U(0, 1)$ and sums $\|\hat u - (\epsilon - x)\|^2$
+over the elements of all processes' batches, divided by their number. $w = e^{-\lambda/2}$, as of
+plain flow matching; prompt dropout, packing of the latents, and the number of processes leave it
+as it is.
+
+References:
+    https://github.com/pytorch/torchtitan
+"""
+
+import torch
+
+from elbos.adapters.trainers.settings import Settings
+from elbos.adapters.trainers.trainer import Option, Trainer
+from elbos.audit import DeclaredLoss
+from elbos.parameterizations import Flow
+from elbos.schedules import Flow as Uniform
+
+_CONFIGS = ("flux_debugmodel", "flux_dev", "flux_schnell", "flux_dev_mxfp8", "flux_schnell_mxfp8")
+
+
+def _read(settings: Settings) -> DeclaredLoss:
+    settings.one_of("module", "flux", ("flux",))
+    config = settings.one_of("config", "flux_dev", _CONFIGS)
+    settings.ignore("training", "steps")
+    return DeclaredLoss(
+        title=f"torchtitan, {config}",
+        schedule=Uniform(),
+        parameterization=Flow(),
+        coefficient=torch.ones_like,
+    )
+
+
+TORCHTITAN = Trainer(
+    name="torchtitan",
+    version="torchtitan after 0.2.2, b5bcd76",
+    read=_read,
+    options=(Option(settings={"config": "flux_dev"}),),
+)

@@ -1,0 +1,176 @@
+"""Six trainers' settings that are unknown, wrong, or shown by no weighting."""
+
+import pytest
+import torch
+from trainer_settings import SETTINGS, ai_toolkit, trainer_of
+
+from elbos.adapters.trainers import TRAINERS, Settings, read_settings
+
+NAMES = ("simpletuner", "ai-toolkit", "diffusion-pipe", "diffsynth", "lerobot", "torchtitan")
+FIRST = {trainer_of(name).name: settings for name, settings in reversed(SETTINGS.items())}
+
+
+def found_in(trainer, settings):
+    loss = TRAINERS[trainer].loss(Settings(settings))
+    return {one.kind: dict(one.values) for one in loss.diagnostics}
+
+
+@pytest.mark.parametrize("trainer", NAMES)
+def test_unknown_settings_are_named(trainer):
+    found = found_in(trainer, FIRST[trainer] | {"zzz_unheard_of": 3, "deep": {"yyy": "a"}})
+    names = found["unread-settings"]["names"].split(", ")
+    assert {"zzz_unheard_of", "deep.yyy"} <= set(names)
+
+
+# A slip of the pen in the name of a setting, and that name.
+SLIPS = [
+    ("simpletuner", {"flow_schedule_shfit": 5}, "flow_schedule_shift"),
+    ("simpletuner", {"model_family": "sdxl", "snr_gama": 5}, "snr_gamma"),
+    ("ai-toolkit", ai_toolkit({"noise_scheduler": "flowmatch", "timestep_typ": "linear"}), "type"),
+    ("diffusion-pipe", {"model": {"type": "flux", "sigmoid_scal": 2}}, "sigmoid_scale"),
+    ("diffsynth", {"template": "Wan", "min_timestep_bondary": 0.3}, "min_timestep_boundary"),
+    ("lerobot", {"policy.type": "pi0", "time_sampling_beta_alfa": 2}, "time_sampling_beta_alpha"),
+    ("torchtitan", {"modul": "flux"}, "module"),
+]
+
+
+@pytest.mark.parametrize(("trainer", "settings", "name"), SLIPS)
+def test_a_slip_is_refused(trainer, settings, name):
+    with pytest.raises(ValueError, match=name):
+        TRAINERS[trainer].loss(Settings(settings))
+
+
+# Values that make no sense, and the setting that the error names.
+WRONG = [
+    ("simpletuner", {"model_family": "fluxx"}, "model_family"),
+    ("simpletuner", {"flow_sigmoid_scale": 0}, "flow_sigmoid_scale"),
+    ("simpletuner", {"flow_cubic_schedule_weights": [0, 0]}, "flow_cubic_schedule_weights"),
+    ("simpletuner", {"flow_schedule_auto_shift": True, "resolution": 1}, "resolution"),
+    ("ai-toolkit", {"noise_scheduler": "flowmatch", "timestep_type": "one_step"}, "timestep_type"),
+    ("ai-toolkit", {"is_v_pred": True}, "is_v_pred"),
+    ("diffusion-pipe", {"model": {"type": "wan", "min_t": 0.9, "max_t": 0.2}}, "min_t"),
+    ("diffsynth", {"model_id_with_origin_paths": "who/knows"}, "template"),
+    ("diffsynth", {"template": "Wan", "task": "direct_distill"}, "task"),
+    ("lerobot", {"type": "act"}, "type"),
+    ("lerobot", {"type": "pi0", "time_sampling_offset": 0.5}, "time_sampling_offset"),
+    ("torchtitan", {"module": "llama3"}, "module"),
+]
+
+
+@pytest.mark.parametrize(("trainer", "settings", "name"), WRONG)
+def test_a_wrong_value_is_refused_in_one_line(trainer, settings, name):
+    with pytest.raises(ValueError, match=name) as error:
+        TRAINERS[trainer].loss(Settings(settings))
+    assert "\n" not in str(error.value)
+
+
+# What no weighting shows, and the kind of finding.
+FINDINGS = [
+    ("simpletuner", {"loss_type": "huber"}, "declared-not-squared"),
+    ("simpletuner", {"input_perturbation": 0.1}, "declared-perturbed"),
+    ("simpletuner", {"model_family": "sdxl", "offset_noise": True}, "declared-noise"),
+    ("simpletuner", {"use_soft_min_snr": True}, "setting-ignored"),
+    ("simpletuner", SETTINGS["simpletuner_sdxl_v"], "declared-divisor"),
+    ("ai-toolkit", {"noise_offset": 0.05}, "declared-noise"),
+    ("ai-toolkit", {"loss_type": "mae"}, "declared-not-squared"),
+    ("ai-toolkit", {"content_or_style_reg": "style"}, "setting-ignored"),
+    ("diffusion-pipe", {"huber_delta": 0.1}, "declared-not-squared"),
+    ("diffusion-pipe", {"pseudo_huber_c": 0.5}, "setting-ignored"),
+    ("diffusion-pipe", SETTINGS["diffusion_pipe_sdxl_v"], "declared-snr"),
+    ("diffusion-pipe", {"model": {"type": "flux", "flux_shift": True}}, "declared-resolution"),
+    (
+        "diffusion-pipe",
+        {"model": {"type": "sdxl", "debiased_estimation_loss": False}},
+        "setting-on",
+    ),
+    ("lerobot", {"type": "pi05", "rtc_training_max_delay": 4}, "declared-uneven"),
+]
+
+
+@pytest.mark.parametrize(("trainer", "settings", "kind"), FINDINGS)
+def test_what_no_weighting_shows_is_found(trainer, settings, kind):
+    assert kind in found_in(trainer, settings)
+
+
+@pytest.mark.parametrize("trainer", NAMES)
+def test_every_option_of_a_translation_is_read(trainer):
+    for option in TRAINERS[trainer].options:
+        for which in range(3):  # the start, the least and the largest of what is free
+            free = {name: values[which] for name, values in option.free.items()}
+            loss = TRAINERS[trainer].loss(Settings({**option.settings, **free}))
+            assert "unread-settings" not in [one.kind for one in loss.diagnostics]
+
+
+AI_TOOLKIT = """
+job: extension
+config:
+  process:
+    - type: 'sd_trainer'
+      datasets:
+        - folder_path: "/images"
+          resolution: [ 512, 1024 ]
+      train:
+        batch_size: 1
+        noise_scheduler: "flowmatch"
+        timestep_type: "flux_shift"
+      model:
+        name_or_path: "black-forest-labs/FLUX.1-dev"
+        is_flux: true
+"""
+DIFFUSION_PIPE = """
+output_dir = '/runs'
+pipeline_stages = 1
+[model]
+type = 'lumina_2'
+lumina_shift = true
+[adapter]
+type = 'lora'
+rank = 32
+[optimizer]
+type = 'adamw_optimi'
+"""
+DIFFSYNTH = """accelerate launch --config_file accelerate_config_14B.yaml \\
+  examples/wanvideo/model_training/train.py \\
+  --model_id_with_origin_paths "Wan-AI/Wan2.2-T2V-A14B:high_noise_model/*.safetensors" \\
+  --learning_rate 1e-4 \\
+  --max_timestep_boundary 0.417 \\
+  --min_timestep_boundary 0
+"""
+SIMPLETUNER = '{"--model_family": "sdxl", "--snr_gamma": 5, "--train_batch_size": 1}'
+
+
+def test_files_and_commands_are_read_as_users_write_them(tmp_path):
+    files = {"a.yaml": AI_TOOLKIT, "b.toml": DIFFUSION_PIPE, "c.json": SIMPLETUNER}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    two_shifts = TRAINERS["ai-toolkit"].loss(read_settings(tmp_path / "a.yaml"))
+    assert len(two_shifts.logsnr) == 2000
+    lumina = TRAINERS["diffusion-pipe"].loss(read_settings(tmp_path / "b.toml"))
+    assert lumina.factor == -1
+    assert lumina.schedule.mean == pytest.approx(-2 * 1.15)  # Flux's at 1024x1024 pixels
+    sdxl = TRAINERS["simpletuner"].loss(read_settings(tmp_path / "c.json"))
+    assert sdxl.coefficient.min() < 0.01 < sdxl.coefficient.max() == 1
+    high_noise = TRAINERS["diffsynth"].loss(read_settings(DIFFSYNTH))
+    drawn = high_noise.logsnr[high_noise.probability > 0]
+    assert drawn.max() < -3.8  # t above .87: step 416 of 1,000, shifted by 5
+    flux = TRAINERS["torchtitan"].loss(read_settings("--module flux --config flux_schnell"))
+    assert flux.title.endswith("flux_schnell")
+
+
+def test_several_resolutions_are_as_likely():
+    one = {"model": {"type": "chroma", "flux_shift": True}}
+
+    def share_below(*sides):
+        settings = Settings(one | {"resolutions": list(sides)})
+        schedule = TRAINERS["diffusion-pipe"].loss(settings).schedule
+        return 1 - schedule.time(torch.tensor([-1.0], dtype=torch.float64)).item()
+
+    mean = (share_below(512) + share_below(1024)) / 2
+    assert share_below(512, 1024) == pytest.approx(mean, abs=1e-12)
+
+
+def test_a_weighted_table_has_a_mean_of_one():
+    settings = Settings({"noise_scheduler": "flowmatch", "timestep_type": "weighted"})
+    weights = TRAINERS["ai-toolkit"].loss(settings).coefficient
+    assert weights.mean() == pytest.approx(1, abs=0.002)  # as of the trainer's own table
+    assert weights.argmax() == pytest.approx(125, abs=30)

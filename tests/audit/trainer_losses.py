@@ -1,0 +1,357 @@
+"""Training losses as six public trainers compute them for given settings, in our own words.
+
+Nothing here imports elbos. Each function is what the trainer does with a batch `x` of latents or
+actions, from the draw of its times to the mean of its squared error. Versions are those that
+`elbos.adapters.trainers` names.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def as_column(v, x):
+    """[b] to [b, 1, 1, 1]."""
+    return v.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def shifted(t, shift):
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def shift_of(height, width, low=0.5, high=1.15, tokens=(256, 4096)):
+    """e^mu, mu linear in the number of 16x16-pixel patches."""
+    slope = (high - low) / (tokens[1] - tokens[0])
+    return math.exp(low + slope * (height // 16 * (width // 16) - tokens[0]))
+
+
+def flow_error(network, x, t):
+    """The squared error of noise minus data at times t [b], unreduced."""
+    noise = torch.randn_like(x)
+    at = as_column(t, x)
+    return (network((1 - at) * x + at * noise, 1000 * t) - (noise - x)).square()
+
+
+def scaled_linear_alphas_cumprod(zero_terminal=False):
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    root = torch.cumprod(1 - betas, 0).sqrt()
+    if zero_terminal:
+        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    return root**2
+
+
+SD = scaled_linear_alphas_cumprod()
+SD_ZERO_TERMINAL = scaled_linear_alphas_cumprod(zero_terminal=True)
+
+
+def discrete_error(network, x, step, alphas_cumprod, prediction):
+    """The squared error at steps of a table [b], unreduced."""
+    alpha = as_column(alphas_cumprod[step].sqrt(), x).float()
+    sigma = as_column((1 - alphas_cumprod[step]).sqrt(), x).float()
+    noise = torch.randn_like(x)
+    target = noise if prediction == "epsilon" else alpha * noise - sigma * x
+    return (network(alpha * x + sigma * noise, step) - target).square()
+
+
+def snr_at(step, alphas_cumprod=SD):
+    return (alphas_cumprod / (1 - alphas_cumprod))[step].float()
+
+
+# ---------------------------------------------------------------------------------- SimpleTuner
+
+
+def simpletuner_flux(network, x):
+    """`model_family` flux and no more: sigmoid of a normal number, shifted by 3."""
+    t = shifted(torch.sigmoid(1.0 * torch.randn(len(x))), 3.0)
+    return flow_error(network, x, t).mean()
+
+
+def simpletuner_auto_shift(network, x):
+    """`flow_schedule_auto_shift`, `flow_sigmoid_scale` .7, 768x768 pixels."""
+    t = shifted(torch.sigmoid(0.7 * torch.randn(len(x))), shift_of(768, 768))
+    return flow_error(network, x, t).mean()
+
+
+def simpletuner_beta(network, x):
+    """`flow_use_beta_schedule` with (2, 3), `flow_schedule_shift` 1.5."""
+    t = torch.distributions.Beta(2.0, 3.0).sample((len(x),))
+    return flow_error(network, x, shifted(t, 1.5)).mean()
+
+
+def simpletuner_uniform(network, x):
+    """`flow_use_uniform_schedule`, `flow_schedule_shift` 0."""
+    return flow_error(network, x, torch.rand(len(x))).mean()
+
+
+def simpletuner_cubic(network, x):
+    """`flow_cubic_schedule_weights` 1,2: the density 1 + t, shifted by 3."""
+    u = torch.rand(len(x))
+    t = torch.sqrt(1 + 3 * u) - 1  # u = (t^2 / 2 + t) / 1.5
+    return flow_error(network, x, shifted(t, 3.0)).mean()
+
+
+def segments(weights, batch_size):
+    """Segments of 1,000 steps, noisy ones first: neighbours share a step, which the normalization
+    of the first segment has made rarer in the second.
+    """
+    weights, found = weights.clone(), []
+    size = 1000 // batch_size
+    for i in range(batch_size):
+        last = 999 - i * size
+        first = 0 if i == batch_size - 1 else max(last - size, 0)
+        inside = weights[first : last + 1]
+        inside /= inside.sum()
+        found.append((first, inside.clone()))
+    return found
+
+
+SEGMENTS_OF_4 = segments(torch.ones(1000), 4)
+
+
+def simpletuner_sdxl_v(network, x):
+    """`model_family` sdxl, `prediction_type` v_prediction, `snr_gamma` 5, batches of 4.
+
+    The weight divides by SNR + 1 only where the model's own file says v_prediction; SDXL's does
+    not.
+    """
+    num = len(x) // 4
+    step = torch.cat(
+        [first + torch.multinomial(p, num, replacement=True) for first, p in SEGMENTS_OF_4]
+    )
+    error = discrete_error(network, x, step, SD, "v_prediction")
+    snr = snr_at(step)
+    return (error * as_column(snr.clamp(max=5) / snr, x)).mean()
+
+
+def simpletuner_sd2x(network, x):
+    """`model_family` sd2x, `snr_gamma` 5, `train_batch_size` 1, later steps thrice as often."""
+    weights = torch.ones(1000)
+    weights[-250:] *= 3
+    step = torch.multinomial(weights / weights.sum(), len(x), replacement=True)
+    error = discrete_error(network, x, step, SD, "v_prediction")
+    snr = snr_at(step)
+    return (error * as_column(snr.clamp(max=5) / (snr + 1), x)).mean()
+
+
+# ----------------------------------------------------------------------------------- ai-toolkit
+
+
+def ai_toolkit_sigmoid(network, x):
+    """`noise_scheduler` flowmatch and no more: 1,000 fresh draws, sorted, all but the last."""
+    table = (1 - torch.sigmoid(torch.randn(1000))).sort(descending=True).values
+    t = table[torch.randint(0, 999, (len(x),))]
+    return flow_error(network, x, t).mean()
+
+
+LINEAR_1000 = torch.linspace(1000, 1, 1000) / 1000
+
+
+def ai_toolkit_bell(network, x):
+    """`linear_timesteps`: a bell whose minimum is 0, of the number of the step."""
+    bell = torch.exp(-2 * ((torch.arange(1000) - 500) / 1000) ** 2)
+    bell = bell - bell.min()
+    bell = bell * 1000 / bell.sum()
+    step = torch.randint(0, 999, (len(x),))
+    return (flow_error(network, x, LINEAR_1000[step]) * as_column(bell[step], x)).mean()
+
+
+def ai_toolkit_half_bell(network, x):
+    """`linear_timesteps2`: as before, flat at its top in the half with less noise."""
+    bell = torch.exp(-2 * ((torch.arange(1000) - 500) / 1000) ** 2)
+    bell = bell - bell.min()
+    bell[500:] = bell[500:].max()
+    step = torch.randint(0, 999, (len(x),))
+    return (flow_error(network, x, LINEAR_1000[step]) * as_column(bell[step], x)).mean()
+
+
+def ai_toolkit_flux_shift(network, x):
+    """`is_flux`, `timestep_type` flux_shift, `resolution` 1024."""
+    t = shifted(torch.linspace(1, 0.001, 1000), shift_of(1024, 1024))
+    return flow_error(network, x, t[torch.randint(0, 999, (len(x),))]).mean()
+
+
+def ai_toolkit_content(network, x):
+    """`content_or_style` content, `timestep_type` linear."""
+    step = (torch.rand(len(x)) ** 3 * 1000).long().clamp(0, 999)
+    return flow_error(network, x, LINEAR_1000[step]).mean()
+
+
+def ai_toolkit_style_sigmoid(network, x):
+    """`content_or_style` style, with the sorted draws of `timestep_type` sigmoid."""
+    table = (1 - torch.sigmoid(torch.randn(1000))).sort(descending=True).values
+    step = ((1 - torch.rand(len(x)) ** 3) * 1000).long().clamp(0, 999)
+    return flow_error(network, x, table[step]).mean()
+
+
+def ai_toolkit_lognorm_blend(network, x):
+    """`timestep_type` lognorm_blend: 750 draws over the largest, and 250 even steps, rounded."""
+    draws = torch.exp(0.333 * torch.randn(750))
+    times = torch.cat([(1 - draws / draws.max()) * 1000, torch.linspace(1000, 1, 250)])
+    table = times.sort(descending=True).values.to(torch.int)
+    return flow_error(network, x, table[torch.randint(0, 999, (len(x),))] / 1000).mean()
+
+
+def ai_toolkit_t0(network, x):
+    """`t0_loss_target` with `t0_velocity_equiv_weight`, `timestep_type` linear."""
+    t = LINEAR_1000[torch.randint(0, 999, (len(x),))]
+    at = as_column(t, x)
+    noise = torch.randn_like(x)
+    z = (1 - at) * x + at * noise
+    return ((z - at * network(z, t) - x).square() / at.clamp(min=0.1) ** 2).mean()
+
+
+def ai_toolkit_sd(network, x):
+    """Stable Diffusion with `noise_scheduler` ddpm, `min_snr_gamma` 5."""
+    step = 999 - torch.randint(1, 998, (len(x),))
+    error = discrete_error(network, x, step, SD, "epsilon").mean(dim=(1, 2, 3))
+    return (error * (5 / snr_at(step)).clamp(max=1)).mean()
+
+
+def ai_toolkit_sd_fixed(network, x):
+    """Stable Diffusion with `snr_gamma` 5, which has no minimum."""
+    step = 999 - torch.randint(1, 998, (len(x),))
+    error = discrete_error(network, x, step, SD, "epsilon").mean(dim=(1, 2, 3))
+    return (error * 5 / snr_at(step)).mean()
+
+
+# -------------------------------------------------------------------------------- diffusion-pipe
+
+
+def diffusion_pipe_flux(network, x):
+    """flux, `flux_shift`, `sigmoid_scale` 1.2, 640x640 pixels."""
+    t = shifted(torch.sigmoid(1.2 * torch.randn(len(x))), shift_of(640, 640))
+    return flow_error(network, x, t).mean()
+
+
+def diffusion_pipe_lumina(network, x):
+    """lumina_2, `shift` 3, uniform times; the target has the other sign."""
+    t = as_column(shifted(torch.rand(len(x)), 3.0), x)
+    noise = torch.randn_like(x)
+    return F.mse_loss(network((1 - t) * x + t * noise, 1 - t.flatten()), x - noise)
+
+
+def diffusion_pipe_wan(network, x):
+    """wan, `shift` 3, `min_t` .2, `max_t` .875: of 10,000 quantiles, those within."""
+    quantiles = torch.linspace(1e-4, 1 - 1e-4, 10_000)
+    table = shifted(torch.sigmoid(torch.special.ndtri(quantiles)), 3.0)
+    table = table[(table >= 0.2) & (table < 0.875)]
+    return flow_error(network, x, table[torch.randint(0, len(table), (len(x),))]).mean()
+
+
+def diffusion_pipe_sdxl_v(network, x):
+    """sdxl, `v_pred`, `min_snr_gamma` 5: zero-terminal noise, SNR of the table before it."""
+    step = torch.randint(0, 1000, (len(x),))
+    error = discrete_error(network, x, step, SD_ZERO_TERMINAL, "v").mean(dim=(1, 2, 3))
+    snr = snr_at(step)
+    return (error * snr.clamp(max=5) / (snr + 1)).mean()
+
+
+def diffusion_pipe_sdxl_debiased(network, x):
+    """sdxl, `debiased_estimation_loss`."""
+    step = torch.randint(0, 1000, (len(x),))
+    error = discrete_error(network, x, step, SD, "epsilon").mean(dim=(1, 2, 3))
+    return (error / snr_at(step).clamp(max=1000).sqrt()).mean()
+
+
+def diffusion_pipe_cosmos(network, x):
+    """cosmos: EDM's preconditioning and weight with sigma_data .5 and ln sigma ~ N(0, 1)."""
+    sigma = torch.exp(torch.randn(len(x)))
+    s = as_column(sigma, x)
+    z = x + s * torch.randn_like(x)
+    norm = s**2 + 0.25
+    output = network(z / norm.sqrt(), sigma.log() / 4)
+    x_hat = 0.25 / norm * z + s * 0.5 / norm.sqrt() * output
+    return ((x_hat - x).square() * norm / (s * 0.5) ** 2).mean()
+
+
+# --------------------------------------------------------------------------------------- DiffSynth
+
+
+def diffsynth_loss(network, x, sigmas, first=0, last=1000):
+    """One step for each item: it passes through bfloat16 and comes back as the nearest step."""
+    times = sigmas * 1000
+    bell = torch.exp(-2 * ((times - 500) / 1000) ** 2)
+    bell = bell - bell.min()
+    bell = bell * 1000 / bell.sum()
+    step = torch.randint(first, last, (len(x),))
+    rounded = times[step].to(torch.bfloat16)
+    step = (times[None] - rounded[:, None]).abs().argmin(dim=1)
+    error = flow_error(network, x, sigmas[step]).mean(dim=(1, 2, 3))
+    return (error * bell[step]).mean()
+
+
+def diffsynth_flux(network, x):
+    """flux: from 1 to .003/1.002, shift 3."""
+    return diffsynth_loss(network, x, shifted(torch.linspace(1, 0.003 / 1.002, 1000), 3.0))
+
+
+def diffsynth_wan_low_noise(network, x):
+    """wanvideo, `min_timestep_boundary` .358: shift 5."""
+    sigmas = shifted(torch.linspace(1, 0, 1001)[:-1], 5.0)
+    return diffsynth_loss(network, x, sigmas, first=358)
+
+
+def diffsynth_qwen_image(network, x):
+    """qwen_image: mu .8, stretched to end at .02."""
+    sigmas = shifted(torch.linspace(1, 0, 1001)[:-1], math.exp(0.8))
+    return diffsynth_loss(network, x, 1 - (1 - sigmas) * 0.98 / (1 - sigmas[-1]))
+
+
+def diffsynth_sdxl(network, x):
+    """stable_diffusion_xl: noise, in float32, and a weight of 1."""
+    step = torch.randint(0, 1000, (len(x),))
+    return discrete_error(network, x, step, SD, "epsilon").mean()
+
+
+# ----------------------------------------------------------------------------------------- lerobot
+
+
+def lerobot_time(num, alpha, beta, scale=0.999, offset=0.001):
+    return torch.distributions.Beta(alpha, beta).sample((num,)) * scale + offset
+
+
+def lerobot_pi0(network, x):
+    """pi0: times of Beta(1.5, 1), the mean over the action's own dimensions."""
+    return flow_error(network, x, lerobot_time(len(x), 1.5, 1.0)).mean()
+
+
+def lerobot_pi0_beta(network, x):
+    """pi0, `time_sampling_beta_alpha` 1, `time_sampling_beta_beta` 1.5."""
+    return flow_error(network, x, lerobot_time(len(x), 1.0, 1.5)).mean()
+
+
+def lerobot_pi05_scale(network, x):
+    """pi05, `time_sampling_scale` .9, `time_sampling_offset` .05."""
+    return flow_error(network, x, lerobot_time(len(x), 1.5, 1.0, 0.9, 0.05)).mean()
+
+
+def lerobot_smolvla(network, x):
+    """smolvla: the same times, a loss that is a sum over the number of valid elements."""
+    error = flow_error(network, x, lerobot_time(len(x), 1.5, 1.0))
+    return error.sum() / error.numel()
+
+
+# -------------------------------------------------------------------------------------- torchtitan
+
+
+def torchtitan_flux(network, x):
+    """flux: uniform times, the sum of squared errors over the number of elements."""
+    noise, t = torch.randn_like(x), torch.rand(len(x))
+    at = as_column(t, x)
+    z, target = (1 - at) * x + at * noise, noise - x
+    return F.mse_loss(network(z, t), target, reduction="sum") / target.numel()
+
+
+def torchtitan_flux_packed(network, x):
+    """As before, in patches of 2x2 latents."""
+    noise, t = torch.randn_like(x), torch.rand(len(x))
+    at = as_column(t, x)
+
+    def packed(latents):
+        b, c, h, w = latents.shape
+        patches = latents.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
+        return patches.reshape(b, h * w // 4, 4 * c)
+
+    z, target = packed((1 - at) * x + at * noise), packed(noise - x)
+    return F.mse_loss(network(img=z, timesteps=t), target, reduction="sum") / target.numel()

@@ -1,0 +1,100 @@
+"""The settings of each loss of `trainer_losses`, as that trainer's users write them."""
+
+from elbos.adapters.trainers import TRAINERS
+
+FLOWMATCH = {"noise_scheduler": "flowmatch"}
+
+
+def ai_toolkit(train, **others):
+    """The nested keys of a job."""
+    return {"job": "extension", "config": {"process": [{"train": train, **others}]}}
+
+
+SETTINGS = {
+    "simpletuner_flux": {"model_family": "flux"},
+    "simpletuner_auto_shift": {
+        "model_family": "flux",
+        "flow_schedule_auto_shift": True,
+        "flow_sigmoid_scale": 0.7,
+        "resolution": 768,
+    },
+    "simpletuner_beta": {
+        "model_family": "sd3",
+        "flow_use_beta_schedule": True,
+        "flow_beta_schedule_alpha": 2,
+        "flow_beta_schedule_beta": 3,
+        "flow_schedule_shift": 1.5,
+    },
+    "simpletuner_uniform": {"flow_use_uniform_schedule": True, "flow_schedule_shift": 0},
+    "simpletuner_cubic": {"flow_cubic_schedule_weights": [1, 2]},
+    "simpletuner_sdxl_v": {
+        "model_family": "sdxl",
+        "prediction_type": "v_prediction",
+        "snr_gamma": 5,
+        "train_batch_size": 4,
+    },
+    "simpletuner_sd2x": {
+        "model_family": "sd2x",
+        "snr_gamma": 5,
+        "train_batch_size": 1,
+        "timestep_bias_strategy": "later",
+        "timestep_bias_multiplier": 3,
+    },
+    "ai_toolkit_sigmoid": ai_toolkit(FLOWMATCH),
+    "ai_toolkit_bell": ai_toolkit(FLOWMATCH | {"linear_timesteps": True}),
+    "ai_toolkit_half_bell": ai_toolkit(FLOWMATCH | {"linear_timesteps2": True}),
+    "ai_toolkit_flux_shift": ai_toolkit(
+        FLOWMATCH | {"timestep_type": "flux_shift"},
+        model={"is_flux": True},
+        datasets=[{"resolution": [1024]}],
+    ),
+    "ai_toolkit_content": ai_toolkit(
+        FLOWMATCH | {"content_or_style": "content", "timestep_type": "linear"}
+    ),
+    "ai_toolkit_style_sigmoid": ai_toolkit(FLOWMATCH | {"content_or_style": "style"}),
+    "ai_toolkit_lognorm_blend": ai_toolkit(FLOWMATCH | {"timestep_type": "lognorm_blend"}),
+    "ai_toolkit_t0": ai_toolkit(
+        FLOWMATCH
+        | {"timestep_type": "linear", "t0_loss_target": True, "t0_velocity_equiv_weight": True}
+    ),
+    "ai_toolkit_sd": ai_toolkit({"min_snr_gamma": 5}),
+    "ai_toolkit_sd_fixed": ai_toolkit({"snr_gamma": 5}),
+    "diffusion_pipe_flux": {
+        "model": {"type": "flux", "flux_shift": True, "sigmoid_scale": 1.2},
+        "resolutions": [640],
+    },
+    "diffusion_pipe_lumina": {
+        "model": {"type": "lumina_2", "shift": 3, "timestep_sample_method": "uniform"}
+    },
+    "diffusion_pipe_wan": {"model": {"type": "wan", "shift": 3, "min_t": 0.2, "max_t": 0.875}},
+    "diffusion_pipe_sdxl_v": {"model": {"type": "sdxl", "v_pred": True, "min_snr_gamma": 5}},
+    "diffusion_pipe_sdxl_debiased": {"model": {"type": "sdxl", "debiased_estimation_loss": True}},
+    "diffusion_pipe_cosmos": {"model": {"type": "cosmos"}},
+    "diffsynth_flux": {"model_id_with_origin_paths": "black-forest-labs/FLUX.1-dev:ae.safetensors"},
+    "diffsynth_wan_low_noise": {
+        "model_id_with_origin_paths": "Wan-AI/Wan2.2-T2V-A14B:low_noise_model/*.safetensors",
+        "max_timestep_boundary": 1,
+        "min_timestep_boundary": 0.358,
+    },
+    "diffsynth_qwen_image": {"model_id_with_origin_paths": "Qwen/Qwen-Image:transformer/*"},
+    "diffsynth_sdxl": {"template": "Stable-Diffusion", "task": "sft"},
+    "lerobot_pi0": {"policy": {"type": "pi0"}, "optimizer": {"type": "adamw"}},
+    "lerobot_pi0_beta": {
+        "policy.type": "pi0",
+        "policy.time_sampling_beta_alpha": 1,
+        "policy.time_sampling_beta_beta": 1.5,
+    },
+    "lerobot_pi05_scale": {
+        "policy.type": "pi05",
+        "policy.time_sampling_scale": 0.9,
+        "policy.time_sampling_offset": 0.05,
+    },
+    "lerobot_smolvla": {"type": "smolvla"},
+    "torchtitan_flux": {"module": "flux", "config": "flux_dev"},
+    "torchtitan_flux_packed": {"config": "flux_schnell"},
+}
+
+
+def trainer_of(name):
+    """The trainer of a loss."""
+    return next(TRAINERS[t] for t in TRAINERS if name.startswith(t.replace("-", "_")))
