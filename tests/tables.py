@@ -45,7 +45,7 @@ SCHEDULES = [
         schedules=(
             schedules.Normal.logit_normal(mean=1.15),
             schedules.Normal(mean=-6.0, std=2.0),
-            schedules.Normal(mean=5.36, std=1.0),
+            schedules.Normal(mean=5.36, std=2.0),
         ),
         shares=(0.79, 0.11, 0.1),
     ),
@@ -81,14 +81,28 @@ RISES_BELOW = {
     weightings.SoftMinSNR(gamma=math.exp(2)): "-0.35",
     weightings.Laplace(): "0.000000",
     weightings.Shifted(weightings.EDM(), 1.0): "-1.308",
+    weightings.JiT(): "-3.83",
+    weightings.JiT(noise_scale=2.0): "-5.2",
+    weightings.StableDiffusion(): "-0.45",
+    weightings.StableDiffusionMinSNR(): "-0.45",
 }
 NON_MONOTONE = list(RISES_BELOW)
+# Those that rise elsewhere: in between, twice, and above.
+RISING_ELSEWHERE = [
+    weightings.ModeFlow(scale=1.29),
+    weightings.NormalMixtureFlow(),
+    weightings.BetaFlow(a=-1.0, b=1.0),
+]
 MONOTONE = [
-    *(cls() for cls in weightings.WEIGHTINGS if cls() not in RISES_BELOW),
+    *(
+        cls()
+        for cls in weightings.WEIGHTINGS
+        if cls() not in RISES_BELOW and cls() not in RISING_ELSEWHERE
+    ),
     weightings.Sigmoid(k=-3.0),
     weightings.ShiftedFlow(shift=1 / 9 + 1e-3),
     weightings.Monotone(weightings.EDM()),
     weightings.Shifted(weightings.Sigmoid(), math.log(2)),
     Tabulated.from_function(weightings.Sigmoid(), "table"),
 ]
-WEIGHTINGS = MONOTONE + NON_MONOTONE
+WEIGHTINGS = MONOTONE + NON_MONOTONE + RISING_ELSEWHERE

@@ -1,9 +1,11 @@
 """Weightings: published recipes imply them, and they rise where docs/theory.md section 4 says."""
 
 import math
+import re
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from tables import MONOTONE, NON_MONOTONE, RISES_BELOW, WEIGHTINGS, name_of
 
@@ -28,7 +30,18 @@ def test_recipe_implies_its_closed_form(recipe):
     logsnr = LOGSNR[recipe.schedule.density(LOGSNR) > 0][1:-1]
     ratio = recipe.weighting(logsnr) / recipe.closed_form(logsnr)
     torch.testing.assert_close(ratio / ratio[0], torch.ones_like(ratio), rtol=1e-10, atol=0)
-    assert "http" in recipe.reference or "seen in public" in recipe.reference
+    assert re.search("https://arxiv|as set by trainers|seen in public", recipe.reference)
+
+
+def flow_time(g):
+    return np.sqrt(g) / (1 + np.sqrt(g))
+
+
+def sd(g):
+    """sigmoid(-l) / beta, the root of beta from the integral of beta, ln(1 + g)."""
+    first, last = np.sqrt([0.85, 12])
+    root = np.cbrt(first**3 + 3 * (last - first) * np.log1p(g))
+    return g / (1 + g) / root**2
 
 
 # docs/theory.md section 4, in numpy; l is the log-SNR, g the VE noise level squared
@@ -53,6 +66,26 @@ CLOSED_FORMS = {
         np.sqrt(g) * ((1 + np.sqrt(g)) / (1 + np.sqrt(g) / 3)) ** 2
     ),
     weightings.Laplace(): lambda l, g: np.exp(-2 * np.abs(l)) * (1 + g),
+    weightings.NormalMixtureFlow(): lambda l, g: (
+        (1 + np.sqrt(g)) ** 2
+        * sum(
+            share * scipy.stats.norm(mean, std).pdf(l)
+            for share, mean, std in [(0.79, -2.3, 2), (0.11, -6, 2), (0.1, 5.36, 1)]
+        )
+    ),
+    weightings.BetaFlow(): lambda l, g: flow_time(g) ** 1.5 / (1 - flow_time(g)),
+    weightings.UShapeFlow(): lambda l, g: (
+        np.sqrt(g) * (np.exp(4 * flow_time(g)) + np.exp(4 - 4 * flow_time(g)))
+    ),
+    weightings.JiT(noise_scale=2.0): lambda l, g: (
+        np.exp(-(((l + 1.6 + np.log(4)) / 1.6) ** 2) / 2)
+        * g
+        / np.maximum(0.05, 1 / (1 + 2 / np.sqrt(g))) ** 2
+    ),
+    weightings.StableDiffusion(): lambda l, g: sd(g),
+    weightings.StableDiffusionV(): lambda l, g: (1 + g) * sd(g),
+    weightings.StableDiffusionMinSNR(): lambda l, g: np.minimum(1, 5 * g) * sd(g),
+    weightings.StableDiffusionDebiased(): lambda l, g: np.sqrt(g) * sd(g),
 }
 
 

@@ -196,7 +196,7 @@ def schedule_of_shape(
     at, weight = torch.from_numpy(grid), 1 / (error**2 + _SHAPE_ERROR**2)
 
     def residual(schedule: Schedule) -> Array:
-        off = schedule.log_density(at).numpy() - log_p
+        off = schedule.log_density(at).numpy().clip(min=-1e3) - log_p  # -inf beyond its own ends
         return np.asarray(off - (weight * off).sum() / weight.sum())
 
     def distance(schedule: Schedule) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from elbos.cli.parse import parse
-from elbos.report.weightings import implied_weightings, table
+from elbos.report.weightings import implied_weightings, tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class Weightings:
         if self.json:
             print(json.dumps([one.to_dict() for one in weightings], indent=2))  # noqa: T201
         else:
-            Console().print(table(weightings).rich())
+            Console().print(*(table.rich() for table in tables(weightings)), sep="\n")
 
 
 def command(words: list[str]) -> Weightings:

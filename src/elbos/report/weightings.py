@@ -1,10 +1,12 @@
-"""The table of published recipes: the weighting that each implies, and where it rises."""
+"""The tables of published recipes: the weighting that each implies, and where it rises."""
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from elbos.analysis import rising_intervals
-from elbos.recipes import RECIPES, Recipe
+from elbos.codec import code
+from elbos.recipes import FAMILIES, RECIPES, Recipe
 from elbos.report.numbers import number
 from elbos.report.tables import Column, Table
 
@@ -62,18 +64,34 @@ def implied_weightings() -> list[ImpliedWeighting]:
     return [ImpliedWeighting.from_recipe(name, recipe) for name, recipe in RECIPES.items()]
 
 
-def table(weightings: list[ImpliedWeighting]) -> Table:
+def tables(weightings: list[ImpliedWeighting]) -> list[Table]:
+    """A table for each family of recipes."""
+    return [
+        _table(f"The weighting that each recipe implies: {family}", members)
+        for family, names in FAMILIES.items()
+        if (members := [one for one in weightings if one.name in names])
+    ]
+
+
+def _table(caption: str, weightings: list[ImpliedWeighting]) -> Table:
     """A row for each recipe."""
-    titles = ("recipe", "weighting", "monotone", "rises on", "reference")
+    titles = ("recipe", "weighting", "rises on", "reference")
     rows = [
         (
             one.name,
-            one.weighting,
-            "yes" if one.is_monotone else "no",
-            ", ".join(f"[{number(start, 3)}, {number(end, 3)}]" for start, end in one.rising),
-            one.reference.replace("https://arxiv.org/abs/", "arXiv:"),  # which no wrapping breaks
+            code(RECIPES[one.name].closed_form),
+            ", ".join(f"[{number(start, 3)}, {number(end, 3)}]" for start, end in one.rising)
+            or "never",
+            _short(one.reference),
         )
         for one in weightings
     ]
     columns = [Column(title, is_numeric=False) for title in titles]
-    return Table(columns, rows, caption="The weighting that each recipe implies")
+    return Table(columns, rows, caption=caption)
+
+
+def _short(reference: str) -> str:
+    """The number at arXiv, which no wrapping breaks, and whether trainers set it."""
+    numbers = re.findall(r"arxiv.org/abs/([\d.]+)", reference)
+    by_trainers = ["(trainers)"] if "trainers" in reference else []
+    return " ".join([*(f"arXiv:{number}" for number in numbers), *by_trainers])

@@ -161,4 +161,5 @@ class FlowTimes(Schedule):
 
     def _log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         inner, log_speed = self._unmapped(logsnr)
-        return _inside(self.inner, inner) + log_speed
+        is_mapped = inner.isfinite()
+        return torch.where(is_mapped, _inside(self.inner, inner) + log_speed, -math.inf)

@@ -1,26 +1,7 @@
-r"""Weightings $w(\lambda)$ of the diffusion loss.
+"""Closed forms of diffusion models and of EDM."""
 
-$$L_w(x) = \tfrac12 \int_{\lambda_\min}^{\lambda_\max} w(\lambda)\,
-  \mathbb E\|\hat\epsilon - \epsilon\|^2\, d\lambda.$$
-
-The weighting alone says what is optimized. If it never increases with $\lambda$, $L_w$ is a
-maximum-likelihood objective: the ELBO of data with Gaussian noise added, at noise levels
-distributed with density $-w'$. Constant factors do not matter and are dropped. `recipes` derives
-each of these from what a published method samples, predicts and multiplies its loss with; here are
-the closed forms.
-
-A new weighting is a frozen dataclass with one method, or any callable from log-SNR to weight. A
-configuration holds neither: `tabulated` makes numbers of it, with which a run is trained.
-
-References:
-    Kingma & Gao (2023), https://arxiv.org/abs/2303.00848
-"""
-
-import abc
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -28,23 +9,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from elbos.checks import require_positive
-from elbos.extrema import rising_intervals
 from elbos.schedules import DDPM as DDPMSchedule
-
-WeightFunction = Callable[[Tensor], Tensor]
-
-
-def sech_half(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""$\mathrm{sech}(\lambda/2)$, through `logsigmoid`, since `1 / cosh` overflows."""
-    return 2 * torch.exp((logsigmoid(logsnr) + logsigmoid(-logsnr)) / 2)
-
-
-class Weighting(abc.ABC):
-    r"""A weight $w(\lambda) \ge 0$ for every noise level."""
-
-    @abc.abstractmethod
-    def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""$w(\lambda)$, in the shape and dtype of `logsnr`."""
+from elbos.weightings.weighting import Weighting, normal, sech_half
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,14 +116,10 @@ class DDPM(Weighting):
         )
 
 
-def _normal(logsnr: Float[Tensor, "*b"], mean: float, std: float) -> Float[Tensor, "*b"]:
-    return torch.exp(-(((logsnr - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
-
-
 def _edm(
     logsnr: Float[Tensor, "*b"], mean: float, std: float, sigma_data: float
 ) -> Float[Tensor, "*b"]:
-    return _normal(logsnr, mean, std) * (torch.exp(-logsnr) + sigma_data**2)
+    return normal(logsnr, mean, std) * (torch.exp(-logsnr) + sigma_data**2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,85 +261,6 @@ class TruncatedSNR(Weighting):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InDI(Weighting):
-    r"""Inversion by direct iteration, data prediction on the flow path,
-    $w = e^{-\lambda}\,\mathrm{sech}^2(\lambda/4)$.
-
-    Monotone.
-
-    References:
-        Delbracio & Milanfar (2023), https://arxiv.org/abs/2303.11435
-    """
-
-    def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        return torch.exp(-logsnr) * sech_half(logsnr / 2) ** 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogitNormalFlow(Weighting):
-    r"""Flow matching with logit-normal times (Stable Diffusion 3).
-
-    $$w(\lambda) = \mathcal N(\lambda; -2m, 4s^2)\,(1 + e^{-\lambda/2})^2.$$
-
-    With the defaults it rises for $\lambda < -3.376$.
-
-    Attributes:
-        mean: $m$, of $\mathrm{logit}(t)$. Default: the paper's best.
-        std: $s$, of $\mathrm{logit}(t)$. Default: the paper's best.
-
-    References:
-        Esser et al. (2024), https://arxiv.org/abs/2403.03206
-    """
-
-    mean: float = 0.0
-    std: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_positive(std=self.std)
-
-    def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        return _normal(logsnr, -2 * self.mean, 2 * self.std) * (1 + torch.exp(-logsnr / 2)) ** 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class CosMap(Weighting):
-    r"""Flow matching with the cosine schedule's times,
-    $w = \mathrm{sech}(\lambda/2)(1 + e^{-\lambda/2})^2$. Monotone.
-
-    References:
-        Esser et al. (2024), https://arxiv.org/abs/2403.03206
-    """
-
-    def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        return sech_half(logsnr) * (1 + torch.exp(-logsnr / 2)) ** 2
-
-
-@dataclass(frozen=True)
-class ShiftedFlow(Weighting):
-    r"""Flow matching with a time shift $s$.
-
-    $$w(\lambda) = e^{-\lambda/2}\left(\frac{1 + e^{-\lambda/2}}{1 + e^{-\lambda/2}/s}\right)^2.$$
-
-    Monotone if and only if $s \ge 1/9$.
-
-    Attributes:
-        shift: $s > 0$. Default: the paper's for 1024x1024 images.
-
-    References:
-        Esser et al. (2024), https://arxiv.org/abs/2403.03206
-    """
-
-    shift: float = 3.0
-
-    def __post_init__(self) -> None:
-        require_positive(shift=self.shift)
-
-    def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        sigma_tilde = torch.exp(-logsnr / 2)
-        return sigma_tilde * ((1 + sigma_tilde) / (1 + sigma_tilde / self.shift)) ** 2
-
-
-@dataclass(frozen=True, kw_only=True)
 class Laplace(Weighting):
     r"""Velocity prediction with Laplace-distributed log-SNR,
     $w = e^{-|\lambda - m|/b}(1 + e^{-\lambda})$.
@@ -400,93 +283,3 @@ class Laplace(Weighting):
 
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         return torch.exp(-(logsnr - self.mean).abs() / self.scale) * (1 + torch.exp(-logsnr))
-
-
-@dataclass(frozen=True)
-class Monotone(Weighting):
-    r"""The least monotone majorant of a weighting,
-    $w(\lambda) = \sup_{\mu \ge \lambda} w_\mathrm{inner}(\mu)$.
-
-    The running maximum from the right: the smallest weighting that never rises and is nowhere below
-    `inner`, hence the nearest likelihood objective that loses nothing. `Monotone(EDM())` is the
-    paper's EDM-monotonic.
-
-    The maxima are found once, on $[-50, 50]$, and to about 1e-7 (`extrema.rising_intervals`); the
-    supremum is then exact, not read off a grid. The first call finds them: make it before
-    `torch.compile` with `fullgraph=True`.
-
-    Args:
-        inner: The weighting, or any callable from log-SNR to weight.
-
-    Raises:
-        ValueError: At its first use, if `inner` is not finite on $[-50, 50]$.
-
-    Examples:
-        >>> Monotone(IDDPM())(torch.tensor([-9.0, 0.0]))
-        tensor([1., 1.])
-
-    References:
-        Kingma & Gao (2023), https://arxiv.org/abs/2303.00848
-    """
-
-    inner: WeightFunction
-
-    @cached_property
-    def _peaks(self) -> list[tuple[float, float]]:
-        """The local maxima, increasing in log-SNR, and the largest weight from each of them on."""
-        ends = [end for _, end in rising_intervals(self.inner, -50.0, 50.0, num_points=20_001)]
-        w = self.inner(torch.tensor(ends, dtype=torch.float64))
-        return list(zip(ends, w.flip(0).cummax(0).values.flip(0).tolist(), strict=True))
-
-    def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        w = self.inner(logsnr)
-        for peak, height in self._peaks:
-            w = torch.where(logsnr <= peak, w.clamp(min=height), w)
-        return w
-
-
-@dataclass(frozen=True)
-class Shifted(Weighting):
-    r"""A weighting moved along the log-SNR axis, $w(\lambda) = w_\mathrm{inner}(\lambda - 2s)$.
-
-    For $d \times d$ images, $s = \ln(64/d)$ carries a weighting chosen at $64 \times 64$ over.
-
-    Args:
-        inner: The weighting, or any callable from log-SNR to weight.
-        shift: $s$.
-
-    References:
-        Hoogeboom et al. (2023), https://arxiv.org/abs/2301.11093
-    """
-
-    inner: WeightFunction
-    shift: float
-
-    def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        return self.inner(logsnr - 2 * self.shift)
-
-
-WEIGHTINGS: tuple[type[Weighting], ...] = (
-    ELBO,
-    Sigmoid,
-    Exponential,
-    IDDPM,
-    DDPM,
-    EDM,
-    EDM2,
-    P2,
-    MinSNR,
-    SoftMinSNR,
-    TruncatedSNR,
-    InDI,
-    LogitNormalFlow,
-    CosMap,
-    ShiftedFlow,
-    Laplace,
-)
-"""Every closed form. A new one joins the command line, the run files and the tests by a line here;
-its fields need defaults.
-"""
-
-WRAPPERS: tuple[type[Weighting], ...] = (Monotone, Shifted)
-"""The weightings that are made from another one."""
