@@ -14,6 +14,7 @@ from elbos.adapters.trainers.diffsynth import DIFFSYNTH
 from elbos.adapters.trainers.diffusion_pipe import DIFFUSION_PIPE
 from elbos.adapters.trainers.kohya import KOHYA
 from elbos.adapters.trainers.lerobot import LEROBOT
+from elbos.adapters.trainers.musubi import MUSUBI
 from elbos.adapters.trainers.onetrainer import ONETRAINER
 from elbos.adapters.trainers.settings import Settings, read_settings
 from elbos.adapters.trainers.simpletuner import SIMPLETUNER
@@ -39,6 +40,7 @@ TRAINERS: dict[str, Trainer] = {
     one.name: one
     for one in (
         KOHYA,
+        MUSUBI,
         ONETRAINER,
         SIMPLETUNER,
         AI_TOOLKIT,
