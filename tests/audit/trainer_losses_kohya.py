@@ -98,8 +98,8 @@ KOHYA = {
     "--min_snr_gamma 3 --v_parameterization --zero_terminal_snr": diffusion(
         lambda snr: snr.clamp(max=3) / (snr + 1), is_v=True, table=rescaled(ALPHA_BAR)
     ),
-    "--debiased_estimation_loss --v_parameterization --scale_v_pred_loss_like_noise_pred": diffusion(
-        lambda snr: snr / (snr + 1) ** 2, is_v=True
+    "--debiased_estimation_loss --scale_v_pred_loss_like_noise_pred --v_parameterization": (
+        diffusion(lambda snr: snr / (snr + 1) ** 2, is_v=True)
     ),
     "--v_pred_like_loss 0.5 --min_timestep 200 --max_timestep 900": diffusion(
         lambda snr: 1 + 0.5 * (snr + 1) / snr, is_v=False, low=200, high=900

@@ -73,15 +73,18 @@ ONETRAINER = [
         {
             "rescale_noise_scheduler_to_zero_terminal_snr": True,
             "loss_weight_fn": "MIN_SNR_GAMMA",
-            "timestep_distribution": "HEAVY_TAIL",
-            "noising_weight": 0.6,
+            "loss_weight_strength": 1.0,
         },
         diffusion(
-            lambda snr: snr.clamp(max=5) / (snr + 1),
-            lambda n: cut(mode(n, 0.6).clamp(max=0.9999)),
+            lambda snr: snr.clamp(max=1) / (snr + 1),
+            lambda n: cut(torch.rand(n)),
             is_v=True,
             table=rescaled(ALPHA_BAR),
         ),
+    ),
+    (
+        FLUX | {"timestep_distribution": "HEAVY_TAIL", "noising_weight": 0.6, "timestep_shift": 2},
+        flow(lambda n: cut(mode(n, 0.6).clamp(max=0.9999), s=2.0)),
     ),
     (
         FLUX

@@ -78,7 +78,7 @@ def read_scheme(settings: Settings) -> Training:
     return Training(weighting_scheme=scheme)
 
 
-def scheme_weight(scheme: Training, t: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+def scheme_weight(scheme: Training, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     r"""$t^{-2}$ of `sigma_sqrt`, $1/(1 - 2t + 2t^2)$ of `cosmap`, else 1."""
     if scheme.weighting_scheme == "sigma_sqrt":
         return t**-2

@@ -3,7 +3,7 @@ r"""kohya's musubi-tuner: flags of `hv_train_network.py`, `wan_train_network.py`
 All of it is flow matching. `timestep_sampling sigma` draws one of 1,000 steps, which are counted
 from noise to data and not shifted; the others draw continuous times. A range of steps either
 stretches these (the default) or cuts them off (`preserve_distribution_shape`). Weights are of the
-step that is nearest to $1000 t + 1$.
+step that is nearest to $1000 t + 1$, here of $t + 1/1000$, which is less than a step away.
 """
 
 import math
@@ -67,8 +67,8 @@ def read(settings: Settings) -> Loss:
 
     def coefficient(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         t = flow.time_of(logsnr)
-        step = t if sampling == "sigma" else (t * _NUM_STEPS + 1).round().clamp(max=_NUM_STEPS)
-        return flow.scheme_weight(scheme, step if sampling == "sigma" else step / _NUM_STEPS)
+        step = t if sampling == "sigma" else (t + 1 / _NUM_STEPS).clamp(max=1)
+        return flow.scheme_weight(scheme, step)
 
     sign = -1.0 if script.startswith(_DATA_LESS_NOISE) else 1.0
     return flow.weighted(loss, coefficient, title=f"musubi-tuner, {sampling}", factor=sign)
