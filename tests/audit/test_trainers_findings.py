@@ -83,6 +83,7 @@ FINDINGS = [
         {"model": {"type": "sdxl", "debiased_estimation_loss": False}},
         "setting-on",
     ),
+    ("diffsynth", {"template": "Wan"}, "rounded-times"),
     ("lerobot", {"type": "pi05", "rtc_training_max_delay": 4}, "declared-uneven"),
 ]
 

@@ -205,7 +205,7 @@ def _lognorm_blend() -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     below = stats.lognorm.cdf(largest * share, 0.333) / stats.lognorm.cdf(largest, 0.333)
     p = 749 * np.diff(below.mean(0))[::-1]  # of each whole number from 0 to 999
     p = np.append(p, 0.0)
-    p += np.bincount(np.linspace(_N, 1, 250).astype(int), minlength=_N + 1)
+    p[1:] += 0.25  # of 250 even steps, spread over the whole numbers between them
     return torch.arange(_N + 1, dtype=torch.float64) / _N, torch.from_numpy(p)
 
 

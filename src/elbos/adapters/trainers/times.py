@@ -16,6 +16,7 @@ from elbos.audit import Diagnostic, LossTable
 from elbos.parameterizations import Flow
 from elbos.schedules import Mixture, Schedule
 
+_TAIL = 1e-5  # of the samples, which are not shown
 _RESOLUTION = 1024.0  # that of FLUX.1, Qwen-Image and SD3
 
 
@@ -86,10 +87,14 @@ def fine_table(
     coefficient: Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]] = torch.ones_like,
     diagnostics: tuple[Diagnostic, ...] = (),
 ) -> LossTable:
-    """The loss of noise minus data at times with any density of log-SNR, as 4,001 even steps."""
+    """The loss of noise minus data at times with any density of log-SNR, as even steps, 0.01 apart,
+    on the noise levels that 100,000 samples would show.
+    """
     logsnr = torch.linspace(-20, 20, 4001, dtype=torch.float64)
-    p, t = torch.softmax(log_density(logsnr), 0), time_of(logsnr)
-    table = flow_table(title, t, p, coefficient(t), diagnostics)
+    p = torch.softmax(log_density(logsnr), 0)
+    is_shown = (p.cumsum(0) > _TAIL) & (p.flip(0).cumsum(0).flip(0) > _TAIL)
+    logsnr, t = logsnr[is_shown], time_of(logsnr[is_shown])
+    table = flow_table(title, t, p[is_shown], coefficient(t), diagnostics)
     return replace(table, logsnr=logsnr)
 
 
