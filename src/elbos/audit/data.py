@@ -105,7 +105,7 @@ def _encoded(paired: list[PairedCalls]) -> Reference | None:
         first = first or fit
         if max(fit.left_of_change, fit.left) < _EXACT:
             return fit.reference
-    if first is None or first.left_of_change > 0.05 or first.left > 1e-2:
+    if first is None or first.left_of_change > 1e-3 or first.left > 1e-2:
         return None
     return first.reference
 

@@ -37,6 +37,7 @@ class Coefficients:
     unexplained_noise: Float[Tensor, " n"]  # share of the noise that is not the draw; else 1
     constant_noise: float  # share of it that is constant over the image, and no offset of the data
     unexplained_target: Float[Tensor, " n"]  # share that is no combination of data and noise
+    noise_power: Float[Tensor, " n"]  # mean square of the draw, if that is known; else 1
     rounding: Float[Tensor, " n"]  # the error of log(alpha**2 / sigma**2) that float32 makes
 
 
@@ -235,5 +236,6 @@ def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficient
         unexplained_noise=unexplained,
         constant_noise=(constant_power.sum() / power.sum().clamp(min=1e-300)).item(),
         unexplained_target=space.norm2(rest - b[:, None] * eps) / space.norm2(y).clamp(min=1e-300),
+        noise_power=space.norm2(eps) / num,
         rounding=2 * 6e-8 * (space.norm2(z) / num).sqrt() * sizes,
     )

@@ -8,11 +8,12 @@ network's own output.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from elbos.audit.instrument import Instrument
+from elbos.audit.instrument import Call, Instrument
 from elbos.audit.queries import Queries, is_same
 
 FATAL = frozenset(
@@ -29,6 +30,12 @@ FATAL = frozenset(
         "declared-target",
         "strange-target",
         "target-noise",
+        "linear-term",
+        "learned-coefficient",
+        "derivative-target",
+        "untold-levels",
+        "scattered-target",
+        "noise-dependent",
     }
 )
 """Kinds that mean that no weighting describes the loss."""
@@ -52,63 +59,117 @@ class Diagnostic:
         return self.kind in FATAL
 
 
+class _Response(NamedTuple):
+    """How the gradient at one call of the network changes with the answer."""
+
+    bend: float  # its growth with the error, over that of a square's
+    coupling: float  # how much the error of an element changes the gradient of others
+    spread: float  # of the coefficient between the elements of a sample
+    learned: float  # how much the coefficient changes with the variance that the network gives
+    z: Tensor
+    gradient: Tensor  # at answer 0
+
+    @property
+    def is_linear(self) -> bool:
+        return self.bend < 1e-3 and bool(self.gradient.any())
+
+
 def of_the_error(queries: Queries, seeds: list[int]) -> list[Diagnostic]:
-    """Whether the loss is a squared error, the same in all elements."""
-    bends, couplings, spreads = [], [], []
-    for seed in seeds:
-        runs = [
-            queries.instrument(queries.x, seed),
-            queries.instrument(queries.x, seed, scale=1.0),
-            queries.instrument(queries.x, seed, scale=3.0),
-            queries.instrument(queries.x, seed, scale=1.0, is_masked=True),
-        ]
-        for calls in zip(*runs, strict=True):
-            (_, g_0, _), (_, g_1, answer), (_, g_3, _), (_, g_masked, half) = (
-                tuple(part.double() for part in queries.in_layout(call)) for call in calls
-            )
-            is_kept = half != 0
-            rounding = 1e-6 * (g_0.norm() + g_1.norm() + g_3.norm())
-            bends.append(_ratio(g_3 - g_0, g_1 - g_0, rounding) / 3)
-            change = g_masked - g_0
-            couplings.append(_ratio(change[~is_kept], change[is_kept], rounding))
-            element = ((g_1 - g_0) / answer).flatten(1)
-            # rounding of the gradients themselves is no variation
-            noise = 1e-6 * (g_0.flatten(1).abs().mean(1) + g_1.flatten(1).abs().mean(1))
-            deviation = (element.std(1, correction=0) - 10 * noise).clamp(min=0)
-            spreads.append((deviation / element.mean(1).abs()).nan_to_num().median().item())
-    bend, coupling, spread = (
-        torch.tensor(values).median().item() for values in (bends, couplings, spreads)
-    )
+    """Whether the loss is a squared error, the same in all elements.
+
+    Calls of the network that enter the loss linearly, and average out, are no part of its
+    expectation: `queries` will ignore them.
+    """
+    of_calls = list(zip(*(_responses(queries, seed) for seed in seeds), strict=False))
+    linear = [i for i, some in enumerate(of_calls) if all(one.is_linear for one in some)]
+    if linear and (len(linear) == len(of_calls) or not all(map(_averages_out, of_calls))):
+        return [Diagnostic("linear-term")]
+    queries.ignored = linear
+    found = [Diagnostic("control-variate")] if linear else []
+    counted = [one[:4] for i, some in enumerate(of_calls) if i not in linear for one in some]
+    bend, coupling, spread, learned = torch.tensor(counted).median(0)[0].tolist()
     if coupling > 0.01:
-        return [Diagnostic("coupled", {"share": coupling})]
+        return [*found, Diagnostic("coupled", {"share": coupling})]
     if abs(bend - 1) > 0.02:
-        return [Diagnostic("not-squared", {"growth": bend})]
-    return [Diagnostic("uneven", {"spread": spread})] if spread > 0.02 else []
+        return [*found, Diagnostic("not-squared", {"growth": bend})]
+    if learned > 0.01:
+        found.append(Diagnostic("learned-coefficient"))
+    return [*found, Diagnostic("uneven", {"spread": spread})] if spread > 0.02 else found
+
+
+def _averages_out(responses: tuple[_Response, ...]) -> bool:
+    """Whether a term, if linear, has a constant input and no gradient on the average."""
+    first, *others = responses
+    if not first.is_linear:
+        return True
+    gradients = torch.stack([one.gradient for one in responses])
+    power = gradients.mean(0).square().mean() / gradients.square().mean() * len(gradients)
+    return all(is_same(first.z, one.z) for one in others) and bool((power - 1).abs() < 0.5)
+
+
+def _responses(queries: Queries, seed: int) -> list[_Response]:
+    """Those of every call of the network in a call of the loss."""
+
+    def run(scale: float, *, is_masked: bool = False, second: float = 0.0) -> list[_Parts]:
+        calls = queries.instrument(queries.x, seed, scale=scale, is_masked=is_masked, second=second)
+        return [tuple(part.double() for part in queries.in_layout(call)) for call in calls]
+
+    runs = [run(0.0), run(1.0), run(3.0), run(1.0, is_masked=True)]
+    if queries.instrument.form.multiple > 1:
+        runs += [run(0.0, second=1.0), run(1.0, second=1.0)]
+    return [_response(*calls) for calls in zip(*runs, strict=True)]
+
+
+_Parts = tuple[Tensor, ...]  # input, gradient and answer of a call
+
+
+def _response(
+    zero: _Parts, one: _Parts, three: _Parts, masked: _Parts, *with_variance: _Parts
+) -> _Response:
+    z, g_0, _ = zero
+    _, g_1, answer = one
+    change, of_half, is_kept = g_1 - g_0, masked[1] - g_0, masked[2] != 0
+    rounding = 1e-6 * (g_0.norm() + g_1.norm() + three[1].norm())
+    element = (change / answer).flatten(1)
+    # rounding of the gradients themselves is no variation
+    noise = 1e-6 * (g_0.flatten(1).abs().mean(1) + g_1.flatten(1).abs().mean(1))
+    deviation = (element.std(1, correction=0) - 10 * noise).clamp(min=0)
+    changes = [part[1] for part in with_variance] or [g_0, g_1]
+    return _Response(
+        bend=_ratio(three[1] - g_0, change, rounding) / 3,
+        coupling=_ratio(of_half[~is_kept], of_half[is_kept], rounding),
+        spread=(deviation / element.mean(1).abs()).nan_to_num().median().item(),
+        learned=_ratio(changes[1] - changes[0] - change, change, rounding),
+        z=z,
+        gradient=g_0,
+    )
 
 
 def _ratio(above: Tensor, below: Tensor, rounding: Tensor) -> float:
     return float(above.norm() / (below.norm() + rounding))
 
 
-def of_the_calls(instrument: Instrument, x: Tensor, seeds: list[int]) -> list[Diagnostic]:
+def of_the_calls(
+    instrument: Instrument, x: Tensor, seeds: list[int], num_ignored: int
+) -> list[Diagnostic]:
     """Several calls of the network in one loss, and outputs of more than one part."""
-    num_trained, num_untrained, is_self_target, is_finite = 0, 0, False, True
+    num_trained, num_untrained, is_finite = 0, 0, True
+    is_self_target = is_derived = False
     for seed in seeds:
         calls = instrument(x, seed)
         untrained = instrument.untrained
         is_finite = is_finite and instrument.is_finite
-        num_trained = max(num_trained, len(calls))
+        num_trained = max(num_trained, len(calls) - num_ignored)
         num_untrained = max(num_untrained, len(untrained))
         if untrained and not is_self_target:
-            moved = instrument(x, seed, always_moved=untrained)
-            is_self_target = not all(
-                is_same(call.gradient, other.gradient)
-                for call, other in zip(calls, moved, strict=True)
-            )
+            is_self_target = _differ(calls, instrument(x, seed, always_moved=untrained))
+        if instrument.is_differentiated and not is_derived:
+            is_derived = _differ(calls, instrument(x, seed, slope=1.0))
     found = {
         "not-finite": not is_finite,
         "several-calls": num_trained > 1,
         "self-target": is_self_target,
+        "derivative-target": is_derived,
         "untrained-calls": num_untrained > 0 and not is_self_target,
         "learned-variance": instrument.form.multiple == 2,
         "second-output": instrument.form.container == "pair",
@@ -119,3 +180,9 @@ def of_the_calls(instrument: Instrument, x: Tensor, seeds: list[int]) -> list[Di
         for kind, is_found in found.items()
         if is_found
     ]
+
+
+def _differ(calls: list[Call], others: list[Call]) -> bool:
+    """Whether gradients do."""
+    pairs = zip(calls, others, strict=True)
+    return not all(is_same(call.gradient, other.gradient) for call, other in pairs)

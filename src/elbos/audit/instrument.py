@@ -51,6 +51,7 @@ class Call:
     z: Tensor  # noisy data
     answer: Tensor  # a leaf of the graph
     gradient: Tensor | None = None  # None if the loss does not depend on the answer
+    told: list[Tensor] = field(default_factory=list)  # other arguments, one number per sample
 
 
 class ProbeNetwork(nn.Module):
@@ -58,7 +59,9 @@ class ProbeNetwork(nn.Module):
 
     Noisy data are recognized by the shape of the clean batch `x`. Answers are `scale` times fixed
     random signs; 0 where gradients are switched off, and in a random half of the elements if
-    `is_masked`; the signs in the calls whose numbers are in `always_moved`.
+    `is_masked`; the signs in the calls whose numbers are in `always_moved`. Channels beyond those
+    of the data, as for a variance, are `second`. The derivative of the answer in the direction of
+    its input is `slope` times that direction, where the loss differentiates.
     """
 
     def __init__(
@@ -69,11 +72,15 @@ class ProbeNetwork(nn.Module):
         *,
         is_masked: bool,
         always_moved: list[int],
+        second: float,
+        slope: float,
     ) -> None:
         super().__init__()
         self.x, self.form, self.scale, self.is_masked = x, form, scale, is_masked
-        self.always_moved = always_moved
+        self.always_moved, self.second, self.slope = always_moved, second, slope
         self.calls: list[Call] = []
+        self.is_differentiated = False  # whether an input asks for gradients
+        self.is_in_jvp = False  # whether that is by torch.func
         # `next(network.parameters())` is how losses ask for a device or dtype
         self.unused = nn.Parameter(torch.zeros((), device=x.device, dtype=x.dtype))
 
@@ -102,10 +109,18 @@ class ProbeNetwork(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         with torch._C.DisableTorchFunction():  # nothing of this is drawn by the loss
-            call = self._call(_noisy_data([*args, *kwargs.values()], self.x))
+            arguments = [*args, *kwargs.values()]
+            given = _noisy_data(arguments, self.x)
+            self.is_in_jvp |= torch._C._functorch.is_gradtrackingtensor(given)
+            call = self._call(given)
+            call.told = list(_told(arguments, len(call.z)))
         self.calls.append(call)
         z, leaf = call.z, call.answer
         answer = leaf.view_as(leaf)
+        if given.requires_grad:
+            self.is_differentiated = True
+            if given.shape == leaf.shape:
+                answer = answer + self.slope * (given - given.detach())
         answer.sample = leaf.view_as(leaf)  # type: ignore[attr-defined]
         if self.form.container == "pair":
             return answer, torch.zeros_like(leaf.flatten(1)[:, 0]).view(-1, *[1] * (z.ndim - 1))
@@ -122,6 +137,7 @@ class ProbeNetwork(nn.Module):
         value = scale * (2 * _random_bits(tuple(shape), seed=1) - 1)
         if self.is_masked:
             value = value * _random_bits(tuple(shape), seed=2)
+        value[:, shape[1] // self.form.multiple :] = self.second
         dtype = z.dtype if z.dtype in (torch.float32, torch.float64) else torch.float32
         return Call(z.detach().clone(), value.to(z.device, dtype).requires_grad_())
 
@@ -172,6 +188,14 @@ def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
         yield value
 
 
+def _told(arguments: list[Any], num: int) -> Iterator[Tensor]:
+    """The arguments that are one number per sample, or one for all."""
+    for value in arguments:
+        is_number = isinstance(value, Tensor) and not value.is_complex()
+        if is_number and value.numel() in (1, num):
+            yield value.detach().double().cpu().flatten().expand(num).clone()
+
+
 @dataclass
 class Instrument:
     """A loss, called with a `ProbeNetwork`, and what was found in the latest call."""
@@ -181,6 +205,7 @@ class Instrument:
     recorder: Recorder = field(default_factory=Recorder)  # of random numbers
     untrained: list[int] = field(default_factory=list)  # calls that the loss did not depend on
     is_finite: bool = True  # whether the loss was
+    is_differentiated: bool = False  # whether it may have differentiated the network
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Instrument":
@@ -214,6 +239,8 @@ class Instrument:
         scale: float = 0.0,
         is_masked: bool = False,
         always_moved: list[int] | None = None,
+        second: float = 0.0,
+        slope: float = 0.0,
     ) -> list[Call]:
         """The calls of the network that the loss depends on; arguments as a `ProbeNetwork`'s.
 
@@ -221,7 +248,13 @@ class Instrument:
             ValueError: In one line, if the loss fails, calls no network, or returns no loss.
         """
         network = ProbeNetwork(
-            x, self.form, scale, is_masked=is_masked, always_moved=always_moved or []
+            x,
+            self.form,
+            scale,
+            is_masked=is_masked,
+            always_moved=always_moved or [],
+            second=second,
+            slope=slope,
         )
         self.recorder.reset(seed, len(x))
         with torch.inference_mode(False), torch.enable_grad():
@@ -229,7 +262,7 @@ class Instrument:
                 with self.recorder.recording():
                     loss = self.loss_fn(network, x.clone())
             except Exception as error:
-                raise ValueError(_reason(error, x, is_answered=bool(network.calls))) from error
+                raise ValueError(_reason(error, x, network)) from error
             if not network.calls:
                 raise ValueError(
                     "The loss never calls the network: call it as network(z, ...), and audit the "
@@ -237,6 +270,7 @@ class Instrument:
                 )
             total = _total(loss)
             self.is_finite = bool(total.isfinite())
+            self.is_differentiated = network.is_differentiated
             gradients = _gradients(total, [call.answer for call in network.calls])
         for call, gradient in zip(network.calls, gradients, strict=True):
             call.gradient = gradient
@@ -252,8 +286,14 @@ def _reaches_all_samples(gradient: Tensor) -> bool:
     return bool(gradient[1:].any()) or not bool(gradient[:1].any()) or len(gradient) == 1
 
 
-def _reason(error: Exception, x: Tensor, *, is_answered: bool) -> str:
+def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
     """Why a loss could not be called: the error, and its place in the user's code."""
+    if network.is_in_jvp:
+        return (
+            "The loss differentiates the network by torch.func (jvp, vjp, grad): its target holds "
+            "the network's own derivative, as in MeanFlow, which no weighting describes. Audit the "
+            "plain part of the loss, of MeanFlow that with r = t, flow matching."
+        )
     if "functorch" in str(error) or "vmap" in str(error):
         return (
             "The loss calls the network inside of torch.func (jvp, vmap, grad), which says nothing "
@@ -266,13 +306,14 @@ def _reason(error: Exception, x: Tensor, *, is_answered: bool) -> str:
     frame = (theirs or frames)[-1]
     text = (
         f"The loss raised {type(error).__name__} ({Path(frame.filename).name}, line "
-        f"{frame.lineno}): {_one_line(error) or 'no message'} (x has shape {list(x.shape)})"
+        f"{frame.lineno}): {_one_line(error) or 'no message'} (x has shape {list(x.shape)}"
     )
-    if not is_answered:
-        return text
+    if not network.calls:
+        return f"{text}: if that is not the shape of your data, give theirs, [batch, ...])."
     return (
-        f"{text}; the stand-in answers with a tensor like the data, a tuple of it, a pair of it "
-        "and zeros, or under .sample: wrap other outputs of the network in a function."
+        f"{text}, the network's input {list(network.calls[-1].z.shape)}); the stand-in answers "
+        "with a tensor like the data, a tuple of it, a pair of it and zeros, or under .sample: "
+        "wrap other outputs of the network in a function."
     )
 
 

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit import diagnostics
+from elbos.audit import diagnostics, scatter
 from elbos.audit.data import reference_data
 from elbos.audit.decompose import (
     paired_grams,
@@ -33,7 +33,7 @@ from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.instrument import LossFunction
 from elbos.audit.noise import Noise, find_noise, of_the_target, prepared
 from elbos.audit.queries import PairedCalls, Queries
-from elbos.audit.refusals import REFUSAL
+from elbos.audit.refusals import REFUSAL, reason
 from elbos.audit.rng import distant_seed, preserved_random_states
 from elbos.audit.scales import Process, process_of
 from elbos.checks import require_positive
@@ -120,14 +120,14 @@ def _pilot(loss_fn: LossFunction, x: Tensor, seed: int) -> _Pilot:
     queries = Queries.for_loss(loss_fn, x, seed)
     num_batches = min(64, max(4, -(-_NUM_PILOT_SAMPLES // len(x))))
     seeds = [seed + i for i in range(num_batches)]
+    found = diagnostics.of_the_error(queries, seeds[:4])
     paired = [calls for s in seeds for calls in queries.paired(s, with_other_moved=True)]
     paired = [calls for calls in paired if calls.is_finite()] or paired
-    found = diagnostics.of_the_error(queries, seeds[:4])
     is_uneven = any(one.kind == "uneven" for one in found)
-    found += diagnostics.of_the_calls(queries.instrument, x, seeds)
+    found += diagnostics.of_the_calls(queries.instrument, x, seeds, len(queries.ignored))
     reference = reference_data(paired, x, queries.x_other)
     if reference is None:
-        raise ValueError(REFUSAL)
+        raise ValueError(reason(paired, x, queries.x_other))
     if reference.x is not x:
         found.append(Diagnostic("encoded"))
     if reference.draw is not None:
@@ -142,6 +142,8 @@ def _pilot(loss_fn: LossFunction, x: Tensor, seed: int) -> _Pilot:
     depends_on_x = _median((c_other / c - 1)[c != 0].abs()) > 1e-3
     if depends_on_x:
         found.append(Diagnostic("data-dependent"))
+    if not any(one.is_fatal for one in found):
+        found += _of_the_levels(paired, noise, c)
     is_target_known = _median(noise.coefficients.unexplained_target[c != 0]) < 1e-4
     is_plain = (
         noise.is_known
@@ -158,6 +160,19 @@ def _pilot(loss_fn: LossFunction, x: Tensor, seed: int) -> _Pilot:
         is_plain and x[0].numel() >= _MIN_DIMENSIONS,
         found,
     )
+
+
+def _of_the_levels(paired: list[PairedCalls], noise: Noise, c: Tensor) -> list[Diagnostic]:
+    """Whether the noise level decides what a loss does."""
+    found, dimensions = noise.coefficients, noise.reference.x[0].numel()
+    logsnr = 2 * (found.alpha / found.sigma).log()
+    columns = zip(*(calls.moved.told for calls in paired), strict=False)
+    told = [torch.cat(column) for column in columns]
+    error = 0.0 if noise.is_known else (2 / dimensions) ** 0.5
+    diagnostics = scatter.of_the_levels(logsnr, found.alpha, told, error=error)
+    if noise.is_known and dimensions >= _MIN_DIMENSIONS:
+        diagnostics += scatter.of_the_coefficient(logsnr, c, found.noise_power)
+    return diagnostics
 
 
 def _median(values: Tensor) -> float:
@@ -226,8 +241,10 @@ def _samples_of(
         raise ValueError(REFUSAL)  # as where a coin flips whole batches, none of the first ones
     found = pilot.diagnostics
     if not any(one.is_fatal for one in found):
-        unexplained = solved.unexplained_target[logsnr.isfinite() & (c != 0)]
-        found = [*found, *of_the_target(unexplained)]
+        has_target = logsnr.isfinite() & (c != 0)
+        factor = (solved.b - solved.a * solved.sigma / solved.alpha)[has_target]
+        found = [*found, *of_the_target(solved.unexplained_target[has_target])]
+        found += scatter.of_the_target(logsnr[has_target], factor, error=rtol)
     return Samples(
         logsnr=logsnr,
         a=solved.a / process.scale,

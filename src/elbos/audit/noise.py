@@ -25,7 +25,7 @@ from elbos.audit.queries import PairedCalls, Queries, SingleCall
 _MIN_SHARE = 1e-6  # of the noise's power, from which on a draw is part of it
 _SAME = 1e-6  # share of squares up to which two functions of the noise level are the same
 _OF_SUMS = {"summed-noise", "input-perturbation"}  # kinds of diagnostics
-_MAX_STRANGE = 1e-3  # share of a target that arithmetic in half precision may leave
+_MAX_STRANGE = 1e-3  # share of a target or of noise that half precision may leave
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def find_noise(
     unexplained = found.unexplained_noise.nanmedian().item()
     parts = _parts(paired, _noises(paired, reference, found), x)
     diagnostics = []
-    if unexplained > 1e-9 and x[0].numel() > 1 and parts.left < 0.1 * unexplained:
+    is_explained = parts.left < min(0.1 * unexplained, _MAX_STRANGE)
+    if unexplained > 1e-9 and x[0].numel() > 1 and is_explained:
         sampled = _sampled_data(parts, found, reference)
         if sampled:
             apart = prepared(paired, queries, sampled.prepare)
@@ -271,6 +272,9 @@ def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diag
     correlation += flat.numel() / num if has_offset else 0.0
     if abs(correlation) > 6 / num**0.5 + 0.02:
         return Diagnostic("coloured-noise", {"correlation": correlation})
+    low = _low_frequency_power(noise) if has_offset and noise.ndim > 3 else 1.0
+    if low > 1 + 6 / (3 * flat.numel()) ** 0.5:
+        return Diagnostic("coloured-noise", {"low_frequency_power": low})
     if has_offset:
         return Diagnostic("offset-noise", {"strength": (excess / (1 - excess)) ** 0.5})
     kurtosis = noise.pow(4).mean().item()
@@ -278,6 +282,12 @@ def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diag
     if abs(kurtosis - normal) > 6 * (24 / num) ** 0.5 + 0.02:
         return Diagnostic("not-normal", {"kurtosis": kurtosis})
     return Diagnostic("noise-unseen", {"logsnr_error": (2 / size) ** 0.5})
+
+
+def _low_frequency_power(noise: Tensor) -> float:
+    """The power of the lowest frequencies but 0, of images with variance 1; 1 for white noise."""
+    modes = torch.fft.fft2(noise)[..., [0, 1, 1], [1, 0, 1]]
+    return float(modes.abs().square().mean()) / (noise.shape[-2] * noise.shape[-1])
 
 
 def _neighbour_correlation(noise: Tensor, axis: int) -> float:

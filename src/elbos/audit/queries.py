@@ -26,6 +26,7 @@ class SingleCall:
     normals: list[Tensor]  # normal numbers that were drawn, those of the size of z
     shared: list[Tensor]  # those that many elements of z may share
     quantiles: list[Tensor]  # numbers that may decide the noise level of each sample (`rng`)
+    told: list[Tensor]  # other arguments of the network, one number per sample
     of_data: Tensor | None = None  # the normal numbers that the data are sampled with, if known
     summed: "SummedNoise | None" = None  # what the noise is a sum of, if it is
 
@@ -86,6 +87,7 @@ class Queries:
     x_other: Tensor  # other clean data, of the same shape
     first_channel: int = 0  # where the noisy data begin in the network's input
     order: Tensor | None = None  # where each of their elements is there, if not in its own place
+    ignored: list[int] = field(default_factory=list)  # calls that are no part of the expected loss
     prepare: Callable[[SingleCall], SingleCall] = field(default=lambda call: call)  # its draws
 
     @classmethod
@@ -104,9 +106,9 @@ class Queries:
     def paired(self, seed: int, *, with_other_moved: bool) -> list[PairedCalls]:
         """Three or four calls of the loss; for each call of the network that counts."""
         moved = self.single(seed)
-        runs = [self.instrument(self.x, seed), self.instrument(self.x_other, seed)]
+        runs = [self._counted(self.instrument(x, seed)) for x in (self.x, self.x_other)]
         if with_other_moved:
-            runs.append(self.instrument(self.x_other, seed, scale=1.0))
+            runs.append(self._counted(self.instrument(self.x_other, seed, scale=1.0)))
         if len({len(moved), *map(len, runs)}) != 1:
             raise ValueError(
                 "The loss calls the network another number of times for other data: it cannot be "
@@ -120,13 +122,21 @@ class Queries:
 
     def single(self, seed: int) -> list[SingleCall]:
         """One call of the loss; for each call of the network that counts."""
-        calls = self.instrument(self.x, seed, scale=1.0)
-        return [self._with_draws(*self.in_layout(call)) for call in calls]
+        calls = self._counted(self.instrument(self.x, seed, scale=1.0))
+        return [self._with_draws(call) for call in calls]
+
+    def _counted(self, calls: list[Call]) -> list[Call]:
+        return [call for i, call in enumerate(calls) if i not in self.ignored]
 
     def in_layout(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
         """Input, gradient and answer of a call, of the channels that hold the noisy data."""
         assert call.gradient is not None
         z, g, answer = map(self._like_x, (call.z, call.gradient, call.answer.detach()))
+        if z.shape == (1, *self.x.shape):
+            raise ValueError(
+                f"The loss takes its data, of shape {list(self.x.shape)}, for one sample and calls "
+                "the network with a batch of 1: audit loss(network, x[0]) with data [1, ...]."
+            )
         if len(z) != len(self.x):
             raise ValueError(
                 f"The network is called with a batch of {len(z)} for data of {len(self.x)}: call "
@@ -142,8 +152,9 @@ class Queries:
         flat = tensor.reshape(len(self.x), -1)
         return (flat if self.order is None else flat[:, self.order]).reshape(self.x.shape)
 
-    def _with_draws(self, z: Tensor, gradient: Tensor, answer: Tensor) -> SingleCall:
+    def _with_draws(self, call: Call) -> SingleCall:
         """The call, with the random numbers that may be its noise, or decide the noise level."""
+        z, gradient, answer = self.in_layout(call)
         draws = [draw.to(z.device) for draw in self.instrument.recorder.normals]
         normals = [draw.reshape(z.shape) for draw in draws if draw.numel() == z.numel()]
         if self.order is not None:  # drawn in the order of the data, or of the network's input
@@ -152,7 +163,8 @@ class Queries:
         normals += [draw.expand_as(z) for draw in others if draw.shape[1:] == z.shape[1:]]
         shared = [draw for draw in others if draw.shape[1:] != z.shape[1:]]
         quantiles = [q for q in self.instrument.recorder.quantiles if len(q) == len(z)]
-        return self.prepare(SingleCall(z, answer, gradient, normals, shared, quantiles))
+        parts = (z, answer, gradient, normals, shared, quantiles, call.told)
+        return self.prepare(SingleCall(*parts))
 
 
 def _is_shared(draw: Tensor, z: Tensor) -> bool:
@@ -211,7 +223,8 @@ def other_data(x: Tensor) -> Tensor:
 
 def _require_repeatable(queries: Queries, seed: int) -> None:
     """Raise a ValueError unless the seed decides what the loss does, and all that it decides."""
-    first, again = (queries.instrument(queries.x, seed) for _ in range(2))
+    x = queries.x
+    first, again = (queries.instrument(x, seed) for _ in range(2))
     is_repeated = len(first) == len(again) and all(
         is_same(a.z, b.z) and is_same(a.gradient, b.gradient)
         for a, b in zip(first, again, strict=True)
@@ -221,7 +234,13 @@ def _require_repeatable(queries: Queries, seed: int) -> None:
             "The loss does something else although the random states of torch, numpy and Python "
             "were reset: draw from those, not from a numpy Generator or a counter of its own."
         )
-    if len(queries.x) > 1 and is_same(first[0].z, queries.instrument(queries.x, seed + 1)[0].z):
+    other = queries.instrument(x, seed + 1)
+    if len(x) > 1 and all(is_same(a.z, b.z) for a, b in zip(first, other, strict=False)):
+        if any(call.z.shape == x.shape and unlike(call.z, x) < 1e-6 for call in first):
+            raise ValueError(
+                "The network is given the clean data: noisy ones are computed, if at all, and not "
+                "passed on. Call it as network(z, ...)."
+            )
         raise ValueError(
             "The loss draws the same noise in every call: it sets a seed, or draws none; leave "
             "the random state alone."

@@ -1,8 +1,171 @@
-"""Why a loss cannot be measured: its network's input is not data, scaled, plus noise."""
+r"""Why a loss cannot be measured: what its network's input is, if not data, scaled, plus noise.
 
+Each sample of $z$ is fitted by a few of these: all samples of the batch, mirror images of its own,
+and all normal draws. That tells data of another sample, noise of another, two samples at once and
+mirrored data. Else the change $dz$ that comes with a change $dx$ of the data is looked at: whether
+it is $dx$ scaled along an axis, moved, or without its high frequencies.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.audit.queries import PairedCalls
+
+_LEAD = "The network's input is not the data, scaled, plus noise of one level per sample: "
 REFUSAL = (
-    "The network's input is not the data, scaled, plus noise of one level per sample: take out of "
-    "the loss what is random besides (augmentation, a VAE's sample()), a shuffled batch, and data "
-    "paired with noise (optimal transport); levels that differ within a sample, as per frame, have "
-    "no weighting of this kind."
+    f"{_LEAD}take out of the loss whatever else is random (augmentation, dropout, masks), and what "
+    "changes the data with the noise level."
 )
+_PAIRED = (
+    "data and noise are paired by what they are, as by optimal transport, so that the noise is not "
+    "normal given the data."
+)
+_SHUFFLED = (
+    "it holds data or noise of another sample than the target's: a batch is shuffled. Shuffle all "
+    "of it, or nothing."
+)
+_BRIDGE = (
+    "it holds two samples of data, as in a bridge from data to data, where there is no noise level."
+)
+_MIRRORED = "the data are mirrored at random: take augmentation out of the loss."
+_MOVED = "the data are shifted or cropped at random: take augmentation out of the loss."
+_BLURRED = (
+    "the data lose their high frequencies, as in blurring diffusion, so that log-SNR differs "
+    "between frequencies."
+)
+_MASKED = (
+    "{share:.0%} of its elements are {what}, as behind a mask (inpainting): give the network what "
+    "is known in channels of its own, and the noisy data as a whole."
+)
+_BY_AXIS = (
+    "levels differ within a sample, along its axis {axis}, of size {size}, as where every frame "
+    "has its own (diffusion forcing): it has no single log-SNR."
+)
+_BROADCAST = (
+    "it has shape {z} for data of shape {x}, as where times of other axes are broadcast: give data "
+    "in the shape that the loss is made for."
+)
+_MAX_SAMPLES = 16  # that are looked at
+_EXACT = 1e-4  # share of a sample's power that a fit may leave
+_MAX_TERMS = 4
+
+
+def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
+    """What the network's input is instead, in one line; a general sentence if that is not found."""
+    z = paired[0].z
+    if z.shape[1:] != x.shape[1:]:
+        shapes = {"z": list(z.shape), "x": list(x.shape)}
+        is_broadcast = z.ndim > x.ndim and z.shape[-1] == x.shape[-1]
+        return _LEAD + _BROADCAST.format(**shapes) if is_broadcast else REFUSAL
+    dz = torch.cat([p.z - p.z_other for p in paired]).double()
+    dx = (x - x_other).double().repeat(len(paired), *(1,) * (x.ndim - 1))
+    found = _masked(torch.cat([p.z for p in paired]), x) or _mixed(paired, x, x_other)
+    if found is None and dz.square().sum() > 1e-6 * dx.square().sum():
+        found = _by_axis(dz, dx)
+        if found is None and x.ndim > 3:
+            found = _moved(dz, dx) or _blurred(dz, dx)
+    return _LEAD + found if found else REFUSAL
+
+
+def _left(values: Tensor, fitted: Tensor) -> float:
+    return float((values - fitted).square().sum() / values.square().sum().clamp(min=1e-300))
+
+
+def _masked(z: Tensor, x: Tensor) -> str | None:
+    """Whether some elements of most samples are clean, or nothing."""
+    clean = (z - x.repeat(len(z) // len(x), *(1,) * (x.ndim - 1))).abs() < 1e-5 * x.abs().mean()
+    for what, is_so in (("clean data", clean), ("zero", z == 0)):
+        share = is_so.flatten(1).double().mean(1).median().item()
+        if 0.01 < share < 1:
+            return _MASKED.format(share=share, what=what)
+    return None
+
+
+def _by_axis(dz: Tensor, dx: Tensor) -> str | None:
+    """Whether the data are scaled by other numbers along one axis."""
+    for axis in range(1, dz.ndim):
+        others = [i for i in range(1, dz.ndim) if i != axis]
+        alpha = (dz * dx).sum(others, keepdim=True) / dx.square().sum(others, keepdim=True)
+        if others and _left(dz, alpha * dx) < _EXACT:
+            return _BY_AXIS.format(axis=axis, size=dz.shape[axis])
+    return None
+
+
+class _Term(NamedTuple):
+    """A part of an input, by where it comes from."""
+
+    kind: str  # data, mirrored or noise
+    sample: int
+
+
+def _mixed(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str | None:
+    """Whether samples hold data or noise of others, or of two, or mirrored."""
+    places = [(p, i) for i in range(len(x)) for p in paired][:_MAX_SAMPLES]
+    fits = [(i, _terms(p, p.z[i], x, i), _terms(p, p.z_other[i], x_other, i)) for p, i in places]
+    found = [(i, terms, others) for i, terms, others in fits if terms and others]
+    if len(found) < len(fits) / 2:
+        return None
+    if any(sum(one.kind != "noise" for one in terms) > 1 for _, terms, _ in found):
+        return _BRIDGE
+    if any(one.kind == "mirrored" for _, terms, _ in found for one in terms):
+        return _MIRRORED
+    if all(one.sample == i for i, terms, _ in found for one in terms):
+        return None
+    return _SHUFFLED if all(set(terms) == set(others) for _, terms, others in found) else _PAIRED
+
+
+def _terms(calls: PairedCalls, z: Float[Tensor, " *d"], x: Tensor, own: int) -> list[_Term]:
+    """The few data and draws that a sample consists of, by orthogonal matching pursuit."""
+    named = list(_candidates(calls, x, own))
+    vectors = torch.stack([_centred(vector) for _, vector in named])
+    vectors = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-30)
+    rest = value = _centred(z)
+    chosen: list[int] = []
+    while len(chosen) < _MAX_TERMS and _left(value, value - rest) > _EXACT:
+        chosen.append(int((vectors @ rest).abs().argmax()))
+        basis = vectors[chosen].T
+        rest = value - basis @ torch.linalg.lstsq(basis, value).solution
+    is_exact = _left(value, value - rest) <= _EXACT
+    return [named[i][0] for i in chosen] if is_exact else []
+
+
+def _candidates(calls: PairedCalls, x: Tensor, own: int) -> Iterator[tuple[_Term, Tensor]]:
+    for i, sample in enumerate(x):
+        yield _Term("data", i), sample
+    for axis in range(x.ndim - 1):
+        yield _Term("mirrored", own), x[own].flip(axis)
+    for draw in calls.moved.normals:
+        for i, noise in enumerate(draw):
+            yield _Term("noise", i), noise
+
+
+def _centred(vector: Tensor) -> Float[Tensor, " d"]:
+    flat = vector.flatten().double()
+    return flat - flat.mean()
+
+
+def _moved(dz: Tensor, dx: Tensor) -> str | None:
+    """Whether the data are found at another place."""
+    z, x = (torch.fft.fft2(value) for value in (dz, dx))
+    match = torch.fft.ifft2(z * x.conj()).real
+    match = match.flatten(1, -3).sum(1) if dz.ndim > 3 else match
+    size = (dz.flatten(1).norm(dim=1) * dx.flatten(1).norm(dim=1)).clamp(min=1e-30)
+    best, place = (match.flatten(1).abs() / size[:, None]).max(1)
+    is_moved = (best > 0.5) & (place != 0)
+    return _MOVED if is_moved.double().mean() > 0.1 else None
+
+
+def _blurred(dz: Tensor, dx: Tensor) -> str | None:
+    """Whether high frequencies of the data are smaller than low ones."""
+    z, x = (torch.fft.fft2(value) for value in (dz, dx))
+    axes = [torch.fft.fftfreq(size, dtype=torch.float64) for size in dz.shape[-2:]]
+    radius = (axes[0][:, None] ** 2 + axes[1] ** 2).sqrt()
+    kept = []
+    for band in (radius < 0.25, radius >= 0.4):
+        power = x[..., band].abs().square().flatten(1).sum(1)
+        kept.append((z[..., band] * x[..., band].conj()).real.flatten(1).sum(1) / power)
+    return _BLURRED if (kept[1].abs() < 0.7 * kept[0].abs()).double().mean() > 0.5 else None

@@ -1,0 +1,192 @@
+"""Losses that cannot be measured, or that no weighting describes, are told the true reason."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from audited import X, kinds
+from mistaken_losses import COSINE, cosine_time, expand
+from refused_losses import REFUSED
+
+from elbos import audit
+
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("refused", REFUSED, ids=[one.name for one in REFUSED])
+def test_the_reason_is_the_true_one(refused, seed):
+    with pytest.raises(ValueError, match="plus noise of one level per sample") as error:
+        audit.probe(refused.loss, X[:64], 300, seed=seed)
+    assert refused.reason in str(error.value)
+    others = {one.reason for one in REFUSED} - {refused.reason}
+    assert not any(reason in str(error.value) for reason in others)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def v_loss(target_of):
+    """`target_of(v, x, eps, z)` makes the target of a v-loss."""
+
+    def loss(network, x):
+        t, alpha, sigma = cosine_time(x)
+        eps = torch.randn_like(x)
+        z = alpha * x + sigma * eps
+        target = target_of(alpha * eps - sigma * x, alpha * x, sigma, z)
+        return F.mse_loss(network(z, t), target)
+
+    return loss
+
+
+STRANGE = {
+    "noise of its own": (lambda v, *_: v + 0.5 * torch.randn_like(v), "target-noise"),
+    "noise drawn anew": (lambda v, *_: torch.randn_like(v), "target-noise"),
+    "z drawn anew": (lambda v, ax, s, z: ax + s * torch.randn_like(v), "target-noise"),
+    "rolled": (lambda v, *_: v.roll(1, 0), "strange-target"),
+    "rolled in one of ten": (
+        lambda v, *_: torch.where(torch.rand(len(v), 1, 1, 1) < 0.1, v.roll(1, 0), v),
+        "strange-target",
+    ),
+    "clamped": (lambda v, *_: v.clamp(-1, 1), "strange-target"),
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_target_that_is_more_than_data_and_noise_has_no_weighting(name, seed):
+    target_of, kind = STRANGE[name]
+    result = audit.probe(v_loss(target_of), X[:64], 500, seed=seed)
+    assert kinds(result)[:1] == [kind]
+    assert not result.is_weighted_elbo
+    assert not result.is_monotone
+
+
+def variational_bound(network, x):
+    """Improved DDPM's L_vlb: the KL divergence trains the mean and the variance."""
+    before = torch.cat([torch.ones(1), COSINE[:-1]])
+    betas = 1 - COSINE / before
+    posterior = betas * (1 - before) / (1 - COSINE)
+    log_posterior = torch.cat([posterior[1:2], posterior[1:]]).log()
+    t, noise = torch.randint(1, 1000, (len(x),)), torch.randn_like(x)
+
+    def at(table):
+        return expand(table[t], x)
+
+    x_t = at(COSINE).sqrt() * x + (1 - at(COSINE)).sqrt() * noise
+    eps, values = network(x_t, t).reshape(len(x), 2, *x.shape[1:]).unbind(1)
+    share = (values + 1) / 2
+    log_variance = share * at(betas).log() + (1 - share) * at(log_posterior)
+    factor = at(betas) ** 2 / (1 - at(betas)) / (1 - at(COSINE))
+    gap = factor * (eps - noise) ** 2
+    difference = at(log_posterior) - log_variance
+    kl = 0.5 * (-difference - 1 + difference.exp() + gap * (-log_variance).exp())
+    return kl.mean()
+
+
+def control_variate(network, x):
+    """Denoising score matching, less its first-order noise: E[eps * s(x)] = 0."""
+    sigma, eps = (6 * torch.rand(len(x), 1, 1, 1) - 4).exp(), torch.randn_like(x)
+    squared = sigma**2 * (network(x + sigma * eps, sigma) + eps / sigma) ** 2
+    return (squared - 2 * sigma * eps * network(x, sigma)).sum((1, 2, 3)).mean()
+
+
+def linear_regularizer(network, x):
+    """The same with a term that does not average out."""
+    sigma, eps = (6 * torch.rand(len(x), 1, 1, 1) - 4).exp(), torch.randn_like(x)
+    squared = sigma**2 * (network(x + sigma * eps, sigma) + eps / sigma) ** 2
+    return (squared + 0.1 * x * network(x, sigma)).sum((1, 2, 3)).mean()
+
+
+def mean_flow(network, x):
+    """MeanFlow: the target holds the derivative of the network along the path."""
+    t, r = torch.rand(2, len(x)).sort(0, descending=True).values
+    t_, eps = expand(t, x), torch.randn_like(x)
+    tangents = (eps - x, torch.ones_like(t), torch.zeros_like(r))
+    inputs = ((1 - t_) * x + t_ * eps, t, r)
+    u, du_dt = torch.autograd.functional.jvp(network, inputs, tangents, create_graph=True)
+    target = (eps - x - expand(t - r, x) * du_dt).detach()
+    return F.mse_loss(u, target)
+
+
+def pyramid(network, x, discount=0.4):
+    """Multi-resolution noise as trainers draw it: coarser and coarser grids, until one is 1 x 1."""
+    noise, (h, w) = torch.randn_like(x), x.shape[2:]
+    for i in range(1, 6):
+        r = 2 * torch.rand(()).item() + 2
+        h, w = max(1, int(h / r**i)), max(1, int(w / r**i))
+        coarse = torch.randn(*x.shape[:2], h, w)
+        noise = noise + F.interpolate(coarse, x.shape[2:], mode="bilinear") * discount**i
+        if 1 in (h, w):
+            break
+    t, alpha, sigma = cosine_time(x)
+    noise = noise / noise.std()
+    return F.mse_loss(network(alpha * x + sigma * noise, t), noise)
+
+
+FATAL = [
+    (variational_bound, "learned-coefficient"),
+    (linear_regularizer, "linear-term"),
+    (mean_flow, "derivative-target"),
+    (pyramid, "coloured-noise"),
+]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("loss", "kind"), FATAL, ids=[kind for _, kind in FATAL])
+def test_a_loss_without_a_weighting_is_told_why(loss, kind, seed):
+    result = audit.probe(loss, X[:64], 500, seed=seed)
+    assert kinds(result)[:1] == [kind]
+    assert not result.is_weighted_elbo
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_control_variate_changes_nothing(seed):
+    result = audit.probe(control_variate, X[:64], 1000, seed=seed)
+    assert kinds(result) == ["control-variate"]
+    assert (result.parameterization, result.closest[0].name) == ("score", "ELBO()")
+    assert result.is_monotone
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_mean_flow_in_torch_func_is_told_what_can_be_audited():
+    def loss(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        z, v = (1 - t) * x + t * eps, eps - x
+        u, du_dt = torch.func.jvp(network, (z, t), (v, torch.ones_like(t)))
+        return F.mse_loss(u, (v - t * du_dt).detach())
+
+    with pytest.raises(ValueError, match=r"derivative, as in MeanFlow.* with r = t"):
+        audit.probe(loss, X[:64], 300)
+
+
+def flow(network, x):
+    t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+    return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
+
+
+def flow_of_one(network, x):
+    t, eps = torch.rand(()), torch.randn_like(x)
+    return F.mse_loss(network(((1 - t) * x + t * eps)[None], t)[0], eps - x)
+
+
+def flow_of_clean_data(network, x):
+    return F.mse_loss(network(x, torch.rand(len(x))), torch.randn_like(x) - x)
+
+
+def flow_of_three_channels(network, x):
+    return flow(network, F.conv2d(x, torch.ones(3, 3, 1, 1)))
+
+
+WRONG_DATA = [
+    (flow, X[:64].flatten(1), r"shape \[64, 1, 64, 192\] for data of shape \[64, 192\]"),
+    (flow, X[0], r"shape \[3, 3, 8, 8\] for data of shape \[3, 8, 8\]"),
+    (flow_of_one, X[0], r"\[3, 8, 8\], for one sample"),
+    (flow_of_clean_data, X[:64], r"given the clean data"),
+    (flow_of_three_channels, X[:64, :1], r"\[64, 1, 8, 8\]: if that is not the shape"),
+]
+
+
+@pytest.mark.parametrize(("loss", "x", "reason"), WRONG_DATA)
+def test_data_of_a_wrong_shape_are_told_so(loss, x, reason):
+    with pytest.raises(ValueError, match=reason) as error:
+        audit.probe(loss, x, 300)
+    assert "\n" not in str(error.value)

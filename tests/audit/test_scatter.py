@@ -1,0 +1,123 @@
+"""Losses in which the noise level does not decide all: their mean is a weight, or it is none."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from audited import X, kinds
+from mistaken_losses import cosine_time
+
+from elbos import audit
+
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))]
+
+
+def eps_loss(noise_of=lambda eps: (eps, eps), weight=lambda eps: 1.0, told=lambda t: t):
+    """Cosine schedule; `noise_of` makes the noise and the target of a normal draw."""
+
+    def loss(network, x):
+        t, alpha, sigma = cosine_time(x)
+        eps = torch.randn_like(x)
+        noise, target = noise_of(eps)
+        error = F.mse_loss(network(alpha * x + sigma * noise, told(t)), target, reduction="none")
+        return (weight(eps) * error.mean((1, 2, 3))).mean()
+
+    return loss
+
+
+def student_scale(num, nu):
+    """Of Student's t: noise has one of these for each sample (Pandey et al., 2410.14171)."""
+    return (nu / torch.distributions.Chi2(nu).sample((num, 1, 1, 1))).sqrt()
+
+
+def student_t(nu, *, is_target_scaled):
+    def noise_of(eps):
+        noise = eps * student_scale(len(eps), nu)
+        return noise, noise if is_target_scaled else eps
+
+    return eps_loss(noise_of)
+
+
+def t_edm(nu):
+    """EDM's loss with Student's t noise: x + sigma * n, and the network is told sigma."""
+
+    def loss(network, x):
+        sigma = (1.2 * torch.randn(len(x), 1, 1, 1) - 1.2).exp()
+        noise = torch.randn_like(x) * student_scale(len(x), nu)
+        weight = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
+        return weight * (network(x + sigma * noise, sigma.flatten()) - x) ** 2
+
+    return loss
+
+
+def random_brightness(network, x):
+    t, alpha, sigma = cosine_time(x)
+    eps = torch.randn_like(x)
+    scaled = x * (0.5 + torch.rand(len(x), 1, 1, 1))
+    return F.mse_loss(network(alpha * scaled + sigma * eps, t), eps)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        student_t(4, is_target_scaled=True),
+        student_t(8, is_target_scaled=False),
+        t_edm(5),
+        random_brightness,
+    ],
+    ids=["t, scaled target", "t, eps", "t-edm", "brightness"],
+)
+def test_a_level_that_the_network_is_not_told_has_no_weighting(loss, seed):
+    result = audit.probe(loss, X[:64], 500, seed=seed)
+    assert kinds(result)[:1] == ["untold-levels"]
+    assert not result.is_weighted_elbo
+    assert not result.is_monotone
+
+
+def test_the_scatter_is_that_of_the_random_scale():
+    [found, *_] = audit.probe(t_edm(5), X, 1000).diagnostics
+    log_kappa = torch.special.polygamma(1, torch.tensor(2.5)).sqrt().item()  # of chi2(5)
+    assert found.values["scatter"] == pytest.approx(log_kappa, rel=0.2)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_target_by_coin_has_no_weighting(seed):
+    def loss(network, x):
+        t, alpha, sigma = cosine_time(x)
+        eps = torch.randn_like(x)
+        target = torch.where(torch.rand(len(x), 1, 1, 1) < 0.1, x, eps)
+        return F.mse_loss(network(alpha * x + sigma * eps, t), target)
+
+    result = audit.probe(loss, X[:64], 1000, seed=seed)
+    assert kinds(result)[:1] == ["scattered-target"]
+    assert not result.is_weighted_elbo
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_random_coefficient_counts_by_its_mean_unless_it_is_of_the_noise(seed):
+    random = audit.probe(eps_loss(weight=lambda eps: torch.rand(len(eps))), X, 2000, seed=seed)
+    assert kinds(random) == ["scattered"]
+    assert random.is_weighted_elbo
+    by_noise = eps_loss(weight=lambda eps: eps.square().mean((1, 2, 3)) ** -1)
+    result = audit.probe(by_noise, X, 1000, seed=seed)
+    assert kinds(result)[:1] == ["noise-dependent"]
+    assert not result.is_weighted_elbo
+
+
+TOLD = {
+    "rounded": lambda t: (1000 * t).bfloat16(),
+    "steps": lambda t: (100 * t).long(),
+    "label": lambda t: torch.randint(10, (len(t),)),
+    "reversed": lambda t: 1 - t,
+    "log-SNR": lambda t: -2 * torch.tan(math.pi / 2 * t).log(),
+    "nothing": lambda t: None,
+    "embedded": lambda t: torch.outer(t, torch.arange(32.0)),
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_whatever_the_network_is_told_of_the_level_will_do(name):
+    result = audit.probe(eps_loss(told=TOLD[name]), X, 500)
+    assert (result.parameterization, kinds(result)) == ("eps", [])
