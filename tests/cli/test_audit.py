@@ -155,6 +155,23 @@ def test_all_targets_are_looked_at_before_the_first_is_measured(
     assert_one_line(result, LATER[target], statuses=(1,))
 
 
+SCRIPTS = Path(__file__).parent.parent / "audit" / "scripts"
+
+
+def test_a_training_script_with_its_own_arguments(audit: Elbos, tmp_path: Path) -> None:
+    for name in ("train_latents.py", "tiny_scheduler.py"):
+        (tmp_path / name).write_text((SCRIPTS / name).read_text())
+    small = ("--shape", 2, 4, 4, "--num-samples", 400)
+    result = audit("train_latents.py --prediction_type v_prediction", "train_latents.py", *small)
+    assert result.status == 0, result.err
+    assert "train_latents.py --prediction_type v_prediction" in result.out
+    assert "lines 28-30, 37, " not in result.out  # of compute_snr, which is not called
+    wrong = audit("train_latents.py --snr_gama 5")
+    assert_one_line(wrong, "train_latents.py: unrecognized arguments: --snr_gama 5", statuses=(1,))
+    wrong = audit("train_nothing.py --snr_gamma 5")
+    assert_one_line(wrong, "train_nothing.py: No such file", statuses=(1,))
+
+
 def test_the_help_shows_how_to_wrap_a_loss(audit: Elbos) -> None:
     text = audit("--help").out
     assert text.startswith("usage: elbos audit TARGET... [OPTIONS]\n")

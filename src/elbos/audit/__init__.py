@@ -23,10 +23,13 @@ A loss passes through these modules in this order:
 | `levels` | the noise levels that were drawn independently |
 | `curves`, `families`, `density` | their density $p$: smooth, by name, or of the number drawn |
 | `matching` | names of what was found; the nearest likelihood objective |
+| `script` | a whole training script as such a loss |
 | `result` | the `Audit`; made of samples by `estimate`, of recipes and tables by `declare` |
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
@@ -37,6 +40,8 @@ from elbos.audit.estimate import audit_of_samples
 from elbos.audit.instrument import LossFunction
 from elbos.audit.measure import measure
 from elbos.audit.result import Audit
+from elbos.audit.script import script_loss
+from elbos.user_code import as_script
 
 __all__ = [
     "Audit",
@@ -46,6 +51,7 @@ __all__ = [
     "LossTable",
     "from_loss",
     "from_recipe",
+    "from_script",
     "from_table",
     "probe",
 ]
@@ -104,3 +110,50 @@ def probe(
     """
     samples = measure(loss_fn, x, num_samples, seed, data_scale, advance)
     return audit_of_samples(samples, title=title or str(getattr(loss_fn, "__name__", "loss")))
+
+
+def from_script(
+    path: Path | str,
+    x: Float[Tensor, "b *d"],
+    flags: Sequence[str] = (),
+    num_samples: int = 20_000,
+    seed: int = 0,
+    *,
+    data_scale: float | None = None,
+    title: str | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Audit:
+    """The audit of a training script as it is: of the lines from its noise to its loss (`script`).
+
+    They are those that the argument of `accelerator.backward(loss)`, or the `loss` of
+    `loss.backward()`, depends on, in the innermost loop around it. Data, encoders, the network and
+    whatever else the script would load or build are stand-ins, and nothing is downloaded; a
+    definition above the loop, as that of a scheduler, is run where the loss depends on it.
+
+    Args:
+        path: The script. The packages that these lines need must be installed.
+        x: Data like those that its network is trained on: latents, where it encodes images.
+        flags: The script's own arguments, as `["--snr_gamma", "5"]`; those that it requires may be
+            left out.
+        num_samples: As `probe`'s.
+        seed: As `probe`'s.
+        data_scale: As `probe`'s.
+        title: Its name in reports. Default: the script's.
+        advance: As `probe`'s.
+
+    Returns:
+        The audit; the diagnostic "script" says which lines were run.
+
+    Raises:
+        OSError: If the script cannot be read.
+        ValueError: In one line, with the line of the script that stopped it.
+    """
+    path = Path(path)
+    with as_script(str(path)):
+        loss = script_loss(path, x, flags)
+        try:
+            samples = measure(loss, x, num_samples, seed, data_scale, advance)
+            audit = audit_of_samples(samples, title=title or path.name)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return replace(audit, diagnostics=[*loss.diagnostics, *audit.diagnostics])

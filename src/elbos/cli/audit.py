@@ -1,8 +1,9 @@
 """`elbos audit`: what a target is, and how it is audited.
 
-A target is a recipe's name, a function in a Python file, the configuration of a diffusers
-scheduler, or the settings of a trainer, `TRAINER:FILE` or `TRAINER:--flags`. A function is code of
-the user's own, which is run (`user_code`); configurations and settings are only read.
+A target is a recipe's name, a function in a Python file, a training script, the configuration of a
+diffusers scheduler, or the settings of a trainer, `TRAINER:FILE` or `TRAINER:--flags`. A function
+is code of the user's own, which is run (`user_code`); of a script, only the lines that make up its
+loss are (`audit.script`); configurations and settings are only read.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -22,6 +23,7 @@ from rich.console import Console
 from elbos import audit, files
 from elbos.adapters.diffusers import Training, loss_table, read_config
 from elbos.adapters.trainers import TRAINERS, read_settings, trainer, translate
+from elbos.audit.script import is_training_script
 from elbos.checks import require_positive
 from elbos.cli.parse import parse
 from elbos.errors import printable, suggestion
@@ -35,6 +37,7 @@ from elbos.user_code import as_script, code_path, is_code, load_function, requir
 _MAX_ELEMENTS = 2**18  # of a batch: about what two cores take apart in 10 ms
 _MIN_WIDTH = 40  # of the report
 _LOSS = (("network", "x"), "audit")  # what a function takes, and whose help shows one
+_LATENTS = (4, 16, 16)  # the shape of what scripts train on, unless another is given
 _MAX_SAMPLES = 10_000_000  # an hour or more, and less than a per mille
 
 
@@ -47,7 +50,7 @@ class Probing:
     """
 
     shape: tuple[int, ...] = ()
-    """Shape of one sample, as `3 32 32`. Needed where a function is audited."""
+    """Shape of one sample, as `3 32 32`. Needed where a function is audited; scripts: 4 16 16."""
 
     data_range: tuple[float, float] = (-1.0, 1.0)
     """Smallest and largest value of the data."""
@@ -114,6 +117,7 @@ class Audit:
     Several targets are shown side by side. For example:
 
         elbos audit train.py:loss --shape 3 32 32
+        elbos audit "train_text_to_image.py --snr_gamma 5"
         elbos audit scheduler_config.json --prediction v --snr-gamma 5
         elbos audit "kohya:--min_snr_gamma 5 --v_parameterization" --as onetrainer
         elbos audit edm sd3 flow
@@ -134,8 +138,8 @@ class Audit:
     """
 
     targets: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TARGET...")]
-    """FILE.py:FUNCTION, a scheduler_config.json or its folder, recipes of `elbos weightings`, or a
-    trainer's settings: TRAINER:FILE, of TOML, YAML or JSON, or "TRAINER:--flags"."""
+    """FILE.py:FUNCTION, a training script (in quotes with its own arguments), a
+    scheduler_config.json or its folder, recipes of `elbos weightings`, or a trainer's settings: TRAINER:FILE, of TOML, YAML or JSON, or "TRAINER:--flags"."""
 
     json: bool = False
     """Print the result as JSON: one object, or a list of several."""
@@ -160,8 +164,9 @@ class Audit:
                 raise ValueError(f"--html {self.html} would overwrite {target}: name another file.")
         if self.as_trainer is not None:
             trainer(self.as_trainer)
-        has_code = any(map(_is_code, self.targets))
-        if has_code and not self.probing.shape:
+        has_functions = any(map(_is_code, self.targets))
+        has_code = has_functions or any(map(_script, self.targets))
+        if has_functions and not self.probing.shape:
             for target in filter(_is_code, self.targets):
                 with as_script(target):  # a misspelt name is the first thing to say
                     load_function(target, *_LOSS)
@@ -208,7 +213,8 @@ class Audit:
         """Of all targets; all are looked at before the first is measured, which takes minutes."""
         for target in filter(_is_code, self.targets):
             require_target(target, *_LOSS)
-        declared = {t: self._declared(t) for t in self.targets if not _is_code(t)}
+        others = [target for target in self.targets if not (_is_code(target) or _script(target))]
+        declared = {target: self._declared(target) for target in others}
         return [declared.get(target) or self._measured(target) for target in self.targets]
 
     def _declared(self, target: str) -> audit.Audit:
@@ -225,21 +231,23 @@ class Audit:
         return replace(found, title=printable(target))
 
     def _measured(self, target: str) -> audit.Audit:
-        how, title = self.probing, printable(target)
-        x = how.data()
-        with as_script(target):  # which may load modules only when it is called
-            loss_fn = load_function(target, *_LOSS)
-            with _named(target), progress() as bar:
-                task = bar.add_task(title, total=how.num_samples, unit="samples", note="")
-                return audit.probe(
-                    loss_fn,
-                    x,
-                    how.num_samples,
-                    how.seed,
-                    data_scale=how.data_scale,
-                    title=title,
-                    advance=lambda num: bar.advance(task, num),
-                )
+        how, title, script = self.probing, printable(target), _script(target)
+        x = replace(how, shape=how.shape or _LATENTS).data()
+        with progress() as bar:
+            task = bar.add_task(title, total=how.num_samples, unit="samples", note="")
+            given: dict[str, Any] = {
+                "num_samples": how.num_samples,
+                "seed": how.seed,
+                "data_scale": how.data_scale,
+                "title": title,
+                "advance": lambda num: bar.advance(task, num),
+            }
+            if script:
+                return audit.from_script(script[0], x, script[1:], **given)
+            with as_script(target):  # which may load modules only when it is called
+                loss_fn = load_function(target, *_LOSS)
+                with _named(target):
+                    return audit.probe(loss_fn, x, **given)
 
 
 def command(words: list[str]) -> Audit:
@@ -263,7 +271,18 @@ def _settings_of(target: str) -> tuple[str, str] | None:
 
 
 def _is_code(target: str) -> bool:
-    return is_code(target) and not _settings_of(target)
+    return is_code(target) and not _settings_of(target) and not _script(target)
+
+
+def _script(target: str) -> list[str]:
+    """The training script that is meant, and its own arguments; nothing if it is another target."""
+    words = [target]
+    if not Path(target).exists():
+        with contextlib.suppress(ValueError):  # quotes that do not match
+            words = shlex.split(target)
+    if _settings_of(target) or not words or not words[0].endswith(".py"):
+        return []
+    return words if len(words) > 1 or is_training_script(Path(target)) else []
 
 
 def _config_path(target: str) -> Path | None:
@@ -281,6 +300,8 @@ def _is_same_file(path: Path, target: str) -> bool:
     file = code_path(target) if _is_code(target) else _config_path(target)
     if settings := _settings_of(target):
         file = Path(settings[1])
+    if script := _script(target):
+        file = Path(script[0])
     return file is not None and path.resolve() == file.resolve()
 
 
@@ -294,7 +315,7 @@ def _require_target(target: str) -> None:
             f"{name} is a trainer: name a file of its settings, as {name}:config.toml, or give "
             f'flags, as "{name}:--min_snr_gamma 5".'
         )
-    if target in RECIPES or settings or is_code(target) or _config_path(target):
+    if target in RECIPES or settings or is_code(target) or _config_path(target) or _script(target):
         return
     if Path(target).is_dir():
         raise ValueError(f"{target} is a folder without a scheduler_config.json.")

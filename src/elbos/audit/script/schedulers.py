@@ -1,0 +1,78 @@
+"""The configuration of the scheduler that a script would download.
+
+It is read from the folder that the script's arguments name, or from the hub's local cache of what
+they name. Else it is the published one of the model family that the script imports.
+"""
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+_LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "FluxTransformer2DModel": ("FLUX.1-dev", {"shift": 3.0, "use_dynamic_shifting": True}),
+    "SD3Transformer2DModel": ("Stable Diffusion 3", {"shift": 3.0}),
+    "UNet2DConditionModel": ("Stable Diffusion", _LATENT),
+}
+"""By the network's class: the family, and how its configuration differs from the defaults."""
+
+
+def with_local_configuration(scheduler: Any, tree: ast.Module, assumed: list[str]) -> Any:
+    """The scheduler's class, with a `from_pretrained` that downloads nothing.
+
+    Args:
+        scheduler: A class of diffusers.
+        tree: The script.
+        assumed: The names of assumed configurations are added here.
+    """
+
+    def from_pretrained(cls: Any, /, name: Any = None, subfolder: Any = None, **kwargs: Any) -> Any:
+        given = {key: value for key, value in kwargs.items() if key not in _OF_THE_HUB}
+        config = _local(str(name), subfolder) if isinstance(name, str | Path) else None
+        return cls.from_config(config or _assumed(tree, cls.__name__, assumed), **given)
+
+    contents = {"from_pretrained": classmethod(from_pretrained), "__module__": scheduler.__module__}
+    return type(scheduler.__name__, (scheduler,), contents)
+
+
+_OF_THE_HUB = {"revision", "variant", "cache_dir", "token", "use_auth_token", "local_files_only"}
+
+
+def _local(name: str, subfolder: Any) -> dict[str, Any] | None:
+    file = (
+        f"{subfolder}/scheduler_config.json"
+        if isinstance(subfolder, str)
+        else "scheduler_config.json"
+    )
+    path: Any = Path(name, file)
+    if not path.is_file():
+        try:
+            from huggingface_hub import try_to_load_from_cache
+
+            path = try_to_load_from_cache(name, file)
+        except (ImportError, ValueError):
+            return None
+    if not isinstance(path, str | Path):
+        return None
+    content: dict[str, Any] = json.loads(Path(path).read_text())
+    return content
+
+
+def _assumed(tree: ast.Module, scheduler: str, assumed: list[str]) -> dict[str, Any]:
+    """The published configuration of the family of models that a script imports.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = {alias.name for node in imports for alias in node.names}
+    for network, (family, config) in _FAMILIES.items():
+        if network in names:
+            settings = ", ".join(f"{key}={value!r}" for key, value in config.items())
+            assumed.append(f"{scheduler}({settings}), as of {family}")
+            return dict(config)
+    raise ValueError(
+        f"the configuration of {scheduler} is not here: name a folder with it in the script's own "
+        'argument, as in "train.py --pretrained_model_name_or_path FOLDER"'
+    )

@@ -1,0 +1,163 @@
+"""A value that a script would load or compute elsewhere, and that stays unknown.
+
+Whatever is made of an unknown value is unknown, and remembers of what it was made, so that a loss
+that depends on one can say on which. Three things are known of all of them: their shape, type and
+device are those of the clean data, since noise is drawn "like" them; a condition on one is false,
+which is noted; and one that is called with noisy data is the network.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LIKE_DATA = ("shape", "device", "dtype", "ndim")
+_LIKE = (torch.randn_like, torch.rand_like, torch.zeros_like, torch.ones_like, torch.empty_like)
+_JOINED = (torch.cat, torch.concat)
+_NETWORKS = ("model", "module", "net", "transformer", "denoise", "forward")
+
+
+@dataclass
+class Stage:
+    """What unknown values share while a script is run."""
+
+    file: str
+    attributes: frozenset[str] = frozenset()  # that the script reads of the network's output
+    network: Any = None
+    x: Tensor = field(default_factory=lambda: torch.zeros(1, 1))
+    networks: set[str] = field(default_factory=set)  # names that were called with noisy data
+    conditions: set[int] = field(default_factory=set)  # lines of conditions taken as false
+    deciding: set[str] = field(default_factory=set)  # names that those conditions depend on
+    decisive: frozenset[str] = frozenset()  # of the last one
+    item: tuple[str, Any] | None = None  # the item of an unknown that is the clean data
+
+    def answer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The network's output."""
+        self.networks.add(name)
+        known = {key: value for key, value in kwargs.items() if not isinstance(value, Unknown)}
+        output = self.network(*(one for one in args if not isinstance(one, Unknown)), **known)
+        if isinstance(output, Tensor):
+            for attribute in self.attributes:
+                if not hasattr(output, attribute):
+                    setattr(output, attribute, output.view_as(output))
+        return output
+
+    def line(self) -> int:
+        """The line of the script that is being run."""
+        frame = sys._getframe(1)
+        while frame.f_back and frame.f_code.co_filename != self.file:
+            frame = frame.f_back
+        return frame.f_lineno
+
+
+class Unknown:
+    """An unknown value: made of those whose names are `origins`."""
+
+    def __init__(
+        self, stage: Stage, origins: frozenset[str], name: str = "", *, is_method: bool = False
+    ) -> None:
+        vars(self).update(_stage=stage, _origins=origins, _name=name, _is_method=is_method)
+
+    def _made(self, *others: Any, name: str = "", is_method: bool = False) -> "Unknown":
+        return Unknown(self._stage, origins([self, *others]), name, is_method=is_method)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)
+        if name in _LIKE_DATA:
+            return getattr(self._stage.x, name)
+        is_method = not any(part in name.lower() for part in _NETWORKS)
+        return self._made(name=f"{self._name}.{name}", is_method=is_method)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._name.endswith(".size") and self._is_method:
+            return self._stage.x.size(*args)
+        given = [*args, *kwargs.values()]
+        if self._is_method:
+            return self._made(*given)
+        if any(_is_noisy(value, self._stage.x) for value in given):
+            return self._stage.answer(self._name, args, kwargs)
+        unknown = next(_unknowns(given), self)  # a network's answer is as unknown as its input
+        return Unknown(self._stage, unknown._origins)
+
+    def __getitem__(self, key: Any) -> Any:
+        name = f"{self._name}[{key!r}]" if isinstance(key, str | int) else ""
+        if name and self._stage.item == (self._name, key):
+            return self._stage.x
+        return self._made(name=name, is_method=True)
+
+    def __bool__(self) -> bool:
+        self._stage.conditions.add(self._stage.line())
+        self._stage.deciding |= self._origins
+        self._stage.decisive = self._origins
+        return False
+
+    def __len__(self) -> int:
+        return len(self._stage.x)
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError(f"{self._name or 'a value'} is not known")
+
+    def __enter__(self) -> "Unknown":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    __hash__ = object.__hash__
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        unknown = next(_unknowns([args, kwargs]))
+        if func in _LIKE and args:
+            return func(unknown._stage.x, *args[1:], **kwargs)
+        if func in _JOINED and (given := args[0] if args else kwargs.get("tensors")):
+            parts = [part for part in given if not isinstance(part, Unknown)]
+            if parts:  # conditions, beside the noisy data
+                return func(parts, *args[1:], **{k: v for k, v in kwargs.items() if k != "tensors"})
+        return Unknown(unknown._stage, origins([args, kwargs]))
+
+
+def _operator(self: Unknown, *others: Any) -> Unknown:
+    return self._made(*others)
+
+
+_BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
+_OTHERS = ("lt", "le", "gt", "ge", "eq", "ne", "neg", "abs")
+for _name in (*_BINARY, *(f"r{name}" for name in _BINARY), *_OTHERS):
+    setattr(Unknown, f"__{_name}__", _operator)
+
+
+def _unknowns(value: Any) -> Iterator[Unknown]:
+    if isinstance(value, Unknown):
+        yield value
+    elif isinstance(value, dict):
+        yield from _unknowns(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _unknowns(item)
+
+
+def origins(value: Any) -> frozenset[str]:
+    """The names of the unknown values in a value; none if it is known."""
+    return frozenset().union(*(one._origins for one in _unknowns(value)))
+
+
+def _is_noisy(value: Any, x: Tensor) -> bool:
+    """Whether a value may be noisy data: floating-point, of no fewer elements than the data."""
+    if isinstance(value, list | tuple):
+        return any(_is_noisy(item, x) for item in value)
+    is_float = isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
+    return is_float and value.numel() >= x.numel()

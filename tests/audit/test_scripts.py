@@ -1,0 +1,123 @@
+"""Whole training scripts, of which only the lines from the noise to the loss can be run."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from elbos import audit
+from elbos.audit import Audit
+
+SCRIPTS = Path(__file__).parent / "scripts"
+LATENTS = SCRIPTS / "train_latents.py"
+NUM = 1_500
+
+
+def audited(script: Path, *flags: str, shape: tuple[int, ...] = (4, 8, 8)) -> Audit:
+    x = torch.rand(64, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return audit.from_script(script, x, flags, NUM)
+
+
+def lines_of(result: Audit, script: Path) -> list[str]:
+    """The lines that the audit says were run."""
+    values = next(one.values for one in result.diagnostics if one.kind == "script")
+    source, found = script.read_text().splitlines(), []
+    for part in str(values["lines"]).split(", "):
+        first, _, last = part.partition("-")
+        found += source[int(first) - 1 : int(last or first)]
+    return [line.strip() for line in found]
+
+
+def deviation(result: Audit, log_w: torch.Tensor) -> float:
+    """The largest difference of log w from a formula, up to a constant, far from the ends."""
+    difference = (result.weight.log() - log_w)[result.logsnr.abs() < 6]
+    return (difference - difference.median()).abs().max().item()
+
+
+@pytest.mark.parametrize("gamma", [None, 5.0])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_latents(prediction: str, gamma: float | None) -> None:
+    flags = ["--prediction_type", prediction]
+    flags += ["--snr_gamma", str(gamma)] if gamma else []
+    result = audited(LATENTS, *flags)
+    assert result.parameterization == {"epsilon": "eps", "v_prediction": "v"}[prediction]
+    assert result.process == "variance preserving"
+    snr, limit = result.logsnr.exp(), gamma or torch.inf
+    weight = {  # uniform times of the cosine schedule have density sech(logsnr / 2)
+        "epsilon": (snr.clamp(max=limit) / snr if gamma else 1) / torch.cosh(result.logsnr / 2),
+        "v_prediction": torch.exp(-result.logsnr / 2)
+        * (snr.clamp(max=limit) / (snr + 1) if gamma else 1),
+    }
+    assert deviation(result, weight[prediction].log()) < 0.02  # a kink between two steps
+
+
+def test_the_lines_and_what_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = audited(LATENTS)
+    lines = lines_of(result, LATENTS)
+    assert "noise_scheduler = TinyScheduler(num_train_timesteps=500)" in lines
+    assert "noise = torch.randn_like(latents)" in lines
+    assert "target = noise" in lines
+    for missing in ("vae", "hidden_states =", "train_loss", "mkdir", "compute_snr", "logger"):
+        assert not any(missing in line for line in lines if not line.startswith("pred = "))
+    values = next(one.values for one in result.diagnostics if one.kind == "script")
+    assert values["network"] == "unet"
+    assert re.fullmatch(r"latents \(line \d+\)", str(values["data"]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flow_with_packed_latents() -> None:
+    result = audited(SCRIPTS / "train_flow.py", "--power", "2")
+    assert (result.parameterization, result.process) == ("flow", "rectified flow")
+    log_w = -result.logsnr / 2 + 2 * torch.nn.functional.logsigmoid(-result.logsnr / 2)
+    assert deviation(result, log_w) < 0.02
+    assert [one.kind for one in result.diagnostics] == ["script", "script-conditions"]
+
+
+def test_without_functions() -> None:
+    result = audited(SCRIPTS / "train_plain.py", shape=(3, 8, 8))
+    assert (result.parameterization, result.sigma_data) == ("edm", pytest.approx(0.5, abs=1e-3))
+    assert result.schedule == "Normal()"
+    values = next(one.values for one in result.diagnostics if one.kind == "script")
+    assert (values["data"], values["network"]) == ("images", "model")
+
+
+WRONG = {
+    "an unknown in the loss": (
+        "                accelerator.backward(loss)",
+        "                accelerator.backward(loss * vae.config.some_factor)",
+        "line 97: the loss depends on vae",
+    ),
+    "an unknown in the noise": (
+        "noise = torch.randn_like(latents)",
+        "noise = text_encoder.noise(batch)",
+        "the loss depends on",
+    ),
+    "a library that is needed": (
+        "TinyScheduler(num_train_timesteps=500)",
+        "UNet(num_train_timesteps=500)",
+        "no_such_library",
+    ),
+    "no backward": ("accelerator.backward(loss)", "pass", "calls no backward()"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_run(case: str, tmp_path: Path) -> None:
+    old, new, message = WRONG[case]
+    source = LATENTS.read_text()
+    assert old in source
+    script = tmp_path / "train.py"
+    script.write_text(source.replace(old, new))
+    (tmp_path / "tiny_scheduler.py").write_text((SCRIPTS / "tiny_scheduler.py").read_text())
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        audited(script)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(script))
+
+
+@pytest.mark.parametrize("flags", [["--snr_gama", "5"], ["--snr_gamma", "five"]])
+def test_flags_that_the_script_refuses(flags: list[str]) -> None:
+    with pytest.raises(ValueError, match="snr_gam"):
+        audited(LATENTS, *flags)
