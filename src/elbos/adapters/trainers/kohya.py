@@ -21,17 +21,12 @@ from elbos.adapters.diffusers import Training, loss_table
 from elbos.adapters.diffusers.training import step_probability
 from elbos.adapters.trainers import flow
 from elbos.adapters.trainers.settings import Settings
+from elbos.adapters.trainers.times import stable_diffusion_logsnr
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
 from elbos.audit import Diagnostic, LossTable
 from elbos.parameterizations import Eps, Flow, V
 from elbos.schedules import Schedule
 
-_SD = {
-    "_class_name": "DDPMScheduler",
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-}
 _MAX_SNR = 1000.0  # of all coefficients but Min-SNR's
 _NUM_STEPS = 1000
 
@@ -100,14 +95,13 @@ def _findings(settings: Settings) -> list[Diagnostic]:
 
 def _of_sd(settings: Settings, found: list[Diagnostic]) -> LossTable:
     is_v, is_zero = settings.flag("v_parameterization"), settings.flag("zero_terminal_snr")
-    table = loss_table(_SD | {"rescale_betas_zero_snr": is_zero}, Training())
-    snr = loss_table(_SD, Training()).logsnr.exp()
+    snr = stable_diffusion_logsnr().exp()
     coefficient = _of_snr(settings, snr, is_v=is_v)
     if is_zero and (coefficient != 1).any():
         found = [*found, Diagnostic("declared-snr", {"setting": "zero_terminal_snr"})]
     return LossTable(
         title="sd-scripts, Stable Diffusion",
-        logsnr=table.logsnr,
+        logsnr=stable_diffusion_logsnr(is_zero_terminal=is_zero),
         probability=_uniform(settings),
         coefficient=coefficient,
         parameterization=V() if is_v else Eps(),
@@ -207,6 +201,9 @@ def _on_levels(settings: Settings, sampling: Sampling, model: _FlowModel, scheme
     return flow.plain(schedule, found)
 
 
+_EPS: dict[str, bool] = {}
+_V = {"v_parameterization": True}
+_ZERO = {**_V, "zero_terminal_snr": True}
 _MIN_SNR = {"min_snr_gamma": (5.0, 0.1, 100.0)}
 _FLUX = {"script": "flux_train_network", "model_prediction_type": "raw"}
 _SIGMOID = {**_FLUX, "timestep_sampling": "shift"}
@@ -217,12 +214,9 @@ KOHYA = Trainer(
     version="sd-scripts v0.10.1, 48d368f",
     read=read,
     options=(
-        Option(),
-        Option(settings={"v_parameterization": True}),
-        Option(free=_MIN_SNR),
-        Option(settings={"v_parameterization": True}, free=_MIN_SNR),
-        Option(settings={"debiased_estimation_loss": True}),
-        Option(settings={"debiased_estimation_loss": True, "v_parameterization": True}),
+        *(Option(settings=model) for model in (_EPS, _V, _ZERO)),
+        *(Option(settings=model, free=_MIN_SNR) for model in (_EPS, _V, _ZERO)),
+        *(Option(settings={**model, "debiased_estimation_loss": True}) for model in (_EPS, _V)),
         Option(settings={**_FLUX, "timestep_sampling": "uniform"}),
         Option(settings=_SIGMOID, free={**_SHIFT, "sigmoid_scale": (1.0, 0.1, 5.0)}),
         Option(settings={**_FLUX, "timestep_sampling": "sigma"}, free=_SHIFT),

@@ -18,6 +18,7 @@ from elbos.adapters.diffusers import Training, loss_table
 from elbos.adapters.diffusers.training import step_probability
 from elbos.adapters.trainers import flow
 from elbos.adapters.trainers.settings import Settings
+from elbos.adapters.trainers.times import stable_diffusion_logsnr
 from elbos.adapters.trainers.trainer import Option, Trainer
 from elbos.audit import Diagnostic, LossTable
 from elbos.parameterizations import Eps, Flow, V
@@ -85,12 +86,10 @@ def _of_table(settings: Settings, model: str, found: list[Diagnostic]) -> LossTa
     is_v = is_zero or settings.flag("force_v_prediction")
     if not is_v and not settings.flag("force_epsilon_prediction"):
         is_v = model in _V_MODELS
-    config = {"_class_name": "DDPMScheduler", "rescale_betas_zero_snr": is_zero}
+    logsnr = stable_diffusion_logsnr(is_zero_terminal=is_zero)
     if model.startswith("PIXART"):
         found = [*found, Diagnostic("declared-term", {"setting": "vb_loss_strength"})]
-    else:
-        config |= {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-    logsnr = loss_table(config, Training()).logsnr
+        logsnr = loss_table({"_class_name": "DDPMScheduler"}, Training()).logsnr
     return LossTable(
         title=f"OneTrainer, {model}",
         logsnr=logsnr,
@@ -189,6 +188,10 @@ def _weights(settings: Settings, kind: Distribution, num: int, shift: float) -> 
 _SDXL: dict[str, str | float | bool] = {"model_type": "STABLE_DIFFUSION_XL_10_BASE"}
 _FLUX: dict[str, str | float | bool] = {"model_type": "FLUX_DEV_1"}
 _V = {**_SDXL, "force_v_prediction": True}
+_ZERO: dict[str, str | float | bool] = {
+    **_SDXL,
+    "rescale_noise_scheduler_to_zero_terminal_snr": True,
+}
 _GAMMA = {"loss_weight_strength": (5.0, 0.05, 500.0)}
 _SHIFT = {"timestep_shift": (1.0, 0.05, 50.0)}
 
@@ -198,10 +201,10 @@ ONETRAINER = Trainer(
     read=read,
     is_flags=False,
     options=(
-        *(Option(settings=model) for model in (_SDXL, _V)),
+        *(Option(settings=model) for model in (_SDXL, _V, _ZERO)),
         *(
             Option(settings={**model, "loss_weight_fn": weight}, free=free)
-            for model in (_SDXL, _V)
+            for model in (_SDXL, _V, _ZERO)
             for weight, free in (("MIN_SNR_GAMMA", _GAMMA), ("DEBIASED_ESTIMATION", {}))
         ),
         Option(
