@@ -17,6 +17,7 @@ A loss passes through these modules in this order:
 | `queries` | calls that differ in one thing, in the layout of the data |
 | `decompose` | from dot products to $\alpha, \sigma, a, b$ of every sample |
 | `data`, `noise`, `scales` | the data as the process sees them; the noise; the process |
+| `scatter` | does the noise level decide what the loss does? |
 | `refusals` | why an input is not data plus noise |
 | `diagnostics` | is it a squared error? findings that a weighting does not show |
 | `measure` | a pilot, then all samples |

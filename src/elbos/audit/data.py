@@ -170,7 +170,7 @@ def _left(values: _Stacked, bases: _Bases, coefficients: Float[Tensor, "b p d"])
 
 
 def _data_and_sigma(
-    z: _Stacked, bases: _Bases, draws: _Bases
+    z: _Stacked, bases: _Bases, draws: Float[Tensor, "b m k d"]
 ) -> tuple[Float[Tensor, "b p d"], Float[Tensor, "b k"], float]:
     r"""Least squares of $z_k = \sum_p c_p B_{pk} + \sum_m \sigma_{mk}\epsilon_{mk}$ for $c$ and
     $\sigma$; that of the strongest draw, and the share of $z$ that is left.
