@@ -7,6 +7,7 @@ trainer there are the default settings and those that other losses are translate
 """
 
 import argparse
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,9 +37,12 @@ def recipe_card(name: str) -> Card:
 
 
 def trainer_cards(name: str) -> list[Card]:
-    """A trainer's default settings and its options, each with a value to start from; exact."""
-    settings = {flags(option): values(option) for option in TRAINERS[name].options}
-    return [trainer_card(name, words, given) for words, given in settings.items()]
+    """A trainer's default settings, and its options, each with a value to start from; exact."""
+    cards = []
+    with contextlib.suppress(ValueError):  # it needs to know the model
+        cards.append(trainer_card(name, "", {}))
+    given = {flags(option): values(option) for option in TRAINERS[name].options}
+    return cards + [trainer_card(name, words, given[words]) for words in filter(None, given)]
 
 
 def trainer_card(name: str, words: str, given: Mapping[str, str | float | bool]) -> Card:
