@@ -189,7 +189,9 @@ def test_every_diagnostic_has_its_sentence():
         for path in Path(room.__path__[0]).rglob("*.py")
     ]
     text = "".join(path.read_text() for path in sources)
-    kinds = re.findall(r'Diagnostic\("([a-z-]+)"', text) + re.findall(r'"(\w+-[a-z-]+)": [a-z]', text)
+    kinds = re.findall(r'Diagnostic\("([a-z-]+)"', text) + re.findall(
+        r'"(\w+-[a-z-]+)": [a-z]', text
+    )
     template = Path(elbos.report.__path__[0], "templates/audit_diagnostic.txt").read_text()
     assert len(set(kinds)) > 25
     assert set(kinds) <= set(re.findall(r'kind == "([a-z-]+)"', template))
