@@ -72,8 +72,8 @@ class ProbeNetwork(nn.Module):
         *,
         is_masked: bool,
         always_moved: list[int],
-        second: float,
-        slope: float,
+        second: float = 0.0,
+        slope: float = 0.0,
     ) -> None:
         super().__init__()
         self.x, self.form, self.scale, self.is_masked = x, form, scale, is_masked
