@@ -24,6 +24,7 @@ A loss passes through these modules in this order:
 | `levels` | the noise levels that were drawn independently |
 | `curves`, `families`, `density` | their density $p$: smooth, by name, or of the number drawn |
 | `matching` | names of what was found; the nearest likelihood objective |
+| `record` | some steps of a live training, instead of calls of its loss |
 | `script` | a whole training script as such a loss |
 | `result` | the `Audit`; made of samples by `estimate`, of recipes and tables by `declare` |
 """
@@ -40,6 +41,7 @@ from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.estimate import audit_of_samples
 from elbos.audit.instrument import LossFunction
 from elbos.audit.measure import measure
+from elbos.audit.record import Recording, record
 from elbos.audit.result import Audit
 from elbos.audit.script import script_loss
 from elbos.user_code import as_script
@@ -50,11 +52,13 @@ __all__ = [
     "Diagnostic",
     "LossFunction",
     "LossTable",
+    "Recording",
     "from_loss",
     "from_recipe",
     "from_script",
     "from_table",
     "probe",
+    "record",
 ]
 
 

@@ -1,0 +1,124 @@
+"""Live trainings, recorded: the same audit as that of their loss, and the same training."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from elbos import audit
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 64))
+
+
+def eps_cosine(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+    t = torch.rand(len(x), 1) * torch.pi / 2
+    eps = torch.randn_like(x)
+    return (net(t.cos() * x + t.sin() * eps) - eps).square().mean()
+
+
+def v_min_snr(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+    t = torch.rand(len(x), 1) * torch.pi / 2
+    eps, snr = torch.randn_like(x), t.tan() ** -2
+    v = t.cos() * eps - t.sin() * x
+    error = (net(t.cos() * x + t.sin() * eps) - v).square()
+    return (snr.clamp(max=5) / (snr + 1) * error).mean()
+
+
+def logit_normal_flow(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+    t = torch.sigmoid(torch.randn(len(x), 1))
+    eps = torch.randn_like(x)
+    return (net((1 - t) * x + t * eps) - (eps - x)).square().mean()
+
+
+def edm(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+    sigma = (1.2 * torch.randn(len(x), 1) - 1.2).exp()
+    z, total = x + sigma * torch.randn_like(x), sigma**2 + 0.25
+    denoised = 0.25 / total * z + sigma / (2 * total.sqrt()) * net(z / total.sqrt())
+    return (4 * total / sigma**2 * (denoised - x).square()).mean()
+
+
+LOSSES = [eps_cosine, v_min_snr, logit_normal_flow, edm]
+
+
+def train(
+    loss: Callable[..., Tensor], num_steps: int, seed: int, *, is_recorded: bool
+) -> tuple[nn.Module, audit.Recording | None]:
+    torch.manual_seed(seed)
+    net, data, recorded = network(), torch.rand(256, 64) * 2 - 1, None
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+
+    def steps() -> None:
+        for _ in range(num_steps):
+            optimizer.zero_grad()
+            loss(net, data[torch.randint(256, (64,))]).backward()
+            optimizer.step()
+
+    if not is_recorded:
+        steps()
+    else:
+        with audit.record(net) as recorded:
+            steps()
+    return net, recorded
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+def test_the_audit_is_that_of_the_loss(loss: Callable[..., Tensor]) -> None:
+    _, recorded = train(loss, 200, 0, is_recorded=True)
+    assert recorded is not None
+    assert recorded.num_samples == 199 * 64  # all but the first step
+    found = recorded.audit()
+    expected = audit.probe(loss, torch.rand(64, 64) * 2 - 1, 12_800)
+    assert found.parameterization == expected.parameterization
+    assert found.process == expected.process
+    assert found.sigma_data == (expected.sigma_data and pytest.approx(expected.sigma_data, 0.01))
+    low, high = (torch.quantile(found.logsnr, q) for q in (0.2, 0.8))
+    grid = torch.linspace(low, high, 50, dtype=torch.float64)
+    ratio = (found.weighting(grid) / expected.weighting(grid)).log()
+    assert (ratio - ratio.median()).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+def test_the_training_is_the_same_bit_for_bit(loss: Callable[..., Tensor]) -> None:
+    plain, _ = train(loss, 5, 1, is_recorded=False)
+    state = torch.get_rng_state()
+    recorded, _ = train(loss, 5, 1, is_recorded=True)
+    assert torch.equal(state, torch.get_rng_state())
+    for one, other in zip(plain.parameters(), recorded.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_data_that_the_noise_was_not_drawn_like() -> None:
+    net, x = network(), torch.rand(64, 64)
+
+    def loss() -> Tensor:
+        t, eps = torch.rand(64, 1), torch.randn(64, 64)
+        return (net((1 - t) * x + t * eps) - (eps - x)).square().mean()
+
+    with audit.record(net) as recorded:
+        for _ in range(5):
+            loss().backward()
+    with pytest.raises(ValueError, match=r"0 samples .* recorded\.data\(x\)"):
+        recorded.audit()
+    with audit.record(net) as recorded:
+        for _ in range(20):
+            recorded.data(x)
+            loss().backward()
+    assert recorded.audit().parameterization == "flow"
+
+
+def test_validation_and_other_losses_are_not_mistaken() -> None:
+    net, x = network(), torch.rand(64, 64)
+    with audit.record(net) as recorded, torch.no_grad():
+        for _ in range(3):
+            eps_cosine(net, x)
+    with pytest.raises(ValueError, match="0 samples"):
+        recorded.audit()
+    with audit.record(net) as recorded:
+        for _ in range(10):
+            t, eps = torch.rand(64, 1), torch.randn_like(x)
+            torch.nn.functional.l1_loss(net((1 - t) * x + t * eps), eps - x).backward()
+    with pytest.raises(ValueError, match="no squared error"):
+        recorded.audit()
