@@ -65,7 +65,7 @@ class _Response(NamedTuple):
     bend: float  # its growth with the error, over that of a square's
     coupling: float  # how much the error of an element changes the gradient of others
     spread: float  # of the coefficient between the elements of a sample
-    learned: float  # how much the coefficient changes with the variance that the network gives
+    learned: float  # how much a sample's coefficient changes with the variance in the answer
     z: Tensor
     gradient: Tensor  # at answer 0
 
@@ -87,12 +87,12 @@ def of_the_error(queries: Queries, seeds: list[int]) -> list[Diagnostic]:
     queries.ignored = linear
     found = [Diagnostic("control-variate")] if linear else []
     counted = [one[:4] for i, some in enumerate(of_calls) if i not in linear for one in some]
-    bend, coupling, spread, learned = torch.tensor(counted).median(0)[0].tolist()
+    bend, coupling, spread, _ = torch.tensor(counted).median(0)[0].tolist()
     if coupling > 0.01:
         return [*found, Diagnostic("coupled", {"share": coupling})]
     if abs(bend - 1) > 0.02:
         return [*found, Diagnostic("not-squared", {"growth": bend})]
-    if learned > 0.01:
+    if max(one[3] for one in counted) > 0.01:
         found.append(Diagnostic("learned-coefficient"))
     return [*found, Diagnostic("uneven", {"spread": spread})] if spread > 0.02 else found
 
@@ -135,11 +135,12 @@ def _response(
     noise = 1e-6 * (g_0.flatten(1).abs().mean(1) + g_1.flatten(1).abs().mean(1))
     deviation = (element.std(1, correction=0) - 10 * noise).clamp(min=0)
     changes = [part[1] for part in with_variance] or [g_0, g_1]
+    difference = (changes[1] - changes[0] - change).flatten(1).norm(dim=1)
     return _Response(
         bend=_ratio(three[1] - g_0, change, rounding) / 3,
         coupling=_ratio(of_half[~is_kept], of_half[is_kept], rounding),
         spread=(deviation / element.mean(1).abs()).nan_to_num().median().item(),
-        learned=_ratio(changes[1] - changes[0] - change, change, rounding),
+        learned=(difference / change.flatten(1).norm(dim=1)).nan_to_num().max().item(),
         z=z,
         gradient=g_0,
     )
