@@ -132,6 +132,7 @@ FOUND = {
         ("--multires_noise_iterations 6 --multires_noise_discount 0.3", "declared-noise"),
         ("--ip_noise_gamma 0.1", "declared-perturbed"),
         ("--masked_loss", "declared-uneven"),
+        ("--timestep_sampling shift", "declared-model"),
         ("flux_train.py --timestep_sampling flux_shift", "declared-resolution"),
         ("sd3_train.py --weighting_scheme sigma_sqrt", "not-finite"),
     ],

@@ -65,8 +65,10 @@ def read(settings: Settings) -> Loss:
     if script.startswith("sd3"):
         return _of_sd3(settings, found)
     if not script and any(map(settings.has, _OF_FLOW)):
+        found.append(Diagnostic("declared-model", {"model": "FLUX.1"}))
         return _of_flow(settings, _FLOW_MODELS["flux"], "flux", found)
     if not script and any(map(settings.has, _OF_SD3)):
+        found.append(Diagnostic("declared-model", {"model": "Stable Diffusion 3"}))
         return _of_sd3(settings, found)
     return _of_sd(settings, found)
 

@@ -15,6 +15,7 @@ Findings that an adapter makes of settings which no weighting shows, with `setti
 | `declared-uneven` | masks, weights per pixel or channel | yes, its mean |
 | `declared-perturbed` | input perturbation | yes, without it |
 | `declared-term` | a term added to the loss | yes, the loss without it |
+| `declared-model` | a `model` that was assumed, for lack of the script's name | yes |
 | `declared-resolution` | a shift by resolution, of a `resolution` that was assumed | yes |
 """
 
