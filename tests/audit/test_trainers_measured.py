@@ -54,16 +54,32 @@ def test_the_weighting_is_the_measured_one(name):
 
 
 @pytest.mark.parametrize("name", slow_but(SETTINGS, ["ai_toolkit_bell"]))
-def test_the_coefficient_is_the_measured_one(name):
-    """What multiplies the error of the noise, of every sample."""
-    samples = measure(getattr(trainer_losses, name), X, 2000, seed=0)
+def test_every_sample_and_all_together_weigh_as_declared(name):
+    """What multiplies the error of the noise, and the share of the coefficients' sum up to each of
+    99 noise levels, whose sampling error is up to .4 % of 20,000 samples.
+    """
+    samples = measure(getattr(trainer_losses, name), X, 20_000, seed=0)
     loss = trainer_of(name).loss(Settings(SETTINGS[name]))
     is_drawn = samples.logsnr.isfinite() & (samples.eps_coefficient > 0)
-    logsnr = samples.logsnr[is_drawn]
+    logsnr, c = samples.logsnr[is_drawn], samples.coefficient[is_drawn]
+    few = logsnr[:2000]
     if isinstance(loss, LossTable):
-        step = (loss.logsnr[None] - logsnr[:, None]).abs().argmin(1)
-        expected = loss.eps_coefficient[step]
+        expected = loss.eps_coefficient[(loss.logsnr[None] - few[:, None]).abs().argmin(1)]
+        at, mass = loss.logsnr, loss.probability * loss.coefficient
     else:
-        expected = loss.weighting(logsnr) / loss.schedule.log_density(logsnr).exp()
-    ratio = (samples.eps_coefficient[is_drawn] / expected).log()
-    assert ratio.std() < 0.02
+        expected = loss.weighting(few) / loss.schedule.log_density(few).exp()
+        at = loss.schedule.logsnr((torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000)
+        mass = loss.coefficient(at)
+    ratio = samples.eps_coefficient[is_drawn][:2000] / expected
+    assert ratio.log().std() < 0.02
+    levels = np.quantile(logsnr, np.arange(1, 100) / 100) + 1e-3  # no step is both sides of one
+    finite = at.isfinite()
+    difference = share(at[finite], mass[finite], levels) - share(logsnr, c, levels)
+    assert np.abs(difference).max() < 0.02
+
+
+def share(at, mass, levels):
+    """How much of a mass is at levels up to each of these."""
+    order = at.argsort()
+    total = np.append(0.0, mass[order].cumsum(0).numpy())
+    return total[np.searchsorted(at[order].numpy(), levels, side="right")] / total[-1]
