@@ -8,10 +8,10 @@ const cards = [...document.querySelectorAll(".card")];
 const listed = [...grid.children];
 const words = new Map(cards.map((card) => [card, wordsOf(card)]));
 
-/** The text of a card, and the heading of its showcase. */
+/** The text of a card, and what its showcase says of all cards. */
 function wordsOf(card) {
-  const heading = card.closest(".showcase")?.querySelector("h2").textContent ?? "";
-  return `${heading} ${card.textContent}`.toLowerCase();
+  const said = card.closest(".showcase")?.querySelectorAll(":scope > :is(h2, p)") ?? [];
+  return [...said, card].map((one) => one.textContent).join(" ").toLowerCase();
 }
 
 /** Show the cards that have every word, and the showcases that have such cards. */
