@@ -317,9 +317,9 @@ def code(value: object) -> str:
 
 
 def _is_default(value: Any, field: "dataclasses.Field[Any]") -> bool:
-    """Whether a field has its default; an infinite one stands for a schedule's own end."""
-    default = field.default
-    if default in (math.inf, -math.inf):
+    """Whether a field has its default; the end of a schedule may be its own by default."""
+    default: Any = field.default
+    if isinstance(value, Schedule) and field.name in ("logsnr_min", "logsnr_max"):
         default = getattr(dataclasses.replace(value, **{field.name: default}), field.name)
     return default is not dataclasses.MISSING and _rounded(getattr(value, field.name)) == _rounded(
         default

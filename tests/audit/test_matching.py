@@ -1,7 +1,8 @@
-"""What a loss is near: a likelihood objective, by a factor."""
+"""What a loss is near: a likelihood objective, by a factor; and its names."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from audit_errors import central
@@ -10,7 +11,8 @@ from audited import (
     edm_per_sample,
 )
 
-from elbos import audit
+from elbos import audit, weightings
+from elbos.audit.matching import MIN_GAIN, SAME, coefficient_name, nearest_weightings
 
 
 def test_no_factor_lifts_levels_that_have_no_weight():
@@ -72,3 +74,118 @@ def test_the_code_of_the_verdict_makes_it_a_likelihood_objective(loss):
     ratio = (after.weight / before.monotone_weight).log()[kept]
     assert (ratio - ratio.median()).abs().max() < 0.02
     assert (after.monotone_weight >= after.weight).all()
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+LEVELS = np.linspace(-9, 9, 400)
+NORMAL = np.exp(-(LEVELS**2) / 18) / np.exp(-(LEVELS**2) / 18).sum()
+
+
+def log_of(weighting):
+    return weighting(torch.from_numpy(LEVELS)).log().numpy()
+
+
+@pytest.mark.parametrize(
+    "weighting",
+    [
+        weightings.EDM(mean=-1.0, std=3.0, sigma_data=2.0),
+        weightings.LogitNormalFlow(mean=0.2, std=1.1),
+        weightings.Shifted(weightings.DDPM(), 0.3),
+        weightings.Monotone(weightings.P2()),
+    ],
+    ids=repr,
+)
+def test_the_nearest_is_the_first_of_the_list(weighting):
+    """Whatever is published; the list has one order."""
+    distances = [one.distance for one in nearest_weightings(LEVELS, log_of(weighting), NORMAL)]
+    assert distances == sorted(distances)
+
+
+def test_of_those_that_are_the_same_the_published_is_first():
+    """Its k off by .01, a fitted sigmoid would be nearer."""
+    [first, *_] = nearest_weightings(LEVELS, log_of(weightings.Sigmoid(k=2.01)), NORMAL)
+    assert first.name == "Sigmoid()"
+    assert MIN_GAIN / 4 < first.distance < SAME
+
+
+@pytest.mark.parametrize(
+    ("formula", "value"),
+    [
+        ("1/sqrt(snr)", lambda snr, tau: snr**-0.5),
+        ("1/max(t, 0.05)**2, t = 1/(1 + sqrt(snr))", lambda snr, tau: np.maximum(tau, 0.05) ** -2),
+        (
+            "1/(1 - 2*t + 2*t**2), t = 1/(1 + sqrt(snr))",
+            lambda snr, tau: 2 / np.pi / (1 - 2 * tau + 2 * tau**2),
+        ),
+        (
+            "exp(-2*(t - 1/2)**2) - exp(-1/2), t = 1/(1 + sqrt(snr))",
+            lambda snr, tau: np.exp(-2 * (tau - 0.5) ** 2) - np.exp(-0.5),
+        ),
+    ],
+)
+def test_a_coefficient_has_its_formula(formula, value):
+    snr = np.exp(LEVELS)
+    coefficient = 3 * value(snr, 1 / (1 + np.sqrt(snr)))
+    assert coefficient_name(LEVELS, np.log(coefficient), NORMAL) == formula
+
+
+ALPHA_BAR = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
+
+
+def on_stable_diffusions_table(predicts_v, coefficient):
+    def loss(network, x):
+        alpha_bar = ALPHA_BAR[torch.randint(0, 1000, (len(x),))]
+        alpha, sigma = (v.sqrt()[:, None, None, None] for v in (alpha_bar, 1 - alpha_bar))
+        eps = torch.randn_like(x)
+        y = alpha * eps - sigma * x if predicts_v else eps
+        error = (network(alpha * x + sigma * eps, alpha_bar) - y).square().flatten(1).mean(1)
+        return error * coefficient(alpha_bar / (1 - alpha_bar))
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("predicts_v", "coefficient", "name"),
+    [
+        (False, torch.ones_like, "StableDiffusion()"),
+        (True, torch.ones_like, "StableDiffusionV()"),
+        (False, lambda snr: snr.clamp(max=5) / snr, "StableDiffusionMinSNR()"),
+        (True, lambda snr: snr.clamp(max=3) / (snr + 1), "StableDiffusionMinSNR(gamma=3.0"),
+        (False, lambda snr: snr**-0.5, "StableDiffusionDebiased()"),
+    ],
+)
+def test_stable_diffusions_table_has_its_name(predicts_v, coefficient, name):
+    result = audit.probe(on_stable_diffusions_table(predicts_v, coefficient), X, 2000)
+    assert (result.schedule, result.density_kind) == ("StableDiffusion()", "table")
+    assert result.closest[0].name.startswith(name)
+    assert result.closest[0].distance < 0.03  # the steps are not yet the limit of many
+
+
+def three_densities(num):
+    which, normal = torch.rand(num), torch.randn(num)
+    logsnr = torch.where(which < 0.9, 2 * normal - 6, normal + 5.36)
+    logsnr = torch.where(which < 0.79, 2 * normal - 2.3, logsnr)
+    return torch.sigmoid(-logsnr / 2)
+
+
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))]
+TIMES = {
+    "FlowTimes(inner=Beta(), time_min=0.001)": lambda num: (
+        0.001 + 0.999 * torch.distributions.Beta(1.5, 1.0).sample((num,))
+    ),
+    "Beta(a=2.0, b=2.0)": lambda num: torch.distributions.Beta(2.0, 2.0).sample((num,)),
+    "Mixture(schedules=(Normal(mean=-2.3, std=2.0), Normal(mean=-6.0, std=2.0), "
+    "Normal(mean=5.36, std=1.0)), shares=(0.79, 0.11, 0.1))": three_densities,
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", TIMES)
+def test_times_that_no_single_draw_decides_have_the_published_name(name, seed):
+    def loss(network, x):
+        tau = TIMES[name](len(x))[:, None, None, None]
+        eps = torch.randn_like(x)
+        return (network((1 - tau) * x + tau * eps, tau.flatten()) - (eps - x)).square().mean()
+
+    assert audit.probe(loss, X, 4000, seed=seed).schedule == name

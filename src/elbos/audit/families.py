@@ -12,8 +12,8 @@ schedule is taken instead of the fitted one if it is as likely.
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TypeVar
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +24,17 @@ from scipy.optimize import minimize
 from elbos.arrays import Array
 from elbos.audit.curves import SmoothDensity
 from elbos.recipes import RECIPES
-from elbos.schedules import DDPM, Cosine, EDMSampling, Flow, Laplace, Linear, Normal, Schedule
+from elbos.schedules import (
+    DDPM,
+    Cosine,
+    EDMSampling,
+    Flow,
+    Laplace,
+    Linear,
+    Normal,
+    Schedule,
+    StableDiffusion,
+)
 
 T = TypeVar("T")
 
@@ -84,6 +94,7 @@ def _moments(x: Array) -> list[float]:
 
 _FAMILIES: list[_Family] = [
     _Family(lambda **ends: Linear(**ends), lambda _: []),
+    _Family(lambda **ends: StableDiffusion(**ends), lambda _: []),
     _Family(lambda s, **ends: Cosine(shift=s, **ends), lambda x: [float(np.median(x)) / 2]),
     _Family(
         lambda s, **ends: Flow(shift=float(np.exp(s)), **ends),
@@ -108,6 +119,20 @@ _FAMILIES: list[_Family] = [
         ),
         lambda _: [float(np.log(7))],
     ),
+]
+
+
+def _published() -> list[Schedule]:
+    """The schedules of the recipes, but those that any range makes."""
+    schedules = sorted({recipe.schedule for recipe in RECIPES.values()}, key=repr)
+    return [schedule for schedule in schedules if not isinstance(schedule, Linear)]
+
+
+_FITTED = (Linear, StableDiffusion, Cosine, Flow, Normal, Laplace, DDPM, EDMSampling)
+_FIXED: list[_Family] = [  # published, of another kind: nothing is fitted
+    _Family(partial(dataclasses.replace, schedule), lambda _: [])
+    for schedule in _published()
+    if not isinstance(schedule, _FITTED)
 ]
 
 
@@ -178,12 +203,6 @@ class NamedSchedule:
     covariance: Callable[[Array], Array]
 
 
-def _published() -> list[Schedule]:
-    """The schedules of the recipes, but those that any range makes."""
-    schedules = sorted({recipe.schedule for recipe in RECIPES.values()}, key=repr)
-    return [schedule for schedule in schedules if not isinstance(schedule, Linear)]
-
-
 def schedule_of_shape(
     grid: Float[Array, " g"],
     log_p: Float[Array, " g"],
@@ -226,7 +245,7 @@ def named_schedule(
     """
     num = len(logsnr)
     fitting: list[tuple[float, _Fit, Schedule]] = []
-    for family in _FAMILIES:
+    for family in [*_FAMILIES, *_FIXED]:
         fit = _Fit(family, logsnr)
         try:
             schedule = fit.schedule(*fit.theta)
@@ -278,10 +297,10 @@ def _with_default_ends(schedule: Schedule, num: int) -> Schedule:
     """The schedule with its default ends, if hardly a level was to be expected beyond its own."""
     if isinstance(schedule, Linear | EDMSampling):
         return schedule
-    default = type(schedule)()
+    defaults: dict[str, Any] = {one.name: one.default for one in dataclasses.fields(schedule)}
     ends = torch.tensor([schedule.logsnr_min, schedule.logsnr_max], dtype=torch.float64)
     for name in ("logsnr_min", "logsnr_max"):
-        longer = dataclasses.replace(schedule, **{name: getattr(default, name)})
+        longer = dataclasses.replace(schedule, **{name: defaults[name]})
         noisy, clean = longer.time(ends).tolist()
         if num * (1 - noisy + clean) < 12:
             schedule = longer

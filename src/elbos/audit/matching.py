@@ -6,7 +6,7 @@ deviation of $\log (w / v)$ over the noise levels that are drawn,
 $$d(w, v)^2 = \mathrm{Var}_{\lambda\sim p}\bigl[\log w(\lambda) - \log v(\lambda)\bigr],$$
 
 so that 0.05 means that they differ by 5 %. A named weighting with a parameter is tried with its
-published values, then with the parameter fitted.
+published values, then, if none of those is met, with the parameter fitted.
 
 The nearest likelihood objective of a loss that is none is the loss times
 $\mathrm{Monotone}(w) / w$, the least factor after which the weighting never rises. That is another
@@ -36,6 +36,7 @@ from elbos.weightings import Monotone, Weighting
 
 MIN_GAIN = 0.005  # how much nearer something with one more parameter has to be
 SAME = 0.02  # the distance up to which two curves count as the same
+NEAR = 0.2  # the distance beyond which a named weighting says nothing of the one measured
 _NAMES = {Eps: "eps", X: "x", V: "v", Score: "score", Flow: "flow", EDM: "edm"}
 _AT_BOUND = 0.02  # how near to a bound, over the bound, a fitted parameter counts as at it
 _MAX_DIFFERENCE = 0.05  # between the factors of what is named and of what was found, anywhere
@@ -122,6 +123,7 @@ _FAMILIES = [
         ((0.0, 1.0), (1.0, 1.0), (-1.0, 1.0)),
         ((-6, 6), (0.1, 3)),
     ),
+    _Family(lambda g: weightings.StableDiffusionMinSNR(gamma=g), ((2.0,),), ((0.05, 500),)),
     _Family(lambda s: weightings.ShiftedFlow(shift=s), ((1 / 3,), (3.0,)), ((0.02, 50),)),
     _Family(
         lambda m, b: weightings.Laplace(mean=m, scale=b),
@@ -134,30 +136,36 @@ _FAMILIES = [
 def nearest_weightings(
     logsnr: Float[Array, " g"], log_w: Float[Array, " g"], p: Float[Array, " g"]
 ) -> list[Nearest]:
-    """Named weightings by their distance under `p` from the one measured, the nearest first."""
+    """Named weightings by their distance under `p` from the one measured, the nearest first.
+
+    One with fitted parameters is left out where it is the same as a published one.
+    """
     kept = p > 1e-6 * p.max()
     logsnr, log_w, p = logsnr[kept], log_w[kept], p[kept] / p[kept].sum()
     levels = torch.from_numpy(logsnr)
 
-    def distance_of(weighting: Weighting) -> float:
+    def curve(weighting: Weighting) -> Array:
         with np.errstate(divide="ignore"):
-            return distance(log_w, np.log(weighting(levels).numpy()), p)
+            return np.asarray(np.log(weighting(levels).numpy()))
 
-    published = {recipe.closed_form for recipe in RECIPES.values()}
-    found = [(w, distance_of(w)) for w in sorted(published, key=repr)]
-    fitted = (_fitted(family, distance_of) for family in _FAMILIES)
-    found += [(w, distance_of(w)) for w in fitted if w is not None]
-    found.sort(key=lambda item: item[1] + (item[0] not in published) * SAME)
-    nearest: list[Nearest] = []
-    others: list[Array] = []
-    for weighting, d in found:  # no two names for one curve, and none that is off beyond measure
-        if not math.isfinite(d):
-            continue
-        log_v = weighting(levels).log().numpy()
-        if all(distance(log_v, other, p) > MIN_GAIN for other in others):
-            nearest.append(Nearest(code(weighting), d))
-            others.append(log_v)
-    return nearest
+    def distance_of(weighting: Weighting) -> float:
+        return distance(log_w, curve(weighting), p)
+
+    published = sorted({recipe.closed_form for recipe in RECIPES.values()}, key=repr)
+    found = sorted(((distance_of(w), True, w) for w in published), key=lambda one: one[0])
+    if min(d for d, *_ in found) > MIN_GAIN:
+        fitted = (_fitted(family, distance_of) for family in _FAMILIES)
+        others = [(distance_of(w), False, w) for w in fitted if w is not None]
+        found += sorted(others, key=lambda one: one[0])
+    named: list[tuple[float, Weighting, Array]] = []
+    for d, is_published, weighting in found:  # no two names for one curve: the published one stays
+        log_v = curve(weighting)
+        least = MIN_GAIN if is_published else SAME
+        if math.isfinite(d) and all(distance(log_v, v, p) > least for *_, v in named):
+            named.append((d, weighting, log_v))
+    return [
+        Nearest(code(weighting), d) for d, weighting, _ in sorted(named, key=lambda one: one[0])
+    ]
 
 
 def _fitted(family: _Family, distance_of: Callable[[Weighting], float]) -> Weighting | None:
@@ -180,12 +188,14 @@ _FORMULAS = (  # in snr and a parameter g; the first that fits is taken
     *("min(snr + 1, g)/(snr + 1)", "min(sqrt(snr), g)/sqrt(snr)", "min(sqrt(snr), g)"),
     *("min(1/snr, g)", "snr + g", "t**2, t = 1/(1 + sqrt(snr))", "1/t**2, t = 1/(1 + sqrt(snr))"),
     *("(1 - t)**2, t = 1/(1 + sqrt(snr))", "1/(snr + g)", "snr/(snr + g)"),
+    *("1/max(t, g)**2, t = 1/(1 + sqrt(snr))", "1/(1 - 2*t + 2*t**2), t = 1/(1 + sqrt(snr))"),
+    "exp(-2*(t - 1/2)**2) - exp(-1/2), t = 1/(1 + sqrt(snr))",
 )
 
 
 def _log_value(formula: str, snr: Array, g: float = 1.0) -> Array:
     root = np.sqrt(snr)
-    functions = {"min": np.minimum, "max": np.maximum, "sqrt": np.sqrt}
+    functions = {"min": np.minimum, "max": np.maximum, "sqrt": np.sqrt, "exp": np.exp}
     names = {**functions, "snr": snr, "g": g, "t": 1 / (1 + root), "signal": root / (1 + root)}
     code = formula.partition(", t =")[0].replace("(1 - t)", "signal")  # exact where t is nearly 1
     value = eval(code, {"__builtins__": {}}, names)  # noqa: S307, constants of this module
@@ -215,7 +225,7 @@ def _best_parameter(formula: str, snr: Array, log_c: Array, p: Array) -> float:
     def loss(log_g: float) -> float:
         return distance(log_c, _log_value(formula, snr, math.exp(log_g)), p)
 
-    starts = np.arange(-3, 7, 0.1)
+    starts = np.arange(-4, 7, 0.1)
     start = starts[int(np.argmin([loss(value) for value in starts]))]
     found = minimize_scalar(loss, bounds=(start - 0.1, start + 0.1), method="bounded")
     return float(f"{math.exp(found.x):.3g}")

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from elbos import __version__
 from elbos.arrays import Array
-from elbos.audit.matching import SAME, distance
+from elbos.audit.matching import NEAR, SAME, distance
 from elbos.audit.result import Audit
 from elbos.report.colors import COLORS, Swatch
 from elbos.report.html import breakable, document, render, write_html
@@ -138,9 +138,8 @@ class View:
     def nearest(self) -> list[tuple[str, str]]:
         """The nearest named weightings, and how far they are off."""
         return [
-            (one.name, f"the same ({off})" if i == 0 and one.distance < SAME else f"off by {off}")
+            (one.name, _nearness(one.distance, is_first=i == 0))
             for i, one in enumerate(self.audit.closest[:_NUM_NEAREST])
-            for off in [in_words(one.distance)]
         ]
 
     @property
@@ -392,3 +391,11 @@ def _page_facts(shown: Sequence[View]) -> list[Table]:
         return [facts_table(shown)]
     heads = [Markup("{} {}").format(view.swatch.html(), breakable(view.title)) for view in shown]
     return facts_tables(shown, heads, len(shown))
+
+
+def _nearness(distance: float, *, is_first: bool) -> str:
+    """How far a named weighting is off; of the nearest, whether it is the same, or near at all."""
+    off = in_words(distance)
+    if is_first and distance < SAME:
+        return f"the same ({off})"
+    return f"off by {off}: none is near" if is_first and distance > NEAR else f"off by {off}"

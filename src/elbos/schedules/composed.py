@@ -100,11 +100,12 @@ class FlowTimes(Schedule):
     is a parameter of theirs: $s$ itself, and a mean that is smaller by $2\ln s$.
 
     Attributes:
-        inner: The schedule.
+        inner: The schedule; its ends are not: those of this one count.
         shift: $s > 0$; above 1 it moves mass to noise. Default: no shift.
         time_min: $\tau_0$, the least noisy time. Default: 0, data.
         time_max: $\tau_1$, the noisiest time. Default: 1, noise.
-        logsnr_min, logsnr_max: Default, and at most: where the ends of `inner` are mapped to.
+        logsnr_min, logsnr_max: At most where data and noise are mapped to; the defaults are those
+            of every schedule.
 
     Raises:
         ValueError: If the shift is not positive, the times are not in [0, 1] and rising, or the
@@ -114,8 +115,6 @@ class FlowTimes(Schedule):
         Shift: Esser et al. (2024), https://arxiv.org/abs/2403.03206
     """
 
-    logsnr_min: float = -math.inf
-    logsnr_max: float = math.inf
     inner: Schedule
     shift: float = 1.0
     time_min: float = 0.0
@@ -129,8 +128,8 @@ class FlowTimes(Schedule):
                 f"time_min={self.time_min}, time_max={self.time_max}: give times in [0, 1], the "
                 "first below the second."
             )
-        ends = torch.tensor([self.inner.logsnr_min, self.inner.logsnr_max], dtype=torch.float64)
-        _cut(self, *self._mapped(ends).tolist())
+        own = self._logsnr(torch.tensor([1.0, 0.0], dtype=torch.float64))
+        _cut(self, *own.tolist())
         super().__post_init__()
 
     def _mapped(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
@@ -154,12 +153,12 @@ class FlowTimes(Schedule):
         return inner, speed - noise.log() - signal.log()
 
     def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        return self._mapped(self.inner.logsnr(t.clamp(0, 1)))
+        return self._mapped(self.inner._logsnr(t))
 
     def _time(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        return self.inner.time(self._unmapped(logsnr)[0])
+        return self.inner._time(self._unmapped(logsnr)[0])
 
     def _log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         inner, log_speed = self._unmapped(logsnr)
         is_mapped = inner.isfinite()
-        return torch.where(is_mapped, _inside(self.inner, inner) + log_speed, -math.inf)
+        return torch.where(is_mapped, self.inner._log_density(inner) + log_speed, -math.inf)
