@@ -1,0 +1,35 @@
+"""The weighting of a Lightning training, from its first steps."""
+
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+
+from elbos.adapters.recorded import RecordedSteps
+from elbos.audit import Audit
+
+
+class AuditCallback(Callback):  # type: ignore[misc]
+    """Audits the loss of a `LightningModule`: `Trainer(callbacks=[AuditCallback("network")])`.
+
+    Args:
+        network: The module's attribute that is the network, as "network" or "model.unet".
+        num_steps: How many steps to record. Default: some per cent at a batch of 64.
+    """
+
+    def __init__(self, network: str, num_steps: int = 300) -> None:
+        super().__init__()
+        self._steps = RecordedSteps(network, num_steps)
+
+    @property
+    def audit(self) -> Audit | None:
+        """The audit, once the steps are done."""
+        return self._steps.audit
+
+    def on_train_start(self, _trainer: Any, pl_module: Any) -> None:
+        self._steps.start(pl_module)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._steps.step()
+
+    def on_train_end(self, *_: Any) -> None:
+        self._steps.stop()

@@ -1,0 +1,43 @@
+"""A recording that ends by itself after some steps: what callbacks of other trainers share."""
+
+from contextlib import ExitStack
+from operator import attrgetter
+from typing import Any
+
+from elbos.audit import Audit, Recording, record
+
+
+class RecordedSteps:
+    """Records the first steps of a training, and audits them.
+
+    Attributes:
+        audit: The audit, once the steps are done; None before.
+    """
+
+    def __init__(self, network: str, num_steps: int) -> None:
+        self.audit: Audit | None = None
+        self._network, self._num_left = network, num_steps
+        self._stack = ExitStack()
+        self._recorded: Recording | None = None
+
+    def start(self, model: Any) -> None:
+        """Begin to record the network of a model."""
+        network = attrgetter(self._network)(model) if self._network else model
+        self._recorded = self._stack.enter_context(record(network))
+
+    def step(self) -> None:
+        """Count a step; after the last one, audit."""
+        self._num_left -= 1
+        if self._num_left == 0:
+            self.stop()
+
+    def stop(self) -> None:
+        """End the recording, and audit what there is.
+
+        Raises:
+            ValueError: In one line, if that cannot be audited.
+        """
+        self._stack.close()
+        if self._recorded is not None:
+            recorded, self._recorded = self._recorded, None
+            self.audit = recorded.audit(title=self._network or "network")

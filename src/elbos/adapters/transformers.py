@@ -1,0 +1,34 @@
+"""The weighting of a training by transformers' `Trainer`, from its first steps."""
+
+from typing import Any
+
+from transformers import TrainerCallback
+
+from elbos.adapters.recorded import RecordedSteps
+from elbos.audit import Audit
+
+
+class AuditCallback(TrainerCallback):  # type: ignore[misc]
+    """Audits the loss of a model: `Trainer(..., callbacks=[AuditCallback("unet")])`.
+
+    Args:
+        network: The model's attribute that is the network; "" if that is the model itself.
+        num_steps: How many steps to record. Default: some per cent at a batch of 64.
+    """
+
+    def __init__(self, network: str, num_steps: int = 300) -> None:
+        self._steps = RecordedSteps(network, num_steps)
+
+    @property
+    def audit(self) -> Audit | None:
+        """The audit, once the steps are done."""
+        return self._steps.audit
+
+    def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+        self._steps.start(model)
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._steps.step()
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self._steps.stop()

@@ -1,0 +1,88 @@
+"""Recordings by the callbacks of other trainers; skipped where those are not installed."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from elbos.adapters.recorded import RecordedSteps
+
+
+def loss(network: nn.Module, x: Tensor) -> Tensor:
+    t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+    return (network((1 - t) * x + t * eps) - (eps - x)).square().mean()
+
+
+def test_a_recording_ends_by_itself() -> None:
+    model = nn.ModuleDict({"network": nn.Linear(32, 32)})
+    steps = RecordedSteps("network", 10)
+    steps.start(model)
+    for _ in range(15):
+        loss(model["network"], torch.rand(64, 32)).backward()
+        steps.step()
+    steps.stop()
+    assert steps.audit is not None
+    assert (steps.audit.parameterization, steps.audit.num_samples) == ("flow", 9 * 64)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning(tmp_path: Any) -> None:
+    lightning = pytest.importorskip("lightning.pytorch")
+    from elbos.adapters.lightning import AuditCallback
+
+    class Module(lightning.LightningModule):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = nn.Linear(32, 32)
+
+        def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+            return loss(self.network, batch[0])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    data = torch.utils.data.TensorDataset(torch.rand(1024, 32))
+    callback = AuditCallback("network", num_steps=12)
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        callbacks=[callback],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(Module(), torch.utils.data.DataLoader(data, batch_size=64))
+    assert callback.audit is not None
+    assert (callback.audit.parameterization, callback.audit.num_samples) == ("flow", 11 * 64)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_transformers(tmp_path: Any) -> None:
+    transformers = pytest.importorskip("transformers")
+    from elbos.adapters.transformers import AuditCallback
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = nn.Linear(32, 32)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"loss": loss(self.network, x)}
+
+    callback = AuditCallback("network", num_steps=12)
+    args = transformers.TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=14,
+        per_device_train_batch_size=64,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    data = [{"x": row} for row in torch.rand(1024, 32)]
+    transformers.Trainer(Model(), args, train_dataset=data, callbacks=[callback]).train()
+    assert callback.audit is not None
+    assert (callback.audit.parameterization, callback.audit.num_samples) == ("flow", 11 * 64)
