@@ -6,7 +6,7 @@ version that it names. `Trainer.loss` gives the loss, `Trainer.audit` its audit.
 Examples:
     >>> settings = read_settings("--timestep_sampling shift --model_prediction_type raw")
     >>> TRAINERS["kohya"].audit(settings).schedule
-    'Normal(mean=-2.1972245773362196, std=2.0)'
+    'Normal(mean=-2.197, std=2.0)'
 """
 
 from elbos.adapters.trainers.ai_toolkit import AI_TOOLKIT
