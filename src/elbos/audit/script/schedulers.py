@@ -13,9 +13,13 @@ _LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 
 _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "FluxTransformer2DModel": ("FLUX.1-dev", {"shift": 3.0, "use_dynamic_shifting": True}),
     "SD3Transformer2DModel": ("Stable Diffusion 3", {"shift": 3.0}),
+    "VQModel": ("Kandinsky 2.2", _LATENT | {"beta_schedule": "linear"}),
     "UNet2DConditionModel": ("Stable Diffusion", _LATENT),
 }
-"""By the network's class: the family, and how its configuration differs from the defaults."""
+"""By a class that scripts import: the family, and how its configuration differs from the defaults.
+
+The first of them that a script imports counts.
+"""
 
 
 def with_local_configuration(scheduler: Any, tree: ast.Module, assumed: list[str]) -> Any:
