@@ -24,7 +24,7 @@ from elbos.audit.queries import PairedCalls, SingleCall, unlike
 from elbos.audit.scales import relative_scale
 
 _EXACT = 1e-6  # share of what the data explain that they may leave, by float32 arithmetic
-_MAX_STEPS = 200  # of alternating least squares
+_MAX_STEPS = 2000  # of alternating least squares
 _Stacked = Float[Tensor, "b k d"]  # of the samples of a batch, in several calls
 _Bases = Float[Tensor, "b p k d"]
 
