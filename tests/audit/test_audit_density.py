@@ -9,10 +9,9 @@ from scipy import optimize, stats
 from scipy.special import expit
 
 from elbos import schedules
-from elbos.audit.curves import SmoothDensity
+from elbos.audit.curves import Curve
 from elbos.audit.density import estimate_density
-from elbos.audit.estimate import rising_measured, significant_rises
-from elbos.audit.families import named_schedule
+from elbos.audit.estimate import Estimate, possible_rises, significant_rises
 from elbos.audit.levels import Levels
 
 NUM_POINTS = 401
@@ -20,8 +19,17 @@ NUM_POINTS = 401
 
 def estimate(levels, error=1e-7):
     grid = np.linspace(levels.min(), levels.max(), NUM_POINTS)
-    given = Levels(levels, np.full(len(levels), error), np.empty((len(levels), 0)))
+    given = drawn(levels, np.empty((len(levels), 0)), error)
     return grid, estimate_density(given, grid)
+
+
+def drawn(levels, quantiles, error=1e-7):
+    """Levels in ten blocks."""
+    return Levels(levels, np.full(len(levels), error), quantiles, np.arange(len(levels)) % 10.0)
+
+
+def error_of(density):
+    return np.hypot(np.sqrt(np.diag(density.covariance)), density.spacing_error)
 
 
 def draws(schedule, num, seed=0):
@@ -86,16 +94,6 @@ def test_the_parameters_are_within_their_standard_errors():
         assert abs(density.schedule.std - 0.7) < 4 * 0.7 / 10_000**0.5
 
 
-def test_the_covariance_of_a_fit_is_that_of_its_parameters():
-    # log N has derivatives z / s and (z^2 - 1) / s, so its variance is (z^2 + (z^2 - 1)^2 / 2) / n
-    levels = draws(schedules.Normal(mean=-1.0, std=0.7), 20_000)
-    grid = np.linspace(levels.min(), levels.max(), NUM_POINTS)
-    z = (grid + 1.0) / 0.7
-    expected = (z**2 + (z**2 - 1) ** 2 / 2) / 20_000
-    covariance = named_schedule(levels, SmoothDensity.fit(levels)).covariance(grid)
-    np.testing.assert_allclose(np.diag(covariance), expected, rtol=0.15)
-
-
 def test_a_shifted_schedule_is_not_taken_for_the_published_one():
     # P_mean -1.1 for -1.2: a shift of 0.2, twelve standard errors
     _, density = estimate(draws(schedules.Normal.edm(p_mean=-1.1), 20_000))
@@ -133,7 +131,7 @@ def test_a_table_of_unequal_steps_has_its_spacing_exact_and_its_probabilities_sm
     assert (density.kind, density.num_steps) == ("smooth", 1000)
     slope = np.gradient(table)
     true = np.interp(grid, table, np.log(probability / slope))
-    errors = (density.log_p - true) / np.sqrt(np.diag(density.covariance))
+    errors = (density.log_p - true) / error_of(density)
     assert np.abs(errors).max() < 4
     assert np.abs(density.log_p - true)[20:-20].max() < 0.12
 
@@ -145,7 +143,7 @@ def test_the_error_of_a_smooth_density_is_that_of_repetitions():
     for seed in range(24):
         grid, density = estimate(mixture.draw(2000, seed))
         error = density.log_p - mixture.log_density(grid)
-        ratios.append(np.interp(places, grid, error / np.sqrt(np.diag(density.covariance))))
+        ratios.append(np.interp(places, grid, error / error_of(density)))
     assert 0.5 < np.square(ratios).mean() < 1.5
 
 
@@ -168,7 +166,7 @@ def drawn_levels(level_of, u):
     """Levels that are a function of a uniform number, with another number that decides nothing."""
     s = np.log(u / (1 - u))
     other = np.random.default_rng(9).standard_normal(len(u))
-    return Levels(level_of(u), np.full(len(u), 1e-7), np.stack([other, s], axis=1))
+    return drawn(level_of(u), np.stack([other, s], axis=1))
 
 
 def softplus_of_normal(u):
@@ -213,7 +211,7 @@ def test_the_density_of_a_function_of_a_random_number_is_exact(name, seed):
     grid = np.linspace(levels.logsnr.min(), levels.logsnr.max(), 401)
     density = estimate_density(levels, grid)
     error = density.log_p - log_density(grid)
-    claimed = np.sqrt(np.diag(density.covariance))
+    claimed = error_of(density)
     inner = (grid > np.quantile(levels.logsnr, 0.01)) & (grid < np.quantile(levels.logsnr, 0.99))
     assert density.kind == "function"
     assert (np.abs(error) < 4 * claimed).all()
@@ -253,7 +251,7 @@ def tilted(tilt, num_steps=1000):
     u = np.random.default_rng(2).random(20_000)
     table = np.linspace(-8, 8, num_steps)
     index = np.searchsorted(np.cumsum(probability), u)
-    levels = Levels(table[index], np.full(len(u), 1e-7), np.log(u / (1 - u))[:, None])
+    levels = drawn(table[index], np.log(u / (1 - u))[:, None])
     return levels, np.interp(np.linspace(-8, 8, 401), table, np.log(probability))
 
 
@@ -261,10 +259,10 @@ def tilted(tilt, num_steps=1000):
 @pytest.mark.parametrize("is_seen", [True, False], ids=["seen", "unseen"])
 def test_steps_that_are_nearly_equally_likely_are_not_called_so(tilt, is_seen):
     levels, log_probability = tilted(tilt)
-    seen = levels if is_seen else Levels(levels.logsnr, levels.error, levels.quantiles[:, :0])
+    seen = levels if is_seen else drawn(levels.logsnr, levels.quantiles[:, :0])
     density = estimate_density(seen, np.linspace(-8, 8, 401))
     error = density.log_p - log_probability
-    claimed = np.sqrt(np.diag(density.covariance))
+    claimed = error_of(density)
     assert (np.abs(error - error.mean()) < 4.5 * claimed + 1e-4).all()
     if is_seen:
         assert density.kind == "function"
@@ -295,7 +293,7 @@ def test_the_probabilities_of_steps_are_read_off_the_random_number():
     index = np.floor(1000 / (1 + np.exp(-normal))).astype(int)
     table = 2 * np.log((1000.5 - np.arange(1000)) / (np.arange(1000) + 0.5))
     s = stats.norm.logcdf((normal - 0.3) / 0.8) - stats.norm.logsf((normal - 0.3) / 0.8)
-    levels = Levels(table[index], np.full(20_000, 1e-7), s[:, None])
+    levels = drawn(table[index], s[:, None])
     grid = np.linspace(*np.quantile(levels.logsnr, [0.01, 0.99]), 401)
     density = estimate_density(levels, grid)
     assert density.kind == "function"
@@ -309,9 +307,8 @@ def test_the_probabilities_of_steps_are_read_off_the_random_number():
 
 def rises_of(levels, log_weight_over_p):
     grid, density = estimate(levels)
-    log_w = density.log_p + log_weight_over_p(grid)
-    given = (grid, log_w, density.covariance, density.log_p)
-    return rising_measured(*given, is_fitted=density.is_fitted)
+    exact = Curve(log_weight_over_p(grid), np.zeros((len(grid), len(grid))), 0.0, False)
+    return Estimate(grid, density, exact, exact, []).rising
 
 
 def test_noise_is_not_called_a_rise():
@@ -346,3 +343,13 @@ def test_rises_are_found_in_exact_curves():
     two = np.cos(2 * np.pi * x / 3)  # rises on [-1.5, 0] and [1.5, 3]
     found = significant_rises(x, two, none)
     np.testing.assert_allclose(found, [(-1.5, 0.0), (1.5, 3.0)], atol=0.06)
+
+
+def test_a_rise_that_is_not_excluded_is_told_with_its_factor():
+    # independent errors of .1: three standard errors of a difference are .3 * sqrt(2)
+    x = np.linspace(0, 1, 11)
+    [(start, end, factor)] = possible_rises(x, np.zeros(11), 0.01 * np.eye(11))[:1]
+    assert start < end
+    assert factor == pytest.approx(np.exp(0.3 * 2**0.5))
+    assert possible_rises(x, np.zeros(11), np.full((11, 11), 0.01)) == []  # a constant is no rise
+    assert possible_rises(x, -10 * x, 0.01 * np.eye(11)) == []

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from elbos import audit, weightings
 from elbos.audit.instrument import Instrument, OutputForm, _random_bits
-from elbos.audit.measure import measure
+from elbos.audit.measure import measuring
 from elbos.audit.rng import Recorder, preserved_random_states
 from elbos.recipes import RECIPES
 
@@ -139,7 +139,10 @@ def test_numpy_is_left_as_it_was_found(monkeypatch):
 
 
 def test_seeds_have_no_level_in_common():
-    drawn = [set(measure(cosine_v, X, 1000, seed).logsnr.tolist()) for seed in (0, 1)]
+    drawn = []
+    for seed in (0, 1):
+        with measuring(cosine_v, X, 1000, seed) as measurement:
+            drawn.append(set(measurement.samples(1000).logsnr.tolist()))
     assert len(drawn[0]) == len(drawn[1]) == 1000
     assert not drawn[0] & drawn[1]
 

@@ -38,9 +38,9 @@ from torch import Tensor
 
 from elbos.audit.declare import DeclaredLoss, LossTable, from_loss, from_recipe, from_table
 from elbos.audit.diagnostics import Diagnostic
-from elbos.audit.estimate import audit_of_samples
+from elbos.audit.estimate import audit_of
 from elbos.audit.instrument import LossFunction
-from elbos.audit.measure import measure
+from elbos.audit.measure import measuring
 from elbos.audit.record import Recording, record
 from elbos.audit.result import Audit
 from elbos.audit.script import script_loss
@@ -113,8 +113,9 @@ def probe(
     References:
         Kingma & Gao (2023), https://arxiv.org/abs/2303.00848
     """
-    samples = measure(loss_fn, x, num_samples, seed, data_scale, advance)
-    return audit_of_samples(samples, title=title or str(getattr(loss_fn, "__name__", "loss")))
+    title = title or str(getattr(loss_fn, "__name__", "loss"))
+    with measuring(loss_fn, x, num_samples, seed, data_scale, advance) as measurement:
+        return audit_of(measurement, num_samples, title=title)
 
 
 def from_script(
@@ -157,8 +158,15 @@ def from_script(
     with as_script(str(path)):
         loss = script_loss(path, x, flags)
         try:
-            samples = measure(loss, x, num_samples, seed, data_scale, advance)
-            audit = audit_of_samples(samples, title=title or path.name)
+            audit = probe(
+                loss,
+                x,
+                num_samples,
+                seed,
+                data_scale=data_scale,
+                title=title or path.name,
+                advance=advance,
+            )
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     return replace(audit, diagnostics=[*loss.diagnostics, *audit.diagnostics])

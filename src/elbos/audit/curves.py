@@ -11,19 +11,22 @@ References:
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy import stats
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import uniform_filter1d
 
 from elbos.arrays import Array
 
 _NUM_BINS = 1024
-_OUTER_KNOTS = (0.005, 0.995)  # quantiles of the places
-_NUM_KNOTS = (3, 4, 5, 6, 8, 10, 13, 16, 20, 26)
+_OUTER_KNOTS = (0.0005, 0.9995)  # quantiles of the places
+_NUM_KNOTS = (3, 4, 5, 6, 8, 10, 13, 16, 20, 26, 34, 44, 56)
+_NUM_CELLS = 40  # in which counts of blocks are compared
+_MIN_DISPERSION = 0.01
+_MIN_BLOCKS = 8  # from which a variance can be told
 _NUM_NEIGHBOURS = 25  # points that scatter alike
 _MAX_NEWTON_STEPS = 50
 MAX_SCATTER = 5e-3  # relative scatter of values that are a function of the noise level
@@ -43,11 +46,20 @@ class _Spline:
 
     @classmethod
     def of_counts(
-        cls, places: Float[Array, " m"], counts: NDArray[Any], knots: Float[Array, " k"]
+        cls,
+        places: Float[Array, " m"],
+        counts: Float[Array, "r m"],
+        knots: Float[Array, " k"],
+        dispersion: float,
     ) -> "_Spline":
-        """The most likely log-probabilities."""
+        """The most likely log-probabilities, from counts in independent blocks.
+
+        The covariance is half that of the blocks, a sandwich, which is noisy, and half that of
+        independent samples times their dispersion, which is the same everywhere.
+        """
         basis = _natural_basis(knots, places)
-        total = counts.sum()
+        sizes, all_counts = counts.sum(1), counts.sum(0)
+        total = sizes.sum()
         theta = np.zeros(len(knots))
         for _ in range(_MAX_NEWTON_STEPS):
             log_p = basis @ theta
@@ -56,14 +68,18 @@ class _Spline:
             mean = p @ basis
             information = total * ((basis.T * p) @ basis - np.outer(mean, mean))
             information += 1e-8 * total * np.eye(len(knots))  # a constant changes nothing
-            step = np.linalg.solve(information, counts @ basis - total * mean)
+            step = np.linalg.solve(information, all_counts @ basis - total * mean)
             theta += step * min(1.0, 2.0 / np.abs(step).max())
             if np.abs(step).max() < 1e-8:
                 break
         log_p = basis @ theta
         constant = float(np.logaddexp.reduce(log_p))
-        score = float(counts @ (log_p - constant)) - (len(knots) - 1)
-        return cls(knots, theta, np.linalg.inv(information), mean, constant, score)
+        score = float(all_counts @ (log_p - constant)) / dispersion - (len(knots) - 1)
+        inverse, scores = np.linalg.inv(information), counts @ basis - np.outer(sizes, mean)
+        of_blocks = inverse @ (scores.T @ scores) @ inverse * len(sizes) / (len(sizes) - 1)
+        of_blocks *= (stats.t.ppf(0.975, len(sizes) - 1) / stats.norm.ppf(0.975)) ** 2
+        covariance = (of_blocks + dispersion * inverse) / 2
+        return cls(knots, theta, covariance, mean, constant, score)
 
     @classmethod
     def of_values(
@@ -111,14 +127,18 @@ class Splines:
 
     splines: list[_Spline]
     weights: Float[Array, " s"]  # proportional to exp(-AIC / 2), summing to 1
+    dispersion: float = 1.0  # of counts, by which log-likelihoods are divided
 
     @classmethod
-    def of_counts(cls, places: Float[Array, " m"], counts: NDArray[Any]) -> "Splines":
-        """Log-probabilities of places, increasing, from counts."""
-        share = np.cumsum(counts) / counts.sum()
+    def of_counts(cls, places: Float[Array, " m"], counts: Float[Array, "r m"]) -> "Splines":
+        """Log-probabilities of places, increasing, from counts in independent blocks, which may be
+        spread more evenly than chance would.
+        """
+        share = np.cumsum(counts.sum(0)) / counts.sum()
         low, high = (float(places[np.searchsorted(share, end)]) for end in _OUTER_KNOTS)
         knots = [np.linspace(low, high, num) for num in _NUM_KNOTS]
-        return cls._averaged([_Spline.of_counts(places, counts, k) for k in knots])
+        even = _dispersion(counts)
+        return cls._averaged([_Spline.of_counts(places, counts, k, even) for k in knots], even)
 
     @classmethod
     def of_values(cls, places: Float[Array, " n"], values: Float[Array, " n"]) -> "Splines":
@@ -133,17 +153,17 @@ class Splines:
         )
 
     @classmethod
-    def _averaged(cls, splines: list[_Spline]) -> "Splines":
+    def _averaged(cls, splines: list[_Spline], dispersion: float = 1.0) -> "Splines":
         scores = np.array([spline.score for spline in splines])
         weights = np.exp(scores - scores.max())
-        return cls(splines, weights / weights.sum())
+        return cls(splines, weights / weights.sum(), dispersion)
 
     def __call__(self, places: Array) -> Array:
         return np.asarray(self.weights @ [spline(places) for spline in self.splines])
 
     @property
     def score(self) -> float:
-        """The best log-likelihood, less the number of parameters, as in Akaike's criterion."""
+        """The best log-likelihood over the dispersion, less the number of parameters."""
         return max(spline.score for spline in self.splines)
 
     def covariance(self, places: Array) -> Array:
@@ -165,19 +185,30 @@ class Splines:
         return np.asarray(bend / 2 * (places - np.clip(places, low, high)) ** 2)
 
 
+def _dispersion(counts: Float[Array, "r m"]) -> float:
+    """The variance of counts over that of independent samples: less, if they are spread evenly."""
+    sizes, shares = counts.sum(1), counts.sum(0) / counts.sum()
+    edges = np.searchsorted(np.cumsum(shares), np.linspace(0, 1, _NUM_CELLS, endpoint=False))
+    edges = np.unique(edges)
+    cells = np.add.reduceat(counts, edges, axis=1)
+    expected = np.outer(sizes, np.add.reduceat(shares, edges))
+    chi2 = ((cells - expected) ** 2 / expected.clip(min=1e-12)).sum()
+    return float(max(chi2 / ((len(sizes) - 1) * max(len(edges) - 1, 1)), _MIN_DISPERSION))
+
+
 @dataclass(frozen=True)
 class SmoothDensity:
     """The density of levels without a table: a log-spline over narrow bins."""
 
     spline: Splines  # the log-probabilities of the bins
     width: float  # of a bin
-    num: int  # of levels
 
     @classmethod
-    def fit(cls, logsnr: Float[Array, " n"]) -> "SmoothDensity":
-        counts, edges = np.histogram(logsnr, bins=_NUM_BINS)
-        spline = Splines.of_counts((edges[1:] + edges[:-1]) / 2, counts)
-        return cls(spline, float(edges[1] - edges[0]), len(logsnr))
+    def fit(cls, logsnr: Float[Array, " n"], block: Float[Array, " n"]) -> "SmoothDensity":
+        """The density, and its error by how independent blocks of the levels differ."""
+        edges = np.linspace(logsnr.min(), logsnr.max(), _NUM_BINS + 1)
+        counts = counts_by_block(np.searchsorted(edges[1:-1], logsnr), block, _NUM_BINS)
+        return cls(Splines.of_counts((edges[1:] + edges[:-1]) / 2, counts), edges[1] - edges[0])
 
     def log_p(self, logsnr: Array) -> Array:
         return np.asarray(self.spline(logsnr) - np.log(self.width))
@@ -185,10 +216,17 @@ class SmoothDensity:
     def covariance(self, logsnr: Array) -> Array:
         return self.spline.covariance(logsnr)
 
-    @property
-    def log_likelihood(self) -> float:
-        """The log-likelihood of the levels, less the number of parameters."""
-        return self.spline.score - self.num * float(np.log(self.width))
+
+def counts_by_block(
+    place: NDArray[np.int64], block: Float[Array, " n"], num_places: int
+) -> Float[Array, "r m"]:
+    """How often each place occurs in each block; of few blocks, in others."""
+    names, index = np.unique(block, return_inverse=True)
+    num = len(names)
+    if num < _MIN_BLOCKS:
+        num, index = _MIN_BLOCKS, np.arange(len(place)) % _MIN_BLOCKS
+    counts = np.bincount(index * num_places + place, minlength=num * num_places)
+    return counts.reshape(num, num_places).astype(float)
 
 
 def scatter(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " n"]:

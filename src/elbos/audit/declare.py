@@ -21,7 +21,7 @@ from torch import Tensor
 from elbos.arrays import Array
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.estimate import NUM_POINTS, assembled, significant_rises
-from elbos.audit.levels import spacing_error, table_log_density
+from elbos.audit.levels import table_log_density
 from elbos.audit.matching import Prediction
 from elbos.audit.result import Audit
 from elbos.codec import code
@@ -180,8 +180,7 @@ def from_table(table: LossTable) -> Audit:
     steps = _distinct(table)
     levels = steps.logsnr.numpy()
     grid = np.linspace(levels[0], levels[-1], NUM_POINTS)
-    numbers = np.arange(len(levels), dtype=np.float64)
-    log_p = _log_density(steps, grid)
+    log_p, spacing_error = _log_density(steps, grid)
 
     def curve(values: Tensor) -> Array:
         return np.asarray(np.interp(grid, levels, values.numpy()))
@@ -190,7 +189,7 @@ def from_table(table: LossTable) -> Audit:
     p, c = table.probability, table.coefficient
     is_pure, is_clean = table.logsnr < -_LAST_DIGIT, table.logsnr > _LAST_DIGIT
     pure, whole = ((p * c)[where].sum() / p[where].sum() for where in (is_pure, p > 0))
-    covariance = np.diag(spacing_error(levels, numbers, grid) ** 2)
+    covariance = np.diag(spacing_error**2)
     prediction = Prediction.from_target(table.parameterization, table.factor)
     return assembled(
         source="declared",
@@ -218,7 +217,7 @@ def log_weighting(loss: DeclaredLoss | LossTable, logsnr: Float[Array, " g"]) ->
     if isinstance(loss, LossTable):
         steps = _distinct(loss)
         levels = steps.logsnr.numpy()
-        log_w = _log_density(steps, logsnr)
+        log_w, _ = _log_density(steps, logsnr)
         log_w += np.interp(logsnr, levels, _log(steps.eps_coefficient).numpy())
         low, high = levels[0], levels[-1]
     else:
@@ -250,7 +249,8 @@ def _distinct(table: LossTable) -> LossTable:
     return replace(levels, probability=torch.from_numpy(probability / probability.sum()))
 
 
-def _log_density(steps: LossTable, logsnr: Array) -> Array:
+def _log_density(steps: LossTable, logsnr: Array) -> tuple[Array, Array]:
+    """`table_log_density` of the steps."""
     numbers = np.arange(len(steps.logsnr), dtype=np.float64)
     return table_log_density(
         steps.logsnr.numpy(), numbers, np.log(steps.probability.numpy()), logsnr

@@ -20,7 +20,7 @@ enough. In order of exactness:
 - **a smooth density** (`curves`) of such levels; of the steps of a table, where there is one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -36,7 +36,7 @@ from scipy.special import expit, log_expit, logit
 from elbos.arrays import Array
 from elbos.audit.curves import SmoothDensity, scatter
 from elbos.audit.families import named_schedule, schedule_of_shape
-from elbos.audit.levels import Levels, Table, spacing_error, table_log_density
+from elbos.audit.levels import Levels, Table, table_log_density
 from elbos.schedules import Schedule
 
 _MAX_ERROR_TO_NAME = 0.05  # mean error up to which a curve tells one schedule from another
@@ -45,7 +45,13 @@ _NUM_POINTS = 500  # of a curve
 _POINT_DISTANCES = (100, 30, 10, 3)  # in errors: slopes are then known to 1 % to 30 %
 _MIN_POINTS = 12
 _MIN_SAMPLES_AT_END = 20
+_NUM_IN_TAILS = 1024
+_MAX_BISECTIONS = 12
+_MAX_END_ERROR = 1e-3  # of the end of a step of a table, over its width
 _MISFIT_WINDOW = 25  # points of a grid over which the largest misfit is taken
+
+
+MoreLevels = Callable[[int, Float[Array, " n"]], Levels]
 
 
 @dataclass(frozen=True)
@@ -59,114 +65,170 @@ class Density:
     kind: Literal["table", "named", "function", "smooth"]
     log_p: Float[Array, " g"]
     covariance: Float[Array, "g g"]  # of log_p
-    schedule: Schedule | None  # that fits
-    num_steps: int | None  # of a table
+    schedule: Schedule | None = None  # that fits
+    num_steps: int | None = None  # of a table
     is_fitted: bool = False
+    spacing_error: float | Float[Array, " g"] = 0.0  # of log_p, since a table is none of a density
 
 
-def estimate_density(levels: Levels, grid: Float[Array, " g"]) -> Density:
-    """The density of independent noise levels on a grid from the smallest to the largest."""
+def estimate_density(
+    levels: Levels, grid: Float[Array, " g"], more: MoreLevels | None = None
+) -> Density:
+    """The density of independent noise levels on a grid from the smallest to the largest.
+
+    Args:
+        levels: The levels.
+        grid: Where.
+        more: From a column of their quantiles, and chosen quantiles for it, to more of them, where
+            that is possible.
+    """
     table = Table.from_levels(levels)
-    draw = deciding_draw(levels.logsnr, levels.error, levels.quantiles)
+    draw = DecidingDraw.find(levels)
     if draw is not None:
-        density = _of_draw(levels, draw, table, grid)
+        density = _of_draw(levels, draw, table, grid, more)
         if density is not None:
             return density
     if table is not None and table.is_uniform:
         density = _of_uniform(table, grid)
-        return replace(density, covariance=density.covariance + table.tilt_covariance(grid))
-    return _of_levels(levels.logsnr, table, grid)
+        return replace(density, covariance=table.tilt_covariance(grid))
+    return _of_levels(levels, table, grid)
 
 
 def _of_draw(
-    levels: Levels, draw: Float[Array, " n"], table: Table | None, grid: Float[Array, " g"]
+    levels: Levels,
+    draw: "DecidingDraw",
+    table: Table | None,
+    grid: Float[Array, " g"],
+    more: MoreLevels | None,
 ) -> Density | None:
     """The density of a rising function of a recorded number; None if it is known too badly."""
     if table is None:
-        curve = inverse_cdf_density(levels.logsnr, levels.error, draw, grid)
-        return curve and _of_shape(*curve, levels.logsnr, None, grid)
-    ends = StepCurve.from_samples(table.steps_of(levels.logsnr), draw)
+        all_levels = with_tails(levels, draw, more) if more else levels
+        curve = inverse_cdf_density(all_levels, draw.of(all_levels), grid)
+        if curve is None:
+            return None
+        density = Density("function", curve[0], np.diag(curve[1] ** 2))
+        return _named(density, levels.logsnr, grid)
+    ends = StepCurve.from_samples(table.steps_of(levels.logsnr), draw.of(levels))
     if ends.is_uniform:
         return _of_uniform(table, grid)
+    if more:
+        levels, table, ends = bisected(levels, draw, table, ends, more)
     if not ends.curve.is_enough:
         return None
     log_probability, step_error = ends.log_probability()
-    log_p = table_log_density(table.levels, table.steps, log_probability, grid)
+    log_p, spacing = table_log_density(table.levels, table.steps, log_probability, grid)
     error = np.interp(grid, table.levels, step_error)
-    error = np.hypot(error, spacing_error(table.levels, table.steps, grid))
-    return _of_shape(log_p, error, levels.logsnr, len(table), grid)
+    density = Density(
+        "function", log_p, np.diag(error**2), num_steps=len(table), spacing_error=spacing
+    )
+    return _named(density, levels.logsnr, grid)
 
 
 def _of_uniform(table: Table, grid: Float[Array, " g"]) -> Density:
     """The density of equally likely steps."""
-    name = named_schedule(table.levels, None)
-    covariance = np.diag(spacing_error(table.levels, table.steps, grid) ** 2)
+    name = named_schedule(table.levels)
     log_probability = np.full(len(table.levels), -np.log(len(table)))
-    log_p = table_log_density(table.levels, table.steps, log_probability, grid)
-    return Density("table", log_p, covariance, name.schedule if name else None, len(table))
+    log_p, spacing = table_log_density(table.levels, table.steps, log_probability, grid)
+    exact = np.zeros((len(grid), len(grid)))
+    return Density("table", log_p, exact, name, len(table), spacing_error=spacing)
 
 
-def _of_shape(
-    log_p: Float[Array, " g"],
-    error: Float[Array, " g"],
-    logsnr: Float[Array, " n"],
-    num_steps: int | None,
-    grid: Float[Array, " g"],
-) -> Density:
-    """The density that was read off, or the published schedule of the same shape."""
-    p = np.exp(log_p - log_p.max())
+def _of_levels(levels: Levels, table: Table | None, grid: Float[Array, " g"]) -> Density:
+    """The density of levels alone."""
+    if table:
+        log_p, spacing = table.log_density(grid)
+        covariance = table.covariance(grid)
+        density = Density(
+            "smooth", log_p, covariance, None, len(table), is_fitted=True, spacing_error=spacing
+        )
+    else:
+        smooth = SmoothDensity.fit(levels.logsnr, levels.block)
+        density = Density("smooth", smooth.log_p(grid), smooth.covariance(grid), is_fitted=True)
+    return _named(density, levels.logsnr, grid)
+
+
+def _named(density: Density, logsnr: Float[Array, " n"], grid: Float[Array, " g"]) -> Density:
+    """With the schedule of the same shape.
+
+    One that is published stands for the curve, without error; any other for a curve that was fitted
+    to levels alone, with that curve's error.
+    """
+    error = np.hypot(np.sqrt(np.diag(density.covariance)), density.spacing_error)
+    p = np.exp(density.log_p - density.log_p.max())
     mean_error = (p * error).sum() / p.sum()
-    schedule, is_published = None, False
-    if mean_error < _MAX_ERROR_TO_NAME:
-        schedule, is_published = schedule_of_shape(grid, log_p, error, logsnr)
-    if schedule is None or not is_published or mean_error > _MAX_ERROR_TO_REPLACE:
-        return Density("function", log_p, np.diag(error**2), schedule, num_steps)
+    if mean_error > _MAX_ERROR_TO_NAME:
+        return density
+    schedule, is_published = schedule_of_shape(grid, density.log_p, error, logsnr)
+    is_exact = is_published and mean_error < _MAX_ERROR_TO_REPLACE
+    if schedule is None or not (is_exact or density.is_fitted):
+        return replace(density, schedule=schedule)
     log_p = schedule.log_density(torch.from_numpy(grid)).numpy()
-    return Density("named", log_p, np.zeros((len(grid), len(grid))), schedule, num_steps)
-
-
-def _of_levels(
-    logsnr: Float[Array, " n"], table: Table | None, grid: Float[Array, " g"]
-) -> Density:
-    """The density of levels alone, by name if a schedule fits."""
-    num_steps = len(table) if table else None
-    smooth = SmoothDensity.fit(logsnr)
-    name = named_schedule(logsnr, smooth)
-    if name is None:
-        best = table or smooth
-        covariance = best.covariance(grid)
-        return Density("smooth", best.log_p(grid), covariance, None, num_steps, is_fitted=True)
-    log_p = name.schedule.log_density(torch.from_numpy(grid)).numpy()
-    covariance = name.covariance(grid)
-    if not name.is_published:
-        covariance = covariance + np.diag((log_p - smooth.log_p(grid)) ** 2)
-    is_fitted = not name.is_published
-    return Density("named", log_p, covariance, name.schedule, num_steps, is_fitted=is_fitted)
+    covariance = np.zeros((len(grid), len(grid))) if is_exact else density.covariance
+    num_steps, is_fitted = density.num_steps, not is_exact
+    return Density("named", log_p, covariance, schedule, num_steps, is_fitted=is_fitted)
 
 
 # --- a function of a random number ---------------------------------------------------------------
 
 
-def deciding_draw(
-    logsnr: Float[Array, " n"], error: Float[Array, " n"], quantiles: Float[Array, "n draws"]
-) -> Float[Array, " n"] | None:
-    """The random number of which the level is a rising function, up to rounding, its sign changed
-    if need be; None if no candidate decides the level.
-    """
-    for draw in quantiles.T:
-        is_finite = np.isfinite(draw)
-        if not is_finite.any() or np.isnan(draw).any() or np.ptp(draw[is_finite]) == 0:
-            continue
-        low, high = draw[is_finite].min(), draw[is_finite].max()
-        draw = np.clip(draw, low - 1, high + 1)  # a uniform number may be exactly 0
-        order = np.argsort(draw, kind="stable")
-        steps, is_tied = np.diff(logsnr[order]), np.diff(draw[order]) == 0
-        sign = 1.0 if steps.sum() > 0 else -1.0
-        allowed = 1e-5 + 8 * (error[order][1:] + error[order][:-1])
-        is_decided = np.where(is_tied, np.abs(steps) <= allowed, sign * steps >= -allowed)
-        if is_decided.all():
-            return np.asarray(sign * draw)
-    return None
+@dataclass(frozen=True)
+class DecidingDraw:
+    """The random number that decides the level."""
+
+    column: int  # of the quantiles
+    sign: float  # -1 if the level falls with it
+
+    @classmethod
+    def find(cls, levels: Levels) -> "DecidingDraw | None":
+        """The number of which the level is a rising or a falling function, up to rounding."""
+        logsnr, error = levels.logsnr, levels.error
+        for column, draw in enumerate(levels.quantiles.T):
+            is_finite = np.isfinite(draw)
+            if not is_finite.any() or np.isnan(draw).any() or np.ptp(draw[is_finite]) == 0:
+                continue
+            order = np.argsort(_within(draw), kind="stable")
+            steps, is_tied = np.diff(logsnr[order]), np.diff(draw[order]) == 0
+            sign = 1.0 if steps.sum() > 0 else -1.0
+            allowed = 1e-5 + 8 * (error[order][1:] + error[order][:-1])
+            is_decided = np.where(is_tied, np.abs(steps) <= allowed, sign * steps >= -allowed)
+            if is_decided.all():
+                return cls(column, sign)
+        return None
+
+    def of(self, levels: Levels) -> Float[Array, " n"]:
+        """The numbers, of which the level is a rising function: logits of quantiles."""
+        return self.sign * _within(levels.quantiles[:, self.column])
+
+    def at(self, s: Float[Array, " n"]) -> Float[Array, " n"]:
+        """Their quantiles."""
+        return np.asarray(expit(self.sign * s))
+
+
+def _within(draw: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Logits without infinities: a uniform number may be exactly 0."""
+    is_finite = np.isfinite(draw)
+    return np.clip(draw, draw[is_finite].min() - 1, draw[is_finite].max() + 1)
+
+
+def with_tails(levels: Levels, draw: DecidingDraw, more: MoreLevels) -> Levels:
+    """With levels that are spread evenly in $s$: samples are rare in the tails."""
+    s = draw.of(levels)
+    return levels.joined(more(draw.column, draw.at(np.linspace(s.min(), s.max(), _NUM_IN_TAILS))))
+
+
+def bisected(
+    levels: Levels, draw: DecidingDraw, table: Table, ends: "StepCurve", more: MoreLevels
+) -> tuple[Levels, Table, "StepCurve"]:
+    """With levels near the ends of steps, which are so known almost exactly."""
+    for _ in range(_MAX_BISECTIONS):
+        middles = ends.uncertain_middles()
+        if not len(middles):
+            break
+        levels = levels.joined(more(draw.column, draw.at(middles)))
+        table = Table.from_levels(levels) or table
+        ends = StepCurve.from_samples(table.steps_of(levels.logsnr), draw.of(levels))
+    return levels, table, ends
 
 
 @dataclass(frozen=True)
@@ -228,10 +290,7 @@ class RisingCurve:
 
 
 def inverse_cdf_density(
-    logsnr: Float[Array, " n"],
-    error: Float[Array, " n"],
-    draw: Float[Array, " n"],
-    grid: Float[Array, " g"],
+    all_levels: Levels, draw: Float[Array, " n"], grid: Float[Array, " g"]
 ) -> tuple[Float[Array, " g"], Float[Array, " g"]] | None:
     """The log-density of levels that are a rising function of `draw`, and its error; None if they
     are known too badly.
@@ -240,7 +299,8 @@ def inverse_cdf_density(
     is where they end; whichever is known better.
     """
     order = np.argsort(draw)
-    s, levels, error = draw[order], np.maximum.accumulate(logsnr[order]), error[order]
+    s, error = draw[order], all_levels.error[order]
+    levels = np.maximum.accumulate(all_levels.logsnr[order])
     # of levels that equal the first, or the last, as where they are clamped, one of each is kept
     first = int(np.searchsorted(levels, levels[0] + 1e-5 + 8 * error[0], side="right"))
     last = int(np.searchsorted(levels, levels[-1] - 1e-5 - 8 * error[-1]))
@@ -284,6 +344,13 @@ class StepCurve:
         log_u = np.logaddexp(log_expit(highest[:-1]), log_expit(lowest[1:]))
         ends = log_u - np.logaddexp(log_expit(-highest[:-1]), log_expit(-lowest[1:]))
         return cls(at, RisingCurve((at[1:] + at[:-1]) / 2, ends, error), len(s), are_options)
+
+    def uncertain_middles(self) -> Float[Array, " k"]:
+        """The middles of the intervals in which ends lie that are wide beside the steps."""
+        u = expit(self.ends.s)
+        half = u * (1 - u) * self.ends.error
+        width = np.diff(u, prepend=0.0, append=1.0)
+        return self.ends.s[half > _MAX_END_ERROR * np.minimum(width[1:], width[:-1])]
 
     @property
     def is_uniform(self) -> bool:

@@ -1,5 +1,8 @@
 r"""From samples to an audit: $w(\lambda) \propto p(\lambda)\,k(\lambda)$ with its uncertainty."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,43 +14,139 @@ from torch import Tensor
 
 from elbos.arrays import Array
 from elbos.audit.curves import MAX_SCATTER, Curve
-from elbos.audit.density import estimate_density
+from elbos.audit.density import Density, estimate_density
 from elbos.audit.diagnostics import Diagnostic
-from elbos.audit.levels import independent_levels
+from elbos.audit.levels import Levels, independent_levels
 from elbos.audit.matching import Prediction, coefficient_name, nearest_weightings, prediction_of
-from elbos.audit.measure import Samples
-from elbos.audit.result import Audit
+from elbos.audit.measure import Measurement, Samples
+from elbos.audit.result import Audit, Undecided
 from elbos.codec import code
 from elbos.extrema import rises
 
 NUM_POINTS = 401
 _NUM_NEIGHBOURS = 25  # samples
+_MORE_SAMPLES = (2, 4, 8)  # times as many, where it is undecided
+_MAX_ERROR = 0.025  # of w, above which more samples are drawn, too
+_NEGLIGIBLE_RISE = 0.05  # of a log-weight: one that is not excluded leaves the verdict open
 _MIN_RISE = 2e-3  # of a log-weight: what float32 arithmetic in a loss can leave
 
 
+def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit:
+    """The audit of a loss from `num_samples` samples, or from more while it is undecided.
+
+    Raises:
+        ValueError: If there is no weighting to be seen in the samples.
+    """
+    for num in (num_samples, *(num_samples * more for more in _MORE_SAMPLES)):
+        samples = measurement.samples(num)
+        estimate = Estimate.from_samples(samples, measurement.at)
+        if estimate.is_decided or any(one.is_fatal for one in samples.diagnostics):
+            break
+    return audit_of_estimate(estimate, samples, title=title)
+
+
 def audit_of_samples(samples: Samples, *, title: str) -> Audit:
-    """The audit of a measured loss.
+    """The audit of samples, of which there are no more.
 
     Raises:
         ValueError: If there are too few noise levels.
     """
-    levels, found = independent_levels(samples)
+    return audit_of_estimate(Estimate.from_samples(samples), samples, title=title)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The density, the coefficients and the weighting on a grid."""
+
+    grid: Float[Array, " g"]
+    density: Density
+    k: Curve  # of the squared error of the noise
+    c: Curve  # of that of the target
+    found: list[Diagnostic]  # about the noise levels
+
+    @classmethod
+    def from_samples(
+        cls, samples: Samples, draw_at: Callable[[int, Array, float], Samples] | None = None
+    ) -> "Estimate":
+        """The estimate; `draw_at` draws more, chosen samples (`Measurement.at`).
+
+        Raises:
+            ValueError: If there are too few noise levels.
+        """
+        levels, found = independent_levels(samples)
+
+        def more(column: int, quantiles: Array) -> Levels:
+            place = samples.places[column]
+            if place is None or draw_at is None:
+                return levels.at(np.arange(0))
+            others = Levels.from_samples(draw_at(place, quantiles, samples.process.scale))
+            return replace(others, quantiles=others.quantiles[:, : levels.quantiles.shape[1]])
+
+        is_finite = samples.logsnr.isfinite()
+        logsnr, c, k = (
+            values[is_finite].numpy()
+            for values in (samples.logsnr, samples.coefficient, samples.eps_coefficient)
+        )
+        grid = np.linspace(logsnr.min(), logsnr.max(), NUM_POINTS)
+        k_curve, c_curve = (Curve.from_samples(logsnr, values, grid) for values in (k, c))
+        return cls(grid, estimate_density(levels, grid, more), k_curve, c_curve, found)
+
+    @cached_property
+    def log_w(self) -> Float[Array, " g"]:
+        return np.asarray(self.density.log_p + self.k.log)
+
+    @cached_property
+    def chance(self) -> Float[Array, "g g"]:
+        """The covariance of `log_w` by the choice of the samples."""
+        return np.asarray(self.density.covariance + self.k.covariance)
+
+    @cached_property
+    def covariance(self) -> Float[Array, "g g"]:
+        """The covariance of `log_w`, with what is uncertain because levels are a table."""
+        return np.asarray(self.chance + np.diag(self.density.spacing_error**2 + 0 * self.grid))
+
+    @cached_property
+    def inner(self) -> NDArray[np.bool_]:
+        """The levels between which 99 % of the samples are."""
+        below = np.cumsum(np.exp(self.density.log_p - self.density.log_p.max()))
+        return np.asarray((below > 0.005 * below[-1]) & (below < 0.995 * below[-1]))
+
+    @cached_property
+    def rising(self) -> list[tuple[float, float]]:
+        """Where the weighting rises: if something was fitted, on the inner 99 % of the samples, and
+        by eight standard errors for five, since a fit is off by more than chance alone.
+        """
+        if not (self.density.is_fitted or self.k.is_fitted):
+            return significant_rises(self.grid, self.log_w, self.covariance)
+        i, covariance = self.inner, self.covariance[np.ix_(self.inner, self.inner)]
+        return significant_rises(self.grid[i], self.log_w[i], covariance, num_errors=8.0)
+
+    @cached_property
+    def undecided(self) -> list[Undecided]:
+        """Where it may rise, of the inner 99 % of the samples."""
+        if self.rising:
+            return []
+        i = self.inner
+        return possible_rises(self.grid[i], self.log_w[i], self.chance[np.ix_(i, i)])
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether more samples would hardly say more."""
+        error = np.sqrt(np.diag(self.chance))[self.inner]
+        return not self.undecided and bool(np.quantile(error, 0.95) < _MAX_ERROR)
+
+
+def audit_of_estimate(estimate: Estimate, samples: Samples, *, title: str) -> Audit:
+    """The audit of a measured loss."""
+    grid, density, c = estimate.grid, estimate.density, estimate.c
     is_finite = samples.logsnr.isfinite()
-    logsnr, c_values, k_values = (
-        values[is_finite].numpy()
-        for values in (samples.logsnr, samples.coefficient, samples.eps_coefficient)
-    )
-    grid = np.linspace(logsnr.min(), logsnr.max(), NUM_POINTS)
-    density = estimate_density(levels, grid)
-    k, c = (Curve.from_samples(logsnr, values, grid) for values in (k_values, c_values))
-    log_w, covariance = density.log_p + k.log, density.covariance + k.covariance
-    is_fitted = density.is_fitted or k.is_fitted
+    logsnr, c_values = samples.logsnr[is_finite].numpy(), samples.coefficient[is_finite].numpy()
     has_target = is_finite & (samples.coefficient != 0)
     target = [part[has_target] for part in (samples.logsnr, samples.a, samples.b)]
     prediction = prediction_of(*target, rtol=samples.logsnr_error)
     if prediction.sigma_data is None:
         prediction = prediction._replace(sigma_data=samples.process.sigma_data)
-    diagnostics = [*samples.diagnostics, *found, *_of_the_coefficient(samples, c)]
+    diagnostics = [*samples.diagnostics, *estimate.found, *_of_the_coefficient(samples, c)]
     if prediction.name is None and not any(one.is_fatal for one in diagnostics):
         diagnostics.append(Diagnostic("unknown-target"))
     is_pure, c_mean = samples.logsnr == -torch.inf, samples.coefficient.mean()
@@ -58,11 +157,12 @@ def audit_of_samples(samples: Samples, *, title: str) -> Audit:
         num_samples=len(samples.logsnr),
         grid=grid,
         log_p=density.log_p,
-        log_w=log_w,
+        log_w=estimate.log_w,
         log_c=c.log,
-        covariance=covariance,
+        covariance=estimate.covariance,
         is_used=_share_used(logsnr, c_values, grid) > (0.05 if c.is_fitted else 0.95),
-        rising=rising_measured(grid, log_w, covariance, density.log_p, is_fitted=is_fitted),
+        rising=estimate.rising,
+        undecided=estimate.undecided,
         prediction=prediction,
         a=_median_curve(target[0], target[1], grid),
         b=_median_curve(target[0], target[2], grid),
@@ -153,21 +253,21 @@ def significant_rises(
     return found
 
 
-def rising_measured(
-    grid: Array, log_w: Array, covariance: Array, log_p: Array, *, is_fitted: bool
-) -> list[tuple[float, float]]:
-    """`significant_rises` where something may have been fitted: then on the inner 99 % of the
-    samples, and with eight standard errors for five, since a fit is off by more than chance alone.
-
-    In simulations of 20,000 levels from normal mixtures, t, Gumbel, skewed and generalized normal
-    distributions (30 to 60 each) the largest of all differences was 7.6 standard errors.
-    """
-    if not is_fitted:
-        return significant_rises(grid, log_w, covariance)
-    below = np.cumsum(np.exp(log_p))
-    inner = (below > 0.005 * below[-1]) & (below < 0.995 * below[-1])
-    covariance = covariance[np.ix_(inner, inner)]
-    return significant_rises(grid[inner], log_w[inner], covariance, num_errors=8.0)
+def possible_rises(grid: Array, log_w: Array, covariance: Array) -> list[Undecided]:
+    """Levels between which a log-weight may rise by more than 5 %, within three standard errors."""
+    if len(grid) < 2:
+        return []
+    variance = np.diag(covariance)
+    of_difference = variance[:, None] + variance - 2 * covariance
+    highest = log_w - log_w[:, None] + 3 * np.sqrt(np.maximum(of_difference, 0))
+    first, last = np.unravel_index(np.triu(highest, 1).argmax(), highest.shape)
+    if highest[first, last] <= _NEGLIGIBLE_RISE:
+        return []
+    factor = float(np.exp(highest[first, last]))
+    here = Undecided(float(grid[first]), float(grid[last]), factor)
+    sides = (slice(0, first + 1), slice(last, len(grid)))
+    left, right = (possible_rises(grid[s], log_w[s], covariance[s, s]) for s in sides)
+    return [*left, here, *right]
 
 
 def _relative_error(covariance: Float[Array, "g g"], p: Float[Array, " g"]) -> Float[Array, " g"]:

@@ -3,10 +3,9 @@ r"""Families of curves with parameters, and the schedule among them that noise l
 Where the density was read off (`density`), a schedule is named if its density has the same
 shape, up to the errors of that: one of a published recipe, or one with fitted parameters.
 
-Where levels are all there is, a family of schedules is fitted by maximum likelihood, conditionally
-on their range. It is named if it passes Kolmogorov's test and if the smooth density is hardly more
-likely; of several, the one with the best Bayesian information criterion. A published recipe's
-schedule is taken instead of the fitted one if it is as likely.
+The equally likely levels of a table are quantiles of a schedule: families are fitted by maximum
+likelihood, conditionally on their range, and named if the distribution functions agree; of several,
+the one with the best Bayesian information criterion, or a published recipe's instead.
 """
 
 import dataclasses
@@ -18,11 +17,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import stats
 from scipy.optimize import minimize
 
 from elbos.arrays import Array
-from elbos.audit.curves import SmoothDensity
 from elbos.recipes import RECIPES
 from elbos.schedules import (
     DDPM,
@@ -173,35 +170,6 @@ class _Fit:
     def log_likelihood(self, schedule: Schedule) -> float:
         return schedule.log_density(torch.from_numpy(self.logsnr)).sum().item()
 
-    def covariance(self, grid: Array) -> Array:
-        """The covariance of log p at the grid: the Jacobian around the inverse of the observed
-        information.
-        """
-        if not self.theta:
-            return np.zeros((len(grid), len(grid)))
-
-        def log_density(theta: Array, at: Array) -> Array:
-            schedule = self.schedule(*theta.tolist())
-            return np.asarray(schedule.log_density(torch.from_numpy(at)).numpy())
-
-        def slopes(at: Array) -> Array:
-            theta = np.array(self.theta)
-            steps = 1e-4 * np.eye(len(theta))
-            changes = [log_density(theta + d, at) - log_density(theta - d, at) for d in steps]
-            return np.stack(changes, axis=1) / 2e-4
-
-        score, jacobian = slopes(self.logsnr), slopes(grid)
-        return np.asarray(jacobian @ np.linalg.pinv(score.T @ score) @ jacobian.T)
-
-
-@dataclass(frozen=True)
-class NamedSchedule:
-    """A schedule that fits levels, and the covariance of its log-density, a function of a grid."""
-
-    schedule: Schedule
-    is_published: bool  # that of a recipe, or with nothing to fit but ends
-    covariance: Callable[[Array], Array]
-
 
 def schedule_of_shape(
     grid: Float[Array, " g"],
@@ -235,15 +203,10 @@ def schedule_of_shape(
     return _with_default_ends(best, len(logsnr)), num_fitted == 0
 
 
-def named_schedule(
-    logsnr: Float[Array, " n"], smooth: SmoothDensity | None
-) -> NamedSchedule | None:
-    """The named schedule that fits levels, or None.
-
-    The smooth density has to be hardly more likely; it is None if the levels are the steps of a
-    table, quantiles of the schedule and not draws from it.
-    """
+def named_schedule(logsnr: Float[Array, " n"]) -> Schedule | None:
+    """The named schedule that the equally likely levels of a table are quantiles of, or None."""
     num = len(logsnr)
+    tolerance = max(2.5 / num, _TABLE_TOLERANCE)
     fitting: list[tuple[float, _Fit, Schedule]] = []
     for family in [*_FAMILIES, *_FIXED]:
         fit = _Fit(family, logsnr)
@@ -251,20 +214,15 @@ def named_schedule(
             schedule = fit.schedule(*fit.theta)
         except (ValueError, OverflowError):
             continue
-        likelihood, distance = fit.log_likelihood(schedule), _kolmogorov(schedule, logsnr)
-        if smooth is None:
-            is_fitting = distance < max(2.5 / num, _TABLE_TOLERANCE)
-        else:
-            is_as_likely = smooth.log_likelihood - likelihood < 20 + len(fit.theta)
-            is_fitting = distance < 1.7 / num**0.5 and is_as_likely
-        if is_fitting:
-            fitting.append((likelihood - len(fit.theta) * np.log(num) / 2, fit, schedule))
+        if _kolmogorov(schedule, logsnr) < tolerance:
+            penalty = len(fit.theta) * np.log(num) / 2
+            fitting.append((fit.log_likelihood(schedule) - penalty, fit, schedule))
     if not fitting:
         return None
     _, fit, schedule = max(fitting, key=lambda item: item[0])
-    published = _as_published(fit, schedule, is_table=smooth is None)
-    best = _with_default_ends(published or schedule, num)
-    return NamedSchedule(best, published is not None or not fit.theta, fit.covariance)
+    cuts = (dataclasses.replace(s, **fit.ends) for s in _published() if type(s) is type(schedule))
+    published = (cut for cut in cuts if _kolmogorov(cut, logsnr) < tolerance)
+    return _with_default_ends(next(published, schedule), num)
 
 
 def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
@@ -273,24 +231,6 @@ def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
     below = 1 - schedule.time(torch.from_numpy(ordered)).numpy()
     rank = np.arange(len(ordered)) / len(ordered)
     return float(max((below - rank).max(), (rank + 1 / len(ordered) - below).max()))
-
-
-def _as_published(fit: _Fit, fitted: Schedule, *, is_table: bool) -> Schedule | None:
-    """A schedule of a published recipe that is as likely as the fitted one, on the same range."""
-    allowed = stats.chi2.ppf(0.999, max(len(fit.theta), 1)) / 2
-    likelihood = fit.log_likelihood(fitted)
-    for schedule in _published():
-        if type(schedule) is not type(fitted):
-            continue
-        cut = dataclasses.replace(schedule, **fit.ends)
-        if is_table:
-            num = len(fit.logsnr)
-            is_as_good = _kolmogorov(cut, fit.logsnr) < max(2.5 / num, _TABLE_TOLERANCE)
-        else:
-            is_as_good = likelihood - fit.log_likelihood(cut) < allowed
-        if is_as_good:
-            return cut
-    return None
 
 
 def _with_default_ends(schedule: Schedule, num: int) -> Schedule:

@@ -10,7 +10,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import median_filter
 
 from elbos.arrays import Array
-from elbos.audit.curves import Splines
+from elbos.audit.curves import Splines, counts_by_block
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.measure import Samples
 
@@ -25,9 +25,24 @@ class Levels:
     logsnr: Float[Array, " n"]  # finite
     error: Float[Array, " n"]  # by rounding
     quantiles: Float[Array, "n draws"]  # logits of the quantiles of the numbers drawn for each
+    block: Float[Array, " n"]  # the part of the samples, independent of the others
+
+    @classmethod
+    def from_samples(cls, samples: Samples) -> "Levels":
+        """The finite levels."""
+        is_finite = samples.logsnr.isfinite()
+        columns = (samples.logsnr, samples.rounding, samples.quantiles, samples.block)
+        return cls(*(column[is_finite].numpy() for column in columns))
 
     def at(self, index: NDArray[np.int64]) -> "Levels":
-        return Levels(self.logsnr[index], self.error[index], self.quantiles[index])
+        columns = (self.logsnr, self.error, self.quantiles, self.block)
+        return Levels(*(column[index] for column in columns))
+
+    def joined(self, other: "Levels") -> "Levels":
+        """These and others."""
+        columns = ("logsnr", "error", "quantiles", "block")
+        pairs = ((getattr(self, name), getattr(other, name)) for name in columns)
+        return Levels(*map(np.concatenate, pairs))
 
     @cached_property
     def distinct(self) -> tuple[Float[Array, " t"], NDArray[np.int64]]:
@@ -58,8 +73,7 @@ def independent_levels(samples: Samples) -> tuple[Levels, list[Diagnostic]]:
         ValueError: If there are too few for a curve.
     """
     is_finite = samples.logsnr.isfinite()
-    columns = (samples.logsnr, samples.rounding, samples.quantiles)
-    levels = Levels(*(column[is_finite].numpy() for column in columns))
+    levels = Levels.from_samples(samples)
     batch = samples.batch[is_finite].numpy()
     logsnr, num = levels.logsnr, len(is_finite)
     if len(logsnr) < 100:
@@ -128,6 +142,7 @@ class Table:
     levels: Float[Array, " t"]  # those that were drawn, increasing
     steps: Float[Array, " t"]  # their places in the table; those that were never drawn leave a gap
     counts: NDArray[np.int64]  # how often each was drawn
+    counts_by_block: Float[Array, "r s"]  # of all steps
 
     @classmethod
     def from_levels(cls, levels: Levels) -> "Table | None":
@@ -138,7 +153,10 @@ class Table:
         gaps = np.diff(values)
         usual = median_filter(gaps, size=min(9, len(gaps)), mode="nearest")
         missing = np.clip(np.rint(gaps / usual), 1, 4) if counts.mean() < 30 else np.ones(len(gaps))
-        return cls(values, np.concatenate([[0.0], np.cumsum(missing)]), counts)
+        steps = np.concatenate([[0.0], np.cumsum(missing)])
+        place = np.searchsorted((values[1:] + values[:-1]) / 2, levels.logsnr)
+        by_block = counts_by_block(steps[place].astype(int), levels.block, int(steps[-1]) + 1)
+        return cls(values, steps, counts, by_block)
 
     def __len__(self) -> int:
         return int(self.steps[-1]) + 1
@@ -159,14 +177,12 @@ class Table:
         degrees = len(self) - 1
         if chi2 - degrees > 5 * (2 * degrees) ** 0.5:
             return False
-        even = -float(self.counts.sum()) * np.log(len(self))
+        even = -float(self.counts.sum()) * np.log(len(self)) / self._spline.dispersion
         return bool(self._spline.score - even < _MIN_GAIN)
 
     @cached_property
     def _spline(self) -> Splines:
-        counts = np.zeros(len(self))
-        counts[self.steps.astype(int)] = self.counts
-        return Splines.of_counts(np.arange(len(self), dtype=np.float64), counts)
+        return Splines.of_counts(np.arange(len(self), dtype=np.float64), self.counts_by_block)
 
     def tilt_covariance(self, logsnr: Array) -> Array:
         """The covariance of the log-probability of equally likely steps: what few samples cannot
@@ -175,14 +191,13 @@ class Table:
         fewest_knots = self._spline.splines[0]
         return fewest_knots.covariance(np.interp(logsnr, self.levels, self.steps))
 
-    def log_p(self, logsnr: Array) -> Array:
-        """The log-density, smooth in the number of the step."""
+    def log_density(self, logsnr: Array) -> tuple[Array, Array]:
+        """The log-density, smooth in the number of the step, and its error by the spacing."""
         return table_log_density(self.levels, self.steps, self._spline(self.steps), logsnr)
 
     def covariance(self, logsnr: Array) -> Array:
         """The covariance of `log_p`."""
-        spacing = np.diag(spacing_error(self.levels, self.steps, logsnr) ** 2)
-        return spacing + self._spline.covariance(np.interp(logsnr, self.levels, self.steps))
+        return self._spline.covariance(np.interp(logsnr, self.levels, self.steps))
 
 
 def table_log_density(
@@ -190,19 +205,14 @@ def table_log_density(
     steps: Float[Array, " t"],
     log_probability: Float[Array, " t"],
     logsnr: Float[Array, " g"],
-) -> Float[Array, " g"]:
-    """The log-density of increasing levels: the probability of a step over the spacing of steps."""
-    log_p = log_probability - np.log(np.gradient(levels, steps))
-    return np.asarray(PchipInterpolator(levels, log_p)(logsnr))
+) -> tuple[Float[Array, " g"], Float[Array, " g"]]:
+    """The log-density of increasing levels, and its error: the probability of a step over the
+    spacing of steps.
 
-
-def spacing_error(
-    levels: Float[Array, " t"], steps: Float[Array, " t"], logsnr: Float[Array, " g"]
-) -> Float[Array, " g"]:
-    """The uncertainty of the log-density of a table because it is one.
-
-    The spacing of levels is defined only up to its change from one step to the next: five standard
-    errors, which a rise has to exceed (`extrema`), are half of that change.
+    It is defined only up to half of its change from one step to the next, which counts as two
+    standard errors.
     """
-    change = np.abs(np.diff(np.log(np.diff(levels) / np.diff(steps)))) / 10
-    return np.asarray(np.interp(logsnr, levels, np.concatenate([change[:1], change, change[-1:]])))
+    log_p = log_probability - np.log(np.gradient(levels, steps))
+    change = np.abs(np.diff(log_p)) / 4
+    change = np.maximum(np.append(change, 0), np.append(0, change))
+    return np.asarray(PchipInterpolator(levels, log_p)(logsnr)), np.interp(logsnr, levels, change)

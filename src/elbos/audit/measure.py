@@ -12,14 +12,18 @@ $$\lambda = \log\frac{\alpha^2}{\sigma^2}, \qquad
 the noise level and the coefficient of $\|\hat\epsilon - \epsilon\|^2$ there.
 """
 
+import contextlib
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.arrays import Array
 from elbos.audit import diagnostics, scatter
 from elbos.audit.data import reference_data
 from elbos.audit.decompose import (
@@ -30,6 +34,7 @@ from elbos.audit.decompose import (
     solve,
 )
 from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.draws import EvenQuantiles
 from elbos.audit.instrument import LossFunction
 from elbos.audit.noise import Noise, find_noise, of_the_target, prepared
 from elbos.audit.queries import PairedCalls, Queries
@@ -39,6 +44,8 @@ from elbos.audit.scales import Process, process_of
 from elbos.checks import require_positive
 
 _ONE_AT_A_TIME = threading.RLock()  # random states are those of the process
+NUM_BLOCKS = 10  # of samples, each spread evenly by itself
+_NUM_ELEMENTS = 2**17  # up to which data are repeated
 _PURE = 30.0  # beyond this log-SNR float32 holds no signal, or no noise
 _NUM_PILOT_SAMPLES = 256
 _SOLVED_ROUNDING = 100  # times that of float32, where the spread of sampled data was solved for
@@ -59,44 +66,185 @@ class Samples:
     coefficient: Float[Tensor, " n"]  # of the squared error of the target
     eps_coefficient: Float[Tensor, " n"]  # of that of the noise
     batch: Float[Tensor, " n"]  # its number
+    block: Float[Tensor, " n"]  # the number of a part that is independent of the others
     process: Process
     data_offset: float  # what is added to the data before they are scaled
     logsnr_error: float  # standard error of a single log-SNR, where the noise is not known
     rounding: Float[Tensor, " n"]  # the error of each log-SNR by rounding
     quantiles: Float[Tensor, "n draws"]  # of the numbers that the loss drew for each sample (`rng`)
+    places: list[int | None]  # of these among the draws that can be chosen (`Measurement.at`)
     diagnostics: list[Diagnostic]
 
 
-def measure(
+@contextlib.contextmanager
+def measuring(
     loss_fn: LossFunction,
     x: Float[Tensor, "b *d"],
     num_samples: int,
     seed: int,
     data_scale: float | None = None,
     advance: Callable[[int], None] | None = None,
-) -> Samples:
-    """Draw samples from a loss, and take each apart; arguments as `probe`'s.
+) -> Iterator["Measurement"]:
+    """A measurement that samples can be drawn from; arguments as `probe`'s.
 
     Raises:
-        ValueError: In one line, if that cannot be done.
+        ValueError: In one line, if the loss cannot be measured.
     """
     _require_usable(loss_fn, x, num_samples, seed, data_scale)
     x = x.detach()
     with _ONE_AT_A_TIME, preserved_random_states():
-        first_seed = distant_seed(seed)
-        pilot = _pilot(loss_fn, x, first_seed)
-        drawn = _draw(pilot, num_samples, first_seed, advance or (lambda _: None))
-    grams, coefficient, *_ = drawn
-    is_finite = grams.isfinite().flatten(1).all(1) & coefficient.isfinite()
+        yield _with_repeated_data(loss_fn, x, num_samples, distant_seed(seed), data_scale, advance)
+
+
+def _with_repeated_data(
+    loss_fn: LossFunction,
+    x: Tensor,
+    num_samples: int,
+    seed: int,
+    data_scale: float | None,
+    advance: Callable[[int], None] | None,
+) -> "Measurement":
+    """The measurement with the data repeated, if they are few numbers, to save calls of the loss.
+
+    With the data as they are, if the loss takes no other number, or draws something for a batch.
+    """
+
+    def of(x: Tensor) -> Measurement:
+        num_batches = -(-num_samples // (NUM_BLOCKS * len(x)))
+        return Measurement(_pilot(loss_fn, x, seed), seed, num_batches, data_scale, advance)
+
+    num_times = min(_NUM_ELEMENTS // x.numel(), num_samples // (4 * NUM_BLOCKS * len(x)))
+    if num_times > 1:
+        with contextlib.suppress(ValueError):
+            measurement = of(x.repeat(num_times, *(1,) * (x.ndim - 1)))
+            if not measurement.has_draws_of_batches:
+                return measurement
+    return of(x)
+
+
+class Measurement:
+    """A loss that is being measured, batch after batch.
+
+    What it draws once per sample or per batch is spread evenly over its calls (`draws`).
+    """
+
+    def __init__(
+        self,
+        pilot: "_Pilot",
+        seed: int,
+        num_batches: int,
+        data_scale: float | None,
+        advance: Callable[[int], None] | None,
+    ) -> None:
+        self._pilot, self._seed, self._advance = pilot, seed, advance
+        self._data_scale = data_scale
+        self._batch_size = len(pilot.queries.x)
+        self._recorder = pilot.queries.instrument.recorder
+        num_draws = max(self._recorder.num_draws, self._recorder.num_draws_of_batch)
+        self._even = EvenQuantiles(self._batch_size, num_batches, num_draws, distant_seed(seed))
+        self._drawn: list[_Batch] = []
+        self._num_calls = 0
+
+    @property
+    def has_draws_of_batches(self) -> bool:
+        """Whether the loss draws one number, or one noise level, for all samples of a batch."""
+        logsnr = self.samples(self._batch_size).logsnr
+        is_one_level = bool((logsnr - logsnr[0]).abs().max() < 1e-4)
+        return self._recorder.num_draws_of_batch > 0 or is_one_level
+
+    def samples(self, num: int) -> Samples:
+        """The first `num` samples; those not yet drawn are.
+
+        Raises:
+            ValueError: In one line, if there is no weighting to be seen in them.
+        """
+        while sum(len(batch.coefficient) for batch in self._drawn) < num:
+            self._drawn += self._next(None)
+        return self._solved(self._drawn, num, self._data_scale)
+
+    def at(self, place: int, quantiles: Float[Array, " n"], data_scale: float) -> Samples:
+        """More samples, apart from the others, with one draw of each sample at these quantiles.
+
+        Args:
+            place: Of the draw, among those of one number per sample.
+            quantiles: Between 0 and 1; padded to whole batches.
+            data_scale: As found before.
+        """
+        padded = np.resize(quantiles, -(-len(quantiles) // self._batch_size) * self._batch_size)
+        parts = torch.from_numpy(padded).reshape(-1, self._batch_size)
+        batches = [batch for part in parts for batch in self._next((place, part))]
+        return self._solved(batches, len(padded), data_scale)
+
+    def _next(self, given: tuple[int, Tensor] | None) -> list["_Batch"]:
+        """The next batch of samples; several, if the loss calls its network several times."""
+        number = self._num_calls
+        self._num_calls += 1
+
+        def chosen(_: int) -> tuple[Tensor, Tensor]:
+            of_samples, of_batch = self._even.of_samples(number), self._even.of_batch(number)
+            if given is not None:
+                of_samples = of_samples.clone()
+                of_samples[:, given[0]] = given[1]
+            return of_samples, of_batch
+
+        self._recorder.chosen = chosen
+        batches = self._pilot.taken_apart(self._seed + number)
+        if self._advance:
+            self._advance(self._batch_size * len(batches))
+        places = self._recorder.places
+        return [replace(batch, number=number, places=places) for batch in batches]
+
+    def _solved(self, batches: list["_Batch"], num: int, data_scale: float | None) -> Samples:
+        """The coefficients of the first `num` samples of batches."""
+        pilot = self._pilot
+        products = torch.cat([batch.products for batch in batches])[:num]
+        c = torch.cat([batch.coefficient for batch in batches])[:num]
+        offset = pilot.noise.coefficients.offset
+        grams, c = single_grams(products, offset) if pilot.is_plain else (products, c)
+        num_draws = min(len(batch.quantiles) for batch in batches)  # those drawn in every batch
+        empty = torch.empty(self._batch_size, 0)
+        quantiles = [
+            torch.stack(batch.quantiles[:num_draws], 1) if num_draws else empty for batch in batches
+        ]
+        numbers = torch.tensor([batch.number for batch in batches], dtype=torch.float64)
+        numbers = numbers.repeat_interleave(self._batch_size)[:num]
+        is_finite = grams.isfinite().flatten(1).all(1) & c.isfinite()
+        pilot = _checked(pilot, c, is_finite)
+        block = numbers // self._even.num_batches
+        columns = (grams, c, numbers, block, torch.cat(quantiles)[:num])
+        return _samples_of(
+            pilot,
+            *(column[is_finite] for column in columns),
+            places=batches[0].places[:num_draws],
+            data_scale=data_scale,
+        )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What a batch was taken apart into."""
+
+    products: Float[Tensor, "b r r"]  # Gram matrices; of a plain loss, those of `single_products`
+    coefficient: Float[Tensor, " b"]  # $c$; of a plain loss, it follows from the products
+    quantiles: list[Tensor]  # of the numbers drawn for each sample
+    number: int = 0
+    places: list[int | None] = field(default_factory=list)  # of these numbers, in `Recorder`
+
+
+def _checked(pilot: "_Pilot", c: Tensor, is_finite: Tensor) -> "_Pilot":
+    """The pilot, with a finding if some samples are not finite.
+
+    Raises:
+        ValueError: If none is, or if the loss is zero.
+    """
     if not is_finite.any():
         raise ValueError("The loss is not finite: its gradient is NaN for every sample.")
-    if not coefficient[is_finite].any():
+    if not c[is_finite].any():
         raise ValueError("The loss is zero: so is its gradient, for every sample.")
-    if not is_finite.all():
-        share = 1 - is_finite.double().mean().item()
-        found = [*pilot.diagnostics, Diagnostic("not-finite", {"share": share})]
-        pilot = replace(pilot, diagnostics=found)
-    return _samples_of(pilot, *(column[is_finite] for column in drawn), data_scale=data_scale)
+    if is_finite.all():
+        return pilot
+    found = Diagnostic("not-finite", {"share": 1 - is_finite.double().mean().item()})
+    return replace(pilot, diagnostics=[*pilot.diagnostics, found])
 
 
 @dataclass(frozen=True)
@@ -109,6 +257,34 @@ class _Pilot:
     is_uneven: bool  # the coefficient differs between the elements of a sample
     is_plain: bool  # one call of the loss shows all there is; in few dimensions it does not
     diagnostics: list[Diagnostic]
+
+    @cached_property
+    def elements(self) -> slice:
+        """Those of a sample that are used where the noise is known."""
+        return representative_elements(self.noise.reference.x)
+
+    def taken_apart(self, seed: int) -> list[_Batch]:
+        """The batches of one seed, one for each call of the network."""
+        reference = self.noise.reference
+        if self.is_plain:
+            offset, empty = self.noise.coefficients.offset, torch.empty(len(self.queries.x))
+            return [
+                _Batch(
+                    single_products(call, reference.at(call)[0], offset, self.elements),
+                    empty.double(),
+                    call.quantiles,
+                )
+                for call in self.queries.single(seed)
+            ]
+        paired = self.queries.paired(seed, with_other_moved=self.depends_on_x)
+        return [
+            _Batch(
+                paired_grams(calls, reference.at(calls.moved), is_uneven=self.is_uneven),
+                calls.coefficient().cpu(),
+                calls.moved.quantiles,
+            )
+            for calls in paired
+        ]
 
 
 def _pilot(loss_fn: LossFunction, x: Tensor, seed: int) -> _Pilot:
@@ -179,49 +355,15 @@ def _median(values: Tensor) -> float:
     return values.nan_to_num().median().item()
 
 
-def _draw(
-    pilot: _Pilot, num: int, seed: int, advance: Callable[[int], None]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gram matrices, $c$, numbers of batches, and quantiles of `num` samples, batch after batch."""
-    reference, offset = pilot.noise.reference, pilot.noise.coefficients.offset
-    size, elements = len(pilot.queries.x), representative_elements(reference.x)
-    grams, coefficients, batches, quantiles = [], [], [], []
-    for i in range(num):
-        if pilot.is_plain:
-            calls = pilot.queries.single(seed + i)
-            grams += [
-                single_products(call, reference.at(call)[0], offset, elements) for call in calls
-            ]
-        else:
-            paired = pilot.queries.paired(seed + i, with_other_moved=pilot.depends_on_x)
-            grams += [
-                paired_grams(p, reference.at(p.moved), is_uneven=pilot.is_uneven) for p in paired
-            ]
-            coefficients += [p.coefficient().cpu() for p in paired]
-            calls = [p.moved for p in paired]
-        batches += [i] * len(calls)
-        quantiles += [call.quantiles for call in calls]
-        advance(size * len(calls))
-        if len(batches) * size >= num:
-            break
-    num_draws = min(map(len, quantiles))  # those that are drawn in every batch
-    columns = [
-        torch.stack(some[:num_draws], 1) if num_draws else torch.empty(size, 0)
-        for some in quantiles
-    ]
-    solved = single_grams(torch.cat(grams), offset) if pilot.is_plain else None
-    gram, c = solved or (torch.cat(grams), torch.cat(coefficients))
-    batch = torch.tensor(batches, dtype=torch.float64).repeat_interleave(size)
-    return gram[:num], c[:num], batch[:num], torch.cat(columns)[:num]
-
-
 def _samples_of(
     pilot: _Pilot,
     grams: Float[Tensor, "n r r"],
     c: Float[Tensor, " n"],
     batch: Float[Tensor, " n"],
+    block: Float[Tensor, " n"],
     quantiles: Float[Tensor, "n draws"],
     *,
+    places: list[int | None],
     data_scale: float | None,
 ) -> Samples:
     """The coefficients of samples, in the scale of their process."""
@@ -252,12 +394,14 @@ def _samples_of(
         coefficient=c,
         eps_coefficient=c * (solved.b - solved.a * solved.sigma / solved.alpha) ** 2,
         batch=batch,
+        block=block,
         process=process,
         data_offset=solved.offset,
         logsnr_error=rtol,
         rounding=solved.rounding
         * (_SOLVED_ROUNDING if pilot.noise.reference.draw is not None else 1),
         quantiles=quantiles,
+        places=places,
         diagnostics=found,
     )
 

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from elbos.audit.estimate import audit_of_samples
-from elbos.audit.measure import Samples
+from elbos.audit.measure import NUM_BLOCKS, Samples
 from elbos.audit.result import Audit
 from elbos.audit.rng import Recorder
 from elbos.audit.scales import process_of
@@ -185,7 +185,7 @@ class _Draws(Recorder):
     def taken(self, num: int) -> _Taken:
         """The draws since the last time; the next are those of a batch of `num` samples."""
         result = _Taken(self)
-        self.normals, self.quantiles, self.likes = [], [], []
+        self.normals, self.quantiles, self.places, self.likes = [], [], [], []
         self._num, self.is_started = num, True
         return result
 
@@ -281,10 +281,12 @@ def _samples(
         coefficient=c,
         eps_coefficient=c * (b * sign - a * sigma / alpha) ** 2,
         batch=batch,
+        block=torch.floor(batch * NUM_BLOCKS / (batch.max() + 1)),
         process=process,
         data_offset=0.0,
         logsnr_error=0.0,
         rounding=1e-6 * (1 / alpha.abs() + 1 / sigma),
         quantiles=quantiles,
+        places=[None] * quantiles.shape[1],
         diagnostics=[],
     )

@@ -237,10 +237,10 @@ class Audit:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Audit":
         """The audit that `to_dict` was of."""
-        given = {field.name: content[field.name] for field in fields(cls)}
-        for field in fields(cls):
-            if "Tensor" in str(field.type):
-                given[field.name] = torch.tensor(given[field.name], dtype=torch.float64)
+        given = {column.name: content[column.name] for column in fields(cls)}
+        for column in fields(cls):
+            if "Tensor" in str(column.type):
+                given[column.name] = torch.tensor(given[column.name], dtype=torch.float64)
         given["rising"] = [(start, end) for start, end in given["rising"]]
         given["undecided"] = [Undecided(**one) for one in given["undecided"]]
         given["closest"] = [

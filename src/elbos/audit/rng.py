@@ -1,79 +1,60 @@
-r"""The random numbers of a loss: reset before each call, and recorded.
+r"""The random numbers of a loss: reset before each call, recorded, and spread evenly.
 
 All random states (torch's, numpy's, Python's, and those of torch generators that the loss owns)
 start anew from a seed, so that two calls differ only in what is changed on purpose. What the loss
-then draws from torch or from numpy's global state is recorded: normal numbers, because one of them
-is the noise in $z$; and numbers of which there is one per sample, because the noise level may be a
-function of one. The latter are kept as the logit of their quantile,
-$\log P(\text{smaller}) - \log P(\text{greater})$, which loses no digits in either tail. Of an
-option drawn with given probabilities, half of its own probability counts as smaller.
+then draws from torch, or from the global states of numpy and Python, is recorded: normal numbers,
+because one of them is the noise in $z$; and numbers of which there is one per sample, because the
+noise level may be a function of some. These are kept as the logits of their quantiles (`draws`). Of
+an option drawn with given probabilities, half of its own probability counts as smaller.
+
+Numbers of which there is one per sample, or one per batch, may be put at quantiles that are spread
+evenly over all calls: for the loss they are as random as before, and estimates are more exact.
 """
 
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from elbos.audit.draws import Distribution, Drawn
 
-@dataclass(frozen=True)
-class _Distribution:
-    """What a random function draws from."""
-
-    kind: Literal["uniform", "normal", "integer"]
-    parameters: tuple[str, ...] = ()  # keywords of its location and its scale, or of its two ends
-    first: int = 0  # the place of the first of them among the positional arguments
-
-    def standardized(self, value: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """Drawn values, transformed to uniform on [0, 1] or to variance 1."""
-        if not self.parameters:
-            return value
-        given = dict(zip(self.parameters, args[self.first :], strict=False)) | kwargs
-        if self.kind == "integer" and not isinstance(given.get("high"), int):
-            given |= {"low": 0, "high": given["low"]}  # randint(high, size)
-        first, second = (
-            torch.as_tensor(given.get(name, default)).detach().to(value.device)
-            for name, default in zip(self.parameters, (0.0, 1.0), strict=True)
-        )
-        if self.kind == "normal":
-            return (value - first) / torch.where(second == 0, 1.0, second)
-        return (value + (0.5 if self.kind == "integer" else 0.0) - first) / (second - first)
-
-    def logit(self, standardized: Tensor) -> Tensor:
-        """Logits of the quantiles of standardized values."""
-        value = standardized.double().flatten().cpu()
-        if self.kind == "normal":
-            logit: Tensor = torch.special.log_ndtr(value) - torch.special.log_ndtr(-value)
-            return logit
-        return torch.log(value) - torch.log1p(-value)
-
-
-_TORCH: dict[Callable[..., Any], _Distribution] = {
-    torch.rand: _Distribution("uniform"),
-    torch.rand_like: _Distribution("uniform"),
-    Tensor.uniform_: _Distribution("uniform", ("from", "to"), first=1),
-    torch.randn: _Distribution("normal"),
-    torch.randn_like: _Distribution("normal"),
-    torch.normal: _Distribution("normal", ("mean", "std")),
-    Tensor.normal_: _Distribution("normal", ("mean", "std"), first=1),
-    torch.randint: _Distribution("integer", ("low", "high")),
-    torch.randint_like: _Distribution("integer", ("low", "high"), first=1),
+_UNIFORM, _NORMAL = Distribution("uniform"), Distribution("normal")
+_TORCH: dict[Callable[..., Any], Distribution] = {
+    torch.rand: _UNIFORM,
+    torch.rand_like: _UNIFORM,
+    Tensor.uniform_: Distribution("uniform", ("from", "to"), first=1),
+    torch.randn: _NORMAL,
+    torch.randn_like: _NORMAL,
+    torch.normal: Distribution("normal", ("mean", "std")),
+    Tensor.normal_: Distribution("normal", ("mean", "std"), first=1),
+    torch.randint: Distribution("integer", ("low", "high")),
+    torch.randint_like: Distribution("integer", ("low", "high"), first=1),
 }
+_RANDOM = {*_TORCH, torch._sample_dirichlet, torch.multinomial, Tensor.multinomial}
 _NUMPY = {
-    "rand": _Distribution("uniform"),
-    "random": _Distribution("uniform"),
-    "random_sample": _Distribution("uniform"),
-    "uniform": _Distribution("uniform", ("low", "high")),
-    "randn": _Distribution("normal"),
-    "standard_normal": _Distribution("normal"),
-    "normal": _Distribution("normal", ("loc", "scale")),
-    "randint": _Distribution("integer", ("low", "high")),
+    "rand": _UNIFORM,
+    "random": _UNIFORM,
+    "random_sample": _UNIFORM,
+    "uniform": Distribution("uniform", ("low", "high")),
+    "randn": _NORMAL,
+    "standard_normal": _NORMAL,
+    "normal": Distribution("normal", ("loc", "scale")),
+    "randint": Distribution("integer", ("low", "high")),
+    "beta": Distribution("beta", ("a", "b")),
+}
+_PYTHON = {
+    "random": _UNIFORM,
+    "uniform": Distribution("uniform", ("a", "b")),
+    "gauss": Distribution("normal", ("mu", "sigma")),
+    "normalvariate": Distribution("normal", ("mu", "sigma")),
+    "betavariate": Distribution("beta", ("alpha", "beta")),
+    "randint": Distribution("integer", ("a", "b"), is_closed=True),
 }
 
 
@@ -103,22 +84,32 @@ def _designs(quantile: Tensor, num: int, *, is_uniform: bool) -> Iterator[Tensor
 
 
 class Recorder(TorchFunctionMode):
-    """Resets every random state, and records the numbers that are drawn.
+    """Resets every random state, records the numbers that are drawn, and may choose them.
 
     Attributes:
         normals: Normal numbers, standardized, in the order drawn.
         quantiles: Numbers that may decide the noise level of each sample, in the order drawn: the
             logit of their quantile, `[num]`.
+        places: For each of `quantiles`, its place among the draws of one number per sample; None
+            if it is not simply one of them.
+        num_draws: How many draws there were of one number per sample.
+        num_draws_of_batch: How many of one number, in a batch of several.
+        chosen: From a seed to the quantiles of draws of one number per sample, `[num, draws]`, and
+            of those of one per batch, `[draws]`. None: numbers stay as they are drawn.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.normals: list[Tensor] = []
         self.quantiles: list[Tensor] = []
+        self.places: list[int | None] = []
+        self.num_draws = self.num_draws_of_batch = 0
+        self.chosen: Callable[[int], tuple[Tensor, Tensor]] | None = None
+        self._of_samples: Iterator[Tensor] = iter(())
+        self._of_batch: Iterator[Tensor] = iter(())
         self._num = 0
         self._seed = -1
         self._generators: dict[int, tuple[torch.Generator, Tensor]] = {}
-        self._numpys: dict[str, Callable[..., Any]] = {}
 
     def reset(self, seed: int, num: int) -> None:
         """Start from `seed` with a batch of `num` samples.
@@ -129,7 +120,11 @@ class Recorder(TorchFunctionMode):
         if seed != self._seed:
             self._generators.clear()
             self._seed = seed
-        self.normals, self.quantiles = [], []
+        self.normals, self.quantiles, self.places = [], [], []
+        self.num_draws = self.num_draws_of_batch = 0
+        if self.chosen is not None:
+            of_samples, of_batch = self.chosen(seed)
+            self._of_samples, self._of_batch = iter(of_samples.T), iter(of_batch)
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002, it is the loss that draws from it
         if torch.accelerator.is_available():
@@ -141,15 +136,21 @@ class Recorder(TorchFunctionMode):
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record what torch and the functions of `numpy.random` draw meanwhile."""
-        self._numpys = {name: getattr(np.random, name) for name in (*_NUMPY, "choice")}
-        vars(np.random).update({name: partial(self._numpy, name) for name in _NUMPY})
-        vars(np.random)["choice"] = self._numpy_choice
+        """Record what torch, `numpy.random` and `random` draw meanwhile."""
+        numpys, pythons = vars(np.random), vars(random)
+        kept_numpys = {name: numpys[name] for name in (*_NUMPY, "choice")}
+        kept_pythons = {name: pythons[name] for name in _PYTHON}
+        for name, drawn_from in _NUMPY.items():
+            numpys[name] = partial(self._of_numbers, kept_numpys[name], drawn_from)
+        for name, drawn_from in _PYTHON.items():
+            pythons[name] = partial(self._of_numbers, kept_pythons[name], drawn_from)
+        numpys["choice"] = partial(self._numpy_choice, kept_numpys["choice"])
         try:
             with self:
                 yield
         finally:
-            vars(np.random).update(self._numpys)
+            numpys.update(kept_numpys)
+            pythons.update(kept_pythons)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -159,50 +160,109 @@ class Recorder(TorchFunctionMode):
         if isinstance(generator, torch.Generator) and id(generator) not in self._generators:
             self._generators[id(generator)] = generator, generator.get_state()
         result = func(*args, **kwargs)
-        if func in _TORCH and not torch._C._functorch.is_functorch_wrapped_tensor(result):
-            self._record(_TORCH[func], result.detach().clone(), args, kwargs)
-        elif func in (torch.multinomial, Tensor.multinomial):
+        if func not in _RANDOM or torch._C._functorch.is_functorch_wrapped_tensor(result):
+            return result
+        if func in _TORCH:
+            value = result.detach()
+            self._record_in_place(_TORCH[func].of_call(args, kwargs, value), value)
+        elif func is torch._sample_dirichlet:
+            self._record_shares(result.detach(), args[0])
+        else:
             given = dict(zip(("input", "num_samples", "replacement"), args, strict=False)) | kwargs
             if given.get("replacement") or given["num_samples"] == 1:
-                self._record_options(result, given["input"])
+                result.copy_(self._recorded_options(result, given["input"]))
         return result
 
-    def _numpy(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        result = self._numpys[name](*args, **kwargs)
-        self._record(_NUMPY[name], torch.tensor(result), args, kwargs)
-        return result
+    def _record_in_place(self, drawn: Drawn, value: Tensor) -> None:
+        recorded = self._recorded(drawn, value)
+        if recorded is not value:
+            value.copy_(recorded)
 
-    def _numpy_choice(self, a: Any, size: Any = None, replace: bool = True, p: Any = None) -> Any:
+    def _of_numbers(
+        self, function: Callable[..., Any], distribution: Distribution, *args: Any, **kwargs: Any
+    ) -> Any:
+        """What a function of numpy or Python draws."""
+        result = function(*args, **kwargs)
+        value = torch.tensor(result)
+        value = self._recorded(distribution.of_call(args, kwargs, value), value)
+        return type(result)(value.item()) if np.ndim(result) == 0 else value.numpy()
+
+    def _numpy_choice(
+        self,
+        choice: Callable[..., Any],
+        a: Any,
+        size: Any = None,
+        replace: bool = True,
+        p: Any = None,
+    ) -> Any:
         if p is None or not replace or np.ndim(a) > 1:
-            return self._numpys["choice"](a, size, replace, p)
-        index = self._numpys["choice"](a if np.ndim(a) == 0 else len(a), size, replace, p)
-        self._record_options(torch.as_tensor(index), torch.as_tensor(np.asarray(p, dtype=float)))
-        return index if np.ndim(a) == 0 else np.asarray(a)[index]
+            return choice(a, size, replace, p)
+        index = torch.as_tensor(choice(a if np.ndim(a) == 0 else len(a), size, replace, p))
+        weights = torch.as_tensor(np.asarray(p, dtype=float))
+        place = self._recorded_options(index, weights).numpy()
+        return (place if index.ndim else int(place)) if np.ndim(a) == 0 else np.asarray(a)[place]
 
-    def _record(self, drawn_from: _Distribution, value: Tensor, args: Any, kwargs: Any) -> None:
-        standardized = drawn_from.standardized(value, args, kwargs)
-        is_normal = drawn_from.kind == "normal"
-        if is_normal:
-            self.normals.append(standardized)
-        num = value.numel()
-        is_coarse = value.dtype in (torch.float16, torch.bfloat16)  # many would be equal
-        if not is_coarse and num and (num == self._num // 2 + 1 or self._num % num == 0):
-            logit = drawn_from.logit(standardized)
-            self.quantiles += _designs(logit, self._num, is_uniform=not is_normal)
+    def _recorded(self, drawn: Drawn, value: Tensor) -> Tensor:
+        """The numbers that the loss gets, recorded."""
+        num, is_coarse = value.numel(), value.dtype in (torch.float16, torch.bfloat16)
+        place, quantile = self._next_quantile(num)
+        if quantile is not None:
+            value = drawn.at(quantile, value)
+        if drawn.is_normal:
+            self.normals.append(drawn.standardized(value))
+        if num and (num == self._num // 2 + 1 or self._num % num == 0):
+            if not is_coarse:
+                self._record(drawn.logit(value), place, is_uniform=not drawn.is_normal)
+            elif quantile is not None:  # of numbers that are rounded, many are equal
+                self._record(torch.logit(quantile), place, is_uniform=not drawn.is_normal)
+        return value
 
-    def _record_options(self, index: Tensor, weights: Tensor) -> None:
-        """Record indices drawn independently, with `weights` for all samples or for each."""
-        if index.numel() != self._num:
+    def _record(self, logit: Tensor, place: int | None, *, is_uniform: bool) -> None:
+        designs = list(_designs(logit, self._num, is_uniform=is_uniform))
+        self.quantiles += designs
+        self.places += [place if i == 0 else None for i in range(len(designs))]
+
+    def _next_quantile(self, num: int) -> tuple[int | None, Tensor | None]:
+        """The place of a draw among those of one number per sample, and quantiles chosen for it."""
+        place = None
+        if num == self._num:
+            place, self.num_draws = self.num_draws, self.num_draws + 1
+            return place, next(self._of_samples, None)
+        if num == 1:
+            self.num_draws_of_batch += 1
+            return place, next(self._of_batch, None)
+        return place, None
+
+    def _record_shares(self, value: Tensor, concentration: Tensor) -> None:
+        """Record draws from Dirichlet's distribution, of two shares as a draw of the first."""
+        if value.shape[-1] == 2:
+            drawn = Drawn("beta", *concentration.double().unbind(-1))
+            first = self._recorded(drawn, value[..., 0])
+            value.copy_(torch.stack([first, 1 - first], dim=-1))
             return
-        weights, place = weights.detach().double().cpu(), index.cpu().reshape(-1, 1)
+        total = concentration.double().sum(-1)
+        if value[..., 0].numel() == self._num:
+            for share, a in zip(value.unbind(-1), concentration.double().unbind(-1), strict=True):
+                self._record(Drawn("beta", a, total - a).logit(share), None, is_uniform=True)
 
-        def chosen(values: Tensor) -> Tensor:
-            return values.expand(self._num, -1).gather(1, place).flatten()
-
-        half = chosen(weights) / 2
-        smaller = chosen(weights.cumsum(-1)) - half
-        greater = chosen(weights.flip(-1).cumsum(-1).flip(-1)) - half
-        self.quantiles.append(smaller.log() - greater.log())
+    def _recorded_options(self, index: Tensor, weights: Tensor) -> Tensor:
+        """Indices drawn independently, with `weights` for all samples or for each, recorded."""
+        if index.numel() != self._num:
+            return index
+        weights = weights.detach().double().cpu().expand(self._num, -1)
+        below = weights.cumsum(-1)
+        _, quantile = self._next_quantile(self._num)
+        if quantile is not None:
+            chosen = torch.searchsorted(below, quantile[:, None] * below[:, -1:], right=True)
+            chosen = chosen.clamp(max=weights.shape[-1] - 1)
+            index = chosen.reshape(index.shape).to(index)
+        at = index.cpu().reshape(-1, 1)
+        half = weights.gather(1, at) / 2
+        smaller = below.gather(1, at) - half
+        greater = weights.flip(-1).cumsum(-1).flip(-1).gather(1, at) - half
+        self.quantiles.append((smaller.log() - greater.log()).flatten())
+        self.places.append(None)
+        return index
 
 
 @contextmanager

@@ -1,0 +1,143 @@
+r"""The distributions that random functions draw from, and evenly spread numbers for them.
+
+A number drawn is kept as the logit of its quantile, $\log P(\text{smaller}) -
+\log P(\text{greater})$, which loses no digits in either tail. The other way round, a number may be
+put at a quantile of our choice: the quantiles of all calls together are a scrambled Sobol sequence,
+so that they cover the unit cube more evenly than independent ones, and each of them is uniform.
+
+References:
+    Owen (1997), https://doi.org/10.1214/aos/1031594731
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from scipy import special
+from torch import Tensor
+from torch.quasirandom import SobolEngine
+
+_ZERO, _ONE = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+_LOWEST = 2.0**-31  # quantile: half of the resolution of a Sobol sequence
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What a random function draws from.
+
+    Attributes:
+        kind: Its family.
+        parameters: Keywords of its two parameters, in the order of positional arguments.
+        first: The place of the first of them among these.
+        is_closed: Whether the upper end of integers is one of them.
+    """
+
+    kind: Literal["uniform", "normal", "integer", "beta"]
+    parameters: tuple[str, ...] = ()
+    first: int = 0
+    is_closed: bool = False
+
+    def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> "Drawn":
+        """The distribution with the parameters of one call, which returned `value`."""
+        if not self.parameters:
+            return Drawn(self.kind, _ZERO, _ONE)
+        given = dict(zip(self.parameters, args[self.first :], strict=False)) | dict(kwargs)
+        if self.kind == "integer" and not isinstance(given.get("high"), int):
+            given |= {"low": 0, "high": given["low"]}  # randint(high, size)
+        first, second = (
+            torch.as_tensor(given.get(name, default)).detach().to(value.device, torch.float64)
+            for name, default in zip(self.parameters, (0.0, 1.0), strict=True)
+        )
+        return Drawn(self.kind, first, second + self.is_closed)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A distribution with its two parameters: ends, mean and standard deviation, or shapes."""
+
+    kind: str
+    first: Tensor
+    second: Tensor
+
+    @property
+    def is_normal(self) -> bool:
+        return self.kind == "normal"
+
+    def standardized(self, value: Tensor) -> Tensor:
+        """A copy of normal numbers, with variance 1."""
+        if self.first is _ZERO:
+            return value.clone()
+        scale = torch.where(self.second == 0, 1.0, self.second)
+        return (value - self.first.to(value)) / scale.to(value)
+
+    def logit(self, value: Tensor) -> Float[Tensor, " n"]:
+        """The logits of the quantiles of numbers drawn."""
+        value = value.double()
+        first, second = (p.expand_as(value).flatten().cpu() for p in (self.first, self.second))
+        value = value.flatten().cpu()
+        if self.kind == "normal":
+            z = (value - first) / torch.where(second == 0, 1.0, second)
+            logit: Tensor = torch.special.log_ndtr(z) - torch.special.log_ndtr(-z)
+            return logit
+        if self.kind == "beta":
+            below, above = (
+                torch.as_tensor(function(first, second, value)).double()
+                for function in (special.betainc, special.betaincc)
+            )
+            return below.log() - above.log()
+        share = (value + (0.5 if self.kind == "integer" else 0.0) - first) / (second - first)
+        return share.log() - torch.log1p(-share)
+
+    def at(self, quantile: Float[Tensor, " n"], like: Tensor) -> Tensor:
+        """The numbers at quantiles, in the shape, type and place of others that were drawn."""
+        u = quantile.reshape(like.shape)
+        first, second = self.first.cpu(), self.second.cpu()
+        if self.kind == "normal":
+            value: Tensor = first + second * torch.special.ndtri(u)
+        elif self.kind == "beta":
+            value = u.new_tensor(special.betaincinv(first, second, u))
+        elif self.kind == "integer":
+            value = (first + u * (second - first)).floor().clamp(max=second - 1)
+        else:  # never the upper end
+            below_one = 1 - torch.finfo(like.dtype).eps / 2
+            value = first + u.clamp(max=below_one) * (second - first)
+        return value.to(like)
+
+
+class EvenQuantiles:
+    """Quantiles for the numbers that a loss draws, batch after batch.
+
+    They come in blocks, each spread evenly by itself, independent of the others and in random
+    order, so that blocks tell how far off an estimate is.
+    """
+
+    def __init__(self, batch_size: int, num_batches: int, num_draws: int, seed: int) -> None:
+        """For batches of `batch_size`, `num_batches` to a block, and some draws a call."""
+        self.batch_size, self.num_batches = batch_size, num_batches
+        self._num_draws, self._seed = max(num_draws, 1), seed
+        self._blocks: dict[tuple[int, int], Tensor] = {}
+
+    def of_samples(self, batch: int) -> Float[Tensor, "b draws"]:
+        """For draws of one number per sample."""
+        block, place = divmod(batch, self.num_batches)
+        start = place * self.batch_size
+        points = self._block(self.batch_size * self.num_batches, block)
+        return points[start : start + self.batch_size]
+
+    def of_batch(self, batch: int) -> Float[Tensor, " draws"]:
+        """For draws of one number for the whole batch."""
+        block, place = divmod(batch, self.num_batches)
+        return self._block(self.num_batches, block, seed=1)[place]
+
+    def _block(self, size: int, block: int, seed: int = 0) -> Float[Tensor, "size draws"]:
+        if (seed, block) not in self._blocks:
+            seed_of_block = self._seed + 2 * block + seed
+            generator = torch.Generator().manual_seed(seed_of_block)
+            engine = SobolEngine(  # type: ignore[no-untyped-call]
+                self._num_draws, scramble=True, seed=seed_of_block
+            )
+            points = engine.draw(size, dtype=torch.float64).clamp(min=_LOWEST)
+            self._blocks[seed, block] = points[torch.randperm(size, generator=generator)]
+        return self._blocks[seed, block]
