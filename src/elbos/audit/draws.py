@@ -44,8 +44,9 @@ class Distribution:
         if not self.parameters:
             return Drawn(self.kind, _ZERO, _ONE)
         given = dict(zip(self.parameters, args[self.first :], strict=False)) | dict(kwargs)
-        if self.kind == "integer" and not isinstance(given.get("high"), int):
-            given |= {"low": 0, "high": given["low"]}  # randint(high, size)
+        lower, upper = self.parameters
+        if self.kind == "integer" and isinstance(given.get(upper), tuple | list | None):
+            given |= {lower: 0, upper: given[lower]}  # randint(high, size)
         first, second = (
             torch.as_tensor(given.get(name, default)).detach().to(value.device, torch.float64)
             for name, default in zip(self.parameters, (0.0, 1.0), strict=True)

@@ -124,7 +124,7 @@ class Recorder(TorchFunctionMode):
         self.num_draws = self.num_draws_of_batch = 0
         if self.chosen is not None:
             of_samples, of_batch = self.chosen(seed)
-            self._of_samples, self._of_batch = iter(of_samples.T), iter(of_batch)
+            self._of_samples, self._of_batch = iter(of_samples.T), iter(of_batch[:, None])
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002, it is the loss that draws from it
         if torch.accelerator.is_available():
@@ -162,6 +162,8 @@ class Recorder(TorchFunctionMode):
         result = func(*args, **kwargs)
         if func not in _RANDOM or torch._C._functorch.is_functorch_wrapped_tensor(result):
             return result
+        if result.is_complex():  # two numbers each
+            return result
         if func in _TORCH:
             value = result.detach()
             self._record_in_place(_TORCH[func].of_call(args, kwargs, value), value)
@@ -185,7 +187,7 @@ class Recorder(TorchFunctionMode):
         result = function(*args, **kwargs)
         value = torch.tensor(result)
         value = self._recorded(distribution.of_call(args, kwargs, value), value)
-        return type(result)(value.item()) if np.ndim(result) == 0 else value.numpy()
+        return value.numpy() if isinstance(result, np.ndarray) else type(result)(value.item())
 
     def _numpy_choice(
         self,

@@ -1,0 +1,67 @@
+"""Numbers that are spread evenly are those that the loss asked for."""
+# ruff: noqa: NPY002, S311, as people write it
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from elbos.audit.rng import Recorder
+
+U = torch.linspace(0.01, 0.99, 16, dtype=torch.float64)
+THREE_TO_TEN = stats.randint(3, 11).ppf(U)
+
+
+def drawn(function, u):
+    """What `function` draws where the quantiles of a number per sample, or one, are `u`."""
+    recorder = Recorder()
+    recorder.chosen = lambda _: (u[:, None], u[:1])
+    recorder.reset(0, len(u))
+    with recorder.recording():
+        return function()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda: torch.randint(8, (16,)) + 3,
+        lambda: torch.randint(8, [16]) + 3,
+        lambda: torch.randint(high=11, low=3, size=(16,)),
+        lambda: torch.randint(3, np.int64(11), (16,)),
+        lambda: torch.randint(3, torch.tensor(11), (16,)),
+        lambda: torch.randint_like(torch.zeros(16), 3, 11),
+        lambda: np.random.randint(8, size=16) + 3,
+        lambda: np.random.randint(3, np.int64(11), 16),
+        lambda: np.random.randint(3, np.full(16, 11)),
+        lambda: np.random.randint(3, 11.0, 16, dtype=np.uint16),
+    ],
+)
+def test_integers_are_between_their_ends(function):
+    assert np.asarray(drawn(function, U)).tolist() == THREE_TO_TEN.tolist()
+
+
+@pytest.mark.parametrize("u", U)
+def test_python_draws_integers_with_both_ends(u):
+    expected = stats.randint(3, 11).ppf(u)
+    assert drawn(lambda: random.randint(3, 10), u.repeat(4)) == expected
+    assert drawn(lambda: random.randint(b=10, a=3), u.repeat(4)) == expected
+
+
+def test_one_rounded_number_for_the_batch():
+    value = drawn(lambda: torch.rand(1, dtype=torch.bfloat16), U)
+    assert value == torch.tensor([0.01], dtype=torch.bfloat16)
+
+
+def test_an_array_of_no_dimension_stays_one():
+    value = drawn(lambda: np.random.uniform(1, 3, size=()), U)
+    assert isinstance(value, np.ndarray)
+    assert value == pytest.approx(1.02)
+
+
+def test_complex_numbers_are_left_as_they_are():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        expected = torch.randn(16, dtype=torch.complex64)
+    assert torch.equal(drawn(lambda: torch.randn(16, dtype=torch.complex64), U), expected)
