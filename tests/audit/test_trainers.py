@@ -97,6 +97,12 @@ def test_what_has_no_counterpart_is_far_away():
     assert found.distance > 0.5 and found.is_same_prediction and not found.is_same
 
 
+def test_what_is_never_drawn_at_one_end_is_translated():
+    """ai-toolkit never draws the noisiest step: one level of 1,000, however coarse the fit."""
+    found = translate(TRAINERS["kohya"].loss(Settings({})), "ai-toolkit")
+    assert found.is_same and found.settings["min_snr_gamma"] > math.exp(5)
+
+
 @pytest.mark.slow
 def test_a_measured_loss_and_a_recipe_are_translated():
     def loss(network, x):
@@ -154,6 +160,12 @@ def test_what_no_weighting_shows_is_found(name):
     for source, kind in FOUND[name]:
         found = kinds(TRAINERS[name].loss(settings_of(source)))
         assert found == [kind]
+
+
+@pytest.mark.parametrize("strength", ["-1", "-0.3", "1e308"])
+def test_a_coefficient_below_0_or_infinite_has_no_weighting(strength):
+    with pytest.raises(ValueError, match="below 0 or infinite at some step"):
+        TRAINERS["kohya"].audit(read_settings(f"--v_pred_like_loss {strength}"))
 
 
 REFUSED = [

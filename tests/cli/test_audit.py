@@ -130,6 +130,7 @@ def test_a_trainers_settings_are_a_target_and_are_translated(audit: Elbos, tmp_p
         assert found["settings"]["loss_weight_strength"] == 5
     shown = audit("kohya:config.toml", "edm", "--as", "onetrainer").out
     assert 'loss_weight_fn: "MIN_SNR_GAMMA"' in shown
+    assert "\n  (its defaults)\n" in audit("sd", "--as", "kohya").out
 
 
 LATER = {

@@ -175,7 +175,8 @@ def from_table(table: LossTable) -> Audit:
     """The audit of a loss with a table of noise levels.
 
     Raises:
-        ValueError: If fewer than three steps have both signal and noise, and are ever drawn.
+        ValueError: If fewer than three steps have both signal and noise, and are ever drawn; or if
+            the coefficient is below 0 or infinite at one of these, or 0 at all of them.
     """
     steps = _distinct(table)
     levels = steps.logsnr.numpy()
@@ -266,5 +267,10 @@ def _with_unknown_target(
 
 def _log(values: Tensor) -> Tensor:
     """The logarithm; of 0, one that is very small beside the least of the others."""
+    if not (values.isfinite() & (values >= 0)).all() or not values.any():
+        raise ValueError(
+            "The coefficient is 0 everywhere, or below 0 or infinite at some step: there is no "
+            "weighting to compute."
+        )
     log = values.log()
     return log.clamp(min=log[log.isfinite()].min().item() + math.log(1e-12))

@@ -9,5 +9,5 @@ def translation_text(title: str, translation: Translation) -> str:
     """What the terminal says of a translation: how near it is, and the settings, to be pasted."""
     off = in_words(translation.distance)
     said = render("audit_translation.txt", title=title, translation=translation, off=off)
-    indented = translation.text.replace("\n", "\n  ")
+    indented = (translation.text or "(its defaults)").replace("\n", "\n  ")
     return f"{' '.join(said.split())}\n\n  {indented}\n"

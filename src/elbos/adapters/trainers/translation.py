@@ -25,7 +25,6 @@ from elbos.audit.declare import log_weighting
 from elbos.audit.families import fit_family
 from elbos.audit.matching import MIN_GAIN, SAME, Prediction, distance
 
-_STRIDE = 4  # of the audit's grid, on which settings are fitted
 _MAX_CALLS = 120
 _MAX_UNDRAWN = 0.01  # of the loss's samples, at levels which the settings never draw
 
@@ -99,15 +98,15 @@ def _fitted(audit: Audit, trainer: Trainer, option: Option) -> tuple[dict[str, V
         values = [_value(*args) for args in zip(theta, option.free.values(), strict=True)]
         return trainer.read(Settings(_with(option, values)))
 
-    def distance_of(loss: Loss, stride: int = _STRIDE) -> float:
-        return _distance(loss, logsnr[::stride], log_w[::stride], p[::stride])
+    def distance_of(loss: Loss) -> float:
+        return _distance(loss, logsnr, log_w, p)
 
     start = [_scaled(start, low) for start, low, _ in option.free.values()]
     bounds = [(_scaled(low, low), _scaled(high, low)) for _, low, high in option.free.values()]
     theta, _ = fit_family(loss_of, start, distance_of, bounds=bounds, max_calls=_MAX_CALLS)
     values = [_value(*args) for args in zip(theta, option.free.values(), strict=True)]
-    settings = _with(option, [float(f"{round(value, 3):.3g}") for value in values])
-    return settings, distance_of(trainer.read(Settings(settings)), stride=1)
+    settings = _with(option, [float(f"{round(value, 3) + 0.0:.3g}") for value in values])
+    return settings, distance_of(trainer.read(Settings(settings)))
 
 
 def _distance(loss: Loss, logsnr: Array, log_w: Array, p: Array) -> float:

@@ -165,7 +165,8 @@ class Run:
                 line, culprits = statement.lineno, made_of
                 break
         what = " and ".join(sorted(culprits))
-        text = f"the loss depends on {what}, which is not known without running the script"
+        text = f"the loss depends on {what}, which is not known without running the script: "
+        text += "wrap the loss in a function of (network, x)."
         return Failure(line, text, len(culprits))
 
     def loss(self) -> ScriptLoss:
