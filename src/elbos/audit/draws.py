@@ -84,7 +84,7 @@ class Drawn:
             return logit
         if self.kind == "beta":
             below, above = (
-                torch.as_tensor(function(first, second, value)).double()
+                torch.from_numpy(function(first.numpy(), second.numpy(), value.numpy()))
                 for function in (special.betainc, special.betaincc)
             )
             return below.log() - above.log()
@@ -98,7 +98,7 @@ class Drawn:
         if self.kind == "normal":
             value: Tensor = first + second * torch.special.ndtri(u)
         elif self.kind == "beta":
-            value = u.new_tensor(special.betaincinv(first, second, u))
+            value = u.new_tensor(special.betaincinv(first.numpy(), second.numpy(), u.numpy()))
         elif self.kind == "integer":
             value = (first + u * (second - first)).floor().clamp(max=second - 1)
         else:  # never the upper end
