@@ -65,3 +65,9 @@ def test_complex_numbers_are_left_as_they_are():
         torch.manual_seed(0)
         expected = torch.randn(16, dtype=torch.complex64)
     assert torch.equal(drawn(lambda: torch.randn(16, dtype=torch.complex64), U), expected)
+
+
+def test_numbers_drawn_in_a_loop_over_samples_are_left_as_they_are():
+    values = drawn(lambda: [random.random() for _ in U], U)
+    random.seed(0)
+    assert values[8:] == [random.random() for _ in U][8:]

@@ -158,7 +158,7 @@ class Measurement:
         Raises:
             ValueError: In one line, if there is no weighting to be seen in them.
         """
-        while sum(len(batch.coefficient) for batch in self._drawn) < num:
+        while self._batch_size * len(self._drawn) < num:
             self._drawn += self._next(None)
         return self._solved(self._drawn, num, self._data_scale)
 

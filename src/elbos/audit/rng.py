@@ -57,6 +57,8 @@ _PYTHON = {
     "randint": Distribution("integer", ("a", "b"), is_closed=True),
 }
 
+_MAX_DRAWS_OF_BATCH = 8  # more are drawn in a loop over the samples
+
 
 def distant_seed(seed: int) -> int:
     """A seed whose successors are not the successors of other seeds."""
@@ -108,6 +110,7 @@ class Recorder(TorchFunctionMode):
         self._of_samples: Iterator[Tensor] = iter(())
         self._of_batch: Iterator[Tensor] = iter(())
         self._num = 0
+        self._is_loop = False
         self._seed = -1
         self._generators: dict[int, tuple[torch.Generator, Tensor]] = {}
 
@@ -117,6 +120,7 @@ class Recorder(TorchFunctionMode):
         Generators of the loss itself start from where this seed first met them.
         """
         self._num = num
+        self._is_loop = self._is_one_too_many
         if seed != self._seed:
             self._generators.clear()
             self._seed = seed
@@ -185,8 +189,11 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """What a function of numpy or Python draws."""
         result = function(*args, **kwargs)
-        value = torch.tensor(result)
-        value = self._recorded(distribution.of_call(args, kwargs, value), value)
+        if np.ndim(result) == 0 and self._is_one_too_many:
+            return result
+        with torch._C.DisableTorchFunction():
+            value = torch.tensor(result)
+            value = self._recorded(distribution.of_call(args, kwargs, value), value)
         return value.numpy() if isinstance(result, np.ndarray) else type(result)(value.item())
 
     def _numpy_choice(
@@ -207,6 +214,8 @@ class Recorder(TorchFunctionMode):
     def _recorded(self, drawn: Drawn, value: Tensor) -> Tensor:
         """The numbers that the loss gets, recorded."""
         num, is_coarse = value.numel(), value.dtype in (torch.float16, torch.bfloat16)
+        if num == 1 and self._is_one_too_many:
+            return value
         place, quantile = self._next_quantile(num)
         if quantile is not None:
             value = drawn.at(quantile, value)
@@ -218,6 +227,13 @@ class Recorder(TorchFunctionMode):
             elif quantile is not None:  # of numbers that are rounded, many are equal
                 self._record(torch.logit(quantile), place, is_uniform=not drawn.is_normal)
         return value
+
+    @property
+    def _is_one_too_many(self) -> bool:
+        """Whether this or an earlier call had so many draws of one number that each is one of a
+        sample.
+        """
+        return self._is_loop or self.num_draws_of_batch >= _MAX_DRAWS_OF_BATCH
 
     def _record(self, logit: Tensor, place: int | None, *, is_uniform: bool) -> None:
         designs = list(_designs(logit, self._num, is_uniform=is_uniform))
