@@ -15,6 +15,7 @@ from showcases import SHOWCASES
 
 from elbos import audit
 from elbos.adapters.trainers import TRAINERS, Option, Settings
+from elbos.errors import suggestion
 from elbos.recipes import RECIPES
 from elbos.report.gallery import Card, page
 from elbos.report.html import write_html
@@ -85,6 +86,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "index.html")
     parser.add_argument("--only", nargs="+", help="names of recipes, trainers and showcases")
     options = parser.parse_args()
+
+    known = [*RECIPES, *TRAINERS, *(one.name for one in SHOWCASES)]
+    for name in options.only or ():
+        if name not in known:
+            parser.error(f"there is no {name!r}: {suggestion(name, known)}")
 
     def is_wanted(name: str) -> bool:
         return not options.only or name in options.only

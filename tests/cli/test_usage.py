@@ -15,6 +15,7 @@ WRONG_USAGE = {
     "trian digits": "did you mean train?",
     "train toy data:folder": "data:folder needs --data.root PATH (",
     "train toy weighting:monotone": "from weighting.inner:elbo",
+    "train toy --out x": "There is no option --out (see `elbos train toy --help`)",
     "train digits --sampling.num-steps 1": "elbos: num_steps is 1",  # whose place is ours
     "train": "toy",
     "train nope": "nope",

@@ -225,6 +225,16 @@ def test_the_command_makes_the_page(tmp_path, monkeypatch, capsys):
     assert str(out) in capsys.readouterr().out
 
 
+def test_an_unknown_name_is_refused_and_nothing_is_written(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "index.html"
+    monkeypatch.syspath_prepend(ROOT / "docs/gallery")
+    monkeypatch.setattr(sys, "argv", ["make.py", "--out", str(out), "--only", "kohyaa"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "docs/gallery/make.py"), run_name="__main__")
+    assert stop.value.code == 2 and not out.exists()
+    assert "there is no 'kohyaa': did you mean kohya?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", TRAINERS)
 def test_the_command_of_a_trainers_card_means_its_settings(name, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs/gallery")

@@ -73,7 +73,7 @@ def parse(
     page = Page(
         command=shlex.join(["elbos", verb, *start, *chosen]),
         start=shlex.join(["elbos", verb, *start]),
-        options=tuple(re.findall(r"^ +(--[\w.-]+)", listing.getvalue(), re.MULTILINE)),
+        options=tuple(re.findall(r"^ +(--\w[\w.-]*)", listing.getvalue(), re.MULTILINE)),
     )
     raise UsageError(one_line(shown.getvalue(), page))
 
