@@ -30,6 +30,7 @@ _MIN_BLOCKS = 8  # from which a variance can be told
 _NUM_NEIGHBOURS = 25  # points that scatter alike
 _MAX_NEWTON_STEPS = 50
 MAX_SCATTER = 5e-3  # relative scatter of values that are a function of the noise level
+_NUM_IN_TAIL, _TAIL_ERROR = 10, 0.05  # of points whose scatter is hardly known, as by rounding
 _MAX_OUTLIERS = 5e-3  # share of values that may be far off, as where a curve bends or jumps
 
 
@@ -265,7 +266,10 @@ class Curve:
         residual = residuals(logsnr, log_value)
         usual = float(np.quantile(residual, 0.8) / 1.28)
         if usual < MAX_SCATTER and (residual > 10 * MAX_SCATTER).mean() < _MAX_OUTLIERS:
-            error = np.interp(grid, logsnr, scatter(logsnr, log_value))
+            off = scatter(logsnr, log_value)
+            for tail in (slice(None, _NUM_IN_TAIL), slice(-_NUM_IN_TAIL, None)):
+                off[tail] = np.maximum(off[tail], _TAIL_ERROR)
+            error = np.interp(grid, logsnr, off)
             return cls(np.interp(grid, logsnr, log_value), np.diag(error**2), usual, False)
         curve = Splines.of_values(logsnr, value)
         relative = value * np.exp(-curve(logsnr)) - 1

@@ -1,0 +1,54 @@
+"""The trainer, audited: its loss, as a step computes it, is the weighting that its config says."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import DIGITS
+
+from elbos import audit, parameterizations, schedules, weightings
+from elbos.runs.directory import RunDirectory
+from elbos.training.machine import new_accelerator
+from elbos.training.trainer import Trainer
+
+CASES = [
+    (weightings.Sigmoid(k=2.0), schedules.Cosine(), parameterizations.V(), "v"),
+    (weightings.EDM(), schedules.Normal(), parameterizations.EDM(), "edm"),
+    (weightings.Exponential(), schedules.Linear(), parameterizations.Eps(), "eps"),
+    (weightings.P2(gamma=1.0), schedules.Cosine(shift=1.0), parameterizations.X(), "x"),
+]
+
+
+@pytest.mark.parametrize(("weighting", "schedule", "target", "name"), CASES, ids=repr)
+def test_the_weighting_of_a_step_is_that_of_the_config(
+    weighting, schedule, target, name, tmp_path: Path
+):
+    ends = replace(schedule, logsnr_min=-10.0, logsnr_max=10.0)
+    config = replace(
+        DIGITS,
+        weighting=weighting,
+        schedule=ends,
+        parameterization=target,
+        precision="fp32",
+        num_shards=1,
+    )
+    trainer = Trainer(config, RunDirectory(tmp_path), config.data.load(), new_accelerator())
+
+    def loss_of_a_step(network, x):
+        losses = []
+        trainer.network = lambda z, logsnr, cond: network(z, logsnr)
+        trainer.batch = lambda: (x, None)
+        trainer.optimize = lambda loss, logsnr: losses.append(loss.mean()) or 0.0
+        trainer.state.step = int(torch.randint(10**6, ()))
+        trainer.step()
+        return losses[0]
+
+    x = 2 * torch.rand(config.batch_size, *trainer.data.spec.shape) - 1
+    result = audit.probe(loss_of_a_step, x, 1500)
+    assert (result.parameterization, result.process) == (name, "variance preserving")
+    assert result.diagnostics == []
+    off = (result.weight / weighting(result.logsnr)).log().numpy()
+    assert (np.abs(off - np.median(off)) < 4 * result.weight_error.numpy() + 0.01).all()
+    assert np.median(result.weight_error) < 0.02
