@@ -27,6 +27,7 @@ NUM_POINTS = 401
 _NUM_NEIGHBOURS = 25  # samples
 _MORE_SAMPLES = (2, 4, 8)  # times as many, where it is undecided
 _MAX_ERROR = 0.025  # of w, above which more samples are drawn, too
+_TAIL_ERROR = 0.2  # of a log-weight that was read off from the last 0.05 % of the samples
 _NEGLIGIBLE_RISE = 0.05  # of a log-weight: one that is not excluded leaves the verdict open
 _MIN_RISE = 2e-3  # of a log-weight: what float32 arithmetic in a loss can leave
 
@@ -34,10 +35,14 @@ _MIN_RISE = 2e-3  # of a log-weight: what float32 arithmetic in a loss can leave
 def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit:
     """The audit of a loss from `num_samples` samples, or from more while it is undecided.
 
+    Of a batch of one, from a quarter: its calls cost most, and levels that are spread evenly need
+    few samples.
+
     Raises:
         ValueError: If there is no weighting to be seen in the samples.
     """
-    for num in (num_samples, *(num_samples * more for more in _MORE_SAMPLES)):
+    first = num_samples if measurement.batch_size > 1 else -(-num_samples // 4)
+    for num in (first, *(first * more for more in _MORE_SAMPLES)):
         samples = measurement.samples(num)
         estimate = Estimate.from_samples(samples, measurement.at)
         if estimate.is_decided or any(one.is_fatal for one in samples.diagnostics):
@@ -112,12 +117,19 @@ class Estimate:
         return np.asarray((below > 0.005 * below[-1]) & (below < 0.995 * below[-1]))
 
     @cached_property
+    def supported(self) -> NDArray[np.bool_]:
+        """All levels but those of the last 0.05 % at either end, where a loss itself rounds."""
+        below = np.cumsum(np.exp(self.density.log_p - self.density.log_p.max()))
+        return np.asarray((below > 5e-4 * below[-1]) & (below < (1 - 5e-4) * below[-1]))
+
+    @cached_property
     def rising(self) -> list[tuple[float, float]]:
         """Where the weighting rises: if something was fitted, on the inner 99 % of the samples, and
         by eight standard errors for five, since a fit is off by more than chance alone.
         """
         if not (self.density.is_fitted or self.k.is_fitted):
-            return significant_rises(self.grid, self.log_w, self.covariance)
+            in_tails = np.diag(_TAIL_ERROR**2 * ~self.supported)
+            return significant_rises(self.grid, self.log_w, self.covariance + in_tails)
         i, covariance = self.inner, self.covariance[np.ix_(self.inner, self.inner)]
         return significant_rises(self.grid[i], self.log_w[i], covariance, num_errors=8.0)
 

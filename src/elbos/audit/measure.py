@@ -138,17 +138,17 @@ class Measurement:
     ) -> None:
         self._pilot, self._seed, self._advance = pilot, seed, advance
         self._data_scale = data_scale
-        self._batch_size = len(pilot.queries.x)
+        self.batch_size = len(pilot.queries.x)
         self._recorder = pilot.queries.instrument.recorder
         num_draws = max(self._recorder.num_draws, self._recorder.num_draws_of_batch)
-        self._even = EvenQuantiles(self._batch_size, num_batches, num_draws, distant_seed(seed))
+        self._even = EvenQuantiles(self.batch_size, num_batches, num_draws, distant_seed(seed))
         self._drawn: list[_Batch] = []
         self._num_calls = 0
 
     @property
     def has_draws_of_batches(self) -> bool:
         """Whether the loss draws one number, or one noise level, for all samples of a batch."""
-        logsnr = self.samples(self._batch_size).logsnr
+        logsnr = self.samples(self.batch_size).logsnr
         is_one_level = bool((logsnr - logsnr[0]).abs().max() < 1e-4)
         return self._recorder.num_draws_of_batch > 0 or is_one_level
 
@@ -158,7 +158,7 @@ class Measurement:
         Raises:
             ValueError: In one line, if there is no weighting to be seen in them.
         """
-        while self._batch_size * len(self._drawn) < num:
+        while self.batch_size * len(self._drawn) < num:
             self._drawn += self._next(None)
         return self._solved(self._drawn, num, self._data_scale)
 
@@ -170,8 +170,8 @@ class Measurement:
             quantiles: Between 0 and 1; padded to whole batches.
             data_scale: As found before.
         """
-        padded = np.resize(quantiles, -(-len(quantiles) // self._batch_size) * self._batch_size)
-        parts = torch.from_numpy(padded).reshape(-1, self._batch_size)
+        padded = np.resize(quantiles, -(-len(quantiles) // self.batch_size) * self.batch_size)
+        parts = torch.from_numpy(padded).reshape(-1, self.batch_size)
         batches = [batch for part in parts for batch in self._next((place, part))]
         return self._solved(batches, len(padded), data_scale)
 
@@ -190,7 +190,7 @@ class Measurement:
         self._recorder.chosen = chosen
         batches = self._pilot.taken_apart(self._seed + number)
         if self._advance:
-            self._advance(self._batch_size * len(batches))
+            self._advance(self.batch_size * len(batches))
         places = self._recorder.places
         return [replace(batch, number=number, places=places) for batch in batches]
 
@@ -202,12 +202,12 @@ class Measurement:
         offset = pilot.noise.coefficients.offset
         grams, c = single_grams(products, offset) if pilot.is_plain else (products, c)
         num_draws = min(len(batch.quantiles) for batch in batches)  # those drawn in every batch
-        empty = torch.empty(self._batch_size, 0)
+        empty = torch.empty(self.batch_size, 0)
         quantiles = [
             torch.stack(batch.quantiles[:num_draws], 1) if num_draws else empty for batch in batches
         ]
         numbers = torch.tensor([batch.number for batch in batches], dtype=torch.float64)
-        numbers = numbers.repeat_interleave(self._batch_size)[:num]
+        numbers = numbers.repeat_interleave(self.batch_size)[:num]
         is_finite = grams.isfinite().flatten(1).all(1) & c.isfinite()
         pilot = _checked(pilot, c, is_finite)
         block = numbers // self._even.num_batches
