@@ -11,7 +11,7 @@ from elbos import audit
 from elbos.adapters.trainers import Settings
 from elbos.audit import LossTable
 from elbos.audit.matching import distance
-from elbos.audit.measure import measure
+from elbos.audit.measure import measuring
 
 # Of whose levels no density is measured well enough: Beta draws, and tables whose steps are not
 # equally likely. Their levels are compared in `test_trainers_times`, here what is made of each.
@@ -58,7 +58,8 @@ def test_every_sample_and_all_together_weigh_as_declared(name):
     """What multiplies the error of the noise, and the share of the coefficients' sum up to each of
     99 noise levels, whose sampling error is up to .4 % of 20,000 samples.
     """
-    samples = measure(getattr(trainer_losses, name), X, 20_000, seed=0)
+    with measuring(getattr(trainer_losses, name), X, 20_000, seed=0) as measurement:
+        samples = measurement.samples(20_000)
     loss = trainer_of(name).loss(Settings(SETTINGS[name]))
     is_drawn = samples.logsnr.isfinite() & (samples.eps_coefficient > 0)
     logsnr, c = samples.logsnr[is_drawn], samples.coefficient[is_drawn]

@@ -42,7 +42,8 @@ def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit
         ValueError: If there is no weighting to be seen in the samples.
     """
     first = num_samples if measurement.batch_size > 1 else -(-num_samples // 4)
-    for num in (first, *(first * more for more in _MORE_SAMPLES)):
+    more_samples = _MORE_SAMPLES if measurement.is_cheap else ()
+    for num in (first, *(first * more for more in more_samples)):
         samples = measurement.samples(num)
         estimate = Estimate.from_samples(samples, measurement.at)
         if estimate.is_decided or any(one.is_fatal for one in samples.diagnostics):

@@ -146,6 +146,11 @@ class Measurement:
         self._num_calls = 0
 
     @property
+    def is_cheap(self) -> bool:
+        """Whether a batch is taken apart with one call, and of several samples."""
+        return self._pilot.is_plain and self.batch_size > 1
+
+    @property
     def has_draws_of_batches(self) -> bool:
         """Whether the loss draws one number, or one noise level, for all samples of a batch."""
         logsnr = self.samples(self.batch_size).logsnr

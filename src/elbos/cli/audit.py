@@ -9,6 +9,7 @@ loss are (`audit.script`); configurations and settings are only read.
 import contextlib
 import json
 import math
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -300,7 +301,8 @@ def _is_same_file(path: Path, target: str) -> bool:
     """Whether a path is that of what is audited, be it through links."""
     file = code_path(target) if _is_code(target) else _config_path(target)
     if settings := _settings_of(target):
-        file = Path(settings[1])
+        named = re.split(r"[\s=]+", settings[1])  # a file, or flags that may name one
+        return path.resolve() in [Path(word).resolve() for word in named]
     if script := _script(target):
         file = Path(script[0])
     return file is not None and path.resolve() == file.resolve()
