@@ -30,7 +30,7 @@ _MIN_BLOCKS = 8  # from which a variance can be told
 _NUM_NEIGHBOURS = 25  # points that scatter alike
 _MAX_NEWTON_STEPS = 50
 MAX_SCATTER = 5e-3  # relative scatter of values that are a function of the noise level
-_NUM_IN_TAIL, _TAIL_ERROR = 10, 0.05  # of points whose scatter is hardly known, as by rounding
+_NUM_IN_TAIL, _TAIL_ERROR = 10, 0.01  # of points whose scatter is hardly known, as by rounding
 _MAX_OUTLIERS = 5e-3  # share of values that may be far off, as where a curve bends or jumps
 
 

@@ -129,7 +129,8 @@ class Estimate:
         by eight standard errors for five, since a fit is off by more than chance alone.
         """
         if not (self.density.is_fitted or self.k.is_fitted):
-            in_tails = np.diag(_TAIL_ERROR**2 * ~self.supported)
+            is_exact = self.supported | (self.density.kind != "function")
+            in_tails = np.diag(_TAIL_ERROR**2 * ~is_exact)
             return significant_rises(self.grid, self.log_w, self.covariance + in_tails)
         i, covariance = self.inner, self.covariance[np.ix_(self.inner, self.inner)]
         return significant_rises(self.grid[i], self.log_w[i], covariance, num_errors=8.0)
