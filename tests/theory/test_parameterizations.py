@@ -18,7 +18,8 @@ def parameterization(request):
 
 
 def test_every_parameterization_is_in_the_table():
-    assert {type(p) for p in PARAMETERIZATIONS} == set(Parameterization.__subclasses__())
+    ours = {one for one in Parameterization.__subclasses__() if one.__module__ == V.__module__}
+    assert {type(p) for p in PARAMETERIZATIONS} == ours
 
 
 @pytest.mark.parametrize("span", [8.0, 20.0])

@@ -35,15 +35,18 @@ _MIN_RISE = 2e-3  # of a log-weight: what float32 arithmetic in a loss can leave
 def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit:
     """The audit of a loss from `num_samples` samples, or from more while it is undecided.
 
-    Of a batch of one, from a quarter: its calls cost most, and levels that are spread evenly need
-    few samples.
+    Of a batch of one, first from a quarter: its calls cost most, and levels that are spread evenly
+    need few samples.
 
     Raises:
         ValueError: If there is no weighting to be seen in the samples.
     """
-    first = num_samples if measurement.batch_size > 1 else -(-num_samples // 4)
-    more_samples = _MORE_SAMPLES if measurement.is_cheap else ()
-    for num in (first, *(first * more for more in more_samples)):
+    nums = [num_samples]
+    if measurement.is_cheap:
+        nums += [num_samples * more for more in _MORE_SAMPLES]
+    if measurement.batch_size == 1:
+        nums.insert(0, max(100, num_samples // 4))
+    for num in nums:
         samples = measurement.samples(num)
         estimate = Estimate.from_samples(samples, measurement.at)
         if estimate.is_decided or any(one.is_fatal for one in samples.diagnostics):

@@ -37,6 +37,7 @@ T = TypeVar("T")
 
 _MAX_PARAMETER = 20.0  # of a mean log-SNR, or the log of a scale: beyond, nobody would write it
 _TABLE_TOLERANCE = 0.01  # of the distribution function: a table needs its name only to be found
+_TAIL = 5e-4  # share of the samples at either end where the shape need not be that of a schedule
 _SHAPE_ERROR = 5e-4  # of a log-density, where it was read off: what rounding can leave
 
 
@@ -180,7 +181,9 @@ def schedule_of_shape(
     """The schedule whose log-density is within the errors of one that was read off, everywhere, and
     whether it is that of a published recipe, or has nothing to fit but ends.
     """
-    at, weight = torch.from_numpy(grid), 1 / (error**2 + _SHAPE_ERROR**2)
+    below = np.cumsum(np.exp(log_p - log_p.max()))  # the last samples show how a loss rounds
+    is_drawn = (below > _TAIL * below[-1]) & (below < (1 - _TAIL) * below[-1])
+    at, weight = torch.from_numpy(grid), is_drawn / (error**2 + _SHAPE_ERROR**2)
 
     def residual(schedule: Schedule) -> Array:
         off = schedule.log_density(at).numpy().clip(min=-1e3) - log_p  # -inf beyond its own ends
@@ -190,7 +193,7 @@ def schedule_of_shape(
         return float((weight * residual(schedule) ** 2).sum() / weight.sum())
 
     def has_shape(schedule: Schedule) -> bool:
-        return bool((np.abs(residual(schedule)) < 4 * (error + _SHAPE_ERROR)).all())
+        return bool((np.abs(residual(schedule)) < 4 * (error + _SHAPE_ERROR))[is_drawn].all())
 
     fits = [_Fit(family, logsnr) for family in _FAMILIES]
     candidates = [(0, dataclasses.replace(s, **fits[0].ends)) for s in _published()]
