@@ -82,7 +82,7 @@ BAD_LOSSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "one level": bad(
         "return F.mse_loss(network(0.6 * x + 0.8 * eps, t), eps)", "draws a single noise level"
     ),
-    "no noise": bad("return F.mse_loss(network(x, t), x)", "draws the same noise"),
+    "no noise": bad("return F.mse_loss(network(x, t), x)", "is given the clean data"),
     "no data": bad("return F.mse_loss(network(z[..., :2], t), u[..., :2])", "is not the data"),
     "exit": bad("import sys; sys.exit(3)", "loss.py:loss exits when it is called (3)"),
     "interrupted": bad("raise KeyboardInterrupt", "Interrupted."),
@@ -145,7 +145,7 @@ def test_files_that_cannot_be_read_are_one_line(audit: Elbos, tmp_path: Path) ->
         result = audit("secret.py:loss", *PROBING)
     finally:
         os.seteuid(0) if is_root else None
-    assert_one_line(result, "secret.py: Permission denied: change its perm", statuses=(1,))
+    assert_one_line(result, "secret.py", "Permission denied: change its perm", statuses=(1,))
 
 
 def called(target: str) -> torch.Tensor:

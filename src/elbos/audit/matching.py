@@ -199,7 +199,8 @@ def _log_value(formula: str, snr: Array, g: float = 1.0) -> Array:
     names = {**functions, "snr": snr, "g": g, "t": 1 / (1 + root), "signal": root / (1 + root)}
     code = formula.partition(", t =")[0].replace("(1 - t)", "signal")  # exact where t is nearly 1
     value = eval(code, {"__builtins__": {}}, names)  # noqa: S307, constants of this module
-    return np.asarray(np.log(value * np.ones_like(snr)))
+    with np.errstate(divide="ignore"):  # far out, some formulas are 0
+        return np.asarray(np.log(value * np.ones_like(snr)))
 
 
 def coefficient_name(
