@@ -75,7 +75,8 @@ def test_a_distribution_without_a_name_is_estimated(weighting):
     for result, error in zip(results, errors, strict=True):
         assert (error / result.weight_error[central(result)]).max() < 5
         assert result.closest[0].name == code(weighting)
-        assert result.is_monotone == (weighting == weightings.Sigmoid())
+        is_flat = weighting == weightings.Sigmoid()  # at the noisy end, where a rise is possible
+        assert result.verdict in (("monotone", "undecided") if is_flat else ("not monotone",))
 
 
 @pytest.mark.parametrize("mean, std", [(2.0, 2.8), (1.0, 3.0)])
