@@ -145,7 +145,7 @@ def test_files_that_cannot_be_read_are_one_line(audit: Elbos, tmp_path: Path) ->
         result = audit("secret.py:loss", *PROBING)
     finally:
         os.seteuid(0) if is_root else None
-    assert_one_line(result, "secret.py", "Permission denied: change its perm", statuses=(1,))
+    assert_one_line(result, "secret.py: Permission denied: change its perm", statuses=(1,))
 
 
 def called(target: str) -> torch.Tensor:

@@ -1,9 +1,8 @@
 r"""The noise levels that a loss draws, and what it does at each: `probe`'s measurement.
 
-A few batches are taken apart with all paired calls there are: is the loss a squared error, what is
-its noise, where are the data? After this pilot, every batch is taken apart with three calls (the
-gradient at answer 0, at another answer, and at answer 0 of other data); of a plain loss, whose
-noise is known, with one. Per sample they give the coefficient $c$, the target's $(a, b)$ and
+After a pilot (`pilot`), every batch is taken apart with three calls (the gradient at answer 0, at
+another answer, and at answer 0 of other data); of a plain loss, whose noise is known, with one. Per
+sample they give the coefficient $c$, the target's $(a, b)$ and
 $\alpha, \sigma$, and with them
 
 $$\lambda = \log\frac{\alpha^2}{\sigma^2}, \qquad
@@ -15,8 +14,7 @@ the noise level and the coefficient of $\|\hat\epsilon - \epsilon\|^2$ there.
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,21 +22,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.arrays import Array
-from elbos.audit import diagnostics, scatter
-from elbos.audit.data import reference_data
-from elbos.audit.decompose import (
-    paired_grams,
-    representative_elements,
-    single_grams,
-    single_products,
-    solve,
-)
+from elbos.audit import scatter
+from elbos.audit.decompose import single_grams, solve
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.draws import EvenQuantiles
 from elbos.audit.instrument import LossFunction
-from elbos.audit.noise import Noise, find_noise, of_the_target, prepared
-from elbos.audit.queries import PairedCalls, Queries
-from elbos.audit.refusals import REFUSAL, reason
+from elbos.audit.noise import of_the_target
+from elbos.audit.pilot import Batch, Pilot
+from elbos.audit.refusals import REFUSAL
 from elbos.audit.rng import distant_seed, preserved_random_states
 from elbos.audit.scales import Process, process_of
 from elbos.checks import require_positive
@@ -47,9 +38,7 @@ _ONE_AT_A_TIME = threading.RLock()  # random states are those of the process
 NUM_BLOCKS = 10  # of samples, each spread evenly by itself
 _NUM_ELEMENTS = 2**17  # up to which data are repeated
 _PURE = 30.0  # beyond this log-SNR float32 holds no signal, or no noise
-_NUM_PILOT_SAMPLES = 256
 _SOLVED_ROUNDING = 100  # times that of float32, where the spread of sampled data was solved for
-_MIN_DIMENSIONS = 32  # in which data, noise and random signs are far from dependent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +100,7 @@ def _with_repeated_data(
 
     def of(x: Tensor) -> Measurement:
         num_batches = -(-num_samples // (NUM_BLOCKS * len(x)))
-        return Measurement(_pilot(loss_fn, x, seed), seed, num_batches, data_scale, advance)
+        return Measurement(Pilot.of_loss(loss_fn, x, seed), seed, num_batches, data_scale, advance)
 
     num_times = min(_NUM_ELEMENTS // x.numel(), num_samples // (4 * NUM_BLOCKS * len(x)))
     if num_times > 1:
@@ -130,7 +119,7 @@ class Measurement:
 
     def __init__(
         self,
-        pilot: "_Pilot",
+        pilot: Pilot,
         seed: int,
         num_batches: int,
         data_scale: float | None,
@@ -142,7 +131,7 @@ class Measurement:
         self._recorder = pilot.queries.instrument.recorder
         num_draws = max(self._recorder.num_draws, self._recorder.num_draws_of_batch)
         self._even = EvenQuantiles(self.batch_size, num_batches, num_draws, distant_seed(seed))
-        self._drawn: list[_Batch] = []
+        self._drawn: list[Batch] = []
         self._num_calls = 0
 
     @property
@@ -180,7 +169,7 @@ class Measurement:
         batches = [batch for part in parts for batch in self._next((place, part))]
         return self._solved(batches, len(padded), data_scale)
 
-    def _next(self, given: tuple[int, Tensor] | None) -> list["_Batch"]:
+    def _next(self, given: tuple[int, Tensor] | None) -> list[Batch]:
         """The next batch of samples; several, if the loss calls its network several times."""
         number = self._num_calls
         self._num_calls += 1
@@ -199,7 +188,7 @@ class Measurement:
         places = self._recorder.places
         return [replace(batch, number=number, places=places) for batch in batches]
 
-    def _solved(self, batches: list["_Batch"], num: int, data_scale: float | None) -> Samples:
+    def _solved(self, batches: list[Batch], num: int, data_scale: float | None) -> Samples:
         """The coefficients of the first `num` samples of batches."""
         pilot = self._pilot
         products = torch.cat([batch.products for batch in batches])[:num]
@@ -225,18 +214,7 @@ class Measurement:
         )
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """What a batch was taken apart into."""
-
-    products: Float[Tensor, "b r r"]  # Gram matrices; of a plain loss, those of `single_products`
-    coefficient: Float[Tensor, " b"]  # $c$; of a plain loss, it follows from the products
-    quantiles: list[Tensor]  # of the numbers drawn for each sample
-    number: int = 0
-    places: list[int | None] = field(default_factory=list)  # of these numbers, in `Recorder`
-
-
-def _checked(pilot: "_Pilot", c: Tensor, is_finite: Tensor) -> "_Pilot":
+def _checked(pilot: Pilot, c: Tensor, is_finite: Tensor) -> Pilot:
     """The pilot, with a finding if some samples are not finite.
 
     Raises:
@@ -252,116 +230,8 @@ def _checked(pilot: "_Pilot", c: Tensor, is_finite: Tensor) -> "_Pilot":
     return replace(pilot, diagnostics=[*pilot.diagnostics, found])
 
 
-@dataclass(frozen=True)
-class _Pilot:
-    """The findings on the first batches, which decide how the others are taken apart."""
-
-    queries: Queries
-    noise: Noise
-    depends_on_x: bool  # the coefficient does
-    is_uneven: bool  # the coefficient differs between the elements of a sample
-    is_plain: bool  # one call of the loss shows all there is; in few dimensions it does not
-    diagnostics: list[Diagnostic]
-
-    @cached_property
-    def elements(self) -> slice:
-        """Those of a sample that are used where the noise is known."""
-        return representative_elements(self.noise.reference.x)
-
-    def taken_apart(self, seed: int) -> list[_Batch]:
-        """The batches of one seed, one for each call of the network."""
-        reference = self.noise.reference
-        if self.is_plain:
-            offset, empty = self.noise.coefficients.offset, torch.empty(len(self.queries.x))
-            return [
-                _Batch(
-                    single_products(call, reference.at(call)[0], offset, self.elements),
-                    empty.double(),
-                    call.quantiles,
-                )
-                for call in self.queries.single(seed)
-            ]
-        paired = self.queries.paired(seed, with_other_moved=self.depends_on_x)
-        return [
-            _Batch(
-                paired_grams(calls, reference.at(calls.moved), is_uneven=self.is_uneven),
-                calls.coefficient().cpu(),
-                calls.moved.quantiles,
-            )
-            for calls in paired
-        ]
-
-
-def _pilot(loss_fn: LossFunction, x: Tensor, seed: int) -> _Pilot:
-    """Take a few batches apart with every paired call.
-
-    Raises:
-        ValueError: In one line, if the loss cannot be measured at all.
-    """
-    queries = Queries.for_loss(loss_fn, x, seed)
-    num_batches = min(64, max(4, -(-_NUM_PILOT_SAMPLES // len(x))))
-    seeds = [seed + i for i in range(num_batches)]
-    found = diagnostics.of_the_error(queries, seeds[:4])
-    paired = [calls for s in seeds for calls in queries.paired(s, with_other_moved=True)]
-    paired = [calls for calls in paired if calls.is_finite()] or paired
-    is_uneven = any(one.kind == "uneven" for one in found)
-    found += diagnostics.of_the_calls(queries.instrument, x, seeds, len(queries.ignored))
-    reference = reference_data(paired, x, queries.x_other)
-    if reference is None:
-        raise ValueError(reason(paired, x, queries.x_other))
-    if reference.x is not x:
-        found.append(Diagnostic("encoded"))
-    if reference.draw is not None:
-        paired = prepared(paired, queries, reference.prepare)
-        found.append(reference.diagnostic)
-    noise = find_noise(paired, queries, reference, is_uneven=is_uneven)
-    found += noise.diagnostics
-    c, c_other = (
-        torch.cat([value(calls) for calls in paired]).cpu()
-        for value in (PairedCalls.coefficient, PairedCalls.coefficient_other)
-    )
-    depends_on_x = _median((c_other / c - 1)[c != 0].abs()) > 1e-3
-    if depends_on_x:
-        found.append(Diagnostic("data-dependent"))
-    if not any(one.is_fatal for one in found):
-        found += _of_the_levels(paired, noise, c)
-    is_target_known = _median(noise.coefficients.unexplained_target[c != 0]) < 1e-4
-    is_plain = (
-        noise.is_known
-        and not noise.is_summed
-        and is_target_known
-        and not is_uneven
-        and not depends_on_x
-    )
-    return _Pilot(
-        queries,
-        noise,
-        depends_on_x,
-        is_uneven,
-        is_plain and x[0].numel() >= _MIN_DIMENSIONS,
-        found,
-    )
-
-
-def _of_the_levels(paired: list[PairedCalls], noise: Noise, c: Tensor) -> list[Diagnostic]:
-    """Whether the noise level decides what a loss does."""
-    found, dimensions = noise.coefficients, noise.reference.x[0].numel()
-    logsnr = 2 * (found.alpha / found.sigma).log()
-    columns = zip(*(calls.moved.told for calls in paired), strict=False)
-    told = [torch.cat(column) for column in columns]
-    error = 0.0 if noise.is_known else (2 / dimensions) ** 0.5
-    diagnostics = scatter.of_the_levels(logsnr, found.alpha, told, error=error)
-    if noise.is_known and dimensions >= _MIN_DIMENSIONS:
-        diagnostics += scatter.of_the_coefficient(logsnr, c, found.noise_power)
-    return diagnostics
-
-
-def _median(values: Tensor) -> float:
-    return values.nan_to_num().median().item()
-
-
 def _samples_of(
-    pilot: _Pilot,
+    pilot: Pilot,
     grams: Float[Tensor, "n r r"],
     c: Float[Tensor, " n"],
     batch: Float[Tensor, " n"],

@@ -9,6 +9,7 @@ loss are (`audit.script`); configurations and settings are only read.
 import contextlib
 import json
 import math
+import os
 import re
 import shlex
 import sys
@@ -158,7 +159,8 @@ class Audit:
     def __post_init__(self) -> None:
         if not self.targets:
             raise ValueError(
-                "Name a target: FILE.py:FUNCTION, a scheduler_config.json or a recipe."
+                "Name a target: FILE.py:FUNCTION, a training script, a scheduler_config.json, a "
+                "recipe, or a trainer's settings."
             )
         for target in self.targets:
             _require_target(target)
@@ -279,7 +281,7 @@ def _is_code(target: str) -> bool:
 def _script(target: str) -> list[str]:
     """The training script that is meant, and its own arguments; nothing if it is another target."""
     words = [target]
-    if not Path(target).exists():
+    if not os.path.exists(target):  # noqa: PTH110, a Path may raise where a folder is not readable
         with contextlib.suppress(ValueError):  # quotes that do not match
             words = shlex.split(target)
     if _settings_of(target) or not words or not words[0].endswith(".py"):
@@ -322,7 +324,8 @@ def _require_target(target: str) -> None:
         return
     if Path(target).is_dir():
         raise ValueError(f"{target} is a folder without a scheduler_config.json.")
+    nearest = suggestion(target.partition(":")[0], [*RECIPES, *TRAINERS])
     raise ValueError(
-        f"{target} is no FILE.py:FUNCTION, scheduler_config.json, or recipe of `elbos weightings`: "
-        f"{suggestion(target.partition(':')[0], [*RECIPES, *TRAINERS])}"
+        f"{target} is no FILE.py:FUNCTION, training script, scheduler_config.json, recipe of "
+        f"`elbos weightings`, or trainer's settings: {nearest}"
     )

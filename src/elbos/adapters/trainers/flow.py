@@ -59,7 +59,8 @@ def resolution(
     if not text:
         shown = f"{default} x {default}"
         return default, default, [Diagnostic("declared-resolution", {"resolution": shown})]
-    if not 1 <= len(sides) <= 2 or min(sides) < 16 or max(sides) > 100_000:
+    is_other = re.search(r"[^\d\s,x()\[\]]", text) is not None
+    if is_other or not 1 <= len(sides) <= 2 or min(sides) < 16 or max(sides) > 100_000:
         raise ValueError(f"{name} is {text[:40]!r}: give one or two sides in pixels, as 1024.")
     return sides[0], sides[-1], []
 

@@ -1,0 +1,143 @@
+"""The pilot: a few batches of a loss, taken apart with every paired call there is.
+
+Is the loss a squared error, what is its noise, where are the data? What is found decides how all
+other batches are taken apart: with three calls, or of a plain loss, whose noise is known, with one.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.audit import diagnostics, scatter
+from elbos.audit.data import reference_data
+from elbos.audit.decompose import paired_grams, representative_elements, single_products
+from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.instrument import LossFunction
+from elbos.audit.noise import Noise, find_noise, prepared
+from elbos.audit.queries import PairedCalls, Queries
+from elbos.audit.refusals import reason
+
+_NUM_PILOT_SAMPLES = 256
+_MIN_DIMENSIONS = 32  # in which data, noise and random signs are far from dependent
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a batch was taken apart into."""
+
+    products: Float[Tensor, "b r r"]  # Gram matrices; of a plain loss, those of `single_products`
+    coefficient: Float[Tensor, " b"]  # $c$; of a plain loss, it follows from the products
+    quantiles: list[Tensor]  # of the numbers drawn for each sample
+    number: int = 0
+    places: list[int | None] = field(default_factory=list)  # of these numbers, in `Recorder`
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """The findings on the first batches, which decide how the others are taken apart."""
+
+    queries: Queries
+    noise: Noise
+    depends_on_x: bool  # the coefficient does
+    is_uneven: bool  # the coefficient differs between the elements of a sample
+    is_plain: bool  # one call of the loss shows all there is; in few dimensions it does not
+    diagnostics: list[Diagnostic]
+
+    @classmethod
+    def of_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Pilot":
+        """Take a few batches apart with every paired call.
+
+        Raises:
+            ValueError: In one line, if the loss cannot be measured at all.
+        """
+        queries = Queries.for_loss(loss_fn, x, seed)
+        num_batches = min(64, max(4, -(-_NUM_PILOT_SAMPLES // len(x))))
+        seeds = [seed + i for i in range(num_batches)]
+        found = diagnostics.of_the_error(queries, seeds[:4])
+        paired = [calls for s in seeds for calls in queries.paired(s, with_other_moved=True)]
+        paired = [calls for calls in paired if calls.is_finite()] or paired
+        is_uneven = any(one.kind == "uneven" for one in found)
+        found += diagnostics.of_the_calls(queries.instrument, x, seeds, len(queries.ignored))
+        reference = reference_data(paired, x, queries.x_other)
+        if reference is None:
+            raise ValueError(reason(paired, x, queries.x_other))
+        if reference.x is not x:
+            found.append(Diagnostic("encoded"))
+        if reference.draw is not None:
+            paired = prepared(paired, queries, reference.prepare)
+            found.append(reference.diagnostic)
+        noise = find_noise(paired, queries, reference, is_uneven=is_uneven)
+        found += noise.diagnostics
+        c, c_other = (
+            torch.cat([value(calls) for calls in paired]).cpu()
+            for value in (PairedCalls.coefficient, PairedCalls.coefficient_other)
+        )
+        depends_on_x = _median((c_other / c - 1)[c != 0].abs()) > 1e-3
+        if depends_on_x:
+            found.append(Diagnostic("data-dependent"))
+        if not any(one.is_fatal for one in found):
+            found += _of_the_levels(paired, noise, c)
+        is_target_known = _median(noise.coefficients.unexplained_target[c != 0]) < 1e-4
+        is_plain = (
+            noise.is_known
+            and not noise.is_summed
+            and is_target_known
+            and not is_uneven
+            and not depends_on_x
+        )
+        return cls(
+            queries,
+            noise,
+            depends_on_x,
+            is_uneven,
+            is_plain and x[0].numel() >= _MIN_DIMENSIONS,
+            found,
+        )
+
+    @cached_property
+    def elements(self) -> slice:
+        """Those of a sample that are used where the noise is known."""
+        return representative_elements(self.noise.reference.x)
+
+    def taken_apart(self, seed: int) -> list[Batch]:
+        """The batches of one seed, one for each call of the network."""
+        reference = self.noise.reference
+        if self.is_plain:
+            offset, empty = self.noise.coefficients.offset, torch.empty(len(self.queries.x))
+            return [
+                Batch(
+                    single_products(call, reference.at(call)[0], offset, self.elements),
+                    empty.double(),
+                    call.quantiles,
+                )
+                for call in self.queries.single(seed)
+            ]
+        paired = self.queries.paired(seed, with_other_moved=self.depends_on_x)
+        return [
+            Batch(
+                paired_grams(calls, reference.at(calls.moved), is_uneven=self.is_uneven),
+                calls.coefficient().cpu(),
+                calls.moved.quantiles,
+            )
+            for calls in paired
+        ]
+
+
+def _of_the_levels(paired: list[PairedCalls], noise: Noise, c: Tensor) -> list[Diagnostic]:
+    """Whether the noise level decides what a loss does."""
+    found, dimensions = noise.coefficients, noise.reference.x[0].numel()
+    logsnr = 2 * (found.alpha / found.sigma).log()
+    columns = zip(*(calls.moved.told for calls in paired), strict=False)
+    told = [torch.cat(column) for column in columns]
+    error = 0.0 if noise.is_known else (2 / dimensions) ** 0.5
+    diagnostics = scatter.of_the_levels(logsnr, found.alpha, told, error=error)
+    if noise.is_known and dimensions >= _MIN_DIMENSIONS:
+        diagnostics += scatter.of_the_coefficient(logsnr, c, found.noise_power)
+    return diagnostics
+
+
+def _median(values: Tensor) -> float:
+    return values.nan_to_num().median().item()
