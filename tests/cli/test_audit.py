@@ -27,9 +27,9 @@ CONFIGS: dict[str, Any] = {
 SHAPE = "loss.py:loss --shape"
 WRONG = {
     "": "Name a target",
-    "nope": "nope is no FILE.py:FUNCTION, scheduler_config.json, or recipe",
+    "nope": "nope is no FILE.py:FUNCTION, training script, scheduler_config.json, recipe",
     "train:loss": "train:loss is no FILE.py:FUNCTION",
-    "edm3": "of `elbos weightings`: did you mean edm",
+    "edm3": "did you mean edm or edm2?",
     "minsnr-5": "did you mean min-snr-5",
     "edm nope": "nope is no",
     "folder": "folder is a folder without a scheduler_config.json",

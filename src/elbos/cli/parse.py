@@ -195,11 +195,13 @@ def _hint(word: str, value: str, names: Sequence[str], options: Iterable[str]) -
         meant = part[0] if part else known.get(_nearest(key, [*known]) or "")
     if meant:
         return f"did you mean {meant}?"
-    return _choices(group, most=len(group)) or _choices([] if word.startswith("-") else names)
+    if group:
+        return suggestion("", group).rstrip(".")
+    return _choices([] if word.startswith("-") else names)
 
 
-def _choices(names: Sequence[str], most: int = _MAX_LISTED) -> str:
-    return f"choose from {', '.join(names)}" if 0 < len(names) <= most else ""
+def _choices(names: Sequence[str]) -> str:
+    return f"choose from {', '.join(names)}" if 0 < len(names) <= _MAX_LISTED else ""
 
 
 def _nearest(word: str, names: Sequence[str]) -> str | None:
