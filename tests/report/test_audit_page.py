@@ -82,9 +82,11 @@ def test_figure_holds_the_numbers_of_the_audit(edm, hostile):
     "weighting", sorted({r.closed_form for r in RECIPES.values()}, key=repr), ids=repr
 )
 def test_names_are_read_back(weighting):
+    # four digits: a mean of up to 2 is off by 5e-4, and log w of logit-normal times by up to 6.6
+    # times that, (logit t - m) / s**2 at log-SNR 9
     logsnr = torch.linspace(-9, 9, 37, dtype=torch.float64)
     torch.testing.assert_close(
-        parse(Weighting, code(weighting))(logsnr), weighting(logsnr), rtol=2e-3, atol=0
+        parse(Weighting, code(weighting))(logsnr), weighting(logsnr), rtol=3.3e-3, atol=0
     )
 
 
