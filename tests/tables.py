@@ -41,6 +41,7 @@ SCHEDULES = [
     schedules.UShape(rate=1.0),
     schedules.FlowTimes(inner=schedules.Beta(), time_min=0.001),
     schedules.FlowTimes(inner=schedules.Mode(scale=0.81), shift=3.0, time_max=0.9),
+    schedules.ZeroTerminal(inner=schedules.StableDiffusion(), snr_shift=3.0),
     schedules.Mixture(
         schedules=(
             schedules.Normal.logit_normal(mean=1.15),

@@ -54,6 +54,8 @@ _LABELS = {
     "UShape": "U-shape",
     "V": "v",
     "X": "x",
+    "ZeroTerminal": "zero-terminal",
+    "ZeroTerminalV": "zero-terminal v",
 }
 """Labels of classes that are called otherwise than in Python."""
 

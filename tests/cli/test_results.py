@@ -66,6 +66,7 @@ ROUND_TRIPS = [
     "toy parameterization:edm schedule:ddpm",
     "toy parameterization:v schedule:laplace",
     "toy schedule:flow-times --schedule.shift 3 schedule.inner:beta --schedule.inner.a 2",
+    "toy schedule:zero-terminal --schedule.snr-shift 3 schedule.inner:stable-diffusion",
     "toy schedule:mixture --schedule.schedules Normal(mean=-6,std=2),Cosine --schedule.shares 1 3",
     "toy schedule:linear --schedule.logsnr-min -9 --schedule.logsnr-max 9",
     "toy sampling.sampler:heun --sampling.sampler.churn 3 sampling.grid:cosine",

@@ -190,6 +190,21 @@ def test_flow_times_shift_and_map():
     np.testing.assert_allclose(torch.sigmoid(-mapped / 2), 0.2 + 0.5 * t, atol=1e-9)
 
 
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_zero_terminal_is_the_limit_of_its_table(shift):
+    """As published: the SNR divided by the shift, then roots moved so that the last is 0."""
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    alpha_bar = np.cumprod(1 - betas)
+    root = np.sqrt(alpha_bar / (shift + (1 - shift) * alpha_bar))
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    table = 2 * np.log(root[:-2]) - np.log(1 - root[:-2] ** 2)
+    schedule = schedules.ZeroTerminal(inner=schedules.StableDiffusion(), snr_shift=shift)
+    limit = schedule.logsnr(torch.arange(1, 999).double() / 1000).numpy()
+    np.testing.assert_allclose(limit[:900], table[:900], atol=0.08)
+    root_limit = np.sqrt(scipy.special.expit(limit))
+    np.testing.assert_allclose(root_limit, root[:-2], atol=4e-4)
+
+
 def test_normal_survival_keeps_its_digits_in_the_clean_tail():
     schedule = schedules.Normal(mean=0.0, std=1.0)
     logsnr = torch.linspace(-3, 12, 16, dtype=torch.float64)
@@ -329,6 +344,8 @@ REFUSED = [
     (lambda: schedules.Mixture(schedules=(Adaptive(),), shares=(1.0,)), "Adaptive"),
     (lambda: schedules.FlowTimes(inner=NARROW, shift=-1.0), "shift is -1.0"),
     (lambda: schedules.FlowTimes(inner=NARROW, time_max=1.5), "time_max=1.5"),
+    (lambda: schedules.ZeroTerminal(inner=NARROW, snr_shift=0.0), "snr_shift is 0.0"),
+    (lambda: schedules.ZeroTerminal(inner=Adaptive()), "Adaptive learns"),
 ]
 
 

@@ -3,6 +3,7 @@
 import math
 import re
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.stats
@@ -42,6 +43,24 @@ def sd(g):
     first, last = np.sqrt([0.85, 12])
     root = np.cbrt(first**3 + 3 * (last - first) * np.log1p(g))
     return g / (1 + g) / root**2
+
+
+def zero_terminal_v(shift, g):
+    """For velocity p / alpha^2, with p from the derivative of SD's times, to 40 digits."""
+    first, last = mpmath.sqrt("0.85"), mpmath.sqrt(12)
+    end = 1 / mpmath.sqrt(1 + shift * mpmath.expm1((first**2 + first * last + last**2) / 3))
+
+    def time(alpha):  # of the root that is moved and shifted back
+        before = end + (1 - end) * alpha
+        integral = mpmath.log1p((1 / before**2 - 1) / shift)
+        return mpmath.cbrt(first**3 + 3 * (last - first) * integral) / (last - first)
+
+    def weight(square):
+        alpha = 1 / mpmath.sqrt(1 + mpmath.mpf(square))
+        return -mpmath.diff(time, alpha) * (1 - alpha**2) / alpha  # dalpha/dl = alpha sigma^2 / 2
+
+    with mpmath.workdps(40):
+        return np.array([float(weight(square)) for square in g])
 
 
 # docs/theory.md section 4, in numpy; l is the log-SNR, g the VE noise level squared
@@ -84,6 +103,8 @@ CLOSED_FORMS = {
     ),
     weightings.StableDiffusion(): lambda l, g: sd(g),
     weightings.StableDiffusionV(): lambda l, g: (1 + g) * sd(g),
+    weightings.ZeroTerminalV(): lambda l, g: zero_terminal_v(1, g),
+    weightings.ZeroTerminalV(snr_shift=3.0): lambda l, g: zero_terminal_v(3, g),
     weightings.StableDiffusionMinSNR(): lambda l, g: np.minimum(1, 5 * g) * sd(g),
     weightings.StableDiffusionDebiased(): lambda l, g: np.sqrt(g) * sd(g),
 }

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.optimize import minimize
+from torch import Tensor
 
 from elbos.arrays import Array
 from elbos.recipes import RECIPES
@@ -50,12 +51,14 @@ def fit_family(
     xatol: float = 1e-4,
     fatol: float = 1e-4,
     max_calls: int = 1000,
-) -> tuple[list[float], float]:
+) -> list[float]:
     """The parameters, by Nelder and Mead's method, for which the loss of a member of a family is
-    least, and that loss; of a family without parameters, that of its one member.
+    least; none if none are to start from.
 
     Members out of bounds, that cannot be built, or without a finite loss count as far away.
     """
+    if not start:
+        return []
 
     def loss_of(theta: Array) -> float:
         if not all(low <= value <= high for value, (low, high) in zip(theta, bounds, strict=False)):
@@ -66,8 +69,6 @@ def fit_family(
             return 1e6
         return value if np.isfinite(value) else 1e6
 
-    if not len(start):
-        return [], loss_of(np.empty(0))
     found = minimize(
         loss_of,
         np.array(start),
@@ -75,7 +76,7 @@ def fit_family(
         options={"xatol": xatol, "fatol": fatol, "maxfev": max_calls},
     )
     theta: list[float] = found.x.tolist()
-    return theta, float(found.fun)
+    return theta
 
 
 @dataclass(frozen=True)
@@ -148,15 +149,18 @@ class _Fit:
         return {"logsnr_min": low - pad, "logsnr_max": high + pad}
 
     @cached_property
+    def quantiles(self) -> Tensor:
+        return torch.from_numpy(np.quantile(self.logsnr, (np.arange(2000) + 0.5) / 2000))
+
+    @cached_property
     def theta(self) -> list[float]:
-        quantiles = torch.from_numpy(np.quantile(self.logsnr, (np.arange(2000) + 0.5) / 2000))
         start = self.family.start(self.logsnr)
-        return self._best(start, lambda s: -s.log_density(quantiles).mean().item(), 1e-8)
+        return self._best(start, lambda s: -s.log_density(self.quantiles).mean().item(), 1e-8)
 
     def _best(
         self, start: list[float], loss: Callable[[Schedule], float], fatol: float
     ) -> list[float]:
-        return fit_family(self.schedule, start, loss, xatol=1e-6, fatol=fatol)[0]
+        return fit_family(self.schedule, start, loss, xatol=1e-6, fatol=fatol)
 
     def schedule(self, *theta: float) -> Schedule:
         return self.family.build(*theta, **self.ends)

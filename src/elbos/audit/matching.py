@@ -14,8 +14,10 @@ objective, not a repair of a bug.
 """
 
 import dataclasses
+import functools
 import math
 import re
+import types
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -100,7 +102,9 @@ def distance(log_w: Array, log_v: Array, p: Array) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class _Family:
-    """A weighting with parameters: where to start looking for them, and where to stop."""
+    """A weighting with parameters: where to look for them, and where to stop. The nearest of the
+    starts is the one to fit from.
+    """
 
     build: Callable[..., Weighting]
     starts: tuple[tuple[float, ...], ...]
@@ -127,7 +131,7 @@ _FAMILIES = [
     _Family(lambda s: weightings.ShiftedFlow(shift=s), ((1 / 3,), (3.0,)), ((0.02, 50),)),
     _Family(
         lambda m, b: weightings.Laplace(mean=m, scale=b),
-        ((0.0, 0.5), (0.0, 2.0)),
+        tuple((m, b) for m in (-5.0, -2.0, 0.0, 2.0, 5.0) for b in (0.5, 2.0)),
         ((-8, 8), (0.1, 5)),
     ),
 ]
@@ -170,11 +174,8 @@ def nearest_weightings(
 
 def _fitted(family: _Family, distance_of: Callable[[Weighting], float]) -> Weighting | None:
     """The nearest of a family; None if it is at the bound of a parameter, where fits run away."""
-    fits = [
-        fit_family(family.build, start, distance_of, bounds=family.bounds, max_calls=150)
-        for start in family.starts
-    ]
-    theta, _ = min(fits, key=lambda fit: fit[1])
+    start = min(family.starts, key=lambda theta: distance_of(family.build(*theta)))
+    theta = fit_family(family.build, start, distance_of, bounds=family.bounds, max_calls=150)
     for value, bounds in zip(theta, family.bounds, strict=True):
         if any(abs(value - bound) < _AT_BOUND * abs(bound) for bound in bounds):
             return None
@@ -193,14 +194,19 @@ _FORMULAS = (  # in snr and a parameter g; the first that fits is taken
 )
 
 
-def _log_value(formula: str, snr: Array, g: float = 1.0) -> Array:
+def _log_value(formula: str, snr: Array, g: float | Float[Array, "m 1"] = 1.0) -> Array:
     root = np.sqrt(snr)
     functions = {"min": np.minimum, "max": np.maximum, "sqrt": np.sqrt, "exp": np.exp}
     names = {**functions, "snr": snr, "g": g, "t": 1 / (1 + root), "signal": root / (1 + root)}
-    code = formula.partition(", t =")[0].replace("(1 - t)", "signal")  # exact where t is nearly 1
-    value = eval(code, {"__builtins__": {}}, names)  # noqa: S307, constants of this module
+    value = eval(_compiled(formula), {"__builtins__": {}}, names)  # noqa: S307, of this module
     with np.errstate(divide="ignore"):  # far out, some formulas are 0
         return np.asarray(np.log(value * np.ones_like(snr)))
+
+
+@functools.cache
+def _compiled(formula: str) -> types.CodeType:
+    code = formula.partition(", t =")[0].replace("(1 - t)", "signal")  # exact where t is nearly 1
+    return compile(code, formula, "eval")
 
 
 def coefficient_name(
@@ -209,6 +215,8 @@ def coefficient_name(
     """A formula in the SNR for the coefficient of the squared error, if a usual one fits."""
     kept = p > 1e-6 * p.max()
     logsnr, log_c, p = logsnr[kept], log_c[kept], p[kept] / p[kept].sum()
+    if not np.isfinite(log_c).all():
+        return None
     snr = np.exp(logsnr)
     best: tuple[float, str] = (SAME, "")
     for formula in _FORMULAS:
@@ -227,7 +235,8 @@ def _best_parameter(formula: str, snr: Array, log_c: Array, p: Array) -> float:
         return distance(log_c, _log_value(formula, snr, math.exp(log_g)), p)
 
     starts = np.arange(-4, 7, 0.1)
-    start = starts[int(np.argmin([loss(value) for value in starts]))]
+    difference = log_c - _log_value(formula, snr, np.exp(starts)[:, None])
+    start = starts[int(((difference - (difference @ p)[:, None]) ** 2 @ p).argmin())]
     found = minimize_scalar(loss, bounds=(start - 0.1, start + 0.1), method="bounded")
     return float(f"{math.exp(found.x):.3g}")
 

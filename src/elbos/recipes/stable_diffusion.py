@@ -5,9 +5,21 @@ import torch
 from elbos import weightings
 from elbos.parameterizations import Eps, V
 from elbos.recipes.recipe import Recipe, one
-from elbos.schedules import StableDiffusion
+from elbos.schedules import StableDiffusion, ZeroTerminal
 
 _MIN_SNR = "Hang et al. (2023), https://arxiv.org/abs/2303.09556 (as set by trainers)"
+
+
+def _zero_terminal_v(title: str, snr_shift: float) -> Recipe:
+    return Recipe(
+        title=f"{title}: v-loss on the scaled-linear schedule with zero terminal SNR",
+        schedule=ZeroTerminal(inner=StableDiffusion(), snr_shift=snr_shift),
+        parameterization=V(),
+        coefficient=one,
+        closed_form=weightings.ZeroTerminalV(snr_shift=snr_shift),
+        reference="Yang et al. (2024), https://arxiv.org/abs/2408.06072",
+    )
+
 
 STABLE_DIFFUSION: dict[str, Recipe] = {
     "sd": Recipe(
@@ -58,4 +70,6 @@ STABLE_DIFFUSION: dict[str, Recipe] = {
         closed_form=weightings.StableDiffusionDebiased(),
         reference="Yu et al. (2023), https://arxiv.org/abs/2310.08442 (as set by trainers)",
     ),
+    "cogvideox-2b": _zero_terminal_v("CogVideoX 2B", 3.0),
+    "cogvideox-5b": _zero_terminal_v("CogVideoX 5B", 1.0),
 }

@@ -21,7 +21,7 @@ References:
     Kingma & Gao (2023), https://arxiv.org/abs/2303.00848
 """
 
-from elbos.schedules.composed import FlowTimes, Mixture
+from elbos.schedules.composed import FlowTimes, Mixture, ZeroTerminal
 from elbos.schedules.diffusion import (
     DDPM,
     Cosine,
@@ -40,7 +40,7 @@ SCHEDULES: tuple[type[Schedule], ...] = (
 )
 """Every closed form; `adaptive.SCHEDULES` adds the one that learns."""
 
-WRAPPERS: tuple[type[Schedule], ...] = (Mixture, FlowTimes)
+WRAPPERS: tuple[type[Schedule], ...] = (Mixture, FlowTimes, ZeroTerminal)
 """The schedules that are made from others."""
 
 __all__ = [
@@ -61,5 +61,6 @@ __all__ = [
     "Schedule",
     "StableDiffusion",
     "UShape",
+    "ZeroTerminal",
     "low_discrepancy_times",
 ]

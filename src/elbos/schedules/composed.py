@@ -1,4 +1,6 @@
-"""Schedules that are made from others: mixtures, and flow times that are shifted and mapped."""
+"""Schedules that are made from others: mixtures, flow times that are shifted and mapped, and tables
+that are rescaled to end at pure noise.
+"""
 
 import math
 from dataclasses import dataclass
@@ -162,3 +164,71 @@ class FlowTimes(Schedule):
         inner, log_speed = self._unmapped(logsnr)
         is_mapped = inner.isfinite()
         return torch.where(is_mapped, self.inner._log_density(inner) + log_speed, -math.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroTerminal(Schedule):
+    r"""Another schedule, its SNR divided by a shift, rescaled to end at pure noise.
+
+    $$\alpha' = \frac{\alpha - \alpha_1}{1 - \alpha_1}, \qquad
+      \alpha^2 = \mathrm{sigmoid}(\lambda - \ln s),$$
+
+    with $\alpha_1$ at the noisy end of the other schedule. Near pure noise
+    $p(\lambda) \propto e^{\lambda/2}$.
+
+    Attributes:
+        inner: The schedule.
+        snr_shift: $s > 0$; above 1 it moves mass to noise. Default: no shift.
+        logsnr_min: Default: that of every schedule, since pure noise is at $-\infty$.
+        logsnr_max: At most where the clean end of `inner` is moved to.
+
+    Raises:
+        ValueError: If the shift is not positive, or the schedule learns.
+
+    References:
+        Lin et al. (2023), https://arxiv.org/abs/2305.08891; the shift:
+        Yang et al. (2024), https://arxiv.org/abs/2408.06072
+    """
+
+    inner: Schedule
+    snr_shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive(snr_shift=self.snr_shift)
+        _require_fixed(self.inner)
+        own_max = self._logsnr(torch.zeros(1, dtype=torch.float64)).item()
+        _cut(self, -math.inf, own_max)
+        super().__post_init__()
+
+    @property
+    def _last(self) -> float:
+        r"""$\ln\alpha_1$."""
+        last = torch.tensor(self.inner.logsnr_min - math.log(self.snr_shift), dtype=torch.float64)
+        return logsigmoid(last).item() / 2
+
+    def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        log_alpha = logsigmoid(self.inner.logsnr(t) - math.log(self.snr_shift)) / 2
+        noise = torch.expm1(log_alpha) / math.expm1(self._last)  # 1 - alpha'
+        rest = torch.expm1(log_alpha - self._last) / -math.expm1(self._last)  # over alpha_1
+        return 2 * (rest.log() + self._last) - torch.log(noise * (2 - noise))
+
+    def _unscaled(
+        self, logsnr: Float[Tensor, "*b"]
+    ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+        r"""The log-SNR of `inner` that is moved to a given one, and the log of
+        $d\lambda/d\lambda'$.
+        """
+        rest = -math.expm1(self._last)  # 1 - alpha_1
+        scaled = torch.expm1(logsigmoid(logsnr) / 2)  # alpha' - 1
+        noise = -rest * scaled  # 1 - alpha
+        log_alpha, log_noise = torch.log1p(-noise), torch.log(noise * (2 - noise))
+        inner = 2 * log_alpha - log_noise + math.log(self.snr_shift)
+        log_speed = math.log(rest) + logsigmoid(logsnr) / 2 + logsigmoid(-logsnr)
+        return inner, log_speed - log_alpha - log_noise
+
+    def _time(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        return self.inner.time(self._unscaled(logsnr)[0])
+
+    def _log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        inner, log_speed = self._unscaled(logsnr)
+        return self.inner.log_density(inner) + log_speed

@@ -12,7 +12,7 @@ import tyro
 from elbos import adaptive, parameterizations, schedules, weightings
 from elbos.codec import parse
 from elbos.networks import NETWORKS, NetworkConfig
-from elbos.schedules import FlowTimes, Mixture, Schedule
+from elbos.schedules import FlowTimes, Mixture, Schedule, ZeroTerminal
 from elbos.tabulated import Tabulated
 from elbos.training.data import Given, KnownData
 from elbos.training.network import OwnNetwork
@@ -96,10 +96,15 @@ else:
         """Another schedule's times of rectified flow, shifted, then mapped to a range of times."""
         return FlowTimes(inner=inner, shift=shift, time_min=time_min, time_max=time_max)
 
+    def _zero_terminal(inner: Fixed, snr_shift: float = 1.0) -> ZeroTerminal:
+        """Another schedule, its SNR divided by a shift, rescaled to end at pure noise."""
+        return ZeroTerminal(inner=inner, snr_shift=snr_shift)
+
     NoiseSchedule = Union[  # noqa: UP007, built at run time
         _choice(*adaptive.SCHEDULES),
         Annotated[Mixture, tyro.conf.subcommand("mixture", constructor=_mixture)],
         Annotated[FlowTimes, tyro.conf.subcommand("flow-times", constructor=_flow_times)],
+        Annotated[ZeroTerminal, tyro.conf.subcommand("zero-terminal", constructor=_zero_terminal)],
     ]
     Prediction = _choice(*parameterizations.PARAMETERIZATIONS)
 

@@ -47,6 +47,7 @@ from elbos.weightings.stable_diffusion import (
     StableDiffusionDebiased,
     StableDiffusionMinSNR,
     StableDiffusionV,
+    ZeroTerminalV,
 )
 from elbos.weightings.weighting import WeightFunction, Weighting, sech_half
 from elbos.weightings.wrappers import Monotone, Shifted
@@ -76,6 +77,7 @@ WEIGHTINGS: tuple[type[Weighting], ...] = (
     JiT,
     StableDiffusion,
     StableDiffusionV,
+    ZeroTerminalV,
     StableDiffusionMinSNR,
     StableDiffusionDebiased,
 )
@@ -119,5 +121,6 @@ __all__ = [
     "UShapeFlow",
     "WeightFunction",
     "Weighting",
+    "ZeroTerminalV",
     "sech_half",
 ]

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid, softplus
 
 from elbos.checks import require_positive
 from elbos.weightings.weighting import Weighting
 
 _FIRST, _LAST = 0.85**0.5, 12.0**0.5  # the roots of beta
+_INTEGRAL = (_FIRST**2 + _FIRST * _LAST + _LAST**2) / 3  # of beta
 
 
 def _density(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
@@ -49,6 +50,39 @@ class StableDiffusionV(Weighting):
 
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         return _density(logsnr) * (1 + torch.exp(-logsnr))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroTerminalV(Weighting):
+    r"""Velocity prediction on the schedule rescaled to end at pure noise, its SNR divided by $s$.
+
+    $$w = \frac{p(\lambda_0)\,(1 - \alpha_1)\,\sigma^2}{\alpha\,\alpha_0\,\sigma_0^2}, \qquad
+      \alpha_0 = \alpha_1 + (1 - \alpha_1)\,\alpha, \quad
+      e^{\lambda_0} = s\,\frac{\alpha_0^2}{\sigma_0^2}, \quad \alpha^2 + \sigma^2 = 1,$$
+
+    with $\alpha_1$ the last $\alpha_0$ of the schedule. Monotone.
+
+    Attributes:
+        snr_shift: $s > 0$. Default: 1, CogVideoX 5B's; 3 is CogVideoX 2B's.
+
+    References:
+        Yang et al. (2024), https://arxiv.org/abs/2408.06072; Lin et al. (2023),
+        https://arxiv.org/abs/2305.08891
+    """
+
+    snr_shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive(snr_shift=self.snr_shift)
+
+    def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        rest = 1 - (1 + self.snr_shift * math.expm1(_INTEGRAL)) ** -0.5  # 1 - alpha_1
+        alpha = torch.sigmoid(logsnr).sqrt()
+        noise = -rest * torch.expm1(logsigmoid(logsnr) / 2)  # 1 - alpha_0
+        variance = noise * (2 - noise)
+        before = torch.log(self.snr_shift * (1 - noise) ** 2 / variance)
+        speed: Tensor = rest * torch.sigmoid(-logsnr) / (alpha * (1 - noise) * variance)
+        return _density(before) * speed
 
 
 @dataclass(frozen=True, kw_only=True)

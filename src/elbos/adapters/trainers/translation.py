@@ -103,7 +103,7 @@ def _fitted(audit: Audit, trainer: Trainer, option: Option) -> tuple[dict[str, V
 
     start = [_scaled(start, low) for start, low, _ in option.free.values()]
     bounds = [(_scaled(low, low), _scaled(high, low)) for _, low, high in option.free.values()]
-    theta, _ = fit_family(loss_of, start, distance_of, bounds=bounds, max_calls=_MAX_CALLS)
+    theta = fit_family(loss_of, start, distance_of, bounds=bounds, max_calls=_MAX_CALLS)
     values = [_value(*args) for args in zip(theta, option.free.values(), strict=True)]
     settings = _with(option, [float(f"{round(value, 3) + 0.0:.3g}") for value in values])
     return settings, distance_of(trainer.read(Settings(settings)))
