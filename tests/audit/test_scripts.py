@@ -83,6 +83,29 @@ def test_without_functions() -> None:
     assert (values["data"], values["network"]) == ("images", "model")
 
 
+def test_lists_and_a_second_network() -> None:
+    script = SCRIPTS / "train_lists.py"
+    result = audited(script, "--model", "some/model")
+    assert (result.parameterization, result.process) == ("v", "variance preserving")
+    assert deviation(result, -result.logsnr / 2) < 0.02
+    values = next(one.values for one in result.diagnostics if one.kind == "script")
+    assert values["network"] == "control and transformer"
+
+
+def test_the_first_of_several_shapes_that_fits(tmp_path: Path) -> None:
+    source = LATENTS.read_text()
+    old = "noise = torch.randn_like(latents)"
+    script = tmp_path / "train.py"
+    script.write_text(source.replace(old, f"batch_size, num_tokens, width = latents.shape; {old}"))
+    (tmp_path / "tiny_scheduler.py").write_text(
+        (SCRIPTS / "tiny_scheduler.py").read_text().replace("-1, 1, 1, 1", "-1, 1, 1")
+    )
+    xs = [torch.rand(64, *shape) * 2 - 1 for shape in ((4, 8, 8), (64, 4))]
+    assert audit.from_script(script, xs, num_samples=500).parameterization == "eps"
+    with pytest.raises(ValueError, match=r"train\.py, line \d+"):
+        audit.from_script(script, xs[0], num_samples=500)
+
+
 WRONG = {
     "an unknown in the loss": (
         "                accelerator.backward(loss)",

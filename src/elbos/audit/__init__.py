@@ -120,7 +120,7 @@ def probe(
 
 def from_script(
     path: Path | str,
-    x: Float[Tensor, "b *d"],
+    x: Float[Tensor, "b *d"] | Sequence[Tensor],
     flags: Sequence[str] = (),
     num_samples: int = 20_000,
     seed: int = 0,
@@ -138,7 +138,8 @@ def from_script(
 
     Args:
         path: The script. The packages that these lines need must be installed.
-        x: Data like those that its network is trained on: latents, where it encodes images.
+        x: Data like those that its network is trained on: latents, where it encodes images. Or
+            several, of other shapes: the first counts that the script takes.
         flags: The script's own arguments, as `["--snr_gamma", "5"]`; those that it requires may be
             left out.
         num_samples: As `probe`'s.
@@ -156,11 +157,11 @@ def from_script(
     """
     path = Path(path)
     with as_script(str(path)):
-        loss = script_loss(path, x, flags)
+        loss = script_loss(path, [x] if isinstance(x, Tensor) else x, flags)
         try:
             audit = probe(
                 loss,
-                x,
+                loss.x,
                 num_samples,
                 seed,
                 data_scale=data_scale,

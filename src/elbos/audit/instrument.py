@@ -177,7 +177,7 @@ def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
         value = list(value.values())
     if isinstance(value, list | tuple):
         is_batch = len(value) == len(x) and all(
-            isinstance(item, Tensor) and item.shape == x.shape[1:] for item in value
+            isinstance(item, Tensor) and item.numel() == x[0].numel() for item in value
         )
         if is_batch:
             yield torch.stack(list(value))

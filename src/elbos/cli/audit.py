@@ -39,7 +39,7 @@ from elbos.user_code import as_script, code_path, is_code, load_function, requir
 _MAX_ELEMENTS = 2**18  # of a batch: about what two cores take apart in 10 ms
 _MIN_WIDTH = 40  # of the report
 _LOSS = (("network", "x"), "audit")  # what a function takes, and whose help shows one
-_LATENTS = (4, 16, 16)  # the shape of what scripts train on, unless another is given
+_LATENTS = ((4, 16, 16), (4, 1, 16, 16), (256, 4))  # of scripts: as images, videos, or tokens
 _MAX_SAMPLES = 10_000_000  # an hour or more, and less than a per mille
 
 
@@ -52,7 +52,8 @@ class Probing:
     """
 
     shape: tuple[int, ...] = ()
-    """Shape of one sample, as `3 32 32`. Needed where a function is audited; scripts: 4 16 16."""
+    """Shape of one sample, as `3 32 32`. Needed where a function is audited. Scripts: 4 16 16,
+    or as videos or tokens, 4 1 16 16 or 256 4, if they take only those."""
 
     data_range: tuple[float, float] = (-1.0, 1.0)
     """Smallest and largest value of the data."""
@@ -236,7 +237,8 @@ class Audit:
 
     def _measured(self, target: str) -> audit.Audit:
         how, title, script = self.probing, printable(target), _script(target)
-        x = replace(how, shape=how.shape or _LATENTS).data()
+        shapes = [how.shape] if how.shape or not script else _LATENTS
+        xs = [replace(how, shape=shape).data() for shape in shapes]
         with progress() as bar:
             task = bar.add_task(title, total=how.num_samples, unit="samples", note="")
             given: dict[str, Any] = {
@@ -247,11 +249,11 @@ class Audit:
                 "advance": lambda num: bar.advance(task, num),
             }
             if script:
-                return audit.from_script(script[0], x, script[1:], **given)
+                return audit.from_script(script[0], xs, script[1:], **given)
             with as_script(target):  # which may load modules only when it is called
                 loss_fn = load_function(target, *_LOSS)
                 with _named(target):
-                    return audit.probe(loss_fn, x, **given)
+                    return audit.probe(loss_fn, xs[0], **given)
 
 
 def command(words: list[str]) -> Audit:

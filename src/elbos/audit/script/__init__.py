@@ -16,7 +16,6 @@ family that the script imports.
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxtyping import Float
 from torch import Tensor
 
 from elbos import files
@@ -27,12 +26,13 @@ from elbos.audit.script.slicing import Script
 __all__ = ["ScriptLoss", "is_training_script", "script_loss"]
 
 
-def script_loss(path: Path, x: Float[Tensor, "b *d"], flags: Sequence[str] = ()) -> ScriptLoss:
+def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> ScriptLoss:
     """The loss of a training script.
 
     Args:
         path: The script, which has a loop with `accelerator.backward(loss)` or `loss.backward()`.
-        x: Data like those that the network is trained on, as latents.
+        xs: Data like those that the network is trained on, as latents, in one or several shapes;
+            the first that its lines take counts.
         flags: The script's own arguments, as `["--snr_gamma", "5"]`.
 
     Raises:
@@ -46,12 +46,13 @@ def script_loss(path: Path, x: Float[Tensor, "b *d"], flags: Sequence[str] = ())
     if script is None:
         raise ValueError(f"{path} calls no backward(): name a function, as in {path}:FUNCTION.")
     failures: list[Failure] = []
-    for data in Run(script, path, flags, x).candidates():
-        run = Run(script, path, flags, x, data)
-        failure = run.resolve()
-        if failure is None:
-            return run.loss()
-        failures.append(failure)
+    for x in xs:
+        for data in Run(script, path, flags, x).candidates():
+            run = Run(script, path, flags, x, data)
+            failure = run.resolve()
+            if failure is None:
+                return run.loss()
+            failures.append(failure)
     if not failures:
         raise ValueError(
             f"{path}, line {script.loss.lineno}: no data come into its loop: name a function, as "

@@ -43,6 +43,11 @@ class ScriptLoss:
         return self.space["__loss__"]
 
     @property
+    def x(self) -> Tensor:
+        """The data, in the shape that the lines take."""
+        return self.stage.x
+
+    @property
     def diagnostics(self) -> list[Diagnostic]:
         """What was run of the script, and what was assumed."""
         values = {

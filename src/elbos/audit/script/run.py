@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from elbos.audit.instrument import OutputForm, ProbeNetwork
 from elbos.audit.script.arguments import RefusedArgumentsError, arguments_of
 from elbos.audit.script.loss import OnOneDevice, ScriptLoss
-from elbos.audit.script.schedulers import with_local_configuration
+from elbos.audit.script.schedulers import MissingError, with_local_configuration
 from elbos.audit.script.slicing import (
     Script,
     defined,
@@ -64,6 +65,7 @@ class Run:
     x: Tensor
     data: _Data | None = None
     known: set[str] = field(default_factory=set)
+    never: set[str] = field(default_factory=set)  # names of which the definition fails
     assumed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -98,12 +100,22 @@ class Run:
         return found + [_Data(None, f"{name}[{key!r}]", (name, key)) for name, key in items]
 
     def resolve(self) -> Failure | None:
-        """Make known what the loss depends on; the line and the reason if that cannot be done."""
+        """Make known what the loss depends on; the line and the reason if that cannot be done.
+
+        What only conditions depend on stays unknown if its definition fails.
+        """
+        optional = set[str]()
         while True:
             failure, wanted = self._try()
+            if failure and failure.num_unknown in (0, _OF_AN_ERROR) and optional:
+                self.known -= optional
+                self.never |= optional
+                optional = set()
+                continue
             new = {name for name in wanted - self.known if self._is_definable(name)}
-            if not new or wanted & self.of_the_loop:
+            if not new:
                 return failure
+            optional = set() if failure else new
             self.known |= new
 
     def _try(self) -> tuple[Failure | None, frozenset[str]]:
@@ -123,6 +135,8 @@ class Run:
         except Exception as error:
             line = _line_of(error, str(self.path)) or self.script.loss.lineno
             text = " ".join(str(error).split())[:300]
+            if isinstance(error, MissingError):
+                return Failure(line, text, 0), frozenset()
             failure = Failure(line, f"{type(error).__name__}: {text}", _OF_AN_ERROR)
             return failure, self.stage.decisive
 
@@ -209,10 +223,11 @@ class Run:
     def _is_definable(self, name: str) -> bool:
         """Whether its definition may be run: it loads nothing, and builds no network."""
         found = self._definitions(name)
-        if not found or name in self.script.networks or any(map(is_loading, found)):
+        never = self.never | self.of_the_loop | self.script.networks
+        if not found or name in never or any(map(is_loading, found)):
             return False
         if any(isinstance(one, (*_DEFINITIONS, *_IMPORTS)) for one in found):
-            return True
+            return "download" not in name
         return not any(_NEVER.search(ast.unparse(one)) for one in found)
 
     def _attributes(self) -> frozenset[str]:
@@ -297,8 +312,10 @@ class Run:
         try:
             exec(self._compiled([one]), self.space)  # noqa: S102
         except ImportError as error:
-            raise ValueError(f"{name} cannot be imported: {error}") from error
+            raise MissingError(f"{name} cannot be imported: {error}") from error
         value = self.space[name]
+        if missing := [one for one in getattr(value, "_backends", []) if not find_spec(one)]:
+            raise MissingError(f"{name} needs {' and '.join(missing)}: install what is missing")
         if isinstance(value, type) and "Scheduler" in name and hasattr(value, "from_pretrained"):
             self.space[name] = with_local_configuration(value, self.script.tree, self.assumed)
 
@@ -339,7 +356,8 @@ class Run:
 
     def _failed(self, error: Exception, index: int) -> Unknown:
         """The unknown value that a failed statement makes of unknown values; else the error."""
-        names = origins([self.space.get(name) for name in self._read(self.statements[index])])
+        used = self._read(self.statements[index])
+        names = origins([self.space.get(name) for name in used])
         if not names:
             raise error
         return Unknown(self.stage, names)

@@ -10,9 +10,26 @@ from pathlib import Path
 from typing import Any
 
 _LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+_COGVIDEOX = {"rescale_betas_zero_snr": True, "snr_shift_scale": 3.0}
+_BY_SIZE = {"use_dynamic_shifting": True}  # by the image's, when sampling: the table is not shifted
 _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "FluxTransformer2DModel": ("FLUX.1-dev", {"shift": 3.0, "use_dynamic_shifting": True}),
+    "FluxTransformer2DModel": ("FLUX.1-dev", {"shift": 3.0} | _BY_SIZE),
+    "Flux2Transformer2DModel": ("FLUX.2-dev", {"shift": 3.0} | _BY_SIZE),
     "SD3Transformer2DModel": ("Stable Diffusion 3", {"shift": 3.0}),
+    "HiDreamImageTransformer2DModel": ("HiDream-I1", {"shift": 3.0}),
+    "Lumina2Transformer2DModel": ("Lumina-Image 2.0", {"shift": 6.0}),
+    "QwenImageTransformer2DModel": ("Qwen-Image", {"shift": 1.0, "max_shift": 0.9} | _BY_SIZE),
+    "ZImageTransformer2DModel": ("Z-Image-Turbo", {"shift": 3.0}),
+    "CogView4Transformer2DModel": (
+        "CogView4",
+        {"shift": 1.0, "base_shift": 0.25, "max_shift": 0.75, "time_shift_type": "linear"}
+        | _BY_SIZE,
+    ),
+    "SanaTransformer2DModel": ("Sana, whose flow_shift is not read", {}),
+    "CogVideoXTransformer3DModel": (
+        "CogVideoX 2B",
+        _LATENT | _COGVIDEOX | {"prediction_type": "v_prediction", "timestep_spacing": "trailing"},
+    ),
     "VQModel": ("Kandinsky 2.2", _LATENT | {"beta_schedule": "linear"}),
     "UNet2DConditionModel": ("Stable Diffusion", _LATENT),
 }
@@ -20,6 +37,10 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 The first of them that a script imports counts.
 """
+
+
+class MissingError(ValueError):
+    """What a script needs is not on this machine: a package, or a configuration."""
 
 
 def with_local_configuration(scheduler: Any, tree: ast.Module, assumed: list[str]) -> Any:
@@ -67,7 +88,7 @@ def _assumed(tree: ast.Module, scheduler: str, assumed: list[str]) -> dict[str, 
     """The published configuration of the family of models that a script imports.
 
     Raises:
-        ValueError: If there is none.
+        MissingError: If there is none.
     """
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     names = {alias.name for node in imports for alias in node.names}
@@ -76,7 +97,7 @@ def _assumed(tree: ast.Module, scheduler: str, assumed: list[str]) -> dict[str, 
             settings = ", ".join(f"{key}={value!r}" for key, value in config.items())
             assumed.append(f"{scheduler}({settings}), as of {family}")
             return dict(config)
-    raise ValueError(
+    raise MissingError(
         f"the configuration of {scheduler} is not here: name a folder with it in the script's own "
         'argument, as in "train.py --pretrained_model_name_or_path FOLDER"'
     )

@@ -182,9 +182,10 @@ def defined(statement: ast.stmt) -> frozenset[str]:
     """
     if isinstance(statement, (*_SCOPES, *_IMPORTS)):
         return stored(statement)
-    changed = [n for n in ast.walk(statement) if isinstance(getattr(n, "ctx", None), ast.Store)]
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-        changed.append(statement.value.func)
+    nodes = list(ast.walk(statement))
+    changed = [n for n in nodes if isinstance(getattr(n, "ctx", None), ast.Store)]
+    values = [n.value for n in nodes if isinstance(n, ast.Expr)]
+    changed += [value.func for value in values if isinstance(value, ast.Call)]
     return stored(statement) | {root for node in changed if (root := _root(node))}
 
 

@@ -37,8 +37,9 @@ class Stage:
     def answer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The network's output."""
         self.networks.add(name)
-        known = {key: value for key, value in kwargs.items() if not isinstance(value, Unknown)}
-        output = self.network(*(one for one in args if not isinstance(one, Unknown)), **known)
+        output = self.network(*_known(args), **_known(kwargs))
+        if any(_is_batch(one, self.x) for one in [*args, *kwargs.values()]):
+            return (list(output[0]),) if isinstance(output, tuple) else list(output)
         if isinstance(output, Tensor):
             for attribute in self.attributes:
                 if not hasattr(output, attribute):
@@ -104,8 +105,11 @@ class Unknown:
     def __len__(self) -> int:
         return len(self._stage.x)
 
-    def __iter__(self) -> Iterator[Any]:
-        raise TypeError(f"{self._name or 'a value'} is not known")
+    def __iter__(self) -> Iterator["Unknown"]:
+        yield self._made()  # of a list of unknown length, one stands for all
+
+    def __contains__(self, _: object) -> bool:
+        return bool(self)
 
     def __enter__(self) -> "Unknown":
         return self
@@ -140,6 +144,15 @@ for _name in (*_BINARY, *(f"r{name}" for name in _BINARY), *_OTHERS):
     setattr(Unknown, f"__{_name}__", _operator)
 
 
+def _known(value: Any) -> Any:
+    """What is known of the items of a tuple, list or dict."""
+    if isinstance(value, dict):
+        return {key: _known(item) for key, item in value.items() if not isinstance(item, Unknown)}
+    if isinstance(value, list | tuple):
+        return type(value)([_known(item) for item in value if not isinstance(item, Unknown)])
+    return value
+
+
 def _unknowns(value: Any) -> Iterator[Unknown]:
     if isinstance(value, Unknown):
         yield value
@@ -158,6 +171,15 @@ def origins(value: Any) -> frozenset[str]:
 def _is_noisy(value: Any, x: Tensor) -> bool:
     """Whether a value may be noisy data: floating-point, of no fewer elements than the data."""
     if isinstance(value, list | tuple):
-        return any(_is_noisy(item, x) for item in value)
+        return _is_batch(value, x) or any(_is_noisy(item, x) for item in value)
     is_float = isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
     return is_float and value.numel() >= x.numel()
+
+
+def _is_batch(value: Any, x: Tensor) -> bool:
+    """Whether a value is a list of samples, each of as many numbers as one of the data."""
+    if not isinstance(value, list | tuple) or len(value) != len(x):
+        return False
+    with torch._C.DisableTorchFunction():  # which takes longer
+        num = x[0].numel()
+        return all(isinstance(item, Tensor) and item.numel() == num for item in value)
