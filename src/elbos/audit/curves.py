@@ -35,6 +35,24 @@ _MAX_OUTLIERS = 5e-3  # share of values that may be far off, as where a curve be
 
 
 @dataclass(frozen=True)
+class _Binned:
+    """Values in narrow bins of their places."""
+
+    places: Float[Array, " m"]
+    counts: Float[Array, " m"]
+    means: Float[Array, " m"]
+    squares: Float[Array, " m"]  # their means
+
+    @classmethod
+    def from_values(cls, places: Float[Array, " n"], values: Float[Array, " n"]) -> "_Binned":
+        edges = np.linspace(places[0], places[-1], _NUM_BINS + 1)
+        index = np.searchsorted(edges[1:-1], places)
+        sums = [np.bincount(index, by) for by in (np.ones_like(places), places, values, values**2)]
+        counts, *others = (one[sums[0] > 0] for one in sums)
+        return cls(others[0] / counts, counts, others[1] / counts, others[2] / counts)
+
+
+@dataclass(frozen=True)
 class _Spline:
     """A natural cubic spline, with a known constant subtracted."""
 
@@ -84,26 +102,24 @@ class _Spline:
 
     @classmethod
     def of_values(
-        cls,
-        places: Float[Array, " n"],
-        values: Float[Array, " n"],
-        knots: Float[Array, " k"],
-        start: Float[Array, " k"],
+        cls, binned: "_Binned", knots: Float[Array, " k"], start: Float[Array, " k"]
     ) -> "_Spline":
         """The most likely log-mean, from `start` at the knots; the covariance is a sandwich."""
-        basis = _natural_basis(knots, places)
-        inverse = np.linalg.inv(basis.T @ basis + 1e-8 * len(places) * np.eye(len(knots)))
+        basis, counts = _natural_basis(knots, binned.places), binned.counts
+        total = counts.sum()
+        inverse = np.linalg.inv((basis.T * counts) @ basis + 1e-8 * total * np.eye(len(knots)))
         theta = start.copy()
         for _ in range(_MAX_NEWTON_STEPS):
-            relative = values * np.exp(-basis @ theta) - 1
-            step = inverse @ (basis.T @ relative)
+            relative = binned.means * np.exp(-basis @ theta) - 1
+            step = inverse @ (basis.T @ (counts * relative))
             theta += step * min(1.0, 1.0 / np.abs(step).max())
             if np.abs(step).max() < 1e-6:
                 break
-        scores = basis.T * relative
-        covariance = inverse @ (scores @ scores.T) @ inverse
-        deviance = float((relative + basis @ theta).sum())
-        score = -deviance / max(float((relative**2).mean()), 1e-12) - len(knots)
+        log_mean = basis @ theta
+        square = counts * (binned.squares * np.exp(-2 * log_mean) - 2 * relative - 1)
+        covariance = inverse @ ((basis.T * square) @ basis) @ inverse
+        deviance = float((counts * (relative + log_mean)).sum())
+        score = -deviance / max(float(square.sum() / total), 1e-12) - len(knots)
         return cls(knots, theta, covariance, np.zeros(len(knots)), 0.0, score)
 
     def __call__(self, places: Array) -> Array:
@@ -149,8 +165,9 @@ class Splines:
         at = [places[group].mean() for group in groups]
         log_mean = np.log([max(values[group].mean(), 1e-300) for group in groups])
         knots = [np.linspace(low, high, num) for num in _NUM_KNOTS]
+        binned = _Binned.from_values(places, values)
         return cls._averaged(
-            [_Spline.of_values(places, values, k, np.interp(k, at, log_mean)) for k in knots]
+            [_Spline.of_values(binned, k, np.interp(k, at, log_mean)) for k in knots]
         )
 
     @classmethod
@@ -272,6 +289,7 @@ class Curve:
             error = np.interp(grid, logsnr, off)
             return cls(np.interp(grid, logsnr, log_value), np.diag(error**2), usual, False)
         curve = Splines.of_values(logsnr, value)
-        relative = value * np.exp(-curve(logsnr)) - 1
+        log_mean = curve(grid)
+        relative = value * np.exp(-np.interp(logsnr, grid, log_mean)) - 1
         spread = float((relative**2).mean() ** 0.5)
-        return cls(curve(grid), curve.covariance(grid), spread, True)
+        return cls(log_mean, curve.covariance(grid), spread, True)
