@@ -61,6 +61,7 @@ WRONG = {
     "kohya": "kohya is a trainer: name a file of its settings, as kohya:config.toml",
     "kohya:": "kohya is a trainer: name a file of its settings",
     "khoya:config.toml": "did you mean kohya?",
+    "kohya:--min_snr_gama=5": "There is no setting min_snr_gama: did you mean min_snr_gamma?",
     "edm --as khoya": "There is no trainer 'khoya': did you mean kohya?",
     "onetrainer:betas.json --html betas.json": "--html betas.json would overwrite",
     "kohya:betas.json --prediction v": "are for a scheduler_config.json; no target is one",
@@ -82,7 +83,6 @@ FAILS = {
     "no.py:loss": "no.py: No such file",  # before all else
     "no.json": "no.json: No such file",
     "kohya:no.toml": "no.toml: No such file",
-    "kohya:--min_snr_gama=5": "There is no setting min_snr_gama: did you mean min_snr_gamma?",
     "kohya:broken.json": "broken.json is no json to read",
     "unet.json": "unet.json is no scheduler_config.json to read: UNet2DConditionModel is no sched",
     "other.json": "it names no _class_name",
@@ -133,6 +133,14 @@ def test_a_trainers_settings_are_a_target_and_are_translated(audit: Elbos, tmp_p
     assert "\n  (its defaults)\n" in audit("sd", "--as", "kohya").out
 
 
+@pytest.mark.parametrize("name", ["empty.toml", "empty.yaml"])
+def test_an_empty_file_of_settings_has_the_defaults(
+    audit: Elbos, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("")
+    assert content(audit(f"kohya:{name}", "--json"))["parameterization"] == "eps"
+
+
 LATER = {
     "no.py:loss": "no.py: No such file",
     "loss.py": "loss.py: name a function, as in loss.py:FUNCTION; it defines loss.",
@@ -168,7 +176,8 @@ def test_a_training_script_with_its_own_arguments(audit: Elbos, tmp_path: Path) 
     assert "train_latents.py --prediction_type v_prediction" in result.out
     assert "lines 28-30, 37, " not in result.out  # of compute_snr, which is not called
     wrong = audit("train_latents.py --snr_gama 5")
-    assert_one_line(wrong, "train_latents.py: unrecognized arguments: --snr_gama 5", statuses=(1,))
+    assert_one_line(wrong, "train_latents.py: unrecognized arguments: --snr_gama 5", statuses=(2,))
+    assert_one_line(audit("train_latents.py --help"), "python train_latents.py", statuses=(2,))
     wrong = audit("train_nothing.py --snr_gamma 5")
     assert_one_line(wrong, "train_nothing.py: No such file", statuses=(1,))
 

@@ -25,10 +25,10 @@ from rich.console import Console
 from elbos import audit, files
 from elbos.adapters.diffusers import Training, loss_table, read_config
 from elbos.adapters.trainers import TRAINERS, read_settings, trainer, translate
-from elbos.audit.script import is_training_script
+from elbos.audit.script import RefusedArgumentsError, is_training_script
 from elbos.checks import require_positive
 from elbos.cli.parse import parse
-from elbos.errors import printable, suggestion
+from elbos.errors import UsageError, printable, suggestion
 from elbos.progress import progress
 from elbos.recipes import RECIPES
 from elbos.report.audit import as_dict, write_page
@@ -227,7 +227,7 @@ class Audit:
             return audit.from_recipe(target)
         if settings := _settings_of(target):
             name, source = settings
-            with _named(target):
+            with _named(target, UsageError if source.lstrip().startswith("-") else ValueError):
                 found = TRAINERS[name].audit(read_settings(source))
             return replace(found, title=printable(target))
         config = read_config(_config_path(target) or Path(target))
@@ -249,7 +249,10 @@ class Audit:
                 "advance": lambda num: bar.advance(task, num),
             }
             if script:
-                return audit.from_script(script[0], xs, script[1:], **given)
+                try:
+                    return audit.from_script(script[0], xs, script[1:], **given)
+                except RefusedArgumentsError as error:
+                    raise UsageError(str(error)) from error
             with as_script(target):  # which may load modules only when it is called
                 loss_fn = load_function(target, *_LOSS)
                 with _named(target):
@@ -262,12 +265,12 @@ def command(words: list[str]) -> Audit:
 
 
 @contextlib.contextmanager
-def _named(target: str) -> Iterator[None]:
-    """Let errors say which target they are of."""
+def _named(target: str, kind: type[Exception] = ValueError) -> Iterator[None]:
+    """Let errors say which target they are of: as `UsageError` if it is words of the command."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{target}: {error}") from error
+        raise kind(f"{target}: {error}") from error
 
 
 def _settings_of(target: str) -> tuple[str, str] | None:

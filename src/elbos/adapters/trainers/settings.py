@@ -233,7 +233,7 @@ def _of_file(path: Path) -> dict[str, Any]:
         )
     try:
         content = _FILES[path.suffix](files.read(path).decode("utf-8-sig"))
-        return _dotted(_table(content))
+        return _dotted(_table({} if content is None else content))  # an empty YAML
     except (ValueError, yaml.YAMLError) as error:  # TOML's, JSON's and the encoding's, too
         raise ValueError(f"{path} is no {path.suffix[1:]} to read: {flat(error)}") from error
     except RecursionError as error:

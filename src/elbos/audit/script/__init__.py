@@ -1,7 +1,8 @@
 """A whole training script as a loss: the lines from its noise to its loss, run with stand-ins.
 
-`slicing` finds the lines. They are run with every value that the script would load or build
-`unknown`. Then only what the loss turns out to depend on is made known:
+`slicing` finds the lines, also in a method of a class (`classes`). They are run with every value
+that the script would load or build `unknown`. Then only what the loss turns out to depend on is
+made known:
 
 - the clean data, by the one variable of the loop with which the loss becomes known;
 - a definition above the loop, as that of a scheduler, where the loss depends on it: such a
@@ -19,11 +20,12 @@ from pathlib import Path
 from torch import Tensor
 
 from elbos import files
+from elbos.audit.script.arguments import RefusedArgumentsError
 from elbos.audit.script.loss import ScriptLoss
 from elbos.audit.script.run import Failure, Run
 from elbos.audit.script.slicing import Script
 
-__all__ = ["ScriptLoss", "is_training_script", "script_loss"]
+__all__ = ["RefusedArgumentsError", "ScriptLoss", "is_training_script", "script_loss"]
 
 
 def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> ScriptLoss:
@@ -37,6 +39,7 @@ def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> 
 
     Raises:
         OSError: If the script cannot be read.
+        RefusedArgumentsError: In one line, if it refuses its flags.
         ValueError: In one line, if there is no such loop, or the line that stopped it.
     """
     try:
@@ -44,7 +47,10 @@ def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> 
     except (SyntaxError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no Python: {error}") from error
     if script is None:
-        raise ValueError(f"{path} calls no backward(): name a function, as in {path}:FUNCTION.")
+        raise ValueError(
+            f"{path} calls no backward(): name a function, as in {path}:FUNCTION, or record a "
+            "training (audit.record)."
+        )
     failures: list[Failure] = []
     for x in xs:
         for data in Run(script, path, flags, x).candidates():

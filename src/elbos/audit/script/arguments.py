@@ -41,7 +41,11 @@ def arguments_of(
     def refuse(message: str) -> NoReturn:
         raise RefusedArgumentsError(f"{path}: {message}")
 
+    def refuse_help(_: object = None) -> NoReturn:
+        refuse(f"run it yourself to see its help, python {path} --help.")
+
     parser.error = refuse  # type: ignore[method-assign]
+    parser.print_help = refuse_help  # type: ignore[method-assign,assignment]
     return parser.parse_args(list(flags))
 
 

@@ -74,6 +74,8 @@ class Run:
         loop = self.script.region
         targets = ast.walk(loop.target) if isinstance(loop, ast.For) else []
         self.of_the_loop = {n.id for n in targets if isinstance(n, ast.Name)}
+        if isinstance(loop, ast.FunctionDef):
+            self.of_the_loop = {one.arg for one in loop.args.args}
         self.statements: list[ast.stmt] = []
         self.definitions: list[ast.stmt] = []
         self.values: dict[ast.stmt, dict[str, Any]] = {}
@@ -180,8 +182,9 @@ class Run:
                 break
         what = " and ".join(sorted(culprits))
         text = f"the loss depends on {what}, which is not known without running the script: "
-        text += "wrap the loss in a function of (network, x)."
-        return Failure(line, text, len(culprits))
+        text += "wrap the loss in a function of (network, x), or record a training (audit.record)."
+        num_of_data = 2 * len(culprits & self.of_the_loop)  # other data: these are not all
+        return Failure(line, text, len(culprits) + num_of_data)
 
     def loss(self) -> ScriptLoss:
         """The loss, once everything is known."""
@@ -274,6 +277,8 @@ class Run:
                 self.space[name] = arguments
                 continue
             self.space[name] = Unknown(self.stage, frozenset({name}), name)
+            if name == "self.device" and not definitions:
+                self.space[name] = self.x.device
             for one in definitions:
                 if isinstance(one, _IMPORTS):
                     self._import(one, name)

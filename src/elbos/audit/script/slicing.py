@@ -3,7 +3,8 @@
 The slice starts at the expression that `accelerator.backward(loss)` or `loss.backward()` is called
 of, and goes up through the innermost loop around it: a statement is part of it if it assigns to, or
 calls a method of, a name that the slice reads further down. What the loop does not define is looked
-for above it, in the function and then in the module.
+for above it, in the function and then in the module. Where no `backward` is called, it starts at
+what a method returns that is called as other trainers call it (`classes`).
 """
 
 import ast
@@ -11,6 +12,9 @@ import builtins
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import product
+
+from elbos.audit.script.classes import LOSS_METHODS, flattened
 
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _LOOPS = (ast.For, ast.While)
@@ -41,9 +45,9 @@ class Script:
         Raises:
             SyntaxError: If it is no Python.
         """
-        tree = ast.parse(source)
-        found = [(_loss_of(path[-1]), path[:-1]) for path in _paths(tree, [])]
-        calls = [(loss, path) for loss, path in found if loss is not None]
+        tree = flattened(ast.parse(source))
+        found = [(_loss_of(path[-1]), path[:-1]) for path in _paths(tree, [], ast.Call)]
+        calls = [(loss, path) for loss, path in found if loss is not None] or _returned(tree)
         in_loops = [call for call in calls if any(isinstance(node, _LOOPS) for node in call[1])]
         for loss, path in (in_loops or calls)[:1]:
             return cls(tree, path, loss)
@@ -83,15 +87,21 @@ class Script:
 
     @cached_property
     def parameters(self) -> dict[str, ast.expr]:
-        """What the function around the loss is called with, where the script calls it."""
-        function = next((n for n in reversed(self.around) if isinstance(n, ast.FunctionDef)), None)
+        """What the functions around the loss are called with, where the script calls them, else
+        their defaults.
+        """
+        found: dict[str, ast.expr] = {}
         calls = [n for n in ast.walk(self.tree) if isinstance(n, ast.Call)]
-        for call in calls:
-            if function and isinstance(call.func, ast.Name) and call.func.id == function.name:
-                names = [argument.arg for argument in function.args.args]
-                keywords = {key.arg: key.value for key in call.keywords if key.arg}
-                return dict(zip(names, call.args, strict=False)) | keywords
-        return {}
+        for function in (n for n in self.around if isinstance(n, ast.FunctionDef)):
+            names = [argument.arg for argument in function.args.args]
+            defaults = function.args.defaults
+            found |= dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
+            for call in calls:
+                if isinstance(call.func, ast.Name) and call.func.id == function.name:
+                    found |= dict(zip(names, call.args, strict=False))
+                    found |= {key.arg: key.value for key in call.keywords if key.arg}
+                    break
+        return found
 
     @cached_property
     def networks(self) -> frozenset[str]:
@@ -123,12 +133,29 @@ class Script:
         return result
 
 
-def _paths(node: ast.AST, above: list[ast.AST]) -> Iterator[list[ast.AST]]:
-    """The paths from the module to each call, in the order of the source."""
+def _paths(node: ast.AST, above: list[ast.AST], kind: type) -> Iterator[list[ast.AST]]:
+    """The paths from the module to each node of a kind, in the order of the source."""
     for child in ast.iter_child_nodes(node):
-        yield from _paths(child, [*above, node])
-    if isinstance(node, ast.Call):
+        yield from _paths(child, [*above, node], kind)
+    if isinstance(node, kind):
         yield [*above, node]
+
+
+def _returned(tree: ast.Module) -> list[tuple[ast.expr, list[ast.AST]]]:
+    """What a method of the loss returns, at its end: itself, or the item "loss"."""
+    paths = [path for path in _paths(tree, [], ast.FunctionDef) if len(path) == 3]
+    for name, path in product(LOSS_METHODS, paths):
+        method = path[-1]
+        assert isinstance(method, ast.FunctionDef)
+        returns = [one for one in simple(method.body) if isinstance(one, ast.Return)]
+        if method.name != f"self.{name}" or not returns or returns[-1].value is None:
+            continue
+        loss = returns[-1].value
+        if isinstance(loss, ast.Dict):
+            items = zip(loss.keys, loss.values, strict=True)
+            loss = next((v for k, v in items if getattr(k, "value", "") == "loss"), loss)
+        return [(loss, path)]
+    return []
 
 
 def _loss_of(call: ast.AST) -> ast.expr | None:

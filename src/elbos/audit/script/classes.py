@@ -1,0 +1,91 @@
+"""A class whose method has the loss, rewritten as a function around it.
+
+    class Trainer:                          def Trainer(model, num=1000):
+        def __init__(self, model, num=1000):    self.model = model
+            self.model = model                  self.num = num
+            self.num = num           becomes    def self.times(n):
+        def times(self, n):                         return torch.rand(n) * self.num
+            return torch.rand(n) * self.num     def self.train():
+        def train(self):                            ...
+            ...
+
+where `self.model` is the name of a variable, as a syntax tree may have it. What is known of
+functions, and of the variables around them, then holds of methods and attributes.
+"""
+
+import ast
+
+LOSS_METHODS = ("training_step", "compute_loss")  # which return it: Lightning's, transformers'
+
+
+def flattened(tree: ast.Module) -> ast.Module:
+    """The script with every class as a function that has a loss in one of its methods."""
+    body = [_function(one) if _has_loss(one) else one for one in tree.body]
+    return ast.Module(body, tree.type_ignores)
+
+
+def _has_loss(statement: ast.stmt) -> bool:
+    if not isinstance(statement, ast.ClassDef):
+        return False
+    methods = [one for one in statement.body if isinstance(one, ast.FunctionDef)]
+    return any(one.name in LOSS_METHODS or _calls_backward(one) for one in methods)
+
+
+def _calls_backward(method: ast.FunctionDef) -> bool:
+    calls = [node.func for node in ast.walk(method) if isinstance(node, ast.Call)]
+    attributes = [func.attr for func in calls if isinstance(func, ast.Attribute)]
+    return any(name in ("backward", "manual_backward") for name in attributes)
+
+
+def _function(statement: ast.stmt) -> ast.FunctionDef:
+    """A class as a function of what its `__init__` takes."""
+    assert isinstance(statement, ast.ClassDef)
+    constructor = ast.parse("def __init__(self): pass").body[0]
+    fields, methods = list[ast.stmt](), list[ast.stmt]()
+    for one in statement.body:
+        if isinstance(one, ast.FunctionDef) and one.name == "__init__":
+            constructor = one
+        elif isinstance(one, ast.FunctionDef):
+            methods.append(_Flattened().visit(_method(one)))
+        elif isinstance(one, ast.AnnAssign | ast.Assign):
+            fields.append(_field(one))
+    assert isinstance(constructor, ast.FunctionDef)
+    result: ast.FunctionDef = _Flattened().visit(_method(constructor))
+    result.name, result.body = statement.name, [*fields, *result.body, *methods]
+    return ast.fix_missing_locations(ast.copy_location(result, statement))
+
+
+def _method(method: ast.FunctionDef) -> ast.FunctionDef:
+    """A method without the object that it is of."""
+    method.name = f"self.{method.name}"
+    method.decorator_list = [d for d in method.decorator_list if not isinstance(d, ast.Name)]
+    if method.args.args and method.args.args[0].arg == "self":
+        method.args.args.pop(0)
+    return method
+
+
+def _field(statement: ast.AnnAssign | ast.Assign) -> ast.stmt:
+    """A variable of a class as an attribute."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    for target in targets:
+        if isinstance(target, ast.Name):
+            target.id = f"self.{target.id}"
+    return statement
+
+
+class _Flattened(ast.NodeTransformer):
+    """Attributes of `self` as variables; buffers as attributes."""
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        self.generic_visit(node)
+        if isinstance(node.value, ast.Name) and node.value.id == "self":
+            return ast.copy_location(ast.Name(f"self.{node.attr}", node.ctx), node)
+        return node
+
+    def visit_Expr(self, node: ast.Expr) -> ast.stmt:
+        self.generic_visit(node)
+        match node.value:
+            case ast.Call(ast.Name("self.register_buffer"), [ast.Constant(str(name)), value, *_]):
+                target = ast.Name(f"self.{name}", ast.Store())
+                return ast.copy_location(ast.Assign([target], value), node)
+        return node
