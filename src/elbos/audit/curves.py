@@ -47,9 +47,11 @@ class _Binned:
     def from_values(cls, places: Float[Array, " n"], values: Float[Array, " n"]) -> "_Binned":
         edges = np.linspace(places[0], places[-1], _NUM_BINS + 1)
         index = np.searchsorted(edges[1:-1], places)
-        sums = [np.bincount(index, by) for by in (np.ones_like(places), places, values, values**2)]
-        counts, *others = (one[sums[0] > 0] for one in sums)
-        return cls(others[0] / counts, counts, others[1] / counts, others[2] / counts)
+        counts = np.bincount(index).astype(float)
+        kept = counts > 0
+        sums = (np.bincount(index, by) for by in (places, values, values**2))
+        at, means, squares = (total[kept] / counts[kept] for total in sums)
+        return cls(at, counts[kept], means, squares)
 
 
 @dataclass(frozen=True)
