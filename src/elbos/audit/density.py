@@ -109,7 +109,7 @@ def _of_draw(
             return None
         density = Density("function", curve[0], np.diag(curve[1] ** 2))
         return _named(density, levels.logsnr, grid)
-    ends = StepCurve.from_samples(table.steps_of(levels.logsnr), draw.of(levels))
+    ends = StepCurve.from_levels(levels, table, draw)
     if ends.is_uniform:
         return _of_uniform(table, grid)
     if more:
@@ -227,7 +227,7 @@ def bisected(
             break
         levels = levels.joined(more(draw.column, draw.at(middles)))
         table = Table.from_levels(levels) or table
-        ends = StepCurve.from_samples(table.steps_of(levels.logsnr), draw.of(levels))
+        ends = StepCurve.from_levels(levels, table, draw)
     return levels, table, ends
 
 
@@ -328,12 +328,14 @@ class StepCurve:
     ends: RisingCurve  # through the ends between them
     num: int  # of samples
     are_options: bool  # drawn with known probabilities, so that ends are exact
+    outside: tuple[float, float] = (0.0, 0.0)  # quantile below all steps; 1 less that above them
 
     @classmethod
-    def from_samples(cls, steps: Float[Array, " n"], draw: Float[Array, " n"]) -> "StepCurve":
-        """The curve, given the number of each sample's step, a rising function of `draw`."""
-        order = np.lexsort((draw, steps))
-        steps, s = steps[order], draw[order]
+    def from_levels(cls, levels: Levels, table: Table, draw: DecidingDraw) -> "StepCurve":
+        """The curve of the steps of a table, which are a rising function of the draw."""
+        steps, s = table.steps_of(levels.logsnr), draw.of(levels)
+        order = np.lexsort((s, steps))
+        steps, s = steps[order], s[order]
         first = np.flatnonzero(np.diff(steps, prepend=-1.0))
         lowest, highest = s[first], s[np.append(first[1:], len(s)) - 1]
         gaps = lowest[1:] - highest[:-1]
@@ -343,7 +345,12 @@ class StepCurve:
         # the logit of the mean of the quantiles on both sides
         log_u = np.logaddexp(log_expit(highest[:-1]), log_expit(lowest[1:]))
         ends = log_u - np.logaddexp(log_expit(-highest[:-1]), log_expit(-lowest[1:]))
-        return cls(at, RisingCurve((at[1:] + at[:-1]) / 2, ends, error), len(s), are_options)
+        curve = RisingCurve((at[1:] + at[:-1]) / 2, ends, error)
+        outer, inner = expit([s[0], -s[-1]]), expit([ends[0], -ends[-1]])
+        # up to the other side of an option, whose quantile is its middle
+        half = inner - outer if are_options else np.diff(np.unique(expit(s))).min() / 2
+        low, high = ((outer - half) * np.array(levels.has_infinite)).tolist()
+        return cls(at, curve, len(s), are_options, (low, high))
 
     def uncertain_middles(self) -> Float[Array, " k"]:
         """The middles of the intervals in which ends lie that are wide beside the steps."""
@@ -383,7 +390,7 @@ class StepCurve:
         is_kept = np.isin(places, curve.places)
         own = (end_error[1:] + end_error[:-1]) / width + 1e-5
         error[1:-1] = np.where(is_kept[1:] & is_kept[:-1], own, error[1:-1])
-        for end, probability in ((0, u[0]), (-1, 1 - u[-1])):
+        for end, probability in ((0, u[0] - self.outside[0]), (-1, 1 - u[-1] - self.outside[1])):
             if self.num * probability > _MIN_SAMPLES_AT_END:  # an end, and not a tail cut off
                 log_p[end] = np.log(probability)
                 error[end] = 1e-3 if self.are_options else 1 / (self.num * probability)

@@ -1,9 +1,11 @@
 r"""The noise levels that were drawn independently of each other, and the table they come from."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
@@ -26,23 +28,33 @@ class Levels:
     error: Float[Array, " n"]  # by rounding
     quantiles: Float[Array, "n draws"]  # logits of the quantiles of the numbers drawn for each
     block: Float[Array, " n"]  # the part of the samples, independent of the others
+    has_infinite: tuple[bool, bool] = (False, False)  # pure noise, clean data, which are left out
+    repeats: float = 1.0  # samples of a batch that share a level, in the mean
 
     @classmethod
     def from_samples(cls, samples: Samples) -> "Levels":
         """The finite levels."""
         is_finite = samples.logsnr.isfinite()
         columns = (samples.logsnr, samples.rounding, samples.quantiles, samples.block)
-        return cls(*(column[is_finite].numpy() for column in columns))
+        noise, clean = (bool((samples.logsnr == end).any()) for end in (-torch.inf, torch.inf))
+        logsnr, error, quantiles, block = (column[is_finite].numpy() for column in columns)
+        return cls(logsnr, error, quantiles, block, (noise, clean))
+
+    @property
+    def _columns(self) -> tuple[Array, Array, Array, Array]:
+        return self.logsnr, self.error, self.quantiles, self.block
+
+    def _with(self, columns: Iterable[Array]) -> "Levels":
+        logsnr, error, quantiles, block = columns
+        return replace(self, logsnr=logsnr, error=error, quantiles=quantiles, block=block)
 
     def at(self, index: NDArray[np.int64]) -> "Levels":
-        columns = (self.logsnr, self.error, self.quantiles, self.block)
-        return Levels(*(column[index] for column in columns))
+        return self._with(column[index] for column in self._columns)
 
     def joined(self, other: "Levels") -> "Levels":
         """These and others."""
-        columns = ("logsnr", "error", "quantiles", "block")
-        pairs = ((getattr(self, name), getattr(other, name)) for name in columns)
-        return Levels(*map(np.concatenate, pairs))
+        pairs = zip(self._columns, other._columns, strict=True)
+        return self._with(np.concatenate(pair) for pair in pairs)
 
     @cached_property
     def distinct(self) -> tuple[Float[Array, " t"], NDArray[np.int64]]:
@@ -99,7 +111,9 @@ def independent_levels(samples: Samples) -> tuple[Levels, list[Diagnostic]]:
 def _without_repetitions(
     levels: Levels, batch: Array, logsnr_error: float
 ) -> tuple[Levels, list[Diagnostic]]:
-    """Of levels that samples of a batch share, one each; none of those that are clamped."""
+    """Of levels that samples of a batch share, one each, if they are from a table: else all, since
+    some may be shared by more samples than others. None of those that are clamped.
+    """
     logsnr = levels.logsnr
     firsts = np.flatnonzero(np.diff(batch, prepend=-1))
     sizes = np.diff(np.append(firsts, len(batch)))
@@ -109,7 +123,10 @@ def _without_repetitions(
         return levels.at(firsts), [found]
     apart = _first_of_groups(levels, batch)
     if apart is not None:
-        return levels.at(apart), [Diagnostic("shared-levels", {"num_levels": len(apart)})]
+        found = Diagnostic("shared-levels", {"num_levels": len(apart)})
+        if Table.from_levels(levels.at(apart)):
+            return levels.at(apart), [found]
+        return replace(levels, repeats=len(levels.logsnr) / len(apart)), [found]
     values, counts = levels.distinct
     is_atom = counts > np.maximum(0.005 * len(logsnr), 20 * np.median(counts))
     is_table = np.median(counts) > 1
@@ -148,7 +165,7 @@ class Table:
     def from_levels(cls, levels: Levels) -> "Table | None":
         """The table that levels come from; None if they hardly repeat."""
         values, counts = levels.distinct
-        if len(values) < 3 or counts.mean() < 2:
+        if len(values) < 3 or counts.mean() < 2 * levels.repeats:
             return None
         gaps = np.diff(values)
         usual = median_filter(gaps, size=min(9, len(gaps)), mode="nearest")

@@ -1,0 +1,81 @@
+"""Levels that some samples share more often than others, and steps beside those of pure noise."""
+
+import numpy as np
+import pytest
+import scipy
+import torch
+from audited import X, kinds
+
+from elbos import audit
+
+SMALL = X[:, :, :4, :4]
+
+
+def flow_loss(times):
+    """The plain loss of flow matching at times that are drawn."""
+
+    def loss(network, x):
+        t = times(len(x))[:, None, None, None]
+        eps = torch.randn_like(x)
+        return (network((1 - t) * x + t * eps, t.flatten()) - (eps - x)).square().mean()
+
+    return loss
+
+
+def sorted_times(num):
+    """Of 1,000 sorted uniform times, new for each batch, the last ones are taken most often."""
+    table = torch.rand(1000).sort(descending=True).values
+    return table[((1 - torch.rand(num) ** 8) * 1000).long().clamp(0, 999)]
+
+
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 8))]
+)
+def test_a_level_counts_as_often_as_samples_share_it(seed):
+    """Number i of 1,000 sorted times is a Beta variable: w = p(t) t/(1 - t) rises twofold."""
+    logsnr = np.linspace(-6, 15, 1500)
+    t, i = scipy.special.expit(-logsnr / 2), np.arange(1000)
+    share = np.diff((np.arange(1001) / 1000) ** (1 / 8))[::-1]
+    p = scipy.stats.beta.pdf(t[:, None], 1000 - i, i + 1) @ share
+    log_w = np.log(p * t / (1 - t))
+    start, end = 8.0, logsnr[logsnr > 10][log_w[logsnr > 10].argmax()]
+    assert np.interp(end, logsnr, log_w) > log_w[logsnr < end].min() + np.log(2)
+
+    result = audit.probe(flow_loss(sorted_times), SMALL, 5000, seed=seed)
+    assert kinds(result) == ["shared-levels"]
+    assert result.verdict != "monotone"
+    assert all(start < low and high < end + 1.5 for low, high in result.rising)
+
+
+def from_noise(num):
+    """30 steps, of which the noisiest, which is pure noise, is drawn with a third."""
+    return 1 - (torch.rand(num) ** 3 * 30).floor().clamp(max=29) / 30
+
+
+def from_data(num):
+    """30 steps, of which the last, in one of a hundred samples, is clean data."""
+    return 1 - ((torch.rand(num) ** 3 * 30).floor().clamp(max=29) + 1) / 30
+
+
+def options(num):
+    """30 steps, drawn with given probabilities; the noisiest is pure noise."""
+    return 1 - torch.multinomial(100.0 + torch.arange(30), num, replacement=True) / 30
+
+
+CUBED = np.diff((np.arange(31) / 30) ** (1 / 3))
+PROBABILITIES = {
+    from_noise: (np.arange(1, 30), CUBED[1:]),
+    from_data: (np.arange(1, 30), CUBED[:-1]),
+    options: (np.arange(1, 30), np.arange(101, 130)),
+}
+
+
+@pytest.mark.parametrize("times", PROBABILITIES, ids=lambda times: times.__name__)
+def test_the_step_beside_pure_noise_or_clean_data_does_not_count_for_it(times):
+    """The density is the probability of a step over the spacing of the steps."""
+    step, probability = PROBABILITIES[times]
+    logsnr = -2 * scipy.special.logit(1 - step / 30)
+    result = audit.probe(flow_loss(times), SMALL, 20_000)
+    measured = np.interp(logsnr, result.logsnr.numpy(), result.density.log().numpy())
+    off = measured - np.log(probability / np.gradient(logsnr))
+    assert np.abs(off - np.median(off)).max() < 0.03
