@@ -29,6 +29,7 @@ from elbos.audit.scales import process_of
 _PURE = 30.0  # beyond this log-SNR float32 holds no signal, or no noise
 _MIN_SAMPLES = 100
 _MIN_OWN = 1e-7  # share of the output that is no combination of data and noise; less is rounding
+_ROUNDING = 1e-6  # of a coefficient in float32, by all that was computed before
 _MAX_LEFT = 0.05  # share of a vector that its combination may leave
 
 
@@ -41,10 +42,14 @@ class Recording:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.reason = "no step was recorded: the network was not called, or not with gradients"
+        self.reason = (
+            "the network was not called, not with gradients, or it was compiled: record what "
+            "torch.compile returned"
+        )
         self._model = model
         self._draws = _Draws()
         self._given: Tensor | None = None
+        self._error = 0.0
         self._grams: list[Float[Tensor, "b 5 5"]] = []
         self._quantiles: list[list[Tensor]] = []
 
@@ -86,7 +91,7 @@ class Recording:
         )
         steps = torch.arange(len(self._grams), dtype=torch.float64)
         batch = steps.repeat_interleave(torch.tensor([len(gram) for gram in self._grams]))
-        samples = _samples(torch.cat(self._grams), batch, quantiles, data_scale)
+        samples = _samples(torch.cat(self._grams), batch, quantiles, data_scale, self._error)
         return audit_of_samples(samples, title=title)
 
     @contextmanager
@@ -129,6 +134,8 @@ class Recording:
 
     def _differentiated(self, vectors: list[Tensor], quantiles: list[Tensor], g: Tensor) -> None:
         with torch._C.DisableTorchFunction():
+            eps = max(torch.finfo(one.dtype).eps for one in (*vectors, g))
+            self._error = max(self._error, eps / vectors[0][0].numel() ** 0.5)
             flat = [one.detach().flatten(1).double() for one in vectors]
             gradient = g.detach().reshape(len(g), -1)[:, : flat[0].shape[1]].double() * len(g)
             stacked = torch.stack([*flat, gradient], dim=1)
@@ -146,7 +153,7 @@ def record(model: nn.Module) -> Iterator[Recording]:
     is not recorded. A few hundred steps give the weighting to some per cent.
 
     Args:
-        model: The network, as the training calls it.
+        model: The network, as the training calls it: what `torch.compile` returned, or `prepare`.
 
     Examples:
         >>> import torch
@@ -244,8 +251,10 @@ def _samples(
     batch: Float[Tensor, " n"],
     quantiles: Float[Tensor, "n draws"],
     data_scale: float | None,
+    error: float,
 ) -> Samples:
-    """The coefficients of all samples, from dot products of x, eps, z, the output and gradient.
+    """The coefficients of all samples, from dot products of x, eps, z, the output and gradient,
+    and the error of those of the target by rounding.
 
     Raises:
         ValueError: In one line, if the gradient is no combination of data, noise and output.
@@ -268,6 +277,10 @@ def _samples(
     sign = torch.where(sigma < 0, -1.0, 1.0)  # noise is as likely as its mirror image
     sigma, c = sigma.abs(), parts[:, 2] / 2
     a, b = (torch.where(c == 0, 0.0, -part / (2 * c)) for part in parts.T[:2])
+    a, b = (
+        torch.where(one.abs() < 5 * error * other.abs(), 0.0, one)
+        for one, other in ((a, b), (b, a))
+    )
     process = process_of(alpha, sigma, offset=0.0, rtol=0.0)
     if data_scale is not None:
         process = process._replace(scale=data_scale)
@@ -284,8 +297,8 @@ def _samples(
         block=torch.floor(batch * NUM_BLOCKS / (batch.max() + 1)),
         process=process,
         data_offset=0.0,
-        logsnr_error=0.0,
-        rounding=1e-6 * (1 / alpha.abs() + 1 / sigma),
+        logsnr_error=error if error > _ROUNDING else 0.0,
+        rounding=_ROUNDING * (1 / alpha.abs() + 1 / sigma),
         quantiles=quantiles,
         places=[None] * quantiles.shape[1],
         diagnostics=[],
