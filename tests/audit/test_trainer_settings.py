@@ -1,6 +1,7 @@
 """Settings of trainers as they are written: flags, TOML, YAML and JSON; what is wrong with them."""
 
 import json
+import math
 
 import pytest
 
@@ -21,7 +22,6 @@ BROKEN = {
     "broken.toml": "a = = 1",
     "broken.yaml": "a: [1",
     "list.json": "[1]",
-    "empty.yaml": "",
     "code.yaml": "a: !!python/object/apply:os.system ['true']",
     "deep.json": '{"a":' * 100_000,
     "self.yaml": "a: &a [*a]",
@@ -53,6 +53,12 @@ def test_malformed_files_are_one_line(tmp_path, name):
     with pytest.raises(ValueError, match=name) as found:
         read_settings(path)
     assert "\n" not in str(found.value)
+
+
+def test_an_empty_file_leaves_all_settings_out(tmp_path):
+    for name, text in (("empty.yaml", ""), ("empty.json", "{}"), ("empty.toml", "")):
+        (tmp_path / name).write_text(text)
+        assert read_settings(tmp_path / name).unread() == []
 
 
 def test_a_file_that_is_not_there_is_named():
@@ -129,3 +135,79 @@ def test_a_recipe_is_a_declared_loss():
     audit = from_recipe("edm")
     assert audit.closest[0].name == "EDM()"
     assert audit.rising[0][1] == pytest.approx(-3.308, abs=1e-3)
+
+
+RANGE = {
+    "model_family": "sdxl",
+    "timestep_bias_strategy": "range",
+    "timestep_bias_begin": 300,
+}
+WAN = {"template": "Wan"}
+
+# A setting of each trainer, others that it needs to be read, and what it must not be.
+BAD = {
+    "kohya": [
+        ("min_snr_gamma", {}, ["five", "-1", "nan", "inf"]),
+        ("v_pred_like_loss", {}, ["nan", "much"]),
+        ("min_timestep", {}, ["-1", "1.5", "1000"]),
+        ("max_timestep", {"min_timestep": 500}, ["500", "400", "1001"]),
+        ("discrete_flow_shift", {"timestep_sampling": "shift"}, ["0", "-1", "nan", "inf"]),
+        ("resolution", {"timestep_sampling": "flux_shift"}, ["8", "a,b", "1,2,3", "-"]),
+    ],
+    "musubi": [
+        ("timestep_sampling", {}, ["sigmoidal", "1"]),
+        ("logit_std", {"timestep_sampling": "logsnr"}, ["0", "-1", "nan", "inf"]),
+        ("mode_scale", {"weighting_scheme": "mode"}, ["-2", "2", "nan"]),
+        ("max_timestep", {"min_timestep": 500}, ["500", "400", "1001"]),
+    ],
+    "onetrainer": [
+        ("loss_weight_strength", {"loss_weight_fn": "P2"}, [0, -1, "nan", math.inf]),
+        ("max_noising_strength", {"min_noising_strength": 0.5}, [0.5, 0.4, 1.1, math.nan]),
+        ("timestep_shift", {"model_type": "FLUX_DEV_1"}, [0, -1, "inf"]),
+        ("noising_weight", {"timestep_distribution": "LOGIT_NORMAL"}, [-1, -2, "nan"]),
+    ],
+    "simpletuner": [
+        ("flow_cubic_schedule_weights", {}, ["abc", "1,abc", [1, -1], [0, 0], "nan,1", "1-2", "."]),
+        ("flow_sigmoid_scale", {}, [0, -1, "nan", "wide"]),
+        ("flow_schedule_shift", {}, [-1, "inf"]),
+        ("timestep_bias_end", RANGE, [200, 300, 1001, -1]),
+        ("train_batch_size", {"model_family": "sdxl"}, [0, -1, 1.5, "four"]),
+        ("flow_custom_timesteps", {}, ["1.0,0.5"]),
+        ("resolution", {"flow_schedule_auto_shift": True}, [1, "big", "1.2.3"]),
+    ],
+    "ai-toolkit": [
+        ("min_snr_gamma", {}, [0, -5, "nan", "five"]),
+        ("max_denoising_steps", {"min_denoising_steps": 500}, [400, 500, 1001, "nan"]),
+        ("timestep_type", {"noise_scheduler": "flowmatch"}, ["sigmoidal"]),
+    ],
+    "diffusion-pipe": [
+        ("shift", {"model.type": "flux"}, [-1, "nan", "inf"]),
+        ("max_t", {"model.type": "wan", "min_t": 0.5}, [0.5, 0.4, 1.1, "nan"]),
+        ("min_snr_gamma", {"model.type": "sdxl"}, [0, -1, "nan"]),
+    ],
+    "diffsynth": [
+        ("max_timestep_boundary", {"min_timestep_boundary": 0.5} | WAN, [0.5, 0.4, 1.1, "nan"]),
+        ("template", {}, ["Wann", 1]),
+    ],
+    "lerobot": [
+        ("time_sampling_beta_alpha", {}, [0, -1, "nan", "inf"]),
+        ("time_sampling_scale", {"time_sampling_offset": 0.5}, [0.6, 0, -1, 1.1]),
+        ("beta_schedule", {"type": "diffusion"}, ["cosine-like"]),
+        ("beta_end", {"type": "diffusion"}, [-1, 2, "nan"]),
+    ],
+    "torchtitan": [("config", {}, ["flux_big"])],
+}
+
+
+def test_every_trainer_has_bad_values():
+    assert set(BAD) == set(TRAINERS)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "name", "others", "value"),
+    [(t, n, o, value) for t in BAD for n, o, values in BAD[t] for value in values],
+)
+def test_a_bad_value_of_a_trainer_is_one_line_that_names_it(trainer, name, others, value):
+    with pytest.raises(ValueError, match=name.split("_")[-1]) as found:
+        TRAINERS[trainer].audit(Settings({**others, name: value}))
+    assert "\n" not in str(found.value) and len(str(found.value)) < 250

@@ -13,13 +13,11 @@ from elbos.audit import LossTable
 from elbos.audit.matching import distance
 from elbos.audit.measure import measuring
 
-# Of whose levels no density is measured well enough: Beta draws, and tables whose steps are not
-# equally likely. Their levels are compared in `test_trainers_times`, here what is made of each.
+# Whose curves depend on where a point is: probabilities that alternate between steps or jump, and
+# tables that each batch draws anew. Here what is made of each sample is compared, and all together.
 ROUGH = [
-    *("simpletuner_beta", "simpletuner_sd2x", "lerobot_pi0", "lerobot_pi0_beta"),
-    *("lerobot_pi05_scale", "lerobot_smolvla", "ai_toolkit_content", "ai_toolkit_style_sigmoid"),
-    *("ai_toolkit_lognorm_blend", "diffsynth_flux", "diffsynth_wan_low_noise"),
-    "diffsynth_qwen_image",
+    *("simpletuner_sd2x", "ai_toolkit_style_sigmoid", "ai_toolkit_lognorm_blend"),
+    *("diffsynth_flux", "diffsynth_wan_low_noise", "diffsynth_qwen_image"),
 ]
 FAST = ["torchtitan_flux", "simpletuner_flux", "diffusion_pipe_cosmos"]
 
@@ -43,11 +41,12 @@ def agreement(found, result):
     return distance(log_w, log_v, p / p.sum())
 
 
-@pytest.mark.parametrize("name", slow_but([n for n in SETTINGS if n not in ROUGH], FAST))
+@pytest.mark.parametrize("name", slow_but(SETTINGS, FAST))
 def test_the_weighting_is_the_measured_one(name):
     found = declared(name)
     result = audit.probe(getattr(trainer_losses, name), X, 3000 if name in FAST else 20_000)
-    assert agreement(found, result) < 0.02
+    assert agreement(found, result) < 0.02 or name in ROUGH
+    assert {found.verdict, result.verdict} != {"monotone", "not monotone"}
     assert found.parameterization == result.parameterization
     assert found.parameterization_factor == result.parameterization_factor
     assert abs(found.share_pure_noise - result.share_pure_noise) < 4 * 0.001**0.5 / 3000**0.5

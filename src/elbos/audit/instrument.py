@@ -51,7 +51,7 @@ class Call:
     z: Tensor  # noisy data
     answer: Tensor  # a leaf of the graph
     gradient: Tensor | None = None  # None if the loss does not depend on the answer
-    told: list[Tensor] = field(default_factory=list)  # other arguments, one number per sample
+    given: list[Tensor] = field(default_factory=list)  # other arguments, one number per sample
 
 
 class ProbeNetwork(nn.Module):
@@ -113,7 +113,7 @@ class ProbeNetwork(nn.Module):
             given = _noisy_data(arguments, self.x)
             self.is_in_jvp |= torch._C._functorch.is_gradtrackingtensor(given)
             call = self._call(given)
-            call.told = list(_told(arguments, len(call.z)))
+            call.given = list(_given(arguments, len(call.z)))
         self.calls.append(call)
         z, leaf = call.z, call.answer
         answer = leaf.view_as(leaf)
@@ -188,7 +188,7 @@ def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
         yield value
 
 
-def _told(arguments: list[Any], num: int) -> Iterator[Tensor]:
+def _given(arguments: list[Any], num: int) -> Iterator[Tensor]:
     """The arguments that are one number per sample, or one for all."""
     for value in arguments:
         is_number = isinstance(value, Tensor) and not value.is_complex()

@@ -130,10 +130,10 @@ def _of_the_levels(paired: list[PairedCalls], noise: Noise, c: Tensor) -> list[D
     """Whether the noise level decides what a loss does."""
     found, dimensions = noise.coefficients, noise.reference.x[0].numel()
     logsnr = 2 * (found.alpha / found.sigma).log()
-    columns = zip(*(calls.moved.told for calls in paired), strict=False)
-    told = [torch.cat(column) for column in columns]
+    columns = zip(*(calls.moved.given for calls in paired), strict=False)
+    given = [torch.cat(column) for column in columns]
     error = 0.0 if noise.is_known else (2 / dimensions) ** 0.5
-    diagnostics = scatter.of_the_levels(logsnr, found.alpha, told, error=error)
+    diagnostics = scatter.of_the_levels(logsnr, found.alpha, given, error=error)
     if noise.is_known and dimensions >= _MIN_DIMENSIONS:
         diagnostics += scatter.of_the_coefficient(logsnr, c, found.noise_power)
     return diagnostics

@@ -26,7 +26,7 @@ class SingleCall:
     normals: list[Tensor]  # normal numbers that were drawn, those of the size of z
     shared: list[Tensor]  # those that many elements of z may share
     quantiles: list[Tensor]  # numbers that may decide the noise level of each sample (`rng`)
-    told: list[Tensor]  # other arguments of the network, one number per sample
+    given: list[Tensor]  # other arguments of the network, one number per sample
     of_data: Tensor | None = None  # the normal numbers that the data are sampled with, if known
     summed: "SummedNoise | None" = None  # what the noise is a sum of, if it is
 
@@ -163,7 +163,7 @@ class Queries:
         normals += [draw.expand_as(z) for draw in others if draw.shape[1:] == z.shape[1:]]
         shared = [draw for draw in others if draw.shape[1:] != z.shape[1:]]
         quantiles = [q for q in self.instrument.recorder.quantiles if len(q) == len(z)]
-        parts = (z, answer, gradient, normals, shared, quantiles, call.told)
+        parts = (z, answer, gradient, normals, shared, quantiles, call.given)
         return self.prepare(SingleCall(*parts))
 
 

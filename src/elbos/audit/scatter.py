@@ -1,7 +1,7 @@
 r"""Whether what a loss does is a function of the noise level.
 
 A weighting $w(\lambda)$ describes a loss if the level decides the target, and if the network is
-told the level. So log-SNR must be a function of the time that the network is given: noise that is
+given the level. So log-SNR must be a function of the time that the network is given: noise that is
 multiplied by a random number per sample is not normal, given the time, but Student's t or such. A
 coefficient may be random, if it does not depend on the noise: then its mean is the weight.
 
@@ -25,20 +25,20 @@ _NORMAL = 0.6745 * 1.5**0.5  # the median deviation of independent normal values
 def of_the_levels(
     logsnr: Float[Tensor, " n"],
     alpha: Float[Tensor, " n"],
-    told: Sequence[Float[Tensor, " n"]],
+    given: Sequence[Float[Tensor, " n"]],
     *,
     error: float,
 ) -> list[Diagnostic]:
-    """Whether the network is told a number that log-SNR is a function of.
+    """Whether the network is given a number that log-SNR is a function of.
 
     Args:
         logsnr: Log-SNR of samples, up to a constant.
-        alpha: Their scales of the data, which stand in for a number where none is told.
-        told: The other arguments of the network.
+        alpha: Their scales of the data, which stand in for a number where none is given.
+        given: The other arguments of the network.
         error: Standard error of a single log-SNR.
     """
     kept = logsnr.isfinite() & (logsnr.abs() < 30)
-    times = [one[kept] for one in told if _is_time(one[kept], logsnr[kept])]
+    times = [one[kept] for one in given if _is_time(one[kept], logsnr[kept])]
     if not times and alpha.std() > 1e-3 * alpha.mean():
         times = [alpha[kept]]
     if not times or kept.sum() < 100:
@@ -85,11 +85,11 @@ def of_the_coefficient(
     return [Diagnostic("noise-dependent")] if is_dependent else []
 
 
-def _is_time(told: Tensor, logsnr: Tensor) -> bool:
-    """Whether log-SNR mostly rises, or mostly falls, with a number that the network is told."""
-    if len(told) != len(logsnr) or len(set(told.tolist())) < _MIN_DISTINCT:
+def _is_time(given: Tensor, logsnr: Tensor) -> bool:
+    """Whether log-SNR mostly rises, or mostly falls, with a number that the network is given."""
+    if len(given) != len(logsnr) or len(set(given.tolist())) < _MIN_DISTINCT:
         return False
-    ranks = torch.stack([values.argsort().argsort().double() for values in (told, logsnr)])
+    ranks = torch.stack([values.argsort().argsort().double() for values in (given, logsnr)])
     return abs(torch.corrcoef(ranks)[0, 1].item()) > _MIN_CORRELATION
 
 

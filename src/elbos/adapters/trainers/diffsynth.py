@@ -12,7 +12,7 @@ Z-Image, $e^{.8}$ for Qwen-Image, ...; Qwen-Image's and LTX-2's are stretched to
 Resolution does not matter in training. Stable Diffusion (`ddim_scheduler.py`) has its own table,
 in float32, and no weight.
 
-A command's model is told by `model_id_with_origin_paths`; where that says too little, give the name
+A command's model is in `model_id_with_origin_paths`; where that says too little, give the name
 of the table as `template`.
 
 References:
@@ -86,7 +86,9 @@ def _template(settings: Settings) -> str:
         if re.search(pattern, ids, flags=re.IGNORECASE):
             return template
     names = ", ".join([*_TABLES, _DIFFUSION])
-    raise ValueError(f"model_id_with_origin_paths tells no model: give template, one of {names}.")
+    raise ValueError(
+        f"model_id_with_origin_paths names no known model: give template, one of {names}."
+    )
 
 
 def _read(settings: Settings) -> LossTable:
@@ -97,11 +99,9 @@ def _read(settings: Settings) -> LossTable:
         return _diffusion(found)
     first = settings.number("min_timestep_boundary", 0.0, low=0, high=1)
     last = settings.number("max_timestep_boundary", 1.0, low=0, high=1)
+    if int(last * _N) - int(first * _N) < 3:
+        raise ValueError(f"max_timestep_boundary is {last:g}: give more than the min., {first:g}.")
     step = torch.arange(int(first * _N), int(last * _N))
-    if len(step) < 3:
-        raise ValueError(
-            f"min_timestep_boundary is {first:g}: give one below the maximum {last:g}."
-        )
     t = _TABLES[template]()
     bell = torch.exp(-2 * (t - 0.5) ** 2)
     num_levels = len(set(_nearest(t, template)[step].tolist()))

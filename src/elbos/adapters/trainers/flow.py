@@ -40,29 +40,57 @@ def unshifted(t: Float[Tensor, "*b"], shift: float) -> Float[Tensor, "*b"]:
     return t / (shift - (shift - 1) * t)
 
 
-def mu_of(tokens: float, *, low: tuple[float, float], high: tuple[float, float]) -> float:
-    r"""$\mu$ on the line through two pairs (tokens, $\mu$)."""
-    (x1, y1), (x2, y2) = low, high
+def mu_of(
+    height: float,
+    width: float,
+    *,
+    high: tuple[float, float] = (4096, 1.15),
+    pixels: int = 16,
+) -> float:
+    r"""$\mu$ of images of a size in pixels, on the line through two pairs (tokens, $\mu$).
+
+    Args:
+        height: Their height.
+        width: Their width.
+        high: The second pair; the first is (256, 0.5). Default: Flux's.
+        pixels: Side of a token. Default: 8 of the autoencoder times patches of 2.
+    """
+    (x1, y1), (x2, y2) = (256, 0.5), high
+    tokens = (height // pixels) * (width // pixels)
     return y1 + (y2 - y1) * (tokens - x1) / (x2 - x1)
 
 
-def resolution(
+def sides(
     settings: Settings, name: str = "resolution", default: int = _RESOLUTION
-) -> tuple[int, int, list[Diagnostic]]:
+) -> tuple[list[float], list[Diagnostic]]:
+    """Sides in pixels, one or several, and a finding where they are assumed.
+
+    Raises:
+        ValueError: If the setting holds none, or something else.
+    """
+    text = settings.text(name)
+    if not text:
+        shown = f"{default} x {default}"
+        return [default], [Diagnostic("declared-resolution", {"resolution": shown})]
+    found = [float(number) for number in re.findall(r"\d+\.?\d*", text)]
+    is_other = re.search(r"[^\d\s.,x()\[\]]", text) is not None
+    if is_other or not found or not all(16 <= side <= 100_000 for side in found):
+        raise ValueError(f"{name} is {text[:40]!r}: give sides in pixels, 16 or more, as 1024.")
+    return found, []
+
+
+def resolution(
+    settings: Settings, default: int = _RESOLUTION
+) -> tuple[float, float, list[Diagnostic]]:
     """The two sides of the images, and a finding where they are assumed.
 
     Raises:
-        ValueError: If the setting holds no one or two whole numbers.
+        ValueError: If the setting `resolution` holds more than two, or none.
     """
-    text = settings.text(name)
-    sides = [int(number) for number in re.findall(r"\d+", text)]
-    if not text:
-        shown = f"{default} x {default}"
-        return default, default, [Diagnostic("declared-resolution", {"resolution": shown})]
-    is_other = re.search(r"[^\d\s,x()\[\]]", text) is not None
-    if is_other or not 1 <= len(sides) <= 2 or min(sides) < 16 or max(sides) > 100_000:
-        raise ValueError(f"{name} is {text[:40]!r}: give one or two sides in pixels, as 1024.")
-    return sides[0], sides[-1], []
+    found, assumed = sides(settings, default=default)
+    if len(found) > 2:
+        raise ValueError(f"resolution holds {len(found)} numbers: give one or two, as 1024.")
+    return found[0], found[-1], assumed
 
 
 def read_scheme(settings: Settings) -> Training:

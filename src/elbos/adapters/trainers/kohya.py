@@ -194,7 +194,7 @@ def _on_levels(settings: Settings, sampling: Sampling, model: _FlowModel, scheme
         mu = math.log(settings.number("discrete_flow_shift", model.shift, above=0))
     if sampling.endswith("_shift"):
         height, width, found = flow.resolution(settings)
-        mu = flow.mu_of((height // 16) * (width // 16), low=(256, 0.5), high=(4096, 1.15))
+        mu = flow.mu_of(height, width)
     if sampling in ("uniform", "nextdit_shift"):
         schedule: Schedule = schedules.Flow(shift=math.exp(mu))
     else:

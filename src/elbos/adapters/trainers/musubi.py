@@ -109,8 +109,7 @@ def _times(settings: Settings, sampling: Sampling) -> tuple[Schedule, list[Diagn
             mean = math.log(height * width / 512**2) / 2
             ends = {"logsnr_min": -18.0, "logsnr_max": 15.0}
             return Normal.logit_normal(mean=mean, std=1.5, **ends), found
-        tokens = (height // 16) * (width // 16)
-        mu = flow.mu_of(tokens, low=(256, 0.5), high=_MOST_SHIFTED.get(sampling, _FLUX))
+        mu = flow.mu_of(height, width, high=_MOST_SHIFTED.get(sampling, _FLUX))
     main = Normal.logit_normal(mean=mu, std=settings.number("sigmoid_scale", 1, above=0))
     clean = Normal(mean=5.36, std=1)
     if sampling == "qinglong_flux":

@@ -136,8 +136,7 @@ def _shift(settings: Settings, model: str) -> float:
         return math.sqrt(height * width) / 512
     if model not in _MOST_SHIFTED:
         raise ValueError(f"dynamic_timestep_shifting of {model} is not known: give timestep_shift.")
-    tokens = (height // 16) * (width // 16)
-    return math.exp(flow.mu_of(tokens, low=(256, 0.5), high=_MOST_SHIFTED[model]))
+    return math.exp(flow.mu_of(height, width, high=_MOST_SHIFTED[model]))
 
 
 def _probability(settings: Settings, shift: float) -> Float[Tensor, " n"]:

@@ -1,8 +1,8 @@
 """The settings of a trainer: flags of a shell or keys of a file, and which of them were read.
 
-A trainer's adapter asks for the settings that change its loss, by name and type. What it never asks
-for changes nothing, and is named; what is nearly the name of something that it asked for is a
-mistake, and is refused. Nested keys are dotted, and found by their end: `timestep_type` finds
+A trainer's adapter reads the settings that change its loss, by name and type. What it never reads
+changes nothing, and is named; what is nearly the name of something that it reads is a mistake, and
+is refused. Nested keys are dotted, and found by their end: `timestep_type` finds
 `config.process.0.train.timestep_type`. A setting without a value, or with null, counts as left out.
 
 Findings that an adapter makes of settings which no weighting shows, with `setting`, its words:
@@ -21,6 +21,7 @@ Findings that an adapter makes of settings which no weighting shows, with `setti
 
 import json
 import math
+import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,7 +44,7 @@ _FILES |= {".json": json.loads}
 
 
 class Settings:
-    """Settings by name, which remember those that were asked for.
+    """Settings by name, which remember those that were read.
 
     Args:
         values: Names and values, nested or dotted. Dashes in names count as underscores.
@@ -54,7 +55,7 @@ class Settings:
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = _dotted(values)
-        self._asked: set[str] = set()
+        self._read: set[str] = set()
         self._others: set[str] = set()
 
     def __repr__(self) -> str:
@@ -109,6 +110,14 @@ class Settings:
             raise _wrong(name, value, f"a whole number from {low} to {high}")
         return int(number)
 
+    def numbers(self, name: str) -> list[float]:
+        """Finite numbers, none below 0: a list, or words with commas or spaces between them."""
+        words = re.split(r"[\s,;]+", self.text(name).strip("[]() "))
+        numbers = [_number(word) for word in words if word]
+        if not all(math.isfinite(number) and number >= 0 for number in numbers):
+            raise _wrong(name, self.text(name), "numbers of 0 or more, as 1,2")
+        return numbers
+
     def flag(self, name: str, default: bool = False) -> bool:
         """Whether a flag is set: it stands alone, or is true."""
         value = self._get(name)
@@ -140,13 +149,13 @@ class Settings:
         self._others |= set(names)
 
     def unread(self) -> list[str]:
-        """The names that nobody asked for.
+        """The names that were not read.
 
         Raises:
-            ValueError: If one is nearly the name of something that was asked for.
+            ValueError: If one is nearly the name of one that was read.
         """
-        unread = [name for name in self._values if not any(_ends(name, a) for a in self._asked)]
-        known = {name.split(".")[-1]: name for name in self._asked if not self.has(name)}
+        unread = [name for name in self._values if not any(_ends(name, a) for a in self._read)]
+        known = {name.split(".")[-1]: name for name in self._read if not self.has(name)}
         for name in unread:
             last = name.split(".")[-1]
             near = get_close_matches(last, known, n=1, cutoff=_SIMILAR)
@@ -155,7 +164,7 @@ class Settings:
         return unread
 
     def _get(self, name: str) -> Any:
-        self._asked.add(name)
+        self._read.add(name)
         found = {key: value for key, value in self._values.items() if _ends(key, name)}
         if len({repr(value) for value in found.values()}) > 1:
             first, second = list(found)[:2]

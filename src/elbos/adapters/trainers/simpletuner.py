@@ -18,7 +18,6 @@ References:
 """
 
 import math
-import re
 from collections.abc import Callable
 
 import numpy as np
@@ -47,10 +46,10 @@ _FLOW_MODELS = (
     *("flux", "flux2", "sd3", "auraflow", "chroma", "hidream", "hunyuanvideo", "krea2", "lumina2"),
     *("ltxvideo", "qwen_image", "wan", "z_image", "kandinsky5_image", "kandinsky5_video", "ernie"),
 )
-_SHIFTS = {"qwen_image": ((256, 0.5), (8192, 0.9))}
+_MOST_SHIFTED = {"qwen_image": (8192, 0.9)}  # where the line of mu ends: (tokens, mu)
 _FINDINGS = {
     "input_perturbation": "declared-perturbed",
-    "use_soft_min_snr": "setting-ignored",  # no loss asks for it
+    "use_soft_min_snr": "setting-ignored",  # no loss reads it
     "mixflow_enabled": "declared-target",
     "twinflow_enabled": "declared-target",
     "distillation_method": "declared-target",
@@ -74,9 +73,12 @@ def _read(settings: Settings) -> Loss:
 def _flow(settings: Settings, family: str, found: tuple[Diagnostic, ...]) -> Loss:
     shift, assumed = _shift(settings, family)
     found = (*found, *assumed)
-    knots = re.findall(r"[\d.eE+-]+", settings.text("flow_cubic_schedule_weights"))
+    for name in ("flow_custom_timesteps", "flux_fast_schedule"):
+        if settings.text(name, "false").lower() not in ("false", "0", "", "[]"):
+            raise ValueError(f"{name} draws a few fixed times, of which no curve is known here.")
+    knots = settings.numbers("flow_cubic_schedule_weights")
     if len(knots) > 1:
-        density = _through_knots([float(knot) for knot in knots], shift)
+        density = _through_knots(knots, shift)
         return fine_table("SimpleTuner, cubic schedule", density, diagnostics=found)
     if knots or settings.flag("flow_use_uniform_schedule"):
         schedule: Schedule = Uniform(shift=shift)
@@ -94,8 +96,8 @@ def _shift(settings: Settings, family: str) -> tuple[float, tuple[Diagnostic, ..
     static = settings.number("flow_schedule_shift", 3.0, low=0)
     if not settings.flag("flow_schedule_auto_shift"):
         return static or 1.0, ()
-    low, high = _SHIFTS.get(family, ((256, 0.5), (4096, 1.15)))
-    shifts, assumed = shifts_by_resolution(settings, "resolution", low=low, high=high)
+    high = _MOST_SHIFTED.get(family, (4096, 1.15))
+    shifts, assumed = shifts_by_resolution(settings, "resolution", high=high)
     return shifts[0], assumed
 
 
@@ -149,6 +151,8 @@ def _bias(settings: Settings) -> Float[Tensor, " n"]:
     if strategy == "range":
         first = settings.integer("timestep_bias_begin", 0, high=_N)
         num = settings.integer("timestep_bias_end", _N, high=_N)
+        if not first < num:
+            raise ValueError(f"timestep_bias_end is {num}: give more than the begin, {first}.")
         weights[first:num] *= factor
         return weights
     num = int(settings.number("timestep_bias_portion", 0.25, low=0, high=1) * _N)

@@ -1,7 +1,6 @@
 r"""What trainers with tables of times share: shifts, steps, Stable Diffusion's table, findings."""
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -10,14 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.adapters import diffusers
-from elbos.adapters.trainers.flow import logsnr_of, mu_of, time_of
+from elbos.adapters.trainers.flow import logsnr_of, mu_of, sides, time_of
 from elbos.adapters.trainers.settings import Settings
 from elbos.audit import Diagnostic, LossTable
 from elbos.parameterizations import Flow
 from elbos.schedules import Mixture, Schedule
 
 _TAIL = 1e-5  # of the samples, which are not shown
-_RESOLUTION = 1024.0  # that of FLUX.1, Qwen-Image and SD3
 
 
 def shifted(t: Float[Tensor, " n"], shift: float) -> Float[Tensor, " n"]:
@@ -29,31 +27,18 @@ def shifts_by_resolution(
     settings: Settings,
     name: str,
     *,
-    low: tuple[float, float] = (256, 0.5),
     high: tuple[float, float] = (4096, 1.15),
     pixels: int = 16,
 ) -> tuple[list[float], tuple[Diagnostic, ...]]:
-    r"""The shifts $e^\mu$ for square images, with $\mu$ on the line through two pairs (tokens,
-    $\mu$), and a finding where the resolution is assumed.
-
-    Args:
-        settings: The settings.
-        name: That of the sides in pixels, one or several.
-        low: The first pair. Default: Flux's.
-        high: The second. Default: Flux's.
-        pixels: Side of a token in pixels. Default: 8 of the autoencoder times patches of 2.
+    r"""The shifts $e^\mu$ for square images of each of the sides in a setting (`flow.mu_of`), and a
+    finding where the resolution is assumed.
 
     Raises:
         ValueError: If the setting holds no sides.
     """
-    text = settings.text(name)
-    sides = [float(number) for number in re.findall(r"[\d.]+", text)]
-    if not (sides or text == "") or not all(16 <= side <= 16384 for side in sides):
-        raise ValueError(f"{name} is {text[:40]!r}: give sides in pixels, 16 to 16384, as 1024.")
-    shown = f"{_RESOLUTION:g} x {_RESOLUTION:g}"
-    found = () if sides else (Diagnostic("declared-resolution", {"resolution": shown}),)
-    tokens = [(side // pixels) ** 2 for side in sides or [_RESOLUTION]]
-    return [math.exp(mu_of(number, low=low, high=high)) for number in tokens], found
+    found, assumed = sides(settings, name)
+    shifts = [math.exp(mu_of(side, side, high=high, pixels=pixels)) for side in found]
+    return shifts, tuple(assumed)
 
 
 def mixed(parts: Sequence[Schedule]) -> Schedule:
