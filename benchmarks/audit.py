@@ -1,10 +1,11 @@
 """How exact the audit is, how often its verdicts are false, and how long it takes.
 
-Accuracy: audits with 20,000 samples of 3x8x8 numbers, of three classes of losses: every recipe of
+Accuracy: audits with 20,000 samples of 3x8x8 numbers, of four classes of losses: every recipe of
 `elbos.recipes` as people write it (tests/audit/training_losses.py); losses whose levels are drawn
-in every way (tests/audit/level_losses.py); and mixtures drawn at random, one for each seed and
-number. The error of the weighting, up to a constant, is taken over the noise levels of the central
-98 % of the samples; the true weighting is a closed form, in the limit of many steps.
+in every way (level_losses.py); on latents that are sampled in the loss (latent_losses.py); and
+mixtures drawn at random, one for each seed and number. The error of the weighting, up to a
+constant, is taken over the noise levels of the central 98 % of the samples; the true weighting is a
+closed form, in the limit of many steps.
 
 A verdict is false if it is "monotone" and the true weighting rises by more than 5 % on the inner
 99 % of the samples, or if an interval on which w is said to rise is one on which the true one
@@ -35,6 +36,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/audit"))
 from audit_errors import central
+from latent_losses import LOSSES as LATENT_LOSSES
+from latent_losses import sampled
 from level_losses import CASES as LEVEL_CASES
 from level_losses import drawn_case
 from training_losses import CASES, edm
@@ -61,7 +64,8 @@ def main() -> None:
     num_samples, num_drawn = (1_000, 1) if arguments.tiny else (NUM_SAMPLES, arguments.drawn)
     recipes = [f"recipe:{i}" for i in range(1 if arguments.tiny else len(CASES))]
     levels = [f"levels:{name}" for name in list(LEVEL_CASES)[: 1 if arguments.tiny else None]]
-    names = [*levels, *(f"drawn:{i}" for i in range(num_drawn)), *recipes]
+    latents = [f"latents:{i}" for i in range(1 if arguments.tiny else len(LATENT_LOSSES))]
+    names = [*levels, *latents, *(f"drawn:{i}" for i in range(num_drawn)), *recipes]
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
     accuracy(names, arguments.seeds, num_samples, arguments.jobs)
     times(arguments.rounds, num_samples)
@@ -97,7 +101,7 @@ def accuracy(names: list[str], seeds: list[int], num_samples: int, jobs: int) ->
             if len(rows[outcome.name]) == len(seeds):
                 print(row(outcome.name, rows[outcome.name]), flush=True)
     print()
-    for kind in ("recipe", "levels", "drawn"):
+    for kind in ("recipe", "levels", "latents", "drawn"):
         some = [one for name, row in rows.items() if name.startswith(kind) for one in row]
         print(row(f"{kind}: {len(some)} audits", some))
         monotone, rise = (
@@ -134,6 +138,10 @@ def one(name: str, seed: int, num_samples: int) -> Outcome:
         is_right = lambda r: (  # noqa: E731
             r.parameterization == case.parameterization and r.closest[0].name == code(recipe)
         )
+    elif kind == "latents":
+        function, scale, prediction, _, weighting = LATENT_LOSSES[int(key)]
+        loss, name = sampled(function, scale), f"latents: {function.__name__}"
+        is_right = lambda r: r.parameterization == prediction  # noqa: E731
     else:
         drawn = LEVEL_CASES[key] if kind == "levels" else drawn_case(1000 * seed + int(key))
         loss, weighting = drawn.loss, drawn.weighting

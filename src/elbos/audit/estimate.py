@@ -27,7 +27,8 @@ NUM_POINTS = 401
 _NUM_NEIGHBOURS = 25  # samples
 _MORE_SAMPLES = (2, 4, 8)  # times as many, where it is undecided
 _MAX_ERROR = 0.025  # of w, above which more samples are drawn, too
-_TAIL_ERROR = 0.2  # of a log-weight that was read off from the last 0.05 % of the samples
+_TAIL_SHARE, _NUM_IN_TAIL = 5e-4, 10  # of the samples, at least so many, at either end
+_TAIL_ERROR = 0.2  # of a log-weight that was read off there
 _NEGLIGIBLE_RISE = 0.05  # of a log-weight: one that is not excluded leaves the verdict open
 _MIN_RISE = 2e-3  # of a log-weight: what float32 arithmetic in a loss can leave
 
@@ -67,6 +68,7 @@ def audit_of_samples(samples: Samples, *, title: str) -> Audit:
 class Estimate:
     """The density, the coefficients and the weighting on a grid."""
 
+    num_samples: int
     grid: Float[Array, " g"]
     density: Density
     k: Curve  # of the squared error of the noise
@@ -98,7 +100,8 @@ class Estimate:
         )
         grid = np.linspace(logsnr.min(), logsnr.max(), NUM_POINTS)
         k_curve, c_curve = (Curve.from_samples(logsnr, values, grid) for values in (k, c))
-        return cls(grid, estimate_density(levels, grid, more), k_curve, c_curve, found)
+        density = estimate_density(levels, grid, more)
+        return cls(len(logsnr), grid, density, k_curve, c_curve, found)
 
     @cached_property
     def log_w(self) -> Float[Array, " g"]:
@@ -122,9 +125,10 @@ class Estimate:
 
     @cached_property
     def supported(self) -> NDArray[np.bool_]:
-        """All levels but those of the last 0.05 % at either end, where a loss itself rounds."""
+        """All levels but those of the last samples at either end, where a loss itself rounds."""
+        tail = max(_TAIL_SHARE, _NUM_IN_TAIL / self.num_samples)
         below = np.cumsum(np.exp(self.density.log_p - self.density.log_p.max()))
-        return np.asarray((below > 5e-4 * below[-1]) & (below < (1 - 5e-4) * below[-1]))
+        return np.asarray((below > tail * below[-1]) & (below < (1 - tail) * below[-1]))
 
     @cached_property
     def rising(self) -> list[tuple[float, float]]:
