@@ -8,6 +8,7 @@ import torch
 
 from elbos import audit
 from elbos.audit import Audit
+from elbos.audit.script.unknown import Stage, Unknown
 
 SCRIPTS = Path(__file__).parent / "scripts"
 LATENTS = SCRIPTS / "train_latents.py"
@@ -106,6 +107,12 @@ def test_the_first_of_several_shapes_that_fits(tmp_path: Path) -> None:
         audit.from_script(script, xs[0], num_samples=500)
 
 
+def test_lengths_of_what_is_not_known() -> None:
+    vae = Unknown(Stage("train.py", x=torch.zeros(7, 1)), frozenset({"vae"}), "vae")
+    assert len(vae.config.block_out_channels) == 4  # as images are eight times as wide as latents
+    assert len(vae.encode(0)) == 7
+
+
 WRONG = {
     "an unknown in the loss": (
         "                accelerator.backward(loss)",
@@ -120,7 +127,7 @@ WRONG = {
     "a library that is needed": (
         "TinyScheduler(num_train_timesteps=500)",
         "UNet(num_train_timesteps=500)",
-        "no_such_library",
+        "line 8: UNet cannot be imported: No module named 'no_such_library'",
     ),
     "no backward": ("accelerator.backward(loss)", "pass", "calls no backward()"),
 }

@@ -138,7 +138,7 @@ class Run:
             line = _line_of(error, str(self.path)) or self.script.loss.lineno
             text = " ".join(str(error).split())[:300]
             if isinstance(error, MissingError):
-                return Failure(line, text, 0), frozenset()
+                return Failure(error.line or line, text, 0), frozenset()
             failure = Failure(line, f"{type(error).__name__}: {text}", _OF_AN_ERROR)
             return failure, self.stage.decisive
 
@@ -317,10 +317,12 @@ class Run:
         try:
             exec(self._compiled([one]), self.space)  # noqa: S102
         except ImportError as error:
-            raise MissingError(f"{name} cannot be imported: {error}") from error
+            text = f"{name} cannot be imported: {error}"
+            raise MissingError(text, statement.lineno) from error
         value = self.space[name]
         if missing := [one for one in getattr(value, "_backends", []) if not find_spec(one)]:
-            raise MissingError(f"{name} needs {' and '.join(missing)}: install what is missing")
+            text = f"{name} needs {' and '.join(missing)}: install what is missing"
+            raise MissingError(text, statement.lineno)
         if isinstance(value, type) and "Scheduler" in name and hasattr(value, "from_pretrained"):
             self.space[name] = with_local_configuration(value, self.script.tree, self.assumed)
 

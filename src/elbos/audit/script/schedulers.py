@@ -40,7 +40,16 @@ The first of them that a script imports counts.
 
 
 class MissingError(ValueError):
-    """What a script needs is not on this machine: a package, or a configuration."""
+    """What a script needs is not on this machine: a package, or a configuration.
+
+    Args:
+        text: What, and what to do.
+        line: Of the script, if it is not that which is being run.
+    """
+
+    def __init__(self, text: str, line: int | None = None) -> None:
+        super().__init__(text)
+        self.line = line
 
 
 def with_local_configuration(scheduler: Any, tree: ast.Module, assumed: list[str]) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor
 _LIKE_DATA = ("shape", "device", "dtype", "ndim")
 _LIKE = (torch.randn_like, torch.rand_like, torch.zeros_like, torch.ones_like, torch.empty_like)
 _JOINED = (torch.cat, torch.concat)
+_NUM_BLOCKS = 4  # resolutions of the VAEs of latent models: what scripts count in a configuration
 _NETWORKS = ("model", "module", "net", "transformer", "denoise", "forward")
 
 
@@ -103,7 +104,7 @@ class Unknown:
         return False
 
     def __len__(self) -> int:
-        return len(self._stage.x)
+        return _NUM_BLOCKS if ".config." in self._name else len(self._stage.x)
 
     def __iter__(self) -> Iterator["Unknown"]:
         yield self._made()  # of a list of unknown length, one stands for all
