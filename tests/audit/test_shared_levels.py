@@ -79,3 +79,16 @@ def test_the_step_beside_pure_noise_or_clean_data_does_not_count_for_it(times):
     measured = np.interp(logsnr, result.logsnr.numpy(), result.density.log().numpy())
     off = measured - np.log(probability / np.gradient(logsnr))
     assert np.abs(off - np.median(off)).max() < 0.03
+
+
+@pytest.mark.parametrize(
+    "seed", [1, *(pytest.param(s, marks=pytest.mark.slow) for s in range(2, 9))]
+)
+def test_where_numbers_near_1_are_rounded_the_weighting_neither_rises_nor_falls(seed):
+    """Times .05 + .9 Beta(1.5, 1), whose w = (t - .05)^.5 t/(1 - t) is monotone up to its end."""
+    beta = torch.distributions.Beta(1.5, 1.0)
+    result = audit.probe(flow_loss(lambda num: 0.05 + 0.9 * beta.sample((num,))), X, seed=seed)
+    t = scipy.special.expit(-result.logsnr.numpy() / 2)[:50]
+    off = result.weight.log().numpy()[:50] - np.log((t - 0.05) ** 0.5 * t / (1 - t))
+    assert result.verdict == "monotone"
+    assert np.abs(off - np.median(off)).max() < 0.05

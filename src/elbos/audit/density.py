@@ -298,8 +298,8 @@ def inverse_cdf_density(
     From the slope of $s$, which is smooth where levels go on for ever, or from that of $u$, which
     is where they end; whichever is known better.
     """
-    order = np.argsort(draw)
-    s, error = draw[order], all_levels.error[order]
+    s, order = np.unique(draw, return_index=True)  # of numbers that were rounded to one, one
+    error = all_levels.error[order]
     levels = np.maximum.accumulate(all_levels.logsnr[order])
     # of levels that equal the first, or the last, as where they are clamped, one of each is kept
     first = int(np.searchsorted(levels, levels[0] + 1e-5 + 8 * error[0], side="right"))
@@ -308,7 +308,7 @@ def inverse_cdf_density(
     s, levels, error = s[inner], levels[inner], error[inner]
     error = np.maximum(error, scatter(s, levels))  # the loss itself rounds, too
     slope = np.gradient(s, levels + 1e-12 * np.arange(len(s)))
-    curve = RisingCurve(levels, s, np.minimum(slope, 1e3) * error).thinned(1 / _NUM_POINTS)
+    curve = RisingCurve(levels, s, np.minimum(slope, 1e6) * error).thinned(1 / _NUM_POINTS)
     if not curve.is_enough:
         return None
     at = curve(grid)
