@@ -118,7 +118,8 @@ class _Spline:
             if np.abs(step).max() < 1e-6:
                 break
         log_mean = basis @ theta
-        square = counts * (binned.squares * np.exp(-2 * log_mean) - 2 * relative - 1)
+        square = binned.squares * np.exp(-2 * log_mean) - 2 * relative - 1
+        square = counts * np.maximum(square, 0)  # but for rounding it is
         covariance = inverse @ ((basis.T * square) @ basis) @ inverse
         deviance = float((counts * (relative + log_mean)).sum())
         score = -deviance / max(float(square.sum() / total), 1e-12) - len(knots)
