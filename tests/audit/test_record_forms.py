@@ -35,8 +35,6 @@ def autocast(net: Any, optimizer: Any) -> tuple[Any, Step]:
 
 
 def accelerated(net: Any, optimizer: Any) -> tuple[Any, Step]:
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
     accelerator = Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=3)
     net, optimizer = accelerator.prepare(net, optimizer)
 
@@ -84,10 +82,14 @@ def averaged(net: Any, optimizer: Any) -> tuple[Any, Step]:
 
 
 @pytest.fixture
-def process_group(tmp_path: Path) -> Iterator[None]:
+def process_state(tmp_path: Path) -> Iterator[None]:
+    """That of one process of a group, which is left as it was found."""
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    AcceleratorState._reset_state(True)
     yield
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
     torch.distributed.destroy_process_group()
 
 
@@ -111,7 +113,7 @@ FORMS = [autocast, accelerated, distributed, compiled, averaged]
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.usefixtures("process_group")
+@pytest.mark.usefixtures("process_state")
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_a_form_of_training(form: Any) -> None:
     net, state, _ = trained(form, is_recorded=False)
