@@ -15,7 +15,7 @@ help:
 	@echo "make test   run the tests"
 	@echo "make test-system-python   every verb on Debian's Python and torch, with the newest NumPy"
 	@echo "make check  lint, types and tests, as a change has to pass them"
-	@echo "make slow   the slow tests: kill -9 at random moments, two processes, Ray, 42 more losses"
+	@echo "make slow   the slow tests: kill -9 at random moments, two processes, Ray, more losses and seeds"
 	@echo "make bench  the performance claims, each a ratio measured here"
 	@echo "make gallery  docs/gallery/index.html: what published losses and trainers' settings weigh"
 	@echo "make setup  a development environment in .venv"

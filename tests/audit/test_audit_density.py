@@ -147,10 +147,11 @@ def test_the_error_of_a_smooth_density_is_that_of_repetitions():
     assert 0.5 < np.square(ratios).mean() < 1.5
 
 
-def test_a_smooth_density_is_near_the_true_one():
+@pytest.mark.parametrize("seeds", [range(6), pytest.param(range(6, 20), marks=pytest.mark.slow)])
+def test_a_smooth_density_is_near_the_true_one(seeds):
     # n = 20 repetitions; the largest median was 2.5 %, the largest 95th percentile 9.5 %
     medians, tails = [], []
-    for seed in range(20):
+    for seed in seeds:
         levels = Mixture().draw(20_000, seed)
         grid, density = estimate(levels)
         inner = (grid > np.quantile(levels, 0.01)) & (grid < np.quantile(levels, 0.99))
@@ -269,9 +270,10 @@ def test_steps_that_are_nearly_equally_likely_are_not_called_so(tilt, is_seen):
         assert np.quantile(np.abs(error - error.mean()), 0.95) < 0.03
 
 
-def test_equally_likely_steps_are_called_so():
+@pytest.mark.parametrize("seeds", [range(20), pytest.param(range(20, 60), marks=pytest.mark.slow)])
+def test_equally_likely_steps_are_called_so(seeds):
     # 60 tables of 1,000, of which 20,000 samples are drawn unseen
-    for seed in range(60):
+    for seed in seeds:
         levels = np.random.default_rng(seed).choice(np.linspace(-8, 8, 1000), 20_000)
         _, density = estimate(levels)
         assert (density.kind, density.num_steps) == ("table", 1000)

@@ -139,7 +139,13 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if i % 2 else [])
+        for i, case in enumerate(CASES)
+    ],
+)
 def test_code_and_configuration_agree(case):
     config = {**case.scheduler.config, "_class_name": type(case.scheduler).__name__}
     declared = audit.from_table(loss_table(config, case.training))

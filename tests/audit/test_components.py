@@ -53,8 +53,13 @@ SHAPES = [
 ]
 
 
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)], ids=str
+)
 def test_data_of_any_shape(shape, dtype):
     def flow(network, x):
         t = torch.rand(len(x), *(1,) * (x.ndim - 1), dtype=x.dtype)
@@ -69,7 +74,7 @@ def test_data_of_any_shape(shape, dtype):
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3, 40])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_points_with_normal_levels_and_an_offset(dimensions, seed):
     """In few dimensions draws that are not the noise resemble it, and so does a constant."""
 
@@ -153,7 +158,7 @@ def flow_of_points(network, x, join=lambda z, t: [z, t]):
 
 @pytest.mark.parametrize("join", [lambda z, t: [z, t], lambda z, t: [torch.randn_like(t), z, t]])
 @pytest.mark.parametrize("dimensions", [2, 3, 40])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_times_beside_the_data_are_not_taken_for_data(join, dimensions, seed):
     x = 0.3 * torch.randn(256, dimensions, generator=torch.Generator().manual_seed(seed))
     result = audit.probe(
@@ -205,7 +210,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_network_may_see_the_data_in_another_layout(name, seed):
     there, back = LAYOUTS[name]
 

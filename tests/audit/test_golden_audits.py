@@ -56,7 +56,7 @@ def summary(result):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if i % 3 or name in OTHER_WRITINGS else [])
+        pytest.param(name, marks=pytest.mark.slow if i % 9 or name in OTHER_WRITINGS else [])
         for i, name in enumerate(json.loads(GOLDEN.read_text()))
     ]
     if GOLDEN.exists()

@@ -10,7 +10,7 @@ from level_losses import CASES, drawn_case
 from elbos import audit
 from elbos.extrema import rises
 
-FAST = ["table-sigma2", "three-by-where", "dirichlet", "ratio"]
+FAST = ["table-sigma2", "three-by-where", "dirichlet"]
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))]
 
 

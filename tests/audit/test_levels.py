@@ -333,7 +333,10 @@ def test_clamped_levels_are_told_and_left_out():
     assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize(
+    "share",
+    [pytest.param(0.1, marks=pytest.mark.slow), 0.5, pytest.param(0.9, marks=pytest.mark.slow)],
+)
 def test_samples_without_weight_do_not_hide_the_prediction(share):
     def loss(network, x):
         t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)

@@ -321,7 +321,13 @@ FOUND = {
 }
 
 
-@pytest.mark.parametrize("words", COMMANDS)
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, marks=[pytest.mark.slow] if "--shape 16" in words else [])
+        for words in COMMANDS
+    ],
+)
 def test_the_commands_of_the_examples_tell_what_they_train(
     audit: Elbos, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:

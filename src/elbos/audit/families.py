@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 _MAX_PARAMETER = 20.0  # of a mean log-SNR, or the log of a scale: beyond, nobody would write it
 _TABLE_TOLERANCE = 0.01  # of the distribution function: a table needs its name only to be found
+_FAR = 0.1  # of that: a schedule that is not tried any further
 _TAIL = 5e-4  # share of the samples at either end where the shape need not be that of a schedule
 _SHAPE_ERROR = 5e-4  # of a log-density, where it was read off: what rounding can leave
 
@@ -153,14 +154,17 @@ class _Fit:
         return torch.from_numpy(np.quantile(self.logsnr, (np.arange(2000) + 0.5) / 2000))
 
     @cached_property
-    def theta(self) -> list[float]:
+    def rough(self) -> list[float]:
+        """The parameters to a digit or two, after a fifth of the calls."""
         start = self.family.start(self.logsnr)
-        return self._best(start, lambda s: -s.log_density(self.quantiles).mean().item(), 1e-8)
+        return fit_family(self.schedule, start, self._surprise, xatol=0.1, fatol=1e-2)
 
-    def _best(
-        self, start: list[float], loss: Callable[[Schedule], float], fatol: float
-    ) -> list[float]:
-        return fit_family(self.schedule, start, loss, xatol=1e-6, fatol=fatol)
+    @cached_property
+    def theta(self) -> list[float]:
+        return fit_family(self.schedule, self.rough, self._surprise, xatol=1e-6, fatol=1e-8)
+
+    def _surprise(self, schedule: Schedule) -> float:
+        return -schedule.log_density(self.quantiles).mean().item()
 
     def schedule(self, *theta: float) -> Schedule:
         return self.family.build(*theta, **self.ends)
@@ -169,7 +173,7 @@ class _Fit:
         """The member of the family that is nearest to something else, on the same range; None if
         that is one which nobody would write.
         """
-        theta = self._best(self.theta, distance, 1e-14)
+        theta = fit_family(self.schedule, self.theta, distance, xatol=1e-6, fatol=1e-14)
         return self.schedule(*theta) if max(map(abs, theta), default=0) < _MAX_PARAMETER else None
 
     def log_likelihood(self, schedule: Schedule) -> float:
@@ -218,6 +222,8 @@ def named_schedule(logsnr: Float[Array, " n"]) -> Schedule | None:
     for family in [*_FAMILIES, *_FIXED]:
         fit = _Fit(family, logsnr)
         try:
+            if _kolmogorov(fit.schedule(*fit.rough), logsnr) > _FAR:
+                continue
             schedule = fit.schedule(*fit.theta)
         except (ValueError, OverflowError):
             continue

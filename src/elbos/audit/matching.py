@@ -18,7 +18,8 @@ import functools
 import math
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,15 @@ class Nearest(NamedTuple):
 
     name: str
     distance: float
+
+
+class _Candidate(NamedTuple):
+    """A named weighting beside the one measured."""
+
+    distance: float
+    weighting: Weighting
+    log_v: Array
+    least: float  # how far another curve has to be for a name of its own
 
 
 class Prediction(NamedTuple):
@@ -155,21 +165,26 @@ def nearest_weightings(
     def distance_of(weighting: Weighting) -> float:
         return distance(log_w, curve(weighting), p)
 
+    def candidates(some: Iterable[Weighting], least: float) -> list[_Candidate]:
+        curves = ((w, curve(w)) for w in some)
+        found = [_Candidate(distance(log_w, log_v, p), w, log_v, least) for w, log_v in curves]
+        return sorted(found, key=attrgetter("distance"))
+
     published = sorted({recipe.closed_form for recipe in RECIPES.values()}, key=repr)
-    found = sorted(((distance_of(w), True, w) for w in published), key=lambda one: one[0])
-    if min(d for d, *_ in found) > MIN_GAIN:
+    found = candidates(published, MIN_GAIN)
+    if found[0].distance > MIN_GAIN:
         fitted = (_fitted(family, distance_of) for family in _FAMILIES)
-        others = [(distance_of(w), False, w) for w in fitted if w is not None]
-        found += sorted(others, key=lambda one: one[0])
-    named: list[tuple[float, Weighting, Array]] = []
-    for d, is_published, weighting in found:  # no two names for one curve: the published one stays
-        log_v = curve(weighting)
-        least = MIN_GAIN if is_published else SAME
-        if math.isfinite(d) and all(distance(log_v, v, p) > least for *_, v in named):
-            named.append((d, weighting, log_v))
-    return [
-        Nearest(code(weighting), d) for d, weighting, _ in sorted(named, key=lambda one: one[0])
-    ]
+        found += candidates((w for w in fitted if w is not None), SAME)
+    named: list[_Candidate] = []
+    for one in found:  # no two names for one curve: the published one stays
+        # curves at other distances are that far apart at least
+        alike = (v.log_v for v in named if abs(one.distance - v.distance) <= one.least)
+        if math.isfinite(one.distance) and all(
+            distance(one.log_v, v, p) > one.least for v in alike
+        ):
+            named.append(one)
+    named.sort(key=attrgetter("distance"))
+    return [Nearest(code(one.weighting), one.distance) for one in named]
 
 
 def _fitted(family: _Family, distance_of: Callable[[Weighting], float]) -> Weighting | None:
