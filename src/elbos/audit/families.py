@@ -201,7 +201,7 @@ def schedule_of_shape(
         return float((weight * residual(schedule) ** 2).sum() / weight.sum())
 
     def has_shape(schedule: Schedule) -> bool:
-        return bool((np.abs(residual(schedule)) < 4 * (error + _SHAPE_ERROR))[is_drawn].all())
+        return bool((np.abs(residual(schedule)) < 5 * (error + _SHAPE_ERROR))[is_drawn].all())
 
     fits = [_Fit(family, logsnr) for family in _FAMILIES]
     candidates = [(0, dataclasses.replace(s, **fits[0].ends)) for s in _published()]
