@@ -19,7 +19,7 @@ from torch import Tensor
 from elbos.audit.queries import PairedCalls, SingleCall
 
 _VECTORS = ("x", "dx", "z", "dz", "y", "dy", "eps", "one")
-_NUM_ELEMENTS = 2**12  # of a sample, where they need not all be used
+_NUM_ELEMENTS = 2**9  # of a sample, where they need not all be used
 
 
 @dataclass(frozen=True)

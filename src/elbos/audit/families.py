@@ -204,14 +204,17 @@ def schedule_of_shape(
         return bool((np.abs(residual(schedule)) < 5 * (error + _SHAPE_ERROR))[is_drawn].all())
 
     fits = [_Fit(family, logsnr) for family in _FAMILIES]
-    candidates = [(0, dataclasses.replace(s, **fits[0].ends)) for s in _published()]
-    nearest = ((len(fit.theta), fit.nearest(distance)) for fit in fits)
-    candidates += [(num, schedule) for num, schedule in nearest if schedule is not None]
-    fitting = [candidate for candidate in candidates if has_shape(candidate[1])]
+    published = (dataclasses.replace(s, **fits[0].ends) for s in _published())
+    exact = [*published, *(fit.schedule() for fit in fits if not fit.rough)]
+    exact = [schedule for schedule in exact if has_shape(schedule)]
+    if exact:
+        return _with_default_ends(min(exact, key=distance), len(logsnr)), True
+    nearest = ((len(fit.theta), fit.nearest(distance)) for fit in fits if fit.rough)
+    fitting = [(num, s) for num, s in nearest if s is not None and has_shape(s)]
     if not fitting:
         return None, False
-    num_fitted, best = min(fitting, key=lambda candidate: (candidate[0], distance(candidate[1])))
-    return _with_default_ends(best, len(logsnr)), num_fitted == 0
+    _, best = min(fitting, key=lambda candidate: (candidate[0], distance(candidate[1])))
+    return _with_default_ends(best, len(logsnr)), False
 
 
 def named_schedule(logsnr: Float[Array, " n"]) -> Schedule | None:
