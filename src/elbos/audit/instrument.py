@@ -79,7 +79,7 @@ class ProbeNetwork(nn.Module):
         self.x, self.form, self.scale, self.is_masked = x, form, scale, is_masked
         self.always_moved, self.second, self.slope = always_moved, second, slope
         self.calls: list[Call] = []
-        self.is_differentiated = False  # whether an input asks for gradients
+        self.is_differentiated = False  # whether an input requires gradients
         self.is_in_jvp = False  # whether that is by torch.func
         # `next(network.parameters())` is how losses ask for a device or dtype
         self.unused = nn.Parameter(torch.zeros((), device=x.device, dtype=x.dtype))

@@ -33,7 +33,7 @@ def of_the_levels(
 
     Args:
         logsnr: Log-SNR of samples, up to a constant.
-        alpha: Their scales of the data, which stand in for a number where none is given.
+        alpha: Their scales of the data, in place of a number where none is given.
         given: The other arguments of the network.
         error: Standard error of a single log-SNR.
     """
