@@ -14,6 +14,7 @@ The modules; each imports only from its own group or those before it:
 | `recipes`, `analysis` | published recipes; monotone or not, the mixture of ELBOs, the theorem |
 | `conditions`, `denoiser` | what a network is conditioned on; network + parameterization |
 | `oracles`, `objective` | data for which everything is known; the weighted loss |
+| `floor` | the least loss that data leave to any denoiser |
 | `samplers`, `likelihood`, `networks` | from a denoiser to samples and to bits per dimension |
 | `codec` | objects as JSON, as text and as labels, and back |
 | `audit`, `adapters` | the weighting of somebody else's loss, measured; other people's formats |
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from elbos import adaptive as adaptive
     from elbos import analysis as analysis
     from elbos import audit as audit
+    from elbos import floor as floor
     from elbos import likelihood as likelihood
     from elbos import networks as networks
     from elbos import oracles as oracles
@@ -57,8 +59,8 @@ _FROM = {
     "fit": "training.fit",
 }
 _MODULES = (
-    *("adapters", "adaptive", "analysis", "audit", "likelihood", "networks", "oracles"),
-    *("parameterizations", "process", "recipes", "samplers", "schedules", "weightings"),
+    *("adapters", "adaptive", "analysis", "audit", "floor", "likelihood", "networks"),
+    *("oracles", "parameterizations", "process", "recipes", "samplers", "schedules", "weightings"),
 )
 __all__ = ["__version__", *_FROM, *_MODULES]
 

@@ -11,7 +11,16 @@ GROUPS = [
     {"arrays", "checks", "errors", "files", "progress", "records", "user_code"},
     {
         *("process", "schedules", "adaptive", "parameterizations", "extrema", "weightings"),
-        *("tabulated", "recipes", "analysis", "conditions", "denoiser", "oracles", "objective"),
+        *(
+            "tabulated",
+            "recipes",
+            "analysis",
+            "conditions",
+            "denoiser",
+            "oracles",
+            "floor",
+            "objective",
+        ),
     },
     {"samplers", "likelihood", "networks"},
     {"codec"},
