@@ -74,6 +74,7 @@ class Estimate:
     k: Curve  # of the squared error of the noise
     c: Curve  # of that of the target
     found: list[Diagnostic]  # about the noise levels
+    is_variance_preserving: bool
 
     @classmethod
     def from_samples(
@@ -101,7 +102,8 @@ class Estimate:
         grid = np.linspace(logsnr.min(), logsnr.max(), NUM_POINTS)
         k_curve, c_curve = (Curve.from_samples(logsnr, values, grid) for values in (k, c))
         density = estimate_density(levels, grid, more)
-        return cls(len(logsnr), grid, density, k_curve, c_curve, found)
+        is_vp = samples.process.name == "variance preserving"
+        return cls(len(logsnr), grid, density, k_curve, c_curve, found, is_vp)
 
     @cached_property
     def log_w(self) -> Float[Array, " g"]:
@@ -131,14 +133,24 @@ class Estimate:
         return np.asarray((below > tail * below[-1]) & (below < (1 - tail) * below[-1]))
 
     @cached_property
+    def rounding_error(self) -> Float[Array, " g"]:
+        r"""The error of `log_w` in losses that take $\alpha^2 = 1 - \sigma^2$, or the reverse, in
+        float32: $\lambda$ is off by up to $2^{-24} e^{|\lambda|}$.
+        """
+        if not self.is_variance_preserving:
+            return 0 * self.grid
+        of_level = 2**-24 * np.exp(np.abs(self.grid))
+        return np.asarray(of_level * np.abs(np.gradient(self.log_w, self.grid)))
+
+    @cached_property
     def rising(self) -> list[tuple[float, float]]:
         """Where the weighting rises: if something was fitted, on the inner 99 % of the samples, and
         by eight standard errors for five, since a fit is off by more than chance alone.
         """
         if not (self.density.is_fitted or self.k.is_fitted):
             is_exact = self.supported | (self.density.kind != "function")
-            in_tails = np.diag(_TAIL_ERROR**2 * ~is_exact)
-            return significant_rises(self.grid, self.log_w, self.covariance + in_tails)
+            of_losses = np.diag(_TAIL_ERROR**2 * ~is_exact + self.rounding_error**2)
+            return significant_rises(self.grid, self.log_w, self.covariance + of_losses)
         i, covariance = self.inner, self.covariance[np.ix_(self.inner, self.inner)]
         return significant_rises(self.grid[i], self.log_w[i], covariance, num_errors=8.0)
 
