@@ -6,6 +6,7 @@ import torch
 from audit_errors import central, relative_errors
 from audited import X
 from level_losses import CASES, drawn_case
+from training_losses import elbo
 
 from elbos import audit
 from elbos.extrema import rises
@@ -44,6 +45,14 @@ def test_no_verdict_on_a_mixture_drawn_at_random_is_false(seed):
     for start, end in result.rising:
         low, high = np.interp([start, end], result.logsnr, log_w)
         assert high > low
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_where_float32_leaves_a_level_no_digits_nothing_rises(seed):
+    """The plain ELBO down to a log-SNR of -16, where 1 - sigma^2 is two units in its last place:
+    levels that differ become one, with the weights of all.
+    """
+    assert not audit.probe(elbo, X, 1000, seed).rising
 
 
 def test_a_loss_that_is_not_decided_says_by_what_factor_it_may_rise():
