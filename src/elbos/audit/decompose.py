@@ -54,8 +54,7 @@ def paired_grams(
     """
     x, x_other = reference
     z, dx, dz = paired.z, x - x_other, paired.z - paired.z_other
-    is_one_draw = len(paired.moved.normals) < 2
-    eps = noise_in(paired.moved, z if is_one_draw else z - _along(dz, dx) * x)
+    eps = noise_in(paired.moved, _along(dz, dx) * x)
     kept = torch.ones_like(z)
     if is_uneven:
         c = c_other = paired.change / (2 * paired.moved.answer)
@@ -83,9 +82,9 @@ def single_products(
         offset: What is added to the data.
         elements: Those to use: where the noise is known, some are as good as all.
     """
-    eps = noise_in(call, call.z - x)
-    used = (x + offset, eps, call.answer, call.z, call.gradient, torch.ones_like(x))
-    return _products([vector.flatten(1)[:, elements] for vector in used]).cpu()
+    used = (x, noise_in(call, x), call.answer, call.z, call.gradient)
+    data, *others = (vector.flatten(1)[:, elements] for vector in used)
+    return _products([data + offset, *others, torch.ones_like(data)]).cpu()
 
 
 def single_grams(
@@ -117,7 +116,7 @@ def single_grams(
 
 
 def _products(vectors: list[Tensor]) -> Float[Tensor, "b k k"]:
-    stacked = torch.stack([vector.double() for vector in vectors], dim=1)
+    stacked = torch.stack(vectors, dim=1).double()
     return stacked @ stacked.mT
 
 
@@ -129,15 +128,16 @@ def representative_elements(x: Tensor) -> slice:
     return some if (share - 1).abs().max() < 0.5 else slice(None)
 
 
-def noise_in(call: SingleCall, rest: Tensor) -> Tensor:
+def noise_in(call: SingleCall, signal: Tensor) -> Tensor:
     """The draw that fits the noise best; zeros if there was none.
 
     Args:
         call: What was drawn.
-        rest: The noisy data without the data, if only roughly.
+        signal: What the noisy data hold of the data, if only roughly.
     """
     if len(call.normals) < 2:
         return call.normals[0] if call.normals else torch.zeros_like(call.z)
+    rest = call.z - signal
     return max(call.normals, key=lambda draw: similarity(rest, draw))
 
 

@@ -134,19 +134,20 @@ class ProbeNetwork(nn.Module):
         shape[1] *= self.form.multiple
         is_moved = len(self.calls) in self.always_moved
         scale = 1.0 if is_moved else self.scale if torch.is_grad_enabled() else 0.0
-        value = scale * (2 * _random_bits(tuple(shape), seed=1) - 1)
+        value = scale * _random_signs(tuple(shape), seed=1)
         if self.is_masked:
-            value = value * _random_bits(tuple(shape), seed=2)
-        value[:, shape[1] // self.form.multiple :] = self.second
+            value *= _random_signs(tuple(shape), seed=2) > 0
+        if self.form.multiple > 1:
+            value[:, shape[1] // self.form.multiple :] = self.second
         dtype = z.dtype if z.dtype in (torch.float32, torch.float64) else torch.float32
         return Call(z.detach().clone(), value.to(z.device, dtype).requires_grad_())
 
 
 @lru_cache(maxsize=8)
-def _random_bits(shape: tuple[int, ...], seed: int) -> Tensor:
-    """0 or 1 for each element, a fixed function of the shape; no random state is touched."""
+def _random_signs(shape: tuple[int, ...], seed: int) -> Tensor:
+    """-1 or 1 for each element, a fixed function of the shape; no random state is touched."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(2, shape, generator=generator).float()
+    return 2 * torch.randint(2, shape, generator=generator).float() - 1
 
 
 def _noisy_data(arguments: list[Any], x: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         generator = kwargs.get("generator")
-        if isinstance(generator, torch.Generator) and id(generator) not in self._generators:
+        if generator is not None and id(generator) not in self._generators:
             self._generators[id(generator)] = generator, generator.get_state()
         result = func(*args, **kwargs)
         if func not in _RANDOM or torch._C._functorch.is_functorch_wrapped_tensor(result):
