@@ -10,21 +10,18 @@ from browsing import CHROMIUM, FLAGS
 from torch import Tensor
 
 # Before anything imports elbos: every annotation in it is checked.
-jaxtyping.install_import_hook("elbos", "typecheck.check")
+typecheck.install()
 
 from commands import elbos, runs, trained  # noqa: E402, F401, fixtures
 from comparing import folder, pictures, small  # noqa: E402, F401, fixtures
-
-
-@pytest.fixture(autouse=True)
-def checked_calls() -> None:
-    typecheck.begin_test()
 
 
 @pytest.fixture
 def unchecked():
     """The library as users call it: annotations are not checked in this test."""
     jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import jaxtyping
 import pytest
 from commands import assert_one_line
 from comparing import USERS, Here
@@ -44,12 +43,6 @@ def first(experiment, num=1):
 def checkpoints():
     """When each run's last checkpoint was written."""
     return {str(path): path.stat().st_mtime_ns for path in Path().glob("c/runs/*/checkpoints/*5")}
-
-
-@pytest.fixture
-def unchecked():
-    """Annotations are not checked, as for users."""
-    jaxtyping.config.update("jaxtyping_disable", True)
 
 
 def test_what_is_done_is_not_done_again(small, folder):
