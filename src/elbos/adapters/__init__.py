@@ -1,0 +1,25 @@
+r"""Other people's formats, at the edge: their networks as denoisers, their settings as audits.
+
+| module | what it adapts |
+|---|---|
+| `diffusers` | `denoiser(network, scheduler)`, `load(folder)`; scheduler files for the audit |
+| `edm` | `denoiser(network)`: preconditioned networks $D(x + \tilde\sigma\epsilon; \tilde\sigma)$ |
+| `flow` | `denoiser(network, data_at=...)`: velocities on straight paths, $v(z_t, t)$ |
+| `trainers` | the settings of kohya's scripts, OneTrainer, SimpleTuner and others, for the audit |
+| `lightning`, `transformers` | callbacks that audit a training's first steps |
+
+A network that takes log-SNR itself needs no adapter: `elbos.Denoiser(network, parameterization)`,
+with `parameterizations.X()` if it returns $\hat x$ and `Eps()` if it returns $\hat\epsilon$. The
+modules are imported when they are first used.
+"""
+
+import importlib
+from types import ModuleType
+
+_MODULES = ("diffusers", "edm", "flow", "lightning", "trainers", "transformers")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _MODULES:
+        return importlib.import_module(f"elbos.adapters.{name}")
+    raise AttributeError(f"module 'elbos.adapters' has no attribute {name!r}")

@@ -1,91 +1,25 @@
-r"""What a diffusers `scheduler_config.json` and a training script's flags train, step by step.
+"""diffusers: its networks as denoisers, whole pipelines from their folder, and its schedulers'
+configurations for the audit.
 
-The file stands for a table of noise levels: of betas, of flow matching with time shift $s$, or of
-EDM's grid,
-
-$$\lambda_t = \ln\frac{\bar\alpha_t}{1 - \bar\alpha_t}, \;
-  \bar\alpha_t = \prod_{r \le t} (1 - \beta_r); \qquad
-  \lambda_i = 2\ln\frac{N - i}{s\,i}; \qquad \lambda_i = -2\ln\tilde\sigma_i.$$
-
-The flags say how often each step is drawn, what is predicted and what its squared error is
-multiplied with. Whatever else is in the file is about sampling and changes nothing here.
-
-The table is that of the class which the file names, with its defaults for what is left out, and in
-float64: diffusers' float32 puts $\lambda$ at the clean end of the usual betas off by up to 5e-4.
-Its scripts load a file of betas as `DDPMScheduler`, whatever class it names; where zero terminal
-SNR makes that another table, a note says so.
-
-References:
-    diffusers 0.42, https://github.com/huggingface/diffusers: its schedulers, `training_utils.py`
-    and example scripts
+- `denoiser(network, scheduler)`: a UNet or transformer with its scheduler, as a denoiser.
+- `load(folder)`: a pipeline that `save_pretrained` wrote, as a denoiser and the data's encoder.
+- `loss_table(config, training)`, `read_config(path)`: what training with a scheduler optimizes.
 """
 
-import json
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
-from typing import Any
+from elbos.adapters.diffusers.pipeline import Latents, Pipeline, load
+from elbos.adapters.diffusers.scheduled import ScheduledDenoiser, denoiser
+from elbos.adapters.diffusers.schedulers import loss_table, read_config
+from elbos.adapters.diffusers.training import Prediction, Scheme, Training
 
-from elbos import files
-from elbos.adapters.diffusers.betas import CLASSES, from_betas
-from elbos.adapters.diffusers.edm import from_edm
-from elbos.adapters.diffusers.flow import from_flow
-from elbos.adapters.diffusers.training import Config, Prediction, Scheme, Training
-from elbos.audit import LossTable
-
-__all__ = ["Prediction", "Scheme", "Training", "loss_table", "read_config"]
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a diffusers `scheduler_config.json`.
-
-    Raises:
-        OSError: If `path` cannot be read.
-        ValueError: If it is not the configuration of a scheduler that is known here.
-    """
-    try:
-        config: dict[str, Any] = json.loads(files.read(path).decode("utf-8-sig"))
-        _reader(config)
-    except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply to be a configuration.") from error
-    except ValueError as error:  # JSON's, and the encoding's, too
-        raise ValueError(f"{path} is no scheduler_config.json to read: {error}") from error
-    return config
-
-
-def loss_table(config: Config, training: Training) -> LossTable:
-    """The steps that training with this configuration and these flags draws.
-
-    Raises:
-        ValueError: If the configuration is malformed, or makes no sense with the flags.
-
-    Examples:
-        >>> config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 4}
-        >>> loss_table(config, Training(weighting_scheme="logit_normal")).probability
-        tensor([0.1360, 0.3640, 0.3640, 0.1360], dtype=torch.float64)
-    """
-    return _reader(config)(config, training)
-
-
-_READERS: dict[str, Callable[[Config, Training], LossTable]] = {
-    **{
-        f"{name}Scheduler": partial(from_betas, kind)
-        for kind, names in CLASSES
-        for name in names.split()
-    },
-    "EDMDPMSolverMultistepScheduler": partial(from_edm, True),
-    "EDMEulerScheduler": partial(from_edm, False),
-    "FlowMatchEulerDiscreteScheduler": partial(from_flow, "shift", True),
-    "FlowMatchHeunDiscreteScheduler": partial(from_flow, "shift", False),
-    "FlowMatchLCMScheduler": partial(from_flow, "shift", True),
-}
-
-
-def _reader(config: Any) -> Callable[[Config, Training], LossTable]:
-    name = config.get("_class_name") if isinstance(config, Mapping) else None
-    if name is None:
-        raise ValueError("it names no _class_name, which diffusers writes: give the whole file.")
-    if str(name) not in _READERS:
-        kind = "unknown here" if str(name).endswith("Scheduler") else "no scheduler"
-        raise ValueError(f"{name} is {kind}: give a scheduler of betas, flow matching or EDM.")
-    return _READERS[name]
+__all__ = [
+    "Latents",
+    "Pipeline",
+    "Prediction",
+    "ScheduledDenoiser",
+    "Scheme",
+    "Training",
+    "denoiser",
+    "load",
+    "loss_table",
+    "read_config",
+]

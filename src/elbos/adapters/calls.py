@@ -1,0 +1,102 @@
+"""A call of somebody else's network: its arguments, and a check of what it returns."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from elbos.conditions import Condition
+
+ForeignNetwork = Callable[..., Any]
+
+
+def output(
+    network: ForeignNetwork,
+    z: Float[Tensor, "b *d"],
+    *levels: Tensor,
+    cond: Condition = None,
+    **named: Any,
+) -> Tensor:
+    """The tensor that a network returns, in the dtype of `z`.
+
+    The network's input has the dtype of its parameters. A condition that is a mapping is given as
+    keywords, any other as the last argument; of an object with `.sample`, and of a tuple, the first
+    tensor is returned.
+
+    Raises:
+        ValueError: If the network does not take these arguments, or does not return a tensor.
+    """
+    is_named = isinstance(cond, Mapping)
+    arguments = [z.to(input_dtype(network, z), copy=True), *levels]  # it may change it in place
+    arguments += [] if cond is None or is_named else [cond]
+    named |= cond if is_named else {}
+    try:
+        found = network(*arguments, **named)
+    except TypeError as error:
+        _require_bindable(network, arguments, named, error)
+        raise
+    found = getattr(found, "sample", found)
+    found = found[0] if isinstance(found, tuple | list) and found else found
+    if not isinstance(found, Tensor):
+        raise ValueError(
+            f"the network returned {type(found).__name__}: it has to return a tensor, a tuple that "
+            "begins with one, or an object that has one as .sample."
+        )
+    return found.to(z.dtype)
+
+
+def input_dtype(network: ForeignNetwork, z: Tensor) -> torch.dtype:
+    """The dtype of the network's parameters; that of `z` if it has none."""
+    parameters = network.parameters() if isinstance(network, nn.Module) else ()
+    return next((one.dtype for one in parameters if one.is_floating_point()), z.dtype)
+
+
+def require_output(
+    y: Tensor, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, " b"]
+) -> Float[Tensor, "b *d"]:
+    """The output `y`, if it has the shape of `z` and is finite.
+
+    Raises:
+        ValueError: If not; it names both shapes, or the log-SNR of the first sample that is not.
+    """
+    if y.shape != z.shape:
+        raise ValueError(
+            f"the network returned shape {tuple(y.shape)} for data of shape {tuple(z.shape)}: "
+            "give a network and data that fit each other."
+        )
+    if not torch.isfinite(y).all():
+        is_finite = torch.isfinite(y).flatten(1).all(1)
+        level = float(logsnr[int(is_finite.int().argmin())])
+        raise ValueError(
+            f"the network returned NaN or infinity at log-SNR {level:.4g}: check its weights, and "
+            "run it in float32 or bfloat16 if it is in float16."
+        )
+    return y
+
+
+def _require_bindable(
+    network: ForeignNetwork, arguments: list[Any], named: Mapping[str, Any], error: TypeError
+) -> None:
+    """Raise a ValueError if the network cannot be called with these arguments."""
+    try:
+        signature(network).bind(*arguments, **named)
+    except (TypeError, ValueError) as reason:
+        raise ValueError(
+            f"the network cannot be called with this condition: {reason}; give cond as a dict of "
+            "the keywords that it takes."
+        ) from error
+
+
+def signature(network: ForeignNetwork) -> inspect.Signature:
+    """The signature of a network, also of one in `torch.compile` or data parallelism.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
+    if isinstance(inner, nn.Module):
+        return signature(inner)
+    return inspect.signature(network.forward if isinstance(network, nn.Module) else network)

@@ -1,0 +1,206 @@
+r"""A diffusers pipeline, from the folder that `save_pretrained` wrote: its denoiser and encoder.
+
+`model_index.json` names the components. Read are the network (`unet` or `transformer`), the
+`scheduler`, and of latent pipelines the `vae`, whose latents the network knows scaled,
+
+$$x = (\mathrm{encode}(\text{image}) - \text{shift}) \cdot \text{scale}.$$
+
+Whatever makes conditions (tokenizers, text and image encoders) is left alone: the conditions are
+the user's. Weights are read from safetensors only, from this folder only; no code in it is run.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from elbos import files
+from elbos.adapters.diffusers.scheduled import ScheduledDenoiser, denoiser
+from elbos.errors import flat
+
+_NETWORKS = (  # those that are called with the scheduler's timestep and plain latents or images
+    "UNet2DModel",
+    "UNet2DConditionModel",
+    "DiTTransformer2DModel",
+    "PixArtTransformer2DModel",
+    "SD3Transformer2DModel",
+    "Transformer2DModel",
+)
+_WEIGHTS = "diffusion_pytorch_model*.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latents:
+    """Images as the latents that the network knows.
+
+    Attributes:
+        vae: diffusers' `AutoencoderKL`.
+        scale: What latents are multiplied with, the VAE's `scaling_factor`.
+        shift: What is subtracted before, its `shift_factor` or the means of channels; `[c, 1, 1]`
+            or one number.
+    """
+
+    vae: Any
+    scale: Float[Tensor, "..."]
+    shift: Float[Tensor, "..."]
+
+    @torch.no_grad()
+    def __call__(
+        self, images: Float[Tensor, "b c h w"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "b d i j"]:
+        """The scaled latents, float32, on the device of the VAE.
+
+        Args:
+            images: In [-1, 1].
+            generator: To sample the latents' distribution. Default: its mean.
+        """
+        distribution = self.vae.encode(images.to(next(self.vae.parameters()))).latent_dist
+        found: Tensor = distribution.mode() if generator is None else distribution.sample(generator)
+        return (found - self.shift.to(found)) * self.scale.to(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """What validation needs of a diffusers pipeline.
+
+    Attributes:
+        denoiser: The network with its scheduler, as a denoiser of the data.
+        encode: From images in [-1, 1] to the data, of a latent pipeline; None: data are the images.
+    """
+
+    denoiser: ScheduledDenoiser
+    encode: Latents | None
+
+
+def load(
+    folder: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Pipeline:
+    """Read a pipeline from the folder that `DiffusionPipeline.save_pretrained` wrote.
+
+    Args:
+        folder: It has a model_index.json.
+        device: Where the network and the VAE go.
+        dtype: Of the network's parameters, and so of its conditions. The VAE stays in float32.
+
+    Raises:
+        OSError: If a file cannot be read.
+        ValueError: If diffusers is not installed, or a component is missing, unknown, or kept
+            otherwise than as safetensors.
+
+    Examples:
+        >>> pipeline = load("sd-turbo")                                             # doctest: +SKIP
+        >>> validator(pipeline.denoiser, cond={"encoder_hidden_states": text})      # doctest: +SKIP
+    """
+    folder = Path(folder)
+    index = _read_json(folder / "model_index.json")
+    components = {name: entry for name, entry in index.items() if _is_component(entry)}
+    name = _network_name(folder, components)
+    _require_known(folder, components, known=(name, "scheduler", "vae"))
+    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+    network = _load_model(folder / name, components[name], _NETWORKS, dtype).to(device)
+    encode = None
+    if "vae" in components:
+        vae = _load_model(folder / "vae", components["vae"], ("AutoencoderKL",), torch.float32)
+        encode = _latents(vae.to(device))
+    return Pipeline(denoiser=denoiser(network, scheduler), encode=encode)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(files.read(path).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON to read: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no configuration: give a file that diffusers wrote.")
+    return found
+
+
+def _is_component(entry: Any) -> bool:
+    """Whether an entry of model_index.json names a library and a class."""
+    return isinstance(entry, list) and len(entry) == 2 and None not in entry
+
+
+def _network_name(folder: Path, components: Mapping[str, Any]) -> str:
+    names = [name for name in ("unet", "transformer") if name in components]
+    if len(names) != 1:
+        raise ValueError(
+            f"{folder / 'model_index.json'} names {', '.join(components) or 'nothing'}: it has to "
+            "name a unet or a transformer, and only one of them."
+        )
+    return names[0]
+
+
+def _require_known(folder: Path, components: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """Raise a ValueError if a part of diffusers is missing or is one that changes the network."""
+    if "scheduler" not in components:
+        raise ValueError(f"{folder / 'model_index.json'} names no scheduler: add it.")
+    others = (one for one, (library, _) in components.items() if library == "diffusers")
+    for other in others:
+        if other not in known:
+            raise ValueError(
+                f"{folder / 'model_index.json'} names {other} ({components[other][1]}), which is "
+                "unknown here: give the network and the scheduler to denoiser(network, scheduler)."
+            )
+
+
+def _load_model(
+    folder: Path, entry: list[Any], known: tuple[str, ...], dtype: torch.dtype
+) -> nn.Module:
+    library, name = entry
+    if library != "diffusers" or name not in known:
+        raise ValueError(
+            f"{folder.name} is {library}.{name}, which is unknown here: load it yourself, for "
+            f"denoiser(network, scheduler); known are {', '.join(known)}."
+        )
+    from safetensors import SafetensorError
+
+    weights = [one.name for one in folder.glob(_WEIGHTS)]
+    if not weights:
+        raise ValueError(f"{folder} has no {_WEIGHTS}: save it with safe_serialization=True.")
+    options = {
+        "torch_dtype": dtype,
+        "variant": "fp16" if all(".fp16" in one for one in weights) else None,
+        "use_safetensors": True,
+        "local_files_only": True,
+        "output_loading_info": True,
+    }
+    kind = getattr(_diffusers(), name)
+    model: nn.Module
+    try:
+        model, found = kind.from_pretrained(str(folder), **options)
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        raise ValueError(f"{folder} cannot be read as {name}: {flat(error)}") from error
+    if found["missing_keys"]:
+        raise ValueError(f"{folder} lacks weights of {name}, as {found['missing_keys'][0]}.")
+    return model.eval()
+
+
+def _diffusers() -> Any:
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ValueError(
+            "this needs diffusers, which is not installed: pip install 'elbos[diffusers]'."
+        ) from error
+    return diffusers
+
+
+def _latents(vae: Any) -> Latents:
+    """The VAE with its scale: one number, or means and standard deviations of channels."""
+    config = vae.config
+    if config.get("scaling_factor") is None:
+        raise ValueError("the config.json of vae has no scaling_factor: add that of the training.")
+    scale, shift = torch.tensor(config["scaling_factor"]), config.get("shift_factor") or 0.0
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is None or std is None:
+        return Latents(vae=vae, scale=scale, shift=torch.tensor(shift))
+    columns = [torch.tensor(values).view(-1, 1, 1) for values in (mean, std)]
+    return Latents(vae=vae, scale=scale / columns[1], shift=columns[0])

@@ -1,0 +1,226 @@
+r"""A network of diffusers with its scheduler, as a denoiser of $z$ at any log-SNR.
+
+The scheduler says what the network sees at a noise level (`levels`), and by its `prediction_type`
+what it returns: $\epsilon$, $x$, $v$, the velocity of flow matching, or EDM's $F$. That is the pair
+$(a, b)$ of a `Parameterization`, whose 2x2 solve gives both estimates. What is done to them in
+sampling only (clipping, thresholding, guidance) is not done here.
+
+Data are what the network was trained on: images in [-1, 1], or latents that are already scaled.
+`scaling_factor` and `shift_factor` of a VAE belong to the data (see `pipeline.Latents`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.adapters.calls import ForeignNetwork, input_dtype, output, require_output, signature
+from elbos.adapters.diffusers.levels import Levels, LogSigma, Steps, levels_of
+from elbos.adapters.diffusers.schedulers import loss_table
+from elbos.adapters.diffusers.training import Config, Training
+from elbos.checks import require_positive
+from elbos.conditions import Condition
+from elbos.parameterizations import Parameterization
+from elbos.process import align
+
+_TIMES_TO_ONE = ("AuraFlow", "Bria", "Chroma", "Flux", "LongCat", "Ovis", "QwenImage")
+_REVERSED_TIMES = ("Lumina2", "ZImage")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduledDenoiser:
+    r"""A network with its scheduler, as a denoiser.
+
+    Attributes:
+        network: Called as `network(c_in z, timestep)`.
+        parameterization: What it returns.
+        levels: The noise levels of the scheduler.
+        sign: What its output is multiplied with, -1 if diffusers reverses it.
+        time_scale: What the timestep is multiplied with.
+        is_discrete: Whether the timestep is rounded to the nearest step.
+        time_name: The keyword of the timestep; None: it is the second argument.
+    """
+
+    network: ForeignNetwork
+    parameterization: Parameterization
+    levels: Levels
+    sign: float
+    time_scale: float
+    is_discrete: bool
+    time_name: str | None
+
+    @property
+    def logsnr_min(self) -> float:
+        """The noisiest level that the scheduler has a timestep for."""
+        return self.levels.logsnr_min
+
+    @property
+    def logsnr_max(self) -> float:
+        """The cleanest level that the scheduler has a timestep for."""
+        return self.levels.logsnr_max
+
+    def timestep(self, logsnr: Float[Tensor, " b"]) -> Tensor:
+        """What the network is given as timestep at these noise levels."""
+        timestep = self.levels.timestep(logsnr)
+        return timestep.round().long() if self.is_discrete else self.time_scale * timestep
+
+    def __call__(
+        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
+    ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
+        r"""$(\hat x, \hat\epsilon)$ at `z`.
+
+        Args:
+            z: Noisy data.
+            logsnr: Log-SNR $\lambda$, within `logsnr_min` and `logsnr_max`.
+            cond: None, class labels, or a dict of the network's keywords, such as
+                `{"encoder_hidden_states": text}`.
+
+        Raises:
+            ValueError: If a noise level is outside, the network does not take the condition, or its
+                output is of another shape than the data, NaN or infinite.
+        """
+        logsnr = logsnr.expand(len(z)).to(z.device)
+        self.levels.require(logsnr)
+        y = self._first_half(self._output(z, logsnr, cond), z)
+        return self.parameterization.split(self.sign * require_output(y, z, logsnr), z, logsnr)
+
+    def _output(self, z: Tensor, logsnr: Tensor, cond: Condition) -> Tensor:
+        scaled = z * self.levels.input_scale(align(logsnr, z)).to(z)
+        timestep = self.timestep(logsnr).to(z.device)
+        if not self.is_discrete:
+            is_double = input_dtype(self.network, z) == torch.float64
+            timestep = timestep.to(torch.float64 if is_double else torch.float32)
+        named = cond if cond is None or isinstance(cond, Mapping) else {"class_labels": cond}
+        if self.time_name is None:
+            return output(self.network, scaled, timestep, cond=named)
+        return output(self.network, scaled, cond=named, **{self.time_name: timestep})
+
+    @staticmethod
+    def _first_half(y: Tensor, z: Tensor) -> Tensor:
+        """The output without a learned variance, which is a second half of the channels."""
+        has_variance = y.shape[1:2] == (2 * z.shape[1],) and y.shape[2:] == z.shape[2:]
+        return y[:, : z.shape[1]] if has_variance else y
+
+
+def denoiser(
+    network: ForeignNetwork,
+    scheduler: Any,
+    *,
+    time_scale: float = 1.0,
+    is_discrete: bool = False,
+) -> ScheduledDenoiser:
+    r"""A UNet or transformer with its scheduler, as a denoiser.
+
+    Args:
+        network: Any module that is called `network(sample, timestep, ...)` and returns a tensor, a
+            tuple or an object with `.sample`. Where it returns twice the channels (a learned
+            variance), the first half is taken, as diffusers does.
+        scheduler: A scheduler of betas, flow matching or EDM, or its configuration. Its steps say
+            at which noise levels the denoiser can be called: `logsnr_min` and `logsnr_max`.
+        time_scale: What the scheduler's timestep is multiplied with. Default: nothing. Networks of
+            Flux, QwenImage, AuraFlow and others take times up to 1: give 1/1000.
+        is_discrete: Whether the timestep is rounded to the nearest step, for networks that look it
+            up in a table. Default: only where diffusers' configuration says so
+            (`time_embedding_type` learned); sines and cosines take fractional ones.
+
+    Returns:
+        The denoiser, called as `(z, logsnr, cond)`. Conditions are class labels, or a dict of the
+        network's keywords: `encoder_hidden_states`, `pooled_projections`, `added_cond_kwargs`.
+
+    Raises:
+        ValueError: If the scheduler is unknown or malformed, or does not fit the network.
+
+    Examples:
+        >>> from elbos.parameterizations import V
+        >>> config = {"_class_name": "DDPMScheduler", "prediction_type": "v_prediction"}
+        >>> wiener = denoiser(lambda z, timestep: torch.zeros_like(z), config)  # x ~ N(0, 1)
+        >>> f"{wiener.logsnr_min:.2f} to {wiener.logsnr_max:.2f}"
+        '-10.12 to 9.21'
+        >>> wiener(torch.ones(1, 2), torch.tensor([0.0]))[0]
+        tensor([[0.7071, 0.7071]])
+    """
+    config = _config(scheduler)
+    table = loss_table(config, Training())
+    levels = levels_of(config, table)
+    _require_own_table(scheduler, levels)
+    own = getattr(network, "config", {})
+    is_discrete = is_discrete or own.get("time_embedding_type") == "learned"
+    require_positive(time_scale=time_scale)
+    _require_fit(type(network).__name__, own, levels, time_scale, is_discrete)
+    return ScheduledDenoiser(
+        network=network,
+        parameterization=table.parameterization,
+        levels=levels,
+        sign=table.factor,
+        time_scale=time_scale,
+        is_discrete=is_discrete,
+        time_name=_time_name(network),
+    )
+
+
+def _config(scheduler: Any) -> Config:
+    if isinstance(scheduler, Mapping):
+        return scheduler
+    config = getattr(scheduler, "config", None)
+    if not isinstance(config, Mapping):
+        raise ValueError(
+            f"scheduler is of type {type(scheduler).__name__}: give one of diffusers' schedulers, "
+            "or the dict of its scheduler_config.json."
+        )
+    own = {**config, "_class_name": type(scheduler).__name__}
+    if own.get("trained_betas") is not None:
+        own["trained_betas"] = [float(beta) for beta in own["trained_betas"]]
+    return own
+
+
+def _require_own_table(scheduler: Any, levels: Levels) -> None:
+    """Raise a ValueError if somebody changed the scheduler's table after it was made."""
+    table = getattr(scheduler, "alphas_cumprod", None)
+    if not isinstance(levels, Steps) or not isinstance(table, Tensor):
+        return
+    own = table.double().cpu()[levels.step]
+    if not torch.allclose(own, torch.sigmoid(levels.logsnr), rtol=1e-3, atol=1e-5):
+        raise ValueError(
+            f"the alphas_cumprod of the {type(scheduler).__name__} are not those of its "
+            "configuration: give a scheduler with trained_betas."
+        )
+
+
+def _require_fit(
+    name: str, own: Mapping[str, Any], levels: Levels, time_scale: float, is_discrete: bool
+) -> None:
+    """Raise a ValueError if the network takes other times than those of the scheduler."""
+    if name.startswith(_REVERSED_TIMES):
+        raise ValueError(
+            f"{name} takes times from noise to data: use "
+            "elbos.adapters.flow.denoiser(network, data_at=1)."
+        )
+    if name.startswith(_TIMES_TO_ONE) and time_scale == 1:
+        raise ValueError(f"{name} takes times from 0 to 1: give time_scale, as 1 / 1000.")
+    if is_discrete and isinstance(levels, LogSigma):
+        raise ValueError("the scheduler's timesteps are ln(sigma) / 4: leave out is_discrete.")
+    if is_discrete and time_scale != 1:
+        raise ValueError(f"time_scale is {time_scale} and timesteps are whole: leave out one.")
+    if own.get("time_embedding_type") == "fourier":
+        raise ValueError(
+            f"{name} has a fourier time_embedding_type, which takes the sigma of data with noise "
+            "added: no scheduler here has that as timestep."
+        )
+    num_known, num_steps = own.get("num_train_timesteps"), levels.num_steps
+    if is_discrete and num_known is not None and num_known < num_steps:
+        raise ValueError(
+            f"{name} knows {num_known} timesteps, and the scheduler has {num_steps}: give the "
+            "scheduler that it was trained with."
+        )
+
+
+def _time_name(network: ForeignNetwork) -> str | None:
+    """The keyword of the timestep, where it goes by its usual name."""
+    try:
+        names = signature(network).parameters
+    except (TypeError, ValueError):
+        return None
+    return next((name for name in ("timestep", "timesteps") if name in names), None)

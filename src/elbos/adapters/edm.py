@@ -1,0 +1,70 @@
+r"""Networks of EDM: the data, estimated from data with noise added.
+
+$$\hat x = D(\tilde z; \tilde\sigma), \qquad \tilde z = x + \tilde\sigma\epsilon = z/\alpha, \qquad
+  \tilde\sigma = e^{-\lambda/2}, \qquad \hat\epsilon = (\tilde z - \hat x)/\tilde\sigma.$$
+
+The preconditioning $c_\mathrm{in}, c_\mathrm{skip}, c_\mathrm{out}, c_\mathrm{noise}$ is within
+$D$: `EDMPrecond` of NVlabs' edm and edm2, k-diffusion's `Denoiser`. For the network within, which
+returns $F$, see `parameterizations.EDM`.
+
+References:
+    Karras et al. (2022), https://arxiv.org/abs/2206.00364
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.adapters.calls import ForeignNetwork, output, require_output
+from elbos.conditions import Condition
+from elbos.process import align, alpha_sigma
+
+
+@dataclass(frozen=True)
+class SigmaDenoiser:
+    r"""A network $D(\tilde z; \tilde\sigma)$ as a denoiser of $z$.
+
+    Attributes:
+        network: Called as `network(z / alpha, sigma_tilde)`, with `sigma_tilde` of shape `[b]`.
+        logsnr_min: $-\infty$: a network of $\tilde\sigma$ is defined at every noise level.
+        logsnr_max: $\infty$.
+    """
+
+    network: ForeignNetwork
+    logsnr_min: ClassVar[float] = -math.inf
+    logsnr_max: ClassVar[float] = math.inf
+
+    def __call__(
+        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
+    ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
+        logsnr = logsnr.expand(len(z)).to(z.device)
+        alpha, _ = alpha_sigma(align(logsnr, z))
+        z_tilde = z / alpha.to(z)
+        x_hat = output(self.network, z_tilde, torch.exp(-logsnr / 2), cond=cond)
+        x_hat = require_output(x_hat, z, logsnr)
+        return x_hat, (z_tilde - x_hat) * torch.exp(align(logsnr, z) / 2).to(z)
+
+
+def denoiser(network: ForeignNetwork) -> SigmaDenoiser:
+    r"""A preconditioned network $D(x + \tilde\sigma\epsilon; \tilde\sigma)$ as a denoiser.
+
+    Args:
+        network: Called as `network(z_tilde, sigma_tilde)`, with class labels or whatever else the
+            condition is as a third argument, or with a dict's entries as keywords. It returns
+            $\hat x$, in the units of the data.
+
+    Returns:
+        The denoiser; when called, it raises a ValueError if the network does not take the
+        condition, or returns another shape than that of the data, NaN or infinity.
+
+    Examples:
+        >>> wiener = denoiser(lambda z, sigma: z / (1 + sigma[:, None] ** 2))  # x ~ N(0, 1)
+        >>> x_hat, eps_hat = wiener(torch.ones(1, 2), torch.tensor([0.0]))
+        >>> x_hat, eps_hat
+        (tensor([[0.7071, 0.7071]]), tensor([[0.7071, 0.7071]]))
+    """
+    return SigmaDenoiser(network)

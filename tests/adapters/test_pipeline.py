@@ -1,0 +1,176 @@
+"""Pipelines that diffusers saved: read from the folder, they estimate what diffusers computes."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from torch.nn.functional import mse_loss
+
+from elbos.adapters.diffusers import denoiser, load
+from elbos.process import alpha_sigma
+
+diffusers = pytest.importorskip("diffusers")
+
+# of numpy's, in diffusers
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
+SMALL = {
+    "block_out_channels": (8, 8),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "attention_head_dim": 4,
+}
+IMAGES = {
+    "sample_size": 8,
+    "in_channels": 1,
+    "out_channels": 1,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+}
+LEVELS = torch.tensor([-9.0, -3.0, 0.5, 6.0])
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A DDPM after some steps of diffusers' own training loop."""
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DModel(**SMALL, **IMAGES)
+    scheduler = diffusers.DDPMScheduler()
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3)
+    for _ in range(10):
+        x, eps = torch.rand(16, 1, 8, 8).round() * 2 - 1, torch.randn(16, 1, 8, 8)
+        timesteps = torch.randint(0, 1000, (16,))
+        output = unet(scheduler.add_noise(x, eps, timesteps), timesteps).sample
+        optimizer.zero_grad()
+        mse_loss(output, eps).backward()
+        optimizer.step()
+    return diffusers.DDPMPipeline(unet=unet, scheduler=scheduler)
+
+
+@pytest.fixture(scope="module")
+def saved(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ddpm")
+    trained.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of the saved pipeline, to be spoilt."""
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@torch.no_grad()
+def test_the_folder_and_the_network_by_hand_estimate_the_same(trained, saved):
+    z = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    pipeline = load(saved)
+    assert pipeline.encode is None
+    x_hat, eps_hat = pipeline.denoiser(z, LEVELS)
+    x_by_hand, eps_by_hand = denoiser(trained.unet.eval(), trained.scheduler)(z, LEVELS)
+    torch.testing.assert_close(eps_hat, eps_by_hand, rtol=0, atol=1e-6)
+    snr_root = torch.exp(LEVELS / 2).view(
+        -1, 1, 1, 1
+    )  # x_hat is off by the error of eps_hat over it
+    torch.testing.assert_close(snr_root * x_hat, snr_root * x_by_hand, rtol=0, atol=3e-6)
+
+
+@torch.no_grad()
+def test_the_folder_estimates_what_diffusers_pipeline_does(saved):
+    own = diffusers.DDPMPipeline.from_pretrained(saved, local_files_only=True)
+    step = torch.tensor([5, 200, 500, 900])
+    logsnr = torch.logit(own.scheduler.alphas_cumprod.double())[step]
+    z = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = own.unet(z, step).sample
+    _, eps_hat = load(saved).denoiser(z, logsnr)
+    # log-SNR in float32 is off by up to 5e-4 at the clean end, a twentieth of a step
+    torch.testing.assert_close(eps_hat, expected, rtol=0, atol=1e-4)
+
+
+def test_half_precision_is_close_to_float32(saved):
+    z = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        half = load(saved, dtype=torch.bfloat16).denoiser(z, LEVELS)[1]
+        full = load(saved).denoiser(z, LEVELS)[1]
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, full, rtol=0, atol=0.1)  # bfloat16 has 8 bits
+
+
+@pytest.fixture(scope="module")
+def latent(tmp_path_factory):
+    """A pipeline as Stable Diffusion's, of tiny parts with random weights."""
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DConditionModel(
+        **SMALL,
+        sample_size=4,
+        cross_attention_dim=6,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        shift_factor=0.3,
+    )
+    scheduler = diffusers.EulerDiscreteScheduler(prediction_type="v_prediction")
+    folder = tmp_path_factory.mktemp("latent")
+    for name, part in (("unet", unet), ("vae", vae), ("scheduler", scheduler)):
+        part.save_pretrained(folder / name)
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "safety_checker": [None, None],
+        "requires_safety_checker": False,
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder, unet.eval(), vae.eval()
+
+
+@torch.no_grad()
+def test_a_latent_pipeline_denoises_under_its_condition(latent):
+    folder, unet, _ = latent
+    generator = torch.Generator().manual_seed(0)
+    z, text = (torch.randn(*shape, generator=generator) for shape in ((3, 4, 4, 4), (3, 5, 6)))
+    logsnr = torch.tensor([-8.0, 0.0, 5.0])
+    denoise = load(folder).denoiser
+    x_hat, eps_hat = denoise(z, logsnr, {"encoder_hidden_states": text})
+    v = unet(z, denoise.timestep(logsnr).float(), encoder_hidden_states=text).sample
+    alpha, sigma = (scale.view(-1, 1, 1, 1) for scale in alpha_sigma(logsnr))
+    torch.testing.assert_close(x_hat, alpha * z - sigma * v, rtol=0, atol=1e-5)
+    torch.testing.assert_close(eps_hat, sigma * z + alpha * v, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_latents_are_shifted_and_scaled(latent):
+    folder, _, vae = latent
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    encode = load(folder).encode
+    moments = vae.encode(images).latent_dist
+    expected = (moments.mean - 0.3) * 0.18215
+    torch.testing.assert_close(encode(images), expected, rtol=0, atol=1e-6)
+    sampled = encode(images, torch.Generator().manual_seed(1))
+    noise = torch.randn(moments.mean.shape, generator=torch.Generator().manual_seed(1))
+    expected = (moments.mean + moments.std * noise - 0.3) * 0.18215
+    torch.testing.assert_close(sampled, expected, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_latents_may_have_a_scale_for_each_channel(latent, tmp_path):
+    folder = shutil.copytree(latent[0], tmp_path / "model")
+    mean, std = [0.1, -0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0]
+    edit(folder / "vae/config.json", latents_mean=mean, latents_std=std, scaling_factor=0.5)
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = latent[2].encode(images).latent_dist.mean
+    columns = (torch.tensor(values).view(1, 4, 1, 1) for values in (mean, std))
+    expected = (found - next(columns)) * 0.5 / next(columns)
+    torch.testing.assert_close(load(folder).encode(images), expected, rtol=0, atol=1e-6)

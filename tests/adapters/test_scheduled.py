@@ -1,0 +1,230 @@
+"""What a network of diffusers is given and what is made of its output, against diffusers itself."""
+
+import pytest
+import torch
+
+from elbos.adapters.diffusers import denoiser
+from elbos.process import alpha_sigma
+
+diffusers = pytest.importorskip("diffusers")
+
+# of numpy's, in diffusers
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
+SCALED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+V = {"prediction_type": "v_prediction"}
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 2.5}
+
+
+class Recorder:
+    """A network that answers with a smooth function, and remembers what it was given."""
+
+    def __call__(self, sample, timestep, **named):
+        self.sample, self.timestep, self.named = sample.clone(), timestep.clone(), named
+        time = timestep.to(sample).reshape(-1, *(1,) * (sample.ndim - 1))
+        self.output = torch.tanh(sample) + torch.sin(time / 100)
+        return self.output
+
+
+def made(name, **options):
+    return getattr(diffusers, f"{name}Scheduler")(**options)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, SCALED, {"beta_schedule": "squaredcos_cap_v2"}, {"trained_betas": [0.1, 0.3, 0.2]}],
+    ids=["linear", "scaled", "cosine", "trained"],
+)
+@pytest.mark.parametrize("name", ["DDPM", "DDIM"])
+def test_ancestral_schedulers_estimate_the_same_data(name, options, prediction, randn):
+    options = options | {"num_train_timesteps": 3} if "trained_betas" in options else options
+    scheduler = made(name, prediction_type=prediction, clip_sample=False, **options)
+    num_steps = scheduler.config.num_train_timesteps
+    scheduler.alphas_cumprod = (1 - scheduler.betas.double()).cumprod(0)
+    scheduler.set_timesteps(num_steps)
+    denoise, network = denoiser(Recorder(), scheduler), Recorder()
+    steps = torch.linspace(0, num_steps - 1, 3 if num_steps == 3 else 12).long()
+    logsnr = torch.logit(scheduler.alphas_cumprod[steps])
+    logsnr = logsnr.clamp(denoise.logsnr_min, denoise.logsnr_max)
+    z = randn(len(steps), 2, 3, 3)
+    x_hat, _ = denoise(z, logsnr)
+    torch.testing.assert_close(denoise.network.timestep, steps.double(), rtol=0, atol=1e-3)
+    for i, step in enumerate(steps):
+        output = network(z[i : i + 1], step[None])
+        expected = scheduler.step(output, int(step), z[i : i + 1]).pred_original_sample
+        torch.testing.assert_close(x_hat[i : i + 1], expected, rtol=1e-5, atol=1e-5)
+
+
+VE = {
+    "euler": ("EulerDiscrete", SCALED),
+    "euler-v": ("EulerDiscrete", SCALED | V),
+    "euler-karras": ("EulerDiscrete", SCALED | {"use_karras_sigmas": True}),
+    "euler-continuous": (
+        "EulerDiscrete",
+        SCALED
+        | V
+        | {"timestep_type": "continuous", "sigma_min": 0.01, "sigma_max": 300.0}
+        | {"use_karras_sigmas": True},
+    ),
+    "ancestral": ("EulerAncestralDiscrete", SCALED),
+    "edm": ("EDMEuler", {}),
+    "edm-v": ("EDMEuler", {"sigma_data": 0.7} | V),
+}
+
+
+@pytest.mark.parametrize(("name", "options"), VE.values(), ids=VE)
+def test_ve_schedulers_give_the_same_input_and_estimate_the_same_data(name, options, randn):
+    scheduler = made(name, **options)
+    scheduler.set_timesteps(9)
+    denoise = denoiser(Recorder(), scheduler)
+    for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas[:-1].double(), strict=True):
+        logsnr = -2 * torch.log(sigma)[None]
+        logsnr = logsnr.clamp(denoise.logsnr_min, denoise.logsnr_max)
+        noisy = randn(1, 2, 3, 3) * (1 + sigma**2).sqrt()
+        x_hat, _ = denoise(alpha_sigma(logsnr)[0] * noisy, logsnr)
+        seen = denoise.network
+        scaled = scheduler.scale_model_input(noisy, timestep)
+        torch.testing.assert_close(seen.sample, scaled, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(seen.timestep[0].float(), timestep.float(), rtol=0, atol=2e-3)
+        output = Recorder()(scaled, timestep.double()[None])
+        step = scheduler.step(output, timestep, noisy)
+        # derivative in sigma of the output in float32's timestep: 1e-5 of the scale of the output
+        error = 1e-4 * float(sigma) + 1e-5
+        torch.testing.assert_close(x_hat, step.pred_original_sample, rtol=1e-5, atol=error)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("FlowMatchEulerDiscrete", {"shift": 3.0}),
+        ("FlowMatchEulerDiscrete", {"use_dynamic_shifting": True}),
+        ("FlowMatchHeunDiscrete", {"shift": 2.0}),
+    ],
+    ids=["shift", "dynamic", "heun"],
+)
+def test_flow_matching_schedulers_give_the_same_input_and_estimate_the_same_data(
+    name, options, randn
+):
+    scheduler = made(name, **options)
+    scheduler.set_timesteps(7, **{"mu": 0.8} if "use_dynamic_shifting" in options else {})
+    denoise = denoiser(Recorder(), scheduler)
+    pairs = zip(scheduler.timesteps, scheduler.sigmas[:-1].double(), strict=True)
+    for timestep, sigma in pairs:
+        if not 1e-3 < sigma < 1:  # at 1 there is no data in it
+            continue
+        logsnr = 2 * torch.log(1 / sigma - 1)[None]
+        x, eps = randn(1, 2, 3, 3), randn(1, 2, 3, 3)
+        alpha, noise = alpha_sigma(logsnr)
+        x_hat, eps_hat = denoise(alpha * x + noise * eps, logsnr)
+        mixed = (1 - sigma) * x + sigma * eps
+        torch.testing.assert_close(denoise.network.sample, mixed, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(denoise.network.timestep[0].float(), timestep, rtol=0, atol=1e-3)
+        velocity = denoise.network.output
+        torch.testing.assert_close(x_hat, mixed - sigma * velocity, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(eps_hat, mixed + (1 - sigma) * velocity, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistep", "UniPCMultistep"])
+@pytest.mark.parametrize("options", [SCALED, SCALED | V, FLOW], ids=["epsilon", "v", "flow"])
+def test_multistep_solvers_estimate_the_same_data(name, options, randn):
+    scheduler = made(name, **options)
+    scheduler.set_timesteps(6)
+    denoise = denoiser(Recorder(), scheduler)
+    is_flow = options is FLOW
+    pairs = zip(scheduler.timesteps, scheduler.sigmas[:-1].double(), strict=True)
+    for i, (timestep, sigma) in list(enumerate(pairs))[1:]:
+        logsnr = 2 * torch.log(1 / sigma - 1) if is_flow else -2 * torch.log(sigma)
+        logsnr = logsnr[None].clamp(denoise.logsnr_min, denoise.logsnr_max)
+        z = randn(1, 2, 3, 3)
+        x_hat, _ = denoise(z, logsnr)
+        seen = denoise.network
+        torch.testing.assert_close(  # diffusers rounds to whole timesteps in sampling
+            seen.timestep[0], timestep.double(), rtol=0, atol=1.001
+        )
+        scheduler._step_index = i
+        expected = scheduler.convert_model_output(seen.output, sample=seen.sample)
+        torch.testing.assert_close(x_hat, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_timesteps_between_steps_are_those_of_diffusers_for_karras_sigmas():
+    scheduler = made("EulerDiscrete", use_karras_sigmas=True, **SCALED)
+    scheduler.set_timesteps(30)
+    logsnr = -2 * torch.log(scheduler.sigmas[:-1].double())
+    ours = denoiser(Recorder(), scheduler).timestep(logsnr)
+    torch.testing.assert_close(ours, scheduler.timesteps.double(), rtol=0, atol=2e-3)
+
+
+def test_zero_snr_has_no_finite_level_at_the_last_step():
+    scheduler = made("DDIM", rescale_betas_zero_snr=True, **SCALED, **V)
+    levels = denoiser(Recorder(), scheduler)
+    table = torch.logit(scheduler.alphas_cumprod.double())
+    assert levels.logsnr_min == pytest.approx(float(table[-2]), abs=1e-3)
+    assert levels.timestep(table[[0, 500, 998]]).tolist() == pytest.approx([0, 500, 998], abs=1e-3)
+
+
+def test_a_first_step_of_clean_data_keeps_the_numbers_of_the_others():
+    levels = denoiser(
+        Recorder(),
+        {
+            "_class_name": "DDPMScheduler",
+            "trained_betas": [0.0, 0.1, 0.5],
+            "num_train_timesteps": 3,
+        },
+    )
+    logsnr = torch.logit(torch.tensor([0.9, 0.45]).double())
+    assert levels.timestep(logsnr).tolist() == pytest.approx([1, 2])
+
+
+def test_a_configuration_is_as_good_as_its_scheduler(randn):
+    scheduler = made("DDPM", **SCALED)
+    config = {"_class_name": "DDPMScheduler", **SCALED}
+    z, logsnr = randn(3, 2, 4, 4), torch.tensor([-5.0, 0.5, 7.0]).double()
+    pairs = zip(
+        denoiser(Recorder(), scheduler)(z, logsnr),
+        denoiser(Recorder(), config)(z, logsnr),
+        strict=True,
+    )
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_discrete_networks_get_the_nearest_step(randn):
+    denoise = denoiser(Recorder(), {"_class_name": "DDPMScheduler"}, is_discrete=True)
+    fractional = denoiser(Recorder(), {"_class_name": "DDPMScheduler"})
+    logsnr = torch.linspace(-9, 9, 20, dtype=torch.float64)
+    denoise(randn(20, 3), logsnr)
+    assert denoise.network.timestep.dtype == torch.int64
+    assert torch.equal(denoise.network.timestep, fractional.timestep(logsnr).round().long())
+
+
+def test_conditions_are_given_as_keywords(randn):
+    denoise = denoiser(Recorder(), {"_class_name": "DDPMScheduler"})
+    z, logsnr = randn(2, 1, 2, 2), torch.zeros(2).double()
+    denoise(z, logsnr)
+    assert denoise.network.named == {}
+    denoise(z, logsnr, torch.tensor([3, 4]))
+    assert denoise.network.named["class_labels"].tolist() == [3, 4]
+    text, pooled = randn(2, 5, 6), randn(2, 6)
+    cond = {"encoder_hidden_states": text, "added_cond_kwargs": {"text_embeds": pooled}}
+    denoise(z, logsnr, cond)
+    assert denoise.network.named == cond
+
+
+def test_of_a_learned_variance_the_mean_is_taken(randn):
+    class Twice(Recorder):
+        def __call__(self, sample, timestep):
+            return torch.cat([super().__call__(sample, timestep), torch.ones_like(sample)], 1)
+
+    config = {"_class_name": "DDPMScheduler", "variance_type": "learned_range"}
+    z, logsnr = randn(2, 3, 4, 4), torch.tensor([-2.0, 3.0]).double()
+    pairs = zip(
+        denoiser(Twice(), config)(z, logsnr), denoiser(Recorder(), config)(z, logsnr), strict=True
+    )
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_time_scale_multiplies_the_timestep(randn):
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    denoise = denoiser(Recorder(), config, time_scale=1 / 1000)
+    denoise(randn(1, 3), torch.zeros(1).double())
+    assert denoise.network.timestep.item() == pytest.approx(0.5)
