@@ -8,7 +8,7 @@ exact denoisers of `oracles`, another project's network behind an adapter, or a 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -116,15 +116,15 @@ class Denoiser:
     r"""A network with its parameterization.
 
     Args:
-        network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if it takes no
-            condition; it returns $y$.
+        network: A module or function, called as `network(z, logsnr, cond)`, or
+            `network(z, logsnr)` if it takes no condition; it returns $y$.
         parameterization: What `y` stands for.
 
     Raises:
         ValueError: When called, if the network does not return one tensor of the shape of `z`.
     """
 
-    network: nn.Module
+    network: Any  # an nn.Module, or any other `Network`
     parameterization: Parameterization
 
     def __call__(

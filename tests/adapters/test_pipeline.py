@@ -1,11 +1,10 @@
 """Pipelines that diffusers saved: read from the folder, they estimate what diffusers computes."""
 
-import json
 import shutil
 
 import pytest
 import torch
-from torch.nn.functional import mse_loss
+from pipelines import edit
 
 from elbos.adapters.diffusers import denoiser, load
 from elbos.process import alpha_sigma
@@ -15,54 +14,7 @@ diffusers = pytest.importorskip("diffusers")
 # of numpy's, in diffusers
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
-SMALL = {
-    "block_out_channels": (8, 8),
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "attention_head_dim": 4,
-}
-IMAGES = {
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-}
 LEVELS = torch.tensor([-9.0, -3.0, 0.5, 6.0])
-
-
-@pytest.fixture(scope="module")
-def trained():
-    """A DDPM after some steps of diffusers' own training loop."""
-    torch.manual_seed(0)
-    unet = diffusers.UNet2DModel(**SMALL, **IMAGES)
-    scheduler = diffusers.DDPMScheduler()
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3)
-    for _ in range(10):
-        x, eps = torch.rand(16, 1, 8, 8).round() * 2 - 1, torch.randn(16, 1, 8, 8)
-        timesteps = torch.randint(0, 1000, (16,))
-        output = unet(scheduler.add_noise(x, eps, timesteps), timesteps).sample
-        optimizer.zero_grad()
-        mse_loss(output, eps).backward()
-        optimizer.step()
-    return diffusers.DDPMPipeline(unet=unet, scheduler=scheduler)
-
-
-@pytest.fixture(scope="module")
-def saved(trained, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ddpm")
-    trained.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(saved, tmp_path):
-    """A copy of the saved pipeline, to be spoilt."""
-    return shutil.copytree(saved, tmp_path / "model")
-
-
-def edit(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 @torch.no_grad()
@@ -98,42 +50,6 @@ def test_half_precision_is_close_to_float32(saved):
         full = load(saved).denoiser(z, LEVELS)[1]
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, full, rtol=0, atol=0.1)  # bfloat16 has 8 bits
-
-
-@pytest.fixture(scope="module")
-def latent(tmp_path_factory):
-    """A pipeline as Stable Diffusion's, of tiny parts with random weights."""
-    torch.manual_seed(0)
-    unet = diffusers.UNet2DConditionModel(
-        **SMALL,
-        sample_size=4,
-        cross_attention_dim=6,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        shift_factor=0.3,
-    )
-    scheduler = diffusers.EulerDiscreteScheduler(prediction_type="v_prediction")
-    folder = tmp_path_factory.mktemp("latent")
-    for name, part in (("unet", unet), ("vae", vae), ("scheduler", scheduler)):
-        part.save_pretrained(folder / name)
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "safety_checker": [None, None],
-        "requires_safety_checker": False,
-    }
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return folder, unet.eval(), vae.eval()
 
 
 @torch.no_grad()
@@ -174,3 +90,26 @@ def test_latents_may_have_a_scale_for_each_channel(latent, tmp_path):
     columns = (torch.tensor(values).view(1, 4, 1, 1) for values in (mean, std))
     expected = (found - next(columns)) * 0.5 / next(columns)
     torch.testing.assert_close(load(folder).encode(images), expected, rtol=0, atol=1e-6)
+
+
+def test_parts_may_lie_beside_the_index(saved, tmp_path):
+    """As in the folders of the first diffusers."""
+    for file in ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json"):
+        shutil.copy(saved / file, tmp_path)
+    shutil.copy(saved / "unet/diffusion_pytorch_model.safetensors", tmp_path)
+    z = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        pairs = zip(
+            load(tmp_path).denoiser(z, LEVELS), load(saved).denoiser(z, LEVELS), strict=True
+        )
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_weights_may_be_of_the_half_precision_variant(saved, tmp_path):
+    model = shutil.copytree(saved, tmp_path / "model")
+    weights = model / "unet/diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".fp16.safetensors"))
+    z = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        pairs = zip(load(model).denoiser(z, LEVELS), load(saved).denoiser(z, LEVELS), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)

@@ -85,18 +85,22 @@ def _require_bindable(
         signature(network).bind(*arguments, **named)
     except (TypeError, ValueError) as reason:
         raise ValueError(
-            f"the network cannot be called with this condition: {reason}; give cond as a dict of "
-            "the keywords that it takes."
+            f"the network cannot be called: {reason}; it is given data, their noise level, and "
+            "cond, of which a dict is its keywords."
         ) from error
 
 
+def unwrapped(network: ForeignNetwork) -> ForeignNetwork:
+    """The network within `torch.compile`, data parallelism or an average of weights."""
+    inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
+    return unwrapped(inner) if isinstance(inner, nn.Module) else network
+
+
 def signature(network: ForeignNetwork) -> inspect.Signature:
-    """The signature of a network, also of one in `torch.compile` or data parallelism.
+    """The signature of a network, also of a wrapped one.
 
     Raises:
         ValueError: If it has none.
     """
-    inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
-    if isinstance(inner, nn.Module):
-        return signature(inner)
-    return inspect.signature(network.forward if isinstance(network, nn.Module) else network)
+    inner = unwrapped(network)
+    return inspect.signature(inner.forward if isinstance(inner, nn.Module) else inner)

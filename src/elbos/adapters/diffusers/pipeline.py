@@ -104,8 +104,8 @@ def load(
     components = {name: entry for name, entry in index.items() if _is_component(entry)}
     name = _network_name(folder, components)
     _require_known(folder, components, known=(name, "scheduler", "vae"))
-    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
-    network = _load_model(folder / name, components[name], _NETWORKS, dtype).to(device)
+    scheduler = _read_json(_place(folder, "scheduler") / "scheduler_config.json")
+    network = _load_model(_place(folder, name), components[name], _NETWORKS, dtype).to(device)
     encode = None
     if "vae" in components:
         vae = _load_model(folder / "vae", components["vae"], ("AutoencoderKL",), torch.float32)
@@ -121,6 +121,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no configuration: give a file that diffusers wrote.")
     return found
+
+
+def _place(folder: Path, name: str) -> Path:
+    """The folder of a component; as in diffusers, the pipeline's own where it has none."""
+    return folder / name if (folder / name).is_dir() else folder
 
 
 def _is_component(entry: Any) -> bool:
@@ -157,7 +162,7 @@ def _load_model(
     library, name = entry
     if library != "diffusers" or name not in known:
         raise ValueError(
-            f"{folder.name} is {library}.{name}, which is unknown here: load it yourself, for "
+            f"{folder} has a {library}.{name}, which is unknown here: load it yourself, for "
             f"denoiser(network, scheduler); known are {', '.join(known)}."
         )
     from safetensors import SafetensorError

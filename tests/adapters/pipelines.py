@@ -1,0 +1,96 @@
+"""Pipelines in folders, as diffusers saves them: fixtures."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from torch.nn.functional import mse_loss
+
+SMALL = {
+    "block_out_channels": (8, 8),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "attention_head_dim": 4,
+}
+IMAGES = {
+    "sample_size": 8,
+    "in_channels": 1,
+    "out_channels": 1,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+}
+
+
+def diffusers():
+    return pytest.importorskip("diffusers")
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """A DDPM after some steps of diffusers' own training loop."""
+    torch.manual_seed(0)
+    unet = diffusers().UNet2DModel(**SMALL, **IMAGES)
+    scheduler = diffusers().DDPMScheduler()
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3)
+    for _ in range(10):
+        x, eps = torch.rand(16, 1, 8, 8).round() * 2 - 1, torch.randn(16, 1, 8, 8)
+        timesteps = torch.randint(0, 1000, (16,))
+        output = unet(scheduler.add_noise(x, eps, timesteps), timesteps).sample
+        optimizer.zero_grad()
+        mse_loss(output, eps).backward()
+        optimizer.step()
+    return diffusers().DDPMPipeline(unet=unet, scheduler=scheduler)
+
+
+@pytest.fixture(scope="session")
+def saved(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ddpm")
+    trained.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of the saved pipeline, to be spoilt."""
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture(scope="session")
+def latent(tmp_path_factory):
+    """A pipeline as Stable Diffusion's, of tiny parts with random weights."""
+    torch.manual_seed(0)
+    unet = diffusers().UNet2DConditionModel(
+        **SMALL,
+        sample_size=4,
+        cross_attention_dim=6,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+    vae = diffusers().AutoencoderKL(
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        shift_factor=0.3,
+    )
+    scheduler = diffusers().EulerDiscreteScheduler(prediction_type="v_prediction")
+    folder = tmp_path_factory.mktemp("latent")
+    for name, part in (("unet", unet), ("vae", vae), ("scheduler", scheduler)):
+        part.save_pretrained(folder / name)
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "safety_checker": [None, None],
+        "requires_safety_checker": False,
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder, unet.eval(), vae.eval()

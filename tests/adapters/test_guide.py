@@ -1,0 +1,39 @@
+"""The lines of the guide, each with a network of the format that it is for."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+GUIDE = Path(__file__).parents[2] / "docs/evaluation.md"
+SECTION = GUIDE.read_text().split("## Any model as a denoiser")[1]
+(CODE,) = re.findall(r"```py\n(.*?)```", SECTION, re.DOTALL)
+IMPORTS, LINES = CODE.split("\n\n")
+
+
+@pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # of numpy's, in diffusers
+@pytest.mark.parametrize("line", LINES.splitlines())
+def test_every_line_makes_a_denoiser(line, saved):
+    names = {
+        "network": lambda z, level, cond=None: z / 2,
+        "unet": lambda z, timestep: z / 2,
+        "net": lambda z, sigma: z / 2,
+        "scheduler": {"_class_name": "DDPMScheduler"},
+    }
+    exec(IMPORTS, names)
+    exec(line.replace('"folder"', repr(str(saved))), names)
+    z = torch.ones(2, 1, 8, 8)
+    x_hat, eps_hat = names["denoiser"](z, torch.zeros(2))
+    assert x_hat.shape == eps_hat.shape == z.shape
+    torch.testing.assert_close((x_hat + eps_hat) / 2**0.5, z)  # alpha = sigma at log-SNR 0
+
+
+def test_the_ranges_that_it_names():
+    from elbos.adapters.diffusers import denoiser
+
+    latent = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    for options in ({}, latent):
+        made = denoiser(lambda z, timestep: z, {"_class_name": "DDPMScheduler"} | options)
+        shown = [f"{level:.2f}".replace("-", "−") for level in (made.logsnr_min, made.logsnr_max)]
+        assert " and ".join(shown) in SECTION
