@@ -57,7 +57,8 @@ class Floor:
         loss: The least loss.
         standard_error: Over points and noise, which the noise levels share: errors of neighbouring
             levels are alike. 0 of what was integrated. If all points were noised it is an upper
-            estimate, as it counts their scatter, too.
+            estimate, as it counts their scatter, too. At the clean end the few points that have
+            near neighbours make the loss, and the error says little if few of them were noised.
         num_noised: Points that were noised, or None if the loss was integrated.
         num_points: Points of the set, or None of a mixture.
         bias: "none", or "lower bound" of a random subset: on average below the floor of all.

@@ -32,8 +32,10 @@ from elbos.evaluation.scores import (
     Sweep,
     SweepPoint,
 )
+from elbos.floor import Floor
 from elbos.report.evaluation import evaluation_page, evaluation_tables, runs_table
 from elbos.report.evaluation_figures import curves_figure, sweep_figure, sweep_styles
+from elbos.report.floor import floor_figure
 
 COMMAND = "elbos evaluate runs/fashion --quality"
 SAMPLERS = ("Ancestral", "DPMSolver", "Heun")
@@ -72,6 +74,20 @@ def curves(scale):
         )
         for values in (loss, elbo)
     ]
+
+
+def floor(scale):
+    """Of 60,000 images: at the clean end nothing."""
+    curve, _ = curves(scale)
+    return Floor(
+        logsnr=curve.logsnr,
+        loss=tuple(
+            loss * (level < 2) for level, loss in zip(curve.logsnr, curve.nats_per_dim, strict=True)
+        ),
+        standard_error=tuple(0.01 * loss for loss in curve.nats_per_dim),
+        num_noised=10_000,
+        num_points=60_000,
+    )
 
 
 def likelihood(bits, scale, z):
@@ -205,6 +221,7 @@ def full():
             device="cpu",
             versions={"elbos": "0.1.0", "torch": "2.6.0"},
         ),
+        floors={"unconditional": floor(0.4), "given_label": floor(0.3)},
     )
 
 
@@ -278,6 +295,24 @@ def test_band_is_two_standard_errors_to_each_side(result):
     errors = np.array(result.results["unconditional"].curve.standard_error)
     np.testing.assert_allclose(band.y[:half] - band.y[half:][::-1], 4 * errors, rtol=1e-9)
     np.testing.assert_allclose((band.y[:half] + band.y[half:][::-1]) / 2, line.y, rtol=1e-9)
+
+
+def test_the_floor_is_dashed_in_the_colour_of_its_loss(result):
+    """And the axis ends where it falls to nothing, which has no logarithm."""
+    fig = floor_figure(result)
+    lines = [trace for trace in fig.data if trace.mode == "lines"]
+    assert [line.line.dash for line in lines] == 2 * ["solid", "dash"]
+    assert lines[0].line.color == lines[1].line.color != lines[2].line.color
+    losses = np.array(result.results["given_label"].curve.nats_per_dim)
+    np.testing.assert_allclose(lines[2].y, losses)
+    np.testing.assert_allclose(lines[3].y, result.floors["given_label"].loss)
+    assert 1e-7 < 10 ** fig.layout.yaxis.range[0] < 1e-4 < 0.5 < 10 ** fig.layout.yaxis.range[1]
+
+
+def test_what_the_excess_means_depends_on_the_images(result):
+    held_out, trained_on = evaluation_page(result), evaluation_page(replace(result, split="train"))
+    assert "60,000 training images" in words(held_out)
+    assert ("any training could gain" in held_out) != ("any training could gain" in trained_on)
 
 
 def test_no_two_lines_of_a_sweep_look_alike():
@@ -361,16 +396,19 @@ def test_island_holds_every_number(result):
 
 def test_what_is_no_number_is_a_dash(result):
     one = replace(result.results["unconditional"], bits_per_dim=float("nan"))
-    html = evaluation_page(replace(result, results={"unconditional": one}))
+    floors = {"unconditional": result.floors["unconditional"]}
+    html = evaluation_page(replace(result, results={"unconditional": one}, floors=floors))
     assert island(html)["evaluation"]["results"]["unconditional"]["bits_per_dim"] is None
     assert not re.search(r"\b(nan|inf|None)\b", words(html))
 
 
 def test_what_was_not_measured_is_left_out(result):
     one = replace(result.results["unconditional"], ode=None, exact_bits_per_dim=1.7654)
-    least = replace(result, results={"unconditional": one}, quality=None, sweep=None)
+    unmeasured = {"quality": None, "sweep": None, "floors": None}
+    least = replace(result, results={"unconditional": one}, **unmeasured)
     text = words(evaluation_page(least))
-    for title in ("Sample quality", "Quality by network evaluations", "Bound and ODE"):
+    titles = ("Sample quality", "Quality by network evaluations", "Bound and ODE", "Loss and floor")
+    for title in titles:
         assert title in words(evaluation_page(result)) and title not in text
     assert "the true density has 1.765." in text
     assert len(evaluation_tables(least)) == 4
@@ -436,7 +474,7 @@ def test_all_is_read_in_the_light_and_in_the_dark(view):
 
 
 def test_each_plot_is_saved_under_its_name(view):
-    for button, name in zip(view.locator(".save").all(), ["curves", "sweep"], strict=True):
+    for button, name in zip(view.locator(".save").all(), ["curves", "floor", "sweep"], strict=True):
         with view.expect_download() as download:
             button.click()
         assert download.value.suggested_filename == f"elbos-{name}.png"

@@ -5,10 +5,12 @@ how many evaluations, on which images, from which weights. Everything is measure
 into the run's `evaluation` folder, so that an interrupted evaluation resumes.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 
 from elbos.evaluation.config import EvaluationConfig
+from elbos.evaluation.floor import measure_floors
 from elbos.evaluation.likelihood import (
     NATS_PER_BIT,
     ROUND_LEVELS,
@@ -24,6 +26,7 @@ from elbos.evaluation.ode import measure_ode
 from elbos.evaluation.quality import Scorer, measure_quality, measure_sweep
 from elbos.evaluation.result import Evaluation, Likelihood, Protocol, Training
 from elbos.evaluation.samples import stored_samples
+from elbos.floor import Floor
 from elbos.likelihood import warn_if_unresolved
 from elbos.progress import Start, silent
 from elbos.training.data import Toy, to_unit
@@ -77,6 +80,7 @@ def evaluate(
         quality=quality,
         sweep=measure_sweep(scorer, config, sampling, start) if scorer and config.sweep else None,
         protocol=_protocol(run, config, len(images)),
+        floors=_floors(run, config, results, start) if config.floor else None,
     )
 
 
@@ -106,6 +110,13 @@ def _likelihood(
         weightings=check_theorem(measured, run.config.weighting),
         ode=measure_ode(run, condition, measured.bound.mean(1), config, start),
     )
+
+
+def _floors(
+    run: Run, config: EvaluationConfig, results: Mapping[str, Likelihood], start: Start
+) -> dict[str, Floor]:
+    levels = {name: one.curve.logsnr for name, one in results.items()}
+    return measure_floors(run, config, levels, start)
 
 
 def _exact_bits(run: Run, condition: ConditionedImages) -> float | None:

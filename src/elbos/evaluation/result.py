@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elbos.evaluation.scores import SampleQuality, Sweep
+from elbos.floor import Floor
 from elbos.records import from_json, to_json
 
 if TYPE_CHECKING:
@@ -192,6 +193,7 @@ class Evaluation:
         quality: Of samples, if measured.
         sweep: The same by sampler and evaluations, if measured.
         protocol: How the likelihood was measured.
+        floors: The least loss that the training images leave, for each condition, if computed.
     """
 
     run: str
@@ -205,6 +207,7 @@ class Evaluation:
     quality: SampleQuality | None
     sweep: Sweep | None
     protocol: Protocol
+    floors: Mapping[str, Floor] | None = None
 
     @classmethod
     def load(cls, path: Path | str) -> "Evaluation":

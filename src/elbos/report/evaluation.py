@@ -12,6 +12,7 @@ from elbos.evaluation.metrics import FRECHET_DISTANCE
 from elbos.evaluation.result import MAX_Z, Evaluation, Likelihood, TheoremCheck
 from elbos.evaluation.scores import SampleQuality, SampleSets, Scores, Sweep
 from elbos.report import evaluation_figures as figures
+from elbos.report.floor import floor_figure, floor_tables
 from elbos.report.html import document
 from elbos.report.numbers import count, fixed, number, plus_minus, setting, signed
 from elbos.report.tables import Cell, Column, Row, Table, settings
@@ -40,6 +41,7 @@ def evaluation_page(
         ode=next((one.ode for one in result.results.values() if one.ode), None),
         max_z=MAX_Z,
         figures=figures,
+        floor_figure=floor_figure,
         tables=_page_tables(result),
     )
 
@@ -51,6 +53,7 @@ def _page_tables(result: Evaluation) -> dict[str, Table | list[Table]]:
         "theorem": theorem_tables(result),
         "training": settings(asdict(result.trained)),
         "levels": [level_table(result, name) for name in ("curve", "elbo")],
+        "floors": floor_tables(result, _NUM_LEVELS),
         **({"quality": quality_table(result.quality)} if result.quality else {}),
         **({"sweep": sweep_table(result.sweep)} if result.sweep else {}),
     }
@@ -66,6 +69,9 @@ def evaluation_tables(result: Evaluation) -> list[Table]:
         "loss by noise level in nats/dim": level_table(result, "curve", 8),
     }
     tables = [replace(table, caption=caption) for caption, table in captions.items() if table.rows]
+    for table in floor_tables(result, 8):
+        name = f", {table.caption}" if len(result.results) > 1 else ""
+        tables.append(replace(table, caption=f"loss and floor in nats/dim{name}"))
     for table in theorem_tables(result):
         name = f", {table.caption}" if table.caption else ""
         tables.append(replace(table, caption=f"weighted loss and mixture of ELBOs{name}"))

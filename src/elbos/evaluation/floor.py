@@ -1,0 +1,97 @@
+"""The floor of a run's training images, at the noise levels of the run's loss.
+
+Computed part by part into the cache, where all runs on the same data find it: a floor knows nothing
+of networks. What it says of a run's loss depends on the images of that loss:
+
+- **Training images**: no denoiser is below the floor, in expectation over noise. The excess is what
+  the run did not learn of them.
+- **Held-out images**: none is below it either, on average over training sets, as the floor of
+  images drawn from a distribution is below the distribution's own (see `elbos.floor`). The excess
+  is the most that any training could gain there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from elbos.evaluation.config import EvaluationConfig
+from elbos.evaluation.stores import data_store
+from elbos.floor import NUM_NOISED, Floor, floor_losses
+from elbos.oracles import FiniteSet
+from elbos.progress import Start
+from elbos.runs.store import Part, Tensors
+from elbos.training.randomness import generator
+from elbos.training.run import Run
+
+
+def measure_floors(
+    run: Run, config: EvaluationConfig, levels: Mapping[str, tuple[float, ...]], start: Start
+) -> dict[str, Floor]:
+    """The floor for each condition.
+
+    Args:
+        run: The run.
+        config: How many training images are noised; the seed of noise and choice.
+        levels: The noise levels of each condition's loss curve. Given the label, images of the same
+            class alone are compared with.
+        start: Begins the progress of each.
+
+    Raises:
+        OSError: If parts cannot be kept.
+        ValueError: If more images are to be noised than there are.
+    """
+    train = run.dataset.train
+    num = len(train) if config.floor_images is None else config.floor_images
+    if num > len(train):
+        raise ValueError(
+            f"floor_images is {num}, and there are {len(train)} training images: give at most "
+            "so many."
+        )
+    labels = None if train.labels is None else train.labels.to(run.device)
+    data = FiniteSet(train.x.to(run.device), run.dataset.num_levels, labels)
+    return {
+        name: _Measurement(run, data, name, logsnr, num, config.seed).floor(start)
+        for name, logsnr in levels.items()
+    }
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """The loop over parts, whose randomness is keyed by (seed, part)."""
+
+    run: Run
+    data: FiniteSet
+    condition: str
+    logsnr: tuple[float, ...]
+    num: int
+    seed: int
+
+    def floor(self, start: Start) -> Floor:
+        rows = torch.randperm(len(self.data), generator=generator(self.seed))[: self.num]
+        key = {"condition": self.condition, "logsnr": self.logsnr, "num": self.num}
+        store = data_store(self.run, "floor", **key, seed=self.seed)
+        advance = start(f"floor, {self.condition.replace('_', ' ')}", self.num, "images")
+        parts = (
+            Part(f"{part:05d}", len(some), partial(self._part, part, some))
+            for part, some in enumerate(torch.split(rows, NUM_NOISED))
+        )
+        losses = store.concatenated(parts, advance)["loss"]
+        return Floor.from_losses(self._levels, losses, len(self.data))
+
+    @property
+    def _levels(self) -> Float64[Tensor, " m"]:
+        return torch.tensor(self.logsnr, dtype=torch.float64)
+
+    def _part(self, part: int, rows: Int[Tensor, " n"]) -> Tensors:
+        losses = floor_losses(
+            self.data,
+            rows,
+            self._levels,
+            given_label=self.condition == "given_label",
+            generator=generator(self.seed, part),
+        )
+        return {"loss": losses}
