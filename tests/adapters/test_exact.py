@@ -1,14 +1,17 @@
 """The exact denoiser in anybody's format is, adapted, the exact denoiser."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from stand_ins import LINEAR, SCALED, of_betas, of_edm, of_flow, of_log_sigma, of_sigma
 
 from elbos import adapters
+from elbos.likelihood import variational_bound
 from elbos.oracles import GaussianMixture
 from elbos.process import diffuse
+from elbos.schedules import Linear
 
 GAUSSIAN = GaussianMixture(
     weights=torch.ones(1).double(),
@@ -127,3 +130,48 @@ def test_batch_size_may_equal_the_width(name, randn):
     z, logsnr = randn(4, 4), torch.tensor([-4.0, -1.0, 2.0, 6.0]).double()
     for estimate, exact in zip(FORMATS[name](data)(z, logsnr), data(z, logsnr), strict=True):
         torch.testing.assert_close(estimate, exact, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["edm", "flow-0", "ddpm-epsilon"])
+def test_a_network_may_change_its_input(name, randn):
+    exact, changes = FORMATS[name](MIXTURE), FORMATS[name](MIXTURE)
+
+    def changing(z, timestep):
+        y = changes.network(z, timestep)
+        z.zero_()
+        return y
+
+    z, logsnr = randn(4, 3), torch.tensor([-4.0, -1.0, 2.0, 6.0]).double()
+    for estimate, same in zip(
+        replace(changes, network=changing)(z.clone(), logsnr), exact(z, logsnr), strict=True
+    ):
+        assert torch.equal(estimate, same)
+
+
+@pytest.mark.parametrize("name", ["edm", "flow-0", "ddpm-epsilon"])
+def test_a_network_gets_the_dtype_of_its_parameters(name, randn):
+    class InFloat32(torch.nn.Linear):
+        def forward(self, z, timestep):
+            return super().forward(z)
+
+    denoiser = replace(FORMATS[name](MIXTURE), network=InFloat32(3, 3))
+    x_hat, eps_hat = denoiser(randn(2, 3), torch.tensor([-1.0, 2.0]).double())
+    assert x_hat.dtype == eps_hat.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_bound_of_data_is_the_oracles(name, randn):
+    """From end to end of the range, where the guide says that a validation can go."""
+    denoiser = FORMATS[name](GAUSSIAN)
+    ends = {
+        "logsnr_min": max(denoiser.logsnr_min, -10.0),
+        "logsnr_max": min(denoiser.logsnr_max, 10.0),
+    }
+    x, _ = GAUSSIAN.sample(64, torch.Generator().manual_seed(0))
+    bounds = [
+        variational_bound(
+            one, x, Linear(**ends), num_levels=None, generator=torch.Generator().manual_seed(1)
+        )
+        for one in (denoiser, GAUSSIAN)
+    ]
+    torch.testing.assert_close(bounds[0].total, bounds[1].total, rtol=0, atol=1e-9)

@@ -61,7 +61,7 @@ class Levels(abc.ABC):
 
     def require(self, logsnr: Float[Tensor, " b"]) -> None:
         """Raise a ValueError if a noise level is outside of the steps."""
-        low, high = float(logsnr.min()), float(logsnr.max())
+        low, high = torch.stack(torch.aminmax(logsnr)).tolist()
         if not (low >= self.logsnr_min - _ROUNDING and high <= self.logsnr_max + _ROUNDING):
             raise ValueError(
                 f"log-SNR {high if high > self.logsnr_max else low:.4g} is outside of the "

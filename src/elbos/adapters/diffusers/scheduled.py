@@ -33,8 +33,19 @@ from elbos.conditions import Condition
 from elbos.parameterizations import Parameterization
 from elbos.process import align
 
-_TIMES_TO_ONE = ("AuraFlow", "Bria", "Chroma", "Flux", "LongCat", "Ovis", "QwenImage")
-_REVERSED_TIMES = ("Lumina2", "ZImage")
+# how the names of classes begin whose pipelines divide the timestep, or reverse it
+_TIMES_TO_ONE = (
+    "AuraFlow",
+    "BriaFibo2",
+    "Chroma",
+    "Flux",
+    "Krea2",
+    "LongCat",
+    "Ovis",
+    "PRX",
+    "Qwen",
+)
+_REVERSED_TIMES = ("Lumina", "ZImage")
 
 
 @dataclass(frozen=True, kw_only=True)
