@@ -16,12 +16,15 @@ from commands import elbos, runs, trained  # noqa: E402, F401, fixtures
 from comparing import folder, pictures, small  # noqa: E402, F401, fixtures
 
 
+@pytest.fixture(autouse=True)
+def checked_calls() -> None:
+    typecheck.begin_test()
+
+
 @pytest.fixture
 def unchecked():
     """The library as users call it: annotations are not checked in this test."""
     jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

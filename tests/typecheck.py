@@ -3,7 +3,8 @@ liberties.
 
 A check costs more than most functions that it checks. So a call is not checked if one that looks
 the same was right: the same function, arguments and result of the same types, tensors of the same
-shape and dtype, and the same text. All other calls are checked, in every test.
+shape and dtype, and the same text. Each test has thousands of calls that are looked at, which are
+all of most tests; what a loop calls hundreds of thousands of times is looked at first.
 """
 
 import collections
@@ -18,13 +19,13 @@ import numpy as np
 import torch
 from beartype import BeartypeConf, beartype
 
+NUM_CALLS = 5_000  # whose arguments and results are looked at, in each test
 NUM_CLOSURES = 3  # of one function inside another, in each process: each costs milliseconds
 NUM_ELEMENTS = 10  # of a container, that tell what it looks like
 MAX_LITERAL = 40  # characters: longer text is no literal of an annotation
-ARRAYS = (torch.Tensor, np.ndarray)
-CONTAINERS = (tuple, list, dict, set, frozenset)
 
 _beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
+_left = NUM_CALLS
 _closures: collections.Counter[types.CodeType] = collections.Counter()
 _jaxtyped = jaxtyping.jaxtyped
 
@@ -33,6 +34,13 @@ def install() -> None:
     """Check whatever is imported of elbos from now on."""
     jaxtyping.install_import_hook("elbos", "typecheck.check")
     jaxtyping.jaxtyped = jaxtyped
+
+
+def begin_test() -> None:
+    """A test has all of its checks again."""
+    global _left
+    _left = NUM_CALLS
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def check(function):
@@ -45,12 +53,20 @@ def check(function):
 
 def look(value):
     """What an annotation can tell of a value."""
-    if isinstance(value, ARRAYS):
-        return type(value), value.dtype, value.shape
-    if isinstance(value, CONTAINERS):
-        elements = value.items() if isinstance(value, dict) else value
-        return (type(value), *map(look, itertools.islice(elements, NUM_ELEMENTS)))
-    return value if isinstance(value, str) and len(value) < MAX_LITERAL else type(value)
+    return _look_of(type(value))(value)
+
+
+@functools.cache
+def _look_of(kind):
+    if issubclass(kind, (torch.Tensor, np.ndarray)):
+        return lambda array: (kind, array.dtype, array.shape)
+    if issubclass(kind, dict):
+        return lambda items: (kind, *map(look, itertools.islice(items.items(), NUM_ELEMENTS)))
+    if issubclass(kind, (tuple, list, set, frozenset)):
+        return lambda items: (kind, *map(look, itertools.islice(items, NUM_ELEMENTS)))
+    if issubclass(kind, str):
+        return lambda text: text if len(text) < MAX_LITERAL else kind
+    return lambda value: kind
 
 
 def jaxtyped(*, typechecker):
@@ -80,9 +96,11 @@ def _checked_once(function, typechecker):
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
-        if jaxtyping.config.jaxtyping_disable:
+        global _left
+        if _left == 0 or jaxtyping.config.jaxtyping_disable:
             return function(*args, **kwargs)
-        arguments = look(args), look(kwargs)
+        _left -= 1
+        arguments = look(args), look(kwargs) if kwargs else None
         if arguments not in seen:
             result = checked(*args, **kwargs)
         else:
