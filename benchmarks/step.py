@@ -142,11 +142,12 @@ def main() -> None:
     torch.manual_seed(0)
 
     batch = 1 if arguments.tiny else BATCH_SIZE
+    wide = (32, 64, 128) if arguments.tiny else (128, 256, 512)
     works = [
         ours(1 if arguments.tiny else PRESETS["fashion"].batch_size),
         theirs("diffusers course", (32, 64, 64), (False, True, True), batch),
         theirs("diffusers example", (32, 64, 128), (False, True, False), batch),
-        theirs("diffusers wide", (128, 256, 512), (False, True, False), min(batch, 16)),
+        theirs("diffusers wide", wide, (False, True, False), min(batch, 16)),
     ]
     matmuls = peaks(arguments.tiny)
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ TRAINING = [*NETWORK, "--num-images", "32", "--batch-size", "16", "--sampling.nu
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "timing")
 ARGUMENTS = {  # RUN is a trained one
     "audit": ["--tiny", "--seeds", "0", "--rounds", "1"],
-    "coverage": ["--num-tables", "4"],
+    "coverage": ["--num-tables", "1"],
     "digits": ["--tiny", "--runs", "runs", "--", *TRAINING],
     "evaluation": ["RUN", "--tiny", "--rounds", "1"],
     "likelihood": ["RUN", "--num-images", "150", "--num-repeats", "2"],

@@ -207,14 +207,19 @@ def test_low_precision_is_finite_and_close_over_the_whole_range(
             )
 
 
+@pytest.fixture(scope="module")
+def sampled_levels():
+    """Noise levels of the whole range under every schedule, and which it samples."""
+    levels = [(schedule, schedule.logsnr(WHOLE_RANGE)) for schedule in SCHEDULES]
+    return [(schedule, at, schedule.log_density(at) > NEVER) for schedule, at in levels]
+
+
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS, ids=repr)
 @pytest.mark.parametrize("weighting", WEIGHTINGS, ids=repr)
-def test_the_factor_of_the_error_fits_float32(weighting, parameterization):
+def test_the_factor_of_the_error_fits_float32(weighting, parameterization, sampled_levels):
     """With errors up to 100, under every schedule, over the whole range."""
-    for schedule in SCHEDULES:
-        logsnr = schedule.logsnr(WHOLE_RANGE)
+    for schedule, logsnr, is_sampled in sampled_levels:
         factor = objective(parameterization, weighting, schedule).coefficient(logsnr).float()
-        is_sampled = schedule.log_density(logsnr) > NEVER
         assert (100 * factor[is_sampled]).isfinite().all(), schedule
         assert (factor >= 0).all(), schedule
 
