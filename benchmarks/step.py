@@ -56,11 +56,10 @@ def training_step(
     network: nn.Module,
     forward: Callable[[Tensor], Tensor],
     batch_size: int,
-    optimizer_config: Optimizer = Optimizer(),  # noqa: B008, frozen: AdamW
+    optimizer: torch.optim.Optimizer,
 ) -> Work:
     """The step of `network`, whose output at `z` is `forward(z)`."""
     parameters = list(network.parameters())
-    optimizer = new_optimizer(network, optimizer_config)
     z, y = torch.randn(2, batch_size, *SHAPE)
 
     def differentiate() -> None:
@@ -96,7 +95,9 @@ def ours(batch_size: int) -> Work:
             y: Tensor = network(z, logsnr, cond)
             return y
 
-    return training_step("elbos", network, forward, batch_size, preset.optimizer)
+    dtype = torch.bfloat16 if is_bf16 else torch.float32  # of Muon's matrices, as in training
+    optimizer = new_optimizer(network, preset.optimizer, dtype)
+    return training_step("elbos", network, forward, batch_size, optimizer)
 
 
 def theirs(
@@ -112,7 +113,8 @@ def theirs(
         up_block_types=tuple("AttnUpBlock2D" if use else "UpBlock2D" for use in attention[::-1]),
     )
     time_step = torch.arange(batch_size)
-    return training_step(name, network, lambda z: network(z, time_step).sample, batch_size)
+    adamw = new_optimizer(network, Optimizer())
+    return training_step(name, network, lambda z: network(z, time_step).sample, batch_size, adamw)
 
 
 def outside_the_network(folder: Path) -> Work:
