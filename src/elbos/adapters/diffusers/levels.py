@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from elbos.adapters.diffusers.betas import CLASSES
+from elbos.adapters.diffusers.betas import CLASSES, Betas
 from elbos.adapters.diffusers.training import Config, flag, num_steps_of, number
 from elbos.audit import LossTable
 from elbos.parameterizations import EDM, V
@@ -129,35 +129,46 @@ def levels_of(config: Config, table: LossTable) -> Levels:
             "invert_sigmas is true, so that time runs from noise to data: use "
             "elbos.adapters.flow.denoiser(network, data_at=1, time_scale=...)."
         )
-    (step,) = torch.isfinite(table.logsnr).nonzero(as_tuple=True)
-    logsnr = table.logsnr[step]
-    if len(step) == 0:
-        raise ValueError(f"{config['_class_name']} has no step of both data and noise.")
-    low, high, num_steps = float(logsnr.min()), float(logsnr.max()), num_steps_of(config)
+    step = _noisy_steps(config, table)
+    logsnr, num_steps, kind = table.logsnr[step], num_steps_of(config), _betas(config)
+    low, high = float(logsnr.min()), float(logsnr.max())
     if isinstance(table.parameterization, EDM):
-        scale = table.parameterization.sigma_data
-        low, high = _logsnr(config, "sigma_max", low), _logsnr(config, "sigma_min", high)
-        return LogSigma(logsnr_min=low, logsnr_max=high, num_steps=num_steps, sigma_data=scale)
-    if _is_flow(config):
+        return _log_sigma(config, low, high, sigma_data=table.parameterization.sigma_data)
+    if kind is None or (kind.has_flow and flag(config, "use_flow_sigmas")):
         return FlowTime(logsnr_min=-math.inf, logsnr_max=high, num_steps=num_steps)
     if config.get("timestep_type") == "continuous" and table.parameterization == V():
-        low, high = _logsnr(config, "sigma_max", low), _logsnr(config, "sigma_min", high)
-        return LogSigma(logsnr_min=low, logsnr_max=high, num_steps=num_steps)
+        return _log_sigma(config, low, high, sigma_data=1.0)
     if not (logsnr.diff() < 0).all():
         last = int(step[int((logsnr.diff() >= 0).int().argmax())])
         raise ValueError(f"log-SNR does not fall from step {last} to {last + 1}: check the betas.")
     return Steps(logsnr_min=low, logsnr_max=high, num_steps=num_steps, step=step, logsnr=logsnr)
 
 
-def _is_flow(config: Config) -> bool:
-    name = str(config["_class_name"])
-    solvers = (one for kind, names in CLASSES if kind.has_flow for one in names.split())
-    is_flow_solver = name.removesuffix("Scheduler") in solvers and flag(config, "use_flow_sigmas")
-    return name.startswith("FlowMatch") or is_flow_solver
+def _betas(config: Config) -> Betas | None:
+    """The family of a scheduler with betas; None: it has none."""
+    name = config["_class_name"].removesuffix("Scheduler")
+    return next((kind for kind, names in CLASSES if name in names.split()), None)
 
 
-def _logsnr(config: Config, key: str, default: float) -> float:
-    """The log-SNR of a sigma in the configuration, where it names one."""
-    if config.get(key) is None:
-        return default
-    return -2 * math.log(number(config, key, 1.0, above=0))
+def _noisy_steps(config: Config, table: LossTable) -> Int[Tensor, " steps"]:
+    """The numbers of the steps that have both data and noise."""
+    kind, is_noisy = _betas(config), torch.isfinite(table.logsnr)
+    if kind and kind.last is not None and flag(config, "rescale_betas_zero_snr"):
+        is_noisy[-1] = False  # pure noise, also where a solver leaves a remainder of data
+    if not is_noisy.any():
+        raise ValueError(f"{config['_class_name']} has no step of both data and noise.")
+    return is_noisy.nonzero()[:, 0]
+
+
+def _log_sigma(config: Config, low: float, high: float, sigma_data: float) -> LogSigma:
+    """The levels between the configuration's sigmas, or those of the table if it names none."""
+    ends = [high, low]
+    for i, key in enumerate(("sigma_min", "sigma_max")):
+        if config.get(key) is not None:
+            ends[i] = -2 * math.log(number(config, key, 1.0, above=0))
+    return LogSigma(
+        logsnr_min=ends[1],
+        logsnr_max=ends[0],
+        num_steps=num_steps_of(config),
+        sigma_data=sigma_data,
+    )

@@ -107,10 +107,11 @@ class ScheduledDenoiser:
 
     def _output(self, z: Tensor, logsnr: Tensor, cond: Condition) -> Tensor:
         scaled = z * self.levels.input_scale(align(logsnr, z)).to(z)
-        timestep = self.timestep(logsnr).to(z.device)
+        timestep = self.timestep(logsnr)
         if not self.is_discrete:
             is_double = input_dtype(self.network, z) == torch.float64
             timestep = timestep.to(torch.float64 if is_double else torch.float32)
+        timestep = timestep.to(z.device)  # last: there are devices without float64
         named = cond if cond is None or isinstance(cond, Mapping) else {"class_labels": cond}
         if self.time_name is None:
             return output(self.network, scaled, timestep, cond=named)
