@@ -20,7 +20,8 @@ $(\epsilon\cdot d_j / \|d_j\|)^2 / 2$, half the square of a normal variable: not
 Two facts about it, both of which the tests check:
 
 - The area under it is an entropy, $\int \ell^* d\lambda = \ln n$ for $n$ different points (I-MMSE:
-  Guo, Shamai and Verdú, 2005): what a model saves at most by memorizing them.
+  Guo, Shamai and Verdú, 2005): what it takes to say which of them an image is, and all that a model
+  pays that has memorized them.
 - The floor of a random subset is below that of the set, on average. $\ell^*$ is, as a function of
   the distribution, an infimum over denoisers of losses that are linear in it, hence concave; the
   average of a random subset's distribution is the set's; and so Jensen's inequality says it. For
@@ -37,6 +38,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
+from torch.nn.functional import threshold
 
 from elbos.oracles import FiniteSet, GaussianMixture
 from elbos.process import alpha_sigma
@@ -45,6 +47,8 @@ from elbos.progress import Start, silent
 NUM_ROWS, NUM_COLUMNS = 512, 1024  # of a block of pairs: what a processor's cache holds
 NUM_NOISED = 1024  # points between two reports of progress
 NO_WEIGHT = -60.0  # least logit: e^-60 times the weight of the point itself is nothing
+NO_LOSS = 1e-15  # least loss but 0: what such weights leave is less
+ROUNDING = 1e-12  # of the squared norm: what two equal points are apart after rounding
 REACH, STEP = 9.0, 1 / 6  # of quadrature, in standard deviations
 
 
@@ -196,9 +200,10 @@ def _block(
         others = data.points(rows)
         x_others, eps_others = (torch.cat([x, eps]) @ others.mT).tensor_split(2)
         distance = norm[:, None] + others.square().sum(1) - 2 * x_others
-        _add(total, square, distance.float(), (eps_x[:, None] - eps_others).float(), logsnr)
-    losses: Tensor = logsnr.to(total).exp() / 4 * square / total / data.num_dims
-    return losses
+        distance = threshold(distance, ROUNDING * norm.max().item(), 0.0).float()
+        _add(total, square, distance, (eps_x[:, None] - eps_others).float(), logsnr)
+    losses = logsnr.to(total).exp() / 4 * square / total / data.num_dims
+    return threshold(losses, NO_LOSS, 0.0)
 
 
 def _add(
