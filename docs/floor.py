@@ -138,7 +138,10 @@ def print_table(floors: dict[str, Floor], others: dict[str, Tensor]) -> None:
     print("| log-SNR |", " | ".join([*floors, *others]), "|")
     print("|---" * (1 + len(floors) + len(others)) + "|")
     for i in range(0, len(LOGSNR), 6):
-        cells = [f"{one.loss[i]:.3g} ± {one.standard_error[i]:.1g}" for one in floors.values()]
+        cells = [
+            f"{one.loss[i]:.3g} ± {one.standard_error[i]:.1g}" if one.loss[i] > 1e-9 else "0"
+            for one in floors.values()
+        ]
         cells += [f"{loss[i].item():.3g}" for loss in others.values()]
         print(f"| {LOGSNR[i].item():.0f} |", " | ".join(cells), "|")
     for name, one in floors.items():

@@ -35,7 +35,8 @@ from elbos.evaluation.scores import (
 from elbos.floor import Floor
 from elbos.report.evaluation import evaluation_page, evaluation_tables, runs_table
 from elbos.report.evaluation_figures import curves_figure, sweep_figure, sweep_styles
-from elbos.report.floor import floor_figure
+from elbos.report.floor import floor_figure, settled
+from elbos.report.numbers import percent
 
 COMMAND = "elbos evaluate runs/fashion --quality"
 SAMPLERS = ("Ancestral", "DPMSolver", "Heun")
@@ -77,13 +78,13 @@ def curves(scale):
 
 
 def floor(scale):
-    """Of 60,000 images: at the clean end nothing."""
+    """Of 60,000 images: at the clean end nothing, and below -2 that of a tenth of them."""
     curve, _ = curves(scale)
+    pairs = list(zip(curve.logsnr, curve.nats_per_dim, strict=True))
     return Floor(
         logsnr=curve.logsnr,
-        loss=tuple(
-            loss * (level < 2) for level, loss in zip(curve.logsnr, curve.nats_per_dim, strict=True)
-        ),
+        loss=tuple(loss * (level < 2) for level, loss in pairs),
+        tenth=tuple(loss * (level < -2) for level, loss in pairs),
         standard_error=tuple(0.01 * loss for loss in curve.nats_per_dim),
         num_noised=10_000,
         num_points=60_000,
@@ -307,6 +308,24 @@ def test_the_floor_is_dashed_in_the_colour_of_its_loss(result):
     np.testing.assert_allclose(lines[2].y, losses)
     np.testing.assert_allclose(lines[3].y, result.floors["given_label"].loss)
     assert 1e-7 < 10 ** fig.layout.yaxis.range[0] < 1e-4 < 0.5 < 10 ** fig.layout.yaxis.range[1]
+
+
+def test_underfitting_is_the_excess_where_a_tenth_of_the_images_has_the_same_floor(result):
+    one, least = result.results["unconditional"], result.floors["unconditional"]
+    found = settled(one, least)
+    levels = np.array(one.curve.logsnr) < -2
+    loss, floor_loss = np.array(one.curve.nats_per_dim), np.array(least.loss)
+    assert found.logsnr == np.array(one.curve.logsnr)[levels][-1]
+    expected = loss[levels].sum() / floor_loss[levels].sum() - 1
+    assert found.excess == pytest.approx(expected, rel=1e-9)
+    errors = np.hypot(one.curve.standard_error, least.standard_error)
+    assert found.error == pytest.approx(errors[levels].sum() / floor_loss[levels].sum())
+    assert percent(found.excess) in words(evaluation_page(result))
+    assert settled(one, replace(least, tenth=None)) is None
+    nowhere = replace(least, tenth=tuple(0.5 * value for value in least.loss))
+    assert "Underfitting" not in evaluation_page(
+        replace(result, floors=dict.fromkeys(result.floors, nowhere))
+    )
 
 
 def test_what_the_excess_means_depends_on_the_images(result):

@@ -11,7 +11,7 @@ of networks. What it says of a run's loss depends on the images of that loss:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -22,7 +22,7 @@ from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.stores import data_store
 from elbos.floor import NUM_NOISED, Floor, floor_losses
 from elbos.oracles import FiniteSet
-from elbos.progress import Start
+from elbos.progress import Advance, Start
 from elbos.runs.store import Part, Tensors
 from elbos.training.randomness import generator
 from elbos.training.run import Run
@@ -71,24 +71,37 @@ class _Measurement:
     seed: int
 
     def floor(self, start: Start) -> Floor:
-        rows = torch.randperm(len(self.data), generator=generator(self.seed))[: self.num]
-        key = {"condition": self.condition, "logsnr": self.logsnr, "num": self.num}
-        store = data_store(self.run, "floor", **key, seed=self.seed)
-        advance = start(f"floor, {self.condition.replace('_', ' ')}", self.num, "images")
-        parts = (
-            Part(f"{part:05d}", len(some), partial(self._part, part, some))
-            for part, some in enumerate(torch.split(rows, NUM_NOISED))
-        )
-        losses = store.concatenated(parts, advance)["loss"]
-        return Floor.from_losses(self._levels, losses, len(self.data))
+        """The floor of all images, and that of a random tenth of them."""
+        order = torch.randperm(len(self.data), generator=generator(self.seed))
+        tenth = order[: max(2, len(order) // 10)]
+        labels = None if self.data.labels is None else self.data.labels[tenth]
+        few = FiniteSet(self.data.x[tenth], self.data.num_levels, labels)
+        few_rows = torch.arange(min(self.num, len(few)))
+        what = f"floor, {self.condition.replace('_', ' ')}"
+        advance = start(what, len(few_rows) + self.num, "images")
+        few_losses = self._losses("tenth", few, few_rows, advance)
+        losses = self._losses("all", self.data, order[: self.num], advance)
+        floor = Floor.from_losses(self._levels, losses, len(self.data))
+        return replace(floor, tenth=tuple(few_losses.mean(0).tolist()))
 
     @property
     def _levels(self) -> Float64[Tensor, " m"]:
         return torch.tensor(self.logsnr, dtype=torch.float64)
 
-    def _part(self, part: int, rows: Int[Tensor, " n"]) -> Tensors:
+    def _losses(
+        self, name: str, data: FiniteSet, rows: Int[Tensor, " n"], advance: Advance
+    ) -> Float64[Tensor, "n m"]:
+        key = {"condition": self.condition, "logsnr": self.logsnr, "num": self.num}
+        store = data_store(self.run, "floor", **key, seed=self.seed)
+        parts = (
+            Part(f"{name}-{part:05d}", len(some), partial(self._part, data, part, some))
+            for part, some in enumerate(torch.split(rows, NUM_NOISED))
+        )
+        return store.concatenated(parts, advance)["loss"]
+
+    def _part(self, data: FiniteSet, part: int, rows: Int[Tensor, " n"]) -> Tensors:
         losses = floor_losses(
-            self.data,
+            data,
             rows,
             self._levels,
             given_label=self.condition == "given_label",

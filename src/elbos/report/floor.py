@@ -1,6 +1,7 @@
 """The loss of an evaluation beside the floor of the training images, as table and figure."""
 
 import math
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -35,6 +36,32 @@ def _table(one: Likelihood, floor: Floor, name: str, num_rows: int) -> Table:
         rows.append((fixed(curve.logsnr[i], 2), *cells))
     heads = ["log-SNR", "loss", "floor", "loss − floor"]
     return Table([Column(head) for head in heads], rows, name)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a loss is above its floor, where a tenth of the training images has the same floor.
+
+    Attributes:
+        logsnr: Up to this noise level.
+        excess: The area between loss and floor over that under the floor.
+        error: Its standard error at most: as if the errors at all noise levels were one.
+    """
+
+    logsnr: float
+    excess: float
+    error: float
+
+
+def settled(one: Likelihood, floor: Floor) -> Settled | None:
+    """The excess where the floor is settled, or None if it is so at no noise level."""
+    if not (num := floor.num_settled):
+        return None
+    area = sum(floor.loss[:num])
+    pairs = zip(one.curve.standard_error[:num], floor.standard_error[:num], strict=True)
+    error = sum(math.hypot(*pair) for pair in pairs) / area
+    excess = sum(one.curve.nats_per_dim[:num]) / area - 1
+    return Settled(floor.logsnr[num - 1], excess, error)
 
 
 def floor_figure(result: Evaluation) -> Figure:
