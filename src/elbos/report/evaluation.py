@@ -70,9 +70,8 @@ def evaluation_tables(result: Evaluation) -> list[Table]:
         "loss by noise level in nats/dim": level_table(result, "curve", 8),
     }
     tables = [replace(table, caption=caption) for caption, table in captions.items() if table.rows]
-    for table in floor_tables(result, 8):
-        name = f", {table.caption}" if len(result.results) > 1 else ""
-        tables.append(replace(table, caption=f"loss and floor in nats/dim{name}"))
+    for_floor = "loss and floor in nats/dim, "
+    tables += [replace(t, caption=for_floor + t.caption) for t in floor_tables(result, 8)]
     for table in theorem_tables(result):
         name = f", {table.caption}" if table.caption else ""
         tables.append(replace(table, caption=f"weighted loss and mixture of ELBOs{name}"))

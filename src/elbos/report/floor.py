@@ -11,7 +11,7 @@ from elbos.evaluation.result import Evaluation, Likelihood
 from elbos.floor import Floor
 from elbos.report.evaluation_figures import swatches
 from elbos.report.figures import Panel, area, log_axis, logsnr_axis, stacked
-from elbos.report.numbers import fixed, plus_minus
+from elbos.report.numbers import fixed, percent, plus_minus
 from elbos.report.tables import Column, Table
 
 LEAST = 1e-6  # of the largest loss: floors fall to nothing, and the figure ends here
@@ -35,6 +35,9 @@ def _table(one: Likelihood, floor: Floor, name: str, num_rows: int) -> Table:
         cells = (plus_minus(loss, error), plus_minus(least, least_error), excess)
         rows.append((fixed(curve.logsnr[i], 2), *cells))
     heads = ["log-SNR", "loss", "floor", "loss − floor"]
+    if found := settled(one, floor):
+        name += f"; {percent(found.excess)} ± {percent(found.error)} above it in noise"
+        name += f" up to log-SNR {fixed(found.logsnr, 1)}"
     return Table([Column(head) for head in heads], rows, name)
 
 
