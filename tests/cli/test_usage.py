@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from commands import Elbos, assert_one_line, snapshot
+from commands import Elbos, Result, assert_one_line, snapshot
 
 from elbos import cli
 from elbos.cli import app
@@ -222,16 +222,23 @@ HINTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def pages() -> dict[str, Result]:
+    """The pages of help that were shown, by their commands."""
+    return {}
+
+
 @pytest.mark.usefixtures("runs")
 @pytest.mark.parametrize("words", HINTS)
 def test_a_mistake_is_told_what_was_meant_and_where_it_is_explained(
-    elbos: Elbos, words: str
+    elbos: Elbos, words: str, pages: dict[str, Result]
 ) -> None:
     result = elbos(*words.split())
     assert_one_line(result, *HINTS[words])
     assert len(result.err) < 300  # no list of everything
     for command in re.findall(r"`elbos ([^`]*)`", result.err):  # what it points to is there
-        page = elbos(*shlex.split(command))
+        page = pages.get(command) or elbos(*shlex.split(command))
+        pages[command] = page
         assert page.status == 0
         if elsewhere := re.search(r"no option (\S+) here", result.err):
             assert elsewhere[1] in page.out
