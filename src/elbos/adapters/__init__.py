@@ -15,6 +15,13 @@ modules are imported when they are first used.
 
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from elbos.adapters import diffusers as diffusers
+    from elbos.adapters import edm as edm
+    from elbos.adapters import flow as flow
+    from elbos.adapters import trainers as trainers
 
 _MODULES = ("diffusers", "edm", "flow", "lightning", "trainers", "transformers")
 
