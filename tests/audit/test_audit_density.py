@@ -310,7 +310,7 @@ def test_the_probabilities_of_steps_are_read_off_the_random_number():
 def rises_of(levels, log_weight_over_p):
     grid, density = estimate(levels)
     exact = Curve(log_weight_over_p(grid), np.zeros((len(grid), len(grid))), 0.0, False)
-    return Estimate(20_000, grid, density, exact, exact, []).rising
+    return Estimate(20_000, grid, density, exact, exact, [], is_variance_preserving=False).rising
 
 
 def test_noise_is_not_called_a_rise():
