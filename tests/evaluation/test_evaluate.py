@@ -218,7 +218,7 @@ def test_a_metric_of_ones_own_is_found_everywhere(settings: dict[str, Any]) -> N
 @pytest.mark.usefixtures("few")
 def test_the_guide_evaluates_a_run() -> None:
     guide = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
-    (code,) = re.findall(r"```py\n(.*?)```", guide, re.DOTALL)
+    code, *_ = re.findall(r"```py\n(.*?)```", guide, re.DOTALL)
     few = "num_images=20, num_samples=20, extractor=mine)"
     code = re.sub(r"num_images=\d+, num_samples=\d+\)", few, code).replace("runs/fashion", "digits")
     measuring, reading = code.split("from elbos")
