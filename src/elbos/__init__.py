@@ -13,11 +13,13 @@ The modules; each imports only from its own group or those before it:
 | `extrema`, `weightings`, `tabulated` | $w(\lambda)$, and where it rises |
 | `recipes`, `analysis` | published recipes; monotone or not, the mixture of ELBOs, the theorem |
 | `conditions`, `denoiser` | what a network is conditioned on; network + parameterization |
+| `items` | samples by number, from a tensor or a dataset |
 | `oracles`, `objective` | data for which everything is known; the weighted loss |
 | `floor` | the least loss that data leave to any denoiser |
 | `samplers`, `likelihood`, `networks` | from a denoiser to samples and to bits per dimension |
 | `codec` | objects as JSON, as text and as labels, and back |
 | `audit`, `adapters` | the weighting of somebody else's loss, measured; other people's formats |
+| `validation` | the ELBO of any denoiser on held-out data, in anybody's training loop |
 | `runs` | what is on disk: directories, checkpoints, configurations |
 | `training`, `evaluation` | a run: trained; how good it is |
 | `comparison` | objectives against each other: many runs, paired |
@@ -42,12 +44,14 @@ if TYPE_CHECKING:
     from elbos import recipes as recipes
     from elbos import samplers as samplers
     from elbos import schedules as schedules
+    from elbos import validation as validation
     from elbos import weightings as weightings
     from elbos.comparison.compare import compare as compare
     from elbos.denoiser import Denoiser as Denoiser
     from elbos.objective import Objective as Objective
     from elbos.training.fit import fit as fit
     from elbos.training.run import Run as Run
+    from elbos.validation.validator import Validator as Validator
 
 __version__ = "0.1.0"
 
@@ -55,12 +59,14 @@ _FROM = {
     "Denoiser": "denoiser",
     "Objective": "objective",
     "Run": "training.run",
+    "Validator": "validation.validator",
     "compare": "comparison.compare",
     "fit": "training.fit",
 }
 _MODULES = (
     *("adapters", "adaptive", "analysis", "audit", "floor", "likelihood", "networks"),
-    *("oracles", "parameterizations", "process", "recipes", "samplers", "schedules", "weightings"),
+    *("oracles", "parameterizations", "process", "recipes", "samplers", "schedules"),
+    *("validation", "weightings"),
 )
 __all__ = ["__version__", *_FROM, *_MODULES]
 

@@ -124,15 +124,20 @@ class Denoiser:
         ValueError: When called, if the network does not return one tensor of the shape of `z`.
     """
 
-    network: Any  # an nn.Module, or any other `Network`
+    network: Network
     parameterization: Parameterization
 
     def __call__(
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
+        return self.parameterization.split(self.output(z, logsnr, cond), z, logsnr)
+
+    def output(
+        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
+    ) -> Float[Tensor, "b *d"]:
+        """The network's output $y$, in the precision of `z`; errors as when called."""
         own = z.clone()  # the network may change it in place
-        y = network_output(self.network, own, logsnr.expand(len(z)), cond)
-        return self.parameterization.split(y.to(z.dtype), z, logsnr)
+        return network_output(self.network, own, logsnr.expand(len(z)), cond).to(z.dtype)
 
 
 @dataclass(frozen=True)

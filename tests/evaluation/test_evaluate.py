@@ -17,7 +17,7 @@ from commands import Elbos, assert_one_line
 from torch import Tensor
 
 from elbos import files
-from elbos.evaluation import Evaluation, OdeConfig, likelihood, quality
+from elbos.evaluation import Evaluation, OdeConfig, quality
 from elbos.evaluation.features import Module
 from elbos.evaluation.metrics import (
     FRECHET_DISTANCE,
@@ -30,12 +30,13 @@ from elbos.evaluation.metrics import (
 from elbos.evaluation.result import Training
 from elbos.evaluation.samples import NotFiniteError
 from elbos.evaluation.stores import run_store
-from elbos.likelihood.measurements import NUM_BINS
 from elbos.progress import silent
 from elbos.report.evaluation import evaluation_page, evaluation_tables
 from elbos.schedules import EDMSampling
 from elbos.training.data import Split
 from elbos.training.run import Run
+from elbos.validation import validator
+from elbos.validation.measurements import NUM_BINS
 
 FEW = ["--num-images", "20", "--num-pilot-images", "10", "--ode.num-images", "3"]
 LIKELIHOOD = [*FEW[:4], "--ode.num-images", "0", "--num-samples", "0"]
@@ -135,10 +136,10 @@ def test_the_grid_is_the_one_that_was_sampled(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("num", [1, 5, 37, 38, 39, 500])
 def test_each_bin_of_the_pilot_has_25_losses(num: int) -> None:
-    levels = likelihood.num_pilot_levels(num)
+    levels = validator.num_pilot_times(num)
     assert num * levels >= 25 * NUM_BINS
     assert levels == 32 or (levels > 32 and num * (levels - 1) < 25 * NUM_BINS)
-    assert likelihood.num_pilot_levels(likelihood.MIN_PILOT_IMAGES) == 32
+    assert validator.num_pilot_times(validator.MIN_PILOT_SAMPLES) == 32
 
 
 def test_rounds_go_on_until_the_target(settings: dict[str, Any]) -> None:
@@ -252,7 +253,7 @@ def test_a_second_time_nothing_is_computed(
     first, computed = told()
     monkeypatch.setattr(Run, "sample_batches", fail)
     monkeypatch.setattr(quality, "scores", fail)
-    monkeypatch.setattr(likelihood, "losses_at", fail)
+    monkeypatch.setattr(validator, "eps_loss", fail)
     second, read = told()
     assert second == first
     assert computed.keys() == read.keys()
@@ -378,10 +379,10 @@ def test_losses_that_are_not_finite_are_refused(
 ) -> None:
     """With a target, too, which they would never reach."""
 
-    def losses_at(denoiser: Any, x: Tensor, logsnr: Tensor, **_: Any) -> Tensor:
+    def eps_loss(denoiser: Any, x: Tensor, logsnr: Tensor, **_: Any) -> Tensor:
         return torch.full(logsnr.shape, math.nan)
 
-    monkeypatch.setattr(likelihood, "losses_at", losses_at)
+    monkeypatch.setattr(validator, "eps_loss", eps_loss)
     with pytest.raises(ValueError, match="1200 of 1200"):
         Run("digits").evaluate(**settings, target_se=0.1)
 

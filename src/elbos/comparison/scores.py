@@ -17,13 +17,7 @@ from elbos.codec import digest, encode
 from elbos.comparison.experiment import Scoring
 from elbos.comparison.objective_result import Density, LearningCurve, LevelCurve
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
-from elbos.evaluation.likelihood import (
-    MIN_PILOT_IMAGES,
-    chosen_images,
-    conditions,
-    measure,
-    summary,
-)
+from elbos.evaluation.likelihood import chosen_images, conditions, measure, summary
 from elbos.evaluation.metrics import BITS_PER_DIM, SAMPLE_METRICS, Metric, leading_distance
 from elbos.evaluation.quality import Scorer
 from elbos.evaluation.samples import stored_samples
@@ -36,6 +30,7 @@ from elbos.training.data import to_unit
 from elbos.training.machine import machine
 from elbos.training.pictures import png
 from elbos.training.run import Run
+from elbos.validation.validator import MIN_PILOT_SAMPLES
 from elbos.weightings import Weighting
 
 NUM_SHOWN = 20
@@ -141,7 +136,7 @@ def measure_scores(
         OSError: If the scores cannot be written.
     """
     scores = RunScores(
-        num_parameters=sum(p.numel() for p in run.denoiser.network.parameters()),
+        num_parameters=sum(p.numel() for p in run.network.parameters()),
         data=run.dataset.fingerprint()["name"],
         precision=run.config.precision,
         machine=machine(run.device),
@@ -162,7 +157,7 @@ def _likelihood(
     """The bound, the loss under each weighting, and both curves."""
     config = EvaluationConfig(
         num_images=min(scoring.num_images, len(run.dataset.test)),
-        num_pilot_images=max(MIN_PILOT_IMAGES, min(scoring.num_images // 8, MAX_PILOT)),
+        num_pilot_images=max(MIN_PILOT_SAMPLES, min(scoring.num_images // 8, MAX_PILOT)),
         ode=OdeConfig(num_images=0),
         num_samples=0,
         seed=run.config.seed,
@@ -177,8 +172,7 @@ def _likelihood(
         "bits_per_dim": bound.bits_per_dim,
         "standard_error": bound.standard_error,
         "losses": {
-            name: measured.rounds.integral(weighting).mean().item()
-            for name, weighting in weightings.items()
+            name: measured.rounds.weighted(weighting).mean for name, weighting in weightings.items()
         },
         "elbo": LevelCurve(logsnr=bound.elbo.logsnr, nats_per_dim=bound.elbo.nats_per_dim),
         "curve": LevelCurve(logsnr=bound.curve.logsnr, nats_per_dim=bound.curve.nats_per_dim),

@@ -12,14 +12,11 @@ from importlib.metadata import version
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.floor import measure_floors
 from elbos.evaluation.likelihood import (
-    NATS_PER_BIT,
-    ROUND_LEVELS,
     ConditionedImages,
     check_theorem,
     chosen_images,
     conditions,
     measure,
-    num_pilot_levels,
     summary,
 )
 from elbos.evaluation.ode import measure_ode
@@ -27,13 +24,14 @@ from elbos.evaluation.quality import Scorer, measure_quality, measure_sweep
 from elbos.evaluation.result import Evaluation, Likelihood, Protocol, Training
 from elbos.evaluation.samples import stored_samples
 from elbos.floor import Floor
-from elbos.likelihood import warn_if_unresolved
 from elbos.progress import Start, silent
 from elbos.training.data import Toy, to_unit
 from elbos.training.pictures import png
 from elbos.training.run import Run
 from elbos.training.sampling import Sampling
 from elbos.training.state import require_guidable
+from elbos.validation.result import NATS_PER_BIT
+from elbos.validation.validator import ROUND_TIMES, num_pilot_times
 
 NUM_SHOWN = 100
 
@@ -59,7 +57,6 @@ def evaluate(
     """
     config, sampling = config or EvaluationConfig(), sampling or run.config.sampling
     require_guidable(run.config, run.data, sampling)
-    warn_if_unresolved(run.config.schedule.logsnr_max, run.data.num_levels)
     sampling.logsnrs(run.config.schedule)  # raises if there are none
     images = chosen_images(run, config)
     scorer = _scorer(run, config, start)  # first: its files may be missing
@@ -108,7 +105,7 @@ def _likelihood(
         summary(measured, config.target_se),
         exact_bits_per_dim=_exact_bits(run, condition),
         weightings=check_theorem(measured, run.config.weighting),
-        ode=measure_ode(run, condition, measured.bound.mean(1), config, start),
+        ode=measure_ode(run, condition, measured.rounds.bound.mean(1), config, start),
     )
 
 
@@ -134,7 +131,7 @@ def _training(run: Run) -> Training:
         schedule=repr(config.schedule),
         parameterization=repr(config.parameterization),
         network=repr(config.network),
-        num_parameters=sum(p.numel() for p in run.denoiser.network.parameters()),
+        num_parameters=sum(p.numel() for p in run.network.parameters()),
         optimizer=repr(config.optimizer),
         images_seen=run.step * config.batch_size,
         batch_size=config.batch_size,
@@ -154,8 +151,8 @@ def _protocol(run: Run, config: EvaluationConfig, num_images: int) -> Protocol:
         logsnr_min=run.config.schedule.logsnr_min,
         logsnr_max=run.config.schedule.logsnr_max,
         num_pilot_images=num_pilot,
-        num_pilot_levels=num_pilot_levels(num_pilot),
-        num_round_levels=ROUND_LEVELS,
+        num_pilot_levels=num_pilot_times(num_pilot),
+        num_round_levels=ROUND_TIMES,
         precision=run.config.precision,
         seed=config.seed,
         device=run.device.type,

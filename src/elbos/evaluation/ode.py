@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.conditions import to_device
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
-from elbos.evaluation.likelihood import NATS_PER_BIT, ConditionedImages
+from elbos.evaluation.likelihood import ConditionedImages
 from elbos.evaluation.result import OdeLikelihood
 from elbos.evaluation.stores import run_store
 from elbos.likelihood.flow import Dequantize, flow_likelihood, truncated_normal, uniform
@@ -20,6 +21,7 @@ from elbos.progress import Start
 from elbos.runs.store import Part, Tensors
 from elbos.training.randomness import generator
 from elbos.training.run import Run
+from elbos.validation.result import NATS_PER_BIT
 
 KEY = 2**32 - 1  # of its randomness; rounds count from 0
 BATCH_SIZE = 50  # steps are shared over a batch: its worst image decides how many
@@ -77,10 +79,10 @@ def measure_ode(
 def _solve(
     run: Run, condition: ConditionedImages, images: slice, ode: OdeConfig, g: torch.Generator
 ) -> Tensors:
-    x, cond = condition.batch(run, images)
+    x, cond = condition.batch(torch.arange(len(condition))[images])
     found = flow_likelihood(
         run.denoiser,
-        x,
+        x.to(run.device),
         logsnr_min=run.config.schedule.logsnr_min,
         logsnr_max=run.config.schedule.logsnr_max,
         num_levels=run.dataset.num_levels,
@@ -88,7 +90,7 @@ def _solve(
         use_exact_trace=ode.trace == "exact",
         rtol=ode.tolerance,
         atol=ode.tolerance,
-        cond=cond,
+        cond=to_device(cond, run.device),
         generator=g,
     )
     return {"nats": found.nats, "num_evaluations": torch.tensor([found.num_evaluations])}

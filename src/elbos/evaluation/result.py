@@ -9,29 +9,13 @@ from typing import TYPE_CHECKING, Any
 from elbos.evaluation.scores import SampleQuality, Sweep
 from elbos.floor import Floor
 from elbos.records import from_json, to_json
+from elbos.validation import Curve
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 MAX_Z = 4.0
 """The largest z score that is put down to chance: one in 16,000 is larger."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """Estimates at many noise levels, in nats per dimension.
-
-    Attributes:
-        logsnr: The noise levels.
-        nats_per_dim: The estimates.
-        standard_error: As estimates of the mean over all images there could be.
-        measurement_error: As estimates of the mean over the images that were measured.
-    """
-
-    logsnr: tuple[float, ...]
-    nats_per_dim: tuple[float, ...]
-    standard_error: tuple[float, ...]
-    measurement_error: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,39 +16,22 @@ Everything is per image and in nats per dimension; bits per dimension are that o
 | file | what it does |
 |---|---|
 | `terms` | the loss at a noise level, the prior's and the decoder's |
-| `bound` | the variational bound of each image, and bits per dimension |
-| `measurements` | losses at many noise levels, from which any integral follows, precisely |
 | `flow` | the ODE likelihood |
+
+The bound of a data set is measured by `elbos.Validator`.
 
 References:
     Kingma et al. (2021), https://arxiv.org/abs/2107.00630
 """
 
-from elbos.likelihood.bound import Bound, variational_bound
 from elbos.likelihood.flow import FlowLikelihood, flow_likelihood
-from elbos.likelihood.measurements import (
-    Curve,
-    Estimate,
-    Measurements,
-    fit,
-    losses_at,
-    stratified_times,
-)
 from elbos.likelihood.terms import decoder_loss, eps_loss, prior_loss, warn_if_unresolved
 
 __all__ = [
-    "Bound",
-    "Curve",
-    "Estimate",
     "FlowLikelihood",
-    "Measurements",
     "decoder_loss",
     "eps_loss",
-    "fit",
     "flow_likelihood",
-    "losses_at",
     "prior_loss",
-    "stratified_times",
-    "variational_bound",
     "warn_if_unresolved",
 ]

@@ -33,16 +33,18 @@ def eps_loss(
     logsnr: Float[Tensor, " b"],
     *,
     cond: Condition = None,
+    eps: Float[Tensor, "b *d"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, " b"]:
-    r"""The loss at given noise levels, $\tfrac12\|\hat\epsilon - \epsilon\|^2$ with fresh noise;
-    nats per dimension.
+    r"""The loss at given noise levels, $\tfrac12\|\hat\epsilon - \epsilon\|^2$; nats per
+    dimension.
 
     Args:
         denoiser: Estimates the noise.
         x: Data.
         logsnr: One level per sample.
         cond: What the denoiser is conditioned on.
+        eps: The noise. Default: it is drawn.
         generator: Source of the noise, on the CPU.
 
     Returns:
@@ -51,7 +53,8 @@ def eps_loss(
     Raises:
         ValueError: If the denoiser returns no pair of estimates.
     """
-    eps = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device)
+    if eps is None:
+        eps = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device)
     _, eps_hat = estimate(denoiser, diffuse(x, eps, logsnr), logsnr, cond)
     return 0.5 * (eps_hat - eps).square().flatten(1).mean(1)
 
@@ -73,6 +76,7 @@ def decoder_loss(
     logsnr_max: float,
     num_levels: int | None,
     *,
+    eps: Float[Tensor, "b *d"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, " b"]:
     r"""$-\log p(x \mid z_{\lambda_\max})$, nats per dimension: for one draw of $z$ if the data are
@@ -87,6 +91,7 @@ def decoder_loss(
         logsnr_max: $\lambda_\max$. For discrete data it has to resolve the values: VDM uses 13.3
             for 256.
         num_levels: $K$, or None for continuous data.
+        eps: The noise. Default: it is drawn.
         generator: Source of the noise, on the CPU.
 
     Raises:
@@ -96,7 +101,8 @@ def decoder_loss(
         return torch.full_like(x.flatten(1)[:, 0], 0.5 * (1 - logsnr_max + math.log(2 * math.pi)))
     require_levels(x, num_levels)
     x = at_least_single(x)
-    eps = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device)
+    if eps is None:
+        eps = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device)
     spacing = 2 / (num_levels - 1) * math.exp(logsnr_max / 2)
     reach = min(num_levels - 1, math.ceil(DECODER_REACH / spacing))
     steps = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)

@@ -10,7 +10,7 @@ for each sampler, the Fréchet distance of its samples.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import cycle
 from typing import Any
@@ -19,10 +19,11 @@ import numpy as np
 from plotly.graph_objects import Figure, Scatter
 
 from elbos.evaluation.metrics import FRECHET_DISTANCE
-from elbos.evaluation.result import Curve, Evaluation
+from elbos.evaluation.result import Evaluation
 from elbos.evaluation.scores import Sweep, SweepPoint
 from elbos.report.colors import COLORS, DASHES, Swatch
 from elbos.report.figures import Panel, area, log_axis, logsnr_axis, stacked
+from elbos.validation import Curve, Validation
 
 BASELINE = Swatch(COLORS[-1], "dash")
 """How real data are drawn."""
@@ -36,18 +37,27 @@ def swatches(result: Evaluation) -> dict[str, Swatch]:
 
 def curves_figure(result: Evaluation) -> Figure:
     """The loss by noise level, above the ELBO of noisy data, with two standard errors."""
+    found = zip(swatches(result), result.results.values(), strict=True)
+    return _by_level({name: (one.curve, one.elbo) for name, one in found})
+
+
+def validation_figure(results: Mapping[str, Validation]) -> Figure:
+    """The loss by noise level of named validations, above the ELBO of noisy data."""
+    return _by_level({name: (one.by_level, one.elbo_by_level) for name, one in results.items()})
+
+
+def _by_level(curves: Mapping[str, tuple[Curve, Curve]]) -> Figure:
     losses, elbos = [], []
-    found = zip(swatches(result).items(), result.results.values(), strict=True)
-    for (name, swatch), likelihood in found:
-        losses += _curve(likelihood.curve, "loss", name, swatch.color)
-        elbos += _curve(likelihood.elbo, "ELBO", name, swatch.color)
+    for (name, (loss, elbo)), color in zip(curves.items(), cycle(COLORS), strict=False):
+        losses += _curve(loss, "loss", name, color)
+        elbos += _curve(elbo, "ELBO", name, color)
     panels = [
         Panel("<b>Loss</b> in nats/dim, ±2 standard errors", 260, losses, {"rangemode": "tozero"}),
         Panel("<b>ELBO of noisy data</b>, as a loss", 260, elbos, {"rangemode": "tozero"}),
     ]
-    levels = [level for one in result.results.values() for level in one.elbo.logsnr]
+    levels = [level for _, elbo in curves.values() for level in elbo.logsnr]
     axis = logsnr_axis(min(levels), max(levels))
-    return stacked(panels, axis, has_legend=len(result.results) > 1)
+    return stacked(panels, axis, has_legend=len(curves) > 1)
 
 
 def _curve(curve: Curve, symbol: str, name: str, color: str) -> list[Scatter]:

@@ -18,19 +18,20 @@ from elbos.codec import decode, difference, encode
 from elbos.conditions import Condition, require_length
 from elbos.denoiser import Denoiser
 from elbos.errors import explained, suggestion
-from elbos.likelihood import Bound
+from elbos.items import Items, first_item
 from elbos.progress import Start, silent
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
 from elbos.samplers import Sampler
 from elbos.training.config import Config, run_config
-from elbos.training.data import Dataset, DataSpec, Items, Samples, digest_of, null_digest
+from elbos.training.data import Dataset, DataSpec, Samples, digest_of, null_digest
 from elbos.training.machine import autocast, new_accelerator
 from elbos.training.network import OwnNetwork
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling, sample
 from elbos.training.state import build_network, require_guidable, uses_labels
-from elbos.training.validation import bound_of
+from elbos.training.validation import BATCH_SIZE, Chosen
+from elbos.validation import Validation, Validator
 
 if TYPE_CHECKING:
     from elbos.evaluation import Evaluation
@@ -209,43 +210,44 @@ class Run:
         return torch.arange(num) % self.data.num_classes
 
     def likelihood(
-        self, dataset: Any, *, num_samples: int | None = None, num_times: int = 8, seed: int = 0
-    ) -> Bound:
+        self,
+        dataset: Any,
+        *,
+        num_samples: int | None = None,
+        num_evaluations: int = 8,
+        seed: int = 0,
+    ) -> Validation:
         """The bound on the negative log-likelihood of data: `.bits_per_dim`, `.standard_error`.
 
         Args:
             dataset: `dataset[i]` is `x` or `(x, cond)`, as in training; a tensor will do.
-            num_samples: The number of samples, chosen by the seed; two or more. Default: all.
-            num_times: Function evaluations per sample.
+            num_samples: The number of samples, chosen by the seed. Default: all.
+            num_evaluations: Function evaluations per sample, a multiple of 4.
             seed: Seed of the choice, the noise and the noise levels.
 
         Raises:
-            ValueError: If there are fewer than two samples, or no evaluations, or samples have
-                another shape than in training.
+            ValueError: If there are no samples, or they have another shape than in training.
         """
-        require_positive(num_times=num_times)
+        if num_samples is not None:
+            require_positive(num_samples=num_samples)
         source = Items(dataset, is_bounded=False)
-        num = len(source) if num_samples is None else min(num_samples, len(source))
-        if num < 2:
-            raise ValueError(f"there are {num} samples to measure: give two or more.")
-        shape = tuple(source.batch(torch.zeros(1, dtype=torch.int64))[0].shape[1:])
+        shape = tuple(first_item(source)[0].shape[1:])
         if shape != tuple(self.data.shape):
             raise ValueError(
                 f"samples have shape {shape}, those of the training {tuple(self.data.shape)}: "
                 "give data of that shape."
             )
+        rows = torch.randperm(len(source), generator=generator(seed))[:num_samples]
+        validator = Validator(
+            Chosen(source, rows, use_cond=True),
+            num_levels=self.data.num_levels,
+            logsnr_min=self.config.schedule.logsnr_min,
+            logsnr_max=self.config.schedule.logsnr_max,
+            num_evaluations=num_evaluations,
+            seed=seed,
+        )
         with self.autocast():
-            return bound_of(
-                self.denoiser,
-                source,
-                torch.randperm(len(source), generator=generator(seed))[:num],
-                self.config.schedule,
-                num_levels=self.data.num_levels,
-                num_times=num_times,
-                use_cond=True,
-                device=self.device,
-                seed=seed,
-            )
+            return validator(self.denoiser, batch_size=BATCH_SIZE, device=self.device)
 
     def evaluate(
         self, *, sampling: Sampling | None = None, start: Start = silent, **settings: Any

@@ -39,7 +39,7 @@ from elbos.training.network import OwnNetwork
 from elbos.training.randomness import Draw, draw
 from elbos.training.run import averaged_weights
 from elbos.training.state import new_state, require_guidable
-from elbos.training.validation import require_measurable, sample_grid, validation_bound
+from elbos.training.validation import require_measurable, sample_grid, validate
 
 NUM_TRIED = 4  # samples
 
@@ -243,15 +243,16 @@ class Trainer:
         config, device = self.config, self.accelerator.device
         denoiser, values = Denoiser(self.state.ema.network, config.parameterization), {}
         with autocast(config, device):
-            bound = validation_bound(denoiser, config, self.data, device)
+            found = validate(denoiser, config, self.data, device)
             grid = sample_grid(denoiser, config, self.data, device)
         if grid is not None:
             self.run.samples.mkdir(exist_ok=True)
             files.write(self.run.samples / f"{self.state.step:08d}.png", grid)
-        if bound is not None:
-            values["val_nats"] = bound.total.mean().item()
-            if len(bound.total) > 1:
-                values["val_nats_se"] = bound.standard_error * math.log(2)
+        if found is not None:
+            nats = found.nats
+            values["val_nats"] = nats.mean
+            if nats.num > 1:
+                values["val_nats_se"] = nats.standard_error
         return values
 
     def save(self) -> None:

@@ -1,34 +1,56 @@
 """Validation during training: a bound on held-out data, and a grid of samples."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from elbos.conditions import to_device
 from elbos.denoiser import Denoise
-from elbos.likelihood import Bound, variational_bound
-from elbos.schedules import Linear, Schedule
 from elbos.training.config import Config
-from elbos.training.data import Samples, Source
+from elbos.training.data import Batch, Samples, Source
 from elbos.training.pictures import is_drawable, png
 from elbos.training.randomness import generator
 from elbos.training.sampling import sample
 from elbos.training.state import uses_labels
+from elbos.validation import Validation, Validator
 
-BATCH_SIZE = 250  # part of the protocol: noise is keyed by batch
+BATCH_SIZE = 250
 NUM_VALIDATION_IMAGES = 500
 NUM_VALIDATION_TIMES = 4
 NUM_GRID_IMAGES = 64
 
 
-def validation_bound(
+@dataclass(frozen=True)
+class Chosen:
+    """Some samples of a source, with or without what they are conditioned on."""
+
+    source: Source
+    rows: Int64[Tensor, " n"]
+    use_cond: bool
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
+        """The samples of these numbers among those chosen."""
+        x, cond = self.source.batch(self.rows[rows])
+        return x, cond if self.use_cond else None
+
+
+def validate(
     denoiser: Denoise, config: Config, data: Samples, device: torch.device
-) -> Bound | None:
-    """The bound of 500 validation samples, the same each time; None if there are no such data."""
+) -> Validation | None:
+    """The validation on 500 held-out samples, always the same; None if there are none."""
     if data.validation is None:
         return None
     rows = _validation_rows(data.validation)
-    return _bound(denoiser, config, data, rows, device, num_times=NUM_VALIDATION_TIMES)
+    with _unwarned():
+        validator = _validator(config, data, data.validation, rows)
+        return validator(denoiser, batch_size=BATCH_SIZE, device=device)
 
 
 def require_measurable(
@@ -38,32 +60,35 @@ def require_measurable(
     if data.validation is not None:
         grid = torch.arange(NUM_GRID_IMAGES) % len(data.validation)
         rows = torch.cat([_validation_rows(data.validation), grid])
-        _bound(denoiser, config, data, rows, device, num_times=1)
+        with _unwarned():
+            _validator(config, data, data.validation, rows).pilot(
+                denoiser, num_samples=len(rows), num_times=1, batch_size=BATCH_SIZE, device=device
+            )
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without warnings: of the noise levels the trainer has warned once, and a network that has
+    hardly been trained may ignore its time.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _validation_rows(source: Source) -> Int64[Tensor, " n"]:
     return torch.randperm(len(source), generator=generator(0))[:NUM_VALIDATION_IMAGES]
 
 
-def _bound(
-    denoiser: Denoise,
-    config: Config,
-    data: Samples,
-    rows: Int64[Tensor, " n"],
-    device: torch.device,
-    *,
-    num_times: int,
-) -> Bound:
-    assert data.validation is not None
-    return bound_of(
-        denoiser,
-        data.validation,
-        rows,
-        config.schedule,
+def _validator(
+    config: Config, data: Samples, source: Source, rows: Int64[Tensor, " n"]
+) -> Validator:
+    return Validator(
+        Chosen(source, rows, config.use_labels),
         num_levels=data.spec.num_levels,
-        num_times=num_times,
-        use_cond=config.use_labels,
-        device=device,
+        logsnr_min=config.schedule.logsnr_min,
+        logsnr_max=config.schedule.logsnr_max,
+        num_evaluations=NUM_VALIDATION_TIMES,
     )
 
 
@@ -94,46 +119,3 @@ def sample_grid(
         null_cond=data.null_cond,
     )
     return png(torch.cat(list(samples)))
-
-
-def bound_of(
-    denoiser: Denoise,
-    source: Source,
-    rows: Int64[Tensor, " n"],
-    trained: Schedule,
-    *,
-    num_levels: int | None,
-    num_times: int,
-    use_cond: bool,
-    device: torch.device,
-    seed: int = 0,
-) -> Bound:
-    """The bound of each sample; the randomness of a batch depends on the seed and its number alone.
-
-    Args:
-        denoiser: Estimates the noise.
-        source: Samples.
-        rows: Numbers of those that are measured.
-        trained: The schedule of the training; its ends are those of the noise levels.
-        num_levels: Number of pixel values, or None for continuous data.
-        num_times: Function evaluations per sample.
-        use_cond: Whether the denoiser is given the samples' condition.
-        device: Where the denoiser is.
-        seed: Seed of noise and noise levels.
-    """
-    bounds = []
-    for batch, some in enumerate(torch.split(rows, BATCH_SIZE)):
-        x, cond = source.batch(some)
-        bound = variational_bound(
-            denoiser,
-            x.to(device),
-            Linear(logsnr_min=trained.logsnr_min, logsnr_max=trained.logsnr_max),
-            num_levels=num_levels,
-            num_times=num_times,
-            cond=to_device(cond, device) if use_cond else None,
-            generator=generator(seed, batch),
-        )
-        bounds.append(
-            Bound(*(term.cpu() for term in (bound.decoder, bound.diffusion, bound.prior)))
-        )
-    return Bound.cat(bounds)

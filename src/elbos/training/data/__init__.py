@@ -6,13 +6,12 @@ changes. Or the user gives a dataset in Python (`given`). The order of the train
 function of (seed, step): see `batches`.
 """
 
+from elbos.items import Batch, Items, Source
 from elbos.training.data.batches import Batches, batch_indices, epoch_order
 from elbos.training.data.dataset import (
-    Batch,
     Dataset,
     DataSpec,
     Samples,
-    Source,
     Split,
     digest_of,
     to_levels,
@@ -22,7 +21,7 @@ from elbos.training.data.dataset import (
 from elbos.training.data.digits import Digits
 from elbos.training.data.fashion import Fashion
 from elbos.training.data.folder import Folder
-from elbos.training.data.given import Given, GivenData, Items, null_digest
+from elbos.training.data.given import Given, GivenData, null_digest
 from elbos.training.data.toy import Toy
 
 KnownData = Digits | Fashion | Folder | Toy

@@ -16,7 +16,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from elbos.training.data.dataset import Batch, Source
+from elbos.items import Batch, Source
 from elbos.training.randomness import generator
 
 

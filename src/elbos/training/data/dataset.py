@@ -18,18 +18,7 @@ from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
 from elbos.conditions import Condition
-
-Batch = tuple[Tensor, Condition]
-"""Data in [-1, 1], `[b, ...]`, and what they are conditioned on, or None."""
-
-
-class Source(Protocol):
-    """Samples by number, for a network."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """The samples of these numbers."""
+from elbos.items import Batch, Source
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,30 @@
+r"""Validation: the ELBO of any denoiser on held-out data, at every noise level, with its error.
+
+$$-\log p(x) \le \text{decoder}
+  + \int_{\lambda_\min}^{\lambda_\max} \tfrac12\,\mathbb E\|\hat\epsilon - \epsilon\|^2\,d\lambda
+  + \text{prior}.$$
+
+The loss of a training depends on its weighting, noise schedule and prediction type; this number
+does not. Under any weighting that never rises, the weighted loss is an average of ELBOs, so that
+every level of it means something, too.
+
+| file | what it holds |
+|---|---|
+| `draws` | noise levels and noise of each sample, by (seed, round, index) |
+| `estimate` | a mean over samples, and its errors |
+| `measurements` | losses at noise levels, any integral of them, and what makes it precise |
+| `result` | `Validation`: the bound of each sample, by noise level, by class, and differences |
+| `processes` | the work shared among processes |
+| `validator` | `Validator` |
+
+References:
+    Kingma et al. (2021), https://arxiv.org/abs/2107.00630
+    Kingma & Gao (2023), https://arxiv.org/abs/2303.00848
+"""
+
+from elbos.validation.estimate import Estimate
+from elbos.validation.measurements import ControlVariate, Measurements, fit
+from elbos.validation.result import Curve, Validation
+from elbos.validation.validator import Validator
+
+__all__ = ["ControlVariate", "Curve", "Estimate", "Measurements", "Validation", "Validator", "fit"]

@@ -1,0 +1,89 @@
+"""A mean over samples, and how well it is known."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from scipy.stats import t as student
+from torch import Tensor
+
+# Measurement errors of these shares of the sampling error add 3 % and 0.1 % to the standard error:
+# little, and nothing that would be worth hundreds of rounds.
+LITTLE, NOTHING = 0.25, 0.05
+
+
+@dataclass(frozen=True)
+class Estimate:
+    r"""A mean over samples, and how well it is known.
+
+    Attributes:
+        mean: The estimate.
+        standard_error: As an estimate of the mean over all samples there could be: it counts that
+            these are some of them, and the noise and noise levels.
+        measurement_error: As an estimate of the mean over these samples: noise and noise levels
+            alone. NaN from a single round.
+        num: Samples.
+    """
+
+    mean: float
+    standard_error: float
+    measurement_error: float
+    num: int
+
+    @classmethod
+    def from_rounds(cls, values: Float[Tensor, "n r"]) -> "Estimate":
+        r"""The mean over the estimates of each of $n \ge 2$ samples in each of $r$ rounds.
+
+        Samples are given in the order of their noise levels, which are a lattice over all of them:
+        what the levels contribute is nearly the same for two neighbours, and nearly nothing to the
+        mean. So errors follow from the differences of neighbours,
+        $\tfrac1{2n}\overline{(v_{i+1} - v_i)^2}$, as for any systematic sample.
+
+        References:
+            Wolter (2007), Introduction to Variance Estimation, section 8.2
+        """
+        num, num_rounds = values.shape
+        per_sample = values.mean(1)
+        within = torch.tensor(math.nan)
+        if num_rounds > 1:
+            among_rounds = (values - per_sample[:, None]).diff(dim=0).square().mean() / 2
+            within = among_rounds / (num_rounds - 1)
+        total = per_sample.diff().square().mean() / 2
+        return cls(
+            mean=per_sample.mean().item(),
+            standard_error=math.sqrt(total.item() / num),
+            measurement_error=math.sqrt(within.item() / num),
+            num=num,
+        )
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % confidence interval of the mean over all samples there could be: Student's, with
+        two thirds of the degrees of freedom, since neighbours share a sample.
+        """
+        reach = student.ppf(0.975, max(1.0, 2 * (self.num - 1) / 3)) * self.standard_error
+        return self.mean - reach, self.mean + reach
+
+    @property
+    def sampling_error(self) -> float:
+        """The standard error that remains if these samples are measured without error."""
+        return math.sqrt(max(self.standard_error**2 - self.measurement_error**2, 0.0))
+
+    def is_enough(self, target: float | None) -> bool:
+        """Whether the standard error is `target`, or would not be after more rounds on these
+        samples.
+        """
+        if target is None or self.standard_error <= target:
+            return True
+        share = LITTLE if self.sampling_error > target else NOTHING
+        return self.measurement_error < share * self.sampling_error
+
+    def __truediv__(self, divisor: float) -> "Estimate":
+        """The estimate in other units."""
+        return Estimate(
+            self.mean / divisor,
+            self.standard_error / divisor,
+            self.measurement_error / divisor,
+            self.num,
+        )

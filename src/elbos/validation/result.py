@@ -1,0 +1,185 @@
+"""The result of a validation: the losses of every sample, and whatever follows from them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from elbos.validation.estimate import Estimate
+from elbos.validation.measurements import NUM_BINS, Measurements
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+NATS_PER_BIT = math.log(2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Estimates at many noise levels, in nats per dimension.
+
+    Attributes:
+        logsnr: The noise levels.
+        nats_per_dim: The estimates.
+        standard_error: As estimates of the mean over all images there could be.
+        measurement_error: As estimates of the mean over the images that were measured.
+    """
+
+    logsnr: tuple[float, ...]
+    nats_per_dim: tuple[float, ...]
+    standard_error: tuple[float, ...]
+    measurement_error: tuple[float, ...]
+
+    @classmethod
+    def from_estimates(cls, logsnr: Float[Tensor, " k"], estimates: list[Estimate]) -> "Curve":
+        """The curve of an estimate at each noise level."""
+        return cls(
+            logsnr=tuple(logsnr.tolist()),
+            nats_per_dim=tuple(one.mean for one in estimates),
+            standard_error=tuple(one.standard_error for one in estimates),
+            measurement_error=tuple(one.measurement_error for one in estimates),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    r"""The variational bound of each sample of a set, its terms, and its integrand.
+
+    $$-\log p(x) \le \text{decoder} + \int \ell(\lambda)\,d\lambda + \text{prior}.$$
+
+    Attributes:
+        measurements: The losses $\ell$ at noise levels of each sample.
+        prior: KL divergence from the prior; nats per dimension.
+        decoder: Loss of the decoder in each round; nats per dimension.
+        num_levels: $K$ of discrete data. None: of continuous data the bound is one on a density, in
+            the units of the data; of latents it is known up to a constant, and differences count.
+        labels: The class of each sample, if that is what the network was told.
+    """
+
+    measurements: Measurements
+    prior: Float[Tensor, " n"]
+    decoder: Float[Tensor, "n r"]
+    num_levels: int | None
+    labels: Int64[Tensor, " n"] | None = None
+
+    @property
+    def diffusion(self) -> Float[Tensor, "n r"]:
+        """The diffusion term of the bound of each sample in each round; nats per dimension."""
+        return self.measurements.integral(torch.ones_like)
+
+    @property
+    def bound(self) -> Float[Tensor, "n r"]:
+        """The bound on the negative log-likelihood of each sample in each round; nats per
+        dimension.
+        """
+        return self.diffusion + self.decoder + self.prior[:, None]
+
+    @property
+    def nats(self) -> Estimate:
+        """The bound, in nats per dimension."""
+        return self.measurements.estimate(self.bound)
+
+    @property
+    def bits(self) -> Estimate:
+        """The bound, in bits per dimension."""
+        return self.nats / NATS_PER_BIT
+
+    @property
+    def bits_per_dim(self) -> float:
+        """The bound, in bits per dimension."""
+        return self.bits.mean
+
+    @property
+    def standard_error(self) -> float:
+        """The standard error of `bits_per_dim`, over samples, noise and noise levels."""
+        return self.bits.standard_error
+
+    @property
+    def num_evaluations(self) -> int:
+        """Function evaluations, each of one sample."""
+        return self.measurements.loss.numel()
+
+    @property
+    def by_level(self) -> Curve:
+        """The loss by noise level, in 48 bins of log-SNR."""
+        found, edges = self.measurements, self._edges
+        middle, width = (edges[1:] + edges[:-1]) / 2, (edges[1] - edges[0]).item()
+        losses = [found.estimate(found.curve(level, width)) for level in middle.tolist()]
+        return Curve.from_estimates(middle, losses)
+
+    @property
+    def elbo_by_level(self) -> Curve:
+        """The loss of the ELBO of data noised to each of 49 levels."""
+        found = self.measurements
+        elbos = [found.estimate(found.elbo(level, self.prior)) for level in self._edges.tolist()]
+        return Curve.from_estimates(self._edges, elbos)
+
+    @property
+    def _edges(self) -> Float[Tensor, " k"]:
+        schedule = self.measurements.schedule
+        return torch.linspace(
+            schedule.logsnr_min, schedule.logsnr_max, NUM_BINS + 1, dtype=torch.float64
+        )
+
+    def weighted(self, weighting: Callable[[Tensor], Tensor]) -> Estimate:
+        r"""The weighted loss $\int w\,\ell\,d\lambda$ between the ends; nats per dimension.
+
+        Args:
+            weighting: $w$, such as `elbos.weightings.Sigmoid(k=2.0)`.
+        """
+        return self.measurements.estimate(self.measurements.integral(weighting))
+
+    def subset(self, index: Int64[Tensor, " k"] | Bool[Tensor, " n"]) -> "Validation":
+        """The validation of some of the samples, by their numbers or a mask.
+
+        Raises:
+            ValueError: If they are fewer than two.
+        """
+        rows = torch.arange(len(self.prior))[index]
+        if len(rows) < 2:
+            raise ValueError(f"a subset of {len(rows)} samples has no standard error: give two.")
+        return replace(
+            self,
+            measurements=self.measurements.at(rows),
+            prior=self.prior[rows],
+            decoder=self.decoder[rows],
+            labels=None if self.labels is None else self.labels[rows],
+        )
+
+    def by_class(self) -> dict[int, Estimate]:
+        """The bound of the samples of each class, in bits per dimension.
+
+        Raises:
+            ValueError: If the data have no class labels, or a class has a single sample.
+        """
+        if self.labels is None:
+            raise ValueError("the data have no class labels: validate (x, label), label a number.")
+        labels = sorted(set(self.labels.tolist()))
+        return {label: self.subset(self.labels == label).bits for label in labels}
+
+    def difference(self, other: "Validation") -> Estimate:
+        """The bound of `self` less that of another, sample by sample on the same noise, in bits per
+        dimension: most of what scatters is common to both.
+
+        Raises:
+            ValueError: If they are of other samples, or other draws.
+        """
+        own, others = self.measurements, other.measurements
+        if own.logsnr.shape != others.logsnr.shape or not torch.equal(own.logsnr, others.logsnr):
+            raise ValueError(
+                "the two validations have other noise levels: compare those of one Validator, "
+                "with as many rounds."
+            )
+        if not torch.allclose(self.prior, other.prior, rtol=1e-4, atol=1e-12):
+            raise ValueError("the two validations are of other samples: give the same data.")
+        return own.estimate((self.bound - other.bound) / NATS_PER_BIT)
+
+    def plot(self) -> "Figure":
+        """The loss by noise level, above the ELBO of noisy data."""
+        from elbos.report.evaluation_figures import validation_figure
+
+        return validation_figure({"loss": self})

@@ -1,0 +1,395 @@
+"""The ELBO of any denoiser on a held-out set, in anybody's training loop."""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, replace
+from functools import cached_property, partial
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from elbos.checks import require_positive
+from elbos.conditions import Condition, cond_at, require_length, to_device
+from elbos.denoiser import Denoise, Denoiser
+from elbos.items import Items, Source, first_item
+from elbos.likelihood import decoder_loss, eps_loss, prior_loss, warn_if_unresolved
+from elbos.progress import Start, silent
+from elbos.schedules import Linear, Schedule
+from elbos.validation.draws import PILOT, Draws
+from elbos.validation.estimate import Estimate
+from elbos.validation.measurements import NUM_BINS, ControlVariate, Measurements, fit
+from elbos.validation.processes import share, summed
+from elbos.validation.result import NATS_PER_BIT, Validation
+
+Tensors = dict[str, Tensor]
+
+ROUND_TIMES = 4  # of a sample
+MAX_ROUNDS = 1000  # with a target that few samples, all alike, come near to for ever
+MIN_PILOT_TIMES = 32  # of a sample
+MIN_LOSSES_PER_BIN = 25  # of the pilot: fewer say little about the scatter of losses there
+MIN_PILOT_SAMPLES = math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / MIN_PILOT_TIMES)
+
+
+@runtime_checkable
+class Parts(Protocol):
+    """Where finished parts of a validation are kept, such as `elbos.runs.store.Store`."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
+        """The part of this name, computed if it is not there."""
+
+
+class _NothingKept:
+    def __contains__(self, name: str) -> bool:
+        return False
+
+    def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
+        del name
+        return compute()
+
+
+@dataclass(frozen=True)
+class Validator:
+    r"""A held-out set, with the noise levels and the noise at which denoisers are measured on it.
+
+    Called with a denoiser, it measures the variational bound of every sample,
+
+    $$-\log p(x) \le \text{decoder} + \int_{\lambda_\min}^{\lambda_\max}
+      \tfrac12\,\mathbb E\|\hat\epsilon - \epsilon\|^2\,d\lambda + \text{prior},$$
+
+    without bias, at stratified noise levels. Levels and noise of a sample are a function of the
+    seed and its index: the result does not depend on the batch size, the device or the number of
+    processes, and two denoisers are compared on the same draws (`Validation.difference`).
+
+    Attributes:
+        data: In [-1, 1] or latents: a tensor `[n, ...]` or a dataset, `data[i]` is `x` or
+            `(x, cond)`, without augmentation. Of a single sample the standard error is NaN.
+        num_levels: $K$, if the data are discrete, $2k/(K-1) - 1$. Default: continuous data.
+        logsnr_min: $\lambda_\min$. Default: -10, where the prior's loss is below 1e-4 bits/dim.
+        logsnr_max: $\lambda_\max$. Default: 13.3, VDM's for 8-bit images. What a denoiser of a
+            table of steps was trained for may end before: give its end.
+        num_evaluations: Function evaluations of each sample, a multiple of 4. Default: 8.
+        seed: Of noise and noise levels.
+        schedule: What the levels are drawn from; it changes errors, not the mean. Default: uniform
+            in log-SNR. `tuned` has a better one.
+        control: The control variate, which changes errors, not the mean. Default: none.
+
+    Raises:
+        ValueError: If the ends are no interval, numbers are out of range, or there is no sample.
+
+    Examples:
+        >>> from elbos import oracles
+        >>> one = torch.ones(1)
+        >>> denoiser = oracles.GaussianMixture(one, torch.zeros(1, 2), one)
+        >>> x, _ = denoiser.sample(1000)
+        >>> result = Validator(x)(denoiser)
+        >>> abs(result.bits_per_dim - 2.047) < 4 * result.standard_error  # the entropy of N(0, 1)
+        True
+
+    References:
+        Kingma et al. (2021), https://arxiv.org/abs/2107.00630
+    """
+
+    data: Any
+    _: KW_ONLY
+    num_levels: int | None = None
+    logsnr_min: float = -10.0
+    logsnr_max: float = 13.3
+    num_evaluations: int = 2 * ROUND_TIMES
+    seed: int = 0
+    schedule: Schedule | None = None
+    control: ControlVariate | None = None
+
+    def __post_init__(self) -> None:
+        require_positive(num_evaluations=self.num_evaluations)
+        if self.num_evaluations % ROUND_TIMES:
+            raise ValueError(
+                f"num_evaluations is {self.num_evaluations}: give a multiple of {ROUND_TIMES}."
+            )
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
+        self._even  # noqa: B018, raises if the ends are no interval
+        ends = self._schedule.logsnr_min, self._schedule.logsnr_max
+        if ends != (self.logsnr_min, self.logsnr_max):
+            raise ValueError(
+                f"the schedule's log-SNRs are in {list(ends)}, the validator's in "
+                f"{[self.logsnr_min, self.logsnr_max]}: give both the same ends."
+            )
+        if isinstance(self._source, Items):
+            first_item(self._source)
+        warn_if_unresolved(self.logsnr_max, self.num_levels)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @cached_property
+    def _source(self) -> Source:
+        if isinstance(self.data, Source):
+            return self.data
+        is_double = isinstance(self.data, Tensor) and self.data.dtype == torch.float64
+        dtype = torch.float64 if is_double else torch.float32
+        return Items(self.data, is_bounded=False, dtype=dtype)
+
+    @cached_property
+    def _even(self) -> Linear:
+        return Linear(logsnr_min=self.logsnr_min, logsnr_max=self.logsnr_max)
+
+    @property
+    def _schedule(self) -> Schedule:
+        return self.schedule or self._even
+
+    @cached_property
+    def _draws(self) -> Draws:
+        return Draws(self.seed, len(self))
+
+    def __call__(
+        self,
+        denoiser: Denoise,
+        *,
+        cond: Condition = None,
+        batch_size: int = 64,
+        target_se: float | None = None,
+        is_shared: bool = False,
+        device: torch.device | str | None = None,
+        parts: Parts | None = None,
+        start: Start = silent,
+    ) -> Validation:
+        """The validation of a denoiser, without gradients; modules are in evaluation mode
+        meanwhile.
+
+        Args:
+            denoiser: Estimates data and noise, such as `elbos.Denoiser(network, V())` or what
+                `elbos.adapters` make of other people's networks.
+            cond: The condition of all samples, `[n, ...]`. Default: that in the data.
+            batch_size: Function evaluations at once.
+            target_se: A standard error, in bits/dim, until which more rounds of 4 evaluations are
+                made; or until more would not help, since the samples' own scatter is larger.
+            is_shared: Whether all processes of `torch.distributed` make this call and share its
+                work; they get the same result. Default: every process that calls does all of it.
+            device: Where the denoiser is. Default: where its parameters are, or the CPU.
+            parts: Where finished parts are kept, so that the same call resumes. Default: nowhere.
+            start: Begins the progress. Default: none is shown.
+
+        Raises:
+            ValueError: If a loss is not finite, the denoiser returns no pair of estimates like the
+                data, discrete data have other values, or `cond` is not of all samples.
+        """
+        require_length(cond, len(self))
+        settings = _Settings(cond, batch_size, is_shared, _device(denoiser, device), parts, start)
+        target = None if target_se is None else target_se * NATS_PER_BIT
+        rows = torch.arange(len(self))
+        rounds: list[Tensors] = []
+        with _evaluating(denoiser):
+            self._warn_if_blind(denoiser, settings)
+            while True:
+                number = len(rounds)
+                rounds.append(self._round(denoiser, settings, rows, number, ROUND_TIMES))
+                result = self._result(rounds)
+                if len(rounds) * ROUND_TIMES < self.num_evaluations:
+                    continue
+                if len(rounds) >= MAX_ROUNDS or result.nats.is_enough(target):
+                    return result
+
+    def pilot(
+        self,
+        denoiser: Denoise,
+        *,
+        num_samples: int = 500,
+        num_times: int | None = None,
+        cond: Condition = None,
+        batch_size: int = 64,
+        is_shared: bool = False,
+        device: torch.device | str | None = None,
+        parts: Parts | None = None,
+        start: Start = silent,
+    ) -> Measurements:
+        """The losses of some samples on noise of their own, at 32 levels or more, uniform in
+        log-SNR: what `tuned` needs.
+
+        Args:
+            denoiser: Estimates data and noise.
+            num_samples: Samples, the first. Default: 500, as many evaluations as 8 of 2,000.
+            num_times: Noise levels of each. Default: 32, or as many more as few samples take.
+            cond: The condition of all samples, `[n, ...]`.
+            batch_size: Function evaluations at once.
+            is_shared: Whether the processes share the work.
+            device: Where the denoiser is.
+            parts: Where finished parts are kept.
+            start: Begins the progress.
+        """
+        rows = torch.arange(min(num_samples, len(self)))
+        num_times = num_times or num_pilot_times(len(rows))
+        settings = _Settings(cond, batch_size, is_shared, _device(denoiser, device), parts, start)
+        with _evaluating(denoiser):
+            even = replace(self, schedule=None, control=None)
+            found = even._round(denoiser, settings, rows, PILOT, num_times)
+        return Measurements(self._even, found["logsnr"][:, None], found["loss"][:, None])
+
+    def tuned(self, pilot: Measurements) -> "Validator":
+        """The validator with the density and the control variate that suit such losses best: it
+        needs fewer evaluations for the same error, of every denoiser that is compared by it.
+        """
+        schedule, control = fit(pilot)
+        return replace(self, schedule=schedule, control=control)
+
+    def compare(self, first: Validation, second: Validation) -> Estimate:
+        """The bound of the first less that of the second (`Validation.difference`)."""
+        return first.difference(second)
+
+    def _round(
+        self,
+        denoiser: Denoise,
+        settings: "_Settings",
+        rows: Int64[Tensor, " n"],
+        number: int,
+        num_times: int,
+    ) -> Tensors:
+        """The losses of these samples in a round, and its levels; float64, on the CPU."""
+        name = "pilot" if number == PILOT else f"round-{number + 1}"
+        advance = settings.start(name.replace("-", " "), len(rows) * num_times, "evaluations")
+        blocks = torch.split(rows, max(1, settings.batch_size // num_times))
+        found: list[tuple[Tensor, Tensors]] = []
+        for i, is_own in share(len(blocks), settings.is_shared):
+            part = f"{name}-{i:05d}"
+            compute = partial(self._block, denoiser, settings, blocks[i], number, num_times)
+            is_kept = part in settings.kept
+            tensors = settings.kept.part(part, compute)
+            kept = slice(None if is_own else 0)
+            found.append((blocks[i][kept], {key: value[kept] for key, value in tensors.items()}))
+            advance(len(blocks[i]) * num_times, is_kept)
+        merged = summed(found, len(rows), settings.is_shared, settings.device)
+        merged["logsnr"] = self._logsnr(rows, number, num_times)
+        _require_finite(merged["loss"], merged["logsnr"])
+        return merged
+
+    def _logsnr(
+        self, rows: Int64[Tensor, " b"], number: int, num_times: int
+    ) -> Float[Tensor, "b m"]:
+        return self._schedule.logsnr(self._draws.times(rows, number, num_times))
+
+    @torch.no_grad()
+    def _block(
+        self,
+        denoiser: Denoise,
+        settings: "_Settings",
+        rows: Int64[Tensor, " b"],
+        number: int,
+        num_times: int,
+    ) -> Tensors:
+        """The losses of some samples in a round."""
+        x, cond = self._source.batch(rows)
+        if settings.cond is not None:
+            cond = cond_at(settings.cond, rows)
+        noise = self._draws.noise(rows, number, x[:1].expand(num_times + 1, *x.shape[1:]))
+        logsnr = self._logsnr(rows, number, num_times).to(x.dtype).flatten()
+        x, noise, logsnr = (part.to(settings.device) for part in (x, noise, logsnr))
+        which = torch.arange(len(rows)).repeat_interleave(num_times)
+        eps = noise[:, :-1].flatten(0, 1)
+        cond = to_device(cond, settings.device)
+        losses = [
+            eps_loss(denoiser, x[which[i]], logsnr[i], cond=cond_at(cond, which[i]), eps=eps[i])
+            for i in torch.split(torch.arange(len(which)), settings.batch_size)
+        ]
+        found = {
+            "loss": torch.cat(losses).reshape(len(rows), num_times),
+            "prior": prior_loss(x, self.logsnr_min),
+            "decoder": decoder_loss(x, self.logsnr_max, self.num_levels, eps=noise[:, -1]),
+        }
+        if isinstance(cond, Tensor) and cond.ndim == 1 and not cond.is_floating_point():
+            found["label"] = cond
+        return {name: values.double().cpu() for name, values in found.items()}
+
+    def _result(self, rounds: list[Tensors]) -> Validation:
+        logsnr, loss, decoder = (
+            torch.stack([one[name] for one in rounds], 1) for name in ("logsnr", "loss", "decoder")
+        )
+        labels = rounds[0].get("label")
+        return Validation(
+            measurements=Measurements(self._schedule, logsnr, loss, self.control),
+            prior=rounds[0]["prior"],
+            decoder=decoder,
+            num_levels=self.num_levels,
+            labels=None if labels is None else labels.long(),
+        )
+
+    @torch.no_grad()
+    def _warn_if_blind(self, denoiser: Denoise, settings: "_Settings") -> None:
+        """Warn if a network answers the same at both ends of the noise levels."""
+        if not isinstance(denoiser, Denoiser):
+            return
+        rows = torch.arange(2)
+        x, cond = self._source.batch(rows)
+        x = x.to(settings.device)
+        cond = to_device(cond if settings.cond is None else cond_at(settings.cond, rows), x.device)
+        low, high = (
+            denoiser.output(x, torch.full((2,), end, dtype=x.dtype, device=x.device), cond)
+            for end in (self.logsnr_min, self.logsnr_max)
+        )
+        if torch.equal(low, high) and low.any():
+            warnings.warn(
+                f"the network returns the same at log-SNR {self.logsnr_min:g} and "
+                f"{self.logsnr_max:g}: it takes no account of its second argument.",
+                stacklevel=3,
+            )
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """How a validation is made, whatever its result."""
+
+    cond: Condition
+    batch_size: int
+    is_shared: bool
+    device: torch.device
+    parts: Parts | None
+    start: Start
+
+    def __post_init__(self) -> None:
+        require_positive(batch_size=self.batch_size)
+
+    @property
+    def kept(self) -> Parts:
+        return _NothingKept() if self.parts is None else self.parts
+
+
+def num_pilot_times(num_samples: int) -> int:
+    """Noise levels of each of so many samples in the pilot: each bin gets at least 25 losses."""
+    return max(MIN_PILOT_TIMES, math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / num_samples))
+
+
+def _modules(denoiser: Denoise) -> list[nn.Module]:
+    candidates = (denoiser, getattr(denoiser, "network", None), getattr(denoiser, "denoiser", None))
+    return [one for one in candidates if isinstance(one, nn.Module)]
+
+
+def _device(denoiser: Denoise, given: torch.device | str | None) -> torch.device:
+    parameters = [p for module in _modules(denoiser) for p in module.parameters()]
+    return torch.device(given or (parameters[0].device if parameters else "cpu"))
+
+
+@contextmanager
+def _evaluating(denoiser: Denoise) -> Iterator[None]:
+    """The denoiser's modules in evaluation mode; afterwards each is in the mode it was in."""
+    training = [m for root in _modules(denoiser) for m in root.modules() if m.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _require_finite(loss: Float[Tensor, "n m"], logsnr: Float[Tensor, "n m"]) -> None:
+    bad = (~loss.isfinite()).nonzero()
+    if len(bad):
+        row, level = bad[0].tolist()
+        raise ValueError(
+            f"{len(bad)} of {loss.numel()} losses are NaN or infinity, the first of sample {row} "
+            f"at log-SNR {logsnr[row, level].item():.2f}: check the data and the network."
+        )

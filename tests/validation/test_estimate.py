@@ -1,0 +1,125 @@
+"""Errors are the scatter that repetition shows, and intervals cover as often as they say."""
+
+import math
+
+import pytest
+import torch
+from oracles import bimodal, gaussian
+
+from elbos import Validator, weightings
+from elbos.oracles import GaussianMixture
+from elbos.validation import Estimate
+
+ENDS = {"logsnr_min": -8.0, "logsnr_max": 11.0}
+
+
+@pytest.mark.parametrize(
+    ("standard_error", "measurement_error", "target", "expected"),
+    [
+        (0.004, 0.003, 0.005, True),  # reached
+        (0.006, 0.005, 0.005, False),  # more rounds will reach it
+        (0.010, 0.001, 0.005, True),  # the images alone leave more: no round will
+        (0.010, 0.005, 0.005, False),  # they do, but are not measured well yet
+        (0.005001, 0.0005, 0.005, False),  # the images alone leave a little less
+        (0.005001, 0.0002, 0.005, True),  # so little less that it is not worth the rounds
+        (0.010, 0.005, None, True),  # no target
+        (0.004, math.nan, 0.005, True),
+    ],
+)
+def test_rounds_go_on_while_they_help(standard_error, measurement_error, target, expected):
+    assert Estimate(3.0, standard_error, measurement_error, 100).is_enough(target) is expected
+
+
+def test_errors_of_independent_values_are_the_textbook_ones(randn):
+    """Of s_i + e_ir, variances 4 and 1, 3 rounds: to 5 %, n = 20,000 samples."""
+    values = 2 * randn(20_000, 1) + randn(20_000, 3)
+    found = Estimate.from_rounds(values)
+    assert found.standard_error == pytest.approx(math.sqrt((4 + 1 / 3) / 20_000), rel=0.05)
+    assert found.measurement_error == pytest.approx(math.sqrt(1 / 3 / 20_000), rel=0.05)
+    assert found.sampling_error == pytest.approx(math.sqrt(4 / 20_000), rel=0.05)
+    low, high = found.interval
+    assert (low + high) / 2 == pytest.approx(found.mean)
+    assert high - low == pytest.approx(2 * 1.96 * found.standard_error, rel=1e-3)
+
+
+def test_a_common_course_over_the_levels_is_no_error(randn):
+    """Values along a line of slope 100, which the lattice averages out: the noise alone is left."""
+    noise = randn(1000, 2)
+    line = torch.linspace(-50, 50, 1000, dtype=torch.float64)[:, None]
+    found, alone = Estimate.from_rounds(line + noise), Estimate.from_rounds(noise)
+    assert found.standard_error == pytest.approx(alone.standard_error, rel=0.02)
+
+
+def unlike_images():
+    """Two kinds of images that are unlike, of 16 dimensions."""
+    return GaussianMixture(
+        weights=torch.tensor([0.8, 0.2], dtype=torch.float64),
+        means=torch.zeros(2, 16, dtype=torch.float64),
+        stds=torch.tensor([1.0, 0.05], dtype=torch.float64),
+    )
+
+
+def believed(data):
+    """A denoiser that takes all data for twice as wide."""
+    return GaussianMixture(data.weights, data.means, 2 * data.stds)
+
+
+NUM_REPEATS = 400
+
+
+@pytest.fixture(scope="module")
+def repeats():
+    """Validations of 40 new images each, of two denoisers."""
+    data, generator = unlike_images(), torch.Generator().manual_seed(0)
+    found = []
+    for seed in range(NUM_REPEATS):
+        validator = Validator(data.sample(40, generator)[0], seed=seed, **ENDS)
+        found.append([validator(d, batch_size=320) for d in (data, believed(data))])
+    return found
+
+
+@pytest.mark.parametrize("of", ["bound", "weighted", "difference"])
+def test_an_interval_of_few_images_covers_as_often_as_it_says(of, repeats):
+    """95 % within 93 to 97 %, 400 repetitions of 40 images; around the mean of all."""
+    functions = {
+        "bound": lambda first, second: first.bits,
+        "weighted": lambda first, second: first.weighted(weightings.Sigmoid(k=2.0)),
+        "difference": lambda first, second: second.difference(first),
+    }
+    found = [functions[of](*pair) for pair in repeats]
+    mean = sum(one.mean for one in found) / len(found)
+    covered = [one.interval[0] < mean < one.interval[1] for one in found]
+    assert 0.93 <= sum(covered) / len(covered) <= 0.97
+
+
+def test_a_difference_is_known_much_better_than_either(repeats):
+    """Its error is a third of theirs or less, in the median of 400; and it is that which it has."""
+    errors = torch.tensor(
+        [
+            [second.difference(first).standard_error, first.standard_error, second.standard_error]
+            for first, second in repeats
+        ]
+    ).median(0)[0]
+    assert 3 * errors[0] < errors[1:].min()
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_errors_are_the_scatter_of_repeated_measurements(is_same, generator):
+    """To 25 %, over 150 repetitions: with the same images, and with new ones."""
+    data = bimodal()
+    x, _ = data.sample(400, generator)
+    found = []
+    for seed in range(150):
+        images = x if is_same else data.sample(400, generator)[0]
+        found.append(Validator(images, seed=seed, **ENDS)(data, batch_size=3200).bits)
+    scatter = torch.tensor([one.mean for one in found]).std().item()
+    stated = "measurement_error" if is_same else "standard_error"
+    mean = sum(getattr(one, stated) for one in found) / len(found)
+    assert scatter == pytest.approx(mean, rel=0.25)
+
+
+def test_one_round_has_no_measurement_error(generator):
+    x, _ = gaussian(0.5).sample(50, generator)
+    found = Validator(x, num_evaluations=4, **ENDS)(gaussian(0.5)).bits
+    assert math.isnan(found.measurement_error)
+    assert found.standard_error > 0

@@ -1,0 +1,315 @@
+"""The bound is tight for the exact denoiser, and the same however the work is done."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from oracles import ByClass, bimodal, gaussian, gaussian_loss, in_parts, quantized, z_score
+from scipy.integrate import quad
+from torch import nn
+
+from elbos import Denoiser, Validator, parameterizations, schedules, weightings
+from elbos.oracles import GaussianMixture
+from elbos.runs.store import Store
+from elbos.validation import validator as module
+
+NUM_LEVELS = 6
+NUM_IMAGES = 3000
+ENDS = {"logsnr_min": -8.0, "logsnr_max": 11.0}
+SCHEDULES = [
+    schedules.Cosine(**ENDS),
+    schedules.Linear(**ENDS),
+    schedules.Flow(**ENDS, shift=0.5),
+]
+
+
+def validated(denoiser, x, *, cond=None, **options):
+    return Validator(x, **ENDS, **options)(denoiser, batch_size=2000, cond=cond)
+
+
+# --- the value ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_bound_on_quantized_data_is_their_log_probability(schedule, generator):
+    """Exact denoiser, 3 standard errors, n = 3,000; the decoder resolves 6 levels at 11."""
+    data = quantized(NUM_LEVELS, mean=0.2, std=0.6)
+    x, atom = data.sample(NUM_IMAGES, generator)
+    found = validated(data, x, num_levels=NUM_LEVELS, schedule=schedule)
+    exact = -data.weights.log()[atom] / 2  # nats per dimension
+    assert z_score(found.bound.mean(1) - exact, 0.0) < 3
+    entropy = -(data.weights * data.weights.log2()).sum().item() / 2
+    assert abs(found.bits_per_dim - entropy) < 3 * found.standard_error
+    assert found.standard_error < 0.03 * entropy
+
+
+@pytest.mark.slow
+def test_a_tuned_bound_on_quantized_data_is_their_log_probability(generator):
+    """3 standard errors, each at most 0.005 bits/dim; n = 10,000 images, 64 evaluations."""
+    data = quantized(NUM_LEVELS, mean=0.2, std=0.6)
+    x, atom = data.sample(10_000, generator)
+    validator = Validator(x, num_levels=NUM_LEVELS, num_evaluations=64, **ENDS)
+    found = validator.tuned(validator.pilot(data, batch_size=2000))(
+        in_parts(data), batch_size=20_000
+    )
+    error = (found.bound.mean(1) + data.weights.log()[atom] / 2) / math.log(2)
+    assert error.std() / 100 < 0.005
+    assert z_score(error, 0.0) < 3
+
+
+def test_bound_given_the_class_is_the_conditional_log_probability(generator):
+    """3 standard errors, n = 3,000; and the wrong class costs. By class, each has its own."""
+    classes = [quantized(NUM_LEVELS, 0.5, 0.4), quantized(NUM_LEVELS, -0.3, 0.8)]
+    label = torch.arange(NUM_IMAGES) % 2
+    drawn = [data.sample(NUM_IMAGES, generator) for data in classes]
+    x = torch.where(label[:, None] == 0, drawn[0][0], drawn[1][0])
+    log_p = [data.weights.log()[atom] for data, (_, atom) in zip(classes, drawn, strict=True)]
+    exact = -torch.where(label == 0, *log_p) / 2
+    found = validated(ByClass(classes), x, num_levels=NUM_LEVELS, cond=label)
+    assert z_score(found.bound.mean(1) - exact, 0.0) < 3
+    wrong = validated(ByClass(classes), x, num_levels=NUM_LEVELS, cond=1 - label)
+    assert wrong.bound.mean() > exact.mean() + 0.1
+    for c, bits in found.by_class().items():
+        expected = exact[label == c].mean().item() / math.log(2)
+        assert abs(bits.mean - expected) < 4 * bits.standard_error
+        assert bits.num == NUM_IMAGES // 2
+
+
+def test_bound_on_continuous_data_is_their_log_density(generator):
+    """3 standard errors, n = 3,000; at 11 the decoder is far narrower than the data."""
+    data = GaussianMixture(
+        weights=torch.tensor([0.3, 0.7], dtype=torch.float64),
+        means=torch.tensor([[-0.8], [0.5]], dtype=torch.float64).expand(2, 32),
+        stds=torch.tensor([0.2, 0.3], dtype=torch.float64),
+    )
+    x, _ = data.sample(NUM_IMAGES, generator)
+    found = validated(data, x)
+    assert z_score(found.bound.mean(1) + data.log_prob(x) / 32, 0.0) < 3
+
+
+def test_a_wrong_denoiser_pays_its_loss(generator):
+    """Its diffusion term is the integral of the closed-form loss, z < 4, n = 3,000."""
+    x, _ = gaussian(0.5).sample(NUM_IMAGES, generator)
+    found = validated(gaussian(0.9), x)
+    expected = quad(lambda level: gaussian_loss(level, 0.5, 0.9), -8, 11)[0]
+    assert z_score(found.diffusion.mean(1), expected) < 4
+
+
+@pytest.mark.parametrize("num_evaluations", [4, 8])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_diffusion_term_depends_on_no_schedule(schedule, num_evaluations, generator):
+    """Information of N(0, s^2) between the ends, z < 4, n = 3,000."""
+    x, _ = gaussian(0.5).sample(NUM_IMAGES, generator)
+    found = validated(gaussian(0.5), x, schedule=schedule, num_evaluations=num_evaluations)
+    ends = np.array([-8.0, 11.0]) + 2 * math.log(0.5)
+    information = np.diff(np.logaddexp(0, ends)).item() / 2
+    assert z_score(found.diffusion.mean(1), information) < 4
+
+
+def test_rounds_go_on_until_the_target(generator):
+    x, _ = gaussian(0.5, 16).sample(200, generator)
+    validator = Validator(x, num_evaluations=4, **ENDS)
+    first = validator(gaussian(0.5, 16))
+    target = first.standard_error / 1.5
+    found = validator(gaussian(0.5, 16), target_se=target)
+    assert found.standard_error <= target
+    assert found.num_evaluations > 2 * first.num_evaluations
+    assert torch.equal(found.measurements.loss[:, :1], first.measurements.loss)
+
+
+def test_a_difference_is_that_of_the_losses(generator):
+    """Of two wrong denoisers: of the integrals of their closed-form losses, z < 4, n = 3,000."""
+    x, _ = gaussian(0.5).sample(NUM_IMAGES, generator)
+    validator = Validator(x, **ENDS)
+    first, second = (validator(gaussian(std), batch_size=2000) for std in (0.6, 0.55))
+    expected = quad(
+        lambda level: gaussian_loss(level, 0.5, 0.6) - gaussian_loss(level, 0.5, 0.55), -8, 11
+    )[0] / math.log(2)
+    found = validator.compare(first, second)
+    assert abs(found.mean - expected) < 4 * found.standard_error
+    assert found.standard_error < 0.2 * first.standard_error
+
+
+# --- the same however the work is done ------------------------------------------------------------
+
+
+class Network(nn.Module):
+    """A small network of images, with dropout: it has to be in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.first, self.last = nn.Linear(17, 32), nn.Linear(32, 16)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, z, logsnr, cond=None):
+        h = torch.cat([z.flatten(1), logsnr[:, None] / 10], 1)
+        return self.last(self.dropout(torch.tanh(self.first(h)))).reshape(z.shape)
+
+
+DENOISER = Denoiser(Network(), parameterizations.V())
+IMAGES = torch.randint(256, (30, 1, 4, 4), generator=torch.Generator().manual_seed(1)) / 127.5 - 1
+
+
+def bits(data=IMAGES, **options):
+    return Validator(data, num_levels=256)(DENOISER, **options)
+
+
+def assert_same(found, expected=None):
+    expected = expected or bits()
+    torch.testing.assert_close(found.bound, expected.bound, rtol=1e-6, atol=1e-7)
+    assert found.bits_per_dim == pytest.approx(expected.bits_per_dim, abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 1000])
+def test_the_batch_size_does_not_count(batch_size):
+    assert_same(bits(batch_size=batch_size))
+
+
+def test_the_order_does_not_count(monkeypatch):
+    blocks = module.share
+    monkeypatch.setattr(module, "share", lambda *given: reversed(list(blocks(*given))))
+    assert_same(bits(batch_size=8))
+
+
+def test_a_dataset_and_its_tensor_are_the_same():
+    assert_same(bits([image.clone() for image in IMAGES]))
+    assert_same(bits(torch.utils.data.TensorDataset(IMAGES)))
+
+
+def test_modes_and_random_states_are_left_as_they_were():
+    """Dropout's modules are in training before and after, and off meanwhile."""
+    DENOISER.network.train()
+    DENOISER.network.first.eval()
+    state = torch.get_rng_state()
+    found = bits()
+    modes = [module.training for module in DENOISER.network.modules()]
+    DENOISER.network.eval()
+    assert modes == [True, False, True, True]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_same(found)
+
+
+def test_what_is_kept_is_not_computed_again(tmp_path, monkeypatch):
+    class StoppedError(Exception):
+        pass
+
+    def start(what, total, unit):
+        left = iter([None] * (5 if what == "round 2" else 100))
+
+        def advance(num, is_kept=False):
+            if next(left, "stop") == "stop":
+                raise StoppedError
+
+        return advance
+
+    store, expected = Store(tmp_path), bits()
+    with pytest.raises(StoppedError):
+        bits(parts=store, batch_size=8, start=start)
+    evaluations = []
+    forward = Network.forward
+
+    def counted(self, z, *others):
+        evaluations.append(len(z))
+        return forward(self, z, *others)
+
+    monkeypatch.setattr(Network, "forward", counted)
+    assert_same(bits(parts=store, batch_size=8), expected)
+    assert sum(evaluations) < 240 / 2
+
+
+def test_under_autocast_losses_are_in_float32():
+    """bfloat16 rounds the network's output alone."""
+    with torch.autocast("cpu", torch.bfloat16):
+        found = bits()
+    assert found.bound.isfinite().all()
+    assert found.bits_per_dim == pytest.approx(bits().bits_per_dim, rel=0.01)
+    assert found.bits_per_dim != bits().bits_per_dim
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def test_curves_integrate_to_the_diffusion_term():
+    """The loss by noise level over bins that fill the range; the last ELBO less the prior."""
+    found = bits()
+    curve, elbo = found.by_level, found.elbo_by_level
+    width = (13.3 + 10) / len(curve.logsnr)
+    diffusion = found.diffusion.mean().item()
+    assert sum(curve.nats_per_dim) * width == pytest.approx(diffusion, rel=1e-6)
+    assert elbo.nats_per_dim[-1] - elbo.nats_per_dim[0] == pytest.approx(diffusion, rel=1e-6)
+    assert elbo.nats_per_dim[0] == pytest.approx(found.prior.mean().item())
+    assert found.weighted(weightings.ELBO()).mean == pytest.approx(diffusion, rel=1e-6)
+
+
+def test_subsets_are_those_samples():
+    found = bits()
+    some = torch.tensor([3, 4, 20])
+    assert torch.equal(found.subset(some).bound, found.bound[some])
+    assert found.subset(torch.arange(30) < 7).bits.num == 7
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+def test_a_network_without_time_is_told():
+    blind = Denoiser(lambda z, logsnr, cond: 0.5 * z, parameterizations.X())
+    with pytest.warns(UserWarning, match="second argument"):
+        Validator(IMAGES)(blind)
+
+
+def nan_at_image_3(z, logsnr, cond=None):
+    is_bad = (z[:, 0, 0, 0] > 1e9) | (logsnr > 12.9)
+    return z, torch.where(is_bad[:, None, None, None], math.nan, z)
+
+
+MISTAKES = {
+    "empty": (lambda: Validator(IMAGES[:0]), "empty"),
+    "a number": (lambda: Validator(3), "int"),
+    "strings": (lambda: Validator(["a", "b"]), "x"),
+    "integers": (lambda: Validator(IMAGES.int()), "int32"),
+    "flat": (lambda: Validator(torch.zeros(5)), "one number"),
+    "ends": (lambda: Validator(IMAGES, logsnr_min=3.0, logsnr_max=2.0), "logsnr_min"),
+    "evaluations": (lambda: Validator(IMAGES, num_evaluations=6), "num_evaluations is 6"),
+    "no evaluations": (lambda: Validator(IMAGES, num_evaluations=0), "num_evaluations"),
+    "seed": (lambda: Validator(IMAGES, seed=-1), "seed is -1"),
+    "schedule": (lambda: Validator(IMAGES, schedule=schedules.Cosine()), "same ends"),
+    "batch": (lambda: bits(batch_size=0), "batch_size"),
+    "levels": (lambda: Validator(IMAGES * 0.99, num_levels=256)(DENOISER), "num_levels=256"),
+    "nan": (lambda: Validator(IMAGES)(nan_at_image_3), "log-SNR 1[23]"),
+    "nan data": (lambda: Validator(IMAGES / 0)(DENOISER), "NaN"),
+    "network": (lambda: Validator(IMAGES)(Network()), "pair|x_hat"),
+    "cond": (lambda: bits(cond=torch.zeros(7)), "7"),
+    "no condition": (
+        lambda: Validator(IMAGES)(
+            Denoiser(lambda z, logsnr: z, parameterizations.X()), cond=torch.zeros(30)
+        ),
+        "condition",
+    ),
+    "one sample": (lambda: bits().subset(torch.tensor([1])), "1 sample"),
+    "no labels": (lambda: bits().by_class(), "label"),
+    "other draws": (
+        lambda: bits().difference(Validator(IMAGES, num_levels=256, seed=1)(DENOISER)),
+        "one Validator",
+    ),
+    "other samples": (
+        lambda: bits().difference(Validator(-IMAGES / 2)(DENOISER)),
+        "other samples",
+    ),
+    "processes": (lambda: bits(is_shared=True), "torch.distributed"),
+}
+
+
+@pytest.mark.parametrize(("call", "match"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line(call, match):
+    with pytest.raises(ValueError, match=match) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def test_data_of_one_sample_have_no_error():
+    found = Validator(torch.zeros(1, 2))(bimodal())
+    assert math.isnan(found.standard_error)
+    assert math.isfinite(found.bits_per_dim)
