@@ -17,6 +17,7 @@ rate may come out above the peak.
 """
 
 import argparse
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +26,11 @@ import torch
 from timing import Work, cpu_model, measure, peak, peaks
 from torch.utils.flop_counter import FlopCounterMode
 
-from elbos.likelihood import decoder_loss, losses_at, prior_loss, stratified_times
 from elbos.training.data import to_levels, to_unit
 from elbos.training.run import Run
 from elbos.training.sampling import sample
+from elbos.validation import Validator
+from elbos.validation.validator import TimeIgnoredWarning
 
 BATCH_SIZE = 250
 
@@ -60,11 +62,17 @@ def works(run: Run, batch_size: int) -> list[Work]:
         )
         to_levels(z, num_levels)
 
+    validator = Validator(
+        x,
+        num_levels=num_levels,
+        logsnr_min=schedule.logsnr_min,
+        logsnr_max=schedule.logsnr_max,
+        num_evaluations=4,
+    )
+
     def measured() -> None:
-        with torch.no_grad():
-            losses_at(run.denoiser, x, schedule.logsnr(stratified_times(len(x), 4)), cond=labels)
-            prior_loss(x, schedule.logsnr_min)
-            decoder_loss(x, schedule.logsnr_max, num_levels)
+        warnings.simplefilter("ignore", TimeIgnoredWarning)  # speed is that of an untrained network
+        validator(run.denoiser, cond=labels, batch_size=batch_size)
 
     return [counted("sampling", sampled), counted("likelihood", measured)]
 

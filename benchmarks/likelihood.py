@@ -29,12 +29,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.likelihood import Measurements, fit, losses_at, stratified_times
+from elbos.likelihood import eps_loss
 from elbos.process import diffuse
 from elbos.schedules import Linear, Schedule, low_discrepancy_times
 from elbos.training.data import to_unit
 from elbos.training.randomness import generator
 from elbos.training.run import Run
+from elbos.validation import Measurements, fit
+from elbos.validation.draws import Draws
 
 TARGET = 0.005  # bits/dim
 NUM_PILOT, PILOT_TIMES, ROUND_TIMES = 64, 32, 4
@@ -64,14 +66,17 @@ class Images:
             cond = None if self.cond is None else self.cond[rows]
             x, level = self.x[rows][: len(logsnr[rows])], logsnr[rows]
             with torch.no_grad(), self.run.autocast():
-                found = losses_at(
-                    self.run.denoiser,
-                    x,
-                    level,
-                    cond=None if cond is None else cond[: len(x)],
-                    generator=self.g,
-                )
-            parts.append(found.double())
+                found = [
+                    eps_loss(
+                        self.run.denoiser,
+                        x,
+                        one.to(x),
+                        cond=None if cond is None else cond[: len(x)],
+                        generator=self.g,
+                    )
+                    for one in level.T
+                ]
+            parts.append(torch.stack(found, 1).double())
         return torch.cat(parts) / PER_BIT
 
     def independent(self, schedule: Schedule, num_times: int) -> Float[Tensor, "n m"]:
@@ -90,10 +95,15 @@ class Images:
         return (self.losses(logsnr) / schedule.density(logsnr))[:, 0], order
 
 
+def stratified_times(num: int, number: int, num_times: int) -> Float[Tensor, "n m"]:
+    """The times of all of `num` images in a round."""
+    return Draws(0, num).times(torch.arange(num), number, num_times)
+
+
 def antithetic_correlation(images: Images, schedule: Schedule, num: int = 500) -> float:
     """Of the losses of opposite noise, within images and levels: over that of independent noise."""
     num = min(num, len(images))
-    logsnr = schedule.logsnr(stratified_times(num, 1, images.g))[:, 0]
+    logsnr = schedule.logsnr(stratified_times(num, 0, 1))[:, 0]
     x = images.x[:num]
     cond = None if images.cond is None else images.cond[:num]
 
@@ -123,11 +133,11 @@ def main() -> None:
     }
     even = Linear(**ends)
 
-    logsnr = even.logsnr(stratified_times(NUM_PILOT, PILOT_TIMES, images.g))
+    logsnr = even.logsnr(stratified_times(NUM_PILOT, 0, PILOT_TIMES))
     schedule, control = fit(Measurements(even, logsnr[:, None], images.losses(logsnr)[:, None]))
     rounds = []
-    for _ in range(repeats):
-        logsnr = schedule.logsnr(stratified_times(n, ROUND_TIMES, images.g))
+    for number in range(repeats):
+        logsnr = schedule.logsnr(stratified_times(n, number, ROUND_TIMES))
         measured = Measurements(schedule, logsnr[:, None], images.losses(logsnr)[:, None], control)
         rounds.append(measured.integral(torch.ones_like)[:, 0])
     ours = torch.stack(rounds, 1)

@@ -8,7 +8,7 @@ exact denoisers of `oracles`, another project's network behind an adapter, or a 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float

@@ -264,7 +264,7 @@ def mixture_floor(data: GaussianMixture, logsnr: Float[Tensor, " m"]) -> Floor:
     if num_dims > 2:
         raise ValueError(
             f"the mixture has {num_dims} dimensions, and quadrature takes 1 or 2: average "
-            "likelihood.losses_at(mixture, x, logsnr) over samples x of it."
+            "likelihood.eps_loss(mixture, x, logsnr) over samples x of it."
         )
     exact = GaussianMixture(data.weights.double(), data.means.double(), data.stds.double())
     return Floor(

@@ -17,6 +17,7 @@ control variate or an end term sets them apart.
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,7 @@ from elbos.training.run import Run
 from elbos.training.validation import BATCH_SIZE
 from elbos.validation import Measurements, Validation, Validator
 from elbos.validation.result import NATS_PER_BIT
-from elbos.validation.validator import ROUND_TIMES
+from elbos.validation.validator import ROUND_TIMES, TimeIgnoredWarning
 from elbos.weightings import WeightFunction
 
 NUM_ELBOS = 1001
@@ -163,7 +164,8 @@ def measure(
         "parts": run_store(run, condition.name, images=key, seed=config.seed),
         "start": titled,
     }
-    with run.autocast():
+    with run.autocast(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", TimeIgnoredWarning)  # of a run of a few steps
         pilot = validator.pilot(run.denoiser, num_samples=num_pilot, **settings)
         tuned = validator.tuned(pilot)
         return Measured(pilot, tuned(run.denoiser, target_se=config.target_se, **settings))

@@ -34,6 +34,10 @@ MIN_LOSSES_PER_BIN = 25  # of the pilot: fewer say little about the scatter of l
 MIN_PILOT_SAMPLES = math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / MIN_PILOT_TIMES)
 
 
+class TimeIgnoredWarning(UserWarning):
+    """A network returns the same at both ends of the noise levels."""
+
+
 @runtime_checkable
 class Parts(Protocol):
     """Where finished parts of a validation are kept, such as `elbos.runs.store.Store`."""
@@ -334,6 +338,7 @@ class Validator:
             warnings.warn(
                 f"the network returns the same at log-SNR {self.logsnr_min:g} and "
                 f"{self.logsnr_max:g}: it takes no account of its second argument.",
+                TimeIgnoredWarning,
                 stacklevel=3,
             )
 
