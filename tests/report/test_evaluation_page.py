@@ -322,6 +322,8 @@ def test_underfitting_is_the_excess_where_a_tenth_of_the_images_has_the_same_flo
     assert found.error == pytest.approx(errors[levels].sum() / floor_loss[levels].sum())
     assert percent(found.excess) in words(evaluation_page(result))
     assert settled(one, replace(least, tenth=None)) is None
+    unmeasured = replace(one.curve, standard_error=(0.0,) * len(one.curve.logsnr))
+    assert settled(replace(one, curve=unmeasured), least) is None
     nowhere = replace(least, tenth=tuple(0.5 * value for value in least.loss))
     assert "Underfitting" not in evaluation_page(
         replace(result, floors=dict.fromkeys(result.floors, nowhere))

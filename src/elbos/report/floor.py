@@ -31,12 +31,12 @@ def _table(one: Likelihood, floor: Floor, name: str, num_rows: int) -> Table:
     for i in np.unique(np.linspace(0, len(curve.logsnr) - 1, num_rows).round().astype(int)):
         loss, error = curve.nats_per_dim[i], curve.standard_error[i]
         least, least_error = floor.loss[i], floor.standard_error[i]
-        excess = plus_minus(loss - least, math.hypot(error, least_error))
+        excess = plus_minus(loss - least, math.hypot(error, least_error) if error else None)
         cells = (plus_minus(loss, error), plus_minus(least, least_error), excess)
         rows.append((fixed(curve.logsnr[i], 2), *cells))
     heads = ["log-SNR", "loss", "floor", "loss − floor"]
     if found := settled(one, floor):
-        name += f"; {percent(found.excess)} ± {percent(found.error)} above it in noise"
+        name += f"; {percent(found.excess)} ± {percent(found.error)} above it"
         name += f" up to log-SNR {fixed(found.logsnr, 1)}"
     return Table([Column(head) for head in heads], rows, name)
 
@@ -57,14 +57,19 @@ class Settled:
 
 
 def settled(one: Likelihood, floor: Floor) -> Settled | None:
-    """The excess where the floor is settled, or None if it is so at no noise level."""
-    if not (num := floor.num_settled):
+    """The excess where the floor is settled, or None if it is so at no noise level.
+
+    Levels at which the loss has no error are left out: no image was measured there, and the loss is
+    what the pilot's curve says.
+    """
+    curve = one.curve
+    levels = [i for i in range(floor.num_settled) if curve.standard_error[i] > 0]
+    if not levels:
         return None
-    area = sum(floor.loss[:num])
-    pairs = zip(one.curve.standard_error[:num], floor.standard_error[:num], strict=True)
-    error = sum(math.hypot(*pair) for pair in pairs) / area
-    excess = sum(one.curve.nats_per_dim[:num]) / area - 1
-    return Settled(floor.logsnr[num - 1], excess, error)
+    area = sum(floor.loss[i] for i in levels)
+    errors = [math.hypot(curve.standard_error[i], floor.standard_error[i]) for i in levels]
+    excess = sum(curve.nats_per_dim[i] for i in levels) / area - 1
+    return Settled(floor.logsnr[levels[-1]], excess, sum(errors) / area)
 
 
 def floor_figure(result: Evaluation) -> Figure:
