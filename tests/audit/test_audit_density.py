@@ -25,7 +25,7 @@ def estimate(levels, error=1e-7):
 
 def drawn(levels, quantiles, error=1e-7):
     """Levels in ten blocks."""
-    return Levels(levels, np.full(len(levels), error), quantiles, np.arange(len(levels)) % 10.0)
+    return Levels(levels, error + 0 * levels, quantiles, np.arange(len(levels)) % 10.0)
 
 
 def error_of(density):
@@ -243,6 +243,20 @@ def test_a_schedule_is_named_with_its_parameters_where_the_random_number_was_see
     assert type(density.schedule) is type(schedule)
     off = density.schedule.log_density(torch.from_numpy(grid)).numpy() - true
     assert np.abs(off - off.mean()).max() < 5e-3
+
+
+def test_a_level_that_is_hardly_known_says_nothing_about_others():
+    """A last sample whose error is wider than all levels are, as that of pure noise."""
+    schedule = schedules.Flow(logsnr_min=-25.0, logsnr_max=25.0)
+    u = np.random.default_rng(0).random(5000)
+    levels = schedule.logsnr(torch.from_numpy(u)).numpy()
+    errors = np.where(levels == levels.min(), 5.0, 1e-7)
+    density = estimate_density(
+        drawn(levels, np.log(u / (1 - u))[:, None], errors), grid := np.linspace(-8, 8, 101)
+    )
+    assert density.kind in ("function", "named")
+    off = density.log_p - schedule.log_density(torch.from_numpy(grid)).numpy()
+    assert np.abs(off - off.mean()).max() < 0.02
 
 
 def tilted(tilt, num_steps=1000):

@@ -302,9 +302,9 @@ def inverse_cdf_density(
     error = all_levels.error[order]
     levels = np.maximum.accumulate(all_levels.logsnr[order])
     # of levels that equal the first, or the last, as where they are clamped, one of each is kept
-    first = int(np.searchsorted(levels, levels[0] + 1e-5 + 8 * error[0], side="right"))
-    last = int(np.searchsorted(levels, levels[-1] - 1e-5 - 8 * error[-1]))
-    inner = slice(first - 1, last + 1)
+    is_above = levels - levels[0] > 1e-5 + 8 * error
+    is_below = levels[-1] - levels > 1e-5 + 8 * error
+    inner = slice(int(is_above.argmax()) - 1, len(levels) - int(is_below[::-1].argmax()) + 1)
     s, levels, error = s[inner], levels[inner], error[inner]
     error = np.maximum(error, scatter(s, levels))  # the loss itself rounds, too
     slope = np.gradient(s, levels + 1e-12 * np.arange(len(s)))
