@@ -112,4 +112,6 @@ def _checked_once(function, typechecker):
         seen[arguments].add(look(result))
         return result
 
+    # as of a library's, its lines are not those of a user that a message names
+    wrapper.__code__ = wrapper.__code__.replace(co_filename="<frozen typecheck>")
     return wrapper

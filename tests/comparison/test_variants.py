@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -143,6 +144,7 @@ def test_a_function_is_trained_and_scored_from_its_numbers(small, folder):
     assert bits[1] == pytest.approx(bits[0], rel=1e-3)
     assert [len(one.objectives) for one in found.losses.weightings] == [1, 1]
     np.testing.assert_allclose(found.losses.relative, 1.0, rtol=1e-3)
+    jaxtyping.config.update("jaxtyping_disable", True)  # as for users, whose types nobody checks
     with pytest.raises(ValueError, match=r"exp.*Tabulated\.from_function"):
         replace(objectives[0], weighting=torch.exp)
 

@@ -38,7 +38,8 @@ class Network(torch.nn.Module):
         self.label = torch.nn.Embedding(3, 1)
 
     def forward(self, z, logsnr, cond):
-        return self.layer(z) + self.label(cond)[:, :, None, None]
+        scale = torch.sigmoid(-logsnr)[:, None, None, None]
+        return scale * self.layer(z) + self.label(cond)[:, :, None, None]
 
 
 def test_the_guide_to_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

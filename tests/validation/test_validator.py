@@ -244,6 +244,17 @@ def test_curves_integrate_to_the_diffusion_term():
     assert found.weighted(weightings.ELBO()).mean == pytest.approx(diffusion, rel=1e-6)
 
 
+@pytest.mark.parametrize(("num", "num_bins"), [(8, 3), (20, 6), (60, 24), (120, 48)])
+def test_no_bin_of_a_curve_is_empty(num, num_bins, generator):
+    """Of tuned levels, too, which are rare where the loss hardly scatters."""
+    data = gaussian(0.1, 4)
+    validator = Validator(data.sample(num, generator)[0], **ENDS)
+    for one in (validator, validator.tuned(validator.pilot(data))):
+        curve = one(data).by_level
+        assert len(curve.logsnr) == num_bins
+        assert min(curve.standard_error) > 0
+
+
 def test_subsets_are_those_samples():
     found = bits()
     some = torch.tensor([3, 4, 20])
