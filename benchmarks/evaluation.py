@@ -6,7 +6,8 @@ Everything is timed in one run, in turns, and reported as the median over the ro
 
 - the peak: the fastest product of two square matrices, of several sizes, in bfloat16 or float32;
 - sampling: a batch of 250 samples, 16 evaluations each, from noise to levels of pixels;
-- likelihood: a batch of 250 test images at 4 noise levels each, with their prior and decoder.
+- likelihood: a batch of 250 test images at 4 noise levels each, with their prior and decoder, by
+  `elbos.Validator`; and as many forward passes of the network alone, at one noise level.
 
 The ODE likelihood is not here: it is measured in float32, on a hundred images.
 
@@ -17,6 +18,7 @@ rate may come out above the peak.
 """
 
 import argparse
+import statistics
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,9 +32,10 @@ from elbos.training.data import to_levels, to_unit
 from elbos.training.run import Run
 from elbos.training.sampling import sample
 from elbos.validation import Validator
-from elbos.validation.validator import TimeIgnoredWarning
+from elbos.validation.validator import ROUND_TIMES, TimeIgnoredWarning
 
 BATCH_SIZE = 250
+PASSES = "forward passes"
 
 
 def counted(name: str, run: Callable[[], object]) -> Work:
@@ -67,14 +70,21 @@ def works(run: Run, batch_size: int) -> list[Work]:
         num_levels=num_levels,
         logsnr_min=schedule.logsnr_min,
         logsnr_max=schedule.logsnr_max,
-        num_evaluations=4,
+        num_evaluations=ROUND_TIMES,
     )
 
     def measured() -> None:
         warnings.simplefilter("ignore", TimeIgnoredWarning)  # speed is that of an untrained network
         validator(run.denoiser, cond=labels, batch_size=batch_size)
 
-    return [counted("sampling", sampled), counted("likelihood", measured)]
+    z, logsnr = torch.randn_like(x), torch.zeros(len(x))
+
+    def passed() -> None:
+        with torch.no_grad():
+            for _ in range(ROUND_TIMES):
+                run.network(z, logsnr, labels)
+
+    return [counted("sampling", sampled), counted("likelihood", measured), counted(PASSES, passed)]
 
 
 def main() -> None:
@@ -96,6 +106,9 @@ def main() -> None:
     for timed in times:
         share = timed.rate / best.fastest_rate
         print(f"{timed.work.name:20}{1e3 * timed.median:8.0f}{timed.rate / 1e9:9.0f}{share:9.2f}")
+    *_, likelihood, passes = (timed.seconds for timed in times)
+    ratio = statistics.median(a / b for a, b in zip(likelihood, passes, strict=True))
+    print(f"\nlikelihood: {ratio:.3f} times as many forward passes of the network")
 
 
 if __name__ == "__main__":

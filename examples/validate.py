@@ -1,0 +1,40 @@
+"""Flow matching in a plain loop, with a validation after each epoch: the lines marked with +.
+
+python examples/validate.py
+"""
+
+import torch
+from sklearn.datasets import load_digits
+
+import elbos  # +
+
+x = torch.tensor(load_digits().images[:, None], dtype=torch.float32) / 8 - 1  # in [-1, 1]
+train, test = torch.utils.data.random_split(x, [1500, 297], torch.Generator().manual_seed(0))
+loader = torch.utils.data.DataLoader(train, batch_size=64, shuffle=True)
+
+
+class Network(torch.nn.Sequential):
+    def forward(self, z, t):
+        return super().forward(torch.cat([z, t.view(-1, 1, 1, 1).expand_as(z)], dim=1))
+
+
+conv, silu = torch.nn.Conv2d, torch.nn.SiLU()
+network = Network(conv(2, 32, 3, 1, 1), silu, conv(32, 32, 3, 1, 1), silu, conv(32, 1, 3, 1, 1))
+optimizer = torch.optim.Adam(network.parameters())
+
+denoiser = elbos.adapters.flow.denoiser(network, data_at=0)  # + the network predicts eps - x
+validator = elbos.Validator(test, num_levels=17, logsnr_min=-8.0, logsnr_max=7.8)  # +
+before = validator(denoiser)  # +
+for epoch in range(5):
+    for batch in loader:
+        eps, t = torch.randn_like(batch), torch.rand(len(batch))
+        share = t.view(-1, 1, 1, 1)
+        error = network((1 - share) * batch + share * eps, t) - (eps - batch)
+        error.square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = validator(denoiser)  # +
+    gain = validator.compare(before, after)  # + image by image on the same noise
+    print(f"epoch {epoch + 1}: {after.bits_per_dim:.3f} ± {after.standard_error:.3f} bits/dim")  # +
+    print(f"  {gain.mean:.3f} ± {gain.standard_error:.3f} better than before")  # +
+    before = after  # +
