@@ -176,7 +176,8 @@ class Validator:
             is_shared: Whether all processes of `torch.distributed` make this call and share its
                 work; they get the same result. Default: every process that calls does all of it.
             device: Where the denoiser is. Default: where its parameters are, or the CPU.
-            parts: Where finished parts are kept, so that the same call resumes. Default: nowhere.
+            parts: Where finished parts are kept, so that the same call resumes: a place of this
+                validator and this denoiser alone. Default: nowhere.
             start: Begins the progress. Default: none is shown.
 
         Raises:
@@ -259,13 +260,14 @@ class Validator:
         blocks = torch.split(rows, max(1, settings.batch_size // num_times))
         found: list[tuple[Tensor, Tensors]] = []
         for i, is_own in share(len(blocks), settings.is_shared):
-            part = f"{name}-{i:05d}"
+            first, num = blocks[i][0].item(), len(blocks[i])
+            part = f"{name}-{first:07d}-{num}x{num_times}"  # another batch size finds no part
             compute = partial(self._block, denoiser, settings, blocks[i], number, num_times)
             is_kept = part in settings.kept
             tensors = settings.kept.part(part, compute)
             kept = slice(None if is_own else 0)
             found.append((blocks[i][kept], {key: value[kept] for key, value in tensors.items()}))
-            advance(len(blocks[i]) * num_times, is_kept)
+            advance(num * num_times, is_kept)
         merged = summed(found, len(rows), settings.is_shared, settings.device)
         merged["logsnr"] = self._logsnr(rows, number, num_times)
         _require_finite(merged["loss"], merged["logsnr"])
@@ -326,12 +328,12 @@ class Validator:
         """Warn if a network answers the same at both ends of the noise levels."""
         if not isinstance(denoiser, Denoiser):
             return
-        rows = torch.arange(2)
+        rows = torch.arange(min(2, len(self)))
         x, cond = self._source.batch(rows)
         x = x.to(settings.device)
         cond = to_device(cond if settings.cond is None else cond_at(settings.cond, rows), x.device)
         low, high = (
-            denoiser.output(x, torch.full((2,), end, dtype=x.dtype, device=x.device), cond)
+            denoiser.output(x, torch.full((len(x),), end, dtype=x.dtype, device=x.device), cond)
             for end in (self.logsnr_min, self.logsnr_max)
         )
         if torch.equal(low, high) and low.any():
