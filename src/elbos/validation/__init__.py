@@ -14,8 +14,9 @@ every level of it means something, too.
 | `estimate` | a mean over samples, and its errors |
 | `measurements` | losses at noise levels, any integral of them, and what makes it precise |
 | `result` | `Validation`: the bound of each sample, by noise level, by class, and differences |
-| `processes` | the work shared among processes |
+| `settings`, `processes` | batches, devices, what is kept; the work shared among processes |
 | `validator` | `Validator` |
+| `protocols` | validation losses as others report them, at a few fixed noise levels |
 
 References:
     Kingma et al. (2021), https://arxiv.org/abs/2107.00630

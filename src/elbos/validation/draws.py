@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-PILOT = 2**32 - 1  # the round of the pilot; rounds count from 0
+PILOT, FIXED = 2**32 - 1, 2**32 - 2  # the pilot's round, that of fixed levels; others are from 0
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,14 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from elbos.checks import require_positive
 from elbos.conditions import Condition, cond_at, require_length, to_device
@@ -19,13 +18,12 @@ from elbos.items import Items, Source, first_item
 from elbos.likelihood import decoder_loss, eps_loss, prior_loss, warn_if_unresolved
 from elbos.progress import Start, silent
 from elbos.schedules import Linear, Schedule
-from elbos.validation.draws import PILOT, Draws
+from elbos.validation.draws import FIXED, PILOT, Draws
 from elbos.validation.estimate import Estimate
 from elbos.validation.measurements import NUM_BINS, ControlVariate, Measurements, fit
 from elbos.validation.processes import share, summed
 from elbos.validation.result import NATS_PER_BIT, Validation
-
-Tensors = dict[str, Tensor]
+from elbos.validation.settings import Parts, Settings, Tensors, device_of, evaluating
 
 ROUND_TIMES = 4  # of a sample
 MAX_ROUNDS = 1000  # with a target that few samples, all alike, come near to for ever
@@ -36,25 +34,6 @@ MIN_PILOT_SAMPLES = math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / MIN_PILOT_TIMES)
 
 class TimeIgnoredWarning(UserWarning):
     """A network returns the same at both ends of the noise levels."""
-
-
-@runtime_checkable
-class Parts(Protocol):
-    """Where finished parts of a validation are kept, such as `elbos.runs.store.Store`."""
-
-    def __contains__(self, name: str) -> bool: ...
-
-    def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """The part of this name, computed if it is not there."""
-
-
-class _NothingKept:
-    def __contains__(self, name: str) -> bool:
-        return False
-
-    def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        del name
-        return compute()
 
 
 @dataclass(frozen=True)
@@ -185,15 +164,17 @@ class Validator:
                 data, discrete data have other values, or `cond` is not of all samples.
         """
         require_length(cond, len(self))
-        settings = _Settings(cond, batch_size, is_shared, _device(denoiser, device), parts, start)
+        settings = Settings(cond, batch_size, is_shared, device_of(denoiser, device), parts, start)
         target = None if target_se is None else target_se * NATS_PER_BIT
-        rows = torch.arange(len(self))
         rounds: list[Tensors] = []
-        with _evaluating(denoiser):
+        with evaluating(denoiser):
             self._warn_if_blind(denoiser, settings)
             while True:
                 number = len(rounds)
-                rounds.append(self._round(denoiser, settings, rows, number, ROUND_TIMES))
+                logsnr = self._logsnr(len(self), number, ROUND_TIMES)
+                rounds.append(
+                    self._round(denoiser, settings, f"round-{number + 1}", number, logsnr)
+                )
                 result = self._result(rounds)
                 if len(rounds) * ROUND_TIMES < self.num_evaluations:
                     continue
@@ -227,13 +208,32 @@ class Validator:
             parts: Where finished parts are kept.
             start: Begins the progress.
         """
-        rows = torch.arange(min(num_samples, len(self)))
-        num_times = num_times or num_pilot_times(len(rows))
-        settings = _Settings(cond, batch_size, is_shared, _device(denoiser, device), parts, start)
-        with _evaluating(denoiser):
-            even = replace(self, schedule=None, control=None)
-            found = even._round(denoiser, settings, rows, PILOT, num_times)
-        return Measurements(self._even, found["logsnr"][:, None], found["loss"][:, None])
+        num = min(num_samples, len(self))
+        even = replace(self, schedule=None, control=None)
+        logsnr = even._logsnr(num, PILOT, num_times or num_pilot_times(num))
+        settings = Settings(cond, batch_size, is_shared, device_of(denoiser, device), parts, start)
+        with evaluating(denoiser):
+            found = self._round(denoiser, settings, "pilot", PILOT, logsnr)
+        return Measurements(self._even, logsnr[:, None], found["loss"][:, None])
+
+    def at_levels(
+        self,
+        denoiser: Denoise,
+        logsnr: Sequence[float],
+        *,
+        cond: Condition = None,
+        batch_size: int = 64,
+        is_shared: bool = False,
+        device: torch.device | str | None = None,
+    ) -> Float[Tensor, "n m"]:
+        """The loss of each sample at the same noise levels, with noise of its own for each; nats
+        per dimension. Arguments are those of a validation.
+        """
+        levels = torch.tensor(logsnr, dtype=torch.float64).expand(len(self), -1)
+        device = device_of(denoiser, device)
+        settings = Settings(cond, batch_size, is_shared, device, None, silent)
+        with evaluating(denoiser):
+            return self._round(denoiser, settings, "levels", FIXED, levels)["loss"]
 
     def tuned(self, pilot: Measurements) -> "Validator":
         """The validator with the density and the control variate that suit such losses best: it
@@ -249,56 +249,56 @@ class Validator:
     def _round(
         self,
         denoiser: Denoise,
-        settings: "_Settings",
-        rows: Int64[Tensor, " n"],
+        settings: Settings,
+        name: str,
         number: int,
-        num_times: int,
+        logsnr: Float[Tensor, "n m"],
     ) -> Tensors:
-        """The losses of these samples in a round, and its levels; float64, on the CPU."""
-        name = "pilot" if number == PILOT else f"round-{number + 1}"
-        advance = settings.start(name.replace("-", " "), len(rows) * num_times, "evaluations")
-        blocks = torch.split(rows, max(1, settings.batch_size // num_times))
+        """The losses of the first samples at their levels in a round, which has a name and a
+        number; float64, on the CPU.
+        """
+        num_samples, num_times = logsnr.shape
+        advance = settings.start(name.replace("-", " "), logsnr.numel(), "evaluations")
+        blocks = torch.split(torch.arange(num_samples), max(1, settings.batch_size // num_times))
         found: list[tuple[Tensor, Tensors]] = []
         for i, is_own in share(len(blocks), settings.is_shared):
             first, num = blocks[i][0].item(), len(blocks[i])
             part = f"{name}-{first:07d}-{num}x{num_times}"  # another batch size finds no part
-            compute = partial(self._block, denoiser, settings, blocks[i], number, num_times)
+            compute = partial(self._block, denoiser, settings, blocks[i], number, logsnr[blocks[i]])
             is_kept = part in settings.kept
             tensors = settings.kept.part(part, compute)
             kept = slice(None if is_own else 0)
             found.append((blocks[i][kept], {key: value[kept] for key, value in tensors.items()}))
             advance(num * num_times, is_kept)
-        merged = summed(found, len(rows), settings.is_shared, settings.device)
-        merged["logsnr"] = self._logsnr(rows, number, num_times)
-        _require_finite(merged["loss"], merged["logsnr"])
-        return merged
+        merged = summed(found, num_samples, settings.is_shared, settings.device)
+        _require_finite(merged["loss"], logsnr)
+        return {**merged, "logsnr": logsnr}
 
-    def _logsnr(
-        self, rows: Int64[Tensor, " b"], number: int, num_times: int
-    ) -> Float[Tensor, "b m"]:
-        return self._schedule.logsnr(self._draws.times(rows, number, num_times))
+    def _logsnr(self, num: int, number: int, num_times: int) -> Float[Tensor, "n m"]:
+        return self._schedule.logsnr(self._draws.times(torch.arange(num), number, num_times))
 
     @torch.no_grad()
     def _block(
         self,
         denoiser: Denoise,
-        settings: "_Settings",
+        settings: Settings,
         rows: Int64[Tensor, " b"],
         number: int,
-        num_times: int,
+        logsnr: Float[Tensor, "b m"],
     ) -> Tensors:
         """The losses of some samples in a round."""
+        num_times = logsnr.shape[1]
         x, cond = self._source.batch(rows)
         if settings.cond is not None:
             cond = cond_at(settings.cond, rows)
         noise = self._draws.noise(rows, number, x[:1].expand(num_times + 1, *x.shape[1:]))
-        logsnr = self._logsnr(rows, number, num_times).to(x.dtype).flatten()
-        x, noise, logsnr = (part.to(settings.device) for part in (x, noise, logsnr))
+        levels = logsnr.to(x.dtype).flatten()
+        x, noise, levels = (part.to(settings.device) for part in (x, noise, levels))
         which = torch.arange(len(rows)).repeat_interleave(num_times)
         eps = noise[:, :-1].flatten(0, 1)
         cond = to_device(cond, settings.device)
         losses = [
-            eps_loss(denoiser, x[which[i]], logsnr[i], cond=cond_at(cond, which[i]), eps=eps[i])
+            eps_loss(denoiser, x[which[i]], levels[i], cond=cond_at(cond, which[i]), eps=eps[i])
             for i in torch.split(torch.arange(len(which)), settings.batch_size)
         ]
         found = {
@@ -324,7 +324,7 @@ class Validator:
         )
 
     @torch.no_grad()
-    def _warn_if_blind(self, denoiser: Denoise, settings: "_Settings") -> None:
+    def _warn_if_blind(self, denoiser: Denoise, settings: Settings) -> None:
         """Warn if a network answers the same at both ends of the noise levels."""
         if not isinstance(denoiser, Denoiser):
             return
@@ -345,51 +345,9 @@ class Validator:
             )
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """How a validation is made, whatever its result."""
-
-    cond: Condition
-    batch_size: int
-    is_shared: bool
-    device: torch.device
-    parts: Parts | None
-    start: Start
-
-    def __post_init__(self) -> None:
-        require_positive(batch_size=self.batch_size)
-
-    @property
-    def kept(self) -> Parts:
-        return _NothingKept() if self.parts is None else self.parts
-
-
 def num_pilot_times(num_samples: int) -> int:
     """Noise levels of each of so many samples in the pilot: each bin gets at least 25 losses."""
     return max(MIN_PILOT_TIMES, math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / num_samples))
-
-
-def _modules(denoiser: Denoise) -> list[nn.Module]:
-    candidates = (denoiser, getattr(denoiser, "network", None), getattr(denoiser, "denoiser", None))
-    return [one for one in candidates if isinstance(one, nn.Module)]
-
-
-def _device(denoiser: Denoise, given: torch.device | str | None) -> torch.device:
-    parameters = [p for module in _modules(denoiser) for p in module.parameters()]
-    return torch.device(given or (parameters[0].device if parameters else "cpu"))
-
-
-@contextmanager
-def _evaluating(denoiser: Denoise) -> Iterator[None]:
-    """The denoiser's modules in evaluation mode; afterwards each is in the mode it was in."""
-    training = [m for root in _modules(denoiser) for m in root.modules() if m.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _require_finite(loss: Float[Tensor, "n m"], logsnr: Float[Tensor, "n m"]) -> None:

@@ -1,0 +1,81 @@
+"""How a validation is made, whatever its result: batches, processes, devices, and what is kept."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from elbos.checks import require_positive
+from elbos.conditions import Condition
+from elbos.denoiser import Denoise
+from elbos.progress import Start
+
+Tensors = dict[str, Tensor]
+
+
+@runtime_checkable
+class Parts(Protocol):
+    """Where finished parts of a validation are kept, such as `elbos.runs.store.Store`."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
+        """The part of this name, computed if it is not there."""
+
+
+class NothingKept:
+    """The place where nothing is kept."""
+
+    def __contains__(self, name: str) -> bool:
+        return False
+
+    def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
+        del name
+        return compute()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a validation is made; arguments as those of `Validator`'s call."""
+
+    cond: Condition
+    batch_size: int
+    is_shared: bool
+    device: torch.device
+    parts: Parts | None
+    start: Start
+
+    def __post_init__(self) -> None:
+        require_positive(batch_size=self.batch_size)
+
+    @property
+    def kept(self) -> Parts:
+        return NothingKept() if self.parts is None else self.parts
+
+
+def modules(denoiser: Denoise) -> list[nn.Module]:
+    """The modules of a denoiser, if it is one or holds one."""
+    candidates = (denoiser, getattr(denoiser, "network", None), getattr(denoiser, "denoiser", None))
+    return [one for one in candidates if isinstance(one, nn.Module)]
+
+
+def device_of(denoiser: Denoise, given: torch.device | str | None) -> torch.device:
+    """The device that is given, or that of the denoiser's parameters, or the CPU."""
+    parameters = [p for module in modules(denoiser) for p in module.parameters()]
+    return torch.device(given or (parameters[0].device if parameters else "cpu"))
+
+
+@contextmanager
+def evaluating(denoiser: Denoise) -> Iterator[None]:
+    """The denoiser's modules in evaluation mode; afterwards each is in the mode it was in."""
+    training = [m for root in modules(denoiser) for m in root.modules() if m.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

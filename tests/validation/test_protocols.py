@@ -1,0 +1,45 @@
+"""Losses of others at fixed levels, against closed forms and loops as people write them."""
+
+import pytest
+import torch
+from oracles import gaussian, gaussian_loss
+
+from elbos import Validator, parameterizations
+from elbos.validation.protocols import FixedLevels, equispaced_times, fixed_steps
+
+
+def test_the_mean_over_equispaced_times_is_flow_matchings_loss(generator):
+    """E||v_hat - (eps - x)||^2 of N(0, s^2), 4 standard errors, n = 5,000 images of 8 dimensions:
+    at time t its minimum is s^2 / ((1 - t)^2 s^2 + t^2).
+    """
+    s, data = 0.5, gaussian(0.5, 8)
+    x, _ = data.sample(5000, generator)
+    found = equispaced_times()(Validator(x), data, batch_size=8000)
+    times = (torch.arange(8).double() + 0.5) / 8
+    expected = (s**2 / ((1 - times) ** 2 * s**2 + times**2)).mean().item()
+    assert abs(found.mean - expected) < 4 * found.standard_error
+    assert found.standard_error < 0.01 * expected
+
+
+def test_the_mean_over_fixed_steps_is_ddpms_loss(generator):
+    """Of a wrong denoiser, at the cumulative products of DDPM's betas; to the table's width."""
+    x, _ = gaussian(0.5, 8).sample(5000, generator)
+    found = fixed_steps()(Validator(x), gaussian(0.8, 8), batch_size=8000)
+    alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    levels = torch.logit(alphas[[200, 400, 600, 800]]).numpy()
+    expected = (2 * gaussian_loss(levels, 0.5, 0.8)).mean().item()
+    assert abs(found.mean - expected) < 4 * found.standard_error + 0.01 * expected
+
+
+@pytest.mark.parametrize("kind", ["Eps", "X", "V", "Flow"])
+def test_what_it_weighs_is_the_error_of_its_prediction(kind, randn):
+    """Two predictions at one noisy image: the error is the weight times half that of the noise."""
+    parameterization = getattr(parameterizations, kind)()
+    protocol = FixedLevels(name="one", logsnr=(0.7,), parameterization=parameterization)
+    logsnr = torch.tensor([0.7], dtype=torch.float64)
+    z, y, other = randn(1, 5), randn(1, 5), randn(1, 5)
+    _, eps = parameterization.split(y, z, logsnr)
+    _, eps_other = parameterization.split(other, z, logsnr)
+    loss = 0.5 * (eps - eps_other).square().mean()
+    expected = (y - other).square().mean()
+    torch.testing.assert_close(protocol.weights[0] * loss, expected)
