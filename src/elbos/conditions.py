@@ -8,6 +8,7 @@ other value holds for the whole batch and is kept as it is.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -79,8 +80,22 @@ def is_alike(cond: Condition, other: Condition) -> bool:
     return True
 
 
+def require_tensors(cond: Condition) -> None:
+    """Raise a ValueError if the condition holds lists or arrays, which cannot be cut up."""
+    for part in cond.values() if isinstance(cond, Mapping) else (cond,):
+        if isinstance(part, Mapping):
+            require_tensors(part)
+        elif isinstance(part, list | tuple | np.ndarray):
+            raise ValueError(
+                f"cond holds a {type(part).__name__}: give tensors, [b, ...], or a dict of them."
+            )
+
+
 def require_length(cond: Condition, num: int) -> None:
-    """Raise a ValueError if a tensor in the condition is not `[num, ...]`."""
+    """Raise a ValueError if a tensor in the condition is not `[num, ...]`, or a list stands for
+    one.
+    """
+    require_tensors(cond)
 
     def require(part: Tensor) -> Tensor:
         if part.shape[:1] != (num,):

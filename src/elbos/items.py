@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from elbos.conditions import Condition
+from elbos.conditions import Condition, require_tensors
 from elbos.errors import flat
 
 Batch = tuple[Tensor, Condition]
@@ -87,12 +87,16 @@ def _collated(items: Sequence[Any]) -> tuple[Any, Condition]:
     if len(parts) == 1:  # of a TensorDataset
         xs = tuple(x for (x,) in items)
     try:
-        return default_collate(list(xs)), None if conds[0] is None else default_collate(list(conds))
+        x, cond = default_collate(list(xs)), None
+        if conds[0] is not None:
+            cond = default_collate(list(conds))
+        require_tensors(cond)
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
         raise ValueError(
             f"the dataset's items cannot be put in a batch ({flat(error)[:200]}): give x or "
             "(x, cond), tensors of one shape for all items."
         ) from error
+    return x, cond
 
 
 def first_item(items: Items) -> tuple[Float[Tensor, "1 *d"], Condition]:

@@ -30,10 +30,11 @@ def test_rounds_go_on_while_they_help(standard_error, measurement_error, target,
     assert Estimate(3.0, standard_error, measurement_error, 100).is_enough(target) is expected
 
 
-def test_errors_of_independent_values_are_the_textbook_ones(randn):
+@pytest.mark.parametrize("is_lattice", [True, False])
+def test_errors_of_independent_values_are_the_textbook_ones(is_lattice, randn):
     """Of s_i + e_ir, variances 4 and 1, 3 rounds: to 5 %, n = 20,000 samples."""
     values = 2 * randn(20_000, 1) + randn(20_000, 3)
-    found = Estimate.from_rounds(values)
+    found = Estimate.from_rounds(values, is_lattice=is_lattice)
     assert found.standard_error == pytest.approx(math.sqrt((4 + 1 / 3) / 20_000), rel=0.05)
     assert found.measurement_error == pytest.approx(math.sqrt(1 / 3 / 20_000), rel=0.05)
     assert found.sampling_error == pytest.approx(math.sqrt(4 / 20_000), rel=0.05)
@@ -46,7 +47,9 @@ def test_a_common_course_over_the_levels_is_no_error(randn):
     """Values along a line of slope 100, which the lattice averages out: the noise alone is left."""
     noise = randn(1000, 2)
     line = torch.linspace(-50, 50, 1000, dtype=torch.float64)[:, None]
-    found, alone = Estimate.from_rounds(line + noise), Estimate.from_rounds(noise)
+    found, alone = (
+        Estimate.from_rounds(values, is_lattice=True) for values in (line + noise, noise)
+    )
     assert found.standard_error == pytest.approx(alone.standard_error, rel=0.02)
 
 
@@ -116,6 +119,20 @@ def test_errors_are_the_scatter_of_repeated_measurements(is_same, generator):
     stated = "measurement_error" if is_same else "standard_error"
     mean = sum(getattr(one, stated) for one in found) / len(found)
     assert scatter == pytest.approx(mean, rel=0.25)
+
+
+def test_errors_of_some_samples_are_the_scatter_of_repeated_measurements(generator):
+    """Of every third of 90 images of 256 dimensions, whose levels are no lattice; to 30 %, over 60
+    repetitions.
+    """
+    data, found = gaussian(0.5, 256), []
+    for seed in range(60):
+        x, _ = data.sample(90, generator)
+        result = Validator(x, seed=seed, **ENDS)(data, batch_size=720)
+        found.append(result.subset(torch.arange(0, 90, 3)).bits)
+    scatter = torch.tensor([one.mean for one in found]).std().item()
+    stated = sum(one.standard_error for one in found) / len(found)
+    assert scatter == pytest.approx(stated, rel=0.3)
 
 
 def test_one_round_has_no_measurement_error(generator):

@@ -49,6 +49,9 @@ def work(rank, size, folder, name):
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     found = validated(WRAPPERS[name](Network()), is_shared=True)
     torch.save([found.bound, found.labels], folder / f"{name}-{rank}.pt")
+    with pytest.raises(ValueError, match="batch sizes"):
+        Validator(IMAGES, seed=rank)(lambda z, *_: (z, z), is_shared=True)
+    (folder / f"{name}-{rank}.refused").touch()
     dist.destroy_process_group()
     os._exit(0)
 
@@ -69,3 +72,4 @@ def test_processes_share_the_work_and_the_result(name, size, tmp_path):
         bound, labels = torch.load(tmp_path / f"{name}-{rank}.pt")
         torch.testing.assert_close(bound, expected.bound, rtol=1e-6, atol=1e-7)
         assert torch.equal(labels, LABELS)
+        assert (tmp_path / f"{name}-{rank}.refused").exists()

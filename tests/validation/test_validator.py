@@ -10,8 +10,11 @@ from scipy.integrate import quad
 from torch import nn
 
 from elbos import Denoiser, Validator, parameterizations, schedules, weightings
+from elbos.adaptive import Adaptive
+from elbos.denoiser import Guided
 from elbos.oracles import GaussianMixture
 from elbos.runs.store import Store
+from elbos.validation import ControlVariate
 from elbos.validation import validator as module
 
 NUM_LEVELS = 6
@@ -192,6 +195,30 @@ def test_modes_and_random_states_are_left_as_they_were():
     assert_same(found)
 
 
+WRAPPED = {
+    "guided": Guided(DENOISER, 1.0),
+    "closure": (lambda denoiser: lambda z, logsnr, cond=None: denoiser(z, logsnr, cond))(DENOISER),
+    "method": DENOISER.__call__,
+}
+
+
+@pytest.mark.parametrize("denoiser", WRAPPED.values(), ids=WRAPPED)
+def test_what_is_wrapped_is_in_evaluation_mode(denoiser):
+    expected = bits()
+    DENOISER.network.train()
+    assert_same(Validator(IMAGES, num_levels=256)(denoiser), expected)
+    assert DENOISER.network.training
+
+
+def test_a_schedule_that_goes_on_learning_changes_no_result():
+    schedule = Adaptive(logsnr_min=-10.0, logsnr_max=13.3)
+    found = Validator(IMAGES, num_levels=256, schedule=schedule)(DENOISER)
+    levels = torch.linspace(-10, 13.3, 100, dtype=torch.float64)
+    schedule.update(levels, torch.exp(levels))
+    even = Validator(IMAGES, num_levels=256)(DENOISER)
+    torch.testing.assert_close(found.diffusion, even.diffusion, rtol=1e-5, atol=0)
+
+
 def test_what_is_kept_is_not_computed_again(tmp_path, monkeypatch):
     class StoppedError(Exception):
         pass
@@ -219,6 +246,8 @@ def test_what_is_kept_is_not_computed_again(tmp_path, monkeypatch):
     assert_same(bits(parts=store, batch_size=8), expected)
     assert sum(evaluations) < 240 / 2
     assert_same(bits(parts=store, batch_size=12), expected)  # nothing of other batches is taken
+    other = Validator(IMAGES, num_levels=256, seed=1)
+    assert_same(other(DENOISER, parts=store, batch_size=12), other(DENOISER))
 
 
 def test_under_autocast_losses_are_in_float32():
@@ -300,16 +329,28 @@ MISTAKES = {
         ),
         "condition",
     ),
-    "one sample": (lambda: bits().subset(torch.tensor([1])), "1 sample"),
+    "one sample": (lambda: bits().subset(torch.tensor([1])), "two samples"),
     "no labels": (lambda: bits().by_class(), "label"),
     "other draws": (
         lambda: bits().difference(Validator(IMAGES, num_levels=256, seed=1)(DENOISER)),
         "one Validator",
     ),
     "other samples": (
-        lambda: bits().difference(Validator(-IMAGES / 2)(DENOISER)),
+        lambda: bits().difference(bits(IMAGES.flip(0))),
         "other samples",
     ),
+    "a list": (lambda: bits(cond=[0] * 30), "list"),
+    "captions": (lambda: Validator([(x, "a cat") for x in IMAGES])(DENOISER), "cond holds"),
+    "control": (
+        lambda: Validator(IMAGES, control=ControlVariate(torch.zeros(3), torch.zeros(3))),
+        "same ends",
+    ),
+    "target": (lambda: bits(target_se=-1.0), "target_se"),
+    "not a number": (lambda: bits(target_se=math.nan), "target_se"),
+    "twice": (lambda: bits().subset(torch.tensor([1, 1, 2])), "once"),
+    "units": (lambda: bits().difference(Validator(IMAGES)(DENOISER)), "density"),
+    "a level": (lambda: Validator(IMAGES, num_levels=1), "num_levels is 1"),
+    "no pilot": (lambda: Validator(IMAGES).pilot(DENOISER, num_samples=0), "num_samples"),
     "processes": (lambda: bits(is_shared=True), "torch.distributed"),
 }
 

@@ -32,24 +32,29 @@ class Estimate:
     num: int
 
     @classmethod
-    def from_rounds(cls, values: Float[Tensor, "n r"]) -> "Estimate":
+    def from_rounds(cls, values: Float[Tensor, "n r"], *, is_lattice: bool) -> "Estimate":
         r"""The mean over the estimates of each of $n \ge 2$ samples in each of $r$ rounds.
 
-        Samples are given in the order of their noise levels, which are a lattice over all of them:
-        what the levels contribute is nearly the same for two neighbours, and nearly nothing to the
-        mean. So errors follow from the differences of neighbours,
-        $\tfrac1{2n}\overline{(v_{i+1} - v_i)^2}$, as for any systematic sample.
+        If the noise levels are a lattice over all samples, these are given in its order: what the
+        levels contribute is nearly the same for two neighbours, and nearly nothing to the mean. So
+        errors follow from the differences of neighbours,
+        $\tfrac1{2n}\overline{(v_{i+1} - v_i)^2}$, as for any systematic sample. Else, as for some
+        of the samples, they follow from the scatter.
 
         References:
             Wolter (2007), Introduction to Variance Estimation, section 8.2
         """
         num, num_rounds = values.shape
         per_sample = values.mean(1)
-        within = torch.tensor(math.nan)
+        residual, within = values - per_sample[:, None], torch.tensor(math.nan)
+        if is_lattice:
+            total, among_rounds = (
+                v.diff(dim=0).square().mean() / 2 for v in (per_sample, residual)
+            )
+        else:
+            total, among_rounds = per_sample.var(), residual.square().mean()
         if num_rounds > 1:
-            among_rounds = (values - per_sample[:, None]).diff(dim=0).square().mean() / 2
             within = among_rounds / (num_rounds - 1)
-        total = per_sample.diff().square().mean() / 2
         return cls(
             mean=per_sample.mean().item(),
             standard_error=math.sqrt(total.item() / num),
@@ -74,7 +79,7 @@ class Estimate:
         """Whether the standard error is `target`, or would not be after more rounds on these
         samples.
         """
-        if target is None or self.standard_error <= target:
+        if target is None or math.isnan(self.standard_error) or self.standard_error <= target:
             return True
         share = LITTLE if self.sampling_error > target else NOTHING
         return self.measurement_error < share * self.sampling_error

@@ -71,12 +71,15 @@ class Measurements:
         logsnr: The levels, float64.
         loss: $\ell$ at them, nats per dimension, float64.
         control: $g$, known before these losses were; zero for none.
+        is_lattice: Whether the levels of all samples together are evenly spread, as those of some
+            of them are not.
     """
 
     schedule: Schedule
     logsnr: Float[Tensor, "n r m"]
     loss: Float[Tensor, "n r m"]
     control: ControlVariate | None = None
+    is_lattice: bool = True
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -113,11 +116,12 @@ class Measurements:
 
     def estimate(self, values: Float[Tensor, "n r"]) -> Estimate:
         """The mean of such values over the samples, with its errors."""
-        return Estimate.from_rounds(values[self.order])
+        return Estimate.from_rounds(values[self.order], is_lattice=self.is_lattice)
 
     def at(self, index: Tensor) -> "Measurements":
         """Those of some samples."""
-        return Measurements(self.schedule, self.logsnr[index], self.loss[index], self.control)
+        logsnr, loss = self.logsnr[index], self.loss[index]
+        return Measurements(self.schedule, logsnr, loss, self.control, is_lattice=False)
 
 
 def fit(pilot: Measurements) -> tuple[Adaptive, ControlVariate]:

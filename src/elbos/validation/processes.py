@@ -12,19 +12,29 @@ def share(num: int, is_shared: bool) -> Iterator[tuple[int, bool]]:
 
     Every process computes as many, since networks that are spread over them (FSDP2) need all in
     each call: one that runs out of pieces repeats the first, which does not count.
-
-    Raises:
-        ValueError: If there are no processes to share with.
     """
     if not is_shared:
         yield from ((i, True) for i in range(num))
         return
-    if not (dist.is_available() and dist.is_initialized()):
-        raise ValueError("is_shared is true and torch.distributed is not initialized: start it.")
     rank, size = dist.get_rank(), dist.get_world_size()
     for turn in range(-(-num // size)):
         i = turn * size + rank
         yield (i, True) if i < num else (0, False)
+
+
+def require_alike(values: tuple[float, ...], device: torch.device) -> None:
+    """Raise a ValueError, on every process, unless the numbers are the same on all."""
+    if not (dist.is_available() and dist.is_initialized()):
+        raise ValueError("is_shared is true and torch.distributed is not initialized: start it.")
+    least = torch.tensor(values, dtype=torch.float64, device=device)
+    greatest = least.clone()
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    dist.all_reduce(greatest, dist.ReduceOp.MAX)
+    if not torch.equal(least, greatest):
+        raise ValueError(
+            "the processes have other data, seeds, noise levels or batch sizes: give all of them "
+            "the whole set, and the same settings."
+        )
 
 
 def summed(

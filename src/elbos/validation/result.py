@@ -140,11 +140,11 @@ class Validation:
         """The validation of some of the samples, by their numbers or a mask.
 
         Raises:
-            ValueError: If they are fewer than two.
+            ValueError: If they are fewer than two, or one is there twice.
         """
         rows = torch.arange(len(self.prior))[index]
-        if len(rows) < 2:
-            raise ValueError(f"a subset of {len(rows)} samples has no standard error: give two.")
+        if len(set(rows.tolist())) < max(2, len(rows)):
+            raise ValueError(f"a subset takes two samples or more, once each: it has {len(rows)}.")
         return replace(
             self,
             measurements=self.measurements.at(rows),
@@ -177,7 +177,13 @@ class Validation:
                 "the two validations have other noise levels: compare those of one Validator, "
                 "with as many rounds."
             )
-        if not torch.allclose(self.prior, other.prior, rtol=1e-4, atol=1e-12):
+        if self.num_levels != other.num_levels:
+            raise ValueError(
+                f"the two validations are of num_levels={self.num_levels} and {other.num_levels}: "
+                "a probability is not compared with a density."
+            )
+        atol = 1e-6 * math.exp(own.schedule.logsnr_min)
+        if not torch.allclose(self.prior, other.prior, rtol=1e-4, atol=atol):
             raise ValueError("the two validations are of other samples: give the same data.")
         return own.estimate((self.bound - other.bound) / NATS_PER_BIT)
 

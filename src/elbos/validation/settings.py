@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -50,16 +50,23 @@ class Settings:
 
     def __post_init__(self) -> None:
         require_positive(batch_size=self.batch_size)
+        if self.is_shared and self.parts is not None:
+            raise ValueError("parts are kept by one process: leave out parts, or is_shared.")
 
     @property
     def kept(self) -> Parts:
         return NothingKept() if self.parts is None else self.parts
 
 
-def modules(denoiser: Denoise) -> list[nn.Module]:
-    """The modules of a denoiser, if it is one or holds one."""
-    candidates = (denoiser, getattr(denoiser, "network", None), getattr(denoiser, "denoiser", None))
-    return [one for one in candidates if isinstance(one, nn.Module)]
+def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
+    """The modules of a denoiser: itself, what it wraps, or what a function is closed over."""
+    if isinstance(denoiser, nn.Module):
+        return [denoiser]
+    if depth == 0:
+        return []
+    inner = [getattr(denoiser, name, None) for name in ("network", "denoiser", "__self__")]
+    inner += [cell.cell_contents for cell in getattr(denoiser, "__closure__", None) or ()]
+    return [module for one in inner for module in modules(one, depth - 1)]
 
 
 def device_of(denoiser: Denoise, given: torch.device | str | None) -> torch.device:

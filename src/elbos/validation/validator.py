@@ -1,5 +1,7 @@
 """The ELBO of any denoiser on a held-out set, in anybody's training loop."""
 
+import copy
+import hashlib
 import math
 import warnings
 from collections.abc import Sequence
@@ -21,7 +23,7 @@ from elbos.schedules import Linear, Schedule
 from elbos.validation.draws import FIXED, PILOT, Draws
 from elbos.validation.estimate import Estimate
 from elbos.validation.measurements import NUM_BINS, ControlVariate, Measurements, fit
-from elbos.validation.processes import share, summed
+from elbos.validation.processes import require_alike, share, summed
 from elbos.validation.result import NATS_PER_BIT, Validation
 from elbos.validation.settings import Parts, Settings, Tensors, device_of, evaluating
 
@@ -94,15 +96,24 @@ class Validator:
             raise ValueError(
                 f"num_evaluations is {self.num_evaluations}: give a multiple of {ROUND_TIMES}."
             )
-        if self.seed < 0:
+        if not (isinstance(self.seed, int) and 0 <= self.seed < 2**63):
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
+        if self.num_levels is not None and self.num_levels < 2:
+            raise ValueError(f"num_levels is {self.num_levels}: give 2 or more, or None.")
         self._even  # noqa: B018, raises if the ends are no interval
-        ends = self._schedule.logsnr_min, self._schedule.logsnr_max
-        if ends != (self.logsnr_min, self.logsnr_max):
-            raise ValueError(
-                f"the schedule's log-SNRs are in {list(ends)}, the validator's in "
-                f"{[self.logsnr_min, self.logsnr_max]}: give both the same ends."
-            )
+        object.__setattr__(
+            self, "schedule", copy.deepcopy(self.schedule)
+        )  # others may go on learning
+        ends = [self.logsnr_min, self.logsnr_max]
+        others = [[self._schedule.logsnr_min, self._schedule.logsnr_max]]
+        if self.control is not None:
+            others.append(self.control.logsnr[[0, -1]].tolist())
+        for other in others:
+            if other != ends:
+                raise ValueError(
+                    f"schedule or control variate are of log-SNRs in {other}, the validator's "
+                    f"are in {ends}: give all the same ends."
+                )
         if isinstance(self._source, Items):
             first_item(self._source)
         warn_if_unresolved(self.logsnr_max, self.num_levels)
@@ -112,8 +123,8 @@ class Validator:
 
     @cached_property
     def _source(self) -> Source:
-        if isinstance(self.data, Source):
-            return self.data
+        if isinstance(self.data, Source) and not hasattr(self.data, "__getitem__"):
+            return self.data  # other libraries' datasets have a method `batch`, too
         is_double = isinstance(self.data, Tensor) and self.data.dtype == torch.float64
         dtype = torch.float64 if is_double else torch.float32
         return Items(self.data, is_bounded=False, dtype=dtype)
@@ -156,7 +167,7 @@ class Validator:
                 work; they get the same result. Default: every process that calls does all of it.
             device: Where the denoiser is. Default: where its parameters are, or the CPU.
             parts: Where finished parts are kept, so that the same call resumes: a place of this
-                validator and this denoiser alone. Default: nowhere.
+                denoiser and these data alone, on one process. Default: nowhere.
             start: Begins the progress. Default: none is shown.
 
         Raises:
@@ -164,6 +175,8 @@ class Validator:
                 data, discrete data have other values, or `cond` is not of all samples.
         """
         require_length(cond, len(self))
+        if target_se is not None:
+            require_positive(target_se=target_se)
         settings = Settings(cond, batch_size, is_shared, device_of(denoiser, device), parts, start)
         target = None if target_se is None else target_se * NATS_PER_BIT
         rounds: list[Tensors] = []
@@ -208,6 +221,7 @@ class Validator:
             parts: Where finished parts are kept.
             start: Begins the progress.
         """
+        require_positive(num_samples=num_samples)
         num = min(num_samples, len(self))
         even = replace(self, schedule=None, control=None)
         logsnr = even._logsnr(num, PILOT, num_times or num_pilot_times(num))
@@ -258,13 +272,17 @@ class Validator:
         number; float64, on the CPU.
         """
         num_samples, num_times = logsnr.shape
+        if settings.is_shared:
+            first, _ = self._source.batch(torch.arange(1))
+            sums = (logsnr.sum().item(), first.double().sum().item())
+            require_alike((num_samples, settings.batch_size, self.seed, *sums), settings.device)
         advance = settings.start(name.replace("-", " "), logsnr.numel(), "evaluations")
         blocks = torch.split(torch.arange(num_samples), max(1, settings.batch_size // num_times))
         found: list[tuple[Tensor, Tensors]] = []
         for i, is_own in share(len(blocks), settings.is_shared):
-            first, num = blocks[i][0].item(), len(blocks[i])
-            part = f"{name}-{first:07d}-{num}x{num_times}"  # another batch size finds no part
-            compute = partial(self._block, denoiser, settings, blocks[i], number, logsnr[blocks[i]])
+            levels, num = logsnr[blocks[i]], len(blocks[i])
+            part = f"{name}-{i:05d}-{self._digest(levels)}"
+            compute = partial(self._block, denoiser, settings, blocks[i], number, levels)
             is_kept = part in settings.kept
             tensors = settings.kept.part(part, compute)
             kept = slice(None if is_own else 0)
@@ -273,6 +291,11 @@ class Validator:
         merged = summed(found, num_samples, settings.is_shared, settings.device)
         _require_finite(merged["loss"], logsnr)
         return {**merged, "logsnr": logsnr}
+
+    def _digest(self, logsnr: Float[Tensor, "b m"]) -> str:
+        """The identifier of a part: another validator, or another batch size, finds none."""
+        of_self = repr((self.seed, self.num_levels, self.logsnr_min, self.logsnr_max))
+        return hashlib.sha256(of_self.encode() + logsnr.numpy().tobytes()).hexdigest()[:12]
 
     def _logsnr(self, num: int, number: int, num_times: int) -> Float[Tensor, "n m"]:
         return self._schedule.logsnr(self._draws.times(torch.arange(num), number, num_times))
