@@ -21,7 +21,7 @@ from beartype import BeartypeConf, beartype
 
 NUM_CALLS = 5_000  # whose arguments and results are looked at, in each test
 NUM_CLOSURES = 3  # of one function inside another, in each process: each costs milliseconds
-NUM_ELEMENTS = 10  # of a container, that tell what it looks like
+NUM_ELEMENTS, DEPTH = 10, 4  # of a container, that tell what it looks like; annotations end there
 MAX_LITERAL = 40  # characters: longer text is no literal of an annotation
 
 _beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
@@ -51,22 +51,26 @@ def check(function):
     return _beartype(function)
 
 
-def look(value):
+def look(value, depth=DEPTH):
     """What an annotation can tell of a value."""
-    return _look_of(type(value))(value)
+    return _look_of(type(value))(value, depth - 1) if depth else type(value)
 
 
 @functools.cache
 def _look_of(kind):
     if issubclass(kind, (torch.Tensor, np.ndarray)):
-        return lambda array: (kind, array.dtype, array.shape)
+        return lambda array, _: (kind, array.dtype, array.shape)
     if issubclass(kind, dict):
-        return lambda items: (kind, *map(look, itertools.islice(items.items(), NUM_ELEMENTS)))
+        return lambda items, depth: (kind, *_looks(items.items(), depth))
     if issubclass(kind, (tuple, list, set, frozenset)):
-        return lambda items: (kind, *map(look, itertools.islice(items, NUM_ELEMENTS)))
+        return lambda items, depth: (kind, *_looks(items, depth))
     if issubclass(kind, str):
-        return lambda text: text if len(text) < MAX_LITERAL else kind
-    return lambda value: kind
+        return lambda text, _: text if len(text) < MAX_LITERAL else kind
+    return lambda value, _: kind
+
+
+def _looks(items, depth):
+    return (look(item, depth) for item in itertools.islice(items, NUM_ELEMENTS))
 
 
 def jaxtyped(*, typechecker):
@@ -97,7 +101,7 @@ def _checked_once(function, typechecker):
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
         global _left
-        if _left == 0 or jaxtyping.config.jaxtyping_disable:
+        if torch.compiler.is_compiling() or not _left or jaxtyping.config.jaxtyping_disable:
             return function(*args, **kwargs)
         _left -= 1
         arguments = look(args), look(kwargs) if kwargs else None
