@@ -81,7 +81,7 @@ class Floor:
     tenth: tuple[float, ...] | None = None
 
     @property
-    def num_settled(self) -> int:
+    def num_resolved(self) -> int:
         """The number of noise levels, from the first on, at which a tenth of the points has the
         same floor to 5 %.
         """

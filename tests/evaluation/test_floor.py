@@ -50,7 +50,7 @@ def test_the_floor_is_the_loss_of_the_exact_denoiser_on_the_training_images() ->
 def test_the_floor_of_a_tenth_is_lower_but_in_much_noise() -> None:
     """Of 135 images: the same to a few per cent at -8, a fraction at -1."""
     found = measured(Run("digits"), "unconditional")
-    assert found.tenth is not None and 1 <= found.num_settled < 3
+    assert found.tenth is not None and 1 <= found.num_resolved < 3
     assert abs(found.tenth[0] / found.loss[0] - 1) < 0.05
     assert found.tenth[2] < 0.8 * found.loss[2]
 

@@ -35,7 +35,7 @@ from elbos.evaluation.scores import (
 from elbos.floor import Floor
 from elbos.report.evaluation import evaluation_page, evaluation_tables, runs_table
 from elbos.report.evaluation_figures import curves_figure, sweep_figure, sweep_styles
-from elbos.report.floor import floor_figure, settled
+from elbos.report.floor import floor_figure, underfitting
 from elbos.report.numbers import percent
 
 COMMAND = "elbos evaluate runs/fashion --quality"
@@ -312,7 +312,7 @@ def test_the_floor_is_dashed_in_the_colour_of_its_loss(result):
 
 def test_underfitting_is_the_excess_where_a_tenth_of_the_images_has_the_same_floor(result):
     one, least = result.results["unconditional"], result.floors["unconditional"]
-    found = settled(one, least)
+    found = underfitting(one, least)
     levels = np.array(one.curve.logsnr) < -2
     loss, floor_loss = np.array(one.curve.nats_per_dim), np.array(least.loss)
     assert found.logsnr == np.array(one.curve.logsnr)[levels][-1]
@@ -321,9 +321,9 @@ def test_underfitting_is_the_excess_where_a_tenth_of_the_images_has_the_same_flo
     errors = np.hypot(one.curve.standard_error, least.standard_error)
     assert found.error == pytest.approx(errors[levels].sum() / floor_loss[levels].sum())
     assert percent(found.excess) in words(evaluation_page(result))
-    assert settled(one, replace(least, tenth=None)) is None
+    assert underfitting(one, replace(least, tenth=None)) is None
     unmeasured = replace(one.curve, standard_error=(0.0,) * len(one.curve.logsnr))
-    assert settled(replace(one, curve=unmeasured), least) is None
+    assert underfitting(replace(one, curve=unmeasured), least) is None
     nowhere = replace(least, tenth=tuple(0.5 * value for value in least.loss))
     assert "Underfitting" not in evaluation_page(
         replace(result, floors=dict.fromkeys(result.floors, nowhere))

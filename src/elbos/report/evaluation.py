@@ -12,7 +12,7 @@ from elbos.evaluation.metrics import FRECHET_DISTANCE
 from elbos.evaluation.result import MAX_Z, Evaluation, Likelihood, TheoremCheck
 from elbos.evaluation.scores import SampleQuality, SampleSets, Scores, Sweep
 from elbos.report import evaluation_figures as figures
-from elbos.report.floor import floor_figure, floor_tables, settled
+from elbos.report.floor import floor_figure, floor_tables, underfitting
 from elbos.report.html import document
 from elbos.report.numbers import count, fixed, number, plus_minus, setting, signed
 from elbos.report.tables import Cell, Column, Row, Table, settings
@@ -42,7 +42,7 @@ def evaluation_page(
         max_z=MAX_Z,
         figures=figures,
         floor_figure=floor_figure,
-        settled=settled,
+        underfitting=underfitting,
         tables=_page_tables(result),
     )
 

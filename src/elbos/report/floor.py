@@ -35,14 +35,14 @@ def _table(one: Likelihood, floor: Floor, name: str, num_rows: int) -> Table:
         cells = (plus_minus(loss, error), plus_minus(least, least_error), excess)
         rows.append((fixed(curve.logsnr[i], 2), *cells))
     heads = ["log-SNR", "loss", "floor", "loss − floor"]
-    if found := settled(one, floor):
+    if found := underfitting(one, floor):
         name += f"; {percent(found.excess)} ± {percent(found.error)} above it"
         name += f" up to log-SNR {fixed(found.logsnr, 1)}"
     return Table([Column(head) for head in heads], rows, name)
 
 
 @dataclass(frozen=True)
-class Settled:
+class Underfitting:
     """What a loss is above its floor, where a tenth of the training images has the same floor.
 
     Attributes:
@@ -56,20 +56,20 @@ class Settled:
     error: float
 
 
-def settled(one: Likelihood, floor: Floor) -> Settled | None:
-    """The excess where the floor is settled, or None if it is so at no noise level.
+def underfitting(one: Likelihood, floor: Floor) -> Underfitting | None:
+    """The excess where the floor is resolved, or None if it is so at no noise level.
 
     Levels at which the loss has no error are left out: no image was measured there, and the loss is
     what the pilot's curve says.
     """
     curve = one.curve
-    levels = [i for i in range(floor.num_settled) if curve.standard_error[i] > 0]
+    levels = [i for i in range(floor.num_resolved) if curve.standard_error[i] > 0]
     if not levels:
         return None
     area = sum(floor.loss[i] for i in levels)
     errors = [math.hypot(curve.standard_error[i], floor.standard_error[i]) for i in levels]
     excess = sum(curve.nats_per_dim[i] for i in levels) / area - 1
-    return Settled(floor.logsnr[levels[-1]], excess, sum(errors) / area)
+    return Underfitting(floor.logsnr[levels[-1]], excess, sum(errors) / area)
 
 
 def floor_figure(result: Evaluation) -> Figure:
