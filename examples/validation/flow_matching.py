@@ -1,6 +1,6 @@
 """Flow matching in a plain loop, with a validation after each epoch: the lines marked with +.
 
-python examples/validate.py
+python examples/validation/flow_matching.py
 """
 
 import torch
@@ -20,12 +20,12 @@ class Network(torch.nn.Sequential):
 
 conv, silu = torch.nn.Conv2d, torch.nn.SiLU()
 network = Network(conv(2, 32, 3, 1, 1), silu, conv(32, 32, 3, 1, 1), silu, conv(32, 1, 3, 1, 1))
-optimizer = torch.optim.Adam(network.parameters())
+optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
 
 denoiser = elbos.adapters.flow.denoiser(network, data_at=0)  # + the network predicts eps - x
 validator = elbos.Validator(test, num_levels=17, logsnr_min=-8.0, logsnr_max=7.8)  # +
 before = validator(denoiser)  # +
-for epoch in range(5):
+for epoch in range(3):
     for batch in loader:
         eps, t = torch.randn_like(batch), torch.rand(len(batch))
         share = t.view(-1, 1, 1, 1)
