@@ -51,12 +51,14 @@ if TYPE_CHECKING:
     from elbos.objective import Objective as Objective
     from elbos.training.fit import fit as fit
     from elbos.training.run import Run as Run
+    from elbos.validation.by_level import LossByLevel as LossByLevel
     from elbos.validation.validator import Validator as Validator
 
 __version__ = "0.1.0"
 
 _FROM = {
     "Denoiser": "denoiser",
+    "LossByLevel": "validation.by_level",
     "Objective": "objective",
     "Run": "training.run",
     "Validator": "validation.validator",

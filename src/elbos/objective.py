@@ -77,12 +77,19 @@ class Objective:
     def coefficient(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         r"""What $\|\hat y - y\|^2$ is multiplied with,
         $\tfrac12 (w/p)(\alpha/(a\sigma - b\alpha))^2$; float64.
-
-        The density is divided by here and nowhere else.
         """
         logsnr = logsnr.double()
-        w_over_p = self.weighting(logsnr) * torch.exp(-self.schedule.log_density(logsnr))
-        return 0.5 * w_over_p * self.parameterization.eps_error_per_error(logsnr)
+        return 0.5 * self.w_over_p(logsnr) * self.parameterization.eps_error_per_error(logsnr)
+
+    def w_over_p(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        r"""The factor $w(\lambda)/p(\lambda)$ of the loss; float64.
+
+        The density is divided by here and nowhere else. A loss divided by this factor is
+        $\tfrac12\|\hat\epsilon - \epsilon\|^2$, which is comparable over weightings and schedules
+        (`elbos.LossByLevel`). An adaptive schedule has another density after its `update`.
+        """
+        logsnr = logsnr.double()
+        return self.weighting(logsnr) * torch.exp(-self.schedule.log_density(logsnr))
 
     def loss(
         self,

@@ -73,6 +73,39 @@ class Parameterization(abc.ABC):
         alpha, sigma = alpha_sigma(logsnr)
         return (alpha / (a * sigma - b * alpha)) ** 2
 
+    @torch.no_grad()
+    def eps_loss(
+        self, y_hat: Float[Tensor, "b *d"], y: Float[Tensor, "b *d"], logsnr: Float[Tensor, " b"]
+    ) -> Float[Tensor, " b"]:
+        r"""The unweighted loss $\tfrac12\|\hat\epsilon - \epsilon\|^2$ per dimension, of an output
+        of the network and its target: the same whatever the network predicts.
+
+        A target of the other sign has the same error, $x - \epsilon$ as well as $\epsilon - x$.
+
+        Args:
+            y_hat: The output; it may be of lower precision.
+            y: The target.
+            logsnr: One level per sample.
+
+        Returns:
+            Nats per dimension, without a gradient.
+
+        Raises:
+            ValueError: If shapes differ that would broadcast.
+
+        Examples:
+            >>> Flow().eps_loss(torch.zeros(1, 3), torch.ones(1, 3), torch.tensor([0.0]))
+            tensor([0.1250])
+        """
+        if y_hat.shape != y.shape or logsnr.shape != y.shape[:1]:
+            raise ValueError(
+                f"output of shape {tuple(y_hat.shape)} for a target of shape {tuple(y.shape)} at "
+                f"log-SNR of shape {tuple(logsnr.shape)}: give output like the target, log-SNR [b]."
+            )
+        dtype = torch.promote_types(y.dtype, torch.float32)
+        error = (y_hat.to(dtype) - y.to(dtype)).square().flatten(1).mean(1)
+        return 0.5 * self.eps_error_per_error(logsnr).to(error) * error
+
 
 @dataclass(frozen=True, kw_only=True)
 class Eps(Parameterization):

@@ -13,6 +13,7 @@ from tables import PARAMETERIZATIONS, SCHEDULES, WEIGHTINGS, with_ends
 from elbos import schedules, weightings
 from elbos.adaptive import Adaptive
 from elbos.denoiser import Denoiser
+from elbos.likelihood import eps_loss
 from elbos.objective import Objective
 from elbos.parameterizations import EDM, Eps, V
 from elbos.process import align, alpha_sigma, diffuse
@@ -123,6 +124,19 @@ def test_edm_recipe_is_karras_loss(randn):
     denoised = 0.25 / (sigma**2 + 0.25) * noisy + sigma * 0.5 / (sigma**2 + 0.25).sqrt() * f
     karras = ((sigma**2 + 0.25) / (0.5 * sigma) ** 2 * (denoised - x) ** 2).mean(1)
     torch.testing.assert_close(loss, 0.5 * 0.25 * karras, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("weighting", [Sigmoid(k=2.0), weightings.EDM()], ids=repr)
+def test_without_its_factor_the_loss_is_the_error_of_the_noise(weighting, randn):
+    x, eps, logsnr = randn(40, 5), randn(40, 5), torch.linspace(-15, 15, 40).double()
+    network = as_network(DataEstimate(), V())
+    mine = objective(weighting=weighting, schedule=schedules.Normal.edm())
+    torch.testing.assert_close(
+        mine(network, x, eps, logsnr) / mine.w_over_p(logsnr),
+        eps_loss(Denoiser(network, V()), x, logsnr, eps=eps),
+        rtol=1e-8,
+        atol=1e-12,
+    )
 
 
 def test_a_batch_as_large_as_the_width_does_not_mix_its_samples(randn):

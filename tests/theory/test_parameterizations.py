@@ -51,6 +51,25 @@ def test_eps_error_per_error_is_the_ratio_of_errors(parameterization, randn):
     )
 
 
+def test_eps_loss_is_the_error_of_the_noise(parameterization, randn):
+    x, eps, y_hat = randn(81, 2, 3), randn(81, 2, 3), randn(81, 2, 3)
+    _, eps_hat = parameterization.split(y_hat, diffuse(x, eps, LOGSNR), LOGSNR)
+    expected = 0.5 * (eps_hat - eps).square().mean((1, 2))
+    y = parameterization.target(x, eps, LOGSNR)
+    for found in (
+        parameterization.eps_loss(y_hat, y, LOGSNR),
+        parameterization.eps_loss(-y_hat, -y, LOGSNR),
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-15)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("shapes", [((4, 1), (4, 3), (4,)), ((4, 4), (4, 4), (4, 1))])
+def test_a_loss_of_shapes_that_would_broadcast_is_refused(shapes):
+    with pytest.raises(ValueError, match=r"\(4, 1\)"):
+        V().eps_loss(*map(torch.ones, shapes))
+
+
 def sigma2(logsnr):
     return 1 / (1 + np.exp(logsnr))
 

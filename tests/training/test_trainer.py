@@ -23,6 +23,8 @@ from elbos.likelihood import warn_if_unresolved
 from elbos.networks import MLPConfig
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
+from elbos.schedules import Linear
+from elbos.tabulated import Tabulated
 from elbos.training.config import Config, Optimizer, Output, run_config
 from elbos.training.data import Toy
 from elbos.training.fit import train
@@ -30,6 +32,8 @@ from elbos.training.machine import new_accelerator
 from elbos.training.presets import PRESETS
 from elbos.training.state import new_state
 from elbos.training.trainer import Trainer
+from elbos.validation import BinnedLoss
+from elbos.weightings import Sigmoid
 
 GOLDEN = Path(__file__).with_name(
     "golden_losses.json"
@@ -208,11 +212,38 @@ def test_the_share_of_clipped_steps_is_logged(
     assert {line["clipped"] for line in log(tmp_path) if "loss" in line} == {share}
 
 
+def test_the_loss_by_noise_level_is_that_of_the_batches(tmp_path: Path) -> None:
+    """Of the ELBO at levels drawn evenly from a range of 20, the loss is 20 times its mean."""
+    even = Linear(logsnr_min=-10.0, logsnr_max=10.0)
+    train(replace(TOY, schedule=even, output=replace(TOY.output, log_every=128)), tmp_path)
+    lines = [line for line in log(tmp_path) if "loss" in line]
+    assert len(lines) == 5
+    for line in lines:
+        found = BinnedLoss.from_dict(line["loss_by_level"])
+        assert found.edges == pytest.approx(range(-10, 11, 2))
+        assert sum(found.num_samples) == 128
+        assert {*found.num_samples} <= {12, 13, 14}  # low-discrepancy levels
+        total = sum(n * m for n, m in zip(found.num_samples, found.nats_per_dim, strict=True))
+        assert 20 * total / 128 == pytest.approx(line["loss"], rel=1e-6)
+
+
+def test_the_loss_by_noise_level_depends_on_no_weighting(tmp_path: Path) -> None:
+    """Of the network before its first step, even where a weighting has no weight: it says None."""
+    half = Tabulated.from_function(lambda logsnr: (logsnr < 0.0).double())
+    found = []
+    for name, weighting in (("elbo", weightings.ELBO()), ("k", Sigmoid(k=-3.0)), ("half", half)):
+        train(replace(TOY, weighting=weighting, num_images=64), tmp_path / name)
+        found.append(log(tmp_path / name)[0]["loss_by_level"]["nats_per_dim"])
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    assert found[2][:5] == pytest.approx(found[0][:5], rel=1e-5)
+    assert found[2][6:] == [None] * 4
+
+
 def test_a_checkpoint_of_an_earlier_version_counts_no_clipped_steps() -> None:
     state = new_state(TOY, TOY.data.load().spec, torch.device("cpu"))
     state.unlogged.fill_(5.0)
     groups = state.groups()
-    groups["log"]["unlogged"] = torch.tensor([3.0, 2.0], dtype=torch.float64)
+    groups["log"] = {"unlogged": torch.tensor([3.0, 2.0], dtype=torch.float64)}
     state.unlogged.zero_()
     state.restore(0, groups)
     assert state.unlogged.tolist() == [3.0, 2.0, 0.0]
@@ -266,8 +297,12 @@ def test_two_processes_are_one(tmp_path: Path, schedule: str) -> None:
     expected, found = tensors(tmp_path / "1"), tensors(tmp_path / "2")
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-6, msg=name)
-    losses = ([line["loss"] for line in log(tmp_path / num) if "loss" in line] for num in "12")
-    torch.testing.assert_close(*losses, rtol=0, atol=1e-6)
+    lines = ([line for line in log(tmp_path / num) if "loss" in line] for num in "12")
+    for one, two in zip(*lines, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=0, abs=1e-6)
+        one, two = (BinnedLoss.from_dict(line["loss_by_level"]) for line in (one, two))
+        assert two.num_samples == one.num_samples
+        assert two.nats_per_dim == pytest.approx(one.nats_per_dim, abs=1e-5)
 
 
 # --- only the trainer changes state --------------------------------------------------------------

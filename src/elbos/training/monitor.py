@@ -99,11 +99,13 @@ class Monitor:
             clipped=(state.unlogged[2] / state.unlogged[1]).item(),
             learning_rate=state.optimizer.param_groups[0]["lr"],
             images_per_sec=num_images_since / (now - self.since),
+            loss_by_level=state.by_level.result().to_dict(),
         )
         self.progress.update(self.task, note=f"loss {mean_loss:.4f}")
         if not self.console.is_terminal:
             self._print_line(mean_loss, num_images_since / (now - self.since))
         state.unlogged.zero_()
+        state.by_level.reset()
         self.step_before, self.since = state.step, now
 
     def _print_line(self, loss: float, images_per_sec: float) -> None:
@@ -155,12 +157,13 @@ class Monitor:
         levels = ends[0] + (ends[1] - ends[0]) * middle
         return [float(f"{p:.4g}") for p in schedule.density(levels).tolist()]
 
-    def _log(self, **values: float) -> None:
+    def _log(self, **values: Any) -> None:
         if self.is_main:
             self.run.log(step=self.state.step, **values)
         if self.tensorboard is not None:
             for name, value in values.items():
-                self.tensorboard.add_scalar(name, value, self.state.step)
+                if isinstance(value, float | int):
+                    self.tensorboard.add_scalar(name, value, self.state.step)
 
 
 def _writer(run: RunDirectory, step: int) -> Any:

@@ -14,19 +14,21 @@ from elbos.training.ema import EMA
 from elbos.training.optimizer import new_optimizer
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling
+from elbos.validation import LossByLevel
 
 
 @dataclass
 class State:
     """The network, its average, the optimizer, the schedule if it is adaptive, and the step; and,
     so that a log does not show where a run was resumed, sum and number of the losses since its last
-    line, and how many gradients were clipped.
+    line, how many gradients were clipped, and the unweighted losses by noise level.
     """
 
     network: nn.Module
     ema: EMA
     optimizer: torch.optim.Optimizer
     schedule: Schedule
+    by_level: LossByLevel
     step: int = 0
     unlogged: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
@@ -42,7 +44,7 @@ class State:
             "ema": self.ema.network.state_dict(),
             "optimizer": moments,
             "schedule": self.schedule.state_dict(),
-            "log": {"unlogged": self.unlogged.clone()},
+            "log": {"unlogged": self.unlogged.clone(), **self.by_level.state_dict()},
         }
 
     def begin_with(self, weights: dict[str, Tensor]) -> None:
@@ -73,6 +75,8 @@ class State:
         self.schedule.load_state_dict(groups["schedule"])
         unlogged = groups["log"]["unlogged"]
         self.unlogged[: len(unlogged)] = unlogged  # earlier versions counted no clipped ones
+        if "sums" in groups["log"]:  # and no losses by noise level
+            self.by_level.load_state_dict(groups["log"])
         self._restore_moments(groups["optimizer"])
 
     def _restore_moments(self, moments: dict[str, Tensor]) -> None:
@@ -133,4 +137,5 @@ def new_state(
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     optimizer = new_optimizer(network, config.optimizer, dtype)
     schedule = copy.deepcopy(config.schedule)  # an adaptive one is changed
-    return State(network, EMA(network, config.averaging), optimizer, schedule)
+    by_level = LossByLevel(config.schedule)
+    return State(network, EMA(network, config.averaging), optimizer, schedule, by_level)

@@ -162,7 +162,11 @@ class Trainer:
         grad_norm = self.optimize(loss, logsnr)
         state.step += 1
         state.ema.update(state.network, state.step)
-        levels, losses = accelerator.gather((logsnr.to(loss), loss.detach()))
+        loss = loss.detach()
+        levels, w_over_p = torch.stack([logsnr, self.objective.w_over_p(logsnr)]).to(loss)
+        observed = accelerator.gather(torch.stack([levels, loss, loss / w_over_p], 1))
+        levels, losses, unweighted = observed.unbind(1)
+        state.by_level.update(levels, unweighted)  # without weight, 0 / 0, which is left out
         state.schedule.update(levels, losses)  # only an adaptive one changes
         return losses, grad_norm
 

@@ -16,6 +16,7 @@ every level of it means something, too.
 | `result` | `Validation`: the bound of each sample, by noise level, by class, and differences |
 | `settings`, `processes` | batches, devices, what is kept; the work shared among processes |
 | `validator` | `Validator` |
+| `by_level` | `LossByLevel`: the loss of a training by noise level, from its own batches |
 | `protocols` | validation losses as others report them, at a few fixed noise levels |
 
 References:
@@ -23,9 +24,20 @@ References:
     Kingma & Gao (2023), https://arxiv.org/abs/2303.00848
 """
 
+from elbos.validation.by_level import BinnedLoss, LossByLevel
 from elbos.validation.estimate import Estimate
 from elbos.validation.measurements import ControlVariate, Measurements, fit
 from elbos.validation.result import Curve, Validation
 from elbos.validation.validator import Validator
 
-__all__ = ["ControlVariate", "Curve", "Estimate", "Measurements", "Validation", "Validator", "fit"]
+__all__ = [
+    "BinnedLoss",
+    "ControlVariate",
+    "Curve",
+    "Estimate",
+    "LossByLevel",
+    "Measurements",
+    "Validation",
+    "Validator",
+    "fit",
+]

@@ -22,10 +22,15 @@ def share(num: int, is_shared: bool) -> Iterator[tuple[int, bool]]:
         yield (i, True) if i < num else (0, False)
 
 
-def require_alike(values: tuple[float, ...], device: torch.device) -> None:
-    """Raise a ValueError, on every process, unless the numbers are the same on all."""
+def require_processes() -> None:
+    """Raise a ValueError unless `torch.distributed` is initialized."""
     if not (dist.is_available() and dist.is_initialized()):
         raise ValueError("is_shared is true and torch.distributed is not initialized: start it.")
+
+
+def require_alike(values: tuple[float, ...], device: torch.device) -> None:
+    """Raise a ValueError, on every process, unless the numbers are the same on all."""
+    require_processes()
     least = torch.tensor(values, dtype=torch.float64, device=device)
     greatest = least.clone()
     dist.all_reduce(least, dist.ReduceOp.MIN)

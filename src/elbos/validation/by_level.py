@@ -1,0 +1,190 @@
+r"""The loss by noise level of a training, from its own batches: no network is evaluated for it.
+
+Every training computes the error of its network at random noise levels. As
+
+$$\ell(\lambda) = \tfrac12\,\mathbb E\|\hat\epsilon - \epsilon\|^2$$
+
+per dimension it depends on no weighting, no noise schedule and no prediction type: trainings that
+differ in those are compared by it, level by level, and so are training and validation.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.checks import require_floating
+from elbos.records import from_json, to_json
+from elbos.schedules import Schedule
+from elbos.validation.processes import require_processes
+
+NUM_BINS = 10
+ROUNDING = 1e-6  # relative, of levels: float32 has ends a little beyond those of float64
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinnedLoss:
+    r"""The mean of $\ell = \tfrac12\|\hat\epsilon - \epsilon\|^2$ in each of $k$ bins of log-SNR.
+
+    Attributes:
+        edges: $k + 1$ rising log-SNRs.
+        nats_per_dim: The means; None in a bin without samples.
+        standard_error: Of the means, as if all samples were independent; None below two samples.
+        num_samples: Samples in each bin.
+    """
+
+    edges: tuple[float, ...]
+    nats_per_dim: tuple[float | None, ...]
+    standard_error: tuple[float | None, ...]
+    num_samples: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        found: dict[str, Any] = to_json(self)
+        return found
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "BinnedLoss":
+        """The result that `to_dict` gave, such as `loss_by_level` in a run's metrics.jsonl.
+
+        Raises:
+            TypeError: If an entry is missing or of another type.
+        """
+        found: BinnedLoss = from_json(cls, data)
+        return found
+
+
+class LossByLevel:
+    r"""A running mean of the unweighted loss in bins of log-SNR, of the batches of a training.
+
+    An update is a few small operations on the device of the losses, which nothing waits for. They
+    are deterministic: the same batches give the same bits.
+
+    The losses of a batch, $\ell = \tfrac12\|\hat\epsilon - \epsilon\|^2$ per dimension, follow from
+    what a training loop has:
+
+    | it has | losses |
+    |---|---|
+    | output and target | `parameterizations.V().eps_loss(v_hat, v, logsnr)`, so for every type |
+    | the loss of an `Objective` | `loss / objective.w_over_p(logsnr).to(loss)` |
+
+    and so do log-SNRs: `alphas_cumprod[step].logit()` from a table of steps, `-2 * sigma.log()`
+    from EDM's noise, `schedules.Flow().logsnr(t)` from times of rectified flow (1 is noise).
+
+    Args:
+        levels: A schedule, whose ten bins each get a tenth of what it draws; or the edges of bins,
+            rising log-SNRs. Of a schedule that learns, the bins are those of its present density.
+
+    Raises:
+        ValueError: If edges are fewer than two, not finite or not rising.
+
+    Examples:
+        >>> from elbos import parameterizations, schedules
+        >>> schedule, v = schedules.Cosine(), parameterizations.V()
+        >>> loss_by_level = LossByLevel(schedule)
+        >>> for x in torch.randn(10, 200, 3):  # a training loop: here of a network that returns x
+        ...     eps, logsnr = torch.randn_like(x), schedule.sample(len(x))
+        ...     loss_by_level.update(logsnr, v.eps_loss(x, v.target(x, eps, logsnr), logsnr))
+        >>> found = loss_by_level.result()
+        >>> found.num_samples
+        (200, 200, 200, 200, 200, 200, 200, 200, 200, 200)
+        >>> [f"{edge:.1f}" for edge in found.edges[4:7]]
+        ['-0.6', '0.0', '0.6']
+        >>> loss_by_level.reset()  # after each line of the log
+    """
+
+    def __init__(self, levels: Schedule | Sequence[float] | Float[Tensor, " edges"]) -> None:
+        if isinstance(levels, Schedule):
+            levels = levels.logsnr(torch.linspace(1, 0, NUM_BINS + 1, dtype=torch.float64))
+        edges = torch.as_tensor(levels, dtype=torch.float64).detach().cpu()
+        is_rising = edges.ndim == 1 and len(edges) > 1 and bool((edges.diff() > 0).all())
+        if not (is_rising and edges.isfinite().all()):
+            raise ValueError(f"the edges are {edges.tolist()}: give two or more rising log-SNRs.")
+        self.edges = tuple(edges.tolist())
+        edges[0] -= ROUNDING * (1 + edges[0].abs())
+        edges[-1] += ROUNDING * (1 + edges[-1].abs())
+        self._bounds = edges
+        self._sums = torch.zeros(3, len(edges) - 1, dtype=torch.float64)  # number, sum, of squares
+
+    @torch.no_grad()
+    def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
+        r"""Add the losses of a batch; those that are not finite or not within the edges are left
+        out.
+
+        Args:
+            logsnr: The batch's noise levels, of float32 or float64, on any device.
+            loss: $\ell$ of each sample, nats per dimension.
+
+        Raises:
+            ValueError: If there is not one loss per noise level.
+        """
+        require_floating(logsnr=logsnr, loss=loss)
+        if loss.ndim != 1 or loss.shape != logsnr.shape:
+            raise ValueError(
+                f"losses of shape {tuple(loss.shape)} at log-SNR of shape {tuple(logsnr.shape)}: "
+                "give one loss per log-SNR, [b], before their mean is taken."
+            )
+        device = loss.device
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # which that one lacks
+        self._bounds, self._sums = (t.to(device, dtype) for t in (self._bounds, self._sums))
+        logsnr, loss = logsnr.to(device, dtype), loss.to(dtype)
+        low, high = self._bounds[:-1, None], self._bounds[1:, None]
+        is_inside = (logsnr >= low) & (logsnr < high) & loss.isfinite()  # [k, b]
+        powers = torch.stack([torch.ones_like(loss), loss, loss.square()])
+        self._sums = self._sums + torch.where(is_inside, powers[:, None], 0.0).sum(2)
+
+    def result(self, *, is_shared: bool = False) -> BinnedLoss:
+        """The means so far; this waits for the device.
+
+        Args:
+            is_shared: Whether all processes of `torch.distributed` make this call: each gets the
+                means over the batches of all. Default: those of this process.
+
+        Raises:
+            ValueError: If `is_shared`, and `torch.distributed` is not initialized.
+        """
+        sums = self._sums.clone()
+        if is_shared:
+            require_processes()
+            dist.all_reduce(sums)
+        means: list[float | None] = []
+        errors: list[float | None] = []
+        for num, total, square in sums.T.tolist():
+            mean = total / num if num else None
+            scatter = max(square - num * (mean or 0.0) ** 2, 0.0)
+            means.append(mean)
+            errors.append(math.sqrt(scatter / (num - 1) / num) if num > 1 else None)
+        return BinnedLoss(
+            edges=self.edges,
+            nats_per_dim=tuple(means),
+            standard_error=tuple(errors),
+            num_samples=tuple(map(int, sums[0].tolist())),
+        )
+
+    def reset(self) -> None:
+        """Forget all losses."""
+        self._sums = torch.zeros_like(self._sums)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of the sums and the edges, for a checkpoint: float64, on the CPU."""
+        sums = self._sums.cpu().double().clone()
+        return {"sums": sums, "edges": torch.tensor(self.edges, dtype=torch.float64)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: If it is of other bins.
+        """
+        own = torch.tensor(self.edges, dtype=torch.float64)
+        edges, sums = state["edges"].cpu(), state["sums"]
+        if edges.shape != own.shape or not torch.allclose(edges, own):
+            raise ValueError(
+                f"the state is of bins with edges {edges.tolist()}, not {own.tolist()}"
+            )
+        self._sums = sums.to(self._sums.device, self._sums.dtype).clone()

@@ -1,0 +1,119 @@
+"""The loss of a training by noise level: means over its batches, on one process or several."""
+
+import math
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from scipy.stats import binned_statistic
+from tables import SCHEDULES
+
+from elbos import LossByLevel
+from elbos.schedules import Cosine
+from elbos.validation import BinnedLoss
+
+EDGES = (-6.0, -2.0, 0.5, 3.0)
+
+
+def batches(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logsnr = 11 * torch.rand(5, 64, generator=generator) - 7  # some are beyond the edges
+    return list(zip(logsnr, torch.rand(5, 64, generator=generator).exp(), strict=True))
+
+
+def running(levels, observed):
+    found = LossByLevel(levels)
+    for logsnr, loss in observed:
+        found.update(logsnr, loss)
+    return found
+
+
+def test_means_and_errors_are_those_of_all_samples_at_once():
+    logsnr, loss = (torch.cat(part).double().numpy() for part in zip(*batches(), strict=True))
+    found = running(EDGES, batches()).result()
+    for values, statistic in ((found.nats_per_dim, "mean"), (found.num_samples, "count")):
+        expected = binned_statistic(logsnr, loss, statistic, EDGES).statistic
+        np.testing.assert_allclose(values, expected, rtol=1e-12)
+    std = binned_statistic(logsnr, loss, lambda v: np.std(v, ddof=1), EDGES).statistic
+    np.testing.assert_allclose(found.standard_error, std / np.sqrt(found.num_samples), rtol=1e-9)
+    assert 0 < 320 - sum(found.num_samples) == ((logsnr < EDGES[0]) | (logsnr > EDGES[-1])).sum()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_each_bin_of_a_schedule_gets_a_tenth_of_what_it_draws(schedule):
+    """Ends too, also in float32, whatever is at the edge of two bins."""
+    logsnr = schedule.logsnr(torch.linspace(0, 1, 1001, dtype=torch.float64)).float()
+    found = running(schedule, [(logsnr, torch.ones(1001))]).result()
+    assert sum(found.num_samples) == 1001
+    assert all(abs(num - 100) <= 2 for num in found.num_samples)
+    assert (found.edges[0], found.edges[-1]) == (schedule.logsnr_min, schedule.logsnr_max)
+
+
+def test_what_is_not_finite_is_left_out_and_empty_bins_are_none():
+    logsnr = torch.tensor([-3.0, -3.0, 1.0, math.nan])
+    found = running(EDGES, [(logsnr, torch.tensor([2.0, math.nan, math.inf, 1.0]))]).result()
+    assert found.num_samples == (1, 0, 0)
+    assert found.nats_per_dim == (2.0, None, None)
+    assert found.standard_error == (None, None, None)
+    assert BinnedLoss.from_dict(found.to_dict()) == found
+
+
+def test_a_restored_one_goes_on_and_a_reset_one_begins_anew():
+    first = running(EDGES, batches(0))
+    second = LossByLevel(EDGES)
+    second.load_state_dict(first.state_dict())
+    for observed in batches(1):
+        first.update(*observed)
+        second.update(*observed)
+    assert second.result() == first.result()
+    first.reset()
+    assert first.result() == LossByLevel(EDGES).result() != second.result()
+    with pytest.raises(ValueError, match="edges"):
+        first.load_state_dict(LossByLevel(Cosine()).state_dict())
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("edges", [(), (1.0,), (1.0, 0.0), (0.0, math.inf), ((0.0, 1.0),)])
+def test_edges_have_to_rise(edges):
+    with pytest.raises(ValueError, match="edges"):
+        LossByLevel(edges)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("shape", [(), (3,), (4, 1)])
+def test_there_is_one_loss_for_each_level(shape):
+    with pytest.raises(ValueError, match=r"log-SNR of shape \(4,\)"):
+        LossByLevel(EDGES).update(torch.zeros(4), torch.zeros(shape))
+
+
+def work(rank, size, folder):
+    """One process of a group, with batches of its own."""
+    store = dist.FileStore(str(folder / "store"), size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    own = running(EDGES, batches(rank))
+    results = [own.result(is_shared=True), own.result(is_shared=True), own.result()]
+    torch.save([result.to_dict() for result in results], folder / f"{rank}.pt")
+    dist.destroy_process_group()
+    os._exit(0)
+
+
+def test_processes_share_their_losses(tmp_path):
+    """Each gets the means of all batches, as often as it asks, and keeps its own."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=work, args=(rank, 2, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    expected = running(EDGES, batches(0) + batches(1)).result()
+    for rank in range(2):
+        *shared, own = map(BinnedLoss.from_dict, torch.load(tmp_path / f"{rank}.pt"))
+        assert shared[0] == shared[1]
+        assert shared[0].num_samples == expected.num_samples
+        np.testing.assert_allclose(shared[0].nats_per_dim, expected.nats_per_dim, rtol=1e-12)
+        assert own == running(EDGES, batches(rank)).result()
+    with pytest.raises(ValueError, match=r"torch\.distributed"):
+        LossByLevel(EDGES).result(is_shared=True)
