@@ -30,6 +30,7 @@ class Diffusion(L.LightningModule):
             conv(2, 32, 3, 1, 1), silu, conv(32, 32, 3, 1, 1), silu, conv(32, 1, 3, 1, 1)
         )
         self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(0.95))
+        self.ema.requires_grad_(False)  # which DDP asks for
 
     def training_step(self, x, batch_idx):
         t, eps = 0.01 + 0.98 * torch.rand(len(x), device=self.device), torch.randn_like(x)
