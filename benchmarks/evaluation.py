@@ -32,7 +32,8 @@ from elbos.training.data import to_levels, to_unit
 from elbos.training.run import Run
 from elbos.training.sampling import sample
 from elbos.validation import Validator
-from elbos.validation.validator import ROUND_TIMES, TimeIgnoredWarning
+from elbos.validation.diagnostics import TimeIgnoredWarning
+from elbos.validation.validator import ROUND_TIMES
 
 BATCH_SIZE = 250
 PASSES = "forward passes"

@@ -35,7 +35,7 @@ from elbos.report.evaluation import evaluation_page, evaluation_tables
 from elbos.schedules import EDMSampling
 from elbos.training.data import Split
 from elbos.training.run import Run
-from elbos.validation import validator
+from elbos.validation import pilot, validator
 from elbos.validation.measurements import NUM_BINS
 
 FEW = ["--num-images", "20", "--num-pilot-images", "10", "--ode.num-images", "3"]
@@ -136,10 +136,10 @@ def test_the_grid_is_the_one_that_was_sampled(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("num", [1, 5, 37, 38, 39, 500])
 def test_each_bin_of_the_pilot_has_25_losses(num: int) -> None:
-    levels = validator.num_pilot_times(num)
+    levels = pilot.num_pilot_times(num)
     assert num * levels >= 25 * NUM_BINS
     assert levels == 32 or (levels > 32 and num * (levels - 1) < 25 * NUM_BINS)
-    assert validator.num_pilot_times(validator.MIN_PILOT_SAMPLES) == 32
+    assert pilot.num_pilot_times(pilot.MIN_PILOT_SAMPLES) == 32
 
 
 def test_rounds_go_on_until_the_target(settings: dict[str, Any]) -> None:

@@ -50,7 +50,8 @@ def work(rank, size, folder, name):
     found = validated(WRAPPERS[name](Network()), is_shared=True)
     torch.save([found.bound, found.labels], folder / f"{name}-{rank}.pt")
     with pytest.raises(ValueError, match="batch sizes"):
-        Validator(IMAGES, seed=rank)(lambda z, *_: (z, z), is_shared=True)
+        denoiser = Denoiser(lambda z, logsnr: z * logsnr.view(-1, 1, 1, 1), parameterizations.V())
+        Validator(IMAGES, seed=rank)(denoiser, is_shared=True)
     (folder / f"{name}-{rank}.refused").touch()
     dist.destroy_process_group()
     os._exit(0)

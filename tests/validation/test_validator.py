@@ -250,6 +250,20 @@ def test_what_is_kept_is_not_computed_again(tmp_path, monkeypatch):
     assert_same(other(DENOISER, parts=store, batch_size=12), other(DENOISER))
 
 
+def closed_over(network):
+    return lambda z, logsnr: network(z, logsnr)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("wrap", [lambda network: network, closed_over])
+def test_the_precision_of_data_and_network_does_not_count(dtype, wrap):
+    """To rounding: the noise is the same, whatever it is in."""
+    denoiser = Denoiser(wrap(Network().to(dtype)), parameterizations.V())
+    for data in (IMAGES, IMAGES.double()):
+        found = Validator(data, num_levels=256)(denoiser)
+        torch.testing.assert_close(found.bound, bits().bound, rtol=1e-4, atol=1e-6)
+
+
 def test_under_autocast_losses_are_in_float32():
     """bfloat16 rounds the network's output alone."""
     with torch.autocast("cpu", torch.bfloat16):
@@ -295,15 +309,8 @@ def test_subsets_are_those_samples():
 # --- bad input ------------------------------------------------------------------------------------
 
 
-def test_a_network_without_time_is_told():
-    blind = Denoiser(lambda z, logsnr, cond: 0.5 * z, parameterizations.X())
-    with pytest.warns(UserWarning, match="second argument"):
-        Validator(IMAGES)(blind)
-
-
-def nan_at_image_3(z, logsnr, cond=None):
-    is_bad = (z[:, 0, 0, 0] > 1e9) | (logsnr > 12.9)
-    return z, torch.where(is_bad[:, None, None, None], math.nan, z)
+def nan_where_clean(z, logsnr):
+    return torch.where((logsnr > 12.9)[:, None, None, None], math.nan, z)
 
 
 MISTAKES = {
@@ -319,7 +326,10 @@ MISTAKES = {
     "schedule": (lambda: Validator(IMAGES, schedule=schedules.Cosine()), "same ends"),
     "batch": (lambda: bits(batch_size=0), "batch_size"),
     "levels": (lambda: Validator(IMAGES * 0.99, num_levels=256)(DENOISER), "num_levels=256"),
-    "nan": (lambda: Validator(IMAGES)(nan_at_image_3), "log-SNR 1[23]"),
+    "nan": (
+        lambda: Validator(IMAGES)(Denoiser(nan_where_clean, parameterizations.Eps())),
+        "log-SNR 1[23]",
+    ),
     "nan data": (lambda: Validator(IMAGES / 0)(DENOISER), "NaN"),
     "network": (lambda: Validator(IMAGES)(Network()), "pair|x_hat"),
     "cond": (lambda: bits(cond=torch.zeros(7)), "7"),
@@ -351,6 +361,10 @@ MISTAKES = {
     "units": (lambda: bits().difference(Validator(IMAGES)(DENOISER)), "density"),
     "a level": (lambda: Validator(IMAGES, num_levels=1), "num_levels is 1"),
     "no pilot": (lambda: Validator(IMAGES).pilot(DENOISER, num_samples=0), "num_samples"),
+    "few samples": (
+        lambda: Validator(IMAGES).tuned(Validator(IMAGES[:3]).pilot(DENOISER)),
+        "3 of 30",
+    ),
     "processes": (lambda: bits(is_shared=True), "torch.distributed"),
 }
 

@@ -30,7 +30,7 @@ from elbos.training.data import to_unit
 from elbos.training.machine import machine
 from elbos.training.pictures import png
 from elbos.training.run import Run
-from elbos.validation.validator import MIN_PILOT_SAMPLES
+from elbos.validation.pilot import MIN_PILOT_SAMPLES
 from elbos.weightings import Weighting
 
 NUM_SHOWN = 20

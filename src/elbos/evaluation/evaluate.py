@@ -30,8 +30,9 @@ from elbos.training.pictures import png
 from elbos.training.run import Run
 from elbos.training.sampling import Sampling
 from elbos.training.state import require_guidable
+from elbos.validation.pilot import num_pilot_times
 from elbos.validation.result import NATS_PER_BIT
-from elbos.validation.validator import ROUND_TIMES, num_pilot_times
+from elbos.validation.validator import ROUND_TIMES
 
 NUM_SHOWN = 100
 

@@ -37,8 +37,9 @@ from elbos.training.randomness import generator
 from elbos.training.run import Run
 from elbos.training.validation import BATCH_SIZE
 from elbos.validation import Measurements, Validation, Validator
+from elbos.validation.diagnostics import TimeIgnoredWarning
 from elbos.validation.result import NATS_PER_BIT
-from elbos.validation.validator import ROUND_TIMES, TimeIgnoredWarning
+from elbos.validation.validator import ROUND_TIMES
 from elbos.weightings import WeightFunction
 
 NUM_ELBOS = 1001

@@ -14,7 +14,9 @@ every level of it means something, too.
 | `estimate` | a mean over samples, and its errors |
 | `measurements` | losses at noise levels, any integral of them, and what makes it precise |
 | `result` | `Validation`: the bound of each sample, by noise level, by class, and differences |
+| `pilot` | `fit`: the density and the control variate that follow from a first pass |
 | `settings`, `processes` | batches, devices, what is kept; the work shared among processes |
+| `diagnostics` | what the number would not show, of data and denoiser |
 | `validator` | `Validator` |
 | `by_level` | `LossByLevel`: the loss of a training by noise level, from its own batches |
 | `protocols` | validation losses as others report them, at a few fixed noise levels |
@@ -26,7 +28,8 @@ References:
 
 from elbos.validation.by_level import BinnedLoss, LossByLevel
 from elbos.validation.estimate import Estimate
-from elbos.validation.measurements import ControlVariate, Measurements, fit
+from elbos.validation.measurements import ControlVariate, Measurements
+from elbos.validation.pilot import fit
 from elbos.validation.result import Curve, Validation
 from elbos.validation.validator import Validator
 

@@ -49,8 +49,10 @@ class Draws:
     def noise(
         self, rows: Int64[Tensor, " b"], number: int, like: Float[Tensor, "k *d"]
     ) -> Float[Tensor, "b k *d"]:
-        """Noise for some samples in the round of this number, shaped like `like` for each."""
-        eps = torch.empty(len(rows), *like.shape, dtype=like.dtype)
+        """Noise for some samples in the round of this number, shaped like `like` for each; always
+        float32, so that data of other precision get the same.
+        """
+        eps = torch.empty(len(rows), *like.shape, dtype=torch.float32)
         generators = _generators(self.seed, number, rows.tolist())
         for own, g in zip(eps, generators, strict=True):
             own.normal_(generator=g)

@@ -28,7 +28,6 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from elbos.adaptive import Adaptive
 from elbos.schedules import Schedule
 from elbos.validation.estimate import Estimate
 
@@ -122,29 +121,3 @@ class Measurements:
         """Those of some samples."""
         logsnr, loss = self.logsnr[index], self.loss[index]
         return Measurements(self.schedule, logsnr, loss, self.control, is_lattice=False)
-
-
-def fit(pilot: Measurements) -> tuple[Adaptive, ControlVariate]:
-    r"""The density and the control variate that make further measurements precise.
-
-    The control variate is the pilot's loss by least squares, linear between the edges of bins; the
-    density follows, bin by bin, the standard deviation of the loss around it.
-
-    Args:
-        pilot: Measurements with independent noise, at levels that cover the range evenly.
-    """
-    low, high = pilot.schedule.logsnr_min, pilot.schedule.logsnr_max
-    nodes = torch.linspace(low, high, NUM_BINS + 1, dtype=torch.float64)
-    logsnr, loss = pilot.logsnr.flatten(), pilot.loss.flatten()
-    place = (logsnr - low) / (high - low) * NUM_BINS
-    hats = (1 - (place[:, None] - torch.arange(NUM_BINS + 1)).abs()).clamp(min=0)
-    solution = torch.linalg.lstsq(hats, loss[:, None], driver="gelsd").solution
-    control = ControlVariate(nodes, solution[:, 0])
-    bins, ones = place.long().clamp(max=NUM_BINS - 1), torch.ones_like(loss)
-    count, square = torch.zeros(2, NUM_BINS, dtype=torch.float64)
-    count.index_add_(0, bins, ones)
-    square.index_add_(0, bins, (loss - control(logsnr)).square())
-    schedule = Adaptive(logsnr_min=low, logsnr_max=high, num_bins=NUM_BINS)
-    is_measured = (count > 0).double()
-    schedule.load_state_dict({"total": (square / count.clamp(min=1)).sqrt(), "count": is_measured})
-    return schedule, control

@@ -9,18 +9,26 @@ $$\frac1m \sum_{k=1}^m \mathbb E\|\hat y - y\|^2
   = \frac2m \sum_{k=1}^m \Bigl(b - a\frac{\sigma}{\alpha}\Bigr)^2 \ell(\lambda_k).$$
 
 Whatever a model gains elsewhere it does not see, and it is no bound on a likelihood.
+
+The mean by part of the noise levels of a training, such as its deciles, sees them all: it is an
+integral of $\ell$ like the bound, and follows from the same evaluations.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from elbos.checks import require_positive
 from elbos.denoiser import Denoise
 from elbos.parameterizations import Eps, Flow, Parameterization
-from elbos.schedules import DDPM
+from elbos.schedules import DDPM, Schedule
 from elbos.schedules import Flow as FlowSchedule
 from elbos.validation.estimate import Estimate
+from elbos.validation.result import Validation
 from elbos.validation.validator import Validator
 
 
@@ -57,6 +65,77 @@ class FixedLevels:
         values = losses @ torch.tensor(self.weights, dtype=torch.float64)
         error = values.std().item() / len(values) ** 0.5
         return Estimate(values.mean().item(), error, float("nan"), len(values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelParts:
+    r"""The mean squared error of a prediction in equal parts of the times of a schedule.
+
+    Part $i$ of $m$ is $t \in [i/m, (i+1)/m]$, from the data's end, and its mean
+
+    $$m \int_{i/m}^{(i+1)/m} \mathbb E\|\hat y - y\|^2\,dt
+      = \int_{\lambda((i+1)/m)}^{\lambda(i/m)}
+        2m\,p(\lambda) \Bigl(b - a\frac{\sigma}{\alpha}\Bigr)^2 \ell(\lambda)\,d\lambda.$$
+
+    Attributes:
+        schedule: What the noise levels of the training are drawn from, $p$.
+        parameterization: What the error is of.
+        num: Parts, $m$. Default: deciles.
+    """
+
+    schedule: Schedule
+    parameterization: Parameterization
+    num: int = 10
+
+    def __post_init__(self) -> None:
+        require_positive(num=self.num)
+
+    @property
+    def logsnr(self) -> tuple[float, ...]:
+        """The ends of the parts, `num + 1`, from the data's."""
+        times = torch.linspace(0, 1, self.num + 1, dtype=torch.float64)
+        return tuple(self.schedule.logsnr(times).tolist())
+
+    def weight(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        r"""What $\ell$ is multiplied with at a noise level, to be integrated over a part."""
+        error = self.parameterization.eps_error_per_error(logsnr)
+        return 2 * self.num * self.schedule.log_density(logsnr).exp() / error
+
+    def estimates(self, result: Validation) -> tuple[Estimate, ...]:
+        """The mean in each part, with its errors, from a validation.
+
+        Raises:
+            ValueError: If the schedule has noise levels that the validation has not.
+        """
+        found = result.measurements
+        self._require_within(found.schedule.logsnr_min, found.schedule.logsnr_max)
+
+        def mean(low: float, high: float) -> Estimate:
+            return found.estimate(
+                found.integral(lambda v: self.weight(v) * ((v >= low) & (v < high)))
+            )
+
+        return tuple(mean(low, high) for high, low in pairwise(self.logsnr))
+
+    def __call__(
+        self, validator: Validator, denoiser: Denoise, **options: Any
+    ) -> tuple[Estimate, ...]:
+        """The same of a denoiser; options as those of a validation."""
+        self._require_within(validator.logsnr_min, validator.logsnr_max)
+        return self.estimates(validator(denoiser, **options))
+
+    def _require_within(self, logsnr_min: float, logsnr_max: float) -> None:
+        low, high = self.schedule.logsnr_min, self.schedule.logsnr_max
+        if not logsnr_min <= low < high <= logsnr_max:
+            raise ValueError(
+                f"the schedule has log-SNRs from {low:.4g} to {high:.4g}, the validation from "
+                f"{logsnr_min:.4g} to {logsnr_max:.4g}: give the one the ends of the other."
+            )
+
+
+def deciles(schedule: Schedule, parameterization: Parameterization | None = None) -> LevelParts:
+    """The error in each tenth of the noise levels of a training. Default: the noise's error."""
+    return LevelParts(schedule=schedule, parameterization=parameterization or Eps())
 
 
 def equispaced_times(num: int = 8) -> FixedLevels:

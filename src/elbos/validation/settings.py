@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from elbos.checks import require_positive
 from elbos.conditions import Condition
 from elbos.denoiser import Denoise
-from elbos.progress import Start
+from elbos.progress import Start, silent
 
 Tensors = dict[str, Tensor]
 
@@ -45,8 +45,25 @@ class Settings:
     batch_size: int
     is_shared: bool
     device: torch.device
+    dtype: torch.dtype | None
     parts: Parts | None
     start: Start
+
+    @classmethod
+    def from_denoiser(
+        cls,
+        denoiser: Denoise,
+        *,
+        cond: Condition,
+        batch_size: int,
+        is_shared: bool,
+        device: torch.device | str | None,
+        parts: Parts | None = None,
+        start: Start = silent,
+    ) -> "Settings":
+        """With the device and the precision of a denoiser."""
+        own = device_of(denoiser, device), dtype_of(denoiser)
+        return cls(cond, batch_size, is_shared, *own, parts, start)
 
     def __post_init__(self) -> None:
         require_positive(batch_size=self.batch_size)
@@ -73,6 +90,15 @@ def device_of(denoiser: Denoise, given: torch.device | str | None) -> torch.devi
     """The device that is given, or that of the denoiser's parameters, or the CPU."""
     parameters = [p for module in modules(denoiser) for p in module.parameters()]
     return torch.device(given or (parameters[0].device if parameters else "cpu"))
+
+
+def dtype_of(denoiser: Denoise) -> torch.dtype | None:
+    """The precision in which a denoiser is measured: double if its parameters are, else single;
+    None, that of the data, if it has none.
+    """
+    parameters = (p for module in modules(denoiser) for p in module.parameters())
+    own = next((p.dtype for p in parameters if p.is_floating_point()), None)
+    return own if own in (None, torch.float64) else torch.float32
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 import copy
 import hashlib
-import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, partial
@@ -16,26 +14,21 @@ from torch import Tensor
 from elbos.checks import require_positive
 from elbos.conditions import Condition, cond_at, require_length, to_device
 from elbos.denoiser import Denoise, Denoiser
-from elbos.items import Items, Source, first_item
+from elbos.items import Batch, Items, Source, first_item
 from elbos.likelihood import decoder_loss, eps_loss, prior_loss, warn_if_unresolved
 from elbos.progress import Start, silent
 from elbos.schedules import Linear, Schedule
+from elbos.validation.diagnostics import require_consistent, warn_if_blind, warn_if_random
 from elbos.validation.draws import FIXED, PILOT, Draws
 from elbos.validation.estimate import Estimate
-from elbos.validation.measurements import NUM_BINS, ControlVariate, Measurements, fit
+from elbos.validation.measurements import ControlVariate, Measurements
+from elbos.validation.pilot import fit, num_pilot_times, require_many
 from elbos.validation.processes import require_alike, share, summed
 from elbos.validation.result import NATS_PER_BIT, Validation
-from elbos.validation.settings import Parts, Settings, Tensors, device_of, evaluating
+from elbos.validation.settings import Parts, Settings, Tensors, evaluating
 
 ROUND_TIMES = 4  # of a sample
 MAX_ROUNDS = 1000  # with a target that few samples, all alike, come near to for ever
-MIN_PILOT_TIMES = 32  # of a sample
-MIN_LOSSES_PER_BIN = 25  # of the pilot: fewer say little about the scatter of losses there
-MIN_PILOT_SAMPLES = math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / MIN_PILOT_TIMES)
-
-
-class TimeIgnoredWarning(UserWarning):
-    """A network returns the same at both ends of the noise levels."""
 
 
 @dataclass(frozen=True)
@@ -177,11 +170,19 @@ class Validator:
         require_length(cond, len(self))
         if target_se is not None:
             require_positive(target_se=target_se)
-        settings = Settings(cond, batch_size, is_shared, device_of(denoiser, device), parts, start)
+        settings = Settings.from_denoiser(
+            denoiser,
+            cond=cond,
+            batch_size=batch_size,
+            is_shared=is_shared,
+            device=device,
+            parts=parts,
+            start=start,
+        )
         target = None if target_se is None else target_se * NATS_PER_BIT
         rounds: list[Tensors] = []
         with evaluating(denoiser):
-            self._warn_if_blind(denoiser, settings)
+            self._check(denoiser, settings)
             while True:
                 number = len(rounds)
                 logsnr = self._logsnr(len(self), number, ROUND_TIMES)
@@ -225,7 +226,15 @@ class Validator:
         num = min(num_samples, len(self))
         even = replace(self, schedule=None, control=None)
         logsnr = even._logsnr(num, PILOT, num_times or num_pilot_times(num))
-        settings = Settings(cond, batch_size, is_shared, device_of(denoiser, device), parts, start)
+        settings = Settings.from_denoiser(
+            denoiser,
+            cond=cond,
+            batch_size=batch_size,
+            is_shared=is_shared,
+            device=device,
+            parts=parts,
+            start=start,
+        )
         with evaluating(denoiser):
             found = self._round(denoiser, settings, "pilot", PILOT, logsnr)
         return Measurements(self._even, logsnr[:, None], found["loss"][:, None])
@@ -244,15 +253,20 @@ class Validator:
         per dimension. Arguments are those of a validation.
         """
         levels = torch.tensor(logsnr, dtype=torch.float64).expand(len(self), -1)
-        device = device_of(denoiser, device)
-        settings = Settings(cond, batch_size, is_shared, device, None, silent)
+        settings = Settings.from_denoiser(
+            denoiser, cond=cond, batch_size=batch_size, is_shared=is_shared, device=device
+        )
         with evaluating(denoiser):
             return self._round(denoiser, settings, "levels", FIXED, levels)["loss"]
 
     def tuned(self, pilot: Measurements) -> "Validator":
         """The validator with the density and the control variate that suit such losses best: it
         needs fewer evaluations for the same error, of every denoiser that is compared by it.
+
+        Raises:
+            ValueError: If the pilot is of fewer than 8 samples, and of fewer than there are.
         """
+        require_many(len(pilot), len(self))
         schedule, control = fit(pilot)
         return replace(self, schedule=schedule, control=control)
 
@@ -311,15 +325,11 @@ class Validator:
     ) -> Tensors:
         """The losses of some samples in a round."""
         num_times = logsnr.shape[1]
-        x, cond = self._source.batch(rows)
-        if settings.cond is not None:
-            cond = cond_at(settings.cond, rows)
-        noise = self._draws.noise(rows, number, x[:1].expand(num_times + 1, *x.shape[1:]))
-        levels = logsnr.to(x.dtype).flatten()
-        x, noise, levels = (part.to(settings.device) for part in (x, noise, levels))
+        x, cond = self._batch(settings, rows)
+        noise = self._draws.noise(rows, number, x[:1].expand(num_times + 1, *x.shape[1:])).to(x)
+        levels = logsnr.to(x.dtype).flatten().to(x.device)
         which = torch.arange(len(rows)).repeat_interleave(num_times)
         eps = noise[:, :-1].flatten(0, 1)
-        cond = to_device(cond, settings.device)
         losses = [
             eps_loss(denoiser, x[which[i]], levels[i], cond=cond_at(cond, which[i]), eps=eps[i])
             for i in torch.split(torch.arange(len(which)), settings.batch_size)
@@ -346,31 +356,26 @@ class Validator:
             labels=None if labels is None else labels.long(),
         )
 
-    @torch.no_grad()
-    def _warn_if_blind(self, denoiser: Denoise, settings: Settings) -> None:
-        """Warn if a network answers the same at both ends of the noise levels."""
-        if not isinstance(denoiser, Denoiser):
-            return
-        rows = torch.arange(min(2, len(self)))
+    def _batch(self, settings: Settings, rows: Int64[Tensor, " b"]) -> Batch:
+        """Samples as the denoiser takes them."""
         x, cond = self._source.batch(rows)
-        x = x.to(settings.device)
-        cond = to_device(cond if settings.cond is None else cond_at(settings.cond, rows), x.device)
-        low, high = (
-            denoiser.output(x, torch.full((len(x),), end, dtype=x.dtype, device=x.device), cond)
-            for end in (self.logsnr_min, self.logsnr_max)
-        )
-        if torch.equal(low, high) and low.any():
-            warnings.warn(
-                f"the network returns the same at log-SNR {self.logsnr_min:g} and "
-                f"{self.logsnr_max:g}: it takes no account of its second argument.",
-                TimeIgnoredWarning,
-                stacklevel=3,
-            )
+        if settings.cond is not None:
+            cond = cond_at(settings.cond, rows)
+        x = x.to(device=settings.device, dtype=settings.dtype)
+        return x, to_device(cond, settings.device)
 
-
-def num_pilot_times(num_samples: int) -> int:
-    """Noise levels of each of so many samples in the pilot: each bin gets at least 25 losses."""
-    return max(MIN_PILOT_TIMES, math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / num_samples))
+    def _check(self, denoiser: Denoise, settings: Settings) -> None:
+        """Two samples, and some of the data again, for what the number would not show."""
+        if isinstance(self._source, Items):
+            warn_if_random(self._source)
+        rows = torch.arange(2) % len(self)
+        x, cond = self._batch(settings, rows)
+        ends = self.logsnr_min, self.logsnr_max
+        if isinstance(denoiser, Denoiser):
+            warn_if_blind(denoiser, x, ends, cond)
+        else:
+            eps = self._draws.noise(rows, FIXED, x[0]).to(x)
+            require_consistent(denoiser, x, eps, ends, cond)
 
 
 def _require_finite(loss: Float[Tensor, "n m"], logsnr: Float[Tensor, "n m"]) -> None:

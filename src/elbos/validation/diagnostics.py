@@ -1,0 +1,103 @@
+"""What the number of a validation would not show: of the data and of the denoiser."""
+
+import warnings
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.conditions import Condition, map_tensors
+from elbos.denoiser import Denoise, Denoiser, estimate
+from elbos.items import Items
+from elbos.process import align, alpha_sigma, diffuse
+
+NUM_READ_TWICE = 8  # samples: a flip of half of them is missed once in 256
+MAX_MISFIT = 0.05  # of the noisy data: rounding in bfloat16, and to the nearest of 1,000 steps
+
+
+class TimeIgnoredWarning(UserWarning):
+    """A network returns the same at both ends of the noise levels."""
+
+
+class RandomDataWarning(UserWarning):
+    """A dataset returns other samples when it is read again."""
+
+
+class InconsistentEstimatesWarning(UserWarning):
+    """A denoiser's estimates of data and noise do not add up to the noisy data."""
+
+
+def warn_if_random(items: Items) -> None:
+    """Warn if the first samples of a dataset differ when they are read again."""
+    if isinstance(items.dataset, Tensor):
+        return
+    rows = torch.arange(min(NUM_READ_TWICE, len(items)))
+    first, second = (_tensors(items.batch(rows)) for _ in range(2))
+    if not all(
+        torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+        for a, b in zip(first, second, strict=True)
+    ):
+        warnings.warn(
+            "the dataset returns other samples when it is read again, as with random crops, flips "
+            "or latents: validate the data without them.",
+            RandomDataWarning,
+            stacklevel=4,
+        )
+
+
+def _tensors(batch: tuple[Tensor, Condition]) -> list[Tensor]:
+    found: list[Tensor] = []
+    map_tensors(found.append, {"x": batch[0], "cond": batch[1]})
+    return found
+
+
+@torch.no_grad()
+def warn_if_blind(
+    denoiser: Denoiser, x: Float[Tensor, "b *d"], ends: tuple[float, float], cond: Condition
+) -> None:
+    """Warn if a network answers the same at both ends of the noise levels."""
+    low, high = (denoiser.output(x, torch.full((len(x),), end).to(x), cond) for end in ends)
+    if torch.equal(low, high) and low.any():
+        warnings.warn(
+            f"the network returns the same at log-SNR {ends[0]:g} and {ends[1]:g}: it takes no "
+            "account of its second argument.",
+            TimeIgnoredWarning,
+            stacklevel=4,
+        )
+
+
+@torch.no_grad()
+def require_consistent(
+    denoiser: Denoise,
+    x: Float[Tensor, "2 *d"],
+    eps: Float[Tensor, "2 *d"],
+    ends: tuple[float, float],
+    cond: Condition,
+) -> None:
+    r"""Warn unless $z = \alpha\hat x + \sigma\hat\epsilon$, at a quarter and three quarters of the
+    noise levels, as for every linear parameterization.
+
+    Raises:
+        ValueError: If the two are interchanged: that holds with them in each other's places.
+    """
+    logsnr = torch.lerp(torch.tensor(ends[0]), torch.tensor(ends[1]), torch.tensor([0.25, 0.75]))
+    logsnr = logsnr.to(x)
+    z = diffuse(x, eps, logsnr)
+    x_hat, eps_hat = estimate(denoiser, z.clone(), logsnr, cond)
+    alpha, sigma = alpha_sigma(align(logsnr, z))
+
+    def misfit(first: Tensor, second: Tensor) -> float:
+        error = (alpha * first + sigma * second - z).flatten(1).norm(dim=1)
+        return float((error / z.flatten(1).norm(dim=1)).max())
+
+    own = misfit(x_hat, eps_hat)
+    if not own > MAX_MISFIT:
+        return
+    if misfit(eps_hat, x_hat) < MAX_MISFIT:
+        raise ValueError("the denoiser returns (eps_hat, x_hat): it has to be (x_hat, eps_hat).")
+    warnings.warn(
+        f"alpha x_hat + sigma eps_hat of the denoiser is {100 * own:.0f} % off z, as where x_hat "
+        "is clipped: the bound is that of eps_hat alone.",
+        InconsistentEstimatesWarning,
+        stacklevel=4,
+    )

@@ -1,0 +1,53 @@
+"""The first pass: of how many losses it is, and what further ones are measured with."""
+
+import math
+
+import torch
+
+from elbos.adaptive import Adaptive
+from elbos.validation.measurements import NUM_BINS, ControlVariate, Measurements
+
+MIN_PILOT_TIMES = 32  # of a sample
+MIN_LOSSES_PER_BIN = 25  # fewer say little about the scatter of losses there
+MIN_PILOT_SAMPLES = math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / MIN_PILOT_TIMES)
+MIN_TUNING_SAMPLES = 8  # others than these may be of another kind: of a mixture, 5 double the error
+
+
+def num_pilot_times(num_samples: int) -> int:
+    """Noise levels of each of so many samples in the pilot: each bin gets at least 25 losses."""
+    return max(MIN_PILOT_TIMES, math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / num_samples))
+
+
+def require_many(num_pilot: int, num_samples: int) -> None:
+    """Raise a ValueError if the pilot is of few of many samples."""
+    if num_pilot < min(MIN_TUNING_SAMPLES, num_samples):
+        raise ValueError(
+            f"the pilot is of {num_pilot} of {num_samples} samples: give {MIN_TUNING_SAMPLES} or "
+            "more."
+        )
+
+
+def fit(pilot: Measurements) -> tuple[Adaptive, ControlVariate]:
+    r"""The density and the control variate that make further measurements precise.
+
+    The control variate is the pilot's loss by least squares, linear between the edges of bins; the
+    density follows, bin by bin, the standard deviation of the loss around it.
+
+    Args:
+        pilot: Measurements with independent noise, at levels that cover the range evenly.
+    """
+    low, high = pilot.schedule.logsnr_min, pilot.schedule.logsnr_max
+    nodes = torch.linspace(low, high, NUM_BINS + 1, dtype=torch.float64)
+    logsnr, loss = pilot.logsnr.flatten(), pilot.loss.flatten()
+    place = (logsnr - low) / (high - low) * NUM_BINS
+    hats = (1 - (place[:, None] - torch.arange(NUM_BINS + 1)).abs()).clamp(min=0)
+    solution = torch.linalg.lstsq(hats, loss[:, None], driver="gelsd").solution
+    control = ControlVariate(nodes, solution[:, 0])
+    bins, ones = place.long().clamp(max=NUM_BINS - 1), torch.ones_like(loss)
+    count, square = torch.zeros(2, NUM_BINS, dtype=torch.float64)
+    count.index_add_(0, bins, ones)
+    square.index_add_(0, bins, (loss - control(logsnr)).square())
+    schedule = Adaptive(logsnr_min=low, logsnr_max=high, num_bins=NUM_BINS)
+    is_measured = (count > 0).double()
+    schedule.load_state_dict({"total": (square / count.clamp(min=1)).sqrt(), "count": is_measured})
+    return schedule, control

@@ -1,0 +1,75 @@
+"""What the number of a validation would not show is told."""
+
+import pytest
+import torch
+from oracles import gaussian
+
+from elbos import Denoiser, Validator, parameterizations
+from elbos.validation.diagnostics import (
+    InconsistentEstimatesWarning,
+    RandomDataWarning,
+    TimeIgnoredWarning,
+)
+
+DENOISER = gaussian(0.5, 4)
+X, _ = DENOISER.sample(20, torch.Generator().manual_seed(0))
+
+
+def test_a_network_without_time_is_told():
+    blind = Denoiser(lambda z, logsnr, cond: 0.5 * z, parameterizations.X())
+    with pytest.warns(TimeIgnoredWarning, match="second argument"):
+        Validator(X)(blind)
+
+
+class Augmented(torch.utils.data.Dataset):
+    """Data of which some part is random."""
+
+    def __init__(self, item):
+        self.item = item
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, row):
+        return self.item(X[row])
+
+
+def flipped(x):
+    return x.flip(0) if torch.rand(()) < 0.5 else x
+
+
+@pytest.mark.parametrize(
+    "item",
+    [flipped, lambda x: x + torch.randn(4), lambda x: (x, {"text": torch.rand(3)})],
+    ids=["flips", "latents", "condition"],
+)
+def test_data_that_are_random_are_told(item):
+    def ignoring(z, logsnr, cond=None):
+        return DENOISER(z, logsnr)
+
+    with torch.random.fork_rng(), pytest.warns(RandomDataWarning):
+        torch.manual_seed(0)
+        Validator(Augmented(item))(ignoring)
+
+
+def test_estimates_that_are_interchanged_are_refused():
+    """They add up to the noisy data in each other's places alone."""
+
+    def interchanged(z, logsnr, cond=None):
+        x_hat, eps_hat = DENOISER(z, logsnr)
+        return eps_hat, x_hat
+
+    with pytest.raises(ValueError, match="eps_hat, x_hat"):
+        Validator(X)(interchanged)
+
+
+def test_estimates_that_do_not_add_up_are_told():
+    """The bound is that of eps_hat, whatever x_hat is."""
+
+    def clipped(z, logsnr, cond=None):
+        x_hat, eps_hat = DENOISER(z, logsnr)
+        return x_hat.clamp(-0.1, 0.1), eps_hat
+
+    with pytest.warns(InconsistentEstimatesWarning):
+        found = Validator(X)(clipped)
+    assert torch.equal(found.bound, Validator(X)(DENOISER).bound)
