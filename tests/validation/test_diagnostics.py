@@ -73,3 +73,8 @@ def test_estimates_that_do_not_add_up_are_told():
     with pytest.warns(InconsistentEstimatesWarning):
         found = Validator(X)(clipped)
     assert torch.equal(found.bound, Validator(X)(DENOISER).bound)
+
+
+def test_ends_may_be_whole_numbers():
+    whole, real = ({"logsnr_min": kind(-9), "logsnr_max": kind(8)} for kind in (int, float))
+    assert torch.equal(Validator(X, **whole)(DENOISER).bound, Validator(X, **real)(DENOISER).bound)

@@ -14,6 +14,7 @@ every level of it means something, too.
 | `estimate` | a mean over samples, and its errors |
 | `measurements` | losses at noise levels, any integral of them, and what makes it precise |
 | `result` | `Validation`: the bound of each sample, by noise level, by class, and differences |
+| `saved` | a `Validation` as a file, and as values of JSON |
 | `pilot` | `fit`: the density and the control variate that follow from a first pass |
 | `settings`, `processes` | batches, devices, what is kept; the work shared among processes |
 | `diagnostics` | what the number would not show, of data and denoiser |

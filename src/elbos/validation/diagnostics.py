@@ -80,8 +80,7 @@ def require_consistent(
     Raises:
         ValueError: If the two are interchanged: that holds with them in each other's places.
     """
-    logsnr = torch.lerp(torch.tensor(ends[0]), torch.tensor(ends[1]), torch.tensor([0.25, 0.75]))
-    logsnr = logsnr.to(x)
+    logsnr = torch.linspace(*ends, 5)[[1, 3]].to(x)
     z = diffuse(x, eps, logsnr)
     x_hat, eps_hat = estimate(denoiser, z.clone(), logsnr, cond)
     alpha, sigma = alpha_sigma(align(logsnr, z))

@@ -1,9 +1,10 @@
 """The result of a validation: the losses of every sample, and whatever follows from them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -186,6 +187,48 @@ class Validation:
         if not torch.allclose(self.prior, other.prior, rtol=1e-4, atol=atol):
             raise ValueError("the two validations are of other samples: give the same data.")
         return own.estimate((self.bound - other.bound) / NATS_PER_BIT)
+
+    def save(self, path: Path | str) -> None:
+        """Write all of it as safetensors, to be compared with later; whole or not at all, and never
+        through a link.
+
+        Raises:
+            OSError: If it cannot be written; it names `path`.
+            ValueError: If the noise levels are of a schedule that is none of elbos.
+        """
+        from elbos.validation import saved
+
+        saved.save(Path(path), self)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Validation":
+        """The validation that `save` wrote; nothing in the file is run.
+
+        Raises:
+            OSError: If it cannot be read; it names `path`.
+            ValueError: If it is damaged, of another version, or something else.
+        """
+        from elbos.validation import saved
+
+        return saved.load(Path(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as values of JSON, the losses of every sample too."""
+        from elbos.validation import saved
+
+        return saved.to_dict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Validation":
+        """The validation that `to_dict` made `data` of.
+
+        Raises:
+            ValueError: If something is missing, or does not fit the rest.
+            TypeError: If tensors are not of numbers.
+        """
+        from elbos.validation import saved
+
+        return saved.from_dict(data)
 
     def plot(self) -> "Figure":
         """The loss by noise level, above the ELBO of noisy data."""

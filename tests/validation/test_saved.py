@@ -1,0 +1,133 @@
+"""What is read from a file is what was written, bit for bit, or refused in one line."""
+
+import json
+
+import pytest
+import safetensors.torch
+import torch
+from oracles import gaussian
+
+from elbos import Validator, schedules, weightings
+from elbos.validation import Validation
+
+ENDS = {"logsnr_min": -9, "logsnr_max": 8}  # whole numbers, as people write them
+DATA = gaussian(0.5, 4)
+X, _ = DATA.sample(40, torch.Generator().manual_seed(0))
+UNIFORM = Validator(X)
+TUNED = UNIFORM.tuned(UNIFORM.pilot(DATA))
+
+
+class Labelled:
+    """The denoiser, which takes labels."""
+
+    def __call__(self, z, logsnr, cond=None):
+        return DATA(z, logsnr)
+
+
+RESULTS = {
+    "uniform": UNIFORM(DATA),
+    "tuned": TUNED(DATA),
+    "labels": TUNED(Labelled(), cond=torch.arange(40) % 3),
+    "subset": TUNED(DATA).subset(torch.arange(7)),
+    "discrete": Validator(X.sign(), num_levels=2, schedule=schedules.Cosine(**ENDS), **ENDS)(DATA),
+}
+
+
+@pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
+def test_what_is_read_is_what_was_written(result, tmp_path):
+    """All that follows from it is equal, and so the difference is nothing at all."""
+    result.save(tmp_path / "new" / "result.safetensors")
+    by_json = Validation.from_dict(json.loads(json.dumps(result.to_dict())))
+    for found in (Validation.load(str(tmp_path / "new" / "result.safetensors")), by_json):
+        assert found.bits == result.bits
+        assert found.by_level == result.by_level
+        assert found.weighted(weightings.EDM()) == result.weighted(weightings.EDM())
+        assert found.num_levels == result.num_levels
+        assert found.difference(result).mean == found.difference(result).standard_error == 0
+        if result.labels is not None:
+            assert found.by_class() == result.by_class()
+
+
+def test_a_file_is_compared_with_what_comes_later(tmp_path):
+    first, second = TUNED(gaussian(0.6, 4)), TUNED(DATA)
+    first.save(tmp_path / "first")
+    assert TUNED.compare(second, Validation.load(tmp_path / "first")) == second.difference(first)
+
+
+def flipped(path):
+    """A bit of the last tensor is changed."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def renamed(path):
+    path.write_bytes(path.read_bytes().replace(b"num_levels", b"num_labels"))
+
+
+SPOILED = {
+    "flipped": flipped,
+    "cut": cut,
+    "renamed": renamed,
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("{}"),
+    "others": lambda path: path.write_bytes(safetensors.torch.save({"x": X})),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
+def test_a_file_that_is_none_is_named_in_one_line(spoil, tmp_path):
+    path = tmp_path / "result.safetensors"
+    RESULTS["uniform"].save(path)
+    spoil(path)
+    with pytest.raises(ValueError, match="result") as error:
+        Validation.load(path)
+    assert "\n" not in str(error.value)
+
+
+def missing(data):
+    del data["tensors"]["prior"]
+
+
+def shorter(data):
+    data["tensors"]["prior"].pop()
+
+
+def later(data):
+    data["version"] = 2
+
+
+def unknown(data):
+    data["schedule"]["type"] = "Nope"
+
+
+@pytest.mark.parametrize("spoil", [missing, shorter, later, unknown])
+def test_values_that_are_none_are_refused(spoil):
+    data = RESULTS["tuned"].to_dict()
+    spoil(data)
+    with pytest.raises(ValueError, match=r"prior|fit|2|Nope"):
+        Validation.from_dict(data)
+
+
+def test_nothing_is_written_through_a_link_nor_lost(tmp_path):
+    (tmp_path / "elsewhere").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="link"):
+        RESULTS["uniform"].save(tmp_path / "link")
+    assert (tmp_path / "elsewhere").read_bytes() == b"old"
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Validation.load(tmp_path / "nowhere")
+
+
+class Own(schedules.Linear):
+    """A schedule of the user's own."""
+
+
+def test_a_schedule_that_could_not_be_read_is_not_written(tmp_path):
+    own = Validator(X, schedule=Own(logsnr_min=-10.0, logsnr_max=13.3))(DATA)
+    with pytest.raises(ValueError, match="Own"):
+        own.save(tmp_path / "own")
+    assert not list(tmp_path.iterdir())
