@@ -20,6 +20,7 @@ The modules; each imports only from its own group or those before it:
 | `codec` | objects as JSON, as text and as labels, and back |
 | `audit`, `adapters` | the weighting of somebody else's loss, measured; other people's formats |
 | `validation` | the ELBO of any denoiser on held-out data, in anybody's training loop |
+| `tracking` | results in experiment trackers |
 | `runs` | what is on disk: directories, checkpoints, configurations |
 | `training`, `evaluation` | a run: trained; how good it is |
 | `comparison` | objectives against each other: many runs, paired |
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from elbos import recipes as recipes
     from elbos import samplers as samplers
     from elbos import schedules as schedules
+    from elbos import tracking as tracking
     from elbos import validation as validation
     from elbos import weightings as weightings
     from elbos.comparison.compare import compare as compare
@@ -68,7 +70,7 @@ _FROM = {
 _MODULES = (
     *("adapters", "adaptive", "analysis", "audit", "floor", "likelihood", "networks"),
     *("oracles", "parameterizations", "process", "recipes", "samplers", "schedules"),
-    *("validation", "weightings"),
+    *("tracking", "validation", "weightings"),
 )
 __all__ = ["__version__", *_FROM, *_MODULES]
 

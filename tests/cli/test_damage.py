@@ -24,7 +24,7 @@ from tiny import log, tensors
 
 from elbos import cli
 from elbos.cli import train as train_verb
-from elbos.training import trainer
+from elbos.training import trackers, trainer
 
 
 def edited(path: Path, change: Callable[[Any], Any]) -> None:
@@ -246,10 +246,15 @@ def test_what_cannot_be_written_is_one_line_at_once(trained: Path) -> None:
 
 
 @pytest.mark.usefixtures("runs")
-def test_without_tensorboard_it_says_so(elbos: Elbos, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    words = [*TINY, "--run", "new"]
-    assert_one_line(elbos(*words, "--output.tensorboard"), "pip install 'elbos[tensorboard]'")
+def test_a_tracker_that_is_not_installed_is_named(
+    elbos: Elbos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trackers, "get_available_trackers", lambda: ["mlflow"])
+    words = [*TINY, "--run", "new", "--output.trackers"]
+    assert_one_line(elbos(*words, "tensorboard"), "pip install 'elbos[tensorboard]'")
+    assert_one_line(elbos(*words, "mlflow", "wandb"), "pip install wandb", "--output.trackers")
+    assert not Path("new").exists()
+    assert_one_line(elbos(*words, "tensorbord"), "tensorbord", statuses=(2,))
     assert elbos(*words).status == 0
 
 

@@ -27,6 +27,7 @@ GROUPS = [
     {"codec"},
     {"audit", "adapters"},
     {"validation"},
+    {"tracking"},
     {"runs"},
     {"training"},
     {"evaluation"},

@@ -106,6 +106,16 @@ def test_configurations_of_earlier_versions_are_today_s() -> None:
         decode(Config, {**encoded, "averaging": {**half_life, "warmup": "0.1"}})
 
 
+@pytest.mark.parametrize(("is_used", "trackers"), [(True, ("tensorboard",)), (False, ())])
+def test_tensorboard_of_earlier_versions_is_a_tracker(is_used: bool, trackers: Any) -> None:
+    encoded = encode(DIGITS)
+    del encoded["output"]["trackers"]
+    old = {**encoded, "output": {**encoded["output"], "tensorboard": is_used}}
+    assert decode(Config, old) == replace(DIGITS, output=replace(DIGITS.output, trackers=trackers))
+    with pytest.raises(ValueError, match="tensorboard"):
+        decode(Config, {**encoded, "output": {**old["output"], "tensorboard": 1}})
+
+
 def test_a_half_life_that_decided_is_named() -> None:
     """Of the images at the end, it was less than its warm-up: the width is that of the end."""
     old = {**encode(DIGITS), "num_images": 500_000, "init": None}

@@ -50,7 +50,7 @@ def test_a_name_says_what_differs_from_the_preset(name: str) -> None:
 
 
 def test_what_is_logged_has_no_part_in_it() -> None:
-    output = Output(log_every=1, tensorboard=True)
+    output = Output(log_every=1, trackers=("tensorboard",))
     assert default_name(replace(PRESETS["toy"], output=output), "toy") == "toy"
 
 

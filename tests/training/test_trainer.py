@@ -324,10 +324,13 @@ def test_validation_is_deterministic_and_draws_from_no_shared_source(tmp_path: P
     trainer = Trainer(DIGITS, RunDirectory(tmp_path), DIGITS.data.load(), new_accelerator())
     torch.manual_seed(0)
     before, first = torch.get_rng_state(), trainer.validate()
+    assert first is not None
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(1)
-    assert trainer.validate() == first
-    assert first["val_nats_se"] > 0
+    again = trainer.validate()
+    assert again is not None
+    assert torch.equal(again.bound, first.bound)
+    assert first.standard_error > 0
 
 
 # --- nothing lost --------------------------------------------------------------------------------
@@ -364,13 +367,6 @@ def test_too_large_a_learning_rate_is_noticed(tmp_path: Path) -> None:
         with pytest.raises(Diverged, match=r"step 1 .*learning-rate"):
             train(config, tmp_path)
         assert tensors(tmp_path)["step"] == 1
-
-
-def test_tensorboard_gets_the_log(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    output = replace(TOY.output, tensorboard=True)
-    train(replace(TOY, output=output), tmp_path)
-    assert list((tmp_path / "tensorboard").glob("events*"))
 
 
 if __name__ == "__main__":

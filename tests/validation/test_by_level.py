@@ -11,9 +11,12 @@ import torch.distributed as dist
 from scipy.stats import binned_statistic
 from tables import SCHEDULES
 
-from elbos import LossByLevel
+from elbos import LossByLevel, Validator
+from elbos.likelihood import eps_loss
+from elbos.oracles import GaussianMixture
 from elbos.schedules import Cosine
 from elbos.validation import BinnedLoss
+from elbos.validation.protocols import deciles
 
 EDGES = (-6.0, -2.0, 0.5, 3.0)
 
@@ -50,6 +53,22 @@ def test_each_bin_of_a_schedule_gets_a_tenth_of_what_it_draws(schedule):
     assert sum(found.num_samples) == 1001
     assert all(abs(num - 100) <= 2 for num in found.num_samples)
     assert (found.edges[0], found.edges[-1]) == (schedule.logsnr_min, schedule.logsnr_max)
+
+
+def test_training_and_validation_agree_in_each_bin():
+    """Of the exact denoiser; the mean squared error is twice the loss. 4 standard errors."""
+    one, schedule = torch.ones(1), Cosine(logsnr_min=-10.0, logsnr_max=13.3)
+    denoiser = GaussianMixture(one, torch.zeros(1, 2), one)
+    generator = torch.Generator().manual_seed(0)
+    x, _ = denoiser.sample(4000, generator)
+    logsnr = schedule.sample(len(x), generator).float()
+    observed = logsnr, eps_loss(denoiser, x, logsnr, generator=generator)
+    trained = running(schedule, [observed]).result()
+    held_out = deciles(schedule)(Validator(x, num_evaluations=4), denoiser)[::-1]
+    for loss, error, other in zip(
+        trained.nats_per_dim, trained.standard_error, held_out, strict=True
+    ):
+        assert abs(loss - other.mean / 2) < 4 * math.hypot(error, other.standard_error / 2)
 
 
 def test_what_is_not_finite_is_left_out_and_empty_bins_are_none():

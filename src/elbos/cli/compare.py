@@ -99,7 +99,7 @@ def command(words: list[str]) -> Compare:
 def _require_shared(config: Config, preset: Config) -> None:
     """Raise a ValueError about options that each objective has, or the comparison."""
     ends = {end: getattr(config.schedule, end) for end in ("logsnr_min", "logsnr_max")}
-    kept = {name: getattr(config.output, name) for name in ("num_kept", "tensorboard")}
+    kept = {name: getattr(config.output, name) for name in ("num_kept", "trackers")}
     theirs = {
         "seed": (config.seed, preset.seed, "give --seeds"),
         "parameterization": (config.parameterization, preset.parameterization, "give --objectives"),

@@ -31,6 +31,7 @@ from elbos.training.data import Dataset
 from elbos.training.machine import new_accelerator
 from elbos.training.presets import PRESETS
 from elbos.training.state import new_state, require_guidable
+from elbos.training.trackers import require_installed
 
 Key = tuple[str, int]
 """An objective's name and a seed."""
@@ -149,12 +150,14 @@ def run_experiment(
 
 
 def _require_trainable(experiment: Experiment, dataset: Dataset) -> int:
-    """Fail now where every run would: the network or a sampler does not fit the data.
+    """Fail now where every run would: the network or a sampler does not fit the data, or a tracker
+    is not installed.
 
     Returns:
         Number of the network's parameters.
     """
     config = experiment.run_config(experiment.objectives[0], experiment.seeds[0])
+    require_installed(config.output.trackers)
     state = new_state(config, dataset.spec, torch.device("cpu"))
     for sampling in experiment.scoring.samplings.values():
         require_guidable(config, dataset.spec, sampling)

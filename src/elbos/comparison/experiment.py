@@ -151,6 +151,6 @@ def shared_config(config: Config) -> Config:
         validate_every=max(num // NUM_VALIDATIONS, 1),
         save_every=max(num // NUM_SAVED, 1),
         num_kept=config.output.num_kept,
-        tensorboard=config.output.tensorboard,
+        trackers=config.output.trackers,
     )
     return replace(config, output=output)

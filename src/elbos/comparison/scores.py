@@ -25,7 +25,7 @@ from elbos.evaluation.scores import Baseline, Scores
 from elbos.progress import Start
 from elbos.records import from_json, to_json
 from elbos.schedules import Schedule
-from elbos.training.config import Config, Output
+from elbos.training.config import Config
 from elbos.training.data import to_unit
 from elbos.training.machine import machine
 from elbos.training.pictures import png
@@ -116,8 +116,7 @@ def _digest(config: Config, scoring: Scoring, scores: Mapping[str, Any]) -> str:
     """The identifier of scores, with all that decides them: the run, how it is scored, and the
     version that did.
     """
-    run = encode(replace(config, output=Output()))
-    return digest([version("elbos"), _FORMAT, run, encode(scoring), scores])
+    return digest([version("elbos"), _FORMAT, config.identity(), encode(scoring), scores])
 
 
 def measure_scores(

@@ -7,6 +7,8 @@ runs/NAME/
     metrics.jsonl    a line per logged step
     checkpoints/     see `checkpoint`
     samples/         grids of samples
+    trackers.json    how experiment trackers, if there are any, know the run
+    tensorboard/     what TensorBoard shows, if it is one of them
     evaluation/      the parts of an evaluation, see `store`
     eval.json        the evaluation
 """

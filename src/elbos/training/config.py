@@ -10,13 +10,14 @@ import warnings
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+import tyro
 
 from elbos import files
 from elbos.checks import require_finite, require_positive
-from elbos.codec import decode, require_types
+from elbos.codec import decode, encode, require_types
 from elbos.objective import Objective
 from elbos.runs.directory import RunDirectory
 from elbos.tabulated import require_reach
@@ -31,7 +32,18 @@ from elbos.training.choices import (
 from elbos.training.sampling import Sampling
 
 Precision = Literal["auto", "bf16", "fp32"]
+Tracker = Literal[
+    "tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"
+]
 MAX_WIDTH = 12**-0.5
+_OUTPUT_IN_IDENTITIES = {
+    "type": "Output",
+    "log_every": 5_000,
+    "validate_every": 50_000,
+    "save_every": 20_000,
+    "num_kept": 2,
+    "tensorboard": False,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +113,9 @@ class Output:
     num_kept: int = 2
     """Checkpoints kept, the latest ones."""
 
-    tensorboard: bool = False
-    """Also write TensorBoard events (`pip install 'elbos[tensorboard]'`)."""
+    trackers: Annotated[tuple[Tracker, ...], tyro.conf.arg(metavar="NAME...")] = ()
+    """Experiment trackers that get the log, validations and grids of samples, too: tensorboard,
+    wandb, trackio, mlflow, comet_ml, aim, clearml, dvclive, swanlab."""
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -112,6 +125,14 @@ class Output:
             save_every=self.save_every,
             num_kept=self.num_kept,
         )
+
+    @staticmethod
+    def upgraded(entries: dict[str, Any]) -> dict[str, Any]:
+        """JSON of this version from that of any: earlier ones had TensorBoard or nothing."""
+        match entries:
+            case {"tensorboard": bool() as is_used, **others}:
+                return {**others, "trackers": ["tensorboard"] if is_used else []}
+        return entries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +269,13 @@ class Config:
                     "init": None,
                 }
         return fields
+
+    def identity(self) -> dict[str, Any]:
+        """JSON of all that decides the numbers that the run produces: digests of it are names of
+        runs and keys of scores, so that its output is that of the version that began with them.
+        """
+        encoded: dict[str, Any] = encode(self)
+        return {**encoded, "output": _OUTPUT_IN_IDENTITIES}
 
     @property
     def num_steps(self) -> int:

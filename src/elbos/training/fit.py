@@ -28,6 +28,7 @@ from elbos.training.monitor import OnImages
 from elbos.training.network import OwnNetwork, require_storable_state
 from elbos.training.run import Run, claim
 from elbos.training.sampling import Sampling
+from elbos.training.trackers import require_installed
 from elbos.training.trainer import Trainer
 
 MAX_SHARDS = 8
@@ -184,6 +185,7 @@ def _train(
     on_images: OnImages,
 ) -> None:
     """Train what a configuration says, in a directory that is then its own."""
+    require_installed(config.output.trackers)
     accelerator = new_accelerator()
     if accelerator.device.type == "cpu":
         keep_freed_memory()

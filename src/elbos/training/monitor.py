@@ -1,11 +1,9 @@
 """Progress, metrics and validation of a training run while it is running."""
 
-import math
 import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,15 +13,18 @@ from torch import Tensor
 from elbos.errors import printable, unfailing
 from elbos.progress import clock, progress
 from elbos.runs.directory import RunDirectory
+from elbos.tracking import scalars
 from elbos.training.config import Config
 from elbos.training.state import State
+from elbos.training.trackers import Trackers
+from elbos.validation import Validation
 
 NUM_DENSITIES = 100
 OnImages = Callable[[int], None]
 
 
 class Monitor:
-    """A line at the start, a progress bar, metrics.jsonl and, as configured, TensorBoard.
+    """A line at the start, a progress bar, metrics.jsonl and, as configured, experiment trackers.
 
     Args:
         config: The run's configuration.
@@ -34,7 +35,7 @@ class Monitor:
         on_images: Called with the number of images seen, after each step.
 
     Raises:
-        ValueError: If TensorBoard is configured and not installed.
+        ValueError: If a tracker does not start.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Monitor:
     ) -> None:
         self.config, self.run, self.state, self.is_main = config, run, state, is_main
         self.machine, self.on_images = machine, on_images
+        self.trackers = Trackers(config, run, state.step, is_main=is_main)
         self.step_before, self.since = state.step, time.perf_counter()
         self.console = Console(file=unfailing(sys.stderr), quiet=not is_main)
         self.progress = progress(self.console)
@@ -59,8 +61,6 @@ class Monitor:
             unit="images",
             note="",
         )
-        use_tensorboard = is_main and config.output.tensorboard
-        self.tensorboard = _writer(run, state.step) if use_tensorboard else None
 
     def __enter__(self) -> "Monitor":
         if self.is_main:
@@ -76,8 +76,7 @@ class Monitor:
         trace: TracebackType | None,
     ) -> None:
         self.progress.stop()
-        if self.tensorboard is not None:
-            self.tensorboard.close()
+        self.trackers.finish()
 
     def step(self, loss: Float[Tensor, " b"], grad_norm: float) -> None:
         """Observe a step's losses, of the whole batch, and log them if a log is due."""
@@ -92,15 +91,18 @@ class Monitor:
         now = time.perf_counter()
         mean_loss = (state.unlogged[0] / state.unlogged[1]).item()
         num_images_since = (state.step - self.step_before) * self.config.batch_size
-        self._log(
-            images=num_images,
-            loss=mean_loss,
-            grad_norm=grad_norm,
-            clipped=(state.unlogged[2] / state.unlogged[1]).item(),
-            learning_rate=state.optimizer.param_groups[0]["lr"],
-            images_per_sec=num_images_since / (now - self.since),
-            loss_by_level=state.by_level.result().to_dict(),
-        )
+        values = {
+            "images": num_images,
+            "loss": mean_loss,
+            "grad_norm": grad_norm,
+            "clipped": (state.unlogged[2] / state.unlogged[1]).item(),
+            "learning_rate": state.optimizer.param_groups[0]["lr"],
+            "images_per_sec": num_images_since / (now - self.since),
+        }
+        by_level = state.by_level.result()
+        if self.is_main:
+            self.run.log(step=state.step, **values, loss_by_level=by_level.to_dict())
+        self.trackers.log(values | scalars(by_level), state.step)
         self.progress.update(self.task, note=f"loss {mean_loss:.4f}")
         if not self.console.is_terminal:
             self._print_line(mean_loss, num_images_since / (now - self.since))
@@ -132,22 +134,22 @@ class Monitor:
     def _print(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def validation(self, values: dict[str, float]) -> None:
+    def validation(self, found: Validation | None) -> None:
         """Log a validation, if there is one, and print it; also log the density of a schedule that
-        learns.
+        learns, and the grid of samples.
         """
-        images = self.state.step * self.config.batch_size
-        if values:
-            self._log(images=images, **values)
-        if self.is_main and self.state.schedule.state_dict():
-            self.run.log(step=self.state.step, images=images, density=self._density())
-        if not values:
-            return
-        bits = {name: value / math.log(2) for name, value in values.items()}
-        error = f" ± {bits['val_nats_se']:.3f}" if "val_nats_se" in bits else ""
-        self._print(
-            f"step {self.state.step}: validation ELBO {bits['val_nats']:.3f}{error} bits/dim"
-        )
+        step, images = self.state.step, self.state.step * self.config.batch_size
+        if found is not None:
+            nats, bits = {"val_nats": found.nats.mean}, f"{found.bits_per_dim:.3f}"
+            if found.nats.num > 1:
+                nats["val_nats_se"] = found.nats.standard_error
+                bits += f" ± {found.standard_error:.3f}"
+            self.run.log(step=step, images=images, **nats)
+            self.trackers.validation(found, step)
+            self._print(f"step {step}: validation ELBO {bits} bits/dim")
+        self.trackers.samples(self.run.samples / f"{step:08d}.png", step)
+        if self.state.schedule.state_dict():
+            self.run.log(step=step, images=images, density=self._density())
 
     def _density(self) -> list[float]:
         """The density of the schedule at evenly spaced noise levels, from noise to data."""
@@ -156,22 +158,3 @@ class Monitor:
         middle = (torch.arange(NUM_DENSITIES, dtype=torch.float64) + 0.5) / NUM_DENSITIES
         levels = ends[0] + (ends[1] - ends[0]) * middle
         return [float(f"{p:.4g}") for p in schedule.density(levels).tolist()]
-
-    def _log(self, **values: Any) -> None:
-        if self.is_main:
-            self.run.log(step=self.state.step, **values)
-        if self.tensorboard is not None:
-            for name, value in values.items():
-                if isinstance(value, float | int):
-                    self.tensorboard.add_scalar(name, value, self.state.step)
-
-
-def _writer(run: RunDirectory, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError(
-            "TensorBoard is not installed: pip install 'elbos[tensorboard]', "
-            "or leave out --output.tensorboard."
-        ) from None
-    return SummaryWriter(run.path / "tensorboard", purge_step=step + 1)

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from elbos.codec import digest, encode, options
+from elbos.codec import digest, options
 from elbos.tabulated import Tabulated
-from elbos.training.config import Config, Output
+from elbos.training.config import Config
 from elbos.training.presets import PRESETS
 from elbos.training.sampling import Sampling
 
@@ -44,7 +44,7 @@ def default_name(config: Config, preset: str) -> str:
     if len(name) <= _MAX_LENGTH and re.fullmatch(r"[a-z0-9.-]+", name):
         return name
     short = re.sub(r"[^a-z0-9.-]+", "-", name.lower())[: _MAX_LENGTH - _DIGEST_LENGTH - 1]
-    whole = digest(encode(dataclasses.replace(config, output=Output())))
+    whole = digest(config.identity())
     return f"{short.rstrip('-.')}-{whole[:_DIGEST_LENGTH]}"
 
 

@@ -40,6 +40,7 @@ from elbos.training.randomness import Draw, draw
 from elbos.training.run import averaged_weights
 from elbos.training.state import new_state, require_guidable
 from elbos.training.validation import require_measurable, sample_grid, validate
+from elbos.validation import Validation
 
 NUM_TRIED = 4  # samples
 
@@ -242,22 +243,17 @@ class Trainer:
         flag = torch.tensor([is_requested], device=self.accelerator.device)
         return bool(self.accelerator.gather(flag).any())
 
-    def validate(self) -> dict[str, float]:
-        """The bound on validation samples, in nats per dimension; and write a grid of samples."""
+    def validate(self) -> Validation | None:
+        """The bound on validation samples, if there are any; and write a grid of samples."""
         config, device = self.config, self.accelerator.device
-        denoiser, values = Denoiser(self.state.ema.network, config.parameterization), {}
+        denoiser = Denoiser(self.state.ema.network, config.parameterization)
         with autocast(config, device):
             found = validate(denoiser, config, self.data, device)
             grid = sample_grid(denoiser, config, self.data, device)
         if grid is not None:
             self.run.samples.mkdir(exist_ok=True)
             files.write(self.run.samples / f"{self.state.step:08d}.png", grid)
-        if found is not None:
-            nats = found.nats
-            values["val_nats"] = nats.mean
-            if nats.num > 1:
-                values["val_nats_se"] = nats.standard_error
-        return values
+        return found
 
     def save(self) -> None:
         """Write a checkpoint."""

@@ -109,7 +109,15 @@ class Validation:
     @property
     def by_level(self) -> Curve:
         """The loss by noise level, in up to 48 bins of log-SNR, which all hold measured levels."""
-        found, edges = self.measurements, self._edges
+        return self.curve(NUM_BINS)
+
+    def curve(self, max_num_bins: int) -> Curve:
+        """The loss by noise level in fewer bins: 48, 24, 12, 6 or 3, evenly spaced from end to end.
+
+        Args:
+            max_num_bins: The most bins, 3 or more.
+        """
+        found, edges = self.measurements, self._edges(max_num_bins)
         middle, width = (edges[1:] + edges[:-1]) / 2, (edges[1] - edges[0]).item()
         losses = [found.estimate(found.curve(level, width)) for level in middle.tolist()]
         return Curve.from_estimates(middle, losses)
@@ -118,13 +126,14 @@ class Validation:
     def elbo_by_level(self) -> Curve:
         """The loss of the ELBO of data noised to the edges of these bins."""
         found = self.measurements
-        elbos = [found.estimate(found.elbo(level, self.prior)) for level in self._edges.tolist()]
-        return Curve.from_estimates(self._edges, elbos)
+        edges = self._edges(NUM_BINS)
+        elbos = [found.estimate(found.elbo(level, self.prior)) for level in edges.tolist()]
+        return Curve.from_estimates(edges, elbos)
 
-    @property
-    def _edges(self) -> Float[Tensor, " k"]:
+    def _edges(self, max_num_bins: int) -> Float[Tensor, " k"]:
         schedule, num_levels = self.measurements.schedule, self.measurements.loss.numel()
-        num_bins = max(num for num in NUMS_OF_BINS if LEVELS_PER_BIN * num <= num_levels or num < 4)
+        most = min(max_num_bins, num_levels // LEVELS_PER_BIN)
+        num_bins = max(num for num in NUMS_OF_BINS if num <= most or num < 4)
         return torch.linspace(
             schedule.logsnr_min, schedule.logsnr_max, num_bins + 1, dtype=torch.float64
         )

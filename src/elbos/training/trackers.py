@@ -1,0 +1,144 @@
+"""The experiment trackers of a run while it is trained, those of accelerate.
+
+By what is kept in trackers.json, a run that is resumed is resumed in its trackers:
+
+| tracker | steps after the checkpoint, which come again |
+|---|---|
+| TensorBoard | are purged |
+| W&B | are ignored, as they were logged before |
+| Trackio, MLflow | are there twice, but for the speed with the same values |
+| others | are in the run from before, and in a new one that begins at the checkpoint |
+"""
+
+import secrets
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
+from PIL import Image
+
+from elbos import tracking
+from elbos.codec import code
+from elbos.errors import flat
+from elbos.runs.directory import RunDirectory
+from elbos.training.config import Config
+from elbos.validation import Validation
+
+PROJECT = "elbos"
+FILE = "trackers.json"
+MAX_SETTING = 250  # characters: MLflow takes no more of some versions
+_PACKAGES = {"tensorboard": "'elbos[tensorboard]'"}
+_IDENTIFIERS: dict[str, Callable[[GeneralTracker], str]] = {
+    "wandb": lambda tracker: tracker.tracker.id,
+    "trackio": lambda tracker: tracker.tracker.name,
+    "mlflow": lambda tracker: tracker.tracker.info.run_id,
+}
+
+
+class Trackers:
+    """The trackers of a run, in one process.
+
+    One that fails while the run is trained is warned of and gets no more: no training ends because
+    a server is down.
+
+    Args:
+        config: The run's configuration, which names them.
+        run: Its directory.
+        step: The step that it starts from.
+        is_main: Whether this process is the one that writes; others have no trackers.
+
+    Raises:
+        ValueError: If one is not installed, or does not start.
+    """
+
+    def __init__(self, config: Config, run: RunDirectory, step: int, *, is_main: bool) -> None:
+        self.running: list[GeneralTracker] = []
+        names = dict.fromkeys(config.output.trackers) if is_main else ()
+        identifiers = dict((run.read(FILE) or {}) if names else {})
+        for name in names:
+            known = identifiers.get(name)
+            tracker = _started(name, run, step, known)
+            if name in _IDENTIFIERS:
+                identifiers[name] = _IDENTIFIERS[name](tracker)
+                run.write(FILE, identifiers)
+            if (
+                known is None and name != "tensorboard"
+            ):  # whose table of settings is a run of its own
+                tracker.store_init_configuration(_settings(config))
+            self.running.append(tracker)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Log numbers."""
+        self._each(lambda tracker: tracker.log(values, step=step))
+
+    def validation(self, found: Validation, step: int) -> None:
+        """Log a validation, with its figure."""
+        self._each(lambda tracker: tracking.log(tracker, found, step))
+
+    def samples(self, file: Path, step: int) -> None:
+        """Log the picture in a file, if there is one."""
+        if self.running and file.exists():
+            pixels = np.asarray(Image.open(file))
+            self._each(lambda tracker: tracking.log_picture(tracker, "samples", pixels, step))
+
+    def finish(self) -> None:
+        """End them: what they hold is written."""
+        self._each(lambda tracker: tracker.finish())
+
+    def _each(self, action: Callable[[GeneralTracker], None]) -> None:
+        for tracker in tuple(self.running):
+            try:
+                action(tracker)
+            except Exception as error:  # of a server, of any type
+                warnings.warn(
+                    f"{tracker.name} fails, and gets no more: {flat(error)[:300]}", stacklevel=3
+                )
+                self.running.remove(tracker)
+
+
+def require_installed(names: Sequence[str]) -> None:
+    """Raise a ValueError that names the first tracker that is not installed."""
+    available = {str(name) for name in get_available_trackers()}
+    for name in names:
+        if name not in available:
+            raise ValueError(
+                f"{name} is not installed: pip install {_PACKAGES.get(name, name)}, "
+                "or leave it out of --output.trackers."
+            )
+
+
+def _started(name: str, run: RunDirectory, step: int, known: str | None) -> GeneralTracker:
+    """A tracker that goes on with the run of an identifier, or begins one that is named like the
+    directory.
+    """
+    kind = LOGGER_TYPE_TO_CLASS[name]
+    place = (name, run.path) if kind.requires_logging_directory else (PROJECT,)
+    own: dict[str, dict[str, Any]] = {
+        "tensorboard": {"purge_step": step + 1},
+        "wandb": {"name": run.path.name} | ({"id": known, "resume": "allow"} if known else {}),
+        "trackio": {"name": known or f"{run.path.name}-{secrets.token_hex(3)}", "resume": "allow"},
+        "mlflow": {"run_id": known} if known else {"run_name": run.path.name},
+    }
+    try:
+        tracker = kind(*place, **own.get(name, {}))
+        tracker.start()
+    except Exception as error:  # of a tracker, of any type: no key, no server
+        raise ValueError(
+            f"{name} does not start ({flat(error)[:300]}): mend that, or leave it out of "
+            "--output.trackers."
+        ) from error
+    return tracker
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What is trained, as numbers and short texts."""
+    values = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "output"}
+    return {
+        name: value if isinstance(value, int | float | str) else code(value)[:MAX_SETTING]
+        for name, value in values.items()
+        if value is not None
+    }
