@@ -18,6 +18,7 @@ samples in the same batches, forward and backward, with a network that costs not
 median of several rounds.
 
     python benchmarks/audit.py [--seeds 0 1 2] [--drawn 100] [--jobs 2] [--rounds 5] [--tiny]
+        [--kinds levels latents drawn recipe time]
 """
 
 import argparse
@@ -50,6 +51,7 @@ from elbos.recipes import RECIPES
 
 NUM_SAMPLES = 20_000
 SHAPES = {(3, 8, 8): 256, (3, 32, 32): 64, (4, 64, 64): 16}  # and samples of a batch
+KINDS = ("levels", "latents", "drawn", "recipe")
 MIN_ERROR = 1e-3  # of a weighting that counts as estimated
 
 
@@ -57,19 +59,27 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--kinds", choices=(*KINDS, "time"), nargs="+", default=[*KINDS, "time"])
     parser.add_argument("--drawn", type=int, default=100, help="mixtures drawn at random, a seed")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tiny", action="store_true", help="seconds, to see that it runs")
     arguments = parser.parse_args()
-    num_samples, num_drawn = (1_000, 1) if arguments.tiny else (NUM_SAMPLES, arguments.drawn)
-    recipes = [f"recipe:{i}" for i in range(1 if arguments.tiny else len(CASES))]
-    levels = [f"levels:{name}" for name in list(LEVEL_CASES)[: 1 if arguments.tiny else None]]
-    latents = [f"latents:{i}" for i in range(1 if arguments.tiny else len(LATENT_LOSSES))]
-    names = [*levels, *latents, *(f"drawn:{i}" for i in range(num_drawn)), *recipes]
+    num_samples = 1_000 if arguments.tiny else NUM_SAMPLES
+    keys = {
+        "levels": list(LEVEL_CASES),
+        "latents": range(len(LATENT_LOSSES)),
+        "drawn": range(arguments.drawn),
+        "recipe": range(len(CASES)),
+    }
+    few = slice(1 if arguments.tiny else None)
+    names = [
+        f"{kind}:{key}" for kind in KINDS if kind in arguments.kinds for key in keys[kind][few]
+    ]
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
     accuracy(names, arguments.seeds, num_samples, arguments.jobs)
-    times(list(SHAPES)[: 1 if arguments.tiny else None], arguments.rounds, num_samples)
+    if "time" in arguments.kinds:
+        times(list(SHAPES)[few], arguments.rounds, num_samples)
 
 
 def data(shape: tuple[int, ...], num: int) -> Tensor:
@@ -94,6 +104,8 @@ class Outcome:
 def accuracy(names: list[str], seeds: list[int], num_samples: int, jobs: int) -> None:
     """One row for each loss, the worst of the seeds; classes together below."""
     tasks = [(name, seed, num_samples) for name in names for seed in seeds]
+    if not tasks:
+        return
     rows: dict[str, list[Outcome]] = defaultdict(list)
     print("| loss | verdicts | median error | p95 | covered | s |\n|---|---|---|---|---|---|")
     with ProcessPoolExecutor(jobs) as executor:
@@ -102,8 +114,10 @@ def accuracy(names: list[str], seeds: list[int], num_samples: int, jobs: int) ->
             if len(rows[outcome.name]) == len(seeds):
                 print(row(outcome.name, rows[outcome.name]), flush=True)
     print()
-    for kind in ("recipe", "levels", "latents", "drawn"):
+    for kind in KINDS:
         some = [one for name, row in rows.items() if name.startswith(kind) for one in row]
+        if not some:
+            continue
         print(row(f"{kind}: {len(some)} audits", some))
         monotone, rise = (
             sum(o.is_false_monotone for o in some),

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from elbos import audit, weightings
-from elbos.audit.instrument import Instrument, OutputForm, _random_signs
+from elbos.audit.instrument import SIGNS, Instrument, OutputForm, _values
 from elbos.audit.measure import measuring
 from elbos.audit.rng import Recorder, preserved_random_states
 from elbos.recipes import RECIPES
@@ -103,11 +103,11 @@ def test_the_random_states_are_left_as_they_were():
 
 def test_what_the_stand_in_draws_is_not_recorded():
     x = torch.ones(1, 1)  # its signs are one number, as a noise level may be
-    _random_signs.cache_clear()
+    _values.cache_clear()
     instrument = Instrument(
         lambda network, x: network(torch.rand(1) * x).square().mean(), OutputForm()
     )
-    instrument(x, seed=0, scale=1.0)
+    instrument(x, 0, SIGNS)
     with Recorder() as alone:
         alone.reset(0, 1)
         torch.rand(1)

@@ -60,3 +60,13 @@ def test_tensors_of_another_network_are_no_damage(tmp_path: Path) -> None:
     ):
         layer.load_state_dict(groups["ema"])
     assert not isinstance(error.value, checkpoint.DamagedCheckpoint)
+
+
+def test_a_run_is_read_at_any_step_that_was_kept(tmp_path: Path) -> None:
+    for step in (3, 20, 100):
+        checkpoint.save(tmp_path, step, {"ema": {"w": torch.ones(1)}}, num_kept=3)
+    assert list(checkpoint.kept(tmp_path)) == [3, 20, 100]
+    assert checkpoint.of_step(tmp_path, 20).name == "00000020"
+    assert checkpoint.of_step(tmp_path, None) == checkpoint.latest(tmp_path)
+    with pytest.raises(FileNotFoundError, match="3, 20, 100"):
+        checkpoint.of_step(tmp_path, 4)

@@ -19,7 +19,7 @@ from torch import Tensor
 from elbos.audit.queries import PairedCalls, SingleCall
 
 _VECTORS = ("x", "dx", "z", "dz", "y", "dy", "eps", "one")
-_NUM_ELEMENTS = 2**9  # of a sample, where they need not all be used
+_NUM_ELEMENTS = 2**8  # of a sample, where they need not all be used
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,8 @@ class _Space:
     grams: Float[Tensor, "n r r"]
 
     def dot(self, u: Tensor, v: Tensor) -> Float[Tensor, " n"]:
-        u, v = u.expand(len(self.grams), -1), v.expand(len(self.grams), -1)
-        return torch.einsum("ni,nij,nj->n", u, self.grams, v)
+        image = self.grams @ v if v.ndim == 1 else (self.grams @ v[..., None])[..., 0]
+        return (image * u).sum(-1)
 
     def norm2(self, u: Tensor) -> Float[Tensor, " n"]:
         return self.dot(u, u).clamp(min=0)

@@ -7,13 +7,13 @@ network's own output.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from elbos.audit.instrument import Call, Instrument
+from elbos.audit.instrument import SIGNS, ZERO, Answer, Call, Instrument
 from elbos.audit.queries import Queries, is_same
 
 FATAL = frozenset(
@@ -110,13 +110,14 @@ def _averages_out(responses: tuple[_Response, ...]) -> bool:
 def _responses(queries: Queries, seed: int) -> list[_Response]:
     """Those of every call of the network in a call of the loss."""
 
-    def run(scale: float, *, is_masked: bool = False, second: float = 0.0) -> list[_Parts]:
-        calls = queries.instrument(queries.x, seed, scale=scale, is_masked=is_masked, second=second)
+    def run(answer: Answer) -> list[_Parts]:
+        calls = queries.instrument(queries.x, seed, answer)
         return [tuple(part.double() for part in queries.in_layout(call)) for call in calls]
 
-    runs = [run(0.0), run(1.0), run(3.0), run(1.0, is_masked=True)]
+    masked = replace(SIGNS, is_masked=True)
+    runs = [run(ZERO), run(SIGNS), run(Answer(scale=3.0)), run(masked)]
     if queries.instrument.form.multiple > 1:
-        runs += [run(0.0, second=1.0), run(1.0, second=1.0)]
+        runs += [run(replace(answer, second=1.0)) for answer in (ZERO, SIGNS)]
     return [_response(*calls) for calls in zip(*runs, strict=True)]
 
 
@@ -163,9 +164,9 @@ def of_the_calls(
         num_trained = max(num_trained, len(calls) - num_ignored)
         num_untrained = max(num_untrained, len(untrained))
         if untrained and not is_self_target:
-            is_self_target = _differ(calls, instrument(x, seed, always_moved=untrained))
+            is_self_target = _differ(calls, instrument(x, seed, Answer(always_moved=untrained)))
         if instrument.is_differentiated and not is_derived:
-            is_derived = _differ(calls, instrument(x, seed, slope=1.0))
+            is_derived = _differ(calls, instrument(x, seed, Answer(slope=1.0)))
     found = {
         "not-finite": not is_finite,
         "several-calls": num_trained > 1,

@@ -76,12 +76,12 @@ class Drawn:
     def logit(self, value: Tensor) -> Float[Tensor, " n"]:
         """The logits of the quantiles of numbers drawn."""
         value = value.double()
-        first, second = (p.expand_as(value).flatten().cpu() for p in (self.first, self.second))
-        value = value.flatten().cpu()
         if self.kind == "normal":
-            z = (value - first) / torch.where(second == 0, 1.0, second)
+            z = self.standardized(value).flatten().cpu()
             logit: Tensor = torch.special.log_ndtr(z) - torch.special.log_ndtr(-z)
             return logit
+        first, second = (p.expand_as(value).flatten().cpu() for p in (self.first, self.second))
+        value = value.flatten().cpu()
         if self.kind == "beta":
             below, above = (
                 torch.from_numpy(function(first.numpy(), second.numpy(), value.numpy()))

@@ -9,7 +9,7 @@ the answer.
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +44,26 @@ _FORMS = [
 ]
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What the instrument answers, by default 0.
+
+    It is `scale` times fixed random signs; 0 where gradients are switched off, and in a random half
+    of the elements if `is_masked`; the signs in the calls whose numbers are in `always_moved`.
+    Channels beyond those of the data, as for a variance, are `second`. The derivative in the
+    direction of the input is `slope` times that direction, where the loss differentiates.
+    """
+
+    scale: float = 0.0
+    is_masked: bool = False
+    always_moved: tuple[int, ...] = ()
+    second: float = 0.0
+    slope: float = 0.0
+
+
+ZERO, SIGNS = Answer(), Answer(scale=1.0)
+
+
 @dataclass
 class Call:
     """One call of the network, and the gradient of the loss with respect to its answer."""
@@ -57,27 +77,12 @@ class Call:
 class ProbeNetwork(nn.Module):
     """A stand-in for the network that takes any arguments.
 
-    Noisy data are recognized by the shape of the clean batch `x`. Answers are `scale` times fixed
-    random signs; 0 where gradients are switched off, and in a random half of the elements if
-    `is_masked`; the signs in the calls whose numbers are in `always_moved`. Channels beyond those
-    of the data, as for a variance, are `second`. The derivative of the answer in the direction of
-    its input is `slope` times that direction, where the loss differentiates.
+    Noisy data are recognized by the shape of the clean batch `x`.
     """
 
-    def __init__(
-        self,
-        x: Tensor,
-        form: OutputForm,
-        scale: float,
-        *,
-        is_masked: bool,
-        always_moved: list[int],
-        second: float = 0.0,
-        slope: float = 0.0,
-    ) -> None:
+    def __init__(self, x: Tensor, form: OutputForm, answer: Answer = ZERO) -> None:
         super().__init__()
-        self.x, self.form, self.scale, self.is_masked = x, form, scale, is_masked
-        self.always_moved, self.second, self.slope = always_moved, second, slope
+        self.x, self.form, self.answer = x, form, answer
         self.calls: list[Call] = []
         self.is_differentiated = False  # whether an input requires gradients
         self.is_in_jvp = False  # whether that is by torch.func
@@ -120,7 +125,7 @@ class ProbeNetwork(nn.Module):
         if given.requires_grad:
             self.is_differentiated = True
             if given.shape == leaf.shape:
-                answer = answer + self.slope * (given - given.detach())
+                answer = answer + self.answer.slope * (given - given.detach())
         answer.sample = leaf.view_as(leaf)  # type: ignore[attr-defined]
         if self.form.container == "pair":
             return answer, torch.zeros_like(leaf.flatten(1)[:, 0]).view(-1, *[1] * (z.ndim - 1))
@@ -132,20 +137,29 @@ class ProbeNetwork(nn.Module):
         shape = list(self.x.shape if z.shape[2:] == self.x.shape[2:] else z.shape)
         shape[:1] = z.shape[:1]
         shape[1] *= self.form.multiple
-        is_moved = len(self.calls) in self.always_moved
-        scale = 1.0 if is_moved else self.scale if torch.is_grad_enabled() else 0.0
-        value = scale * _random_signs(tuple(shape), seed=1)
-        if self.is_masked:
-            value *= _random_signs(tuple(shape), seed=2) > 0
-        if self.form.multiple > 1:
-            value[:, shape[1] // self.form.multiple :] = self.second
+        answer = self.answer
+        if len(self.calls) in answer.always_moved:
+            answer = replace(answer, scale=1.0)
+        elif not torch.is_grad_enabled():
+            answer = replace(answer, scale=0.0)
+        value = _values(tuple(shape), self.form.multiple, answer)
         dtype = z.dtype if z.dtype in (torch.float32, torch.float64) else torch.float32
-        return Call(z.detach().clone(), value.to(z.device, dtype).requires_grad_())
+        return Call(z.detach().clone(), value.to(z.device, dtype, copy=True).requires_grad_())
 
 
 @lru_cache(maxsize=8)
+def _values(shape: tuple[int, ...], multiple: int, answer: Answer) -> Tensor:
+    """An answer, a fixed function of its shape; no random state is touched."""
+    value = answer.scale * _random_signs(shape, seed=1)
+    if answer.is_masked:
+        value *= _random_signs(shape, seed=2) > 0
+    if multiple > 1:
+        value[:, shape[1] // multiple :] = answer.second
+    return value
+
+
 def _random_signs(shape: tuple[int, ...], seed: int) -> Tensor:
-    """-1 or 1 for each element, a fixed function of the shape; no random state is touched."""
+    """-1 or 1 for each element."""
     generator = torch.Generator().manual_seed(seed)
     return 2 * torch.randint(2, shape, generator=generator).float() - 1
 
@@ -204,7 +218,7 @@ class Instrument:
     loss_fn: LossFunction
     form: OutputForm
     recorder: Recorder = field(default_factory=Recorder)  # of random numbers
-    untrained: list[int] = field(default_factory=list)  # calls that the loss did not depend on
+    untrained: tuple[int, ...] = ()  # calls that the loss did not depend on
     is_finite: bool = True  # whether the loss was
     is_differentiated: bool = False  # whether it may have differentiated the network
 
@@ -232,31 +246,13 @@ class Instrument:
             )
         raise failure or AssertionError
 
-    def __call__(
-        self,
-        x: Tensor,
-        seed: int,
-        *,
-        scale: float = 0.0,
-        is_masked: bool = False,
-        always_moved: list[int] | None = None,
-        second: float = 0.0,
-        slope: float = 0.0,
-    ) -> list[Call]:
-        """The calls of the network that the loss depends on; arguments as a `ProbeNetwork`'s.
+    def __call__(self, x: Tensor, seed: int, answer: Answer = ZERO) -> list[Call]:
+        """The calls of the network that the loss depends on.
 
         Raises:
             ValueError: In one line, if the loss fails, calls no network, or returns no loss.
         """
-        network = ProbeNetwork(
-            x,
-            self.form,
-            scale,
-            is_masked=is_masked,
-            always_moved=always_moved or [],
-            second=second,
-            slope=slope,
-        )
+        network = ProbeNetwork(x, self.form, answer)
         self.recorder.reset(seed, len(x))
         with torch.inference_mode(False), torch.enable_grad():
             try:
@@ -275,7 +271,8 @@ class Instrument:
             gradients = _gradients(total, [call.answer for call in network.calls])
         for call, gradient in zip(network.calls, gradients, strict=True):
             call.gradient = gradient
-        self.untrained = [i for i, call in enumerate(network.calls) if call.gradient is None]
+        numbered = enumerate(network.calls)
+        self.untrained = tuple(i for i, call in numbered if call.gradient is None)
         return [call for call in network.calls if call.gradient is not None]
 
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from elbos.audit.instrument import Call, Instrument, LossFunction
+from elbos.audit.instrument import SIGNS, Call, Instrument, LossFunction
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,9 @@ class Queries:
         """
         queries = cls(Instrument.for_loss(loss_fn, x, seed), x, other_data(x))
         _require_repeatable(queries, seed)
-        queries.first_channel = _first_channel(queries, seed)
-        queries.order = _element_permutation(queries, seed)
+        z, other = (_last_input(queries, data, seed) for data in (x, queries.x_other))
+        queries.first_channel = _first_channel(queries, z, other, seed)
+        queries.order = _element_permutation(queries, z, other, seed)
         return queries
 
     def paired(self, seed: int, *, with_other_moved: bool) -> list[PairedCalls]:
@@ -108,7 +109,7 @@ class Queries:
         moved = self.single(seed)
         runs = [self._counted(self.instrument(x, seed)) for x in (self.x, self.x_other)]
         if with_other_moved:
-            runs.append(self._counted(self.instrument(self.x_other, seed, scale=1.0)))
+            runs.append(self._counted(self.instrument(self.x_other, seed, SIGNS)))
         if len({len(moved), *map(len, runs)}) != 1:
             raise ValueError(
                 "The loss calls the network another number of times for other data: it cannot be "
@@ -122,7 +123,7 @@ class Queries:
 
     def single(self, seed: int) -> list[SingleCall]:
         """One call of the loss; for each call of the network that counts."""
-        calls = self._counted(self.instrument(self.x, seed, scale=1.0))
+        calls = self._counted(self.instrument(self.x, seed, SIGNS))
         return [self._with_draws(call) for call in calls]
 
     def _counted(self, calls: list[Call]) -> list[Call]:
@@ -268,17 +269,19 @@ def _last_input(queries: Queries, x: Tensor, seed: int) -> Tensor:
     return queries.instrument(x, seed)[-1].z.float()
 
 
-def _element_permutation(queries: Queries, seed: int) -> Int[Tensor, " d"] | None:
+def _element_permutation(
+    queries: Queries, z: Tensor, other: Tensor, seed: int
+) -> Int[Tensor, " d"] | None:
     """Where each element of the data is in the network's input; None if in its own place.
 
     Data that spell the bits of each element's place, one bit a call, show for each element of the
     input which of the data it is. None, too, if the input is no permutation of the data plus noise.
     """
-    x, z = queries.x, _last_input(queries, queries.x, seed)
+    x = queries.x
     if len(z) % len(x) or z.numel() != x.numel():
         return None
     dx = (x - queries.x_other).flatten(1)
-    dz = (z - _last_input(queries, queries.x_other, seed)).reshape(len(x), -1)
+    dz = (z - other).reshape(len(x), -1)
     if unlike(dz, dx) < 1e-6:
         return None
     place = torch.arange(dx.shape[1], device=x.device)
@@ -295,18 +298,16 @@ def _element_permutation(queries: Queries, seed: int) -> Int[Tensor, " d"] | Non
     return order if is_permutation and unlike(dz[:, order], dx) < 0.05 else None
 
 
-def _first_channel(queries: Queries, seed: int) -> int:
+def _first_channel(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
     """Where the noisy data begin, in an input that holds other channels besides.
 
     They change as the data do; of several such places, they are where the noise changes most.
     """
     x, x_other = queries.x, queries.x_other
-    z, other, later = (
-        _last_input(queries, *change) for change in ((x, seed), (x_other, seed), (x, seed + 1))
-    )
     num, extra = x.shape[1], z.shape[1] - x.shape[1]
     if extra <= 0 or z.shape[2:] != x.shape[2:] or len(z) != len(x):
         return 0
+    later = _last_input(queries, x, seed + 1)
     strange = [unlike((z - other)[:, i : i + num], x - x_other) for i in range(extra + 1)]
     places = [i for i, share in enumerate(strange) if share < 2 * min(strange) + 1e-6]
     return max(places, key=lambda i: (z - later)[:, i : i + num].square().sum().item())

@@ -29,7 +29,23 @@ class DamagedCheckpoint(ValueError):
 
 def latest(folder: Path) -> Path | None:
     """The checkpoint of the highest step in `folder`, or None."""
-    return max(_checkpoints(folder), key=lambda path: int(path.name), default=None)
+    return next(reversed(kept(folder).values()), None)
+
+
+def of_step(folder: Path, step: int | None) -> Path:
+    """The checkpoint of a step; by default, of the highest.
+
+    Raises:
+        FileNotFoundError: If there is none; it says of which steps there are some.
+    """
+    found, run = kept(folder), folder.parent
+    if not found:
+        raise FileNotFoundError(f"{run} has no checkpoint yet: train it with `elbos train`.")
+    if step is not None and step not in found:
+        raise FileNotFoundError(
+            f"{run} has no checkpoint of step {step}: give one of {', '.join(map(str, found))}."
+        )
+    return found[max(found) if step is None else step]
 
 
 def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
@@ -55,7 +71,7 @@ def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
             partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    for old in sorted(_checkpoints(folder), key=lambda path: int(path.name))[:-num_kept]:
+    for old in list(kept(folder).values())[:-num_kept]:
         _remove(old)
 
 
@@ -139,8 +155,10 @@ def _reason(error: Exception) -> str:
     return "manifest.json is not a manifest"
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*") if path.is_dir() and path.name.isdecimal()]
+def kept(folder: Path) -> dict[int, Path]:
+    """The checkpoint of every step that was kept, in order."""
+    found = (path for path in folder.glob("*") if path.is_dir() and path.name.isdecimal())
+    return dict(sorted((int(path.name), path) for path in found))
 
 
 def _remove(path: Path) -> None:

@@ -40,12 +40,13 @@ _SPEC_ONLY = ("num_levels", "num_classes")  # the rest of a DataSpec is in the f
 
 
 class Run:
-    """A trained run at its latest checkpoint, with the averaged weights.
+    """A trained run at a checkpoint, with the averaged weights.
 
     Args:
         path: The run directory.
         network: A network of the class that was trained, where the user defined it: a copy of it
             gets the weights. Default: the network that the configuration describes.
+        step: The step of a checkpoint that was kept (`--output.num-kept`). Default: the latest.
         null_cond: The condition that stands for none, for guidance (see `fit`).
 
     Attributes:
@@ -58,7 +59,7 @@ class Run:
         device: Where they are.
 
     Raises:
-        FileNotFoundError: If there is no run, or no checkpoint yet.
+        FileNotFoundError: If there is no run, no checkpoint yet, or none of this step.
         ValueError: If the configuration, data.json or the checkpoint is damaged, or the network is
             another one or missing; or if an earlier version wrote the run, and its data are not
             there or are others.
@@ -73,6 +74,7 @@ class Run:
         path: Path | str,
         network: nn.Module | None = None,
         *,
+        step: int | None = None,
         null_cond: Condition = None,
     ) -> None:
         self.directory, self.null_cond = RunDirectory(Path(path)), null_cond
@@ -80,9 +82,7 @@ class Run:
         if network is not None:
             require_type(nn.Module, network=network)
         files.require_no_links(self.directory.path)
-        newest = checkpoint.latest(self.directory.checkpoints)
-        if newest is None:
-            raise FileNotFoundError(f"{path} has no checkpoint yet: train it with `elbos train`.")
+        kept = checkpoint.of_step(self.directory.checkpoints, step)
         self.device = new_accelerator().device
         self.data = _data_spec(self.directory) or self.dataset.spec
         if null_cond is not None:
@@ -91,7 +91,7 @@ class Run:
             self.network = build_network(self.config, self.data, self.device)
         else:
             self.network = copy.deepcopy(network).to(self.device)
-        with checkpoint.reading(newest) as (self.step, groups):
+        with checkpoint.reading(kept) as (self.step, groups):
             checkpoint.require_dtypes(groups, {"ema": self.network.state_dict()})
             self.network.load_state_dict(groups["ema"])
         self.network.eval().requires_grad_(False)

@@ -162,13 +162,7 @@ class Run:
         return bool(first) and not any(torch.equal(one.z, other.z) for one, other in pairs)
 
     def _network(self) -> ProbeNetwork:
-        given: dict[str, Any] = {
-            "is_masked": False,
-            "always_moved": [],
-            "second": 0.0,
-            "slope": 0.0,
-        }
-        return ProbeNetwork(self.x, OutputForm(), 0.0, **given)
+        return ProbeNetwork(self.x, OutputForm())
 
     def _where_unknown(self, names: frozenset[str]) -> Failure:
         """The first line after the data that makes something of what is not known."""
