@@ -17,17 +17,9 @@ import elbos.adapters
 import elbos.report
 from elbos.audit import Audit, Diagnostic, from_recipe
 from elbos.audit.result import Undecided
-from elbos.report.audit import (
-    as_dict,
-    difference,
-    facts,
-    facts_table,
-    figure,
-    in_words,
-    verdict,
-    views,
-)
+from elbos.report.audit import as_dict, figure
 from elbos.report.audit_terminal import as_text, braille
+from elbos.report.audit_words import difference, facts, facts_table, in_words, verdict, views
 
 WIDTH = 80
 HUBER = Diagnostic("not-squared", {"growth": 0.5})

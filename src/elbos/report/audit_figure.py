@@ -23,7 +23,7 @@ from plotly.graph_objects import Figure, Scatter
 from elbos.arrays import Array
 from elbos.audit.result import Audit
 from elbos.codec import parse
-from elbos.report.audit import View, common_levels
+from elbos.report.audit_words import View, common_levels
 from elbos.report.figures import COLORS, DASHES, Panel, area, faint, log_axis, logsnr_axis, stacked
 from elbos.weightings import Weighting
 

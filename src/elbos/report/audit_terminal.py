@@ -20,7 +20,7 @@ from rich.text import Text
 
 from elbos.arrays import Array
 from elbos.audit.result import Audit
-from elbos.report.audit import View, difference, facts_table, facts_tables, views
+from elbos.report.audit_words import View, difference, facts_table, facts_tables, views
 from elbos.report.numbers import fixed
 from elbos.report.tables import Column, Table
 

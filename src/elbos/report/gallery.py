@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from elbos import __version__
 from elbos.audit.result import Audit
-from elbos.report.audit import View, facts, in_words, views, weighting_distance
+from elbos.report.audit_words import View, facts, in_words, views, weighting_distance
 from elbos.report.gallery_figure import DECADES, HEIGHT, LOGSNR, WIDTH, picture
 from elbos.report.html import document
 from elbos.report.numbers import NONE

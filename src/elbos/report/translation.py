@@ -1,7 +1,7 @@
 """The nearest settings of another trainer, in words."""
 
 from elbos.adapters.trainers import Translation
-from elbos.report.audit import in_words
+from elbos.report.audit_words import in_words
 from elbos.report.html import render
 
 
