@@ -52,6 +52,20 @@ def test_data_that_are_random_are_told(item):
         Validator(Augmented(item))(ignoring)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_network_of_other_numbers_is_told(dtype):
+    """Where its precision is not known, as of a global one, or half."""
+    network = torch.nn.Linear(4, 4).to(dtype)
+    functions = {"called": network}
+
+    def called(z, logsnr):
+        return functions["called"](z)
+
+    with pytest.raises(ValueError, match=r"float64|bfloat16") as error:
+        Validator(X.double())(Denoiser(called, parameterizations.V()))
+    assert "\n" not in str(error.value)
+
+
 def test_estimates_that_are_interchanged_are_refused():
     """They add up to the noisy data in each other's places alone."""
 

@@ -1,6 +1,8 @@
 """What the number of a validation would not show: of the data and of the denoiser."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -8,10 +10,12 @@ from torch import Tensor
 
 from elbos.conditions import Condition, map_tensors
 from elbos.denoiser import Denoise, Denoiser, estimate
+from elbos.errors import flat
 from elbos.items import Items
 from elbos.process import align, alpha_sigma, diffuse
 
 NUM_READ_TWICE = 8  # samples: a flip of half of them is missed once in 256
+USER = 5  # levels of the stack from here to the line that calls the validator
 MAX_MISFIT = 0.05  # of the noisy data: rounding in bfloat16, and to the nearest of 1,000 steps
 
 
@@ -25,6 +29,20 @@ class RandomDataWarning(UserWarning):
 
 class InconsistentEstimatesWarning(UserWarning):
     """A denoiser's estimates of data and noise do not add up to the noisy data."""
+
+
+@contextmanager
+def explained_types(dtype: torch.dtype) -> Iterator[None]:
+    """Let torch's errors about types be a ValueError that names the data's."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "type" not in str(error):
+            raise
+        raise ValueError(
+            f"the network does not take {dtype} ({flat(error)}): convert what it is given, as in "
+            "lambda z, logsnr: network(z.to(torch.bfloat16), logsnr)."
+        ) from error
 
 
 def warn_if_random(items: Items) -> None:
@@ -41,7 +59,7 @@ def warn_if_random(items: Items) -> None:
             "the dataset returns other samples when it is read again, as with random crops, flips "
             "or latents: validate the data without them.",
             RandomDataWarning,
-            stacklevel=4,
+            stacklevel=USER,
         )
 
 
@@ -51,7 +69,6 @@ def _tensors(batch: tuple[Tensor, Condition]) -> list[Tensor]:
     return found
 
 
-@torch.no_grad()
 def warn_if_blind(
     denoiser: Denoiser, x: Float[Tensor, "b *d"], ends: tuple[float, float], cond: Condition
 ) -> None:
@@ -62,11 +79,10 @@ def warn_if_blind(
             f"the network returns the same at log-SNR {ends[0]:g} and {ends[1]:g}: it takes no "
             "account of its second argument.",
             TimeIgnoredWarning,
-            stacklevel=4,
+            stacklevel=USER,
         )
 
 
-@torch.no_grad()
 def require_consistent(
     denoiser: Denoise,
     x: Float[Tensor, "2 *d"],
@@ -98,5 +114,5 @@ def require_consistent(
         f"alpha x_hat + sigma eps_hat of the denoiser is {100 * own:.0f} % off z, as where x_hat "
         "is clipped: the bound is that of eps_hat alone.",
         InconsistentEstimatesWarning,
-        stacklevel=4,
+        stacklevel=USER,
     )

@@ -18,7 +18,12 @@ from elbos.items import Batch, Items, Source, first_item
 from elbos.likelihood import decoder_loss, eps_loss, prior_loss, warn_if_unresolved
 from elbos.progress import Start, silent
 from elbos.schedules import Linear, Schedule
-from elbos.validation.diagnostics import require_consistent, warn_if_blind, warn_if_random
+from elbos.validation.diagnostics import (
+    explained_types,
+    require_consistent,
+    warn_if_blind,
+    warn_if_random,
+)
 from elbos.validation.draws import FIXED, PILOT, Draws
 from elbos.validation.estimate import Estimate
 from elbos.validation.measurements import ControlVariate, Measurements
@@ -364,6 +369,7 @@ class Validator:
         x = x.to(device=settings.device, dtype=settings.dtype)
         return x, to_device(cond, settings.device)
 
+    @torch.no_grad()
     def _check(self, denoiser: Denoise, settings: Settings) -> None:
         """Two samples, and some of the data again, for what the number would not show."""
         if isinstance(self._source, Items):
@@ -371,11 +377,12 @@ class Validator:
         rows = torch.arange(2) % len(self)
         x, cond = self._batch(settings, rows)
         ends = self.logsnr_min, self.logsnr_max
-        if isinstance(denoiser, Denoiser):
-            warn_if_blind(denoiser, x, ends, cond)
-        else:
-            eps = self._draws.noise(rows, FIXED, x[0]).to(x)
-            require_consistent(denoiser, x, eps, ends, cond)
+        with explained_types(x.dtype):
+            if isinstance(denoiser, Denoiser):
+                warn_if_blind(denoiser, x, ends, cond)
+            else:
+                eps = self._draws.noise(rows, FIXED, x[0]).to(x)
+                require_consistent(denoiser, x, eps, ends, cond)
 
 
 def _require_finite(loss: Float[Tensor, "n m"], logsnr: Float[Tensor, "n m"]) -> None:
