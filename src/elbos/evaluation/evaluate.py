@@ -19,17 +19,16 @@ from elbos.evaluation.likelihood import (
     measure,
     summary,
 )
+from elbos.evaluation.model import Model
 from elbos.evaluation.ode import measure_ode
 from elbos.evaluation.quality import Scorer, measure_quality, measure_sweep
-from elbos.evaluation.result import Evaluation, Likelihood, Protocol, Training
+from elbos.evaluation.result import Evaluation, Likelihood, Protocol
 from elbos.evaluation.samples import stored_samples
 from elbos.floor import Floor
 from elbos.progress import Start, silent
-from elbos.training.data import Toy, to_unit
+from elbos.training.data import to_unit
 from elbos.training.pictures import png
-from elbos.training.run import Run
 from elbos.training.sampling import Sampling
-from elbos.training.state import require_guidable
 from elbos.validation.pilot import num_pilot_times
 from elbos.validation.result import NATS_PER_BIT
 from elbos.validation.validator import ROUND_TIMES
@@ -38,17 +37,17 @@ NUM_SHOWN = 100
 
 
 def evaluate(
-    run: Run,
+    model: Model,
     config: EvaluationConfig | None = None,
     sampling: Sampling | None = None,
     start: Start = silent,
 ) -> Evaluation:
-    """Measure a run.
+    """Measure a model.
 
     Args:
-        run: The run.
+        model: A `Run`, or a `Pretrained` model.
         config: What to measure. Default: all but the sweep.
-        sampling: How its samples are made. Default: as its configuration says.
+        sampling: How its samples are made. Default: as the model says.
         start: Begins the progress of each piece of work. Default: none is shown.
 
     Raises:
@@ -56,106 +55,89 @@ def evaluate(
         ValueError: If the split has too few images, a loss or a sample is not finite, or the
             network cannot be guided as `sampling` says.
     """
-    config, sampling = config or EvaluationConfig(), sampling or run.config.sampling
-    require_guidable(run.config, run.data, sampling)
-    sampling.logsnrs(run.config.schedule)  # raises if there are none
-    images = chosen_images(run, config)
-    scorer = _scorer(run, config, start)  # first: its files may be missing
+    config, sampling = config or EvaluationConfig(), sampling or model.sampling
+    model.require_guidable(sampling)
+    sampling.logsnrs(model.schedule)  # raises if there are none
+    images = chosen_images(model, config)
+    scorer = _scorer(model, config, start)  # first: its files may be missing
     results = {
-        condition.name: _likelihood(run, condition, config, start)
-        for condition in conditions(run, getattr(run.dataset, config.split), images)
+        condition.name: _likelihood(model, condition, config, start)
+        for condition in conditions(model, getattr(model.dataset, config.split), images)
     }
     quality = None if scorer is None else measure_quality(scorer, config, sampling, start)
     return Evaluation(
-        run=str(run.directory.path),
-        step=run.step,
-        images_seen=run.step * run.config.batch_size,
-        trained=_training(run),
+        run=model.name,
+        step=model.step,
+        images_seen=model.trained.images_seen,
+        trained=model.trained,
         split=config.split,
         num_images=len(images),
         num_evaluations=sum(one.num_evaluations for one in results.values()),
         results=results,
         quality=quality,
         sweep=measure_sweep(scorer, config, sampling, start) if scorer and config.sweep else None,
-        protocol=_protocol(run, config, len(images)),
-        floors=_floors(run, config, results, start) if config.floor else None,
+        protocol=_protocol(model, config, len(images)),
+        floors=_floors(model, config, results, start) if config.floor else None,
     )
 
 
-def samples_picture(run: Run, config: EvaluationConfig, sampling: Sampling) -> bytes | None:
+def samples_picture(model: Model, config: EvaluationConfig, sampling: Sampling) -> bytes | None:
     """Some of the samples that were scored, as PNG, a class in each column; None if none were."""
-    if config.num_samples == 0 or run.data.num_levels is None:
+    if config.num_samples == 0 or model.data.num_levels is None:
         return None
-    x = stored_samples(run, sampling, config.num_samples, config.seed, silent)
-    num_columns = run.data.num_classes if run.has_labels else None
-    return png(to_unit(x[:NUM_SHOWN], run.data.num_levels), num_columns=num_columns)
+    x = stored_samples(model, sampling, config.num_samples, config.seed, silent)
+    num_columns = model.data.num_classes if "given_label" in model.conditions else None
+    return png(to_unit(x[:NUM_SHOWN], model.data.num_levels), num_columns=num_columns)
 
 
-def _scorer(run: Run, config: EvaluationConfig, start: Start) -> Scorer | None:
+def _scorer(model: Model, config: EvaluationConfig, start: Start) -> Scorer | None:
     """Scores samples, if they are to be scored; points have no quality."""
-    if config.num_samples == 0 or run.data.num_levels is None:
+    if config.num_samples == 0 or model.data.num_levels is None:
         return None
-    return Scorer.load(run, config.extractor, start)
+    return Scorer.load(model, config.extractor, start)
 
 
 def _likelihood(
-    run: Run, condition: ConditionedImages, config: EvaluationConfig, start: Start
+    model: Model, condition: ConditionedImages, config: EvaluationConfig, start: Start
 ) -> Likelihood:
-    measured = measure(run, condition, config, start)
+    measured = measure(model, condition, config, start)
     return replace(
         summary(measured, config.target_se),
-        exact_bits_per_dim=_exact_bits(run, condition),
-        weightings=check_theorem(measured, run.config.weighting),
-        ode=measure_ode(run, condition, measured.rounds.bound.mean(1), config, start),
+        exact_bits_per_dim=_exact_bits(model, condition),
+        weightings=check_theorem(measured, model.weighting),
+        ode=measure_ode(model, condition, measured.rounds.bound.mean(1), config, start),
     )
 
 
 def _floors(
-    run: Run, config: EvaluationConfig, results: Mapping[str, Likelihood], start: Start
+    model: Model, config: EvaluationConfig, results: Mapping[str, Likelihood], start: Start
 ) -> dict[str, Floor]:
     levels = {name: one.curve.logsnr for name, one in results.items()}
-    return measure_floors(run, config, levels, start)
+    return measure_floors(model, config, levels, start)
 
 
-def _exact_bits(run: Run, condition: ConditionedImages) -> float | None:
+def _exact_bits(model: Model, condition: ConditionedImages) -> float | None:
     """The exact value that the bound is above, given the component if the network is told it."""
-    if not isinstance(run.config.data, Toy):
+    if model.mixture is None:
         return None
-    log_prob = run.config.data.mixture.log_prob(condition.x.double(), component=condition.labels)
+    log_prob = model.mixture.log_prob(condition.x.double(), component=condition.labels)
     return (-log_prob / condition.x.shape[1]).mean().item() / NATS_PER_BIT
 
 
-def _training(run: Run) -> Training:
-    config = run.config
-    return Training(
-        weighting=repr(config.weighting),
-        schedule=repr(config.schedule),
-        parameterization=repr(config.parameterization),
-        network=repr(config.network),
-        num_parameters=sum(p.numel() for p in run.network.parameters()),
-        optimizer=repr(config.optimizer),
-        images_seen=run.step * config.batch_size,
-        batch_size=config.batch_size,
-        precision=config.precision,
-        data=repr(config.data),
-        seed=config.seed,
-    )
-
-
-def _protocol(run: Run, config: EvaluationConfig, num_images: int) -> Protocol:
-    data, num_pilot = run.dataset.fingerprint(), min(config.num_pilot_images, num_images)
+def _protocol(model: Model, config: EvaluationConfig, num_images: int) -> Protocol:
+    data, num_pilot = model.dataset.fingerprint(), min(config.num_pilot_images, num_images)
     return Protocol(
         data=data["name"],
         data_sha256=data["sha256"],
-        num_levels=run.data.num_levels,
-        weights_relative_width=run.config.averaging.relative_width,
-        logsnr_min=run.config.schedule.logsnr_min,
-        logsnr_max=run.config.schedule.logsnr_max,
+        num_levels=model.data.num_levels,
+        weights_relative_width=model.relative_width,
+        logsnr_min=model.schedule.logsnr_min,
+        logsnr_max=model.schedule.logsnr_max,
         num_pilot_images=num_pilot,
         num_pilot_levels=num_pilot_times(num_pilot),
         num_round_levels=ROUND_TIMES,
-        precision=run.config.precision,
+        precision=model.precision,
         seed=config.seed,
-        device=run.device.type,
+        device=model.device.type,
         versions={name: version(name) for name in ("elbos", "torch")},
     )

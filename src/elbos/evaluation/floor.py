@@ -19,22 +19,22 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from elbos.evaluation.config import EvaluationConfig
+from elbos.evaluation.model import Model
 from elbos.evaluation.stores import data_store
 from elbos.floor import NUM_NOISED, Floor, floor_losses
 from elbos.oracles import FiniteSet
 from elbos.progress import Advance, Start
 from elbos.runs.store import Part, Tensors
 from elbos.training.randomness import generator
-from elbos.training.run import Run
 
 
 def measure_floors(
-    run: Run, config: EvaluationConfig, levels: Mapping[str, tuple[float, ...]], start: Start
+    model: Model, config: EvaluationConfig, levels: Mapping[str, tuple[float, ...]], start: Start
 ) -> dict[str, Floor]:
     """The floor for each condition.
 
     Args:
-        run: The run.
+        model: The model.
         config: How many training images are noised; the seed of noise and choice.
         levels: The noise levels of each condition's loss curve. Given the label, images of the same
             class alone are compared with.
@@ -44,17 +44,17 @@ def measure_floors(
         OSError: If parts cannot be kept.
         ValueError: If more images are to be noised than there are.
     """
-    train = run.dataset.train
+    train = model.dataset.train
     num = len(train) if config.floor_images is None else config.floor_images
     if num > len(train):
         raise ValueError(
             f"floor_images is {num}, and there are {len(train)} training images: give at most "
             "so many."
         )
-    labels = None if train.labels is None else train.labels.to(run.device)
-    data = FiniteSet(train.x.to(run.device), run.dataset.num_levels, labels)
+    labels = None if train.labels is None else train.labels.to(model.device)
+    data = FiniteSet(train.x.to(model.device), model.dataset.num_levels, labels)
     return {
-        name: _Measurement(run, data, name, logsnr, num, config.seed).floor(start)
+        name: _Measurement(model, data, name, logsnr, num, config.seed).floor(start)
         for name, logsnr in levels.items()
     }
 
@@ -63,7 +63,7 @@ def measure_floors(
 class _Measurement:
     """The loop over parts, whose randomness is keyed by (seed, part)."""
 
-    run: Run
+    model: Model
     data: FiniteSet
     condition: str
     logsnr: tuple[float, ...]
@@ -92,7 +92,7 @@ class _Measurement:
         self, name: str, data: FiniteSet, rows: Int[Tensor, " n"], advance: Advance
     ) -> Float64[Tensor, "n m"]:
         key = {"condition": self.condition, "logsnr": self.logsnr, "num": self.num}
-        store = data_store(self.run, "floor", **key, seed=self.seed)
+        store = data_store(self.model, "floor", **key, seed=self.seed)
         parts = (
             Part(f"{name}-{part:05d}", len(some), partial(self._part, data, part, some))
             for part, some in enumerate(torch.split(rows, NUM_NOISED))

@@ -1,4 +1,4 @@
-r"""A run's losses at many noise levels, on all images of a split, and what follows from them.
+r"""A model's losses at many noise levels, on all images of a split, and what follows from them.
 
 Two measurements with independent noise, by `elbos.Validator`. The **pilot** is of a few images, at
 levels uniform in log-SNR: it decides how the rest is measured, and is later the other side of the
@@ -29,12 +29,12 @@ from elbos import weightings
 from elbos.analysis import is_monotone
 from elbos.conditions import Condition
 from elbos.evaluation.config import EvaluationConfig
+from elbos.evaluation.model import Model
 from elbos.evaluation.result import Likelihood, TheoremCheck
-from elbos.evaluation.stores import run_store
+from elbos.evaluation.stores import model_store
 from elbos.progress import Advance, Start
 from elbos.training.data import Split, to_unit
 from elbos.training.randomness import generator
-from elbos.training.run import Run
 from elbos.training.validation import BATCH_SIZE
 from elbos.validation import Measurements, Validation, Validator
 from elbos.validation.diagnostics import TimeIgnoredWarning
@@ -103,13 +103,13 @@ class Measured:
         return self.pilot.loss.numel() + self.rounds.num_evaluations
 
 
-def chosen_images(run: Run, config: EvaluationConfig) -> Int64[Tensor, " n"]:
-    """The indices of the images to be measured, in a random order that is the same for every run.
+def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]:
+    """The indices of the images to be measured, in a random order that is the same for every model.
 
     Raises:
         ValueError: If there are fewer images, or fewer than 2.
     """
-    split: Split = getattr(run.dataset, config.split)
+    split: Split = getattr(model.dataset, config.split)
     num_images = config.num_images or len(split)
     if not 2 <= num_images <= len(split):
         raise ValueError(
@@ -119,24 +119,21 @@ def chosen_images(run: Run, config: EvaluationConfig) -> Int64[Tensor, " n"]:
     return torch.randperm(len(split), generator=generator(0))[:num_images]
 
 
-def conditions(run: Run, split: Split, images: Int64[Tensor, " n"]) -> list[ConditionedImages]:
-    """What the network was told in training: nothing, the label, or each in turn."""
+def conditions(model: Model, split: Split, images: Int64[Tensor, " n"]) -> list[ConditionedImages]:
+    """The images with all that the network can be told: nothing, the label, or each in turn."""
     x, labels = split.x[images], None if split.labels is None else split.labels[images]
-    num_levels, told = run.dataset.num_levels, []
-    if not run.has_labels or run.config.label_dropout > 0:
-        told.append(ConditionedImages("unconditional", x, num_levels, None))
-    if run.has_labels and run.config.label_dropout < 1:
-        told.append(ConditionedImages("given_label", x, num_levels, labels))
-    return told
+    told = {"unconditional": None, "given_label": labels}
+    num_levels = model.dataset.num_levels
+    return [ConditionedImages(name, x, num_levels, told[name]) for name in model.conditions]
 
 
 def measure(
-    run: Run, condition: ConditionedImages, config: EvaluationConfig, start: Start
+    model: Model, condition: ConditionedImages, config: EvaluationConfig, start: Start
 ) -> Measured:
     """Measure a condition: the pilot, then rounds until the target is reached or out of reach.
 
     Args:
-        run: The run.
+        model: The model.
         condition: Images and labels.
         config: What to measure.
         start: Begins the progress of each piece of work.
@@ -144,12 +141,11 @@ def measure(
     Raises:
         ValueError: If a loss is not finite.
     """
-    schedule = run.config.schedule
     validator = Validator(
         condition,
-        num_levels=run.dataset.num_levels,
-        logsnr_min=schedule.logsnr_min,
-        logsnr_max=schedule.logsnr_max,
+        num_levels=condition.num_levels,
+        logsnr_min=model.schedule.logsnr_min,
+        logsnr_max=model.schedule.logsnr_max,
         num_evaluations=ROUND_TIMES * config.num_rounds,
         seed=config.seed,
     )
@@ -161,15 +157,15 @@ def measure(
 
     settings: dict[str, Any] = {
         "batch_size": BATCH_SIZE,
-        "device": run.device,
-        "parts": run_store(run, condition.name, images=key, seed=config.seed),
+        "device": model.device,
+        "parts": model_store(model, condition.name, images=key, seed=config.seed),
         "start": titled,
     }
-    with run.autocast(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", TimeIgnoredWarning)  # of a run of a few steps
-        pilot = validator.pilot(run.denoiser, num_samples=num_pilot, **settings)
+    with model.autocast(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", TimeIgnoredWarning)  # of a training of a few steps
+        pilot = validator.pilot(model.denoiser, num_samples=num_pilot, **settings)
         tuned = validator.tuned(pilot)
-        return Measured(pilot, tuned(run.denoiser, target_se=config.target_se, **settings))
+        return Measured(pilot, tuned(model.denoiser, target_se=config.target_se, **settings))
 
 
 def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
@@ -218,15 +214,17 @@ def mixed_elbos(
     return w[-1] * elbos[:, -1] - w[0] * elbos[:, 0] - (between * w.diff()).sum(1)
 
 
-def check_theorem(measured: Measured, trained: WeightFunction) -> tuple[TheoremCheck, ...]:
+def check_theorem(measured: Measured, trained: WeightFunction | None) -> tuple[TheoremCheck, ...]:
     """Both sides for some weightings, on the pilot's images, and the z score of their difference.
 
     Args:
         measured: A condition's losses.
-        trained: The run's own weighting, which is checked besides.
+        trained: The model's own weighting, which is checked besides, if it is known.
     """
-    own = {} if trained in CHECKED.values() else {repr(trained): trained}
-    return tuple(_check(measured, *named) for named in (CHECKED | own).items())
+    named = dict(CHECKED)
+    if trained is not None and trained not in CHECKED.values():
+        named[repr(trained)] = trained
+    return tuple(_check(measured, *one) for one in named.items())
 
 
 def _check(measured: Measured, name: str, weighting: WeightFunction) -> TheoremCheck:

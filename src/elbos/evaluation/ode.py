@@ -1,6 +1,6 @@
 """The ODE likelihood of some images, next to the variational bound of the same images.
 
-In float32, whatever the run's precision is: the flow's density is that of a smooth map, and a
+In float32, whatever the model's precision is: the flow's density is that of a smooth map, and a
 network that rounds is none. In bfloat16 it came out as much as 0.35 bits/dim too good.
 """
 
@@ -14,13 +14,13 @@ from torch import Tensor
 from elbos.conditions import to_device
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
 from elbos.evaluation.likelihood import ConditionedImages
+from elbos.evaluation.model import Model
 from elbos.evaluation.result import OdeLikelihood
-from elbos.evaluation.stores import run_store
+from elbos.evaluation.stores import model_store
 from elbos.likelihood.flow import Dequantize, flow_likelihood, truncated_normal, uniform
 from elbos.progress import Start
 from elbos.runs.store import Part, Tensors
 from elbos.training.randomness import generator
-from elbos.training.run import Run
 from elbos.validation.result import NATS_PER_BIT
 
 KEY = 2**32 - 1  # of its randomness; rounds count from 0
@@ -32,7 +32,7 @@ DEQUANTIZATIONS: dict[str, Dequantize] = {
 
 
 def measure_ode(
-    run: Run,
+    model: Model,
     condition: ConditionedImages,
     bound: Float[Tensor, " n"],
     config: EvaluationConfig,
@@ -41,7 +41,7 @@ def measure_ode(
     """The ODE likelihood of the first images, and its difference to the bound; None for no images.
 
     Args:
-        run: The run.
+        model: The model.
         condition: Images and labels.
         bound: The variational bound of each image, nats per dimension.
         config: What to measure.
@@ -51,11 +51,11 @@ def measure_ode(
     if num == 0:
         return None
     key = [config.split, len(condition), condition.name]
-    store = run_store(run, "ode", images=key, precision="fp32", ode=ode, seed=config.seed)
+    store = model_store(model, "ode", images=key, precision="fp32", ode=ode, seed=config.seed)
     parts = []
     for batch, begin in enumerate(range(0, num, BATCH_SIZE)):
         images = slice(begin, min(begin + BATCH_SIZE, num))
-        solve = partial(_solve, run, condition, images, ode, generator(config.seed, KEY, batch))
+        solve = partial(_solve, model, condition, images, ode, generator(config.seed, KEY, batch))
         parts.append(Part(f"{batch:05d}", images.stop - begin, solve))
     found = store.concatenated(parts, start(f"{condition.title}, ODE", num, "images"))
     bits = found["nats"].double() / NATS_PER_BIT
@@ -68,7 +68,7 @@ def measure_ode(
         difference=difference.mean().item(),
         difference_se=difference.std().item() / math.sqrt(num),
         num_images=num,
-        dequantization=None if run.dataset.num_levels is None else ode.dequantization,
+        dequantization=None if condition.num_levels is None else ode.dequantization,
         trace=ode.trace,
         precision="fp32",
         rtol=ode.tolerance,
@@ -77,20 +77,20 @@ def measure_ode(
 
 
 def _solve(
-    run: Run, condition: ConditionedImages, images: slice, ode: OdeConfig, g: torch.Generator
+    model: Model, condition: ConditionedImages, images: slice, ode: OdeConfig, g: torch.Generator
 ) -> Tensors:
     x, cond = condition.batch(torch.arange(len(condition))[images])
     found = flow_likelihood(
-        run.denoiser,
-        x.to(run.device),
-        logsnr_min=run.config.schedule.logsnr_min,
-        logsnr_max=run.config.schedule.logsnr_max,
-        num_levels=run.dataset.num_levels,
+        model.denoiser,
+        x.to(model.device),
+        logsnr_min=model.schedule.logsnr_min,
+        logsnr_max=model.schedule.logsnr_max,
+        num_levels=condition.num_levels,
         dequantize=DEQUANTIZATIONS[ode.dequantization],
         use_exact_trace=ode.trace == "exact",
         rtol=ode.tolerance,
         atol=ode.tolerance,
-        cond=to_device(cond, run.device),
+        cond=to_device(cond, model.device),
         generator=g,
     )
     return {"nats": found.nats, "num_evaluations": torch.tensor([found.num_evaluations])}

@@ -1,4 +1,4 @@
-"""The quality of a run's samples: made, scored against the training images, set by set.
+"""The quality of a model's samples: made, scored against the training images, set by set.
 
 The scores of held-out real images are the real-data baseline: what samples as good as the data
 would have. All scores but the kernel distance depend on the number of images: samples and baseline
@@ -28,6 +28,7 @@ from elbos.evaluation.metrics import (
     num_manifold,
     scores,
 )
+from elbos.evaluation.model import Model
 from elbos.evaluation.reference import Reference, reference
 from elbos.evaluation.samples import FORMAT, stored_samples
 from elbos.evaluation.scores import (
@@ -39,13 +40,12 @@ from elbos.evaluation.scores import (
     Sweep,
     SweepPoint,
 )
-from elbos.evaluation.stores import data_store, run_store
+from elbos.evaluation.stores import data_store, model_store
 from elbos.progress import Start
 from elbos.runs.store import Store, Tensors
 from elbos.samplers import SAMPLERS
 from elbos.schedules import Cosine, EDMSampling, Flow
 from elbos.training.randomness import generator
-from elbos.training.run import Run
 from elbos.training.sampling import Sampling
 
 REFERENCE_SPLIT = "train+val"
@@ -76,28 +76,28 @@ class ScoredSamples:
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores samples of a run against the images that it was trained on.
+    """Scores samples of a model against training images.
 
     Attributes:
-        run: The run.
+        model: The model.
         extractor: The network of the features.
-        reference: The features of its training images.
+        reference: The features of these images.
     """
 
-    run: Run
+    model: Model
     extractor: Extractor
     reference: Reference
 
     @classmethod
-    def load(cls, run: Run, network: ExtractorConfig, start: Start) -> "Scorer":
+    def load(cls, model: Model, network: ExtractorConfig, start: Start) -> "Scorer":
         """A scorer with the reference from the cache, or computed.
 
         Raises:
             OSError: If files of the extractor are missing, or the cache cannot be written.
             ValueError: If the extractor cannot be used.
         """
-        extractor = network.load(run.device)
-        return cls(run, extractor, reference(run.dataset, REFERENCE_SPLIT, extractor, start))
+        extractor = network.load(model.device)
+        return cls(model, extractor, reference(model.dataset, REFERENCE_SPLIT, extractor, start))
 
     @property
     def num_features(self) -> int:
@@ -108,33 +108,33 @@ class Scorer:
         """How many of `num` samples are compared with the real-data baseline, where these are not
         all: as many as there are test images, if they are enough for a baseline.
         """
-        num_test = len(self.run.dataset.test)
+        num_test = len(self.model.dataset.test)
         return num_test if MIN_IMAGES <= num_test < num else None
 
     def score(
         self, x: UInt8[Tensor, "n c h w"], sampling: Sampling, seed: int, start: Start
     ) -> ScoredSamples:
-        """The scores of samples of the run, made with `sampling` and `seed`."""
+        """The scores of samples of the model, made with `sampling` and `seed`."""
         num_matched = self.num_matched(len(x))
         key = {"num": len(x), "matched": num_matched, "sampling": sampling, "seed": seed}
-        store = run_store(self.run, "scores", samples=FORMAT, **self._key, **key)
+        store = model_store(self.model, "scores", samples=FORMAT, **self._key, **key)
         return self._stored_scores(x, store, f"seed {seed}", start, num_matched)
 
     def baseline(self, num: int, start: Start) -> Baseline:
         """The scores of at most `num` test images; none where there are too few. They are computed
-        once for all runs on the same data.
+        once for all models on the same data.
         """
-        test = self.run.dataset.test.x
+        test = self.model.dataset.test.x
         x = test[torch.randperm(len(test), generator=generator(0))[:num]]
         found = Scores({})
         if len(x) >= MIN_IMAGES:
-            store = data_store(self.run, "baselines", num=len(x), **self._key)
+            store = data_store(self.model, "baselines", num=len(x), **self._key)
             found = self._stored_scores(x, store, f"{BASELINE_SPLIT} images", start).scores
         return Baseline(split=BASELINE_SPLIT, num=len(x), scores=found)
 
     def protocol(self, sampling: Sampling, num: int, seeds: range) -> SamplingProtocol:
         """How samples are made, and what they are compared with."""
-        trained = self.run.config.schedule
+        trained = self.model.schedule
         guided = (
             max(sampling.guidance_min, trained.logsnr_min),
             min(sampling.guidance_max, trained.logsnr_max),
@@ -176,7 +176,7 @@ class Scorer:
         def compute() -> Tensors:
             sets = feature_sets(
                 x,
-                self.run.dataset,
+                self.model.dataset,
                 self.reference,
                 self.extractor,
                 on_images=start(f"features of {what}", len(x), "images"),
@@ -217,7 +217,7 @@ def measure_quality(
     """The scores of some sets of samples, and of real images for scale.
 
     Args:
-        scorer: Of the run.
+        scorer: Of the model.
         config: What to measure.
         sampling: How samples are made.
         start: Begins the progress of each piece of work.
@@ -238,7 +238,7 @@ def measure_quality(
 
 
 def _score(scorer: Scorer, sampling: Sampling, num: int, seed: int, start: Start) -> ScoredSamples:
-    x = stored_samples(scorer.run, sampling, num, seed, start)
+    x = stored_samples(scorer.model, sampling, num, seed, start)
     return scorer.score(x, sampling, seed, start)
 
 
@@ -274,7 +274,7 @@ def _sweep_samplings(
     scorer: Scorer, config: EvaluationConfig, sampling: Sampling
 ) -> Iterator[Sampling]:
     """Each sampler on each grid, with as many steps as the evaluations allow."""
-    trained = scorer.run.config.schedule
+    trained = scorer.model.schedule
     for sampler in dict.fromkeys([sampling.sampler, *(cls() for cls in SAMPLERS)]):
         for grid in dict.fromkeys([sampling.grid, *SWEEP_GRIDS]):
             line = replace(sampling, sampler=sampler, grid=grid)

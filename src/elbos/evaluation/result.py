@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from elbos.evaluation.scores import SampleQuality, Sweep
 from elbos.floor import Floor
 from elbos.records import from_json, to_json
+from elbos.training.trained import Training
 from elbos.validation import Curve
 
 if TYPE_CHECKING:
@@ -115,30 +116,13 @@ class Likelihood:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """What the run was trained with, as far as its numbers depend on it."""
-
-    weighting: str
-    schedule: str
-    parameterization: str
-    network: str
-    num_parameters: int
-    optimizer: str
-    images_seen: int
-    batch_size: int
-    precision: str
-    data: str
-    seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Protocol:
     """How the likelihood was measured.
 
     Attributes:
         data: Name of the data; `data_sha256`, its digest.
         num_levels: Pixel values that the decoder distinguishes; None for continuous data.
-        weights_relative_width: Of the averaged weights, as in EDM2.
+        weights_relative_width: Of the averaged weights, as in EDM2; None if it is not known.
         logsnr_min, logsnr_max: Between these noise levels.
         num_pilot_images: Images in the first pass; `num_pilot_levels`, noise levels of each.
         num_round_levels: Noise levels of each image in a round.
@@ -151,7 +135,7 @@ class Protocol:
     data: str
     data_sha256: str
     num_levels: int | None
-    weights_relative_width: float
+    weights_relative_width: float | None
     logsnr_min: float
     logsnr_max: float
     num_pilot_images: int
@@ -165,11 +149,11 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """All that was measured of a run.
+    """All that was measured of a model.
 
     Attributes:
-        run: The run directory.
-        step: Of the checkpoint; `images_seen`, in images.
+        run: The run directory, or the folder that the model was read from.
+        step: Of the checkpoint; `images_seen`, in images. None if it is not known.
         trained: What it was trained with.
         split: The images that were measured; `num_images`, how many.
         num_evaluations: Network evaluations of all likelihoods.
@@ -181,8 +165,8 @@ class Evaluation:
     """
 
     run: str
-    step: int
-    images_seen: int
+    step: int | None
+    images_seen: int | None
     trained: Training
     split: str
     num_images: int

@@ -19,7 +19,8 @@ from torch import Tensor
 from elbos import files
 from elbos.checks import require_positive
 from elbos.codec import encode
-from elbos.evaluation.stores import run_store
+from elbos.evaluation.model import Model
+from elbos.evaluation.stores import model_store
 from elbos.progress import Start
 from elbos.runs.store import Part, Tensors
 from elbos.training.data import to_levels
@@ -51,21 +52,21 @@ def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
 
 
 def stored_samples(
-    run: Run, sampling: Sampling, num: int, seed: int, start: Start
+    model: Model, sampling: Sampling, num: int, seed: int, start: Start
 ) -> UInt8[Tensor, "n c h w"]:
-    """The samples of `elbos sample --num NUM --seed SEED`, as pixel values; kept in the run's
-    directory.
+    """The samples of `elbos sample --num NUM --seed SEED`, as pixel values; kept in the
+    model's directory.
 
     Raises:
         NotFiniteError: If some are not finite.
     """
-    store = run_store(run, "samples", format=FORMAT, sampling=sampling, num=num, seed=seed)
-    labels = run.class_labels(num)
+    store = model_store(model, "samples", format=FORMAT, sampling=sampling, num=num, seed=seed)
+    labels = model.class_labels(num)
 
     def batch(i: int) -> Tensors:
-        (x,) = run.sample_batches(sampling, num=num, seed=seed, cond=labels, batches=[i])
+        (x,) = model.sample_batches(sampling, num=num, seed=seed, cond=labels, batches=[i])
         require_finite_samples(x)
-        return {"x": to_levels(x, run.data.num_levels)}
+        return {"x": to_levels(x, model.data.num_levels)}
 
     parts = (
         Part(f"{i:05d}", min(BATCH_SIZE, num - i * BATCH_SIZE), partial(batch, i))

@@ -5,39 +5,33 @@ from typing import Any
 
 from elbos import files
 from elbos.codec import digest, encode
+from elbos.evaluation.model import Model
 from elbos.runs.cache import cache_dir
 from elbos.runs.store import Store
-from elbos.training.run import Run
 
 
-def run_store(run: Run, name: str, **key: Any) -> Store:
-    """The store in a run's directory for the weights that it has now; files that a killed process
+def model_store(model: Model, name: str, **key: Any) -> Store:
+    """The store in a model's directory for the weights that it has now; files that a killed process
     left half-written in it are deleted.
 
     Args:
-        run: The run.
+        model: The model.
         name: The beginning of the folder's name.
         key: All else that the numbers depend on, as `codec.encode` takes it.
     """
-    of_run = {
-        "weights": run.weights_digest(),
-        "parameterization": run.config.parameterization,
-        "precision": run.config.precision,
-        "ends": (run.config.schedule.logsnr_min, run.config.schedule.logsnr_max),
-    }
-    folder = run.directory.evaluation / f"{name}-{_digest(run, {**of_run, **key})}"
+    folder = model.directory.evaluation / f"{name}-{_digest(model, {**model.identifier(), **key})}"
     files.remove_leftovers(folder)
     return Store(folder)
 
 
-def data_store(run: Run, name: str, **key: Any) -> Store:
-    """The store in the cache for what depends on a run's data only, and is shared by all runs on
-    them; arguments as those of `run_store`.
+def data_store(model: Model, name: str, **key: Any) -> Store:
+    """The store in the cache for what depends on a model's data only, and is shared by all models
+    on them; arguments as those of `model_store`.
     """
-    return Store(cache_dir() / name / _digest(run, key))
+    return Store(cache_dir() / name / _digest(model, key))
 
 
-def _digest(run: Run, key: dict[str, Any]) -> str:
-    machine = [version("elbos"), version("torch"), run.device.type]
+def _digest(model: Model, key: dict[str, Any]) -> str:
+    machine = [version("elbos"), version("torch"), model.device.type]
     encoded = {name: encode(value) for name, value in key.items()}
-    return digest([machine, run.dataset.fingerprint(), encoded])[:12]
+    return digest([machine, model.dataset.fingerprint(), encoded])[:12]

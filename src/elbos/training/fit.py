@@ -26,7 +26,8 @@ from elbos.training.data import Given, GivenData
 from elbos.training.machine import keep_freed_memory, new_accelerator, resolved
 from elbos.training.monitor import OnImages
 from elbos.training.network import OwnNetwork, require_storable_state
-from elbos.training.run import Run, claim
+from elbos.training.ownership import claim
+from elbos.training.run import Run
 from elbos.training.sampling import Sampling
 from elbos.training.trackers import require_installed
 from elbos.training.trainer import Trainer

@@ -1,7 +1,6 @@
-"""A trained run, loaded to be sampled or evaluated; and whose run a directory is."""
+"""A trained run, loaded to be sampled or evaluated."""
 
 import copy
-import warnings
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from functools import cached_property
@@ -14,29 +13,32 @@ from torch import Tensor, nn
 
 from elbos import files
 from elbos.checks import require_positive, require_type
-from elbos.codec import decode, difference, encode
+from elbos.codec import difference, encode
 from elbos.conditions import Condition, require_length
 from elbos.denoiser import Denoiser
 from elbos.errors import explained, suggestion
 from elbos.items import Items, first_item
+from elbos.oracles import GaussianMixture
 from elbos.progress import Start, silent
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
 from elbos.samplers import Sampler
+from elbos.schedules import Schedule
 from elbos.training.config import Config, run_config
-from elbos.training.data import Dataset, DataSpec, Samples, digest_of, null_digest
+from elbos.training.data import Dataset, Toy, digest_of
 from elbos.training.machine import autocast, new_accelerator
 from elbos.training.network import OwnNetwork
+from elbos.training.ownership import data_spec, require_own_data, require_own_null
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling, sample
 from elbos.training.state import build_network, require_guidable, uses_labels
+from elbos.training.trained import Training
 from elbos.training.validation import BATCH_SIZE, Chosen
 from elbos.validation import Validation, Validator
+from elbos.weightings import WeightFunction
 
 if TYPE_CHECKING:
     from elbos.evaluation import Evaluation
-
-_SPEC_ONLY = ("num_levels", "num_classes")  # the rest of a DataSpec is in the fingerprint
 
 
 class Run:
@@ -84,9 +86,9 @@ class Run:
         files.require_no_links(self.directory.path)
         kept = checkpoint.of_step(self.directory.checkpoints, step)
         self.device = new_accelerator().device
-        self.data = _data_spec(self.directory) or self.dataset.spec
+        self.data = data_spec(self.directory) or self.dataset.spec
         if null_cond is not None:
-            _require_own_null(self.directory, null_cond)
+            require_own_null(self.directory, null_cond)
         if network is None:
             self.network = build_network(self.config, self.data, self.device)
         else:
@@ -108,7 +110,7 @@ class Run:
         if function is None:
             return cls(path)
         directory = RunDirectory(path)
-        data, config = _data_spec(directory), run_config(directory)
+        data, config = data_spec(directory), run_config(directory)
         if data is None or not isinstance(config.network, OwnNetwork):
             raise ValueError(f"The network of {path} is not user-defined: give no function.")
         config = replace(config, network=OwnNetwork.from_file(function))
@@ -128,13 +130,89 @@ class Run:
                 f"The data that the run in {self.directory.path} was trained on are needed, and "
                 f"cannot be loaded: {explained(error)}"
             ) from error
-        _require_own_data(self.directory, dataset)
+        require_own_data(self.directory, dataset)
         return dataset
 
     @property
     def has_labels(self) -> bool:
         """Whether the network knows class labels."""
         return uses_labels(self.config, self.data)
+
+    @property
+    def name(self) -> str:
+        """The path of the directory, as it was given."""
+        return str(self.directory.path)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise levels that it was trained on."""
+        return self.config.schedule
+
+    @property
+    def sampling(self) -> Sampling:
+        """How it is sampled, if nothing else is said."""
+        return self.config.sampling
+
+    @property
+    def weighting(self) -> WeightFunction:
+        """The weighting of its loss."""
+        return self.config.weighting
+
+    @property
+    def precision(self) -> str:
+        """The precision of its network."""
+        return self.config.precision
+
+    @property
+    def relative_width(self) -> float:
+        """The relative width of the average of the weights."""
+        return self.config.averaging.relative_width
+
+    @property
+    def mixture(self) -> GaussianMixture | None:
+        """The distribution of the data, if it is known."""
+        return self.config.data.mixture if isinstance(self.config.data, Toy) else None
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What the network was told in training: "unconditional", "given_label", or each in turn.
+
+        Labels are hidden in a share of the samples, which may be none of them or all.
+        """
+        is_told = self.has_labels and self.config.label_dropout < 1
+        is_untold = not self.has_labels or self.config.label_dropout > 0
+        return ("unconditional",) * is_untold + ("given_label",) * is_told
+
+    @property
+    def trained(self) -> Training:
+        """What it was trained with, for reports."""
+        config = self.config
+        return Training(
+            weighting=repr(config.weighting),
+            schedule=repr(config.schedule),
+            parameterization=repr(config.parameterization),
+            network=repr(config.network),
+            num_parameters=sum(p.numel() for p in self.network.parameters()),
+            optimizer=repr(config.optimizer),
+            images_seen=self.step * config.batch_size,
+            batch_size=config.batch_size,
+            precision=config.precision,
+            data=repr(config.data),
+            seed=config.seed,
+        )
+
+    def identifier(self) -> dict[str, Any]:
+        """All that the numbers of the network depend on."""
+        return {
+            "weights": self.weights_digest(),
+            "parameterization": self.config.parameterization,
+            "precision": self.config.precision,
+            "ends": (self.config.schedule.logsnr_min, self.config.schedule.logsnr_max),
+        }
+
+    def require_guidable(self, sampling: Sampling) -> None:
+        """Raise a ValueError if the network cannot be guided as `sampling` says."""
+        require_guidable(self.config, self.data, sampling)
 
     def sample(
         self,
@@ -298,92 +376,3 @@ def averaged_weights(config: Config, init: Path) -> dict[str, Tensor]:
                 f"The run in {init} has {found}: choose the same, or another run for --init."
             )
     return run.network.state_dict()
-
-
-# --- the directory's run --------------------------------------------------------------------------
-
-
-def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
-    """Make a directory that of a run, or check that it is. A run of fewer images is made longer,
-    with a warning where its learning rate has decayed to another end.
-
-    Raises:
-        ValueError: If it holds another configuration, other data, or other files.
-    """
-    path = directory.path
-    if (path / "config.json").exists():
-        _require_same(path, run_config(directory), config)
-    elif others := [p.name for p in path.glob("*") if not p.name.startswith(".")]:
-        raise ValueError(
-            f"{path} is not a run directory, it holds {others[0]}: name a new one with --run."
-        )
-    _require_own_data(directory, data)
-    directory.write("config.json", encode(config))
-    directory.write("data.json", {**data.fingerprint(), **_spec_only(data)})
-
-
-def _require_same(path: Path, stored: Config, config: Config) -> None:
-    """Raise a ValueError if the stored run is of another configuration, or longer."""
-    num_images = max(stored.num_images, config.num_images)
-    if found := difference(encode(replace(stored, num_images=num_images)), encode(config)):
-        raise ValueError(
-            f"{path} holds a run with {found}: "
-            "name another directory with --run, or give the same options."
-        )
-    if num_images > stored.num_images and config.optimizer.use_decay:
-        warnings.warn(
-            f"The run in {path} is extended to {num_images:,} images. Its learning rate "
-            f"decayed for {stored.num_images:,} and rises again: this is not the run that had "
-            "its length from the start (one with --optimizer.no-use-decay would be).",
-            stacklevel=4,
-        )
-
-
-def _data_spec(directory: RunDirectory) -> DataSpec | None:
-    """What samples of the data are like; None if an earlier version wrote the directory, and only
-    the data themselves tell.
-
-    Raises:
-        ValueError: If data.json is damaged.
-    """
-    stored = directory.read("data.json")
-    if stored is None or not stored.keys() >= set(_SPEC_ONLY):
-        return None
-    known = {field.name: stored.get(field.name) for field in fields(DataSpec)}
-    try:
-        spec: DataSpec = decode(DataSpec, {"type": "DataSpec", **known}, "it")
-    except ValueError as error:
-        raise ValueError(
-            f"{directory.path / 'data.json'} is damaged ({error}): put back the one that was there."
-        ) from error
-    return spec
-
-
-def _require_own_data(directory: RunDirectory, data: Samples) -> None:
-    """Raise a ValueError if these are not the data that the run was trained on."""
-    stored = directory.read("data.json")
-    if stored is None:
-        return
-    known = {name: value for name, value in _spec_only(data).items() if name in stored}
-    own = {**data.fingerprint(), **known}
-    if stored not in (own, {**data.sampled_fingerprint(), **known}):
-        others = sorted(name for name in own if own[name] != stored.get(name))
-        raise ValueError(
-            f"The data are not those that the run in {directory.path} was trained on, by "
-            f"{', '.join(others)} in {directory.path / 'data.json'}: put those back, or train "
-            "another run."
-        )
-
-
-def _require_own_null(directory: RunDirectory, null_cond: Condition) -> None:
-    """Raise a ValueError if the run was trained with another null condition."""
-    stored = (directory.read("data.json") or {}).get("null_cond")
-    if stored is not None and stored != null_digest(null_cond):
-        raise ValueError(
-            f"null_cond is not the one that the run in {directory.path} was trained with: give "
-            "that one."
-        )
-
-
-def _spec_only(data: Samples) -> dict[str, Any]:
-    return {name: getattr(data.spec, name) for name in _SPEC_ONLY}

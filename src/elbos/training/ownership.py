@@ -1,0 +1,100 @@
+"""Whose run a directory is: the configuration and the data that it belongs to."""
+
+import warnings
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from elbos.codec import decode, difference, encode
+from elbos.conditions import Condition
+from elbos.runs.directory import RunDirectory
+from elbos.training.config import Config, run_config
+from elbos.training.data import DataSpec, Samples, null_digest
+
+_SPEC_ONLY = ("num_levels", "num_classes")  # the rest of a DataSpec is in the fingerprint
+
+
+def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
+    """Make a directory that of a run, or check that it is. A run of fewer images is made longer,
+    with a warning where its learning rate has decayed to another end.
+
+    Raises:
+        ValueError: If it holds another configuration, other data, or other files.
+    """
+    path = directory.path
+    if (path / "config.json").exists():
+        _require_same(path, run_config(directory), config)
+    elif others := [p.name for p in path.glob("*") if not p.name.startswith(".")]:
+        raise ValueError(
+            f"{path} is not a run directory, it holds {others[0]}: name a new one with --run."
+        )
+    require_own_data(directory, data)
+    directory.write("config.json", encode(config))
+    directory.write("data.json", {**data.fingerprint(), **_spec_only(data)})
+
+
+def _require_same(path: Path, stored: Config, config: Config) -> None:
+    """Raise a ValueError if the stored run is of another configuration, or longer."""
+    num_images = max(stored.num_images, config.num_images)
+    if found := difference(encode(replace(stored, num_images=num_images)), encode(config)):
+        raise ValueError(
+            f"{path} holds a run with {found}: "
+            "name another directory with --run, or give the same options."
+        )
+    if num_images > stored.num_images and config.optimizer.use_decay:
+        warnings.warn(
+            f"The run in {path} is extended to {num_images:,} images. Its learning rate "
+            f"decayed for {stored.num_images:,} and rises again: this is not the run that had "
+            "its length from the start (one with --optimizer.no-use-decay would be).",
+            stacklevel=4,
+        )
+
+
+def data_spec(directory: RunDirectory) -> DataSpec | None:
+    """What samples of the data are like; None if an earlier version wrote the directory, and only
+    the data themselves tell.
+
+    Raises:
+        ValueError: If data.json is damaged.
+    """
+    stored = directory.read("data.json")
+    if stored is None or not stored.keys() >= set(_SPEC_ONLY):
+        return None
+    known = {field.name: stored.get(field.name) for field in fields(DataSpec)}
+    try:
+        spec: DataSpec = decode(DataSpec, {"type": "DataSpec", **known}, "it")
+    except ValueError as error:
+        raise ValueError(
+            f"{directory.path / 'data.json'} is damaged ({error}): put back the one that was there."
+        ) from error
+    return spec
+
+
+def require_own_data(directory: RunDirectory, data: Samples) -> None:
+    """Raise a ValueError if these are not the data that the run was trained on."""
+    stored = directory.read("data.json")
+    if stored is None:
+        return
+    known = {name: value for name, value in _spec_only(data).items() if name in stored}
+    own = {**data.fingerprint(), **known}
+    if stored not in (own, {**data.sampled_fingerprint(), **known}):
+        others = sorted(name for name in own if own[name] != stored.get(name))
+        raise ValueError(
+            f"The data are not those that the run in {directory.path} was trained on, by "
+            f"{', '.join(others)} in {directory.path / 'data.json'}: put those back, or train "
+            "another run."
+        )
+
+
+def require_own_null(directory: RunDirectory, null_cond: Condition) -> None:
+    """Raise a ValueError if the run was trained with another null condition."""
+    stored = (directory.read("data.json") or {}).get("null_cond")
+    if stored is not None and stored != null_digest(null_cond):
+        raise ValueError(
+            f"null_cond is not the one that the run in {directory.path} was trained with: give "
+            "that one."
+        )
+
+
+def _spec_only(data: Samples) -> dict[str, Any]:
+    return {name: getattr(data.spec, name) for name in _SPEC_ONLY}
