@@ -81,7 +81,9 @@ WRONG_USAGE = {
     "evaluate digits --ode.num-images 1": "ode.num_images is 1",
     "evaluate digits --ode.tolerance -1": "tolerance is -1",
     "evaluate digits --ode.trace nope": "--ode.trace",
-    "evaluate --json digits": "The run directory comes first",
+    "evaluate --json digits": "comes first",
+    "evaluate digits data:fashion": "data is for the folder",
+    "evaluate digits --out x": "out is for the folder",
     "evaluate digits extractor:lite0 --extractor.size 8": "size is 8",
     "evaluate digits --split nope": "--split",
     "evaluate digits --seed -1": "seed is -1",
@@ -173,6 +175,8 @@ def test_the_short_help_fits_a_screen_and_is_true(
         for name in re.findall(r"(?<![^ ])[\w-]+(?=,|$)", types):
             assert f"{group}:{name}" in long, name
     monkeypatch.chdir(runs.parent)  # where runs/digits is
+    Path("ddpm").mkdir()
+    Path("ddpm/model_index.json").touch()
     examples = re.findall(r"^  elbos (.*)$", result.out, re.MULTILINE)
     assert 2 <= len(examples) <= 3
     for example in examples:

@@ -50,8 +50,8 @@ VERBS = {
         "Draw samples from a trained run, into a PNG grid and an .npz.", is_parallel=True
     ),
     "evaluate": Verb(
-        "Measure likelihood, noise levels and samples of trained runs.",
-        "lower --num-images or --num-samples",
+        "Measure likelihood, noise levels and samples of trained models.",
+        "lower --num-images, --num-samples, or --batch-size for a folder",
     ),
     "compare": Verb(
         "Train objectives alike, score them, and write a report with intervals.",

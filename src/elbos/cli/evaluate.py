@@ -1,4 +1,4 @@
-"""`elbos evaluate`: how good trained runs are, with errors."""
+"""`elbos evaluate`: how good trained models are, with errors."""
 
 import json
 import shlex
@@ -6,36 +6,48 @@ import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import tyro
 from rich.console import Console
 
 from elbos import files
-from elbos.cli.parse import first_run, parse
-from elbos.errors import Interrupted
+from elbos.cli.parse import first_path, parse
+from elbos.errors import Interrupted, suggestion
 from elbos.evaluation.config import EvaluationConfig
-from elbos.evaluation.evaluate import evaluate, samples_picture
+from elbos.evaluation.evaluate import evaluate, require_measurable, samples_picture
+from elbos.evaluation.model import Model
+from elbos.evaluation.pretrained import Pretrained, is_pipeline
 from elbos.evaluation.result import Evaluation
 from elbos.progress import begin, progress
 from elbos.report.evaluation import evaluation_tables, runs_table
 from elbos.runs.directory import RunDirectory
+from elbos.training.choices import command_name
 from elbos.training.config import run_config
+from elbos.training.data import KnownData
 from elbos.training.machine import keep_freed_memory
 from elbos.training.run import Run
 from elbos.training.sampling import Sampling
 
+_OF_PIPELINES = ("data", "out", "batch_size")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure likelihood, noise levels and samples of trained runs; writes RUN/eval.json and .html.
+    """Measure likelihood, noise levels and samples of trained models; writes eval.json and .html.
 
-    The same command again resumes where it was interrupted. Several runs end in one table; each is
-    sampled as it says, or with an option of sampling, all as the first says but for the option.
+    A model is a run directory, where the results are written, or the folder of a diffusers pipeline
+    with data:TYPE. The same command again resumes where it was interrupted. Several models end in
+    one table; each is sampled as it says, or with an option of sampling, all as the first says but
+    for the option.
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
-    """The run directories."""
+    models: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
+    """Run directories, and folders that diffusers' `save_pretrained` wrote."""
+
+    data: KnownData | None = None
+    """Of a folder: the images that it is evaluated on, and, from their training split, the
+    reference of its samples. Runs are evaluated on the data of their training."""
 
     config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(
         default_factory=EvaluationConfig
@@ -45,19 +57,42 @@ class Evaluate:
     network: Annotated[str | None, tyro.conf.arg(name="network.function")] = None
     """FILE.py:FUNCTION of a user-defined network, as in its training."""
 
+    out: Path | None = None
+    """Of a folder: the directory of its results. Default: runs/evaluate-FOLDER."""
+
+    batch_size: int | None = None
+    """Of a folder: images in a call of its network, which do not change the result. Default: 64."""
+
     json: bool = False
     """Print the results as JSON."""
 
+    def __post_init__(self) -> None:
+        for path in self.models:
+            if str(path).startswith("data:") and not path.exists():
+                known = [f"data:{command_name(kind)}" for kind in get_args(KnownData)]
+                raise ValueError(f"There is no {path}: {suggestion(str(path), known)}")
+        pipelines = [path for path in self.models if is_pipeline(path)]
+        given = [name for name in _OF_PIPELINES if getattr(self, name) is not None]
+        if given and not pipelines:
+            name = given[0].replace("_", "-")
+            raise ValueError(f"{name} is for the folder of a pipeline: leave it out for a run.")
+        if self.out is not None and len(pipelines) > 1:
+            raise ValueError(f"out is one directory, for {len(pipelines)} folders: leave it out.")
+        if pipelines and self.data is None:
+            raise ValueError(
+                f"{pipelines[0]} is a diffusers pipeline: say which images it is evaluated on, as "
+                "data:fashion or data:folder --data.root PATH."
+            )
+
     def __call__(self) -> None:
         keep_freed_memory()
-        runs = [Run.with_function(path, self.network) for path in self.runs]
-        _ = [run.dataset for run in runs]  # fails here, if it does, and not after hours
-        is_changed = self.sampling != runs[0].config.sampling
+        models = [self._model(path) for path in self.models]
+        is_changed = self.sampling != models[0].sampling
+        samplings = [self.sampling if is_changed else model.sampling for model in models]
+        for model, sampling in zip(models, samplings, strict=True):
+            require_measurable(model, self.config, sampling)  # here, and not after hours
         try:
-            results = [
-                self._measure(run, self.sampling if is_changed else run.config.sampling)
-                for run in runs
-            ]
+            results = [self._measure(*one) for one in zip(models, samplings, strict=True)]
         except KeyboardInterrupt:
             raise Interrupted(
                 "Stopped: what was measured is kept, and the same command resumes."
@@ -68,15 +103,26 @@ class Evaluate:
         elif len(results) > 1:
             Console().print(runs_table(results).rich())
 
-    def _measure(self, run: Run, sampling: Sampling) -> Evaluation:
-        path = run.directory.path
+    def _model(self, path: Path) -> Model:
+        if not is_pipeline(path):
+            return Run.with_function(path, self.network)
+        assert self.data is not None
+        out = self.out or Path("runs") / f"evaluate-{path.resolve().name}"
+        _require_own(out, path)
+        size = {} if self.batch_size is None else {"batch_size": self.batch_size}
+        return Pretrained.from_folder(path, self.data, out, **size)
+
+    def _measure(self, model: Model, sampling: Sampling) -> Evaluation:
+        path = model.directory.path
+        if model.origin is not None:
+            _claim(path, Path(model.name))
         files.require_writable(path / "eval.json")
         files.require_writable(path / "eval.html")
         with progress() as bar:
-            result = evaluate(run, self.config, sampling, partial(begin, bar))
+            result = evaluate(model, self.config, sampling, partial(begin, bar))
         try:
             files.write(path / "eval.json", json.dumps(result.to_dict(), indent=2).encode())
-            picture = samples_picture(run, self.config, sampling)
+            picture = samples_picture(model, self.config, sampling)
             command = shlex.join(["elbos", *sys.argv[1:]])
             result.to_html(path / "eval.html", samples=picture, command=command)
         finally:  # minutes of work, shown even where it cannot be written
@@ -87,11 +133,56 @@ class Evaluate:
         return result
 
 
+_OWNER = "model.json"  # in a directory of results: the folder that they are of
+
+
+def _require_own(out: Path, folder: Path) -> None:
+    """Raise a ValueError if a directory is not free for the results of a pipeline's folder."""
+    if folder.resolve() in (out.resolve(), *out.resolve().parents):
+        raise ValueError(f"{out} is in the model's own folder: name another directory with --out.")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: name a directory with --out.")
+    files.require_no_links(out)
+    stored = RunDirectory(out).read(_OWNER)
+    others = [path.name for path in out.glob("*") if not path.name.startswith(".")]
+    if stored is None and others:
+        raise ValueError(
+            f"{out} holds {others[0]} and no evaluation of a folder: name a new one with --out."
+        )
+    if stored is not None and stored != _owner(folder):
+        raise ValueError(
+            f"{out} holds the evaluation of {stored.get('folder')}: name another with --out."
+        )
+
+
+def _claim(out: Path, folder: Path) -> None:
+    """Make a directory that of a folder's evaluation."""
+    out.mkdir(parents=True, exist_ok=True)
+    RunDirectory(out).write(_OWNER, _owner(folder))
+
+
+def _owner(folder: Path) -> dict[str, str]:
+    return {"folder": str(folder.resolve())}
+
+
 def command(words: list[str]) -> Evaluate:
-    """The command that the words stand for; the run's sampling is the default."""
-    path = first_run("evaluate", words)
+    """The command that the words stand for; the first model's sampling is the default.
+
+    Raises:
+        UsageError: If they are wrong.
+    """
+    path = first_path("evaluate", words, "run directory, or the folder of a pipeline,")
     if path is None:
         return parse("evaluate", Evaluate, words)
+    if is_pipeline(path):
+        return parse("evaluate", Evaluate, words, start=words[:1])
+    if is_pipeline(path.parent):
+        raise ValueError(f"{path} is a part of a pipeline: give the whole folder, {path.parent}.")
+    if not (path / "config.json").exists():
+        raise FileNotFoundError(
+            f"{path} is not a run directory, it has no config.json, nor the folder of a pipeline, "
+            "it has no model_index.json."
+        )
     sampling = run_config(RunDirectory(path)).sampling
-    default = Evaluate(runs=(path,), sampling=sampling)
+    default = Evaluate(models=(path,), sampling=sampling)
     return parse("evaluate", Evaluate, words, default, start=words[:1])

@@ -107,9 +107,9 @@ def _unwrapped() -> Iterator[None]:
         os.environ |= {} if columns is None else {"COLUMNS": columns}
 
 
-def first_run(verb: str, words: list[str]) -> Path | None:
-    """The run directory that the words begin with, whose settings are the others' defaults; None
-    where help is wanted.
+def first_path(verb: str, words: list[str], what: str = "run directory") -> Path | None:
+    """The run directory, or `what` else, that the words begin with, whose settings are the others'
+    defaults; None where help is wanted.
 
     Raises:
         UsageError: If they begin with something else.
@@ -117,7 +117,7 @@ def first_run(verb: str, words: list[str]) -> Path | None:
     if words[:1] == ["--help"]:
         return None
     if not words or words[0].startswith("-"):
-        raise UsageError(f"The run directory comes first: elbos {verb} RUN [OPTIONS]")
+        raise UsageError(f"The {what} comes first: elbos {verb} PATH [OPTIONS]")
     return Path(words[0])
 
 

@@ -9,7 +9,7 @@ import tyro
 from accelerate import PartialState
 from rich.console import Console
 
-from elbos.cli.parse import first_run, parse
+from elbos.cli.parse import first_path, parse
 from elbos.evaluation.samples import Request, write_samples
 from elbos.progress import progress
 from elbos.runs.directory import RunDirectory
@@ -54,7 +54,7 @@ class Sample:
 
 def command(words: list[str]) -> Sample:
     """The command that the words stand for; the run's sampling is the default."""
-    path = first_run("sample", words)
+    path = first_path("sample", words)
     if path is None:
         return parse("sample", Sample, words)
     sampling = run_config(RunDirectory(path)).sampling

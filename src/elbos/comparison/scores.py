@@ -22,7 +22,7 @@ from elbos.evaluation.metrics import BITS_PER_DIM, SAMPLE_METRICS, Metric, leadi
 from elbos.evaluation.quality import Scorer
 from elbos.evaluation.samples import stored_samples
 from elbos.evaluation.scores import Baseline, Scores
-from elbos.progress import Start
+from elbos.progress import Start, silent
 from elbos.records import from_json, to_json
 from elbos.schedules import Schedule
 from elbos.training.config import Config
@@ -162,7 +162,8 @@ def _likelihood(
         seed=run.config.seed,
     )
     images = chosen_images(run, config)
-    condition = conditions(run, run.dataset.test, images)[-1]  # given the label, if it knows labels
+    told = conditions(run, run.dataset.test, images, silent)
+    condition = told[-1]  # given the label, if it knows labels
     measured = measure(run, condition, config, counting(1.0))
     bound = summary(measured)
     return {

@@ -1,8 +1,8 @@
-r"""Measure a trained run: its likelihood, what it learned at every noise level, and its samples.
+r"""Measure a trained model: its likelihood, what it learned at every noise level, and its samples.
 
 The numbers come with their protocol: how the data were decoded, between which noise levels, with
 how many evaluations, on which images, from which weights. Everything is measured batch by batch
-into the run's `evaluation` folder, so that an interrupted evaluation resumes.
+into the model's `evaluation` folder, so that an interrupted evaluation resumes.
 """
 
 from collections.abc import Mapping
@@ -56,14 +56,11 @@ def evaluate(
             network cannot be guided as `sampling` says.
     """
     config, sampling = config or EvaluationConfig(), sampling or model.sampling
-    model.require_guidable(sampling)
-    sampling.logsnrs(model.schedule)  # raises if there are none
+    require_measurable(model, config, sampling)
     images = chosen_images(model, config)
     scorer = _scorer(model, config, start)  # first: its files may be missing
-    results = {
-        condition.name: _likelihood(model, condition, config, start)
-        for condition in conditions(model, getattr(model.dataset, config.split), images)
-    }
+    told = conditions(model, getattr(model.dataset, config.split), images, start)
+    results = {one.name: _likelihood(model, one, config, start) for one in told}
     quality = None if scorer is None else measure_quality(scorer, config, sampling, start)
     return Evaluation(
         run=model.name,
@@ -76,9 +73,18 @@ def evaluate(
         results=results,
         quality=quality,
         sweep=measure_sweep(scorer, config, sampling, start) if scorer and config.sweep else None,
-        protocol=_protocol(model, config, len(images)),
+        protocol=_protocol(model, config, told[0]),
         floors=_floors(model, config, results, start) if config.floor else None,
     )
+
+
+def require_measurable(model: Model, config: EvaluationConfig, sampling: Sampling) -> None:
+    """Raise a ValueError if an evaluation would, before anything is measured."""
+    model.require_guidable(sampling)
+    sampling.logsnrs(model.schedule)  # raises if there are none
+    chosen_images(model, config)
+    if config.floor and model.origin and model.origin.latents:
+        raise ValueError(f"The floor is one of pixel values, and {model.name} knows latents.")
 
 
 def samples_picture(model: Model, config: EvaluationConfig, sampling: Sampling) -> bytes | None:
@@ -124,12 +130,12 @@ def _exact_bits(model: Model, condition: ConditionedImages) -> float | None:
     return (-log_prob / condition.x.shape[1]).mean().item() / NATS_PER_BIT
 
 
-def _protocol(model: Model, config: EvaluationConfig, num_images: int) -> Protocol:
-    data, num_pilot = model.dataset.fingerprint(), min(config.num_pilot_images, num_images)
+def _protocol(model: Model, config: EvaluationConfig, images: ConditionedImages) -> Protocol:
+    data, num_pilot = model.dataset.fingerprint(), min(config.num_pilot_images, len(images))
     return Protocol(
         data=data["name"],
         data_sha256=data["sha256"],
-        num_levels=model.data.num_levels,
+        num_levels=images.num_levels,
         weights_relative_width=model.relative_width,
         logsnr_min=model.schedule.logsnr_min,
         logsnr_max=model.schedule.logsnr_max,
@@ -140,4 +146,5 @@ def _protocol(model: Model, config: EvaluationConfig, num_images: int) -> Protoc
         seed=config.seed,
         device=model.device.type,
         versions={name: version(name) for name in ("elbos", "torch")},
+        origin=model.origin,
     )

@@ -61,8 +61,8 @@ class ConditionedImages:
 
     Args:
         name: "unconditional" or "given_label".
-        x: Pixel values, or points.
-        num_levels: Number of pixel values, or None of points.
+        x: Pixel values, or points or latents.
+        num_levels: Number of pixel values, or None of points and latents.
         labels: Their classes if the network is told, else None.
     """
 
@@ -119,11 +119,13 @@ def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]
     return torch.randperm(len(split), generator=generator(0))[:num_images]
 
 
-def conditions(model: Model, split: Split, images: Int64[Tensor, " n"]) -> list[ConditionedImages]:
+def conditions(
+    model: Model, split: Split, images: Int64[Tensor, " n"], start: Start
+) -> list[ConditionedImages]:
     """The images with all that the network can be told: nothing, the label, or each in turn."""
-    x, labels = split.x[images], None if split.labels is None else split.labels[images]
+    x, num_levels = model.represented(split.x[images], start)
+    labels = None if split.labels is None else split.labels[images]
     told = {"unconditional": None, "given_label": labels}
-    num_levels = model.dataset.num_levels
     return [ConditionedImages(name, x, num_levels, told[name]) for name in model.conditions]
 
 

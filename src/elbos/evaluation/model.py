@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from elbos.conditions import Condition
 from elbos.denoiser import Denoise
+from elbos.evaluation.result import Origin
 from elbos.oracles import GaussianMixture
+from elbos.progress import Start
 from elbos.runs.directory import RunDirectory
 from elbos.schedules import Schedule
 from elbos.training.data import Dataset, DataSpec
@@ -70,6 +72,10 @@ class Model(Protocol):
         """What it was trained with."""
 
     @property
+    def origin(self) -> Origin | None:
+        """How it was taken, if it was trained elsewhere."""
+
+    @property
     def step(self) -> int | None:
         """The step of the training that its weights are of, if it is known."""
 
@@ -89,6 +95,13 @@ class Model(Protocol):
 
     def require_guidable(self, sampling: Sampling) -> None:
         """Raise a ValueError if the network cannot be guided as `sampling` says."""
+
+    def represented(
+        self, x: Shaped[Tensor, "n *d"], start: Start
+    ) -> tuple[Shaped[Tensor, "n *e"], int | None]:
+        """Images as the network knows them: their pixel values, as they are, and the number of
+        these; or latents, and None.
+        """
 
     def class_labels(self, num: int) -> Int[Tensor, " n"] | None:
         """One class after the other, where the network is told classes."""

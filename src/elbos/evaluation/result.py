@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +116,32 @@ class Likelihood:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Origin:
+    """How a model that was trained elsewhere was taken. Its samples are made by the samplers of
+    this library, between its ends of log-SNR, and not by its scheduler.
+
+    Attributes:
+        format: Whose folder it was read from.
+        scheduler: The class and the settings of its scheduler, which say what the network sees at a
+            noise level.
+        latents: The class of the encoder whose latents the likelihood is of; None: of images.
+    """
+
+    format: str
+    scheduler: str
+    latents: str | None
+
+
+def _origin_as_json(origin: Origin | None) -> dict[str, Any]:
+    return {} if origin is None else {"origin": to_json(origin)}
+
+
+def _origin_from_json(data: Mapping[str, Any]) -> Origin | None:
+    found: Origin | None = from_json(Origin | None, data.get("origin"))
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
 class Protocol:
     """How the likelihood was measured.
 
@@ -130,6 +156,7 @@ class Protocol:
         seed: Of noise and noise levels.
         device: "cpu" or "cuda".
         versions: Of elbos and torch.
+        origin: How a model was taken that was trained elsewhere; None: it is a run.
     """
 
     data: str
@@ -145,6 +172,10 @@ class Protocol:
     seed: int
     device: str
     versions: Mapping[str, str]
+    origin: Origin | None = field(
+        default=None,
+        metadata={"is_flat": True, "encode": _origin_as_json, "decode": _origin_from_json},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +207,11 @@ class Evaluation:
     sweep: Sweep | None
     protocol: Protocol
     floors: Mapping[str, Floor] | None = None
+
+    @property
+    def is_of_latents(self) -> bool:
+        """Whether the likelihood is one of latents: a density, known up to a constant."""
+        return self.protocol.origin is not None and self.protocol.origin.latents is not None
 
     @classmethod
     def load(cls, path: Path | str) -> "Evaluation":

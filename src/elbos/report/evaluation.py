@@ -3,7 +3,7 @@
 import base64
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -16,8 +16,46 @@ from elbos.report.floor import floor_figure, floor_tables, underfitting
 from elbos.report.html import document
 from elbos.report.numbers import count, fixed, number, plus_minus, setting, signed
 from elbos.report.tables import Cell, Column, Row, Table, settings
+from elbos.validation.result import NATS_PER_BIT
 
 _NUM_LEVELS = 13  # in tables of curves
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a likelihood is shown in.
+
+    Attributes:
+        name: Per dimension.
+        per_bit: How many of it are a bit.
+        note: What follows the name.
+    """
+
+    name: str
+    per_bit: float
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name with the note."""
+        return self.name + self.note
+
+    def plus_minus(self, bits: float, error: float) -> str:
+        """A number of bits and its error, in this unit."""
+        return plus_minus(bits * self.per_bit, error * self.per_bit)
+
+    def number(self, bits: float | None, places: int = 4) -> str:
+        """A number of bits, in this unit."""
+        return number(None if bits is None else bits * self.per_bit, places)
+
+
+BITS = Unit("bits/dim", 1.0)
+NATS_OF_LATENTS = Unit("nats/dim", NATS_PER_BIT, " of latents, up to a constant")
+
+
+def unit_of(result: Evaluation) -> Unit:
+    """Bits of images and points; nats of latents, which have no natural unit."""
+    return NATS_OF_LATENTS if result.is_of_latents else BITS
 
 
 def evaluation_page(
@@ -40,6 +78,7 @@ def evaluation_page(
         checks=[check for one in result.results.values() for check in one.weightings],
         ode=next((one.ode for one in result.results.values() if one.ode), None),
         max_z=MAX_Z,
+        unit=unit_of(result),
         figures=figures,
         floor_figure=floor_figure,
         underfitting=underfitting,
@@ -52,7 +91,7 @@ def _page_tables(result: Evaluation) -> dict[str, Table | list[Table]]:
         "terms": terms_table(result),
         "ode": ode_table(result),
         "theorem": theorem_tables(result),
-        "training": settings(asdict(result.trained)),
+        "training": training_table(result),
         "levels": [level_table(result, name) for name in ("curve", "elbo")],
         "floors": floor_tables(result, _NUM_LEVELS),
         **({"quality": quality_table(result.quality)} if result.quality else {}),
@@ -63,10 +102,11 @@ def _page_tables(result: Evaluation) -> dict[str, Table | list[Table]]:
 def evaluation_tables(result: Evaluation) -> list[Table]:
     """All that was measured of a run, for the terminal."""
     images = count(result.num_images, f"{result.split} images")
+    unit = unit_of(result).title
     captions = {
-        f"{result.run}: trained": settings(asdict(result.trained)),
-        f"{result.run}: the bound in bits/dim on {images}": terms_table(result),
-        "ODE likelihood in bits/dim": ode_table(result),
+        f"{result.run}: trained": training_table(result),
+        f"{result.run}: the bound in {unit} on {images}": terms_table(result),
+        f"ODE likelihood in {unit}": ode_table(result),
         "loss by noise level in nats/dim": level_table(result, "curve", 8),
     }
     tables = [replace(table, caption=caption) for caption, table in captions.items() if table.rows]
@@ -89,22 +129,40 @@ def evaluation_tables(result: Evaluation) -> list[Table]:
     return tables
 
 
+def training_table(result: Evaluation) -> Table:
+    """What is known of the training."""
+    known = {name: value for name, value in asdict(result.trained).items() if value is not None}
+    return settings(known)
+
+
 def runs_table(results: Sequence[Evaluation]) -> Table:
-    """Several runs, a row for each condition."""
+    """Several models, a row for each condition."""
     scored = [result.quality for result in results if result.quality]
     metrics = [m for m in (scored[0].metrics if scored else []) if not m.name.endswith("_score")]
+    units = list(dict.fromkeys(map(unit_of, results)))
     rows = [
         (
             f"{result.run}, {name.replace('_', ' ')}",
             count(result.step),
-            plus_minus(one.bits_per_dim, one.standard_error),
-            number(one.ode.bits_per_dim if one.ode else None),
+            *(
+                unit.plus_minus(one.bits_per_dim, one.standard_error)
+                if unit_of(result) is unit
+                else ""
+                for unit in units
+            ),
+            unit_of(result).number(one.ode.bits_per_dim if one.ode else None),
             *(number(result.quality.samples[m].value if result.quality else None) for m in metrics),
         )
         for result in results
         for name, one in result.results.items()
     ]
-    heads = ["", "step", "bits/dim", "ODE", *(metric.title for metric in metrics)]
+    heads = [
+        "",
+        "step",
+        *(unit.title for unit in units),
+        "ODE",
+        *(metric.title for metric in metrics),
+    ]
     return Table([Column(head) for head in heads], rows, "runs").without_empty_columns()
 
 
@@ -116,15 +174,16 @@ def _conditions(result: Evaluation) -> Iterator[tuple[Cell, Likelihood]]:
 
 def terms_table(result: Evaluation) -> Table:
     """The bound and its terms."""
+    unit = unit_of(result)
     rows = [
         (
             name,
-            plus_minus(one.bits_per_dim, one.standard_error),
-            number(one.decoder_bpd, 3),
-            number(one.diffusion_bpd),
-            number(one.prior_bpd, 3),
-            number(one.exact_bits_per_dim),
-            number(one.measurement_error, 3),
+            unit.plus_minus(one.bits_per_dim, one.standard_error),
+            unit.number(one.decoder_bpd, 3),
+            unit.number(one.diffusion_bpd),
+            unit.number(one.prior_bpd, 3),
+            unit.number(one.exact_bits_per_dim),
+            unit.number(one.measurement_error, 3),
         )
         for name, one in _conditions(result)
     ]
@@ -134,12 +193,13 @@ def terms_table(result: Evaluation) -> Table:
 
 def ode_table(result: Evaluation) -> Table:
     """The likelihood under the ODE beside the bound."""
+    unit = unit_of(result)
     rows = [
         (
             name,
-            plus_minus(ode.bits_per_dim, ode.standard_error),
-            number(ode.bound_bits_per_dim),
-            plus_minus(ode.difference, ode.difference_se),
+            unit.plus_minus(ode.bits_per_dim, ode.standard_error),
+            unit.number(ode.bound_bits_per_dim),
+            unit.plus_minus(ode.difference, ode.difference_se),
             count(ode.num_images),
             count(ode.num_evaluations),
         )

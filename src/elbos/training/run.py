@@ -71,6 +71,8 @@ class Run:
         x = run.sample(64, seed=0)  # [64, 1, 8, 8], about in [-1, 1]
     """
 
+    origin = None  # for evaluations: it was trained here
+
     def __init__(
         self,
         path: Path | str,
@@ -280,6 +282,11 @@ class Run:
                 batches=batches,
             )
             return list(found)
+
+    def represented(self, x: Tensor, start: Start = silent) -> tuple[Tensor, int | None]:
+        """Data as the network knows them, and their number of pixel values: as they are."""
+        del start
+        return x, self.dataset.num_levels
 
     def class_labels(self, num: int) -> Int[Tensor, " n"] | None:
         """One class after the other, where the network knows classes."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from elbos import files
 from elbos.adapters.diffusers.scheduled import ScheduledDenoiser, denoiser
+from elbos.adapters.diffusers.training import Config
 from elbos.errors import flat
 
 _NETWORKS = (  # those that are called with the scheduler's timestep and plain latents or images
@@ -51,17 +52,27 @@ class Latents:
 
     @torch.no_grad()
     def __call__(
-        self, images: Float[Tensor, "b c h w"], generator: torch.Generator | None = None
+        self,
+        images: Float[Tensor, "b c h w"],
+        generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> Float[Tensor, "b d i j"]:
         """The scaled latents, float32, on the device of the VAE.
 
         Args:
             images: In [-1, 1].
-            generator: To sample the latents' distribution. Default: its mean.
+            generator: To sample the latents' distribution; or one for each image. Default: its
+                mean.
         """
         distribution = self.vae.encode(images.to(next(self.vae.parameters()))).latent_dist
         found: Tensor = distribution.mode() if generator is None else distribution.sample(generator)
         return (found - self.shift.to(found)) * self.scale.to(found)
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c h w"]:
+        """The images of scaled latents, about in [-1, 1], on the device of the VAE."""
+        z = latents.to(next(self.vae.parameters()))
+        images: Tensor = self.vae.decode(z / self.scale.to(z) + self.shift.to(z)).sample
+        return images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +82,12 @@ class Pipeline:
     Attributes:
         denoiser: The network with its scheduler, as a denoiser of the data.
         encode: From images in [-1, 1] to the data, of a latent pipeline; None: data are the images.
+        scheduler: The configuration of the scheduler.
     """
 
     denoiser: ScheduledDenoiser
     encode: Latents | None
+    scheduler: Config
 
 
 def load(
@@ -110,7 +123,7 @@ def load(
     if "vae" in components:
         vae = _load_model(folder / "vae", components["vae"], ("AutoencoderKL",), torch.float32)
         encode = _latents(vae.to(device))
-    return Pipeline(denoiser=denoiser(network, scheduler), encode=encode)
+    return Pipeline(denoiser=denoiser(network, scheduler), encode=encode, scheduler=scheduler)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -105,13 +105,28 @@ class ScheduledDenoiser:
         y = self._first_half(self._output(z, logsnr, cond), z)
         return self.parameterization.split(self.sign * require_output(y, z, logsnr), z, logsnr)
 
+    @torch.no_grad()
+    def ignores_time(self, z: Float[Tensor, "b *d"], cond: Condition = None) -> bool:
+        """Whether the network returns the same for the same input at the first and the last
+        timestep; arguments as when called.
+        """
+        first, last = (
+            self._call(z, torch.full((len(z),), end, device=z.device), cond)
+            for end in (self.logsnr_max, self.logsnr_min)
+        )
+        return bool(torch.equal(first, last) and first.any())
+
     def _output(self, z: Tensor, logsnr: Tensor, cond: Condition) -> Tensor:
         scaled = z * self.levels.input_scale(align(logsnr, z)).to(z)
+        return self._call(scaled, logsnr, cond)
+
+    def _call(self, scaled: Tensor, logsnr: Tensor, cond: Condition) -> Tensor:
+        """The network's output for an input that is scaled already."""
         timestep = self.timestep(logsnr)
         if not self.is_discrete:
-            is_double = input_dtype(self.network, z) == torch.float64
+            is_double = input_dtype(self.network, scaled) == torch.float64
             timestep = timestep.to(torch.float64 if is_double else torch.float32)
-        timestep = timestep.to(z.device)  # last: there are devices without float64
+        timestep = timestep.to(scaled.device)  # last: there are devices without float64
         named = cond if cond is None or isinstance(cond, Mapping) else {"class_labels": cond}
         if self.time_name is None:
             return output(self.network, scaled, timestep, cond=named)

@@ -1,0 +1,92 @@
+"""What a saved network of diffusers requires of the images that it is evaluated on."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from elbos.training.data import Dataset
+
+KNOWN = ("UNet2DModel", "DiTTransformer2DModel", "Transformer2DModel")
+"""Networks that are told nothing or a class: others are told a text, which no data here have."""
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """The shapes and classes that a network was made for, by its configuration.
+
+    Attributes:
+        folder: The pipeline's, for messages.
+        num_channels: Channels of its data.
+        size: Height and width of its data, if it is of one size.
+        num_classes: The number of classes of which it is told one; None: it is told nothing.
+    """
+
+    folder: str
+    num_channels: int
+    size: tuple[int, int] | None
+    num_classes: int | None
+
+    @classmethod
+    def from_config(cls, folder: str, network: Any) -> "Requirements":
+        """From a network of diffusers.
+
+        Raises:
+            ValueError: If it is told something else than a class.
+        """
+        name, config = type(network).__name__, network.config
+        if name not in KNOWN:
+            raise ValueError(
+                f"{folder} has a {name}, which has to be told more than a class, as a text: "
+                "measure it with elbos.Validator, which takes any condition (docs/evaluation.md)."
+            )
+        size = config.get("sample_size")
+        return cls(
+            folder=folder,
+            num_channels=config["in_channels"],
+            size=(size, size) if isinstance(size, int) else (tuple(size) if size else None),
+            num_classes=_num_classes(config),
+        )
+
+    def require_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise a ValueError if the network was made for data of another shape."""
+        wanted = (self.num_channels, *(self.size or shape[1:]))
+        if tuple(shape) != wanted or len(shape) != 3:
+            raise ValueError(
+                f"the network takes {_sizes(wanted)}, and is given {_sizes(shape)}: choose data of "
+                "that shape (data:folder has 3 channels, and --data.size)."
+            )
+
+    def require_labels(self, dataset: Dataset) -> None:
+        """Raise a ValueError if the network has to be told a class that the data do not have, or
+        that it does not know; warn if it knows many more.
+        """
+        known, num = self.num_classes, dataset.num_classes
+        if known is None:
+            return
+        if num is None:
+            raise ValueError(
+                f"the network of {self.folder} is told one of {known} classes, and "
+                f"{dataset.name} has no labels: choose data with classes."
+            )
+        if num > known:
+            raise ValueError(
+                f"the network of {self.folder} knows {known} classes, and {dataset.name} has "
+                f"{num}: choose the data that it was trained on."
+            )
+        if num < known - 1:  # one may stand for none
+            warnings.warn(
+                f"The network of {self.folder} knows {known} classes, and {dataset.name} has "
+                f"{num}: their numbers are taken for the same, from 0 to {num - 1}.",
+                stacklevel=2,
+            )
+
+
+def _num_classes(config: Mapping[str, Any]) -> int | None:
+    """The number of classes that a network has embeddings of."""
+    found = (config.get(name) for name in ("num_class_embeds", "num_embeds_ada_norm"))
+    return next((num for num in found if num is not None), None)
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
