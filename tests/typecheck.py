@@ -8,16 +8,20 @@ all of most tests; what a loop calls hundreds of thousands of times is looked at
 """
 
 import collections
+import dataclasses
 import functools
 import itertools
 import threading
 import types
 import typing
+from importlib import machinery
+from unittest import mock
 
 import jaxtyping
 import numpy as np
 import torch
 from beartype import BeartypeConf, beartype
+from jaxtyping import _import_hook
 
 NUM_CALLS = 5_000  # whose arguments and results are looked at, in each test
 NUM_CLOSURES = 3  # of one function inside another, in each process: each costs milliseconds
@@ -34,6 +38,19 @@ def install() -> None:
     """Check whatever is imported of elbos from now on."""
     jaxtyping.install_import_hook("elbos", "typecheck.check")
     jaxtyping.jaxtyped = jaxtyped
+    _import_hook._JaxtypingLoader.get_code = _get_code
+    _import_hook._JaxtypingLoader.exec_module = machinery.SourceFileLoader.exec_module
+
+
+def _get_code(loader, name):
+    """A module's code, from a cache with a name of its own; jaxtyping's loader gives that name also
+    to the caches of what the module imports, so that SciPy and plotly are compiled again.
+    """
+    named = functools.partial(
+        _import_hook._optimized_cache_from_source, loader._typechecker.get_hash()
+    )
+    with mock.patch("importlib._bootstrap_external.cache_from_source", named):
+        return machinery.SourceFileLoader.get_code(loader, name)
 
 
 def begin_test() -> None:
@@ -77,6 +94,10 @@ def jaxtyped(*, typechecker):
     """A decorator like jaxtyping's own, that checks what looks new."""
 
     def decorate(function):
+        if dataclasses.is_dataclass(function):
+            if isinstance(vars(function).get("__init__"), types.FunctionType):
+                function.__init__ = _checked_once(function.__init__, typechecker)
+            return function
         if not isinstance(function, types.FunctionType):
             return _jaxtyped(function, typechecker=typechecker)
         if "<locals>" in function.__qualname__:
@@ -89,9 +110,13 @@ def jaxtyped(*, typechecker):
 
 
 def _checked_once(function, typechecker):
-    checked = _jaxtyped(function, typechecker=typechecker)
+    """Two functions of jaxtyping's, each made when it is first needed: that takes milliseconds."""
     seen = collections.defaultdict(set)
     returned = threading.local()
+
+    @functools.cache
+    def checked():
+        return _jaxtyped(function, typechecker=typechecker)
 
     @functools.cache
     def checked_result():
@@ -106,7 +131,7 @@ def _checked_once(function, typechecker):
         _left -= 1
         arguments = look(args), look(kwargs) if kwargs else None
         if arguments not in seen:
-            result = checked(*args, **kwargs)
+            result = checked()(*args, **kwargs)
         else:
             result = function(*args, **kwargs)
             if look(result) in seen[arguments]:
