@@ -67,9 +67,10 @@ clean:
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-.venv/dev: .venv/core
+.venv/dev: pyproject.toml
+	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@
+	@touch .venv/core $@
 
 # From a wheel, with the newest of everything but for torch.
 .venv/system: pyproject.toml $(shell find src -type f)

@@ -6,11 +6,13 @@ It needs nothing else, and works in a temporary folder: for wheels, and for othe
 
 import contextlib
 import importlib
+import importlib.metadata
 import importlib.resources
 import io
 import json
 import os
 import pkgutil
+import runpy
 import subprocess
 import sys
 import sysconfig
@@ -19,6 +21,7 @@ import time
 import warnings
 from pathlib import Path
 
+COMMAND = str(Path(sysconfig.get_path("scripts")) / "elbos")
 OPTIONAL = ("lightning", "transformers")
 DATA = (
     "py.typed",
@@ -29,23 +32,29 @@ SMALL = [
     *("--network.channels", "16", "32", "--network.embedding-dim", "32", "--batch-size", "16"),
     *("--num-images", "32"),
 ]
-LOSS = """
+MINE = """
 def loss(network, x):
     t = x.new_empty(len(x)).uniform_()[:, None, None, None]
     eps = x.new_empty(x.shape).normal_()
     y = network((1 - t) * x + t * eps, t.flatten())
     return (eps - x - y).square().flatten(1).mean(1)
+
+def features(images):
+    return images.float().flatten(1)[:, ::48] / 255
 """
 
 
 def elbos(*words: str) -> str:
-    """What a command says on stdout; stderr is shown."""
+    """What the installed command says on stdout, in this process: starting one takes seconds."""
     begin = time.perf_counter()
-    command = [str(Path(sysconfig.get_path("scripts")) / "elbos"), *words]
-    environment = {**os.environ, "PYTHONWARNINGS": "error::DeprecationWarning"}
-    out = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
+    sys.argv = [COMMAND, *words]
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        try:
+            runpy.run_path(COMMAND, run_name="__main__")
+        except SystemExit as stop:
+            assert not stop.code, (words, stop.code)
     print(f"{time.perf_counter() - begin:5.1f} s  elbos {' '.join(words[:2])}", flush=True)  # noqa: T201
-    return out.stdout
+    return shown.getvalue()
 
 
 def import_every_module() -> None:
@@ -63,17 +72,22 @@ def import_every_module() -> None:
 
 
 def show_every_help() -> None:
-    """In this process: starting one takes seconds."""
-    cli = importlib.import_module("elbos.cli")
-    for verb in cli.VERBS:
-        sys.argv = ["elbos", verb, "--help"]
-        with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
-            cli.main()
-        assert f"usage: elbos {verb}" in shown.getvalue(), shown.getvalue()
+    version = subprocess.run([COMMAND, "--version"], stdout=subprocess.PIPE, check=True, text=True)
+    assert version.stdout.strip() == importlib.metadata.version("elbos")
+    for verb in importlib.import_module("elbos.cli").VERBS:
+        assert f"usage: elbos {verb}" in elbos(verb, "--help")
+
+
+def compute_features() -> None:
+    """The default ones, of two images: of those of a comparison they take a minute."""
+    torch = importlib.import_module("torch")
+    lite0 = importlib.import_module("elbos.evaluation.features").Lite0(size=32)
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    assert lite0.load(torch.device("cpu")).compute(images).pooled.shape == (2, 1280)
 
 
 def run_every_verb(*, is_light: bool) -> None:
-    Path("mine.py").write_text(LOSS)
+    Path("mine.py").write_text(MINE)
     audits = elbos("audit", "mine.py:loss", "min-snr-5", "--shape", "3", "8", "8", "--json")
     assert json.loads(audits)
     assert json.loads(elbos("weightings", "--json"))
@@ -87,8 +101,8 @@ def run_every_verb(*, is_light: bool) -> None:
     assert Path("run/eval.html").is_file()
     scoring = ["--scoring.num-images", "20", "--scoring.num-samples", "24"]
     steps = ["--samplers", "ancestral=Ancestral(),2", "heun=Heun(),2"]
-    features = ["scoring.extractor:lite0", "--scoring.extractor.size", "32"]
-    rows = ["--objectives", "edm", "--seeds", "0"]
+    features = ["scoring.extractor:module", "--scoring.extractor.path", "mine.py:features"]
+    rows = ["--objectives", "edm", "--seeds", "0", "--workers", "2"]  # of one thread
     elbos("compare", "digits", "--out", "comparison", *rows, *SMALL, *scoring, *steps, *features)
     assert Path("comparison/report.html").is_file()
 
@@ -96,9 +110,12 @@ def run_every_verb(*, is_light: bool) -> None:
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder
     is_light = "--light" in sys.argv[1:]
+    os.environ["PYTHONWARNINGS"] = "error::DeprecationWarning"  # of the processes of `compare`
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         import_every_module()
-        show_every_help()
-        run_every_verb(is_light=is_light)
+        with warnings.catch_warnings(action="error", category=DeprecationWarning):
+            show_every_help()
+            run_every_verb(is_light=is_light)
+            compute_features()
     print(f"Every module and every verb runs on Python {sys.version.split()[0]}.")  # noqa: T201
