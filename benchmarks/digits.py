@@ -10,16 +10,17 @@ and regularization chosen on the validation images, dequantized with uniform noi
 """
 
 import argparse
+import contextlib
+import io
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 from sklearn.mixture import GaussianMixture
 from sklearn.svm import SVC
 
+from elbos.cli.app import run
 from elbos.training.data import Digits
 
 WEIGHTINGS = {
@@ -53,20 +54,20 @@ def main() -> None:
     for name in weightings:
         words = WEIGHTINGS[name]
         for seed in arguments.seeds:
-            run = arguments.runs / f"{name.lower().translate(FOLDER)}-{seed}"
-            elbos("train", "digits", "--run", run, "--seed", seed, *arguments.options, *words)
-            elbos("sample", run, "--num", NUM_SAMPLES, "--seed", 1, "--out", run / "thousand")
-            elbos("evaluate", run, "--num-samples", 0, "--ode.num-images", 0, *few)
-            results = json.loads((run / "eval.json").read_text())["results"]
+            path = arguments.runs / f"{name.lower().translate(FOLDER)}-{seed}"
+            elbos("train", "digits", "--run", path, "--seed", seed, *arguments.options, *words)
+            elbos("sample", path, "--num", NUM_SAMPLES, "--seed", 1, "--out", path / "thousand")
+            elbos("evaluate", path, "--num-samples", 0, "--ode.num-images", 0, *few)
+            results = json.loads((path / "eval.json").read_text())["results"]
             bits = [results[key] for key in ("unconditional", "given_label")]
             cells = [f"{b['bits_per_dim']:.3f} ± {b['standard_error']:.3f}" for b in bits]
-            print(f"{name:11} {seed:4}  {cells[0]}   {cells[1]}   {agreement(real, run):.1%}")
+            print(f"{name:11} {seed:4}  {cells[0]}   {cells[1]}   {agreement(real, path):.1%}")
 
 
 def elbos(*words: object) -> None:
-    """Run an elbos command; stop if it fails."""
-    command = [sys.executable, "-m", "elbos.cli", *map(str, words)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    """Run an elbos command, without what it prints; stop if it fails."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        run([*map(str, words)])
 
 
 def classifier() -> SVC:
@@ -81,9 +82,9 @@ def real_accuracy(real: SVC) -> float:
     return float(real.score(test.x.flatten(1).numpy(), test.labels.numpy()))
 
 
-def agreement(real: SVC, run: Path) -> float:
+def agreement(real: SVC, path: Path) -> float:
     """Share of a run's samples in which it sees the label they were conditioned on."""
-    with np.load(run / "thousand.npz", allow_pickle=False) as archive:
+    with np.load(path / "thousand.npz", allow_pickle=False) as archive:
         x, labels = archive["x"], archive["labels"]
     return float(real.score(x.reshape(len(x), -1), labels))
 

@@ -11,10 +11,9 @@ AUDIT = "import elbos.cli as c; c.app.run(['audit', 'edm', '--json'])"
 CODES = {
     "python": "",
     "import torch": "import torch",
-    "import torch, elbos": "import torch, elbos",
     "elbos --help": "import elbos.cli as c; c.app.run(['--help'])",
     "elbos train -h": "import elbos.cli as c; c.app.run(['train', '-h'])",
-} | ({} if IS_TINY else {"elbos audit edm": AUDIT})
+} | ({} if IS_TINY else {"import torch, elbos": "import torch, elbos", "elbos audit edm": AUDIT})
 
 
 def seconds(code: str) -> float:
