@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -67,13 +68,10 @@ def parse(
             print(readable(shown.getvalue()))  # noqa: T201
             raise
     chosen = [word for word in words[:1] if word.replace("_", "-") in subcommands]
-    listing = io.StringIO()
-    with contextlib.suppress(SystemExit):
-        _parsed(verb, command, [*start, *chosen, "--help"], default, listing)
     page = Page(
         command=shlex.join(["elbos", verb, *start, *chosen]),
         start=shlex.join(["elbos", verb, *start]),
-        options=tuple(re.findall(r"^ +(--\w[\w.-]*)", listing.getvalue(), re.MULTILINE)),
+        options=partial(_options, verb, command, [*start, *chosen], default),
     )
     raise UsageError(one_line(shown.getvalue(), page))
 
@@ -93,6 +91,16 @@ def _parsed(
             default=tyro.MISSING_NONPROP if default is None else default,
             config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff),
         )
+
+
+def _options(
+    verb: str, command: type[Command], words: list[str], default: Command | None
+) -> list[str]:
+    """The options on the page of help after these words."""
+    shown = io.StringIO()
+    with contextlib.suppress(SystemExit):
+        _parsed(verb, command, [*words, "--help"], default, shown)
+    return re.findall(r"^ +(--\w[\w.-]*)", shown.getvalue(), re.MULTILINE)
 
 
 @contextlib.contextmanager
@@ -128,12 +136,12 @@ class Page:
     Attributes:
         command: What it is the help of, as `elbos train digits`.
         start: What tyro calls `elbos` in it: `elbos train`, or `elbos sample RUN`.
-        options: The options on it.
+        options: Lists the options on it, which takes tyro as long as to read the words.
     """
 
     command: str
     start: str
-    options: tuple[str, ...] = ()
+    options: Callable[[], Sequence[str]] = tuple
 
 
 def one_line(message: str, page: Page) -> str:
@@ -175,7 +183,8 @@ def one_line(message: str, page: Page) -> str:
             if after[0] in names:
                 where = f"{where}: {_choices(names)}"
         return f"{what} {where} (see `{command} --help`)"
-    options = [*page.options, *(option for option, _ in elsewhere)]
+    listed = page.options() if word.startswith("-") else ()
+    options = [*listed, *(option for option, _ in elsewhere)]
     if hint := _hint(word, value or "", names, options):
         what = f"{what}: {hint}"
     return f"{what} (see `{page.command} --help`)"
