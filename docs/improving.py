@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 from figures import HEIGHT, TOP, write
 
-from elbos import Run, Validation, Validator
+from elbos import Run, Validator
 from elbos.runs import checkpoint
 from elbos.training.data import to_unit
 from elbos.training.randomness import generator
+from elbos.validation import Validation
 from elbos.validation.estimate import Estimate
 
 BLUE, RED = "#1f77b4", "#d62728"
@@ -99,7 +100,7 @@ def figure(losses: list[tuple[float, float]], bounds: Points, gains: Points) -> 
     """The training loss, the bound and its gain from one checkpoint to the next."""
     images = round(bounds[-1][0])
     panels = [
-        (Panel(left=60, width=240, images=images, ticks=(0.1, 0.2, 0.3, 0.5)), "training loss"),
+        (Panel(left=60, width=240, images=images, ticks=(0.1, 0.2, 0.3, 0.6)), "training loss"),
         (Panel(left=360, width=240, images=images, ticks=(3, 3.5, 4, 5, 6)), "bits/dim, ± 2 s.e."),
         (
             Panel(left=670, width=240, images=images, ticks=(1e-3, 1e-2, 1e-1, 1)),
