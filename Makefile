@@ -54,7 +54,9 @@ bench: .venv/dev .venv/bench
 	$(BIN)/python benchmarks/variance.py runs/digits-benchmark/sigmoid-2-0
 	$(BIN)/elbos train fashion
 	$(BIN)/python benchmarks/evaluation.py runs/fashion
-	$(BIN)/python benchmarks/likelihood.py runs/fashion
+	$(BIN)/elbos train fashion-small --run runs/checkpoints --num-images 99456 --output.num-kept 21 \
+	  --output.save-every 4736
+	$(BIN)/python benchmarks/validation.py errors runs/checkpoints
 
 gallery: .venv/dev
 	$(BIN)/python docs/gallery/make.py

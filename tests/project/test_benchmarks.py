@@ -1,10 +1,13 @@
 """Every benchmark runs, at a size that says nothing about speed."""
 
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+
+from elbos.runs import checkpoint
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NETWORK = ["--network.channels", "16", "32", "--network.embedding-dim", "32"]
@@ -15,25 +18,38 @@ ARGUMENTS = {  # RUN is a trained one
     "coverage": ["--num-tables", "1"],
     "digits": ["--tiny", "--runs", "runs", "--", *TRAINING],
     "evaluation": ["RUN", "--tiny", "--rounds", "1"],
-    "likelihood": ["RUN", "--num-images", "150", "--num-repeats", "2"],
     "samplers": ["--num", "10", "--num-fine", "30", "--nfe", "4", "8"],
     "startup": ["--tiny"],
     "step": ["--tiny", "--rounds", "1"],
+    "validation": ["errors", "RUN", "--num-images", "9", "--num-seeds", "2"],
     "variance": ["RUN", "--num-losses", "256", "--num-gradients", "128"],
 }
 
 
-def run(name, trained, monkeypatch):
-    words = [str(trained / "digits") if word == "RUN" else word for word in ARGUMENTS[name]]
+@pytest.fixture(scope="module")
+def twice_saved(trained, tmp_path_factory):
+    """The run on digits with a later checkpoint, of other weights."""
+    path = tmp_path_factory.mktemp("twice-saved") / "digits"
+    shutil.copytree(trained / "digits", path)
+    folder = path / "checkpoints"
+    with checkpoint.reading(checkpoint.latest(folder)) as (step, groups):
+        groups["ema"] = {name: 1.01 * value for name, value in groups["ema"].items()}
+        checkpoint.save(folder, step + 1, groups, num_kept=2)
+    return path
+
+
+def run(name, path, monkeypatch):
+    words = [str(path) if word == "RUN" else word for word in ARGUMENTS[name]]
     monkeypatch.setattr(sys, "argv", [name, *words])
     monkeypatch.syspath_prepend(BENCHMARKS)
     return runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
 
 
+@pytest.mark.filterwarnings("ignore::elbos.validation.diagnostics.TimeIgnoredWarning")
 @pytest.mark.parametrize("name", NAMES)
-def test_runs(name, trained, tmp_path, monkeypatch, capsys):
+def test_runs(name, twice_saved, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run(name, trained, monkeypatch)
+    run(name, twice_saved, monkeypatch)
     assert "nan" not in capsys.readouterr().out
 
 
