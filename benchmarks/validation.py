@@ -9,7 +9,7 @@ these images is the mean of ours over all seeds. Of a protocol at fixed noise le
 the midpoint rule: its losses, each times the width of the cell of its level in
 $[\lambda_\min, \lambda_\max]$, so that its error is a bias besides the noise. Then each of these
 numbers, and the protocols' own means, rank the neighbours among all checkpoints; the truth is the
-difference of `elbos.Validator` at 64 evaluations an image.
+difference of `elbos.Validator` at 32 evaluations an image.
 
 `quality` measures every checkpoint of several runs by every number, and by the Fréchet and the
 kernel distance of samples, and correlates their ranks. What was measured is kept in the runs.
@@ -32,6 +32,7 @@ from torch import Tensor
 
 from elbos import Run, Validator, files, weightings
 from elbos.denoiser import Denoise
+from elbos.evaluation.config import OdeConfig
 from elbos.likelihood import eps_loss
 from elbos.runs import checkpoint
 from elbos.schedules import low_discrepancy_times
@@ -207,7 +208,7 @@ def rankings(
     images: Images, runs: Sequence[Run], estimators: dict[str, Estimator], num_seeds: int
 ) -> None:
     """How often each number ranks neighbouring checkpoints as the bound does."""
-    precise = images.of_seed(10**6, num_evaluations=64)
+    precise = images.of_seed(10**6, num_evaluations=32)
     bounds = [precise(run.denoiser, cond=images.labels, batch_size=250) for run in runs]
     gains = [precise.compare(a, b) for a, b in pairwise(bounds)]
     z = np.array([gain.mean / gain.measurement_error for gain in gains])
@@ -279,7 +280,8 @@ def measured(path: Path, step: int, num_images: int, num_samples: int) -> dict[s
         equispaced, fixed = (
             as_reported(one, images, run.denoiser, 0) for one in (EQUISPACED, FIXED_STEPS)
         )
-    samples = run.evaluate(num_images=64, num_samples=num_samples).quality
+    config = {"num_images": 64, "num_samples": num_samples, "ode": OdeConfig(num_images=0)}
+    samples = run.evaluate(**config).quality
     assert samples is not None
     found = {
         "bits": result.bits_per_dim,
