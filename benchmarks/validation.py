@@ -280,8 +280,9 @@ def measured(path: Path, step: int, num_images: int, num_samples: int) -> dict[s
         equispaced, fixed = (
             as_reported(one, images, run.denoiser, 0) for one in (EQUISPACED, FIXED_STEPS)
         )
-    config = {"num_images": 64, "num_samples": num_samples, "ode": OdeConfig(num_images=0)}
-    samples = run.evaluate(**config).quality
+    samples = run.evaluate(
+        num_images=64, num_samples=num_samples, ode=OdeConfig(num_images=0)
+    ).quality
     assert samples is not None
     found = {
         "bits": result.bits_per_dim,
