@@ -25,7 +25,7 @@ from elbos.validation import Validation
 from elbos.validation.estimate import Estimate
 
 BLUE, RED = "#1f77b4", "#d62728"
-Points = list[tuple[float, Estimate]]  # images seen, and an estimate there
+Points = Sequence[tuple[float, Estimate]]  # images seen, and an estimate there
 
 
 @dataclass(frozen=True, kw_only=True)
