@@ -217,13 +217,10 @@ def rankings(
     print(f"| number | right of {len(gains)} pairs, mean of {num_seeds} seeds | by seed |")
     print("|---|---|---|")
     for name, one in estimators.items():
-        strides = (len(runs), 1) if name == ANEW else (1, 0)  # of the seed
+        step = 1 if name == ANEW else 0  # of the seed from one checkpoint to the next
         values = np.array(
             [
-                [
-                    one(images, run.denoiser, seed * strides[0] + i * strides[1])
-                    for i, run in enumerate(runs)
-                ]
+                [one(images, run.denoiser, 1000 * seed + step * i) for i, run in enumerate(runs)]
                 for seed in range(num_seeds)
             ]
         )
@@ -253,15 +250,18 @@ def quality(paths: Sequence[Path], num_images: int, num_samples: int) -> None:
         name: np.array([[row[name] for row in rows] for rows in table])
         for name in (*NUMBERS, *DISTANCES)
     }
-    print(f"\n{len(paths)} trainings, {num_images} test images, {num_samples} samples; Spearman's ")
+    print(f"\n{len(paths)} trainings, {num_images} test images, {num_samples} samples; Spearman's")
     print("rank correlation and its 95 % interval over checkpoints\n")
     for distance, title in DISTANCES.items():
-        print(f"| {title} | within a training | over all | over all but the first half |")
+        print(f"| {title} | within a training | over all | over the second halves |")
         print("|---|---|---|---|")
         for name, text in NUMBERS.items():
+            a, b = values[name], values[distance]
+            half = a.shape[1] // 2
             cells = [
-                with_interval(values[name], values[distance], one)
-                for one in (within, pooled, pooled_late)
+                with_interval(a, b, within),
+                with_interval(a, b, pooled),
+                with_interval(a[:, half:], b[:, half:], pooled),
             ]
             print(f"| {text} | {' | '.join(cells)} |")
         print()
@@ -307,11 +307,6 @@ def within(a: Float[np.ndarray, "r c"], b: Float[np.ndarray, "r c"]) -> float:
 
 def pooled(a: np.ndarray, b: np.ndarray) -> float:
     return float(spearmanr(a.ravel(), b.ravel()).statistic)
-
-
-def pooled_late(a: Float[np.ndarray, "r c"], b: Float[np.ndarray, "r c"]) -> float:
-    half = a.shape[1] // 2
-    return pooled(a[:, half:], b[:, half:])
 
 
 def with_interval(a: np.ndarray, b: np.ndarray, correlation: Correlation) -> str:

@@ -313,6 +313,28 @@ BAD = {
         DIGITS,
         "scaling_factor",
     ),
+    "a scale of 0": ("latent", setting("vae/config.json", scaling_factor=0), DIGITS, "above 0"),
+    "a scale in words": (
+        "latent",
+        setting("vae/config.json", scaling_factor="0.5"),
+        DIGITS,
+        "scaling_factor",
+    ),
+    "weights of a pickle": (
+        "ddpm",
+        lambda folder: (folder / "unet/x.safetensors.index.json").write_text(
+            '{"weight_map": {"conv_in.weight": "weights.bin"}}'
+        ),
+        DIGITS,
+        "other files than safetensors",
+    ),
+    "impossible network": (
+        "ddpm",
+        setting("unet/config.json", norm_num_groups=0),
+        DIGITS,
+        "cannot be read as UNet2DModel",
+    ),
+    "a size that is none": ("ddpm", setting("unet/config.json", sample_size=8.5), DIGITS, "8.5"),
     "floor of latents": ("latent", None, [*DIGITS, "--floor"], "floor"),
     "latents of another size": (
         "latent",
@@ -405,6 +427,10 @@ def test_results_of_two_folders_do_not_meet(elbos: Elbos, folders: Path) -> None
     words = [*DIGITS, *LIKELIHOOD, "--out", "out"]
     assert elbos("evaluate", "ddpm", *words).status == 0
     assert_one_line(elbos("evaluate", "labelled", *words), "ddpm")
+    Path("link").symlink_to("out")
+    assert_one_line(elbos("evaluate", "ddpm", *words[:-1], "link"), "link")
+    shutil.copytree("labelled", "other/ddpm")
+    assert_one_line(elbos("evaluate", "ddpm", "other/ddpm", *DIGITS, *LIKELIHOOD), "one name")
 
 
 def test_options_of_folders_are_not_for_runs(elbos: Elbos, runs: Path) -> None:

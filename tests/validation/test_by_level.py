@@ -92,6 +92,10 @@ def test_a_restored_one_goes_on_and_a_reset_one_begins_anew():
     assert first.result() == LossByLevel(EDGES).result() != second.result()
     with pytest.raises(ValueError, match="edges"):
         first.load_state_dict(LossByLevel(Cosine()).state_dict())
+    with pytest.raises(ValueError, match="edges"):
+        first.load_state_dict({**first.state_dict(), "sums": torch.zeros(3, 1)})
+    edges = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+    assert LossByLevel(edges).edges == LossByLevel(edges).edges == (-1.0, 0.0, 1.0)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -104,11 +104,19 @@ def unknown(data):
     data["schedule"]["type"] = "Nope"
 
 
-@pytest.mark.parametrize("spoil", [missing, shorter, later, unknown])
+def beyond(data):
+    data["tensors"]["logsnr"][0][0][0] += 100
+
+
+def half_a_control(data):
+    del data["tensors"]["control.loss"]
+
+
+@pytest.mark.parametrize("spoil", [missing, shorter, later, unknown, beyond, half_a_control])
 def test_values_that_are_none_are_refused(spoil):
     data = RESULTS["tuned"].to_dict()
     spoil(data)
-    with pytest.raises(ValueError, match=r"prior|fit|2|Nope"):
+    with pytest.raises(ValueError, match=r"prior|fit|version|Nope|between|control"):
         Validation.from_dict(data)
 
 

@@ -78,6 +78,11 @@ class Evaluate:
             raise ValueError(f"{name} is for the folder of a pipeline: leave it out for a run.")
         if self.out is not None and len(pipelines) > 1:
             raise ValueError(f"out is one directory, for {len(pipelines)} folders: leave it out.")
+        if len({path.resolve().name for path in pipelines}) < len(pipelines):
+            raise ValueError(
+                "two folders of one name would have one directory of results: evaluate them one "
+                "by one, with --out."
+            )
         if pipelines and self.data is None:
             raise ValueError(
                 f"{pipelines[0]} is a diffusers pipeline: say which images it is evaluated on, as "
@@ -140,6 +145,8 @@ def _require_own(out: Path, folder: Path) -> None:
     """Raise a ValueError if a directory is not free for the results of a pipeline's folder."""
     if folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise ValueError(f"{out} is in the model's own folder: name another directory with --out.")
+    if out.is_symlink():
+        raise ValueError(f"{out} is a link, which is not followed: name a directory with --out.")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: name a directory with --out.")
     files.require_no_links(out)

@@ -41,10 +41,13 @@ class Requirements:
                 "measure it with elbos.Validator, which takes any condition (docs/evaluation.md)."
             )
         size = config.get("sample_size")
+        sizes = [size, size] if isinstance(size, int) else size
+        if not (sizes is None or isinstance(sizes, list | tuple)):
+            raise ValueError(f"sample_size of {folder} is {size!r}: give one whole number or two.")
         return cls(
             folder=folder,
             num_channels=config["in_channels"],
-            size=(size, size) if isinstance(size, int) else (tuple(size) if size else None),
+            size=tuple(sizes) if sizes else None,
             num_classes=_num_classes(config),
         )
 

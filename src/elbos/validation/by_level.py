@@ -101,7 +101,7 @@ class LossByLevel:
     def __init__(self, levels: Schedule | Sequence[float] | Float[Tensor, " edges"]) -> None:
         if isinstance(levels, Schedule):
             levels = levels.logsnr(torch.linspace(1, 0, NUM_BINS + 1, dtype=torch.float64))
-        edges = torch.as_tensor(levels, dtype=torch.float64).detach().cpu()
+        edges = torch.as_tensor(levels, dtype=torch.float64).detach().cpu().clone()
         is_rising = edges.ndim == 1 and len(edges) > 1 and bool((edges.diff() > 0).all())
         if not (is_rising and edges.isfinite().all()):
             raise ValueError(f"the edges are {edges.tolist()}: give two or more rising log-SNRs.")
@@ -156,7 +156,7 @@ class LossByLevel:
         errors: list[float | None] = []
         for num, total, square in sums.T.tolist():
             mean = total / num if num else None
-            scatter = max(square - num * (mean or 0.0) ** 2, 0.0)
+            scatter = max(square - total * (mean or 0.0), 0.0)
             means.append(mean)
             errors.append(math.sqrt(scatter / (num - 1) / num) if num > 1 else None)
         return BinnedLoss(
@@ -182,8 +182,9 @@ class LossByLevel:
             ValueError: If it is of other bins.
         """
         own = torch.tensor(self.edges, dtype=torch.float64)
-        edges, sums = state["edges"].cpu(), state["sums"]
-        if edges.shape != own.shape or not torch.allclose(edges, own):
+        edges, sums = state["edges"].cpu().double(), state["sums"]
+        is_alike = edges.shape == own.shape and sums.shape == self._sums.shape
+        if not (is_alike and torch.allclose(edges, own)):
             raise ValueError(
                 f"the state is of bins with edges {edges.tolist()}, not {own.tolist()}"
             )

@@ -25,11 +25,13 @@ from torch import Tensor
 from elbos.checks import require_positive
 from elbos.denoiser import Denoise
 from elbos.parameterizations import Eps, Flow, Parameterization
-from elbos.schedules import DDPM, Schedule
 from elbos.schedules import Flow as FlowSchedule
+from elbos.schedules import Schedule
 from elbos.validation.estimate import Estimate
 from elbos.validation.result import Validation
 from elbos.validation.validator import Validator
+
+NUM_STEPS = 1000  # of DDPM's table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +144,7 @@ def equispaced_times(num: int = 8) -> FixedLevels:
     """The velocity's error at equispaced times of flow matching, (k + 1/2) / num: what benchmarks
     of training stop at.
     """
+    require_positive(num=num)
     times = (torch.arange(num, dtype=torch.float64) + 0.5) / num
     levels = FlowSchedule().logsnr(times)
     name = f"velocity, {num} equispaced times"
@@ -149,8 +152,15 @@ def equispaced_times(num: int = 8) -> FixedLevels:
 
 
 def fixed_steps(*steps: int) -> FixedLevels:
-    """The noise's error at fixed steps of DDPM's 1,000. Default: 200, 400, 600 and 800."""
-    times = torch.tensor(steps or (200, 400, 600, 800), dtype=torch.float64) / 1000
-    levels = DDPM().logsnr(times)
-    name = f"noise, {len(times)} fixed steps"
+    """The noise's error at fixed steps of DDPM's 1,000, from 0. Default: 200, 400, 600 and 800.
+
+    Raises:
+        ValueError: If there is no such step.
+    """
+    steps = steps or (200, 400, 600, 800)
+    if not all(0 <= step < NUM_STEPS for step in steps):
+        raise ValueError(f"steps are {steps}: give whole numbers from 0 to {NUM_STEPS - 1}.")
+    betas = torch.linspace(1e-4, 0.02, NUM_STEPS, dtype=torch.float64)
+    levels = (1 - betas).cumprod(0)[list(steps)].logit()
+    name = f"noise, {len(steps)} fixed steps"
     return FixedLevels(name=name, logsnr=tuple(levels.tolist()), parameterization=Eps())

@@ -22,6 +22,7 @@ from elbos.validation.measurements import ControlVariate, Measurements
 from elbos.validation.result import Validation
 
 VERSION = 1
+ROUNDING = 1e-6  # of levels beyond the ends
 _TEXT, _DIGEST = "elbos.Validation", "sha256"  # entries of the metadata
 _STATE = "schedule."  # how the names of a schedule's tensors begin
 Tensors = Mapping[str, Tensor]
@@ -52,7 +53,7 @@ def load(path: Path) -> Validation:
         pass
     try:
         return put_together(*_read(path))
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no validation that can be read: {flat(error)}.") from error
 
 
@@ -113,8 +114,8 @@ def put_together(tensors: Tensors, data: Mapping[str, Any]) -> Validation:
     Raises:
         ValueError: If something is missing, or does not fit the rest.
     """
-    if data.get("version") != VERSION:
-        raise ValueError(f"its version is {data.get('version')}, this one's {VERSION}")
+    if not isinstance(data, Mapping) or data.get("version") != VERSION:
+        raise ValueError(f"it is none of version {VERSION}")
     try:
         _require_fit(tensors, data["num_levels"], data["is_lattice"])
         schedule = codec.decode(Schedule, data["schedule"], "schedule")
@@ -123,6 +124,11 @@ def put_together(tensors: Tensors, data: Mapping[str, Any]) -> Validation:
     schedule.load_state_dict(
         {name[len(_STATE) :]: t for name, t in tensors.items() if name.startswith(_STATE)}
     )
+    ends, levels = (schedule.logsnr_min, schedule.logsnr_max), tensors["logsnr"]
+    if levels.numel() and not (
+        ends[0] - ROUNDING <= levels.min() <= levels.max() <= ends[1] + ROUNDING
+    ):
+        raise ValueError("its noise levels are not between the ends of its schedule")
     control = None
     if "control.loss" in tensors:
         control = ControlVariate(tensors["control.logsnr"], tensors["control.loss"])
@@ -140,10 +146,11 @@ def _require_fit(tensors: Tensors, num_levels: Any, is_lattice: Any) -> None:
     """Raise a ValueError unless all is of the shapes and types of one validation."""
     loss = tensors["loss"]
     alike = {"logsnr": loss.shape, "decoder": loss.shape[:2], "prior": loss.shape[:1]}
-    if "control.loss" in tensors:
+    if "control.loss" in tensors or "control.logsnr" in tensors:
         alike["control.logsnr"] = tensors["control.loss"].shape
     is_fit = loss.ndim == 3 and isinstance(is_lattice, bool)
-    is_fit &= num_levels is None or type(num_levels) is int
+    is_fit &= num_levels is None or (type(num_levels) is int and num_levels > 1)
+    is_fit &= bool(loss.isfinite().all())
     is_fit &= all(tensors[name].shape == shape for name, shape in alike.items())
     if (labels := tensors.get("labels")) is not None:
         is_fit &= labels.shape == loss.shape[:1]
@@ -166,10 +173,12 @@ def from_dict(data: Mapping[str, Any]) -> Validation:
         ValueError: If something is missing, or does not fit the rest.
         TypeError: If tensors are not of numbers.
     """
+    if not (isinstance(data, Mapping) and isinstance(data.get("tensors"), Mapping)):
+        raise ValueError("this is no validation: give what to_dict gave.")
     return put_together(
         {
             name: torch.tensor(values, dtype=torch.int64 if name == "labels" else torch.float64)
-            for name, values in data.get("tensors", {}).items()
+            for name, values in data["tensors"].items()
         },
         data,
     )

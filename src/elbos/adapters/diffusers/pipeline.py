@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from elbos import files
 from elbos.adapters.diffusers.scheduled import ScheduledDenoiser, denoiser
 from elbos.adapters.diffusers.training import Config
+from elbos.checks import require_positive
 from elbos.errors import flat
 
 _NETWORKS = (  # those that are called with the scheduler's timestep and plain latents or images
@@ -178,11 +179,11 @@ def _load_model(
             f"{folder} has a {library}.{name}, which is unknown here: load it yourself, for "
             f"denoiser(network, scheduler); known are {', '.join(known)}."
         )
-    from safetensors import SafetensorError
-
     weights = [one.name for one in folder.glob(_WEIGHTS)]
     if not weights:
         raise ValueError(f"{folder} has no {_WEIGHTS}: save it with safe_serialization=True.")
+    for index in folder.glob("*.index*.json"):
+        _require_safe(index)
     options = {
         "torch_dtype": dtype,
         "variant": "fp16" if all(".fp16" in one for one in weights) else None,
@@ -194,11 +195,20 @@ def _load_model(
     model: nn.Module
     try:
         model, found = kind.from_pretrained(str(folder), **options)
-    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+    except Exception as error:  # of diffusers, of any type
         raise ValueError(f"{folder} cannot be read as {name}: {flat(error)}") from error
     if found["missing_keys"]:
         raise ValueError(f"{folder} lacks weights of {name}, as {found['missing_keys'][0]}.")
     return model.eval()
+
+
+def _require_safe(index: Path) -> None:
+    """Raise a ValueError if the index of weights names other files than safetensors."""
+    names = _read_json(index).get("weight_map")
+    if not isinstance(names, dict) or any(
+        Path(str(n)).suffix != ".safetensors" for n in names.values()
+    ):
+        raise ValueError(f"{index} names other files than safetensors: save the weights anew.")
 
 
 def _diffusers() -> Any:
@@ -216,9 +226,14 @@ def _latents(vae: Any) -> Latents:
     config = vae.config
     if config.get("scaling_factor") is None:
         raise ValueError("the config.json of vae has no scaling_factor: add that of the training.")
-    scale, shift = torch.tensor(config["scaling_factor"]), config.get("shift_factor") or 0.0
+    given = {"scaling_factor": config["scaling_factor"], "shift_factor": config.get("shift_factor")}
+    for name, value in given.items():
+        if not isinstance(value or 0, int | float):
+            raise ValueError(f"{name} of the vae is {value!r}: give a number.")
+    require_positive(scaling_factor=given["scaling_factor"])
+    scale, shift = (torch.tensor(value or 0.0) for value in given.values())
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:
-        return Latents(vae=vae, scale=scale, shift=torch.tensor(shift))
+        return Latents(vae=vae, scale=scale, shift=shift)
     columns = [torch.tensor(values).view(-1, 1, 1) for values in (mean, std)]
     return Latents(vae=vae, scale=scale / columns[1], shift=columns[0])
