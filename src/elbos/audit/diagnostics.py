@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from elbos.audit.instrument import SIGNS, ZERO, Answer, Call, Instrument
+from elbos.audit.instrument import SIGNS, ZERO, Answer, Call, Instrument, Observation
 from elbos.audit.queries import Queries, is_same
 
 FATAL = frozenset(
@@ -74,13 +74,15 @@ class _Response(NamedTuple):
         return self.bend < 1e-3 and bool(self.gradient.any())
 
 
-def of_the_error(queries: Queries, seeds: list[int]) -> list[Diagnostic]:
-    """Whether the loss is a squared error, the same in all elements.
+def of_the_error(queries: Queries, observations: Mapping[int, Observation]) -> list[Diagnostic]:
+    """Whether the loss is a squared error, the same in all elements; from its observations with the
+    answer 0, by seed.
 
     Calls of the network that enter the loss linearly, and average out, are no part of its
     expectation: `queries` will ignore them.
     """
-    of_calls = list(zip(*(_responses(queries, seed) for seed in seeds), strict=False))
+    responses = (_responses(queries, *one) for one in observations.items())
+    of_calls = list(zip(*responses, strict=False))
     linear = [i for i, some in enumerate(of_calls) if all(one.is_linear for one in some)]
     if linear and (len(linear) == len(of_calls) or not all(map(_averages_out, of_calls))):
         return [Diagnostic("linear-term")]
@@ -107,11 +109,11 @@ def _averages_out(responses: tuple[_Response, ...]) -> bool:
     return all(is_same(first.z, one.z) for one in others) and bool((power - 1).abs() < 0.5)
 
 
-def _responses(queries: Queries, seed: int) -> list[_Response]:
+def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response]:
     """Those of every call of the network in a call of the loss."""
 
     def run(answer: Answer) -> list[_Parts]:
-        calls = queries.instrument(queries.x, seed, answer)
+        calls = zero.calls if answer == ZERO else queries.instrument(queries.x, seed, answer)
         return [tuple(part.double() for part in queries.in_layout(call)) for call in calls]
 
     masked = replace(SIGNS, is_masked=True)
@@ -152,20 +154,19 @@ def _ratio(above: Tensor, below: Tensor, rounding: Tensor) -> float:
 
 
 def of_the_calls(
-    instrument: Instrument, x: Tensor, seeds: list[int], num_ignored: int
+    instrument: Instrument, x: Tensor, observations: Mapping[int, Observation], num_ignored: int
 ) -> list[Diagnostic]:
     """Several calls of the network in one loss, and outputs of more than one part."""
     num_trained, num_untrained, is_finite = 0, 0, True
     is_self_target = is_derived = False
-    for seed in seeds:
-        calls = instrument(x, seed)
-        untrained = instrument.untrained
-        is_finite = is_finite and instrument.is_finite
+    for seed, zero in observations.items():
+        calls, untrained = zero.calls, zero.untrained
+        is_finite = is_finite and zero.is_finite
         num_trained = max(num_trained, len(calls) - num_ignored)
         num_untrained = max(num_untrained, len(untrained))
         if untrained and not is_self_target:
             is_self_target = _differ(calls, instrument(x, seed, Answer(always_moved=untrained)))
-        if instrument.is_differentiated and not is_derived:
+        if zero.is_differentiated and not is_derived:
             is_derived = _differ(calls, instrument(x, seed, Answer(slope=1.0)))
     found = {
         "not-finite": not is_finite,

@@ -96,7 +96,8 @@ class Drawn:
         u = quantile.reshape(like.shape)
         first, second = self.first.cpu(), self.second.cpu()
         if self.kind == "normal":
-            value: Tensor = first + second * torch.special.ndtri(u)
+            value: Tensor = torch.special.ndtri(u)
+            value = value if self.first is _ZERO else first + second * value
         elif self.kind == "beta":
             value = u.new_tensor(special.betaincinv(first.numpy(), second.numpy(), u.numpy()))
         elif self.kind == "integer":

@@ -74,6 +74,16 @@ class Call:
     given: list[Tensor] = field(default_factory=list)  # other arguments, one number per sample
 
 
+@dataclass(frozen=True)
+class Observation:
+    """A call of a loss."""
+
+    calls: list[Call]  # of the network, those that the loss depends on
+    untrained: tuple[int, ...]  # numbers of those that it does not
+    is_finite: bool  # whether the loss is
+    is_differentiated: bool  # whether it may have differentiated the network
+
+
 class ProbeNetwork(nn.Module):
     """A stand-in for the network that takes any arguments.
 
@@ -213,14 +223,11 @@ def _given(arguments: list[Any], num: int) -> Iterator[Tensor]:
 
 @dataclass
 class Instrument:
-    """A loss, called with a `ProbeNetwork`, and what was found in the latest call."""
+    """A loss that is called with a `ProbeNetwork`."""
 
     loss_fn: LossFunction
     form: OutputForm
     recorder: Recorder = field(default_factory=Recorder)  # of random numbers
-    untrained: tuple[int, ...] = ()  # calls that the loss did not depend on
-    is_finite: bool = True  # whether the loss was
-    is_differentiated: bool = False  # whether it may have differentiated the network
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Instrument":
@@ -247,7 +254,11 @@ class Instrument:
         raise failure or AssertionError
 
     def __call__(self, x: Tensor, seed: int, answer: Answer = ZERO) -> list[Call]:
-        """The calls of the network that the loss depends on.
+        """The calls of the network that the loss depends on; raises what `observed` does."""
+        return self.observed(x, seed, answer).calls
+
+    def observed(self, x: Tensor, seed: int, answer: Answer = ZERO) -> Observation:
+        """What the loss does with a batch, a seed and an answer.
 
         Raises:
             ValueError: In one line, if the loss fails, calls no network, or returns no loss.
@@ -266,14 +277,16 @@ class Instrument:
                     "function that does."
                 )
             total = _total(loss)
-            self.is_finite = bool(total.isfinite())
-            self.is_differentiated = network.is_differentiated
             gradients = _gradients(total, [call.answer for call in network.calls])
         for call, gradient in zip(network.calls, gradients, strict=True):
             call.gradient = gradient
         numbered = enumerate(network.calls)
-        self.untrained = tuple(i for i, call in numbered if call.gradient is None)
-        return [call for call in network.calls if call.gradient is not None]
+        return Observation(
+            [call for call in network.calls if call.gradient is not None],
+            tuple(i for i, call in numbered if call.gradient is None),
+            bool(total.isfinite()),
+            network.is_differentiated,
+        )
 
 
 def _reaches_all_samples(gradient: Tensor) -> bool:

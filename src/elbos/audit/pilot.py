@@ -56,11 +56,16 @@ class Pilot:
         queries = Queries.for_loss(loss_fn, x, seed)
         num_batches = min(64, max(4, -(-_NUM_PILOT_SAMPLES // len(x))))
         seeds = [seed + i for i in range(num_batches)]
-        found = diagnostics.of_the_error(queries, seeds[:4])
-        paired = [calls for s in seeds for calls in queries.paired(s, with_other_moved=True)]
+        zeros = {s: queries.instrument.observed(x, s) for s in seeds}
+        found = diagnostics.of_the_error(queries, {s: zeros[s] for s in seeds[:4]})
+        paired = [
+            calls
+            for s, zero in zeros.items()
+            for calls in queries.paired(s, with_other_moved=True, zero=zero)
+        ]
         paired = [calls for calls in paired if calls.is_finite()] or paired
         is_uneven = any(one.kind == "uneven" for one in found)
-        found += diagnostics.of_the_calls(queries.instrument, x, seeds, len(queries.ignored))
+        found += diagnostics.of_the_calls(queries.instrument, x, zeros, len(queries.ignored))
         reference = reference_data(paired, x, queries.x_other)
         if reference is None:
             raise ValueError(reason(paired, x, queries.x_other))

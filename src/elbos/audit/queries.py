@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from elbos.audit.instrument import SIGNS, Call, Instrument, LossFunction
+from elbos.audit.instrument import SIGNS, Call, Instrument, LossFunction, Observation
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,15 @@ class Queries:
         queries.order = _element_permutation(queries, z, other, seed)
         return queries
 
-    def paired(self, seed: int, *, with_other_moved: bool) -> list[PairedCalls]:
-        """Three or four calls of the loss; for each call of the network that counts."""
+    def paired(
+        self, seed: int, *, with_other_moved: bool, zero: Observation | None = None
+    ) -> list[PairedCalls]:
+        """Three or four calls of the loss, of which that with the answer 0 may be there already;
+        for each call of the network that counts.
+        """
         moved = self.single(seed)
-        runs = [self._counted(self.instrument(x, seed)) for x in (self.x, self.x_other)]
+        zero = zero or self.instrument.observed(self.x, seed)
+        runs = [self._counted(zero.calls), self._counted(self.instrument(self.x_other, seed))]
         if with_other_moved:
             runs.append(self._counted(self.instrument(self.x_other, seed, SIGNS)))
         if len({len(moved), *map(len, runs)}) != 1:

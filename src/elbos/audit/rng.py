@@ -71,18 +71,21 @@ def _designs(quantile: Tensor, num: int, *, is_uniform: bool) -> Iterator[Tensor
     They are independent; antithetic, $u$ and $1 - u$; stratified, $(i + u_i) / n$; an evenly spaced
     grid, $u + i / n$ modulo 1; or shared, as by the frames of a clip.
     """
-    grid = torch.arange(num, dtype=torch.float64) / num
     if len(quantile) == num:
         yield quantile
         if is_uniform and num > 1:
-            yield torch.logit(grid + torch.sigmoid(quantile) / num)
+            yield torch.logit(_grid(num) + torch.sigmoid(quantile) / num)
     elif len(quantile) == 1 and is_uniform:
-        yield torch.logit((torch.sigmoid(quantile) + grid) % 1)
+        yield torch.logit((torch.sigmoid(quantile) + _grid(num)) % 1)
     elif len(quantile) in (num // 2, num // 2 + 1):
         yield torch.cat([quantile, -quantile])[:num]
     if 1 < len(quantile) < num and num % len(quantile) == 0:
         yield quantile.repeat(num // len(quantile))
         yield quantile.repeat_interleave(num // len(quantile))
+
+
+def _grid(num: int) -> Tensor:
+    return torch.arange(num, dtype=torch.float64) / num
 
 
 class Recorder(TorchFunctionMode):
