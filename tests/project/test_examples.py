@@ -5,9 +5,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from accelerate.tracking import GeneralTracker
 
 import elbos
 
@@ -42,10 +44,25 @@ class Network(torch.nn.Module):
         return scale * self.layer(z) + self.label(cond)[:, :, None, None]
 
 
+class Kept(GeneralTracker):
+    """Keeps what is logged."""
+
+    name = "kept"
+    requires_logging_directory = False
+    tracker = None
+
+    def __init__(self, logged: list[tuple[Any, int]]) -> None:
+        super().__init__()
+        self.logged = logged
+
+    def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
+        self.logged.append((values, step or 0))
+
+
 def test_the_guide_to_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/training.md").read_text(), re.DOTALL)
-    training, sampling, guidance, loop = blocks
+    training, sampling, guidance, loop, by_level, tracking = blocks
     images = torch.randint(0, 256, (40, 1, 4, 4)) / 127.5 - 1
     data = [(x, i % 2) for i, x in enumerate(images)]
     names = {
@@ -72,3 +89,16 @@ def test_the_guide_to_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     exec(loop, names)
     assert names["loss"].shape == (40,)
+    logged: list[tuple[Any, int]] = []
+    values = torch.randn(2, 8, 3)
+    names |= {"batches": [(images, None)], "logsnr": torch.randn(8), "v": values[0]}
+    names |= {
+        "v_hat": values[1],
+        "accelerator": Kept(logged),
+        "validator": lambda _: names["bound"],
+    }
+    names["denoiser"] = None
+    exec(by_level, names)
+    assert sum(names["found"].num_samples) == 8
+    exec(tracking, names)
+    assert [step for _, step in logged] == [0, 0]

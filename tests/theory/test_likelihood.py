@@ -129,6 +129,7 @@ def test_levels_pass_in_every_precision_that_holds_them(num_levels, dtype):
         assert decoder_loss(some[None], 13.3, num_levels).isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore::elbos.validation.diagnostics.InconsistentEstimatesWarning")
 def test_the_bound_of_float16_images_is_that_of_the_images():
     """To float16's rounding of the levels; the decoder's is the same, as it rounds to a level."""
     levels = torch.arange(256).float() / 127.5 - 1
