@@ -314,9 +314,13 @@ def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
     """A curve through single values, by the median of neighbours."""
     logsnr, value = levels.numpy(), values.numpy()
     order = np.argsort(logsnr, kind="stable")
-    groups = np.array_split(order, min(NUM_POINTS, len(order)))
-    at = np.array([np.median(logsnr[i]) for i in groups])
-    medians = np.array([np.median(value[i]) for i in groups])
+    size, num_larger = divmod(len(order), num := min(NUM_POINTS, len(order)))
+    larger, others = np.split(order, [num_larger * (size + 1)])
+    groups = (larger.reshape(-1, size + 1), others.reshape(num - num_larger, size))
+    at, medians = (
+        np.concatenate([np.median(values[some], axis=1) for some in groups])
+        for values in (logsnr, value)
+    )
     return np.asarray(np.interp(grid, at, medians))
 
 

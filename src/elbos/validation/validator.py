@@ -371,10 +371,10 @@ class Validator:
 
     @torch.no_grad()
     def _check(self, denoiser: Denoise, settings: Settings) -> None:
-        """Two samples, and some of the data again, for what the number would not show."""
+        """A sample or two, and some of the data again, for what the number would not show."""
         if isinstance(self._source, Items):
             warn_if_random(self._source)
-        rows = torch.arange(2) % len(self)
+        rows = torch.arange(1 if isinstance(denoiser, Denoiser) else 2) % len(self)
         x, cond = self._batch(settings, rows)
         ends = self.logsnr_min, self.logsnr_max
         with explained_types(x.dtype):
