@@ -115,7 +115,7 @@ class Recorder(TorchFunctionMode):
         self._num = 0
         self._is_loop = False
         self._seed = -1
-        self._generators: dict[int, tuple[torch.Generator, Tensor]] = {}
+        self._generators: dict[int, dict[int, tuple[torch.Generator, Tensor]]] = {}  # by seed
 
     def reset(self, seed: int, num: int) -> None:
         """Start from `seed` with a batch of `num` samples.
@@ -124,9 +124,7 @@ class Recorder(TorchFunctionMode):
         """
         self._num = num
         self._is_loop = self._is_one_too_many
-        if seed != self._seed:
-            self._generators.clear()
-            self._seed = seed
+        self._seed = seed
         self.normals, self.quantiles, self.places = [], [], []
         self.num_draws = self.num_draws_of_batch = 0
         if self.chosen is not None:
@@ -138,7 +136,7 @@ class Recorder(TorchFunctionMode):
             torch.manual_seed(seed)
         else:  # ten times as fast, for hundreds of calls
             torch.default_generator.manual_seed(seed)
-        for generator, state in self._generators.values():
+        for generator, state in self._generators.setdefault(seed, {}).values():
             generator.set_state(state)
 
     @contextmanager
@@ -164,8 +162,10 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         generator = kwargs.get("generator")
-        if generator is not None and id(generator) not in self._generators:
-            self._generators[id(generator)] = generator, generator.get_state()
+        if generator is not None:
+            own = self._generators.setdefault(self._seed, {})
+            if id(generator) not in own:
+                own[id(generator)] = generator, generator.get_state()
         result = func(*args, **kwargs)
         if func not in _RANDOM or torch._C._functorch.is_functorch_wrapped_tensor(result):
             return result
