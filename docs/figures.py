@@ -69,7 +69,7 @@ class Axes:
         points = [
             self.position(at, math.log10(value))
             for at, value in zip(logsnr.tolist(), w.tolist(), strict=True)
-            if low <= value <= high
+            if low <= value <= high and self.logsnr[0] <= at <= self.logsnr[1]
         ]
         return f'<path d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in points)}" {style}/>'
 

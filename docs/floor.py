@@ -30,7 +30,7 @@ from elbos.training.randomness import generator
 
 LOGSNR = torch.linspace(-14, 6, 61, dtype=torch.float64)
 NUM_TEST = 100  # test images, for the denoiser that memorizes the training images
-SOLID = ("#777777", "#ff7f0e", "#d62728", "#9467bd")
+SOLID = ("#777777", "#ff7f0e", "#9467bd", "#d62728")
 DASHED = ("#9ecae1", "#4292c6", "#08519c", "#2ca02c")
 Curve = tuple[Tensor, Tensor]  # log-SNR and loss
 
