@@ -29,7 +29,7 @@ from elbos.validation import BinnedLoss, Validation
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-MAX_BINS = 12  # of a validation: as many curves over steps as can be told apart
+MAX_BINS = 12  # of a validation: as many curves over steps as one can read
 
 
 def log(
