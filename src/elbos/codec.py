@@ -32,6 +32,7 @@ from elbos.tabulated import Tabulated
 from elbos.weightings import WeightFunction, Weighting
 
 _MAX_LISTED = 8  # numbers in a message
+_MAX_TEXT = 200  # characters
 _FUNCTION = r"""('[^']*'|"[^"]*")|[^\s'"(),=]+\.py:\w+"""  # a quoted text, or FILE.py:FUNCTION
 _LABELS = {
     "Adaptive": "adaptive",
@@ -199,7 +200,8 @@ def difference(old: Any, new: Any, where: str = "") -> str | None:
         return None
     if old == new:
         return None
-    if isinstance(old, list) and len(old) > _MAX_LISTED:
+    limit = _MAX_TEXT if isinstance(old, str) else _MAX_LISTED
+    if isinstance(old, list | str) and len(old) > limit:
         return f"other {where}"
     old_name, new_name = (v["type"] if isinstance(v, dict) else v for v in (old, new))
     return f"{where} = {old_name}, not {new_name}"

@@ -14,6 +14,7 @@ import tyro
 from accelerate import PartialState
 
 from elbos import schedules, weightings
+from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.cli.parse import parse
 from elbos.codec import encode
 from elbos.errors import UsageError, flat, is_out_of_memory
@@ -29,8 +30,12 @@ from elbos.training.presets import PRESETS, Chosen, Preset
 from elbos.user_code import code_path, line_of
 from elbos.weightings import ELBO
 
-_STAND_INS: dict[str, Any] = {"weighting": ELBO(), "schedule": Cosine()}
-_WITHOUT_WORDS = {*weightings.WRAPPERS, Tabulated, *schedules.WRAPPERS}
+_STAND_INS: dict[str, Any] = {
+    "weighting": ELBO(),
+    "schedule": Cosine(),
+    "network": UNetConfig(),
+}
+_WITHOUT_WORDS = {*weightings.WRAPPERS, Tabulated, *schedules.WRAPPERS, DiffusersConfig}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +84,9 @@ class TrainFile(Train):
 
     schedule: tyro.conf.Suppress[Any] = None
     """The same of the schedule."""
+
+    network: tyro.conf.Suppress[Any] = None
+    """The same of the network."""
 
     @classmethod
     def from_config(cls, config: Config, words: list[str]) -> "TrainFile":

@@ -5,11 +5,13 @@ the mathematics, such as `weightings.WEIGHTINGS`: a new class is found here by i
 """
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args
 
 import tyro
 
 from elbos import adaptive, parameterizations, schedules, weightings
+from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.codec import parse
 from elbos.networks import NETWORKS, NetworkConfig
 from elbos.schedules import FlowTimes, Mixture, Schedule, ZeroTerminal
@@ -54,7 +56,7 @@ def require_storable(weighting: weightings.WeightFunction) -> None:
 
 
 if TYPE_CHECKING:
-    Network = NetworkConfig
+    Network = NetworkConfig | DiffusersConfig
     Data = KnownData | Given
     Prediction = parameterizations.Parameterization
     NoiseSchedule = schedules.Schedule
@@ -115,8 +117,17 @@ else:
         """
         return OwnNetwork.from_file(function)
 
+    def _diffusers_network(config: Path) -> DiffusersConfig:
+        """A network of diffusers, UNet2DModel or DiTTransformer2DModel, from its config.json; what
+        that leaves out of channels, size and number of classes is the data's.
+        """
+        return DiffusersConfig.from_file(config)
+
     Network = Union[  # noqa: UP007, built at run time
         _choice(*NETWORKS),
+        Annotated[
+            DiffusersConfig, tyro.conf.subcommand("diffusers", constructor=_diffusers_network)
+        ],
         Annotated[OwnNetwork, tyro.conf.subcommand("own", constructor=_own_network)],
     ]
     Data = Union[(*get_args(KnownData), tyro.conf.Suppress[Given])]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.codec import digest, options
 from elbos.tabulated import Tabulated
 from elbos.training.config import Config
@@ -64,6 +65,9 @@ def _differences(new: Any, old: Any, label: str = "") -> Iterator[str]:
             if f.init and not (label == "" and f.name == "output"):
                 path = f"{label}.{f.name}" if label else f.name
                 yield from _differences(getattr(new, f.name), getattr(old, f.name), path)
+        return
+    if isinstance(new, DiffusersConfig):
+        yield new.class_name
         return
     if isinstance(new, Tabulated):
         yield f"own {new.name.rpartition(':')[2]}"

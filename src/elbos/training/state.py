@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from elbos.adapters.diffusers.network import DiffusersConfig
+from elbos.adapters.diffusers.trained import trained_levels
 from elbos.runs import checkpoint
 from elbos.schedules import Schedule
 from elbos.training.config import Config
@@ -119,10 +121,17 @@ def build_network(config: Config, data: DataSpec, device: torch.device) -> nn.Mo
     """The network of a run with its initial weights, a function of the seed; channels-last."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(config.seed).initial_seed() % 2**63)
-        network: nn.Module = config.network.build(
-            data.shape, data.num_classes if uses_labels(config, data) else None
-        )
+        network = _initial_network(config, data)
     return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+
+
+def _initial_network(config: Config, data: DataSpec) -> nn.Module:
+    num_classes = data.num_classes if uses_labels(config, data) else None
+    if isinstance(config.network, DiffusersConfig):
+        ends = config.schedule.logsnr_min, config.schedule.logsnr_max
+        levels = trained_levels(config.parameterization, *ends)
+        return config.network.build(data.shape, num_classes, levels)
+    return config.network.build(data.shape, num_classes)
 
 
 def new_state(

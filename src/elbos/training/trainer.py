@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from elbos import files
+from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.conditions import replace_conds, to_device
 from elbos.denoiser import Denoiser, with_three_arguments
 from elbos.errors import Diverged, Interrupted, flat
@@ -77,7 +78,7 @@ class Trainer:
         self.state = new_state(config, data.spec, accelerator.device, network)
         if config.init is not None and checkpoint.latest(run.checkpoints) is None:
             self.state.begin_with(averaged_weights(config, config.init))
-        if isinstance(config.network, OwnNetwork):
+        if isinstance(config.network, OwnNetwork | DiffusersConfig):
             self.require_trainable()
         if accelerator.is_main_process:
             warn_if_unresolved(config.schedule.logsnr_max, data.spec.num_levels)
@@ -93,7 +94,7 @@ class Trainer:
         self.num_workers, self.ahead = num_workers, iter(tuple[Batch]())
 
     def require_trainable(self) -> None:
-        """Raise a ValueError if a user-defined network has no loss with a gradient on a few
+        """Raise a ValueError if a network that is not ours has no loss with a gradient on a few
         samples, or no bound on those for validation. Computed on copies: what cannot be trained
         leaves no trace.
         """

@@ -1,8 +1,9 @@
-"""diffusers: its networks as denoisers, whole pipelines from their folder, and its schedulers'
-configurations for the audit.
+"""diffusers: its networks as denoisers, whole pipelines from their folder, networks that are
+trained here, and its schedulers' configurations for the audit.
 
 - `denoiser(network, scheduler)`: a UNet or transformer with its scheduler, as a denoiser.
 - `load(folder)`: a pipeline that `save_pretrained` wrote, as a denoiser and the data's encoder.
+- `network.DiffusersConfig`: a network that is trained here, and `trained`, its scheduler.
 - `loss_table(config, training)`, `read_config(path)`: what training with a scheduler optimizes.
 """
 

@@ -191,7 +191,7 @@ def _load_model(
         "local_files_only": True,
         "output_loading_info": True,
     }
-    kind = getattr(_diffusers(), name)
+    kind = getattr(imported(), name)
     model: nn.Module
     try:
         model, found = kind.from_pretrained(str(folder), **options)
@@ -211,7 +211,12 @@ def _require_safe(index: Path) -> None:
         raise ValueError(f"{index} names other files than safetensors: save the weights anew.")
 
 
-def _diffusers() -> Any:
+def imported() -> Any:
+    """The package diffusers.
+
+    Raises:
+        ValueError: If it is not installed.
+    """
     try:
         import diffusers
     except ImportError as error:

@@ -1,0 +1,249 @@
+r"""A network of diffusers that is trained here: from its config.json, to be called with log-SNR.
+
+Around the network of diffusers stands what its scheduler does in sampling: the timestep at a noise
+level and the scale of the input (`trained`), and the row of its table of classes that stands for
+"no label". Weights, and what they see, are the network's own: they can be saved alone, and open in
+diffusers.
+"""
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from elbos import files
+from elbos.adapters.diffusers.levels import Levels
+from elbos.adapters.diffusers.pipeline import imported
+from elbos.errors import flat, suggestion
+from elbos.process import align
+
+_TRANSFORMER = "DiTTransformer2DModel"
+CLASS_KEYS = {"UNet2DModel": "num_class_embeds", _TRANSFORMER: "num_embeds_ada_norm"}
+"""The networks that can be trained, which are told nothing or a class, and what their configuration
+calls the number of classes. A transformer has a row more, for no label."""
+
+_MAX_SHOWN = 300  # characters of an error of diffusers
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusersConfig:
+    """A network of diffusers, by its configuration.
+
+    Attributes:
+        config: The text of its config.json, as `save_config` writes it, without line breaks. It
+            names the class in `_class_name`; what it leaves out of channels, size and number of
+            classes is taken from the data.
+
+    Raises:
+        ValueError: If it is no such configuration.
+
+    Examples:
+        >>> DiffusersConfig(config='{"_class_name": "UNet2DModel", "block_out_channels": [64, 64]}')
+        UNet2DModel(block_out_channels=[64, 64])
+    """
+
+    config: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.config, str):
+            raise ValueError(f"config is a {type(self.config).__name__}: give JSON, as text.")
+        try:
+            entries = json.loads(self.config)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"a network's config is no JSON ({flat(error)}).") from error
+        name = entries.get("_class_name") if isinstance(entries, dict) else None
+        if name is None:
+            raise ValueError(
+                "a network's config names no _class_name, which diffusers writes: add it, as "
+                '"_class_name": "UNet2DModel".'
+            )
+        if str(name) not in CLASS_KEYS:
+            raise ValueError(
+                f"a network's config is of {name}: {suggestion(str(name), CLASS_KEYS)} Others, as "
+                "those that are told a text, can be wrapped in a function, network:own."
+            )
+        own = {key: value for key, value in entries.items() if not key.startswith("_")}
+        text = json.dumps({"_class_name": name, **dict(sorted(own.items()))})
+        object.__setattr__(self, "config", text)
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.settings.items())
+        return f"{self.class_name}({settings})"
+
+    @classmethod
+    def from_file(cls, path: Path) -> "DiffusersConfig":
+        """The network that a config.json describes.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If it describes none that can be trained.
+        """
+        try:
+            return cls(config=files.read(path).decode("utf-8-sig"))
+        except ValueError as error:  # the encoding's, too
+            raise ValueError(f"{path}: {flat(error)}") from error
+
+    @property
+    def class_name(self) -> str:
+        """The class of the network."""
+        return str(json.loads(self.config)["_class_name"])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of the class, as far as they are given."""
+        found = json.loads(self.config)
+        return {key: value for key, value in found.items() if key != "_class_name"}
+
+    def build(
+        self, shape: tuple[int, ...], num_classes: int | None, levels: Levels
+    ) -> "DiffusersNetwork":
+        """The network for images of `shape`, with freshly drawn weights.
+
+        Args:
+            shape: Of one image, (channels, height, width).
+            num_classes: The number of labels; None for a network without labels.
+            levels: What it is given at each noise level.
+
+        Raises:
+            ValueError: If the configuration does not fit the images or their labels, or diffusers,
+                or diffusers is not installed.
+        """
+        kind = getattr(imported(), self.class_name)
+        settings = fitted(self.class_name, self.settings, tuple(shape), num_classes)
+        known = list(inspect.signature(kind.__init__).parameters)[1:]
+        for key in settings:
+            if key not in known:
+                raise ValueError(f"{self.class_name} has no {key}: {suggestion(key, known)}")
+        try:
+            inner = kind(**settings)
+        except Exception as error:  # of diffusers, of any type
+            raise ValueError(
+                f"diffusers cannot build {self.class_name} ({type(error).__name__}: "
+                f"{flat(error)[:_MAX_SHOWN]}): change its config."
+            ) from error
+        _set_off_dropout_of_labels(inner)
+        return DiffusersNetwork(inner, levels, null_label(inner) if num_classes else None)
+
+
+class DiffusersNetwork(nn.Module):
+    r"""A network of diffusers, called as the networks of this library are.
+
+    Args:
+        inner: The network, $y = \mathrm{inner}(c_\mathrm{in} z, t, \text{label})$.
+        levels: $t$ and $c_\mathrm{in}$ at $\lambda$.
+        null_label: The label that stands for none; None for a network without labels.
+    """
+
+    def __init__(self, inner: Any, levels: Levels, null_label: int | None) -> None:
+        super().__init__()
+        self.inner, self.levels, self.null_label = inner, levels, null_label
+
+    def forward(
+        self,
+        z: Float[Tensor, "b c h w"],
+        logsnr: Float[Tensor, " b"],
+        cond: Int[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        """The output $y$ at $z$, in its shape and dtype; see `elbos.networks` for the arguments.
+
+        Raises:
+            ValueError: If the network knows no labels and is given some.
+        """
+        timestep = self.levels.timestep(logsnr.to(torch.promote_types(z.dtype, torch.float32)))
+        scaled = z * self.levels.input_scale(align(logsnr, z)).to(z)
+        labels = {} if cond is None and self.null_label is None else self._labels(logsnr, cond)
+        y: Tensor = self.inner(scaled, timestep=timestep, **labels, return_dict=False)[0]
+        return y.to(z.dtype)
+
+    def _labels(
+        self, logsnr: Float[Tensor, " b"], cond: Int[Tensor, " b"] | None
+    ) -> dict[str, Tensor]:
+        """The classes; negative ones, and None, as the label that stands for none."""
+        if self.null_label is None:
+            raise ValueError("this network was built without labels: pass cond=None.")
+        if cond is None:
+            cond = torch.full(logsnr.shape, -1, device=logsnr.device)
+        return {"class_labels": torch.where(cond < 0, self.null_label, cond)}
+
+
+def null_label(inner: Any) -> int | None:
+    """The label that stands for none in a network of diffusers: the last row of its table of
+    classes; None if it has none.
+    """
+    name = type(inner).__name__
+    num = inner.config.get(CLASS_KEYS[name])
+    if num is None:
+        return None
+    return int(num) if name == _TRANSFORMER else int(num) - 1
+
+
+def fitted(
+    name: str, settings: Mapping[str, Any], shape: tuple[int, ...], num_classes: int | None
+) -> dict[str, Any]:
+    """The settings of a network, with what they leave out taken from the data.
+
+    Raises:
+        ValueError: If one does not fit the data; it says which, and what would.
+    """
+    if len(shape) != 3:
+        raise ValueError(f"{name} takes images, (channels, height, width), not data of {shape}.")
+    channels, *sides = shape
+    is_square = sides[0] == sides[1]
+    if name == _TRANSFORMER and not is_square:
+        raise ValueError(f"{name} takes square images, not {sides[0]}x{sides[1]}.")
+    size: Any = sides[0] if is_square else sides
+    sizes = (sides[0], sides) if is_square else (sides,)
+    _require(name, settings, "in_channels", (channels,))
+    _require(
+        name, settings, "out_channels", (channels, None) if name == _TRANSFORMER else (channels,)
+    )
+    _require(name, settings, "sample_size", (*sizes, None))
+    _require(name, settings, "class_embed_type", (None,))
+    _require(name, settings, "time_embedding_type", ("positional",))
+    own = {key: value for key, value in settings.items() if value is not None}
+    given = {"in_channels": channels, "out_channels": channels, "sample_size": size}
+    return {**settings, **given, **own, **_classes(name, settings, num_classes)}
+
+
+def _require(name: str, settings: Mapping[str, Any], key: str, fitting: tuple[Any, ...]) -> None:
+    if key in settings and settings[key] not in fitting:
+        raise ValueError(
+            f"{key} of {name} is {settings[key]!r} in its config, and has to be {fitting[0]!r} "
+            "here: change it, or leave it out."
+        )
+
+
+def _classes(name: str, settings: Mapping[str, Any], num_classes: int | None) -> dict[str, Any]:
+    """The number of classes of a network's table, whose last row stands for no label."""
+    key, is_beside = CLASS_KEYS[name], name == _TRANSFORMER
+    found = settings.get(key)
+    if num_classes is None:
+        if found is not None or is_beside:
+            raise ValueError(
+                f"{name} is told classes{'' if is_beside else f' ({key} is {found!r})'}, and there "
+                f"are no labels here: choose {'UNet2DModel' if is_beside else 'to leave it out'}."
+            )
+        return {}
+    least = num_classes if is_beside else num_classes + 1
+    if key not in settings:
+        return {key: least}
+    if type(found) is not int or found < least:
+        row = "" if is_beside else ", the last one for no label"
+        raise ValueError(
+            f"{key} of {name} is {found!r} in its config, and the data have {num_classes} classes: "
+            f"give {least}{row}, or leave it out, or train with --no-use-labels."
+        )
+    return {key: found}
+
+
+def _set_off_dropout_of_labels(inner: Any) -> None:
+    """Let the training alone drop labels: a transformer of diffusers drops them in each block."""
+    for module in inner.modules():
+        if type(module).__name__ == "LabelEmbedding":
+            module.dropout_prob = 0.0

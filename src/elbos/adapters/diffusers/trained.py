@@ -1,0 +1,123 @@
+r"""The scheduler of a network that is trained here: the noise levels as diffusers will see them.
+
+A network of diffusers is given a timestep, and data in the scale of its scheduler's path. Both
+follow from what it predicts, so that the same scheduler that samples it afterwards says what it saw
+in training:
+
+| predicts | scheduler | timestep at $\lambda$ | $c_\mathrm{in}$ |
+|---|---|---|---|
+| $\epsilon$, $x$, $v$ | `DDIM` | $(N - 1)(\lambda_+ - \lambda)/(\lambda_+ - \lambda_-)$ | $1$ |
+| flow | `FlowMatchEulerDiscrete` | $N\,\mathrm{sigmoid}(-\lambda/2)$ | $1/(\alpha+\sigma)$ |
+| EDM's $F$ | `EDMEuler` | $-\lambda/8$ | $(\sigma^2 + \sigma_d^2\alpha^2)^{-1/2}$ |
+
+with $N = 1000$ steps between the ends $\lambda_\pm$ of the noise levels that it is trained on. The
+steps of the first are even in log-SNR. Its table, $\bar\alpha_t = \mathrm{sigmoid}(\lambda_t)$, is
+kept as `trained_betas`, of which any other scheduler of betas can be made; between two steps of it
+the timestep is linear in log-SNR for whoever interpolates there, so that the closed form holds at
+every noise level. diffusers keeps the table in float32: at $\lambda = 13.3$ it is off by 0.02.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.adapters.diffusers.levels import FlowTime, Levels, LogSigma
+from elbos.parameterizations import EDM, Eps, Flow, Parameterization, V, X
+
+NUM_STEPS = 1000
+_PREDICTION_TYPES = {Eps(): "epsilon", X(): "sample", V(): "v_prediction"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvenSteps(Levels):
+    r"""Steps that are even in log-SNR, from $\lambda_+$ at 0 to $\lambda_-$ at $N - 1$."""
+
+    def timestep(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        share = (self.logsnr_max - logsnr) / (self.logsnr_max - self.logsnr_min)
+        return (self.num_steps - 1) * share
+
+
+def trained_levels(
+    parameterization: Parameterization, logsnr_min: float, logsnr_max: float
+) -> Levels:
+    """What a network sees at each noise level, in training and afterwards.
+
+    Args:
+        parameterization: What it predicts.
+        logsnr_min: The noisiest level that it is trained on.
+        logsnr_max: The cleanest.
+
+    Raises:
+        ValueError: If diffusers has no scheduler for this.
+
+    Examples:
+        >>> trained_levels(V(), -10.0, 10.0).timestep(torch.tensor([10.0, 0.0, -10.0]))
+        tensor([  0.0000, 499.5000, 999.0000])
+    """
+    if not math.isfinite(logsnr_max - logsnr_min):
+        raise ValueError(
+            f"The noise levels are log-SNR {logsnr_min:g} to {logsnr_max:g}, and a network of "
+            "diffusers has a step for each: choose a schedule with finite ends."
+        )
+    ends: dict[str, Any] = {"logsnr_min": logsnr_min, "logsnr_max": logsnr_max}
+    ends["num_steps"] = NUM_STEPS
+    if parameterization in _PREDICTION_TYPES:
+        return EvenSteps(**ends)
+    if parameterization == Flow():
+        return FlowTime(**ends)
+    if isinstance(parameterization, EDM):
+        return LogSigma(**ends, sigma_data=parameterization.sigma_data)
+    raise ValueError(
+        f"diffusers has no scheduler for a network that predicts {parameterization}: choose eps, "
+        "x, v, flow or edm as the parameterization of a network of diffusers."
+    )
+
+
+def trained_scheduler(parameterization: Parameterization, levels: Levels) -> dict[str, Any]:
+    """The settings of the scheduler that samples a network which was trained on these levels.
+
+    It clips nothing and starts at the noisiest step, as the samplers of this library do.
+
+    Args:
+        parameterization: What the network predicts.
+        levels: Its `trained_levels`.
+    """
+    if isinstance(parameterization, EDM):
+        return {
+            "_class_name": "EDMEulerScheduler",
+            "num_train_timesteps": levels.num_steps,
+            "prediction_type": "epsilon",
+            "sigma_data": parameterization.sigma_data,
+            "sigma_min": math.exp(-levels.logsnr_max / 2),
+            "sigma_max": math.exp(-levels.logsnr_min / 2),
+        }
+    if parameterization == Flow():
+        return {
+            "_class_name": "FlowMatchEulerDiscreteScheduler",
+            "num_train_timesteps": levels.num_steps,
+        }
+    return {
+        "_class_name": "DDIMScheduler",
+        "num_train_timesteps": levels.num_steps,
+        "prediction_type": _PREDICTION_TYPES[parameterization],
+        "trained_betas": _even_betas(levels).tolist(),
+        "clip_sample": False,
+        "timestep_spacing": "trailing",
+    }
+
+
+def _even_betas(levels: Levels) -> Float[Tensor, " steps"]:
+    r"""$\beta_t = 1 - \bar\alpha_t / \bar\alpha_{t-1}$ of even steps, with $\bar\alpha_{-1} = 1$.
+
+    Of $\bar\alpha = \mathrm{sigmoid}(\lambda)$, this is
+    $\sigma_t^2 (1 - e^{\lambda_t - \lambda_{t-1}})$.
+    """
+    logsnr = torch.linspace(
+        levels.logsnr_max, levels.logsnr_min, levels.num_steps, dtype=torch.float64
+    )
+    share = torch.cat([torch.ones(1, dtype=torch.float64), -torch.expm1(logsnr.diff())])
+    return torch.sigmoid(-logsnr) * share
