@@ -24,7 +24,7 @@ _TOLERANCE = 1e-3  # beyond [-1, 1], for rounding
 
 
 @runtime_checkable
-class Source(Protocol):
+class Batched(Protocol):
     """Samples by number, for a network."""
 
     def __len__(self) -> int: ...
@@ -74,6 +74,13 @@ class Items:
                 "to 1 (2 * x / 255 - 1 of 8-bit pixels), or is_bounded=False for latents."
             )
         return x.to(self.dtype), cond
+
+    def drawn(
+        self, rows: Int64[Tensor, " b"], *, seed: int, epochs: Int64[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b *d"], Condition]:
+        """The samples of these numbers, which the dataset augments itself, if at all."""
+        del seed, epochs
+        return self.batch(rows)
 
 
 def _collated(items: Sequence[Any]) -> tuple[Any, Condition]:

@@ -37,6 +37,7 @@ DATA = [
     Fashion(),
     Fashion(root=Path("a/b")),
     Folder(root=Path("a"), skip_bad=True),
+    Folder(root=Path("a"), flip=True),
 ]
 WRAPPED = [
     weightings.Monotone(weightings.Shifted(weightings.EDM2(), -0.3)),
@@ -104,6 +105,16 @@ def test_configurations_of_earlier_versions_are_today_s() -> None:
     assert exponent(wider.relative_width) + 1 == pytest.approx(power, rel=0.01)
     with pytest.raises(ValueError, match="init"):
         decode(Config, {**encoded, "averaging": {**half_life, "warmup": "0.1"}})
+
+
+def test_folders_of_earlier_versions_are_not_mirrored() -> None:
+    config = replace(DIGITS, data=Folder(root=Path("/a")))
+    encoded = encode(config)
+    del encoded["data"]["flip"]
+    assert decode(Config, encoded) == config
+    assert config.identity()["data"] == encoded["data"]
+    flipped = replace(config, data=Folder(root=Path("/a"), flip=True))
+    assert flipped.identity() != config.identity()
 
 
 @pytest.mark.parametrize(("is_used", "trackers"), [(True, ("tensorboard",)), (False, ())])

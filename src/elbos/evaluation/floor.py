@@ -52,7 +52,7 @@ def measure_floors(
             "so many."
         )
     labels = None if train.labels is None else train.labels.to(model.device)
-    data = FiniteSet(train.x.to(model.device), model.dataset.num_levels, labels)
+    data = FiniteSet(train.x[:].to(model.device), model.dataset.num_levels, labels)
     return {
         name: _Measurement(model, data, name, logsnr, num, config.seed).floor(start)
         for name, logsnr in levels.items()

@@ -44,6 +44,7 @@ _OUTPUT_IN_IDENTITIES = {
     "num_kept": 2,
     "tensorboard": False,
 }
+_NO_FLIP = ("flip", False)  # a setting that came later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +276,8 @@ class Config:
         runs and keys of scores, so that its output is that of the version that began with them.
         """
         encoded: dict[str, Any] = encode(self)
-        return {**encoded, "output": _OUTPUT_IN_IDENTITIES}
+        data = {name: value for name, value in encoded["data"].items() if (name, value) != _NO_FLIP}
+        return {**encoded, "data": data, "output": _OUTPUT_IN_IDENTITIES}
 
     @property
     def num_steps(self) -> int:

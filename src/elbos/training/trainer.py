@@ -33,7 +33,7 @@ from elbos.likelihood import warn_if_unresolved
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config
-from elbos.training.data import Batch, Batches, Samples
+from elbos.training.data import Batch, Batches, Samples, StoredBatch
 from elbos.training.machine import autocast, described, machine
 from elbos.training.monitor import Monitor, OnImages
 from elbos.training.network import OwnNetwork
@@ -90,8 +90,9 @@ class Trainer:
         self.shards = _share(config.num_shards, accelerator)
         size = config.batch_size // config.num_shards
         share = slice(self.shards.start * size, self.shards.stop * size)
-        self.batches = Batches(data.training, config.batch_size, config.seed, share)
-        self.num_workers, self.ahead = num_workers, iter(tuple[Batch]())
+        self.batches = Batches(data.training, config.batch_size, config.seed, share, data.flip)
+        self.num_workers = num_workers
+        self.ahead: Iterator[StoredBatch] | None = None
 
     def require_trainable(self) -> None:
         """Raise a ValueError if a network that is not ours has no loss with a gradient on a few
@@ -181,15 +182,14 @@ class Trainer:
                 self.state.restore(step, groups)
         elif self.config.init is not None and self.accelerator.is_main_process:
             self.save()
-        if self.num_workers:
-            steps = self.state.step, self.config.num_steps
-            self.ahead = self.batches.made_ahead(*steps, num_workers=self.num_workers)
+        steps = self.state.step, self.config.num_steps
+        self.ahead = self.batches.made_ahead(*steps, num_workers=self.num_workers)
 
     def batch(self) -> Batch:
         """This process's share of the step's batch: data in [-1, 1], and their condition."""
-        x, cond = next(self.ahead) if self.num_workers else self.batches[self.state.step]
-        device = self.accelerator.device
-        return x.to(device), to_device(cond, device) if self.config.use_labels else None
+        stored = next(self.ahead) if self.ahead else self.batches[self.state.step]
+        x, cond = stored.on(self.accelerator.device, self.data.spec.num_levels)
+        return x, cond if self.config.use_labels else None
 
     def draw(self) -> Draw:
         """This process's share of the step's randomness."""

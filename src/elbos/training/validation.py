@@ -11,7 +11,7 @@ from torch import Tensor
 
 from elbos.denoiser import Denoise
 from elbos.training.config import Config
-from elbos.training.data import Batch, Samples, Source
+from elbos.training.data import Batch, Batched, Samples
 from elbos.training.pictures import is_drawable, png
 from elbos.training.randomness import generator
 from elbos.training.sampling import sample
@@ -28,7 +28,7 @@ NUM_GRID_IMAGES = 64
 class Chosen:
     """Some samples of a source, with or without what they are conditioned on."""
 
-    source: Source
+    source: Batched
     rows: Int64[Tensor, " n"]
     use_cond: bool
 
@@ -76,12 +76,12 @@ def _unwarned() -> Iterator[None]:
         yield
 
 
-def _validation_rows(source: Source) -> Int64[Tensor, " n"]:
+def _validation_rows(source: Batched) -> Int64[Tensor, " n"]:
     return torch.randperm(len(source), generator=generator(0))[:NUM_VALIDATION_IMAGES]
 
 
 def _validator(
-    config: Config, data: Samples, source: Source, rows: Int64[Tensor, " n"]
+    config: Config, data: Samples, source: Batched, rows: Int64[Tensor, " n"]
 ) -> Validator:
     return Validator(
         Chosen(source, rows, config.use_labels),

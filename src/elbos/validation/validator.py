@@ -14,7 +14,7 @@ from torch import Tensor
 from elbos.checks import require_positive
 from elbos.conditions import Condition, cond_at, require_length, to_device
 from elbos.denoiser import Denoise, Denoiser
-from elbos.items import Batch, Items, Source, first_item
+from elbos.items import Batch, Batched, Items, first_item
 from elbos.likelihood import decoder_loss, eps_loss, prior_loss, warn_if_unresolved
 from elbos.progress import Start, silent
 from elbos.schedules import Linear, Schedule
@@ -120,8 +120,8 @@ class Validator:
         return len(self._source)
 
     @cached_property
-    def _source(self) -> Source:
-        if isinstance(self.data, Source) and not hasattr(self.data, "__getitem__"):
+    def _source(self) -> Batched:
+        if isinstance(self.data, Batched) and not hasattr(self.data, "__getitem__"):
             return self.data  # other libraries' datasets have a method `batch`, too
         is_double = isinstance(self.data, Tensor) and self.data.dtype == torch.float64
         dtype = torch.float64 if is_double else torch.float32

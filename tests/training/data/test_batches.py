@@ -1,5 +1,7 @@
 """The order of the data is a pure function of seed and step."""
 
+import threading
+
 import pytest
 import torch
 
@@ -43,3 +45,110 @@ def test_the_order_never_changes():
 def test_no_data_is_an_error():
     with pytest.raises(ValueError, match="no sample"):
         data.batch_indices(0, 4, 0, 0)
+
+
+# --- made ahead ----------------------------------------------------------------------------------
+
+
+class Counted(data.Source):
+    """The numbers 0..n-1 as pixel values of 1x1x2 pixels, with something done before each read."""
+
+    def __init__(self, num, before=lambda rows: None):
+        self.num, self.before = num, before
+
+    @property
+    def shape(self):
+        return (self.num, 1, 1, 2)
+
+    def read(self, rows):
+        self.before(rows.tolist())
+        return torch.stack([rows, 100 + rows], dim=-1).to(torch.uint8)[:, None, None]
+
+    def fingerprint(self):
+        return str(self.num)
+
+
+def batches(x, **settings):
+    split = data.Split(x, torch.arange(len(x)))
+    some = data.Dataset("some", split, split, split, 256, None, None).training
+    given = {"batch_size": 4, "seed": 3, "share": slice(0, 4), **settings}
+    return data.Batches(some, **given)
+
+
+def on_cpu(batch):
+    return batch.on(torch.device("cpu"), 256)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_a_batch_made_ahead_is_the_batch_of_its_step(num_workers, is_stored):
+    source = Counted(10)
+    made = batches(source if is_stored else source[:], flip=True)
+    ahead = list(made.made_ahead(2, 23, num_workers=num_workers))
+    assert len(ahead) == 21
+    for step, batch in enumerate(ahead, 2):
+        for mine, other in zip(batch, made[step], strict=True):
+            assert torch.equal(mine, other)
+        assert batch.x.dtype == torch.uint8
+
+
+def test_a_slow_read_holds_up_no_other():
+    """The fifth batch waits until those after it are there: alone it would wait for ever."""
+    made, is_later_read = batches(Counted(400)), threading.Event()
+    fifth, ninth = (data.batch_indices(400, 4, 3, step).tolist() for step in (4, 8))
+
+    def before(rows):
+        if rows == ninth:
+            is_later_read.set()
+        assert rows != fifth or is_later_read.wait(60)
+
+    slow = batches(Counted(400, before)).made_ahead(0, 12)
+    for step, batch in enumerate(slow):
+        assert torch.equal(batch.x, made[step].x)
+
+
+def test_an_error_comes_where_its_batch_is_asked_for():
+    fifth = data.batch_indices(400, 4, 3, 4).tolist()
+
+    def before(rows):
+        if rows == fifth:
+            raise OSError(5, "Input/output error", "train-00000.bin")
+
+    ahead = batches(Counted(400, before)).made_ahead(0, 12)
+    for _ in range(4):
+        next(ahead)
+    with pytest.raises(OSError, match="train-00000"):
+        next(ahead)
+
+
+def test_closing_ends_the_threads():
+    ahead = batches(Counted(400)).made_ahead(0, 1000)
+    next(ahead)
+    threads = [one for one in threading.enumerate() if one.name.startswith("elbos-data")]
+    assert threads
+    ahead.close()
+    for one in threads:
+        one.join(60)
+        assert not one.is_alive()
+
+
+def test_flips_belong_to_sample_and_epoch_however_batches_are_cut():
+    """The left pixel is the sample's number, the right one 100 more; mirrored it is the reverse."""
+    num, num_epochs = 40, 50
+    found = torch.zeros(num_epochs, num, dtype=torch.bool)
+    visits = torch.zeros(num, dtype=torch.int64)
+    for step in range(num * num_epochs // 16):
+        for share in (slice(0, 12), slice(12, 16)):
+            one = batches(Counted(num), batch_size=16, share=share, flip=True)[step]
+            x, labels = on_cpu(one)
+            levels = data.to_levels(x, 256)[:, 0, 0]
+            assert torch.equal(levels.amin(1).long(), labels)
+            for label, (left, right) in zip(labels.tolist(), levels.tolist(), strict=True):
+                found[visits[label], label] = left > right
+                visits[label] += 1
+    assert torch.equal(found, torch.stack([data.epoch_flips(num, 3, e) for e in range(num_epochs)]))
+    assert abs(found.double().mean() - 0.5) < 4 * 0.5 / found.numel() ** 0.5
+    for axis in (0, 1):
+        assert (found.sum(axis) > 0).all()
+    again = batches(Counted(num), batch_size=16, share=slice(0, 16))[3]
+    assert again.flips is None

@@ -4,7 +4,6 @@ import errno
 import itertools
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from PIL import Image
 from tiny import rows
 
 from elbos.training import data
-from elbos.training.data import folder
+from elbos.training.data import folder, listing
 
 NUM = 120
 
@@ -58,8 +57,8 @@ def test_adding_a_picture_moves_no_other(pictures):
 
 
 def test_held_out_shares_are_five_percent():
-    names = [folder._Picture(Path(f"{i}.png"), f"{i}.png", None) for i in range(10_000)]
-    for part in folder._by_hash(names, with_test=True)[1:]:
+    names = [listing.Picture(f"{i}.png", None) for i in range(10_000)]
+    for part in listing.by_hash(names, with_test=True)[1:]:
         assert abs(len(part) - 500) < 4 * (10_000 * 0.05 * 0.95) ** 0.5
 
 
@@ -84,6 +83,58 @@ def test_train_and_test_folders_are_the_splits(tmp_path, with_val):
         assert (sorted(train + val), test) == ([*range(9)], [10, 11, 9])
         assert val
     assert dataset.class_names == ("a", "b")
+
+
+def save_imagenet(root, base="ILSVRC/Data/CLS-LOC", is_flat=True):
+    """Two classes with 6 training and 20 validation pictures; the red level is the number."""
+    lines = ["ImageId,PredictionString"]
+    for i in range(26):
+        label = f"n0{i % 2}"
+        name, folder = f"ILSVRC2012_val_{i:08}", root / base / "val"
+        if i < 6:
+            name, folder = f"{label}_{i}", root / base / "train" / label
+        elif not is_flat:
+            folder /= label
+        else:
+            lines.append(f"{name},{label} 1 2 3 4 {label} 5 6 7 8")
+        save(folder / f"{name}.JPEG", (8 * i, 0, 0))
+    for i in range(3):
+        save(root / base / "test" / f"{i}.JPEG", 0)
+    (root / "LOC_val_solution.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_imagenet_is_taken_as_it_is(tmp_path, is_inside):
+    save_imagenet(tmp_path)
+    root = tmp_path if is_inside else tmp_path / "ILSVRC/Data/CLS-LOC"
+    if not is_inside:
+        (root / "test").rename(tmp_path / "elsewhere")  # unlabelled
+    dataset = data.Folder(root=root, size=4).load()
+    train, val, test = ([round(red / 8) for red in part] for part in reds(dataset))
+    assert (sorted(train), sorted(val + test)) == ([*range(6)], [*range(6, 26)])
+    assert 1 <= len(val) <= 6 < len(test)
+    assert dataset.class_names == ("n00", "n01")
+    for split, part in zip(
+        (dataset.train, dataset.val, dataset.test), (train, val, test), strict=True
+    ):
+        assert split.labels.tolist() == [number % 2 for number in part]
+
+
+def test_validation_pictures_in_class_folders_are_divided(tmp_path):
+    save_imagenet(tmp_path, base="", is_flat=False)
+    (tmp_path / "test").rename(tmp_path.parent / "elsewhere")
+    dataset = data.Folder(root=tmp_path, size=4).load()
+    assert [len(split) for split in (dataset.train, dataset.val)] == [6, 20 - len(dataset.test)]
+
+
+def test_imagenet_without_its_solution_is_refused(tmp_path):
+    save_imagenet(tmp_path)
+    (tmp_path / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n")
+    with pytest.raises(ValueError, match="ILSVRC2012_val"):
+        data.Folder(root=tmp_path, size=4).load()
+    (tmp_path / "LOC_val_solution.csv").unlink()
+    with pytest.raises(ValueError, match="LOC_val_solution"):
+        data.Folder(root=tmp_path, size=4).load()
 
 
 def test_hidden_and_other_files_are_ignored(pictures):
@@ -316,7 +367,7 @@ def held_out_class(root):
     """One picture of b, whose name's hash is below 0.05: it falls into validation."""
     for i in range(10):
         save(root / "a" / f"{i}.png", 0)
-    name = next(f"{i}.png" for i in range(1000) if folder._hash(f"b/{i}.png") < 0.05)
+    name = next(f"{i}.png" for i in range(1000) if listing.hashed(f"b/{i}.png") < 0.05)
     save(root / "b" / name, 0)
 
 
@@ -324,7 +375,7 @@ def held_out_class_of_train(root):
     """The same where validation is cut from the folder train."""
     for i in range(10):
         save(root / "train" / "a" / f"{i}.png", 0)
-    name = next(f"{i}.png" for i in range(1000) if folder._hash(f"train/b/{i}.png") < 0.05)
+    name = next(f"{i}.png" for i in range(1000) if listing.hashed(f"train/b/{i}.png") < 0.05)
     save(root / "train" / "b" / name, 0)
     save(root / "test" / "a" / "1.png", 0)
 

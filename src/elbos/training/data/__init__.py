@@ -6,8 +6,14 @@ changes. Or the user gives a dataset in Python (`given`). The order of the train
 function of (seed, step): see `batches`.
 """
 
-from elbos.items import Batch, Items, Source
-from elbos.training.data.batches import Batches, batch_indices, epoch_order
+from elbos.items import Batch, Batched, Items
+from elbos.training.data.batches import (
+    Batches,
+    StoredBatch,
+    batch_indices,
+    epoch_flips,
+    epoch_order,
+)
 from elbos.training.data.dataset import (
     Dataset,
     DataSpec,
@@ -22,6 +28,7 @@ from elbos.training.data.digits import Digits
 from elbos.training.data.fashion import Fashion
 from elbos.training.data.folder import Folder
 from elbos.training.data.given import Given, GivenData, null_digest
+from elbos.training.data.source import Source
 from elbos.training.data.toy import Toy
 
 KnownData = Digits | Fashion | Folder | Toy
@@ -29,6 +36,7 @@ KnownData = Digits | Fashion | Folder | Toy
 
 __all__ = [
     "Batch",
+    "Batched",
     "Batches",
     "DataSpec",
     "Dataset",
@@ -42,9 +50,11 @@ __all__ = [
     "Samples",
     "Source",
     "Split",
+    "StoredBatch",
     "Toy",
     "batch_indices",
     "digest_of",
+    "epoch_flips",
     "epoch_order",
     "null_digest",
     "to_levels",

@@ -1,23 +1,33 @@
-r"""The order of the data, as a pure function of (seed, step).
+r"""The order of the data, as a pure function of (seed, step), and batches made ahead of it.
 
 Training reads the endless concatenation of permutations $\pi_0, \pi_1, \dots$, one per epoch, in
 consecutive slices of the global batch size. No state is kept: a run that resumes at a step, on any
-number of processes, sees what the uninterrupted run would have seen.
+number of processes, sees what the uninterrupted run would have seen. Since a batch depends on its
+step alone, several are made at a time, by threads or processes, while the step computes.
 """
 
 import signal
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from elbos.items import Batch, Source
+from elbos.conditions import Condition, map_tensors
+from elbos.items import Batch, Items
+from elbos.training.data.dataset import Trained, to_unit
 from elbos.training.randomness import generator
+
+NUM_THREADS = 4  # each makes a batch at a time; they wait for disks and decode
+NUM_AHEAD = 8
+_FLIPS = 1  # a spawn key of their own
 
 
 def epoch_order(num: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
@@ -32,6 +42,16 @@ def epoch_order(num: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
         A permutation, a function of the arguments only.
     """
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(num))
+
+
+def epoch_flips(num: int, seed: int, epoch: int) -> Bool[Tensor, " n"]:
+    """Whether each sample is mirrored in one epoch, by its number: half of them are.
+
+    Arguments as those of `epoch_order`.
+    """
+    sequence = np.random.SeedSequence(seed, spawn_key=(epoch, _FLIPS))
+    flips = np.random.default_rng(sequence).integers(0, 2, num, dtype=np.uint8)
+    return torch.from_numpy(flips.astype(bool))
 
 
 def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Int64[Tensor, " n"]:
@@ -65,10 +85,43 @@ def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Int64[Tens
 
 
 _order = lru_cache(maxsize=2)(epoch_order)
+_flips = lru_cache(maxsize=2)(epoch_flips)
+
+
+class StoredBatch(NamedTuple):
+    """A batch as it is stored, on its way to the device: pixel values take a quarter of the bytes
+    of the numbers that they stand for.
+
+    Args:
+        x: Integers are pixel values; other numbers are data.
+        cond: What they are conditioned on, or None.
+        flips: Which are mirrored left to right, or None if none is.
+    """
+
+    x: Tensor
+    cond: Condition
+    flips: Bool[Tensor, " b"] | None
+
+    def pinned(self) -> "StoredBatch":
+        """The batch in memory from which it is copied to a GPU while that computes."""
+        return StoredBatch(*(map_tensors(Tensor.pin_memory, part) for part in self))
+
+    def on(self, device: torch.device, num_levels: int | None) -> Batch:
+        """The data in [-1, 1], or as they are if continuous, and their condition, on a device."""
+
+        def moved(part: Tensor) -> Tensor:
+            return part.to(device, non_blocking=device.type == "cuda")  # from pinned memory
+
+        x, cond, flips = (map_tensors(moved, part) for part in self)
+        if not x.is_floating_point():
+            x = to_unit(x, num_levels)
+        if flips is not None:
+            x = torch.where(flips.view(-1, *(1 for _ in x.shape[1:])), x.flip(-1), x)
+        return x, cond
 
 
 @dataclass(frozen=True)
-class Batches(Dataset[Batch]):
+class Batches(Dataset[StoredBatch]):
     """One process's share of the batches, by step.
 
     Attributes:
@@ -76,25 +129,48 @@ class Batches(Dataset[Batch]):
         batch_size: Size of the global batch.
         seed: Seed of the run.
         share: The part of each batch that is this process's.
+        flip: Whether half of the samples are mirrored, another half in each epoch.
     """
 
-    source: Source
+    source: Trained
     batch_size: int
     seed: int
     share: slice
+    flip: bool = False
 
-    def __getitem__(self, step: int) -> Batch:
-        """The batch of a step. Torch's random numbers, with which a dataset may augment its
+    def __getitem__(self, step: int) -> StoredBatch:
+        """The batch of a step. Torch's random numbers, with which a user's dataset may augment its
         samples, are seeded for it.
         """
-        torch.manual_seed(generator(self.seed, step, self.share.start, 2).initial_seed())
-        rows = batch_indices(len(self.source), self.batch_size, self.seed, step)
-        return self.source.batch(rows[self.share])
+        if isinstance(self.source, Items):
+            torch.manual_seed(generator(self.seed, step, self.share.start, 2).initial_seed())
+        num, begin = len(self.source), step * self.batch_size
+        rows = batch_indices(num, self.batch_size, self.seed, step)[self.share]
+        epochs = torch.arange(begin, begin + self.batch_size)[self.share] // num
+        x, cond = self.source.drawn(rows, seed=self.seed, epochs=epochs)
+        if not self.flip:
+            return StoredBatch(x, cond, None)
+        flips = torch.empty(len(rows), dtype=torch.bool)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            at = epochs == epoch
+            flips[at] = _flips(num, self.seed, epoch)[rows[at]]
+        return StoredBatch(x, cond, flips)
 
-    def made_ahead(self, step: int, num_steps: int, *, num_workers: int) -> Iterator[Batch]:
-        """The batches from a step on, made ahead by other processes."""
-        return iter(
-            DataLoader(
+    def made_ahead(
+        self, step: int, num_steps: int, *, num_workers: int = 0
+    ) -> Iterator[StoredBatch]:
+        """The batches from a step on, made while the last ones are used; closing it ends that.
+
+        An error in making a batch is raised where that batch is asked for.
+
+        Args:
+            step: The first.
+            num_steps: The end.
+            num_workers: Processes that make them. Default: threads do; a dataset of a user's, which
+                may draw random numbers of the process, is read in turn.
+        """
+        if num_workers:
+            yield from DataLoader(
                 self,
                 batch_size=None,
                 sampler=range(step, num_steps),
@@ -102,7 +178,27 @@ class Batches(Dataset[Batch]):
                 worker_init_fn=_ignore_interrupts,
                 pin_memory=torch.accelerator.is_available(),
             )
-        )
+        elif isinstance(self.source, Items):
+            yield from map(self.__getitem__, range(step, num_steps))
+        else:
+            yield from self._threaded(step, num_steps)
+
+    def _threaded(self, step: int, num_steps: int) -> Iterator[StoredBatch]:
+        pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="elbos-data")
+        waiting: deque[Future[StoredBatch]] = deque()
+        try:
+            for number in range(step, num_steps):
+                waiting.append(pool.submit(self._made, number))
+                if len(waiting) == NUM_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _made(self, step: int) -> StoredBatch:
+        batch = self[step]
+        return batch.pinned() if torch.cuda.is_available() else batch
 
 
 def _ignore_interrupts(_: int) -> None:

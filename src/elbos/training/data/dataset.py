@@ -18,19 +18,20 @@ from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
 from elbos.conditions import Condition
-from elbos.items import Batch, Source
+from elbos.items import Batch, Batched
+from elbos.training.data.source import Source
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a dataset, in memory or memory-mapped, never written to.
+    """One split of a dataset, in memory or read when it is asked for, never written to.
 
     Attributes:
-        x: Pixel values, or points.
+        x: Pixel values, or points or latents.
         labels: Class of each sample, in `0..num_classes-1`, or None.
     """
 
-    x: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n d"]
+    x: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n *d"] | Source
     labels: Int64[Tensor, " n"] | None
 
     def __len__(self) -> int:
@@ -54,6 +55,19 @@ class DataSpec:
     num_classes: int | None
 
 
+class Trained(Batched, Protocol):
+    """Samples by number, for a training."""
+
+    def drawn(self, rows: Int64[Tensor, " b"], *, seed: int, epochs: Int64[Tensor, " b"]) -> Batch:
+        """The samples of these numbers as they are stored: integers are pixel values.
+
+        Args:
+            rows: Their numbers.
+            seed: Seed of the run.
+            epochs: How often each was read before.
+        """
+
+
 class Samples(Protocol):
     """What a training needs of its data: a `Dataset`, or what a user gave in Python."""
 
@@ -61,10 +75,14 @@ class Samples(Protocol):
     def spec(self) -> DataSpec: ...
 
     @property
-    def training(self) -> Source: ...
+    def training(self) -> "Trained": ...
 
     @property
-    def validation(self) -> Source | None: ...
+    def validation(self) -> Batched | None: ...
+
+    @property
+    def flip(self) -> bool:
+        """Whether images are mirrored at random in training."""
 
     @property
     def null_cond(self) -> Condition:
@@ -89,9 +107,20 @@ class Levels:
 
     def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
         """Data in [-1, 1] (points as they are), and labels if there are any."""
-        labels = self.split.labels
         x = to_unit(self.split.x[rows], self.num_levels)
-        return x, None if labels is None else labels[rows]
+        return x, self._labels(rows)
+
+    def drawn(self, rows: Int64[Tensor, " b"], *, seed: int, epochs: Int64[Tensor, " b"]) -> Batch:
+        """The samples as they are stored; of distributions, a draw for each epoch."""
+        x = self.split.x
+        if isinstance(x, Source):
+            return x.drawn(rows, seed=seed, epochs=epochs), self._labels(rows)
+        # NumPy copies in this thread alone: torch would take cores from the training
+        return torch.from_numpy(x.numpy()[rows.numpy()]), self._labels(rows)
+
+    def _labels(self, rows: Int64[Tensor, " b"]) -> Int64[Tensor, " b"] | None:
+        labels = self.split.labels
+        return None if labels is None else labels[rows]
 
 
 @dataclass(frozen=True)
@@ -106,7 +135,9 @@ class Dataset:
         num_levels: $K$, the number of values of a pixel, or None for continuous data.
         num_classes: Number of classes, or None where there are no labels.
         class_names: One name per class, or None where classes have no names.
-        known_digest: `digest_of` the three splits' `x`, if it is known already.
+        known_digest: `digest_of` the three splits' `x`, or another digest of all samples, if it is
+            known already.
+        flip: Whether training images are mirrored left to right, half of them in each epoch.
     """
 
     name: str
@@ -117,6 +148,7 @@ class Dataset:
     num_classes: int | None
     class_names: tuple[str, ...] | None
     known_digest: str | None = None
+    flip: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -162,7 +194,7 @@ class Dataset:
 
     @cached_property
     def _digest(self) -> str:
-        levels = self.known_digest or digest_of(split.x for split in self._splits)
+        levels = self.known_digest or digest_of(split.x[:] for split in self._splits)
         labels = digest_of(s.labels for s in self._splits if s.labels is not None)
         return hashlib.sha256(f"{levels} {labels}".encode()).hexdigest()
 

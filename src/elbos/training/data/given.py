@@ -44,6 +44,7 @@ class GivenData:
     training: Items
     validation: Items | None
     null_cond: Condition = None
+    flip = False  # it may do that itself
 
     @classmethod
     def from_datasets(

@@ -1,0 +1,57 @@
+"""Samples that are read when they are asked for, in place of a tensor of all."""
+
+import abc
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Int64, Shaped
+from torch import Tensor
+
+
+class Source(abc.ABC):
+    """The samples of a split, by number; indexed like a tensor, `x[rows]`, `x[:100]`, `x[3]`.
+
+    Reading is a pure function of the numbers, safe in several threads at once, and lets other
+    threads run meanwhile.
+    """
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The number of samples, and the shape of one."""
+
+    @abc.abstractmethod
+    def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
+        """The samples of these numbers: pixel values, or continuous data.
+
+        Raises:
+            OSError: If they cannot be read.
+            ValueError: If they are damaged.
+        """
+
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """The identifier of all samples, which takes no reading of them."""
+
+    def drawn(
+        self, rows: Int64[Tensor, " b"], *, seed: int, epochs: Int64[Tensor, " b"]
+    ) -> Shaped[Tensor, "b *d"]:
+        """The samples as a training sees them: where they are distributions, a draw of each that is
+        a function of the seed, the epoch and the number of the sample.
+        """
+        del seed, epochs
+        return self.read(rows)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Int64[Tensor, " b"] | slice | int) -> Shaped[Tensor, "..."]:
+        if isinstance(rows, int):
+            return self.read(torch.tensor([range(len(self))[rows]]))[0]
+        if isinstance(rows, slice):
+            return self.read(torch.arange(*rows.indices(len(self))))
+        return self.read(rows)
+
+    def split(self, size: int) -> Iterator[Shaped[Tensor, "b *d"]]:
+        """All samples in turn, some at a time."""
+        return (self[start : start + size] for start in range(0, len(self), size))
