@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.decompose import representative_elements
+from elbos.audit.decompose import are_some_enough, some_elements
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.queries import PairedCalls, SingleCall, unlike
 from elbos.audit.scales import relative_scale
@@ -115,10 +115,11 @@ def _fits(paired: list[PairedCalls]) -> Iterator[_Encoded]:
     z, dz = _stacked([p.z for p in paired]), _stacked([p.z - p.z_other for p in paired])
     num = min(len(p.moved.normals) for p in paired)
     draws = [_stacked([p.moved.normals[i] for p in paired]) for i in range(num)]
-    elements, shape = representative_elements(paired[0].z), paired[0].z.shape
+    shape, is_part_enough = paired[0].z.shape, are_some_enough(paired[0].z)
     for i in [None, *range(num)][: num * num]:  # one draw is the noise
         xi = torch.stack([torch.ones_like(z), *([] if i is None else [draws[i]])], dim=1)
-        alpha = _alpha(dz[..., elements], xi[..., elements])
+        used = [some_elements(v).flatten(-2) for v in (dz, xi)] if is_part_enough else [dz, xi]
+        alpha = _alpha(*used)
         bases = alpha[:, None, :, None] * xi
         change = _regression(dz, bases)
         noises = [eps for j, eps in enumerate(draws) if j != i]

@@ -19,7 +19,7 @@ from torch import Tensor
 from elbos.audit.queries import PairedCalls, SingleCall
 
 _VECTORS = ("x", "dx", "z", "dz", "y", "dy", "eps", "one")
-_NUM_ELEMENTS = 2**8  # of a sample, where they need not all be used
+_NUM_RUNS, _LENGTH = 16, 16  # of neighbouring elements, where a sample's need not all be used
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def paired_grams(
 
 
 def single_products(
-    call: SingleCall, x: Tensor, offset: float, elements: slice
+    call: SingleCall, x: Tensor, offset: float, *, is_part_enough: bool
 ) -> Float[Tensor, "b 6 6"]:
     r"""Dot products of $x + \mu$, $\epsilon$, the answer, $z$, $g$ and the constant.
 
@@ -80,10 +80,12 @@ def single_products(
         call: The call of a plain loss.
         x: The clean batch as the process sees it, up to a scale and the offset.
         offset: What is added to the data.
-        elements: Those to use: where the noise is known, some are as good as all.
+        is_part_enough: Whether `some_elements` stand for all: where the noise is known, they do.
     """
     used = (x, noise_in(call, x), call.answer, call.z, call.gradient)
-    data, *others = (vector.flatten(1)[:, elements] for vector in used)
+    data, *others = (vector.flatten(1) for vector in used)
+    if is_part_enough:
+        data, *others = map(some_elements, (data, *others))
     return _products([data + offset, *others, torch.ones_like(data)]).cpu()
 
 
@@ -116,16 +118,27 @@ def single_grams(
 
 
 def _products(vectors: list[Tensor]) -> Float[Tensor, "b k k"]:
-    stacked = torch.stack(vectors, dim=1).double()
+    stacked = torch.stack(vectors, dim=1).double().flatten(2)
     return stacked @ stacked.mT
 
 
-def representative_elements(x: Tensor) -> slice:
-    """Every so-many-th element of a sample, if these are like the others in size."""
+def some_elements(vectors: Float[Tensor, "*b d"]) -> Float[Tensor, "*b runs length"]:
+    """A few runs of neighbouring elements, evenly spaced; one run of all, if these are few.
+
+    Runs, since what is next to an element is in the same line of the processor's cache.
+    """
+    spacing = vectors.shape[-1] // _NUM_RUNS
+    if spacing <= _LENGTH:
+        return vectors[..., None, :]
+    spaced = vectors[..., : spacing * _NUM_RUNS].unflatten(-1, (_NUM_RUNS, spacing))
+    return spaced[..., :_LENGTH]
+
+
+def are_some_enough(x: Tensor) -> bool:
+    """Whether `some_elements` of each sample are like the others in size."""
     flat = x.flatten(1).double()
-    some = slice(None, None, max(1, flat.shape[1] // _NUM_ELEMENTS))
-    share = flat[:, some].square().mean(1) / flat.square().mean(1)
-    return some if (share - 1).abs().max() < 0.5 else slice(None)
+    share = some_elements(flat).square().mean((1, 2)) / flat.square().mean(1)
+    return bool((share - 1).abs().max() < 0.5)
 
 
 def noise_in(call: SingleCall, signal: Tensor) -> Tensor:

@@ -228,6 +228,7 @@ class Instrument:
     loss_fn: LossFunction
     form: OutputForm
     recorder: Recorder = field(default_factory=Recorder)  # of random numbers
+    copied: tuple[Tensor, Tensor] | None = None  # data, and a copy that no loss has written into
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Instrument":
@@ -268,7 +269,7 @@ class Instrument:
         with torch.inference_mode(False), torch.enable_grad():
             try:
                 with self.recorder.recording():
-                    loss = self.loss_fn(network, x.clone())
+                    loss = self.loss_fn(network, self._copy_of(x))
             except Exception as error:
                 raise ValueError(_reason(error, x, network)) from error
             if not network.calls:
@@ -287,6 +288,12 @@ class Instrument:
             bool(total.isfinite()),
             network.is_differentiated,
         )
+
+    def _copy_of(self, x: Tensor) -> Tensor:
+        """A copy of the data; a new one only if there are others, or a loss wrote into it."""
+        if self.copied is None or self.copied[0] is not x or self.copied[1]._version > 0:
+            self.copied = x, x.clone()
+        return self.copied[1].detach()
 
 
 def _reaches_all_samples(gradient: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from elbos.audit import diagnostics, scatter
 from elbos.audit.data import reference_data
-from elbos.audit.decompose import paired_grams, representative_elements, single_products
+from elbos.audit.decompose import are_some_enough, paired_grams, single_products
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.instrument import LossFunction
 from elbos.audit.noise import Noise, find_noise, prepared
@@ -103,9 +103,9 @@ class Pilot:
         )
 
     @cached_property
-    def elements(self) -> slice:
-        """Those of a sample that are used where the noise is known."""
-        return representative_elements(self.noise.reference.x)
+    def is_part_enough(self) -> bool:
+        """Whether some elements of a sample do where the noise is known."""
+        return are_some_enough(self.noise.reference.x)
 
     def taken_apart(self, seed: int) -> list[Batch]:
         """The batches of one seed, one for each call of the network."""
@@ -114,7 +114,9 @@ class Pilot:
             offset, empty = self.noise.coefficients.offset, torch.empty(len(self.queries.x))
             return [
                 Batch(
-                    single_products(call, reference.at(call)[0], offset, self.elements),
+                    single_products(
+                        call, reference.at(call)[0], offset, is_part_enough=self.is_part_enough
+                    ),
                     empty.double(),
                     call.quantiles,
                 )
