@@ -82,8 +82,8 @@ WRONG_USAGE = {
     "evaluate digits --ode.tolerance -1": "tolerance is -1",
     "evaluate digits --ode.trace nope": "--ode.trace",
     "evaluate --json digits": "comes first",
-    "evaluate digits data:fashion": "data is for the folder",
-    "evaluate digits --out x": "out is for the folder",
+    "evaluate digits --batch-size 8": "batch-size is for the folder",
+    "evaluate digits --out x": "out is for a folder",
     "evaluate digits extractor:lite0 --extractor.size 8": "size is 8",
     "evaluate digits --split nope": "--split",
     "evaluate digits --seed -1": "seed is -1",
@@ -132,6 +132,7 @@ FAILS = {
     "evaluate nowhere": "not a run directory",
     "evaluate toy --guidance 2": "guidance is 2.0",
     "evaluate digits --num-images 298": "has 297 images",
+    "evaluate digits data:fashion": "1x28x28",
     "evaluate digits --split val --num-images 151": "has 150 images",
 }
 

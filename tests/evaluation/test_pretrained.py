@@ -434,7 +434,7 @@ def test_results_of_two_folders_do_not_meet(elbos: Elbos, folders: Path) -> None
 
 
 def test_options_of_folders_are_not_for_runs(elbos: Elbos, runs: Path) -> None:
-    for words in (DIGITS, ["--out", "out"], ["--batch-size", "8"]):
+    for words in (["--out", "out"], ["--batch-size", "8"], [*DIGITS, "--batch-size", "8"]):
         assert_one_line(elbos("evaluate", "digits", *words), "run", statuses=(2,))
 
 

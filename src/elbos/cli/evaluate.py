@@ -26,10 +26,9 @@ from elbos.training.choices import command_name
 from elbos.training.config import run_config
 from elbos.training.data import KnownData
 from elbos.training.machine import keep_freed_memory
+from elbos.training.ownership import is_own_data
 from elbos.training.run import Run
 from elbos.training.sampling import Sampling
-
-_OF_PIPELINES = ("data", "out", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +36,18 @@ class Evaluate:
     """Measure likelihood, noise levels and samples of trained models; writes eval.json and .html.
 
     A model is a run directory, where the results are written, or the folder of a diffusers pipeline
-    with data:TYPE. The same command again resumes where it was interrupted. Several models end in
-    one table; each is sampled as it says, or with an option of sampling, all as the first says but
-    for the option.
+    with data:TYPE, the images that it is evaluated on. A run is evaluated on the data of its
+    training, or on those. The same command again resumes where it was interrupted. Several models
+    end in one table; each is sampled as it says, or with an option of sampling, all as the first
+    says but for the option.
     """
 
     models: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
     """Run directories, and folders that diffusers' `save_pretrained` wrote."""
 
     data: KnownData | None = None
-    """Of a folder: the images that it is evaluated on, and, from their training split, the
-    reference of its samples. Runs are evaluated on the data of their training."""
+    """The images that models are evaluated on, and, from their training split, the reference of
+    samples: needed for a folder. Default for a run: the data of its training."""
 
     config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(
         default_factory=EvaluationConfig
@@ -58,7 +58,8 @@ class Evaluate:
     """FILE.py:FUNCTION of a user-defined network, as in its training."""
 
     out: Path | None = None
-    """Of a folder: the directory of its results. Default: runs/evaluate-FOLDER."""
+    """The directory of the results of a folder, or of a run on other data than those of its
+    training. Default: runs/evaluate-NAME."""
 
     batch_size: int | None = None
     """Of a folder: images in a call of its network, which do not change the result. Default: 64."""
@@ -72,15 +73,16 @@ class Evaluate:
                 known = [f"data:{command_name(kind)}" for kind in get_args(KnownData)]
                 raise ValueError(f"There is no {path}: {suggestion(str(path), known)}")
         pipelines = [path for path in self.models if is_pipeline(path)]
-        given = [name for name in _OF_PIPELINES if getattr(self, name) is not None]
-        if given and not pipelines:
-            name = given[0].replace("_", "-")
-            raise ValueError(f"{name} is for the folder of a pipeline: leave it out for a run.")
-        if self.out is not None and len(pipelines) > 1:
-            raise ValueError(f"out is one directory, for {len(pipelines)} folders: leave it out.")
-        if len({path.resolve().name for path in pipelines}) < len(pipelines):
+        if self.batch_size is not None and not pipelines:
+            raise ValueError("batch-size is for the folder of a pipeline: leave it out for a run.")
+        if self.out is not None and self.data is None:
+            raise ValueError("out is for a folder, or a run on other data: leave it out for a run.")
+        if self.out is not None and len(self.models) > 1:
+            raise ValueError(f"out is one directory, for {len(self.models)} models: leave it out.")
+        named = self.models if self.data is not None else pipelines
+        if len({path.resolve().name for path in named}) < len(named):
             raise ValueError(
-                "two folders of one name would have one directory of results: evaluate them one "
+                "two models of one name would have one directory of results: evaluate them one "
                 "by one, with --out."
             )
         if pipelines and self.data is None:
@@ -92,12 +94,13 @@ class Evaluate:
     def __call__(self) -> None:
         keep_freed_memory()
         models = [self._model(path) for path in self.models]
+        outs = [self._results(*one) for one in zip(self.models, models, strict=True)]
         is_changed = self.sampling != models[0].sampling
         samplings = [self.sampling if is_changed else model.sampling for model in models]
         for model, sampling in zip(models, samplings, strict=True):
             require_measurable(model, self.config, sampling)  # here, and not after hours
         try:
-            results = [self._measure(*one) for one in zip(models, samplings, strict=True)]
+            results = [self._measure(*one) for one in zip(models, outs, samplings, strict=True)]
         except KeyboardInterrupt:
             raise Interrupted(
                 "Stopped: what was measured is kept, and the same command resumes."
@@ -109,17 +112,28 @@ class Evaluate:
             Console().print(runs_table(results).rich())
 
     def _model(self, path: Path) -> Model:
-        if not is_pipeline(path):
-            return Run.with_function(path, self.network)
-        assert self.data is not None
-        out = self.out or Path("runs") / f"evaluate-{path.resolve().name}"
-        _require_own(out, path)
-        size = {} if self.batch_size is None else {"batch_size": self.batch_size}
-        return Pretrained.from_folder(path, self.data, out, **size)
+        if is_pipeline(path):
+            assert self.data is not None
+            _require_own(self._out(path), path)
+            size = {} if self.batch_size is None else {"batch_size": self.batch_size}
+            return Pretrained.from_folder(path, self.data, self._out(path), **size)
+        run = Run.with_function(path, self.network)
+        return run if self.data is None else run.with_data(self.data)
 
-    def _measure(self, model: Model, sampling: Sampling) -> Evaluation:
-        path = model.directory.path
-        if model.origin is not None:
+    def _out(self, path: Path) -> Path:
+        """The directory of the results of a folder, or of a run on other data."""
+        return self.out or Path("runs") / f"evaluate-{path.resolve().name}"
+
+    def _results(self, path: Path, model: Model) -> Path:
+        """The directory of the results of a model."""
+        if model.origin is None:
+            if self.data is None or is_own_data(model.directory, model.dataset):
+                return path
+            _require_own(self._out(path), path)
+        return self._out(path)
+
+    def _measure(self, model: Model, path: Path, sampling: Sampling) -> Evaluation:
+        if path != Path(model.name):
             _claim(path, Path(model.name))
         files.require_writable(path / "eval.json")
         files.require_writable(path / "eval.html")

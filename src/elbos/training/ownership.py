@@ -86,6 +86,12 @@ def require_own_data(directory: RunDirectory, data: Samples) -> None:
         )
 
 
+def is_own_data(directory: RunDirectory, data: Samples) -> bool:
+    """Whether these are the data that the run was trained on, whatever they are called now."""
+    own = (data.fingerprint()["sha256"], data.sampled_fingerprint()["sha256"])
+    return (directory.read("data.json") or {}).get("sha256") in own
+
+
 def require_own_null(directory: RunDirectory, null_cond: Condition) -> None:
     """Raise a ValueError if the run was trained with another null condition."""
     stored = (directory.read("data.json") or {}).get("null_cond")

@@ -25,7 +25,7 @@ from elbos.runs.directory import RunDirectory
 from elbos.samplers import Sampler
 from elbos.schedules import Schedule
 from elbos.training.config import Config, run_config
-from elbos.training.data import Dataset, Toy, digest_of
+from elbos.training.data import Dataset, DataSpec, Given, KnownData, Toy, digest_of
 from elbos.training.machine import autocast, new_accelerator
 from elbos.training.network import OwnNetwork
 from elbos.training.ownership import data_spec, require_own_data, require_own_null
@@ -83,6 +83,7 @@ class Run:
     ) -> None:
         self.directory, self.null_cond = RunDirectory(Path(path)), null_cond
         self.config = run_config(self.directory)
+        self.source: KnownData | Given = self.config.data
         if network is not None:
             require_type(nn.Module, network=network)
         files.require_no_links(self.directory.path)
@@ -118,19 +119,40 @@ class Run:
         config = replace(config, network=OwnNetwork.from_file(function))
         return cls(path, build_network(config, data, torch.device("cpu")))
 
+    def with_data(self, data: KnownData) -> "Run":
+        """The run with the data that it is evaluated on, where those of its training are elsewhere
+        now, or others are wanted.
+
+        Raises:
+            OSError, ValueError: If they cannot be loaded, or are others in shape, pixel values or
+                classes.
+        """
+        dataset, found = data.load(), copy.copy(self)
+        own, given = replace(self.data, name=""), replace(dataset.spec, name="")
+        if not self.has_labels:
+            own, given = replace(own, num_classes=None), replace(given, num_classes=None)
+        if own != given:
+            raise ValueError(
+                f"The run in {self.directory.path} cannot be evaluated on {dataset.name}: it was "
+                f"trained on data of {_described(own)}, not {_described(given)}."
+            )
+        found.source, found.dataset = data, dataset
+        return found
+
     @cached_property
     def dataset(self) -> Dataset:
-        """The data that it was trained on, loaded when they are first used.
+        """The data that it is evaluated on: those of its training, loaded when they are first used.
 
         Raises:
             ValueError: If they cannot be loaded, or are others than in training.
         """
         try:
-            dataset = self.config.data.load()
+            dataset = self.source.load()
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"The data that the run in {self.directory.path} was trained on are needed, and "
-                f"cannot be loaded: {explained(error)}"
+                f"cannot be loaded: {explained(error).rstrip('.')}. Give them, or others like "
+                "them, as data:TYPE."
             ) from error
         require_own_data(self.directory, dataset)
         return dataset
@@ -173,7 +195,7 @@ class Run:
     @property
     def mixture(self) -> GaussianMixture | None:
         """The distribution of the data, if it is known."""
-        return self.config.data.mixture if isinstance(self.config.data, Toy) else None
+        return self.source.mixture if isinstance(self.source, Toy) else None
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -366,6 +388,12 @@ class Run:
     def autocast(self) -> torch.autocast:
         """The precision the run was trained in, as a context."""
         return autocast(self.config, self.device)
+
+
+def _described(data: DataSpec) -> str:
+    values = "any values" if data.num_levels is None else f"{data.num_levels} pixel values"
+    classes = "" if data.num_classes is None else f", {data.num_classes} classes"
+    return f"shape {'x'.join(map(str, data.shape))}, {values}{classes}"
 
 
 def averaged_weights(config: Config, init: Path) -> dict[str, Tensor]:
