@@ -33,8 +33,17 @@ def write(path: Path, content: bytes) -> None:
         OSError: If the disk is full, the folder cannot be written, or something is there that is
             no regular file, such as a link or a device; it names `path`.
     """
-    with named_errors(path), _beside(path) as (temporary, file):
+    with named_errors(path), writing(path) as file:
         file.write(content)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that is written piece by piece, and becomes `path` when the block ends without an
+    error; as `write` otherwise.
+    """
+    with _beside(path) as (temporary, file):
+        yield file
         file.flush()
         os.fsync(file.fileno())
         file.close()

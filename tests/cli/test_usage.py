@@ -88,6 +88,13 @@ WRONG_USAGE = {
     "evaluate digits --split nope": "--split",
     "evaluate digits --seed -1": "seed is -1",
     "weightings --nope": "--nope",
+    "data": "choose from pack",
+    "data pakc": "did you mean pack?",
+    "data pack": "FOLDER",
+    "data pack digits": "OUT",
+    "data pack digits out --size 0": "size is 0",
+    "data pack digits out --jobs 0": "jobs is 0",
+    "data pack digits out --nope": "--nope",
 }
 
 
@@ -110,7 +117,9 @@ FAILS = {
     "train digits data:folder --data.root empty": "empty",
     "train digits data:folder --data.root corrupt": "cannot be used",
     "train digits data:folder --data.root corrupt --data.size 0": "size is 0",
+    "train digits data:packed --data.path empty": "holds no packed data",
     "train fashion --data.root empty": "no Fashion-MNIST",
+    "data pack nowhere out --jobs 1": "there is no folder",
     "train toy --run digits": "holds a run with",
     "train --config toy/metrics.jsonl": "metrics.jsonl is not a configuration",
     "train --config untyped.json": 'has no "type", such as "Config"',
@@ -162,7 +171,8 @@ def test_the_short_help_fits_a_screen_and_is_true(
     assert (result.status, result.err) == (0, "")
     assert len(lines) <= 30
     assert max(map(len, lines)) <= 80
-    preset = ["digits"] if verb in ("train", "compare") else []
+    page = {"train": ["digits"], "compare": ["digits"], "data": ["pack"]}
+    preset = page.get(verb, [])
     long = elbos(verb, *preset, "--help").out
     assert f"`{shlex.join(['elbos', verb, *preset])} --help`" in result.out
     assert len(long) > len(result.out) or verb == "weightings"

@@ -86,6 +86,13 @@ def compute_features() -> None:
     assert lite0.load(torch.device("cpu")).compute(images).pooled.shape == (2, 1280)
 
 
+def make_pictures(folder: Path) -> None:
+    image = importlib.import_module("PIL.Image")
+    folder.mkdir()
+    for i in range(8):
+        image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i}.png")
+
+
 def run_every_verb(*, is_light: bool) -> None:
     Path("mine.py").write_text(MINE)
     audits = elbos("audit", "mine.py:loss", "min-snr-5", "--shape", "3", "8", "8", "--json")
@@ -93,7 +100,20 @@ def run_every_verb(*, is_light: bool) -> None:
     assert json.loads(elbos("weightings", "--json"))
     if is_light:
         return
-    elbos("train", "digits", "--run", "run", *SMALL, "--sampling.num-steps", "2")
+    make_pictures(Path("pictures"))
+    elbos("data", "pack", "pictures", "packed", "--size", "8", "--jobs", "2")
+    elbos(
+        "train",
+        "digits",
+        "data:packed",
+        "--data.path",
+        "packed",
+        "--run",
+        "run",
+        *SMALL,
+        "--sampling.num-steps",
+        "2",
+    )
     drawn = json.loads(elbos("sample", "run", "--num", "4", "--json"))
     assert all(Path(path).is_file() for path in drawn.values())
     few = ["--num-images", "20", "--num-samples", "0", "--ode.num-images", "2"]

@@ -61,6 +61,10 @@ VERBS = {
         "Find out which weighting a training loss really uses: code, a recipe or a config.",
         "give a smaller --shape, or lower --batch-size",
     ),
+    "data": Verb(
+        "Pack pictures, for data:packed: opened at once, however many.",
+        "lower --jobs",
+    ),
     "weightings": Verb("Print what published recipes weigh, and where the weighting rises."),
 }
 
@@ -136,8 +140,8 @@ def _stop(*_: object) -> None:
 def short_help(verb: str) -> str:
     """The help of a verb, at most 30 lines of 80 characters."""
     text = resources.files("elbos.cli").joinpath("help", f"{verb}.txt").read_text(encoding="utf-8")
-    page = f"elbos {verb} digits" if verb in ("train", "compare") else f"elbos {verb}"
-    return f"{text}\n`{page} --help` has all options."
+    page = {"train": " digits", "compare": " digits", "data": " pack"}.get(verb, "")
+    return f"{text}\n`elbos {verb}{page} --help` has all options."
 
 
 def _num_processes() -> int:

@@ -1,6 +1,6 @@
 """Data: datasets with fixed splits, and the order in which they are visited.
 
-A dataset is chosen by a small configuration (`Digits`, `Fashion`, `Folder`, `Toy`) whose `load()`
+A dataset is chosen by a small configuration (`Digits`, `Fashion`, `Folder`, ...) whose `load()`
 returns a `Dataset`: three splits of pixel values (or of points in the plane), which no run
 changes. Or the user gives a dataset in Python (`given`). The order of the training images is a pure
 function of (seed, step): see `batches`.
@@ -28,10 +28,11 @@ from elbos.training.data.digits import Digits
 from elbos.training.data.fashion import Fashion
 from elbos.training.data.folder import Folder
 from elbos.training.data.given import Given, GivenData, null_digest
+from elbos.training.data.packed import Packed
 from elbos.training.data.source import Source
 from elbos.training.data.toy import Toy
 
-KnownData = Digits | Fashion | Folder | Toy
+KnownData = Digits | Fashion | Folder | Packed | Toy
 """The data sets of the command line. A new one joins it, and the run files, by its name here."""
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "GivenData",
     "Items",
     "KnownData",
+    "Packed",
     "Samples",
     "Source",
     "Split",

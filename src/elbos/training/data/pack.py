@@ -1,0 +1,232 @@
+"""Packing: a folder of pictures, decoded once and for all into shards, by several processes.
+
+A shard is made by one process from a stretch of a split's names. It is written beside its place and
+renamed, and noted as done: the same call again makes what is left.
+"""
+
+import hashlib
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from elbos import files
+from elbos.codec import digest
+from elbos.errors import Interrupted
+from elbos.progress import Advance, Start, silent
+from elbos.training.data.decode import BadPicture, decode
+from elbos.training.data.listing import (
+    SPLITS,
+    Picture,
+    bad_pictures,
+    class_labels,
+    class_names,
+    require_training_pictures,
+    split_pictures,
+)
+from elbos.training.data.making import Making, Part, num_in_shard, split_index
+from elbos.training.data.shards import Index, shard_name
+
+_POLL_SEC = 0.2
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a shard is made of.
+
+    Attributes:
+        split: The name of its split.
+        number: The number of the shard in it.
+        pictures: In order.
+    """
+
+    split: str
+    number: int
+    pictures: list[Picture]
+
+    def key(self) -> str:
+        """The identifier of its pictures, by their names."""
+        return digest([picture.name for picture in self.pictures])
+
+
+@dataclass(frozen=True)
+class Packer:
+    """Packs the pictures of a folder.
+
+    Attributes:
+        root: The folder, divided as `data:folder` divides it.
+        out: The folder of the shards, made if it is not there.
+        size: Height and width of the pictures, resized and cropped.
+        skip_bad: Whether pictures that cannot be decoded are left out.
+    """
+
+    root: Path
+    out: Path
+    size: int
+    skip_bad: bool = False
+
+    def pack(self, *, jobs: int = 1, start: Start = silent) -> Index:
+        """Make what is not there yet.
+
+        Args:
+            jobs: Number of processes.
+            start: Begins the progress.
+
+        Returns:
+            The index of what is there then.
+
+        Raises:
+            ValueError: If the folder cannot be divided, pictures are bad, or `out` is of something
+                else.
+            OSError: If something cannot be read or written.
+        """
+        making = self.making
+        if (index := making.index()) is not None:
+            return index
+        splits = split_pictures(self.root)
+        with making.claimed():
+            pieces = [
+                piece
+                for name, split in zip(SPLITS, splits, strict=True)
+                for piece in self._pieces(name, split)
+            ]
+            kept = {(p.split, p.number): making.part(p.split, p.number, p.key()) for p in pieces}
+            left = [p for p in pieces if not self._is_done(kept[p.split, p.number])]
+            num = sum(map(len, splits))
+            advance = start(f"packing {self.root.name}", num, "pictures")
+            advance(num - sum(len(piece.pictures) for piece in left), True)
+            if min(jobs, len(left)) > 1:
+                _make_in_processes(self, left, min(jobs, len(left)), advance)
+            else:
+                for piece in left:
+                    make_shard(self, piece, advance)
+            return self._finished(making, splits, pieces)
+
+    @property
+    def making(self) -> Making:
+        """What is done of it."""
+        return Making(self.out, {"pictures": str(self.root), "size": str(self.size)})
+
+    def _pieces(self, name: str, split: list[Picture]) -> Iterator[Piece]:
+        num = num_in_shard(3 * self.size**2)
+        for number in range(math.ceil(len(split) / num)):
+            yield Piece(name, number, split[number * num : (number + 1) * num])
+
+    def _is_done(self, part: Part | None) -> bool:
+        """Whether a shard is; bad pictures may have been repaired."""
+        return part is not None and (self.skip_bad or not part.bad)
+
+    def _finished(self, making: Making, splits: list[list[Picture]], pieces: list[Piece]) -> Index:
+        parts = {}
+        for piece in pieces:
+            part = making.part(piece.split, piece.number, piece.key())
+            assert part is not None, piece
+            parts[piece.split, piece.number] = part
+        bad = {name: why for part in parts.values() for name, why in part.bad.items()}
+        if bad:
+            num = sum(map(len, splits))
+            line = bad_pictures(bad, self.root, num, "--skip-bad", self.skip_bad)
+            warnings.warn(line, stacklevel=2)
+        good = [[p for p in split if p.name not in bad] for split in splits]
+        require_training_pictures(self.root, good)
+        classes = class_names(good[0])
+        train, val, test = (
+            split_index([part for (name, _), part in parts.items() if name == split])
+            for split in SPLITS
+        )
+        index = Index(
+            name=self.root.name,
+            shape=(3, self.size, self.size),
+            dtype="uint8",
+            num_levels=256,
+            class_names=classes,
+            splits=(train, val, test),
+            source=making.source,
+        )
+        labels = [class_labels(split, classes) for split in good]
+        making.finish(index, [some for some in labels if some is not None])
+        return index
+
+
+def make_shard(packer: Packer, piece: Piece, advance: Callable[[int], None]) -> None:
+    """Decode the pictures of a shard, and write it."""
+    path, hashed, bad = packer.out / shard_name(piece.split, piece.number), hashlib.sha256(), {}
+    with files.writing(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        for picture in piece.pictures:
+            try:
+                content = decode(packer.root / picture.name, packer.size).tobytes()
+            except BadPicture as error:
+                bad[picture.name] = str(error)
+            else:
+                hashed.update(content)
+                with files.named_errors(path):
+                    file.write(content)
+            advance(1)
+    num = len(piece.pictures) - len(bad)
+    part = Part(key=piece.key(), num=num, sha256=hashed.hexdigest(), bad=bad)
+    packer.making.keep(piece.split, piece.number, part)
+
+
+# --- several processes ---------------------------------------------------------------------------
+
+_shared: dict[str, Any] = {}  # of a worker: the number of pictures done, and whether to stop
+
+
+def _make_in_processes(packer: Packer, pieces: list[Piece], jobs: int, advance: Advance) -> None:
+    """Make shards in processes, which end when this one does, however it ends."""
+    context = multiprocessing.get_context("spawn")
+    done, is_stopping, shown = context.Value("q", 0), context.Value("b", 0), 0
+    pool = ProcessPoolExecutor(jobs, context, _begin_worker, (done, is_stopping))
+    left: set[Future[None]] = set()
+    try:
+        left = {pool.submit(_make_in_worker, packer, piece) for piece in pieces}
+        while left:
+            ended, left = wait(left, _POLL_SEC, FIRST_EXCEPTION)
+            now = done.value
+            advance(now - shown)
+            shown = now
+            for future in ended:
+                future.result()
+    except BrokenProcessPool as error:
+        raise ValueError(
+            "A process that decodes was killed, for want of memory perhaps: the same command with "
+            "fewer --jobs goes on."
+        ) from error
+    finally:
+        is_stopping.value = 1
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker(done: Any, is_stopping: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # left to the process that started this one
+    _shared.update(done=done, is_stopping=is_stopping)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
+
+
+def _make_in_worker(packer: Packer, piece: Piece) -> None:
+    def advance(num: int) -> None:
+        with _shared["done"].get_lock():
+            _shared["done"].value += num
+        if _shared["is_stopping"].value:
+            raise Interrupted
+
+    make_shard(packer, piece, advance)

@@ -1,0 +1,247 @@
+"""Packed data: samples of one size, one after the other, in files that are mapped into memory.
+
+OUT/
+    index.json       shape and type of a sample, classes, and of each split the number of samples of
+                     its shards and their SHA-256
+    train-00000.bin  samples without a head; no shard has samples of two splits
+    train.labels     the class of each sample, 64-bit, where there are classes
+
+Opening reads the index alone, however many samples there are. The identifier of the data is made of
+the shards' digests, which were computed when they were written.
+"""
+
+import json
+import math
+import mmap
+import warnings
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int64, Shaped, UInt8
+from torch import Tensor
+
+from elbos import files
+from elbos.codec import decode, digest, encode
+from elbos.training.data.dataset import Dataset, Split
+from elbos.training.data.listing import SPLITS
+from elbos.training.data.source import Source
+
+INDEX = "index.json"
+DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitIndex:
+    """The shards of a split, in order.
+
+    Attributes:
+        nums: Numbers of samples.
+        sha256: Digests of their bytes.
+    """
+
+    nums: tuple[int, ...]
+    sha256: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.nums) != len(self.sha256) or min(self.nums, default=0) < 0:
+            raise ValueError("a split has as many numbers of samples as digests, none negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """The content of a folder of shards.
+
+    Attributes:
+        format: Version of the format.
+        name: The name of the data in reports.
+        shape: Of one sample.
+        dtype: Of its numbers.
+        num_levels: Number of pixel values, or None for continuous data.
+        class_names: The names of the classes, or None.
+        splits: The shards of training, validation and test.
+        source: What they were made from, with which settings.
+    """
+
+    format: Literal[1] = 1
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["uint8", "float16", "bfloat16"]
+    num_levels: int | None
+    class_names: tuple[str, ...] | None
+    splits: tuple[SplitIndex, SplitIndex, SplitIndex]
+    source: dict[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Index":
+        """The index of a folder.
+
+        Raises:
+            FileNotFoundError: If it has none.
+            ValueError: If it is damaged, or of a later version.
+        """
+        file = folder / INDEX
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no packed data, or they are not complete: "
+                "`elbos data pack FOLDER OUT` makes them, and goes on where it was stopped."
+            )
+        try:
+            index: Index = decode(Index, json.loads(files.read(file)), "it")
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{file} is not an index ({error}): pack the data again.") from error
+        return index
+
+    def write(self, folder: Path) -> None:
+        """Write it, the last thing that makes a folder complete."""
+        files.write(folder / INDEX, (json.dumps(encode(self), indent=1) + "\n").encode())
+
+    def digest(self) -> str:
+        """The identifier of all samples."""
+        return digest([self.dtype, self.shape, [encode(split) for split in self.splits]])
+
+    @property
+    def num_shards(self) -> int:
+        """The number of files with samples."""
+        return sum(len(split.nums) for split in self.splits)
+
+
+def shard_name(split: str, number: int) -> str:
+    """The name of a file with samples."""
+    return f"{split}-{number:05d}.bin"
+
+
+@dataclass(frozen=True)
+class Shards(Source):
+    """The samples of a split's shards, mapped into memory.
+
+    Attributes:
+        folder: Where they are.
+        name: Of the split.
+        index: Their sizes.
+        sample_shape: Of one sample.
+        dtype: Of its numbers.
+    """
+
+    folder: Path
+    name: str
+    index: SplitIndex
+    sample_shape: tuple[int, ...]
+    dtype: torch.dtype
+    _maps: dict[int, UInt8[np.ndarray, "n bytes"]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The number of samples, and the shape of one."""
+        return (int(self._ends[-1]) if len(self._ends) else 0, *self.sample_shape)
+
+    def fingerprint(self) -> str:
+        """The identifier of all samples: a digest of the shards' digests."""
+        return digest(encode(self.index))
+
+    def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
+        """The samples of these numbers.
+
+        NumPy copies without Python's lock, so that a page that has to come from the disk stalls no
+        other thread, and in this thread alone, so that copying takes no core from the training.
+        """
+        numbers = rows.numpy()
+        out = np.empty((len(numbers), self._num_bytes), np.uint8)
+        places = np.searchsorted(self._ends, numbers, side="right")
+        for place in np.unique(places).tolist():
+            at = np.flatnonzero(places == place)
+            begin = int(self._ends[place]) - self.index.nums[place]
+            out[at] = np.take(self._mapped(place), numbers[at] - begin, axis=0)
+        return torch.from_numpy(out).view(self.dtype).view(len(numbers), *self.sample_shape)
+
+    @cached_property
+    def _ends(self) -> Int64[np.ndarray, " shards"]:
+        return np.cumsum(self.index.nums, dtype=np.int64)
+
+    @property
+    def _num_bytes(self) -> int:
+        return math.prod(self.sample_shape) * self.dtype.itemsize
+
+    def _mapped(self, place: int) -> UInt8[np.ndarray, "n bytes"]:
+        """The bytes of a shard, mapped when it is first used."""
+        if place not in self._maps:
+            shape = self.index.nums[place], self._num_bytes
+            self._maps[place] = mapped(self.folder / shard_name(self.name, place), shape)
+        return self._maps[place]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": {}}  # another process maps the files itself
+
+
+def mapped(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
+    """The bytes of a file, mapped into memory to be read at random.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it has another size: a mapping that ends early ends the process.
+    """
+    num_bytes = math.prod(shape)
+    with files.named_errors(path), path.open("rb") as file:
+        found = file.seek(0, 2)
+        if found == num_bytes and found > 0:
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if found != num_bytes:
+        raise ValueError(
+            f"{path} has {found:,} bytes, by its index {num_bytes:,}: pack the data again."
+        )
+    if found == 0:
+        return np.empty(shape, np.uint8)
+    if hasattr(mmap, "MADV_RANDOM"):
+        memory.madvise(mmap.MADV_RANDOM)  # neighbours on the disk are none in a batch
+    return np.frombuffer(memory, np.uint8).reshape(shape)
+
+
+def labels_file(folder: Path, split: str) -> Path:
+    """Where the labels of a split are."""
+    return folder / f"{split}.labels"
+
+
+def load_labels(folder: Path, split: str, num: int) -> Int64[Tensor, " n"]:
+    """The labels of a split, mapped into memory."""
+    content = mapped(labels_file(folder, split), (num * 8,)).view("<i8")
+    with warnings.catch_warnings():
+        # a writable mapping would need as much memory as the data are long; nobody writes
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(content)
+
+
+def load_shards(folder: Path, index: Index, *, flip: bool = False) -> Dataset:
+    """The data of a folder, opened without a look at any sample.
+
+    Args:
+        folder: Where they are.
+        index: Its index.
+        flip: Whether images are mirrored in training.
+
+    Raises:
+        OSError: If labels cannot be read.
+        ValueError: If labels are damaged.
+    """
+    splits = []
+    for name, split in zip(SPLITS, index.splits, strict=True):
+        x = Shards(folder, name, split, index.shape, DTYPES[index.dtype])
+        labels = None if index.class_names is None else load_labels(folder, name, len(x))
+        splits.append(Split(x, labels))
+    num_classes = None if index.class_names is None else len(index.class_names)
+    train, val, test = splits
+    return Dataset(
+        index.name,
+        train,
+        val,
+        test,
+        index.num_levels,
+        num_classes,
+        index.class_names,
+        known_digest=index.digest(),
+        flip=flip,
+    )

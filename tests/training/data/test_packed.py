@@ -1,0 +1,241 @@
+"""Packed pictures are those of the folder, opened without a look at any of them."""
+
+import json
+import os
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import rows
+
+from elbos.training import data
+from elbos.training.data import making, pack, shards
+from elbos.training.data.pack import Packer
+
+NUM = 60
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Pictures of noise in two classes."""
+    rng = np.random.default_rng(0)
+    for i in range(NUM):
+        path = tmp_path / "pictures" / ("cat" if i % 2 else "dog") / f"{i:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "pictures"
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    """Of at most ten samples."""
+    monkeypatch.setattr(making, "SHARD_SAMPLES", 10)
+
+
+def content(folder):
+    """The bytes of all files in a folder, by name."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_packed_pictures_are_those_of_the_folder(pictures, tmp_path):
+    Packer(pictures, tmp_path / "out", 4).pack()
+    folder, packed = data.Folder(root=pictures, size=4).load(), data.Packed(path=tmp_path / "out")
+    opened = packed.load()
+    assert opened.spec == folder.spec
+    assert opened.class_names == folder.class_names
+    for mine, other in zip((opened.train, opened.val, opened.test), splits(folder), strict=True):
+        assert mine.x.shape == other.x.shape
+        assert torch.equal(mine.labels, other.labels)
+        assert torch.equal(mine.x[:], other.x)
+        assert torch.equal(mine.x[-1], other.x[-1])
+        some = torch.tensor([0, len(mine) - 1, 0])
+        assert torch.equal(mine.x[some], other.x[some])
+        assert torch.equal(torch.cat(list(mine.x.split(7))), other.x)
+    assert len(list((tmp_path / "out").glob("train-*.bin"))) > 3
+
+
+def splits(dataset):
+    return dataset.train, dataset.val, dataset.test
+
+
+def test_training_batches_are_the_folders(pictures, tmp_path):
+    """Pickled, too, as processes that load ahead get them."""
+    Packer(pictures, tmp_path / "out", 4).pack()
+    sources = [
+        data.Folder(root=pictures, size=4).load().training,
+        data.Packed(path=tmp_path / "out").load().training,
+    ]
+    sources.append(pickle.loads(pickle.dumps(sources[1])))  # noqa: S301, our own
+    all_made = [data.Batches(one, 16, 0, slice(4, 12)) for one in sources]
+    for step in range(9):
+        first, *others = (made[step] for made in all_made)
+        assert all(torch.equal(first.x, other.x) for other in others)
+        assert all(torch.equal(first.cond, other.cond) for other in others)
+
+
+def test_opening_looks_at_no_sample(pictures, tmp_path):
+    """The files of samples are gone, and their number has no part in it."""
+    out = tmp_path / "out"
+    Packer(pictures, out, 4).pack()
+    before = data.Packed(path=out).load()
+    for file in out.glob("*.bin"):
+        file.rename(tmp_path / file.name)
+    opened = data.Packed(path=out).load()
+    assert opened.fingerprint() == before.fingerprint()
+    assert opened.spec == before.spec
+    with pytest.raises(FileNotFoundError, match="train-0000"):
+        opened.train.x[torch.tensor([0])]
+
+
+def test_the_identifier_is_of_all_samples(pictures, tmp_path):
+    def identifier(out):
+        Packer(pictures, tmp_path / out, 4).pack()
+        return data.Packed(path=tmp_path / out).load().fingerprint()
+
+    first = identifier("a")
+    assert identifier("b") == first
+    last = sorted(pictures.glob("dog/*"))[-1]
+    Image.new("RGB", (6, 6)).save(last)
+    assert identifier("c") != first
+
+
+def test_several_processes_make_the_same(pictures, tmp_path):
+    told = []
+
+    def start(what, total, unit):
+        told.append(total)
+        return lambda num, is_kept=False: told.append(-num)
+
+    Packer(pictures, tmp_path / "one", 4).pack()
+    Packer(pictures, tmp_path / "two", 4).pack(jobs=2, start=start)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    assert told[0] == NUM
+    assert sum(told) == 0
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_the_same_call_goes_on_where_it_was_stopped(pictures, tmp_path, monkeypatch, error):
+    Packer(pictures, tmp_path / "whole", 4).pack()
+    decoded, decode = [], pack.decode
+
+    def stopping(path, size):
+        decoded.append(path)
+        if len(decoded) == 25:
+            raise error
+        return decode(path, size)
+
+    monkeypatch.setattr(pack, "decode", stopping)
+    packer = Packer(pictures, tmp_path / "out", 4)
+    with pytest.raises(type(error) if isinstance(error, OSError) else error):
+        packer.pack()
+    with pytest.raises(FileNotFoundError, match="not complete"):
+        data.Packed(path=packer.out).load()
+    assert not list(packer.out.glob(".*partial"))
+    packer.pack()
+    assert len(decoded) == 25 + NUM - 20  # two shards were done
+    assert content(packer.out) == content(tmp_path / "whole")
+    packer.pack()  # nothing is left
+    assert len(decoded) == 25 + NUM - 20
+
+
+def test_bad_pictures_are_named_and_left_out_on_demand(pictures, tmp_path):
+    (pictures / "cat" / "001.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    folder = data.Folder(root=pictures, size=4, skip_bad=True)
+    packer = Packer(pictures, tmp_path / "out", 4)
+    with pytest.raises(ValueError, match=rf"\A1 of {NUM} [^\n]*'cat/001.png'[^\n]*--skip-bad\Z"):
+        packer.pack()
+    with pytest.warns(UserWarning, match="001"):
+        replace(packer, skip_bad=True).pack()
+    with pytest.warns(UserWarning, match="001"):
+        expected = rows(folder.load())
+    assert rows(data.Packed(path=tmp_path / "out").load()) == expected
+
+
+def test_a_repaired_picture_is_taken(pictures, tmp_path):
+    path = pictures / "cat" / "001.png"
+    good = path.read_bytes()
+    path.write_bytes(b"")
+    packer = Packer(pictures, tmp_path / "out", 4)
+    with pytest.raises(ValueError, match="001"):
+        packer.pack()
+    path.write_bytes(good)
+    packer.pack()
+    Packer(pictures, tmp_path / "other", 4).pack()
+    assert content(packer.out) == content(tmp_path / "other")
+
+
+def not_empty(out):
+    out.mkdir()
+    (out / "notes.txt").touch()
+
+
+def a_file(out):
+    out.touch()
+
+
+@pytest.mark.parametrize("make", [not_empty, a_file])
+def test_a_folder_of_something_else_is_refused(pictures, tmp_path, make):
+    make(tmp_path / "out")
+    with pytest.raises(ValueError, match=str(tmp_path / "out")):
+        Packer(pictures, tmp_path / "out", 4).pack()
+    assert len(content(tmp_path)) == NUM + 1
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_other_settings_are_refused(pictures, tmp_path, is_complete):
+    packer = Packer(pictures, tmp_path / "out", 4)
+    if is_complete:
+        packer.pack()
+    else:
+        with packer.making.claimed():
+            pass
+    before = content(packer.out)
+    with pytest.raises(ValueError, match=r"size 4.*size 5"):
+        replace(packer, size=5).pack()
+    assert content(packer.out) == before
+
+
+def longer(out):
+    with (out / "train-00000.bin").open("ab") as file:
+        file.write(b"0")
+
+
+def changed(**entries):
+    def change(out):
+        index = json.loads((out / shards.INDEX).read_text())
+        (out / shards.INDEX).write_text(json.dumps({**index, **entries}))
+
+    return change
+
+
+DAMAGES = {
+    "train-00000.bin": lambda out: os.truncate(out / "train-00000.bin", 100),
+    "train-00000.bin has": longer,
+    "labels": lambda out: os.truncate(out / "val.labels", 3),
+    "index.json": lambda out: os.truncate(out / "index.json", 50),
+    "format": changed(format=2),
+    "dtype": changed(dtype="object"),
+    "splits": changed(splits=[]),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_what_is_damaged_is_named(pictures, tmp_path, name):
+    Packer(pictures, tmp_path / "out", 4).pack()
+    DAMAGES[name](tmp_path / "out")
+    with pytest.raises(ValueError, match=rf"\A[^\n]*{name}[^\n]*\Z"):
+        data.Packed(path=tmp_path / "out").load().train.x[:]
+
+
+def test_without_classes_there_are_no_labels(tmp_path):
+    for i in range(5):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / "in" / f"{i}.png")
+    Packer(tmp_path / "in", tmp_path / "out", 4).pack()
+    opened = data.Packed(path=tmp_path / "out", flip=True).load()
+    assert (opened.num_classes, opened.train.labels, opened.flip) == (None, None, True)
+    assert not list((tmp_path / "out").glob("*.labels"))
