@@ -13,8 +13,8 @@ shared machine changes speed from minute to minute:
   `example` is diffusers' unconditional training example, cut to the three resolutions that 28x28
   admits and narrowed to about our number of parameters. `wide` keeps the example's widths, 25 times
   our parameters, with a small batch: wide convolutions are what float32 does best, so this is the
-  highest rate that diffusers reaches here, not a network anybody would choose for these images.
-
+  highest rate that diffusers reaches here, not a network anybody would choose for these images;
+- our optimizer alone, a share of our step;
 - everything outside the network: batch, noise and noise levels, loss, EMA, adaptive schedule and
   log, as the trainer runs them, around a network that costs nothing; a share of our step.
 
@@ -82,11 +82,18 @@ def training_step(
     )
 
 
-def ours(batch_size: int) -> Work:
+def our_network() -> tuple[nn.Module, torch.optim.Optimizer, bool]:
+    """The network of `fashion`, its optimizer, and whether they run in bfloat16."""
     preset = PRESETS["fashion"]
     is_bf16 = best_precision(torch.device("cpu")) == "bf16"
     network = preset.network.build(SHAPE, NUM_CLASSES)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    dtype = torch.bfloat16 if is_bf16 else torch.float32  # of Muon's matrices, as in training
+    return network, new_optimizer(network, preset.optimizer, dtype), is_bf16
+
+
+def ours(batch_size: int) -> Work:
+    network, optimizer, is_bf16 = our_network()
     logsnr = torch.linspace(-20.0, 20.0, batch_size)
     cond = torch.arange(batch_size) % NUM_CLASSES
 
@@ -95,9 +102,15 @@ def ours(batch_size: int) -> Work:
             y: Tensor = network(z, logsnr, cond)
             return y
 
-    dtype = torch.bfloat16 if is_bf16 else torch.float32  # of Muon's matrices, as in training
-    optimizer = new_optimizer(network, preset.optimizer, dtype)
     return training_step("elbos", network, forward, batch_size, optimizer)
+
+
+def optimizer_alone() -> Work:
+    """The optimizer's step, on gradients that are there."""
+    network, optimizer, _ = our_network()
+    for parameter in network.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    return Work(name="optimizer alone", run=optimizer.step, num_flops=0)
 
 
 def theirs(
@@ -153,10 +166,10 @@ def main() -> None:
     ]
     matmuls = peaks(arguments.tiny)
     with tempfile.TemporaryDirectory() as folder:
-        works = [*matmuls, *works, outside_the_network(Path(folder))]
+        works = [*matmuls, *works, optimizer_alone(), outside_the_network(Path(folder))]
         times = measure(works, arguments.rounds)
     best = peak(times[: len(matmuls)])
-    elbos, *others, outside = times[len(matmuls) :]
+    elbos, *others, optimizer, outside = times[len(matmuls) :]
 
     print(f"{cpu_model()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"elbos in {best_precision(torch.device('cpu'))}; median of {arguments.rounds} rounds\n")
@@ -170,6 +183,7 @@ def main() -> None:
             f"{timed.rate / 1e9:9.0f}{timed.rate / best.fastest_rate:9.2f}"
         )
     print(f"\nelbos / peak ({best.work.name}): {elbos.rate / best.fastest_rate:.2f}")
+    print(f"optimizer / elbos: {optimizer.median / elbos.median:.3f}")
     print(f"outside the network / elbos: {outside.median / elbos.median:.3f}")
     for other in others:
         print(f"elbos / {other.work.name}: {elbos.rate / other.rate:.2f}")

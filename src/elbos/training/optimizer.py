@@ -7,10 +7,14 @@ $$W \leftarrow (1 - \eta\,\omega) W - 0.2\,\sqrt{\max(m, n)}\;\eta\; U V^\top,$$
 
 so that directions with small gradients are learned as fast as those with large ones. The factor
 gives the step the root mean square of Adam's, so that one learning rate serves both. $U V^\top$
-comes from five Newton-Schulz steps, for which bfloat16 is enough. A convolution's weights are the
-matrix of output channels by (inputs of one output).
+comes from five Newton-Schulz steps (`orthogonal`), for which bfloat16 is enough. A convolution's
+weights are the matrix of output channels by (inputs of one output).
 
-Biases, norms, embeddings and what is made of them, the first and the last layer are AdamW's.
+Which weights are matrices, `matrices` says; all others, those of the first and the last layer among
+them, are AdamW's.
+
+Matrices of one shape are orthogonalized together. Under FSDP2, where a process holds some rows of
+each, momentum and weights stay so, and the matrices are shared out among the processes.
 
 References:
     Jordan et al. (2024), https://kellerjordan.github.io/posts/muon; the step's size: Liu et al.
@@ -18,48 +22,37 @@ References:
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from elbos.training.config import Optimizer
+from elbos.training.matrices import inner_matrices
+from elbos.training.orthogonal import orthogonalized, orthogonalized_shards
 
 MOMENTUM = 0.95
-_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's: singular values end between 0.7 and 1.2
-_NUM_STEPS = 5
-_EDGES = ("conv_in", "conv_out", "linear_in", "linear_out", "embedding")  # of our networks
-
-
-def orthogonalized(
-    matrix: Float[Tensor, "m n"], dtype: torch.dtype = torch.bfloat16
-) -> Float[Tensor, "m n"]:
-    r"""About $U V^\top$ of $M = U S V^\top$, computed in `dtype`.
-
-    Singular values above two thousandths of $\|M\|_F$ come out between 0.6 and 1.3.
-    """
-    a, b, c = _NEWTON_SCHULZ
-    is_tall = matrix.shape[0] > matrix.shape[1]
-    x: Tensor = (matrix.T if is_tall else matrix).to(dtype)
-    x = x / (x.norm() + 1e-7)
-    for _ in range(_NUM_STEPS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if is_tall else x
+_MAX_STACKED = 2**26  # numbers that are orthogonalized at a time: 128 MiB in bfloat16
 
 
 class Muon(torch.optim.Optimizer):
     """Muon for some parameters and AdamW for the others, as one optimizer.
 
     Args:
-        matrices: Parameters of at least two dimensions; the first is that of the outputs.
+        matrices: Parameters of at least two dimensions; the first is that of the outputs. They may
+            be DTensors, sharded along it.
         others: All others.
         lr: Learning rate of both.
         betas: AdamW's decay rates.
         weight_decay: Decoupled weight decay of both.
         dtype: What orthogonal matrices are computed in.
+
+    Raises:
+        ValueError: If a matrix is sharded along another dimension.
     """
 
     def __init__(
@@ -74,6 +67,8 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         self.dtype = dtype
         super().__init__([{"params": list(matrices)}], {"lr": lr, "weight_decay": weight_decay})
+        for parameter in self.param_groups[0]["params"]:
+            shards(parameter)
         self.adamw = torch.optim.AdamW(
             others, lr=lr, betas=betas, weight_decay=weight_decay, fused=True
         )
@@ -87,23 +82,81 @@ class Muon(torch.optim.Optimizer):
         self.adamw.state = self.state
         self.adamw.step()
         group = self.param_groups[0]
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                direction = _direction(parameter, self.state[parameter], self.dtype)
-                size = group["lr"] * 0.2 * math.sqrt(max(direction.shape[0], direction[0].numel()))
-                decay = 1 - group["lr"] * group["weight_decay"]
-                parameter.mul_(decay).add_(direction, alpha=-size)
+        for alike in _alike([p for p in group["params"] if p.grad is not None]):
+            self._step(alike, group["lr"], group["weight_decay"])
+
+    def _step(self, alike: Sequence[Tensor], lr: float, weight_decay: float) -> None:
+        """One step of matrices of one shape, with Nesterov's momentum."""
+        gradients = [local(parameter.grad) for parameter in alike]
+        momenta = [local(self._momentum(parameter)) for parameter in alike]
+        torch._foreach_mul_(momenta, MOMENTUM)
+        torch._foreach_add_(momenta, gradients)
+        ahead = torch._foreach_add(gradients, momenta, alpha=MOMENTUM)
+
+        shape, group = ahead[0].shape, shards(alike[0])
+        stack = ahead[0].new_empty(len(ahead), shape[0], math.prod(shape[1:]), dtype=self.dtype)
+        torch._foreach_copy_(_weights(stack, shape), ahead)
+        num_rows = alike[0].shape[0]
+        if group is None:
+            stack = orthogonalized(stack, self.dtype)
+        else:
+            stack = orthogonalized_shards(stack, num_rows, group, self.dtype)
+
+        size = lr * 0.2 * math.sqrt(max(num_rows, stack.shape[2]))
+        weights = [local(parameter) for parameter in alike]
+        torch._foreach_mul_(weights, 1 - lr * weight_decay)
+        torch._foreach_add_(weights, _weights(stack, shape), alpha=-size)
+
+    def _momentum(self, parameter: Tensor) -> Tensor:
+        state: dict[str, Tensor] = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        return state["momentum"]
 
 
-def _direction(parameter: Tensor, state: dict[str, Any], dtype: torch.dtype) -> Tensor:
-    """Muon's direction for one parameter, with Nesterov's momentum."""
-    assert parameter.grad is not None
-    momentum = state.setdefault("momentum", torch.zeros_like(parameter))
-    momentum.mul_(MOMENTUM).add_(parameter.grad)
-    ahead = parameter.grad + MOMENTUM * momentum
-    # Inputs last, as they lie in channels-last memory: no copy is made.
-    direction = orthogonalized(ahead.movedim(1, -1).flatten(1), dtype)
-    return direction.reshape(len(ahead), *ahead.shape[2:], ahead.shape[1]).movedim(-1, 1)
+def local(tensor: Tensor | None) -> Tensor:
+    """What this process holds of a tensor: all of it, but for a DTensor's."""
+    assert tensor is not None
+    whole: Any = tensor  # the class itself takes half a second to import, which most runs can spare
+    return whole.to_local() if hasattr(whole, "to_local") else tensor
+
+
+def shards(parameter: Any) -> dist.ProcessGroup | None:
+    """The processes that hold rows of a parameter each; None where each holds all of them.
+
+    Raises:
+        ValueError: If it is sharded otherwise than along its first dimension.
+    """
+    if not hasattr(parameter, "to_local"):
+        return None
+    mesh, places = parameter.device_mesh, parameter.placements
+    dims = [i for i, place in enumerate(places) if not place.is_replicate() and mesh.size(i) > 1]
+    if len(dims) > 1 or not all(places[i].is_shard(0) for i in dims):
+        raise ValueError(
+            f"a matrix of shape {tuple(parameter.shape)} is sharded as {places}: Muon needs those "
+            "sharded along their first dimension, as fully_shard does it."
+        )
+    return mesh.get_group(dims[0]) if dims else None
+
+
+def _alike(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Parameters of one shape, dtype, device and group of processes, in lists not too large."""
+    found: defaultdict[Any, list[Tensor]] = defaultdict(list)
+    for parameter in parameters:
+        key = parameter.shape, parameter.dtype, parameter.device, shards(parameter)
+        found[key].append(parameter)
+    for (shape, *_, group), same in found.items():
+        num_processes = 1 if group is None else group.size()
+        num = max(1, _MAX_STACKED * num_processes // shape.numel())
+        yield from (same[i : i + num] for i in range(0, len(same), num))
+
+
+def _weights(stack: Float[Tensor, "k m n"], shape: torch.Size) -> list[Tensor]:
+    """The rows of a stack as weights of a layer. Inputs are last in a row, as they lie in
+    channels-last memory.
+    """
+    k, m, _ = stack.shape
+    return list(stack.reshape(k, m, *shape[2:], shape[1]).movedim(-1, 2).unbind())
 
 
 def new_optimizer(
@@ -117,17 +170,7 @@ def new_optimizer(
     }
     if not config.use_muon:
         return torch.optim.AdamW(network.parameters(), **rates, fused=True)
-    named = list(network.named_parameters())
-    return Muon(
-        (p for name, p in named if _is_inner_matrix(name, p)),
-        (p for name, p in named if not _is_inner_matrix(name, p)),
-        **rates,
-        dtype=dtype,
-    )
-
-
-def _is_inner_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether these are the weights of a layer that stands between others."""
-    parts = name.split(".")
-    is_inner = parts[0] not in _EDGES and "modulation" not in parts
-    return parameter.ndim >= 2 and is_inner
+    matrices = inner_matrices(network)
+    inner = set(map(id, matrices))
+    others = [parameter for parameter in network.parameters() if id(parameter) not in inner]
+    return Muon(matrices, others, **rates, dtype=dtype)

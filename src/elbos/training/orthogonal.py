@@ -1,0 +1,109 @@
+r"""The nearest orthonormal matrix, by matrix products alone: of many matrices at once.
+
+Of $M = U S V^\top$ it is $U V^\top$. From $X = M / \|M\|_F$ a Newton-Schulz step goes to
+
+$$X \leftarrow P X, \qquad P = a I + b G + c G^2, \quad G = X X^\top,$$
+
+which moves every singular value towards 1 and leaves the singular vectors. $G$ is as large as the
+smaller side, and all $P$ are polynomials of the first $G$, so that the steps can be made on it,
+
+$$G \leftarrow P G P, \qquad Q \leftarrow P Q,$$
+
+and $X$ is multiplied once, with $Q$. For a convolution's [out, 9 in] that is half of the
+arithmetic. Where the longer side is below 3/2 of the shorter, steps on $X$ are less.
+
+In bfloat16 $G$ has lost the squares of small singular values to rounding. What rounding makes
+negative grows, so that $G$ is made anew after two steps. Of matrices with singular values over five
+orders of magnitude those above two thousandths of $\|M\|_F$ came out between 0.66 and 1.31 (by
+steps on $X$: 0.68 and 1.21), and no vector was lengthened by more than 1.45. In float32 the two
+ways agree.
+
+References:
+    Jordan et al. (2024), https://kellerjordan.github.io/posts/muon; on the Gram matrix, and anew
+    after two steps: Zhang, Amsel, Chen and Dao (2026),
+    https://dao-lab.ai/blog/2026/gram-newton-schulz
+"""
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's: singular values end between 0.7 and 1.2
+_NUM_STEPS = 5
+_NUM_STEPS_IN_HALF = (2, 3)  # 16 bits: the Gram matrix is made anew in between
+
+
+def orthogonalized(
+    stack: Float[Tensor, "k m n"], dtype: torch.dtype = torch.bfloat16
+) -> Float[Tensor, "k m n"]:
+    r"""About $U V^\top$ of each $M = U S V^\top$, computed in `dtype`.
+
+    Singular values above two thousandths of $\|M\|_F$ come out between 0.6 and 1.4.
+
+    Args:
+        stack: Matrices of one shape.
+        dtype: bfloat16, or float32.
+    """
+    is_tall = stack.shape[1] > stack.shape[2]
+    x = (stack.mT if is_tall else stack).to(dtype)
+    x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)
+    if 2 * x.shape[2] <= 3 * x.shape[1]:
+        x = _steps(x, _NUM_STEPS)
+    else:
+        for num_steps in _NUM_STEPS_IN_HALF if dtype.itemsize < 4 else (_NUM_STEPS,):
+            x = _steps_factor(x @ x.mT, num_steps) @ x
+    return x.mT if is_tall else x
+
+
+def _steps(x: Float[Tensor, "k m n"], num_steps: int) -> Float[Tensor, "k m n"]:
+    """Newton-Schulz steps on the matrices themselves."""
+    a, b, c = _NEWTON_SCHULZ
+    for _ in range(num_steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+def _steps_factor(gram: Float[Tensor, "k m m"], num_steps: int) -> Float[Tensor, "k m m"]:
+    """What Newton-Schulz steps multiply the matrices with, from their Gram matrices."""
+    a, b, c = _NEWTON_SCHULZ
+    factor = None
+    for step in range(num_steps):
+        rest = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # P without a I
+        if factor is None:
+            factor = rest.clone()
+            factor.diagonal(dim1=1, dim2=2).add_(a)
+        else:
+            factor = torch.baddbmm(factor, rest, factor, beta=a)
+        if step < num_steps - 1:
+            half = torch.baddbmm(gram, rest, gram, beta=a)
+            gram = torch.baddbmm(half, rest, half, beta=a)
+    assert factor is not None
+    return factor
+
+
+def orthogonalized_shards(
+    shards: Float[Tensor, "k r n"], num_rows: int, group: dist.ProcessGroup, dtype: torch.dtype
+) -> Float[Tensor, "k r n"]:
+    """The same where every process of a group has some rows of every matrix: the matrices are
+    shared out, orthogonalized each in one process, and every process gets its rows of them.
+
+    Args:
+        shards: This process's rows, as `torch.chunk` divides them.
+        num_rows: Those of all processes.
+        group: The processes; all of them call this.
+        dtype: What is computed and sent.
+    """
+    size, (k, own_rows, n) = dist.get_world_size(group), shards.shape
+    share, most_rows = -(-k // size), -(-num_rows // size)
+    rows = shards.new_zeros(size * share, most_rows, n, dtype=dtype)
+    rows[:k, :own_rows] = shards
+    received = torch.empty_like(rows)
+    dist.all_to_all_single(received, rows, group=group)  # of [matrix, own row] ...
+    by_process = received.view(size, share, most_rows, n)
+    whole = by_process.transpose(0, 1).flatten(1, 2)  # ... to [own matrix, row]
+    whole[:, :num_rows] = orthogonalized(whole[:, :num_rows], dtype)
+    by_process = whole.view(share, size, most_rows, n).transpose(0, 1).contiguous()
+    dist.all_to_all_single(rows, by_process.flatten(0, 1), group=group)
+    return rows[:k, :own_rows]
