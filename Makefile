@@ -48,6 +48,7 @@ slow: .venv/dev .venv/ray
 bench: .venv/dev .venv/bench
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/samplers.py
 	$(BIN)/python benchmarks/digits.py --runs runs/digits-benchmark --seeds 0

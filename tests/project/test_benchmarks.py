@@ -12,7 +12,9 @@ from elbos.runs import checkpoint
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NETWORK = ["--network.channels", "16", "32", "--network.embedding-dim", "32"]
 TRAINING = [*NETWORK, "--num-images", "32", "--batch-size", "16", "--sampling.num-steps", "2"]
-NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "timing")
+NAMES = sorted(
+    path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in ("timing", "roofline")
+)
 ARGUMENTS = {  # RUN is a trained one
     "audit": ["--tiny", "--seeds", "0", "--rounds", "1"],
     "coverage": ["--num-tables", "1"],
@@ -20,6 +22,7 @@ ARGUMENTS = {  # RUN is a trained one
     "evaluation": ["RUN", "--tiny", "--rounds", "1"],
     "samplers": ["--num", "10", "--num-fine", "30", "--nfe", "4", "8"],
     "startup": ["--tiny"],
+    "step_cost": ["--presets", "toy"],
     "step": ["--tiny", "--rounds", "1"],
     "validation": ["errors", "RUN", "--num-images", "9", "--num-seeds", "2"],
     "variance": ["RUN", "--num-losses", "256", "--num-gradients", "128"],

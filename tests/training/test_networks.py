@@ -4,14 +4,24 @@ Each network joins every theorem by one line of `NETWORKS`.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from elbos.networks import MLPConfig, UNetConfig
-from elbos.networks.unet import FourierFeatures
+from elbos import Objective, parameterizations, weightings
+from elbos.adaptive import Adaptive
+from elbos.networks import (
+    ADMConfig,
+    MLPConfig,
+    NetworkConfig,
+    UNetConfig,
+    UViTConfig,
+    ViTConfig,
+)
+from elbos.networks.layers import FourierFeatures
+from elbos.networks.vit import rotated, rotations
 
 NUM_CLASSES = 5
 
@@ -20,7 +30,7 @@ NUM_CLASSES = 5
 class Case:
     """A configuration, and data that it takes; of images, the batch is as large as the width."""
 
-    config: MLPConfig | UNetConfig
+    config: NetworkConfig
     shape: tuple[int, ...]
     batch_size: int = 4
 
@@ -56,6 +66,32 @@ NETWORKS = {
     ),
     "rectangle": Case(config=UNetConfig(channels=(16, 16, 32)), shape=(1, 16, 8), batch_size=8),
     "features": Case(config=UNetConfig(channels=(16,), fourier_exponents=(1, 2)), shape=(2, 4, 4)),
+    "vit": Case(
+        config=ViTConfig(num_features=24, num_blocks=2, head_dim=8, fourier_exponents=(2,)),
+        shape=(3, 8, 4),
+    ),
+    "adm": Case(
+        config=ADMConfig(
+            channels=(16, 32),
+            num_blocks=1,
+            num_attention_levels=1,
+            head_dim=8,
+            embedding_dim=16,
+            dropout=0.0,
+        ),
+        shape=(3, 4, 4),
+    ),
+    "uvit": Case(
+        config=UViTConfig(
+            channels=(16, 32),
+            num_blocks=1,
+            num_transformer_blocks=2,
+            head_dim=8,
+            embedding_dim=16,
+            dropout=0.0,
+        ),
+        shape=(3, 8, 4),
+    ),
     "odd-coarsest": Case(config=UNetConfig(channels=(16, 32)), shape=(1, 28, 28)),
 }
 
@@ -218,13 +254,67 @@ def test_fourier_features_have_digits_that_bfloat16_has_not() -> None:
     assert not features(z, noisy)[:, 1:].any()
 
 
-def test_dropout_acts_in_training_only() -> None:
-    case = Case(config=UNetConfig(channels=(16,), dropout=0.5), shape=(1, 8, 8))
-    network = case.build()
+@pytest.mark.parametrize("name", ["one-resolution", "adm", "uvit", "vit"])
+def test_dropout_acts_in_training_only(name: str) -> None:
+    case = NETWORKS[name]
+    network = replace(case, config=replace(case.config, dropout=0.5)).build()
+    inputs = case.draw()
     inputs = case.draw()
     assert not torch.equal(network(*inputs), network(*inputs))
     network.eval()
     assert torch.equal(network(*inputs), network(*inputs))
+
+
+@pytest.mark.parametrize("name", ["adm", "uvit", "vit"])
+def test_checkpointing_leaves_gradients_as_they_are(name: str) -> None:
+    """Bit for bit, with dropout."""
+    case, gradients = NETWORKS[name], []
+    for use_checkpointing in (False, True):
+        config = replace(case.config, dropout=0.5, use_checkpointing=use_checkpointing)
+        network = replace(case, config=config).build()
+        torch.manual_seed(3)
+        network(*case.draw()).square().sum().backward()
+        gradients.append([parameter.grad for parameter in network.parameters()])
+    for plain, again in zip(*gradients, strict=True):
+        assert torch.equal(plain, again)
+
+
+@pytest.mark.parametrize("name", ["mlp", "attention", "features", "adm", "uvit", "vit"])
+def test_network_and_objective_compile_to_one_graph(name: str) -> None:
+    case = NETWORKS[name]
+    network = case.build()
+    x, logsnr, cond = case.draw()
+    eps = x.flip(0)
+    objective = Objective(
+        weighting=weightings.Sigmoid(), schedule=Adaptive(), parameterization=parameterizations.V()
+    )
+
+    def loss(x: Tensor, eps: Tensor, logsnr: Tensor, cond: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return objective(network, x, eps, logsnr, cond)
+
+    torch._dynamo.reset()
+    arguments = (x, eps, logsnr.double().clamp(-19, 19), cond)
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*arguments), loss(*arguments), rtol=1e-4, atol=1e-5)
+
+
+def test_rotated_heads_meet_by_their_distance() -> None:
+    """The product of a query and a key depends on where the key is from the query, and on that."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 8, generator=generator, dtype=torch.float64)
+    height, width = 4, 5
+    factors = rotations(height, width, 8, query)
+
+    def everywhere(head: Tensor) -> Tensor:
+        return rotated(head.expand(1, height * width, 1, 1, 8), factors)[0, :, 0, 0]
+
+    products = (everywhere(query) @ everywhere(key).T).view(height, width, height, width)
+    torch.testing.assert_close(products[0, 0, 1, 2], products[2, 1, 3, 3], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(products[3, 4, 1, 0], products[2, 4, 0, 0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(products[1, 1, 1, 1], query @ key, rtol=1e-12, atol=1e-12)
+    distances = products[0, 0].unique()
+    assert len(distances) == height * width
 
 
 REFUSED = [
@@ -247,12 +337,32 @@ REFUSED = [
     (UNetConfig(dropout=1.0), (1, 28, 28), "dropout is 1.0"),
     (UNetConfig(fourier_exponents=(7, -1)), (1, 28, 28), "exponent is -1"),
     (UNetConfig(fourier_exponents=(2000,)), (1, 28, 28), "exponent is 2000"),
+    (ADMConfig(), (2,), "takes images"),
+    (ADMConfig(), (3, 28, 28), "side 28 is not divisible by 8"),
+    (ADMConfig(channels=(192, 200)), (3, 64, 64), "multiples of 16, got 200"),
+    (ADMConfig(head_dim=100), (3, 64, 64), "head_dim 100"),
+    (ADMConfig(num_blocks=0), (3, 64, 64), "num_blocks is 0"),
+    (ADMConfig(embedding_dim=0), (3, 64, 64), "embedding_dim is 0"),
+    (ADMConfig(dropout=-0.1), (3, 64, 64), "dropout is -0.1"),
+    (UViTConfig(), (2,), "takes images"),
+    (UViTConfig(), (3, 100, 128), "side 100 is not divisible by 8"),
+    (UViTConfig(channels=()), (3, 128, 128), "at least one resolution"),
+    (UViTConfig(num_transformer_blocks=0), (3, 128, 128), "num_transformer_blocks is 0"),
+    (UViTConfig(head_dim=96), (3, 128, 128), "head_dim 96"),
+    (UViTConfig(dropout=1.0), (3, 128, 128), "dropout is 1.0"),
+    (ViTConfig(), (2,), "takes images"),
+    (ViTConfig(patch_size=3), (3, 32, 32), "side 32 is not divisible by 3"),
+    (ViTConfig(head_dim=100), (3, 32, 32), "head_dim 100"),
+    (ViTConfig(num_features=66, head_dim=66), (3, 32, 32), "head_dim 66"),
+    (ViTConfig(num_features=0), (3, 32, 32), "num_features is 0"),
+    (ViTConfig(patch_size=0), (3, 32, 32), "patch_size is 0"),
+    (ViTConfig(fourier_exponents=(-1,)), (3, 32, 32), "exponent is -1"),
 ]
 
 
 @pytest.mark.parametrize(("config", "shape", "message"), REFUSED, ids=[row[2] for row in REFUSED])
 def test_what_cannot_work_is_refused_in_one_line(
-    config: MLPConfig | UNetConfig, shape: tuple[int, ...], message: str
+    config: NetworkConfig, shape: tuple[int, ...], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message) as error:
         config.build(shape, None)

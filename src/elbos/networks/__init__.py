@@ -18,10 +18,26 @@ from typing import Protocol
 
 from torch import nn
 
+from elbos.networks.adm import ADM, ADMConfig
 from elbos.networks.mlp import MLP, MLPConfig
 from elbos.networks.unet import UNet, UNetConfig
+from elbos.networks.uvit import UViT, UViTConfig
+from elbos.networks.vit import ViT, ViTConfig
 
-__all__ = ["MLP", "NETWORKS", "MLPConfig", "NetworkConfig", "UNet", "UNetConfig"]
+__all__ = [
+    "ADM",
+    "MLP",
+    "NETWORKS",
+    "ADMConfig",
+    "MLPConfig",
+    "NetworkConfig",
+    "UNet",
+    "UNetConfig",
+    "UViT",
+    "UViTConfig",
+    "ViT",
+    "ViTConfig",
+]
 
 
 class NetworkConfig(Protocol):
@@ -31,5 +47,11 @@ class NetworkConfig(Protocol):
         """The network for samples of `shape`; ValueError if it does not fit them."""
 
 
-NETWORKS: tuple[type[NetworkConfig], ...] = (UNetConfig, MLPConfig)
+NETWORKS: tuple[type[NetworkConfig], ...] = (
+    UNetConfig,
+    ADMConfig,
+    UViTConfig,
+    ViTConfig,
+    MLPConfig,
+)
 """Every architecture. A new one joins the command line and the run files by a line here."""

@@ -1,4 +1,5 @@
-r"""What the networks share: the embedding of noise level and class, and weights that start at zero.
+r"""What the networks share: the embedding of noise level and class, Fourier features of pixels,
+weights that start at zero, and checks of configurations.
 
 The log-SNR enters through sines and cosines of geometrically spaced frequencies,
 
@@ -15,15 +16,19 @@ what classifier-free guidance drops labels to.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 NUM_FREQUENCIES = 32
 SHORTEST_PERIOD = 2.0
 LONGEST_PERIOD = 200.0
+MAX_EXPONENT = 16  # a period of 2^-15, near the last digits of a float32 pixel
 
 
 def logsnr_features(logsnr: Float[Tensor, " b"]) -> Float[Tensor, "b f"]:
@@ -99,8 +104,79 @@ class Embedding(nn.Module):
             ) from error
 
 
+class FourierFeatures(nn.Module):
+    r"""Pixels with their Fourier features, $e^{-(2^n\pi\tilde\sigma)^2/2}\,(\sin, \cos)(2^n\pi z)$.
+
+    Clean images differ from noisy ones in digits of $z$ that bfloat16 does not have; the features
+    have them. The factor is their expectation over the noise, relative to that without: where the
+    noise is larger than a period, a feature carries nothing and vanishes.
+
+    Args:
+        exponents: The $n$.
+
+    References:
+        Kingma et al. (2021), https://arxiv.org/abs/2107.00630, appendix C, without the factor
+    """
+
+    def __init__(self, exponents: tuple[int, ...]) -> None:
+        super().__init__()
+        self.frequencies = [2.0**n * math.pi for n in exponents]
+
+    def forward(
+        self, z: Float[Tensor, "b c h w"], logsnr: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b k h w"]:
+        """The pixels, and sine and cosine of each frequency, as channels."""
+        sigma = torch.exp(-logsnr / 2)[:, None, None, None]
+        parts = [z]
+        for frequency in self.frequencies:
+            size = torch.exp(-0.5 * (frequency * sigma).square())
+            parts += [size * torch.sin(frequency * z), size * torch.cos(frequency * z)]
+        return torch.cat(parts, dim=1)
+
+
 def set_zero(*modules: nn.Module) -> None:
     """Set all parameters to zero: a branch then adds nothing until it has learned something."""
     for module in modules:
         for parameter in module.parameters():
             nn.init.zeros_(parameter)
+
+
+def called(module: Callable[..., Tensor], *args: Any, use_checkpointing: bool) -> Tensor:
+    """The output of a module, whose inside is computed again in the backward pass if so told."""
+    if use_checkpointing:
+        out: Tensor = checkpoint(module, *args, use_reentrant=False)
+        return out
+    return module(*args)
+
+
+def require_images(name: str, shape: tuple[int, ...], factor: int, what: str) -> None:
+    """Raise a ValueError if data are no images, or their sides no multiples of `factor`, which is
+    `what`.
+    """
+    if len(shape) != 3:
+        raise ValueError(
+            f"{name} takes images, (channels, height, width), not data of shape {shape}: "
+            "use the MLP for vectors."
+        )
+    for side in shape[1:]:
+        if side % factor:
+            raise ValueError(
+                f"image side {side} is not divisible by {factor}, {what}: change the patch size "
+                "or give fewer channels."
+            )
+
+
+def require_exponents(exponents: tuple[int, ...]) -> None:
+    """Raise a ValueError if Fourier features at these powers of 2 say nothing of pixels."""
+    for exponent in exponents:
+        if not 0 <= exponent <= MAX_EXPONENT:
+            raise ValueError(
+                f"a Fourier exponent is {exponent}: give whole numbers from 0 to "
+                f"{MAX_EXPONENT}; 7 and 8 are for 256 pixel values."
+            )
+
+
+def require_dropout(dropout: float) -> None:
+    """Raise a ValueError if it is no probability of dropping some."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout}: give a number from 0 to below 1.")

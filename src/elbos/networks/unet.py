@@ -23,7 +23,6 @@ channels-last memory.
 """
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -33,10 +32,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from elbos.checks import require_positive
-from elbos.networks.layers import Embedding, set_zero
+from elbos.networks.layers import (
+    Embedding,
+    FourierFeatures,
+    require_dropout,
+    require_exponents,
+    require_images,
+    set_zero,
+)
+from elbos.networks.norms import GroupNorm, upsampled
 
 GROUP_SIZE = 16
-MAX_EXPONENT = 16  # a period of 2^-15, near the last digits of a float32 pixel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,19 +81,9 @@ class UNetConfig:
             ValueError: If the architecture does not fit the images, or itself.
         """
         self._check()
-        if len(shape) != 3:
-            raise ValueError(
-                f"UNet takes images, (channels, height, width), not data of shape {shape}: "
-                "use the MLP for vectors."
-            )
         num_halvings = len(self.channels) - 1
-        factor = self.patch_size * 2**num_halvings
-        for side in shape[1:]:
-            if side % factor:
-                raise ValueError(
-                    f"image side {side} is not divisible by {factor}, patch_size {self.patch_size} "
-                    f"halved {num_halvings} times: change patch_size or give fewer channels."
-                )
+        what = f"patch_size {self.patch_size} halved {num_halvings} times"
+        require_images("UNet", shape, self.patch_size * 2**num_halvings, what)
         return UNet(self, num_image_channels=shape[0], num_classes=num_classes)
 
     def _check(self) -> None:
@@ -97,31 +93,9 @@ class UNetConfig:
             head_dim=self.head_dim,
             embedding_dim=self.embedding_dim,
         )
-        num_resolutions = len(self.channels)
-        if num_resolutions == 0:
-            raise ValueError("channels is empty: give at least one resolution.")
-        for num_channels in self.channels:
-            if num_channels < 1 or num_channels % GROUP_SIZE:
-                raise ValueError(f"channels must be multiples of {GROUP_SIZE}, got {num_channels}.")
-        if not 0 <= self.num_attention_levels <= num_resolutions:
-            raise ValueError(
-                f"num_attention_levels is {self.num_attention_levels}: "
-                f"give a number between 0 and the number of resolutions, {num_resolutions}."
-            )
-        for num_channels in self.channels[num_resolutions - self.num_attention_levels :]:
-            if num_channels % self.head_dim:
-                raise ValueError(
-                    f"head_dim {self.head_dim} does not divide {num_channels} channels: "
-                    "choose a divisor."
-                )
-        for exponent in self.fourier_exponents:
-            if not 0 <= exponent <= MAX_EXPONENT:
-                raise ValueError(
-                    f"a Fourier exponent is {exponent}: give whole numbers from 0 to "
-                    f"{MAX_EXPONENT}; 7 and 8 are for 256 pixel values."
-                )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}: give a number from 0 to below 1.")
+        require_channels(self.channels, self.num_attention_levels, self.head_dim)
+        require_exponents(self.fourier_exponents)
+        require_dropout(self.dropout)
 
 
 class UNet(nn.Module):
@@ -180,40 +154,10 @@ class UNet(nn.Module):
             h = down(F.avg_pool2d(h, 2))
         h = self.middle(h, modulations)
         for resolution, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
-            h = skips.pop() + F.interpolate(up(h), scale_factor=2.0)
+            h = skips.pop() + upsampled(up(h))
             h = resolution(h, modulations)
         y = self.conv_out(F.silu(self.norm_out(h)))
         return F.pixel_shuffle(y, self.patch_size).to(z.dtype)
-
-
-class FourierFeatures(nn.Module):
-    r"""Pixels with their Fourier features, $e^{-(2^n\pi\tilde\sigma)^2/2}\,(\sin, \cos)(2^n\pi z)$.
-
-    Clean images differ from noisy ones in digits of $z$ that bfloat16 does not have; the features
-    have them. The factor is their expectation over the noise, relative to that without: where the
-    noise is larger than a period, a feature carries nothing and vanishes.
-
-    Args:
-        exponents: The $n$.
-
-    References:
-        Kingma et al. (2021), https://arxiv.org/abs/2107.00630, appendix C, without the factor
-    """
-
-    def __init__(self, exponents: tuple[int, ...]) -> None:
-        super().__init__()
-        self.frequencies = [2.0**n * math.pi for n in exponents]
-
-    def forward(
-        self, z: Float[Tensor, "b c h w"], logsnr: Float[Tensor, " b"]
-    ) -> Float[Tensor, "b k h w"]:
-        """The pixels, and sine and cosine of each frequency, as channels."""
-        sigma = torch.exp(-logsnr / 2)[:, None, None, None]
-        parts = [z]
-        for frequency in self.frequencies:
-            size = torch.exp(-0.5 * (frequency * sigma).square())
-            parts += [size * torch.sin(frequency * z), size * torch.cos(frequency * z)]
-        return torch.cat(parts, dim=1)
 
 
 class Resolution(nn.Module):
@@ -266,12 +210,32 @@ class Attention(nn.Module):
 
     def forward(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         tokens = self.norm(h).permute(0, 2, 3, 1).flatten(1, 2)  # a view where h is channels-last
-        heads = self.qkv(tokens).unflatten(2, (3, -1, self.head_dim))
-        q, k, v = heads.permute(2, 0, 3, 1, 4)
+        heads = self.qkv(tokens).unflatten(2, (3, -1, self.head_dim)).unbind(2)
+        q, k, v = (each.transpose(1, 2) for each in heads)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         out: Tensor = h + self.linear(mixed).unflatten(1, h.shape[2:]).permute(0, 3, 1, 2)
         return out
 
 
-def group_norm(num_channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(num_channels // GROUP_SIZE, num_channels)
+def group_norm(num_channels: int) -> GroupNorm:
+    return GroupNorm(num_channels // GROUP_SIZE, num_channels)
+
+
+def require_channels(channels: tuple[int, ...], num_attention_levels: int, head_dim: int) -> None:
+    """Raise a ValueError if norms or attention heads do not fit these channels per resolution."""
+    num_resolutions = len(channels)
+    if num_resolutions == 0:
+        raise ValueError("channels is empty: give at least one resolution.")
+    for num_channels in channels:
+        if num_channels < 1 or num_channels % GROUP_SIZE:
+            raise ValueError(f"channels must be multiples of {GROUP_SIZE}, got {num_channels}.")
+    if not 0 <= num_attention_levels <= num_resolutions:
+        raise ValueError(
+            f"num_attention_levels is {num_attention_levels}: "
+            f"give a number between 0 and the number of resolutions, {num_resolutions}."
+        )
+    for num_channels in channels[num_resolutions - num_attention_levels :]:
+        if num_channels % head_dim:
+            raise ValueError(
+                f"head_dim {head_dim} does not divide {num_channels} channels: choose a divisor."
+            )

@@ -23,7 +23,8 @@ from elbos.training.network import OwnNetwork
 def command_name(cls: type) -> str:
     """What a class is called on the command line: `SoftMinSNR` is soft-min-snr."""
     name = cls.__name__.removesuffix("Config")
-    name = {"InDI": "Indi", "CosMap": "Cosmap", "JiT": "Jit", "UNet": "Unet"}.get(name, name)
+    joined = {"InDI", "CosMap", "JiT", "UNet", "UViT", "ViT"}
+    name = name.capitalize() if name in joined else name
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
 
 

@@ -106,6 +106,7 @@ def _default(f: "dataclasses.Field[Any]") -> Any:
 
 def _word(name: str) -> str:
     """A class's name in lower case, with dashes."""
+    name = name.replace("ViT", "Vit")  # a word
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name)
     return words.removesuffix("-Config").lower()
 

@@ -1,0 +1,124 @@
+r"""Normalizations, and upsampling, that keep the precision and the memory layout of what they get.
+
+Autocast on GPUs computes normalizations and upsampling in float32 and returns float32, and torch's
+group norm there returns contiguous memory: everything behind it, until the next convolution, then
+moves twice the bytes, and the convolution copies its input back to channels-last. Here the
+statistics are in float32, and the output is as the input was. Of groups $g$ with mean $\mu_g$ and
+variance $\sigma_g^2$ it is one multiply-add per value,
+
+$$h' = s\,h + (b - s\,\mu_g), \qquad s = w / \sqrt{\sigma_g^2 + \varepsilon}.$$
+
+On the CPU, torch's own group norm keeps both, and is faster.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which operations compute in the precision of their inputs."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()  # such as meta
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalization in the precision and memory layout of its input."""
+
+    def forward(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        if h.device.type == "cpu":
+            return super().forward(h)
+        with without_autocast(h.device):
+            return group_norm(h, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def group_norm(
+    h: Float[Tensor, "b c h w"],
+    num_groups: int,
+    weight: Float[Tensor, " c"],
+    bias: Float[Tensor, " c"],
+    eps: float,
+) -> Float[Tensor, "b c h w"]:
+    """Group normalization in few passes over `h`, with statistics in float32 at least.
+
+    It can be differentiated once.
+    """
+    out: Tensor = _GroupNorm.apply(h, num_groups, weight, bias, eps)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _GroupNorm(torch.autograd.Function):
+    """Multiply-adds with one number per sample and channel, forward and backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float
+    ) -> Tensor:
+        num = h[0].numel() // num_groups
+        sums = h.sum((2, 3), dtype=_wide(h))
+        norms = torch.linalg.vector_norm(h, dim=(2, 3), dtype=_wide(h))
+        mean = _by_group(sums, num_groups) / num
+        variance = _by_group(norms * norms, num_groups) / num - mean * mean
+        rate = torch.rsqrt(variance.clamp(min=0) + eps)
+        ctx.save_for_backward(h, weight, mean, rate)
+        ctx.num_groups = num_groups
+        scale = rate * _in_groups(weight.to(rate), num_groups)
+        shift = _in_groups(bias.to(rate), num_groups) - scale * mean
+        return torch.addcmul(_aligned(shift, h), h, _aligned(scale, h))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        r"""$\partial h = r\,(wg - \langle wg\rangle - \hat h\,\langle wg \hat h\rangle)$, with
+        the rate $r$, the normalized $\hat h = r (h - \mu)$ and means over a group.
+        """
+        h, weight, mean, rate = ctx.saved_tensors
+        num_groups = ctx.num_groups
+        num = h[0].numel() // num_groups
+        grad_sum = _in_groups(grad.sum((2, 3), dtype=_wide(h)), num_groups)
+        product = _in_groups((grad * h).sum((2, 3), dtype=_wide(h)), num_groups)
+        projected = rate * (product - mean * grad_sum)  # sums of g times normalized h
+        w = _in_groups(weight.to(rate), num_groups)
+        slope = -rate * rate * (w * projected).sum(2, keepdim=True).expand_as(product) / num
+        offset = -rate * (w * grad_sum).sum(2, keepdim=True) / num - slope * mean
+        grad_h = torch.addcmul(_aligned(offset, h), h, _aligned(slope, h))
+        grad_h = torch.addcmul(grad_h, grad, _aligned(rate * w, h))
+        grad_weight, grad_bias = (s.sum(0).flatten().to(weight) for s in (projected, grad_sum))
+        return grad_h, None, grad_weight, grad_bias, None
+
+
+def _wide(h: Tensor) -> torch.dtype:
+    return torch.promote_types(h.dtype, torch.float32)
+
+
+def _in_groups(values: Tensor, num_groups: int) -> Tensor:
+    """One number per channel, `[..., c]`, as `[..., g, c/g]`."""
+    return values.reshape(*values.shape[:-1], num_groups, -1)
+
+
+def _by_group(values: Float[Tensor, "b c"], num_groups: int) -> Float[Tensor, "b g 1"]:
+    return _in_groups(values, num_groups).sum(2, keepdim=True)
+
+
+def _aligned(values: Float[Tensor, "b g k"], h: Tensor) -> Float[Tensor, "b c 1 1"]:
+    return values.flatten(1)[:, :, None, None].to(h.dtype)
+
+
+def layer_norm(
+    h: Float[Tensor, "*b c"], weight: Float[Tensor, " c"] | None = None
+) -> Float[Tensor, "*b c"]:
+    """Each vector minus its mean, over its standard deviation, times `weight`."""
+    with without_autocast(h.device):
+        return F.layer_norm(h, h.shape[-1:], None if weight is None else weight.to(h.dtype))
+
+
+def upsampled(h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+    """Each pixel four times: both sides are twice as long."""
+    with without_autocast(h.device):
+        return F.interpolate(h, scale_factor=2.0)

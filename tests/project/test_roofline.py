@@ -1,0 +1,133 @@
+"""What networks cost on a GPU, counted on `meta`: against what is published, and as it was.
+
+After a change of a network that is meant, `python tests/project/test_roofline.py` writes
+golden_roofline.json anew.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+from roofline import BFLOAT16, FLOAT32, WIDEST, cost  # noqa: E402
+from step_cost import WORK  # noqa: E402
+
+from elbos.networks import ADMConfig, NetworkConfig, UViTConfig, ViTConfig  # noqa: E402
+from elbos.training.presets import PRESETS  # noqa: E402
+
+GOLDEN = Path(__file__).with_name("golden_roofline.json")
+PIXELS, LATENTS = (3, 64, 64), (4, 32, 32)
+
+# Millions of parameters and billions of multiply-adds per image. ADM's are those of OpenAI's code,
+# guided-diffusion, without the output's variances; DiT's are in table 4 of the paper.
+PUBLISHED: dict[str, tuple[NetworkConfig, tuple[int, ...], float, float]] = {
+    "ADM": (ADMConfig(), PIXELS, 295.899267, 109.656785),
+    "DiT-S/2": (ViTConfig(), LATENTS, 33, 6.06),
+    "DiT-B/2": (ViTConfig(num_features=768), LATENTS, 130, 23.01),
+    "DiT-L/2": (ViTConfig(num_features=1024, num_blocks=24), LATENTS, 458, 80.71),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_sizes_are_the_published_ones(name: str) -> None:
+    """Within 1 %: other embeddings of the noise level, a label more, and widths rounded to 64."""
+    config, shape, millions, billions = PUBLISHED[name]
+    found = cost(config, shape, 1000, 1)
+    assert found.num_parameters == pytest.approx(1e6 * millions, rel=0.01)
+    # Forward and backward are three forwards, but that no gradient of the input is needed,
+    # and that attention computes its products again.
+    assert found.num_flops / 6 == pytest.approx(1e9 * billions, rel=0.02)
+
+
+def test_adms_parameters_are_explained_to_the_last() -> None:
+    """64 features of log-SNR in place of 192 of the time step, and a label for "none"."""
+    with torch.device("meta"):
+        network = ADMConfig().build(PIXELS, 1000)
+    found = sum(parameter.numel() for parameter in network.parameters())
+    assert found == 295_899_267 - (192 - 64) * 768 + 768
+
+
+def test_uvit_has_two_billion_parameters() -> None:
+    with torch.device("meta"):
+        network = UViTConfig().build((3, 128, 128), 1000)
+    assert round(sum(parameter.numel() for parameter in network.parameters()) / 1e9) == 2
+
+
+def counted(preset: str) -> dict[str, Any]:
+    shape, num_classes, num = WORK[preset]
+    found = cost(PRESETS[preset].network, shape, num_classes, num)
+    return {
+        "num_parameters": found.num_parameters,
+        "num_flops": found.num_flops,
+        "num_kernels": found.num_kernels,
+        "num_bytes": found.num_bytes,
+        "saved": dict(sorted(found.saved.items())),
+    }
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_golden_roofline(preset: str) -> None:
+    """FLOPs and parameters exactly; what torch decides, kernels and bytes, within 5 %."""
+    found, expected = counted(preset), json.loads(GOLDEN.read_text())[preset]
+    for exact in ("num_parameters", "num_flops"):
+        assert found[exact] == expected[exact]
+    for close in ("num_kernels", "num_bytes"):
+        assert found[close] == pytest.approx(expected[close], rel=0.05)
+    for dtype in ("bfloat16", "float32"):
+        total = sum(expected["saved"].values())
+        then = expected["saved"].get(dtype, 0)
+        assert found["saved"].get(dtype, 0) == pytest.approx(then, abs=0.05 * total)
+
+
+@pytest.mark.parametrize("name", ["ADM", "DiT-S/2"])
+def test_what_is_kept_is_bfloat16_and_not_moved(name: str) -> None:
+    config, shape, *_ = PUBLISHED[name]
+    found = cost(config, shape, 1000, 8)
+    assert found.saved["bfloat16"] > 0.98 * sum(found.saved.values())
+    assert found.num_copied < 0.01 * found.num_bytes
+
+
+CALLS = {
+    "linear": lambda h: F.linear(h, h.view(8, 2)),
+    "conv2d": lambda h: F.conv2d(h, h),
+    "group_norm": lambda h: F.group_norm(h, 1),
+    "layer_norm": lambda h: F.layer_norm(h, h.shape[-1:]),
+    "interpolate": lambda h: F.interpolate(h, scale_factor=2.0),
+    "softmax": lambda h: h.softmax(-1),
+    "rsqrt": torch.rsqrt,
+    "square": torch.square,
+    "pow": lambda h: h.pow(3),
+    "exp": torch.exp,
+    "norm": torch.norm,
+    "normalize": F.normalize,
+    "addcmul": lambda h: torch.addcmul(h, h.float(), h),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_rules_are_those_of_cudas_autocast(name: str) -> None:
+    """By torch's own dispatcher, for which no GPU is needed as long as nothing is computed."""
+    expected = torch.bfloat16 if name in BFLOAT16 else torch.float32
+    assert name in BFLOAT16 | FLOAT32 | WIDEST
+    given = torch.float32 if name in BFLOAT16 else torch.bfloat16
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    try:
+        with FakeTensorMode(), torch.no_grad():
+            found: Tensor = CALLS[name](torch.empty(2, 2, 2, 2, device="cuda", dtype=given))
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+    assert found.dtype == expected
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps({name: counted(name) for name in PRESETS}, indent=1) + "\n")
