@@ -25,6 +25,7 @@ The modules; each imports only from its own group or those before it:
 | `training`, `evaluation` | a run: trained; how good it is |
 | `comparison` | objectives against each other: many runs, paired |
 | `report` | how results look: on the terminal, as pages, in figures |
+| `export` | the weights of a run, with a model card, for others to open |
 | `cli` | the command line |
 """
 

@@ -116,6 +116,8 @@ def run_every_verb(*, is_light: bool) -> None:
     )
     drawn = json.loads(elbos("sample", "run", "--num", "4", "--json"))
     assert all(Path(path).is_file() for path in drawn.values())
+    elbos("export", "run", "--to", "exported")
+    assert Path("exported/README.md").is_file()
     few = ["--num-images", "20", "--num-samples", "0", "--ode.num-images", "2"]
     assert json.loads(elbos("evaluate", "run", *few, "--json"))
     assert Path("run/eval.html").is_file()

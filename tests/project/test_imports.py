@@ -33,6 +33,7 @@ GROUPS = [
     {"evaluation"},
     {"comparison"},
     {"report"},
+    {"export"},
     {"cli"},
 ]
 RANKS = {name: rank for rank, group in enumerate(GROUPS) for name in group}

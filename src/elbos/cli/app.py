@@ -53,6 +53,7 @@ VERBS = {
         "Measure likelihood, noise levels and samples of trained models.",
         "lower --num-images, --num-samples, or --batch-size for a folder",
     ),
+    "export": Verb("Write the averaged weights of a run, to open with diffusers or elbos."),
     "compare": Verb(
         "Train objectives alike, score them, and write a report with intervals.",
         "lower --scoring.num-images or --scoring.num-samples, or --workers",

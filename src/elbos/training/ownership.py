@@ -7,6 +7,7 @@ from typing import Any
 
 from elbos.codec import decode, difference, encode
 from elbos.conditions import Condition
+from elbos.runs import exported
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config, run_config
 from elbos.training.data import DataSpec, Samples, null_digest
@@ -22,6 +23,8 @@ def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
         ValueError: If it holds another configuration, other data, or other files.
     """
     path = directory.path
+    if exported.is_export(path):
+        raise ValueError(f"{path} holds an exported model: name another directory with --run.")
     if (path / "config.json").exists():
         _require_same(path, run_config(directory), config)
     elif others := [p.name for p in path.glob("*") if not p.name.startswith(".")]:

@@ -20,7 +20,7 @@ from elbos.errors import explained, suggestion
 from elbos.items import Items, first_item
 from elbos.oracles import GaussianMixture
 from elbos.progress import Start, silent
-from elbos.runs import checkpoint
+from elbos.runs import checkpoint, exported
 from elbos.runs.directory import RunDirectory
 from elbos.samplers import Sampler
 from elbos.schedules import Schedule
@@ -45,7 +45,7 @@ class Run:
     """A trained run at a checkpoint, with the averaged weights.
 
     Args:
-        path: The run directory.
+        path: The run directory, or an export of one (`elbos export`).
         network: A network of the class that was trained, where the user defined it: a copy of it
             gets the weights. Default: the network that the configuration describes.
         step: The step of a checkpoint that was kept (`--output.num-kept`). Default: the latest.
@@ -87,7 +87,7 @@ class Run:
         if network is not None:
             require_type(nn.Module, network=network)
         files.require_no_links(self.directory.path)
-        kept = checkpoint.of_step(self.directory.checkpoints, step)
+        weights = exported.averaged(self.directory, step)
         self.device = new_accelerator().device
         self.data = data_spec(self.directory) or self.dataset.spec
         if null_cond is not None:
@@ -96,9 +96,9 @@ class Run:
             self.network = build_network(self.config, self.data, self.device)
         else:
             self.network = copy.deepcopy(network).to(self.device)
-        with checkpoint.reading(kept) as (self.step, groups):
-            checkpoint.require_dtypes(groups, {"ema": self.network.state_dict()})
-            self.network.load_state_dict(groups["ema"])
+        with weights as (self.step, averaged):
+            checkpoint.require_dtypes({"ema": averaged}, {"ema": self.network.state_dict()})
+            self.network.load_state_dict(averaged)
         self.network.eval().requires_grad_(False)
         self.denoiser = Denoiser(self.network, self.config.parameterization)
 

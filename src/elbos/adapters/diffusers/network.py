@@ -183,6 +183,11 @@ def null_label(inner: Any) -> int | None:
     return int(num) if name == _TRANSFORMER else int(num) - 1
 
 
+def part_name(network: DiffusersNetwork) -> str:
+    """What pipelines of diffusers call the network."""
+    return "transformer" if "Transformer" in type(network.inner).__name__ else "unet"
+
+
 def fitted(
     name: str, settings: Mapping[str, Any], shape: tuple[int, ...], num_classes: int | None
 ) -> dict[str, Any]:

@@ -1,0 +1,63 @@
+"""`elbos export`: the averaged weights of a run in a folder that others open."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from elbos.cli.parse import first_path, parse
+from elbos.export import export, push
+from elbos.export.folder import require_free
+from elbos.export.hub import require_pushable
+from elbos.training.machine import keep_freed_memory
+from elbos.training.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write the averaged weights of a run, a model card, and what opens them, into a folder.
+
+    A network of diffusers opens with diffusers' `from_pretrained`, with the scheduler that it was
+    trained with. Any other opens with `elbos.Run`, `elbos sample` and `elbos evaluate`.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run directory."""
+
+    to: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """The folder: a new or empty one, or an earlier export of the same run."""
+
+    push: Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME")] = None
+    """Upload the folder to this repository of the Hugging Face Hub, with your token; one that is
+    not there is made, private."""
+
+    network: Annotated[str | None, tyro.conf.arg(name="network.function")] = None
+    """FILE.py:FUNCTION of a user-defined network, as in its training."""
+
+    json: bool = False
+    """Print what was written as JSON."""
+
+    def __call__(self) -> None:
+        keep_freed_memory()
+        if self.push is not None:
+            require_pushable(self.push)
+        run = Run.with_function(self.run, self.network)
+        require_free(run, self.to)
+        names = export(run, self.to, repo=self.push)
+        url = None if self.push is None else push(self.to, names, self.push)
+        if self.json:
+            print(json.dumps({"folder": str(self.to), "files": names, "url": url}))  # noqa: T201
+        else:
+            print("\n".join(filter(None, (str(self.to), url))))  # noqa: T201
+
+
+def command(words: list[str]) -> Export:
+    """The command that the words stand for.
+
+    Raises:
+        UsageError: If they are wrong.
+    """
+    path = first_path("export", words)
+    return parse("export", Export, words, start=words[:1] if path else ())

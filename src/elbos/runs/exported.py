@@ -1,0 +1,93 @@
+"""Exported weights: a folder with the averaged weights of a run alone, to be handed on.
+
+EXPORT/
+    elbos.json         which run and step it is of; of weights below, their SHA-256
+    config.json        the configuration of the run, without the places of its files
+    data.json          what is to be known of its data
+    model.safetensors  the averaged weights
+
+A network of diffusers is exported as diffusers keeps it, with elbos.json beside. Loading reads
+numbers and runs no code.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from elbos import files
+from elbos.errors import flat
+from elbos.runs import checkpoint
+from elbos.runs.directory import RunDirectory
+
+MANIFEST, WEIGHTS = "elbos.json", "model.safetensors"
+Weights = dict[str, Tensor]
+_MAX_REASON = 200  # characters: torch lists all tensors that differ
+
+
+def is_export(path: Path) -> bool:
+    """Whether a folder holds exported weights, of any format."""
+    return (path / MANIFEST).is_file()
+
+
+def write(folder: Path, weights: Mapping[str, Tensor]) -> str:
+    """Write weights into a folder; returns their SHA-256."""
+    content = checkpoint.packed(weights)
+    files.write(folder / WEIGHTS, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def averaged(
+    directory: RunDirectory, step: int | None = None
+) -> AbstractContextManager[tuple[int, Weights]]:
+    """The step and the averaged weights of a run or an export, to be used inside the context.
+
+    Args:
+        directory: The one or the other.
+        step: Of a run, the step of a checkpoint that was kept. Default: the latest.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: As of `checkpoint.reading` and `reading`, or of a step of an export.
+    """
+    if not is_export(directory.path):
+        return _of_checkpoint(checkpoint.of_step(directory.checkpoints, step))
+    if step is not None:
+        raise ValueError(f"{directory.path} is an export, of one step: give no step.")
+    return reading(directory)
+
+
+@contextmanager
+def _of_checkpoint(path: Path) -> Iterator[tuple[int, Weights]]:
+    with checkpoint.reading(path) as (step, groups):
+        yield step, groups["ema"]
+
+
+@contextmanager
+def reading(directory: RunDirectory) -> Iterator[tuple[int, Weights]]:
+    """The step and the averaged weights of an export, to be used inside the context.
+
+    Raises:
+        OSError: If they cannot be read.
+        ValueError: If they are damaged, or turn out, inside the context, to be of another network.
+    """
+    manifest, path = directory.read(MANIFEST) or {}, directory.path / WEIGHTS
+    content, step = files.read(path), manifest.get("step")
+    is_whole = manifest.get("sha256") == hashlib.sha256(content).hexdigest()
+    try:
+        weights = safetensors.torch.load(content) if is_whole and type(step) is int else None
+    except (SafetensorError, KeyError, NotImplementedError):  # of dtypes, the last two
+        weights = None
+    if weights is None or not isinstance(step, int):
+        raise ValueError(f"{path} is not what {MANIFEST} says: export the run again.")
+    try:
+        yield step, weights
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} holds the weights of another network than this one "
+            f"({flat(error)[:_MAX_REASON]}): give the network that was trained."
+        ) from error
