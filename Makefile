@@ -50,6 +50,7 @@ bench: .venv/dev .venv/bench
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/audit.py
+	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/samplers.py
 	$(BIN)/python benchmarks/digits.py --runs runs/digits-benchmark --seeds 0
 	$(BIN)/python benchmarks/variance.py runs/digits-benchmark/sigmoid-2-0

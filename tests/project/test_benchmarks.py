@@ -18,6 +18,7 @@ NAMES = sorted(
 ARGUMENTS = {  # RUN is a trained one
     "audit": ["--tiny", "--seeds", "0", "--rounds", "1"],
     "coverage": ["--num-tables", "1"],
+    "data": ["--nums", "20", "40", "--folder", "data", "--jobs", "1", "--num-steps", "3"],
     "digits": ["--tiny", "--runs", "runs", "--", *TRAINING],
     "evaluation": ["RUN", "--tiny", "--rounds", "1"],
     "samplers": ["--num", "10", "--num-fine", "30", "--nfe", "4", "8"],

@@ -18,7 +18,7 @@ from elbos.networks import MLPConfig
 from elbos.samplers import DDIM, SAMPLERS, Ancestral, Heun, StochasticDPMSolver, UniPC
 from elbos.tabulated import Tabulated
 from elbos.training.config import Config, Optimizer, Output
-from elbos.training.data import Fashion, Folder, Packed, Toy
+from elbos.training.data import Fashion, Folder, Latents, Packed, Toy
 from elbos.training.ema import exponent
 from elbos.training.presets import PRESETS
 from elbos.training.sampling import Sampling
@@ -39,6 +39,7 @@ DATA = [
     Folder(root=Path("a"), skip_bad=True),
     Folder(root=Path("a"), flip=True),
     Packed(path=Path("a")),
+    Latents(path=Path("a")),
 ]
 WRAPPED = [
     weightings.Monotone(weightings.Shifted(weightings.EDM2(), -0.3)),

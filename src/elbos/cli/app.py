@@ -63,7 +63,7 @@ VERBS = {
         "give a smaller --shape, or lower --batch-size",
     ),
     "data": Verb(
-        "Pack pictures, for data:packed: opened at once, however many.",
+        "Pack pictures, or their latents: opened at once, however many.",
         "lower --jobs",
     ),
     "weightings": Verb("Print what published recipes weigh, and where the weighting rises."),

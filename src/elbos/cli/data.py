@@ -1,23 +1,27 @@
-"""`elbos data pack`: pictures as shards that are opened at once."""
+"""`elbos data pack`, `elbos data encode`: pictures or latents as shards that are opened at once."""
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from elbos import files
+from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.checks import require_positive
 from elbos.cli.parse import parse
-from elbos.errors import UsageError, suggestion
+from elbos.errors import UsageError, flat, suggestion
 from elbos.progress import begin, progress
+from elbos.training.data import Dataset, Folder, Packed
+from elbos.training.data.encode import Encoder
 from elbos.training.data.listing import SPLITS
 from elbos.training.data.pack import Packer
-from elbos.training.data.shards import Index
-from elbos.training.machine import num_cores
+from elbos.training.data.shards import INDEX, Index
+from elbos.training.machine import new_accelerator, num_cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,80 @@ class Pack:
         _tell(index, self.out, "packed")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Encode:
+    """Encode images with a VAE of diffusers once and for all, for `data:latents --data.path OUT`.
+
+    Kept are mean and log-variance of the latents, scaled as the VAE's config.json says. The same
+    command again goes on where it was stopped.
+    """
+
+    images: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
+    """What `elbos data pack` made, or a folder of pictures."""
+
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """The folder to be made."""
+
+    vae: str
+    """An AutoencoderKL: the folder that save_pretrained wrote, that of a pipeline with a VAE, or a
+    name on the Hugging Face Hub."""
+
+    size: int | None = None
+    """Height and width of the pictures of a folder, resized and cropped."""
+
+    skip_bad: bool = False
+    """Leave out pictures of a folder that cannot be decoded, with a warning."""
+
+    dtype: Literal["float16", "bfloat16"] = "float16"
+    """Of what is kept."""
+
+    batch_size: int = 32
+    """Images encoded at once."""
+
+    def __post_init__(self) -> None:
+        require_positive(batch_size=self.batch_size)
+        if self.size is not None:
+            require_positive(size=self.size)
+
+    def __call__(self) -> None:
+        dataset = self._images()
+        vae = load_vae(_vae_folder(self.vae), device=new_accelerator().device)
+        encoder = Encoder(dataset, vae, self.out, self.dtype, self.batch_size)
+        with progress() as bar:
+            index = encoder.encode(partial(begin, bar))
+        _tell(index, self.out, "latents")
+
+    def _images(self) -> Dataset:
+        if (self.images / INDEX).exists():
+            if self.size is not None or self.skip_bad:
+                raise ValueError(
+                    f"{self.images} is packed: --size and --skip-bad are for pictures."
+                )
+            return Packed(path=self.images).load()
+        if self.size is None:
+            raise ValueError(f"{self.images} is not packed: give --size, that of its pictures.")
+        return Folder(root=self.images, size=self.size, skip_bad=self.skip_bad).load()
+
+
+def _vae_folder(name: str) -> Path:
+    """The folder of a VAE, got from the Hub where there is none of this name."""
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise FileNotFoundError(f"there is no folder {name}: give that of an AutoencoderKL.")
+    try:
+        from huggingface_hub import snapshot_download
+
+        patterns = ["config.json", "*.safetensors", "vae/config.json", "vae/*.safetensors"]
+        found = snapshot_download(name, allow_patterns=patterns)
+    except Exception as error:  # of the library or the network, of any type
+        raise ValueError(
+            f"there is no folder {name}, and it cannot be got from the Hub: {flat(error)[:200]}"
+        ) from error
+    return Path(found)
+
+
 def _tell(index: Index, out: Path, kind: str) -> None:
     """Say what is there now, and print where."""
     parts = ", ".join(
@@ -67,7 +145,7 @@ def _tell(index: Index, out: Path, kind: str) -> None:
     print(out)  # noqa: T201
 
 
-KINDS: dict[str, type[Callable[[], None]]] = {"pack": Pack}
+KINDS: dict[str, type[Callable[[], None]]] = {"pack": Pack, "encode": Encode}
 
 
 def command(words: list[str]) -> Callable[[], None]:

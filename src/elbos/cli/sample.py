@@ -48,7 +48,8 @@ class Sample:
                 run, self.sampling, self.request, lambda num: bar.advance(task, num)
             )
         if is_main:
-            paths = {"png": str(picture), "npz": str(archive)}
+            named = {"png": picture, "npz": archive}
+            paths = {name: str(path) for name, path in named.items() if path is not None}
             print(json.dumps(paths) if self.json else "\n".join(paths.values()))  # noqa: T201
 
 

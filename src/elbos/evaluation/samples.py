@@ -24,7 +24,7 @@ from elbos.evaluation.stores import model_store
 from elbos.progress import Start
 from elbos.runs.store import Part, Tensors
 from elbos.training.data import to_levels
-from elbos.training.pictures import png
+from elbos.training.pictures import is_drawable, png
 from elbos.training.run import Run
 from elbos.training.sampling import BATCH_SIZE, Sampling, num_batches
 from elbos.training.state import require_guidable
@@ -101,14 +101,14 @@ class Request:
 
 def write_samples(
     run: Run, sampling: Sampling, request: Request, on_images: Callable[[int], None]
-) -> tuple[Path, Path]:
+) -> tuple[Path | None, Path]:
     """Make samples and write them; several processes share the work, and the main one writes.
 
     The .npz holds `x`, the samples (uint8 pixel values `[n, c, h, w]`, or float32 points), `labels`
     where the network knows classes, and `sampling`, how they were made, as JSON.
 
     Returns:
-        Paths of the PNG (of the first 400) and of the .npz.
+        Paths of the PNG (of the first 400; None of latents, which are no picture) and of the .npz.
 
     Raises:
         OSError: If they cannot be written.
@@ -120,11 +120,13 @@ def write_samples(
     stem = request.out or run.directory.samples / _name(sampling, request)
     if stem.suffix in (".png", ".npz"):
         stem = stem.with_suffix("")
-    picture, archive = Path(f"{stem}.png"), Path(f"{stem}.npz")
+    picture = Path(f"{stem}.png") if is_drawable(run.data.shape) else None
+    archive = Path(f"{stem}.npz")
     if is_main:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        files.require_writable(picture)
-        files.require_writable(archive)
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        for path in (archive, picture):
+            if path is not None:
+                files.require_writable(path)
     batches = []
     for x in _batches(run, sampling, request, labels):
         if is_main:
@@ -135,7 +137,8 @@ def write_samples(
         x = torch.cat(batches)
         by_class = labels is not None and request.label is None
         num_columns = run.data.num_classes if by_class else None
-        files.write(picture, png(x[:MAX_IN_GRID], num_columns=num_columns))
+        if picture is not None:
+            files.write(picture, png(x[:MAX_IN_GRID], num_columns=num_columns))
         files.write(archive, _npz(to_levels(x, run.data.num_levels), sampling, labels))
     return picture, archive
 

@@ -69,6 +69,16 @@ class Latents:
         return (found - self.shift.to(found)) * self.scale.to(found)
 
     @torch.no_grad()
+    def moments(
+        self, images: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b d i j"], Float[Tensor, "b d i j"]]:
+        """Mean and log-variance of the scaled latents, float32, on the device of the VAE."""
+        distribution = self.vae.encode(images.to(next(self.vae.parameters()))).latent_dist
+        mean, logvar = distribution.mean.float(), distribution.logvar.float()
+        scale = self.scale.to(mean)
+        return (mean - self.shift.to(mean)) * scale, logvar + 2 * scale.log()
+
+    @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c h w"]:
         """The images of scaled latents, about in [-1, 1], on the device of the VAE."""
         z = latents.to(next(self.vae.parameters()))
@@ -125,6 +135,26 @@ def load(
         vae = _load_model(folder / "vae", components["vae"], ("AutoencoderKL",), torch.float32)
         encode = _latents(vae.to(device))
     return Pipeline(denoiser=denoiser(network, scheduler), encode=encode, scheduler=scheduler)
+
+
+def load_vae(folder: str | Path, *, device: torch.device | str = "cpu") -> Latents:
+    """Read an `AutoencoderKL` from the folder that its `save_pretrained` wrote, or from the `vae`
+    of a pipeline's.
+
+    Args:
+        folder: It has a config.json, or a folder vae that has.
+        device: Where it goes, in float32.
+
+    Raises:
+        OSError: If a file cannot be read.
+        ValueError: If diffusers is not installed, or the folder has something else.
+    """
+    folder = Path(folder)
+    if (folder / "vae" / "config.json").is_file():
+        folder = folder / "vae"
+    kind = str(_read_json(folder / "config.json").get("_class_name"))
+    vae = _load_model(folder, ["diffusers", kind], ("AutoencoderKL",), torch.float32)
+    return _latents(vae.to(device))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

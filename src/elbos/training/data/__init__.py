@@ -28,11 +28,12 @@ from elbos.training.data.digits import Digits
 from elbos.training.data.fashion import Fashion
 from elbos.training.data.folder import Folder
 from elbos.training.data.given import Given, GivenData, null_digest
+from elbos.training.data.latents import Latents
 from elbos.training.data.packed import Packed
 from elbos.training.data.source import Source
 from elbos.training.data.toy import Toy
 
-KnownData = Digits | Fashion | Folder | Packed | Toy
+KnownData = Digits | Fashion | Folder | Latents | Packed | Toy
 """The data sets of the command line. A new one joins it, and the run files, by its name here."""
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "GivenData",
     "Items",
     "KnownData",
+    "Latents",
     "Packed",
     "Samples",
     "Source",

@@ -26,7 +26,7 @@ from elbos.training.data.dataset import Trained, to_unit
 from elbos.training.randomness import generator
 
 NUM_THREADS = 4  # each makes a batch at a time; they wait for disks and decode
-NUM_AHEAD = 8
+NUM_AHEAD = 16  # a read may take as long as so many steps
 _FLIPS = 1  # a spawn key of their own
 
 

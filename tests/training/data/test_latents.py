@@ -1,0 +1,158 @@
+"""Latents: what is stored is what the autoencoder says, and each epoch draws from it anew."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from elbos.adapters.diffusers.pipeline import load_vae
+from elbos.training import data
+from elbos.training.data import making
+from elbos.training.data.encode import Encoder
+from elbos.training.data.latents import Moments
+from elbos.training.data.pack import Packer
+from elbos.training.data.shards import Index, load_shards
+
+NUM, SCALE, SHIFT = 40, 0.3, 0.05
+
+
+@pytest.fixture(scope="module")
+def vae_folder(tmp_path_factory):
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(4, 4),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=2,
+        norm_num_groups=2,
+        scaling_factor=SCALE,
+        shift_factor=SHIFT,
+    )
+    folder = tmp_path_factory.mktemp("vae")
+    vae.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    """Packed pictures of noise."""
+    monkeypatch.setattr(making, "SHARD_SAMPLES", 10)
+    rng = np.random.default_rng(0)
+    for i in range(NUM):
+        path = tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+    Packer(tmp_path / "pictures", tmp_path / "packed", 8).pack()
+    return data.Packed(path=tmp_path / "packed").load()
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [("float16", 2**-11), ("bfloat16", 2**-8)])
+def test_what_is_stored_is_the_distribution_of_the_scaled_latents(
+    images, vae_folder, tmp_path, dtype, rtol
+):
+    vae = load_vae(vae_folder)
+    index = Encoder(images, vae, tmp_path / "out", dtype, batch_size=7).encode()
+    assert (index.shape, index.num_levels) == ((4, 4, 4), None)
+    stored = load_shards(tmp_path / "out", index)
+    with torch.no_grad():
+        x = data.to_unit(images.train.x[:], 256)
+        found = vae.vae.encode(x).latent_dist
+    mean, logvar = stored.train.x[:].float().chunk(2, dim=1)
+    torch.testing.assert_close(mean, (found.mean - SHIFT) * SCALE, rtol=rtol, atol=1e-6)
+    std = found.std * SCALE
+    torch.testing.assert_close((0.5 * logvar).exp(), std, rtol=8 * rtol, atol=1e-6)
+    opened = data.Latents(path=tmp_path / "out").load()
+    assert opened.spec == data.DataSpec("pictures-latents", (2, 4, 4), None, 2)
+    assert torch.equal(opened.train.labels, images.train.labels)
+
+
+class Known(data.Source):
+    """Distributions of given means and log-variances, those of their numbers."""
+
+    shape = (8, 2, 3, 3)
+
+    def read(self, rows):
+        mean = (rows.float() - 4).view(-1, 1, 1, 1).expand(-1, 1, 3, 3)
+        return torch.cat([mean, -0.5 * mean], dim=1)
+
+    def fingerprint(self):
+        return "known"
+
+
+def test_draws_have_the_mean_and_variance_that_are_stored():
+    num = 1000
+    moments, rows = Moments(Known(), 0), torch.arange(8)
+    draws = torch.stack(
+        [moments.drawn(rows, seed=1, epochs=torch.full((8,), e)) for e in range(num)]
+    ).double()
+    mean = (rows.double() - 4).view(-1, 1, 1, 1)
+    variance = (-0.5 * mean).exp()
+    eps = (draws - mean) / variance.sqrt()
+    assert eps.mean().abs() < 4 / eps.numel() ** 0.5
+    assert (eps.mean(0).abs() < 5 / num**0.5).all()  # 72 of them
+    assert (eps.square().mean() - 1).abs() < 4 * (2 / eps.numel()) ** 0.5
+    corr = torch.corrcoef(eps.flatten(1).T) - torch.eye(72)  # pixels and samples are independent
+    assert corr.abs().max() < 6 / num**0.5
+
+
+def test_a_draw_is_a_function_of_seed_epoch_and_sample():
+    moments, rows = Moments(Known(), 0), torch.tensor([3, 5, 3])
+    epochs = torch.tensor([0, 0, 1])
+    x = moments.drawn(rows, seed=1, epochs=epochs)
+    for at in ([2], [1, 0]):
+        assert torch.equal(moments.drawn(rows[at], seed=1, epochs=epochs[at]), x[at])
+    others = [
+        moments.drawn(rows, seed=2, epochs=epochs),
+        moments.read(rows),
+        Moments(Known(), 1).read(rows),
+    ]
+    same_rows = [x[:1], x[2:], *(other[:1] for other in others)]
+    for first, second in itertools.combinations(same_rows, 2):
+        assert not torch.isclose(first, second).any()
+    assert torch.equal(moments.read(rows[:1]), moments.read(rows)[2:])
+
+
+def test_encoding_goes_on_where_it_was_stopped(images, vae_folder, tmp_path, monkeypatch):
+    vae = load_vae(vae_folder)
+    Encoder(images, vae, tmp_path / "whole", batch_size=5).encode()
+    stopped, calls, moments = Encoder(images, vae, tmp_path / "out", batch_size=5), [], vae.moments
+
+    def stopping(self, x):
+        calls.append(len(x))
+        if len(calls) == 5:  # the first of one image tells the shape
+            raise KeyboardInterrupt
+        return moments(x)
+
+    monkeypatch.setattr(type(vae), "moments", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.encode()
+    with pytest.raises(FileNotFoundError):
+        data.Latents(path=stopped.out).load()
+    told = []
+    stopped.encode(lambda *_: lambda num, is_kept=False: told.append((num, is_kept)))
+    assert (10, True) in told
+    assert sum(num for num, _ in told) == NUM
+    assert Index.read(stopped.out) == Index.read(tmp_path / "whole")
+    num_calls = len(calls)
+    stopped.encode()
+    assert len(calls) == num_calls
+
+
+def test_latents_and_images_are_told_apart(images, vae_folder, tmp_path):
+    Encoder(images, load_vae(vae_folder), tmp_path / "out").encode()
+    with pytest.raises(ValueError, match="data:latents"):
+        data.Packed(path=tmp_path / "out").load()
+    with pytest.raises(ValueError, match="data:packed"):
+        data.Latents(path=tmp_path / "packed").load()
+
+
+def test_latents_that_are_not_finite_are_refused(images, vae_folder, tmp_path):
+    vae = load_vae(vae_folder)
+    with torch.no_grad():
+        vae.vae.quant_conv.bias[0] = 1e6  # beyond float16
+    with pytest.raises(ValueError, match=r"images 0 to \d+ of train"):
+        Encoder(images, vae, tmp_path / "out").encode()
+    assert Encoder(images, vae, tmp_path / "other", "bfloat16").encode().dtype == "bfloat16"
