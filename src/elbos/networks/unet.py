@@ -35,6 +35,7 @@ from elbos.checks import require_positive
 from elbos.networks.layers import (
     Embedding,
     FourierFeatures,
+    attended,
     require_dropout,
     require_exponents,
     require_images,
@@ -212,7 +213,7 @@ class Attention(nn.Module):
         tokens = self.norm(h).permute(0, 2, 3, 1).flatten(1, 2)  # a view where h is channels-last
         heads = self.qkv(tokens).unflatten(2, (3, -1, self.head_dim)).unbind(2)
         q, k, v = (each.transpose(1, 2) for each in heads)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        mixed = attended(q, k, v).transpose(1, 2).flatten(2)
         out: Tensor = h + self.linear(mixed).unflatten(1, h.shape[2:]).permute(0, 3, 1, 2)
         return out
 

@@ -33,6 +33,7 @@ from elbos.checks import require_positive
 from elbos.networks.layers import (
     Embedding,
     FourierFeatures,
+    attended,
     called,
     require_dropout,
     require_exponents,
@@ -190,7 +191,7 @@ class Block(nn.Module):
         pairs = self.queries_keys(tokens).unflatten(2, (2, -1, self.head_dim))
         q, k = rotated(layer_norm(pairs, self.norm), rotation).transpose(1, 3).unbind(2)
         v = self.values(tokens).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
-        heads = F.scaled_dot_product_attention(q, k, v)  # [b, heads, n, head_dim]
+        heads = attended(q, k, v)  # [b, heads, n, head_dim]
         out: Tensor = self.mixed(heads.transpose(1, 2).flatten(2))
         return out
 
