@@ -15,6 +15,7 @@ from tiny import DIGITS
 
 from elbos import adapters
 from elbos.adapters.diffusers.network import DiffusersConfig
+from elbos.evaluation.pretrained import Pretrained
 from elbos.export import export, push
 from elbos.parameterizations import EDM, Eps, Flow, Parameterization, V, X
 from elbos.runs import checkpoint
@@ -142,6 +143,16 @@ def test_the_pipeline_draws_what_the_library_draws(name: str) -> None:
     own = DDIM()(run.denoiser, noise, levels, torch.full((4,), 3) if use_labels else None)
     expected = (own / 2 + 0.5).clamp(0, 1)
     torch.testing.assert_close(made, expected, rtol=0, atol=2e-3)
+
+
+def test_a_folder_is_measured_between_the_ends_of_its_training(elbos: Elbos) -> None:
+    """Which the scheduler of flow matching does not say."""
+    run = Run(write_run(Path("run"), of_diffusers(UNET, parameterization=Flow())))
+    export(run, "model")
+    schedule = Pretrained.from_folder(Path("model"), Digits(), Path("out")).schedule
+    assert (schedule.logsnr_min, schedule.logsnr_max) == (-8.0, 7.8)
+    Path("model/elbos.json").write_text('{"logsnr": [1.0]}')
+    assert_one_line(elbos("evaluate", "model", "data:digits"), "elbos.json")
 
 
 def test_a_transformer_opens_as_diffusers_names_it() -> None:

@@ -217,6 +217,7 @@ def test_a_run_is_whole_without_the_file(elbos: Elbos, folder: Path) -> None:
     (run,) = Path("runs").iterdir()
     assert run.name.startswith("digits-unet2dmodel-")
     assert read_config(run / "config.json").network == config_of(UNET)
+    assert_one_line(elbos("train", *words, "schedule:cosine", "--init", run), "--init")
     Path("unet.json").unlink()
     longer = elbos("train", "--config", run / "config.json", "--run", run, "--num-images", 96)
     assert longer.status == 0, longer.err

@@ -24,6 +24,7 @@ from elbos.evaluation.requirements import Requirements
 from elbos.evaluation.result import Origin
 from elbos.evaluation.stores import model_store
 from elbos.progress import Start
+from elbos.runs import exported
 from elbos.runs.directory import RunDirectory
 from elbos.runs.store import Part, Tensors
 from elbos.schedules import Linear
@@ -82,6 +83,8 @@ class Pretrained:
         dataset: The images.
         device: Where the networks are.
         batch_size: The number of samples in a call of a network; it does not change the result.
+        ends: The log-SNRs that it was trained between, if it is an export of this library: flow
+            matching's scheduler does not say them.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Pretrained:
     dataset: Dataset
     device: torch.device
     batch_size: int = BATCH_SIZE
+    ends: tuple[float, float] | None = None
 
     step = None
     weighting = None
@@ -128,6 +132,7 @@ class Pretrained:
             dataset=data.load(),
             device=device,
             batch_size=batch_size,
+            ends=exported.ends(RunDirectory(folder)),
         )
         for module in found._modules:
             module.requires_grad_(False)
@@ -146,10 +151,15 @@ class Pretrained:
 
     @property
     def schedule(self) -> Linear:
-        """Uniform between the noise levels of the scheduler's steps."""
+        """Uniform between the noise levels of the scheduler's steps, or those of the training,
+        where an export says them.
+        """
         found = self.pipeline.denoiser
-        low = max(found.logsnr_min, NOISIEST) if math.isinf(found.logsnr_min) else found.logsnr_min
-        return Linear(logsnr_min=low, logsnr_max=found.logsnr_max)
+        low, high = found.logsnr_min, found.logsnr_max
+        if self.ends is not None:
+            return Linear(logsnr_min=max(low, self.ends[0]), logsnr_max=min(high, self.ends[1]))
+        low = max(low, NOISIEST) if math.isinf(low) else low
+        return Linear(logsnr_min=low, logsnr_max=high)
 
     @property
     def conditions(self) -> tuple[str, ...]:

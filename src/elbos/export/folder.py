@@ -49,7 +49,9 @@ def export(run: Run, folder: Path | str, *, repo: str | None = None) -> list[str
     try:
         with files.named_errors(folder):
             partial.mkdir()
-            manifest = {"format": _FORMAT, "elbos": __version__, "step": run.step, **_run_of(run)}
+            ends = [run.schedule.logsnr_min, run.schedule.logsnr_max]
+            manifest = {"format": _FORMAT, "elbos": __version__, **_run_of(run)}
+            manifest |= {"step": run.step, "logsnr": ends}
             manifest |= _weights(run, partial)
             where = repo or folder.resolve().name
             files.write(partial / "README.md", card(run, where).encode())

@@ -1,7 +1,8 @@
 """Exported weights: a folder with the averaged weights of a run alone, to be handed on.
 
 EXPORT/
-    elbos.json         which run and step it is of; of weights below, their SHA-256
+    elbos.json         which run and step it is of, and between which log-SNRs it was trained; of
+                       weights below, their SHA-256
     config.json        the configuration of the run, without the places of its files
     data.json          what is to be known of its data
     model.safetensors  the averaged weights
@@ -32,6 +33,21 @@ _MAX_REASON = 200  # characters: torch lists all tensors that differ
 def is_export(path: Path) -> bool:
     """Whether a folder holds exported weights, of any format."""
     return (path / MANIFEST).is_file()
+
+
+def ends(directory: RunDirectory) -> tuple[float, float] | None:
+    """The log-SNRs that exported weights were trained between; None of any other folder.
+
+    Raises:
+        ValueError: If the folder is damaged.
+    """
+    manifest = directory.read(MANIFEST)
+    match None if manifest is None else manifest.get("logsnr"):
+        case [float() as low, float() as high] if low < high:
+            return low, high
+        case None if manifest is None:
+            return None
+    raise ValueError(f"{directory.path / MANIFEST} is damaged: export the run again.")
 
 
 def write(folder: Path, weights: Mapping[str, Tensor]) -> str:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from elbos import files
+from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.checks import require_positive, require_type
 from elbos.codec import difference, encode
 from elbos.conditions import Condition, require_length
@@ -410,4 +411,13 @@ def averaged_weights(config: Config, init: Path) -> dict[str, Tensor]:
             raise ValueError(
                 f"The run in {init} has {found}: choose the same, or another run for --init."
             )
+    own, wanted = (
+        [one.schedule.logsnr_min, one.schedule.logsnr_max] for one in (run.config, config)
+    )
+    if isinstance(config.network, DiffusersConfig) and own != wanted:
+        raise ValueError(
+            f"The run in {init} has noise levels of log-SNR {own[0]:g} to {own[1]:g}, by which a "
+            f"network of diffusers counts its steps, not {wanted[0]:g} to {wanted[1]:g}: choose "
+            "the same, or another run for --init."
+        )
     return run.network.state_dict()
