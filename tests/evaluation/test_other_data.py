@@ -58,3 +58,6 @@ def test_data_elsewhere(run: Path, elbos: Elbos) -> None:
     assert {name: text for name, text in snapshot(run).items() if name in before} == before
     assert_one_line(elbos("evaluate", "run", *FEW, *others[:-1], 16), "3x8x8", "3x16x16")
     assert_one_line(elbos("evaluate", "run", *FEW, *others, "--out", "moved"), "moved")
+    shutil.copytree("run", "copies/run")
+    shutil.rmtree("runs")
+    assert_one_line(elbos("evaluate", "run", "copies/run", *FEW, *others), "one name")

@@ -30,6 +30,11 @@ from elbos.training.ownership import is_own_data
 from elbos.training.run import Run
 from elbos.training.sampling import Sampling
 
+_ONE_NAME = (
+    "two models of one name would have one directory of results: evaluate them one by one, with "
+    "--out."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
@@ -79,12 +84,8 @@ class Evaluate:
             raise ValueError("out is for a folder, or a run on other data: leave it out for a run.")
         if self.out is not None and len(self.models) > 1:
             raise ValueError(f"out is one directory, for {len(self.models)} models: leave it out.")
-        named = self.models if self.data is not None else pipelines
-        if len({path.resolve().name for path in named}) < len(named):
-            raise ValueError(
-                "two models of one name would have one directory of results: evaluate them one "
-                "by one, with --out."
-            )
+        if len({path.resolve().name for path in pipelines}) < len(pipelines):
+            raise ValueError(_ONE_NAME)
         if pipelines and self.data is None:
             raise ValueError(
                 f"{pipelines[0]} is a diffusers pipeline: say which images it is evaluated on, as "
@@ -95,6 +96,8 @@ class Evaluate:
         keep_freed_memory()
         models = [self._model(path) for path in self.models]
         outs = [self._results(*one) for one in zip(self.models, models, strict=True)]
+        if len(set(outs)) < len(set(self.models)):
+            raise ValueError(_ONE_NAME)
         is_changed = self.sampling != models[0].sampling
         samplings = [self.sampling if is_changed else model.sampling for model in models]
         for model, sampling in zip(models, samplings, strict=True):
