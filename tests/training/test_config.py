@@ -17,7 +17,7 @@ from elbos.codec import decode, encode
 from elbos.networks import MLPConfig
 from elbos.samplers import DDIM, SAMPLERS, Ancestral, Heun, StochasticDPMSolver, UniPC
 from elbos.tabulated import Tabulated
-from elbos.training.config import Config, Optimizer, Output
+from elbos.training.config import Averaging, Config, Optimizer, Output
 from elbos.training.data import Fashion, Folder, Latents, Packed, Toy
 from elbos.training.ema import exponent
 from elbos.training.presets import PRESETS
@@ -63,6 +63,7 @@ CONFIGS = [
     *(replace(DIGITS, data=data) for data in DATA),
     replace(DIGITS, network=MLPConfig(num_blocks=1), precision="fp32"),
     replace(DIGITS, sampling=Sampling(guidance=1.5, guidance_min=-3.0)),
+    replace(DIGITS, averaging=Averaging(snapshot_widths=(0.05, 0.1), snapshot_every=500)),
 ]
 
 Keys = tuple[str | int, ...]
@@ -117,6 +118,23 @@ def test_folders_of_earlier_versions_are_not_mirrored() -> None:
     assert config.identity()["data"] == encoded["data"]
     flipped = replace(config, data=Folder(root=Path("/a"), flip=True))
     assert flipped.identity() != config.identity()
+
+
+def test_runs_without_snapshots_are_those_of_earlier_versions() -> None:
+    """Read, and by their identity; those with snapshots have another."""
+    encoded = encode(DIGITS)
+    old = {"type": "Averaging", "relative_width": 0.063}
+    assert decode(Config, {**encoded, "averaging": old}) == DIGITS
+    assert DIGITS.identity()["averaging"] == old
+    rarer = replace(DIGITS, averaging=Averaging(snapshot_every=7))
+    snapshots = replace(DIGITS, averaging=Averaging(snapshot_widths=(0.05,)))
+    assert DIGITS.identity() == rarer.identity() != snapshots.identity()
+
+
+@pytest.mark.parametrize("widths", [(0.05, 0.05), (0.0,), (0.3,), (math.nan, 0.05)])
+def test_snapshots_are_of_different_widths(widths: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="snapshot_widths"):
+        Averaging(snapshot_widths=widths)
 
 
 @pytest.mark.parametrize(("is_used", "trackers"), [(True, ("tensorboard",)), (False, ())])

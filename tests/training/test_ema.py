@@ -51,3 +51,22 @@ def test_the_relative_width_is_the_standard_deviation_of_the_steps() -> None:
     shares, middle = profile(0.1, num_steps)[:-1], torch.arange(num_steps) + 0.5
     variance = (shares * middle.square()).sum() - (shares * middle).sum().square() + 1 / 12
     assert variance.sqrt().item() / num_steps == pytest.approx(0.1, rel=1e-3)
+
+
+def test_averages_of_several_widths_are_those_of_each_alone(generator: torch.Generator) -> None:
+    """Of weights, buffers as the network has them; and the group that each has in a checkpoint."""
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    widths = {"ema": 0.063, "ema_0_05": 0.05, "ema_0_1": 0.1}
+    several = EMA(network, Averaging(snapshot_widths=(0.05, 0.1)))
+    alone = {g: EMA(network, Averaging(relative_width=w)) for g, w in widths.items()}
+    for step in range(1, 6):
+        for tensor in [*network.parameters(), *network.buffers()]:
+            tensor.data = torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
+        for ema in (several, *alone.values()):
+            ema.update(network, step)
+    assert several.widths == widths
+    for group, ema in alone.items():
+        expected, found = ema.network.state_dict(), several.networks[group].state_dict()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert not torch.equal(several.network[0].weight, several.networks["ema_0_1"][0].weight)
+    assert torch.equal(several.networks["ema_0_1"][1].running_mean, network[1].running_mean)

@@ -11,7 +11,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from elbos.networks import MLPConfig
-from elbos.training.config import Optimizer
+from elbos.training.config import Averaging, Optimizer
+from elbos.training.ema import EMA
 from elbos.training.matrices import inner_matrices
 from elbos.training.optimizer import Muon, new_optimizer
 
@@ -125,21 +126,24 @@ class Network(nn.Module):
         return self.linear_out(self.convolutions(h[:, None]).flatten(1))
 
 
-def steps_of_muon(network):
-    """The weights after some steps on two samples: with their gradients' mean, where they are two
-    processes' own.
+def trained(mesh=None):
+    """The weights after some steps on two samples, and their average: with the gradients' mean,
+    where the samples are two processes' own.
     """
-    x = torch.randn(2, 6, generator=torch.Generator().manual_seed(1))
-    is_shared = any(isinstance(parameter, DTensor) for parameter in network.parameters())
-    if is_shared:
+    network, x = Network(), torch.randn(2, 6, generator=torch.Generator().manual_seed(1))
+    ema = EMA(network, Averaging(relative_width=0.2))
+    if mesh is not None:
         x = x[dist.get_rank() :][:1]
+        for one in (network, ema.network):
+            fully_shard(one, mesh=mesh)
     optimizer = new_optimizer(network, Optimizer(use_muon=True), torch.float32)
-    for _ in range(4):
+    for step in range(1, 5):
         optimizer.zero_grad()
         (network(x) - x).square().mean().backward()
         optimizer.step()
-    values = network.state_dict()
-    return {n: v.full_tensor() if isinstance(v, DTensor) else v for n, v in values.items()}
+        ema.update(network, step)
+    values = [*network.parameters(), *ema.network.parameters()]
+    return [v.full_tensor() if isinstance(v, DTensor) else v.detach() for v in values]
 
 
 def work(rank, folder):
@@ -150,7 +154,7 @@ def work(rank, folder):
     found = []
     for shape in ((1, 2), (2, 1)):
         mesh = dist.init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard"))
-        found.append(steps_of_muon(fully_shard(Network(), mesh=mesh)))
+        found.append([tensor.detach() for tensor in trained(mesh)])
     columns = nn.Parameter(distribute_tensor(torch.zeros(4, 4), mesh["replicate"], [Shard(1)]))
     with pytest.raises(ValueError, match="first dimension"):
         muon_only(columns)
@@ -160,14 +164,14 @@ def work(rank, folder):
 
 
 def test_two_processes_are_one(tmp_path):
-    """With sharded parameters, and with whole ones in each: the same steps, to 1e-6."""
+    """Weights and averages, to 1e-6, with sharded parameters and with whole ones in each."""
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=work, args=(rank, tmp_path)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
-    expected = steps_of_muon(Network())
+    expected = trained()
     for rank in range(2):
         for found in torch.load(tmp_path / f"{rank}.pt"):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

@@ -49,6 +49,10 @@ VERBS = {
     "sample": Verb(
         "Draw samples from a trained run, into a PNG grid and an .npz.", is_parallel=True
     ),
+    "ema": Verb(
+        "Make the average of a run's weights of another width, after the training.",
+        "use a machine with memory for all of the run's checkpoint",
+    ),
     "evaluate": Verb(
         "Measure likelihood, noise levels and samples of trained models.",
         "lower --num-images, --num-samples, or --batch-size for a folder",

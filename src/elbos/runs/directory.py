@@ -7,6 +7,7 @@ runs/NAME/
     metrics.jsonl    a line per logged step
     checkpoints/     see `checkpoint`
     samples/         grids of samples
+    ema/             snapshots of averages of the weights, see `training.snapshots`
     trackers.json    how experiment trackers, if there are any, know the run
     tensorboard/     what TensorBoard shows, if it is one of them
     evaluation/      the parts of an evaluation, see `store`
@@ -41,6 +42,11 @@ class RunDirectory:
     def samples(self) -> Path:
         """Folder of samples."""
         return self.path / "samples"
+
+    @property
+    def averages(self) -> Path:
+        """Folder of snapshots of averages of the weights."""
+        return self.path / "ema"
 
     @property
     def evaluation(self) -> Path:
@@ -82,7 +88,7 @@ class RunDirectory:
         files.require_no_links(self.path)
         try:
             with FileLock(self.path / ".lock", timeout=0):
-                for folder in (self.path, self.checkpoints, self.samples):
+                for folder in (self.path, self.checkpoints, self.samples, self.averages):
                     files.remove_leftovers(folder)
                 yield
         except Timeout:

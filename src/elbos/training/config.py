@@ -35,7 +35,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 Tracker = Literal[
     "tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"
 ]
-MAX_WIDTH = 12**-0.5
+MIN_WIDTH, MAX_WIDTH = 0.001, 12**-0.5
 _OUTPUT_IN_IDENTITIES = {
     "type": "Output",
     "log_every": 5_000,
@@ -89,13 +89,35 @@ class Averaging:
     relative_width: float = 0.063
     """Standard deviation of the steps that are averaged over, as a share of all steps so far."""
 
+    snapshot_widths: tuple[float, ...] = ()
+    """Relative widths of further averages, of which snapshots are kept: from them `elbos ema` makes
+    the average of any width after the training. EDM2 has 0.05 and 0.1."""
+
+    snapshot_every: int = 10_000
+    """Images from one snapshot to the next. 32 of them in the whole training give any width from
+    0.04 to 0.2 to within 1 %, 16 to within 3 %."""
+
     def __post_init__(self) -> None:
         require_types(self)
+        require_positive(snapshot_every=self.snapshot_every)
         if not 0 < self.relative_width < MAX_WIDTH:
             raise ValueError(
                 f"relative_width is {self.relative_width}: give a share above 0 and below "
                 f"{MAX_WIDTH:.4f}, the width of the mean of all steps."
             )
+        widths = self.snapshot_widths
+        if len({*widths}) < len(widths) or not all(MIN_WIDTH <= w < MAX_WIDTH for w in widths):
+            raise ValueError(
+                f"snapshot_widths are {widths}: give different shares from {MIN_WIDTH} to below "
+                f"{MAX_WIDTH:.4f}, such as 0.05 and 0.1."
+            )
+
+    @staticmethod
+    def upgraded(entries: dict[str, Any]) -> dict[str, Any]:
+        """JSON of this version from that of any: earlier ones had no snapshots."""
+        if entries.keys() == {"type", "relative_width"}:
+            return {**entries, "snapshot_widths": [], "snapshot_every": 10_000}
+        return entries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +298,9 @@ class Config:
         runs and keys of scores, so that its output is that of the version that began with them.
         """
         encoded: dict[str, Any] = encode(self)
+        if not self.averaging.snapshot_widths:  # as it was before there were any
+            width = encoded["averaging"]["relative_width"]
+            encoded["averaging"] = {"type": "Averaging", "relative_width": width}
         data = {name: value for name, value in encoded["data"].items() if (name, value) != _NO_FLIP}
         return {**encoded, "data": data, "output": _OUTPUT_IN_IDENTITIES}
 

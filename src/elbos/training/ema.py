@@ -16,6 +16,9 @@ average of that half-life was within 0.002 bits/dim of the best of the widths 0.
 each quarter of the way; the weights themselves were 0.074 worse halfway, and as good at the end,
 where the learning rate had decayed.
 
+Averages of further widths, of which snapshots are kept (`snapshots`), make one of any width after
+the training (`posthoc`).
+
 References:
     Karras et al. (2024), https://arxiv.org/abs/2312.02696, Section 3.1 and Appendix C
 """
@@ -27,6 +30,9 @@ import torch
 from torch import nn
 
 from elbos.training.config import Averaging
+from elbos.training.optimizer import local
+
+MAIN = "ema"  # the group in a checkpoint of the average that is sampled
 
 
 def exponent(relative_width: float) -> float:
@@ -43,17 +49,34 @@ def exponent(relative_width: float) -> float:
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 
 
+def group_of(width: float) -> str:
+    """What a checkpoint calls the average of one of `snapshot_widths`: `ema_0_05`."""
+    return f"{MAIN}_{width}".replace(".", "_")
+
+
 class EMA:
-    """A copy of a network whose weights are the average of the original's over the steps.
+    """Copies of a network whose weights are averages of the original's over the steps.
 
     Args:
         network: The original.
-        config: The width of the average.
+        config: The widths of the averages.
+
+    Attributes:
+        networks: The copies, by their group in a checkpoint: "ema", which is sampled, first.
+        widths: Their relative widths.
     """
 
     def __init__(self, network: nn.Module, config: Averaging) -> None:
-        self.exponent = exponent(config.relative_width)
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.widths = {MAIN: config.relative_width}
+        self.widths |= {group_of(width): width for width in config.snapshot_widths}
+        self.networks = {
+            group: copy.deepcopy(network).eval().requires_grad_(False) for group in self.widths
+        }
+
+    @property
+    def network(self) -> nn.Module:
+        """The copy that is sampled and evaluated."""
+        return self.networks[MAIN]
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
@@ -63,8 +86,11 @@ class EMA:
             network: The original.
             step: Number of the step, from 1.
         """
-        share = 1 - (1 - 1 / step) ** (self.exponent + 1)
-        for mean, weight in zip(self.network.parameters(), network.parameters(), strict=True):
-            mean.lerp_(weight, share)
-        for own, other in zip(self.network.buffers(), network.buffers(), strict=True):
-            own.copy_(other)  # statistics of a normalization are averages already
+        weights = list(map(local, network.parameters()))
+        buffers = list(network.buffers())
+        for group, width in self.widths.items():
+            average = self.networks[group]
+            share = 1 - (1 - 1 / step) ** (exponent(width) + 1)
+            torch._foreach_lerp_(list(map(local, average.parameters())), weights, share)
+            if buffers:  # statistics of a normalization are averages already
+                torch._foreach_copy_(list(average.buffers()), buffers)

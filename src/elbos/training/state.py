@@ -43,7 +43,7 @@ class State:
         }
         return {
             "network": self.network.state_dict(),
-            "ema": self.ema.network.state_dict(),
+            **{group: network.state_dict() for group, network in self.ema.networks.items()},
             "optimizer": moments,
             "schedule": self.schedule.state_dict(),
             "log": {"unlogged": self.unlogged.clone(), **self.by_level.state_dict()},
@@ -57,7 +57,8 @@ class State:
         """
         try:
             self.network.load_state_dict(weights)
-            self.ema.network.load_state_dict(weights)
+            for network in self.ema.networks.values():
+                network.load_state_dict(weights)
         except RuntimeError as error:
             raise ValueError(
                 "The weights of --init are of a network for other data: they have other channels "
@@ -73,7 +74,8 @@ class State:
         self.step = step
         checkpoint.require_dtypes(groups, self.groups())
         self.network.load_state_dict(groups["network"])
-        self.ema.network.load_state_dict(groups["ema"])
+        for group, network in self.ema.networks.items():
+            network.load_state_dict(groups[group])
         self.schedule.load_state_dict(groups["schedule"])
         unlogged = groups["log"]["unlogged"]
         self.unlogged[: len(unlogged)] = unlogged  # earlier versions counted no clipped ones

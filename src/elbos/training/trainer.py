@@ -39,6 +39,7 @@ from elbos.training.monitor import Monitor, OnImages
 from elbos.training.network import OwnNetwork
 from elbos.training.randomness import Draw, draw
 from elbos.training.run import averaged_weights
+from elbos.training.snapshots import write_snapshots
 from elbos.training.state import new_state, require_guidable
 from elbos.training.validation import require_measurable, sample_grid, validate
 from elbos.validation import Validation
@@ -140,6 +141,13 @@ class Trainer:
                 if accelerator.is_main_process:
                     self.run.require_present()
                 monitor.step(losses, grad_norm)
+                if self.is_due(config.averaging.snapshot_every):
+                    write_snapshots(
+                        self.run.averages,
+                        state.step,
+                        state.ema,
+                        is_main=accelerator.is_main_process,
+                    )
                 if accelerator.is_main_process:
                     if self.is_due(config.output.validate_every) or is_last:
                         monitor.validation(self.validate())

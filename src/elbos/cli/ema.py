@@ -1,0 +1,47 @@
+"""`elbos ema`: the average of a run's weights of another width, after the training."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from elbos.cli.parse import parse
+from elbos.training.posthoc import write_average
+
+
+@dataclass(frozen=True, kw_only=True)
+class Average:
+    """Make the average of a run's weights of another relative width, as a run directory of its own.
+
+    The run has to be trained with --averaging.snapshot-widths. What is made is sampled, evaluated
+    and exported as a run is; it cannot be trained on.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run directory."""
+
+    width: float
+    """Relative width: standard deviation of the steps averaged over, as a share of all steps."""
+
+    out: Path
+    """The run directory to be made."""
+
+    json: bool = False
+    """Print what was made as JSON."""
+
+    def __call__(self) -> None:
+        made = write_average(self.run, self.width, self.out)
+        if self.json:
+            print(json.dumps({"run": str(self.out), **asdict(made)}))  # noqa: T201
+        else:
+            print(  # noqa: T201
+                f"{self.out}: width {self.width} after step {made.step}, of {made.num_averages} "
+                f"averages; the profile is off by {made.error:.2%}"
+            )
+
+
+def command(words: list[str]) -> Average:
+    """The command that the words stand for."""
+    return parse("ema", Average, words)

@@ -1,0 +1,175 @@
+r"""The average of the weights of any width, made after the training.
+
+An average of relative width $\sigma_\mathrm{rel}$ after step $t$ has the profile
+$p_{t,\gamma}(\tau) = (\gamma + 1)\,\tau^\gamma / t^{\gamma+1}$ on $[0, t]$ (see `ema`). A sum of
+averages $\sum_i x_i\bar\theta_i$ has the profile $\sum_i x_i p_i$, and so is near the average of
+another profile $p$ if that is near $p$:
+
+$$\min_x \Big\|\sum_i x_i p_i - p\Big\|_2^2, \quad \sum_i x_i = 1, \qquad
+  \langle p_{s,\gamma}, p_{t,\kappa}\rangle = \frac{(\gamma+1)(\kappa+1)}{\gamma+\kappa+1}\,
+  \frac{\min(s, t)^{\gamma+\kappa+1}}{s^{\gamma+1}\,t^{\kappa+1}}.$$
+
+The condition, which EDM2 has not, keeps whatever is the same in all steps exactly. The averages are
+the snapshots of the run, and those in its checkpoint, after the last step.
+
+References:
+    Karras et al. (2024), https://arxiv.org/abs/2312.02696, Section 3.2 and Appendix C
+"""
+
+import shutil
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos import files
+from elbos.codec import encode
+from elbos.runs import checkpoint
+from elbos.runs.directory import RunDirectory
+from elbos.training.config import Averaging, Config, run_config
+from elbos.training.ema import MAIN, exponent, group_of
+from elbos.training.snapshots import Snapshot, snapshots
+
+Tensors = dict[str, Tensor]
+_Array = Float[np.ndarray, "..."]
+
+MAX_ERROR = 0.1  # of the profile: beyond, it is warned of
+
+
+class Coefficients(NamedTuple):
+    r"""How averages add up to another one.
+
+    Attributes:
+        values: $x$.
+        error: $\|\sum_i x_i p_i - p\| / \|p\|$.
+    """
+
+    values: Float[np.ndarray, " n"]
+    error: float
+
+
+@dataclass(frozen=True)
+class Posthoc:
+    """What `elbos ema` made.
+
+    Attributes:
+        step: The step that the average is of.
+        num_averages: The averages that it was made from.
+        error: The relative error of its profile.
+    """
+
+    step: int
+    num_averages: int
+    error: float
+
+
+def coefficients(
+    steps: Float[np.ndarray, " n"], widths: Float[np.ndarray, " n"], width: float
+) -> Coefficients:
+    """The coefficients of averages in that of another width, after the last of their steps.
+
+    Args:
+        steps: What each is of, in any unit.
+        widths: Their relative widths.
+        width: The relative width of what they add up to.
+    """
+    t, gamma = steps / steps.max(), np.array([exponent(w) for w in widths])
+    end, kappa = np.ones(1), np.array([exponent(width)])
+    gram = _inner(t[:, None], gamma[:, None], t, gamma)
+    target, norm = _inner(t, gamma, end, kappa), _inner(end, kappa, end, kappa)
+    ones = np.ones((len(t), 1))
+    system = np.block([[gram, ones], [ones.T, np.zeros((1, 1))]])
+    x = np.linalg.lstsq(system, np.append(target, 1.0), rcond=None)[0][:-1]
+    squared = (x @ gram @ x - 2 * x @ target + norm) / norm
+    return Coefficients(x, float(np.sqrt(squared.clip(min=0)).item()))
+
+
+def _inner(s: _Array, gamma: _Array, t: _Array, kappa: _Array) -> _Array:
+    r"""$\langle p_{s,\gamma}, p_{t,\kappa}\rangle$."""
+    scale = (gamma + 1) * (kappa + 1) / (gamma + kappa + 1)
+    shared = (gamma + kappa + 1) * np.log(np.minimum(s, t))
+    inner: _Array = scale * np.exp(shared - (gamma + 1) * np.log(s) - (kappa + 1) * np.log(t))
+    return inner
+
+
+def write_average(run: Path, width: float, out: Path) -> Posthoc:
+    """Make a run directory with the average of another width, to be sampled and evaluated.
+
+    Args:
+        run: The run, trained with `snapshot_widths`.
+        width: The relative width.
+        out: The directory to be made. It holds the configuration with this width, and a checkpoint
+            of the average alone.
+
+    Raises:
+        FileNotFoundError: If there is no run, or no checkpoint yet.
+        ValueError: If it has no snapshots, they are damaged or of another network, the width is no
+            width, or something is at `out`.
+        OSError: If something cannot be read or written.
+    """
+    directory = RunDirectory(run)
+    config, averaging = run_config(directory), Averaging(relative_width=width)
+    if not config.averaging.snapshot_widths:
+        raise ValueError(
+            f"{run} has no snapshots of averages: train with --averaging.snapshot-widths 0.05 0.1."
+        )
+    if out.exists():
+        raise ValueError(f"{out} is there already: name another directory with --out.")
+    last: list[tuple[float, Tensors]] = []
+    with checkpoint.reading(checkpoint.of_step(directory.checkpoints, None)) as (step, groups):
+        last.append((config.averaging.relative_width, groups[MAIN]))
+        last += [(w, groups[group_of(w)]) for w in config.averaging.snapshot_widths]
+    if step == 0:
+        raise ValueError(f"{run} has its initial weights alone: train it first.")
+    earlier = [one for one in snapshots(directory.averages) if one.step < step]
+    steps = np.array([*(one.step for one in earlier), *(step for _ in last)], dtype=float)
+    widths = np.array([*(one.width for one in earlier), *(w for w, _ in last)])
+    x, error = coefficients(steps, widths, width)
+    if error > MAX_ERROR:
+        warnings.warn(
+            f"The average of width {width} has a profile that is off by {error:.0%}: the "
+            f"{len(x)} averages of {run} are too few for it, or of widths too far from it.",
+            stacklevel=2,
+        )
+    weights = _sum(x, earlier, [tensors for _, tensors in last])
+    _write(directory, replace(config, averaging=averaging), out, step, weights)
+    return Posthoc(step, len(x), error)
+
+
+def _sum(x: Float[np.ndarray, " n"], earlier: list[Snapshot], last: list[Tensors]) -> Tensors:
+    """The sum of averages with coefficients, in the dtypes of the last; buffers as the last has
+    them.
+    """
+    main = last[0]
+    names = (
+        [*earlier[0].read(main)] if earlier else [n for n in main if main[n].is_floating_point()]
+    )
+    wide = {name: torch.promote_types(main[name].dtype, torch.float32) for name in names}
+    total = {name: torch.zeros_like(main[name], dtype=wide[name]) for name in names}
+    averages: list[Snapshot | Tensors] = [*earlier, *last]
+    for one, factor in zip(averages, x.tolist(), strict=True):
+        tensors: Tensors = one.read(total) if isinstance(one, Snapshot) else one
+        for name, mean in total.items():
+            mean.add_(tensors[name], alpha=factor)
+    return {name: total.get(name, tensor).to(tensor.dtype) for name, tensor in main.items()}
+
+
+def _write(directory: RunDirectory, config: Config, out: Path, step: int, weights: Tensors) -> None:
+    """Write a run directory, whole or not at all."""
+    partial = files.partial(out)
+    made = RunDirectory(partial)
+    try:
+        with files.named_errors(out):
+            partial.mkdir(parents=True)
+            made.write("config.json", encode(config))
+            if (data := directory.read("data.json")) is not None:
+                made.write("data.json", data)
+            checkpoint.save(made.checkpoints, step, {MAIN: weights}, num_kept=1)
+            partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
