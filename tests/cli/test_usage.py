@@ -125,6 +125,8 @@ FAILS = {
     "train digits data:packed --data.path empty": "holds no packed data",
     "train fashion --data.root empty": "no Fashion-MNIST",
     "train digits data:latents --data.path empty": "holds no packed data",
+    "train digits data:tar --data.path empty": "there is no tar",
+    "train digits data:hub --data.path nowhere": "datasets",
     "data pack nowhere out --jobs 1": "there is no folder",
     "data encode corrupt out --vae nowhere": "give --size",
     "train toy --run digits": "holds a run with",

@@ -18,7 +18,7 @@ from elbos.networks import MLPConfig
 from elbos.samplers import DDIM, SAMPLERS, Ancestral, Heun, StochasticDPMSolver, UniPC
 from elbos.tabulated import Tabulated
 from elbos.training.config import Averaging, Config, Optimizer, Output
-from elbos.training.data import Fashion, Folder, Latents, Packed, Toy
+from elbos.training.data import Fashion, Folder, Hub, Latents, Packed, Tar, Toy
 from elbos.training.ema import exponent
 from elbos.training.presets import PRESETS
 from elbos.training.sampling import Sampling
@@ -40,6 +40,8 @@ DATA = [
     Folder(root=Path("a"), flip=True),
     Packed(path=Path("a")),
     Latents(path=Path("a")),
+    Tar(path=Path("a/*.tar"), flip=True),
+    Hub(path="owner/name", label=None),
 ]
 WRAPPED = [
     weightings.Monotone(weightings.Shifted(weightings.EDM2(), -0.3)),

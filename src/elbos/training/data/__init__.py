@@ -28,12 +28,14 @@ from elbos.training.data.digits import Digits
 from elbos.training.data.fashion import Fashion
 from elbos.training.data.folder import Folder
 from elbos.training.data.given import Given, GivenData, null_digest
+from elbos.training.data.hub import Hub
 from elbos.training.data.latents import Latents
 from elbos.training.data.packed import Packed
 from elbos.training.data.source import Source
+from elbos.training.data.tar import Tar
 from elbos.training.data.toy import Toy
 
-KnownData = Digits | Fashion | Folder | Latents | Packed | Toy
+KnownData = Digits | Fashion | Folder | Packed | Latents | Tar | Hub | Toy
 """The data sets of the command line. A new one joins it, and the run files, by its name here."""
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "Folder",
     "Given",
     "GivenData",
+    "Hub",
     "Items",
     "KnownData",
     "Latents",
@@ -55,6 +58,7 @@ __all__ = [
     "Source",
     "Split",
     "StoredBatch",
+    "Tar",
     "Toy",
     "batch_indices",
     "digest_of",

@@ -1,5 +1,6 @@
 """One picture of any kind to a small RGB square, or the reason why it cannot be."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ class BadPicture(Exception):
     """A picture that cannot be used; the message says why in a few words."""
 
 
-def decode(path: Path, size: int) -> UInt8[np.ndarray, "3 s s"]:
+def decode(path: Path | bytes, size: int) -> UInt8[np.ndarray, "3 s s"]:
     """Decode, resize the short side to `size`, crop the centre.
 
     Turned as its EXIF tag says; grey, palette and CMYK become RGB; transparency is laid on white;
@@ -25,7 +26,7 @@ def decode(path: Path, size: int) -> UInt8[np.ndarray, "3 s s"]:
     Pillow's `DecompressionBombWarning` into an error.
 
     Args:
-        path: A file.
+        path: A file, or its content.
         size: Height and width of the result.
 
     Returns:
@@ -50,12 +51,14 @@ def decode(path: Path, size: int) -> UInt8[np.ndarray, "3 s s"]:
     return np.asarray(square).transpose(2, 0, 1)
 
 
-def _square(path: Path, size: int) -> Image.Image:
-    if not path.is_file():
+def _square(path: Path | bytes, size: int) -> Image.Image:
+    if isinstance(path, Path) and not path.is_file():
         raise BadPicture("not a file")
-    if path.stat().st_size == 0:
+    if (path.stat().st_size if isinstance(path, Path) else len(path)) == 0:
         raise BadPicture("empty")
-    with Image.open(path, formats=_FORMATS) as image:
+    with Image.open(
+        io.BytesIO(path) if isinstance(path, bytes) else path, formats=_FORMATS
+    ) as image:
         # An MPO is a JPEG followed by previews or a second view: its first frame is the photo.
         if getattr(image, "is_animated", False) and image.format != "MPO":
             raise BadPicture("several frames")

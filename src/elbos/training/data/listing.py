@@ -7,7 +7,7 @@ import csv
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,46 +50,69 @@ def split_pictures(root: Path) -> list[list[Picture]]:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}: give a folder of pictures")
+    folders, prefix = set(_subfolders(root)), ""
     if (root / _IMAGENET / "val").is_dir():
-        splits = _trained_and_held(root, f"{_IMAGENET}/")
-    else:
-        folders = set(_subfolders(root))
-        if {"train", "test"} <= folders:
-            splits = _named(root, has_val="val" in folders)
-        elif folders == {"train", "val"}:
-            splits = _trained_and_held(root, "")
-        elif folders == {"train"}:
-            raise ValueError(f"{root} has train but no test: rename or add a sub-folder test")
-        else:
-            splits = by_hash(_pictures(root, ""), with_test=True)
+        folders, prefix = {"train", "val"}, f"{_IMAGENET}/"
+    if folders == {"train"}:
+        raise ValueError(f"{root} has train but no test: rename or add a sub-folder test")
+    groups = (
+        {"": _pictures(root, "")}
+        if not _has_splits(folders)
+        else {name: _pictures(root, f"{prefix}{name}/") for name in SPLITS if name in folders}
+    )
+    if groups.keys() == {"train", "val"}:
+        groups["val"] = _labelled(root, groups["train"], groups["val"])
+    splits = divided(groups, str(root))
     require_training_pictures(root, splits)
     return splits
 
 
-def _named(root: Path, *, has_val: bool) -> list[list[Picture]]:
-    train, test = _pictures(root, "train/"), _pictures(root, "test/")
-    if has_val:
-        return [train, _pictures(root, "val/"), test]
-    train, val, _ = by_hash(train, with_test=False)
+def _has_splits(folders: set[str]) -> bool:
+    return {"train", "test"} <= folders or folders == {"train", "val"}
+
+
+def divided(groups: Mapping[str, list[Picture]], where: str) -> list[list[Picture]]:
+    """Train, validation and test pictures of what is there: all of them, some, or pictures without
+    a split (""), by the rules of `split_pictures`.
+
+    Args:
+        groups: Pictures by the name of their split.
+        where: What messages call their place.
+
+    Raises:
+        ValueError: If there are too few.
+    """
+    train, val, test = (groups.get(name, []) for name in SPLITS)
+    if train and test and not val:
+        train, val, _ = by_hash(train, with_test=False)
+    elif train and val and not test:
+        val, test = _halved(val, where)
+    elif not (train and val and test):
+        return by_hash([p for group in groups.values() for p in group], with_test=True)
     return [train, val, test]
 
 
-def _trained_and_held(root: Path, prefix: str) -> list[list[Picture]]:
-    """The splits of folders `train` and `val` below a prefix."""
-    train, held = _pictures(root, f"{prefix}train/"), _pictures(root, f"{prefix}val/")
-    if train[0].label is not None and held[0].label is None:
-        classes = _solution(root)
-        held = [Picture(name, classes.get(Path(name).stem)) for name, _ in held]
-        if missing := [picture.name for picture in held if picture.label is None]:
-            raise ValueError(f"{root / _SOLUTION} has no class of {missing[0]}")
+def _halved(held: list[Picture], where: str) -> tuple[list[Picture], list[Picture]]:
+    """A tenth of the pictures for validation, and the rest for testing."""
     if len(held) < 2:
         raise ValueError(
-            f"{root} has {len(held)} picture in val and no sub-folder test: add some to be "
-            "divided for validation and testing, or a sub-folder test"
+            f"{where} has {len(held)} picture in val and no test: add some to be divided for "
+            "validation and testing, or a test"
         )
     ranked = sorted(held, key=lambda p: hashed(p.name))
     num_val = min(max(1, sum(hashed(p.name) < _VALIDATING for p in ranked)), len(ranked) - 1)
-    return [train, _sorted(ranked[:num_val]), _sorted(ranked[num_val:])]
+    return _sorted(ranked[:num_val]), _sorted(ranked[num_val:])
+
+
+def _labelled(root: Path, train: list[Picture], val: list[Picture]) -> list[Picture]:
+    """ImageNet's validation pictures, with their classes if they lie in one folder."""
+    if train[0].label is None or val[0].label is not None:
+        return val
+    classes = _solution(root)
+    found = [Picture(name, classes.get(Path(name).stem)) for name, _ in val]
+    if missing := [picture.name for picture in found if picture.label is None]:
+        raise ValueError(f"{root / _SOLUTION} has no class of {missing[0]}")
+    return found
 
 
 def _solution(root: Path) -> dict[str, str]:

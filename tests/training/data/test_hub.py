@@ -1,0 +1,114 @@
+"""Data sets of the library `datasets`, where it is installed."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import rows
+
+from elbos.training import data
+
+NUM = 30
+
+
+def png(number):
+    levels = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    levels[0, 0, 0] = number
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def datasets(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    return pytest.importorskip("datasets")
+
+
+def dataset(datasets, numbers, names=None):
+    kind = datasets.Value("int64") if names is None else datasets.ClassLabel(names=names)
+    features = datasets.Features(
+        {"picture": datasets.Image(), "kind": kind, "text": datasets.Value("string")}
+    )
+    columns = {
+        "picture": [{"bytes": png(i), "path": f"{i}.png"} for i in numbers],
+        "kind": [i % 3 for i in numbers],
+        "text": ["words" for _ in numbers],
+    }
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def opened(path, **settings):
+    given = {"image": "picture", "label": "kind", "size": 6, **settings}
+    return data.Hub(path=str(path), **given).load()
+
+
+def require_right(dataset):
+    """Pictures with their labels, each once."""
+    found = []
+    for split in (dataset.train, dataset.val, dataset.test):
+        some = split.x[:][:, 0, 0, 0].tolist()
+        assert split.labels.tolist() == [i % 3 for i in some]
+        for i, x in zip(some, split.x[:], strict=True):
+            assert np.array_equal(x, np.asarray(Image.open(io.BytesIO(png(i)))).transpose(2, 0, 1))
+        found += some
+    assert sorted(found) == list(range(NUM))
+
+
+def test_a_saved_data_set_is_read(datasets, tmp_path):
+    names = ["cat", "dog", "frog"]
+    dataset(datasets, range(NUM), names).save_to_disk(tmp_path / "saved")
+    found = opened(tmp_path / "saved")
+    require_right(found)
+    assert (found.class_names, found.shape) == (("cat", "dog", "frog"), (3, 6, 6))
+    again = opened(tmp_path / "saved", flip=True)
+    assert again.fingerprint() == found.fingerprint()
+    assert rows(again) == rows(found)
+    assert opened(tmp_path / "saved", label=None).num_classes is None
+
+
+def test_splits_are_taken_and_divided(datasets, tmp_path):
+    parts = {"train": range(20), "validation": range(20, 30), "unsupervised": range(5)}
+    whole = {name: dataset(datasets, numbers) for name, numbers in parts.items()}
+    datasets.DatasetDict(whole).save_to_disk(tmp_path / "saved")
+    found = opened(tmp_path / "saved")
+    require_right(found)
+    assert len(found.train) == 20
+    assert len(found.val) < len(found.test)
+
+
+def test_a_folder_of_parquet_is_read(datasets, tmp_path):
+    (tmp_path / "files").mkdir()
+    dataset(datasets, range(NUM)).to_parquet(tmp_path / "files" / "train.parquet")
+    found = opened(tmp_path / "files")
+    require_right(found)
+    made = data.Batches(found.training, 8, 0, slice(0, 8))
+    for step, batch in enumerate(made.made_ahead(0, 4)):
+        assert torch.equal(batch.x, made[step].x)
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [({"image": "pictrue"}, "did you mean picture"), ({"label": "lable"}, "lable")],
+)
+def test_a_missing_column_is_named(datasets, tmp_path, settings, part):
+    dataset(datasets, range(NUM)).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match=rf"\A[^\n]*{part}[^\n]*\Z"):
+        opened(tmp_path / "saved", **settings)
+
+
+def test_what_holds_no_pictures_is_refused(datasets, tmp_path):
+    dataset(datasets, range(NUM)).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match="kind"):
+        opened(tmp_path / "saved", image="kind")
+    with pytest.raises(ValueError, match="nowhere"):
+        opened(tmp_path / "nowhere")
+
+
+def test_without_the_library_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ValueError, match=r"elbos\[datasets\]"):
+        data.Hub(path="any").load()

@@ -1,0 +1,161 @@
+"""Pictures in tars are those of the folder that the tars were made from."""
+
+import io
+import os
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import rows
+
+from elbos.training import data
+from elbos.training.data import tar as tars
+
+NUM = 40
+
+
+def png(number, size=(6, 6)):
+    """A picture of noise, with its number as the red level of the first pixel."""
+    levels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+    levels[0, 0, 0] = number
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def write(path, contents):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def shard(numbers, label=lambda i: b"%d\n" % (i % 3)):
+    contents = {}
+    for i in numbers:
+        contents |= {f"{i:04}.png": png(i), f"{i:04}.cls": label(i), f"{i:04}.txt": b"words"}
+    return contents
+
+
+@pytest.fixture
+def shards(tmp_path):
+    for i in range(4):
+        write(tmp_path / f"{i:02}.tar", shard(range(10 * i, 10 * i + 10)))
+    return tmp_path
+
+
+def numbers(split):
+    """The numbers of a split's pictures."""
+    return split.x[:][:, 0, 0, 0].tolist()
+
+
+def test_all_pictures_are_read_with_their_labels(shards):
+    dataset = data.Tar(path=shards, size=6).load()
+    found = []
+    for split in (dataset.train, dataset.val, dataset.test):
+        some = numbers(split)
+        assert split.labels.tolist() == [i % 3 for i in some]
+        for i, x in zip(some, split.x[:], strict=True):
+            expected = np.asarray(Image.open(io.BytesIO(png(i)))).transpose(2, 0, 1)
+            assert np.array_equal(x, expected)
+        assert some
+        found += some
+    assert sorted(found) == list(range(NUM))
+    assert dataset.spec == data.DataSpec(shards.name, (3, 6, 6), 256, 3)
+    at_random = torch.tensor([7, 0, 7])
+    assert torch.equal(dataset.train.x[at_random], dataset.train.x[:][at_random])
+
+
+def test_tars_are_read_through_once(shards, monkeypatch):
+    first = data.Tar(path=shards, size=4).load()
+    monkeypatch.setattr(tars, "_samples", None)
+    again = data.Tar(path=shards / "*.tar", size=4).load()
+    assert rows(again) == rows(first)
+    with pytest.raises(TypeError):  # another tar: they are read through again
+        data.Tar(path=shards / "{00..02}.tar", size=4).load()
+
+
+def test_a_training_reads_them_from_threads_and_processes(shards):
+    training = data.Tar(path=shards, size=4).load().training
+    made = data.Batches(training, 8, 0, slice(0, 8), flip=True)
+    expected = [made[step] for step in range(6)]
+    for num_workers in (0, 1):
+        ahead = made.made_ahead(0, 6, num_workers=num_workers)
+        for mine, other in zip(ahead, expected, strict=True):
+            assert torch.equal(mine.x, other.x)
+            assert torch.equal(mine.cond, other.cond)
+    copied = pickle.loads(pickle.dumps(training))  # noqa: S301, our own
+    assert torch.equal(copied.batch(torch.arange(5))[0], training.batch(torch.arange(5))[0])
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("train-0 train-1 test-0", (20, 10)),
+        ("imagenet_train_0 imagenet_train_1 imagenet_val_0", (20, None)),
+        ("a-training-0 a-validation-0 a-test-0", (10, 10)),
+    ],
+)
+def test_names_of_tars_tell_the_splits(tmp_path, names, expected):
+    for i, name in enumerate(names.split()):
+        write(tmp_path / f"{name}.tar", shard(range(10 * i, 10 * i + 10)))
+    dataset = data.Tar(path=tmp_path, size=4).load()
+    num_train, num_test = expected
+    num_cut = 0 if "val" in names else len(dataset.val)
+    assert len(dataset.train) + num_cut == num_train
+    assert num_test is None or len(dataset.test) == num_test
+    assert sum(map(len, (dataset.train, dataset.val, dataset.test))) == 30
+
+
+def test_the_identifier_is_that_of_names_labels_and_contents(shards):
+    first = data.Tar(path=shards, size=4).load().fingerprint()
+    os.utime(shards / "00.tar", ns=(0, 0))
+    assert data.Tar(path=shards, size=4).load().fingerprint() == first
+    write(shards / "00.tar", shard(range(10), label=lambda i: b"0"))
+    assert data.Tar(path=shards, size=4).load().fingerprint() != first
+
+
+def test_without_labels_there_are_no_classes(tmp_path):
+    write(tmp_path / "a.tar", {f"{i}.png": png(i) for i in range(10)})
+    dataset = data.Tar(path=tmp_path, size=4).load()
+    assert (dataset.num_classes, dataset.train.labels) == (None, None)
+
+
+BAD = {
+    "0003.png in": {**shard(range(10)), "0003.png": b"bad"},
+    "0003.cls": {**shard(range(10)), "0003.cls": b"cat"},
+    "has no .cls": {name: one for name, one in shard(range(10)).items() if name != "0003.cls"},
+    "no picture": {"1.cls": b"0"},
+}
+
+
+@pytest.mark.parametrize("part", BAD)
+def test_what_is_wrong_is_named_in_one_line(tmp_path, part):
+    write(tmp_path / "a.tar", BAD[part])
+    with pytest.raises(ValueError, match=rf"\A[^\n]*{part}[^\n]*\Z") as error:
+        rows(data.Tar(path=tmp_path, size=4).load())
+    assert str(tmp_path) in str(error.value)
+    if "png" in part:
+        assert "--data.skip-bad" in str(error.value)
+        with pytest.warns(UserWarning, match="0003"):
+            found = data.Tar(path=tmp_path, size=4, skip_bad=True).load()
+            assert sum(map(len, rows(found))) == 10
+
+
+def test_what_is_no_tar_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        data.Tar(path=tmp_path / "nowhere" / "*.tar").load()
+    (tmp_path / "a.tar").write_bytes(b"words" * 500)
+    with pytest.raises(ValueError, match=r"a\.tar"):
+        data.Tar(path=tmp_path).load()
+    write(tmp_path / "a.tar", shard(range(10)))
+    os.truncate(tmp_path / "a.tar", 5000)
+    with pytest.raises(ValueError, match=r"a\.tar"):
+        data.Tar(path=tmp_path).load()
+    with pytest.raises(ValueError, match="size"):
+        data.Tar(path=tmp_path, size=0).load()
