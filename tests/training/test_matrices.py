@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from elbos.networks import MLPConfig, UNetConfig
+from elbos.networks import ADMConfig, MLPConfig, UNetConfig, UViTConfig, ViTConfig
 from elbos.training.matrices import inner_matrices
 
 ENDS = ("conv_in", "conv_out", "linear_in", "linear_out", "embedding")  # of our networks
@@ -19,10 +19,20 @@ def split(network):
     ]
 
 
-@pytest.mark.parametrize("config", [UNetConfig(num_attention_levels=1), MLPConfig()], ids=repr)
+OURS = [
+    (UNetConfig(num_attention_levels=1), (1, 28, 28)),
+    (MLPConfig(), (2,)),
+    (ADMConfig(), (3, 64, 64)),
+    (UViTConfig(num_transformer_blocks=2), (3, 128, 128)),
+    (ViTConfig(num_blocks=2), (4, 8, 8)),
+]
+
+
+@pytest.mark.parametrize(("config", "shape"), OURS, ids=lambda x: type(x).__name__)
 @pytest.mark.parametrize("num_classes", [None, 10])
-def test_of_our_networks_all_but_the_ends_and_the_embedding(config, num_classes):
-    network = config.build((1, 28, 28) if isinstance(config, UNetConfig) else (2,), num_classes)
+def test_of_our_networks_all_but_the_ends_and_the_embedding(config, shape, num_classes):
+    with torch.device("meta"):
+        network = config.build(shape, num_classes)
     inner, others = split(network)
     is_outer = {n: n.split(".")[0] in ENDS or "modulation" in n for n in [*inner, *others]}
     assert inner

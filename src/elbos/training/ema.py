@@ -63,12 +63,13 @@ class EMA:
 
     Attributes:
         networks: The copies, by their group in a checkpoint: "ema", which is sampled, first.
-        widths: Their relative widths.
+        widths: Their relative widths, likewise; and `exponents`.
     """
 
     def __init__(self, network: nn.Module, config: Averaging) -> None:
         self.widths = {MAIN: config.relative_width}
         self.widths |= {group_of(width): width for width in config.snapshot_widths}
+        self.exponents = {group: exponent(width) for group, width in self.widths.items()}
         self.networks = {
             group: copy.deepcopy(network).eval().requires_grad_(False) for group in self.widths
         }
@@ -88,9 +89,8 @@ class EMA:
         """
         weights = list(map(local, network.parameters()))
         buffers = list(network.buffers())
-        for group, width in self.widths.items():
-            average = self.networks[group]
-            share = 1 - (1 - 1 / step) ** (exponent(width) + 1)
+        for group, average in self.networks.items():
+            share = 1 - (1 - 1 / step) ** (self.exponents[group] + 1)
             torch._foreach_lerp_(list(map(local, average.parameters())), weights, share)
             if buffers:  # statistics of a normalization are averages already
                 torch._foreach_copy_(list(average.buffers()), buffers)
