@@ -141,7 +141,7 @@ class Trainer:
                 if accelerator.is_main_process:
                     self.run.require_present()
                 monitor.step(losses, grad_norm)
-                if self.is_due(config.averaging.snapshot_every):
+                if self.is_due(config.snapshot_every):
                     write_snapshots(
                         self.run.averages,
                         state.step,
