@@ -16,6 +16,10 @@ WORK: dict[str, tuple[tuple[int, ...], int | None, int]] = {
     "digits": ((1, 8, 8), 10, 128),
     "fashion": ((1, 28, 28), 10, 64),
     "fashion-small": ((1, 28, 28), 10, 64),
+    "fashion-vit": ((1, 28, 28), 10, 64),
+    "imagenet64-adm": ((3, 64, 64), 1000, 32),
+    "imagenet128-uvit": ((3, 128, 128), 1000, 32),
+    "imagenet256-latents-vit": ((4, 32, 32), 1000, 32),
 }
 """Shape of a sample, number of classes and samples per GPU of each preset."""
 

@@ -81,7 +81,7 @@ def test_what_a_dry_run_prints_is_taken_as_it_is(elbos: Elbos, folder: Path, wor
     assert first.status == 0, first.err
     (folder / "f.json").write_text(first.out)
     assert elbos("train", "--config", "f.json", "--dry-run") == first
-    words = "--num-images 640 --config=f.json weighting:p2 --weighting.gamma 2 --dry-run"
+    words = "--num-images 4096 --config=f.json weighting:p2 --weighting.gamma 2 --dry-run"
     changed = json.loads(elbos("train", *words.split()).out)
     assert changed["weighting"] == {"type": "P2", "gamma": 2.0}
     same = ("network", "schedule", "parameterization", "sampling", "data")

@@ -4,19 +4,25 @@ The schedules are adaptive, so that a preset trains well under whatever weightin
 clean end is where the decoder of the likelihood resolves the pixel values: 7.8 for the 17 of
 digits, VDM's 13.3 for 256, both 6 standard deviations of the noise from one value to the next.
 Cleaner noise levels would be trained on for nothing.
+
+Of ImageNet are three, with published settings for networks and optimizers, and the weighting and
+schedule of Kingma & Gao (2023), https://arxiv.org/abs/2303.00848. Their data are where `elbos data`
+was told to write them: name yours with `--data.path`.
 """
 
+import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Union
 
 import tyro
 
 from elbos import parameterizations, weightings
 from elbos.adaptive import Adaptive
-from elbos.networks import MLPConfig, UNetConfig
+from elbos.networks import ADMConfig, MLPConfig, UNetConfig, UViTConfig, ViTConfig
 from elbos.samplers import StochasticDPMSolver
-from elbos.training.config import Config, Optimizer
-from elbos.training.data import Digits, Fashion, Toy
+from elbos.training.config import Averaging, Config, Optimizer, Output
+from elbos.training.data import Digits, Fashion, Latents, Packed, Toy
 from elbos.training.sampling import Sampling
 
 _FINE = (5, 6, 7, 8)  # measured for 256 pixel values: with 7 and 8 alone, 0.12 bits/dim worse
@@ -31,6 +37,12 @@ _FASHION = Config(
     sampling=Sampling(sampler=StochasticDPMSolver(), num_steps=16),
     num_images=160_000,
     batch_size=64,
+)
+
+_RARELY = Output(
+    log_every=200_000,
+    validate_every=20_000_000,
+    save_every=5_000_000,
 )
 
 PRESETS: dict[str, Config] = {
@@ -55,6 +67,73 @@ PRESETS: dict[str, Config] = {
     ),
     "fashion": _FASHION,
     "fashion-small": replace(_FASHION, network=_SMALL, num_images=100_000),
+    "fashion-vit": replace(
+        _FASHION,
+        network=ViTConfig(num_features=256, num_blocks=6, patch_size=4, fourier_exponents=_FINE),
+    ),
+    # Dhariwal & Nichol (2021), https://arxiv.org/abs/2105.05233, table 11: AdamW at 3e-4, a batch
+    # of 2048, 540,000 steps, dropout 0.1, EMA 0.9999, of which the width at the end is 10,000
+    # steps. Kingma & Gao: v, sigmoid(2 - log-SNR), the adaptive schedule.
+    "imagenet64-adm": Config(
+        data=Packed(path=Path("/data/imagenet-64"), flip=True),
+        network=ADMConfig(),
+        parameterization=parameterizations.V(),
+        schedule=Adaptive(logsnr_min=-10.0, logsnr_max=13.3),
+        weighting=weightings.Sigmoid(k=2.0),
+        optimizer=Optimizer(
+            learning_rate=3e-4,
+            betas=(0.9, 0.999),
+            weight_decay=0.0,
+            warmup_images=0,
+            use_decay=False,
+        ),
+        averaging=Averaging(relative_width=0.0185),
+        num_images=540_000 * 2048,
+        batch_size=2048,
+        output=_RARELY,
+    ),
+    # Hoogeboom et al. (2023), https://arxiv.org/abs/2301.11093, appendix B: Adam at 1e-4 after a
+    # warm-up of 10,000 steps, a batch of 2048, 500,000 steps, gradients clipped to 1, EMA 0.9999,
+    # v; noise levels moved by 2 ln(64/128) for the images' size, here the weighting's.
+    "imagenet128-uvit": Config(
+        data=Packed(path=Path("/data/imagenet-128")),
+        network=UViTConfig(),
+        parameterization=parameterizations.V(),
+        schedule=Adaptive(logsnr_min=-11.4, logsnr_max=13.3),
+        weighting=weightings.Sigmoid(k=2.0 + 2 * math.log(64 / 128)),
+        optimizer=Optimizer(
+            learning_rate=1e-4,
+            betas=(0.9, 0.99),
+            weight_decay=0.0,
+            warmup_images=10_000 * 2048,
+            use_decay=False,
+        ),
+        averaging=Averaging(relative_width=0.02),
+        num_images=500_000 * 2048,
+        batch_size=2048,
+        output=_RARELY,
+    ),
+    # Ma et al. (2024), https://arxiv.org/abs/2401.08740 (SiT-L/2; DiT's optimizer): AdamW at 1e-4,
+    # a batch of 256, 400,000 steps, EMA 0.9999, flow matching with uniform times, which weighs
+    # exp(-log-SNR / 2), labels dropped in a tenth.
+    "imagenet256-latents-vit": Config(
+        data=Latents(path=Path("/data/imagenet-256-latents")),
+        network=ViTConfig(num_features=1024, num_blocks=24),
+        parameterization=parameterizations.Flow(),
+        schedule=Adaptive(logsnr_min=-10.0, logsnr_max=10.0),
+        weighting=weightings.Exponential(rate=0.5),
+        optimizer=Optimizer(
+            learning_rate=1e-4,
+            betas=(0.9, 0.999),
+            weight_decay=0.0,
+            warmup_images=0,
+            use_decay=False,
+        ),
+        averaging=Averaging(relative_width=0.025),
+        num_images=400_000 * 256,
+        batch_size=256,
+        output=_RARELY,
+    ),
 }
 """Every preset by name."""
 
@@ -63,6 +142,10 @@ _SUMMARIES = {
     "digits": "The 8x8 digits of scikit-learn and a U-Net: the demonstration.",
     "fashion": "Fashion-MNIST, and a U-Net of 128 and 256 channels: the standard experiment.",
     "fashion-small": "Fashion-MNIST and a U-Net of 64 and 128 channels, for fewer images.",
+    "fashion-vit": "Fashion-MNIST and a vision transformer, as long as the U-Net.",
+    "imagenet64-adm": "ImageNet at 64x64, packed, and ADM's U-Net: the paper's experiment.",
+    "imagenet128-uvit": "ImageNet at 128x128, packed, and simple diffusion's U-ViT.",
+    "imagenet256-latents-vit": "Latents of ImageNet at 256x256, and a vision transformer (L/2).",
 }
 
 
