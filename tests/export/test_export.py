@@ -7,25 +7,30 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 import torch
 from commands import Elbos, assert_one_line, snapshot
 from tiny import DIGITS
 
+import elbos as library
 from elbos import adapters
 from elbos.adapters.diffusers.network import DiffusersConfig
+from elbos.adapters.diffusers.trained import trained_levels
 from elbos.evaluation.pretrained import Pretrained
 from elbos.export import export, push
 from elbos.parameterizations import EDM, Eps, Flow, Parameterization, V, X
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
 from elbos.samplers import DDIM
+from elbos.schedules import Cosine
 from elbos.training.config import Config
 from elbos.training.data import Digits
 from elbos.training.ownership import claim
 from elbos.training.run import Run
 from elbos.training.state import build_network
+from elbos.weightings import ELBO
 
 diffusers = pytest.importorskip("diffusers")
 hub = pytest.importorskip("huggingface_hub")
@@ -161,6 +166,25 @@ def test_a_transformer_opens_as_diffusers_names_it() -> None:
     assert pipeline.transformer.config.num_embeds_ada_norm == 10
 
 
+def test_a_network_that_was_given_in_python_is_exported_as_it_was_trained() -> None:
+    objective = library.Objective(weighting=ELBO(), schedule=Cosine(), parameterization=V())
+    ends = objective.schedule.logsnr_min, objective.schedule.logsnr_max
+    length: dict[str, Any] = {"num_images": 8, "batch_size": 4, "precision": "fp32"}
+    data = [torch.rand(1, 8, 8) * 2 - 1 for _ in range(8)]
+    for predicts, is_right in ((V(), True), (Flow(), False)):
+        config = DiffusersConfig(config=json.dumps(UNET))
+        network = config.build((1, 8, 8), None, trained_levels(predicts, *ends))
+        run = library.fit(network, data, objective, run=str(predicts), **length)
+        if is_right:
+            export(run, "model")
+            opened = adapters.diffusers.load("model").denoiser
+            z, logsnr = torch.randn(4, 1, 8, 8), torch.linspace(*ends, 4)
+            torch.testing.assert_close(opened(z, logsnr), run.denoiser(z, logsnr))
+            continue
+        with pytest.raises(ValueError, match=r"V\(\)"):
+            export(run, "other")
+
+
 def test_another_network_opens_as_a_run() -> None:
     run = Run(write_run(Path("run"), DIGITS))
     names = export(run, "model")
@@ -239,6 +263,7 @@ def test_the_card_says_what_was_trained_and_measured(elbos: Elbos) -> None:
     card = hub.ModelCard.load("model/README.md")
     found = {one.metric_value for one in card.data.eval_results}
     assert found == {round(one["bits_per_dim"], 4) for one in measured["results"].values()}
+    assert_one_line(elbos("sample", "model"), "elbos evaluate")
     both = json.loads(elbos("evaluate", "model", "data:digits", *few, "--json").out)
     bits = [one["results"]["given_label"]["bits_per_dim"] for one in (measured, both)]
     assert bits[0] == pytest.approx(bits[1], abs=0.02)  # bf16 and float32
@@ -247,29 +272,19 @@ def test_the_card_says_what_was_trained_and_measured(elbos: Elbos) -> None:
 # --- the Hub -------------------------------------------------------------------------------------
 
 
-class Api:
-    """What the Hub is told, in place of `HfApi`."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, Any]] = []
-
-    def create_repo(self, repo: str, **options: Any) -> None:
-        self.calls.append((repo, options))
-
-    def upload_folder(self, **options: Any) -> Any:
-        self.calls.append((options.pop("repo_id"), options))
-        return SimpleNamespace(commit_url="https://hub/me/model/commit/1")
-
-
 def test_what_was_written_is_uploaded(monkeypatch: pytest.MonkeyPatch, elbos: Elbos) -> None:
-    api = Api()
+    api = create_autospec(hub.HfApi, instance=True)
+    api.upload_folder.return_value = SimpleNamespace(commit_url="https://hub/me/model/commit/1")
     monkeypatch.setattr(hub, "HfApi", lambda: api)
     monkeypatch.setattr(hub, "get_token", lambda: "token")
     write_run(Path("run"), of_diffusers(UNET))
     shown = elbos("export", "run", "--to", "model", "--push", "me/model")
     assert shown.out.splitlines() == ["model", "https://hub/me/model/commit/1"]
-    (repo, made), (_, sent) = api.calls
-    assert (repo, made["private"], made["exist_ok"]) == ("me/model", True, True)
+    api.create_repo.assert_called_once_with(
+        "me/model", repo_type="model", private=True, exist_ok=True
+    )
+    sent = api.upload_folder.call_args.kwargs
+    assert (sent["repo_id"], sent["folder_path"]) == ("me/model", "model")
     assert set(sent["allow_patterns"]) == set(snapshot(Path("model")))
     assert '"me/model"' in Path("model/README.md").read_text()
 

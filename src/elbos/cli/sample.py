@@ -10,6 +10,7 @@ from accelerate import PartialState
 from rich.console import Console
 
 from elbos.cli.parse import first_path, parse
+from elbos.evaluation.pretrained import is_pipeline
 from elbos.evaluation.samples import Request, write_samples
 from elbos.progress import progress
 from elbos.runs.directory import RunDirectory
@@ -58,6 +59,11 @@ def command(words: list[str]) -> Sample:
     path = first_path("sample", words)
     if path is None:
         return parse("sample", Sample, words)
+    if is_pipeline(path):
+        raise ValueError(
+            f"{path} is a pipeline of diffusers: sample it there (the model card of an export "
+            "shows how), or measure it with `elbos evaluate`."
+        )
     sampling = run_config(RunDirectory(path)).sampling
     default = Sample(run=path, sampling=sampling)
     return parse("sample", Sample, words, default, start=words[:1])

@@ -10,7 +10,7 @@ from typing import Any
 from elbos import __version__, files
 from elbos.adapters.diffusers.network import DiffusersNetwork, part_name
 from elbos.adapters.diffusers.pipeline import imported
-from elbos.adapters.diffusers.trained import trained_scheduler
+from elbos.adapters.diffusers.trained import trained_levels, trained_scheduler
 from elbos.codec import digest, encode
 from elbos.export.card import card
 from elbos.runs import exported
@@ -103,6 +103,7 @@ def _weights(run: Run, folder: Path) -> dict[str, str]:
 def _write_pipeline(network: DiffusersNetwork, config: Config, folder: Path) -> None:
     """Write a network of diffusers with its scheduler, as a pipeline that was saved."""
     diffusers = imported()
+    _require_own_levels(network, config)
     settings = trained_scheduler(config.parameterization, network.levels)
     scheduler = getattr(diffusers, settings["_class_name"]).from_config(settings)
     name = part_name(network)
@@ -115,6 +116,20 @@ def _write_pipeline(network: DiffusersNetwork, config: Config, folder: Path) -> 
         "scheduler": ["diffusers", type(scheduler).__name__],
     }
     files.write(folder / "model_index.json", (json.dumps(index, indent=2) + "\n").encode())
+
+
+def _require_own_levels(network: DiffusersNetwork, config: Config) -> None:
+    """Raise a ValueError if a network that was given in Python sees other levels than those that it
+    was trained on.
+    """
+    ends = config.schedule.logsnr_min, config.schedule.logsnr_max
+    own, trained = network.levels, trained_levels(config.parameterization, *ends)
+    if (type(own), vars(own)) != (type(trained), vars(trained)):
+        raise ValueError(
+            f"the network was built for other noise levels, or to predict something else, than it "
+            f"was trained with: build it with trained_levels({config.parameterization}, "
+            f"{ends[0]:g}, {ends[1]:g})."
+        )
 
 
 def pipeline_name(network: DiffusersNetwork, scheduler: Mapping[str, Any]) -> str:
