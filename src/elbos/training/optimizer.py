@@ -91,11 +91,9 @@ class Muon(torch.optim.Optimizer):
         momenta = [local(self._momentum(parameter)) for parameter in alike]
         torch._foreach_mul_(momenta, MOMENTUM)
         torch._foreach_add_(momenta, gradients)
-        ahead = torch._foreach_add(gradients, momenta, alpha=MOMENTUM)
+        stack = _stacked(list(torch._foreach_add(gradients, momenta, alpha=MOMENTUM)), self.dtype)
 
-        shape, group = ahead[0].shape, shards(alike[0])
-        stack = ahead[0].new_empty(len(ahead), shape[0], math.prod(shape[1:]), dtype=self.dtype)
-        torch._foreach_copy_(_weights(stack, shape), ahead)
+        group = shards(alike[0])
         num_rows = alike[0].shape[0]
         if group is None:
             stack = orthogonalized(stack, self.dtype)
@@ -105,7 +103,7 @@ class Muon(torch.optim.Optimizer):
         size = lr * 0.2 * math.sqrt(max(num_rows, stack.shape[2]))
         weights = [local(parameter) for parameter in alike]
         torch._foreach_mul_(weights, 1 - lr * weight_decay)
-        torch._foreach_add_(weights, _weights(stack, shape), alpha=-size)
+        torch._foreach_add_(weights, _unstacked(stack, weights[0].shape), alpha=-size)
 
     def _momentum(self, parameter: Tensor) -> Tensor:
         state: dict[str, Tensor] = self.state[parameter]
@@ -151,8 +149,16 @@ def _alike(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         yield from (same[i : i + num] for i in range(0, len(same), num))
 
 
-def _weights(stack: Float[Tensor, "k m n"], shape: torch.Size) -> list[Tensor]:
-    """The rows of a stack as weights of a layer. Inputs are last in a row, as they lie in
+def _stacked(weights: list[Tensor], dtype: torch.dtype) -> Float[Tensor, "k m n"]:
+    """Weights of layers as matrices."""
+    m, *sizes = weights[0].shape
+    stack = weights[0].new_empty(len(weights), m, math.prod(sizes), dtype=dtype)
+    torch._foreach_copy_(_unstacked(stack, weights[0].shape), weights)
+    return stack
+
+
+def _unstacked(stack: Float[Tensor, "k m n"], shape: torch.Size) -> list[Tensor]:
+    """Matrices as weights of layers of a shape: views. Inputs are last in a row, as they lie in
     channels-last memory.
     """
     k, m, _ = stack.shape
