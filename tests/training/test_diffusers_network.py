@@ -194,8 +194,9 @@ def test_a_configuration_is_its_entries() -> None:
     assert decode(Network, encode(config)) == config
 
 
-def test_a_loss_goes_to_every_weight() -> None:
-    network = build(UNET, predicts=EDM())
+@pytest.mark.parametrize("entries", [UNET, DIT], ids=lambda one: one["_class_name"])
+def test_a_loss_goes_to_every_weight(entries: dict[str, Any]) -> None:
+    network = build(entries, predicts=EDM())
     loss = objective.Objective(
         weighting=weightings.ELBO(), schedule=Cosine(), parameterization=parameterizations.EDM()
     ).loss(network, torch.rand(4, 1, 8, 8) * 2 - 1, torch.arange(4))
