@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from elbos.training.data import Batches, Dataset, Packed, StoredBatch
+from elbos.training.data import Batches, Dataset, Folder, Packed, StoredBatch
 from elbos.training.data import source as sources
 from elbos.training.data.pack import Packer
 
@@ -45,7 +45,7 @@ def make_pictures(folder: Path, num: int) -> None:
 def pack(root: Path, out: Path, jobs: int) -> None:
     """Pack the pictures, and say how fast."""
     begin, cpu = time.perf_counter(), os.times()
-    index = Packer(root, out, SIZE).pack(jobs=jobs)
+    index = Packer(Folder(root=root, size=SIZE), out).pack(jobs=jobs)
     seconds, used = time.perf_counter() - begin, os.times()
     num = sum(sum(split.nums) for split in index.splits)
     cpu_sec = sum(used[:4]) - sum(cpu[:4])

@@ -95,7 +95,7 @@ WRONG_USAGE = {
     "data encode digits out --vae x --size 0": "size is 0",
     "data encode digits out --vae x --batch-size 0": "batch_size is 0",
     "data pakc": "did you mean pack?",
-    "data pack": "FOLDER",
+    "data pack": "PICTURES",
     "data pack digits": "OUT",
     "data pack digits out --size 0": "size is 0",
     "data pack digits out --jobs 0": "jobs is 0",

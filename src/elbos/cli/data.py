@@ -10,13 +10,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from elbos import files
 from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.checks import require_positive
 from elbos.cli.parse import parse
 from elbos.errors import UsageError, flat, suggestion
 from elbos.progress import begin, progress
-from elbos.training.data import Dataset, Folder, Packed
+from elbos.training.data import Dataset, Folder, Hub, Packed, Tar
 from elbos.training.data.encode import Encoder
 from elbos.training.data.listing import SPLITS
 from elbos.training.data.pack import Packer
@@ -26,15 +25,16 @@ from elbos.training.machine import new_accelerator, num_cores
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """Decode a folder of pictures once and for all, for `data:packed --data.path OUT`.
+    """Decode pictures once and for all, for `data:packed --data.path OUT`.
 
-    Classes are the sub-folders; the splits are the sub-folders train, val and test, or are divided
-    by the pictures' names, as `data:folder` does. ImageNet is taken as it is distributed. The same
-    command again goes on where it was stopped.
+    Classes of a folder are the sub-folders; the splits are the sub-folders train, val and test, or
+    are divided by the pictures' names, as `data:folder` does. ImageNet is taken as it is
+    distributed. The same command again goes on where it was stopped.
     """
 
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-    """The pictures."""
+    pictures: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PICTURES")]
+    """A folder; or WebDataset's tars, a folder of them or a quoted pattern, 'shards/*.tar'; or
+    hub:NAME, a data set of Hugging Face's `datasets`."""
 
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to be made."""
@@ -46,16 +46,32 @@ class Pack:
     """Processes that decode. Default: one per core."""
 
     skip_bad: bool = False
-    """Leave out files that cannot be decoded, with a warning, instead of stopping at the end."""
+    """Leave out pictures that cannot be decoded, with a warning, instead of stopping at the end."""
+
+    image: str = "image"
+    """Of hub:NAME, the column of pictures."""
+
+    label: str | None = None
+    """Of tars, the ending of files with the number of a class; of hub:NAME, the column of classes.
+    Default: cls, and label."""
 
     def __post_init__(self) -> None:
         require_positive(size=self.size, jobs=self.jobs)
 
     def __call__(self) -> None:
-        packer = Packer(files.expanded(self.folder), self.out, self.size, self.skip_bad)
+        packer = Packer(self._data(), self.out)
         with progress() as bar:
             index = packer.pack(jobs=self.jobs, start=partial(begin, bar))
         _tell(index, self.out, "packed")
+
+    def _data(self) -> Folder | Tar | Hub:
+        path, size, skip_bad = Path(self.pictures), self.size, self.skip_bad
+        if self.pictures.startswith("hub:"):
+            name, label = self.pictures.removeprefix("hub:"), self.label or "label"
+            return Hub(path=name, image=self.image, label=label, size=size, skip_bad=skip_bad)
+        if path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
+            return Tar(path=path, label=self.label or "cls", size=size, skip_bad=skip_bad)
+        return Folder(root=path, size=size, skip_bad=skip_bad)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import torch
@@ -125,6 +125,8 @@ class Trainer:
         """Run the steps that are left."""
         config, state, accelerator = self.config, self.state, self.accelerator
         self.resume()
+        steps = state.step, config.num_steps
+        ahead = self.ahead = self.batches.made_ahead(*steps, num_workers=self.num_workers)
         monitor = Monitor(
             config,
             self.run,
@@ -133,7 +135,7 @@ class Trainer:
             is_main=accelerator.is_main_process,
             on_images=on_images,
         )
-        with monitor, _stop_requests() as is_stop_requested:
+        with monitor, closing(ahead), _stop_requests() as is_stop_requested:
             while state.step < config.num_steps:
                 losses, grad_norm = self.step()
                 is_last = state.step == config.num_steps
@@ -190,8 +192,6 @@ class Trainer:
                 self.state.restore(step, groups)
         elif self.config.init is not None and self.accelerator.is_main_process:
             self.save()
-        steps = self.state.step, self.config.num_steps
-        self.ahead = self.batches.made_ahead(*steps, num_workers=self.num_workers)
 
     def batch(self) -> Batch:
         """This process's share of the step's batch: data in [-1, 1], and their condition."""

@@ -10,6 +10,7 @@ from PIL import Image
 from tiny import rows
 
 from elbos.training import data
+from elbos.training.data.pack import Packer
 
 NUM = 30
 
@@ -88,6 +89,15 @@ def test_a_folder_of_parquet_is_read(datasets, tmp_path):
     made = data.Batches(found.training, 8, 0, slice(0, 8))
     for step, batch in enumerate(made.made_ahead(0, 4)):
         assert torch.equal(batch.x, made[step].x)
+
+
+def test_a_packed_data_set_is_the_data_set(datasets, tmp_path):
+    dataset(datasets, range(NUM), ["cat", "dog", "frog"]).save_to_disk(tmp_path / "saved")
+    hub = data.Hub(path=str(tmp_path / "saved"), image="picture", label="kind", size=6)
+    Packer(hub, tmp_path / "out").pack()
+    packed = data.Packed(path=tmp_path / "out").load()
+    require_right(packed)
+    assert (rows(packed), packed.class_names) == (rows(hub.load()), ("cat", "dog", "frog"))
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def images(tmp_path, monkeypatch):
         path = tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
-    Packer(tmp_path / "pictures", tmp_path / "packed", 8).pack()
+    Packer(data.Folder(root=tmp_path / "pictures", size=8), tmp_path / "packed").pack()
     return data.Packed(path=tmp_path / "packed").load()
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,6 +28,10 @@ def pictures(tmp_path):
     return tmp_path / "pictures"
 
 
+def packer_of(root, out, size, skip_bad=False):
+    return Packer(data.Folder(root=root, size=size, skip_bad=skip_bad), out)
+
+
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     """Of at most ten samples."""
@@ -42,7 +45,7 @@ def content(folder):
 
 
 def test_packed_pictures_are_those_of_the_folder(pictures, tmp_path):
-    Packer(pictures, tmp_path / "out", 4).pack()
+    packer_of(pictures, tmp_path / "out", 4).pack()
     folder, packed = data.Folder(root=pictures, size=4).load(), data.Packed(path=tmp_path / "out")
     opened = packed.load()
     assert opened.spec == folder.spec
@@ -64,7 +67,7 @@ def splits(dataset):
 
 def test_training_batches_are_the_folders(pictures, tmp_path):
     """Pickled, too, as processes that load ahead get them."""
-    Packer(pictures, tmp_path / "out", 4).pack()
+    packer_of(pictures, tmp_path / "out", 4).pack()
     sources = [
         data.Folder(root=pictures, size=4).load().training,
         data.Packed(path=tmp_path / "out").load().training,
@@ -80,7 +83,7 @@ def test_training_batches_are_the_folders(pictures, tmp_path):
 def test_opening_looks_at_no_sample(pictures, tmp_path):
     """The files of samples are gone, and their number has no part in it."""
     out = tmp_path / "out"
-    Packer(pictures, out, 4).pack()
+    packer_of(pictures, out, 4).pack()
     before = data.Packed(path=out).load()
     for file in out.glob("*.bin"):
         file.rename(tmp_path / file.name)
@@ -93,7 +96,7 @@ def test_opening_looks_at_no_sample(pictures, tmp_path):
 
 def test_the_identifier_is_of_all_samples(pictures, tmp_path):
     def identifier(out):
-        Packer(pictures, tmp_path / out, 4).pack()
+        packer_of(pictures, tmp_path / out, 4).pack()
         return data.Packed(path=tmp_path / out).load().fingerprint()
 
     first = identifier("a")
@@ -110,8 +113,8 @@ def test_several_processes_make_the_same(pictures, tmp_path):
         told.append(total)
         return lambda num, is_kept=False: told.append(-num)
 
-    Packer(pictures, tmp_path / "one", 4).pack()
-    Packer(pictures, tmp_path / "two", 4).pack(jobs=2, start=start)
+    packer_of(pictures, tmp_path / "one", 4).pack()
+    packer_of(pictures, tmp_path / "two", 4).pack(jobs=2, start=start)
     assert content(tmp_path / "one") == content(tmp_path / "two")
     assert told[0] == NUM
     assert sum(told) == 0
@@ -119,7 +122,7 @@ def test_several_processes_make_the_same(pictures, tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_the_same_call_goes_on_where_it_was_stopped(pictures, tmp_path, monkeypatch, error):
-    Packer(pictures, tmp_path / "whole", 4).pack()
+    packer_of(pictures, tmp_path / "whole", 4).pack()
     decoded, decode = [], pack.decode
 
     def stopping(path, size):
@@ -129,7 +132,7 @@ def test_the_same_call_goes_on_where_it_was_stopped(pictures, tmp_path, monkeypa
         return decode(path, size)
 
     monkeypatch.setattr(pack, "decode", stopping)
-    packer = Packer(pictures, tmp_path / "out", 4)
+    packer = packer_of(pictures, tmp_path / "out", 4)
     with pytest.raises(type(error) if isinstance(error, OSError) else error):
         packer.pack()
     with pytest.raises(FileNotFoundError, match="not complete"):
@@ -145,11 +148,11 @@ def test_the_same_call_goes_on_where_it_was_stopped(pictures, tmp_path, monkeypa
 def test_bad_pictures_are_named_and_left_out_on_demand(pictures, tmp_path):
     (pictures / "cat" / "001.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     folder = data.Folder(root=pictures, size=4, skip_bad=True)
-    packer = Packer(pictures, tmp_path / "out", 4)
+    packer = packer_of(pictures, tmp_path / "out", 4)
     with pytest.raises(ValueError, match=rf"\A1 of {NUM} [^\n]*'cat/001.png'[^\n]*--skip-bad\Z"):
         packer.pack()
     with pytest.warns(UserWarning, match="001"):
-        replace(packer, skip_bad=True).pack()
+        packer_of(pictures, tmp_path / "out", 4, skip_bad=True).pack()
     with pytest.warns(UserWarning, match="001"):
         expected = rows(folder.load())
     assert rows(data.Packed(path=tmp_path / "out").load()) == expected
@@ -159,12 +162,12 @@ def test_a_repaired_picture_is_taken(pictures, tmp_path):
     path = pictures / "cat" / "001.png"
     good = path.read_bytes()
     path.write_bytes(b"")
-    packer = Packer(pictures, tmp_path / "out", 4)
+    packer = packer_of(pictures, tmp_path / "out", 4)
     with pytest.raises(ValueError, match="001"):
         packer.pack()
     path.write_bytes(good)
     packer.pack()
-    Packer(pictures, tmp_path / "other", 4).pack()
+    packer_of(pictures, tmp_path / "other", 4).pack()
     assert content(packer.out) == content(tmp_path / "other")
 
 
@@ -181,21 +184,21 @@ def a_file(out):
 def test_a_folder_of_something_else_is_refused(pictures, tmp_path, make):
     make(tmp_path / "out")
     with pytest.raises(ValueError, match=str(tmp_path / "out")):
-        Packer(pictures, tmp_path / "out", 4).pack()
+        packer_of(pictures, tmp_path / "out", 4).pack()
     assert len(content(tmp_path)) == NUM + 1
 
 
 @pytest.mark.parametrize("is_complete", [True, False])
 def test_other_settings_are_refused(pictures, tmp_path, is_complete):
-    packer = Packer(pictures, tmp_path / "out", 4)
+    packer = packer_of(pictures, tmp_path / "out", 4)
     if is_complete:
         packer.pack()
     else:
-        with packer.making.claimed():
+        with packer.making(packer.data.pictures()).claimed():
             pass
     before = content(packer.out)
     with pytest.raises(ValueError, match=r"size 4.*size 5"):
-        replace(packer, size=5).pack()
+        packer_of(pictures, packer.out, 5).pack()
     assert content(packer.out) == before
 
 
@@ -225,7 +228,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_what_is_damaged_is_named(pictures, tmp_path, name):
-    Packer(pictures, tmp_path / "out", 4).pack()
+    packer_of(pictures, tmp_path / "out", 4).pack()
     DAMAGES[name](tmp_path / "out")
     with pytest.raises(ValueError, match=rf"\A[^\n]*{name}[^\n]*\Z"):
         data.Packed(path=tmp_path / "out").load().train.x[:]
@@ -235,7 +238,7 @@ def test_without_classes_there_are_no_labels(tmp_path):
     for i in range(5):
         (tmp_path / "in").mkdir(exist_ok=True)
         Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / "in" / f"{i}.png")
-    Packer(tmp_path / "in", tmp_path / "out", 4).pack()
+    packer_of(tmp_path / "in", tmp_path / "out", 4).pack()
     opened = data.Packed(path=tmp_path / "out", flip=True).load()
     assert (opened.num_classes, opened.train.labels, opened.flip) == (None, None, True)
     assert not list((tmp_path / "out").glob("*.labels"))

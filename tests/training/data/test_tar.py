@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from PIL import Image
 from tiny import rows
 
 from elbos.training import data
+from elbos.training.data import making
 from elbos.training.data import tar as tars
+from elbos.training.data.pack import Packer
 
 NUM = 40
 
@@ -159,3 +162,26 @@ def test_what_is_no_tar_is_refused(tmp_path):
         data.Tar(path=tmp_path).load()
     with pytest.raises(ValueError, match="size"):
         data.Tar(path=tmp_path, size=0).load()
+
+
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_packed_tars_are_the_tars(shards, tmp_path, monkeypatch, jobs):
+    monkeypatch.setattr(making, "SHARD_SAMPLES", 20)
+    tar = data.Tar(path=shards, size=4)
+    Packer(tar, tmp_path / "out").pack(jobs=jobs)
+    packed, expected = data.Packed(path=tmp_path / "out").load(), tar.load()
+    assert rows(packed) == rows(expected)
+    assert packed.spec == expected.spec
+    assert packed.class_names == ("0", "1", "2")
+    for mine, other in ((packed.train, expected.train), (packed.test, expected.test)):
+        assert torch.equal(mine.labels, other.labels)
+
+
+def test_bad_pictures_of_tars_are_left_out_of_what_is_packed(tmp_path):
+    write(tmp_path / "a.tar", BAD["0003.png in"])
+    tar = data.Tar(path=tmp_path, size=4)
+    with pytest.raises(ValueError, match=r"1 of 10 [^\n]*0003.png in [^\n]*a.tar"):
+        Packer(tar, tmp_path / "out").pack()
+    with pytest.warns(UserWarning, match="0003"):
+        Packer(replace(tar, skip_bad=True), tmp_path / "out").pack()
+    assert sum(map(len, rows(data.Packed(path=tmp_path / "out").load()))) == 9

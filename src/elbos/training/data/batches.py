@@ -8,7 +8,7 @@ step alone, several are made at a time, by threads or processes, while the step 
 
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -158,7 +158,7 @@ class Batches(Dataset[StoredBatch]):
 
     def made_ahead(
         self, step: int, num_steps: int, *, num_workers: int = 0
-    ) -> Iterator[StoredBatch]:
+    ) -> Generator[StoredBatch, None, None]:
         """The batches from a step on, made while the last ones are used; closing it ends that.
 
         An error in making a batch is raised where that batch is asked for.

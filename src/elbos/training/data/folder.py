@@ -33,6 +33,7 @@ from elbos.training.data.listing import (
     require_training_pictures,
     split_pictures,
 )
+from elbos.training.data.pictures import FolderPictures
 
 _FORMAT = "3"  # raise it when the decoded pixels change: old caches are then not used
 
@@ -73,6 +74,11 @@ class Folder:
         """JSON of this version from that of any: earlier ones did not mirror."""
         return {"flip": False, **entries}
 
+    def pictures(self) -> FolderPictures:
+        """The pictures, encoded."""
+        _require_size(self.size)
+        return FolderPictures(self.root)
+
     def load(self) -> Dataset:
         """Load the dataset; the first time this decodes every picture.
 
@@ -85,8 +91,7 @@ class Folder:
             PermissionError: If a file or folder may not be read.
             ValueError: If the folder cannot be split or has files that cannot be decoded.
         """
-        if self.size < 1:
-            raise ValueError(f"size is {self.size}: give at least one pixel")
+        _require_size(self.size)
         root = self.root
         try:
             splits = split_pictures(root)
@@ -100,7 +105,7 @@ class Folder:
         levels, bad = decoded.levels, decoded.bad
         if bad:
             num = sum(map(len, splits))
-            line = bad_pictures(bad, root, num, "--data.skip-bad", self.skip_bad)
+            line = bad_pictures(bad, str(root), num, "--data.skip-bad", self.skip_bad)
             warnings.warn(line, stacklevel=2)
         splits = [[p for p in split if p.name not in bad] for split in splits]
         require_training_pictures(root, splits)
@@ -115,6 +120,11 @@ class Folder:
         return Dataset(
             root.name, train, val, test, 256, num_classes, classes, digest, flip=self.flip
         )
+
+
+def _require_size(size: int) -> None:
+    if size < 1:
+        raise ValueError(f"size is {size}: give at least one pixel")
 
 
 # --- decoding ------------------------------------------------------------------------------------

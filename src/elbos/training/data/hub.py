@@ -14,6 +14,7 @@ from elbos.errors import flat, suggestion
 from elbos.training.data.dataset import Dataset
 from elbos.training.data.decoded import Archive, decoded_dataset
 from elbos.training.data.listing import SPLITS, Picture, divided
+from elbos.training.data.pictures import ArchivePictures
 
 _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation"), "val")
 
@@ -77,6 +78,10 @@ class Hub:
             flip=self.flip,
             skip_bad=self.skip_bad,
         )
+
+    def pictures(self) -> ArchivePictures:
+        """The pictures, encoded."""
+        return ArchivePictures(self.load(), self.path)
 
     def _groups(self) -> dict[str, Any]:
         """The data set's parts by the names of our splits, pictures encoded."""
@@ -163,9 +168,8 @@ class HubArchive(Archive):
         return digest(len(self.dataset))
 
     def name(self, number: int) -> str:
-        """Its file, if there is one, and its number."""
-        path = self.dataset[number][self.column]["path"]
-        return f"number {number}" + (f", {path}" if path else "")
+        """Its number: a look at its file's name would read the picture."""
+        return f"row {number}"
 
     def content(self, number: int) -> bytes:
         """The content of a picture's file."""

@@ -236,12 +236,12 @@ def class_labels(
     return torch.tensor([numbers[p.label] for p in pictures if p.label is not None])
 
 
-def bad_pictures(bad: dict[str, str], root: Path, num: int, option: str, skip_bad: bool) -> str:
+def bad_pictures(bad: dict[str, str], place: str, num: int, option: str, skip_bad: bool) -> str:
     """The line that names pictures which cannot be used.
 
     Args:
         bad: Why each cannot, by name.
-        root: Their folder.
+        place: Where they are.
         num: The number of pictures, good and bad.
         option: What leaves them out.
         skip_bad: Whether it is given.
@@ -251,7 +251,7 @@ def bad_pictures(bad: dict[str, str], root: Path, num: int, option: str, skip_ba
     """
     some = ", ".join(f"{name!r} ({reason})" for name, reason in list(bad.items())[:3])
     more = ", ..." if len(bad) > 3 else ""
-    found = f"{len(bad)} of {num} pictures in {root} cannot be used: {some}{more}"
+    found = f"{len(bad)} of {num} pictures in {place} cannot be used: {some}{more}"
     if not skip_bad:
         raise ValueError(f"{found}; repair or remove them, or pass {option}")
     return f"{found}; they are left out"

@@ -1,4 +1,4 @@
-"""Packing: a folder of pictures, decoded once and for all into shards, by several processes.
+"""Packing: pictures, decoded once and for all into shards, by several processes.
 
 A shard is made by one process from a stretch of a split's names. It is written beside its place and
 renamed, and noted as done: the same call again makes what is left.
@@ -30,11 +30,10 @@ from elbos.training.data.listing import (
     Picture,
     bad_pictures,
     class_labels,
-    class_names,
     require_training_pictures,
-    split_pictures,
 )
 from elbos.training.data.making import Making, Part, num_in_shard, split_index
+from elbos.training.data.pictures import Packable, Pictures
 from elbos.training.data.shards import Index, shard_name
 
 _POLL_SEC = 0.2
@@ -61,19 +60,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class Packer:
-    """Packs the pictures of a folder.
+    """Packs pictures.
 
     Attributes:
-        root: The folder, divided as `data:folder` divides it.
+        data: What is packed, such as `Folder`; whether bad pictures are left out is its to say.
         out: The folder of the shards, made if it is not there.
-        size: Height and width of the pictures, resized and cropped.
-        skip_bad: Whether pictures that cannot be decoded are left out.
     """
 
-    root: Path
+    data: Packable
     out: Path
-    size: int
-    skip_bad: bool = False
 
     def pack(self, *, jobs: int = 1, start: Start = silent) -> Index:
         """Make what is not there yet.
@@ -90,10 +85,11 @@ class Packer:
                 else.
             OSError: If something cannot be read or written.
         """
-        making = self.making
+        pictures = self.data.pictures()
+        making = self.making(pictures)
         if (index := making.index()) is not None:
             return index
-        splits = split_pictures(self.root)
+        splits = pictures.splits()
         with making.claimed():
             pieces = [
                 piece
@@ -103,30 +99,35 @@ class Packer:
             kept = {(p.split, p.number): making.part(p.split, p.number, p.key()) for p in pieces}
             left = [p for p in pieces if not self._is_done(kept[p.split, p.number])]
             num = sum(map(len, splits))
-            advance = start(f"packing {self.root.name}", num, "pictures")
+            advance = start(f"packing {pictures.name}", num, "pictures")
             advance(num - sum(len(piece.pictures) for piece in left), True)
             if min(jobs, len(left)) > 1:
-                _make_in_processes(self, left, min(jobs, len(left)), advance)
+                _make_in_processes(self, making, left, min(jobs, len(left)), advance)
             else:
                 for piece in left:
-                    make_shard(self, piece, advance)
-            return self._finished(making, splits, pieces)
+                    make_shard(making, pictures, self.data.size, piece, advance)
+            return self._finished(making, pictures, splits, pieces)
 
-    @property
-    def making(self) -> Making:
+    def making(self, pictures: Pictures) -> Making:
         """What is done of it."""
-        return Making(self.out, {"pictures": str(self.root), "size": str(self.size)})
+        return Making(self.out, {**pictures.source, "size": str(self.data.size)})
 
     def _pieces(self, name: str, split: list[Picture]) -> Iterator[Piece]:
-        num = num_in_shard(3 * self.size**2)
+        num = num_in_shard(3 * self.data.size**2)
         for number in range(math.ceil(len(split) / num)):
             yield Piece(name, number, split[number * num : (number + 1) * num])
 
     def _is_done(self, part: Part | None) -> bool:
         """Whether a shard is; bad pictures may have been repaired."""
-        return part is not None and (self.skip_bad or not part.bad)
+        return part is not None and (self.data.skip_bad or not part.bad)
 
-    def _finished(self, making: Making, splits: list[list[Picture]], pieces: list[Piece]) -> Index:
+    def _finished(
+        self,
+        making: Making,
+        pictures: Pictures,
+        splits: list[list[Picture]],
+        pieces: list[Piece],
+    ) -> Index:
         parts = {}
         for piece in pieces:
             part = making.part(piece.split, piece.number, piece.key())
@@ -135,18 +136,18 @@ class Packer:
         bad = {name: why for part in parts.values() for name, why in part.bad.items()}
         if bad:
             num = sum(map(len, splits))
-            line = bad_pictures(bad, self.root, num, "--skip-bad", self.skip_bad)
+            line = bad_pictures(bad, pictures.place, num, "--skip-bad", self.data.skip_bad)
             warnings.warn(line, stacklevel=2)
         good = [[p for p in split if p.name not in bad] for split in splits]
-        require_training_pictures(self.root, good)
-        classes = class_names(good[0])
+        require_training_pictures(Path(pictures.place), good)
+        classes = pictures.classes(good[0])
         train, val, test = (
             split_index([part for (name, _), part in parts.items() if name == split])
             for split in SPLITS
         )
         index = Index(
-            name=self.root.name,
-            shape=(3, self.size, self.size),
+            name=pictures.name,
+            shape=(3, self.data.size, self.data.size),
             dtype="uint8",
             num_levels=256,
             class_names=classes,
@@ -158,15 +159,17 @@ class Packer:
         return index
 
 
-def make_shard(packer: Packer, piece: Piece, advance: Callable[[int], None]) -> None:
+def make_shard(
+    making: Making, pictures: Pictures, size: int, piece: Piece, advance: Callable[[int], None]
+) -> None:
     """Decode the pictures of a shard, and write it."""
-    path, hashed, bad = packer.out / shard_name(piece.split, piece.number), hashlib.sha256(), {}
+    path, hashed, bad = making.folder / shard_name(piece.split, piece.number), hashlib.sha256(), {}
     with files.writing(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for picture in piece.pictures:
             try:
-                content = decode(packer.root / picture.name, packer.size).tobytes()
+                content = decode(pictures.content(picture.name), size).tobytes()
             except BadPicture as error:
                 bad[picture.name] = str(error)
             else:
@@ -176,22 +179,24 @@ def make_shard(packer: Packer, piece: Piece, advance: Callable[[int], None]) -> 
             advance(1)
     num = len(piece.pictures) - len(bad)
     part = Part(key=piece.key(), num=num, sha256=hashed.hexdigest(), bad=bad)
-    packer.making.keep(piece.split, piece.number, part)
+    making.keep(piece.split, piece.number, part)
 
 
 # --- several processes ---------------------------------------------------------------------------
 
-_shared: dict[str, Any] = {}  # of a worker: the number of pictures done, and whether to stop
+_shared: dict[str, Any] = {}  # of a worker: the pictures, how many are done, whether to stop
 
 
-def _make_in_processes(packer: Packer, pieces: list[Piece], jobs: int, advance: Advance) -> None:
+def _make_in_processes(
+    packer: Packer, making: Making, pieces: list[Piece], jobs: int, advance: Advance
+) -> None:
     """Make shards in processes, which end when this one does, however it ends."""
     context = multiprocessing.get_context("spawn")
     done, is_stopping, shown = context.Value("q", 0), context.Value("b", 0), 0
-    pool = ProcessPoolExecutor(jobs, context, _begin_worker, (done, is_stopping))
+    pool = ProcessPoolExecutor(jobs, context, _begin_worker, (packer.data, done, is_stopping))
     left: set[Future[None]] = set()
     try:
-        left = {pool.submit(_make_in_worker, packer, piece) for piece in pieces}
+        left = {pool.submit(_make_in_worker, making, packer.data.size, piece) for piece in pieces}
         while left:
             ended, left = wait(left, _POLL_SEC, FIRST_EXCEPTION)
             now = done.value
@@ -209,9 +214,9 @@ def _make_in_processes(packer: Packer, pieces: list[Piece], jobs: int, advance: 
         pool.shutdown(cancel_futures=True)
 
 
-def _begin_worker(done: Any, is_stopping: Any) -> None:
+def _begin_worker(data: Packable, done: Any, is_stopping: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # left to the process that started this one
-    _shared.update(done=done, is_stopping=is_stopping)
+    _shared.update(pictures=data.pictures(), done=done, is_stopping=is_stopping)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -222,11 +227,11 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _make_in_worker(packer: Packer, piece: Piece) -> None:
+def _make_in_worker(making: Making, size: int, piece: Piece) -> None:
     def advance(num: int) -> None:
         with _shared["done"].get_lock():
             _shared["done"].value += num
         if _shared["is_stopping"].value:
             raise Interrupted
 
-    make_shard(packer, piece, advance)
+    make_shard(making, _shared["pictures"], size, piece, advance)

@@ -27,6 +27,7 @@ from elbos.training.data.dataset import Dataset
 from elbos.training.data.decode import EXTENSIONS
 from elbos.training.data.decoded import Archive, decoded_dataset
 from elbos.training.data.listing import SPLITS, Picture, divided, require_training_pictures
+from elbos.training.data.pictures import ArchivePictures
 
 _FORMAT = 1  # raise it when the index changes
 _WORDS = {"train": "train", "training": "train", "test": "test"} | dict.fromkeys(
@@ -90,6 +91,10 @@ class Tar:
             flip=self.flip,
             skip_bad=self.skip_bad,
         )
+
+    def pictures(self) -> ArchivePictures:
+        """The pictures, encoded."""
+        return ArchivePictures(self.load(), str(self.path))
 
     def _tars(self) -> list[Path]:
         pattern = str(self.path / "*.tar") if self.path.is_dir() else str(self.path)
