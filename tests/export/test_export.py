@@ -25,8 +25,8 @@ from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
 from elbos.samplers import DDIM
 from elbos.schedules import Cosine
-from elbos.training.config import Config
-from elbos.training.data import Digits
+from elbos.training.config import Config, read_config
+from elbos.training.data import Digits, Folder
 from elbos.training.ownership import claim
 from elbos.training.run import Run
 from elbos.training.state import build_network
@@ -160,9 +160,37 @@ def test_a_folder_is_measured_between_the_ends_of_its_training(elbos: Elbos) -> 
     assert_one_line(elbos("evaluate", "model", "data:digits"), "elbos.json")
 
 
-def test_a_transformer_opens_as_diffusers_names_it() -> None:
-    export(Run(write_run(Path("run"), of_diffusers(DIT))), "model")
-    pipeline = diffusers.DiTPipeline.from_pretrained("model", vae=None)
+def test_a_transformer_takes_its_autoencoder_along(elbos: Elbos) -> None:
+    write_run(Path("run"), of_diffusers(DIT))
+    for num_channels in (1, 4):
+        vae = diffusers.AutoencoderKL(
+            in_channels=1,
+            out_channels=1,
+            latent_channels=num_channels,
+            block_out_channels=(8, 8),
+            norm_num_groups=4,
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            scaling_factor=0.5,
+            shift_factor=0.25,
+        )
+        vae.save_pretrained(f"vae-{num_channels}")
+    words = ["export", "run", "--to", "model", "--vae"]
+    assert_one_line(elbos(*words, "vae-4"), "4 channels")
+    assert_one_line(elbos(*words, "nowhere"), "nowhere")
+    assert elbos(*words, "vae-1").status == 0
+    code = re.findall(r"```python\n(.*?)```", Path("model/README.md").read_text(), re.DOTALL)[0]
+    exec(code.replace("set_timesteps(50)", "set_timesteps(2)"), names := {})  # type: ignore[var-annotated]
+    opened = adapters.diffusers.load("model")
+    assert opened.encode is not None
+    torch.testing.assert_close(names["images"], opened.encode.decode(names["x"]))
+    pipeline = diffusers.DiTPipeline.from_pretrained("model")
+    pipeline.set_progress_bar_config(disable=True)
+    made = pipeline([1, 2], guidance_scale=1.0, num_inference_steps=2, output_type="np").images
+    assert made.shape == (2, 16, 16, 1)
+
+    export(Run("run"), "bare")
+    pipeline = diffusers.DiTPipeline.from_pretrained("bare", vae=None)
     assert pipeline.transformer.config.num_embeds_ada_norm == 10
 
 
@@ -214,8 +242,9 @@ def test_damaged_and_claimed_exports_are_one_line(elbos: Elbos) -> None:
 
 
 def test_no_path_of_this_machine_is_handed_on(tmp_path: Path) -> None:
-    run = Run(write_run(Path("run"), replace(DIGITS, init=Path("elsewhere"))))
-    export(run, "model")
+    places = {"init": tmp_path / "elsewhere", "data": Folder(root=tmp_path / "pictures")}
+    export(Run(write_run(Path("run"), replace(DIGITS, **places))), "model")  # type: ignore[arg-type]
+    assert read_config(Path("model/config.json")).data.root.name == "pictures"
     texts = [path.read_text() for path in Path("model").iterdir() if path.suffix != ".safetensors"]
     assert len(texts) == 4
     assert not any(str(tmp_path) in text for text in texts)

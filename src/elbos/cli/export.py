@@ -7,9 +7,9 @@ from typing import Annotated
 
 import tyro
 
+from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.cli.parse import first_path, parse
 from elbos.export import export, push
-from elbos.export.folder import require_free
 from elbos.export.hub import require_pushable
 from elbos.training.machine import keep_freed_memory
 from elbos.training.run import Run
@@ -33,6 +33,10 @@ class Export:
     """Upload the folder to this repository of the Hugging Face Hub, with your token; one that is
     not there is made, private."""
 
+    vae: Path | None = None
+    """Of a network of diffusers that was trained on latents: the folder of their AutoencoderKL,
+    which is written beside it."""
+
     network: Annotated[str | None, tyro.conf.arg(name="network.function")] = None
     """FILE.py:FUNCTION of a user-defined network, as in its training."""
 
@@ -44,8 +48,8 @@ class Export:
         if self.push is not None:
             require_pushable(self.push)
         run = Run.with_function(self.run, self.network)
-        require_free(run, self.to)
-        names = export(run, self.to, repo=self.push)
+        vae = None if self.vae is None else load_vae(self.vae)
+        names = export(run, self.to, repo=self.push, vae=vae)
         url = None if self.push is None else push(self.to, names, self.push)
         if self.json:
             print(json.dumps({"folder": str(self.to), "files": names, "url": url}))  # noqa: T201

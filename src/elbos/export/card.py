@@ -10,6 +10,7 @@ import yaml
 
 from elbos import analysis, files
 from elbos.adapters.diffusers.network import DiffusersNetwork, part_name
+from elbos.adapters.diffusers.pipeline import Latents
 from elbos.adapters.diffusers.trained import trained_scheduler
 from elbos.evaluation.result import Evaluation
 from elbos.report.html import Markdown, render
@@ -87,12 +88,13 @@ def _validated(run: Run) -> Iterator[Bound]:
             return
 
 
-def card(run: Run, where: str) -> str:
+def card(run: Run, where: str, vae: Latents | None = None) -> str:
     """The README.md of an export.
 
     Args:
         run: The run.
         where: The repository, or the folder's name.
+        vae: The autoencoder of the latents that it was trained on, if it is in the folder.
     """
     config, data, network = run.config, run.data, run.network
     ends = config.schedule.logsnr_min, config.schedule.logsnr_max
@@ -111,7 +113,8 @@ def card(run: Run, where: str) -> str:
         bounds=found,
         kind=type(config.parameterization).__name__,
         width=config.averaging.relative_width,
-        code=Markdown(_loop(run, where) if is_diffusers else _opening(run, where)),
+        code=Markdown(_loop(run, where, vae) if is_diffusers else _opening(run, where)),
+        has_vae=vae is not None,
         is_diffusers=is_diffusers,
         null_label=network.null_label if isinstance(network, DiffusersNetwork) else None,
     )
@@ -168,7 +171,7 @@ def _opening(run: Run, where: str) -> str:
     return "\n".join(lines)
 
 
-def _loop(run: Run, where: str) -> str:
+def _loop(run: Run, where: str, vae: Latents | None) -> str:
     """Python that samples with diffusers alone, whatever the scheduler."""
     network = run.network
     assert isinstance(network, DiffusersNetwork)
@@ -191,6 +194,24 @@ def _loop(run: Run, where: str) -> str:
         f"    z = {'x' if is_flow else 'scheduler.scale_model_input(x, t)'}",
         "    with torch.no_grad():",
         f"        y = network(z, timestep=t.expand(len(x)){labels}).sample",
-        "    x = scheduler.step(y, t, x).prev_sample  # at the end about in [-1, 1]",
+        "    x = scheduler.step(y, t, x).prev_sample",
+        *([] if vae is None else _decoding(name, vae)),
     ]
     return "\n".join(lines)
+
+
+def _decoding(name: str, vae: Latents) -> list[str]:
+    """Python that makes images of the latents `x`."""
+    if vae.vae.config.get("latents_mean") is not None:  # a scale for each channel
+        opened = f"elbos.adapters.diffusers.load_vae({name})"
+        return ["", "import elbos", f"images = {opened}.decode(x)  # of the folder"]
+    kind, shift = type(vae.vae).__name__, vae.vae.config.get("shift_factor")
+    latents = "x / vae.config.scaling_factor" + (" + vae.config.shift_factor" if shift else "")
+    return [
+        "",
+        f"from diffusers import {kind}",
+        "",
+        f'vae = {kind}.from_pretrained({name}, subfolder="vae")',
+        "with torch.no_grad():",
+        f"    images = vae.decode({latents}).sample  # about in [-1, 1]",
+    ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from elbos import __version__, files
 from elbos.adapters.diffusers.network import DiffusersNetwork, part_name
-from elbos.adapters.diffusers.pipeline import imported
+from elbos.adapters.diffusers.pipeline import Latents, imported
 from elbos.adapters.diffusers.trained import trained_levels, trained_scheduler
 from elbos.codec import digest, encode
 from elbos.export.card import card
@@ -21,7 +21,9 @@ from elbos.training.run import Run
 _FORMAT = 1
 
 
-def export(run: Run, folder: Path | str, *, repo: str | None = None) -> list[str]:
+def export(
+    run: Run, folder: Path | str, *, repo: str | None = None, vae: Latents | None = None
+) -> list[str]:
     """Write the averaged weights of a run into a folder, with all that is needed to open them.
 
     A folder that is there already has to be empty, or an earlier export of the same run, of any
@@ -32,6 +34,8 @@ def export(run: Run, folder: Path | str, *, repo: str | None = None) -> list[str
         folder: Where to.
         repo: The name of the repository that the model card speaks of, OWNER/NAME. Default: that of
             the folder.
+        vae: The autoencoder of the latents that a network of diffusers was trained on, which is
+            written beside it (`adapters.diffusers.load_vae`). Default: none.
 
     Returns:
         The names of the files that were written, relative to the folder.
@@ -39,10 +43,11 @@ def export(run: Run, folder: Path | str, *, repo: str | None = None) -> list[str
     Raises:
         OSError: If they cannot be written; what was in the folder is then untouched, as far as
             nothing had been moved.
-        ValueError: If the folder holds something else, or the network cannot be kept.
+        ValueError: If the folder holds something else, or the network cannot be kept, or not with
+            this autoencoder.
     """
     folder = Path(folder)
-    require_free(run, folder)
+    require_exportable(run, folder, vae)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = files.partial(folder.resolve())
     shutil.rmtree(partial, ignore_errors=True)  # of a process of this number that was killed
@@ -52,22 +57,30 @@ def export(run: Run, folder: Path | str, *, repo: str | None = None) -> list[str
             ends = [run.schedule.logsnr_min, run.schedule.logsnr_max]
             manifest = {"format": _FORMAT, "elbos": __version__, **_run_of(run)}
             manifest |= {"step": run.step, "logsnr": ends}
-            manifest |= _weights(run, partial)
+            manifest |= _weights(run, partial, vae)
             where = repo or folder.resolve().name
-            files.write(partial / "README.md", card(run, where).encode())
+            files.write(partial / "README.md", card(run, where, vae).encode())
             RunDirectory(partial).write(exported.MANIFEST, manifest)
         return _moved(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def require_free(run: Run, folder: Path) -> None:
-    """Raise an error if a folder is not free for the export of a run.
+def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
+    """Raise an error if a run cannot be exported into a folder, or not with this autoencoder.
 
     Raises:
-        OSError: If it holds a link.
-        ValueError: If it is a file, or holds anything but an export of the same run.
+        OSError: If the folder holds a link.
+        ValueError: If it is a file, or holds anything but an export of the same run; or if the
+            autoencoder is not for the run's network.
     """
+    if vae is not None and not isinstance(run.network, DiffusersNetwork):
+        raise ValueError("a VAE is written beside a network of diffusers, which this is not.")
+    if vae is not None and (num := vae.vae.config.latent_channels) != run.data.shape[0]:
+        raise ValueError(
+            f"the VAE makes latents of {num} channels, and the run was trained on "
+            f"{run.data.shape[0]}: give the VAE of `elbos data encode`."
+        )
     if folder.is_symlink():
         raise ValueError(f"{folder} is a link, which is not followed: name a folder.")
     if folder.exists() and not folder.is_dir():
@@ -89,10 +102,10 @@ def _run_of(run: Run) -> dict[str, str]:
     return {"run": digest([known, run.directory.read("data.json")])}
 
 
-def _weights(run: Run, folder: Path) -> dict[str, str]:
+def _weights(run: Run, folder: Path, vae: Latents | None) -> dict[str, str]:
     """Write the weights, and what opens them; returns what the manifest says of them."""
     if isinstance(run.network, DiffusersNetwork):
-        _write_pipeline(run.network, run.config, folder)
+        _write_pipeline(run.network, run.config, folder, vae)
         return {}
     directory = RunDirectory(folder)
     directory.write("config.json", encode(_without_places(run.config)))
@@ -100,7 +113,9 @@ def _weights(run: Run, folder: Path) -> dict[str, str]:
     return {"sha256": exported.write(folder, run.network.state_dict())}
 
 
-def _write_pipeline(network: DiffusersNetwork, config: Config, folder: Path) -> None:
+def _write_pipeline(
+    network: DiffusersNetwork, config: Config, folder: Path, vae: Latents | None
+) -> None:
     """Write a network of diffusers with its scheduler, as a pipeline that was saved."""
     diffusers = imported()
     _require_own_levels(network, config)
@@ -115,6 +130,9 @@ def _write_pipeline(network: DiffusersNetwork, config: Config, folder: Path) -> 
         name: ["diffusers", type(network.inner).__name__],
         "scheduler": ["diffusers", type(scheduler).__name__],
     }
+    if vae is not None:
+        vae.vae.save_pretrained(folder / "vae")
+        index["vae"] = ["diffusers", type(vae.vae).__name__]
     files.write(folder / "model_index.json", (json.dumps(index, indent=2) + "\n").encode())
 
 
@@ -150,9 +168,12 @@ def pipeline_name(network: DiffusersNetwork, scheduler: Mapping[str, Any]) -> st
 def _without_places(config: Config) -> Config:
     """The configuration without the places of files on this machine."""
     data: Any = config.data
-    places = {name: place for name, place in vars(data).items() if isinstance(place, Path)}
-    own = {name: Path("/") / place.name for name, place in places.items()}
-    return replace(config, init=None, data=replace(data, **own))
+    places = {
+        name: type(value)(Path("/") / Path(value).name)
+        for name, value in vars(data).items()
+        if isinstance(value, Path | str) and Path(value).is_absolute()
+    }
+    return replace(config, init=None, data=replace(data, **places))
 
 
 def _moved(partial: Path, folder: Path) -> list[str]:
