@@ -23,6 +23,7 @@ from PIL import Image
 from elbos.training.data import Batches, Dataset, Folder, Packed, StoredBatch
 from elbos.training.data import source as sources
 from elbos.training.data.pack import Packer
+from elbos.training.data.shards import INDEX
 
 SIZE = 32
 BATCH_SIZE = 256
@@ -43,7 +44,9 @@ def make_pictures(folder: Path, num: int) -> None:
 
 
 def pack(root: Path, out: Path, jobs: int) -> None:
-    """Pack the pictures, and say how fast."""
+    """Pack the pictures, if they are not, and say how fast."""
+    if (out / INDEX).exists():
+        return
     begin, cpu = time.perf_counter(), os.times()
     index = Packer(Folder(root=root, size=SIZE), out).pack(jobs=jobs)
     seconds, used = time.perf_counter() - begin, os.times()
