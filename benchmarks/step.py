@@ -1,12 +1,12 @@
 r"""The floating-point rate of a training step, against the machine's peak and against diffusers.
 
-    python benchmarks/step.py [--rounds 7] [--tiny]
+    python benchmarks/step.py [--preset fashion-vit] [--rounds 7] [--tiny]
 
 Everything is timed in one run, in turns, and reported as the median over the rounds, because a
 shared machine changes speed from minute to minute:
 
 - the peak: the fastest product of two square matrices, of several sizes, in bfloat16 or float32;
-- ours: forward, backward, gradient clipping and Muon for the `fashion` preset on 28x28 images, in
+- ours: forward, backward, gradient clipping and Muon for a preset (`fashion`) on 28x28 images, in
   its batch size and channels-last memory, in the precision that "auto" stands for on this machine;
 - diffusers' `UNet2DModel`, the same step as its users run it on a CPU, float32 and contiguous, in
   three configurations. `course` is the one that the Hugging Face diffusion course trains on MNIST.
@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from elbos.runs.directory import RunDirectory
-from elbos.training.config import Optimizer
+from elbos.training.config import Config, Optimizer
 from elbos.training.data import Dataset, Split
 from elbos.training.machine import best_precision, new_accelerator
 from elbos.training.monitor import Monitor
@@ -82,9 +82,8 @@ def training_step(
     )
 
 
-def our_network() -> tuple[nn.Module, torch.optim.Optimizer, bool]:
-    """The network of `fashion`, its optimizer, and whether they run in bfloat16."""
-    preset = PRESETS["fashion"]
+def our_network(preset: Config) -> tuple[nn.Module, torch.optim.Optimizer, bool]:
+    """A preset's network, its optimizer, and whether they run in bfloat16."""
     is_bf16 = best_precision(torch.device("cpu")) == "bf16"
     network = preset.network.build(SHAPE, NUM_CLASSES)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -92,8 +91,8 @@ def our_network() -> tuple[nn.Module, torch.optim.Optimizer, bool]:
     return network, new_optimizer(network, preset.optimizer, dtype), is_bf16
 
 
-def ours(batch_size: int) -> Work:
-    network, optimizer, is_bf16 = our_network()
+def ours(preset: Config, batch_size: int) -> Work:
+    network, optimizer, is_bf16 = our_network(preset)
     logsnr = torch.linspace(-20.0, 20.0, batch_size)
     cond = torch.arange(batch_size) % NUM_CLASSES
 
@@ -105,9 +104,9 @@ def ours(batch_size: int) -> Work:
     return training_step("elbos", network, forward, batch_size, optimizer)
 
 
-def optimizer_alone() -> Work:
+def optimizer_alone(preset: Config) -> Work:
     """The optimizer's step, on gradients that are there."""
-    network, optimizer, _ = our_network()
+    network, optimizer, _ = our_network(preset)
     for parameter in network.parameters():
         parameter.grad = torch.randn_like(parameter)
     return Work(name="optimizer alone", run=optimizer.step, num_flops=0)
@@ -153,20 +152,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds, of which the median")
     parser.add_argument("--tiny", action="store_true", help="seconds, to see that it runs")
+    parser.add_argument("--preset", choices=["fashion", "fashion-vit"], default="fashion")
     arguments = parser.parse_args()
     torch.manual_seed(0)
 
+    preset = PRESETS[arguments.preset]
     batch = 1 if arguments.tiny else BATCH_SIZE
     wide = (32, 64, 128) if arguments.tiny else (128, 256, 512)
     works = [
-        ours(1 if arguments.tiny else PRESETS["fashion"].batch_size),
+        ours(preset, 1 if arguments.tiny else preset.batch_size),
         theirs("diffusers course", (32, 64, 64), (False, True, True), batch),
         theirs("diffusers example", (32, 64, 128), (False, True, False), batch),
         theirs("diffusers wide", wide, (False, True, False), min(batch, 16)),
     ]
     matmuls = peaks(arguments.tiny)
     with tempfile.TemporaryDirectory() as folder:
-        works = [*matmuls, *works, optimizer_alone(), outside_the_network(Path(folder))]
+        works = [*matmuls, *works, optimizer_alone(preset), outside_the_network(Path(folder))]
         times = measure(works, arguments.rounds)
     best = peak(times[: len(matmuls)])
     elbos, *others, optimizer, outside = times[len(matmuls) :]
