@@ -142,6 +142,8 @@ FAILS = {
     "sample nowhere": "not a run directory",
     "sample other": "not a run directory",
     "sample toy --label 3": "knows no classes",
+    "sample digits --vae nowhere": "leave --vae out",
+    "sample toy --vae nowhere": "nowhere",
     "sample digits --label 10": "label is 10",
     "sample digits --label -1": "label is -1",
     "sample toy --guidance 2": "guidance is 2.0",

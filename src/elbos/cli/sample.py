@@ -1,6 +1,7 @@
 """`elbos sample`: samples of a trained run, as a picture and as numbers."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +9,9 @@ from typing import Annotated
 import tyro
 from accelerate import PartialState
 from rich.console import Console
+from torch import Tensor
 
+from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.cli.parse import first_path, parse
 from elbos.evaluation.pretrained import is_pipeline
 from elbos.evaluation.samples import Request, write_samples
@@ -36,22 +39,34 @@ class Sample:
     network: Annotated[str | None, tyro.conf.arg(name="network.function")] = None
     """FILE.py:FUNCTION of a user-defined network, as in its training."""
 
+    vae: Path | None = None
+    """Of a run on latents, the folder of their AutoencoderKL, which decodes the picture."""
+
     json: bool = False
     """Print the paths as JSON."""
 
     def __call__(self) -> None:
         keep_freed_memory()
         run = Run.with_function(self.run, self.network)
+        decode = None if self.vae is None else _decoder(run, self.vae)
         is_main = PartialState().is_main_process
         with progress(Console(stderr=True, quiet=not is_main)) as bar:
             task = bar.add_task("sampling", total=self.request.num, unit="images", note="")
             picture, archive = write_samples(
-                run, self.sampling, self.request, lambda num: bar.advance(task, num)
+                run, self.sampling, self.request, lambda num: bar.advance(task, num), decode
             )
         if is_main:
             named = {"png": picture, "npz": archive}
             paths = {name: str(path) for name, path in named.items() if path is not None}
             print(json.dumps(paths) if self.json else "\n".join(paths.values()))  # noqa: T201
+
+
+def _decoder(run: Run, folder: Path) -> Callable[[Tensor], Tensor]:
+    """From latents of a run to images, on the CPU."""
+    if run.data.num_levels is not None:
+        raise ValueError(f"{run.name} was trained on images: leave --vae out.")
+    vae = load_vae(folder, device=run.device)
+    return lambda latents: vae.decode(latents).cpu()
 
 
 def command(words: list[str]) -> Sample:

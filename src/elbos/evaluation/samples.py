@@ -30,6 +30,7 @@ from elbos.training.sampling import BATCH_SIZE, Sampling, num_batches
 from elbos.training.state import require_guidable
 
 MAX_IN_GRID = 400
+_DECODED = 16  # latents at once
 FORMAT = 3  # of what is kept: another number makes it anew
 
 
@@ -100,15 +101,26 @@ class Request:
 
 
 def write_samples(
-    run: Run, sampling: Sampling, request: Request, on_images: Callable[[int], None]
+    run: Run,
+    sampling: Sampling,
+    request: Request,
+    on_images: Callable[[int], None],
+    decode: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Path | None, Path]:
     """Make samples and write them; several processes share the work, and the main one writes.
 
     The .npz holds `x`, the samples (uint8 pixel values `[n, c, h, w]`, or float32 points), `labels`
     where the network knows classes, and `sampling`, how they were made, as JSON.
 
+    Args:
+        run: The run.
+        sampling: How they are made.
+        request: Which.
+        on_images: Called with the number of samples made, now and then.
+        decode: From latents to the images of the PNG. Default: samples are images.
+
     Returns:
-        Paths of the PNG (of the first 400; None of latents, which are no picture) and of the .npz.
+        Paths of the PNG (of the first 400; None of latents that nobody decodes) and of the .npz.
 
     Raises:
         OSError: If they cannot be written.
@@ -120,7 +132,8 @@ def write_samples(
     stem = request.out or run.directory.samples / _name(sampling, request)
     if stem.suffix in (".png", ".npz"):
         stem = stem.with_suffix("")
-    picture = Path(f"{stem}.png") if is_drawable(run.data.shape) else None
+    is_picture = decode is not None or is_drawable(run.data.shape)
+    picture = Path(f"{stem}.png") if is_picture else None
     archive = Path(f"{stem}.npz")
     if is_main:
         archive.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +151,11 @@ def write_samples(
         by_class = labels is not None and request.label is None
         num_columns = run.data.num_classes if by_class else None
         if picture is not None:
-            files.write(picture, png(x[:MAX_IN_GRID], num_columns=num_columns))
+            shown = x[:MAX_IN_GRID]
+            images = (
+                shown if decode is None else torch.cat([*map(decode, torch.split(shown, _DECODED))])
+            )
+            files.write(picture, png(images, num_columns=num_columns))
         files.write(archive, _npz(to_levels(x, run.data.num_levels), sampling, labels))
     return picture, archive
 

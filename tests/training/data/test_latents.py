@@ -1,19 +1,26 @@
 """Latents: what is stored is what the autoencoder says, and each epoch draws from it anew."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import DIGITS
 
 from elbos.adapters.diffusers.pipeline import load_vae
+from elbos.evaluation.samples import Request, write_samples
+from elbos.networks import UNetConfig
 from elbos.training import data
 from elbos.training.data import making
 from elbos.training.data.encode import Encoder
 from elbos.training.data.latents import Moments
 from elbos.training.data.pack import Packer
 from elbos.training.data.shards import Index, load_shards
+from elbos.training.fit import train
+from elbos.training.pictures import png
+from elbos.training.run import Run
 
 NUM, SCALE, SHIFT = 40, 0.3, 0.05
 
@@ -156,3 +163,19 @@ def test_latents_that_are_not_finite_are_refused(images, vae_folder, tmp_path):
     with pytest.raises(ValueError, match=r"images 0 to \d+ of train"):
         Encoder(images, vae, tmp_path / "out").encode()
     assert Encoder(images, vae, tmp_path / "other", "bfloat16").encode().dtype == "bfloat16"
+
+
+def test_samples_of_latents_are_decoded_for_the_picture(images, vae_folder, tmp_path):
+    Encoder(images, load_vae(vae_folder), tmp_path / "latents").encode()
+    network = UNetConfig(channels=(16,), patch_size=1, embedding_dim=16)
+    config = replace(DIGITS, network=network, num_images=16, precision="fp32")
+    train(replace(config, data=data.Latents(path=tmp_path / "latents")), tmp_path / "run")
+    run, vae = Run(tmp_path / "run"), load_vae(vae_folder)
+    request = Request(num=5, out=tmp_path / "samples")
+    picture, archive = write_samples(run, run.sampling, request, lambda _: None, vae.decode)
+    with np.load(archive) as found:
+        x = torch.from_numpy(found["x"])
+    assert x.shape == (5, 2, 4, 4)
+    assert picture.read_bytes() == png(vae.decode(x), num_columns=2)
+    picture, _ = write_samples(run, run.sampling, request, lambda _: None)
+    assert picture is None
