@@ -26,7 +26,6 @@ DIGITS = Config(
     output=Output(log_every=80, validate_every=10**9, save_every=10**9),
     num_images=480,
     batch_size=16,
-    num_shards=4,
 )
 """30 steps on digits, a second or two."""
 

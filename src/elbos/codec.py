@@ -186,14 +186,14 @@ def digest(value: Any) -> str:
 
 def difference(old: Any, new: Any, where: str = "") -> str | None:
     """The first entry in which two encoded objects differ, as `weighting.k = 2.0, not 3.0`; the
-    entry `output` of a configuration may differ.
+    entries `output` and `execution` of a configuration may differ.
     """
     if isinstance(old, dict) and isinstance(new, dict) and old["type"] == new["type"]:
         if old.keys() != new.keys():
             names = (", ".join(name for name in one if name != "type") for one in (old, new))
             return f"{where} = {', not '.join(names)}"
         for name in old:
-            if name != "output":
+            if name not in ("output", "execution"):
                 found = difference(old[name], new[name], f"{where}.{name}" if where else name)
                 if found:
                     return found

@@ -14,7 +14,7 @@ import warnings
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from elbos.adaptive import Adaptive
@@ -22,7 +22,7 @@ from elbos.checks import require_floating, require_type
 from elbos.conditions import Condition
 from elbos.denoiser import Network, network_output
 from elbos.parameterizations import Parameterization
-from elbos.process import diffuse
+from elbos.process import align, alpha_sigma
 from elbos.schedules import Schedule
 from elbos.weightings import WeightFunction, Weighting
 
@@ -173,10 +173,42 @@ class Objective:
                 f"data of shape {tuple(x.shape)} with noise of shape {tuple(eps.shape)} and "
                 f"log-SNR of shape {tuple(logsnr.shape)}: give noise like the data, log-SNR [b]."
             )
-        y = self.parameterization.target(x, eps, logsnr)
-        y_hat = network_output(network, diffuse(x, eps, logsnr), logsnr.to(x), cond)
-        error = (y_hat.to(x.dtype) - y).square().flatten(1).mean(1)
-        return self.coefficient(logsnr).to(x) * error
+        return self.loss_at(self.levels(logsnr).to(x), network, x, eps, cond)
+
+    def levels(self, logsnr: Float[Tensor, " b"]) -> Float64[Tensor, "6 b"]:
+        r"""What the loss depends on of its noise levels, $\lambda, \alpha, \sigma, a, b$ and the
+        `coefficient`: one tensor, which is one transfer to a device.
+        """
+        logsnr = logsnr.double()
+        a, b = self.parameterization.coefficients(logsnr)
+        return torch.stack([logsnr, *alpha_sigma(logsnr), a, b, self.coefficient(logsnr)])
+
+    def loss_at(
+        self,
+        levels: Float[Tensor, "6 b"],
+        network: Network,
+        x: Float[Tensor, "b *d"],
+        eps: Float[Tensor, "b *d"],
+        cond: Condition = None,
+    ) -> Float[Tensor, " b"]:
+        """The loss of each sample, as a call gives it, at noise levels that are prepared.
+
+        It is a few operations on tensors and nothing else, so that it compiles to one graph with
+        the network.
+
+        Args:
+            levels: Those of `levels`, in the dtype and on the device of `x`.
+            network: As in a call, and so are the others.
+            x: Data.
+            eps: Noise.
+            cond: What the network is conditioned on.
+        """
+        logsnr, alpha, sigma, a, b, coefficient = levels
+        z = align(alpha, x) * x + align(sigma, x) * eps
+        y = align(a, x) * x + align(b, x) * eps
+        y_hat = network_output(network, z, logsnr, cond)
+        loss: Tensor = coefficient * (y_hat.to(x.dtype) - y).square().flatten(1).mean(1)
+        return loss
 
 
 def _require_batch(x: Tensor) -> None:

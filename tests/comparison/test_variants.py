@@ -21,8 +21,9 @@ from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant, loss_
 from elbos.parameterizations import V
 from elbos.runs.directory import RunDirectory
 from elbos.tabulated import Tabulated
-from elbos.training.machine import new_accelerator
+from elbos.training import randomness
 from elbos.training.presets import PRESETS
+from elbos.training.processes import Processes
 from elbos.training.trainer import Trainer
 
 
@@ -95,10 +96,11 @@ def test_a_constant_factor_of_the_weighting_scales_what_the_optimizer_sees(folde
 
     def clipped(config):
         run, dataset = RunDirectory(folder / "run"), config.data.load()
-        trainer = Trainer(config, run, dataset, new_accelerator())
+        trainer = Trainer(config, run, dataset, Processes.joined())
         seen = []
-        trainer.optimizer.step = lambda: seen.extend(p.grad for p in trainer.network.parameters())
-        trainer.optimizer.zero_grad = lambda: None
+        optimizer, network = trainer.state.optimizer, trainer.state.network
+        optimizer.step = lambda: seen.extend(p.grad for p in network.parameters())
+        optimizer.zero_grad = lambda: None
         trainer.step()
         return torch.cat([grad.flatten() for grad in seen])
 
@@ -176,11 +178,16 @@ def test_objectives_of_a_seed_share_everything_random(small, folder, step):
 
     def drawn(objective, seed):
         config = small.run_config(objective, seed)
-        trainer = Trainer(config, RunDirectory(folder / "r"), config.data.load(), new_accelerator())
+        trainer = Trainer(
+            config, RunDirectory(folder / "r"), config.data.load(), Processes.joined()
+        )
         trainer.state.step = step
-        draw = trainer.draw()
-        weights = torch.cat([p.flatten() for p in trainer.network.parameters()])
-        return [*trainer.batch(), draw.times, draw.eps, draw.uniform, weights]
+        at, samples = torch.tensor(step), trainer.samples
+        noise = trainer.noise.normal(at, samples, trainer.data.spec.shape)
+        weights = torch.cat([p.flatten() for p in trainer.state.network.parameters()])
+        hidden = trainer.hiding.uniform(at, samples, 1)
+        times = randomness.times(config.seed, step, config.batch_size)
+        return [*trainer.batch(), times, noise, hidden, weights]
 
     first, *others = (drawn(one, 1) for one in small.objectives)
     for other in others:

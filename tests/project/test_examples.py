@@ -62,7 +62,7 @@ class Kept(GeneralTracker):
 def test_the_guide_to_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/training.md").read_text(), re.DOTALL)
-    training, sampling, guidance, loop, by_level, tracking = blocks
+    training, sampling, guidance, loop, by_level, tracking, _ = blocks
     images = torch.randint(0, 256, (40, 1, 4, 4)) / 127.5 - 1
     data = [(x, i % 2) for i, x in enumerate(images)]
     names = {

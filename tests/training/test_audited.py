@@ -10,7 +10,7 @@ from tiny import DIGITS
 
 from elbos import audit, parameterizations, schedules, weightings
 from elbos.runs.directory import RunDirectory
-from elbos.training.machine import new_accelerator
+from elbos.training.processes import Processes
 from elbos.training.trainer import Trainer
 
 CASES = [
@@ -32,18 +32,20 @@ def test_the_weighting_of_a_step_is_that_of_the_config(
         schedule=ends,
         parameterization=target,
         precision="fp32",
-        num_shards=1,
     )
-    trainer = Trainer(config, RunDirectory(tmp_path), config.data.load(), new_accelerator())
+    trainer = Trainer(config, RunDirectory(tmp_path), config.data.load(), Processes.joined())
+
+    class Recorded:
+        """Noise that the audit sees: the trainer's own is computed from a counter."""
+
+        def normal(self, step, samples, shape):
+            return torch.randn(len(samples), *shape)
 
     def loss_of_a_step(network, x):
-        losses = []
-        trainer.network = lambda z, logsnr, cond: network(z, logsnr)
-        trainer.batch = lambda: (x, None)
-        trainer.optimize = lambda loss, logsnr: losses.append(loss.mean()) or 0.0
+        trainer.network, trainer.noise = lambda z, logsnr, cond: network(z, logsnr), Recorded()
         trainer.state.step = int(torch.randint(10**6, ()))
-        trainer.step()
-        return losses[0]
+        levels = trainer.objective.levels(trainer.logsnr()).float()
+        return trainer.loss(x, levels, None, trainer.samples).mean()
 
     x = 2 * torch.rand(config.batch_size, *trainer.data.spec.shape) - 1
     result = audit.probe(loss_of_a_step, x, 1500)

@@ -184,7 +184,7 @@ def test_a_value_of_another_type_is_refused(value: Any) -> None:
     encoded = encode(DIGITS)
     for path, leaf in leaves(encoded):
         is_path = path == ("init",) and isinstance(value, str)
-        is_default = leaf is None and value is None
+        is_default = value is None and (leaf is None or path[-1] == "save_every")
         if (
             not is_path
             and not is_default
@@ -197,6 +197,8 @@ def test_a_value_of_another_type_is_refused(value: Any) -> None:
 def test_missing_and_unknown_entries_are_refused() -> None:
     encoded = encode(DIGITS)
     for path, _ in leaves(encoded):
+        if path == ("output", "save_minutes"):  # an earlier version's file
+            continue
         smaller, (*parents, last) = copy.deepcopy(encoded), path
         inner = smaller
         for name in parents:
@@ -226,7 +228,6 @@ def test_missing_and_unknown_entries_are_refused() -> None:
         ({"sampling": Sampling(guidance=2.0), "label_dropout": 0.0}, "guidance"),
         ({"sampling": Sampling(grid=schedules.Linear(logsnr_min=8.0))}, "ends"),
         ({"optimizer": Optimizer(weight_decay=math.nan)}, "optimizer.weight_decay"),
-        ({"batch_size": 20, "num_shards": 8}, "num_shards"),
         ({"num_images": 15}, "num_images"),
     ],
 )

@@ -90,7 +90,7 @@ def variants(preset: str) -> Iterator[Config]:
         *({"sampling": Sampling(sampler=Heun(churn=c))} for c in (0.0, 3.0)),
         *({"sampling": Sampling(guidance_max=m)} for m in (3.0, -3.0)),
         *({"precision": p} for p in ("bf16", "fp32")),
-        {"label_dropout": 0.5, "use_labels": False, "batch_size": 64, "num_shards": 1},
+        {"label_dropout": 0.5, "use_labels": False, "batch_size": 64},
     ]
     for change in changes:
         try:

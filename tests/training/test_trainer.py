@@ -28,8 +28,9 @@ from elbos.tabulated import Tabulated
 from elbos.training.config import Config, Optimizer, Output, run_config
 from elbos.training.data import Toy
 from elbos.training.fit import train
-from elbos.training.machine import new_accelerator
 from elbos.training.presets import PRESETS
+from elbos.training.processes import Processes
+from elbos.training.randomness import Stream
 from elbos.training.state import new_state
 from elbos.training.trainer import Trainer
 from elbos.validation import BinnedLoss
@@ -240,7 +241,7 @@ def test_the_loss_by_noise_level_depends_on_no_weighting(tmp_path: Path) -> None
 
 
 def test_a_checkpoint_of_an_earlier_version_counts_no_clipped_steps() -> None:
-    state = new_state(TOY, TOY.data.load().spec, torch.device("cpu"))
+    state = new_state(TOY.network.build((2,), None), TOY, Processes.joined())
     state.unlogged.fill_(5.0)
     groups = state.groups()
     groups["log"] = {"unlogged": torch.tensor([3.0, 2.0], dtype=torch.float64)}
@@ -321,7 +322,7 @@ def test_training_leaves_its_configuration_alone(tmp_path: Path) -> None:
 
 
 def test_validation_is_deterministic_and_draws_from_no_shared_source(tmp_path: Path) -> None:
-    trainer = Trainer(DIGITS, RunDirectory(tmp_path), DIGITS.data.load(), new_accelerator())
+    trainer = Trainer(DIGITS, RunDirectory(tmp_path), DIGITS.data.load(), Processes.joined())
     torch.manual_seed(0)
     before, first = torch.get_rng_state(), trainer.validate()
     assert first is not None
@@ -338,12 +339,9 @@ def test_validation_is_deterministic_and_draws_from_no_shared_source(tmp_path: P
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path, at_step: AtStep) -> None:
     def poison() -> None:
-        nan = torch.full((), math.nan)
-        monkey.setattr(
-            Trainer, "draw", lambda self: replace(plain(self), eps=plain(self).eps * nan)
-        )
+        monkey.setattr(Stream, "normal", lambda *arguments: math.nan * plain(*arguments))
 
-    plain = Trainer.draw
+    plain = Stream.normal
     messages = []
     for _ in range(2):  # the same command again explains itself in the same way
         with pytest.MonkeyPatch.context() as monkey:

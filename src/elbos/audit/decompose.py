@@ -130,7 +130,7 @@ def some_elements(vectors: Float[Tensor, "*b d"]) -> Float[Tensor, "*b runs leng
     spacing = vectors.shape[-1] // _NUM_RUNS
     if spacing <= _LENGTH:
         return vectors[..., None, :]
-    spaced = vectors[..., : spacing * _NUM_RUNS].unflatten(-1, (_NUM_RUNS, spacing))
+    spaced = vectors[..., : spacing * _NUM_RUNS].reshape(*vectors.shape[:-1], _NUM_RUNS, spacing)
     return spaced[..., :_LENGTH]
 
 

@@ -20,7 +20,8 @@ from elbos.training.data.encode import Encoder
 from elbos.training.data.listing import SPLITS
 from elbos.training.data.pack import Packer
 from elbos.training.data.shards import INDEX, Index
-from elbos.training.machine import new_accelerator, num_cores
+from elbos.training.machine import num_cores
+from elbos.training.processes import local_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ class Encode:
 
     def __call__(self) -> None:
         dataset = self._images()
-        vae = load_vae(_vae_folder(self.vae), device=new_accelerator().device)
+        vae = load_vae(_vae_folder(self.vae), device=local_device())
         encoder = Encoder(dataset, vae, self.out, self.dtype, self.batch_size)
         with progress() as bar:
             index = encoder.encode(partial(begin, bar))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from accelerate import PartialState
 from rich.console import Console
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from elbos.progress import progress
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import run_config
 from elbos.training.machine import keep_freed_memory
+from elbos.training.processes import Processes
 from elbos.training.run import Run
 from elbos.training.sampling import Sampling
 
@@ -49,7 +49,7 @@ class Sample:
         keep_freed_memory()
         run = Run.with_function(self.run, self.network)
         decode = None if self.vae is None else _decoder(run, self.vae)
-        is_main = PartialState().is_main_process
+        is_main = Processes.joined().is_main
         with progress(Console(stderr=True, quiet=not is_main)) as bar:
             task = bar.add_task("sampling", total=self.request.num, unit="images", note="")
             picture, archive = write_samples(

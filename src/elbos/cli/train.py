@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from accelerate import PartialState
 
 from elbos import schedules, weightings
 from elbos.adapters.diffusers.network import DiffusersConfig
@@ -68,7 +68,7 @@ class Train:
         path = self.run or Path("runs") / default_name(config, self.chosen.preset)
         with _named_line(config):
             train(config, path)
-        if PartialState().is_main_process:
+        if int(os.environ.get("RANK", "0")) == 0:
             name = shlex.quote(str(path))
             sys.stderr.write(f"Trained. Next: `elbos sample {name}`, `elbos evaluate {name}`.\n")
 

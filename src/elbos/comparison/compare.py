@@ -28,9 +28,9 @@ from elbos.evaluation.reference import reference
 from elbos.progress import begin, clock, progress
 from elbos.training.config import Config
 from elbos.training.data import Dataset
-from elbos.training.machine import new_accelerator
 from elbos.training.presets import PRESETS
-from elbos.training.state import new_state, require_guidable
+from elbos.training.processes import local_device
+from elbos.training.state import build_network, require_guidable
 from elbos.training.trackers import require_installed
 
 Key = tuple[str, int]
@@ -131,7 +131,7 @@ def run_experiment(
         num_parameters = _require_trainable(experiment, dataset)
         extractor = None
         if dataset.num_levels is not None:
-            extractor = experiment.scoring.extractor.load(new_accelerator().device)
+            extractor = experiment.scoring.extractor.load(local_device())
         features = extractor.name if extractor else None
         is_new = directory.stored() is None
         experiment = _claimed(experiment, directory, dataset, features, minutes, executor)
@@ -158,11 +158,11 @@ def _require_trainable(experiment: Experiment, dataset: Dataset) -> int:
     """
     config = experiment.run_config(experiment.objectives[0], experiment.seeds[0])
     require_installed(config.output.trackers)
-    state = new_state(config, dataset.spec, torch.device("cpu"))
+    network = build_network(config, dataset.spec, torch.device("cpu"))
     for sampling in experiment.scoring.samplings.values():
         require_guidable(config, dataset.spec, sampling)
         sampling.logsnrs(config.schedule)
-    return sum(parameter.numel() for parameter in state.network.parameters())
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _claimed(

@@ -17,7 +17,8 @@ from elbos.comparison.job import TRAINING_COST, Job
 from elbos.progress import clock
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config
-from elbos.training.machine import best_precision, described, machine, new_accelerator
+from elbos.training.machine import best_precision, described, machine
+from elbos.training.processes import Processes, local_device
 from elbos.training.trainer import Trainer
 
 _WARMUP_STEPS, _BUDGET_SECONDS, _ESTIMATE_SECONDS = 3, 5.0, 1.0
@@ -35,7 +36,7 @@ def resolved(config: Config, minutes: float | None, num_threads: int) -> Config:
         num_threads: Cores that a run is going to have.
     """
     if config.precision == "auto":
-        config = replace(config, precision=best_precision(new_accelerator().device))
+        config = replace(config, precision=best_precision(local_device()))
     if minutes is None:
         return config
     seconds = config.batch_size * _seconds_per_image(config, num_threads, _BUDGET_SECONDS)
@@ -51,8 +52,8 @@ def speed(config: Config, minutes: float | None, num_threads: int) -> tuple[str,
         minutes: The budget that its images were chosen by. Default: some steps are measured.
         num_threads: Cores that a run is going to have.
     """
-    accelerator = new_accelerator()
-    words = f"{machine(accelerator.device)['device']}, {described(config, accelerator)}"
+    device = local_device()
+    words = f"{machine(device)['device']}, {described(config, device)}"
     if minutes is not None:
         return words, 60 * minutes / config.num_images
     return words, _seconds_per_image(config, num_threads, _ESTIMATE_SECONDS)
@@ -71,7 +72,7 @@ def _seconds_per_image(config: Config, num_threads: int, seconds: float) -> floa
 def _seconds_per_step(config: Config, seconds: float) -> float:
     """The median: other work on the machine stalls some steps."""
     nowhere = RunDirectory(Path(os.devnull))  # steps write nothing
-    trainer = Trainer(config, nowhere, config.data.load(), new_accelerator())
+    trainer = Trainer(config, nowhere, config.data.load(), Processes.joined())
     for _ in range(_WARMUP_STEPS):
         trainer.step()
     begin = time.perf_counter()

@@ -29,7 +29,7 @@ from elbos.runs.directory import RunDirectory
 from elbos.runs.store import Part, Tensors
 from elbos.schedules import Linear
 from elbos.training.data import Dataset, DataSpec, KnownData, digest_of, to_unit
-from elbos.training.machine import new_accelerator
+from elbos.training.processes import local_device
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling, sample
 from elbos.training.trained import Training
@@ -124,7 +124,7 @@ class Pretrained:
                 NaN.
         """
         require_positive(batch_size=batch_size)
-        device = new_accelerator().device
+        device = local_device()
         found = cls(
             name=str(folder),
             directory=RunDirectory(directory),

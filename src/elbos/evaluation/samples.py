@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -25,6 +23,7 @@ from elbos.progress import Start
 from elbos.runs.store import Part, Tensors
 from elbos.training.data import to_levels
 from elbos.training.pictures import is_drawable, png
+from elbos.training.processes import Processes
 from elbos.training.run import Run
 from elbos.training.sampling import BATCH_SIZE, Sampling, num_batches
 from elbos.training.state import require_guidable
@@ -128,25 +127,25 @@ def write_samples(
             finite.
     """
     require_guidable(run.config, run.data, sampling)
-    labels, is_main = _labels(run, request), PartialState().is_main_process
+    labels, processes = _labels(run, request), Processes.joined()
     stem = request.out or run.directory.samples / _name(sampling, request)
     if stem.suffix in (".png", ".npz"):
         stem = stem.with_suffix("")
     is_picture = decode is not None or is_drawable(run.data.shape)
     picture = Path(f"{stem}.png") if is_picture else None
     archive = Path(f"{stem}.npz")
-    if is_main:
+    if processes.is_main:
         archive.parent.mkdir(parents=True, exist_ok=True)
         for path in (archive, picture):
             if path is not None:
                 files.require_writable(path)
     batches = []
-    for x in _batches(run, sampling, request, labels):
-        if is_main:
+    for x in _batches(run, sampling, request, labels, processes):
+        if processes.is_main:
             require_finite_samples(x)
             batches.append(x)
             on_images(len(x))
-    if is_main:
+    if processes.is_main:
         x = torch.cat(batches)
         by_class = labels is not None and request.label is None
         num_columns = run.data.num_classes if by_class else None
@@ -172,20 +171,19 @@ def turns(num: int, process: int, num_processes: int) -> Iterator[range]:
 
 
 def _batches(
-    run: Run, sampling: Sampling, request: Request, labels: Tensor | None
+    run: Run, sampling: Sampling, request: Request, labels: Tensor | None, processes: Processes
 ) -> Iterator[Tensor]:
     """All batches, in order, in every process: after each turn the processes exchange theirs.
 
     Raises:
         ConnectionError: If another process has failed, and has said why.
     """
-    state = PartialState()
-    for batches in turns(num_batches(request.num), state.process_index, state.num_processes):
+    for batches in turns(num_batches(request.num), processes.rank, processes.num):
         own = run.sample_batches(
             sampling, num=request.num, seed=request.seed, cond=labels, batches=batches
         )
         try:
-            gathered = gather_object(own)
+            gathered = processes.lists(own)
         except RuntimeError as error:
             raise ConnectionError(
                 "Another process has failed: samples are not complete."

@@ -146,7 +146,8 @@ def attended(
     if q.device.type != "cpu" or q.shape[2] > MAX_WRITTEN_OUT:
         return F.scaled_dot_product_attention(q, k, v)
     products = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
-    return products.softmax(3).to(v.dtype) @ v
+    mixed: Tensor = products.softmax(3).to(v.dtype) @ v
+    return mixed
 
 
 def set_zero(*modules: nn.Module) -> None:

@@ -2,11 +2,15 @@
 
 `checkpoints/00001500/` holds a file of tensors per group (network, ema, optimizer, ...) and a
 manifest with the step and the SHA-256 of every file. Loading reads numbers and runs no code.
+
+Where processes share the tensors, each writes the rows that it has to files of its own,
+`network__1.safetensors`, and loading joins them: any number of processes may go on from there.
 """
 
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +23,8 @@ from torch import Tensor
 from elbos import files
 from elbos.errors import flat
 
+_PART = "__"
+_PATIENCE = 1800  # seconds, for the parts of other processes
 _MAX_REASON = 200  # characters: torch lists all tensors that differ
 Groups = Mapping[str, Mapping[str, Tensor]]
 
@@ -54,23 +60,60 @@ def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
     Raises:
         OSError: If it cannot be written; the earlier checkpoints are then untouched.
     """
-    path = folder / f"{step:08d}"
-    partial = files.partial(path)
+    partial = begun(folder, step)
     try:
-        with files.named_errors(path):
-            partial.mkdir(parents=True)
-            digests = {}
-            for name, tensors in groups.items():
-                content = packed(tensors)
-                files.write(partial / f"{name}.safetensors", content)
-                digests[name] = hashlib.sha256(content).hexdigest()
-            manifest = json.dumps({"step": step, "sha256": digests}, indent=2)
-            files.write(partial / "manifest.json", manifest.encode())
-            if path.exists():  # of the same step
-                _remove(path)
-            partial.rename(path)
+        write_part(partial, 0, groups)
+        finish(partial, folder, step, num_parts=1, num_kept=num_kept)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def begun(folder: Path, step: int) -> Path:
+    """The folder in which the parts of a checkpoint are put together."""
+    partial = files.partial(folder / f"{step:08d}")
+    with files.named_errors(folder):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    return partial
+
+
+def write_part(partial: Path, part: int, groups: Groups) -> None:
+    """Write one process's part of a checkpoint: the rows that it has of each tensor, and in part 0
+    whatever is whole there. Processes of several machines write to a file system that they share.
+    """
+    with files.named_errors(partial):
+        digests = {}
+        for name, tensors in groups.items():
+            content = packed(tensors)
+            file = f"{name}{_PART}{part}" if part else name
+            files.write(partial / f"{file}.safetensors", content)
+            digests[file] = hashlib.sha256(content).hexdigest()
+        files.write(partial / f"part-{part}.json", json.dumps(digests).encode())
+
+
+def finish(partial: Path, folder: Path, step: int, *, num_parts: int, num_kept: int) -> None:
+    """Make a checkpoint of its parts, once all are there, and delete all but the latest.
+
+    Raises:
+        TimeoutError: If a part does not come.
+        OSError: If something cannot be written.
+    """
+    path, end = folder / f"{step:08d}", time.monotonic() + _PATIENCE
+    digests: dict[str, str] = {}
+    with files.named_errors(path):
+        for part in range(num_parts):
+            file = partial / f"part-{part}.json"
+            while not file.exists():
+                if time.monotonic() > end:
+                    raise TimeoutError(f"part {part} of the checkpoint {path} was not written")
+                time.sleep(0.05)
+            digests |= json.loads(files.read(file))
+            file.unlink()
+        manifest = json.dumps({"step": step, "sha256": digests}, indent=2)
+        files.write(partial / "manifest.json", manifest.encode())
+        if path.exists():  # of the same step
+            _remove(path)
+        partial.rename(path)
     for old in list(kept(folder).values())[:-num_kept]:
         _remove(old)
 
@@ -133,7 +176,7 @@ def _read(path: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
     step, digests = manifest["step"], manifest["sha256"]
     if type(step) is not int or step != int(path.name):
         raise DamagedCheckpoint(f"manifest.json is of step {step!r}")
-    groups = {}
+    groups: dict[str, dict[str, Tensor]] = {}
     for name, digest in digests.items():
         if not name.isidentifier():  # nothing outside this folder is read
             raise DamagedCheckpoint(f"manifest.json names a file {name!r}")
@@ -141,9 +184,12 @@ def _read(path: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
         if hashlib.sha256(content).hexdigest() != digest:
             raise DamagedCheckpoint(f"{name}.safetensors is cut short or was changed")
         try:
-            groups[name] = safetensors.torch.load(content)
+            tensors = safetensors.torch.load(content)
         except (SafetensorError, KeyError, NotImplementedError) as error:  # of dtypes, the last two
             raise DamagedCheckpoint(f"{name}.safetensors is unreadable") from error
+        group = groups.setdefault(name.partition(_PART)[0], {})
+        for key, rows in tensors.items():  # the parts follow each other in the manifest
+            group[key] = torch.cat([group[key], rows]) if key in group else rows
     return step, groups
 
 

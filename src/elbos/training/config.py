@@ -132,8 +132,12 @@ class Output:
     validate_every: int = 50_000
     """Validation ELBO and a grid of samples, and at the end."""
 
-    save_every: int = 20_000
-    """A checkpoint, and at the end."""
+    save_minutes: float = 10.0
+    """A checkpoint every so many minutes, and at the end. It is written while the training goes on:
+    what a crash can lose is this long."""
+
+    save_every: int | None = None
+    """Checkpoints at multiples of so many images besides, for a look back at all of them."""
 
     num_kept: int = 2
     """Checkpoints kept, the latest ones."""
@@ -147,17 +151,44 @@ class Output:
         require_positive(
             log_every=self.log_every,
             validate_every=self.validate_every,
-            save_every=self.save_every,
+            save_every=1 if self.save_every is None else self.save_every,
+            save_minutes=self.save_minutes,
             num_kept=self.num_kept,
         )
 
     @staticmethod
     def upgraded(entries: dict[str, Any]) -> dict[str, Any]:
-        """JSON of this version from that of any: earlier ones had TensorBoard or nothing."""
+        """JSON of this version from that of any: earlier ones had TensorBoard or nothing, and no
+        checkpoints by the clock.
+        """
+        entries = {"save_minutes": Output.save_minutes, **entries}
         match entries:
             case {"tensorboard": bool() as is_used, **others}:
                 return {**others, "trackers": ["tensorboard"] if is_used else []}
         return entries
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a run is computed. It changes what is trained by rounding alone (and masks of dropout): a
+    run may be resumed in another way, on another number of processes.
+    """
+
+    num_micro_batches: int = 1
+    """Parts of each process's share of a batch, computed one after the other: as many times less
+    memory, for gradients of the same batch."""
+
+    shard_size: int = 1
+    """Processes that share one copy of weights, gradients and moments. 1 is data parallelism, the
+    fastest where all fits; the number of processes is the least memory."""
+
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether torch.compile makes kernels of network and loss. By default on GPUs, where it takes a
+    minute and then saves many passes through memory."""
+
+    def __post_init__(self) -> None:
+        require_types(self)
+        require_positive(num_micro_batches=self.num_micro_batches, shard_size=self.shard_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,17 +214,14 @@ class Config:
     averaging: Averaging = field(default_factory=Averaging)
     sampling: Sampling = field(default_factory=Sampling)
     output: Output = field(default_factory=Output)
+    execution: Execution = field(default_factory=Execution)
 
     num_images: int = 1_000_000
     """Length of the training: images seen, counted with repetition. More than those of the run in
     the directory that is named with --run make it longer."""
 
     batch_size: int = 128
-    """Images per step, over all processes."""
-
-    num_shards: int = 8
-    """Parts of the batch with random numbers of their own. The number of processes has to divide
-    it, and does not change the result, but for rounding and dropout."""
+    """Images per step, over all processes, whose number does not change the result."""
 
     use_labels: bool = True
     """Whether the network is conditioned on the class, where the data have classes."""
@@ -214,11 +242,7 @@ class Config:
     def __post_init__(self) -> None:
         require_storable(self.weighting)
         require_types(self)
-        require_positive(batch_size=self.batch_size, num_shards=self.num_shards)
-        if self.batch_size % self.num_shards:
-            raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of num_shards {self.num_shards}."
-            )
+        require_positive(batch_size=self.batch_size)
         if self.num_images < self.batch_size:
             raise ValueError(
                 f"num_images is {self.num_images}: give at least batch_size, {self.batch_size}."
@@ -269,8 +293,10 @@ class Config:
 
         Earlier ones gave the average's half-life: a share of the images so far, up to a maximum.
         It becomes the relative width, with a warning where the maximum was reached: no width is
-        that average.
+        that average. They also drew random numbers by parts of the batch, of a number of its own.
         """
+        fields = {"execution": encode(Execution()), **fields}
+        fields.pop("num_shards", None)
         match fields:
             case {
                 "num_images": int() as num_images,
@@ -304,7 +330,8 @@ class Config:
             width = encoded["averaging"]["relative_width"]
             encoded["averaging"] = {"type": "Averaging", "relative_width": width}
         data = {name: value for name, value in encoded["data"].items() if (name, value) != _NO_FLIP}
-        return {**encoded, "data": data, "output": _OUTPUT_IN_IDENTITIES}
+        del encoded["execution"]
+        return {**encoded, "data": data, "output": _OUTPUT_IN_IDENTITIES, "num_shards": 8}
 
     @property
     def snapshot_every(self) -> int:

@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 from elbos.training.config import Averaging
-from elbos.training.optimizer import local
+from elbos.training.sharding import local
 
 MAIN = "ema"  # the group in a checkpoint of the average that is sampled
 

@@ -6,13 +6,11 @@ r"""Training runs: of a configuration, or of the user's own network, data and ob
 Both go through the same `Trainer`, and both are resumed by the same call again.
 """
 
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from torch import nn
 
 from elbos.checks import require_type
@@ -23,16 +21,15 @@ from elbos.tabulated import Tabulated
 from elbos.training.choices import require_storable
 from elbos.training.config import Averaging, Config, Optimizer, Output, Precision
 from elbos.training.data import Given, GivenData
-from elbos.training.machine import keep_freed_memory, new_accelerator, resolved
+from elbos.training.machine import keep_freed_memory, resolved
 from elbos.training.monitor import OnImages
 from elbos.training.network import OwnNetwork, require_storable_state
 from elbos.training.ownership import claim
+from elbos.training.processes import Processes
 from elbos.training.run import Run
 from elbos.training.sampling import Sampling
 from elbos.training.trackers import require_installed
 from elbos.training.trainer import Trainer
-
-MAX_SHARDS = 8
 
 
 def train(config: Config, path: Path, on_images: OnImages = lambda _: None) -> None:
@@ -51,8 +48,8 @@ def train(config: Config, path: Path, on_images: OnImages = lambda _: None) -> N
         OSError: If something cannot be written; the latest checkpoint is whole.
     """
 
-    def new_trainer(config: Config, run: RunDirectory, accelerator: Accelerator) -> Trainer:
-        return Trainer(config, run, config.data.load(), accelerator)
+    def new_trainer(config: Config, run: RunDirectory, processes: Processes) -> Trainer:
+        return Trainer(config, run, config.data.load(), processes)
 
     _train(config, RunDirectory(path), new_trainer, on_images)
 
@@ -158,18 +155,17 @@ def fit(
         output=output or Output(),
         num_images=num_images,
         batch_size=batch_size,
-        num_shards=math.gcd(batch_size, MAX_SHARDS),
         label_dropout=cond_dropout,
         precision=precision,
         seed=seed,
     )
 
-    def new_trainer(config: Config, run: RunDirectory, accelerator: Accelerator) -> Trainer:
+    def new_trainer(config: Config, run: RunDirectory, processes: Processes) -> Trainer:
         return Trainer(
             config,
             run,
             data,
-            accelerator,
+            processes,
             network=network,
             num_workers=num_workers,
         )
@@ -182,22 +178,22 @@ def fit(
 def _train(
     config: Config,
     run: RunDirectory,
-    new_trainer: Callable[[Config, RunDirectory, Accelerator], Trainer],
+    new_trainer: Callable[[Config, RunDirectory, Processes], Trainer],
     on_images: OnImages,
 ) -> None:
     """Train what a configuration says, in a directory that is then its own."""
     require_installed(config.output.trackers)
-    accelerator = new_accelerator()
-    if accelerator.device.type == "cpu":
+    processes = Processes.joined()
+    if processes.device.type == "cpu":
         keep_freed_memory()
-    config = resolved(config, run, accelerator)
-    trainer = new_trainer(config, run, accelerator)  # raises before it writes
-    with run.lock() if accelerator.is_main_process else nullcontext():
-        if accelerator.is_main_process:
+    config = resolved(config, run, processes)
+    trainer = new_trainer(config, run, processes)  # raises before it writes
+    with run.lock() if processes.is_main else nullcontext():
+        if processes.is_main:
             claim(run, config, trainer.data)
-        accelerator.wait_for_everyone()
+        processes.wait()
         trainer.train(on_images)
-        accelerator.wait_for_everyone()  # the main process writes the last things
+        processes.wait()  # the main process writes the last things
 
 
 def _stored(weighting: Any) -> Any:

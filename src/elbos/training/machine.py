@@ -17,24 +17,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config, Precision, run_config
+from elbos.training.processes import Processes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _OLD_LIMIT = 2**25  # half a heap: the most that older versions take
 _SIZE, _NUM_ROUNDS = 256, 10  # of matrices: large enough to be computed in blocks, and milliseconds
 _CLEARLY_SLOWER = 1.3
-
-
-def new_accelerator() -> Accelerator:
-    """Devices and processes; several processes also on machines with nothing but a CPU.
-
-    Precision is elbos' own (`autocast`): accelerate's is one for the life of the process.
-    """
-    return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
 
 
 def keep_freed_memory() -> None:
@@ -96,21 +87,20 @@ def autocast(config: Config, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
-def resolved(config: Config, run: RunDirectory, accelerator: Accelerator) -> Config:
+def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:
     """`config` with the precision that "auto" stands for: that of the run if it has begun, else
     what serves this machine; the same in all processes.
     """
     if config.precision != "auto":
         return config
     has_begun = (run.path / "config.json").exists()
-    chosen = run_config(run).precision if has_begun else best_precision(accelerator.device)
-    (chosen,) = broadcast_object_list([chosen])
-    return replace(config, precision=chosen)
+    chosen = run_config(run).precision if has_begun else best_precision(processes.device)
+    return replace(config, precision=processes.from_main(chosen))
 
 
-def described(config: Config, accelerator: Accelerator) -> str:
+def described(config: Config, device: torch.device) -> str:
     """The precision of a run, and whether another one would be faster on this machine."""
-    best = best_precision(accelerator.device)
+    best = best_precision(device)
     if config.precision != best:
         return f"{config.precision} (--precision {best} is faster here)"
     return "bf16" if best == "bf16" else "fp32 (bf16 is no faster here)"

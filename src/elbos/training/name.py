@@ -28,7 +28,7 @@ _REQUIRED = object()
 def default_name(config: Config, preset: str) -> str:
     """The name of a configuration's run, made of letters, digits, dots and dashes.
 
-    Configurations that differ in more than `output` have different names.
+    Configurations that differ in more than `output` and `execution` have different names.
 
     Args:
         config: What is trained.
@@ -62,7 +62,7 @@ def _differences(new: Any, old: Any, label: str = "") -> Iterator[str]:
         return
     if type(new) is type(old):
         for f in dataclasses.fields(new):
-            if f.init and not (label == "" and f.name == "output"):
+            if f.init and not (label == "" and f.name in ("output", "execution")):
                 path = f"{label}.{f.name}" if label else f.name
                 yield from _differences(getattr(new, f.name), getattr(old, f.name), path)
         return

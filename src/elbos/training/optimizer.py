@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from elbos.training.config import Optimizer
 from elbos.training.matrices import inner_matrices
 from elbos.training.orthogonal import orthogonalized, orthogonalized_shards
+from elbos.training.sharding import local
 
 MOMENTUM = 0.95
 _MAX_STACKED = 2**26  # numbers that are orthogonalized at a time: 128 MiB in bfloat16
@@ -87,7 +88,7 @@ class Muon(torch.optim.Optimizer):
 
     def _step(self, alike: Sequence[Tensor], lr: float, weight_decay: float) -> None:
         """One step of matrices of one shape, with Nesterov's momentum."""
-        gradients = [local(parameter.grad) for parameter in alike]
+        gradients = [local(p.grad) for p in alike if p.grad is not None]  # all have one
         momenta = [local(self._momentum(parameter)) for parameter in alike]
         torch._foreach_mul_(momenta, MOMENTUM)
         torch._foreach_add_(momenta, gradients)
@@ -110,13 +111,6 @@ class Muon(torch.optim.Optimizer):
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
         return state["momentum"]
-
-
-def local(tensor: Tensor | None) -> Tensor:
-    """What this process holds of a tensor: all of it, but for a DTensor's."""
-    assert tensor is not None
-    whole: Any = tensor  # the class itself takes half a second to import, which most runs can spare
-    return whole.to_local() if hasattr(whole, "to_local") else tensor
 
 
 def shards(parameter: Any) -> dist.ProcessGroup | None:

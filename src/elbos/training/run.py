@@ -27,9 +27,10 @@ from elbos.samplers import Sampler
 from elbos.schedules import Schedule
 from elbos.training.config import Config, run_config
 from elbos.training.data import Dataset, DataSpec, Given, KnownData, Toy, digest_of
-from elbos.training.machine import autocast, new_accelerator
+from elbos.training.machine import autocast
 from elbos.training.network import OwnNetwork
 from elbos.training.ownership import data_spec, require_own_data, require_own_null
+from elbos.training.processes import local_device
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling, sample
 from elbos.training.state import build_network, require_guidable, uses_labels
@@ -89,7 +90,7 @@ class Run:
             require_type(nn.Module, network=network)
         files.require_no_links(self.directory.path)
         weights = exported.averaged(self.directory, step)
-        self.device = new_accelerator().device
+        self.device = local_device()
         self.data = data_spec(self.directory) or self.dataset.spec
         if null_cond is not None:
             require_own_null(self.directory, null_cond)

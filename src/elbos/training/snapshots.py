@@ -19,6 +19,7 @@ from torch import Tensor
 from elbos import files
 from elbos.runs import checkpoint
 from elbos.training.ema import EMA, MAIN
+from elbos.training.sharding import whole
 
 DTYPE = torch.float16
 _NAME = re.compile(r"(\d{8,})-(0\.\d+)\.safetensors")
@@ -74,10 +75,10 @@ def write_snapshots(folder: Path, step: int, ema: EMA, *, is_main: bool) -> None
     for group, network in ema.networks.items():
         if group == MAIN:
             continue
-        whole = {name: _whole(parameter) for name, parameter in network.named_parameters()}
+        tensors = {name: whole(parameter) for name, parameter in network.named_parameters()}
         if is_main:
             folder.mkdir(exist_ok=True)
-            content = checkpoint.packed({name: tensor.to(DTYPE) for name, tensor in whole.items()})
+            content = checkpoint.packed({name: t.to(DTYPE) for name, t in tensors.items()})
             files.write(folder / f"{step:08d}-{ema.widths[group]}.safetensors", content)
 
 
@@ -85,9 +86,3 @@ def snapshots(folder: Path) -> list[Snapshot]:
     """The snapshots in a folder, in order; none, if it is not there."""
     found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("*.safetensors"))
     return sorted(Snapshot(int(name[1]), float(name[2]), path) for name, path in found if name)
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """A tensor with the parts of all processes."""
-    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return full

@@ -14,8 +14,10 @@ from elbos.training.config import Config
 from elbos.training.data import DataSpec
 from elbos.training.ema import EMA
 from elbos.training.optimizer import new_optimizer
+from elbos.training.processes import Processes
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling
+from elbos.training.sharding import fill, load, shard
 from elbos.validation import LossByLevel
 
 
@@ -56,9 +58,8 @@ class State:
             ValueError: If they are of another network.
         """
         try:
-            self.network.load_state_dict(weights)
-            for network in self.ema.networks.values():
-                network.load_state_dict(weights)
+            for network in (self.network, *self.ema.networks.values()):
+                load(network, weights)
         except RuntimeError as error:
             raise ValueError(
                 "The weights of --init are of a network for other data: they have other channels "
@@ -73,9 +74,9 @@ class State:
         """
         self.step = step
         checkpoint.require_dtypes(groups, self.groups())
-        self.network.load_state_dict(groups["network"])
+        load(self.network, groups["network"])
         for group, network in self.ema.networks.items():
-            network.load_state_dict(groups[group])
+            load(network, groups[group])
         self.schedule.load_state_dict(groups["schedule"])
         unlogged = groups["log"]["unlogged"]
         self.unlogged[: len(unlogged)] = unlogged  # earlier versions counted no clipped ones
@@ -92,7 +93,9 @@ class State:
                 if (saved.shape, saved.dtype) != (parameter.shape, parameter.dtype):
                     raise ValueError(f"The moments of {name} are not of its shape and dtype.")
                 # in the memory format of the weights, as the optimizer itself would make them
-                saved = torch.empty_like(parameter).copy_(saved)
+                own = torch.empty_like(parameter)
+                fill(own, saved)
+                saved = own
             self.optimizer.state[parameter][moment] = saved.to(parameter.device)
         for group in self.optimizer.param_groups:
             known = [frozenset(self.optimizer.state.get(p, ())) for p in group["params"]]
@@ -136,17 +139,17 @@ def _initial_network(config: Config, data: DataSpec) -> nn.Module:
     return config.network.build(data.shape, num_classes)
 
 
-def new_state(
-    config: Config, data: DataSpec, device: torch.device, network: nn.Module | None = None
-) -> State:
-    """The state before the first step, with a network that the user gave or that of `config`.
+def new_state(network: nn.Module, config: Config, processes: Processes) -> State:
+    """The state before the first step, of a network that is then cut up among the processes.
 
     Raises:
-        ValueError: If the network, or the way it is sampled, does not fit the data.
+        ValueError: If so many cannot share it.
     """
-    network = build_network(config, data, device) if network is None else network.to(device)
+    network = network.to(processes.device)
+    ema = EMA(network, config.averaging)
+    for one in (network, *ema.networks.values()):
+        shard(one, processes, config.execution.shard_size)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     optimizer = new_optimizer(network, config.optimizer, dtype)
     schedule = copy.deepcopy(config.schedule)  # an adaptive one is changed
-    by_level = LossByLevel(config.schedule)
-    return State(network, EMA(network, config.averaging), optimizer, schedule, by_level)
+    return State(network, ema, optimizer, schedule, LossByLevel(config.schedule))

@@ -1,6 +1,6 @@
 r"""Training: one loop, in the open.
 
-Per step, with everything random a function of (seed, step, shard):
+Per step, with everything random a function of (seed, step, sample):
 
 $$u, \epsilon \to \lambda = f(u) \to z = \alpha x + \sigma\epsilon \to \hat y
   \to \ell = \tfrac12 \tfrac{w}{p}\|\hat\epsilon - \epsilon\|^2
@@ -20,31 +20,33 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import torch
-from accelerate import Accelerator
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from elbos import files
 from elbos.adapters.diffusers.network import DiffusersConfig
-from elbos.conditions import replace_conds, to_device
+from elbos.conditions import Condition, cond_at, replace_conds, to_device
 from elbos.denoiser import Denoiser, with_three_arguments
-from elbos.errors import Diverged, Interrupted, flat
+from elbos.errors import Diverged, Interrupted
 from elbos.likelihood import warn_if_unresolved
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
+from elbos.training.compilation import compiled, is_compiled
 from elbos.training.config import Config
 from elbos.training.data import Batch, Batches, Samples, StoredBatch
 from elbos.training.machine import autocast, described, machine
 from elbos.training.monitor import Monitor, OnImages
 from elbos.training.network import OwnNetwork
-from elbos.training.randomness import Draw, draw
+from elbos.training.processes import Processes
+from elbos.training.randomness import Purpose, Stream, seed_dropout, times
 from elbos.training.run import averaged_weights
+from elbos.training.saving import Saver
+from elbos.training.sharding import set_gradients_sent, whole
 from elbos.training.snapshots import write_snapshots
-from elbos.training.state import new_state, require_guidable
-from elbos.training.validation import require_measurable, sample_grid, validate
+from elbos.training.state import build_network, new_state, require_guidable
+from elbos.training.trial import require_trainable
+from elbos.training.validation import sample_grid, validate
 from elbos.validation import Validation
-
-NUM_TRIED = 4  # samples
 
 
 class Trainer:
@@ -54,7 +56,7 @@ class Trainer:
         config: What to train.
         run: Its directory, to be claimed before `train`.
         data: What to train on.
-        accelerator: Devices and processes.
+        processes: Those that train it.
         network: A user-defined network. Default: the one that `config` describes.
         num_workers: Processes that make batches ahead. Default: none, this process makes them.
 
@@ -68,62 +70,49 @@ class Trainer:
         config: Config,
         run: RunDirectory,
         data: Samples,
-        accelerator: Accelerator,
+        processes: Processes,
         *,
         network: nn.Module | None = None,
         num_workers: int = 0,
     ) -> None:
         has_null = data.null_cond is not None
         require_guidable(config, data.spec, config.sampling, has_null=has_null)
-        self.config, self.run, self.data, self.accelerator = config, run, data, accelerator
-        self.state = new_state(config, data.spec, accelerator.device, network)
+        _require_enough(config, processes)
+        self.config, self.run, self.data, self.processes = config, run, data, processes
+        self.device = processes.device
+        self.given = network
+        if network is None:
+            network = build_network(config, data.spec, self.device)
+        elif processes.num > 1:  # the user's stays whole
+            network = copy.deepcopy(network)
+        self.network = with_three_arguments(network)
+        if isinstance(config.network, OwnNetwork | DiffusersConfig):
+            require_trainable(network.to(self.device), config, data, self.device)
+        self.state = new_state(network, config, processes)
         if config.init is not None and checkpoint.latest(run.checkpoints) is None:
             self.state.begin_with(averaged_weights(config, config.init))
-        if isinstance(config.network, OwnNetwork | DiffusersConfig):
-            self.require_trainable()
-        if accelerator.is_main_process:
+        if processes.is_main:
             warn_if_unresolved(config.schedule.logsnr_max, data.spec.num_levels)
-        self.prepared, self.optimizer = accelerator.prepare(
-            self.state.network.train(), self.state.optimizer
-        )
-        self.network = with_three_arguments(self.state.network, self.prepared)
+        self.state.network.train()
         self.objective = replace(config.objective, schedule=self.state.schedule)
-        self.shards = _share(config.num_shards, accelerator)
-        size = config.batch_size // config.num_shards
-        share = slice(self.shards.start * size, self.shards.stop * size)
-        self.batches = Batches(data.training, config.batch_size, config.seed, share, data.flip)
+        self.share = processes.share(config.batch_size)
+        self.samples = torch.arange(config.batch_size, device=self.device)[self.share]
+        self.number = torch.zeros((), dtype=torch.int64, device=self.device)  # of the step
+        self.noise = Stream.from_seed(config.seed, Purpose.NOISE)
+        self.hiding = Stream.from_seed(config.seed, Purpose.LABELS)
+        self.null_cond = to_device(data.null_cond, self.device)
+        self.batches = Batches(data.training, config.batch_size, config.seed, self.share, data.flip)
         self.num_workers = num_workers
         self.ahead: Iterator[StoredBatch] | None = None
-
-    def require_trainable(self) -> None:
-        """Raise a ValueError if a network that is not ours has no loss with a gradient on a few
-        samples, or no bound on those for validation. Computed on copies: what cannot be trained
-        leaves no trace.
-        """
-        config, data, device = self.config, self.data, self.accelerator.device
-        num = min(config.batch_size, NUM_TRIED)
-        x, cond = data.training.batch(torch.arange(num) % len(data.training))
-        x, cond = x.to(device), to_device(cond, device) if config.use_labels else None
-        if cond is not None and config.label_dropout > 0:
-            cond = replace_conds(cond, data.null_cond, torch.arange(num) % 2 == 0)
-        network, name = copy.deepcopy(self.state.network).train(), type(self.state.network).__name__
-        times = (torch.arange(num) + 0.5) / num
-        with _refusing(f"The network {name} cannot be trained on x of shape {tuple(x.shape)}"):
-            with autocast(config, device):
-                loss = config.objective(
-                    network, x, torch.zeros_like(x), config.schedule.logsnr(times), cond
-                )
-            if not loss.requires_grad:
-                raise ValueError("its output has no gradient: compute it from weights, with grad")
-            loss.mean().backward()  # type: ignore[no-untyped-call]
-            copy.deepcopy(network)  # as of a `Run`; a network that keeps its activations has none
-        denoiser = Denoiser(self.state.ema.network, config.parameterization)
-        with _refusing("The validation set cannot be measured"), autocast(config, device):
-            require_measurable(denoiser, config, data, device)
+        num_parts, num_kept = config.execution.shard_size, config.output.num_kept
+        self.saver = Saver(run, processes, num_parts=num_parts, num_kept=num_kept)
+        self.loss = self._loss
+        if is_compiled(config, self.device):
+            self.loss = compiled(self._loss, self.state.network)
 
     def train(self, on_images: OnImages) -> None:
         """Run the steps that are left."""
-        config, state, accelerator = self.config, self.state, self.accelerator
+        config, state, processes = self.config, self.state, self.processes
         self.resume()
         steps = state.step, config.num_steps
         ahead = self.ahead = self.batches.made_ahead(*steps, num_workers=self.num_workers)
@@ -131,57 +120,129 @@ class Trainer:
             config,
             self.run,
             state,
-            machine=f"{machine(accelerator.device)['device']}, {described(config, accelerator)}",
-            is_main=accelerator.is_main_process,
+            machine=f"{machine(self.device)['device']}, {described(config, self.device)}",
+            is_main=processes.is_main,
             on_images=on_images,
         )
-        with monitor, closing(ahead), _stop_requests() as is_stop_requested:
+        with self.saver, monitor, closing(ahead), _stop_requests() as is_stop_requested:
             while state.step < config.num_steps:
                 losses, grad_norm = self.step()
                 is_last = state.step == config.num_steps
-                is_stopping = self.agree(is_stop_requested())
-                if accelerator.is_main_process:
+                is_time = processes.is_main and self.saver.is_time(config.output.save_minutes)
+                is_stopping, is_time = processes.any(is_stop_requested(), is_time)
+                if processes.is_main:
                     self.run.require_present()
                 monitor.step(losses, grad_norm)
                 if self.is_due(config.snapshot_every):
-                    write_snapshots(
-                        self.run.averages,
-                        state.step,
-                        state.ema,
-                        is_main=accelerator.is_main_process,
-                    )
-                if accelerator.is_main_process:
-                    if self.is_due(config.output.validate_every) or is_last:
-                        monitor.validation(self.validate())
-                    if self.is_due(config.output.save_every) or is_last or is_stopping:
-                        self.save()
+                    averages, is_main = self.run.averages, processes.is_main
+                    write_snapshots(averages, state.step, state.ema, is_main=is_main)
+                if self.is_due(config.output.validate_every) or is_last:
+                    found = self.validate()
+                    if processes.is_main:
+                        monitor.validation(found)
+                if self.is_due(config.output.save_every) or is_time or is_last or is_stopping:
+                    self.saver.save(state.step, state.groups())
+                if is_last or is_stopping:
+                    self.saver.wait()
+                    processes.wait()  # a launcher ends all when the first one ends
                 if is_stopping and not is_last:
-                    accelerator.wait_for_everyone()  # a launcher ends all when the first one ends
                     raise Interrupted(
                         f"Stopped at step {state.step} of {config.num_steps}, which is saved: "
                         "the same command resumes there."
                     )
+        if self.given is not None and self.given is not state.network:
+            weights = state.network.state_dict()
+            self.given.load_state_dict({name: whole(t) for name, t in weights.items()})
 
     def step(self) -> tuple[Float[Tensor, " B"], float]:
-        """One step; returns the losses of the global batch and the norm of the gradient."""
-        config, state, accelerator = self.config, self.state, self.accelerator
-        x, cond = self.batch()
-        random = self.draw()
-        if cond is not None and config.label_dropout > 0:
-            cond = replace_conds(cond, self.data.null_cond, random.uniform < config.label_dropout)
-        logsnr = self.objective.schedule.logsnr(random.times)
-        with autocast(config, accelerator.device):
-            loss = self.objective(self.network, x, random.eps, logsnr, cond)  # [b], nats/dim
-        grad_norm = self.optimize(loss, logsnr)
+        """One step; returns the losses of the global batch and the norm of the gradient, before
+        clipping.
+
+        Everything that depends on the noise levels goes to the device as one tensor, and losses and
+        the norm come back as one: the device waits for nothing else.
+        """
+        state = self.state
+        logsnr = self.logsnr()
+        levels = self.objective.levels(logsnr[self.share]).to(self.device, torch.float32)
+        losses, grad_norm = self.observed(self.differentiate(levels))
+        self.require_finite(logsnr, losses, grad_norm)
+        self.optimize()
         state.step += 1
         state.ema.update(state.network, state.step)
-        loss = loss.detach()
-        levels, w_over_p = torch.stack([logsnr, self.objective.w_over_p(logsnr)]).to(loss)
-        observed = accelerator.gather(torch.stack([levels, loss, loss / w_over_p], 1))
-        levels, losses, unweighted = observed.unbind(1)
-        state.by_level.update(levels, unweighted)  # without weight, 0 / 0, which is left out
-        state.schedule.update(levels, losses)  # only an adaptive one changes
+        state.by_level.update(logsnr, losses / self.objective.w_over_p(logsnr))  # 0 / 0 is left out
+        state.schedule.update(logsnr, losses)  # only an adaptive one changes
         return losses, grad_norm
+
+    def logsnr(self) -> Float64[Tensor, " B"]:
+        """The noise levels of the global batch, on the CPU."""
+        config, step = self.config, self.state.step
+        return self.state.schedule.logsnr(times(config.seed, step, config.batch_size))
+
+    def differentiate(self, levels: Float[Tensor, "6 b"]) -> Float[Tensor, " b"]:
+        """The losses of this process's share of the batch, with the gradients of their mean over
+        the global batch.
+        """
+        config, num = self.config, len(self.samples)
+        x, cond = self.batch()
+        self.number.fill_(self.state.step)
+        seed_dropout(config.seed, self.state.step, self.share.start)
+        num_parts = min(config.execution.num_micro_batches, num)
+        scale, losses = self.processes.num / config.batch_size, []  # processes are averaged over
+        for i in range(num_parts):
+            part = slice(num * i // num_parts, num * (i + 1) // num_parts)
+            set_gradients_sent(self.state.network, i == num_parts - 1)
+            with autocast(config, self.device):
+                loss = self.loss(x[part], levels[:, part], cond_at(cond, part), self.samples[part])
+            (loss.sum() * scale).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        return torch.cat(losses)
+
+    def _loss(
+        self,
+        x: Float[Tensor, "b *d"],
+        levels: Float[Tensor, "6 b"],
+        cond: Condition,
+        samples: Int64[Tensor, " b"],
+    ) -> Float[Tensor, " b"]:
+        """The losses of some samples, nats/dim: noise, hidden labels and network are one graph."""
+        share = self.config.label_dropout
+        if cond is not None and share > 0:
+            is_hidden = self.hiding.uniform(self.number, samples, 1)[:, 0] <= share
+            cond = replace_conds(cond, self.null_cond, is_hidden)
+        eps = self.noise.normal(self.number, samples, tuple(x.shape[1:]))
+        return self.objective.loss_at(levels, self.network, x, eps, cond)
+
+    def observed(self, losses: Float[Tensor, " b"]) -> tuple[Float64[Tensor, " B"], float]:
+        """The losses of the global batch, on the CPU, and the norm of the gradient, which is then
+        clipped.
+        """
+        limit = self.config.optimizer.max_grad_norm
+        norm = whole(nn.utils.clip_grad_norm_(self.state.network.parameters(), limit))
+        losses = self.processes.gathered(losses, self.config.batch_size)
+        *found, grad_norm = torch.cat([losses, norm[None]]).tolist()
+        return torch.tensor(found, dtype=torch.float64), grad_norm
+
+    def require_finite(
+        self, logsnr: Float64[Tensor, " B"], losses: Float64[Tensor, " B"], grad_norm: float
+    ) -> None:
+        """Raise a Diverged if the gradient is not finite; nothing has changed then."""
+        if math.isfinite(grad_norm):
+            return
+        worst = logsnr[int(losses.nan_to_num(nan=math.inf).argmax())].item()
+        what = "gradient" if losses.isfinite().all() else "loss"
+        raise Diverged(
+            f"The {what} of step {self.state.step} is not finite (largest loss at log-SNR "
+            f"{worst:.2f}). A checkpoint, if there is one, is from before it: try a lower "
+            "--optimizer.learning-rate or --precision fp32, in a new run."
+        )
+
+    def optimize(self) -> None:
+        """One step of the optimizer along the gradients."""
+        optimizer = self.state.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        optimizer.step()
+        optimizer.zero_grad()
 
     def resume(self) -> None:
         """Restore the latest checkpoint, if there is one. Initial weights of another run become a
@@ -190,47 +251,14 @@ class Trainer:
         if (newest := checkpoint.latest(self.run.checkpoints)) is not None:
             with checkpoint.reading(newest) as (step, groups):
                 self.state.restore(step, groups)
-        elif self.config.init is not None and self.accelerator.is_main_process:
-            self.save()
+        elif self.config.init is not None:
+            self.saver.save(self.state.step, self.state.groups())
 
     def batch(self) -> Batch:
         """This process's share of the step's batch: data in [-1, 1], and their condition."""
         stored = next(self.ahead) if self.ahead else self.batches[self.state.step]
-        x, cond = stored.on(self.accelerator.device, self.data.spec.num_levels)
+        x, cond = stored.on(self.device, self.data.spec.num_levels)
         return x, cond if self.config.use_labels else None
-
-    def draw(self) -> Draw:
-        """This process's share of the step's randomness."""
-        return draw(
-            self.config.seed,
-            self.state.step,
-            batch_size=self.config.batch_size,
-            num_shards=self.config.num_shards,
-            shards=self.shards,
-            shape=self.data.spec.shape,
-            device=self.accelerator.device,
-        )
-
-    def optimize(self, loss: Float[Tensor, " b"], logsnr: Float[Tensor, " b"]) -> float:
-        """One step of the optimizer; returns the norm of the gradient, before clipping."""
-        self.accelerator.backward(loss.mean())
-        grad_norm: float = self.accelerator.clip_grad_norm_(
-            self.prepared.parameters(), self.config.optimizer.max_grad_norm
-        ).item()
-        if not math.isfinite(grad_norm):
-            levels, losses = self.accelerator.gather((logsnr.to(loss), loss.detach()))
-            worst = levels[int(losses.nan_to_num(nan=math.inf).argmax())].item()
-            what = "gradient" if losses.isfinite().all() else "loss"
-            raise Diverged(
-                f"The {what} of step {self.state.step} is not finite (largest loss at log-SNR "
-                f"{worst:.2f}). A checkpoint, if there is one, is from before it: try a lower "
-                "--optimizer.learning-rate or --precision fp32, in a new run."
-            )
-        for group in self.state.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return grad_norm
 
     def learning_rate(self) -> float:
         """Linear warm-up times cosine decay, if there is one, at the present step."""
@@ -242,58 +270,34 @@ class Trainer:
             decay = 1.0
         return config.optimizer.learning_rate * warmup * decay
 
-    def is_due(self, every: int) -> bool:
+    def is_due(self, every: int | None) -> bool:
         """Whether the last step crossed a multiple of `every` images."""
+        if every is None:
+            return False
         now = self.state.step * self.config.batch_size
         return now // every > (now - self.config.batch_size) // every
 
-    def agree(self, is_requested: bool) -> bool:
-        """Whether any process was requested to."""
-        flag = torch.tensor([is_requested], device=self.accelerator.device)
-        return bool(self.accelerator.gather(flag).any())
-
     def validate(self) -> Validation | None:
         """The bound on validation samples, if there are any; and write a grid of samples."""
-        config, device = self.config, self.accelerator.device
+        config, device = self.config, self.device
         denoiser = Denoiser(self.state.ema.network, config.parameterization)
         with autocast(config, device):
-            found = validate(denoiser, config, self.data, device)
-            grid = sample_grid(denoiser, config, self.data, device)
-        if grid is not None:
+            is_shared = self.processes.num > 1
+            found = validate(denoiser, config, self.data, device, is_shared=is_shared)
+            grid = sample_grid(denoiser, config, self.data, device)  # in each: all may be needed
+        if grid is not None and self.processes.is_main:
             self.run.samples.mkdir(exist_ok=True)
             files.write(self.run.samples / f"{self.state.step:08d}.png", grid)
         return found
 
-    def save(self) -> None:
-        """Write a checkpoint."""
-        self.run.require_present()
-        checkpoint.save(
-            self.run.checkpoints,
-            self.state.step,
-            self.state.groups(),
-            num_kept=self.config.output.num_kept,
-        )
 
-
-@contextmanager
-def _refusing(what: str) -> Iterator[None]:
-    """Make any error a ValueError that says what cannot be done, and why."""
-    try:
-        yield
-    except Exception as error:  # of the user's code, of any type
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ValueError(f"{what}: {kind}{flat(error)[:300]}") from error
-
-
-def _share(num_shards: int, accelerator: Accelerator) -> range:
-    """The shards of this process."""
-    if num_shards % accelerator.num_processes:
+def _require_enough(config: Config, processes: Processes) -> None:
+    """Raise a ValueError if some process would have no sample."""
+    if config.batch_size < processes.num:
         raise ValueError(
-            f"{accelerator.num_processes} processes do not divide {num_shards} shards: "
-            "change --num-shards or the number of processes."
+            f"batch_size {config.batch_size} is less than one sample for each of {processes.num} "
+            "processes: change one of them."
         )
-    size = num_shards // accelerator.num_processes
-    return range(accelerator.process_index * size, (accelerator.process_index + 1) * size)
 
 
 @contextmanager

@@ -42,15 +42,18 @@ class Chosen:
 
 
 def validate(
-    denoiser: Denoise, config: Config, data: Samples, device: torch.device
+    denoiser: Denoise, config: Config, data: Samples, device: torch.device, *, is_shared: bool
 ) -> Validation | None:
-    """The validation on 500 held-out samples, always the same; None if there are none."""
+    """The validation on 500 held-out samples, always the same; None if there are none.
+
+    If `is_shared`, all processes call it, and each computes a part.
+    """
     if data.validation is None:
         return None
     rows = _validation_rows(data.validation)
     with _unwarned():
         validator = _validator(config, data, data.validation, rows)
-        return validator(denoiser, batch_size=BATCH_SIZE, device=device)
+        return validator(denoiser, batch_size=BATCH_SIZE, device=device, is_shared=is_shared)
 
 
 def require_measurable(

@@ -110,7 +110,7 @@ class StoredBatch(NamedTuple):
         """The data in [-1, 1], or as they are if continuous, and their condition, on a device."""
 
         def moved(part: Tensor) -> Tensor:
-            return part.to(device, non_blocking=device.type == "cuda")  # from pinned memory
+            return part.to(device, non_blocking=device.type != "cpu")  # from pinned memory
 
         x, cond, flips = (map_tensors(moved, part) for part in self)
         if not x.is_floating_point():

@@ -1,0 +1,145 @@
+"""The processes that work together: whose share of the samples is whose, and what they exchange.
+
+torchrun, `accelerate launch` and SLURM's `srun` start them and say to each, in its environment, who
+it is. One process alone is the case of one.
+"""
+
+import itertools
+import os
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Shaped
+from torch import Tensor
+
+TIMEOUT = timedelta(minutes=30)  # nothing that one process does alone takes as long
+_DEFAULT_PORT = 29500
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that work together.
+
+    Attributes:
+        rank: Its number, from 0.
+        num: How many there are.
+        device: Where it computes.
+    """
+
+    rank: int
+    num: int
+    device: torch.device
+
+    @classmethod
+    def joined(cls) -> "Processes":
+        """This process, after all have met, if there are several.
+
+        Raises:
+            ValueError: If the environment says only in part who it is.
+        """
+        _name_as_torchrun_does()
+        device = local_device()
+        num = int(os.environ.get("WORLD_SIZE", "1"))
+        if num == 1:
+            return cls(0, 1, device)
+        if missing := [name for name in ("RANK", "MASTER_ADDR") if name not in os.environ]:
+            raise ValueError(
+                f"WORLD_SIZE is {num}, but there is no {' and no '.join(missing)}: start the "
+                "processes with torchrun or srun."
+            )
+        if device.type != "cpu":
+            torch.accelerator.set_device_index(device)
+        if not dist.is_initialized():
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else None
+            dist.init_process_group(backend, timeout=TIMEOUT)
+        return cls(dist.get_rank(), dist.get_world_size(), device)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that writes and prints."""
+        return self.rank == 0
+
+    def share(self, num: int) -> slice:
+        """This process's share of `num` samples; shares differ by one sample at most."""
+        return slice(num * self.rank // self.num, num * (self.rank + 1) // self.num)
+
+    def gathered(self, own: Shaped[Tensor, "b *d"], num: int) -> Shaped[Tensor, "n *d"]:
+        """The shares of all `num` samples together, in order, in every process."""
+        if self.num == 1:
+            return own
+        sizes = [num * (i + 1) // self.num - num * i // self.num for i in range(self.num)]
+        padded = own.new_zeros(max(sizes), *own.shape[1:])
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is set in any process."""
+        if self.num == 1:
+            return list(flags)
+        found = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return found.bool().tolist()
+
+    def wait(self) -> None:
+        """Wait until all are here."""
+        if self.num > 1:
+            dist.all_reduce(torch.zeros(1))  # by way of the CPU
+
+    def from_main(self, value: _T) -> _T:
+        """The main process's value, in every process."""
+        values = [value]
+        if self.num > 1:
+            dist.broadcast_object_list(values)
+        return values[0]
+
+    def lists(self, own: list[_T]) -> list[_T]:
+        """The lists of all processes, joined in order, in every process."""
+        lists: list[list[_T]] = [own] * self.num
+        if self.num > 1:
+            dist.all_gather_object(lists, own)
+        return list(itertools.chain.from_iterable(lists))
+
+
+def local_device() -> torch.device:
+    """The accelerator that this process has among those of its machine, or else the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return torch.device("cpu")
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device(accelerator.type, rank % torch.accelerator.device_count())
+
+
+def _name_as_torchrun_does() -> None:
+    """Give SLURM's variables of a task torchrun's names, where torchrun gave none."""
+    slurm = os.environ
+    if "WORLD_SIZE" in slurm or int(slurm.get("SLURM_NTASKS", "1")) == 1:
+        return
+    if "SLURM_PROCID" not in slurm:  # of a batch script, outside of srun
+        return
+    nodes = slurm.get("SLURM_STEP_NODELIST", slurm.get("SLURM_NODELIST", "localhost"))
+    os.environ |= {
+        "WORLD_SIZE": slurm["SLURM_NTASKS"],
+        "RANK": slurm["SLURM_PROCID"],
+        "LOCAL_RANK": slurm.get("SLURM_LOCALID", "0"),
+        "MASTER_ADDR": slurm.get("MASTER_ADDR", _first_node(nodes)),
+        "MASTER_PORT": slurm.get("MASTER_PORT", str(_DEFAULT_PORT)),
+    }
+
+
+def _first_node(nodes: str) -> str:
+    """The first of SLURM's list of nodes.
+
+    Examples:
+        >>> _first_node("gpu[007-009,012],login1"), _first_node("a1,a2")
+        ('gpu007', 'a1')
+    """
+    found = re.match(r"([^,\[]+)(?:\[(\w+))?", nodes)
+    assert found is not None
+    return found[1] + (found[2] or "")

@@ -1,0 +1,123 @@
+r"""A network on several processes: torch's FSDP2 over a mesh of replicas by shards.
+
+Each parameter is cut along its first axis among the processes of a shard group, and copied to every
+group. With shards of one process that is data parallelism, with one group it is ZeRO-3; gradients
+are averaged over all processes either way. A part of the network is gathered when it computes.
+
+What torch has for this takes most of a second to import, and is, where there are several processes.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from elbos.training.processes import Processes
+
+MIN_PARAMETERS = 2**18  # of a part: smaller ones take longer to be sent for than to be sent
+
+
+def shard(network: nn.Module, processes: Processes, shard_size: int) -> None:
+    """Cut the parameters of a network among the processes, in place; with one, leave it alone.
+
+    Args:
+        network: The same in every process.
+        processes: All of them.
+        shard_size: The processes that share one copy.
+
+    Raises:
+        ValueError: If `shard_size` does not divide the number of processes.
+    """
+    if processes.num % shard_size:
+        raise ValueError(
+            f"shard_size {shard_size} does not divide {processes.num} process"
+            f"{'es' * (processes.num > 1)}: change one of them."
+        )
+    if processes.num == 1:
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    shape = processes.num // shard_size, shard_size
+    names = ("replicate", "shard")
+    mesh = init_device_mesh(processes.device.type, shape, mesh_dim_names=names)
+    with torch.no_grad():
+        for parameter in network.parameters():  # FSDP2 knows no channels-last parameters
+            parameter.data = parameter.data.contiguous()
+    for part in (*_parts(network), network):
+        fully_shard(part, mesh=mesh)
+
+
+def _parts(network: nn.Module) -> Iterator[nn.Module]:
+    """The blocks of a network that are gathered by themselves, inner ones first."""
+    for module in reversed(list(network.modules())):
+        if isinstance(module, nn.ModuleList):
+            for block in module:
+                is_large = sum(p.numel() for p in block.parameters()) >= MIN_PARAMETERS
+                if is_large and not isinstance(block, nn.ModuleList | nn.ModuleDict):
+                    yield block
+
+
+def sharded_parts(network: nn.Module) -> list[nn.Module]:
+    """The parts that are gathered by themselves; none of a network on one process."""
+    return [module for module in network.modules() if _is_sharded(module)]
+
+
+def set_gradients_sent(network: nn.Module, are_sent: bool) -> None:
+    """Say whether the next backward pass averages gradients over the processes."""
+    if _is_sharded(network):
+        network.set_requires_gradient_sync(are_sent)  # type: ignore[operator]
+
+
+def _is_sharded(module: nn.Module) -> bool:
+    """Whether this is one of FSDP2's modules."""
+    return hasattr(module, "set_requires_gradient_sync")
+
+
+def is_cut(tensor: Tensor) -> bool:
+    """Whether this is a DTensor."""
+    return hasattr(tensor, "full_tensor")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that is in this process."""
+    part: Tensor = tensor.to_local() if is_cut(tensor) else tensor  # type: ignore[attr-defined]
+    return part
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with the parts of all processes, which all have to ask for it."""
+    found: Tensor = tensor.full_tensor() if is_cut(tensor) else tensor  # type: ignore[attr-defined]
+    return found
+
+
+@torch.no_grad()
+def fill(own: Tensor, value: Shaped[Tensor, "*d"]) -> None:
+    """Copy a whole tensor into one of which this process may have a part."""
+    if is_cut(own):
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        assert isinstance(own, DTensor)
+        value = distribute_tensor(
+            value.to(own.device), own.device_mesh, own.placements, src_data_rank=None
+        )
+    own.copy_(value)
+
+
+def load(network: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load the whole tensors of a state dict.
+
+    Raises:
+        RuntimeError: If they are of another network.
+    """
+    own = network.state_dict()
+    if not _is_sharded(network):
+        network.load_state_dict(state)
+        return
+    if names := sorted(own.keys() ^ state.keys()):
+        raise RuntimeError(f"these are in one of the two alone: {', '.join(names[:5])}")
+    for name, tensor in own.items():
+        if tensor.shape != state[name].shape:
+            raise RuntimeError(f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}")
+        fill(tensor, state[name])

@@ -1,0 +1,174 @@
+"""A run is the same on any number of processes, in parts of a batch, and resumed on others."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from forking import in_processes
+from tiny import DIGITS, log, tensors
+from torch import nn
+
+from elbos.errors import Interrupted
+from elbos.runs.directory import RunDirectory
+from elbos.training import sharding
+from elbos.training.config import Config, Execution
+from elbos.training.fit import fit, train
+from elbos.training.processes import Processes
+from elbos.training.trainer import Trainer
+from elbos.validation import BinnedLoss
+
+ADAMW = replace(
+    DIGITS,
+    network=replace(DIGITS.network, channels=(16,), dropout=0.0),
+    precision="fp32",
+    num_images=144,  # 9 steps
+    output=replace(DIGITS.output, log_every=16),
+)
+MUON = replace(ADAMW, optimizer=replace(ADAMW.optimizer, use_muon=True))
+
+
+def trained(config: Config, run: Path, stop_at: int | None = None) -> None:
+    """A run in this process, one of several, with small blocks sharded by themselves."""
+    sharding.MIN_PARAMETERS = 2000
+    batch = Trainer.batch
+
+    def stopped(self: Trainer):
+        if self.state.step == stop_at and self.processes.rank == self.processes.num - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch(self)
+
+    Trainer.batch = stopped
+    try:
+        train(config, run)
+    except Interrupted:
+        assert stop_at is not None
+
+
+def executed(config: Config, **how: object) -> Config:
+    return replace(config, execution=Execution(**how))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run in one process."""
+    run = tmp_path_factory.mktemp("runs") / "adamw"
+    in_processes(1, trained, ADAMW, run)
+    return run
+
+
+def assert_alike(run: Path, expected: Path) -> None:
+    """Weights, moments, averages and log are those of another run, to rounding."""
+    one, other = tensors(expected), tensors(run)
+    assert other.keys() == one.keys()
+    for name in one:
+        torch.testing.assert_close(other[name], one[name], rtol=1e-5, atol=1e-6, msg=name)
+    lines = [[line for line in log(path) if "loss" in line] for path in (expected, run)]
+    for one, two in zip(*lines, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], abs=1e-6)
+        one, two = (BinnedLoss.from_dict(line["loss_by_level"]) for line in (one, two))
+        assert two.num_samples == one.num_samples
+        assert two.nats_per_dim == pytest.approx(one.nats_per_dim, abs=1e-5)
+    (bound,), (other_bound,) = (
+        [line["val_nats"] for line in log(path) if "val_nats" in line] for path in (expected, run)
+    )
+    assert other_bound == pytest.approx(bound, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("num", "how"),
+    [(1, {"num_micro_batches": 4}), (3, {"num_micro_batches": 2}), (4, {"shard_size": 2})],
+    ids=str,
+)
+def test_processes_shards_and_parts_of_a_batch_change_rounding_only(
+    alone: Path, tmp_path: Path, num: int, how: dict[str, int]
+) -> None:
+    in_processes(num, trained, executed(ADAMW, **how), tmp_path)
+    assert_alike(tmp_path, alone)
+
+
+def test_muon_steps_with_whole_matrices_wherever_their_parts_are(tmp_path: Path) -> None:
+    in_processes(1, trained, MUON, tmp_path / "alone")
+    in_processes(2, trained, executed(MUON, shard_size=2), tmp_path / "two")
+    assert_alike(tmp_path / "two", tmp_path / "alone")
+
+
+def test_a_run_goes_on_on_any_number_of_processes(alone: Path, tmp_path: Path) -> None:
+    """Stopped on four, by a signal to the last of them, and resumed on two and on one."""
+    in_processes(4, trained, executed(ADAMW, shard_size=4), tmp_path, 2)
+    assert tensors(tmp_path)["step"] == 3
+    in_processes(2, trained, ADAMW, tmp_path, 5)
+    assert tensors(tmp_path)["step"] == 6
+    in_processes(1, trained, ADAMW, tmp_path)
+    assert_alike(tmp_path, alone)
+
+
+def test_on_four_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+    config = executed(ADAMW, shard_size=2)
+    in_processes(4, trained, config, tmp_path / "whole")
+    in_processes(4, trained, config, tmp_path / "parts", 4)
+    in_processes(4, trained, config, tmp_path / "parts")
+    expected, found = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    assert not [name for name in expected if not torch.equal(found[name], expected[name])]
+    assert log(tmp_path / "parts") == log(tmp_path / "whole")
+
+
+class Own(nn.Module):
+    """A network of a user's, of two arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.blocks = nn.ModuleList([nn.Linear(3, 64), nn.Linear(64, 2)])
+
+    def forward(self, z, logsnr):
+        h = torch.cat([z, logsnr[:, None] / 10], 1)
+        return self.blocks[1](torch.tanh(self.blocks[0](h)))
+
+
+def fitted(folder: Path) -> None:
+    sharding.MIN_PARAMETERS = 1
+    network, x = Own(), torch.linspace(-1, 1, 84).reshape(42, 2)
+    run = fit(
+        network, x, ADAMW.objective, run=folder, num_images=70, batch_size=7, precision="fp32"
+    )
+    found = {"samples": run.sample(8), **network.state_dict()}
+    torch.save(found, folder.with_name(f"{folder.name}-{os.environ['RANK']}.pt"))
+
+
+def test_a_network_of_a_users_is_trained_in_place_in_every_process(tmp_path: Path) -> None:
+    in_processes(1, fitted, tmp_path / "one")
+    in_processes(2, fitted, tmp_path / "two")
+    expected, *found = (torch.load(tmp_path / f"{name}.pt") for name in ("one-0", "two-0", "two-1"))
+    for other in found:
+        for name in expected:
+            torch.testing.assert_close(other[name], expected[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "num"),
+    [({"execution": Execution(shard_size=2)}, 1), ({"batch_size": 3, "num_images": 9}, 4)],
+)
+def test_what_processes_cannot_share_is_refused_before_anything_is_written(
+    change, num: int, tmp_path: Path
+) -> None:
+    config = replace(ADAMW, **change)
+    processes = Processes(0, num, torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"shard_size 2|batch_size 3"):
+        Trainer(config, RunDirectory(tmp_path / "run"), config.data.load(), processes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_shares_cover_the_samples_in_order() -> None:
+    for num in (1, 4, 5, 7, 64):
+        for num_processes in (1, 2, 3, 4):
+            shares = [
+                Processes(i, num_processes, torch.device("cpu")).share(num)
+                for i in range(num_processes)
+            ]
+            sizes = [share.stop - share.start for share in shares]
+            assert [i for share in shares for i in range(num)[share]] == list(range(num))
+            assert max(sizes) - min(sizes) <= 1

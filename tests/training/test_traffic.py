@@ -1,0 +1,87 @@
+"""What each of 64 processes sends and holds: this is one, a fake process group the others."""
+
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from forking import in_processes
+from tiny import DIGITS
+from torch import Tensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from elbos.runs.directory import RunDirectory
+from elbos.training import sharding
+from elbos.training.config import Execution
+from elbos.training.processes import Processes
+from elbos.training.trainer import Trainer
+
+NUM = 64
+
+
+class Traffic(TorchDispatchMode):
+    """Bytes that go into collectives, by name; into all-gathers, those that come out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if op.namespace == "c10d":
+            tensors = args[0] if isinstance(args[0], list | tuple) else [args[0]]
+            if op.overloadpacket.__name__ == "_reduce_scatter_base_":
+                tensors = [args[1]]
+            flat = [t for t in tensors if isinstance(t, Tensor)]
+            self.bytes[op.overloadpacket.__name__] += sum(t.nbytes for t in flat)
+        return op(*args, **(kwargs or {}))
+
+
+def padded(parameters, shard_size: int) -> int:
+    """Bytes of parameters whose first axes are rounded up to a multiple of the shards."""
+    rows = (-(-p.shape[0] // shard_size) * shard_size for p in parameters)
+    return sum(4 * num * math.prod(p.shape[1:]) for num, p in zip(rows, parameters, strict=True))
+
+
+def step(run: Path, shard_size: int) -> None:
+    """One step of one process, checked."""
+    dist.init_process_group("fake", rank=0, world_size=NUM, store=FakeStore())
+    sharding.MIN_PARAMETERS = 2000
+    execution = Execution(shard_size=shard_size)
+    config = replace(DIGITS, batch_size=NUM, precision="fp32", execution=execution)
+    processes = Processes(0, NUM, torch.device("cpu"))
+    trainer = Trainer(config, RunDirectory(run), config.data.load(), processes)
+    plain = config.network.build((1, 8, 8), 10)
+    whole = padded(list(plain.parameters()), shard_size)
+    trainer.observed = lambda losses: (torch.ones(NUM, dtype=torch.float64), 1.0)
+    with Traffic() as traffic:
+        trainer.step()
+    found = traffic.bytes
+    if shard_size > 1:
+        root = padded(_own_parameters(trainer.state.network), shard_size)
+        assert found["_allgather_base_"] == 2 * (whole - root) + root  # forward and backward
+        assert found["_reduce_scatter_base_"] == whole
+    if shard_size < NUM:
+        assert found["allreduce_"] == whole // shard_size
+    held = [*trainer.state.network.parameters(), *trainer.state.ema.network.parameters()]
+    moments = [m for state in trainer.state.optimizer.state.values() for m in state.values()]
+    local = sum(sharding.local(t).nbytes for t in [*held, *moments] if t.ndim)
+    assert local == 4 * whole // shard_size  # weights, their average and two moments
+
+
+def _own_parameters(root):
+    """Those that belong to no block that is gathered by itself."""
+    blocks = sharding.sharded_parts(root)[1:]
+    inner = {id(p) for block in blocks for p in block.parameters()}
+    return [p for p in root.parameters() if id(p) not in inner]
+
+
+@pytest.mark.parametrize("shard_size", [1, 8, 64])
+def test_traffic_and_memory_of_one_of_64(tmp_path: Path, shard_size: int) -> None:
+    """Weights are gathered for forward and backward, gradients sent once; each process holds its
+    share of weights, average and moments.
+    """
+    in_processes(1, step, tmp_path, shard_size)
