@@ -20,7 +20,7 @@ from elbos.networks import (
     UViTConfig,
     ViTConfig,
 )
-from elbos.networks.layers import FourierFeatures
+from elbos.networks.layers import FourierFeatures, attended
 from elbos.networks.vit import rotated, rotations
 
 NUM_CLASSES = 5
@@ -297,6 +297,15 @@ def test_network_and_objective_compile_to_one_graph(name: str) -> None:
     arguments = (x, eps, logsnr.double().clamp(-19, 19), cond)
     compiled = torch.compile(loss, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(*arguments), loss(*arguments), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("num", [5, 513])
+def test_attention_is_torchs(num: int) -> None:
+    """Written out for few tokens, and as a kernel for many."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 2, 3, num, 8, generator=generator, dtype=torch.float64)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(attended(q, k, v), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_rotated_heads_meet_by_their_distance() -> None:
