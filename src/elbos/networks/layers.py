@@ -141,7 +141,7 @@ def attended(
     """The values, averaged for each query with the softmax of its scaled products with the keys.
 
     For few tokens on the CPU written out: torch's kernel is there three times slower, forward and
-    backward of 49 tokens.
+    backward, for 49 tokens.
     """
     if q.device.type != "cpu" or q.shape[2] > MAX_WRITTEN_OUT:
         return F.scaled_dot_product_attention(q, k, v)
