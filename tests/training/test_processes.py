@@ -132,9 +132,9 @@ class Own(nn.Module):
 def fitted(folder: Path) -> None:
     sharding.MIN_PARAMETERS = 1
     network, x = Own(), torch.linspace(-1, 1, 84).reshape(42, 2)
-    run = fit(
-        network, x, ADAMW.objective, run=folder, num_images=70, batch_size=7, precision="fp32"
-    )
+    execution = Execution(shard_size=int(os.environ["WORLD_SIZE"]))
+    how = {"num_images": 70, "batch_size": 7, "precision": "fp32", "execution": execution}
+    run = fit(network, x, ADAMW.objective, run=folder, **how)
     found = {"samples": run.sample(8), **network.state_dict()}
     torch.save(found, folder.with_name(f"{folder.name}-{os.environ['RANK']}.pt"))
 

@@ -19,7 +19,7 @@ from elbos.objective import Objective
 from elbos.runs.directory import RunDirectory
 from elbos.tabulated import Tabulated
 from elbos.training.choices import require_storable
-from elbos.training.config import Averaging, Config, Optimizer, Output, Precision
+from elbos.training.config import Averaging, Config, Execution, Optimizer, Output, Precision
 from elbos.training.data import Given, GivenData
 from elbos.training.machine import keep_freed_memory, resolved
 from elbos.training.monitor import OnImages
@@ -73,6 +73,7 @@ def fit(
     averaging: Averaging | None = None,
     sampling: Sampling | None = None,
     output: Output | None = None,
+    execution: Execution | None = None,
     precision: Precision = "auto",
     seed: int = 0,
     on_images: OnImages = lambda _: None,
@@ -111,6 +112,7 @@ def fit(
         averaging: Width of the average of the weights.
         sampling: How grids of samples are made, and samples of the run by default.
         output: What is written, and how often.
+        execution: How it is computed: parts of a batch, sharding, torch.compile.
         precision: bf16 autocast or fp32. Default: bf16 where the machine computes in it as fast.
         seed: Seed of the order of the data, the noise and the noise levels.
         on_images: Called with the number of images seen, after each step.
@@ -153,6 +155,7 @@ def fit(
         averaging=averaging or Averaging(),
         sampling=sampling or Sampling(),
         output=output or Output(),
+        execution=execution or Execution(),
         num_images=num_images,
         batch_size=batch_size,
         label_dropout=cond_dropout,
