@@ -67,9 +67,12 @@ PRESETS: dict[str, Config] = {
     ),
     "fashion": _FASHION,
     "fashion-small": replace(_FASHION, network=_SMALL, num_images=100_000),
+    # Trained on 12,800 images, one seed, the loss ended at 0.191 with the U-Net's learning rate, at
+    # 0.182 with twice and with four times that.
     "fashion-vit": replace(
         _FASHION,
         network=ViTConfig(num_features=256, num_blocks=6, patch_size=4, fourier_exponents=_FINE),
+        optimizer=replace(_FASHION.optimizer, learning_rate=1.6e-2),
     ),
     # Dhariwal & Nichol (2021), https://arxiv.org/abs/2105.05233, table 11: AdamW at 3e-4, a batch
     # of 2048, 540,000 steps, dropout 0.1, EMA 0.9999, of which the width at the end is 10,000
