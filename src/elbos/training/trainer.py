@@ -120,7 +120,7 @@ class Trainer:
             config,
             self.run,
             state,
-            machine=f"{machine(self.device)['device']}, {described(config, self.device)}",
+            machine=self.described(),
             is_main=processes.is_main,
             on_images=on_images,
         )
@@ -276,6 +276,13 @@ class Trainer:
             return False
         now = self.state.step * self.config.batch_size
         return now // every > (now - self.config.batch_size) // every
+
+    def described(self) -> str:
+        """Processes, device and precision, as text."""
+        num = self.processes.num
+        shared = f"{num} processes, each with " if num > 1 else ""
+        device = machine(self.device)["device"]
+        return f"{shared}{device}, {described(self.config, self.device)}"
 
     def validate(self) -> Validation | None:
         """The bound on validation samples, if there are any; and write a grid of samples."""
