@@ -5,13 +5,14 @@ Each network joins every theorem by one line of `NETWORKS`.
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
+from tiny import DIGITS
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
-from elbos import Objective, parameterizations, weightings
-from elbos.adaptive import Adaptive
 from elbos.networks import (
     ADMConfig,
     MLPConfig,
@@ -22,6 +23,12 @@ from elbos.networks import (
 )
 from elbos.networks.layers import FourierFeatures, attended
 from elbos.networks.vit import rotated, rotations
+from elbos.runs.directory import RunDirectory
+from elbos.training.checkpointing import blocks, checkpointed
+from elbos.training.config import Execution
+from elbos.training.data import Digits, Toy
+from elbos.training.processes import Processes
+from elbos.training.trainer import Trainer
 
 NUM_CLASSES = 5
 
@@ -265,38 +272,82 @@ def test_dropout_acts_in_training_only(name: str) -> None:
     assert torch.equal(network(*inputs), network(*inputs))
 
 
-@pytest.mark.parametrize("name", ["adm", "uvit", "vit"])
+COMPILED = ["mlp", "attention", "adm", "uvit", "vit"]
+
+
+def kept_bytes(network: nn.Module, *inputs: Tensor) -> int:
+    """What is kept for the backward pass, which is run; without the weights."""
+    kept: dict[int, int] = {}
+    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = network(*inputs)
+    y.square().sum().backward()
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("name", COMPILED)
 def test_checkpointing_leaves_gradients_as_they_are(name: str) -> None:
-    """Bit for bit, with dropout."""
-    case, gradients = NETWORKS[name], []
+    """Bit for bit, with dropout; and less is kept."""
+    case = NETWORKS[name]
+    if name != "mlp":
+        case = replace(case, config=replace(case.config, dropout=0.5))
+    gradients, kept = [], []
     for use_checkpointing in (False, True):
-        config = replace(case.config, dropout=0.5, use_checkpointing=use_checkpointing)
-        network = replace(case, config=config).build()
+        network = case.build()
         torch.manual_seed(3)
-        network(*case.draw()).square().sum().backward()
+        with checkpointed(blocks(network) if use_checkpointing else []):
+            kept.append(kept_bytes(network, *case.draw()))
         gradients.append([parameter.grad for parameter in network.parameters()])
     for plain, again in zip(*gradients, strict=True):
         assert torch.equal(plain, again)
+    assert kept[1] < 0.6 * kept[0]
 
 
-@pytest.mark.parametrize("name", ["mlp", "attention", "adm", "uvit", "vit"])
-def test_network_and_objective_compile_to_one_graph(name: str) -> None:
+def test_a_network_without_blocks_is_not_checkpointed() -> None:
+    layers = [nn.Linear(2, 2), nn.Linear(2, 2)]
+    for network in (nn.Sequential(*layers), nn.ModuleList(layers)):
+        with pytest.raises(ValueError, match="use_checkpointing"):
+            blocks(network)
+
+
+def test_what_is_in_a_block_belongs_to_it() -> None:
+    inner = nn.Sequential(nn.ModuleList([nn.Sequential(nn.Linear(2, 2))]))
+    assert blocks(nn.Sequential(nn.ModuleList([nn.ModuleDict({"a": inner}), inner]))) == [inner]
+
+
+@pytest.mark.parametrize(
+    ("name", "use_checkpointing"), [*((name, False) for name in COMPILED), ("vit", True)]
+)
+def test_noise_network_and_loss_compile_to_one_graph(
+    tmp_path: Path, name: str, use_checkpointing: bool
+) -> None:
+    """Of what the trainer compiles, forward and backward."""
     case = NETWORKS[name]
-    network = case.build()
-    x, logsnr, cond = case.draw()
-    eps = x.flip(0)
-    objective = Objective(
-        weighting=weightings.Sigmoid(), schedule=Adaptive(), parameterization=parameterizations.V()
-    )
-
-    def loss(x: Tensor, eps: Tensor, logsnr: Tensor, cond: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return objective(network, x, eps, logsnr, cond)
-
+    data = Toy(num_train=100) if name == "mlp" else Digits()
+    execution = Execution(use_checkpointing=use_checkpointing)
+    config = replace(DIGITS, network=case.config, data=data, execution=execution, batch_size=4)
+    processes = Processes(0, 1, torch.device("cpu"))
+    trainer = Trainer(config, RunDirectory(tmp_path), config.data.load(), processes)
+    for parameter in trainer.state.network.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    x, cond = trainer.batch()
+    arguments = x, trainer.objective.levels(trainer.logsnr()).float(), cond, trainer.samples
     torch._dynamo.reset()
-    arguments = (x, eps, logsnr.double().clamp(-19, 19), cond)
-    compiled = torch.compile(loss, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(*arguments), loss(*arguments), rtol=1e-4, atol=1e-5)
+    counters.clear()
+    with checkpointed(trainer.blocks), torch.autocast("cpu", torch.bfloat16):
+        found = torch.compile(trainer.loss, backend="eager")(*arguments)
+        found.sum().backward()
+        expected = trainer.loss(*arguments)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("num", [5, 513])

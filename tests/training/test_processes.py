@@ -79,11 +79,15 @@ def assert_alike(run: Path, expected: Path) -> None:
 
 @pytest.mark.parametrize(
     ("num", "how"),
-    [(1, {"num_micro_batches": 4}), (3, {"num_micro_batches": 2}), (4, {"shard_size": 2})],
+    [
+        (1, {"num_micro_batches": 4}),
+        (3, {"num_micro_batches": 2}),
+        (4, {"shard_size": 2, "use_checkpointing": True}),
+    ],
     ids=str,
 )
 def test_processes_shards_and_parts_of_a_batch_change_rounding_only(
-    alone: Path, tmp_path: Path, num: int, how: dict[str, int]
+    alone: Path, tmp_path: Path, num: int, how: dict[str, int | bool]
 ) -> None:
     in_processes(num, trained, executed(ADAMW, **how), tmp_path)
     assert_alike(tmp_path, alone)

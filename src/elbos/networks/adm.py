@@ -28,7 +28,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from elbos.checks import require_positive
-from elbos.networks.layers import Embedding, called, require_dropout, require_images, set_zero
+from elbos.networks.layers import Embedding, require_dropout, require_images, set_zero
 from elbos.networks.norms import upsampled
 from elbos.networks.unet import Attention, group_norm, require_channels
 
@@ -57,9 +57,6 @@ class ADMConfig:
     dropout: float = 0.1
     """Probability of dropping a channel's value inside a residual block, in training."""
 
-    use_checkpointing: bool = False
-    """Compute each block again in the backward pass, for less memory: a third more work."""
-
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
         """The network for images of `shape`, (channels, height, width), with freshly drawn weights.
 
@@ -87,8 +84,7 @@ class ADM(nn.Module):
         self, config: ADMConfig, *, num_image_channels: int, num_classes: int | None
     ) -> None:
         super().__init__()
-        channels, self.use_checkpointing = config.channels, config.use_checkpointing
-        embedding_dim, dropout = config.embedding_dim, config.dropout
+        channels, embedding_dim, dropout = config.channels, config.embedding_dim, config.dropout
         first_attention = len(channels) - config.num_attention_levels
 
         def stage(i: int, num_inputs: int, resampling: Resampling = "none") -> Stage:
@@ -127,17 +123,17 @@ class ADM(nn.Module):
         cond: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """The output $y$ at $z$, in its shape and dtype; see `elbos.networks` for the arguments."""
-        embedding, use_checkpointing = self.embedding(logsnr, cond), self.use_checkpointing
+        embedding = self.embedding(logsnr, cond)
         h = self.conv_in(z)
         skips = [h]
         for stage in self.encoder:
-            h = called(stage, h, embedding, use_checkpointing=use_checkpointing)
+            h = stage(h, embedding)
             skips.append(h)
-        h = called(self.middle, h, embedding, use_checkpointing=use_checkpointing)
+        h = self.middle(h, embedding)
         for stage in self.decoder:
             if not stage.is_up:
                 h = torch.cat([h, skips.pop()], dim=1)
-            h = called(stage, h, embedding, use_checkpointing=use_checkpointing)
+            h = stage(h, embedding)
         y: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return y.to(z.dtype)
 

@@ -16,14 +16,11 @@ what classifier-free guidance drops labels to.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 NUM_FREQUENCIES = 32
 SHORTEST_PERIOD = 2.0
@@ -155,14 +152,6 @@ def set_zero(*modules: nn.Module) -> None:
     for module in modules:
         for parameter in module.parameters():
             nn.init.zeros_(parameter)
-
-
-def called(module: Callable[..., Tensor], *args: Any, use_checkpointing: bool) -> Tensor:
-    """The output of a module, whose inside is computed again in the backward pass if so told."""
-    if use_checkpointing:
-        out: Tensor = checkpoint(module, *args, use_reentrant=False)
-        return out
-    return module(*args)
 
 
 def require_images(name: str, shape: tuple[int, ...], factor: int, what: str) -> None:

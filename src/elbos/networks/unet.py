@@ -23,7 +23,6 @@ channels-last memory.
 """
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -112,7 +111,7 @@ class UNet(nn.Module):
         self, config: UNetConfig, *, num_image_channels: int, num_classes: int | None
     ) -> None:
         super().__init__()
-        self.patch_size = config.patch_size
+        self.patch_size, self.num_blocks = config.patch_size, config.num_blocks
         channels = config.channels
         num_patch_channels = num_image_channels * config.patch_size**2
         self.features = FourierFeatures(config.fourier_exponents)
@@ -146,17 +145,18 @@ class UNet(nn.Module):
     ) -> Float[Tensor, "b c h w"]:
         """The output $y$ at $z$, in its shape and dtype; see `elbos.networks` for the arguments."""
         modulation = self.modulation(self.embedding(logsnr, cond))[:, :, None, None]
-        modulations = iter(modulation.split(self.sizes, dim=1))
+        each, num = modulation.split(self.sizes, dim=1), self.num_blocks
+        modulations = iter([each[i : i + num] for i in range(0, len(each), num)])
         h = self.conv_in(F.pixel_unshuffle(self.features(z, logsnr), self.patch_size))
         skips = []
         for resolution, down in zip(self.encoder, self.down, strict=True):
-            h = resolution(h, modulations)
+            h = resolution(h, next(modulations))
             skips.append(h)
             h = down(F.avg_pool2d(h, 2))
-        h = self.middle(h, modulations)
+        h = self.middle(h, next(modulations))
         for resolution, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
             h = skips.pop() + upsampled(up(h))
-            h = resolution(h, modulations)
+            h = resolution(h, next(modulations))
         y = self.conv_out(F.silu(self.norm_out(h)))
         return F.pixel_shuffle(y, self.patch_size).to(z.dtype)
 
@@ -171,10 +171,10 @@ class Resolution(nn.Module):
         self.attention = Attention(num_channels, config.head_dim) if use_attention else None
 
     def forward(
-        self, h: Float[Tensor, "b c h w"], modulations: Iterator[Tensor]
+        self, h: Float[Tensor, "b c h w"], modulations: tuple[Float[Tensor, "b _ 1 1"], ...]
     ) -> Float[Tensor, "b c h w"]:
-        for block in self.blocks:
-            h = block(h, next(modulations))
+        for block, modulation in zip(self.blocks, modulations, strict=True):
+            h = block(h, modulation)
         return h if self.attention is None else self.attention(h)
 
 

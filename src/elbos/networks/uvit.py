@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from elbos.checks import require_positive
 from elbos.networks.adm import ResidualBlock
-from elbos.networks.layers import Embedding, called, require_dropout, require_images, set_zero
+from elbos.networks.layers import Embedding, require_dropout, require_images, set_zero
 from elbos.networks.norms import upsampled
 from elbos.networks.unet import group_norm, require_channels
 from elbos.networks.vit import Block, positions, require_heads, rotations
@@ -53,9 +53,6 @@ class UViTConfig:
     dropout: float = 0.2
     """Probability of dropping a value inside a perceptron of the transformer, in training. There
     is none in the residual blocks: on fine resolutions it does harm."""
-
-    use_checkpointing: bool = False
-    """Compute each block again in the backward pass, for less memory: a third more work."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
         """The network for images of `shape`, (channels, height, width), with freshly drawn weights.
@@ -90,7 +87,7 @@ class UViT(nn.Module):
         self, config: UViTConfig, *, num_image_channels: int, num_classes: int | None
     ) -> None:
         super().__init__()
-        self.head_dim, self.use_checkpointing = config.head_dim, config.use_checkpointing
+        self.head_dim = config.head_dim
         channels, embedding_dim, num = config.channels, config.embedding_dim, config.num_blocks
         pairs = list(itertools.pairwise(channels))
 
@@ -122,13 +119,13 @@ class UViT(nn.Module):
         cond: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """The output $y$ at $z$, in its shape and dtype; see `elbos.networks` for the arguments."""
-        embedding, use_checkpointing = self.embedding(logsnr, cond), self.use_checkpointing
+        embedding = self.embedding(logsnr, cond)
         h = self.conv_in(z)
         skips = []
         for blocks, down in zip(self.encoder, self.down, strict=True):
             assert isinstance(blocks, nn.ModuleList)
             for block in blocks:
-                h = called(block, h, embedding, use_checkpointing=use_checkpointing)
+                h = block(h, embedding)
                 skips.append(h)
             h = down(F.avg_pool2d(h, 2))
         h = self.transformer(h, embedding)
@@ -137,7 +134,7 @@ class UViT(nn.Module):
             assert isinstance(blocks, nn.ModuleList)
             for block in blocks:
                 h = torch.cat([h, skips.pop()], dim=1)
-                h = called(block, h, embedding, use_checkpointing=use_checkpointing)
+                h = block(h, embedding)
         y: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return y.to(z.dtype)
 
@@ -150,7 +147,5 @@ class UViT(nn.Module):
         tokens = tokens + positions(height, width, tokens.shape[2], tokens)
         rotation = rotations(height, width, self.head_dim, tokens)
         for block in self.blocks:
-            tokens = called(
-                block, tokens, embedding, rotation, use_checkpointing=self.use_checkpointing
-            )
+            tokens = block(tokens, embedding, rotation)
         return tokens.reshape(len(tokens), height, width, -1).permute(0, 3, 1, 2)

@@ -34,7 +34,6 @@ from elbos.networks.layers import (
     Embedding,
     FourierFeatures,
     attended,
-    called,
     require_dropout,
     require_exponents,
     require_images,
@@ -70,9 +69,6 @@ class ViTConfig:
     dropout: float = 0.0
     """Probability of dropping a value inside a perceptron, in training."""
 
-    use_checkpointing: bool = False
-    """Compute each block again in the backward pass, for less memory: a third more work."""
-
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
         """The network for images of `shape`, (channels, height, width), with freshly drawn weights.
 
@@ -106,7 +102,7 @@ class ViT(nn.Module):
     ) -> None:
         super().__init__()
         num_features, self.patch_size = config.num_features, config.patch_size
-        self.head_dim, self.use_checkpointing = config.head_dim, config.use_checkpointing
+        self.head_dim = config.head_dim
         num_patch_channels = shape[0] * config.patch_size**2
         num_inputs = num_patch_channels * (1 + 2 * len(config.fourier_exponents))
         self.features = FourierFeatures(config.fourier_exponents)
@@ -134,7 +130,7 @@ class ViT(nn.Module):
         h = tokens + positions(height, width, tokens.shape[2], tokens)
         rotation = rotations(height, width, self.head_dim, h)
         for block in self.blocks:
-            h = called(block, h, embedding, rotation, use_checkpointing=self.use_checkpointing)
+            h = block(h, embedding, rotation)
         scale, shift = self.modulation(embedding)[:, None].chunk(2, dim=2)
         y = self.linear_out(torch.addcmul(shift, layer_norm(h), 1 + scale))
         y = y.transpose(1, 2).unflatten(2, (height, width))

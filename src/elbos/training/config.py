@@ -186,6 +186,10 @@ class Execution:
     """Whether torch.compile makes kernels of network and loss. By default on GPUs, where it takes a
     minute and then saves many passes through memory."""
 
+    use_checkpointing: bool = False
+    """Compute each block of the network again in the backward pass, in place of keeping its inside:
+    less memory, a third more work."""
+
     def __post_init__(self) -> None:
         require_types(self)
         require_positive(num_micro_batches=self.num_micro_batches, shard_size=self.shard_size)

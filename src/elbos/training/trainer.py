@@ -31,6 +31,7 @@ from elbos.errors import Diverged, Interrupted
 from elbos.likelihood import warn_if_unresolved
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
+from elbos.training.checkpointing import blocks, checkpointed
 from elbos.training.compilation import compiled, is_compiled
 from elbos.training.config import Config
 from elbos.training.data import Batch, Batches, Samples, StoredBatch
@@ -106,6 +107,7 @@ class Trainer:
         self.ahead: Iterator[StoredBatch] | None = None
         num_parts, num_kept = config.execution.shard_size, config.output.num_kept
         self.saver = Saver(run, processes, num_parts=num_parts, num_kept=num_kept)
+        self.blocks = blocks(network) if config.execution.use_checkpointing else []
         self.loss = self._loss
         if is_compiled(config, self.device):
             self.loss = compiled(self._loss, self.state.network)
@@ -124,7 +126,13 @@ class Trainer:
             is_main=processes.is_main,
             on_images=on_images,
         )
-        with self.saver, monitor, closing(ahead), _stop_requests() as is_stop_requested:
+        with (
+            self.saver,
+            monitor,
+            closing(ahead),
+            checkpointed(self.blocks),
+            _stop_requests() as is_stop_requested,
+        ):
             while state.step < config.num_steps:
                 losses, grad_norm = self.step()
                 is_last = state.step == config.num_steps
