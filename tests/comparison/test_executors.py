@@ -16,10 +16,10 @@ import psutil
 import pytest
 from comparing import USERS, Here
 
-from elbos.comparison import executors
+from elbos.comparison import executors, processes
 from elbos.comparison.compare import run_experiment
 from elbos.comparison.executors import Local
-from elbos.comparison.job import Job
+from elbos.comparison.job import Job, work
 
 OPTIONS = [
     *("--objectives", "iddpm", "edm", "--seeds", "0", "1", "--out", "c", "--precision", "fp32"),
@@ -82,6 +82,33 @@ def test_a_run_that_another_process_does_is_left_to_it(small, folder, monkeypatc
     other.join()
     assert "iddpm-0" not in here.made
     assert all(one.is_complete for one in found.objectives)
+
+
+def test_processes_that_train_a_run_together_end_where_one_does(small, folder, monkeypatch):
+    """Two of this machine, who know nothing of those among whom they were started."""
+    alone, shared = (
+        Job.from_experiment(small, folder / name, small.objectives[0], 0) for name in ("a", "b")
+    )
+    work(alone)
+    strange = {"RANK": "5", "WORLD_SIZE": "7", "LOCAL_RANK": "5", "SLURM_PROCID": "5"}
+    for name, value in (strange | {"SLURM_NTASKS": "7"}).items():
+        monkeypatch.setenv(name, value)
+    assert Local(1, gpus_per_run=2).do(shared) is None
+    expected, found = alone.scores(), shared.scores()
+    assert found.bits_per_dim == pytest.approx(expected.bits_per_dim, abs=1e-5)
+    assert found.learning.bits_per_dim == pytest.approx(expected.learning.bits_per_dim, abs=1e-5)
+
+
+def test_a_process_that_fails_ends_the_others(small, folder, monkeypatch):
+    """Which might wait for it for ever; the reason is the first one's."""
+    monkeypatch.setattr(processes, "_GRACE_SECONDS", 0.2)
+    code = "import os, time; os._exit(3) if os.environ['RANK'] == '1' else time.sleep(600)"
+    job = Job.from_experiment(small, folder / "c/runs/iddpm-0", small.objectives[0], 0)
+    start = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda _, **how: start([sys.executable, "-c", code], **how)
+    )
+    assert "status 3" in Local(1, gpus_per_run=2).do(job)
 
 
 @pytest.mark.slow

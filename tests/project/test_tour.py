@@ -110,7 +110,7 @@ def launch(*lines: tuple[list[str], list[str]]) -> None:
 @pytest.mark.filterwarnings("ignore:.*runs/digits is extended to 64 images")
 def test_the_lines_run_in_their_order(elbos: Elbos, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(compare_verb, "Local", lambda workers: Here())
+    monkeypatch.setattr(compare_verb, "Local", lambda *_: Here())
     shutil.copytree(ROOT / "examples", "examples")
     Path("mine.py").write_text(USERS)
     runs, launches = [], []

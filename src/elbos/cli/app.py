@@ -56,6 +56,7 @@ VERBS = {
     "evaluate": Verb(
         "Measure likelihood, noise levels and samples of trained models.",
         "lower --num-images, --num-samples, or --batch-size for a folder",
+        is_parallel=True,
     ),
     "export": Verb("Write the averaged weights of a run, to open with diffusers or elbos."),
     "compare": Verb(

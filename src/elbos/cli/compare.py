@@ -50,6 +50,10 @@ class Compare:
     workers: int | None = None
     """Runs at once. Default: one for each accelerator, or each two cores."""
 
+    gpus_per_run: int = 1
+    """Accelerators that train and score each run together, all of one machine; without any, as many
+    processes, which share the cores."""
+
     ray: bool = False
     """On the Ray cluster at RAY_ADDRESS, or on one of this machine (`pip install 'elbos[ray]'`)."""
 
@@ -78,7 +82,7 @@ class Compare:
         comparison = run_experiment(
             experiment,
             path,
-            OnRay(self.workers) if self.ray else Local(self.workers),
+            (OnRay if self.ray else Local)(self.workers, self.gpus_per_run),
             minutes=self.minutes,
             command=shlex.join(["elbos", *sys.argv[1:]]),
         )

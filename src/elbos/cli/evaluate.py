@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+import warnings
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from elbos.training.config import run_config
 from elbos.training.data import KnownData
 from elbos.training.machine import keep_freed_memory
 from elbos.training.ownership import is_own_data
+from elbos.training.processes import Processes
 from elbos.training.run import Run
 from elbos.training.sampling import Sampling
 
@@ -45,6 +47,7 @@ class Evaluate:
     training, or on those. The same command again resumes where it was interrupted. Several models
     end in one table; each is sampled as it says, or with an option of sampling, all as the first
     says but for the option.
+    On several processes: `torchrun --nproc-per-node 2 -m -- elbos.cli evaluate MODEL`.
     """
 
     models: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
@@ -94,7 +97,10 @@ class Evaluate:
 
     def __call__(self) -> None:
         keep_freed_memory()
-        models = [self._model(path) for path in self.models]
+        processes = Processes.joined()
+        if not processes.is_main:
+            warnings.simplefilter("ignore")  # one says it
+        models = [self._model(path).shared_by(processes) for path in self.models]
         outs = [self._results(*one) for one in zip(self.models, models, strict=True)]
         if len(set(outs)) < len(set(self.models)):
             raise ValueError(_ONE_NAME)
@@ -108,13 +114,15 @@ class Evaluate:
             raise Interrupted(
                 "Stopped: what was measured is kept, and the same command resumes."
             ) from None
+        if not processes.is_main:
+            return
         if self.json:
             found = [result.to_dict() for result in results]
             print(json.dumps(found if len(found) > 1 else found[0], indent=2))  # noqa: T201
         elif len(results) > 1:
             Console().print(runs_table(results).rich())
 
-    def _model(self, path: Path) -> Model:
+    def _model(self, path: Path) -> Run | Pretrained:
         if is_pipeline(path):
             assert self.data is not None
             _require_own(self._out(path), path)
@@ -136,6 +144,10 @@ class Evaluate:
         return self._out(path)
 
     def _measure(self, model: Model, path: Path, sampling: Sampling) -> Evaluation:
+        if not model.processes.is_main:
+            result = evaluate(model, self.config, sampling)
+            samples_picture(model, self.config, sampling)
+            return result
         if path != Path(model.name):
             _claim(path, Path(model.name))
         files.require_writable(path / "eval.json")

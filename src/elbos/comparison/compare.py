@@ -182,7 +182,9 @@ def _claimed(
             chosen = stored.config
         else:
             first = experiment.objectives[0].config(config)
-            chosen = executor.call(resolved, first, minutes, executor.num_threads)
+            chosen = executor.call(
+                resolved, first, minutes, executor.num_threads, executor.num_processes
+            )
         if config.precision == "auto":
             config = replace(config, precision=chosen.precision)
         if minutes is not None:
@@ -216,7 +218,9 @@ def _announce(jobs: Sequence[Job], executor: Executor, minutes: float | None, wh
     left = [job for job in jobs if not job.is_final()]
     if not left:
         return
-    machine, each = executor.call(speed, left[0].config, minutes, executor.num_threads)
+    machine, each = executor.call(
+        speed, left[0].config, minutes, executor.num_threads, executor.num_processes
+    )
     seconds = seconds_left(left, executor.num_workers, each)
     unfailing(sys.stderr).write(
         f"{machine}, {what}, {len(jobs) - len(left)} of {len(jobs)} runs done, "

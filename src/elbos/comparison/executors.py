@@ -8,13 +8,9 @@ its lock, and the others wait until it is done, or take it over.
 
 import abc
 import contextlib
-import json
 import logging
 import os
 import queue
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +20,8 @@ from typing import Any, TypeVar
 import torch
 
 from elbos.checks import require_positive
-from elbos.codec import encode
 from elbos.comparison.job import Job, work
+from elbos.comparison.processes import JobProcesses, without_roles
 from elbos.training.machine import num_cores
 
 _TICK_SECONDS, _WAIT_SECONDS = 0.5, 2.0
@@ -40,9 +36,10 @@ OnTick = Callable[[Sequence[Job], Sequence[Job]], None]
 
 
 class Executor(abc.ABC):
-    """Does jobs, `num_workers` at once with `num_threads` cores each."""
+    """Does jobs, `num_workers` at once, by `num_processes` each that have `num_threads` cores."""
 
     num_workers: int
+    num_processes: int = 1
     num_threads: int
 
     @abc.abstractmethod
@@ -66,22 +63,31 @@ class Local(Executor):
     """Processes of this machine, which share its cores and take turns on its accelerators.
 
     Args:
-        num_workers: Jobs at once. Default: one for each accelerator, or each two cores.
+        num_workers: Jobs at once. Default: one for each accelerator, or each two cores, or for as
+            many as a run has.
+        gpus_per_run: Accelerators of each run, one for each of its processes; where there are none
+            the processes share the cores.
 
     Raises:
-        ValueError: If `num_workers` is not positive.
+        ValueError: If a number is not positive, or there are fewer accelerators.
     """
 
-    def __init__(self, num_workers: int | None = None) -> None:
+    def __init__(self, num_workers: int | None = None, gpus_per_run: int = 1) -> None:
+        require_positive(gpus_per_run=gpus_per_run)
         cores, devices = num_cores(), _num_devices()
+        if 0 < devices < gpus_per_run:
+            raise ValueError(
+                f"gpus_per_run is {gpus_per_run}, and this machine has {devices}: give fewer."
+            )
         if num_workers is None:
-            num_workers = devices or max(1, cores // 2)
+            num_workers = devices // gpus_per_run or max(1, cores // (2 * gpus_per_run))
         require_positive(num_workers=num_workers)
-        self.num_workers, self.num_threads = num_workers, max(1, cores // num_workers)
+        self.num_workers, self.num_processes = num_workers, gpus_per_run
+        self.num_threads = max(1, cores // (num_workers * gpus_per_run))
         self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(num_workers):
             self._slots.put(slot)
-        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._running: set[JobProcesses] = set()
         self._lock, self._is_closed = threading.Lock(), False
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
@@ -89,19 +95,18 @@ class Local(Executor):
         return function(*args)
 
     def do(self, job: Job) -> str | None:
-        """Do a job in a process, and wait."""
+        """Do a job in processes of its own, and wait."""
         slot = self._slots.get()
         try:
             with self._lock:
                 if self._is_closed:
                     return None
-                process = _start(job, self._environment(slot))
-                self._processes.add(process)
-            status = process.wait()
+                processes = JobProcesses(job, self.num_processes, self._environment(slot))
+                self._running.add(processes)
+            trouble = processes.wait()
             with self._lock:
-                self._processes.remove(process)
-                _close(process)
-            return _trouble(status)
+                self._running.remove(processes)
+            return trouble
         finally:
             self._slots.put(slot)
 
@@ -110,66 +115,34 @@ class Local(Executor):
         if _num_devices() < 2:
             return threads
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        return threads | {"CUDA_VISIBLE_DEVICES": device_name(slot, _num_devices(), visible)}
+        names = device_names(slot, _num_devices(), visible, self.num_processes)
+        return threads | {"CUDA_VISIBLE_DEVICES": names}
 
     def close(self) -> None:
         """Close what the processes listen to, which ends them."""
         with self._lock:
             self._is_closed = True
-            for process in self._processes:
-                _close(process)
+            for processes in self._running:
+                processes.close()
 
 
-def _start(job: Job, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-    """A process that does a job; it ends when its standard input is closed."""
-    job.path.mkdir(parents=True, exist_ok=True)
-    with (job.path / ".log.txt").open("ab") as log:
-        process = subprocess.Popen(
-            # without -P, modules are looked for in the current folder first
-            [sys.executable, "-P", "-m", "elbos.comparison.job"],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env=os.environ | environment,
-            start_new_session=True,  # Ctrl-C is for whoever started it
-        )
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it is gone already; its status says why
-        process.stdin.write(json.dumps(encode(job)).encode() + b"\n")
-        process.stdin.flush()
-    return process
-
-
-def _close(process: "subprocess.Popen[bytes]") -> None:
-    """End a process, if it is still there."""
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.close()
-
-
-def _trouble(status: int) -> str | None:
-    """Why a process ended, if not by itself."""
-    if status == 0:
-        return None
-    if status < 0:
-        return f"its process was ended by {signal.Signals(-status).name}: is memory short?"
-    return f"its process ended with status {status}"
-
-
-def device_name(slot: int, num_devices: int, visible: str) -> str:
-    """The accelerator of a slot.
+def device_names(slot: int, num_devices: int, visible: str, num: int = 1) -> str:
+    """The accelerators of a slot.
 
     Args:
         slot: Number of a job of those that run at once.
         num_devices: Accelerators that this process sees.
         visible: Its CUDA_VISIBLE_DEVICES, empty for all.
+        num: How many a job has.
 
     Examples:
-        >>> [device_name(slot, 2, "") for slot in range(3)], device_name(1, 2, "6,7")
+        >>> [device_names(slot, 2, "") for slot in range(3)], device_names(1, 2, "6,7")
         (['0', '1', '0'], '7')
+        >>> [device_names(slot, 4, "4,5,6,7", 2) for slot in range(2)]
+        ['4,5', '6,7']
     """
     names = visible.split(",") if visible else list(map(str, range(num_devices)))
-    return names[slot % num_devices]
+    return ",".join(names[(slot * num + i) % num_devices] for i in range(num))
 
 
 def _num_devices() -> int:
@@ -183,13 +156,18 @@ class OnRay(Executor):
     All machines need elbos, and see the comparison's directory under the same path.
 
     Args:
-        num_workers: Jobs at once. Default: one for each GPU of the cluster, or each two cores.
+        num_workers: Jobs at once. Default: one for each GPU of the cluster, or each two cores, or
+            for as many as a run has.
+        gpus_per_run: GPUs of each run, all of one machine, one for each of its processes; where the
+            cluster has none the processes have cores.
 
     Raises:
-        ValueError: If Ray is not installed, or the cluster cannot be reached.
+        ValueError: If Ray is not installed, the cluster cannot be reached, or no machine of it has
+            so many GPUs.
     """
 
-    def __init__(self, num_workers: int | None = None) -> None:
+    def __init__(self, num_workers: int | None = None, gpus_per_run: int = 1) -> None:
+        require_positive(gpus_per_run=gpus_per_run)
         if num_workers is not None:
             require_positive(num_workers=num_workers)
         address = os.environ.get("RAY_ADDRESS")
@@ -209,11 +187,12 @@ class OnRay(Executor):
                 f"Ray at {address or 'this machine'} does not answer: {error}"
             ) from error
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        self.num_workers, self.num_threads = shares(nodes, num_workers)
-        num_gpus = 1 if any(node.get("GPU") for node in nodes) else 0
+        self.num_workers, self.num_threads = shares(nodes, num_workers, gpus_per_run)
+        self.num_processes = gpus_per_run
+        num_gpus = gpus_per_run if any(node.get("GPU") for node in nodes) else 0
         # one call to a process: it takes what it leaks, and its death, with it
         self._remote = ray.remote(
-            num_cpus=self.num_threads, num_gpus=num_gpus, max_calls=1, max_retries=0
+            num_cpus=self.num_threads * gpus_per_run, num_gpus=num_gpus, max_calls=1, max_retries=0
         )
         self._running: set[Any] = set()
 
@@ -224,7 +203,7 @@ class OnRay(Executor):
 
     def do(self, job: Job) -> str | None:
         """Do a job wherever there is room, and wait."""
-        task = self._remote(_work_with_log).remote(job, self.num_threads)
+        task = self._remote(_work_with_log).remote(job, self.num_threads, self.num_processes)
         self._running.add(task)
         try:
             trouble: str | None = self._ray.get(task)
@@ -245,25 +224,40 @@ class OnRay(Executor):
         self._ray.shutdown()
 
 
-def shares(nodes: Sequence[Mapping[str, float]], num_workers: int | None) -> tuple[int, int]:
-    """How many jobs run at once, and how many cores each has, such that machines can hold them.
+def shares(
+    nodes: Sequence[Mapping[str, float]], num_workers: int | None, gpus_per_run: int = 1
+) -> tuple[int, int]:
+    """How many jobs run at once, and how many cores each process of theirs has, such that machines
+    can hold them.
 
     Args:
         nodes: What each machine of the cluster has, by Ray's account.
         num_workers: Jobs at once, if it was said.
+        gpus_per_run: Processes of a job, with a GPU each where there are any.
+
+    Raises:
+        ValueError: If there are GPUs, and so many on no machine.
 
     Examples:
         >>> shares([{"CPU": 8.0}, {"CPU": 8.0}], 1), shares([{"CPU": 8.0}], None)
         ((1, 8), (4, 2))
         >>> shares([{"CPU": 64.0}, {"CPU": 8.0, "GPU": 4.0}], None)
         (4, 2)
+        >>> shares([{"CPU": 16.0, "GPU": 8.0}, {"CPU": 16.0, "GPU": 8.0}], None, 4)
+        (4, 2)
     """
-    cores, gpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
+    cores = int(sum(node.get("CPU", 0) for node in nodes))
     most = max((int(node.get("CPU", 0)) for node in nodes), default=1)
-    if gpus:
-        most = min(int(n.get("CPU", 0) // n["GPU"]) for n in nodes if n.get("GPU"))
-    num = num_workers or gpus or max(1, cores // 2)
-    return num, max(1, min(cores // num, most))
+    jobs = [(int(n.get("CPU", 0)), int(n["GPU"]) // gpus_per_run) for n in nodes if n.get("GPU")]
+    num_jobs = sum(num for _, num in jobs)
+    if jobs and num_jobs == 0:
+        raise ValueError(
+            f"gpus_per_run is {gpus_per_run}, more than any machine of the cluster has: give fewer."
+        )
+    if jobs:
+        most = min(cpus // num for cpus, num in jobs if num)
+    num = num_workers or num_jobs or max(1, cores // (2 * gpus_per_run))
+    return num, max(1, min(cores // num, most) // gpus_per_run)
 
 
 def _ray() -> Any:
@@ -276,10 +270,17 @@ def _ray() -> Any:
     return ray
 
 
-def _work_with_log(job: Job, num_threads: int) -> str | None:
+def _work_with_log(job: Job, num_threads: int, num_processes: int) -> str | None:
     """Do a job on a machine of the cluster."""
     if not job.path.parent.is_dir():
         return f"{job.path.parent} is not there on {os.uname().nodename}: name one that all share."
+    if num_processes > 1:
+        processes = JobProcesses(job, num_processes, {"OMP_NUM_THREADS": str(num_threads)})
+        with contextlib.closing(processes):  # also where the task is interrupted
+            return processes.wait()
+    own = without_roles(os.environ)  # Ray's processes inherit those of whoever started it
+    for name in os.environ.keys() - own.keys():
+        del os.environ[name]
     torch.set_num_threads(num_threads)
     job.path.mkdir(exist_ok=True)
     log = (job.path / ".log.txt").open("a")

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ from elbos.training.choices import Weight
 from elbos.training.config import Config
 from elbos.training.data import Toy
 from elbos.training.fit import train
+from elbos.training.processes import Processes
 from elbos.training.run import Run
 from elbos.training.validation import (
     NUM_GRID_IMAGES,
@@ -155,13 +157,13 @@ class Job:
 class Progress:
     """The work done on a job, in function evaluations; written to its directory once a second."""
 
-    def __init__(self, job: Job) -> None:
-        self.job, self.done, self.written = job, 0.0, 0.0
+    def __init__(self, job: Job, *, is_shown: bool = True) -> None:
+        self.job, self.done, self.written, self.is_shown = job, 0.0, 0.0, is_shown
 
     def reach(self, cost: float) -> None:
         """So much of the work is done."""
         self.done = cost
-        if time.monotonic() - self.written > _PROGRESS_SECONDS:
+        if self.is_shown and time.monotonic() - self.written > _PROGRESS_SECONDS:
             self.written = time.monotonic()
             self.job.note_progress(cost)
 
@@ -169,35 +171,46 @@ class Progress:
         """Counts units of work that take `cost` function evaluations each."""
 
         def start(what: str, total: int, unit: str) -> Advance:
-            sys.stderr.write(f"{what}: {total:,} {unit}\n")
+            if self.is_shown:
+                sys.stderr.write(f"{what}: {total:,} {unit}\n")
             return lambda num, _=False: self.reach(self.done + cost * num)
 
         return start
 
 
 def work(job: Job) -> None:
-    """Train and score, unless another process does; what goes wrong is noted."""
+    """Train and score, unless others do; what goes wrong is noted. All processes of a job that has
+    several call this, and the main one has the lock and writes.
+
+    Raises:
+        Exception: What goes wrong, in processes other than the main one.
+    """
     job.path.mkdir(parents=True, exist_ok=True)
+    processes = Processes.joined()
     try:
-        with job.lock:
-            if job.scores() is None:
-                _train_and_score(job)
+        with job.lock if processes.is_main else nullcontext():
+            if not processes.from_main(job.scores() is not None):
+                _train_and_score(job, processes)
     except Timeout:
-        pass  # another process does it
+        processes.from_main(True)  # others do it
 
 
-def _train_and_score(job: Job) -> None:
-    files.remove_leftovers(job.path)
-    job.forget_failure()
-    progress, each = Progress(job), job.training_cost / job.config.num_images
+def _train_and_score(job: Job, processes: Processes) -> None:
+    if processes.is_main:
+        files.remove_leftovers(job.path)
+        job.forget_failure()
+    progress = Progress(job, is_shown=processes.is_main)
+    each = job.training_cost / job.config.num_images
     try:
         train(job.config, job.path, lambda num: progress.reach(each * num))
         progress.reach(job.training_cost)
-        run = Run(job.path)
+        run = Run(job.path).shared_by(processes)
         measure_scores(run, job.scoring, job.named_weightings, progress.counting)
     except Interrupted as error:
         sys.stderr.write(f"{error}\n")
     except Exception as error:
+        if not processes.is_main:
+            raise
         traceback.print_exc()
         job.fail(explained(error), is_final=isinstance(error, Diverged | NotFiniteError))
 

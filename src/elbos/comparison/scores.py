@@ -122,7 +122,8 @@ def _digest(config: Config, scoring: Scoring, scores: Mapping[str, Any]) -> str:
 def measure_scores(
     run: Run, scoring: Scoring, weightings: Mapping[str, Weighting], counting: Counting
 ) -> None:
-    """Score a run; losses under other weightings that were measured before are kept.
+    """Score a run; losses under other weightings that were measured before are kept. The processes
+    that share the run all make this call.
 
     Args:
         run: The run, trained.
@@ -143,6 +144,8 @@ def measure_scores(
         **_samples(run, scoring, counting),
         **_training(run),
     )
+    if not run.processes.is_main:
+        return
     if before := read_scores(run.directory.path, run.config, scoring):
         scores = replace(scores, losses={**before.losses, **scores.losses})
     content = to_json(scores)
@@ -194,9 +197,11 @@ def _samples(run: Run, scoring: Scoring, counting: Counting) -> dict[str, Any]:
     for name, sampling in scoring.samplings.items():
         x = stored_samples(run, sampling, num, seed, counting(sampling.num_evaluations(schedule)))
         samples[name] = scorer.score(x, sampling, seed, features).comparable
-        picture = png(to_unit(x[:NUM_SHOWN], run.dataset.num_levels), num_columns=NUM_SHOWN // 2)
-        run.directory.samples.mkdir(exist_ok=True)
-        files.write(run.directory.samples / f"{name}.png", picture)
+        if run.processes.is_main:
+            shown = to_unit(x[:NUM_SHOWN], run.dataset.num_levels)
+            run.directory.samples.mkdir(exist_ok=True)
+            picture = png(shown, num_columns=NUM_SHOWN // 2)
+            files.write(run.directory.samples / f"{name}.png", picture)
     return {
         "samples": samples,
         "baseline": scorer.baseline(num, features),

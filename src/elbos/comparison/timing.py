@@ -26,45 +26,59 @@ _MIN_STEPS = 10
 _LINE_SECONDS = 60.0
 
 
-def resolved(config: Config, minutes: float | None, num_threads: int) -> Config:
+def resolved(
+    config: Config, minutes: float | None, num_threads: int, num_processes: int = 1
+) -> Config:
     """The configuration with the precision that serves this machine, if that is left to it, and the
     images that it makes steps of in some minutes, if there is such a budget.
 
     Args:
         config: What is trained.
         minutes: Time for the steps alone, of one run beside no other.
-        num_threads: Cores that a run is going to have.
+        num_threads: Cores that a process of a run is going to have.
+        num_processes: Those that train it. One share of a step is measured, and not the exchange of
+            gradients.
     """
     if config.precision == "auto":
         config = replace(config, precision=best_precision(local_device()))
     if minutes is None:
         return config
-    seconds = config.batch_size * _seconds_per_image(config, num_threads, _BUDGET_SECONDS)
+    seconds = config.batch_size * _seconds_per_image(
+        config, num_threads, num_processes, _BUDGET_SECONDS
+    )
     num_steps = max(_MIN_STEPS, round(60 * minutes / seconds))
     return replace(config, num_images=config.batch_size * num_steps)
 
 
-def speed(config: Config, minutes: float | None, num_threads: int) -> tuple[str, float]:
+def speed(
+    config: Config, minutes: float | None, num_threads: int, num_processes: int = 1
+) -> tuple[str, float]:
     """This machine in words, with the precision of a run on it; and its seconds per image.
 
     Args:
         config: What is trained, resolved.
         minutes: The budget that its images were chosen by. Default: some steps are measured.
-        num_threads: Cores that a run is going to have.
+        num_threads: Cores that a process of a run is going to have.
+        num_processes: Those that train it.
     """
     device = local_device()
     words = f"{machine(device)['device']}, {described(config, device)}"
     if minutes is not None:
         return words, 60 * minutes / config.num_images
-    return words, _seconds_per_image(config, num_threads, _ESTIMATE_SECONDS)
+    return words, _seconds_per_image(config, num_threads, num_processes, _ESTIMATE_SECONDS)
 
 
-def _seconds_per_image(config: Config, num_threads: int, seconds: float) -> float:
-    """Measured for some `seconds`."""
+def _seconds_per_image(
+    config: Config, num_threads: int, num_processes: int, seconds: float
+) -> float:
+    """Measured for some `seconds` on the share of one process."""
+    whole = replace(config.execution, shard_size=1)
+    share = max(1, config.batch_size // num_processes)
+    one = replace(config, batch_size=share, execution=whole)
     threads = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
-        return _seconds_per_step(config, seconds) / config.batch_size
+        return _seconds_per_step(one, seconds) / config.batch_size
     finally:
         torch.set_num_threads(threads)
 
@@ -72,7 +86,7 @@ def _seconds_per_image(config: Config, num_threads: int, seconds: float) -> floa
 def _seconds_per_step(config: Config, seconds: float) -> float:
     """The median: other work on the machine stalls some steps."""
     nowhere = RunDirectory(Path(os.devnull))  # steps write nothing
-    trainer = Trainer(config, nowhere, config.data.load(), Processes.joined())
+    trainer = Trainer(config, nowhere, config.data.load(), Processes(0, 1, local_device()))
     for _ in range(_WARMUP_STEPS):
         trainer.step()
     begin = time.perf_counter()

@@ -160,6 +160,7 @@ def measure(
     settings: dict[str, Any] = {
         "batch_size": BATCH_SIZE,
         "device": model.device,
+        "is_shared": model.processes.num > 1,
         "parts": model_store(model, condition.name, images=key, seed=config.seed),
         "start": titled,
     }

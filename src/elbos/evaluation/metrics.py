@@ -209,6 +209,7 @@ def feature_sets(
     extractor: Extractor,
     *,
     on_images: Callable[[int], None] = lambda _: None,
+    features: Features | None = None,
 ) -> FeatureSets:
     """The features of samples beside those of a reference.
 
@@ -218,6 +219,7 @@ def feature_sets(
         reference: Features of real images, by the same extractor.
         extractor: Computes the features.
         on_images: Called with the number of images done, after each batch.
+        features: Those of the samples, where they are computed already.
 
     Raises:
         ValueError: If the samples have another shape than the reference's images, or the reference
@@ -234,5 +236,7 @@ def feature_sets(
             f"The reference is of {reference.extractor}, and the samples would be of "
             f"{extractor.name}: compute both with the same extractor."
         )
-    features = extract(extractor, samples, num_levels=require_images(dataset), on_images=on_images)
+    if features is None:
+        num_levels = require_images(dataset)
+        features = extract(extractor, samples, num_levels=num_levels, on_images=on_images)
     return FeatureSets(features, reference, extractor.is_inception)

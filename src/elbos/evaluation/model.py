@@ -15,6 +15,7 @@ from elbos.progress import Start
 from elbos.runs.directory import RunDirectory
 from elbos.schedules import Schedule
 from elbos.training.data import Dataset, DataSpec
+from elbos.training.processes import Processes
 from elbos.training.sampling import Sampling
 from elbos.training.trained import Training
 from elbos.weightings import WeightFunction
@@ -42,6 +43,10 @@ class Model(Protocol):
     @property
     def device(self) -> torch.device:
         """Where the denoiser is."""
+
+    @property
+    def processes(self) -> Processes:
+        """The processes that share its evaluation: this one alone, or all."""
 
     @property
     def denoiser(self) -> Denoise:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +29,7 @@ from elbos.runs.directory import RunDirectory
 from elbos.runs.store import Part, Tensors
 from elbos.schedules import Linear
 from elbos.training.data import Dataset, DataSpec, KnownData, digest_of, to_unit
-from elbos.training.processes import local_device
+from elbos.training.processes import ALONE, Processes, local_device
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling, sample
 from elbos.training.trained import Training
@@ -85,6 +85,7 @@ class Pretrained:
         batch_size: The number of samples in a call of a network; it does not change the result.
         ends: The log-SNRs that it was trained between, if it is an export of this library: flow
             matching's scheduler does not say them.
+        processes: Those that share its evaluation. Default: this one alone.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Pretrained:
     device: torch.device
     batch_size: int = BATCH_SIZE
     ends: tuple[float, float] | None = None
+    processes: Processes = ALONE
 
     step = None
     weighting = None
@@ -138,6 +140,10 @@ class Pretrained:
             module.requires_grad_(False)
         found._require_fit()
         return found
+
+    def shared_by(self, processes: Processes) -> "Pretrained":
+        """The model with the processes that share its evaluation."""
+        return replace(self, processes=processes)
 
     @property
     def data(self) -> DataSpec:

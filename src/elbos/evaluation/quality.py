@@ -7,9 +7,10 @@ are compared at the same number.
 
 import hashlib
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from elbos.codec import label
 from elbos.evaluation.config import EvaluationConfig
-from elbos.evaluation.features import Extractor, ExtractorConfig
+from elbos.evaluation.features import Extractor, ExtractorConfig, Features, extract
+from elbos.evaluation.features.extractor import BATCH_SIZE
 from elbos.evaluation.metrics import (
     FRECHET_DISTANCE,
     MIN_IMAGES,
@@ -29,7 +31,7 @@ from elbos.evaluation.metrics import (
     scores,
 )
 from elbos.evaluation.model import Model
-from elbos.evaluation.reference import Reference, reference
+from elbos.evaluation.reference import Reference, reference, require_images
 from elbos.evaluation.samples import FORMAT, stored_samples
 from elbos.evaluation.scores import (
     Baseline,
@@ -41,8 +43,8 @@ from elbos.evaluation.scores import (
     SweepPoint,
 )
 from elbos.evaluation.stores import data_store, model_store
-from elbos.progress import Start
-from elbos.runs.store import Store, Tensors
+from elbos.progress import Advance, Start, silent
+from elbos.runs.store import Part, Store, Tensors
 from elbos.samplers import SAMPLERS
 from elbos.schedules import Cosine, EDMSampling, Flow
 from elbos.training.randomness import generator
@@ -97,7 +99,8 @@ class Scorer:
             ValueError: If the extractor cannot be used.
         """
         extractor = network.load(model.device)
-        return cls(model, extractor, reference(model.dataset, REFERENCE_SPLIT, extractor, start))
+        found = reference(model.dataset, REFERENCE_SPLIT, extractor, start, model.processes)
+        return cls(model, extractor, found)
 
     @property
     def num_features(self) -> int:
@@ -173,13 +176,19 @@ class Scorer:
         start: Start,
         num_matched: int | None = None,
     ) -> ScoredSamples:
+        processes, features, of_parts = self.model.processes, None, None
+        if processes.num > 1 and processes.from_main("all" not in store):
+            of_parts = model_store(self.model, "features", scores=store.folder.name)
+            features = self._features(x, of_parts, what, start)
+
         def compute() -> Tensors:
             sets = feature_sets(
                 x,
                 self.model.dataset,
                 self.reference,
                 self.extractor,
-                on_images=start(f"features of {what}", len(x), "images"),
+                on_images=self._begin(what, x, start if features is None else silent),
+                features=features,
             )
             found = _as_tensors("all", scores(sets))
             if num_matched is not None:
@@ -187,9 +196,32 @@ class Scorer:
                 found |= _as_tensors("matched", scores(sets.first(num_matched), sized))
             return found
 
-        found = store.part("all", compute)
+        found = store.of_main("all", compute)
+        if of_parts is not None and processes.is_main:
+            shutil.rmtree(of_parts.folder)  # all have read it
         matched = None if num_matched is None else _from_tensors("matched", found)
         return ScoredSamples(_from_tensors("all", found), matched)
+
+    def _features(
+        self, x: UInt8[Tensor, "n c h w"], store: Store, what: str, start: Start
+    ) -> Features:
+        """The features of images, shared by all processes."""
+
+        def compute(some: UInt8[Tensor, "b c h w"]) -> Tensors:
+            num_levels = require_images(self.model.dataset)
+            found = extract(self.extractor, some, num_levels=num_levels, on_images=lambda _: None)
+            return {key: value for key, value in vars(found).items() if value is not None}
+
+        parts = (
+            Part(f"{i:05d}", len(some), partial(compute, some))
+            for i, some in enumerate(torch.split(x, BATCH_SIZE))
+        )
+        found = store.concatenated(parts, self._begin(what, x, start))
+        return Features(found["pooled"], found.get("logits"))
+
+    @staticmethod
+    def _begin(what: str, x: Tensor, start: Start) -> Advance:
+        return start(f"features of {what}", len(x), "images")
 
 
 def _as_tensors(prefix: str, values: dict[str, Value]) -> Tensors:

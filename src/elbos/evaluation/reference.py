@@ -5,13 +5,13 @@ extraction that was interrupted resumes; a cache that is damaged is replaced.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from elbos import files
@@ -19,9 +19,10 @@ from elbos.codec import digest
 from elbos.evaluation.estimators import Statistics, mean_kernel
 from elbos.evaluation.features import Extractor, extract
 from elbos.progress import Start, silent
-from elbos.runs.cache import DamagedFolder, build_once, cache_dir
+from elbos.runs.cache import DamagedFolder, build_once, cache_dir, kept
 from elbos.runs.store import Part, Store, Tensors, pack, unpack
-from elbos.training.data import Dataset
+from elbos.training.data import Dataset, Source
+from elbos.training.processes import Processes
 
 _FILE = "reference.safetensors"
 _FORMAT = 2  # of the cache: 60,000 rows, and their kernel
@@ -56,7 +57,11 @@ class Reference:
 
 
 def reference(
-    dataset: Dataset, split_name: str, extractor: Extractor, start: Start = silent
+    dataset: Dataset,
+    split_name: str,
+    extractor: Extractor,
+    start: Start = silent,
+    processes: Processes | None = None,
 ) -> Reference:
     """The features of a split, from the cache if they are there.
 
@@ -68,6 +73,7 @@ def reference(
         split_name: "train", "val", "test", or several, as "train+val".
         extractor: Computes the features.
         start: Begins the progress; not called where the features are in the cache.
+        processes: Those that share the work, all of which make this call. Default: this one alone.
 
     Raises:
         OSError: If the cache cannot be written.
@@ -80,18 +86,27 @@ def reference(
     some = torch.randperm(num, generator=torch.Generator().manual_seed(_SEED))[:_MAX_ROWS]
     identity = [_FORMAT, dataset.fingerprint(), num_levels, split_name, extractor.name]
     name = f"features/{digest(identity)[:16]}"
+    is_shared = processes is not None and processes.num > 1
 
     def features(x: Tensor) -> Tensors:
         found = extract(extractor, x, num_levels=num_levels, on_images=lambda _: None)
         return {"pooled": found.pooled}
 
+    def pooled(store: Store, start: Start) -> Tensor:
+        batches = [
+            (x, rows) for x in splits for rows in torch.split(torch.arange(len(x)), _PART_SIZE)
+        ]
+        parts = (
+            Part(f"{i:05d}", len(rows), partial(_of_rows, features, x, rows))
+            for i, (x, rows) in enumerate(batches)
+        )
+        advance = start(f"features of {split_name} images", num, "images")
+        return store.concatenated(parts, advance)["pooled"]
+
     def build(folder: Path) -> None:
         store = Store(cache_dir() / f"{name}.parts")
-        batches = (batch for split in splits for batch in split.split(_PART_SIZE))
-        parts = (Part(f"{i:05d}", len(x), partial(features, x)) for i, x in enumerate(batches))
-        advance = start(f"features of {split_name} images", num, "images")
-        pooled = store.concatenated(parts, advance)["pooled"]
-        files.write(folder / _FILE, _content(pooled, pooled[some]))
+        found = pooled(store, silent if is_shared else start)  # shared ones are there
+        files.write(folder / _FILE, _content(found, found[some]))
         shutil.rmtree(store.folder)
 
     def read(folder: Path) -> Reference:
@@ -103,6 +118,13 @@ def reference(
         return found
 
     try:
+        if processes is not None and is_shared:
+            is_kept = processes.is_main and kept(name, read) is not None
+            if not processes.from_main(is_kept):
+                pooled(Store(cache_dir() / f"{name}.parts", processes), start)
+                processes.together(
+                    lambda: build_once(name, build, read) if processes.is_main else None
+                )
         return build_once(name, build, read)
     except DamagedFolder as error:  # though it was just built
         raise ValueError(
@@ -119,6 +141,13 @@ def require_images(dataset: Dataset) -> int:
     if dataset.num_levels is None:
         raise ValueError(f"Sample quality needs images: {dataset.name} holds points.")
     return dataset.num_levels
+
+
+def _of_rows(
+    features: Callable[[Tensor], Tensors], x: Tensor | Source, rows: Int64[Tensor, " b"]
+) -> Tensors:
+    """The features of some images, which are read now."""
+    return features(x[rows])
 
 
 def _image(splits: Sequence[Tensor], index: int) -> Tensor:

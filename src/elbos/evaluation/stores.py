@@ -12,7 +12,7 @@ from elbos.runs.store import Store
 
 def model_store(model: Model, name: str, **key: Any) -> Store:
     """The store in a model's directory for the weights that it has now; files that a killed process
-    left half-written in it are deleted.
+    left half-written in it are deleted. Processes that share the model's evaluation share it.
 
     Args:
         model: The model.
@@ -21,14 +21,14 @@ def model_store(model: Model, name: str, **key: Any) -> Store:
     """
     folder = model.directory.evaluation / f"{name}-{_digest(model, {**model.identifier(), **key})}"
     files.remove_leftovers(folder)
-    return Store(folder)
+    return Store(folder, model.processes)
 
 
 def data_store(model: Model, name: str, **key: Any) -> Store:
     """The store in the cache for what depends on a model's data only, and is shared by all models
     on them; arguments as those of `model_store`.
     """
-    return Store(cache_dir() / name / _digest(model, key))
+    return Store(cache_dir() / name / _digest(model, key), model.processes)
 
 
 def _digest(model: Model, key: dict[str, Any]) -> str:

@@ -34,6 +34,15 @@ def cache_dir() -> Path:
         ) from error
 
 
+def kept(name: str, read: Callable[[Path], Content]) -> Content | None:
+    """The content of the cached folder `name`, if it is there and not damaged."""
+    path = cache_dir() / name
+    if path.is_dir():
+        with suppress(DamagedFolder):
+            return read(path)
+    return None
+
+
 def build_once(
     name: str, build: Callable[[Path], None], read: Callable[[Path], Content]
 ) -> Content:
@@ -54,10 +63,9 @@ def build_once(
     Raises:
         OSError: If the cache folder cannot be written or its disk is full.
     """
+    if (found := kept(name, read)) is not None:
+        return found
     path = cache_dir() / name
-    if path.is_dir():
-        with suppress(DamagedFolder):
-            return read(path)
     with _explained(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f"{path.name}.lock"))

@@ -7,6 +7,7 @@ it is. One process alone is the case of one.
 import itertools
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -15,6 +16,8 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
+
+from elbos.validation.processes import meet, together
 
 TIMEOUT = timedelta(minutes=30)  # nothing that one process does alone takes as long
 _DEFAULT_PORT = 29500
@@ -57,6 +60,7 @@ class Processes:
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else None
             dist.init_process_group(backend, timeout=TIMEOUT)
+            meet()
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
     @property
@@ -92,6 +96,12 @@ class Processes:
         if self.num > 1:
             dist.all_reduce(torch.zeros(1))  # by way of the CPU
 
+    def together(self, work: Callable[[], _T]) -> _T:
+        """What the work of this process returns, once all have done theirs, for however long it
+        takes. What one fails with is raised in all.
+        """
+        return work() if self.num == 1 else together(work)
+
     def from_main(self, value: _T) -> _T:
         """The main process's value, in every process."""
         values = [value]
@@ -105,6 +115,10 @@ class Processes:
         if self.num > 1:
             dist.all_gather_object(lists, own)
         return list(itertools.chain.from_iterable(lists))
+
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+"""One process, whatever its device."""
 
 
 def local_device() -> torch.device:

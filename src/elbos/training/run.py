@@ -30,7 +30,7 @@ from elbos.training.data import Dataset, DataSpec, Given, KnownData, Toy, digest
 from elbos.training.machine import autocast
 from elbos.training.network import OwnNetwork
 from elbos.training.ownership import data_spec, require_own_data, require_own_null
-from elbos.training.processes import local_device
+from elbos.training.processes import ALONE, Processes, local_device
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling, sample
 from elbos.training.state import build_network, require_guidable, uses_labels
@@ -61,6 +61,7 @@ class Run:
         network: The network, with the averaged weights.
         denoiser: The network and its parameterization.
         device: Where they are.
+        processes: Those that share its evaluation: this one alone, unless `shared_by` says others.
 
     Raises:
         FileNotFoundError: If there is no run, no checkpoint yet, or none of this step.
@@ -91,6 +92,7 @@ class Run:
         files.require_no_links(self.directory.path)
         weights = exported.averaged(self.directory, step)
         self.device = local_device()
+        self.processes = ALONE
         self.data = data_spec(self.directory) or self.dataset.spec
         if null_cond is not None:
             require_own_null(self.directory, null_cond)
@@ -139,6 +141,12 @@ class Run:
                 f"trained on data of {_described(own)}, not {_described(given)}."
             )
         found.source, found.dataset = data, dataset
+        return found
+
+    def shared_by(self, processes: Processes) -> "Run":
+        """The run with the processes that share its evaluation, all of which then evaluate it."""
+        found = copy.copy(self)
+        found.processes = processes
         return found
 
     @cached_property
@@ -362,7 +370,8 @@ class Run:
         self, *, sampling: Sampling | None = None, start: Start = silent, **settings: Any
     ) -> "Evaluation":
         """The evaluation of the run: likelihood, noise levels and samples. It is kept in the run
-        directory part by part, and resumes.
+        directory part by part, and resumes. Several processes share it where all call this, of
+        `run.shared_by(Processes.joined())`.
 
         Args:
             sampling: How samples are made. Default: as the run was configured.

@@ -1,10 +1,16 @@
 """Work shared among the processes of `torch.distributed`, and its results put together."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import cache
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_PATIENCE = timedelta(days=30)
+T = TypeVar("T")
 
 
 def share(num: int, is_shared: bool) -> Iterator[tuple[int, bool]]:
@@ -26,6 +32,46 @@ def require_processes() -> None:
     """Raise a ValueError unless `torch.distributed` is initialized."""
     if not (dist.is_available() and dist.is_initialized()):
         raise ValueError("is_shared is true and torch.distributed is not initialized: start it.")
+
+
+def together(work: Callable[[], T]) -> T:
+    """What the work of this process returns, once all have done theirs, for however long it takes.
+    What one fails with is raised in all.
+
+    Raises:
+        ConnectionError: If another process is gone.
+    """
+    try:
+        found = work()
+    except Exception as error:
+        _settle(error)
+        raise
+    _settle(None)
+    return found
+
+
+def meet() -> None:
+    """Make the group in which processes wait, while all are here: one that is gone is noticed."""
+    _patient(dist.group.WORLD)
+
+
+@cache
+def _patient(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    """A group beside `world`, which has a timeout of minutes."""
+    del world
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    return group
+
+
+def _settle(own: Exception | None) -> None:
+    """Wait for all."""
+    errors: list[Exception | None] = [None] * dist.get_world_size()
+    try:
+        dist.all_gather_object(errors, own, group=_patient(dist.group.WORLD))
+    except RuntimeError as gone:
+        raise ConnectionError("another process has failed: see what it says.") from gone
+    if own is None and (others := [error for error in errors if error is not None]):
+        raise others[0]
 
 
 def require_alike(values: tuple[float, ...], device: torch.device) -> None:

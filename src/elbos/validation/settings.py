@@ -67,8 +67,6 @@ class Settings:
 
     def __post_init__(self) -> None:
         require_positive(batch_size=self.batch_size)
-        if self.is_shared and self.parts is not None:
-            raise ValueError("parts are kept by one process: leave out parts, or is_shared.")
 
     @property
     def kept(self) -> Parts:

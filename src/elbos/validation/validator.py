@@ -28,9 +28,9 @@ from elbos.validation.draws import FIXED, PILOT, Draws
 from elbos.validation.estimate import Estimate
 from elbos.validation.measurements import ControlVariate, Measurements
 from elbos.validation.pilot import fit, num_pilot_times, require_many
-from elbos.validation.processes import require_alike, share, summed
+from elbos.validation.processes import require_alike, share, summed, together
 from elbos.validation.result import NATS_PER_BIT, Validation
-from elbos.validation.settings import Parts, Settings, Tensors, evaluating
+from elbos.validation.settings import NothingKept, Parts, Settings, Tensors, evaluating
 
 ROUND_TIMES = 4  # of a sample
 MAX_ROUNDS = 1000  # with a target that few samples, all alike, come near to for ever
@@ -165,7 +165,8 @@ class Validator:
                 work; they get the same result. Default: every process that calls does all of it.
             device: Where the denoiser is. Default: where its parameters are, or the CPU.
             parts: Where finished parts are kept, so that the same call resumes: a place of this
-                denoiser and these data alone, on one process. Default: nowhere.
+                denoiser and these data alone. Processes that share the work keep their own parts,
+                and need copies of the network that are whole. Default: nowhere.
             start: Begins the progress. Default: none is shown.
 
         Raises:
@@ -295,18 +296,27 @@ class Validator:
             first, _ = self._source.batch(torch.arange(1))
             sums = (logsnr.sum().item(), first.double().sum().item())
             require_alike((num_samples, settings.batch_size, self.seed, *sums), settings.device)
-        advance = settings.start(name.replace("-", " "), logsnr.numel(), "evaluations")
         blocks = torch.split(torch.arange(num_samples), max(1, settings.batch_size // num_times))
+        pieces = list(share(len(blocks), settings.is_shared))
+        total = sum(len(blocks[i]) for i, _ in pieces) * num_times
+        advance = settings.start(name.replace("-", " "), total, "evaluations")
         found: list[tuple[Tensor, Tensors]] = []
-        for i, is_own in share(len(blocks), settings.is_shared):
-            levels, num = logsnr[blocks[i]], len(blocks[i])
-            part = f"{name}-{i:05d}-{self._digest(levels)}"
-            compute = partial(self._block, denoiser, settings, blocks[i], number, levels)
-            is_kept = part in settings.kept
-            tensors = settings.kept.part(part, compute)
-            kept = slice(None if is_own else 0)
-            found.append((blocks[i][kept], {key: value[kept] for key, value in tensors.items()}))
-            advance(num * num_times, is_kept)
+
+        def compute() -> None:
+            for i, is_own in pieces:
+                levels, parts = logsnr[blocks[i]], settings.kept if is_own else NothingKept()
+                part = f"{name}-{i:05d}-{self._digest(levels)}"
+                block = partial(self._block, denoiser, settings, blocks[i], number, levels)
+                is_kept = part in parts
+                tensors = parts.part(part, block)
+                own = slice(None if is_own else 0)
+                found.append((blocks[i][own], {key: value[own] for key, value in tensors.items()}))
+                advance(levels.numel(), is_kept)
+
+        if settings.is_shared and settings.parts is not None:  # some have done theirs before
+            together(compute)
+        else:
+            compute()
         merged = summed(found, num_samples, settings.is_shared, settings.device)
         _require_finite(merged["loss"], logsnr)
         return {**merged, "logsnr": logsnr}

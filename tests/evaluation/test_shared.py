@@ -1,0 +1,116 @@
+"""Several processes share an evaluation: the numbers are those of one, no part is made twice."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from forking import in_processes
+
+from elbos import files
+from elbos.evaluation import EvaluationConfig, OdeConfig, ode, samples
+from elbos.evaluation.evaluate import evaluate
+from elbos.evaluation.features import Module
+from elbos.evaluation.samples import NotFiniteError
+from elbos.runs.store import Part, Store
+from elbos.training import sampling
+from elbos.training.processes import Processes
+from elbos.training.run import Run
+
+USERS = "def features(images): return images.float().flatten(1)[:, ::48] / 255\n"
+
+
+def evaluated(run: Path, out: Path, settings: EvaluationConfig) -> None:
+    """The evaluation, and the files that this process writes for it."""
+    processes, written = Processes.joined(), []
+    write = files.write
+
+    def noted(path: Path, content: bytes) -> None:
+        written.append(str(path))
+        write(path, content)
+
+    files.write = noted
+    result = evaluate(Run(run).shared_by(processes), settings)
+    out.mkdir(exist_ok=True)
+    found = json.dumps([result.to_dict(), written])
+    (out / f"{processes.rank}.json").write_text(found)
+
+
+def test_two_processes_measure_what_one_does_and_each_a_half(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, unchecked: None
+) -> None:
+    """Bit for bit, in both: likelihood, ODE, reference, samples and their features."""
+    for module in (samples, sampling, ode):
+        monkeypatch.setattr(module, "BATCH_SIZE", 4)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(runs / "cache"))
+    (runs / "mine.py").write_text(USERS)
+    settings = EvaluationConfig(
+        num_images=40,
+        num_pilot_images=10,
+        num_samples=60,
+        ode=OdeConfig(num_images=8, tolerance=1e-2),
+        extractor=Module(path="mine.py:features"),
+    )
+    shutil.copytree("digits", "other/digits")
+    in_processes(1, evaluated, Path("digits"), Path("one"), settings)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(runs / "other/cache"))
+    monkeypatch.chdir("other")
+    in_processes(2, evaluated, Path("digits"), Path("two"), settings)
+    (expected, _), *found = (
+        json.loads(path.read_text())
+        for path in (runs / "one/0.json", *map(Path, ("two/0.json", "two/1.json")))
+    )
+    assert all(result == expected for result, _ in found)
+    first, second = (set(written) for _, written in found)
+    assert not first & second
+    assert sum(len(written) for _, written in found) == len(first | second)
+    for kind in ("given_label", "ode", "samples-", "features"):
+        counts = [sum(kind in path for path in written) for written in (first, second)]
+        assert 0 < counts[1] <= counts[0], (kind, counts)
+    assert not list(Path("digits/evaluation").glob("features-*"))
+
+
+def patient() -> None:
+    """Longer than the timeout of a group, for whoever is late; what fails in one, fails in all."""
+    dist.init_process_group(timeout=timedelta(seconds=1))
+    processes = Processes(dist.get_rank(), 2, torch.device("cpu"))
+
+    def late(seconds: float) -> Callable[[], float]:
+        return lambda: time.sleep(seconds) or seconds
+
+    mine = 1.5 * processes.rank
+    assert processes.together(late(mine)) == mine
+
+    def fails() -> Any:
+        raise NotFiniteError("3 of 8 samples")
+
+    store = Store(Path("parts"), processes)
+    parts = [Part("a", 1, lambda: {"x": torch.ones(1)}), Part("b", 1, fails)]
+    with pytest.raises(NotFiniteError, match="3 of 8"):
+        store.concatenated(parts, lambda *_: None)
+    assert ("a" in store) and "b" not in store
+    assert store.of_main("c", lambda: {"x": torch.full((1,), mine)})["x"] == 0
+
+
+def test_processes_wait_for_each_other_for_long_and_fail_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    in_processes(2, patient)
+
+
+def orphaned() -> None:
+    processes = Processes.joined()
+    if processes.rank == 0:
+        with pytest.raises(ConnectionError):
+            processes.together(lambda: None)
+
+
+def test_a_process_that_is_gone_is_not_waited_for() -> None:
+    in_processes(2, orphaned)
