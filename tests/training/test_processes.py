@@ -127,9 +127,11 @@ class Own(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.blocks = nn.ModuleList([nn.Linear(3, 64), nn.Linear(64, 2)])
+            self.register_buffer("num_calls", torch.zeros(1))
 
     def forward(self, z, logsnr):
         h = torch.cat([z, logsnr[:, None] / 10], 1)
+        self.num_calls += int(os.environ["RANK"] == "0")  # buffers are the main process's
         return self.blocks[1](torch.tanh(self.blocks[0](h)))
 
 
@@ -147,6 +149,7 @@ def test_a_network_of_a_users_is_trained_in_place_in_every_process(tmp_path: Pat
     in_processes(1, fitted, tmp_path / "one")
     in_processes(2, fitted, tmp_path / "two")
     expected, *found = (torch.load(tmp_path / f"{name}.pt") for name in ("one-0", "two-0", "two-1"))
+    assert torch.equal(found[0]["num_calls"], found[1]["num_calls"])
     for other in found:
         for name in expected:
             torch.testing.assert_close(other[name], expected[name], rtol=1e-5, atol=1e-5)
@@ -164,6 +167,20 @@ def test_what_processes_cannot_share_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=r"shard_size 2|batch_size 3"):
         Trainer(config, RunDirectory(tmp_path / "run"), config.data.load(), processes)
     assert not (tmp_path / "run").exists()
+
+
+class Scalar(nn.Module):
+    def __init__(self, second: torch.Tensor) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.zeros(2)), nn.Parameter(second)
+
+
+@pytest.mark.parametrize(
+    ("second", "word"), [(torch.zeros(()), "second"), (torch.zeros(1).double(), "float64")]
+)
+def test_parameters_that_cannot_be_cut_up_are_refused(second: torch.Tensor, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        sharding.shard(Scalar(second), Processes(0, 2, torch.device("cpu")), 1)
 
 
 def test_shares_cover_the_samples_in_order() -> None:

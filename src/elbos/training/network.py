@@ -8,6 +8,7 @@ nothing that is read from a directory runs code: whoever loads the run gives the
 import copy
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from elbos.runs import checkpoint
@@ -68,12 +69,20 @@ class OwnNetwork:
 
 
 def require_storable_state(network: nn.Module) -> None:
-    """Raise a ValueError if a checkpoint cannot hold the state of a network."""
+    """Raise a ValueError if a checkpoint cannot hold the state of a network, or its weights are too
+    coarse to take small steps.
+    """
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
+            raise ValueError(
+                f"{name} is {parameter.dtype}, too coarse for the steps of a training: give "
+                "float32 weights, which precision='bf16' computes with in bfloat16."
+            )
     try:
         checkpoint.packed(network.state_dict())
         copy.deepcopy(network)
     except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split()).partition(". ")[0][:200]
         raise ValueError(
             f"The weights of {type(network).__name__} cannot be stored ({reason}): its state_dict "
             "has to be made of tensors that share no memory."

@@ -27,7 +27,8 @@ def shard(network: nn.Module, processes: Processes, shard_size: int) -> None:
         shard_size: The processes that share one copy.
 
     Raises:
-        ValueError: If `shard_size` does not divide the number of processes.
+        ValueError: If `shard_size` does not divide the number of processes, or the network has
+            parameters that cannot be cut up.
     """
     if processes.num % shard_size:
         raise ValueError(
@@ -36,6 +37,7 @@ def shard(network: nn.Module, processes: Processes, shard_size: int) -> None:
         )
     if processes.num == 1:
         return
+    _require_shardable(network)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -47,6 +49,17 @@ def shard(network: nn.Module, processes: Processes, shard_size: int) -> None:
             parameter.data = parameter.data.contiguous()
     for part in (*_parts(network), network):
         fully_shard(part, mesh=mesh)
+
+
+def _require_shardable(network: nn.Module) -> None:
+    """Raise a ValueError if FSDP2 does not take some parameter of a network."""
+    named = dict(network.named_parameters())
+    for name, parameter in named.items():
+        if parameter.ndim == 0:
+            raise ValueError(f"{name} is one number, of shape []: several processes need [1].")
+    if len(dtypes := {parameter.dtype for parameter in named.values()}) > 1:
+        found = ", ".join(sorted(map(str, dtypes)))
+        raise ValueError(f"the parameters are {found}: several processes need one dtype.")
 
 
 def _parts(network: nn.Module) -> Iterator[nn.Module]:
@@ -62,6 +75,19 @@ def _parts(network: nn.Module) -> Iterator[nn.Module]:
 def sharded_parts(network: nn.Module) -> list[nn.Module]:
     """The parts that are gathered by themselves; none of a network on one process."""
     return [module for module in network.modules() if _is_sharded(module)]
+
+
+def share_buffers(network: nn.Module) -> None:
+    """Give the buffers in the state of a network, such as the statistics of a BatchNorm, the values
+    that they have in the main process. With one process, do nothing.
+    """
+    if _is_sharded(network):
+        import torch.distributed as dist
+
+        parameters = dict(network.named_parameters())
+        for name, tensor in network.state_dict().items():
+            if name not in parameters:
+                dist.broadcast(tensor, src=0)
 
 
 def set_gradients_sent(network: nn.Module, are_sent: bool) -> None:

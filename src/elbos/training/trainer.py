@@ -42,7 +42,7 @@ from elbos.training.processes import Processes
 from elbos.training.randomness import Purpose, Stream, seed_dropout, times
 from elbos.training.run import averaged_weights
 from elbos.training.saving import Saver
-from elbos.training.sharding import set_gradients_sent, whole
+from elbos.training.sharding import set_gradients_sent, share_buffers, whole
 from elbos.training.snapshots import write_snapshots
 from elbos.training.state import build_network, new_state, require_guidable
 from elbos.training.trial import require_trainable
@@ -251,6 +251,7 @@ class Trainer:
             group["lr"] = self.learning_rate()
         optimizer.step()
         optimizer.zero_grad()
+        share_buffers(self.state.network)
 
     def resume(self) -> None:
         """Restore the latest checkpoint, if there is one. Initial weights of another run become a
