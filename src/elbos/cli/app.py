@@ -26,6 +26,7 @@ from elbos.errors import (
     suggestion,
     unfailing,
 )
+from elbos.training.slurm import name_as_torchrun_does
 
 
 class Verb(NamedTuple):
@@ -82,6 +83,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
+        name_as_torchrun_does()
         run(sys.argv[1:])
         sys.stdout.flush()
     except UsageError as error:
@@ -121,7 +123,7 @@ def run(words: list[str]) -> None:
     elif VERBS[verb].is_parallel or _num_processes() == 1:
         command(verb, rest)()
     elif os.environ.get("RANK") == "0":  # the others end well: a launcher would end this one
-        raise UsageError(f"`elbos {verb}` runs in one process: start it without torchrun.")
+        raise UsageError(f"`elbos {verb}` runs in one process: start it without torchrun or srun.")
 
 
 def command(verb: str, words: list[str]) -> Callable[[], None]:
@@ -151,7 +153,7 @@ def short_help(verb: str) -> str:
 
 
 def _num_processes() -> int:
-    """As torchrun and `accelerate launch` tell it."""
+    """As torchrun, `accelerate launch` and srun tell it."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
 
 
@@ -160,6 +162,7 @@ def _fail(error: BaseException, status: int) -> None:
     if os.environ.get("ELBOS_DEBUG"):
         raise error
     sys.stderr.write(f"elbos: {explained(error)}\n")
+    sys.last_value = error  # as Python does; what runs at exit looks at it
     try:
         sys.stdout.flush()
     except OSError:  # full: Python would say so again at the end

@@ -4,9 +4,10 @@ torchrun, `accelerate launch` and SLURM's `srun` start them and say to each, in 
 it is. One process alone is the case of one.
 """
 
+import atexit
 import itertools
 import os
-import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,10 +18,10 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 
+from elbos.training.slurm import name_as_torchrun_does
 from elbos.validation.processes import meet, together
 
 TIMEOUT = timedelta(minutes=30)  # nothing that one process does alone takes as long
-_DEFAULT_PORT = 29500
 _T = TypeVar("_T")
 
 
@@ -45,7 +46,7 @@ class Processes:
         Raises:
             ValueError: If the environment says only in part who it is.
         """
-        _name_as_torchrun_does()
+        name_as_torchrun_does()
         device = local_device()
         num = int(os.environ.get("WORLD_SIZE", "1"))
         if num == 1:
@@ -60,6 +61,7 @@ class Processes:
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else None
             dist.init_process_group(backend, timeout=TIMEOUT)
+            atexit.register(_leave)
             meet()
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
@@ -130,30 +132,9 @@ def local_device() -> torch.device:
     return torch.device(accelerator.type, rank % torch.accelerator.device_count())
 
 
-def _name_as_torchrun_does() -> None:
-    """Give SLURM's variables of a task torchrun's names, where torchrun gave none."""
-    slurm = os.environ
-    if "WORLD_SIZE" in slurm or int(slurm.get("SLURM_NTASKS", "1")) == 1:
-        return
-    if "SLURM_PROCID" not in slurm:  # of a batch script, outside of srun
-        return
-    nodes = slurm.get("SLURM_STEP_NODELIST", slurm.get("SLURM_NODELIST", "localhost"))
-    os.environ |= {
-        "WORLD_SIZE": slurm["SLURM_NTASKS"],
-        "RANK": slurm["SLURM_PROCID"],
-        "LOCAL_RANK": slurm.get("SLURM_LOCALID", "0"),
-        "MASTER_ADDR": slurm.get("MASTER_ADDR", _first_node(nodes)),
-        "MASTER_PORT": slurm.get("MASTER_PORT", str(_DEFAULT_PORT)),
-    }
-
-
-def _first_node(nodes: str) -> str:
-    """The first of SLURM's list of nodes.
-
-    Examples:
-        >>> _first_node("gpu[007-009,012],login1"), _first_node("a1,a2")
-        ('gpu007', 'a1')
+def _leave() -> None:
+    """End the group at a good end of the process: Python, ending, would abort the process if one of
+    the group's threads were still at work. After an error others may wait for this process.
     """
-    found = re.match(r"([^,\[]+)(?:\[(\w+))?", nodes)
-    assert found is not None
-    return found[1] + (found[2] or "")
+    if dist.is_initialized() and getattr(sys, "last_value", None) is None:
+        dist.destroy_process_group()

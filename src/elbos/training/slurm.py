@@ -1,0 +1,50 @@
+"""SLURM's names for the processes of a step, as torchrun's.
+
+`srun` starts as many processes as there are tasks, and says to each in its environment who it is.
+"""
+
+import os
+import re
+
+_FIRST_PORT, _NUM_PORTS = 10_000, 20_000  # below those that systems give to connections
+
+
+def name_as_torchrun_does() -> None:
+    """Give SLURM's variables of a task torchrun's names, where torchrun gave none.
+
+    Those of a step are the sign of `srun`: a batch script has SLURM_PROCID and SLURM_NTASKS, too,
+    and is one process. See "output environment variables" of https://slurm.schedmd.com/srun.html.
+    """
+    slurm = os.environ
+    if "WORLD_SIZE" in slurm or int(slurm.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
+        return
+    if missing := [name for name in ("SLURM_PROCID", "SLURM_STEP_NODELIST") if name not in slurm]:
+        raise ValueError(
+            f"SLURM_STEP_NUM_TASKS is {slurm['SLURM_STEP_NUM_TASKS']}, but there is no "
+            f"{' and no '.join(missing)}: start the processes with srun."
+        )
+    os.environ |= {
+        "WORLD_SIZE": slurm["SLURM_STEP_NUM_TASKS"],
+        "RANK": slurm["SLURM_PROCID"],
+        "LOCAL_RANK": slurm.get("SLURM_LOCALID", "0"),
+        "MASTER_ADDR": slurm.get("MASTER_ADDR", _first_node(slurm["SLURM_STEP_NODELIST"])),
+        "MASTER_PORT": slurm.get("MASTER_PORT", str(_port_of_step())),
+    }
+
+
+def _port_of_step() -> int:
+    """A port that other jobs on the same node, and other steps of the same job, do not have."""
+    job, step = (int(os.environ.get(f"SLURM_{name}_ID", "0")) for name in ("JOB", "STEP"))
+    return _FIRST_PORT + (job + 997 * step) % _NUM_PORTS
+
+
+def _first_node(nodes: str) -> str:
+    """The first of SLURM's list of nodes.
+
+    Examples:
+        >>> _first_node("gpu[007-009,012],login1"), _first_node("rack[1-2]node[03,05]")
+        ('gpu007', 'rack1node03')
+    """
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
+    assert first is not None
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0])
