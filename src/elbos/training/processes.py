@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from elbos.training.slurm import name_as_torchrun_does
 from elbos.validation.processes import meet, together
@@ -60,7 +62,13 @@ class Processes:
             torch.accelerator.set_device_index(device)
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else None
-            dist.init_process_group(backend, timeout=TIMEOUT)
+            dist.init_process_group(
+                backend,
+                store=_store_of_attempt(),
+                rank=int(os.environ["RANK"]),
+                world_size=num,
+                timeout=TIMEOUT,
+            )
             atexit.register(_leave)
             meet()
         return cls(dist.get_rank(), dist.get_world_size(), device)
@@ -130,6 +138,21 @@ def local_device() -> torch.device:
         return torch.device("cpu")
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     return torch.device(accelerator.type, rank % torch.accelerator.device_count())
+
+
+def _store_of_attempt() -> Store | None:
+    """Where processes meet that torchrun started on one node; None for where torch has them meet.
+
+    Over restarts torchrun keeps its store, and in it the addresses of processes that have ended, of
+    which a new one would wait for an answer. On several nodes there is no common number of the
+    attempt: each counts its own failures.
+    """
+    given = os.environ
+    is_torchruns = given.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not is_torchruns or given.get("LOCAL_WORLD_SIZE") != given["WORLD_SIZE"]:
+        return None
+    store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
+    return PrefixStore(f"elbos-{given.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _leave() -> None:
