@@ -133,9 +133,10 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 
 def local_device() -> torch.device:
     """The accelerator that this process has among those of its machine, or else the CPU."""
-    accelerator = torch.accelerator.current_accelerator()
-    if accelerator is None or not torch.accelerator.is_available():
+    if not torch.accelerator.is_available():
         return torch.device("cpu")
+    accelerator = torch.accelerator.current_accelerator()
+    assert accelerator is not None
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     return torch.device(accelerator.type, rank % torch.accelerator.device_count())
 
