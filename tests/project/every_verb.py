@@ -89,7 +89,7 @@ def compute_features() -> None:
 def make_pictures(folder: Path) -> None:
     image = importlib.import_module("PIL.Image")
     folder.mkdir()
-    for i in range(80):
+    for i in range(200):
         image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i}.png")
 
 
