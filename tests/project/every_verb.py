@@ -118,7 +118,7 @@ def run_every_verb(*, is_light: bool) -> None:
     assert all(Path(path).is_file() for path in drawn.values())
     elbos("export", "run", "--to", "exported")
     assert Path("exported/README.md").is_file()
-    few = ["--num-images", "20", "--num-samples", "0", "--ode.num-images", "2"]
+    few = ["--num-images", "4", "--num-samples", "0", "--ode.num-images", "2"]
     assert json.loads(elbos("evaluate", "run", *few, "--json"))
     assert Path("run/eval.html").is_file()
     scoring = ["--scoring.num-images", "20", "--scoring.num-samples", "24"]
