@@ -64,7 +64,7 @@ def assert_alike(run: Path, expected: Path) -> None:
     one, other = tensors(expected), tensors(run)
     assert other.keys() == one.keys()
     for name in one:
-        torch.testing.assert_close(other[name], one[name], rtol=1e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(other[name], one[name], rtol=1e-6, atol=1e-6, msg=name)
     lines = [[line for line in log(path) if "loss" in line] for path in (expected, run)]
     for one, two in zip(*lines, strict=True):
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-6)
