@@ -282,7 +282,7 @@ def test_the_card_says_what_was_trained_and_measured(elbos: Elbos) -> None:
     assert json.loads(elbos("export", "run", "--to", "model", "--json").out)["url"] is None
     text = Path("model/README.md").read_text()
     card = hub.ModelCard(text)
-    assert card.data.library_name == "diffusers"
+    assert card.data.to_dict()["library_name"] == "diffusers"
     assert card.data.eval_results[0].metric_value == round(2.0 / 0.693147, 4)
     for needed in ("2.885 ± 0.014", "Sigmoid(k=2.0)", "V()", "−8.000 to 7.800", "10 classes"):
         assert needed in text

@@ -39,7 +39,6 @@ def test_a_sample_draws_the_same_in_every_batch(shape) -> None:
     for parts in ([16], [1] * 16, [5, 11], [3, 3, 10]):
         found = [stream.normal(STEP, part, shape) for part in all_samples.split(parts)]
         assert torch.equal(torch.cat(found), drawn)
-    assert torch.equal(stream.normal(STEP.expand(16), all_samples, shape), drawn)
 
 
 def test_normal_numbers_are_normal_and_independent() -> None:

@@ -183,8 +183,8 @@ class Execution:
     fastest where all fits; the number of processes is the least memory."""
 
     compile: Literal["auto", "on", "off"] = "auto"
-    """Whether torch.compile makes kernels of network and loss. By default on GPUs, where it takes a
-    minute and then saves many passes through memory."""
+    """Whether torch.compile makes kernels of network and loss. By default on GPUs: the first
+    step waits for it, and operations that each pass through memory are joined."""
 
     use_checkpointing: bool = False
     """Compute each block of the network again in the backward pass, in place of keeping its inside:

@@ -40,18 +40,17 @@ class Purpose(IntEnum):
 
     NOISE = 0
     LABELS = 1
-    LATENTS = 2
 
 
-def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator that depends on `key` alone; different keys give independent streams.
+def generator(*key: int) -> torch.Generator:
+    """A generator on the CPU that depends on `key` alone; different keys give independent streams.
 
     The first number is the entropy and the others a spawn key: `SeedSequence((1, 2))` would be the
     same as `SeedSequence((1, 2, 0))`.
     """
     sequence = np.random.SeedSequence(key[0], spawn_key=key[1:])
     (seed,) = sequence.generate_state(1, np.uint64).tolist()
-    return torch.Generator(device).manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
 
 
 def times(seed: int, step: int, batch_size: int) -> Float64[Tensor, " B"]:
@@ -112,12 +111,12 @@ class Stream:
         return cls((first, second), purpose)
 
     def uniform(
-        self, step: Int64[Tensor, "..."], samples: Int64[Tensor, " b"], num: int
+        self, step: Int64[Tensor, ""], samples: Int64[Tensor, " b"], num: int
     ) -> Float32[Tensor, "b num"]:
         """Uniform numbers above 0 and at most 1, for each sample.
 
         Args:
-            step: Number of the step, one for all samples or one for each.
+            step: Number of the step.
             samples: Numbers of the samples, in the global batch or in the data.
             num: How many for each.
 
@@ -125,12 +124,12 @@ class Stream:
             On the device of `samples`; multiples of $2^{-32}$, rounded to float32.
         """
         blocks = torch.arange(-(-num // 4), device=samples.device)
-        counter = [blocks, samples[:, None], step[..., None], torch.full_like(blocks, self.purpose)]
+        counter = [blocks, samples[:, None], step, torch.full_like(blocks, self.purpose)]
         words = philox(counter, self.key).flatten(1)[:, :num]
         return (words.float() + 0.5) * 2.0**-32
 
     def normal(
-        self, step: Int64[Tensor, "..."], samples: Int64[Tensor, " b"], shape: tuple[int, ...]
+        self, step: Int64[Tensor, ""], samples: Int64[Tensor, " b"], shape: tuple[int, ...]
     ) -> Float32[Tensor, "b *d"]:
         """Standard normal numbers in a shape, for each sample; arguments as those of `uniform`."""
         num = math.prod(shape)

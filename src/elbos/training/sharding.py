@@ -81,7 +81,7 @@ def share_buffers(network: nn.Module) -> None:
     """Give the buffers in the state of a network, such as the statistics of a BatchNorm, the values
     that they have in the main process. With one process, do nothing.
     """
-    if _is_sharded(network):
+    if _is_sharded(network) and any(True for _ in network.buffers()):
         import torch.distributed as dist
 
         parameters = dict(network.named_parameters())
