@@ -107,7 +107,6 @@ class Faulty(sources.Source):
 def wait_for_batches(dataset: Dataset, out: Path, num_steps: int) -> None:
     """Say what share of a training's time is waited for batches, ahead and in turn."""
     source, labels = dataset.train.x, dataset.train.labels
-    assert isinstance(source, sources.Source)
     for name, make in {"cold pages": lambda: source, "with faults": lambda: Faulty(source)}.items():
         for is_ahead in (False, True):
             drop_from_memory(out)

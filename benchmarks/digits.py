@@ -73,13 +73,13 @@ def elbos(*words: object) -> None:
 def classifier() -> SVC:
     """A support vector classifier of the real training images."""
     train = Digits().load().train
-    return SVC(gamma=0.001).fit(train.x.flatten(1).numpy(), train.labels.numpy())
+    return SVC(gamma=0.001).fit(train.x[:].flatten(1).numpy(), train.labels.numpy())
 
 
 def real_accuracy(real: SVC) -> float:
     """Its accuracy on the real test images."""
     test = Digits().load().test
-    return float(real.score(test.x.flatten(1).numpy(), test.labels.numpy()))
+    return float(real.score(test.x[:].flatten(1).numpy(), test.labels.numpy()))
 
 
 def agreement(real: SVC, path: Path) -> float:
@@ -100,7 +100,7 @@ def gaussian_mixture_bits(
         return (x + noise.uniform(size=x.shape)) / NUM_LEVELS
 
     train, val, test = (
-        split.x.flatten(1).numpy() for split in (digits.train, digits.val, digits.test)
+        split.x[:].flatten(1).numpy() for split in (digits.train, digits.val, digits.test)
     )
 
     def bits(mixture: GaussianMixture, x: np.ndarray, num_draws: int = 20) -> np.ndarray:

@@ -39,7 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config, Optimizer
-from elbos.training.data import Dataset, Split
+from elbos.training.data import Dataset, InMemory, Split
 from elbos.training.machine import best_precision
 from elbos.training.monitor import Monitor
 from elbos.training.optimizer import new_optimizer
@@ -134,7 +134,7 @@ def outside_the_network(folder: Path) -> Work:
     """The trainer's step and log on random images, around a network that costs nothing."""
     config = PRESETS["fashion"]
     images = torch.randint(256, (10_000, *SHAPE), dtype=torch.uint8)
-    split = Split(images, torch.arange(len(images)) % NUM_CLASSES)
+    split = Split(InMemory(images), torch.arange(len(images)) % NUM_CLASSES)
     dataset = Dataset("random", split, split, split, 256, NUM_CLASSES, None)
     trainer = Trainer(config, RunDirectory(folder), dataset, Processes.joined())
     scale = torch.zeros((), requires_grad=True)

@@ -39,7 +39,7 @@ def training_images() -> FiniteSet:
     """All 60,000, of which a run trains on 58,000."""
     data = Fashion().load()
     assert data.train.labels is not None and data.val.labels is not None
-    x, labels = torch.cat([data.train.x, data.val.x]), [data.train.labels, data.val.labels]
+    x, labels = torch.cat([data.train.x[:], data.val.x[:]]), [data.train.labels, data.val.labels]
     return FiniteSet(x, data.num_levels, torch.cat(labels))
 
 

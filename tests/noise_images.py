@@ -3,7 +3,7 @@
 import torch
 
 from elbos.evaluation.features import Extractor, Features
-from elbos.training.data import Dataset, Split
+from elbos.training.data import Dataset, InMemory, Split
 
 NUM_LEVELS = 9
 
@@ -14,7 +14,7 @@ def noise(num, seed, num_levels=NUM_LEVELS):
 
 
 def dataset(seed=0):
-    splits = (Split(noise(num, seed + i), None) for i, num in enumerate((300, 60, 80)))
+    splits = (Split(InMemory(noise(num, seed + i)), None) for i, num in enumerate((300, 60, 80)))
     return Dataset("noise", *splits, NUM_LEVELS, None, None)
 
 

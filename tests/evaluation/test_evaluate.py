@@ -32,7 +32,7 @@ from elbos.evaluation.stores import model_store
 from elbos.progress import silent
 from elbos.report.evaluation import evaluation_page, evaluation_tables
 from elbos.schedules import EDMSampling
-from elbos.training.data import Split
+from elbos.training.data import InMemory, Split
 from elbos.training.run import Run
 from elbos.training.trained import Training
 from elbos.validation import pilot, validator
@@ -167,7 +167,7 @@ def test_a_sweep_has_a_point_for_every_sampler_and_grid(settings: dict[str, Any]
 def test_few_test_images_leave_the_baseline_open(settings: dict[str, Any]) -> None:
     """And nothing else: samples are scored, and all is shown."""
     run = Run("digits")
-    test = Split(run.dataset.test.x[:12], None)
+    test = Split(InMemory(run.dataset.test.x[:12]), None)
     run = changed(run, dataset=replace(run.dataset, test=test))
     settings |= {"split": "val", "sweep": True, "sweep_evaluations": (4,), "sweep_samples": 20}
     result = run.evaluate(**settings)

@@ -12,7 +12,7 @@ from elbos.evaluation.config import EvaluationConfig
 from elbos.floor import Floor, mixture_floor
 from elbos.oracles import FiniteSet
 from elbos.progress import silent
-from elbos.training.data import Split
+from elbos.training.data import InMemory, Split
 from elbos.training.run import Run
 
 LEVELS = (-8.0, -4.0, -1.0, 12.0)
@@ -38,7 +38,7 @@ def test_the_floor_is_the_loss_of_the_exact_denoiser_on_the_training_images() ->
     run = Run("digits")
     found, train = measured(run, "given_label"), run.dataset.train
     assert (found.num_noised, found.num_points, found.bias) == (1350, 1350, "none")
-    data = FiniteSet(train.x, 17, train.labels)
+    data = FiniteSet(train.x[:], 17, train.labels)
     x, level = data.points(torch.arange(1350)), torch.tensor([LEVELS[1]], dtype=torch.float64)
     z = level.sigmoid().sqrt() * x + (-level).sigmoid().sqrt() * torch.randn_like(x)
     x_hat, _ = data(z.view(1350, 1, 8, 8), level, train.labels)
@@ -76,7 +76,7 @@ def test_few_points_have_a_floor_below_that_of_their_distribution() -> None:
     """200 points in the plane: near it in much noise, nothing in little."""
     run = Run("toy")
     train = run.dataset.train
-    run.dataset = replace(run.dataset, train=Split(train.x[:200], None))
+    run.dataset = replace(run.dataset, train=Split(InMemory(train.x[:200]), None))
     found, exact = (
         measured(run, "unconditional"),
         mixture_floor(run.config.data.mixture, torch.tensor(LEVELS)),

@@ -21,7 +21,7 @@ from elbos.evaluation.config import EvaluationConfig, OdeConfig
 from elbos.evaluation.evaluate import evaluate
 from elbos.evaluation.features import Module
 from elbos.samplers import Ancestral, Heun
-from elbos.training.data import Split
+from elbos.training.data import InMemory, Split
 from elbos.training.run import Run
 from elbos.training.sampling import Sampling
 
@@ -76,7 +76,7 @@ def fixed(run: Run) -> Run:
     test = run.dataset.test
     labels = None if test.labels is None else test.labels[:24]
     run.config = replace(run.config, precision="fp32")
-    run.dataset = replace(run.dataset, test=Split(test.x[:24], labels))
+    run.dataset = replace(run.dataset, test=Split(InMemory(test.x[:24]), labels))
     return run
 
 

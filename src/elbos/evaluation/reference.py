@@ -144,13 +144,13 @@ def require_images(dataset: Dataset) -> int:
 
 
 def _of_rows(
-    features: Callable[[Tensor], Tensors], x: Tensor | Source, rows: Int64[Tensor, " b"]
+    features: Callable[[Tensor], Tensors], x: Source, rows: Int64[Tensor, " b"]
 ) -> Tensors:
     """The features of some images, which are read now."""
     return features(x[rows])
 
 
-def _image(splits: Sequence[Tensor], index: int) -> Tensor:
+def _image(splits: Sequence[Source], index: int) -> Tensor:
     """An image of several splits that are counted through."""
     for split in splits:
         if index < len(split):

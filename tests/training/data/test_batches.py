@@ -69,6 +69,7 @@ class Counted(data.Source):
 
 
 def batches(x, **settings):
+    x = x if isinstance(x, data.Source) else data.InMemory(x)
     split = data.Split(x, torch.arange(len(x)))
     some = data.Dataset("some", split, split, split, 256, None, None).training
     given = {"batch_size": 4, "seed": 3, "share": slice(0, 4), **settings}

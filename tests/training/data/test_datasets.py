@@ -42,7 +42,7 @@ def test_digits_are_split_without_overlap_and_in_proportion():
     expected = [image.astype(np.uint8).tobytes() for image in reference.images]
     assert sorted(itertools.chain(*parts)) == sorted(expected)
     assert digits.shape == (1, 8, 8)
-    assert digits.train.x.max() == digits.num_levels - 1
+    assert digits.train.x[:].max() == digits.num_levels - 1
     label_of = dict(zip(expected, reference.target, strict=True))
     share = np.bincount(reference.target) / len(expected)
     for split, part in zip((digits.train, digits.val, digits.test), parts, strict=True):
@@ -72,7 +72,7 @@ def test_toy_has_the_moments_of_its_mixture(toy):
     covariance += (weights * stds**2).sum() * torch.eye(2, dtype=torch.float64)
     assert covariance.diagonal().max() <= 1
     for split in (dataset.train, dataset.val, dataset.test):
-        x = split.x.double()
+        x = split.x[:].double()
         assert ((x.mean(0) - mean).abs() < 4 * (covariance.diagonal() / len(x)).sqrt()).all()
         products = torch.einsum("ni,nj->nij", x - mean, x - mean)
         assert ((products.mean(0) - covariance).abs() < 4 * products.std(0) / len(x) ** 0.5).all()
@@ -85,9 +85,9 @@ def test_toy_has_the_moments_of_its_mixture(toy):
 
 def test_toy_splits_are_fixed_and_different():
     first, second = data.Toy(num_train=10_000).load(), data.Toy(num_train=10_000).load()
-    assert torch.equal(first.train.x, second.train.x)
-    assert not torch.equal(first.val.x, first.test.x)
-    assert not torch.equal(first.val.x, first.train.x)
+    assert torch.equal(first.train.x[:], second.train.x[:])
+    assert not torch.equal(first.val.x[:], first.test.x[:])
+    assert not torch.equal(first.val.x[:], first.train.x[:])
     assert (first.shape, first.num_levels) == ((2,), None)
     with pytest.raises(ValueError, match="num_train"):
         data.Toy(num_train=0).load()
@@ -97,8 +97,8 @@ def test_toy_splits_are_fixed_and_different():
 
 
 def of_levels(x, labels=None):
-    split = data.Split(x, labels)
-    few = data.Split(x[:2], None if labels is None else labels[:2])
+    split = data.Split(data.InMemory(x), labels)
+    few = data.Split(data.InMemory(x[:2]), None if labels is None else labels[:2])
     return data.Dataset("some", split, few, few, 256, None, None)
 
 

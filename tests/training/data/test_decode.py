@@ -16,7 +16,7 @@ def one(tmp_path, image, size, **kwargs):
         (root / split).mkdir(parents=True, exist_ok=True)
         image.save(root / split / name, **kwargs)
     dataset = data.Folder(root=root, size=size).load()
-    assert torch.equal(dataset.train.x, dataset.test.x)
+    assert torch.equal(dataset.train.x[:], dataset.test.x[:])
     return dataset.train.x[0]
 
 

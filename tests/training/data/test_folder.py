@@ -31,7 +31,7 @@ def pictures(tmp_path):
 
 
 def reds(dataset):
-    return [split.x[:, 0, 0, 0].tolist() for split in (dataset.train, dataset.val, dataset.test)]
+    return [split.x[:][:, 0, 0, 0].tolist() for split in (dataset.train, dataset.val, dataset.test)]
 
 
 def all_reds(dataset):

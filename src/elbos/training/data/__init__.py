@@ -19,7 +19,6 @@ from elbos.training.data.dataset import (
     DataSpec,
     Samples,
     Split,
-    digest_of,
     to_levels,
     to_pixels,
     to_unit,
@@ -31,7 +30,7 @@ from elbos.training.data.given import Given, GivenData, null_digest
 from elbos.training.data.hub import Hub
 from elbos.training.data.latents import Latents
 from elbos.training.data.packed import Packed
-from elbos.training.data.source import Source
+from elbos.training.data.source import InMemory, Source, digest_of
 from elbos.training.data.tar import Tar
 from elbos.training.data.toy import Toy
 
@@ -50,6 +49,7 @@ __all__ = [
     "Given",
     "GivenData",
     "Hub",
+    "InMemory",
     "Items",
     "KnownData",
     "Latents",

@@ -1,4 +1,4 @@
-r"""A dataset in memory, and the map between its pixel values and the interval $[-1, 1]$.
+r"""A dataset, and the map between its pixel values and the interval $[-1, 1]$.
 
 The likelihood of discrete data is a probability of values $k \in \{0, \dots, K-1\}$, so integers
 are stored. The network is given
@@ -7,31 +7,29 @@ $$x = \frac{2k}{K-1} - 1 \in [-1, 1].$$
 """
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, Shaped, UInt8
+from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 from elbos.conditions import Condition
 from elbos.items import Batch, Batched
-from elbos.training.data.source import Source
+from elbos.training.data.source import Source, digest_of
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a dataset, in memory or read when it is asked for, never written to.
+    """One split of a dataset.
 
     Attributes:
-        x: Pixel values, or points or latents.
+        x: Pixel values, points or latents; indexed like a tensor, `x[:]` is all of them.
         labels: Class of each sample, in `0..num_classes-1`, or None.
     """
 
-    x: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n *d"] | Source
+    x: Source
     labels: Int64[Tensor, " n"] | None
 
     def __len__(self) -> int:
@@ -112,11 +110,7 @@ class Levels:
 
     def drawn(self, rows: Int64[Tensor, " b"], *, seed: int, epochs: Int64[Tensor, " b"]) -> Batch:
         """The samples as they are stored; of distributions, a draw for each epoch."""
-        x = self.split.x
-        if isinstance(x, Source):
-            return x.drawn(rows, seed=seed, epochs=epochs), self._labels(rows)
-        # NumPy copies in this thread alone: torch would take cores from the training
-        return torch.from_numpy(x.numpy()[rows.numpy()]), self._labels(rows)
+        return self.split.x.drawn(rows, seed=seed, epochs=epochs), self._labels(rows)
 
     def _labels(self, rows: Int64[Tensor, " b"]) -> Int64[Tensor, " b"] | None:
         labels = self.split.labels
@@ -153,7 +147,7 @@ class Dataset:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample, `(c, h, w)` or `(d,)`."""
-        return tuple(self.train.x.shape[1:])
+        return self.train.x.shape[1:]
 
     @property
     def spec(self) -> DataSpec:
@@ -206,14 +200,6 @@ class Dataset:
     def _sizes(self) -> dict[str, Any]:
         sizes = {name: len(getattr(self, name)) for name in ("train", "val", "test")}
         return {"name": self.name, "shape": list(self.shape), **sizes}
-
-
-def digest_of(tensors: Iterable[Tensor]) -> str:
-    """The SHA-256 of tensors, one after the other."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).reshape(-1).data)
-    return digest.hexdigest()
 
 
 def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tensor, "*b"]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from elbos.training.data.dataset import Dataset, Split
+from elbos.training.data.source import InMemory
 
 _NUM_VAL, _NUM_TEST = 150, 297
 _SPLIT_SEED = 0
@@ -31,7 +32,7 @@ class Digits:
         labels = torch.from_numpy(digits.target.astype(np.int64))
 
         def split(rows: np.ndarray) -> Split:
-            return Split(x[rows], labels[rows])
+            return Split(InMemory(x[rows]), labels[rows])
 
         rest, test = _take(np.arange(len(x)), digits.target, _NUM_TEST)
         train, val = _take(rest, digits.target, _NUM_VAL)

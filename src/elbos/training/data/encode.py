@@ -15,10 +15,11 @@ from elbos import files
 from elbos.adapters.diffusers.pipeline import Latents
 from elbos.codec import digest
 from elbos.progress import Advance, Start, silent
-from elbos.training.data.dataset import Dataset, Split, digest_of, to_unit
+from elbos.training.data.dataset import Dataset, Split, to_unit
 from elbos.training.data.listing import SPLITS
 from elbos.training.data.making import Making, Part, num_in_shard, split_index
 from elbos.training.data.shards import DTYPES, Index, shard_name
+from elbos.training.data.source import digest_of
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 from elbos import files
 from elbos.runs.cache import build_once
 from elbos.training.data.dataset import Dataset, Split
+from elbos.training.data.source import InMemory
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist keeps the files."""
@@ -67,8 +68,8 @@ class Fashion:
                 "validation: get the complete data set"
             )
         assert train.labels is not None
-        val = Split(train.x[-_NUM_VAL:], train.labels[-_NUM_VAL:])
-        train = Split(train.x[:-_NUM_VAL], train.labels[:-_NUM_VAL])
+        val = Split(InMemory(train.x[-_NUM_VAL:]), train.labels[-_NUM_VAL:])
+        train = Split(InMemory(train.x[:-_NUM_VAL]), train.labels[:-_NUM_VAL])
         return Dataset("fashion", train, val, _read_split(folder, "t10k"), 256, 10, _CLASS_NAMES)
 
     def _folder(self) -> Path:
@@ -117,7 +118,7 @@ def _read_split(folder: Path, prefix: str) -> Split:
             f"{folder / prefix}-labels-idx1-ubyte holds label {labels.max()}, but Fashion-MNIST "
             "has classes 0 to 9: get the file again, or use data:folder for other images"
         )
-    return Split(x, labels)
+    return Split(InMemory(x), labels)
 
 
 def _read_idx(folder: Path, name: str, num_dims: int) -> UInt8[Tensor, "..."]:

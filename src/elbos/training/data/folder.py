@@ -23,7 +23,7 @@ from torch import Tensor
 from elbos import files
 from elbos.progress import progress
 from elbos.runs.cache import DamagedFolder, build_once
-from elbos.training.data.dataset import Dataset, Split, digest_of
+from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.decode import BadPicture, decode
 from elbos.training.data.listing import (
     Picture,
@@ -34,6 +34,7 @@ from elbos.training.data.listing import (
     split_pictures,
 )
 from elbos.training.data.pictures import FolderPictures
+from elbos.training.data.source import InMemory, digest_of
 
 _FORMAT = "3"  # raise it when the decoded pixels change: old caches are then not used
 
@@ -112,7 +113,7 @@ class Folder:
         classes = class_names(splits[0])
         parts = []
         for good in splits:
-            parts.append(Split(levels[: len(good)], class_labels(good, classes)))
+            parts.append(Split(InMemory(levels[: len(good)]), class_labels(good, classes)))
             levels = levels[len(good) :]
         train, val, test = parts
         num_classes = None if classes is None else len(classes)

@@ -104,5 +104,4 @@ class Latents:
 
 def _distributions(split: Split, stream: int) -> Split:
     """A split whose stored numbers are means and log-variances."""
-    assert isinstance(split.x, Source)
     return Split(Moments(split.x, stream), split.labels)

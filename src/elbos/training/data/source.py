@@ -1,8 +1,11 @@
-"""Samples that are read when they are asked for, in place of a tensor of all."""
+"""Samples by number, in memory or read when they are asked for."""
 
 import abc
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
@@ -55,3 +58,41 @@ class Source(abc.ABC):
     def split(self, size: int) -> Iterator[Shaped[Tensor, "b *d"]]:
         """All samples in turn, some at a time."""
         return (self[start : start + size] for start in range(0, len(self), size))
+
+
+@dataclass(frozen=True)
+class InMemory(Source):
+    """Samples in memory, or mapped into it.
+
+    Attributes:
+        x: All of them, never written to.
+    """
+
+    x: Shaped[Tensor, "n *d"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The number of samples, and the shape of one."""
+        return tuple(self.x.shape)
+
+    def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
+        """A copy of the samples of these numbers.
+
+        NumPy makes it in this thread alone: torch would take cores from the training.
+        """
+        return torch.from_numpy(self.x.numpy()[rows.numpy()])
+
+    def fingerprint(self) -> str:
+        """The digest of all samples."""
+        return digest_of([self.x])
+
+    def __getitem__(self, rows: Int64[Tensor, " b"] | slice | int) -> Shaped[Tensor, "..."]:
+        return self.x[rows]  # a slice is no copy
+
+
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """The SHA-256 of tensors, one after the other."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).reshape(-1).data)
+    return digest.hexdigest()

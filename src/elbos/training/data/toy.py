@@ -14,6 +14,7 @@ from torch import Tensor
 
 from elbos.oracles import GaussianMixture
 from elbos.training.data.dataset import Dataset, Split
+from elbos.training.data.source import InMemory
 
 _Parameters = tuple[Float64[Tensor, " k"], Float64[Tensor, "k 2"], Float64[Tensor, " k"]]
 _NUM_HELD_OUT = 10_000
@@ -59,7 +60,7 @@ class Toy:
 
 def _draw(mixture: GaussianMixture, num: int, seed: int) -> Split:
     x, component = mixture.sample(num, torch.Generator().manual_seed(seed))
-    return Split(x.float(), component)
+    return Split(InMemory(x.float()), component)
 
 
 def _ring() -> _Parameters:
