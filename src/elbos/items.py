@@ -75,12 +75,7 @@ class Items:
             )
         return x.to(self.dtype), cond
 
-    def drawn(
-        self, rows: Int64[Tensor, " b"], *, seed: int, epochs: Int64[Tensor, " b"]
-    ) -> tuple[Float[Tensor, "b *d"], Condition]:
-        """The samples of these numbers, which the dataset augments itself, if at all."""
-        del seed, epochs
-        return self.batch(rows)
+    stored = batch  # they go to the device of a training as they are
 
 
 def _collated(items: Sequence[Any]) -> tuple[Any, Condition]:

@@ -15,6 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from elbos.runs.directory import RunDirectory
 from elbos.training import trainer as module
+from elbos.training.data import Dataset, Digits, InMemory, Split
+from elbos.training.data.augment import augmented
+from elbos.training.data.latents import Moments
 from elbos.training.processes import Processes
 from elbos.training.trainer import Trainer
 
@@ -47,8 +50,21 @@ class Transfers(TorchDispatchMode):
         return op(*args, **kwargs)
 
 
-@pytest.mark.parametrize("use_muon", [False, True])
-def test_a_step_waits_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use_muon: bool):
+def latents() -> Dataset:
+    """Distributions in place of images."""
+    split = Split(Moments(InMemory(torch.zeros(32, 2, 8, 8)), 0), torch.arange(32) % 10)
+    return Dataset("latents", split, split, split, None, 10, None)
+
+
+DATA = {"mirrored": lambda: augmented(Digits().load(), flip=True), "latents": latents}
+
+
+@pytest.mark.parametrize(
+    ("data", "use_muon"), [("mirrored", False), ("mirrored", True), ("latents", False)]
+)
+def test_a_step_waits_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, use_muon: bool
+):
     """Once for what depends on the noise levels, once for the losses and the gradient's norm."""
     monkeypatch.setattr(module, "autocast", lambda *_: contextlib.nullcontext())
     # fused, as on GPUs, it does not run on `meta`
@@ -60,7 +76,7 @@ def test_a_step_waits_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use
     )
     optimizer = replace(DIGITS.optimizer, use_muon=use_muon)
     config = replace(DIGITS, optimizer=optimizer, precision="fp32")
-    trainer = Trainer(config, RunDirectory(tmp_path), config.data.load(), Processes(0, 1, META))
+    trainer = Trainer(config, RunDirectory(tmp_path), DATA[data](), Processes(0, 1, META))
     for _ in range(2):  # the first step also makes the optimizer's state
         with Transfers() as transfers:
             trainer.step()

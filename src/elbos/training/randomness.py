@@ -1,4 +1,4 @@
-r"""Random numbers as a pure function of (seed, step, sample).
+r"""Random numbers as a pure function of (seed, step, sample), or of (seed, epoch, sample).
 
 Nothing is carried from step to step, and nothing depends on where a sample is computed: a run that
 resumes, or is cut into other batches, processes or devices, draws what the uninterrupted run in one
@@ -6,7 +6,9 @@ process would have drawn. Masks of dropout alone are drawn per process and part 
 
 What is drawn for samples comes from Philox4x32-10, a function of a counter and a key that is a few
 operations on integers, the same on every device. The counter is (block of four numbers, sample,
-step, purpose), the key comes from the seed. Pairs of uniform numbers become normal ones by
+step, purpose), the key comes from the seed. What a training makes of the samples of its data, such
+as mirror images, is drawn by their numbers in the data and their epochs (`Visits`). Pairs of
+uniform numbers become normal ones by
 
 $$\epsilon_1, \epsilon_2 = \sqrt{-2 \ln u_1}\,(\cos 2\pi u_2, \sin 2\pi u_2).$$
 
@@ -40,6 +42,9 @@ class Purpose(IntEnum):
 
     NOISE = 0
     LABELS = 1
+    FLIPS = 2
+    LATENTS = 3
+    HELD_OUT_LATENTS = 4
 
 
 def generator(*key: int) -> torch.Generator:
@@ -111,12 +116,12 @@ class Stream:
         return cls((first, second), purpose)
 
     def uniform(
-        self, step: Int64[Tensor, ""], samples: Int64[Tensor, " b"], num: int
+        self, step: Int64[Tensor, "*b"], samples: Int64[Tensor, " b"], num: int
     ) -> Float32[Tensor, "b num"]:
         """Uniform numbers above 0 and at most 1, for each sample.
 
         Args:
-            step: Number of the step.
+            step: Number of the step, or of the epoch of each sample.
             samples: Numbers of the samples, in the global batch or in the data.
             num: How many for each.
 
@@ -124,12 +129,13 @@ class Stream:
             On the device of `samples`; multiples of $2^{-32}$, rounded to float32.
         """
         blocks = torch.arange(-(-num // 4), device=samples.device)
-        counter = [blocks, samples[:, None], step, torch.full_like(blocks, self.purpose)]
+        purpose = torch.full_like(blocks, self.purpose)
+        counter = [blocks, samples[:, None], step.view(-1, 1), purpose]
         words = philox(counter, self.key).flatten(1)[:, :num]
         return (words.float() + 0.5) * 2.0**-32
 
     def normal(
-        self, step: Int64[Tensor, ""], samples: Int64[Tensor, " b"], shape: tuple[int, ...]
+        self, step: Int64[Tensor, "*b"], samples: Int64[Tensor, " b"], shape: tuple[int, ...]
     ) -> Float32[Tensor, "b *d"]:
         """Standard normal numbers in a shape, for each sample; arguments as those of `uniform`."""
         num = math.prod(shape)
@@ -137,3 +143,26 @@ class Stream:
         radius, angle = (-2 * u[:, 0::2].log()).sqrt(), 2 * math.pi * u[:, 1::2]
         pairs = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
         return pairs.flatten(1)[:, :num].reshape(-1, *shape)
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Samples of the data, each in one of its epochs, and the random numbers of these.
+
+    Attributes:
+        seed: Of the run.
+        rows: Numbers of the samples in the data.
+        epochs: How often each was read before.
+    """
+
+    seed: int
+    rows: Int64[Tensor, " b"]
+    epochs: Int64[Tensor, " b"]
+
+    def uniform(self, purpose: Purpose, num: int) -> Float32[Tensor, "b num"]:
+        """Uniform numbers, above 0 and at most 1."""
+        return Stream.from_seed(self.seed, purpose).uniform(self.epochs, self.rows, num)
+
+    def normal(self, purpose: Purpose, shape: tuple[int, ...]) -> Float32[Tensor, "b *d"]:
+        """Standard normal numbers in a shape."""
+        return Stream.from_seed(self.seed, purpose).normal(self.epochs, self.rows, shape)

@@ -39,7 +39,7 @@ from elbos.training.machine import autocast, described, machine
 from elbos.training.monitor import Monitor, OnImages
 from elbos.training.network import OwnNetwork
 from elbos.training.processes import Processes
-from elbos.training.randomness import Purpose, Stream, seed_dropout, times
+from elbos.training.randomness import Purpose, Stream, Visits, seed_dropout, times
 from elbos.training.run import averaged_weights
 from elbos.training.saving import Saver
 from elbos.training.sharding import set_gradients_sent, share_buffers, whole
@@ -102,7 +102,7 @@ class Trainer:
         self.noise = Stream.from_seed(config.seed, Purpose.NOISE)
         self.hiding = Stream.from_seed(config.seed, Purpose.LABELS)
         self.null_cond = to_device(data.null_cond, self.device)
-        self.batches = Batches(data.training, config.batch_size, config.seed, self.share, data.flip)
+        self.batches = Batches(data.training, config.batch_size, config.seed, self.share)
         self.num_workers = num_workers
         self.ahead: Iterator[StoredBatch] | None = None
         num_parts, num_kept = config.execution.shard_size, config.output.num_kept
@@ -266,7 +266,8 @@ class Trainer:
     def batch(self) -> Batch:
         """This process's share of the step's batch: data in [-1, 1], and their condition."""
         stored = next(self.ahead) if self.ahead else self.batches[self.state.step]
-        x, cond = stored.on(self.device, self.data.spec.num_levels)
+        x, cond, rows, epochs = stored.on(self.device)
+        x = self.data.augmented(x, Visits(self.config.seed, rows, epochs))
         return x, cond if self.config.use_labels else None
 
     def learning_rate(self) -> float:

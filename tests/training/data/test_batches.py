@@ -69,22 +69,21 @@ class Counted(data.Source):
 
 
 def batches(x, **settings):
-    x = x if isinstance(x, data.Source) else data.InMemory(x)
-    split = data.Split(x, torch.arange(len(x)))
-    some = data.Dataset("some", split, split, split, 256, None, None).training
     given = {"batch_size": 4, "seed": 3, "share": slice(0, 4), **settings}
-    return data.Batches(some, **given)
+    return data.Batches(dataset(x).training, **given)
 
 
-def on_cpu(batch):
-    return batch.on(torch.device("cpu"), 256)
+def dataset(x):
+    """Of a source or a tensor, labelled with the numbers of its samples."""
+    split = data.Split(x if isinstance(x, data.Source) else data.InMemory(x), torch.arange(len(x)))
+    return data.Dataset("some", split, split, split, 256, None, None)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("is_stored", [True, False])
 def test_a_batch_made_ahead_is_the_batch_of_its_step(num_workers, is_stored):
     source = Counted(10)
-    made = batches(source if is_stored else source[:], flip=True)
+    made = batches(source if is_stored else source[:])
     ahead = list(made.made_ahead(2, 23, num_workers=num_workers))
     assert len(ahead) == 21
     for step, batch in enumerate(ahead, 2):
@@ -131,25 +130,3 @@ def test_closing_ends_the_threads():
     for one in threads:
         one.join(60)
         assert not one.is_alive()
-
-
-def test_flips_belong_to_sample_and_epoch_however_batches_are_cut():
-    """The left pixel is the sample's number, the right one 100 more; mirrored it is the reverse."""
-    num, num_epochs = 40, 50
-    found = torch.zeros(num_epochs, num, dtype=torch.bool)
-    visits = torch.zeros(num, dtype=torch.int64)
-    for step in range(num * num_epochs // 16):
-        for share in (slice(0, 12), slice(12, 16)):
-            one = batches(Counted(num), batch_size=16, share=share, flip=True)[step]
-            x, labels = on_cpu(one)
-            levels = data.to_levels(x, 256)[:, 0, 0]
-            assert torch.equal(levels.amin(1).long(), labels)
-            for label, (left, right) in zip(labels.tolist(), levels.tolist(), strict=True):
-                found[visits[label], label] = left > right
-                visits[label] += 1
-    assert torch.equal(found, torch.stack([data.epoch_flips(num, 3, e) for e in range(num_epochs)]))
-    assert abs(found.double().mean() - 0.5) < 4 * 0.5 / found.numel() ** 0.5
-    for axis in (0, 1):
-        assert (found.sum(axis) > 0).all()
-    again = batches(Counted(num), batch_size=16, share=slice(0, 16))[3]
-    assert again.flips is None

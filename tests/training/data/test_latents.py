@@ -20,6 +20,7 @@ from elbos.training.data.pack import Packer
 from elbos.training.data.shards import Index, load_shards
 from elbos.training.fit import train
 from elbos.training.pictures import png
+from elbos.training.randomness import Visits
 from elbos.training.run import Run
 
 NUM, SCALE, SHIFT = 40, 0.3, 0.05
@@ -89,11 +90,16 @@ class Known(data.Source):
         return "known"
 
 
+def augmented(moments, rows, seed, epochs):
+    """What a training draws."""
+    return moments.augmented(moments.stored(rows), Visits(seed, rows, epochs))
+
+
 def test_draws_have_the_mean_and_variance_that_are_stored():
     num = 1000
     moments, rows = Moments(Known(), 0), torch.arange(8)
     draws = torch.stack(
-        [moments.drawn(rows, seed=1, epochs=torch.full((8,), e)) for e in range(num)]
+        [augmented(moments, rows, 1, torch.full((8,), epoch)) for epoch in range(num)]
     ).double()
     mean = (rows.double() - 4).view(-1, 1, 1, 1)
     variance = (-0.5 * mean).exp()
@@ -108,11 +114,11 @@ def test_draws_have_the_mean_and_variance_that_are_stored():
 def test_a_draw_is_a_function_of_seed_epoch_and_sample():
     moments, rows = Moments(Known(), 0), torch.tensor([3, 5, 3])
     epochs = torch.tensor([0, 0, 1])
-    x = moments.drawn(rows, seed=1, epochs=epochs)
+    x = augmented(moments, rows, 1, epochs)
     for at in ([2], [1, 0]):
-        assert torch.equal(moments.drawn(rows[at], seed=1, epochs=epochs[at]), x[at])
+        assert torch.equal(augmented(moments, rows[at], 1, epochs[at]), x[at])
     others = [
-        moments.drawn(rows, seed=2, epochs=epochs),
+        augmented(moments, rows, 2, epochs),
         moments.read(rows),
         Moments(Known(), 1).read(rows),
     ]

@@ -239,6 +239,6 @@ def test_without_classes_there_are_no_labels(tmp_path):
         (tmp_path / "in").mkdir(exist_ok=True)
         Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / "in" / f"{i}.png")
     packer_of(tmp_path / "in", tmp_path / "out", 4).pack()
-    opened = data.Packed(path=tmp_path / "out", flip=True).load()
-    assert (opened.num_classes, opened.train.labels, opened.flip) == (None, None, True)
+    opened = data.Packed(path=tmp_path / "out").load()
+    assert (opened.num_classes, opened.train.labels) == (None, None)
     assert not list((tmp_path / "out").glob("*.labels"))

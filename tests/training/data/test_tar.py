@@ -84,8 +84,8 @@ def test_tars_are_read_through_once(shards, monkeypatch):
 
 
 def test_a_training_reads_them_from_threads_and_processes(shards):
-    training = data.Tar(path=shards, size=4).load().training
-    made = data.Batches(training, 8, 0, slice(0, 8), flip=True)
+    training = data.Tar(path=shards, size=4, flip=True).load().training
+    made = data.Batches(training, 8, 0, slice(0, 8))
     expected = [made[step] for step in range(6)]
     for num_workers in (0, 1):
         ahead = made.made_ahead(0, 6, num_workers=num_workers)

@@ -7,13 +7,7 @@ function of (seed, step): see `batches`.
 """
 
 from elbos.items import Batch, Batched, Items
-from elbos.training.data.batches import (
-    Batches,
-    StoredBatch,
-    batch_indices,
-    epoch_flips,
-    epoch_order,
-)
+from elbos.training.data.batches import Batches, StoredBatch, batch_indices, epoch_order
 from elbos.training.data.dataset import (
     Dataset,
     DataSpec,
@@ -62,7 +56,6 @@ __all__ = [
     "Toy",
     "batch_indices",
     "digest_of",
-    "epoch_flips",
     "epoch_order",
     "null_digest",
     "to_levels",

@@ -16,18 +16,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from elbos.conditions import Condition, map_tensors
-from elbos.items import Batch, Items
-from elbos.training.data.dataset import Trained, to_unit
+from elbos.items import Items
+from elbos.training.data.dataset import Trained
 from elbos.training.randomness import generator
 
 NUM_THREADS = 4  # each makes a batch at a time; they wait for disks and decode
 NUM_AHEAD = 16  # a read may take as long as so many steps
-_FLIPS = 1  # a spawn key of their own
 
 
 def epoch_order(num: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
@@ -42,16 +41,6 @@ def epoch_order(num: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
         A permutation, a function of the arguments only.
     """
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(num))
-
-
-def epoch_flips(num: int, seed: int, epoch: int) -> Bool[Tensor, " n"]:
-    """Whether each sample is mirrored in one epoch, by its number: half of them are.
-
-    Arguments as those of `epoch_order`.
-    """
-    sequence = np.random.SeedSequence(seed, spawn_key=(epoch, _FLIPS))
-    flips = np.random.default_rng(sequence).integers(0, 2, num, dtype=np.uint8)
-    return torch.from_numpy(flips.astype(bool))
 
 
 def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Int64[Tensor, " n"]:
@@ -85,39 +74,34 @@ def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Int64[Tens
 
 
 _order = lru_cache(maxsize=2)(epoch_order)
-_flips = lru_cache(maxsize=2)(epoch_flips)
 
 
 class StoredBatch(NamedTuple):
-    """A batch as it is stored, on its way to the device: pixel values take a quarter of the bytes
-    of the numbers that they stand for.
+    """A batch as it is stored, on its way to the device.
 
     Args:
-        x: Integers are pixel values; other numbers are data.
+        x: Integers are pixel values; other numbers are data, or distributions of them.
         cond: What they are conditioned on, or None.
-        flips: Which are mirrored left to right, or None if none is.
+        rows: The numbers of the samples in the data.
+        epochs: How often each was read before.
     """
 
     x: Tensor
     cond: Condition
-    flips: Bool[Tensor, " b"] | None
+    rows: Int64[Tensor, " b"]
+    epochs: Int64[Tensor, " b"]
 
     def pinned(self) -> "StoredBatch":
         """The batch in memory from which it is copied to a GPU while that computes."""
         return StoredBatch(*(map_tensors(Tensor.pin_memory, part) for part in self))
 
-    def on(self, device: torch.device, num_levels: int | None) -> Batch:
-        """The data in [-1, 1], or as they are if continuous, and their condition, on a device."""
+    def on(self, device: torch.device) -> "StoredBatch":
+        """The batch on a device, which is not waited for if its memory is pinned."""
 
         def moved(part: Tensor) -> Tensor:
-            return part.to(device, non_blocking=device.type != "cpu")  # from pinned memory
+            return part.to(device, non_blocking=device.type != "cpu")
 
-        x, cond, flips = (map_tensors(moved, part) for part in self)
-        if not x.is_floating_point():
-            x = to_unit(x, num_levels)
-        if flips is not None:
-            x = torch.where(flips.view(-1, *(1 for _ in x.shape[1:])), x.flip(-1), x)
-        return x, cond
+        return StoredBatch(*(map_tensors(moved, part) for part in self))
 
 
 @dataclass(frozen=True)
@@ -129,14 +113,12 @@ class Batches(Dataset[StoredBatch]):
         batch_size: Size of the global batch.
         seed: Seed of the run.
         share: The part of each batch that is this process's.
-        flip: Whether half of the samples are mirrored, another half in each epoch.
     """
 
     source: Trained
     batch_size: int
     seed: int
     share: slice
-    flip: bool = False
 
     def __getitem__(self, step: int) -> StoredBatch:
         """The batch of a step. Torch's random numbers, with which a user's dataset may augment its
@@ -147,14 +129,7 @@ class Batches(Dataset[StoredBatch]):
         num, begin = len(self.source), step * self.batch_size
         rows = batch_indices(num, self.batch_size, self.seed, step)[self.share]
         epochs = torch.arange(begin, begin + self.batch_size)[self.share] // num
-        x, cond = self.source.drawn(rows, seed=self.seed, epochs=epochs)
-        if not self.flip:
-            return StoredBatch(x, cond, None)
-        flips = torch.empty(len(rows), dtype=torch.bool)
-        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-            at = epochs == epoch
-            flips[at] = _flips(num, self.seed, epoch)[rows[at]]
-        return StoredBatch(x, cond, flips)
+        return StoredBatch(*self.source.stored(rows), rows, epochs)
 
     def made_ahead(
         self, step: int, num_steps: int, *, num_workers: int = 0

@@ -18,6 +18,7 @@ from torch import Tensor
 from elbos.conditions import Condition
 from elbos.items import Batch, Batched
 from elbos.training.data.source import Source, digest_of
+from elbos.training.randomness import Visits
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,8 @@ class DataSpec:
 class Trained(Batched, Protocol):
     """Samples by number, for a training."""
 
-    def drawn(self, rows: Int64[Tensor, " b"], *, seed: int, epochs: Int64[Tensor, " b"]) -> Batch:
-        """The samples of these numbers as they are stored: integers are pixel values.
-
-        Args:
-            rows: Their numbers.
-            seed: Seed of the run.
-            epochs: How often each was read before.
-        """
+    def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
+        """The samples of these numbers as they are sent to the device, and their condition."""
 
 
 class Samples(Protocol):
@@ -79,12 +74,11 @@ class Samples(Protocol):
     def validation(self) -> Batched | None: ...
 
     @property
-    def flip(self) -> bool:
-        """Whether images are mirrored at random in training."""
-
-    @property
     def null_cond(self) -> Condition:
         """The condition of one sample that stands for none, `[1, ...]`, or None if none does."""
+
+    def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
+        """The data that a training sees of samples as they are stored, on their device."""
 
     def fingerprint(self) -> dict[str, Any]:
         """The identifier of the data."""
@@ -108,9 +102,9 @@ class Levels:
         x = to_unit(self.split.x[rows], self.num_levels)
         return x, self._labels(rows)
 
-    def drawn(self, rows: Int64[Tensor, " b"], *, seed: int, epochs: Int64[Tensor, " b"]) -> Batch:
-        """The samples as they are stored; of distributions, a draw for each epoch."""
-        return self.split.x.drawn(rows, seed=seed, epochs=epochs), self._labels(rows)
+    def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
+        """The samples as they are stored: pixel values take a quarter of the bytes of data."""
+        return self.split.x.stored(rows), self._labels(rows)
 
     def _labels(self, rows: Int64[Tensor, " b"]) -> Int64[Tensor, " b"] | None:
         labels = self.split.labels
@@ -131,7 +125,6 @@ class Dataset:
         class_names: One name per class, or None where classes have no names.
         known_digest: `digest_of` the three splits' `x`, or another digest of all samples, if it is
             known already.
-        flip: Whether training images are mirrored left to right, half of them in each epoch.
     """
 
     name: str
@@ -142,7 +135,6 @@ class Dataset:
     num_classes: int | None
     class_names: tuple[str, ...] | None
     known_digest: str | None = None
-    flip: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -168,6 +160,10 @@ class Dataset:
     def null_cond(self) -> Int64[Tensor, " 1"]:
         """The label that stands for none."""
         return torch.tensor([-1])
+
+    def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
+        """Data in [-1, 1] (points as they are) of stored training samples."""
+        return to_unit(self.train.x.augmented(x, visits), self.num_levels)
 
     def fingerprint(self) -> dict[str, Any]:
         """The identifier of the dataset: its sizes, and a digest of all pixel values and labels.

@@ -105,7 +105,6 @@ def decoded_dataset(
     size: int,
     num_classes: int | None,
     class_names: tuple[str, ...] | None,
-    flip: bool,
     skip_bad: bool,
 ) -> Dataset:
     """The data of an archive, of which nothing is decoded yet.
@@ -117,7 +116,6 @@ def decoded_dataset(
         size: Height and width.
         num_classes: Number of classes, or None.
         class_names: Their names, or None.
-        flip: Whether pictures are mirrored in training.
         skip_bad: Whether the next picture is taken for one that cannot be decoded.
     """
     sources = [Decoded(archive, numbers, size, skip_bad) for numbers, _ in splits]
@@ -125,4 +123,4 @@ def decoded_dataset(
         Split(source, labels) for source, (_, labels) in zip(sources, splits, strict=True)
     )
     known = digest([source.fingerprint() for source in sources])
-    return Dataset(name, train, val, test, 256, num_classes, class_names, known, flip)
+    return Dataset(name, train, val, test, 256, num_classes, class_names, known)

@@ -23,6 +23,7 @@ from torch import Tensor
 from elbos import files
 from elbos.progress import progress
 from elbos.runs.cache import DamagedFolder, build_once
+from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.decode import BadPicture, decode
 from elbos.training.data.listing import (
@@ -118,9 +119,8 @@ class Folder:
         train, val, test = parts
         num_classes = None if classes is None else len(classes)
         digest = decoded.digest
-        return Dataset(
-            root.name, train, val, test, 256, num_classes, classes, digest, flip=self.flip
-        )
+        dataset = Dataset(root.name, train, val, test, 256, num_classes, classes, digest)
+        return augmented(dataset, flip=self.flip)
 
 
 def _require_size(size: int) -> None:

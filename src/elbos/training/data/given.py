@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from elbos.codec import digest
 from elbos.conditions import Condition, is_alike, map_tensors
 from elbos.items import Items, first_item
 from elbos.training.data.dataset import Dataset, DataSpec
+from elbos.training.randomness import Visits
 
 NUM_MEANS = 16  # samples in the identifier of the data
 
@@ -44,7 +46,6 @@ class GivenData:
     training: Items
     validation: Items | None
     null_cond: Condition = None
-    flip = False  # it may do that itself
 
     @classmethod
     def from_datasets(
@@ -82,6 +83,11 @@ class GivenData:
                 )
         spec = DataSpec(type(dataset).__name__, tuple(x.shape[1:]), num_levels, None)
         return cls(spec, training, held_out, null_cond)
+
+    def augmented(self, x: Float[Tensor, "b *d"], visits: Visits) -> Float[Tensor, "b *d"]:
+        """The samples as they are: the dataset augments them itself, if at all."""
+        del visits
+        return x
 
     def fingerprint(self) -> dict[str, Any]:
         """The identifier of the data: sizes, the means of 16 samples and their conditions, and a

@@ -1,6 +1,6 @@
 """Data sets of Hugging Face's library `datasets`: on the Hub, in a folder, or saved to disk."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from elbos.codec import digest
 from elbos.errors import flat, suggestion
+from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset
 from elbos.training.data.decoded import Archive, decoded_dataset
 from elbos.training.data.listing import SPLITS, Picture, divided
@@ -65,7 +66,7 @@ class Hub:
         archive = HubArchive.joined([groups[name] for name in groups], self.image)
         labels, class_names, num_classes = self._labels(groups)
         numbers = self._divided({name: len(group) for name, group in groups.items()})
-        return decoded_dataset(
+        dataset = decoded_dataset(
             archive,
             [
                 (some, None if labels is None else labels[torch.from_numpy(some)])
@@ -75,13 +76,13 @@ class Hub:
             size=self.size,
             num_classes=num_classes,
             class_names=class_names,
-            flip=self.flip,
             skip_bad=self.skip_bad,
         )
+        return augmented(dataset, flip=self.flip)
 
     def pictures(self) -> ArchivePictures:
         """The pictures, encoded."""
-        return ArchivePictures(self.load(), self.path)
+        return ArchivePictures(replace(self, flip=False).load(), self.path)
 
     def _groups(self) -> dict[str, Any]:
         """The data set's parts by the names of our splits, pictures encoded."""

@@ -12,15 +12,17 @@ another one in each epoch: a mean alone would be a narrower distribution than th
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from elbos import files
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.shards import Index, load_shards
 from elbos.training.data.source import Source
+from elbos.training.randomness import Purpose, Stream, Visits
+
+_NUM_AT_ONCE = 256  # samples: the noise of each takes some ten times its memory while it is drawn
 
 
 @dataclass(frozen=True)
@@ -28,46 +30,48 @@ class Moments(Source):
     """Latents whose means and log-variances are stored, one after the other in the channels.
 
     Attributes:
-        stored: Of `[2 * c, h, w]` each.
-        stream: The number of the split, so that no two samples share their noise.
+        moments: Of `[2 * c, h, w]` each.
+        number: Of the split, so that no two held-out samples share their noise.
     """
 
-    stored: Source
-    stream: int
+    moments: Source
+    number: int
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The number of samples, and the shape of one."""
-        num, channels, *size = self.stored.shape
+        num, channels, *size = self.moments.shape
         return num, channels // 2, *size
 
     def fingerprint(self) -> str:
         """The identifier of all samples."""
-        return self.stored.fingerprint()
+        return self.moments.fingerprint()
 
     def read(self, rows: Int64[Tensor, " b"]) -> Float32[Tensor, "b c h w"]:
         """A draw of each, always the same, as validation needs it."""
-        return self._sampled(rows, seed=0, uses=torch.zeros_like(rows))
+        stream = Stream.from_seed(0, Purpose.HELD_OUT_LATENTS)
+        number, shape = torch.tensor(self.number), self.shape[1:]
+        parts = [
+            _drawn(self.moments.read(some), stream.normal(number, some, shape))
+            for some in torch.split(rows, _NUM_AT_ONCE)
+        ]
+        return torch.cat(parts)
 
-    def drawn(
-        self, rows: Int64[Tensor, " b"], *, seed: int, epochs: Int64[Tensor, " b"]
-    ) -> Float32[Tensor, "b c h w"]:
+    def stored(self, rows: Int64[Tensor, " b"]) -> Float[Tensor, "b d h w"]:
+        """Means and log-variances."""
+        return self.moments.read(rows)
+
+    def augmented(self, x: Float[Tensor, "b d h w"], visits: Visits) -> Float32[Tensor, "b c h w"]:
         """A draw of each for each epoch."""
-        return self._sampled(rows, seed=seed, uses=epochs + 1)
+        return _drawn(x, visits.normal(Purpose.LATENTS, self.shape[1:]))
 
-    def _sampled(
-        self, rows: Int64[Tensor, " b"], *, seed: int, uses: Int64[Tensor, " b"]
-    ) -> Float32[Tensor, "b c h w"]:
-        """Draws that are a function of the seed, the number of a sample and that of its use.
 
-        NumPy's arithmetic stays in this thread: torch's would take cores from the training.
-        """
-        mean, logvar = np.split(self.stored.read(rows).float().numpy(), 2, axis=1)
-        eps = np.empty(mean.shape, np.float32)
-        for at, row, use in zip(range(len(rows)), rows.tolist(), uses.tolist(), strict=True):
-            bits = np.random.Philox(key=[seed, row], counter=[0, 0, use, self.stream])
-            np.random.Generator(bits).standard_normal(dtype=np.float32, out=eps[at])
-        return torch.from_numpy(mean + np.exp(0.5 * logvar) * eps)
+def _drawn(
+    moments: Float[Tensor, "b d h w"], eps: Float32[Tensor, "b c h w"]
+) -> Float32[Tensor, "b c h w"]:
+    """Draws from distributions of which means and log-variances are given."""
+    mean, logvar = moments.float().chunk(2, dim=1)
+    return mean + (0.5 * logvar).exp() * eps
 
 
 @dataclass(frozen=True, kw_only=True)

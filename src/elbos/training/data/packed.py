@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elbos import files
+from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset
 from elbos.training.data.shards import Index, load_shards
 
@@ -34,4 +35,4 @@ class Packed:
         index = Index.read(self.path)
         if index.num_levels is None:
             raise ValueError(f"{self.path} holds latents: train with data:latents.")
-        return load_shards(self.path, index, flip=self.flip)
+        return augmented(load_shards(self.path, index), flip=self.flip)

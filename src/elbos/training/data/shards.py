@@ -238,13 +238,12 @@ def load_labels(folder: Path, split: str, num: int) -> Int64[Tensor, " n"]:
         return torch.from_numpy(content)
 
 
-def load_shards(folder: Path, index: Index, *, flip: bool = False) -> Dataset:
+def load_shards(folder: Path, index: Index) -> Dataset:
     """The data of a folder, opened without a look at any sample.
 
     Args:
         folder: Where they are.
         index: Its index.
-        flip: Whether images are mirrored in training.
 
     Raises:
         OSError: If labels cannot be read.
@@ -266,5 +265,4 @@ def load_shards(folder: Path, index: Index, *, flip: bool = False) -> Dataset:
         num_classes,
         index.class_names,
         known_digest=index.digest(),
-        flip=flip,
     )

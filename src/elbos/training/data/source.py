@@ -10,12 +10,15 @@ import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
+from elbos.training.randomness import Visits
+
 
 class Source(abc.ABC):
     """The samples of a split, by number; indexed like a tensor, `x[rows]`, `x[:100]`, `x[3]`.
 
     Reading is a pure function of the numbers, safe in several threads at once, and lets other
-    threads run meanwhile.
+    threads run meanwhile. Validation and evaluation read the same in each epoch; a training may
+    make something else of what is stored (`stored`, `augmented`).
     """
 
     @property
@@ -36,14 +39,19 @@ class Source(abc.ABC):
     def fingerprint(self) -> str:
         """The identifier of all samples, which takes no reading of them."""
 
-    def drawn(
-        self, rows: Int64[Tensor, " b"], *, seed: int, epochs: Int64[Tensor, " b"]
-    ) -> Shaped[Tensor, "b *d"]:
-        """The samples as a training sees them: where they are distributions, a draw of each that is
-        a function of the seed, the epoch and the number of the sample.
-        """
-        del seed, epochs
+    def stored(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *e"]:
+        """What a training sends to its device of the samples of these numbers."""
         return self.read(rows)
+
+    def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
+        """What a training makes of that on its device: another image or draw in each epoch.
+
+        Args:
+            x: What is stored of some samples.
+            visits: Which they are, and in which epochs.
+        """
+        del visits
+        return x
 
     def __len__(self) -> int:
         return self.shape[0]

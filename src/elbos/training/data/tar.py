@@ -9,7 +9,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from elbos.codec import digest
 from elbos.errors import flat
 from elbos.progress import begin, progress
 from elbos.runs.cache import DamagedFolder, build_once
+from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset
 from elbos.training.data.decode import EXTENSIONS
 from elbos.training.data.decoded import Archive, decoded_dataset
@@ -81,20 +82,20 @@ class Tar:
             (numbers, None if num_classes is None else torch.from_numpy(labels[numbers]))
             for numbers in archive.splits
         ]
-        return decoded_dataset(
+        dataset = decoded_dataset(
             archive,
             splits,
             name=self.path.name if self.path.is_dir() else self.path.parent.name,
             size=self.size,
             num_classes=num_classes,
             class_names=None,
-            flip=self.flip,
             skip_bad=self.skip_bad,
         )
+        return augmented(dataset, flip=self.flip)
 
     def pictures(self) -> ArchivePictures:
         """The pictures, encoded."""
-        return ArchivePictures(self.load(), str(self.path))
+        return ArchivePictures(replace(self, flip=False).load(), str(self.path))
 
     def _tars(self) -> list[Path]:
         pattern = str(self.path / "*.tar") if self.path.is_dir() else str(self.path)
