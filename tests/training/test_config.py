@@ -39,6 +39,7 @@ DATA = [
     Folder(root=Path("a"), skip_bad=True),
     Folder(root=Path("a"), flip=True),
     Packed(path=Path("a")),
+    Packed(path=Path("a"), crop=48),
     Latents(path=Path("a")),
     Tar(path=Path("a/*.tar"), flip=True),
     Hub(path="owner/name", label=None),
@@ -112,14 +113,19 @@ def test_configurations_of_earlier_versions_are_today_s() -> None:
         decode(Config, {**encoded, "averaging": {**half_life, "warmup": "0.1"}})
 
 
-def test_folders_of_earlier_versions_are_not_mirrored() -> None:
-    config = replace(DIGITS, data=Folder(root=Path("/a")))
+IMAGES = [Folder(root=Path("/a")), Packed(path=Path("/a")), Tar(path=Path("/a")), Hub(path="a")]
+
+
+@pytest.mark.parametrize("images", IMAGES, ids=lambda images: type(images).__name__)
+def test_images_of_earlier_versions_are_not_augmented(images: Any) -> None:
+    config = replace(DIGITS, data=images)
     encoded = encode(config)
-    del encoded["data"]["flip"]
+    del encoded["data"]["flip"], encoded["data"]["crop"]
     assert decode(Config, encoded) == config
     assert config.identity()["data"] == encoded["data"]
-    flipped = replace(config, data=Folder(root=Path("/a"), flip=True))
-    assert flipped.identity() != config.identity()
+    for change in ({"flip": True}, {"crop": 8}):
+        changed = replace(config, data=replace(images, **change))
+        assert changed.identity() != config.identity()
 
 
 def test_runs_without_snapshots_are_those_of_earlier_versions() -> None:

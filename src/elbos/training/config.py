@@ -45,7 +45,7 @@ _OUTPUT_IN_IDENTITIES = {
     "num_kept": 2,
     "tensorboard": False,
 }
-_NO_FLIP = ("flip", False)  # a setting that came later
+_LATER = ("flip", False), ("crop", None)  # settings of data that came later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,7 +333,9 @@ class Config:
         if not self.averaging.snapshot_widths:  # as it was before there were any
             width = encoded["averaging"]["relative_width"]
             encoded["averaging"] = {"type": "Averaging", "relative_width": width}
-        data = {name: value for name, value in encoded["data"].items() if (name, value) != _NO_FLIP}
+        data = {
+            name: value for name, value in encoded["data"].items() if (name, value) not in _LATER
+        }
         del encoded["execution"]
         return {**encoded, "data": data, "output": _OUTPUT_IN_IDENTITIES, "num_shards": 8}
 

@@ -45,6 +45,7 @@ class Purpose(IntEnum):
     FLIPS = 2
     LATENTS = 3
     HELD_OUT_LATENTS = 4
+    CROPS = 5
 
 
 def generator(*key: int) -> torch.Generator:

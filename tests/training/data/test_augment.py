@@ -1,5 +1,6 @@
 """What a training makes of images is a function of (seed, epoch, sample), on any device."""
 
+import pytest
 import torch
 
 from elbos.training import data
@@ -10,7 +11,7 @@ SEED = 3
 
 
 def numbered(num: int, side: int) -> data.Dataset:
-    """Square images whose pixels are all different, but for `num` times 16 above 256."""
+    """Square images whose pixels are all different; at most 256 of them."""
     first = torch.arange(num)[:, None] * side**2
     x = (first + torch.arange(side**2)).view(num, 1, side, side)
     split = data.Split(data.InMemory(x.to(torch.uint8)), torch.arange(num))
@@ -26,7 +27,7 @@ def seen(dataset: data.Dataset, step: int, batch_size: int, share: slice) -> tup
 
 def test_half_are_mirrored_by_sample_and_epoch_however_batches_are_cut() -> None:
     num, num_epochs = 40, 50
-    mirrored = augmented(numbered(num, 2), flip=True)
+    mirrored = augmented(numbered(num, 2), flip=True, crop=None)
     found = torch.zeros(num_epochs, num, dtype=torch.bool)
     for step in range(num * num_epochs // 16):
         for share in (slice(0, 12), slice(12, 16)):
@@ -42,7 +43,7 @@ def test_half_are_mirrored_by_sample_and_epoch_however_batches_are_cut() -> None
 
 
 def test_held_out_images_are_as_they_are() -> None:
-    plain, mirrored = numbered(8, 2), augmented(numbered(8, 2), flip=True)
+    plain, mirrored = numbered(8, 2), augmented(numbered(8, 2), flip=True, crop=None)
     assert mirrored.fingerprint() == plain.fingerprint()
     assert mirrored.spec == plain.spec
     for one, other in (
@@ -50,3 +51,45 @@ def test_held_out_images_are_as_they_are() -> None:
         (mirrored.training, plain.training),
     ):
         assert torch.equal(one.batch(torch.arange(8))[0], other.batch(torch.arange(8))[0])
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_parts_are_at_places_of_sample_and_epoch_all_equally_likely(flip: bool) -> None:
+    """The corner of a part tells its place, of 3 by 3; mirrored ones are turned back."""
+    num, num_epochs, side, size = 7, 300, 6, 4
+    dataset = augmented(numbered(num, side), flip=flip, crop=size)
+    assert dataset.shape == (1, size, size)
+    found = torch.full((num_epochs, num), -1)
+    for step in range(num * num_epochs // 12):
+        for share in (slice(0, 5), slice(5, 12)):
+            x, _, rows, epochs = seen(dataset, step, 12, share)
+            is_mirrored = x[:, :, :, :1] > x[:, :, :, 1:2]
+            x = torch.where(is_mirrored, x.flip(-1), x).int()[:, 0]
+            assert flip or not is_mirrored.any()
+            corner = x[:, 0, 0] - side**2 * rows.int()
+            expected = (
+                corner[:, None, None] + side * torch.arange(size)[:, None] + torch.arange(size)
+            )
+            assert torch.equal(x - side**2 * rows.int()[:, None, None], expected.int())
+            found[epochs, rows] = (corner // side * (side - size + 1) + corner % side).long()
+    counts = found.flatten().bincount(minlength=9).double()
+    expected = num * num_epochs / 9
+    assert (found >= 0).all() and len(counts) == 9
+    assert ((counts - expected).abs() < 4 * (expected * 8 / 9) ** 0.5).all()
+
+
+def test_held_out_images_are_cropped_at_the_centre() -> None:
+    plain, dataset = numbered(5, 7), augmented(numbered(5, 7), flip=True, crop=3)
+    for split in (dataset.train, dataset.val, dataset.test):  # as evaluation reads them
+        assert torch.equal(split.x[:], plain.train.x[:][:, :, 2:5, 2:5])
+        assert split.x.shape == (5, 1, 3, 3)
+    x, _ = dataset.validation.batch(torch.tensor([4, 1]))
+    assert torch.equal(data.to_levels(x, 256), plain.val.x[torch.tensor([4, 1])][:, :, 2:5, 2:5])
+    x, _, rows, _ = seen(augmented(plain, flip=False, crop=7), 0, 5, slice(0, 5))
+    assert torch.equal(x, plain.train.x[rows])
+
+
+@pytest.mark.parametrize("crop", [0, 8, -1])
+def test_parts_larger_than_the_images_are_refused(crop: int) -> None:
+    with pytest.raises(ValueError, match=rf"crop is {crop}[^\n]* 7"):
+        augmented(numbered(5, 7), flip=False, crop=crop)

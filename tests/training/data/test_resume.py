@@ -36,8 +36,8 @@ def pictures(folder):
 
 
 def packed(folder):
-    Packer(data.Folder(root=pictures(folder), size=8), folder / "packed").pack()
-    return data.Packed(path=folder / "packed", flip=True)
+    Packer(data.Folder(root=pictures(folder), size=10), folder / "packed").pack()
+    return data.Packed(path=folder / "packed", flip=True, crop=8)
 
 
 def latents(folder):

@@ -1,10 +1,11 @@
 """Label-preserving changes of training images, others in each epoch.
 
 Made on the device, of pixel values, by random numbers of (seed, epoch, sample): resuming, batches
-and processes do not change them. Validation and evaluation read images as they are.
+and processes do not change them. Validation and evaluation know the centre of each image, as it is.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -16,35 +17,82 @@ from elbos.training.randomness import Purpose, Visits
 
 
 @dataclass(frozen=True)
-class Mirrored(Source):
-    """Images of which a training mirrors half left to right, another half in each epoch.
+class Augmented(Source):
+    """Images of which a training sees mirror images and parts.
 
     Attributes:
-        images: As they are.
+        images: As they are stored.
+        flip: Whether half of them are mirrored left to right, another half in each epoch.
+        crop: Height and width of a part, at another place in each epoch; None: all of the image.
     """
 
     images: Source
+    flip: bool
+    crop: int | None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The number of images, and the shape of one."""
-        return self.images.shape
-
-    def read(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
-        """The images of these numbers, as they are."""
-        return self.images.read(rows)
+        """The number of images, and the shape of one, or of a part."""
+        num, channels, *size = self.images.shape
+        return num, channels, *((self.crop, self.crop) if self.crop else size)
 
     def fingerprint(self) -> str:
-        """The identifier of all images."""
+        """The identifier of all images, whole."""
         return self.images.fingerprint()
 
-    def augmented(self, x: UInt8[Tensor, "b c h w"], visits: Visits) -> UInt8[Tensor, "b c h w"]:
-        """The images, half of them mirrored."""
+    def read(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
+        """The images of these numbers, or their centres."""
+        x = self.images.read(rows)
+        if self.crop is None:
+            return x
+        top, left = ((side - self.crop) // 2 for side in x.shape[-2:])
+        return x[..., top : top + self.crop, left : left + self.crop].contiguous()
+
+    def stored(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c i j"]:
+        """The images, whole."""
+        return self.images.read(rows)
+
+    def augmented(self, x: UInt8[Tensor, "b c i j"], visits: Visits) -> UInt8[Tensor, "b c h w"]:
+        """Parts of the images, half of them mirrored."""
+        if self.crop is not None:
+            x = cropped(x, self.crop, visits)
+        if not self.flip:
+            return x
         is_mirrored = visits.uniform(Purpose.FLIPS, 1).view(-1, 1, 1, 1) <= 0.5
         return torch.where(is_mirrored, x.flip(-1), x)
 
 
-def augmented(dataset: Dataset, *, flip: bool) -> Dataset:
-    """A dataset of images, which a training mirrors if `flip`."""
-    train = dataset.train
-    return replace(dataset, train=Split(Mirrored(train.x), train.labels)) if flip else dataset
+def cropped(x: UInt8[Tensor, "b c i j"], size: int, visits: Visits) -> UInt8[Tensor, "b c h w"]:
+    """A square of each image, all places equally likely."""
+    places = []
+    for u, side in zip(visits.uniform(Purpose.CROPS, 2).unbind(1), x.shape[-2:], strict=True):
+        first = (u * (side - size + 1)).long().clamp(max=side - size)  # u may be 1
+        places.append(first[:, None] + torch.arange(size, device=x.device))
+    rows, columns = places
+    sample, channel = (torch.arange(num, device=x.device) for num in x.shape[:2])
+    at = sample[:, None, None, None], channel[:, None, None]
+    return x[*at, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def augmented(dataset: Dataset, *, flip: bool, crop: int | None) -> Dataset:
+    """A dataset of images as a training with these options sees it.
+
+    Raises:
+        ValueError: If parts would be larger than the images.
+    """
+    side = min(dataset.shape[1:])
+    if crop is not None and not 1 <= crop <= side:
+        raise ValueError(f"crop is {crop}: give 1 to {side}, the side of the images, or none.")
+
+    def split(of: Split, flip: bool) -> Split:
+        return Split(Augmented(of.x, flip, crop), of.labels) if flip or crop else of
+
+    train, val, test = dataset.train, dataset.val, dataset.test
+    return replace(
+        dataset, train=split(train, flip), val=split(val, False), test=split(test, False)
+    )
+
+
+def upgraded(entries: dict[str, Any]) -> dict[str, Any]:
+    """JSON of a configuration of images from that of earlier versions, without augmentation."""
+    return {"flip": False, "crop": None, **entries}

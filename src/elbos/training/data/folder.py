@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor
 from elbos import files
 from elbos.progress import progress
 from elbos.runs.cache import DamagedFolder, build_once
-from elbos.training.data.augment import augmented
+from elbos.training.data.augment import augmented, upgraded
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.decode import BadPicture, decode
 from elbos.training.data.listing import (
@@ -67,14 +66,15 @@ class Folder:
     flip: bool = False
     """Mirror half of the training pictures left to right, another half in each epoch."""
 
+    crop: int | None = None
+    """Height and width of the part of a picture that a training sees, at another place in each
+    epoch; validation and test see the centre. Default: all of it."""
+
     def __post_init__(self) -> None:
         # the run is sampled and evaluated from other places than it was trained from
         object.__setattr__(self, "root", files.expanded(self.root))
 
-    @staticmethod
-    def upgraded(entries: dict[str, Any]) -> dict[str, Any]:
-        """JSON of this version from that of any: earlier ones did not mirror."""
-        return {"flip": False, **entries}
+    upgraded = staticmethod(upgraded)
 
     def pictures(self) -> FolderPictures:
         """The pictures, encoded."""
@@ -120,7 +120,7 @@ class Folder:
         num_classes = None if classes is None else len(classes)
         digest = decoded.digest
         dataset = Dataset(root.name, train, val, test, 256, num_classes, classes, digest)
-        return augmented(dataset, flip=self.flip)
+        return augmented(dataset, flip=self.flip, crop=self.crop)
 
 
 def _require_size(size: int) -> None:

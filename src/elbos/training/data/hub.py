@@ -11,7 +11,7 @@ from torch import Tensor
 
 from elbos.codec import digest
 from elbos.errors import flat, suggestion
-from elbos.training.data.augment import augmented
+from elbos.training.data.augment import augmented, upgraded
 from elbos.training.data.dataset import Dataset
 from elbos.training.data.decoded import Archive, decoded_dataset
 from elbos.training.data.listing import SPLITS, Picture, divided
@@ -47,12 +47,18 @@ class Hub:
     flip: bool = False
     """Mirror half of the training pictures left to right, another half in each epoch."""
 
+    crop: int | None = None
+    """Height and width of the part of a picture that a training sees, at another place in each
+    epoch; validation and test see the centre. Default: all of it."""
+
     skip_bad: bool = False
     """Take the next picture for one that cannot be decoded, with a warning, instead of stopping."""
 
     def __post_init__(self) -> None:
         if Path(self.path).expanduser().is_dir():  # the run is resumed from other places
             object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
+
+    upgraded = staticmethod(upgraded)
 
     def load(self) -> Dataset:
         """Open the dataset; the first time this may download it.
@@ -78,11 +84,11 @@ class Hub:
             class_names=class_names,
             skip_bad=self.skip_bad,
         )
-        return augmented(dataset, flip=self.flip)
+        return augmented(dataset, flip=self.flip, crop=self.crop)
 
     def pictures(self) -> ArchivePictures:
         """The pictures, encoded."""
-        return ArchivePictures(replace(self, flip=False).load(), self.path)
+        return ArchivePictures(replace(self, flip=False, crop=None).load(), self.path)
 
     def _groups(self) -> dict[str, Any]:
         """The data set's parts by the names of our splits, pictures encoded."""

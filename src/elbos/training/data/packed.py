@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elbos import files
-from elbos.training.data.augment import augmented
+from elbos.training.data.augment import augmented, upgraded
 from elbos.training.data.dataset import Dataset
 from elbos.training.data.shards import Index, load_shards
 
@@ -22,8 +22,14 @@ class Packed:
     flip: bool = False
     """Mirror half of the training images left to right, another half in each epoch."""
 
+    crop: int | None = None
+    """Height and width of the part of an image that a training sees, at another place in each
+    epoch; validation and test see the centre. Default: all of it."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", files.expanded(self.path))
+
+    upgraded = staticmethod(upgraded)
 
     def load(self) -> Dataset:
         """Open the dataset, without a look at any image.
@@ -35,4 +41,4 @@ class Packed:
         index = Index.read(self.path)
         if index.num_levels is None:
             raise ValueError(f"{self.path} holds latents: train with data:latents.")
-        return augmented(load_shards(self.path, index), flip=self.flip)
+        return augmented(load_shards(self.path, index), flip=self.flip, crop=self.crop)

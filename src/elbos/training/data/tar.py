@@ -23,7 +23,7 @@ from elbos.codec import digest
 from elbos.errors import flat
 from elbos.progress import begin, progress
 from elbos.runs.cache import DamagedFolder, build_once
-from elbos.training.data.augment import augmented
+from elbos.training.data.augment import augmented, upgraded
 from elbos.training.data.dataset import Dataset
 from elbos.training.data.decode import EXTENSIONS
 from elbos.training.data.decoded import Archive, decoded_dataset
@@ -60,11 +60,17 @@ class Tar:
     flip: bool = False
     """Mirror half of the training pictures left to right, another half in each epoch."""
 
+    crop: int | None = None
+    """Height and width of the part of a picture that a training sees, at another place in each
+    epoch; validation and test see the centre. Default: all of it."""
+
     skip_bad: bool = False
     """Take the next picture for one that cannot be decoded, with a warning, instead of stopping."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", files.expanded(self.path))
+
+    upgraded = staticmethod(upgraded)
 
     def load(self) -> Dataset:
         """Open the dataset; the first time this reads through the tars.
@@ -91,11 +97,11 @@ class Tar:
             class_names=None,
             skip_bad=self.skip_bad,
         )
-        return augmented(dataset, flip=self.flip)
+        return augmented(dataset, flip=self.flip, crop=self.crop)
 
     def pictures(self) -> ArchivePictures:
         """The pictures, encoded."""
-        return ArchivePictures(replace(self, flip=False).load(), str(self.path))
+        return ArchivePictures(replace(self, flip=False, crop=None).load(), str(self.path))
 
     def _tars(self) -> list[Path]:
         pattern = str(self.path / "*.tar") if self.path.is_dir() else str(self.path)
