@@ -13,6 +13,7 @@ here as soon as it is in its table.
 
 import ast
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -158,16 +159,22 @@ def _decode_fields(cls: type, value: dict[str, Any], where: str) -> Any:
         raise ValueError(f"{where} has no entry {unknown[0]!r}: {suggestion(unknown[0], names)}")
     if missing := sorted(names - given):
         raise ValueError(f"{where} lacks {', '.join(missing)}.")
-    hints = get_type_hints(cls, include_extras=True)
+    hints = _types(cls)
     try:
         return cls(**{name: decode(hints[name], value[name], f"{where}.{name}") for name in names})
     except (TypeError, OverflowError) as error:
         raise ValueError(f"{where} is not a valid {cls.__name__}: {error}") from error
 
 
+@functools.cache
+def _types(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, with their annotations, by name."""
+    return get_type_hints(cls, include_extras=True)
+
+
 def require_types(value: Any) -> None:
     """Raise a ValueError that names the first field of a dataclass that is not of its type."""
-    hints = get_type_hints(type(value), include_extras=True)
+    hints = _types(value.__class__)
     for f in dataclasses.fields(value):
         decode(hints[f.name], encode(getattr(value, f.name)), f.name)
 
@@ -272,7 +279,7 @@ def _call_as_json(known: dict[str, type], node: ast.expr, where: str, runs_files
         name = function.id if isinstance(function, ast.Name) else ""
         raise ValueError(f"There is no {_shown(node)}{files}: {suggestion(name, known)}")
     cls = known[function.id]
-    hints = get_type_hints(cls, include_extras=True)
+    hints = _types(cls)
     fields = [f for f in dataclasses.fields(cls) if f.init]
     defaults = {f.name: encode(f.default) for f in fields if f.default is not dataclasses.MISSING}
     given = _arguments(node, [f.name for f in fields if not f.kw_only])

@@ -322,13 +322,13 @@ def test_a_training_outlives_its_standard_error(runs: Path) -> None:
 
 @pytest.mark.parametrize("save_every", [16, 10**9])
 def test_a_run_directory_deleted_while_training_is_one_line(
-    elbos: Elbos, runs: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
+    elbos: Elbos, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
 ) -> None:
     batch = trainer.Trainer.batch
 
     def delete(self: trainer.Trainer) -> Any:
-        if self.state.step == 2:
-            shutil.rmtree(runs / "new")
+        if self.state.step == 2:  # in one move: a checkpoint is being written into it
+            (runs / "new").rename(tmp_path / "deleted")
         return batch(self)
 
     monkeypatch.setattr(trainer.Trainer, "batch", delete)

@@ -1,11 +1,8 @@
 """Networks and data of one's own: all that `elbos train` gives, and nothing that is stored runs."""
 
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -428,18 +425,6 @@ def test_latents_are_not_bounded(tmp_path: Path) -> None:
     assert run.likelihood(data).bits_per_dim > 0
 
 
-PROGRAM = """
-import sys
-sys.path[:0] = sys.argv[1:3]
-from test_fit import OBJECTIVE, SETTINGS, Points, fit, new_net
-network = new_net()
-network.dropout.p = 0.0
-data = Points("dict", is_augmented=False)
-run = fit(network, data, OBJECTIVE, run=sys.argv[3], **SETTINGS)
-assert run.step == 10
-"""
-
-
 WRONG = {
     "fit(net, data, OBJECTIVE, run=path, **{**SETTINGS, 'num_images': 1.5})": "num_images is 1.5",
     "fit(net, data, OBJECTIVE, run=path, **{**SETTINGS, 'batch_size': '8'})": "batch_size is '8'",
@@ -468,28 +453,6 @@ def test_arguments_of_another_type_are_named(tmp_path: Path) -> None:
         with pytest.raises((TypeError, ValueError), match=re.escape(named)):
             eval(mistake, known)  # noqa: S307
     assert not path.exists()
-
-
-@pytest.mark.slow
-def test_two_processes_are_one(tmp_path: Path) -> None:
-    """But for augmentations and dropout, which are seeded by process."""
-    here = Path(__file__).parent
-    (tmp_path / "program.py").write_text(PROGRAM)
-    for num in ("1", "2"):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        done = subprocess.run(
-            [
-                *(*command, "--nproc-per-node", num, str(tmp_path / "program.py")),
-                *(str(here), str(here.parent), str(tmp_path / num)),
-            ],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, done.stderr
-    expected, found = tensors(tmp_path / "1"), tensors(tmp_path / "2")
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-6, msg=name)
 
 
 # --- on the command line -------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from elbos.validation import BinnedLoss
 
 ADAMW = replace(
     DIGITS,
-    network=replace(DIGITS.network, channels=(16,), dropout=0.0),
+    network=replace(DIGITS.network, channels=(16,)),  # with dropout
     precision="fp32",
     num_images=144,  # 9 steps
     output=replace(DIGITS.output, log_every=16),

@@ -2,7 +2,8 @@ r"""Random numbers as a pure function of (seed, step, sample), or of (seed, epoc
 
 Nothing is carried from step to step, and nothing depends on where a sample is computed: a run that
 resumes, or is cut into other batches, processes or devices, draws what the uninterrupted run in one
-process would have drawn. Masks of dropout alone are drawn per process and part of a batch.
+process would have drawn. What a network draws by itself, such as whole branches to be dropped, is
+a function of the process and the part of a batch besides.
 
 What is drawn for samples comes from Philox4x32-10, a function of a counter and a key that is a few
 operations on integers, the same on every device. The counter is (block of four numbers, sample,
@@ -46,6 +47,7 @@ class Purpose(IntEnum):
     LATENTS = 3
     HELD_OUT_LATENTS = 4
     CROPS = 5
+    DROPOUT = 6
 
 
 def generator(*key: int) -> torch.Generator:
@@ -65,8 +67,8 @@ def times(seed: int, step: int, batch_size: int) -> Float64[Tensor, " B"]:
     return low_discrepancy_times(offset, batch_size)
 
 
-def seed_dropout(seed: int, step: int, first: int) -> None:
-    """Seed torch for the masks of the samples of the global batch from number `first` on."""
+def seed_torch(seed: int, step: int, first: int) -> None:
+    """Seed torch for what a network draws by itself for the samples from number `first` on."""
     torch.manual_seed(generator(seed, step, first, 1).initial_seed())
 
 
@@ -116,6 +118,15 @@ class Stream:
         first, second = np.random.SeedSequence(seed).generate_state(2, np.uint32).tolist()
         return cls((first, second), purpose)
 
+    def words(
+        self, step: Int64[Tensor, "*b"], samples: Int64[Tensor, " b"], num: int
+    ) -> Int64[Tensor, "b num 4"]:
+        """Blocks of four words of 32 bits, for each sample; arguments as those of `uniform`."""
+        blocks = torch.arange(num, device=samples.device)
+        purpose = torch.full_like(blocks, self.purpose)
+        counter = [blocks, samples[:, None], step.view(-1, 1), purpose]
+        return philox(counter, self.key)
+
     def uniform(
         self, step: Int64[Tensor, "*b"], samples: Int64[Tensor, " b"], num: int
     ) -> Float32[Tensor, "b num"]:
@@ -129,10 +140,7 @@ class Stream:
         Returns:
             On the device of `samples`; multiples of $2^{-32}$, rounded to float32.
         """
-        blocks = torch.arange(-(-num // 4), device=samples.device)
-        purpose = torch.full_like(blocks, self.purpose)
-        counter = [blocks, samples[:, None], step.view(-1, 1), purpose]
-        words = philox(counter, self.key).flatten(1)[:, :num]
+        words = self.words(step, samples, -(-num // 4)).flatten(1)[:, :num]
         return (words.float() + 0.5) * 2.0**-32
 
     def normal(

@@ -35,11 +35,12 @@ from elbos.training.checkpointing import blocks, checkpointed
 from elbos.training.compilation import compiled, is_compiled
 from elbos.training.config import Config
 from elbos.training.data import Batch, Batches, Samples, StoredBatch
+from elbos.training.dropout import Masks
 from elbos.training.machine import autocast, described, machine
 from elbos.training.monitor import Monitor, OnImages
 from elbos.training.network import OwnNetwork
 from elbos.training.processes import Processes
-from elbos.training.randomness import Purpose, Stream, Visits, seed_dropout, times
+from elbos.training.randomness import Purpose, Stream, Visits, seed_torch, times
 from elbos.training.run import averaged_weights
 from elbos.training.saving import Saver
 from elbos.training.sharding import set_gradients_sent, share_buffers, whole
@@ -101,6 +102,7 @@ class Trainer:
         self.number = torch.zeros((), dtype=torch.int64, device=self.device)  # of the step
         self.noise = Stream.from_seed(config.seed, Purpose.NOISE)
         self.hiding = Stream.from_seed(config.seed, Purpose.LABELS)
+        self.masks = Masks(network, config.seed)
         self.null_cond = to_device(data.null_cond, self.device)
         self.batches = Batches(data.training, config.batch_size, config.seed, self.share)
         self.num_workers = num_workers
@@ -130,6 +132,7 @@ class Trainer:
             self.saver,
             monitor,
             closing(ahead),
+            self.masks.used(),
             checkpointed(self.blocks),
             _stop_requests() as is_stop_requested,
         ):
@@ -193,7 +196,7 @@ class Trainer:
         config, num = self.config, len(self.samples)
         x, cond = self.batch()
         self.number.fill_(self.state.step)
-        seed_dropout(config.seed, self.state.step, self.share.start)
+        seed_torch(config.seed, self.state.step, self.share.start)
         num_parts = min(config.execution.num_micro_batches, num)
         scale, losses = self.processes.num / config.batch_size, []  # processes are averaged over
         for i in range(num_parts):
@@ -212,11 +215,14 @@ class Trainer:
         cond: Condition,
         samples: Int64[Tensor, " b"],
     ) -> Float[Tensor, " b"]:
-        """The losses of some samples, nats/dim: noise, hidden labels and network are one graph."""
+        """The losses of some samples, nats/dim: noise, hidden labels, masks of dropout and network
+        are one graph.
+        """
         share = self.config.label_dropout
         if cond is not None and share > 0:
             is_hidden = self.hiding.uniform(self.number, samples, 1)[:, 0] <= share
             cond = replace_conds(cond, self.null_cond, is_hidden)
+        self.masks.draw(self.number, samples)
         eps = self.noise.normal(self.number, samples, tuple(x.shape[1:]))
         return self.objective.loss_at(levels, self.network, x, eps, cond)
 

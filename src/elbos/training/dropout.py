@@ -1,0 +1,99 @@
+r"""Masks of dropout by sample: what is dropped is a function of (seed, step, sample, layer, value).
+
+torch draws masks one after the other, so that they would change with the number of processes and
+the parts of a batch. Here Philox gives each sample and layer a key of two words, $k_1, k_2$, and
+a hash of 32 bits decides about the values $2i$ and $2i + 1$ of the sample, by its halves:
+
+$$h_i = f_{15}(M_2\,(f_{15}(M_1\,f_{16}(i \oplus k_1)) \oplus k_2)), \qquad
+  f_s(x) = x \oplus \lfloor x / 2^s \rfloor.$$
+
+It is Wellons' hash of integers with a second key, and faster than torch's generator on a CPU.
+
+References:
+    Srivastava et al. (2014), https://jmlr.org/papers/v15/srivastava14a.html; Wellons (2018),
+    https://github.com/skeeto/hash-prospector (constants of least bias)
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int16, Int32, Int64, Shaped
+from torch import Tensor, nn
+
+from elbos.training.randomness import Purpose, Stream
+
+_MULTIPLIERS = 0x21F0AAAD, 0xD35A2D97 - 2**32  # as signed words, which wrap around
+
+
+class Masks:
+    """The masks of all `torch.nn.Dropout` layers of a network, of any author.
+
+    Args:
+        network: With the layers; one that is called twice drops the same values twice.
+        seed: Of the training.
+    """
+
+    def __init__(self, network: nn.Module, seed: int) -> None:
+        found = (module for module in network.modules() if type(module) is nn.Dropout)
+        self.layers = [layer for layer in found if layer.p > 0]
+        self.stream = Stream.from_seed(seed, Purpose.DROPOUT)
+        self.keys: Int32[Tensor, "b layers 2"] = torch.empty(0)
+
+    def draw(self, step: Int64[Tensor, ""], samples: Int64[Tensor, " b"]) -> None:
+        """Draw the keys for the next forward pass, of samples by their numbers in the batch."""
+        if self.layers:
+            words = self.stream.words(step, samples, len(self.layers))
+            self.keys = words[:, :, :2].to(torch.int32)
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Let the layers drop by these masks, in training, inside of this context."""
+        for i, layer in enumerate(self.layers):
+            layer.forward = partial(self._forward, i, layer.p)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                del layer.forward
+
+    def _forward(self, i: int, p: float, h: Shaped[Tensor, "n *d"]) -> Shaped[Tensor, "n *d"]:
+        is_training = self.layers[i].training
+        if h.ndim == 0 or len(h) % len(self.keys):  # not of samples
+            return F.dropout(h, p, is_training)
+        return dropped_out(h, self.keys[:, i], p) if is_training else h
+
+
+def dropped_out(
+    h: Shaped[Tensor, "n *d"], keys: Int32[Tensor, "b 2"], p: float
+) -> Shaped[Tensor, "n *d"]:
+    r"""Values that are 0 with probability $p$, to $2^{-16}$, and otherwise over $1 - p$.
+
+    Those of images are numbered with channels last, as in the memory of the networks that are fast;
+    the mask is the same in any memory format.
+
+    Args:
+        h: Of each sample one or several rows, sample by sample.
+        keys: Of each sample.
+        p: The probability.
+    """
+    num_dropped = round(p * 2**16)
+    is_kept = hashed(keys, h.numel() // len(keys)) >= num_dropped - 2**15
+    if h.ndim == 4:
+        is_kept = is_kept.reshape(h.movedim(1, 3).shape).movedim(3, 1)
+    return h * is_kept.reshape(h.shape) * (2**16 / (2**16 - num_dropped))
+
+
+def hashed(keys: Int32[Tensor, "b 2"], num: int) -> Int16[Tensor, "b num"]:
+    """Signed words of 16 random bits."""
+    first, second = keys.unsqueeze(2).unbind(1)
+    x = torch.arange((num + 1) // 2, dtype=torch.int32, device=keys.device) ^ first
+    x ^= x >> 16 & 0xFFFF
+    x *= _MULTIPLIERS[0]
+    x ^= x >> 15 & 0x1FFFF
+    x ^= second
+    x *= _MULTIPLIERS[1]
+    x ^= x >> 15 & 0x1FFFF
+    return x.view(torch.int16)[:, :num]
