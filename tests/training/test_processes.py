@@ -1,5 +1,6 @@
 """A run is the same on any number of processes, in parts of a batch, and resumed on others."""
 
+import json
 import os
 import signal
 from dataclasses import replace
@@ -12,11 +13,14 @@ from tiny import DIGITS, log, tensors
 from torch import nn
 
 from elbos.errors import Interrupted
+from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
+from elbos.runs.stored import Stored
 from elbos.training import sharding
 from elbos.training.config import Config, Execution
 from elbos.training.fit import fit, train
 from elbos.training.processes import Processes
+from elbos.training.sharding import local
 from elbos.training.trainer import Trainer
 from elbos.validation import BinnedLoss
 
@@ -117,6 +121,47 @@ def test_on_four_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Pa
     expected, found = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
     assert not [name for name in expected if not torch.equal(found[name], expected[name])]
     assert log(tmp_path / "parts") == log(tmp_path / "whole")
+
+
+def resumed(folder: Path) -> None:
+    """Note what this process reads of the checkpoint that it goes on from."""
+    read, verified = 0, []
+    whole, digest = Stored.__getitem__, checkpoint._digest
+
+    def counted(self: Stored, rows):
+        nonlocal read
+        found = whole(self, rows)
+        read += found.numel()
+        return found
+
+    def noted(path: Path) -> str:
+        verified.append(path.name)
+        return digest(path)
+
+    Stored.__getitem__, checkpoint._digest = counted, noted
+    resume = Trainer.resume
+
+    def noting(self: Trainer) -> None:
+        resume(self)
+        own = sum(local(t).numel() for ts in self.state.groups().values() for t in ts.values())
+        note = {"read": read, "own": own, "verified": verified}
+        (folder / f"rank-{self.processes.rank}.json").write_text(json.dumps(note))
+        raise Interrupted
+
+    Trainer.resume = noting
+    trained(executed(ADAMW, shard_size=2), folder, stop_at=-1)
+
+
+def test_a_process_reads_no_more_than_its_part_of_a_checkpoint(tmp_path: Path) -> None:
+    in_processes(1, trained, ADAMW, tmp_path, 2)
+    total = sum(tensor.numel() for tensor in tensors(tmp_path).values())
+    checkpoints = tmp_path / "checkpoints"
+    files = sorted(path.name for path in checkpoints.rglob("*.safetensors"))
+    in_processes(2, resumed, tmp_path)
+    notes = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+    for note in notes:
+        assert note["read"] == note["own"] < 0.6 * total
+    assert sorted(notes[0]["verified"] + notes[1]["verified"]) == files
 
 
 class Own(nn.Module):

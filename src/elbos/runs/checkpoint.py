@@ -4,29 +4,31 @@
 manifest with the step and the SHA-256 of every file. Loading reads numbers and runs no code.
 
 Where processes share the tensors, each writes the rows that it has to files of its own,
-`network__1.safetensors`, and loading joins them: any number of processes may go on from there.
+`network__1.safetensors`, and loading joins them: any number of processes may go on from there, each
+of which reads the rows that it is going to have.
 """
 
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from elbos import files
 from elbos.errors import flat
+from elbos.runs.stored import Stored
 
 _PART = "__"
-_PATIENCE = 1800  # seconds, for the parts of other processes
 _MAX_REASON = 200  # characters: torch lists all tensors that differ
 Groups = Mapping[str, Mapping[str, Tensor]]
+ReadableGroups = Mapping[str, Mapping[str, Tensor | Stored]]
 
 
 class DamagedCheckpoint(ValueError):
@@ -92,21 +94,16 @@ def write_part(partial: Path, part: int, groups: Groups) -> None:
 
 
 def finish(partial: Path, folder: Path, step: int, *, num_parts: int, num_kept: int) -> None:
-    """Make a checkpoint of its parts, once all are there, and delete all but the latest.
+    """Make a checkpoint of its parts, which are all there, and delete all but the latest.
 
     Raises:
-        TimeoutError: If a part does not come.
         OSError: If something cannot be written.
     """
-    path, end = folder / f"{step:08d}", time.monotonic() + _PATIENCE
+    path = folder / f"{step:08d}"
     digests: dict[str, str] = {}
     with files.named_errors(path):
         for part in range(num_parts):
             file = partial / f"part-{part}.json"
-            while not file.exists():
-                if time.monotonic() > end:
-                    raise TimeoutError(f"part {part} of the checkpoint {path} was not written")
-                time.sleep(0.05)
             digests |= json.loads(files.read(file))
             file.unlink()
         manifest = json.dumps({"step": step, "sha256": digests}, indent=2)
@@ -119,30 +116,81 @@ def finish(partial: Path, folder: Path, step: int, *, num_parts: int, num_kept: 
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
+def reading(
+    path: Path, only: str | None = None
+) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
     """The step of a checkpoint and its groups of tensors, to be used inside the context.
+
+    Args:
+        path: The checkpoint.
+        only: The one group that is read. Default: all are.
 
     Raises:
         DamagedCheckpoint: If a file is missing, cut short or changed.
         ValueError: If the tensors turn out, inside the context, to be of another network.
     """
-    try:
-        step, groups = _read(path)
-    except (FileNotFoundError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DamagedCheckpoint(
-            f"The checkpoint {path} is damaged ({_reason(error)}): delete that folder to "
-            "resume from the one before it, or else from the start."
-        ) from error
-    try:
-        yield step, groups
-    except torch.OutOfMemoryError:
-        raise
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"The checkpoint {path} is whole, but of another network or schedule than this "
-            f"one ({flat(error)[:_MAX_REASON]}): give the network and the data that it was trained "
-            "with, and the version of elbos."
-        ) from error
+    verify(path, only)
+    with opened(path) as (step, groups):
+        yield (
+            step,
+            {
+                group: {name: stored[...] for name, stored in tensors.items()}
+                for group, tensors in groups.items()
+                if only in (None, group)
+            },
+        )
+
+
+def verify(path: Path, only: str | None = None, share: slice = slice(None)) -> None:
+    """Read the files of a checkpoint, to see whether they are as they were written.
+
+    Args:
+        path: The checkpoint.
+        only: The one group that is read. Default: all are.
+        share: Which of the files: processes that use a checkpoint together may each verify some.
+
+    Raises:
+        DamagedCheckpoint: If one is missing, cut short or changed.
+    """
+    with _naming_damage(path):
+        digests = _manifest(path)[1]
+        for name in [name for name in digests if only in (None, _group(name))][share]:
+            if _digest(path / f"{name}.safetensors") != digests[name]:
+                raise DamagedCheckpoint(f"{name}.safetensors is cut short or was changed")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[int, dict[str, dict[str, Stored]]]]:
+    """The step of a checkpoint that was verified and its groups of tensors, of which rows are read
+    when they are asked for, to be used inside the context.
+
+    Raises:
+        DamagedCheckpoint: If a file is missing or no file of tensors.
+        ValueError: If the tensors turn out, inside the context, to be of another network.
+    """
+    with ExitStack() as stack:
+        with _naming_damage(path):
+            step, digests = _manifest(path)
+            parts: dict[str, dict[str, list[Any]]] = {}
+            for name in digests:
+                group = parts.setdefault(_group(name), {})
+                file = stack.enter_context(_opened(path / f"{name}.safetensors"))
+                for key in file.keys():  # noqa: SIM118 (it is no mapping)
+                    group.setdefault(key, []).append(file.get_slice(key))
+            groups = {
+                group: {key: Stored(found) for key, found in tensors.items()}
+                for group, tensors in parts.items()
+            }
+        try:
+            yield step, groups
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"The checkpoint {path} is whole, but of another network or schedule than this "
+                f"one ({flat(error)[:_MAX_REASON]}): give the network and the data that it was "
+                "trained with, and the version of elbos."
+            ) from error
 
 
 def packed(tensors: Mapping[str, Tensor]) -> bytes:
@@ -157,18 +205,19 @@ def packed(tensors: Mapping[str, Tensor]) -> bytes:
     return content
 
 
-def require_dtypes(groups: Groups, own: Groups) -> None:
+def require_dtypes(groups: ReadableGroups, own: Groups) -> None:
     """Raise a ValueError if a tensor has another dtype than the one that it replaces: torch itself
     would convert it in silence.
     """
     for group, tensors in own.items():
         for name, tensor in tensors.items():
-            found = groups[group].get(name, tensor)
-            if found.dtype != tensor.dtype:
+            found = groups[group].get(name)
+            if found is not None and found.dtype != tensor.dtype:
                 raise ValueError(f"{group} {name} is {found.dtype}, not {tensor.dtype}")
 
 
-def _read(path: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
+def _manifest(path: Path) -> tuple[int, dict[str, str]]:
+    """The step of a checkpoint, and the digest of every file; the parts of a group in order."""
     try:
         manifest = json.loads(files.read(path / "manifest.json"))
     except ValueError as error:
@@ -176,21 +225,39 @@ def _read(path: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
     step, digests = manifest["step"], manifest["sha256"]
     if type(step) is not int or step != int(path.name):
         raise DamagedCheckpoint(f"manifest.json is of step {step!r}")
-    groups: dict[str, dict[str, Tensor]] = {}
-    for name, digest in digests.items():
+    for name in digests:
         if not name.isidentifier():  # nothing outside this folder is read
             raise DamagedCheckpoint(f"manifest.json names a file {name!r}")
-        content = files.read(path / f"{name}.safetensors")
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise DamagedCheckpoint(f"{name}.safetensors is cut short or was changed")
-        try:
-            tensors = safetensors.torch.load(content)
-        except (SafetensorError, KeyError, NotImplementedError) as error:  # of dtypes, the last two
-            raise DamagedCheckpoint(f"{name}.safetensors is unreadable") from error
-        group = groups.setdefault(name.partition(_PART)[0], {})
-        for key, rows in tensors.items():  # the parts follow each other in the manifest
-            group[key] = torch.cat([group[key], rows]) if key in group else rows
-    return step, groups
+    return step, digests
+
+
+def _group(name: str) -> str:
+    """The group of tensors that are in a file, or some of their rows."""
+    return name.partition(_PART)[0]
+
+
+def _digest(path: Path) -> str:
+    with files.named_errors(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, "pt")
+    except SafetensorError as error:
+        raise DamagedCheckpoint(f"{path.name} is unreadable") from error
+
+
+@contextmanager
+def _naming_damage(path: Path) -> Iterator[None]:
+    """Let what is wrong with its files name the checkpoint and what to do."""
+    try:
+        yield
+    except (FileNotFoundError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DamagedCheckpoint(
+            f"The checkpoint {path} is damaged ({_reason(error)}): delete that folder to "
+            "resume from the one before it, or else from the start."
+        ) from error
 
 
 def _reason(error: Exception) -> str:

@@ -79,7 +79,7 @@ def averaged(
 
 @contextmanager
 def _of_checkpoint(path: Path) -> Iterator[tuple[int, Weights]]:
-    with checkpoint.reading(path) as (step, groups):
+    with checkpoint.reading(path, "ema") as (step, groups):
         yield step, groups["ema"]
 
 

@@ -7,12 +7,14 @@ are averaged over all processes either way. A part of the network is gathered wh
 What torch has for this takes most of a second to import, and is, where there are several processes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import EllipsisType
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from elbos.runs.stored import Stored
 from elbos.training.processes import Processes
 
 MIN_PARAMETERS = 2**18  # of a part: smaller ones take longer to be sent for than to be sent
@@ -118,29 +120,30 @@ def whole(tensor: Tensor) -> Tensor:
     return found
 
 
+def rows(tensor: Tensor) -> slice | EllipsisType:
+    """The rows of a tensor that are in this process, cut as FSDP2 cuts; of a whole one, all."""
+    if not is_cut(tensor):
+        return ...
+    mesh = tensor.device_mesh["shard"]  # type: ignore[attr-defined]
+    begin = min(-(-len(tensor) // mesh.size()) * mesh.get_local_rank(), len(tensor))
+    return slice(begin, begin + len(local(tensor)))
+
+
 @torch.no_grad()
-def fill(own: Tensor, value: Shaped[Tensor, "*d"]) -> None:
-    """Copy a whole tensor into one of which this process may have a part."""
-    if is_cut(own):
-        from torch.distributed.tensor import DTensor, distribute_tensor
-
-        assert isinstance(own, DTensor)
-        value = distribute_tensor(
-            value.to(own.device), own.device_mesh, own.placements, src_data_rank=None
-        )
-    own.copy_(value)
+def fill(own: Tensor, value: Shaped[Tensor, "*d"] | Stored) -> None:
+    """Copy a whole tensor into one of which this process may have a part; of a stored one, no more
+    than that part is read.
+    """
+    local(own).copy_(value[rows(own)])
 
 
-def load(network: nn.Module, state: dict[str, Tensor]) -> None:
+def load(network: nn.Module, state: Mapping[str, Tensor | Stored]) -> None:
     """Load the whole tensors of a state dict.
 
     Raises:
         RuntimeError: If they are of another network.
     """
     own = network.state_dict()
-    if not _is_sharded(network):
-        network.load_state_dict(state)
-        return
     if names := sorted(own.keys() ^ state.keys()):
         raise RuntimeError(f"these are in one of the two alone: {', '.join(names[:5])}")
     for name, tensor in own.items():

@@ -60,26 +60,36 @@ class Snapshot(NamedTuple):
         return tensors
 
 
-def write_snapshots(folder: Path, step: int, ema: EMA, *, is_main: bool) -> None:
+def gathered(ema: EMA, *, is_main: bool) -> dict[float, dict[str, Tensor]]:
+    """Copies, on the CPU, of the averages of `snapshot_widths`, by width; empty but in the main
+    process. All have to call it: each may hold a part.
+    """
+    averages: dict[float, dict[str, Tensor]] = {}
+    for group, network in ema.networks.items():
+        if group == MAIN:
+            continue
+        tensors = averages.setdefault(ema.widths[group], {})
+        for name, parameter in network.named_parameters():
+            tensor = whole(parameter)
+            if is_main:
+                tensors[name] = tensor.to("cpu", DTYPE, copy=True)
+    return averages
+
+
+def write_snapshots(folder: Path, step: int, averages: dict[float, dict[str, Tensor]]) -> None:
     """Write the averages of `snapshot_widths` after a step.
 
     Args:
         folder: Where; made if it is not there.
         step: The number of the step.
-        ema: The averages.
-        is_main: Whether this process writes. All have to call it: each may hold a part.
+        averages: What `gathered` gave.
 
     Raises:
         OSError: If they cannot be written.
     """
-    for group, network in ema.networks.items():
-        if group == MAIN:
-            continue
-        tensors = {name: whole(parameter) for name, parameter in network.named_parameters()}
-        if is_main:
-            folder.mkdir(exist_ok=True)
-            content = checkpoint.packed({name: t.to(DTYPE) for name, t in tensors.items()})
-            files.write(folder / f"{step:08d}-{ema.widths[group]}.safetensors", content)
+    folder.mkdir(exist_ok=True)
+    for width, tensors in averages.items():
+        files.write(folder / f"{step:08d}-{width}.safetensors", checkpoint.packed(tensors))
 
 
 def snapshots(folder: Path) -> list[Snapshot]:

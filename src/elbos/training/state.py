@@ -1,6 +1,7 @@
 """Everything that training changes, and its way into a checkpoint and back."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.adapters.diffusers.trained import trained_levels
 from elbos.runs import checkpoint
+from elbos.runs.stored import Stored
 from elbos.schedules import Schedule
 from elbos.training.config import Config
 from elbos.training.data import DataSpec
@@ -66,8 +68,8 @@ class State:
                 "or classes."
             ) from error
 
-    def restore(self, step: int, groups: dict[str, dict[str, Tensor]]) -> None:
-        """Restore the state that `groups` gave.
+    def restore(self, step: int, groups: checkpoint.ReadableGroups) -> None:
+        """Restore the state that `groups` gave, reading what this process has of it.
 
         Raises:
             KeyError, RuntimeError, ValueError: If it is of another network or schedule.
@@ -77,26 +79,30 @@ class State:
         load(self.network, groups["network"])
         for group, network in self.ema.networks.items():
             load(network, groups[group])
-        self.schedule.load_state_dict(groups["schedule"])
-        unlogged = groups["log"]["unlogged"]
+        schedule, log = (
+            {name: stored[...] for name, stored in groups[group].items()}
+            for group in ("schedule", "log")
+        )
+        self.schedule.load_state_dict(schedule)
+        unlogged = log["unlogged"]
         self.unlogged[: len(unlogged)] = unlogged  # earlier versions counted no clipped ones
-        if "sums" in groups["log"]:  # and no losses by noise level
-            self.by_level.load_state_dict(groups["log"])
+        if "sums" in log:  # and no losses by noise level
+            self.by_level.load_state_dict(log)
         self._restore_moments(groups["optimizer"])
 
-    def _restore_moments(self, moments: dict[str, Tensor]) -> None:
+    def _restore_moments(self, moments: Mapping[str, Tensor | Stored]) -> None:
         parameters = dict(self.network.named_parameters())
         for key, saved in moments.items():
             name, _, moment = key.rpartition(".")
             parameter = parameters[name]
-            if saved.ndim > 0:  # all but a number of steps
-                if (saved.shape, saved.dtype) != (parameter.shape, parameter.dtype):
-                    raise ValueError(f"The moments of {name} are not of its shape and dtype.")
-                # in the memory format of the weights, as the optimizer itself would make them
-                own = torch.empty_like(parameter)
-                fill(own, saved)
-                saved = own
-            self.optimizer.state[parameter][moment] = saved.to(parameter.device)
+            if saved.ndim == 0:  # a number of steps
+                self.optimizer.state[parameter][moment] = saved[...].to(parameter.device)
+                continue
+            if (saved.shape, saved.dtype) != (parameter.shape, parameter.dtype):
+                raise ValueError(f"The moments of {name} are not of its shape and dtype.")
+            # in the memory format of the weights, as the optimizer itself would make them
+            own = self.optimizer.state[parameter][moment] = torch.empty_like(parameter)
+            fill(own, saved)
         for group in self.optimizer.param_groups:
             known = [frozenset(self.optimizer.state.get(p, ())) for p in group["params"]]
             if len({names for names in known if names}) > 1:  # none: never had a gradient

@@ -44,7 +44,6 @@ from elbos.training.randomness import Purpose, Stream, Visits, seed_torch, times
 from elbos.training.run import averaged_weights
 from elbos.training.saving import Saver
 from elbos.training.sharding import set_gradients_sent, share_buffers, whole
-from elbos.training.snapshots import write_snapshots
 from elbos.training.state import build_network, new_state, require_guidable
 from elbos.training.trial import require_trainable
 from elbos.training.validation import sample_grid, validate
@@ -140,13 +139,16 @@ class Trainer:
                 losses, grad_norm = self.step()
                 is_last = state.step == config.num_steps
                 is_time = processes.is_main and self.saver.is_time(config.output.save_minutes)
-                is_stopping, is_time = processes.any(is_stop_requested(), is_time)
+                is_stopping, is_time, is_busy = processes.any(
+                    is_stop_requested(), is_time, self.saver.is_busy
+                )
                 if processes.is_main:
                     self.run.require_present()
                 monitor.step(losses, grad_norm)
+                if not is_busy:
+                    self.saver.go_on()
                 if self.is_due(config.snapshot_every):
-                    averages, is_main = self.run.averages, processes.is_main
-                    write_snapshots(averages, state.step, state.ema, is_main=is_main)
+                    self.saver.save_snapshots(state.step, state.ema)
                 if self.is_due(config.output.validate_every) or is_last:
                     found = self.validate()
                     if processes.is_main:
@@ -154,8 +156,7 @@ class Trainer:
                 if self.is_due(config.output.save_every) or is_time or is_last or is_stopping:
                     self.saver.save(state.step, state.groups())
                 if is_last or is_stopping:
-                    self.saver.wait()
-                    processes.wait()  # a launcher ends all when the first one ends
+                    self.saver.wait()  # in all: a launcher ends all when the first one ends
                 if is_stopping and not is_last:
                     raise Interrupted(
                         f"Stopped at step {state.step} of {config.num_steps}, which is saved: "
@@ -260,11 +261,15 @@ class Trainer:
         share_buffers(self.state.network)
 
     def resume(self) -> None:
-        """Restore the latest checkpoint, if there is one. Initial weights of another run become a
-        checkpoint, so that the other run is not needed again.
+        """Restore the latest checkpoint, if there is one, of which each process verifies some files
+        and reads its part. Initial weights of another run become a checkpoint, so that the other
+        run is not needed again.
         """
-        if (newest := checkpoint.latest(self.run.checkpoints)) is not None:
-            with checkpoint.reading(newest) as (step, groups):
+        processes = self.processes
+        if newest := processes.from_main(checkpoint.latest(self.run.checkpoints)):
+            share = slice(processes.rank, None, processes.num)
+            processes.together(lambda: checkpoint.verify(newest, share=share))
+            with checkpoint.opened(newest) as (step, groups):
                 self.state.restore(step, groups)
         elif self.config.init is not None:
             self.saver.save(self.state.step, self.state.groups())

@@ -1,0 +1,78 @@
+"""Writing goes on beside the training, and ends it at once, in all processes, if one fails."""
+
+import errno
+import json
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from forking import in_processes
+from tiny import DIGITS
+
+from elbos import files
+from elbos.runs import checkpoint
+from elbos.training.config import Averaging, Config, Execution
+from elbos.training.fit import train
+from elbos.training.snapshots import snapshots
+from elbos.training.trainer import Trainer
+
+LONG = replace(
+    DIGITS,
+    num_images=16 * 10**6,
+    execution=Execution(shard_size=2),
+    output=replace(DIGITS.output, save_every=32),
+)
+SNAPSHOTS = replace(
+    DIGITS, num_images=144, averaging=Averaging(snapshot_widths=(0.1,), snapshot_every=32)
+)
+
+
+def without_room(config: Config, run: Path, rank: int) -> None:
+    """A training in which the disk of one process is full when it writes its part."""
+    write_part = checkpoint.write_part
+
+    def full(partial: Path, part: int, groups: checkpoint.Groups) -> None:
+        if part == rank:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(partial))
+        write_part(partial, part, groups)
+
+    checkpoint.write_part = full
+    try:
+        train(config, run)
+    except OSError as error:
+        (run / f"{os.environ['RANK']}.json").write_text(json.dumps(error.errno))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_part_that_cannot_be_written_ends_the_training_in_all(tmp_path: Path, rank: int) -> None:
+    in_processes(2, without_room, LONG, tmp_path, rank)
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert found == [errno.ENOSPC] * 2
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_steps_go_on_while_snapshots_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first, after step 2, is written once step 3 is done."""
+    write, step = files.write, Trainer.step
+    is_third_done, waits = threading.Event(), []
+
+    def written(path: Path, content: bytes) -> None:
+        if path.parent.name == "ema":
+            waits.append(is_third_done.wait(60))
+        write(path, content)
+
+    def stepped(self: Trainer):
+        found = step(self)
+        if self.state.step == 3:
+            is_third_done.set()
+        return found
+
+    monkeypatch.setattr(files, "write", written)
+    monkeypatch.setattr(Trainer, "step", stepped)
+    train(SNAPSHOTS, tmp_path)
+    assert waits == [True] * 4
+    assert [one.step for one in snapshots(tmp_path / "ema")] == [2, 4, 6, 8]
