@@ -7,13 +7,15 @@ shared machine changes speed from minute to minute:
 
 - the peak: the fastest product of two square matrices, of several sizes, in bfloat16 or float32;
 - ours: forward, backward, gradient clipping and Muon for a preset (`fashion`) on 28x28 images, in
-  its batch size and channels-last memory, in the precision that "auto" stands for on this machine;
-- diffusers' `UNet2DModel`, the same step as its users run it on a CPU, float32 and contiguous, in
-  three configurations. `course` is the one that the Hugging Face diffusion course trains on MNIST.
-  `example` is diffusers' unconditional training example, cut to the three resolutions that 28x28
-  admits and narrowed to about our number of parameters. `wide` keeps the example's widths, 25 times
-  our parameters, with a small batch: wide convolutions are what float32 does best, so this is the
-  highest rate that diffusers reaches here, not a network anybody would choose for these images;
+  its batch size and channels-last memory, in float32 and, where this machine computes in it, in
+  bfloat16;
+- diffusers' `UNet2DModel`, the same step with AdamW as its users run it on a CPU, contiguous, in
+  float32 and under bfloat16's autocast, in three configurations. `course` is the one that the
+  Hugging Face diffusion course trains on MNIST. `example` is diffusers' unconditional training
+  example, cut to the three resolutions that 28x28 admits and narrowed to about our number of
+  parameters. `wide` keeps the example's widths, 25 times our parameters, with a small batch: wide
+  convolutions are what float32 does best, so this is the highest rate that diffusers reaches here,
+  not a network anybody would choose for these images;
 - our optimizer alone, a share of our step;
 - everything outside the network: batch, noise and noise levels, loss, EMA, adaptive schedule and
   log, as the trainer runs them, around a network that costs nothing; a share of our step.
@@ -57,6 +59,7 @@ def training_step(
     network: nn.Module,
     forward: Callable[[Tensor], Tensor],
     batch_size: int,
+    dtype: torch.dtype,
     optimizer: torch.optim.Optimizer,
 ) -> Work:
     """The step of `network`, whose output at `z` is `forward(z)`."""
@@ -65,7 +68,9 @@ def training_step(
 
     def differentiate() -> None:
         optimizer.zero_grad()
-        (forward(z).float() - y).square().mean().backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            output = forward(z)
+        (output.float() - y).square().mean().backward()
 
     def run() -> None:
         differentiate()
@@ -75,7 +80,7 @@ def training_step(
     with FlopCounterMode(display=False) as counter:
         differentiate()
     return Work(
-        name=name,
+        name=f"{name} {named(dtype)}",
         run=run,
         num_flops=counter.get_total_flops(),
         num_images=batch_size,
@@ -83,38 +88,40 @@ def training_step(
     )
 
 
-def our_network(preset: Config) -> tuple[nn.Module, torch.optim.Optimizer, bool]:
-    """A preset's network, its optimizer, and whether they run in bfloat16."""
-    is_bf16 = best_precision(torch.device("cpu")) == "bf16"
+def named(dtype: torch.dtype) -> str:
+    return {torch.bfloat16: "bf16", torch.float32: "fp32"}[dtype]
+
+
+def our_network(preset: Config, dtype: torch.dtype) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A preset's network and its optimizer, whose matrix products have a dtype as in training."""
     network = preset.network.build(SHAPE, NUM_CLASSES)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    dtype = torch.bfloat16 if is_bf16 else torch.float32  # of Muon's matrices, as in training
-    return network, new_optimizer(network, preset.optimizer, dtype), is_bf16
+    return network, new_optimizer(network, preset.optimizer, dtype)
 
 
-def ours(preset: Config, batch_size: int) -> Work:
-    network, optimizer, is_bf16 = our_network(preset)
+def ours(preset: Config, batch_size: int, dtype: torch.dtype) -> Work:
+    network, optimizer = our_network(preset, dtype)
     logsnr = torch.linspace(-20.0, 20.0, batch_size)
     cond = torch.arange(batch_size) % NUM_CLASSES
-
-    def forward(z: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
-            y: Tensor = network(z, logsnr, cond)
-            return y
-
-    return training_step("elbos", network, forward, batch_size, optimizer)
+    return training_step(
+        "elbos", network, lambda z: network(z, logsnr, cond), batch_size, dtype, optimizer
+    )
 
 
-def optimizer_alone(preset: Config) -> Work:
+def optimizer_alone(preset: Config, dtype: torch.dtype) -> Work:
     """The optimizer's step, on gradients that are there."""
-    network, optimizer, _ = our_network(preset)
+    network, optimizer = our_network(preset, dtype)
     for parameter in network.parameters():
         parameter.grad = torch.randn_like(parameter)
     return Work(name="optimizer alone", run=optimizer.step, num_flops=0)
 
 
 def theirs(
-    name: str, channels: tuple[int, ...], attention: tuple[bool, ...], batch_size: int
+    name: str,
+    channels: tuple[int, ...],
+    attention: tuple[bool, ...],
+    batch_size: int,
+    dtype: torch.dtype,
 ) -> Work:
     network: Any = UNet2DModel(  # type: ignore[no-untyped-call]
         sample_size=SHAPE[-1],
@@ -127,7 +134,9 @@ def theirs(
     )
     time_step = torch.arange(batch_size)
     adamw = new_optimizer(network, Optimizer())
-    return training_step(name, network, lambda z: network(z, time_step).sample, batch_size, adamw)
+    return training_step(
+        name, network, lambda z: network(z, time_step).sample, batch_size, dtype, adamw
+    )
 
 
 def outside_the_network(folder: Path) -> Work:
@@ -161,21 +170,27 @@ def main() -> None:
     preset = PRESETS[arguments.preset]
     batch = 1 if arguments.tiny else BATCH_SIZE
     wide = (32, 64, 128) if arguments.tiny else (128, 256, 512)
-    works = [
-        ours(preset, 1 if arguments.tiny else preset.batch_size),
-        theirs("diffusers course", (32, 64, 64), (False, True, True), batch),
-        theirs("diffusers example", (32, 64, 128), (False, True, False), batch),
-        theirs("diffusers wide", wide, (False, True, False), min(batch, 16)),
-    ]
+    is_bf16 = best_precision(torch.device("cpu")) == "bf16"
+    dtypes = (torch.bfloat16, torch.float32) if is_bf16 else (torch.float32,)
     matmuls = peaks(arguments.tiny)
+    networks = [
+        work
+        for dtype in dtypes
+        for work in (
+            ours(preset, 1 if arguments.tiny else preset.batch_size, dtype),
+            theirs("course", (32, 64, 64), (False, True, True), batch, dtype),
+            theirs("example", (32, 64, 128), (False, True, False), batch, dtype),
+            theirs("wide", wide, (False, True, False), min(batch, 16), dtype),
+        )
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        works = [*matmuls, *works, optimizer_alone(preset), outside_the_network(Path(folder))]
-        times = measure(works, arguments.rounds)
+        others = [optimizer_alone(preset, dtypes[0]), outside_the_network(Path(folder))]
+        times = measure([*matmuls, *networks, *others], arguments.rounds)
     best = peak(times[: len(matmuls)])
-    elbos, *others, optimizer, outside = times[len(matmuls) :]
+    *timed_networks, optimizer, outside = times[len(matmuls) :]
 
     print(f"{cpu_model()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"elbos in {best_precision(torch.device('cpu'))}; median of {arguments.rounds} rounds\n")
+    print(f"{arguments.preset}; median of {arguments.rounds} rounds\n")
     print(f"{'':20}{'parameters':>12}{'ms':>8}{'images/s':>10}{'GFLOP/s':>9}{'of peak':>9}")
     for timed in times:
         work = timed.work
@@ -185,11 +200,14 @@ def main() -> None:
             f"{work.name:20}{parameters:>12}{1e3 * timed.median:8.0f}{images:>10}"
             f"{timed.rate / 1e9:9.0f}{timed.rate / best.fastest_rate:9.2f}"
         )
-    print(f"\nelbos / peak ({best.work.name}): {elbos.rate / best.fastest_rate:.2f}")
+    elbos = timed_networks[0]
+    print(f"\n{elbos.work.name} / peak ({best.work.name}): {elbos.rate / best.fastest_rate:.2f}")
     print(f"optimizer / elbos: {optimizer.median / elbos.median:.3f}")
     print(f"outside the network / elbos: {outside.median / elbos.median:.3f}")
-    for other in others:
-        print(f"elbos / {other.work.name}: {elbos.rate / other.rate:.2f}")
+    for i in range(0, len(timed_networks), 4):
+        own, *diffusers = timed_networks[i : i + 4]
+        for other in diffusers:
+            print(f"{own.work.name} / diffusers' {other.work.name}: {own.rate / other.rate:.2f}")
 
 
 if __name__ == "__main__":
