@@ -70,10 +70,11 @@ VERBS = {
     ),
     "data": Verb(
         "Pack pictures, or their latents: opened at once, however many.",
-        "lower --jobs",
+        "lower --jobs, or --batch-size to encode",
     ),
     "weightings": Verb("Print what published recipes weigh, and where the weighting rises."),
 }
+ENCODE = ["data", "encode"]  # runs on several processes, as no other kind of its verb does
 
 
 def main() -> None:
@@ -120,7 +121,7 @@ def run(words: list[str]) -> None:
         raise UsageError(f"There is no verb {verb!r}: {suggestion(verb, VERBS)}")
     if "-h" in rest:
         print(short_help(verb))  # noqa: T201
-    elif VERBS[verb].is_parallel or _num_processes() == 1:
+    elif VERBS[verb].is_parallel or words[:2] == ENCODE or _num_processes() == 1:
         command(verb, rest)()
     elif os.environ.get("RANK") == "0":  # the others end well: a launcher would end this one
         raise UsageError(f"`elbos {verb}` runs in one process: start it without torchrun or srun.")

@@ -14,14 +14,14 @@ from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.checks import require_positive
 from elbos.cli.parse import parse
 from elbos.errors import UsageError, flat, suggestion
-from elbos.progress import begin, progress
+from elbos.progress import begin, progress, silent
 from elbos.training.data import Dataset, Folder, Hub, Packed, Tar
 from elbos.training.data.encode import Encoder
 from elbos.training.data.listing import SPLITS
 from elbos.training.data.pack import Packer
 from elbos.training.data.shards import INDEX, Index
 from elbos.training.machine import num_cores
-from elbos.training.processes import local_device
+from elbos.training.processes import Processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,8 @@ class Encode:
     """Encode images with a VAE of diffusers once and for all, for `data:latents --data.path OUT`.
 
     Kept are mean and log-variance of the latents, scaled as the VAE's config.json says. The same
-    command again goes on where it was stopped.
+    command again goes on where it was stopped, on any number of processes: `torchrun
+    --nproc-per-node 8 -m -- elbos.cli data encode IMAGES OUT --vae VAE`.
     """
 
     images: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
@@ -111,12 +112,14 @@ class Encode:
             require_positive(size=self.size)
 
     def __call__(self) -> None:
+        processes = Processes.joined()
         dataset = self._images()
-        vae = load_vae(_vae_folder(self.vae), device=local_device())
-        encoder = Encoder(dataset, vae, self.out, self.dtype, self.batch_size)
+        vae = load_vae(_vae_folder(self.vae), device=processes.device)
+        encoder = Encoder(dataset, vae, self.out, self.dtype, self.batch_size, processes)
         with progress() as bar:
-            index = encoder.encode(partial(begin, bar))
-        _tell(index, self.out, "latents")
+            index = encoder.encode(partial(begin, bar) if processes.is_main else silent)
+        if processes.is_main:
+            _tell(index, self.out, "latents")
 
     def _images(self) -> Dataset:
         if (self.images / INDEX).exists():

@@ -1,11 +1,13 @@
 """Latents: what is stored is what the autoencoder says, and each epoch draws from it anew."""
 
 import itertools
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from forking import in_processes
 from PIL import Image
 from tiny import DIGITS
 
@@ -20,6 +22,7 @@ from elbos.training.data.pack import Packer
 from elbos.training.data.shards import Index, load_shards
 from elbos.training.fit import train
 from elbos.training.pictures import png
+from elbos.training.processes import Processes
 from elbos.training.randomness import Visits
 from elbos.training.run import Run
 
@@ -152,6 +155,44 @@ def test_encoding_goes_on_where_it_was_stopped(images, vae_folder, tmp_path, mon
     num_calls = len(calls)
     stopped.encode()
     assert len(calls) == num_calls
+
+
+def encoded(images, vae_folder, out, stop_at=None):
+    """In this process, one of several; the last one fails at its shard of that number."""
+    processes = Processes.joined()
+    encoder, made = Encoder(images, load_vae(vae_folder), out, "float16", 4, processes), []
+    make = Encoder._make
+
+    def stopping(self, piece, advance):
+        made.append(piece)
+        if len(made) == stop_at and processes.rank == processes.num - 1:
+            raise OSError(28, "No space left on device")
+        return make(self, piece, advance)
+
+    Encoder._make = stopping
+    try:
+        encoder.encode()
+    except OSError:  # in the other one, which waits, a ConnectionError
+        os._exit(0 if stop_at else 1)
+    assert stop_at is None
+    assert len(made) <= 2  # of six, or of those that were left
+
+
+def test_processes_share_the_shards_and_others_go_on(images, vae_folder, tmp_path):
+    """On two, of which one fails, then on three: byte by byte what one process makes."""
+    Encoder(images, load_vae(vae_folder), tmp_path / "alone", batch_size=4).encode()
+    in_processes(2, encoded, images, vae_folder, tmp_path / "two", 2)
+    with pytest.raises(FileNotFoundError):
+        data.Latents(path=tmp_path / "two").load()
+    num_made = len(list((tmp_path / "two").glob("*.bin")))
+    assert 0 < num_made < 6
+    in_processes(3, encoded, images, vae_folder, tmp_path / "two")
+    one, two = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.is_file()}
+        for name in ("alone", "two")
+    )
+    assert one == two
+    assert len(one) == 6 + 3 + 2  # shards, labels, index and lock
 
 
 def test_latents_and_images_are_told_apart(images, vae_folder, tmp_path):

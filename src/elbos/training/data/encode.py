@@ -1,8 +1,14 @@
-"""Encoding: the latents of images, made once with a variational autoencoder, into shards."""
+"""Encoding: the latents of images, made once with a variational autoencoder, into shards.
+
+A shard is made by one process, written beside its place and renamed, and noted as done. Processes
+share the shards by their numbers: whatever number of them is started the next time makes what is
+left.
+"""
 
 import hashlib
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +26,31 @@ from elbos.training.data.listing import SPLITS
 from elbos.training.data.making import Making, Part, num_in_shard, split_index
 from elbos.training.data.shards import DTYPES, Index, shard_name
 from elbos.training.data.source import digest_of
+from elbos.training.processes import ALONE, Processes
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a shard is made of.
+
+    Attributes:
+        split: The name of its split.
+        number: The number of the shard in it.
+        rows: The numbers of its images in the split.
+    """
+
+    split: str
+    number: int
+    rows: Int64[Tensor, " n"]
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return shard_name(self.split, self.number)
+
+    def key(self) -> str:
+        """The identifier of its images, in a folder that is of one data set."""
+        return digest([self.number, len(self.rows)])
 
 
 @dataclass(frozen=True)
@@ -32,6 +63,7 @@ class Encoder:
         out: The folder of the shards, made if it is not there.
         dtype: Of what is stored, "float16" or "bfloat16".
         batch_size: Images at once.
+        processes: Those that share the shards, all of which make the same call.
     """
 
     dataset: Dataset
@@ -39,6 +71,7 @@ class Encoder:
     out: Path
     dtype: Literal["float16", "bfloat16"] = "float16"
     batch_size: int = 32
+    processes: Processes = ALONE
 
     def encode(self, start: Start = silent) -> Index:
         """Make what is not there yet.
@@ -53,77 +86,97 @@ class Encoder:
             ValueError: If latents are not finite, or `out` is of something else.
             OSError: If something cannot be read or written.
         """
-        making = Making(
-            self.out,
-            {
-                "images": self.dataset.fingerprint()["sha256"],
-                "vae": digest_of(self.vae.vae.state_dict().values()),
-                "scale": str(self.vae.scale.tolist()),
-                "shift": str(self.vae.shift.tolist()),
-                "dtype": self.dtype,
-            },
-        )
-        if (index := making.index()) is not None:
+        making, processes = self._making(), self.processes
+        if (index := processes.together(making.index)) is not None:
             return index
-        shape = tuple(self._moments(self.dataset.train.x[:1]).shape[1:])
-        with making.claimed():
-            num = sum(len(split) for _, split in self._splits)
-            advance = start(f"encoding {self.dataset.name}", num, "images")
-            train, val, test = (
-                split_index(list(self._parts(making, name, split, shape, advance)))
-                for name, split in self._splits
-            )
-            index = Index(
-                name=f"{self.dataset.name}-latents",
-                shape=shape,
-                dtype=self.dtype,
-                num_levels=None,
-                class_names=self.dataset.class_names,
-                splits=(train, val, test),
-                source=making.source,
-            )
-            labels = [split.labels for _, split in self._splits if split.labels is not None]
-            making.finish(index, labels)
+        with ExitStack() as stack:
+            claim = making.claimed() if processes.is_main else nullcontext()
+            processes.together(lambda: stack.enter_context(claim))
+            shape = tuple(self._moments(self.dataset.train.x[:1]).shape[1:])
+            own = self._own(making, shape, start)
+            processes.together(lambda: None)  # for however long the others take
+            parts = dict(processes.lists(list(own.items())))
+            index = self._index(making, shape, parts)
+            labels = [split.labels for split in self._splits.values() if split.labels is not None]
+            processes.together(lambda: making.finish(index, labels) if processes.is_main else None)
             return index
 
     @property
-    def _splits(self) -> list[tuple[str, Split]]:
-        return [(name, getattr(self.dataset, name)) for name in SPLITS]
+    def _splits(self) -> dict[str, Split]:
+        return {name: getattr(self.dataset, name) for name in SPLITS}
 
-    def _parts(
-        self, making: Making, name: str, split: Split, shape: tuple[int, ...], advance: Advance
-    ) -> Iterator[Part]:
-        size = num_in_shard(math.prod(shape) * DTYPES[self.dtype].itemsize)
-        for number in range(math.ceil(len(split) / size)):
-            rows = torch.arange(number * size, min((number + 1) * size, len(split)))
-            key = digest([number, len(rows)])
-            part = making.part(name, number, key)
+    def _making(self) -> Making:
+        """What is done of it."""
+        source = {
+            "images": self.dataset.fingerprint()["sha256"],
+            "vae": digest_of(self.vae.vae.state_dict().values()),
+            "scale": str(self.vae.scale.tolist()),
+            "shift": str(self.vae.shift.tolist()),
+            "dtype": self.dtype,
+        }
+        return Making(self.out, source)
+
+    def _own(self, making: Making, shape: tuple[int, ...], start: Start) -> dict[str, Part]:
+        """This process's shards, by name; those that are not there are made. The progress is that
+        of all processes, the others taken to be as fast.
+        """
+        num, own = sum(map(len, self._splits.values())), {}
+        advance = start(f"encoding {self.dataset.name}", num, "images")
+        for i, piece in enumerate(self._pieces(shape)):
+            part = making.part(piece.split, piece.number, piece.key())
+            if i % self.processes.num != self.processes.rank:
+                advance(len(piece.rows), part is not None)
+                continue
             if part is None:
-                part = self._make(self.out / shard_name(name, number), split, rows, key, advance)
-                making.keep(name, number, part)
+                part = self._make(piece, advance)
+                making.keep(piece.split, piece.number, part)
             else:
                 advance(part.num, True)
-            yield part
+            own[piece.name] = part
+        return own
 
-    def _make(
-        self, path: Path, split: Split, rows: Int64[Tensor, " n"], key: str, advance: Advance
-    ) -> Part:
-        hashed = hashlib.sha256()
+    def _pieces(self, shape: tuple[int, ...]) -> Iterator[Piece]:
+        """All shards of latents of a shape."""
+        size = num_in_shard(math.prod(shape) * DTYPES[self.dtype].itemsize)
+        for name, split in self._splits.items():
+            for number, rows in enumerate(torch.split(torch.arange(len(split)), size)):
+                yield Piece(name, number, rows)
+
+    def _make(self, piece: Piece, advance: Advance) -> Part:
+        """Encode the images of a shard, and write it."""
+        path, hashed = self.out / piece.name, hashlib.sha256()
+        x = self._splits[piece.split].x
         with files.writing(path) as file:
-            for some in torch.split(rows, self.batch_size):
-                moments = self._moments(split.x[some]).to(DTYPES[self.dtype]).cpu().contiguous()
+            for some in torch.split(piece.rows, self.batch_size):
+                moments = self._moments(x[some]).to(DTYPES[self.dtype]).cpu().contiguous()
                 if not moments.isfinite().all():
                     raise ValueError(
                         f"the autoencoder returned NaN or infinity for images {some[0]} to "
-                        f"{some[-1]} of {path.stem.split('-')[0]}, or more than {self.dtype} "
-                        "holds: check its weights, or store bfloat16."
+                        f"{some[-1]} of {piece.split}, or more than {self.dtype} holds: check its "
+                        "weights, or store bfloat16."
                     )
                 content = moments.view(torch.uint8).numpy().tobytes()
                 hashed.update(content)
                 with files.named_errors(path):
                     file.write(content)
                 advance(len(some))
-        return Part(key=key, num=len(rows), sha256=hashed.hexdigest())
+        return Part(key=piece.key(), num=len(piece.rows), sha256=hashed.hexdigest())
+
+    def _index(self, making: Making, shape: tuple[int, ...], parts: dict[str, Part]) -> Index:
+        """The index of all shards."""
+        train, val, test = (
+            split_index([parts[p.name] for p in self._pieces(shape) if p.split == name])
+            for name in SPLITS
+        )
+        return Index(
+            name=f"{self.dataset.name}-latents",
+            shape=shape,
+            dtype=self.dtype,
+            num_levels=None,
+            class_names=self.dataset.class_names,
+            splits=(train, val, test),
+            source=making.source,
+        )
 
     @torch.no_grad()
     def _moments(self, x: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
