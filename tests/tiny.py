@@ -11,9 +11,10 @@ from elbos import parameterizations, weightings
 from elbos.adaptive import Adaptive
 from elbos.networks import UNetConfig
 from elbos.runs import checkpoint
-from elbos.training.config import Config, Optimizer, Output
+from elbos.training.config import Config
 from elbos.training.data import Dataset, Digits
 from elbos.training.sampling import Sampling
+from elbos.training.settings import Optimizer, Output
 
 DIGITS = Config(
     data=Digits(),

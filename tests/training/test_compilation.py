@@ -9,8 +9,8 @@ import torch
 from tiny import DIGITS, log
 from torch._dynamo.utils import counters
 
-from elbos.training.config import Execution
 from elbos.training.fit import train
+from elbos.training.settings import Execution
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own modules

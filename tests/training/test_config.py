@@ -17,11 +17,12 @@ from elbos.codec import decode, encode
 from elbos.networks import MLPConfig
 from elbos.samplers import DDIM, SAMPLERS, Ancestral, Heun, StochasticDPMSolver, UniPC
 from elbos.tabulated import Tabulated
-from elbos.training.config import Averaging, Config, Optimizer, Output
+from elbos.training.config import Config
 from elbos.training.data import Fashion, Folder, Hub, Latents, Packed, Tar, Toy
 from elbos.training.ema import exponent
 from elbos.training.presets import PRESETS
 from elbos.training.sampling import Sampling
+from elbos.training.settings import Averaging, Optimizer, Output
 
 TABLE = Tabulated.from_function(weightings.Sigmoid())
 CHANGED = [

@@ -20,10 +20,10 @@ from elbos.denoiser import Denoiser
 from elbos.errors import Interrupted
 from elbos.objective import Objective
 from elbos.tabulated import Tabulated
-from elbos.training.config import Optimizer, Output
 from elbos.training.fit import fit
 from elbos.training.network import OwnNetwork
 from elbos.training.run import Run
+from elbos.training.settings import Optimizer, Output
 from elbos.training.trainer import Trainer
 
 ENDS = {"logsnr_min": -8.0, "logsnr_max": 8.0}

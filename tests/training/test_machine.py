@@ -9,9 +9,10 @@ from tiny import DIGITS, tensors
 
 from elbos.runs.directory import RunDirectory
 from elbos.training import machine
-from elbos.training.config import Optimizer, run_config
+from elbos.training.config import run_config
 from elbos.training.fit import train
 from elbos.training.machine import best_precision
+from elbos.training.settings import Optimizer
 
 ONE_STEP = replace(DIGITS, num_images=16)
 

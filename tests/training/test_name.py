@@ -19,11 +19,12 @@ from elbos.codec import encode
 from elbos.networks import MLPConfig
 from elbos.samplers import Heun
 from elbos.tabulated import Tabulated
-from elbos.training.config import Averaging, Config, Optimizer, Output
+from elbos.training.config import Config
 from elbos.training.data import Folder, Toy
 from elbos.training.name import default_name, nearest_preset
 from elbos.training.presets import PRESETS
 from elbos.training.sampling import Sampling
+from elbos.training.settings import Averaging, Optimizer, Output
 
 NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "digits": ("digits", {}),

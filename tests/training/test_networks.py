@@ -25,9 +25,9 @@ from elbos.networks.layers import FourierFeatures, attended
 from elbos.networks.vit import rotated, rotations
 from elbos.runs.directory import RunDirectory
 from elbos.training.checkpointing import blocks, checkpointed
-from elbos.training.config import Execution
 from elbos.training.data import Digits, Toy
 from elbos.training.processes import Processes
+from elbos.training.settings import Execution
 from elbos.training.trainer import Trainer
 
 NUM_CLASSES = 5

@@ -11,10 +11,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from elbos.networks import MLPConfig
-from elbos.training.config import Averaging, Optimizer
 from elbos.training.ema import EMA
 from elbos.training.matrices import inner_matrices
 from elbos.training.optimizer import Muon, new_optimizer
+from elbos.training.settings import Averaging, Optimizer
 
 SHAPES = [(16, 16), (8, 40), (40, 8)]
 RATES = {"lr": 1e-2, "betas": (0.9, 0.99), "weight_decay": 0.0}

@@ -13,11 +13,11 @@ from tiny import DIGITS, tensors
 from torch import Tensor
 
 from elbos.runs import checkpoint
-from elbos.training.config import Averaging
 from elbos.training.ema import exponent, group_of
 from elbos.training.fit import train
 from elbos.training.posthoc import coefficients, write_average
 from elbos.training.run import Run
+from elbos.training.settings import Averaging
 from elbos.training.snapshots import snapshots
 
 WIDTHS = (0.05, 0.10)

@@ -17,9 +17,10 @@ from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
 from elbos.runs.stored import Stored
 from elbos.training import sharding
-from elbos.training.config import Config, Execution
+from elbos.training.config import Config
 from elbos.training.fit import fit, train
 from elbos.training.processes import Processes
+from elbos.training.settings import Execution
 from elbos.training.sharding import local
 from elbos.training.trainer import Trainer
 from elbos.validation import BinnedLoss

@@ -15,8 +15,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from elbos.runs import checkpoint
 from elbos.training import sharding
-from elbos.training.config import Config, Execution
+from elbos.training.config import Config
 from elbos.training.fit import train
+from elbos.training.settings import Execution
 from elbos.training.trainer import Trainer
 
 CONFIG = replace(

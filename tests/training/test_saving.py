@@ -13,8 +13,9 @@ from tiny import DIGITS
 
 from elbos import files
 from elbos.runs import checkpoint
-from elbos.training.config import Averaging, Config, Execution
+from elbos.training.config import Config
 from elbos.training.fit import train
+from elbos.training.settings import Averaging, Execution
 from elbos.training.snapshots import snapshots
 from elbos.training.trainer import Trainer
 

@@ -14,9 +14,10 @@ from tiny import DIGITS, log
 from elbos import schedules
 from elbos.networks import MLPConfig
 from elbos.training import trackers
-from elbos.training.config import Config, Output, Tracker
+from elbos.training.config import Config
 from elbos.training.data import Toy
 from elbos.training.fit import train
+from elbos.training.settings import Output, Tracker
 from elbos.training.trainer import Trainer
 
 TOY = replace(

@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from elbos.runs.directory import RunDirectory
 from elbos.training import sharding
-from elbos.training.config import Execution
 from elbos.training.processes import Processes
+from elbos.training.settings import Execution
 from elbos.training.trainer import Trainer
 
 NUM = 64

@@ -25,12 +25,13 @@ from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
 from elbos.schedules import Linear
 from elbos.tabulated import Tabulated
-from elbos.training.config import Config, Optimizer, Output, run_config
+from elbos.training.config import Config, run_config
 from elbos.training.data import Toy
 from elbos.training.fit import train
 from elbos.training.presets import PRESETS
 from elbos.training.processes import Processes
 from elbos.training.randomness import Stream
+from elbos.training.settings import Optimizer, Output
 from elbos.training.state import new_state
 from elbos.training.trainer import Trainer
 from elbos.validation import BinnedLoss

@@ -1,7 +1,8 @@
 """The configuration of a run: frozen dataclasses, from which the command line is derived.
 
-Everything but `output` decides the numbers that a run produces, so a run directory belongs to one
-configuration. What its parts may be is in `choices`.
+Everything but `output` and `execution` decides the numbers that a run produces, so a run directory
+belongs to one configuration. What its parts may be is in `choices`, the smaller ones are in
+`settings`.
 """
 
 import json
@@ -10,10 +11,9 @@ import warnings
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-import tyro
 
 from elbos import files
 from elbos.checks import require_finite, require_positive
@@ -30,12 +30,9 @@ from elbos.training.choices import (
     require_storable,
 )
 from elbos.training.sampling import Sampling
+from elbos.training.settings import Averaging, Execution, Optimizer, Output
 
 Precision = Literal["auto", "bf16", "fp32"]
-Tracker = Literal[
-    "tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"
-]
-MIN_WIDTH, MAX_WIDTH = 0.001, 12**-0.5
 NUM_SNAPSHOTS = 32
 _OUTPUT_IN_IDENTITIES = {
     "type": "Output",
@@ -46,153 +43,6 @@ _OUTPUT_IN_IDENTITIES = {
     "tensorboard": False,
 }
 _LATER = ("flip", False), ("crop", None)  # settings of data that came later
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optimizer:
-    """AdamW or Muon, with a linear warm-up and, by default, a cosine decay to zero."""
-
-    use_muon: bool = False
-    """Muon for the matrices of inner layers and AdamW for the rest, or AdamW for all."""
-
-    learning_rate: float = 1e-3
-    """Peak of the learning rate."""
-
-    betas: tuple[float, float] = (0.9, 0.99)
-    """Decay rates of the first and second moment."""
-
-    weight_decay: float = 0.01
-    """Decoupled weight decay."""
-
-    warmup_images: int = 10_000
-    """Images over which the learning rate rises to its peak."""
-
-    use_decay: bool = True
-    """Cosine decay of the learning rate to zero at the end of the training. Without it a run can be
-    made longer as if it had been so from the start."""
-
-    max_grad_norm: float = 1.0
-    """Gradients with a larger norm are scaled down to it; metrics.jsonl has the share of steps."""
-
-    def __post_init__(self) -> None:
-        require_types(self)
-        require_positive(learning_rate=self.learning_rate, max_grad_norm=self.max_grad_norm)
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas are {self.betas}: give two numbers from 0 to below 1.")
-        if self.weight_decay < 0 or self.warmup_images < 0:
-            raise ValueError("weight_decay and warmup_images cannot be below 0.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Averaging:
-    """The average of the weights over the steps (EMA), which is sampled and evaluated."""
-
-    relative_width: float = 0.063
-    """Standard deviation of the steps that are averaged over, as a share of all steps so far."""
-
-    snapshot_widths: tuple[float, ...] = ()
-    """Relative widths of further averages, of which snapshots are kept: from them `elbos ema` makes
-    the average of any width after the training. EDM2 has 0.05 and 0.1."""
-
-    snapshot_every: int | None = None
-    """Images from one snapshot to the next. Default: a 32nd of the training, so that any width from
-    0.04 to 0.2 is found to within 1 %."""
-
-    def __post_init__(self) -> None:
-        require_types(self)
-        if self.snapshot_every is not None:
-            require_positive(snapshot_every=self.snapshot_every)
-        if not 0 < self.relative_width < MAX_WIDTH:
-            raise ValueError(
-                f"relative_width is {self.relative_width}: give a share above 0 and below "
-                f"{MAX_WIDTH:.4f}, the width of the mean of all steps."
-            )
-        widths = self.snapshot_widths
-        if len({*widths}) < len(widths) or not all(MIN_WIDTH <= w < MAX_WIDTH for w in widths):
-            raise ValueError(
-                f"snapshot_widths are {widths}: give different shares from {MIN_WIDTH} to below "
-                f"{MAX_WIDTH:.4f}, such as 0.05 and 0.1."
-            )
-
-    @staticmethod
-    def upgraded(entries: dict[str, Any]) -> dict[str, Any]:
-        """JSON of this version from that of any: earlier ones had no snapshots."""
-        if entries.keys() == {"type", "relative_width"}:
-            return {**entries, "snapshot_widths": [], "snapshot_every": None}
-        return entries
-
-
-@dataclass(frozen=True, kw_only=True)
-class Output:
-    """What a run writes, and how often, in images. Changing it does not change what is trained."""
-
-    log_every: int = 5_000
-    """A line in metrics.jsonl."""
-
-    validate_every: int = 50_000
-    """Validation ELBO and a grid of samples, and at the end."""
-
-    save_minutes: float = 10.0
-    """A checkpoint every so many minutes, and at the end. It is written while the training goes on:
-    what a crash can lose is this long."""
-
-    save_every: int | None = None
-    """Checkpoints at multiples of so many images besides, for a look back at all of them."""
-
-    num_kept: int = 2
-    """Checkpoints kept, the latest ones."""
-
-    trackers: Annotated[tuple[Tracker, ...], tyro.conf.arg(metavar="NAME...")] = ()
-    """Experiment trackers that get the log, validations and grids of samples, too: tensorboard,
-    wandb, trackio, mlflow, comet_ml, aim, clearml, dvclive, swanlab."""
-
-    def __post_init__(self) -> None:
-        require_types(self)
-        require_positive(
-            log_every=self.log_every,
-            validate_every=self.validate_every,
-            save_every=1 if self.save_every is None else self.save_every,
-            save_minutes=self.save_minutes,
-            num_kept=self.num_kept,
-        )
-
-    @staticmethod
-    def upgraded(entries: dict[str, Any]) -> dict[str, Any]:
-        """JSON of this version from that of any: earlier ones had TensorBoard or nothing, and no
-        checkpoints by the clock.
-        """
-        entries = {"save_minutes": Output.save_minutes, **entries}
-        match entries:
-            case {"tensorboard": bool() as is_used, **others}:
-                return {**others, "trackers": ["tensorboard"] if is_used else []}
-        return entries
-
-
-@dataclass(frozen=True, kw_only=True)
-class Execution:
-    """How a run is computed. It changes what is trained by rounding alone: a run may be resumed in
-    another way, on another number of processes.
-    """
-
-    num_micro_batches: int = 1
-    """Parts of each process's share of a batch, computed one after the other: as many times less
-    memory, for gradients of the same batch."""
-
-    shard_size: int = 1
-    """Processes that share one copy of weights, gradients and moments. 1 is data parallelism, the
-    fastest where all fits; the number of processes is the least memory."""
-
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Whether torch.compile makes kernels of network and loss. By default on GPUs: the first
-    step waits for it, and operations that each pass through memory are joined."""
-
-    use_checkpointing: bool = False
-    """Compute each block of the network again in the backward pass, in place of keeping its inside:
-    less memory, a third more work."""
-
-    def __post_init__(self) -> None:
-        require_types(self)
-        require_positive(num_micro_batches=self.num_micro_batches, shard_size=self.shard_size)
 
 
 @dataclass(frozen=True, kw_only=True)

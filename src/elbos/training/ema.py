@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from elbos.training.config import Averaging
+from elbos.training.settings import Averaging
 from elbos.training.sharding import local
 
 MAIN = "ema"  # the group in a checkpoint of the average that is sampled

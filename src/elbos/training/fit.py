@@ -19,7 +19,7 @@ from elbos.objective import Objective
 from elbos.runs.directory import RunDirectory
 from elbos.tabulated import Tabulated
 from elbos.training.choices import require_storable
-from elbos.training.config import Averaging, Config, Execution, Optimizer, Output, Precision
+from elbos.training.config import Config, Precision
 from elbos.training.data import Given, GivenData
 from elbos.training.machine import keep_freed_memory, resolved
 from elbos.training.monitor import OnImages
@@ -28,6 +28,7 @@ from elbos.training.ownership import claim
 from elbos.training.processes import Processes
 from elbos.training.run import Run
 from elbos.training.sampling import Sampling
+from elbos.training.settings import Averaging, Execution, Optimizer, Output
 from elbos.training.trackers import require_installed
 from elbos.training.trainer import Trainer
 

@@ -31,8 +31,9 @@ from elbos import files
 from elbos.codec import encode
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
-from elbos.training.config import Averaging, Config, run_config
+from elbos.training.config import Config, run_config
 from elbos.training.ema import MAIN, exponent, group_of
+from elbos.training.settings import Averaging
 from elbos.training.snapshots import Snapshot, snapshots
 
 Tensors = dict[str, Tensor]

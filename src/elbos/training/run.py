@@ -12,9 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from elbos import files
-from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.checks import require_positive, require_type
-from elbos.codec import difference, encode
 from elbos.conditions import Condition, require_length
 from elbos.denoiser import Denoiser
 from elbos.errors import explained, suggestion
@@ -25,8 +23,8 @@ from elbos.runs import checkpoint, exported
 from elbos.runs.directory import RunDirectory
 from elbos.samplers import Sampler
 from elbos.schedules import Schedule
-from elbos.training.config import Config, run_config
-from elbos.training.data import Dataset, DataSpec, Given, KnownData, Toy, digest_of
+from elbos.training.config import run_config
+from elbos.training.data import Dataset, Given, KnownData, Toy, digest_of
 from elbos.training.machine import autocast
 from elbos.training.network import OwnNetwork
 from elbos.training.ownership import data_spec, require_own_data, require_own_null
@@ -138,7 +136,7 @@ class Run:
         if own != given:
             raise ValueError(
                 f"The run in {self.directory.path} cannot be evaluated on {dataset.name}: it was "
-                f"trained on data of {_described(own)}, not {_described(given)}."
+                f"trained on data of {own.described}, not {given.described}."
             )
         found.source, found.dataset = data, dataset
         return found
@@ -399,35 +397,3 @@ class Run:
     def autocast(self) -> torch.autocast:
         """The precision the run was trained in, as a context."""
         return autocast(self.config, self.device)
-
-
-def _described(data: DataSpec) -> str:
-    values = "any values" if data.num_levels is None else f"{data.num_levels} pixel values"
-    classes = "" if data.num_classes is None else f", {data.num_classes} classes"
-    return f"shape {'x'.join(map(str, data.shape))}, {values}{classes}"
-
-
-def averaged_weights(config: Config, init: Path) -> dict[str, Tensor]:
-    """The weights of the run in `init`, to start the training of `config` from.
-
-    Raises:
-        FileNotFoundError: If there is no run, or no checkpoint yet.
-        ValueError: If it is of another network, or one that predicts something else.
-    """
-    run = Run(init)
-    for name in ("network", "parameterization"):
-        own, wanted = (encode(getattr(one, name)) for one in (run.config, config))
-        if found := difference(own, wanted, name):
-            raise ValueError(
-                f"The run in {init} has {found}: choose the same, or another run for --init."
-            )
-    own, wanted = (
-        [one.schedule.logsnr_min, one.schedule.logsnr_max] for one in (run.config, config)
-    )
-    if isinstance(config.network, DiffusersConfig) and own != wanted:
-        raise ValueError(
-            f"The run in {init} has noise levels of log-SNR {own[0]:g} to {own[1]:g}, by which a "
-            f"network of diffusers counts its steps, not {wanted[0]:g} to {wanted[1]:g}: choose "
-            "the same, or another run for --init."
-        )
-    return run.network.state_dict()

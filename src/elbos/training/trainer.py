@@ -36,12 +36,12 @@ from elbos.training.compilation import compiled, is_compiled
 from elbos.training.config import Config
 from elbos.training.data import Batch, Batches, Samples, StoredBatch
 from elbos.training.dropout import Masks
+from elbos.training.initial import averaged_weights
 from elbos.training.machine import autocast, described, machine
 from elbos.training.monitor import Monitor, OnImages
 from elbos.training.network import OwnNetwork
 from elbos.training.processes import Processes
 from elbos.training.randomness import Purpose, Stream, Visits, seed_torch, times
-from elbos.training.run import averaged_weights
 from elbos.training.saving import Saver
 from elbos.training.sharding import set_gradients_sent, share_buffers, whole
 from elbos.training.state import build_network, new_state, require_guidable

@@ -116,3 +116,14 @@ def require_consistent(
         InconsistentEstimatesWarning,
         stacklevel=USER,
     )
+
+
+def require_finite_losses(loss: Float[Tensor, "n m"], logsnr: Float[Tensor, "n m"]) -> None:
+    """Raise a ValueError that names the first loss of `n` samples that is NaN or infinity."""
+    bad = (~loss.isfinite()).nonzero()
+    if len(bad):
+        row, level = bad[0].tolist()
+        raise ValueError(
+            f"{len(bad)} of {loss.numel()} losses are NaN or infinity, the first of sample {row} "
+            f"at log-SNR {logsnr[row, level].item():.2f}: check the data and the network."
+        )

@@ -21,6 +21,7 @@ from elbos.schedules import Linear, Schedule
 from elbos.validation.diagnostics import (
     explained_types,
     require_consistent,
+    require_finite_losses,
     warn_if_blind,
     warn_if_random,
 )
@@ -318,7 +319,7 @@ class Validator:
         else:
             compute()
         merged = summed(found, num_samples, settings.is_shared, settings.device)
-        _require_finite(merged["loss"], logsnr)
+        require_finite_losses(merged["loss"], logsnr)
         return {**merged, "logsnr": logsnr}
 
     def _digest(self, logsnr: Float[Tensor, "b m"]) -> str:
@@ -393,13 +394,3 @@ class Validator:
             else:
                 eps = self._draws.noise(rows, FIXED, x[0]).to(x)
                 require_consistent(denoiser, x, eps, ends, cond)
-
-
-def _require_finite(loss: Float[Tensor, "n m"], logsnr: Float[Tensor, "n m"]) -> None:
-    bad = (~loss.isfinite()).nonzero()
-    if len(bad):
-        row, level = bad[0].tolist()
-        raise ValueError(
-            f"{len(bad)} of {loss.numel()} losses are NaN or infinity, the first of sample {row} "
-            f"at log-SNR {logsnr[row, level].item():.2f}: check the data and the network."
-        )

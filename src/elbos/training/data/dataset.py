@@ -53,6 +53,13 @@ class DataSpec:
     num_levels: int | None
     num_classes: int | None
 
+    @property
+    def described(self) -> str:
+        """Shape, values and classes, as text."""
+        values = "any values" if self.num_levels is None else f"{self.num_levels} pixel values"
+        classes = "" if self.num_classes is None else f", {self.num_classes} classes"
+        return f"shape {'x'.join(map(str, self.shape))}, {values}{classes}"
+
 
 class Trained(Batched, Protocol):
     """Samples by number, for a training."""
