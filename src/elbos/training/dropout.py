@@ -38,7 +38,7 @@ class Masks:
 
     def __init__(self, network: nn.Module, seed: int) -> None:
         found = (module for module in network.modules() if type(module) is nn.Dropout)
-        self.layers = [layer for layer in found if layer.p > 0]
+        self.layers = [layer for layer in found if 0 < layer.p < 1]
         self.stream = Stream.from_seed(seed, Purpose.DROPOUT)
         self.keys: Int32[Tensor, "b layers 2"] = torch.empty(0)
 
@@ -52,18 +52,18 @@ class Masks:
     def used(self) -> Iterator[None]:
         """Let the layers drop by these masks, in training, inside of this context."""
         for i, layer in enumerate(self.layers):
-            layer.forward = partial(self._forward, i, layer.p)  # type: ignore[method-assign]
+            layer.forward = partial(self._forward, i)  # type: ignore[method-assign]
         try:
             yield
         finally:
             for layer in self.layers:
                 del layer.forward
 
-    def _forward(self, i: int, p: float, h: Shaped[Tensor, "n *d"]) -> Shaped[Tensor, "n *d"]:
-        is_training = self.layers[i].training
+    def _forward(self, i: int, h: Shaped[Tensor, "n *d"]) -> Shaped[Tensor, "n *d"]:
+        layer = self.layers[i]
         if h.ndim == 0 or len(h) % len(self.keys):  # not of samples
-            return F.dropout(h, p, is_training)
-        return dropped_out(h, self.keys[:, i], p) if is_training else h
+            return F.dropout(h, layer.p, layer.training)
+        return dropped_out(h, self.keys[:, i], layer.p) if layer.training else h
 
 
 def dropped_out(
