@@ -171,6 +171,30 @@ def test_a_repaired_picture_is_taken(pictures, tmp_path):
     assert content(packer.out) == content(tmp_path / "other")
 
 
+def test_a_picture_that_changes_before_the_end_is_packed_as_it_is_then(
+    pictures, tmp_path, monkeypatch
+):
+    """Shards of pictures that are as they were are not made again."""
+    decoded, decode = [], pack.decode
+
+    def stopping(path, size):
+        decoded.append(path)
+        if len(decoded) == 25:
+            raise OSError(28, "No space left on device")
+        return decode(path, size)
+
+    monkeypatch.setattr(pack, "decode", stopping)
+    packer = packer_of(pictures, tmp_path / "out", 4)
+    with pytest.raises(OSError, match="28"):
+        packer.pack()
+    changed = Image.fromarray(255 - np.asarray(Image.open(decoded[3])))
+    changed.save(decoded[3])
+    packer.pack()
+    assert len(decoded) == 25 + NUM - 10  # of two shards that were done one is as it was
+    packer_of(pictures, tmp_path / "other", 4).pack()
+    assert content(packer.out) == content(tmp_path / "other")
+
+
 def not_empty(out):
     out.mkdir()
     (out / "notes.txt").touch()

@@ -123,7 +123,8 @@ class Encoder:
         num, own = sum(map(len, self._splits.values())), {}
         advance = start(f"encoding {self.dataset.name}", num, "images")
         for i, piece in enumerate(self._pieces(shape)):
-            part = making.part(piece.split, piece.number, piece.key())
+            part = making.part(piece.split, piece.number)
+            part = part if part and part.key == piece.key() else None
             if i % self.processes.num != self.processes.rank:
                 advance(len(piece.rows), part is not None)
                 continue

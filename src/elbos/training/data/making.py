@@ -95,8 +95,8 @@ class Making:
             raise ValueError(f"{self.folder} is of {theirs}, not {mine}: name another folder.")
         return index
 
-    def part(self, split: str, number: int, key: str) -> Part | None:
-        """A shard, if it is done."""
+    def part(self, split: str, number: int) -> Part | None:
+        """A shard, if it is done; its key tells of what."""
         file = self._part_file(split, number)
         shard = self.folder / shard_name(split, number)
         if not (file.exists() and shard.is_file()):
@@ -105,7 +105,7 @@ class Making:
             part: Part = decode(Part, json.loads(files.read(file)))
         except ValueError:  # damaged: it is made again
             return None
-        return part if part.key == key else None
+        return part
 
     def keep(self, split: str, number: int, part: Part) -> None:
         """Note that a shard is done."""

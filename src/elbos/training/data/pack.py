@@ -1,7 +1,8 @@
 """Packing: pictures, decoded once and for all into shards, by several processes.
 
 A shard is made by one process from a stretch of a split's names. It is written beside its place and
-renamed, and noted as done: the same call again makes what is left.
+renamed, and noted as done: the same call again makes what is left, and again what was made of
+pictures that have changed since.
 """
 
 import hashlib
@@ -53,9 +54,9 @@ class Piece:
     number: int
     pictures: list[Picture]
 
-    def key(self) -> str:
-        """The identifier of its pictures, by their names."""
-        return digest([picture.name for picture in self.pictures])
+    def key(self, pictures: Pictures) -> str:
+        """The identifier of its pictures, as they are now, by a look at each one's file."""
+        return digest([[name, *pictures.state(name)] for name, _ in self.pictures])
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,7 @@ class Packer:
                 for name, split in zip(SPLITS, splits, strict=True)
                 for piece in self._pieces(name, split)
             ]
-            kept = {(p.split, p.number): making.part(p.split, p.number, p.key()) for p in pieces}
-            left = [p for p in pieces if not self._is_done(kept[p.split, p.number])]
+            left = [piece for piece in pieces if not self._is_done(making, pictures, piece)]
             num = sum(map(len, splits))
             advance = start(f"packing {pictures.name}", num, "pictures")
             advance(num - sum(len(piece.pictures) for piece in left), True)
@@ -117,9 +117,12 @@ class Packer:
         for number in range(math.ceil(len(split) / num)):
             yield Piece(name, number, split[number * num : (number + 1) * num])
 
-    def _is_done(self, part: Part | None) -> bool:
-        """Whether a shard is; bad pictures may have been repaired."""
-        return part is not None and (self.data.skip_bad or not part.bad)
+    def _is_done(self, making: Making, pictures: Pictures, piece: Piece) -> bool:
+        """Whether a shard is there, of the pictures as they are; bad ones may be repaired."""
+        part = making.part(piece.split, piece.number)
+        if part is None or (part.bad and not self.data.skip_bad):
+            return False
+        return part.key == piece.key(pictures)
 
     def _finished(
         self,
@@ -130,7 +133,7 @@ class Packer:
     ) -> Index:
         parts = {}
         for piece in pieces:
-            part = making.part(piece.split, piece.number, piece.key())
+            part = making.part(piece.split, piece.number)
             assert part is not None, piece
             parts[piece.split, piece.number] = part
         bad = {name: why for part in parts.values() for name, why in part.bad.items()}
@@ -163,6 +166,7 @@ def make_shard(
     making: Making, pictures: Pictures, size: int, piece: Piece, advance: Callable[[int], None]
 ) -> None:
     """Decode the pictures of a shard, and write it."""
+    key = piece.key(pictures)  # before they are read: they may change meanwhile
     path, hashed, bad = making.folder / shard_name(piece.split, piece.number), hashlib.sha256(), {}
     with files.writing(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -178,7 +182,7 @@ def make_shard(
                     file.write(content)
             advance(1)
     num = len(piece.pictures) - len(bad)
-    part = Part(key=piece.key(), num=num, sha256=hashed.hexdigest(), bad=bad)
+    part = Part(key=key, num=num, sha256=hashed.hexdigest(), bad=bad)
     making.keep(piece.split, piece.number, part)
 
 

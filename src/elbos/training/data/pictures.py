@@ -35,6 +35,11 @@ class Pictures(abc.ABC):
     def content(self, name: str) -> Path | bytes:
         """The file of a picture, or its content."""
 
+    def state(self, name: str) -> list[int]:
+        """What tells that a picture has changed, beyond `source`."""
+        del name
+        return []
+
 
 class Packable(Protocol):
     """A configuration of pictures that can be packed."""
@@ -67,6 +72,14 @@ class FolderPictures(Pictures):
     def content(self, name: str) -> Path | bytes:
         """The file of a picture."""
         return self.root / name
+
+    def state(self, name: str) -> list[int]:
+        """Size and time of change of its file."""
+        try:
+            found = (self.root / name).stat()
+        except OSError:  # decoding says why
+            return []
+        return [found.st_size, found.st_mtime_ns]
 
 
 class ArchivePictures(Pictures):
