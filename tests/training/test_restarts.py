@@ -8,6 +8,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from forking import in_processes
 from tiny import DIGITS, log, tensors
@@ -48,30 +49,43 @@ def worker(config: Config, run: Path, killed_at: int | None = None) -> None:
     (run / f"{life}-{os.environ['RANK']}").touch()
 
 
-def launched(run: Path) -> None:
-    """What `torchrun --nproc-per-node 2 --max-restarts 2` does."""
+def launched(run: Path, num_nodes: int) -> None:
+    """What `torchrun --nnodes NUM --nproc-per-node 2/NUM --max-restarts 2` does on one of them."""
     launch = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=2,
+        min_nodes=num_nodes,
+        max_nodes=num_nodes,
+        nproc_per_node=2 // num_nodes,
         max_restarts=2,
         start_method="fork",
         monitor_interval=0.05,
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_endpoint=f"localhost:{os.environ['MASTER_PORT']}",
+        run_id="elbos",
+        local_addr="localhost",
     )
     elastic_launch(launch, worker)(CONFIG, run, 5)
 
 
-def test_a_worker_that_is_killed_changes_no_bit(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    in_processes(2, worker, CONFIG, whole)
-    in_processes(1, launched, killed)
-    assert {path.name for path in killed.glob("?-?")} == {"1-0", "1-1"}  # the second life
-    assert tensors(killed).keys() == tensors(whole).keys()
-    assert all(torch.equal(t, tensors(whole)[name]) for name, t in tensors(killed).items())
-    assert log(killed) == log(whole)
-    assert not list(killed.rglob(".*.partial"))
-    newest = checkpoint.latest(killed / "checkpoints")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run without a restart."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    in_processes(2, worker, CONFIG, run)
+    return run
+
+
+@pytest.mark.parametrize("num_nodes", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_a_worker_that_is_killed_changes_no_bit(
+    whole: Path, tmp_path: Path, num_nodes: int
+) -> None:
+    in_processes(num_nodes, launched, tmp_path, num_nodes)
+    ended = {path.name for path in tmp_path.glob("?-?")}
+    assert "1-1" in ended  # the second life of the one that was killed
+    assert len(ended) == 2
+    assert tensors(tmp_path).keys() == tensors(whole).keys()
+    assert all(torch.equal(t, tensors(whole)[name]) for name, t in tensors(tmp_path).items())
+    assert log(tmp_path) == log(whole)
+    assert not list(tmp_path.rglob(".*.partial"))
+    newest = checkpoint.latest(tmp_path / "checkpoints")
     assert newest is not None
     assert int(newest.name) == CONFIG.num_steps

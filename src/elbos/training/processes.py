@@ -8,22 +8,26 @@ import atexit
 import itertools
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from elbos.training.slurm import name_as_torchrun_does
 from elbos.validation.processes import meet, together
 
 TIMEOUT = timedelta(minutes=30)  # nothing that one process does alone takes as long
+_PATIENCE = timedelta(seconds=5)  # for an answer of a process that may have ended
+_PORT = "elbos-port"
 _T = TypeVar("_T")
 
 
@@ -142,18 +146,32 @@ def local_device() -> torch.device:
 
 
 def _store_of_attempt() -> Store | None:
-    """Where processes meet that torchrun started on one node; None for where torch has them meet.
+    """The store in which processes that torchrun started meet; None for torch's own.
 
     Over restarts torchrun keeps its store, and in it the addresses of processes that have ended, of
-    which a new one would wait for an answer. On several nodes there is no common number of the
-    attempt: each counts its own failures.
+    which new ones would wait for an answer. So the first process opens another, and the others take
+    its port from torchrun's: where one that has ended left it, nobody answers, and they look again.
     """
     given = os.environ
-    is_torchruns = given.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    if not is_torchruns or given.get("LOCAL_WORLD_SIZE") != given["WORLD_SIZE"]:
+    if given.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
-    store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
-    return PrefixStore(f"elbos-{given.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    torchruns, rank, _ = next(rendezvous("env://", timeout=TIMEOUT))
+    new = partial(dist.TCPStore, given["MASTER_ADDR"], wait_for_workers=False)  # type: ignore[attr-defined]
+    own: Store
+    if rank == 0:
+        own = new(port=0, is_master=True, timeout=TIMEOUT)
+        torchruns.set(_PORT, str(own.port))
+        return own
+    end = time.monotonic() + TIMEOUT.total_seconds()
+    while True:
+        try:
+            own = new(port=int(torchruns.get(_PORT)), timeout=_PATIENCE)
+        except dist.DistError:
+            if time.monotonic() > end:
+                raise
+        else:
+            own.set_timeout(TIMEOUT)
+            return own
 
 
 def _leave() -> None:
