@@ -156,7 +156,12 @@ def _store_of_attempt() -> Store | None:
     if given.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     torchruns, rank, _ = next(rendezvous("env://", timeout=TIMEOUT))
-    new = partial(dist.TCPStore, given["MASTER_ADDR"], wait_for_workers=False)  # type: ignore[attr-defined]
+    new = partial(
+        dist.TCPStore,  # type: ignore[attr-defined]
+        given["MASTER_ADDR"],
+        wait_for_workers=False,
+        use_libuv=given.get("USE_LIBUV", "1") == "1",  # as torch's own
+    )
     own: Store
     if rank == 0:
         own = new(port=0, is_master=True, timeout=TIMEOUT)
