@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from elbos.training.dropout import Masks, dropped_out, hashed
+from elbos.training.dropout import Masks, dropped_out, hashed, layers, observed
 
 STEP = torch.tensor(3)
 
@@ -18,10 +18,14 @@ def keys(num: int) -> Tensor:
     return torch.randint(-(2**31), 2**31, (num, 2), dtype=torch.int64).to(torch.int32)
 
 
+def masks_of(model: nn.Module, seed: int = 0) -> Masks:
+    return Masks(list(layers(model).values()), seed)
+
+
 def test_a_sample_is_masked_alike_in_every_part_of_a_batch() -> None:
     torch.manual_seed(0)
     model, z, samples = network(), torch.randn(16, 12), torch.arange(16)
-    masks = Masks(model, seed=1)
+    masks = masks_of(model)
     assert len(masks.layers) == 2
     with masks.used():
         masks.draw(STEP, samples)
@@ -40,14 +44,37 @@ def test_a_sample_is_masked_alike_in_every_part_of_a_batch() -> None:
     assert "forward" not in vars(model[0])
 
 
-def test_rows_of_one_sample_are_its_own_and_what_is_of_no_sample_is_torchs() -> None:
-    masks = Masks(model := network(), seed=0)
+class Foreign(nn.Module):
+    """Layers that are called once, twice, never, on tokens ahead of samples, and on weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("once", "twice", "never", "tokens", "weights"):
+            setattr(self, name, nn.Dropout(0.3))
+        self.inplace = nn.Dropout(0.3, inplace=True)
+        self.weight = nn.Parameter(torch.ones(6))
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.twice(self.twice(self.once(z))) * self.weights(self.weight)
+        tokens = h[None].expand(3, *h.shape)
+        return self.inplace(self.tokens(tokens)).sum(0)
+
+
+def test_layers_that_are_not_of_samples_or_are_called_twice_are_left_to_torch() -> None:
+    model = Foreign()
+    with observed(model, 4) as by_sample:
+        model(torch.ones(4, 6))
+    assert by_sample == ["once"]
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_probability_may_change_up_to_one() -> None:
+    masks = masks_of(model := network())
+    masks.draw(STEP, torch.arange(4))
     with masks.used():
-        masks.draw(STEP, torch.arange(4))
-        first = model[0](torch.ones(8, 6))  # two rows for each sample
-        masks.draw(STEP, torch.arange(2))
-        assert torch.equal(model[0](torch.ones(4, 6)), first[:4])
-        assert model[0](torch.ones(3, 6)).shape == (3, 6)
+        for p, limit in ((0.0, 12), (1 - 1e-9, 1), (1.0, 0)):
+            model[0].p = p
+            assert (model[0](torch.ones(4, 12)) != 0).sum(1).max() <= limit
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (4, 9, 6), (3, 5, 7, 11), (2, 3, 4, 5, 3)])

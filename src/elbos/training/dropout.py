@@ -14,7 +14,7 @@ References:
     https://github.com/skeeto/hash-prospector (constants of least bias)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -28,17 +28,44 @@ from elbos.training.randomness import Purpose, Stream
 _MULTIPLIERS = 0x21F0AAAD, 0xD35A2D97 - 2**32  # as signed words, which wrap around
 
 
+def layers(network: nn.Module) -> dict[str, nn.Dropout]:
+    """The layers of dropout of a network, by name, of which the masks may be drawn here."""
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if type(module) is nn.Dropout and 0 < module.p < 1 and not module.inplace
+    }
+
+
+@contextmanager
+def observed(network: nn.Module, num: int) -> Iterator[list[str]]:
+    """A context for one forward pass of `num` samples, and a list that then names the layers that
+    got them along the first axis, once: a second call would drop the same values again.
+    """
+    lengths: dict[str, list[int]] = {name: [] for name in layers(network)}
+
+    def note(name: str, _: nn.Module, __: object, h: Tensor) -> None:
+        lengths[name].append(len(h) if h.ndim else 0)
+
+    named = layers(network).items()
+    hooks = [layer.register_forward_hook(partial(note, name)) for name, layer in named]
+    found: list[str] = []
+    yield found
+    for hook in hooks:
+        hook.remove()
+    found += [name for name, each in lengths.items() if each == [num]]
+
+
 class Masks:
-    """The masks of all `torch.nn.Dropout` layers of a network, of any author.
+    """The masks of layers of dropout.
 
     Args:
-        network: With the layers; one that is called twice drops the same values twice.
+        layers: They, each called once in a forward pass, on samples along the first axis.
         seed: Of the training.
     """
 
-    def __init__(self, network: nn.Module, seed: int) -> None:
-        found = (module for module in network.modules() if type(module) is nn.Dropout)
-        self.layers = [layer for layer in found if 0 < layer.p < 1]
+    def __init__(self, layers: Sequence[nn.Dropout], seed: int) -> None:
+        self.layers = layers
         self.stream = Stream.from_seed(seed, Purpose.DROPOUT)
         self.keys: Int32[Tensor, "b layers 2"] = torch.empty(0)
 
@@ -59,28 +86,23 @@ class Masks:
             for layer in self.layers:
                 del layer.forward
 
-    def _forward(self, i: int, h: Shaped[Tensor, "n *d"]) -> Shaped[Tensor, "n *d"]:
+    def _forward(self, i: int, h: Shaped[Tensor, "b *d"]) -> Shaped[Tensor, "b *d"]:
         layer = self.layers[i]
-        if h.ndim == 0 or len(h) % len(self.keys):  # not of samples
-            return F.dropout(h, layer.p, layer.training)
-        return dropped_out(h, self.keys[:, i], layer.p) if layer.training else h
+        if layer.training and layer.p < 1:
+            return dropped_out(h, self.keys[:, i], layer.p)
+        return F.dropout(h, layer.p, layer.training)
 
 
 def dropped_out(
-    h: Shaped[Tensor, "n *d"], keys: Int32[Tensor, "b 2"], p: float
-) -> Shaped[Tensor, "n *d"]:
+    h: Shaped[Tensor, "b *d"], keys: Int32[Tensor, "b 2"], p: float
+) -> Shaped[Tensor, "b *d"]:
     r"""Values that are 0 with probability $p$, to $2^{-16}$, and otherwise over $1 - p$.
 
     Those of images are numbered with channels last, as in the memory of the networks that are fast;
     the mask is the same in any memory format.
-
-    Args:
-        h: Of each sample one or several rows, sample by sample.
-        keys: Of each sample.
-        p: The probability.
     """
-    num_dropped = round(p * 2**16)
-    is_kept = hashed(keys, h.numel() // len(keys)) >= num_dropped - 2**15
+    num_dropped = min(round(p * 2**16), 2**16 - 1)
+    is_kept = hashed(keys, h[0].numel()) >= num_dropped - 2**15
     if h.ndim == 4:
         is_kept = is_kept.reshape(h.movedim(1, 3).shape).movedim(3, 1)
     return h * is_kept.reshape(h.shape) * (2**16 / (2**16 - num_dropped))

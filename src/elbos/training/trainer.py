@@ -31,11 +31,11 @@ from elbos.errors import Diverged, Interrupted
 from elbos.likelihood import warn_if_unresolved
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
+from elbos.training import dropout
 from elbos.training.checkpointing import blocks, checkpointed
 from elbos.training.compilation import compiled, is_compiled
 from elbos.training.config import Config
 from elbos.training.data import Batch, Batches, Samples, StoredBatch
-from elbos.training.dropout import Masks
 from elbos.training.initial import averaged_weights
 from elbos.training.machine import autocast, described, machine
 from elbos.training.monitor import Monitor, OnImages
@@ -87,8 +87,11 @@ class Trainer:
         elif processes.num > 1:  # the user's stays whole
             network = copy.deepcopy(network)
         self.network = with_three_arguments(network)
+        layers = dropout.layers(network)
         if isinstance(config.network, OwnNetwork | DiffusersConfig):
-            require_trainable(network.to(self.device), config, data, self.device)
+            by_sample = require_trainable(network.to(self.device), config, data, self.device)
+            layers = {name: layers[name] for name in by_sample}
+        self.masks = dropout.Masks(list(layers.values()), config.seed)
         self.state = new_state(network, config, processes)
         if config.init is not None and checkpoint.latest(run.checkpoints) is None:
             self.state.begin_with(averaged_weights(config, config.init))
@@ -101,7 +104,6 @@ class Trainer:
         self.number = torch.zeros((), dtype=torch.int64, device=self.device)  # of the step
         self.noise = Stream.from_seed(config.seed, Purpose.NOISE)
         self.hiding = Stream.from_seed(config.seed, Purpose.LABELS)
-        self.masks = Masks(network, config.seed)
         self.null_cond = to_device(data.null_cond, self.device)
         self.batches = Batches(data.training, config.batch_size, config.seed, self.share)
         self.num_workers = num_workers

@@ -12,6 +12,7 @@ from elbos.denoiser import Denoiser
 from elbos.errors import flat
 from elbos.training.config import Config
 from elbos.training.data import Samples
+from elbos.training.dropout import observed
 from elbos.training.machine import autocast
 from elbos.training.validation import require_measurable
 
@@ -20,9 +21,12 @@ NUM_TRIED = 4  # samples
 
 def require_trainable(
     network: nn.Module, config: Config, data: Samples, device: torch.device
-) -> None:
+) -> list[str]:
     """Raise a ValueError if a network on `device` has no loss with a gradient on a few samples, or
     no bound on those for validation. Computed on copies: what cannot be trained leaves no trace.
+
+    Returns:
+        The names of its layers of dropout whose masks may be drawn by sample.
     """
     num = min(config.batch_size, NUM_TRIED)
     x, cond = data.training.batch(torch.arange(num) % len(data.training))
@@ -32,7 +36,7 @@ def require_trainable(
     tried, name = copy.deepcopy(network).train(), type(network).__name__
     times = (torch.arange(num) + 0.5) / num
     with _refusing(f"The network {name} cannot be trained on x of shape {tuple(x.shape)}"):
-        with autocast(config, device):
+        with autocast(config, device), observed(tried, num) as by_sample:
             logsnr = config.schedule.logsnr(times)
             loss = config.objective(tried, x, torch.zeros_like(x), logsnr, cond)
         if not loss.requires_grad:
@@ -42,6 +46,7 @@ def require_trainable(
     denoiser = Denoiser(copy.deepcopy(network).eval(), config.parameterization)
     with _refusing("The validation set cannot be measured"), autocast(config, device):
         require_measurable(denoiser, config, data, device)
+    return by_sample
 
 
 @contextmanager
