@@ -51,6 +51,20 @@ def test_a_changed_file_is_damage_and_is_named(tmp_path: Path, name: str) -> Non
         pass
 
 
+def test_a_missing_file_is_missed_where_it_is_needed(tmp_path: Path) -> None:
+    groups = {"ema": {"w": torch.ones(3)}, "optimizer": {"v": torch.ones(3)}}
+    checkpoint.save(tmp_path, 5, groups, num_kept=1)
+    (tmp_path / "00000005" / "optimizer.safetensors").unlink()
+    with checkpoint.reading(tmp_path / "00000005", "ema") as (step, found):
+        assert (step, list(found), found["ema"]["w"].tolist()) == (5, ["ema"], [1.0, 1.0, 1.0])
+    for read in (checkpoint.reading, checkpoint.opened):
+        with (
+            pytest.raises(checkpoint.DamagedCheckpoint, match="optimizer"),
+            read(tmp_path / "00000005"),
+        ):
+            pass
+
+
 def test_tensors_of_another_network_are_no_damage(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 5, {"ema": {"w": torch.ones(9)}}, num_kept=1)
     layer = torch.nn.Linear(2, 2)

@@ -8,10 +8,11 @@ Where processes share the tensors, each writes the rows that it has to files of 
 of which reads the rows that it is going to have.
 """
 
+import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -130,13 +131,12 @@ def reading(
         ValueError: If the tensors turn out, inside the context, to be of another network.
     """
     verify(path, only)
-    with opened(path) as (step, groups):
+    with opened(path, only) as (step, groups):
         yield (
             step,
             {
                 group: {name: stored[...] for name, stored in tensors.items()}
                 for group, tensors in groups.items()
-                if only in (None, group)
             },
         )
 
@@ -154,15 +154,21 @@ def verify(path: Path, only: str | None = None, share: slice = slice(None)) -> N
     """
     with _naming_damage(path):
         digests = _manifest(path)[1]
-        for name in [name for name in digests if only in (None, _group(name))][share]:
+        for name in _of_group(digests, only)[share]:
             if _digest(path / f"{name}.safetensors") != digests[name]:
                 raise DamagedCheckpoint(f"{name}.safetensors is cut short or was changed")
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[int, dict[str, dict[str, Stored]]]]:
+def opened(
+    path: Path, only: str | None = None
+) -> Iterator[tuple[int, dict[str, dict[str, Stored]]]]:
     """The step of a checkpoint that was verified and its groups of tensors, of which rows are read
     when they are asked for, to be used inside the context.
+
+    Args:
+        path: The checkpoint.
+        only: The one group that is opened. Default: all are.
 
     Raises:
         DamagedCheckpoint: If a file is missing or no file of tensors.
@@ -172,7 +178,7 @@ def opened(path: Path) -> Iterator[tuple[int, dict[str, dict[str, Stored]]]]:
         with _naming_damage(path):
             step, digests = _manifest(path)
             parts: dict[str, dict[str, list[Any]]] = {}
-            for name in digests:
+            for name in _of_group(digests, only):
                 group = parts.setdefault(_group(name), {})
                 file = stack.enter_context(_opened(path / f"{name}.safetensors"))
                 for key in file.keys():  # noqa: SIM118 (it is no mapping)
@@ -236,12 +242,19 @@ def _group(name: str) -> str:
     return name.partition(_PART)[0]
 
 
+def _of_group(names: Iterable[str], only: str | None) -> list[str]:
+    """The files of one group, or all."""
+    return [name for name in names if only in (None, _group(name))]
+
+
 def _digest(path: Path) -> str:
     with files.named_errors(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _opened(path: Path) -> Any:
+    if not path.exists():  # safetensors' own error names no file
+        raise FileNotFoundError(errno.ENOENT, "No such file", str(path))
     try:
         return safe_open(path, "pt")
     except SafetensorError as error:
