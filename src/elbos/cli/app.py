@@ -124,7 +124,8 @@ def run(words: list[str]) -> None:
     elif VERBS[verb].is_parallel or words[:2] == ENCODE or _num_processes() == 1:
         command(verb, rest)()
     elif os.environ.get("RANK") == "0":  # the others end well: a launcher would end this one
-        raise UsageError(f"`elbos {verb}` runs in one process: start it without torchrun or srun.")
+        name = " ".join(words[:2])
+        raise UsageError(f"`elbos {name}` runs in one process: start it without torchrun or srun.")
 
 
 def command(verb: str, words: list[str]) -> Callable[[], None]:
