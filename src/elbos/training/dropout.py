@@ -42,13 +42,13 @@ def observed(network: nn.Module, num: int) -> Iterator[list[str]]:
     """A context for one forward pass of `num` samples, and a list that then names the layers that
     got them along the first axis, once: a second call would drop the same values again.
     """
-    lengths: dict[str, list[int]] = {name: [] for name in layers(network)}
+    named = layers(network)
+    lengths: dict[str, list[int]] = {name: [] for name in named}
 
     def note(name: str, _: nn.Module, __: object, h: Tensor) -> None:
         lengths[name].append(len(h) if h.ndim else 0)
 
-    named = layers(network).items()
-    hooks = [layer.register_forward_hook(partial(note, name)) for name, layer in named]
+    hooks = [layer.register_forward_hook(partial(note, name)) for name, layer in named.items()]
     found: list[str] = []
     yield found
     for hook in hooks:
