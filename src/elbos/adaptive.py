@@ -162,7 +162,7 @@ class Adaptive(Schedule):
         return {"total": self._total.clone(), "count": self._count.clone(), "ends": ends}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` returned; that of earlier versions has no ends, and is trusted.
+        """Restore what `state_dict` returned; sums without ends are taken for its own.
 
         Raises:
             ValueError: If a sum is missing, negative or not finite, or it is of another number of
@@ -217,11 +217,9 @@ class AdaptiveState(nn.Module):
         return torch.cat([torch.stack([state["total"], state["count"]]), state["ends"][:, None]], 1)
 
     def set_extra_state(self, state: Float[Tensor, "2 columns"]) -> None:
-        """Restore what `get_extra_state` returned; that of earlier versions has no ends."""
-        ends = {}
-        if state.shape[1] == self.schedule.num_bins + 1:
-            state, ends = state[:, :-1], {"ends": state[:, -1]}
-        self.schedule.load_state_dict({"total": state[0], "count": state[1], **ends})
+        """Restore what `get_extra_state` returned."""
+        (total, count), ends = state[:, :-1], state[:, -1]
+        self.schedule.load_state_dict({"total": total, "count": count, "ends": ends})
 
 
 SCHEDULES: tuple[type[Schedule], ...] = (*schedules.SCHEDULES, Adaptive)

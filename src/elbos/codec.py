@@ -114,8 +114,7 @@ def encode(value: Any) -> Any:
 def decode(annotation: Any, value: Any, where: str = "config") -> Any:
     """The object of type `annotation` that `encode` made `value` from.
 
-    A class may bring the entries of earlier versions' files up to date by a static method
-    `upgraded`; otherwise all have to be there, and no others.
+    A field that has a default may be missing, as in a file of before there was that field.
 
     Raises:
         ValueError: If it is no such value; the message names the place in the file.
@@ -152,18 +151,21 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
 
 
 def _decode_fields(cls: type, value: dict[str, Any], where: str) -> Any:
-    value = getattr(cls, "upgraded", dict)(value)
-    names = {f.name for f in dataclasses.fields(cls) if f.init}
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     given = value.keys() - {"type"}
-    if unknown := sorted(given - names):
-        raise ValueError(f"{where} has no entry {unknown[0]!r}: {suggestion(unknown[0], names)}")
-    if missing := sorted(names - given):
+    if unknown := sorted(given - fields.keys()):
+        raise ValueError(f"{where} has no entry {unknown[0]!r}: {suggestion(unknown[0], fields)}")
+    if missing := sorted(name for name in fields.keys() - given if _is_required(fields[name])):
         raise ValueError(f"{where} lacks {', '.join(missing)}.")
     hints = _types(cls)
     try:
-        return cls(**{name: decode(hints[name], value[name], f"{where}.{name}") for name in names})
+        return cls(**{name: decode(hints[name], value[name], f"{where}.{name}") for name in given})
     except (TypeError, OverflowError) as error:
         raise ValueError(f"{where} is not a valid {cls.__name__}: {error}") from error
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 @functools.cache

@@ -38,7 +38,9 @@ CONFIGS = {
     "not UTF-8": lambda _: "\udcff",
     "a list": lambda _: "[]",
     "wrong type": lambda text: text.replace('"seed": 0', '"seed": "0"'),
-    "missing entry": lambda text: text.replace(',\n  "seed": 0', ""),
+    "missing entry": lambda text: json.dumps(
+        {name: value for name, value in json.loads(text).items() if name != "weighting"}
+    ),
     "unknown class": lambda text: text.replace('"Sigmoid"', '"os.system"'),
     "unknown entry": lambda text: text.replace('"seed": 0', '"seed": 0, "sead": 0'),
     "nan": lambda text: text.replace('"k": 2.0', '"k": NaN'),

@@ -353,14 +353,3 @@ def test_any_sampler_may_score(pictures, folder):
     assert [metric.key for metric in found.main_metrics] == ["frechet_fast", "bits_per_dim"]
     assert found.objectives[0].scores["frechet_fast"].mean > 0
     assert Path("c/runs/edm-adaptive-0/samples/fast.png").exists()
-
-
-def test_a_directory_of_the_version_with_two_samplers_resumes(small, folder):
-    before, _ = compared(first(small))
-    file = Path("c/compare.json")
-    stored = json.loads(file.read_text())
-    stored["scoring"] |= {
-        n: s for n, s in stored["scoring"].pop("samplings").items() if n != "type"
-    }
-    file.write_text(json.dumps(stored))
-    assert compared(first(small)) == (before, [])

@@ -221,17 +221,6 @@ def test_a_run_is_sampled_without_its_data(
     )
 
 
-def test_a_run_of_an_earlier_version_loads_its_data(elbos: Elbos, shared: Path) -> None:
-    """Its data.json tells nothing of them."""
-    file = shared / "run" / "data.json"
-    stored = json.loads(file.read_text())
-    assert (stored.pop("num_levels"), stored.pop("num_classes")) == (256, 2)
-    file.write_text(json.dumps(stored))
-    assert elbos("sample", "run", "--num", 6).status == 0
-    lose_one(shared)
-    assert_one_line(elbos("sample", "run"), "data.json", statuses=(1,))
-
-
 @pytest.mark.parametrize("content", ["", "[]", '{"num_levels": "x", "num_classes": 2}'])
 def test_a_damaged_data_json_is_one_line(elbos: Elbos, runs: Path, content: str) -> None:
     (runs / "digits" / "data.json").write_text(content)

@@ -1,21 +1,16 @@
-"""Directories of runs and comparisons: of earlier versions, behind links, and damaged."""
+"""Directories of runs and comparisons: behind links, and damaged."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import TINY, Elbos, assert_one_line
-from comparing import Here
 
 from elbos import files
-from elbos.codec import digest
-from elbos.comparison.compare import run_experiment
 from elbos.comparison.executors import Local
 from elbos.comparison.job import Job
 from elbos.runs.directory import RunDirectory
-from elbos.training.config import run_config
 
 FEW = ["--num-images", "20", "--num-pilot-images", "10", "--ode.num-images", "0"]
 QUICK = [*FEW, "--num-samples", "0"]
@@ -48,27 +43,6 @@ def test_a_damaged_line_of_the_log_is_no_number(runs: Path) -> None:
 # --- data ----------------------------------------------------------------------------------------
 
 
-def earlier(run: Path) -> None:
-    """Let a run be one of an earlier version."""
-    dataset = run_config(RunDirectory(run)).data.load()
-    (run / "data.json").write_text(json.dumps(dataset.sampled_fingerprint()))
-
-
-def test_runs_of_earlier_versions_are_checked_as_those_did(elbos: Elbos, runs: Path) -> None:
-    run = runs / "digits"
-    now = json.loads((run / "data.json").read_text())
-    earlier(run)
-    assert "version" not in json.loads((run / "data.json").read_text())
-    assert elbos("sample", "digits").status == 0
-    assert elbos(*TINY, "--run", "digits").status == 0
-    assert json.loads((run / "data.json").read_text()) == now
-    earlier(run)
-    other = json.loads((run / "data.json").read_text()) | {"sha256": "0" * 64}
-    (run / "data.json").write_text(json.dumps(other))
-    for words in ([*TINY, "--run", "digits"], ["sample", "digits"]):
-        assert_one_line(elbos(*words), "data.json", statuses=(1,))
-
-
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff"])
 def test_a_damaged_data_file_is_named(elbos: Elbos, runs: Path, content: bytes) -> None:
     (runs / "digits" / "data.json").write_bytes(content)
@@ -82,20 +56,6 @@ def test_a_damaged_data_file_is_named(elbos: Elbos, runs: Path, content: bytes) 
 def one(small: Any) -> Any:
     """A comparison of one objective."""
     return replace(small, objectives=small.objectives[:1])
-
-
-def test_a_comparison_of_an_earlier_version_goes_on(one: Any, folder: Path) -> None:
-    run_experiment(one, Path("c"), Here())
-    path = Path("c/compare.json")
-    now = path.read_text()
-    data = one.config.data.load()
-    content = json.loads(now)
-    content["data"] = digest(data.sampled_fingerprint())
-    path.write_text(json.dumps(content))
-    engine = Here()
-    run_experiment(one, Path("c"), engine)
-    assert engine.made == []
-    assert path.read_text() == now
 
 
 def test_no_module_of_the_current_folder_is_imported(

@@ -19,7 +19,6 @@ from elbos.samplers import DDIM, SAMPLERS, Ancestral, Heun, StochasticDPMSolver,
 from elbos.tabulated import Tabulated
 from elbos.training.config import Config
 from elbos.training.data import Fashion, Folder, Hub, Latents, Packed, Tar, Toy
-from elbos.training.ema import exponent
 from elbos.training.presets import PRESETS
 from elbos.training.sampling import Sampling
 from elbos.training.settings import Averaging, Optimizer, Output
@@ -101,24 +100,11 @@ def test_json_there_and_back_is_the_same_configuration(config: Config) -> None:
     assert decode(Config, json.loads(text)) == config
 
 
-def test_configurations_of_earlier_versions_are_today_s() -> None:
-    """With a half-life of at most a twentieth of the images seen, as all of them had."""
-    encoded = encode(DIGITS)
-    del encoded["init"], encoded["optimizer"]["use_decay"]
-    half_life = {"type": "Averaging", "half_life_images": 20_000.0, "warmup": 0.05}
-    assert decode(Config, {**encoded, "averaging": half_life}) == DIGITS
-    wider = decode(Config, {**encoded, "averaging": {**half_life, "warmup": 0.1}}).averaging
-    power = math.log(2) / 0.1
-    assert exponent(wider.relative_width) + 1 == pytest.approx(power, rel=0.01)
-    with pytest.raises(ValueError, match="init"):
-        decode(Config, {**encoded, "averaging": {**half_life, "warmup": "0.1"}})
-
-
 IMAGES = [Folder(root=Path("/a")), Packed(path=Path("/a")), Tar(path=Path("/a")), Hub(path="a")]
 
 
 @pytest.mark.parametrize("images", IMAGES, ids=lambda images: type(images).__name__)
-def test_images_of_earlier_versions_are_not_augmented(images: Any) -> None:
+def test_images_are_not_augmented_unless_a_file_says_so(images: Any) -> None:
     config = replace(DIGITS, data=images)
     encoded = encode(config)
     del encoded["data"]["flip"], encoded["data"]["crop"]
@@ -129,7 +115,7 @@ def test_images_of_earlier_versions_are_not_augmented(images: Any) -> None:
         assert changed.identity() != config.identity()
 
 
-def test_runs_without_snapshots_are_those_of_earlier_versions() -> None:
+def test_runs_without_snapshots_are_known_without_them() -> None:
     """Read, and by their identity; those with snapshots have another."""
     encoded = encode(DIGITS)
     old = {"type": "Averaging", "relative_width": 0.063}
@@ -144,28 +130,6 @@ def test_runs_without_snapshots_are_those_of_earlier_versions() -> None:
 def test_snapshots_are_of_different_widths(widths: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="snapshot_widths"):
         Averaging(snapshot_widths=widths)
-
-
-@pytest.mark.parametrize(("is_used", "trackers"), [(True, ("tensorboard",)), (False, ())])
-def test_tensorboard_of_earlier_versions_is_a_tracker(is_used: bool, trackers: Any) -> None:
-    encoded = encode(DIGITS)
-    del encoded["output"]["trackers"]
-    old = {**encoded, "output": {**encoded["output"], "tensorboard": is_used}}
-    assert decode(Config, old) == replace(DIGITS, output=replace(DIGITS.output, trackers=trackers))
-    with pytest.raises(ValueError, match="tensorboard"):
-        decode(Config, {**encoded, "output": {**old["output"], "tensorboard": 1}})
-
-
-def test_a_half_life_that_decided_is_named() -> None:
-    """Of the images at the end, it was less than its warm-up: the width is that of the end."""
-    old = {**encode(DIGITS), "num_images": 500_000, "init": None}
-    old["averaging"] = {"type": "Averaging", "half_life_images": 20_000.0, "warmup": 0.05}
-    with pytest.warns(UserWarning, match=r"20,000 of 500,000.*relative_width, 0\.052") as caught:
-        assert exponent(decode(Config, old).averaging.relative_width) + 1 == pytest.approx(
-            math.log(2) * 25, rel=0.02
-        )
-        decode(Config, old)
-    assert len(caught) == 1
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -201,23 +165,38 @@ def test_a_value_of_another_type_is_refused(value: Any) -> None:
                 decode(Config, changed(encoded, path, value))
 
 
-def test_missing_and_unknown_entries_are_refused() -> None:
+def test_missing_entries_have_their_default_or_are_refused() -> None:
+    """The rest is as it was."""
     encoded = encode(DIGITS)
-    for path, _ in leaves(encoded):
-        if path == ("output", "save_minutes"):  # an earlier version's file
-            continue
+    for path, leaf in leaves(encoded):
         smaller, (*parents, last) = copy.deepcopy(encoded), path
         inner = smaller
         for name in parents:
             inner = inner[name]
-        if isinstance(inner, dict):
-            del inner[last]
-            with pytest.raises(ValueError, match="config"):
+        if not isinstance(inner, dict):
+            continue
+        del inner[last]
+        if last == "type":
+            with pytest.raises(ValueError, match=r"config.*type"):
                 decode(Config, smaller)
-            with pytest.raises(ValueError, match=r"more|type"):
-                decode(
-                    Config, changed(encoded, (*parents, "more"), 1) if last != "type" else smaller
-                )
+        else:
+            assert changed(encode(decode(Config, smaller)), path, leaf) == encoded
+
+
+@pytest.mark.parametrize("name", ["data", "network", "schedule", "weighting"])
+def test_a_missing_entry_without_default_is_refused(name: str) -> None:
+    encoded = encode(DIGITS)
+    del encoded[name]
+    with pytest.raises(ValueError, match=rf"config.*{name}"):
+        decode(Config, encoded)
+
+
+def test_unknown_entries_are_refused() -> None:
+    encoded = encode(DIGITS)
+    for path, _ in leaves(encoded):
+        if isinstance(path[-1], str):
+            with pytest.raises(ValueError, match="more"):
+                decode(Config, changed(encoded, (*path[:-1], "more"), 1))
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,6 @@ from elbos.training.presets import PRESETS
 from elbos.training.processes import Processes
 from elbos.training.randomness import Stream
 from elbos.training.settings import Optimizer, Output
-from elbos.training.state import new_state
 from elbos.training.trainer import Trainer
 from elbos.validation import BinnedLoss
 from elbos.weightings import Sigmoid
@@ -239,16 +238,6 @@ def test_the_loss_by_noise_level_depends_on_no_weighting(tmp_path: Path) -> None
     assert found[1] == pytest.approx(found[0], rel=1e-5)
     assert found[2][:5] == pytest.approx(found[0][:5], rel=1e-5)
     assert found[2][6:] == [None] * 4
-
-
-def test_a_checkpoint_of_an_earlier_version_counts_no_clipped_steps() -> None:
-    state = new_state(TOY.network.build((2,), None), TOY, Processes.joined())
-    state.unlogged.fill_(5.0)
-    groups = state.groups()
-    groups["log"] = {"unlogged": torch.tensor([3.0, 2.0], dtype=torch.float64)}
-    state.unlogged.zero_()
-    state.restore(0, groups)
-    assert state.unlogged.tolist() == [3.0, 2.0, 0.0]
 
 
 def test_what_is_written_does_not_change_what_is_trained(

@@ -197,7 +197,7 @@ def _claimed(
             data=digest(dataset.fingerprint()),
             features=features,
         )
-        directory.claim(wanted, dataset)
+        directory.claim(wanted)
         directory.require_same_objectives(experiment)
     return experiment
 

@@ -18,12 +18,11 @@ from pathlib import Path
 from filelock import FileLock
 
 from elbos import files
-from elbos.codec import decode, difference, digest, encode
+from elbos.codec import decode, difference, encode
 from elbos.comparison.experiment import Experiment, Scoring
 from elbos.comparison.variants import Variant
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config, run_config
-from elbos.training.data import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +42,6 @@ class Stored:
     scoring: Scoring
     data: str
     features: str | None
-
-    def updated(self, dataset: Dataset) -> "Stored":
-        """With the identifier of the dataset as it is written today, if it is this one's."""
-        is_earlier = self.data == digest(dataset.sampled_fingerprint())
-        return replace(self, data=digest(dataset.fingerprint())) if is_earlier else self
 
 
 @dataclass(frozen=True)
@@ -104,15 +98,14 @@ class ComparisonDirectory:
             files.remove_leftovers(self.path)
             yield
 
-    def claim(self, wanted: Stored, dataset: Dataset) -> None:
-        """Make this the directory of a comparison on a data set, or check that it is.
+    def claim(self, wanted: Stored) -> None:
+        """Make this the directory of a comparison, or check that it is.
 
         Raises:
             ValueError: If it holds another comparison.
             OSError: If it cannot be written.
         """
         stored = self.stored()
-        stored = stored and stored.updated(dataset)
         if stored and stored.data != wanted.data:
             raise ValueError(
                 f"The data are not those that {self.path} was begun with: put those back, or name "

@@ -1,9 +1,8 @@
 """A comparison's settings: which objectives, trained on what, with which seeds, and how scored."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -80,15 +79,6 @@ class Scoring:
         for name in self.samplings:
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9.-]{0,31}", name) or name == "type":
                 raise ValueError(f"A sampler cannot be called {name[:32]!r}: give letters, digits.")
-
-    @staticmethod
-    def upgraded(value: Mapping[str, Any]) -> dict[str, Any]:
-        """The entries of an earlier version, which had two samplers with names of their own."""
-        found = dict(value)
-        if "samplings" not in found:
-            two = {name: found.pop(name) for name in ("ancestral", "heun") if name in found}
-            found["samplings"] = {"type": "dict", **two}
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)

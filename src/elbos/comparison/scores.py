@@ -222,7 +222,7 @@ def _training(run: Run) -> dict[str, Any]:
             if "density" in values:
                 p = tuple(float(p) for p in values["density"])
                 density.append(Density(images=int(values["images"]), p=p))
-            if "clipped" in values:  # earlier versions have none
+            if "clipped" in values:
                 clipped.append(float(values["clipped"]))
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"{file} is damaged: delete its line {number}.") from error

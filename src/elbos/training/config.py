@@ -6,10 +6,7 @@ belongs to one configuration. What its parts may be is in `choices`, the smaller
 """
 
 import json
-import math
-import warnings
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,40 +138,6 @@ class Config:
                 "guidance at 1."
             )
 
-    @staticmethod
-    def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
-        """JSON of this version from that of any.
-
-        Earlier ones gave the average's half-life: a share of the images so far, up to a maximum.
-        It becomes the relative width, with a warning where the maximum was reached: no width is
-        that average. They also drew random numbers by parts of the batch, of a number of its own.
-        """
-        fields = {"execution": encode(Execution()), **fields}
-        fields.pop("num_shards", None)
-        match fields:
-            case {
-                "num_images": int() as num_images,
-                "optimizer": dict() as optimizer,
-                "averaging": {"half_life_images": float() as half_life, "warmup": float() as share},
-            } if half_life > 0 and 0 < share < math.log(2):
-                has_maximum = half_life < share * num_images
-                # the exponent of the average, and 1
-                power = math.log(2) / (half_life / num_images if has_maximum else share)
-                width = round(math.sqrt(power / (power + 2)) / (power + 1), 3)
-                if has_maximum:
-                    _warn_once(
-                        f"An earlier version averaged with a half-life of {half_life:,.0f} of "
-                        f"{num_images:,} images: taken for the nearest averaging.relative_width, "
-                        f"{width}."
-                    )
-                fields = {
-                    **fields,
-                    "averaging": {"type": "Averaging", "relative_width": width},
-                    "optimizer": {"use_decay": True, **optimizer},
-                    "init": None,
-                }
-        return fields
-
     def identity(self) -> dict[str, Any]:
         """JSON of all that decides the numbers that the run produces: digests of it are names of
         runs and keys of scores, so that its output is that of the version that began with them.
@@ -245,9 +208,3 @@ def run_config(directory: RunDirectory) -> Config:
             "`elbos train PRESET --dry-run` prints it, or name another run directory."
         ) from error
     return config
-
-
-@cache
-def _warn_once(message: str) -> None:
-    """A command reads the same configuration again and again."""
-    warnings.warn(message, stacklevel=3)

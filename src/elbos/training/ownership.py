@@ -12,8 +12,6 @@ from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config, run_config
 from elbos.training.data import DataSpec, Samples, null_digest
 
-_SPEC_ONLY = ("num_levels", "num_classes")  # the rest of a DataSpec is in the fingerprint
-
 
 def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
     """Make a directory that of a run, or check that it is. A run of fewer images is made longer,
@@ -33,7 +31,7 @@ def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
         )
     require_own_data(directory, data)
     directory.write("config.json", encode(config))
-    directory.write("data.json", {**data.fingerprint(), **_spec_only(data)})
+    directory.write("data.json", _identity(data))
 
 
 def _require_same(path: Path, stored: Config, config: Config) -> None:
@@ -54,14 +52,14 @@ def _require_same(path: Path, stored: Config, config: Config) -> None:
 
 
 def data_spec(directory: RunDirectory) -> DataSpec | None:
-    """What samples of the data are like; None if an earlier version wrote the directory, and only
-    the data themselves tell.
+    """What samples of the data are like; None if there is no data.json, and only the data
+    themselves tell.
 
     Raises:
         ValueError: If data.json is damaged.
     """
     stored = directory.read("data.json")
-    if stored is None or not stored.keys() >= set(_SPEC_ONLY):
+    if stored is None:
         return None
     known = {field.name: stored.get(field.name) for field in fields(DataSpec)}
     try:
@@ -78,9 +76,8 @@ def require_own_data(directory: RunDirectory, data: Samples) -> None:
     stored = directory.read("data.json")
     if stored is None:
         return
-    known = {name: value for name, value in _spec_only(data).items() if name in stored}
-    own = {**data.fingerprint(), **known}
-    if stored != own and stored != {**data.sampled_fingerprint(), **known}:  # reads samples
+    own = _identity(data)
+    if stored != own:
         others = sorted(name for name in own if own[name] != stored.get(name))
         raise ValueError(
             f"The data are not those that the run in {directory.path} was trained on, by "
@@ -91,8 +88,8 @@ def require_own_data(directory: RunDirectory, data: Samples) -> None:
 
 def is_own_data(directory: RunDirectory, data: Samples) -> bool:
     """Whether these are the data that the run was trained on, whatever they are called now."""
-    own = (data.fingerprint()["sha256"], data.sampled_fingerprint()["sha256"])
-    return (directory.read("data.json") or {}).get("sha256") in own
+    stored = directory.read("data.json") or {}
+    return bool(stored.get("sha256") == data.fingerprint()["sha256"])
 
 
 def require_own_null(directory: RunDirectory, null_cond: Condition) -> None:
@@ -105,5 +102,8 @@ def require_own_null(directory: RunDirectory, null_cond: Condition) -> None:
         )
 
 
-def _spec_only(data: Samples) -> dict[str, Any]:
-    return {name: getattr(data.spec, name) for name in _SPEC_ONLY}
+def _identity(data: Samples) -> dict[str, Any]:
+    """The content of data.json."""
+    spec = data.spec
+    levels_and_classes = {"num_levels": spec.num_levels, "num_classes": spec.num_classes}
+    return {**data.fingerprint(), **levels_and_classes}

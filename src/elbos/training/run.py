@@ -64,8 +64,7 @@ class Run:
     Raises:
         FileNotFoundError: If there is no run, no checkpoint yet, or none of this step.
         ValueError: If the configuration, data.json or the checkpoint is damaged, or the network is
-            another one or missing; or if an earlier version wrote the run, and its data are not
-            there or are others.
+            another one or missing; or if there is no data.json, and the data are not there.
 
     Examples:
         run = Run("runs/digits")

@@ -1,7 +1,7 @@
 """What a configuration says of optimizer, averages, output and execution."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -80,13 +80,6 @@ class Averaging:
                 f"{MAX_WIDTH:.4f}, such as 0.05 and 0.1."
             )
 
-    @staticmethod
-    def upgraded(entries: dict[str, Any]) -> dict[str, Any]:
-        """JSON of this version from that of any: earlier ones had no snapshots."""
-        if entries.keys() == {"type", "relative_width"}:
-            return {**entries, "snapshot_widths": [], "snapshot_every": None}
-        return entries
-
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
@@ -121,17 +114,6 @@ class Output:
             save_minutes=self.save_minutes,
             num_kept=self.num_kept,
         )
-
-    @staticmethod
-    def upgraded(entries: dict[str, Any]) -> dict[str, Any]:
-        """JSON of this version from that of any: earlier ones had TensorBoard or nothing, and no
-        checkpoints by the clock.
-        """
-        entries = {"save_minutes": Output.save_minutes, **entries}
-        match entries:
-            case {"tensorboard": bool() as is_used, **others}:
-                return {**others, "trackers": ["tensorboard"] if is_used else []}
-        return entries
 
 
 @dataclass(frozen=True, kw_only=True)

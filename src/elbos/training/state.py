@@ -84,10 +84,8 @@ class State:
             for group in ("schedule", "log")
         )
         self.schedule.load_state_dict(schedule)
-        unlogged = log["unlogged"]
-        self.unlogged[: len(unlogged)] = unlogged  # earlier versions counted no clipped ones
-        if "sums" in log:  # and no losses by noise level
-            self.by_level.load_state_dict(log)
+        self.unlogged.copy_(log["unlogged"])
+        self.by_level.load_state_dict(log)
         self._restore_moments(groups["optimizer"])
 
     def _restore_moments(self, moments: Mapping[str, Tensor | Stored]) -> None:

@@ -5,7 +5,6 @@ and processes do not change them. Validation and evaluation know the centre of e
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -91,8 +90,3 @@ def augmented(dataset: Dataset, *, flip: bool, crop: int | None) -> Dataset:
     return replace(
         dataset, train=split(train, flip), val=split(val, False), test=split(test, False)
     )
-
-
-def upgraded(entries: dict[str, Any]) -> dict[str, Any]:
-    """JSON of a configuration of images from that of earlier versions, without augmentation."""
-    return {"flip": False, "crop": None, **entries}

@@ -22,7 +22,7 @@ from torch import Tensor
 from elbos import files
 from elbos.progress import progress
 from elbos.runs.cache import DamagedFolder, build_once
-from elbos.training.data.augment import augmented, upgraded
+from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.decode import BadPicture, decode
 from elbos.training.data.listing import (
@@ -73,8 +73,6 @@ class Folder:
     def __post_init__(self) -> None:
         # the run is sampled and evaluated from other places than it was trained from
         object.__setattr__(self, "root", files.expanded(self.root))
-
-    upgraded = staticmethod(upgraded)
 
     def pictures(self) -> FolderPictures:
         """The pictures, encoded."""

@@ -109,8 +109,6 @@ class GivenData:
             "null_cond": null_digest(self.null_cond),
         }
 
-    sampled_fingerprint = fingerprint
-
 
 def null_digest(null_cond: Condition) -> str:
     """The identifier of a null condition."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from elbos.codec import digest
 from elbos.errors import flat, suggestion
-from elbos.training.data.augment import augmented, upgraded
+from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset
 from elbos.training.data.decoded import Archive, decoded_dataset
 from elbos.training.data.listing import SPLITS, Picture, divided
@@ -57,8 +57,6 @@ class Hub:
     def __post_init__(self) -> None:
         if Path(self.path).expanduser().is_dir():  # the run is resumed from other places
             object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
-
-    upgraded = staticmethod(upgraded)
 
     def load(self) -> Dataset:
         """Open the dataset; the first time this may download it.

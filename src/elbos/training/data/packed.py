@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elbos import files
-from elbos.training.data.augment import augmented, upgraded
+from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset
 from elbos.training.data.shards import Index, load_shards
 
@@ -28,8 +28,6 @@ class Packed:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", files.expanded(self.path))
-
-    upgraded = staticmethod(upgraded)
 
     def load(self) -> Dataset:
         """Open the dataset, without a look at any image.

@@ -23,7 +23,7 @@ from elbos.codec import digest
 from elbos.errors import flat
 from elbos.progress import begin, progress
 from elbos.runs.cache import DamagedFolder, build_once
-from elbos.training.data.augment import augmented, upgraded
+from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset
 from elbos.training.data.decode import EXTENSIONS
 from elbos.training.data.decoded import Archive, decoded_dataset
@@ -69,8 +69,6 @@ class Tar:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", files.expanded(self.path))
-
-    upgraded = staticmethod(upgraded)
 
     def load(self) -> Dataset:
         """Open the dataset; the first time this reads through the tars.
