@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from elbos import schedules
-from elbos.checks import require_positive
+from elbos.checks import require_one_loss_each, require_positive
 from elbos.schedules import Schedule
 
 # Weight of the prior in a bin, in observations. Small: its root would otherwise hold a bin up whose
@@ -142,11 +142,7 @@ class Adaptive(Schedule):
         Raises:
             ValueError: If there is not one loss per noise level.
         """
-        if loss.ndim != 1 or loss.shape != logsnr.shape:
-            raise ValueError(
-                f"losses of shape {tuple(loss.shape)} at log-SNR of shape {tuple(logsnr.shape)}: "
-                "give one loss per log-SNR, [b], before their mean is taken."
-            )
+        require_one_loss_each(logsnr, loss)
         logsnr = logsnr.detach().to("cpu", torch.float64)
         v = loss.detach().to("cpu", torch.float64) * self.log_density(logsnr).exp()
         observed = v.square() if self.follow == "root-second-moment" else v

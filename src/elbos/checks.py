@@ -61,6 +61,15 @@ def require_floating(**tensors: Tensor) -> None:
             raise ValueError(f"{name} is {tensor.dtype}: give floating-point numbers.")
 
 
+def require_one_loss_each(logsnr: Tensor, loss: Tensor) -> None:
+    """Raise a ValueError unless there is one loss for each noise level, `[b]`."""
+    if loss.ndim != 1 or loss.shape != logsnr.shape:
+        raise ValueError(
+            f"losses of shape {tuple(loss.shape)} at log-SNR of shape {tuple(logsnr.shape)}: "
+            "give one loss per log-SNR, [b], before their mean is taken."
+        )
+
+
 def require_finite(value: Any, where: str = "") -> None:
     """Raise a ValueError that names the first number in a dataclass, or below it, that is not
     finite; an infinity that is the default of its field may stay.

@@ -17,7 +17,7 @@ from elbos.audit.result import Audit
 from elbos.report.colors import COLORS, Swatch
 from elbos.report.html import render
 from elbos.report.numbers import NONE, fixed, number, percent, signed
-from elbos.report.tables import Column, Table
+from elbos.report.tables import Column, Table, evenly
 
 HEADLINES = {  # of a verdict: the kind of badge, a mark, words. Only "open" is a warning
     "monotone": ("yes", "✓", "Likelihood objective"),
@@ -136,7 +136,7 @@ class View:
         """The curves at some noise levels."""
         audit, scale = self.audit, 1 + self.audit.negative_mass
         rows = []
-        for i in np.linspace(0, len(audit.logsnr) - 1, _NUM_ROWS).round().astype(int).tolist():
+        for i in evenly(len(audit.logsnr), _NUM_ROWS):
             level, error = audit.logsnr[i].item(), 2 * audit.weight_error[i].item()
             rows.append(
                 [
@@ -148,7 +148,7 @@ class View:
                 ]
             )
         heads = ("log-SNR", "noise/signal", "w", "p", "mixture")
-        return Table([Column(head) for head in heads], rows, audit.title)
+        return Table(heads, rows, audit.title)
 
     @property
     def central_weights(self) -> Float[Array, " c"]:

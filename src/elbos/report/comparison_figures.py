@@ -59,28 +59,36 @@ def swatches(objectives: Objectives) -> dict[str, Swatch]:
     }
 
 
+def curves(comparison: Comparison) -> tuple[Curves, Curves, Curves]:
+    """By objective, as far as there are any: the validation ELBO over images seen; the ELBO of
+    noisy data and the loss over log-SNR.
+    """
+    every = comparison.objectives
+    return (
+        {o.name: (o.learning.images, o.learning.bits_per_dim) for o in every if o.learning},
+        {o.name: (o.elbo.logsnr, o.elbo.nats_per_dim) for o in every if o.elbo},
+        {o.name: (o.curve.logsnr, o.curve.nats_per_dim) for o in every if o.curve},
+    )
+
+
 def learning_figure(comparison: Comparison) -> Figure | None:
     """The validation ELBO over images seen, as it is and minus the median; None without any."""
-    known = [(o.name, o.learning) for o in comparison.objectives if o.learning]
+    known, _, _ = curves(comparison)
     if not known:
         return None
-    curves = {name: (curve.images, curve.bits_per_dim) for name, curve in known}
-    traces = _traces(comparison, curves, ".4g")
+    traces = _traces(comparison, known, ".4g")
     panels = [
         Panel("<b>Validation ELBO</b>, bits/dim", 180, traces, _range(traces)),
-        _difference(comparison, curves, "<b>Minus the median</b> of all objectives", 260),
+        _difference(comparison, known, "<b>Minus the median</b> of all objectives", 260),
     ]
-    most = max(max(curve.images) for _, curve in known)
+    most = max(max(images) for images, _ in known.values())
     xaxis = {"title": {"text": "images seen", "standoff": 8}, "range": [0, 1.02 * most]}
     return _finished(stacked(panels, xaxis, has_legend=True))
 
 
 def levels_figure(comparison: Comparison) -> Figure | None:
     """The ELBO of noisy data and the loss, both against the median, and the loss as it is."""
-    elbos = {o.name: (o.elbo.logsnr, o.elbo.nats_per_dim) for o in comparison.objectives if o.elbo}
-    losses = {
-        o.name: (o.curve.logsnr, o.curve.nats_per_dim) for o in comparison.objectives if o.curve
-    }
+    _, elbos, losses = curves(comparison)
     panels = []
     if elbos:
         title = "<b>ELBO</b> of noisy data, minus the median"

@@ -16,7 +16,7 @@ from elbos.parameterizations import Parameterization
 from elbos.report import comparison_figures as figures
 from elbos.report.html import render, sentences
 from elbos.report.numbers import NONE, decimals, fixed, interval, number, signed
-from elbos.report.tables import Cell, Column, Row, Table
+from elbos.report.tables import Cell, Column, Row, Table, evenly
 from elbos.schedules import Schedule
 from elbos.weightings import Weighting
 
@@ -191,21 +191,20 @@ def seeds_table(comparison: Comparison) -> Table:
         for one in comparison.objectives
         for seed in comparison.seeds
     ]
-    return Table([Column(""), *(Column(metric.short) for metric in metrics)], rows)
+    return Table(["", *(metric.short for metric in metrics)], rows)
 
 
 def pairs_table(comparison: Comparison) -> Table:
     """Every difference of a planned pair, with its interval and verdict."""
-    texts = ("pair", "score")
+    pair_and_score = (Column(text, is_numeric=False) for text in ("pair", "score"))
     numbers = ("difference", "interval", "least significant")
-    columns = [*(Column(t, is_numeric=False) for t in texts), *map(Column, numbers)]
     rows: list[Row] = [
         [f"{pair.monotone} minus {pair.non_monotone}", metric.short, *cells]
         for pair in comparison.pairs
         for metric in comparison.metrics
         if (cells := _difference_cells(comparison, pair, metric))
     ]
-    return Table([*columns, Column("verdict", is_numeric=False)], rows)
+    return Table([*pair_and_score, *numbers, Column("verdict", is_numeric=False)], rows)
 
 
 def _difference_cells(comparison: Comparison, pair: Pair, metric: Metric) -> list[Cell]:
@@ -238,8 +237,8 @@ def pairs_page_table(comparison: Comparison) -> Table:
         ]
         for pair in comparison.pairs
     ]
-    columns = [Column("difference"), *(Column(metric.short) for metric in comparison.metrics)]
-    return Table(columns, rows).without_empty_columns()
+    heads = ["difference", *(metric.short for metric in comparison.metrics)]
+    return Table(heads, rows).without_empty_columns()
 
 
 def _drawn_difference(comparison: Comparison, pair: Pair, metric: Metric) -> str:
@@ -259,15 +258,7 @@ def _drawn_difference(comparison: Comparison, pair: Pair, metric: Metric) -> str
 
 def curve_tables(comparison: Comparison) -> list[Table]:
     """The curves over images and noise levels, at some of their points."""
-    learning = {
-        o.name: (o.learning.images, o.learning.bits_per_dim)
-        for o in comparison.objectives
-        if o.learning
-    }
-    elbos = {o.name: (o.elbo.logsnr, o.elbo.nats_per_dim) for o in comparison.objectives if o.elbo}
-    losses = {
-        o.name: (o.curve.logsnr, o.curve.nats_per_dim) for o in comparison.objectives if o.curve
-    }
+    learning, elbos, losses = figures.curves(comparison)
     found = (
         ("Validation ELBO in bits/dim, by images seen", learning, 0),
         ("ELBO of noisy data in nats/dim, by log-SNR", elbos, 1),
@@ -278,18 +269,13 @@ def curve_tables(comparison: Comparison) -> list[Table]:
 
 def _curves(caption: str, curves: Mapping[str, tuple[Any, Any]], places: int) -> Table:
     grid = np.array(next(iter(curves.values()))[0], dtype=float)
-    chosen = grid[_spread(len(grid), NUM_POINTS)]
+    chosen = grid[evenly(len(grid), NUM_POINTS)]
     heads = [f"{level:,.0f}" if places == 0 else fixed(level, places) for level in chosen]
     rows = [
         [name, *(number(v) for v in np.interp(chosen, x, np.array(y, dtype=float)).tolist())]
         for name, (x, y) in curves.items()
     ]
-    return Table([Column(""), *map(Column, heads)], rows, caption=caption)
-
-
-def _spread(num: int, most: int) -> list[int]:
-    """At most so many of `num` indices, evenly spread."""
-    return [int(i) for i in np.unique(np.linspace(0, num - 1, most).round())]
+    return Table(["", *heads], rows, caption=caption)
 
 
 def weightings_table(comparison: Comparison) -> Table | None:
@@ -301,7 +287,7 @@ def weightings_table(comparison: Comparison) -> Table | None:
         [weighting_label(name), *(correlation(ranking.by_weighting[key], i) for key in titles)]
         for i, name in enumerate(ranking.weightings)
     ]
-    return Table([Column("weighting"), *map(Column, titles.values())], rows)
+    return Table(["weighting", *titles.values()], rows)
 
 
 def noise_levels_table(comparison: Comparison) -> Table | None:
@@ -311,13 +297,13 @@ def noise_levels_table(comparison: Comparison) -> Table | None:
         return None
     rows = [
         [fixed(ranking.logsnr[i], 2), *(correlation(ranking.by_level[key], i) for key in titles)]
-        for i in _spread(len(ranking.logsnr), NUM_LEVELS)
+        for i in evenly(len(ranking.logsnr), NUM_LEVELS)
     ]
-    return Table([Column("log-SNR"), *map(Column, titles.values())], rows)
+    return Table(["log-SNR", *titles.values()], rows)
 
 
 def protocol_table(comparison: Comparison) -> Table | None:
     """What all runs share, and how they were scored."""
     lines = sentences("comparison_words.txt", "protocol", comparison, comparison.protocol)
     rows = [line.partition(": ")[::2] for line in lines]
-    return Table([Column(""), Column("", is_numeric=False)], rows) if rows else None
+    return Table(["", Column("", is_numeric=False)], rows) if rows else None

@@ -5,8 +5,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
-import numpy as np
-
 from elbos import __version__
 from elbos.evaluation.metrics import FRECHET_DISTANCE
 from elbos.evaluation.result import MAX_Z, Evaluation, Likelihood, TheoremCheck
@@ -15,7 +13,7 @@ from elbos.report import evaluation_figures as figures
 from elbos.report.floor import floor_figure, floor_tables, underfitting
 from elbos.report.html import document
 from elbos.report.numbers import count, fixed, number, plus_minus, setting, signed
-from elbos.report.tables import Cell, Column, Row, Table, settings
+from elbos.report.tables import Cell, Column, Row, Table, evenly, settings
 from elbos.validation.result import NATS_PER_BIT
 
 _NUM_LEVELS = 13  # in tables of curves
@@ -163,7 +161,7 @@ def runs_table(results: Sequence[Evaluation]) -> Table:
         "ODE",
         *(metric.title for metric in metrics),
     ]
-    return Table([Column(head) for head in heads], rows, "runs").without_empty_columns()
+    return Table(heads, rows, "runs").without_empty_columns()
 
 
 def _conditions(result: Evaluation) -> Iterator[tuple[Cell, Likelihood]]:
@@ -188,7 +186,7 @@ def terms_table(result: Evaluation) -> Table:
         for name, one in _conditions(result)
     ]
     heads = ["", "total", "decoder", "diffusion", "prior", "exact", "± of noise"]
-    return Table([Column(head) for head in heads], rows).without_empty_columns()
+    return Table(heads, rows).without_empty_columns()
 
 
 def ode_table(result: Evaluation) -> Table:
@@ -207,16 +205,15 @@ def ode_table(result: Evaluation) -> Table:
         if (ode := one.ode)
     ]
     heads = ["", "ODE", "bound", "ODE − bound", "images", "evaluations"]
-    return Table([Column(head) for head in heads], rows)
+    return Table(heads, rows)
 
 
 def theorem_tables(result: Evaluation) -> list[Table]:
     """Both sides of the theorem, for each condition and weighting."""
     heads = ["", "z", "loss", "mixture", "difference", "monotone"]
-    columns = [Column(head) for head in heads]
     is_single = len(result.results) == 1
     return [
-        Table(columns, [_theorem_row(w) for w in one.weightings], "" if is_single else name.text)
+        Table(heads, [_theorem_row(w) for w in one.weightings], "" if is_single else name.text)
         for name, one in _conditions(result)
     ]
 
@@ -241,7 +238,7 @@ def quality_table(quality: SampleQuality) -> Table:
     real = quality.baseline
     name = f"real-data baseline: {count(real.num, f'{real.split} images')}"
     rows.append((name, *_score_cells(quality, real.scores)))
-    return Table([Column(""), *heads], rows)
+    return Table(["", *heads], rows)
 
 
 def _set_rows(quality: SampleQuality, found: SampleSets, samples: str) -> list[Row]:
@@ -268,7 +265,7 @@ def sweep_table(sweep: Sweep) -> Table:
         rows.append((f"{sampler}, {grid}", *(number(found.get(num)) for num in counts)))
     baseline = figures.sweep_baseline(sweep)
     foot = [] if baseline is None else [("real data", *[number(baseline)] * len(counts))]
-    return Table([Column(""), *(Column(count(num)) for num in counts)], rows, foot=foot)
+    return Table(["", *map(count, counts)], rows, foot=foot)
 
 
 def level_table(result: Evaluation, name: str, num_rows: int = _NUM_LEVELS) -> Table:
@@ -276,9 +273,9 @@ def level_table(result: Evaluation, name: str, num_rows: int = _NUM_LEVELS) -> T
     curves = [getattr(one, name) for one in result.results.values()]
     levels = curves[0].logsnr
     rows = []
-    for i in np.unique(np.linspace(0, len(levels) - 1, num_rows).round().astype(int)).tolist():
+    for i in evenly(len(levels), num_rows):
         values = (plus_minus(one.nats_per_dim[i], one.standard_error[i]) for one in curves)
         rows.append((fixed(levels[i], 2), number(math.exp(-levels[i] / 2)), *values))
     heads = ["log-SNR", "noise/signal", *figures.swatches(result)]
     title = {"curve": "Loss in nats/dim", "elbo": "ELBO of noisy data in nats/dim"}[name]
-    return Table([Column(head) for head in heads], rows, title)
+    return Table(heads, rows, title)

@@ -12,7 +12,7 @@ from elbos.floor import Floor
 from elbos.report.evaluation_figures import swatches
 from elbos.report.figures import Panel, area, log_axis, logsnr_axis, stacked
 from elbos.report.numbers import fixed, percent, plus_minus
-from elbos.report.tables import Column, Table
+from elbos.report.tables import Table, evenly
 
 LEAST = 1e-6  # of the largest loss: floors fall to nothing, and the figure ends here
 
@@ -28,7 +28,7 @@ def floor_tables(result: Evaluation, num_rows: int) -> list[Table]:
 def _table(one: Likelihood, floor: Floor, name: str, num_rows: int) -> Table:
     curve = one.curve
     rows = []
-    for i in np.unique(np.linspace(0, len(curve.logsnr) - 1, num_rows).round().astype(int)):
+    for i in evenly(len(curve.logsnr), num_rows):
         loss, error = curve.nats_per_dim[i], curve.standard_error[i]
         least, least_error = floor.loss[i], floor.standard_error[i]
         excess = plus_minus(loss - least, math.hypot(error, least_error) if error else None)
@@ -38,7 +38,7 @@ def _table(one: Likelihood, floor: Floor, name: str, num_rows: int) -> Table:
     if found := underfitting(one, floor):
         name += f"; {percent(found.excess)} ± {percent(found.error)} above it"
         name += f" up to log-SNR {fixed(found.logsnr, 1)}"
-    return Table([Column(head) for head in heads], rows, name)
+    return Table(heads, rows, name)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ for what pages alone show.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import rich.table
 from markupsafe import escape
 from rich import box
@@ -82,13 +84,13 @@ class Table:
     """Rows of cells; the first cell names the row.
 
     Attributes:
-        columns: The heads; if none has a title, none is shown.
+        columns: The heads, or their titles; if none has a title, none is shown.
         rows: A cell for each column, or its text.
         caption: What the table shows.
         foot: Rows that stand below the others, and are not sorted with them.
     """
 
-    columns: Sequence[Column]
+    columns: Sequence[Column | str]
     rows: Sequence[Row]
     caption: str = ""
     foot: Sequence[Row] = ()
@@ -96,7 +98,12 @@ class Table:
     @property
     def has_head(self) -> bool:
         """Whether any column has a title."""
-        return any(column.title for column in self.columns)
+        return any(column.title for column in self.heads)
+
+    @cached_property
+    def heads(self) -> list[Column]:
+        """The columns, all with a head."""
+        return [one if isinstance(one, Column) else Column(one) for one in self.columns]
 
     @property
     def body_cells(self) -> list[list[Cell]]:
@@ -129,7 +136,7 @@ class Table:
             pad_edge=False,
             show_header=self.has_head,
         )
-        for i, column in enumerate(self.columns):
+        for i, column in enumerate(self.heads):
             drawn.add_column(
                 Text(printable(column.head)),
                 justify="right" if i and column.is_numeric else "left",
@@ -148,16 +155,16 @@ class Table:
             kind: Classes for the style sheet.
             is_sortable: Whether the heads of columns become buttons that sort.
         """
-        has_numbers = any(column.is_numeric for column in self.columns[1:])
+        has_numbers = any(column.is_numeric for column in self.heads[1:])
         classes = f"{'numbers' if has_numbers else ''} {kind}".strip()
         return render("table.html", table=self, classes=classes, is_sortable=is_sortable)
 
     def markdown(self) -> Markdown:
         """The table for Markdown, as GitHub draws it."""
-        heads = [plain(column.head) for column in self.columns]
-        is_number = [i > 0 and column.is_numeric for i, column in enumerate(self.columns)]
+        titles = [plain(column.head) for column in self.heads]
+        is_number = [i > 0 and column.is_numeric for i, column in enumerate(self.heads)]
         rows = [list(map(_for_markdown, row)) for row in [*self.body_cells, *self.foot_cells]]
-        lines = [heads, ["---:" if right else "---" for right in is_number], *rows]
+        lines = [titles, ["---:" if right else "---" for right in is_number], *rows]
         caption = f"**{plain(self.caption)}**\n\n" if self.caption else ""
         return Markdown(caption + "\n".join(f"| {' | '.join(cells)} |" for cells in lines))
 
@@ -166,6 +173,16 @@ def settings(values: Mapping[str, Any]) -> Table:
     """Names and values of settings."""
     rows = [(key.replace("_", " "), setting(value)) for key, value in values.items()]
     return Table([Column(""), Column("", is_numeric=False)], rows)
+
+
+def evenly(num: int, most: int) -> list[int]:
+    """At most so many of `num` rows, evenly spread.
+
+    Examples:
+        >>> evenly(10, 4), evenly(2, 4)
+        ([0, 3, 6, 9], [0, 1])
+    """
+    return sorted({round(place) for place in np.linspace(0, num - 1, most).tolist()})
 
 
 def _cells(rows: Sequence[Row]) -> list[list[Cell]]:

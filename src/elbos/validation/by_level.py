@@ -18,7 +18,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.checks import require_floating
+from elbos.checks import require_floating, require_one_loss_each
 from elbos.records import from_json, to_json
 from elbos.schedules import Schedule
 from elbos.validation.processes import require_processes
@@ -124,11 +124,7 @@ class LossByLevel:
             ValueError: If there is not one loss per noise level.
         """
         require_floating(logsnr=logsnr, loss=loss)
-        if loss.ndim != 1 or loss.shape != logsnr.shape:
-            raise ValueError(
-                f"losses of shape {tuple(loss.shape)} at log-SNR of shape {tuple(logsnr.shape)}: "
-                "give one loss per log-SNR, [b], before their mean is taken."
-            )
+        require_one_loss_each(logsnr, loss)
         device = loss.device
         dtype = torch.float32 if device.type == "mps" else torch.float64  # which that one lacks
         self._bounds, self._sums = (t.to(device, dtype) for t in (self._bounds, self._sums))
