@@ -16,6 +16,8 @@ shared machine changes speed from minute to minute:
   parameters. `wide` keeps the example's widths, 25 times our parameters, with a small batch: wide
   convolutions are what float32 does best, so this is the highest rate that diffusers reaches here,
   not a network anybody would choose for these images;
+- the kernels of the network's products alone, by torch's profiler: a step that did nothing else
+  would have this rate;
 - our optimizer alone, a share of our step;
 - everything outside the network: batch, noise and noise levels, loss, EMA, adaptive schedule and
   log, as the trainer runs them, around a network that costs nothing; a share of our step.
@@ -30,6 +32,7 @@ it learns.
 import argparse
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,40 +56,57 @@ from elbos.training.trainer import Trainer
 SHAPE = (1, 28, 28)
 NUM_CLASSES = 10
 BATCH_SIZE = 128
+PRODUCTS = {  # kernels with FLOPs in them
+    "aten::mkldnn_convolution",
+    "aten::convolution_backward",
+    *(f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm")),
+}
 
 
-def training_step(
+def gradients(
     name: str,
     network: nn.Module,
     forward: Callable[[Tensor], Tensor],
     batch_size: int,
     dtype: torch.dtype,
-    optimizer: torch.optim.Optimizer,
 ) -> Work:
-    """The step of `network`, whose output at `z` is `forward(z)`."""
-    parameters = list(network.parameters())
+    """Forward and backward of `network`, whose output at `z` is `forward(z)`."""
     z, y = torch.randn(2, batch_size, *SHAPE)
 
-    def differentiate() -> None:
-        optimizer.zero_grad()
+    def run() -> None:
+        network.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             output = forward(z)
         (output.float() - y).square().mean().backward()
 
-    def run() -> None:
-        differentiate()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-
     with FlopCounterMode(display=False) as counter:
-        differentiate()
+        run()
     return Work(
         name=f"{name} {named(dtype)}",
         run=run,
         num_flops=counter.get_total_flops(),
         num_images=batch_size,
-        num_parameters=sum(parameter.numel() for parameter in parameters),
+        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
     )
+
+
+def training_step(gradients: Work, network: nn.Module, optimizer: torch.optim.Optimizer) -> Work:
+    """The same with gradient clipping and the optimizer's step."""
+
+    def run() -> None:
+        gradients.run()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+
+    return replace(gradients, run=run)
+
+
+def seconds_of_products(run: Callable[[], object]) -> float:
+    """Seconds in kernels of convolutions and matrix products."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    kernels = [event for event in profile.key_averages() if event.key in PRODUCTS]
+    return float(sum(kernel.self_cpu_time_total for kernel in kernels)) / 1e6
 
 
 def named(dtype: torch.dtype) -> str:
@@ -100,13 +120,14 @@ def our_network(preset: Config, dtype: torch.dtype) -> tuple[nn.Module, torch.op
     return network, new_optimizer(network, preset.optimizer, dtype)
 
 
-def ours(preset: Config, batch_size: int, dtype: torch.dtype) -> Work:
+def ours(preset: Config, batch_size: int, dtype: torch.dtype) -> tuple[Work, Work]:
+    """A preset's step, and the products of its network alone."""
     network, optimizer = our_network(preset, dtype)
     logsnr = torch.linspace(-20.0, 20.0, batch_size)
     cond = torch.arange(batch_size) % NUM_CLASSES
-    return training_step(
-        "elbos", network, lambda z: network(z, logsnr, cond), batch_size, dtype, optimizer
-    )
+    work = gradients("elbos", network, lambda z: network(z, logsnr, cond), batch_size, dtype)
+    products = replace(work, name=f"products {named(dtype)}", seconds=seconds_of_products)
+    return training_step(work, network, optimizer), products
 
 
 def optimizer_alone(preset: Config, dtype: torch.dtype) -> Work:
@@ -134,10 +155,8 @@ def theirs(
         up_block_types=tuple("AttnUpBlock2D" if use else "UpBlock2D" for use in attention[::-1]),
     )
     time_step = torch.arange(batch_size)
-    adamw = new_optimizer(network, Optimizer())
-    return training_step(
-        name, network, lambda z: network(z, time_step).sample, batch_size, dtype, adamw
-    )
+    work = gradients(name, network, lambda z: network(z, time_step).sample, batch_size, dtype)
+    return training_step(work, network, new_optimizer(network, Optimizer()))
 
 
 def outside_the_network(folder: Path) -> Work:
@@ -178,7 +197,7 @@ def main() -> None:
         work
         for dtype in dtypes
         for work in (
-            ours(preset, 1 if arguments.tiny else preset.batch_size, dtype),
+            *ours(preset, 1 if arguments.tiny else preset.batch_size, dtype),
             theirs("course", (32, 64, 64), (False, True, True), batch, dtype),
             theirs("example", (32, 64, 128), (False, True, False), batch, dtype),
             theirs("wide", wide, (False, True, False), min(batch, 16), dtype),
@@ -205,8 +224,8 @@ def main() -> None:
     print(f"\n{elbos.work.name} / peak ({best.work.name}): {elbos.rate / best.fastest_rate:.2f}")
     print(f"optimizer / elbos: {optimizer.median / elbos.median:.3f}")
     print(f"outside the network / elbos: {outside.median / elbos.median:.3f}")
-    for i in range(0, len(timed_networks), 4):
-        own, *diffusers = timed_networks[i : i + 4]
+    for i in range(0, len(timed_networks), 5):
+        own, _, *diffusers = timed_networks[i : i + 5]
         for other in diffusers:
             print(f"{own.work.name} / diffusers' {other.work.name}: {own.rate / other.rate:.2f}")
 

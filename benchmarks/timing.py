@@ -14,15 +14,23 @@ TINY_SIZES = (64,)
 DTYPES = (torch.bfloat16, torch.float32)
 
 
+def elapsed(run: Callable[[], object]) -> float:
+    """Seconds that it takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Something to time, and how much it is."""
+    """Something to time, how much it is, and which of its seconds count."""
 
     name: str
     run: Callable[[], object]
     num_flops: int
     num_images: int = 0
     num_parameters: int = 0
+    seconds: Callable[[Callable[[], object]], float] = elapsed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +82,7 @@ def measure(works: list[Work], num_rounds: int) -> list[Timed]:
     seconds: list[list[float]] = [[] for _ in works]
     for _ in range(1 + num_rounds):
         for work, column in zip(works, seconds, strict=True):
-            start = time.perf_counter()
-            work.run()
-            column.append(time.perf_counter() - start)
+            column.append(work.seconds(work.run))
     return [
         Timed(work=work, seconds=column[1:]) for work, column in zip(works, seconds, strict=True)
     ]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -37,3 +38,34 @@ def test_a_compiled_run_is_the_run_and_compiles_once(
     for one, other in zip(expected, found, strict=True):
         for name in ("loss", "val_nats"):
             assert other.get(name) == pytest.approx(one.get(name), abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own modules
+def test_a_run_in_bfloat16_compiles_for_the_cpu(tmp_path: Path) -> None:
+    """A U-Net of two resolutions is what torch's joined kernels fail for."""
+    torch._dynamo.reset()
+    network = replace(DIGITS.network, channels=(16, 32))
+    output = replace(DIGITS.output, log_every=16)
+    config = replace(DIGITS, network=network, num_images=96, output=output, precision="bf16")
+    train(config, tmp_path / "plain")
+    train(replace(config, execution=Execution(compile="on")), tmp_path / "compiled")
+    expected, found = (
+        [entry["loss"] for entry in log(tmp_path / name) if "loss" in entry]
+        for name in ("plain", "compiled")
+    )
+    assert found == pytest.approx(expected, rel=0.02)
+
+
+def test_without_a_compiler_a_run_is_refused_and_goes_on_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backend(graph: object, inputs: object, **options: object) -> NoReturn:
+        raise OSError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch._dynamo.reset()
+    config = replace(DIGITS, num_images=32)
+    with pytest.raises(ValueError, match=r"no compiler.*--execution\.compile off"):
+        train(replace(config, execution=Execution(compile="on")), tmp_path / "run")
+    train(config, tmp_path / "run")

@@ -1,13 +1,18 @@
 """Kernels for network and loss, made by torch.compile."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from elbos.errors import flat
 from elbos.training.config import Config
 from elbos.training.sharding import sharded_parts
+
+# Joined into one loop, kernels for the CPU in bfloat16 ask for a tensor that torch 2.13 has freed.
+_OPTIONS: dict[str, Any] = {"cpp.max_horizontal_fusion_size": 0}
 
 
 def is_compiled(config: Config, device: torch.device) -> bool:
@@ -21,8 +26,25 @@ def compiled(loss: Callable[..., Any], network: nn.Module) -> Callable[..., Any]
     processes, each as a graph, with what processes exchange between them.
     """
     if not (parts := sharded_parts(network)):
-        function: Callable[..., Any] = torch.compile(loss)
+        function: Callable[..., Any] = torch.compile(loss, options=_OPTIONS)
         return function
     for part in parts:
-        part.compile()
+        part.compile(options=_OPTIONS)
     return loss
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Raise a ValueError where torch makes no kernels, as without a compiler for C++."""
+    try:
+        yield
+    except RuntimeError as error:
+        from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+        if not isinstance(error, TorchDynamoException):
+            raise
+        reason = flat(error).partition(" Set TORCH")[0][:300]
+        raise ValueError(
+            f"torch.compile made no kernels ({reason}): install what is missing, or run again with "
+            "--execution.compile off."
+        ) from error

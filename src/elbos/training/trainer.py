@@ -33,7 +33,7 @@ from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
 from elbos.training import dropout
 from elbos.training.checkpointing import blocks, checkpointed
-from elbos.training.compilation import compiled, is_compiled
+from elbos.training.compilation import compiled, compiling, is_compiled
 from elbos.training.config import Config
 from elbos.training.data import Batch, Batches, Samples, StoredBatch
 from elbos.training.initial import averaged_weights
@@ -138,7 +138,8 @@ class Trainer:
             _stop_requests() as is_stop_requested,
         ):
             while state.step < config.num_steps:
-                losses, grad_norm = self.step()
+                with compiling():
+                    losses, grad_norm = self.step()
                 is_last = state.step == config.num_steps
                 is_time = processes.is_main and self.saver.is_time(config.output.save_minutes)
                 is_stopping, is_time, is_busy = processes.any(
