@@ -6,9 +6,11 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from forking import in_processes
+from PIL import Image
 from tiny import DIGITS, log, tensors
 from torch import nn
 
@@ -30,7 +32,7 @@ ADAMW = replace(
     network=replace(DIGITS.network, channels=(16,)),  # with dropout
     precision="fp32",
     num_images=144,  # 9 steps
-    output=replace(DIGITS.output, log_every=16),
+    output=replace(DIGITS.output, log_every=16, validate_every=80),  # twice
 )
 MUON = replace(ADAMW, optimizer=replace(ADAMW.optimizer, use_muon=True))
 
@@ -65,7 +67,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_alike(run: Path, expected: Path) -> None:
-    """Weights, moments, averages and log are those of another run, to rounding."""
+    """Weights, moments, averages, log and pictures are those of another run, to rounding."""
     one, other = tensors(expected), tensors(run)
     assert other.keys() == one.keys()
     for name in one:
@@ -76,10 +78,21 @@ def assert_alike(run: Path, expected: Path) -> None:
         one, two = (BinnedLoss.from_dict(line["loss_by_level"]) for line in (one, two))
         assert two.num_samples == one.num_samples
         assert two.nats_per_dim == pytest.approx(one.nats_per_dim, abs=1e-5)
-    (bound,), (other_bound,) = (
+    bounds, other_bounds = (
         [line["val_nats"] for line in log(path) if "val_nats" in line] for path in (expected, run)
     )
-    assert other_bound == pytest.approx(bound, rel=1e-5)
+    assert len(bounds) == 2
+    assert other_bounds == pytest.approx(bounds, rel=1e-5)
+    assert_same_pictures(run / "samples", expected / "samples")
+
+
+def assert_same_pictures(folder: Path, expected: Path) -> None:
+    """To rounding."""
+    names = [path.name for path in expected.iterdir()]
+    assert names
+    for name in names:
+        one, other = (np.asarray(Image.open(path / name), dtype=int) for path in (expected, folder))
+        assert np.abs(one - other).max() <= 1  # of 255
 
 
 @pytest.mark.parametrize(

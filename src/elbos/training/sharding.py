@@ -49,8 +49,11 @@ def shard(network: nn.Module, processes: Processes, shard_size: int) -> None:
     with torch.no_grad():
         for parameter in network.parameters():  # FSDP2 knows no channels-last parameters
             parameter.data = parameter.data.contiguous()
-    for part in (*_parts(network), network):
+    for part in _parts(network):
         fully_shard(part, mesh=mesh)
+    # after forward the root would stay gathered until a backward pass, which averages never have
+    is_trained = any(parameter.requires_grad for parameter in network.parameters())
+    fully_shard(network, mesh=mesh, reshard_after_forward=not is_trained)
 
 
 def _require_shardable(network: nn.Module) -> None:
