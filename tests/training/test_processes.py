@@ -25,6 +25,7 @@ from elbos.training.processes import Processes
 from elbos.training.settings import Execution
 from elbos.training.sharding import local
 from elbos.training.trainer import Trainer
+from elbos.training.validation import Shared
 from elbos.validation import BinnedLoss
 
 ADAMW = replace(
@@ -176,6 +177,28 @@ def test_a_process_reads_no_more_than_its_part_of_a_checkpoint(tmp_path: Path) -
     for note in notes:
         assert note["read"] == note["own"] < 0.6 * total
     assert sorted(notes[0]["verified"] + notes[1]["verified"]) == files
+
+
+def estimated(num_processes: int) -> None:
+    """Estimates of 4, 2 and 1 samples, of which each process makes as many as the others."""
+    nums = []
+
+    def denoiser(z, logsnr, cond):
+        nums.append(len(z))
+        return z * logsnr[:, None] + cond["shift"], z - 1
+
+    for num in (4, 2, 1):
+        z, shift = torch.arange(2.0 * num).reshape(num, 2), torch.arange(float(num))[:, None]
+        logsnr = torch.tensor([3.0])
+        found = Shared(denoiser, Processes.joined())(z, logsnr, {"shift": shift})
+        assert torch.equal(found[0], 3 * z + shift)
+        assert torch.equal(found[1], z - 1)
+    assert nums == [-(-num // num_processes) for num in (4, 2, 1)]
+
+
+@pytest.mark.parametrize("num", [1, 3])
+def test_processes_share_the_estimates_of_a_batch(num: int) -> None:
+    in_processes(num, estimated, num)
 
 
 class Own(nn.Module):

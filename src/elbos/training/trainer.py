@@ -315,7 +315,7 @@ class Trainer:
         with autocast(config, device):
             is_shared = self.processes.num > 1
             found = validate(denoiser, config, self.data, device, is_shared=is_shared)
-            grid = sample_grid(denoiser, config, self.data, device)  # in each: all may be needed
+            grid = sample_grid(denoiser, config, self.data, self.processes)
         if grid is not None and self.processes.is_main:
             self.run.samples.mkdir(exist_ok=True)
             files.write(self.run.samples / f"{self.state.step:08d}.png", grid)

@@ -6,13 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
+from elbos.conditions import Condition, cond_at
 from elbos.denoiser import Denoise
 from elbos.training.config import Config
 from elbos.training.data import Batch, Batched, Samples
 from elbos.training.pictures import is_drawable, png
+from elbos.training.processes import Processes
 from elbos.training.randomness import generator
 from elbos.training.sampling import sample
 from elbos.training.state import uses_labels
@@ -95,10 +97,30 @@ def _validator(
     )
 
 
+@dataclass(frozen=True)
+class Shared:
+    """A denoiser whose work several processes share, which all call it with the same: each makes
+    the estimates of some samples, of as many as the others, and gets those of all.
+    """
+
+    denoiser: Denoise
+    processes: Processes
+
+    def __call__(
+        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
+    ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
+        num = self.processes.num * -(-len(z) // self.processes.num)
+        own = torch.arange(num, device=z.device)[self.processes.share(num)] % len(z)
+        x_hat, eps_hat = self.denoiser(z[own], logsnr.expand(len(z))[own], cond_at(cond, own))
+        gathered = self.processes.gathered
+        return gathered(x_hat, num)[: len(z)], gathered(eps_hat, num)[: len(z)]
+
+
 def sample_grid(
-    denoiser: Denoise, config: Config, data: Samples, device: torch.device
+    denoiser: Denoise, config: Config, data: Samples, processes: Processes
 ) -> bytes | None:
-    """A PNG of 64 samples of the run's seed; None if samples are neither images nor points.
+    """A PNG of 64 samples of the run's seed; None if samples are neither images nor points. All
+    processes call it, and share the work.
 
     They are conditioned on each class in turn, or on what the first samples of the data are.
     """
@@ -111,13 +133,13 @@ def sample_grid(
         source = data.validation or data.training
         _, cond = source.batch(rows % len(source))
     samples = sample(
-        denoiser,
+        Shared(denoiser, processes),
         config.sampling,
         config.schedule,
         num=NUM_GRID_IMAGES,
         shape=data.spec.shape,
         seed=config.seed,
-        device=device,
+        device=processes.device,
         cond=cond,
         null_cond=data.null_cond,
     )
