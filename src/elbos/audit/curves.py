@@ -217,6 +217,12 @@ def _dispersion(counts: Float[Array, "r m"]) -> float:
     return float(max(chi2 / ((len(sizes) - 1) * max(len(edges) - 1, 1)), _MIN_DISPERSION))
 
 
+def is_central(log_p: Float[Array, " g"], tail: float) -> NDArray[np.bool_]:
+    """Which points of an even grid leave out a share `tail` of the samples at either end."""
+    below = np.cumsum(np.exp(log_p - log_p.max()))
+    return np.asarray((below > tail * below[-1]) & (below < (1 - tail) * below[-1]))
+
+
 @dataclass(frozen=True)
 class SmoothDensity:
     """The density of levels without a table: a log-spline over narrow bins."""

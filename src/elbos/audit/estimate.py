@@ -13,7 +13,7 @@ from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
 from elbos.arrays import Array
-from elbos.audit.curves import MAX_SCATTER, Curve
+from elbos.audit.curves import MAX_SCATTER, Curve, is_central
 from elbos.audit.density import Density, estimate_density
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.levels import Levels, independent_levels
@@ -122,15 +122,13 @@ class Estimate:
     @cached_property
     def inner(self) -> NDArray[np.bool_]:
         """The levels between which 99 % of the samples are."""
-        below = np.cumsum(np.exp(self.density.log_p - self.density.log_p.max()))
-        return np.asarray((below > 0.005 * below[-1]) & (below < 0.995 * below[-1]))
+        return is_central(self.density.log_p, 0.005)
 
     @cached_property
     def supported(self) -> NDArray[np.bool_]:
         """All levels but those of the last samples at either end, where a loss itself rounds."""
         tail = max(_TAIL_SHARE, _NUM_IN_TAIL / self.num_samples)
-        below = np.cumsum(np.exp(self.density.log_p - self.density.log_p.max()))
-        return np.asarray((below > tail * below[-1]) & (below < (1 - tail) * below[-1]))
+        return is_central(self.density.log_p, tail)
 
     @cached_property
     def rounding_error(self) -> Float[Array, " g"]:

@@ -21,6 +21,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from elbos.arrays import Array
+from elbos.audit.curves import is_central
 from elbos.recipes import RECIPES
 from elbos.schedules import (
     DDPM,
@@ -189,8 +190,7 @@ def schedule_of_shape(
     """The schedule whose log-density is within the errors of one that was read off, everywhere, and
     whether it is that of a published recipe, or has nothing to fit but ends.
     """
-    below = np.cumsum(np.exp(log_p - log_p.max()))  # the last samples show how a loss rounds
-    is_drawn = (below > _TAIL * below[-1]) & (below < (1 - _TAIL) * below[-1])
+    is_drawn = is_central(log_p, _TAIL)  # the last samples show how a loss rounds
     at, weight = torch.from_numpy(grid), is_drawn / (error**2 + _SHAPE_ERROR**2)
 
     def residual(schedule: Schedule) -> Array:

@@ -37,7 +37,6 @@ from elbos.checks import require_positive
 _ONE_AT_A_TIME = threading.RLock()  # random states are those of the process
 NUM_BLOCKS = 10  # of samples, each spread evenly by itself
 _NUM_ELEMENTS = 2**17  # up to which data are repeated
-_PURE = 30.0  # beyond this log-SNR float32 holds no signal, or no noise
 _SOLVED_ROUNDING = 100  # times that of float32, where the spread of sampled data was solved for
 
 
@@ -249,9 +248,7 @@ def _samples_of(
     process = process_of(solved.alpha, nominal, offset=solved.offset, rtol=rtol)
     if data_scale is not None:
         process = process._replace(scale=data_scale)
-    logsnr = 2 * (torch.log(solved.alpha / process.scale) - solved.sigma.log())
-    logsnr = torch.where(logsnr < -_PURE, -torch.inf, logsnr)
-    logsnr = torch.where(logsnr > _PURE, torch.inf, logsnr)
+    logsnr = process.logsnr(solved.alpha, solved.sigma)
     is_strange = (solved.unexplained_noise > 0.05) & (logsnr.abs() < 4)
     is_exact = pilot.noise.is_known and reference.x is x
     if is_exact and is_strange.double().mean() > 1e-3:

@@ -26,7 +26,6 @@ from elbos.audit.result import Audit
 from elbos.audit.rng import Recorder
 from elbos.audit.scales import process_of
 
-_PURE = 30.0  # beyond this log-SNR float32 holds no signal, or no noise
 _MIN_SAMPLES = 100
 _MIN_OWN = 1e-7  # share of the output that is no combination of data and noise; less is rounding
 _ROUNDING = 1e-6  # of a coefficient in float32, by all that was computed before
@@ -284,9 +283,7 @@ def _samples(
     process = process_of(alpha, sigma, offset=0.0, rtol=0.0)
     if data_scale is not None:
         process = process._replace(scale=data_scale)
-    logsnr = 2 * (torch.log(alpha.abs() / process.scale) - sigma.log())
-    logsnr = torch.where(logsnr < -_PURE, -torch.inf, logsnr)
-    logsnr = torch.where(logsnr > _PURE, torch.inf, logsnr)
+    logsnr = process.logsnr(alpha.abs(), sigma)
     return Samples(
         logsnr=logsnr,
         a=a / process.scale,

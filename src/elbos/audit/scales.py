@@ -17,8 +17,11 @@ data untouched, if nothing is added to the data and $\sigma_d < 1$.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+
+_PURE = 30.0  # log-SNR beyond which float32 holds no signal, or no noise
 
 
 class Process(NamedTuple):
@@ -27,6 +30,14 @@ class Process(NamedTuple):
     name: str | None  # None if the relation is none of those known
     scale: float  # what the data are multiplied with before they are diffused
     sigma_data: float | None = None  # of an input scaled like EDM's
+
+    def logsnr(self, alpha: Float[Tensor, " n"], sigma: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Log-SNR of the data in their own scale; infinite where float32 holds no signal, or no
+        noise.
+        """
+        logsnr = 2 * (torch.log(alpha / self.scale) - sigma.log())
+        logsnr = torch.where(logsnr < -_PURE, -torch.inf, logsnr)
+        return torch.where(logsnr > _PURE, torch.inf, logsnr)
 
 
 def process_of(

@@ -22,7 +22,6 @@ from elbos.denoiser import Denoise
 from elbos.errors import flat, is_out_of_memory
 from elbos.evaluation.requirements import Requirements
 from elbos.evaluation.result import Origin
-from elbos.evaluation.stores import model_store
 from elbos.progress import Start
 from elbos.runs import exported
 from elbos.runs.directory import RunDirectory
@@ -229,6 +228,8 @@ class Pretrained:
         self, x: Shaped[Tensor, "n *d"], start: Start
     ) -> tuple[Shaped[Tensor, "n *e"], int | None]:
         """The pixel values as they are and their number; or latents, which are kept, and None."""
+        from elbos.evaluation.stores import model_store  # which imports this class
+
         if self._encode is None:
             return x, self.dataset.num_levels
         store = model_store(self, "latents", images=digest_of([x]))

@@ -5,7 +5,7 @@ extraction that was interrupted resumes; a cache that is damaged is replaced.
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -88,8 +88,8 @@ def reference(
     name = f"features/{digest(identity)[:16]}"
     is_shared = processes is not None and processes.num > 1
 
-    def features(x: Tensor) -> Tensors:
-        found = extract(extractor, x, num_levels=num_levels, on_images=lambda _: None)
+    def features(x: Source | Tensor, rows: Int64[Tensor, " b"] | slice) -> Tensors:
+        found = extract(extractor, x[rows], num_levels=num_levels, on_images=lambda _: None)
         return {"pooled": found.pooled}
 
     def pooled(store: Store, start: Start) -> Tensor:
@@ -97,7 +97,7 @@ def reference(
             (x, rows) for x in splits for rows in torch.split(torch.arange(len(x)), _PART_SIZE)
         ]
         parts = (
-            Part(f"{i:05d}", len(rows), partial(_of_rows, features, x, rows))
+            Part(f"{i:05d}", len(rows), partial(features, x, rows))
             for i, (x, rows) in enumerate(batches)
         )
         advance = start(f"features of {split_name} images", num, "images")
@@ -113,7 +113,7 @@ def reference(
         names = (extractor.name, dataset.name, split_name)
         found = _read(folder / _FILE, names, dataset.shape)
         images = torch.stack([_image(splits, i) for i in some[:_NUM_CHECKED].tolist()])
-        if not _is_close(features(images)["pooled"], found.rows[: len(images)]):
+        if not _is_close(features(images, slice(None))["pooled"], found.rows[: len(images)]):
             raise DamagedFolder(f"{folder} holds other features than {extractor.name} computes now")
         return found
 
@@ -141,13 +141,6 @@ def require_images(dataset: Dataset) -> int:
     if dataset.num_levels is None:
         raise ValueError(f"Sample quality needs images: {dataset.name} holds points.")
     return dataset.num_levels
-
-
-def _of_rows(
-    features: Callable[[Tensor], Tensors], x: Source, rows: Int64[Tensor, " b"]
-) -> Tensors:
-    """The features of some images, which are read now."""
-    return features(x[rows])
 
 
 def _image(splits: Sequence[Source], index: int) -> Tensor:

@@ -20,7 +20,7 @@ from elbos.runs.directory import RunDirectory
 from elbos.tabulated import Tabulated
 from elbos.training.choices import require_storable
 from elbos.training.config import Config, Precision
-from elbos.training.data import Given, GivenData
+from elbos.training.data import Given, GivenData, Samples
 from elbos.training.machine import keep_freed_memory, resolved
 from elbos.training.monitor import OnImages
 from elbos.training.network import OwnNetwork, require_storable_state
@@ -48,11 +48,7 @@ def train(config: Config, path: Path, on_images: OnImages = lambda _: None) -> N
         Interrupted: On SIGINT or SIGTERM, with a checkpoint written.
         OSError: If something cannot be written; the latest checkpoint is whole.
     """
-
-    def new_trainer(config: Config, run: RunDirectory, processes: Processes) -> Trainer:
-        return Trainer(config, run, config.data.load(), processes)
-
-    _train(config, RunDirectory(path), new_trainer, on_images)
+    _train(config, RunDirectory(path), config.data.load, on_images)
 
 
 def fit(
@@ -163,35 +159,27 @@ def fit(
         precision=precision,
         seed=seed,
     )
-
-    def new_trainer(config: Config, run: RunDirectory, processes: Processes) -> Trainer:
-        return Trainer(
-            config,
-            run,
-            data,
-            processes,
-            network=network,
-            num_workers=num_workers,
-        )
-
     directory = RunDirectory(Path(run))
-    _train(config, directory, new_trainer, on_images)
+    _train(config, directory, lambda: data, on_images, network=network, num_workers=num_workers)
     return Run(directory.path, network, null_cond=null_cond)
 
 
 def _train(
     config: Config,
     run: RunDirectory,
-    new_trainer: Callable[[Config, RunDirectory, Processes], Trainer],
+    load: Callable[[], Samples],
     on_images: OnImages,
+    **given: Any,
 ) -> None:
-    """Train what a configuration says, in a directory that is then its own."""
+    """Train what a configuration says, in a directory that is then its own; `given` is for the
+    `Trainer`.
+    """
     require_installed(config.output.trackers)
     processes = Processes.joined()
     if processes.device.type == "cpu":
         keep_freed_memory()
     config = resolved(config, run, processes)
-    trainer = new_trainer(config, run, processes)  # raises before it writes
+    trainer = Trainer(config, run, load(), processes, **given)  # raises before it writes
     with run.lock() if processes.is_main else nullcontext():
         if processes.is_main:
             claim(run, config, trainer.data)
