@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -116,3 +117,15 @@ def unfailing(stream: Any) -> Any:
     no reason to lose the work that it tells of.
     """
     return _Unfailing(stream)
+
+
+def optional(package: str, advice: str) -> Any:
+    """The module of a package that only some need.
+
+    Raises:
+        ValueError: If it is not installed; `advice` is what it says.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ValueError(advice) from error

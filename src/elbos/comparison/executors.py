@@ -22,6 +22,7 @@ import torch
 from elbos.checks import require_positive
 from elbos.comparison.job import Job, work
 from elbos.comparison.processes import JobProcesses, without_roles
+from elbos.errors import optional
 from elbos.training.machine import num_cores
 
 _TICK_SECONDS, _WAIT_SECONDS = 0.5, 2.0
@@ -173,7 +174,8 @@ class OnRay(Executor):
         address = os.environ.get("RAY_ADDRESS")
         if address is None:
             os.environ.update(_LOOPBACK)
-        self._ray = ray = _ray()
+        advice = "Ray is not installed: pip install 'elbos[ray]', or leave out --ray."
+        self._ray = ray = optional("ray", advice)
         try:
             with contextlib.chdir(os.sep):  # workers import modules from where Ray is begun
                 ray.init(
@@ -258,16 +260,6 @@ def shares(
         most = min(cpus // num for cpus, num in jobs if num)
     num = num_workers or num_jobs or max(1, cores // (2 * gpus_per_run))
     return num, max(1, min(cores // num, most) // gpus_per_run)
-
-
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise ValueError(
-            "Ray is not installed: pip install 'elbos[ray]', or leave out --ray."
-        ) from None
-    return ray
 
 
 def _work_with_log(job: Job, num_threads: int, num_processes: int) -> str | None:

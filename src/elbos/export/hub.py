@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from elbos.errors import flat
+from elbos.errors import flat, optional
 
 _MAX_REASON = 300  # characters
 
@@ -64,10 +64,7 @@ def push(folder: Path, names: Sequence[str], repo: str, api: Any = None) -> str:
 
 
 def _hub() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise ValueError(
-            "--push needs huggingface_hub, which is not installed: pip install huggingface_hub."
-        ) from error
-    return huggingface_hub
+    return optional(
+        "huggingface_hub",
+        "--push needs huggingface_hub, which is not installed: pip install huggingface_hub.",
+    )

@@ -23,7 +23,7 @@ from elbos import files
 from elbos.adapters.diffusers.scheduled import ScheduledDenoiser, denoiser
 from elbos.adapters.diffusers.training import Config
 from elbos.checks import require_positive
-from elbos.errors import flat
+from elbos.errors import flat, optional
 
 _NETWORKS = (  # those that are called with the scheduler's timestep and plain latents or images
     "UNet2DModel",
@@ -247,13 +247,9 @@ def imported() -> Any:
     Raises:
         ValueError: If it is not installed.
     """
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ValueError(
-            "this needs diffusers, which is not installed: pip install 'elbos[diffusers]'."
-        ) from error
-    return diffusers
+    return optional(
+        "diffusers", "this needs diffusers, which is not installed: pip install 'elbos[diffusers]'."
+    )
 
 
 def _latents(vae: Any) -> Latents:

