@@ -30,24 +30,19 @@ class Denoise(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
 
-def with_three_arguments(network: Network, called: Network | None = None) -> Network:
+def with_three_arguments(network: Network) -> Network:
     """The network as `network(z, logsnr, cond)`, where it may take `(z, logsnr)` alone.
-
-    Args:
-        network: The network, whose signature decides.
-        called: What is called in its place, such as the network on several processes.
 
     Raises:
         ValueError: When called, if a network without conditions is given one.
     """
-    called = network if called is None else called
     if _takes(network, 3) or not _takes(network, 2):
-        return called
+        return network
 
     def unconditional(z: Tensor, logsnr: Tensor, cond: Condition) -> Tensor:
         if cond is not None:
             raise ValueError("the network takes (z, logsnr) and no condition: the data have one.")
-        return called(z, logsnr)  # type: ignore[call-arg]
+        return network(z, logsnr)  # type: ignore[call-arg]
 
     return unconditional
 

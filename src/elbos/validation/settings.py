@@ -26,17 +26,6 @@ class Parts(Protocol):
         """The part of this name, computed if it is not there."""
 
 
-class NothingKept:
-    """The place where nothing is kept."""
-
-    def __contains__(self, name: str) -> bool:
-        return False
-
-    def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        del name
-        return compute()
-
-
 @dataclass(frozen=True)
 class Settings:
     """How a validation is made; arguments as those of `Validator`'s call."""
@@ -67,10 +56,6 @@ class Settings:
 
     def __post_init__(self) -> None:
         require_positive(batch_size=self.batch_size)
-
-    @property
-    def kept(self) -> Parts:
-        return NothingKept() if self.parts is None else self.parts
 
 
 def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:

@@ -31,7 +31,7 @@ from elbos.validation.measurements import ControlVariate, Measurements
 from elbos.validation.pilot import fit, num_pilot_times, require_many
 from elbos.validation.processes import require_alike, share, summed, together
 from elbos.validation.result import NATS_PER_BIT, Validation
-from elbos.validation.settings import NothingKept, Parts, Settings, Tensors, evaluating
+from elbos.validation.settings import Parts, Settings, Tensors, evaluating
 
 ROUND_TIMES = 4  # of a sample
 MAX_ROUNDS = 1000  # with a target that few samples, all alike, come near to for ever
@@ -305,11 +305,11 @@ class Validator:
 
         def compute() -> None:
             for i, is_own in pieces:
-                levels, parts = logsnr[blocks[i]], settings.kept if is_own else NothingKept()
+                levels, parts = logsnr[blocks[i]], settings.parts if is_own else None
                 part = f"{name}-{i:05d}-{self._digest(levels)}"
                 block = partial(self._block, denoiser, settings, blocks[i], number, levels)
-                is_kept = part in parts
-                tensors = parts.part(part, block)
+                is_kept = parts is not None and part in parts
+                tensors = block() if parts is None else parts.part(part, block)
                 own = slice(None if is_own else 0)
                 found.append((blocks[i][own], {key: value[own] for key, value in tensors.items()}))
                 advance(levels.numel(), is_kept)
