@@ -1,6 +1,6 @@
 r"""The floating-point rate of a training step, against the machine's peak and against diffusers.
 
-    python benchmarks/step.py [--preset fashion-vit] [--rounds 7] [--tiny]
+    python benchmarks/step.py [--preset fashion-vit] [--sizes] [--rounds 7] [--tiny]
 
 Everything is timed in one run, in turns, and reported as the median over the rounds, because a
 shared machine changes speed from minute to minute:
@@ -16,9 +16,10 @@ shared machine changes speed from minute to minute:
   parameters. `wide` keeps the example's widths, 25 times our parameters, with a small batch: wide
   convolutions are what float32 does best, so this is the highest rate that diffusers reaches here,
   not a network anybody would choose for these images;
+- with `--sizes`, the preset's network in other sizes and batches;
 - the kernels of the network's products alone, by torch's profiler: a step that did nothing else
   would have this rate;
-- our optimizer alone, a share of our step;
+- our optimizer alone, a share of our step, whose own products are counted here;
 - everything outside the network: batch, noise and noise levels, loss, EMA, adaptive schedule and
   log, as the trainer runs them, around a network that costs nothing; a share of our step.
 
@@ -56,6 +57,21 @@ from elbos.training.trainer import Trainer
 SHAPE = (1, 28, 28)
 NUM_CLASSES = 10
 BATCH_SIZE = 128
+SIZES: dict[str, list[tuple[dict[str, Any], int]]] = {  # what of the network changes, and batches
+    "fashion": [
+        ({}, 128),
+        ({"channels": (192, 384), "num_blocks": 1}, 64),
+        ({"channels": (192, 384), "num_blocks": 1}, 128),
+        ({"channels": (256, 256), "num_blocks": 1}, 64),
+        ({"channels": (256, 256)}, 128),
+        ({"channels": (256, 512)}, 256),
+    ],
+    "fashion-vit": [
+        ({}, 256),
+        ({"num_features": 512, "num_blocks": 3}, 128),
+        ({"num_features": 768, "num_blocks": 2}, 256),
+    ],
+}
 PRODUCTS = {  # kernels with FLOPs in them
     "aten::mkldnn_convolution",
     "aten::convolution_backward",
@@ -120,22 +136,40 @@ def our_network(preset: Config, dtype: torch.dtype) -> tuple[nn.Module, torch.op
     return network, new_optimizer(network, preset.optimizer, dtype)
 
 
-def ours(preset: Config, batch_size: int, dtype: torch.dtype) -> tuple[Work, Work]:
+def ours(name: str, preset: Config, dtype: torch.dtype) -> tuple[Work, Work]:
     """A preset's step, and the products of its network alone."""
     network, optimizer = our_network(preset, dtype)
+    batch_size = preset.batch_size
     logsnr = torch.linspace(-20.0, 20.0, batch_size)
     cond = torch.arange(batch_size) % NUM_CLASSES
-    work = gradients("elbos", network, lambda z: network(z, logsnr, cond), batch_size, dtype)
+    work = gradients(name, network, lambda z: network(z, logsnr, cond), batch_size, dtype)
     products = replace(work, name=f"products {named(dtype)}", seconds=seconds_of_products)
     return training_step(work, network, optimizer), products
 
 
+def in_other_sizes(
+    preset: Config, sizes: list[tuple[dict[str, Any], int]], *, is_tiny: bool
+) -> list[Work]:
+    """The steps of a preset with other networks and batches."""
+    works = []
+    for changed, batch_size in sizes[:1] if is_tiny else sizes:
+        network: Any = preset.network
+        config = replace(preset, network=replace(network, **changed))
+        config = replace(config, batch_size=1 if is_tiny else batch_size)
+        name = f"{', '.join(map(str, changed.values())) or 'preset'}; {batch_size}"
+        works += ours(name, config, torch.bfloat16)[:1]
+    return works
+
+
 def optimizer_alone(preset: Config, dtype: torch.dtype) -> Work:
-    """The optimizer's step, on gradients that are there."""
+    """The optimizer's step, on gradients that are there, and its products."""
     network, optimizer = our_network(preset, dtype)
     for parameter in network.parameters():
         parameter.grad = torch.randn_like(parameter)
-    return Work(name="optimizer alone", run=optimizer.step, num_flops=0)
+    with FlopCounterMode(display=False) as counter:
+        optimizer.step()
+    flops = counter.get_total_flops()
+    return Work(name="optimizer alone", run=optimizer.step, num_flops=flops)
 
 
 def theirs(
@@ -183,51 +217,55 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds, of which the median")
     parser.add_argument("--tiny", action="store_true", help="seconds, to see that it runs")
+    parser.add_argument("--sizes", action="store_true", help="the network in other sizes, too")
     parser.add_argument("--preset", choices=["fashion", "fashion-vit"], default="fashion")
     arguments = parser.parse_args()
     torch.manual_seed(0)
 
     preset = PRESETS[arguments.preset]
+    if arguments.tiny:
+        preset = replace(preset, batch_size=1)
     batch = 1 if arguments.tiny else BATCH_SIZE
     wide = (32, 64, 128) if arguments.tiny else (128, 256, 512)
     is_bf16 = best_precision(torch.device("cpu")) == "bf16"
     dtypes = (torch.bfloat16, torch.float32) if is_bf16 else (torch.float32,)
     matmuls = peaks(arguments.tiny)
-    networks = [
-        work
-        for dtype in dtypes
-        for work in (
-            *ours(preset, 1 if arguments.tiny else preset.batch_size, dtype),
+    networks, diffusers = [], []
+    for dtype in dtypes:
+        networks += ours("elbos", preset, dtype)
+        diffusers += [
             theirs("course", (32, 64, 64), (False, True, True), batch, dtype),
             theirs("example", (32, 64, 128), (False, True, False), batch, dtype),
             theirs("wide", wide, (False, True, False), min(batch, 16), dtype),
-        )
-    ]
+        ]
+    sizes = SIZES[arguments.preset] if arguments.sizes else []
+    others = in_other_sizes(preset, sizes, is_tiny=arguments.tiny)
     with tempfile.TemporaryDirectory() as folder:
-        others = [optimizer_alone(preset, dtypes[0]), outside_the_network(Path(folder))]
-        times = measure([*matmuls, *networks, *others], arguments.rounds)
+        rest = [optimizer_alone(preset, dtypes[0]), outside_the_network(Path(folder))]
+        times = measure([*matmuls, *networks, *diffusers, *others, *rest], arguments.rounds)
     best = peak(times[: len(matmuls)])
-    *timed_networks, optimizer, outside = times[len(matmuls) :]
+    elbos, optimizer, outside = times[len(matmuls)], *times[-2:]
 
     print(f"{cpu_model()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{arguments.preset}; median of {arguments.rounds} rounds\n")
-    print(f"{'':20}{'parameters':>12}{'ms':>8}{'images/s':>10}{'GFLOP/s':>9}{'of peak':>9}")
+    print(f"{'':24}{'parameters':>12}{'ms':>8}{'images/s':>10}{'GFLOP/s':>9}{'of peak':>9}")
     for timed in times:
         work = timed.work
         parameters = f"{work.num_parameters / 1e6:.2f} M" if work.num_parameters else ""
         images = f"{work.num_images / timed.median:.0f}" if work.num_images else ""
         print(
-            f"{work.name:20}{parameters:>12}{1e3 * timed.median:8.0f}{images:>10}"
+            f"{work.name:24}{parameters:>12}{1e3 * timed.median:8.0f}{images:>10}"
             f"{timed.rate / 1e9:9.0f}{timed.rate / best.fastest_rate:9.2f}"
         )
-    elbos = timed_networks[0]
+    with_optimizer = (elbos.work.num_flops + optimizer.work.num_flops) / elbos.median
     print(f"\n{elbos.work.name} / peak ({best.work.name}): {elbos.rate / best.fastest_rate:.2f}")
+    print(f"the same with the optimizer's products: {with_optimizer / best.fastest_rate:.2f}")
     print(f"optimizer / elbos: {optimizer.median / elbos.median:.3f}")
     print(f"outside the network / elbos: {outside.median / elbos.median:.3f}")
-    for i in range(0, len(timed_networks), 5):
-        own, _, *diffusers = timed_networks[i : i + 5]
-        for other in diffusers:
-            print(f"{own.work.name} / diffusers' {other.work.name}: {own.rate / other.rate:.2f}")
+    rates = {timed.work.name: timed.rate for timed in times}
+    for other in diffusers:
+        own = f"elbos {other.name.split()[1]}"
+        print(f"{own} / diffusers' {other.name}: {rates[own] / rates[other.name]:.2f}")
 
 
 if __name__ == "__main__":

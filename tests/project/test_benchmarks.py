@@ -24,7 +24,7 @@ ARGUMENTS = {  # RUN is a trained one
     "samplers": ["--num", "10", "--num-fine", "30", "--nfe", "4", "8"],
     "startup": ["--tiny"],
     "step_cost": ["--presets", "toy"],
-    "step": ["--tiny", "--rounds", "1"],
+    "step": ["--tiny", "--rounds", "1", "--sizes"],
     "validation": ["errors", "RUN", "--num-images", "9", "--num-seeds", "2"],
     "variance": ["RUN", "--num-losses", "256", "--num-gradients", "128"],
 }
