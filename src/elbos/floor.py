@@ -43,7 +43,6 @@ from torch.nn.functional import threshold
 
 from elbos.oracles import FiniteSet, GaussianMixture
 from elbos.process import alpha_sigma
-from elbos.progress import Start, silent
 
 NUM_ROWS, NUM_COLUMNS = 512, 1024  # of a block of pairs: what a processor's cache holds
 NUM_NOISED = 1024  # points between two reports of progress
@@ -117,7 +116,6 @@ def finite_set_floor(
     given_label: bool = False,
     is_subset: bool = False,
     generator: torch.Generator | None = None,
-    start: Start = silent,
 ) -> Floor:
     r"""The floor of a finite set, from noisy versions of all of its points or some.
 
@@ -133,7 +131,6 @@ def finite_set_floor(
         is_subset: The set is a random subset of the data that the floor is for, which makes it a
             lower bound, on average.
         generator: Source of noise and choice, on the CPU.
-        start: Begins the progress, in points. Default: none is shown.
 
     Raises:
         ValueError: If fewer than 2 points are noised, or more than there are.
@@ -151,12 +148,10 @@ def finite_set_floor(
     if not 2 <= num <= len(data):
         raise ValueError(f"{num} of {len(data)} points are to be noised: give 2 or more of them.")
     rows = torch.randperm(len(data), generator=generator)[:num]
-    advance, losses = start("floor", num, "images"), []
-    for some in torch.split(rows, NUM_NOISED):
-        losses.append(
-            floor_losses(data, some, logsnr, given_label=given_label, generator=generator)
-        )
-        advance(len(some))
+    losses = [
+        floor_losses(data, some, logsnr, given_label=given_label, generator=generator)
+        for some in torch.split(rows, NUM_NOISED)
+    ]
     return Floor.from_losses(logsnr.double(), torch.cat(losses), len(data), is_subset=is_subset)
 
 

@@ -31,7 +31,7 @@ class Compare:
 
     chosen: Annotated[Preset, tyro.conf.arg(name="")]
 
-    objectives: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--rows"])] = DEFAULT_VARIANTS
+    objectives: tuple[str, ...] = DEFAULT_VARIANTS
     """Names of built-in objectives, "all", or your own: "mine=V(),Adaptive(),Sigmoid(k=3)", a
     prediction type, a schedule and a weighting, which may be a function, FILE.py:FUNCTION."""
 

@@ -31,15 +31,6 @@ from elbos.training.settings import Averaging, Execution, Optimizer, Output
 
 Precision = Literal["auto", "bf16", "fp32"]
 NUM_SNAPSHOTS = 32
-_OUTPUT_IN_IDENTITIES = {
-    "type": "Output",
-    "log_every": 5_000,
-    "validate_every": 50_000,
-    "save_every": 20_000,
-    "num_kept": 2,
-    "tensorboard": False,
-}
-_LATER = ("flip", False), ("crop", None)  # settings of data that came later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,17 +131,11 @@ class Config:
 
     def identity(self) -> dict[str, Any]:
         """JSON of all that decides the numbers that the run produces: digests of it are names of
-        runs and keys of scores, so that its output is that of the version that began with them.
+        runs and keys of scores.
         """
         encoded: dict[str, Any] = encode(self)
-        if not self.averaging.snapshot_widths:  # as it was before there were any
-            width = encoded["averaging"]["relative_width"]
-            encoded["averaging"] = {"type": "Averaging", "relative_width": width}
-        data = {
-            name: value for name, value in encoded["data"].items() if (name, value) not in _LATER
-        }
-        del encoded["execution"]
-        return {**encoded, "data": data, "output": _OUTPUT_IN_IDENTITIES, "num_shards": 8}
+        del encoded["output"], encoded["execution"]
+        return encoded
 
     @property
     def snapshot_every(self) -> int:
