@@ -14,6 +14,7 @@ from threading import Event, Thread
 
 import psutil
 import pytest
+import torch
 from comparing import USERS, Here
 
 from elbos.comparison import executors, processes
@@ -82,6 +83,16 @@ def test_a_run_that_another_process_does_is_left_to_it(small, folder, monkeypatc
     other.join()
     assert "iddpm-0" not in here.made
     assert all(one.is_complete for one in found.objectives)
+
+
+@pytest.mark.parametrize(("given", "num_workers", "expected"), [(1, 1, 1), (3, 1, 3), (8, 2, 4)])
+def test_runs_have_no_more_threads_than_this_process(
+    monkeypatch, given: int, num_workers: int, expected: int
+) -> None:
+    """As where OMP_NUM_THREADS says so, on a machine that is shared."""
+    monkeypatch.setattr(executors, "num_cores", lambda: 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: given)
+    assert Local(num_workers).num_threads == expected
 
 
 def test_processes_that_train_a_run_together_end_where_one_does(small, folder, monkeypatch):

@@ -84,7 +84,8 @@ class Local(Executor):
             num_workers = devices // gpus_per_run or max(1, cores // (2 * gpus_per_run))
         require_positive(num_workers=num_workers)
         self.num_workers, self.num_processes = num_workers, gpus_per_run
-        self.num_threads = max(1, cores // (num_workers * gpus_per_run))
+        share = max(1, cores // (num_workers * gpus_per_run))
+        self.num_threads = min(share, torch.get_num_threads())  # which OMP_NUM_THREADS sets
         self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(num_workers):
             self._slots.put(slot)
@@ -264,6 +265,7 @@ def shares(
 
 def _work_with_log(job: Job, num_threads: int, num_processes: int) -> str | None:
     """Do a job on a machine of the cluster."""
+    num_threads = min(num_threads, torch.get_num_threads())
     if not job.path.parent.is_dir():
         return f"{job.path.parent} is not there on {os.uname().nodename}: name one that all share."
     if num_processes > 1:

@@ -76,7 +76,7 @@ def _seconds_per_image(
     share = max(1, config.batch_size // num_processes)
     one = replace(config, batch_size=share, execution=whole)
     threads = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
+    torch.set_num_threads(min(num_threads, threads))
     try:
         return _seconds_per_step(one, seconds) / config.batch_size
     finally:
