@@ -1,5 +1,6 @@
 """Networks and data of one's own: all that `elbos train` gives, and nothing that is stored runs."""
 
+import pickle
 import random
 import re
 import signal
@@ -416,6 +417,15 @@ def test_statistics_of_a_network_may_be_nan_and_are_averaged(tmp_path: Path) -> 
     assert not torch.equal(network.norm.running_var, torch.ones(2))
     assert network.norm.num_batches_tracked == run.step  # none by the check before the training
     assert Run(tmp_path, network=Normalized()).network.unused.isnan()
+
+
+def test_a_network_copied_during_a_fit_is_as_any_other(tmp_path: Path) -> None:
+    """Its dropout is torch's, and the original's."""
+    copies, network = [], new_net()
+    settings = SETTINGS | {"on_images": lambda _: copies.append(pickle.dumps(network))}
+    fit(network, Points(), OBJECTIVE, run=tmp_path / "run", **settings)
+    layer = pickle.loads(copies[0]).dropout  # noqa: S301
+    assert vars(layer).keys() == vars(network.dropout).keys() == vars(nn.Dropout()).keys()
 
 
 def test_latents_are_not_bounded(tmp_path: Path) -> None:

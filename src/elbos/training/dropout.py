@@ -66,6 +66,7 @@ class Masks:
 
     def __init__(self, layers: Sequence[nn.Dropout], seed: int) -> None:
         self.layers = layers
+        self.forwards = [partial(self._forward, layer, i) for i, layer in enumerate(layers)]
         self.stream = Stream.from_seed(seed, Purpose.DROPOUT)
         self.keys: Int32[Tensor, "b layers 2"] = torch.empty(0)
 
@@ -78,16 +79,17 @@ class Masks:
     @contextmanager
     def used(self) -> Iterator[None]:
         """Let the layers drop by these masks, in training, inside of this context."""
-        for i, layer in enumerate(self.layers):
-            layer.forward = partial(self._forward, i)  # type: ignore[method-assign]
+        for layer, forward in zip(self.layers, self.forwards, strict=True):
+            layer.forward = forward  # type: ignore[method-assign]
         try:
             yield
         finally:
             for layer in self.layers:
                 del layer.forward
 
-    def _forward(self, i: int, h: Shaped[Tensor, "b *d"]) -> Shaped[Tensor, "b *d"]:
-        layer = self.layers[i]
+    def _forward(
+        self, layer: nn.Dropout, i: int, h: Shaped[Tensor, "b *d"]
+    ) -> Shaped[Tensor, "b *d"]:
         if layer.training and layer.p < 1:
             return dropped_out(h, self.keys[:, i], layer.p)
         return F.dropout(h, layer.p, layer.training)

@@ -133,7 +133,6 @@ class Trainer:
             self.saver,
             monitor,
             closing(ahead),
-            self.masks.used(),
             checkpointed(self.blocks),
             _stop_requests() as is_stop_requested,
         ):
@@ -179,7 +178,9 @@ class Trainer:
         state = self.state
         logsnr = self.logsnr()
         levels = self.objective.levels(logsnr[self.share]).to(self.device, torch.float32)
-        losses, grad_norm = self.observed(self.differentiate(levels))
+        with self.masks.used():
+            losses = self.differentiate(levels)
+        losses, grad_norm = self.observed(losses)
         self.require_finite(logsnr, losses, grad_norm)
         self.optimize()
         state.step += 1
