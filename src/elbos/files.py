@@ -33,7 +33,7 @@ def write(path: Path, content: bytes) -> None:
         OSError: If the disk is full, the folder cannot be written, or something is there that is
             no regular file, such as a link or a device; it names `path`.
     """
-    with named_errors(path), writing(path) as file:
+    with writing(path) as file, named_errors(path):
         file.write(content)
 
 
@@ -44,10 +44,11 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     """
     with _beside(path) as (temporary, file):
         yield file
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
-        temporary.replace(path)
+        with named_errors(path):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            temporary.replace(path)
 
 
 def require_writable(path: Path) -> None:
@@ -56,7 +57,7 @@ def require_writable(path: Path) -> None:
     Raises:
         OSError: As `write` does.
     """
-    with named_errors(path), _beside(path):
+    with _beside(path):
         pass
 
 
@@ -92,18 +93,23 @@ def _require_no_link(path: Path) -> None:
 @contextmanager
 def _beside(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     """The file that is going to be `path`; if it is not renamed it is deleted."""
-    _require_no_link(path)
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "it is a folder: name a file")
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no regular file: name another path")
     temporary = partial(path)
-    temporary.unlink(missing_ok=True)  # of a process of this number that was killed
+    with named_errors(path):
+        _require_no_link(path)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder: name a file")
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file: name another path")
+        temporary.unlink(missing_ok=True)  # of a process of this number that was killed
+        file = temporary.open("xb")
     try:
-        with temporary.open("xb") as file:
-            yield temporary, file
+        yield temporary, file
     finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            with named_errors(path):
+                file.close()  # which writes what is left
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def partial(path: Path) -> Path:

@@ -28,11 +28,26 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError) as caught:
-        files.write(path, b"new")
-    assert (caught.value.errno, caught.value.filename) == (28, str(path))
-    assert files.read(path) == b"old"
-    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+    for write in (files.write, write_in_pieces):
+        with pytest.raises(OSError) as caught:
+            write(path, b"new")
+        assert (caught.value.errno, caught.value.filename) == (28, str(path))
+        assert files.read(path) == b"old"
+        assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def write_in_pieces(path, content):
+    with files.writing(path) as file:
+        for i in range(len(content)):
+            file.write(content[i : i + 1])
+
+
+@pytest.mark.parametrize("write", [files.write, write_in_pieces])
+def test_where_nothing_can_be_made_the_file_is_named(tmp_path, write):
+    path = tmp_path / "missing" / "file"
+    with pytest.raises(FileNotFoundError) as caught:
+        write(path, b"new")
+    assert caught.value.filename == str(path)
 
 
 @pytest.mark.parametrize(

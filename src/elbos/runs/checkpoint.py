@@ -84,7 +84,7 @@ def write_part(partial: Path, part: int, groups: Groups) -> None:
     """Write one process's part of a checkpoint: the rows that it has of each tensor, and in part 0
     whatever is whole there. Processes of several machines write to a file system that they share.
     """
-    with files.named_errors(partial):
+    with files.named_errors(partial.parent):
         digests = {}
         for name, tensors in groups.items():
             content = packed(tensors)

@@ -203,6 +203,13 @@ def test_latents_and_images_are_told_apart(images, vae_folder, tmp_path):
         data.Latents(path=tmp_path / "packed").load()
 
 
+def test_latents_of_a_part_of_the_images_are_others(images, vae_folder, tmp_path):
+    vae, cropped = load_vae(vae_folder), data.Packed(path=tmp_path / "packed", crop=4).load()
+    Encoder(images, vae, tmp_path / "out").encode()
+    with pytest.raises(ValueError, match="3x8x8, not shape 3x4x4"):
+        Encoder(cropped, vae, tmp_path / "out").encode()
+
+
 def test_latents_that_are_not_finite_are_refused(images, vae_folder, tmp_path):
     vae = load_vae(vae_folder)
     with torch.no_grad():

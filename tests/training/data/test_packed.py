@@ -195,6 +195,22 @@ def test_a_picture_that_changes_before_the_end_is_packed_as_it_is_then(
     assert content(packer.out) == content(tmp_path / "other")
 
 
+def test_a_folder_that_shrinks_before_the_end_leaves_no_shards(pictures, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    packer = packer_of(pictures, tmp_path / "out", 4)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(making.Making, "finish", full)
+        with pytest.raises(OSError, match="28"):
+            packer.pack()
+    for i in range(20, NUM):
+        next(pictures.glob(f"*/{i:03}.png")).unlink()
+    packer.pack()
+    packer_of(pictures, tmp_path / "other", 4).pack()
+    assert content(packer.out) == content(tmp_path / "other")
+
+
 def not_empty(out):
     out.mkdir()
     (out / "notes.txt").touch()

@@ -109,6 +109,7 @@ class Encoder:
         """What is done of it."""
         source = {
             "images": self.dataset.fingerprint()["sha256"],
+            "shape": "x".join(map(str, self.dataset.shape)),  # `crop` changes it alone
             "vae": digest_of(self.vae.vae.state_dict().values()),
             "scale": str(self.vae.scale.tolist()),
             "shift": str(self.vae.shift.tolist()),

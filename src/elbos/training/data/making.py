@@ -115,7 +115,18 @@ class Making:
         return (self.folder / _MAKING / shard_name(split, number)).with_suffix(".json")
 
     def finish(self, index: Index, labels: Sequence[Int64[Tensor, "_"]]) -> None:
-        """Write the labels of the three splits, if there are any, and the index."""
+        """Write the labels of the three splits, if there are any, and the index; delete shards of
+        an earlier attempt that had more.
+        """
+        names = {
+            shard_name(split, number)
+            for split, of in zip(SPLITS, index.splits, strict=True)
+            for number in range(len(of.nums))
+        }
+        for split in SPLITS:
+            for path in self.folder.glob(f"{split}-*.bin"):
+                if path.name not in names:
+                    path.unlink()
         for split, some in zip(SPLITS, labels, strict=bool(labels)):
             content = some.numpy().astype("<i8").tobytes()
             files.write(labels_file(self.folder, split), content)
