@@ -201,7 +201,13 @@ class OnRay(Executor):
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """What the function returns on a machine of the cluster."""
-        found: T = self._ray.get(self._remote(function).remote(*args))
+        try:
+            found: T = self._ray.get(self._remote(function).remote(*args))
+        except self._ray.exceptions.RaySystemError as error:
+            why = str(error).strip().splitlines()[-1]
+            raise ValueError(
+                f"Ray's machines cannot run elbos ({why}): install it on all of them."
+            ) from error
         return found
 
     def do(self, job: Job) -> str | None:
