@@ -237,6 +237,44 @@ def test_a_network_of_a_users_is_trained_in_place_in_every_process(tmp_path: Pat
             torch.testing.assert_close(other[name], expected[name], rtol=1e-5, atol=1e-5)
 
 
+class Containers(nn.Module):
+    """Blocks as in CompVis' U-Nets: modules that hold others, and have no forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList()
+        for size in (3, 8):
+            stage = nn.Module()
+            stage.block = nn.ModuleList([nn.Sequential(nn.Linear(size, 8), nn.Tanh())])
+            stage.end = nn.Linear(8, 8 if size == 3 else 2)
+            self.stages.append(stage)
+
+    def forward(self, z, logsnr, cond=None):
+        h = torch.cat([z, logsnr[:, None] / 10], 1)
+        for stage in self.stages:
+            h = stage.end(stage.block[0](h))
+        return h
+
+
+def contained(folder: Path) -> None:
+    """Seven samples a step, four of the last process, in up to four parts."""
+    sharding.MIN_PARAMETERS = 1
+    torch.manual_seed(0)
+    size = int(os.environ["WORLD_SIZE"])
+    execution = Execution(shard_size=size, num_micro_batches=4, use_checkpointing=True)
+    how = {"num_images": 42, "batch_size": 7, "precision": "fp32", "execution": execution}
+    x = torch.linspace(-1, 1, 84).reshape(42, 2)
+    fit(Containers(), x, ADAMW.objective, run=folder, **how)
+
+
+def test_parts_of_unequal_shares_and_blocks_without_a_forward(tmp_path: Path) -> None:
+    in_processes(1, contained, tmp_path / "one")
+    in_processes(2, contained, tmp_path / "two")
+    expected, found = tensors(tmp_path / "one"), tensors(tmp_path / "two")
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-6, msg=name)
+
+
 @pytest.mark.parametrize(
     ("change", "num"),
     [({"execution": Execution(shard_size=2)}, 1), ({"batch_size": 3, "num_images": 9}, 4)],

@@ -13,6 +13,8 @@ from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from elbos.training.sharding import is_container
+
 
 def blocks(network: nn.Module) -> list[nn.Module]:
     """The blocks of a network, of any author: what its lists of modules hold that has parts.
@@ -32,7 +34,7 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
     """The outermost ones: those inside of a block belong to it."""
     is_list = isinstance(module, nn.ModuleList | nn.ModuleDict)
     for child in module.children():
-        is_block = is_list and not isinstance(child, nn.ModuleList | nn.ModuleDict)
+        is_block = is_list and not is_container(child)
         if not is_block:
             yield from _blocks(child)
         elif any(True for _ in child.children()):

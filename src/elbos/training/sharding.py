@@ -73,8 +73,13 @@ def _parts(network: nn.Module) -> Iterator[nn.Module]:
         if isinstance(module, nn.ModuleList):
             for block in module:
                 is_large = sum(p.numel() for p in block.parameters()) >= MIN_PARAMETERS
-                if is_large and not isinstance(block, nn.ModuleList | nn.ModuleDict):
+                if is_large and not is_container(block):
                     yield block
+
+
+def is_container(module: nn.Module) -> bool:
+    """Whether a module, such as a list, has no forward: it holds others, and is not called."""
+    return type(module).forward is nn.Module.forward
 
 
 def sharded_parts(network: nn.Module) -> list[nn.Module]:

@@ -198,12 +198,13 @@ class Trainer:
         """The losses of this process's share of the batch, with the gradients of their mean over
         the global batch.
         """
-        config, num = self.config, len(self.samples)
+        config, num, num_processes = self.config, len(self.samples), self.processes.num
         x, cond = self.batch()
         self.number.fill_(self.state.step)
         seed_torch(config.seed, self.state.step, self.share.start)
-        num_parts = min(config.execution.num_micro_batches, num)
-        scale, losses = self.processes.num / config.batch_size, []  # processes are averaged over
+        smallest = config.batch_size // num_processes  # all have as many parts: each gathers
+        num_parts = min(config.execution.num_micro_batches, smallest)
+        scale, losses = num_processes / config.batch_size, []  # processes are averaged over
         for i in range(num_parts):
             part = slice(num * i // num_parts, num * (i + 1) // num_parts)
             set_gradients_sent(self.state.network, i == num_parts - 1)
