@@ -14,13 +14,14 @@ import os
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from elbos.training.data import Batches, Dataset, Folder, Packed, StoredBatch
+from elbos.training.data import Batches, Folder, Packed, StoredBatch
 from elbos.training.data import source as sources
 from elbos.training.data.pack import Packer
 from elbos.training.data.shards import INDEX
@@ -58,8 +59,8 @@ def pack(root: Path, out: Path, jobs: int) -> None:
     )
 
 
-def opened(out: Path) -> Dataset:
-    """The data, and how long until they and their identifier are there."""
+def show_opening(out: Path) -> None:
+    """Say how long it takes until the data and their identifier are there."""
     times = []
     for _ in range(NUM_ROUNDS):
         drop_from_memory(out)
@@ -71,7 +72,6 @@ def opened(out: Path) -> Dataset:
     load, whole = (1e3 * statistics.median(column) for column in zip(*times, strict=True))
     num = len(dataset.train) + len(dataset.val) + len(dataset.test)
     print(f"opened    {num:8,} pictures in {load:6.1f} ms, with their identifier {whole:6.1f} ms")
-    return dataset
 
 
 def drop_from_memory(folder: Path) -> None:
@@ -104,19 +104,13 @@ class Faulty(sources.Source):
         return self.inner.fingerprint()
 
 
-def wait_for_batches(dataset: Dataset, out: Path, num_steps: int) -> None:
+def wait_for_batches(out: Path, num_steps: int) -> None:
     """Say what share of a training's time is waited for batches, ahead and in turn."""
-    source, labels = dataset.train.x, dataset.train.labels
-    for name, make in {"cold pages": lambda: source, "with faults": lambda: Faulty(source)}.items():
+    for name in ("cold pages", "with faults"):
         for is_ahead in (False, True):
-            drop_from_memory(out)
-            split = type(dataset.train)(make(), labels)
-            training = Dataset("", split, split, split, 256, 10, None).training
-            made = Batches(training, BATCH_SIZE, 0, slice(0, BATCH_SIZE))
-            in_turn = map(made.__getitem__, range(num_steps))
-            batches = made.made_ahead(0, num_steps) if is_ahead else in_turn
+            drop_from_memory(out)  # nothing is mapped now, which would stay
             begin = time.perf_counter()
-            waits = list(waiting(batches))
+            waits = list(waiting(batches(out, num_steps, name == "with faults", is_ahead)))
             seconds = time.perf_counter() - begin
             how = "ahead" if is_ahead else "in turn"
             print(
@@ -124,6 +118,15 @@ def wait_for_batches(dataset: Dataset, out: Path, num_steps: int) -> None:
                 f"median {1e3 * statistics.median(waits):6.2f} ms a step, after the first "
                 f"at most {1e3 * max(waits[1:]):6.1f} ms"
             )
+
+
+def batches(out: Path, num_steps: int, has_faults: bool, is_ahead: bool) -> Iterator[StoredBatch]:
+    """The batches of a training."""
+    dataset = Packed(path=out).load()
+    if has_faults:
+        dataset = replace(dataset, train=replace(dataset.train, x=Faulty(dataset.train.x)))
+    made = Batches(dataset.training, BATCH_SIZE, 0, slice(0, BATCH_SIZE))
+    return made.made_ahead(0, num_steps) if is_ahead else map(made.__getitem__, range(num_steps))
 
 
 def waiting(batches: Iterator[StoredBatch]) -> Iterator[float]:
@@ -148,8 +151,8 @@ def main() -> None:
         root, out = args.folder / f"pictures-{num}", args.folder / f"packed-{num}"
         make_pictures(root, num)
         pack(root, out, args.jobs)
-        dataset = opened(out)
-    wait_for_batches(dataset, out, args.num_steps)
+        show_opening(out)
+    wait_for_batches(out, args.num_steps)
 
 
 if __name__ == "__main__":
