@@ -232,6 +232,14 @@ class Tied(Net):
         self.again = self.label.weight
 
 
+class Expanded(nn.Linear):
+    """A network with a buffer whose numbers share memory."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.register_buffer("table", torch.zeros(1).expand(7))
+
+
 class OwnSchedule(schedules.Cosine):
     """None of the library's."""
 
@@ -276,6 +284,7 @@ class Images(Points):
 
 REFUSED: dict[str, Any] = {
     "weights that cannot be stored": ("Tied", lambda: {"network": Tied()}),
+    "numbers that share memory": ("table", lambda: {"network": Expanded()}),
     "a schedule that cannot be stored": (
         "OwnSchedule",
         lambda: {"objective": replace(OBJECTIVE, schedule=OwnSchedule(**ENDS))},
@@ -475,6 +484,7 @@ class Net(torch.nn.Linear):
     def forward(self, z, logsnr, label): return super().forward(z) + logsnr[:, None] / 100
 def build(shape, num_classes): return Net(shape[0], shape[0])
 def number(shape, num_classes): return 3
+def coarse(shape, num_classes): return build(shape, num_classes).bfloat16()
 """
 TRAIN = ["train", "toy", "--run", "run", "--num-images", "256", "--batch-size", "64"]
 BUILD = ["--network.function", "net.py:build"]
@@ -509,6 +519,11 @@ def test_nothing_that_is_stored_runs_code(own: Path, elbos: Elbos) -> None:
 def test_a_file_without_a_network_is_refused(own: Path, elbos: Elbos, function: str) -> None:
     result = elbos(*TRAIN, "network:own", "--network.function", function)
     assert_one_line(result, function.partition(":")[0])
+    assert not (own / "run").exists()
+
+
+def test_weights_of_a_file_are_storable_as_those_of_a_fit(own: Path, elbos: Elbos) -> None:
+    assert_one_line(elbos(*TRAIN, "network:own", "--network.function", "net.py:coarse"), "bfloat16")
     assert not (own / "run").exists()
 
 

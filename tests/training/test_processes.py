@@ -21,10 +21,12 @@ from elbos.runs.stored import Stored
 from elbos.training import sharding
 from elbos.training.config import Config
 from elbos.training.fit import fit, train
+from elbos.training.network import OwnNetwork
 from elbos.training.processes import Processes
 from elbos.training.settings import Execution
 from elbos.training.sharding import local
 from elbos.training.trainer import Trainer
+from elbos.training.trial import require_trainable
 from elbos.training.validation import Shared
 from elbos.validation import BinnedLoss
 
@@ -286,6 +288,59 @@ def test_what_processes_cannot_share_is_refused_before_anything_is_written(
     processes = Processes(0, num, torch.device("cpu"))
     with pytest.raises(ValueError, match=r"shard_size 2|batch_size 3"):
         Trainer(config, RunDirectory(tmp_path / "run"), config.data.load(), processes)
+    assert not (tmp_path / "run").exists()
+
+
+class Routed(nn.Module):
+    """Two experts for half of the noise levels each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.high = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
+
+    def forward(self, z, logsnr, cond=None):
+        found = torch.zeros_like(z)
+        for expert, is_own in ((self.low, logsnr < 0), (self.high, logsnr >= 0)):
+            if self.calls(is_own):
+                found = found.index_put((is_own,), expert(z[is_own]))
+        return found
+
+    def calls(self, is_own):
+        return is_own.any()
+
+
+class Empty(Routed):
+    """Both are called with whatever there is."""
+
+    def calls(self, is_own):
+        return True
+
+
+class Written(Routed):
+    """Weights are normalized in place, as in EDM2."""
+
+    def forward(self, z, logsnr, cond=None):
+        with torch.no_grad():
+            self.low.weight.copy_(self.low.weight.sign())
+        return self.low(z) + self.high(z)
+
+
+@pytest.mark.parametrize(
+    ("network", "named"), [(Routed, "high.bias"), (Written, "low.weight"), (Empty, None)]
+)
+def test_networks_that_processes_cannot_share_are_refused(
+    tmp_path: Path, network: type[nn.Module], named: str | None
+) -> None:
+    """Gradients of one expert were averaged with another's, and what was written was lost."""
+    data, device = ADAMW.data.load(), torch.device("cpu")
+    config = replace(ADAMW, network=OwnNetwork(name="own"))
+    assert require_trainable(network(), config, data, Processes(0, 1, device)) == []
+    if named is None:
+        assert require_trainable(network(), config, data, Processes(0, 2, device)) == []
+        return
+    with pytest.raises(ValueError, match=named):
+        two = Processes(0, 2, device)
+        Trainer(config, RunDirectory(tmp_path / "run"), data, two, network=network())
     assert not (tmp_path / "run").exists()
 
 

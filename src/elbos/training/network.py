@@ -47,7 +47,8 @@ class OwnNetwork:
         """The network that the function returns.
 
         Raises:
-            ValueError: If it may not be run, fails, or returns something else.
+            ValueError: If it may not be run, fails, or returns something else, or what cannot be
+                stored.
         """
         if not self.is_trusted:
             raise ValueError(
@@ -65,6 +66,7 @@ class OwnNetwork:
             raise ValueError(
                 f"{self.name} returns a {type(network).__name__}: return a torch.nn.Module."
             )
+        require_storable_state(network)
         return network
 
 
@@ -79,6 +81,10 @@ def require_storable_state(network: nn.Module) -> None:
                 "float32 weights, which precision='bf16' computes with in bfloat16."
             )
     try:
+        for name, tensor in (*network.state_dict().items(), *network.named_buffers()):
+            sizes = zip(tensor.shape, tensor.stride(), strict=True)
+            if any(size > 1 and step == 0 for size, step in sizes):
+                raise ValueError(f"{name} is expanded")
         checkpoint.packed(network.state_dict())
         copy.deepcopy(network)
     except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:

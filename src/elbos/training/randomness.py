@@ -2,8 +2,8 @@ r"""Random numbers as a pure function of (seed, step, sample), or of (seed, epoc
 
 Nothing is carried from step to step, and nothing depends on where a sample is computed: a run that
 resumes, or is cut into other batches, processes or devices, draws what the uninterrupted run in one
-process would have drawn. What a network draws by itself, such as whole branches to be dropped, is
-a function of the process and the part of a batch besides.
+process would have drawn. What a network draws by itself, such as noise of its own, is a function of
+the process and the part of a batch besides.
 
 What is drawn for samples comes from Philox4x32-10, a function of a counter and a key that is a few
 operations on integers, the same on every device. The counter is (block of four numbers, sample,

@@ -89,7 +89,7 @@ class Trainer:
         self.network = with_three_arguments(network)
         layers = dropout.layers(network)
         if isinstance(config.network, OwnNetwork | DiffusersConfig):
-            by_sample = require_trainable(network.to(self.device), config, data, self.device)
+            by_sample = require_trainable(network.to(self.device), config, data, processes)
             layers = {name: layers[name] for name in by_sample}
         self.masks = dropout.Masks(list(layers.values()), config.seed)
         self.state = new_state(network, config, processes)
