@@ -81,10 +81,7 @@ def require_storable_state(network: nn.Module) -> None:
                 "float32 weights, which precision='bf16' computes with in bfloat16."
             )
     try:
-        for name, tensor in (*network.state_dict().items(), *network.named_buffers()):
-            sizes = zip(tensor.shape, tensor.stride(), strict=True)
-            if any(size > 1 and step == 0 for size, step in sizes):
-                raise ValueError(f"{name} is expanded")
+        _require_not_expanded(network)
         checkpoint.packed(network.state_dict())
         copy.deepcopy(network)
     except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
@@ -93,3 +90,10 @@ def require_storable_state(network: nn.Module) -> None:
             f"The weights of {type(network).__name__} cannot be stored ({reason}): its state_dict "
             "has to be made of tensors that share no memory."
         ) from error
+
+
+def _require_not_expanded(network: nn.Module) -> None:
+    for name, tensor in (*network.state_dict().items(), *network.named_buffers()):
+        sizes = zip(tensor.shape, tensor.stride(), strict=True)
+        if any(size > 1 and step == 0 for size, step in sizes):
+            raise ValueError(f"{name} is expanded")
