@@ -85,7 +85,8 @@ def fit(
         network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if the data have no
             condition; returns a tensor like `z`. It is trained in place, from the weights it has.
             On several processes it calls each of its layers in every forward pass, whatever the
-            samples, and writes to no weights.
+            samples, and writes to no weights; a copy is trained, whose weights it gets at the end,
+            so that `on_images` sees the initial ones.
         dataset: Whatever has a length and `dataset[i]`, which is `x` or `(x, cond)`: `x` a tensor
             of numbers from -1 to 1, `cond` a class label, a tensor, or a dict of tensors. It may
             augment with torch's random numbers, which are seeded for each batch. Whether it is the
