@@ -137,7 +137,7 @@ def _difference(
     values = values / known - 1 if is_share else values - median
     differences = {name: (grid, value) for name, value in zip(curves, values, strict=True)}
     traces = _traces(comparison, differences, "+.1%" if is_share else "+.4f")
-    axis = {"tickformat": "+.0%" if is_share else "+~g", **_range(traces)}
+    axis = {"tickformat": "+~p" if is_share else "+~g", **_range(traces)}
     return Panel(title, height, traces, axis)
 
 

@@ -114,8 +114,9 @@ class Monitor:
         """The progress as a line, for log files."""
         num_images, total = self.state.step * self.config.batch_size, self.config.num_images
         seconds_left = max(total - num_images, 0) / images_per_sec
+        rate = f"{images_per_sec:,.0f}" if images_per_sec >= 10 else f"{images_per_sec:.2g}"
         self._print(
-            f"{num_images:,} of {total:,} images, {images_per_sec:,.0f} images/s, "
+            f"{num_images:,} of {total:,} images, {rate} images/s, "
             f"{clock(seconds_left)} left, loss {loss:.4f}"
         )
 
