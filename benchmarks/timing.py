@@ -15,9 +15,11 @@ DTYPES = (torch.bfloat16, torch.float32)
 
 
 def elapsed(run: Callable[[], object]) -> float:
-    """Seconds that it takes."""
+    """Seconds that it takes, on a GPU, too."""
     start = time.perf_counter()
     run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -54,8 +56,8 @@ class Timed:
         return self.work.num_flops / min(self.seconds)
 
 
-def matmul(size: int, dtype: torch.dtype) -> Work:
-    a, b = torch.randn(2, size, size).to(dtype)
+def matmul(size: int, dtype: torch.dtype, device: torch.device | None = None) -> Work:
+    a, b = torch.randn(2, size, size).to(device, dtype)
     repeats = min(16, max(1, round(2 * (2048 / size) ** 3)))
 
     def run() -> None:

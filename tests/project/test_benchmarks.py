@@ -21,6 +21,7 @@ ARGUMENTS = {  # RUN is a trained one
     "data": ["--nums", "20", "40", "--folder", "data", "--jobs", "1", "--num-steps", "3"],
     "digits": ["--tiny", "--runs", "runs", "--", *TRAINING],
     "evaluation": ["RUN", "--tiny", "--rounds", "1"],
+    "gpu": ["--presets", "digits", "--tiny", "--batch-size", "2", "--steps", "1", "--rounds", "1"],
     "samplers": ["--num", "10", "--num-fine", "30", "--nfe", "4", "8"],
     "startup": ["--tiny"],
     "step_cost": ["--presets", "toy"],
