@@ -167,7 +167,7 @@ def test_a_process_that_fails_ends_the_others(tmp_path: Path, is_main: bool) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [("evaluate", "run"), ("audit", "edm")], ids=" ".join)
+@pytest.mark.parametrize("words", [("compare", "digits"), ("audit", "edm")], ids=" ".join)
 def test_other_verbs_run_in_one_process(tmp_path: Path, words: tuple[str, ...]) -> None:
     done = launch(*words, num=2, cwd=tmp_path)
     said = [line for line in done.stderr.splitlines() if line.startswith("elbos: ")]

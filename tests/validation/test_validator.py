@@ -49,10 +49,10 @@ def test_bound_on_quantized_data_is_their_log_probability(schedule, generator):
 
 @pytest.mark.slow
 def test_a_tuned_bound_on_quantized_data_is_their_log_probability(generator):
-    """3 standard errors, each at most 0.005 bits/dim; n = 10,000 images, 64 evaluations."""
+    """3 standard errors, each at most 0.005 bits/dim; n = 10,000 images, 96 evaluations."""
     data = quantized(NUM_LEVELS, mean=0.2, std=0.6)
     x, atom = data.sample(10_000, generator)
-    validator = Validator(x, num_levels=NUM_LEVELS, num_evaluations=64, **ENDS)
+    validator = Validator(x, num_levels=NUM_LEVELS, num_evaluations=96, **ENDS)
     found = validator.tuned(validator.pilot(data, batch_size=2000))(
         in_parts(data), batch_size=20_000
     )
