@@ -16,6 +16,7 @@ The first round compiles, and is dropped.
 """
 
 import argparse
+import gc
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,35 @@ def trainer(preset: str, batch_size: int, execution: Execution, folder: Path) ->
     return Trainer(config, RunDirectory(folder), data, Processes.joined())
 
 
+def row(preset: str, arguments: argparse.Namespace, matmuls: list[Work]) -> list[str]:
+    """The cells of a preset, whose memory is free again afterwards."""
+    shape, num_classes, num = WORK[preset]
+    num = arguments.batch_size or num
+    counted: Cost = cost(PRESETS[preset].network, shape, num_classes, num)
+    gc.collect()  # the trainer before, which knows itself
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as folder:
+        one = trainer(preset, num, Execution(compile=arguments.compile), Path(folder))
+        work = Work(
+            name=preset,
+            run=lambda: [one.step() for _ in range(arguments.steps)],
+            num_flops=arguments.steps * counted.num_flops,
+        )
+        *peaks, timed = measure([*matmuls, work], arguments.rounds)
+    memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    seconds = timed.median / arguments.steps
+    return [
+        f"{num}",
+        f"{1e3 * seconds:.2f}",
+        f"{num / seconds:,.0f}",
+        f"{timed.rate / 1e12:.2f}",
+        f"{timed.rate / max(each.fastest_rate for each in peaks):.2f}",
+        f"{1e3 * counted.seconds:.2f}",
+        f"{memory / 2**30:.1f}",
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--presets", nargs="+", choices=IMAGES, default=DEFAULT)
@@ -59,38 +89,14 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="to see that it runs")
     arguments = parser.parse_args()
 
-    device, execution = Processes.joined().device, Execution(compile=arguments.compile)
+    device = Processes.joined().device
     sizes = (64,) if arguments.tiny else SIZES
     matmuls = [matmul(size, torch.bfloat16, device) for size in sizes]
     print(f"{machine(device)['device']}, torch {torch.__version__}\n")
     heads = ("images", "ms/step", "images/s", "TFLOP/s", "of peak", "H100's ms", "GiB")
     print(f"{'':24}" + "".join(f"{head:>11}" for head in heads))
     for preset in arguments.presets:
-        shape, num_classes, num = WORK[preset]
-        num = arguments.batch_size or num
-        counted: Cost = cost(PRESETS[preset].network, shape, num_classes, num)
-        with tempfile.TemporaryDirectory() as folder:
-            step = trainer(preset, num, execution, Path(folder)).step
-            work = Work(
-                name=preset,
-                run=lambda step=step: [step() for _ in range(arguments.steps)],
-                num_flops=arguments.steps * counted.num_flops,
-            )
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            *peaks, timed = measure([*matmuls, work], arguments.rounds)
-        memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-        seconds = timed.median / arguments.steps
-        cells = (
-            f"{num}",
-            f"{1e3 * seconds:.2f}",
-            f"{num / seconds:,.0f}",
-            f"{timed.rate / 1e12:.2f}",
-            f"{timed.rate / max(each.fastest_rate for each in peaks):.2f}",
-            f"{1e3 * counted.seconds:.2f}",
-            f"{memory / 2**30:.1f}",
-        )
-        print(f"{preset:24}" + "".join(f"{cell:>11}" for cell in cells))
+        print(f"{preset:24}" + "".join(f"{cell:>11}" for cell in row(preset, arguments, matmuls)))
 
 
 if __name__ == "__main__":
