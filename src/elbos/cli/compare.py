@@ -18,7 +18,7 @@ from elbos.comparison.result import Comparison
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant
 from elbos.report.comparison import terminal
 from elbos.training.config import Config
-from elbos.training.presets import PRESETS, Preset
+from elbos.training.presets import PRESETS, SUMMARIES, Chosen, Preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Compare:
     machines with one file system. Options of the preset are for all objectives.
     """
 
-    chosen: Annotated[Preset, tyro.conf.arg(name="")]
+    chosen: Annotated[Chosen, tyro.conf.arg(name="")]
 
     objectives: tuple[str, ...] = DEFAULT_VARIANTS
     """Names of built-in objectives, "all", or your own: "mine=V(),Adaptive(),Sigmoid(k=3)", a
@@ -95,9 +95,20 @@ class Compare:
         _require_finished(comparison)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CompareAny(Compare):
+    __doc__ = Compare.__doc__
+
+    chosen: Annotated[Preset, tyro.conf.arg(name="")]
+
+
 def command(words: list[str]) -> Compare:
     """The command that the words stand for."""
-    return parse("compare", Compare, words, subcommands=PRESETS)
+    chosen = Chosen.from_words(words)
+    if chosen is None:
+        return parse("compare", CompareAny, words)
+    verb, summary = f"compare {chosen.preset}", SUMMARIES[chosen.preset]
+    return parse(verb, Compare, words[1:], Compare(chosen=chosen), summary=summary)
 
 
 def _require_shared(config: Config, preset: Config) -> None:

@@ -5,7 +5,7 @@ import io
 import os
 import re
 import shlex
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -43,35 +43,33 @@ def parse(
     default: Command | None = None,
     *,
     start: Sequence[str] = (),
-    subcommands: Collection[str] = (),
+    summary: str | None = None,
 ) -> Command:
     """The command that the words after a verb stand for; --help is shown, and ends the process.
 
     Args:
-        verb: The verb.
+        verb: The verb, and what else the words come after: `train digits`.
         command: A dataclass.
         words: What follows the verb.
         default: What stands where there are no words. Default: the dataclass's own defaults.
         start: The words that `default` is made from.
-        subcommands: Words that may come first, each with a help of its own.
+        summary: What the help says first. Default: the dataclass's docstring.
 
     Raises:
         UsageError: If the words are wrong.
     """
     shown = io.StringIO()
     try:
-        return _parsed(verb, command, words, default, shown)
+        return _parsed(verb, command, words, default, shown, summary)
     except ValueError as error:
         raise UsageError(str(error)) from error
     except SystemExit as stop:
         if not stop.code:
             print(readable(shown.getvalue()))  # noqa: T201
             raise
-    chosen = [word for word in words[:1] if word.replace("_", "-") in subcommands]
     page = Page(
-        command=shlex.join(["elbos", verb, *start, *chosen]),
-        start=shlex.join(["elbos", verb, *start]),
-        options=partial(_options, verb, command, [*start, *chosen], default),
+        command=shlex.join(["elbos", *verb.split(), *start]),
+        options=partial(_options, verb, command, default),
     )
     raise UsageError(one_line(shown.getvalue(), page))
 
@@ -82,24 +80,24 @@ def _parsed(
     words: list[str],
     default: Command | None,
     shown: io.StringIO,
+    summary: str | None = None,
 ) -> Command:
     with contextlib.redirect_stderr(shown), contextlib.redirect_stdout(shown), _unwrapped():
         return tyro.cli(
             command,
             prog=f"elbos {verb}",
+            description=summary,
             args=words,
             default=tyro.MISSING_NONPROP if default is None else default,
             config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff),
         )
 
 
-def _options(
-    verb: str, command: type[Command], words: list[str], default: Command | None
-) -> list[str]:
-    """The options on the page of help after these words."""
+def _options(verb: str, command: type[Command], default: Command | None) -> list[str]:
+    """The options on the command's page of help."""
     shown = io.StringIO()
     with contextlib.suppress(SystemExit):
-        _parsed(verb, command, [*words, "--help"], default, shown)
+        _parsed(verb, command, ["--help"], default, shown)
     return re.findall(r"^ +(--\w[\w.-]*)", shown.getvalue(), re.MULTILINE)
 
 
@@ -134,13 +132,11 @@ class Page:
     """A page of help.
 
     Attributes:
-        command: What it is the help of, as `elbos train digits`.
-        start: What tyro calls `elbos` in it: `elbos train`, or `elbos sample RUN`.
+        command: What it is the help of, as `elbos train digits`; tyro calls it `elbos`.
         options: Lists the options on it, which takes tyro as long as to read the words.
     """
 
     command: str
-    start: str
     options: Callable[[], Sequence[str]] = tuple
 
 
@@ -154,7 +150,7 @@ def one_line(message: str, page: Page) -> str:
     Examples:
         >>> rule = 20 * "-"
         >>> message = f"Error {rule} Unrecognized options: --lr, 3 {rule} For full helptext, see"
-        >>> one_line(message, Page("elbos train digits", "elbos train"))
+        >>> one_line(message, Page("elbos train digits"))
         'There is no option --lr (see `elbos train digits --help`)'
     """
     flat = " ".join(message.split())
@@ -171,7 +167,7 @@ def one_line(message: str, page: Page) -> str:
         value = joined or value
     what = f"There is no {'option ' if word.startswith('-') else ''}{word}"
     names = _listed("Available subcommands: ", others)
-    elsewhere = _suggested(" ".join(others), page.start)
+    elsewhere = _suggested(" ".join(others), page.command)
     if pages := [command for option, command in elsewhere if option == word]:
         command = min([c for c in pages if c.startswith(page.command)] or pages, key=len)
         after = command.removeprefix(page.command).split()

@@ -26,7 +26,7 @@ from elbos.training.data import Given
 from elbos.training.fit import train
 from elbos.training.name import default_name, nearest_preset
 from elbos.training.network import OwnNetwork
-from elbos.training.presets import PRESETS, Chosen, Preset
+from elbos.training.presets import SUMMARIES, Chosen, Preset
 from elbos.user_code import code_path, line_of
 from elbos.weightings import ELBO
 
@@ -46,7 +46,7 @@ class Train:
     On several processes: `torchrun --nproc-per-node 2 -m -- elbos.cli train PRESET`.
     """
 
-    chosen: Annotated[Preset, tyro.conf.arg(name="")]
+    chosen: Annotated[Chosen, tyro.conf.arg(name="")]
 
     run: Path | None = None
     """The run directory. Default: runs/PRESET, with a word for all that was changed."""
@@ -74,10 +74,15 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainAny(Train):
+    __doc__ = Train.__doc__
+
+    chosen: Annotated[Preset, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainFile(Train):
     """Train what a file says, with options over it."""
-
-    chosen: Annotated[Chosen, tyro.conf.arg(name="")]
 
     weighting: tyro.conf.Suppress[Any] = None
     """The file's, where the command line has no words for its parts, and none for another."""
@@ -136,10 +141,13 @@ def _named_line(config: Config) -> Iterator[None]:
 
 def command(words: list[str]) -> Train:
     """The command that the words stand for; what a file says is the default of the rest."""
-    file = _config_file(words)
+    file, chosen = _config_file(words), Chosen.from_words(words)
     if file is None:
-        return parse("train", Train, words, subcommands=PRESETS)
-    if words[0].replace("_", "-") in PRESETS:
+        if chosen is None:
+            return parse("train", TrainAny, words)
+        verb, summary = f"train {chosen.preset}", SUMMARIES[chosen.preset]
+        return parse(verb, Train, words[1:], Train(chosen=chosen), summary=summary)
+    if chosen:
         raise UsageError(f"{words[0]} and --config: leave one of the two out.")
     default = TrainFile.from_config(read_config(file), words)
     return parse("train", TrainFile, words, default, start=["--config", str(file)])

@@ -11,6 +11,7 @@ was told to write them: name yours with `--data.path`.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Union
@@ -141,7 +142,7 @@ PRESETS: dict[str, Config] = {
 }
 """Every preset by name."""
 
-_SUMMARIES = {
+SUMMARIES = {
     "toy": "Points in the plane and a small MLP: a test of everything.",
     "digits": "The 8x8 digits of scikit-learn and a U-Net: the demonstration.",
     "fashion": "Fashion-MNIST, and a U-Net of 128 and 256 channels: the standard experiment.",
@@ -165,6 +166,12 @@ class Chosen:
     config: Annotated[Config, tyro.conf.arg(name="")]
     preset: tyro.conf.Suppress[str]
 
+    @classmethod
+    def from_words(cls, words: Sequence[str]) -> "Chosen | None":
+        """The preset whose name the words begin with, if they begin with one."""
+        name = words[0].replace("_", "-") if words else ""
+        return cls(config=PRESETS[name], preset=name) if name in PRESETS else None
+
 
 if TYPE_CHECKING:
     Preset = Chosen
@@ -176,7 +183,7 @@ else:
                 tyro.conf.subcommand(
                     name,
                     default=Chosen(config=config, preset=name),
-                    description=_SUMMARIES.get(name),
+                    description=SUMMARIES.get(name),
                 ),
             ]
             for name, config in PRESETS.items()
