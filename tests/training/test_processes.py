@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -309,13 +310,6 @@ class Routed(nn.Module):
         return is_own.any()
 
 
-class Empty(Routed):
-    """Both are called with whatever there is."""
-
-    def calls(self, is_own):
-        return True
-
-
 class Written(Routed):
     """Weights are normalized in place, as in EDM2."""
 
@@ -325,23 +319,118 @@ class Written(Routed):
         return self.low(z) + self.high(z)
 
 
+class Rare(Routed):
+    """One of the experts is for the noisiest sixteenth."""
+
+    def forward(self, z, logsnr, cond=None):
+        return super().forward(z, logsnr + 6.5)
+
+
 @pytest.mark.parametrize(
-    ("network", "named"), [(Routed, "high.bias"), (Written, "low.weight"), (Empty, None)]
+    ("network", "named"),
+    [(Routed, "high.bias"), (Rare, "high.bias"), (Written, "low.weight")],
 )
 def test_networks_that_processes_cannot_share_are_refused(
-    tmp_path: Path, network: type[nn.Module], named: str | None
+    tmp_path: Path, network: type[nn.Module], named: str
 ) -> None:
     """Gradients of one expert were averaged with another's, and what was written was lost."""
     data, device = ADAMW.data.load(), torch.device("cpu")
     config = replace(ADAMW, network=OwnNetwork(name="own"))
-    assert require_trainable(network(), config, data, Processes(0, 1, device)) == []
-    if named is None:
-        assert require_trainable(network(), config, data, Processes(0, 2, device)) == []
-        return
+    assert require_trainable(network(), config, data, Processes(0, 1, device)).dropout == []
     with pytest.raises(ValueError, match=named):
         two = Processes(0, 2, device)
         Trainer(config, RunDirectory(tmp_path / "run"), data, two, network=network())
     assert not (tmp_path / "run").exists()
+
+
+class Empty(Routed):
+    """Both experts are called with whatever there is."""
+
+    def calls(self, is_own):
+        return True
+
+
+class Energy(nn.Module):
+    """The gradient of an energy with respect to the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Conv2d(1, 8, 1), nn.Conv2d(8, 1, 1)])
+
+    def forward(self, z, logsnr):
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            energy = self.blocks[1](self.blocks[0](z).tanh()).square().sum()
+            return torch.autograd.grad(energy, z, create_graph=True)[0].clone()
+
+
+class Parts(nn.Module):
+    """Blocks whose parts are called in their place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(1, 1, 1)) for _ in range(2)])
+
+    def forward(self, z, logsnr):
+        for block in self.blocks:
+            z = block[0](z).tanh()
+        return z
+
+
+class Appended(nn.Conv2d):
+    def forward(self, h):
+        h.append(super().forward(h[-1]))
+
+
+class Listed(nn.Module):
+    """Blocks that return nothing: on several processes the second one's gradient was lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Appended(1, 1, 1) for _ in range(2)])
+
+    def forward(self, z, logsnr):
+        h = [z]
+        for block in self.blocks:
+            block(h)
+        return h[-1]
+
+
+class Half(nn.Module):
+    """A frozen part in bfloat16, as a large one that adapters are trained for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.Conv2d(1, 1, 1).bfloat16().requires_grad_(False)
+        self.adapter = nn.Conv2d(1, 1, 1)
+
+    def forward(self, z, logsnr):
+        return self.frozen(z.bfloat16()).float() + self.adapter(z)
+
+
+UNUSUAL = [Empty, Energy, Parts, Listed, Half]
+
+
+def fitted_all(folder: Path) -> None:
+    sharding.MIN_PARAMETERS = 1
+    x = torch.linspace(-1, 1, 84).reshape(21, 1, 2, 2)
+    execution = Execution(shard_size=int(os.environ["WORLD_SIZE"]))
+    how = {"num_images": 28, "batch_size": 7, "precision": "fp32", "execution": execution}
+    for network in UNUSUAL:
+        torch.manual_seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of blocks that are gathered all at once
+            fit(network(), x, ADAMW.objective, run=folder / network.__name__, **how)
+
+
+def test_unusual_networks_are_the_same_on_several_processes(tmp_path: Path) -> None:
+    in_processes(1, fitted_all, tmp_path / "one")
+    in_processes(2, fitted_all, tmp_path / "two")
+    for network in UNUSUAL:
+        expected, found = (tensors(tmp_path / num / network.__name__) for num in ("one", "two"))
+        assert found.keys() == expected.keys()
+        for name in expected:
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-6, msg=name)
 
 
 class Scalar(nn.Module):

@@ -20,13 +20,17 @@ from elbos.training.processes import Processes
 MIN_PARAMETERS = 2**18  # of a part: smaller ones take longer to be sent for than to be sent
 
 
-def shard(network: nn.Module, processes: Processes, shard_size: int) -> None:
+def shard(
+    network: nn.Module, processes: Processes, shard_size: int, *, by_blocks: bool = True
+) -> None:
     """Cut the parameters of a network among the processes, in place; with one, leave it alone.
 
     Args:
         network: The same in every process.
         processes: All of them.
         shard_size: The processes that share one copy.
+        by_blocks: Whether blocks are gathered when they are called, for less memory; else the
+            network is gathered as one, which is right for blocks that are used in other ways, too.
 
     Raises:
         ValueError: If `shard_size` does not divide the number of processes, or the network has
@@ -49,7 +53,7 @@ def shard(network: nn.Module, processes: Processes, shard_size: int) -> None:
     with torch.no_grad():
         for parameter in network.parameters():  # FSDP2 knows no channels-last parameters
             parameter.data = parameter.data.contiguous()
-    for part in _parts(network):
+    for part in _parts(network) if by_blocks else ():
         fully_shard(part, mesh=mesh)
     # after forward the root would stay gathered until a backward pass, which averages never have
     is_trained = any(parameter.requires_grad for parameter in network.parameters())
@@ -58,13 +62,12 @@ def shard(network: nn.Module, processes: Processes, shard_size: int) -> None:
 
 def _require_shardable(network: nn.Module) -> None:
     """Raise a ValueError if FSDP2 does not take some parameter of a network."""
-    named = dict(network.named_parameters())
-    for name, parameter in named.items():
+    for name, parameter in network.named_parameters():
         if parameter.ndim == 0:
             raise ValueError(f"{name} is one number, of shape []: several processes need [1].")
-    if len(dtypes := {parameter.dtype for parameter in named.values()}) > 1:
+    if len(dtypes := {p.dtype for p in network.parameters() if p.requires_grad}) > 1:
         found = ", ".join(sorted(map(str, dtypes)))
-        raise ValueError(f"the parameters are {found}: several processes need one dtype.")
+        raise ValueError(f"the parameters trained are {found}: several processes need one dtype.")
 
 
 def _parts(network: nn.Module) -> Iterator[nn.Module]:

@@ -143,8 +143,11 @@ def _initial_network(config: Config, data: DataSpec) -> nn.Module:
     return config.network.build(data.shape, num_classes)
 
 
-def new_state(network: nn.Module, config: Config, processes: Processes) -> State:
-    """The state before the first step, of a network that is then cut up among the processes.
+def new_state(
+    network: nn.Module, config: Config, processes: Processes, *, by_blocks: bool = True
+) -> State:
+    """The state before the first step, of a network that is then cut up among the processes, by
+    blocks or as one.
 
     Raises:
         ValueError: If so many cannot share it.
@@ -152,7 +155,7 @@ def new_state(network: nn.Module, config: Config, processes: Processes) -> State
     network = network.to(processes.device)
     ema = EMA(network, config.averaging)
     for one in (network, *ema.networks.values()):
-        shard(one, processes, config.execution.shard_size)
+        shard(one, processes, config.execution.shard_size, by_blocks=by_blocks)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     optimizer = new_optimizer(network, config.optimizer, dtype)
     schedule = copy.deepcopy(config.schedule)  # an adaptive one is changed

@@ -87,12 +87,13 @@ class Trainer:
         elif processes.num > 1:  # the user's stays whole
             network = copy.deepcopy(network)
         self.network = with_three_arguments(network)
-        layers = dropout.layers(network)
+        layers, by_blocks = dropout.layers(network), True
         if isinstance(config.network, OwnNetwork | DiffusersConfig):
-            by_sample = require_trainable(network.to(self.device), config, data, processes)
-            layers = {name: layers[name] for name in by_sample}
+            found = require_trainable(network.to(self.device), config, data, processes)
+            layers = {name: layers[name] for name in found.dropout}
+            by_blocks = found.by_blocks
         self.masks = dropout.Masks(list(layers.values()), config.seed)
-        self.state = new_state(network, config, processes)
+        self.state = new_state(network, config, processes, by_blocks=by_blocks)
         if config.init is not None and checkpoint.latest(run.checkpoints) is None:
             self.state.begin_with(averaged_weights(config, config.init))
         if processes.is_main:

@@ -1,8 +1,10 @@
 """A trial of a network that is not ours, before anything is written."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
@@ -11,53 +13,93 @@ from torch import Tensor, nn
 from elbos.conditions import cond_at, replace_conds, to_device
 from elbos.denoiser import Denoiser
 from elbos.errors import flat
+from elbos.training.checkpointing import blocks, checkpointed
 from elbos.training.config import Config
 from elbos.training.data import Samples
 from elbos.training.dropout import observed
 from elbos.training.machine import autocast
 from elbos.training.processes import Processes
+from elbos.training.sharding import shard
 from elbos.training.validation import require_measurable
 
 NUM_TRIED = 4  # samples
+NUM_LEVELS = 16  # noise levels at which the same weights have to be used
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a network can be trained.
+
+    Attributes:
+        dropout: The names of its layers of dropout whose masks may be drawn by sample.
+        by_blocks: Whether several processes may gather its blocks one by one.
+    """
+
+    dropout: list[str]
+    by_blocks: bool = True
+
+
+class _Losses:
+    """The losses of a network, or of a copy, on some samples of a run's data."""
+
+    def __init__(self, config: Config, data: Samples, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.num = min(config.batch_size, NUM_TRIED)
+        rows = torch.arange(self.num)
+        x, cond = data.training.batch(rows % len(data.training))
+        self.x, self.cond = x.to(device), to_device(cond, device) if config.use_labels else None
+        if self.cond is not None and config.label_dropout > 0:
+            self.cond = replace_conds(self.cond, data.null_cond, rows % 2 == 0)
+
+    def __call__(self, network: nn.Module) -> Float[Tensor, " b"]:
+        """Those of all samples, each at a noise level of its own."""
+        rows = torch.arange(self.num)
+        return self.at(network, rows, (rows + 0.5) / self.num)
+
+    def at(
+        self, network: nn.Module, rows: Int64[Tensor, " b"], times: Float[Tensor, " b"]
+    ) -> Float[Tensor, " b"]:
+        """Those of some samples at times of the schedule."""
+        config, x = self.config, self.x[rows]
+        again = blocks(network) if config.execution.use_checkpointing else []
+        with checkpointed(again), autocast(config, self.device):
+            logsnr, cond = config.schedule.logsnr(times), cond_at(self.cond, rows)
+            return config.objective(network, x, torch.zeros_like(x), logsnr, cond)
 
 
 def require_trainable(
     network: nn.Module, config: Config, data: Samples, processes: Processes
-) -> list[str]:
+) -> Trial:
     """Raise a ValueError if a network has no loss with a gradient on a few samples, or no bound on
-    those for validation, or several processes cannot share it. Computed on copies: what cannot be
-    trained leaves no trace.
-
-    Returns:
-        The names of its layers of dropout whose masks may be drawn by sample.
+    those for validation, or several processes, all of which call this, cannot share it. Computed on
+    copies, one at a time: what cannot be trained leaves no trace.
     """
-    device, num = processes.device, min(config.batch_size, NUM_TRIED)
-    x, cond = data.training.batch(torch.arange(num) % len(data.training))
-    x, cond = x.to(device), to_device(cond, device) if config.use_labels else None
-    if cond is not None and config.label_dropout > 0:
-        cond = replace_conds(cond, data.null_cond, torch.arange(num) % 2 == 0)
+    losses, by_blocks = _Losses(config, data, processes.device), True
     tried, name = copy.deepcopy(network).train(), type(network).__name__
-    logsnr = config.schedule.logsnr((torch.arange(num) + 0.5) / num)
-
-    def losses(tried: nn.Module, rows: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
-        with autocast(config, device):
-            noise, some = torch.zeros_like(x[rows]), cond_at(cond, rows)
-            return config.objective(tried, x[rows], noise, logsnr[rows], some)
-
-    with _refusing(f"The network {name} cannot be trained on x of shape {tuple(x.shape)}"):
-        with observed(tried, num) as by_sample:
-            loss = losses(tried, torch.arange(num))
-        if not loss.requires_grad:
-            raise ValueError("its output has no gradient: compute it from weights, with grad")
-        loss.mean().backward()  # type: ignore[no-untyped-call]
+    with _refusing(f"The network {name} cannot be trained on x of shape {tuple(losses.x.shape)}"):
+        with observed(tried, losses.num) as by_sample:
+            loss = losses(tried)
+        trained = _differentiated(tried, loss)
         copy.deepcopy(tried)  # as of a `Run`; a network that keeps its activations has none
         if processes.num > 1:
             _require_unwritten(network, tried)
-            _require_all_called(network, losses, num)
-    denoiser = Denoiser(copy.deepcopy(network).eval(), config.parameterization)
-    with _refusing("The validation set cannot be measured"), autocast(config, device):
-        require_measurable(denoiser, config, data, device)
-    return by_sample
+            _require_all_called(tried, losses)
+            del tried, loss
+            tried, by_blocks = _shared(network, processes, losses, trained)
+    denoiser = Denoiser(tried.eval(), config.parameterization)
+    with _refusing("The validation set cannot be measured"), autocast(config, processes.device):
+        require_measurable(denoiser, config, data, processes.device)
+    return Trial(by_sample, by_blocks)
+
+
+def _differentiated(network: nn.Module, loss: Float[Tensor, " b"]) -> set[str]:
+    """The names of the weights that have a gradient of a loss."""
+    if not loss.requires_grad:
+        raise ValueError("its output has no gradient: compute it from weights, with grad")
+    loss.mean().backward()  # type: ignore[no-untyped-call]
+    names = {name for name, p in network.named_parameters() if p.grad is not None}
+    network.zero_grad()
+    return names
 
 
 def _require_unwritten(network: nn.Module, tried: nn.Module) -> None:
@@ -72,23 +114,55 @@ def _require_unwritten(network: nn.Module, tried: nn.Module) -> None:
             )
 
 
-def _require_all_called(
-    network: nn.Module, losses: Callable[[nn.Module, Tensor], Tensor], num: int
-) -> None:
-    """Raise a ValueError if some weights have a gradient of some samples alone: processes average
-    the gradients of the same weights, and wait for each other in each layer.
+def _require_all_called(tried: nn.Module, losses: _Losses) -> None:
+    """Raise a ValueError if some weights are used for some samples alone: processes average the
+    gradients of the same weights, and wait for each other in each layer.
     """
-    found: list[set[str]] = []
-    for i in range(num):
-        tried = copy.deepcopy(network).train()
-        pair = torch.tensor([i, i])  # a BatchNorm takes no single sample
-        losses(tried, pair).mean().backward()  # type: ignore[no-untyped-call]
-        found.append({name for name, p in tried.named_parameters() if p.grad is not None})
-    if names := sorted(set().union(*found) - found[0].intersection(*found)):
+    found: list[set[Tensor]] = []
+    for i in range(NUM_LEVELS):
+        pair = torch.tensor([i, i]) % losses.num  # a BatchNorm takes no single sample
+        found.append(_ends(losses.at(tried, pair, torch.full((2,), (i + 0.5) / NUM_LEVELS))))
+    some = set().union(*found) - found[0].intersection(*found)
+    if names := sorted(name for name, weight in tried.named_parameters() if weight in some):
         raise ValueError(
             f"{names[0]} has a gradient of some samples alone, and several processes need those of "
             "the same weights: call each layer in every forward pass, with no samples if need be"
         )
+
+
+def _ends(loss: Float[Tensor, " b"]) -> set[Tensor]:
+    """The weights that a loss is computed from: the ends of its graph."""
+    nodes = [loss.grad_fn] if loss.grad_fn else []
+    known = set(nodes)
+    for node in nodes:
+        more = {before for before, _ in node.next_functions if before is not None} - known
+        known |= more
+        nodes += more
+    return {node.variable for node in nodes if hasattr(node, "variable")}
+
+
+def _shared(
+    network: nn.Module, processes: Processes, losses: _Losses, trained: set[str]
+) -> tuple[nn.Module, bool]:
+    """A copy that is cut up among the processes, in which the weights that are `trained` have a
+    gradient; and whether its blocks are gathered one by one. Blocks are not if something else than
+    calling them uses their weights, or the forward pass differentiates them.
+    """
+    for by_blocks in (True, False):
+        shared = copy.deepcopy(network).train()
+        shard(shared, processes, losses.config.execution.shard_size, by_blocks=by_blocks)
+        with suppress(Exception) if by_blocks else nullcontext():
+            if _differentiated(shared, losses(shared)) == trained:
+                break
+    else:
+        raise ValueError("some of its weights have no gradient on several processes")
+    if not by_blocks and processes.is_main:
+        warnings.warn(
+            f"The weights of {type(network).__name__} are gathered all at once and not block by "
+            "block, which takes more memory: its blocks are used in other ways than by a call.",
+            stacklevel=2,
+        )
+    return shared, by_blocks
 
 
 @contextmanager
