@@ -220,11 +220,22 @@ class Own(nn.Module):
         return self.blocks[1](torch.tanh(self.blocks[0](h)))
 
 
+def stop(num_images: int) -> None:
+    """Stop after two steps, by a signal to the first process."""
+    if num_images == 14 and os.environ["RANK"] == "0":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def fitted(folder: Path) -> None:
     sharding.MIN_PARAMETERS = 1
     network, x = Own(), torch.linspace(-1, 1, 84).reshape(42, 2)
     execution = Execution(shard_size=int(os.environ["WORLD_SIZE"]))
     how = {"num_images": 70, "batch_size": 7, "precision": "fp32", "execution": execution}
+    with pytest.raises(Interrupted):
+        fit(network, x, ADAMW.objective, run=folder, on_images=stop, **how)
+    stopped = tensors(folder)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, stopped[f"network/{name}"])
     run = fit(network, x, ADAMW.objective, run=folder, **how)
     found = {"samples": run.sample(8), **network.state_dict()}
     torch.save(found, folder.with_name(f"{folder.name}-{os.environ['RANK']}.pt"))

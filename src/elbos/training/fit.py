@@ -86,7 +86,8 @@ def fit(
             condition; returns a tensor like `z`. It is trained in place, from the weights it has.
             On several processes it calls each of its layers in every forward pass, whatever the
             samples, and writes to no weights; a copy is trained, whose weights it gets at the end,
-            so that `on_images` sees the initial ones.
+            also of a training that is stopped or diverges, so that `on_images` sees the initial
+            ones.
         dataset: Whatever has a length and `dataset[i]`, which is `x` or `(x, cond)`: `x` a tensor
             of numbers from -1 to 1, `cond` a class label, a tensor, or a dict of tensors. It may
             augment with torch's random numbers, which are seeded for each batch. Whether it is the

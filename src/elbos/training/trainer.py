@@ -131,6 +131,7 @@ class Trainer:
             on_images=on_images,
         )
         with (
+            self._trained_in_place(),
             self.saver,
             monitor,
             closing(ahead),
@@ -165,8 +166,22 @@ class Trainer:
                         f"Stopped at step {state.step} of {config.num_steps}, which is saved: "
                         "the same command resumes there."
                     )
-        if self.given is not None and self.given is not state.network:
-            weights = state.network.state_dict()
+
+    @contextmanager
+    def _trained_in_place(self) -> Iterator[None]:
+        """Give the user's network, of which several processes train a copy, the weights in the end,
+        also where all of them stop.
+        """
+        try:
+            yield
+        except (Diverged, Interrupted):
+            self._hand_over()
+            raise
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self.given is not None and self.given is not self.state.network:
+            weights = self.state.network.state_dict()
             self.given.load_state_dict({name: whole(t) for name, t in weights.items()})
 
     def step(self) -> tuple[Float[Tensor, " B"], float]:
