@@ -4,6 +4,7 @@ import pickle
 import random
 import re
 import signal
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from elbos.tabulated import Tabulated
 from elbos.training.fit import fit
 from elbos.training.network import OwnNetwork
 from elbos.training.run import Run
-from elbos.training.settings import Optimizer, Output
+from elbos.training.settings import Execution, Optimizer, Output
 from elbos.training.trainer import Trainer
 
 ENDS = {"logsnr_min": -8.0, "logsnr_max": 8.0}
@@ -240,6 +241,34 @@ class Expanded(nn.Linear):
         self.register_buffer("table", torch.zeros(1).expand(7))
 
 
+class Rows(nn.Module):
+    """An embedding of the noise level whose gradient is sparse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(2, 2, sparse=True)
+
+    def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
+        return z + self.rows((logsnr > 0).long())
+
+
+class Normed(nn.Module):
+    """A BatchNorm in a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Sequential(nn.BatchNorm1d(2))])
+
+    def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
+        return self.blocks[0](z)
+
+
+def traced(network: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.trace(network, torch.zeros(1, 2))
+
+
 class OwnSchedule(schedules.Cosine):
     """None of the library's."""
 
@@ -288,6 +317,13 @@ REFUSED: dict[str, Any] = {
     "a schedule that cannot be stored": (
         "OwnSchedule",
         lambda: {"objective": replace(OBJECTIVE, schedule=OwnSchedule(**ENDS))},
+    ),
+    "complex weights": ("complex64", lambda: {"network": nn.Linear(2, 2, dtype=torch.cfloat)}),
+    "TorchScript": ("TopLevelTracedModule", lambda: {"network": traced(nn.Linear(2, 2))}),
+    "a sparse gradient": ("rows.weight.*sparse", lambda: {"network": Rows()}),
+    "a BatchNorm that would count twice": (
+        "blocks.0.0.running_mean.*use_checkpointing",
+        lambda: {"network": Normed(), "execution": Execution(use_checkpointing=True)},
     ),
     "integers": ("torch.uint8", lambda: {"dataset": Images("uint8")}),
     "pixels to 255": ("is_bounded=False", lambda: {"dataset": Images("float")}),

@@ -445,17 +445,26 @@ def test_unusual_networks_are_the_same_on_several_processes(tmp_path: Path) -> N
 
 
 class Scalar(nn.Module):
-    def __init__(self, second: torch.Tensor) -> None:
+    def __init__(self, second: torch.Tensor, hook: object) -> None:
         super().__init__()
         self.first, self.second = nn.Parameter(torch.zeros(2)), nn.Parameter(second)
+        if hook:
+            self.second.register_hook(hook)
 
 
 @pytest.mark.parametrize(
-    ("second", "word"), [(torch.zeros(()), "second"), (torch.zeros(1).double(), "float64")]
+    ("second", "hook", "word"),
+    [
+        (torch.zeros(()), None, "second"),
+        (torch.zeros(1).double(), None, "float64"),
+        (torch.zeros(1), torch.neg, "second.*hook"),
+    ],
 )
-def test_parameters_that_cannot_be_cut_up_are_refused(second: torch.Tensor, word: str) -> None:
+def test_parameters_that_cannot_be_cut_up_are_refused(
+    second: torch.Tensor, hook: object, word: str
+) -> None:
     with pytest.raises(ValueError, match=word):
-        sharding.shard(Scalar(second), Processes(0, 2, torch.device("cpu")), 1)
+        sharding.shard(Scalar(second, hook), Processes(0, 2, torch.device("cpu")), 1)
 
 
 def test_shares_cover_the_samples_in_order() -> None:

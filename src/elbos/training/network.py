@@ -72,7 +72,7 @@ class OwnNetwork:
 
 def require_storable_state(network: nn.Module) -> None:
     """Raise a ValueError if a checkpoint cannot hold the state of a network, or its weights are too
-    coarse to take small steps.
+    coarse to take small steps, or complex.
     """
     for name, parameter in network.named_parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
@@ -80,10 +80,15 @@ def require_storable_state(network: nn.Module) -> None:
                 f"{name} is {parameter.dtype}, too coarse for the steps of a training: give "
                 "float32 weights, which precision='bf16' computes with in bfloat16."
             )
+        if parameter.is_complex():
+            raise ValueError(
+                f"{name} is {parameter.dtype}: make it a real parameter [..., 2], and complex by "
+                "torch.view_as_complex where it is used."
+            )
     try:
         _require_not_expanded(network)
         checkpoint.packed(network.state_dict())
-        copy.deepcopy(network)
+        copy.deepcopy(network).requires_grad_(False)  # as averages are; of TorchScript's it fails
     except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0][:200]
         raise ValueError(

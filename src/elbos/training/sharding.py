@@ -43,7 +43,7 @@ def shard(
         )
     if processes.num == 1:
         return
-    _require_shardable(network)
+    require_shardable(network)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -60,9 +60,11 @@ def shard(
     fully_shard(network, mesh=mesh, reshard_after_forward=not is_trained)
 
 
-def _require_shardable(network: nn.Module) -> None:
-    """Raise a ValueError if FSDP2 does not take some parameter of a network."""
+def require_shardable(network: nn.Module) -> None:
+    """Raise a ValueError if FSDP2 does not take some parameter of a network, or loses its hooks."""
     for name, parameter in network.named_parameters():
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            raise ValueError(f"{name} has a hook for its gradient, which several processes lose.")
         if parameter.ndim == 0:
             raise ValueError(f"{name} is one number, of shape []: several processes need [1].")
     if len(dtypes := {p.dtype for p in network.parameters() if p.requires_grad}) > 1:

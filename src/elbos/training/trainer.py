@@ -43,7 +43,7 @@ from elbos.training.network import OwnNetwork
 from elbos.training.processes import Processes
 from elbos.training.randomness import Purpose, Stream, Visits, seed_torch, times
 from elbos.training.saving import Saver
-from elbos.training.sharding import set_gradients_sent, share_buffers, whole
+from elbos.training.sharding import require_shardable, set_gradients_sent, share_buffers, whole
 from elbos.training.state import build_network, new_state, require_guidable
 from elbos.training.trial import require_trainable
 from elbos.training.validation import sample_grid, validate
@@ -84,8 +84,9 @@ class Trainer:
         self.given = network
         if network is None:
             network = build_network(config, data.spec, self.device)
-        elif processes.num > 1:  # the user's stays whole
-            network = copy.deepcopy(network)
+        if processes.num > 1:
+            require_shardable(network)
+            network = copy.deepcopy(network) if self.given else network  # the user's stays whole
         self.network = with_three_arguments(network)
         layers, by_blocks = dropout.layers(network), True
         if isinstance(config.network, OwnNetwork | DiffusersConfig):

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
@@ -79,10 +79,15 @@ def require_trainable(
     with _refusing(f"The network {name} cannot be trained on x of shape {tuple(losses.x.shape)}"):
         with observed(tried, losses.num) as by_sample:
             loss = losses(tried)
+        buffers = [buffer.clone() for buffer in tried.buffers()]
         trained = _differentiated(tried, loss)
+        if config.execution.use_checkpointing:
+            why = "twice, as blocks are computed again: leave out use_checkpointing"
+            _require_same(tried.named_buffers(), buffers, why)
         copy.deepcopy(tried)  # as of a `Run`; a network that keeps its activations has none
         if processes.num > 1:
-            _require_unwritten(network, tried)
+            why = "by forward, which several processes lose: leave weights to the optimizer"
+            _require_same(tried.named_parameters(), network.parameters(), why)
             _require_all_called(tried, losses)
             del tried, loss
             tried, by_blocks = _shared(network, processes, losses, trained)
@@ -97,21 +102,21 @@ def _differentiated(network: nn.Module, loss: Float[Tensor, " b"]) -> set[str]:
     if not loss.requires_grad:
         raise ValueError("its output has no gradient: compute it from weights, with grad")
     loss.mean().backward()  # type: ignore[no-untyped-call]
-    names = {name for name, p in network.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    for name, gradient in gradients.items():
+        if gradient.is_sparse:
+            raise ValueError(f"{name} has a sparse gradient: make it dense, with sparse=False")
     network.zero_grad()
-    return names
+    return set(gradients)
 
 
-def _require_unwritten(network: nn.Module, tried: nn.Module) -> None:
-    """Raise a ValueError if a forward pass has changed weights: several processes compute with
-    copies of them, which are made again for the next one.
-    """
-    for (name, own), other in zip(network.named_parameters(), tried.parameters(), strict=True):
-        if not torch.equal(own, other):
-            raise ValueError(
-                f"its forward pass writes to {name}, which on several processes is lost: leave the "
-                "weights to the optimizer"
-            )
+def _require_same(
+    tensors: Iterable[tuple[str, Tensor]], before: Iterable[Tensor], why: str
+) -> None:
+    """Raise a ValueError if some tensor is not what it was."""
+    for (name, now), old in zip(tensors, before, strict=True):
+        if not torch.equal(now, old):
+            raise ValueError(f"{name} is written {why}")
 
 
 def _require_all_called(tried: nn.Module, losses: _Losses) -> None:
