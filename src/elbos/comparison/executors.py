@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -189,6 +190,9 @@ class OnRay(Executor):
             raise ValueError(
                 f"Ray at {address or 'this machine'} does not answer: {error}"
             ) from error
+        with contextlib.suppress(ValueError):  # in another thread than the main one
+            # Ray's handler, which exits: its libraries have one of theirs, which prints the stack
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self.num_workers, self.num_threads = shares(nodes, num_workers, gpus_per_run)
         self.num_processes = gpus_per_run
