@@ -24,7 +24,7 @@ from elbos.training.data import Given, GivenData, Samples
 from elbos.training.machine import keep_freed_memory, resolved
 from elbos.training.monitor import OnImages
 from elbos.training.network import OwnNetwork, require_storable_state
-from elbos.training.ownership import claim
+from elbos.training.ownership import claim, require_same_data
 from elbos.training.processes import Processes
 from elbos.training.run import Run
 from elbos.training.sampling import Sampling
@@ -84,10 +84,10 @@ def fit(
     Args:
         network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if the data have no
             condition; returns a tensor like `z`. It is trained in place, from the weights it has.
-            On several processes it calls each of its layers in every forward pass, whatever the
-            samples, and writes to no weights; a copy is trained, whose weights it gets at the end,
-            also of a training that is stopped or diverges, so that `on_images` sees the initial
-            ones.
+            On several processes from those of the main one; it calls each of its layers in every
+            forward pass, whatever the samples, and writes to no weights; a copy is trained, whose
+            weights it gets at the end, also of a training that is stopped or diverges, so that
+            `on_images` sees the initial ones.
         dataset: Whatever has a length and `dataset[i]`, which is `x` or `(x, cond)`: `x` a tensor
             of numbers from -1 to 1, `cond` a class label, a tensor, or a dict of tensors. It may
             augment with torch's random numbers, which are seeded for each batch. Whether it is the
@@ -164,6 +164,7 @@ def fit(
         seed=seed,
     )
     directory = RunDirectory(Path(run))
+    require_same_data(data, Processes.joined())
     _train(config, directory, lambda: data, on_images, network=network, num_workers=num_workers)
     return Run(directory.path, network, null_cond=null_cond)
 

@@ -11,6 +11,7 @@ from elbos.runs import exported
 from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config, run_config
 from elbos.training.data import DataSpec, Samples, null_digest
+from elbos.training.processes import Processes
 
 
 def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
@@ -84,6 +85,18 @@ def require_own_data(directory: RunDirectory, data: Samples) -> None:
             f"{', '.join(others)} in {directory.path / 'data.json'}: put those back, or train "
             "another run."
         )
+
+
+def require_same_data(data: Samples, processes: Processes) -> None:
+    """Raise a ValueError, in all processes, if they have different data, as far as can be told."""
+    if processes.num > 1:
+        found = processes.lists([data.fingerprint()])
+        known = [identity for identity in found if identity.get("means") is not None]
+        if any(identity != known[0] for identity in known):
+            raise ValueError(
+                f"The processes have different data of the name {data.spec.name}: seed whatever "
+                "is random where they are made, such as a split."
+            )
 
 
 def is_own_data(directory: RunDirectory, data: Samples) -> bool:

@@ -92,6 +92,17 @@ def sharded_parts(network: nn.Module) -> list[nn.Module]:
     return [module for module in network.modules() if _is_sharded(module)]
 
 
+@torch.no_grad()
+def share_initial(network: nn.Module) -> None:
+    """Give the weights and buffers of a whole network the values of the main process."""
+    import torch.distributed as dist
+
+    for tensor in (*network.parameters(), *network.buffers()):
+        sent = tensor.contiguous()
+        dist.broadcast(sent, src=0)
+        tensor.copy_(sent)
+
+
 def share_buffers(network: nn.Module) -> None:
     """Give the buffers in the state of a network, such as the statistics of a BatchNorm, the values
     that they have in the main process. With one process, do nothing.

@@ -43,7 +43,13 @@ from elbos.training.network import OwnNetwork
 from elbos.training.processes import Processes
 from elbos.training.randomness import Purpose, Stream, Visits, seed_torch, times
 from elbos.training.saving import Saver
-from elbos.training.sharding import require_shardable, set_gradients_sent, share_buffers, whole
+from elbos.training.sharding import (
+    require_shardable,
+    set_gradients_sent,
+    share_buffers,
+    share_initial,
+    whole,
+)
 from elbos.training.state import build_network, new_state, require_guidable
 from elbos.training.trial import require_trainable
 from elbos.training.validation import sample_grid, validate
@@ -89,6 +95,8 @@ class Trainer:
             network = copy.deepcopy(network) if self.given else network  # the user's stays whole
         self.network = with_three_arguments(network)
         layers, by_blocks = dropout.layers(network), True
+        if isinstance(config.network, OwnNetwork) and processes.num > 1:
+            share_initial(network.to(self.device))
         if isinstance(config.network, OwnNetwork | DiffusersConfig):
             found = require_trainable(network.to(self.device), config, data, processes)
             layers = {name: layers[name] for name in found.dropout}
