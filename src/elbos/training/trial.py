@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from elbos.conditions import cond_at, replace_conds, to_device
 from elbos.denoiser import Denoiser
@@ -19,7 +20,7 @@ from elbos.training.data import Samples
 from elbos.training.dropout import observed
 from elbos.training.machine import autocast
 from elbos.training.processes import Processes
-from elbos.training.sharding import shard
+from elbos.training.sharding import shard, sharded_parts
 from elbos.training.validation import require_measurable
 
 NUM_TRIED = 4  # samples
@@ -157,7 +158,9 @@ def _shared(
         shared = copy.deepcopy(network).train()
         shard(shared, processes, losses.config.execution.shard_size, by_blocks=by_blocks)
         with suppress(Exception) if by_blocks else nullcontext():
-            if _differentiated(shared, losses(shared)) == trained:
+            with _watched(sharded_parts(shared)) as early:
+                loss = losses(shared)
+            if not early and _differentiated(shared, loss) == trained:
                 break
     else:
         raise ValueError("some of its weights have no gradient on several processes")
@@ -168,6 +171,24 @@ def _shared(
             stacklevel=2,
         )
     return shared, by_blocks
+
+
+@contextmanager
+def _watched(parts: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """A context for a forward pass, and a list of the gradients that parts of the network are given
+    already inside of it.
+    """
+    early: list[Tensor] = []
+
+    def watch(_: nn.Module, __: object, output: object) -> None:
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                tensor.register_hook(early.append)  # type: ignore[no-untyped-call]
+
+    hooks = [part.register_forward_hook(watch) for part in parts]
+    yield early
+    for hook in hooks:
+        hook.remove()
 
 
 @contextmanager
