@@ -64,12 +64,13 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
-from scipy.stats import chi2, rankdata, studentized_range
+from scipy.stats import chi2, rankdata
 from scipy.stats import t as student
+
+from elbos.comparison.studentized import range_quantile
 
 CONFIDENCE = 0.95
 MIN_WEIGHTINGS = 6  # of 5, up to 16 % of the bootstrap's intervals missed in simulations
@@ -225,15 +226,9 @@ def _range_quantiles(
     freedom.
     """
     nodes = (num_seeds - 1) * _MULTIPLES
-    known = [math.log(_range_quantile(level, num_objectives, float(node))) for node in nodes]
+    known = [math.log(range_quantile(level, num_objectives, float(node))) for node in nodes]
     found: Float64[np.ndarray, "r r"] = np.exp(np.interp(-1 / dof, -1 / nodes, known))
     return found
-
-
-@lru_cache
-def _range_quantile(level: float, num_objectives: int, dof: float) -> float:
-    """A quantile of the studentized range, which takes half a second to compute."""
-    return float(studentized_range.isf(level, num_objectives, dof))
 
 
 @dataclass(frozen=True)
