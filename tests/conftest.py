@@ -1,5 +1,6 @@
 """Fixtures of all tests. Shapes and dtypes of elbos are checked at run time, in tests only."""
 
+import gc
 from collections.abc import Callable
 
 import jaxtyping
@@ -14,6 +15,11 @@ typecheck.install()
 
 from commands import elbos, runs, trained  # noqa: E402, F401, fixtures
 from comparing import folder, pictures, small  # noqa: E402, F401, fixtures
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no collection of garbage looks through it again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

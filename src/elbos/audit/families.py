@@ -138,10 +138,9 @@ _FIXED: list[_Family] = [  # published, of another kind: nothing is fitted
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """A family fitted to levels by maximum likelihood, conditionally on their range."""
+class _Levels:
+    """Noise levels that families are fitted to."""
 
-    family: _Family
     logsnr: Array
 
     @cached_property
@@ -154,10 +153,21 @@ class _Fit:
     def quantiles(self) -> Tensor:
         return torch.from_numpy(np.quantile(self.logsnr, (np.arange(2000) + 0.5) / 2000))
 
+    def log_likelihood(self, schedule: Schedule) -> float:
+        return schedule.log_density(torch.from_numpy(self.logsnr)).sum().item()
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A family fitted to levels by maximum likelihood, conditionally on their range."""
+
+    family: _Family
+    levels: _Levels
+
     @cached_property
     def rough(self) -> list[float]:
         """The parameters to a digit or two, after a fifth of the calls."""
-        start = self.family.start(self.logsnr)
+        start = self.family.start(self.levels.logsnr)
         return fit_family(self.schedule, start, self._surprise, xatol=0.1, fatol=1e-2)
 
     @cached_property
@@ -165,20 +175,17 @@ class _Fit:
         return fit_family(self.schedule, self.rough, self._surprise, xatol=1e-6, fatol=1e-8)
 
     def _surprise(self, schedule: Schedule) -> float:
-        return -schedule.log_density(self.quantiles).mean().item()
+        return -schedule.log_density(self.levels.quantiles).mean().item()
 
     def schedule(self, *theta: float) -> Schedule:
-        return self.family.build(*theta, **self.ends)
+        return self.family.build(*theta, **self.levels.ends)
 
     def nearest(self, distance: Callable[[Schedule], float]) -> Schedule | None:
         """The member of the family that is nearest to something else, on the same range; None if
         that is one which nobody would write.
         """
-        theta = fit_family(self.schedule, self.theta, distance, xatol=1e-6, fatol=1e-14)
+        theta = fit_family(self.schedule, self.rough, distance, xatol=1e-6, fatol=1e-14)
         return self.schedule(*theta) if max(map(abs, theta), default=0) < _MAX_PARAMETER else None
-
-    def log_likelihood(self, schedule: Schedule) -> float:
-        return schedule.log_density(torch.from_numpy(self.logsnr)).sum().item()
 
 
 def schedule_of_shape(
@@ -203,13 +210,14 @@ def schedule_of_shape(
     def has_shape(schedule: Schedule) -> bool:
         return bool((np.abs(residual(schedule)) < 5 * (error + _SHAPE_ERROR))[is_drawn].all())
 
-    fits = [_Fit(family, logsnr) for family in _FAMILIES]
-    published = (dataclasses.replace(s, **fits[0].ends) for s in _published())
+    levels = _Levels(logsnr)
+    fits = [_Fit(family, levels) for family in _FAMILIES]
+    published = (dataclasses.replace(s, **levels.ends) for s in _published())
     exact = [*published, *(fit.schedule() for fit in fits if not fit.rough)]
     exact = [schedule for schedule in exact if has_shape(schedule)]
     if exact:
         return _with_default_ends(min(exact, key=distance), len(logsnr)), True
-    nearest = ((len(fit.theta), fit.nearest(distance)) for fit in fits if fit.rough)
+    nearest = ((len(fit.rough), fit.nearest(distance)) for fit in fits if fit.rough)
     fitting = [(num, s) for num, s in nearest if s is not None and has_shape(s)]
     if not fitting:
         return None, False
@@ -219,11 +227,11 @@ def schedule_of_shape(
 
 def named_schedule(logsnr: Float[Array, " n"]) -> Schedule | None:
     """The named schedule that the equally likely levels of a table are quantiles of, or None."""
-    num = len(logsnr)
+    num, levels = len(logsnr), _Levels(logsnr)
     tolerance = max(2.5 / num, _TABLE_TOLERANCE)
-    fitting: list[tuple[float, _Fit, Schedule]] = []
+    fitting: list[tuple[float, Schedule]] = []
     for family in [*_FAMILIES, *_FIXED]:
-        fit = _Fit(family, logsnr)
+        fit = _Fit(family, levels)
         try:
             if _kolmogorov(fit.schedule(*fit.rough), logsnr) > _FAR:
                 continue
@@ -232,11 +240,12 @@ def named_schedule(logsnr: Float[Array, " n"]) -> Schedule | None:
             continue
         if _kolmogorov(schedule, logsnr) < tolerance:
             penalty = len(fit.theta) * np.log(num) / 2
-            fitting.append((fit.log_likelihood(schedule) - penalty, fit, schedule))
+            fitting.append((levels.log_likelihood(schedule) - penalty, schedule))
     if not fitting:
         return None
-    _, fit, schedule = max(fitting, key=lambda item: item[0])
-    cuts = (dataclasses.replace(s, **fit.ends) for s in _published() if type(s) is type(schedule))
+    _, schedule = max(fitting, key=lambda item: item[0])
+    alike = [s for s in _published() if type(s) is type(schedule)]
+    cuts = (dataclasses.replace(s, **levels.ends) for s in alike)
     published = (cut for cut in cuts if _kolmogorov(cut, logsnr) < tolerance)
     return _with_default_ends(next(published, schedule), num)
 
