@@ -20,7 +20,6 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -62,32 +61,41 @@ _LABELS = {
 """Labels of classes that are called otherwise than in Python."""
 
 
-def options(annotation: Any) -> Iterator[Any]:
+def options(annotation: Any) -> tuple[Any, ...]:
     """The types that an annotation admits: members of unions, and of the tables of classes."""
     weights: tuple[type, ...] = (*weightings.WEIGHTINGS, *weightings.WRAPPERS, Tabulated)
-    tables: dict[Any, tuple[type, ...]] = {
-        Weighting: weights,
-        WeightFunction: weights,  # the inner one of a wrapper
-        Schedule: (*adaptive.SCHEDULES, *schedules.WRAPPERS),
-        Parameterization: parameterizations.PARAMETERIZATIONS,
-        Sampler: SAMPLERS,
-    }
-    if annotation in tables:
-        yield from tables[annotation]
-    elif get_origin(annotation) is typing.Annotated:
-        yield from options(get_args(annotation)[0])
-    elif get_origin(annotation) in (typing.Union, types.UnionType):
-        for member in get_args(annotation):
-            yield from options(member)
-    else:
-        yield annotation
+    tables = (
+        (Weighting, weights),
+        (WeightFunction, weights),  # the inner one of a wrapper
+        (Schedule, (*adaptive.SCHEDULES, *schedules.WRAPPERS)),
+        (Parameterization, parameterizations.PARAMETERIZATIONS),
+        (Sampler, SAMPLERS),
+    )
+    return _options(annotation, tables)
+
+
+@functools.cache
+def _options(annotation: Any, tables: tuple[tuple[Any, tuple[type, ...]], ...]) -> tuple[Any, ...]:
+    for kind, table in tables:
+        if annotation == kind:
+            return table
+    if get_origin(annotation) is typing.Annotated:
+        return _options(get_args(annotation)[0], tables)
+    if get_origin(annotation) in (typing.Union, types.UnionType):
+        return tuple(o for member in get_args(annotation) for o in _options(member, tables))
+    return (annotation,)
 
 
 def classes(annotation: Any) -> dict[str, type]:
     """The dataclasses that an annotation admits, by name."""
+    return _classes(options(annotation))
+
+
+@functools.cache
+def _classes(admitted: tuple[Any, ...]) -> dict[str, type]:
     return {
         option.__name__: option
-        for option in options(annotation)
+        for option in admitted
         if isinstance(option, type) and dataclasses.is_dataclass(option)
     }
 
@@ -119,7 +127,7 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
     Raises:
         ValueError: If it is no such value; the message names the place in the file.
     """
-    admitted = list(options(annotation))
+    admitted = options(annotation)
     if value is None and type(None) in admitted:
         return None
     if known := classes(annotation):
