@@ -1,6 +1,7 @@
 """Fixtures of all tests. Shapes and dtypes of elbos are checked at run time, in tests only."""
 
 import gc
+import os
 from collections.abc import Callable
 
 import jaxtyping
@@ -15,6 +16,8 @@ typecheck.install()
 
 from commands import elbos, runs, trained  # noqa: E402, F401, fixtures
 from comparing import folder, pictures, small  # noqa: E402, F401, fixtures
+
+os.fsync = lambda _: None  # no test loses power, and each waits for the disk hundreds of times
 
 
 def pytest_collection_finish() -> None:

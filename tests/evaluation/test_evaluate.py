@@ -38,7 +38,8 @@ from elbos.training.trained import Training
 from elbos.validation import pilot, validator
 from elbos.validation.measurements import NUM_BINS
 
-FEW = ["--num-images", "20", "--num-pilot-images", "10", "--ode.num-images", "3"]
+ODE = ["--ode.num-images", "3", "--ode.tolerance", "0.01"]
+FEW = ["--num-images", "20", "--num-pilot-images", "10", *ODE]
 LIKELIHOOD = [*FEW[:4], "--ode.num-images", "0", "--num-samples", "0"]
 USERS = """
 def features(images):
@@ -60,7 +61,7 @@ def settings(few: list[str]) -> dict[str, Any]:
     del few
     extractor = Module(path="mine.py:features")
     small = {"num_images": 20, "num_pilot_images": 10, "num_samples": 40}
-    return {**small, "ode": OdeConfig(num_images=3), "extractor": extractor}
+    return {**small, "ode": OdeConfig(num_images=3, tolerance=0.01), "extractor": extractor}
 
 
 def changed(run: Run, **changes: Any) -> Run:

@@ -1,6 +1,7 @@
 """The scripts in examples/ that are run as they are."""
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.tracking import GeneralTracker
+from commands import snapshot
 
 import elbos
 
@@ -17,18 +19,24 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "own_network.py"
 
 
-def test_own_network_and_data_in_25_lines(tmp_path: Path) -> None:
+def test_own_network_and_data_in_25_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A loss in one's own loop, a run, samples of two samplers, bits/dim with their error."""
     lines = [line for line in EXAMPLE.read_text().splitlines() if line.strip()]
     assert len(lines) <= 25
     shutil.copy(EXAMPLE, tmp_path)
+    monkeypatch.chdir(tmp_path)
     command = [sys.executable, "-W", "error", EXAMPLE.name]
-    for _ in range(2):  # the same call resumes
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        found = re.fullmatch(r"([\d.]+) ± ([\d.]+) bits/dim\n", done.stdout)
-        assert found
-        assert abs(float(found[1]) - 4.83) < 4 * float(found[2])
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = re.fullmatch(r"([\d.]+) ± ([\d.]+) bits/dim\n", done.stdout)
+    assert found
+    assert abs(float(found[1]) - 4.83) < 4 * float(found[2])
+    before = snapshot(tmp_path / "runs")
+    runpy.run_path(EXAMPLE.name, run_name="__main__")  # the same call resumes
+    assert capsys.readouterr().out == done.stdout
+    assert snapshot(tmp_path / "runs") == before
 
 
 class Network(torch.nn.Module):

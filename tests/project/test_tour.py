@@ -15,6 +15,7 @@ from comparing import USERS, Here
 
 from elbos.cli import compare as compare_verb
 from elbos.codec import decode
+from elbos.comparison import timing
 from elbos.training.config import Config
 from elbos.training.data.fashion import DEBIAN
 from elbos.training.name import default_name
@@ -34,7 +35,7 @@ SMALL = {  # options of each verb, in place of the tour's
     "sample": ["--num", "10"],
     "evaluate": [
         *("--num-images", "20", "--num-samples", "24", "--ode.num-images", "2"),
-        *("--target-se", "9"),
+        *("--target-se", "9", "--ode.tolerance", "0.1"),
     ],
     "compare": [
         *(*NETWORK, "--seeds", "0", "--scoring.num-images", "20", "--scoring.num-samples", "24"),
@@ -111,6 +112,7 @@ def launch(*lines: tuple[list[str], list[str]]) -> None:
 def test_the_lines_run_in_their_order(elbos: Elbos, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compare_verb, "Local", lambda *_: Here())
+    monkeypatch.setattr(timing, "_BUDGET_SECONDS", 0.1)
     shutil.copytree(ROOT / "examples", "examples")
     Path("mine.py").write_text(USERS)
     runs, launches = [], []
