@@ -11,6 +11,7 @@ from tiny import DIGITS, log
 from torch._dynamo.utils import counters
 
 from elbos.training.fit import train
+from elbos.training.randomness import Purpose, Stream
 from elbos.training.settings import Execution
 
 
@@ -55,6 +56,16 @@ def test_a_run_in_bfloat16_compiles_for_the_cpu(tmp_path: Path) -> None:
         for name in ("plain", "compiled")
     )
     assert found == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own modules
+def test_few_random_numbers_are_compiled_as_they_are() -> None:
+    """Of one block of Philox, as those that hide labels: constants were folded in 32 bits."""
+    step, samples = torch.zeros((), dtype=torch.int64), torch.arange(1000)
+    uniform = partial(Stream.from_seed(0, Purpose.LABELS).uniform, num=1)
+    torch._dynamo.reset()
+    assert torch.equal(torch.compile(uniform)(step, samples), uniform(step, samples))
 
 
 def test_without_a_compiler_a_run_is_refused_and_goes_on_without(

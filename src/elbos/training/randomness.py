@@ -122,7 +122,8 @@ class Stream:
         self, step: Int64[Tensor, "*b"], samples: Int64[Tensor, " b"], num: int
     ) -> Int64[Tensor, "b num 4"]:
         """Blocks of four words of 32 bits, for each sample; arguments as those of `uniform`."""
-        blocks = torch.arange(num, device=samples.device)
+        # plus 0, of which the compiler does not know: torch 2.13 folds constants in 32 bits
+        blocks = torch.arange(num, device=samples.device) + samples[:, None].clamp(max=0)
         purpose = torch.full_like(blocks, self.purpose)
         counter = [blocks, samples[:, None], step.view(-1, 1), purpose]
         return philox(counter, self.key)
