@@ -12,10 +12,10 @@ shared machine changes speed from minute to minute:
 - diffusers' `UNet2DModel`, the same step with AdamW as its users run it on a CPU, contiguous, in
   float32 and under bfloat16's autocast, in three configurations. `course` is the one that the
   Hugging Face diffusion course trains on MNIST. `example` is diffusers' unconditional training
-  example, cut to the three resolutions that 28x28 admits and narrowed to about our number of
-  parameters. `wide` keeps the example's widths, 25 times our parameters, with a small batch: wide
-  convolutions are what float32 does best, so this is the highest rate that diffusers reaches here,
-  not a network anybody would choose for these images;
+  example, cut to the three resolutions that 28x28 admits and narrowed to about the preset's number
+  of parameters. `wide` keeps the example's widths, with a small batch: wide convolutions are what
+  float32 does best, so this is the highest rate that diffusers reaches here, not a network anybody
+  would choose for these images;
 - with `--sizes`, the preset's network in other sizes and batches;
 - the kernels of the network's products alone, by torch's profiler: a step that did nothing else
   would have this rate;
@@ -63,6 +63,7 @@ SIZES: dict[str, list[tuple[dict[str, Any], int]]] = {  # what of the network ch
         ({"channels": (192, 384), "num_blocks": 1}, 64),
         ({"channels": (192, 384), "num_blocks": 1}, 128),
         ({"channels": (256, 256), "num_blocks": 1}, 64),
+        ({"channels": (256, 256), "num_blocks": 1}, 128),
         ({"channels": (256, 256)}, 128),
         ({"channels": (256, 512)}, 256),
     ],
@@ -72,6 +73,7 @@ SIZES: dict[str, list[tuple[dict[str, Any], int]]] = {  # what of the network ch
         ({"num_features": 768, "num_blocks": 2}, 256),
     ],
 }
+OF_OUR_SIZE = {"fashion": (32, 64, 128), "fashion-vit": (64, 96, 160)}  # channels of `example`
 PRODUCTS = {  # kernels with FLOPs in them
     "aten::mkldnn_convolution",
     "aten::convolution_backward",
@@ -226,6 +228,7 @@ def main() -> None:
     if arguments.tiny:
         preset = replace(preset, batch_size=1)
     batch = 1 if arguments.tiny else BATCH_SIZE
+    example = OF_OUR_SIZE["fashion" if arguments.tiny else arguments.preset]
     wide = (32, 64, 128) if arguments.tiny else (128, 256, 512)
     is_bf16 = best_precision(torch.device("cpu")) == "bf16"
     dtypes = (torch.bfloat16, torch.float32) if is_bf16 else (torch.float32,)
@@ -235,7 +238,7 @@ def main() -> None:
         networks += ours("elbos", preset, dtype)
         diffusers += [
             theirs("course", (32, 64, 64), (False, True, True), batch, dtype),
-            theirs("example", (32, 64, 128), (False, True, False), batch, dtype),
+            theirs("example", example, (False, True, False), batch, dtype),
             theirs("wide", wide, (False, True, False), min(batch, 16), dtype),
         ]
     sizes = SIZES[arguments.preset] if arguments.sizes else []
@@ -252,7 +255,7 @@ def main() -> None:
     for timed in times:
         work = timed.work
         parameters = f"{work.num_parameters / 1e6:.2f} M" if work.num_parameters else ""
-        images = f"{work.num_images / timed.median:.0f}" if work.num_images else ""
+        images = f"{timed.image_rate:.0f}" if work.num_images else ""
         print(
             f"{work.name:24}{parameters:>12}{1e3 * timed.median:8.0f}{images:>10}"
             f"{timed.rate / 1e9:9.0f}{timed.rate / best.fastest_rate:9.2f}"
@@ -262,10 +265,11 @@ def main() -> None:
     print(f"the same with the optimizer's products: {with_optimizer / best.fastest_rate:.2f}")
     print(f"optimizer / elbos: {optimizer.median / elbos.median:.3f}")
     print(f"outside the network / elbos: {outside.median / elbos.median:.3f}")
-    rates = {timed.work.name: timed.rate for timed in times}
+    by_name = {timed.work.name: timed for timed in times}
+    print("\nelbos / diffusers: FLOP/s, images/s")
     for other in diffusers:
-        own = f"elbos {other.name.split()[1]}"
-        print(f"{own} / diffusers' {other.name}: {rates[own] / rates[other.name]:.2f}")
+        own, its = by_name[f"elbos {other.name.split()[1]}"], by_name[other.name]
+        print(f"{other.name:24}{own.rate / its.rate:8.2f}{own.image_rate / its.image_rate:8.2f}")
 
 
 if __name__ == "__main__":

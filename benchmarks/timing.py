@@ -52,6 +52,11 @@ class Timed:
         return self.work.num_flops / self.median
 
     @property
+    def image_rate(self) -> float:
+        """Images a second in the median."""
+        return self.work.num_images / self.median
+
+    @property
     def fastest_rate(self) -> float:
         return self.work.num_flops / min(self.seconds)
 

@@ -5,6 +5,7 @@ import torch
 from trainer_settings import SETTINGS, ai_toolkit, trainer_of
 
 from elbos.adapters.trainers import TRAINERS, Settings, read_settings
+from elbos.adapters.trainers.trainer import audit_of
 
 NAMES = ("simpletuner", "ai-toolkit", "diffusion-pipe", "diffsynth", "lerobot", "torchtitan")
 FIRST = {trainer_of(name).name: settings for name, settings in reversed(SETTINGS.items())}
@@ -175,3 +176,12 @@ def test_a_weighted_table_has_a_mean_of_one():
     weights = TRAINERS["ai-toolkit"].loss(settings).coefficient
     assert weights.mean() == pytest.approx(1, abs=0.002)  # as of the trainer's own table
     assert weights.argmax() == pytest.approx(125, abs=30)
+
+
+@pytest.mark.parametrize(("settings", "share"), [({}, 0.006), ({"min_timestep_boundary": 0.1}, 0)])
+def test_times_that_bfloat16_rounds_to_1000_are_pure_noise(settings, share):
+    """FLUX.1 of DiffSynth: t = 3s / (1 + 2s), and 1000 t above 998 is rounded to 1000, where the
+    spacing is 4: s above 0.9940, which are the first 6 of 1,000 steps from 1 to 0.003.
+    """
+    loss = TRAINERS["diffsynth"].loss(Settings({"template": "FLUX.1"} | settings))
+    assert audit_of(loss).share_pure_noise == pytest.approx(share)

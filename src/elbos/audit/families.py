@@ -37,6 +37,7 @@ from elbos.schedules import (
 
 T = TypeVar("T")
 
+_FIRST_STEP = 0.1  # of a parameter from 0; SciPy's own is lost in the roughness of a distance
 _MAX_PARAMETER = 20.0  # of a mean log-SNR, or the log of a scale: beyond, nobody would write it
 _TABLE_TOLERANCE = 0.01  # of the distribution function: a table needs its name only to be found
 _FAR = 0.1  # of that: a schedule that is not tried any further
@@ -71,11 +72,18 @@ def fit_family(
             return 1e6
         return value if np.isfinite(value) else 1e6
 
+    first = np.array(start)
+    steps = np.where(first == 0, _FIRST_STEP, 0.05 * first)
     found = minimize(
         loss_of,
-        np.array(start),
+        first,
         method="Nelder-Mead",
-        options={"xatol": xatol, "fatol": fatol, "maxfev": max_calls},
+        options={
+            "initial_simplex": np.vstack([first, first + np.diag(steps)]),
+            "xatol": xatol,
+            "fatol": fatol,
+            "maxfev": max_calls,
+        },
     )
     theta: list[float] = found.x.tolist()
     return theta

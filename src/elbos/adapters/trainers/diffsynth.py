@@ -3,7 +3,8 @@ r"""DiffSynth-Studio: a table of 1,000 steps for each model, times a bell.
 `diffsynth/diffusion/loss.py`, `FlowMatchSFTLoss`: a step $i$, uniform between the two boundaries,
 shares of the table from noise to data. Its time is cast to bfloat16, and noise and weight are
 those of the step that is then nearest: of the noisiest, one in four is left. The curves are those
-of all steps, which the rounding moves by half a gap at most. The coefficient is
+of all steps, which the rounding moves by half a gap at most; what it moves to pure noise counts
+there. The coefficient is
 
 $$c = e^{-2 (t - 1/2)^2} - \min_j e^{-2 (t_j - 1/2)^2}.$$
 
@@ -104,9 +105,11 @@ def _read(settings: Settings) -> LossTable:
     step = torch.arange(int(first * _N), int(last * _N))
     t = _TABLES[template]()
     bell = torch.exp(-2 * (t - 0.5) ** 2)
-    num_levels = len(set(_nearest(t, template)[step].tolist()))
+    nearest = _nearest(t, template)[step]
+    num_levels = len(set(nearest.tolist()))
     rounded = Diagnostic("rounded-times", {"dtype": "bfloat16", "num_levels": num_levels})
-    is_drawn = torch.zeros(_N, dtype=torch.float64).index_fill(0, step, 1.0)
+    step = torch.where(t[nearest] == 1, nearest, step)
+    is_drawn = torch.bincount(step, minlength=_N).double()
     title = f"DiffSynth, {template}"
     return flow_table(title, t, is_drawn, bell - bell.min(), (*found, rounded))
 
