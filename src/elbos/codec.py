@@ -88,7 +88,7 @@ def _options(annotation: Any, tables: tuple[tuple[Any, tuple[type, ...]], ...]) 
 
 def classes(annotation: Any) -> dict[str, type]:
     """The dataclasses that an annotation admits, by name."""
-    return _classes(options(annotation))
+    return dict(_classes(options(annotation)))
 
 
 @functools.cache

@@ -15,7 +15,7 @@ def test_of_two_numbers_it_is_students(level, dof):
     assert range_quantile(level, 2, dof) == pytest.approx(expected, rel=1e-8)
 
 
-@pytest.mark.parametrize(("num", "dof"), [(3, 1.0), (15, 8.0), (40, 60.0)])
+@pytest.mark.parametrize(("num", "dof"), [(3, 1.0), (15, 8.0), (40, 60.0), (300, 30.0)])
 def test_it_is_scipys(num, dof):
     expected = stats.studentized_range(num, dof).isf(0.025)
     assert range_quantile(0.025, num, dof) == pytest.approx(expected, rel=1e-7)

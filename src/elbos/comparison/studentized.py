@@ -21,7 +21,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import gammaln, ndtr
 
-_LARGEST = np.linspace(-9, 9, 73)
+_LARGEST = np.linspace(-9, 9, 145)
 _DENSITY = np.exp(-np.square(_LARGEST) / 2) / math.sqrt(2 * math.pi) * np.ptp(_LARGEST[:2])
 _MAX_LOG_QUANTILE = 20.0
 

@@ -90,9 +90,9 @@ def require_own_data(directory: RunDirectory, data: Samples) -> None:
 def require_same_data(data: Samples, processes: Processes) -> None:
     """Raise a ValueError, in all processes, if they have different data, as far as can be told."""
     if processes.num > 1:
-        found = processes.lists([data.fingerprint()])
-        known = [identity for identity in found if identity.get("means") is not None]
-        if any(identity != known[0] for identity in known):
+        found = processes.lists([processes.together(data.fingerprint)])
+        means = {identity.pop("means", None) for identity in found}
+        if any(identity != found[0] for identity in found) or len(means - {None}) > 1:
             raise ValueError(
                 f"The processes have different data of the name {data.spec.name}: seed whatever "
                 "is random where they are made, such as a split."

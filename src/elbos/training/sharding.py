@@ -95,12 +95,8 @@ def sharded_parts(network: nn.Module) -> list[nn.Module]:
 @torch.no_grad()
 def share_initial(network: nn.Module) -> None:
     """Give the weights and buffers of a whole network the values of the main process."""
-    import torch.distributed as dist
-
     for tensor in (*network.parameters(), *network.buffers()):
-        sent = tensor.contiguous()
-        dist.broadcast(sent, src=0)
-        tensor.copy_(sent)
+        _share(tensor)
 
 
 def share_buffers(network: nn.Module) -> None:
@@ -108,12 +104,27 @@ def share_buffers(network: nn.Module) -> None:
     that they have in the main process. With one process, do nothing.
     """
     if _is_sharded(network) and any(True for _ in network.buffers()):
-        import torch.distributed as dist
-
         parameters = dict(network.named_parameters())
         for name, tensor in network.state_dict().items():
             if name not in parameters:
-                dist.broadcast(tensor, src=0)
+                _share(tensor)
+
+
+@torch.no_grad()
+def _share(tensor: Tensor) -> None:
+    """Give a tensor the values that it has in the main process: as bytes, since processes on a CPU
+    send few types of numbers.
+    """
+    import torch.distributed as dist
+
+    sent = tensor.contiguous()
+    dist.broadcast(as_bytes(sent), src=0)
+    tensor.copy_(sent)
+
+
+def as_bytes(tensor: Tensor) -> Tensor:
+    """The bytes of a contiguous tensor: a view."""
+    return tensor.flatten().view(torch.uint8)
 
 
 def set_gradients_sent(network: nn.Module, are_sent: bool) -> None:

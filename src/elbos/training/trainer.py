@@ -92,7 +92,8 @@ class Trainer:
             network = build_network(config, data.spec, self.device)
         if processes.num > 1:
             require_shardable(network)
-            network = copy.deepcopy(network) if self.given else network  # the user's stays whole
+            if self.given is not None:
+                network = copy.deepcopy(network)  # the user's stays whole
         self.network = with_three_arguments(network)
         layers, by_blocks = dropout.layers(network), True
         if isinstance(config.network, OwnNetwork) and processes.num > 1:
