@@ -76,9 +76,8 @@ def options(annotation: Any) -> tuple[Any, ...]:
 
 @functools.cache
 def _options(annotation: Any, tables: tuple[tuple[Any, tuple[type, ...]], ...]) -> tuple[Any, ...]:
-    for kind, table in tables:
-        if annotation == kind:
-            return table
+    if table := dict(tables).get(annotation):
+        return table
     if get_origin(annotation) is typing.Annotated:
         return _options(get_args(annotation)[0], tables)
     if get_origin(annotation) in (typing.Union, types.UnionType):
