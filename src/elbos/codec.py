@@ -63,7 +63,7 @@ _LABELS = {
 
 def options(annotation: Any) -> tuple[Any, ...]:
     """The types that an annotation admits: members of unions, and of the tables of classes."""
-    weights: tuple[type, ...] = (*weightings.WEIGHTINGS, *weightings.WRAPPERS, Tabulated)
+    weights = (*weightings.WEIGHTINGS, *weightings.WRAPPERS, Tabulated)
     tables = (
         (Weighting, weights),
         (WeightFunction, weights),  # the inner one of a wrapper
@@ -76,8 +76,9 @@ def options(annotation: Any) -> tuple[Any, ...]:
 
 @functools.cache
 def _options(annotation: Any, tables: tuple[tuple[Any, tuple[type, ...]], ...]) -> tuple[Any, ...]:
-    if table := dict(tables).get(annotation):
-        return table
+    for kind, table in tables:
+        if annotation == kind:
+            return table
     if get_origin(annotation) is typing.Annotated:
         return _options(get_args(annotation)[0], tables)
     if get_origin(annotation) in (typing.Union, types.UnionType):
@@ -92,11 +93,8 @@ def classes(annotation: Any) -> dict[str, type]:
 
 @functools.cache
 def _classes(admitted: tuple[Any, ...]) -> dict[str, type]:
-    return {
-        option.__name__: option
-        for option in admitted
-        if isinstance(option, type) and dataclasses.is_dataclass(option)
-    }
+    kinds = [o for o in admitted if isinstance(o, type) and dataclasses.is_dataclass(o)]
+    return {kind.__name__: kind for kind in kinds}
 
 
 # --- JSON ----------------------------------------------------------------------------------------
