@@ -92,7 +92,6 @@ def sharded_parts(network: nn.Module) -> list[nn.Module]:
     return [module for module in network.modules() if _is_sharded(module)]
 
 
-@torch.no_grad()
 def share_initial(network: nn.Module) -> None:
     """Give the weights and buffers of a whole network the values of the main process."""
     for tensor in (*network.parameters(), *network.buffers()):
