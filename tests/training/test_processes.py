@@ -30,6 +30,7 @@ from elbos.training.trainer import Trainer
 from elbos.training.trial import require_trainable
 from elbos.training.validation import Shared
 from elbos.validation import BinnedLoss
+from elbos.validation.processes import part
 
 ADAMW = replace(
     DIGITS,
@@ -499,3 +500,23 @@ def test_shares_cover_the_samples_in_order() -> None:
             sizes = [share.stop - share.start for share in shares]
             assert [i for share in shares for i in range(num)[share]] == list(range(num))
             assert max(sizes) - min(sizes) <= 1
+
+
+def threads() -> list[str]:
+    """The names of gloo's threads in this process."""
+    names = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+    return [name for name in names if "gloo" in name]
+
+
+def left() -> None:
+    processes = Processes.joined()
+    processes.together(threads)
+    assert threads()
+    part()
+    assert not threads()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="has no names of threads")
+def test_no_thread_of_a_group_outlives_it() -> None:
+    """One at work while Python ends aborts the process, here about once in 300 times."""
+    in_processes(2, left)

@@ -1,5 +1,6 @@
 """Work shared among the processes of `torch.distributed`, and its results put together."""
 
+import gc
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import cache
@@ -53,6 +54,16 @@ def together(work: Callable[[], T]) -> T:
 def meet() -> None:
     """Make the group in which processes wait, while all are here: one that is gone is noticed."""
     _patient(dist.group.WORLD)
+
+
+def part() -> None:
+    """End all groups, and their threads: of one still at work Python, ending, aborts the process.
+
+    Threads end with the last reference to their group, so that sharded networks have to go, too.
+    """
+    _patient.cache_clear()
+    dist.destroy_process_group()
+    gc.collect()
 
 
 @cache
