@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from forking import in_processes
 from PIL import Image
 from tiny import DIGITS, log, tensors
@@ -30,7 +31,6 @@ from elbos.training.trainer import Trainer
 from elbos.training.trial import require_trainable
 from elbos.training.validation import Shared
 from elbos.validation import BinnedLoss
-from elbos.validation.processes import part
 
 ADAMW = replace(
     DIGITS,
@@ -512,7 +512,7 @@ def left() -> None:
     processes = Processes.joined()
     processes.together(threads)
     assert threads()
-    part()
+    dist.destroy_process_group()
     assert not threads()
 
 

@@ -23,7 +23,7 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from elbos.training.slurm import name_as_torchrun_does
-from elbos.validation.processes import meet, part, together
+from elbos.validation.processes import meet, together
 
 TIMEOUT = timedelta(minutes=30)  # nothing that one process does alone takes as long
 _PATIENCE = timedelta(seconds=5)  # for an answer of a process that may have ended
@@ -180,6 +180,8 @@ def _store_of_attempt() -> Store | None:
 
 
 def _leave() -> None:
-    """End the groups at a good end of the process; after an error others may wait for this one."""
+    """End the groups, and their threads, at a good end of the process: of one still at work Python,
+    ending, aborts the process. After an error others may wait for this one.
+    """
     if dist.is_initialized() and getattr(sys, "last_value", None) is None:
-        part()
+        dist.destroy_process_group()

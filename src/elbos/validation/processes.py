@@ -1,16 +1,16 @@
 """Work shared among the processes of `torch.distributed`, and its results put together."""
 
-import gc
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from functools import cache
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 _PATIENCE = timedelta(days=30)
+_patient_groups: WeakValueDictionary[dist.ProcessGroup, dist.ProcessGroup] = WeakValueDictionary()
 T = TypeVar("T")
 
 
@@ -53,32 +53,26 @@ def together(work: Callable[[], T]) -> T:
 
 def meet() -> None:
     """Make the group in which processes wait, while all are here: one that is gone is noticed."""
-    _patient(dist.group.WORLD)
+    _patient()
 
 
-def part() -> None:
-    """End all groups, and their threads: of one still at work Python, ending, aborts the process.
+def _patient() -> dist.ProcessGroup:
+    """A group beside that of all, which has a timeout of minutes.
 
-    Threads end with the last reference to their group, so that sharded networks have to go, too.
+    Only torch keeps it: its threads end with the last reference, when torch's groups are destroyed.
     """
-    _patient.cache_clear()
-    dist.destroy_process_group()
-    gc.collect()
-
-
-@cache
-def _patient(world: dist.ProcessGroup) -> dist.ProcessGroup:
-    """A group beside `world`, which has a timeout of minutes."""
-    del world
-    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=_PATIENCE)
-    return group
+    world = dist.group.WORLD
+    assert world is not None
+    if world not in _patient_groups:
+        _patient_groups[world] = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    return _patient_groups[world]
 
 
 def _settle(own: Exception | None) -> None:
     """Wait for all."""
     errors: list[Exception | None] = [None] * dist.get_world_size()
     try:
-        dist.all_gather_object(errors, own, group=_patient(dist.group.WORLD))
+        dist.all_gather_object(errors, own, group=_patient())
     except RuntimeError as gone:
         raise ConnectionError("another process has failed: see what it says.") from gone
     if own is None and (others := [error for error in errors if error is not None]):
