@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import Dataset, default_collate
 
 from elbos.conditions import Condition, require_tensors
 from elbos.errors import flat
@@ -107,9 +107,10 @@ def first_item(items: Items) -> tuple[Float[Tensor, "1 *d"], Condition]:
     Raises:
         ValueError: If there is none, or this is no dataset.
     """
-    if not (hasattr(items.dataset, "__len__") and hasattr(items.dataset, "__getitem__")):
-        kind = type(items.dataset).__name__
-        raise ValueError(f"a {kind} is no dataset: give one with a length and dataset[i].")
+    kind = type(items.dataset)
+    own = getattr(kind, "__getitem__", Dataset.__getitem__)  # torch's, as of streams, only raises
+    if not hasattr(kind, "__len__") or own is Dataset.__getitem__:
+        raise ValueError(f"a {kind.__name__} is no dataset: give one with a length and dataset[i].")
     if len(items) == 0:
         raise ValueError("the dataset is empty.")
     return items.batch(torch.zeros(1, dtype=torch.int64))

@@ -330,6 +330,13 @@ REFUSED: dict[str, Any] = {
     "dicts": ("dict", lambda: {"dataset": [{"image": torch.zeros(3)}] * 8}),
     "a stream": ("generator", lambda: {"dataset": (torch.zeros(3) for _ in range(8))}),
     "nothing": ("empty", lambda: {"dataset": Points(num=0)}),
+class Stream(torch.utils.data.IterableDataset):
+    """Of known length."""
+
+    def __len__(self) -> int:
+        return 8
+
+
     "a validation set of another shape": (
         "validation",
         lambda: {"validation": torch.zeros(5, 9), "dataset": torch.zeros(64, 3)},
@@ -356,6 +363,7 @@ REFUSED: dict[str, Any] = {
         )
         for wrong, named in {
             "shape": r"\(4, 1\)",
+    "a stream with a length": ("Stream", lambda: {"dataset": Stream()}),
             "tuple": "tuple",
             "gradient": "gradient",
             "weights": "dtype",
