@@ -213,6 +213,7 @@ class Own(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(int(os.environ["RANK"]))
             self.blocks = nn.ModuleList([nn.Linear(3, 64), nn.Linear(64, 2)])
+            self.none = nn.Parameter(torch.zeros(0, 2))
             self.register_buffer("num_calls", torch.zeros(1))
             self.register_buffer("ends", torch.tensor([-1, 1]).short(), persistent=False)
 
@@ -222,7 +223,7 @@ class Own(nn.Module):
     def forward(self, z, logsnr):
         h = torch.cat([z, logsnr[:, None] / 10], 1)
         self.num_calls += int(os.environ["RANK"] == "0")  # buffers are the main process's
-        return self.blocks[1](torch.tanh(self.blocks[0](h)))
+        return self.blocks[1](torch.tanh(self.blocks[0](h))) + self.none.sum()
 
 
 def stop(num_images: int) -> None:

@@ -51,8 +51,9 @@ def shard(
     names = ("replicate", "shard")
     mesh = init_device_mesh(processes.device.type, shape, mesh_dim_names=names)
     with torch.no_grad():
-        for parameter in network.parameters():  # FSDP2 knows no channels-last parameters
-            parameter.data = parameter.data.contiguous()
+        for parameter in network.parameters():  # FSDP2 knows none that are channels-last, and no
+            parameter.data = parameter.data.contiguous()  # gradients that have no elements
+            parameter.requires_grad &= parameter.numel() > 0
     for part in _parts(network) if by_blocks else ():
         fully_shard(part, mesh=mesh)
     # after forward the root would stay gathered until a backward pass, which averages never have

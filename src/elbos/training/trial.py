@@ -99,7 +99,7 @@ def require_trainable(
 
 
 def _differentiated(network: nn.Module, loss: Float[Tensor, " b"]) -> set[str]:
-    """The names of the weights that have a gradient of a loss."""
+    """The names of the weights that have a gradient of a loss, with elements."""
     if not loss.requires_grad:
         raise ValueError("its output has no gradient: compute it from weights, with grad")
     loss.mean().backward()  # type: ignore[no-untyped-call]
@@ -108,7 +108,7 @@ def _differentiated(network: nn.Module, loss: Float[Tensor, " b"]) -> set[str]:
         if gradient.is_sparse:
             raise ValueError(f"{name} has a sparse gradient: make it dense, with sparse=False")
     network.zero_grad()
-    return set(gradients)
+    return {name for name, gradient in gradients.items() if gradient.numel()}
 
 
 def _require_same(
