@@ -241,6 +241,22 @@ class Expanded(nn.Linear):
         self.register_buffer("table", torch.zeros(1).expand(7))
 
 
+class Fourier(TwoArguments):
+    """A buffer of a type that safetensors has not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("phases", torch.zeros(3, dtype=torch.cdouble))
+
+
+class Unfilled(TwoArguments):
+    """A buffer that is no part of the state, without numbers, as where weights were assigned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.zeros(3, device="meta"), persistent=False)
+
+
 class Rows(nn.Module):
     """An embedding of the noise level whose gradient is sparse."""
 
@@ -306,6 +322,13 @@ class Labelled(Points):
         return self.x[i], self.label if i == 42 else 0
 
 
+class Stream(torch.utils.data.IterableDataset):
+    """Of known length."""
+
+    def __len__(self) -> int:
+        return 8
+
+
 class Images(Points):
     def __getitem__(self, i: int) -> Any:
         return (255 * self.x[i]).to({"uint8": torch.uint8, "float": torch.float32}[self.form])
@@ -314,6 +337,8 @@ class Images(Points):
 REFUSED: dict[str, Any] = {
     "weights that cannot be stored": ("Tied", lambda: {"network": Tied()}),
     "numbers that share memory": ("table", lambda: {"network": Expanded()}),
+    "a type that cannot be stored": ("complex128", lambda: {"network": Fourier()}),
+    "a buffer without numbers": ("meta", lambda: {"network": Unfilled()}),
     "a schedule that cannot be stored": (
         "OwnSchedule",
         lambda: {"objective": replace(OBJECTIVE, schedule=OwnSchedule(**ENDS))},
@@ -329,14 +354,8 @@ REFUSED: dict[str, Any] = {
     "pixels to 255": ("is_bounded=False", lambda: {"dataset": Images("float")}),
     "dicts": ("dict", lambda: {"dataset": [{"image": torch.zeros(3)}] * 8}),
     "a stream": ("generator", lambda: {"dataset": (torch.zeros(3) for _ in range(8))}),
+    "a stream with a length": ("Stream", lambda: {"dataset": Stream()}),
     "nothing": ("empty", lambda: {"dataset": Points(num=0)}),
-class Stream(torch.utils.data.IterableDataset):
-    """Of known length."""
-
-    def __len__(self) -> int:
-        return 8
-
-
     "a validation set of another shape": (
         "validation",
         lambda: {"validation": torch.zeros(5, 9), "dataset": torch.zeros(64, 3)},
@@ -363,7 +382,6 @@ class Stream(torch.utils.data.IterableDataset):
         )
         for wrong, named in {
             "shape": r"\(4, 1\)",
-    "a stream with a length": ("Stream", lambda: {"dataset": Stream()}),
             "tuple": "tuple",
             "gradient": "gradient",
             "weights": "dtype",

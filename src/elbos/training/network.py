@@ -88,12 +88,12 @@ def require_storable_state(network: nn.Module) -> None:
     try:
         _require_not_expanded(network)
         checkpoint.packed(network.state_dict())
-        copy.deepcopy(network).requires_grad_(False)  # as averages are; of TorchScript's it fails
-    except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        copy.deepcopy(network).requires_grad_(False).cpu()  # as averages; fails for TorchScript's
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0][:200]
         raise ValueError(
             f"The weights of {type(network).__name__} cannot be stored ({reason}): its state_dict "
-            "has to be made of tensors that share no memory."
+            "has to be made of tensors of real numbers or complex64 that share no memory."
         ) from error
 
 
