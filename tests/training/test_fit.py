@@ -241,6 +241,14 @@ class Expanded(nn.Linear):
         self.register_buffer("table", torch.zeros(1).expand(7))
 
 
+class Late(TwoArguments):
+    """A buffer that is made when it is needed."""
+
+    def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
+        self.register_buffer("late", torch.ones(1))
+        return super().forward(z, logsnr) * self.late
+
+
 class Fourier(TwoArguments):
     """A buffer of a type that safetensors has not."""
 
@@ -339,6 +347,7 @@ REFUSED: dict[str, Any] = {
     "numbers that share memory": ("table", lambda: {"network": Expanded()}),
     "a type that cannot be stored": ("complex128", lambda: {"network": Fourier()}),
     "a buffer without numbers": ("meta", lambda: {"network": Unfilled()}),
+    "a buffer made by forward": ("late", lambda: {"network": Late()}),
     "a schedule that cannot be stored": (
         "OwnSchedule",
         lambda: {"objective": replace(OBJECTIVE, schedule=OwnSchedule(**ENDS))},

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from jaxtyping import Float, Int64
@@ -80,6 +81,7 @@ def require_trainable(
     with _refusing(f"The network {name} cannot be trained on x of shape {tuple(losses.x.shape)}"):
         with observed(tried, losses.num) as by_sample:
             loss = losses(tried)
+        _require_all_made(network, tried)
         buffers = [buffer.clone() for buffer in tried.buffers()]
         trained = _differentiated(tried, loss)
         if config.execution.use_checkpointing:
@@ -109,6 +111,20 @@ def _differentiated(network: nn.Module, loss: Float[Tensor, " b"]) -> set[str]:
             raise ValueError(f"{name} has a sparse gradient: make it dense, with sparse=False")
     network.zero_grad()
     return {name for name, gradient in gradients.items() if gradient.numel()}
+
+
+def _require_all_made(network: nn.Module, tried: nn.Module) -> None:
+    """Raise a ValueError if a forward pass makes weights or buffers, which averages lack."""
+    before, after = (
+        {name: (t.shape, t.dtype) for name, t in chain(one.named_parameters(), one.named_buffers())}
+        for one in (network, tried)
+    )
+    for name in before | after:
+        if before.get(name) != after.get(name):
+            raise ValueError(
+                f"{name} is made or given another shape by a forward pass: make it in __init__, or "
+                "call the network once before."
+            )
 
 
 def _require_same(
