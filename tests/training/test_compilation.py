@@ -8,8 +8,10 @@ from typing import NoReturn
 import pytest
 import torch
 from tiny import DIGITS, log
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+from elbos.training.compilation import compiling
 from elbos.training.fit import train
 from elbos.training.randomness import Purpose, Stream
 from elbos.training.settings import Execution
@@ -80,3 +82,23 @@ def test_without_a_compiler_a_run_is_refused_and_goes_on_without(
     with pytest.raises(ValueError, match=r"no compiler.*--execution\.compile off"):
         train(replace(config, execution=Execution(compile="on")), tmp_path / "run")
     train(config, tmp_path / "run")
+
+
+class Energy(nn.Module):
+    """A network that is the gradient of an energy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, z: Tensor) -> Tensor:
+        z = z.detach().requires_grad_()
+        return torch.autograd.grad(self.layer(z).tanh().sum(), z, create_graph=True)[0]
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own modules
+def test_gradients_of_gradients_which_torch_does_not_compile_are_refused() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(Energy(), backend="aot_eager")
+    with pytest.raises(ValueError, match=r"double backward.*--execution\.compile off"), compiling():
+        compiled(torch.ones(3, 2)).sum().backward()

@@ -35,13 +35,15 @@ def compiled(loss: Callable[..., Any], network: nn.Module) -> Callable[..., Any]
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Raise a ValueError where torch makes no kernels, as without a compiler for C++."""
+    """Raise a ValueError where torch makes no kernels, as without a compiler for C++, or none for
+    the gradient of a gradient, as of an energy.
+    """
     try:
         yield
     except RuntimeError as error:
         from torch._dynamo.exc import TorchDynamoException  # takes a second to import
 
-        if not isinstance(error, TorchDynamoException):
+        if not isinstance(error, TorchDynamoException) and "double backward" not in str(error):
             raise
         reason = flat(error).partition(" Set TORCH")[0][:300]
         raise ValueError(
