@@ -246,6 +246,8 @@ def fitted(folder: Path) -> None:
         with pytest.raises(ValueError, match="Tensor"):
             other = x + float(os.environ["RANK"]) / 100
             fit(network, other, ADAMW.objective, run=folder, is_bounded=False, **how)
+        with pytest.raises(ValueError, match="seed"):  # in all, though one looks at the folder
+            fit(network, x, ADAMW.objective, run=folder, seed=1, **how)
     run = fit(network, x, ADAMW.objective, run=folder, **how)
     found = {"samples": run.sample(8), **network.state_dict()}
     torch.save(found, folder.with_name(f"{folder.name}-{os.environ['RANK']}.pt"))

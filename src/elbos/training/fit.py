@@ -7,7 +7,7 @@ Both go through the same `Trainer`, and both are resumed by the same call again.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -185,10 +185,14 @@ def _train(
         keep_freed_memory()
     config = resolved(config, run, processes)
     trainer = Trainer(config, run, load(), processes, **given)  # raises before it writes
-    with run.lock() if processes.is_main else nullcontext():
-        if processes.is_main:
-            claim(run, config, trainer.data)
-        processes.wait()
+    with ExitStack() as stack:
+
+        def claimed() -> None:
+            if processes.is_main:
+                stack.enter_context(run.lock())
+                claim(run, config, trainer.data)
+
+        processes.together(claimed)
         trainer.train(on_images)
         processes.wait()  # the main process writes the last things
 

@@ -48,7 +48,7 @@ def _require_same(path: Path, stored: Config, config: Config) -> None:
             f"The run in {path} is extended to {num_images:,} images. Its learning rate "
             f"decayed for {stored.num_images:,} and rises again: this is not the run that had "
             "its length from the start (one with --optimizer.no-use-decay would be).",
-            stacklevel=4,
+            stacklevel=6,
         )
 
 
