@@ -215,6 +215,9 @@ HINTS = {
     "train digits --weighting=elbo": ["weighting:elbo?"],
     "train digits --lr 3": ["--optimizer.learning-rate?"],
     "train --num-images 512 digits": ["--num-images before a preset"],
+    "train digits weighting:elbo weighting:sigmoid": ["weighting:sigmoid: is one"],
+    "train weighting:elbo digits": ["weighting:elbo: give it after the preset"],
+    "train digits weighting.inner:elbo weighting:monotone": ["weighting.inner:elbo: give it after"],
     "train digits --num-images 512 --network.channels 16 --num-images 768": [
         "--num-images here: give it once",
         "`elbos train digits --help`",

@@ -198,11 +198,15 @@ def _hint(word: str, value: str, names: Sequence[str], options: Iterable[str]) -
         known = {option.lstrip("-"): option for option in options}
         part = get_close_matches(f"{key}:{value}", names, n=1, cutoff=0.8)  # --wieghting elbo
         meant = part[0] if part else known.get(_nearest(key, [*known]) or "")
+    if meant == word:
+        return "give it after the preset or type that it belongs to"
     if meant:
         return f"did you mean {meant}?"
     if group:
         return suggestion("", group).rstrip(".")
-    return _choices([] if word.startswith("-") else names)
+    if word.startswith("-"):
+        return ""
+    return _choices(names) or ("is one of its kind given already?" if ":" in word else "")
 
 
 def _choices(names: Sequence[str]) -> str:
