@@ -223,7 +223,8 @@ class Own(nn.Module):
     def forward(self, z, logsnr):
         h = torch.cat([z, logsnr[:, None] / 10], 1)
         self.num_calls += int(os.environ["RANK"] == "0")  # buffers are the main process's
-        return self.blocks[1](torch.tanh(self.blocks[0](h))) + self.none.sum()
+        h = self.blocks[1](torch.tanh(self.blocks[0](h))) + self.none.sum()
+        return h.view(z.shape)  # of which FSDP2 warns
 
 
 def stop(num_images: int) -> None:
@@ -428,6 +429,26 @@ class Listed(nn.Module):
         return h[-1]
 
 
+class Viewed(nn.Conv2d):
+    def forward(self, h):
+        return super().forward(h).view(h.shape)
+
+
+class Changed(nn.Module):
+    """Views that blocks return, changed in place: FSDP2 loses the gradients of blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Viewed(1, 1, 1) for _ in range(2)])
+
+    def forward(self, z, logsnr):
+        for block in self.blocks:
+            h = block(z)
+            h += z
+            z = h.tanh()
+        return z
+
+
 class Half(nn.Module):
     """A frozen part in bfloat16, as a large one that adapters are trained for."""
 
@@ -440,7 +461,7 @@ class Half(nn.Module):
         return self.frozen(z.bfloat16()).float() + self.adapter(z)
 
 
-UNUSUAL = [Empty, Energy, Parts, Listed, Half]
+UNUSUAL = [Empty, Energy, Parts, Listed, Changed, Half]
 
 
 def fitted_all(folder: Path) -> None:

@@ -7,7 +7,9 @@ are averaged over all processes either way. A part of the network is gathered wh
 What torch has for this takes most of a second to import, and is, where there are several processes.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import EllipsisType
 
 import torch
@@ -91,6 +93,16 @@ def is_container(module: nn.Module) -> bool:
 def sharded_parts(network: nn.Module) -> list[nn.Module]:
     """The parts that are gathered by themselves; none of a network on one process."""
     return [module for module in network.modules() if _is_sharded(module)]
+
+
+@contextmanager
+def returning_views() -> Iterator[None]:
+    """A context without FSDP2's warning of parts that return views. Of those that are written to in
+    place, gradients are lost; the trial of a user's network finds them.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+        yield
 
 
 def share_initial(network: nn.Module) -> None:

@@ -45,6 +45,7 @@ from elbos.training.randomness import Purpose, Stream, Visits, seed_torch, times
 from elbos.training.saving import Saver
 from elbos.training.sharding import (
     require_shardable,
+    returning_views,
     set_gradients_sent,
     share_buffers,
     share_initial,
@@ -141,6 +142,7 @@ class Trainer:
             on_images=on_images,
         )
         with (
+            returning_views(),
             self._trained_in_place(),
             self.saver,
             monitor,

@@ -21,7 +21,7 @@ from elbos.training.data import Samples
 from elbos.training.dropout import observed
 from elbos.training.machine import autocast
 from elbos.training.processes import Processes
-from elbos.training.sharding import as_bytes, shard, sharded_parts
+from elbos.training.sharding import as_bytes, returning_views, shard, sharded_parts
 from elbos.training.validation import require_measurable
 
 NUM_TRIED = 4  # samples
@@ -168,13 +168,14 @@ def _shared(
 ) -> tuple[nn.Module, bool]:
     """A copy that is cut up among the processes, in which the weights that are `trained` have a
     gradient; and whether its blocks are gathered one by one. Blocks are not if something else than
-    calling them uses their weights, or the forward pass differentiates them.
+    calling them uses their weights, or the forward pass differentiates them, or changes in place
+    views that they return.
     """
     for by_blocks in (True, False):
         shared = copy.deepcopy(network).train()
         shard(shared, processes, losses.config.execution.shard_size, by_blocks=by_blocks)
         with suppress(Exception) if by_blocks else nullcontext():
-            with _watched(sharded_parts(shared)) as early:
+            with _watched(sharded_parts(shared)) as early, returning_views():
                 loss = losses(shared)
             if not early and _differentiated(shared, loss) == trained:
                 break
@@ -183,7 +184,8 @@ def _shared(
     if not by_blocks and processes.is_main:
         warnings.warn(
             f"The weights of {type(network).__name__} are gathered all at once and not block by "
-            "block, which takes more memory: its blocks are used in other ways than by a call.",
+            "block, which takes more memory: its blocks are used in other ways than by a call, or "
+            "what they return is changed in place.",
             stacklevel=2,
         )
     return shared, by_blocks
