@@ -69,18 +69,20 @@ def network_output(
     logsnr: Float[Tensor, " b"],
     cond: Condition = None,
 ) -> Float[Tensor, "b *d"]:
-    """The network's output, after a check that it is one tensor of the shape of `z`. Networks of
-    two arguments are called without the condition, outside of compiled code.
+    """The network's output, after a check that it is one real tensor of the shape of `z`. Networks
+    of two arguments are called without the condition, outside of compiled code.
 
     Raises:
         ValueError: If it is not: diffusers and transformers return an object that holds it.
     """
     y_hat = with_three_arguments(network)(z, logsnr, cond)
-    if not isinstance(y_hat, Tensor) or y_hat.shape != z.shape:
-        what = f"shape {tuple(y_hat.shape)}" if isinstance(y_hat, Tensor) else type(y_hat).__name__
+    if not isinstance(y_hat, Tensor) or y_hat.shape != z.shape or y_hat.is_complex():
+        what = type(y_hat).__name__
+        if isinstance(y_hat, Tensor):
+            what = f"{y_hat.dtype} of shape {tuple(y_hat.shape)}"
         raise ValueError(
             f"the network returned {what} for data of shape {tuple(z.shape)}: it has to return one "
-            "tensor of that shape, as lambda z, logsnr, cond: unet(z, ...).sample does."
+            "real tensor of that shape, as lambda z, logsnr, cond: unet(z, ...).sample does."
         )
     return y_hat
 

@@ -66,8 +66,9 @@ class Items:
             raise ValueError(f"the dataset's x is a {kind}: give x or (x, cond), x a tensor.")
         if not x.is_floating_point():
             raise ValueError(f"the dataset's x is {x.dtype}: give numbers from -1 to 1.")
-        if x.ndim < 2:
-            raise ValueError("the dataset's x is one number: give a tensor, [c, h, w] or [d].")
+        if x.ndim < 2 or not x.numel():
+            num = "one" if x.numel() else "no"
+            raise ValueError(f"the dataset's x is {num} number: give a tensor, [c, h, w] or [d].")
         if self.is_bounded and not x.abs().max() <= 1 + _TOLERANCE:
             raise ValueError(
                 f"the dataset's x runs from {x.min():.4g} to {x.max():.4g}: give numbers from -1 "

@@ -315,7 +315,7 @@ class Broken(nn.Module):
             self.kept = y
             return y
         outputs = {"shape": y[:, :1], "tuple": (y, y), "gradient": y.detach(), "weights": y}
-        return outputs[self.wrong]
+        return (outputs | {"type": y.to(torch.cfloat)})[self.wrong]
 
 
 class Labelled(Points):
@@ -390,6 +390,7 @@ REFUSED: dict[str, Any] = {
             lambda w=wrong: {"network": Broken(w)},
         )
         for wrong, named in {
+            "type": "complex64",
             "shape": r"\(4, 1\)",
             "tuple": "tuple",
             "gradient": "gradient",
@@ -415,6 +416,8 @@ REFUSED: dict[str, Any] = {
             "objective": replace(OBJECTIVE, schedule=schedules.Cosine(**ENDS)),
         },
     ),
+    "samples of no numbers": ("number", lambda: {"dataset": torch.zeros(8, 0)}),
+    "more than all conditions": ("cond_dropout is 2", lambda: {"cond_dropout": 2}),
     "samples that are numbers": ("number", lambda: {"dataset": torch.zeros(8)}),
     "samples of several shapes": (
         "validation.*shape",
@@ -525,6 +528,7 @@ WRONG = {
     "replace(OBJECTIVE, parameterization=None)": "parameterization is None",
     "OBJECTIVE.loss(net, [0.0, 1.0])": "x is [0.0, 1.0]",
     "OBJECTIVE.loss(net, torch.tensor(1.0))": "x has shape ()",
+    "fit(net, data, OBJECTIVE, run=path, is_bounded='no', **SETTINGS)": "is_bounded is 'no'",
     "run.sample(3, sampler=samplers.Heun)": "class Heun",
     "run.sample(3, num_steps=2.5)": "num_steps is 2.5",
     "run.sample(3, guidance='much')": "guidance is 'much'",

@@ -132,6 +132,9 @@ def fit(
     require_type(Objective, objective=objective)
     require_type(int, batch_size=batch_size, num_workers=num_workers)
     require_type(int | float, cond_dropout=cond_dropout)
+    require_type(bool, is_bounded=is_bounded)
+    if not 0 <= cond_dropout <= 1:
+        raise ValueError(f"cond_dropout is {cond_dropout}: give a share from 0 to 1.")
     require_type(str | Path, run=run)
     if num_workers < 0 or not callable(on_images):
         raise ValueError("give num_workers of 0 or more, and a function as on_images.")
