@@ -23,6 +23,7 @@ import torch
 from elbos import files
 
 _NAME = "__user_code__"  # of the module that a file makes
+_kept: set[str] = set()  # modules that what the last file made may need
 _CHANGED = ("argv", "path", "stdin", "stderr", "dont_write_bytecode")
 _GUARD = "keep what trains and what reads arguments under `if __name__ == '__main__'`."
 
@@ -44,8 +45,13 @@ def _split(target: str) -> tuple[Path, str]:
 
 
 @contextlib.contextmanager
-def as_script(target: str) -> Iterator[None]:
+def as_script(target: str, *, keeps_modules: bool = False) -> Iterator[None]:
     """Let a file find what a script would, and leave the process as it was.
+
+    Args:
+        target: The file.
+        keeps_modules: Whether its modules stay until another file is run: torch.compile imports
+            those of the functions that a network calls.
 
     Raises:
         OSError: If the file cannot be read.
@@ -54,6 +60,8 @@ def as_script(target: str) -> Iterator[None]:
     path = code_path(target)
     files.read(path)  # which says why it cannot be read
     folder, _ = _place(path)
+    while _kept:
+        sys.modules.pop(_kept.pop(), None)
     saved = {name: getattr(sys, name) for name in _CHANGED}
     modules, current, dtype = set(sys.modules), Path.cwd(), torch.get_default_dtype()
     sys.argv, sys.stdin, sys.dont_write_bytecode = [str(path)], None, True  # nobody answers
@@ -69,9 +77,9 @@ def as_script(target: str) -> Iterator[None]:
         vars(sys).update(saved)
         torch.set_default_dtype(dtype)
         os.chdir(current)
-        for name in set(sys.modules) - modules:
-            if _is_neighbour(name, folder):
-                del sys.modules[name]
+        _kept.update(name for name in set(sys.modules) - modules if _is_neighbour(name, folder))
+        while _kept and not keeps_modules:
+            del sys.modules[_kept.pop()]
 
 
 def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:

@@ -13,6 +13,7 @@ from torch._dynamo.utils import counters
 
 from elbos.training.compilation import compiling
 from elbos.training.fit import train
+from elbos.training.network import OwnNetwork
 from elbos.training.randomness import Purpose, Stream
 from elbos.training.settings import Execution
 
@@ -102,3 +103,23 @@ def test_gradients_of_gradients_which_torch_does_not_compile_are_refused() -> No
     compiled = torch.compile(Energy(), backend="aot_eager")
     with pytest.raises(ValueError, match=r"double backward.*--execution\.compile off"), compiling():
         compiled(torch.ones(3, 2)).sum().backward()
+
+
+NET = """
+from torch import nn
+from helper import twice
+def thrice(x): return x + twice(x)
+class Net(nn.Linear):
+    def forward(self, z): return thrice(super().forward(z))
+def build(shape, num_classes): return Net(2, 2)
+"""
+
+
+def test_a_network_in_a_file_is_compiled_with_the_functions_that_it_calls(tmp_path: Path) -> None:
+    """The compiler imports their modules."""
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "helper.py").write_text("def twice(x): return 2 * x")
+    network = OwnNetwork.from_file(f"{tmp_path}/net.py:build").build((2,), None)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: network(x).sum(), backend="eager", fullgraph=True)
+    assert torch.equal(compiled(torch.ones(3, 2)), network(torch.ones(3, 2)).sum())
