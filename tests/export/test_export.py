@@ -162,7 +162,8 @@ def test_a_folder_is_measured_between_the_ends_of_its_training(elbos: Elbos) -> 
 
 def test_a_transformer_takes_its_autoencoder_along(elbos: Elbos) -> None:
     write_run(Path("run"), of_diffusers(DIT))
-    for num_channels in (1, 4):
+    means = {"latents_mean": [0.5], "latents_std": [2.0]}
+    for name, num_channels, scale in (("1", 1, {}), ("4", 4, {}), ("means", 1, means)):
         vae = diffusers.AutoencoderKL(
             in_channels=1,
             out_channels=1,
@@ -173,17 +174,19 @@ def test_a_transformer_takes_its_autoencoder_along(elbos: Elbos) -> None:
             up_block_types=("UpDecoderBlock2D",) * 2,
             scaling_factor=0.5,
             shift_factor=0.25,
+            **scale,
         )
-        vae.save_pretrained(f"vae-{num_channels}")
+        vae.save_pretrained(f"vae-{name}")
     words = ["export", "run", "--to", "model", "--vae"]
     assert_one_line(elbos(*words, "vae-4"), "4 channels")
     assert_one_line(elbos(*words, "nowhere"), "nowhere")
-    assert elbos(*words, "vae-1").status == 0
-    code = re.findall(r"```python\n(.*?)```", Path("model/README.md").read_text(), re.DOTALL)[0]
-    exec(code.replace("set_timesteps(50)", "set_timesteps(2)"), names := {})  # type: ignore[var-annotated]
-    opened = adapters.diffusers.load("model")
-    assert opened.encode is not None
-    torch.testing.assert_close(names["images"], opened.encode.decode(names["x"]))
+    for name in ("means", "1"):
+        assert elbos(*words, f"vae-{name}").status == 0
+        code = re.findall(r"```python\n(.*?)```", Path("model/README.md").read_text(), re.DOTALL)[0]
+        exec(code.replace("set_timesteps(50)", "set_timesteps(2)"), names := {})  # type: ignore[var-annotated]
+        opened = adapters.diffusers.load("model")
+        assert opened.encode is not None
+        torch.testing.assert_close(names["images"], opened.encode.decode(names["x"]))
     pipeline = diffusers.DiTPipeline.from_pretrained("model")
     pipeline.set_progress_bar_config(disable=True)
     made = pipeline([1, 2], guidance_scale=1.0, num_inference_steps=2, output_type="np").images

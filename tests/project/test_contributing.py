@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import elbos
+
 ROOT = Path(__file__).parents[2]
 LINES = (ROOT / "CONTRIBUTING.md").read_text().splitlines()
 TASKS = [
@@ -41,6 +43,12 @@ def test_files_that_a_text_names_are_there(text: Path) -> None:
     missing = [name for name in (*links, *images) if not (text.parent / name).exists()]
     missing += [name for name in re.findall(rf"\b{PATH}", words) if not is_there(text, name)]
     assert not missing
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_text_calls_is_there_after_import_elbos(text: Path) -> None:
+    called = re.findall(r"\belbos\.(\w+)[\w.]*\(", text.read_text())
+    assert set(called) <= set(elbos.__all__)
 
 
 def is_there(text: Path, name: str) -> bool:

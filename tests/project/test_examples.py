@@ -69,8 +69,9 @@ class Kept(GeneralTracker):
 
 def test_the_guide_to_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/training.md").read_text(), re.DOTALL)
-    training, sampling, guidance, loop, by_level, tracking, _ = blocks
+    guide = (ROOT / "docs/training.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    training, sampling, guidance, loop, by_level, tracking, of_diffusers = blocks
     images = torch.randint(0, 256, (40, 1, 4, 4)) / 127.5 - 1
     data = [(x, i % 2) for i, x in enumerate(images)]
     names = {
@@ -110,3 +111,7 @@ def test_the_guide_to_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert sum(names["found"].num_samples) == 8
     exec(tracking, names)
     assert [step for _, step in logged] == [0, 0]
+    (config,) = re.findall(r"```json\n(.*?)```", guide, re.DOTALL)
+    Path("unet.json").write_text(config)
+    with torch.device("meta"):
+        exec(of_diffusers, names | {"shape": (1, 8, 8)})

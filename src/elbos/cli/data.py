@@ -1,6 +1,5 @@
 """`elbos data pack`, `elbos data encode`: pictures or latents as shards that are opened at once."""
 
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import tyro
 from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.checks import require_positive
 from elbos.cli.parse import parse
-from elbos.errors import UsageError, flat, suggestion
+from elbos.errors import UsageError, suggestion
 from elbos.progress import begin, progress, silent
 from elbos.training.data import Dataset, Folder, Hub, Packed, Tar
 from elbos.training.data.encode import Encoder
@@ -63,7 +62,7 @@ class Pack:
         packer = Packer(self._data(), self.out)
         with progress() as bar:
             index = packer.pack(jobs=self.jobs, start=partial(begin, bar))
-        _tell(index, self.out, "packed")
+        _tell(index, index.shape, self.out, "packed")
 
     def _data(self) -> Folder | Tar | Hub:
         path, size, skip_bad = Path(self.pictures), self.size, self.skip_bad
@@ -114,12 +113,13 @@ class Encode:
     def __call__(self) -> None:
         processes = Processes.joined()
         dataset = self._images()
-        vae = load_vae(_vae_folder(self.vae), device=processes.device)
+        vae = load_vae(self.vae, device=processes.device)
         encoder = Encoder(dataset, vae, self.out, self.dtype, self.batch_size, processes)
         with progress() as bar:
             index = encoder.encode(partial(begin, bar) if processes.is_main else silent)
         if processes.is_main:
-            _tell(index, self.out, "latents")
+            channels, *size = index.shape  # of mean and log-variance
+            _tell(index, (channels // 2, *size), self.out, "latents")
 
     def _images(self) -> Dataset:
         if (self.images / INDEX).exists():
@@ -133,33 +133,14 @@ class Encode:
         return Folder(root=self.images, size=self.size, skip_bad=self.skip_bad).load()
 
 
-def _vae_folder(name: str) -> Path:
-    """The folder of a VAE, got from the Hub where there is none of this name."""
-    folder = Path(name)
-    if folder.is_dir():
-        return folder
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise FileNotFoundError(f"there is no folder {name}: give that of an AutoencoderKL.")
-    try:
-        from huggingface_hub import snapshot_download
-
-        patterns = ["config.json", "*.safetensors", "vae/config.json", "vae/*.safetensors"]
-        found = snapshot_download(name, allow_patterns=patterns)
-    except Exception as error:  # of the library or the network, of any type
-        raise ValueError(
-            f"there is no folder {name}, and it cannot be got from the Hub: {flat(error)[:200]}"
-        ) from error
-    return Path(found)
-
-
-def _tell(index: Index, out: Path, kind: str) -> None:
+def _tell(index: Index, shape: tuple[int, ...], out: Path, kind: str) -> None:
     """Say what is there now, and print where."""
     parts = ", ".join(
         f"{name} {sum(split.nums):,}" for name, split in zip(SPLITS, index.splits, strict=True)
     )
     classes = "" if index.class_names is None else f", {len(index.class_names):,} classes"
     sys.stderr.write(
-        f"{'x'.join(map(str, index.shape))}: {parts}{classes}. "
+        f"{'x'.join(map(str, shape))}: {parts}{classes}. "
         f"Next: elbos train PRESET data:{kind} --data.path {out}\n"
     )
     print(out)  # noqa: T201

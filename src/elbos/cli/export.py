@@ -33,9 +33,9 @@ class Export:
     """Upload the folder to this repository of the Hugging Face Hub, with your token; one that is
     not there is made, private."""
 
-    vae: Path | None = None
-    """Of a network of diffusers that was trained on latents: the folder of their AutoencoderKL,
-    which is written beside it."""
+    vae: str | None = None
+    """Of a network of diffusers that was trained on latents: their AutoencoderKL, which is written
+    beside it: a folder, or a name on the Hugging Face Hub."""
 
     network: Annotated[str | None, tyro.conf.arg(name="network.function")] = None
     """FILE.py:FUNCTION of a user-defined network, as in its training."""

@@ -39,8 +39,9 @@ class Sample:
     network: Annotated[str | None, tyro.conf.arg(name="network.function")] = None
     """FILE.py:FUNCTION of a user-defined network, as in its training."""
 
-    vae: Path | None = None
-    """Of a run on latents, the folder of their AutoencoderKL, which decodes the picture."""
+    vae: str | None = None
+    """Of a run on latents, their AutoencoderKL, which decodes the picture: a folder, or a name on
+    the Hugging Face Hub."""
 
     json: bool = False
     """Print the paths as JSON."""
@@ -61,11 +62,11 @@ class Sample:
             print(json.dumps(paths) if self.json else "\n".join(paths.values()))  # noqa: T201
 
 
-def _decoder(run: Run, folder: Path) -> Callable[[Tensor], Tensor]:
+def _decoder(run: Run, name: str) -> Callable[[Tensor], Tensor]:
     """From latents of a run to images, on the CPU."""
     if run.data.num_levels is not None:
         raise ValueError(f"{run.name} was trained on images: leave --vae out.")
-    vae = load_vae(folder, device=run.device)
+    vae = load_vae(name, device=run.device)
     return lambda latents: vae.decode(latents).cpu()
 
 

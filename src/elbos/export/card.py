@@ -204,7 +204,7 @@ def _decoding(name: str, vae: Latents) -> list[str]:
     """Python that makes images of the latents `x`."""
     if vae.vae.config.get("latents_mean") is not None:  # a scale for each channel
         opened = f"elbos.adapters.diffusers.load_vae({name})"
-        return ["", "import elbos", f"images = {opened}.decode(x)  # of the folder"]
+        return ["", "import elbos", "", f"images = {opened}.decode(x)  # about in [-1, 1]"]
     kind, shift = type(vae.vae).__name__, vae.vae.config.get("shift_factor")
     latents = "x / vae.config.scaling_factor" + (" + vae.config.shift_factor" if shift else "")
     return [

@@ -98,7 +98,7 @@ def _inner(s: _Array, gamma: _Array, t: _Array, kappa: _Array) -> _Array:
     return inner
 
 
-def write_average(run: Path, width: float, out: Path) -> Posthoc:
+def write_average(run: str | Path, width: float, out: str | Path) -> Posthoc:
     """Make a run directory with the average of another width, to be sampled and evaluated.
 
     Args:
@@ -113,7 +113,7 @@ def write_average(run: Path, width: float, out: Path) -> Posthoc:
             width, or something is at `out`.
         OSError: If something cannot be read or written.
     """
-    directory = RunDirectory(run)
+    directory, out = RunDirectory(Path(run)), Path(out)
     config, averaging = run_config(directory), Averaging(relative_width=width)
     if not config.averaging.snapshot_widths:
         raise ValueError(

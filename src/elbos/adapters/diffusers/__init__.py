@@ -3,11 +3,12 @@ trained here, and its schedulers' configurations for the audit.
 
 - `denoiser(network, scheduler)`: a UNet or transformer with its scheduler, as a denoiser.
 - `load(folder)`: a pipeline that `save_pretrained` wrote, as a denoiser and the data's encoder.
+- `load_vae(name)`: the autoencoder of latents, from a folder or from the Hub.
 - `network.DiffusersConfig`: a network that is trained here, and `trained`, its scheduler.
 - `loss_table(config, training)`, `read_config(path)`: what training with a scheduler optimizes.
 """
 
-from elbos.adapters.diffusers.pipeline import Latents, Pipeline, load
+from elbos.adapters.diffusers.pipeline import Latents, Pipeline, load, load_vae
 from elbos.adapters.diffusers.scheduled import ScheduledDenoiser, denoiser
 from elbos.adapters.diffusers.schedulers import loss_table, read_config
 from elbos.adapters.diffusers.training import Prediction, Scheme, Training
@@ -21,6 +22,7 @@ __all__ = [
     "Training",
     "denoiser",
     "load",
+    "load_vae",
     "loss_table",
     "read_config",
 ]

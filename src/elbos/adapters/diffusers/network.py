@@ -77,7 +77,7 @@ class DiffusersConfig:
         return f"{self.class_name}({settings})"
 
     @classmethod
-    def from_file(cls, path: Path) -> "DiffusersConfig":
+    def from_file(cls, path: str | Path) -> "DiffusersConfig":
         """The network that a config.json describes.
 
         Raises:
@@ -85,7 +85,7 @@ class DiffusersConfig:
             ValueError: If it describes none that can be trained.
         """
         try:
-            return cls(config=files.read(path).decode("utf-8-sig"))
+            return cls(config=files.read(Path(path)).decode("utf-8-sig"))
         except ValueError as error:  # the encoding's, too
             raise ValueError(f"{path}: {flat(error)}") from error
 

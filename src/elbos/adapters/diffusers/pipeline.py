@@ -10,6 +10,7 @@ the user's. Weights are read from safetensors only, from this folder only; no co
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,24 +138,45 @@ def load(
     return Pipeline(denoiser=denoiser(network, scheduler), encode=encode, scheduler=scheduler)
 
 
-def load_vae(folder: str | Path, *, device: torch.device | str = "cpu") -> Latents:
+def load_vae(name: str | Path, *, device: torch.device | str = "cpu") -> Latents:
     """Read an `AutoencoderKL` from the folder that its `save_pretrained` wrote, or from the `vae`
     of a pipeline's.
 
     Args:
-        folder: It has a config.json, or a folder vae that has.
+        name: The folder, which has a config.json, or a folder vae that has; or, where there is none
+            of this name, OWNER/NAME on the Hugging Face Hub.
         device: Where it goes, in float32.
 
     Raises:
         OSError: If a file cannot be read.
-        ValueError: If diffusers is not installed, or the folder has something else.
+        ValueError: If diffusers is not installed, the folder has something else, or the Hub does
+            not give it.
     """
-    folder = Path(folder)
+    folder = _vae_folder(name)
     if (folder / "vae" / "config.json").is_file():
         folder = folder / "vae"
     kind = str(_read_json(folder / "config.json").get("_class_name"))
     vae = _load_model(folder, ["diffusers", kind], ("AutoencoderKL",), torch.float32)
     return _latents(vae.to(device))
+
+
+def _vae_folder(name: str | Path) -> Path:
+    """The folder of a VAE, got from the Hub where there is none of this name."""
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        raise FileNotFoundError(f"there is no folder {name}: give that of an AutoencoderKL.")
+    try:
+        from huggingface_hub import snapshot_download
+
+        patterns = ["config.json", "*.safetensors", "vae/config.json", "vae/*.safetensors"]
+        found = snapshot_download(str(name), allow_patterns=patterns)
+    except Exception as error:  # of the library or the network, of any type
+        raise ValueError(
+            f"there is no folder {name}, and it cannot be got from the Hub: {flat(error)[:200]}"
+        ) from error
+    return Path(found)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
