@@ -13,11 +13,12 @@ import torch
 import torch.distributed as dist
 from forking import in_processes
 
-from elbos import files
+from elbos import Denoiser, Validator, files
 from elbos.evaluation import EvaluationConfig, OdeConfig, ode, samples
 from elbos.evaluation.evaluate import evaluate
 from elbos.evaluation.features import Module
 from elbos.evaluation.samples import NotFiniteError
+from elbos.parameterizations import V
 from elbos.runs.store import Part, Store
 from elbos.training import sampling
 from elbos.training.processes import Processes
@@ -103,6 +104,25 @@ def test_processes_wait_for_each_other_for_long_and_fail_together(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     in_processes(2, patient)
+
+
+def validated() -> None:
+    """By parts, of which one process has made all that there are."""
+    processes = Processes.joined()
+    x = torch.linspace(-1, 1, 16).view(4, 4)
+    denoiser = Denoiser(lambda z, logsnr: z * torch.sigmoid(-logsnr)[:, None], V())
+    store, is_shared = Store(Path("parts"), processes), processes.num > 1
+    found = Validator(x)(denoiser, is_shared=is_shared, parts=store)
+    files.write(Path(f"{processes.num}-{processes.rank}"), str(found.bits).encode())
+
+
+def test_parts_that_are_read_and_losses_that_are_measured_are_of_one_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    in_processes(1, validated)
+    in_processes(2, validated)
+    assert len({Path(name).read_text() for name in ("1-0", "2-0", "2-1")}) == 1
 
 
 def orphaned() -> None:

@@ -101,7 +101,7 @@ def summed(
 ) -> dict[str, Tensor]:
     """The tensors of rows 0 to `num`, from the pieces of this process, or of all; float64."""
     merged = {}
-    for key, like in found[0][1].items():
+    for key, like in sorted(found[0][1].items()):  # parts that were read have another order
         merged[key] = torch.zeros(num, *like.shape[1:], dtype=torch.float64)
         for rows, tensors in found:
             merged[key][rows] = tensors[key]
