@@ -167,7 +167,7 @@ def flow_likelihood(
             x.shape, 2 / (num_levels - 1), math.exp(-logsnr_max / 2), generator
         )
         x, nats = x + u.to(x), nats - surprise.to(x)
-    flow = _Flow(denoiser, _probes(x, use_exact_trace, generator), cond)
+    flow = _Flow(denoiser, _probes(x, use_exact_trace, generator), cond, logsnr_min)
     alpha, _ = alpha_sigma(level)
     z, divergence = _solve(flow, alpha.item() * x, (logsnr_max, logsnr_min), rtol=rtol, atol=atol)
     nats += 0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).mean(1) - divergence
@@ -192,12 +192,14 @@ class _Flow:
     denoiser: Denoise
     probes: Float[Tensor, "m b *d"]
     cond: Condition
+    logsnr_min: float
     num_evaluations: int = 0
 
     def __call__(
         self, logsnr: Float[Tensor, ""], state: tuple[Tensor, Tensor]
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]:
         self.num_evaluations += 1
+        logsnr = logsnr.clamp(min=self.logsnr_min)  # the solver's guess of a first step has no end
         with torch.enable_grad():
             z = state[0].detach().requires_grad_()
             _, eps_hat = estimate(self.denoiser, z, logsnr[None], self.cond)
