@@ -542,5 +542,5 @@ def left() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="has no names of threads")
 def test_no_thread_of_a_group_outlives_it() -> None:
-    """One at work while Python ends aborts the process, here about once in 300 times."""
+    """One at work while Python ends aborts the process."""
     in_processes(2, left)
