@@ -7,6 +7,7 @@ The modules; each imports only from its own group or those before it:
 | module | what it holds |
 |---|---|
 | `arrays`, `checks`, `errors`, `files`, `progress`, `records`, `user_code` | for all others |
+| `philox` | random numbers by (seed, purpose, step, sample) |
 | `process` | the Gaussian process $z = \alpha x + \sigma \epsilon$, in log-SNR |
 | `schedules`, `adaptive` | a noise schedule is a distribution over log-SNR |
 | `parameterizations` | what a network predicts, $y = a x + b \epsilon$ |

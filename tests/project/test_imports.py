@@ -8,7 +8,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "elbos"
 GROUPS = [
-    {"arrays", "checks", "errors", "files", "progress", "records", "user_code"},
+    {"arrays", "checks", "errors", "files", "philox", "progress", "records", "user_code"},
     {
         *("process", "schedules", "adaptive", "parameterizations", "extrema", "weightings"),
         *(

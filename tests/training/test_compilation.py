@@ -11,10 +11,10 @@ from tiny import DIGITS, log
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+from elbos.philox import Purpose, Stream
 from elbos.training.compilation import compiling
 from elbos.training.fit import train
 from elbos.training.network import OwnNetwork
-from elbos.training.randomness import Purpose, Stream
 from elbos.training.settings import Execution
 
 

@@ -21,6 +21,7 @@ from elbos.adaptive import Adaptive
 from elbos.errors import Diverged, Interrupted
 from elbos.likelihood import warn_if_unresolved
 from elbos.networks import MLPConfig
+from elbos.philox import Stream
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
 from elbos.schedules import Linear
@@ -30,7 +31,6 @@ from elbos.training.data import Toy
 from elbos.training.fit import train
 from elbos.training.presets import PRESETS
 from elbos.training.processes import Processes
-from elbos.training.randomness import Stream
 from elbos.training.settings import Optimizer, Output
 from elbos.training.trainer import Trainer
 from elbos.validation import BinnedLoss

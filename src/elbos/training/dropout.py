@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Int16, Int32, Int64, Shaped
 from torch import Tensor, nn
 
-from elbos.training.randomness import Purpose, Stream
+from elbos.philox import Purpose, Stream
 
 _MULTIPLIERS = 0x21F0AAAD, 0xD35A2D97 - 2**32  # as signed words, which wrap around
 

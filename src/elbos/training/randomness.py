@@ -5,49 +5,20 @@ resumes, or is cut into other batches, processes or devices, draws what the unin
 process would have drawn. What a network draws by itself, such as noise of its own, is a function of
 the process and the part of a batch besides.
 
-What is drawn for samples comes from Philox4x32-10, a function of a counter and a key that is a few
-operations on integers, the same on every device. The counter is (block of four numbers, sample,
-step, purpose), the key comes from the seed. What a training makes of the samples of its data, such
-as mirror images, is drawn by their numbers in the data and their epochs (`Visits`). Pairs of
-uniform numbers become normal ones by
-
-$$\epsilon_1, \epsilon_2 = \sqrt{-2 \ln u_1}\,(\cos 2\pi u_2, \sin 2\pi u_2).$$
-
-Devices differ in the rounding of these functions, and in nothing else.
-
-References:
-    Salmon et al. (2011), https://doi.org/10.1145/2063384.2063405; Box & Muller (1958),
-    https://doi.org/10.1214/aoms/1177706645
+What is drawn for samples comes from Philox (`elbos.philox`). What a training makes of the samples
+of its data, such as mirror images, is drawn by their numbers in the data and their epochs
+(`Visits`).
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
+from elbos.philox import Purpose, Stream
 from elbos.schedules import low_discrepancy_times
-
-_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
-_KEY_STEPS = 0x9E3779B9, 0xBB67AE85
-_NUM_ROUNDS = 10
-_WORD = 0xFFFFFFFF
-
-
-class Purpose(IntEnum):
-    """What numbers are drawn for: those of one purpose are independent of those of another."""
-
-    NOISE = 0
-    LABELS = 1
-    FLIPS = 2
-    LATENTS = 3
-    HELD_OUT_LATENTS = 4
-    CROPS = 5
-    DROPOUT = 6
 
 
 def generator(*key: int) -> torch.Generator:
@@ -70,89 +41,6 @@ def times(seed: int, step: int, batch_size: int) -> Float64[Tensor, " B"]:
 def seed_torch(seed: int, step: int, first: int) -> None:
     """Seed torch for what a network draws by itself for the samples from number `first` on."""
     torch.manual_seed(generator(seed, step, first, 1).initial_seed())
-
-
-def philox(counter: Sequence[Int64[Tensor, "..."]], key: tuple[int, int]) -> Int64[Tensor, "... 4"]:
-    """Four random words of 32 bits for each counter, Philox4x32-10.
-
-    Args:
-        counter: Its four words, from 0 to below $2^{32}$, of shapes that broadcast.
-        key: Two words.
-
-    Examples:
-        >>> zero = torch.zeros((), dtype=torch.int64)
-        >>> [hex(word) for word in philox([zero] * 4, (0, 0)).tolist()]
-        ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
-    """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(_NUM_ROUNDS):
-        # a product of 64 bits wraps around in int64, and its bits are right
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            (p1 >> 32 & _WORD) ^ c1 ^ k0,
-            p1 & _WORD,
-            (p0 >> 32 & _WORD) ^ c3 ^ k1,
-            p0 & _WORD,
-        )
-        k0, k1 = k0 + _KEY_STEPS[0] & _WORD, k1 + _KEY_STEPS[1] & _WORD
-    words = torch.broadcast_tensors(c0, c1, c2, c3)  # type: ignore[no-untyped-call]
-    return torch.stack(words, dim=-1)
-
-
-@dataclass(frozen=True)
-class Stream:
-    """Random numbers for the samples of every step.
-
-    Attributes:
-        key: Two words, which stand for the seed.
-        purpose: What the numbers are for.
-    """
-
-    key: tuple[int, int]
-    purpose: Purpose
-
-    @classmethod
-    def from_seed(cls, seed: int, purpose: Purpose) -> "Stream":
-        """The stream of a seed."""
-        first, second = np.random.SeedSequence(seed).generate_state(2, np.uint32).tolist()
-        return cls((first, second), purpose)
-
-    def words(
-        self, step: Int64[Tensor, "*b"], samples: Int64[Tensor, " b"], num: int
-    ) -> Int64[Tensor, "b num 4"]:
-        """Blocks of four words of 32 bits, for each sample; arguments as those of `uniform`."""
-        # plus 0, of which the compiler does not know: torch 2.13 folds constants in 32 bits
-        blocks = torch.arange(num, device=samples.device) + samples[:, None].clamp(max=0)
-        purpose = torch.full_like(blocks, self.purpose)
-        counter = [blocks, samples[:, None], step.view(-1, 1), purpose]
-        return philox(counter, self.key)
-
-    def uniform(
-        self, step: Int64[Tensor, "*b"], samples: Int64[Tensor, " b"], num: int
-    ) -> Float32[Tensor, "b num"]:
-        """Uniform numbers above 0 and at most 1, for each sample.
-
-        Args:
-            step: Number of the step, or of the epoch of each sample.
-            samples: Numbers of the samples, in the global batch or in the data.
-            num: How many for each.
-
-        Returns:
-            On the device of `samples`; multiples of $2^{-32}$, rounded to float32.
-        """
-        words = self.words(step, samples, -(-num // 4)).flatten(1)[:, :num]
-        return (words.float() + 0.5) * 2.0**-32
-
-    def normal(
-        self, step: Int64[Tensor, "*b"], samples: Int64[Tensor, " b"], shape: tuple[int, ...]
-    ) -> Float32[Tensor, "b *d"]:
-        """Standard normal numbers in a shape, for each sample; arguments as those of `uniform`."""
-        num = math.prod(shape)
-        u = self.uniform(step, samples, num + num % 2)
-        radius, angle = (-2 * u[:, 0::2].log()).sqrt(), 2 * math.pi * u[:, 1::2]
-        pairs = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
-        return pairs.flatten(1)[:, :num].reshape(-1, *shape)
 
 
 @dataclass(frozen=True)

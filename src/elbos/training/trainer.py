@@ -29,6 +29,7 @@ from elbos.conditions import Condition, cond_at, replace_conds, to_device
 from elbos.denoiser import Denoiser, with_three_arguments
 from elbos.errors import Diverged, Interrupted
 from elbos.likelihood import warn_if_unresolved
+from elbos.philox import Purpose, Stream
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
 from elbos.training import dropout
@@ -41,7 +42,7 @@ from elbos.training.machine import autocast, described, machine
 from elbos.training.monitor import Monitor, OnImages
 from elbos.training.network import OwnNetwork
 from elbos.training.processes import Processes
-from elbos.training.randomness import Purpose, Stream, Visits, seed_torch, times
+from elbos.training.randomness import Visits, seed_torch, times
 from elbos.training.saving import Saver
 from elbos.training.sharding import (
     require_shardable,

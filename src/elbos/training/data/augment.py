@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from elbos.philox import Purpose
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.source import Source
-from elbos.training.randomness import Purpose, Visits
+from elbos.training.randomness import Visits
 
 
 @dataclass(frozen=True)

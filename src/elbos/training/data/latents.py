@@ -17,10 +17,11 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from elbos import files
+from elbos.philox import Purpose, Stream
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.shards import Index, load_shards
 from elbos.training.data.source import Source
-from elbos.training.randomness import Purpose, Stream, Visits
+from elbos.training.randomness import Visits
 
 _NUM_AT_ONCE = 256  # samples: the noise of each takes some ten times its memory while it is drawn
 
