@@ -91,6 +91,15 @@ def assert_one_line(
         assert word in result.err, result.err
 
 
+def hostile_modules(folder: Path) -> Path:
+    """Make modules with the names of all that are imported; returns the file that they write."""
+    was_run = folder / "was-run"
+    packages = ["elbos", "numpy", "PIL", "safetensors", "sitecustomize", "torch", "usercustomize"]
+    for name in [*sys.stdlib_module_names, *packages, "filelock", "jaxtyping", "tyro", "yaml"]:
+        (folder / f"{name}.py").write_text(f"open({str(was_run)!r}, 'a').write(__name__)")
+    return was_run
+
+
 def snapshot(folder: Path) -> dict[str, bytes]:
     paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}

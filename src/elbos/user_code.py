@@ -1,8 +1,11 @@
-"""Functions in files of the user's own: `FILE.py:FUNCTION`.
+"""Functions in files of the user's own: `FILE.py:FUNCTION`, and no other code.
 
 The file is run as a script is, but for its name: beside its neighbours, without arguments, in the
 package that it is in. What it prints goes to stderr, and the process is left as it was, its current
 directory included, so that the next file finds its own neighbours.
+
+Nothing else in the current folder is run, which may be a stranger's: Python puts it first among the
+places of modules where a process is started with `-c` or `-m`, as those of `multiprocessing` are.
 """
 
 import contextlib
@@ -18,14 +21,26 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-
 from elbos import files
 
 _NAME = "__user_code__"  # of the module that a file makes
 _kept: set[str] = set()  # modules that what the last file made may need
 _CHANGED = ("argv", "path", "stdin", "stderr", "dont_write_bytecode")
+_SAFE_PATH = "PYTHONSAFEPATH"
 _GUARD = "keep what trains and what reads arguments under `if __name__ == '__main__'`."
+
+
+@contextlib.contextmanager
+def no_modules_here() -> Iterator[None]:
+    """Let processes that are started within the block find no module in the current folder."""
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_SAFE_PATH)
+        if before is not None:
+            os.environ[_SAFE_PATH] = before
 
 
 def is_code(target: str) -> bool:
@@ -57,6 +72,8 @@ def as_script(target: str, *, keeps_modules: bool = False) -> Iterator[None]:
         OSError: If the file cannot be read.
         ValueError: If the code exits the process.
     """
+    import torch  # here, since the command line begins without it
+
     path = code_path(target)
     files.read(path)  # which says why it cannot be read
     folder, _ = _place(path)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import TINY, Elbos, assert_one_line
+from commands import TINY, Elbos, assert_one_line, hostile_modules
 
 from elbos import files
 from elbos.comparison.executors import Local
@@ -62,11 +62,9 @@ def test_no_module_of_the_current_folder_is_imported(
     one: Any, folder: Path, monkeypatch: Any
 ) -> None:
     """Whoever runs elbos in a folder that others write to runs none of their code."""
-    hostile = f"import pathlib; pathlib.Path({str(folder / 'was-run')!r}).touch()"
-    for name in ("secrets", "random", "json", "numpy", "torch", "elbos", "sitecustomize"):
-        (folder / f"{name}.py").write_text(hostile)
+    was_run = hostile_modules(folder)
     monkeypatch.setenv("PYTHONPATH", str(Path(files.__file__).parents[1]))
     job = Job.from_experiment(one, folder / "run", one.objectives[0], 0)
     assert Local(2).do(job) is None  # of one thread
     assert (folder / "run" / "scores.json").exists()
-    assert not (folder / "was-run").exists()
+    assert not was_run.exists()

@@ -27,6 +27,7 @@ from elbos.errors import (
     unfailing,
 )
 from elbos.training.slurm import name_as_torchrun_does
+from elbos.user_code import no_modules_here
 
 
 class Verb(NamedTuple):
@@ -85,7 +86,8 @@ def main() -> None:
         sys.stdout.reconfigure(errors="replace")
     try:
         name_as_torchrun_does()
-        run(sys.argv[1:])
+        with no_modules_here():
+            run(sys.argv[1:])
         sys.stdout.flush()
     except UsageError as error:
         _fail(error, 2)

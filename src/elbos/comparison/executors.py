@@ -25,6 +25,7 @@ from elbos.comparison.job import Job, work
 from elbos.comparison.processes import JobProcesses, without_roles
 from elbos.errors import optional
 from elbos.training.machine import num_cores
+from elbos.user_code import no_modules_here
 
 _TICK_SECONDS, _WAIT_SECONDS = 0.5, 2.0
 _GRACE_SECONDS = 60.0
@@ -179,7 +180,8 @@ class OnRay(Executor):
         advice = "Ray is not installed: pip install 'elbos[ray]', or leave out --ray."
         self._ray = ray = optional("ray", advice)
         try:
-            with contextlib.chdir(os.sep):  # workers import modules from where Ray is begun
+            # workers import modules from where Ray is begun
+            with no_modules_here(), contextlib.chdir(os.sep):
                 ray.init(
                     address=address or "local",
                     log_to_driver=False,

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 from elbos.codec import encode
 from elbos.comparison.job import Job
+from elbos.user_code import no_modules_here
 
 _PAUSE_SECONDS, _GRACE_SECONDS = 0.1, 30.0
 _ROLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -42,13 +43,12 @@ class JobProcesses:
 
     def __init__(self, job: Job, num: int, environment: Mapping[str, str]) -> None:
         job.path.mkdir(parents=True, exist_ok=True)
-        shared = without_roles(os.environ) | dict(environment)
         self._processes = []
-        with (job.path / ".log.txt").open("ab") as log:
+        with (job.path / ".log.txt").open("ab") as log, no_modules_here():
+            shared = without_roles(os.environ) | dict(environment)
             for own in roles(num):
                 process = subprocess.Popen(
-                    # without -P, modules are looked for in the current folder first
-                    [sys.executable, "-P", "-m", "elbos.comparison.job"],
+                    [sys.executable, "-m", "elbos.comparison.job"],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,

@@ -1,5 +1,7 @@
 """The order of the data is a pure function of seed and step."""
 
+import multiprocessing
+import os
 import threading
 
 import pytest
@@ -82,7 +84,12 @@ def dataset(x):
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("is_stored", [True, False])
 def test_a_batch_made_ahead_is_the_batch_of_its_step(num_workers, is_stored):
-    source = Counted(10)
+    """And its process looks for no module in the current folder."""
+
+    def before(_):
+        assert multiprocessing.parent_process() is None or os.environ["PYTHONSAFEPATH"] == "1"
+
+    source = Counted(10, before)
     made = batches(source if is_stored else source[:])
     ahead = list(made.made_ahead(2, 23, num_workers=num_workers))
     assert len(ahead) == 21
@@ -90,6 +97,7 @@ def test_a_batch_made_ahead_is_the_batch_of_its_step(num_workers, is_stored):
         for mine, other in zip(batch, made[step], strict=True):
             assert torch.equal(mine, other)
         assert batch.x.dtype == torch.uint8
+    assert "PYTHONSAFEPATH" not in os.environ
 
 
 def test_a_slow_read_holds_up_no_other():

@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from commands import hostile_modules
 from PIL import Image
 from tiny import rows
 
@@ -106,8 +107,11 @@ def test_the_identifier_is_of_all_samples(pictures, tmp_path):
     assert identifier("c") != first
 
 
-def test_several_processes_make_the_same(pictures, tmp_path):
-    told = []
+def test_several_processes_make_the_same(pictures, tmp_path, monkeypatch):
+    """And run nothing of the current folder."""
+    (tmp_path / "hostile").mkdir()
+    was_run, told = hostile_modules(tmp_path / "hostile"), []
+    monkeypatch.chdir(tmp_path / "hostile")
 
     def start(what, total, unit):
         told.append(total)
@@ -118,6 +122,7 @@ def test_several_processes_make_the_same(pictures, tmp_path):
     assert content(tmp_path / "one") == content(tmp_path / "two")
     assert told[0] == NUM
     assert sum(told) == 0
+    assert not was_run.exists()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])

@@ -24,6 +24,7 @@ from elbos.conditions import Condition, map_tensors
 from elbos.items import Items
 from elbos.training.data.dataset import Trained
 from elbos.training.randomness import generator
+from elbos.user_code import no_modules_here
 
 NUM_THREADS = 4  # each makes a batch at a time; they wait for disks and decode
 NUM_AHEAD = 16  # a read may take as long as so many steps
@@ -145,7 +146,7 @@ class Batches(Dataset[StoredBatch]):
                 may draw random numbers of the process, is read in turn.
         """
         if num_workers:
-            yield from DataLoader(
+            loader = DataLoader(
                 self,
                 batch_size=None,
                 sampler=range(step, num_steps),
@@ -153,6 +154,9 @@ class Batches(Dataset[StoredBatch]):
                 worker_init_fn=_ignore_interrupts,
                 pin_memory=torch.accelerator.is_available(),
             )
+            with no_modules_here():
+                made = iter(loader)
+            yield from made
         elif isinstance(self.source, Items):
             yield from map(self.__getitem__, range(step, num_steps))
         else:

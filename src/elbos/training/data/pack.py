@@ -36,6 +36,7 @@ from elbos.training.data.listing import (
 from elbos.training.data.making import Making, Part, num_in_shard, split_index
 from elbos.training.data.pictures import Packable, Pictures
 from elbos.training.data.shards import Index, shard_name
+from elbos.user_code import no_modules_here
 
 _POLL_SEC = 0.2
 
@@ -102,7 +103,8 @@ class Packer:
             advance = start(f"packing {pictures.name}", num, "pictures")
             advance(num - sum(len(piece.pictures) for piece in left), True)
             if min(jobs, len(left)) > 1:
-                _make_in_processes(self, making, left, min(jobs, len(left)), advance)
+                with no_modules_here():
+                    _make_in_processes(self, making, left, min(jobs, len(left)), advance)
             else:
                 for piece in left:
                     make_shard(making, pictures, self.data.size, piece, advance)
