@@ -4,9 +4,13 @@ Autocast on GPUs computes normalizations and upsampling in float32 and returns f
 group norm there returns contiguous memory: everything behind it, until the next convolution, then
 moves twice the bytes, and the convolution copies its input back to channels-last. Here the
 statistics are in float32, and the output is as the input was. Of groups $g$ with mean $\mu_g$ and
-variance $\sigma_g^2$ it is one multiply-add per value,
+variance $\sigma_g^2$ it is one multiply-add per value, with scale and shift in float32,
 
 $$h' = s\,h + (b - s\,\mu_g), \qquad s = w / \sqrt{\sigma_g^2 + \varepsilon}.$$
+
+Squares, and products with gradients, are summed of values around the mean: the difference of large
+sums has few digits. Values are centred by the mean in their own precision, $m_g$, from which
+$\mu_g$ differs by $\delta_g$: $\sigma_g^2 = \langle (h - m_g)^2 \rangle_g - \delta_g^2$.
 
 On the CPU, torch's own group norm keeps both, and is faster.
 """
@@ -61,16 +65,15 @@ class _GroupNorm(torch.autograd.Function):
         ctx: Any, h: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float
     ) -> Tensor:
         num = h[0].numel() // num_groups
-        sums = h.sum((2, 3), dtype=_wide(h))
-        norms = torch.linalg.vector_norm(h, dim=(2, 3), dtype=_wide(h))
-        mean = _by_group(sums, num_groups) / num
-        variance = _by_group(norms * norms, num_groups) / num - mean * mean
+        mean = _by_group(h.sum((2, 3), dtype=_wide(h)), num_groups) / num
+        centred, rest = _centred(h, mean)
+        norms = torch.linalg.vector_norm(centred, dim=(2, 3), dtype=_wide(h))
+        variance = _by_group(norms * norms, num_groups) / num - rest * rest
         rate = torch.rsqrt(variance.clamp(min=0) + eps)
         ctx.save_for_backward(h, weight, mean, rate)
         ctx.num_groups = num_groups
         scale = rate * _in_groups(weight.to(rate), num_groups)
-        shift = _in_groups(bias.to(rate), num_groups) - scale * mean
-        return torch.addcmul(_aligned(shift, h), h, _aligned(scale, h))
+        return _multiply_add(h, scale, _in_groups(bias.to(rate), num_groups) - scale * mean)
 
     @staticmethod
     @once_differentiable
@@ -81,14 +84,14 @@ class _GroupNorm(torch.autograd.Function):
         h, weight, mean, rate = ctx.saved_tensors
         num_groups = ctx.num_groups
         num = h[0].numel() // num_groups
+        centred, rest = _centred(h, mean)
         grad_sum = _in_groups(grad.sum((2, 3), dtype=_wide(h)), num_groups)
-        product = _in_groups((grad * h).sum((2, 3), dtype=_wide(h)), num_groups)
-        projected = rate * (product - mean * grad_sum)  # sums of g times normalized h
+        product = _in_groups((grad * centred).sum((2, 3), dtype=_wide(h)), num_groups)
+        projected = rate * (product - rest * grad_sum)  # sums of g times normalized h
         w = _in_groups(weight.to(rate), num_groups)
         slope = -rate * rate * (w * projected).sum(2, keepdim=True).expand_as(product) / num
-        offset = -rate * (w * grad_sum).sum(2, keepdim=True) / num - slope * mean
-        grad_h = torch.addcmul(_aligned(offset, h), h, _aligned(slope, h))
-        grad_h = torch.addcmul(grad_h, grad, _aligned(rate * w, h))
+        offset = -rate * (w * grad_sum).sum(2, keepdim=True) / num - slope * rest
+        grad_h = _multiply_add(centred, slope, offset).addcmul_(grad, _aligned(rate * w))
         grad_weight, grad_bias = (s.sum(0).flatten().to(weight) for s in (projected, grad_sum))
         return grad_h, None, grad_weight, grad_bias, None
 
@@ -106,8 +109,24 @@ def _by_group(values: Float[Tensor, "b c"], num_groups: int) -> Float[Tensor, "b
     return _in_groups(values, num_groups).sum(2, keepdim=True)
 
 
-def _aligned(values: Float[Tensor, "b g k"], h: Tensor) -> Float[Tensor, "b c 1 1"]:
-    return values.flatten(1)[:, :, None, None].to(h.dtype)
+def _aligned(values: Float[Tensor, "b g k"]) -> Float[Tensor, "b c 1 1"]:
+    return values.flatten(1)[:, :, None, None]
+
+
+def _centred(h: Tensor, mean: Float[Tensor, "b g 1"]) -> tuple[Tensor, Float[Tensor, "b g 1"]]:
+    """Subtract the mean in the precision of `h`; also returns what is left of the mean."""
+    rounded = mean.to(h.dtype)
+    num_channels = h.shape[1] // mean.shape[1]
+    return h - _aligned(rounded.expand(-1, -1, num_channels)), mean - rounded.to(mean)
+
+
+def _multiply_add(
+    h: Tensor, scale: Float[Tensor, "b g k"], shift: Float[Tensor, "b g k"]
+) -> Tensor:
+    """Multiply `h` and add in the precision of the scale, and round once, to that of `h`."""
+    # one kernel; the compiler takes no `out` in this layout, and joins the cast
+    out = None if torch.compiler.is_compiling() else torch.empty_like(h)
+    return torch.addcmul(_aligned(shift), h, _aligned(scale), out=out).to(h.dtype)
 
 
 def layer_norm(
