@@ -38,7 +38,6 @@ class Purpose(IntEnum):
     LATENTS = 3
     HELD_OUT_LATENTS = 4
     CROPS = 5
-    DROPOUT = 6
     VALIDATION = 7
 
 

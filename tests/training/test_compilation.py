@@ -23,14 +23,15 @@ from elbos.training.settings import Execution
 def test_a_compiled_run_is_the_run_and_compiles_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
-    """Losses and bounds are equal, with dropout. Validation, with batches of other sizes, is not
-    compiled.
+    """Losses and bounds are equal, with dropout where the compiler leaves random numbers to torch.
+    Validation, with batches of other sizes, is not compiled.
     """
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     torch._dynamo.reset()
     counters.clear()
     output = replace(DIGITS.output, log_every=16, validate_every=48)
-    network = replace(DIGITS.network, channels=(16,))
+    dropout = 0.1 if backend == "eager" else 0.0
+    network = replace(DIGITS.network, channels=(16,), dropout=dropout)
     config = replace(DIGITS, network=network, num_images=96, output=output, precision="fp32")
     train(config, tmp_path / "plain")
     config = replace(config, execution=Execution(compile="on"))
@@ -49,7 +50,7 @@ def test_a_compiled_run_is_the_run_and_compiles_once(
 def test_a_run_in_bfloat16_compiles_for_the_cpu(tmp_path: Path) -> None:
     """A U-Net of two resolutions is what torch's joined kernels fail for."""
     torch._dynamo.reset()
-    network = replace(DIGITS.network, channels=(16, 32))
+    network = replace(DIGITS.network, channels=(16, 32), dropout=0.0)
     output = replace(DIGITS.output, log_every=16)
     config = replace(DIGITS, network=network, num_images=96, output=output, precision="bf16")
     train(config, tmp_path / "plain")

@@ -503,7 +503,6 @@ def test_statistics_of_a_network_may_be_nan_and_are_averaged(tmp_path: Path) -> 
 
 
 def test_a_network_copied_during_a_fit_is_as_any_other(tmp_path: Path) -> None:
-    """Its dropout is torch's, and the original's."""
     copies, network = [], new_net()
     settings = SETTINGS | {"on_images": lambda _: copies.append(pickle.dumps(network))}
     fit(network, Points(), OBJECTIVE, run=tmp_path / "run", **settings)

@@ -1,9 +1,9 @@
 """Activation checkpointing: the blocks of a network are computed again in the backward pass.
 
 Of a block its input is kept, in place of all that its backward pass needs: less memory, for about a
-third more work. It changes no number, masks of dropout are drawn as they were. Where the network is
-on several processes, a block computes again with the parameters that were gathered for its backward
-pass.
+third more work. It changes no number: masks of dropout are drawn as they were. Where processes
+share a copy of the network, a block computes again with the parameters that were gathered for its
+backward pass.
 """
 
 from collections.abc import Iterator, Sequence

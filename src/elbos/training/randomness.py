@@ -2,7 +2,7 @@ r"""Random numbers as a pure function of (seed, step, sample), or of (seed, epoc
 
 Nothing is carried from step to step, and nothing depends on where a sample is computed: a run that
 resumes, or is cut into other batches, processes or devices, draws what the uninterrupted run in one
-process would have drawn. What a network draws by itself, such as noise of its own, is a function of
+process would have drawn. What a network draws by itself, such as masks of dropout, is a function of
 the process and the part of a batch besides.
 
 What is drawn for samples comes from Philox (`elbos.philox`). What a training makes of the samples

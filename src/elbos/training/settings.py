@@ -118,8 +118,8 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a run is computed. It changes what is trained by rounding alone: a run may be resumed in
-    another way, on another number of processes.
+    """How a run is computed. It changes what is trained by rounding and masks of dropout alone: a
+    run may be resumed in another way, on another number of processes.
     """
 
     num_micro_batches: int = 1

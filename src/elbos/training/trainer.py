@@ -32,7 +32,6 @@ from elbos.likelihood import warn_if_unresolved
 from elbos.philox import Purpose, Stream
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
-from elbos.training import dropout
 from elbos.training.checkpointing import blocks, checkpointed
 from elbos.training.compilation import compiled, compiling, is_compiled
 from elbos.training.config import Config
@@ -97,14 +96,11 @@ class Trainer:
             if self.given is not None:
                 network = copy.deepcopy(network)  # the user's stays whole
         self.network = with_three_arguments(network)
-        layers, by_blocks = dropout.layers(network), True
+        by_blocks = True
         if isinstance(config.network, OwnNetwork) and processes.num > 1:
             share_initial(network.to(self.device))
         if isinstance(config.network, OwnNetwork | DiffusersConfig):
-            found = require_trainable(network.to(self.device), config, data, processes)
-            layers = {name: layers[name] for name in found.dropout}
-            by_blocks = found.by_blocks
-        self.masks = dropout.Masks(list(layers.values()), config.seed)
+            by_blocks = require_trainable(network.to(self.device), config, data, processes)
         self.state = new_state(network, config, processes, by_blocks=by_blocks)
         if config.init is not None and checkpoint.latest(run.checkpoints) is None:
             self.state.begin_with(averaged_weights(config, config.init))
@@ -207,9 +203,7 @@ class Trainer:
         state = self.state
         logsnr = self.logsnr()
         levels = self.objective.levels(logsnr[self.share]).to(self.device, torch.float32)
-        with self.masks.used():
-            losses = self.differentiate(levels)
-        losses, grad_norm = self.observed(losses)
+        losses, grad_norm = self.observed(self.differentiate(levels))
         self.require_finite(logsnr, losses, grad_norm)
         self.optimize()
         state.step += 1
@@ -250,14 +244,11 @@ class Trainer:
         cond: Condition,
         samples: Int64[Tensor, " b"],
     ) -> Float[Tensor, " b"]:
-        """The losses of some samples, nats/dim: noise, hidden labels, masks of dropout and network
-        are one graph.
-        """
+        """The losses of some samples, nats/dim: noise, hidden labels and network are one graph."""
         share = self.config.label_dropout
         if cond is not None and share > 0:
             is_hidden = self.hiding.uniform(self.number, samples, 1)[:, 0] <= share
             cond = replace_conds(cond, self.null_cond, is_hidden)
-        self.masks.draw(self.number, samples)
         eps = self.noise.normal(self.number, samples, tuple(x.shape[1:]))
         return self.objective.loss_at(levels, self.network, x, eps, cond)
 

@@ -4,7 +4,6 @@ import copy
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -18,7 +17,6 @@ from elbos.errors import flat
 from elbos.training.checkpointing import blocks, checkpointed
 from elbos.training.config import Config
 from elbos.training.data import Samples
-from elbos.training.dropout import observed
 from elbos.training.machine import autocast
 from elbos.training.processes import Processes
 from elbos.training.sharding import as_bytes, returning_views, shard, sharded_parts
@@ -26,19 +24,6 @@ from elbos.training.validation import require_measurable
 
 NUM_TRIED = 4  # samples
 NUM_LEVELS = 16  # noise levels at which the same weights have to be used
-
-
-@dataclass(frozen=True)
-class Trial:
-    """How a network can be trained.
-
-    Attributes:
-        dropout: The names of its layers of dropout whose masks may be drawn by sample.
-        by_blocks: Whether several processes may gather its blocks one by one.
-    """
-
-    dropout: list[str]
-    by_blocks: bool = True
 
 
 class _Losses:
@@ -71,16 +56,16 @@ class _Losses:
 
 def require_trainable(
     network: nn.Module, config: Config, data: Samples, processes: Processes
-) -> Trial:
+) -> bool:
     """Raise a ValueError if a network has no loss with a gradient on a few samples, or no bound on
-    those for validation, or several processes, all of which call this, cannot share it. Computed on
-    copies, one at a time: what cannot be trained leaves no trace.
+    those for validation, or several processes, all of which call this, cannot share it; else return
+    whether they may gather its blocks one by one. Computed on copies, one at a time: what cannot be
+    trained leaves no trace.
     """
     losses, by_blocks = _Losses(config, data, processes.device), True
     tried, name = copy.deepcopy(network).train(), type(network).__name__
     with _refusing(f"The network {name} cannot be trained on x of shape {tuple(losses.x.shape)}"):
-        with observed(tried, losses.num) as by_sample:
-            loss = losses(tried)
+        loss = losses(tried)
         _require_all_made(network, tried)
         buffers = [buffer.clone() for buffer in tried.buffers()]
         trained = _differentiated(tried, loss)
@@ -97,7 +82,7 @@ def require_trainable(
     denoiser = Denoiser(tried.eval(), config.parameterization)
     with _refusing("The validation set cannot be measured"), autocast(config, processes.device):
         require_measurable(denoiser, config, data, processes.device)
-    return Trial(by_sample, by_blocks)
+    return by_blocks
 
 
 def _differentiated(network: nn.Module, loss: Float[Tensor, " b"]) -> set[str]:
