@@ -49,6 +49,13 @@ WRONG = [
     ("simpletuner", {"flow_schedule_auto_shift": True, "resolution": 1}, "resolution"),
     ("ai-toolkit", {"noise_scheduler": "flowmatch", "timestep_type": "one_step"}, "timestep_type"),
     ("ai-toolkit", {"is_v_pred": True}, "is_v_pred"),
+    ("ai-toolkit", {"arch": "wan22_14b"}, "arch"),
+    ("ai-toolkit", {"do_cfg": True}, "do_cfg"),
+    ("ai-toolkit", {"train": {"noisy_latent_multiplier": 1.1}}, "noisy_latent_multiplier"),
+    ("ai-toolkit", {"optimal_noise_pairing_samples": 4}, "optimal_noise_pairing_samples"),
+    ("ai-toolkit", {"num_train_timesteps": 500}, "num_train_timesteps"),
+    ("simpletuner", {"diffusion_blocks_config": {"num_blocks": 3}}, "diffusion_blocks_config"),
+    ("simpletuner", {"model_family": "chroma"}, "chroma"),
     ("diffusion-pipe", {"model": {"type": "wan", "min_t": 0.9, "max_t": 0.2}}, "min_t"),
     ("diffsynth", {"model_id_with_origin_paths": "who/knows"}, "template"),
     ("diffsynth", {"template": "Wan", "task": "direct_distill"}, "task"),
@@ -72,10 +79,18 @@ FINDINGS = [
     ("simpletuner", {"model_family": "sdxl", "offset_noise": True}, "declared-noise"),
     ("simpletuner", {"use_soft_min_snr": True}, "setting-ignored"),
     ("simpletuner", SETTINGS["simpletuner_sdxl_v"], "declared-divisor"),
+    ("simpletuner", SETTINGS["simpletuner_sd2x"], "declared-override"),
+    ("simpletuner", SETTINGS["simpletuner_wan_high_noise"], "declared-override"),
+    ("simpletuner", {"scheduled_sampling_reflexflow": True}, "declared-term"),
+    ("simpletuner", {"xm_enabled": True}, "declared-target"),
     ("ai-toolkit", {"noise_offset": 0.05}, "declared-noise"),
     ("ai-toolkit", {"loss_type": "mae"}, "declared-not-squared"),
+    ("ai-toolkit", {"match_noise_norm": True}, "declared-not-squared"),
+    ("ai-toolkit", {"force_consistent_noise": True}, "declared-noise"),
+    ("ai-toolkit", {"datasets": [{"mask_path": "a"}, {"mask_path": "b"}]}, "declared-uneven"),
     ("ai-toolkit", {"content_or_style_reg": "style"}, "setting-ignored"),
     ("diffusion-pipe", {"huber_delta": 0.1}, "declared-not-squared"),
+    ("diffusion-pipe", {"directory": [{"mask_path": "a"}]}, "declared-uneven"),
     ("diffusion-pipe", {"pseudo_huber_c": 0.5}, "setting-ignored"),
     ("diffusion-pipe", SETTINGS["diffusion_pipe_sdxl_v"], "declared-snr"),
     ("diffusion-pipe", {"model": {"type": "flux", "flux_shift": True}}, "declared-resolution"),
@@ -87,6 +102,12 @@ FINDINGS = [
     ("diffsynth", {"template": "Wan"}, "rounded-times"),
     ("lerobot", {"type": "pi05", "rtc_training_max_delay": 4}, "declared-uneven"),
 ]
+
+
+def test_what_is_left_at_its_default_changes_nothing():
+    given = {"noise_multiplier": 1.0, "do_cfg": False, "num_train_timesteps": "1000"}
+    settings = ai_toolkit({"noise_scheduler": "flowmatch"})
+    assert found_in("ai-toolkit", settings | given) == found_in("ai-toolkit", settings)
 
 
 @pytest.mark.parametrize(("trainer", "settings", "kind"), FINDINGS)

@@ -125,13 +125,33 @@ def simpletuner_sdxl_v(network, x):
 
 
 def simpletuner_sd2x(network, x):
-    """`model_family` sd2x, `snr_gamma` 5, `train_batch_size` 1, later steps thrice as often."""
+    """`model_family` sd2x, `snr_gamma` 5, `train_batch_size` 1, later steps thrice as often; its
+    table always ends at zero SNR.
+    """
     weights = torch.ones(1000)
     weights[-250:] *= 3
     step = torch.multinomial(weights / weights.sum(), len(x), replacement=True)
-    error = discrete_error(network, x, step, SD, "v_prediction")
-    snr = snr_at(step)
+    error = discrete_error(network, x, step, SD_ZERO_TERMINAL, "v_prediction")
+    snr = snr_at(step, SD_ZERO_TERMINAL)
     return (error * as_column(snr.clamp(max=5) / (snr + 1), x)).mean()
+
+
+def simpletuner_refiner(network, x):
+    """SDXL's refiner in batches of 2: each of the halves of the cleanest 200 steps, which share
+    step 99, that the noisier half made rarer for the cleaner one.
+    """
+    cleaner = torch.ones(100)
+    cleaner[99] = 1 / 101
+    num = len(x) // 2
+    step = torch.cat(
+        [99 + torch.randint(0, 101, (num,)), torch.multinomial(cleaner, num, replacement=True)]
+    )
+    return discrete_error(network, x, step, SD, "epsilon").mean()
+
+
+def simpletuner_wan_high_noise(network, x):
+    """The noisier network of Wan 2.2: a shift of 5, though 3 is given; normal numbers around .4."""
+    return flow_error(network, x, shifted(torch.sigmoid(torch.randn(len(x)) + 0.4), 5.0)).mean()
 
 
 # ----------------------------------------------------------------------------------- ai-toolkit

@@ -40,6 +40,17 @@ SETTINGS = {
         "timestep_bias_strategy": "later",
         "timestep_bias_multiplier": 3,
     },
+    "simpletuner_refiner": {
+        "model_family": "sdxl",
+        "model_flavour": "1.0-refiner",
+        "train_batch_size": 2,
+    },
+    "simpletuner_wan_high_noise": {
+        "model_family": "wan",
+        "model_flavour": "i2v-14b-2.2-high",
+        "flow_schedule_shift": 3,
+        "timestep_sampling_offset": 0.4,
+    },
     "ai_toolkit_sigmoid": ai_toolkit(FLOWMATCH),
     "ai_toolkit_bell": ai_toolkit(FLOWMATCH | {"linear_timesteps": True}),
     "ai_toolkit_half_bell": ai_toolkit(FLOWMATCH | {"linear_timesteps2": True}),

@@ -84,12 +84,29 @@ _FINDINGS = {
     **dict.fromkeys(("do_fft_loss", "target_norm_std", "inverted_mask_prior"), "declared-term"),
     **dict.fromkeys(("diff_output_preservation", "blank_prompt_preservation"), "declared-term"),
     "diffusion_feature_extractor_path": "declared-term",
+    "latent_feature_extractor_path": "declared-term",  # its name of old
+    "match_noise_norm": "declared-not-squared",  # the output is scaled to the norm of the noise
+    "force_consistent_noise": "declared-noise",
+    **dict.fromkeys(("prior_reg", "match_adapter_assist", "unconditional_path"), "declared-target"),
+    **dict.fromkeys(("mask_path", "alpha_mask"), "declared-uneven"),
     "content_or_style_reg": "setting-ignored",  # content_or_style is read in its stead
 }
+_DEFAULTS = {
+    **dict.fromkeys(("noise_multiplier", "target_noise_multiplier", "pred_scaler"), 1),
+    **dict.fromkeys(("latent_multiplier", "noisy_latent_multiplier", "img_multiplier"), 1),
+    **dict.fromkeys(("adaptive_scaling_factor", "standardize_latents"), 0),
+    **dict.fromkeys(("standardize_images", "train_turbo", "do_cfg", "do_random_cfg"), 0),
+    "optimal_noise_pairing_samples": 1,
+    "num_train_timesteps": _N,
+    "refiner_name_or_path": 0,
+}  # of what changes the loss in other ways
 
 
 def _read(settings: Settings) -> Loss:
     found = findings(settings, _FINDINGS)
+    settings.require_default(_DEFAULTS)
+    if settings.text("arch").startswith("wan22_14b"):
+        raise ValueError("arch is wan22_14b, whose two networks have times of their own: not read.")
     if (
         settings.one_of("loss_type", "mse", ("mse", "mae", "pseudo_huber", "wavelet", "stepped"))
         != "mse"

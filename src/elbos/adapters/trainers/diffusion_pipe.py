@@ -51,7 +51,9 @@ _FINDINGS = {
     "smooth_l1_beta": "declared-not-squared",
     "pseudo_huber_c": "setting-ignored",  # in the example's comments, and read nowhere
     "multiscale_loss_weight": "declared-term",
-    "first_frame_conditioning_p": "declared-uneven",
+    **dict.fromkeys(
+        ("first_frame_conditioning_p", "mask_path", "default_mask_file"), "declared-uneven"
+    ),
 }
 
 

@@ -17,6 +17,7 @@ Findings that an adapter makes of settings which no weighting shows, with `setti
 | `declared-term` | a term added to the loss | yes, the loss without it |
 | `declared-model` | a `model` that was assumed, for lack of the script's name | yes |
 | `declared-resolution` | a shift by resolution, of a `resolution` that was assumed | yes |
+| `declared-override` | one that the trainer sets to a `value` of its own for the model | yes |
 """
 
 import json
@@ -41,6 +42,8 @@ _MAX_SETTINGS = 10_000  # references in a YAML file can stand for billions
 _SIMILAR = 0.8  # of difflib: two letters swapped, one missing or doubled
 _FILES = {".toml": tomllib.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
 _FILES |= {".json": json.loads}
+_NULL = ("none", "null")
+_OFF = (*_NULL, "", "false", "0", "0.0", "[]")
 
 
 class Settings:
@@ -144,8 +147,31 @@ class Settings:
         value = self._get(name)
         return default if value is None else str(value)
 
+    def is_on(self, name: str) -> bool:
+        """Return whether a setting is given, if only for one data set, and neither false nor 0."""
+        return any(str(value).lower() not in _OFF for value in self._all(name))
+
+    def require_default(self, defaults: Mapping[str, float]) -> None:
+        """Refuse settings that change the loss in a way that is not computed here.
+
+        Args:
+            defaults: Their names, each with the value that leaves the loss as it is; 0 for flags,
+                texts and tables.
+
+        Raises:
+            ValueError: If one has another value, in one line that names it.
+        """
+        for name, default in defaults.items():
+            neutral = _NULL if default else _OFF
+            for value in self._all(name):
+                if str(value).lower() not in neutral and _number(value) != default:
+                    raise ValueError(
+                        f"{name} is {shortened(repr(value))}, which changes the loss in a way that "
+                        "is not computed here: leave it out to see the rest."
+                    )
+
     def ignore(self, *names: str) -> None:
-        """Say that these are settings of the trainer, too, though they change nothing: no slips."""
+        """Name further settings of the trainer, which are no slips though they are not read."""
         self._others |= set(names)
 
     def unread(self) -> list[str]:
@@ -155,13 +181,19 @@ class Settings:
             ValueError: If one is nearly the name of one that was read.
         """
         unread = [name for name in self._values if not any(_ends(name, a) for a in self._read)]
-        known = {name.split(".")[-1]: name for name in self._read if not self.has(name)}
+        left_out = [n for n in self._read if all(value is None for value in self._all(n))]
+        known = {name.split(".")[-1]: name for name in left_out}
         for name in unread:
             last = name.split(".")[-1]
             near = get_close_matches(last, known, n=1, cutoff=_SIMILAR)
             if near and last not in self._others:
                 raise ValueError(f"There is no setting {name}: did you mean {known[near[0]]}?")
         return unread
+
+    def _all(self, name: str) -> list[Any]:
+        """The values of a setting in all tables that have it, and what it holds if it is one."""
+        self._read.add(name)
+        return [value for key, value in self._values.items() if f".{name}." in f".{key}."]
 
     def _get(self, name: str) -> Any:
         self._read.add(name)
@@ -170,7 +202,7 @@ class Settings:
             first, second = list(found)[:2]
             raise ValueError(f"{name} is given twice, as {first} and {second}: leave one out.")
         value = next(iter(found.values()), None)
-        return None if isinstance(value, str) and value.lower() in ("none", "null") else value
+        return None if str(value).lower() in _NULL else value
 
 
 def read_settings(source: str | Path | Sequence[str]) -> Settings:

@@ -4,12 +4,15 @@ r"""SimpleTuner: continuous times for flow models, segments of a table for Stabl
 $n \sim N(0, 1)$ and $a$ = `flow_sigmoid_scale`; or uniform; or
 $\mathrm{Beta}(\alpha, \beta)$; or a density through the knots `flow_cubic_schedule_weights`, which
 counts more than the others. Then (`custom_schedule.py`) the shift `flow_schedule_shift`, 3 if it is
-left out and none if 0, or one by resolution with `flow_schedule_auto_shift`. The loss is the plain
+left out and none if 0, or one by resolution with `flow_schedule_auto_shift`. The two networks of
+Wan 2.2 have a shift of 5, whatever is given. The loss is the plain
 $\|\hat u - (\epsilon - x)\|^2$.
 
 Stable Diffusion's steps: one from each of `train_batch_size` segments of the table, noise first,
 which share their ends, or from all of it, with one or `disable_segmented_timestep_sampling`;
-`timestep_bias_*` multiplies weights, within a segment only. The coefficient is
+`timestep_bias_*` multiplies weights, within a segment only. SDXL's refiner has the cleanest
+`refiner_training_strength` of the table, if there are segments. Stable Diffusion 2's table ends at
+zero SNR, whatever `rescale_betas_zero_snr` says. The coefficient is
 $\min(\rho, \gamma)/\rho$ with $\rho$ the SNR; the divisor is $\rho + 1$ only where the model's own
 scheduler file says v_prediction, whatever `prediction_type` does.
 
@@ -47,6 +50,7 @@ _FLOW_MODELS = (
     *("ltxvideo", "qwen_image", "wan", "z_image", "kandinsky5_image", "kandinsky5_video", "ernie"),
 )
 _MOST_SHIFTED = {"qwen_image": (8192, 0.9)}  # where the line of mu ends: (tokens, mu)
+_WAN_SHIFTS = {"2.2": 5.0, "animegen": 3.0}  # by a part of `model_flavour`
 _FINDINGS = {
     "input_perturbation": "declared-perturbed",
     "use_soft_min_snr": "setting-ignored",  # no loss reads it
@@ -54,6 +58,9 @@ _FINDINGS = {
     "twinflow_enabled": "declared-target",
     "distillation_method": "declared-target",
     "scheduled_sampling_max_step_offset": "declared-target",
+    **dict.fromkeys(("crepa_self_flow", "xm_enabled"), "declared-target"),
+    "scheduled_sampling_reflexflow": "declared-term",
+    "irepa_enabled": "declared-term",
     **dict.fromkeys(("crepa_enabled", "urepa_enabled", "layersync_enabled"), "declared-term"),
     **dict.fromkeys(("internal_guidance_enabled", "nextlat_enabled"), "declared-term"),
 }
@@ -62,6 +69,7 @@ _FINDINGS = {
 def _read(settings: Settings) -> Loss:
     family = settings.one_of("model_family", "flux", (*_FLOW_MODELS, *_IS_V))
     found = findings(settings, _FINDINGS)
+    settings.require_default({"diffusion_blocks_config": 0})
     if settings.one_of("loss_type", "l2", ("l2", "huber", "smooth_l1")) != "l2":
         found += (Diagnostic("declared-not-squared", {"setting": "loss_type"}),)
     if family in _IS_V:
@@ -76,6 +84,12 @@ def _flow(settings: Settings, family: str, found: tuple[Diagnostic, ...]) -> Los
     for name in ("flow_custom_timesteps", "flux_fast_schedule"):
         if settings.text(name, "false").lower() not in ("false", "0", "", "[]"):
             raise ValueError(f"{name} draws a few fixed times, of which no curve is known here.")
+    is_normal = not any(map(settings.flag, ("flow_use_uniform_schedule", "flow_use_beta_schedule")))
+    if family == "chroma" and is_normal:
+        raise ValueError(
+            "model_family chroma moves logit-normal times towards both ends, which is not computed "
+            "here: the loss with flow_use_uniform_schedule or flow_use_beta_schedule is."
+        )
     knots = settings.numbers("flow_cubic_schedule_weights")
     if len(knots) > 1:
         density = _through_knots(knots, shift)
@@ -88,12 +102,18 @@ def _flow(settings: Settings, family: str, found: tuple[Diagnostic, ...]) -> Los
         schedule = FlowTimes(inner=Beta(a=alpha, b=beta), shift=shift)
     else:
         scale = settings.number("flow_sigmoid_scale", 1.0, above=0)
-        schedule = Normal.logit_normal(mean=math.log(shift), std=scale)
+        mean = scale * settings.number("timestep_sampling_offset", 0.0)
+        schedule = Normal.logit_normal(mean=mean + math.log(shift), std=scale)
     return plain(schedule, found)
 
 
 def _shift(settings: Settings, family: str) -> tuple[float, tuple[Diagnostic, ...]]:
     static = settings.number("flow_schedule_shift", 3.0, low=0)
+    flavour = settings.text("model_flavour")
+    own = next((s for part, s in _WAN_SHIFTS.items() if family == "wan" and part in flavour), None)
+    if own is not None:
+        override = {"setting": "flow_schedule_shift", "value": f"{own:g}"}
+        return own, (Diagnostic("declared-override", override),)
     if not settings.flag("flow_schedule_auto_shift"):
         return static or 1.0, ()
     high = _MOST_SHIFTED.get(family, (4096, 1.15))
@@ -122,6 +142,10 @@ def _diffusion(settings: Settings, family: str, found: tuple[Diagnostic, ...]) -
     words = ("epsilon", "v_prediction")
     is_v = settings.one_of("prediction_type", words[_IS_V[family]], words) == "v_prediction"
     is_zero = settings.flag("rescale_betas_zero_snr")
+    if family == "sd2x" and not is_zero:
+        is_zero, override = True, {"setting": "rescale_betas_zero_snr", "value": "true"}
+        found += (Diagnostic("declared-override", override),)
+    is_refiner = family == "sdxl" and "refiner" in settings.text("model_flavour")
     logsnr = stable_diffusion_logsnr(is_zero_terminal=is_zero)
     coefficient = torch.ones_like(logsnr)
     if gamma := settings.number("snr_gamma", 0, low=0):
@@ -133,7 +157,7 @@ def _diffusion(settings: Settings, family: str, found: tuple[Diagnostic, ...]) -
     return LossTable(
         title=f"SimpleTuner, {family}",
         logsnr=logsnr,
-        probability=_steps(settings),
+        probability=_steps(settings, settings.flag("refiner_training") or is_refiner),
         coefficient=coefficient,
         parameterization=V() if is_v else Eps(),
         diagnostics=found,
@@ -160,19 +184,25 @@ def _bias(settings: Settings) -> Float[Tensor, " n"]:
     return weights
 
 
-def _steps(settings: Settings) -> Float[Tensor, " n"]:
+def _steps(settings: Settings, is_refiner: bool) -> Float[Tensor, " n"]:
     """How often each step is drawn; segments are normalized in place, one after the other."""
     weights = _bias(settings)
+    strength = settings.number("refiner_training_strength", 0.2, above=0, high=1)
+    is_inverted = settings.flag("refiner_training_invert_schedule")
     num = settings.integer("train_batch_size", 4, low=1, high=_N)
     if num == 1 or settings.flag("disable_segmented_timestep_sampling"):
         return weights / weights.sum()
-    p, last = torch.zeros_like(weights), _N - 1
+    least, last = 0, _N - 1
+    if is_refiner:
+        least, last = (int(strength * _N), last) if is_inverted else (0, int(strength * _N) - 1)
+    size = max((last - least + 1) // num, 1)
+    p = torch.zeros_like(weights)
     for i in range(num):
-        first = 0 if i == num - 1 else max(last - _N // num, 0)
+        first = least if i == num - 1 else max(last - size, least)
         inside = slice(first, last + 1)
         weights[inside] /= weights[inside].sum()
         p[inside] += weights[inside] / num
-        last -= _N // num
+        last -= size
     return p
 
 

@@ -97,6 +97,5 @@ def stable_diffusion_logsnr(*, is_zero_terminal: bool = False) -> Float[Tensor, 
 
 def findings(settings: Settings, kinds: Mapping[str, str]) -> tuple[Diagnostic, ...]:
     """A finding of its kind for each setting that is on: given, and neither false nor 0."""
-    is_off = ("", "false", "0", "0.0")
-    found = (name for name in kinds if settings.text(name).lower() not in is_off)
+    found = (name for name in kinds if settings.is_on(name))
     return tuple(Diagnostic(kinds[name], {"setting": name}) for name in found)
