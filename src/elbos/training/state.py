@@ -17,7 +17,7 @@ from elbos.training.data import DataSpec
 from elbos.training.ema import EMA
 from elbos.training.optimizer import new_optimizer
 from elbos.training.processes import Processes
-from elbos.training.randomness import generator
+from elbos.training.randomness import seed_of
 from elbos.training.sampling import Sampling
 from elbos.training.sharding import fill, load, shard
 from elbos.validation import LossByLevel
@@ -129,7 +129,7 @@ def require_guidable(
 def build_network(config: Config, data: DataSpec, device: torch.device) -> nn.Module:
     """The network of a run with its initial weights, a function of the seed; channels-last."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(config.seed).initial_seed() % 2**63)
+        torch.manual_seed(seed_of(config.seed) % 2**63)
         network = _initial_network(config, data)
     return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 

@@ -224,7 +224,7 @@ class Trainer:
         config, num, num_processes = self.config, len(self.samples), self.processes.num
         x, cond = self.batch()
         self.number.fill_(self.state.step)
-        seed_torch(config.seed, self.state.step, self.share.start)
+        seed_torch(config.seed, self.state.step, self.share.start, 1)
         smallest = config.batch_size // num_processes  # all have as many parts: each gathers
         num_parts = min(config.execution.num_micro_batches, smallest)
         scale, losses = num_processes / config.batch_size, []  # processes are averaged over

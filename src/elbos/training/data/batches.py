@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from elbos.conditions import Condition, map_tensors
 from elbos.items import Items
 from elbos.training.data.dataset import Trained
-from elbos.training.randomness import generator
+from elbos.training.randomness import seed_torch
 from elbos.user_code import no_modules_here
 
 NUM_THREADS = 4  # each makes a batch at a time; they wait for disks and decode
@@ -126,7 +126,7 @@ class Batches(Dataset[StoredBatch]):
         samples, are seeded for it.
         """
         if isinstance(self.source, Items):
-            torch.manual_seed(generator(self.seed, step, self.share.start, 2).initial_seed())
+            seed_torch(self.seed, step, self.share.start, 2)
         num, begin = len(self.source), step * self.batch_size
         rows = batch_indices(num, self.batch_size, self.seed, step)[self.share]
         epochs = torch.arange(begin, begin + self.batch_size)[self.share] // num
