@@ -268,16 +268,6 @@ def test_out_of_memory_says_what_to_lower(elbos: Elbos, monkeypatch: pytest.Monk
     assert_one_line(elbos("train", "toy"), "lower --batch-size", statuses=(1,))
 
 
-def test_where_another_process_has_failed_its_line_is_pointed_to(
-    elbos: Elbos, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def train(*_: Any) -> None:
-        raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]:3")
-
-    monkeypatch.setattr(train_verb, "train", train)
-    assert_one_line(elbos("train", "toy"), "Another process", statuses=(1,))
-
-
 def test_a_bug_shows_its_traceback(elbos: Elbos, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*_: Any) -> None:
         raise RuntimeError("ours")

@@ -1,21 +1,27 @@
 """A run is the same on any number of processes, in parts of a batch, and resumed on others."""
 
+import io
 import json
 import os
 import signal
+import sys
 import warnings
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from commands import TINY, Result, assert_one_line
 from forking import in_processes
 from PIL import Image
 from tiny import DIGITS, log, tensors
 from torch import nn
 
+from elbos import cli
 from elbos.errors import Interrupted
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
@@ -263,6 +269,52 @@ def test_a_network_of_a_users_is_trained_in_place_in_every_process(tmp_path: Pat
     for other in found:
         for name in expected:
             torch.testing.assert_close(other[name], expected[name], rtol=1e-5, atol=1e-5)
+
+
+LOST: dict[str, tuple[Any, str]] = {
+    "checkpoint": (checkpoint, "write_part"),
+    "validation": (Trainer, "validate"),
+}
+
+
+def left_alone(place: str, folder: Path) -> None:
+    """A training whose second process is gone in the middle of something."""
+    owner, name = LOST[place]
+    work = getattr(owner, name)
+
+    def lost(*given: Any) -> Any:
+        if os.environ["RANK"] == "1":
+            os._exit(0)
+        return work(*given)
+
+    setattr(owner, name, lost)
+    often = ["--output.save-every", "16", "--output.validate-every", "32"]
+    sys.argv = ["elbos", *TINY, *often, "--execution.shard-size", "2", "--run", str(folder)]
+    with redirect_stderr(io.StringIO()) as shown, pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert_one_line(Result(stop.value.code, "", shown.getvalue()), "process", has_begun=True)
+
+
+def left_alone_in_python(folder: Path) -> None:
+    def lost(_: int) -> None:
+        if os.environ["RANK"] == "1":
+            os._exit(0)
+
+    how = {"num_images": 70, "batch_size": 7, "precision": "fp32", "on_images": lost}
+    with pytest.raises(ConnectionError, match="process") as error:
+        fit(Own(), torch.zeros(42, 2), ADAMW.objective, run=folder, **how)
+    assert "\n" not in str(error.value)
+    assert error.value.__suppress_context__  # gloo's lines are not shown
+
+
+@pytest.mark.parametrize("place", LOST)
+def test_what_another_process_leaves_behind_is_one_line(tmp_path: Path, place: str) -> None:
+    in_processes(2, left_alone, place, tmp_path / "run")
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_fit_names_a_process_that_is_lost(tmp_path: Path) -> None:
+    in_processes(2, left_alone_in_python, tmp_path)
 
 
 class Containers(nn.Module):

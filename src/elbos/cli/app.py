@@ -101,8 +101,6 @@ def main() -> None:
     except (ValueError, OSError) as error:
         _fail(error, 1)
     except (MemoryError, RuntimeError) as error:
-        if "closed by peer" in str(error):  # gloo's
-            _fail(ConnectionError("Another process has failed: see what it says."), 1)
         if not is_out_of_memory(error):
             raise
         _fail(MemoryError(f"Out of memory: {VERBS[sys.argv[1]].less_memory}."), 1)

@@ -30,12 +30,14 @@ from elbos.training.data import to_unit
 from elbos.training.pictures import png
 from elbos.training.sampling import Sampling
 from elbos.validation.pilot import num_pilot_times
+from elbos.validation.processes import naming_lost_processes
 from elbos.validation.result import NATS_PER_BIT
 from elbos.validation.validator import ROUND_TIMES
 
 NUM_SHOWN = 100
 
 
+@naming_lost_processes()
 def evaluate(
     model: Model,
     config: EvaluationConfig | None = None,

@@ -27,6 +27,7 @@ from elbos.training.processes import Processes
 from elbos.training.run import Run
 from elbos.training.sampling import BATCH_SIZE, Sampling, num_batches
 from elbos.training.state import require_guidable
+from elbos.validation.processes import naming_lost_processes
 
 MAX_IN_GRID = 400
 _DECODED = 16  # latents at once
@@ -99,6 +100,7 @@ class Request:
             raise ValueError(f"out is {str(self.out)!r}: give the name of a file, without ending.")
 
 
+@naming_lost_processes()
 def write_samples(
     run: Run,
     sampling: Sampling,
@@ -122,6 +124,7 @@ def write_samples(
         Paths of the PNG (of the first 400; None of latents that nobody decodes) and of the .npz.
 
     Raises:
+        ConnectionError: If another process has failed, and has said why.
         OSError: If they cannot be written.
         ValueError: If the label is none of the network's, it cannot be guided, or samples are not
             finite.
@@ -173,22 +176,12 @@ def turns(num: int, process: int, num_processes: int) -> Iterator[range]:
 def _batches(
     run: Run, sampling: Sampling, request: Request, labels: Tensor | None, processes: Processes
 ) -> Iterator[Tensor]:
-    """All batches, in order, in every process: after each turn the processes exchange theirs.
-
-    Raises:
-        ConnectionError: If another process has failed, and has said why.
-    """
+    """All batches, in order, in every process: after each turn the processes exchange theirs."""
     for batches in turns(num_batches(request.num), processes.rank, processes.num):
         own = run.sample_batches(
             sampling, num=request.num, seed=request.seed, cond=labels, batches=batches
         )
-        try:
-            gathered = processes.lists(own)
-        except RuntimeError as error:
-            raise ConnectionError(
-                "Another process has failed: samples are not complete."
-            ) from error
-        yield from gathered
+        yield from processes.lists(own)
 
 
 def _npz(x: Tensor, sampling: Sampling, labels: Tensor | None) -> bytes:

@@ -31,8 +31,10 @@ from elbos.training.sampling import Sampling
 from elbos.training.settings import Averaging, Execution, Optimizer, Output
 from elbos.training.trackers import require_installed
 from elbos.training.trainer import Trainer
+from elbos.validation.processes import naming_lost_processes
 
 
+@naming_lost_processes()
 def train(config: Config, path: Path, on_images: OnImages = lambda _: None) -> None:
     """Train in a run directory, from its latest checkpoint if it has one.
 
@@ -51,6 +53,7 @@ def train(config: Config, path: Path, on_images: OnImages = lambda _: None) -> N
     _train(config, RunDirectory(path), config.data.load, on_images)
 
 
+@naming_lost_processes()
 def fit(
     network: nn.Module,
     dataset: Any,

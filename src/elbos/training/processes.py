@@ -23,7 +23,7 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from elbos.training.slurm import name_as_torchrun_does
-from elbos.validation.processes import meet, together
+from elbos.validation.processes import meet, naming_lost_processes, together
 
 TIMEOUT = timedelta(minutes=30)  # nothing that one process does alone takes as long
 _PATIENCE = timedelta(seconds=5)  # for an answer of a process that may have ended
@@ -46,6 +46,7 @@ class Processes:
     device: torch.device
 
     @classmethod
+    @naming_lost_processes()
     def joined(cls) -> "Processes":
         """This process, after all have met, if there are several.
 

@@ -1,6 +1,8 @@
 """Work shared among the processes of `torch.distributed`, and its results put together."""
 
+import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -8,6 +10,8 @@ from weakref import WeakValueDictionary
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from elbos.errors import causes, flat
 
 _PATIENCE = timedelta(days=30)
 _patient_groups: WeakValueDictionary[dist.ProcessGroup, dist.ProcessGroup] = WeakValueDictionary()
@@ -33,6 +37,24 @@ def require_processes() -> None:
     """Raise a ValueError unless `torch.distributed` is initialized."""
     if not (dist.is_available() and dist.is_initialized()):
         raise ValueError("is_shared is true and torch.distributed is not initialized: start it.")
+
+
+@contextmanager
+def naming_lost_processes() -> Iterator[None]:
+    """Replace errors of the connection to other processes by a ConnectionError of one line.
+
+    gloo has no class of errors: the place in its source is in all of its messages.
+    """
+    try:
+        yield
+    except Exception as error:  # of the user's code, too, in which gloo's was raised
+        for cause in causes(error):
+            if isinstance(cause, dist.DistError) or "/gloo/" in str(cause):
+                what = re.sub(r"^\[\S*\] ", "", flat(cause)).partition(". ")[0]
+                raise ConnectionError(
+                    f"Another process has failed: see what it says ({what[:100]})."
+                ) from None
+        raise
 
 
 def together(work: Callable[[], T]) -> T:
@@ -71,10 +93,8 @@ def _patient() -> dist.ProcessGroup:
 def _settle(own: Exception | None) -> None:
     """Wait for all."""
     errors: list[Exception | None] = [None] * dist.get_world_size()
-    try:
+    with naming_lost_processes():
         dist.all_gather_object(errors, own, group=_patient())
-    except RuntimeError as gone:
-        raise ConnectionError("another process has failed: see what it says.") from gone
     if own is None and (others := [error for error in errors if error is not None]):
         raise others[0]
 

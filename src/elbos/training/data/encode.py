@@ -27,6 +27,7 @@ from elbos.training.data.making import Making, Part, num_in_shard, split_index
 from elbos.training.data.shards import DTYPES, Index, shard_name
 from elbos.training.data.source import digest_of
 from elbos.training.processes import ALONE, Processes
+from elbos.validation.processes import naming_lost_processes
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Encoder:
     batch_size: int = 32
     processes: Processes = ALONE
 
+    @naming_lost_processes()
     def encode(self, start: Start = silent) -> Index:
         """Make what is not there yet.
 
