@@ -3,7 +3,8 @@
 import contextlib
 import errno
 import importlib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any
 
@@ -49,6 +50,22 @@ def explained(error: BaseException) -> str:
     return flat(error) or type(error).__name__
 
 
+def message(error: BaseException) -> str:
+    """The message of an error in a user's code, of 300 characters at most.
+
+    Builds of torch say in various ways that the machine has no such device; all do so where they
+    would begin to use it.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if frames and frames[-1].f_code.co_name == "_lazy_init":
+        device = frames[-1].f_globals["__name__"].rpartition(".")[2]
+        return (
+            f"this machine has no {device} device: compute on the device of the data, x.device, or "
+            "make the device a parameter"
+        )
+    return flat(error)[:300] or "no message"
+
+
 def suggestion(word: str, names: Iterable[str]) -> str:
     """The names that may have been meant by a word that is none, to end a message.
 
@@ -65,6 +82,14 @@ def suggestion(word: str, names: Iterable[str]) -> str:
     num = len(known) if len(known) <= 8 else 5
     others = f" and {len(known) - num} more" if num < len(known) else ""
     return f"choose from {', '.join(known[:num])}{others}."
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Iterate over an error, the one that it was raised from, and so on."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

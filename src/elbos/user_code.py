@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from elbos import files
+from elbos.errors import message
 
 _NAME = "__user_code__"  # of the module that a file makes
 _kept: set[str] = set()  # modules that what the last file made may need
@@ -147,8 +148,7 @@ def described(error: BaseException, file: Path) -> str:
     """The type, line of the file and message of an error."""
     line = line_of(error, file)
     place = f" (line {line})" if line else ""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}{place}: {text[:300] or 'no message'}"
+    return f"{type(error).__name__}{place}: {message(error)}"
 
 
 def line_of(error: BaseException | None, file: Path) -> int | None:

@@ -24,6 +24,10 @@ NO_FUNCTION = {
     "escapes": ("raise ValueError('a \x1b[31mred')", "ValueError (line 1): a \\x1b[31mred"),
     "raises": ("a = 1\nb = a / 0", "loss.py cannot be run: ZeroDivisionError (line 2): division"),
     "raises lines": ("raise ValueError('a\\nb')", "ValueError (line 1): a b"),
+    "CUDA": (
+        "import torch\ntorch.ones(1).cuda()",
+        "Error (line 2): this machine has no cuda device",
+    ),
     "raises nothing": ("assert False", "AssertionError (line 1): no message"),
     "import": ("import nonexistent", "ModuleNotFoundError (line 1): No module named 'nonexistent'"),
     "syntax": ("\ndef loss(:", "SyntaxError: invalid syntax (loss.py, line 2)"),
@@ -48,7 +52,7 @@ BAD_LOSSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "no labels": raising("return network(z, t, labels)", "NameError", "'labels' is not defined"),
     "a pair for data": raising("x, labels = x", "ValueError", "too many values to unpack"),
     "recursion": bad("return loss(network, x) + 1", "RecursionError (loss.py, line "),
-    "CUDA": raising("return network(z.to('cuda')).mean()", "CUDA"),
+    "CUDA": raising("return network(z.to('cuda')).mean()", "no cuda device: compute on"),
     "channels": raising(
         "return F.conv2d(z, torch.ones(4, 3, 1, 1))", "to have 3 channels, but got 2 channels"
     ),

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from elbos.audit.rng import Recorder
+from elbos.errors import message
 
 LossFunction = Callable[[Any, Tensor], Any]
 
@@ -324,7 +325,7 @@ def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
     frame = (theirs or frames)[-1]
     text = (
         f"The loss raised {type(error).__name__} ({Path(frame.filename).name}, line "
-        f"{frame.lineno}): {_one_line(error) or 'no message'} (x has shape {list(x.shape)}"
+        f"{frame.lineno}): {message(error)} (x has shape {list(x.shape)}"
     )
     if not network.calls:
         return f"{text}: if that is not the shape of your data, give theirs, [batch, ...])."
@@ -333,11 +334,6 @@ def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
         "with a tensor like the data, a tuple of it, a pair of it and zeros, or under .sample: "
         "wrap other outputs of the network in a function."
     )
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:300] + "…"
 
 
 def _gradients(total: Tensor, answers: list[Tensor]) -> tuple[Tensor | None, ...]:
@@ -352,7 +348,7 @@ def _gradients(total: Tensor, answers: list[Tensor]) -> tuple[Tensor | None, ...
     except RuntimeError as error:
         raise ValueError(
             "The gradient of the loss cannot be taken: return the loss without calling "
-            f"backward() on it ({_one_line(error)[:100]})."
+            f"backward() on it ({message(error)[:100]})."
         ) from error
     if all(gradient is None for gradient in gradients):
         raise ValueError(

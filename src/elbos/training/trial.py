@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from elbos.conditions import cond_at, replace_conds, to_device
 from elbos.denoiser import Denoiser
-from elbos.errors import flat
+from elbos.errors import message
 from elbos.training.checkpointing import blocks, checkpointed
 from elbos.training.config import Config
 from elbos.training.data import Samples
@@ -201,4 +201,4 @@ def _refusing(what: str) -> Iterator[None]:
         yield
     except Exception as error:  # of the user's code, of any type
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ValueError(f"{what}: {kind}{flat(error)[:300]}") from error
+        raise ValueError(f"{what}: {kind}{message(error)}") from error

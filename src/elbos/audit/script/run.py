@@ -29,6 +29,7 @@ from elbos.audit.script.slicing import (
     tests_around,
 )
 from elbos.audit.script.unknown import Stage, Unknown, origins
+from elbos.errors import message
 
 _SAFE_MODULES = frozenset({*sys.stdlib_module_names, "torch", "numpy", "scipy", "einops"})
 _NEVER = re.compile(r"Dataset|DataLoader|load_dataset|Accelerator|Tokenizer|optim\.|tqdm|logger")
@@ -136,10 +137,9 @@ class Run:
             raise
         except Exception as error:
             line = _line_of(error, str(self.path)) or self.script.loss.lineno
-            text = " ".join(str(error).split())[:300]
             if isinstance(error, MissingError):
-                return Failure(error.line or line, text, 0), frozenset()
-            failure = Failure(line, f"{type(error).__name__}: {text}", _OF_AN_ERROR)
+                return Failure(error.line or line, message(error), 0), frozenset()
+            failure = Failure(line, f"{type(error).__name__}: {message(error)}", _OF_AN_ERROR)
             return failure, self.stage.decisive
 
     def _outcome(self, loss: Any) -> tuple[Failure | None, frozenset[str]]:
