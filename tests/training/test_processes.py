@@ -1,6 +1,7 @@
 """A run is the same on any number of processes, in parts of a batch, and resumed on others."""
 
 import io
+import itertools
 import json
 import os
 import signal
@@ -111,7 +112,7 @@ def assert_same_pictures(folder: Path, expected: Path) -> None:
     [
         (1, {"num_micro_batches": 4}),
         (3, {"num_micro_batches": 2}),
-        (4, {"shard_size": 2, "use_checkpointing": True}),
+        (4, {"shard_size": 2, "num_micro_batches": 2, "use_checkpointing": True}),
     ],
     ids=str,
 )
@@ -124,8 +125,10 @@ def test_processes_shards_and_parts_of_a_batch_change_rounding_only(
 
 def test_muon_steps_with_whole_matrices_wherever_their_parts_are(tmp_path: Path) -> None:
     in_processes(1, trained, MUON, tmp_path / "alone")
-    in_processes(2, trained, executed(MUON, shard_size=2), tmp_path / "two")
-    assert_alike(tmp_path / "two", tmp_path / "alone")
+    in_processes(2, trained, MUON, tmp_path / "copies")
+    in_processes(2, trained, executed(MUON, shard_size=2), tmp_path / "shards")
+    for name in ("copies", "shards"):
+        assert_alike(tmp_path / name, tmp_path / "alone")
 
 
 def test_a_run_goes_on_on_any_number_of_processes(alone: Path, tmp_path: Path) -> None:
@@ -138,12 +141,15 @@ def test_a_run_goes_on_on_any_number_of_processes(alone: Path, tmp_path: Path) -
     assert_alike(tmp_path, alone)
 
 
-def test_on_four_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("num", "shard_size"), [(2, 1), (4, 2)])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+    tmp_path: Path, num: int, shard_size: int
+) -> None:
     """With dropout, which is seeded by step and process."""
-    config = executed(replace(ADAMW, network=DIGITS.network), shard_size=2)
-    in_processes(4, trained, config, tmp_path / "whole")
-    in_processes(4, trained, config, tmp_path / "parts", 4)
-    in_processes(4, trained, config, tmp_path / "parts")
+    config = executed(replace(ADAMW, network=DIGITS.network), shard_size=shard_size)
+    in_processes(num, trained, config, tmp_path / "whole")
+    in_processes(num, trained, config, tmp_path / "parts", 4)
+    in_processes(num, trained, config, tmp_path / "parts")
     expected, found = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
     assert not [name for name in expected if not torch.equal(found[name], expected[name])]
     assert log(tmp_path / "parts") == log(tmp_path / "whole")
@@ -240,17 +246,17 @@ def stop(num_images: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def fitted(folder: Path) -> None:
+def fitted(folder: Path, shard_size: int) -> None:
     sharding.MIN_PARAMETERS = 1
     network, x = Own(), torch.linspace(-1, 1, 84).reshape(42, 2)
-    execution = Execution(shard_size=int(os.environ["WORLD_SIZE"]))
+    execution = Execution(shard_size=shard_size)
     how = {"num_images": 70, "batch_size": 7, "precision": "fp32", "execution": execution}
     with pytest.raises(Interrupted):
         fit(network, x, ADAMW.objective, run=folder, on_images=stop, **how)
     stopped = tensors(folder)
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, stopped[f"network/{name}"])
-    if execution.shard_size == 2:
+    if shard_size == 2:
         with pytest.raises(ValueError, match="Tensor"):
             other = x + float(os.environ["RANK"]) / 100
             fit(network, other, ADAMW.objective, run=folder, is_bounded=False, **how)
@@ -261,9 +267,12 @@ def fitted(folder: Path) -> None:
     torch.save(found, folder.with_name(f"{folder.name}-{os.environ['RANK']}.pt"))
 
 
-def test_a_network_of_a_users_is_trained_in_place_in_every_process(tmp_path: Path) -> None:
-    in_processes(1, fitted, tmp_path / "one")
-    in_processes(2, fitted, tmp_path / "two")
+@pytest.mark.parametrize("shard_size", [1, 2])
+def test_a_network_of_a_users_is_trained_in_place_in_every_process(
+    tmp_path: Path, shard_size: int
+) -> None:
+    in_processes(1, fitted, tmp_path / "one", 1)
+    in_processes(2, fitted, tmp_path / "two", shard_size)
     expected, *found = (torch.load(tmp_path / f"{name}.pt") for name in ("one-0", "two-0", "two-1"))
     assert torch.equal(found[0]["num_calls"], found[1]["num_calls"])
     for other in found:
@@ -337,23 +346,24 @@ class Containers(nn.Module):
         return h
 
 
-def contained(folder: Path) -> None:
+def contained(folder: Path, shard_size: int) -> None:
     """Seven samples a step, four of the last process, in up to four parts."""
     sharding.MIN_PARAMETERS = 1
     torch.manual_seed(0)
-    size = int(os.environ["WORLD_SIZE"])
-    execution = Execution(shard_size=size, num_micro_batches=4, use_checkpointing=True)
+    execution = Execution(shard_size=shard_size, num_micro_batches=4, use_checkpointing=True)
     how = {"num_images": 42, "batch_size": 7, "precision": "fp32", "execution": execution}
     x = torch.linspace(-1, 1, 84).reshape(42, 2)
     fit(Containers(), x, ADAMW.objective, run=folder, **how)
 
 
 def test_parts_of_unequal_shares_and_blocks_without_a_forward(tmp_path: Path) -> None:
-    in_processes(1, contained, tmp_path / "one")
-    in_processes(2, contained, tmp_path / "two")
-    expected, found = tensors(tmp_path / "one"), tensors(tmp_path / "two")
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-6, msg=name)
+    in_processes(1, contained, tmp_path / "one", 1)
+    expected = tensors(tmp_path / "one")
+    for shard_size in (1, 2):
+        in_processes(2, contained, tmp_path / f"{shard_size}", shard_size)
+        found = tensors(tmp_path / f"{shard_size}")
+        for name in expected:
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -502,6 +512,17 @@ class Changed(nn.Module):
         return z
 
 
+class Unused(nn.Module):
+    """A layer is not called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused, self.used = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
+
+    def forward(self, z, logsnr):
+        return self.used(z)
+
+
 class Half(nn.Module):
     """A frozen part in bfloat16, as a large one that adapters are trained for."""
 
@@ -514,13 +535,13 @@ class Half(nn.Module):
         return self.frozen(z.bfloat16()).float() + self.adapter(z)
 
 
-UNUSUAL = [Empty, Energy, Parts, Listed, Changed, Half]
+UNUSUAL = [Empty, Energy, Parts, Listed, Changed, Unused, Half]
 
 
-def fitted_all(folder: Path) -> None:
+def fitted_all(folder: Path, shard_size: int) -> None:
     sharding.MIN_PARAMETERS = 1
     x = torch.linspace(-1, 1, 84).reshape(21, 1, 2, 2)
-    execution = Execution(shard_size=int(os.environ["WORLD_SIZE"]))
+    execution = Execution(shard_size=shard_size)
     how = {"num_images": 28, "batch_size": 7, "precision": "fp32", "execution": execution}
     for network in UNUSUAL:
         torch.manual_seed(0)
@@ -535,10 +556,11 @@ def fitted_all(folder: Path) -> None:
 
 
 def test_unusual_networks_are_the_same_on_several_processes(tmp_path: Path) -> None:
-    in_processes(1, fitted_all, tmp_path / "one")
-    in_processes(2, fitted_all, tmp_path / "two")
-    for network in UNUSUAL:
-        expected, found = (tensors(tmp_path / num / network.__name__) for num in ("one", "two"))
+    in_processes(1, fitted_all, tmp_path / "one", 1)
+    for shard_size in (1, 2):
+        in_processes(2, fitted_all, tmp_path / f"{shard_size}", shard_size)
+    for network, name in itertools.product(UNUSUAL, "12"):
+        expected, found = (tensors(tmp_path / num / network.__name__) for num in ("one", name))
         assert found.keys() == expected.keys()
         for name in expected:
             torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-6, msg=name)
@@ -564,7 +586,7 @@ def test_parameters_that_cannot_be_cut_up_are_refused(
     second: torch.Tensor, hook: object, word: str
 ) -> None:
     with pytest.raises(ValueError, match=word):
-        sharding.shard(Scalar(second, hook), Processes(0, 2, torch.device("cpu")), 1)
+        sharding.shard(Scalar(second, hook), Processes(0, 2, torch.device("cpu")), 2)
 
 
 def test_shares_cover_the_samples_in_order() -> None:

@@ -1,4 +1,4 @@
-"""What each of 64 processes sends and holds: this is one, a fake process group the others."""
+"""What processes send and hold, counted in one of them."""
 
 import math
 from collections import Counter
@@ -20,8 +20,6 @@ from elbos.training.processes import Processes
 from elbos.training.settings import Execution
 from elbos.training.trainer import Trainer
 
-NUM = 64
-
 
 class Traffic(TorchDispatchMode):
     """Bytes that go into collectives, by name; into all-gathers, those that come out."""
@@ -29,6 +27,7 @@ class Traffic(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.bytes: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         if op.namespace == "c10d":
@@ -37,6 +36,7 @@ class Traffic(TorchDispatchMode):
                 tensors = [args[1]]
             flat = [t for t in tensors if isinstance(t, Tensor)]
             self.bytes[op.overloadpacket.__name__] += sum(t.nbytes for t in flat)
+            self.calls[op.overloadpacket.__name__] += 1
         return op(*args, **(kwargs or {}))
 
 
@@ -46,30 +46,44 @@ def padded(parameters, shard_size: int) -> int:
     return sum(4 * num * math.prod(p.shape[1:]) for num, p in zip(rows, parameters, strict=True))
 
 
-def step(run: Path, shard_size: int) -> None:
+def step(run: Path, num: int, shard_size: int, num_parts: int) -> None:
     """One step of one process, checked."""
-    dist.init_process_group("fake", rank=0, world_size=NUM, store=FakeStore())
+    if num == 2:
+        processes = Processes.joined()
+    else:  # those of this group are not there
+        dist.init_process_group("fake", rank=0, world_size=num, store=FakeStore())
+        processes = Processes(0, num, torch.device("cpu"))
     sharding.MIN_PARAMETERS = 2000
-    execution = Execution(shard_size=shard_size)
-    config = replace(DIGITS, batch_size=NUM, precision="fp32", execution=execution)
-    processes = Processes(0, NUM, torch.device("cpu"))
+    execution = Execution(shard_size=shard_size, num_micro_batches=num_parts)
+    config = replace(DIGITS, batch_size=2 * num, precision="fp32", execution=execution)
     trainer = Trainer(config, RunDirectory(run), config.data.load(), processes)
     plain = config.network.build((1, 8, 8), 10)
     whole = padded(list(plain.parameters()), shard_size)
-    trainer.observed = lambda losses: (torch.ones(NUM, dtype=torch.float64), 1.0)
+    trainer.observed = lambda losses: (torch.ones(2 * num, dtype=torch.float64), 1.0)
+    optimize, held = trainer.optimize, []
+
+    def noting() -> None:
+        held.extend(p.grad for p in trainer.state.network.parameters())
+        optimize()
+
+    trainer.optimize = noting
     with Traffic() as traffic:
         trainer.step()
     found = traffic.bytes
     if shard_size > 1:
         root = padded(_own_parameters(trainer.state.network), shard_size)
-        assert found["_allgather_base_"] == 2 * (whole - root) + root  # forward and backward
-        assert found["_reduce_scatter_base_"] == whole
-    if shard_size < NUM:
-        assert found["allreduce_"] == whole // shard_size
-    held = [*trainer.state.network.parameters(), *trainer.state.ema.network.parameters()]
+        gathered = 2 * (whole - root) + root  # forward and backward
+        assert found["_allgather_base_"] == num_parts * gathered
+        assert found["_reduce_scatter_base_"] == num_parts * whole  # so that no process keeps all
+    else:
+        assert traffic.calls.keys() == {"allreduce_"}
+        assert traffic.calls["allreduce_"] <= 2  # buckets, the first one small
+    if shard_size < num:
+        assert found["allreduce_"] == whole // shard_size  # once, after the last part
+    held += [*trainer.state.network.parameters(), *trainer.state.ema.network.parameters()]
     moments = [m for state in trainer.state.optimizer.state.values() for m in state.values()]
     local = sum(sharding.local(t).nbytes for t in [*held, *moments] if t.ndim)
-    assert local == 4 * whole // shard_size  # weights, their average and two moments
+    assert local == 5 * whole // shard_size  # gradients, weights, their average and two moments
 
 
 def _own_parameters(root):
@@ -79,9 +93,14 @@ def _own_parameters(root):
     return [p for p in root.parameters() if id(p) not in inner]
 
 
-@pytest.mark.parametrize("shard_size", [1, 8, 64])
-def test_traffic_and_memory_of_one_of_64(tmp_path: Path, shard_size: int) -> None:
-    """Weights are gathered for forward and backward, gradients sent once; each process holds its
-    share of weights, average and moments.
+@pytest.mark.parametrize(
+    ("num", "shard_size", "num_parts"), [(2, 1, 1), (2, 1, 2), (64, 8, 2), (64, 64, 1)]
+)
+def test_traffic_and_memory_of_one_process(
+    tmp_path: Path, num: int, shard_size: int, num_parts: int
+) -> None:
+    """Copies send their gradients once a step, and no weights. Shards gather weights for forward
+    and backward, and add up the gradients of each part of a batch; each process holds its share of
+    gradients, weights, average and moments.
     """
-    in_processes(1, step, tmp_path, shard_size)
+    in_processes(num if num == 2 else 1, step, tmp_path, num, shard_size, num_parts)

@@ -1,14 +1,14 @@
 """Kernels for network and loss, made by torch.compile."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
 from elbos.errors import flat
 from elbos.training.config import Config
+from elbos.training.loss import Loss
 from elbos.training.sharding import sharded_parts
 
 # Joined into one loop, kernels for the CPU in bfloat16 ask for a tensor that torch 2.13 has freed.
@@ -21,16 +21,12 @@ def is_compiled(config: Config, device: torch.device) -> bool:
     return chosen == "on" or (chosen == "auto" and device.type == "cuda")
 
 
-def compiled(loss: Callable[..., Any], network: nn.Module) -> Callable[..., Any]:
-    """A loss as one graph with its network; or the blocks of a network that is on several
-    processes, each as a graph, with what processes exchange between them.
+def compile_(loss: Loss) -> None:
+    """Compile a loss as one graph with its network; or, where processes share a copy, the parts of
+    the network that are gathered by themselves, each as a graph.
     """
-    if not (parts := sharded_parts(network)):
-        function: Callable[..., Any] = torch.compile(loss, options=_OPTIONS)
-        return function
-    for part in parts:
+    for part in sharded_parts(loss.network) or [loss]:
         part.compile(options=_OPTIONS)
-    return loss
 
 
 @contextmanager

@@ -1,10 +1,11 @@
-r"""A network on several processes: torch's FSDP2 over a mesh of replicas by shards.
+r"""A network on several processes: a copy in each, or one copy for several.
 
-Each parameter is cut along its first axis among the processes of a shard group, and copied to every
-group. With shards of one process that is data parallelism, with one group it is ZeRO-3; gradients
-are averaged over all processes either way. A part of the network is gathered when it computes.
+With a copy in each, torch's DDP averages gradients while the backward pass goes on. Where processes
+share a copy, FSDP2 works on a mesh of replicas by shards: each parameter is cut along its first
+axis among the processes of a shard group, and copied to every group (with one group this is
+ZeRO-3). A part of the network is gathered when it computes.
 
-What torch has for this takes most of a second to import, and is, where there are several processes.
+FSDP2 takes most of a second to import, and is imported where it is used.
 """
 
 import warnings
@@ -15,8 +16,10 @@ from types import EllipsisType
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from elbos.runs.stored import Stored
+from elbos.training.loss import Loss
 from elbos.training.processes import Processes
 
 MIN_PARAMETERS = 2**18  # of a part: smaller ones take longer to be sent for than to be sent
@@ -25,7 +28,8 @@ MIN_PARAMETERS = 2**18  # of a part: smaller ones take longer to be sent for tha
 def shard(
     network: nn.Module, processes: Processes, shard_size: int, *, by_blocks: bool = True
 ) -> None:
-    """Cut the parameters of a network among the processes, in place; with one, leave it alone.
+    """Cut the parameters of a network among the processes that share a copy, in place; if each has
+    its own, leave it alone.
 
     Args:
         network: The same in every process.
@@ -43,9 +47,9 @@ def shard(
             f"shard_size {shard_size} does not divide {processes.num} process"
             f"{'es' * (processes.num > 1)}: change one of them."
         )
-    if processes.num == 1:
+    if shard_size == 1:
         return
-    require_shardable(network)
+    require_shareable(network, shard_size)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -63,16 +67,34 @@ def shard(
     fully_shard(network, mesh=mesh, reshard_after_forward=not is_trained)
 
 
-def require_shardable(network: nn.Module) -> None:
-    """Raise a ValueError if FSDP2 does not take some parameter of a network, or loses its hooks."""
+def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
+    """A loss whose gradients are averaged over all processes, each of which has the same network.
+
+    Args:
+        loss: The loss.
+        uses_all: Whether every parameter has a gradient; if not, torch looks in each step which.
+    """
+    buffers = [name for name, _ in loss.named_buffers()]  # which `share_buffers` sends
+    ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+    ignore(loss, buffers)  # type: ignore[no-untyped-call]
+    return DistributedDataParallel(
+        loss, init_sync=False, find_unused_parameters=not uses_all, gradient_as_bucket_view=True
+    )
+
+
+def require_shareable(network: nn.Module, shard_size: int) -> None:
+    """Raise a ValueError if the gradient of some parameter has a hook, which would be called before
+    processes average, or FSDP2 does not take the parameters.
+    """
     for name, parameter in network.named_parameters():
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             raise ValueError(f"{name} has a hook for its gradient, which several processes lose.")
-        if parameter.ndim == 0:
-            raise ValueError(f"{name} is one number, of shape []: several processes need [1].")
-    if len(dtypes := {p.dtype for p in network.parameters() if p.requires_grad}) > 1:
+        if parameter.ndim == 0 and shard_size > 1:
+            raise ValueError(f"{name} is one number, of shape []: shards need [1].")
+    dtypes = {p.dtype for p in network.parameters() if p.requires_grad}
+    if len(dtypes) > 1 and shard_size > 1:
         found = ", ".join(sorted(map(str, dtypes)))
-        raise ValueError(f"the parameters trained are {found}: several processes need one dtype.")
+        raise ValueError(f"the parameters trained are {found}: shards need one dtype.")
 
 
 def _parts(network: nn.Module) -> Iterator[nn.Module]:
@@ -113,9 +135,9 @@ def share_initial(network: nn.Module) -> None:
 
 def share_buffers(network: nn.Module) -> None:
     """Give the buffers in the state of a network, such as the statistics of a BatchNorm, the values
-    that they have in the main process. With one process, do nothing.
+    that they have in the main process.
     """
-    if _is_sharded(network) and any(True for _ in network.buffers()):
+    if any(True for _ in network.buffers()):
         parameters = dict(network.named_parameters())
         for name, tensor in network.state_dict().items():
             if name not in parameters:
@@ -139,10 +161,14 @@ def as_bytes(tensor: Tensor) -> Tensor:
     return tensor.flatten().view(torch.uint8)
 
 
-def set_gradients_sent(network: nn.Module, are_sent: bool) -> None:
-    """Say whether the next backward pass averages gradients over the processes."""
-    if _is_sharded(network):
-        network.set_requires_gradient_sync(are_sent)  # type: ignore[operator]
+def set_is_last_part(loss: Loss | DistributedDataParallel, is_last: bool) -> None:
+    """Say whether the next backward pass is that of the last part of a batch, after which gradients
+    are averaged over all copies. Processes that share a copy add up each part's, and keep shards.
+    """
+    if isinstance(loss, DistributedDataParallel):
+        loss.require_backward_grad_sync = is_last
+    elif _is_sharded(loss.network):
+        loss.network.set_requires_all_reduce(is_last)  # type: ignore[operator]
 
 
 def _is_sharded(module: nn.Module) -> bool:

@@ -20,23 +20,23 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from elbos import files
 from elbos.adapters.diffusers.network import DiffusersConfig
-from elbos.conditions import Condition, cond_at, replace_conds, to_device
-from elbos.denoiser import Denoiser, with_three_arguments
+from elbos.conditions import cond_at, to_device
+from elbos.denoiser import Denoiser
 from elbos.errors import Diverged, Interrupted
 from elbos.likelihood import warn_if_unresolved
-from elbos.philox import Purpose, Stream
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
 from elbos.training.checkpointing import blocks, checkpointed
-from elbos.training.compilation import compiled, compiling, is_compiled
+from elbos.training.compilation import compile_, compiling, is_compiled
 from elbos.training.config import Config
 from elbos.training.data import Batch, Batches, Samples, StoredBatch
 from elbos.training.initial import averaged_weights
+from elbos.training.loss import Loss
 from elbos.training.machine import autocast, described, machine
 from elbos.training.monitor import Monitor, OnImages
 from elbos.training.network import OwnNetwork
@@ -44,15 +44,16 @@ from elbos.training.processes import Processes
 from elbos.training.randomness import Visits, seed_torch, times
 from elbos.training.saving import Saver
 from elbos.training.sharding import (
-    require_shardable,
+    replicated,
+    require_shareable,
     returning_views,
-    set_gradients_sent,
+    set_is_last_part,
     share_buffers,
     share_initial,
     whole,
 )
 from elbos.training.state import build_network, new_state, require_guidable
-from elbos.training.trial import require_trainable
+from elbos.training.trial import Trial, require_trainable
 from elbos.training.validation import sample_grid, validate
 from elbos.validation import Validation
 
@@ -91,38 +92,36 @@ class Trainer:
         self.given = network
         if network is None:
             network = build_network(config, data.spec, self.device)
+        num_parts, num_kept = config.execution.shard_size, config.output.num_kept
         if processes.num > 1:
-            require_shardable(network)
-            if self.given is not None:
+            require_shareable(network, num_parts)
+            if self.given is not None and num_parts > 1:
                 network = copy.deepcopy(network)  # the user's stays whole
-        self.network = with_three_arguments(network)
-        by_blocks = True
+        trial = Trial()
         if isinstance(config.network, OwnNetwork) and processes.num > 1:
             share_initial(network.to(self.device))
         if isinstance(config.network, OwnNetwork | DiffusersConfig):
-            by_blocks = require_trainable(network.to(self.device), config, data, processes)
-        self.state = new_state(network, config, processes, by_blocks=by_blocks)
+            trial = require_trainable(network.to(self.device), config, data, processes)
+        self.state = new_state(network, config, processes, by_blocks=trial.by_blocks)
         if config.init is not None and checkpoint.latest(run.checkpoints) is None:
             self.state.begin_with(averaged_weights(config, config.init))
         if processes.is_main:
             warn_if_unresolved(config.schedule.logsnr_max, data.spec.num_levels)
         self.state.network.train()
         self.objective = replace(config.objective, schedule=self.state.schedule)
+        loss = Loss(network, self.objective, config, to_device(data.null_cond, self.device))
         self.share = processes.share(config.batch_size)
         self.samples = torch.arange(config.batch_size, device=self.device)[self.share]
         self.number = torch.zeros((), dtype=torch.int64, device=self.device)  # of the step
-        self.noise = Stream.from_seed(config.seed, Purpose.NOISE)
-        self.hiding = Stream.from_seed(config.seed, Purpose.LABELS)
-        self.null_cond = to_device(data.null_cond, self.device)
         self.batches = Batches(data.training, config.batch_size, config.seed, self.share)
         self.num_workers = num_workers
         self.ahead: Iterator[StoredBatch] | None = None
-        num_parts, num_kept = config.execution.shard_size, config.output.num_kept
         self.saver = Saver(run, processes, num_parts=num_parts, num_kept=num_kept)
         self.blocks = blocks(network) if config.execution.use_checkpointing else []
-        self.loss = self._loss
         if is_compiled(config, self.device):
-            self.loss = compiled(self._loss, self.state.network)
+            compile_(loss)
+        is_alone = processes.num == 1 or num_parts > 1  # shards send their gradients themselves
+        self.loss = loss if is_alone else replicated(loss, uses_all=trial.uses_all)
 
     def train(self, on_images: OnImages) -> None:
         """Run the steps that are left."""
@@ -230,27 +229,14 @@ class Trainer:
         scale, losses = num_processes / config.batch_size, []  # processes are averaged over
         for i in range(num_parts):
             part = slice(num * i // num_parts, num * (i + 1) // num_parts)
-            set_gradients_sent(self.state.network, i == num_parts - 1)
+            set_is_last_part(self.loss, i == num_parts - 1)
             with autocast(config, self.device):
-                loss = self.loss(x[part], levels[:, part], cond_at(cond, part), self.samples[part])
-            (loss.sum() * scale).backward()  # type: ignore[no-untyped-call]
+                loss = self.loss(
+                    x[part], levels[:, part], cond_at(cond, part), self.number, self.samples[part]
+                )
+            (loss.sum() * scale).backward()
             losses.append(loss.detach())
         return torch.cat(losses)
-
-    def _loss(
-        self,
-        x: Float[Tensor, "b *d"],
-        levels: Float[Tensor, "6 b"],
-        cond: Condition,
-        samples: Int64[Tensor, " b"],
-    ) -> Float[Tensor, " b"]:
-        """The losses of some samples, nats/dim: noise, hidden labels and network are one graph."""
-        share = self.config.label_dropout
-        if cond is not None and share > 0:
-            is_hidden = self.hiding.uniform(self.number, samples, 1)[:, 0] <= share
-            cond = replace_conds(cond, self.null_cond, is_hidden)
-        eps = self.noise.normal(self.number, samples, tuple(x.shape[1:]))
-        return self.objective.loss_at(levels, self.network, x, eps, cond)
 
     def observed(self, losses: Float[Tensor, " b"]) -> tuple[Float64[Tensor, " B"], float]:
         """The losses of the global batch, on the CPU, and the norm of the gradient, which is then
@@ -283,7 +269,8 @@ class Trainer:
             group["lr"] = self.learning_rate()
         optimizer.step()
         optimizer.zero_grad()
-        share_buffers(self.state.network)
+        if self.processes.num > 1:
+            share_buffers(self.state.network)
 
     def resume(self) -> None:
         """Restore the latest checkpoint, if there is one, of which each process verifies some files

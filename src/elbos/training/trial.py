@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -24,6 +25,19 @@ from elbos.training.validation import require_measurable
 
 NUM_TRIED = 4  # samples
 NUM_LEVELS = 16  # noise levels at which the same weights have to be used
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Properties of a network that several processes are to train.
+
+    Attributes:
+        uses_all: Whether every weight has a gradient.
+        by_blocks: Whether those that share a copy may gather its blocks one by one.
+    """
+
+    uses_all: bool = True
+    by_blocks: bool = True
 
 
 class _Losses:
@@ -56,11 +70,10 @@ class _Losses:
 
 def require_trainable(
     network: nn.Module, config: Config, data: Samples, processes: Processes
-) -> bool:
+) -> Trial:
     """Raise a ValueError if a network has no loss with a gradient on a few samples, or no bound on
-    those for validation, or several processes, all of which call this, cannot share it; else return
-    whether they may gather its blocks one by one. Computed on copies, one at a time: what cannot be
-    trained leaves no trace.
+    those for validation, or several processes, all of which call this, cannot share it. Computed on
+    copies, one at a time: what cannot be trained leaves no trace.
     """
     losses, by_blocks = _Losses(config, data, processes.device), True
     tried, name = copy.deepcopy(network).train(), type(network).__name__
@@ -77,12 +90,14 @@ def require_trainable(
             why = "by forward, which several processes lose: leave weights to the optimizer"
             _require_same(tried.named_parameters(), network.parameters(), why)
             _require_all_called(tried, losses)
-            del tried, loss
-            tried, by_blocks = _shared(network, processes, losses, trained)
+            if config.execution.shard_size > 1:
+                del tried, loss
+                tried, by_blocks = _shared(network, processes, losses, trained)
     denoiser = Denoiser(tried.eval(), config.parameterization)
     with _refusing("The validation set cannot be measured"), autocast(config, processes.device):
         require_measurable(denoiser, config, data, processes.device)
-    return by_blocks
+    named = network.named_parameters()
+    return Trial(all(name in trained for name, p in named if p.requires_grad), by_blocks)
 
 
 def _differentiated(network: nn.Module, loss: Float[Tensor, " b"]) -> set[str]:

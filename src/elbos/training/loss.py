@@ -1,0 +1,56 @@
+"""The loss of a training step as a module: noise, hidden labels and network."""
+
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from elbos.conditions import Condition, replace_conds
+from elbos.denoiser import with_three_arguments
+from elbos.objective import Objective
+from elbos.philox import Purpose, Stream
+from elbos.training.config import Config
+
+
+class Loss(nn.Module):
+    """The losses of some samples, which compile to one graph with the network.
+
+    Args:
+        network: What is trained.
+        objective: That of the run, with its schedule.
+        config: Says what labels are hidden, and the seed.
+        null_cond: The condition of a sample whose label is hidden.
+    """
+
+    network: nn.Module
+
+    def __init__(
+        self, network: nn.Module, objective: Objective, config: Config, null_cond: Condition
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self._called = with_three_arguments(network)
+        self._objective, self._share, self._null_cond = objective, config.label_dropout, null_cond
+        self._noise = Stream.from_seed(config.seed, Purpose.NOISE)
+        self._hiding = Stream.from_seed(config.seed, Purpose.LABELS)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b *d"],
+        levels: Float[Tensor, "6 b"],
+        cond: Condition,
+        step: Int64[Tensor, ""],
+        samples: Int64[Tensor, " b"],
+    ) -> Float[Tensor, " b"]:
+        """The losses, nats/dim.
+
+        Args:
+            x: Data.
+            levels: What `Objective.levels` makes of their noise levels.
+            cond: Their condition.
+            step: Number of the step.
+            samples: Numbers of the samples in the global batch.
+        """
+        if cond is not None and self._share > 0:
+            is_hidden = self._hiding.uniform(step, samples, 1)[:, 0] <= self._share
+            cond = replace_conds(cond, self._null_cond, is_hidden)
+        eps = self._noise.normal(step, samples, tuple(x.shape[1:]))
+        return self._objective.loss_at(levels, self._called, x, eps, cond)
