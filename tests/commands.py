@@ -1,9 +1,11 @@
 """Commands as the tests run them, and trained runs to run them on."""
 
 import json
+import os
 import shutil
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,6 +91,28 @@ def assert_one_line(
     assert "Traceback" not in result.err
     for word in needed:
         assert word in result.err, result.err
+
+
+@pytest.fixture
+def at_once() -> Iterator[None]:
+    """Fail where a call waits for what never comes."""
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it never ends"))
+    signal.alarm(300)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def endless(folder: Path) -> Iterator[Path]:
+    """Each file of a folder in turn, while it is a pipe, and while it is a device."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+            path.unlink()
+            make(path)
+            yield path
+            path.unlink()
+            path.write_bytes(content)
 
 
 def hostile_modules(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from torch import Tensor
 # Before anything imports elbos: every annotation in it is checked.
 typecheck.install()
 
-from commands import elbos, runs, trained  # noqa: E402, F401, fixtures
+from commands import at_once, elbos, runs, trained  # noqa: E402, F401, fixtures
 from comparing import folder, pictures, small  # noqa: E402, F401, fixtures
 
 os.fsync = lambda _: None  # no test loses power, and each waits for the disk hundreds of times

@@ -1,26 +1,79 @@
-"""Files that are whole or not there, never written through a link, and errors that name them."""
+"""Files that are whole or not there, never written through a link, and errors that name them.
+
+What is read is a regular file. To open a pipe may wait for ever, and a device may have no end.
+"""
 
 import errno
+import hashlib
+import json
 import os
 import platform
 import re
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 _HOST = re.sub(r"\W", "-", platform.node()) or "host"
+
+
+def regular(path: Path) -> Path:
+    """Return the path of a regular file, or of a link to one.
+
+    Raises:
+        OSError: If something else is there, or nothing; it names `path`.
+    """
+    with named_errors(path):
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder: name a file")
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is no regular file: name another path")
+    return path
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """The number of a file or folder, whatever its path; None if nothing is there."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def read(path: Path) -> bytes:
     """The content of a file.
 
     Raises:
-        OSError: If it cannot be read; it names `path`.
+        OSError: If it cannot be read, or is no regular file; it names `path`.
     """
     with named_errors(path):
-        return path.read_bytes()
+        return regular(path).read_bytes()
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, of which little is in memory at a time.
+
+    Raises:
+        OSError: As `read` does.
+    """
+    with named_errors(path), regular(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a file.
+
+    Raises:
+        OSError: As `read` does.
+        ValueError: If it holds none, or one that is nested too deeply.
+    """
+    try:
+        return json.loads(read(path))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def write(path: Path, content: bytes) -> None:
@@ -69,20 +122,25 @@ def append(path: Path, content: bytes) -> None:
     """
     with named_errors(path):
         _require_no_link(path)
+        if path.exists():
+            regular(path)
         with path.open("ab") as file:
             file.write(content)
 
 
-def require_no_links(folder: Path) -> None:
-    """Refuse a folder that holds a link, at any depth: what is written there would be elsewhere.
+def require_plain(folder: Path) -> None:
+    """Refuse a folder that holds, at any depth, anything but folders and regular files: through a
+    link, what is written would be elsewhere.
 
     Raises:
-        OSError: If it does; it names the link.
+        OSError: If it does; it names the link, pipe, socket or device.
     """
     for parent, folders, names in os.walk(folder):
         for path in (Path(parent, name) for name in (*folders, *names)):
-            with named_errors(path):
+            with named_errors(path), suppress(FileNotFoundError):  # deleted meanwhile
                 _require_no_link(path)
+                if not path.is_dir():
+                    regular(path)
 
 
 def _require_no_link(path: Path) -> None:
@@ -96,10 +154,8 @@ def _beside(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     temporary = partial(path)
     with named_errors(path):
         _require_no_link(path)
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder: name a file")
-        if path.exists() and not path.is_file():
-            raise OSError(errno.EINVAL, "it is no regular file: name another path")
+        if path.exists():
+            regular(path)
         temporary.unlink(missing_ok=True)  # of a process of this number that was killed
         file = temporary.open("xb")
     try:

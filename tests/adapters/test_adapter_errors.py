@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from commands import endless
 from pipelines import edit
 from torch import nn
 
@@ -228,6 +229,14 @@ def test_latents_without_a_scale(latent, tmp_path):
     edit(copy / "vae/config.json", scaling_factor=None)
     with pytest.raises(ValueError, match="scaling_factor"):
         load(copy)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_no_file_of_a_pipeline_may_be_endless(folder):
+    for path in endless(folder):
+        with pytest.raises(OSError) as caught:
+            load(folder)
+        assert caught.value.filename == str(path)
 
 
 def test_a_folder_that_is_not_there(tmp_path):

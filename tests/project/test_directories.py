@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import TINY, Elbos, assert_one_line, hostile_modules
+from commands import TINY, Elbos, assert_one_line, endless, hostile_modules
 
 from elbos import files
 from elbos.comparison.executors import Local
 from elbos.comparison.job import Job
 from elbos.runs.directory import RunDirectory
+from elbos.training.run import Run
 
 FEW = ["--num-images", "20", "--num-pilot-images", "10", "--ode.num-images", "0"]
 QUICK = [*FEW, "--num-samples", "0"]
@@ -38,6 +39,18 @@ def test_a_damaged_line_of_the_log_is_no_number(runs: Path) -> None:
         (run.path / "metrics.jsonl").write_bytes(before + f'{{"step": {step}}}\n'.encode())
         run.rewind_log(10**9)
         assert (run.path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.usefixtures("at_once")
+def test_no_file_of_a_run_or_an_export_may_be_endless(elbos: Elbos, runs: Path) -> None:
+    assert elbos("export", "digits", "--to", "export").status == 0
+    for folder in (runs / "digits", runs / "export"):
+        for path in endless(folder):
+            for read in (Run, lambda folder: RunDirectory(folder).lock().__enter__()):
+                with pytest.raises(OSError) as caught:
+                    read(folder)
+                assert caught.value.filename == str(path)
+        assert Run(folder).step == 4
 
 
 # --- data ----------------------------------------------------------------------------------------

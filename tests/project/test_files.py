@@ -56,7 +56,7 @@ def test_where_nothing_can_be_made_the_file_is_named(tmp_path, write):
         files.require_writable,
         lambda path: files.write(path, b"new"),
         lambda path: files.append(path, b"new"),
-        lambda path: files.require_no_links(path.parent.parent),
+        lambda path: files.require_plain(path.parent.parent),
     ],
 )
 def test_nothing_is_written_through_a_link(tmp_path, attempt):
@@ -70,6 +70,16 @@ def test_nothing_is_written_through_a_link(tmp_path, attempt):
     assert (tmp_path / "elsewhere").read_bytes() == b"old" and link.is_symlink()
 
 
+def test_a_folder_with_a_pipe_at_any_depth_is_refused(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "file").touch()
+    files.require_plain(tmp_path)
+    os.mkfifo(tmp_path / "a" / "b" / "pipe")
+    with pytest.raises(OSError) as caught:
+        files.require_plain(tmp_path)
+    assert caught.value.filename == str(tmp_path / "a" / "b" / "pipe")
+
+
 def test_a_run_with_a_folder_that_is_elsewhere_is_refused(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run").mkdir()
@@ -79,11 +89,19 @@ def test_a_run_with_a_folder_that_is_elsewhere_is_refused(tmp_path):
     assert caught.value.filename == str(tmp_path / "run" / "checkpoints")
 
 
-@pytest.mark.parametrize("attempt", [files.require_writable, lambda path: files.write(path, b"")])
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        *(files.require_writable, files.read, files.read_json, files.sha256),
+        *(lambda path: files.write(path, b""), lambda path: files.append(path, b"")),
+    ],
+)
+@pytest.mark.usefixtures("at_once")
 def test_what_is_no_regular_file_is_named_and_stays(tmp_path, attempt):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
-    for name, error in (("pipe", OSError), ("folder", IsADirectoryError)):
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name, error in (("pipe", OSError), ("device", OSError), ("folder", IsADirectoryError)):
         with pytest.raises(error) as caught:
             attempt(tmp_path / name)
         assert caught.value.filename == str(tmp_path / name)

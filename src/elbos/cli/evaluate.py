@@ -178,7 +178,7 @@ def _require_own(out: Path, folder: Path) -> None:
         raise ValueError(f"{out} is a link, which is not followed: name a directory with --out.")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: name a directory with --out.")
-    files.require_no_links(out)
+    files.require_plain(out)
     stored = RunDirectory(out).read(_OWNER)
     others = [path.name for path in out.glob("*") if not path.name.startswith(".")]
     if stored is None and others:

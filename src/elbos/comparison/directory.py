@@ -68,7 +68,7 @@ class ComparisonDirectory:
         if not self.file.exists():
             return None
         try:
-            found = decode(Stored, json.loads(files.read(self.file)), "comparison")
+            found = decode(Stored, files.read_json(self.file), "comparison")
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{self.file} is damaged ({error}): put back the one that was there, or name "
@@ -93,7 +93,7 @@ class ComparisonDirectory:
                 f"{self.path} holds {others[0]} and no comparison: name a new directory with --out."
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        files.require_no_links(self.path)
+        files.require_plain(self.path)
         with FileLock(self.path / ".lock"):
             files.remove_leftovers(self.path)
             yield

@@ -126,7 +126,7 @@ class Job:
     def failure(self) -> Failure | None:
         """What `fail` noted."""
         try:
-            found = json.loads(files.read(self._failure))
+            found = files.read_json(self._failure)
             return Failure(
                 seed=self.config.seed, reason=flat(found["reason"]), is_final=found["is_final"]
             )
@@ -149,7 +149,7 @@ class Job:
     def progress(self) -> float:
         """The share of the work that is done, of 1."""
         try:
-            return float(json.loads(files.read(self.path / ".progress.json"))["share"])
+            return float(files.read_json(self.path / ".progress.json")["share"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return 0.0
 

@@ -103,7 +103,7 @@ def read_scores(
     another way of scoring or too few weightings.
     """
     try:
-        stored = json.loads(files.read(path / FILE))
+        stored = files.read_json(path / FILE)
         if stored["digest"] != _digest(config, scoring, stored["scores"]):
             return None
         scores: RunScores = from_json(RunScores, stored["scores"])

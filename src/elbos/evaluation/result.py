@@ -1,11 +1,11 @@
 """The result of an evaluation, as frozen dataclasses: `to_dict` is what eval.json holds."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from elbos import files
 from elbos.evaluation.scores import SampleQuality, Sweep
 from elbos.floor import Floor
 from elbos.records import from_json, to_json
@@ -222,7 +222,7 @@ class Evaluation:
             ValueError: If it is something else, or an earlier version's.
         """
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_dict(files.read_json(Path(path)))
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{path} is no evaluation of this version ({error}): evaluate the run again."

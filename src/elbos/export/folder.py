@@ -85,7 +85,7 @@ def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
         raise ValueError(f"{folder} is a link, which is not followed: name a folder.")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder.")
-    files.require_no_links(folder)
+    files.require_plain(folder)
     others = [path.name for path in folder.glob("*") if not path.name.startswith(".")]
     if not others:
         return

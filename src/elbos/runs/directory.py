@@ -63,8 +63,8 @@ class RunDirectory:
         if not file.exists():
             return None
         try:
-            content = json.loads(files.read(file))
-        except (ValueError, RecursionError):
+            content = files.read_json(file)
+        except ValueError:
             content = None
         if not isinstance(content, dict):
             raise ValueError(f"{file} is damaged: put back the one that was there.")
@@ -85,7 +85,7 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: name a directory with --run.")
         self.path.mkdir(parents=True, exist_ok=True)
-        files.require_no_links(self.path)
+        files.require_plain(self.path)
         try:
             with FileLock(self.path / ".lock", timeout=0):
                 for folder in (self.path, self.checkpoints, self.samples, self.averages):

@@ -5,7 +5,6 @@ belongs to one configuration. What its parts may be is in `choices`, the smaller
 `settings`.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -165,7 +164,7 @@ def read_config(path: Path) -> Config:
         ValueError: If it holds no configuration.
     """
     try:
-        config: Config = decode(Config, json.loads(files.read(path)))
+        config: Config = decode(Config, files.read_json(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not a configuration ({error}): `elbos train PRESET --dry-run` prints one."

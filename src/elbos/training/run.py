@@ -86,7 +86,7 @@ class Run:
         self.source: KnownData | Given = self.config.data
         if network is not None:
             require_type(nn.Module, network=network)
-        files.require_no_links(self.directory.path)
+        files.require_plain(self.directory.path)
         weights = exported.averaged(self.directory, step)
         self.device = local_device()
         self.processes = ALONE

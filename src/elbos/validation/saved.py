@@ -49,8 +49,7 @@ def load(path: Path) -> Validation:
         OSError: If it cannot be read; it names `path`.
         ValueError: If it is damaged, or something else.
     """
-    with files.named_errors(path), path.open("rb"):  # safetensors names no file
-        pass
+    files.regular(path)  # safetensors names no file
     try:
         return put_together(*_read(path))
     except (SafetensorError, ValueError, RecursionError) as error:

@@ -9,7 +9,6 @@ Whatever makes conditions (tokenizers, text and image encoders) is left alone: t
 the user's. Weights are read from safetensors only, from this folder only; no code in it is run.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -181,8 +180,8 @@ def _vae_folder(name: str | Path) -> Path:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(files.read(path).decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        found = files.read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path} is no JSON to read: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no configuration: give a file that diffusers wrote.")
@@ -234,6 +233,9 @@ def _load_model(
     weights = [one.name for one in folder.glob(_WEIGHTS)]
     if not weights:
         raise ValueError(f"{folder} has no {_WEIGHTS}: save it with safe_serialization=True.")
+    for file in folder.iterdir():
+        if not file.is_dir():
+            files.regular(file)
     for index in folder.glob("*.index*.json"):
         _require_safe(index)
     options = {

@@ -20,7 +20,6 @@ References:
     and example scripts
 """
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -42,10 +41,8 @@ def read_config(path: Path) -> dict[str, Any]:
         ValueError: If it is not the configuration of a scheduler that is known here.
     """
     try:
-        config: dict[str, Any] = json.loads(files.read(path).decode("utf-8-sig"))
+        config: dict[str, Any] = files.read_json(path)
         _reader(config)
-    except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply to be a configuration.") from error
     except ValueError as error:  # JSON's, and the encoding's, too
         raise ValueError(f"{path} is no scheduler_config.json to read: {error}") from error
     return config

@@ -159,10 +159,10 @@ def _read(shape: tuple[int, ...], folder: Path) -> _Decoded:
         DamagedFolder: If a file is missing, cut short or changed.
     """
     try:
-        index = json.loads(files.read(folder / "index.json"))
-        with (folder / "levels").open("rb") as file:
+        index = files.read_json(folder / "index.json")
+        with files.regular(folder / "levels").open("rb") as file:
             levels = np.memmap(file, np.uint8, "r", shape=shape)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise DamagedFolder(f"the cache {folder} is damaged") from error
     with warnings.catch_warnings():
         # A writable mapping would need as much memory as the data are long. Nobody writes.

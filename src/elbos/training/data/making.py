@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from jaxtyping import Int64
@@ -65,7 +66,7 @@ class Making:
         """
         folder = self.folder
         folder.mkdir(parents=True, exist_ok=True)
-        files.require_no_links(folder)
+        files.require_plain(folder)
         try:
             with FileLock(folder / ".lock", timeout=0):
                 files.remove_leftovers(folder)
@@ -85,7 +86,7 @@ class Making:
             raise ValueError(f"{self.folder} is a file: name a folder.")
         file = self.folder / _MAKING / _SOURCE
         index = Index.read(self.folder) if (self.folder / INDEX).exists() else None
-        held = index.source if index else json.loads(files.read(file)) if file.exists() else None
+        held = index.source if index else _source(file) if file.exists() else None
         if held is None:
             others = [path.name for path in self.folder.glob("*") if path.name[0] != "."]
             if [name for name in others if name != _MAKING]:
@@ -102,7 +103,7 @@ class Making:
         if not (file.exists() and shard.is_file()):
             return None
         try:
-            part: Part = decode(Part, json.loads(files.read(file)))
+            part: Part = decode(Part, files.read_json(file))
         except ValueError:  # damaged: it is made again
             return None
         return part
@@ -132,6 +133,16 @@ class Making:
             files.write(labels_file(self.folder, split), content)
         index.write(self.folder)
         shutil.rmtree(self.folder / _MAKING)
+
+
+def _source(file: Path) -> Any:
+    """What is made, with which settings, in a file of them."""
+    try:
+        if isinstance(found := files.read_json(file), dict):
+            return found
+    except ValueError:
+        pass
+    raise ValueError(f"{file} is damaged: delete it, or name a new folder.")
 
 
 def num_in_shard(num_bytes: int) -> int:
