@@ -45,11 +45,37 @@ def test_a_changed_file_is_damage_and_is_named(tmp_path: Path, name: str) -> Non
     checkpoint.save(tmp_path, 5, {"ema": {"w": torch.ones(9)}}, num_kept=1)
     file = tmp_path / "00000005" / name
     file.write_bytes(file.read_bytes()[:-1])
-    with (
-        pytest.raises(checkpoint.DamagedCheckpoint, match=name),
+    for reading in (
         checkpoint.reading(file.parent),
+        checkpoint.reading_step(tmp_path, 5),
+        checkpoint.reading_step(tmp_path, None),
     ):
-        pass
+        with pytest.raises(checkpoint.DamagedCheckpoint, match=name), reading:
+            pass
+
+
+@pytest.mark.parametrize("step", [None, 5])
+@pytest.mark.parametrize("num_saved", [1, 3])
+def test_a_checkpoint_that_a_training_replaces_meanwhile_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int | None, num_saved: int
+) -> None:
+    """The one of the highest step is read; that of a given step is gone."""
+    steps, regular = iter(range(6, 6 + num_saved)), files.regular
+
+    def saving(path: Path) -> Path:
+        if path.suffix == ".safetensors" and (new := next(steps, None)):
+            checkpoint.save(tmp_path, new, {"ema": {"w": torch.tensor(new)}}, num_kept=1)
+        return regular(path)
+
+    checkpoint.save(tmp_path, 5, {"ema": {"w": torch.tensor(5)}}, num_kept=1)
+    monkeypatch.setattr(files, "regular", saving)
+    reading = checkpoint.reading_step(tmp_path, step)
+    if step is not None:
+        with pytest.raises(FileNotFoundError, match=" 5"), reading:
+            pass
+        return
+    with reading as (found, groups):
+        assert (found, groups["ema"]["w"].item()) == (5 + num_saved, 5 + num_saved)
 
 
 def test_a_missing_file_is_missed_where_it_is_needed(tmp_path: Path) -> None:

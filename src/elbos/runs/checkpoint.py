@@ -8,7 +8,6 @@ Where processes share the tensors, each writes the rows that it has to files of 
 of which reads the rows that it is going to have.
 """
 
-import errno
 import hashlib
 import json
 import shutil
@@ -105,7 +104,7 @@ def finish(partial: Path, folder: Path, step: int, *, num_parts: int, num_kept: 
     with files.named_errors(path):
         for part in range(num_parts):
             file = partial / f"part-{part}.json"
-            digests |= json.loads(files.read(file))
+            digests |= files.read_json(file)
             file.unlink()
         manifest = json.dumps({"step": step, "sha256": digests}, indent=2)
         files.write(partial / "manifest.json", manifest.encode())
@@ -114,6 +113,30 @@ def finish(partial: Path, folder: Path, step: int, *, num_parts: int, num_kept: 
         partial.rename(path)
     for old in list(kept(folder).values())[:-num_kept]:
         _remove(old)
+
+
+@contextmanager
+def reading_step(
+    folder: Path, step: int | None, only: str | None = None
+) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
+    """As `reading`, of the checkpoint of a step; by default, of the highest. A training may save
+    the next one meanwhile and delete this: then the next one is read.
+
+    Raises:
+        FileNotFoundError: If there is none; it says of which steps there are some.
+        DamagedCheckpoint, ValueError: As `reading` does.
+    """
+    with ExitStack() as stack:
+        while True:
+            path = of_step(folder, step)
+            before = files.identity(path)
+            try:
+                found = stack.enter_context(reading(path, only))
+                break
+            except DamagedCheckpoint:
+                if before is not None and files.identity(path) == before:
+                    raise
+        yield found
 
 
 @contextmanager
@@ -155,7 +178,7 @@ def verify(path: Path, only: str | None = None, share: slice = slice(None)) -> N
     with _naming_damage(path):
         digests = _manifest(path)[1]
         for name in _of_group(digests, only)[share]:
-            if _digest(path / f"{name}.safetensors") != digests[name]:
+            if files.sha256(path / f"{name}.safetensors") != digests[name]:
                 raise DamagedCheckpoint(f"{name}.safetensors is cut short or was changed")
 
 
@@ -225,7 +248,7 @@ def require_dtypes(groups: ReadableGroups, own: Groups) -> None:
 def _manifest(path: Path) -> tuple[int, dict[str, str]]:
     """The step of a checkpoint, and the digest of every file; the parts of a group in order."""
     try:
-        manifest = json.loads(files.read(path / "manifest.json"))
+        manifest = files.read_json(path / "manifest.json")
     except ValueError as error:
         raise DamagedCheckpoint("manifest.json is unreadable") from error
     step, digests = manifest["step"], manifest["sha256"]
@@ -247,16 +270,9 @@ def _of_group(names: Iterable[str], only: str | None) -> list[str]:
     return [name for name in names if only in (None, _group(name))]
 
 
-def _digest(path: Path) -> str:
-    with files.named_errors(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _opened(path: Path) -> Any:
-    if not path.exists():  # safetensors' own error names no file
-        raise FileNotFoundError(errno.ENOENT, "No such file", str(path))
     try:
-        return safe_open(path, "pt")
+        return safe_open(files.regular(path), "pt")  # safetensors' own error names no file
     except SafetensorError as error:
         raise DamagedCheckpoint(f"{path.name} is unreadable") from error
 
@@ -268,8 +284,9 @@ def _naming_damage(path: Path) -> Iterator[None]:
         yield
     except (FileNotFoundError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamagedCheckpoint(
-            f"The checkpoint {path} is damaged ({_reason(error)}): delete that folder to "
-            "resume from the one before it, or else from the start."
+            f"The checkpoint {path} is damaged ({_reason(error)}): unless another "
+            "process writes it, delete that folder to resume from the one before it, or else from "
+            "the start."
         ) from error
 
 

@@ -71,15 +71,16 @@ def averaged(
         ValueError: As of `checkpoint.reading` and `reading`, or of a step of an export.
     """
     if not is_export(directory.path):
-        return _of_checkpoint(checkpoint.of_step(directory.checkpoints, step))
+        checkpoint.of_step(directory.checkpoints, step)  # which says at once if there is none
+        return _of_checkpoint(directory, step)
     if step is not None:
         raise ValueError(f"{directory.path} is an export, of one step: give no step.")
     return reading(directory)
 
 
 @contextmanager
-def _of_checkpoint(path: Path) -> Iterator[tuple[int, Weights]]:
-    with checkpoint.reading(path, "ema") as (step, groups):
+def _of_checkpoint(directory: RunDirectory, of: int | None) -> Iterator[tuple[int, Weights]]:
+    with checkpoint.reading_step(directory.checkpoints, of, "ema") as (step, groups):
         yield step, groups["ema"]
 
 

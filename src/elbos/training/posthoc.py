@@ -122,7 +122,7 @@ def write_average(run: str | Path, width: float, out: str | Path) -> Posthoc:
     if out.exists():
         raise ValueError(f"{out} is there already: name another directory with --out.")
     last: list[tuple[float, Tensors]] = []
-    with checkpoint.reading(checkpoint.of_step(directory.checkpoints, None)) as (step, groups):
+    with checkpoint.reading_step(directory.checkpoints, None) as (step, groups):
         last.append((config.averaging.relative_width, groups[MAIN]))
         last += [(w, groups[group_of(w)]) for w in config.averaging.snapshot_widths]
     if step == 0:
