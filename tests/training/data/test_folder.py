@@ -324,6 +324,23 @@ def test_an_interrupted_cache_leaves_nothing(pictures, monkeypatch, own_cache):
     assert not (own_cache / folder_name).exists()
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError("out of memory error when reading image file"), 5, 12, 24]
+)
+def test_what_may_pass_is_no_bad_picture(pictures, monkeypatch, error):
+    """A picture that cannot be read now, or for which there is no memory, may be read later."""
+    config = data.Folder(root=pictures, size=4, skip_bad=True)
+
+    def failing(*_, **__):
+        raise OSError(error, os.strerror(error)) if isinstance(error, int) else error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", failing)
+        with pytest.raises(OSError if isinstance(error, int) else MemoryError):
+            config.load()
+    assert all_reds(config.load()) == list(range(NUM))
+
+
 def test_unreadable_files_are_an_error_not_skipped(pictures, monkeypatch):
     def forbidden(path, size):
         assert size == 32
@@ -424,6 +441,34 @@ def test_links_are_followed(pictures, tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / "elsewhere" / name).symlink_to(pictures / name)
     assert all_reds(data.Folder(root=tmp_path / "elsewhere").load()) == list(range(NUM))
+
+
+LINKS = {
+    "to itself": {"cat/loop": "."},
+    "to its parent": {"cat/loop": ".."},
+    "a class that is the folder": {"cat/a/loop": "..", "dog/loop": "../.."},
+    "to each other": {"cat/one/other": "../two", "cat/two/one": "../one"},
+    "to a folder that is there": {"cat/aa": "two", "cat/zz": "two"},
+    "to another class": {"cat/aa": "../dog", "dog/aa": "../cat"},
+    "twice to a folder elsewhere": {"cat/aa": "../../elsewhere", "dog/zz": "../../elsewhere"},
+}
+
+
+@pytest.mark.parametrize("links", LINKS)
+def test_each_folder_is_visited_once(tmp_path, links):
+    """Wherever links lead to, each picture is there once, under the same name."""
+    names = [f"{c}/{sub}/{i}.png" for c in ("cat", "dog") for sub in ("one", "two") for i in "abc"]
+    for i, name in enumerate(names):
+        save(tmp_path / "root" / name, (i, 0, 0))
+    (tmp_path / "root" / "cat" / "a").mkdir()
+    if links == "twice to a folder elsewhere":
+        save(tmp_path / "elsewhere" / "x.png", (99, 0, 0))
+        names.append("cat/aa/x.png")
+    for name, target in LINKS[links].items():
+        (tmp_path / "root" / name).symlink_to(target)
+    found = listing.split_pictures(tmp_path / "root")
+    assert sorted(p.name for split in found for p in split) == sorted(names)
+    assert all(p.label == p.name[:3] for split in found for p in split)
 
 
 def test_missing_folder_and_wrong_size(tmp_path):

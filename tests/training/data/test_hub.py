@@ -1,6 +1,7 @@
 """Data sets of the library `datasets`, where it is installed."""
 
 import io
+import itertools
 import sys
 
 import numpy as np
@@ -10,7 +11,10 @@ from PIL import Image
 from tiny import rows
 
 from elbos.training import data
+from elbos.training.data.decoded import decoded_dataset
+from elbos.training.data.hub import HubArchive
 from elbos.training.data.pack import Packer
+from elbos.training.data.pictures import ArchivePictures
 
 NUM = 30
 
@@ -116,6 +120,38 @@ def test_what_holds_no_pictures_is_refused(datasets, tmp_path):
         opened(tmp_path / "saved", image="kind")
     with pytest.raises(ValueError, match="nowhere"):
         opened(tmp_path / "nowhere")
+
+
+class Nulls:
+    """Pictures of which every other one is none, as data of `ArchivePictures`."""
+
+    size, skip_bad = 6, True
+
+    def pictures(self):
+        nulls = itertools.cycle([None, {"bytes": None, "path": None}, {}])
+        column = [{"image": next(nulls) if i % 2 else {"bytes": png(i)}} for i in range(NUM)]
+        archive = HubArchive(column, "image")
+        splits = [(np.arange(i, NUM, 3), None) for i in range(3)]
+        dataset = decoded_dataset(
+            archive,
+            splits,
+            name="nulls",
+            size=6,
+            num_classes=None,
+            class_names=None,
+            skip_bad=self.skip_bad,
+        )
+        return ArchivePictures(dataset, "nulls")
+
+
+def test_a_picture_that_is_none_is_a_bad_one(tmp_path):
+    source = Nulls().pictures().dataset.train.x  # 0, 3, 6, ..., of which the odd ones are none
+    with pytest.warns(UserWarning, match="row 3"):
+        assert source[torch.arange(2)][:, 0, 0, 0].tolist() == [0, 6]
+    with pytest.warns(UserWarning, match=f"{NUM // 2} of {NUM} "):
+        Packer(Nulls(), tmp_path / "out").pack()
+    packed = data.Packed(path=tmp_path / "out").load()
+    assert packed.train.x[:][:, 0, 0, 0].tolist() == [0, 6, 12, 18, 24]
 
 
 def test_without_the_library_it_is_named(monkeypatch):

@@ -35,10 +35,11 @@ def decode(path: Path | bytes, size: int) -> UInt8[np.ndarray, "3 s s"]:
     Raises:
         BadPicture: If the file is damaged, or no still picture of a known kind.
         OSError: If the file cannot be read.
+        MemoryError: If memory is too small now.
     """
     try:
         square = _square(path, size)
-    except BadPicture:
+    except (BadPicture, MemoryError):  # memory may be there the next time
         raise
     except UnidentifiedImageError as error:
         raise BadPicture("not an image") from error
@@ -47,6 +48,8 @@ def decode(path: Path | bytes, size: int) -> UInt8[np.ndarray, "3 s s"]:
     except Exception as error:  # decoders raise errors of every type on damaged files
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the system: says nothing about the picture
+        if str(error).startswith("out of memory"):  # so says Pillow
+            raise MemoryError from error
         raise BadPicture((str(error) or type(error).__name__).splitlines()[0]) from error
     return np.asarray(square).transpose(2, 0, 1)
 

@@ -4,6 +4,7 @@ import abc
 import hashlib
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,7 @@ class Archive(abc.ABC):
         """The content of a picture's file.
 
         Raises:
+            BadPicture: If there is none.
             OSError: If it cannot be read.
         """
 
@@ -93,7 +95,8 @@ class Decoded(Source):
         hashed = hashlib.sha256(np.ascontiguousarray(self.numbers).data)
         rows = np.linspace(0, len(self) - 1, min(len(self), _NUM_IN_IDENTIFIER)).astype(int)
         for number in self.numbers[rows].tolist():
-            hashed.update(self.archive.content(number))
+            with suppress(BadPicture):  # there is none
+                hashed.update(self.archive.content(number))
         return digest([self.archive.fingerprint(), self.size, hashed.hexdigest()])
 
 

@@ -9,10 +9,12 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from elbos import files
 from elbos.codec import digest
 from elbos.errors import flat, optional, suggestion
 from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset
+from elbos.training.data.decode import BadPicture
 from elbos.training.data.decoded import Archive, decoded_dataset
 from elbos.training.data.listing import SPLITS, Picture, divided
 from elbos.training.data.pictures import ArchivePictures
@@ -128,7 +130,9 @@ class Hub:
             return None, None, None
         column = [value for part in groups.values() for value in part[self.label]]
         names = getattr(next(iter(groups.values())).features[self.label], "names", None)
-        if names is not None and all(isinstance(value, int) and value >= 0 for value in column):
+        if names is not None and all(
+            isinstance(value, int) and 0 <= value < len(names) for value in column
+        ):
             return torch.tensor(column), tuple(names), len(names)
         if not all(isinstance(value, int | str) for value in column):
             raise ValueError(
@@ -178,9 +182,11 @@ class HubArchive(Archive):
 
     def content(self, number: int) -> bytes:
         """The content of a picture's file."""
-        found = self.dataset[number][self.column]
-        content: bytes | None = found["bytes"]
-        return Path(found["path"]).read_bytes() if content is None else content
+        found = self.dataset[number][self.column] or {}
+        content: bytes | None = found.get("bytes")
+        if content is None and not found.get("path"):
+            raise BadPicture("there is none")
+        return files.read(Path(found["path"])) if content is None else content
 
 
 def imported() -> Any:

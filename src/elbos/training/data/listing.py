@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import NamedTuple
 
@@ -146,7 +147,7 @@ def require_training_pictures(root: Path, splits: Sequence[Sequence[Picture]]) -
 def _pictures(root: Path, prefix: str) -> list[Picture]:
     """The pictures of a folder with or without classes, sorted by name."""
     folder = root / prefix
-    by_class = {sub: list(_walk(folder / sub, f"{prefix}{sub}/")) for sub in _subfolders(folder)}
+    by_class = _by_class(folder, prefix)
     direct = [
         prefix + entry.name
         for entry in _visible(folder)
@@ -194,13 +195,31 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in _visible(folder) if _is_dir(entry))
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[str]:
-    """The names of every visible picture below a folder."""
-    for entry in _visible(folder):
-        if _is_dir(entry):
-            yield from _walk(folder / entry.name, f"{prefix}{entry.name}/")
-        elif _is_picture(entry):
-            yield prefix + entry.name
+def _by_class(folder: Path, prefix: str) -> dict[str, list[str]]:
+    """The names of every visible picture below each sub-folder, `prefix` and its path in `folder`.
+
+    Links are followed after all else, in order, to folders that were not there: each folder is
+    visited once. One that leads to a folder that it is in is a loop.
+    """
+    found: dict[str, list[str]] = {sub: [] for sub in _subfolders(folder)}
+    visited = {files.identity(folder / sub) for sub in found}
+    waiting, links = [(sub, sub) for sub in found], list[tuple[str, str]]()
+    while waiting or links:
+        label, name = waiting.pop() if waiting else heappop(links)
+        place = folder / name
+        if place.is_symlink() and place.parent.resolve().is_relative_to(place.resolve()):
+            continue
+        if name != label and files.identity(place) in visited:
+            continue
+        visited.add(files.identity(place))
+        for entry in _visible(place):
+            if _is_dir(entry) and entry.is_symlink():
+                heappush(links, (label, f"{name}/{entry.name}"))
+            elif _is_dir(entry):
+                waiting.append((label, f"{name}/{entry.name}"))
+            elif _is_picture(entry):
+                found[label].append(f"{prefix}{name}/{entry.name}")
+    return found
 
 
 def by_hash(pictures: list[Picture], with_test: bool) -> list[list[Picture]]:
