@@ -1,4 +1,4 @@
-"""`elbos data pack`, `elbos data encode`: pictures or latents as shards that are opened at once."""
+"""`elbos data pack`, `encode`, `verify`: pictures or latents as shards that are opened at once."""
 
 import sys
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from elbos.training.data import Dataset, Folder, Hub, Packed, Tar
 from elbos.training.data.encode import Encoder
 from elbos.training.data.listing import SPLITS
 from elbos.training.data.pack import Packer
-from elbos.training.data.shards import INDEX, Index
+from elbos.training.data.shards import INDEX, Index, verify
 from elbos.training.machine import num_cores
 from elbos.training.processes import Processes
 
@@ -133,6 +133,21 @@ class Encode:
         return Folder(root=self.images, size=self.size, skip_bad=self.skip_bad).load()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Read all that `elbos data pack` or `encode` made, to see whether it is as it was written."""
+
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """The folder that was made."""
+
+    def __call__(self) -> None:
+        with progress() as bar:
+            index = verify(self.out, partial(begin, bar))
+        if index.class_names is not None and not index.labels_sha256:
+            sys.stderr.write("Its labels have no digests, which were not kept yet.\n")
+        print(self.out)  # noqa: T201
+
+
 def _tell(index: Index, shape: tuple[int, ...], out: Path, kind: str) -> None:
     """Say what is there now, and print where."""
     parts = ", ".join(
@@ -146,7 +161,7 @@ def _tell(index: Index, shape: tuple[int, ...], out: Path, kind: str) -> None:
     print(out)  # noqa: T201
 
 
-KINDS: dict[str, type[Callable[[], None]]] = {"pack": Pack, "encode": Encode}
+KINDS: dict[str, type[Callable[[], None]]] = {"pack": Pack, "encode": Encode, "verify": Verify}
 
 
 def command(words: list[str]) -> Callable[[], None]:

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from commands import hostile_modules
+from commands import endless, hostile_modules
 from PIL import Image
 from tiny import rows
 
@@ -82,17 +82,21 @@ def test_training_batches_are_the_folders(pictures, tmp_path):
 
 
 def test_opening_looks_at_no_sample(pictures, tmp_path):
-    """The files of samples are gone, and their number has no part in it."""
+    """The samples are gone, and only the sizes of their files have a part in it."""
     out = tmp_path / "out"
     packer_of(pictures, out, 4).pack()
     before = data.Packed(path=out).load()
     for file in out.glob("*.bin"):
         file.rename(tmp_path / file.name)
+        file.touch()
+        os.truncate(file, (tmp_path / file.name).stat().st_size)
     opened = data.Packed(path=out).load()
     assert opened.fingerprint() == before.fingerprint()
     assert opened.spec == before.spec
-    with pytest.raises(FileNotFoundError, match="train-0000"):
-        opened.train.x[torch.tensor([0])]
+    assert not opened.train.x[torch.tensor([0])].any()
+    (out / "train-00001.bin").unlink()
+    with pytest.raises(FileNotFoundError, match="train-00001"):
+        data.Packed(path=out).load()
 
 
 def test_the_identifier_is_of_all_samples(pictures, tmp_path):
@@ -260,6 +264,7 @@ def changed(**entries):
     return change
 
 
+SPLIT = {"type": "SplitIndex", "sha256": ["0"]}
 DAMAGES = {
     "train-00000.bin": lambda out: os.truncate(out / "train-00000.bin", 100),
     "train-00000.bin has": longer,
@@ -269,6 +274,62 @@ DAMAGES = {
     "dtype": changed(dtype="object"),
     "splits": changed(splits=[]),
 }
+FORGED = [
+    *({"shape": shape} for shape in ([-1, 4, 4], [3, 0, 4], [3, 4], [3, 4, 10**30], [2**20] * 3)),
+    *({"num_levels": num} for num in (-1, 1, 257, 10**30, None)),
+    *({"class_names": []}, {"dtype": "float16"}),
+    *({"splits": [{**SPLIT, "nums": [num]}] * 3} for num in (-1, 2**40, 10**30)),
+]
+
+
+@pytest.mark.parametrize("entries", FORGED, ids=str)
+def test_no_index_is_believed_that_cannot_be(pictures, tmp_path, entries):
+    packer_of(pictures, tmp_path / "out", 4).pack()
+    changed(**entries)(tmp_path / "out")
+    with pytest.raises(ValueError, match=rf"\A[^\n]*{tmp_path}[^\n]*\Z"):
+        data.Packed(path=tmp_path / "out").load()
+
+
+def test_labels_beyond_the_classes_are_noticed_before_a_training(pictures, tmp_path):
+    packer_of(pictures, tmp_path / "out", 4).pack()
+    num = (tmp_path / "out" / "val.labels").stat().st_size // 8
+    (tmp_path / "out" / "val.labels").write_bytes(np.full(num, 2).tobytes())
+    with pytest.raises(ValueError, match="2 classes"):
+        data.Packed(path=tmp_path / "out").load().fingerprint()
+
+
+@pytest.mark.usefixtures("at_once")
+def test_no_file_may_be_endless(pictures, tmp_path):
+    out = tmp_path / "out"
+    packer_of(pictures, out, 4).pack()
+    for path in endless(out):
+        if path.name == ".lock":
+            continue  # it is not read
+        with pytest.raises((OSError, ValueError), match=f"{path}|{out} holds no packed data"):
+            data.Packed(path=out).load()
+
+
+def test_every_changed_byte_is_found(pictures, tmp_path):
+    out = tmp_path / "out"
+    index = packer_of(pictures, out, 4).pack()
+    assert shards.verify(out) == index
+    for path in (*out.glob("*.bin"), *out.glob("*.labels")):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(ValueError, match=rf"\A1 of [^\n]*{path.name}[^\n]*\Z"):
+            shards.verify(out)
+        path.write_bytes(content)
+
+
+def test_what_was_packed_without_digests_of_labels_opens(pictures, tmp_path):
+    packer_of(pictures, tmp_path / "out", 4).pack()
+    before = data.Packed(path=tmp_path / "out").load().fingerprint()
+    file = tmp_path / "out" / shards.INDEX
+    index = json.loads(file.read_text())
+    del index["labels_sha256"]
+    file.write_text(json.dumps(index))
+    assert data.Packed(path=tmp_path / "out").load().fingerprint() == before
+    assert shards.verify(tmp_path / "out").labels_sha256 == ()
 
 
 @pytest.mark.parametrize("name", DAMAGES)

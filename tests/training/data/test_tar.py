@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from commands import endless
 from PIL import Image
 from tiny import rows
 
@@ -132,6 +133,8 @@ def test_without_labels_there_are_no_classes(tmp_path):
 BAD = {
     "0003.png in": {**shard(range(10)), "0003.png": b"bad"},
     "0003.cls": {**shard(range(10)), "0003.cls": b"cat"},
+    "0004.cls": {**shard(range(10)), "0004.cls": b"1000000000"},
+    "0005.cls": {**shard(range(10)), "0005.cls": b"1000000"},
     "has no .cls": {name: one for name, one in shard(range(10)).items() if name != "0003.cls"},
     "no picture": {"1.cls": b"0"},
 }
@@ -148,6 +151,16 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path, part):
         with pytest.warns(UserWarning, match="0003"):
             found = data.Tar(path=tmp_path, size=4, skip_bad=True).load()
             assert sum(map(len, rows(found))) == 10
+
+
+@pytest.mark.usefixtures("at_once")
+def test_no_tar_may_be_endless(tmp_path):
+    for name in "ab":
+        write(tmp_path / f"{name}.tar", shard(range(10)))
+    for path in endless(tmp_path):
+        with pytest.raises(OSError) as caught:
+            data.Tar(path=tmp_path, size=4).load()
+        assert caught.value.filename == str(path)
 
 
 def test_what_is_no_tar_is_refused(tmp_path):

@@ -7,6 +7,7 @@ $$x = \frac{2k}{K-1} - 1 \in [-1, 1].$$
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -179,8 +180,15 @@ class Dataset:
     @cached_property
     def _digest(self) -> str:
         levels = self.known_digest or digest_of(split.x[:] for split in self._splits)
-        labels = digest_of(s.labels for s in self._splits if s.labels is not None)
-        return hashlib.sha256(f"{levels} {labels}".encode()).hexdigest()
+        labels = [s.labels for s in self._splits if s.labels is not None]
+        for some in labels:
+            num = self.num_classes or math.inf
+            if len(some) and not 0 <= some.min() <= some.max() < num:
+                raise ValueError(
+                    f"{self.name} has labels {some.min()} to {some.max()}, and {self.num_classes} "
+                    "classes, which are counted from 0: repair the labels, or pack the data again."
+                )
+        return hashlib.sha256(f"{levels} {digest_of(labels)}".encode()).hexdigest()
 
     @property
     def _splits(self) -> tuple[Split, Split, Split]:

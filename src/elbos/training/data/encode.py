@@ -98,8 +98,8 @@ class Encoder:
             own = self._own(making, shape, start)
             processes.together(lambda: None)  # for however long the others take
             parts = dict(processes.lists(list(own.items())))
-            index = self._index(making, shape, parts)
             labels = [split.labels for split in self._splits.values() if split.labels is not None]
+            index = self._index(making, shape, parts, labels)
             processes.together(lambda: making.finish(index, labels) if processes.is_main else None)
             return index
 
@@ -166,7 +166,13 @@ class Encoder:
                 advance(len(some))
         return Part(key=piece.key(), num=len(piece.rows), sha256=hashed.hexdigest())
 
-    def _index(self, making: Making, shape: tuple[int, ...], parts: dict[str, Part]) -> Index:
+    def _index(
+        self,
+        making: Making,
+        shape: tuple[int, ...],
+        parts: dict[str, Part],
+        labels: list[Int64[Tensor, "_"]],
+    ) -> Index:
         """The index of all shards."""
         train, val, test = (
             split_index([parts[p.name] for p in self._pieces(shape) if p.split == name])
@@ -180,6 +186,7 @@ class Encoder:
             class_names=self.dataset.class_names,
             splits=(train, val, test),
             source=making.source,
+            labels_sha256=tuple(digest_of([some]) for some in labels),
         )
 
     @torch.no_grad()

@@ -36,6 +36,7 @@ from elbos.training.data.listing import (
 from elbos.training.data.making import Making, Part, num_in_shard, split_index
 from elbos.training.data.pictures import Packable, Pictures
 from elbos.training.data.shards import Index, shard_name
+from elbos.training.data.source import digest_of
 from elbos.user_code import no_modules_here
 
 _POLL_SEC = 0.2
@@ -150,6 +151,7 @@ class Packer:
             split_index([part for (name, _), part in parts.items() if name == split])
             for split in SPLITS
         )
+        labels = [some for split in good if (some := class_labels(split, classes)) is not None]
         index = Index(
             name=pictures.name,
             shape=(3, self.data.size, self.data.size),
@@ -158,9 +160,9 @@ class Packer:
             class_names=classes,
             splits=(train, val, test),
             source=making.source,
+            labels_sha256=tuple(digest_of([some]) for some in labels),
         )
-        labels = [class_labels(split, classes) for split in good]
-        making.finish(index, [some for some in labels if some is not None])
+        making.finish(index, labels)
         return index
 
 

@@ -2,17 +2,19 @@
 
 OUT/
     index.json       shape and type of a sample, classes, and of each split the number of samples of
-                     its shards and their SHA-256
+                     its shards and their SHA-256; the SHA-256 of labels
     train-00000.bin  samples without a head; no shard has samples of two splits
     train.labels     the class of each sample, 64-bit, where there are classes
 
-Opening reads the index alone, however many samples there are. The identifier of the data is made of
-the shards' digests, which were computed when they were written.
+Opening reads the index alone, and the sizes of the files, however many samples there are. The
+identifier of the data is made of the shards' digests, which were computed when they were written;
+`verify` compares them with what is there.
 """
 
 import json
 import math
 import mmap
+import os
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,11 +28,13 @@ from torch import Tensor
 
 from elbos import files
 from elbos.codec import decode, digest, encode
+from elbos.progress import Start, silent
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.listing import SPLITS
 from elbos.training.data.source import Source
 
 INDEX = "index.json"
+_MAX_LEVELS = 256  # of 8 bits
 DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -64,6 +68,8 @@ class Index:
         class_names: The names of the classes, or None.
         splits: The shards of training, validation and test.
         source: What they were made from, with which settings.
+        labels_sha256: Digests of the labels of the splits; none where there are no classes, or the
+            data were packed before digests of labels were kept.
     """
 
     format: Literal[1] = 1
@@ -74,6 +80,17 @@ class Index:
     class_names: tuple[str, ...] | None
     splits: tuple[SplitIndex, SplitIndex, SplitIndex]
     source: dict[str, str]
+    labels_sha256: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        levels, num = self.num_levels, sum(sum(split.nums) for split in self.splits)
+        if len(self.shape) != 3 or min(self.shape) < 1 or math.prod((num, *self.shape)) >= 2**60:
+            raise ValueError(f"{num} samples of shape {self.shape} are impossible")
+        is_of_images = self.dtype == "uint8"
+        if is_of_images != (levels is not None) or not 2 <= (levels or 2) <= _MAX_LEVELS:
+            raise ValueError(f"{self.dtype} has {levels} values")
+        if self.class_names is not None and not self.class_names:
+            raise ValueError("there is no class")
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
@@ -90,7 +107,7 @@ class Index:
                 "`elbos data pack FOLDER OUT` makes them, and goes on where it was stopped."
             )
         try:
-            index: Index = decode(Index, json.loads(files.read(file)), "it")
+            index: Index = decode(Index, files.read_json(file), "it")
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is not an index ({error}): pack the data again.") from error
         return index
@@ -198,7 +215,7 @@ class Mapped:
             OSError: If it cannot be read.
             ValueError: If it has another size: a mapping that ends early ends the process.
         """
-        with files.named_errors(path), path.open("rb") as file:
+        with files.named_errors(path), files.regular(path).open("rb") as file:
             found, memory = file.seek(0, 2), None
             if found == num * num_bytes > 0:
                 memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -238,6 +255,43 @@ def load_labels(folder: Path, split: str, num: int) -> Int64[Tensor, " n"]:
         return torch.from_numpy(content)
 
 
+def verify(folder: Path, start: Start = silent) -> Index:
+    """Read all files of a folder, to see whether they are as they were written.
+
+    Args:
+        folder: Where they are.
+        start: Begins the progress.
+
+    Returns:
+        Its index.
+
+    Raises:
+        FileNotFoundError: If it has no index, or there is no such file.
+        ValueError: If its index is damaged, or files are; it names them.
+    """
+    index = Index.read(folder)
+    digests = {
+        folder / shard_name(name, number): sha256
+        for name, split in zip(SPLITS, index.splits, strict=True)
+        for number, sha256 in enumerate(split.sha256)
+    }
+    digests |= {
+        labels_file(folder, name): sha256
+        for name, sha256 in zip(SPLITS, index.labels_sha256, strict=False)
+    }
+    damaged, advance = [], start(f"verifying {folder.name}", len(digests), "files")
+    for path, sha256 in digests.items():
+        if files.sha256(path) != sha256:
+            damaged.append(path.name)
+        advance(1)
+    if damaged:
+        raise ValueError(
+            f"{len(damaged)} of {len(digests)} files in {folder} are not as they were written "
+            f"({', '.join(damaged[:3])}{', ...' * (len(damaged) > 3)}): pack into a new folder."
+        )
+    return index
+
+
 def load_shards(folder: Path, index: Index) -> Dataset:
     """The data of a folder, opened without a look at any sample.
 
@@ -246,11 +300,16 @@ def load_shards(folder: Path, index: Index) -> Dataset:
         index: Its index.
 
     Raises:
-        OSError: If labels cannot be read.
-        ValueError: If labels are damaged.
+        OSError: If a file is missing.
+        ValueError: If one is of another size than the index says.
     """
     splits = []
+    num_bytes = math.prod(index.shape) * DTYPES[index.dtype].itemsize
     for name, split in zip(SPLITS, index.splits, strict=True):
+        for number, num in enumerate(split.nums):
+            path = os.path.join(folder, shard_name(name, number))  # noqa: PTH118 (in half the time)
+            if os.stat(path).st_size != num * num_bytes:  # noqa: PTH116
+                Mapped.from_file(Path(path), num, num_bytes)  # which says why it cannot be
         x = Shards(folder, name, split, index.shape, DTYPES[index.dtype])
         labels = None if index.class_names is None else load_labels(folder, name, len(x))
         splits.append(Split(x, labels))

@@ -159,7 +159,7 @@ class TarArchive(Archive):
 
         def read(folder: Path) -> TarArchive:
             try:
-                arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS]
+                arrays = [np.load(files.regular(folder / f"{name}.npy"), "r") for name in _ARRAYS]
                 known = files.read(folder / _DIGEST).decode()
             except (ValueError, OSError, EOFError) as error:
                 raise DamagedFolder(f"the cache {folder} is damaged") from error
@@ -183,7 +183,7 @@ class TarArchive(Archive):
         file, offset, size, _ = self.places[number].item()
         with files.named_errors(self.tars[file]):
             if file not in self._open:
-                self._open[file] = os.open(self.tars[file], os.O_RDONLY)
+                self._open[file] = os.open(files.regular(self.tars[file]), os.O_RDONLY)
             return os.pread(self._open[file], size, offset)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -233,7 +233,7 @@ def _samples(path: Path, label: str) -> Iterator[tuple[str, int, int, int]]:
     pictures: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(files.regular(path), "r:") as tar:
             for member in tar:
                 folder, _, base = member.name.rpartition("/")
                 key = f"{folder}/{base.partition('.')[0]}"
@@ -243,7 +243,7 @@ def _samples(path: Path, label: str) -> Iterator[tuple[str, int, int, int]]:
                     pictures[key] = (member.name, member.offset_data, member.size)
                 elif base.endswith(f".{label}"):
                     file = tar.extractfile(member)
-                    labels[key] = _number(b"" if file is None else file.read(), member.name, path)
+                    labels[key] = _number(b"" if file is None else file.read(64), member.name, path)
     except tarfile.TarError as error:
         raise ValueError(f"{path} is no uncompressed tar, or damaged ({flat(error)})") from error
     for key, place in pictures.items():
@@ -251,7 +251,9 @@ def _samples(path: Path, label: str) -> Iterator[tuple[str, int, int, int]]:
 
 
 def _number(content: bytes, name: str, path: Path) -> int:
-    """The number of a class."""
-    if not re.fullmatch(rb"\s*\d{1,9}\s*", content):
-        raise ValueError(f"{name} in {path} holds {content[:20]!r}: give the number of a class")
+    """The number of a class, less than a million: a network has weights for each."""
+    if not re.fullmatch(rb"\s*0*\d{1,6}\s*", content):
+        raise ValueError(
+            f"{name} in {path} holds {content[:20]!r}: give the number of a class, from 0 to 999999"
+        )
     return int(content)
