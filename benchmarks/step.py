@@ -1,6 +1,7 @@
 r"""The floating-point rate of a training step, against the machine's peak and against diffusers.
 
     python benchmarks/step.py [--preset fashion-vit] [--sizes] [--rounds 7] [--tiny]
+        [--lucidrains] [--edm FOLDER] [--edm2 FOLDER]
 
 Everything is timed in one run, in turns, and reported as the median over the rounds, because a
 shared machine changes speed from minute to minute:
@@ -16,6 +17,8 @@ shared machine changes speed from minute to minute:
   of parameters. `wide` keeps the example's widths, with a small batch: wide convolutions are what
   float32 does best, so this is the highest rate that diffusers reaches here, not a network anybody
   would choose for these images;
+- with `--lucidrains`, `--edm` and `--edm2`, the networks of those projects likewise, at about the
+  FLOPs an image of `fashion` and with wide convolutions (networks.py); the folders are clones;
 - with `--sizes`, the preset's network in other sizes and batches;
 - the kernels of the network's products alone, by torch's profiler: a step that did nothing else
   would have this rate;
@@ -32,11 +35,13 @@ it learns.
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import networks
 import torch
 from diffusers import UNet2DModel
 from timing import Work, cpu_model, measure, peak, peaks
@@ -195,6 +200,19 @@ def theirs(
     return training_step(work, network, new_optimizer(network, Optimizer()))
 
 
+def other_projects(
+    arguments: argparse.Namespace, batch_size: int, dtype: torch.dtype
+) -> Iterator[Work]:
+    """The same step with the networks of other projects; wide ones take a small batch."""
+    chosen = [networks.lucidrains()] if arguments.lucidrains else []
+    chosen += [networks.edm(arguments.edm)] if arguments.edm else []
+    chosen += [networks.edm2(arguments.edm2)] if arguments.edm2 else []
+    for name, network, forward in chain.from_iterable(chosen):
+        batch = min(batch_size, 16) if name.endswith(str(max(networks.WIDTHS))) else batch_size
+        work = gradients(name, network, forward, batch, dtype)
+        yield training_step(work, network, new_optimizer(network, Optimizer()))
+
+
 def outside_the_network(folder: Path) -> Work:
     """The trainer's step and log on random images, around a network that costs nothing."""
     config = PRESETS["fashion"]
@@ -220,6 +238,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds, of which the median")
     parser.add_argument("--tiny", action="store_true", help="seconds, to see that it runs")
     parser.add_argument("--sizes", action="store_true", help="the network in other sizes, too")
+    parser.add_argument("--lucidrains", action="store_true", help="its Unet, which is installed")
+    parser.add_argument("--edm", type=Path, help="a clone of NVlabs/edm, to time its networks")
+    parser.add_argument("--edm2", type=Path, help="a clone of NVlabs/edm2, to time its network")
     parser.add_argument("--preset", choices=["fashion", "fashion-vit"], default="fashion")
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -233,31 +254,36 @@ def main() -> None:
     is_bf16 = best_precision(torch.device("cpu")) == "bf16"
     dtypes = (torch.bfloat16, torch.float32) if is_bf16 else (torch.float32,)
     matmuls = peaks(arguments.tiny)
-    networks, diffusers = [], []
+    elbos_steps, theirs_steps = [], []
     for dtype in dtypes:
-        networks += ours("elbos", preset, dtype)
-        diffusers += [
+        elbos_steps += ours("elbos", preset, dtype)
+        theirs_steps += [
             theirs("course", (32, 64, 64), (False, True, True), batch, dtype),
             theirs("example", example, (False, True, False), batch, dtype),
             theirs("wide", wide, (False, True, False), min(batch, 16), dtype),
+            *other_projects(arguments, batch, dtype),
         ]
     sizes = SIZES[arguments.preset] if arguments.sizes else []
     others = in_other_sizes(preset, sizes, is_tiny=arguments.tiny)
     with tempfile.TemporaryDirectory() as folder:
         rest = [optimizer_alone(preset, dtypes[0]), outside_the_network(Path(folder))]
-        times = measure([*matmuls, *networks, *diffusers, *others, *rest], arguments.rounds)
+        times = measure([*matmuls, *elbos_steps, *theirs_steps, *others, *rest], arguments.rounds)
     best = peak(times[: len(matmuls)])
     elbos, optimizer, outside = times[len(matmuls)], *times[-2:]
 
     print(f"{cpu_model()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{arguments.preset}; median of {arguments.rounds} rounds\n")
-    print(f"{'':24}{'parameters':>12}{'ms':>8}{'images/s':>10}{'GFLOP/s':>9}{'of peak':>9}")
+    print(
+        f"{'':24}{'parameters':>12}{'GFLOP/image':>13}{'ms':>8}{'images/s':>10}{'GFLOP/s':>9}"
+        f"{'of peak':>9}"
+    )
     for timed in times:
         work = timed.work
         parameters = f"{work.num_parameters / 1e6:.2f} M" if work.num_parameters else ""
         images = f"{timed.image_rate:.0f}" if work.num_images else ""
+        flops = f"{work.num_flops / work.num_images / 1e9:.2f}" if work.num_images else ""
         print(
-            f"{work.name:24}{parameters:>12}{1e3 * timed.median:8.0f}{images:>10}"
+            f"{work.name:24}{parameters:>12}{flops:>13}{1e3 * timed.median:8.0f}{images:>10}"
             f"{timed.rate / 1e9:9.0f}{timed.rate / best.fastest_rate:9.2f}"
         )
     with_optimizer = (elbos.work.num_flops + optimizer.work.num_flops) / elbos.median
@@ -266,9 +292,9 @@ def main() -> None:
     print(f"optimizer / elbos: {optimizer.median / elbos.median:.3f}")
     print(f"outside the network / elbos: {outside.median / elbos.median:.3f}")
     by_name = {timed.work.name: timed for timed in times}
-    print("\nelbos / diffusers: FLOP/s, images/s")
-    for other in diffusers:
-        own, its = by_name[f"elbos {other.name.split()[1]}"], by_name[other.name]
+    print("\nelbos / others: FLOP/s, images/s")
+    for other in theirs_steps:
+        own, its = by_name[f"elbos {other.name.split()[-1]}"], by_name[other.name]
         print(f"{other.name:24}{own.rate / its.rate:8.2f}{own.image_rate / its.image_rate:8.2f}")
 
 
