@@ -41,8 +41,9 @@ def cond_at(cond: Condition, index: slice | Tensor) -> Condition:
 
 
 def to_device(cond: Condition, device: torch.device) -> Condition:
-    """The condition with its tensors on a device."""
-    return map_tensors(lambda part: part.to(device), cond)
+    """The condition with its tensors on a device; nothing waits for it."""
+    is_sent = device.type != "cpu"  # what the host gets it has to wait for
+    return map_tensors(lambda part: part.to(device, non_blocking=is_sent), cond)
 
 
 def cat_conds(first: Condition, second: Condition) -> Condition:

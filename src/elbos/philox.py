@@ -38,7 +38,9 @@ class Purpose(IntEnum):
     LATENTS = 3
     HELD_OUT_LATENTS = 4
     CROPS = 5
-    VALIDATION = 7
+    VALIDATION_NOISE = 7
+    VALIDATION_LEVELS = 8
+    VALIDATION_ORDER = 9
 
 
 def philox(counter: Sequence[Int64[Tensor, "..."]], key: tuple[int, int]) -> Int64[Tensor, "... 4"]:

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import DIGITS
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from transfers import META, Transfers
 
 from elbos.runs.directory import RunDirectory
 from elbos.training import trainer as module
@@ -20,34 +19,6 @@ from elbos.training.data.augment import augmented
 from elbos.training.data.latents import Moments
 from elbos.training.processes import Processes
 from elbos.training.trainer import Trainer
-
-META = torch.device("meta")
-WAITING = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique")
-
-
-class Transfers(TorchDispatchMode):
-    """Counts what the host waits for: copies between host and device, and values asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
-        kwargs, name = kwargs or {}, op.overloadpacket.__name__
-        devices = {a.device for a in args if isinstance(a, Tensor)}
-        devices |= {torch.device(kwargs["device"])} if kwargs.get("device") else set()
-        is_copy = name in ("_to_copy", "copy_") and len(devices) > 1
-        is_masked = name in ("index", "index_put_") and any(
-            isinstance(i, Tensor) and i.dtype == torch.bool for i in args[1] or ()
-        )
-        is_waiting = META in devices and (name in WAITING or is_masked)
-        if is_waiting or (is_copy and not kwargs.get("non_blocking")):
-            self.found.append(name)
-        if name == "_local_scalar_dense" and META in devices:
-            return 0.0
-        if is_copy and args[0].device == META:
-            return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
-        return op(*args, **kwargs)
 
 
 def latents() -> Dataset:

@@ -8,6 +8,7 @@ import torch
 from oracles import ByClass, gaussian, gaussian_loss, in_parts, quantized, z_score
 from scipy.integrate import quad
 from torch import nn
+from transfers import META, Transfers
 
 from elbos import Denoiser, Validator, parameterizations, schedules, weightings
 from elbos.adaptive import Adaptive
@@ -16,6 +17,8 @@ from elbos.oracles import GaussianMixture
 from elbos.runs.store import Store
 from elbos.validation import ControlVariate
 from elbos.validation import validator as module
+from elbos.validation.diagnostics import TargetMissedWarning
+from elbos.validation.settings import evaluating
 
 NUM_LEVELS = 6
 NUM_IMAGES = 3000
@@ -121,6 +124,14 @@ def test_rounds_go_on_until_the_target(generator):
     assert torch.equal(found.measurements.loss[:, :1], first.measurements.loss)
 
 
+def test_a_target_out_of_reach_is_told_and_ends_at_half_the_sampling_error(generator):
+    x, _ = quantized(NUM_LEVELS, mean=0.2, std=0.6).sample(200, generator)
+    validator = Validator(x, num_levels=NUM_LEVELS, **ENDS)
+    with pytest.warns(TargetMissedWarning, match="0.0001"):
+        found = validator(quantized(NUM_LEVELS, mean=0.2, std=0.6), target_se=1e-4).bits
+    assert 0.4 < found.measurement_error / found.sampling_error <= 0.5
+
+
 def test_a_difference_is_that_of_the_losses(generator):
     """Of two wrong denoisers: of the integrals of their closed-form losses, z < 4, n = 3,000."""
     x, _ = gaussian(0.5).sample(NUM_IMAGES, generator)
@@ -177,6 +188,18 @@ def test_the_order_does_not_count(monkeypatch):
     assert_same(bits(batch_size=8))
 
 
+def test_nothing_waits_for_a_device_batch_by_batch():
+    """Noise is drawn there, and losses come back at the end of a round; `meta` is the device."""
+
+    def waits(num):
+        x = torch.zeros(num, 4)
+        with Transfers() as transfers:
+            Validator(x)(lambda z, logsnr, cond=None: (z, z), batch_size=8, device=META)
+        return transfers.found
+
+    assert waits(4) == waits(40)
+
+
 def test_a_dataset_and_its_tensor_are_the_same():
     assert_same(bits([image.clone() for image in IMAGES]))
     assert_same(bits(torch.utils.data.TensorDataset(IMAGES)))
@@ -195,9 +218,61 @@ def test_modes_and_random_states_are_left_as_they_were():
     assert_same(found)
 
 
+class Averaged(Network):
+    """Its average is swapped in for evaluation, and out for training."""
+
+    def train(self, mode=True):
+        if mode != self.training:
+            for parameter in self.parameters():
+                parameter.data.mul_(2.0 if mode else 0.5)
+        return super().train(mode)
+
+
+class Outer(nn.Module):
+    """A network around another."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, z, logsnr):
+        return self.inner(z, logsnr)
+
+
+@pytest.mark.parametrize("wrap", [lambda network: network, Outer])
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_weights_that_a_mode_swaps_are_swapped(wrap, is_frozen):
+    """The number is that of a loop that calls `eval` by hand; afterwards all is as it was, where
+    the inner network was in evaluation mode already, too.
+    """
+    averaged = Averaged()
+    network = wrap(averaged)
+    if is_frozen:
+        averaged.eval()
+    denoiser, weights = Denoiser(network, parameterizations.V()), averaged.first.weight.clone()
+    found = Validator(IMAGES, num_levels=256)(denoiser)
+    assert averaged.training != is_frozen
+    assert torch.equal(averaged.first.weight, weights)
+    network.eval()
+    assert_same(found, Validator(IMAGES, num_levels=256)(denoiser))
+    assert torch.equal(averaged.first.weight, weights / (1 if is_frozen else 2))
+
+
+def test_a_module_within_two_others_keeps_its_mode():
+    """Partly frozen: whichever of them is visited last."""
+    shared = nn.Dropout()
+    first, second = nn.Sequential(shared), nn.Sequential(shared)
+    network = nn.ModuleList([first, second])
+    second.eval()
+    shared.train()
+    with evaluating(network):
+        assert not any(module.training for module in network.modules())
+    modes = [module.training for module in (network, first, second, shared)]
+    assert modes == [True, True, False, True]
+
+
 WRAPPED = {
     "guided": Guided(DENOISER, 1.0),
-    "closure": (lambda denoiser: lambda z, logsnr, cond=None: denoiser(z, logsnr, cond))(DENOISER),
     "method": DENOISER.__call__,
 }
 
@@ -250,15 +325,10 @@ def test_what_is_kept_is_not_computed_again(tmp_path, monkeypatch):
     assert_same(other(DENOISER, parts=store, batch_size=12), other(DENOISER))
 
 
-def closed_over(network):
-    return lambda z, logsnr: network(z, logsnr)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("wrap", [lambda network: network, closed_over])
-def test_the_precision_of_data_and_network_does_not_count(dtype, wrap):
+def test_the_precision_of_data_and_network_does_not_count(dtype):
     """To rounding: the noise is the same, whatever it is in."""
-    denoiser = Denoiser(wrap(Network().to(dtype)), parameterizations.V())
+    denoiser = Denoiser(Network().to(dtype), parameterizations.V())
     for data in (IMAGES, IMAGES.double()):
         found = Validator(data, num_levels=256)(denoiser)
         torch.testing.assert_close(found.bound, bits().bound, rtol=1e-4, atol=1e-6)

@@ -97,12 +97,21 @@ def decoder_loss(
     Raises:
         ValueError: If discrete data have other values.
     """
+    if num_levels is not None:
+        require_levels(x, num_levels)
+    if eps is None:
+        dtype = at_least_single(x).dtype
+        eps = torch.randn(x.shape, dtype=dtype, generator=generator).to(x.device)
+    return loss_of_levels(x, logsnr_max, num_levels, eps)
+
+
+def loss_of_levels(
+    x: Float[Tensor, "b *d"], logsnr_max: float, num_levels: int | None, eps: Float[Tensor, "b *d"]
+) -> Float[Tensor, " b"]:
+    """The decoder's loss of data that are known to be of these values: no device is waited for."""
     if num_levels is None:
         return torch.full_like(x.flatten(1)[:, 0], 0.5 * (1 - logsnr_max + math.log(2 * math.pi)))
-    require_levels(x, num_levels)
     x = at_least_single(x)
-    if eps is None:
-        eps = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device)
     spacing = 2 / (num_levels - 1) * math.exp(logsnr_max / 2)
     reach = min(num_levels - 1, math.ceil(DECODER_REACH / spacing))
     steps = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)

@@ -1,5 +1,6 @@
 """What the number of a validation would not show: of the data and of the denoiser."""
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +9,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.conditions import Condition, map_tensors
+from elbos.conditions import Condition, cond_at, map_tensors
 from elbos.denoiser import Denoise, Denoiser, estimate
 from elbos.errors import flat
 from elbos.items import Items
-from elbos.process import align, alpha_sigma, diffuse
+from elbos.process import align, alpha_sigma
+from elbos.validation.estimate import Estimate
 
 NUM_READ_TWICE = 8  # samples: a flip of half of them is missed once in 256
+NUM_CHECKED = 4  # samples that are given to the denoiser again
+_OTHER_DEVICE = "same device", "expected device", "torch.cuda."  # of torch's errors
+MAX_CHANGE = 1e-3  # of the estimate of a batch that is given again: order of additions on a GPU
 USER = 5  # levels of the stack from here to the line that calls the validator
 MAX_MISFIT = 0.05  # of the noisy data: rounding in bfloat16, and to the nearest of 1,000 steps
 
@@ -31,16 +36,29 @@ class InconsistentEstimatesWarning(UserWarning):
     """A denoiser's estimates of data and noise do not add up to the noisy data."""
 
 
+class TargetMissedWarning(UserWarning):
+    """A standard error is out of reach for these samples."""
+
+
+class VaryingEstimatesWarning(UserWarning):
+    """A denoiser's estimates differ when a batch is given again, or in parts."""
+
+
 @contextmanager
-def explained_types(dtype: torch.dtype) -> Iterator[None]:
-    """Let torch's errors about types be a ValueError that names the data's."""
+def explained_types(x: Tensor) -> Iterator[None]:
+    """Let torch's errors about types and devices be a ValueError that names the data's."""
     try:
         yield
     except RuntimeError as error:
+        if any(part in str(error) for part in _OTHER_DEVICE):
+            raise ValueError(
+                f"the network does not take data on {x.device} ({flat(error)}): say where it is, "
+                "as in validator(denoiser, device='cuda')."
+            ) from error
         if "type" not in str(error):
             raise
         raise ValueError(
-            f"the network does not take {dtype} ({flat(error)}): convert what it is given, as in "
+            f"the network does not take {x.dtype} ({flat(error)}): convert what it is given, as in "
             "lambda z, logsnr: network(z.to(torch.bfloat16), logsnr)."
         ) from error
 
@@ -83,22 +101,48 @@ def warn_if_blind(
         )
 
 
-def require_consistent(
+def warn_if_varying(
     denoiser: Denoise,
-    x: Float[Tensor, "2 *d"],
-    eps: Float[Tensor, "2 *d"],
-    ends: tuple[float, float],
+    eps_hat: Float[Tensor, "b *d"],
+    z: Float[Tensor, "b *d"],
+    logsnr: Float[Tensor, " b"],
     cond: Condition,
 ) -> None:
-    r"""Warn unless $z = \alpha\hat x + \sigma\hat\epsilon$, at a quarter and three quarters of the
-    noise levels, as for every linear parameterization.
+    """Warn unless a denoiser's `eps_hat` is the same when a batch is given again (else, as with
+    dropout), and when it is given in halves (else, as with batch norm).
+    """
+
+    def change(num: int) -> float:
+        rows = (slice(i, i + num) for i in range(0, len(z), num))
+        again = torch.cat(
+            [estimate(denoiser, z[i].clone(), logsnr[i], cond_at(cond, i))[1] for i in rows]
+        )
+        return float((again - eps_hat).norm() / eps_hat.norm().clamp(min=1e-30))
+
+    for num, how, most in ((len(z), "again", MAX_CHANGE), (len(z) // 2, "in halves", MAX_MISFIT)):
+        if (found := change(num)) > most:
+            warnings.warn(
+                f"the denoiser's estimates are {100 * found:.2g} % off when a batch is given {how},"
+                " as those of a network in training mode: the validator sets the mode only of what "
+                "a denoiser names as its network; call network.eval() of others.",
+                VaryingEstimatesWarning,
+                stacklevel=USER,
+            )
+            return
+
+
+def require_consistent(
+    x_hat: Float[Tensor, "b *d"],
+    eps_hat: Float[Tensor, "b *d"],
+    z: Float[Tensor, "b *d"],
+    logsnr: Float[Tensor, " b"],
+) -> None:
+    r"""Warn unless $z = \alpha\hat x + \sigma\hat\epsilon$, as for every linear
+    parameterization.
 
     Raises:
         ValueError: If the two are interchanged: that holds with them in each other's places.
     """
-    logsnr = torch.linspace(*ends, 5)[[1, 3]].to(x)
-    z = diffuse(x, eps, logsnr)
-    x_hat, eps_hat = estimate(denoiser, z.clone(), logsnr, cond)
     alpha, sigma = alpha_sigma(align(logsnr, z))
 
     def misfit(first: Tensor, second: Tensor) -> float:
@@ -116,6 +160,19 @@ def require_consistent(
         InconsistentEstimatesWarning,
         stacklevel=USER,
     )
+
+
+def warn_if_missed(bits: Estimate, target_se: float, num_evaluations: int) -> None:
+    """Warn if the standard error is larger than the target, to a hundredth."""
+    if bits.standard_error > 1.01 * target_se:
+        needed = math.ceil(bits.num * (bits.standard_error / target_se) ** 2)
+        warnings.warn(
+            f"target_se={target_se:g} is out of reach: after {num_evaluations} evaluations of each "
+            f"sample the error is {bits.standard_error:.3g}, of which the scatter between "
+            f"{bits.num} samples leaves {bits.sampling_error:.3g}. Measure {needed} samples.",
+            TargetMissedWarning,
+            stacklevel=3,
+        )
 
 
 def require_finite_losses(loss: Float[Tensor, "n m"], logsnr: Float[Tensor, "n m"]) -> None:

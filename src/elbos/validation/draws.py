@@ -1,7 +1,7 @@
 r"""The noise levels and the noise of each sample, as a function of (seed, round, index).
 
 A sample is measured at the same levels and with the same noise whatever batch it is in, on
-whichever process, in whatever order: two denoisers are compared on the same draws.
+whichever process or device, in whatever order: two denoisers are compared on the same draws.
 
 Round $r$ of $m$ levels per sample puts sample $i$ of $n$ at the times
 
@@ -14,10 +14,11 @@ of a sample are evenly spaced, and so are those of all samples together.
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
+
+from elbos.philox import Purpose, Stream
 
 PILOT, FIXED = 2**32 - 1, 2**32 - 2  # the pilot's round, that of fixed levels; others are from 0
 
@@ -35,43 +36,32 @@ class Draws:
     num: int
 
     @cached_property
-    def _places(self) -> Float[Tensor, " n"]:
-        (g,) = _generators(self.seed)
-        return torch.randperm(self.num, generator=g) / torch.tensor(self.num).double()
+    def _places(self) -> Float64[Tensor, " n"]:
+        r"""$\pi(i)/n$; $\pi$ sorts random numbers of 63 bits."""
+        words = self._words(Purpose.VALIDATION_ORDER, torch.arange(self.num), 0)
+        order = ((words[:, 0] >> 1 << 32) + words[:, 1]).argsort()
+        places: Tensor = order / torch.tensor(self.num).double()
+        return places
 
     def times(self, rows: Int64[Tensor, " b"], number: int, num_times: int) -> Float[Tensor, "b m"]:
         """The times of some samples in the round of this number, float64."""
-        (g,) = _generators(self.seed, number)
-        u = torch.rand((), dtype=torch.float64, generator=g)
+        high, low = self._words(Purpose.VALIDATION_LEVELS, torch.arange(1), number)[0, :2].tolist()
+        u = (high + low * 2.0**-32) * 2.0**-32
         offset = (self._places[rows] + u) % 1.0
-        return (offset[:, None] + torch.arange(num_times)) / num_times
+        times: Tensor = (offset[:, None] + torch.arange(num_times)) / num_times
+        return times
 
     def noise(
-        self, rows: Int64[Tensor, " b"], number: int, like: Float[Tensor, "k *d"]
-    ) -> Float[Tensor, "b k *d"]:
-        """Noise for some samples in the round of this number, shaped like `like` for each; always
-        float32, so that data of other precision get the same.
+        self, rows: Int64[Tensor, " b"], number: int, shape: tuple[int, ...]
+    ) -> Float32[Tensor, "b *d"]:
+        """Noise for some samples in the round of this number, of this shape for each; on the device
+        of `rows`, and always float32, so that data of other precision get the same.
         """
-        eps = torch.empty(len(rows), *like.shape, dtype=torch.float32)
-        generators = _generators(self.seed, number, rows.tolist())
-        for own, g in zip(eps, generators, strict=True):
-            own.normal_(generator=g)
-        return eps
+        stream = Stream.from_seed(self.seed, Purpose.VALIDATION_NOISE)
+        return stream.normal(torch.full_like(rows, number), rows, shape)
 
-
-def _generators(*key: int | list[int]) -> list[torch.Generator]:
-    """Generators seeded with a hash of a key, one for each number in its lists: SplitMix64's,
-    chained.
-
-    References:
-        Steele, Lea & Flood (2014), https://doi.org/10.1145/2660193.2660195
-    """
-    mixed = np.zeros(1, np.uint64)
-    with np.errstate(over="ignore"):
-        for part in key:
-            mixed = mixed ^ np.asarray(part).astype(np.uint64)
-            mixed = mixed + np.uint64(0x9E3779B97F4A7C15)
-            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            mixed = mixed ^ (mixed >> np.uint64(31))
-    return [torch.Generator().manual_seed(seed) for seed in mixed.tolist()]
+    def _words(
+        self, purpose: Purpose, rows: Int64[Tensor, " b"], number: int
+    ) -> Int64[Tensor, "b 4"]:
+        """Four random words of 32 bits for each of some samples."""
+        return Stream.from_seed(self.seed, purpose).words(torch.tensor(number), rows, 1)[:, 0]

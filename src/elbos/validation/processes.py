@@ -119,12 +119,15 @@ def summed(
     is_shared: bool,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """The tensors of rows 0 to `num`, from the pieces of this process, or of all; float64."""
+    """The tensors of rows 0 to `num`, from the pieces of this process, or of all; float64, on the
+    CPU.
+    """
     merged = {}
-    for key, like in sorted(found[0][1].items()):  # parts that were read have another order
-        merged[key] = torch.zeros(num, *like.shape[1:], dtype=torch.float64)
-        for rows, tensors in found:
-            merged[key][rows] = tensors[key]
+    rows = torch.cat([some for some, _ in found])
+    for key in sorted(found[0][1]):  # parts that were read have another order
+        values = torch.cat([tensors[key] for _, tensors in found]).cpu().double()
+        merged[key] = torch.zeros(num, *values.shape[1:], dtype=torch.float64)
+        merged[key][rows] = values
         if is_shared:
             total = merged[key].to(device)
             dist.all_reduce(total)

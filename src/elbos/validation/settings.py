@@ -59,13 +59,14 @@ class Settings:
 
 
 def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
-    """The modules of a denoiser: itself, what it wraps, or what a function is closed over."""
+    """The modules that a denoiser names: itself, its `network` or `denoiser`, or the object of a
+    method. Others, such as those that a function is closed over, are the caller's.
+    """
     if isinstance(denoiser, nn.Module):
         return [denoiser]
     if depth == 0:
         return []
     inner = [getattr(denoiser, name, None) for name in ("network", "denoiser", "__self__")]
-    inner += [cell.cell_contents for cell in getattr(denoiser, "__closure__", None) or ()]
     return [module for one in inner for module in modules(one, depth - 1)]
 
 
@@ -86,12 +87,20 @@ def dtype_of(denoiser: Denoise) -> torch.dtype | None:
 
 @contextmanager
 def evaluating(denoiser: Denoise) -> Iterator[None]:
-    """The denoiser's modules in evaluation mode; afterwards each is in the mode it was in."""
-    training = [m for root in modules(denoiser) for m in root.modules() if m.training]
-    for module in training:
-        module.training = False
+    """The denoiser's modules in evaluation mode; afterwards each is in the mode it was in.
+
+    Both by `train`, as in a loop: a module may do more there, such as swap its weights with their
+    average.
+    """
+    roots = modules(denoiser)
+    modes = [(module, module.training) for root in roots for module in root.modules()]
+    for root in roots:
+        root.eval()
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        for module, mode in modes:  # each before those within it
+            if module.training != mode:
+                module.train(mode)
+        for module, mode in modes:  # one that is within two has followed the later of them
+            module.training = mode

@@ -12,18 +12,23 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from elbos.checks import require_positive
-from elbos.conditions import Condition, cond_at, require_length, to_device
-from elbos.denoiser import Denoise, Denoiser
+from elbos.conditions import Condition, cond_at, map_tensors, require_length, to_device
+from elbos.denoiser import Denoise, Denoiser, estimate
 from elbos.items import Batch, Batched, Items, first_item
-from elbos.likelihood import decoder_loss, eps_loss, prior_loss, warn_if_unresolved
+from elbos.likelihood import eps_loss, prior_loss, warn_if_unresolved
+from elbos.likelihood.terms import loss_of_levels, require_levels
+from elbos.process import diffuse
 from elbos.progress import Start, silent
 from elbos.schedules import Linear, Schedule
 from elbos.validation.diagnostics import (
+    NUM_CHECKED,
     explained_types,
     require_consistent,
     require_finite_losses,
     warn_if_blind,
+    warn_if_missed,
     warn_if_random,
+    warn_if_varying,
 )
 from elbos.validation.draws import FIXED, PILOT, Draws
 from elbos.validation.estimate import Estimate
@@ -161,7 +166,8 @@ class Validator:
             cond: The condition of all samples, `[n, ...]`. Default: that in the data.
             batch_size: Function evaluations at once.
             target_se: A standard error, in bits/dim, until which more rounds of 4 evaluations are
-                made; or until more would not help, since the samples' own scatter is larger.
+                made; or, with a warning, until noise and noise levels contribute half of the error
+                that the samples' own scatter leaves, where that is larger.
             is_shared: Whether all processes of `torch.distributed` make this call and share its
                 work; they get the same result. Default: every process that calls does all of it.
             device: Where the denoiser is. Default: where its parameters are, or the CPU.
@@ -200,7 +206,10 @@ class Validator:
                 if len(rounds) * ROUND_TIMES < self.num_evaluations:
                     continue
                 if len(rounds) >= MAX_ROUNDS or result.nats.is_enough(target):
-                    return result
+                    break
+        if target_se is not None:
+            warn_if_missed(result.bits, target_se, len(rounds) * ROUND_TIMES)
+        return result
 
     def pilot(
         self,
@@ -339,25 +348,30 @@ class Validator:
         number: int,
         logsnr: Float[Tensor, "b m"],
     ) -> Tensors:
-        """The losses of some samples in a round."""
-        num_times = logsnr.shape[1]
+        """The losses of some samples in a round, on the device of the denoiser, which nothing here
+        waits for.
+        """
+        num_times, num = logsnr.shape[1], logsnr.numel()
         x, cond = self._batch(settings, rows)
-        noise = self._draws.noise(rows, number, x[:1].expand(num_times + 1, *x.shape[1:])).to(x)
-        levels = logsnr.to(x.dtype).flatten().to(x.device)
-        which = torch.arange(len(rows)).repeat_interleave(num_times)
+        numbers = to_device(rows, settings.device)
+        noise = self._draws.noise(numbers, number, (num_times + 1, *x.shape[1:])).to(x.dtype)
+        levels = to_device(logsnr.flatten().to(x.dtype), settings.device)
         eps = noise[:, :-1].flatten(0, 1)
+        many, conds = map_tensors(
+            lambda part: part.repeat_interleave(num_times, 0), {"x": x, "cond": cond}
+        ).values()
         losses = [
-            eps_loss(denoiser, x[which[i]], levels[i], cond=cond_at(cond, which[i]), eps=eps[i])
-            for i in torch.split(torch.arange(len(which)), settings.batch_size)
+            eps_loss(denoiser, many[i], levels[i], cond=cond_at(conds, i), eps=eps[i])
+            for i in (slice(k, k + settings.batch_size) for k in range(0, num, settings.batch_size))
         ]
         found = {
             "loss": torch.cat(losses).reshape(len(rows), num_times),
             "prior": prior_loss(x, self.logsnr_min),
-            "decoder": decoder_loss(x, self.logsnr_max, self.num_levels, eps=noise[:, -1]),
+            "decoder": loss_of_levels(x, self.logsnr_max, self.num_levels, noise[:, -1]),
         }
         if isinstance(cond, Tensor) and cond.ndim == 1 and not cond.is_floating_point():
             found["label"] = cond
-        return {name: values.double().cpu() for name, values in found.items()}
+        return found
 
     def _result(self, rounds: list[Tensors]) -> Validation:
         logsnr, loss, decoder = (
@@ -375,22 +389,29 @@ class Validator:
     def _batch(self, settings: Settings, rows: Int64[Tensor, " b"]) -> Batch:
         """Samples as the denoiser takes them."""
         x, cond = self._source.batch(rows)
+        if self.num_levels is not None:
+            require_levels(x, self.num_levels)
         if settings.cond is not None:
             cond = cond_at(settings.cond, rows)
-        x = x.to(device=settings.device, dtype=settings.dtype)
-        return x, to_device(cond, settings.device)
+        return to_device(x.to(dtype=settings.dtype), settings.device), to_device(
+            cond, settings.device
+        )
 
     @torch.no_grad()
     def _check(self, denoiser: Denoise, settings: Settings) -> None:
-        """A sample or two, and some of the data again, for what the number would not show."""
+        """A small batch, and some of the data again, for what the number would not show."""
         if isinstance(self._source, Items):
             warn_if_random(self._source)
-        rows = torch.arange(1 if isinstance(denoiser, Denoiser) else 2) % len(self)
+        rows = torch.arange(NUM_CHECKED) % len(self)
         x, cond = self._batch(settings, rows)
+        eps = self._draws.noise(rows, FIXED, x.shape[1:]).to(x)
         ends = self.logsnr_min, self.logsnr_max
-        with explained_types(x.dtype):
+        logsnr = torch.linspace(*ends, NUM_CHECKED + 2)[1:-1].to(x)
+        z = diffuse(x, eps, logsnr)
+        with explained_types(x):
+            x_hat, eps_hat = estimate(denoiser, z.clone(), logsnr, cond)
+            warn_if_varying(denoiser, eps_hat, z, logsnr, cond)
             if isinstance(denoiser, Denoiser):
                 warn_if_blind(denoiser, x, ends, cond)
             else:
-                eps = self._draws.noise(rows, FIXED, x[0]).to(x)
-                require_consistent(denoiser, x, eps, ends, cond)
+                require_consistent(x_hat, eps_hat, z, logsnr)
