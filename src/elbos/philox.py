@@ -6,7 +6,8 @@ the key comes from the seed. Pairs of uniform numbers become normal ones by
 
 $$\epsilon_1, \epsilon_2 = \sqrt{-2 \ln u_1}\,(\cos 2\pi u_2, \sin 2\pi u_2).$$
 
-Devices differ in the rounding of these functions, and in nothing else.
+Devices differ in the rounding of these functions, and in nothing else; so does code that
+`torch.compile` made, on a CPU by at most 3 units in the last place.
 
 References:
     Salmon et al. (2011), https://doi.org/10.1145/2063384.2063405; Box & Muller (1958),
@@ -58,17 +59,19 @@ def philox(counter: Sequence[Int64[Tensor, "..."]], key: tuple[int, int]) -> Int
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_NUM_ROUNDS):
-        # a product of 64 bits wraps around in int64, and its bits are right
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            (p1 >> 32 & _WORD) ^ c1 ^ k0,
-            p1 & _WORD,
-            (p0 >> 32 & _WORD) ^ c3 ^ k1,
-            p0 & _WORD,
-        )
+        # a product of 64 bits wraps around in int64, and its bits are right; the bits above a word
+        # are cut off where it is multiplied, and at the end
+        p0, p1 = (c0 & _WORD) * _MULTIPLIERS[0], (c2 & _WORD) * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = p1 >> 32 ^ c1 ^ k0, p1, p0 >> 32 ^ c3 ^ k1, p0
         k0, k1 = k0 + _KEY_STEPS[0] & _WORD, k1 + _KEY_STEPS[1] & _WORD
     words = torch.broadcast_tensors(c0, c1, c2, c3)  # type: ignore[no-untyped-call]
-    return torch.stack(words, dim=-1)
+    return torch.stack(words, dim=-1) & _WORD
+
+
+def key_of(seed: int) -> tuple[int, int]:
+    """The two words that stand for a seed."""
+    first, second = np.random.SeedSequence(seed).generate_state(2, np.uint32).tolist()
+    return first, second
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,7 @@ class Stream:
     @classmethod
     def from_seed(cls, seed: int, purpose: Purpose) -> "Stream":
         """The stream of a seed."""
-        first, second = np.random.SeedSequence(seed).generate_state(2, np.uint32).tolist()
-        return cls((first, second), purpose)
+        return cls(key_of(seed), purpose)
 
     def words(
         self, step: Int64[Tensor, "*b"], samples: Int64[Tensor, " b"], num: int

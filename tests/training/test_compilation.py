@@ -1,21 +1,28 @@
 """A compiled run is the run."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, Literal, NoReturn
 
 import pytest
 import torch
 from tiny import DIGITS, log
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch.profiler import ProfilerActivity, profile
 
 from elbos.philox import Purpose, Stream
+from elbos.runs.directory import RunDirectory
 from elbos.training.compilation import compiling
+from elbos.training.data import Digits
+from elbos.training.data.augment import augmented
 from elbos.training.fit import train
 from elbos.training.network import OwnNetwork
+from elbos.training.processes import Processes
 from elbos.training.settings import Execution
+from elbos.training.trainer import Trainer
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own modules
@@ -37,7 +44,7 @@ def test_a_compiled_run_is_the_run_and_compiles_once(
     config = replace(config, execution=Execution(compile="on"))
     with torch._dynamo.config.patch(error_on_recompile=True):
         train(config, tmp_path / "compiled")
-    assert counters["stats"]["unique_graphs"] == 1
+    assert counters["stats"]["unique_graphs"] == 2
     expected, found = log(tmp_path / "plain"), log(tmp_path / "compiled")
     assert len(found) == len(expected)
     for one, other in zip(expected, found, strict=True):
@@ -62,14 +69,53 @@ def test_a_run_in_bfloat16_compiles_for_the_cpu(tmp_path: Path) -> None:
     assert found == pytest.approx(expected, rel=0.02)
 
 
+def once(graph: nn.Module, inputs: object, **options: object) -> Callable[..., Any]:
+    """Compile to what the graph returned the first time, which takes no operation."""
+    outputs: list[Any] = []
+
+    def run(*args: object) -> Any:
+        outputs[:] = outputs or [graph(*args)]
+        return outputs[0]
+
+    return run
+
+
+@pytest.mark.parametrize("how", ["off", "on"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own modules
+def test_random_numbers_of_a_step_are_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Literal["off", "on"]
+) -> None:
+    """Crops, mirror images, noise and hidden labels, on several processes, too, where the loss is
+    no graph with its network: some hundred kernels by themselves, else those that make the batch.
+    """
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=once))
+    torch._dynamo.reset()
+    data = augmented(Digits().load(), flip=True, crop=6)
+    network = replace(DIGITS.network, channels=(16,))
+    config = replace(DIGITS, network=network, execution=Execution(compile=how))
+    trainer = Trainer(config, RunDirectory(tmp_path), data, Processes.joined())
+    for _ in range(2):  # the first call compiles
+        with profile(activities=[ProfilerActivity.CPU]) as found:
+            x, cond = trainer.batch()
+            trainer.loss.drawn(x, cond, trainer.number, trainer.samples)
+    names = [event.name for event in found.events() if event.name.startswith("aten::bitwise")]
+    assert len(names) == (0 if how == "on" else 4 * (6 * 10 + 1))
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own modules
-def test_few_random_numbers_are_compiled_as_they_are() -> None:
-    """Of one block of Philox, as those that hide labels: constants were folded in 32 bits."""
+def test_random_numbers_are_compiled_as_they_are() -> None:
+    """Uniform ones bit for bit, normal ones to some units in the last place. Of one block of
+    Philox, as those that hide labels, constants were folded in 32 bits.
+    """
     step, samples = torch.zeros((), dtype=torch.int64), torch.arange(1000)
-    uniform = partial(Stream.from_seed(0, Purpose.LABELS).uniform, num=1)
-    torch._dynamo.reset()
-    assert torch.equal(torch.compile(uniform)(step, samples), uniform(step, samples))
+    stream = Stream.from_seed(0, Purpose.LABELS)
+    for num in (1, 105):
+        uniform, normal = partial(stream.uniform, num=num), partial(stream.normal, shape=(num,))
+        torch._dynamo.reset()
+        assert torch.equal(torch.compile(uniform)(step, samples), uniform(step, samples))
+        found, expected = torch.compile(normal)(step, samples), normal(step, samples)
+        assert (found.view(torch.int32) - expected.view(torch.int32)).abs().max() <= 4
 
 
 def test_without_a_compiler_a_run_is_refused_and_goes_on_without(

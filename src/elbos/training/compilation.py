@@ -1,6 +1,6 @@
 """Kernels for network and loss, made by torch.compile."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,10 +21,17 @@ def is_compiled(config: Config, device: torch.device) -> bool:
     return chosen == "on" or (chosen == "auto" and device.type == "cuda")
 
 
+def one_graph(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function; where another compiled one calls it, it is part of that graph."""
+    found: Callable[..., Any] = torch.compile(function, options=_OPTIONS)
+    return found
+
+
 def compile_(loss: Loss) -> None:
-    """Compile a loss as one graph with its network; or, where processes share a copy, the parts of
-    the network that are gathered by themselves, each as a graph.
+    """Compile a loss as one graph with its network; or, where processes share a copy, its random
+    numbers and the parts of the network that are gathered by themselves, each as a graph.
     """
+    loss.drawn = one_graph(loss.drawn)
     for part in sharded_parts(loss.network) or [loss]:
         part.compile(options=_OPTIONS)
 

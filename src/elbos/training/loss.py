@@ -1,5 +1,7 @@
 """The loss of a training step as a module: noise, hidden labels and network."""
 
+from collections.abc import Callable
+
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -31,6 +33,7 @@ class Loss(nn.Module):
         self._objective, self._share, self._null_cond = objective, config.label_dropout, null_cond
         self._noise = Stream.from_seed(config.seed, Purpose.NOISE)
         self._hiding = Stream.from_seed(config.seed, Purpose.LABELS)
+        self.drawn: Callable[..., tuple[Tensor, Condition]] = self._drawn
 
     def forward(
         self,
@@ -49,8 +52,18 @@ class Loss(nn.Module):
             step: Number of the step.
             samples: Numbers of the samples in the global batch.
         """
+        eps, cond = self.drawn(x, cond, step, samples)
+        return self._objective.loss_at(levels, self._called, x, eps, cond)
+
+    def _drawn(
+        self,
+        x: Float[Tensor, "b *d"],
+        cond: Condition,
+        step: Int64[Tensor, ""],
+        samples: Int64[Tensor, " b"],
+    ) -> tuple[Float[Tensor, "b *d"], Condition]:
+        """Draw the noise, and hide some of the labels."""
         if cond is not None and self._share > 0:
             is_hidden = self._hiding.uniform(step, samples, 1)[:, 0] <= self._share
             cond = replace_conds(cond, self._null_cond, is_hidden)
-        eps = self._noise.normal(step, samples, tuple(x.shape[1:]))
-        return self._objective.loss_at(levels, self._called, x, eps, cond)
+        return self._noise.normal(step, samples, tuple(x.shape[1:])), cond

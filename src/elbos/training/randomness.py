@@ -59,19 +59,19 @@ class Visits:
     """Samples of the data, each in one of its epochs, and the random numbers of these.
 
     Attributes:
-        seed: Of the run.
+        key: The two words that stand for the seed of the run.
         rows: Numbers of the samples in the data.
         epochs: How often each was read before.
     """
 
-    seed: int
+    key: tuple[int, int]
     rows: Int64[Tensor, " b"]
     epochs: Int64[Tensor, " b"]
 
     def uniform(self, purpose: Purpose, num: int) -> Float32[Tensor, "b num"]:
         """Uniform numbers, above 0 and at most 1."""
-        return Stream.from_seed(self.seed, purpose).uniform(self.epochs, self.rows, num)
+        return Stream(self.key, purpose).uniform(self.epochs, self.rows, num)
 
     def normal(self, purpose: Purpose, shape: tuple[int, ...]) -> Float32[Tensor, "b *d"]:
         """Standard normal numbers in a shape."""
-        return Stream.from_seed(self.seed, purpose).normal(self.epochs, self.rows, shape)
+        return Stream(self.key, purpose).normal(self.epochs, self.rows, shape)

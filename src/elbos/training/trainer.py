@@ -29,10 +29,11 @@ from elbos.conditions import cond_at, to_device
 from elbos.denoiser import Denoiser
 from elbos.errors import Diverged, Interrupted
 from elbos.likelihood import warn_if_unresolved
+from elbos.philox import key_of
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
 from elbos.training.checkpointing import blocks, checkpointed
-from elbos.training.compilation import compile_, compiling, is_compiled
+from elbos.training.compilation import compile_, compiling, is_compiled, one_graph
 from elbos.training.config import Config
 from elbos.training.data import Batch, Batches, Samples, StoredBatch
 from elbos.training.initial import averaged_weights
@@ -112,13 +113,16 @@ class Trainer:
         loss = Loss(network, self.objective, config, to_device(data.null_cond, self.device))
         self.share = processes.share(config.batch_size)
         self.samples = torch.arange(config.batch_size, device=self.device)[self.share]
+        self.key = key_of(config.seed)
         self.number = torch.zeros((), dtype=torch.int64, device=self.device)  # of the step
         self.batches = Batches(data.training, config.batch_size, config.seed, self.share)
         self.num_workers = num_workers
         self.ahead: Iterator[StoredBatch] | None = None
         self.saver = Saver(run, processes, num_parts=num_parts, num_kept=num_kept)
         self.blocks = blocks(network) if config.execution.use_checkpointing else []
+        self.augmented = data.augmented
         if is_compiled(config, self.device):
+            self.augmented = one_graph(data.augmented)
             compile_(loss)
         is_alone = processes.num == 1 or num_parts > 1  # shards send their gradients themselves
         self.loss = loss if is_alone else replicated(loss, uses_all=trial.uses_all)
@@ -290,7 +294,7 @@ class Trainer:
         """This process's share of the step's batch: data in [-1, 1], and their condition."""
         stored = next(self.ahead) if self.ahead else self.batches[self.state.step]
         x, cond, rows, epochs = stored.on(self.device)
-        x = self.data.augmented(x, Visits(self.config.seed, rows, epochs))
+        x = self.augmented(x, Visits(self.key, rows, epochs))
         return x, cond if self.config.use_labels else None
 
     def learning_rate(self) -> float:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from elbos.philox import key_of
 from elbos.training import data
 from elbos.training.data.augment import augmented
 from elbos.training.randomness import Visits
@@ -21,7 +22,7 @@ def numbered(num: int, side: int) -> data.Dataset:
 def seen(dataset: data.Dataset, step: int, batch_size: int, share: slice) -> tuple:
     """The pixel values that a training sees, with labels, numbers and epochs of the images."""
     batch = data.Batches(dataset.training, batch_size, SEED, share)[step]
-    x = dataset.augmented(batch.x, Visits(SEED, batch.rows, batch.epochs))
+    x = dataset.augmented(batch.x, Visits(key_of(SEED), batch.rows, batch.epochs))
     return data.to_levels(x, 256), batch.cond, batch.rows, batch.epochs
 
 

@@ -14,6 +14,7 @@ from tiny import DIGITS
 from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.evaluation.samples import Request, write_samples
 from elbos.networks import UNetConfig
+from elbos.philox import key_of
 from elbos.training import data
 from elbos.training.data import making
 from elbos.training.data.encode import Encoder
@@ -95,7 +96,7 @@ class Known(data.Source):
 
 def augmented(moments, rows, seed, epochs):
     """What a training draws."""
-    return moments.augmented(moments.stored(rows), Visits(seed, rows, epochs))
+    return moments.augmented(moments.stored(rows), Visits(key_of(seed), rows, epochs))
 
 
 def test_draws_have_the_mean_and_variance_that_are_stored():
