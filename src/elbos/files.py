@@ -128,9 +128,13 @@ def append(path: Path, content: bytes) -> None:
             file.write(content)
 
 
-def require_plain(folder: Path) -> None:
-    """Refuse a folder that holds, at any depth, anything but folders and regular files: through a
-    link, what is written would be elsewhere.
+def require_plain(folder: Path, *, may_link: bool = False) -> None:
+    """Refuse a folder that holds, at any depth, anything but folders and regular files.
+
+    Args:
+        folder: The folder.
+        may_link: Whether links to them are admitted, where nothing is written: through a link, what
+            is written would be elsewhere.
 
     Raises:
         OSError: If it does; it names the link, pipe, socket or device.
@@ -138,7 +142,8 @@ def require_plain(folder: Path) -> None:
     for parent, folders, names in os.walk(folder):
         for path in (Path(parent, name) for name in (*folders, *names)):
             with named_errors(path), suppress(FileNotFoundError):  # deleted meanwhile
-                _require_no_link(path)
+                if not may_link:
+                    _require_no_link(path)
                 if not path.is_dir():
                     regular(path)
 

@@ -13,7 +13,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NETWORK = ["--network.channels", "16", "32", "--network.embedding-dim", "32"]
 TRAINING = [*NETWORK, "--num-images", "32", "--batch-size", "16", "--sampling.num-steps", "2"]
 NAMES = sorted(
-    path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in ("networks", "timing", "roofline")
+    path.stem
+    for path in BENCHMARKS.glob("*.py")
+    if path.stem not in ("networks", "timing", "roofline")
 )
 ARGUMENTS = {  # RUN is a trained one
     "audit": ["--tiny", "--seeds", "0", "--rounds", "1"],

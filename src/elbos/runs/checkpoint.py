@@ -10,6 +10,7 @@ of which reads the rows that it is going to have.
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -300,7 +301,10 @@ def _reason(error: Exception) -> str:
 
 def kept(folder: Path) -> dict[int, Path]:
     """The checkpoint of every step that was kept, in order."""
-    found = (path for path in folder.glob("*") if path.is_dir() and path.name.isdecimal())
+    if not folder.is_dir():
+        return {}
+    with os.scandir(folder) as entries:  # as of one moment: a training may rename them
+        found = [Path(entry) for entry in entries if entry.is_dir() and entry.name.isdecimal()]
     return dict(sorted((int(path.name), path) for path in found))
 
 

@@ -233,9 +233,7 @@ def _load_model(
     weights = [one.name for one in folder.glob(_WEIGHTS)]
     if not weights:
         raise ValueError(f"{folder} has no {_WEIGHTS}: save it with safe_serialization=True.")
-    for file in folder.iterdir():
-        if not file.is_dir():
-            files.regular(file)
+    files.require_plain(folder, may_link=True)
     for index in folder.glob("*.index*.json"):
         _require_safe(index)
     options = {

@@ -117,6 +117,7 @@ class Hub:
 
     def _loaded(self, datasets: Any) -> Any:
         folder = Path(self.path)
+        files.require_plain(folder, may_link=True)
         is_saved = any((folder / name).exists() for name in ("dataset_dict.json", "state.json"))
         if is_saved:
             return datasets.load_from_disk(self.path)
