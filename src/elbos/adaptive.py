@@ -102,6 +102,11 @@ class Adaptive(Schedule):
 
     def probabilities(self) -> Float[Tensor, " bins"]:
         """The probability of each bin, from noise to data; uniform while all losses are 0."""
+        return self._probabilities.clone()
+
+    @cached_property
+    def _probabilities(self) -> Float[Tensor, " bins"]:
+        """Until the next change of what was observed."""
         prior = self._total.sum() / self._count.sum()
         followed = (self._total + PRIOR_COUNT * prior) / (self._count + PRIOR_COUNT)
         if self.follow == "root-second-moment":
@@ -109,22 +114,28 @@ class Adaptive(Schedule):
         adapted = (1 - self.floor) * followed / followed.sum() + self.floor / self.num_bins
         return torch.where(self._total.any(), adapted, 1 / self.num_bins)
 
+    @cached_property
     def _cdf(self) -> Float[Tensor, " edges"]:
-        """The probability below each edge of a bin."""
-        return torch.cat([torch.zeros(1), self.probabilities().cumsum(0)]).to(torch.float64)
+        """The probability below each edge of a bin; likewise."""
+        return torch.cat([torch.zeros(1), self._probabilities.cumsum(0)]).to(torch.float64)
+
+    def _forget(self) -> None:
+        """Drop what was computed of the sums, which change."""
+        for name in ("_probabilities", "_cdf"):
+            self.__dict__.pop(name, None)
 
     def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        below, p = self._cdf().to(t), self.probabilities().to(t)
+        below, p = self._cdf.to(t), self._probabilities.to(t)
         i = (torch.searchsorted(below, 1 - t, right=True) - 1).clamp(0, self.num_bins - 1)
         return self.logsnr_min + self._width * (i + (1 - t - below[i]) / p[i])
 
     def _time(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        below, p = self._cdf().to(logsnr), self.probabilities().to(logsnr)
+        below, p = self._cdf.to(logsnr), self._probabilities.to(logsnr)
         i = self._bin(logsnr)
         return 1 - below[i] - p[i] * ((logsnr - self.logsnr_min) / self._width - i)
 
     def _log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        p = self.probabilities().to(logsnr)
+        p = self._probabilities.to(logsnr)
         return torch.log(p[self._bin(logsnr)]) - math.log(self._width)
 
     def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
@@ -151,6 +162,7 @@ class Adaptive(Schedule):
         i = self._bin(logsnr[is_usable])
         self._total.mul_(decay).index_add_(0, i, observed[is_usable])
         self._count.mul_(decay).index_add_(0, i, torch.ones_like(i, dtype=torch.float64))
+        self._forget()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the two sums per bin, and the ends of the bins."""
@@ -182,6 +194,7 @@ class Adaptive(Schedule):
             )
         self._total.copy_(state["total"])
         self._count.copy_(state["count"])
+        self._forget()
 
 
 class AdaptiveState(nn.Module):

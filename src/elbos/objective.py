@@ -21,7 +21,7 @@ from elbos.adaptive import Adaptive
 from elbos.checks import require_floating, require_type
 from elbos.conditions import Condition
 from elbos.denoiser import Network, network_output
-from elbos.parameterizations import Parameterization
+from elbos.parameterizations import Parameterization, error_ratio
 from elbos.process import align, alpha_sigma
 from elbos.schedules import Schedule
 from elbos.weightings import WeightFunction, Weighting
@@ -78,8 +78,7 @@ class Objective:
         r"""What $\|\hat y - y\|^2$ is multiplied with,
         $\tfrac12 (w/p)(\alpha/(a\sigma - b\alpha))^2$; float64.
         """
-        logsnr = logsnr.double()
-        return 0.5 * self.w_over_p(logsnr) * self.parameterization.eps_error_per_error(logsnr)
+        return self.levels(logsnr)[5]
 
     def w_over_p(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         r"""The factor $w(\lambda)/p(\lambda)$ of the loss; float64.
@@ -175,17 +174,20 @@ class Objective:
             )
         return self.loss_at(self.levels(logsnr).to(x), network, x, eps, cond)
 
-    def levels(self, logsnr: Float[Tensor, " b"]) -> Float64[Tensor, "6 b"]:
+    def levels(self, logsnr: Float[Tensor, " b"]) -> Float64[Tensor, "7 b"]:
         r"""What the loss depends on of its noise levels, $\lambda, \alpha, \sigma, a, b$ and the
-        `coefficient`: one tensor, which is one transfer to a device.
+        `coefficient`, and its factor `w_over_p`: one tensor, which is one transfer to a device.
         """
         logsnr = logsnr.double()
+        alpha, sigma = alpha_sigma(logsnr)
         a, b = self.parameterization.coefficients(logsnr)
-        return torch.stack([logsnr, *alpha_sigma(logsnr), a, b, self.coefficient(logsnr)])
+        w_over_p = self.w_over_p(logsnr)
+        coefficient = 0.5 * w_over_p * error_ratio(alpha, sigma, a, b)
+        return torch.stack([logsnr, alpha, sigma, a, b, coefficient, w_over_p])
 
     def loss_at(
         self,
-        levels: Float[Tensor, "6 b"],
+        levels: Float[Tensor, "7 b"],
         network: Network,
         x: Float[Tensor, "b *d"],
         eps: Float[Tensor, "b *d"],
@@ -203,7 +205,7 @@ class Objective:
             eps: Noise.
             cond: What the network is conditioned on.
         """
-        logsnr, alpha, sigma, a, b, coefficient = levels
+        logsnr, alpha, sigma, a, b, coefficient, _ = levels
         z = align(alpha, x) * x + align(sigma, x) * eps
         y = align(a, x) * x + align(b, x) * eps
         y_hat = network_output(network, z, logsnr, cond)

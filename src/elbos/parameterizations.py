@@ -35,6 +35,13 @@ from elbos.checks import require_positive
 from elbos.process import align, alpha_sigma
 
 
+def error_ratio(alpha: Tensor, sigma: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    r"""Return $(\alpha / (a\sigma - b\alpha))^2$, by which errors of $\hat\epsilon$ exceed those of
+    $\hat y$.
+    """
+    return (alpha / (a * sigma - b * alpha)) ** 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parameterization(abc.ABC):
     r"""A linear regression target for the network, $y = a x + b \epsilon$."""
@@ -69,9 +76,7 @@ class Parameterization(abc.ABC):
             >>> V().eps_error_per_error(torch.tensor([0.0]))
             tensor([0.5000])
         """
-        a, b = self.coefficients(logsnr)
-        alpha, sigma = alpha_sigma(logsnr)
-        return (alpha / (a * sigma - b * alpha)) ** 2
+        return error_ratio(*alpha_sigma(logsnr), *self.coefficients(logsnr))
 
     @torch.no_grad()
     def eps_loss(

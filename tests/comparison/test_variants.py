@@ -182,12 +182,11 @@ def test_objectives_of_a_seed_share_everything_random(small, folder, step):
             config, RunDirectory(folder / "r"), config.data.load(), Processes.joined()
         )
         trainer.state.step = step
-        at, samples = torch.tensor(step), trainer.samples
-        noise = trainer.noise.normal(at, samples, trainer.data.spec.shape)
+        x, cond = trainer.batch()
+        noise, hidden = trainer.loss.drawn(x, cond, torch.tensor(step), trainer.samples)
         weights = torch.cat([p.flatten() for p in trainer.state.network.parameters()])
-        hidden = trainer.hiding.uniform(at, samples, 1)
         times = randomness.times(config.seed, step, config.batch_size)
-        return [*trainer.batch(), times, noise, hidden, weights]
+        return [x, cond, times, noise, hidden, weights]
 
     first, *others = (drawn(one, 1) for one in small.objectives)
     for other in others:

@@ -38,7 +38,7 @@ class Loss(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b *d"],
-        levels: Float[Tensor, "6 b"],
+        levels: Float[Tensor, "7 b"],
         cond: Condition,
         step: Int64[Tensor, ""],
         samples: Int64[Tensor, " b"],

@@ -205,13 +205,14 @@ class Trainer:
         """
         state = self.state
         logsnr = self.logsnr()
-        levels = self.objective.levels(logsnr[self.share]).to(self.device, torch.float32)
-        losses, grad_norm = self.observed(self.differentiate(levels))
+        levels = self.objective.levels(logsnr)
+        own_levels = levels[:, self.share].to(self.device, torch.float32)
+        losses, grad_norm = self.observed(self.differentiate(own_levels))
         self.require_finite(logsnr, losses, grad_norm)
         self.optimize()
         state.step += 1
         state.ema.update(state.network, state.step)
-        state.by_level.update(logsnr, losses / self.objective.w_over_p(logsnr))  # 0 / 0 is left out
+        state.by_level.update(logsnr, losses / levels[6])  # 0 / 0 is left out
         state.schedule.update(logsnr, losses)  # only an adaptive one changes
         return losses, grad_norm
 
@@ -220,7 +221,7 @@ class Trainer:
         config, step = self.config, self.state.step
         return self.state.schedule.logsnr(times(config.seed, step, config.batch_size))
 
-    def differentiate(self, levels: Float[Tensor, "6 b"]) -> Float[Tensor, " b"]:
+    def differentiate(self, levels: Float[Tensor, "7 b"]) -> Float[Tensor, " b"]:
         """The losses of this process's share of the batch, with the gradients of their mean over
         the global batch.
         """
