@@ -1,5 +1,6 @@
 """Directories of runs and comparisons: behind links, and damaged."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,19 @@ def test_no_file_of_a_run_or_an_export_may_be_endless(elbos: Elbos, runs: Path) 
 def test_a_damaged_data_file_is_named(elbos: Elbos, runs: Path, content: bytes) -> None:
     (runs / "digits" / "data.json").write_bytes(content)
     assert_one_line(elbos("sample", "digits"), "data.json is damaged", statuses=(1,))
+
+
+IMPOSSIBLE = [{"shape": [-1, 8, 8]}, {"shape": [10**30, 8, 8]}, {"num_levels": 0}]
+
+
+@pytest.mark.parametrize(
+    "entries", [*IMPOSSIBLE, *({"num_classes": n} for n in (-1, 10**9))], ids=str
+)
+def test_a_data_file_that_cannot_be_is_named(runs: Path, entries: dict[str, Any]) -> None:
+    file = runs / "digits" / "data.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **entries}))
+    with pytest.raises(ValueError, match=r"data\.json"):
+        Run(runs / "digits")
 
 
 # --- comparisons ---------------------------------------------------------------------------------

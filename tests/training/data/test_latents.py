@@ -132,6 +132,23 @@ def test_a_draw_is_a_function_of_seed_epoch_and_sample():
     assert torch.equal(moments.read(rows[:1]), moments.read(rows)[2:])
 
 
+@pytest.mark.parametrize(
+    ("message", "kind"), [("expected 4 groups", ValueError), ("can't allocate", RuntimeError)]
+)
+def test_an_autoencoder_that_does_not_fit_leaves_nothing(
+    images, vae_folder, tmp_path, monkeypatch, message, kind
+):
+    vae = load_vae(vae_folder)
+
+    def failing(*_):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(vae.vae, "encode", failing)
+    with pytest.raises(kind, match=message):
+        Encoder(images, vae, tmp_path / "out").encode()
+    assert not (tmp_path / "out").exists()
+
+
 def test_encoding_goes_on_where_it_was_stopped(images, vae_folder, tmp_path, monkeypatch):
     vae = load_vae(vae_folder)
     Encoder(images, vae, tmp_path / "whole", batch_size=5).encode()

@@ -21,6 +21,9 @@ from elbos.items import Batch, Batched
 from elbos.training.data.source import Source, digest_of
 from elbos.training.randomness import Visits
 
+MAX_CLASSES = 1_000_000
+"""A network has weights for each."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -53,6 +56,13 @@ class DataSpec:
     shape: tuple[int, ...]
     num_levels: int | None
     num_classes: int | None
+
+    def __post_init__(self) -> None:
+        levels = 2 if self.num_levels is None else self.num_levels
+        classes = 1 if self.num_classes is None else self.num_classes
+        is_shape = min(self.shape, default=0) > 0 and math.prod(self.shape) < 2**60
+        if not is_shape or levels < 2 or not 1 <= classes <= MAX_CLASSES:
+            raise ValueError(f"data of {self.described} are impossible")
 
     @property
     def described(self) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 from elbos import files
 from elbos.adapters.diffusers.pipeline import Latents
 from elbos.codec import digest
+from elbos.errors import flat, is_out_of_memory
 from elbos.progress import Advance, Start, silent
 from elbos.training.data.dataset import Dataset, Split, to_unit
 from elbos.training.data.listing import SPLITS
@@ -85,16 +86,17 @@ class Encoder:
             The index of what is there then.
 
         Raises:
-            ValueError: If latents are not finite, or `out` is of something else.
+            ValueError: If the autoencoder does not encode the images, latents are not finite, or
+                `out` is of something else.
             OSError: If something cannot be read or written.
         """
         making, processes = self._making(), self.processes
         if (index := processes.together(making.index)) is not None:
             return index
+        shape = tuple(self._moments(self.dataset.train.x[:1]).shape[1:])
         with ExitStack() as stack:
             claim = making.claimed() if processes.is_main else nullcontext()
             processes.together(lambda: stack.enter_context(claim))
-            shape = tuple(self._moments(self.dataset.train.x[:1]).shape[1:])
             own = self._own(making, shape, start)
             processes.together(lambda: None)  # for however long the others take
             parts = dict(processes.lists(list(own.items())))
@@ -192,4 +194,13 @@ class Encoder:
     @torch.no_grad()
     def _moments(self, x: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         device = next(self.vae.vae.parameters()).device
-        return torch.cat(self.vae.moments(to_unit(x.to(device), self.dataset.num_levels)), dim=1)
+        try:
+            return torch.cat(self.vae.moments(to_unit(x.to(device), self.dataset.num_levels)), 1)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            shape = "x".join(map(str, self.dataset.shape))
+            raise ValueError(
+                f"the autoencoder does not encode images of {shape} ({flat(error)[:200]}): give "
+                "another one, or images of another size."
+            ) from error

@@ -24,7 +24,7 @@ from elbos.errors import flat
 from elbos.progress import begin, progress
 from elbos.runs.cache import DamagedFolder, build_once
 from elbos.training.data.augment import augmented
-from elbos.training.data.dataset import Dataset
+from elbos.training.data.dataset import MAX_CLASSES, Dataset
 from elbos.training.data.decode import EXTENSIONS
 from elbos.training.data.decoded import Archive, decoded_dataset
 from elbos.training.data.listing import SPLITS, Picture, divided, require_training_pictures
@@ -251,9 +251,10 @@ def _samples(path: Path, label: str) -> Iterator[tuple[str, int, int, int]]:
 
 
 def _number(content: bytes, name: str, path: Path) -> int:
-    """The number of a class, less than a million: a network has weights for each."""
-    if not re.fullmatch(rb"\s*0*\d{1,6}\s*", content):
+    """The number of a class."""
+    if not re.fullmatch(rb"\s*\d+\s*", content) or int(content) >= MAX_CLASSES:
         raise ValueError(
-            f"{name} in {path} holds {content[:20]!r}: give the number of a class, from 0 to 999999"
+            f"{name} in {path} holds {content[:20]!r}: give the number of a class, from 0 to "
+            f"{MAX_CLASSES - 1}"
         )
     return int(content)
