@@ -1,6 +1,7 @@
 """What commands do and print, to be read by programs."""
 
 import json
+import re
 import math
 import shutil
 from pathlib import Path
@@ -30,6 +31,9 @@ def test_help_and_version(elbos: Elbos) -> None:
     assert elbos("--version").out.strip()
     for verb in cli.VERBS:
         assert elbos(verb, "--help").status == 0
+    pages = (elbos("train", *preset, "--help").out for preset in ([], ["digits"]))
+    every, digits = (re.findall(r"^ +(--[\w.-]+)", page, re.MULTILINE) for page in pages)
+    assert every == digits
 
 
 @pytest.mark.parametrize("preset", PRESETS)

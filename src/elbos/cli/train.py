@@ -143,6 +143,13 @@ def command(words: list[str]) -> Train:
     """The command that the words stand for; what a file says is the default of the rest."""
     file, chosen = _config_file(words), Chosen.from_words(words)
     if file is None:
+        if words == ["--help"]:  # all options, which are those of any preset
+            summary = (
+                f"Train a preset, which is {', '.join(SUMMARIES)}, or --config FILE; the same "
+                "command again resumes. Defaults are those of digits."
+            )
+            digits = Chosen.from_words(["digits"])
+            return parse("train PRESET", Train, words, Train(chosen=digits), summary=summary)
         if chosen is None:
             return parse("train", TrainAny, words)
         verb, summary = f"train {chosen.preset}", SUMMARIES[chosen.preset]
