@@ -43,7 +43,8 @@ def tensors(run: Path) -> dict[str, Tensor]:
 def log(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, without their speed."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if k != "images_per_sec"} for line in lines]
+    speed = {"images_per_sec", "data_wait", "peak_memory_gib"}
+    return [{k: v for k, v in line.items() if k not in speed} for line in lines]
 
 
 def rows(dataset: Dataset) -> list[list[bytes]]:

@@ -1,8 +1,8 @@
 """What commands do and print, to be read by programs."""
 
 import json
-import re
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,18 +1,19 @@
 """A run has the precision that serves the machine it was begun on, and keeps it."""
 
 import itertools
+import json
 from dataclasses import replace
 
 import pytest
 import torch
-from tiny import DIGITS, tensors
+from tiny import DIGITS, log, tensors
 
 from elbos.runs.directory import RunDirectory
 from elbos.training import machine
 from elbos.training.config import run_config
 from elbos.training.fit import train
-from elbos.training.machine import best_precision
-from elbos.training.settings import Optimizer
+from elbos.training.machine import best_precision, fast_kernels
+from elbos.training.settings import Execution, Optimizer
 
 ONE_STEP = replace(DIGITS, num_images=16)
 
@@ -70,3 +71,51 @@ def test_stalls_do_not_choose(monkeypatch):
     clock = itertools.chain.from_iterable((i, i + (9 if i < 12 else 1)) for i in range(100))
     monkeypatch.setattr(machine.time, "perf_counter", clock.__next__)
     assert machine._seconds((torch.bfloat16, torch.float32)) == [1, 1]
+
+
+def kernels() -> tuple[bool, bool, str]:
+    cudnn = torch.backends.cudnn
+    return cudnn.benchmark, cudnn.allow_tf32, torch.get_float32_matmul_precision()
+
+
+@pytest.mark.parametrize(("use_tf32", "precision"), [(True, "high"), (False, "highest")])
+def test_kernels_of_gpus_are_chosen_for_a_training_and_then_as_before(use_tf32, precision):
+    config = replace(ONE_STEP, execution=Execution(use_tf32=use_tf32))
+    before = kernels()
+    with pytest.raises(KeyError), fast_kernels(config, torch.device("cuda")):
+        assert kernels() == (True, use_tf32, precision)
+        raise KeyError
+    assert kernels() == before
+    with fast_kernels(config, torch.device("cpu")):
+        assert kernels() == before
+
+
+def test_a_machine_that_has_changed_is_noted(tmp_path, capsys):
+    """Versions and threads, once: not in a new run, nor when it is resumed again."""
+    file = tmp_path / "machine.json"
+    train(ONE_STEP, tmp_path)
+    now = json.loads(file.read_text())
+    assert now["threads"] == torch.get_num_threads()
+    assert torch.__version__.startswith(now["torch"])
+    file.write_text(json.dumps(now | {"threads": 77, "torch": "1.0"}))
+    capsys.readouterr()
+    train(ONE_STEP, tmp_path)
+    noted = capsys.readouterr().err
+    assert f"torch 1.0, now {now['torch']}; threads 77, now {now['threads']}" in noted
+    train(ONE_STEP, tmp_path)
+    assert " now " not in capsys.readouterr().err
+    assert json.loads(file.read_text()) == now
+
+
+@pytest.mark.parametrize(("warmup_images", "is_said"), [(80, True), (32, False)])
+def test_a_warmup_of_more_than_a_fifth_is_said_with_the_learning_rate_that_is_reached(
+    tmp_path, capsys, warmup_images, is_said
+):
+    optimizer = replace(DIGITS.optimizer, warmup_images=warmup_images)
+    output = replace(DIGITS.output, log_every=16)
+    train(replace(DIGITS, optimizer=optimizer, num_images=160, output=output), tmp_path)
+    reached = max(line["learning_rate"] for line in log(tmp_path) if "loss" in line)
+    text = f"{reached:.2g} of {optimizer.learning_rate:.2g}, as warm-up takes 50%"
+    assert (text in capsys.readouterr().err) == is_said
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert all(0 <= line["data_wait"] <= 1 for line in lines if "loss" in line)

@@ -26,7 +26,7 @@ from elbos.training.data import Given
 from elbos.training.fit import train
 from elbos.training.name import default_name, nearest_preset
 from elbos.training.network import OwnNetwork
-from elbos.training.presets import SUMMARIES, Chosen, Preset
+from elbos.training.presets import PRESETS, SUMMARIES, Chosen, Preset
 from elbos.user_code import code_path, line_of
 from elbos.weightings import ELBO
 
@@ -148,7 +148,7 @@ def command(words: list[str]) -> Train:
                 f"Train a preset, which is {', '.join(SUMMARIES)}, or --config FILE; the same "
                 "command again resumes. Defaults are those of digits."
             )
-            digits = Chosen.from_words(["digits"])
+            digits = Chosen(config=PRESETS["digits"], preset="digits")
             return parse("train PRESET", Train, words, Train(chosen=digits), summary=summary)
         if chosen is None:
             return parse("train", TrainAny, words)

@@ -361,7 +361,7 @@ def _protocol(experiment: Experiment, table: _Table, features: str | None) -> Pr
     return Protocol(
         batch_size=config.batch_size,
         network=repr(config.network),
-        optimizer=repr(config.optimizer),
+        optimizer=", ".join(filter(None, (repr(config.optimizer), config.long_warmup))),
         precision=config.precision,
         clipped={name: float(np.mean(shares)) for name, shares in clipped.items() if shares},
         condition=some.condition if some else None,

@@ -4,6 +4,7 @@ runs/NAME/
     config.json      the configuration; what else is in the directory belongs to it
     data.json        the identifier of its data, so that a change is noticed, and what is to be
                      known of them where they are not there
+    machine.json     device, versions and number of threads that it was trained with last
     metrics.jsonl    a line per logged step
     checkpoints/     see `checkpoint`
     samples/         grids of samples

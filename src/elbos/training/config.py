@@ -5,6 +5,7 @@ belongs to one configuration. What its parts may be is in `choices`, the smaller
 `settings`.
 """
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from elbos.training.settings import Averaging, Execution, Optimizer, Output
 
 Precision = Literal["auto", "bf16", "fp32"]
 NUM_SNAPSHOTS = 32
+MAX_WARMUP = 0.2  # of a run, unremarked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +147,29 @@ class Config:
     def num_steps(self) -> int:
         """Optimizer steps, the last of them complete."""
         return -(-self.num_images // self.batch_size)
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up times cosine decay, if there is one, at a step."""
+        num_images = (step + 1) * self.batch_size
+        warmup = min(1.0, num_images / max(self.optimizer.warmup_images, 1))
+        decay = 0.5 * (1 + math.cos(math.pi * step / self.num_steps))
+        if not self.optimizer.use_decay:
+            decay = 1.0
+        return self.optimizer.learning_rate * warmup * decay
+
+    @property
+    def long_warmup(self) -> str | None:
+        """How long the warm-up is and what learning rate is reached, if it takes more than a fifth
+        of the run.
+        """
+        share = self.optimizer.warmup_images / self.num_images
+        if share <= MAX_WARMUP:
+            return None
+        reached = max(map(self.learning_rate, range(self.num_steps)))
+        return (
+            f"the learning rate reaches {reached:.2g} of {self.optimizer.learning_rate:.2g}, as "
+            f"warm-up takes {min(share, 1):.0%} of the run"
+        )
 
     @property
     def objective(self) -> Objective:

@@ -10,11 +10,13 @@ import math
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -51,6 +53,31 @@ def machine(device: torch.device) -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name).partition("+")[0] for name in ("elbos", "torch")},
     }
+
+
+def record(config: Config, device: torch.device) -> dict[str, Any]:
+    """What the rounding of a run depends on besides its configuration's numbers."""
+    is_tf32 = device.type == "cuda" and config.execution.use_tf32
+    return {**machine(device), "threads": torch.get_num_threads(), "tf32": is_tf32}
+
+
+@contextmanager
+def fast_kernels(config: Config, device: torch.device) -> Iterator[None]:
+    """A context in which cuDNN chooses kernels by trial, since shapes are the same in each step,
+    and float32 products are as configured; afterwards both are as they were.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn, use_tf32 = torch.backends.cudnn, config.execution.use_tf32
+    flags = {"deterministic": cudnn.deterministic, "benchmark": not cudnn.deterministic}
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if use_tf32 else "highest")
+    try:
+        with cudnn.flags(enabled=cudnn.enabled, **flags, allow_tf32=use_tf32):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def num_cores() -> int:

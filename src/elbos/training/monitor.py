@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -51,7 +52,7 @@ class Monitor:
         self.config, self.run, self.state, self.is_main = config, run, state, is_main
         self.machine, self.on_images = machine, on_images
         self.trackers = Trackers(config, run, state.step, is_main=is_main)
-        self.step_before, self.since = state.step, time.perf_counter()
+        self.step_before, self.since, self.waited_before = state.step, time.perf_counter(), 0.0
         self.console = Console(file=unfailing(sys.stderr), quiet=not is_main)
         self.progress = progress(self.console)
         self.task = self.progress.add_task(
@@ -78,8 +79,25 @@ class Monitor:
         self.progress.stop()
         self.trackers.finish()
 
-    def step(self, loss: Float[Tensor, " b"], grad_norm: float) -> None:
-        """Observe a step's losses, of the whole batch, and log them if a log is due."""
+    def note_changes(self, now: Mapping[str, Any]) -> None:
+        """Store what rounding depends on besides the configuration, and print what has changed
+        since the run was trained last; and how far a long warm-up lets the learning rate rise.
+        """
+        before = self.run.read("machine.json") or now
+        self.run.write("machine.json", {**now})
+        if found := [f"{k} {before.get(k)}, now {v}" for k, v in now.items() if v != before.get(k)]:
+            self._print(f"rounding may differ from before: {'; '.join(found)}")
+        if long_warmup := self.config.long_warmup:
+            self._print(f"{long_warmup} (--optimizer.warmup-images)")
+
+    def step(self, loss: Float[Tensor, " b"], grad_norm: float, waited: float = 0.0) -> None:
+        """Observe a step's losses, of the whole batch, and log them if a log is due.
+
+        Args:
+            loss: The losses.
+            grad_norm: Norm of the gradient.
+            waited: Seconds for which batches have been waited for so far.
+        """
         state, num_images = self.state, self.state.step * self.config.batch_size
         is_clipped = grad_norm > self.config.optimizer.max_grad_norm
         state.unlogged += torch.tensor([loss.mean().item(), 1.0, float(is_clipped)])
@@ -98,26 +116,31 @@ class Monitor:
             "clipped": (state.unlogged[2] / state.unlogged[1]).item(),
             "learning_rate": state.optimizer.param_groups[0]["lr"],
             "images_per_sec": num_images_since / (now - self.since),
+            "data_wait": (waited - self.waited_before) / (now - self.since),
         }
+        if torch.cuda.is_available():
+            values["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         by_level = state.by_level.result()
         if self.is_main:
             self.run.log(step=state.step, **values, loss_by_level=by_level.to_dict())
         self.trackers.log(values | scalars(by_level), state.step)
         self.progress.update(self.task, note=f"loss {mean_loss:.4f}")
         if not self.console.is_terminal:
-            self._print_line(mean_loss, num_images_since / (now - self.since))
+            self._print_line(mean_loss, values)
         state.unlogged.zero_()
         state.by_level.reset()
-        self.step_before, self.since = state.step, now
+        self.step_before, self.since, self.waited_before = state.step, now, waited
 
-    def _print_line(self, loss: float, images_per_sec: float) -> None:
+    def _print_line(self, loss: float, values: Mapping[str, float]) -> None:
         """The progress as a line, for log files."""
         num_images, total = self.state.step * self.config.batch_size, self.config.num_images
+        images_per_sec, wait = values["images_per_sec"], values["data_wait"]
         seconds_left = max(total - num_images, 0) / images_per_sec
         rate = f"{images_per_sec:,.0f}" if images_per_sec >= 10 else f"{images_per_sec:.2g}"
         self._print(
             f"{num_images:,} of {total:,} images, {rate} images/s, "
             f"{clock(seconds_left)} left, loss {loss:.4f}"
+            + (f", {wait:.0%} waiting for data" if wait >= 0.05 else "")
         )
 
     def _beginning(self) -> str:

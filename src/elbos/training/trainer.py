@@ -15,6 +15,7 @@ import copy
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -38,7 +39,7 @@ from elbos.training.config import Config
 from elbos.training.data import Batch, Batches, Samples, StoredBatch
 from elbos.training.initial import averaged_weights
 from elbos.training.loss import Loss
-from elbos.training.machine import autocast, described, machine
+from elbos.training.machine import autocast, described, fast_kernels, machine, record
 from elbos.training.monitor import Monitor, OnImages
 from elbos.training.network import OwnNetwork
 from elbos.training.processes import Processes
@@ -118,6 +119,7 @@ class Trainer:
         self.batches = Batches(data.training, config.batch_size, config.seed, self.share)
         self.num_workers = num_workers
         self.ahead: Iterator[StoredBatch] | None = None
+        self.waited = 0.0  # seconds, for batches
         self.saver = Saver(run, processes, num_parts=num_parts, num_kept=num_kept)
         self.blocks = blocks(network) if config.execution.use_checkpointing else []
         self.augmented = data.augmented
@@ -148,8 +150,11 @@ class Trainer:
             monitor,
             closing(ahead),
             checkpointed(self.blocks),
+            fast_kernels(config, self.device),
             _stop_requests() as is_stop_requested,
         ):
+            if processes.is_main:
+                monitor.note_changes(record(config, self.device))
             while state.step < config.num_steps:
                 with compiling():
                     losses, grad_norm = self.step()
@@ -160,7 +165,7 @@ class Trainer:
                 )
                 if processes.is_main:
                     self.run.require_present()
-                monitor.step(losses, grad_norm)
+                monitor.step(losses, grad_norm, waited=self.waited)
                 if not is_busy:
                     self.saver.go_on()
                 if self.is_due(config.snapshot_every):
@@ -271,7 +276,7 @@ class Trainer:
         """One step of the optimizer along the gradients."""
         optimizer = self.state.optimizer
         for group in optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = self.config.learning_rate(self.state.step)
         optimizer.step()
         optimizer.zero_grad()
         if self.processes.num > 1:
@@ -293,20 +298,12 @@ class Trainer:
 
     def batch(self) -> Batch:
         """This process's share of the step's batch: data in [-1, 1], and their condition."""
+        since = time.perf_counter()
         stored = next(self.ahead) if self.ahead else self.batches[self.state.step]
+        self.waited += time.perf_counter() - since
         x, cond, rows, epochs = stored.on(self.device)
         x = self.augmented(x, Visits(self.key, rows, epochs))
         return x, cond if self.config.use_labels else None
-
-    def learning_rate(self) -> float:
-        """Linear warm-up times cosine decay, if there is one, at the present step."""
-        config, step = self.config, self.state.step
-        num_images = (step + 1) * config.batch_size
-        warmup = min(1.0, num_images / max(config.optimizer.warmup_images, 1))
-        decay = 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
-        if not config.optimizer.use_decay:
-            decay = 1.0
-        return config.optimizer.learning_rate * warmup * decay
 
     def is_due(self, every: int | None) -> bool:
         """Whether the last step crossed a multiple of `every` images."""
