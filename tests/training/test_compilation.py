@@ -1,5 +1,6 @@
 """A compiled run is the run."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -8,14 +9,18 @@ from typing import Any, Literal, NoReturn
 
 import pytest
 import torch
+from forking import in_processes
 from tiny import DIGITS, log
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
+from elbos.networks import ADMConfig
 from elbos.philox import Purpose, Stream
 from elbos.runs.directory import RunDirectory
+from elbos.training import sharding
 from elbos.training.compilation import compiling
+from elbos.training.config import Config
 from elbos.training.data import Digits
 from elbos.training.data.augment import augmented
 from elbos.training.fit import train
@@ -50,6 +55,63 @@ def test_a_compiled_run_is_the_run_and_compiles_once(
     for one, other in zip(expected, found, strict=True):
         for name in ("loss", "val_nats"):
             assert other.get(name) == pytest.approx(one.get(name), abs=1e-5)
+
+
+def compiled(folder: Path, config: Config, shard_size: int) -> None:
+    """A run in each of two processes, compiled; it notes parts of the network, graphs, and how
+    often each graph ran.
+    """
+    sharding.MIN_PARAMETERS = 1
+    graphs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object, **options: object):
+        graphs.append(0)
+
+        def run(*arguments: object, i: int = len(graphs) - 1):
+            graphs[i] += 1
+            return graph(*arguments)
+
+        return run
+
+    torch.compile = partial(torch.compile, backend=backend)
+    step = Trainer.step
+
+    def noting(self: Trainer):
+        found = step(self)
+        note = len(sharding.sharded_parts(self.state.network)), graphs
+        (folder / f"graphs-{self.processes.rank}").write_text(json.dumps(note))
+        return found
+
+    Trainer.step = noting
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        train(replace(config, execution=Execution(compile="on", shard_size=shard_size)), folder)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own modules
+@pytest.mark.parametrize("shard_size", [1, 2])
+def test_processes_compile_every_block(tmp_path: Path, shard_size: int) -> None:
+    """Of a U-Net whose stages differ: with a copy in each process one graph of network and loss;
+    where they share a copy, a graph for each shape of a block, more than torch's limit of 8.
+    """
+    network = ADMConfig(channels=(32, 64), embedding_dim=32, head_dim=32, num_blocks=1, dropout=0)
+    network = replace(network, num_attention_levels=1)
+    output = replace(DIGITS.output, log_every=4)
+    config = replace(DIGITS, network=network, num_images=8, batch_size=4, output=output)
+    config = replace(config, precision="fp32")
+    train(config, tmp_path / "plain")
+    (tmp_path / "compiled").mkdir()
+    in_processes(2, compiled, tmp_path / "compiled", config, shard_size)
+    expected, found = log(tmp_path / "plain"), log(tmp_path / "compiled")
+    losses = [[line["loss"] for line in lines if "loss" in line] for lines in (expected, found)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    for rank in range(2):
+        num_parts, graphs = json.loads((tmp_path / "compiled" / f"graphs-{rank}").read_text())
+        if shard_size == 1:
+            assert num_parts == 0
+            assert graphs == [2, 2, 2]  # of the data, and of the loss in two buckets of gradients
+        else:
+            assert sum(graphs) >= 2 * num_parts  # in two steps
+            assert len(graphs) > 8
 
 
 @pytest.mark.slow
@@ -148,7 +210,8 @@ class Energy(nn.Module):
 def test_gradients_of_gradients_which_torch_does_not_compile_are_refused() -> None:
     torch._dynamo.reset()
     compiled = torch.compile(Energy(), backend="aot_eager")
-    with pytest.raises(ValueError, match=r"double backward.*--execution\.compile off"), compiling():
+    refused = pytest.raises(ValueError, match=r"double backward.*--execution\.compile off")
+    with refused, compiling(is_on=True):
         compiled(torch.ones(3, 2)).sum().backward()
 
 

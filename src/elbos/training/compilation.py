@@ -1,7 +1,7 @@
 """Kernels for network and loss, made by torch.compile."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from elbos.training.sharding import sharded_parts
 
 # Joined into one loop, kernels for the CPU in bfloat16 ask for a tensor that torch 2.13 has freed.
 _OPTIONS: dict[str, Any] = {"cpp.max_horizontal_fusion_size": 0}
+_MAX_GRAPHS = 64  # of one function: torch's 8 are too few for the stages of a U-Net, block by block
 
 
 def is_compiled(config: Config, device: torch.device) -> bool:
@@ -29,20 +30,28 @@ def one_graph(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def compile_(loss: Loss) -> None:
     """Compile a loss as one graph with its network; or, where processes share a copy, its random
-    numbers and the parts of the network that are gathered by themselves, each as a graph.
+    numbers and the parts of the network that are gathered by themselves, a graph for each shape.
     """
     loss.drawn = one_graph(loss.drawn)
-    for part in sharded_parts(loss.network) or [loss]:
-        part.compile(options=_OPTIONS)
+    if not (parts := sharded_parts(loss.network)):
+        loss.compile(options=_OPTIONS)
+    for part in parts:
+        part.compile(options=_OPTIONS, dynamic=False)
 
 
 @contextmanager
-def compiling() -> Iterator[None]:
-    """Raise a ValueError where torch makes no kernels, as without a compiler for C++, or none for
-    the gradient of a gradient, as of an energy.
+def compiling(*, is_on: bool) -> Iterator[None]:
+    """A context for steps that may compile. It raises a ValueError where torch makes no kernels, as
+    without a compiler for C++, or none for the gradient of a gradient, as of an energy.
     """
+    stack = ExitStack()
+    if is_on:
+        from torch._dynamo import config  # takes a second to import
+
+        stack.enter_context(config.patch(cache_size_limit=_MAX_GRAPHS))
     try:
-        yield
+        with stack:
+            yield
     except RuntimeError as error:
         from torch._dynamo.exc import TorchDynamoException  # takes a second to import
 

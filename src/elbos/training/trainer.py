@@ -123,7 +123,8 @@ class Trainer:
         self.saver = Saver(run, processes, num_parts=num_parts, num_kept=num_kept)
         self.blocks = blocks(network) if config.execution.use_checkpointing else []
         self.augmented = data.augmented
-        if is_compiled(config, self.device):
+        self.is_compiled = is_compiled(config, self.device)
+        if self.is_compiled:
             self.augmented = one_graph(data.augmented)
             compile_(loss)
         is_alone = processes.num == 1 or num_parts > 1  # shards send their gradients themselves
@@ -156,7 +157,7 @@ class Trainer:
             if processes.is_main:
                 monitor.note_changes(record(config, self.device))
             while state.step < config.num_steps:
-                with compiling():
+                with compiling(is_on=self.is_compiled):
                     losses, grad_norm = self.step()
                 is_last = state.step == config.num_steps
                 is_time = processes.is_main and self.saver.is_time(config.output.save_minutes)
