@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from elbos.networks import NetworkConfig
+from elbos.training.state import in_format, memory_format
 
 PEAK = 989e12  # FLOP/s of an H100 SXM in dense bfloat16, and its bytes/s
 BANDWIDTH = 3.35e12
@@ -39,6 +40,7 @@ FLOAT32 = {  # in float32,
 }
 WIDEST = {"addcmul"}  # and in the widest type among the arguments: of the operations that we use
 aten = torch.ops.aten
+_CONVOLUTIONS = {aten.convolution, aten.convolution_backward}
 _VIEWS = {aten.detach, aten.lift_fresh, aten._unsafe_view, aten._reshape_alias}
 _EMPTY = {aten.empty, aten.empty_like, aten.new_empty, aten.empty_strided, aten.new_empty_strided}
 
@@ -71,15 +73,13 @@ class Cost:
 def cost(
     network: NetworkConfig, shape: tuple[int, ...], num_classes: int | None, batch_size: int
 ) -> Cost:
-    """The cost of a batch on a GPU in bfloat16, with channels-last weights and images."""
+    """The cost of a batch on a GPU in bfloat16, with weights and images as the trainer has them."""
     counted = Cost()
     autocast = CudaAutocast()
     with torch.device("meta"):
         module = network.build(shape, num_classes).train()
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        z = torch.zeros(batch_size, *shape)
-        if z.ndim == 4:
-            z = z.to(memory_format=torch.channels_last)
+        z = in_format(torch.zeros(batch_size, *shape), memory_format(module))
         logsnr = torch.zeros(batch_size)
         cond = None if num_classes is None else torch.zeros(batch_size, dtype=torch.long)
         counted.num_parameters = sum(p.numel() for p in module.parameters())
@@ -186,6 +186,9 @@ class _Counting(TorchDispatchMode):
     ) -> Any:
         kwargs, packet = kwargs or {}, func._overloadpacket
         out = func(*args, **kwargs)
+        last = torch.channels_last
+        if packet in _CONVOLUTIONS and args[0].is_contiguous(memory_format=last):
+            out = tree_map_only(Tensor, lambda t: in_format(t, last), out)  # lost on `meta`
         if func.is_view or packet in _VIEWS or packet in _EMPTY:
             return out
         tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from elbos.adapters.diffusers.network import DiffusersConfig
@@ -132,6 +133,19 @@ def build_network(config: Config, data: DataSpec, device: torch.device) -> nn.Mo
         torch.manual_seed(seed_of(config.seed) % 2**63)
         network = _initial_network(config, data)
     return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+
+
+def memory_format(network: nn.Module) -> torch.memory_format:
+    """The memory format of a network's convolutions, in which they take a batch without copies."""
+    weights = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)]
+    last = [w for w in weights if w.is_contiguous(memory_format=torch.channels_last)]
+    is_last = not all(weight.is_contiguous() for weight in last)  # 1x1 kernels are both
+    return torch.channels_last if is_last else torch.contiguous_format
+
+
+def in_format(x: Float[Tensor, "b *d"], format_: torch.memory_format) -> Float[Tensor, "b *d"]:
+    """A batch in a memory format, if it is one of images."""
+    return x.to(memory_format=format_) if x.ndim == 4 else x
 
 
 def _initial_network(config: Config, data: DataSpec) -> nn.Module:

@@ -54,7 +54,13 @@ from elbos.training.sharding import (
     share_initial,
     whole,
 )
-from elbos.training.state import build_network, new_state, require_guidable
+from elbos.training.state import (
+    build_network,
+    in_format,
+    memory_format,
+    new_state,
+    require_guidable,
+)
 from elbos.training.trial import Trial, require_trainable
 from elbos.training.validation import sample_grid, validate
 from elbos.validation import Validation
@@ -99,6 +105,7 @@ class Trainer:
             require_shareable(network, num_parts)
             if self.given is not None and num_parts > 1:
                 network = copy.deepcopy(network)  # the user's stays whole
+        self.memory_format = memory_format(network)  # which weights lose that are cut up
         trial = Trial()
         if isinstance(config.network, OwnNetwork) and processes.num > 1:
             share_initial(network.to(self.device))
@@ -303,7 +310,7 @@ class Trainer:
         stored = next(self.ahead) if self.ahead else self.batches[self.state.step]
         self.waited += time.perf_counter() - since
         x, cond, rows, epochs = stored.on(self.device)
-        x = self.augmented(x, Visits(self.key, rows, epochs))
+        x = in_format(self.augmented(x, Visits(self.key, rows, epochs)), self.memory_format)
         return x, cond if self.config.use_labels else None
 
     def is_due(self, every: int | None) -> bool:

@@ -21,6 +21,7 @@ from elbos.training.data import Samples
 from elbos.training.machine import autocast
 from elbos.training.processes import Processes
 from elbos.training.sharding import as_bytes, returning_views, shard, sharded_parts
+from elbos.training.state import in_format, memory_format
 from elbos.training.validation import require_measurable
 
 NUM_TRIED = 4  # samples
@@ -43,12 +44,15 @@ class Trial:
 class _Losses:
     """The losses of a network, or of a copy, on some samples of a run's data."""
 
-    def __init__(self, config: Config, data: Samples, device: torch.device) -> None:
+    def __init__(
+        self, network: nn.Module, config: Config, data: Samples, device: torch.device
+    ) -> None:
         self.config, self.device = config, device
         self.num = min(config.batch_size, NUM_TRIED)
         rows = torch.arange(self.num)
         x, cond = data.training.batch(rows % len(data.training))
-        self.x, self.cond = x.to(device), to_device(cond, device) if config.use_labels else None
+        self.x = in_format(x.to(device), memory_format(network))
+        self.cond = to_device(cond, device) if config.use_labels else None
         if self.cond is not None and config.label_dropout > 0:
             self.cond = replace_conds(self.cond, data.null_cond, rows % 2 == 0)
 
@@ -75,7 +79,7 @@ def require_trainable(
     those for validation, or several processes, all of which call this, cannot share it. Computed on
     copies, one at a time: what cannot be trained leaves no trace.
     """
-    losses, by_blocks = _Losses(config, data, processes.device), True
+    losses, by_blocks = _Losses(network, config, data, processes.device), True
     tried, name = copy.deepcopy(network).train(), type(network).__name__
     with _refusing(f"The network {name} cannot be trained on x of shape {tuple(losses.x.shape)}"):
         loss = losses(tried)

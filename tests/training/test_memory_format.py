@@ -1,0 +1,62 @@
+"""Convolutions get batches whose channels are last, in one process and in several."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from forking import in_processes
+from tiny import DIGITS
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from elbos.runs.directory import RunDirectory
+from elbos.training.data import Dataset, InMemory, Split
+from elbos.training.processes import Processes
+from elbos.training.settings import Execution
+from elbos.training.trainer import Trainer
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from roofline import cost
+
+SHAPE = (3, 8, 8)
+NETWORK = replace(DIGITS.network, channels=(16,))
+
+
+class Convolutions(TorchDispatchMode):
+    """For each convolution, whether its input has channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[bool] = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if op.overloadpacket is torch.ops.aten.convolution:
+            self.found.append(args[0].is_contiguous(memory_format=torch.channels_last))
+        return op(*args, **(kwargs or {}))
+
+
+def trained(run: Path, num: int, shard_size: int) -> None:
+    """Forward and backward of a step in one process of `num`, of which the others are not there."""
+    if num > 1:
+        dist.init_process_group("fake", rank=0, world_size=num, store=FakeStore())
+    execution = Execution(shard_size=shard_size)
+    config = replace(DIGITS, network=NETWORK, precision="fp32", execution=execution)
+    split = Split(InMemory(torch.zeros(32, *SHAPE)), torch.arange(32) % 10)
+    data = Dataset("colours", split, split, split, None, 10, None)
+    trainer = Trainer(config, RunDirectory(run), data, Processes(0, num, torch.device("cpu")))
+    levels = trainer.objective.levels(trainer.logsnr()[trainer.share]).float()
+    with Convolutions() as convolutions:
+        trainer.differentiate(levels)
+    assert all(convolutions.found)
+    with Convolutions() as counted:
+        cost(NETWORK, SHAPE, 10, 4)  # which states what the trainer needs
+    assert counted.found == convolutions.found
+
+
+@pytest.mark.parametrize(("num", "shard_size"), [(1, 1), (2, 2)])
+def test_convolutions_get_channels_last(tmp_path: Path, num: int, shard_size: int) -> None:
+    in_processes(1, trained, tmp_path, num, shard_size)
