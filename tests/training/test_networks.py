@@ -338,7 +338,8 @@ def test_noise_network_and_loss_compile_to_one_graph(
     for parameter in trainer.state.network.parameters():
         nn.init.normal_(parameter, std=0.1)
     x, cond = trainer.batch()
-    arguments = x, trainer.objective.levels(trainer.logsnr()).float(), cond, trainer.samples
+    levels = trainer.objective.levels(trainer.logsnr()).float()
+    arguments = x, levels, cond, trainer.number, trainer.samples
     torch._dynamo.reset()
     counters.clear()
     with checkpointed(trainer.blocks), torch.autocast("cpu", torch.bfloat16):
