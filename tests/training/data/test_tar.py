@@ -161,6 +161,10 @@ def test_no_tar_may_be_endless(tmp_path):
         with pytest.raises(OSError) as caught:
             data.Tar(path=tmp_path, size=4).load()
         assert caught.value.filename == str(path)
+    (tmp_path / "c.tar").symlink_to("c.tar")
+    with pytest.raises(OSError) as caught:
+        data.Tar(path=tmp_path, size=4).load()
+    assert caught.value.filename == str(tmp_path / "c.tar")
 
 
 def test_what_is_no_tar_is_refused(tmp_path):

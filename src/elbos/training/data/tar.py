@@ -155,7 +155,10 @@ class TarArchive(Archive):
     @classmethod
     def indexed(cls, tars: list[Path], label: str) -> "TarArchive":
         """The pictures of tars, with the index from the cache or made now."""
-        stats = [(str(tar.resolve()), tar.stat().st_size, tar.stat().st_mtime_ns) for tar in tars]
+        stats = [
+            (str(tar.resolve()), tar.stat().st_size, tar.stat().st_mtime_ns)
+            for tar in map(files.regular, tars)
+        ]
 
         def read(folder: Path) -> TarArchive:
             try:
@@ -233,7 +236,7 @@ def _samples(path: Path, label: str) -> Iterator[tuple[str, int, int, int]]:
     pictures: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
     try:
-        with tarfile.open(files.regular(path), "r:") as tar:
+        with tarfile.open(path, "r:") as tar:
             for member in tar:
                 folder, _, base = member.name.rpartition("/")
                 key = f"{folder}/{base.partition('.')[0]}"
