@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from elbos.checks import require_positive, require_type
 from elbos.conditions import Condition, cat_conds, map_tensors
 from elbos.parameterizations import Parameterization
 from elbos.process import align
@@ -118,11 +119,15 @@ class Denoiser:
         parameterization: What `y` stands for.
 
     Raises:
+        TypeError: If the parameterization is something else, such as a class in place of an object.
         ValueError: When called, if the network does not return one tensor of the shape of `z`.
     """
 
     network: Network
     parameterization: Parameterization
+
+    def __post_init__(self) -> None:
+        require_type(Parameterization, parameterization=self.parameterization)
 
     def __call__(
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
@@ -135,6 +140,45 @@ class Denoiser:
         """The network's output $y$, in the precision of `z`; errors as when called."""
         own = z.clone()  # the network may change it in place
         return network_output(self.network, own, logsnr.expand(len(z)), cond).to(z.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clipping:
+    r"""The restriction of $\hat x$ to the range of the data while sampling.
+
+    Without it an error of $\hat\epsilon$ in much noise is one of $\hat x$ that is $\sigma/\alpha$
+    times as large. Of any other use, such as likelihoods, the estimates are those of the network.
+
+    Attributes:
+        limit: $\hat x$ is clamped to [-limit, limit].
+        quantile: Imagen's dynamic thresholding instead: $\hat x$ of a sample is clamped to this
+            quantile of its absolute values, taken from 1 to `limit`, and divided by it.
+
+    References:
+        Saharia et al. (2022), https://arxiv.org/abs/2205.11487
+    """
+
+    limit: float
+    quantile: float | None = None
+
+    def __post_init__(self) -> None:
+        require_positive(limit=self.limit)
+
+    def __call__(self, x_hat: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
+        if self.quantile is None:
+            return x_hat.clamp(-self.limit, self.limit)
+        reach = x_hat.abs().flatten(1).quantile(self.quantile, dim=1).clamp(1, self.limit)
+        reach = align(reach, x_hat)
+        return x_hat.clamp(-reach, reach) / reach
+
+
+def clipping_of(denoiser: object) -> Clipping | None:
+    """The `clipping` that a denoiser, or the one that it wraps, names for sampling, if any."""
+    while denoiser is not None:
+        if isinstance(own := getattr(denoiser, "clipping", None), Clipping):
+            return own
+        denoiser = getattr(denoiser, "denoiser", None)
+    return None
 
 
 @dataclass(frozen=True)

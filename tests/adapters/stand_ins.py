@@ -69,14 +69,16 @@ def of_edm(posterior, sigma_data, sign=1):
     return network
 
 
-def of_flow(posterior, time_scale=1.0, data_at=0):
-    """The velocity dz/dt on the straight path."""
+def of_flow(posterior, time_scale=1.0, data_at=0, sigma_min=0.0):
+    """The velocity dz/dt on the straight path, which ends in noise of `sigma_min`."""
 
     def network(z, timestep):
         t = column(timestep) / time_scale
-        noise = t if data_at == 0 else 1 - t
-        alpha = (1 - noise) / ((1 - noise) ** 2 + noise**2).sqrt()
-        x, eps = posterior(alpha / (1 - noise) * z.double(), 2 * torch.log(1 / noise - 1)[:, 0])
-        return (eps - x if data_at == 0 else x - eps).to(z.dtype)
+        data = 1 - t if data_at == 0 else t
+        noise = 1 - (1 - sigma_min) * data
+        scale = (data**2 + noise**2).rsqrt()
+        x, eps = posterior(scale * z.double(), 2 * torch.log(data / noise)[:, 0])
+        velocity = (1 - sigma_min) * eps - x
+        return (velocity if data_at == 0 else -velocity).to(z.dtype)
 
     return network

@@ -138,7 +138,10 @@ def test_noise_levels_outside_of_the_steps(level):
     assert f"{denoise.logsnr_min:.4g} to {denoise.logsnr_max:.4g}" in str(error.value)
 
 
-@pytest.mark.parametrize("options", [{"data_at": 2}, {"data_at": 0, "time_scale": -1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"data_at": 2}, *({"data_at": 0, name: -1.0} for name in ("time_scale", "sigma_min"))],
+)
 def test_flows_have_data_at_an_end(options, unchecked):
     with pytest.raises(ValueError, match=r"2|-1\.0"):
         adapters.flow.denoiser(zeros, **options)

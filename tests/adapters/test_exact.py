@@ -71,6 +71,12 @@ FORMATS = {
     "flow-1": lambda data: adapters.flow.denoiser(
         of_flow(data, 1000, data_at=1), data_at=1, time_scale=1000
     ),
+    **{
+        f"flow-{end}, optimal transport": lambda data, end=end: adapters.flow.denoiser(
+            of_flow(data, data_at=end, sigma_min=0.01), data_at=end, sigma_min=0.01
+        )
+        for end in (0, 1)
+    },
 }
 
 

@@ -61,7 +61,7 @@ def test_a_latent_pipeline_denoises_under_its_condition(latent):
     logsnr = torch.tensor([-8.0, 0.0, 5.0])
     denoise = load(folder).denoiser
     x_hat, eps_hat = denoise(z, logsnr, {"encoder_hidden_states": text})
-    v = unet(z, denoise.timestep(logsnr).float(), encoder_hidden_states=text).sample
+    v = unet(z, denoise.timestep(logsnr), encoder_hidden_states=text).sample
     alpha, sigma = (scale.view(-1, 1, 1, 1) for scale in alpha_sigma(logsnr))
     torch.testing.assert_close(x_hat, alpha * z - sigma * v, rtol=0, atol=1e-5)
     torch.testing.assert_close(eps_hat, sigma * z + alpha * v, rtol=0, atol=1e-5)

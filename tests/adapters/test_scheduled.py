@@ -154,7 +154,7 @@ def test_timesteps_between_steps_are_those_of_diffusers_for_karras_sigmas():
     scheduler.set_timesteps(30)
     logsnr = -2 * torch.log(scheduler.sigmas[:-1].double())
     ours = denoiser(Recorder(), scheduler).timestep(logsnr)
-    torch.testing.assert_close(ours, scheduler.timesteps.double(), rtol=0, atol=2e-3)
+    torch.testing.assert_close(ours, scheduler.timesteps.float(), rtol=0, atol=2e-3)
 
 
 def test_zero_snr_has_no_finite_level_at_the_last_step():
@@ -188,6 +188,15 @@ def test_a_configuration_is_as_good_as_its_scheduler(randn):
         strict=True,
     )
     assert all(torch.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize("name", ["DDPM", "EDMEuler", "FlowMatchEulerDiscrete"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_timesteps_are_of_a_type_that_networks_take(name, dtype):
+    """Whatever the noise levels are in: no layer of float32 takes float64."""
+    config, logsnr = {"_class_name": f"{name}Scheduler"}, torch.zeros(2, dtype=torch.float64)
+    timestep = denoiser(torch.nn.Linear(3, 3, dtype=dtype), config).timestep(logsnr)
+    assert timestep.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
 def test_discrete_networks_get_the_nearest_step(randn):
@@ -255,7 +264,7 @@ def test_every_scheduler_of_betas_has_the_levels_of_its_own_table(name, options)
     table = torch.logit(scheduler.alphas_cumprod.double())
     steps = torch.tensor([0, 10, 300, 900])
     # float32 is off by 5e-4 at the clean end, where a step is 0.03 or more
-    torch.testing.assert_close(denoise.timestep(table[steps]), steps.double(), rtol=0, atol=2e-2)
+    torch.testing.assert_close(denoise.timestep(table[steps]), steps.float(), rtol=0, atol=2e-2)
     assert denoise.logsnr_max == pytest.approx(float(table[0]), abs=2e-3)
     last = table[-2] if options else table[-1]
     # rescaling subtracts neighbours in float32: 1e-7 of 1e-4 at the last step but one

@@ -10,7 +10,8 @@ import scipy.stats
 import torch
 from oracles import bimodal, gaussian, z_score
 
-from elbos import samplers, schedules
+from elbos import adapters, samplers, schedules
+from elbos.denoiser import Guided
 from elbos.process import alpha_sigma, diffuse
 from elbos.samplers import (
     DDIM,
@@ -344,22 +345,64 @@ def diffusers():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_a_ddim_step_is_diffusers(diffusers, eta, randn):
-    scheduler = diffusers.DDIMScheduler(clip_sample=False)
+@pytest.mark.parametrize(
+    ("eta", "options"),
+    [
+        (0.0, {"clip_sample": False}),
+        (0.5, {"clip_sample": False}),
+        (1.0, {"clip_sample": False}),
+        (0.5, {}),
+        (0.0, {"clip_sample_range": 0.5}),
+        (0.5, {"thresholding": True, "sample_max_value": 1.5, "dynamic_thresholding_ratio": 0.7}),
+    ],
+    ids=repr,
+)
+def test_a_ddim_step_is_diffusers(diffusers, eta, options, randn):
+    """What the scheduler clips is clipped, if nothing else is said, and told from its estimate."""
+    scheduler = diffusers.DDIMScheduler(**options)
     scheduler.set_timesteps(50)
     now, after = 500, 480
     alpha2 = scheduler.alphas_cumprod[[now, after]].double()
-    z, eps_hat = randn(6, 3), randn(6, 3)
-    noise = torch.randn(6, 3, generator=seed(), dtype=torch.float64)
-    step = scheduler.step(eps_hat, now, z, eta=eta, variance_noise=noise if eta else None)
+    z, eps_hat = randn(6, 3, 1), randn(6, 3, 1)
+    noise = torch.randn(6, 3, 1, generator=seed(), dtype=torch.float64)
+    step = scheduler.step(
+        eps_hat,
+        now,
+        z,
+        eta=eta,
+        variance_noise=noise if eta else None,
+        use_clipped_model_output=True,
+    )
+    denoiser = adapters.diffusers.denoiser(lambda z, timestep: eps_hat, scheduler)
+    for outer in (denoiser, Guided(denoiser, 1.0)):
+        z_next = DDIM(eta=eta)(outer, z, torch.logit(alpha2), generator=seed())
+        torch.testing.assert_close(z_next, step.prev_sample.double(), rtol=1e-5, atol=1e-5)
 
-    def denoiser(z, logsnr, *_):
-        alpha, sigma = alpha_sigma(logsnr[:, None])
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+def test_every_sampler_clips_the_estimate_of_the_data(sampler, randn):
+    """As with a denoiser that does so itself; an estimate of noise that is off bursts else."""
+
+    def biased(z, logsnr, cond=None):
+        alpha, sigma = alpha_sigma(logsnr)
+        _, eps_hat = bimodal()(z, logsnr)
+        eps_hat = eps_hat + 0.02
         return (z - sigma * eps_hat) / alpha, eps_hat
 
-    z_next = DDIM(eta=eta)(denoiser, z, torch.logit(alpha2), generator=seed())
-    torch.testing.assert_close(z_next, step.prev_sample.double(), rtol=1e-5, atol=1e-5)
+    def clamped(z, logsnr, cond=None):
+        alpha, sigma = alpha_sigma(logsnr)
+        x_hat = biased(z, logsnr)[0].clamp(-1, 1)
+        return x_hat, (z - alpha * x_hat) / sigma
+
+    z, levels = randn(50, 1), grid(schedules.Cosine(logsnr_min=-15.0, logsnr_max=10.0), 8)
+    found = sampler(biased, z, levels, generator=seed(), clip=1.0)
+    torch.testing.assert_close(found, sampler(clamped, z, levels, generator=seed()))
+    free = sampler(biased, z, levels, generator=seed())
+    assert not torch.allclose(found, free)
+    off = sampler(biased, z, levels, generator=seed(), clip=1e9)
+    torch.testing.assert_close(off, free)
+    with pytest.raises(ValueError, match="limit"):
+        sampler(biased, z, levels, clip=0.0)
 
 
 @pytest.mark.filterwarnings("ignore")

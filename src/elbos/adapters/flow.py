@@ -9,6 +9,12 @@ Papers differ in the direction of time. Data at $t = 0$ (rectified flow as in St
 $t = \tau$, $v = \epsilon - x$. Data at $t = 1$ (Lipman et al., SiT, TorchCFM): $t = 1 - \tau$,
 $v = x - \epsilon$. Either way the network returns $dz/dt$ in its own time.
 
+Optimal-transport paths keep noise $s = \sigma_\min$ on the data, $z_\tau = (1 - \tau)\,x +
+\tau' \epsilon$ with $\tau' = s + (1 - s)\tau$. With the velocity $u = dz_\tau/d\tau =
+(1 - s)\,\epsilon - x$,
+
+$$\hat\epsilon = z_\tau + (1 - \tau)\,\hat u, \qquad \hat x = (1 - s)\,\hat\epsilon - \hat u.$$
+
 References:
     Lipman et al. (2023), https://arxiv.org/abs/2210.02747; Liu et al. (2023),
     https://arxiv.org/abs/2209.03003
@@ -25,8 +31,9 @@ from torch import Tensor
 from elbos.adapters.calls import ForeignNetwork, output, require_output
 from elbos.checks import require_positive
 from elbos.conditions import Condition
-from elbos.parameterizations import Flow
 from elbos.process import align, alpha_sigma
+
+_ROUNDING = 1e-4  # of a log-SNR at the end of the range, computed in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,37 +44,59 @@ class VelocityDenoiser:
         network: Called as `network(z_t, time_scale * t)`, with $t$ of shape `[b]`.
         data_at: The time $t$ of the data, 0 or 1; the noise is at the other.
         time_scale: What $t$ is multiplied with.
-        logsnr_min: $-\infty$: a network of $t$ is defined at every noise level.
-        logsnr_max: $\infty$.
+        sigma_min: The noise $s$ on the data at their time.
+        logsnr_min: $-\infty$: a network of $t$ is defined in any noise.
 
     Raises:
-        ValueError: If `data_at` is not 0 or 1, or `time_scale` is not above 0.
+        ValueError: If `data_at` is not 0 or 1, `time_scale` is not above 0, or `sigma_min` not from
+            0 to below 1.
     """
 
     network: ForeignNetwork
     data_at: Literal[0, 1]
     time_scale: float = 1.0
+    sigma_min: float = 0.0
     logsnr_min: ClassVar[float] = -math.inf
-    logsnr_max: ClassVar[float] = math.inf
+
+    @property
+    def logsnr_max(self) -> float:
+        r"""The level of the data's time, $-2\ln s$."""
+        return -2 * math.log(self.sigma_min) if self.sigma_min else math.inf
 
     def __post_init__(self) -> None:
         require_positive(time_scale=self.time_scale)
         if self.data_at not in (0, 1):
             raise ValueError(f"data_at is {self.data_at!r}: give the time of the data, 0 or 1.")
+        if not 0 <= self.sigma_min < 1:
+            raise ValueError(f"sigma_min is {self.sigma_min}: give a number from 0 to below 1.")
 
     def __call__(
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
         logsnr = logsnr.expand(len(z)).to(z.device)
-        alpha, sigma = alpha_sigma(align(logsnr, z))
+        if self.sigma_min and logsnr.max() > self.logsnr_max + _ROUNDING:
+            raise ValueError(
+                f"log-SNR {float(logsnr.max()):.4g} is above {self.logsnr_max:.4g}, that of "
+                f"sigma_min={self.sigma_min:g}: give it as logsnr_max."
+            )
+        alpha, _ = alpha_sigma(align(logsnr, z))
+        kept, sigma_tilde = 1 - self.sigma_min, torch.exp(-logsnr / 2)
+        share = 1 / (kept + sigma_tilde)  # of the data, 1 - tau: sigma_tilde = tau' / (1 - tau)
+        z_tau = z * (align(share, z) / alpha).to(z)
         sign = -1 if self.data_at else 1
-        time = self.time_scale * torch.sigmoid(-sign * logsnr / 2)
-        velocity = output(self.network, z / (alpha + sigma).to(z), time, cond=cond)
-        return Flow().split(sign * require_output(velocity, z, logsnr), z, logsnr)
+        time = share if self.data_at else share * (sigma_tilde - self.sigma_min)
+        velocity = output(self.network, z_tau, self.time_scale * time, cond=cond)
+        u = sign * require_output(velocity, z, logsnr)
+        eps_hat = z_tau + align(share, z).to(z) * u
+        return kept * eps_hat - u, eps_hat
 
 
 def denoiser(
-    network: ForeignNetwork, *, data_at: Literal[0, 1], time_scale: float = 1.0
+    network: ForeignNetwork,
+    *,
+    data_at: Literal[0, 1],
+    time_scale: float = 1.0,
+    sigma_min: float = 0.0,
 ) -> VelocityDenoiser:
     r"""A network of velocities $v(z_t, t) = dz_t/dt$ as a denoiser.
 
@@ -78,13 +107,16 @@ def denoiser(
             $z_t = t x + (1 - t) \epsilon$. No default: taking one for the other is an error that
             nothing but the loss shows.
         time_scale: What $t \in [0, 1]$ is multiplied with, such as 1000. Default: nothing.
+        sigma_min: $s$ of optimal-transport paths, $z_t = t x + (1 - (1 - s) t) \epsilon$. Default:
+            0, as in Meta's `CondOTProbPath`.
 
     Returns:
         The denoiser; when called, it raises a ValueError if the network does not take the
         condition, or returns another shape than that of the data, NaN or infinity.
 
     Raises:
-        ValueError: If `data_at` is not 0 or 1, or `time_scale` is not above 0.
+        ValueError: If `data_at` is not 0 or 1, `time_scale` is not above 0, or `sigma_min` not from
+            0 to below 1.
 
     Examples:
         >>> still = denoiser(lambda z, t: torch.zeros_like(z), data_at=0)  # x ~ N(0, 1), t = 1/2
@@ -92,4 +124,6 @@ def denoiser(
         >>> x_hat, eps_hat
         (tensor([[0.7071, 0.7071]]), tensor([[0.7071, 0.7071]]))
     """
-    return VelocityDenoiser(network=network, data_at=data_at, time_scale=time_scale)
+    return VelocityDenoiser(
+        network=network, data_at=data_at, time_scale=time_scale, sigma_min=sigma_min
+    )

@@ -3,14 +3,14 @@
 import abc
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from elbos.conditions import Condition
-from elbos.denoiser import Denoise, estimate
+from elbos.denoiser import Clipping, Denoise, clipping_of, estimate
+from elbos.process import align, alpha_sigma
 from elbos.schedules import Schedule
 
 Estimate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -31,6 +31,8 @@ class Sampler(abc.ABC):
         logsnrs: Float[Tensor, " n"],
         cond: Condition = None,
         generator: torch.Generator | None = None,
+        *,
+        clip: float | None = None,
     ) -> Float[Tensor, "b *d"]:
         r"""The noise `z` taken along `logsnrs`, to the last of them.
 
@@ -40,6 +42,8 @@ class Sampler(abc.ABC):
             logsnrs: Noise levels, increasing, `[n + 1]` for n steps: `grid` makes them.
             cond: What the denoiser is conditioned on, in whatever form it takes.
             generator: Source of the noise that is added, on the CPU. Default: torch's global one.
+            clip: $\hat x$ is clamped to [-clip, clip], and $\hat\epsilon$ follows from it and $z$.
+                Default: as the scheduler of a denoiser of diffusers says; of others not at all.
 
         Returns:
             `z` at the last level, in the dtype of `z`, without a gradient; a sample of data where
@@ -66,8 +70,16 @@ class Sampler(abc.ABC):
         def noise() -> Tensor:
             return torch.randn(z.shape, dtype=z.dtype, generator=generator).to(z.device)
 
-        levels = logsnrs.to(z).unsqueeze(1)
-        return self._sample(partial(estimate, denoiser, cond=cond), z, levels, noise)
+        def clipped(z: Tensor, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+            x_hat, eps_hat = estimate(denoiser, z, logsnr, cond)
+            if clipping is None:
+                return x_hat, eps_hat
+            x_hat = clipping(x_hat)
+            alpha, sigma = alpha_sigma(align(logsnr, z))
+            return x_hat, (z - alpha * x_hat) / sigma
+
+        clipping = clipping_of(denoiser) if clip is None else Clipping(limit=clip)
+        return self._sample(clipped, z, logsnrs.to(z).unsqueeze(1), noise)
 
     @abc.abstractmethod
     def _sample(

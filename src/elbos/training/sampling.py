@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos import samplers
-from elbos.checks import require_finite, require_type
+from elbos.checks import require_finite, require_positive, require_type
 from elbos.conditions import Condition, cond_at, to_device
 from elbos.denoiser import Denoise, Guided
 from elbos.samplers import DPMSolver, Sampler
@@ -48,12 +48,18 @@ class Sampling:
     guidance_max: float = math.inf
     """Highest log-SNR with guidance."""
 
+    clip: float | None = None
+    """The estimate of the data is clamped to [-clip, clip]. Default: as the scheduler of a folder
+    of diffusers says, where a large number turns it off; of a run not at all."""
+
     def __post_init__(self) -> None:
         require_type(Sampler, sampler=self.sampler)
         require_type(Schedule, grid=self.grid)
         require_type(int, num_steps=self.num_steps)
         require_type(int | float, guidance=self.guidance)
         require_finite(self)
+        if self.clip is not None:
+            require_positive(clip=self.clip)
         if self.num_steps < 2:
             raise ValueError(f"num_steps is {self.num_steps}: give at least 2.")
         if not self.guidance_min < self.guidance_max:
@@ -151,4 +157,4 @@ def sample(
         g = generator(seed, batch)
         some = to_device(cond_at(cond, slice(start, stop)), device)
         z = torch.randn(stop - start, *shape, generator=g).to(device)
-        yield sampling.sampler(denoiser, z, logsnrs, some, g).cpu()
+        yield sampling.sampler(denoiser, z, logsnrs, some, g, clip=sampling.clip).cpu()

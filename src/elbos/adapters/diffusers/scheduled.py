@@ -3,7 +3,7 @@ r"""A network of diffusers with its scheduler, as a denoiser of $z$ at any log-S
 The scheduler says what the network sees at a noise level (`levels`), and by its `prediction_type`
 what it returns: $\epsilon$, $x$, $v$, the velocity of flow matching, or EDM's $F$. That is the pair
 $(a, b)$ of a `Parameterization`, whose 2x2 solve gives both estimates. What is done to them in
-sampling only (clipping, thresholding, guidance) is not done here.
+sampling only is left to samplers: `clipping` says what the scheduler clips.
 
 Data are what the network was trained on: images in [-1, 1], or latents that are already scaled.
 `scaling_factor` and `shift_factor` of a VAE belong to the data (see `pipeline.Latents`).
@@ -27,9 +27,10 @@ from elbos.adapters.calls import (
 )
 from elbos.adapters.diffusers.levels import Levels, LogSigma, Steps, levels_of
 from elbos.adapters.diffusers.schedulers import loss_table
-from elbos.adapters.diffusers.training import Config, Training
+from elbos.adapters.diffusers.training import Config, Training, flag, number
 from elbos.checks import require_positive
 from elbos.conditions import Condition
+from elbos.denoiser import Clipping
 from elbos.parameterizations import Parameterization
 from elbos.process import align
 
@@ -45,6 +46,7 @@ _TIMES_TO_ONE = (
     "PRX",
     "Qwen",
 )
+_CLIPPED = ("DDPM", "DDIM", "RePaint", "UnCLIP")  # where `clip_sample` is true by default
 _REVERSED_TIMES = ("Lumina", "ZImage")
 
 
@@ -60,6 +62,8 @@ class ScheduledDenoiser:
         time_scale: What the timestep is multiplied with.
         is_discrete: Whether the timestep is rounded to the nearest step.
         time_name: The keyword of the timestep; None: it is the second argument.
+        clipping: What the scheduler does to the estimate of the data in sampling, and samplers do;
+            None: nothing.
     """
 
     network: ForeignNetwork
@@ -69,6 +73,7 @@ class ScheduledDenoiser:
     time_scale: float
     is_discrete: bool
     time_name: str | None
+    clipping: Clipping | None = None
 
     @property
     def logsnr_min(self) -> float:
@@ -80,10 +85,17 @@ class ScheduledDenoiser:
         """The cleanest level that the scheduler has a timestep for."""
         return self.levels.logsnr_max
 
-    def timestep(self, logsnr: Float[Tensor, " b"]) -> Tensor:
-        """What the network is given as timestep at these noise levels."""
+    def timestep(self, logsnr: Float[Tensor, " b"], dtype: torch.dtype = torch.float32) -> Tensor:
+        """What the network is given as timestep at these noise levels, on their device: int64 where
+        it looks steps up in a table, else float64 if its parameters are, and float32; of a network
+        without parameters as for those of `dtype`.
+        """
         timestep = self.levels.timestep(logsnr)
-        return timestep.round().long() if self.is_discrete else self.time_scale * timestep
+        if self.is_discrete:
+            return timestep.round().long().to(logsnr.device)
+        is_double = input_dtype(self.network, torch.empty(0, dtype=dtype)) == torch.float64
+        dtype = torch.float64 if is_double else torch.float32
+        return (self.time_scale * timestep).to(dtype).to(logsnr.device)
 
     def __call__(
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
@@ -122,11 +134,7 @@ class ScheduledDenoiser:
 
     def _call(self, scaled: Tensor, logsnr: Tensor, cond: Condition) -> Tensor:
         """The network's output for an input that is scaled already."""
-        timestep = self.timestep(logsnr)
-        if not self.is_discrete:
-            is_double = input_dtype(self.network, scaled) == torch.float64
-            timestep = timestep.to(torch.float64 if is_double else torch.float32)
-        timestep = timestep.to(scaled.device)  # last: there are devices without float64
+        timestep = self.timestep(logsnr, scaled.dtype)
         named = cond if cond is None or isinstance(cond, Mapping) else {"class_labels": cond}
         if self.time_name is None:
             return output(self.network, scaled, timestep, cond=named)
@@ -194,7 +202,21 @@ def denoiser(
         time_scale=time_scale,
         is_discrete=is_discrete,
         time_name=_time_name(network),
+        clipping=_clipping(config),
     )
+
+
+def _clipping(config: Config) -> Clipping | None:
+    """What a scheduler does to the estimate of the data, with the defaults of its class."""
+    name = str(config["_class_name"]).removesuffix("Scheduler").removesuffix("Parallel")
+    if flag(config, "thresholding"):
+        return Clipping(
+            limit=number(config, "sample_max_value", 1.0, above=0),
+            quantile=number(config, "dynamic_thresholding_ratio", 0.995, above=0),
+        )
+    if bool(config.get("clip_sample", name in _CLIPPED)):
+        return Clipping(limit=number(config, "clip_sample_range", 1.0, above=0))
+    return None
 
 
 def _config(scheduler: Any) -> Config:
