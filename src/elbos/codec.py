@@ -31,6 +31,7 @@ from elbos.schedules import Mixture, Schedule
 from elbos.tabulated import Tabulated
 from elbos.weightings import WeightFunction, Weighting
 
+LATE = "late"  # in the metadata of a field that a class got after objects of it were written
 _MAX_LISTED = 8  # numbers in a message
 _MAX_TEXT = 200  # characters
 _FUNCTION = r"""('[^']*'|"[^"]*")|[^\s'"(),=]+\.py:\w+"""  # a quoted text, or FILE.py:FUNCTION
@@ -101,10 +102,15 @@ def _classes(admitted: tuple[Any, ...]) -> dict[str, type]:
 
 
 def encode(value: Any) -> Any:
-    """A dataclass, or a value of one of its fields, as JSON values."""
+    """A dataclass, or a value of one of its fields, as JSON values.
+
+    Fields of `LATE` are left out where they are at their default: digests of before stand.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
-            f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init
+            f.name: encode(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.init and not (f.metadata.get(LATE) and getattr(value, f.name) == f.default)
         }
         return {"type": type(value).__name__, **fields}
     if isinstance(value, tuple):
@@ -189,6 +195,8 @@ def require_types(value: Any) -> None:
 def _named(option: Any) -> str:
     if get_origin(option) is typing.Literal:
         return " or ".join(map(repr, get_args(option)))
+    if len(members := _options(option, ())) > 1:
+        return " or ".join(map(_named, members))
     return str(getattr(option, "__name__", option))
 
 

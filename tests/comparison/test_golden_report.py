@@ -39,6 +39,7 @@ def test_report_of_stored_scores_is_unchanged():
     found = stored_comparison()
     assert_unchanged(found.to_dict(), "report_of_scores.json", rel=1e-9)
     assert Comparison.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert len(repr(found)) < 200
 
 
 def test_report_of_a_small_comparison_is_unchanged(pictures, folder):

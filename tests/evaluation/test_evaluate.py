@@ -115,6 +115,7 @@ def test_the_command_writes_what_python_returns(
     shown = elbos("evaluate", "digits", *few).out
     result = Run("digits").evaluate(**settings)
     assert Evaluation.load("digits/eval.json") == result
+    assert len(repr(result)) < 200
     assert json.loads(elbos("evaluate", "digits", *few, "--json").out) == result.to_dict()
     page = html.unescape(re.sub("<.*?>", "", Path("digits/eval.html").read_text()))
     for part in ("weighting", "schedule", "parameterization", "network", "optimizer"):

@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import pytest
 from tables import PARAMETERIZATIONS, SCHEDULES, WEIGHTINGS
@@ -65,6 +65,13 @@ def test_text_is_read_as_python_is(kind: Any, text: str, expected: Any) -> None:
     if expected is None:
         expected = eval(text.replace("V,", "V(),"), names)  # noqa: S307
     assert parse(kind, text) == expected
+
+
+def test_types_that_are_expected_are_named():
+    kinds = Union[int, float], Union[str, None]  # noqa: UP007, as of a table of classes
+    with pytest.raises(ValueError, match="int or float, str") as error:
+        parse(tuple[kinds], "3")
+    assert "Union" not in str(error.value)
 
 
 @pytest.mark.parametrize("form", ["{}", "'{}'", "Shifted({}, 1.0)", "Monotone('{}')"])

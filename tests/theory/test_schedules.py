@@ -181,6 +181,19 @@ def test_a_mixture_is_drawn_from_its_parts():
     assert mixture.density(torch.tensor([4.0, -1.0, -3.0])).tolist() == [0.03125, 0.375, 0]
 
 
+@pytest.mark.parametrize("shares", [(1.0, 1.0), (3.0, 1.0), (0.3, 0.7)])
+def test_a_mixture_with_a_gap_is_never_drawn_in_it(shares):
+    """At the time of the gap, too, where levels are found to 8 / 2^30, in float64."""
+    high = schedules.Linear(logsnr_min=2.1, logsnr_max=6.0)
+    mixture = schedules.Mixture(schedules=(NARROW, high), shares=shares)
+    gap = shares[1] / sum(shares)
+    t = torch.tensor([0.0, gap, math.nextafter(gap, 1), math.nextafter(gap, 0), 1.0]).double()
+    t = torch.cat([t, torch.linspace(0, 1, 1001).double(), torch.tensor([gap]).double()])
+    logsnr = mixture.logsnr(t)
+    assert mixture.log_density(logsnr).isfinite().all()
+    torch.testing.assert_close(mixture.time(logsnr), t, rtol=0, atol=8 / 2**30)
+
+
 def test_flow_times_shift_and_map():
     """A shift of normal log-SNR is a mean; uniform times on a range are a truncation."""
     t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)

@@ -168,6 +168,7 @@ def test_a_run_is_loaded_with_its_network_and_sampled(tmp_path: Path, form: str)
         **SETTINGS,
     )
     run = Run(tmp_path, network=new_net(seed=1), null_cond=null)
+    assert repr(run) == f"Run({str(tmp_path)!r}, step={run.step})"
     cond: Any = torch.tensor([0, 1, 2, 0])
     cond = {"label": cond, "text": torch.ones(4, 3)} if form == "dict" else cond
     plain = run.sample(4, cond=cond, num_steps=4)

@@ -369,6 +369,25 @@ def test_no_bin_of_a_curve_is_empty(num, num_bins, generator):
         assert min(curve.standard_error) > 0
 
 
+def test_results_are_shown_in_a_line():
+    """Their numbers are in `to_dict`, a megabyte of them."""
+    validator, found = Validator(IMAGES, num_levels=256), bits()
+    tuned = validator.tuned(validator.pilot(DENOISER, num_samples=8))
+    for one in (validator, tuned, found, found.measurements, found.by_level, tuned.control):
+        assert len(repr(one)) < 140
+        assert "\n" not in repr(one)
+    assert f"{found.bits_per_dim:.4f}" in repr(found)
+    assert "30 samples" in repr(validator)
+
+
+def test_a_gain_is_above_0_where_the_second_is_better():
+    validator = Validator(gaussian(0.5, 4).sample(50)[0], **ENDS)
+    before, after = validator(gaussian(0.9, 4)), validator(gaussian(0.5, 4))
+    gain = validator.compare(before, after).mean
+    assert gain == pytest.approx(before.bits_per_dim - after.bits_per_dim)
+    assert gain > 0
+
+
 def test_subsets_are_those_samples():
     found = bits()
     some = torch.tensor([3, 4, 20])

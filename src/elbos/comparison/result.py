@@ -228,6 +228,11 @@ class Comparison:
     protocol: Protocol | None
     remarks: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return (
+            f"Comparison({self.name!r}, {len(self.objectives)} objectives, {len(self.seeds)} seeds)"
+        )
+
     @property
     def main_metrics(self) -> tuple[Metric, ...]:
         """The metrics that have verdicts."""

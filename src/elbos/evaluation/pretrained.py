@@ -71,9 +71,8 @@ class Pretrained:
     """A pipeline with the images that it is evaluated on: a `Model`, evaluated in float32.
 
     It is measured and sampled between the ends of its scheduler's noise levels, by the samplers of
-    this library: what its scheduler does in sampling (clipping, thresholding) is not done. The
-    likelihood of a latent pipeline is that of latents, which are sampled once from the encoder's
-    distribution; its samples are decoded.
+    this library, which clip what its scheduler clips. The likelihood of a latent pipeline is that
+    of latents, which are sampled once from the encoder's distribution; its samples are decoded.
 
     Attributes:
         name: The folder that it was read from.
@@ -102,6 +101,9 @@ class Pretrained:
     relative_width = None
     precision = "fp32"
     sampling = Sampling()
+
+    def __repr__(self) -> str:
+        return f"Pretrained({self.name!r})"
 
     @classmethod
     def from_folder(
@@ -207,6 +209,7 @@ class Pretrained:
         return {
             "weights": digest_of(weights),
             "pipeline": digest(described),
+            "clipping": repr(self.pipeline.denoiser.clipping),
             "format": self.origin.format,
             "precision": self.precision,
             "ends": (self.schedule.logsnr_min, self.schedule.logsnr_max),

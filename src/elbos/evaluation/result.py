@@ -208,6 +208,13 @@ class Evaluation:
     protocol: Protocol
     floors: Mapping[str, Floor] | None = None
 
+    def __repr__(self) -> str:
+        bits = ", ".join(
+            f"{name}: {one.bits_per_dim:.4f} ± {one.standard_error:.4f} bits/dim"
+            for name, one in self.results.items()
+        )
+        return f"Evaluation({self.run!r}, {self.num_images} images, {bits})"
+
     @property
     def is_of_latents(self) -> bool:
         """Whether the likelihood is one of latents: a density, known up to a constant."""

@@ -19,7 +19,8 @@ def invert(
 ) -> Float[Tensor, "*b"]:
     r"""The $x$ in [`low`, `high`] with $f(x) = y$: by bisection, then by Newton's method.
 
-    Its derivative is $1/f'(x)$, that of the last step.
+    Its derivative is $1/f'(x)$, that of the last step. Where $f$ is flat at $y$, as the integral
+    of a density with a gap, $x$ is just below.
 
     Args:
         f: An increasing function of each element.
@@ -34,13 +35,17 @@ def invert(
         >>> invert(torch.exp, torch.exp, x, x - 2, x, 12)
         tensor([0.6931])
     """
+
+    def sloping(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        return torch.where(slope(x.detach()) > 0, x, low)
+
     with torch.no_grad():
         for _ in range(num_halvings):
             middle = (low + high) / 2
             is_below = f(middle) < y
             low, high = torch.where(is_below, middle, low), torch.where(is_below, high, middle)
-        x = (low + high) / 2
+        x = sloping((low + high) / 2)
         for _ in range(_NUM_NEWTON - 1):
-            x = torch.clamp(x - (f(x) - y) / slope(x), low, high)
+            x = sloping(torch.clamp(x - (f(x) - y) / slope(x), low, high))
         error, derivative = f(x), slope(x)
-    return torch.clamp(x - (error - y) / derivative, low, high)
+    return sloping(torch.clamp(x - (error - y) / derivative, low, high))

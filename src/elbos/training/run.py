@@ -103,6 +103,9 @@ class Run:
         self.network.eval().requires_grad_(False)
         self.denoiser = Denoiser(self.network, self.config.parameterization)
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.directory.path)!r}, step={self.step})"
+
     @classmethod
     def with_function(cls, path: Path, function: str | None) -> "Run":
         """The run in `path`, whose user-defined network, if it has one, FILE.py:FUNCTION builds.

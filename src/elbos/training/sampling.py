@@ -11,6 +11,7 @@ from torch import Tensor
 
 from elbos import samplers
 from elbos.checks import require_finite, require_positive, require_type
+from elbos.codec import LATE
 from elbos.conditions import Condition, cond_at, to_device
 from elbos.denoiser import Denoise, Guided
 from elbos.samplers import DPMSolver, Sampler
@@ -48,7 +49,7 @@ class Sampling:
     guidance_max: float = math.inf
     """Highest log-SNR with guidance."""
 
-    clip: float | None = None
+    clip: float | None = field(default=None, metadata={LATE: True})
     """The estimate of the data is clamped to [-clip, clip]. Default: as the scheduler of a folder
     of diffusers says, where a large number turns it off; of a run not at all."""
 

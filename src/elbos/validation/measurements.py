@@ -47,6 +47,10 @@ class ControlVariate:
     logsnr: Float[Tensor, " k"]
     loss: Float[Tensor, " k"]
 
+    def __repr__(self) -> str:
+        ends = f"log-SNR {self.logsnr[0]:g} to {self.logsnr[-1]:g}"
+        return f"ControlVariate({len(self.logsnr)} nodes, {ends})"
+
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         width = self.logsnr[1] - self.logsnr[0]
         place = ((logsnr - self.logsnr[0]) / width).clamp(0, len(self.logsnr) - 1)
@@ -82,6 +86,10 @@ class Measurements:
 
     def __len__(self) -> int:
         return len(self.loss)
+
+    def __repr__(self) -> str:
+        num, num_rounds, num_times = self.loss.shape
+        return f"Measurements({num} samples, {num_rounds} rounds of {num_times} noise levels)"
 
     @cached_property
     def order(self) -> Int64[Tensor, " n"]:

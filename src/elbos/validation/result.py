@@ -37,6 +37,10 @@ class Curve:
     standard_error: tuple[float, ...]
     measurement_error: tuple[float, ...]
 
+    def __repr__(self) -> str:
+        ends = f"log-SNR {self.logsnr[0]:g} to {self.logsnr[-1]:g}"
+        return f"Curve({len(self.logsnr)} estimates, {ends})"
+
     @classmethod
     def from_estimates(cls, logsnr: Float[Tensor, " k"], estimates: list[Estimate]) -> "Curve":
         """The curve of an estimate at each noise level."""
@@ -68,6 +72,13 @@ class Validation:
     decoder: Float[Tensor, "n r"]
     num_levels: int | None
     labels: Int64[Tensor, " n"] | None = None
+
+    def __repr__(self) -> str:
+        bits = self.bits
+        return (
+            f"Validation({bits.mean:.4f} ± {bits.standard_error:.4f} bits/dim, {bits.num} samples, "
+            f"{self.num_evaluations} evaluations)"
+        )
 
     @property
     def diffusion(self) -> Float[Tensor, "n r"]:

@@ -125,6 +125,12 @@ class Validator:
     def __len__(self) -> int:
         return len(self._source)
 
+    def __repr__(self) -> str:
+        names = "num_levels", "logsnr_min", "logsnr_max", "num_evaluations", "seed"
+        settings = ", ".join(f"{name}={getattr(self, name)}" for name in names)
+        is_tuned = "" if self.control is None else ", tuned"
+        return f"Validator({len(self)} samples, {settings}{is_tuned})"
+
     @cached_property
     def _source(self) -> Batched:
         if isinstance(self.data, Batched) and not hasattr(self.data, "__getitem__"):
@@ -286,9 +292,11 @@ class Validator:
         schedule, control = fit(pilot)
         return replace(self, schedule=schedule, control=control)
 
-    def compare(self, first: Validation, second: Validation) -> Estimate:
-        """The bound of the first less that of the second (`Validation.difference`)."""
-        return first.difference(second)
+    def compare(self, before: Validation, after: Validation) -> Estimate:
+        """The gain in bits/dim: the bound of `before` less that of `after`, above 0 where `after`
+        is better (`Validation.difference`).
+        """
+        return before.difference(after)
 
     def _round(
         self,
