@@ -43,7 +43,7 @@ def tensors(run: Path) -> dict[str, Tensor]:
 def log(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, without their speed."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    speed = {"images_per_sec", "data_wait", "peak_memory_gib"}
+    speed = {"images_per_sec", "data_wait", "peak_memory_gib", "mfu"}
     return [{k: v for k, v in line.items() if k not in speed} for line in lines]
 
 

@@ -9,11 +9,12 @@ import torch
 from tiny import DIGITS, log, tensors
 
 from elbos.runs.directory import RunDirectory
-from elbos.training import machine
+from elbos.schedules import Cosine
+from elbos.training import machine, trainer
 from elbos.training.config import run_config
-from elbos.training.fit import train
+from elbos.training.fit import fit, train
 from elbos.training.machine import best_precision, fast_kernels
-from elbos.training.settings import Execution, Optimizer
+from elbos.training.settings import Execution, Optimizer, Output
 
 ONE_STEP = replace(DIGITS, num_images=16)
 
@@ -119,3 +120,20 @@ def test_a_warmup_of_more_than_a_fifth_is_said_with_the_learning_rate_that_is_re
     assert (text in capsys.readouterr().err) == is_said
     lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert all(0 <= line["data_wait"] <= 1 for line in lines if "loss" in line)
+
+
+def test_the_share_of_a_known_peak_is_logged(tmp_path, monkeypatch):
+    """Of the multiply-adds of a linear map, two FLOPs each, three times: forward and backward."""
+
+    class Net(torch.nn.Linear):
+        def forward(self, z, logsnr):
+            return super().forward(z)
+
+    objective = replace(DIGITS.objective, schedule=Cosine())
+    monkeypatch.setattr(trainer, "peak_flops", lambda *_: 1e9)
+    how = {"num_images": 32, "batch_size": 16, "output": Output(log_every=16), "precision": "fp32"}
+    fit(Net(5, 5), torch.zeros(64, 5), objective, run=tmp_path, **how)
+    lines = list(map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()))
+    assert lines
+    for line in lines[:2]:
+        assert line["mfu"] == pytest.approx(3 * 2 * 5 * 5 * line["images_per_sec"] / 1e9)

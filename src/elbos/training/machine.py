@@ -28,6 +28,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _OLD_LIMIT = 2**25  # half a heap: the most that older versions take
 _SIZE, _NUM_ROUNDS = 256, 10  # of matrices: large enough to be computed in blocks, and milliseconds
 _CLEARLY_SLOWER = 1.3
+_PEAKS = {  # dense bfloat16 FLOP/s, by what the device's name holds
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+}
 
 
 def keep_freed_memory() -> None:
@@ -104,6 +112,14 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
+
+
+def peak_flops(config: Config, device: torch.device) -> float | None:
+    """The most FLOP/s of matrix products in bfloat16, if the run computes in it on a known GPU."""
+    if device.type != "cuda" or config.precision != "bf16":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in _PEAKS.items() if part in name), None)
 
 
 # --- precision -----------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ class Monitor:
         machine: The device and precision, as text.
         is_main: Whether this process is the one that writes.
         on_images: Called with the number of images seen, after each step.
+        seconds_per_image: At the devices' peak, if that is known.
 
     Raises:
         ValueError: If a tracker does not start.
@@ -48,9 +49,11 @@ class Monitor:
         machine: str,
         is_main: bool,
         on_images: OnImages,
+        seconds_per_image: float | None = None,
     ) -> None:
         self.config, self.run, self.state, self.is_main = config, run, state, is_main
         self.machine, self.on_images = machine, on_images
+        self.seconds_per_image = seconds_per_image
         self.trackers = Trackers(config, run, state.step, is_main=is_main)
         self.step_before, self.since, self.waited_before = state.step, time.perf_counter(), 0.0
         self.console = Console(file=unfailing(sys.stderr), quiet=not is_main)
@@ -118,6 +121,8 @@ class Monitor:
             "images_per_sec": num_images_since / (now - self.since),
             "data_wait": (waited - self.waited_before) / (now - self.since),
         }
+        if self.seconds_per_image is not None:  # model FLOPs utilization
+            values["mfu"] = self.seconds_per_image * values["images_per_sec"]
         if torch.cuda.is_available():
             values["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         by_level = state.by_level.result()
@@ -141,6 +146,7 @@ class Monitor:
             f"{num_images:,} of {total:,} images, {rate} images/s, "
             f"{clock(seconds_left)} left, loss {loss:.4f}"
             + (f", {wait:.0%} waiting for data" if wait >= 0.05 else "")
+            + (f", {values['mfu']:.0%} of the peak" if "mfu" in values else "")
         )
 
     def _beginning(self) -> str:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from elbos import files
 from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.conditions import cond_at, to_device
-from elbos.denoiser import Denoiser
+from elbos.denoiser import Denoiser, network_output
 from elbos.errors import Diverged, Interrupted
 from elbos.likelihood import warn_if_unresolved
 from elbos.philox import key_of
@@ -39,7 +39,14 @@ from elbos.training.config import Config
 from elbos.training.data import Batch, Batches, Samples, StoredBatch
 from elbos.training.initial import averaged_weights
 from elbos.training.loss import Loss
-from elbos.training.machine import autocast, described, fast_kernels, machine, record
+from elbos.training.machine import (
+    autocast,
+    described,
+    fast_kernels,
+    machine,
+    peak_flops,
+    record,
+)
 from elbos.training.monitor import Monitor, OnImages
 from elbos.training.network import OwnNetwork
 from elbos.training.processes import Processes
@@ -50,6 +57,7 @@ from elbos.training.sharding import (
     require_shareable,
     returning_views,
     set_is_last_part,
+    sharded_parts,
     share_buffers,
     share_initial,
     whole,
@@ -148,6 +156,7 @@ class Trainer:
             self.run,
             state,
             machine=self.described(),
+            seconds_per_image=self.seconds_per_image(),
             is_main=processes.is_main,
             on_images=on_images,
         )
@@ -326,6 +335,23 @@ class Trainer:
         shared = f"{num} processes, each with " if num > 1 else ""
         device = machine(self.device)["device"]
         return f"{shared}{device}, {described(self.config, self.device)}"
+
+    def seconds_per_image(self) -> float | None:
+        """The time of an image at the peak of all devices, if it is known: three times the FLOPs of
+        the averaged network's forward pass, as the backward pass has twice those of forward.
+        """
+        peak = peak_flops(self.config, self.device)
+        if peak is None or sharded_parts(self.state.ema.network):
+            return None
+        from torch.utils.flop_counter import FlopCounterMode  # takes half a second to import
+
+        x, cond, rows, epochs = self.batches[self.state.step].on(self.device)
+        x = self.data.augmented(x, Visits(self.key, rows, epochs))[:1]
+        cond = cond_at(cond, slice(1)) if self.config.use_labels else None
+        with FlopCounterMode(display=False) as counter, autocast(self.config, self.device):
+            network_output(self.state.ema.network, x, x.new_zeros(1), cond)
+        num_flops: int = counter.get_total_flops()
+        return 3 * num_flops / (peak * self.processes.num)
 
     def validate(self) -> Validation | None:
         """The bound on validation samples, if there are any; and write a grid of samples."""
