@@ -80,6 +80,7 @@ ENCODE = ["data", "encode"]  # runs on several processes, as no other kind of it
 
 def main() -> None:
     """Run the command that the process was called with, and exit with its status."""
+    _open_closed_streams()
     warnings.formatwarning = lambda message, *_: f"elbos: warning: {flat(message)}\n"
     sys.stderr = unfailing(sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -141,6 +142,16 @@ def command(verb: str, words: list[str]) -> Callable[[], None]:
     signal.signal(signal.SIGINT, handler)
     parsed: Callable[[], None] = module.command(words)
     return parsed
+
+
+def _open_closed_streams() -> None:
+    """Let a standard stream that is closed be the null device, as `>&-` leaves it: the next file
+    that is opened, such as a checkpoint, would have its number, and get what is printed.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest one that is free: the stream's
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def _stop(*_: object) -> None:
