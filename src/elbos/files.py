@@ -178,9 +178,11 @@ def partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what processes of this machine that were killed left half-written in `folder`."""
-    for path in folder.glob(f".*.{_HOST}.*.partial"):
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Delete what processes of this machine that were killed left half-written in `folder`, of the
+    files or folders that a pattern names.
+    """
+    for path in folder.glob(f".{name}.{_HOST}.*.partial"):
         pid = path.name.split(".")[-2]
         if not (pid.isdigit() and _is_another_process(int(pid))):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -199,14 +201,14 @@ def _is_another_process(pid: int) -> bool:
     return True
 
 
-def expanded(path: Path) -> Path:
+def expanded(path: Path | str) -> Path:
     """An absolute path, with `~` for a home directory.
 
     Raises:
         FileNotFoundError: If there is no such home directory.
     """
     try:
-        return path.expanduser().absolute()
+        return Path(path).expanduser().absolute()
     except RuntimeError as error:
         raise FileNotFoundError(
             errno.ENOENT, "the home directory is not known: name a path without ~", str(path)

@@ -1,6 +1,7 @@
 """Exports: what diffusers and the library open, and what they then compute."""
 
 import json
+import os
 import re
 import sys
 from dataclasses import replace
@@ -15,7 +16,7 @@ from commands import Elbos, assert_one_line, snapshot
 from tiny import DIGITS
 
 import elbos as library
-from elbos import adapters
+from elbos import adapters, files
 from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.adapters.diffusers.trained import trained_levels
 from elbos.evaluation.pretrained import Pretrained
@@ -265,6 +266,8 @@ def test_a_folder_is_free_or_an_export_of_the_same_run() -> None:
         assert snapshot(Path()) == before
     Path("clone/.git").mkdir(parents=True)
     Path("clone/.git/HEAD").touch()
+    own = files.partial(Path("clone")).name
+    Path(own.replace(f".{os.getpid()}.", ".999999999.")).mkdir()  # of a process that was killed
     export(run, "clone")
     longer = replace(DIGITS, num_images=960)
     later = Run(write_run(Path("longer"), longer, step=60))

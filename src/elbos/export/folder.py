@@ -1,5 +1,6 @@
 """The folder of an export: written beside its place, whole, and then moved there."""
 
+import glob
 import json
 import shutil
 from collections.abc import Mapping
@@ -50,7 +51,7 @@ def export(
     require_exportable(run, folder, vae)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = files.partial(folder.resolve())
-    shutil.rmtree(partial, ignore_errors=True)  # of a process of this number that was killed
+    files.remove_leftovers(partial.parent, glob.escape(folder.resolve().name))
     try:
         with files.named_errors(folder):
             partial.mkdir()
