@@ -1,14 +1,20 @@
 """Checks of arguments that users give, each failing with one line that says what to do."""
 
 import dataclasses
+import functools
+import inspect
 import math
 import numbers
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import UnionType
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
 from elbos.errors import MAX_SHOWN
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def require_positive(**values: float) -> None:
@@ -26,22 +32,132 @@ def require_positive(**values: float) -> None:
             raise ValueError(f"{name} is {value!r}: give a number above 0.")
 
 
-def require_type(kind: type | UnionType, /, **values: Any) -> None:
-    """Raise a TypeError that names the first argument that is no object of this class.
+class WrongTypeError(TypeError, ValueError):
+    """A value of another type than its name stands for."""
+
+
+def require_type(kind: Any, /, **values: Any) -> None:
+    """Raise a WrongTypeError that names the first argument that an annotation does not admit.
 
     Examples:
         >>> require_type(int, num_images=1000)
         >>> require_type(int, num_images=1.5)
         Traceback (most recent call last):
         ...
-        TypeError: num_images is 1.5: give an object of type int.
+        elbos.checks.WrongTypeError: num_images is 1.5: give an object of type int.
     """
     for name, value in values.items():
-        if not isinstance(value, kind):
+        if not _admits(kind, value):
             what = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
-            shown = what if len(what) <= MAX_SHOWN else f"of type {type(value).__name__}"
-            wanted = kind.__name__ if isinstance(kind, type) else str(kind)
-            raise TypeError(f"{name} is {shown}: give an object of type {wanted}.")
+            is_short = len(what) <= MAX_SHOWN and what.isprintable()
+            shown = what if is_short else f"of type {type(value).__name__}"
+            raise WrongTypeError(f"{name} is {shown}: give an object of type {type_names(kind)}.")
+
+
+class Typed:
+    """A dataclass that admits no values of other types than its fields have."""
+
+    def __post_init__(self) -> None:
+        cls: Any = type(self)
+        for name, kind in _field_types(cls).items():
+            require_type(kind, **{name: getattr(self, name)})
+
+    def __init_subclass__(cls) -> None:
+        """Check the types before what a class checks itself."""
+        super().__init_subclass__()
+        if own := vars(cls).get("__post_init__"):
+
+            @functools.wraps(own)
+            def checked(self: Typed) -> None:
+                Typed.__post_init__(self)
+                own(self)
+
+            cls.__post_init__ = checked  # type: ignore[method-assign]
+
+
+def typed(function: F) -> F:
+    """Let a function that users call refuse arguments of other types than its annotations."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:  # an argument is missing: Python says so
+            given = {}
+        kinds = _types(function)
+        for name in given.keys() & kinds.keys():
+            require_type(kinds[name], **{name: given[name]})
+        return function(*args, **kwargs)
+
+    return checked  # type: ignore[return-value]
+
+
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """The members of a union, and of the unions in it, without what annotates them."""
+    if get_origin(kind) is Annotated:
+        return alternatives(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return tuple(one for member in get_args(kind) for one in alternatives(member))
+    return (kind,)
+
+
+def type_names(kind: Any) -> str:
+    """The names of what an annotation admits, five at most."""
+    names: list[str] = []
+    for one in alternatives(kind):
+        if get_origin(one) is Literal:
+            names += map(repr, get_args(one))
+        elif get_origin(one) in (tuple, Sequence):
+            names.append(f"{get_origin(one).__name__} of {type_names(get_args(one)[0])}")
+        else:
+            names.append("None" if one is type(None) else getattr(one, "__name__", str(one)))
+    more = f" or {len(names) - 5} more" if len(names) > 6 else ""
+    return " or ".join(names[:5] if more else names) + more
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type, as far as that can be told; a list may stand for a tuple."""
+    if kind is Any:
+        return True
+    origin, inner = get_origin(kind) or kind, get_args(kind)
+    if origin is Literal:
+        return any(type(value) is type(one) and value == one for one in inner)
+    if origin in (int, float):
+        return isinstance(value, int | origin) and not isinstance(value, bool)
+    if origin is tuple:
+        is_list = isinstance(value, tuple | list)
+        kinds = inner[:1] * len(value) if is_list and ... in inner else inner
+        return is_list and all(map(_admits, kinds, value)) and len(kinds) == len(value)
+    if origin is Callable:
+        return callable(value)
+    if origin is Sequence:
+        is_sequence = isinstance(value, Sequence) and not isinstance(value, str)
+        return is_sequence and all(_admits(inner[0], item) for item in value)
+    origin = str | Path if origin is Path else getattr(origin, "array_type", origin)  # jaxtyping's
+    if not isinstance(origin, type | UnionType) or getattr(origin, "_is_protocol", False):
+        return True
+    return isinstance(value, origin)
+
+
+def _admits(kind: Any, value: Any) -> bool:
+    return any(_is(value, one) for one in alternatives(kind))
+
+
+@functools.cache
+def _field_types(cls: Any) -> dict[str, Any]:
+    """The types of the fields that a dataclass is made from, by name."""
+    kinds = _types(cls)
+    return {f.name: kinds[f.name] for f in dataclasses.fields(cls) if f.init and f.name in kinds}
+
+
+@functools.cache
+def _types(annotated: Any) -> dict[str, Any]:
+    """The annotations of a class or function by name; none where some name is not to be found."""
+    try:
+        return get_type_hints(annotated)
+    except NameError:
+        return {}
 
 
 def require_floating(**tensors: Tensor) -> None:
@@ -55,8 +171,9 @@ def require_floating(**tensors: Tensor) -> None:
         ...
         ValueError: t is torch.int64: give floating-point numbers.
     """
-    require_type(Tensor, **tensors)
     for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):  # of every step, and compiled
+            require_type(Tensor, **{name: tensor})
         if not tensor.is_floating_point():
             raise ValueError(f"{name} is {tensor.dtype}: give floating-point numbers.")
 

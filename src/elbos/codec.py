@@ -18,12 +18,12 @@ import hashlib
 import json
 import math
 import re
-import types
 import typing
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from elbos import adaptive, parameterizations, schedules, weightings
+from elbos.checks import alternatives, type_names
 from elbos.errors import shortened, suggestion
 from elbos.parameterizations import Parameterization
 from elbos.samplers import SAMPLERS, Sampler
@@ -80,11 +80,8 @@ def _options(annotation: Any, tables: tuple[tuple[Any, tuple[type, ...]], ...]) 
     for kind, table in tables:
         if annotation == kind:
             return table
-    if get_origin(annotation) is typing.Annotated:
-        return _options(get_args(annotation)[0], tables)
-    if get_origin(annotation) in (typing.Union, types.UnionType):
-        return tuple(o for member in get_args(annotation) for o in _options(member, tables))
-    return (annotation,)
+    members = alternatives(annotation)
+    return members if len(members) == 1 else tuple(o for m in members for o in _options(m, tables))
 
 
 def classes(annotation: Any) -> dict[str, type]:
@@ -158,7 +155,7 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
             return float(value)
         if isinstance(option, type) and type(value) is option:
             return value
-    raise ValueError(f"{where} is {value!r}: expected {' or '.join(map(_named, admitted))}.")
+    raise ValueError(f"{where} is {value!r}: expected {type_names(annotation)}.")
 
 
 def _decode_fields(cls: type, value: dict[str, Any], where: str) -> Any:
@@ -185,19 +182,11 @@ def _types(cls: type) -> dict[str, Any]:
     return get_type_hints(cls, include_extras=True)
 
 
-def require_types(value: Any) -> None:
-    """Raise a ValueError that names the first field of a dataclass that is not of its type."""
+def require_encodable(value: Any) -> None:
+    """Raise a ValueError that names the first field of a dataclass that no file can hold."""
     hints = _types(value.__class__)
     for f in dataclasses.fields(value):
         decode(hints[f.name], encode(getattr(value, f.name)), f.name)
-
-
-def _named(option: Any) -> str:
-    if get_origin(option) is typing.Literal:
-        return " or ".join(map(repr, get_args(option)))
-    if len(members := _options(option, ())) > 1:
-        return " or ".join(map(_named, members))
-    return str(getattr(option, "__name__", option))
 
 
 def digest(value: Any) -> str:
@@ -268,7 +257,7 @@ def _as_json(annotation: Any, node: ast.expr, where: str, runs_files: bool) -> A
         parts, kinds = node.elts if isinstance(node, ast.Tuple) else [node], get_args(annotation)
         if len(parts) != len(kinds):
             raise ValueError(
-                f"{where} is {_shown(node)!r}: expected {', '.join(map(_named, kinds))}."
+                f"{where} is {_shown(node)!r}: expected {', '.join(map(type_names, kinds))}."
             )
         return [_as_json(*one, where, runs_files) for one in zip(kinds, parts, strict=True)]
     if get_origin(annotation) is tuple and classes(get_args(annotation)[0]):

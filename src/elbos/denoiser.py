@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from elbos.checks import require_positive, require_type
+from elbos.checks import Typed, require_positive
 from elbos.conditions import Condition, cat_conds, map_tensors
 from elbos.parameterizations import Parameterization
 from elbos.process import align
@@ -110,7 +110,7 @@ def estimate(
 
 
 @dataclass(frozen=True)
-class Denoiser:
+class Denoiser(Typed):
     r"""A network with its parameterization.
 
     Args:
@@ -125,9 +125,6 @@ class Denoiser:
 
     network: Network
     parameterization: Parameterization
-
-    def __post_init__(self) -> None:
-        require_type(Parameterization, parameterization=self.parameterization)
 
     def __call__(
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
@@ -182,7 +179,7 @@ def clipping_of(denoiser: object) -> Clipping | None:
 
 
 @dataclass(frozen=True)
-class Guided:
+class Guided(Typed):
     r"""Classifier-free guidance, on an interval of noise levels.
 
     $$\hat\epsilon = \hat\epsilon(z) + s\,\bigl(\hat\epsilon(z, c) - \hat\epsilon(z)\bigr), \qquad

@@ -18,7 +18,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from elbos.adaptive import Adaptive
-from elbos.checks import require_floating, require_type
+from elbos.checks import Typed, require_floating, require_type
 from elbos.conditions import Condition
 from elbos.denoiser import Network, network_output
 from elbos.parameterizations import Parameterization, error_ratio
@@ -28,7 +28,7 @@ from elbos.weightings import WeightFunction, Weighting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
+class Objective(Typed):
     r"""What to train for: a weighting, sampled by a schedule, predicted in a parameterization.
 
     Attributes:
@@ -69,9 +69,7 @@ class Objective:
     parameterization: Parameterization
 
     def __post_init__(self) -> None:
-        require_type(Schedule, schedule=self.schedule)
-        require_type(Parameterization, parameterization=self.parameterization)
-        if isinstance(self.weighting, type) or not callable(self.weighting):
+        if isinstance(self.weighting, type):  # which can be called, too
             require_type(Weighting, weighting=self.weighting)
 
     def coefficient(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:

@@ -31,7 +31,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.checks import require_positive
+from elbos.checks import Typed, require_positive
 from elbos.process import align, alpha_sigma
 
 
@@ -43,7 +43,7 @@ def error_ratio(alpha: Tensor, sigma: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parameterization(abc.ABC):
+class Parameterization(Typed, abc.ABC):
     r"""A linear regression target for the network, $y = a x + b \epsilon$."""
 
     @abc.abstractmethod

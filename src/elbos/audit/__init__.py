@@ -44,6 +44,7 @@ from elbos.audit.measure import measuring
 from elbos.audit.record import Recording, record
 from elbos.audit.result import Audit
 from elbos.audit.script import script_loss
+from elbos.checks import typed
 from elbos.user_code import as_script
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
 ]
 
 
+@typed
 def probe(
     loss_fn: LossFunction,
     x: Float[Tensor, "b *d"],
@@ -118,6 +120,7 @@ def probe(
         return audit_of(measurement, num_samples, title=title)
 
 
+@typed
 def from_script(
     path: Path | str,
     x: Float[Tensor, "b *d"] | Sequence[Tensor],

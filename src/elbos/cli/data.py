@@ -19,7 +19,7 @@ from elbos.training.data.encode import Encoder
 from elbos.training.data.listing import SPLITS
 from elbos.training.data.pack import Packer
 from elbos.training.data.shards import INDEX, Index, verify
-from elbos.training.machine import num_cores
+from elbos.training.machine import num_cores, require_few
 from elbos.training.processes import Processes
 
 
@@ -57,6 +57,7 @@ class Pack:
 
     def __post_init__(self) -> None:
         require_positive(size=self.size, jobs=self.jobs)
+        require_few(jobs=self.jobs)
 
     def __call__(self) -> None:
         packer = Packer(self._data(), self.out)

@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 
 from elbos import files
-from elbos.checks import require_finite, require_positive
-from elbos.codec import decode, digest
+from elbos.checks import require_finite, require_positive, typed
+from elbos.codec import digest
 from elbos.comparison.directory import ComparisonDirectory, Stored
 from elbos.comparison.executors import Executor, Local, do_all
 from elbos.comparison.experiment import Experiment, Scoring, shared_config
@@ -37,6 +37,7 @@ Key = tuple[str, int]
 """An objective's name and a seed."""
 
 
+@typed
 def compare(
     objectives: Sequence[Variant | str],
     *,
@@ -87,7 +88,6 @@ def compare(
     )
     name = f"compare-{data}" if isinstance(data, str) else "compare"
     path = Path(out) if out is not None else Path("runs") / name
-    minutes = decode(float | None, minutes, "minutes")
     return run_experiment(experiment, path, executor or Local(), minutes=minutes)
 
 

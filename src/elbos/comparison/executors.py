@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from elbos.checks import require_positive
+from elbos.checks import require_positive, typed
 from elbos.comparison.job import Job, work
 from elbos.comparison.processes import JobProcesses, without_roles
 from elbos.errors import optional
-from elbos.training.machine import num_cores
+from elbos.training.machine import num_cores, require_few
 from elbos.user_code import no_modules_here
 
 _TICK_SECONDS, _WAIT_SECONDS = 0.5, 2.0
@@ -75,8 +75,10 @@ class Local(Executor):
         ValueError: If a number is not positive, or there are fewer accelerators.
     """
 
+    @typed
     def __init__(self, num_workers: int | None = None, gpus_per_run: int = 1) -> None:
         require_positive(gpus_per_run=gpus_per_run)
+        require_few(num_workers=num_workers or 0, gpus_per_run=gpus_per_run)
         cores, devices = num_cores(), _num_devices()
         if 0 < devices < gpus_per_run:
             raise ValueError(
@@ -170,6 +172,7 @@ class OnRay(Executor):
             so many GPUs.
     """
 
+    @typed
     def __init__(self, num_workers: int | None = None, gpus_per_run: int = 1) -> None:
         require_positive(gpus_per_run=gpus_per_run)
         if num_workers is not None:

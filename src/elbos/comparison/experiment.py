@@ -6,7 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from elbos.codec import parse, require_types
+from elbos.checks import Typed
+from elbos.codec import parse
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant
 from elbos.evaluation.features import ExtractorConfig, Lite0
 from elbos.evaluation.metrics import MIN_IMAGES
@@ -52,7 +53,7 @@ def parse_sampling(text: str) -> tuple[str, Sampling]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scoring:
+class Scoring(Typed):
     """How runs are scored."""
 
     num_images: int = 2_000
@@ -70,7 +71,6 @@ class Scoring:
     """How samples are made, by name. Default: ancestral and Heun's."""
 
     def __post_init__(self) -> None:
-        require_types(self)
         if self.num_images < 2 or self.num_samples < MIN_IMAGES:
             raise ValueError(
                 f"num_images is {self.num_images}, num_samples {self.num_samples}: "
@@ -82,7 +82,7 @@ class Scoring:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class Experiment(Typed):
     """Objectives, trained alike and scored alike.
 
     Attributes:
@@ -103,7 +103,6 @@ class Experiment:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
     def __post_init__(self) -> None:
-        require_types(self)
         names = [one.name for one in self.objectives]
         if not self.objectives or not self.seeds:
             raise ValueError("There is nothing to compare: give at least one objective and a seed.")

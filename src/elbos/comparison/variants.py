@@ -27,7 +27,7 @@ import torch
 from elbos import weightings
 from elbos.adaptive import Adaptive
 from elbos.analysis import is_monotone
-from elbos.codec import parse, require_types
+from elbos.codec import parse, require_encodable
 from elbos.errors import shortened, suggestion
 from elbos.parameterizations import EDM, Eps, Flow, Parameterization, V, X
 from elbos.recipes import RECIPES
@@ -72,7 +72,7 @@ class Variant:
 
     def __post_init__(self) -> None:
         require_storable(self.weighting)
-        require_types(self)
+        require_encodable(self)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
             raise ValueError(
                 f"An objective cannot be called {shortened(self.name)!r}: give letters, digits, "

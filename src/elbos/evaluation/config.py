@@ -3,14 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from elbos.checks import require_finite, require_positive
-from elbos.codec import require_types
+from elbos.checks import Typed, require_finite, require_positive
 from elbos.evaluation.features import ExtractorConfig, Lite0
 from elbos.evaluation.metrics import MIN_IMAGES
 
 
 @dataclass(frozen=True, kw_only=True)
-class OdeConfig:
+class OdeConfig(Typed):
     """The ODE likelihood."""
 
     num_images: int = 100
@@ -26,7 +25,6 @@ class OdeConfig:
     """One random probe per image, or one backward pass per dimension."""
 
     def __post_init__(self) -> None:
-        require_types(self)
         require_positive(tolerance=self.tolerance)
         if self.num_images < 0 or self.num_images == 1:
             raise ValueError(
@@ -35,7 +33,7 @@ class OdeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
+class EvaluationConfig(Typed):
     """What is measured."""
 
     split: Literal["test", "val", "train"] = "test"
@@ -87,7 +85,6 @@ class EvaluationConfig:
     """Samples of each point of the sweep."""
 
     def __post_init__(self) -> None:
-        require_types(self)
         require_finite(self)
         require_positive(num_sets=self.num_sets)
         if self.target_se is not None:

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from elbos import files
-from elbos.checks import require_positive
+from elbos.checks import Typed, require_positive
 from elbos.codec import encode
 from elbos.evaluation.model import Model
 from elbos.evaluation.stores import model_store
@@ -77,7 +77,7 @@ def stored_samples(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Typed):
     """Which samples."""
 
     num: int = 100

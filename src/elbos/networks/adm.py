@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from elbos.checks import require_positive
+from elbos.checks import Typed, require_positive
 from elbos.networks.layers import Embedding, require_dropout, require_images, set_zero
 from elbos.networks.norms import upsampled
 from elbos.networks.unet import Attention, group_norm, require_channels
@@ -36,7 +36,7 @@ Resampling = Literal["none", "down", "up"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ADMConfig:
+class ADMConfig(Typed):
     """ADM's U-Net; by default the one for ImageNet at 64x64."""
 
     channels: tuple[int, ...] = (192, 384, 576, 768)

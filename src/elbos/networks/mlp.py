@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from elbos.checks import require_positive
+from elbos.checks import Typed, require_positive
 from elbos.networks.layers import Embedding, set_zero
 
 
 @dataclass(frozen=True, kw_only=True)
-class MLPConfig:
+class MLPConfig(Typed):
     """A residual multilayer perceptron on vectors of any length."""
 
     num_features: int = 128

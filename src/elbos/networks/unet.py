@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from elbos.checks import require_positive
+from elbos.checks import Typed, require_positive
 from elbos.networks.layers import (
     Embedding,
     FourierFeatures,
@@ -46,7 +46,7 @@ GROUP_SIZE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNetConfig:
+class UNetConfig(Typed):
     """A U-Net on square or rectangular images."""
 
     channels: tuple[int, ...] = (128, 256)

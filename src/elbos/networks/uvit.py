@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from elbos.checks import require_positive
+from elbos.checks import Typed, require_positive
 from elbos.networks.adm import ResidualBlock
 from elbos.networks.layers import Embedding, require_dropout, require_images, set_zero
 from elbos.networks.norms import upsampled
@@ -31,7 +31,7 @@ from elbos.networks.vit import Block, positions, require_heads, rotations
 
 
 @dataclass(frozen=True, kw_only=True)
-class UViTConfig:
+class UViTConfig(Typed):
     """Simple diffusion's U-ViT; by default the one for ImageNet at 128x128, of 2.3 billion."""
 
     channels: tuple[int, ...] = (128, 256, 512, 2048)

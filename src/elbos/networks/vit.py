@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from elbos.checks import require_positive
+from elbos.checks import Typed, require_positive
 from elbos.networks.layers import (
     Embedding,
     FourierFeatures,
@@ -47,7 +47,7 @@ MULTIPLE = 64  # of the perceptron's width, for matrix products
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViTConfig:
+class ViTConfig(Typed):
     """A vision transformer. DiT's sizes, features x blocks: S 384 x 12, B 768 x 12, L 1024 x 24."""
 
     num_features: int = 384

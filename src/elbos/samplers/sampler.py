@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.checks import Typed, typed
 from elbos.conditions import Condition
 from elbos.denoiser import Clipping, Denoise, clipping_of, estimate
 from elbos.process import align, alpha_sigma
@@ -20,10 +21,11 @@ Noise = Callable[[], Tensor]
 """Standard normal noise like $z$, drawn anew by each call."""
 
 
-class Sampler(abc.ABC):
+class Sampler(Typed, abc.ABC):
     """A way from noise to data; its fields are its settings."""
 
     @torch.no_grad()
+    @typed
     def __call__(
         self,
         denoiser: Denoise,
@@ -96,6 +98,7 @@ class Sampler(abc.ABC):
         return num_steps
 
 
+@typed
 def grid(schedule: Schedule, num_steps: int) -> Float[Tensor, " n_plus_1"]:
     r"""Noise levels uniform in the schedule's time, from $\lambda_\min$ to $\lambda_\max$, and then
     clean data, $\infty$.

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.checks import require_floating
+from elbos.checks import Typed, require_floating
 
 ROUNDING = 1e-6  # of times: a cumulative sum of 1 / n ends above 1
 
@@ -35,7 +35,7 @@ def low_discrepancy_times(u: float, num: int) -> Float[Tensor, " n"]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule(abc.ABC):
+class Schedule(Typed, abc.ABC):
     r"""A noise schedule, truncated to $[\lambda_\min, \lambda_\max]$.
 
     Attributes:
@@ -166,9 +166,7 @@ class Schedule(abc.ABC):
         u = torch.rand((), dtype=torch.float64, generator=generator).item()
         return self.logsnr(low_discrepancy_times(u, num))
 
-    def update(  # noqa: B027, most schedules have nothing to learn
-        self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]
-    ) -> None:
+    def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
         """Learn from the losses of a batch at its noise levels. Only `adaptive.Adaptive` does, in
         place; the others are as they were.
         """
@@ -177,5 +175,5 @@ class Schedule(abc.ABC):
         """What has been learned, for a checkpoint: nothing, unless the schedule is adaptive."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:  # noqa: B027
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""

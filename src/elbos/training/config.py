@@ -14,7 +14,7 @@ import torch
 
 from elbos import files
 from elbos.checks import require_finite, require_positive
-from elbos.codec import decode, encode, require_types
+from elbos.codec import decode, encode, require_encodable
 from elbos.objective import Objective
 from elbos.runs.directory import RunDirectory
 from elbos.tabulated import require_reach
@@ -84,7 +84,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require_storable(self.weighting)
-        require_types(self)
+        require_encodable(self)
         require_positive(batch_size=self.batch_size)
         if self.num_images < self.batch_size:
             raise ValueError(

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from elbos.checks import require_type
+from elbos.checks import typed
 from elbos.conditions import Condition
 from elbos.objective import Objective
 from elbos.runs.directory import RunDirectory
@@ -21,7 +21,7 @@ from elbos.tabulated import Tabulated
 from elbos.training.choices import require_storable
 from elbos.training.config import Config, Precision
 from elbos.training.data import Given, GivenData, Samples
-from elbos.training.machine import keep_freed_memory, resolved
+from elbos.training.machine import keep_freed_memory, require_few, resolved
 from elbos.training.monitor import OnImages
 from elbos.training.network import OwnNetwork, require_storable_state
 from elbos.training.ownership import claim, require_same_data
@@ -53,6 +53,7 @@ def train(config: Config, path: Path, on_images: OnImages = lambda _: None) -> N
     _train(config, RunDirectory(path), config.data.load, on_images)
 
 
+@typed
 @naming_lost_processes()
 def fit(
     network: nn.Module,
@@ -111,7 +112,8 @@ def fit(
             `[1, ...]`: a label beyond the classes, an empty text's embedding. Needed for
             `cond_dropout`.
         is_bounded: Whether `x` has to be in [-1, 1]; False for latents.
-        num_workers: Processes that load data ahead, in each training process.
+        num_workers: Processes that load data ahead, in each training process; four for each core at
+            most.
         optimizer: Its settings. Default: AdamW with this learning rate, warm-up and decay.
         averaging: Width of the average of the weights.
         sampling: How grids of samples are made, and samples of the run by default.
@@ -122,25 +124,18 @@ def fit(
         on_images: Called with the number of images seen, after each step.
 
     Raises:
-        TypeError: If an argument is of another type.
-        ValueError: If data, network, objective and settings do not fit each other, as far as a few
-            samples and those for validation tell, the network's weights or the objective cannot be
-            stored, or the directory is of another run. Nothing is written then.
+        ValueError: If an argument is of another type, data, network, objective and settings do not
+            fit each other, as far as a few samples and those for validation tell, the network's
+            weights or the objective cannot be stored, or the directory is of another run. Nothing
+            is written then.
         Diverged, Interrupted, OSError: As `train` does.
 
     Examples:
         See examples/own_network.py.
     """
-    require_type(nn.Module, network=network)
-    require_type(Objective, objective=objective)
-    require_type(int, batch_size=batch_size, num_workers=num_workers)
-    require_type(int | float, cond_dropout=cond_dropout)
-    require_type(bool, is_bounded=is_bounded)
     if not 0 <= cond_dropout <= 1:
         raise ValueError(f"cond_dropout is {cond_dropout}: give a share from 0 to 1.")
-    require_type(str | Path, run=run)
-    if num_workers < 0 or not callable(on_images):
-        raise ValueError("give num_workers of 0 or more, and a function as on_images.")
+    require_few(num_workers=num_workers)
     if not str(run):
         raise ValueError("run is empty: name a directory.")
     data = GivenData.from_datasets(

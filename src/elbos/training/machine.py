@@ -95,6 +95,16 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
+def require_few(**counts: int) -> None:
+    """Raise a ValueError that names the first number of processes above four for each core, of
+    which thousands would fill the memory.
+    """
+    limit = 4 * num_cores()
+    for name, num in counts.items():
+        if not 0 <= num <= limit:
+            raise ValueError(f"{name} is {num}: give at most {limit}, four for each core.")
+
+
 def _device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

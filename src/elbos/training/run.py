@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from elbos import files
-from elbos.checks import require_positive, require_type
+from elbos.checks import require_positive, typed
 from elbos.conditions import Condition, require_length
 from elbos.denoiser import Denoiser
 from elbos.errors import explained, suggestion
@@ -73,6 +73,7 @@ class Run:
 
     origin = None  # for evaluations: it was trained here
 
+    @typed
     def __init__(
         self,
         path: Path | str,
@@ -84,8 +85,6 @@ class Run:
         self.directory, self.null_cond = RunDirectory(Path(path)), null_cond
         self.config = run_config(self.directory)
         self.source: KnownData | Given = self.config.data
-        if network is not None:
-            require_type(nn.Module, network=network)
         files.require_plain(self.directory.path)
         weights = exported.averaged(self.directory, step)
         self.device = local_device()
@@ -248,6 +247,7 @@ class Run:
         """Raise a ValueError if the network cannot be guided as `sampling` says."""
         require_guidable(self.config, self.data, sampling)
 
+    @typed
     def sample(
         self,
         num: int,
@@ -270,11 +270,9 @@ class Run:
                 other where the network knows classes, else no condition.
 
         Raises:
-            TypeError: If an argument is of another type.
-            ValueError: If the network cannot be guided, or not in this way, or there is not one
-                condition for each sample.
+            ValueError: If an argument is of another type, the network cannot be guided, or not in
+                this way, or there is not one condition for each sample.
         """
-        require_type(int, num=num)
         require_positive(num=num)
         own = self.config.sampling
         sampling = replace(
@@ -326,6 +324,7 @@ class Run:
             return None
         return torch.arange(num) % self.data.num_classes
 
+    @typed
     def likelihood(
         self,
         dataset: Any,

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos import samplers
-from elbos.checks import require_finite, require_positive, require_type
+from elbos.checks import Typed, require_finite, require_positive
 from elbos.codec import LATE
 from elbos.conditions import Condition, cond_at, to_device
 from elbos.denoiser import Denoise, Guided
@@ -28,7 +28,7 @@ else:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class Sampling(Typed):
     """Sampler, grid of noise levels and guidance."""
 
     sampler: AnySampler = field(default_factory=DPMSolver)
@@ -54,10 +54,6 @@ class Sampling:
     of diffusers says, where a large number turns it off; of a run not at all."""
 
     def __post_init__(self) -> None:
-        require_type(Sampler, sampler=self.sampler)
-        require_type(Schedule, grid=self.grid)
-        require_type(int, num_steps=self.num_steps)
-        require_type(int | float, guidance=self.guidance)
         require_finite(self)
         if self.clip is not None:
             require_positive(clip=self.clip)

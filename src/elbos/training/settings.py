@@ -5,8 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from elbos.checks import require_positive
-from elbos.codec import require_types
+from elbos.checks import Typed, require_positive
 
 Tracker = Literal[
     "tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"
@@ -15,7 +14,7 @@ MIN_WIDTH, MAX_WIDTH = 0.001, 12**-0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimizer:
+class Optimizer(Typed):
     """AdamW or Muon, with a linear warm-up and, by default, a cosine decay to zero."""
 
     use_muon: bool = False
@@ -41,7 +40,6 @@ class Optimizer:
     """Gradients with a larger norm are scaled down to it; metrics.jsonl has the share of steps."""
 
     def __post_init__(self) -> None:
-        require_types(self)
         require_positive(learning_rate=self.learning_rate, max_grad_norm=self.max_grad_norm)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas are {self.betas}: give two numbers from 0 to below 1.")
@@ -50,7 +48,7 @@ class Optimizer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Averaging:
+class Averaging(Typed):
     """The average of the weights over the steps (EMA), which is sampled and evaluated."""
 
     relative_width: float = 0.063
@@ -65,7 +63,6 @@ class Averaging:
     0.04 to 0.2 is found to within 1 %."""
 
     def __post_init__(self) -> None:
-        require_types(self)
         if self.snapshot_every is not None:
             require_positive(snapshot_every=self.snapshot_every)
         if not 0 < self.relative_width < MAX_WIDTH:
@@ -82,7 +79,7 @@ class Averaging:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
+class Output(Typed):
     """What a run writes, and how often, in images. Changing it does not change what is trained."""
 
     log_every: int = 5_000
@@ -106,7 +103,6 @@ class Output:
     wandb, trackio, mlflow, comet_ml, aim, clearml, dvclive, swanlab."""
 
     def __post_init__(self) -> None:
-        require_types(self)
         require_positive(
             log_every=self.log_every,
             validate_every=self.validate_every,
@@ -117,7 +113,7 @@ class Output:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Execution:
+class Execution(Typed):
     """How a run is computed. It changes what is trained by rounding and masks of dropout alone: a
     run may be resumed in another way, on another number of processes.
     """
@@ -143,5 +139,4 @@ class Execution:
     less memory, a third more work."""
 
     def __post_init__(self) -> None:
-        require_types(self)
         require_positive(num_micro_batches=self.num_micro_batches, shard_size=self.shard_size)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from elbos.checks import require_positive
+from elbos.checks import Typed, require_positive, typed
 from elbos.conditions import Condition, cond_at, map_tensors, require_length, to_device
 from elbos.denoiser import Denoise, Denoiser, estimate
 from elbos.items import Batch, Batched, Items, first_item
@@ -43,7 +43,7 @@ MAX_ROUNDS = 1000  # with a target that few samples, all alike, come near to for
 
 
 @dataclass(frozen=True)
-class Validator:
+class Validator(Typed):
     r"""A held-out set, with the noise levels and the noise at which denoisers are measured on it.
 
     Called with a denoiser, it measures the variational bound of every sample,
@@ -151,6 +151,7 @@ class Validator:
     def _draws(self) -> Draws:
         return Draws(self.seed, len(self))
 
+    @typed
     def __call__(
         self,
         denoiser: Denoise,
@@ -281,6 +282,7 @@ class Validator:
         with evaluating(denoiser):
             return self._round(denoiser, settings, "levels", FIXED, levels)["loss"]
 
+    @typed
     def tuned(self, pilot: Measurements) -> "Validator":
         """The validator with the density and the control variate that suit such losses best: it
         needs fewer evaluations for the same error, of every denoiser that is compared by it.

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from elbos.checks import Typed
+
 WeightFunction = Callable[[Tensor], Tensor]
 
 
@@ -22,7 +24,7 @@ def normal(logsnr: Float[Tensor, "*b"], mean: float, std: float) -> Float[Tensor
     return torch.exp(-(((logsnr - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
 
 
-class Weighting(abc.ABC):
+class Weighting(Typed, abc.ABC):
     r"""A weight $w(\lambda) \ge 0$ for every noise level."""
 
     @abc.abstractmethod

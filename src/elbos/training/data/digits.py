@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from elbos.checks import Typed
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.source import InMemory
 
@@ -16,7 +17,7 @@ _SPLIT_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Digits:
+class Digits(Typed):
     """The digits of scikit-learn (UCI optdigits test set), 1x8x8, 17 pixel values, 10 classes.
 
     Train 1,350, validation 150, test 297, stratified by class. The split is drawn once with a seed

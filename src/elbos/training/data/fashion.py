@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from elbos import files
+from elbos.checks import Typed
 from elbos.runs.cache import build_once
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.source import InMemory
@@ -39,7 +40,7 @@ _IDX_UINT8 = 0x0800  # first half of the magic number; the low byte is the numbe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fashion:
+class Fashion(Typed):
     """Fashion-MNIST, 1x28x28, 256 pixel values, 10 classes.
 
     Train: the first 58,000 of the 60,000 training images. Validation: the last 2,000. Test: the

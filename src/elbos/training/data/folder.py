@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from elbos import files
+from elbos.checks import Typed
 from elbos.progress import progress
 from elbos.runs.cache import DamagedFolder, build_once
 from elbos.training.data.augment import augmented
@@ -40,7 +41,7 @@ _FORMAT = "3"  # raise it when the decoded pixels change: old caches are then no
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folder:
+class Folder(Typed):
     """A folder of pictures, 3xSIZExSIZE, 256 pixel values.
 
     Classes are the sub-folders of the first level; pictures directly in the folder have none. With

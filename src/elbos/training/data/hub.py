@@ -10,6 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from elbos import files
+from elbos.checks import Typed
 from elbos.codec import digest
 from elbos.errors import flat, optional, suggestion
 from elbos.training.data.augment import augmented
@@ -23,7 +24,7 @@ _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "v
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hub:
+class Hub(Typed):
     """Pictures of a data set of Hugging Face's `datasets`, decoded when they are read: 3xSIZExSIZE,
     256 pixel values. Needs `pip install 'elbos[datasets]'`.
 

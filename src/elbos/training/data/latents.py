@@ -17,6 +17,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from elbos import files
+from elbos.checks import Typed
 from elbos.philox import Purpose, Stream
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.shards import Index, load_shards
@@ -76,7 +77,7 @@ def _drawn(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Latents:
+class Latents(Typed):
     """Latents that `elbos data encode` made, drawn anew in each epoch; continuous data.
 
     Samples of a run are latents, too, scaled as the network knows them.

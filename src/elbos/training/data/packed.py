@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elbos import files
+from elbos.checks import Typed
 from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset
 from elbos.training.data.shards import Index, load_shards
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packed:
+class Packed(Typed):
     """Images that `elbos data pack` made, mapped into memory: any number, opened at once.
 
     Which are for training, validation and testing was decided when they were packed.

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Int64
 
 from elbos import files
+from elbos.checks import Typed
 from elbos.codec import digest
 from elbos.errors import flat
 from elbos.progress import begin, progress
@@ -39,7 +40,7 @@ _ARRAYS, _DIGEST = ("places", "names", *SPLITS), "sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tar:
+class Tar(Typed):
     """WebDataset's tars of pictures, decoded when they are read: 3xSIZExSIZE, 256 pixel values.
 
     Tars with the words train, val or test in their names are of these splits, else 5 % of the

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from elbos.checks import Typed
 from elbos.oracles import GaussianMixture
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.source import InMemory
@@ -22,7 +23,7 @@ _TRAIN_SEED, _VAL_SEED, _TEST_SEED = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Toy:
+class Toy(Typed):
     """Points in the plane from a Gaussian mixture; the label is the component.
 
     `ring`: 8 equal components on a circle. `grid`: 25 equal components. `pair`: a wide component
