@@ -35,17 +35,14 @@ def test_the_weighting_of_a_step_is_that_of_the_config(
     )
     trainer = Trainer(config, RunDirectory(tmp_path), config.data.load(), Processes.joined())
 
-    class Recorded:
-        """Noise that the audit sees: the trainer's own is computed from a counter."""
-
-        def normal(self, step, samples, shape):
-            return torch.randn(len(samples), *shape)
-
     def loss_of_a_step(network, x):
-        trainer.network, trainer.noise = lambda z, logsnr, cond: network(z, logsnr), Recorded()
+        loss = trainer.loss
+        loss._called = lambda z, logsnr, cond: network(z, logsnr)
+        # the audit sees this noise: the trainer's own is computed from a counter
+        loss.drawn = lambda x, cond, step, samples: (torch.randn_like(x), cond)
         trainer.state.step = int(torch.randint(10**6, ()))
         levels = trainer.objective.levels(trainer.logsnr()).float()
-        return trainer.loss(x, levels, None, trainer.samples).mean()
+        return loss(x, levels, None, trainer.number, trainer.samples).mean()
 
     x = 2 * torch.rand(config.batch_size, *trainer.data.spec.shape) - 1
     result = audit.probe(loss_of_a_step, x, 1500)
