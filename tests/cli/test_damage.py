@@ -13,11 +13,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 from commands import TINY, TOY, Elbos, Result, assert_one_line, snapshot
 from filelock import FileLock
 from tiny import log, tensors
@@ -25,6 +27,7 @@ from tiny import log, tensors
 from elbos import cli
 from elbos.cli import train as train_verb
 from elbos.training import trackers, trainer
+from elbos.training.data import fashion, hub
 
 
 def edited(path: Path, change: Callable[[Any], Any]) -> None:
@@ -182,6 +185,28 @@ def test_without_the_damaged_checkpoint_a_run_goes_on(elbos: Elbos, runs: Path) 
         assert_one_line(elbos(verb, "digits"), "no checkpoint yet", statuses=(1,))
     assert elbos(*TINY, "--run", "digits").status == 0
     assert all(torch.equal(t, expected[name]) for name, t in tensors(runs / "digits").items())
+
+
+@pytest.mark.parametrize("data", [{"type": "Hub", "path": "other/data"}, {"type": "Fashion"}])
+def test_data_that_a_run_names_are_not_downloaded(
+    elbos: Elbos, runs: Path, monkeypatch: pytest.MonkeyPatch, data: dict[str, str]
+) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    config = SimpleNamespace(HF_HUB_OFFLINE=False)
+
+    def load_dataset(*_: Any) -> None:
+        assert config.HF_HUB_OFFLINE and constants.HF_HUB_OFFLINE
+        raise ConnectionError
+
+    library = SimpleNamespace(config=config, load_dataset=load_dataset)
+    monkeypatch.setattr(hub, "imported", lambda: library)
+    monkeypatch.setattr(fashion, "DEBIAN", runs / "none")
+    monkeypatch.setattr(torchvision.datasets, "FashionMNIST", None)  # calling it is a TypeError
+    monkeypatch.setenv("XDG_CACHE_HOME", str(runs / "cache"))
+    edited(runs / "digits" / "config.json", lambda config: {**config, "data": data})
+    result = elbos("evaluate", "digits")
+    assert_one_line(result, data.get("path", "MNIST"), f"data:{data['type'].lower()}")
+    assert not config.HF_HUB_OFFLINE and not constants.HF_HUB_OFFLINE
 
 
 def test_two_trainings_in_one_directory_are_one_too_many(elbos: Elbos, runs: Path) -> None:

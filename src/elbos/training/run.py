@@ -25,6 +25,7 @@ from elbos.samplers import Sampler
 from elbos.schedules import Schedule
 from elbos.training.config import run_config
 from elbos.training.data import Dataset, Given, KnownData, Toy, digest_of
+from elbos.training.data.downloads import without_downloads
 from elbos.training.machine import autocast
 from elbos.training.network import OwnNetwork
 from elbos.training.ownership import data_spec, require_own_data, require_own_null
@@ -156,7 +157,8 @@ class Run:
             ValueError: If they cannot be loaded, or are others than in training.
         """
         try:
-            dataset = self.source.load()
+            with without_downloads():
+                dataset = self.source.load()
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"The data that the run in {self.directory.path} was trained on are needed, and "

@@ -17,6 +17,7 @@ from torch import Tensor
 from elbos import files
 from elbos.checks import Typed
 from elbos.runs.cache import build_once
+from elbos.training.data import downloads
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.source import InMemory
 
@@ -91,6 +92,11 @@ class Fashion(Typed):
 
 
 def _download(folder: Path) -> None:
+    if not downloads.are_allowed():
+        raise FileNotFoundError(
+            "Fashion-MNIST is not on this machine, and nothing that a run names is downloaded: "
+            "data:fashion does so"
+        )
     import torchvision  # here, since importing it takes a second
 
     try:

@@ -1,8 +1,10 @@
 """Data sets of Hugging Face's library `datasets`: on the Hub, in a folder, or saved to disk."""
 
+import importlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from elbos import files
 from elbos.checks import Typed
 from elbos.codec import digest
 from elbos.errors import flat, optional, suggestion
+from elbos.training.data import downloads
 from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset
 from elbos.training.data.decode import BadPicture
@@ -20,6 +23,7 @@ from elbos.training.data.decoded import Archive, decoded_dataset
 from elbos.training.data.listing import SPLITS, Picture, divided
 from elbos.training.data.pictures import ArchivePictures
 
+_OFFLINE = "HF_HUB_OFFLINE"
 _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation"), "val")
 
 
@@ -97,6 +101,11 @@ class Hub(Typed):
         try:
             found = self._loaded(datasets)
         except Exception as error:  # of the library or the network, of any type
+            if not downloads.are_allowed():
+                raise ValueError(
+                    f"{self.path} is not on this machine, and nothing that a run names is "
+                    f"downloaded: data:hub --data.path {self.path} does so"
+                ) from error
             raise ValueError(f"{self.path} cannot be loaded: {flat(error)[:300]}") from error
         parts = found if isinstance(found, dict) else {"": found}
         known = {_SPLITS[name]: part for name, part in parts.items() if name in _SPLITS}
@@ -122,7 +131,12 @@ class Hub(Typed):
         is_saved = any((folder / name).exists() for name in ("dataset_dict.json", "state.json"))
         if is_saved:
             return datasets.load_from_disk(self.path)
-        return datasets.load_dataset(self.path, self.name)
+        if downloads.are_allowed():
+            return datasets.load_dataset(self.path, self.name)
+        constants = importlib.import_module("huggingface_hub.constants")
+        both = (datasets.config, constants)  # one for names, the other for requests
+        with mock.patch.object(both[0], _OFFLINE, True), mock.patch.object(both[1], _OFFLINE, True):
+            return datasets.load_dataset(self.path, self.name)
 
     def _labels(
         self, groups: dict[str, Any]
