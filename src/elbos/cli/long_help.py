@@ -132,7 +132,7 @@ def _rows(lines: list[str]) -> list[_Row]:
             rows.pop()
         if not words:
             rows.append(_Row())
-        elif indent == 4 and not is_listing:
+        elif indent >= 4 and not is_listing:  # code
             rows.append(_Row(line.rstrip()))
         elif is_head:
             head, text = (line[:column], line[column:]) if has_text else (line, "")
