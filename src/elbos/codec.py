@@ -35,6 +35,7 @@ LATE = "late"  # in the metadata of a field that a class got after objects of it
 _MAX_LISTED = 8  # numbers in a message
 _MAX_TEXT = 200  # characters
 _FUNCTION = r"""('[^']*'|"[^"]*")|[^\s'"(),=]+\.py:\w+"""  # a quoted text, or FILE.py:FUNCTION
+_ENDS = ("logsnr_min", "logsnr_max")
 _LABELS = {
     "Adaptive": "adaptive",
     "CosMap": "cos-map",
@@ -308,25 +309,29 @@ def _shown(text: ast.expr | str) -> str:
     return shortened(text if isinstance(text, str) else ast.unparse(text))
 
 
-def code(value: object) -> str:
-    """The text of an object without the fields that have their default, numbers to four digits.
+def code(value: object, *, has_defaults: bool = False) -> str:
+    """The text of an object, numbers to four digits: for readers with all fields but the default
+    ends of schedules, otherwise without those that have their default.
 
     Examples:
         >>> code(weightings.Monotone(weightings.EDM(mean=2.0)))
         'Monotone(EDM(mean=2.0))'
+        >>> code(schedules.Normal(), has_defaults=True)
+        'Normal(mean=2.4, std=2.4)'
     """
+    inner = functools.partial(code, has_defaults=has_defaults)
     if isinstance(value, tuple):
-        return f"({', '.join(map(code, value))}{',' * (len(value) == 1)})"
+        return f"({', '.join(map(inner, value))}{',' * (len(value) == 1)})"
     if not dataclasses.is_dataclass(value):
         return _rounded(value)
     parts = []
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
         if dataclasses.is_dataclass(item) and isinstance(value, Weighting):
-            parts.append(code(item))
+            parts.append(inner(item))
         elif dataclasses.is_dataclass(item) or isinstance(item, tuple):
-            parts.append(f"{field.name}={code(item)}")
-        elif not _is_default(value, field):
+            parts.append(f"{field.name}={inner(item)}")
+        elif not _is_default(value, field) or (has_defaults and field.name not in _ENDS):
             parts.append(f"{field.name}={_rounded(item)}")
     return f"{type(value).__name__}({', '.join(parts)})"
 
@@ -334,7 +339,7 @@ def code(value: object) -> str:
 def _is_default(value: Any, field: "dataclasses.Field[Any]") -> bool:
     """Whether a field has its default; the end of a schedule may be its own by default."""
     default: Any = field.default
-    if isinstance(value, Schedule) and field.name in ("logsnr_min", "logsnr_max"):
+    if isinstance(value, Schedule) and field.name in _ENDS:
         default = getattr(dataclasses.replace(value, **{field.name: default}), field.name)
     return default is not dataclasses.MISSING and _rounded(getattr(value, field.name)) == _rounded(
         default
@@ -376,7 +381,7 @@ def label(value: object) -> str:
     given = {
         f.name: (_plain(getattr(value, f.name)), _plain(f.default))
         for f in dataclasses.fields(value)
-        if f.init and f.name not in ("logsnr_min", "logsnr_max")
+        if f.init and f.name not in _ENDS
     }
     changed = {name: text for name, (text, default) in given.items() if text != default}
     shown = list(changed.values())

@@ -289,8 +289,8 @@ def colors(page):
     return page.evaluate(
         """() => {
             const style = (selector) => getComputedStyle(document.querySelector(selector));
-            return [style("#plot .xtick text").fill, style("h1").color, style(".plain").color,
-                    style(".badge").color, style(".notes").color, style("footer p").color,
+            return [style("#plot .xtick text").fill, style("h1").color, style(".explanation").color,
+                    style(".summary").color, style(".notes").color, style("footer p").color,
                     style("#plot .gridlayer path").stroke, style("body").backgroundColor];
         }"""
     )
@@ -310,22 +310,20 @@ def test_page_follows_the_colour_scheme_and_prints_on_white(single):
     assert printed == light
 
 
-def test_only_what_has_no_weighting_is_red(browser, edm, hostile, tmp_path):
-    """Neither of the others is good or bad; their colours differ also without red and green."""
-    huber = auditing.Diagnostic("not-squared", {"growth": 0.5})
-    audits = [hostile, edm, dataclasses.replace(edm, diagnostics=[huber])]
+def test_errors_are_red_and_verdicts_have_no_colour(browser, edm, hostile, tmp_path):
+    """A weighting that rises is no better or worse than one that does not."""
+    broadcast = auditing.Diagnostic("batch-mean")
+    audits = [hostile, edm, dataclasses.replace(edm, diagnostics=[broadcast])]
     write_page(audits, tmp_path / "page.html")
     with opened(browser, tmp_path / "page.html", width=1280) as view:
         for scheme in ("light", "dark"):
             view.emulate_media(color_scheme=scheme)
-            colors = view.locator(".badge").evaluate_all(
-                "all => all.map(b => getComputedStyle(b).color)"
+            colors = view.locator(".found").evaluate_all(
+                "all => all.map(f => getComputedStyle(f.lastElementChild).color)"
             )
-            yes, no, open_ = ([int(c) for c in re.findall(r"\d+", color)] for color in colors)
-            assert yes[2] > yes[1] > yes[0]  # blue
-            assert no[0] > no[1] > no[2] and no[1] > 0.6 * no[0]  # amber
-            assert open_[0] > 1.9 * max(open_[1:]) or open_[0] - open_[1] > 120  # red
-        assert view.locator(".badge span").all_text_contents() == ["✓", "±", "!"]
+            yes, no, error = ([int(c) for c in re.findall(r"\d+", color)] for color in colors)
+            assert yes == no and max(yes) - min(yes) < 30  # grey
+            assert error[0] > 1.9 * max(error[1:]) or error[0] - error[1] > 120  # red
 
 
 @pytest.fixture
@@ -343,7 +341,7 @@ def old(browser, edm, tmp_path):
 def test_page_says_so_where_curves_cannot_be_drawn(old):
     old.get_by_text("The curves cannot be drawn in this browser").wait_for()
     assert not old.locator("#plot").is_visible()
-    assert old.locator(".plain").is_visible()
+    assert old.locator(".explanation").is_visible()
 
 
 def test_page_cannot_fetch_anything(old):

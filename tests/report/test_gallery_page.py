@@ -198,7 +198,8 @@ def test_page_follows_the_colour_scheme(browser, path):
             *words, behind, panel, line = view.evaluate(
                 """() => {
                     const style = (selector) => getComputedStyle(document.querySelector(selector));
-                    return [...[".about", "dt", "dd", ".mark", ".ends"].map((s) => style(s).color),
+                    const words = [".about", "dt", "dd", ".found li", ".ends"];
+                    return [...words.map((s) => style(s).color),
                             style("body").backgroundColor, style(".picture").backgroundColor,
                             style(".line").stroke];
                 }"""

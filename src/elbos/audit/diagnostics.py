@@ -40,6 +40,9 @@ FATAL = frozenset(
 )
 """Kinds that mean that no weighting describes the loss."""
 
+ERRORS = frozenset({"batch-mean", "not-finite"})
+"""Kinds that are errors of the code: a weighting describes what is left, and nobody meant it."""
+
 
 @dataclass(frozen=True)
 class Diagnostic:
@@ -57,6 +60,11 @@ class Diagnostic:
     def is_fatal(self) -> bool:
         """Whether it means that no weighting describes the loss."""
         return self.kind in FATAL
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it is an error of the code, which leaves no verdict to be given."""
+        return self.kind in ERRORS
 
 
 class _Response(NamedTuple):

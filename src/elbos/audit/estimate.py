@@ -201,6 +201,7 @@ def audit_of_estimate(estimate: Estimate, samples: Samples, *, title: str) -> Au
         density_kind=density.kind,
         num_steps=density.num_steps,
         process=samples.process.name,
+        time_sign=samples.time_sign,
         data_scale=samples.process.scale,
         data_offset=samples.data_offset,
         share_pure_noise=is_pure.double().mean().item(),

@@ -228,19 +228,27 @@ def coefficient_name(
     logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
 ) -> str | None:
     """A formula in the SNR for the coefficient of the squared error, if a usual one fits."""
-    kept = p > 1e-6 * p.max()
-    logsnr, log_c, p = logsnr[kept], log_c[kept], p[kept] / p[kept].sum()
-    if not np.isfinite(log_c).all():
-        return None
-    snr = np.exp(logsnr)
     best: tuple[float, str] = (SAME, "")
     for formula in _FORMULAS:
-        has_parameter = bool(re.search(r"\bg\b", formula))
-        g = _best_parameter(formula, snr, log_c, p) if has_parameter else 1.0
-        d = distance(log_c, _log_value(formula, snr, g), p)
+        d, g = fit_formula(formula, logsnr, log_c, p)
         if d < best[0] - (MIN_GAIN if best[1] else 0):
             best = d, re.sub(r"\bg\b", f"{g:g}", formula)
     return best[1] or None
+
+
+def fit_formula(
+    formula: str, logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
+) -> tuple[float, float]:
+    """The distance of a coefficient from a formula in the SNR, and the parameter g for which it is
+    least; infinite where the coefficient is 0.
+    """
+    kept = p > 1e-6 * p.max()
+    snr, log_c, p = np.exp(logsnr[kept]), log_c[kept], p[kept] / p[kept].sum()
+    if not np.isfinite(log_c).all():
+        return math.inf, 1.0
+    has_parameter = bool(re.search(r"\bg\b", formula))
+    g = _best_parameter(formula, snr, log_c, p) if has_parameter else 1.0
+    return distance(log_c, _log_value(formula, snr, g), p), g
 
 
 def _best_parameter(formula: str, snr: Array, log_c: Array, p: Array) -> float:
@@ -282,7 +290,8 @@ class MonotoneFactor:
         """Python code of the function, to be pasted into a training script."""
         if self.name is not None:
             classes = sorted({"Monotone", *re.findall(r"[A-Z]\w*", self.name)})
-            return _NAMED_CODE.format(classes=", ".join(classes), name=self.name)
+            name = code(parse(Weighting, self.name), has_defaults=True)
+            return _NAMED_CODE.format(classes=", ".join(classes), name=name)
         return _TABLE_CODE.format(
             at=", ".join(f"{value:.3f}" for value in self.at),
             log_factor=", ".join(f"{value:.4f}" for value in self.log_factor),

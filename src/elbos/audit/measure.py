@@ -61,6 +61,7 @@ class Samples:
     rounding: Float[Tensor, " n"]  # the error of each log-SNR by rounding
     quantiles: Float[Tensor, "n draws"]  # of the numbers that the loss drew for each sample (`rng`)
     places: list[int | None]  # of these among the draws that can be chosen (`Measurement.at`)
+    time_sign: int = 0  # as `scatter.time_sign`
     diagnostics: list[Diagnostic]
 
 
@@ -274,6 +275,7 @@ def _samples_of(
         * (_SOLVED_ROUNDING if pilot.noise.reference.draw is not None else 1),
         quantiles=quantiles,
         places=places,
+        time_sign=pilot.time_sign,
         diagnostics=found,
     )
 

@@ -44,6 +44,7 @@ class Pilot:
     depends_on_x: bool  # the coefficient does
     is_uneven: bool  # the coefficient differs between the elements of a sample
     is_plain: bool  # one call of the loss shows all there is; in few dimensions it does not
+    time_sign: int  # as `scatter.time_sign`
     diagnostics: list[Diagnostic]
 
     @classmethod
@@ -83,8 +84,11 @@ class Pilot:
         depends_on_x = _median((c_other / c - 1)[c != 0].abs()) > 1e-3
         if depends_on_x:
             found.append(Diagnostic("data-dependent"))
+        logsnr = 2 * (noise.coefficients.alpha / noise.coefficients.sigma).log()
+        columns = zip(*(calls.moved.given for calls in paired), strict=False)
+        given = [torch.cat(column) for column in columns]
         if not any(one.is_fatal for one in found):
-            found += _of_the_levels(paired, noise, c)
+            found += _of_the_levels(logsnr, given, noise, c)
         is_target_known = _median(noise.coefficients.unexplained_target[c != 0]) < 1e-4
         is_plain = (
             noise.is_known
@@ -99,6 +103,7 @@ class Pilot:
             depends_on_x,
             is_uneven,
             is_plain and x[0].numel() >= _MIN_DIMENSIONS,
+            scatter.time_sign(logsnr, given),
             found,
         )
 
@@ -133,12 +138,11 @@ class Pilot:
         ]
 
 
-def _of_the_levels(paired: list[PairedCalls], noise: Noise, c: Tensor) -> list[Diagnostic]:
+def _of_the_levels(
+    logsnr: Tensor, given: list[Tensor], noise: Noise, c: Tensor
+) -> list[Diagnostic]:
     """Whether the noise level decides what a loss does."""
     found, dimensions = noise.coefficients, noise.reference.x[0].numel()
-    logsnr = 2 * (found.alpha / found.sigma).log()
-    columns = zip(*(calls.moved.given for calls in paired), strict=False)
-    given = [torch.cat(column) for column in columns]
     error = 0.0 if noise.is_known else (2 / dimensions) ** 0.5
     diagnostics = scatter.of_the_levels(logsnr, found.alpha, given, error=error)
     if noise.is_known and dimensions >= _MIN_DIMENSIONS:

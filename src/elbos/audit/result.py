@@ -15,16 +15,19 @@ from torch import Tensor
 
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.matching import MonotoneFactor, Nearest, find_factor, monotone_weight
+from elbos.audit.resemblance import Parts, Resemblance, published_recipe, resemblances
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-Verdict = Literal["monotone", "not monotone", "undecided", "no weighting"]
+Verdict = Literal["monotone", "not monotone", "undecided", "code error", "no weighting"]
 
 _DERIVED = (
     "verdict",
     "is_monotone",
     "is_weighted_elbo",
+    "recipe",
+    "resembles",
     "negative_mass",
     "negative_share",
     "rising_share",
@@ -69,6 +72,8 @@ class Audit:
         data_offset: What is added to them before that.
         parameterization: What the network predicts: eps, x, v, score, flow, edm, or None.
         parameterization_factor: Constant that the target is multiplied with.
+        time_sign: 1 if the time that the network is given runs from noise to data, -1 if from data
+            to noise, 0 if that is not known.
         sigma_data: EDM's $\sigma_d$, or None.
         coefficient_name: A formula for `coefficient`, or None.
         rising: Where $w$ rises with $\lambda$, beyond the sampling error.
@@ -98,6 +103,7 @@ class Audit:
     data_offset: float = 0.0
     parameterization: str | None
     parameterization_factor: float = 1.0
+    time_sign: int = 0
     sigma_data: float | None
     coefficient_name: str | None
     rising: list[tuple[float, float]]
@@ -113,11 +119,13 @@ class Audit:
         """What is known of whether the loss is a likelihood objective.
 
         "monotone": $w$ describes the loss and never rises. "not monotone": it rises on `rising`.
-        "undecided": no rise was found, and one is not excluded on `undecided`. "no weighting": none
-        describes the loss.
+        "undecided": no rise was found, and one is not excluded on `undecided`. "code error": the
+        loss is not what its code was meant to compute. "no weighting": none describes the loss.
         """
         if not self.is_weighted_elbo:
             return "no weighting"
+        if any(one.is_error for one in self.diagnostics):
+            return "code error"
         if self.rising:
             return "not monotone"
         return "undecided" if self.undecided else "monotone"
@@ -131,6 +139,36 @@ class Audit:
     def is_weighted_elbo(self) -> bool:
         """Whether the loss is a squared error in normal noise, so that a weighting describes it."""
         return not any(one.is_fatal for one in self.diagnostics)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether there is a verdict: a weighting describes the loss, and its code has no error."""
+        return self.verdict not in ("no weighting", "code error")
+
+    @cached_property
+    def _parts(self) -> Parts:
+        return Parts(
+            **{name: getattr(self, name).numpy() for name in ("logsnr", "a", "b")},
+            log_p=self.density.log().numpy(),
+            log_c=self.coefficient.log().numpy(),
+            log_w=self.weight.log().numpy(),
+            density_kind=self.density_kind,
+            prediction=self.parameterization,
+            factor=self.parameterization_factor,
+            process=self.process or "",
+            is_measured=self.source == "measured",
+            is_flow="flow" in (self.parameterization, *(self.process or "").split()),
+        )
+
+    @cached_property
+    def recipe(self) -> str | None:
+        """The published recipe with this weighting and these noise levels, of `recipes.RECIPES`."""
+        return published_recipe(self._parts) if self.is_judged else None
+
+    @cached_property
+    def resembles(self) -> list[Resemblance]:
+        """Published losses that this one is but for one slip, in a part that is not published."""
+        return resemblances(self._parts) if self.is_judged else []
 
     @cached_property
     def _log_weight(self) -> PchipInterpolator:
@@ -202,7 +240,7 @@ class Audit:
     @cached_property
     def factor(self) -> MonotoneFactor | None:
         """The factor that makes it a likelihood objective; None if it is one, or if none does."""
-        if not self.is_weighted_elbo:
+        if not self.is_judged:
             return None
         curves = (self.logsnr, self.weight, self.weight_error)
         return find_factor(*curves, self.rising, self.closest[0])
@@ -213,8 +251,8 @@ class Audit:
         That is another objective, not a repair of a bug; of one that is monotone, it is 1.
 
         Raises:
-            ValueError: If there is none: no weighting describes the loss, or it has levels without
-                any weight.
+            ValueError: If there is none: no weighting describes the loss, its code has an error,
+                or it has levels without any weight.
         """
         if self.is_monotone:
             return torch.ones_like(logsnr)
@@ -237,7 +275,7 @@ class Audit:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Audit":
         """The audit that `to_dict` was of."""
-        given = {column.name: content[column.name] for column in fields(cls)}
+        given = {f.name: content[f.name] for f in fields(cls) if f.name in content}
         for column in fields(cls):
             if "Tensor" in str(column.type):
                 given[column.name] = torch.tensor(given[column.name], dtype=torch.float64)
@@ -294,7 +332,7 @@ def _plain(value: Any) -> Any:
         return _plain(value.tolist())
     if isinstance(value, Diagnostic):
         return {**_plain(asdict(value)), "is_fatal": value.is_fatal}
-    if isinstance(value, Nearest | Undecided):
+    if isinstance(value, Nearest | Resemblance | Undecided):
         return _plain(value._asdict())
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}

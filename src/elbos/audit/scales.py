@@ -8,6 +8,7 @@ $\alpha' = s\alpha$. The relation of $\alpha$ and $\sigma$ over the noise levels
 | variance preserving | $\alpha^2 + \sigma^2 = 1$ |
 | rectified flow | $\alpha + \sigma = 1$ |
 | variance exploding | $\alpha = 1$ |
+| variance preserving but for a slip (`SLIPS`) | $\alpha^m + \sigma^n = 1$ |
 
 One case stays open: EDM's input scaling $c_\mathrm{in}$ with data of standard deviation $\sigma_d$
 *is* the variance-preserving process on data multiplied by $1/\sigma_d$. It is read as EDM's, the
@@ -21,6 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+SLIPS = {(1, 2): "alpha**2 for alpha", (2, 1): "sigma**2 for sigma", (4, 4): "roots taken twice"}
+BUT_FOR = "variance preserving but for "
 _PURE = 30.0  # log-SNR beyond which float32 holds no signal, or no noise
 
 
@@ -67,6 +70,9 @@ def process_of(
     scale = _rounded(_flow_scale(alpha, sigma), rtol)
     if scale > 0 and holds(lambda a: (1 - a / scale) ** 2):
         return Process("rectified flow", scale)
+    for (m, n), slip in SLIPS.items():
+        if rtol == 0 and (alpha**m + sigma**n - 1).abs().quantile(0.9) < 2e-3:
+            return Process(BUT_FOR + slip, 1.0)
     return Process(None, 1.0)
 
 

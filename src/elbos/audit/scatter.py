@@ -80,17 +80,28 @@ def of_the_coefficient(
     pair = [_deviations(values[kept][order].log()) for values in (c, power)]
     if pair[0].abs().median() < 1e-3:
         return []
-    ranks = torch.stack([values.argsort().argsort().double() for values in pair])
-    is_dependent = abs(torch.corrcoef(ranks)[0, 1].item()) > 6 / len(ranks[0]) ** 0.5
+    is_dependent = abs(_rank_correlation(*pair)) > 6 / len(pair[0]) ** 0.5
     return [Diagnostic("noise-dependent")] if is_dependent else []
+
+
+def time_sign(logsnr: Float[Tensor, " n"], given: Sequence[Float[Tensor, " n"]]) -> int:
+    """1 if the time that the network is given runs from noise to data, -1 if from data to noise, 0
+    if it is given none.
+    """
+    time = next((one for one in given if _is_time(one, logsnr)), None)
+    return 0 if time is None else int(_rank_correlation(time, logsnr) > 0) * 2 - 1
 
 
 def _is_time(given: Tensor, logsnr: Tensor) -> bool:
     """Whether log-SNR mostly rises, or mostly falls, with a number that the network is given."""
     if len(given) != len(logsnr) or len(set(given.tolist())) < _MIN_DISTINCT:
         return False
-    ranks = torch.stack([values.argsort().argsort().double() for values in (given, logsnr)])
-    return abs(torch.corrcoef(ranks)[0, 1].item()) > _MIN_CORRELATION
+    return abs(_rank_correlation(given, logsnr)) > _MIN_CORRELATION
+
+
+def _rank_correlation(one: Tensor, other: Tensor) -> float:
+    ranks = torch.stack([values.argsort().argsort().double() for values in (one, other)])
+    return float(torch.corrcoef(ranks)[0, 1].item())
 
 
 def _deviations(ordered: Tensor) -> Tensor:

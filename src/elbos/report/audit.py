@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from elbos import __version__
 from elbos.audit.result import Audit
-from elbos.report.audit_words import View, difference, facts_table, facts_tables, verdict, views
+from elbos.report.audit_words import View, difference, facts_table, facts_tables, prose, views
 from elbos.report.colors import Swatch
 from elbos.report.html import breakable, document, write_html
 from elbos.report.tables import Table
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def as_dict(audit: Audit) -> dict[str, Any]:
-    """The audit as JSON holds it, with its verdict in words."""
-    return {**audit.to_dict(), "in_words": verdict(audit)}
+    """The audit as JSON holds it, and in words."""
+    return {**audit.to_dict(), "in_words": prose(audit)}
 
 
 def figure(audits: Sequence[Audit]) -> "Figure":
@@ -60,7 +60,7 @@ def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
         difference=difference(*audits) if len(audits) == 2 else "",
         figure=fig,
         label="Weighting, density and mixture of ELBOs over log-SNR; numbers are in the table "
-        f"below. {' '.join(f'{v.audit.title}: {v.headline}.' for v in shown)}",
+        f"below. {' '.join(f'{v.audit.title}: {v.summary}.' for v in shown)}",
         num_samples=list(dict.fromkeys(a.num_samples for a in audits if a.num_samples)),
         content={"elbos": __version__, "command": command, "audits": list(map(as_dict, audits))},
         command=command,
@@ -77,11 +77,19 @@ def write_page(audits: Sequence[Audit], path: Path, *, command: str | None = Non
 
 
 def as_html(audits: Sequence[Audit]) -> str:
-    """The headline, the verdict with its diagnostics in words, and the facts, for a notebook."""
-    shown = views(audits)
-    line = Markup("<p><strong>{}</strong>: {} {}. {}</p>")
-    heads = [line.format(v.audit.title, v.mark, v.headline, v.verdict) for v in shown]
-    return Markup("").join([*heads, *(table.html() for table in _page_facts(shown))])
+    """What the losses are, their notes and explanations, and the facts, for a notebook."""
+    shown, line = views(audits), Markup("<p><strong>{}</strong>: {}</p><ul>{}</ul><p>{}</p>")
+    note, none = Markup("<li>{} {}</li>"), Markup("")
+    heads = [
+        line.format(
+            v.audit.title,
+            v.summary,
+            none.join(note.format(one.mark, one.text) for one in v.notes),
+            v.explanation,
+        )
+        for v in shown
+    ]
+    return none.join([*heads, *(table.html() for table in _page_facts(shown))])
 
 
 def _page_facts(shown: Sequence[View]) -> list[Table]:

@@ -27,7 +27,7 @@ from elbos.report.audit_words import View, common_levels
 from elbos.report.figures import COLORS, DASHES, Panel, area, faint, log_axis, logsnr_axis, stacked
 from elbos.weightings import Weighting
 
-_RISING = "#b97a00"  # amber: that is no fault
+_RISING = "#8250df"  # no colour of a warning: that is no fault
 _UNDECIDED = "#7d8590"
 
 
@@ -43,7 +43,7 @@ def figure(shown: Sequence[View]) -> Figure:
 
 
 def _shaded(shown: Sequence[View]) -> list[tuple[float, float, str]]:
-    """Where weightings rise, in amber, and where they may, in grey; of several in their colours."""
+    """Where weightings rise, in violet, and may rise, in grey; of several in their colours."""
     is_alone = len(shown) == 1
     rising = [
         (*ends, faint(_RISING if is_alone else view.color))

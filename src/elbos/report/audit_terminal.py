@@ -24,11 +24,11 @@ from elbos.report.audit_words import View, difference, facts_table, facts_tables
 from elbos.report.numbers import fixed
 from elbos.report.tables import Column, Table
 
-_STYLES = {"yes": "bold cyan", "no": "bold yellow", "maybe": "bold", "open": "bold red"}
+_STYLES = {"error": "bold red", "slip": "bold yellow"}  # verdicts have no colour
 _PLOT_WIDTH, _MIN_PLOT_WIDTH, _MARGIN = 64, 28, 9  # characters
 _MIN_COLUMN = 20  # characters for each of several audits side by side
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
-_RISING = "yellow"
+_RISING = "magenta"
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,14 @@ def as_text(audits: Sequence[Audit], width: int = 80) -> str:
 
 
 def _heading(view: View) -> Text:
-    style = _STYLES[view.kind]
-    return Text.assemble(f"{view.audit.title}: ", (f"{view.mark} {view.headline}", style))
+    notes = [
+        (f"\n{note.mark} {note.text}", _STYLES.get(note.kind, "not bold")) for note in view.notes
+    ]
+    return Text.assemble(f"{view.audit.title}: ", (view.summary, "bold"), *notes)
 
 
 def _in_full(view: View) -> Iterator[RenderableType]:
-    yield from (_heading(view), Text(), Text(view.verdict))
+    yield from (_heading(view), Text(), Text(view.explanation))
     yield facts_table([view]).rich()
     of = "" if view.audit.is_weighted_elbo else ", to its squared-error part"
     columns = [Column(f"nearest named weightings{of}"), Column("", is_numeric=False)]
@@ -104,7 +106,7 @@ def _plots(shown: Sequence[View], width: int) -> Iterator[Text]:
         lines = [
             Text(f"weighting w{of}, log scale"),
             *_plotted(log_w, low, high, 8, labels=ends, is_marked=is_rising),
-            _strokes(is_rising, may_rise),
+            _strokes(is_rising, may_rise) if view.audit.is_judged else Text(),
             Text("density p of the noise levels"),
             *_plotted(p, 0, top, 4, labels=("0", f"{top:.2g}")),
             _axis(left, "log-SNR", right, width),

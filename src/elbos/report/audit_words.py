@@ -5,26 +5,28 @@ import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import cycle
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from elbos.arrays import Array
 from elbos.audit.matching import NEAR, SAME, distance
+from elbos.audit.resemblance import NEGATIVES, TARGETS
 from elbos.audit.result import Audit
+from elbos.codec import code, parse
+from elbos.recipes import RECIPES
 from elbos.report.colors import COLORS, Swatch
 from elbos.report.html import render
 from elbos.report.numbers import NONE, fixed, number, percent, signed
 from elbos.report.tables import Column, Table, evenly
+from elbos.schedules import Schedule
+from elbos.weightings import Weighting
 
-HEADLINES = {  # of a verdict: the kind of badge, a mark, words. Only "open" is a warning
-    "monotone": ("yes", "✓", "Likelihood objective"),
-    "not monotone": ("no", "±", "Not monotone"),  # bounds are added, and subtracted
-    "undecided": ("maybe", "?", "Undecided"),
-    "no weighting": ("open", "!", "No weighting describes this loss"),
-}
 _COORDINATES = {  # of a process: how scripts call their noise levels, and that of a log-SNR
     "rectified flow": ("t", lambda logsnr: 1 / (1 + math.exp(logsnr / 2))),
     "variance exploding": ("sigma", lambda logsnr: math.exp(-logsnr / 2)),
@@ -49,6 +51,21 @@ def in_words(distance: float) -> str:
     return f"a factor of {math.exp(distance):.1f}" if distance < 5 else "orders of magnitude"
 
 
+class Note(NamedTuple):
+    """A line of an audit's heading.
+
+    Args:
+        kind: "error"; "slip", of what it is but for one; "published"; or of a verdict, which is
+            neutral, "yes", "no" or "maybe".
+        mark: A sign of that kind.
+        text: A sentence or two.
+    """
+
+    kind: str
+    mark: str
+    text: str
+
+
 @dataclass(frozen=True)
 class View:
     """An audit beside others.
@@ -64,28 +81,27 @@ class View:
     color: str
 
     @property
-    def kind(self) -> str:
-        """The kind of the verdict's badge."""
-        return HEADLINES[self.audit.verdict][0]
+    def summary(self) -> str:
+        """What the loss is, in a line: what it predicts, its coefficient and its noise levels."""
+        found = facts(self.audit)
+        parts = (f"{name} {found[name]}" for name in ("predicts", "coefficient", "noise levels"))
+        return " · ".join(parts)
+
+    @cached_property
+    def notes(self) -> list[Note]:
+        """What a reader should know first: errors of the code, what the loss resembles, and where
+        its weighting rises.
+        """
+        recipe = RECIPES[self.audit.recipe].title if self.audit.recipe else ""
+        text = render("audit_notes.txt", audit=self.audit, view=self, recipe_title=recipe)
+        lines = filter(str.strip, text.splitlines())
+        return [Note(*map(str.strip, line.split("|", 2))) for line in lines]
 
     @property
-    def mark(self) -> str:
-        return HEADLINES[self.audit.verdict][1]
-
-    @property
-    def headline(self) -> str:
-        """The verdict and its grade, in a line."""
-        grade = {"no": self._grade_of_rise, "maybe": self._grade_of_doubt}.get(self.kind, "")
-        return HEADLINES[self.audit.verdict][2] + (f": {grade}" if grade else "")
-
-    @property
-    def _grade_of_rise(self) -> str:
-        return f"w rises where {percent(self.audit.rising_share)} of the samples are drawn"
-
-    @property
-    def _grade_of_doubt(self) -> str:
+    def largest_doubt(self) -> str:
+        """The largest rise that is not excluded."""
         largest = max((one.factor for one in self.audit.undecided), default=1.0)
-        return f"a rise of w by up to {in_words(math.log(largest))} is not excluded"
+        return in_words(math.log(largest))
 
     @property
     def rising(self) -> str:
@@ -107,9 +123,14 @@ class View:
         )
 
     @property
-    def verdict(self) -> str:
-        """What the audit means, in one paragraph."""
+    def explanation(self) -> str:
+        """What the verdict means, and what else was found, in one paragraph."""
         return " ".join(render("audit_verdict.txt", audit=self.audit, view=self).split())
+
+    @property
+    def in_words(self) -> str:
+        """All that is said of it, in one paragraph."""
+        return " ".join([f"{self.summary}.", *(one.text for one in self.notes), self.explanation])
 
     @property
     def swatch(self) -> Swatch:
@@ -127,7 +148,7 @@ class View:
     def nearest(self) -> list[tuple[str, str]]:
         """The nearest named weightings, and how far they are off."""
         return [
-            (one.name, _nearness(one.distance, is_first=i == 0))
+            (_spelled(Weighting, one.name), _nearness(one.distance, is_first=i == 0))
             for i, one in enumerate(self.audit.closest[:_NUM_NEAREST])
         ]
 
@@ -202,9 +223,9 @@ def _nearness(distance: float, *, is_first: bool) -> str:
 # --- words ---------------------------------------------------------------------------------------
 
 
-def verdict(audit: Audit) -> str:
-    """What the audit means, in one paragraph."""
-    return views([audit])[0].verdict
+def prose(audit: Audit) -> str:
+    """What is said of an audit, in one paragraph."""
+    return views([audit])[0].in_words
 
 
 def difference(audit: Audit, other: Audit) -> str:
@@ -238,23 +259,18 @@ def facts(audit: Audit) -> dict[str, str]:
     is_measured, (start, end) = audit.source == "measured", audit.central_half
     shares = (audit.share_pure_noise, audit.share_clean)
     pure, clean = (f"{percent(s, 2)} of the samples" if s > 0 else NONE for s in shares)
-    prediction = audit.parameterization or "none of the usual targets"
-    if audit.parameterization == "edm":
-        prediction += f", sigma_data {audit.sigma_data:g}"
-    if audit.parameterization_factor != 1:
-        prediction = f"{audit.parameterization_factor:g} × {prediction}"
     steps = f"a table of {audit.num_steps:,} steps" if audit.num_steps else ""
+    schedule = _spelled(Schedule, audit.schedule) if audit.schedule else ""
     unknown = "" if steps else "none of the named schedules"
     rises = audit.verdict == "not monotone"
-    monotone = {"monotone": "yes", "not monotone": "no", "undecided": "undecided"}
+    formula = next((one.formula for one in audit.resembles if one.formula), "")
     return {
-        "predicts": prediction,
-        "coefficient": audit.coefficient_name or "none of the usual formulas",
+        "predicts": _prediction(audit),
+        "coefficient": audit.coefficient_name or formula or "none of the usual formulas",
         "process": audit.process or ("none of those known" if is_measured else NONE),
-        "noise levels": ", ".join(filter(None, (audit.schedule or unknown, steps))),
+        "noise levels": ", ".join(filter(None, (schedule or unknown, steps))),
         "log-SNR": f"{fixed(audit.logsnr[0].item(), 2)} to {fixed(audit.logsnr[-1].item(), 2)}",
-        "monotone": monotone.get(audit.verdict, NONE),
-        "rises on": view.rising or NONE,
+        "w rises on": view.rising if rises else "never" if audit.is_monotone else NONE,
         "samples there": percent(audit.rising_share) if rises else NONE,
         "negative share": percent(audit.negative_share) if rises else NONE,
         "undecided on": view.undecided or NONE,
@@ -267,6 +283,60 @@ def facts(audit: Audit) -> dict[str, str]:
         "source": f"{audit.num_samples:,} samples" if is_measured else "declared, exact",
         "nearest": ", ".join(view.nearest[0]) if audit.is_weighted_elbo else NONE,
     }
+
+
+def _spelled(kind: type, text: str) -> str:
+    """The text of a weighting or schedule with the values that it has by default."""
+    return code(parse(kind, text), has_defaults=True)
+
+
+def _prediction(audit: Audit) -> str:
+    """What the network predicts, and its formula in data and noise."""
+    name, factor = audit.parameterization, audit.parameterization_factor
+    if name is None:
+        return f"y = {target_formula(audit)}"
+    text = f"{name}, sigma_data {audit.sigma_data:g}" if name == "edm" else name
+    text = text if factor == 1 else f"{factor:g} × {text}"
+    # the two signs of a flow are both in use
+    has_formula = abs(factor) == 1 and (name == "flow" or factor < 0)
+    return f"{text}: {(TARGETS if factor > 0 else NEGATIVES)[name]}" if has_formula else text
+
+
+def target_formula(audit: Audit) -> str:
+    r"""The measured target $y = a x + b\epsilon$ of no usual prediction type: in the scales of its
+    process if both coefficients are those, or else in numbers.
+    """
+    alpha, sigma = audit.logsnr.sigmoid().sqrt(), (-audit.logsnr).sigmoid().sqrt()
+    if audit.process == "variance exploding":
+        alpha, sigma = torch.ones_like(alpha), sigma / alpha
+    if audit.process == "rectified flow":
+        alpha, sigma = alpha / (alpha + sigma), sigma / (alpha + sigma)
+    scales = {"": alpha**0, "alpha": alpha, "sigma": sigma, "alpha**2": alpha**2}
+    scales |= {"sigma**2": sigma**2, "alpha/sigma": alpha / sigma, "sigma/alpha": sigma / alpha}
+    scales |= {"1/alpha": 1 / alpha, "1/sigma": 1 / sigma}
+    size = torch.hypot(audit.a, audit.b)
+
+    def term(values: Float[Tensor, " g"], of: str) -> str | None:
+        if (values.abs() < 5e-3 * size).all():
+            return ""
+        for name, scale in scales.items():
+            factor = (values / scale).median().item()
+            if ((values - factor * scale).abs() < 1e-2 * size).double().mean() > 0.95:
+                number = "" if abs(abs(factor) - 1) < 5e-3 else f"{abs(factor):.3g} "
+                return ("- " if factor < 0 else "+ ") + " ".join(f"{number}{name} {of}".split())
+        return None
+
+    terms = [term(audit.a, "x"), term(audit.b, "eps")]
+    if None not in terms and any(terms):
+        text = " ".join(filter(None, terms))
+        return text.removeprefix("+ ") if text[0] == "+" else f"-{text[2:]}"
+    below = audit.density.cumsum(0) / audit.density.sum()
+    i = torch.searchsorted(below, torch.tensor([0.25, 0.5, 0.75], dtype=below.dtype))
+    a, b, at = (
+        ", ".join(fixed(value, 2) for value in curve[i].tolist())
+        for curve in (audit.a, audit.b, audit.logsnr)
+    )
+    return f"a x + b eps with a = {a} and b = {b} at log-SNR {at}"
 
 
 def _in_coordinate(audit: Audit) -> str:

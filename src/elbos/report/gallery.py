@@ -19,7 +19,7 @@ from elbos.report.html import document
 from elbos.report.numbers import NONE
 
 _SHOWN = (
-    *("predicts", "coefficient", "noise levels", "rises on", "negative share", "undecided on"),
+    *("predicts", "coefficient", "noise levels", "w rises on", "negative share", "undecided on"),
     *("expected loss", "nearest", "diagnostics"),
 )
 
@@ -82,7 +82,7 @@ class Card:
     def sorts_as(self) -> dict[str, float | str]:
         """What a page sorts by, by name."""
         audit, (low, high) = self.audit, self.audit.central_half
-        verdicts = ("monotone", "undecided", "not monotone", "no weighting")
+        verdicts = ("monotone", "undecided", "not monotone", "code error", "no weighting")
         return {
             "name": self.name,
             "verdict": verdicts.index(audit.verdict),
@@ -148,5 +148,5 @@ def as_dict(card: Card) -> dict[str, object]:
         "negative_share": audit.negative_share,
         "nearest": audit.closest[0].name if audit.closest else None,
         "facts": card.facts,
-        "in_words": card.view.verdict,
+        "in_words": card.view.in_words,
     }

@@ -57,7 +57,7 @@ class Cell:
         swatch: A piece of the curve that the value belongs to.
         is_bold: Whether it is emphasized.
         value: What a page sorts by. Default: the text.
-        kind: The class of a badge on a page: "yes", "no" or "open". Default: no badge.
+        kind: The class of a badge on a page: "yes" or "no". Default: no badge.
     """
 
     text: str

@@ -79,7 +79,7 @@ def _table(caption: str, weightings: list[ImpliedWeighting]) -> Table:
     rows = [
         (
             one.name,
-            code(RECIPES[one.name].closed_form),
+            code(RECIPES[one.name].closed_form, has_defaults=True),
             ", ".join(f"[{number(start, 3)}, {number(end, 3)}]" for start, end in one.rising)
             or "never",
             _short(one.reference),

@@ -1,0 +1,280 @@
+r"""Published losses that a measured one is, or is but for one slip.
+
+A loss is compared part by part: its coefficient $c$ and its target $(a, b)$ of one prediction type,
+and the density of its noise levels. The slips are tables of edits: text that is replaced in a
+published formula, a change of a target's two numbers, other parameters of a schedule. What an edit
+makes of something published is matched like the published itself. A bug whose result is another
+published objective is that objective: nothing in a weighting tells them apart.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from elbos.arrays import Array
+from elbos.audit.matching import MIN_GAIN, SAME, distance, fit_formula, prediction_of
+from elbos.audit.scales import BUT_FOR
+from elbos.codec import code
+from elbos.recipes import FAMILIES, RECIPES, Recipe
+from elbos.schedules import Beta, Cosine, Flow, Laplace, Normal, Schedule
+
+_SAME_DENSITY = {"table": 0.08, "named": 0.03, "function": 0.03, "smooth": 0.03}
+"""The distance up to which log-densities count as the same. Published ones are the limits of tables
+of many steps."""
+
+
+class Resemblance(NamedTuple):
+    """A published loss that a part of a measured one is, or is but for one slip."""
+
+    part: str  # "target", "process", "coefficient" or "noise levels"
+    name: str  # of the published loss
+    published: str  # what that has
+    change: str  # what a slip made of it; nothing where the part is the published one
+    formula: str = ""  # of a coefficient, what the loss has
+
+
+class Coefficient(NamedTuple):
+    """A published coefficient of a squared error, in the SNR and a parameter g."""
+
+    name: str
+    prediction: str
+    formula: str
+    least: float = 0.0  # value of g that anybody means
+
+
+COEFFICIENTS = (
+    Coefficient("Min-SNR", "x", "min(snr, g)", 1.0),
+    Coefficient("Min-SNR", "eps", "min(snr, g)/snr", 1.0),
+    Coefficient("Min-SNR", "v", "min(snr, g)/(snr + 1)", 1.0),
+    Coefficient("P2", "eps", "1/(snr + 1)"),
+    Coefficient("P2", "v", "snr/(snr + 1)**2"),
+    Coefficient("debiased estimation", "eps", "1/sqrt(snr)"),
+    Coefficient("debiased estimation", "v", "sqrt(snr)/(snr + 1)"),
+    Coefficient("EDM", "x", "snr + 4"),
+    Coefficient("truncated SNR", "x", "max(snr, 1)"),
+    Coefficient("soft Min-SNR", "eps", "1/(snr + g)", 2.0),
+    Coefficient("soft Min-SNR", "x", "snr/(snr + g)", 2.0),
+    Coefficient("the plain eps-loss", "x", "snr"),
+    Coefficient("the plain eps-loss", "v", "snr/(snr + 1)"),
+    Coefficient("the plain v-loss", "x", "snr + 1"),
+    Coefficient("the plain v-loss", "eps", "(snr + 1)/snr"),
+    Coefficient("the plain x-loss", "eps", "1/snr"),
+    Coefficient("the plain x-loss", "v", "1/(snr + 1)"),
+    Coefficient("the plain x-loss", "flow", "t**2, t = 1/(1 + sqrt(snr))"),
+)
+"""Published coefficients; a test compares those of one name, for different prediction types."""
+
+EDITS = (  # of a formula: what a slip replaces
+    ("max for min", r"\bmin\(", "max("),
+    ("min for max", r"\bmax\(", "min("),
+    ("the + 1 outside of the fraction", r"/\(snr \+ 1\)$", "/snr + 1"),
+    ("snr + 1 for snr in the minimum, too", r"min\(snr,", "min(snr + 1,"),
+    ("the root of the SNR for the SNR", r"\bsnr\b", "sqrt(snr)"),
+    ("1/snr for snr", r"\bsnr\b", "(1/snr)"),
+    ("2 for 1", r"snr \+ 1", "snr + 2"),
+    ("sigma_data for its square", r"snr \+ 4", "snr + 2"),
+    ("a sum for a product", r"^snr \+ 4$", "(1/snr + 1/4)/(1/sqrt(snr) + 1/2)**2"),
+    ("no divisor", r"/(snr|\(snr \+ 1\))$", ""),
+    ("the inverse", r"^1/\((.*)\)$|^1/(sqrt.*)$", r"\1\2"),
+    ("times snr", r"^1/", "snr/"),
+    ("the root of it all, no sqrt(snr) above", r"^sqrt\(snr\)/(\(.*\))$", r"1/sqrt\1"),
+)
+
+_TARGETS: tuple[tuple[str, Callable[[Array, Array], tuple[Array, Array]]], ...] = (
+    ("the other sign", lambda a, b: (-a, -b)),
+    ("the other sign of the data", lambda a, b: (-a, b)),
+    ("data and noise exchanged", lambda a, b: (b, a)),
+    ("alpha and sigma exchanged", lambda a, b: (-b, -a)),
+)
+"""What a slip makes of a target's coefficients; each is its own inverse."""
+
+
+TARGETS = {
+    "eps": "eps",
+    "x": "x",
+    "v": "alpha eps - sigma x",
+    "flow": "eps - x",
+    "score": "-eps/sigma",
+    "edm": "(x - c_skip z)/c_out",
+}
+"""What a prediction type's target is, in the scale of its process."""
+
+NEGATIVES = {
+    "eps": "-eps",
+    "x": "-x",
+    "v": "sigma x - alpha eps",
+    "flow": "x - eps",
+    "score": "eps/sigma",
+    "edm": "(c_skip z - x)/c_out",
+}
+"""The same with the other sign."""
+
+
+@dataclass(frozen=True)
+class _ScheduleEdit:
+    """What a slip makes of a schedule's parameters."""
+
+    change: str
+    kinds: tuple[type[Schedule], ...]
+    parameters: Callable[..., dict[str, float]]
+
+
+_SCHEDULES = (
+    _ScheduleEdit("the mean with the other sign", (Normal, Laplace), lambda s: {"mean": -s.mean}),
+    _ScheduleEdit(
+        "P_mean and P_std exchanged", (Normal,), lambda s: {"mean": -s.std, "std": abs(s.mean)}
+    ),
+    _ScheduleEdit("the shift applied twice", (Flow,), lambda s: {"shift": s.shift**2}),
+    _ScheduleEdit("the inverse shift", (Flow,), lambda s: {"shift": 1 / s.shift}),
+    _ScheduleEdit("the mean, or shift, twice", (Normal,), lambda s: {"mean": 2 * s.mean}),
+    _ScheduleEdit(
+        "mean and std of ln sigma for those of log-SNR",
+        (Normal,),
+        lambda s: {"mean": -s.mean / 2, "std": s.std / 2},
+    ),
+    _ScheduleEdit("the shift with the other sign", (Cosine,), lambda s: {"shift": -s.shift}),
+    _ScheduleEdit("a and b exchanged", (Beta,), lambda s: {"a": s.b, "b": s.a}),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The parts of a measured loss, as in `Audit`; curves on the grid `logsnr`."""
+
+    logsnr: Float[Array, " g"]
+    log_p: Float[Array, " g"]
+    log_c: Float[Array, " g"]
+    log_w: Float[Array, " g"]
+    a: Float[Array, " g"]
+    b: Float[Array, " g"]
+    density_kind: str
+    prediction: str | None
+    factor: float
+    process: str
+    is_flow: bool  # a process or a prediction of rectified flow
+    is_measured: bool  # noise levels that are declared are what somebody set
+
+    @functools.cached_property
+    def p(self) -> Float[Array, " g"]:
+        """The share of the samples at each point."""
+        p = np.exp(self.log_p - self.log_p.max())
+        return np.asarray(p / p.sum())
+
+    def fit(self, formula: str, least: float) -> tuple[float, float] | None:
+        """The distance of the coefficient from a formula, and its parameter; None if it is another,
+        or the parameter is less than anybody means.
+        """
+        d, g = fit_formula(formula, self.logsnr, self.log_c, self.p)
+        return (d, g) if d < SAME and g >= least else None
+
+    def has_density(self, schedule: Schedule) -> bool:
+        """Whether noise levels have the density of a schedule, on their own range."""
+        log_q = schedule.log_density(torch.from_numpy(self.logsnr)).numpy()
+        kept = np.isfinite(log_q) & (self.p > 1e-6 * self.p.max())
+        if (self.p * kept).sum() < 0.99:  # some are beyond its ends
+            return False
+        p = self.p[kept] / self.p[kept].sum()
+        return distance(self.log_p[kept], log_q[kept], p) < _SAME_DENSITY[self.density_kind]
+
+
+def published_recipe(parts: Parts) -> str | None:
+    """The name of the published recipe with these noise levels and this weighting; one of the same
+    prediction type, if there is any.
+    """
+    levels = torch.from_numpy(parts.logsnr)
+    log_k = parts.log_w - parts.log_p
+    used = parts.p * (parts.p > 1e-6 * parts.p.max())  # far out, a coefficient may be 0
+
+    def distance_of(recipe: Recipe) -> float:
+        if not parts.has_density(recipe.schedule):
+            return math.inf
+        coefficient = recipe.coefficient(levels).log()
+        per_error = recipe.parameterization.eps_error_per_error(levels).log()
+        return distance(log_k, (coefficient - per_error).numpy(), used)
+
+    found = {name: d for name, recipe in RECIPES.items() if (d := distance_of(recipe)) < SAME}
+    kinds = {name: type(RECIPES[name].parameterization).__name__.lower() for name in found}
+    return min(found, key=lambda name: (kinds[name] != parts.prediction, found[name]), default=None)
+
+
+def resemblances(parts: Parts) -> list[Resemblance]:
+    """Compare each part of a loss with published ones: the same, or the same but for one slip."""
+    found = [*_of_the_target(parts)]
+    if parts.process.startswith(BUT_FOR):
+        meant = ("process", "the variance-preserving process", "alpha**2 + sigma**2 = 1")
+        found.append(Resemblance(*meant, parts.process.removeprefix(BUT_FOR)))
+    others = [*_of_the_coefficient(parts), *_of_the_levels(parts)]
+    is_published = published_recipe(parts) is not None  # by another formula, or other noise levels
+    return found + [one for one in others if not (is_published and one.change)]
+
+
+def _of_the_coefficient(parts: Parts) -> Iterator[Resemblance]:
+    if parts.prediction is None or parts.fit("1", 0.0):
+        return
+    meant = [one for one in COEFFICIENTS if one.prediction == parts.prediction]
+    for one in meant:
+        if fit := parts.fit(one.formula, one.least):
+            formula = _with_parameter(one.formula, fit[1])
+            yield Resemblance("coefficient", one.name, formula, "", formula)
+            return
+    slips = [
+        (other.formula, f"the weight for {other.prediction}", one)
+        for one in meant
+        for other in COEFFICIENTS
+        if one.name == other.name and one != other and not one.name.startswith("the plain")
+    ]
+    slips += [
+        (re.sub(pattern, replacement, one.formula), change, one)
+        for one in meant
+        for change, pattern, replacement in EDITS
+        if re.search(pattern, one.formula)
+    ]
+    fits = [parts.fit(formula, one.least) for formula, _, one in slips]
+    fitting = [(*fit, *slip) for fit, slip in zip(fits, slips, strict=True) if fit]
+    if fitting:
+        _, g, formula, change, one = min(fitting, key=lambda found: found[0] // MIN_GAIN)
+        published, here = (_with_parameter(text, g) for text in (one.formula, formula))
+        yield Resemblance("coefficient", one.name, published, change, here)
+
+
+def _of_the_target(parts: Parts) -> Iterator[Resemblance]:
+    if parts.prediction is not None and parts.factor > 0:
+        return
+    levels = torch.from_numpy(parts.logsnr)
+    for change, edit in _TARGETS:
+        a, b = (torch.from_numpy(part) for part in edit(parts.a, parts.b))
+        meant = prediction_of(levels, a, b, rtol=0.0)
+        if meant.name not in (None, "edm", "score") and meant.factor > 0:
+            yield Resemblance("target", str(meant.name), TARGETS[str(meant.name)], change)
+            return
+
+
+def _of_the_levels(parts: Parts) -> Iterator[Resemblance]:
+    flow = FAMILIES["rectified flow"]
+    recipes = {name: one for name, one in RECIPES.items() if (name in flow) == parts.is_flow}
+    is_published = any(parts.has_density(one.schedule) for one in recipes.values())
+    if is_published or not parts.is_measured:
+        return
+    for edit in _SCHEDULES:
+        for name, recipe in recipes.items():
+            if not isinstance(recipe.schedule, edit.kinds):
+                continue
+            try:
+                edited = replace(recipe.schedule, **edit.parameters(recipe.schedule))
+            except ValueError:  # no such schedule
+                continue
+            if edited != recipe.schedule and parts.has_density(edited):
+                published = code(recipe.schedule, has_defaults=True)
+                yield Resemblance("noise levels", name, published, edit.change)
+                return
+
+
+def _with_parameter(formula: str, g: float) -> str:
+    return re.sub(r"\bg\b", f"{g:g}", formula)
