@@ -22,7 +22,7 @@ from PIL import Image
 from tiny import DIGITS, log, tensors
 from torch import nn
 
-from elbos import cli
+from elbos import cli, files
 from elbos.errors import Interrupted
 from elbos.runs import checkpoint
 from elbos.runs.directory import RunDirectory
@@ -158,7 +158,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 def resumed(folder: Path) -> None:
     """Note what this process reads of the checkpoint that it goes on from."""
     read, verified = 0, []
-    whole, digest = Stored.__getitem__, checkpoint._digest
+    whole, digest = Stored.__getitem__, files.sha256
 
     def counted(self: Stored, rows):
         nonlocal read
@@ -170,7 +170,7 @@ def resumed(folder: Path) -> None:
         verified.append(path.name)
         return digest(path)
 
-    Stored.__getitem__, checkpoint._digest = counted, noted
+    Stored.__getitem__, files.sha256 = counted, noted
     resume = Trainer.resume
 
     def noting(self: Trainer) -> None:
@@ -188,12 +188,12 @@ def test_a_process_reads_no_more_than_its_part_of_a_checkpoint(tmp_path: Path) -
     in_processes(1, trained, ADAMW, tmp_path, 2)
     total = sum(tensor.numel() for tensor in tensors(tmp_path).values())
     checkpoints = tmp_path / "checkpoints"
-    files = sorted(path.name for path in checkpoints.rglob("*.safetensors"))
+    written = sorted(path.name for path in checkpoints.rglob("*.safetensors"))
     in_processes(2, resumed, tmp_path)
     notes = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
     for note in notes:
         assert note["read"] == note["own"] < 0.6 * total
-    assert sorted(notes[0]["verified"] + notes[1]["verified"]) == files
+    assert sorted(notes[0]["verified"] + notes[1]["verified"]) == written
 
 
 def estimated(num_processes: int) -> None:
