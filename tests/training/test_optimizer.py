@@ -1,16 +1,15 @@
 """Muon: orthogonal steps for matrices, AdamW's for the rest."""
 
-import multiprocessing
-import os
-
 import pytest
 import torch
 import torch.distributed as dist
+from forking import in_processes
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from elbos.networks import MLPConfig
+from elbos.training import optimizer
 from elbos.training.ema import EMA
 from elbos.training.matrices import inner_matrices
 from elbos.training.optimizer import Muon, new_optimizer
@@ -133,45 +132,55 @@ def trained(mesh=None):
     network, x = Network(), torch.randn(2, 6, generator=torch.Generator().manual_seed(1))
     ema = EMA(network, Averaging(relative_width=0.2))
     if mesh is not None:
-        x = x[dist.get_rank() :][:1]
-        for one in (network, ema.network):
+        x = x[dist.get_rank() % 2 :][:1]
+        for one in (network, ema.network) if mesh.size(1) > 1 else ():
             fully_shard(one, mesh=mesh)
-    optimizer = new_optimizer(network, Optimizer(use_muon=True), torch.float32)
+    muon = new_optimizer(network, Optimizer(use_muon=True), torch.float32)
     for step in range(1, 5):
-        optimizer.zero_grad()
+        muon.zero_grad()
         (network(x) - x).square().mean().backward()
-        optimizer.step()
+        if mesh is not None and mesh.size(1) == 1:
+            for parameter in network.parameters():
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= 2
+        muon.step()
         ema.update(network, step)
     values = [*network.parameters(), *ema.network.parameters()]
     return [v.full_tensor() if isinstance(v, DTensor) else v.detach() for v in values]
 
 
-def work(rank, folder):
-    """One of two processes; it leaves its weights in a file."""
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    found = []
-    for shape in ((1, 2), (2, 1)):
-        mesh = dist.init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard"))
-        found.append([tensor.detach() for tensor in trained(mesh)])
-    columns = nn.Parameter(distribute_tensor(torch.zeros(4, 4), mesh["replicate"], [Shard(1)]))
-    with pytest.raises(ValueError, match="first dimension"):
-        muon_only(columns)
-    torch.save(found, folder / f"{rank}.pt")
-    dist.destroy_process_group()
-    os._exit(0)
+def work(folder, num_replicas, num_shards):
+    """One of several processes; it leaves its weights, and how many matrices it orthogonalized, in
+    a file.
+    """
+    dist.init_process_group("gloo")
+    counted, orthogonalized = [], optimizer.orthogonalized
+
+    def counting(stack, dtype):
+        counted.append(len(stack))
+        return orthogonalized(stack, dtype)
+
+    optimizer.orthogonalized = counting
+    names = ("replicate", "shard")
+    mesh = dist.init_device_mesh("cpu", (num_replicas, num_shards), mesh_dim_names=names)
+    found = [tensor.detach() for tensor in trained(mesh)]
+    columns = nn.Parameter(distribute_tensor(torch.zeros(4, 4), mesh["shard"], [Shard(1)]))
+    if num_shards > 1:
+        with pytest.raises(ValueError, match="first dimension"):
+            muon_only(columns)
+    torch.save([found, sum(counted)], folder / f"{dist.get_rank()}.pt")
 
 
-def test_two_processes_are_one(tmp_path):
-    """Weights and averages, to 1e-6, with sharded parameters and with whole ones in each."""
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=work, args=(rank, tmp_path)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
+@pytest.mark.parametrize(("num_replicas", "num_shards"), [(2, 1), (1, 2), (2, 2)])
+def test_processes_are_one(tmp_path, num_replicas, num_shards):
+    """Weights and averages, to 1e-6, with sharded parameters and with whole ones in each; replicas
+    orthogonalize a share of the matrices of one shape each, not all.
+    """
+    num = num_replicas * num_shards
+    in_processes(num, work, tmp_path, num_replicas, num_shards)
     expected = trained()
-    for rank in range(2):
-        for found in torch.load(tmp_path / f"{rank}.pt"):
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    for rank in range(num):
+        found, num_matrices = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        if num_shards == 1:  # in each of four steps, of three matrices of one shape and of two more
+            assert num_matrices in (4 * (2 + 1 + 1), 4 * 1)

@@ -46,7 +46,7 @@ def padded(parameters, shard_size: int) -> int:
     return sum(4 * num * math.prod(p.shape[1:]) for num, p in zip(rows, parameters, strict=True))
 
 
-def step(run: Path, num: int, shard_size: int, num_parts: int) -> None:
+def step(run: Path, num: int, shard_size: int, num_parts: int, precision: str) -> None:
     """One step of one process, checked."""
     if num == 2:
         processes = Processes.joined()
@@ -55,7 +55,7 @@ def step(run: Path, num: int, shard_size: int, num_parts: int) -> None:
         processes = Processes(0, num, torch.device("cpu"))
     sharding.MIN_PARAMETERS = 2000
     execution = Execution(shard_size=shard_size, num_micro_batches=num_parts)
-    config = replace(DIGITS, batch_size=2 * num, precision="fp32", execution=execution)
+    config = replace(DIGITS, batch_size=2 * num, precision=precision, execution=execution)
     trainer = Trainer(config, RunDirectory(run), config.data.load(), processes)
     plain = config.network.build((1, 8, 8), 10)
     whole = padded(list(plain.parameters()), shard_size)
@@ -72,7 +72,8 @@ def step(run: Path, num: int, shard_size: int, num_parts: int) -> None:
     found = traffic.bytes
     if shard_size > 1:
         root = padded(_own_parameters(trainer.state.network), shard_size)
-        gathered = 2 * (whole - root) + root  # forward and backward
+        size = 2 if precision == "bf16" else 4  # of numbers of blocks; gradients have 4
+        gathered = 2 * (whole - root) * size // 4 + root  # forward and backward
         assert found["_allgather_base_"] == num_parts * gathered
         assert found["_reduce_scatter_base_"] == num_parts * whole  # so that no process keeps all
     else:
@@ -94,13 +95,14 @@ def _own_parameters(root):
 
 
 @pytest.mark.parametrize(
-    ("num", "shard_size", "num_parts"), [(2, 1, 1), (2, 1, 2), (64, 8, 2), (64, 64, 1)]
+    ("num", "shard_size", "num_parts", "precision"),
+    [(2, 1, 1, "fp32"), (2, 1, 2, "fp32"), (64, 8, 2, "bf16"), (64, 64, 1, "fp32")],
 )
 def test_traffic_and_memory_of_one_process(
-    tmp_path: Path, num: int, shard_size: int, num_parts: int
+    tmp_path: Path, num: int, shard_size: int, num_parts: int, precision: str
 ) -> None:
     """Copies send their gradients once a step, and no weights. Shards gather weights for forward
     and backward, and add up the gradients of each part of a batch; each process holds its share of
     gradients, weights, average and moments.
     """
-    in_processes(num if num == 2 else 1, step, tmp_path, num, shard_size, num_parts)
+    in_processes(num if num == 2 else 1, step, tmp_path, num, shard_size, num_parts, precision)

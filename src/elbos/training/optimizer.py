@@ -14,7 +14,8 @@ Which weights are matrices, `matrices` says; all others, those of the first and 
 them, are AdamW's.
 
 Matrices of one shape are orthogonalized together. Under FSDP2, where a process holds some rows of
-each, momentum and weights stay so, and the matrices are shared out among the processes.
+each, momentum and weights stay so, and the matrices are shared out among the processes. Processes
+with the same matrices, too, orthogonalize a share each.
 
 References:
     Jordan et al. (2024), https://kellerjordan.github.io/posts/muon; the step's size: Liu et al.
@@ -32,7 +33,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from elbos.training.matrices import inner_matrices
-from elbos.training.orthogonal import orthogonalized, orthogonalized_shards
+from elbos.training.orthogonal import divided, orthogonalized, orthogonalized_shards
 from elbos.training.settings import Optimizer
 from elbos.training.sharding import local
 
@@ -96,10 +97,13 @@ class Muon(torch.optim.Optimizer):
 
         group = shards(alike[0])
         num_rows = alike[0].shape[0]
-        if group is None:
-            stack = orthogonalized(stack, self.dtype)
-        else:
-            stack = orthogonalized_shards(stack, num_rows, group, self.dtype)
+
+        def compute(part: Tensor) -> Tensor:
+            if group is None:
+                return orthogonalized(part, self.dtype)
+            return orthogonalized_shards(part, num_rows, group, self.dtype)
+
+        stack = divided(stack, replicas(alike[0]), compute)
 
         size = lr * 0.2 * math.sqrt(max(num_rows, stack.shape[2]))
         weights = [local(parameter) for parameter in alike]
@@ -129,6 +133,16 @@ def shards(parameter: Any) -> dist.ProcessGroup | None:
             "sharded along their first dimension, as fully_shard does it."
         )
     return mesh.get_group(dims[0]) if dims else None
+
+
+def replicas(parameter: Any) -> dist.ProcessGroup | None:
+    """The processes that hold the same numbers of a parameter; None if this is the only one."""
+    if hasattr(parameter, "to_local"):
+        mesh, places = parameter.device_mesh, parameter.placements
+        dims = [i for i, place in enumerate(places) if place.is_replicate() and mesh.size(i) > 1]
+        return mesh.get_group(dims[0]) if dims else None
+    is_one = not dist.is_initialized() or dist.get_world_size() == 1
+    return None if is_one else dist.group.WORLD
 
 
 def _alike(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:

@@ -24,6 +24,8 @@ References:
     https://dao-lab.ai/blog/2026/gram-newton-schulz
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
@@ -81,6 +83,33 @@ def _steps_factor(gram: Float[Tensor, "k m m"], num_steps: int) -> Float[Tensor,
             gram = torch.baddbmm(half, rest, half, beta=a)
     assert factor is not None
     return factor
+
+
+def divided(
+    stack: Float[Tensor, "k m n"],
+    group: dist.ProcessGroup | None,
+    compute: Callable[[Float[Tensor, "i m n"]], Float[Tensor, "i m n"]],
+) -> Float[Tensor, "k m n"]:
+    """Compute matrix by matrix what processes that have the same stack all need: each computes a
+    share and sends it to the others.
+
+    Args:
+        stack: The matrices.
+        group: The processes; all of them call this. None for one process.
+        compute: Makes of some of the matrices as many of the same shape.
+    """
+    if group is None:
+        return compute(stack)
+    size, rank = dist.get_world_size(group), dist.get_rank(group)
+    share = -(-len(stack) // size)
+    own = stack.new_zeros(share, *stack.shape[1:])
+    if len(part := stack[rank * share : (rank + 1) * share]):
+        own[: len(part)] = compute(part)
+    found = stack.new_empty(size * share, *stack.shape[1:])
+    # as bytes, since processes on a CPU send few types of numbers
+    parts = [part.flatten().view(torch.uint8) for part in found.chunk(size)]
+    dist.all_gather(parts, own.flatten().view(torch.uint8), group=group)
+    return found[: len(stack)]
 
 
 def orthogonalized_shards(

@@ -26,7 +26,12 @@ MIN_PARAMETERS = 2**18  # of a part: smaller ones take longer to be sent for tha
 
 
 def shard(
-    network: nn.Module, processes: Processes, shard_size: int, *, by_blocks: bool = True
+    network: nn.Module,
+    processes: Processes,
+    shard_size: int,
+    *,
+    by_blocks: bool = True,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Cut the parameters of a network among the processes that share a copy, in place; if each has
     its own, leave it alone.
@@ -37,6 +42,8 @@ def shard(
         shard_size: The processes that share one copy.
         by_blocks: Whether blocks are gathered when they are called, for less memory; else the
             network is gathered as one, which is right for blocks that are used in other ways, too.
+        dtype: What blocks are gathered and compute in, where autocast decides the rest. Gradients
+            are averaged in float32; what is outside of blocks, such as embeddings, stays as it is.
 
     Raises:
         ValueError: If `shard_size` does not divide the number of processes, or the network has
@@ -51,7 +58,7 @@ def shard(
         return
     require_shareable(network, shard_size)
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     shape = processes.num // shard_size, shard_size
     names = ("replicate", "shard")
@@ -60,8 +67,11 @@ def shard(
         for parameter in network.parameters():  # FSDP2 knows none that are channels-last, and no
             parameter.data = parameter.data.contiguous()  # gradients that have no elements
             parameter.requires_grad &= parameter.numel() > 0
+    policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
+    if dtype == torch.float32:
+        policy = MixedPrecisionPolicy()
     for part in _parts(network) if by_blocks else ():
-        fully_shard(part, mesh=mesh)
+        fully_shard(part, mesh=mesh, mp_policy=policy)
     # after forward the root would stay gathered until a backward pass, which averages never have
     is_trained = any(parameter.requires_grad for parameter in network.parameters())
     fully_shard(network, mesh=mesh, reshard_after_forward=not is_trained)

@@ -168,9 +168,9 @@ def new_state(
     """
     network = network.to(processes.device)
     ema = EMA(network, config.averaging)
-    for one in (network, *ema.networks.values()):
-        shard(one, processes, config.execution.shard_size, by_blocks=by_blocks)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    for one in (network, *ema.networks.values()):
+        shard(one, processes, config.execution.shard_size, by_blocks=by_blocks, dtype=dtype)
     optimizer = new_optimizer(network, config.optimizer, dtype)
     schedule = copy.deepcopy(config.schedule)  # an adaptive one is changed
     return State(network, ema, optimizer, schedule, LossByLevel(config.schedule))

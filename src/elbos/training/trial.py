@@ -177,7 +177,9 @@ def _shared(
     """
     for by_blocks in (True, False):
         shared = copy.deepcopy(network).train()
-        shard(shared, processes, losses.config.execution.shard_size, by_blocks=by_blocks)
+        dtype = torch.bfloat16 if losses.config.precision == "bf16" else torch.float32
+        size = losses.config.execution.shard_size
+        shard(shared, processes, size, by_blocks=by_blocks, dtype=dtype)
         with suppress(Exception) if by_blocks else nullcontext():
             with _watched(sharded_parts(shared)) as early, returning_views():
                 loss = losses(shared)
@@ -189,7 +191,7 @@ def _shared(
         warnings.warn(
             f"The weights of {type(network).__name__} are gathered all at once and not block by "
             "block, which takes more memory: its blocks are used in other ways than by a call, or "
-            "what they return is changed in place.",
+            "turn autocast off, or what they return is changed in place.",
             stacklevel=2,
         )
     return shared, by_blocks
