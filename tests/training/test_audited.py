@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import DIGITS
+from torch import nn
 
 from elbos import audit, parameterizations, schedules, weightings
 from elbos.runs.directory import RunDirectory
@@ -19,6 +20,17 @@ CASES = [
     (weightings.Exponential(), schedules.Linear(), parameterizations.Eps(), "eps"),
     (weightings.P2(gamma=1.0), schedules.Cosine(shift=1.0), parameterizations.X(), "x"),
 ]
+
+
+class Called(nn.Module):
+    """A function in place of a network."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, z, logsnr, cond):
+        return self.network(z, logsnr)
 
 
 @pytest.mark.parametrize(("weighting", "schedule", "target", "name"), CASES, ids=repr)
@@ -37,7 +49,7 @@ def test_the_weighting_of_a_step_is_that_of_the_config(
 
     def loss_of_a_step(network, x):
         loss = trainer.loss
-        loss._called = lambda z, logsnr, cond: network(z, logsnr)
+        loss._called = Called(network)
         # the audit sees this noise: the trainer's own is computed from a counter
         loss.drawn = lambda x, cond, step, samples: (torch.randn_like(x), cond)
         trainer.state.step = int(torch.randint(10**6, ()))
