@@ -70,7 +70,12 @@ class Typed:
             @functools.wraps(own)
             def checked(self: Typed) -> None:
                 Typed.__post_init__(self)
-                own(self)
+                try:
+                    own(self)
+                except OverflowError as error:
+                    raise ValueError(
+                        f"{type(self).__name__} has too large a number: {error}."
+                    ) from error
 
             cls.__post_init__ = checked  # type: ignore[method-assign]
 

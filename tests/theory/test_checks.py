@@ -96,3 +96,5 @@ def test_a_class_with_checks_of_its_own_checks_types_first() -> None:
     assert issubclass(schedules.Schedule, Typed)
     with pytest.raises(ValueError, match="logsnr_min"):
         schedules.Cosine(logsnr_min="-20")
+    with pytest.raises(ValueError, match="Cosine"):
+        schedules.Cosine(shift=10**30)
