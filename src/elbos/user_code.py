@@ -217,7 +217,9 @@ def _require_takes(target: str, function: Any, arguments: tuple[str, ...], verb:
 def _is_neighbour(name: str, folder: Path) -> bool:
     """Whether a module is one that only scripts in this folder find."""
     module = sys.modules[name]
-    places = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
+    places = [getattr(module, "__file__", None)]
+    with contextlib.suppress(TypeError):  # some have a path that is none
+        places += [*getattr(module, "__path__", [])]
     return name == _NAME or any(
         isinstance(place, str)
         and Path(place).is_relative_to(folder)

@@ -1,6 +1,8 @@
 """Whole training scripts, of which only the lines from the noise to the loss can be run."""
 
+import math
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,9 +32,9 @@ def lines_of(result: Audit, script: Path) -> list[str]:
     return [line.strip() for line in found]
 
 
-def deviation(result: Audit, log_w: torch.Tensor) -> float:
+def deviation(result: Audit, log_w: torch.Tensor, most: float = 6) -> float:
     """The largest difference of log w from a formula, up to a constant, far from the ends."""
-    difference = (result.weight.log() - log_w)[result.logsnr.abs() < 6]
+    difference = (result.weight.log() - log_w)[result.logsnr.abs() < most]
     return (difference - difference.median()).abs().max().item()
 
 
@@ -93,6 +95,49 @@ def test_lists_and_a_second_network() -> None:
     assert values["network"] == "control and transformer"
 
 
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_a_project_with_flags_of_absl_and_packages_that_are_missing(
+    shift: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What merely lies in the current folder is not run, though the script imports that name."""
+    (tmp_path / "no_such_library.py").write_text("open('is_run', 'w')")
+    monkeypatch.chdir(tmp_path)
+    path = [*sys.path]
+    result = audited(SCRIPTS / "train_flags.py", "--shift", str(shift))
+    assert (result.parameterization, result.process) == ("flow", "rectified flow")
+    # t = shift u / (1 + (shift - 1) u) with uniform u, and w is p / (1 - t)^2
+    log_sigmoid, at = torch.nn.functional.logsigmoid, result.logsnr / 2
+    log_w = log_sigmoid(at + math.log(shift)) + log_sigmoid(-at - math.log(shift))
+    assert deviation(result, log_w - 2 * log_sigmoid(at)) < 0.02
+    values = next(one.values for one in result.diagnostics if one.kind == "script")
+    assert (values["data"], values["network"]) == ("x (line 26)", "network")
+    assert not (tmp_path / "is_run").exists()
+    assert sys.path == path
+    assert not [name for name in sys.modules if name.startswith(("no_such_library", "interpol"))]
+
+
+def test_an_object_that_holds_the_network() -> None:
+    """Uniform steps of a linear table of alpha^2, and nothing of the size of the network."""
+    result = audited(SCRIPTS / "train_wrapped.py", shape=(3, 8, 8))
+    assert (result.parameterization, result.process) == ("eps", "variance preserving")
+    log_sigmoid = torch.nn.functional.logsigmoid
+    assert deviation(result, log_sigmoid(result.logsnr) + log_sigmoid(-result.logsnr), 3) < 0.02
+    values = next(one.values for one in result.diagnostics if one.kind == "script")
+    assert values["network"] == "UNet"
+
+
+def test_a_loss_of_torch_is_no_network(tmp_path: Path) -> None:
+    source = LATENTS.read_text()
+    old = 'loss = F.mse_loss(pred.float(), target.float(), reduction="mean")'
+    assert old in source
+    script = tmp_path / "train.py"
+    source = source.replace("global_step = 0", "global_step, mse = 0, torch.nn.MSELoss()")
+    script.write_text(source.replace(old, "loss = mse(target, pred)"))
+    (tmp_path / "tiny_scheduler.py").write_text((SCRIPTS / "tiny_scheduler.py").read_text())
+    values = next(one.values for one in audited(script).diagnostics if one.kind == "script")
+    assert values["network"] == "unet"
+
+
 def test_the_first_of_several_shapes_that_fits(tmp_path: Path) -> None:
     source = LATENTS.read_text()
     old = "noise = torch.randn_like(latents)"
@@ -145,6 +190,7 @@ def test_what_cannot_be_run(case: str, tmp_path: Path) -> None:
         audited(script)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(script))
+    assert "elbos.audit.record(" in str(caught.value)
 
 
 @pytest.mark.parametrize("flags", [["--snr_gama", "5"], ["--snr_gamma", "five"]])

@@ -100,7 +100,7 @@ def launch(*lines: tuple[list[str], list[str]]) -> None:
     """The lines of `torchrun`, its own words and ours, in one launch: each takes ten seconds."""
     (options,) = {tuple(options) for options, _ in lines}
     *options, separator, module = options
-    assert (options[-1], separator, module) == ("-m", "--", "elbos.cli")
+    assert (options[-1], separator, module) == ("-m", "--", "elbos")
     Path("launched.py").write_text(LAUNCHED)
     command = [sys.executable, "-m", "torch.distributed.run", *options[:-1], "launched.py"]
     commands = json.dumps([words for _, words in lines])

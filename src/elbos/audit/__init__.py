@@ -44,7 +44,7 @@ from elbos.audit.instrument import LossFunction
 from elbos.audit.measure import measuring
 from elbos.audit.record import Recording, record
 from elbos.audit.result import Audit
-from elbos.audit.script import script_loss
+from elbos.audit.script import ADVICE, own_modules, script_loss
 from elbos.checks import typed
 from elbos.user_code import as_script
 
@@ -160,7 +160,7 @@ def from_script(
         ValueError: In one line, with the line of the script that stopped it.
     """
     path = Path(path)
-    with as_script(str(path)):
+    with as_script(str(path)), own_modules(path):
         loss = script_loss(path, [x] if isinstance(x, Tensor) else x, flags)
         try:
             audit = probe(
@@ -173,5 +173,5 @@ def from_script(
                 advance=advance,
             )
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{path}: {error} {ADVICE}") from error
     return replace(audit, diagnostics=[*loss.diagnostics, *audit.diagnostics])

@@ -81,7 +81,7 @@ class Encode:
 
     Kept are mean and log-variance of the latents, scaled as the VAE's config.json says. The same
     command again goes on where it was stopped, on any number of processes: `torchrun
-    --nproc-per-node 8 -m -- elbos.cli data encode IMAGES OUT --vae VAE`.
+    --nproc-per-node 8 -m -- elbos data encode IMAGES OUT --vae VAE`.
     """
 
     images: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]

@@ -47,7 +47,7 @@ class Evaluate:
     training, or on those. The same command again resumes where it was interrupted. Several models
     end in one table; each is sampled as it says, or with an option of sampling, all as the first
     says but for the option.
-    On several processes: `torchrun --nproc-per-node 2 -m -- elbos.cli evaluate MODEL`.
+    On several processes: `torchrun --nproc-per-node 2 -m -- elbos evaluate MODEL`.
     """
 
     models: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]

@@ -27,7 +27,7 @@ from elbos.training.sampling import Sampling
 class Sample:
     """Draw samples from a trained run, into a PNG grid and an .npz.
 
-    On several processes: `torchrun --nproc-per-node 2 -m -- elbos.cli sample RUN`.
+    On several processes: `torchrun --nproc-per-node 2 -m -- elbos sample RUN`.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

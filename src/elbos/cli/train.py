@@ -43,7 +43,7 @@ class Train:
     """Train a preset, or --config FILE; the same command again resumes.
 
     Parts are chosen as types, `weighting:sigmoid --weighting.k 3`; everything else is an option.
-    On several processes: `torchrun --nproc-per-node 2 -m -- elbos.cli train PRESET`.
+    On several processes: `torchrun --nproc-per-node 2 -m -- elbos train PRESET`.
     """
 
     chosen: Annotated[Chosen, tyro.conf.arg(name="")]

@@ -22,10 +22,25 @@ from torch import Tensor
 from elbos import files
 from elbos.audit.script.arguments import RefusedArgumentsError
 from elbos.audit.script.loss import ScriptLoss
+from elbos.audit.script.modules import own_modules
 from elbos.audit.script.run import Failure, Run
 from elbos.audit.script.slicing import Script
 
-__all__ = ["RefusedArgumentsError", "ScriptLoss", "is_training_script", "script_loss"]
+__all__ = [
+    "ADVICE",
+    "RefusedArgumentsError",
+    "ScriptLoss",
+    "is_training_script",
+    "own_modules",
+    "script_loss",
+]
+
+ADVICE = (
+    "Scripts like diffusers' are read, whose loop holds the loss; of any other, record some "
+    "hundred steps: `with elbos.audit.record(model) as recorded:` around its loop, then "
+    "`print(recorded.audit())`."
+)
+"""What to do where a script cannot be read."""
 
 
 def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> ScriptLoss:
@@ -48,8 +63,7 @@ def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> 
         raise ValueError(f"{path} is no Python: {error}") from error
     if script is None:
         raise ValueError(
-            f"{path} calls no backward(): name a function, as in {path}:FUNCTION, or record a "
-            "training (audit.record)."
+            f"{path} calls no backward(): name a function, as in {path}:FUNCTION. {ADVICE}"
         )
     failures: list[Failure] = []
     for x in xs:
@@ -62,10 +76,10 @@ def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> 
     if not failures:
         raise ValueError(
             f"{path}, line {script.loss.lineno}: no data come into its loop: name a function, as "
-            f"in {path}:FUNCTION."
+            f"in {path}:FUNCTION. {ADVICE}"
         )
     likeliest = min(failures, key=lambda one: (one.num_unknown, -one.line))
-    raise ValueError(f"{path}, line {likeliest.line}: {likeliest.text}")
+    raise ValueError(f"{path}, line {likeliest.line}: {likeliest.text} {ADVICE}")
 
 
 def is_training_script(path: Path) -> bool:

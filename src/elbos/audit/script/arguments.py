@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from elbos.audit.script.slicing import read, simple
+from elbos.audit.script.slicing import read, simple, stored
 
 
 class RefusedArgumentsError(ValueError):
@@ -30,7 +30,7 @@ def arguments_of(
     """
     if not any(_is_parsing(tree, one) for one in definitions):
         return None
-    parser = _parser(tree, path)
+    parser = _absl_parser(tree) if any(map(_is_absl, definitions)) else _parser(tree, path)
     for action in parser._actions:
         action.required = False
         if not action.option_strings and action.nargs is None:
@@ -52,6 +52,8 @@ def arguments_of(
 def _is_parsing(tree: ast.Module, statement: ast.stmt) -> bool:
     """Whether a statement parses arguments, itself or by a function of the script."""
     value = getattr(statement, "value", None)
+    if _is_absl(statement):
+        return True
     if not isinstance(value, ast.Call):
         return False
     if isinstance(value.func, ast.Attribute):
@@ -59,6 +61,37 @@ def _is_parsing(tree: ast.Module, statement: ast.stmt) -> bool:
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     called = [f for f in functions if isinstance(value.func, ast.Name) and f.name == value.func.id]
     return any(_builds_parser(one) for f in called for one in simple(f.body))
+
+
+def _is_absl(statement: ast.stmt) -> bool:
+    """Whether a statement defines `FLAGS` as those of absl."""
+    if isinstance(statement, ast.ImportFrom):
+        return statement.module == "absl.flags" and any(a.name == "FLAGS" for a in statement.names)
+    return ast.unparse(getattr(statement, "value", None) or ast.Constant(0)).endswith("flags.FLAGS")
+
+
+def _absl_parser(tree: ast.Module) -> argparse.ArgumentParser:
+    """The parser of what absl's `DEFINE_integer(name, default, help)` and the like define."""
+    types = {"integer": int, "float": float, "string": str, "enum": str, "list": str}
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call) and n.args):
+        kind = ast.unparse(call.func).rpartition("DEFINE_")[2]
+        given = {keyword.arg: keyword.value for keyword in call.keywords}
+        default = call.args[1] if len(call.args) > 1 else given.get("default", ast.Constant(None))
+        name = call.args[0]
+        if "DEFINE_" not in ast.unparse(call.func) or not isinstance(name, ast.Constant):
+            continue
+        flag = f"--{name.value!s}"
+        try:
+            value = ast.literal_eval(default)
+        except ValueError:  # computed
+            value = None
+        if kind in ("bool", "boolean"):
+            action = argparse.BooleanOptionalAction
+            parser.add_argument(flag, action=action, default=value)
+        else:
+            parser.add_argument(flag, type=types.get(kind, str), default=value)
+    return parser
 
 
 def _builds_parser(statement: ast.stmt) -> bool:
@@ -77,7 +110,8 @@ def _parser(tree: ast.Module, path: Path) -> argparse.ArgumentParser:
     body = next(body for body in _bodies(tree) if any(map(_builds_parser, body)))
     space: dict[str, Any] = {"argparse": argparse, "os": os, "Path": Path, "__file__": str(path)}
     space["ArgumentParser"] = argparse.ArgumentParser
-    functions = [n for n in tree.body if isinstance(n, ast.FunctionDef) and len(n.body) < 20]
+    functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
+    imports = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
     names: list[str] = []
     for statement in body:
         value = getattr(statement, "value", None)
@@ -85,18 +119,22 @@ def _parser(tree: ast.Module, path: Path) -> argparse.ArgumentParser:
             continue
         root = ast.unparse(value.func).partition(".")[0]
         is_parsing = isinstance(value.func, ast.Attribute) and value.func.attr.startswith("parse_")
-        if is_parsing or not (_builds_parser(statement) or root in names):
+        is_given = any(isinstance(one, ast.Name) and one.id in names for one in value.args)
+        if is_parsing or not (_builds_parser(statement) or root in names or is_given):
             continue
         targets = getattr(statement, "targets", [])
         names += [target.id for target in targets if isinstance(target, ast.Name)]
         used = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name)}
-        types = [function for function in functions if function.name in used]
+        types = [one for one in functions if one.name in used and (is_given or len(one.body) < 20)]
+        needed = [one for one in imports if is_given and stored(one) & used]
         known = {*space, *(function.name for function in functions)}
         value.keywords = [k for k in value.keywords if read(k.value) <= known]  # as some choices
-        code = ast.Module([*types, statement], [])
+        code = ast.Module([*needed, *types, statement], [])
         try:
             exec(compile(code, str(path), "exec", dont_inherit=True), space)  # noqa: S102
         except Exception as error:
+            if is_given:  # arguments that another module adds, which may not be installed
+                continue
             raise ValueError(
                 f"{path}, line {statement.lineno}: {type(error).__name__}: {error}"
             ) from error

@@ -1,8 +1,10 @@
 """The loss of a script, once its lines are known: a function that `probe` calls."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from jaxtyping import Float
@@ -64,11 +66,21 @@ class ScriptLoss:
 
 
 class OnOneDevice(TorchFunctionMode):
-    """Whatever device a script names is that of the data."""
+    """Take whatever device a script names for that of the data."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self.device = device
+        null = contextlib.nullcontext  # of the device, which it enters
+        self.patch = mock.patch.multiple("torch.cuda", device=null, stream=null)
+
+    def __enter__(self) -> Any:
+        self.patch.start()
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self.patch.stop()
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -79,7 +91,7 @@ class OnOneDevice(TorchFunctionMode):
         if kwargs.get("device") is not None:
             kwargs["device"] = self.device
         if func is Tensor.to:
-            is_device = [isinstance(one, str | torch.device) for one in args]
+            is_device = [type(one) in (str, int, torch.device) for one in args]
             args = [self.device if is_it else a for a, is_it in zip(args, is_device, strict=True)]
         return func(*args, **kwargs)
 

@@ -1,10 +1,11 @@
 """Running the loss lines of a script: with one choice of the data, and ever more made known."""
 
 import ast
+import copy
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +32,7 @@ from elbos.audit.script.slicing import (
 from elbos.audit.script.unknown import Stage, Unknown, origins
 from elbos.errors import message
 
+_TORCH_LOSS = re.compile(r"(torch\.)?nn\.\w*Loss\(|\b(MSE|L1|SmoothL1|Huber)Loss\(")
 _SAFE_MODULES = frozenset({*sys.stdlib_module_names, "torch", "numpy", "scipy", "einops"})
 _NEVER = re.compile(r"Dataset|DataLoader|load_dataset|Accelerator|Tokenizer|optim\.|tqdm|logger")
 _OF_AN_ERROR, _OF_NO_NETWORK = 3, 10  # unknown names that such a failure counts as
@@ -67,6 +69,8 @@ class Run:
     data: _Data | None = None
     known: set[str] = field(default_factory=set)
     never: set[str] = field(default_factory=set)  # names of which the definition fails
+    wrappers: set[str] = field(default_factory=set)  # objects that hold the network, and the loss
+    reasons: dict[str, tuple[int, str]] = field(default_factory=dict)  # line: why it is unknown
     assumed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -80,6 +84,7 @@ class Run:
         self.statements: list[ast.stmt] = []
         self.definitions: list[ast.stmt] = []
         self.values: dict[ast.stmt, dict[str, Any]] = {}
+        self.form, self.is_refused = OutputForm(), False
 
     # --- running ---
 
@@ -110,6 +115,9 @@ class Run:
         optional = set[str]()
         while True:
             failure, wanted = self._try()
+            if failure:
+                self.wrappers |= self.stage.wrapping
+                wanted |= self.stage.wrapping
             if failure and failure.num_unknown in (0, _OF_AN_ERROR) and optional:
                 self.known -= optional
                 self.never |= optional
@@ -122,7 +130,20 @@ class Run:
             self.known |= new
 
     def _try(self) -> tuple[Failure | None, frozenset[str]]:
-        """Run the lines once: why there is no loss, and the names that it depends on."""
+        """Run the lines once, again with a variance if the network's output is refused: why there
+        is no loss, and the names that it depends on.
+        """
+        self.is_refused = False
+        result = self._run()
+        if result[0] and self.is_refused and self.form.multiple == 1:
+            self.form = OutputForm(multiple=2)
+            second = self._run()
+            if second[0] is None or second[1] - result[1]:
+                return second
+            self.form = OutputForm()
+        return result
+
+    def _run(self) -> tuple[Failure | None, frozenset[str]]:
         self.stage = Stage(str(self.path), self._attributes())
         self.stage.x, self.values = self.x, {}
         self.stage.item = self.data.item if self.data else None
@@ -139,7 +160,10 @@ class Run:
             line = _line_of(error, str(self.path)) or self.script.loss.lineno
             if isinstance(error, MissingError):
                 return Failure(error.line or line, message(error), 0), frozenset()
-            failure = Failure(line, f"{type(error).__name__}: {message(error)}", _OF_AN_ERROR)
+            self.is_refused |= bool(self.stage.network.calls)
+            failure = Failure(line, f"{type(error).__name__}: {message(error)}.", _OF_AN_ERROR)
+            if names := [name for name in self.stage.decisive if name in self.reasons]:
+                failure = Failure(*self.reasons[min(names)], 0)
             return failure, self.stage.decisive
 
     def _outcome(self, loss: Any) -> tuple[Failure | None, frozenset[str]]:
@@ -148,7 +172,8 @@ class Run:
             return self._where_unknown(names), names
         decisive = frozenset(name for name in self.stage.deciding if self._is_definable(name))
         if not getattr(loss, "requires_grad", False) or not self._is_noisy():
-            text = "no network is called with noisy data"
+            text = "no network is called with noisy data."
+            self.stage.wrapping |= {name.partition(".")[0] for name in self.stage.networks}
             return Failure(self.script.loss.lineno, text, _OF_NO_NETWORK), decisive
         return None, decisive
 
@@ -162,7 +187,7 @@ class Run:
         return bool(first) and not any(torch.equal(one.z, other.z) for one, other in pairs)
 
     def _network(self) -> ProbeNetwork:
-        return ProbeNetwork(self.x, OutputForm())
+        return ProbeNetwork(self.x, self.form)
 
     def _where_unknown(self, names: frozenset[str]) -> Failure:
         """The first line after the data that makes something of what is not known."""
@@ -175,8 +200,10 @@ class Run:
                 line, culprits = statement.lineno, made_of
                 break
         what = " and ".join(sorted(culprits))
-        text = f"the loss depends on {what}, which is not known without running the script: "
-        text += "wrap the loss in a function of (network, x), or record a training (audit.record)."
+        text = f"the loss depends on {what}, which is not known without running the script."
+        if reasons := [self.reasons[name] for name in sorted(culprits) if name in self.reasons]:
+            line, reason = reasons[0]
+            text = f"{reason}; the loss depends on it."
         num_of_data = 2 * len(culprits & self.of_the_loop)  # other data: these are not all
         return Failure(line, text, len(culprits) + num_of_data)
 
@@ -209,18 +236,23 @@ class Run:
     # --- names ---
 
     def _definitions(self, name: str) -> list[ast.stmt]:
-        """The statements that define a name above the loop; of a parameter, what is given."""
+        """The statements that define a name above the loop; of a parameter, what is given, too."""
         given = self.script.parameters.get(name)
-        in_function = self.script.definitions(name, num_scopes=1)
-        if in_function or given is None or (isinstance(given, ast.Name) and given.id == name):
-            return in_function or self.script.definitions(name)
-        target = ast.Name(name, ast.Store())
-        return [ast.fix_missing_locations(ast.copy_location(ast.Assign([target], given), given))]
+        if given is None:
+            found = self.script.definitions(name)
+        elif isinstance(given, ast.Name) and given.id == name:
+            found = self.script.definitions(name, first=1) + self.script.definitions(name, last=1)
+        else:
+            assign = ast.copy_location(ast.Assign([ast.Name(name, ast.Store())], given), given)
+            found = [ast.fix_missing_locations(assign), *self.script.definitions(name, last=1)]
+        if name in self.wrappers:  # not what loads its weights, or makes it one of many processes
+            found = [one for one in found if isinstance(one, ast.Assign) and name not in read(one)]
+        return found
 
     def _is_definable(self, name: str) -> bool:
         """Whether its definition may be run: it loads nothing, and builds no network."""
         found = self._definitions(name)
-        never = self.never | self.of_the_loop | self.script.networks
+        never = self.never | self.of_the_loop | (self.script.networks - self.wrappers)
         if not found or name in never or any(map(is_loading, found)):
             return False
         if any(isinstance(one, (*_DEFINITIONS, *_IMPORTS)) for one in found):
@@ -271,8 +303,11 @@ class Run:
                 self.space[name] = arguments
                 continue
             self.space[name] = Unknown(self.stage, frozenset({name}), name)
-            if name == "self.device" and not definitions:
+            if name.rpartition(".")[2] == "device":
                 self.space[name] = self.x.device
+                continue
+            if any(_TORCH_LOSS.search(ast.unparse(one)) for one in definitions):
+                self.known |= {name} if self._is_definable(name) else set()
             for one in definitions:
                 if isinstance(one, _IMPORTS):
                     self._import(one, name)
@@ -310,12 +345,13 @@ class Run:
         one = type(statement)(**{**vars(statement), "names": [alias]})
         try:
             exec(self._compiled([one]), self.space)  # noqa: S102
-        except ImportError as error:
-            text = f"{name} cannot be imported: {error}"
-            raise MissingError(text, statement.lineno) from error
+        except Exception as error:
+            self._forget(name, statement, f"{name} cannot be imported: {error}")
+            self.space[name] = Unknown(self.stage, frozenset({name}), name, is_method=True)
+            return
         value = self.space[name]
         if missing := [one for one in getattr(value, "_backends", []) if not find_spec(one)]:
-            text = f"{name} needs {' and '.join(missing)}: install what is missing"
+            text = f"{name} needs {' and '.join(missing)}: install what is missing."
             raise MissingError(text, statement.lineno)
         if isinstance(value, type) and "Scheduler" in name and hasattr(value, "from_pretrained"):
             self.space[name] = with_local_configuration(value, self.script.tree, self.assumed)
@@ -324,10 +360,19 @@ class Run:
         """A statement whose result is unknown if it fails on something unknown; watched."""
         if isinstance(statement, (*_DEFINITIONS, *_IMPORTS)):
             return [statement]
+        if statement not in self.kept and defined(statement) & self.wrappers:
+            statement = _wrapping(statement, self._is_known_call)
         result = self._guarded(statement)
         if self.data and self.data.after is statement:
             result.append(self._data_into(self.data.name, statement))
         return result
+
+    def _is_known_call(self, call: ast.Call) -> bool:
+        """Whether a call builds no network: a function of Python's, torch's or the like."""
+        root = ast.unparse(call.func).partition(".")[0]
+        modules = [getattr(one, "module", None) or root for one in self._definitions(root)]
+        is_imported = all(isinstance(one, _IMPORTS) for one in self._definitions(root))
+        return is_imported and all(m.partition(".")[0] in _SAFE_MODULES for m in modules)
 
     @staticmethod
     def _data_into(name: str, place: ast.AST) -> ast.stmt:
@@ -359,9 +404,22 @@ class Run:
         """The unknown value that a failed statement makes of unknown values; else the error."""
         used = self._read(self.statements[index])
         names = origins([self.space.get(name) for name in used])
-        if not names:
+        self.is_refused |= bool(self.stage.network.calls)
+        statement = self.statements[index]
+        if isinstance(error, MissingError | RefusedArgumentsError):
             raise error
+        if not names and statement in self.kept:
+            raise error
+        if not names:
+            names = defined(statement)
+            for name in names:
+                self._forget(name, statement, f"{name} fails, {type(error).__name__}: {error}")
         return Unknown(self.stage, names)
+
+    def _forget(self, name: str, statement: ast.stmt, reason: str) -> None:
+        """Leave a name unknown, and remember why."""
+        self.never.add(name)
+        self.reasons[name] = statement.lineno, " ".join(reason.split())[:200]
 
     def _read(self, *nodes: ast.AST) -> set[str]:
         """The names that nodes read, themselves or in functions of the script."""
@@ -376,6 +434,27 @@ class Run:
     def _seen(self, index: int) -> None:
         statement = self.statements[index]
         self.values[statement] = {name: self.space.get(name) for name in defined(statement)}
+
+
+def _wrapping(statement: ast.stmt, is_known: Callable[[ast.Call], bool]) -> ast.stmt:
+    """The definition of what holds the network, with stand-ins for what its arguments build."""
+
+    class StandIns(ast.NodeTransformer):
+        def visit_Call(self, node: ast.Call) -> ast.expr:
+            if is_known(node):
+                return self.generic_visit(node)  # type: ignore[return-value]
+            name = ast.unparse(node.func)
+            stand_in = ast.parse(f"__stage__.stand_in({name!r})", mode="eval").body
+            return ast.copy_location(stand_in, node)
+
+    copied = copy.deepcopy(statement)
+    value = getattr(copied, "value", None)
+    while isinstance(value, ast.Call):
+        value.args = [StandIns().visit(one) for one in value.args]
+        for keyword in value.keywords:
+            keyword.value = StandIns().visit(keyword.value)
+        value = value.func.value if isinstance(value.func, ast.Attribute) else None  # .to(device)
+    return ast.fix_missing_locations(copied)
 
 
 def _line_of(error: BaseException, file: str) -> int | None:

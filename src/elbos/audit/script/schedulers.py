@@ -108,5 +108,5 @@ def _assumed(tree: ast.Module, scheduler: str, assumed: list[str]) -> dict[str, 
             return dict(config)
     raise MissingError(
         f"the configuration of {scheduler} is not here: name a folder with it in the script's own "
-        'argument, as in "train.py --pretrained_model_name_or_path FOLDER"'
+        'argument, as in "train.py --pretrained_model_name_or_path FOLDER".'
     )

@@ -113,9 +113,11 @@ class Script:
             if node.attr in _OF_NETWORKS and isinstance(node.value, ast.Name)
         )
 
-    def definitions(self, name: str, num_scopes: int | None = None) -> list[ast.stmt]:
-        """The statements that define a name, in the innermost scope around the loop that has it."""
-        for scope in self._index[:num_scopes]:
+    def definitions(self, name: str, first: int = 0, last: int | None = None) -> list[ast.stmt]:
+        """The statements that define a name, in the innermost scope around the loop that has it, of
+        those from `first` up to, and without, `last`.
+        """
+        for scope in self._index[first:last]:
             found = scope.get(name, [])
             if any(name in stored(one) for one in found):
                 return found

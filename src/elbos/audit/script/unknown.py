@@ -30,6 +30,7 @@ class Stage:
     network: Any = None
     x: Tensor = field(default_factory=lambda: torch.zeros(1, 1))
     networks: set[str] = field(default_factory=set)  # names that were called with noisy data
+    wrapping: set[str] = field(default_factory=set)  # names that were called with the clean data
     conditions: set[int] = field(default_factory=set)  # lines of conditions taken as false
     deciding: set[str] = field(default_factory=set)  # names that those conditions depend on
     decisive: frozenset[str] = frozenset()  # of the last one
@@ -46,6 +47,10 @@ class Stage:
                 if not hasattr(output, attribute):
                     setattr(output, attribute, output.view_as(output))
         return output
+
+    def stand_in(self, name: str) -> "Unknown":
+        """A network that is not built."""
+        return Unknown(self, frozenset({name}), name)
 
     def line(self) -> int:
         """The line of the script that is being run."""
@@ -84,9 +89,13 @@ class Unknown:
         if self._name.endswith(".size") and self._is_method:
             return self._stage.x.size(*args)
         given = [*args, *kwargs.values()]
+        noisy = [value for value in given if _is_noisy(value, self._stage.x)]
+        if noisy and all(value is self._stage.x for value in noisy):
+            self._stage.wrapping |= {self._name.partition(".")[0]}
+            return self._made()
         if self._is_method:
             return self._made(*given)
-        if any(_is_noisy(value, self._stage.x) for value in given):
+        if noisy:
             return self._stage.answer(self._name, args, kwargs)
         unknown = next(_unknowns(given), self)  # a network's answer is as unknown as its input
         return Unknown(self._stage, unknown._origins)
@@ -110,6 +119,9 @@ class Unknown:
         yield self._made()  # of a list of unknown length, one stands for all
 
     def __contains__(self, _: object) -> bool:
+        return bool(self)
+
+    def __instancecheck__(self, _: object) -> bool:
         return bool(self)
 
     def __enter__(self) -> "Unknown":
