@@ -9,34 +9,44 @@ from torch import Tensor, nn
 from elbos import audit
 
 
-def network() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 64))
+class Network(nn.Module):
+    """A network of data and a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(65, 64), nn.SiLU(), nn.Linear(64, 64))
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        out: Tensor = self.layers(torch.cat([z, t], dim=1))
+        return out
 
 
 def eps_cosine(net: Callable[..., Tensor], x: Tensor) -> Tensor:
     t = torch.rand(len(x), 1) * torch.pi / 2
     eps = torch.randn_like(x)
-    return (net(t.cos() * x + t.sin() * eps) - eps).square().mean()
+    return (net(t.cos() * x + t.sin() * eps, t) - eps).square().mean()
 
 
 def v_min_snr(net: Callable[..., Tensor], x: Tensor) -> Tensor:
     t = torch.rand(len(x), 1) * torch.pi / 2
     eps, snr = torch.randn_like(x), t.tan() ** -2
     v = t.cos() * eps - t.sin() * x
-    error = (net(t.cos() * x + t.sin() * eps) - v).square()
+    error = (net(t.cos() * x + t.sin() * eps, t) - v).square()
     return (snr.clamp(max=5) / (snr + 1) * error).mean()
 
 
 def logit_normal_flow(net: Callable[..., Tensor], x: Tensor) -> Tensor:
     t = torch.sigmoid(torch.randn(len(x), 1))
     eps = torch.randn_like(x)
-    return (net((1 - t) * x + t * eps) - (eps - x)).square().mean()
+    return (net((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
 
 
 def edm(net: Callable[..., Tensor], x: Tensor) -> Tensor:
     sigma = (1.2 * torch.randn(len(x), 1) - 1.2).exp()
     z, total = x + sigma * torch.randn_like(x), sigma**2 + 0.25
-    denoised = 0.25 / total * z + sigma / (2 * total.sqrt()) * net(z / total.sqrt())
+    denoised = 0.25 / total * z + sigma / (2 * total.sqrt()) * net(
+        z / total.sqrt(), sigma.log() / 4
+    )
     return (4 * total / sigma**2 * (denoised - x).square()).mean()
 
 
@@ -47,7 +57,7 @@ def train(
     loss: Callable[..., Tensor], num_steps: int, seed: int, *, is_recorded: bool
 ) -> tuple[nn.Module, audit.Recording | None]:
     torch.manual_seed(seed)
-    net, data, recorded = network(), torch.rand(256, 64) * 2 - 1, None
+    net, data, recorded = Network(), torch.rand(256, 64) * 2 - 1, None
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
 
     def steps() -> None:
@@ -126,11 +136,11 @@ def test_the_training_is_the_same_bit_for_bit(loss: Callable[..., Tensor]) -> No
 
 
 def test_data_that_the_noise_was_not_drawn_like() -> None:
-    net, x = network(), torch.rand(64, 64)
+    net, x = Network(), torch.rand(64, 64)
 
     def loss() -> Tensor:
         t, eps = torch.rand(64, 1), torch.randn(64, 64)
-        return (net((1 - t) * x + t * eps) - (eps - x)).square().mean()
+        return (net((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
 
     with audit.record(net) as recorded:
         for _ in range(5):
@@ -145,7 +155,7 @@ def test_data_that_the_noise_was_not_drawn_like() -> None:
 
 
 def test_validation_and_other_losses_are_not_mistaken() -> None:
-    net, x = network(), torch.rand(64, 64)
+    net, x = Network(), torch.rand(64, 64)
     with audit.record(net) as recorded, torch.no_grad():
         for _ in range(3):
             eps_cosine(net, x)
@@ -154,6 +164,88 @@ def test_validation_and_other_losses_are_not_mistaken() -> None:
     with audit.record(net) as recorded:
         for _ in range(10):
             t, eps = torch.rand(64, 1), torch.randn_like(x)
-            torch.nn.functional.l1_loss(net((1 - t) * x + t * eps), eps - x).backward()
+            torch.nn.functional.l1_loss(net((1 - t) * x + t * eps, t), eps - x).backward()
     with pytest.raises(ValueError, match="no squared error"):
+        recorded.audit()
+
+
+def summed_flow(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+    t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+    z = (1 - t) * x + t * eps + 0.1 * torch.randn_like(x)
+    return (net(z, t) - (eps - x)).square().mean()
+
+
+def perturbed(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+    t, eps = torch.rand(len(x), 1) * torch.pi / 2, torch.randn_like(x)
+    seen = eps + 0.1 * torch.randn_like(eps)
+    return (net(t.cos() * x + t.sin() * seen, t) - eps).square().mean()
+
+
+def offset(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+    t = torch.rand(len(x), 1) * torch.pi / 2
+    eps = torch.randn_like(x) + 0.1 * torch.randn(len(x), 1)
+    return (net(t.cos() * x + t.sin() * eps, t) - eps).square().mean()
+
+
+def centred(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+    t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+    x, eps = x - x.mean(1, keepdim=True), eps - eps.mean(1, keepdim=True)
+    return (net((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
+
+
+def noisy_target(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+    t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+    target = eps - x + 0.1 * torch.randn_like(x)
+    return (net((1 - t) * x + t * eps, t) - target).square().mean()
+
+
+def penalized(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+    t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+    z = ((1 - t) * x + t * eps).requires_grad_()
+    p = net(z, t)
+    (g,) = torch.autograd.grad(p.sum(), z, create_graph=True)
+    return (p - (eps - x)).square().mean() + 0.1 * g.square().mean()
+
+
+def level_free(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+    t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+    return (net((1 - t) * x + t * eps, torch.zeros(len(x), 1)) - (eps - x)).square().mean()
+
+
+UNUSUAL: list[tuple[Callable[..., Tensor], str, bool]] = [
+    (summed_flow, "summed-noise", True),
+    (perturbed, "input-perturbation", True),
+    (centred, "centred-noise", True),
+    (offset, "coloured-noise", False),
+    (noisy_target, "target-noise", False),
+    (penalized, "derivative-term", False),
+    (level_free, "no-level", False),
+]
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind", "has_weighting"), UNUSUAL, ids=lambda one: getattr(one, "__name__", None)
+)
+def test_what_probe_sees_is_seen(
+    loss: Callable[..., Tensor], kind: str, has_weighting: bool
+) -> None:
+    _, recorded = train(loss, 10, 0, is_recorded=True)
+    assert recorded is not None
+    found = recorded.audit()
+    expected = audit.probe(loss, torch.rand(64, 64) * 2 - 1, 600)
+    for result in (found, expected):
+        assert kind in [one.kind for one in result.diagnostics]
+        assert result.is_weighted_elbo is has_weighting
+    if loss is summed_flow:  # 2 log(1 / 0.1) is the cleanest level
+        assert 4 < found.logsnr[-1] < 4.606
+
+
+def test_input_that_no_draw_explains_is_not_recorded() -> None:
+    def clipped(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+        t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+        return (net(((1 - t) * x + t * eps).clamp(-1, 1), t) - (eps - x)).square().mean()
+
+    _, recorded = train(clipped, 5, 0, is_recorded=True)
+    assert recorded is not None
+    with pytest.raises(ValueError, match="0 samples"):
         recorded.audit()

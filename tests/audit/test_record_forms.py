@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from test_record import Network
 from torch import Tensor, nn
 
 from elbos import audit
@@ -20,7 +21,7 @@ Step = Callable[[Tensor, int], None]
 def loss(net: Callable[..., Tensor], x: Tensor) -> Tensor:
     t = torch.rand(len(x), 1) * torch.pi / 2
     eps = torch.randn_like(x)
-    return (net(t.cos() * x + t.sin() * eps) - eps).square().mean()
+    return (net(t.cos() * x + t.sin() * eps, t) - eps).square().mean()
 
 
 def autocast(net: Any, optimizer: Any) -> tuple[Any, Step]:
@@ -72,8 +73,8 @@ def averaged(net: Any, optimizer: Any) -> tuple[Any, Step]:
         t, eps = torch.rand(len(x), 1), torch.randn_like(x)
         z = (1 - t) * x + t * eps
         with torch.no_grad():
-            average(z), net(z)  # between the draws and the call that is trained
-        (net(z) - (eps - x)).square().mean().backward()
+            average(z, t), net(z, t)  # between the draws and the call that is trained
+        (net(z, t) - (eps - x)).square().mean().backward()
         optimizer.step()
         for mine, its in zip(average.parameters(), net.parameters(), strict=True):
             mine.data.lerp_(its.data, 0.1)
@@ -95,7 +96,7 @@ def process_state(tmp_path: Path) -> Iterator[None]:
 
 def trained(form: Any, *, is_recorded: bool) -> tuple[nn.Module, Tensor, audit.Recording | None]:
     torch.manual_seed(3)
-    net = nn.Sequential(nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 64))
+    net = Network()
     data, recorded = torch.rand(256, 64) * 2 - 1, None
     called, step = form(net, torch.optim.Adam(net.parameters(), 1e-3))
     batches = [data[64 * (i % 4) :][:64] for i in range(NUM_STEPS)]
@@ -151,10 +152,10 @@ def test_the_inside_of_a_compiled_network_may_not_be_seen() -> None:
 
 def test_a_training_in_bfloat16_alone() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 64)).bfloat16()
+    net = Network().bfloat16()
     with audit.record(net) as recorded:
         for _ in range(NUM_STEPS):
             x = torch.rand(64, 64).bfloat16()
             t, eps = torch.sigmoid(torch.randn(64, 1)).bfloat16(), torch.randn_like(x)
-            (net((1 - t) * x + t * eps) - (eps - x)).float().square().mean().backward()
+            (net((1 - t) * x + t * eps, t) - (eps - x)).float().square().mean().backward()
     assert recorded.audit().parameterization == "flow"

@@ -109,10 +109,8 @@ def test_a_random_coefficient_counts_by_its_mean_unless_it_is_of_the_noise(seed)
 TOLD = {
     "rounded": lambda t: (1000 * t).bfloat16(),
     "steps": lambda t: (100 * t).long(),
-    "label": lambda t: torch.randint(10, (len(t),)),
     "reversed": lambda t: 1 - t,
     "log-SNR": lambda t: -2 * torch.tan(math.pi / 2 * t).log(),
-    "nothing": lambda t: None,
     "embedded": lambda t: torch.outer(t, torch.arange(32.0)),
 }
 

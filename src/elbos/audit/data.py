@@ -18,12 +18,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.decompose import are_some_enough, some_elements
+from elbos.audit.decompose import along, are_some_enough, some_elements
 from elbos.audit.diagnostics import Diagnostic
-from elbos.audit.queries import PairedCalls, SingleCall, unlike
+from elbos.audit.queries import PairedCalls, SingleCall, unlike, without_mean
 from elbos.audit.scales import relative_scale
 
 _EXACT = 1e-6  # share of what the data explain that they may leave, by float32 arithmetic
+_NO_MEAN = 1e-9  # share of the noise's power that its means have by rounding
 _MAX_STEPS = 2000  # of alternating least squares
 _Stacked = Float[Tensor, "b k d"]  # of the samples of a batch, in several calls
 _Bases = Float[Tensor, "b p k d"]
@@ -66,6 +67,33 @@ class Reference:
         return Diagnostic("sampled-data", {"share": share})
 
 
+def centred_noise(
+    paired: list[PairedCalls], x: Tensor, x_other: Tensor
+) -> tuple[int, Tensor, Tensor] | None:
+    """Find the axis along which the noise has no mean, as over the atoms of a molecule.
+
+    Returns:
+        The axis and both batches, without their means if the noisy data have none; None if there
+        is no such axis.
+    """
+    z, dz = torch.cat([p.z for p in paired]), torch.cat([p.z - p.z_other for p in paired])
+    if z.shape[1:] != x.shape[1:]:
+        return None
+    for axis in range(1, x.ndim):
+        centred, centred_other = without_mean(x, axis), without_mean(x_other, axis)
+        alpha = along(without_mean(dz, axis), _repeated(centred - centred_other, z))
+        for data, other in ((x, x_other), (centred, centred_other)):
+            noise = z - alpha * _repeated(data, z)
+            if noise.mean(axis).square().mean() < _NO_MEAN * noise.square().mean():
+                return axis, data, other
+    return None
+
+
+def _repeated(x: Tensor, z: Tensor) -> Tensor:
+    """A batch as often as it was given to the loss."""
+    return x.repeat(len(z) // len(x), *(1,) * (x.ndim - 1))
+
+
 def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Reference | None:
     """Both batches as the process sees them.
 
@@ -78,10 +106,9 @@ def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Ref
     size = dz.square().nansum().item()
     if size <= rounding:
         return None
-    if z.shape[1:] == x.shape[1:]:
-        dx = (x - x_other).repeat(len(paired), *(1,) * (x.ndim - 1))
-        if unlike(dz, dx) * size < 1e-8 * size + rounding:
-            return Reference(x, x_other)
+    is_shaped_alike = z.shape[1:] == x.shape[1:]
+    if is_shaped_alike and unlike(dz, _repeated(x - x_other, z)) * size < 1e-8 * size + rounding:
+        return Reference(x, x_other)
     return _encoded(paired)
 
 

@@ -54,7 +54,7 @@ def paired_grams(
     """
     x, x_other = reference
     z, dx, dz = paired.z, x - x_other, paired.z - paired.z_other
-    eps = noise_in(paired.moved, _along(dz, dx) * x)
+    eps = noise_in(paired.moved, along(dz, dx) * x)
     kept = torch.ones_like(z)
     if is_uneven:
         c = c_other = paired.change / (2 * paired.moved.answer)
@@ -160,7 +160,7 @@ def similarity(u: Tensor, v: Tensor) -> float:
     return (u * v).sum(1).div(u.norm(dim=1) * v.norm(dim=1) + 1e-30).mean().abs().item()
 
 
-def _along(u: Tensor, v: Tensor) -> Tensor:
+def along(u: Tensor, v: Tensor) -> Tensor:
     """The coefficient of `v` in `u`, by sample."""
     axes = tuple(range(1, v.ndim))
     return (u * v).sum(axes, keepdim=True) / v.square().sum(axes, keepdim=True).clamp(min=1e-30)

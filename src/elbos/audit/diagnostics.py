@@ -20,6 +20,7 @@ FATAL = frozenset(
     {
         "not-squared",
         "coupled",
+        "coupled-calls",
         "self-target",
         "offset-noise",
         "coloured-noise",
@@ -33,6 +34,9 @@ FATAL = frozenset(
         "linear-term",
         "learned-coefficient",
         "derivative-target",
+        "derivative-term",
+        "no-level",
+        "uneven-levels",
         "untold-levels",
         "scattered-target",
         "noise-dependent",
@@ -150,7 +154,7 @@ def _response(
     return _Response(
         bend=_ratio(three[1] - g_0, change, rounding) / 3,
         coupling=_ratio(of_half[~is_kept], of_half[is_kept], rounding),
-        spread=(deviation / element.mean(1).abs()).nan_to_num().median().item(),
+        spread=(deviation / element.mean(1).abs()).nan_to_num().quantile(0.95).item(),
         learned=(difference / change.flatten(1).norm(dim=1)).nan_to_num().max().item(),
         z=z,
         gradient=g_0,
@@ -166,7 +170,7 @@ def of_the_calls(
 ) -> list[Diagnostic]:
     """Several calls of the network in one loss, and outputs of more than one part."""
     num_trained, num_untrained, is_finite = 0, 0, True
-    is_self_target = is_derived = False
+    is_self_target = is_derived = is_of_derivative = False
     for seed, zero in observations.items():
         calls, untrained = zero.calls, zero.untrained
         is_finite = is_finite and zero.is_finite
@@ -175,12 +179,18 @@ def of_the_calls(
         if untrained and not is_self_target:
             is_self_target = _differ(calls, instrument(x, seed, Answer(always_moved=untrained)))
         if zero.is_differentiated and not is_derived:
-            is_derived = _differ(calls, instrument(x, seed, Answer(slope=1.0)))
+            sloping = instrument.observed(x, seed, Answer(slope=1.0))
+            is_derived = _differ(calls, sloping.calls)
+            is_of_derivative |= sloping.is_of_derivative
+    several = [(s, zero) for s, zero in observations.items() if len(zero.calls) > 1][:1]
+    are_coupled = any(_are_coupled(instrument, x, *one) for one in several)
     found = {
         "not-finite": not is_finite,
         "several-calls": num_trained > 1,
         "self-target": is_self_target,
         "derivative-target": is_derived,
+        "derivative-term": is_of_derivative and not is_derived,
+        "coupled-calls": are_coupled,
         "untrained-calls": num_untrained > 0 and not is_self_target,
         "learned-variance": instrument.form.multiple == 2,
         "second-output": instrument.form.container == "pair",
@@ -193,7 +203,18 @@ def of_the_calls(
     ]
 
 
+def _are_coupled(instrument: Instrument, x: Tensor, seed: int, zero: Observation) -> bool:
+    """Return whether the answer to one call of the network changes the gradient at another."""
+    numbers = range(len(zero.calls) + len(zero.untrained))
+    for place, number in enumerate(i for i in numbers if i not in zero.untrained):
+        others = instrument(x, seed, Answer(always_moved=(number,)))
+        rest = [[*calls[:place], *calls[place + 1 :]] for calls in (zero.calls, others)]
+        if len(others) == len(zero.calls) and _differ(*rest):
+            return True
+    return False
+
+
 def _differ(calls: list[Call], others: list[Call]) -> bool:
-    """Whether gradients do."""
+    """Return whether the gradients of two lists of calls differ."""
     pairs = zip(calls, others, strict=True)
     return not all(is_same(call.gradient, other.gradient) for call, other in pairs)

@@ -29,20 +29,28 @@ class OutputForm:
 
     A tensor, which is also its own attribute `sample`; a tuple of it; or a pair of it and a zero
     for each sample. It has `multiple` channels per channel of the data: 2 where a variance is
-    learned.
+    learned. It is shaped like the data; if `is_wide`, like the network's input, of which a part may
+    be no noisy data.
     """
 
     container: Literal["tensor", "tuple", "pair"] = "tensor"
     multiple: int = 1
+    is_wide: bool = False
 
 
 _FORMS = [
     OutputForm(),
     OutputForm("tuple"),
     OutputForm("pair"),
+    OutputForm(is_wide=True),
+    OutputForm("tuple", is_wide=True),
     OutputForm(multiple=2),
     OutputForm("tuple", multiple=2),
 ]
+
+
+class BroadcastError(ValueError):
+    """The network's input has an axis more than the data: times of other axes were broadcast."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class Call:
     z: Tensor  # noisy data
     answer: Tensor  # a leaf of the graph
     gradient: Tensor | None = None  # None if the loss does not depend on the answer
-    given: list[Tensor] = field(default_factory=list)  # other arguments, one number per sample
+    arguments: list[Any] = field(default_factory=list)  # all others
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,7 @@ class Observation:
     untrained: tuple[int, ...]  # numbers of those that it does not
     is_finite: bool  # whether the loss is
     is_differentiated: bool  # whether it may have differentiated the network
+    is_of_derivative: bool  # whether it depends on the network's derivative
 
 
 class ProbeNetwork(nn.Module):
@@ -95,7 +104,7 @@ class ProbeNetwork(nn.Module):
         super().__init__()
         self.x, self.form, self.answer = x, form, answer
         self.calls: list[Call] = []
-        self.is_differentiated = False  # whether an input requires gradients
+        self.slopes: list[Tensor] = []  # derivatives, of calls with inputs that require gradients
         self.is_in_jvp = False  # whether that is by torch.func
         # `next(network.parameters())` is how losses ask for a device or dtype
         self.unused = nn.Parameter(torch.zeros((), device=x.device, dtype=x.dtype))
@@ -129,15 +138,19 @@ class ProbeNetwork(nn.Module):
             given = _noisy_data(arguments, self.x)
             self.is_in_jvp |= torch._C._functorch.is_gradtrackingtensor(given)
             call = self._call(given)
-            call.given = list(_given(arguments, len(call.z)))
+            call.arguments = [one for one in arguments if one is not given]
         self.calls.append(call)
         z, leaf = call.z, call.answer
         answer = leaf.view_as(leaf)
-        if given.requires_grad:
-            self.is_differentiated = True
-            if given.shape == leaf.shape:
-                answer = answer + self.answer.slope * (given - given.detach())
-        answer.sample = leaf.view_as(leaf)  # type: ignore[attr-defined]
+        inputs = [one for one in arguments if isinstance(one, Tensor) and one.requires_grad]
+        if inputs:
+            self.slopes.append(torch.full_like(leaf, self.answer.slope).requires_grad_())
+        for one in inputs:
+            change = one - one.detach()
+            answer = answer + self.slopes[-1] * (
+                change if one.shape == leaf.shape else change.sum()
+            )
+        answer.sample = answer.view_as(answer)  # type: ignore[attr-defined]
         if self.form.container == "pair":
             return answer, torch.zeros_like(leaf.flatten(1)[:, 0]).view(-1, *[1] * (z.ndim - 1))
         is_tuple = self.form.container == "tuple" or kwargs.get("return_dict") is False
@@ -145,7 +158,19 @@ class ProbeNetwork(nn.Module):
 
     def _call(self, z: Tensor) -> Call:
         """A copy of the noisy data, and the answer to them."""
-        shape = list(self.x.shape if z.shape[2:] == self.x.shape[2:] else z.shape)
+        x = self.x
+        if z.ndim > x.ndim and z.shape[-x.ndim :] == x.shape and z.numel() > x.numel():
+            raise BroadcastError(
+                f"The network's input has shape {list(z.shape)} for data of shape {list(x.shape)}, "
+                "as where times of other axes are broadcast: give data in the shape that the loss "
+                "is made for."
+            )
+        if self.form.is_wide and (wider_axis(z, x) != 1 or z.shape[1] == 2 * x.shape[1]):
+            raise ValueError(
+                "the network's input is no longer than the data, or as with a variance"
+            )
+        is_wide = self.form.is_wide or z.shape[2:] != x.shape[2:]
+        shape = list(z.shape if is_wide else x.shape)
         shape[:1] = z.shape[:1]
         shape[1] *= self.form.multiple
         answer = self.answer
@@ -186,11 +211,10 @@ def _noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
         raise ValueError("the network is called without any tensor of floating-point data")
 
     def resemblance(value: Tensor) -> tuple[bool, bool, bool, int]:
-        is_wider = value.ndim > 2 and value.shape[2:] == x.shape[2:]
         return (
             value.shape[1:] == x.shape[1:],
             value.numel() == x.numel(),
-            is_wider and value.shape[1] > x.shape[1],
+            value.ndim > 2 and wider_axis(value, x) is not None,
             value.numel(),
         )
 
@@ -214,12 +238,12 @@ def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
         yield value
 
 
-def _given(arguments: list[Any], num: int) -> Iterator[Tensor]:
-    """The arguments that are one number per sample, or one for all."""
-    for value in arguments:
-        is_number = isinstance(value, Tensor) and not value.is_complex()
-        if is_number and value.numel() in (1, num):
-            yield value.detach().double().cpu().flatten().expand(num).clone()
+def wider_axis(z: Tensor, x: Tensor) -> int | None:
+    """The one axis along which an input is longer than the data; None if they differ otherwise."""
+    if z.ndim != x.ndim:
+        return None
+    axes = [i for i in range(1, x.ndim) if z.shape[i] != x.shape[i]]
+    return axes[0] if len(axes) == 1 and z.shape[axes[0]] > x.shape[axes[0]] else None
 
 
 @dataclass
@@ -243,6 +267,8 @@ class Instrument:
             instrument = cls(loss_fn, form)
             try:
                 calls = instrument(x, seed)
+            except BroadcastError:
+                raise
             except ValueError as error:
                 failure = failure or error
                 continue
@@ -271,6 +297,8 @@ class Instrument:
             try:
                 with self.recorder.recording():
                     loss = self.loss_fn(network, self._copy_of(x))
+            except BroadcastError:
+                raise
             except Exception as error:
                 raise ValueError(_reason(error, x, network)) from error
             if not network.calls:
@@ -279,7 +307,9 @@ class Instrument:
                     "function that does."
                 )
             total = _total(loss)
-            gradients = _gradients(total, [call.answer for call in network.calls])
+            num = len(network.calls)
+            leaves = [*(call.answer for call in network.calls), *network.slopes]
+            gradients, of_slopes = _gradients(total, leaves, num)
         for call, gradient in zip(network.calls, gradients, strict=True):
             call.gradient = gradient
         numbered = enumerate(network.calls)
@@ -287,7 +317,8 @@ class Instrument:
             [call for call in network.calls if call.gradient is not None],
             tuple(i for i, call in numbered if call.gradient is None),
             bool(total.isfinite()),
-            network.is_differentiated,
+            bool(network.slopes),
+            any(slope is not None and bool(slope.any()) for slope in of_slopes),
         )
 
     def _copy_of(self, x: Tensor) -> Tensor:
@@ -336,26 +367,31 @@ def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
     )
 
 
-def _gradients(total: Tensor, answers: list[Tensor]) -> tuple[Tensor | None, ...]:
-    """Gradients of the loss with respect to the answers; None for those it does not depend on."""
+_Gradients = tuple[Tensor | None, ...]
+
+
+def _gradients(total: Tensor, leaves: list[Tensor], num: int) -> tuple[_Gradients, _Gradients]:
+    """Gradients of the loss with respect to the first `num` leaves, the answers, and to the others,
+    derivatives; None for those it does not depend on.
+    """
     if not total.requires_grad:
         raise ValueError(
             "The loss does not depend on the network's output: it is detached, or computed under "
             "no_grad."
         )
     try:
-        gradients = torch.autograd.grad(total, answers, allow_unused=True)
+        gradients = torch.autograd.grad(total, leaves, allow_unused=True)
     except RuntimeError as error:
         raise ValueError(
             "The gradient of the loss cannot be taken: return the loss without calling "
             f"backward() on it ({message(error)[:100]})."
         ) from error
-    if all(gradient is None for gradient in gradients):
+    if all(gradient is None for gradient in gradients[:num]):
         raise ValueError(
             "No gradient of the loss reaches the network's output: if it is called by "
             "torch.utils.checkpoint, pass use_reentrant=False."
         )
-    return gradients
+    return gradients[:num], gradients[num:]
 
 
 def _total(loss: Any) -> Tensor:

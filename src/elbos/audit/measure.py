@@ -29,7 +29,7 @@ from elbos.audit.draws import EvenQuantiles
 from elbos.audit.instrument import LossFunction
 from elbos.audit.noise import of_the_target
 from elbos.audit.pilot import Batch, Pilot
-from elbos.audit.refusals import REFUSAL
+from elbos.audit.refusals import require_explained
 from elbos.audit.rng import distant_seed, preserved_random_states
 from elbos.audit.scales import Process, process_of
 from elbos.checks import require_positive
@@ -243,17 +243,17 @@ def _samples_of(
 ) -> Samples:
     """The coefficients of samples, in the scale of their process."""
     solved = solve(grams, is_noise_known=pilot.noise.is_known)
-    x, reference = pilot.queries.x, pilot.noise.reference
+    x = pilot.noise.reference.x
     rtol = 0.0 if pilot.noise.is_known else (2 / x[0].numel()) ** 0.5
     nominal = solved.sigma / (1 + pilot.noise.gamma**2) ** 0.5  # before the input was perturbed
-    process = process_of(solved.alpha, nominal, offset=solved.offset, rtol=rtol)
+    process = process_of(
+        solved.alpha, nominal, offset=solved.offset, rtol=rtol, told=pilot.told_scale
+    )
     if data_scale is not None:
         process = process._replace(scale=data_scale)
     logsnr = process.logsnr(solved.alpha, solved.sigma)
-    is_strange = (solved.unexplained_noise > 0.05) & (logsnr.abs() < 4)
-    is_exact = pilot.noise.is_known and reference.x is x
-    if is_exact and is_strange.double().mean() > 1e-3:
-        raise ValueError(REFUSAL)  # as where a coin flips whole batches, none of the first ones
+    if pilot.noise.is_known and pilot.is_given:
+        require_explained(solved.unexplained_noise, logsnr)
     found = pilot.diagnostics
     if not any(one.is_fatal for one in found):
         has_target = logsnr.isfinite() & (c != 0)

@@ -10,7 +10,7 @@ The target is regressed on the draws, too. It may hold another sum of them than 
 is independent of $z$ adds a constant to the expected loss.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +25,7 @@ from elbos.audit.queries import PairedCalls, Queries, SingleCall
 _MIN_SHARE = 1e-6  # of the noise's power, from which on a draw is part of it
 _SAME = 1e-6  # share of squares up to which two functions of the noise level are the same
 _OF_SUMS = {"summed-noise", "input-perturbation"}  # kinds of diagnostics
+MAX_UNEXPLAINED = 2e-3  # share of the noise that may be none of the draws
 _MAX_STRANGE = 1e-3  # share of a target or of noise that half precision may leave
 
 
@@ -71,7 +72,7 @@ def find_noise(
             apart = prepared(paired, queries, sampled.prepare)
             noise = find_noise(apart, queries, sampled, is_uneven=is_uneven)
             return replace(noise, diagnostics=[sampled.diagnostic, *noise.diagnostics])
-        diagnostics = [_of_the_parts(parts)]
+        diagnostics = [of_the_parts(parts)]
         if not parts.shared:
             added = prepared(
                 paired, queries, lambda call: call.added(parts.whole, reference.at(call)[0])
@@ -79,7 +80,7 @@ def find_noise(
             coefficients = solved(added, is_known=True)
             noise = Noise(True, coefficients, reference, diagnostics)
             return _with_target(noise, paired, parts)
-    if not (unexplained > 2e-3 or found.constant_noise > 1e-4 or diagnostics):
+    if not (unexplained > MAX_UNEXPLAINED or found.constant_noise > 1e-4 or diagnostics):
         return _with_target(Noise(True, found, reference, []), paired, parts)
     if x[0].numel() == 1:
         raise ValueError(
@@ -128,7 +129,7 @@ def _without_data(
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """The draws that something consists of.
 
     Those that many elements share are given by their shapes and their standard deviations, compared
@@ -140,6 +141,35 @@ class _Parts:
     factors: Float[Tensor, "n k"]  # what each draw is multiplied with, those of `whole` first
     left: float  # share of the power that no draw explains
 
+    @classmethod
+    def of_factors(
+        cls,
+        factors: Float[Tensor, "n k"],
+        powers: Float[Tensor, "n k"],
+        total: Float[Tensor, " n"],
+        left: Float[Tensor, " n"],
+        shapes: Sequence[Sequence[int]],
+    ) -> "Parts":
+        """The draws that count.
+
+        Args:
+            factors: What each is multiplied with, those of `shapes` last.
+            powers: The power of each, so multiplied.
+            total: That of the whole.
+            left: The share that no draw explains.
+            shapes: Of the draws that many elements share.
+        """
+        num_whole = factors.shape[1] - len(shapes)
+        power = powers.nansum(0) / total.nansum()
+        used = [i for i, share in enumerate(power) if share > _MIN_SHARE]
+        whole = [i for i in used if i < num_whole]
+        variances = factors.square().nansum(0)
+        strengths = (variances / variances[whole].sum().clamp(min=1e-300)).sqrt()
+        shared = [
+            (list(shapes[i - num_whole]), strengths[i].item()) for i in used if i >= num_whole
+        ]
+        return cls(whole, shared, factors, left.nanmedian().item() if used else 1.0)
+
     def ratio(self, i: int, to: Float[Tensor, " n"]) -> float | None:
         """The factor of a draw over another number, if it is the same for all samples."""
         factor, to = self.factors[:, i].nan_to_num(), to.nan_to_num()
@@ -147,7 +177,7 @@ class _Parts:
         left = (factor - ratio * to).square().sum() / factor.square().sum()
         return ratio.item() if left < _SAME else None
 
-    def unlike(self, other: "_Parts") -> float:
+    def unlike(self, other: "Parts") -> float:
         """The mean square of what is not another sum of the draws, scaled."""
         ours, theirs = self.factors.nan_to_num(), other.factors.nan_to_num()
         along = (ours * theirs).sum(1) / theirs.square().sum(1).clamp(min=1e-300)
@@ -159,12 +189,12 @@ class _Parts:
         return of_data[0] if len(of_data) == 1 and len(self.whole) > 1 else None
 
 
-def _parts(paired: list[PairedCalls], values: list[Tensor], x: Tensor) -> _Parts:
+def _parts(paired: list[PairedCalls], values: list[Tensor], x: Tensor) -> Parts:
     """The draws in values of each batch, by least squares, sample by sample."""
     num_whole = min(len(calls.moved.normals) for calls in paired)
     num_shared = min(len(calls.moved.shared) for calls in paired)
     if not 0 < num_whole + num_shared < x[0].numel() / 2:
-        return _Parts([], [], torch.empty(0, 0), 1.0)
+        return Parts([], [], torch.empty(0, 0), 1.0)
     factors, powers, sizes, left = [], [], [], []
     for calls, value in zip(paired, values, strict=True):
         draws = [*calls.moved.normals[:num_whole], *calls.moved.shared[:num_shared]]
@@ -175,22 +205,13 @@ def _parts(paired: list[PairedCalls], values: list[Tensor], x: Tensor) -> _Parts
         powers.append(factor[:, :, 0].square() * products.diagonal(dim1=1, dim2=2))
         sizes.append(rest.square().sum((1, 2)))
         left.append((rest - vectors.mT @ factor).square().sum((1, 2)) / sizes[-1])
-    power = torch.cat(powers).nansum(0) / torch.cat(sizes).nansum()
-    used = [i for i, share in enumerate(power) if share > _MIN_SHARE]
-    whole = [i for i in used if i < num_whole]
-    variances = torch.cat(factors).square().nansum(0)
-    strengths = (variances / variances[whole].sum().clamp(min=1e-300)).sqrt()
-    shared = [
-        (list(paired[0].moved.shared[i - num_whole].shape), strengths[i].item())
-        for i in used
-        if i >= num_whole
-    ]
-    left_of_all = torch.cat(left).nanmedian().item() if used else 1.0
-    return _Parts(whole, shared, torch.cat(factors), left_of_all)
+    shapes = [draw.shape for draw in paired[0].moved.shared[:num_shared]]
+    factor, power, size, rest_share = map(torch.cat, (factors, powers, sizes, left))
+    return Parts.of_factors(factor, power, size, rest_share, shapes)
 
 
 def _sampled_data(
-    parts: _Parts, coefficients: Coefficients, reference: Reference
+    parts: Parts, coefficients: Coefficients, reference: Reference
 ) -> Reference | None:
     """The data with the draw that belongs to them, if there is one."""
     draw = parts.of_data(coefficients.alpha)
@@ -201,7 +222,7 @@ def _sampled_data(
     return replace(reference, spread=spread, spread_other=spread, draw=draw)
 
 
-def _with_target(noise: Noise, paired: list[PairedCalls], parts: _Parts) -> Noise:
+def _with_target(noise: Noise, paired: list[PairedCalls], parts: Parts) -> Noise:
     """With what the target holds of the draws, where this is not the noise, scaled.
 
     Args:
@@ -215,20 +236,37 @@ def _with_target(noise: Noise, paired: list[PairedCalls], parts: _Parts) -> Nois
     target = _parts(paired, rests, noise.reference.x)
     if not (target.whole and parts.whole) or target.shared:
         return noise
-    share = target.unlike(parts) / torch.cat(targets).square().mean().item()
-    if share < (_SAME if noise.is_summed else _MAX_STRANGE) or target.left > 0.01 * share:
-        return noise
+    power = torch.cat(targets).square().mean().item()
+    diagnostics, gamma = of_the_draws(parts, target, power, noise.diagnostics)
+    return replace(noise, gamma=gamma, diagnostics=diagnostics)
+
+
+def of_the_draws(
+    parts: "Parts", target: "Parts", power: float, found: list[Diagnostic]
+) -> tuple[list[Diagnostic], float]:
+    """Compare the draws in the target with those in the input.
+
+    Args:
+        parts: The draws in the input.
+        target: The draws in the target.
+        power: The mean square of the target.
+        found: What is known of the noise.
+
+    Returns:
+        All findings, and the standard deviation of noise that only perturbs the input.
+    """
+    is_summed = any(one.kind in _OF_SUMS for one in found)
+    share = target.unlike(parts) / power
+    if share < (_SAME if is_summed else _MAX_STRANGE) or target.left > 0.01 * share:
+        return found, 0.0
     if not set(target.whole) <= set(parts.whole):
-        own = Diagnostic("target-noise", {"share": share})
-        return replace(noise, diagnostics=[*noise.diagnostics, own])
+        return [*found, Diagnostic("target-noise", {"share": share})], 0.0
     perturbations = [i for i in parts.whole if i not in target.whole]
     if len(parts.whole) == 2 and len(perturbations) == 1:
         gamma = parts.ratio(perturbations[0], parts.factors[:, target.whole[0]])
         if gamma is not None:
-            perturbed = Diagnostic("input-perturbation", {"gamma": abs(gamma)})
-            return replace(noise, gamma=abs(gamma), diagnostics=[perturbed])
-    independent = Diagnostic("independent-target", {"share": share})
-    return replace(noise, diagnostics=[*noise.diagnostics, independent])
+            return [Diagnostic("input-perturbation", {"gamma": abs(gamma)})], abs(gamma)
+    return [*found, Diagnostic("independent-target", {"share": share})], 0.0
 
 
 def of_the_target(unexplained: Float[Tensor, " n"]) -> list[Diagnostic]:
@@ -247,7 +285,7 @@ def of_the_target(unexplained: Float[Tensor, " n"]) -> list[Diagnostic]:
     return [Diagnostic("strange-target", {"share": share, "samples": samples})]
 
 
-def _of_the_parts(parts: _Parts) -> Diagnostic:
+def of_the_parts(parts: Parts) -> Diagnostic:
     if not parts.shared:
         return Diagnostic("summed-noise", {"num_draws": len(parts.whole)})
     shape, strength = max(parts.shared, key=lambda part: part[1])

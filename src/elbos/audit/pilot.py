@@ -12,13 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.audit import diagnostics, scatter
-from elbos.audit.data import reference_data
+from elbos.audit.data import centred_noise, reference_data
 from elbos.audit.decompose import are_some_enough, paired_grams, single_products
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.instrument import LossFunction
 from elbos.audit.noise import Noise, find_noise, prepared
 from elbos.audit.queries import PairedCalls, Queries
 from elbos.audit.refusals import reason
+from elbos.audit.scales import told_scale
+from elbos.audit.scatter import Told
 
 _NUM_PILOT_SAMPLES = 256
 _MIN_DIMENSIONS = 32  # in which data, noise and random signs are far from dependent
@@ -41,6 +43,8 @@ class Pilot:
 
     queries: Queries
     noise: Noise
+    is_given: bool  # the data are those that the loss was given, as far as they are noised
+    told_scale: float | None  # of the data, by the level that the network is given (`scales`)
     depends_on_x: bool  # the coefficient does
     is_uneven: bool  # the coefficient differs between the elements of a sample
     is_plain: bool  # one call of the loss shows all there is; in few dimensions it does not
@@ -55,6 +59,7 @@ class Pilot:
             ValueError: In one line, if the loss cannot be measured at all.
         """
         queries = Queries.for_loss(loss_fn, x, seed)
+        data, data_other = queries.seen(x), queries.seen(queries.x_other)
         num_batches = min(64, max(4, -(-_NUM_PILOT_SAMPLES // len(x))))
         seeds = [seed + i for i in range(num_batches)]
         zeros = {s: queries.zeros.get(s) or queries.instrument.observed(x, s) for s in seeds}
@@ -67,10 +72,17 @@ class Pilot:
         paired = [calls for calls in paired if calls.is_finite()] or paired
         is_uneven = any(one.kind == "uneven" for one in found)
         found += diagnostics.of_the_calls(queries.instrument, x, zeros, len(queries.ignored))
-        reference = reference_data(paired, x, queries.x_other)
+        if data is not x:
+            found.append(Diagnostic("clean-elements", {"share": 1 - data.numel() / x.numel()}))
+        centred = centred_noise(paired, data, data_other)
+        if centred is not None:
+            axis, data, data_other = centred
+            paired = prepared(paired, queries, lambda call: call.centred(axis))
+            found.append(Diagnostic("centred-noise", {"axis": axis}))
+        reference = reference_data(paired, data, data_other)
         if reference is None:
-            raise ValueError(reason(paired, x, queries.x_other))
-        if reference.x is not x:
+            raise ValueError(reason(paired, data, data_other))
+        if reference.x is not data:
             found.append(Diagnostic("encoded"))
         if reference.draw is not None:
             paired = prepared(paired, queries, reference.prepare)
@@ -81,14 +93,15 @@ class Pilot:
             torch.cat([value(calls) for calls in paired]).cpu()
             for value in (PairedCalls.coefficient, PairedCalls.coefficient_other)
         )
+        numbers = [list(scatter.numbers(calls.moved.conditions, len(x))) for calls in paired]
+        told = Told.from_batches(numbers, [len(x)] * len(paired))
         depends_on_x = _median((c_other / c - 1)[c != 0].abs()) > 1e-3
         if depends_on_x:
             found.append(Diagnostic("data-dependent"))
-        logsnr = 2 * (noise.coefficients.alpha / noise.coefficients.sigma).log()
-        columns = zip(*(calls.moved.given for calls in paired), strict=False)
-        given = [torch.cat(column) for column in columns]
         if not any(one.is_fatal for one in found):
-            found += _of_the_levels(logsnr, given, noise, c)
+            found += _of_the_levels(noise, c, told)
+        if is_uneven and not any(one.is_fatal for one in found):
+            found += scatter.of_the_elements(_logsnr(noise), _shares(paired))
         is_target_known = _median(noise.coefficients.unexplained_target[c != 0]) < 1e-4
         is_plain = (
             noise.is_known
@@ -100,10 +113,12 @@ class Pilot:
         return cls(
             queries,
             noise,
+            noise.reference.x is data,
+            told_scale(_logsnr(noise), told.single) if noise.is_known else None,
             depends_on_x,
             is_uneven,
             is_plain and x[0].numel() >= _MIN_DIMENSIONS,
-            scatter.time_sign(logsnr, given),
+            scatter.time_sign(_logsnr(noise), told.single),
             found,
         )
 
@@ -138,13 +153,32 @@ class Pilot:
         ]
 
 
-def _of_the_levels(
-    logsnr: Tensor, given: list[Tensor], noise: Noise, c: Tensor
-) -> list[Diagnostic]:
-    """Whether the noise level decides what a loss does."""
+def _logsnr(noise: Noise) -> Tensor:
+    """Log-SNR of all samples, up to a constant."""
+    return 2 * (noise.coefficients.alpha / noise.coefficients.sigma).log()
+
+
+def _shares(paired: list[PairedCalls]) -> Float[Tensor, "n d"]:
+    """The coefficient of each element over their mean; if it is of the data, without the mean over
+    the calls with each sample, since levels may go with a sample's place in the batch.
+    """
+    every = []
+    for change in ([p.change for p in paired], [p.change_other for p in paired]):
+        c = torch.stack([one * p.moved.answer for one, p in zip(change, paired, strict=True)])
+        c = c.flatten(2).double().cpu()
+        every.append(c / c.mean(2, keepdim=True))
+    share, other = every
+    if (share - other).abs().nanmedian() > 1e-3:
+        share = share - share.mean(0) + 1
+    return share.flatten(0, 1)
+
+
+def _of_the_levels(noise: Noise, c: Tensor, told: Told) -> list[Diagnostic]:
+    """Whether the noise level decides what a loss does, and the network is given it."""
     found, dimensions = noise.coefficients, noise.reference.x[0].numel()
+    logsnr = _logsnr(noise)
     error = 0.0 if noise.is_known else (2 / dimensions) ** 0.5
-    diagnostics = scatter.of_the_levels(logsnr, found.alpha, given, error=error)
+    diagnostics = told.diagnostics(logsnr, found.alpha, error=error)
     if noise.is_known and dimensions >= _MIN_DIMENSIONS:
         diagnostics += scatter.of_the_coefficient(logsnr, c, found.noise_power)
     return diagnostics

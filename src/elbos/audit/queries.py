@@ -3,17 +3,26 @@ r"""Calls of a loss that differ in one thing: the answer of the network, or the 
 The gradient at answer 0 and at another answer gives the coefficient $c$ and the target $y$; other
 data with the same noise show which part of $z$ and $y$ is signal. With the same noise, an input
 changes only where it holds data; so losses may pack latents into tokens, move channels last,
-transpose sequences, fold frames into the batch, or put other channels beside the noisy data.
+transpose sequences, fold frames into the batch, or put other channels, tokens or frames beside the
+noisy data. Elements that stay clean, and whose error is no part of the loss, are left out.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from elbos.audit.instrument import SIGNS, Call, Instrument, LossFunction, Observation
+from elbos.audit.instrument import (
+    SIGNS,
+    Call,
+    Instrument,
+    LossFunction,
+    Observation,
+    wider_axis,
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class SingleCall:
     normals: list[Tensor]  # normal numbers that were drawn, those of the size of z
     shared: list[Tensor]  # those that many elements of z may share
     quantiles: list[Tensor]  # numbers that may decide the noise level of each sample (`rng`)
-    given: list[Tensor]  # other arguments of the network, one number per sample
+    conditions: list[Any]  # all else that the network is given
     of_data: Tensor | None = None  # the normal numbers that the data are sampled with, if known
     summed: "SummedNoise | None" = None  # what the noise is a sum of, if it is
 
@@ -34,6 +43,10 @@ class SingleCall:
         """The call with one of the normal draws apart: that of the data."""
         normals = [normal for i, normal in enumerate(self.normals) if i != draw]
         return replace(self, normals=normals, of_data=self.normals[draw])
+
+    def centred(self, axis: int) -> "SingleCall":
+        """The call with its normal draws without their means along an axis."""
+        return replace(self, normals=[without_mean(normal, axis) for normal in self.normals])
 
     def added(self, draws: list[int], x: Tensor) -> "SingleCall":
         """The call with a sum of its normal draws for the noise, in the proportions of `z`."""
@@ -66,16 +79,20 @@ class PairedCalls:
         """The change of the gradient with the answer."""
         return self.moved.gradient - self.gradient
 
+    @property
+    def change_other(self) -> Tensor:
+        """The same for the other data, where these were called with the random signs."""
+        if self.gradient_other_moved is None:
+            return self.change
+        return self.gradient_other_moved - self.gradient_other
+
     def coefficient(self) -> Float[Tensor, " b"]:
         r"""$c$ of $c\,\|\hat y - y\|^2$."""
         return (self.change * self.moved.answer).flatten(1).double().mean(1) / 2
 
     def coefficient_other(self) -> Float[Tensor, " b"]:
         """$c$ for the other data, where these were called with the random signs."""
-        if self.gradient_other_moved is None:
-            return self.coefficient()
-        change = self.gradient_other_moved - self.gradient_other
-        return (change * self.moved.answer).flatten(1).double().mean(1) / 2
+        return (self.change_other * self.moved.answer).flatten(1).double().mean(1) / 2
 
 
 @dataclass
@@ -83,9 +100,10 @@ class Queries:
     """The calls of a loss with one batch of data, seed after seed."""
 
     instrument: Instrument
-    x: Tensor
-    x_other: Tensor  # other clean data, of the same shape
-    first_channel: int = 0  # where the noisy data begin in the network's input
+    x: Tensor  # clean data, that the loss is called with
+    x_other: Tensor  # other ones, of the same shape
+    start: int = 0  # where the noisy data begin in the network's input, along its longer axis
+    noised: Tensor | None = None  # places of the elements that are noised, if not all are
     order: Tensor | None = None  # where each of their elements is there, if not in its own place
     ignored: list[int] = field(default_factory=list)  # calls that are no part of the expected loss
     zeros: dict[int, Observation] = field(default_factory=dict)  # with the answer 0, by seed
@@ -103,9 +121,14 @@ class Queries:
         _require_repeatable(queries, seed)
         z = queries.zeros[seed].calls[-1].z.float()
         other = _last_input(queries, queries.x_other, seed)
-        queries.first_channel = _first_channel(queries, z, other, seed)
+        queries.start = _start(queries, z, other, seed)
         queries.order = _element_permutation(queries, z, other, seed)
+        queries.noised = _noised_elements(queries, seed)
         return queries
+
+    def seen(self, value: Tensor) -> Tensor:
+        """The elements of a batch in the layout of the data that are noised."""
+        return value if self.noised is None else value.flatten(1)[:, self.noised]
 
     def paired(
         self, seed: int, *, with_other_moved: bool, zero: Observation | None = None
@@ -138,7 +161,12 @@ class Queries:
         return [call for i, call in enumerate(calls) if i not in self.ignored]
 
     def in_layout(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
-        """Input, gradient and answer of a call, of the channels that hold the noisy data."""
+        """Input, gradient and answer of a call, of the elements that hold the noisy data."""
+        z, g, answer, _ = self._apart(call)
+        return self.seen(z), self.seen(g), self.seen(answer)
+
+    def _apart(self, call: Call) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Input, gradient and answer of a call at the noisy data, and the rest of the input."""
         assert call.gradient is not None
         z, g, answer = map(self._like_x, (call.z, call.gradient, call.answer.detach()))
         if z.shape == (1, *self.x.shape):
@@ -151,8 +179,16 @@ class Queries:
                 f"The network is called with a batch of {len(z)} for data of {len(self.x)}: call "
                 "it with all samples at once, and no others."
             )
-        num = self.x.shape[1] if z.shape[2:] == self.x.shape[2:] else z.shape[1]
-        return z[:, self.first_channel : self.first_channel + num], g[:, :num], answer[:, :num]
+        axis = wider_axis(z, self.x) or 1
+        num = self.x.shape[axis] if z.shape[2:] == self.x.shape[2:] or axis > 1 else z.shape[axis]
+        before, within, after = z.tensor_split((self.start, self.start + num), dim=axis)
+        is_wide = self.instrument.form.is_wide or axis > 1
+        g, answer = (
+            one.tensor_split((at, at + num), dim=axis)[1]
+            for at in [self.start if is_wide else 0]
+            for one in (g, answer)
+        )
+        return within, g, answer, [rest for rest in (before, after) if rest.numel()]
 
     def _like_x(self, tensor: Tensor) -> Tensor:
         """In shape and order of the data, if it has as many numbers."""
@@ -163,20 +199,24 @@ class Queries:
 
     def _with_draws(self, call: Call) -> SingleCall:
         """The call, with the random numbers that may be its noise, or decide the noise level."""
-        z, gradient, answer = self.in_layout(call)
+        z, gradient, answer, rest = self._apart(call)
         draws = [draw.to(z.device) for draw in self.instrument.recorder.normals]
         normals = [draw.reshape(z.shape) for draw in draws if draw.numel() == z.numel()]
         if self.order is not None:  # drawn in the order of the data, or of the network's input
             normals += [self._like_x(draw) for draw in normals]
-        others = [draw for draw in draws if draw.numel() != z.numel() and _is_shared(draw, z)]
+        others = [draw for draw in draws if draw.numel() != z.numel() and is_shared(draw, z)]
         normals += [draw.expand_as(z) for draw in others if draw.shape[1:] == z.shape[1:]]
         shared = [draw for draw in others if draw.shape[1:] != z.shape[1:]]
+        if self.noised is not None:
+            normals = [self.seen(draw) for draw in normals]
+            shared = [self.seen(draw.expand_as(z)) for draw in shared]
         quantiles = [q for q in self.instrument.recorder.quantiles if len(q) == len(z)]
-        parts = (z, answer, gradient, normals, shared, quantiles, call.given)
+        z, answer, gradient = (self.seen(one) for one in (z, answer, gradient))
+        parts = (z, answer, gradient, normals, shared, quantiles, [*call.arguments, *rest])
         return self.prepare(SingleCall(*parts))
 
 
-def _is_shared(draw: Tensor, z: Tensor) -> bool:
+def is_shared(draw: Tensor, z: Tensor) -> bool:
     """Whether numbers may be added to `z`, of which each is for many elements."""
     pairs = zip(draw.shape, z.shape, strict=False)
     return draw.ndim == z.ndim and all(num in (1, size) for num, size in pairs)
@@ -213,6 +253,11 @@ def _factors(draws: Float[Tensor, "b k d"], value: Tensor, x: Tensor) -> Float[T
     projections = vectors @ value.flatten(1).double()[:, :, None]
     factors: Tensor = torch.linalg.solve_ex(vectors @ vectors.mT, projections).result
     return factors[:, : draws.shape[1], 0]
+
+
+def without_mean(value: Tensor, axis: int) -> Tensor:
+    """A batch less its means along an axis."""
+    return value - value.mean(axis, keepdim=True)
 
 
 def other_data(x: Tensor) -> Tensor:
@@ -306,16 +351,34 @@ def _element_permutation(
     return order if is_permutation and unlike(dz[:, order], dx) < 0.05 else None
 
 
-def _first_channel(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
-    """Where the noisy data begin, in an input that holds other channels besides.
+def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
+    """Where the noisy data begin, in an input that holds other channels, tokens or frames besides.
 
     They change as the data do; of several such places, they are where the noise changes most.
     """
     x, x_other = queries.x, queries.x_other
-    num, extra = x.shape[1], z.shape[1] - x.shape[1]
-    if extra <= 0 or z.shape[2:] != x.shape[2:] or len(z) != len(x):
+    axis = wider_axis(z, x)
+    if axis is None or len(z) != len(x):
         return 0
+    num = x.shape[axis]
     later = _last_input(queries, x, seed + 1)
-    strange = [unlike((z - other)[:, i : i + num], x - x_other) for i in range(extra + 1)]
+    starts = range(z.shape[axis] - num + 1)
+    strange = [unlike((z - other).narrow(axis, i, num), x - x_other) for i in starts]
     places = [i for i, share in enumerate(strange) if share < 2 * min(strange) + 1e-6]
-    return max(places, key=lambda i: (z - later)[:, i : i + num].square().sum().item())
+    return max(places, key=lambda i: (z - later).narrow(axis, i, num).square().sum().item())
+
+
+def _noised_elements(queries: Queries, seed: int) -> Int[Tensor, " k"] | None:
+    """The places of the elements that are noised, where the others are not trained; else None.
+
+    As of actions after a state, or of the frames of a video after the first.
+    """
+    first, later = (queries.in_layout(queries.zeros[s].calls[-1])[0] for s in (seed, seed + 1))
+    if first.shape != queries.x.shape or later.shape != first.shape:
+        return None
+    is_still = ((first - later).abs() <= 1e-6 * first.abs().max()).flatten(1).all(0)
+    if is_still.all() or not is_still.any():
+        return None
+    calls = queries.instrument(queries.x, seed, SIGNS)
+    gradients = [queries.in_layout(call)[1].flatten(1)[:, is_still] for call in calls]
+    return None if any(g.any() for g in gradients) else is_still.logical_not().nonzero()[:, 0]

@@ -45,10 +45,6 @@ _BY_AXIS = (
     "levels differ within a sample, along its axis {axis}, of size {size}, as where every frame "
     "has its own (diffusion forcing): it has no single log-SNR."
 )
-_BROADCAST = (
-    "it has shape {z} for data of shape {x}, as where times of other axes are broadcast: give data "
-    "in the shape that the loss is made for."
-)
 _MAX_SAMPLES = 16  # that are looked at
 _EXACT = 1e-4  # share of a sample's power that a fit may leave
 _MAX_TERMS = 4
@@ -58,9 +54,7 @@ def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
     """What the network's input is instead, in one line; a general sentence if that is not found."""
     z = paired[0].z
     if z.shape[1:] != x.shape[1:]:
-        shapes = {"z": list(z.shape), "x": list(x.shape)}
-        is_broadcast = z.ndim > x.ndim and z.shape[-1] == x.shape[-1]
-        return _LEAD + _BROADCAST.format(**shapes) if is_broadcast else REFUSAL
+        return REFUSAL
     dz = torch.cat([p.z - p.z_other for p in paired]).double()
     dx = (x - x_other).double().repeat(len(paired), *(1,) * (x.ndim - 1))
     found = _masked(torch.cat([p.z for p in paired]), x) or _mixed(paired, x, x_other)
@@ -69,6 +63,18 @@ def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
         if found is None and x.ndim > 3:
             found = _moved(dz, dx) or _blurred(dz, dx)
     return _LEAD + found if found else REFUSAL
+
+
+def require_explained(unexplained: Float[Tensor, " n"], logsnr: Float[Tensor, " n"]) -> None:
+    """Raise a ValueError if the noise of some samples is none of the draws.
+
+    Args:
+        unexplained: The share of it that is not.
+        logsnr: Log-SNR; where it is extreme, rounding may be all.
+    """
+    is_strange = (unexplained > 0.05) & (logsnr.abs() < 4)
+    if is_strange.double().mean() > 1e-3:  # as where a coin flips whole batches
+        raise ValueError(REFUSAL)
 
 
 def _left(values: Tensor, fitted: Tensor) -> float:

@@ -1,16 +1,18 @@
 r"""The random numbers of a loss: reset before each call, recorded, and spread evenly.
 
-All random states (torch's, numpy's, Python's, and those of torch generators that the loss owns)
-start anew from a seed, so that two calls differ only in what is changed on purpose. What the loss
-then draws from torch, or from the global states of numpy and Python, is recorded: normal numbers,
-because one of them is the noise in $z$; and numbers of which there is one per sample, because the
-noise level may be a function of some. These are kept as the logits of their quantiles (`draws`). Of
-an option drawn with given probabilities, half of its own probability counts as smaller.
+All random states (torch's, numpy's, Python's, and those of torch generators and Sobol engines that
+the loss owns) start anew from a seed, so that two calls differ only in what is changed on purpose.
+What the loss then draws from torch, or from the global states of numpy and Python, is recorded:
+normal numbers, because one of them is the noise in $z$; and numbers of which there is one per
+sample, because the noise level may be a function of some. These are kept as the logits of their
+quantiles (`draws`). Of an option drawn with given probabilities, half of its own probability counts
+as smaller.
 
 Numbers of which there is one per sample, or one per batch, may be put at quantiles that are spread
 evenly over all calls: for the loss they are as random as before, and estimates are more exact.
 """
 
+import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.quasirandom import SobolEngine
 
 from elbos.audit.draws import Distribution, Drawn
 
@@ -115,12 +118,13 @@ class Recorder(TorchFunctionMode):
         self._num = 0
         self._is_loop = False
         self._seed = -1
-        self._generators: dict[int, dict[int, tuple[torch.Generator, Tensor]]] = {}  # by seed
+        # what a loss owns, and how to start it anew, by seed
+        self._own: dict[int, dict[int, tuple[Any, Callable[[], object]]]] = {}
 
     def reset(self, seed: int, num: int) -> None:
         """Start from `seed` with a batch of `num` samples.
 
-        Generators of the loss itself start from where this seed first met them.
+        Generators and engines of the loss itself start from where this seed first met them.
         """
         self._num = num
         self._is_loop = self._is_one_too_many
@@ -136,8 +140,8 @@ class Recorder(TorchFunctionMode):
             torch.manual_seed(seed)
         else:  # ten times as fast, for hundreds of calls
             torch.default_generator.manual_seed(seed)
-        for generator, state in self._generators.setdefault(seed, {}).values():
-            generator.set_state(state)
+        for _, restart in self._own.setdefault(seed, {}).values():
+            restart()
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -150,10 +154,17 @@ class Recorder(TorchFunctionMode):
         for name, drawn_from in _PYTHON.items():
             pythons[name] = partial(self._of_numbers, kept_pythons[name], drawn_from)
         numpys["choice"] = partial(self._numpy_choice, kept_numpys["choice"])
+        draw, recorder = SobolEngine.draw, self
+
+        def drawn(engine: SobolEngine, *args: Any, **kwargs: Any) -> Tensor:
+            return recorder._of_engine(draw, engine, *args, **kwargs)
+
+        SobolEngine.draw = drawn  # type: ignore[method-assign,assignment]
         try:
             with self:
                 yield
         finally:
+            SobolEngine.draw = draw  # type: ignore[method-assign]
             numpys.update(kept_numpys)
             pythons.update(kept_pythons)
 
@@ -163,9 +174,7 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         generator = kwargs.get("generator")
         if generator is not None:
-            own = self._generators.setdefault(self._seed, {})
-            if id(generator) not in own:
-                own[id(generator)] = generator, generator.get_state()
+            self._keep(generator, lambda: partial(generator.set_state, generator.get_state()))
         result = func(*args, **kwargs)
         if func not in _RANDOM or torch._C._functorch.is_functorch_wrapped_tensor(result):
             return result
@@ -180,6 +189,29 @@ class Recorder(TorchFunctionMode):
             given = dict(zip(("input", "num_samples", "replacement"), args, strict=False)) | kwargs
             if given.get("replacement") or given["num_samples"] == 1:
                 result.copy_(self._recorded_options(result, given["input"]))
+        return result
+
+    def _keep(self, own: Any, restarting: Callable[[], Callable[[], object]]) -> None:
+        """Remember how to start something that a loss owns from where this seed first met it."""
+        kept = self._own.setdefault(self._seed, {})
+        if id(own) not in kept:
+            kept[id(own)] = own, restarting()
+
+    def _of_engine(
+        self, draw: Callable[..., Tensor], engine: SobolEngine, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """What a Sobol engine draws: a number for each sample in every column."""
+
+        def restarting() -> Callable[[], object]:
+            state = copy.deepcopy(vars(engine))
+            return lambda: vars(engine).update(copy.deepcopy(state))
+
+        self._keep(engine, restarting)
+        with torch._C.DisableTorchFunction():
+            result = draw(engine, *args, **kwargs)
+            for column in result.detach().unbind(-1) if len(result) == self._num else ():
+                drawn = _UNIFORM.of_call((), {}, column)
+                self._record(drawn.logit(column), None, is_uniform=True)
         return result
 
     def _record_in_place(self, drawn: Drawn, value: Tensor) -> None:

@@ -11,11 +11,13 @@ $\alpha' = s\alpha$. The relation of $\alpha$ and $\sigma$ over the noise levels
 | variance preserving but for a slip (`SLIPS`) | $\alpha^m + \sigma^n = 1$ |
 
 One case stays open: EDM's input scaling $c_\mathrm{in}$ with data of standard deviation $\sigma_d$
-*is* the variance-preserving process on data multiplied by $1/\sigma_d$. It is read as EDM's, the
+*is* the variance-preserving process on data multiplied by $1/\sigma_d$. The noise level that the
+network is given decides, where that is $\sigma/\alpha$, its logarithm, a quarter of that, or
+log-SNR: $\lambda$ is then known, and with it the scale of the data. Else it is read as EDM's, the
 data untouched, if nothing is added to the data and $\sigma_d < 1$.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -24,6 +26,7 @@ from torch import Tensor
 
 SLIPS = {(1, 2): "alpha**2 for alpha", (2, 1): "sigma**2 for sigma", (4, 4): "roots taken twice"}
 BUT_FOR = "variance preserving but for "
+_TOLD_ERROR = 1e-2  # of a log-SNR that the network is given, in float32
 _PURE = 30.0  # log-SNR beyond which float32 holds no signal, or no noise
 
 
@@ -43,13 +46,35 @@ class Process(NamedTuple):
         return torch.where(logsnr > _PURE, torch.inf, logsnr)
 
 
+def told_scale(logsnr: Float[Tensor, " n"], given: Iterable[Float[Tensor, " n"]]) -> float | None:
+    """The scale of the data by which log-SNR is what the network is given; None if it is not.
+
+    Args:
+        logsnr: Log-SNR of samples, of data in a scale that is not known.
+        given: Numbers that the network is given.
+    """
+    kept = logsnr.abs() < _PURE / 2
+    for one in given:
+        told = one[kept]
+        for value in (-2 * told.log(), -2 * told, -8 * told, told):
+            off = logsnr[kept] - value
+            if len(off) and (off - off.median()).abs().max() < _TOLD_ERROR:
+                return _rounded((off.median() / 2).exp(), 0.0)
+    return None
+
+
 def process_of(
-    alpha: Float[Tensor, " n"], sigma: Float[Tensor, " n"], *, offset: float, rtol: float
+    alpha: Float[Tensor, " n"],
+    sigma: Float[Tensor, " n"],
+    *,
+    offset: float,
+    rtol: float,
+    told: float | None = None,
 ) -> Process:
     """The process that measured scales belong to.
 
     If something is added to the data, a scale is likely, too; `rtol` is the relative error of a
-    single `sigma`.
+    single `sigma`. `told` is `told_scale`.
     """
     order = alpha.argsort()
     groups = [(alpha[i], sigma[i]) for i in order.tensor_split(min(20, len(order)))]
@@ -64,9 +89,11 @@ def process_of(
         return Process("variance exploding", _rounded(alpha.median(), rtol))
     scale = _rounded(_preserving_scale(alpha, sigma), rtol)
     if holds(lambda a: 1 - (a / scale) ** 2):
-        if scale > 1.002 and offset == 0:
-            return Process("variance exploding, scaled by c_in", 1.0, 1 / scale)
-        return Process("variance preserving", scale)
+        if told is None:
+            told = 1.0 if scale > 1 and offset == 0 else scale
+        if abs(told / scale - 1) < 2e-3:
+            return Process("variance preserving", scale)
+        return Process("variance exploding, scaled by c_in", told, told / scale)
     scale = _rounded(_flow_scale(alpha, sigma), rtol)
     if scale > 0 and holds(lambda a: (1 - a / scale) ** 2):
         return Process("rectified flow", scale)

@@ -8,18 +8,111 @@ coefficient may be random, if it does not depend on the noise: then its mean is 
 A function of sorted numbers is, at each of them, about the mean of its two neighbours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.stats import rankdata
 from torch import Tensor
 
+from elbos.arrays import Array
 from elbos.audit.diagnostics import Diagnostic
 
 _MIN_SCATTER = 0.1  # of log-SNR, that counts
 _MIN_DISTINCT = 20  # values of a time
 _MIN_CORRELATION = 0.5  # of the ranks of log-SNR and of a time
 _NORMAL = 0.6745 * 1.5**0.5  # the median deviation of independent normal values
+_MAX_COLUMNS = 64  # of a condition, as of an embedding, that are looked at
+_NUM_ERRORS = 5.0  # from which on a column depends on the level
+_MIN_BATCH = 16  # samples; the levels of fewer are compared with those of other batches
+_GROUP = 8  # samples of neighbouring levels
+_MAX_ELEMENTS = 1024
+_MAX_RATIO = 4.0  # of the variance between groups to that by chance, which has more in 10^-9
+_MIN_CHANGE = 0.01  # of an element's share in the coefficient
+
+
+@dataclass(frozen=True)
+class Told:
+    """The numbers that the network is given besides the noisy data."""
+
+    columns: Float[Array, "n k"]
+    single: list[Float[Tensor, " n"]]  # those of which there is one for each sample, or for all
+    batch: NDArray[np.int64]
+
+    @classmethod
+    def from_batches(cls, batches: Sequence[Sequence[Tensor]], sizes: Sequence[int]) -> "Told":
+        """The `numbers` of calls, in batches of these sizes."""
+        together = zip(*batches, strict=False)
+        joined = [torch.cat(some) for some in together if len({one.shape[1] for one in some}) == 1]
+        batch = np.arange(len(sizes)).repeat(sizes)
+        columns = torch.cat([torch.empty(len(batch), 0), *joined], dim=1).nan_to_num().numpy()
+        return cls(columns, [one[:, 0] for one in joined if one.shape[1] == 1], batch)
+
+    def at(self, kept: Tensor) -> "Told":
+        """The numbers of some of the samples."""
+        single = [one[kept] for one in self.single]
+        return Told(self.columns[kept.numpy()], single, self.batch[kept.numpy()])
+
+    def diagnostics(
+        self, logsnr: Float[Tensor, " n"], alpha: Float[Tensor, " n"], *, error: float
+    ) -> list[Diagnostic]:
+        """Whether the network is given the level; arguments as those of `of_the_levels`."""
+        if not self.is_of(logsnr):
+            return [Diagnostic("no-level")]
+        return of_the_levels(logsnr, alpha, self.single, error=error)
+
+    def is_of(self, logsnr: Float[Tensor, " n"]) -> bool:
+        """Whether any of the numbers depends on the level.
+
+        One that does changes less from a sample to that of the next level than between any two.
+        """
+        level = logsnr.nan_to_num(0.0).clamp(-40, 40).numpy()
+        columns, batch = self.columns, self.batch
+        firsts = np.flatnonzero(np.diff(batch, prepend=-1))
+        spread = np.maximum.reduceat(level, firsts) - np.minimum.reduceat(level, firsts)
+        if (spread < 1e-4).all():
+            level, columns, batch = level[firsts], columns[firsts], 0 * firsts
+            if len(level) < 2 * _MIN_BATCH:
+                return bool((columns != columns[:1]).any())
+        elif len(batch) < _MIN_BATCH * len(firsts):
+            batch = 0 * batch
+        order = np.lexsort((level, batch))
+        ranks = rankdata(columns[order], axis=0)
+        firsts = np.flatnonzero(np.diff(batch[order], prepend=-1))
+        means = np.add.reduceat(ranks, firsts) / np.diff(np.append(firsts, len(ranks)))[:, None]
+        variance = ((ranks - means[batch[order]]) ** 2).sum(0)
+        is_same = np.diff(batch[order]) == 0
+        steps = (np.diff(ranks, axis=0)[is_same] ** 2).sum(0)
+        excess = 1 - steps[variance > 0] / variance[variance > 0] / 2
+        return bool((excess > _NUM_ERRORS / is_same.sum() ** 0.5).any())
+
+
+def numbers(value: Any, num: int) -> Iterator[Float[Tensor, "n k"]]:
+    """Yield the numbers in arguments of the network, some for each of `num` samples."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    is_plain = isinstance(value, bool | int | float | np.ndarray | np.number)
+    if isinstance(value, list | tuple):
+        is_plain = len(value) == num and all(isinstance(one, int | float) for one in value)
+    if is_plain and np.asarray(value).dtype.kind in "biuf":
+        value = torch.as_tensor(np.asarray(value))
+    if isinstance(value, Tensor) and value.numel():
+        value = torch.view_as_real(value) if value.is_complex() else value
+        is_by_sample = value.ndim > 0 and num in (len(value), value.numel())
+        flat = value.detach().cpu().double().reshape(num if is_by_sample else 1, -1)
+        kept = torch.linspace(0, flat.shape[1] - 1, min(flat.shape[1], _MAX_COLUMNS)).long()
+        yield flat[:, kept].expand(num, -1).clone()
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from numbers(one, num)
+    elif hasattr(value, "__dict__") and not callable(value):
+        parts = vars(value).values()
+        plain = [one for one in parts if isinstance(one, Tensor) or not hasattr(one, "__dict__")]
+        yield from numbers(plain, num)
 
 
 def of_the_levels(
@@ -61,6 +154,28 @@ def of_the_target(
     is_off = _deviations(ordered).abs() > (0.1 + 3 * error) * size
     share = is_off.double().mean().item()
     return [Diagnostic("scattered-target", {"share": share})] if share > 0.05 else []
+
+
+def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) -> list[Diagnostic]:
+    """Whether the coefficients of a sample's elements are proportional at all levels.
+
+    Args:
+        logsnr: Log-SNR of samples.
+        share: The coefficient of each element over their mean. It may be random, if its own mean is
+            that at all levels.
+    """
+    kept = logsnr.isfinite() & share.isfinite().all(1)
+    num = int(kept.sum()) // _GROUP * _GROUP
+    if num < 4 * _GROUP:
+        return []
+    some = torch.randperm(share.shape[1], generator=torch.Generator().manual_seed(0))
+    ordered = share[kept][logsnr[kept].argsort()[:num]][:, some[:_MAX_ELEMENTS]]
+    groups = ordered.reshape(-1, _GROUP, ordered.shape[1])
+    by_chance = groups.var(1).mean(0) / _GROUP  # variance of the means of groups
+    variance = groups.mean(1).var(0)
+    change = (variance - by_chance).clamp(min=0).sqrt()
+    is_clear = (variance > _MAX_RATIO * by_chance) & (change > _MIN_CHANGE)
+    return [Diagnostic("uneven-levels", {"change": change.max().item()})] if is_clear.any() else []
 
 
 def of_the_coefficient(
