@@ -39,7 +39,8 @@ _BLURRED = (
 )
 _MASKED = (
     "{share:.0%} of its elements are {what}, as behind a mask (inpainting): give the network what "
-    "is known in channels of its own, and the noisy data as a whole."
+    "is known in channels of its own, and the noisy data as a whole; or leave it out of the loss, "
+    "where it is the same elements of all samples."
 )
 _BY_AXIS = (
     "levels differ within a sample, along its axis {axis}, of size {size}, as where every frame "
