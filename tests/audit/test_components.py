@@ -306,7 +306,7 @@ def test_centred_noise_is_not_taken_for_coloured(seed):
 
     x = centred(torch.randn(64, 12, 3, generator=torch.Generator().manual_seed(seed)))
     result = audit.probe(from_noise(lambda x: centred(torch.randn_like(x))), x, 1000, seed=seed)
-    assert kinds(result) == ["noise-unseen"]
+    assert kinds(result) == ["centred-noise"]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
