@@ -5,6 +5,7 @@ import functools
 import inspect
 import math
 import numbers
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import UnionType
@@ -15,6 +16,8 @@ from torch import Tensor
 from elbos.errors import MAX_SHOWN
 
 F = TypeVar("F", bound=Callable[..., Any])
+MAX_SIZE = 100.0  # of a number of the data: latents have dozens, 8-bit pixels hundreds
+MIN_NUMBERS = 64  # of which those of data in [-1, 1] are not all above 0 by chance
 
 
 def require_positive(**values: float) -> None:
@@ -181,6 +184,36 @@ def require_floating(**tensors: Tensor) -> None:
             require_type(Tensor, **{name: tensor})
         if not tensor.is_floating_point():
             raise ValueError(f"{name} is {tensor.dtype}: give floating-point numbers.")
+
+
+def require_scaled(x: Tensor, *, stacklevel: int = 3) -> None:
+    """Raise a ValueError for data of hundreds, such as 8-bit pixels; warn of data from 0 to 1.
+
+    Data have to be in [-1, 1], or latents of about that size. This waits for their device.
+
+    Raises:
+        ValueError: If a number is beyond 100.
+
+    Examples:
+        >>> import torch
+        >>> require_scaled(4 * torch.randn(2, 3))
+        >>> require_scaled(torch.tensor([[0.0, 255.0]]))
+        Traceback (most recent call last):
+        ...
+        ValueError: the data run from 0 to 255: give numbers from -1 to 1, 2 x / 255 - 1 of pixels.
+    """
+    low, high = (float(end) for end in x.aminmax())
+    if MAX_SIZE < max(-low, high) < math.inf:
+        raise ValueError(
+            f"the data run from {low:g} to {high:g}: give numbers from -1 to 1, 2 x / 255 - 1 of "
+            "pixels."
+        )
+    if low >= 0 and 0.5 < high <= 1 and x.numel() >= MIN_NUMBERS:
+        warnings.warn(
+            f"the data run from {low:.2g} to {high:.2g}: give numbers from -1 to 1, 2 x - 1 of "
+            "images, or other noise levels are trained on than is said.",
+            stacklevel=stacklevel,
+        )
 
 
 def require_one_loss_each(logsnr: Tensor, loss: Tensor) -> None:

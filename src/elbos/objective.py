@@ -18,7 +18,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from elbos.adaptive import Adaptive
-from elbos.checks import Typed, require_floating, require_type
+from elbos.checks import Typed, require_floating, require_scaled, require_type
 from elbos.conditions import Condition
 from elbos.denoiser import Network, network_output
 from elbos.parameterizations import Parameterization, error_ratio
@@ -116,9 +116,13 @@ class Objective(Typed):
             Nats per dimension, in the dtype and on the device of `x`.
 
         Raises:
-            TypeError, ValueError: As `__call__` does.
+            TypeError, ValueError: As `__call__` does, or if the first data are 8-bit pixels; a
+                warning is of images from 0 to 1.
         """
         _require_batch(x)
+        if type(x) is Tensor and not x.is_meta and "_is_scaled" not in self.__dict__:
+            require_scaled(x)
+            self.__dict__["_is_scaled"] = True  # of the first batch alone, as it waits for a device
         is_lost = logsnr is None and isinstance(self.schedule, Adaptive)
         if logsnr is None:
             logsnr = self.schedule.sample(len(x), generator)

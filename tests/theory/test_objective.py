@@ -1,6 +1,7 @@
 """The weighted loss: the weighting alone decides its expectation, in any parameterization."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,13 +11,14 @@ import torch
 from oracles import gaussian, gaussian_loss, weighted_integral, z_score
 from tables import PARAMETERIZATIONS, SCHEDULES, WEIGHTINGS, with_ends
 
-from elbos import schedules, weightings
+from elbos import Validator, schedules, weightings
 from elbos.adaptive import Adaptive
 from elbos.denoiser import Denoiser
 from elbos.likelihood import eps_loss
 from elbos.objective import Objective
 from elbos.parameterizations import EDM, Eps, V
 from elbos.process import align, alpha_sigma, diffuse
+from elbos.training.data.given import GivenData
 from elbos.weightings import Sigmoid
 
 STD = 0.5
@@ -330,3 +332,31 @@ def test_integers_are_refused(number):
     tensors[number] = tensors[number].to(torch.uint8)
     with pytest.raises(ValueError, match=r"torch\.uint8"):
         objective()(lambda z, *_: z, *tensors)
+
+
+LOSSES = {
+    "loss": lambda x: replace(OBJECTIVE).loss(blank, x),
+    "validator": lambda x: Validator(x)(Denoiser(blank, V())),
+    "fit": lambda x: GivenData.from_datasets(x, is_bounded=False),
+}
+OBJECTIVE = Objective(
+    weighting=weightings.ELBO(), schedule=schedules.Linear(), parameterization=V()
+)
+
+
+def blank(z, logsnr):
+    return z * logsnr.view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("give", LOSSES.values(), ids=LOSSES)
+def test_data_of_another_range_are_told(give):
+    """Those of 0 to 255 are refused, of 0 to 1 told; latents and data in [-1, 1] are neither."""
+    pixels = torch.randint(256, (4, 1, 8, 8), generator=torch.Generator().manual_seed(0)).float()
+    pixels[:, :, 0, :2] = torch.tensor([0.0, 255.0])
+    with pytest.raises(ValueError, match="255") as error:
+        give(pixels)
+    assert "\n" not in str(error.value)
+    with pytest.warns(UserWarning, match="0 to 1"):
+        give(pixels / 255)
+    for x in (pixels / 127.5 - 1, torch.randn(4, 1, 8, 8) * 8, torch.zeros(4, 1, 8, 8)):
+        give(x)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from elbos.checks import Typed, require_positive, typed
+from elbos.checks import Typed, require_positive, require_scaled, typed
 from elbos.conditions import Condition, cond_at, map_tensors, require_length, to_device
 from elbos.denoiser import Denoise, Denoiser, estimate
 from elbos.items import Batch, Batched, Items, first_item
@@ -414,6 +414,7 @@ class Validator(Typed):
             warn_if_random(self._source)
         rows = torch.arange(NUM_CHECKED) % len(self)
         x, cond = self._batch(settings, rows)
+        require_scaled(x, stacklevel=4)
         eps = self._draws.noise(rows, FIXED, x.shape[1:]).to(x)
         ends = self.logsnr_min, self.logsnr_max
         logsnr = torch.linspace(*ends, NUM_CHECKED + 2)[1:-1].to(x)

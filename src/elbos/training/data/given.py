@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.checks import require_scaled
 from elbos.codec import digest
 from elbos.conditions import Condition, is_alike, map_tensors
 from elbos.items import Items, first_item
@@ -68,6 +69,7 @@ class GivenData:
             raise ValueError(f"num_levels is {num_levels}: give 2 or more, or None.")
         training = Items(dataset, is_bounded)
         x, cond = first_item(training)
+        require_scaled(x)
         if needs_null and not is_alike(cond, null_cond):
             raise ValueError(
                 f"null_cond is a {type(null_cond).__name__} that cannot stand for the condition, a "
