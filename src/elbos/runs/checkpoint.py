@@ -87,10 +87,8 @@ def write_part(partial: Path, part: int, groups: Groups) -> None:
     with files.named_errors(partial.parent):
         digests = {}
         for name, tensors in groups.items():
-            content = packed(tensors)
             file = f"{name}{_PART}{part}" if part else name
-            files.write(partial / f"{file}.safetensors", content)
-            digests[file] = hashlib.sha256(content).hexdigest()
+            digests[file] = _write(partial / f"{file}.safetensors", tensors)
         files.write(partial / f"part-{part}.json", json.dumps(digests).encode())
 
 
@@ -233,6 +231,30 @@ def packed(tensors: Mapping[str, Tensor]) -> bytes:
         {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     )
     return content
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write tensors that are on the CPU as a safetensors file; return its SHA-256. They are neither
+    copied nor packed, which would hold up the training: Python runs on while they are written.
+    """
+    ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])))
+    empty = packed({name: tensor.new_empty(0) for name, tensor in ordered.items()})
+    header, end = json.loads(empty[8:]), 0  # the types as safetensors calls them
+    for name, tensor in ordered.items():
+        offsets = [end, end := end + tensor.nbytes]
+        header[name] |= {"shape": list(tensor.shape), "data_offsets": offsets}
+    start = json.dumps(header).encode()
+    start += b" " * (-len(start) % 8)
+    digest = hashlib.sha256()
+    with files.writing(path) as file, files.named_errors(path):
+        for piece in (len(start).to_bytes(8, "little"), start, *map(_bytes, ordered.values())):
+            file.write(piece)
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.contiguous().flatten().view(torch.uint8).numpy()
 
 
 def require_dtypes(groups: ReadableGroups, own: Groups) -> None:
