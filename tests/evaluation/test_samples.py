@@ -111,7 +111,6 @@ def launch(
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 

@@ -337,7 +337,6 @@ def test_schedules_and_losses_compile_as_one_graph():
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
