@@ -1,4 +1,5 @@
-r"""How often a comparison of equal objectives claims a difference, and which differences it finds.
+r"""How often a comparison of equal objectives claims a difference, which differences it finds, and
+how often intervals of a `Validator` hold the truth.
 
     python benchmarks/coverage.py [--num-tables 2000] [--seed 0]
 
@@ -10,17 +11,30 @@ one of planned pairs. The second table is of fewer objectives, in the worst of t
 The power is of a difference $\delta$ in units of the standard deviation of one score, if all
 objectives scatter alike: the $\delta$ that is found in 80 % of reports. Beside it is that of
 Student's paired t-test of each pair by itself, adjusted alike.
+
+The last table is of validations of new data each, by the exact denoiser: the share of 95 %
+intervals that hold the truth, and the bias in units of the scatter. The truth is the entropy, or
+the mean over all repetitions where data are continuous. A target ends a validation at its error.
 """
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.stats import t as student
 
+from elbos import Validator
 from elbos.comparison.statistics import differences
+from elbos.oracles import GaussianMixture
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from oracles import quantized
 
 NUM_OBJECTIVES, NUM_SCORES = 15, 3
 PLANNED = [(0, 1), (2, 3), (2, 4), (5, 6), (7, 8)]
@@ -45,6 +59,14 @@ def spread(rng: np.random.Generator, size: Any) -> Any:
     return rng.normal(size=size) * rng.permutation(np.geomspace(0.3, 3, size[1]))[:, None]
 
 
+def correlated(rng: np.random.Generator, size: Any) -> Any:
+    """Normal errors that correlate by 0.95 between scores, those of five objectives larger."""
+    found = 0.95**0.5 * rng.normal(size=size[1:]) + 0.05**0.5 * rng.normal(size=size)
+    found[:, FIVE] *= 10
+    return found
+
+
+FIVE = [0, 2, 5, 7, 9]
 CASES: dict[str, Errors] = {
     "all alike": normal(),
     "one scatters 10 times as much": normal(10, 0),
@@ -55,6 +77,8 @@ CASES: dict[str, Errors] = {
     "spread evenly from 0.3 to 3": spread,
     "Student's t, 3 degrees of freedom": lambda rng, size: rng.standard_t(3, size),
     "lognormal": lambda rng, size: rng.lognormal(size=size),
+    "five 10 times, metrics that correlate by 0.95": correlated,
+    "five 10 times, a single metric": lambda rng, size: normal(10, *FIVE)(rng, (1, *size[1:])),
 }
 
 FEWER = (2, 3, 4, 5, 7)
@@ -104,6 +128,59 @@ def found_differences(num_seeds: int, num_tables: int, seed: int) -> dict[str, f
     }
 
 
+@dataclass(frozen=True)
+class Validations:
+    """Repeated validations of data that are drawn anew each time."""
+
+    name: str
+    data: GaussianMixture
+    num_levels: int | None
+    num_images: int
+    num_evaluations: int
+    target_se: float | None = None
+
+    def row(self, num_repeats: int, seed: int) -> str:
+        draw = torch.Generator().manual_seed(seed)
+        found = [self.validation(one, draw) for one in range(num_repeats)]
+        means = np.array([one.bits.mean for one in found])
+        truth = means.mean()
+        if self.num_levels:
+            weights = self.data.weights
+            truth = -(weights * weights.log2()).sum().item() / self.data.means.shape[1]
+        held = [low < truth < high for low, high in (one.bits.interval for one in found)]
+        evaluations = np.mean([one.num_evaluations for one in found]) / self.num_images
+        return (
+            f"| {self.name} | {self.num_images} | {evaluations:.1f} | {self.target_se or ''} | "
+            f"{np.mean(held):.1%} | {(means.mean() - truth) / means.std(ddof=1):+.2f} |"
+        )
+
+    def validation(self, seed: int, draw: torch.Generator) -> Any:
+        validator = Validator(
+            self.data.sample(self.num_images, draw)[0],
+            num_levels=self.num_levels,
+            num_evaluations=self.num_evaluations,
+            seed=seed,
+            logsnr_min=-8.0,
+            logsnr_max=11.0,
+        )
+        return validator(self.data, batch_size=4000, target_se=self.target_se)
+
+
+UNLIKE = GaussianMixture(
+    weights=torch.tensor([0.8, 0.2], dtype=torch.float64),
+    means=torch.zeros(2, 16, dtype=torch.float64),
+    stds=torch.tensor([1.0, 0.05], dtype=torch.float64),
+)
+PLANAR = quantized(6, 0.2, 0.6)
+VALIDATIONS = (
+    Validations("two kinds of images of 16 dimensions", UNLIKE, None, 40, 8),
+    Validations("points in the plane of 6 values each", PLANAR, 6, 40, 8),
+    Validations("the same", PLANAR, 6, 40, 32),
+    Validations("the same", PLANAR, 6, 250, 8),
+    Validations("the same", PLANAR, 6, 40, 4, target_se=0.25),
+)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--num-tables", type=int, default=2000)
@@ -124,6 +201,10 @@ def main() -> None:
     for num_seeds in (2, 3, 4, 5, 10):
         found = found_differences(num_seeds, max(num // 4, 1), seed)
         print(f"| {num_seeds} | {' | '.join(f'{value:.1f}' for value in found.values())} |")
+    print("\n| data | number | evaluations of each | target | covered | bias |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for validations in VALIDATIONS:
+        print(validations.row(num, seed), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ NAMES = sorted(
 )
 ARGUMENTS = {  # RUN is a trained one
     "audit": ["--tiny", "--seeds", "0", "--rounds", "1"],
-    "coverage": ["--num-tables", "1"],
+    "coverage": ["--num-tables", "2"],
     "data": ["--nums", "20", "40", "--folder", "data", "--jobs", "1", "--num-steps", "3"],
     "digits": ["--tiny", "--runs", "runs", "--", *TRAINING],
     "evaluation": ["RUN", "--tiny", "--rounds", "1"],
