@@ -43,7 +43,7 @@ $$\nu_{ij} = \min\Bigl(\nu_0,\ \frac{(v_i + v_j)^2}{(2 s_0^2)^2 / \nu_0
 All verdicts of a report together are then wrong in about 5 % of experiments at most; without pairs
 of one kind the other has all of it. Of two objectives this is the paired t-test. Equal errors would
 give $s_0^2$ as many as $(R - 1)(n - 1)$ degrees of freedom: fewer leave room for errors that are
-not equal, and `benchmarks/coverage.py` measures that they suffice.
+not equal, and `benchmarks/coverage.py` measures for which they suffice.
 
 Whether a quantity $x$, such as the ELBO at a noise level, ranks objectives as the score $y$ does is
 Spearman's $\rho$ of means over seeds. Objectives of one weighting are no independent witnesses: it
