@@ -77,12 +77,13 @@ def assert_one_line(
     result: Result, *needed: str, statuses: tuple[int, ...] = (1, 2), has_begun: bool = False
 ) -> None:
     """One line on stderr, that says what is needed, and nothing else; after the line that a
-    training begins with, if it has begun.
+    training begins with and one on a long warm-up, if it has begun.
     """
     assert result.status in statuses, result
     if has_begun:
-        beginning, _, end = result.err.partition("\n")
+        beginning, *notes, end = result.err.splitlines(keepends=True)
         assert " parameters, " in beginning
+        assert all("warm-up" in note for note in notes)
         result = result._replace(err=end)
     assert result.out == ""
     assert result.err.startswith("elbos: ")

@@ -383,8 +383,9 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(runs: Path) -> None:
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
-    beginning, *progress, last = err.splitlines(keepends=True)
+    beginning, warmup, *progress, last = err.splitlines(keepends=True)
     assert beginning.endswith(" parameters, new: new, 16,000 images\n")
+    assert "warm-up takes 62% of the run" in warmup
     assert all(re.search(r" images/s, \d+:\d\d:\d\d left, ", line) for line in progress)
     assert_one_line(Result(process.returncode, "", last), "the same command", statuses=(1,))
     step = tensors(runs / "new")["step"].item()

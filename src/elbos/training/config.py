@@ -165,7 +165,8 @@ class Config:
         share = self.optimizer.warmup_images / self.num_images
         if share <= MAX_WARMUP:
             return None
-        reached = max(map(self.learning_rate, range(self.num_steps)))
+        steps = range(0, self.num_steps, math.ceil(self.num_steps / 1_000))
+        reached = max(map(self.learning_rate, steps))
         return (
             f"the learning rate reaches {reached:.2g} of {self.optimizer.learning_rate:.2g}, as "
             f"warm-up takes {min(share, 1):.0%} of the run"
