@@ -81,7 +81,9 @@ FOUND = {
     "alphas_cumprod_off_by_one": has(coefficient_name=None),
     "normalized_by_the_batch": lambda result: kinds(result) == ["scattered"],
     "p2_exponent_sign": has(coefficient_name="snr + 1"),
-    "sqrt_twice": has(process="variance preserving but for roots taken twice"),
+    "sqrt_twice": has(
+        process="variance preserving but for the square roots of ᾱ and 1 - ᾱ taken twice"
+    ),
     "broadcast": lambda result: kinds(result) == ["batch-mean"],
     "mean_before_weight": lambda result: kinds(result) == ["batch-mean"],
     "weights_forgotten": has(coefficient_name="1"),

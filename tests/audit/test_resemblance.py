@@ -38,6 +38,7 @@ def test_a_right_loss_is_the_published_one(name):
     assert slips(result) == [] or name == "noise_to_data"
     assert result.recipe in RECIPES
     assert not {"slip", "error"} & set(kinds_of_notes(result))
+    assert "?" not in views([result])[0].in_words
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -49,7 +50,11 @@ def test_a_bug_is_told_before_the_verdict(name):
         assert notes == ["error"] and result.verdict == "code error"
     else:
         assert [where for where, _ in slips(result)] == [part]
-        assert notes[0] == "slip" and notes[-1] in ("yes", "no", "maybe")
+        assert notes[0] == "slip" and notes[1:] in (["yes"], ["no"], ["maybe"])
+        (view,) = views([result])
+        (slip,) = view.slips
+        assert view.explanation.startswith("As written")
+        assert view.explanation.endswith(f" {slip.change}?") and "DDPM" not in view.explanation
     assert result.recipe is None
 
 
@@ -97,7 +102,7 @@ def test_the_sign_of_a_flow_is_that_of_its_time(time, sign, kind):
     result = audit.probe(toward(time), X[:64], 500)
     assert (result.parameterization_factor, result.time_sign) == (-1, sign)
     assert slips(result) == [("target", "the other sign")]
-    assert kinds_of_notes(result)[0] == kind
+    assert kinds_of_notes(result) == [kind, *(["published"] if sign > 0 else []), "yes"]
 
 
 def test_audits_of_before_are_read():

@@ -16,6 +16,7 @@ from scipy.stats import norm
 import elbos.adapters
 import elbos.report
 from elbos.audit import Audit, Diagnostic, from_recipe
+from elbos.audit.matching import SAME
 from elbos.audit.result import Undecided
 from elbos.report.audit import as_dict, figure
 from elbos.report.audit_terminal import as_text, braille
@@ -51,7 +52,41 @@ def test_the_terminal_shows_what_the_audit_found(edm):
     table = facts_table([view])
     assert all(f"{name.text} {value.text}" in text for name, value in table.body_cells)
     assert all(f"{name} {off}" in text for name, off in view.nearest)
+    assert f"{flat(view.factor)} import torch" in text
     assert str(edm) == as_text([edm])
+
+
+def test_what_is_not_printed_is_not_spoken_of(edm):
+    """The factor's code is on the terminal and on pages, and not in JSON or in a notebook."""
+    for audit in (edm, dataclasses.replace(edm, diagnostics=[Diagnostic("batch-mean", {})])):
+        for text in (prose(audit), audit._repr_html_()):
+            assert not re.search(r"\b(below|curves?|factor for)\b", text)
+
+
+def test_a_share_has_one_precision_and_what_rises_from_nothing_no_factor(edm):
+    rise = torch.exp(30 * torch.sigmoid((edm.logsnr + 5.5) / 0.05) - 30)
+    rising = [(edm.logsnr[0].item(), -3.5)]
+    for audit in (edm, dataclasses.replace(edm, weight=edm.weight * rise, rising=rising)):
+        (view,) = views([audit])
+        share = f"{audit.negative_share:.1%}"
+        assert facts(audit)["negative share"] == share and f" {share} " in view.explanation
+    assert "orders of magnitude" not in view.explanation
+
+
+@pytest.mark.parametrize(
+    ("name", "process", "in_scripts"),
+    [
+        ("edm", "variance exploding, scaled by c_in", "N(-1.2, 1.2²)"),
+        ("sd3", "rectified flow", "logit-normal(0, 1)"),
+        ("edm", "variance preserving", None),
+        ("edm", None, None),
+    ],
+)
+def test_normal_noise_levels_are_told_in_the_parameters_of_scripts(name, process, in_scripts):
+    """Those of the papers: P_mean and P_std of ln sigma, m and s of logit t."""
+    audit = dataclasses.replace(from_recipe(name), process=process, source="measured")
+    _, _, rest = facts(audit)["noise levels"].partition(" of log-SNR")
+    assert in_scripts in rest if in_scripts else rest == ""
 
 
 @pytest.mark.parametrize("kind", ["not-squared", "batch-mean", "not-finite"])
@@ -198,11 +233,9 @@ def test_distances_are_told_in_one_way(edm):
     ]
     closest = [edm.closest[0]._replace(distance=d) for d in (0.004, 0.019, 0.6)]
     (view,) = views([dataclasses.replace(edm, closest=closest)])
-    assert [off for _, off in view.nearest] == [
-        "the same (0.4%)",
-        "off by 1.9%",
-        "off by a factor of 1.8",
-    ]
+    same, *others = (off for _, off in view.nearest)
+    assert "0.4%" in same and f"{SAME:.0%}" in same
+    assert others == ["off by 1.9%", "off by a factor of 1.8"]
 
 
 def test_steps_are_counted_as_declared_or_sampled(edm):

@@ -36,8 +36,10 @@ class Resemblance(NamedTuple):
     part: str  # "target", "process", "coefficient" or "noise levels"
     name: str  # of the published loss
     published: str  # what that has
-    change: str  # what a slip made of it; nothing where the part is the published one
-    formula: str = ""  # of a coefficient, what the loss has
+    change: (
+        str  # what the loss has by a slip, as a noun; nothing where the part is the published one
+    )
+    formula: str = ""  # what the loss has, of a coefficient or noise levels
 
 
 class Coefficient(NamedTuple):
@@ -72,19 +74,19 @@ COEFFICIENTS = (
 """Published coefficients; a test compares those of one name, for different prediction types."""
 
 EDITS = (  # of a formula: what a slip replaces
-    ("max for min", r"\bmin\(", "max("),
-    ("min for max", r"\bmax\(", "min("),
+    ("max in place of min", r"\bmin\(", "max("),
+    ("min in place of max", r"\bmax\(", "min("),
     ("the + 1 outside of the fraction", r"/\(snr \+ 1\)$", "/snr + 1"),
-    ("snr + 1 for snr in the minimum, too", r"min\(snr,", "min(snr + 1,"),
-    ("the root of the SNR for the SNR", r"\bsnr\b", "sqrt(snr)"),
-    ("1/snr for snr", r"\bsnr\b", "(1/snr)"),
-    ("2 for 1", r"snr \+ 1", "snr + 2"),
-    ("sigma_data for its square", r"snr \+ 4", "snr + 2"),
-    ("a sum for a product", r"^snr \+ 4$", "(1/snr + 1/4)/(1/sqrt(snr) + 1/2)**2"),
+    ("snr + 1 in place of snr in the minimum, too", r"min\(snr,", "min(snr + 1,"),
+    ("the root of the SNR in place of the SNR", r"\bsnr\b", "sqrt(snr)"),
+    ("1/snr in place of snr", r"\bsnr\b", "(1/snr)"),
+    ("2 in place of 1", r"snr \+ 1", "snr + 2"),
+    ("sigma_data in place of its square", r"snr \+ 4", "snr + 2"),
+    ("a sum in place of a product", r"^snr \+ 4$", "(1/snr + 1/4)/(1/sqrt(snr) + 1/2)**2"),
     ("no divisor", r"/(snr|\(snr \+ 1\))$", ""),
-    ("the inverse", r"^1/\((.*)\)$|^1/(sqrt.*)$", r"\1\2"),
-    ("times snr", r"^1/", "snr/"),
-    ("the root of it all, no sqrt(snr) above", r"^sqrt\(snr\)/(\(.*\))$", r"1/sqrt\1"),
+    ("the inverse of the formula", r"^1/\((.*)\)$|^1/(sqrt.*)$", r"\1\2"),
+    ("a factor snr too many", r"^1/", "snr/"),
+    ("a root of the divisor in place of sqrt(snr) above", r"^sqrt\(snr\)/(\(.*\))$", r"1/sqrt\1"),
 )
 
 _TARGETS: tuple[tuple[str, Callable[[Array, Array], tuple[Array, Array]]], ...] = (
@@ -129,13 +131,21 @@ class _ScheduleEdit:
 _SCHEDULES = (
     _ScheduleEdit("the mean with the other sign", (Normal, Laplace), lambda s: {"mean": -s.mean}),
     _ScheduleEdit(
-        "P_mean and P_std exchanged", (Normal,), lambda s: {"mean": -s.std, "std": abs(s.mean)}
+        "mean and std as if P_mean and P_std were exchanged",
+        (Normal,),
+        lambda s: {"mean": -s.std, "std": abs(s.mean)},
     ),
-    _ScheduleEdit("the shift applied twice", (Flow,), lambda s: {"shift": s.shift**2}),
-    _ScheduleEdit("the inverse shift", (Flow,), lambda s: {"shift": 1 / s.shift}),
-    _ScheduleEdit("the mean, or shift, twice", (Normal,), lambda s: {"mean": 2 * s.mean}),
     _ScheduleEdit(
-        "mean and std of ln sigma for those of log-SNR",
+        "the shift squared, as if it were applied twice", (Flow,), lambda s: {"shift": s.shift**2}
+    ),
+    _ScheduleEdit("the inverse of the shift", (Flow,), lambda s: {"shift": 1 / s.shift}),
+    _ScheduleEdit(
+        "twice the mean, as if it, or the shift, were applied twice",
+        (Normal,),
+        lambda s: {"mean": 2 * s.mean},
+    ),
+    _ScheduleEdit(
+        "mean and std of ln sigma in place of those of log-SNR",
         (Normal,),
         lambda s: {"mean": -s.mean / 2, "std": s.std / 2},
     ),
@@ -225,7 +235,7 @@ def _of_the_coefficient(parts: Parts) -> Iterator[Resemblance]:
             yield Resemblance("coefficient", one.name, formula, "", formula)
             return
     slips = [
-        (other.formula, f"the weight for {other.prediction}", one)
+        (other.formula, f"the weight for predicting {other.prediction}", one)
         for one in meant
         for other in COEFFICIENTS
         if one.name == other.name and one != other and not one.name.startswith("the plain")
@@ -271,8 +281,10 @@ def _of_the_levels(parts: Parts) -> Iterator[Resemblance]:
             except ValueError:  # no such schedule
                 continue
             if edited != recipe.schedule and parts.has_density(edited):
-                published = code(recipe.schedule, has_defaults=True)
-                yield Resemblance("noise levels", name, published, edit.change)
+                published, here = (
+                    code(one, has_defaults=True) for one in (recipe.schedule, edited)
+                )
+                yield Resemblance("noise levels", name, published, edit.change, here)
                 return
 
 

@@ -24,7 +24,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-SLIPS = {(1, 2): "alpha**2 for alpha", (2, 1): "sigma**2 for sigma", (4, 4): "roots taken twice"}
+SLIPS = {
+    (1, 2): "ᾱ in place of its square root",
+    (2, 1): "1 - ᾱ in place of its square root",
+    (4, 4): "the square roots of ᾱ and 1 - ᾱ taken twice",
+}
+r"""What is wrong with scales of $\alpha^m + \sigma^n = 1$, where ᾱ is α²."""
 BUT_FOR = "variance preserving but for "
 _TOLD_ERROR = 1e-2  # of a log-SNR that the network is given, in float32
 _PURE = 30.0  # log-SNR beyond which float32 holds no signal, or no noise

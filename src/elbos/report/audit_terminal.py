@@ -44,6 +44,7 @@ class Terminal:
         if width >= _MIN_PLOT_WIDTH and not options.ascii_only:
             yield from _plots(shown, width)
         if len(shown) == 1 and shown[0].code:
+            yield Text(f"{shown[0].factor}\n")
             yield Text(shown[0].code + "\n", no_wrap=True, overflow="ignore")  # to be copied
 
 

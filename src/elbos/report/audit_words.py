@@ -16,7 +16,7 @@ from torch import Tensor
 
 from elbos.arrays import Array
 from elbos.audit.matching import NEAR, SAME, distance
-from elbos.audit.resemblance import NEGATIVES, TARGETS
+from elbos.audit.resemblance import NEGATIVES, TARGETS, Resemblance
 from elbos.audit.result import Audit
 from elbos.codec import code, parse
 from elbos.recipes import RECIPES
@@ -24,7 +24,7 @@ from elbos.report.colors import COLORS, Swatch
 from elbos.report.html import render
 from elbos.report.numbers import NONE, fixed, number, percent, signed
 from elbos.report.tables import Column, Table, evenly
-from elbos.schedules import Schedule
+from elbos.schedules import Laplace, Normal, Schedule
 from elbos.weightings import Weighting
 
 _COORDINATES = {  # of a process: how scripts call their noise levels, and that of a log-SNR
@@ -32,6 +32,11 @@ _COORDINATES = {  # of a process: how scripts call their noise levels, and that 
     "variance exploding": ("sigma", lambda logsnr: math.exp(-logsnr / 2)),
     "variance preserving": ("ᾱ", lambda logsnr: 1 / (1 + math.exp(-logsnr))),
 }
+_NORMAL = {  # of a process: how scripts call what is normal where log-SNR is, with -1/2 of it
+    "rectified flow": "logit-normal({:.4g}, {:.4g}) of t",
+    "variance exploding": "N({:.4g}, {:.4g}²) of ln sigma",
+}
+_FROM_NOTHING = 5.0  # log of a factor that is beyond words
 _NUM_NEAREST = 5
 _NUM_ROWS = 13  # of the table of the curves
 _MAX_BESIDE = 3  # audits whose facts are side by side
@@ -48,14 +53,15 @@ def in_words(distance: float) -> str:
     """
     if distance < 0.5:
         return percent(distance)
-    return f"a factor of {math.exp(distance):.1f}" if distance < 5 else "orders of magnitude"
+    is_large = distance > _FROM_NOTHING
+    return "orders of magnitude" if is_large else f"a factor of {math.exp(distance):.1f}"
 
 
 class Note(NamedTuple):
     """A line of an audit's heading.
 
     Args:
-        kind: "error"; "slip", of what it is but for one; "published"; or of a verdict, which is
+        kind: "error"; "slip", of what is to be checked; "published"; or of a verdict, which is
             neutral, "yes", "no" or "maybe".
         mark: A sign of that kind.
         text: A sentence or two.
@@ -98,6 +104,30 @@ class View:
         return [Note(*map(str.strip, line.split("|", 2))) for line in lines]
 
     @property
+    def slips(self) -> list[Resemblance]:
+        """What is to be checked: parts that are published ones but for a slip, and not the sign of
+        a flow whose time runs from noise to data.
+        """
+        velocity = ("target", "flow", "the other sign") if self.audit.time_sign > 0 else ()
+        found = [one for one in self.audit.resembles if one.change]
+        return [one for one in found if (one.part, one.name, one.change) != velocity]
+
+    @property
+    def target(self) -> str:
+        """The target in data and noise."""
+        return target_formula(self.audit)
+
+    def noise_levels(self, name: str) -> str:
+        """A named distribution of noise levels with its parameters, and what it is one of."""
+        schedule, text = parse(Schedule, name), _spelled(Schedule, name)
+        if isinstance(schedule, Normal | Laplace):
+            text += " of log-SNR"
+        in_scripts = _NORMAL.get(_process(self.audit))
+        if isinstance(schedule, Normal) and in_scripts:
+            text += ", " + in_scripts.format(0.0 - schedule.mean / 2, schedule.std / 2)
+        return text
+
+    @property
     def largest_doubt(self) -> str:
         """The largest rise that is not excluded."""
         largest = max((one.factor for one in self.audit.undecided), default=1.0)
@@ -112,7 +142,10 @@ class View:
     def rise(self) -> str:
         """By how much it rises at most, in one go."""
         ends = self.audit.weighting(torch.tensor(self.audit.rising, dtype=torch.float64)).log()
-        return in_words((ends[:, 1] - ends[:, 0]).max().item())
+        largest = (ends[:, 1] - ends[:, 0]).max().item()
+        if largest > _FROM_NOTHING:
+            return "from almost 0"
+        return f"by {in_words(largest)}" + (" at most" if len(ends) > 1 else "")
 
     @property
     def undecided(self) -> str:
@@ -131,6 +164,15 @@ class View:
     def in_words(self) -> str:
         """All that is said of it, in one paragraph."""
         return " ".join([f"{self.summary}.", *(one.text for one in self.notes), self.explanation])
+
+    @property
+    def factor(self) -> str:
+        """What the factor to the nearest likelihood objective is, of which there is code."""
+        end = self.audit.factor.end if self.audit.factor else -math.inf
+        return (
+            f"A factor for the loss of each sample, 1 above log-SNR {fixed(end, 2)}: the least one "
+            "after which w never rises. That is another objective, not a repair of a bug."
+        )
 
     @property
     def swatch(self) -> Swatch:
@@ -216,7 +258,7 @@ def _nearness(distance: float, *, is_first: bool) -> str:
     """How far a named weighting is off; of the nearest, whether it is the same, or near at all."""
     off = in_words(distance)
     if is_first and distance < SAME:
-        return f"the same ({off})"
+        return f"same curve ({off}, below {percent(SAME, 0)})"
     return f"off by {off}: none is near" if is_first and distance > NEAR else f"off by {off}"
 
 
@@ -260,10 +302,10 @@ def facts(audit: Audit) -> dict[str, str]:
     shares = (audit.share_pure_noise, audit.share_clean)
     pure, clean = (f"{percent(s, 2)} of the samples" if s > 0 else NONE for s in shares)
     steps = f"a table of {audit.num_steps:,} steps" if audit.num_steps else ""
-    schedule = _spelled(Schedule, audit.schedule) if audit.schedule else ""
+    schedule = view.noise_levels(audit.schedule) if audit.schedule else ""
     unknown = "" if steps else "none of the named schedules"
     rises = audit.verdict == "not monotone"
-    formula = next((one.formula for one in audit.resembles if one.formula), "")
+    formula = next((one.formula for one in audit.resembles if one.part == "coefficient"), "")
     return {
         "predicts": _prediction(audit),
         "coefficient": audit.coefficient_name or formula or "none of the usual formulas",
@@ -274,13 +316,15 @@ def facts(audit: Audit) -> dict[str, str]:
         "samples there": percent(audit.rising_share) if rises else NONE,
         "negative share": percent(audit.negative_share) if rises else NONE,
         "undecided on": view.undecided or NONE,
-        "expected loss": f"central 50% at log-SNR {fixed(start, 1)} to {fixed(end, 1)}"
-        + _in_coordinate(audit),
+        "expected loss": f"half of it at log-SNR {fixed(start, 1)} to {fixed(end, 1)}"
+        f"{_in_coordinate(audit)} (ideal network, N(0, 1) data)",
         "data": _affine(audit),
         "pure noise": pure,
         "no noise": clean,
         "diagnostics": ", ".join(one.kind for one in audit.diagnostics) or NONE,
-        "source": f"{audit.num_samples:,} samples" if is_measured else "declared, exact",
+        "source": f"measured on {audit.num_samples:,} samples"
+        if is_measured
+        else "declared, exact",
         "nearest": ", ".join(view.nearest[0]) if audit.is_weighted_elbo else NONE,
     }
 
@@ -339,13 +383,18 @@ def target_formula(audit: Audit) -> str:
     return f"a x + b eps with a = {a} and b = {b} at log-SNR {at}"
 
 
+def _process(audit: Audit) -> str:
+    """The process in a word or two: of a declared loss, that in which such a network is trained."""
+    if audit.source == "measured":
+        return (audit.process or "").partition(",")[0]
+    usual = {"flow": "rectified flow", "edm": "variance exploding"}
+    process = usual.get(audit.parameterization or "", "variance preserving")
+    return "rectified flow" if (audit.schedule or "").startswith("Flow(") else process
+
+
 def _in_coordinate(audit: Audit) -> str:
     """The central half of the expected loss in the coordinate of scripts of this process."""
-    process = (audit.process or "").partition(",")[0]
-    if audit.source == "declared":  # whose process is that in which such a network is trained
-        usual = {"flow": "rectified flow", "edm": "variance exploding"}
-        process = usual.get(audit.parameterization or "", "variance preserving")
-        process = "rectified flow" if (audit.schedule or "").startswith("Flow(") else process
+    process = _process(audit)
     if process not in _COORDINATES:
         return ""
     name, coordinate = _COORDINATES[process]
