@@ -137,7 +137,7 @@ def test_search_hides_the_others_and_empty_showcases(view):
     everything = ["edm", "huber", *NAMES]
     assert shown(view) == everything
     search = view.get_by_role("searchbox")
-    search.fill("LOGIT flow")
+    search.fill("SD3 logit")
     assert shown(view) == ["sd3"]
     assert not view.locator(".showcase").is_visible()
     search.fill("huber")
