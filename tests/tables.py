@@ -78,7 +78,7 @@ RISES_BELOW = {
     weightings.P2(gamma=0.5): f"{-math.log(2):.6f}",
     weightings.P2(gamma=1.0): f"{-math.log(3):.6f}",
     weightings.MinSNR(): "0.000000",
-    weightings.SoftMinSNR(): "-0.526",
+    weightings.SoftMinSNR(): "-0.527",
     weightings.SoftMinSNR(gamma=math.exp(2)): "-0.35",
     weightings.Laplace(): "0.000000",
     weightings.Shifted(weightings.EDM(), 1.0): "-1.308",

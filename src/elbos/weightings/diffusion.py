@@ -228,7 +228,7 @@ class SoftMinSNR(Weighting):
     r"""Soft Min-SNR on the cosine schedule,
     $w = \mathrm{sech}(\lambda/2)\,\mathrm{sigmoid}(\ln\gamma - \lambda)$.
 
-    Rises for $\lambda < -0.526$ with the default. A sigmoid weighting whose factor $-d\lambda/dt$
+    Rises for $\lambda < -0.527$ with the default. A sigmoid weighting whose factor $-d\lambda/dt$
     was forgotten, on the cosine schedule with noise prediction, is this one with $\gamma = e^k$.
 
     Attributes:
