@@ -8,7 +8,7 @@ import numbers
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import UnionType
+from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from elbos.errors import MAX_SHOWN
 
 F = TypeVar("F", bound=Callable[..., Any])
 MAX_SIZE = 100.0  # of a number of the data: latents have dozens, 8-bit pixels hundreds
+MAX_INT = 2**63 - 1  # that tensors hold
 MIN_NUMBERS = 64  # of which those of data in [-1, 1] are not all above 0 by chance
 
 
@@ -93,7 +94,7 @@ def typed(function: F) -> F:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError:  # an argument is missing: Python says so
             given = {}
-        kinds = _types(function)
+        kinds = _argument_types(function)
         for name in given.keys() & kinds.keys():
             require_type(kinds[name], **{name: given[name]})
         return function(*args, **kwargs)
@@ -132,7 +133,8 @@ def _is(value: Any, kind: Any) -> bool:
     if origin is Literal:
         return any(type(value) is type(one) and value == one for one in inner)
     if origin in (int, float):
-        return isinstance(value, int | origin) and not isinstance(value, bool)
+        is_number = isinstance(value, int | origin) and not isinstance(value, bool)
+        return is_number and (origin is float or -MAX_INT <= value <= MAX_INT)
     if origin is tuple:
         is_list = isinstance(value, tuple | list)
         kinds = inner[:1] * len(value) if is_list and ... in inner else inner
@@ -140,10 +142,11 @@ def _is(value: Any, kind: Any) -> bool:
     if origin is Callable:
         return callable(value)
     if origin is Sequence:
-        is_sequence = isinstance(value, Sequence) and not isinstance(value, str)
+        is_sequence = isinstance(value, Sequence) and not isinstance(value, str | bytes)
         return is_sequence and all(_admits(inner[0], item) for item in value)
     origin = str | Path if origin is Path else getattr(origin, "array_type", origin)  # jaxtyping's
-    if not isinstance(origin, type | UnionType) or getattr(origin, "_is_protocol", False):
+    is_checkable = getattr(origin, "_is_runtime_protocol", True)  # or no protocol
+    if not isinstance(origin, type | UnionType) or not is_checkable:
         return True
     return isinstance(value, origin)
 
@@ -160,8 +163,19 @@ def _field_types(cls: Any) -> dict[str, Any]:
 
 
 @functools.cache
+def _argument_types(function: Any) -> dict[str, Any]:
+    """The annotations of a function's arguments; what it returns may be a name not yet known."""
+    own = {name: kind for name, kind in function.__annotations__.items() if name != "return"}
+    arguments: Any = SimpleNamespace(__annotations__=own)
+    try:
+        return get_type_hints(arguments, inspect.unwrap(function).__globals__)
+    except NameError:
+        return {}
+
+
+@functools.cache
 def _types(annotated: Any) -> dict[str, Any]:
-    """The annotations of a class or function by name; none where some name is not to be found."""
+    """The annotations of a class by name; none where some name is not to be found."""
     try:
         return get_type_hints(annotated)
     except NameError:

@@ -136,7 +136,7 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
         if isinstance(value, dict) and "type" not in value:
             raise ValueError(f'{where} has no "type", such as "{next(iter(known))}".')
         if not (isinstance(value, dict) and isinstance(name, str) and name in known):
-            raise ValueError(f"{where} is {name!r}: {suggestion(str(name), known)}")
+            raise ValueError(f"{where} is {_shown(repr(name))}: {suggestion(str(name), known)}")
         return _decode_fields(known[name], value, where)
     for option in admitted:
         if get_origin(option) is dict and isinstance(value, dict):
@@ -156,7 +156,7 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
             return float(value)
         if isinstance(option, type) and type(value) is option:
             return value
-    raise ValueError(f"{where} is {value!r}: expected {type_names(annotation)}.")
+    raise ValueError(f"{where} is {_shown(repr(value))}: expected {type_names(annotation)}.")
 
 
 def _decode_fields(cls: type, value: dict[str, Any], where: str) -> Any:

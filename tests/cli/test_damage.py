@@ -106,6 +106,12 @@ def replaced(folder: Path, content: bytes) -> None:
     seal(folder)
 
 
+def header(shape: str) -> bytes:
+    """A file of safetensors with no number, in which a tensor of this shape is said to be."""
+    text = f'{{"a": {{"dtype": "F32", "shape": {shape}, "data_offsets": [0, 0]}}}}'.encode()
+    return len(text).to_bytes(8, "little") + text
+
+
 def retyped(group: str, dtype: torch.dtype) -> Callable[[Path], None]:
     """A change of a group's tensors to another dtype."""
     return lambda folder: reseal(
@@ -124,6 +130,10 @@ CHECKPOINTS: dict[str, Callable[[Path], Any]] = {
     "file missing": lambda folder: (folder / "ema.safetensors").unlink(),
     "pickled code": lambda folder: replaced(folder, pickle.dumps(Code())),
     "no safetensors": lambda folder: replaced(folder, b""),
+    "shape below 0": lambda folder: replaced(folder, header("[-1]")),
+    "shape without end": lambda folder: replaced(folder, header(f"[{10**30}]")),
+    "shape of too much": lambda folder: replaced(folder, header(f"[{2**62}]")),
+    "manifest without end": lambda folder: (folder / "manifest.json").write_text("[" * 10**5),
     "manifest missing": lambda folder: (folder / "manifest.json").unlink(),
     "manifest cut short": lambda folder: cut(folder / "manifest.json"),
     "manifest empty": lambda folder: (folder / "manifest.json").write_bytes(b""),

@@ -50,7 +50,7 @@ def test_fields_admit_no_other_types() -> None:
 
 
 ADMITTED: list[tuple[Any, list[Any], list[Any]]] = [
-    (int, [0, -1], [True, 1.0, "1", None, int]),
+    (int, [0, -1, 2**63 - 1], [True, 1.0, "1", None, int, 2**63, -(10**30)]),
     (float, [0, 0.5, float("nan")], [True, "1", torch.ones(()), float]),
     (bool, [True], [0, "True", None]),
     (int | None, [None, 3], [3.0, ()]),
@@ -98,3 +98,11 @@ def test_a_class_with_checks_of_its_own_checks_types_first() -> None:
         schedules.Cosine(logsnr_min="-20")
     with pytest.raises(ValueError, match="Cosine"):
         schedules.Cosine(shift=10**30)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("schedule", [schedules.Cosine(), adaptive.Adaptive()])
+def test_a_batch_of_levels_is_of_a_positive_whole_number(schedule: schedules.Schedule) -> None:
+    for wrong in (None, "3", 1.5, 0, -1, True, [], float("nan"), 10**30, int, torch.ones(2)):
+        with pytest.raises(ValueError, match="num is "):
+            schedule.sample(wrong)  # type: ignore[arg-type]

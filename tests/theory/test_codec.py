@@ -156,3 +156,10 @@ def test_differences_name_their_place() -> None:
     assert difference(encode(DIGITS), encode(DIGITS)) is None
     output = replace(DIGITS, output=replace(DIGITS.output, num_kept=7))
     assert difference(encode(DIGITS), encode(output)) is None
+
+
+def test_a_value_that_is_refused_is_cut_short_in_the_message() -> None:
+    for kind in (int, Weighting):
+        with pytest.raises(ValueError, match="seed is '10") as error:
+            decode(kind, "10" * 999, "seed")
+        assert len(str(error.value)) < 300

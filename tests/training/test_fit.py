@@ -23,6 +23,7 @@ from elbos.errors import Interrupted
 from elbos.objective import Objective
 from elbos.tabulated import Tabulated
 from elbos.training.fit import fit
+from elbos.training.machine import num_cores
 from elbos.training.network import OwnNetwork
 from elbos.training.run import Run
 from elbos.training.settings import Execution, Optimizer, Output
@@ -533,7 +534,10 @@ WRONG = {
     "run.sample(3, num_steps=2.5)": "num_steps is 2.5",
     "run.sample(3, guidance='much')": "guidance is 'much'",
     "run.sample(2.5)": "num is 2.5",
+    "run.sample(2, seed=-1)": "seed is -1",
+    "run.evaluate(sampling='ddim')": "sampling is 'ddim'",
     "fit(net, data, OBJECTIVE, run=path, num_workers=-1, **SETTINGS)": "num_workers",
+    "fit(net, data, OBJECTIVE, run=path, num_workers=most + 1, **SETTINGS)": "num_workers is",
     "Run(path.parent, network=TwoArguments)": "class TwoArguments",
 }
 
@@ -542,7 +546,8 @@ WRONG = {
 def test_arguments_of_another_type_are_named(tmp_path: Path) -> None:
     net, data, path = new_net(), Points(), tmp_path / "run"
     run = fit(net, data, OBJECTIVE, run=tmp_path, **SETTINGS)
-    known = globals() | {"net": net, "data": data, "path": path, "run": run}
+    given = {"net": net, "data": data, "path": path, "run": run, "most": 4 * num_cores()}
+    known = globals() | given
     for mistake, named in WRONG.items():
         with pytest.raises((TypeError, ValueError), match=re.escape(named)):
             eval(mistake, known)  # noqa: S307

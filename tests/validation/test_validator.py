@@ -450,6 +450,12 @@ MISTAKES = {
     "units": (lambda: bits().difference(Validator(IMAGES)(DENOISER)), "density"),
     "a level": (lambda: Validator(IMAGES, num_levels=1), "num_levels is 1"),
     "no pilot": (lambda: Validator(IMAGES).pilot(DENOISER, num_samples=0), "num_samples"),
+    "no levels": (lambda: Validator(IMAGES).at_levels(DENOISER, []), "num_levels"),
+    "a level alone": (lambda: Validator(IMAGES).at_levels(DENOISER, 0.0), "logsnr is 0.0"),
+    "half a sample": (lambda: Validator(IMAGES).pilot(DENOISER, num_samples=1.5), "is 1.5"),
+    "times before 0": (lambda: Validator(IMAGES).pilot(DENOISER, num_times=-1), "num_times is -1"),
+    "no place of parts": (lambda: bits(parts={}), "parts is {}"),
+    "no device": (lambda: bits(device="gpu"), "device is 'gpu'"),
     "few samples": (
         lambda: Validator(IMAGES).tuned(Validator(IMAGES[:3]).pilot(DENOISER)),
         "3 of 30",

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.checks import Typed, require_floating
+from elbos.checks import Typed, require_floating, require_positive, require_type
 
 ROUNDING = 1e-6  # of times: a cumulative sum of 1 / n ends above 1
 
@@ -31,6 +31,8 @@ def low_discrepancy_times(u: float, num: int) -> Float[Tensor, " n"]:
     References:
         Kingma et al. (2021), https://arxiv.org/abs/2107.00630
     """
+    require_type(int, num=num)
+    require_positive(num=num)
     return (u + torch.arange(num, dtype=torch.float64) / num) % 1.0
 
 

@@ -28,6 +28,8 @@ def seed_of(*key: int) -> int:
     The first number is the entropy and the others a spawn key: `SeedSequence((1, 2))` would be the
     same as `SeedSequence((1, 2, 0))`.
     """
+    if key[0] < 0:
+        raise ValueError(f"seed is {key[0]}: give a whole number from 0.")
     sequence = np.random.SeedSequence(key[0], spawn_key=key[1:])
     return int(sequence.generate_state(1, np.uint64)[0])
 

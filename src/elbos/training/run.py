@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from elbos import files
 from elbos.checks import require_positive, typed
-from elbos.conditions import Condition, require_length
+from elbos.conditions import Condition, is_alike, require_length
 from elbos.denoiser import Denoiser
 from elbos.errors import explained, suggestion
 from elbos.items import Items, first_item
@@ -283,9 +283,14 @@ class Run:
             num_steps=own.num_steps if num_steps is None else num_steps,
             guidance=own.guidance if guidance is None else guidance,
         )
+        labels = self.class_labels(num)
         if cond is None:
-            cond = self.class_labels(num)
+            cond = labels
         require_length(cond, num)
+        if not is_alike(labels, cond):
+            raise ValueError(
+                f"cond is no tensor of {num} class labels: give torch.tensor([0, ...])."
+            )
         has_null = cond is not None and self.null_cond is not None
         require_guidable(self.config, self.data, sampling, has_null=has_null)
         return torch.cat(self.sample_batches(sampling, num=num, seed=seed, cond=cond))
@@ -367,6 +372,7 @@ class Run:
         with self.autocast():
             return validator(self.denoiser, batch_size=BATCH_SIZE, device=self.device)
 
+    @typed
     def evaluate(
         self, *, sampling: Sampling | None = None, start: Start = silent, **settings: Any
     ) -> "Evaluation":

@@ -73,7 +73,10 @@ def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
 def device_of(denoiser: Denoise, given: torch.device | str | None) -> torch.device:
     """The device that is given, or that of the denoiser's parameters, or the CPU."""
     parameters = [p for module in modules(denoiser) for p in module.parameters()]
-    return torch.device(given or (parameters[0].device if parameters else "cpu"))
+    try:
+        return torch.device(given or (parameters[0].device if parameters else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"device is {given!r}: give a device of torch, such as cuda.") from error
 
 
 def dtype_of(denoiser: Denoise) -> torch.dtype | None:

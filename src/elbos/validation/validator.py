@@ -218,6 +218,7 @@ class Validator(Typed):
             warn_if_missed(result.bits, target_se, len(rounds) * ROUND_TIMES)
         return result
 
+    @typed
     def pilot(
         self,
         denoiser: Denoise,
@@ -246,6 +247,8 @@ class Validator(Typed):
             start: Begins the progress.
         """
         require_positive(num_samples=num_samples)
+        if num_times is not None:
+            require_positive(num_times=num_times)
         num = min(num_samples, len(self))
         even = replace(self, schedule=None, control=None)
         logsnr = even._logsnr(num, PILOT, num_times or num_pilot_times(num))
@@ -262,6 +265,7 @@ class Validator(Typed):
             found = self._round(denoiser, settings, "pilot", PILOT, logsnr)
         return Measurements(self._even, logsnr[:, None], found["loss"][:, None])
 
+    @typed
     def at_levels(
         self,
         denoiser: Denoise,
@@ -275,6 +279,7 @@ class Validator(Typed):
         """The loss of each sample at the same noise levels, with noise of its own for each; nats
         per dimension. Arguments are those of a validation.
         """
+        require_positive(num_levels=len(logsnr))
         levels = torch.tensor(logsnr, dtype=torch.float64).expand(len(self), -1)
         settings = Settings.from_denoiser(
             denoiser, cond=cond, batch_size=batch_size, is_shared=is_shared, device=device
