@@ -106,7 +106,16 @@ class Adaptive(Schedule):
 
     @cached_property
     def _probabilities(self) -> Float[Tensor, " bins"]:
-        """Until the next change of what was observed."""
+        """The probability of each bin, changed in place when a sum changes."""
+        return self._adapted()
+
+    @cached_property
+    def _cdf(self) -> Float[Tensor, " edges"]:
+        """The probability below each edge of a bin; likewise."""
+        below = self._probabilities.cumsum(0, dtype=torch.float64)
+        return torch.cat([torch.zeros(1, dtype=torch.float64), below])
+
+    def _adapted(self) -> Float[Tensor, " bins"]:
         prior = self._total.sum() / self._count.sum()
         followed = (self._total + PRIOR_COUNT * prior) / (self._count + PRIOR_COUNT)
         if self.follow == "root-second-moment":
@@ -114,15 +123,10 @@ class Adaptive(Schedule):
         adapted = (1 - self.floor) * followed / followed.sum() + self.floor / self.num_bins
         return torch.where(self._total.any(), adapted, 1 / self.num_bins)
 
-    @cached_property
-    def _cdf(self) -> Float[Tensor, " edges"]:
-        """The probability below each edge of a bin; likewise."""
-        return torch.cat([torch.zeros(1), self._probabilities.cumsum(0)]).to(torch.float64)
-
-    def _forget(self) -> None:
-        """Drop what was computed of the sums, which change."""
-        for name in ("_probabilities", "_cdf"):
-            self.__dict__.pop(name, None)
+    def _adapt(self) -> None:
+        """Follow the sums, which have changed."""
+        self._probabilities.copy_(self._adapted())
+        torch.cumsum(self._probabilities, 0, out=self._cdf[1:])
 
     def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         below, p = self._cdf.to(t), self._probabilities.to(t)
@@ -162,7 +166,7 @@ class Adaptive(Schedule):
         i = self._bin(logsnr[is_usable])
         self._total.mul_(decay).index_add_(0, i, observed[is_usable])
         self._count.mul_(decay).index_add_(0, i, torch.ones_like(i, dtype=torch.float64))
-        self._forget()
+        self._adapt()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the two sums per bin, and the ends of the bins."""
@@ -194,7 +198,7 @@ class Adaptive(Schedule):
             )
         self._total.copy_(state["total"])
         self._count.copy_(state["count"])
-        self._forget()
+        self._adapt()
 
 
 class AdaptiveState(nn.Module):

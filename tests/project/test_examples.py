@@ -2,7 +2,6 @@
 
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,18 +24,30 @@ def test_own_network_and_data_in_25_lines(
     """A loss in one's own loop, a run, samples of two samplers, bits/dim with their error."""
     lines = [line for line in EXAMPLE.read_text().splitlines() if line.strip()]
     assert len(lines) <= 25
-    shutil.copy(EXAMPLE, tmp_path)
+    short = EXAMPLE.read_text().replace("80_000", "2_000")
+    (tmp_path / EXAMPLE.name).write_text(short)
     monkeypatch.chdir(tmp_path)
     command = [sys.executable, "-W", "error", EXAMPLE.name]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = re.fullmatch(r"([\d.]+) ± ([\d.]+) bits/dim\n", done.stdout)
-    assert found
-    assert abs(float(found[1]) - 4.83) < 4 * float(found[2])
+    assert re.fullmatch(r"[\d.]+ ± [\d.]+ bits/dim\n", done.stdout)
     before = snapshot(tmp_path / "runs")
     runpy.run_path(EXAMPLE.name, run_name="__main__")  # the same call resumes
     assert capsys.readouterr().out == done.stdout
     assert snapshot(tmp_path / "runs") == before
+
+
+@pytest.mark.slow
+def test_own_network_reaches_the_bits_per_dim_that_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To 0.1 of another machine's rounding and weights; 17 values at random have 4.09."""
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    said = re.search(r"# ([\d.]+)$", EXAMPLE.read_text().strip())
+    assert said
+    found = float(capsys.readouterr().out.split()[0])
+    assert abs(found - float(said[1])) < 0.1
 
 
 class Network(torch.nn.Module):
