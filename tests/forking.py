@@ -13,6 +13,8 @@ import torch
 import torch._dynamo
 import torch.distributed as dist
 
+HANGING = 1_800  # seconds: no load makes a test that long
+
 
 def in_processes(num: int, function: Callable[..., Any], *arguments: Any) -> None:
     """Call a function in each of `num` processes; all have to end well."""
@@ -27,7 +29,7 @@ def in_processes(num: int, function: Callable[..., Any], *arguments: Any) -> Non
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(HANGING)
         process.kill()
     assert [process.exitcode for process in processes] == [0] * num
 

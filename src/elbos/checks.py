@@ -120,6 +120,7 @@ def type_names(kind: Any) -> str:
         elif get_origin(one) in (tuple, Sequence):
             names.append(f"{get_origin(one).__name__} of {type_names(get_args(one)[0])}")
         else:
+            one = getattr(one, "array_type", one)  # jaxtyping's
             names.append("None" if one is type(None) else getattr(one, "__name__", str(one)))
     more = f" or {len(names) - 5} more" if len(names) > 6 else ""
     return " or ".join(names[:5] if more else names) + more

@@ -443,7 +443,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(name, options, flags, messag
     ("content", "message"),
     [
         (b"beta_start: 0.1", "Expecting value"),
-        (b"\xff\xfe", "decode"),
+        (b"\xff\xfe", "scheduler_config"),
         (b"[1, 2]", "names no _class_name"),
         (b"{}", "names no _class_name"),
         (b'{"_class_name": "UNet2DConditionModel"}', "UNet2DConditionModel is no scheduler"),

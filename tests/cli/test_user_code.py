@@ -142,7 +142,7 @@ def test_files_that_cannot_be_read_are_one_line(audit: Elbos, tmp_path: Path) ->
     (tmp_path / "folder.py").mkdir()
     (tmp_path / "secret.py").touch(mode=0o000)
     assert_one_line(audit("no.py:loss", *PROBING), "no.py: No such file", statuses=(1,))
-    assert_one_line(audit("folder.py:loss", *PROBING), "folder.py: Is a directory", statuses=(1,))
+    assert_one_line(audit("folder.py:loss", *PROBING), "folder.py: it is a folder", statuses=(1,))
     is_root = os.geteuid() == 0
     try:
         os.seteuid(65534) if is_root else None

@@ -83,16 +83,16 @@ def test_python_compares_as_the_command_does(small, folder):
 @pytest.mark.parametrize(
     ("wrong", "needed"),
     [
-        ({"objectives": [5]}, "objectives is 5"),
+        ({"objectives": [5]}, r"objectives is \[5\]"),
         ({"objectives": "edm"}, "objectives is 'edm'"),
         ({"objectives": ["edn"]}, "edn"),
         ({"data": "nope"}, "nope"),
-        ({"data": 5}, "config is 5"),
+        ({"data": 5}, "data is 5"),
         ({"seeds": 0}, "seeds is 0"),
         ({"seeds": -1}, "seeds is -1"),
         ({"seeds": "a"}, "seeds is 'a'"),
-        ({"seeds": [0, 1.5]}, r"seeds is 1\.5"),
-        ({"scoring": {"num_samples": 50}}, "scoring is 'dict'"),
+        ({"seeds": [0, 1.5]}, r"seeds is \[0, 1\.5\]"),
+        ({"scoring": {"num_samples": 50}}, "scoring is .*Scoring"),
         ({"minutes": "1"}, "minutes is '1'"),
     ],
 )

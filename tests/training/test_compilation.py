@@ -88,7 +88,7 @@ def compiled(folder: Path, config: Config, shard_size: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own modules
-@pytest.mark.parametrize("shard_size", [1, 2])
+@pytest.mark.parametrize("shard_size", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_processes_compile_every_block(tmp_path: Path, shard_size: int) -> None:
     """Of a U-Net whose stages differ: with a copy in each process one graph of network and loss;
     where they share a copy, a graph for each shape of a block, more than torch's limit of 8.

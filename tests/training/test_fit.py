@@ -546,7 +546,7 @@ WRONG = {
 def test_arguments_of_another_type_are_named(tmp_path: Path) -> None:
     net, data, path = new_net(), Points(), tmp_path / "run"
     run = fit(net, data, OBJECTIVE, run=tmp_path, **SETTINGS)
-    given = {"net": net, "data": data, "path": path, "run": run, "most": 4 * num_cores()}
+    given = {"net": net, "data": data, "path": path, "run": run, "most": max(64, 4 * num_cores())}
     known = globals() | given
     for mistake, named in WRONG.items():
         with pytest.raises((TypeError, ValueError), match=re.escape(named)):

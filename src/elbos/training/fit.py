@@ -112,8 +112,8 @@ def fit(
             `[1, ...]`: a label beyond the classes, an empty text's embedding. Needed for
             `cond_dropout`.
         is_bounded: Whether `x` has to be in [-1, 1]; False for latents.
-        num_workers: Processes that load data ahead, in each training process; four for each core at
-            most.
+        num_workers: Processes that load data ahead, in each training process; at most 64, or four
+            for each core if those are more.
         optimizer: Its settings. Default: AdamW with this learning rate, warm-up and decay.
         averaging: Width of the average of the weights.
         sampling: How grids of samples are made, and samples of the run by default.

@@ -96,13 +96,13 @@ def num_cores() -> int:
 
 
 def require_few(**counts: int) -> None:
-    """Raise a ValueError that names the first number of processes above four for each core, of
-    which thousands would fill the memory.
+    """Raise a ValueError that names the first number of processes above 64 and above four for each
+    core: thousands would fill the memory.
     """
-    limit = 4 * num_cores()
+    limit = max(64, 4 * num_cores())
     for name, num in counts.items():
         if not 0 <= num <= limit:
-            raise ValueError(f"{name} is {num}: give at most {limit}, four for each core.")
+            raise ValueError(f"{name} is {num}: give at most {limit}.")
 
 
 def _device(device: torch.device) -> str:
