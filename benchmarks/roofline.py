@@ -145,7 +145,7 @@ class CudaAutocast(TorchFunctionMode):
         def one(tensor: Tensor) -> Tensor:
             if not tensor.is_floating_point() or tensor.dtype == dtype:
                 return tensor
-            if not tensor.is_leaf:
+            if not (tensor.is_leaf and tensor.requires_grad):  # as torch's: others may be freed
                 return tensor.to(dtype)
             if id(tensor) not in self.weights:
                 self.weights[id(tensor)] = tensor.to(dtype)
