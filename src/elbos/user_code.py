@@ -214,17 +214,20 @@ def _require_takes(target: str, function: Any, arguments: tuple[str, ...], verb:
         raise ValueError(f"{target} is a method that takes ({', '.join(names)}): {wrapped}")
 
 
+def places(module: ModuleType) -> list[str]:
+    """The file of a module and the folders of a package."""
+    contents = vars(module)  # whatever else some modules make of getattr
+    found = [contents.get("__file__")]
+    with contextlib.suppress(TypeError, KeyError):  # of none, or in a package that is gone
+        found += [*contents.get("__path__", [])]
+    return [place for place in found if isinstance(place, str)]
+
+
 def _is_neighbour(name: str, folder: Path) -> bool:
     """Whether a module is one that only scripts in this folder find."""
-    module = sys.modules[name]
-    places = [getattr(module, "__file__", None)]
-    with contextlib.suppress(TypeError):  # some have a path that is none
-        places += [*getattr(module, "__path__", [])]
     return name == _NAME or any(
-        isinstance(place, str)
-        and Path(place).is_relative_to(folder)
-        and "site-packages" not in place
-        for place in places
+        Path(place).is_relative_to(folder) and "site-packages" not in place
+        for place in places(sys.modules[name])
     )
 
 

@@ -1,6 +1,7 @@
 """Files of the user: what is no function is one line; what is one is run as a script is."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,16 @@ def test_a_file_of_a_package_may_import_relatively(tmp_path: Path) -> None:
         )
     )
     assert called(f"{tmp_path}/outer/inner/loss.py:loss").shape == ()
+
+
+@pytest.mark.parametrize("change", ["odd.__path__ = None", "del sys.modules['outer']"])
+def test_packages_whose_path_cannot_be_read(tmp_path: Path, change: str) -> None:
+    (tmp_path / "outer" / "odd").mkdir(parents=True)
+    (tmp_path / "outer" / "__init__.py").touch()
+    before = f"import sys\nfrom outer import odd\nodd.__file__ = __file__\n{change}"
+    (tmp_path / "loss.py").write_text(flow("return F.mse_loss(network(z, t), u)", before=before))
+    assert called(f"{tmp_path}/loss.py:loss").shape == ()
+    assert not [name for name in sys.modules if name.startswith("outer")]
 
 
 A_CLASS = "class Loss:\n    def __call__(self, net, x): return loss(net, x)\n"

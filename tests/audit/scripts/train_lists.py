@@ -23,6 +23,13 @@ def main(args, data):
     control, transformer = Control(args.model), Transformer.from_pretrained(args.model)
     adapter = Adapter(args.model)
     control.train()
+    num_noisy = 0
+
+    def with_noise(latents, noise, times):
+        nonlocal num_noisy
+        num_noisy += 1
+        return scheduler.add_noise(latents, noise, times)
+
     for batch in data:
         pixels = batch["pixels"]
         latents = []
@@ -33,7 +40,7 @@ def main(args, data):
 
         noise = torch.randn_like(latents)
         times = (torch.rand(latents.shape[0], device=accelerator.device) * 500).long()
-        noisy = scheduler.add_noise(latents, noise, times)
+        noisy = with_noise(latents, noise, times)
         residuals, embedding = control(noisy, times, hint=batch["hint"])
         samples = list(noisy.unsqueeze(2).unbind(dim=0))
         prompts = [one for one in batch["prompts"] for _ in range(3)]

@@ -17,6 +17,7 @@ from typing import Any
 
 from elbos import files
 from elbos.audit.script.slicing import defined, read
+from elbos.user_code import places
 
 _ROOTS = (".git", "pyproject.toml", "setup.py", "setup.cfg")  # of a project
 
@@ -44,11 +45,14 @@ def own_modules(path: Path) -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(finder)
-        for name in set(sys.modules) - modules:
-            module = sys.modules[name]
-            file = vars(module).get("__file__")  # whatever else some modules make of getattr
-            if isinstance(module, StandIn) or (file and finder.is_own(str(file))):
-                del sys.modules[name]
+        own = [
+            name
+            for name in set(sys.modules) - modules
+            if isinstance(sys.modules[name], StandIn)
+            or any(map(finder.is_own, places(sys.modules[name])))
+        ]
+        for name in own:  # once all are found: the path of a package is that of the one around it
+            del sys.modules[name]
 
 
 def _path_statements(tree: ast.Module) -> list[ast.stmt]:

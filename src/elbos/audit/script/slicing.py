@@ -50,6 +50,8 @@ class Script:
         calls = [(loss, path) for loss, path in found if loss is not None] or _returned(tree)
         in_loops = [call for call in calls if any(isinstance(node, _LOOPS) for node in call[1])]
         for loss, path in (in_loops or calls)[:1]:
+            for function in (n for n in path if isinstance(n, ast.FunctionDef)):
+                _make_global(function)
             return cls(tree, path, loss)
         return None
 
@@ -141,6 +143,15 @@ def _paths(node: ast.AST, above: list[ast.AST], kind: type) -> Iterator[list[ast
         yield from _paths(child, [*above, node], kind)
     if isinstance(node, kind):
         yield [*above, node]
+
+
+def _make_global(function: ast.FunctionDef) -> None:
+    """Make the variables of a function global to those in it, which are run without it."""
+    for inner in (one for one in simple(function.body) if isinstance(one, ast.FunctionDef)):
+        inner.body = [
+            ast.copy_location(ast.Global(one.names), one) if isinstance(one, ast.Nonlocal) else one
+            for one in inner.body
+        ]
 
 
 def _returned(tree: ast.Module) -> list[tuple[ast.expr, list[ast.AST]]]:
@@ -236,6 +247,9 @@ def read(node: ast.AST) -> frozenset[str]:
     if isinstance(node, ast.FunctionDef):
         own |= {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}
         own |= {n.id for n in names if isinstance(n.ctx, ast.Store)}
+        outer = [n for n in ast.walk(node) if isinstance(n, ast.Global | ast.Nonlocal)]
+        used |= (declared := {name for one in outer for name in one.names})
+        own -= declared
     if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
         used.add(node.target.id)
     return frozenset(name for name in used - own if not hasattr(builtins, name))

@@ -2,6 +2,7 @@
 
 import torch
 from no_such_library.layers import Attention, compiled
+from parts.inner.times import shifted
 
 
 class Block(Attention):
@@ -14,8 +15,7 @@ class Interpolant:
 
     @compiled
     def training_losses(self, network, x):
-        t = torch.rand(len(x), device=x.device)
-        t = self.shift * t / (1 + (self.shift - 1) * t)
+        t = shifted(torch.rand(len(x), device=x.device), self.shift)
         eps, at = torch.randn_like(x), t.view(-1, 1, 1, 1)
         output = network((1 - at) * x + at * eps, t)
         assert output.shape[1] == 2 * x.shape[1]  # a variance is learned, too

@@ -1,0 +1,1 @@
+"""A package that holds one without an `__init__.py`."""
