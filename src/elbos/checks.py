@@ -95,8 +95,9 @@ def typed(function: F) -> F:
         except TypeError:  # an argument is missing: Python says so
             given = {}
         kinds = _argument_types(function)
-        for name in given.keys() & kinds.keys():
-            require_type(kinds[name], **{name: given[name]})
+        for name, value in given.items():
+            if name in kinds:
+                require_type(kinds[name], **{name: value})
         return function(*args, **kwargs)
 
     return checked  # type: ignore[return-value]

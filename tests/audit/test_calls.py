@@ -192,7 +192,7 @@ def test_a_call_that_cannot_be_watched_is_told_why(call, reason):
 @pytest.mark.parametrize(
     ("arguments", "options", "named"),
     [
-        ((X, cosine_v), {}, "x is .*Tensor"),
+        ((X, cosine_v), {}, "loss_fn is .*Tensor"),
         ((cosine_v, X.numpy()), {}, "x is .*ndarray.*Tensor"),
         ((None, X), {}, "loss_fn is None"),
         ((cosine_v, X.int()), {}, "int32"),
