@@ -1,5 +1,6 @@
 """Whole training scripts, of which only the lines from the noise to the loss can be run."""
 
+import ast
 import math
 import re
 import sys
@@ -10,6 +11,7 @@ import torch
 
 from elbos import audit
 from elbos.audit import Audit
+from elbos.audit.script.schedulers import with_local_configuration
 from elbos.audit.script.unknown import Stage, Unknown
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -157,6 +159,20 @@ def test_lengths_of_what_is_not_known() -> None:
     vae = Unknown(Stage("train.py", x=torch.zeros(7, 1)), frozenset({"vae"}), "vae")
     assert len(vae.config.block_out_channels) == 4  # as images are eight times as wide as latents
     assert len(vae.encode(0)) == 7
+
+
+def test_the_family_is_that_of_the_class_that_is_used() -> None:
+    class Scheduler:
+        @classmethod
+        def from_config(cls, config: dict[str, float]) -> dict[str, float]:
+            return config
+
+    source = """from models import QwenImageTransformer2DModel, ZImageTransformer2DModel
+transformer = ZImageTransformer2DModel.from_pretrained("no/such_folder")"""
+    assumed: list[str] = []
+    scheduler = with_local_configuration(Scheduler, ast.parse(source), assumed)
+    assert scheduler.from_pretrained("no/such_folder") == {"shift": 3.0}
+    assert len(assumed) == 1
 
 
 WRONG = {

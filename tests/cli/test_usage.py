@@ -1,6 +1,7 @@
 """Wrong words and wrong values are one line and a status; help is short, and true."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -174,6 +175,13 @@ def test_a_failure_is_one_line_and_status_1(elbos: Elbos, runs: Path, words: str
     result = elbos(*words.split())
     assert_one_line(result, FAILS[words], statuses=(1,))
     assert snapshot(runs) == before  # above all, no run directory is claimed
+
+
+def test_the_package_runs_as_the_command(elbos: Elbos, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = elbos("-h")  # whose arguments stay
+    runpy.run_module("elbos", run_name="__main__")
+    assert capsys.readouterr() == (expected.out, expected.err)
+    assert expected.out
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)

@@ -5,6 +5,12 @@ from types import SimpleNamespace
 import torch
 
 
+class Layout:
+    @staticmethod
+    def sides(x):
+        return x.shape[2:]
+
+
 class TinyScheduler:
     def __init__(self, num_train_timesteps: int, prediction_type: str = "epsilon") -> None:
         self.config = SimpleNamespace(

@@ -24,6 +24,6 @@ def train(argv):
     network.train()
     for x, _label in loader:
         x = x.to(device)
-        with torch.cuda.device(rank):
+        with torch.cuda.device(device=rank):
             loss = interpolant.training_losses(network, x)["loss"].mean()
         loss.backward()

@@ -5,7 +5,7 @@ import copy
 
 import torch
 from no_such_library import Accelerator, DreamDataset, Transformer
-from tiny_scheduler import TinyScheduler
+from tiny_scheduler import Layout, TinyScheduler
 
 
 def parse_args(input_args=None):
@@ -60,7 +60,7 @@ def train(options):
         if transformer.config.guidance_embeds:
             guidance = torch.tensor([3.5]).expand(model_input.shape[0])
         pred = transformer(hidden_states=noisy, timestep=indices / 1000, prompt=prompt, g=guidance)
-        pred = unpack(pred.sample, model_input.shape[2], model_input.shape[3])
+        pred = unpack(pred.sample, *Layout.sides(model_input))
         loss = sigmas**options.power * (pred.float() - (noise - model_input).float()) ** 2
         accelerator.backward(loss.reshape(noise.shape[0], -1).mean(1).mean())
         optimizer.step()

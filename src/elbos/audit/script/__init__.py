@@ -11,7 +11,7 @@ made known:
 
 Nothing is downloaded: a scheduler's configuration is that of the folder or of the local cache of
 the hub that the script's arguments name, or, if there is none, the published one of the model
-family that the script imports.
+family that the script uses.
 """
 
 from collections.abc import Sequence

@@ -65,14 +65,20 @@ class ScriptLoss:
         return found
 
 
+class _Nowhere(contextlib.nullcontext[None]):
+    """The context of a device or stream, which is not entered."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        super().__init__()
+
+
 class OnOneDevice(TorchFunctionMode):
     """Take whatever device a script names for that of the data."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self.device = device
-        null = contextlib.nullcontext  # of the device, which it enters
-        self.patch = mock.patch.multiple("torch.cuda", device=null, stream=null)
+        self.patch = mock.patch.multiple("torch.cuda", device=_Nowhere, stream=_Nowhere)
 
     def __enter__(self) -> Any:
         self.patch.start()

@@ -246,7 +246,12 @@ class Run:
             assign = ast.copy_location(ast.Assign([ast.Name(name, ast.Store())], given), given)
             found = [ast.fix_missing_locations(assign), *self.script.definitions(name, last=1)]
         if name in self.wrappers:  # not what loads its weights, or makes it one of many processes
-            found = [one for one in found if isinstance(one, ast.Assign) and name not in read(one)]
+            found = [
+                one
+                for one in found
+                if isinstance(one, (*_DEFINITIONS, *_IMPORTS))
+                or (isinstance(one, ast.Assign) and name not in read(one))
+            ]
         return found
 
     def _is_definable(self, name: str) -> bool:

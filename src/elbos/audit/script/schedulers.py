@@ -1,7 +1,7 @@
 """The configuration of the scheduler that a script would download.
 
 It is read from the folder that the script's arguments name, or from the hub's local cache of what
-they name. Else it is the published one of the model family that the script imports.
+they name. Else it is the published one of the model family that the script uses.
 """
 
 import ast
@@ -33,9 +33,9 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "VQModel": ("Kandinsky 2.2", _LATENT | {"beta_schedule": "linear"}),
     "UNet2DConditionModel": ("Stable Diffusion", _LATENT),
 }
-"""By a class that scripts import: the family, and how its configuration differs from the defaults.
+"""By a class that scripts name: the family, and how its configuration differs from the defaults.
 
-The first of them that a script imports counts.
+The first of them that a script uses counts; imports alone do not.
 """
 
 
@@ -94,13 +94,12 @@ def _local(name: str, subfolder: Any) -> dict[str, Any] | None:
 
 
 def _assumed(tree: ast.Module, scheduler: str, assumed: list[str]) -> dict[str, Any]:
-    """The published configuration of the family of models that a script imports.
+    """The published configuration of the family of models that a script uses.
 
     Raises:
         MissingError: If there is none.
     """
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    names = {alias.name for node in imports for alias in node.names}
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     for network, (family, config) in _FAMILIES.items():
         if network in names:
             settings = ", ".join(f"{key}={value!r}" for key, value in config.items())
