@@ -31,15 +31,21 @@ of many steps."""
 
 
 class Resemblance(NamedTuple):
-    """A published loss that a part of a measured one is, or is but for one slip."""
+    """A published loss that a part of a measured one is, or is but for one slip.
 
-    part: str  # "target", "process", "coefficient" or "noise levels"
-    name: str  # of the published loss
-    published: str  # what that has
-    change: (
-        str  # what the loss has by a slip, as a noun; nothing where the part is the published one
-    )
-    formula: str = ""  # what the loss has, of a coefficient or noise levels
+    Attributes:
+        part: "target", "process", "coefficient" or "noise levels".
+        name: Name of the published loss.
+        published: What that has.
+        change: What the loss has by a slip, as a noun; nothing where the part is the published one.
+        formula: What the loss has, of a coefficient or noise levels.
+    """
+
+    part: str
+    name: str
+    published: str
+    change: str
+    formula: str = ""
 
 
 class Coefficient(NamedTuple):
