@@ -49,9 +49,9 @@ from level_losses import drawn_case
 from training_losses import CASES, edm
 
 from elbos import audit
-from elbos.codec import code
-from elbos.extrema import rises
-from elbos.recipes import RECIPES
+from elbos.theory.extrema import rises
+from elbos.theory.names import code
+from elbos.theory.recipes import RECIPES
 
 NUM_SAMPLES = 20_000
 SHAPES = {(3, 8, 8): 256, (3, 32, 32): 64, (4, 64, 64): 16}  # and samples of a batch

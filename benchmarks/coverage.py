@@ -31,7 +31,7 @@ from scipy.stats import t as student
 
 from elbos import Validator
 from elbos.comparison.statistics import differences
-from elbos.oracles import GaussianMixture
+from elbos.theory.oracles import GaussianMixture
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from oracles import quantized

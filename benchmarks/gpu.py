@@ -26,8 +26,8 @@ from roofline import Cost, cost
 from step_cost import WORK
 from timing import Work, matmul, measure
 
-from elbos.runs.directory import RunDirectory
 from elbos.training.data import Dataset, InMemory, Split
+from elbos.training.directory import RunDirectory
 from elbos.training.machine import machine
 from elbos.training.presets import PRESETS
 from elbos.training.processes import Processes

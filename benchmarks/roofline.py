@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
-from elbos.networks import NetworkConfig
+from elbos.models.networks import NetworkConfig
 from elbos.training.state import in_format, memory_format
 
 PEAK = 989e12  # FLOP/s of an H100 SXM in dense bfloat16, and its bytes/s
@@ -103,7 +103,7 @@ class CudaAutocast(TorchFunctionMode):
         self.weights: dict[int, Tensor] = {}  # cast once for all uses
 
     def __enter__(self) -> "CudaAutocast":
-        norms = "elbos.networks.norms.without_autocast"
+        norms = "elbos.models.networks.norms.without_autocast"
         self.patched = mock.patch(norms, lambda device: self.disabled())
         self.patched.start()
         super().__enter__()

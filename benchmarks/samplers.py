@@ -18,9 +18,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from elbos.oracles import GaussianMixture
-from elbos.samplers import DDIM, DPMSolver, DPMSolver3, Heun, Sampler, UniPC, grid
-from elbos.schedules import Cosine, EDMSampling, Linear
+from elbos.models.samplers import DDIM, DPMSolver, DPMSolver3, Heun, Sampler, UniPC, grid
+from elbos.theory.oracles import GaussianMixture
+from elbos.theory.schedules import Cosine, EDMSampling, Linear
 
 SAMPLERS = (DDIM(), Heun(), DPMSolver(), DPMSolver3(), UniPC(order=2), UniPC(order=3))
 GRIDS = [kind(logsnr_min=-10.0, logsnr_max=10.0) for kind in (EDMSampling, Linear, Cosine)]

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import elbos
-from elbos import parameterizations, schedules, weightings
-from elbos.adaptive import Adaptive
-from elbos.schedules import Schedule
+from elbos.theory import parameterizations, schedules, weightings
+from elbos.theory.adaptive import Adaptive
+from elbos.theory.schedules import Schedule
 from elbos.training.presets import PRESETS
 from elbos.training.settings import Output
 

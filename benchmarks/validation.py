@@ -30,12 +30,14 @@ from jaxtyping import Float
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from elbos import Run, Validator, files, weightings
-from elbos.denoiser import Denoise
+from elbos import Run, Validator
+from elbos.base import files
 from elbos.evaluation.config import OdeConfig
-from elbos.likelihood import eps_loss
-from elbos.runs import checkpoint
-from elbos.schedules import low_discrepancy_times
+from elbos.models.likelihood import eps_loss
+from elbos.theory import weightings
+from elbos.theory.denoiser import Denoise
+from elbos.theory.schedules import low_discrepancy_times
+from elbos.training import checkpoint
 from elbos.training.data import to_unit
 from elbos.training.randomness import generator
 from elbos.validation.protocols import FixedLevels, equispaced_times, fixed_steps

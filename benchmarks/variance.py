@@ -26,13 +26,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from elbos import schedules, weightings
-from elbos.adaptive import Adaptive
-from elbos.likelihood import eps_loss
-from elbos.process import diffuse
+from elbos.models.likelihood import eps_loss
+from elbos.runs.run import Run
+from elbos.theory import schedules, weightings
+from elbos.theory.adaptive import Adaptive
+from elbos.theory.process import diffuse
 from elbos.training.data import to_unit
 from elbos.training.randomness import generator
-from elbos.training.run import Run
 
 WEIGHTINGS = [weightings.ELBO(), weightings.Sigmoid(k=2.0), weightings.EDM()]
 NUM_BOOTSTRAP = 500

@@ -17,7 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos import analysis, audit, weightings
+from elbos import audit
+from elbos.theory import elbo as analysis
+from elbos.theory import weightings
 
 DOCS = Path(__file__).parent
 TOP, HEIGHT = 28, 250

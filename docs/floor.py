@@ -19,12 +19,12 @@ from figures import TOP, Axes, stroke, write
 from jaxtyping import Float64
 from torch import Tensor
 
+from elbos.base.progress import Start, begin, progress
+from elbos.base.store import Part, Store
 from elbos.evaluation.result import Evaluation
-from elbos.floor import NUM_NOISED, Floor, floor_losses
-from elbos.likelihood import eps_loss
-from elbos.oracles import FiniteSet
-from elbos.progress import Start, begin, progress
-from elbos.runs.store import Part, Store
+from elbos.models.likelihood import eps_loss
+from elbos.theory.floor import NUM_NOISED, Floor, floor_losses
+from elbos.theory.oracles import FiniteSet
 from elbos.training.data import Fashion, to_unit
 from elbos.training.randomness import generator
 

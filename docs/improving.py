@@ -18,7 +18,7 @@ import torch
 from figures import HEIGHT, TOP, write
 
 from elbos import Run, Validator
-from elbos.runs import checkpoint
+from elbos.training import checkpoint
 from elbos.training.data import to_unit
 from elbos.training.randomness import generator
 from elbos.validation import Validation

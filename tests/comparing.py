@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from tiny import DIGITS
 
-from elbos import weightings
-from elbos.adaptive import Adaptive
+from elbos.base.records import from_json
 from elbos.comparison import experiment, timing
 from elbos.comparison.executors import Executor
 from elbos.comparison.experiment import Experiment, Scoring
@@ -18,10 +17,11 @@ from elbos.comparison.scores import RunScores
 from elbos.comparison.summary import summarize
 from elbos.comparison.variants import VARIANTS
 from elbos.evaluation.features import Module
-from elbos.networks import MLPConfig
-from elbos.parameterizations import V
-from elbos.records import from_json
-from elbos.samplers import Ancestral, Heun
+from elbos.models.networks import MLPConfig
+from elbos.models.samplers import Ancestral, Heun
+from elbos.theory import weightings
+from elbos.theory.adaptive import Adaptive
+from elbos.theory.parameterizations import V
 from elbos.training.config import Config
 from elbos.training.data import Toy
 from elbos.training.presets import PRESETS

@@ -16,8 +16,8 @@ import torch
 from scipy.integrate import quad
 from torch import Tensor
 
-from elbos.oracles import GaussianMixture
-from elbos.process import alpha_sigma
+from elbos.theory.oracles import GaussianMixture
+from elbos.theory.process import alpha_sigma
 
 
 def gaussian(std: float, dims: int = 1) -> GaussianMixture:

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import torch
 
-from elbos import adaptive, parameterizations, schedules, weightings
-from elbos.adaptive import Adaptive
-from elbos.schedules import Schedule
-from elbos.tabulated import Tabulated
+from elbos.theory import adaptive, parameterizations, schedules, weightings
+from elbos.theory.adaptive import Adaptive
+from elbos.theory.schedules import Schedule
+from elbos.theory.tabulated import Tabulated
 
 
 def name_of(value: object) -> str:

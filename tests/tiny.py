@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elbos import parameterizations, weightings
-from elbos.adaptive import Adaptive
-from elbos.networks import UNetConfig
-from elbos.runs import checkpoint
+from elbos.models.networks import UNetConfig
+from elbos.theory import parameterizations, weightings
+from elbos.theory.adaptive import Adaptive
+from elbos.training import checkpoint
 from elbos.training.config import Config
 from elbos.training.data import Dataset, Digits
 from elbos.training.sampling import Sampling

@@ -15,10 +15,10 @@ from showcases import SHOWCASES
 
 from elbos import audit
 from elbos.adapters.trainers import TRAINERS, Option, Settings
-from elbos.errors import suggestion
-from elbos.recipes import RECIPES
-from elbos.report.gallery import Card, page
-from elbos.report.html import write_html
+from elbos.audit.gallery import Card, page
+from elbos.base.errors import suggestion
+from elbos.base.html import write_html
+from elbos.theory.recipes import RECIPES
 
 HERE = Path(__file__).parent
 COMMAND = "python docs/gallery/make.py"

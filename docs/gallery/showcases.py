@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from elbos import audit
-from elbos.report.gallery import Card, Showcase
+from elbos.audit.gallery import Card, Showcase
 
 EXAMPLES = Path(__file__).parents[2] / "examples/audit"
 SHAPE = (3, 8, 8)

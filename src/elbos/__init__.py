@@ -2,72 +2,65 @@ r"""elbos: what does a diffusion loss optimize?
 
 Every diffusion training loss is a weighted integral of ELBOs, one per noise level (Kingma & Gao
 2023, https://arxiv.org/abs/2303.00848). Whatever is named here is imported when it is first used.
-The modules; each imports only from its own group or those before it:
+The rooms; each imports only from itself and from those before it:
 
-| module | what it holds |
+| room | what it holds |
 |---|---|
-| `arrays`, `checks`, `errors`, `files`, `progress`, `records`, `user_code` | for all others |
-| `philox` | random numbers by (seed, purpose, step, sample) |
-| `process` | the Gaussian process $z = \alpha x + \sigma \epsilon$, in log-SNR |
-| `schedules`, `adaptive` | a noise schedule is a distribution over log-SNR |
-| `parameterizations` | what a network predicts, $y = a x + b \epsilon$ |
-| `extrema`, `weightings`, `tabulated` | $w(\lambda)$, and where it rises |
-| `recipes`, `analysis` | published recipes; monotone or not, the mixture of ELBOs, the theorem |
-| `conditions`, `denoiser` | what a network is conditioned on; network + parameterization |
-| `items` | samples by number, from a tensor or a dataset |
-| `oracles`, `objective` | data for which everything is known; the weighted loss |
-| `floor` | the least loss that data leave to any denoiser |
-| `samplers`, `likelihood`, `networks` | from a denoiser to samples and to bits per dimension |
-| `codec` | objects as JSON, as text and as labels, and back |
-| `audit`, `adapters` | the weighting of somebody else's loss, measured; other people's formats |
-| `validation` | the ELBO of any denoiser on held-out data, in anybody's training loop |
-| `tracking` | results in experiment trackers |
-| `runs` | what is on disk: directories, checkpoints, configurations |
-| `training`, `evaluation` | a run: trained; how good it is |
+| `base` | what knows nothing of diffusion: files, messages, checks, tables, pages |
+| `theory` | the paper: process, schedules, predictions, weightings, objective, theorem, oracles |
+| `models` | from a denoiser to samples and bits per dimension; networks |
+| `audit` | the weighting of anybody's loss, measured |
+| `validation` | the ELBO of any denoiser on held-out data, in anybody's loop |
+| `adapters` | other people's formats: diffusers, EDM, flow, callbacks, trainers, scripts |
+| `training` | `train(config, path)`: data, trainer, checkpoints |
+| `evaluation` | how good a model is: likelihood, noise levels, samples |
+| `runs` | what is on disk as Python objects: `Run`, `Pretrained`, `fit`, export |
 | `comparison` | objectives against each other: many runs, paired |
-| `report` | how results look: on the terminal, as pages, in figures |
-| `export` | the weights of a run, with a model card, for others to open |
-| `cli` | the command line |
+| `cli` | the command line, a file per verb |
+
+The modules of the mathematics have short paths, too: `from elbos.weightings import Sigmoid`.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from elbos.base import aliases
+
 if TYPE_CHECKING:
     from elbos import adapters as adapters
-    from elbos import adaptive as adaptive
-    from elbos import analysis as analysis
     from elbos import audit as audit
-    from elbos import floor as floor
-    from elbos import likelihood as likelihood
-    from elbos import networks as networks
-    from elbos import oracles as oracles
-    from elbos import parameterizations as parameterizations
-    from elbos import process as process
-    from elbos import recipes as recipes
-    from elbos import samplers as samplers
-    from elbos import schedules as schedules
-    from elbos import tracking as tracking
     from elbos import validation as validation
-    from elbos import weightings as weightings
     from elbos.comparison.compare import compare as compare
-    from elbos.denoiser import Denoiser as Denoiser
-    from elbos.objective import Objective as Objective
-    from elbos.training.fit import fit as fit
-    from elbos.training.run import Run as Run
+    from elbos.models import likelihood as likelihood
+    from elbos.models import networks as networks
+    from elbos.models import samplers as samplers
+    from elbos.runs.fit import fit as fit
+    from elbos.runs.run import Run as Run
+    from elbos.theory import adaptive as adaptive
+    from elbos.theory import elbo as analysis  # noqa: F401
+    from elbos.theory import floor as floor
+    from elbos.theory import oracles as oracles
+    from elbos.theory import parameterizations as parameterizations
+    from elbos.theory import process as process
+    from elbos.theory import recipes as recipes
+    from elbos.theory import schedules as schedules
+    from elbos.theory import weightings as weightings
+    from elbos.theory.denoiser import Denoiser as Denoiser
+    from elbos.theory.objective import Objective as Objective
+    from elbos.training import tracking as tracking
     from elbos.validation.by_level import LossByLevel as LossByLevel
     from elbos.validation.validator import Validator as Validator
 
 __version__ = "0.1.0"
 
 _FROM = {
-    "Denoiser": "denoiser",
+    "Denoiser": "theory.denoiser",
     "LossByLevel": "validation.by_level",
-    "Objective": "objective",
-    "Run": "training.run",
+    "Objective": "theory.objective",
+    "Run": "runs.run",
     "Validator": "validation.validator",
     "compare": "comparison.compare",
-    "fit": "training.fit",
+    "fit": "runs.fit",
 }
 _MODULES = (
     *("adapters", "adaptive", "analysis", "audit", "floor", "likelihood", "networks"),
@@ -87,3 +80,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_FROM, *_MODULES])
+
+
+aliases.install()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from elbos import adapters
-from elbos.denoiser import Guided
+from elbos.theory.denoiser import Guided
 
 ADAPTED = {
     "diffusers": lambda network: adapters.diffusers.denoiser(

@@ -8,8 +8,8 @@ import torch
 from stand_ins import LINEAR, SCALED, of_betas, of_edm, of_flow, of_log_sigma, of_sigma
 
 from elbos import Validator, adapters
-from elbos.oracles import GaussianMixture
-from elbos.process import diffuse
+from elbos.theory.oracles import GaussianMixture
+from elbos.theory.process import diffuse
 
 GAUSSIAN = GaussianMixture(
     weights=torch.ones(1).double(),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from elbos.adapters.diffusers import denoiser
-from elbos.parameterizations import Eps, Flow
+from elbos.theory.parameterizations import Eps, Flow
 
 diffusers = pytest.importorskip("diffusers")
 

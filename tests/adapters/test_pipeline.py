@@ -8,7 +8,7 @@ from pipelines import edit
 
 from elbos import Validator
 from elbos.adapters.diffusers import denoiser, load
-from elbos.process import alpha_sigma
+from elbos.theory.process import alpha_sigma
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from elbos.adapters.diffusers import denoiser
-from elbos.process import alpha_sigma
+from elbos.theory.process import alpha_sigma
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from mistaken_losses import cosine_time, frozen_conv
 
-from elbos import weightings
+from elbos.theory import weightings
 
 
 class DiagonalGaussianDistribution:

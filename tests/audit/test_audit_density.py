@@ -8,11 +8,11 @@ import torch
 from scipy import optimize, stats
 from scipy.special import expit
 
-from elbos import schedules
 from elbos.audit.curves import Curve
 from elbos.audit.density import estimate_density
 from elbos.audit.estimate import Estimate, possible_rises, significant_rises
 from elbos.audit.levels import Levels
+from elbos.theory import schedules
 
 NUM_POINTS = 401
 

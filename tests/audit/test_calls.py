@@ -20,11 +20,12 @@ from mistaken_losses import (
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from elbos import audit, weightings
+from elbos import audit
 from elbos.audit.instrument import SIGNS, Instrument, OutputForm, _values
 from elbos.audit.measure import measuring
 from elbos.audit.rng import Recorder, preserved_random_states
-from elbos.recipes import RECIPES
+from elbos.theory import weightings
+from elbos.theory.recipes import RECIPES
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -11,8 +11,9 @@ from audit_errors import central, relative_errors
 from audited import X, cosine_v, kinds
 from mistaken_losses import from_noise, input_perturbation, offset_noise
 
-from elbos import audit, schedules, weightings
-from elbos.codec import code
+from elbos import audit
+from elbos.theory import schedules, weightings
+from elbos.theory.names import code
 
 
 def test_the_scale_and_the_offset_of_the_data_are_found():

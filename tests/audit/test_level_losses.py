@@ -9,7 +9,7 @@ from level_losses import CASES, drawn_case
 from training_losses import elbo
 
 from elbos import audit
-from elbos.extrema import rises
+from elbos.theory.extrema import rises
 
 FAST = ["table-sigma2", "three-by-where", "dirichlet"]
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))]

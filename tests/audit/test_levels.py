@@ -16,8 +16,10 @@ from audited import (
     within,
 )
 
-from elbos import analysis, audit, schedules, weightings
-from elbos.codec import code
+from elbos import audit
+from elbos.theory import elbo as analysis
+from elbos.theory import schedules, weightings
+from elbos.theory.names import code
 
 
 def eps_loss(levels_of, log_density, weighting, factor=torch.ones, noise=torch.randn_like):

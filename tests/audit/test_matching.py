@@ -11,8 +11,9 @@ from audited import (
     edm_per_sample,
 )
 
-from elbos import audit, weightings
+from elbos import audit
 from elbos.audit.matching import MIN_GAIN, SAME, coefficient_name, nearest_weightings
+from elbos.theory import weightings
 
 
 def test_no_factor_lifts_levels_that_have_no_weight():

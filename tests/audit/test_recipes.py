@@ -13,12 +13,14 @@ from mistaken_losses import (
 )
 from training_losses import CASES, cosine_with_offset
 
-from elbos import analysis, audit, weightings
+from elbos import audit
 from elbos.audit.diagnostics import FATAL
-from elbos.codec import code
-from elbos.recipes import RECIPES
-from elbos.report.audit_terminal import as_text
-from elbos.report.audit_words import views
+from elbos.audit.terminal import as_text
+from elbos.audit.words import views
+from elbos.theory import elbo as analysis
+from elbos.theory import weightings
+from elbos.theory.names import code
+from elbos.theory.recipes import RECIPES
 
 
 def other_writings_are_slow(cases):

@@ -8,11 +8,12 @@ import torch
 from audited import X
 from twelve_losses import RIGHT, WRONG
 
-from elbos import audit, parameterizations
+from elbos import audit
 from elbos.audit.matching import fit_formula
 from elbos.audit.resemblance import COEFFICIENTS, EDITS
-from elbos.recipes import RECIPES
-from elbos.report.audit_words import views
+from elbos.audit.words import views
+from elbos.theory import parameterizations
+from elbos.theory.recipes import RECIPES
 
 LEVELS = torch.linspace(-8, 8, 161, dtype=torch.float64)
 SHARES = torch.full((161,), 1 / 161, dtype=torch.float64).numpy()

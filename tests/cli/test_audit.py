@@ -167,7 +167,7 @@ def test_all_targets_are_looked_at_before_the_first_is_measured(
     assert_one_line(result, LATER[target], statuses=(1,))
 
 
-SCRIPTS = Path(__file__).parent.parent / "audit" / "scripts"
+SCRIPTS = Path(__file__).parents[1] / "adapters" / "scripts"
 
 
 def test_a_training_script_with_its_own_arguments(audit: Elbos, tmp_path: Path) -> None:

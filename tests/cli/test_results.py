@@ -13,16 +13,17 @@ import torch
 from commands import Elbos, assert_one_line, snapshot
 from PIL import Image
 
-from elbos import cli, weightings
+from elbos import cli
+from elbos.base.codec import decode
 from elbos.cli import compare as compare_verb
 from elbos.cli import train as train_verb
-from elbos.codec import decode
-from elbos.recipes import RECIPES
+from elbos.runs.run import Run
+from elbos.theory import weightings
+from elbos.theory.recipes import RECIPES
 from elbos.training.choices import command_name
 from elbos.training.config import Config
 from elbos.training.data import Digits, Fashion
 from elbos.training.presets import PRESETS
-from elbos.training.run import Run
 
 
 def test_help_and_version(elbos: Elbos) -> None:

@@ -156,7 +156,7 @@ FAILS = {
     "export digits --to digits/config.json": "is a file",
     "evaluate toy --guidance 2": "guidance is 2.0",
     "evaluate digits --num-images 298": "has 297 images",
-    "evaluate digits data:fashion": "1x28x28",
+    "evaluate digits data:toy": "1x8x8",
     "evaluate digits --split val --num-images 151": "has 150 images",
 }
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from commands import GOOD, LINE, PROBING, Elbos, Result, assert_one_line, content, flow, snapshot
 
-from elbos.user_code import as_script, load_function
+from elbos.base.user_code import as_script, load_function
 
 NO_FUNCTION = {
     "number": ("loss = 3", "loss.py:loss is no function, but of type int"),

@@ -13,7 +13,9 @@ from commands import assert_one_line
 from comparing import USERS, Here
 
 import elbos
-from elbos import files, weightings
+from elbos.base import files
+from elbos.base.errors import Interrupted
+from elbos.base.progress import clock
 from elbos.comparison import job as job_module
 from elbos.comparison import timing
 from elbos.comparison.compare import run_experiment
@@ -22,10 +24,9 @@ from elbos.comparison.job import Job
 from elbos.comparison.result import Comparison
 from elbos.comparison.scores import read_scores
 from elbos.comparison.variants import VARIANTS
-from elbos.errors import Interrupted
-from elbos.networks import MLPConfig
-from elbos.parameterizations import V
-from elbos.progress import clock
+from elbos.models.networks import MLPConfig
+from elbos.theory import weightings
+from elbos.theory.parameterizations import V
 from elbos.training.data import Dataset
 from elbos.training.trainer import Trainer
 

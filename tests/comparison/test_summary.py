@@ -10,14 +10,14 @@ import pytest
 from comparing import STORED, Here
 from scipy import stats
 
+from elbos.base.records import from_json
 from elbos.comparison.compare import run_experiment
 from elbos.comparison.experiment import Experiment
 from elbos.comparison.scores import RunScores, measured_metrics
 from elbos.comparison.statistics import differences as of_differences
 from elbos.comparison.summary import summarize
 from elbos.comparison.variants import VARIANTS
-from elbos.records import from_json
-from elbos.schedules import Cosine
+from elbos.theory.schedules import Cosine
 from elbos.training.presets import PRESETS
 
 SCORES = json.loads(STORED.read_text())[0]["scores"]

@@ -13,15 +13,15 @@ from commands import assert_one_line
 from comparing import Here
 from tiny import DIGITS
 
-from elbos import weightings
-from elbos.adaptive import Adaptive
 from elbos.comparison.compare import run_experiment
 from elbos.comparison.experiment import Experiment
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant, loss_scale
-from elbos.parameterizations import V
-from elbos.runs.directory import RunDirectory
-from elbos.tabulated import Tabulated
+from elbos.theory import weightings
+from elbos.theory.adaptive import Adaptive
+from elbos.theory.parameterizations import V
+from elbos.theory.tabulated import Tabulated
 from elbos.training import randomness
+from elbos.training.directory import RunDirectory
 from elbos.training.presets import PRESETS
 from elbos.training.processes import Processes
 from elbos.training.trainer import Trainer

@@ -16,7 +16,8 @@ import torch
 from commands import Elbos, assert_one_line
 from torch import Tensor
 
-from elbos import files
+from elbos.base import files
+from elbos.base.progress import silent
 from elbos.evaluation import Evaluation, OdeConfig, quality
 from elbos.evaluation.features import Module
 from elbos.evaluation.metrics import (
@@ -27,13 +28,12 @@ from elbos.evaluation.metrics import (
     SampleMetric,
     Value,
 )
+from elbos.evaluation.page import evaluation_page, evaluation_tables
 from elbos.evaluation.samples import NotFiniteError
 from elbos.evaluation.stores import model_store
-from elbos.progress import silent
-from elbos.report.evaluation import evaluation_page, evaluation_tables
-from elbos.schedules import EDMSampling
+from elbos.runs.run import Run
+from elbos.theory.schedules import EDMSampling
 from elbos.training.data import InMemory, Split
-from elbos.training.run import Run
 from elbos.training.trained import Training
 from elbos.validation import pilot, validator
 from elbos.validation.measurements import NUM_BINS

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
+from elbos.base.progress import silent
 from elbos.evaluation import OdeConfig, floor
 from elbos.evaluation.config import EvaluationConfig
-from elbos.floor import Floor, mixture_floor
-from elbos.oracles import FiniteSet
-from elbos.progress import silent
+from elbos.runs.run import Run
+from elbos.theory.floor import Floor, mixture_floor
+from elbos.theory.oracles import FiniteSet
 from elbos.training.data import InMemory, Split
-from elbos.training.run import Run
 
 LEVELS = (-8.0, -4.0, -1.0, 12.0)
 

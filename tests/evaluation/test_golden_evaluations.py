@@ -20,9 +20,9 @@ from torch import nn
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
 from elbos.evaluation.evaluate import evaluate
 from elbos.evaluation.features import Module
-from elbos.samplers import Ancestral, Heun
+from elbos.models.samplers import Ancestral, Heun
+from elbos.runs.run import Run
 from elbos.training.data import InMemory, Split
-from elbos.training.run import Run
 from elbos.training.sampling import Sampling
 
 GOLDEN = Path(__file__).parent / "golden"

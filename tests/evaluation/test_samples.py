@@ -19,12 +19,12 @@ from oracles import gaussian
 from PIL import Image
 from tiny import DIGITS
 
-from elbos import schedules
 from elbos.evaluation.samples import turns
-from elbos.samplers import SAMPLERS, Heun
+from elbos.models.samplers import SAMPLERS, Heun
+from elbos.runs.fit import train
+from elbos.runs.run import Run
+from elbos.theory import schedules
 from elbos.training.data import DataSpec
-from elbos.training.fit import train
-from elbos.training.run import Run
 from elbos.training.sampling import Sampling, sample
 
 TRAINED = schedules.Linear(logsnr_min=-8.0, logsnr_max=7.8)

@@ -13,16 +13,17 @@ import torch
 import torch.distributed as dist
 from forking import in_processes
 
-from elbos import Denoiser, Validator, files
+from elbos import Denoiser, Validator
+from elbos.base import files
+from elbos.base.store import Part, Store
 from elbos.evaluation import EvaluationConfig, OdeConfig, ode, samples
 from elbos.evaluation.evaluate import evaluate
 from elbos.evaluation.features import Module
 from elbos.evaluation.samples import NotFiniteError
-from elbos.parameterizations import V
-from elbos.runs.store import Part, Store
+from elbos.runs.run import Run
+from elbos.theory.parameterizations import V
 from elbos.training import sampling
 from elbos.training.processes import Processes
-from elbos.training.run import Run
 
 USERS = "def features(images): return images.float().flatten(1)[:, ::48] / 255\n"
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 from oracles import gaussian, gaussian_loss, weighted_integral, z_score
 
-from elbos import Validator, weightings
+from elbos import Validator
 from elbos.evaluation.likelihood import CHECKED, Measured, check_theorem, mixed_elbos
+from elbos.theory import weightings
 
 
 def measured(denoiser, x):

@@ -26,7 +26,7 @@ OPTIONAL = ("lightning", "transformers")
 DATA = (
     "py.typed",
     "cli/help/train.txt",
-    *(f"report/templates/{name}" for name in ("base.html", "style.css", "page.js")),
+    *(f"base/templates/{name}" for name in ("base.html", "style.css", "page.js")),
 )
 SMALL = [
     *("--network.channels", "16", "32", "--network.embedding-dim", "32", "--batch-size", "16"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from elbos.runs import checkpoint
+from elbos.training import checkpoint
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NETWORK = ["--network.channels", "16", "32", "--network.embedding-dim", "32"]

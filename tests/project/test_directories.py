@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from commands import TINY, Elbos, assert_one_line, endless, hostile_modules
 
-from elbos import files
+from elbos.base import files
 from elbos.comparison.executors import Local
 from elbos.comparison.job import Job
-from elbos.runs.directory import RunDirectory
-from elbos.training.run import Run
+from elbos.runs.run import Run
+from elbos.training.directory import RunDirectory
 
 FEW = ["--num-images", "20", "--num-pilot-images", "10", "--ode.num-images", "0"]
 QUICK = [*FEW, "--num-samples", "0"]

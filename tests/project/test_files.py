@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from elbos import files
-from elbos.runs.directory import RunDirectory
+from elbos.base import files
+from elbos.training.directory import RunDirectory
 
 
 def test_what_is_written_is_read(tmp_path):

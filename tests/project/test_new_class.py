@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from elbos import networks, parameterizations, samplers, schedules, weightings
+from elbos import adaptive, networks, parameterizations, samplers, schedules, weightings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +45,15 @@ class WideConfig(networks.MLPConfig):
 
 weightings.WEIGHTINGS += (Bell,)  # the one line, as the table itself would have it
 schedules.SCHEDULES += (Triangular,)
+adaptive.SCHEDULES += (Triangular,)  # which repeats the line above
 parameterizations.PARAMETERIZATIONS += (Halfway,)
 samplers.SAMPLERS += (Euler,)
 networks.NETWORKS += (WideConfig,)
 
 from elbos import cli
 from elbos.comparison.variants import Variant
-from elbos.codec import decode, encode, label, parse
+from elbos.base.codec import decode, encode, parse
+from elbos.theory.names import label
 
 FOUND = {
     weightings.Weighting: Bell(width=2.0),

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from oracles import gaussian
 
-from elbos import analysis, recipes, weightings
+from elbos.theory import elbo as analysis
+from elbos.theory import recipes, weightings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

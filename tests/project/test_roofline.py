@@ -22,9 +22,9 @@ sys.path.insert(0, str(BENCHMARKS))
 from roofline import BFLOAT16, FLOAT32, WIDEST, Cost, cost  # noqa: E402
 from step_cost import WORK, host  # noqa: E402
 
-from elbos.adaptive import Adaptive  # noqa: E402
-from elbos.networks import ADMConfig, NetworkConfig, UViTConfig, ViTConfig  # noqa: E402
-from elbos.schedules import Cosine, Schedule  # noqa: E402
+from elbos.models.networks import ADMConfig, NetworkConfig, UViTConfig, ViTConfig  # noqa: E402
+from elbos.theory.adaptive import Adaptive  # noqa: E402
+from elbos.theory.schedules import Cosine, Schedule  # noqa: E402
 from elbos.training.presets import PRESETS  # noqa: E402
 
 GOLDEN = Path(__file__).with_name("golden_roofline.json")

@@ -13,8 +13,8 @@ import pytest
 from commands import Elbos
 from comparing import USERS, Here
 
+from elbos.base.codec import decode
 from elbos.cli import compare as compare_verb
-from elbos.codec import decode
 from elbos.comparison import timing
 from elbos.training.config import Config
 from elbos.training.data.fashion import DEBIAN

@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 
 from elbos import Denoiser
-from elbos.parameterizations import V
+from elbos.theory.parameterizations import V
 
 FOLDER = Path(__file__).parents[2] / "examples" / "validation"
 SCRIPTS = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}

@@ -15,10 +15,10 @@ from oracles import gaussian, gaussian_loss, weighted_integral, z_score
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from elbos import schedules, weightings
-from elbos.adaptive import Adaptive, AdaptiveState
-from elbos.objective import Objective
-from elbos.parameterizations import Eps
+from elbos.theory import schedules, weightings
+from elbos.theory.adaptive import Adaptive, AdaptiveState
+from elbos.theory.objective import Objective
+from elbos.theory.parameterizations import Eps
 
 STD, DIMS = 0.5, 256
 WEIGHTING = weightings.Sigmoid(k=2.0)

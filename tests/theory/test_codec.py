@@ -9,15 +9,17 @@ import pytest
 from tables import PARAMETERIZATIONS, SCHEDULES, WEIGHTINGS
 from tiny import DIGITS
 
-from elbos import parameterizations, samplers, schedules, weightings
-from elbos.adaptive import Adaptive
-from elbos.codec import decode, difference, encode, label, parse
-from elbos.parameterizations import Parameterization
-from elbos.samplers import Sampler
-from elbos.schedules import Schedule
-from elbos.tabulated import Tabulated
+from elbos.base.codec import decode, difference, encode, parse
+from elbos.models import samplers
+from elbos.models.samplers import Sampler
+from elbos.theory import parameterizations, schedules, weightings
+from elbos.theory.adaptive import Adaptive
+from elbos.theory.names import label
+from elbos.theory.parameterizations import Parameterization
+from elbos.theory.schedules import Schedule
+from elbos.theory.tabulated import Tabulated
+from elbos.theory.weightings import Weighting
 from elbos.training.presets import PRESETS
-from elbos.weightings import Weighting
 
 ENCODED = json.loads(Path(__file__).with_name("encoded.json").read_text())
 PARTS = [

@@ -5,10 +5,10 @@ import torch
 from oracles import ByClass, bimodal, gaussian
 from tables import PARAMETERIZATIONS
 
-from elbos.conditions import cond_at
-from elbos.denoiser import Denoiser, Guided
-from elbos.oracles import GaussianMixture
-from elbos.process import diffuse
+from elbos.base.conditions import cond_at
+from elbos.theory.denoiser import Denoiser, Guided
+from elbos.theory.oracles import GaussianMixture
+from elbos.theory.process import diffuse
 
 LOGSNR = torch.linspace(-8, 8, 40, dtype=torch.float64)
 PAIR = ByClass([gaussian(0.3), gaussian(2.0), bimodal()])

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from elbos.extrema import rising_intervals
+from elbos.theory.extrema import rising_intervals
 
 
 def test_a_sum_of_bumps_has_its_known_extrema():

@@ -7,12 +7,12 @@ import pytest
 import torch
 from oracles import bimodal, gaussian, gaussian_loss, line_loss, z_score
 
-from elbos import floor as floors
-from elbos import oracles
-from elbos.floor import finite_set_floor, floor_losses, mixture_floor
-from elbos.likelihood import eps_loss
-from elbos.oracles import FiniteSet, GaussianMixture
-from elbos.process import alpha_sigma, diffuse
+from elbos.models.likelihood import eps_loss
+from elbos.theory import floor as floors
+from elbos.theory import oracles
+from elbos.theory.floor import finite_set_floor, floor_losses, mixture_floor
+from elbos.theory.oracles import FiniteSet, GaussianMixture
+from elbos.theory.process import alpha_sigma, diffuse
 
 LEVELS = torch.linspace(-8, 8, 9, dtype=torch.float64)
 POINTS = torch.tensor([[-0.9], [-0.35], [-0.3], [0.2], [1.0]], dtype=torch.float64)

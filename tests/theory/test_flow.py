@@ -10,10 +10,10 @@ from scipy.stats import truncnorm
 from tiny import DIGITS
 from torch import nn
 
-from elbos import parameterizations
-from elbos.denoiser import Denoiser
-from elbos.likelihood.flow import flow_likelihood, truncated_normal, uniform
-from elbos.oracles import GaussianMixture
+from elbos.models.likelihood.flow import flow_likelihood, truncated_normal, uniform
+from elbos.theory import parameterizations
+from elbos.theory.denoiser import Denoiser
+from elbos.theory.oracles import GaussianMixture
 
 ENDS = {"logsnr_min": -22.0, "logsnr_max": 18.0}
 NUM_LEVELS = 3

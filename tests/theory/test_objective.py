@@ -11,15 +11,16 @@ import torch
 from oracles import gaussian, gaussian_loss, weighted_integral, z_score
 from tables import PARAMETERIZATIONS, SCHEDULES, WEIGHTINGS, with_ends
 
-from elbos import Validator, schedules, weightings
-from elbos.adaptive import Adaptive
-from elbos.denoiser import Denoiser
-from elbos.likelihood import eps_loss
-from elbos.objective import Objective
-from elbos.parameterizations import EDM, Eps, V
-from elbos.process import align, alpha_sigma, diffuse
+from elbos import Validator
+from elbos.models.likelihood import eps_loss
+from elbos.theory import schedules, weightings
+from elbos.theory.adaptive import Adaptive
+from elbos.theory.denoiser import Denoiser
+from elbos.theory.objective import Objective
+from elbos.theory.parameterizations import EDM, Eps, V
+from elbos.theory.process import align, alpha_sigma, diffuse
+from elbos.theory.weightings import Sigmoid
 from elbos.training.data.given import GivenData
-from elbos.weightings import Sigmoid
 
 STD = 0.5
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from tables import PARAMETERIZATIONS, name_of
 
-from elbos import parameterizations
-from elbos.parameterizations import EDM, Eps, Flow, Parameterization, Score, V, X
-from elbos.process import align, alpha_sigma, diffuse
+from elbos.theory import parameterizations
+from elbos.theory.parameterizations import EDM, Eps, Flow, Parameterization, Score, V, X
+from elbos.theory.process import align, alpha_sigma, diffuse
 
 LOGSNR = torch.linspace(-20, 20, 81, dtype=torch.float64)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.special import expit
 
-from elbos.process import align, alpha_sigma, diffuse, posterior
+from elbos.theory.process import align, alpha_sigma, diffuse, posterior
 
 LOGSNR = torch.linspace(-40, 40, 161, dtype=torch.float64)
 

@@ -6,8 +6,8 @@ import scipy.stats
 import torch
 from scipy.special import logit
 
-from elbos.analysis import rising_intervals
-from elbos.recipes import FAMILIES, RECIPES
+from elbos.theory.elbo import rising_intervals
+from elbos.theory.recipes import FAMILIES, RECIPES
 
 BELOW = -np.inf
 # docs/theory.md, section 4b, on [-15, 15], to the last digit that it prints.

@@ -13,9 +13,9 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 from tables import SCHEDULES, with_ends
 
-from elbos import schedules
-from elbos.adaptive import Adaptive
-from elbos.schedules import Schedule, low_discrepancy_times
+from elbos.theory import schedules
+from elbos.theory.adaptive import Adaptive
+from elbos.theory.schedules import Schedule, low_discrepancy_times
 
 # The default ends; narrow ones; VDM's; and beyond the own ends of DDPM and EDMSampling.
 ENDS = [None, (-8.0, 9.0), (-5.0, 13.3), (-20.0, 20.0)]

@@ -10,11 +10,11 @@ import scipy.stats
 import torch
 from tables import MONOTONE, NON_MONOTONE, RISES_BELOW, WEIGHTINGS, name_of
 
-from elbos import weightings
-from elbos.analysis import is_monotone, rising_intervals
-from elbos.recipes import RECIPES
-from elbos.tabulated import Tabulated
-from elbos.weightings import EDM, Monotone, Shifted, Sigmoid, Weighting
+from elbos.theory import weightings
+from elbos.theory.elbo import is_monotone, rising_intervals
+from elbos.theory.recipes import RECIPES
+from elbos.theory.tabulated import Tabulated
+from elbos.theory.weightings import EDM, Monotone, Shifted, Sigmoid, Weighting
 
 LOGSNR = torch.linspace(-20, 20, 4001, dtype=torch.float64)
 

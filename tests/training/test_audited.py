@@ -9,8 +9,9 @@ import torch
 from tiny import DIGITS
 from torch import nn
 
-from elbos import audit, parameterizations, schedules, weightings
-from elbos.runs.directory import RunDirectory
+from elbos import audit
+from elbos.theory import parameterizations, schedules, weightings
+from elbos.training.directory import RunDirectory
 from elbos.training.processes import Processes
 from elbos.training.trainer import Trainer
 

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
-from elbos.networks import ADMConfig
-from elbos.philox import Purpose, Stream
-from elbos.runs.directory import RunDirectory
+from elbos.base.philox import Purpose, Stream
+from elbos.models.networks import ADMConfig
+from elbos.runs.fit import train
 from elbos.training import sharding
 from elbos.training.compilation import compiling
 from elbos.training.config import Config
 from elbos.training.data import Digits
 from elbos.training.data.augment import augmented
-from elbos.training.fit import train
+from elbos.training.directory import RunDirectory
 from elbos.training.network import OwnNetwork
 from elbos.training.processes import Processes
 from elbos.training.settings import Execution

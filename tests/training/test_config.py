@@ -12,11 +12,11 @@ import pytest
 from tables import PARAMETERIZATIONS, SCHEDULES, WEIGHTINGS
 from tiny import DIGITS
 
-from elbos import schedules, weightings
-from elbos.codec import decode, encode
-from elbos.networks import MLPConfig
-from elbos.samplers import DDIM, SAMPLERS, Ancestral, Heun, StochasticDPMSolver, UniPC
-from elbos.tabulated import Tabulated
+from elbos.base.codec import decode, encode
+from elbos.models.networks import MLPConfig
+from elbos.models.samplers import DDIM, SAMPLERS, Ancestral, Heun, StochasticDPMSolver, UniPC
+from elbos.theory import schedules, weightings
+from elbos.theory.tabulated import Tabulated
 from elbos.training.config import Config
 from elbos.training.data import Fashion, Folder, Hub, Latents, Packed, Tar, Toy
 from elbos.training.presets import PRESETS

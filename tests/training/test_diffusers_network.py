@@ -10,17 +10,18 @@ import pytest
 import torch
 from commands import Elbos, assert_one_line, snapshot
 
-from elbos import adapters, objective, parameterizations, weightings
+from elbos import adapters
 from elbos.adapters.diffusers.levels import levels_of
 from elbos.adapters.diffusers.network import DiffusersConfig, DiffusersNetwork
 from elbos.adapters.diffusers.trained import trained_levels, trained_scheduler
 from elbos.adapters.diffusers.training import Training
-from elbos.codec import decode, encode
-from elbos.parameterizations import EDM, Eps, Flow, Parameterization, Score, V, X
-from elbos.schedules import Cosine
+from elbos.base.codec import decode, encode
+from elbos.runs.run import Run
+from elbos.theory import objective, parameterizations, weightings
+from elbos.theory.parameterizations import EDM, Eps, Flow, Parameterization, Score, V, X
+from elbos.theory.schedules import Cosine
 from elbos.training.choices import Network
 from elbos.training.config import read_config
-from elbos.training.run import Run
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from tiny import log, tensors
 
-from elbos.runs import checkpoint
+from elbos.training import checkpoint
 
 NUM_KILLS = int(os.environ.get("ELBOS_KILLS", "20"))
 CHECKPOINTS_PER_LIFE = 5

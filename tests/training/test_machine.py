@@ -8,11 +8,11 @@ import pytest
 import torch
 from tiny import DIGITS, log, tensors
 
-from elbos.runs.directory import RunDirectory
-from elbos.schedules import Cosine
+from elbos.runs.fit import fit, train
+from elbos.theory.schedules import Cosine
 from elbos.training import machine, trainer
 from elbos.training.config import run_config
-from elbos.training.fit import fit, train
+from elbos.training.directory import RunDirectory
 from elbos.training.machine import best_precision, fast_kernels
 from elbos.training.settings import Execution, Optimizer, Output
 

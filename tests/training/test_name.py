@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from elbos import parameterizations, schedules, weightings
-from elbos.adaptive import Adaptive
-from elbos.codec import encode
-from elbos.networks import MLPConfig
-from elbos.samplers import Heun
-from elbos.tabulated import Tabulated
+from elbos.base.codec import encode
+from elbos.models.networks import MLPConfig
+from elbos.models.samplers import Heun
+from elbos.theory import parameterizations, schedules, weightings
+from elbos.theory.adaptive import Adaptive
+from elbos.theory.tabulated import Tabulated
 from elbos.training.config import Config
 from elbos.training.data import Folder, Toy
 from elbos.training.name import default_name, nearest_preset

@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from elbos.networks import MLPConfig
+from elbos.models.networks import MLPConfig
 from elbos.training import optimizer
 from elbos.training.ema import EMA
 from elbos.training.matrices import inner_matrices

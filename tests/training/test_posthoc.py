@@ -12,11 +12,11 @@ from scipy.integrate import quad
 from tiny import DIGITS, tensors
 from torch import Tensor
 
-from elbos.runs import checkpoint
+from elbos.runs.fit import train
+from elbos.runs.run import Run
+from elbos.training import checkpoint
 from elbos.training.ema import exponent, group_of
-from elbos.training.fit import train
 from elbos.training.posthoc import coefficients, write_average
-from elbos.training.run import Run
 from elbos.training.settings import Averaging
 from elbos.training.snapshots import snapshots
 

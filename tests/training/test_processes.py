@@ -22,18 +22,18 @@ from PIL import Image
 from tiny import DIGITS, log, tensors
 from torch import nn
 
-from elbos import cli, files
-from elbos.errors import Interrupted
-from elbos.runs import checkpoint
-from elbos.runs.directory import RunDirectory
-from elbos.runs.stored import Stored
-from elbos.training import sharding
+from elbos import cli
+from elbos.base import files
+from elbos.base.errors import Interrupted
+from elbos.runs.fit import fit, train
+from elbos.training import checkpoint, sharding
 from elbos.training.config import Config
-from elbos.training.fit import fit, train
+from elbos.training.directory import RunDirectory
 from elbos.training.network import OwnNetwork
 from elbos.training.processes import Processes
 from elbos.training.settings import Execution
 from elbos.training.sharding import local
+from elbos.training.stored import Stored
 from elbos.training.trainer import Trainer
 from elbos.training.trial import require_trainable
 from elbos.training.validation import Shared

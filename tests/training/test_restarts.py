@@ -14,10 +14,9 @@ from forking import in_processes
 from tiny import DIGITS, log, tensors
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from elbos.runs import checkpoint
-from elbos.training import sharding
+from elbos.runs.fit import train
+from elbos.training import checkpoint, sharding
 from elbos.training.config import Config
-from elbos.training.fit import train
 from elbos.training.settings import Execution
 from elbos.training.trainer import Trainer
 

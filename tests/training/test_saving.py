@@ -14,10 +14,10 @@ import torch
 from forking import in_processes
 from tiny import DIGITS
 
-from elbos import files
-from elbos.runs import checkpoint
+from elbos.base import files
+from elbos.runs.fit import train
+from elbos.training import checkpoint
 from elbos.training.config import Config
-from elbos.training.fit import train
 from elbos.training.settings import Averaging, Execution
 from elbos.training.snapshots import snapshots
 from elbos.training.trainer import Trainer

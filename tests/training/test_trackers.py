@@ -11,12 +11,12 @@ import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from tiny import DIGITS, log
 
-from elbos import schedules
-from elbos.networks import MLPConfig
+from elbos.models.networks import MLPConfig
+from elbos.runs.fit import train
+from elbos.theory import schedules
 from elbos.training import trackers
 from elbos.training.config import Config
 from elbos.training.data import Toy
-from elbos.training.fit import train
 from elbos.training.settings import Output, Tracker
 from elbos.training.trainer import Trainer
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from elbos.runs.directory import RunDirectory
 from elbos.training import sharding
+from elbos.training.directory import RunDirectory
 from elbos.training.processes import Processes
 from elbos.training.settings import Execution
 from elbos.training.trainer import Trainer

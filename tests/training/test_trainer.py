@@ -16,25 +16,25 @@ import pytest
 import torch
 from tiny import DIGITS, log, tensors
 
-from elbos import parameterizations, weightings
-from elbos.adaptive import Adaptive
-from elbos.errors import Diverged, Interrupted
-from elbos.likelihood import warn_if_unresolved
-from elbos.networks import MLPConfig
-from elbos.philox import Stream
-from elbos.runs import checkpoint
-from elbos.runs.directory import RunDirectory
-from elbos.schedules import Linear
-from elbos.tabulated import Tabulated
+from elbos.base.errors import Diverged, Interrupted
+from elbos.base.philox import Stream
+from elbos.models.likelihood import warn_if_unresolved
+from elbos.models.networks import MLPConfig
+from elbos.runs.fit import train
+from elbos.theory import parameterizations, weightings
+from elbos.theory.adaptive import Adaptive
+from elbos.theory.schedules import Linear
+from elbos.theory.tabulated import Tabulated
+from elbos.theory.weightings import Sigmoid
+from elbos.training import checkpoint
 from elbos.training.config import Config, run_config
 from elbos.training.data import Toy
-from elbos.training.fit import train
+from elbos.training.directory import RunDirectory
 from elbos.training.presets import PRESETS
 from elbos.training.processes import Processes
 from elbos.training.settings import Optimizer, Output
 from elbos.training.trainer import Trainer
 from elbos.validation import BinnedLoss
-from elbos.weightings import Sigmoid
 
 GOLDEN = Path(__file__).with_name(
     "golden_losses.json"

@@ -12,9 +12,9 @@ from scipy.stats import binned_statistic
 from tables import SCHEDULES
 
 from elbos import LossByLevel, Validator
-from elbos.likelihood import eps_loss
-from elbos.oracles import GaussianMixture
-from elbos.schedules import Cosine
+from elbos.models.likelihood import eps_loss
+from elbos.theory.oracles import GaussianMixture
+from elbos.theory.schedules import Cosine
 from elbos.validation import BinnedLoss
 from elbos.validation.protocols import deciles
 

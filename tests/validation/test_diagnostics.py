@@ -7,7 +7,8 @@ import torch
 from oracles import gaussian
 from torch import nn
 
-from elbos import Denoiser, Validator, parameterizations
+from elbos import Denoiser, Validator
+from elbos.theory import parameterizations
 from elbos.validation.diagnostics import (
     InconsistentEstimatesWarning,
     RandomDataWarning,

@@ -6,8 +6,9 @@ import pytest
 import torch
 from oracles import bimodal, gaussian
 
-from elbos import Validator, weightings
-from elbos.oracles import GaussianMixture
+from elbos import Validator
+from elbos.theory import weightings
+from elbos.theory.oracles import GaussianMixture
 from elbos.validation import Estimate
 
 ENDS = {"logsnr_min": -8.0, "logsnr_max": 11.0}

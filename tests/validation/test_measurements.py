@@ -7,8 +7,9 @@ import torch
 from oracles import bimodal, gaussian, gaussian_loss, line_loss, weighted_integral, z_score
 from scipy.integrate import quad
 
-from elbos import Validator, schedules, weightings
-from elbos.likelihood import prior_loss
+from elbos import Validator
+from elbos.models.likelihood import prior_loss
+from elbos.theory import schedules, weightings
 from elbos.validation import ControlVariate, Measurements, fit
 from elbos.validation.draws import Draws
 

@@ -5,7 +5,8 @@ import torch
 from oracles import gaussian, gaussian_loss
 from scipy.integrate import quad
 
-from elbos import Validator, parameterizations, schedules
+from elbos import Validator
+from elbos.theory import parameterizations, schedules
 from elbos.validation.protocols import FixedLevels, deciles, equispaced_times, fixed_steps
 
 ENDS = {"logsnr_min": -10.0, "logsnr_max": 13.0}

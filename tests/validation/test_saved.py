@@ -7,7 +7,8 @@ import safetensors.torch
 import torch
 from oracles import gaussian
 
-from elbos import Validator, schedules, weightings
+from elbos import Validator
+from elbos.theory import schedules, weightings
 from elbos.validation import Validation
 
 ENDS = {"logsnr_min": -9, "logsnr_max": 8}  # whole numbers, as people write them

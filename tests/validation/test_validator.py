@@ -10,11 +10,12 @@ from scipy.integrate import quad
 from torch import nn
 from transfers import META, Transfers
 
-from elbos import Denoiser, Validator, parameterizations, schedules, weightings
-from elbos.adaptive import Adaptive
-from elbos.denoiser import Guided
-from elbos.oracles import GaussianMixture
-from elbos.runs.store import Store
+from elbos import Denoiser, Validator
+from elbos.base.store import Store
+from elbos.theory import parameterizations, schedules, weightings
+from elbos.theory.adaptive import Adaptive
+from elbos.theory.denoiser import Guided
+from elbos.theory.oracles import GaussianMixture
 from elbos.validation import ControlVariate
 from elbos.validation import validator as module
 from elbos.validation.diagnostics import TargetMissedWarning

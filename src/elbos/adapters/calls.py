@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from elbos.conditions import Condition
+from elbos.base.conditions import Condition
 
 ForeignNetwork = Callable[..., Any]
 

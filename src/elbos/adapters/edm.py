@@ -20,8 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.adapters.calls import ForeignNetwork, output, require_output
-from elbos.conditions import Condition
-from elbos.process import align, alpha_sigma
+from elbos.base.conditions import Condition
+from elbos.theory.process import align, alpha_sigma
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.adapters.calls import ForeignNetwork, output, require_output
-from elbos.checks import require_positive
-from elbos.conditions import Condition
-from elbos.process import align, alpha_sigma
+from elbos.base.checks import require_positive
+from elbos.base.conditions import Condition
+from elbos.theory.process import align, alpha_sigma
 
 _ROUNDING = 1e-4  # of a log-SNR at the end of the range, computed in float32
 

@@ -26,13 +26,13 @@ A loss passes through these modules in this order:
 | `matching` | names of what was found; the nearest likelihood objective |
 | `resemblance` | published losses that it is, or is but for one slip |
 | `record` | some steps of a live training, instead of calls of its loss |
-| `script` | a whole training script as such a loss |
 | `result` | the `Audit`; made of samples by `estimate`, of recipes and tables by `declare` |
+| `page`, `figure`, `words`, `terminal`, `gallery` | how it is shown |
+
+`elbos.adapters.scripts` makes such a loss of a whole training script (`from_script`).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -44,9 +44,8 @@ from elbos.audit.instrument import LossFunction
 from elbos.audit.measure import measuring
 from elbos.audit.record import Recording, record
 from elbos.audit.result import Audit
-from elbos.audit.script import ADVICE, own_modules, script_loss
-from elbos.checks import typed
-from elbos.user_code import as_script
+from elbos.base.aliases import moved_names
+from elbos.base.checks import typed
 
 __all__ = [
     "Audit",
@@ -121,57 +120,4 @@ def probe(
         return audit_of(measurement, num_samples, title=title)
 
 
-@typed
-def from_script(
-    path: Path | str,
-    x: Float[Tensor, "b *d"] | Sequence[Tensor],
-    flags: Sequence[str] = (),
-    num_samples: int = 20_000,
-    seed: int = 0,
-    *,
-    data_scale: float | None = None,
-    title: str | None = None,
-    advance: Callable[[int], None] | None = None,
-) -> Audit:
-    """The audit of a training script as it is: of the lines from its noise to its loss (`script`).
-
-    They are those that the argument of `accelerator.backward(loss)`, or the `loss` of
-    `loss.backward()`, depends on, in the innermost loop around it. Data, encoders, the network and
-    whatever else the script would load or build are stand-ins, and nothing is downloaded; a
-    definition above the loop, as that of a scheduler, is run where the loss depends on it.
-
-    Args:
-        path: The script. The packages that these lines need must be installed.
-        x: Data like those that its network is trained on: latents, where it encodes images. Or
-            several, of other shapes: the first counts that the script takes.
-        flags: The script's own arguments, as `["--snr_gamma", "5"]`; those that it requires may be
-            left out.
-        num_samples: As `probe`'s.
-        seed: As `probe`'s.
-        data_scale: As `probe`'s.
-        title: Its name in reports. Default: the script's.
-        advance: As `probe`'s.
-
-    Returns:
-        The audit; the diagnostic "script" says which lines were run.
-
-    Raises:
-        OSError: If the script cannot be read.
-        ValueError: In one line, with the line of the script that stopped it.
-    """
-    path = Path(path)
-    with as_script(str(path)), own_modules(path):
-        loss = script_loss(path, [x] if isinstance(x, Tensor) else x, flags)
-        try:
-            audit = probe(
-                loss,
-                loss.x,
-                num_samples,
-                seed,
-                data_scale=data_scale,
-                title=title or path.name,
-                advance=advance,
-            )
-        except ValueError as error:
-            raise ValueError(f"{path}: {error} {ADVICE}") from error
-    return replace(audit, diagnostics=[*loss.diagnostics, *audit.diagnostics])
+__getattr__ = moved_names({"from_script": "elbos.adapters.scripts"})

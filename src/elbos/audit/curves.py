@@ -19,7 +19,7 @@ from scipy import stats
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import uniform_filter1d
 
-from elbos.arrays import Array
+from elbos.base.arrays import Array
 
 _NUM_BINS = 1024
 _OUTER_KNOTS = (0.0005, 0.9995)  # quantiles of the places

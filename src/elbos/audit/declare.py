@@ -18,18 +18,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from elbos.arrays import Array
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.estimate import NUM_POINTS, assembled, significant_rises
 from elbos.audit.levels import table_log_density
 from elbos.audit.matching import Prediction
 from elbos.audit.result import Audit
-from elbos.codec import code
-from elbos.errors import suggestion
-from elbos.extrema import rising_intervals
-from elbos.parameterizations import Parameterization
-from elbos.recipes import RECIPES
-from elbos.schedules import Schedule
+from elbos.base.arrays import Array
+from elbos.base.errors import suggestion
+from elbos.theory.extrema import rising_intervals
+from elbos.theory.names import code
+from elbos.theory.parameterizations import Parameterization
+from elbos.theory.recipes import RECIPES
+from elbos.theory.schedules import Schedule
 
 _TAIL = 1e-5  # a recipe is shown where more than this is sampled, as 100,000 samples would
 _LAST_DIGIT = 80.0  # log-SNR of data, or of noise, that is below the last digit of a float64

@@ -33,11 +33,11 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import maximum_filter1d
 from scipy.special import expit, log_expit, logit
 
-from elbos.arrays import Array
 from elbos.audit.curves import SmoothDensity, scatter
 from elbos.audit.families import named_schedule, schedule_of_shape
 from elbos.audit.levels import Levels, Table, table_log_density
-from elbos.schedules import Schedule
+from elbos.base.arrays import Array
+from elbos.theory.schedules import Schedule
 
 _MAX_ERROR_TO_NAME = 0.05  # mean error up to which a curve tells one schedule from another
 _MAX_ERROR_TO_REPLACE = 0.02  # and up to which the schedule may stand for the curve, without error

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
-from elbos.arrays import Array
 from elbos.audit.curves import MAX_SCATTER, Curve, is_central
 from elbos.audit.density import Density, estimate_density
 from elbos.audit.diagnostics import Diagnostic
@@ -20,8 +19,9 @@ from elbos.audit.levels import Levels, independent_levels
 from elbos.audit.matching import Prediction, coefficient_name, nearest_weightings, prediction_of
 from elbos.audit.measure import Measurement, Samples
 from elbos.audit.result import Audit, Undecided
-from elbos.codec import code
-from elbos.extrema import rises
+from elbos.base.arrays import Array
+from elbos.theory.extrema import rises
+from elbos.theory.names import code
 
 NUM_POINTS = 401
 _NUM_NEIGHBOURS = 25  # samples

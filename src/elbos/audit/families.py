@@ -20,10 +20,10 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 from torch import Tensor
 
-from elbos.arrays import Array
 from elbos.audit.curves import is_central
-from elbos.recipes import RECIPES
-from elbos.schedules import (
+from elbos.base.arrays import Array
+from elbos.theory.recipes import RECIPES
+from elbos.theory.schedules import (
     DDPM,
     Cosine,
     EDMSampling,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from elbos.audit.rng import Recorder
-from elbos.errors import message
+from elbos.base.errors import message
 
 LossFunction = Callable[[Any, Tensor], Any]
 

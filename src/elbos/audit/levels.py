@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import median_filter
 
-from elbos.arrays import Array
 from elbos.audit.curves import Splines, counts_by_block
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.measure import Samples
+from elbos.base.arrays import Array
 
 _MIN_LEVELS = 8
 _MIN_GAIN = 8.0  # in log-likelihood over equally likely steps: chance gave it to 3 of 2,000 tables

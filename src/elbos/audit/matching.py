@@ -28,14 +28,15 @@ from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from elbos import weightings
-from elbos.arrays import Array
 from elbos.audit.families import fit_family
-from elbos.codec import code, parse
-from elbos.extrema import rising_intervals
-from elbos.parameterizations import EDM, Eps, Flow, Parameterization, Score, V, X
-from elbos.recipes import RECIPES
-from elbos.weightings import Monotone, Weighting
+from elbos.base.arrays import Array
+from elbos.base.codec import parse
+from elbos.theory import weightings
+from elbos.theory.extrema import rising_intervals
+from elbos.theory.names import code
+from elbos.theory.parameterizations import EDM, Eps, Flow, Parameterization, Score, V, X
+from elbos.theory.recipes import RECIPES
+from elbos.theory.weightings import Monotone, Weighting
 
 MIN_GAIN = 0.005  # how much nearer something with one more parameter has to be
 SAME = 0.02  # the distance up to which two curves count as the same

@@ -21,7 +21,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.arrays import Array
 from elbos.audit import scatter
 from elbos.audit.decompose import single_grams, solve
 from elbos.audit.diagnostics import Diagnostic
@@ -32,7 +31,8 @@ from elbos.audit.pilot import Batch, Pilot
 from elbos.audit.refusals import require_explained
 from elbos.audit.rng import distant_seed, preserved_random_states
 from elbos.audit.scales import Process, process_of
-from elbos.checks import require_positive
+from elbos.base.arrays import Array
+from elbos.base.checks import require_positive
 
 _ONE_AT_A_TIME = threading.RLock()  # random states are those of the process
 NUM_BLOCKS = 10  # of samples, each spread evenly by itself

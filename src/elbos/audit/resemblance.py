@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from elbos.arrays import Array
 from elbos.audit.matching import MIN_GAIN, SAME, distance, fit_formula, prediction_of
 from elbos.audit.scales import BUT_FOR
-from elbos.codec import code
-from elbos.recipes import FAMILIES, RECIPES, Recipe
-from elbos.schedules import Beta, Cosine, Flow, Laplace, Normal, Schedule
+from elbos.base.arrays import Array
+from elbos.theory.names import code
+from elbos.theory.recipes import FAMILIES, RECIPES, Recipe
+from elbos.theory.schedules import Beta, Cosine, Flow, Laplace, Normal, Schedule
 
 _SAME_DENSITY = {"table": 0.08, "named": 0.03, "function": 0.03, "smooth": 0.03}
 """The distance up to which log-densities count as the same. Published ones are the limits of tables

@@ -16,6 +16,7 @@ from torch import Tensor
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.matching import MonotoneFactor, Nearest, find_factor, monotone_weight
 from elbos.audit.resemblance import Parts, Resemblance, published_recipe, resemblances
+from elbos.base.pages import shown_by
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -300,10 +301,11 @@ class Audit:
     def __str__(self) -> str:
         """What `elbos audit` prints, in 80 columns; without rich, which draws it, the `repr`."""
         try:
-            from elbos.report.audit_terminal import as_text
+            terminal = shown_by(self, "terminal")
         except ModuleNotFoundError:
             return repr(self)
-        return as_text([self])
+        text: str = terminal.as_text([self])
+        return text
 
     def plot(self, *others: "Audit") -> "Figure":
         """The weighting, the density and the mixture of ELBOs, with those of other audits.
@@ -311,20 +313,16 @@ class Audit:
         Returns:
             A plotly figure.
         """
-        from elbos.report.audit import figure
-
-        return figure([self, *others])
+        figure: Figure = shown_by(self).figure([self, *others])
+        return figure
 
     def to_html(self, path: str | Path, *others: "Audit") -> None:
         """Write a self-contained page, side by side with other audits."""
-        from elbos.report.audit import write_page
-
-        write_page([self, *others], Path(path))
+        shown_by(self).write_page([self, *others], Path(path))
 
     def _repr_html_(self) -> str:
-        from elbos.report.audit import as_html
-
-        return as_html([self])
+        html: str = shown_by(self).as_html([self])
+        return html
 
 
 def _plain(value: Any) -> Any:

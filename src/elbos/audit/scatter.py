@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-from elbos.arrays import Array
 from elbos.audit.diagnostics import Diagnostic
+from elbos.base.arrays import Array
 
 _MIN_SCATTER = 0.1  # of log-SNR, that counts
 _MIN_DISTINCT = 20  # values of a time

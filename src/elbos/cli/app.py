@@ -16,7 +16,7 @@ from importlib import resources
 from typing import NamedTuple
 
 from elbos import __version__
-from elbos.errors import (
+from elbos.base.errors import (
     Diverged,
     Interrupted,
     UsageError,
@@ -26,8 +26,8 @@ from elbos.errors import (
     suggestion,
     unfailing,
 )
+from elbos.base.user_code import no_modules_here
 from elbos.training.slurm import name_as_torchrun_does
-from elbos.user_code import no_modules_here
 
 
 class Verb(NamedTuple):

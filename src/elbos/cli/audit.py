@@ -22,19 +22,21 @@ import torch
 import tyro
 from rich.console import Console
 
-from elbos import audit, files
+from elbos import audit
 from elbos.adapters.diffusers import Training, loss_table, read_config
+from elbos.adapters.scripts import RefusedArgumentsError, from_script, is_training_script
 from elbos.adapters.trainers import TRAINERS, read_settings, trainer, translate
-from elbos.audit.script import RefusedArgumentsError, is_training_script
-from elbos.checks import require_positive
+from elbos.adapters.trainers.page import translation_text
+from elbos.audit.terminal import Terminal
+from elbos.audit.words import as_dict
+from elbos.base import files
+from elbos.base.checks import require_positive
+from elbos.base.errors import UsageError, printable, suggestion
+from elbos.base.pages import shown_by
+from elbos.base.progress import progress
+from elbos.base.user_code import as_script, code_path, is_code, load_function, require_target
 from elbos.cli.parse import parse
-from elbos.errors import UsageError, printable, suggestion
-from elbos.progress import progress
-from elbos.recipes import RECIPES
-from elbos.report.audit import as_dict, write_page
-from elbos.report.audit_terminal import Terminal
-from elbos.report.translation import translation_text
-from elbos.user_code import as_script, code_path, is_code, load_function, require_target
+from elbos.theory.recipes import RECIPES
 
 _MAX_ELEMENTS = 2**18  # of a batch: about what two cores take apart in 10 ms
 _MIN_WIDTH = 40  # of the report
@@ -194,7 +196,9 @@ class Audit:
         audits = self._audits()
         try:
             if page:
-                write_page(audits, page, command=shlex.join(["elbos", *sys.argv[1:]]))
+                shown_by(audits[0]).write_page(
+                    audits, page, command=shlex.join(["elbos", *sys.argv[1:]])
+                )
         finally:  # minutes of work, shown even where it cannot be written
             self._show(audits)
         if self.html and not self.json:
@@ -251,7 +255,7 @@ class Audit:
             }
             if script:
                 try:
-                    return audit.from_script(script[0], xs, script[1:], **given)
+                    return from_script(script[0], xs, script[1:], **given)
                 except RefusedArgumentsError as error:
                     raise UsageError(str(error)) from error
             with as_script(target):  # which may load modules only when it is called

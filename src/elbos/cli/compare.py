@@ -14,9 +14,9 @@ from elbos.cli.parse import parse
 from elbos.comparison.compare import run_experiment
 from elbos.comparison.executors import Local, OnRay
 from elbos.comparison.experiment import Experiment, Scoring, parse_sampling
+from elbos.comparison.page import terminal
 from elbos.comparison.result import Comparison
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant
-from elbos.report.comparison import terminal
 from elbos.training.config import Config
 from elbos.training.presets import PRESETS, SUMMARIES, Chosen, Preset
 

@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 import tyro
 
 from elbos.adapters.diffusers.pipeline import load_vae
-from elbos.checks import require_positive
+from elbos.base.checks import require_positive
+from elbos.base.errors import UsageError, suggestion
+from elbos.base.progress import begin, progress, silent
 from elbos.cli.parse import parse
-from elbos.errors import UsageError, suggestion
-from elbos.progress import begin, progress, silent
 from elbos.training.data import Dataset, Folder, Hub, Packed, Tar
 from elbos.training.data.encode import Encoder
 from elbos.training.data.listing import SPLITS

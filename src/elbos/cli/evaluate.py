@@ -12,24 +12,24 @@ from typing import Annotated, get_args
 import tyro
 from rich.console import Console
 
-from elbos import files
+from elbos.base import files
+from elbos.base.errors import Interrupted, suggestion
+from elbos.base.progress import begin, progress
 from elbos.cli.parse import first_path, parse
-from elbos.errors import Interrupted, suggestion
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.evaluate import evaluate, require_measurable, samples_picture
 from elbos.evaluation.model import Model
-from elbos.evaluation.pretrained import Pretrained, is_pipeline
+from elbos.evaluation.page import evaluation_tables, runs_table
 from elbos.evaluation.result import Evaluation
-from elbos.progress import begin, progress
-from elbos.report.evaluation import evaluation_tables, runs_table
-from elbos.runs.directory import RunDirectory
+from elbos.runs.pretrained import Pretrained, is_pipeline
+from elbos.runs.run import Run
 from elbos.training.choices import command_name
 from elbos.training.config import run_config
 from elbos.training.data import KnownData
+from elbos.training.directory import RunDirectory
 from elbos.training.machine import keep_freed_memory
 from elbos.training.ownership import is_own_data
 from elbos.training.processes import Processes
-from elbos.training.run import Run
 from elbos.training.sampling import Sampling
 
 _ONE_NAME = (

@@ -9,10 +9,10 @@ import tyro
 
 from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.cli.parse import first_path, parse
-from elbos.export import export, push
-from elbos.export.hub import require_pushable
+from elbos.runs.export import export, push
+from elbos.runs.export.hub import require_pushable
+from elbos.runs.run import Run
 from elbos.training.machine import keep_freed_memory
-from elbos.training.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)

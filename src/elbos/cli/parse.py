@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import tyro
 
+from elbos.base.errors import UsageError, suggestion
 from elbos.cli.long_help import readable
-from elbos.errors import UsageError, suggestion
 
 Command = TypeVar("Command")
 _MAX_LISTED = 8  # choices that a message lists

@@ -11,15 +11,15 @@ from rich.console import Console
 from torch import Tensor
 
 from elbos.adapters.diffusers.pipeline import load_vae
+from elbos.base.progress import progress
 from elbos.cli.parse import first_path, parse
-from elbos.evaluation.pretrained import is_pipeline
 from elbos.evaluation.samples import Request, write_samples
-from elbos.progress import progress
-from elbos.runs.directory import RunDirectory
+from elbos.runs.pretrained import is_pipeline
+from elbos.runs.run import Run
 from elbos.training.config import run_config
+from elbos.training.directory import RunDirectory
 from elbos.training.machine import keep_freed_memory
 from elbos.training.processes import Processes
-from elbos.training.run import Run
 from elbos.training.sampling import Sampling
 
 

@@ -13,22 +13,22 @@ from typing import Annotated, Any
 
 import tyro
 
-from elbos import schedules, weightings
 from elbos.adapters.diffusers.network import DiffusersConfig
+from elbos.base.codec import encode
+from elbos.base.errors import UsageError, flat, is_out_of_memory
+from elbos.base.user_code import code_path, line_of
 from elbos.cli.parse import parse
-from elbos.codec import encode
-from elbos.errors import UsageError, flat, is_out_of_memory
-from elbos.networks import UNetConfig
-from elbos.schedules import Cosine
-from elbos.tabulated import Tabulated
+from elbos.models.networks import UNetConfig
+from elbos.runs.fit import train
+from elbos.theory import schedules, weightings
+from elbos.theory.schedules import Cosine
+from elbos.theory.tabulated import Tabulated
+from elbos.theory.weightings import ELBO
 from elbos.training.config import Config, read_config
 from elbos.training.data import Given
-from elbos.training.fit import train
 from elbos.training.name import default_name, nearest_preset
 from elbos.training.network import OwnNetwork
 from elbos.training.presets import PRESETS, SUMMARIES, Chosen, Preset
-from elbos.user_code import code_path, line_of
-from elbos.weightings import ELBO
 
 _STAND_INS: dict[str, Any] = {
     "weighting": ELBO(),

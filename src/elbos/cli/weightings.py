@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from elbos.cli.parse import parse
-from elbos.report.weightings import implied_weightings, tables
+from elbos.cli.weightings_table import implied_weightings, tables
 
 
 @dataclass(frozen=True, kw_only=True)

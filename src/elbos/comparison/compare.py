@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from elbos import files
-from elbos.checks import require_finite, require_positive, typed
-from elbos.codec import digest
+from elbos.base import files
+from elbos.base.checks import require_finite, require_positive, typed
+from elbos.base.codec import digest
+from elbos.base.errors import Interrupted, printable, suggestion, unfailing
+from elbos.base.progress import begin, clock, progress
 from elbos.comparison.directory import ComparisonDirectory, Stored
 from elbos.comparison.executors import Executor, Local, do_all
 from elbos.comparison.experiment import Experiment, Scoring, shared_config
@@ -22,10 +24,8 @@ from elbos.comparison.result import Comparison
 from elbos.comparison.summary import summarize
 from elbos.comparison.timing import Display, resolved, seconds_left, speed
 from elbos.comparison.variants import Variant
-from elbos.errors import Interrupted, printable, suggestion, unfailing
 from elbos.evaluation.quality import REFERENCE_SPLIT
 from elbos.evaluation.reference import reference
-from elbos.progress import begin, clock, progress
 from elbos.training.config import Config
 from elbos.training.data import Dataset
 from elbos.training.presets import PRESETS

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from elbos import files
-from elbos.codec import decode, difference, encode
+from elbos.base import files
+from elbos.base.codec import decode, difference, encode
 from elbos.comparison.experiment import Experiment, Scoring
 from elbos.comparison.variants import Variant
-from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config, run_config
+from elbos.training.directory import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)

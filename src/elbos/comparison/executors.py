@@ -20,12 +20,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from elbos.checks import require_positive, typed
+from elbos.base.checks import require_positive, typed
+from elbos.base.errors import optional
+from elbos.base.user_code import no_modules_here
 from elbos.comparison.job import Job, work
 from elbos.comparison.processes import JobProcesses, without_roles
-from elbos.errors import optional
 from elbos.training.machine import num_cores, require_few
-from elbos.user_code import no_modules_here
 
 _TICK_SECONDS, _WAIT_SECONDS = 0.5, 2.0
 _GRACE_SECONDS = 60.0

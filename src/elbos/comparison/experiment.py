@@ -6,12 +6,12 @@ from typing import Annotated
 
 import tyro
 
-from elbos.checks import Typed
-from elbos.codec import parse
+from elbos.base.checks import Typed
+from elbos.base.codec import parse
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant
 from elbos.evaluation.features import ExtractorConfig, Lite0
 from elbos.evaluation.metrics import MIN_IMAGES
-from elbos.samplers import Ancestral, Heun, Sampler
+from elbos.models.samplers import Ancestral, Heun, Sampler
 from elbos.training.choices import Weight
 from elbos.training.config import Config
 from elbos.training.data import Given

@@ -19,27 +19,27 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from elbos import files
-from elbos.codec import decode
+from elbos.base import files
+from elbos.base.codec import decode
+from elbos.base.errors import Diverged, Interrupted, explained, flat
+from elbos.base.progress import Advance, Start
 from elbos.comparison.experiment import Experiment, Scoring
 from elbos.comparison.objective_result import Failure
 from elbos.comparison.scores import RunScores, measure_scores, read_scores, scoring_cost
 from elbos.comparison.variants import Variant
-from elbos.errors import Diverged, Interrupted, explained, flat
 from elbos.evaluation.samples import NotFiniteError
-from elbos.progress import Advance, Start
+from elbos.runs.fit import train
+from elbos.runs.run import Run
+from elbos.theory.weightings import Weighting
 from elbos.training.choices import Weight
 from elbos.training.config import Config
 from elbos.training.data import Toy
-from elbos.training.fit import train
 from elbos.training.processes import Processes
-from elbos.training.run import Run
 from elbos.training.validation import (
     NUM_GRID_IMAGES,
     NUM_VALIDATION_IMAGES,
     NUM_VALIDATION_TIMES,
 )
-from elbos.weightings import Weighting
 
 TRAINING_COST = 3  # of an image, in function evaluations: one forward, and two's worth backward
 _PROGRESS_SECONDS = 1.0

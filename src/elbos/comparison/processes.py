@@ -14,9 +14,9 @@ import sys
 import time
 from collections.abc import Mapping
 
-from elbos.codec import encode
+from elbos.base.codec import encode
+from elbos.base.user_code import no_modules_here
 from elbos.comparison.job import Job
-from elbos.user_code import no_modules_here
 
 _PAUSE_SECONDS, _GRACE_SECONDS = 0.1, 30.0
 _ROLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

@@ -1,6 +1,6 @@
 """The result of a comparison: what each objective scored, and which differences are significant.
 
-Everything here is data, and so is report.json, which holds it; `elbos.report.comparison` makes
+Everything here is data, and so is report.json, which holds it; `elbos.comparison.page` makes
 tables, figures, Markdown and pages of it.
 """
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from elbos.base.pages import shown_by
+from elbos.base.records import from_json, to_json
 from elbos.comparison.objective_result import Known, Metric, ObjectiveResult
-from elbos.records import from_json, to_json
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -292,20 +293,17 @@ class Comparison:
         """The ELBO of noisy data and the loss, over log-SNR, of every objective; None without any
         scores.
         """
-        from elbos.report.comparison_figures import levels_figure
-
-        return levels_figure(self)
+        figure: Figure | None = shown_by(self, "figures").levels_figure(self)
+        return figure
 
     def _repr_html_(self) -> str:
-        from elbos.report.comparison_tables import results_table
-
-        return results_table(self).html()
+        html: str = shown_by(self, "tables").results_table(self).html()
+        return html
 
     def to_markdown(self) -> str:
         """The report as Markdown, as GitHub renders it."""
-        from elbos.report.comparison import markdown
-
-        return markdown(self)
+        text: str = shown_by(self).markdown(self)
+        return text
 
     def to_html(self, path: str | Path, samples: Mapping[str, bytes] | None = None) -> None:
         """Write a self-contained page.
@@ -317,7 +315,4 @@ class Comparison:
         Raises:
             OSError: If it cannot be written.
         """
-        from elbos.report.comparison import page
-        from elbos.report.html import write_html
-
-        write_html(path, page(self, samples or {}))
+        shown_by(self).write_page(self, Path(path), samples or {})

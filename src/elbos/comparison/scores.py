@@ -12,8 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from elbos import files
-from elbos.codec import digest, encode
+from elbos.base import files
+from elbos.base.codec import digest, encode
+from elbos.base.progress import Start, silent
+from elbos.base.records import from_json, to_json
 from elbos.comparison.experiment import Scoring
 from elbos.comparison.objective_result import Density, LearningCurve, LevelCurve
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
@@ -22,16 +24,14 @@ from elbos.evaluation.metrics import BITS_PER_DIM, SAMPLE_METRICS, Metric, leadi
 from elbos.evaluation.quality import Scorer
 from elbos.evaluation.samples import stored_samples
 from elbos.evaluation.scores import Baseline, Scores
-from elbos.progress import Start, silent
-from elbos.records import from_json, to_json
-from elbos.schedules import Schedule
+from elbos.runs.run import Run
+from elbos.theory.schedules import Schedule
+from elbos.theory.weightings import Weighting
 from elbos.training.config import Config
 from elbos.training.data import to_unit
 from elbos.training.machine import machine
 from elbos.training.pictures import png
-from elbos.training.run import Run
 from elbos.validation.pilot import MIN_PILOT_SAMPLES
-from elbos.weightings import Weighting
 
 NUM_SHOWN = 20
 _SAMPLER_TITLES = {"heun": "Heun", "ddim": "DDIM", "unipc": "UniPC"}

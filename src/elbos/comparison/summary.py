@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from elbos.analysis import rising_intervals
 from elbos.comparison.experiment import Experiment
 from elbos.comparison.objective_result import (
     Failure,
@@ -41,6 +40,7 @@ from elbos.comparison.statistics import (
     rank_correlations,
 )
 from elbos.comparison.variants import Variant
+from elbos.theory.elbo import rising_intervals
 
 NUM_WEIGHTS = 201
 

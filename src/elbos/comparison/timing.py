@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from rich.progress import Progress
 
+from elbos.base.progress import clock
 from elbos.comparison.job import TRAINING_COST, Job
-from elbos.progress import clock
-from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config
+from elbos.training.directory import RunDirectory
 from elbos.training.machine import best_precision, described, machine
 from elbos.training.processes import Processes, local_device
 from elbos.training.trainer import Trainer

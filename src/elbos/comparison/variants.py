@@ -24,17 +24,17 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from elbos import weightings
-from elbos.adaptive import Adaptive
-from elbos.analysis import is_monotone
-from elbos.codec import parse, require_encodable
-from elbos.errors import shortened, suggestion
-from elbos.parameterizations import EDM, Eps, Flow, Parameterization, V, X
-from elbos.recipes import RECIPES
-from elbos.schedules import Cosine, Schedule
+from elbos.base.codec import parse, require_encodable
+from elbos.base.errors import shortened, suggestion
+from elbos.theory import weightings
+from elbos.theory.adaptive import Adaptive
+from elbos.theory.elbo import is_monotone
+from elbos.theory.parameterizations import EDM, Eps, Flow, Parameterization, V, X
+from elbos.theory.recipes import RECIPES
+from elbos.theory.schedules import Cosine, Schedule
+from elbos.theory.weightings import Weighting
 from elbos.training.choices import NoiseSchedule, Prediction, Weight, require_storable
 from elbos.training.config import Config
-from elbos.weightings import Weighting
 
 _NUM_CELLS = 10_000
 _EXAMPLE = '"mine=V(),Adaptive(),Sigmoid(k=3)"'

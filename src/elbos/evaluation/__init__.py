@@ -3,8 +3,7 @@
 | module | what it holds |
 |---|---|
 | `config` | what is measured, and how precisely |
-| `model`, `pretrained` | what it needs of a model; pipelines that diffusers saved |
-| `requirements` | what a network of diffusers requires of images |
+| `model` | what it needs of a model |
 | `evaluate` | the order of the measurements |
 | `likelihood`, `ode` | the bound, and the theorem on the same losses; the ODE likelihood |
 | `samples` | samples, kept and as the files of `elbos sample` |
@@ -12,12 +11,15 @@
 | `estimators`, `metrics` | distances between sets of features; the list of all metrics |
 | `quality` | samples scored set by set, also by sampler and evaluations |
 | `result`, `scores` | the results |
+| `page`, `figures`, `floor_page` | the page and its figures |
 | `stores` | where parts are kept, so that an evaluation resumes |
 """
 
+from elbos.base.aliases import moved_names
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
 from elbos.evaluation.evaluate import evaluate
-from elbos.evaluation.pretrained import Pretrained
 from elbos.evaluation.result import Evaluation
 
 __all__ = ["Evaluation", "EvaluationConfig", "OdeConfig", "Pretrained", "evaluate"]
+
+__getattr__ = moved_names({"Pretrained": "elbos.runs.pretrained"})

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from elbos.checks import Typed, require_finite, require_positive
+from elbos.base.checks import Typed, require_finite, require_positive
 from elbos.evaluation.features import ExtractorConfig, Lite0
 from elbos.evaluation.metrics import MIN_IMAGES
 

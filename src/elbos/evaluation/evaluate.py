@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 
+from elbos.base.progress import Start, silent
+from elbos.base.sharing import naming_lost_processes
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.floor import measure_floors
 from elbos.evaluation.likelihood import (
@@ -24,13 +26,11 @@ from elbos.evaluation.ode import measure_ode
 from elbos.evaluation.quality import Scorer, measure_quality, measure_sweep
 from elbos.evaluation.result import Evaluation, Likelihood, Protocol
 from elbos.evaluation.samples import stored_samples
-from elbos.floor import Floor
-from elbos.progress import Start, silent
+from elbos.theory.floor import Floor
 from elbos.training.data import to_unit
 from elbos.training.pictures import png
 from elbos.training.sampling import Sampling
 from elbos.validation.pilot import num_pilot_times
-from elbos.validation.processes import naming_lost_processes
 from elbos.validation.result import NATS_PER_BIT
 from elbos.validation.validator import ROUND_TIMES
 

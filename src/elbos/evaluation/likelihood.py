@@ -25,14 +25,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from elbos import weightings
-from elbos.analysis import is_monotone
-from elbos.conditions import Condition
+from elbos.base.conditions import Condition
+from elbos.base.progress import Advance, Start
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.model import Model
 from elbos.evaluation.result import Likelihood, TheoremCheck
 from elbos.evaluation.stores import model_store
-from elbos.progress import Advance, Start
+from elbos.theory import weightings
+from elbos.theory.elbo import is_monotone
+from elbos.theory.weightings import WeightFunction
 from elbos.training.data import Split, to_unit
 from elbos.training.randomness import generator
 from elbos.training.validation import BATCH_SIZE
@@ -40,7 +41,6 @@ from elbos.validation import Measurements, Validation, Validator
 from elbos.validation.diagnostics import TimeIgnoredWarning
 from elbos.validation.result import NATS_PER_BIT
 from elbos.validation.validator import ROUND_TIMES
-from elbos.weightings import WeightFunction
 
 NUM_ELBOS = 1001
 

@@ -1,10 +1,124 @@
-"""A model to be evaluated, whoever trained it.
+"""A model to be evaluated, whoever trained it."""
 
-Both know their data, how they are sampled and what they can be told, under the same names.
-"""
+from collections.abc import Iterable
+from typing import Any, Protocol
 
-from elbos.evaluation.pretrained import Pretrained
-from elbos.training.run import Run
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
 
-Model = Run | Pretrained
-"""A run, or a pipeline that diffusers trained with the images that it is evaluated on."""
+from elbos.base.conditions import Condition
+from elbos.base.progress import Start
+from elbos.evaluation.result import Origin
+from elbos.theory.denoiser import Denoise
+from elbos.theory.oracles import GaussianMixture
+from elbos.theory.schedules import Schedule
+from elbos.theory.weightings import WeightFunction
+from elbos.training.data import Dataset, DataSpec
+from elbos.training.directory import RunDirectory
+from elbos.training.processes import Processes
+from elbos.training.sampling import Sampling
+from elbos.training.trained import Training
+
+
+class Model(Protocol):
+    """A denoiser with its data, its noise levels and its sampler.
+
+    `elbos.Run` is one, and so is a pipeline that diffusers saved (`elbos.runs.pretrained`).
+    """
+
+    @property
+    def name(self) -> str:
+        """Its path, as it was given."""
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The directory in which the parts of its evaluation are stored."""
+
+    @property
+    def step(self) -> int | None:
+        """The training step of its weights, if it is known."""
+
+    @property
+    def origin(self) -> Origin | None:
+        """The format that it was read from; None if this library trained it."""
+
+    @property
+    def trained(self) -> Training:
+        """What is known of its training."""
+
+    @property
+    def denoiser(self) -> Denoise:
+        """The network as a denoiser."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of its network."""
+
+    @property
+    def precision(self) -> str:
+        """The precision of its network, "bf16" or "fp32"."""
+
+    @property
+    def processes(self) -> Processes:
+        """The processes that share its evaluation."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise levels that it was trained on."""
+
+    @property
+    def weighting(self) -> WeightFunction | None:
+        """The weighting of its training loss, if it is known."""
+
+    @property
+    def relative_width(self) -> float | None:
+        """The relative width of the average of its weights, if it is known."""
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The conditions of training: "unconditional", "given_label", or both."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """The sampler and its settings, by default."""
+
+    @property
+    def data(self) -> DataSpec:
+        """The shape, pixel values and classes of its samples."""
+
+    @property
+    def dataset(self) -> Dataset:
+        """The images that it is evaluated on."""
+
+    @property
+    def mixture(self) -> GaussianMixture | None:
+        """The distribution of the data, if it is known."""
+
+    def identifier(self) -> dict[str, Any]:
+        """Return all that the numbers of the network depend on."""
+
+    def autocast(self) -> torch.autocast:
+        """Return its precision as a context."""
+
+    def require_guidable(self, sampling: Sampling) -> None:
+        """Raise a ValueError if the network cannot be guided as `sampling` says."""
+
+    def represented(
+        self, x: Shaped[Tensor, "n *d"], start: Start
+    ) -> tuple[Shaped[Tensor, "n *e"], int | None]:
+        """Return images as the network takes them, and their number of pixel values."""
+
+    def class_labels(self, num: int) -> Int[Tensor, " n"] | None:
+        """Return each class in turn, where the network is conditioned on classes."""
+
+    def sample_batches(
+        self,
+        sampling: Sampling,
+        *,
+        num: int,
+        seed: int,
+        cond: Condition,
+        batches: Iterable[int] | None = None,
+    ) -> list[Float[Tensor, "b *d"]]:
+        """Return batches of samples, about in [-1, 1]."""

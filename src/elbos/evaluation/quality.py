@@ -17,7 +17,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from elbos.codec import label
+from elbos.base.progress import Advance, Start, silent
+from elbos.base.store import Part, Store, Tensors
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.features import Extractor, ExtractorConfig, Features, extract
 from elbos.evaluation.features.extractor import BATCH_SIZE
@@ -43,10 +44,9 @@ from elbos.evaluation.scores import (
     SweepPoint,
 )
 from elbos.evaluation.stores import data_store, model_store
-from elbos.progress import Advance, Start, silent
-from elbos.runs.store import Part, Store, Tensors
-from elbos.samplers import SAMPLERS
-from elbos.schedules import Cosine, EDMSampling, Flow
+from elbos.models.samplers import SAMPLERS
+from elbos.theory.names import label
+from elbos.theory.schedules import Cosine, EDMSampling, Flow
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling
 

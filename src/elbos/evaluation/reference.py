@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from elbos import files
-from elbos.codec import digest
+from elbos.base import files
+from elbos.base.cache import DamagedFolder, build_once, cache_dir, kept
+from elbos.base.codec import digest
+from elbos.base.progress import Start, silent
+from elbos.base.store import Part, Store, Tensors, pack, unpack
 from elbos.evaluation.estimators import Statistics, mean_kernel
 from elbos.evaluation.features import Extractor, extract
-from elbos.progress import Start, silent
-from elbos.runs.cache import DamagedFolder, build_once, cache_dir, kept
-from elbos.runs.store import Part, Store, Tensors, pack, unpack
 from elbos.training.data import Dataset, Source
 from elbos.training.processes import Processes
 

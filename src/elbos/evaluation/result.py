@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elbos import files
+from elbos.base import files
+from elbos.base.pages import shown_by
+from elbos.base.records import from_json, to_json
 from elbos.evaluation.scores import SampleQuality, Sweep
-from elbos.floor import Floor
-from elbos.records import from_json, to_json
+from elbos.theory.floor import Floor
 from elbos.training.trained import Training
 from elbos.validation import Curve
 
@@ -252,9 +253,8 @@ class Evaluation:
 
     def plot(self) -> "Figure":
         """The loss by noise level, above the ELBO of noisy data."""
-        from elbos.report.evaluation_figures import curves_figure
-
-        return curves_figure(self)
+        figure: Figure = shown_by(self, "figures").curves_figure(self)
+        return figure
 
     def to_html(
         self, path: Path | str, *, samples: bytes | None = None, command: str | None = None
@@ -269,12 +269,7 @@ class Evaluation:
         Raises:
             OSError: If it cannot be written; it names `path`.
         """
-        from elbos.report.evaluation import evaluation_page
-        from elbos.report.html import write_html
-
-        write_html(path, evaluation_page(self, samples=samples, command=command))
+        shown_by(self).write_page(self, Path(path), samples=samples, command=command)
 
     def _repr_html_(self) -> str:
-        from elbos.report.evaluation import evaluation_tables
-
-        return "".join(table.html() for table in evaluation_tables(self))
+        return "".join(table.html() for table in shown_by(self).evaluation_tables(self))

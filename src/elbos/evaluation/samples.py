@@ -14,20 +14,18 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from elbos import files
-from elbos.checks import Typed, require_positive
-from elbos.codec import encode
+from elbos.base import files
+from elbos.base.checks import Typed, require_positive
+from elbos.base.codec import encode
+from elbos.base.progress import Start
+from elbos.base.sharing import naming_lost_processes
+from elbos.base.store import Part, Tensors
 from elbos.evaluation.model import Model
 from elbos.evaluation.stores import model_store
-from elbos.progress import Start
-from elbos.runs.store import Part, Tensors
 from elbos.training.data import to_levels
 from elbos.training.pictures import is_drawable, png
 from elbos.training.processes import Processes
-from elbos.training.run import Run
 from elbos.training.sampling import BATCH_SIZE, Sampling, num_batches
-from elbos.training.state import require_guidable
-from elbos.validation.processes import naming_lost_processes
 
 MAX_IN_GRID = 400
 _DECODED = 16  # latents at once
@@ -102,7 +100,7 @@ class Request(Typed):
 
 @naming_lost_processes()
 def write_samples(
-    run: Run,
+    run: Model,
     sampling: Sampling,
     request: Request,
     on_images: Callable[[int], None],
@@ -129,7 +127,7 @@ def write_samples(
         ValueError: If the label is none of the network's, it cannot be guided, or samples are not
             finite.
     """
-    require_guidable(run.config, run.data, sampling)
+    run.require_guidable(sampling)
     labels, processes = _labels(run, request), Processes.joined()
     stem = request.out or run.directory.samples / _name(sampling, request)
     if stem.suffix in (".png", ".npz"):
@@ -174,7 +172,7 @@ def turns(num: int, process: int, num_processes: int) -> Iterator[range]:
 
 
 def _batches(
-    run: Run, sampling: Sampling, request: Request, labels: Tensor | None, processes: Processes
+    run: Model, sampling: Sampling, request: Request, labels: Tensor | None, processes: Processes
 ) -> Iterator[Tensor]:
     """All batches, in order, in every process: after each turn the processes exchange theirs."""
     for batches in turns(num_batches(request.num), processes.rank, processes.num):
@@ -201,7 +199,7 @@ def _name(sampling: Sampling, request: Request) -> str:
     return f"{sampler}-{sampling.num_steps}-seed{request.seed}-{digest}"
 
 
-def _labels(run: Run, request: Request) -> Tensor | None:
+def _labels(run: Model, request: Request) -> Tensor | None:
     labels, num_classes = run.class_labels(request.num), run.data.num_classes
     if request.label is None:
         return labels

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from elbos.base.records import from_json
 from elbos.evaluation.metrics import (
     SAMPLE_METRICS,
     UNKNOWN,
@@ -13,7 +14,6 @@ from elbos.evaluation.metrics import (
     Value,
     leading_distance,
 )
-from elbos.records import from_json
 
 _FLAT = {"is_flat": True}  # in JSON, see `records`
 

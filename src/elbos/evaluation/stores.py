@@ -3,11 +3,11 @@
 from importlib.metadata import version
 from typing import Any
 
-from elbos import files
-from elbos.codec import digest, encode
+from elbos.base import files
+from elbos.base.cache import cache_dir
+from elbos.base.codec import digest, encode
+from elbos.base.store import Store
 from elbos.evaluation.model import Model
-from elbos.runs.cache import cache_dir
-from elbos.runs.store import Store
 
 
 def model_store(model: Model, name: str, **key: Any) -> Store:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args
 
 import tyro
 
-from elbos import adaptive, parameterizations, schedules, weightings
 from elbos.adapters.diffusers.network import DiffusersConfig
-from elbos.codec import parse
-from elbos.networks import NETWORKS, NetworkConfig
-from elbos.schedules import FlowTimes, Mixture, Schedule, ZeroTerminal
-from elbos.tabulated import Tabulated
+from elbos.base.codec import parse
+from elbos.models.networks import NETWORKS, NetworkConfig
+from elbos.theory import adaptive, parameterizations, schedules, weightings
+from elbos.theory.schedules import FlowTimes, Mixture, Schedule, ZeroTerminal
+from elbos.theory.tabulated import Tabulated
 from elbos.training.data import Given, KnownData
 from elbos.training.network import OwnNetwork
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from elbos.errors import flat
+from elbos.base.errors import flat
 from elbos.training.config import Config
 from elbos.training.loss import Loss
 from elbos.training.sharding import sharded_parts

@@ -12,12 +12,11 @@ from typing import Any, Literal
 
 import torch
 
-from elbos import files
-from elbos.checks import require_finite, require_positive
-from elbos.codec import decode, encode, require_encodable
-from elbos.objective import Objective
-from elbos.runs.directory import RunDirectory
-from elbos.tabulated import require_reach
+from elbos.base import files
+from elbos.base.checks import require_finite, require_positive
+from elbos.base.codec import decode, encode, require_encodable
+from elbos.theory.objective import Objective
+from elbos.theory.tabulated import require_reach
 from elbos.training.choices import (
     Data,
     Network,
@@ -26,6 +25,7 @@ from elbos.training.choices import (
     Weight,
     require_storable,
 )
+from elbos.training.directory import RunDirectory
 from elbos.training.sampling import Sampling
 from elbos.training.settings import Averaging, Execution, Optimizer, Output
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from torch import Tensor
 
 from elbos.adapters.diffusers.network import DiffusersConfig
-from elbos.codec import difference, encode
-from elbos.training.config import Config
-from elbos.training.run import Run
+from elbos.base.codec import difference, encode
+from elbos.training import exported
+from elbos.training.config import Config, run_config
+from elbos.training.directory import RunDirectory
 
 
 def averaged_weights(config: Config, init: Path) -> dict[str, Tensor]:
@@ -17,15 +18,16 @@ def averaged_weights(config: Config, init: Path) -> dict[str, Tensor]:
         FileNotFoundError: If there is no run, or no checkpoint yet.
         ValueError: If it is of another network, or one that predicts something else.
     """
-    run = Run(init)
+    directory = RunDirectory(init)
+    own_config = run_config(directory)
     for name in ("network", "parameterization"):
-        own, wanted = (encode(getattr(one, name)) for one in (run.config, config))
+        own, wanted = (encode(getattr(one, name)) for one in (own_config, config))
         if found := difference(own, wanted, name):
             raise ValueError(
                 f"The run in {init} has {found}: choose the same, or another run for --init."
             )
     own, wanted = (
-        [one.schedule.logsnr_min, one.schedule.logsnr_max] for one in (run.config, config)
+        [one.schedule.logsnr_min, one.schedule.logsnr_max] for one in (own_config, config)
     )
     if isinstance(config.network, DiffusersConfig) and own != wanted:
         raise ValueError(
@@ -33,4 +35,5 @@ def averaged_weights(config: Config, init: Path) -> dict[str, Tensor]:
             f"network of diffusers counts its steps, not {wanted[0]:g} to {wanted[1]:g}: choose "
             "the same, or another run for --init."
         )
-    return run.network.state_dict()
+    with exported.averaged(directory) as (_, weights):
+        return {name: tensor[...] for name, tensor in weights.items()}

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from elbos.conditions import Condition, replace_conds
-from elbos.denoiser import with_three_arguments
-from elbos.objective import Objective
-from elbos.philox import Purpose, Stream
+from elbos.base.conditions import Condition, replace_conds
+from elbos.base.philox import Purpose, Stream
+from elbos.theory.denoiser import with_three_arguments
+from elbos.theory.objective import Objective
 from elbos.training.config import Config
 
 

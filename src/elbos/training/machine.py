@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from elbos.runs.directory import RunDirectory
 from elbos.training.config import Config, Precision, run_config
+from elbos.training.directory import RunDirectory
 from elbos.training.processes import Processes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt

@@ -11,13 +11,13 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
-from elbos.errors import printable, unfailing
-from elbos.progress import clock, progress
-from elbos.runs.directory import RunDirectory
-from elbos.tracking import scalars
+from elbos.base.errors import printable, unfailing
+from elbos.base.progress import clock, progress
 from elbos.training.config import Config
+from elbos.training.directory import RunDirectory
 from elbos.training.state import State
 from elbos.training.trackers import Trackers
+from elbos.training.tracking import scalars
 from elbos.validation import Validation
 
 NUM_DENSITIES = 100

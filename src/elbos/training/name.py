@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from elbos.adapters.diffusers.network import DiffusersConfig
-from elbos.codec import digest, options
-from elbos.tabulated import Tabulated
+from elbos.base.codec import digest, options
+from elbos.theory.tabulated import Tabulated
 from elbos.training.config import Config
 from elbos.training.presets import PRESETS
 from elbos.training.sampling import Sampling

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from elbos.runs import checkpoint
-from elbos.user_code import as_script, code_path, described, load_function, require_target
+from elbos.base.user_code import as_script, code_path, described, load_function, require_target
+from elbos.training import checkpoint
 
 _ARGUMENTS = ("shape", "num_classes")
 

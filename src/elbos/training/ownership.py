@@ -5,12 +5,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from elbos.codec import decode, difference, encode
-from elbos.conditions import Condition
-from elbos.runs import exported
-from elbos.runs.directory import RunDirectory
+from elbos.base.codec import decode, difference, encode
+from elbos.base.conditions import Condition
+from elbos.training import exported
 from elbos.training.config import Config, run_config
 from elbos.training.data import DataSpec, Samples, null_digest
+from elbos.training.directory import RunDirectory
 from elbos.training.processes import Processes
 
 

@@ -27,11 +27,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos import files
-from elbos.codec import encode
-from elbos.runs import checkpoint
-from elbos.runs.directory import RunDirectory
+from elbos.base import files
+from elbos.base.codec import encode
+from elbos.training import checkpoint
 from elbos.training.config import Config, run_config
+from elbos.training.directory import RunDirectory
 from elbos.training.ema import MAIN, exponent, group_of
 from elbos.training.settings import Averaging
 from elbos.training.snapshots import Snapshot, snapshots

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Union
 
 import tyro
 
-from elbos import parameterizations, weightings
-from elbos.adaptive import Adaptive
-from elbos.networks import ADMConfig, MLPConfig, UNetConfig, UViTConfig, ViTConfig
-from elbos.samplers import StochasticDPMSolver
+from elbos.models.networks import ADMConfig, MLPConfig, UNetConfig, UViTConfig, ViTConfig
+from elbos.models.samplers import StochasticDPMSolver
+from elbos.theory import parameterizations, weightings
+from elbos.theory.adaptive import Adaptive
 from elbos.training.config import Config
 from elbos.training.data import Digits, Fashion, Latents, Packed, Toy
 from elbos.training.sampling import Sampling

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
+from elbos.base.sharing import meet, naming_lost_processes, together
 from elbos.training.slurm import name_as_torchrun_does
-from elbos.validation.processes import meet, naming_lost_processes, together
 
 TIMEOUT = timedelta(minutes=30)  # nothing that one process does alone takes as long
 _PATIENCE = timedelta(seconds=5)  # for an answer of a process that may have ended

@@ -5,8 +5,8 @@ resumes, or is cut into other batches, processes or devices, draws what the unin
 process would have drawn. What a network draws by itself, such as masks of dropout, is a function of
 the process and the part of a batch besides.
 
-What is drawn for samples comes from Philox (`elbos.philox`). What a training makes of the samples
-of its data, such as mirror images, is drawn by their numbers in the data and their epochs
+What is drawn for samples comes from Philox (`elbos.base.philox`). What a training makes of the
+samples of its data, such as mirror images, is drawn by their numbers in the data and their epochs
 (`Visits`).
 """
 
@@ -18,8 +18,8 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from elbos.philox import Purpose, Stream
-from elbos.schedules import low_discrepancy_times
+from elbos.base.philox import Purpose, Stream
+from elbos.theory.schedules import low_discrepancy_times
 
 
 def seed_of(*key: int) -> int:

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos import samplers
-from elbos.checks import Typed, require_finite, require_positive
-from elbos.codec import LATE
-from elbos.conditions import Condition, cond_at, to_device
-from elbos.denoiser import Denoise, Guided
-from elbos.samplers import DPMSolver, Sampler
-from elbos.schedules import Cosine, EDMSampling, Flow, Linear, Schedule
+from elbos.base.checks import Typed, require_finite, require_positive
+from elbos.base.codec import LATE
+from elbos.base.conditions import Condition, cond_at, to_device
+from elbos.models import samplers
+from elbos.models.samplers import DPMSolver, Sampler
+from elbos.theory.denoiser import Denoise, Guided
+from elbos.theory.schedules import Cosine, EDMSampling, Flow, Linear, Schedule
 from elbos.training.randomness import generator
 
 BATCH_SIZE = 250  # part of the protocol: noise is keyed by batch

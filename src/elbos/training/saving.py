@@ -14,8 +14,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from elbos.runs import checkpoint
-from elbos.runs.directory import RunDirectory
+from elbos.training import checkpoint
+from elbos.training.directory import RunDirectory
 from elbos.training.ema import EMA
 from elbos.training.processes import Processes
 from elbos.training.sharding import is_cut, local

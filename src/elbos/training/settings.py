@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from elbos.checks import Typed, require_positive
+from elbos.base.checks import Typed, require_positive
 
 Tracker = Literal[
     "tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"

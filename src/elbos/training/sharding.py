@@ -18,9 +18,9 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from elbos.runs.stored import Stored
 from elbos.training.loss import Loss
 from elbos.training.processes import Processes
+from elbos.training.stored import Stored
 
 MIN_PARAMETERS = 2**18  # of a part: smaller ones take longer to be sent for than to be sent
 

@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from elbos import files
-from elbos.runs import checkpoint
+from elbos.base import files
+from elbos.training import checkpoint
 from elbos.training.ema import EMA, MAIN
 from elbos.training.sharding import whole
 

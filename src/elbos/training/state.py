@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.adapters.diffusers.trained import trained_levels
-from elbos.runs import checkpoint
-from elbos.runs.stored import Stored
-from elbos.schedules import Schedule
+from elbos.theory.schedules import Schedule
+from elbos.training import checkpoint
 from elbos.training.config import Config
 from elbos.training.data import DataSpec
 from elbos.training.ema import EMA
@@ -21,6 +20,7 @@ from elbos.training.processes import Processes
 from elbos.training.randomness import seed_of
 from elbos.training.sampling import Sampling
 from elbos.training.sharding import fill, load, shard
+from elbos.training.stored import Stored
 from elbos.validation import LossByLevel
 
 

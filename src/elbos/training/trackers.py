@@ -21,11 +21,11 @@ import numpy as np
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 from PIL import Image
 
-from elbos import tracking
-from elbos.codec import code
-from elbos.errors import flat
-from elbos.runs.directory import RunDirectory
+from elbos.base.errors import flat
+from elbos.theory.names import code
+from elbos.training import tracking
 from elbos.training.config import Config
+from elbos.training.directory import RunDirectory
 from elbos.validation import Validation
 
 PROJECT = "elbos"

@@ -24,19 +24,19 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from elbos import files
 from elbos.adapters.diffusers.network import DiffusersConfig
-from elbos.conditions import cond_at, to_device
-from elbos.denoiser import Denoiser, network_output
-from elbos.errors import Diverged, Interrupted
-from elbos.likelihood import warn_if_unresolved
-from elbos.philox import key_of
-from elbos.runs import checkpoint
-from elbos.runs.directory import RunDirectory
+from elbos.base import files
+from elbos.base.conditions import cond_at, to_device
+from elbos.base.errors import Diverged, Interrupted
+from elbos.base.philox import key_of
+from elbos.models.likelihood import warn_if_unresolved
+from elbos.theory.denoiser import Denoiser, network_output
+from elbos.training import checkpoint
 from elbos.training.checkpointing import blocks, checkpointed
 from elbos.training.compilation import compile_, compiling, is_compiled, one_graph
 from elbos.training.config import Config
 from elbos.training.data import Batch, Batches, Samples, StoredBatch
+from elbos.training.directory import RunDirectory
 from elbos.training.initial import averaged_weights
 from elbos.training.loss import Loss
 from elbos.training.machine import (

@@ -12,9 +12,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from elbos.conditions import cond_at, replace_conds, to_device
-from elbos.denoiser import Denoiser
-from elbos.errors import message
+from elbos.base.conditions import cond_at, replace_conds, to_device
+from elbos.base.errors import message
+from elbos.theory.denoiser import Denoiser
 from elbos.training.checkpointing import blocks, checkpointed
 from elbos.training.config import Config
 from elbos.training.data import Samples

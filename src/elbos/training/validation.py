@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from elbos.conditions import Condition, cond_at
-from elbos.denoiser import Denoise
+from elbos.base.conditions import Condition, cond_at
+from elbos.theory.denoiser import Denoise
 from elbos.training.config import Config
 from elbos.training.data import Batch, Batched, Samples
 from elbos.training.pictures import is_drawable, png

@@ -18,10 +18,10 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.checks import require_floating, require_one_loss_each
-from elbos.records import from_json, to_json
-from elbos.schedules import Schedule
-from elbos.validation.processes import require_processes
+from elbos.base.checks import require_floating, require_one_loss_each
+from elbos.base.records import from_json, to_json
+from elbos.base.sharing import require_processes
+from elbos.theory.schedules import Schedule
 
 NUM_BINS = 10
 ROUNDING = 1e-6  # relative, of levels: float32 has ends a little beyond those of float64

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.conditions import Condition, cond_at, map_tensors
-from elbos.denoiser import Denoise, Denoiser, estimate
-from elbos.errors import flat
-from elbos.items import Items
-from elbos.process import align, alpha_sigma
+from elbos.base.conditions import Condition, cond_at, map_tensors
+from elbos.base.errors import flat
+from elbos.base.items import Items
+from elbos.theory.denoiser import Denoise, Denoiser, estimate
+from elbos.theory.process import align, alpha_sigma
 from elbos.validation.estimate import Estimate
 
 NUM_READ_TWICE = 8  # samples: a flip of half of them is missed once in 256

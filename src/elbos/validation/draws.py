@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
-from elbos.philox import Purpose, Stream
+from elbos.base.philox import Purpose, Stream
 
 PILOT, FIXED = 2**32 - 1, 2**32 - 2  # the pilot's round, that of fixed levels; others are from 0
 

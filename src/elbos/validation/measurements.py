@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from elbos.schedules import Schedule
+from elbos.theory.schedules import Schedule
 from elbos.validation.estimate import Estimate
 
 NUM_BINS = 48  # of the pilot: half a unit of log-SNR, on which loss curves are straight

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from elbos.adaptive import Adaptive
+from elbos.theory.adaptive import Adaptive
 from elbos.validation.measurements import NUM_BINS, ControlVariate, Measurements
 
 MIN_PILOT_TIMES = 32  # of a sample

@@ -22,11 +22,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.checks import require_positive
-from elbos.denoiser import Denoise
-from elbos.parameterizations import Eps, Flow, Parameterization
-from elbos.schedules import Flow as FlowSchedule
-from elbos.schedules import Schedule
+from elbos.base.checks import require_positive
+from elbos.theory.denoiser import Denoise
+from elbos.theory.parameterizations import Eps, Flow, Parameterization
+from elbos.theory.schedules import Flow as FlowSchedule
+from elbos.theory.schedules import Schedule
 from elbos.validation.estimate import Estimate
 from elbos.validation.result import Validation
 from elbos.validation.validator import Validator

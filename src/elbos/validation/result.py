@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
+from safetensors import SafetensorError
 from torch import Tensor
 
+from elbos.base import codec
+from elbos.base.errors import flat
+from elbos.base.pages import shown_by
+from elbos.theory.schedules import Schedule
+from elbos.validation import saved
 from elbos.validation.estimate import Estimate
-from elbos.validation.measurements import NUM_BINS, Measurements
+from elbos.validation.measurements import NUM_BINS, ControlVariate, Measurements
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -216,9 +222,7 @@ class Validation:
             OSError: If it cannot be written; it names `path`.
             ValueError: If the noise levels are of a schedule that is none of elbos.
         """
-        from elbos.validation import saved
-
-        saved.save(Path(path), self)
+        saved.write(Path(path), *self._parts())
 
     @classmethod
     def load(cls, path: Path | str) -> "Validation":
@@ -228,15 +232,16 @@ class Validation:
             OSError: If it cannot be read; it names `path`.
             ValueError: If it is damaged, of another version, or something else.
         """
-        from elbos.validation import saved
-
-        return saved.load(Path(path))
+        path = Path(path)
+        try:
+            return cls._from_parts(*saved.read(path))
+        except (SafetensorError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is no validation that can be read: {flat(error)}.") from error
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as values of JSON, the losses of every sample too."""
-        from elbos.validation import saved
-
-        return saved.to_dict(self)
+        tensors, data = self._parts()
+        return {**data, "tensors": {name: tensor.tolist() for name, tensor in tensors.items()}}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Validation":
@@ -246,12 +251,82 @@ class Validation:
             ValueError: If something is missing, or does not fit the rest.
             TypeError: If tensors are not of numbers.
         """
-        from elbos.validation import saved
-
-        return saved.from_dict(data)
+        if not (isinstance(data, Mapping) and isinstance(data.get("tensors"), Mapping)):
+            raise ValueError("this is no validation: give what to_dict gave.")
+        return cls._from_parts(
+            {
+                name: torch.tensor(values, dtype=torch.int64 if name == "labels" else torch.float64)
+                for name, values in data["tensors"].items()
+            },
+            data,
+        )
 
     def plot(self) -> "Figure":
         """The loss by noise level, above the ELBO of noisy data."""
-        from elbos.report.evaluation_figures import validation_figure
+        figure: Figure = shown_by(self, "figures").validation_figure({"loss": self})
+        return figure
 
-        return validation_figure({"loss": self})
+    def _parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors of a validation, and the rest as JSON values.
+
+        Raises:
+            ValueError: If its noise schedule is none of elbos.
+        """
+        found, schedule = self.measurements, self.measurements.schedule
+        saved.require_readable(schedule)
+        tensors = {
+            "logsnr": found.logsnr,
+            "loss": found.loss,
+            "prior": self.prior,
+            "decoder": self.decoder,
+            **{saved.STATE + name: state for name, state in schedule.state_dict().items()},
+        }
+        if self.labels is not None:
+            tensors["labels"] = self.labels
+        if found.control is not None:
+            tensors |= {"control.logsnr": found.control.logsnr, "control.loss": found.control.loss}
+        data = {
+            "version": saved.VERSION,
+            "num_levels": self.num_levels,
+            "is_lattice": found.is_lattice,
+            "schedule": codec.encode(schedule),
+        }
+        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, data
+
+    @classmethod
+    def _from_parts(cls, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> "Validation":
+        """The validation of these parts.
+
+        Raises:
+            ValueError: If something is missing, or does not fit the rest.
+        """
+        if not isinstance(data, Mapping) or data.get("version") != saved.VERSION:
+            raise ValueError(f"it is none of version {saved.VERSION}")
+        try:
+            saved.require_fit(tensors, data["num_levels"], data["is_lattice"])
+            schedule = codec.decode(Schedule, data["schedule"], "schedule")
+        except KeyError as error:
+            raise ValueError(f"it lacks {error}") from error
+        schedule.load_state_dict(
+            {
+                name[len(saved.STATE) :]: t
+                for name, t in tensors.items()
+                if name.startswith(saved.STATE)
+            }
+        )
+        ends, levels = (schedule.logsnr_min, schedule.logsnr_max), tensors["logsnr"]
+        if levels.numel() and not (
+            ends[0] - saved.ROUNDING <= levels.min() <= levels.max() <= ends[1] + saved.ROUNDING
+        ):
+            raise ValueError("its noise levels are not between the ends of its schedule")
+        control = None
+        if "control.loss" in tensors:
+            control = ControlVariate(tensors["control.logsnr"], tensors["control.loss"])
+        logsnr, loss = tensors["logsnr"], tensors["loss"]
+        return cls(
+            measurements=Measurements(schedule, logsnr, loss, control, data["is_lattice"]),
+            prior=tensors["prior"],
+            decoder=tensors["decoder"],
+            num_levels=data["num_levels"],
+            labels=tensors.get("labels"),
+        )

@@ -8,17 +8,17 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from elbos.checks import require_positive
-from elbos.conditions import Condition
-from elbos.denoiser import Denoise
-from elbos.progress import Start, silent
+from elbos.base.checks import require_positive
+from elbos.base.conditions import Condition
+from elbos.base.progress import Start, silent
+from elbos.theory.denoiser import Denoise
 
 Tensors = dict[str, Tensor]
 
 
 @runtime_checkable
 class Parts(Protocol):
-    """Where finished parts of a validation are kept, such as `elbos.runs.store.Store`."""
+    """Where finished parts of a validation are kept, such as `elbos.base.store.Store`."""
 
     def __contains__(self, name: str) -> bool: ...
 

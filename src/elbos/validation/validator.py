@@ -11,15 +11,16 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from elbos.checks import Typed, require_positive, require_scaled, typed
-from elbos.conditions import Condition, cond_at, map_tensors, require_length, to_device
-from elbos.denoiser import Denoise, Denoiser, estimate
-from elbos.items import Batch, Batched, Items, first_item
-from elbos.likelihood import eps_loss, prior_loss, warn_if_unresolved
-from elbos.likelihood.terms import loss_of_levels, require_levels
-from elbos.process import diffuse
-from elbos.progress import Start, silent
-from elbos.schedules import Linear, Schedule
+from elbos.base.checks import Typed, require_positive, require_scaled, typed
+from elbos.base.conditions import Condition, cond_at, map_tensors, require_length, to_device
+from elbos.base.items import Batch, Batched, Items, first_item
+from elbos.base.progress import Start, silent
+from elbos.base.sharing import require_alike, share, summed, together
+from elbos.models.likelihood import eps_loss, prior_loss, warn_if_unresolved
+from elbos.models.likelihood.terms import loss_of_levels, require_levels
+from elbos.theory.denoiser import Denoise, Denoiser, estimate
+from elbos.theory.process import diffuse
+from elbos.theory.schedules import Linear, Schedule
 from elbos.validation.diagnostics import (
     NUM_CHECKED,
     explained_types,
@@ -34,7 +35,6 @@ from elbos.validation.draws import FIXED, PILOT, Draws
 from elbos.validation.estimate import Estimate
 from elbos.validation.measurements import ControlVariate, Measurements
 from elbos.validation.pilot import fit, num_pilot_times, require_many
-from elbos.validation.processes import require_alike, share, summed, together
 from elbos.validation.result import NATS_PER_BIT, Validation
 from elbos.validation.settings import Parts, Settings, Tensors, evaluating
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from elbos.philox import key_of
+from elbos.base.philox import key_of
 from elbos.training import data
 from elbos.training.data.augment import augmented
 from elbos.training.randomness import Visits

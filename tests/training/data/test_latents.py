@@ -12,20 +12,20 @@ from PIL import Image
 from tiny import DIGITS
 
 from elbos.adapters.diffusers.pipeline import load_vae
+from elbos.base.philox import key_of
 from elbos.evaluation.samples import Request, write_samples
-from elbos.networks import UNetConfig
-from elbos.philox import key_of
+from elbos.models.networks import UNetConfig
+from elbos.runs.fit import train
+from elbos.runs.run import Run
 from elbos.training import data
 from elbos.training.data import making
 from elbos.training.data.encode import Encoder
 from elbos.training.data.latents import Moments
 from elbos.training.data.pack import Packer
 from elbos.training.data.shards import Index, load_shards
-from elbos.training.fit import train
 from elbos.training.pictures import png
 from elbos.training.processes import Processes
 from elbos.training.randomness import Visits
-from elbos.training.run import Run
 
 NUM, SCALE, SHIFT = 40, 0.3, 0.05
 

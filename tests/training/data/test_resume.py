@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from tiny import DIGITS, log, tensors
 
-from elbos.adaptive import Adaptive
-from elbos.errors import Interrupted
+from elbos.base.errors import Interrupted
+from elbos.runs.fit import train
+from elbos.theory.adaptive import Adaptive
 from elbos.training import data
 from elbos.training.data.pack import Packer
 from elbos.training.data.shards import Index, SplitIndex, shard_name
-from elbos.training.fit import train
 from elbos.training.trainer import Trainer
 
 SMALL = replace(

@@ -15,7 +15,7 @@ from elbos.adapters.diffusers.training import (
     table_of,
 )
 from elbos.audit import Diagnostic, LossTable
-from elbos.parameterizations import EDM
+from elbos.theory.parameterizations import EDM
 
 
 def from_edm(draws_sigma_min: bool, config: Config, training: Training) -> LossTable:

@@ -30,8 +30,8 @@ from torch import Tensor
 from elbos.adapters.diffusers.betas import CLASSES, Betas
 from elbos.adapters.diffusers.training import Config, flag, num_steps_of, number
 from elbos.audit import LossTable
-from elbos.parameterizations import EDM, V
-from elbos.process import alpha_sigma
+from elbos.theory.parameterizations import EDM, V
+from elbos.theory.process import alpha_sigma
 
 _ROUNDING = 1e-4  # of a log-SNR at the end of the range, computed in float32
 

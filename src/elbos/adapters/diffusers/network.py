@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from elbos import files
 from elbos.adapters.diffusers.levels import Levels
 from elbos.adapters.diffusers.pipeline import imported
-from elbos.errors import flat, suggestion
-from elbos.process import align
+from elbos.base import files
+from elbos.base.errors import flat, suggestion
+from elbos.theory.process import align
 
 _TRANSFORMER = "DiTTransformer2DModel"
 CLASS_KEYS = {"UNet2DModel": "num_class_embeds", _TRANSFORMER: "num_embeds_ada_norm"}

@@ -19,11 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from elbos import files
 from elbos.adapters.diffusers.scheduled import ScheduledDenoiser, denoiser
 from elbos.adapters.diffusers.training import Config
-from elbos.checks import require_positive
-from elbos.errors import flat, optional
+from elbos.base import files
+from elbos.base.checks import require_positive
+from elbos.base.errors import flat, optional
 
 _NETWORKS = (  # those that are called with the scheduler's timestep and plain latents or images
     "UNet2DModel",

@@ -28,11 +28,11 @@ from elbos.adapters.calls import (
 from elbos.adapters.diffusers.levels import Levels, LogSigma, Steps, levels_of
 from elbos.adapters.diffusers.schedulers import loss_table
 from elbos.adapters.diffusers.training import Config, Training, flag, number
-from elbos.checks import require_positive
-from elbos.conditions import Condition
-from elbos.denoiser import Clipping
-from elbos.parameterizations import Parameterization
-from elbos.process import align
+from elbos.base.checks import require_positive
+from elbos.base.conditions import Condition
+from elbos.theory.denoiser import Clipping
+from elbos.theory.parameterizations import Parameterization
+from elbos.theory.process import align
 
 # how the names of classes begin whose pipelines divide the timestep, or reverse it
 _TIMES_TO_ONE = (

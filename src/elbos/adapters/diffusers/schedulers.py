@@ -25,12 +25,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from elbos import files
 from elbos.adapters.diffusers.betas import CLASSES, from_betas
 from elbos.adapters.diffusers.edm import from_edm
 from elbos.adapters.diffusers.flow import from_flow
 from elbos.adapters.diffusers.training import Config, Training
 from elbos.audit import LossTable
+from elbos.base import files
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.adapters.diffusers.levels import FlowTime, Levels, LogSigma
-from elbos.parameterizations import EDM, Eps, Flow, Parameterization, V, X
+from elbos.theory.parameterizations import EDM, Eps, Flow, Parameterization, V, X
 
 NUM_STEPS = 1000
 _PREDICTION_TYPES = {Eps(): "epsilon", X(): "sample", V(): "v_prediction"}

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.audit import Diagnostic, LossTable
-from elbos.parameterizations import Eps, Flow, Parameterization, V, X
+from elbos.theory.parameterizations import Eps, Flow, Parameterization, V, X
 
 Config = Mapping[str, Any]
 Prediction = Literal["eps", "x", "v", "flow"]

@@ -22,7 +22,7 @@ from elbos.adapters.trainers.torchtitan import TORCHTITAN
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer, audit_of
 from elbos.adapters.trainers.translation import Translation, translation
 from elbos.audit import Audit
-from elbos.errors import suggestion
+from elbos.base.errors import suggestion
 
 __all__ = [
     "TRAINERS",

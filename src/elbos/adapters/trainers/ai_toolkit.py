@@ -41,8 +41,8 @@ from elbos.adapters.trainers.times import (
 )
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
 from elbos.audit import DeclaredLoss, Diagnostic, LossTable
-from elbos.parameterizations import Eps, Flow
-from elbos.schedules import Normal
+from elbos.theory.parameterizations import Eps, Flow
+from elbos.theory.schedules import Normal
 
 _N = 1000
 _TYPES = ("sigmoid", "linear", "weighted", "shift", "flux_shift", "lumina2_shift", "lognorm_blend")

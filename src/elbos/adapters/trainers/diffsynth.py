@@ -37,7 +37,7 @@ from elbos.adapters.trainers.times import (
 )
 from elbos.adapters.trainers.trainer import Option, Trainer
 from elbos.audit import Diagnostic, LossTable
-from elbos.parameterizations import Eps
+from elbos.theory.parameterizations import Eps
 
 _N = 1000
 _FLOW_TASKS = ("sft", "sft:train", "sft:data_process")

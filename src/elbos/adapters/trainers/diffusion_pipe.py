@@ -34,9 +34,9 @@ from elbos.adapters.trainers.times import (
 )
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
 from elbos.audit import DeclaredLoss, Diagnostic, LossTable
-from elbos.parameterizations import EDM, Eps, Flow, V
-from elbos.schedules import Flow as Uniform
-from elbos.schedules import Normal, Schedule
+from elbos.theory.parameterizations import EDM, Eps, Flow, V
+from elbos.theory.schedules import Flow as Uniform
+from elbos.theory.schedules import Normal, Schedule
 
 _REVERSED = ("lumina_2", "omnigen2", "hidream", "z_image")  # predict data minus noise
 _UNSHIFTED = ("ltx-video",)

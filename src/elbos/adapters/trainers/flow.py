@@ -19,8 +19,8 @@ from elbos.adapters.diffusers import Scheme, Training
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.trainer import Loss
 from elbos.audit import DeclaredLoss, Diagnostic, LossTable
-from elbos.parameterizations import Flow, Parameterization
-from elbos.schedules import Schedule
+from elbos.theory.parameterizations import Flow, Parameterization
+from elbos.theory.schedules import Schedule
 
 _RESOLUTION = 1024  # that of FLUX.1, Qwen-Image and SD3
 

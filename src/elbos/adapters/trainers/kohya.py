@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos import schedules
 from elbos.adapters.diffusers import Training, loss_table
 from elbos.adapters.diffusers.training import step_probability
 from elbos.adapters.trainers import flow
@@ -24,8 +23,9 @@ from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.times import stable_diffusion_logsnr
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
 from elbos.audit import Diagnostic, LossTable
-from elbos.parameterizations import Eps, Flow, V
-from elbos.schedules import Schedule
+from elbos.theory import schedules
+from elbos.theory.parameterizations import Eps, Flow, V
+from elbos.theory.schedules import Schedule
 
 _MAX_SNR = 1000.0  # of all coefficients but Min-SNR's
 _NUM_STEPS = 1000

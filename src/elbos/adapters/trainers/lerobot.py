@@ -24,8 +24,8 @@ from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.times import findings
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
 from elbos.audit import DeclaredLoss, Diagnostic, LossTable
-from elbos.parameterizations import Flow
-from elbos.schedules import Beta, FlowTimes
+from elbos.theory.parameterizations import Flow
+from elbos.theory.schedules import Beta, FlowTimes
 
 _FLOW = ("pi0", "pi05", "smolvla")
 _FINDINGS = {

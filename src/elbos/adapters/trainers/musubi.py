@@ -14,15 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos import schedules
 from elbos.adapters.diffusers import Training
 from elbos.adapters.diffusers.training import step_probability
 from elbos.adapters.trainers import flow
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
 from elbos.audit import Diagnostic, LossTable
-from elbos.parameterizations import Flow
-from elbos.schedules import FlowTimes, Mixture, Normal, Schedule
+from elbos.theory import schedules
+from elbos.theory.parameterizations import Flow
+from elbos.theory.schedules import FlowTimes, Mixture, Normal, Schedule
 
 Sampling = Literal[
     "sigma",

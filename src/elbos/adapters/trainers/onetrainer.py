@@ -21,7 +21,7 @@ from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.times import stable_diffusion_logsnr
 from elbos.adapters.trainers.trainer import Option, Trainer
 from elbos.audit import Diagnostic, LossTable
-from elbos.parameterizations import Eps, Flow, V
+from elbos.theory.parameterizations import Eps, Flow, V
 
 Distribution = Literal[
     "UNIFORM", "SIGMOID", "LOGIT_NORMAL", "HEAVY_TAIL", "COS_MAP", "INVERTED_PARABOLA", "BETA"

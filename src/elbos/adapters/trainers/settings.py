@@ -33,8 +33,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from elbos import files
-from elbos.errors import flat, shortened
+from elbos.base import files
+from elbos.base.errors import flat, shortened
 
 T = TypeVar("T", bound=str)
 

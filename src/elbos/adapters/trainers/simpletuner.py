@@ -39,9 +39,9 @@ from elbos.adapters.trainers.times import (
 )
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
 from elbos.audit import Diagnostic, LossTable
-from elbos.parameterizations import Eps, V
-from elbos.schedules import Beta, FlowTimes, Normal, Schedule
-from elbos.schedules import Flow as Uniform
+from elbos.theory.parameterizations import Eps, V
+from elbos.theory.schedules import Beta, FlowTimes, Normal, Schedule
+from elbos.theory.schedules import Flow as Uniform
 
 _N = 1000
 _IS_V = {"sdxl": False, "sd1x": False, "sd2x": True}  # the prediction of the scheduler's file

@@ -12,8 +12,8 @@ from elbos.adapters import diffusers
 from elbos.adapters.trainers.flow import logsnr_of, mu_of, sides, time_of
 from elbos.adapters.trainers.settings import Settings
 from elbos.audit import Diagnostic, LossTable
-from elbos.parameterizations import Flow
-from elbos.schedules import Mixture, Schedule
+from elbos.theory.parameterizations import Flow
+from elbos.theory.schedules import Mixture, Schedule
 
 _TAIL = 1e-5  # of the samples, which are not shown
 

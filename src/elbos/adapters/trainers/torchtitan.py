@@ -14,8 +14,8 @@ import torch
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.trainer import Option, Trainer
 from elbos.audit import DeclaredLoss
-from elbos.parameterizations import Flow
-from elbos.schedules import Flow as Uniform
+from elbos.theory.parameterizations import Flow
+from elbos.theory.schedules import Flow as Uniform
 
 _CONFIGS = ("flux_debugmodel", "flux_dev", "flux_schnell", "flux_dev_mxfp8", "flux_schnell_mxfp8")
 

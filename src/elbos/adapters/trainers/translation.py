@@ -19,11 +19,11 @@ import numpy as np
 
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
-from elbos.arrays import Array
 from elbos.audit import Audit
 from elbos.audit.declare import log_weighting
 from elbos.audit.families import fit_family
 from elbos.audit.matching import MIN_GAIN, SAME, Prediction, distance
+from elbos.base.arrays import Array
 
 _MAX_CALLS = 120
 _MAX_UNDRAWN = 0.01  # of the loss's samples, at levels which the settings never draw

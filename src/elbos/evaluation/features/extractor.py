@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from elbos import files
+from elbos.base import files
+from elbos.base.user_code import as_script, code_path, described, load_function
 from elbos.training.data import to_pixels
-from elbos.user_code import as_script, code_path, described, load_function
 
 BATCH_SIZE = 50  # more is slower on a CPU, whose caches hold less
 

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from elbos.errors import optional
+from elbos.base.errors import optional
 from elbos.evaluation.features.extractor import Extractor, Features, read_weights
 
 _STAGES = (  # blocks, kernel, stride, expansion, channels

@@ -6,7 +6,7 @@ changes. Or the user gives a dataset in Python (`given`). The order of the train
 function of (seed, step): see `batches`.
 """
 
-from elbos.items import Batch, Batched, Items
+from elbos.base.items import Batch, Batched, Items
 from elbos.training.data.batches import Batches, StoredBatch, batch_indices, epoch_order
 from elbos.training.data.dataset import (
     Dataset,

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from elbos.philox import Purpose
+from elbos.base.philox import Purpose
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.source import Source
 from elbos.training.randomness import Visits

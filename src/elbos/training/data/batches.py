@@ -20,11 +20,11 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from elbos.conditions import Condition, map_tensors
-from elbos.items import Items
+from elbos.base.conditions import Condition, map_tensors
+from elbos.base.items import Items
+from elbos.base.user_code import no_modules_here
 from elbos.training.data.dataset import Trained
 from elbos.training.randomness import seed_torch
-from elbos.user_code import no_modules_here
 
 NUM_THREADS = 4  # each makes a batch at a time; they wait for disks and decode
 NUM_AHEAD = 16  # a read may take as long as so many steps

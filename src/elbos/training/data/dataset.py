@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
-from elbos.conditions import Condition
-from elbos.items import Batch, Batched
+from elbos.base.conditions import Condition
+from elbos.base.items import Batch, Batched
 from elbos.training.data.source import Source, digest_of
 from elbos.training.randomness import Visits
 

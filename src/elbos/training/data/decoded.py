@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from elbos.codec import digest
+from elbos.base.codec import digest
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.decode import BadPicture, decode
 from elbos.training.data.source import Source

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from elbos.checks import Typed
+from elbos.base.checks import Typed
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.source import InMemory
 

@@ -17,18 +17,18 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from elbos import files
 from elbos.adapters.diffusers.pipeline import Latents
-from elbos.codec import digest
-from elbos.errors import flat, is_out_of_memory
-from elbos.progress import Advance, Start, silent
+from elbos.base import files
+from elbos.base.codec import digest
+from elbos.base.errors import flat, is_out_of_memory
+from elbos.base.progress import Advance, Start, silent
+from elbos.base.sharing import naming_lost_processes
 from elbos.training.data.dataset import Dataset, Split, to_unit
 from elbos.training.data.listing import SPLITS
 from elbos.training.data.making import Making, Part, num_in_shard, split_index
 from elbos.training.data.shards import DTYPES, Index, shard_name
 from elbos.training.data.source import digest_of
 from elbos.training.processes import ALONE, Processes
-from elbos.validation.processes import naming_lost_processes
 
 
 @dataclass(frozen=True)

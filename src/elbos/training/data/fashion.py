@@ -14,9 +14,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from elbos import files
-from elbos.checks import Typed
-from elbos.runs.cache import build_once
+from elbos.base import files
+from elbos.base.cache import build_once
+from elbos.base.checks import Typed
 from elbos.training.data import downloads
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.source import InMemory

@@ -19,10 +19,10 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from elbos import files
-from elbos.checks import Typed
-from elbos.progress import progress
-from elbos.runs.cache import DamagedFolder, build_once
+from elbos.base import files
+from elbos.base.cache import DamagedFolder, build_once
+from elbos.base.checks import Typed
+from elbos.base.progress import progress
 from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.decode import BadPicture, decode

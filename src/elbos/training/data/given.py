@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.checks import require_scaled
-from elbos.codec import digest
-from elbos.conditions import Condition, is_alike, map_tensors
-from elbos.items import Items, first_item
+from elbos.base.checks import require_scaled
+from elbos.base.codec import digest
+from elbos.base.conditions import Condition, is_alike, map_tensors
+from elbos.base.items import Items, first_item
 from elbos.training.data.dataset import Dataset, DataSpec
 from elbos.training.randomness import Visits
 

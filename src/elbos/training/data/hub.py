@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from elbos import files
-from elbos.checks import Typed
-from elbos.codec import digest
-from elbos.errors import flat, optional, suggestion
+from elbos.base import files
+from elbos.base.checks import Typed
+from elbos.base.codec import digest
+from elbos.base.errors import flat, optional, suggestion
 from elbos.training.data import downloads
 from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from elbos import files
-from elbos.checks import Typed
-from elbos.philox import Purpose, Stream
+from elbos.base import files
+from elbos.base.checks import Typed
+from elbos.base.philox import Purpose, Stream
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.shards import Index, load_shards
 from elbos.training.data.source import Source

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from elbos import files
+from elbos.base import files
 from elbos.training.data.decode import EXTENSIONS
 
 SPLITS = ("train", "val", "test")

@@ -18,8 +18,8 @@ from filelock import FileLock, Timeout
 from jaxtyping import Int64
 from torch import Tensor
 
-from elbos import files
-from elbos.codec import decode, encode
+from elbos.base import files
+from elbos.base.codec import decode, encode
 from elbos.training.data.listing import SPLITS
 from elbos.training.data.shards import INDEX, Index, SplitIndex, labels_file, shard_name
 

@@ -21,10 +21,11 @@ from typing import Any
 
 from PIL import Image
 
-from elbos import files
-from elbos.codec import digest
-from elbos.errors import Interrupted
-from elbos.progress import Advance, Start, silent
+from elbos.base import files
+from elbos.base.codec import digest
+from elbos.base.errors import Interrupted
+from elbos.base.progress import Advance, Start, silent
+from elbos.base.user_code import no_modules_here
 from elbos.training.data.decode import BadPicture, decode
 from elbos.training.data.listing import (
     SPLITS,
@@ -37,7 +38,6 @@ from elbos.training.data.making import Making, Part, num_in_shard, split_index
 from elbos.training.data.pictures import Packable, Pictures
 from elbos.training.data.shards import Index, shard_name
 from elbos.training.data.source import digest_of
-from elbos.user_code import no_modules_here
 
 _POLL_SEC = 0.2
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from elbos import files
-from elbos.checks import Typed
+from elbos.base import files
+from elbos.base.checks import Typed
 from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset
 from elbos.training.data.shards import Index, load_shards

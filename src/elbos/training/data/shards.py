@@ -26,9 +26,9 @@ import torch
 from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
-from elbos import files
-from elbos.codec import decode, digest, encode
-from elbos.progress import Start, silent
+from elbos.base import files
+from elbos.base.codec import decode, digest, encode
+from elbos.base.progress import Start, silent
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.listing import SPLITS
 from elbos.training.data.source import Source

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from elbos import files
-from elbos.checks import Typed
-from elbos.codec import digest
-from elbos.errors import flat
-from elbos.progress import begin, progress
-from elbos.runs.cache import DamagedFolder, build_once
+from elbos.base import files
+from elbos.base.cache import DamagedFolder, build_once
+from elbos.base.checks import Typed
+from elbos.base.codec import digest
+from elbos.base.errors import flat
+from elbos.base.progress import begin, progress
 from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import MAX_CLASSES, Dataset
 from elbos.training.data.decode import EXTENSIONS

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from elbos.checks import Typed
-from elbos.oracles import GaussianMixture
+from elbos.base.checks import Typed
+from elbos.theory.oracles import GaussianMixture
 from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.source import InMemory
 

@@ -1,0 +1,153 @@
+"""A whole training script as a loss: the lines from its noise to its loss, run with stand-ins.
+
+`slicing` finds the lines, also in a method of a class (`classes`). They are run with every value
+that the script would load or build `unknown`. Then only what the loss turns out to depend on is
+made known:
+
+- the clean data, by the one variable of the loop with which the loss becomes known;
+- a definition above the loop, as that of a scheduler, where the loss depends on it: such a
+  definition is run, and no other; names that are networks or that load data never are;
+- the script's arguments, by what it tells its `argparse` parser, required or not.
+
+Nothing is downloaded: a scheduler's configuration is that of the folder or of the local cache of
+the hub that the script's arguments name, or, if there is none, the published one of the model
+family that the script uses.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.adapters.scripts.arguments import RefusedArgumentsError
+from elbos.adapters.scripts.loss import ScriptLoss
+from elbos.adapters.scripts.modules import own_modules
+from elbos.adapters.scripts.run import Failure, Run
+from elbos.adapters.scripts.slicing import Script
+from elbos.audit import probe
+from elbos.audit.result import Audit
+from elbos.base import files
+from elbos.base.checks import typed
+from elbos.base.user_code import as_script
+
+__all__ = [
+    "ADVICE",
+    "RefusedArgumentsError",
+    "ScriptLoss",
+    "from_script",
+    "is_training_script",
+    "own_modules",
+    "script_loss",
+]
+
+ADVICE = (
+    "Scripts like diffusers' are read, whose loop holds the loss; of any other, record some "
+    "hundred steps: `with elbos.audit.record(model) as recorded:` around its loop, then "
+    "`print(recorded.audit())`."
+)
+"""What to do where a script cannot be read."""
+
+
+def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> ScriptLoss:
+    """The loss of a training script.
+
+    Args:
+        path: The script, which has a loop with `accelerator.backward(loss)` or `loss.backward()`.
+        xs: Data like those that the network is trained on, as latents, in one or several shapes;
+            the first that its lines take counts.
+        flags: The script's own arguments, as `["--snr_gamma", "5"]`.
+
+    Raises:
+        OSError: If the script cannot be read.
+        RefusedArgumentsError: In one line, if it refuses its flags.
+        ValueError: In one line, if there is no such loop, or the line that stopped it.
+    """
+    try:
+        script = Script.from_source(files.read(path).decode("utf-8-sig"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no Python: {error}") from error
+    if script is None:
+        raise ValueError(
+            f"{path} calls no backward(): name a function, as in {path}:FUNCTION. {ADVICE}"
+        )
+    failures: list[Failure] = []
+    for x in xs:
+        for data in Run(script, path, flags, x).candidates():
+            run = Run(script, path, flags, x, data)
+            failure = run.resolve()
+            if failure is None:
+                return run.loss()
+            failures.append(failure)
+    if not failures:
+        raise ValueError(
+            f"{path}, line {script.loss.lineno}: no data come into its loop: name a function, as "
+            f"in {path}:FUNCTION. {ADVICE}"
+        )
+    likeliest = min(failures, key=lambda one: (one.num_unknown, -one.line))
+    raise ValueError(f"{path}, line {likeliest.line}: {likeliest.text} {ADVICE}")
+
+
+def is_training_script(path: Path) -> bool:
+    """Whether a file is a script that calls `backward`."""
+    try:
+        return Script.from_source(files.read(path).decode("utf-8-sig")) is not None
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return False
+
+
+@typed
+def from_script(
+    path: Path | str,
+    x: Float[Tensor, "b *d"] | Sequence[Tensor],
+    flags: Sequence[str] = (),
+    num_samples: int = 20_000,
+    seed: int = 0,
+    *,
+    data_scale: float | None = None,
+    title: str | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Audit:
+    """The audit of a training script as it is: of the lines from its noise to its loss (`script`).
+
+    They are those that the argument of `accelerator.backward(loss)`, or the `loss` of
+    `loss.backward()`, depends on, in the innermost loop around it. Data, encoders, the network and
+    whatever else the script would load or build are stand-ins, and nothing is downloaded; a
+    definition above the loop, as that of a scheduler, is run where the loss depends on it.
+
+    Args:
+        path: The script. The packages that these lines need must be installed.
+        x: Data like those that its network is trained on: latents, where it encodes images. Or
+            several, of other shapes: the first counts that the script takes.
+        flags: The script's own arguments, as `["--snr_gamma", "5"]`; those that it requires may be
+            left out.
+        num_samples: As `probe`'s.
+        seed: As `probe`'s.
+        data_scale: As `probe`'s.
+        title: Its name in reports. Default: the script's.
+        advance: As `probe`'s.
+
+    Returns:
+        The audit; the diagnostic "script" says which lines were run.
+
+    Raises:
+        OSError: If the script cannot be read.
+        ValueError: In one line, with the line of the script that stopped it.
+    """
+    path = Path(path)
+    with as_script(str(path)), own_modules(path):
+        loss = script_loss(path, [x] if isinstance(x, Tensor) else x, flags)
+        try:
+            audit = probe(
+                loss,
+                loss.x,
+                num_samples,
+                seed,
+                data_scale=data_scale,
+                title=title or path.name,
+                advance=advance,
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {error} {ADVICE}") from error
+    return replace(audit, diagnostics=[*loss.diagnostics, *audit.diagnostics])

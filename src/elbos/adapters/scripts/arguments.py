@@ -1,0 +1,142 @@
+"""The arguments of a script, by what it tells its `argparse` parser: nothing else of it is run."""
+
+import argparse
+import ast
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from elbos.adapters.scripts.slicing import read, simple, stored
+
+
+class RefusedArgumentsError(ValueError):
+    """The script's own parser refuses its arguments."""
+
+
+def arguments_of(
+    tree: ast.Module, definitions: list[ast.stmt], flags: Sequence[str], path: Path
+) -> argparse.Namespace | None:
+    """The parsed arguments, if that is what is defined; required ones may be left out.
+
+    Args:
+        tree: The script.
+        definitions: The statements that define a variable.
+        flags: The arguments.
+        path: The script's, for messages.
+
+    Raises:
+        RefusedArgumentsError: In one line, if the parser refuses the flags.
+    """
+    if not any(_is_parsing(tree, one) for one in definitions):
+        return None
+    parser = _absl_parser(tree) if any(map(_is_absl, definitions)) else _parser(tree, path)
+    for action in parser._actions:
+        action.required = False
+        if not action.option_strings and action.nargs is None:
+            action.nargs = "?"
+    for group in parser._mutually_exclusive_groups:
+        group.required = False
+
+    def refuse(message: str) -> NoReturn:
+        raise RefusedArgumentsError(f"{path}: {message}")
+
+    def refuse_help(_: object = None) -> NoReturn:
+        refuse(f"run it yourself to see its help, python {path} --help.")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.print_help = refuse_help  # type: ignore[method-assign,assignment]
+    return parser.parse_args(list(flags))
+
+
+def _is_parsing(tree: ast.Module, statement: ast.stmt) -> bool:
+    """Whether a statement parses arguments, itself or by a function of the script."""
+    value = getattr(statement, "value", None)
+    if _is_absl(statement):
+        return True
+    if not isinstance(value, ast.Call):
+        return False
+    if isinstance(value.func, ast.Attribute):
+        return value.func.attr in ("parse_args", "parse_known_args")
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    called = [f for f in functions if isinstance(value.func, ast.Name) and f.name == value.func.id]
+    return any(_builds_parser(one) for f in called for one in simple(f.body))
+
+
+def _is_absl(statement: ast.stmt) -> bool:
+    """Whether a statement defines `FLAGS` as those of absl."""
+    if isinstance(statement, ast.ImportFrom):
+        return statement.module == "absl.flags" and any(a.name == "FLAGS" for a in statement.names)
+    return ast.unparse(getattr(statement, "value", None) or ast.Constant(0)).endswith("flags.FLAGS")
+
+
+def _absl_parser(tree: ast.Module) -> argparse.ArgumentParser:
+    """The parser of what absl's `DEFINE_integer(name, default, help)` and the like define."""
+    types = {"integer": int, "float": float, "string": str, "enum": str, "list": str}
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call) and n.args):
+        kind = ast.unparse(call.func).rpartition("DEFINE_")[2]
+        given = {keyword.arg: keyword.value for keyword in call.keywords}
+        default = call.args[1] if len(call.args) > 1 else given.get("default", ast.Constant(None))
+        name = call.args[0]
+        if "DEFINE_" not in ast.unparse(call.func) or not isinstance(name, ast.Constant):
+            continue
+        flag = f"--{name.value!s}"
+        try:
+            value = ast.literal_eval(default)
+        except ValueError:  # computed
+            value = None
+        if kind in ("bool", "boolean"):
+            action = argparse.BooleanOptionalAction
+            parser.add_argument(flag, action=action, default=value)
+        else:
+            parser.add_argument(flag, type=types.get(kind, str), default=value)
+    return parser
+
+
+def _builds_parser(statement: ast.stmt) -> bool:
+    value = getattr(statement, "value", None)
+    return isinstance(value, ast.Call) and ast.unparse(value.func).endswith("ArgumentParser")
+
+
+def _bodies(tree: ast.Module) -> Iterator[list[ast.stmt]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef):
+            yield list(simple(node.body))
+
+
+def _parser(tree: ast.Module, path: Path) -> argparse.ArgumentParser:
+    """The parser that a script builds."""
+    body = next(body for body in _bodies(tree) if any(map(_builds_parser, body)))
+    space: dict[str, Any] = {"argparse": argparse, "os": os, "Path": Path, "__file__": str(path)}
+    space["ArgumentParser"] = argparse.ArgumentParser
+    functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
+    imports = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+    names: list[str] = []
+    for statement in body:
+        value = getattr(statement, "value", None)
+        if not isinstance(value, ast.Call):
+            continue
+        root = ast.unparse(value.func).partition(".")[0]
+        is_parsing = isinstance(value.func, ast.Attribute) and value.func.attr.startswith("parse_")
+        is_given = any(isinstance(one, ast.Name) and one.id in names for one in value.args)
+        if is_parsing or not (_builds_parser(statement) or root in names or is_given):
+            continue
+        targets = getattr(statement, "targets", [])
+        names += [target.id for target in targets if isinstance(target, ast.Name)]
+        used = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name)}
+        types = [one for one in functions if one.name in used and (is_given or len(one.body) < 20)]
+        needed = [one for one in imports if is_given and stored(one) & used]
+        known = {*space, *(function.name for function in functions)}
+        value.keywords = [k for k in value.keywords if read(k.value) <= known]  # as some choices
+        code = ast.Module([*needed, *types, statement], [])
+        try:
+            exec(compile(code, str(path), "exec", dont_inherit=True), space)  # noqa: S102
+        except Exception as error:
+            if is_given:  # arguments that another module adds, which may not be installed
+                continue
+            raise ValueError(
+                f"{path}, line {statement.lineno}: {type(error).__name__}: {error}"
+            ) from error
+    parser: argparse.ArgumentParser = space[names[0]]
+    return parser

@@ -1,0 +1,109 @@
+"""The loss of a script, once its lines are known: a function that `probe` calls."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from elbos.adapters.scripts.unknown import Stage
+from elbos.audit.diagnostics import Diagnostic
+
+
+@dataclass(frozen=True)
+class ScriptLoss:
+    """The loss of a script: called as `loss(network, x)`, it runs the lines that make it up.
+
+    Attributes:
+        lines: Those lines.
+        data: The variable that is the clean data, and the line from which on.
+        networks: What the script calls with noisy data.
+        conditions: Lines of conditions on what is not known; they count as false.
+        assumed: The configuration of a scheduler that was assumed, or "".
+    """
+
+    stage: Stage
+    space: dict[str, Any]
+    code: Any
+    initial: dict[str, Any]
+    lines: list[int]
+    data: str
+    networks: list[str]
+    conditions: list[int]
+    assumed: str
+
+    def __call__(self, network: Any, x: Float[Tensor, "b *d"]) -> Any:
+        self.stage.network, self.stage.x = network, x
+        self.space.update(self.initial)
+        with OnOneDevice(x.device):
+            exec(self.code, self.space)  # noqa: S102, the user's own script
+        return self.space["__loss__"]
+
+    @property
+    def x(self) -> Tensor:
+        """The data, in the shape that the lines take."""
+        return self.stage.x
+
+    @property
+    def diagnostics(self) -> list[Diagnostic]:
+        """What was run of the script, and what was assumed."""
+        values = {
+            "lines": _ranges(self.lines),
+            "data": self.data,
+            "network": " and ".join(self.networks),
+        }
+        found = [Diagnostic("script", values)]
+        if self.conditions:
+            found.append(Diagnostic("script-conditions", {"lines": _ranges(self.conditions)}))
+        if self.assumed:
+            found.append(Diagnostic("script-scheduler", {"config": self.assumed}))
+        return found
+
+
+class _Nowhere(contextlib.nullcontext[None]):
+    """The context of a device or stream, which is not entered."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        super().__init__()
+
+
+class OnOneDevice(TorchFunctionMode):
+    """Take whatever device a script names for that of the data."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+        self.patch = mock.patch.multiple("torch.cuda", device=_Nowhere, stream=_Nowhere)
+
+    def __enter__(self) -> Any:
+        self.patch.start()
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self.patch.stop()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is Tensor.cuda:
+            return args[0].to(self.device)
+        if kwargs.get("device") is not None:
+            kwargs["device"] = self.device
+        if func is Tensor.to:
+            is_device = [type(one) in (str, int, torch.device) for one in args]
+            args = [self.device if is_it else a for a, is_it in zip(args, is_device, strict=True)]
+        return func(*args, **kwargs)
+
+
+def _ranges(lines: Sequence[int]) -> str:
+    """Line numbers as `3, 5-9`."""
+    starts = [n for n in lines if n - 1 not in lines]
+    ends = [n for n in lines if n + 1 not in lines]
+    return ", ".join(f"{a}-{b}" if b > a else f"{a}" for a, b in zip(starts, ends, strict=True))

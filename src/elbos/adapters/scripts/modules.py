@@ -1,0 +1,148 @@
+"""The modules that a script finds, and stand-ins for those that are not installed.
+
+A script's own `sys.path.insert` is obeyed. Where a module of its project imports a package that is
+not installed, a stand-in takes its place, so that what does not need it can be read; anything that
+is computed with a stand-in fails.
+"""
+
+import ast
+import contextlib
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+from elbos.adapters.scripts.slicing import defined, read
+from elbos.base import files
+from elbos.base.user_code import places
+
+_ROOTS = (".git", "pyproject.toml", "setup.py", "setup.cfg")  # of a project
+
+
+@contextlib.contextmanager
+def own_modules(path: Path) -> Iterator[None]:
+    """Let imports find what a script would, and a stand-in for what is not installed."""
+    tree = ast.Module([], [])
+    with contextlib.suppress(SyntaxError, UnicodeDecodeError):  # which `script_loss` reports
+        tree = ast.parse(files.read(path).decode("utf-8-sig"))
+    folder = path.resolve().parent
+    root = next((one for one in folder.parents if any((one / n).exists() for n in _ROOTS)), folder)
+    others = [one for one in sys.path if Path(one).resolve() != Path.cwd()]
+    modules, sys.path[:] = set(sys.modules), [""]  # with what is added in front of it and behind it
+    code = compile(ast.Module(_path_statements(tree), []), str(path), "exec", dont_inherit=True)
+    with contextlib.suppress(Exception):  # as of variables of an environment that is not this one
+        exec(code, {"__file__": str(path.resolve()), "__name__": "__main__"})  # noqa: S102
+    at = sys.path.index("") if "" in sys.path else 0
+    first, last = sys.path[:at], [*sys.path[at + 1 :], str(root)]
+    sys.path[:] = [str(folder), *first, *others, *last]
+    folders = [str(Path(one).resolve()) for one in (str(folder), *first, *last)]
+    finder = _StandInFinder(str(path), folders)
+    sys.meta_path.append(finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        own = [
+            name
+            for name in set(sys.modules) - modules
+            if isinstance(sys.modules[name], StandIn)
+            or any(map(finder.is_own, places(sys.modules[name])))
+        ]
+        for name in own:  # once all are found: the path of a package is that of the one around it
+            del sys.modules[name]
+
+
+def _path_statements(tree: ast.Module) -> list[ast.stmt]:
+    """What a module does to `sys.path`, and what that depends on of the standard library."""
+    body = [one for one in tree.body if _is_of_the_standard_library(one)]
+    found = {
+        one
+        for one in body
+        if any(isinstance(n, ast.Attribute) and ast.unparse(n) == "sys.path" for n in ast.walk(one))
+    }
+    while True:
+        needed = {name for one in found for name in read(one)}
+        new = {one for one in body if defined(one) & needed} - found
+        if not new:
+            return [one for one in body if one in found]
+        found |= new
+
+
+def _is_of_the_standard_library(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Import):
+        modules = [alias.name for alias in statement.names]
+        return all(name.partition(".")[0] in sys.stdlib_module_names for name in modules)
+    if isinstance(statement, ast.ImportFrom):
+        return str(statement.module).partition(".")[0] in sys.stdlib_module_names
+    return isinstance(statement, ast.Assign | ast.Expr | ast.For | ast.If)
+
+
+class StandIn(ModuleType):
+    """A module that is not installed, or something of it: of that type is whatever it makes.
+
+    As a decorator it does nothing, as a base class it is none.
+    """
+
+    __path__: list[str] = []  # noqa: RUF012, of a package
+
+    def __getattr__(self, name: str) -> "StandIn":
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return StandIn(f"{self.__name__}.{name}")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        is_decorator = len(args) == 1 and not kwargs and callable(args[0])
+        return args[0] if is_decorator else StandIn(self.__name__)
+
+    def __getitem__(self, _: object) -> "StandIn":
+        return self
+
+    def __or__(self, _: object) -> Any:
+        return self
+
+    __ror__ = __or__
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        return ()
+
+
+class _StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Find a stand-in for what nothing else finds, where a module of the project imports it; in the
+    script itself it is unknown.
+    """
+
+    def __init__(self, script: str, folders: list[str]) -> None:
+        self.script, self.folders = script, folders
+
+    def is_own(self, file: str) -> bool:
+        """Whether a file is one of the project."""
+        path = Path(file).resolve()
+        is_inside = any(path.is_relative_to(one) for one in self.folders)
+        return is_inside and "site-packages" not in path.parts
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Any,  # noqa: ARG002
+        target: Any = None,  # noqa: ARG002
+    ) -> importlib.machinery.ModuleSpec | None:
+        parent = sys.modules.get(fullname.rpartition(".")[0])
+        if not isinstance(parent, StandIn) and ("." in fullname or not self._is_for_the_project()):
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+
+    def _is_for_the_project(self) -> bool:
+        frame: FrameType | None = sys._getframe(2)
+        while frame and "importlib" in frame.f_code.co_filename:
+            frame = frame.f_back
+        file = frame.f_code.co_filename if frame else self.script
+        return file != self.script and self.is_own(file)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        return StandIn(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass

@@ -1,0 +1,471 @@
+"""Running the loss lines of a script: with one choice of the data, and ever more made known."""
+
+import ast
+import copy
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elbos.adapters.scripts.arguments import RefusedArgumentsError, arguments_of
+from elbos.adapters.scripts.loss import OnOneDevice, ScriptLoss
+from elbos.adapters.scripts.schedulers import MissingError, with_local_configuration
+from elbos.adapters.scripts.slicing import (
+    Script,
+    defined,
+    is_loading,
+    kept,
+    read,
+    simple,
+    sliced,
+    stored,
+    tests_around,
+)
+from elbos.adapters.scripts.unknown import Stage, Unknown, origins
+from elbos.audit.instrument import OutputForm, ProbeNetwork
+from elbos.base.errors import message
+
+_TORCH_LOSS = re.compile(r"(torch\.)?nn\.\w*Loss\(|\b(MSE|L1|SmoothL1|Huber)Loss\(")
+_SAFE_MODULES = frozenset({*sys.stdlib_module_names, "torch", "numpy", "scipy", "einops"})
+_NEVER = re.compile(r"Dataset|DataLoader|load_dataset|Accelerator|Tokenizer|optim\.|tqdm|logger")
+_OF_AN_ERROR, _OF_NO_NETWORK = 3, 10  # unknown names that such a failure counts as
+_DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
+_IMPORTS = (ast.Import, ast.ImportFrom)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """A place where the clean data may enter: after a statement, or as an item of a batch."""
+
+    after: ast.stmt | None
+    name: str
+    item: tuple[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no loss with one choice of the data."""
+
+    line: int
+    text: str
+    num_unknown: int  # of what the loss depends on; the fewer, the likelier is the choice
+
+
+@dataclass
+class Run:
+    """The loss lines with one choice of the data, and the definitions that were made known."""
+
+    script: Script
+    path: Path
+    flags: Sequence[str]
+    x: Tensor
+    data: _Data | None = None
+    known: set[str] = field(default_factory=set)
+    never: set[str] = field(default_factory=set)  # names of which the definition fails
+    wrappers: set[str] = field(default_factory=set)  # objects that hold the network, and the loss
+    reasons: dict[str, tuple[int, str]] = field(default_factory=dict)  # line: why it is unknown
+    assumed: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.body = self.script.lines
+        self.kept = kept(self.body, read(self.script.loss), self.script.loss.lineno)
+        loop = self.script.region
+        targets = ast.walk(loop.target) if isinstance(loop, ast.For) else []
+        self.of_the_loop = {n.id for n in targets if isinstance(n, ast.Name)}
+        if isinstance(loop, ast.FunctionDef):
+            self.of_the_loop = {one.arg for one in loop.args.args}
+        self.statements: list[ast.stmt] = []
+        self.definitions: list[ast.stmt] = []
+        self.values: dict[ast.stmt, dict[str, Any]] = {}
+        self.form, self.is_refused = OutputForm(), False
+
+    # --- running ---
+
+    def candidates(self) -> list[_Data]:
+        """Where the data may enter: all that is unknown, in the order of the script."""
+        self._try()
+        found = []
+        for statement, values in self.values.items():
+            names = [name for name, value in values.items() if isinstance(value, Unknown)]
+            if statement in self.kept and not isinstance(statement, ast.Expr):
+                found += [_Data(statement, name) for name in names]
+        nodes = [node for one in self.kept for node in ast.walk(one)]
+        items = {
+            (node.value.id, node.slice.value)
+            for node in nodes
+            if isinstance(node, ast.Subscript)
+            and isinstance(node.value, ast.Name)
+            and isinstance(node.slice, ast.Constant)
+        }
+        found += [_Data(None, name) for name in self.of_the_loop]
+        return found + [_Data(None, f"{name}[{key!r}]", (name, key)) for name, key in items]
+
+    def resolve(self) -> Failure | None:
+        """Make known what the loss depends on; the line and the reason if that cannot be done.
+
+        What only conditions depend on stays unknown if its definition fails.
+        """
+        optional = set[str]()
+        while True:
+            failure, wanted = self._try()
+            if failure:
+                self.wrappers |= self.stage.wrapping
+                wanted |= self.stage.wrapping
+            if failure and failure.num_unknown in (0, _OF_AN_ERROR) and optional:
+                self.known -= optional
+                self.never |= optional
+                optional = set()
+                continue
+            new = {name for name in wanted - self.known if self._is_definable(name)}
+            if not new:
+                return failure
+            optional = set() if failure else new
+            self.known |= new
+
+    def _try(self) -> tuple[Failure | None, frozenset[str]]:
+        """Run the lines once, again with a variance if the network's output is refused: why there
+        is no loss, and the names that it depends on.
+        """
+        self.is_refused = False
+        result = self._run()
+        if result[0] and self.is_refused and self.form.multiple == 1:
+            self.form = OutputForm(multiple=2)
+            second = self._run()
+            if second[0] is None or second[1] - result[1]:
+                return second
+            self.form = OutputForm()
+        return result
+
+    def _run(self) -> tuple[Failure | None, frozenset[str]]:
+        self.stage = Stage(str(self.path), self._attributes())
+        self.stage.x, self.values = self.x, {}
+        self.stage.item = self.data.item if self.data else None
+        self.stage.network = self._network()
+        try:
+            with OnOneDevice(self.x.device), torch.enable_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of attempts
+                self._compile()
+                exec(self.code, self.space)  # noqa: S102
+                return self._outcome(self.space["__loss__"])
+        except RefusedArgumentsError:
+            raise
+        except Exception as error:
+            line = _line_of(error, str(self.path)) or self.script.loss.lineno
+            if isinstance(error, MissingError):
+                return Failure(error.line or line, message(error), 0), frozenset()
+            self.is_refused |= bool(self.stage.network.calls)
+            failure = Failure(line, f"{type(error).__name__}: {message(error)}.", _OF_AN_ERROR)
+            if names := [name for name in self.stage.decisive if name in self.reasons]:
+                failure = Failure(*self.reasons[min(names)], 0)
+            return failure, self.stage.decisive
+
+    def _outcome(self, loss: Any) -> tuple[Failure | None, frozenset[str]]:
+        """Why a run gave no loss, if it did not, and the names that it depends on."""
+        if names := origins(loss):
+            return self._where_unknown(names), names
+        decisive = frozenset(name for name in self.stage.deciding if self._is_definable(name))
+        if not getattr(loss, "requires_grad", False) or not self._is_noisy():
+            text = "no network is called with noisy data."
+            self.stage.wrapping |= {name.partition(".")[0] for name in self.stage.networks}
+            return Failure(self.script.loss.lineno, text, _OF_NO_NETWORK), decisive
+        return None, decisive
+
+    def _is_noisy(self) -> bool:
+        """Whether all that the network is called with changes with the random numbers."""
+        first = self.stage.network.calls
+        self.stage.network = self._network()
+        self.space.update(self.initial)
+        exec(self.code, self.space)  # noqa: S102
+        pairs = zip(first, self.stage.network.calls, strict=False)
+        return bool(first) and not any(torch.equal(one.z, other.z) for one, other in pairs)
+
+    def _network(self) -> ProbeNetwork:
+        return ProbeNetwork(self.x, self.form)
+
+    def _where_unknown(self, names: frozenset[str]) -> Failure:
+        """The first line after the data that makes something of what is not known."""
+        after = self.data.after.lineno if self.data and self.data.after else 0
+        culprits = {name for name in names if not self._is_definable(name)} or names
+        line = self.script.loss.lineno
+        for statement, values in self.values.items():
+            made_of = origins(list(values.values())) & culprits
+            if statement.lineno > after and made_of:
+                line, culprits = statement.lineno, made_of
+                break
+        what = " and ".join(sorted(culprits))
+        text = f"the loss depends on {what}, which is not known without running the script."
+        if reasons := [self.reasons[name] for name in sorted(culprits) if name in self.reasons]:
+            line, reason = reasons[0]
+            text = f"{reason}; the loss depends on it."
+        num_of_data = 2 * len(culprits & self.of_the_loop)  # other data: these are not all
+        return Failure(line, text, len(culprits) + num_of_data)
+
+    def loss(self) -> ScriptLoss:
+        """The loss, once everything is known."""
+        used = [
+            statement
+            for statement, values in self.values.items()
+            if values and not origins(list(values.values()))
+        ]
+        names = self._read(self.script.loss, *used)
+        used += [
+            one for one in self.definitions if isinstance(one, _DEFINITIONS) and one.name in names
+        ]
+        lines = {n for one in used for n in range(one.lineno, (one.end_lineno or one.lineno) + 1)}
+        data = self.data or _Data(None, "its own")
+        where = f" (line {data.after.lineno})" if data.after else ""
+        return ScriptLoss(
+            self.stage,
+            self.space,
+            self.code,
+            self.initial,
+            sorted(lines | {self.script.loss.lineno}),
+            f"{data.name}{where}",
+            sorted(self.stage.networks),
+            sorted(self.stage.conditions),
+            ", ".join(dict.fromkeys(self.assumed)),
+        )
+
+    # --- names ---
+
+    def _definitions(self, name: str) -> list[ast.stmt]:
+        """The statements that define a name above the loop; of a parameter, what is given, too."""
+        given = self.script.parameters.get(name)
+        if given is None:
+            found = self.script.definitions(name)
+        elif isinstance(given, ast.Name) and given.id == name:
+            found = self.script.definitions(name, first=1) + self.script.definitions(name, last=1)
+        else:
+            assign = ast.copy_location(ast.Assign([ast.Name(name, ast.Store())], given), given)
+            found = [ast.fix_missing_locations(assign), *self.script.definitions(name, last=1)]
+        if name in self.wrappers:  # not what loads its weights, or makes it one of many processes
+            found = [
+                one
+                for one in found
+                if isinstance(one, (*_DEFINITIONS, *_IMPORTS))
+                or (isinstance(one, ast.Assign) and name not in read(one))
+            ]
+        return found
+
+    def _is_definable(self, name: str) -> bool:
+        """Whether its definition may be run: it loads nothing, and builds no network."""
+        found = self._definitions(name)
+        never = self.never | self.of_the_loop | (self.script.networks - self.wrappers)
+        if not found or name in never or any(map(is_loading, found)):
+            return False
+        if any(isinstance(one, (*_DEFINITIONS, *_IMPORTS)) for one in found):
+            return "download" not in name
+        return not any(_NEVER.search(ast.unparse(one)) for one in found)
+
+    def _attributes(self) -> frozenset[str]:
+        nodes = [node for one in self.kept for node in ast.walk(one)]
+        return frozenset(n.attr for n in nodes if isinstance(n, ast.Attribute))
+
+    # --- code ---
+
+    def _compile(self) -> None:
+        """Fill the namespace with what is known, and compile the lines."""
+        self.statements, self.definitions = [], []
+        self.space = {
+            "__name__": "__main__",
+            "__file__": str(self.path),
+            "__failed__": self._failed,
+            "__seen__": self._seen,
+            "__stage__": self.stage,
+        }
+        names = {name for one in self.kept for name in read(one) | defined(one)}
+        names |= read(self.script.loss)
+        names |= {name for test in tests_around(self.body, self.kept) for name in read(test)}
+        self._define(names)
+        lines = sliced(self.body, self.kept, self._written)
+        if self.data and not self.data.after and not self.data.item:
+            lines.insert(0, self._data_into(self.data.name, self.script.loss))
+        loss = ast.Assign([ast.Name("__loss__", ast.Store())], self.script.loss)
+        self.code = self._compiled(
+            [*lines, *self._guarded(ast.copy_location(loss, self.script.loss))]
+        )
+        assigned = {name for one in self.kept for name in stored(one)}
+        self.initial = {name: self.space[name] for name in assigned if name in self.space}
+
+    def _define(self, names: set[str]) -> None:
+        """Put names into the namespace: imports, functions, what is made known; others unknown."""
+        todo, seen, found = set(names), set[str](), set[ast.stmt]()
+        while todo:
+            name = todo.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            definitions = self._definitions(name)
+            arguments = arguments_of(self.script.tree, definitions, self.flags, self.path)
+            if arguments is not None:
+                self.space[name] = arguments
+                continue
+            self.space[name] = Unknown(self.stage, frozenset({name}), name)
+            if name.rpartition(".")[2] == "device":
+                self.space[name] = self.x.device
+                continue
+            if any(_TORCH_LOSS.search(ast.unparse(one)) for one in definitions):
+                self.known |= {name} if self._is_definable(name) else set()
+            for one in definitions:
+                if isinstance(one, _IMPORTS):
+                    self._import(one, name)
+                elif isinstance(one, _DEFINITIONS) or name in self.known:
+                    found.add(one)
+                    todo |= read(one)
+        for scope in reversed([*self.script.scopes]):
+            todo |= {n for test in tests_around(scope, found) for n in read(test)} - seen
+        if todo:
+            self._define(todo)
+        self.definitions += sorted(found, key=lambda one: one.lineno)
+        self._run_definitions(found)
+
+    def _run_definitions(self, found: set[ast.stmt]) -> None:
+        """Run definitions: functions and classes first, then by scope, the module's first."""
+        functions = sorted(
+            (one for one in found if isinstance(one, _DEFINITIONS)), key=lambda one: one.lineno
+        )
+        exec(self._compiled(list(functions)), self.space)  # noqa: S102
+        rest = found - set(functions)
+        in_scopes = {one for scope in self.script.scopes for one in simple(scope)}
+        for one in rest - in_scopes:  # arguments of the function around the loop
+            exec(self._compiled(self._written(one)), self.space)  # noqa: S102
+        for scope in reversed(self.script.scopes):
+            body = sliced(scope, rest, self._written)
+            exec(self._compiled(body), self.space)  # noqa: S102
+
+    def _import(self, statement: ast.Import | ast.ImportFrom, name: str) -> None:
+        """Import a name; of another package than the usual ones, once the loss depends on it."""
+        alias = next(a for a in statement.names if name == (a.asname or a.name).partition(".")[0])
+        module = getattr(statement, "module", None) or alias.name
+        if name not in self.known and module.partition(".")[0] not in _SAFE_MODULES:
+            self.space[name] = Unknown(self.stage, frozenset({name}), name, is_method=True)
+            return
+        one = type(statement)(**{**vars(statement), "names": [alias]})
+        try:
+            exec(self._compiled([one]), self.space)  # noqa: S102
+        except Exception as error:
+            self._forget(name, statement, f"{name} cannot be imported: {error}")
+            self.space[name] = Unknown(self.stage, frozenset({name}), name, is_method=True)
+            return
+        value = self.space[name]
+        if missing := [one for one in getattr(value, "_backends", []) if not find_spec(one)]:
+            text = f"{name} needs {' and '.join(missing)}: install what is missing."
+            raise MissingError(text, statement.lineno)
+        if isinstance(value, type) and "Scheduler" in name and hasattr(value, "from_pretrained"):
+            self.space[name] = with_local_configuration(value, self.script.tree, self.assumed)
+
+    def _written(self, statement: ast.stmt) -> list[ast.stmt]:
+        """A statement whose result is unknown if it fails on something unknown; watched."""
+        if isinstance(statement, (*_DEFINITIONS, *_IMPORTS)):
+            return [statement]
+        if statement not in self.kept and defined(statement) & self.wrappers:
+            statement = _wrapping(statement, self._is_known_call)
+        result = self._guarded(statement)
+        if self.data and self.data.after is statement:
+            result.append(self._data_into(self.data.name, statement))
+        return result
+
+    def _is_known_call(self, call: ast.Call) -> bool:
+        """Whether a call builds no network: a function of Python's, torch's or the like."""
+        root = ast.unparse(call.func).partition(".")[0]
+        modules = [getattr(one, "module", None) or root for one in self._definitions(root)]
+        is_imported = all(isinstance(one, _IMPORTS) for one in self._definitions(root))
+        return is_imported and all(m.partition(".")[0] in _SAFE_MODULES for m in modules)
+
+    @staticmethod
+    def _data_into(name: str, place: ast.AST) -> ast.stmt:
+        """The statement that puts the clean data into a variable."""
+        x = ast.parse("__stage__.x", mode="eval").body
+        return ast.copy_location(ast.Assign([ast.Name(name, ast.Store())], x), place)
+
+    def _guarded(self, statement: ast.stmt) -> list[ast.stmt]:
+        index = len(self.statements)
+        self.statements.append(statement)
+        targets = sorted(defined(statement)) or ["__ignored__"]
+        failed = "".join(f"{name} = " for name in targets) + f"__failed__(__error__, {index})"
+        handler = ast.parse(f"try: pass\nexcept Exception as __error__: {failed}").body[0]
+        assert isinstance(handler, ast.Try)
+        handler.body = [statement]
+        seen = ast.parse(f"__seen__({index})").body
+        result = [ast.copy_location(one, statement) for one in (handler, *seen)]
+        for one in result:
+            for node in ast.walk(one):
+                if not hasattr(node, "lineno") or node.lineno < statement.lineno:
+                    ast.copy_location(node, statement)
+        return result
+
+    def _compiled(self, body: list[ast.stmt]) -> Any:
+        module = ast.fix_missing_locations(ast.Module(body, []))
+        return compile(module, str(self.path), "exec", dont_inherit=True)
+
+    def _failed(self, error: Exception, index: int) -> Unknown:
+        """The unknown value that a failed statement makes of unknown values; else the error."""
+        used = self._read(self.statements[index])
+        names = origins([self.space.get(name) for name in used])
+        self.is_refused |= bool(self.stage.network.calls)
+        statement = self.statements[index]
+        if isinstance(error, MissingError | RefusedArgumentsError):
+            raise error
+        if not names and statement in self.kept:
+            raise error
+        if not names:
+            names = defined(statement)
+            for name in names:
+                self._forget(name, statement, f"{name} fails, {type(error).__name__}: {error}")
+        return Unknown(self.stage, names)
+
+    def _forget(self, name: str, statement: ast.stmt, reason: str) -> None:
+        """Leave a name unknown, and remember why."""
+        self.never.add(name)
+        self.reasons[name] = statement.lineno, " ".join(reason.split())[:200]
+
+    def _read(self, *nodes: ast.AST) -> set[str]:
+        """The names that nodes read, themselves or in functions of the script."""
+        todo, seen = {name for node in nodes for name in read(node)}, set[str]()
+        while todo:
+            name = todo.pop()
+            seen.add(name)
+            functions = [one for one in self.definitions if name in stored(one)]
+            todo |= {n for one in functions for n in read(one)} - seen
+        return seen
+
+    def _seen(self, index: int) -> None:
+        statement = self.statements[index]
+        self.values[statement] = {name: self.space.get(name) for name in defined(statement)}
+
+
+def _wrapping(statement: ast.stmt, is_known: Callable[[ast.Call], bool]) -> ast.stmt:
+    """The definition of what holds the network, with stand-ins for what its arguments build."""
+
+    class StandIns(ast.NodeTransformer):
+        def visit_Call(self, node: ast.Call) -> ast.expr:
+            if is_known(node):
+                return self.generic_visit(node)  # type: ignore[return-value]
+            name = ast.unparse(node.func)
+            stand_in = ast.parse(f"__stage__.stand_in({name!r})", mode="eval").body
+            return ast.copy_location(stand_in, node)
+
+    copied = copy.deepcopy(statement)
+    value = getattr(copied, "value", None)
+    while isinstance(value, ast.Call):
+        value.args = [StandIns().visit(one) for one in value.args]
+        for keyword in value.keywords:
+            keyword.value = StandIns().visit(keyword.value)
+        value = value.func.value if isinstance(value.func, ast.Attribute) else None  # .to(device)
+    return ast.fix_missing_locations(copied)
+
+
+def _line_of(error: BaseException, file: str) -> int | None:
+    trace, line = error.__traceback__, None
+    while trace:
+        if trace.tb_frame.f_code.co_filename == file:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line

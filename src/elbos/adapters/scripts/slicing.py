@@ -1,0 +1,322 @@
+"""The loss lines of a training script: a backward slice of its syntax tree, nothing of it run.
+
+The slice starts at the expression that `accelerator.backward(loss)` or `loss.backward()` is called
+of, and goes up through the innermost loop around it: a statement is part of it if it assigns to, or
+calls a method of, a name that the slice reads further down. What the loop does not define is looked
+for above it, in the function and then in the module. Where no `backward` is called, it starts at
+what a method returns that is called as other trainers call it (`classes`).
+"""
+
+import ast
+import builtins
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import product
+
+from elbos.adapters.scripts.classes import LOSS_METHODS, flattened
+
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_LOOPS = (ast.For, ast.While)
+_IMPORTS = (ast.Import, ast.ImportFrom)
+_OF_NETWORKS = {"parameters", "named_parameters", "train", "eval", "requires_grad_", "state_dict"}
+_NUM_NODES = 2**14  # whose names are remembered: more than a script has
+_LOADERS = {"from_pretrained", "from_single_file", "load_dataset", "DataLoader", "open", "load"}
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script, and the place in it where a loss is differentiated.
+
+    Attributes:
+        tree: Its syntax tree.
+        around: The nodes around the call of `backward`, from the module down to its statement.
+        loss: The expression that it is called of.
+    """
+
+    tree: ast.Module
+    around: list[ast.AST]
+    loss: ast.expr
+
+    @classmethod
+    def from_source(cls, source: str) -> "Script | None":
+        """The script, or None if it calls no `backward`; a call in a loop comes first.
+
+        Raises:
+            SyntaxError: If it is no Python.
+        """
+        tree = flattened(ast.parse(source))
+        found = [(_loss_of(path[-1]), path[:-1]) for path in _paths(tree, [], ast.Call)]
+        calls = [(loss, path) for loss, path in found if loss is not None] or _returned(tree)
+        in_loops = [call for call in calls if any(isinstance(node, _LOOPS) for node in call[1])]
+        for loss, path in (in_loops or calls)[:1]:
+            for function in (n for n in path if isinstance(n, ast.FunctionDef)):
+                _make_global(function)
+            return cls(tree, path, loss)
+        return None
+
+    @cached_property
+    def region(self) -> ast.AST:
+        """The innermost loop around the loss; without one, its function, or the module."""
+        inner = reversed(self.around)
+        return next(node for node in inner if isinstance(node, (*_LOOPS, *_SCOPES, ast.Module)))
+
+    @cached_property
+    def lines(self) -> list[ast.stmt]:
+        """The statements of the loop before the call of `backward`."""
+        return list(self._before(self.region, self.loss.lineno))
+
+    @cached_property
+    def scopes(self) -> list[list[ast.stmt]]:
+        """The statements around the loop, of the innermost function first, the module last."""
+        scopes: list[list[ast.stmt]] = []
+        for node in reversed(self.around):
+            if isinstance(node, (*_SCOPES, ast.Module)):
+                inner = self.region.lineno if isinstance(self.region, ast.stmt) else 0
+                end = inner if not scopes and node is not self.region else 10**9
+                scopes.append([] if node is self.region else list(self._before(node, end)))
+        return scopes
+
+    def _before(self, node: ast.AST, end: int) -> Iterator[ast.stmt]:
+        """The statements of a body that begin before a line, without the loops around the loss."""
+        for statement in getattr(node, "body", []):
+            if statement.lineno >= end:
+                return
+            if isinstance(statement, _LOOPS) and statement in self.around:
+                yield from self._before(statement, end)
+            else:
+                yield statement
+
+    @cached_property
+    def parameters(self) -> dict[str, ast.expr]:
+        """What the functions around the loss are called with, where the script calls them, else
+        their defaults.
+        """
+        found: dict[str, ast.expr] = {}
+        calls = [n for n in ast.walk(self.tree) if isinstance(n, ast.Call)]
+        for function in (n for n in self.around if isinstance(n, ast.FunctionDef)):
+            names = [argument.arg for argument in function.args.args]
+            defaults = function.args.defaults
+            found |= dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
+            for call in calls:
+                if isinstance(call.func, ast.Name) and call.func.id == function.name:
+                    found |= dict(zip(names, call.args, strict=False))
+                    found |= {key.arg: key.value for key in call.keywords if key.arg}
+                    break
+        return found
+
+    @cached_property
+    def networks(self) -> frozenset[str]:
+        """Names that `parameters()`, `train()` and the like are called of: they are never built."""
+        attributes = [n for n in ast.walk(self.tree) if isinstance(n, ast.Attribute)]
+        return frozenset(
+            node.value.id
+            for node in attributes
+            if node.attr in _OF_NETWORKS and isinstance(node.value, ast.Name)
+        )
+
+    def definitions(self, name: str, first: int = 0, last: int | None = None) -> list[ast.stmt]:
+        """The statements that define a name, in the innermost scope around the loop that has it, of
+        those from `first` up to, and without, `last`.
+        """
+        for scope in self._index[first:last]:
+            found = scope.get(name, [])
+            if any(name in stored(one) for one in found):
+                return found
+        return []
+
+    @cached_property
+    def _index(self) -> list[dict[str, list[ast.stmt]]]:
+        """By scope and name, the statements that define it."""
+        result: list[dict[str, list[ast.stmt]]] = []
+        for scope in self.scopes:
+            result.append({})
+            for statement in simple(scope):
+                for name in defined(statement):
+                    result[-1].setdefault(name, []).append(statement)
+        return result
+
+
+def _paths(node: ast.AST, above: list[ast.AST], kind: type) -> Iterator[list[ast.AST]]:
+    """The paths from the module to each node of a kind, in the order of the source."""
+    for child in ast.iter_child_nodes(node):
+        yield from _paths(child, [*above, node], kind)
+    if isinstance(node, kind):
+        yield [*above, node]
+
+
+def _make_global(function: ast.FunctionDef) -> None:
+    """Make the variables of a function global to those in it, which are run without it."""
+    for inner in (one for one in simple(function.body) if isinstance(one, ast.FunctionDef)):
+        inner.body = [
+            ast.copy_location(ast.Global(one.names), one) if isinstance(one, ast.Nonlocal) else one
+            for one in inner.body
+        ]
+
+
+def _returned(tree: ast.Module) -> list[tuple[ast.expr, list[ast.AST]]]:
+    """What a method of the loss returns, at its end: itself, or the item "loss"."""
+    paths = [path for path in _paths(tree, [], ast.FunctionDef) if len(path) == 3]
+    for name, path in product(LOSS_METHODS, paths):
+        method = path[-1]
+        assert isinstance(method, ast.FunctionDef)
+        returns = [one for one in simple(method.body) if isinstance(one, ast.Return)]
+        if method.name != f"self.{name}" or not returns or returns[-1].value is None:
+            continue
+        loss = returns[-1].value
+        if isinstance(loss, ast.Dict):
+            items = zip(loss.keys, loss.values, strict=True)
+            loss = next((v for k, v in items if getattr(k, "value", "") == "loss"), loss)
+        return [(loss, path)]
+    return []
+
+
+def _loss_of(call: ast.AST) -> ast.expr | None:
+    """The loss that `backward` is called of; a gradient scaler's factor left out."""
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+        return None
+    if call.func.attr not in ("backward", "manual_backward"):
+        return None
+    is_method = not call.args or isinstance(call.args[0], ast.Constant)
+    loss = call.func.value if is_method else call.args[0]
+    if isinstance(loss, ast.Call) and isinstance(loss.func, ast.Attribute) and loss.args:
+        return loss.args[0] if loss.func.attr in ("scale", "scale_loss") else loss
+    return loss
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def simple(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a body and of the conditions, contexts and attempts in it."""
+    for statement in body:
+        if isinstance(statement, ast.If):
+            yield from simple([*statement.body, *statement.orelse])
+        elif isinstance(statement, ast.With | ast.Try):
+            yield from simple(statement.body)
+        else:
+            yield statement
+
+
+@lru_cache(_NUM_NODES)
+def stored(statement: ast.stmt) -> frozenset[str]:
+    """The names that a statement assigns to."""
+    if isinstance(statement, _SCOPES):
+        return frozenset({statement.name})
+    if isinstance(statement, _IMPORTS):
+        return frozenset((one.asname or one.name).partition(".")[0] for one in statement.names)
+    names = [n for n in ast.walk(statement) if isinstance(n, ast.Name)]
+    return frozenset(n.id for n in names if isinstance(n.ctx, ast.Store)) - _inner(statement)
+
+
+def _inner(node: ast.AST) -> set[str]:
+    """The names of the comprehensions in a node."""
+    loops = [n.target for n in ast.walk(node) if isinstance(n, ast.comprehension)]
+    return {n.id for target in loops for n in ast.walk(target) if isinstance(n, ast.Name)}
+
+
+@lru_cache(_NUM_NODES)
+def defined(statement: ast.stmt) -> frozenset[str]:
+    """The names that a statement assigns to, an item or attribute of which it assigns to, or a
+    method of which it calls.
+    """
+    if isinstance(statement, (*_SCOPES, *_IMPORTS)):
+        return stored(statement)
+    nodes = list(ast.walk(statement))
+    changed = [n for n in nodes if isinstance(getattr(n, "ctx", None), ast.Store)]
+    values = [n.value for n in nodes if isinstance(n, ast.Expr)]
+    changed += [value.func for value in values if isinstance(value, ast.Call)]
+    return stored(statement) | {root for node in changed if (root := _root(node))}
+
+
+def _root(node: ast.AST) -> str | None:
+    """The name that an item, attribute or method is of."""
+    if not isinstance(node, ast.Attribute | ast.Subscript):
+        return None
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+@lru_cache(_NUM_NODES)
+def read(node: ast.AST) -> frozenset[str]:
+    """The names that a node reads; of a function, those that are not its own."""
+    names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
+    used = {name.id for name in names if not isinstance(name.ctx, ast.Store)}
+    own = _inner(node)
+    if isinstance(node, ast.FunctionDef):
+        own |= {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}
+        own |= {n.id for n in names if isinstance(n.ctx, ast.Store)}
+        outer = [n for n in ast.walk(node) if isinstance(n, ast.Global | ast.Nonlocal)]
+        used |= (declared := {name for one in outer for name in one.names})
+        own -= declared
+    if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+        used.add(node.target.id)
+    return frozenset(name for name in used - own if not hasattr(builtins, name))
+
+
+def is_loading(statement: ast.stmt) -> bool:
+    """Whether a statement reads data or networks; a scheduler's configuration is neither."""
+    for call in (n for n in ast.walk(statement) if isinstance(n, ast.Call)):
+        name = ast.unparse(call.func)
+        if name.rpartition(".")[2] in _LOADERS and "cheduler" not in name:
+            return True
+    return False
+
+
+# --- slice ---------------------------------------------------------------------------------------
+
+
+def kept(body: list[ast.stmt], names: frozenset[str], end: int) -> set[ast.stmt]:
+    """The statements that names depend on, of those that begin before a line."""
+    needed, found = set(names), set[ast.stmt]()
+    lines = [one for one in simple(body) if one.lineno < end]
+    while True:
+        new = [one for one in lines if one not in found and defined(one) & needed]
+        if not new:
+            return found
+        found.update(new)
+        needed |= {name for one in new for name in read(one)}
+        needed |= {name for test in tests_around(body, found) for name in read(test)}
+
+
+def tests_around(body: list[ast.stmt], found: set[ast.stmt]) -> Iterator[ast.expr]:
+    """The conditions and contexts around statements."""
+    for statement in body:
+        if isinstance(statement, ast.If | ast.With | ast.Try):
+            inner = [*statement.body, *getattr(statement, "orelse", [])]
+            if found.isdisjoint(simple(inner)):
+                continue
+            if isinstance(statement, ast.If):
+                yield statement.test
+            if isinstance(statement, ast.With):
+                yield from (item.context_expr for item in statement.items)
+            yield from tests_around(inner, found)
+
+
+def sliced(
+    body: list[ast.stmt], found: set[ast.stmt], written: Callable[[ast.stmt], list[ast.stmt]]
+) -> list[ast.stmt]:
+    """A body of some statements, with the conditions and contexts around them.
+
+    Args:
+        body: The whole.
+        found: Those to keep, beside what refuses in the conditions around them.
+        written: What stands for each of them.
+    """
+    result: list[ast.stmt] = []
+    for one in body:
+        if isinstance(one, ast.If) and not found.isdisjoint(simple([one])):
+            branches = (sliced(part, found, written) for part in (one.body, one.orelse))
+            then, otherwise = branches
+            test = ast.copy_location(ast.If(one.test, then or [ast.Pass()], otherwise), one)
+            result.append(test)
+        elif isinstance(one, ast.With) and (inner := sliced(one.body, found, written)):
+            result.append(ast.copy_location(ast.With(one.items, inner), one))
+        elif isinstance(one, ast.Try):
+            result += sliced(one.body, found, written)
+        elif one in found:
+            result += written(one)
+        elif isinstance(one, ast.Raise):
+            result.append(one)
+    return result

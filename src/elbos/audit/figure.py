@@ -1,0 +1,174 @@
+r"""The curves of audits, over log-SNR, as a plotly figure.
+
+Three panels: the weighting $w(\lambda)$ with two standard errors; the density $p(\lambda)$ of the
+noise levels; and the mixture of ELBOs,
+
+$$L_w = \int -w'(\lambda)\, L(\lambda)\, d\lambda + w(\lambda_\max) L(\lambda_\max) + \dots,$$
+
+scaled such that what is added sums to 1: for a likelihood objective it is a probability
+distribution over noise levels, else what lies below 0 sums to the negative share. With two audits
+there is a fourth, the ratio of their weightings.
+"""
+
+from collections.abc import Sequence
+from html import escape
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from plotly.graph_objects import Figure, Scatter
+
+from elbos.audit.result import Audit
+from elbos.audit.words import View, common_levels
+from elbos.base.arrays import Array
+from elbos.base.codec import parse
+from elbos.base.figures import COLORS, DASHES, Panel, area, faint, log_axis, logsnr_axis, stacked
+from elbos.theory.weightings import Weighting
+
+_RISING = "#8250df"  # no colour of a warning: that is no fault
+_UNDECIDED = "#7d8590"
+
+
+def figure(shown: Sequence[View]) -> Figure:
+    """The weighting, the density and the mixture of ELBOs, a colour for each audit."""
+    audits = [view.audit for view in shown]
+    panels = [_weights(shown), _densities(shown), _mixtures(shown)]
+    if len(audits) == 2 and len(common_levels(audits)):
+        panels.append(_ratio(*audits))
+    low = min(audit.logsnr[0].item() for audit in audits)
+    high = max(audit.logsnr[-1].item() for audit in audits)
+    return stacked(panels, logsnr_axis(low, high), has_legend=len(audits) > 1)
+
+
+def _shaded(shown: Sequence[View]) -> list[tuple[float, float, str]]:
+    """Where weightings rise, in violet, and may rise, in grey; of several in their colours."""
+    is_alone = len(shown) == 1
+    rising = [
+        (*ends, faint(_RISING if is_alone else view.color))
+        for view in shown
+        for ends in view.audit.rising
+    ]
+    undecided = [
+        (one.start, one.end, faint(_UNDECIDED, 0.2) if is_alone else faint(view.color, 0.07))
+        for view in shown
+        for one in view.audit.undecided
+    ]
+    return [*rising, *undecided]
+
+
+def _line(view: View, values: Float[Array, " g"], **options: Any) -> Scatter:
+    """A curve of an audit, which is nameless in hover labels: its colour tells."""
+    title = view.title if len(view.title) <= 40 else view.title[:39] + "…"
+    name = escape(title, quote=False)
+    line = {"color": view.color, "width": 2.5, "simplify": False}
+    return Scatter(x=view.audit.logsnr.numpy(), y=values, name=name, line=line, **options)
+
+
+def _weights(shown: Sequence[View]) -> Panel:
+    traces = []
+    for view in shown:
+        x, w = view.audit.logsnr.numpy(), view.audit.weight.numpy()
+        error = 2 * view.audit.weight_error.numpy()
+        plus_minus = " ± %{customdata:.1%}" if error.any() else ""
+        hover = f"w %{{y:.3g}}{plus_minus}<extra></extra>"
+        traces += [
+            area(x, w * np.exp(-error), w * np.exp(error), view.color),
+            _line(view, w, customdata=error, hovertemplate=hover),
+        ]
+    if len(shown) == 1:
+        in_range = shown[0].audit.weight.numpy()
+    else:  # not flattened by the tails of another
+        in_range = np.concatenate([view.central_weights for view in shown])
+    is_exact = not any(view.audit.weight_error.any() for view in shown)
+    title = "<b>Weighting w</b>" + ("" if is_exact else ", ±2 standard errors")
+    return Panel(title, 300, traces, log_axis(in_range), _shaded(shown))
+
+
+def _densities(shown: Sequence[View]) -> Panel:
+    hover = {"hovertemplate": "p %{y:.3g}<extra></extra>", "showlegend": False}
+    traces = []
+    for view in shown:
+        x, p = view.audit.logsnr.numpy(), view.audit.density.numpy()
+        traces += [area(x, 0 * p, p, view.color), _line(view, p, **hover)]
+    return Panel("<b>Density p</b> of the noise levels", 120, traces, {"rangemode": "tozero"})
+
+
+def _mixtures(shown: Sequence[View]) -> Panel:
+    traces = [trace for view in shown for trace in _mixture(view)]
+    title = "<b>Mixture of ELBOs</b>, what is added sums to 1"
+    return Panel(title, 200, traces, {}, _shaded(shown))
+
+
+def _mixture(view: View) -> list[Scatter]:
+    """What is added, what is subtracted, both as a line, and the mass at the clean end."""
+    audit, color = view.audit, view.color
+    scale = 1 + audit.negative_mass
+    levels, density = audit.logsnr.numpy(), audit.mixture_density.numpy() / scale
+    end, mass = levels[-1], audit.mass_at_max / scale
+    is_rising = np.zeros(len(levels), dtype=bool)  # beyond the sampling error
+    for start, stop in audit.rising:
+        is_rising |= (start <= levels) & (levels <= stop)
+    added, subtracted = np.where(is_rising, 0, density), np.where(is_rising, density, 0)
+    hatching = {"shape": "/", "fgcolor": _RISING, "bgcolor": faint(_RISING, 0.25), "size": 6}
+    hover = {"hovertemplate": "ELBOs %{y:+.3f} per unit<extra></extra>", "showlegend": False}
+    return [
+        area(levels, 0 * added, added.clip(min=0), color),
+        area(levels, subtracted.clip(max=0), 0 * subtracted, _RISING, fillpattern=hatching),
+        _line(view, density, **hover),
+        Scatter(
+            x=[end, end],
+            y=[0, mass],
+            mode="lines+markers+text",
+            line={"color": color, "width": 3},
+            marker={"symbol": "diamond", "size": [0, 9], "opacity": 1, "line": {"width": 0}},
+            text=["", f"{mass:.0%} on clean data " if mass > 0.05 else ""],
+            textposition="middle left",
+            cliponaxis=False,
+            hoverinfo="skip",
+            showlegend=False,
+        ),
+    ]
+
+
+def _ratio(audit: Audit, other: Audit) -> Panel:
+    """The ratio of two weightings, with a geometric mean of 1, and two standard errors."""
+    levels = common_levels([audit, other])
+    at = torch.from_numpy(levels)
+    log_ratio = (audit.weighting(at).log() - other.weighting(at).log()).numpy()
+    ratio = np.exp(log_ratio - log_ratio.mean())
+    errors = [np.interp(levels, a.logsnr.numpy(), a.weight_error.numpy()) for a in (audit, other)]
+    factor = np.exp(2 * np.hypot(*errors))
+    line = Scatter(
+        x=levels,
+        y=ratio,
+        line={"color": COLORS[-1], "width": 2.5, "simplify": False},
+        hovertemplate="ratio %{y:.3g}<extra></extra>",
+        showlegend=False,
+    )
+    traces = [area(levels, ratio / factor, ratio * factor, COLORS[-1]), line]
+    title = "<b>Ratio of the weightings</b>, first over second"
+    return Panel(title, 160, traces, log_axis(ratio))
+
+
+def named_curves(view: View, *, is_alone: bool) -> list[Scatter]:
+    """The nearest named weightings as hidden curves, in colours of their own, or else dashed in the
+    audit's; with a geometric mean of 1 under $p$ as well.
+    """
+    audit, curves = view.audit, []
+    colors = COLORS[1:] if is_alone else [view.color]
+    for (name, _), color, dash in zip(view.nearest, cycle(colors), DASHES, strict=False):
+        log_v = parse(Weighting, name)(audit.logsnr).log()
+        p = torch.where(log_v.isfinite(), audit.density, 0.0)
+        mean = (p * log_v.nan_to_num()).sum() / p.sum()
+        curve = Scatter(
+            x=audit.logsnr.numpy(),
+            y=(log_v - mean).exp().numpy(),
+            name=name,
+            line={"color": color, "width": 2, "dash": dash},
+            hovertemplate="w %{y:.3g}",
+            visible=False,
+        )
+        curves.append(curve)
+    return curves

@@ -1,0 +1,152 @@
+"""Many audits on one page: a card for each, to search and to sort, and showcases, which compare.
+
+Without a script the page shows everything, in the order given; the script only hides and reorders.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from markupsafe import Markup, escape
+
+from elbos import __version__
+from elbos.audit.gallery_figure import DECADES, HEIGHT, LOGSNR, WIDTH, picture
+from elbos.audit.result import Audit
+from elbos.audit.words import View, facts, in_words, views, weighting_distance
+from elbos.base.html import document
+from elbos.base.numbers import NONE
+
+_SHOWN = (
+    *("predicts", "coefficient", "noise levels", "w rises on", "negative share", "undecided on"),
+    *("expected loss", "nearest", "diagnostics"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """An audit, and where its loss is from.
+
+    Attributes:
+        name: Of the loss, or of whose it is.
+        group: What it is.
+        title: The loss, in a few words.
+        audit: What it optimizes.
+        settings: Those that make it what it is, in the words of a command.
+        source: Where it was published, or the project with the version that was read.
+        command: What to type for the audit in full.
+        beside: An audit to compare it with.
+    """
+
+    name: str
+    group: Literal["recipe", "trainer", "showcase"]
+    title: str
+    audit: Audit
+    settings: str = ""
+    source: str = ""
+    command: str = ""
+    beside: Audit | None = None
+
+    @cached_property
+    def view(self) -> View:
+        """The audit in words."""
+        return views([self.audit])[0]
+
+    @property
+    def picture(self) -> Markup:
+        """The curves."""
+        return picture(self.audit, self.beside)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What stands below the picture, by name."""
+        found = facts(self.audit)
+        shown = {name: found[name] for name in _SHOWN if found[name] != NONE}
+        off = weighting_distance(self.audit, self.beside) if self.beside else None
+        beside = {} if off is None else {"off the first by": in_words(off)}
+        return shown | beside
+
+    @property
+    def flags(self) -> list[str]:
+        """The settings, one by one."""
+        return re.split(r" (?=--)", self.settings) if self.settings else []
+
+    @property
+    def linked_source(self) -> Markup:
+        """The source, its addresses as links."""
+        linked = re.sub(r"(https://[^\s,;)]+)", r'<a href="\1">\1</a>', str(escape(self.source)))
+        return Markup(linked.replace(">https://arxiv.org/abs/", ">arXiv:"))
+
+    @property
+    def sorts_as(self) -> dict[str, float | str]:
+        """What a page sorts by, by name."""
+        audit, (low, high) = self.audit, self.audit.central_half
+        verdicts = ("monotone", "undecided", "not monotone", "code error", "no weighting")
+        return {
+            "name": self.name,
+            "verdict": verdicts.index(audit.verdict),
+            "share": audit.negative_share if audit.is_weighted_elbo else "",
+            "samples": audit.rising_share if audit.is_weighted_elbo else "",
+            "level": (low + high) / 2,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Showcase:
+    """A few losses that go by one name, side by side.
+
+    Attributes:
+        name: For links to it.
+        title: Its heading.
+        text: What is compared, and what it shows: formulas, settings and versions.
+        cards: The losses, the one that is meant first.
+    """
+
+    name: str
+    title: str
+    text: str
+    cards: Sequence[Card]
+
+
+def page(cards: Sequence[Card], showcases: Sequence[Showcase], *, command: str) -> str:
+    """One HTML page that needs nothing else.
+
+    Args:
+        cards: Losses by name.
+        showcases: Losses side by side, which are above the others.
+        command: What to type to get the page again.
+    """
+    everything = [*(card for one in showcases for card in one.cards), *cards]
+    return document(
+        "gallery.html",
+        script_file="gallery.js",
+        has_plots=False,
+        cards=cards,
+        showcases=showcases,
+        size={"width": WIDTH, "height": HEIGHT},
+        ends=LOGSNR,
+        decades=DECADES,
+        content={"elbos": __version__, "losses": list(map(as_dict, everything))},
+        command=command,
+    )
+
+
+def as_dict(card: Card) -> dict[str, object]:
+    """A card for JSON: all but the curves."""
+    audit = card.audit
+    return {
+        "name": card.name,
+        "group": card.group,
+        "title": card.title,
+        "settings": card.settings,
+        "source": card.source,
+        "command": card.command,
+        "verdict": audit.verdict,
+        "rising": audit.rising,
+        "rising_share": audit.rising_share,
+        "negative_share": audit.negative_share,
+        "nearest": audit.closest[0].name if audit.closest else None,
+        "facts": card.facts,
+        "in_words": card.view.in_words,
+    }

@@ -1,0 +1,96 @@
+"""The weighting and the density of one audit as a small picture, which needs no script.
+
+All pictures have the same axes, so that they can be compared: log-SNR from noisy to clean across,
+and up the weight, on a logarithmic scale of so many decades below its largest value in the picture.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from markupsafe import Markup
+
+from elbos.audit.result import Audit
+from elbos.base.arrays import Array
+
+LOGSNR = (-14.0, 14.0)
+DECADES = (
+    6  # of weight: those of exp(-logsnr/2), the weighting of flow matching, across the picture
+)
+WIDTH, HEIGHT = 280, 100
+_TICKS = (-10, -5, 0, 5, 10)
+_EVERY = 2.5  # pixels, between points of a curve
+
+
+def picture(audit: Audit, beside: Audit | None = None) -> Markup:
+    """What is in the `<svg>`: where the weighting rises, the density, and the weighting.
+
+    Args:
+        audit: Whose.
+        beside: One whose weighting is drawn, too, with the same geometric mean under $p$.
+    """
+    low, high = max(LOGSNR[0], audit.logsnr[0].item()), min(LOGSNR[1], audit.logsnr[-1].item())
+    if low >= high:
+        return _ticks()
+    levels = np.linspace(low, high, max(2, round((_across(high) - _across(low)) / _EVERY)))
+    p = np.interp(levels, audit.logsnr.numpy(), audit.density.numpy())
+    log_w = _log_weight(audit, levels)
+    undecided = [one[:2] for one in audit.undecided]
+    outline = f"{_path(levels, p / p.max() / 2)}V{HEIGHT}H{_across(low):.1f}Z"
+    shapes = [_ticks(), *_bands(audit.rising, "rising"), *_bands(undecided, "undecided")]
+    shapes.append(Markup('<path class="density" d="{}"/>').format(outline))
+    if beside is not None:
+        shapes.append(_reference(beside, levels, log_w, p))
+    return Markup("").join([*shapes, _line(levels, log_w - log_w.max(), "line")])
+
+
+def _reference(
+    beside: Audit, levels: Float[Array, " n"], log_w: Float[Array, " n"], p: Float[Array, " n"]
+) -> Markup:
+    """Another weighting, where it is known, on the levels of one that is drawn."""
+    is_known = (levels >= beside.logsnr[0].item()) & (levels <= beside.logsnr[-1].item())
+    if not is_known.any():
+        return Markup("")
+    log_v = _log_weight(beside, levels[is_known])
+    log_v += np.average(log_w[is_known] - log_v, weights=p[is_known])
+    return _line(levels[is_known], log_v - log_w.max(), "line beside")
+
+
+def _log_weight(audit: Audit, levels: Float[Array, " n"]) -> Float[Array, " n"]:
+    """In decades."""
+    return np.asarray(audit.weighting(torch.from_numpy(levels)).log10().numpy())
+
+
+def _line(levels: Float[Array, " n"], decades: Float[Array, " n"], kind: str) -> Markup:
+    """A curve, of decades above the top of the picture."""
+    path = _path(levels, 1 + decades / DECADES)
+    return Markup('<path class="{}" d="{}"/>').format(kind, path)
+
+
+def _ticks() -> Markup:
+    """Lines at round log-SNRs."""
+    path = "".join(f"M{_across(tick):.0f} 0V{HEIGHT}" for tick in _TICKS)
+    return Markup('<path class="ticks" d="{}"/>').format(path)
+
+
+def _bands(intervals: Sequence[tuple[float, float]], kind: str) -> list[Markup]:
+    """Intervals of log-SNR, as high as the picture."""
+    rect = Markup('<rect class="{}" x="{:.1f}" width="{:.1f}" height="{}"/>')
+    ends = [np.clip(ends, *LOGSNR) for ends in intervals]
+    return [
+        rect.format(kind, _across(start), _across(end) - _across(start), HEIGHT)
+        for start, end in ends
+        if start < end
+    ]
+
+
+def _across(logsnr: float) -> float:
+    """Pixels."""
+    return WIDTH * (logsnr - LOGSNR[0]) / (LOGSNR[1] - LOGSNR[0])
+
+
+def _path(levels: Float[Array, " n"], up: Float[Array, " n"]) -> str:
+    """A line through shares of the height, with room for its width at the top."""
+    y = 3 + (HEIGHT - 3) * (1 - np.clip(up, -0.05, 1.1))
+    return "M" + "L".join(f"{_across(a):.1f} {b:.1f}" for a, b in zip(levels, y, strict=True))

@@ -1,0 +1,92 @@
+"""An audit as a page: self-contained, to be attached to an issue. Its numbers are in
+`<script id="elbos-audit">`, as JSON.
+"""
+
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from elbos import __version__
+from elbos.audit.figure import figure as drawn
+from elbos.audit.figure import named_curves
+from elbos.audit.result import Audit
+from elbos.audit.words import View, as_dict, difference, facts_table, facts_tables, views
+from elbos.base.colors import Swatch
+from elbos.base.html import breakable, document, write_html
+from elbos.base.tables import Table
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+def figure(audits: Sequence[Audit]) -> "Figure":
+    """The weighting, the density and the mixture of ELBOs as a plotly figure."""
+    return drawn(views(audits))
+
+
+def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
+    """One HTML page that needs nothing else.
+
+    Args:
+        audits: One, or several to show side by side.
+        command: What to type to get the same again, for the reader.
+    """
+    shown, fig = views(audits), figure(audits)
+    named = [named_curves(view, is_alone=len(shown) == 1) for view in shown]
+    trace = count(len(fig.data))
+    boxes = [
+        [
+            (next(trace), Swatch(curve.line.color, curve.line.dash), *nearest)
+            for curve, nearest in zip(curves, view.nearest, strict=True)
+        ]
+        for curves, view in zip(named, shown, strict=True)
+    ]
+    fig.add_traces([curve for curves in named for curve in curves])
+    return document(
+        "audit.html",
+        views=shown,
+        boxes=boxes,
+        facts=_page_facts(shown),
+        difference=difference(*audits) if len(audits) == 2 else "",
+        figure=fig,
+        label="Weighting, density and mixture of ELBOs over log-SNR; numbers are in the table "
+        f"below. {' '.join(f'{v.audit.title}: {v.summary}.' for v in shown)}",
+        num_samples=list(dict.fromkeys(a.num_samples for a in audits if a.num_samples)),
+        content={"elbos": __version__, "command": command, "audits": list(map(as_dict, audits))},
+        command=command,
+    )
+
+
+def write_page(audits: Sequence[Audit], path: Path, *, command: str | None = None) -> None:
+    """Write `page` to a file, whole or not at all.
+
+    Raises:
+        OSError: If that is impossible; it names `path`.
+    """
+    write_html(path, page(audits, command=command))
+
+
+def as_html(audits: Sequence[Audit]) -> str:
+    """What the losses are, their notes and explanations, and the facts, for a notebook."""
+    shown, line = views(audits), Markup("<p><strong>{}</strong>: {}</p><ul>{}</ul><p>{}</p>")
+    note, none = Markup("<li>{} {}</li>"), Markup("")
+    heads = [
+        line.format(
+            v.audit.title,
+            v.summary,
+            none.join(note.format(one.mark, one.text) for one in v.notes),
+            v.explanation,
+        )
+        for v in shown
+    ]
+    return none.join([*heads, *(table.html() for table in _page_facts(shown))])
+
+
+def _page_facts(shown: Sequence[View]) -> list[Table]:
+    if len(shown) == 1:
+        return [facts_table(shown)]
+    heads = [Markup("{} {}").format(view.swatch.html(), breakable(view.title)) for view in shown]
+    return facts_tables(shown, heads, len(shown))

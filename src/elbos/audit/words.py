@@ -1,0 +1,441 @@
+"""An audit in words and as tables, alone or beside others: pure functions of the results."""
+
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import cycle
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.audit.matching import NEAR, SAME, distance
+from elbos.audit.resemblance import NEGATIVES, TARGETS, Resemblance
+from elbos.audit.result import Audit
+from elbos.base.arrays import Array
+from elbos.base.codec import parse
+from elbos.base.colors import COLORS, Swatch
+from elbos.base.html import render
+from elbos.base.numbers import NONE, fixed, number, percent, signed
+from elbos.base.tables import Column, Table, evenly
+from elbos.theory.names import code
+from elbos.theory.recipes import RECIPES
+from elbos.theory.schedules import Laplace, Normal, Schedule
+from elbos.theory.weightings import Weighting
+
+_COORDINATES = {  # of a process: how scripts call their noise levels, and that of a log-SNR
+    "rectified flow": ("t", lambda logsnr: 1 / (1 + math.exp(logsnr / 2))),
+    "variance exploding": ("sigma", lambda logsnr: math.exp(-logsnr / 2)),
+    "variance preserving": ("ᾱ", lambda logsnr: 1 / (1 + math.exp(-logsnr))),
+}
+_NORMAL = {  # of a process: how scripts call what is normal where log-SNR is, with -1/2 of it
+    "rectified flow": "logit-normal({:.4g}, {:.4g}) of t",
+    "variance exploding": "N({:.4g}, {:.4g}²) of ln sigma",
+}
+_FROM_NOTHING = 5.0  # log of a factor that is beyond words
+_NUM_NEAREST = 5
+_NUM_ROWS = 13  # of the table of the curves
+_MAX_BESIDE = 3  # audits whose facts are side by side
+_TARGET = re.compile(r".+(\.py:[\w.]+|\.json)")
+_CENTRAL = 0.99  # of the samples: beyond, curves may be orders of magnitude away
+
+
+def in_words(distance: float) -> str:
+    """A distance as a percentage, or, if it is large, as the factor that it is the log of.
+
+    Examples:
+        >>> in_words(0.081), in_words(0.87)
+        ('8.1%', 'a factor of 2.4')
+    """
+    if distance < 0.5:
+        return percent(distance)
+    is_large = distance > _FROM_NOTHING
+    return "orders of magnitude" if is_large else f"a factor of {math.exp(distance):.1f}"
+
+
+class Note(NamedTuple):
+    """A line of an audit's heading.
+
+    Args:
+        kind: "error"; "slip", of what is to be checked; "published"; or of a verdict, which is
+            neutral, "yes", "no" or "maybe".
+        mark: A sign of that kind.
+        text: A sentence or two.
+    """
+
+    kind: str
+    mark: str
+    text: str
+
+
+@dataclass(frozen=True)
+class View:
+    """An audit beside others.
+
+    Attributes:
+        audit: The audit.
+        title: Its title, cut to what distinguishes it from the others.
+        color: Of its curves.
+    """
+
+    audit: Audit
+    title: str
+    color: str
+
+    @property
+    def summary(self) -> str:
+        """What the loss is, in a line: what it predicts, its coefficient and its noise levels."""
+        found = facts(self.audit)
+        parts = (f"{name} {found[name]}" for name in ("predicts", "coefficient", "noise levels"))
+        return " · ".join(parts)
+
+    @cached_property
+    def notes(self) -> list[Note]:
+        """What a reader should know first: errors of the code, what the loss resembles, and where
+        its weighting rises.
+        """
+        recipe = RECIPES[self.audit.recipe].title if self.audit.recipe else ""
+        text = render("audit_notes.txt", audit=self.audit, view=self, recipe_title=recipe)
+        lines = filter(str.strip, text.splitlines())
+        return [Note(*map(str.strip, line.split("|", 2))) for line in lines]
+
+    @property
+    def slips(self) -> list[Resemblance]:
+        """What is to be checked: parts that are published ones but for a slip, and not the sign of
+        a flow whose time runs from noise to data.
+        """
+        velocity = ("target", "flow", "the other sign") if self.audit.time_sign > 0 else ()
+        found = [one for one in self.audit.resembles if one.change]
+        return [one for one in found if (one.part, one.name, one.change) != velocity]
+
+    @property
+    def target(self) -> str:
+        """The target in data and noise."""
+        return target_formula(self.audit)
+
+    def noise_levels(self, name: str) -> str:
+        """A named distribution of noise levels with its parameters, and what it is one of."""
+        schedule, text = parse(Schedule, name), _spelled(Schedule, name)
+        if isinstance(schedule, Normal | Laplace):
+            text += " of log-SNR"
+        in_scripts = _NORMAL.get(_process(self.audit))
+        if isinstance(schedule, Normal) and in_scripts:
+            text += ", " + in_scripts.format(0.0 - schedule.mean / 2, schedule.std / 2)
+        return text
+
+    @property
+    def largest_doubt(self) -> str:
+        """The largest rise that is not excluded."""
+        largest = max((one.factor for one in self.audit.undecided), default=1.0)
+        return in_words(math.log(largest))
+
+    @property
+    def rising(self) -> str:
+        """Where the weighting rises."""
+        return ", ".join(_interval(*ends) for ends in self.audit.rising)
+
+    @property
+    def rise(self) -> str:
+        """By how much it rises at most, in one go."""
+        ends = self.audit.weighting(torch.tensor(self.audit.rising, dtype=torch.float64)).log()
+        largest = (ends[:, 1] - ends[:, 0]).max().item()
+        if largest > _FROM_NOTHING:
+            return "from almost 0"
+        return f"by {in_words(largest)}" + (" at most" if len(ends) > 1 else "")
+
+    @property
+    def undecided(self) -> str:
+        """Where it may rise, and by how much."""
+        return ", ".join(
+            f"{_interval(one.start, one.end)} by up to {in_words(math.log(one.factor))}"
+            for one in self.audit.undecided
+        )
+
+    @property
+    def explanation(self) -> str:
+        """What the verdict means, and what else was found, in one paragraph."""
+        return " ".join(render("audit_verdict.txt", audit=self.audit, view=self).split())
+
+    @property
+    def in_words(self) -> str:
+        """All that is said of it, in one paragraph."""
+        return " ".join([f"{self.summary}.", *(one.text for one in self.notes), self.explanation])
+
+    @property
+    def factor(self) -> str:
+        """What the factor to the nearest likelihood objective is, of which there is code."""
+        end = self.audit.factor.end if self.audit.factor else -math.inf
+        return (
+            f"A factor for the loss of each sample, 1 above log-SNR {fixed(end, 2)}: the least one "
+            "after which w never rises. That is another objective, not a repair of a bug."
+        )
+
+    @property
+    def swatch(self) -> Swatch:
+        return Swatch(self.color)
+
+    @property
+    def code(self) -> str:
+        """The code of the factor to the nearest likelihood objective, in lines of less than 80
+        columns; all that are broken are inside brackets.
+        """
+        wrapper = textwrap.TextWrapper(76, subsequent_indent=" " * 8, break_on_hyphens=False)
+        return "\n".join(map(wrapper.fill, (self.audit.monotone_code or "").splitlines()))
+
+    @property
+    def nearest(self) -> list[tuple[str, str]]:
+        """The nearest named weightings, and how far they are off."""
+        return [
+            (_spelled(Weighting, one.name), _nearness(one.distance, is_first=i == 0))
+            for i, one in enumerate(self.audit.closest[:_NUM_NEAREST])
+        ]
+
+    @property
+    def numbers(self) -> Table:
+        """The curves at some noise levels."""
+        audit, scale = self.audit, 1 + self.audit.negative_mass
+        rows = []
+        for i in evenly(len(audit.logsnr), _NUM_ROWS):
+            level, error = audit.logsnr[i].item(), 2 * audit.weight_error[i].item()
+            rows.append(
+                [
+                    fixed(level, 2),
+                    number(math.exp(-level / 2), 3),
+                    number(audit.weight[i].item(), 3) + (f" ± {percent(error)}" if error else ""),
+                    number(audit.density[i].item(), 3),
+                    signed(audit.mixture_density[i].item() / scale, 3),
+                ]
+            )
+        heads = ("log-SNR", "noise/signal", "w", "p", "mixture")
+        return Table(heads, rows, audit.title)
+
+    @property
+    def central_weights(self) -> Float[Array, " c"]:
+        """The weights of the central noise levels, where nearly all of the samples are."""
+        below = (self.audit.density.cumsum(0) / self.audit.density.sum()).numpy()
+        tail = (1 - _CENTRAL) / 2
+        return np.asarray(self.audit.weight.numpy()[(below > tail) & (below < 1 - tail)])
+
+
+def views(audits: Sequence[Audit]) -> list[View]:
+    """The audits beside each other, a colour for each.
+
+    Examples:
+        >>> from dataclasses import replace
+        >>> from elbos.audit import from_recipe
+        >>> titles = ("a/train.py:loss", "a/train.py:old", "a/edm.json", "b/edm.json", "sd3")
+        >>> [v.title for v in views([replace(from_recipe("edm"), title=t) for t in titles])]
+        ['loss', 'old', 'a/edm.json', 'b/edm.json', 'sd3']
+    """
+    titles = {audit.title for audit in audits}
+    return [
+        View(audit, _short(audit.title, titles - {audit.title}), color)
+        for audit, color in zip(audits, cycle(COLORS), strict=False)
+    ]
+
+
+def _interval(start: float, end: float) -> str:
+    return f"[{fixed(start, 2)}, {fixed(end, 2)}]"
+
+
+def _short(title: str, others: set[str]) -> str:
+    """The least part of a path, from its end, that no other ends with."""
+    if not (others and _TARGET.fullmatch(title)):
+        return title
+    parts = re.split(r"(?<=[/:])", title)
+    for i in reversed(range(len(parts))):
+        part = "".join(parts[i:])
+        if not any(other == part or other.endswith((f"/{part}", f":{part}")) for other in others):
+            return part
+    return title
+
+
+def _nearness(distance: float, *, is_first: bool) -> str:
+    """How far a named weighting is off; of the nearest, whether it is the same, or near at all."""
+    off = in_words(distance)
+    if is_first and distance < SAME:
+        return f"same curve ({off}, below {percent(SAME, 0)})"
+    return f"off by {off}: none is near" if is_first and distance > NEAR else f"off by {off}"
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def prose(audit: Audit) -> str:
+    """What is said of an audit, in one paragraph."""
+    return views([audit])[0].in_words
+
+
+def as_dict(audit: Audit) -> dict[str, Any]:
+    """The audit as JSON holds it, and in words."""
+    return {**audit.to_dict(), "in_words": prose(audit)}
+
+
+def difference(audit: Audit, other: Audit) -> str:
+    """How much two weightings differ, in words."""
+    d = weighting_distance(audit, other)
+    is_same = d is not None and d < SAME
+    return render("audit_difference.txt", distance=d, is_same=is_same, in_words=in_words).strip()
+
+
+def weighting_distance(audit: Audit, other: Audit) -> float | None:
+    """The distance of `matching` on the levels that both draw; None if there are none."""
+    levels = common_levels([audit, other])
+    if not len(levels):
+        return None
+    at = torch.from_numpy(levels)
+    log_w, log_v = (one.weighting(at).log().numpy() for one in (audit, other))
+    p = sum(np.interp(levels, a.logsnr.numpy(), a.density.numpy()) for a in (audit, other))
+    return distance(log_w, log_v, p / np.sum(p))
+
+
+def common_levels(audits: Sequence[Audit]) -> Float[Array, " g"]:
+    """A grid on the noise levels that all audits have; empty if there are none."""
+    low = max(audit.logsnr[0].item() for audit in audits)
+    high = min(audit.logsnr[-1].item() for audit in audits)
+    return np.linspace(low, high, len(audits[0].logsnr)) if low < high else np.empty(0)
+
+
+def facts(audit: Audit) -> dict[str, str]:
+    """What there is to know besides the curves, by name; `NONE` is what goes without saying."""
+    (view,) = views([audit])
+    is_measured, (start, end) = audit.source == "measured", audit.central_half
+    shares = (audit.share_pure_noise, audit.share_clean)
+    pure, clean = (f"{percent(s, 2)} of the samples" if s > 0 else NONE for s in shares)
+    steps = f"a table of {audit.num_steps:,} steps" if audit.num_steps else ""
+    schedule = view.noise_levels(audit.schedule) if audit.schedule else ""
+    unknown = "" if steps else "none of the named schedules"
+    rises = audit.verdict == "not monotone"
+    formula = next((one.formula for one in audit.resembles if one.part == "coefficient"), "")
+    return {
+        "predicts": _prediction(audit),
+        "coefficient": audit.coefficient_name or formula or "none of the usual formulas",
+        "process": audit.process or ("none of those known" if is_measured else NONE),
+        "noise levels": ", ".join(filter(None, (schedule or unknown, steps))),
+        "log-SNR": f"{fixed(audit.logsnr[0].item(), 2)} to {fixed(audit.logsnr[-1].item(), 2)}",
+        "w rises on": view.rising if rises else "never" if audit.is_monotone else NONE,
+        "samples there": percent(audit.rising_share) if rises else NONE,
+        "negative share": percent(audit.negative_share) if rises else NONE,
+        "undecided on": view.undecided or NONE,
+        "expected loss": f"half of it at log-SNR {fixed(start, 1)} to {fixed(end, 1)}"
+        f"{_in_coordinate(audit)} (ideal network, N(0, 1) data)",
+        "data": _affine(audit),
+        "pure noise": pure,
+        "no noise": clean,
+        "diagnostics": ", ".join(one.kind for one in audit.diagnostics) or NONE,
+        "source": f"measured on {audit.num_samples:,} samples"
+        if is_measured
+        else "declared, exact",
+        "nearest": ", ".join(view.nearest[0]) if audit.is_weighted_elbo else NONE,
+    }
+
+
+def _spelled(kind: type, text: str) -> str:
+    """The text of a weighting or schedule with the values that it has by default."""
+    return code(parse(kind, text), has_defaults=True)
+
+
+def _prediction(audit: Audit) -> str:
+    """What the network predicts, and its formula in data and noise."""
+    name, factor = audit.parameterization, audit.parameterization_factor
+    if name is None:
+        return f"y = {target_formula(audit)}"
+    text = f"{name}, sigma_data {audit.sigma_data:g}" if name == "edm" else name
+    text = text if factor == 1 else f"{factor:g} × {text}"
+    # the two signs of a flow are both in use
+    has_formula = abs(factor) == 1 and (name == "flow" or factor < 0)
+    return f"{text}: {(TARGETS if factor > 0 else NEGATIVES)[name]}" if has_formula else text
+
+
+def target_formula(audit: Audit) -> str:
+    r"""The measured target $y = a x + b\epsilon$ of no usual prediction type: in the scales of its
+    process if both coefficients are those, or else in numbers.
+    """
+    alpha, sigma = audit.logsnr.sigmoid().sqrt(), (-audit.logsnr).sigmoid().sqrt()
+    if audit.process == "variance exploding":
+        alpha, sigma = torch.ones_like(alpha), sigma / alpha
+    if audit.process == "rectified flow":
+        alpha, sigma = alpha / (alpha + sigma), sigma / (alpha + sigma)
+    scales = {"": alpha**0, "alpha": alpha, "sigma": sigma, "alpha**2": alpha**2}
+    scales |= {"sigma**2": sigma**2, "alpha/sigma": alpha / sigma, "sigma/alpha": sigma / alpha}
+    scales |= {"1/alpha": 1 / alpha, "1/sigma": 1 / sigma}
+    size = torch.hypot(audit.a, audit.b)
+
+    def term(values: Float[Tensor, " g"], of: str) -> str | None:
+        if (values.abs() < 5e-3 * size).all():
+            return ""
+        for name, scale in scales.items():
+            factor = (values / scale).median().item()
+            if ((values - factor * scale).abs() < 1e-2 * size).double().mean() > 0.95:
+                number = "" if abs(abs(factor) - 1) < 5e-3 else f"{abs(factor):.3g} "
+                return ("- " if factor < 0 else "+ ") + " ".join(f"{number}{name} {of}".split())
+        return None
+
+    terms = [term(audit.a, "x"), term(audit.b, "eps")]
+    if None not in terms and any(terms):
+        text = " ".join(filter(None, terms))
+        return text.removeprefix("+ ") if text[0] == "+" else f"-{text[2:]}"
+    below = audit.density.cumsum(0) / audit.density.sum()
+    i = torch.searchsorted(below, torch.tensor([0.25, 0.5, 0.75], dtype=below.dtype))
+    a, b, at = (
+        ", ".join(fixed(value, 2) for value in curve[i].tolist())
+        for curve in (audit.a, audit.b, audit.logsnr)
+    )
+    return f"a x + b eps with a = {a} and b = {b} at log-SNR {at}"
+
+
+def _process(audit: Audit) -> str:
+    """The process in a word or two: of a declared loss, that in which such a network is trained."""
+    if audit.source == "measured":
+        return (audit.process or "").partition(",")[0]
+    usual = {"flow": "rectified flow", "edm": "variance exploding"}
+    process = usual.get(audit.parameterization or "", "variance preserving")
+    return "rectified flow" if (audit.schedule or "").startswith("Flow(") else process
+
+
+def _in_coordinate(audit: Audit) -> str:
+    """The central half of the expected loss in the coordinate of scripts of this process."""
+    process = _process(audit)
+    if process not in _COORDINATES:
+        return ""
+    name, coordinate = _COORDINATES[process]
+    low, high = sorted(map(coordinate, audit.central_half))
+    return f", {name} {number(low, 2)} to {number(high, 2)}"
+
+
+def _affine(audit: Audit) -> str:
+    """What the loss makes of its data first."""
+    shift = audit.data_scale * audit.data_offset
+    if audit.data_scale == 1 and shift == 0:
+        return NONE
+    return f"{audit.data_scale:.4g} x" + (f" {signed(shift, 3)}" if shift else "")
+
+
+def facts_table(shown: Sequence[View], heads: Sequence[str] = ()) -> Table:
+    """The facts of one audit, or of several side by side.
+
+    Args:
+        shown: The audits.
+        heads: Titles of the columns. Default: none, of one that is shown alone, which has a table
+            of nearest weightings besides.
+    """
+    columns = [facts(view.audit) for view in shown]
+    rows = [
+        (name, *(column[name] for column in columns))
+        for name in columns[0]
+        if any(column[name] != NONE for column in columns) and (heads or name != "nearest")
+    ]
+    titles = ("", *(heads or [""]))
+    return Table([Column(title, is_numeric=False) for title in titles], rows)
+
+
+def facts_tables(shown: Sequence[View], heads: Sequence[str], num: int) -> list[Table]:
+    """The facts of `num` audits side by side, and of three at most."""
+    num = num if num <= _MAX_BESIDE else 1
+    starts = range(0, len(shown), num)
+    return [facts_table(shown[i : i + num], heads[i : i + num]) for i in starts]

@@ -1,0 +1,1 @@
+"""What knows nothing of diffusion: files, messages, checks, tables, pages."""

@@ -1,0 +1,130 @@
+"""Module paths of before the rooms: `elbos.weightings` is `elbos.theory.weightings`.
+
+The short paths of the mathematics are public and stay; the others are there for code that was
+written for version 0.1. A module has one object: both names import the same.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+PUBLIC = {
+    **dict.fromkeys(("samplers", "likelihood", "networks"), "models"),
+    **dict.fromkeys(
+        (
+            *("adaptive", "denoiser", "floor", "objective", "oracles", "parameterizations"),
+            *("process", "recipes", "schedules", "tabulated", "weightings"),
+        ),
+        "theory",
+    ),
+    "tracking": "training",
+}
+"""Modules with a public path of their own, and their rooms."""
+
+_MOVED = {
+    **{name: f"{room}.{name}" for name, room in PUBLIC.items()},
+    **{
+        name: f"base.{name}"
+        for name in (
+            *("arrays", "checks", "codec", "conditions", "errors", "files", "items", "philox"),
+            *("progress", "records", "user_code"),
+        )
+    },
+    "analysis": "theory.elbo",
+    "audit.script": "adapters.scripts",
+    "evaluation.pretrained": "runs.pretrained",
+    "evaluation.requirements": "runs.requirements",
+    "export": "runs.export",
+    "extrema": "theory.extrema",
+    "report": "base",
+    "report.audit": "audit.page",
+    "report.audit_figure": "audit.figure",
+    "report.audit_terminal": "audit.terminal",
+    "report.audit_words": "audit.words",
+    "report.comparison": "comparison.page",
+    "report.comparison_figures": "comparison.figures",
+    "report.comparison_tables": "comparison.tables",
+    "report.evaluation": "evaluation.page",
+    "report.evaluation_figures": "evaluation.figures",
+    "report.floor": "evaluation.floor_page",
+    "report.gallery": "audit.gallery",
+    "report.gallery_figure": "audit.gallery_figure",
+    "report.protocols": "validation.page",
+    "report.translation": "adapters.trainers.page",
+    "report.weightings": "cli.weightings_table",
+    "runs.cache": "base.cache",
+    "runs.checkpoint": "training.checkpoint",
+    "runs.directory": "training.directory",
+    "runs.exported": "training.exported",
+    "runs.store": "base.store",
+    "runs.stored": "training.stored",
+    "training.fit": "runs.fit",
+    "training.run": "runs.run",
+    "validation.processes": "base.sharing",
+}
+
+
+def path_today(name: str) -> str | None:
+    """Return today's path of a module by its path of before; None if it has not moved.
+
+    Examples:
+        >>> path_today("elbos.weightings.flow"), path_today("elbos.audit")
+        ('elbos.theory.weightings.flow', None)
+    """
+    parts = name.split(".")[1:]
+    for end in range(len(parts), 0, -1):
+        if room := _MOVED.get(".".join(parts[:end])):
+            return ".".join(["elbos", room, *parts[end:]])
+    return None
+
+
+class _Aliases(MetaPathFinder, Loader):
+    """Imports a module of before as the module of today."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Any = None,  # a sequence, or of a namespace package what acts as one
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        """Return a spec of a module that has moved, or None."""
+        del path, target
+        is_ours = fullname.startswith("elbos.")
+        return ModuleSpec(fullname, self) if is_ours and path_today(fullname) else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        today = path_today(spec.name)
+        assert today is not None
+        module = importlib.import_module(today)
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the module its own spec back, which the import system has replaced."""
+        spec = module.__spec__
+        assert spec is not None
+        module.__spec__ = spec.loader_state
+
+
+def moved_names(names: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a module's `__getattr__` for names that stand in rooms above it now.
+
+    Args:
+        names: The module of each.
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"there is no {name!r}: choose from {', '.join(names)}")
+        return getattr(importlib.import_module(names[name]), name)
+
+    return __getattr__
+
+
+def install() -> None:
+    """Let the paths of before be imported: first, or a moved package would import parts twice."""
+    sys.meta_path.insert(0, _Aliases())

@@ -1,0 +1,128 @@
+"""Plots as panels above each other that share one horizontal axis, hence one hover label.
+
+Figures are for white paper, as pictures saved from them need; on a page the style sheet turns
+their paper and words to the reader's scheme. The colours of curves are for both.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import plotly.io
+from jaxtyping import Float
+from plotly.graph_objects import Figure, Scatter
+from plotly.graph_objs.layout import Template
+
+from elbos.base.arrays import Array
+from elbos.base.colors import COLORS as COLORS
+from elbos.base.colors import DASHES as DASHES
+from elbos.base.colors import faint as faint
+
+_GAP, _TOP, _AXIS, _LEGEND = 46, 24, 56, 30  # pixels between, above and below the panels
+_AXES = ("y", "y2", "y3", "y4")
+
+TEMPLATE = Template(
+    layout={
+        "font": {"family": "system-ui, sans-serif", "size": 13},
+        "colorway": COLORS,
+        "hovermode": "x unified",
+        "legend": {"orientation": "h", "yanchor": "top"},
+        "xaxis": {"gridcolor": "#e5e8eb", "zeroline": False},
+        "yaxis": {"gridcolor": "#e5e8eb", "zerolinecolor": "#9198a1", "fixedrange": True},
+    }
+)
+plotly.io.templates["elbos"] = TEMPLATE
+
+
+class Panel(NamedTuple):
+    """Curves with a vertical axis of their own.
+
+    Args:
+        title: What they are.
+        height: In pixels.
+        traces: The curves.
+        axis: Settings of the axis.
+        shaded: Intervals of the horizontal axis to mark, each with a colour.
+    """
+
+    title: str
+    height: int
+    traces: list[Scatter]
+    axis: dict[str, Any]
+    shaded: Sequence[tuple[float, float, str]] = ()
+
+
+def stacked(panels: Sequence[Panel], xaxis: dict[str, Any], *, has_legend: bool) -> Figure:
+    """The panels as one figure, over a horizontal axis of the given settings."""
+    inner = sum(panel.height + _GAP for panel in panels) - _GAP
+    xaxis = {"anchor": _AXES[len(panels) - 1]} | xaxis
+    fig = Figure(layout=_layout(inner, xaxis, has_legend=has_legend))
+    top = inner
+    for name, panel in zip(_AXES, panels, strict=False):
+        domain = [(top - panel.height) / inner, top / inner]
+        fig.update_layout({name.replace("y", "yaxis"): panel.axis | {"domain": domain}})
+        fig.add_traces([trace.update(xaxis="x", yaxis=name) for trace in panel.traces])
+        place = {"x": 0, "xref": "paper", "xanchor": "left", "yref": "paper", "yanchor": "bottom"}
+        fig.add_annotation(text=panel.title, y=domain[1], showarrow=False, **place)
+        for start, end, color in panel.shaded:
+            place = {"x0": start, "x1": end, "y0": 0, "y1": 1, "yref": f"{name} domain"}
+            fig.add_shape(type="rect", fillcolor=color, line_width=0, layer="below", **place)
+        top -= panel.height + _GAP
+    return fig
+
+
+def _layout(inner: int, xaxis: dict[str, Any], *, has_legend: bool) -> dict[str, Any]:
+    return {
+        "template": "elbos",
+        "height": inner + _TOP + _AXIS + _LEGEND,
+        "margin": {"l": 58, "r": 14, "t": _TOP, "b": _AXIS + _LEGEND},
+        "showlegend": has_legend,
+        "legend_y": -_AXIS / inner,
+        "hoversubplots": "axis",
+        "xaxis": xaxis,
+    }
+
+
+def hide_legend(fig: Figure) -> None:
+    """Leave it, and its room, out: on a page there are swatches beside the names."""
+    fig.update_layout(showlegend=False, height=fig.layout.height - _LEGEND, margin_b=_AXIS)
+
+
+def logsnr_axis(low: float, high: float) -> dict[str, Any]:
+    """Settings of the horizontal axis of curves over log-SNR."""
+    return {
+        "title": {"text": "noisy ← log-SNR → clean", "standoff": 8},
+        "range": [low, high + 0.01 * (high - low)],
+        "unifiedhovertitle": {"text": "log-SNR %{x:.2f}"},
+    }
+
+
+def log_axis(values: Float[Array, " n"]) -> dict[str, Any]:
+    """An axis for the positive values, whatever else is drawn, with ticks at powers of 10."""
+    logs = np.log10(values[values > 0])
+    low, high = (logs.min(), logs.max()) if logs.size else (0.0, 1.0)
+    margin = max(0.06 * (high - low), 0.15)
+    ticks = {"dtick": math.ceil((high - low) / 7)} if high - low > 1.5 else {"nticks": 5}
+    span = [low - margin, high + margin]
+    return {"type": "log", "exponentformat": "power", "range": span, **ticks}
+
+
+def area(
+    x: Float[Array, " g"],
+    low: Float[Array, " g"],
+    high: Float[Array, " g"],
+    color: str,
+    **options: Any,
+) -> Scatter:
+    """What is between two curves."""
+    return Scatter(
+        x=np.concatenate([x, x[::-1]]),
+        y=np.concatenate([high, low[::-1]]),
+        fill="toself",
+        fillcolor=faint(color, 0.25),
+        line_width=0,
+        hoverinfo="skip",
+        showlegend=False,
+        **options,
+    )

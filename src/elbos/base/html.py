@@ -1,0 +1,188 @@
+"""Templates, and self-contained HTML pages, to be attached to an issue or mailed.
+
+Whatever a template is given is escaped for the format that its name ends in, but for `Markup` in
+HTML and `Markdown` in Markdown. A page's words and tables are plain HTML; only its plots need its
+script. The library, plotly.js, is in it compressed, and unpacked by the browser; a content security
+policy keeps the page from fetching anything, and from running any script but these two, known by
+their hashes.
+"""
+
+import base64
+import copy
+import gzip
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path, PurePath
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from elbos import __version__
+from elbos.base import files, numbers
+
+
+class Markdown(str):
+    """Markdown, to be taken as it is."""
+
+    __slots__ = ()
+
+
+def render(template: str, **context: Any) -> str:
+    """The text that a template makes of what it is given.
+
+    Args:
+        template: A file in `templates`.
+        **context: The template's names. None is shown as a dash.
+
+    Returns:
+        Text that other templates and tables of the format take as it is.
+    """
+    suffix = PurePath(template).suffix
+    text = _environment(suffix).get_template(template).render(context)
+    trusted: dict[str, type[str]] = {".html": Markup, ".md": Markdown}
+    return trusted.get(suffix, str)(text)
+
+
+def sentences(template: str, macro: str, *args: Any) -> list[str]:
+    """The lines that a macro of a template of plain text makes of its arguments, for any format."""
+    text: str = getattr(_environment(".txt").get_template(template).module, macro)(*args)
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def document(
+    template: str, *, script_file: str = "page.js", has_plots: bool = True, **context: Any
+) -> str:
+    """A whole page, from a template that extends `base.html`: with the style, the script, the
+    plotting library if it is needed, and the policy that lets only these run.
+    """
+    style, script = _source("style.css"), _source("shared.js") + _source(script_file)
+    library = _plotly() if has_plots else None
+    allowed = " ".join(f"'sha256-{_sha256(code)}'" for code in (script, library) if code)
+    policy = (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+    frame = {"policy": Markup(policy), "style": Markup(style), "script": Markup(script)}
+    return render(template, **context, **frame, library=_packed(library) if library else None)
+
+
+def write_html(path: str | Path, page: str) -> None:
+    """Write a page, and the folder that it is in.
+
+    Raises:
+        OSError: If it cannot be written; it names `path`.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    files.write(Path(path), page.encode(errors="replace"))
+
+
+def breakable(text: str) -> Markup:
+    """Text that is broken, if it must be, after the parts of a path, a name or a call."""
+    if isinstance(text, Markup):
+        return text
+    broken = re.sub(r"(?<=[/:_.])(?=[^\W\d])|(?<=[(=,])(?=\w)", "<wbr>", str(escape(text)))
+    return Markup(broken)
+
+
+def plain(text: object) -> str:
+    """Text for Markdown that is shown as it is: on one line, without markup.
+
+    Examples:
+        >>> print(plain("a|b <i>*c*"))
+        a\\|b \\<i\\>\\*c\\*
+    """
+    return re.sub(r"([\\`*_<>|\[\]#~&])", r"\\\1", " ".join(str(text).split()))
+
+
+def fenced(code: str) -> Markdown:
+    """Code for Markdown, in a fence that nothing in it closes."""
+    longest = max(map(len, re.findall("`+", code)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return Markdown(f"{fence}sh\n{code}\n{fence}")
+
+
+def to_json(data: Any) -> str:
+    """JSON, with null for numbers that are not finite."""
+    return json.dumps(_finite(data), allow_nan=False)
+
+
+def inert(content: str) -> Markup:
+    """JSON for a script element, which no text in it can get out of."""
+    return Markup(content.replace("<", "\\u003c"))
+
+
+def without_legend(figure: Any) -> Any:
+    """A copy of a figure without its legend and the legend's room: a page has swatches instead."""
+    from elbos.base.figures import hide_legend  # the terminal's texts do without plotly
+
+    copied = copy.deepcopy(figure)
+    hide_legend(copied)
+    return copied
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_NUMBERS = ("number", "fixed", "signed", "plus_minus", "interval", "percent", "count", "setting")
+
+
+@cache
+def _environment(suffix: str) -> Environment:
+    """The settings of all templates of a format."""
+    show: dict[str, Callable[[Any], Any]] = {".html": _known, ".md": _for_markdown}
+    environment = Environment(
+        loader=PackageLoader("elbos.base"),
+        autoescape=suffix == ".html",
+        undefined=StrictUndefined,
+        finalize=show.get(suffix, _known),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters = {name: getattr(numbers, name) for name in _NUMBERS}
+    markup = (breakable, fenced, inert, to_json, without_legend)
+    environment.filters.update(filters, **{one.__name__: one for one in markup})
+    environment.globals.update(filters, NONE=numbers.NONE, version=__version__)
+    return environment
+
+
+def _known(value: Any) -> Any:
+    return numbers.NONE if value is None else value
+
+
+def _for_markdown(value: Any) -> str:
+    return value if isinstance(value, Markdown) else plain(_known(value))
+
+
+@cache
+def _source(name: str) -> str:
+    environment = _environment(".html")
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
+
+
+@cache
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    library: str = get_plotlyjs()
+    return library
+
+
+@cache
+def _packed(library: str) -> str:
+    return base64.b64encode(gzip.compress(library.encode(), mtime=0)).decode()
+
+
+def _sha256(code: str) -> str:
+    return base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()

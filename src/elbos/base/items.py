@@ -1,0 +1,117 @@
+"""Samples by number: the one way in which validation and training read data.
+
+Data are a tensor `[n, ...]`, or whatever has a length and `dataset[i]`. An item is `x` or `(x,)`,
+or `(x, cond)` with what it is conditioned on: a class label, a tensor or a dict of tensors, in the
+shape of one sample. Batches are made by torch's `default_collate`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from elbos.base.conditions import Condition, require_tensors
+from elbos.base.errors import flat
+
+Batch = tuple[Tensor, Condition]
+"""Data in [-1, 1], `[b, ...]`, and what they are conditioned on, or None."""
+
+_TOLERANCE = 1e-3  # beyond [-1, 1], for rounding
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """Samples by number, for a network."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
+        """The samples of these numbers."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """The samples of a tensor or of a map-style dataset.
+
+    Attributes:
+        dataset: The tensor or dataset.
+        is_bounded: Whether x has to be in [-1, 1].
+        dtype: What x is converted to.
+    """
+
+    dataset: Any
+    is_bounded: bool = True
+    dtype: torch.dtype = torch.float32
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batch(self, rows: Int64[Tensor, " b"]) -> tuple[Float[Tensor, "b *d"], Condition]:
+        """The samples of these numbers, and their condition or None.
+
+        Raises:
+            ValueError: If `x` is not a tensor of floating-point numbers, or beyond [-1, 1].
+        """
+        if isinstance(self.dataset, Tensor):
+            x, cond = self.dataset[rows], None
+        else:
+            with torch.autocast("cpu", enabled=False):  # a network's precision, not the data's
+                x, cond = _collated([self.dataset[row] for row in rows.tolist()])
+        if not isinstance(x, Tensor):
+            kind = type(x).__name__
+            raise ValueError(f"the dataset's x is a {kind}: give x or (x, cond), x a tensor.")
+        if not x.is_floating_point():
+            raise ValueError(f"the dataset's x is {x.dtype}: give numbers from -1 to 1.")
+        if x.ndim < 2 or not x.numel():
+            num = "one" if x.numel() else "no"
+            raise ValueError(f"the dataset's x is {num} number: give a tensor, [c, h, w] or [d].")
+        if self.is_bounded and not x.abs().max() <= 1 + _TOLERANCE:
+            raise ValueError(
+                f"the dataset's x runs from {x.min():.4g} to {x.max():.4g}: give numbers from -1 "
+                "to 1 (2 * x / 255 - 1 of 8-bit pixels), or is_bounded=False for latents."
+            )
+        return x.to(self.dtype), cond
+
+    stored = batch  # they go to the device of a training as they are
+
+
+def _collated(items: Sequence[Any]) -> tuple[Any, Condition]:
+    """A batch of items, `x` or `(x, cond)`.
+
+    Raises:
+        ValueError: If they do not fit each other, or are not made of numbers.
+    """
+    parts = items[0] if isinstance(items[0], tuple | list) else ()
+    xs, conds = zip(*items, strict=True) if len(parts) == 2 else (items, (None,))
+    if len(parts) == 1:  # of a TensorDataset
+        xs = tuple(x for (x,) in items)
+    try:
+        x, cond = default_collate(list(xs)), None
+        if conds[0] is not None:
+            cond = default_collate(list(conds))
+        require_tensors(cond)
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"the dataset's items cannot be put in a batch ({flat(error)[:200]}): give x or "
+            "(x, cond), tensors of one shape for all items."
+        ) from error
+    return x, cond
+
+
+def first_item(items: Items) -> tuple[Float[Tensor, "1 *d"], Condition]:
+    """The first sample.
+
+    Raises:
+        ValueError: If there is none, or this is no dataset.
+    """
+    kind = type(items.dataset)
+    own = getattr(kind, "__getitem__", Dataset.__getitem__)  # torch's, as of streams, only raises
+    if not hasattr(kind, "__len__") or own is Dataset.__getitem__:
+        raise ValueError(f"a {kind.__name__} is no dataset: give one with a length and dataset[i].")
+    if len(items) == 0:
+        raise ValueError("the dataset is empty.")
+    return items.batch(torch.zeros(1, dtype=torch.int64))

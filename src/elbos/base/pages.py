@@ -1,0 +1,15 @@
+"""Find the module that shows a result, by where the result's class is defined.
+
+`elbos.audit.result.Audit` is shown by `elbos.audit.page`: a room has its page, figures and terminal
+text beside its result. They are imported when a result is first shown, since plotly and jinja2 are
+large, and are of an extra.
+"""
+
+import importlib
+from typing import Any
+
+
+def shown_by(result: object, module: str = "page") -> Any:
+    """Return the module that shows `result`, of the package of its class."""
+    package = type(result).__module__.rpartition(".")[0]
+    return importlib.import_module(f"{package}.{module}")

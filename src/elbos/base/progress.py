@@ -1,0 +1,89 @@
+"""Progress of long work on the terminal: how far, how fast, how long still."""
+
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from elbos.base.errors import unfailing
+
+
+class Advance(Protocol):
+    """Is called with the number done since the last call, and whether it was kept from an earlier
+    command: that says nothing about the speed.
+    """
+
+    def __call__(self, num: int, is_kept: bool = False, /) -> None: ...
+
+
+Start = Callable[[str, int, str], Advance]
+"""Begins a piece of work: what, how much, in which unit; returns what to call on progress."""
+
+
+def silent(what: str, total: int, unit: str) -> Advance:
+    """Show no progress."""
+    del what, total, unit
+    return lambda *_: None
+
+
+class _Rate(ProgressColumn):
+    """Done per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="cyan")
+
+
+def progress(console: Console | None = None) -> Progress:
+    """A progress bar with rate and time left; add tasks with `unit=` and, at will, `note=`.
+
+    Args:
+        console: Where to draw, if it is a terminal. Default: standard error, so that output can be
+            piped.
+    """
+    console = console or Console(file=unfailing(sys.stderr))
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        _Rate(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", style="dim"),
+        console=console,
+        disable=not console.is_terminal,
+        speed_estimate_period=60,
+    )
+
+
+def clock(seconds: float) -> str:
+    """A time as h:mm:ss, rounded to seconds.
+
+    Examples:
+        >>> clock(59.6), clock(36_000)
+        ('0:01:00', '10:00:00')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def begin(bar: Progress, what: str, total: int, unit: str) -> Advance:
+    """Begin a piece of work in a bar, or say so in a line where there is no terminal.
+
+    Returns:
+        What to call with the number done since the last call, and True where they were kept from an
+        earlier command: rate and time left begin after them.
+    """
+    if not bar.console.is_terminal:
+        bar.console.file.write(f"{what}: {total:,} {unit}\n")
+    task = bar.add_task(what, total=total, unit=unit, note="")
+
+    def advance(num: int, is_kept: bool = False, /) -> None:
+        if is_kept:
+            bar.reset(task, completed=int(bar.tasks[task].completed) + num)
+        else:
+            bar.advance(task, num)
+
+    return advance

@@ -1,0 +1,135 @@
+"""Work shared among the processes of `torch.distributed`, and its results put together."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from elbos.base.errors import causes, flat
+
+_PATIENCE = timedelta(days=30)
+_patient_groups: WeakValueDictionary[dist.ProcessGroup, dist.ProcessGroup] = WeakValueDictionary()
+T = TypeVar("T")
+
+
+def share(num: int, is_shared: bool) -> Iterator[tuple[int, bool]]:
+    """The pieces of `num` that this process computes, and whether each counts.
+
+    Every process computes as many, since networks that are spread over them (FSDP2) need all in
+    each call: one that runs out of pieces repeats the first, which does not count.
+    """
+    if not is_shared:
+        yield from ((i, True) for i in range(num))
+        return
+    rank, size = dist.get_rank(), dist.get_world_size()
+    for turn in range(-(-num // size)):
+        i = turn * size + rank
+        yield (i, True) if i < num else (0, False)
+
+
+def require_processes() -> None:
+    """Raise a ValueError unless `torch.distributed` is initialized."""
+    if not (dist.is_available() and dist.is_initialized()):
+        raise ValueError("is_shared is true and torch.distributed is not initialized: start it.")
+
+
+@contextmanager
+def naming_lost_processes() -> Iterator[None]:
+    """Replace errors of the connection to other processes by a ConnectionError of one line.
+
+    gloo has no class of errors: the place in its source is in all of its messages.
+    """
+    try:
+        yield
+    except Exception as error:  # of the user's code, too, in which gloo's was raised
+        for cause in causes(error):
+            if isinstance(cause, dist.DistError) or "/gloo/" in str(cause):
+                what = re.sub(r"^\[\S*\] ", "", flat(cause)).partition(". ")[0]
+                raise ConnectionError(
+                    f"Another process has failed: see what it says ({what[:100]})."
+                ) from None
+        raise
+
+
+def together(work: Callable[[], T]) -> T:
+    """What the work of this process returns, once all have done theirs, for however long it takes.
+    What one fails with is raised in all.
+
+    Raises:
+        ConnectionError: If another process is gone.
+    """
+    try:
+        found = work()
+    except Exception as error:
+        _settle(error)
+        raise
+    _settle(None)
+    return found
+
+
+def meet() -> None:
+    """Make the group in which processes wait, while all are here: one that is gone is noticed."""
+    _patient()
+
+
+def _patient() -> dist.ProcessGroup:
+    """A group beside that of all, which has a timeout of minutes.
+
+    Only torch keeps it: its threads end with the last reference, when torch's groups are destroyed.
+    """
+    world = dist.group.WORLD
+    assert world is not None
+    if world not in _patient_groups:
+        _patient_groups[world] = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    return _patient_groups[world]
+
+
+def _settle(own: Exception | None) -> None:
+    """Wait for all."""
+    errors: list[Exception | None] = [None] * dist.get_world_size()
+    with naming_lost_processes():
+        dist.all_gather_object(errors, own, group=_patient())
+    if own is None and (others := [error for error in errors if error is not None]):
+        raise others[0]
+
+
+def require_alike(values: tuple[float, ...], device: torch.device) -> None:
+    """Raise a ValueError, on every process, unless the numbers are the same on all."""
+    require_processes()
+    least = torch.tensor(values, dtype=torch.float64, device=device)
+    greatest = least.clone()
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    dist.all_reduce(greatest, dist.ReduceOp.MAX)
+    if not torch.equal(least, greatest):
+        raise ValueError(
+            "the processes have other data, seeds, noise levels or batch sizes: give all of them "
+            "the whole set, and the same settings."
+        )
+
+
+def summed(
+    found: list[tuple[Tensor, dict[str, Tensor]]],
+    num: int,
+    is_shared: bool,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """The tensors of rows 0 to `num`, from the pieces of this process, or of all; float64, on the
+    CPU.
+    """
+    merged = {}
+    rows = torch.cat([some for some, _ in found])
+    for key in sorted(found[0][1]):  # parts that were read have another order
+        values = torch.cat([tensors[key] for _, tensors in found]).cpu().double()
+        merged[key] = torch.zeros(num, *values.shape[1:], dtype=torch.float64)
+        merged[key][rows] = values
+        if is_shared:
+            total = merged[key].to(device)
+            dist.all_reduce(total)
+            merged[key] = total.cpu()
+    return merged

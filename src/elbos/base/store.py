@@ -1,0 +1,173 @@
+"""Results of long work, part by part, on disk: what is there is not computed again.
+
+A part is a batch, seconds of work. Work that is interrupted loses the batch that it was at, and
+reads the others back when it is started again. The folder's name is a digest of all that the
+numbers depend on.
+
+Several processes share the parts by their number: each computes its own, waits for the others, and
+reads theirs from the folder, which all of them see. No part is computed by two.
+"""
+
+import hashlib
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from elbos.base import files
+from elbos.base.progress import Advance
+
+Tensors = dict[str, Tensor]
+T = TypeVar("T")
+_SECONDS, _PAUSE = 120.0, 0.1  # until a file system shows what another machine wrote
+
+
+class Part(NamedTuple):
+    """A piece of the work: its name, how much it is, and how it is done."""
+
+    name: str
+    num: int
+    compute: Callable[[], Tensors]
+
+
+class Sharing(Protocol):
+    """Processes that share work, as `elbos.training.processes.Processes`."""
+
+    @property
+    def rank(self) -> int:
+        """The number of this one, from 0, which is the main one."""
+
+    @property
+    def num(self) -> int:
+        """How many there are."""
+
+    def together(self, work: Callable[[], T]) -> T:
+        """What the work returns, once all have done theirs; what one fails with, all raise."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One process."""
+
+    rank = 0
+    num = 1
+
+    def together(self, work: Callable[[], T]) -> T:
+        """What the work returns."""
+        return work()
+
+
+@dataclass(frozen=True)
+class Store:
+    """Parts of one piece of work, each a few named tensors.
+
+    Args:
+        folder: Where; made when the first part is written.
+        processes: Those that share the parts, if there are several: all make the same calls of
+            `concatenated` and `of_main`.
+    """
+
+    folder: Path
+    processes: Sharing = Alone()
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the part called `name` is there."""
+        return self._path(name).exists()
+
+    def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
+        """The part called `name`, read if it is there, else computed and written.
+
+        A file that cannot be read is computed again, with a warning.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        path = self._path(name)
+        if (found := _read(path)) is not None:
+            return found
+        tensors = {key: value.cpu().contiguous() for key, value in compute().items()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files.write(path, pack(tensors))
+        return tensors
+
+    def concatenated(self, parts: Iterable[Part], advance: Advance) -> Tensors:
+        """The tensors of all parts, one after the other.
+
+        Raises:
+            OSError: If a part cannot be written.
+        """
+        found: dict[str, Tensors | None] = {}
+
+        def compute_own() -> None:
+            for i, (name, num, compute) in enumerate(parts):
+                is_own = i % self.processes.num == self.processes.rank
+                is_kept = name in self
+                found[name] = self.part(name, compute) if is_own else None
+                advance(num, is_kept)
+
+        self.processes.together(compute_own)
+        whole = [self._of_another(name) if one is None else one for name, one in found.items()]
+        return {key: torch.cat([part[key] for part in whole]) for key in whole[0]}
+
+    def of_main(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
+        """The part called `name`, which the main process computes if it is not there.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        is_main = self.processes.rank == 0
+        found = self.processes.together(lambda: self.part(name, compute) if is_main else None)
+        return self._of_another(name) if found is None else found
+
+    def _of_another(self, name: str) -> Tensors:
+        """The part that another process has written."""
+        begin = time.monotonic()
+        while (found := _read(self._path(name))) is None:
+            if time.monotonic() - begin > _SECONDS:
+                raise FileNotFoundError(
+                    f"{self._path(name)}, which another process wrote, is not there: let all "
+                    "processes see the same run directory and cache (XDG_CACHE_HOME)."
+                )
+            time.sleep(_PAUSE)
+        return found
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+
+def pack(tensors: Tensors) -> bytes:
+    """Tensors as a file, after its SHA-256."""
+    content = safetensors.torch.save(tensors)
+    return hashlib.sha256(content).digest() + content
+
+
+def unpack(content: bytes) -> Tensors:
+    """What `pack` made a file of.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    digest, content = content[:32], content[32:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError("it is not as it was written")
+    try:
+        return safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise ValueError("it holds no tensors") from error
+
+
+def _read(path: Path) -> Tensors | None:
+    try:
+        return unpack(files.read(path))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        warnings.warn(f"{path} is damaged: it is computed again.", RuntimeWarning, stacklevel=3)
+        return None

@@ -1,0 +1,202 @@
+"""A table, which is drawn on the terminal, on a page, or in Markdown.
+
+Its cells are plain text, which is escaped for where it is drawn. Only `Markup` is taken as it is:
+for what pages alone show.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import rich.table
+from markupsafe import escape
+from rich import box
+from rich.text import Text
+
+from elbos.base.colors import Swatch
+from elbos.base.errors import printable
+from elbos.base.html import Markdown, plain, render
+from elbos.base.numbers import NONE, setting
+
+BEST = "★"
+
+
+@dataclass(frozen=True)
+class Column:
+    """The head of a column.
+
+    Attributes:
+        title: What the column shows.
+        is_numeric: Whether it is aligned to the right; the first column never is.
+        help: What a pointer at the title tells, on a page.
+        is_lower_better: Which numbers are the better ones, shown by an arrow; None: neither.
+    """
+
+    title: str
+    is_numeric: bool = True
+    help: str = ""
+    is_lower_better: bool | None = None
+
+    @property
+    def head(self) -> str:
+        """The title with its arrow."""
+        arrow = {None: "", True: " ↓", False: " ↑"}[self.is_lower_better]
+        return self.title + arrow  # such that markup stays so
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value, as text.
+
+    Attributes:
+        text: The value.
+        is_best: Whether it gets a star.
+        note: What stands below the value on a page, and after it elsewhere.
+        swatch: A piece of the curve that the value belongs to.
+        is_bold: Whether it is emphasized.
+        value: What a page sorts by. Default: the text.
+        kind: The class of a badge on a page: "yes" or "no". Default: no badge.
+    """
+
+    text: str
+    is_best: bool = False
+    note: str = ""
+    swatch: Swatch | None = None
+    is_bold: bool = False
+    value: float | None = None
+    kind: str = ""
+
+    @property
+    def sorts_as(self) -> str:
+        """What a page sorts by; what is empty is last."""
+        if self.value is not None:
+            return str(self.value)
+        return "" if self.text == NONE else escape(self.text).striptags()
+
+
+Row = Sequence[Cell | str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells; the first cell names the row.
+
+    Attributes:
+        columns: The heads, or their titles; if none has a title, none is shown.
+        rows: A cell for each column, or its text.
+        caption: What the table shows.
+        foot: Rows that stand below the others, and are not sorted with them.
+    """
+
+    columns: Sequence[Column | str]
+    rows: Sequence[Row]
+    caption: str = ""
+    foot: Sequence[Row] = ()
+
+    @property
+    def has_head(self) -> bool:
+        """Whether any column has a title."""
+        return any(column.title for column in self.heads)
+
+    @cached_property
+    def heads(self) -> list[Column]:
+        """The columns, all with a head."""
+        return [one if isinstance(one, Column) else Column(one) for one in self.columns]
+
+    @property
+    def body_cells(self) -> list[list[Cell]]:
+        """The rows, all of cells."""
+        return _cells(self.rows)
+
+    @property
+    def foot_cells(self) -> list[list[Cell]]:
+        """The foot, all of cells."""
+        return _cells(self.foot)
+
+    def without_empty_columns(self) -> "Table":
+        """The table without columns that have no value; the first stays."""
+        cells = [*self.body_cells, *self.foot_cells]
+        kept = [
+            i
+            for i in range(len(self.columns))
+            if i == 0 or any(row[i].text not in ("", NONE) for row in cells)
+        ]
+        rows, foot = ([[row[i] for i in kept] for row in part] for part in (self.rows, self.foot))
+        return replace(self, columns=[self.columns[i] for i in kept], rows=rows, foot=foot)
+
+    def rich(self) -> rich.table.Table:
+        """The table for the terminal."""
+        drawn = rich.table.Table(
+            title=Text(printable(self.caption)) if self.caption else None,
+            title_justify="left",
+            box=box.SIMPLE,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            show_header=self.has_head,
+        )
+        for i, column in enumerate(self.heads):
+            drawn.add_column(
+                Text(printable(column.head)),
+                justify="right" if i and column.is_numeric else "left",
+                overflow="fold",
+            )
+        for row in self.body_cells:
+            drawn.add_row(*map(_for_terminal, row))
+        for row in self.foot_cells:
+            drawn.add_row(*map(_for_terminal, row), style="dim")
+        return drawn
+
+    def html(self, kind: str = "", *, is_sortable: bool = False) -> str:
+        """The table for a page.
+
+        Args:
+            kind: Classes for the style sheet.
+            is_sortable: Whether the heads of columns become buttons that sort.
+        """
+        has_numbers = any(column.is_numeric for column in self.heads[1:])
+        classes = f"{'numbers' if has_numbers else ''} {kind}".strip()
+        return render("table.html", table=self, classes=classes, is_sortable=is_sortable)
+
+    def markdown(self) -> Markdown:
+        """The table for Markdown, as GitHub draws it."""
+        titles = [plain(column.head) for column in self.heads]
+        is_number = [i > 0 and column.is_numeric for i, column in enumerate(self.heads)]
+        rows = [list(map(_for_markdown, row)) for row in [*self.body_cells, *self.foot_cells]]
+        lines = [titles, ["---:" if right else "---" for right in is_number], *rows]
+        caption = f"**{plain(self.caption)}**\n\n" if self.caption else ""
+        return Markdown(caption + "\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+
+
+def settings(values: Mapping[str, Any]) -> Table:
+    """Names and values of settings."""
+    rows = [(key.replace("_", " "), setting(value)) for key, value in values.items()]
+    return Table([Column(""), Column("", is_numeric=False)], rows)
+
+
+def evenly(num: int, most: int) -> list[int]:
+    """At most so many of `num` rows, evenly spread.
+
+    Examples:
+        >>> evenly(10, 4), evenly(2, 4)
+        ([0, 3, 6, 9], [0, 1])
+    """
+    return sorted({round(place) for place in np.linspace(0, num - 1, most).tolist()})
+
+
+def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
+    return [[one if isinstance(one, Cell) else Cell(one) for one in row] for row in rows]
+
+
+def _for_terminal(cell: Cell) -> Text:
+    text = Text(printable(cell.text), style="bold" if cell.is_bold else "")
+    text.append(BEST if cell.is_best else "")
+    return text.append(f" ({printable(cell.note)})" if cell.note else "", style="dim")
+
+
+def _for_markdown(cell: Cell) -> str:
+    text = plain(cell.text)
+    text = f"**{text}**" if cell.is_bold and text else text
+    note = f" ({plain(cell.note)})" if cell.note else ""
+    return f"{text}{f' {BEST}' if cell.is_best else ''}{note}"

@@ -1,0 +1,245 @@
+"""Functions in files of the user's own: `FILE.py:FUNCTION`, and no other code.
+
+The file is run as a script is, but for its name: beside its neighbours, without arguments, in the
+package that it is in. What it prints goes to stderr, and the process is left as it was, its current
+directory included, so that the next file finds its own neighbours.
+
+Nothing else in the current folder is run, which may be a stranger's: Python puts it first among the
+places of modules where a process is started with `-c` or `-m`, as those of `multiprocessing` are.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import operator
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from elbos.base import files
+from elbos.base.errors import message
+
+_NAME = "__user_code__"  # of the module that a file makes
+_kept: set[str] = set()  # modules that what the last file made may need
+_CHANGED = ("argv", "path", "stdin", "stderr", "dont_write_bytecode")
+_SAFE_PATH = "PYTHONSAFEPATH"
+_GUARD = "keep what trains and what reads arguments under `if __name__ == '__main__'`."
+
+
+@contextlib.contextmanager
+def no_modules_here() -> Iterator[None]:
+    """Let processes that are started within the block find no module in the current folder."""
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_SAFE_PATH)
+        if before is not None:
+            os.environ[_SAFE_PATH] = before
+
+
+def is_code(target: str) -> bool:
+    """Whether a target is a Python file, with a function or without."""
+    return target.endswith(".py") or code_path(target).suffix == ".py"
+
+
+def code_path(target: str) -> Path:
+    """The file of a target that is code."""
+    return _split(target)[0]
+
+
+def _split(target: str) -> tuple[Path, str]:
+    """The file, and the name of the function; "" if there is none."""
+    file, _, name = target.rpartition(":")
+    return (Path(file), name) if file.endswith(".py") else (Path(target), "")
+
+
+@contextlib.contextmanager
+def as_script(target: str, *, keeps_modules: bool = False) -> Iterator[None]:
+    """Let a file find what a script would, and leave the process as it was.
+
+    Args:
+        target: The file.
+        keeps_modules: Whether its modules stay until another file is run: torch.compile imports
+            those of the functions that a network calls.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If the code exits the process.
+    """
+    import torch  # here, since the command line begins without it
+
+    path = code_path(target)
+    files.read(path)  # which says why it cannot be read
+    folder, _ = _place(path)
+    while _kept:
+        sys.modules.pop(_kept.pop(), None)
+    saved = {name: getattr(sys, name) for name in _CHANGED}
+    modules, current, dtype = set(sys.modules), Path.cwd(), torch.get_default_dtype()
+    sys.argv, sys.stdin, sys.dont_write_bytecode = [str(path)], None, True  # nobody answers
+    sys.path = [str(folder), *sys.path, str(path.resolve().parent), str(current)]
+    try:
+        with _nothing_on_stdout():
+            yield
+    except SystemExit as stop:
+        raise ValueError(
+            f"{target} exits when it is called ({stop.code}): return a result."
+        ) from stop
+    finally:
+        vars(sys).update(saved)
+        torch.set_default_dtype(dtype)
+        os.chdir(current)
+        _kept.update(name for name in set(sys.modules) - modules if _is_neighbour(name, folder))
+        while _kept and not keeps_modules:
+            del sys.modules[_kept.pop()]
+
+
+def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:
+    """Fail where a target cannot be a function, as far as that shows without running its file.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If what follows it is no name; it says which names there are.
+    """
+    path, name = _split(target)
+    files.read(path)
+    if not all(part.isidentifier() for part in name.split(".")):
+        with as_script(target):
+            load_function(target, arguments, verb)
+
+
+def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callable[..., Any]:
+    """The function that FILE.py:FUNCTION names; inside of `as_script`.
+
+    Args:
+        target: What is named.
+        arguments: What it is going to be called with.
+        verb: The command whose help shows such a function.
+
+    Raises:
+        ValueError: In one line, if there is none that takes these arguments, or the file fails.
+    """
+    path, name = _split(target)
+    module = _run(path)
+    own = [
+        name
+        for name, value in vars(module).items()
+        if (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__ == module.__name__
+    ]
+    defined = f"it defines {', '.join(own) or 'none'}."
+    if not name:
+        raise ValueError(f"{path}: name a function, as in {path}:FUNCTION; {defined}")
+    try:
+        function: Callable[..., Any] = operator.attrgetter(name)(module)
+    except AttributeError:
+        raise ValueError(f"{path} has no {name!r}; {defined}") from None
+    _require_takes(target, function, arguments, verb)
+    return function
+
+
+def described(error: BaseException, file: Path) -> str:
+    """The type, line of the file and message of an error."""
+    line = line_of(error, file)
+    place = f" (line {line})" if line else ""
+    return f"{type(error).__name__}{place}: {message(error)}"
+
+
+def line_of(error: BaseException | None, file: Path) -> int | None:
+    """The last line of a file that led to an error, or to the one that it was raised from."""
+    if error is None:
+        return None
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if f.filename == str(file)]
+    return lines[-1] if lines else line_of(error.__cause__, file)
+
+
+def _run(path: Path) -> ModuleType:
+    """The module that a file makes."""
+    file = path.resolve()  # the code may change the current directory
+    try:
+        return _imported(file)
+    except SystemExit as stop:
+        raise ValueError(f"{path} exits when it is run ({stop.code}): {_GUARD}") from stop
+    except KeyboardInterrupt as stop:
+        raise InterruptedError(f"Interrupted while {path} was run: {_GUARD}") from stop
+    except Exception as error:
+        raise ValueError(f"{path} cannot be run: {described(error, file)}") from error
+
+
+def _imported(file: Path) -> ModuleType:
+    _, names = _place(file)
+    if len(names) > 1:
+        return importlib.import_module(".".join(names))
+    spec = importlib.util.spec_from_file_location(_NAME, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+def _place(path: Path) -> tuple[Path, list[str]]:
+    """The folder that holds a file, or the package that it is in; its name from there."""
+    folder, names = path.resolve().parent, [path.stem]
+    while (folder / "__init__.py").is_file():
+        folder, names = folder.parent, [folder.name, *names]
+    return folder, names
+
+
+def _require_takes(target: str, function: Any, arguments: tuple[str, ...], verb: str) -> None:
+    wrapped = f"wrap it in a function of ({', '.join(arguments)}), as `elbos {verb} --help` shows."
+    if inspect.isclass(function):
+        raise ValueError(f"{target} is a class: {wrapped}")
+    if not callable(function):
+        kind = type(function).__name__
+        raise ValueError(f"{target} is no function, but of type {kind}.")
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):  # some callables have none
+        return
+    names = list(signature.parameters)
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise ValueError(f"{target} takes ({', '.join(names)}): {wrapped}") from error
+    if names[0] == "self":
+        raise ValueError(f"{target} is a method that takes ({', '.join(names)}): {wrapped}")
+
+
+def places(module: ModuleType) -> list[str]:
+    """The file of a module and the folders of a package."""
+    contents = vars(module)  # whatever else some modules make of getattr
+    found = [contents.get("__file__")]
+    with contextlib.suppress(TypeError, KeyError):  # of none, or in a package that is gone
+        found += [*contents.get("__path__", [])]
+    return [place for place in found if isinstance(place, str)]
+
+
+def _is_neighbour(name: str, folder: Path) -> bool:
+    """Whether a module is one that only scripts in this folder find."""
+    return name == _NAME or any(
+        Path(place).is_relative_to(folder) and "site-packages" not in place
+        for place in places(sys.modules[name])
+    )
+
+
+@contextlib.contextmanager
+def _nothing_on_stdout() -> Iterator[None]:
+    """Send to stderr what code prints, and what the programs print that it starts."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)

@@ -1,0 +1,254 @@
+"""A comparison on the terminal, in Markdown and as a page, and what its sentences are about.
+
+The sentences stand in `templates/comparison_words.txt`, the page in `comparison.html`.
+"""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from elbos.base.colors import Swatch
+from elbos.base.html import document, render, sentences, write_html
+from elbos.base.numbers import decimals, percent
+from elbos.comparison import figures, tables
+from elbos.comparison.objective_result import Metric, ObjectiveResult
+from elbos.comparison.result import Comparison
+from elbos.evaluation.metrics import BITS_PER_DIM
+
+_WORDS = "comparison_words.txt"
+_MAX_NAMED = 4  # objectives or differences that a sentence names
+
+
+def terminal(comparison: Comparison) -> list[Any]:
+    """What the terminal shows: a table, and what was found."""
+    return [
+        tables.results_table(comparison, is_short=True).rich(),
+        render("comparison.txt", **_words(comparison)),
+    ]
+
+
+def markdown(comparison: Comparison) -> str:
+    """The report as Markdown, as GitHub draws it."""
+    return render("comparison.md", **_words(comparison), **_tables(comparison))
+
+
+def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
+    """The report as a self-contained page.
+
+    Args:
+        comparison: The result.
+        samples: By objective, a strip of samples as PNG, of the same noise for all.
+    """
+    pictures = {name: base64.b64encode(png).decode() for name, png in samples.items()}
+    return document(
+        "comparison.html",
+        **_words(comparison),
+        **_tables(comparison, is_page=True),
+        command=comparison.command,
+        samples=pictures,
+        swatches=figures.swatches(comparison.objectives),
+        learning=figures.learning_figure(comparison),
+        levels=figures.levels_figure(comparison),
+        ranking_figure=_ranking_figure(comparison),
+        heat=_heat(comparison),
+        figures=figures,
+        neutral=Swatch("currentColor"),
+        label=tables.weighting_label,
+    )
+
+
+def write_page(comparison: Comparison, path: Path, samples: Mapping[str, bytes]) -> None:
+    """Write `page` to a file, whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written; it names `path`.
+    """
+    write_html(path, page(comparison, samples))
+
+
+def _words(comparison: Comparison) -> dict[str, Any]:
+    """The sentences, by the macro of `comparison_words.txt` that makes them."""
+    planned, highest = Planned.from_comparison(comparison), _highest(comparison)
+    best = [found for metric in comparison.main_metrics if (found := _best(comparison, metric))]
+    of_all = ("facts", "missing", "reading", "reading_of_pairs", "notes")
+    words = {name: sentences(_WORDS, name, comparison) for name in of_all}
+    return {
+        "comparison": comparison,
+        "findings": sentences(_WORDS, "findings", comparison, planned, best, highest),
+        "monotone": sentences(_WORDS, "monotone"),
+        "reading_of_ranking": sentences(_WORDS, "ranking", comparison.ranking),
+        "ranked": tables.ranked(comparison),
+        **words,
+    }
+
+
+def _tables(comparison: Comparison, *, is_page: bool = False) -> dict[str, Any]:
+    return {
+        "results": tables.results_table(comparison, is_page=is_page),
+        "seeds": tables.seeds_table(comparison),
+        "pairs": tables.pairs_page_table(comparison) if is_page else tables.pairs_table(comparison),
+        "curves": tables.curve_tables(comparison),
+        "weightings": tables.weightings_table(comparison),
+        "noise_levels": tables.noise_levels_table(comparison),
+        "protocol": tables.protocol_table(comparison),
+    }
+
+
+@dataclass(frozen=True)
+class Planned:
+    """How planned pairs came out.
+
+    Attributes:
+        num: Comparisons that have a verdict.
+        num_better, num_worse: Of them, those in which the monotone weighting scored so.
+        num_unresolved: Comparisons without a verdict, as seeds scatter too much.
+        significant: The significant ones in words, if they are few.
+        least: By metric, which differences would have been significant where none was.
+    """
+
+    num: int
+    num_better: int
+    num_worse: int
+    num_unresolved: int
+    significant: list[str]
+    least: list[str]
+
+    @classmethod
+    def from_comparison(cls, comparison: Comparison) -> "Planned":
+        """The counts of all pairs and main metrics."""
+        found = [
+            (pair, metric, difference, difference.verdict(metric))
+            for pair in comparison.pairs
+            for metric in comparison.main_metrics
+            if (difference := pair.differences[metric.key]).is_significant is not None
+        ]
+        verdicts = [verdict for *_, verdict in found]
+        significant = [
+            f"{pair.monotone} minus {pair.non_monotone}, {metric.title}: "
+            f"{tables.difference_text(difference)}"
+            for pair, metric, difference, _ in found
+            if difference.is_significant
+        ]
+        num_unresolved = verdicts.count("unresolved")
+        return cls(
+            num=len(found) - num_unresolved,
+            num_better=verdicts.count("better"),
+            num_worse=verdicts.count("worse"),
+            num_unresolved=num_unresolved,
+            significant=significant if len(significant) <= _MAX_NAMED else [],
+            least=[
+                f"{_ends(sizes)} ({metric.title})"
+                for metric in comparison.main_metrics
+                if (sizes := [d.detectable for _, m, d, v in found if m is metric and v == "same"])
+            ],
+        )
+
+
+def _ends(sizes: Sequence[float | None]) -> str:
+    known = sorted(size for size in sizes if size is not None)
+    texts = [tables.text_of(size, decimals(size)) for size in (known[0], known[-1])]
+    return " to ".join(dict.fromkeys(texts))
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best objective in a metric.
+
+    Attributes:
+        metric: The metric.
+        objective: The objective.
+        value: Its mean, as text.
+        near: The objectives that do not differ significantly from it.
+        unresolved: Those that scatter too much to be compared.
+        num_others: All others.
+        detectable: The difference that would be significant, as text.
+    """
+
+    metric: Metric
+    objective: ObjectiveResult
+    value: str
+    near: list[ObjectiveResult]
+    unresolved: list[ObjectiveResult]
+    num_others: int
+    detectable: str
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the near ones are few enough to be named."""
+        return len(self.near) <= _MAX_NAMED
+
+
+def _best(comparison: Comparison, metric: Metric) -> Best | None:
+    key = metric.key
+    if comparison.statistics.get(key) is None:
+        return None
+    best = next(one for one in comparison.complete if one.scores[key].is_best)
+    others = [one for one in comparison.complete if one is not best]
+    places = tables.places_of(comparison, key, best.scores[key].std)
+    return Best(
+        metric=metric,
+        objective=best,
+        value=tables.text_of(best.scores[key].mean, places),
+        near=[one for one in others if one.scores[key].is_best_within_error],
+        unresolved=[one for one in others if one.scores[key].is_unresolved],
+        num_others=len(others),
+        detectable=tables.detectable(comparison, key),
+    )
+
+
+def _highest(comparison: Comparison) -> dict[str, Any] | None:
+    """The noise level whose ELBO ranks most as the last sample metric does, with the test of the
+    largest of all.
+    """
+    titles = tables.ranked(comparison)
+    keys = [key for key in titles if key != BITS_PER_DIM.name]
+    ranking = comparison.ranking
+    if ranking is None or not keys or ranking.by_level[keys[-1]].p_value is None:
+        return None
+    found = ranking.by_level[keys[-1]]
+    rho = [-math.inf if value is None else value for value in found.rho]
+    i = int(np.argmax(rho))
+    return {
+        "title": titles[keys[-1]],
+        "clean": tables.correlation(found, -1),
+        "highest": tables.correlation(found, i),
+        "logsnr": ranking.logsnr[i],
+        "num_levels": len(rho),
+        "p_value": found.p_value,
+    }
+
+
+def _ranking_figure(comparison: Comparison) -> Any:
+    if comparison.ranking is None:
+        return None
+    found = comparison.ranking.by_level
+    titles = {title: found[key] for key, title in tables.ranked(comparison).items()}
+    return figures.ranking_figure(comparison.ranking.logsnr, titles)
+
+
+def _heat(comparison: Comparison) -> list[list[tuple[float | None, str, bool]]]:
+    """By objective and weighting: the loss, how strong its colour is, and whether the model was
+    trained with the weighting. Few losses are above the colours' end, so that one that is far from
+    all others pales none.
+    """
+    if comparison.losses is None:
+        return []
+    losses = comparison.losses
+    values = [value for row in losses.relative for value in row if value is not None]
+    end = math.log(np.clip(np.quantile(values, 0.9), 1.02, 2.0)) if values else 1.0
+
+    def strength(value: float | None) -> str:
+        return percent(0.45 * min(1.0, max(0.0, math.log(value) / end)) if value else 0.0, 0)
+
+    return [
+        [
+            (value, strength(value), name in weighting.objectives)
+            for value, weighting in zip(row, losses.weightings, strict=True)
+        ]
+        for name, row in zip(losses.objectives, losses.relative, strict=True)
+    ]

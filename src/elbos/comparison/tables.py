@@ -1,0 +1,310 @@
+"""The tables of a comparison, and its numbers as text."""
+
+import re
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from elbos.base.codec import parse
+from elbos.base.html import render, sentences
+from elbos.base.numbers import NONE, decimals, fixed, interval, number, signed
+from elbos.base.tables import Cell, Column, Row, Table, evenly
+from elbos.comparison import figures
+from elbos.comparison.objective_result import Metric, ObjectiveResult, Score
+from elbos.comparison.result import Comparison, Difference, Pair, RankCorrelation
+from elbos.evaluation.metrics import BITS_PER_DIM
+from elbos.theory.names import label
+from elbos.theory.parameterizations import Parameterization
+from elbos.theory.schedules import Schedule
+from elbos.theory.weightings import Weighting
+
+NUM_LEVELS, NUM_POINTS = 13, 9  # of curves as tables
+_VERDICTS = {
+    "better": "monotone better",
+    "worse": "monotone worse",
+    "same": "no significant difference",
+    "unresolved": "unresolved",
+    None: NONE,
+}
+
+
+def weighting_label(text: str) -> str:
+    """The short name of a weighting, from its repr."""
+    return _label(Weighting, text)
+
+
+def _label(kind: type, text: str) -> str:
+    tables = re.sub(r"Tabulated\('([^']*)'[^)]*\)", r"\1", text)  # stored by name, without values
+    if tables != text:
+        return re.sub(r"^Monotone\(inner=(.*)\)$", r"\1-monotonic", tables)
+    try:
+        return label(parse(kind, text))
+    except ValueError:
+        return text
+
+
+def text_of(value: float | None, places: int | None) -> str:
+    return number(value) if places is None else fixed(value, places)
+
+
+def _typical_std(comparison: Comparison, key: str) -> float:
+    scores = [o.scores[key] for o in comparison.objectives if key in o.scores]
+    stds = [score.std for score in scores if score.std is not None]
+    return statistics.median(stds) if stds else 0.0
+
+
+def places_of(comparison: Comparison, key: str, std: float | None = None, digits: int = 2) -> Any:
+    """Decimals of a metric: to a digit of the typical standard deviation over seeds, or of this
+    one where it is larger.
+    """
+    return decimals(max(_typical_std(comparison, key), std or 0.0), digits)
+
+
+def difference_text(difference: Difference) -> str:
+    """A difference and its interval, to the second digit of half its width."""
+    places = decimals(difference.detectable) or 0
+    ends = interval(difference.low, difference.high, places)
+    return f"{signed(difference.mean, places)} ({ends})"
+
+
+def detectable(comparison: Comparison, key: str) -> str:
+    """The difference from the best that would be significant for the middle one of the others."""
+    found = comparison.statistics.get(key)
+    return NONE if found is None else text_of(found.detectable, decimals(found.detectable))
+
+
+def correlation(found: RankCorrelation, i: int) -> str:
+    """A rank correlation with its interval."""
+    rho, low, high = found.rho[i], found.low[i], found.high[i]
+    if rho is None or low is None or high is None:
+        return signed(rho, 2)
+    return f"{signed(rho, 2)} ({interval(low, high, 2)})"
+
+
+def ranked(comparison: Comparison) -> dict[str, str]:
+    """The titles of the scores in the ranking question, by key."""
+    known = comparison.ranking.by_level if comparison.ranking else {}
+    return {
+        metric.key: "clean ELBO, bits/dim" if metric.key == BITS_PER_DIM.name else metric.title
+        for metric in comparison.metrics
+        if metric.key in known
+    }
+
+
+def measured(comparison: Comparison) -> list[Metric]:
+    """The metrics that any objective has."""
+    return [
+        metric
+        for metric in comparison.metrics
+        if any(
+            metric.key in one.scores and one.scores[metric.key].mean is not None
+            for one in comparison.objectives
+        )
+    ]
+
+
+def results_table(
+    comparison: Comparison, *, is_page: bool = False, is_short: bool = False
+) -> Table:
+    """Every objective with its scores; `is_short` is for the terminal, the main ones alone."""
+    metrics = list(comparison.main_metrics) if is_short else measured(comparison)
+    texts = ["monotone"] if is_short else ["monotone", "predicts", "schedule", "weighting"]
+    columns = [Column("objective"), *(Column(text, is_numeric=False) for text in texts)]
+    for metric in metrics:
+        direction = None if is_short else metric.is_lower_better
+        columns.append(Column(metric.short, help=metric.title, is_lower_better=direction))
+    looks = figures.swatches(comparison.objectives) if is_page else {}
+    rows: list[Row] = []
+    for one in comparison.objectives:
+        name = Cell(one.name, note=_missing(comparison, one), swatch=looks.get(one.name))
+        scores = [_score(comparison, one.scores.get(m.key), m, is_page, is_short) for m in metrics]
+        rows.append([name, *_texts(one)[: len(texts)], *scores])
+    digits = 1 if is_short else 2
+    foot: list[Row] = []
+    blank = [""] * len(texts)
+    if any(metric.baseline is not None for metric in metrics):
+        places = [places_of(comparison, metric.key, digits=digits) for metric in metrics]
+        values = [text_of(m.baseline, p) for m, p in zip(metrics, places, strict=True)]
+        num = comparison.num_baseline
+        of = "" if num is None else f": {num:,} test images"
+        foot.append([f"real-data baseline{of}", *blank, *values])
+    if any(comparison.statistics.values()):
+        least = [detectable(comparison, metric.key) for metric in metrics]
+        foot.append(["least significant difference from ★", *blank, *least])
+    return Table(columns, rows, foot=foot)
+
+
+def _texts(one: ObjectiveResult) -> list[Cell]:
+    monotone = Cell("yes", kind="yes") if one.is_monotone else Cell("no", kind="no")
+    named = (
+        (Parameterization, one.parameterization),
+        (Schedule, one.schedule),
+        (Weighting, one.weighting),
+    )
+    return [monotone, *(Cell(_label(kind, text)) for kind, text in named)]
+
+
+def _missing(comparison: Comparison, one: ObjectiveResult) -> str:
+    """How many seeds of an objective have scores, if not all have."""
+    if one.is_complete:
+        return ""
+    num = max((len(score.values) for score in one.scores.values()), default=0)
+    return f"{num} of {len(comparison.seeds)} seeds" if num else "failed"
+
+
+def _score(
+    comparison: Comparison, score: Score | None, metric: Metric, is_page: bool, is_short: bool
+) -> Cell:
+    if score is None or score.mean is None:
+        return Cell(NONE)
+    places = places_of(comparison, metric.key, score.std, digits=1 if is_short else 2)
+    text, spread = text_of(score.mean, places), ""
+    if score.std is not None:
+        spread = f"± {text_of(score.std, places)}"
+    note = "unresolved" if score.is_unresolved else ""
+    if is_page:
+        note = f"{spread}\n{note}".strip()
+    elif spread:
+        text = f"{text} {spread}"
+    return Cell(
+        f"{text}?" if is_short and score.is_unresolved else text,
+        is_best=score.is_best,
+        note="" if is_short else note,
+        is_bold=score.is_best_within_error,
+        value=score.mean,
+    )
+
+
+def seeds_table(comparison: Comparison) -> Table:
+    """The values of every seed."""
+    metrics = measured(comparison)
+    rows = [
+        [
+            f"{one.name}, seed {seed}",
+            *(
+                number(one.scores[m.key].values.get(seed) if m.key in one.scores else None)
+                for m in metrics
+            ),
+        ]
+        for one in comparison.objectives
+        for seed in comparison.seeds
+    ]
+    return Table(["", *(metric.short for metric in metrics)], rows)
+
+
+def pairs_table(comparison: Comparison) -> Table:
+    """Every difference of a planned pair, with its interval and verdict."""
+    pair_and_score = (Column(text, is_numeric=False) for text in ("pair", "score"))
+    numbers = ("difference", "interval", "least significant")
+    rows: list[Row] = [
+        [f"{pair.monotone} minus {pair.non_monotone}", metric.short, *cells]
+        for pair in comparison.pairs
+        for metric in comparison.metrics
+        if (cells := _difference_cells(comparison, pair, metric))
+    ]
+    return Table([*pair_and_score, *numbers, Column("verdict", is_numeric=False)], rows)
+
+
+def _difference_cells(comparison: Comparison, pair: Pair, metric: Metric) -> list[Cell]:
+    found = pair.differences.get(metric.key)
+    if found is None:
+        return []
+    if found.is_significant is None:
+        mean = _signed(found.mean, places_of(comparison, metric.key))
+        return [Cell(mean), Cell(NONE), Cell(NONE), Cell(NONE)]
+    places = decimals(found.detectable) or 0
+    return [
+        Cell(signed(found.mean, places), is_bold=found.is_significant),
+        Cell(interval(found.low, found.high, places)),
+        Cell(fixed(found.detectable, places)),
+        Cell(_VERDICTS[found.verdict(metric)]),
+    ]
+
+
+def _signed(value: float, places: int | None) -> str:
+    text = text_of(abs(value), places)
+    return f"{'−' if value < 0 else '+'}{text}"
+
+
+def pairs_page_table(comparison: Comparison) -> Table:
+    """Every planned pair with the differences of all metrics, drawn beside zero."""
+    rows = [
+        [
+            Cell(Markup("<b>{}</b><br>minus {}").format(pair.monotone, pair.non_monotone)),
+            *(Cell(_drawn_difference(comparison, pair, m)) for m in comparison.metrics),
+        ]
+        for pair in comparison.pairs
+    ]
+    heads = ["difference", *(metric.short for metric in comparison.metrics)]
+    return Table(heads, rows).without_empty_columns()
+
+
+def _drawn_difference(comparison: Comparison, pair: Pair, metric: Metric) -> str:
+    found = pair.differences.get(metric.key)
+    if found is None:
+        return NONE
+    others = [other.differences[metric.key] for other in comparison.pairs]
+    ends = [abs(v) for d in others for v in (d.mean, d.low, d.high) if v is not None]
+    return render(
+        "comparison_difference.html",
+        difference=found,
+        picture=figures.interval_svg(found.mean, found.low, found.high, max(ends) or 1.0),
+        cells=_difference_cells(comparison, pair, metric),
+        verdict=found.verdict(metric),
+    )
+
+
+def curve_tables(comparison: Comparison) -> list[Table]:
+    """The curves over images and noise levels, at some of their points."""
+    learning, elbos, losses = figures.curves(comparison)
+    found = (
+        ("Validation ELBO in bits/dim, by images seen", learning, 0),
+        ("ELBO of noisy data in nats/dim, by log-SNR", elbos, 1),
+        ("Loss in nats/dim, by log-SNR", losses, 1),
+    )
+    return [_curves(caption, curves, places) for caption, curves, places in found if curves]
+
+
+def _curves(caption: str, curves: Mapping[str, tuple[Any, Any]], places: int) -> Table:
+    grid = np.array(next(iter(curves.values()))[0], dtype=float)
+    chosen = grid[evenly(len(grid), NUM_POINTS)]
+    heads = [f"{level:,.0f}" if places == 0 else fixed(level, places) for level in chosen]
+    rows = [
+        [name, *(number(v) for v in np.interp(chosen, x, np.array(y, dtype=float)).tolist())]
+        for name, (x, y) in curves.items()
+    ]
+    return Table(["", *heads], rows, caption=caption)
+
+
+def weightings_table(comparison: Comparison) -> Table | None:
+    """Rank correlations of losses under monotone weightings with scores."""
+    ranking, titles = comparison.ranking, ranked(comparison)
+    if ranking is None or not ranking.weightings:
+        return None
+    rows = [
+        [weighting_label(name), *(correlation(ranking.by_weighting[key], i) for key in titles)]
+        for i, name in enumerate(ranking.weightings)
+    ]
+    return Table(["weighting", *titles.values()], rows)
+
+
+def noise_levels_table(comparison: Comparison) -> Table | None:
+    """Rank correlations of ELBOs at some noise levels with scores."""
+    ranking, titles = comparison.ranking, ranked(comparison)
+    if ranking is None:
+        return None
+    rows = [
+        [fixed(ranking.logsnr[i], 2), *(correlation(ranking.by_level[key], i) for key in titles)]
+        for i in evenly(len(ranking.logsnr), NUM_LEVELS)
+    ]
+    return Table(["log-SNR", *titles.values()], rows)
+
+
+def protocol_table(comparison: Comparison) -> Table | None:
+    """What all runs share, and how they were scored."""
+    lines = sentences("comparison_words.txt", "protocol", comparison, comparison.protocol)
+    rows = [line.partition(": ")[::2] for line in lines]
+    return Table(["", Column("", is_numeric=False)], rows) if rows else None

@@ -1,0 +1,114 @@
+r"""The curves of an evaluation, as plotly figures.
+
+Over log-SNR, for each condition: the loss $\ell(\lambda) = \frac12 E\|\hat\epsilon - \epsilon\|^2$,
+and the ELBO of data noised to $\lambda$, as a loss,
+
+$$L(\lambda) = \int_{\lambda_\min}^\lambda \ell(\lambda')\, d\lambda' + \text{prior},$$
+
+both in nats per dimension: the upper curve is the slope of the lower. And over network evaluations,
+for each sampler, the Fréchet distance of its samples.
+"""
+
+import math
+from collections.abc import Sequence
+from html import escape
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from plotly.graph_objects import Figure, Scatter
+
+from elbos.base.colors import COLORS, DASHES, Swatch
+from elbos.base.figures import Panel, log_axis, stacked
+from elbos.evaluation.metrics import FRECHET_DISTANCE
+from elbos.evaluation.result import Evaluation
+from elbos.evaluation.scores import Sweep, SweepPoint
+from elbos.validation.figures import by_level_figure
+
+BASELINE = Swatch(COLORS[-1], "dash")
+"""How real data are drawn."""
+
+
+def swatches(result: Evaluation) -> dict[str, Swatch]:
+    """How each condition is drawn, by its name in words."""
+    names = (name.replace("_", " ") for name in result.results)
+    return {name: Swatch(color) for name, color in zip(names, cycle(COLORS), strict=False)}
+
+
+def curves_figure(result: Evaluation) -> Figure:
+    """The loss by noise level, above the ELBO of noisy data, with two standard errors."""
+    found = zip(swatches(result), result.results.values(), strict=True)
+    return by_level_figure({name: (one.curve, one.elbo) for name, one in found})
+
+
+def sweep_lines(sweep: Sweep) -> dict[tuple[str, str], list[SweepPoint]]:
+    """The points of each sampler and grid, by increasing evaluations."""
+    lines: dict[tuple[str, str], list[SweepPoint]] = {}
+    for point in sorted(sweep.points, key=lambda point: point.protocol.num_evaluations):
+        key = point.protocol.sampler_label, point.protocol.grid_label
+        lines.setdefault(key, []).append(point)
+    return dict(sorted(lines.items()))
+
+
+def sweep_styles(sweep: Sweep) -> tuple[dict[str, Swatch], dict[str, Swatch]]:
+    """How lines are drawn: a colour for each sampler, and a dash for each grid."""
+    samplers = sorted({point.protocol.sampler_label for point in sweep.points})
+    grids = sorted({point.protocol.grid_label for point in sweep.points})
+    dashes = zip(grids, cycle(["solid", *DASHES]), strict=False)
+    colors = zip(samplers, cycle(COLORS), strict=False)
+    return (
+        {sampler: Swatch(color) for sampler, color in colors},
+        {grid: Swatch("currentColor", dash) for grid, dash in dashes},
+    )
+
+
+def sweep_baseline(sweep: Sweep) -> float | None:
+    """The Fréchet distance of as many real images as a point has samples, if there are so many."""
+    baseline = sweep.baseline.scores[FRECHET_DISTANCE].value
+    return None if sweep.baseline.num < sweep.num_samples else baseline
+
+
+def sweep_figure(sweep: Sweep) -> Figure:
+    """The Fréchet distance against network evaluations, both logarithmic; real data are dashed."""
+    evaluations = [point.protocol.num_evaluations for point in sweep.points]
+    low, high = (math.log2(f(evaluations)) for f in (min, max))
+    ends = [2 ** (low - 0.2), 2 ** (high + 0.2)]
+    samplers, grids = sweep_styles(sweep)
+    traces = [
+        _sweep_line(f"{sampler}, {grid}", points, samplers[sampler].color, grids[grid].dash)
+        for (sampler, grid), points in sweep_lines(sweep).items()
+    ]
+    values = [point.scores[FRECHET_DISTANCE].value for point in sweep.points]
+    if (baseline := sweep_baseline(sweep)) is not None:
+        values.append(baseline)
+        line = {"color": BASELINE.color, "width": 2, "dash": BASELINE.dash}
+        real = Scatter(x=ends, y=[baseline] * 2, name="real data", mode="lines", line=line)
+        traces.append(real.update(hoverinfo="skip"))
+    xaxis: dict[str, Any] = {
+        "type": "log",
+        "range": [math.log10(end) for end in ends],
+        "tickvals": [2**k for k in range(math.floor(low), math.ceil(high) + 1)],
+        "title": {"text": "network evaluations per sample", "standoff": 8},
+    }
+    yaxis = log_axis(np.array(values))
+    ticks = {"tickvals": _ticks(*yaxis["range"]), "tickformat": "~g"}
+    panel = Panel("<b>Fréchet distance</b>", 300, traces, yaxis | ticks)
+    return stacked([panel], xaxis, has_legend=True).update_layout(hovermode="closest")
+
+
+def _sweep_line(name: str, points: Sequence[SweepPoint], color: str, dash: str) -> Scatter:
+    return Scatter(
+        x=[point.protocol.num_evaluations for point in points],
+        y=[point.scores[FRECHET_DISTANCE].value for point in points],
+        name=escape(name, quote=False),
+        mode="lines+markers",
+        line={"color": color, "width": 2.5, "dash": dash},
+        marker={"size": 8},
+        hovertemplate="%{y:.4g} at %{x} evaluations<extra></extra>",
+    )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10, ... between two powers of 10."""
+    powers = range(math.floor(low), math.ceil(high))
+    return [digit * 10.0**power for power in powers for digit in (1, 2, 5)]

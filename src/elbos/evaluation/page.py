@@ -1,0 +1,293 @@
+"""An evaluation as tables, on the terminal and on a page."""
+
+import base64
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from elbos import __version__
+from elbos.base.html import document, write_html
+from elbos.base.numbers import count, fixed, number, plus_minus, setting, signed
+from elbos.base.tables import Cell, Column, Row, Table, evenly, settings
+from elbos.evaluation import figures
+from elbos.evaluation.floor_page import floor_figure, floor_tables, underfitting
+from elbos.evaluation.metrics import FRECHET_DISTANCE
+from elbos.evaluation.result import MAX_Z, Evaluation, Likelihood, TheoremCheck
+from elbos.evaluation.scores import SampleQuality, SampleSets, Scores, Sweep
+from elbos.validation.result import NATS_PER_BIT
+
+_NUM_LEVELS = 13  # in tables of curves
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a likelihood is shown in.
+
+    Attributes:
+        name: Per dimension.
+        per_bit: How many of it are a bit.
+        note: What follows the name.
+    """
+
+    name: str
+    per_bit: float
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name with the note."""
+        return self.name + self.note
+
+    def plus_minus(self, bits: float, error: float) -> str:
+        """A number of bits and its error, in this unit."""
+        return plus_minus(bits * self.per_bit, error * self.per_bit)
+
+    def number(self, bits: float | None, places: int = 4) -> str:
+        """A number of bits, in this unit."""
+        return number(None if bits is None else bits * self.per_bit, places)
+
+
+BITS = Unit("bits/dim", 1.0)
+NATS_OF_LATENTS = Unit("nats/dim", NATS_PER_BIT, " of latents, up to a constant")
+
+
+def unit_of(result: Evaluation) -> Unit:
+    """Bits of images and points; nats of latents, which have no natural unit."""
+    return NATS_OF_LATENTS if result.is_of_latents else BITS
+
+
+def evaluation_page(
+    result: Evaluation, *, samples: bytes | None = None, command: str | None = None
+) -> str:
+    """One HTML page that needs nothing else; what was not measured is left out.
+
+    Args:
+        result: The evaluation. It is on the page as JSON, too: `<script id="elbos-evaluation">`.
+        samples: A picture of samples, as PNG.
+        command: What to type to get the same again.
+    """
+    return document(
+        "evaluation.html",
+        result=result,
+        command=command,
+        samples=None if samples is None else base64.b64encode(samples).decode(),
+        content={"elbos": __version__, "command": command, "evaluation": result.to_dict()},
+        conditions=figures.swatches(result),
+        checks=[check for one in result.results.values() for check in one.weightings],
+        ode=next((one.ode for one in result.results.values() if one.ode), None),
+        max_z=MAX_Z,
+        unit=unit_of(result),
+        figures=figures,
+        floor_figure=floor_figure,
+        underfitting=underfitting,
+        tables=_page_tables(result),
+    )
+
+
+def write_page(
+    result: Evaluation, path: Path, *, samples: bytes | None = None, command: str | None = None
+) -> None:
+    """Write `evaluation_page` to a file, whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written; it names `path`.
+    """
+    write_html(path, evaluation_page(result, samples=samples, command=command))
+
+
+def _page_tables(result: Evaluation) -> dict[str, Table | list[Table]]:
+    return {
+        "terms": terms_table(result),
+        "ode": ode_table(result),
+        "theorem": theorem_tables(result),
+        "training": training_table(result),
+        "levels": [level_table(result, name) for name in ("curve", "elbo")],
+        "floors": floor_tables(result, _NUM_LEVELS),
+        **({"quality": quality_table(result.quality)} if result.quality else {}),
+        **({"sweep": sweep_table(result.sweep)} if result.sweep else {}),
+    }
+
+
+def evaluation_tables(result: Evaluation) -> list[Table]:
+    """All that was measured of a run, for the terminal."""
+    images = count(result.num_images, f"{result.split} images")
+    unit = unit_of(result).title
+    captions = {
+        f"{result.run}: trained": training_table(result),
+        f"{result.run}: the bound in {unit} on {images}": terms_table(result),
+        f"ODE likelihood in {unit}": ode_table(result),
+        "loss by noise level in nats/dim": level_table(result, "curve", 8),
+    }
+    tables = [replace(table, caption=caption) for caption, table in captions.items() if table.rows]
+    for_floor = "loss and floor in nats/dim, "
+    tables += [replace(t, caption=for_floor + t.caption) for t in floor_tables(result, 8)]
+    for table in theorem_tables(result):
+        name = f", {table.caption}" if table.caption else ""
+        tables.append(replace(table, caption=f"weighted loss and mixture of ELBOs{name}"))
+    if quality := result.quality:
+        how = quality.protocol
+        caption = (
+            f"{count(how.num_samples, 'samples')}: {how.sampler} on {how.grid}, "
+            f"{count(how.num_evaluations, 'evaluations')}, guidance {how.guidance:g}; features of "
+            f"{how.extractor}, against {count(how.num_reference, f'{how.reference} images')}"
+        )
+        tables.append(replace(quality_table(quality), caption=caption))
+    if sweep := result.sweep:
+        caption = f"Fréchet distance of {count(sweep.num_samples, 'samples')} by evaluations"
+        tables.append(replace(sweep_table(sweep), caption=caption))
+    return tables
+
+
+def training_table(result: Evaluation) -> Table:
+    """What is known of the training."""
+    known = {name: value for name, value in asdict(result.trained).items() if value is not None}
+    return settings(known)
+
+
+def runs_table(results: Sequence[Evaluation]) -> Table:
+    """Several models, a row for each condition."""
+    scored = [result.quality for result in results if result.quality]
+    metrics = [m for m in (scored[0].metrics if scored else []) if not m.name.endswith("_score")]
+    units = list(dict.fromkeys(map(unit_of, results)))
+    rows = [
+        (
+            f"{result.run}, {name.replace('_', ' ')}",
+            count(result.step),
+            *(
+                unit.plus_minus(one.bits_per_dim, one.standard_error)
+                if unit_of(result) is unit
+                else ""
+                for unit in units
+            ),
+            unit_of(result).number(one.ode.bits_per_dim if one.ode else None),
+            *(number(result.quality.samples[m].value if result.quality else None) for m in metrics),
+        )
+        for result in results
+        for name, one in result.results.items()
+    ]
+    heads = [
+        "",
+        "step",
+        *(unit.title for unit in units),
+        "ODE",
+        *(metric.title for metric in metrics),
+    ]
+    return Table(heads, rows, "runs").without_empty_columns()
+
+
+def _conditions(result: Evaluation) -> Iterator[tuple[Cell, Likelihood]]:
+    swatches = figures.swatches(result).items()
+    for (name, swatch), one in zip(swatches, result.results.values(), strict=True):
+        yield Cell(name, swatch=swatch), one
+
+
+def terms_table(result: Evaluation) -> Table:
+    """The bound and its terms."""
+    unit = unit_of(result)
+    rows = [
+        (
+            name,
+            unit.plus_minus(one.bits_per_dim, one.standard_error),
+            unit.number(one.decoder_bpd, 3),
+            unit.number(one.diffusion_bpd),
+            unit.number(one.prior_bpd, 3),
+            unit.number(one.exact_bits_per_dim),
+            unit.number(one.measurement_error, 3),
+        )
+        for name, one in _conditions(result)
+    ]
+    heads = ["", "total", "decoder", "diffusion", "prior", "exact", "± of noise"]
+    return Table(heads, rows).without_empty_columns()
+
+
+def ode_table(result: Evaluation) -> Table:
+    """The likelihood under the ODE beside the bound."""
+    unit = unit_of(result)
+    rows = [
+        (
+            name,
+            unit.plus_minus(ode.bits_per_dim, ode.standard_error),
+            unit.number(ode.bound_bits_per_dim),
+            unit.plus_minus(ode.difference, ode.difference_se),
+            count(ode.num_images),
+            count(ode.num_evaluations),
+        )
+        for name, one in _conditions(result)
+        if (ode := one.ode)
+    ]
+    heads = ["", "ODE", "bound", "ODE − bound", "images", "evaluations"]
+    return Table(heads, rows)
+
+
+def theorem_tables(result: Evaluation) -> list[Table]:
+    """Both sides of the theorem, for each condition and weighting."""
+    heads = ["", "z", "loss", "mixture", "difference", "monotone"]
+    is_single = len(result.results) == 1
+    return [
+        Table(heads, [_theorem_row(w) for w in one.weightings], "" if is_single else name.text)
+        for name, one in _conditions(result)
+    ]
+
+
+def _theorem_row(check: TheoremCheck) -> Row:
+    return (
+        check.name,
+        f"{'✓' if check.holds else '✗'} {signed(check.z, 2)}",
+        number(check.loss),
+        number(check.mixture),
+        plus_minus(check.loss - check.mixture, check.difference_se),
+        setting(check.is_monotone),
+    )
+
+
+def quality_table(quality: SampleQuality) -> Table:
+    """Every set of samples, their mean, and the real-data baseline."""
+    heads = [Column(m.title, is_lower_better=m.is_lower_better) for m in quality.metrics]
+    rows = _set_rows(quality, quality.samples, count(quality.samples.num, "samples"))
+    if matched := quality.matched:
+        rows += _set_rows(quality, matched, f"the first {count(matched.num, 'samples')}")
+    real = quality.baseline
+    name = f"real-data baseline: {count(real.num, f'{real.split} images')}"
+    rows.append((name, *_score_cells(quality, real.scores)))
+    return Table(["", *heads], rows)
+
+
+def _set_rows(quality: SampleQuality, found: SampleSets, samples: str) -> list[Row]:
+    rows: list[Row] = [
+        (f"seed {one.seed}, {samples}", *_score_cells(quality, one.scores)) for one in found.sets
+    ]
+    if len(found.sets) > 1:
+        name = f"mean of {len(found.sets)} seeds, {samples}"
+        rows.append((name, *_score_cells(quality, found)))
+    return rows
+
+
+def _score_cells(quality: SampleQuality, scores: Scores | SampleSets) -> list[str]:
+    found = (scores[metric] for metric in quality.metrics)
+    return [plus_minus(one.value, one.standard_error) for one in found]
+
+
+def sweep_table(sweep: Sweep) -> Table:
+    """The Fréchet distance of each sampler and grid, a column for each number of evaluations."""
+    counts = sorted({point.protocol.num_evaluations for point in sweep.points})
+    rows = []
+    for (sampler, grid), points in figures.sweep_lines(sweep).items():
+        found = {p.protocol.num_evaluations: p.scores[FRECHET_DISTANCE].value for p in points}
+        rows.append((f"{sampler}, {grid}", *(number(found.get(num)) for num in counts)))
+    baseline = figures.sweep_baseline(sweep)
+    foot = [] if baseline is None else [("real data", *[number(baseline)] * len(counts))]
+    return Table(["", *map(count, counts)], rows, foot=foot)
+
+
+def level_table(result: Evaluation, name: str, num_rows: int = _NUM_LEVELS) -> Table:
+    """The loss ("curve") or the ELBO of noisy data ("elbo") of each condition, at some levels."""
+    curves = [getattr(one, name) for one in result.results.values()]
+    levels = curves[0].logsnr
+    rows = []
+    for i in evenly(len(levels), num_rows):
+        values = (plus_minus(one.nats_per_dim[i], one.standard_error[i]) for one in curves)
+        rows.append((fixed(levels[i], 2), number(math.exp(-levels[i] / 2)), *values))
+    heads = ["log-SNR", "noise/signal", *figures.swatches(result)]
+    title = {"curve": "Loss in nats/dim", "elbo": "ELBO of noisy data in nats/dim"}[name]
+    return Table(heads, rows, title)

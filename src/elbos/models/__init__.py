@@ -1,0 +1,1 @@
+"""From a denoiser to samples (`samplers`) and bits per dimension (`likelihood`); `networks`."""

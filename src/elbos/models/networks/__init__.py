@@ -1,0 +1,57 @@
+"""Networks: `forward(z, logsnr, cond) -> y`, and configurations that build them.
+
+The contract, for these networks and for anybody's own:
+
+| argument | shape | what it is |
+|---|---|---|
+| `z` | `[b, ...]` | noisy data of the variance-preserving process, so of variance about one |
+| `logsnr` | `[b]` | its log-SNR, one per sample |
+| `cond` | `[b]` or None | what it understands, here class labels; negative or None: "no label" |
+| returns `y` | `[b, ...]` | the regression target's estimate, in the shape and dtype of `z` |
+
+A network knows nothing of schedules, weightings or what its output means, and a sample's output
+depends on no other sample. A configuration is a frozen dataclass with `build(shape, num_classes)`,
+where `shape` is one sample's and `num_classes` is None for data without labels.
+"""
+
+from typing import Protocol
+
+from torch import nn
+
+from elbos.models.networks.adm import ADM, ADMConfig
+from elbos.models.networks.mlp import MLP, MLPConfig
+from elbos.models.networks.unet import UNet, UNetConfig
+from elbos.models.networks.uvit import UViT, UViTConfig
+from elbos.models.networks.vit import ViT, ViTConfig
+
+__all__ = [
+    "ADM",
+    "MLP",
+    "NETWORKS",
+    "ADMConfig",
+    "MLPConfig",
+    "NetworkConfig",
+    "UNet",
+    "UNetConfig",
+    "UViT",
+    "UViTConfig",
+    "ViT",
+    "ViTConfig",
+]
+
+
+class NetworkConfig(Protocol):
+    """A network's architecture."""
+
+    def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
+        """The network for samples of `shape`; ValueError if it does not fit them."""
+
+
+NETWORKS: tuple[type[NetworkConfig], ...] = (
+    UNetConfig,
+    ADMConfig,
+    UViTConfig,
+    ViTConfig,
+    MLPConfig,
+)
+"""Every architecture. A new one joins the command line and the run files by a line here."""

@@ -1,0 +1,126 @@
+"""What all samplers share: their interface and the grid of noise levels."""
+
+import abc
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.base.checks import Typed, typed
+from elbos.base.conditions import Condition
+from elbos.theory.denoiser import Clipping, Denoise, clipping_of, estimate
+from elbos.theory.process import align, alpha_sigma
+from elbos.theory.schedules import Schedule
+
+Estimate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+r"""From $z$ and log-SNR to $(\hat x, \hat\epsilon)$, the condition being given already."""
+
+Noise = Callable[[], Tensor]
+"""Standard normal noise like $z$, drawn anew by each call."""
+
+
+class Sampler(Typed, abc.ABC):
+    """A way from noise to data; its fields are its settings."""
+
+    @torch.no_grad()
+    @typed
+    def __call__(
+        self,
+        denoiser: Denoise,
+        z: Float[Tensor, "b *d"],
+        logsnrs: Float[Tensor, " n"],
+        cond: Condition = None,
+        generator: torch.Generator | None = None,
+        *,
+        clip: float | None = None,
+    ) -> Float[Tensor, "b *d"]:
+        r"""The noise `z` taken along `logsnrs`, to the last of them.
+
+        Args:
+            denoiser: Estimates data and noise.
+            z: Noisy data at the first level, in float32 or float64.
+            logsnrs: Noise levels, increasing, `[n + 1]` for n steps: `grid` makes them.
+            cond: What the denoiser is conditioned on, in whatever form it takes.
+            generator: Source of the noise that is added, on the CPU. Default: torch's global one.
+            clip: $\hat x$ is clamped to [-clip, clip], and $\hat\epsilon$ follows from it and $z$.
+                Default: as the scheduler of a denoiser of diffusers says; of others not at all.
+
+        Returns:
+            `z` at the last level, in the dtype of `z`, without a gradient; a sample of data where
+            that level is $\infty$. A denoiser that needs gradients inside, for guidance, takes them
+            under `torch.enable_grad()`.
+
+        Raises:
+            ValueError: If `z` is in half precision, in which neighbouring levels are equal, the
+                levels do not increase from a finite one, or the denoiser does not return a pair of
+                estimates.
+        """
+        if z.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"z is {z.dtype}: give float32, and run the network in half precision under "
+                "torch.autocast."
+            )
+        is_grid = len(logsnrs) > 1 and logsnrs[0] > -math.inf and (logsnrs.diff() > 0).all()
+        if not is_grid:
+            raise ValueError(
+                f"logsnrs is {logsnrs.tolist()}: give two or more log-SNRs that increase, from "
+                "noise, at a finite one, to data."
+            )
+
+        def noise() -> Tensor:
+            return torch.randn(z.shape, dtype=z.dtype, generator=generator).to(z.device)
+
+        def clipped(z: Tensor, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+            x_hat, eps_hat = estimate(denoiser, z, logsnr, cond)
+            if clipping is None:
+                return x_hat, eps_hat
+            x_hat = clipping(x_hat)
+            alpha, sigma = alpha_sigma(align(logsnr, z))
+            return x_hat, (z - alpha * x_hat) / sigma
+
+        clipping = clipping_of(denoiser) if clip is None else Clipping(limit=clip)
+        return self._sample(clipped, z, logsnrs.to(z).unsqueeze(1), noise)
+
+    @abc.abstractmethod
+    def _sample(
+        self,
+        estimate: Estimate,
+        z: Float[Tensor, "b *d"],
+        levels: Float[Tensor, "n 1"],
+        noise: Noise,
+    ) -> Float[Tensor, "b *d"]:
+        """The sampler itself: `z` taken along `levels`."""
+
+    def num_evaluations(self, num_steps: int) -> int:
+        """The number of calls of the denoiser (NFE) for `num_steps` steps of a `grid`."""
+        return num_steps
+
+
+@typed
+def grid(schedule: Schedule, num_steps: int) -> Float[Tensor, " n_plus_1"]:
+    r"""Noise levels uniform in the schedule's time, from $\lambda_\min$ to $\lambda_\max$, and then
+    clean data, $\infty$.
+
+    With `schedules.EDMSampling()` it is EDM's grid.
+
+    Args:
+        schedule: Whose time.
+        num_steps: Number of steps, at least 2.
+
+    Returns:
+        float64 log-SNRs, `[num_steps + 1]`.
+
+    Raises:
+        ValueError: If `num_steps` is below 2.
+
+    Examples:
+        >>> from elbos import schedules
+        >>> grid(schedules.Linear(logsnr_min=-10.0, logsnr_max=10.0), 3)
+        tensor([-10.,   0.,  10.,  inf], dtype=torch.float64)
+    """
+    if num_steps < 2:
+        raise ValueError(f"num_steps is {num_steps}: give at least 2.")
+    t = torch.linspace(1, 0, num_steps, dtype=torch.float64)
+    return torch.cat([schedule.logsnr(t), torch.tensor([math.inf], dtype=torch.float64)])

@@ -1,1 +1,0 @@
-"""How results look: numbers, tables, figures and pages, on the terminal and in the browser."""

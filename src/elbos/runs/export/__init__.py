@@ -1,0 +1,14 @@
+"""Export: the averaged weights of a run in a folder that others open, with a model card.
+
+| network | folder | opens with |
+|---|---|---|
+| of diffusers | `model_index.json`, `unet/` or `transformer/`, `scheduler/` | `from_pretrained` |
+| any other | `config.json`, `data.json`, `model.safetensors` | `elbos.Run` |
+
+Both have `README.md`, a model card, and `elbos.json`, which says of which run they are.
+"""
+
+from elbos.runs.export.folder import export
+from elbos.runs.export.hub import push
+
+__all__ = ["export", "push"]

@@ -1,0 +1,192 @@
+"""The folder of an export: written beside its place, whole, and then moved there."""
+
+import glob
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from elbos import __version__
+from elbos.adapters.diffusers.network import DiffusersNetwork, part_name
+from elbos.adapters.diffusers.pipeline import Latents, imported
+from elbos.adapters.diffusers.trained import trained_levels, trained_scheduler
+from elbos.base import files
+from elbos.base.codec import digest, encode
+from elbos.runs.export.card import card
+from elbos.runs.run import Run
+from elbos.training import exported
+from elbos.training.config import Config
+from elbos.training.directory import RunDirectory
+
+_FORMAT = 1
+
+
+def export(
+    run: Run, folder: Path | str, *, repo: str | None = None, vae: Latents | None = None
+) -> list[str]:
+    """Write the averaged weights of a run into a folder, with all that is needed to open them.
+
+    A folder that is there already has to be empty, or an earlier export of the same run, of any
+    step; hidden files in it, as of git, are left alone.
+
+    Args:
+        run: A run, with its network.
+        folder: Where to.
+        repo: The name of the repository that the model card speaks of, OWNER/NAME. Default: that of
+            the folder.
+        vae: The autoencoder of the latents that a network of diffusers was trained on, which is
+            written beside it (`adapters.diffusers.load_vae`). Default: none.
+
+    Returns:
+        The names of the files that were written, relative to the folder.
+
+    Raises:
+        OSError: If they cannot be written; what was in the folder is then untouched, as far as
+            nothing had been moved.
+        ValueError: If the folder holds something else, or the network cannot be kept, or not with
+            this autoencoder.
+    """
+    folder = Path(folder)
+    require_exportable(run, folder, vae)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = files.partial(folder.resolve())
+    files.remove_leftovers(partial.parent, glob.escape(folder.resolve().name))
+    try:
+        with files.named_errors(folder):
+            partial.mkdir()
+            ends = [run.schedule.logsnr_min, run.schedule.logsnr_max]
+            manifest = {"format": _FORMAT, "elbos": __version__, **_run_of(run)}
+            manifest |= {"step": run.step, "logsnr": ends}
+            manifest |= _weights(run, partial, vae)
+            where = repo or folder.resolve().name
+            files.write(partial / "README.md", card(run, where, vae).encode())
+            RunDirectory(partial).write(exported.MANIFEST, manifest)
+        return _moved(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
+    """Raise an error if a run cannot be exported into a folder, or not with this autoencoder.
+
+    Raises:
+        OSError: If the folder holds a link.
+        ValueError: If it is a file, or holds anything but an export of the same run; or if the
+            autoencoder is not for the run's network.
+    """
+    if vae is not None and not isinstance(run.network, DiffusersNetwork):
+        raise ValueError("a VAE is written beside a network of diffusers, which this is not.")
+    if vae is not None and (num := vae.vae.config.latent_channels) != run.data.shape[0]:
+        raise ValueError(
+            f"the VAE makes latents of {num} channels, and the run was trained on "
+            f"{run.data.shape[0]}: give the VAE of `elbos data encode`."
+        )
+    if folder.is_symlink():
+        raise ValueError(f"{folder} is a link, which is not followed: name a folder.")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a folder.")
+    files.require_plain(folder)
+    others = [path.name for path in folder.glob("*") if not path.name.startswith(".")]
+    if not others:
+        return
+    stored = RunDirectory(folder).read(exported.MANIFEST)
+    if stored is None:
+        raise ValueError(f"{folder} holds {others[0]} and no export: name a new folder.")
+    if stored.get("run") != _run_of(run)["run"]:
+        raise ValueError(f"{folder} holds the export of another run: name a new folder.")
+
+
+def _run_of(run: Run) -> dict[str, str]:
+    """The identifier of a run, however long it is trained."""
+    known = {**run.config.identity(), "num_images": None, "init": None, "data": None}
+    return {"run": digest([known, run.directory.read("data.json")])}
+
+
+def _weights(run: Run, folder: Path, vae: Latents | None) -> dict[str, str]:
+    """Write the weights, and what opens them; returns what the manifest says of them."""
+    if isinstance(run.network, DiffusersNetwork):
+        _write_pipeline(run.network, run.config, folder, vae)
+        return {}
+    directory = RunDirectory(folder)
+    directory.write("config.json", encode(_without_places(run.config)))
+    directory.write("data.json", run.directory.read("data.json") or {})
+    return {"sha256": exported.write(folder, run.network.state_dict())}
+
+
+def _write_pipeline(
+    network: DiffusersNetwork, config: Config, folder: Path, vae: Latents | None
+) -> None:
+    """Write a network of diffusers with its scheduler, as a pipeline that was saved."""
+    diffusers = imported()
+    _require_own_levels(network, config)
+    settings = trained_scheduler(config.parameterization, network.levels)
+    scheduler = getattr(diffusers, settings["_class_name"]).from_config(settings)
+    name = part_name(network)
+    network.inner.save_pretrained(folder / name)  # safetensors
+    scheduler.save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": pipeline_name(network, settings),
+        "_diffusers_version": diffusers.__version__,
+        name: ["diffusers", type(network.inner).__name__],
+        "scheduler": ["diffusers", type(scheduler).__name__],
+    }
+    if vae is not None:
+        vae.vae.save_pretrained(folder / "vae")
+        index["vae"] = ["diffusers", type(vae.vae).__name__]
+    files.write(folder / "model_index.json", (json.dumps(index, indent=2) + "\n").encode())
+
+
+def _require_own_levels(network: DiffusersNetwork, config: Config) -> None:
+    """Raise a ValueError if a network that was given in Python sees other levels than those that it
+    was trained on.
+    """
+    ends = config.schedule.logsnr_min, config.schedule.logsnr_max
+    own, trained = network.levels, trained_levels(config.parameterization, *ends)
+    if (type(own), vars(own)) != (type(trained), vars(trained)):
+        raise ValueError(
+            f"the network was built for other noise levels, or to predict something else, than it "
+            f"was trained with: build it with trained_levels({config.parameterization}, "
+            f"{ends[0]:g}, {ends[1]:g})."
+        )
+
+
+def pipeline_name(network: DiffusersNetwork, scheduler: Mapping[str, Any]) -> str:
+    """The class of diffusers whose loop fits the network and its scheduler.
+
+    Only that of consistency models, for want of another, tells a U-Net its class and scales its
+    input; no pipeline does that without the scheduler's scale, as of flow matching.
+    """
+    if part_name(network) == "transformer":
+        return "DiTPipeline"
+    if scheduler["_class_name"] == "FlowMatchEulerDiscreteScheduler":
+        return "DDPMPipeline"
+    if network.null_label is not None or scheduler["_class_name"] == "EDMEulerScheduler":
+        return "ConsistencyModelPipeline"
+    return "DDIMPipeline"
+
+
+def _without_places(config: Config) -> Config:
+    """The configuration without the places of files on this machine."""
+    data: Any = config.data
+    places = {
+        name: type(value)(Path("/") / Path(value).name)
+        for name, value in vars(data).items()
+        if isinstance(value, Path | str) and Path(value).is_absolute()
+    }
+    return replace(config, init=None, data=replace(data, **places))
+
+
+def _moved(partial: Path, folder: Path) -> list[str]:
+    """Move a whole folder to its place, or its files into the one that is there, the manifest last;
+    returns their names.
+    """
+    names = sorted(str(path.relative_to(partial)) for path in partial.rglob("*") if path.is_file())
+    if not folder.exists():
+        partial.rename(folder)
+        return names
+    for name in sorted(names, key=lambda one: one == exported.MANIFEST):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (partial / name).replace(folder / name)
+    return names

@@ -1,0 +1,70 @@
+"""A folder on the Hugging Face Hub, for users who have a token."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from elbos.base.errors import flat, optional
+
+_MAX_REASON = 300  # characters
+
+
+def require_pushable(repo: str) -> None:
+    """Raise a ValueError where `push` would after minutes of work: if huggingface_hub is not
+    installed, there is no token, or the name is none of a repository.
+    """
+    hub = _hub()
+    owner, _, name = repo.partition("/")
+    if not (owner and name):
+        raise ValueError(f"{repo!r} is no repository: give OWNER/NAME.")
+    try:
+        hub.utils.validate_repo_id(repo)
+    except ValueError as error:
+        raise ValueError(f"{repo!r} is no repository: {flat(error)}") from error
+    if hub.get_token() is None:
+        raise ValueError(
+            "there is no token of the Hub: log in with `hf auth login`, or set HF_TOKEN."
+        )
+
+
+def push(folder: Path, names: Sequence[str], repo: str, api: Any = None) -> str:
+    """Upload files of a folder into a repository of models; one that is not there is made, private.
+
+    Args:
+        folder: The folder.
+        names: The files, relative to it: others in it are left alone.
+        repo: OWNER/NAME.
+        api: In place of `huggingface_hub.HfApi()`.
+
+    Returns:
+        Where the files are seen.
+
+    Raises:
+        OSError: If the Hub refuses or cannot be reached; the folder is whole, and can be pushed by
+            the same command again.
+        ValueError: As of `require_pushable`, unless `api` is given.
+    """
+    if api is None:
+        require_pushable(repo)
+        api = _hub().HfApi()
+    try:
+        api.create_repo(repo, repo_type="model", private=True, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=repo,
+            folder_path=str(folder),
+            allow_patterns=list(names),
+            commit_message="Export of elbos",
+        )
+    except Exception as error:  # of the library and of its network, of any type
+        raise OSError(
+            f"{folder} is written, but not pushed to {repo}: {flat(error)[:_MAX_REASON]} The same "
+            "command tries again."
+        ) from error
+    return str(getattr(done, "commit_url", done))
+
+
+def _hub() -> Any:
+    return optional(
+        "huggingface_hub",
+        "--push needs huggingface_hub, which is not installed: pip install huggingface_hub.",
+    )

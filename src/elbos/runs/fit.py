@@ -1,0 +1,207 @@
+r"""Training runs: of a configuration, or of the user's own network, data and objective.
+
+    run = elbos.fit(network, dataset, objective, run="runs/mine", num_images=1_000_000)
+    x = run.sample(64)
+
+Both go through the same `Trainer`, and both are resumed by the same call again.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from elbos.base.checks import typed
+from elbos.base.conditions import Condition
+from elbos.base.sharing import naming_lost_processes
+from elbos.runs.run import Run
+from elbos.theory.objective import Objective
+from elbos.theory.tabulated import Tabulated
+from elbos.training.choices import require_storable
+from elbos.training.config import Config, Precision
+from elbos.training.data import Given, GivenData, Samples
+from elbos.training.directory import RunDirectory
+from elbos.training.machine import keep_freed_memory, require_few, resolved
+from elbos.training.monitor import OnImages
+from elbos.training.network import OwnNetwork, require_storable_state
+from elbos.training.ownership import claim, require_same_data
+from elbos.training.processes import Processes
+from elbos.training.sampling import Sampling
+from elbos.training.settings import Averaging, Execution, Optimizer, Output
+from elbos.training.trackers import require_installed
+from elbos.training.trainer import Trainer
+
+
+@naming_lost_processes()
+def train(config: Config, path: Path, on_images: OnImages = lambda _: None) -> None:
+    """Train in a run directory, from its latest checkpoint if it has one.
+
+    Args:
+        config: What to train.
+        path: The run directory; made if it is not there.
+        on_images: Called with the number of images seen, after each step.
+
+    Raises:
+        ValueError: If the directory is of another configuration, or in use, or the data or the
+            latest checkpoint are unusable.
+        Diverged: If a loss or gradient is not finite; the latest checkpoint is from before it.
+        Interrupted: On SIGINT or SIGTERM, with a checkpoint written.
+        OSError: If something cannot be written; the latest checkpoint is whole.
+    """
+    _train(config, RunDirectory(path), config.data.load, on_images)
+
+
+@typed
+@naming_lost_processes()
+def fit(
+    network: nn.Module,
+    dataset: Any,
+    objective: Objective,
+    *,
+    run: Path | str,
+    num_images: int,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    validation: Any = None,
+    num_levels: int | None = None,
+    cond_dropout: float = 0.0,
+    null_cond: Condition = None,
+    is_bounded: bool = True,
+    num_workers: int = 0,
+    optimizer: Optimizer | None = None,
+    averaging: Averaging | None = None,
+    sampling: Sampling | None = None,
+    output: Output | None = None,
+    execution: Execution | None = None,
+    precision: Precision = "auto",
+    seed: int = 0,
+    on_images: OnImages = lambda _: None,
+) -> Run:
+    r"""Train a network of your own on a dataset of your own; returns the trained run.
+
+    All that `elbos train` does is done: checkpoints, from which the same call resumes bit for bit;
+    an average of the weights; a log, validation and grids of samples in the run directory; a
+    progress bar; several processes, under torchrun or `accelerate launch`.
+
+    Args:
+        network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if the data have no
+            condition; returns a tensor like `z`. It is trained in place, from the weights it has.
+            On several processes from those of the main one; it calls each of its layers in every
+            forward pass, whatever the samples, and writes to no weights; a copy is trained, whose
+            weights it gets at the end, also of a training that is stopped or diverges, so that
+            `on_images` sees the initial ones.
+        dataset: Whatever has a length and `dataset[i]`, which is `x` or `(x, cond)`: `x` a tensor
+            of numbers from -1 to 1, `cond` a class label, a tensor, or a dict of tensors. It may
+            augment with torch's random numbers, which are seeded for each batch. Whether it is the
+            dataset of the run that is resumed is told by 16 samples, unless it augments with other
+            random numbers.
+        objective: Weighting, schedule and prediction type. Of a weighting that is a function, 2,001
+            numbers are kept and trained with.
+        run: The run directory; made if it is not there.
+        num_images: Length of the training: images seen, counted with repetition.
+        batch_size: Images per step, over all processes.
+        learning_rate: Its peak. Ignored if `optimizer` is given.
+        validation: A held-out dataset, whose bound is logged. Default: none.
+        num_levels: $K$ of discrete data with values $2k/(K-1) - 1$, 256 of 8-bit images, so that
+            their likelihood is that of pixels. Default: continuous data.
+        cond_dropout: Share of the conditions replaced by `null_cond`, so that samples can be
+            guided. Default: none.
+        null_cond: The condition of one sample that stands for none, as in a batch of one,
+            `[1, ...]`: a label beyond the classes, an empty text's embedding. Needed for
+            `cond_dropout`.
+        is_bounded: Whether `x` has to be in [-1, 1]; False for latents.
+        num_workers: Processes that load data ahead, in each training process; at most 64, or four
+            for each core if those are more.
+        optimizer: Its settings. Default: AdamW with this learning rate, warm-up and decay.
+        averaging: Width of the average of the weights.
+        sampling: How grids of samples are made, and samples of the run by default.
+        output: What is written, and how often.
+        execution: How it is computed: parts of a batch, sharding, torch.compile.
+        precision: bf16 autocast or fp32. Default: bf16 where the machine computes in it as fast.
+        seed: Seed of the order of the data, the noise and the noise levels.
+        on_images: Called with the number of images seen, after each step.
+
+    Raises:
+        ValueError: If an argument is of another type, data, network, objective and settings do not
+            fit each other, as far as a few samples and those for validation tell, the network's
+            weights or the objective cannot be stored, or the directory is of another run. Nothing
+            is written then.
+        Diverged, Interrupted, OSError: As `train` does.
+
+    Examples:
+        See examples/own_network.py.
+    """
+    if not 0 <= cond_dropout <= 1:
+        raise ValueError(f"cond_dropout is {cond_dropout}: give a share from 0 to 1.")
+    require_few(num_workers=num_workers)
+    if not str(run):
+        raise ValueError("run is empty: name a directory.")
+    data = GivenData.from_datasets(
+        dataset,
+        validation,
+        num_levels=num_levels,
+        is_bounded=is_bounded,
+        null_cond=null_cond,
+        needs_null=cond_dropout > 0,
+    )
+    require_storable_state(network)
+    config = Config(
+        data=Given(name=data.spec.name),
+        network=OwnNetwork(name=type(network).__name__),
+        parameterization=objective.parameterization,
+        schedule=objective.schedule,
+        weighting=_stored(objective.weighting),
+        optimizer=optimizer or Optimizer(learning_rate=learning_rate),
+        averaging=averaging or Averaging(),
+        sampling=sampling or Sampling(),
+        output=output or Output(),
+        execution=execution or Execution(),
+        num_images=num_images,
+        batch_size=batch_size,
+        label_dropout=cond_dropout,
+        precision=precision,
+        seed=seed,
+    )
+    directory = RunDirectory(Path(run))
+    require_same_data(data, Processes.joined())
+    _train(config, directory, lambda: data, on_images, network=network, num_workers=num_workers)
+    return Run(directory.path, network, null_cond=null_cond)
+
+
+def _train(
+    config: Config,
+    run: RunDirectory,
+    load: Callable[[], Samples],
+    on_images: OnImages,
+    **given: Any,
+) -> None:
+    """Train what a configuration says, in a directory that is then its own; `given` is for the
+    `Trainer`.
+    """
+    require_installed(config.output.trackers)
+    processes = Processes.joined()
+    if processes.device.type == "cpu":
+        keep_freed_memory()
+    config = resolved(config, run, processes)
+    trainer = Trainer(config, run, load(), processes, **given)  # raises before it writes
+    with ExitStack() as stack:
+
+        def claimed() -> None:
+            if processes.is_main:
+                stack.enter_context(run.lock())
+                claim(run, config, trainer.data)
+
+        processes.together(claimed)
+        trainer.train(on_images)
+        processes.wait()  # the main process writes the last things
+
+
+def _stored(weighting: Any) -> Any:
+    """The weighting, or its numbers if it is user-defined."""
+    try:
+        require_storable(weighting)
+    except ValueError:
+        return Tabulated.from_function(weighting)
+    return weighting

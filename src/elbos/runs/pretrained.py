@@ -1,0 +1,366 @@
+"""A pipeline that diffusers trained and saved, with the images that it is evaluated on."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from elbos.adapters import diffusers
+from elbos.adapters.diffusers import Latents, Pipeline
+from elbos.base.checks import require_positive
+from elbos.base.codec import digest
+from elbos.base.conditions import Condition, cond_at, to_device
+from elbos.base.errors import flat, is_out_of_memory
+from elbos.base.progress import Start
+from elbos.base.store import Part, Tensors
+from elbos.evaluation.result import Origin
+from elbos.evaluation.stores import model_store
+from elbos.runs.requirements import Requirements
+from elbos.theory.denoiser import Denoise
+from elbos.theory.schedules import Linear
+from elbos.training import exported
+from elbos.training.data import Dataset, DataSpec, KnownData, digest_of, to_unit
+from elbos.training.directory import RunDirectory
+from elbos.training.processes import ALONE, Processes, local_device
+from elbos.training.randomness import generator
+from elbos.training.sampling import Sampling, sample
+from elbos.training.trained import Training
+
+BATCH_SIZE = 64
+NOISIEST = -10.0
+"""The least log-SNR of flow matching, whose times go on to pure noise: the loss of the prior is
+below 1e-4 bits/dim there."""
+
+_ENCODED_TOGETHER = 250  # images whose latents are kept in one part
+_NUM_TRIED = 2  # images, before anything is measured
+
+
+@dataclass(frozen=True)
+class InBatches:
+    """A denoiser that is called with so many samples at most, whatever it is given.
+
+    Attributes:
+        denoiser: The denoiser.
+        size: The number of samples.
+    """
+
+    denoiser: Denoise
+    size: int
+
+    def __call__(
+        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
+    ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
+        logsnr = logsnr.expand(len(z))
+        pairs = [
+            self.denoiser(z[some], logsnr[some], cond_at(cond, some))
+            for some in torch.split(torch.arange(len(z), device=z.device), self.size)
+        ]
+        x_hat, eps_hat = zip(*pairs, strict=True)
+        return torch.cat(x_hat), torch.cat(eps_hat)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A pipeline with the images that it is evaluated on: a `Model`, evaluated in float32.
+
+    It is measured and sampled between the ends of its scheduler's noise levels, by the samplers of
+    this library, which clip what its scheduler clips. The likelihood of a latent pipeline is that
+    of latents, which are sampled once from the encoder's distribution; its samples are decoded.
+
+    Attributes:
+        name: The folder that it was read from.
+        directory: Where the parts of its evaluation are kept.
+        pipeline: The denoiser, and the encoder of its data, if they are latents.
+        dataset: The images.
+        device: Where the networks are.
+        batch_size: The number of samples in a call of a network; it does not change the result.
+        ends: The log-SNRs that it was trained between, if it is an export of this library: flow
+            matching's scheduler does not say them.
+        processes: Those that share its evaluation. Default: this one alone.
+    """
+
+    name: str
+    directory: RunDirectory
+    pipeline: Pipeline
+    dataset: Dataset
+    device: torch.device
+    batch_size: int = BATCH_SIZE
+    ends: tuple[float, float] | None = None
+    processes: Processes = ALONE
+
+    step = None
+    weighting = None
+    mixture = None
+    relative_width = None
+    precision = "fp32"
+    sampling = Sampling()
+
+    def __repr__(self) -> str:
+        return f"Pretrained({self.name!r})"
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, data: KnownData, directory: Path, *, batch_size: int = BATCH_SIZE
+    ) -> "Pretrained":
+        """The pipeline that `DiffusionPipeline.save_pretrained` wrote, after a try on two images.
+        Nothing is written.
+
+        Args:
+            folder: It has a model_index.json.
+            data: The images, with classes if the network is told them. Its training images, or
+                others like them, are the reference of samples.
+            directory: Where the parts of the evaluation are going to be kept, not in `folder`.
+            batch_size: The number of samples in a call of a network. Default: 64, which fits small
+                networks on 32x32 pixels.
+
+        Raises:
+            OSError: If a file cannot be read.
+            ValueError: If the folder is no pipeline that can be evaluated, the data cannot be
+                loaded, the two do not fit each other, or the network ignores its time or returns
+                NaN.
+        """
+        require_positive(batch_size=batch_size)
+        device = local_device()
+        found = cls(
+            name=str(folder),
+            directory=RunDirectory(directory),
+            pipeline=diffusers.load(folder, device=device),
+            dataset=data.load(),
+            device=device,
+            batch_size=batch_size,
+            ends=exported.ends(RunDirectory(folder)),
+        )
+        for module in found._modules:
+            module.requires_grad_(False)
+        found._require_fit()
+        return found
+
+    def shared_by(self, processes: Processes) -> "Pretrained":
+        """The model with the processes that share its evaluation."""
+        return replace(self, processes=processes)
+
+    @property
+    def data(self) -> DataSpec:
+        """The properties of its samples, which are those of the images."""
+        return self.dataset.spec
+
+    @property
+    def denoiser(self) -> InBatches:
+        """The network, called with `batch_size` samples at most."""
+        return InBatches(self.pipeline.denoiser, self.batch_size)
+
+    @property
+    def schedule(self) -> Linear:
+        """Uniform between the noise levels of the scheduler's steps, or those of the training,
+        where an export says them.
+        """
+        found = self.pipeline.denoiser
+        low, high = found.logsnr_min, found.logsnr_max
+        if self.ends is not None:
+            return Linear(logsnr_min=max(low, self.ends[0]), logsnr_max=min(high, self.ends[1]))
+        low = max(low, NOISIEST) if math.isinf(low) else low
+        return Linear(logsnr_min=low, logsnr_max=high)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The class, if the network has to be told it."""
+        return ("unconditional",) if self._requirements.num_classes is None else ("given_label",)
+
+    @property
+    def trained(self) -> Training:
+        """What is known of its training."""
+        return Training(
+            weighting=None,
+            schedule=self._scheduler,
+            parameterization=repr(self.pipeline.denoiser.parameterization),
+            network=type(self._network).__name__,
+            num_parameters=sum(p.numel() for p in self._network.parameters()),
+            optimizer=None,
+            images_seen=None,
+            batch_size=None,
+            precision=None,
+            data=None,
+            seed=None,
+        )
+
+    @property
+    def origin(self) -> Origin:
+        """How the folder was taken."""
+        vae = None if self._encode is None else type(self._encode.vae).__name__
+        scheduler = json.dumps(_public(self.pipeline.scheduler), sort_keys=True, default=str)
+        return Origin(
+            format=f"diffusers {version('diffusers')}",
+            scheduler=f"{self._scheduler} {scheduler}",
+            latents=vae,
+        )
+
+    def identifier(self) -> dict[str, Any]:
+        """All that the numbers of its networks depend on."""
+        weights = (value for module in self._modules for value in module.state_dict().values())
+        configs = [_public(module.config) for module in self._modules]
+        described = json.dumps([*configs, self.origin.scheduler], sort_keys=True, default=str)
+        return {
+            "weights": digest_of(weights),
+            "pipeline": digest(described),
+            "clipping": repr(self.pipeline.denoiser.clipping),
+            "format": self.origin.format,
+            "precision": self.precision,
+            "ends": (self.schedule.logsnr_min, self.schedule.logsnr_max),
+        }
+
+    def autocast(self) -> torch.autocast:
+        """Float32, as a context."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    def require_guidable(self, sampling: Sampling) -> None:
+        """Raise a ValueError if samples are to be guided: nothing says which class is none."""
+        if sampling.guidance != 1:
+            raise ValueError(
+                f"guidance is {sampling.guidance}, and {self.name} does not say which class stands "
+                "for none: leave guidance at 1."
+            )
+
+    def represented(
+        self, x: Shaped[Tensor, "n *d"], start: Start
+    ) -> tuple[Shaped[Tensor, "n *e"], int | None]:
+        """The pixel values as they are and their number; or latents, which are kept, and None."""
+        if self._encode is None:
+            return x, self.dataset.num_levels
+        store = model_store(self, "latents", images=digest_of([x]))
+        parts = (
+            Part(f"{i:05d}", len(rows), partial(self._encoded, x[rows], rows))
+            for i, rows in enumerate(torch.split(torch.arange(len(x)), _ENCODED_TOGETHER))
+        )
+        return store.concatenated(parts, start("latents", len(x), "images"))["x"], None
+
+    def class_labels(self, num: int) -> Int[Tensor, " n"] | None:
+        """One class of the data after the other, where the network is told them."""
+        if self._requirements.num_classes is None or self.dataset.num_classes is None:
+            return None
+        return torch.arange(num) % self.dataset.num_classes
+
+    def sample_batches(
+        self,
+        sampling: Sampling,
+        *,
+        num: int,
+        seed: int,
+        cond: Condition,
+        batches: Iterable[int] | None = None,
+    ) -> list[Float[Tensor, "b *d"]]:
+        """Batches of samples, decoded; arguments as those of `sampling.sample`."""
+        found = sample(
+            self.denoiser,
+            sampling,
+            self.schedule,
+            num=num,
+            shape=self._shape,
+            seed=seed,
+            device=self.device,
+            cond=cond,
+            batches=batches,
+        )
+        return [self._decoded(x) for x in found]
+
+    # --- networks ---------------------------------------------------------------------------------
+
+    @property
+    def _network(self) -> Any:
+        return self.pipeline.denoiser.network
+
+    @property
+    def _encode(self) -> Latents | None:
+        return self.pipeline.encode
+
+    @property
+    def _modules(self) -> list[Any]:
+        return [self._network, *([] if self._encode is None else [self._encode.vae])]
+
+    @property
+    def _scheduler(self) -> str:
+        return str(self.pipeline.scheduler["_class_name"])
+
+    @cached_property
+    def _requirements(self) -> Requirements:
+        return Requirements.from_config(self.name, self._network)
+
+    @cached_property
+    def _shape(self) -> tuple[int, ...]:
+        """The shape of what the network knows of one image."""
+        return tuple(self._tried[0].shape[1:])
+
+    @cached_property
+    def _tried(self) -> tuple[Tensor, Tensor | None]:
+        """Some images as the network knows them, and their labels."""
+        split, rows = self.dataset.train, torch.arange(min(_NUM_TRIED, len(self.dataset.train)))
+        x = to_unit(split.x[rows], self.dataset.num_levels)
+        if self._encode is not None:
+            x = self._encoded(split.x[rows], rows)["x"]
+        is_told = self._requirements.num_classes is not None
+        return x, split.labels[rows] if is_told and split.labels is not None else None
+
+    def _encoded(self, x: Shaped[Tensor, "n *d"], rows: Int[Tensor, " n"]) -> Tensors:
+        """The latents of images, each sampled with a generator of its number."""
+        assert self._encode is not None
+        found = []
+        for some in torch.split(torch.arange(len(x)), self.batch_size):
+            images = to_unit(x[some], self.dataset.num_levels)
+            generators = [generator(0, row) for row in rows[some].tolist()]
+            found.append(self._encode(images, generators).cpu())
+        latents = torch.cat(found)
+        if not latents.isfinite().all():
+            raise ValueError(f"the vae of {self.name} returned NaN or infinity: check its weights.")
+        return {"x": latents}
+
+    def _decoded(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *e"]:
+        """Images of latents; data that are images are as they are."""
+        if self._encode is None:
+            return x
+        parts = torch.split(x, self.batch_size)
+        return torch.cat([self._encode.decode(part).cpu() for part in parts])
+
+    def _require_fit(self) -> None:
+        """Raise a ValueError if networks and data do not fit each other, by what the folder says
+        and in a try on some images.
+        """
+        self._requirements.require_labels(self.dataset)
+        try:
+            self._requirements.require_shape(self._shape)
+            self._try()
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
+            shape = "x".join(map(str, self.dataset.shape))
+            raise ValueError(
+                f"{self.name} cannot be evaluated on {self.dataset.name}, {shape}: {flat(error)}"
+            ) from error
+
+    @torch.no_grad()
+    def _try(self) -> None:
+        """Call the networks with some images, at both ends of the noise levels."""
+        x, cond = (to_device(part, self.device) for part in self._tried)
+        for end in (self.schedule.logsnr_min, self.schedule.logsnr_max):
+            self.pipeline.denoiser(x, torch.full((len(x),), end, device=self.device), cond)
+        if self.pipeline.denoiser.ignores_time(x, cond):
+            raise ValueError("the network returns the same at the first and the last timestep.")
+        decoded = tuple(self._decoded(x).shape[1:])
+        if decoded != self.dataset.shape:
+            raise ValueError(f"images of shape {self.dataset.shape} are decoded as {decoded}.")
+
+
+def is_pipeline(path: Path) -> bool:
+    """Whether a folder is one that `DiffusionPipeline.save_pretrained` wrote."""
+    return (path / "model_index.json").is_file()
+
+
+def _public(config: Any) -> dict[str, Any]:
+    """The settings of a configuration of diffusers, without its file's version and place."""
+    return {name: value for name, value in config.items() if not name.startswith("_")}

@@ -1,0 +1,404 @@
+"""A trained run, loaded to be sampled or evaluated."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from elbos.base import files
+from elbos.base.checks import require_positive, typed
+from elbos.base.conditions import Condition, is_alike, require_length
+from elbos.base.errors import explained, suggestion
+from elbos.base.items import Items, first_item
+from elbos.base.progress import Start, silent
+from elbos.evaluation import Evaluation, EvaluationConfig, evaluate
+from elbos.models.samplers import Sampler
+from elbos.theory.denoiser import Denoiser
+from elbos.theory.oracles import GaussianMixture
+from elbos.theory.schedules import Schedule
+from elbos.theory.weightings import WeightFunction
+from elbos.training import checkpoint, exported
+from elbos.training.config import run_config
+from elbos.training.data import Dataset, Given, KnownData, Toy, digest_of
+from elbos.training.data.downloads import without_downloads
+from elbos.training.directory import RunDirectory
+from elbos.training.machine import autocast
+from elbos.training.network import OwnNetwork
+from elbos.training.ownership import data_spec, require_own_data, require_own_null
+from elbos.training.processes import ALONE, Processes, local_device
+from elbos.training.randomness import generator
+from elbos.training.sampling import Sampling, sample
+from elbos.training.state import build_network, require_guidable, uses_labels
+from elbos.training.trained import Training
+from elbos.training.validation import BATCH_SIZE, Chosen
+from elbos.validation import Validation, Validator
+
+
+class Run:
+    """A trained run at a checkpoint, with the averaged weights.
+
+    Args:
+        path: The run directory, or an export of one (`elbos export`).
+        network: A network of the class that was trained, where the user defined it: a copy of it
+            gets the weights. Default: the network that the configuration describes.
+        step: The step of a checkpoint that was kept (`--output.num-kept`). Default: the latest.
+        null_cond: The condition that stands for none, for guidance (see `fit`).
+
+    Attributes:
+        directory: Where it is.
+        config: How it was trained.
+        data: What samples are like.
+        step: The step of the checkpoint.
+        network: The network, with the averaged weights.
+        denoiser: The network and its parameterization.
+        device: Where they are.
+        processes: Those that share its evaluation: this one alone, unless `shared_by` says others.
+
+    Raises:
+        FileNotFoundError: If there is no run, no checkpoint yet, or none of this step.
+        ValueError: If the configuration, data.json or the checkpoint is damaged, or the network is
+            another one or missing; or if there is no data.json, and the data are not there.
+
+    Examples:
+        run = Run("runs/digits")
+        x = run.sample(64, seed=0)  # [64, 1, 8, 8], about in [-1, 1]
+    """
+
+    origin = None  # for evaluations: it was trained here
+
+    @typed
+    def __init__(
+        self,
+        path: Path | str,
+        network: nn.Module | None = None,
+        *,
+        step: int | None = None,
+        null_cond: Condition = None,
+    ) -> None:
+        self.directory, self.null_cond = RunDirectory(Path(path)), null_cond
+        self.config = run_config(self.directory)
+        self.source: KnownData | Given = self.config.data
+        files.require_plain(self.directory.path)
+        weights = exported.averaged(self.directory, step)
+        self.device = local_device()
+        self.processes = ALONE
+        self.data = data_spec(self.directory) or self.dataset.spec
+        if null_cond is not None:
+            require_own_null(self.directory, null_cond)
+        if network is None:
+            self.network = build_network(self.config, self.data, self.device)
+        else:
+            self.network = copy.deepcopy(network).to(self.device)
+        with weights as (self.step, averaged):
+            checkpoint.require_dtypes({"ema": averaged}, {"ema": self.network.state_dict()})
+            self.network.load_state_dict(averaged)
+        self.network.eval().requires_grad_(False)
+        self.denoiser = Denoiser(self.network, self.config.parameterization)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.directory.path)!r}, step={self.step})"
+
+    @classmethod
+    def with_function(cls, path: Path, function: str | None) -> "Run":
+        """The run in `path`, whose user-defined network, if it has one, FILE.py:FUNCTION builds.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: As `Run` does, or if the function does not build the network.
+        """
+        if function is None:
+            return cls(path)
+        directory = RunDirectory(path)
+        data, config = data_spec(directory), run_config(directory)
+        if data is None or not isinstance(config.network, OwnNetwork):
+            raise ValueError(f"The network of {path} is not user-defined: give no function.")
+        config = replace(config, network=OwnNetwork.from_file(function))
+        return cls(path, build_network(config, data, torch.device("cpu")))
+
+    def with_data(self, data: KnownData) -> "Run":
+        """The run with the data that it is evaluated on, where those of its training are elsewhere
+        now, or others are wanted.
+
+        Raises:
+            OSError, ValueError: If they cannot be loaded, or are others in shape, pixel values or
+                classes.
+        """
+        dataset, found = data.load(), copy.copy(self)
+        own, given = replace(self.data, name=""), replace(dataset.spec, name="")
+        if not self.has_labels:
+            own, given = replace(own, num_classes=None), replace(given, num_classes=None)
+        if own != given:
+            raise ValueError(
+                f"The run in {self.directory.path} cannot be evaluated on {dataset.name}: it was "
+                f"trained on data of {own.described}, not {given.described}."
+            )
+        found.source, found.dataset = data, dataset
+        return found
+
+    def shared_by(self, processes: Processes) -> "Run":
+        """The run with the processes that share its evaluation, all of which then evaluate it."""
+        found = copy.copy(self)
+        found.processes = processes
+        return found
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data that it is evaluated on: those of its training, loaded when they are first used.
+
+        Raises:
+            ValueError: If they cannot be loaded, or are others than in training.
+        """
+        try:
+            with without_downloads():
+                dataset = self.source.load()
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"The data that the run in {self.directory.path} was trained on are needed, and "
+                f"cannot be loaded: {explained(error).rstrip('.')}. Give them, or others like "
+                "them, as data:TYPE."
+            ) from error
+        require_own_data(self.directory, dataset)
+        return dataset
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the network knows class labels."""
+        return uses_labels(self.config, self.data)
+
+    @property
+    def name(self) -> str:
+        """The path of the directory, as it was given."""
+        return str(self.directory.path)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise levels that it was trained on."""
+        return self.config.schedule
+
+    @property
+    def sampling(self) -> Sampling:
+        """How it is sampled, if nothing else is said."""
+        return self.config.sampling
+
+    @property
+    def weighting(self) -> WeightFunction:
+        """The weighting of its loss."""
+        return self.config.weighting
+
+    @property
+    def precision(self) -> str:
+        """The precision of its network."""
+        return self.config.precision
+
+    @property
+    def relative_width(self) -> float:
+        """The relative width of the average of the weights."""
+        return self.config.averaging.relative_width
+
+    @property
+    def mixture(self) -> GaussianMixture | None:
+        """The distribution of the data, if it is known."""
+        return self.source.mixture if isinstance(self.source, Toy) else None
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What the network was told in training: "unconditional", "given_label", or each in turn.
+
+        Labels are hidden in a share of the samples, which may be none of them or all.
+        """
+        is_told = self.has_labels and self.config.label_dropout < 1
+        is_untold = not self.has_labels or self.config.label_dropout > 0
+        return ("unconditional",) * is_untold + ("given_label",) * is_told
+
+    @property
+    def trained(self) -> Training:
+        """What it was trained with, for reports."""
+        config = self.config
+        return Training(
+            weighting=repr(config.weighting),
+            schedule=repr(config.schedule),
+            parameterization=repr(config.parameterization),
+            network=repr(config.network),
+            num_parameters=sum(p.numel() for p in self.network.parameters()),
+            optimizer=repr(config.optimizer),
+            images_seen=self.step * config.batch_size,
+            batch_size=config.batch_size,
+            precision=config.precision,
+            data=repr(config.data),
+            seed=config.seed,
+        )
+
+    def identifier(self) -> dict[str, Any]:
+        """All that the numbers of the network depend on."""
+        return {
+            "weights": self.weights_digest(),
+            "parameterization": self.config.parameterization,
+            "precision": self.config.precision,
+            "ends": (self.config.schedule.logsnr_min, self.config.schedule.logsnr_max),
+        }
+
+    def require_guidable(self, sampling: Sampling) -> None:
+        """Raise a ValueError if the network cannot be guided as `sampling` says."""
+        require_guidable(self.config, self.data, sampling)
+
+    @typed
+    def sample(
+        self,
+        num: int,
+        *,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        cond: Condition = None,
+    ) -> Float[Tensor, "n *d"]:
+        """Samples, about in [-1, 1], on the CPU. The training data are not needed.
+
+        Args:
+            num: How many.
+            seed: Seed of the noise.
+            sampler: Default: as the run was configured, and so are the next two.
+            num_steps: Steps from noise to data.
+            guidance: Scale of classifier-free guidance; 1 is none.
+            cond: What each sample is conditioned on, `[num, ...]`. Default: one class after the
+                other where the network knows classes, else no condition.
+
+        Raises:
+            ValueError: If an argument is of another type, the network cannot be guided, or not in
+                this way, or there is not one condition for each sample.
+        """
+        require_positive(num=num)
+        own = self.config.sampling
+        sampling = replace(
+            own,
+            sampler=own.sampler if sampler is None else sampler,
+            num_steps=own.num_steps if num_steps is None else num_steps,
+            guidance=own.guidance if guidance is None else guidance,
+        )
+        labels = self.class_labels(num)
+        if cond is None:
+            cond = labels
+        require_length(cond, num)
+        if not is_alike(labels, cond):
+            raise ValueError(
+                f"cond is no tensor of {num} class labels: give torch.tensor([0, ...])."
+            )
+        has_null = cond is not None and self.null_cond is not None
+        require_guidable(self.config, self.data, sampling, has_null=has_null)
+        return torch.cat(self.sample_batches(sampling, num=num, seed=seed, cond=cond))
+
+    def sample_batches(
+        self,
+        sampling: Sampling,
+        *,
+        num: int,
+        seed: int,
+        cond: Condition,
+        batches: Iterable[int] | None = None,
+    ) -> list[Float[Tensor, "b *d"]]:
+        """Batches of samples, in the run's precision; arguments as those of `sampling.sample`."""
+        with self.autocast():
+            found = sample(
+                self.denoiser,
+                sampling,
+                self.config.schedule,
+                num=num,
+                shape=self.data.shape,
+                seed=seed,
+                device=self.device,
+                cond=cond,
+                null_cond=self.null_cond,
+                batches=batches,
+            )
+            return list(found)
+
+    def represented(self, x: Tensor, start: Start = silent) -> tuple[Tensor, int | None]:
+        """Data as the network knows them, and their number of pixel values: as they are."""
+        del start
+        return x, self.dataset.num_levels
+
+    def class_labels(self, num: int) -> Int[Tensor, " n"] | None:
+        """One class after the other, where the network knows classes."""
+        if self.data.num_classes is None or not self.has_labels:
+            return None
+        return torch.arange(num) % self.data.num_classes
+
+    @typed
+    def likelihood(
+        self,
+        dataset: Any,
+        *,
+        num_samples: int | None = None,
+        num_evaluations: int = 8,
+        seed: int = 0,
+    ) -> Validation:
+        """The bound on the negative log-likelihood of data: `.bits_per_dim`, `.standard_error`.
+
+        Args:
+            dataset: `dataset[i]` is `x` or `(x, cond)`, as in training; a tensor will do.
+            num_samples: The number of samples, chosen by the seed. Default: all.
+            num_evaluations: Function evaluations per sample, a multiple of 4.
+            seed: Seed of the choice, the noise and the noise levels.
+
+        Raises:
+            ValueError: If there are no samples, or they have another shape than in training.
+        """
+        if num_samples is not None:
+            require_positive(num_samples=num_samples)
+        source = Items(dataset, is_bounded=False)
+        shape = tuple(first_item(source)[0].shape[1:])
+        if shape != tuple(self.data.shape):
+            raise ValueError(
+                f"samples have shape {shape}, those of the training {tuple(self.data.shape)}: "
+                "give data of that shape."
+            )
+        rows = torch.randperm(len(source), generator=generator(seed))[:num_samples]
+        validator = Validator(
+            Chosen(source, rows, use_cond=True),
+            num_levels=self.data.num_levels,
+            logsnr_min=self.config.schedule.logsnr_min,
+            logsnr_max=self.config.schedule.logsnr_max,
+            num_evaluations=num_evaluations,
+            seed=seed,
+        )
+        with self.autocast():
+            return validator(self.denoiser, batch_size=BATCH_SIZE, device=self.device)
+
+    @typed
+    def evaluate(
+        self, *, sampling: Sampling | None = None, start: Start = silent, **settings: Any
+    ) -> Evaluation:
+        """The evaluation of the run: likelihood, noise levels and samples. It is kept in the run
+        directory part by part, and resumes. Several processes share it where all call this, of
+        `run.shared_by(Processes.joined())`.
+
+        Args:
+            sampling: How samples are made. Default: as the run was configured.
+            start: Begins the progress of each piece of work. Default: none is shown.
+            settings: Fields of `elbos.evaluation.EvaluationConfig`, such as `num_images=1000`,
+                `num_samples=0`.
+
+        Raises:
+            OSError: If results cannot be kept, or files of the extractor are missing.
+            TypeError: If there is no such setting.
+            ValueError: If a setting is refused, the data are missing, as those of `fit` are (use
+                `likelihood`), or losses or samples are not finite.
+        """
+        known = [field.name for field in fields(EvaluationConfig)]
+        for name in settings.keys() - set(known):
+            raise TypeError(f"there is no setting {name}: {suggestion(name, known)}")
+        return evaluate(self, EvaluationConfig(**settings), sampling, start)
+
+    def weights_digest(self) -> str:
+        """The identifier of the weights."""
+        return digest_of(self.network.state_dict().values())
+
+    def autocast(self) -> torch.autocast:
+        """The precision the run was trained in, as a context."""
+        return autocast(self.config, self.device)

@@ -1,0 +1,238 @@
+r"""A network and what it predicts, together: noisy data in, $(\hat x, \hat\epsilon)$ out.
+
+Samplers and likelihoods know only this interface. Anything with the same call can stand in: the
+exact denoisers of `oracles`, another project's network behind an adapter, or a wrapper such as
+`Guided`.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from elbos.base.checks import Typed, require_positive
+from elbos.base.conditions import Condition, cat_conds, map_tensors
+from elbos.theory.parameterizations import Parameterization
+from elbos.theory.process import align
+
+Network = Callable[[Tensor, Tensor, Condition], Tensor]
+"""`network(z, logsnr, cond)`, with log-SNR `[b]` and any condition that it understands, or None."""
+
+
+class Denoise(Protocol):
+    """Estimates of the data and of the noise in `z`; `cond` is whatever the network understands."""
+
+    def __call__(
+        self, z: Tensor, logsnr: Tensor, cond: Condition = None
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+def with_three_arguments(network: Network) -> Network:
+    """The network as `network(z, logsnr, cond)`, where it may take `(z, logsnr)` alone.
+
+    Raises:
+        ValueError: When called, if a network without conditions is given one.
+    """
+    if _takes(network, 3) or not _takes(network, 2):
+        return network
+
+    def unconditional(z: Tensor, logsnr: Tensor, cond: Condition) -> Tensor:
+        if cond is not None:
+            raise ValueError("the network takes (z, logsnr) and no condition: the data have one.")
+        return network(z, logsnr)  # type: ignore[call-arg]
+
+    return unconditional
+
+
+def _takes(network: Network, num: int) -> bool:
+    """Whether a network can be called with so many arguments, as far as its signature tells."""
+    if torch.compiler.is_compiling():  # signatures do not compile: networks then take all three
+        return True
+    function = network.forward if isinstance(network, nn.Module) else network
+    try:
+        signature = inspect.signature(function)
+        signature.bind(*[None] * num)
+    except (TypeError, ValueError):  # ValueError: it has no signature
+        return False
+    takes_any = any(one.kind is one.VAR_POSITIONAL for one in signature.parameters.values())
+    # torch.compile, data parallelism and averages of weights wrap a network so
+    inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
+    return _takes(inner, num) if takes_any and isinstance(inner, nn.Module) else True
+
+
+def network_output(
+    network: Network,
+    z: Float[Tensor, "b *d"],
+    logsnr: Float[Tensor, " b"],
+    cond: Condition = None,
+) -> Float[Tensor, "b *d"]:
+    """The network's output, after a check that it is one real tensor of the shape of `z`. Networks
+    of two arguments are called without the condition, outside of compiled code.
+
+    Raises:
+        ValueError: If it is not: diffusers and transformers return an object that holds it.
+    """
+    y_hat = with_three_arguments(network)(z, logsnr, cond)
+    if not isinstance(y_hat, Tensor) or y_hat.shape != z.shape or y_hat.is_complex():
+        what = type(y_hat).__name__
+        if isinstance(y_hat, Tensor):
+            what = f"{y_hat.dtype} of shape {tuple(y_hat.shape)}"
+        raise ValueError(
+            f"the network returned {what} for data of shape {tuple(z.shape)}: it has to return one "
+            "real tensor of that shape, as lambda z, logsnr, cond: unet(z, ...).sample does."
+        )
+    return y_hat
+
+
+def estimate(
+    denoiser: Denoise, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition
+) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
+    r"""The denoiser's $(\hat x, \hat\epsilon)$ at `z`, after a check that it is such a pair.
+
+    A bare network, which returns one tensor, would be unpacked along its batch in silence.
+
+    Raises:
+        ValueError: If it is not a pair of tensors of the shape of `z`.
+    """
+    pair = denoiser(z, logsnr, cond)
+    shapes = [getattr(part, "shape", None) for part in pair] if isinstance(pair, tuple) else []
+    if shapes != [z.shape, z.shape]:
+        raise ValueError(
+            f"the denoiser returned a {type(pair).__name__} at data of shape {tuple(z.shape)}: it "
+            "has to return (x_hat, eps_hat), both of that shape, as denoiser.Denoiser(network, "
+            "parameterization) does."
+        )
+    return pair
+
+
+@dataclass(frozen=True)
+class Denoiser(Typed):
+    r"""A network with its parameterization.
+
+    Args:
+        network: A module or function, called as `network(z, logsnr, cond)`, or
+            `network(z, logsnr)` if it takes no condition; it returns $y$.
+        parameterization: What `y` stands for.
+
+    Raises:
+        TypeError: If the parameterization is something else, such as a class in place of an object.
+        ValueError: When called, if the network does not return one tensor of the shape of `z`.
+    """
+
+    network: Network
+    parameterization: Parameterization
+
+    def __call__(
+        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
+    ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
+        return self.parameterization.split(self.output(z, logsnr, cond), z, logsnr)
+
+    def output(
+        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
+    ) -> Float[Tensor, "b *d"]:
+        """The network's output $y$, in the precision of `z`; errors as when called."""
+        own = z.clone()  # the network may change it in place
+        return network_output(self.network, own, logsnr.expand(len(z)), cond).to(z.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clipping:
+    r"""The restriction of $\hat x$ to the range of the data while sampling.
+
+    Without it an error of $\hat\epsilon$ in much noise is one of $\hat x$ that is $\sigma/\alpha$
+    times as large. Of any other use, such as likelihoods, the estimates are those of the network.
+
+    Attributes:
+        limit: $\hat x$ is clamped to [-limit, limit].
+        quantile: Imagen's dynamic thresholding instead: $\hat x$ of a sample is clamped to this
+            quantile of its absolute values, taken from 1 to `limit`, and divided by it.
+
+    References:
+        Saharia et al. (2022), https://arxiv.org/abs/2205.11487
+    """
+
+    limit: float
+    quantile: float | None = None
+
+    def __post_init__(self) -> None:
+        require_positive(limit=self.limit)
+
+    def __call__(self, x_hat: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
+        if self.quantile is None:
+            return x_hat.clamp(-self.limit, self.limit)
+        reach = x_hat.abs().flatten(1).quantile(self.quantile, dim=1).clamp(1, self.limit)
+        reach = align(reach, x_hat)
+        return x_hat.clamp(-reach, reach) / reach
+
+
+def clipping_of(denoiser: object) -> Clipping | None:
+    """The `clipping` that a denoiser, or the one that it wraps, names for sampling, if any."""
+    while denoiser is not None:
+        if isinstance(own := getattr(denoiser, "clipping", None), Clipping):
+            return own
+        denoiser = getattr(denoiser, "denoiser", None)
+    return None
+
+
+@dataclass(frozen=True)
+class Guided(Typed):
+    r"""Classifier-free guidance, on an interval of noise levels.
+
+    $$\hat\epsilon = \hat\epsilon(z) + s\,\bigl(\hat\epsilon(z, c) - \hat\epsilon(z)\bigr), \qquad
+      \lambda \in [\lambda_-, \lambda_+],$$
+
+    and the plain conditional estimate outside the interval. Both estimates come from one call of
+    twice the batch.
+
+    Args:
+        denoiser: A conditional denoiser.
+        scale: $s$; 1 is no guidance, and costs nothing extra.
+        logsnr_min: $\lambda_-$. Default: guide from the start.
+        logsnr_max: $\lambda_+$. Default: to the end. Leaving out both ends keeps diversity and
+            saves evaluations.
+        null_cond: The condition that stands for none, like `cond`, for one sample or for each of
+            the batch. Default: of class labels -1, which this library's networks take for none.
+
+    Raises:
+        ValueError: When called, if the condition is none of class labels and `null_cond` is not
+            given.
+
+    References:
+        Ho & Salimans (2022), https://arxiv.org/abs/2207.12598; interval: Kynkäänniemi et al.
+        (2024), https://arxiv.org/abs/2404.07724
+    """
+
+    denoiser: Denoise
+    scale: float
+    logsnr_min: float = -float("inf")
+    logsnr_max: float = float("inf")
+    null_cond: Condition = None
+
+    def __call__(
+        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
+    ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
+        is_guided = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
+        if cond is None or self.scale == 1 or not is_guided.any():
+            return estimate(self.denoiser, z, logsnr, cond)
+        both = cat_conds(cond, self._null(cond, len(z)))
+        x_hat, eps_hat = estimate(
+            self.denoiser, z.repeat(2, *(1,) * (z.ndim - 1)), logsnr.expand(len(z)).repeat(2), both
+        )
+        scale = align(1 + (self.scale - 1) * is_guided.to(z.dtype), z)
+        (x_cond, x_none), (eps_cond, eps_none) = x_hat.chunk(2), eps_hat.chunk(2)
+        return x_none + scale * (x_cond - x_none), eps_none + scale * (eps_cond - eps_none)
+
+    def _null(self, cond: Condition, num: int) -> Condition:
+        """The condition that stands for none, for `num` samples."""
+        if self.null_cond is not None:
+            return map_tensors(lambda part: part.expand(num, *part.shape[1:]), self.null_cond)
+        if isinstance(cond, Tensor) and not cond.is_floating_point():
+            return torch.full_like(cond, -1)
+        raise ValueError(
+            f"cond is a {type(cond).__name__}, not class labels: say which stands for no condition "
+            "with null_cond."
+        )

@@ -1,0 +1,222 @@
+r"""The weighted diffusion loss, per sample, in nats per dimension.
+
+$$\ell(x, \epsilon, \lambda) = \frac12\,\frac{w(\lambda)}{p(\lambda)}\,\|\hat\epsilon - \epsilon\|^2
+  = \underbrace{\frac12\,\frac{w(\lambda)}{p(\lambda)} \left(\frac{\alpha}{a\sigma -
+  b\alpha}\right)^2}_{ \text{one number per sample}} \|\hat y - y\|^2.$$
+
+The expectation over $\lambda \sim p$ and $\epsilon$ is $L_w(x)$ for every schedule and every
+parameterization. The error is taken in the network's own output space, where it is a number of
+order one at every noise level; converting to $\hat\epsilon$ first would lose all digits of it at
+one end or the other.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from elbos.base.checks import Typed, require_floating, require_scaled, require_type
+from elbos.base.conditions import Condition
+from elbos.theory.adaptive import Adaptive
+from elbos.theory.denoiser import Network, network_output
+from elbos.theory.parameterizations import Parameterization, error_ratio
+from elbos.theory.process import align, alpha_sigma
+from elbos.theory.schedules import Schedule
+from elbos.theory.weightings import WeightFunction, Weighting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(Typed):
+    r"""What to train for: a weighting, sampled by a schedule, predicted in a parameterization.
+
+    Attributes:
+        weighting: $w$, the only one of the three that changes what is optimal.
+        schedule: $p$, the distribution that `logsnr` is drawn from; it changes the variance of the
+            loss.
+        parameterization: $(a, b)$, what the network predicts.
+
+    Raises:
+        TypeError: If one of the three is something else, such as a class in place of an object.
+
+    Examples:
+        >>> from elbos import parameterizations, schedules, weightings
+        >>> objective = Objective(
+        ...     weighting=weightings.Sigmoid(k=2.0),
+        ...     schedule=schedules.Cosine(),
+        ...     parameterization=parameterizations.V(),
+        ... )
+        >>> layer = torch.nn.Linear(3, 3)
+        >>> network = lambda z, logsnr, cond: layer(z)
+        >>> optimizer = torch.optim.Adam(layer.parameters())
+        >>> for x in torch.randn(2, 8, 3):
+        ...     loss = objective.loss(network, x)  # [b], nats per dimension
+        ...     loss.mean().backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+
+        Where the schedule is to learn (`adaptive.Adaptive`), the loop draws the noise levels; on
+        several processes it updates with those and the losses of all of them:
+
+        >>> logsnr = objective.schedule.sample(len(x))
+        >>> loss = objective.loss(network, x, logsnr=logsnr)
+        >>> objective.schedule.update(logsnr, loss)
+    """
+
+    weighting: WeightFunction
+    schedule: Schedule
+    parameterization: Parameterization
+
+    def __post_init__(self) -> None:
+        if isinstance(self.weighting, type):  # which can be called, too
+            require_type(Weighting, weighting=self.weighting)
+
+    def coefficient(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        r"""What $\|\hat y - y\|^2$ is multiplied with,
+        $\tfrac12 (w/p)(\alpha/(a\sigma - b\alpha))^2$; float64.
+        """
+        return self.levels(logsnr)[5]
+
+    def w_over_p(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        r"""The factor $w(\lambda)/p(\lambda)$ of the loss; float64.
+
+        The density is divided by here and nowhere else. A loss divided by this factor is
+        $\tfrac12\|\hat\epsilon - \epsilon\|^2$, which is comparable over weightings and schedules
+        (`elbos.LossByLevel`). An adaptive schedule has another density after its `update`.
+        """
+        logsnr = logsnr.double()
+        return self.weighting(logsnr) * torch.exp(-self.schedule.log_density(logsnr))
+
+    def loss(
+        self,
+        network: Network,
+        x: Float[Tensor, "b *d"],
+        cond: Condition = None,
+        generator: torch.Generator | None = None,
+        *,
+        logsnr: Float[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, " b"]:
+        r"""The loss of each sample, at noise levels and with noise that are drawn here.
+
+        It changes nothing. An adaptive schedule learns when its `update` is called, with the noise
+        levels of the loss: draw them with `schedule.sample(len(x))` and give them.
+
+        Args:
+            network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if it takes no
+                condition; its output may be of lower precision.
+            x: Data in [-1, 1], or of about that size.
+            cond: What the network is conditioned on, or None.
+            generator: Source of noise levels and noise, on the CPU, where both are then drawn.
+                Default: torch's global ones, the noise on the device of `x`.
+            logsnr: Noise levels, drawn from `schedule`. Default: `schedule.sample(len(x))`,
+                low-discrepancy levels in float64 on the CPU.
+
+        Returns:
+            Nats per dimension, in the dtype and on the device of `x`.
+
+        Raises:
+            TypeError, ValueError: As `__call__` does, or if the first data are 8-bit pixels; a
+                warning is of images from 0 to 1.
+        """
+        _require_batch(x)
+        if type(x) is Tensor and not x.is_meta and "_is_scaled" not in self.__dict__:
+            require_scaled(x)
+            self.__dict__["_is_scaled"] = True  # of the first batch alone, as it waits for a device
+        is_lost = logsnr is None and isinstance(self.schedule, Adaptive)
+        if logsnr is None:
+            logsnr = self.schedule.sample(len(x), generator)
+        device = x.device if generator is None else generator.device
+        eps = torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
+        loss = self(network, x, eps, logsnr, cond)
+        if is_lost and loss.requires_grad:
+            warnings.warn(
+                "the adaptive schedule cannot learn from this loss: draw logsnr = "
+                "schedule.sample(len(x)), give it as loss(..., logsnr=logsnr) and call "
+                "schedule.update(logsnr, loss) after each step.",
+                stacklevel=2,
+            )
+        return loss
+
+    def __call__(
+        self,
+        network: Network,
+        x: Float[Tensor, "b *d"],
+        eps: Float[Tensor, "b *d"],
+        logsnr: Float[Tensor, " b"],
+        cond: Condition = None,
+    ) -> Float[Tensor, " b"]:
+        r"""The loss of each sample, with everything given.
+
+        Args:
+            network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if it takes no
+                condition; its output may be of lower precision.
+            x: Data in [-1, 1], or of about that size. Images from 0 to 1 or to 255 are trained on
+                as they are, at other noise levels than one means.
+            eps: Standard normal noise.
+            logsnr: Drawn from `schedule`, `schedule.logsnr(u)` for uniform `u`: best in float64,
+                and then best on the CPU, since not every device has it.
+            cond: What the network is conditioned on, or None.
+
+        Returns:
+            Nats per dimension, in the dtype and on the device of `x`.
+
+        Raises:
+            TypeError: If data, noise or log-SNR are no tensors.
+            ValueError: If data, noise or log-SNR are not floating-point numbers, or shapes differ
+                that would broadcast: there has to be one log-SNR per sample, and noise like the
+                data; or if the network does not return one tensor like the data.
+        """
+        _require_batch(x)
+        require_floating(eps=eps, logsnr=logsnr)
+        if logsnr.shape != x.shape[:1] or eps.shape != x.shape:
+            raise ValueError(
+                f"data of shape {tuple(x.shape)} with noise of shape {tuple(eps.shape)} and "
+                f"log-SNR of shape {tuple(logsnr.shape)}: give noise like the data, log-SNR [b]."
+            )
+        return self.loss_at(self.levels(logsnr).to(x), network, x, eps, cond)
+
+    def levels(self, logsnr: Float[Tensor, " b"]) -> Float64[Tensor, "7 b"]:
+        r"""What the loss depends on of its noise levels, $\lambda, \alpha, \sigma, a, b$ and the
+        `coefficient`, and its factor `w_over_p`: one tensor, which is one transfer to a device.
+        """
+        logsnr = logsnr.double()
+        alpha, sigma = alpha_sigma(logsnr)
+        a, b = self.parameterization.coefficients(logsnr)
+        w_over_p = self.w_over_p(logsnr)
+        coefficient = 0.5 * w_over_p * error_ratio(alpha, sigma, a, b)
+        return torch.stack([logsnr, alpha, sigma, a, b, coefficient, w_over_p])
+
+    def loss_at(
+        self,
+        levels: Float[Tensor, "7 b"],
+        network: Network,
+        x: Float[Tensor, "b *d"],
+        eps: Float[Tensor, "b *d"],
+        cond: Condition = None,
+    ) -> Float[Tensor, " b"]:
+        """The loss of each sample, as a call gives it, at noise levels that are prepared.
+
+        It is a few operations on tensors and nothing else, so that it compiles to one graph with
+        the network.
+
+        Args:
+            levels: Those of `levels`, in the dtype and on the device of `x`.
+            network: As in a call, and so are the others.
+            x: Data.
+            eps: Noise.
+            cond: What the network is conditioned on.
+        """
+        logsnr, alpha, sigma, a, b, coefficient, _ = levels
+        z = align(alpha, x) * x + align(sigma, x) * eps
+        y = align(a, x) * x + align(b, x) * eps
+        y_hat = network_output(network, z, logsnr, cond)
+        loss: Tensor = coefficient * (y_hat.to(x.dtype) - y).square().flatten(1).mean(1)
+        return loss
+
+
+def _require_batch(x: Tensor) -> None:
+    """Raise an error if `x` is no batch of floating-point numbers."""
+    require_floating(x=x)
+    if x.ndim < 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}: give a batch of samples, [b, ...].")

@@ -1,0 +1,200 @@
+"""Recipes on the path of rectified flow, $z = (1 - \tau)x + \tau\\epsilon$."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.theory import schedules, weightings
+from elbos.theory.parameterizations import Eps, Flow, X
+from elbos.theory.recipes.recipe import Recipe, one
+from elbos.theory.schedules import Beta, Cosine, FlowTimes, Mixture, Mode, Normal, Schedule, UShape
+from elbos.theory.weightings import Weighting
+
+_SD3 = "Esser et al. (2024), https://arxiv.org/abs/2403.03206"
+_SIT = "Ma et al. (2024), https://arxiv.org/abs/2401.08740"
+_JIT = "Li & He (2025), https://arxiv.org/abs/2511.13720"
+_SHIFT = f"{_SD3} (as set by trainers)"
+_TRAINERS = "as set by trainers"
+
+
+def _velocity(
+    title: str,
+    schedule: Schedule,
+    closed_form: Weighting,
+    reference: str,
+    coefficient: Callable[[Tensor], Tensor] = one,
+) -> Recipe:
+    """The velocity loss."""
+    return Recipe(
+        title=title,
+        schedule=schedule,
+        parameterization=Flow(),
+        coefficient=coefficient,
+        closed_form=closed_form,
+        reference=reference,
+    )
+
+
+def _logit_normal(title: str, mean: float, std: float, reference: str) -> Recipe:
+    """The velocity loss at logit-normal times; a shift by k adds ln k to the mean."""
+    schedule = Normal.logit_normal(mean=mean, std=std)
+    return _velocity(title, schedule, weightings.LogitNormalFlow(mean=mean, std=std), reference)
+
+
+def _shifted(shift: float, reference: str) -> Recipe:
+    schedule = schedules.Flow(shift=shift)
+    closed_form = weightings.ShiftedFlow(shift=shift)
+    return _velocity(f"flow matching with time shift {shift:g}", schedule, closed_form, reference)
+
+
+def _beta(title: str, a: float, b: float, reference: str) -> Recipe:
+    return _velocity(title, Beta(a=a, b=b), weightings.BetaFlow(a=a, b=b), reference)
+
+
+def _mode(scale: float, reference: str) -> Recipe:
+    title = f"flow matching, mode sampling of times, scale {scale:g}"
+    return _velocity(title, Mode(scale=scale), weightings.ModeFlow(scale=scale), reference)
+
+
+def _bell(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    r"""$e^{-2(\tau - 1/2)^2} - e^{-1/2}$."""
+    tau = torch.sigmoid(-logsnr / 2)
+    return torch.exp(-2 * (tau - 0.5) ** 2) - math.exp(-0.5)
+
+
+def _bell_shaped(shift: float) -> Recipe:
+    return _velocity(
+        f"flow matching times a bell, time shift {shift:g}",
+        *(schedules.Flow(shift=shift), weightings.BellFlow(shift=shift), _TRAINERS, _bell),
+    )
+
+
+def _jit(title: str, noise_scale: float) -> Recipe:
+    def coefficient(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        share = 1 / (1 + noise_scale * torch.exp(logsnr / 2))  # 1 - t
+        return share.clamp(min=0.05) ** -2
+
+    return Recipe(
+        title=title,
+        schedule=Normal(mean=-1.6 - 2 * math.log(noise_scale), std=1.6),
+        parameterization=X(),
+        coefficient=coefficient,
+        closed_form=weightings.JiT(noise_scale=noise_scale),
+        reference=_JIT,
+    )
+
+
+_THREE = (
+    Normal.logit_normal(mean=1.15),
+    Normal(mean=-6.0, std=2.0),
+    Normal(mean=5.36, std=1.0),
+)
+
+FLOW: dict[str, Recipe] = {
+    "flow": Recipe(
+        title="flow matching on the OT path, uniform times",
+        schedule=schedules.Flow(),
+        parameterization=Flow(),
+        coefficient=one,
+        closed_form=weightings.Exponential(),
+        reference="Lipman et al. (2023), https://arxiv.org/abs/2210.02747",
+    ),
+    "sit-velocity": _velocity(
+        "SiT, linear path, velocity loss", schedules.Flow(), weightings.Exponential(), _SIT
+    ),
+    "sit-likelihood": _velocity(
+        "SiT, linear path, likelihood weighting",
+        *(schedules.Flow(), weightings.ELBO(), _SIT),
+        lambda logsnr: torch.exp(logsnr / 2),  # (1 - t) / t
+    ),
+    "flow-eps": Recipe(
+        title="eps-loss on the flow path, uniform times",
+        schedule=schedules.Flow(),
+        parameterization=Eps(),
+        coefficient=one,
+        closed_form=weightings.BetaFlow(a=1.0, b=3.0),
+        reference=_TRAINERS,
+    ),
+    "indi": Recipe(
+        title="inversion by direct iteration: x-loss on the flow path",
+        schedule=schedules.Flow(),
+        parameterization=X(),
+        coefficient=one,
+        closed_form=weightings.InDI(),
+        reference="Delbracio & Milanfar (2023), https://arxiv.org/abs/2303.11435",
+    ),
+    "flow-shift-3": _shifted(3.0, _SD3),
+    "flow-shift-5": _shifted(5.0, _SHIFT),
+    "flow-shift-7": _shifted(7.0, _SHIFT),
+    "sd3": _logit_normal("Stable Diffusion 3: flow matching, logit-normal(0, 1) times", 0, 1, _SD3),
+    "sd3-logit-normal-0.5-0.6": _logit_normal(
+        "flow matching, logit-normal(0.5, 0.6) times", 0.5, 0.6, _SD3
+    ),
+    **{
+        f"logit-normal-shift-{k}": _logit_normal(
+            f"flow matching, logit-normal(0, 1) times, time shift {k}", math.log(k), 1, _SHIFT
+        )
+        for k in (3, 5, 7)
+    },
+    "flux-1024": _logit_normal(
+        "Flux' shift at 1024 x 1024, mu = 1.15, of logit-normal(0, 1) times", 1.15, 1, _TRAINERS
+    ),
+    "qwen-image-1024": _logit_normal(
+        "Qwen-Image's shift at 1024 x 1024, mu = 0.694", 0.694, 1, _TRAINERS
+    ),
+    "meanflow": _logit_normal(
+        "MeanFlow's times, logit-normal(-0.4, 1), where its target is the velocity",
+        *(-0.4, 1, "Geng et al. (2025), https://arxiv.org/abs/2505.13447"),
+    ),
+    "style-friendly": _logit_normal(
+        "style-friendly log-SNR, N(-6, 2^2)",
+        *(3, 1, "Choi et al. (2024), https://arxiv.org/abs/2411.14793"),
+    ),
+    "three-densities": _velocity(
+        "79 % Flux' shift, 11 % style-friendly, 10 % N(5.36, 1)",
+        Mixture(schedules=_THREE, shares=(0.79, 0.11, 0.1)),
+        *(weightings.NormalMixtureFlow(), _TRAINERS),
+    ),
+    "sd3-cosmap": Recipe(
+        title="flow matching with the cosine schedule's times",
+        schedule=Cosine(),
+        parameterization=Flow(),
+        coefficient=one,
+        closed_form=weightings.CosMap(),
+        reference=_SD3,
+    ),
+    "cosmap-weight": _velocity(
+        "flow matching, uniform times, weighted as the cosine schedule's times",
+        *(schedules.Flow(), weightings.CosMap(), _SHIFT),
+        lambda logsnr: torch.cosh(logsnr / 4) ** 2 / torch.cosh(logsnr / 2),
+    ),
+    "sigma-sqrt": _velocity(
+        "flow matching, uniform times, weighted by 1/tau^2",
+        *(schedules.Flow(), weightings.BetaFlow(a=-1.0, b=1.0), _TRAINERS),
+        lambda logsnr: (1 + torch.exp(logsnr / 2)) ** 2,
+    ),
+    "mode-0.81": _mode(0.81, _SHIFT),
+    "mode-1.29": _mode(1.29, _SD3),
+    "mode-1.75": _mode(1.75, _SD3),
+    "pi0": _velocity(
+        "pi0: Beta(1.5, 1) times u, mapped to 0.001 + 0.999 u",
+        FlowTimes(inner=Beta(), time_min=0.001),
+        weightings.BetaFlow(time_min=0.001),
+        "Black et al. (2024), https://arxiv.org/abs/2410.24164",
+    ),
+    "beta-2-2": _beta("flow matching, Beta(2, 2) times", 2.0, 2.0, _TRAINERS),
+    "beta-1-2": _beta("flow matching, Beta(1, 2) times", 1.0, 2.0, _TRAINERS),
+    "u-shape": _velocity(
+        "flow matching, U-shaped density of times, a = 4",
+        *(UShape(), weightings.UShapeFlow()),
+        "Lee et al. (2024), https://arxiv.org/abs/2405.20320",
+    ),
+    "bell": _bell_shaped(1.0),
+    "bell-shift-3": _bell_shaped(3.0),
+    "bell-shift-5": _bell_shaped(5.0),
+    "jit": _jit("JiT at 256 x 256: x-prediction, v-loss, logit-normal(-0.8, 0.8)", 1.0),
+    "jit-512": _jit("JiT at 512 x 512: the same with twice the noise", 2.0),
+}

@@ -1,0 +1,181 @@
+"""A noise schedule: a decreasing function of time, truncated to a range of log-SNR."""
+
+import abc
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.base.checks import Typed, require_floating, require_positive, require_type
+
+ROUNDING = 1e-6  # of times: a cumulative sum of 1 / n ends above 1
+
+
+def low_discrepancy_times(u: float, num: int) -> Float[Tensor, " n"]:
+    r"""Times $t_i = \mathrm{mod}(u + i/n, 1)$: each is uniform if $u \sim U(0, 1)$ is, together
+    they cover $[0, 1]$.
+
+    One `u` for the whole batch of `num` makes the batch's loss vary far less than independent times
+    do.
+
+    Args:
+        u: A uniform number in [0, 1).
+        num: Size $n$ of the global batch.
+
+    Returns:
+        float64 times, `[num]`.
+
+    References:
+        Kingma et al. (2021), https://arxiv.org/abs/2107.00630
+    """
+    require_type(int, num=num)
+    require_positive(num=num)
+    return (u + torch.arange(num, dtype=torch.float64) / num) % 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(Typed, abc.ABC):
+    r"""A noise schedule, truncated to $[\lambda_\min, \lambda_\max]$.
+
+    Attributes:
+        logsnr_min: $\lambda_\min$, the noisy end. Default: -20, a signal of 2e-9 of the variance.
+            `-inf` stands for the schedule's own end $f(1)$.
+        logsnr_max: $\lambda_\max$, the clean end. Default: 20. `inf` stands for the schedule's own
+            end $f(0)$.
+
+    Raises:
+        ValueError: If the ends are not finite numbers with `logsnr_min` below `logsnr_max`, or the
+            schedule draws nothing between them.
+    """
+
+    logsnr_min: float = -20.0
+    logsnr_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        own_max, own_min = self._logsnr(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        if self.logsnr_min == -math.inf:
+            object.__setattr__(self, "logsnr_min", own_min)
+        if self.logsnr_max == math.inf:
+            object.__setattr__(self, "logsnr_max", own_max)
+        ends = f"logsnr_min={self.logsnr_min}, logsnr_max={self.logsnr_max}"
+        if not -math.inf < self.logsnr_min < self.logsnr_max < math.inf:
+            raise ValueError(
+                f"{type(self).__name__} has {ends}: give finite ends, the first below the second."
+            )
+        t0, t1 = self._ends
+        if not t0 < t1:
+            raise ValueError(
+                f"{self!r} has no mass on [{self.logsnr_min}, {self.logsnr_max}]: widen the range."
+            )
+
+    @abc.abstractmethod
+    def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        r"""$f(t)$, before truncation."""
+
+    @abc.abstractmethod
+    def _time(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        r"""$f^{-1}(\lambda)$, before truncation."""
+
+    @abc.abstractmethod
+    def _log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        r"""$\log p(\lambda)$, before truncation."""
+
+    @cached_property
+    def _ends(self) -> tuple[float, float]:
+        """$(t_0, t_1)$."""
+        ends = torch.tensor([self.logsnr_max, self.logsnr_min], dtype=torch.float64)
+        t0, t1 = self._time(ends).tolist()
+        return t0, t1
+
+    def logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        r"""Log-SNR $\lambda = \tilde f(t)$ at time $t \in [0, 1]$.
+
+        Draw $\lambda$ from the schedule with `logsnr(u)` for uniform `u`. Give float64 times: in
+        float32 a time near 1 has only seven digits, which at the noisy end is a step in $\lambda$
+        that matters.
+
+        Args:
+            t: Times, any shape.
+
+        Returns:
+            $\lambda$, in the shape and dtype of `t`.
+
+        Raises:
+            ValueError: If `t` is not of floating-point numbers, or one on the CPU is outside
+                [0, 1] by more than a rounding, 1e-6; one that is not refused counts as the nearer
+                end, and so does every one on other devices, where a check would wait for the
+                device, and in compiled code.
+
+        Examples:
+            >>> from elbos.schedules import Cosine
+            >>> t = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+            >>> Cosine().logsnr(t).round(decimals=6)
+            tensor([ 20.,   0., -20.], dtype=torch.float64)
+        """
+        require_floating(t=t)
+        is_checked = t.device.type == "cpu" and not torch.compiler.is_compiling()
+        if is_checked and not ((t >= -ROUNDING) & (t <= 1 + ROUNDING)).all():
+            raise ValueError(
+                f"times run from {t.min().item()} to {t.max().item()}: give times in [0, 1]."
+            )
+        t0, t1 = self._ends
+        logsnr = self._logsnr(t0 + (t1 - t0) * t).clamp(self.logsnr_min, self.logsnr_max)
+        logsnr = torch.where(t <= 0, self.logsnr_max, logsnr)  # where t1 rounds to 1, exactly too
+        return torch.where(t >= 1, self.logsnr_min, logsnr)
+
+    def time(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        r"""Time $t = \tilde f^{-1}(\lambda)$: the probability of a log-SNR above $\lambda$.
+
+        Args:
+            logsnr: Log-SNRs, any shape; beyond an end is that end's time.
+
+        Raises:
+            ValueError: If `logsnr` is not of floating-point numbers.
+        """
+        require_floating(logsnr=logsnr)
+        t0, t1 = self._ends
+        return ((self._time(logsnr) - t0) / (t1 - t0)).clamp(0.0, 1.0)
+
+    def log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        r"""$\log \tilde p(\lambda)$; that $\lambda$ is in the range is not checked.
+
+        Raises:
+            ValueError: If `logsnr` is not of floating-point numbers.
+        """
+        require_floating(logsnr=logsnr)
+        t0, t1 = self._ends
+        return self._log_density(logsnr) - math.log(t1 - t0)
+
+    def density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        r"""$\tilde p(\lambda) = -dt/d\lambda$, zero outside $[\lambda_\min, \lambda_\max]$."""
+        is_inside = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
+        return torch.where(is_inside, self.log_density(logsnr).exp(), 0.0)
+
+    def sample(self, num: int, generator: torch.Generator | None = None) -> Float[Tensor, " num"]:
+        r"""Noise levels for a batch: $\lambda$ at low-discrepancy times, with one random offset.
+
+        Args:
+            num: Size of the batch.
+            generator: Source of the offset, on the CPU. Default: torch's global one.
+
+        Returns:
+            float64 log-SNRs on the CPU, `[num]`, falling but for one jump: independent of the data,
+            not of each other.
+        """
+        u = torch.rand((), dtype=torch.float64, generator=generator).item()
+        return self.logsnr(low_discrepancy_times(u, num))
+
+    def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
+        """Learn from the losses of a batch at its noise levels. Only `adaptive.Adaptive` does, in
+        place; the others are as they were.
+        """
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What has been learned, for a checkpoint: nothing, unless the schedule is adaptive."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""

@@ -1,0 +1,32 @@
+"""A weighting: a weight for every noise level, and what closed forms share."""
+
+import abc
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from elbos.base.checks import Typed
+
+WeightFunction = Callable[[Tensor], Tensor]
+
+
+def sech_half(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    r"""$\mathrm{sech}(\lambda/2)$, through `logsigmoid`, since `1 / cosh` overflows."""
+    return 2 * torch.exp((logsigmoid(logsnr) + logsigmoid(-logsnr)) / 2)
+
+
+def normal(logsnr: Float[Tensor, "*b"], mean: float, std: float) -> Float[Tensor, "*b"]:
+    """The density of a normal log-SNR."""
+    return torch.exp(-(((logsnr - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
+
+
+class Weighting(Typed, abc.ABC):
+    r"""A weight $w(\lambda) \ge 0$ for every noise level."""
+
+    @abc.abstractmethod
+    def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        r"""$w(\lambda)$, in the shape and dtype of `logsnr`."""

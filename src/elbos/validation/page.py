@@ -1,0 +1,38 @@
+"""Validation numbers side by side, each with its error and what it weighs."""
+
+from collections.abc import Mapping
+
+from elbos.base.numbers import fixed, number, plus_minus
+from elbos.base.tables import Column, Table
+from elbos.validation.estimate import Estimate
+from elbos.validation.protocols import FixedLevels
+from elbos.validation.result import Validation
+
+
+def protocols_table(bound: Validation, measured: Mapping[FixedLevels, Estimate]) -> Table:
+    r"""The bound, and the numbers of other protocols, with the noise levels that they see.
+
+    Args:
+        bound: The validation of a denoiser.
+        measured: The numbers of the same denoiser by other protocols.
+
+    Examples:
+        protocol = protocols.equispaced_times()
+        measured = {protocol: protocol(validator, denoiser)}
+        protocols_table(validator(denoiser), measured).rich()
+    """
+    schedule, unit = bound.measurements.schedule, "bits/dim" if bound.num_levels else "nats/dim"
+    ours = bound.bits if bound.num_levels else bound.nats
+    ends = f"all from {fixed(schedule.logsnr_min, 1)} to {fixed(schedule.logsnr_max, 1)}"
+    rows = [[f"ELBO, {unit}", plus_minus(ours.mean, ours.standard_error), ends, "1"]]
+    for protocol, estimate in measured.items():
+        rows.append(
+            [
+                protocol.name,
+                plus_minus(estimate.mean, estimate.standard_error),
+                ", ".join(fixed(level, 1) for level in protocol.logsnr),
+                ", ".join(number(weight, 2) for weight in protocol.weights),
+            ]
+        )
+    heads = ("value", "at log-SNR", "weight of the loss ½‖ε̂ − ε‖² there")
+    return Table([Column(""), *(Column(head, is_numeric=False) for head in heads)], rows)

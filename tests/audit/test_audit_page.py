@@ -1,0 +1,361 @@
+"""The page of an audit in a real browser: it shows what the audit found, and nothing gets out."""
+
+import ast
+import dataclasses
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from browsing import HOSTILE, contrast, luminance, opened
+from PIL import Image
+
+from elbos import audit as auditing
+from elbos.audit import from_recipe
+from elbos.audit.page import figure, page, write_page
+from elbos.audit.words import as_dict
+from elbos.base.codec import parse
+from elbos.theory.names import code
+from elbos.theory.recipes import RECIPES
+from elbos.theory.weightings import Weighting
+
+COMMAND = "elbos audit train.py:loss --title '<b>'" + " --and-so-on" * 20
+
+
+def edm_loss(network, x):
+    sigma = (-1.2 + 1.2 * torch.randn(x.shape[0], 1, 1, 1)).exp()
+    error = network(x + sigma * torch.randn_like(x), sigma.flatten()) - x
+    return ((1 / sigma**2 + 4) * error**2).mean()
+
+
+@pytest.fixture(scope="module")
+def edm():
+    """Measured, with an uncertainty, and not monotone."""
+    x = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return auditing.probe(edm_loss, x, num_samples=2000, title="EDM, by hand")
+
+
+@pytest.fixture(scope="module")
+def hostile():
+    """Declared, hence exact; monotone; with a title that tries to get out."""
+    return dataclasses.replace(from_recipe("sigmoid-2"), title=HOSTILE)
+
+
+# ------------------------------------------------------------------------------- without a browser
+
+
+def area(x, y):
+    """Signed area of a closed polygon: positive where its first half lies above its second."""
+    return -0.5 * np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y)
+
+
+@pytest.mark.parametrize("name", ["edm", "min-snr-5", "sigmoid-2", "elbo", "flow"])
+def test_what_the_mixture_adds_is_one_and_what_it_subtracts_is_in_proportion(name):
+    audit = from_recipe(name)
+    panel = [trace for trace in figure([audit]).data if trace.yaxis == "y3"]
+    added, subtracted, _, mass = panel
+    total = area(added.x, added.y) + mass.y[-1]
+    assert total == pytest.approx(1, abs=0.02)  # on the grid, kinks of the weighting are smoothed
+    share = audit.negative_mass / (1 + audit.negative_mass)
+    assert area(subtracted.x, subtracted.y) == pytest.approx(share, abs=0.02)
+
+
+def test_figure_holds_the_numbers_of_the_audit(edm, hostile):
+    fig = edm.plot(hostile)
+    lines = [trace for trace in fig.data if trace.yaxis == "y" and trace.customdata is not None]
+    for audit, line in zip((edm, hostile), lines, strict=True):
+        np.testing.assert_array_equal(line.x, audit.logsnr)
+        np.testing.assert_array_equal(line.y, audit.weight)
+    band = fig.data[0]
+    half = len(band.x) // 2
+    spread = np.log(band.y[:half] / band.y[half:][::-1])
+    np.testing.assert_allclose(spread, 4 * edm.weight_error, rtol=1e-9)
+    shaded = {(shape.x0, shape.x1) for shape in fig.layout.shapes}
+    assert shaded == set(edm.rising)
+    ratio = fig.data[-1]
+    at = torch.as_tensor(ratio.x)
+    factor = edm.weighting(at) / hostile.weighting(at) / torch.as_tensor(ratio.y)
+    torch.testing.assert_close(factor / factor[0], torch.ones_like(factor))
+
+
+@pytest.mark.parametrize(
+    "weighting", sorted({r.closed_form for r in RECIPES.values()}, key=repr), ids=repr
+)
+def test_names_are_read_back(weighting):
+    # four digits: a mean of up to 2 is off by 5e-4, and log w of logit-normal times by up to 6.6
+    # times that, (logit t - m) / s**2 at log-SNR 9
+    logsnr = torch.linspace(-9, 9, 37, dtype=torch.float64)
+    torch.testing.assert_close(
+        parse(Weighting, code(weighting))(logsnr), weighting(logsnr), rtol=3.3e-3, atol=0
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["__import__('os').getcwd()", "print()", "Weighting()", "torch.load('x')", "1 +"]
+)
+def test_names_are_not_run(name):
+    with pytest.raises((ValueError, SyntaxError)):
+        parse(Weighting, name)
+
+
+def test_island_holds_every_number(edm, hostile):
+    html = page([edm, hostile], command=COMMAND)
+    (island,) = re.findall(r'id="elbos-audit">(.*?)</script>', html, re.DOTALL)
+    content = json.loads(island)
+    expected = [json.loads(json.dumps(as_dict(audit))) for audit in (edm, hostile)]
+    assert content["audits"] == expected
+    assert content["command"] == COMMAND
+
+
+def test_island_is_json_whatever_the_numbers(edm):
+    far = edm.closest[-1]._replace(distance=math.inf)
+    audit = dataclasses.replace(edm, closest=[*edm.closest[:-1], far])
+    (island,) = re.findall(r'id="elbos-audit">(.*?)</script>', page([audit]), re.DOTALL)
+    (content,) = json.loads(island, parse_constant=pytest.fail)["audits"]
+    assert content["closest"][-1]["distance"] is None
+
+
+PATHS = [f"runs/of/mine/train.py:{name}" for name in ("loss", "old_loss", "new", "last")]
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 4])
+def test_titles_are_whole_in_headings_and_short_elsewhere(num):
+    audits = [dataclasses.replace(from_recipe("edm"), title=title) for title in PATHS[:num]]
+    text = re.sub(r"<script.*?</script>", "", page(audits), flags=re.DOTALL)
+    broken = "runs/<wbr>of/<wbr>mine/<wbr>train.<wbr>py:<wbr>loss"
+    assert broken in re.search("<h2>.*|<h1>.*", text[text.index("<h1>") + (num > 1) * 4 :])[0]
+    heads = re.findall(r'<th scope="col"[^>]*>(?:<svg.*?</svg>) (.*?)</th>', text)
+    short = ["loss", "old_<wbr>loss", "new", "last"][:num]
+    assert heads == (short if num > 1 else [])
+    legends = [f"Nearest to {title}" for title in short] if num > 1 else ["Nearest"]
+    assert re.findall("<legend>(.*?)</legend>", text) == legends
+    facts = text[text.index('class="facts"') : text.index("<h2>Curves")]
+    assert facts.count("<table") == (num if num > 3 else 1)
+    names = [trace.name for trace in figure(audits).data if trace.name]
+    assert names[:num] == [t.replace("<wbr>", "") for t in short] if num > 1 else PATHS[:1]
+
+
+def test_the_nearest_objective_is_no_repair():
+    assert "The nearest likelihood objective" in page([from_recipe("edm")])
+    assert "not a repair of a bug" in page([from_recipe("edm")])
+    assert "nearest likelihood objective" not in page([from_recipe("flow")])
+
+
+def test_page_is_small_enough_to_attach_and_the_same_each_time(edm, tmp_path):
+    write_page([edm], tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text() == page([edm])
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    assert (tmp_path / "page.html").stat().st_size < 2.5e6
+
+
+# ---------------------------------------------------------------------------------- in the browser
+
+
+@pytest.fixture(scope="module")
+def single(browser, edm, tmp_path_factory):
+    """The page of one audit, on a large screen."""
+    path = tmp_path_factory.mktemp("single") / "page.html"
+    write_page([edm], path, command=COMMAND)
+    with opened(browser, path, width=1280, accept_downloads=True) as page:
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        yield page
+
+
+@pytest.fixture(scope="module")
+def pair(browser, edm, hostile, tmp_path_factory):
+    """The page of two audits, on a phone."""
+    path = tmp_path_factory.mktemp("pair") / "page.html"
+    write_page([edm, hostile], path)
+    with opened(browser, path, width=390, is_mobile=True, has_touch=True) as page:
+        yield page
+
+
+def lines(page):
+    """The points, in pixels, of the curves that are drawn."""
+    paths = page.locator("#plot .scatterlayer .js-line").evaluate_all(
+        "all => all.map(p => p.getAttribute('d'))"
+    )
+    points = [re.findall(r"([-\d.]+),([-\d.]+)", path) for path in paths if path]
+    return [np.array(p, dtype=float) for p in points if len(p) > 50]
+
+
+def test_curves_are_drawn_to_scale(single, edm):
+    """In the picture, the weighting is linear in its logarithm, over all of the plot's width."""
+    (w,) = (
+        line
+        for line in lines(single)
+        if len(line) == len(edm.weight)
+        and abs(np.corrcoef(line[:, 1], edm.weight.log())[0, 1] + 1) < 1e-6
+    )
+    assert np.corrcoef(w[:, 0], edm.logsnr)[0, 1] > 1 - 1e-6
+    assert np.ptp(w[:, 0]) > 900 and np.ptp(w[:, 1]) > 200
+
+
+def hovered_numbers(page):
+    """What the label over the plot says."""
+    page.wait_for_selector("#plot .hoverlayer .legend")
+    text = page.locator("#plot .hoverlayer").text_content()
+    return {
+        name: float(value)
+        for name, value in re.findall(r"(log-SNR|w|p|ELBOs) ([-+−]?[\d.]+(?:e[-+]\d+)?)", text)
+    }
+
+
+def over_plot(page, share):
+    page.locator("#plot").evaluate("plot => plot.scrollIntoView()")
+    box = page.locator("#plot").bounding_box()
+    return box["x"] + share * box["width"], box["y"] + 150
+
+
+def test_hover_tells_the_numbers(single, edm):
+    single.mouse.move(*over_plot(single, 0.4))
+    shown = hovered_numbers(single)
+    i = (edm.logsnr - shown["log-SNR"]).abs().argmin()
+    assert shown["w"] == pytest.approx(edm.weight[i].item(), rel=5e-3)
+    assert shown["p"] == pytest.approx(edm.density[i].item(), rel=5e-3)
+    mixture = edm.mixture_density[i].item() / (1 + edm.negative_mass)
+    assert shown["ELBOs"] == pytest.approx(mixture, abs=1e-3)
+
+
+def test_a_finger_reads_numbers_and_scrolls(pair, edm):
+    x, y = over_plot(pair, 0.6)
+    pair.touchscreen.tap(x, y)
+    assert set(hovered_numbers(pair)) == {"log-SNR", "w", "p", "ELBOs"}
+    before = pair.evaluate("scrollY")
+    session = pair.context.new_cdp_session(pair)
+    for kind, place in [("Start", 0), *(("Move", 15 * step) for step in range(10)), ("End", None)]:
+        points = [] if place is None else [{"x": x, "y": y + 100 - place}]
+        session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+    pair.wait_for_function(f"() => scrollY > {before + 50}")
+
+
+def test_named_weightings_are_shown_on_demand(single, edm):
+    box = single.locator(".named input").nth(1)
+    alone = single.locator("#plot .scatterlayer .js-line").count()
+    box.check()
+    single.wait_for_function(
+        f"() => document.querySelectorAll('#plot .scatterlayer .js-line').length > {alone}"
+    )
+    curve = box.evaluate("box => [...document.getElementById('plot')._fullData[box.value].y]")
+    ratio = torch.tensor(curve) / edm.weight
+    # the same, but for a constant, as the named weighting, and normalized as the audit's
+    v = parse(Weighting, edm.closest[1].name)(edm.logsnr)
+    torch.testing.assert_close(ratio / ratio[0], v / v[0] / (edm.weight / edm.weight[0]))
+    assert (edm.density * ratio.log()).sum().abs() < 1e-6 * edm.density.sum()
+    box.uncheck()
+    single.wait_for_function(
+        f"() => document.querySelectorAll('#plot .scatterlayer .js-line').length == {alone}"
+    )
+
+
+def test_code_is_copied(single, edm):
+    buttons = single.locator("[data-copies]")
+    assert buttons.count() == 2
+    for i in range(2):
+        buttons.nth(i).click()
+        single.wait_for_function(
+            f"() => document.querySelectorAll('[data-copies]')[{i}].textContent == 'Copied'"
+        )
+        copied = single.evaluate("navigator.clipboard.readText()")
+        if i == 0:
+            assert ast.dump(ast.parse(copied)) == ast.dump(ast.parse(edm.monotone_code))
+        else:
+            assert copied == COMMAND
+
+
+def test_picture_is_saved_with_a_legend(single):
+    with single.expect_download() as download:
+        single.get_by_role("button", name="Save as PNG").click()
+    picture = Image.open(download.value.path())
+    assert picture.width == 2000
+    colors = {color for _, color in picture.convert("RGB").getcolors(1 << 20)}
+    below = picture.convert("RGB").crop((0, picture.height - 60, 200, picture.height))
+    assert (255, 255, 255) in colors
+    assert (59, 125, 216) in {color for _, color in below.getcolors(1 << 20)}
+
+
+def test_nothing_is_wider_than_the_screen(single, pair):
+    for view, widths in ((single, [360, 1400, 1280]), (pair, [360, 390])):
+        view.locator("summary").click()
+        for width in widths:
+            view.set_viewport_size({"width": width, "height": 800})
+            assert view.evaluate("document.documentElement.scrollWidth") == width
+            plot = "document.querySelector('#plot .main-svg').clientWidth"
+            view.wait_for_function(f"() => Math.abs({plot} - {min(width, 1100)}) < 40")
+
+
+def colors(page):
+    """Of what is written, and of what is behind it; in the plot, those of the axis and the grid."""
+    return page.evaluate(
+        """() => {
+            const style = (selector) => getComputedStyle(document.querySelector(selector));
+            return [style("#plot .xtick text").fill, style("h1").color, style(".explanation").color,
+                    style(".summary").color, style(".notes").color, style("footer p").color,
+                    style("#plot .gridlayer path").stroke, style("body").backgroundColor];
+        }"""
+    )
+
+
+def test_page_follows_the_colour_scheme_and_prints_on_white(single):
+    seen = {}
+    for media, scheme in (("screen", "light"), ("screen", "dark"), ("print", "dark")):
+        single.emulate_media(media=media, color_scheme=scheme)
+        *words, grid, behind = seen[media, scheme] = colors(single)
+        assert min(contrast(color, behind) for color in words) > 4.5
+        assert 1.1 < contrast(grid, behind) < 2.5
+    single.emulate_media(media="screen", color_scheme="light")
+    light, dark, printed = seen.values()
+    assert luminance(light[-1]) == 1 and luminance(dark[-1]) < 0.02
+    assert not set(light) & set(dark)
+    assert printed == light
+
+
+def test_errors_are_red_and_verdicts_have_no_colour(browser, edm, hostile, tmp_path):
+    """A weighting that rises is no better or worse than one that does not."""
+    broadcast = auditing.Diagnostic("batch-mean")
+    audits = [hostile, edm, dataclasses.replace(edm, diagnostics=[broadcast])]
+    write_page(audits, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html", width=1280) as view:
+        for scheme in ("light", "dark"):
+            view.emulate_media(color_scheme=scheme)
+            colors = view.locator(".found").evaluate_all(
+                "all => all.map(f => getComputedStyle(f.lastElementChild).color)"
+            )
+            yes, no, error = ([int(c) for c in re.findall(r"\d+", color)] for color in colors)
+            assert yes == no and max(yes) - min(yes) < 30  # grey
+            assert error[0] > 1.9 * max(error[1:]) or error[0] - error[1] > 120  # red
+
+
+@pytest.fixture
+def old(browser, edm, tmp_path):
+    """The page in a browser of before 2023, which cannot unpack the library."""
+    write_page([edm], tmp_path / "page.html")
+    context = browser.new_context()
+    context.add_init_script("delete window.DecompressionStream")
+    view = context.new_page()
+    view.goto((tmp_path / "page.html").as_uri())
+    yield view
+    context.close()
+
+
+def test_page_says_so_where_curves_cannot_be_drawn(old):
+    old.get_by_text("The curves cannot be drawn in this browser").wait_for()
+    assert not old.locator("#plot").is_visible()
+    assert old.locator(".explanation").is_visible()
+
+
+def test_page_cannot_fetch_anything(old):
+    requests = []
+    old.on("request", lambda request: requests.append(request.url))
+    assert old.evaluate("fetch('https://example.com').catch(() => 'refused')") == "refused"
+    assert requests == []
+
+
+def test_titles_are_inert(pair):
+    assert pair.evaluate("window.hacked") is None
+    assert pair.locator("img, script[src], iframe").count() == 0
+    assert HOSTILE in pair.locator(".verdict h2").all_text_contents()[1]
+    assert HOSTILE in pair.title()
+    assert HOSTILE in pair.get_by_role("img", name="Weighting").get_attribute("aria-label")

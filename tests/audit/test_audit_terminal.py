@@ -1,0 +1,402 @@
+"""The terminal shows what the audit found, fits its width, and draws what it says."""
+
+import ast
+import dataclasses
+import json
+import math
+import re
+from pathlib import Path
+
+import elbos.report
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit
+from scipy.stats import norm
+
+import elbos.adapters
+from elbos.audit import Audit, Diagnostic, from_recipe
+from elbos.audit.matching import SAME
+from elbos.audit.page import figure
+from elbos.audit.result import Undecided
+from elbos.audit.terminal import as_text, braille
+from elbos.audit.words import as_dict, difference, facts, facts_table, in_words, prose, views
+
+WIDTH = 80
+HUBER = Diagnostic("not-squared", {"growth": 0.5})
+
+
+@pytest.fixture(scope="module")
+def edm():
+    """Not monotone, and with nothing near that has a name, so that its code is a table."""
+    audit = from_recipe("edm")
+    return dataclasses.replace(audit, closest=[audit.closest[-1]])
+
+
+@pytest.fixture(scope="module")
+def sigmoid():
+    return from_recipe("sigmoid-2")
+
+
+def flat(text):
+    return " ".join(text.split())
+
+
+def test_the_terminal_shows_what_the_audit_found(edm):
+    text = flat(as_text([edm]))
+    (view,) = views([edm])
+    assert text.startswith(f"{edm.title}: {view.summary}")
+    assert all(f"{note.mark} {flat(note.text)}" in text for note in view.notes)
+    assert view.explanation in text
+    assert all(said in prose(edm) for said in (view.summary, view.notes[0].text, view.explanation))
+    table = facts_table([view])
+    assert all(f"{name.text} {value.text}" in text for name, value in table.body_cells)
+    assert all(f"{name} {off}" in text for name, off in view.nearest)
+    assert f"{flat(view.factor)} import torch" in text
+    assert str(edm) == as_text([edm])
+
+
+def test_what_is_not_printed_is_not_spoken_of(edm):
+    """The factor's code is on the terminal and on pages, and not in JSON or in a notebook."""
+    for audit in (edm, dataclasses.replace(edm, diagnostics=[Diagnostic("batch-mean", {})])):
+        for text in (prose(audit), audit._repr_html_()):
+            assert not re.search(r"\b(below|curves?|factor for)\b", text)
+
+
+def test_a_share_has_one_precision_and_what_rises_from_nothing_no_factor(edm):
+    rise = torch.exp(30 * torch.sigmoid((edm.logsnr + 5.5) / 0.05) - 30)
+    rising = [(edm.logsnr[0].item(), -3.5)]
+    for audit in (edm, dataclasses.replace(edm, weight=edm.weight * rise, rising=rising)):
+        (view,) = views([audit])
+        share = f"{audit.negative_share:.1%}"
+        assert facts(audit)["negative share"] == share and f" {share} " in view.explanation
+    assert "orders of magnitude" not in view.explanation
+
+
+@pytest.mark.parametrize(
+    ("name", "process", "in_scripts"),
+    [
+        ("edm", "variance exploding, scaled by c_in", "N(-1.2, 1.2²)"),
+        ("sd3", "rectified flow", "logit-normal(0, 1)"),
+        ("edm", "variance preserving", None),
+        ("edm", None, None),
+    ],
+)
+def test_normal_noise_levels_are_told_in_the_parameters_of_scripts(name, process, in_scripts):
+    """Those of the papers: P_mean and P_std of ln sigma, m and s of logit t."""
+    audit = dataclasses.replace(from_recipe(name), process=process, source="measured")
+    _, _, rest = facts(audit)["noise levels"].partition(" of log-SNR")
+    assert in_scripts in rest if in_scripts else rest == ""
+
+
+@pytest.mark.parametrize("kind", ["not-squared", "batch-mean", "not-finite"])
+def test_errors_come_before_a_verdict_and_leave_none(edm, sigmoid, kind):
+    values = {"growth": 0.5} if kind == "not-squared" else {}
+    for audit in (edm, sigmoid):
+        broken = dataclasses.replace(audit, diagnostics=[Diagnostic(kind, values)])
+        assert [note.kind for note in views([broken])[0].notes] == ["error"]
+        assert not broken.is_monotone and broken.monotone_code is None
+        assert broken.resembles == [] and broken.recipe is None
+        text = as_text([broken])
+        assert "rises" not in text.partition("weighting w")[2] and "╱" not in text
+        assert facts(broken)["w rises on"] == "–"
+
+
+def test_every_verdict_has_its_mark(edm, sigmoid):
+    doubtful = dataclasses.replace(sigmoid, undecided=[Undecided(-8.0, -6.0, 1.3)])
+    last = [view.notes[-1] for view in views([edm, sigmoid, doubtful])]
+    assert [note.kind for note in last] == ["no", "yes", "maybe"]
+    assert len({note.mark for note in last}) == 3
+
+
+@pytest.mark.parametrize(("name", "text"), [("edm", "Normal(mean=2.4, std=2.4)"),
+                                            ("flow-shift-3", "Flow(shift=3.0)"),
+                                            ("sigmoid-2", "Sigmoid(k=2.0)"),
+                                            ("min-snr-5", "MinSNR(gamma=5.0)")])  # fmt: skip
+def test_names_are_shown_with_their_parameters(name, text):
+    """As `code` leaves out what is the default of a class, and nobody knows that by heart."""
+    assert text in flat(as_text([from_recipe(name)]))
+
+
+def test_an_unusual_target_is_shown_by_its_coefficients(sigmoid):
+    alpha, sigma = (sign * sigmoid.logsnr for sign in (1, -1))
+    alpha, sigma = alpha.sigmoid().sqrt(), sigma.sigmoid().sqrt()
+
+    def predicts(a, b):
+        return facts(dataclasses.replace(sigmoid, parameterization=None, a=a, b=b))["predicts"]
+
+    assert predicts(sigma, alpha) == "y = sigma x + alpha eps"
+    assert predicts(-2 * alpha, 0.5 * alpha / sigma) == "y = -2 alpha x + 0.5 alpha/sigma eps"
+    assert predicts(0 * alpha, -sigma) == "y = -sigma eps"
+    in_numbers = predicts(torch.cos(sigmoid.logsnr), alpha)
+    assert "1.00" in in_numbers and "0.71" in in_numbers  # in the middle, at log-SNR 0
+    negative = dataclasses.replace(sigmoid, parameterization="flow", parameterization_factor=-1.0)
+    assert facts(negative)["predicts"] == "-1 × flow: x - eps"
+
+
+@pytest.mark.parametrize(("name", "std", "top"), [("edm", 2.4, -3.308), ("sd3", 2.0, -3.376)])
+def test_a_verdict_is_graded_by_the_samples_where_the_weighting_rises(name, std, top):
+    """Their share is a normal distribution's, of the levels that a recipe is shown for."""
+    audit = from_recipe(name)
+    mean = {"edm": 2.4, "sd3": 0.0}[name]
+    share = (norm.cdf(top, mean, std) - 1e-5) / (1 - 2e-5)
+    assert f"{share:.1%}" in views([audit])[0].notes[-1].text
+    assert facts(audit)["samples there"] == f"{share:.1%}"
+
+
+def test_what_is_undecided_is_told_with_the_largest_factor(sigmoid):
+    intervals = [Undecided(-8.0, -6.0, 1.3), Undecided(1.0, 2.0, 2.5)]
+    audit = dataclasses.replace(sigmoid, undecided=intervals)
+    (view,) = views([audit])
+    assert "2.5" in view.notes[-1].text
+    for text in (facts(audit)["undecided on"], view.explanation):
+        assert all(number in text for number in ("[−8.00, −6.00]", "26.2%", "[1.00, 2.00]", "2.5"))
+    assert facts(audit)["w rises on"] == "–"
+    shapes = figure([audit]).layout.shapes
+    assert {(shape.x0, shape.x1) for shape in shapes} == {one[:2] for one in intervals}
+    (line,) = (line for line in as_text([audit]).splitlines() if "rises?" in line)
+    low, high = audit.logsnr[0].item(), audit.logsnr[-1].item()
+    assert line.count("?") - 1 == pytest.approx(64 * 3 / (high - low), abs=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "process", "coordinate", "decreasing"),
+    [
+        ("flow", None, "t", lambda x: 1 / (1 + np.exp(x / 2))),
+        ("edm", None, "sigma", lambda x: np.exp(-x / 2)),
+        ("iddpm", None, "ᾱ", expit),
+        ("flow", "variance exploding, scaled by c_in", "sigma", lambda x: np.exp(-x / 2)),
+    ],
+)
+def test_the_expected_loss_is_told_in_the_coordinate_of_scripts(
+    name, process, coordinate, decreasing
+):
+    audit = from_recipe(name)
+    if process:
+        audit = dataclasses.replace(audit, process=process, source="measured")
+    low, high = sorted(decreasing(np.array(audit.central_half)))
+    assert f", {coordinate} {low:#.2g} to {high:#.2g}" in facts(audit)["expected loss"]
+    nothing = dataclasses.replace(audit, process=None, source="measured")
+    assert facts(nothing)["expected loss"].count("to") == 1
+
+
+@pytest.mark.parametrize("name", ["edm", "sigmoid-2"])
+def test_a_loss_that_no_weighting_describes_is_neither_monotone_nor_named(name):
+    audit = dataclasses.replace(from_recipe(name), diagnostics=[HUBER])
+    assert not audit.is_monotone
+    assert audit.to_dict()["is_monotone"] is False
+    assert audit.monotone_code is None
+    found = facts(audit)
+    assert (found["w rises on"], found["negative share"], found["nearest"]) == ("–", "–", "–")
+
+
+@pytest.mark.parametrize("name", ["edm", "min-snr-5", "flow", "sd3"])
+def test_the_nearest_objective_changes_nothing_above_the_last_rise(name):
+    """Whether it is given by name or as a table, and whatever the sampling error."""
+    exact = from_recipe(name)
+    noise = 0.01 * torch.randn(len(exact.logsnr), generator=torch.Generator().manual_seed(0))
+    noisy = dataclasses.replace(exact, weight=exact.weight * noise.exp())
+    unnamed = dataclasses.replace(noisy, closest=[exact.closest[0]._replace(distance=0.5)])
+    for audit in (exact, noisy, unnamed):
+        lifted = audit.monotone_weight
+        if not audit.rising:
+            assert torch.equal(lifted, audit.weight) and audit.monotone_code is None
+            assert (audit.monotone_factor(audit.logsnr) == 1).all()
+            continue
+        above = audit.logsnr > audit.factor.end
+        assert torch.equal(lifted[above], audit.weight[above])
+        assert (lifted >= audit.weight).all()
+        fall = lifted.log()[:-1] - lifted.log()[1:]
+        assert fall.min() > (-0.08 if audit is not exact else -1e-12)
+        scope = {}
+        exec(audit.monotone_code, scope)
+        factor = scope["monotone_factor"](audit.logsnr)
+        torch.testing.assert_close(factor, audit.monotone_factor(audit.logsnr), rtol=1e-3, atol=0)
+        torch.testing.assert_close(factor[above], torch.ones_like(factor[above]))
+        torch.testing.assert_close(factor, lifted / audit.weight, rtol=0.1, atol=0)
+
+
+def test_a_name_is_given_to_the_nearest_objective_only_where_it_rises_too():
+    """A bump of 10 % in EDM's fall: the named weighting would leave it."""
+    exact = from_recipe("edm")
+    assert exact.factor.name == "EDM()"
+    bump = 0.1 * torch.exp(-(((exact.logsnr - 1) / 0.5) ** 2))
+    bumpy = dataclasses.replace(exact, weight=exact.weight * (1 + bump), rising=[(0.5, 1.0)])
+    assert bumpy.factor.name is None
+
+
+def test_distances_are_told_in_one_way(edm):
+    assert [in_words(d) for d in (0.004, 0.87, 7.0)] == [
+        "0.4%",
+        "a factor of 2.4",
+        "orders of magnitude",
+    ]
+    closest = [edm.closest[0]._replace(distance=d) for d in (0.004, 0.019, 0.6)]
+    (view,) = views([dataclasses.replace(edm, closest=closest)])
+    same, *others = (off for _, off in view.nearest)
+    assert "0.4%" in same and f"{SAME:.0%}" in same
+    assert others == ["off by 1.9%", "off by a factor of 1.8"]
+
+
+def test_steps_are_counted_as_declared_or_sampled(edm):
+    for source in ("declared", "measured"):
+        audit = dataclasses.replace(edm, num_steps=1941, source=source, schedule=None)
+        assert "1,941" in facts(audit)["noise levels"]
+
+
+def test_every_diagnostic_has_its_sentence():
+    sources = [
+        path
+        for room in (elbos.audit, elbos.adapters)
+        for path in Path(room.__path__[0]).rglob("*.py")
+    ]
+    text = "".join(path.read_text() for path in sources)
+    kinds = re.findall(r'Diagnostic\("([a-z-]+)"', text) + re.findall(
+        r'"(\w+-[a-z-]+)": [a-z]', text
+    )
+    template = Path(elbos.report.__path__[0], "templates/audit_diagnostic.txt").read_text()
+    assert len(set(kinds)) > 25
+    assert set(kinds) <= set(re.findall(r'kind == "([a-z-]+)"', template))
+
+
+def test_an_audit_is_read_back_from_json(edm):
+    far = edm.closest[-1]._replace(distance=math.inf)
+    clamped = Diagnostic("clamped", {"share": 0.1, "logsnr": [-1.0, 2.0]})
+    audit = dataclasses.replace(edm, closest=[far], diagnostics=[clamped])
+    content = json.loads(audit.to_json(), parse_constant=pytest.fail)
+    assert Audit.from_dict(content).to_json() == audit.to_json()
+    assert content["closest"] == [{"name": far.name, "distance": None}]
+    assert content["diagnostics"] == [
+        {"kind": "clamped", "values": {"share": 0.1, "logsnr": [-1.0, 2.0]}, "is_fatal": False}
+    ]
+    assert as_dict(audit)["in_words"] == prose(audit)
+
+
+def test_json_has_no_numbers_that_json_does_not_have(edm):
+    weight = edm.weight.clone()
+    weight[0] = 5e-324  # as where it underflows
+    audit = dataclasses.replace(edm, weight=weight, rising=[])
+    content = json.loads(audit.to_json(), parse_constant=pytest.fail)
+    assert content["mass_at_max"] is None
+    assert content["weight"][1:] == audit.weight[1:].tolist()
+
+
+@pytest.mark.parametrize("width", [20, 30, 45, 60, 75, WIDTH])
+def test_narrow_terminals_get_narrow_plots_or_none(edm, sigmoid, width):
+    long = dataclasses.replace(sigmoid, title="train.py --a-flag " * 8)
+    for audits in ([edm], [sigmoid], [edm, sigmoid], [edm, long, sigmoid]):
+        text, _, code = as_text(audits, width).partition("import torch")
+        assert max(map(len, text.splitlines())) <= width
+        assert "\x1b" not in text
+        has_plots = width >= 9 + 28
+        assert ("weighting w" in text) == has_plots
+        if has_plots:
+            rows = [line for line in text.splitlines() if "│" in line]
+            assert {len(row) for row in rows} == {min(width, 73)}
+        if audits == [edm]:  # which may be copied, whatever the width
+            ast.parse(f"import torch{code}")
+
+
+PATHS = [f"runs/of/mine/train.py:{name}" for name in ("loss", "old_loss", "unweighted_loss")]
+
+
+def entitled(audit, *titles):
+    return [dataclasses.replace(audit, title=title) for title in titles]
+
+
+def test_paths_are_cut_to_what_distinguishes_them(edm):
+    text = as_text(entitled(edm, *PATHS), 120)
+    for path in PATHS:
+        name = path.rpartition(":")[2]
+        assert text.count(path) == 1  # its heading
+        assert f"weighting w of {name}, log scale" in text
+    (header,) = (line for line in text.splitlines() if "old_loss" in line.split())
+    assert header.split() == ["loss", "old_loss", "unweighted_loss"]
+    titles = ["a/b.json", "c/b.json", "b.py:f", "c/b.py:f", "say: b.py", "b.py:f"]
+    assert [view.title for view in views(entitled(edm, *titles))] == titles
+    assert views(entitled(edm, "a/b.py:f"))[0].title == "a/b.py:f"
+    assert views(entitled(edm, "a/b.py:f", "a/b.py:f"))[0].title == "a/b.py:f"
+
+
+@pytest.mark.parametrize(("num", "width", "num_tables"), [(2, 80, 1), (3, 80, 3), (3, 120, 1),
+                                                          (4, 200, 4), (2, 50, 2)])  # fmt: skip
+def test_facts_are_side_by_side_where_there_is_room(edm, num, width, num_tables):
+    audits = entitled(edm, *(f"a/train.py:loss_{i}" for i in range(num)))
+    text = as_text(audits, width).partition("weighting w")[0]
+    assert len(re.findall(r"^ *predicts", text, re.MULTILINE)) == num_tables
+    for audit in audits:
+        assert text.count(audit.title) == 1
+
+
+def test_the_axis_of_several_is_that_of_central_levels(edm):
+    """A tail 30 orders of magnitude down is that of no one else."""
+    tail = torch.where(edm.logsnr > 11.5, 1e-30, 1.0).double()
+    assert edm.density[edm.logsnr > 11.5].sum() < 1e-3 * edm.density.sum()
+    deep = dataclasses.replace(edm, weight=edm.weight * tail, title="deep")
+    low, high = figure([edm, deep]).layout.yaxis.range
+    (view,) = views([edm])
+    smallest, largest = view.central_weights.min(), view.central_weights.max()
+    assert low < math.log10(smallest) and math.log10(largest) < high and high - low < 6
+    label = re.search(r"^ *(\S+) │.*\n +rises", as_text([edm, deep]), re.M)[1]
+    assert float(label) == pytest.approx(smallest, rel=0.1)
+    assert figure([deep]).layout.yaxis.range[0] < -30
+
+
+def test_code_can_be_copied_from_the_terminal(edm):
+    text = as_text([edm])
+    code = text[text.index("import torch") :]
+    assert ast.dump(ast.parse(code)) == ast.dump(ast.parse(edm.monotone_code))
+
+
+def test_strokes_mark_where_the_weighting_rises(edm, sigmoid):
+    (line,) = (line for line in as_text([edm]).splitlines() if "╱" in line)
+    (start, end), (low, high) = edm.rising[0], (edm.logsnr[0], edm.logsnr[-1])
+    share = (end - start) / (high - low).item()
+    assert line.count("╱") == pytest.approx(64 * share, abs=1)
+    assert "╱" not in as_text([sigmoid])
+
+
+@pytest.mark.parametrize("height", [2, 8])
+def test_braille_shows_the_curve(height):
+    curve = (1 + torch.linspace(0, 7, 128, dtype=torch.float64).sin().numpy()) / 2
+    rows = braille(curve, height)
+    dots = np.zeros((4 * height, len(curve)), dtype=bool)
+    for i, row in enumerate(rows):
+        for j, cell in enumerate(row):
+            code = 0 if cell == " " else ord(cell) - 0x2800
+            for k, bits in enumerate([(0, 3), (1, 4), (2, 5), (6, 7)]):
+                for side, bit in enumerate(bits):
+                    dots[4 * i + k, 2 * j + side] = code >> bit & 1
+    # the curve is in every column, and nothing is far from it
+    line = (1 - curve) * (4 * height - 1)
+    row = np.arange(4 * height)[:, None]
+    assert dots[line.round().astype(int), np.arange(len(curve))].all()
+    step = np.abs(np.diff(line)).max()
+    assert (np.abs(row - line)[dots] <= max(step, 0.5)).all()
+
+
+def test_braille_leaves_a_gap():
+    curve = np.where(np.arange(8) < 4, np.nan, 0.5)
+    (row,) = braille(curve, 1)
+    assert row[:2] == "  " and row[2:].strip()
+
+
+def test_the_difference_is_that_of_the_weightings(edm, sigmoid):
+    assert "0.0%" in difference(edm, edm)
+    scaled = dataclasses.replace(edm, weight=3 * edm.weight)  # a constant does not count
+    assert difference(edm, scaled) == difference(edm, edm)
+    tilted = dataclasses.replace(edm, weight=edm.weight * torch.exp(0.1 * edm.logsnr))
+    p = edm.density / edm.density.sum()
+    mean = (p * edm.logsnr).sum()
+    spread = 0.1 * math.sqrt((p * (edm.logsnr - mean) ** 2).sum())  # of 0.1 logsnr, in closed form
+    assert f"{spread:.1%}" in difference(edm, tilted)
+    assert difference(edm, tilted) in flat(as_text([edm, tilted]))
+    far = dataclasses.replace(sigmoid, logsnr=sigmoid.logsnr + 100)
+    assert "%" not in difference(edm, far)
+
+
+def test_titles_are_shown_as_they_are(edm):
+    title = "[bold]w[/bold] [/] :smile:"
+    renamed = dataclasses.replace(edm, title=title)
+    assert title in as_text([renamed])
+    assert as_text([renamed, renamed]).count(title) >= 4  # headlines, columns, plots

@@ -1,0 +1,515 @@
+"""The page and the tables of an evaluation, of numbers made up: they show them all."""
+
+import base64
+import io
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from browsing import HOSTILE, contrast, opened
+from PIL import Image
+from torch.nn.functional import softplus
+
+from elbos.base.numbers import percent
+from elbos.evaluation.figures import curves_figure, sweep_figure, sweep_styles
+from elbos.evaluation.floor_page import floor_figure, underfitting
+from elbos.evaluation.metrics import FRECHET_DISTANCE, KERNEL_DISTANCE, Value
+from elbos.evaluation.page import evaluation_page, evaluation_tables, runs_table
+from elbos.evaluation.result import (
+    Curve,
+    Evaluation,
+    Likelihood,
+    OdeLikelihood,
+    Protocol,
+    TheoremCheck,
+    Training,
+)
+from elbos.evaluation.scores import (
+    Baseline,
+    SampleQuality,
+    SampleSets,
+    SamplingProtocol,
+    Scores,
+    Sweep,
+    SweepPoint,
+)
+from elbos.theory.floor import Floor
+
+COMMAND = "elbos evaluate runs/fashion --quality"
+SAMPLERS = ("Ancestral", "DPMSolver", "Heun")
+WEIGHTINGS = ("ELBO", "sigmoid(2)", "EDM", "EDM-monotonic", "Min-SNR(5)")
+HOW = SamplingProtocol(
+    extractor="EfficientNet-Lite0",
+    reference="train+val",
+    num_reference=60_000,
+    num_features=1280,
+    num_kernel_reference=60_000,
+    num_precision_recall=10_000,
+    sampler="DPMSolver()",
+    sampler_label="DPMSolver",
+    grid="EDMSampling(logsnr_min=-10.0)",
+    grid_label="EDM sampling",
+    num_steps=32,
+    num_evaluations=32,
+    guidance=1.0,
+    guidance_logsnr=None,
+    num_samples=10_000,
+    seeds=(0, 1, 2),
+)
+
+
+def curves(scale):
+    """The best losses possible on normal data of this scale, and their integral, in closed form."""
+    logsnr = torch.linspace(-10, 10, 65, dtype=torch.float64)
+    at = logsnr + 2 * np.log(scale)
+    loss, elbo = 0.5 * at.sigmoid(), 0.5 * (softplus(at) - softplus(at[0])) + 0.002
+    return [
+        Curve(
+            logsnr=tuple(logsnr.tolist()),
+            nats_per_dim=tuple(values.tolist()),
+            standard_error=tuple((0.03 * values + 1e-4).tolist()),
+            measurement_error=tuple((0.01 * values).tolist()),
+        )
+        for values in (loss, elbo)
+    ]
+
+
+def floor(scale):
+    """Of 60,000 images: at the clean end nothing, and below -2 that of a tenth of them."""
+    curve, _ = curves(scale)
+    pairs = list(zip(curve.logsnr, curve.nats_per_dim, strict=True))
+    return Floor(
+        logsnr=curve.logsnr,
+        loss=tuple(loss * (level < 2) for level, loss in pairs),
+        tenth=tuple(loss * (level < -2) for level, loss in pairs),
+        standard_error=tuple(0.01 * loss for loss in curve.nats_per_dim),
+        num_noised=10_000,
+        num_points=60_000,
+    )
+
+
+def likelihood(bits, scale, z):
+    curve, elbo = curves(scale)
+    checks = [
+        TheoremCheck(
+            name=name,
+            is_monotone=name not in ("EDM", "Min-SNR(5)"),
+            loss=1.25 + 0.02 * one,
+            loss_se=0.016,
+            mixture=1.25,
+            mixture_se=0.012,
+            difference_se=0.02,
+            z=one,
+        )
+        for name, one in zip(WEIGHTINGS, z, strict=True)
+    ]
+    ode = OdeLikelihood(
+        bits_per_dim=bits - 0.04,
+        standard_error=0.021,
+        bound_bits_per_dim=bits + 0.01,
+        difference=-0.05,
+        difference_se=0.008,
+        num_images=512,
+        dequantization="truncated-normal",
+        trace="hutchinson",
+        precision="fp32",
+        rtol=1e-5,
+        num_evaluations=214,
+    )
+    return Likelihood(
+        bits_per_dim=bits,
+        standard_error=0.0123,
+        measurement_error=0.0021,
+        floor=0.0121,
+        target_se=None,
+        is_target_reached=None,
+        nats_per_dim=bits * np.log(2),
+        decoder_bpd=0.31,
+        diffusion_bpd=bits - 0.312,
+        prior_bpd=0.002,
+        num_rounds=2,
+        num_evaluations=617_280,
+        curve=curve,
+        elbo=elbo,
+        weightings=tuple(checks),
+        ode=ode,
+    )
+
+
+def scores(**values):
+    return Scores({name: Value(*np.atleast_1d(value).tolist()) for name, value in values.items()})
+
+
+def sample_sets(num, distances):
+    found = {
+        seed: scores(
+            frechet_distance=distance,
+            kernel_distance=(0.0123, 0.0011),
+            precision=0.71,
+            recall=0.58,
+        )
+        for seed, distance in enumerate(distances)
+    }
+    return SampleSets.from_scores(num, found)
+
+
+def sweep_point(sampler, grid, num, distance):
+    names = {"sampler": f"{sampler}()", "sampler_label": sampler, "grid_label": grid}
+    how = replace(HOW, **names, grid=f"{grid}()", num_evaluations=num)
+    return SweepPoint(protocol=how, scores=scores(frechet_distance=distance))
+
+
+def sweep(samplers=SAMPLERS, grids=("EDM sampling",)):
+    points = [
+        sweep_point(sampler, grid, num * (1 + (sampler == "Heun")), 14 + 600 * (1 + i) / num**1.5)
+        for i, sampler in enumerate(samplers)
+        for grid in grids
+        for num in (4, 8, 16, 32, 64)
+    ]
+    baseline = Baseline(split="test", num=2000, scores=scores(frechet_distance=12.3))
+    best = min(points, key=lambda point: point.scores[FRECHET_DISTANCE].value)
+    return Sweep(points=tuple(points), num_samples=2000, seed=0, baseline=baseline, best=best)
+
+
+def full():
+    real = scores(frechet_distance=4.56, precision=0.8)
+    return Evaluation(
+        run="runs/fashion",
+        step=5000,
+        images_seen=640_000,
+        trained=Training(
+            weighting="Sigmoid(k=2.0)",
+            schedule="Adaptive()",
+            parameterization="V()",
+            network="UNetConfig()",
+            num_parameters=123_456,
+            optimizer="Optimizer()",
+            images_seen=640_000,
+            batch_size=128,
+            precision="bf16",
+            data="Fashion()",
+            seed=0,
+        ),
+        split="test",
+        num_images=10_000,
+        num_evaluations=1_234_560,
+        results={
+            "unconditional": likelihood(2.9034, 0.5, (0.4, -1.3, 2.2, -0.1, 4.5)),
+            "given_label": likelihood(2.8711, 0.4, (0.7, 1.1, -0.5, 0.2, 0.9)),
+        },
+        quality=SampleQuality(
+            protocol=HOW,
+            samples=sample_sets(10_000, (11.9, 12.3, 12.7)),
+            matched=None,
+            baseline=Baseline(split="test", num=10_000, scores=real),
+        ),
+        sweep=sweep(),
+        protocol=Protocol(
+            data="fashion",
+            data_sha256="0123456789abcdef",
+            num_levels=256,
+            weights_relative_width=0.1,
+            logsnr_min=-10.0,
+            logsnr_max=13.3,
+            num_pilot_images=500,
+            num_pilot_levels=32,
+            num_round_levels=4,
+            precision="bf16",
+            seed=0,
+            device="cpu",
+            versions={"elbos": "0.1.0", "torch": "2.6.0"},
+        ),
+        floors={"unconditional": floor(0.4), "given_label": floor(0.3)},
+    )
+
+
+@pytest.fixture
+def result():
+    return full()
+
+
+@pytest.fixture(scope="module")
+def picture():
+    pixels = np.random.default_rng(0).integers(0, 256, (402, 402, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+# ------------------------------------------------------------------------------- without a browser
+
+
+def words(html):
+    """What is to be read, without tags and scripts."""
+    body = re.sub(r"<(script|style|title).*?</\1>", "", html, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<.*?>", " ", body.replace("<wbr>", "")))
+
+
+def island(html):
+    (content,) = re.findall(r'id="elbos-evaluation">(.*?)</script>', html, re.DOTALL)
+    return json.loads(content, parse_constant=pytest.fail)
+
+
+def test_a_result_is_read_back_from_json(result):
+    content = json.loads(json.dumps(result.to_dict()))
+    assert Evaluation.from_dict(content) == result
+    assert content["results"]["given_label"]["bits_per_dim"] == 2.8711
+    assert content["quality"]["sets"][1]["kernel_distance_se"] == 0.0011
+    assert content["quality"]["sets"][1]["inception_score"] is None
+    assert content["sweep"]["points"][0]["sampler"] == "Ancestral()"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "needed"),
+    [
+        ({"step": "9"}, "'9'"),
+        ({"quality": {"sets": [5]}}, "5"),
+        ({"sweep": {"baseline": {"split": "test", "num": 9, "frechet_distance": "<b>"}}}, "<b>"),
+        ({"results": 5}, "5"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(result, tmp_path, wrong, needed):
+    """One of an earlier version, and values of other types."""
+    (tmp_path / "eval.json").write_text('{"run": "runs/old"}')
+    with pytest.raises(ValueError, match=r"eval.json.*'step'"):
+        Evaluation.load(tmp_path / "eval.json")
+    (tmp_path / "eval.json").write_text(json.dumps(result.to_dict() | wrong))
+    with pytest.raises(ValueError, match=rf"eval.json.*{needed}"):
+        Evaluation.load(tmp_path / "eval.json")
+
+
+def test_upper_panel_is_the_slope_of_the_lower(result):
+    lines = [trace for trace in result.plot().data if trace.mode == "lines"]
+    for i, one in enumerate(result.results.values()):
+        loss, elbo = (line for line in lines if line.name == lines[i].name)
+        assert (loss.yaxis, elbo.yaxis) == ("y", "y2") and loss.line.color == elbo.line.color
+        assert np.trapezoid(loss.y, loss.x) == pytest.approx(elbo.y[-1] - elbo.y[0], rel=1e-3)
+        np.testing.assert_array_equal(loss.y, one.curve.nats_per_dim)
+
+
+def test_band_is_two_standard_errors_to_each_side(result):
+    band, line = curves_figure(result).data[:2]
+    half = len(line.x)
+    errors = np.array(result.results["unconditional"].curve.standard_error)
+    np.testing.assert_allclose(band.y[:half] - band.y[half:][::-1], 4 * errors, rtol=1e-9)
+    np.testing.assert_allclose((band.y[:half] + band.y[half:][::-1]) / 2, line.y, rtol=1e-9)
+
+
+def test_the_floor_is_dashed_in_the_colour_of_its_loss(result):
+    """And the axis ends where it falls to nothing, which has no logarithm."""
+    fig = floor_figure(result)
+    lines = [trace for trace in fig.data if trace.mode == "lines"]
+    assert [line.line.dash for line in lines] == 2 * ["solid", "dash"]
+    assert lines[0].line.color == lines[1].line.color != lines[2].line.color
+    losses = np.array(result.results["given_label"].curve.nats_per_dim)
+    np.testing.assert_allclose(lines[2].y, losses)
+    np.testing.assert_allclose(lines[3].y, result.floors["given_label"].loss)
+    assert 1e-7 < 10 ** fig.layout.yaxis.range[0] < 1e-4 < 0.5 < 10 ** fig.layout.yaxis.range[1]
+
+
+def test_underfitting_is_the_excess_where_a_tenth_of_the_images_has_the_same_floor(result):
+    one, least = result.results["unconditional"], result.floors["unconditional"]
+    found = underfitting(one, least)
+    levels = np.array(one.curve.logsnr) < -2
+    loss, floor_loss = np.array(one.curve.nats_per_dim), np.array(least.loss)
+    assert found.logsnr == np.array(one.curve.logsnr)[levels][-1]
+    expected = loss[levels].sum() / floor_loss[levels].sum() - 1
+    assert found.excess == pytest.approx(expected, rel=1e-9)
+    errors = np.hypot(one.curve.standard_error, least.standard_error)
+    assert found.error == pytest.approx(errors[levels].sum() / floor_loss[levels].sum())
+    assert percent(found.excess) in words(evaluation_page(result))
+    assert underfitting(one, replace(least, tenth=None)) is None
+    unmeasured = replace(one.curve, standard_error=(0.0,) * len(one.curve.logsnr))
+    assert underfitting(replace(one, curve=unmeasured), least) is None
+    nowhere = replace(least, tenth=tuple(0.5 * value for value in least.loss))
+    assert "Underfitting" not in evaluation_page(
+        replace(result, floors=dict.fromkeys(result.floors, nowhere))
+    )
+
+
+def test_what_the_excess_means_depends_on_the_images(result):
+    held_out, trained_on = evaluation_page(result), evaluation_page(replace(result, split="train"))
+    assert "60,000 training images" in words(held_out)
+    assert ("any training could gain" in held_out) != ("any training could gain" in trained_on)
+
+
+def test_no_two_lines_of_a_sweep_look_alike():
+    """Of eight samplers on four grids, each in order of its evaluations; and real data."""
+    found = sweep("ABCDEFGH", "UVWX")
+    *lines, baseline = sweep_figure(replace(found, points=found.points[::-1])).data
+    assert {line.name for line in lines} == {f"{s}, {g}" for s in "ABCDEFGH" for g in "UVWX"}
+    styles = {(line.line.color, line.line.dash) for line in lines}
+    assert len(styles) == len(lines) == 32
+    assert len({line.line.color for line in lines if line.name.startswith("A")}) == 1
+    assert all(list(line.x) == sorted(line.x) for line in lines)
+    assert sum(len(line.x) for line in lines) == len(found.points)
+    assert set(baseline.y) == {12.3}
+    samplers, grids = sweep_styles(found)
+    assert len({swatch.html() for swatch in [*samplers.values(), *grids.values()]}) == 12
+
+
+def test_page_says_what_was_measured(result):
+    text = words(evaluation_page(result, command=COMMAND))
+    for shown in (
+        "step 5,000 · 640,000 images seen · 10,000 test images",
+        "2.903 ± 0.012",
+        "2.871 ± 0.012",
+        "12.30 ± 0.40",
+        "baseline 4.560",
+        "−0.0500 ± 0.0080",
+        "9 of 10 agree",
+        "✗ +4.50",
+        "mean of 3 seeds",
+        "0.0123 ± 0.0011",
+        "elbos 0.1.0, torch 2.6.0",
+        "256 pixel values",
+        "UNetConfig()",
+        COMMAND,
+    ):
+        assert shown in text, shown
+    assert "Inception" not in text  # nobody measured it
+    assert not re.search(r"\b(nan|inf|None)\b", text)
+
+
+def test_terminal_shows_the_numbers_of_the_page(result):
+    tables = evaluation_tables(result)
+    cells = {cell.text for table in tables for row in table.body_cells for cell in row}
+    assert cells > {"2.903 ± 0.012", "−0.0500 ± 0.0080", "✗ +4.50", "0.0123 ± 0.0011", "V()"}
+    (first, second) = runs_table([result]).body_cells
+    assert first[:1] != second[:1] and second[2].text == "2.871 ± 0.012"
+
+
+def test_fewer_real_images_than_samples_are_held_against_as_many_samples(result):
+    """On the card, too; and the kernel distance leads where these are fewer than features."""
+    real = scores(frechet_distance=4.56, kernel_distance=(0.0021, 0.0012))
+    quality = replace(
+        result.quality,
+        matched=sample_sets(300, (34.1, 34.6, 35.1)),
+        baseline=Baseline(split="test", num=300, scores=real),
+        protocol=replace(HOW, num_features=64),
+    )
+    text = words(evaluation_page(replace(result, quality=quality)))
+    assert "34.60 ± 0.50 real-data baseline 4.560" in text
+    assert "seed 2, the first 300 samples" in text and "real-data baseline: 300 test images" in text
+    assert quality.metrics[0] is FRECHET_DISTANCE
+    quality = replace(quality, protocol=HOW)
+    assert quality.metrics[0] is KERNEL_DISTANCE
+    text = words(evaluation_page(replace(result, quality=quality)))
+    assert "real-data baseline 0.0021 ± 0.0012" in text
+    assert text.index("kernel distance ↓") < text.index("Fréchet distance ↓")
+
+
+def test_a_sweep_has_real_images_of_its_own_number_or_none(result):
+    shown = "real-data baseline, 2,000 images"
+    assert shown in words(evaluation_page(result))
+    fewer = replace(result.sweep, baseline=replace(result.sweep.baseline, num=300))
+    assert shown not in words(evaluation_page(replace(result, sweep=fewer)))
+
+
+def test_island_holds_every_number(result):
+    content = island(evaluation_page(result, command=COMMAND))
+    assert content["evaluation"] == json.loads(json.dumps(result.to_dict()))
+    assert content["command"] == COMMAND
+
+
+def test_what_is_no_number_is_a_dash(result):
+    one = replace(result.results["unconditional"], bits_per_dim=float("nan"))
+    floors = {"unconditional": result.floors["unconditional"]}
+    html = evaluation_page(replace(result, results={"unconditional": one}, floors=floors))
+    assert island(html)["evaluation"]["results"]["unconditional"]["bits_per_dim"] is None
+    assert not re.search(r"\b(nan|inf|None)\b", words(html))
+
+
+def test_what_was_not_measured_is_left_out(result):
+    one = replace(result.results["unconditional"], ode=None, exact_bits_per_dim=1.7654)
+    unmeasured = {"quality": None, "sweep": None, "floors": None}
+    least = replace(result, results={"unconditional": one}, **unmeasured)
+    text = words(evaluation_page(least))
+    titles = ("Sample quality", "Quality by network evaluations", "Bound and ODE", "Loss and floor")
+    for title in titles:
+        assert title in words(evaluation_page(result)) and title not in text
+    assert "the true density has 1.765." in text
+    assert len(evaluation_tables(least)) == 4
+
+
+def test_page_is_written_whole_and_the_same_each_time(result, picture, tmp_path):
+    result.to_html(tmp_path / "page.html", samples=picture, command=COMMAND)
+    html = (tmp_path / "page.html").read_text()
+    assert html == evaluation_page(result, samples=picture, command=COMMAND)
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    (source,) = re.findall(r'src="data:image/png;base64,(.*?)"', html)
+    assert base64.b64decode(source) == picture
+
+
+def test_a_notebook_shows_the_tables(result):
+    assert "2.903 ± 0.012" in result._repr_html_()
+
+
+# ---------------------------------------------------------------------------------- in the browser
+
+
+@pytest.fixture(scope="module")
+def path(picture, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    full().to_html(path, samples=picture, command=COMMAND)
+    return path
+
+
+@pytest.fixture(scope="module")
+def view(browser, path):
+    with opened(browser, path, width=1280, accept_downloads=True) as page:
+        yield page
+
+
+def test_all_is_drawn(view):
+    assert view.locator("#plot .scatterlayer .js-line").count() == 2 * 4  # with bands
+    assert view.locator("#plot-sweep .scatterlayer .js-line").count() == len(SAMPLERS) + 1
+    assert view.locator("img.samples").evaluate("image => image.naturalWidth") == 402
+
+
+def test_nothing_is_wider_than_the_screen(browser, path):
+    with opened(browser, path, width=390, is_mobile=True, has_touch=True) as page:
+        page.locator("summary").click()
+        for width in (390, 360):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_all_is_read_in_the_light_and_in_the_dark(view):
+    places = ["#plot .xtick text", "#plot-sweep .ytick text", "h1", ".kicker", ".big", ".big small"]
+    places += [".notes", ".legend", ".measured td", ".measured th", "footer p"]
+    script = """places => [...places.map(place => {
+        const style = getComputedStyle(document.querySelector(place));
+        return place.startsWith("#") ? style.fill : style.color;
+    }), getComputedStyle(document.body).backgroundColor]"""
+    seen = []
+    for scheme in ("light", "dark"):
+        view.emulate_media(color_scheme=scheme)
+        *inks, paper = view.evaluate(script, places)
+        assert min(contrast(ink, paper) for ink in inks) > 4.5
+        seen.append(paper)
+    assert contrast(*seen) > 15
+
+
+def test_each_plot_is_saved_under_its_name(view):
+    for button, name in zip(view.locator(".save").all(), ["curves", "floor", "sweep"], strict=True):
+        with view.expect_download() as download:
+            button.click()
+        assert download.value.suggested_filename == f"elbos-{name}.png"
+        with Image.open(download.value.path()) as image:
+            assert image.width == 2000
+
+
+def test_words_from_outside_are_inert(browser, result, tmp_path):
+    content = json.dumps(result.to_dict()).replace('"given_label": ', f"{json.dumps(HOSTILE)}: ")
+    for word in ("runs/fashion", "test", "train+val", "DPMSolver", "DPMSolver()", "ELBO", "V()"):
+        content = content.replace(json.dumps(word), json.dumps(HOSTILE))
+    hostile = Evaluation.from_dict(json.loads(content))
+    hostile.to_html(tmp_path / "page.html", command=HOSTILE)
+    with opened(browser, tmp_path / "page.html", width=1280) as page:
+        assert page.evaluate("window.hacked") is None
+        assert page.locator("img, script[src], iframe").count() == 0
+        assert HOSTILE in page.title()

@@ -1,0 +1,638 @@
+"""Networks and data of one's own: all that `elbos train` gives, and nothing that is stored runs."""
+
+import pickle
+import random
+import re
+import signal
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import Elbos, assert_one_line
+from tiny import log, tensors
+from torch import Tensor, nn
+
+import elbos
+from elbos.base.errors import Interrupted
+from elbos.models import samplers
+from elbos.runs.fit import fit
+from elbos.runs.run import Run
+from elbos.theory import parameterizations, schedules, weightings
+from elbos.theory.adaptive import Adaptive
+from elbos.theory.denoiser import Denoiser
+from elbos.theory.objective import Objective
+from elbos.theory.tabulated import Tabulated
+from elbos.training.machine import num_cores
+from elbos.training.network import OwnNetwork
+from elbos.training.settings import Execution, Optimizer, Output
+from elbos.training.trainer import Trainer
+
+ENDS = {"logsnr_min": -8.0, "logsnr_max": 8.0}
+OBJECTIVE = Objective(
+    weighting=weightings.Sigmoid(),
+    schedule=Adaptive(**ENDS),
+    parameterization=parameterizations.V(),
+)
+OUTPUT = Output(log_every=16, validate_every=10**9, save_every=64)
+SETTINGS: dict[str, Any] = {
+    "num_images": 160,
+    "batch_size": 16,
+    "output": OUTPUT,
+    "precision": "fp32",
+}
+
+
+class Net(nn.Module):
+    """A network of whatever condition: a label, a tensor or a dict of both."""
+
+    def __init__(self, dim: int = 2, num_features: int = 8) -> None:
+        super().__init__()
+        self.inner = nn.Linear(dim + 1, num_features)
+        self.label = nn.Embedding(4, num_features)  # the last of them is none
+        self.text = nn.Linear(3, num_features)
+        self.outer = nn.Linear(num_features, dim)
+        self.register_buffer("mask", torch.tensor([-torch.inf, 0.0]))
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, z: Tensor, logsnr: Tensor, cond: Any = None) -> Tensor:
+        x = self.inner(torch.cat([z.flatten(1), logsnr[:, None] / 8], dim=1))
+        parts = cond if isinstance(cond, dict) else {"label": cond}
+        if parts["label"] is not None:
+            x = x + self.label(parts["label"])
+        if "text" in parts:
+            x = x + self.text(parts["text"])
+        return self.outer(self.dropout(torch.relu(x))).view_as(z)
+
+
+class TwoArguments(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
+        return self.layer(z)
+
+
+class Points(torch.utils.data.Dataset):
+    """Points in the plane, augmented, with a condition of some form."""
+
+    def __init__(
+        self, form: str = "none", num: int = 100, is_augmented: bool = True, seed: int = 0
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.x = torch.rand(num, 2, generator=generator) * 0.8
+        self.form, self.noise = form, 0.1 if is_augmented else 0.0
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> Any:
+        x = self.x[i] + self.noise * torch.rand(2)
+        text = torch.full((3,), i / 100)
+        conds = {"label": i % 3, "dict": {"label": i % 3, "text": text}}
+        return x if self.form == "none" else (x, conds[self.form])
+
+
+def new_net(seed: int = 0) -> Net:
+    torch.manual_seed(seed)
+    return Net()
+
+
+def assert_same(one: Path, other: Path) -> None:
+    expected, found = tensors(one), tensors(other)
+    assert found.keys() == expected.keys()
+    assert not [name for name in expected if not torch.equal(found[name], expected[name])]
+    assert log(other) == log(one)
+
+
+NULLS = {"none": None, "label": torch.tensor([3])}
+NULLS["dict"] = {"label": torch.tensor([3]), "text": torch.zeros(1, 3)}
+
+
+@pytest.mark.parametrize("form", NULLS)
+def test_a_fit_is_resumed_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """Augmentations, dropped conditions, average and adaptive schedule included."""
+    settings = {**SETTINGS, "null_cond": NULLS[form], "cond_dropout": 0.3}
+    whole = fit(new_net(), Points(form), OBJECTIVE, run=tmp_path / "whole", **settings)
+    step = Trainer.step
+
+    def stopped(self: Trainer) -> Any:
+        if self.state.step == 5:
+            signal.raise_signal(signal.SIGINT)
+        return step(self)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="6 of 10"):
+        patch.setattr(Trainer, "step", stopped)
+        fit(new_net(), Points(form), OBJECTIVE, run=tmp_path / "run", **settings)
+    run = fit(new_net(seed=1), Points(form), OBJECTIVE, run=tmp_path / "run", **settings)
+    assert_same(tmp_path / "whole", tmp_path / "run")
+    assert run.step == whole.step == 10
+    assert torch.equal(run.network.outer.weight, whole.network.outer.weight)
+
+
+def test_data_made_ahead_are_the_same(tmp_path: Path) -> None:
+    for num_workers in (0, 2):
+        path = tmp_path / str(num_workers)
+        fit(new_net(), Points(), OBJECTIVE, run=path, num_workers=num_workers, **SETTINGS)
+    assert_same(tmp_path / "0", tmp_path / "2")
+
+
+def test_a_fit_is_the_loss_of_the_objective_trained(tmp_path: Path) -> None:
+    """The trained run is better than the network it began with, by the bound on the data."""
+    data = Points()
+    before = new_net()
+    settings = {**SETTINGS, "num_images": 8000, "validation": data}
+    run = fit(new_net(), data, OBJECTIVE, run=tmp_path, learning_rate=1e-2, **settings)
+    after = run.likelihood(data)
+    run.denoiser = Denoiser(before.eval(), parameterizations.V())
+    begun = run.likelihood(data)
+    assert begun.bits_per_dim - after.bits_per_dim > 4 * begun.standard_error
+    validated = [line["val_nats"] for line in log(tmp_path) if "val_nats" in line]
+    assert validated == [pytest.approx(after.nats.mean, abs=0.5)]
+
+
+@pytest.mark.parametrize("form", ["label", "dict"])
+def test_a_run_is_loaded_with_its_network_and_sampled(tmp_path: Path, form: str) -> None:
+    """By any sampler, with the condition that it understands, guided or not."""
+    null = NULLS[form]
+    fit(
+        new_net(),
+        Points(form),
+        OBJECTIVE,
+        run=tmp_path,
+        null_cond=null,
+        cond_dropout=0.2,
+        **SETTINGS,
+    )
+    run = Run(tmp_path, network=new_net(seed=1), null_cond=null)
+    assert repr(run) == f"Run({str(tmp_path)!r}, step={run.step})"
+    cond: Any = torch.tensor([0, 1, 2, 0])
+    cond = {"label": cond, "text": torch.ones(4, 3)} if form == "dict" else cond
+    plain = run.sample(4, cond=cond, num_steps=4)
+    assert plain.shape == (4, 2)
+    assert torch.equal(run.sample(4, cond=cond, num_steps=4), plain)
+    for changes in ({"seed": 1}, {"sampler": samplers.Heun()}, {"guidance": 2.0}):
+        assert not torch.equal(run.sample(4, cond=cond, num_steps=4, **changes), plain)
+    with pytest.raises(ValueError, match=r"\(4,"):
+        run.sample(3, cond=cond)
+    with pytest.raises(ValueError, match="null_cond"):
+        Run(tmp_path, network=new_net()).sample(4, cond=cond, guidance=2.0)
+    with pytest.raises(ValueError, match="null_cond"):
+        Run(tmp_path, network=new_net(), null_cond=torch.tensor([2]))
+    with pytest.raises(ValueError, match=r"\(3,\)"):
+        run.likelihood(torch.zeros(5, 3))
+    with pytest.raises(TypeError, match="num_images"):
+        run.evaluate(num_image=3)
+    with pytest.raises(ValueError, match="likelihood"):
+        run.evaluate(num_images=3)
+    with pytest.raises(ValueError, match="Net"):
+        Run(tmp_path)
+    with pytest.raises(ValueError, match="00000010"):
+        Run(tmp_path, network=Net(num_features=9))
+
+
+def test_a_network_of_two_arguments_takes_no_condition(tmp_path: Path) -> None:
+    run = fit(TwoArguments(), Points(), OBJECTIVE, run=tmp_path / "a", **SETTINGS)
+    assert run.sample(3).shape == (3, 2)
+    with pytest.raises(ValueError, match="logsnr"):
+        fit(TwoArguments(), Points("label"), OBJECTIVE, run=tmp_path / "b", **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "wrapped", [torch.compile, nn.DataParallel, torch.optim.swa_utils.AveragedModel]
+)
+def test_a_wrapped_network_takes_what_the_network_takes(wrapped: Any) -> None:
+    network, x = TwoArguments(), torch.zeros(5, 2)
+    args = x, torch.ones(5, 2), torch.zeros(5)
+    options = {"backend": "eager"} if wrapped is torch.compile else {}
+    assert torch.equal(OBJECTIVE(wrapped(network, **options), *args), OBJECTIVE(network, *args))
+
+
+def test_items_of_one_are_samples_without_a_condition(tmp_path: Path) -> None:
+    data = torch.utils.data.TensorDataset(Points().x)
+    one, other = (
+        fit(new_net(), given, OBJECTIVE, run=tmp_path / name, **SETTINGS)
+        for given, name in ((data, "one"), (Points().x, "other"))
+    )
+    assert one.weights_digest() == other.weights_digest()
+
+
+def test_a_weighting_that_is_a_function_is_its_numbers(tmp_path: Path) -> None:
+    objective = replace(OBJECTIVE, weighting=lambda logsnr: torch.sigmoid(2 - logsnr))
+    run = fit(new_net(), Points(), objective, run=tmp_path, **SETTINGS)
+    assert isinstance(run.config.weighting, Tabulated)
+
+
+class Tied(Net):
+    """Two names for one tensor, which a safetensors file does not hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = self.label.weight
+
+
+class Expanded(nn.Linear):
+    """A network with a buffer whose numbers share memory."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.register_buffer("table", torch.zeros(1).expand(7))
+
+
+class Late(TwoArguments):
+    """A buffer that is made when it is needed."""
+
+    def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
+        self.register_buffer("late", torch.ones(1))
+        return super().forward(z, logsnr) * self.late
+
+
+class Fourier(TwoArguments):
+    """A buffer of a type that safetensors has not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("phases", torch.zeros(3, dtype=torch.cdouble))
+
+
+class Unfilled(TwoArguments):
+    """A buffer that is no part of the state, without numbers, as where weights were assigned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.zeros(3, device="meta"), persistent=False)
+
+
+class Rows(nn.Module):
+    """An embedding of the noise level whose gradient is sparse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(2, 2, sparse=True)
+
+    def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
+        return z + self.rows((logsnr > 0).long())
+
+
+class Normed(nn.Module):
+    """A BatchNorm in a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Sequential(nn.BatchNorm1d(2))])
+
+    def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
+        return self.blocks[0](z)
+
+
+def traced(network: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.trace(network, torch.zeros(1, 2))
+
+
+class OwnSchedule(schedules.Cosine):
+    """None of the library's."""
+
+
+class Broken(nn.Module):
+    """A network that is wrong in one way, beside a weight that is trained."""
+
+    def __init__(self, wrong: str) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.wrong = wrong
+        if wrong == "weights":
+            self.double()
+
+    def forward(self, z: Tensor, logsnr: Tensor, cond: Any = None) -> Any:
+        y = self.layer(z)
+        if self.wrong == "error":
+            raise KeyError("a key")
+        if self.wrong == "memory":
+            self.kept = y
+            return y
+        outputs = {"shape": y[:, :1], "tuple": (y, y), "gradient": y.detach(), "weights": y}
+        return (outputs | {"type": y.to(torch.cfloat)})[self.wrong]
+
+
+class Labelled(Points):
+    """Points with labels, one of which is of no class, and one point that is not finite."""
+
+    def __init__(self, *, label: int = 0, x: float = 0.0) -> None:
+        super().__init__("label", is_augmented=False)
+        self.label = label
+        self.x[42] += x
+
+    def __getitem__(self, i: int) -> Any:
+        return self.x[i], self.label if i == 42 else 0
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Of known length."""
+
+    def __len__(self) -> int:
+        return 8
+
+
+class Images(Points):
+    def __getitem__(self, i: int) -> Any:
+        return (255 * self.x[i]).to({"uint8": torch.uint8, "float": torch.float32}[self.form])
+
+
+REFUSED: dict[str, Any] = {
+    "weights that cannot be stored": ("Tied", lambda: {"network": Tied()}),
+    "numbers that share memory": ("table", lambda: {"network": Expanded()}),
+    "a type that cannot be stored": ("complex128", lambda: {"network": Fourier()}),
+    "a buffer without numbers": ("meta", lambda: {"network": Unfilled()}),
+    "a buffer made by forward": ("late", lambda: {"network": Late()}),
+    "a schedule that cannot be stored": (
+        "OwnSchedule",
+        lambda: {"objective": replace(OBJECTIVE, schedule=OwnSchedule(**ENDS))},
+    ),
+    "complex weights": ("complex64", lambda: {"network": nn.Linear(2, 2, dtype=torch.cfloat)}),
+    "TorchScript": ("TopLevelTracedModule", lambda: {"network": traced(nn.Linear(2, 2))}),
+    "a sparse gradient": ("rows.weight.*sparse", lambda: {"network": Rows()}),
+    "a BatchNorm that would count twice": (
+        "blocks.0.0.running_mean.*use_checkpointing",
+        lambda: {"network": Normed(), "execution": Execution(use_checkpointing=True)},
+    ),
+    "integers": ("torch.uint8", lambda: {"dataset": Images("uint8")}),
+    "pixels to 255": ("is_bounded=False", lambda: {"dataset": Images("float")}),
+    "dicts": ("dict", lambda: {"dataset": [{"image": torch.zeros(3)}] * 8}),
+    "a stream": ("generator", lambda: {"dataset": (torch.zeros(3) for _ in range(8))}),
+    "a stream with a length": ("Stream", lambda: {"dataset": Stream()}),
+    "nothing": ("empty", lambda: {"dataset": Points(num=0)}),
+    "a validation set of another shape": (
+        "validation",
+        lambda: {"validation": torch.zeros(5, 9), "dataset": torch.zeros(64, 3)},
+    ),
+    "an empty validation set": ("empty", lambda: {"validation": Points(num=0)}),
+    "one level": ("num_levels", lambda: {"num_levels": 1}),
+    "fewer images than a batch": ("num_images", lambda: {"num_images": 3}),
+    "a null without a batch axis": (
+        "null_cond",
+        lambda: {"dataset": Points("label"), "cond_dropout": 0.1, "null_cond": torch.tensor(3)},
+    ),
+    "a null of another dtype": (
+        "null_cond",
+        lambda: {"dataset": Points("label"), "cond_dropout": 0.1, "null_cond": torch.tensor([2.7])},
+    ),
+    "a null of no class": (
+        "Net",
+        lambda: {"dataset": Points("label"), "cond_dropout": 0.1, "null_cond": torch.tensor([4])},
+    ),
+    **{
+        f"a network with a wrong {wrong}": (
+            "Broken.*" + named,
+            lambda w=wrong: {"network": Broken(w)},
+        )
+        for wrong, named in {
+            "type": "complex64",
+            "shape": r"\(4, 1\)",
+            "tuple": "tuple",
+            "gradient": "gradient",
+            "weights": "dtype",
+            "error": "KeyError: 'a key'",
+            "memory": "deepcopy",
+        }.items()
+    },
+    "a validation label of no class": (
+        "validation",
+        lambda: {"dataset": Labelled(), "validation": Labelled(label=9)},
+    ),
+    "a validation point out of range": (
+        "validation.*from -1",
+        lambda: {"dataset": Labelled(), "validation": Labelled(x=3.0)},
+    ),
+    "a validation point that is no pixel value": (
+        "validation.*256",
+        lambda: {
+            "dataset": Labelled(),
+            "validation": Labelled(),
+            "num_levels": 256,
+            "objective": replace(OBJECTIVE, schedule=schedules.Cosine(**ENDS)),
+        },
+    ),
+    "samples of no numbers": ("number", lambda: {"dataset": torch.zeros(8, 0)}),
+    "more than all conditions": ("cond_dropout is 2", lambda: {"cond_dropout": 2}),
+    "samples that are numbers": ("number", lambda: {"dataset": torch.zeros(8)}),
+    "samples of several shapes": (
+        "validation.*shape",
+        lambda: {"dataset": torch.zeros(8, 2), "validation": [torch.zeros(2), torch.zeros(3)]},
+    ),
+    "no name": ("run", lambda: {"run": ""}),
+    "no null": ("null_cond", lambda: {"dataset": Points("label"), "cond_dropout": 0.1}),
+    "a null of another form": (
+        "null_cond",
+        lambda: {"dataset": Points("dict"), "cond_dropout": 0.1, "null_cond": torch.tensor([3])},
+    ),
+    "guidance without a null": (
+        "guidance",
+        lambda: {"sampling": elbos.training.sampling.Sampling(guidance=2.0)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_trained_is_refused_before(tmp_path: Path, name: str) -> None:
+    needed, changes = REFUSED[name]
+    given = {"network": new_net(), "dataset": Points(), "objective": OBJECTIVE, **SETTINGS}
+    with pytest.raises((TypeError, ValueError), match=needed) as error:
+        fit(**{**given, "run": tmp_path / "run", **changes()})
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+CHANGED = {
+    "seed": {"seed": 1},
+    "train": {"dataset": Points("label", num=99)},
+    "means": {"dataset": Points("label", seed=1)},
+    "val": {"validation": Points("label")},
+    "num_levels": {"num_levels": 256},
+    "null_cond": {"null_cond": torch.tensor([2])},
+    "cond_dropout|label_dropout": {"cond_dropout": 0.2},
+    "TwoArguments": {"network": TwoArguments(), "dataset": Points(), "cond_dropout": 0.0},
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_directory_belongs_to_one_run(tmp_path: Path, name: str) -> None:
+    null = {"null_cond": torch.tensor([3]), "cond_dropout": 0.1}
+    objective = replace(OBJECTIVE, schedule=Adaptive(logsnr_min=-8.0, logsnr_max=13.3))
+    given = {**SETTINGS, **null, "dataset": Points("label"), "objective": objective}
+    fit(new_net(), **given, run=tmp_path)
+    fit(new_net(), **{**given, "dataset": Points("label")}, run=tmp_path)
+    with pytest.raises(ValueError, match=name):
+        fit(**{"network": new_net(), **given, **CHANGED[name]}, run=tmp_path)
+
+
+def test_other_random_numbers_than_torchs_do_not_change_a_dataset(tmp_path: Path) -> None:
+    """Augmented with them, its samples cannot be known again, and the run is resumed."""
+
+    class Noisy(Points):
+        def __getitem__(self, i: int) -> Any:
+            return self.x[i] + random.random() / 10  # noqa: S311
+
+    for num_images in (160, 320):
+        settings = {**SETTINGS, "num_images": num_images, "optimizer": Optimizer(use_decay=False)}
+        run = fit(new_net(), Noisy(), OBJECTIVE, run=tmp_path, **settings)
+    assert run.step == 20
+
+
+def test_statistics_of_a_network_may_be_nan_and_are_averaged(tmp_path: Path) -> None:
+    """A buffer is the user's: a checkpoint with NaN is whole."""
+
+    class Normalized(TwoArguments):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(2, affine=False)
+            self.register_buffer("unused", torch.tensor(torch.nan))
+
+        def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
+            return self.layer(self.norm(z))
+
+    network = Normalized()
+    run = fit(network, Points(), OBJECTIVE, run=tmp_path, **SETTINGS)
+    assert torch.equal(run.network.norm.running_var, network.norm.running_var)
+    assert not torch.equal(network.norm.running_var, torch.ones(2))
+    assert network.norm.num_batches_tracked == run.step  # none by the check before the training
+    assert Run(tmp_path, network=Normalized()).network.unused.isnan()
+
+
+def test_a_network_copied_during_a_fit_is_as_any_other(tmp_path: Path) -> None:
+    copies, network = [], new_net()
+    settings = SETTINGS | {"on_images": lambda _: copies.append(pickle.dumps(network))}
+    fit(network, Points(), OBJECTIVE, run=tmp_path / "run", **settings)
+    layer = pickle.loads(copies[0]).dropout  # noqa: S301
+    assert vars(layer).keys() == vars(network.dropout).keys() == vars(nn.Dropout()).keys()
+
+
+def test_latents_are_not_bounded(tmp_path: Path) -> None:
+    data = Points()
+    data.x = 9 * data.x
+    run = fit(new_net(), data, OBJECTIVE, run=tmp_path, is_bounded=False, **SETTINGS)
+    assert run.likelihood(data).bits_per_dim > 0
+
+
+WRONG = {
+    "fit(net, data, OBJECTIVE, run=path, **{**SETTINGS, 'num_images': 1.5})": "num_images is 1.5",
+    "fit(net, data, OBJECTIVE, run=path, **{**SETTINGS, 'batch_size': '8'})": "batch_size is '8'",
+    "fit(net, data, None, run=path, **SETTINGS)": "objective is None",
+    "fit(None, data, OBJECTIVE, run=path, **SETTINGS)": "network is None",
+    "fit(net, data, OBJECTIVE, run=path, optimizer=3, **SETTINGS)": "optimizer is 3",
+    "replace(OBJECTIVE, weighting=weightings.Sigmoid)": "class Sigmoid",
+    "replace(OBJECTIVE, parameterization=None)": "parameterization is None",
+    "OBJECTIVE.loss(net, [0.0, 1.0])": "x is [0.0, 1.0]",
+    "OBJECTIVE.loss(net, torch.tensor(1.0))": "x has shape ()",
+    "fit(net, data, OBJECTIVE, run=path, is_bounded='no', **SETTINGS)": "is_bounded is 'no'",
+    "run.sample(3, sampler=samplers.Heun)": "class Heun",
+    "run.sample(3, num_steps=2.5)": "num_steps is 2.5",
+    "run.sample(3, guidance='much')": "guidance is 'much'",
+    "run.sample(2.5)": "num is 2.5",
+    "run.sample(2, seed=-1)": "seed is -1",
+    "run.evaluate(sampling='ddim')": "sampling is 'ddim'",
+    "fit(net, data, OBJECTIVE, run=path, num_workers=-1, **SETTINGS)": "num_workers",
+    "fit(net, data, OBJECTIVE, run=path, num_workers=most + 1, **SETTINGS)": "num_workers is",
+    "Run(path.parent, network=TwoArguments)": "class TwoArguments",
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_arguments_of_another_type_are_named(tmp_path: Path) -> None:
+    net, data, path = new_net(), Points(), tmp_path / "run"
+    run = fit(net, data, OBJECTIVE, run=tmp_path, **SETTINGS)
+    given = {"net": net, "data": data, "path": path, "run": run, "most": max(64, 4 * num_cores())}
+    known = globals() | given
+    for mistake, named in WRONG.items():
+        with pytest.raises((TypeError, ValueError), match=re.escape(named)):
+            eval(mistake, known)  # noqa: S307
+    assert not path.exists()
+
+
+# --- on the command line -------------------------------------------------------------------------
+
+OWN = """
+import pathlib
+import torch
+pathlib.Path("was-run").touch()
+class Net(torch.nn.Linear):
+    def forward(self, z, logsnr, label): return super().forward(z) + logsnr[:, None] / 100
+def build(shape, num_classes): return Net(shape[0], shape[0])
+def number(shape, num_classes): return 3
+def coarse(shape, num_classes): return build(shape, num_classes).bfloat16()
+"""
+TRAIN = ["train", "toy", "--run", "run", "--num-images", "256", "--batch-size", "64"]
+BUILD = ["--network.function", "net.py:build"]
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(OWN)
+    return tmp_path
+
+
+def test_a_network_in_a_file_is_trained_and_sampled(own: Path, elbos: Elbos) -> None:
+    for _ in range(2):
+        assert elbos(*TRAIN, "network:own", *BUILD).status == 0
+    assert tensors(own / "run")["step"] == 4
+    assert elbos("sample", "run", "--num", "3", *BUILD).status == 0
+    few = ["--num-images", "20", "--num-pilot-images", "10", "--ode.num-images", "0"]
+    assert elbos("evaluate", "run", *BUILD, *few).status == 0
+
+
+def test_nothing_that_is_stored_runs_code(own: Path, elbos: Elbos) -> None:
+    assert elbos(*TRAIN, "network:own", *BUILD).status == 0
+    (own / "was-run").unlink()
+    for words in (["sample", "run"], ["evaluate", "run"], ["train", "--config", "run/config.json"]):
+        assert_one_line(elbos(*words), "net.py:build", "network.function")
+    assert not (own / "was-run").exists()
+    assert OwnNetwork(name="net.py:build") == OwnNetwork.from_file("net.py:build")
+
+
+@pytest.mark.parametrize("function", ["net.py:nope", "net.py:number", "nope.py:build", "net.py"])
+def test_a_file_without_a_network_is_refused(own: Path, elbos: Elbos, function: str) -> None:
+    result = elbos(*TRAIN, "network:own", "--network.function", function)
+    assert_one_line(result, function.partition(":")[0])
+    assert not (own / "run").exists()
+
+
+def test_weights_of_a_file_are_storable_as_those_of_a_fit(own: Path, elbos: Elbos) -> None:
+    assert_one_line(elbos(*TRAIN, "network:own", "--network.function", "net.py:coarse"), "bfloat16")
+    assert not (own / "run").exists()
+
+
+class Multiplied(Points):
+    """Data that are computed when they are needed, by a matrix product."""
+
+    def __getitem__(self, i: int) -> Any:
+        return torch.nn.functional.linear(self.x[i], torch.eye(self.x.shape[1]))
+
+
+def test_the_data_are_not_computed_in_the_networks_precision(tmp_path: Path) -> None:
+    """In bfloat16 they would be none of the pixel values."""
+    data = Multiplied()
+    data.x = 2 * torch.randint(256, data.x.shape) / 255 - 1
+    settings = {**SETTINGS, "precision": "bf16", "num_levels": 256, "validation": data}
+    objective = replace(OBJECTIVE, schedule=schedules.Cosine(logsnr_min=-8.0, logsnr_max=13.3))
+    run = fit(new_net(), data, objective, run=tmp_path / "run", **settings)
+    assert run.likelihood(data).bits_per_dim > 0
+    for changes in ({"num_evaluations": 0}, {"num_evaluations": 3}, {"num_samples": 0}):
+        with pytest.raises(ValueError, match=r"num_evaluations|num_samples"):
+            run.likelihood(data, **changes)
+
+
+def test_a_run_that_holds_a_link_is_not_opened(tmp_path: Path) -> None:
+    """Samples and evaluations would be written through it."""
+    fit(new_net(), Points(), OBJECTIVE, run=tmp_path / "run", **SETTINGS)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run" / "evaluation").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError) as caught:
+        Run(tmp_path / "run", network=new_net())
+    assert caught.value.filename == str(tmp_path / "run" / "evaluation")

@@ -1,0 +1,449 @@
+"""Folders of diffusers' pipelines, evaluated as runs are."""
+
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import Elbos, assert_one_line, snapshot
+from torch import Tensor, nn
+
+from elbos import Denoiser, Validator
+from elbos.evaluation import Evaluation, EvaluationConfig, OdeConfig, evaluate
+from elbos.evaluation.features import Module
+from elbos.runs.pretrained import InBatches, Pretrained
+from elbos.theory.oracles import GaussianMixture
+from elbos.theory.parameterizations import Eps
+from elbos.training.data import Digits, to_unit
+from elbos.training.randomness import generator
+from elbos.training.sampling import Sampling
+from elbos.validation import validator
+
+diffusers = pytest.importorskip("diffusers")
+
+# of numpy's, in diffusers
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
+SMALL: dict[str, Any] = {
+    "sample_size": 8,
+    "block_out_channels": (8, 8),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "down_block_types": ("DownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "UpBlock2D"),
+}
+FEW = ["--num-images", "20", "--num-pilot-images", "10", "--ode.num-images", "0"]
+LIKELIHOOD = [*FEW, "--num-samples", "0"]
+SAMPLES = ["--num-samples", "20", "--num-steps", "2"]
+MINE = ["extractor:module", "--extractor.path", "mine.py:features"]
+USERS = """
+def features(images):
+    return images.float().flatten(1)[:, ::48] / 255
+"""
+
+
+def save(folder: Path, **parts: Any) -> None:
+    """What `DiffusionPipeline.save_pretrained` writes, of any parts."""
+    index = {"_class_name": "DDPMPipeline", "_diffusers_version": "0.32.0"}
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+        index[name] = ["diffusers", type(part).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def unet(channels: int = 1, **settings: Any) -> nn.Module:
+    torch.manual_seed(0)
+    found = diffusers.UNet2DModel(
+        **SMALL | {"in_channels": channels, "out_channels": channels} | settings
+    )
+    return found.eval()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders: `ddpm`, `labelled`, of ten classes, and `latent`, a VAE before a U-Net."""
+    folder = tmp_path_factory.mktemp("saved")
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        scaling_factor=0.5,
+    )
+    scheduler = diffusers.DDPMScheduler()
+    save(folder / "ddpm", unet=unet(), scheduler=scheduler)
+    save(folder / "labelled", unet=unet(num_class_embeds=10), scheduler=scheduler)
+    save(folder / "latent", unet=unet(4, sample_size=4), vae=vae, scheduler=scheduler)
+    return folder
+
+
+@pytest.fixture
+def folders(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of them to spoil, as the current directory, with user-defined features."""
+    shutil.copytree(saved, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Path("mine.py").write_text(USERS)
+    return tmp_path / "here"
+
+
+def measured_by_hand(network: nn.Module, x: Tensor, **settings: Any) -> float:
+    """Bits/dim of a network that predicts eps at the steps of DDPM's betas, by the validator."""
+    kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    steps = np.log(kept / (1 - kept))
+
+    def called(z: Tensor, logsnr: Tensor, cond: Any) -> Tensor:
+        time = np.interp(-logsnr.double().numpy(), -steps, np.arange(1000))
+        labels = {} if cond is None else {"class_labels": cond}
+        return network(z, torch.from_numpy(time).float(), **labels).sample
+
+    cond = settings.pop("cond", None)
+    by_hand = Validator(x, logsnr_min=steps[-1], logsnr_max=steps[0], **settings)
+    denoiser = Denoiser(called, Eps())
+    pilot = by_hand.pilot(denoiser, num_samples=10, cond=cond)
+    return by_hand.tuned(pilot)(denoiser, cond=cond).bits_per_dim
+
+
+def chosen() -> tuple[Tensor, Tensor]:
+    """The 20 test images that are measured, in [-1, 1], and their labels."""
+    test = Digits().load().test
+    rows = torch.randperm(len(test), generator=generator(0))[:20]
+    return to_unit(test.x[rows], 17), test.labels[rows]
+
+
+# --- what is measured ----------------------------------------------------------------------------
+
+
+def test_a_folder_has_the_number_of_its_network_wrapped_by_hand(
+    elbos: Elbos, folders: Path
+) -> None:
+    found = json.loads(elbos("evaluate", "ddpm", "data:digits", *LIKELIHOOD, "--json").out)
+    x, _ = chosen()
+    expected = measured_by_hand(unet(), x, num_levels=17)
+    assert found["results"]["unconditional"]["bits_per_dim"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_network_is_told_the_labels_of_the_images(elbos: Elbos, folders: Path) -> None:
+    found = json.loads(elbos("evaluate", "labelled", "data:digits", *LIKELIHOOD, "--json").out)
+    assert list(found["results"]) == ["given_label"]
+    x, labels = chosen()
+    expected = measured_by_hand(unet(num_class_embeds=10), x, num_levels=17, cond=labels)
+    assert found["results"]["given_label"]["bits_per_dim"] == pytest.approx(expected, abs=1e-6)
+
+
+@torch.no_grad()
+def test_the_likelihood_of_a_latent_pipeline_is_one_of_latents(
+    elbos: Elbos, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    shown = elbos("evaluate", "latent", "data:digits", *FEW, *SAMPLES, *MINE).out
+    found = Evaluation.load("runs/evaluate-latent/eval.json")
+    x, _ = chosen()
+    moments = diffusers.AutoencoderKL.from_pretrained("latent/vae").encode(x).latent_dist
+    noise = [torch.randn(1, 4, 4, 4, generator=generator(0, i)) for i in range(20)]
+    latents = 0.5 * (moments.mean + moments.std * torch.cat(noise))
+    expected = measured_by_hand(unet(4, sample_size=4), latents)
+    result = found.results["unconditional"]
+    assert result.bits_per_dim == pytest.approx(expected, abs=1e-5)  # of 2 to 6 bits
+    assert found.is_of_latents and found.protocol.num_levels is None
+    assert f"{result.nats_per_dim:.2f}"[:3] in shown and "up to a constant" in shown
+    assert found.quality.samples.num == 20
+    page = Path("runs/evaluate-latent/eval.html").read_text()
+    assert "Nats/dim" in page and "Bits/dim" not in page
+
+
+def test_the_result_says_how_the_folder_was_taken(elbos: Elbos, folders: Path) -> None:
+    """And what is not known of its training is not shown."""
+    shown = elbos("evaluate", "ddpm", "data:digits", *FEW, *SAMPLES, *MINE).out
+    found = Evaluation.load("runs/evaluate-ddpm/eval.json")
+    assert (found.run, found.step, found.trained.optimizer) == ("ddpm", None, None)
+    assert found.trained.network == "UNet2DModel" and "optimizer" not in shown
+    origin = found.protocol.origin
+    assert origin.latents is None and '"beta_end": 0.02' in origin.scheduler
+    assert Evaluation.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    page = re.sub(r"<.*?>", "", Path("runs/evaluate-ddpm/eval.html").read_text())
+    assert "None" not in page.split("Protocol")[0]
+    assert found.quality.protocol.sampler.startswith("DPMSolver")
+
+
+def test_a_network_is_called_with_few_samples_at_once(randn: Any) -> None:
+    """And the estimates are the same."""
+    one = torch.ones(2, dtype=torch.float64)
+    exact = GaussianMixture(one / 2, randn(2, 3), one)
+    sizes = []
+
+    def spied(z: Tensor, logsnr: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
+        sizes.append(len(z))
+        return exact(z, logsnr, cond)
+
+    z, logsnr, labels = randn(7, 3), randn(7), torch.arange(7) % 2
+    found = InBatches(spied, 3)(z, logsnr, labels)
+    assert sizes == [3, 3, 1]
+    for one, other in zip(found, exact(z, logsnr, labels), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_runs_and_folders_are_one_table(elbos: Elbos, runs: Path, saved: Path) -> None:
+    words = ["evaluate", "digits", saved / "ddpm", "data:digits", *LIKELIHOOD]
+    text = elbos(*words).out
+    table = text[text.rindex("runs") :]
+    assert "digits" in table and "unconditional" in table
+    assert len(json.loads(elbos(*words, "--json").out)) == 2
+
+
+# --- what is kept --------------------------------------------------------------------------------
+
+
+def test_an_interrupted_evaluation_of_a_folder_resumes(
+    elbos: Elbos, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is written to the folder; another batch size finds what was kept."""
+    words = ["evaluate", "ddpm", "data:digits", *FEW, *SAMPLES, *MINE, "--json"]
+    model, out = snapshot(folders / "ddpm"), folders / "runs/evaluate-ddpm"
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretrained, "sample_batches", stop)
+        assert elbos(*words).status == 1
+    assert not (out / "eval.json").exists()
+    kept = snapshot(out)
+    assert any(name.endswith(".safetensors") for name in kept)
+    monkeypatch.setattr(validator, "eps_loss", stop)
+    first = elbos(*words, "--batch-size", "7")
+    assert first.status == 0
+    assert snapshot(out).items() >= kept.items()
+    monkeypatch.setattr(Pretrained, "sample_batches", stop)
+    assert elbos(*words).out == first.out
+    assert snapshot(folders / "ddpm") == model
+
+
+def test_changed_weights_are_measured_anew(folders: Path) -> None:
+    def parts(**changes: Any) -> str:
+        found = Pretrained.from_folder(Path("ddpm"), Digits(), Path("out"))
+        return json.dumps(found.identifier(), sort_keys=True)
+
+    first = parts()
+    assert parts() == first
+    edit(folders / "ddpm/scheduler/scheduler_config.json", beta_end=0.03)
+    second = parts()
+    save(folders / "ddpm", unet=unet(act_fn="relu"), scheduler=diffusers.DDPMScheduler())
+    assert len({first, second, parts()}) == 3
+
+
+# --- what cannot be measured ---------------------------------------------------------------------
+
+
+def weights(change: Any) -> Any:
+    def spoil(folder: Path) -> None:
+        network = diffusers.UNet2DModel.from_pretrained(folder / "unet")
+        with torch.no_grad():
+            change(network)
+        network.save_pretrained(folder / "unet")
+
+    return spoil
+
+
+def setting(file: str, **changes: Any) -> Any:
+    return lambda folder: edit(folder / file, **changes)
+
+
+def other(**settings: Any) -> Any:
+    def spoil(folder: Path) -> None:
+        shutil.rmtree(folder / "unet")
+        unet(**settings).save_pretrained(folder / "unet")
+
+    return spoil
+
+
+def no_time(network: Any) -> None:
+    network.time_embedding.linear_2.weight.zero_()
+
+
+DIGITS = ["data:digits"]
+BAD = {
+    "ignores its time": ("ddpm", weights(no_time), DIGITS, "timestep"),
+    "NaN": ("ddpm", weights(lambda net: net.conv_out.bias.fill_(math.nan)), DIGITS, "NaN"),
+    "channels": ("ddpm", other(channels=3), DIGITS, "takes 3x8x8, and is given 1x8x8"),
+    "size": ("ddpm", other(sample_size=16), DIGITS, "takes 1x16x16"),
+    "points": ("ddpm", None, ["data:toy"], "is given 2"),
+    "scheduler": (
+        "ddpm",
+        setting("scheduler/scheduler_config.json", _class_name="ScoreSdeVeScheduler"),
+        DIGITS,
+        "ScoreSdeVeScheduler",
+    ),
+    "prediction": (
+        "ddpm",
+        setting("scheduler/scheduler_config.json", prediction_type="noise"),
+        DIGITS,
+        "'noise'",
+    ),
+    "sigmas as time": (
+        "ddpm",
+        other(time_embedding_type="fourier"),
+        DIGITS,
+        "fourier",
+    ),
+    "empty set": ("ddpm", None, ["data:folder", "--data.root", "empty"], "no picture"),
+    "few images": ("ddpm", None, [*DIGITS, "--num-images", "298"], "297 images"),
+    "no labels": (
+        "labelled",
+        other(num_class_embeds=10, channels=3),
+        ["data:folder", "--data.root", "pictures", "--data.size", "8"],
+        "has no labels",
+    ),
+    "more classes": ("labelled", other(num_class_embeds=9), DIGITS, "knows 9 classes"),
+    "no scale": (
+        "latent",
+        setting("vae/config.json", scaling_factor=None),
+        DIGITS,
+        "scaling_factor",
+    ),
+    "a scale of 0": ("latent", setting("vae/config.json", scaling_factor=0), DIGITS, "above 0"),
+    "a scale in words": (
+        "latent",
+        setting("vae/config.json", scaling_factor="0.5"),
+        DIGITS,
+        "scaling_factor",
+    ),
+    "weights of a pickle": (
+        "ddpm",
+        lambda folder: (folder / "unet/x.safetensors.index.json").write_text(
+            '{"weight_map": {"conv_in.weight": "weights.bin"}}'
+        ),
+        DIGITS,
+        "other files than safetensors",
+    ),
+    "impossible network": (
+        "ddpm",
+        setting("unet/config.json", norm_num_groups=0),
+        DIGITS,
+        "cannot be read as UNet2DModel",
+    ),
+    "a size that is none": ("ddpm", setting("unet/config.json", sample_size=8.5), DIGITS, "8.5"),
+    "floor of latents": ("latent", None, [*DIGITS, "--floor"], "floor"),
+    "latents of another size": (
+        "latent",
+        lambda folder: unet(4, sample_size=2).save_pretrained(folder / "unet"),
+        DIGITS,
+        "takes 4x2x2, and is given 4x4x4",
+    ),
+    "another component": (
+        "ddpm",
+        setting("model_index.json", movq=["diffusers", "VQModel"]),
+        DIGITS,
+        "movq",
+    ),
+    "another network": (
+        "ddpm",
+        setting("model_index.json", unet=["diffusers", "UNet1DModel"]),
+        DIGITS,
+        "UNet1DModel",
+    ),
+    "pickled weights": (
+        "ddpm",
+        lambda folder: (folder / "unet/diffusion_pytorch_model.safetensors").rename(
+            folder / "unet/diffusion_pytorch_model.bin"
+        ),
+        DIGITS,
+        "safe_serialization",
+    ),
+    "broken index": (
+        "ddpm",
+        lambda folder: (folder / "model_index.json").write_text("{"),
+        DIGITS,
+        "model_index.json",
+    ),
+    "guidance": ("labelled", None, [*DIGITS, "--guidance", "2"], "guidance is 2.0"),
+    "no data": ("ddpm", None, [], "data:fashion"),
+    "misspelt data": ("ddpm", None, ["data:digit"], "data:digits"),
+    "a part of it": ("ddpm/unet", None, DIGITS, "the whole folder, ddpm"),
+    "batch size": ("ddpm", None, [*DIGITS, "--batch-size", "0"], "batch_size is 0"),
+    "out in the folder": ("ddpm", None, [*DIGITS, "--out", "ddpm/out"], "--out"),
+    "out is another's": ("ddpm", None, [*DIGITS, "--out", "empty"], "notes.txt"),
+    "two and out": ("ddpm", None, ["latent", *DIGITS, "--out", "out"], "out is one directory"),
+}
+
+
+@pytest.mark.parametrize(("name", "spoil", "words", "named"), BAD.values(), ids=BAD)
+def test_what_cannot_be_evaluated_is_one_line_and_writes_nothing(
+    elbos: Elbos, folders: Path, name: str, spoil: Any, words: list[str], named: str
+) -> None:
+    (folders / "empty").mkdir()
+    if named == "notes.txt":
+        (folders / "empty/notes.txt").touch()
+    pictures(folders / "pictures")
+    if spoil is not None:
+        spoil(folders / name)
+    before = snapshot(folders)
+    assert_one_line(
+        elbos("evaluate", name, *words, *([] if "--num-images" in words else FEW)), named
+    )
+    assert snapshot(folders) == before
+    assert not (folders / "runs").exists() and not (folders / "out").exists()
+
+
+def pictures(folder: Path) -> None:
+    from PIL import Image
+
+    folder.mkdir()
+    for i in range(6):
+        Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(folder / f"{i}.png")
+
+
+def test_a_network_of_texts_is_refused(elbos: Elbos, folders: Path) -> None:
+    torch.manual_seed(0)
+    network = diffusers.UNet2DConditionModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=6,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+    save(Path("text"), unet=network, scheduler=diffusers.DDPMScheduler())
+    assert_one_line(elbos("evaluate", "text", *DIGITS), "UNet2DConditionModel")
+
+
+def test_results_of_two_folders_do_not_meet(elbos: Elbos, folders: Path) -> None:
+    words = [*DIGITS, *LIKELIHOOD, "--out", "out"]
+    assert elbos("evaluate", "ddpm", *words).status == 0
+    assert_one_line(elbos("evaluate", "labelled", *words), "ddpm")
+    Path("link").symlink_to("out")
+    assert_one_line(elbos("evaluate", "ddpm", *words[:-1], "link"), "link")
+    shutil.copytree("labelled", "other/ddpm")
+    assert_one_line(elbos("evaluate", "ddpm", "other/ddpm", *DIGITS, *LIKELIHOOD), "one name")
+
+
+def test_options_of_folders_are_not_for_runs(elbos: Elbos, runs: Path) -> None:
+    for words in (["--out", "out"], ["--batch-size", "8"], [*DIGITS, "--batch-size", "8"]):
+        assert_one_line(elbos("evaluate", "digits", *words), "run", statuses=(2,))
+
+
+def test_python_evaluates_a_folder(folders: Path) -> None:
+    model = Pretrained.from_folder(Path("ddpm"), Digits(), Path("out"))
+    few = {"num_images": 20, "num_pilot_images": 10, "num_samples": 20}
+    extractor = Module(path="mine.py:features")
+    ode = OdeConfig(num_images=2, tolerance=0.01)
+    config = EvaluationConfig(**few, ode=ode, extractor=extractor)
+    result = evaluate(model, config, Sampling(num_steps=2))
+    assert result.results["unconditional"].ode.num_images == 2
+    assert max(abs(check.z) for check in result.results["unconditional"].weightings) < 4.5

@@ -1,0 +1,66 @@
+"""The run directory: its lock, its JSON and its log, after processes that were killed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from elbos.base import files
+from elbos.training.directory import RunDirectory
+
+
+def test_one_process_trains_at_a_time(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    with run.lock(), pytest.raises(ValueError, match=str(run.path)), run.lock():
+        pass
+    with run.lock():
+        assert run.path.is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file"), RunDirectory(tmp_path / "file").lock():
+        pass
+
+
+def test_leftovers_of_killed_processes_are_removed_and_others_stay(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here = files.partial(Path("x")).name.split(".")[2]  # this machine
+    gone = [
+        tmp_path / f".config.json.{here}.{dead.pid}.partial",
+        tmp_path / "samples" / f".00000010.png.{here}.{os.getpid()}.partial",
+        tmp_path / "checkpoints" / f".00000010.{here}.{dead.pid}.partial" / "ema.safetensors",
+    ]
+    stays = [
+        tmp_path / f".eval.json.elsewhere.{dead.pid}.partial",
+        tmp_path / f".eval.json.{here}.{os.getppid()}.partial",
+    ]
+    for path in (*gone, *stays):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with RunDirectory(tmp_path).lock():
+        assert sorted(tmp_path.rglob(".*.partial")) == sorted(stays)
+
+
+@pytest.mark.parametrize(
+    "tail", [b'{"step": 10, "lo', b"\0\0\0\n", b"[]\n", b'{"loss": 1}\n', b'{"step": 8}\n']
+)
+def test_the_log_is_rewound_past_damaged_lines(tmp_path: Path, tail: bytes) -> None:
+    run = RunDirectory(tmp_path)
+    for step in range(1, 8):
+        run.log(step=step, loss=1.0)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "metrics.jsonl").write_bytes(before + tail)
+    run.rewind_log(7)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_json_is_written_and_read(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    assert run.read("data.json") is None
+    run.write("data.json", {"a": [1, 2.5, None]})
+    assert run.read("data.json") == {"a": [1, 2.5, None]}
+    for content in (b"", b"{", b"[]", b"\xff", b"[" * 100_000):
+        (tmp_path / "data.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"data\.json"):
+            run.read("data.json")
