@@ -476,3 +476,18 @@ def test_data_of_one_sample_have_no_error():
     found = Validator(IMAGES[:1])(DENOISER)
     assert math.isnan(found.standard_error)
     assert math.isfinite(found.bits_per_dim)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda validator, **given: validator(gaussian(1.0), **given),
+        lambda validator, **given: validator.pilot(gaussian(1.0), **given),
+        lambda validator, **given: validator.at_levels(gaussian(1.0), [0.0], **given),
+    ],
+    ids=["bound", "pilot", "levels"],
+)
+def test_conditions_are_one_for_each_sample(measure):
+    validator = Validator(torch.zeros(8, 2), logsnr_min=-5.0, logsnr_max=5.0)
+    with pytest.raises(ValueError, match=r"\(7,\) for 8"):
+        measure(validator, cond=torch.zeros(7, dtype=torch.int64))

@@ -222,7 +222,7 @@ class Guided(Typed):
         x_hat, eps_hat = estimate(
             self.denoiser, z.repeat(2, *(1,) * (z.ndim - 1)), logsnr.expand(len(z)).repeat(2), both
         )
-        scale = align(1 + (self.scale - 1) * is_guided.to(z.dtype), z)
+        scale = align(1 + (float(self.scale) - 1) * is_guided.to(z.dtype), z)
         (x_cond, x_none), (eps_cond, eps_none) = x_hat.chunk(2), eps_hat.chunk(2)
         return x_none + scale * (x_cond - x_none), eps_none + scale * (eps_cond - eps_none)
 

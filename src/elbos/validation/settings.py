@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from elbos.base.checks import require_positive
-from elbos.base.conditions import Condition
+from elbos.base.conditions import Condition, require_length
 from elbos.base.progress import Start, silent
 from elbos.theory.denoiser import Denoise
 
@@ -42,6 +42,7 @@ class Settings:
     def from_denoiser(
         cls,
         denoiser: Denoise,
+        num_samples: int,
         *,
         cond: Condition,
         batch_size: int,
@@ -50,7 +51,12 @@ class Settings:
         parts: Parts | None = None,
         start: Start = silent,
     ) -> "Settings":
-        """With the device and the precision of a denoiser."""
+        """Settings with the device and the precision of a denoiser.
+
+        Raises:
+            ValueError: If `cond` is not of all samples, or `device` is no device.
+        """
+        require_length(cond, num_samples)
         own = device_of(denoiser, device), dtype_of(denoiser)
         return cls(cond, batch_size, is_shared, *own, parts, start)
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from elbos.base.checks import Typed, require_positive, require_scaled, typed
-from elbos.base.conditions import Condition, cond_at, map_tensors, require_length, to_device
+from elbos.base.conditions import Condition, cond_at, map_tensors, to_device
 from elbos.base.items import Batch, Batched, Items, first_item
 from elbos.base.progress import Start, silent
 from elbos.base.sharing import require_alike, share, summed, together
@@ -187,11 +187,11 @@ class Validator(Typed):
             ValueError: If a loss is not finite, the denoiser returns no pair of estimates like the
                 data, discrete data have other values, or `cond` is not of all samples.
         """
-        require_length(cond, len(self))
         if target_se is not None:
             require_positive(target_se=target_se)
         settings = Settings.from_denoiser(
             denoiser,
+            len(self),
             cond=cond,
             batch_size=batch_size,
             is_shared=is_shared,
@@ -254,6 +254,7 @@ class Validator(Typed):
         logsnr = even._logsnr(num, PILOT, num_times or num_pilot_times(num))
         settings = Settings.from_denoiser(
             denoiser,
+            len(self),
             cond=cond,
             batch_size=batch_size,
             is_shared=is_shared,
@@ -282,7 +283,12 @@ class Validator(Typed):
         require_positive(num_levels=len(logsnr))
         levels = torch.tensor(logsnr, dtype=torch.float64).expand(len(self), -1)
         settings = Settings.from_denoiser(
-            denoiser, cond=cond, batch_size=batch_size, is_shared=is_shared, device=device
+            denoiser,
+            len(self),
+            cond=cond,
+            batch_size=batch_size,
+            is_shared=is_shared,
+            device=device,
         )
         with evaluating(denoiser):
             return self._round(denoiser, settings, "levels", FIXED, levels)["loss"]
