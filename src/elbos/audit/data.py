@@ -43,9 +43,10 @@ class Reference:
     spread: Tensor | None = None
     spread_other: Tensor | None = None
     draw: int | None = None  # its place among the normal draws
+    centred_axis: int | None = None  # along which the noise has no mean
 
     def at(self, call: SingleCall) -> tuple[Tensor, Tensor]:
-        """Both batches in a call."""
+        """Return both batches in a call whose draws were prepared."""
         if self.spread is None or self.spread_other is None:
             return self.x, self.x_other
         assert call.of_data is not None
@@ -55,7 +56,8 @@ class Reference:
         )
 
     def prepare(self, call: SingleCall) -> SingleCall:
-        """The call with the draw of the data apart from those that may be the noise."""
+        """Centre the normal draws of a call, and separate the draw of the data from the noise."""
+        call = call if self.centred_axis is None else call.centred(self.centred_axis)
         return call if self.draw is None else call.separated(self.draw)
 
     @property

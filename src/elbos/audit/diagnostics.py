@@ -86,29 +86,37 @@ class _Response(NamedTuple):
         return self.bend < 1e-3 and bool(self.gradient.any())
 
 
-def of_the_error(queries: Queries, observations: Mapping[int, Observation]) -> list[Diagnostic]:
-    """Whether the loss is a squared error, the same in all elements; from its observations with the
-    answer 0, by seed.
+def of_the_error(
+    queries: Queries, observations: Mapping[int, Observation]
+) -> tuple[list[Diagnostic], tuple[int, ...]]:
+    """Test that the loss is a squared error, the same in all elements.
 
-    Calls of the network that enter the loss linearly, and average out, are no part of its
-    expectation: `queries` will ignore them.
+    Args:
+        queries: The queries.
+        observations: Calls of the loss with answer 0, by seed.
+
+    Returns:
+        The findings, and the calls of the network to ignore: they enter the loss linearly and
+        average out, so that the expected loss is the same without them.
     """
     responses = (_responses(queries, *one) for one in observations.items())
     of_calls = list(zip(*responses, strict=False))
     linear = [i for i, some in enumerate(of_calls) if all(one.is_linear for one in some)]
     if linear and (len(linear) == len(of_calls) or not all(map(_averages_out, of_calls))):
-        return [Diagnostic("linear-term")]
-    queries.ignored = linear
+        return [Diagnostic("linear-term")], ()
     found = [Diagnostic("control-variate")] if linear else []
     counted = [one[:4] for i, some in enumerate(of_calls) if i not in linear for one in some]
     bend, coupling, spread, _ = torch.tensor(counted).median(0)[0].tolist()
     if coupling > 0.01:
-        return [*found, Diagnostic("coupled", {"share": coupling})]
-    if abs(bend - 1) > 0.02:
-        return [*found, Diagnostic("not-squared", {"growth": bend})]
-    if max(one[3] for one in counted) > 0.01:
-        found.append(Diagnostic("learned-coefficient"))
-    return [*found, Diagnostic("uneven", {"spread": spread})] if spread > 0.02 else found
+        found.append(Diagnostic("coupled", {"share": coupling}))
+    elif abs(bend - 1) > 0.02:
+        found.append(Diagnostic("not-squared", {"growth": bend}))
+    else:
+        if max(one[3] for one in counted) > 0.01:
+            found.append(Diagnostic("learned-coefficient"))
+        if spread > 0.02:
+            found.append(Diagnostic("uneven", {"spread": spread}))
+    return found, tuple(linear)
 
 
 def _averages_out(responses: tuple[_Response, ...]) -> bool:

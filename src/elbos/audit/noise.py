@@ -10,7 +10,7 @@ The target is regressed on the draws, too. It may hold another sum of them than 
 is independent of $z$ adds a constant to the expected loss.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from elbos.audit.data import Reference
 from elbos.audit.decompose import Coefficients, paired_grams, solve, target_of
 from elbos.audit.diagnostics import Diagnostic
-from elbos.audit.queries import PairedCalls, Queries, SingleCall
+from elbos.audit.queries import PairedCalls, SingleCall
 
 _MIN_SHARE = 1e-6  # of the noise's power, from which on a draw is part of it
 _SAME = 1e-6  # share of squares up to which two functions of the noise level are the same
@@ -31,74 +31,90 @@ _MAX_STRANGE = 1e-3  # share of a target or of noise that half precision may lea
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise of the first batches."""
+    """The noise of the first batches, and the roles of the normal draws in every call."""
 
     is_known: bool  # that of every sample
     coefficients: Coefficients  # of all samples, solved with that noise
     reference: Reference  # the data, with the draw that belongs to them
     diagnostics: list[Diagnostic]
+    summed: tuple[int, ...] = ()  # places of the draws whose sum is the noise, if it is a sum
     gamma: float = 0.0  # of input perturbation: the standard deviation of the noise added
 
     @property
     def is_summed(self) -> bool:
-        """Whether it is more than one draw."""
+        """Return whether the noise is more than one draw."""
         return any(one.kind in _OF_SUMS for one in self.diagnostics)
 
+    def prepare(self, call: SingleCall) -> SingleCall:
+        """Give the normal draws of a call their roles: noise, or part of the data."""
+        call = self.reference.prepare(call)
+        return call.added(self.summed, self.reference.at(call)[0]) if self.summed else call
 
-def find_noise(
-    paired: list[PairedCalls], queries: Queries, reference: Reference, *, is_uneven: bool
-) -> Noise:
-    """Find the noise; if it is a sum of draws, `queries` will add them up from now on.
+
+@dataclass(frozen=True)
+class _Candidate:
+    """Calls solved with one draw for the noise, and the draws that the input really holds."""
+
+    paired: list[PairedCalls]
+    reference: Reference
+    coefficients: Coefficients
+    parts: "Parts"
+
+    @property
+    def unexplained(self) -> float:
+        """The share of the noise that is not the draw, of most samples."""
+        return self.coefficients.unexplained_noise.nanmedian().item()
+
+    @property
+    def has_more_draws(self) -> bool:
+        """Return whether other draws explain what one does not."""
+        is_explained = self.parts.left < min(0.1 * self.unexplained, _MAX_STRANGE)
+        return self.unexplained > 1e-9 and self.reference.x[0].numel() > 1 and is_explained
+
+
+def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bool) -> Noise:
+    """Find which of the normal draws are the noise, and which belongs to the data.
+
+    Tried in turn: one draw; one beside another, with which the data are sampled; a sum of draws;
+    noise that was not drawn as a whole.
 
     Raises:
         ValueError: If samples are single numbers, and their noise is not one of the draws.
     """
 
-    def solved(paired: list[PairedCalls], *, is_known: bool) -> Coefficients:
-        grams = [
-            paired_grams(calls, reference.at(calls.moved), is_uneven=is_uneven) for calls in paired
-        ]
+    def solved(calls: list[PairedCalls], reference: Reference, *, is_known: bool) -> Coefficients:
+        grams = [paired_grams(one, reference.at(one.moved), is_uneven=is_uneven) for one in calls]
         return solve(torch.cat(grams), is_noise_known=is_known)
 
-    x = reference.x
-    found = solved(paired, is_known=True)
-    unexplained = found.unexplained_noise.nanmedian().item()
-    parts = _parts(paired, _noises(paired, reference, found), x)
-    diagnostics = []
-    is_explained = parts.left < min(0.1 * unexplained, _MAX_STRANGE)
-    if unexplained > 1e-9 and x[0].numel() > 1 and is_explained:
-        sampled = _sampled_data(parts, found, reference)
-        if sampled:
-            apart = prepared(paired, queries, sampled.prepare)
-            noise = find_noise(apart, queries, sampled, is_uneven=is_uneven)
-            return replace(noise, diagnostics=[sampled.diagnostic, *noise.diagnostics])
-        diagnostics = [of_the_parts(parts)]
+    def candidate(reference: Reference) -> _Candidate:
+        calls = [replace(one, moved=reference.prepare(one.moved)) for one in paired]
+        found = solved(calls, reference, is_known=True)
+        parts = _parts(calls, _noises(calls, reference, found), reference.x)
+        return _Candidate(calls, reference, found, parts)
+
+    best, diagnostics = candidate(reference), list[Diagnostic]()
+    sampled = _sampled_data(best)
+    if sampled is not None:
+        best, diagnostics = candidate(sampled), [sampled.diagnostic]
+    calls, reference, found, parts = best.paired, best.reference, best.coefficients, best.parts
+    if best.has_more_draws:
+        diagnostics.append(of_the_parts(parts))
         if not parts.shared:
-            added = prepared(
-                paired, queries, lambda call: call.added(parts.whole, reference.at(call)[0])
-            )
-            coefficients = solved(added, is_known=True)
-            noise = Noise(True, coefficients, reference, diagnostics)
-            return _with_target(noise, paired, parts)
-    if not (unexplained > MAX_UNEXPLAINED or found.constant_noise > 1e-4 or diagnostics):
-        return _with_target(Noise(True, found, reference, []), paired, parts)
-    if x[0].numel() == 1:
+            noise = Noise(True, found, reference, diagnostics, tuple(parts.whole))
+            added = [replace(one, moved=noise.prepare(one.moved)) for one in paired]
+            noise = replace(noise, coefficients=solved(added, reference, is_known=True))
+            return _with_target(noise, best)
+    elif not (best.unexplained > MAX_UNEXPLAINED or found.constant_noise > 1e-4):  # or NaN
+        return _with_target(Noise(True, found, reference, diagnostics), best)
+    if reference.x[0].numel() == 1:
         raise ValueError(
             "A sample is one number, so its noise cannot be told from a shift of the data: draw "
             "the noise by torch.randn_like(x), and shift the data before the loss."
         )
-    found = solved(paired, is_known=False)
-    noises = _noises(paired, reference, found)
-    return Noise(False, found, reference, diagnostics or [_of_the_statistics(noises, found)])
-
-
-def prepared(
-    paired: list[PairedCalls], queries: Queries, prepare: Callable[[SingleCall], SingleCall]
-) -> list[PairedCalls]:
-    """The calls with their draws prepared, as those of `queries` will be from now on."""
-    before = queries.prepare
-    queries.prepare = lambda call: prepare(before(call))
-    return [replace(calls, moved=prepare(calls.moved)) for calls in paired]
+    found = solved(calls, reference, is_known=False)
+    if not best.has_more_draws:
+        diagnostics.append(_of_the_statistics(_noises(calls, reference, found), found))
+    return Noise(False, found, reference, diagnostics)
 
 
 def _noises(
@@ -210,26 +226,22 @@ def _parts(paired: list[PairedCalls], values: list[Tensor], x: Tensor) -> Parts:
     return Parts.of_factors(factor, power, size, rest_share, shapes)
 
 
-def _sampled_data(
-    parts: Parts, coefficients: Coefficients, reference: Reference
-) -> Reference | None:
-    """The data with the draw that belongs to them, if there is one."""
-    draw = parts.of_data(coefficients.alpha)
-    if draw is None or parts.shared or reference.spread is not None:
+def _sampled_data(candidate: _Candidate) -> Reference | None:
+    """Return the data with the draw that belongs to them; None if none does."""
+    reference, parts = candidate.reference, candidate.parts
+    if not candidate.has_more_draws or parts.shared or reference.spread is not None:
         return None
-    ratio = parts.ratio(draw, coefficients.alpha)
+    draw = parts.of_data(candidate.coefficients.alpha)
+    if draw is None:
+        return None
+    ratio = parts.ratio(draw, candidate.coefficients.alpha)
     spread = torch.full_like(reference.x, ratio or 0.0)
     return replace(reference, spread=spread, spread_other=spread, draw=draw)
 
 
-def _with_target(noise: Noise, paired: list[PairedCalls], parts: Parts) -> Noise:
-    """With what the target holds of the draws, where this is not the noise, scaled.
-
-    Args:
-        noise: The noise of the input.
-        paired: The calls, with all draws.
-        parts: The draws in the input.
-    """
+def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
+    """Add what the target holds of the draws, where this is not the noise, scaled."""
+    paired, parts = candidate.paired, candidate.parts
     found, shape = noise.coefficients, (-1, *(1,) * (noise.reference.x.ndim - 1))
     targets = [target_of(calls.gradient, calls.coefficient().reshape(shape)) for calls in paired]
     rests = _without_data(targets, paired, noise.reference, found.a, found.offset)
@@ -242,7 +254,7 @@ def _with_target(noise: Noise, paired: list[PairedCalls], parts: Parts) -> Noise
 
 
 def of_the_draws(
-    parts: "Parts", target: "Parts", power: float, found: list[Diagnostic]
+    parts: Parts, target: Parts, power: float, found: list[Diagnostic]
 ) -> tuple[list[Diagnostic], float]:
     """Compare the draws in the target with those in the input.
 

@@ -4,7 +4,7 @@ Is the loss a squared error, what is its noise, where are the data? What is foun
 other batches are taken apart: with three calls, or of a plain loss, whose noise is known, with one.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -16,7 +16,7 @@ from elbos.audit.data import centred_noise, reference_data
 from elbos.audit.decompose import are_some_enough, paired_grams, single_products
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.instrument import LossFunction
-from elbos.audit.noise import Noise, find_noise, prepared
+from elbos.audit.noise import Noise, find_noise
 from elbos.audit.queries import PairedCalls, Queries
 from elbos.audit.refusals import reason
 from elbos.audit.scales import told_scale
@@ -63,7 +63,8 @@ class Pilot:
         num_batches = min(64, max(4, -(-_NUM_PILOT_SAMPLES // len(x))))
         seeds = [seed + i for i in range(num_batches)]
         zeros = {s: queries.zeros.get(s) or queries.instrument.observed(x, s) for s in seeds}
-        found = diagnostics.of_the_error(queries, {s: zeros[s] for s in seeds[:4]})
+        found, ignored = diagnostics.of_the_error(queries, {s: zeros[s] for s in seeds[:4]})
+        queries = replace(queries, ignored=ignored)
         paired = [
             calls
             for s, zero in zeros.items()
@@ -74,20 +75,21 @@ class Pilot:
         found += diagnostics.of_the_calls(queries.instrument, x, zeros, len(queries.ignored))
         if data is not x:
             found.append(Diagnostic("clean-elements", {"share": 1 - data.numel() / x.numel()}))
-        centred = centred_noise(paired, data, data_other)
-        if centred is not None:
-            axis, data, data_other = centred
-            paired = prepared(paired, queries, lambda call: call.centred(axis))
+        axis, centred = None, paired
+        with_axis = centred_noise(paired, data, data_other)
+        if with_axis is not None:
+            axis, data, data_other = with_axis
+            centred = [replace(calls, moved=calls.moved.centred(axis)) for calls in paired]
             found.append(Diagnostic("centred-noise", {"axis": axis}))
-        reference = reference_data(paired, data, data_other)
+        reference = reference_data(centred, data, data_other)
         if reference is None:
-            raise ValueError(reason(paired, data, data_other))
+            raise ValueError(reason(centred, data, data_other))
+        reference = replace(reference, centred_axis=axis)
         if reference.x is not data:
             found.append(Diagnostic("encoded"))
         if reference.draw is not None:
-            paired = prepared(paired, queries, reference.prepare)
             found.append(reference.diagnostic)
-        noise = find_noise(paired, queries, reference, is_uneven=is_uneven)
+        noise = find_noise(paired, reference, is_uneven=is_uneven)
         found += noise.diagnostics
         c, c_other = (
             torch.cat([value(calls) for calls in paired]).cpu()
@@ -140,9 +142,12 @@ class Pilot:
                     empty.double(),
                     call.quantiles,
                 )
-                for call in self.queries.single(seed)
+                for call in map(self.noise.prepare, self.queries.single(seed))
             ]
-        paired = self.queries.paired(seed, with_other_moved=self.depends_on_x)
+        paired = [
+            replace(calls, moved=self.noise.prepare(calls.moved))
+            for calls in self.queries.paired(seed, with_other_moved=self.depends_on_x)
+        ]
         return [
             Batch(
                 paired_grams(calls, reference.at(calls.moved), is_uneven=self.is_uneven),

@@ -7,7 +7,7 @@ transpose sequences, fold frames into the batch, or put other channels, tokens o
 noisy data. Elements that stay clean, and whose error is no part of the loss, are left out.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,7 +48,7 @@ class SingleCall:
         """The call with its normal draws without their means along an axis."""
         return replace(self, normals=[without_mean(normal, axis) for normal in self.normals])
 
-    def added(self, draws: list[int], x: Tensor) -> "SingleCall":
+    def added(self, draws: Sequence[int], x: Tensor) -> "SingleCall":
         """The call with a sum of its normal draws for the noise, in the proportions of `z`."""
         used = [self.normals[i] for i in draws if i < len(self.normals)]
         summed = SummedNoise.from_input(used, self.z, x)
@@ -95,36 +95,38 @@ class PairedCalls:
         return (self.change_other * self.moved.answer).flatten(1).double().mean(1) / 2
 
 
-@dataclass
+@dataclass(frozen=True)
 class Queries:
-    """The calls of a loss with one batch of data, seed after seed."""
+    """Calls of a loss with one batch of data, by seed, and the layout of the network's input."""
 
     instrument: Instrument
     x: Tensor  # clean data, that the loss is called with
-    x_other: Tensor  # other ones, of the same shape
+    x_other: Tensor  # other clean data of the same shape
     start: int = 0  # where the noisy data begin in the network's input, along its longer axis
-    noised: Tensor | None = None  # places of the elements that are noised, if not all are
-    order: Tensor | None = None  # where each of their elements is there, if not in its own place
-    ignored: list[int] = field(default_factory=list)  # calls that are no part of the expected loss
-    zeros: dict[int, Observation] = field(default_factory=dict)  # with the answer 0, by seed
-    prepare: Callable[[SingleCall], SingleCall] = field(default=lambda call: call)  # its draws
+    noised: Int[Tensor, " k"] | None = None  # the elements of the data that are noised, if some
+    element_permutation: Int[Tensor, " d"] | None = None  # of the data in the input, if any
+    ignored: tuple[int, ...] = ()  # calls of the network that add nothing to the expected loss
+    zeros: Mapping[int, Observation] = field(default_factory=dict)  # with answer 0, by seed
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Queries":
-        """The queries for a loss: its form of output, and the layout of the network's input.
+        """Find the form of a loss's network output and the layout of its network's input.
 
         Raises:
             ValueError: If the loss cannot be called, or compared with itself.
         """
-        queries = cls(Instrument.for_loss(loss_fn, x, seed), x, other_data(x))
-        queries.zeros = {s: queries.instrument.observed(x, s) for s in (seed, seed + 1)}
+        instrument = Instrument.for_loss(loss_fn, x, seed)
+        zeros = {s: instrument.observed(x, s) for s in (seed, seed + 1)}
+        queries = cls(instrument, x, other_data(x), zeros=zeros)
         _require_repeatable(queries, seed)
-        z = queries.zeros[seed].calls[-1].z.float()
+        z = zeros[seed].calls[-1].z.float()
         other = _last_input(queries, queries.x_other, seed)
-        queries.start = _start(queries, z, other, seed)
-        queries.order = _element_permutation(queries, z, other, seed)
-        queries.noised = _noised_elements(queries, seed)
-        return queries
+        queries = replace(
+            queries,
+            start=_start(queries, z, other, seed),
+            element_permutation=_element_permutation(queries, z, other, seed),
+        )
+        return replace(queries, noised=_noised_elements(queries, seed))
 
     def seen(self, value: Tensor) -> Tensor:
         """The elements of a batch in the layout of the data that are noised."""
@@ -195,14 +197,15 @@ class Queries:
         if len(tensor) % len(self.x) or tensor.numel() != self.x.numel():
             return tensor
         flat = tensor.reshape(len(self.x), -1)
-        return (flat if self.order is None else flat[:, self.order]).reshape(self.x.shape)
+        order = self.element_permutation
+        return (flat if order is None else flat[:, order]).reshape(self.x.shape)
 
     def _with_draws(self, call: Call) -> SingleCall:
         """The call, with the random numbers that may be its noise, or decide the noise level."""
         z, gradient, answer, rest = self._apart(call)
         draws = [draw.to(z.device) for draw in self.instrument.recorder.normals]
         normals = [draw.reshape(z.shape) for draw in draws if draw.numel() == z.numel()]
-        if self.order is not None:  # drawn in the order of the data, or of the network's input
+        if self.element_permutation is not None:  # drawn in the order of data or of network input
             normals += [self._like_x(draw) for draw in normals]
         others = [draw for draw in draws if draw.numel() != z.numel() and is_shared(draw, z)]
         normals += [draw.expand_as(z) for draw in others if draw.shape[1:] == z.shape[1:]]
@@ -213,7 +216,7 @@ class Queries:
         quantiles = [q for q in self.instrument.recorder.quantiles if len(q) == len(z)]
         z, answer, gradient = (self.seen(one) for one in (z, answer, gradient))
         parts = (z, answer, gradient, normals, shared, quantiles, [*call.arguments, *rest])
-        return self.prepare(SingleCall(*parts))
+        return SingleCall(*parts)
 
 
 def is_shared(draw: Tensor, z: Tensor) -> bool:
