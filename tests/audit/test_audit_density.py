@@ -9,7 +9,7 @@ from scipy import optimize, stats
 from scipy.special import expit
 
 from elbos.audit.curves import Curve
-from elbos.audit.density import estimate_density
+from elbos.audit.density import Evidence
 from elbos.audit.estimate import Estimate, possible_rises, significant_rises
 from elbos.audit.levels import Levels
 from elbos.theory import schedules
@@ -20,7 +20,7 @@ NUM_POINTS = 401
 def estimate(levels, error=1e-7):
     grid = np.linspace(levels.min(), levels.max(), NUM_POINTS)
     given = drawn(levels, np.empty((len(levels), 0)), error)
-    return grid, estimate_density(given, grid)
+    return grid, Evidence.from_levels(given).density(grid)
 
 
 def drawn(levels, quantiles, error=1e-7):
@@ -210,7 +210,7 @@ def test_the_density_of_a_function_of_a_random_number_is_exact(name, seed):
     level_of, log_density = FUNCTIONS[name]
     levels = drawn_levels(level_of, np.random.default_rng(seed).random(20_000))
     grid = np.linspace(levels.logsnr.min(), levels.logsnr.max(), 401)
-    density = estimate_density(levels, grid)
+    density = Evidence.from_levels(levels).density(grid)
     error = density.log_p - log_density(grid)
     claimed = error_of(density)
     inner = (grid > np.quantile(levels.logsnr, 0.01)) & (grid < np.quantile(levels.logsnr, 0.99))
@@ -238,7 +238,7 @@ def test_a_schedule_is_named_with_its_parameters_where_the_random_number_was_see
 
     levels = drawn_levels(level_of, np.random.default_rng(1).random(20_000))
     grid = np.linspace(levels.logsnr.min(), levels.logsnr.max(), 401)
-    density = estimate_density(levels, grid)
+    density = Evidence.from_levels(levels).density(grid)
     true = schedule.log_density(torch.from_numpy(grid)).numpy()
     assert type(density.schedule) is type(schedule)
     off = density.schedule.log_density(torch.from_numpy(grid)).numpy() - true
@@ -251,9 +251,8 @@ def test_a_level_that_is_hardly_known_says_nothing_about_others():
     u = np.random.default_rng(0).random(5000)
     levels = schedule.logsnr(torch.from_numpy(u)).numpy()
     errors = np.where(levels == levels.min(), 5.0, 1e-7)
-    density = estimate_density(
-        drawn(levels, np.log(u / (1 - u))[:, None], errors), grid := np.linspace(-8, 8, 101)
-    )
+    grid, seen = np.linspace(-8, 8, 101), drawn(levels, np.log(u / (1 - u))[:, None], errors)
+    density = Evidence.from_levels(seen).density(grid)
     assert density.kind in ("function", "named")
     off = density.log_p - schedule.log_density(torch.from_numpy(grid)).numpy()
     assert np.abs(off - off.mean()).max() < 0.02
@@ -275,7 +274,7 @@ def tilted(tilt, num_steps=1000):
 def test_steps_that_are_nearly_equally_likely_are_not_called_so(tilt, is_seen):
     levels, log_probability = tilted(tilt)
     seen = levels if is_seen else drawn(levels.logsnr, levels.quantiles[:, :0])
-    density = estimate_density(seen, np.linspace(-8, 8, 401))
+    density = Evidence.from_levels(seen).density(np.linspace(-8, 8, 401))
     error = density.log_p - log_probability
     claimed = error_of(density)
     assert (np.abs(error - error.mean()) < 4.5 * claimed + 1e-4).all()
@@ -299,7 +298,7 @@ def test_a_published_schedule_is_named_even_where_the_random_number_was_seen():
 
     levels = drawn_levels(level_of, np.random.default_rng(0).random(20_000))
     grid = np.linspace(-8, 8, 401)
-    assert estimate_density(levels, grid).schedule == schedules.Cosine()
+    assert Evidence.from_levels(levels).density(grid).schedule == schedules.Cosine()
 
 
 def test_the_probabilities_of_steps_are_read_off_the_random_number():
@@ -311,7 +310,7 @@ def test_the_probabilities_of_steps_are_read_off_the_random_number():
     s = stats.norm.logcdf((normal - 0.3) / 0.8) - stats.norm.logsf((normal - 0.3) / 0.8)
     levels = drawn(table[index], s[:, None])
     grid = np.linspace(*np.quantile(levels.logsnr, [0.01, 0.99]), 401)
-    density = estimate_density(levels, grid)
+    density = Evidence.from_levels(levels).density(grid)
     assert density.kind == "function"
     assert abs(density.schedule.mean + 2 * 0.3) < 0.03
     assert abs(density.schedule.std - 2 * 0.8) < 0.03

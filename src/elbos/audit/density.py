@@ -20,9 +20,9 @@ enough. In order of exactness:
 - **a smooth density** (`curves`) of such levels; of the steps of a table, where there is one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import chain
 from typing import Literal
 
@@ -51,9 +51,6 @@ _MAX_END_ERROR = 1e-3  # of the end of a step of a table, over its width
 _MISFIT_WINDOW = 25  # points of a grid over which the largest misfit is taken
 
 
-MoreLevels = Callable[[int, Float[Array, " n"]], Levels]
-
-
 @dataclass(frozen=True)
 class Density:
     r"""An estimate of $p(\lambda)$ on a grid.
@@ -71,58 +68,97 @@ class Density:
     spacing_error: float | Float[Array, " g"] = 0.0  # of log_p, since a table is none of a density
 
 
-def estimate_density(
-    levels: Levels, grid: Float[Array, " g"], more: MoreLevels | None = None
-) -> Density:
-    """The density of independent noise levels on a grid from the smallest to the largest.
+@dataclass(frozen=True)
+class Request:
+    """Quantiles of a draw at which more noise levels would make the density more exact."""
 
-    Args:
-        levels: The levels.
-        grid: Where.
-        more: From a column of their quantiles, and chosen quantiles for it, to more of them, where
-            that is possible.
+    column: int  # of the quantiles of the levels
+    quantiles: Float[Array, " k"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Independent noise levels, and more of them at chosen quantiles of the draw behind them.
+
+    Its user draws what it requests, joins that, and asks again, until nothing is requested.
     """
-    table = Table.from_levels(levels)
-    draw = DecidingDraw.find(levels)
-    if draw is not None:
-        density = _of_draw(levels, draw, table, grid, more)
+
+    levels: Levels
+    draw: "DecidingDraw | None"
+    table: Table | None
+    chosen: tuple[Levels, ...] = ()  # one for each request
+
+    @classmethod
+    def from_levels(cls, levels: Levels) -> "Evidence":
+        return cls(levels, DecidingDraw.find(levels), Table.from_levels(levels))
+
+    def joined(self, chosen: Levels) -> "Evidence":
+        """Add the levels at the quantiles of the last request."""
+        return replace(self, chosen=(*self.chosen, chosen))
+
+    @cached_property
+    def all_levels(self) -> Levels:
+        """The independent levels and the chosen ones."""
+        return reduce(Levels.joined, self.chosen, self.levels)
+
+    @cached_property
+    def all_steps(self) -> tuple[Table, "StepCurve"]:
+        """The table of all levels and the quantiles at which its steps end."""
+        assert self.table is not None and self.draw is not None
+        table = (self.chosen and Table.from_levels(self.all_levels)) or self.table
+        return table, StepCurve.from_levels(self.all_levels, table, self.draw)
+
+    @property
+    def request(self) -> Request | None:
+        """What to draw next: the tails, where samples are rare; of a table, near ends of steps."""
+        if self.draw is None or (self.table is None and self.chosen):
+            return None
+        if self.table is None:
+            s = self.draw.of(self.levels)
+            at = np.linspace(s.min(), s.max(), _NUM_IN_TAILS)
+        elif len(self.chosen) == _MAX_BISECTIONS or self.has_uniform_steps:
+            return None
+        else:
+            at = self.all_steps[1].uncertain_middles()
+        return Request(self.draw.column, self.draw.at(at)) if len(at) else None
+
+    @property
+    def has_uniform_steps(self) -> bool:
+        """Return whether the draw shows equally likely steps, so that no more need be drawn."""
+        return not self.chosen and self.all_steps[1].is_uniform
+
+    def density(self, grid: Float[Array, " g"]) -> Density:
+        """Estimate the density on a grid from the smallest to the largest level."""
+        density, table = self._of_draw(grid), self.table
         if density is not None:
             return density
-    if table is not None and table.is_uniform:
-        density = _of_uniform(table, grid)
-        return replace(density, covariance=table.tilt_covariance(grid))
-    return _of_levels(levels, table, grid)
+        if table is not None and table.is_uniform:
+            return replace(_of_uniform(table, grid), covariance=table.tilt_covariance(grid))
+        return _of_levels(self.levels, table, grid)
 
-
-def _of_draw(
-    levels: Levels,
-    draw: "DecidingDraw",
-    table: Table | None,
-    grid: Float[Array, " g"],
-    more: MoreLevels | None,
-) -> Density | None:
-    """The density of a rising function of a recorded number; None if it is known too badly."""
-    if table is None:
-        all_levels = with_tails(levels, draw, more) if more else levels
-        curve = inverse_cdf_density(all_levels, draw.of(all_levels), grid)
-        if curve is None:
+    def _of_draw(self, grid: Float[Array, " g"]) -> Density | None:
+        """The density of a rising function of the draw; None if it is known too badly."""
+        if self.draw is None:
             return None
-        density = Density("function", curve[0], np.diag(curve[1] ** 2))
+        levels = self.all_levels
+        if self.table is None:
+            curve = inverse_cdf_density(levels, self.draw.of(levels), grid)
+            if curve is None:
+                return None
+            density = Density("function", curve[0], np.diag(curve[1] ** 2))
+            return _named(density, self.levels.logsnr, grid)
+        if self.has_uniform_steps:
+            return _of_uniform(self.table, grid)
+        table, ends = self.all_steps
+        if not ends.curve.is_enough:
+            return None
+        log_probability, step_error = ends.log_probability()
+        log_p, spacing = table_log_density(table.levels, table.steps, log_probability, grid)
+        error = np.interp(grid, table.levels, step_error)
+        density = Density(
+            "function", log_p, np.diag(error**2), num_steps=len(table), spacing_error=spacing
+        )
         return _named(density, levels.logsnr, grid)
-    ends = StepCurve.from_levels(levels, table, draw)
-    if ends.is_uniform:
-        return _of_uniform(table, grid)
-    if more:
-        levels, table, ends = bisected(levels, draw, table, ends, more)
-    if not ends.curve.is_enough:
-        return None
-    log_probability, step_error = ends.log_probability()
-    log_p, spacing = table_log_density(table.levels, table.steps, log_probability, grid)
-    error = np.interp(grid, table.levels, step_error)
-    density = Density(
-        "function", log_p, np.diag(error**2), num_steps=len(table), spacing_error=spacing
-    )
-    return _named(density, levels.logsnr, grid)
 
 
 def _of_uniform(table: Table, grid: Float[Array, " g"]) -> Density:
@@ -209,26 +245,6 @@ def _within(draw: Float[Array, " n"]) -> Float[Array, " n"]:
     """Logits without infinities: a uniform number may be exactly 0."""
     is_finite = np.isfinite(draw)
     return np.clip(draw, draw[is_finite].min() - 1, draw[is_finite].max() + 1)
-
-
-def with_tails(levels: Levels, draw: DecidingDraw, more: MoreLevels) -> Levels:
-    """With levels that are spread evenly in $s$: samples are rare in the tails."""
-    s = draw.of(levels)
-    return levels.joined(more(draw.column, draw.at(np.linspace(s.min(), s.max(), _NUM_IN_TAILS))))
-
-
-def bisected(
-    levels: Levels, draw: DecidingDraw, table: Table, ends: "StepCurve", more: MoreLevels
-) -> tuple[Levels, Table, "StepCurve"]:
-    """With levels near the ends of steps, which are so known almost exactly."""
-    for _ in range(_MAX_BISECTIONS):
-        middles = ends.uncertain_middles()
-        if not len(middles):
-            break
-        levels = levels.joined(more(draw.column, draw.at(middles)))
-        table = Table.from_levels(levels) or table
-        ends = StepCurve.from_levels(levels, table, draw)
-    return levels, table, ends
 
 
 @dataclass(frozen=True)

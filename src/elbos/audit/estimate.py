@@ -1,6 +1,5 @@
 r"""From samples to an audit: $w(\lambda) \propto p(\lambda)\,k(\lambda)$ with its uncertainty."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +12,7 @@ from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
 from elbos.audit.curves import MAX_SCATTER, Curve, is_central
-from elbos.audit.density import Density, estimate_density
+from elbos.audit.density import Density, Evidence
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.levels import Levels, independent_levels
 from elbos.audit.matching import Prediction, coefficient_name, nearest_weightings, prediction_of
@@ -49,7 +48,7 @@ def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit
         nums.insert(0, max(100, num_samples // 4))
     for num in nums:
         samples = measurement.samples(num)
-        estimate = Estimate.from_samples(samples, measurement.at)
+        estimate = Estimate.from_samples(samples, measurement)
         if estimate.is_decided or any(one.is_fatal for one in samples.diagnostics):
             break
     return audit_of_estimate(estimate, samples, title=title)
@@ -77,23 +76,22 @@ class Estimate:
     is_variance_preserving: bool
 
     @classmethod
-    def from_samples(
-        cls, samples: Samples, draw_at: Callable[[int, Array, float], Samples] | None = None
-    ) -> "Estimate":
-        """The estimate; `draw_at` draws more, chosen samples (`Measurement.at`).
+    def from_samples(cls, samples: Samples, measurement: Measurement | None = None) -> "Estimate":
+        """Estimate all curves; the measurement draws what else the density needs.
 
         Raises:
             ValueError: If there are too few noise levels.
         """
         levels, found = independent_levels(samples)
-
-        def more(column: int, quantiles: Array) -> Levels:
-            place = samples.places[column]
-            if place is None or draw_at is None:
-                return levels.at(np.arange(0))
-            others = Levels.from_samples(draw_at(place, quantiles, samples.process.scale))
-            return replace(others, quantiles=others.quantiles[:, : levels.quantiles.shape[1]])
-
+        evidence = Evidence.from_levels(levels)
+        while measurement is not None and (request := evidence.request) is not None:
+            place = samples.places[request.column]
+            if place is None:
+                break
+            more = measurement.at(place, request.quantiles, samples.process.scale)
+            chosen = Levels.from_samples(more)
+            quantiles = chosen.quantiles[:, : levels.quantiles.shape[1]]
+            evidence = evidence.joined(replace(chosen, quantiles=quantiles))
         is_finite = samples.logsnr.isfinite()
         logsnr, c, k = (
             values[is_finite].numpy()
@@ -101,7 +99,7 @@ class Estimate:
         )
         grid = np.linspace(logsnr.min(), logsnr.max(), NUM_POINTS)
         k_curve, c_curve = (Curve.from_samples(logsnr, values, grid) for values in (k, c))
-        density = estimate_density(levels, grid, more)
+        density = evidence.density(grid)
         is_vp = samples.process.name == "variance preserving"
         return cls(len(logsnr), grid, density, k_curve, c_curve, found, is_vp)
 
