@@ -33,8 +33,8 @@ from elbos.evaluation.samples import NotFiniteError
 from elbos.evaluation.stores import model_store
 from elbos.runs.run import Run
 from elbos.theory.schedules import EDMSampling
+from elbos.training.config import Training
 from elbos.training.data import InMemory, Split
-from elbos.training.trained import Training
 from elbos.validation import pilot, validator
 from elbos.validation.measurements import NUM_BINS
 

@@ -27,7 +27,7 @@ from elbos.theory.objective import Objective
 from elbos.theory.tabulated import Tabulated
 from elbos.training.machine import num_cores
 from elbos.training.network import OwnNetwork
-from elbos.training.settings import Execution, Optimizer, Output
+from elbos.training.settings import Optimizer, Output
 from elbos.training.trainer import Trainer
 
 ENDS = {"logsnr_min": -8.0, "logsnr_max": 8.0}
@@ -279,17 +279,6 @@ class Rows(nn.Module):
         return z + self.rows((logsnr > 0).long())
 
 
-class Normed(nn.Module):
-    """A BatchNorm in a block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList([nn.Sequential(nn.BatchNorm1d(2))])
-
-    def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
-        return self.blocks[0](z)
-
-
 def traced(network: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -358,10 +347,6 @@ REFUSED: dict[str, Any] = {
     "complex weights": ("complex64", lambda: {"network": nn.Linear(2, 2, dtype=torch.cfloat)}),
     "TorchScript": ("TopLevelTracedModule", lambda: {"network": traced(nn.Linear(2, 2))}),
     "a sparse gradient": ("rows.weight.*sparse", lambda: {"network": Rows()}),
-    "a BatchNorm that would count twice": (
-        "blocks.0.0.running_mean.*use_checkpointing",
-        lambda: {"network": Normed(), "execution": Execution(use_checkpointing=True)},
-    ),
     "integers": ("torch.uint8", lambda: {"dataset": Images("uint8")}),
     "pixels to 255": ("is_bounded=False", lambda: {"dataset": Images("float")}),
     "dicts": ("dict", lambda: {"dataset": [{"image": torch.zeros(3)}] * 8}),

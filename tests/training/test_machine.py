@@ -10,10 +10,11 @@ from tiny import DIGITS, log, tensors
 
 from elbos.runs.fit import fit, train
 from elbos.theory.schedules import Cosine
-from elbos.training import machine, trainer
+from elbos.training import machine, monitor
 from elbos.training.config import run_config
 from elbos.training.directory import RunDirectory
-from elbos.training.machine import best_precision, fast_kernels
+from elbos.training.execution import fast_kernels
+from elbos.training.machine import best_precision
 from elbos.training.settings import Execution, Optimizer, Output
 
 ONE_STEP = replace(DIGITS, num_images=16)
@@ -130,7 +131,7 @@ def test_the_share_of_a_known_peak_is_logged(tmp_path, monkeypatch):
             return super().forward(z)
 
     objective = replace(DIGITS.objective, schedule=Cosine())
-    monkeypatch.setattr(trainer, "peak_flops", lambda *_: 1e9)
+    monkeypatch.setattr(monitor, "peak_flops", lambda *_: 1e9)
     how = {"num_images": 32, "batch_size": 16, "output": Output(log_every=16), "precision": "fp32"}
     fit(Net(5, 5), torch.zeros(64, 5), objective, run=tmp_path, **how)
     lines = list(map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from elbos.models.networks import ADMConfig, MLPConfig, UNetConfig, UViTConfig, ViTConfig
-from elbos.training.matrices import inner_matrices
+from elbos.training.optimizer import inner_matrices
 
 ENDS = ("conv_in", "conv_out", "linear_in", "linear_out", "embedding")  # of our networks
 

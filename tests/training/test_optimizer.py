@@ -11,8 +11,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from elbos.models.networks import MLPConfig
 from elbos.training import optimizer
 from elbos.training.ema import EMA
-from elbos.training.matrices import inner_matrices
-from elbos.training.optimizer import Muon, new_optimizer
+from elbos.training.optimizer import Muon, inner_matrices, new_optimizer
 from elbos.training.settings import Averaging, Optimizer
 
 SHAPES = [(16, 16), (8, 40), (40, 8)]

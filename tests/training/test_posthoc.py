@@ -12,13 +12,12 @@ from scipy.integrate import quad
 from tiny import DIGITS, tensors
 from torch import Tensor
 
+from elbos.base.formats import pack
 from elbos.runs.fit import train
 from elbos.runs.run import Run
-from elbos.training import checkpoint
-from elbos.training.ema import exponent, group_of
+from elbos.training.ema import exponent, group_of, snapshots
 from elbos.training.posthoc import coefficients, write_average
 from elbos.training.settings import Averaging
-from elbos.training.snapshots import snapshots
 
 WIDTHS = (0.05, 0.10)
 SNAPSHOTS = replace(
@@ -162,7 +161,7 @@ def test_what_cannot_be_averaged_is_refused(run: Path, elbos: Elbos, tmp_path: P
     file = snapshots(damaged / "ema")[1].path
     file.write_bytes(file.read_bytes()[:100])
     assert file.name in refused(damaged)
-    file.write_bytes(checkpoint.packed({"other": torch.zeros(2)}))
+    file.write_bytes(pack({"other": torch.zeros(2)}))
     assert file.name in refused(damaged)
     assert [
         path.name for path in tmp_path.iterdir() if path.name not in ("without", "damaged")

@@ -27,15 +27,13 @@ from elbos.base import files
 from elbos.base.errors import Interrupted
 from elbos.runs.fit import fit, train
 from elbos.training import checkpoint, sharding
+from elbos.training.checkpoint import Stored
 from elbos.training.config import Config
 from elbos.training.directory import RunDirectory
-from elbos.training.network import OwnNetwork
 from elbos.training.processes import Processes
 from elbos.training.settings import Execution
 from elbos.training.sharding import local
-from elbos.training.stored import Stored
 from elbos.training.trainer import Trainer
-from elbos.training.trial import require_trainable
 from elbos.training.validation import Shared
 from elbos.validation import BinnedLoss
 
@@ -398,37 +396,6 @@ class Routed(nn.Module):
         return is_own.any()
 
 
-class Written(Routed):
-    """Weights are normalized in place, as in EDM2."""
-
-    def forward(self, z, logsnr, cond=None):
-        with torch.no_grad():
-            self.low.weight.copy_(self.low.weight.sign())
-        return self.low(z) + self.high(z)
-
-
-class Rare(Routed):
-    """One of the experts is for the noisiest sixteenth."""
-
-    def forward(self, z, logsnr, cond=None):
-        return super().forward(z, logsnr + 6.5)
-
-
-@pytest.mark.parametrize(
-    ("network", "named"),
-    [(Routed, "high.bias"), (Rare, "high.bias"), (Written, "low.weight")],
-)
-def test_networks_that_processes_cannot_share_are_refused(
-    network: type[nn.Module], named: str
-) -> None:
-    """Gradients of one expert were averaged with another's, and what was written was lost."""
-    data, device = ADAMW.data.load(), torch.device("cpu")
-    config = replace(ADAMW, network=OwnNetwork(name="own"))
-    assert require_trainable(network(), config, data, Processes(0, 1, device))
-    with pytest.raises(ValueError, match=named):
-        require_trainable(network(), config, data, Processes(0, 2, device))
-
-
 class Empty(Routed):
     """Both experts are called with whatever there is."""
 
@@ -448,16 +415,6 @@ class Energy(nn.Module):
             z = z.detach().requires_grad_()
             energy = self.blocks[1](self.blocks[0](z).tanh()).square().sum()
             return torch.autograd.grad(energy, z, create_graph=True)[0].clone()
-
-
-class Functional(Energy):
-    """The same by torch.func."""
-
-    def energy(self, z):
-        return self.blocks[1](self.blocks[0](z).tanh()).square().sum()
-
-    def forward(self, z, logsnr):
-        return torch.func.grad(self.energy)(z)
 
 
 class Parts(nn.Module):
@@ -548,11 +505,6 @@ def fitted_all(folder: Path, shard_size: int) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of blocks that are gathered all at once
             fit(network(), x, ADAMW.objective, run=folder / network.__name__, **how)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # its blocks pass a step in bfloat16, and fail in the second part of the next one
-        how |= {"precision": "bf16", "execution": replace(execution, num_micro_batches=3)}
-        fit(Functional(), x, ADAMW.objective, run=folder / "bf16", **how)
 
 
 def test_unusual_networks_are_the_same_on_several_processes(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from elbos.base import files
 from elbos.runs.fit import train
 from elbos.training import checkpoint
 from elbos.training.config import Config
+from elbos.training.ema import snapshots
 from elbos.training.settings import Averaging, Execution
-from elbos.training.snapshots import snapshots
 from elbos.training.trainer import Trainer
 
 LONG = replace(

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from elbos.training.stored import Stored
+from elbos.training.checkpoint import Stored
 
 
 def stored(folder: Path, *parts: Tensor) -> Stored:

@@ -61,7 +61,7 @@ _MOVED = {
     "runs.directory": "training.directory",
     "runs.exported": "training.exported",
     "runs.store": "base.store",
-    "runs.stored": "training.stored",
+    "runs.stored": "training.checkpoint",
     "training.fit": "runs.fit",
     "training.run": "runs.run",
     "validation.processes": "base.sharing",

@@ -14,11 +14,11 @@ from elbos.theory.denoiser import Denoise
 from elbos.theory.oracles import GaussianMixture
 from elbos.theory.schedules import Schedule
 from elbos.theory.weightings import WeightFunction
+from elbos.training.config import Training
 from elbos.training.data import Dataset, DataSpec
 from elbos.training.directory import RunDirectory
 from elbos.training.processes import Processes
 from elbos.training.sampling import Sampling
-from elbos.training.trained import Training
 
 
 class Model(Protocol):

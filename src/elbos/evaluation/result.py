@@ -10,7 +10,7 @@ from elbos.base.pages import shown_by
 from elbos.base.records import from_json, to_json
 from elbos.evaluation.scores import SampleQuality, Sweep
 from elbos.theory.floor import Floor
-from elbos.training.trained import Training
+from elbos.training.config import Training
 from elbos.validation import Curve
 
 if TYPE_CHECKING:

@@ -23,9 +23,8 @@ from elbos.base.store import Part, Tensors
 from elbos.evaluation.model import Model
 from elbos.evaluation.stores import model_store
 from elbos.training.data import to_levels
-from elbos.training.pictures import is_drawable, png
 from elbos.training.processes import Processes
-from elbos.training.sampling import BATCH_SIZE, Sampling, num_batches
+from elbos.training.sampling import BATCH_SIZE, Sampling, is_drawable, num_batches, png
 
 MAX_IN_GRID = 400
 _DECODED = 16  # latents at once

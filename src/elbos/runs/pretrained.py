@@ -27,12 +27,12 @@ from elbos.runs.requirements import Requirements
 from elbos.theory.denoiser import Denoise
 from elbos.theory.schedules import Linear
 from elbos.training import exported
+from elbos.training.config import Training
 from elbos.training.data import Dataset, DataSpec, KnownData, digest_of, to_unit
 from elbos.training.directory import RunDirectory
 from elbos.training.processes import ALONE, Processes, local_device
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling, sample
-from elbos.training.trained import Training
 
 BATCH_SIZE = 64
 NOISIEST = -10.0

@@ -24,18 +24,17 @@ from elbos.theory.oracles import GaussianMixture
 from elbos.theory.schedules import Schedule
 from elbos.theory.weightings import WeightFunction
 from elbos.training import checkpoint, exported
-from elbos.training.config import run_config
+from elbos.training.config import Training, run_config
 from elbos.training.data import Dataset, Given, KnownData, Toy, digest_of
 from elbos.training.data.downloads import without_downloads
 from elbos.training.directory import RunDirectory
-from elbos.training.machine import autocast
+from elbos.training.execution import autocast
 from elbos.training.network import OwnNetwork
 from elbos.training.ownership import data_spec, require_own_data, require_own_null
 from elbos.training.processes import ALONE, Processes, local_device
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling, sample
 from elbos.training.state import build_network, require_guidable, uses_labels
-from elbos.training.trained import Training
 from elbos.training.validation import BATCH_SIZE, Chosen
 from elbos.validation import Validation, Validator
 

@@ -182,6 +182,26 @@ class Config:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Settings of a training that a model's numbers depend on, for reports.
+
+    They are None where unknown, as for a model that was trained elsewhere.
+    """
+
+    weighting: str | None
+    schedule: str | None
+    parameterization: str
+    network: str
+    num_parameters: int
+    optimizer: str | None
+    images_seen: int | None
+    batch_size: int | None
+    precision: str | None
+    data: str | None
+    seed: int | None
+
+
 def read_config(path: Path) -> Config:
     """The configuration in a file: what `elbos train --dry-run` printed, or a run's config.json.
 

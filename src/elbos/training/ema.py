@@ -1,4 +1,4 @@
-r"""The average of the weights, with a memory in proportion to the steps.
+r"""Averages of the weights with a memory in proportion to the steps, and their snapshots.
 
 $$\bar\theta_t = \beta_t\,\bar\theta_{t-1} + (1 - \beta_t)\,\theta_t, \qquad
   \beta_t = (1 - 1/t)^{\gamma+1}.$$
@@ -9,34 +9,44 @@ $\sigma_\mathrm{rel}\,t$ with
 
 $$\sigma_\mathrm{rel} = (\gamma+1)^{1/2}\,(\gamma+2)^{-1}\,(\gamma+3)^{-1/2}.$$
 
-It needs no end, so that a run can be made longer, and forgets the initial weights in the first
-step. A half-life of a twentieth of the steps, the warm-up of EDM's training, is
-$\gamma + 1 = 20 \ln 2$, or $\sigma_\mathrm{rel} = 0.063$. In one run of `digits` (seed 0) the
-average of that half-life was within 0.002 bits/dim of the best of the widths 0.075, 0.1 and 0.2 at
-each quarter of the way; the weights themselves were 0.074 worse halfway, and as good at the end,
-where the learning rate had decayed.
+It needs no end, so that a run can be extended, and forgets the initial weights in the first step. A
+half-life of a twentieth of the steps, the warm-up of EDM's training, is $\gamma + 1 = 20 \ln 2$, or
+$\sigma_\mathrm{rel} = 0.063$. In one run of `digits` (seed 0) the average of that half-life was
+within 0.002 bits/dim of the best of the widths 0.075, 0.1 and 0.2 at each quarter of the training;
+the weights themselves were 0.074 worse halfway, and as good at the end, where the learning rate had
+decayed.
 
-Averages of further widths, of which snapshots are kept (`snapshots`), make one of any width after
-the training (`posthoc`).
+Snapshots of averages of further widths, RUN/ema/STEP-WIDTH.safetensors, give the average of any
+width after the training (`posthoc`). They hold the parameters in float16, as EDM2's do: the
+coefficients of `posthoc` are of size 1, so that the rounding, 0.02 % of each weight, does not grow.
+float16 has three bits more than bfloat16 for it, and weights are far below its limit of 65,504.
 
 References:
     Karras et al. (2024), https://arxiv.org/abs/2312.02696, Section 3.1 and Appendix C
 """
 
 import copy
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from elbos.base import files
+from elbos.base.formats import CorruptFile, pack, unpack
 from elbos.training.settings import Averaging
-from elbos.training.sharding import local
+from elbos.training.sharding import local, unsharded
 
 MAIN = "ema"  # the group in a checkpoint of the average that is sampled
+DTYPE = torch.float16
+_NAME = re.compile(r"(\d{8,})-(0\.\d+)\.safetensors")
 
 
 def exponent(relative_width: float) -> float:
-    r"""The exponent $\gamma$ of the power function of a relative width.
+    r"""Compute the exponent $\gamma$ of the power function of a relative width.
 
     Args:
         relative_width: $\sigma_\mathrm{rel}$, above 0 and at most $12^{-1/2}$, where it is 0.
@@ -50,7 +60,7 @@ def exponent(relative_width: float) -> float:
 
 
 def group_of(width: float) -> str:
-    """What a checkpoint calls the average of one of `snapshot_widths`: `ema_0_05`."""
+    """Return the group in a checkpoint of the average of a snapshot width: `ema_0_05`."""
     return f"{MAIN}_{width}".replace(".", "_")
 
 
@@ -62,8 +72,9 @@ class EMA:
         config: The widths of the averages.
 
     Attributes:
-        networks: The copies, by their group in a checkpoint: "ema", which is sampled, first.
-        widths: Their relative widths, likewise; and `exponents`.
+        networks: The copies by their group in a checkpoint: "ema", which is sampled, first.
+        widths: Relative widths of the averages, by group.
+        exponents: Exponents of the power functions of the averages, by group.
     """
 
     def __init__(self, network: nn.Module, config: Averaging) -> None:
@@ -81,7 +92,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Average in the weights after a step.
+        """Add the weights after a step to the averages.
 
         Args:
             network: The original.
@@ -94,3 +105,72 @@ class EMA:
             torch._foreach_lerp_(list(map(local, average.parameters())), weights, share)
             if buffers:  # statistics of a normalization are averages already
                 torch._foreach_copy_(list(average.buffers()), buffers)
+
+    def snapshots(self, *, is_main: bool) -> dict[float, dict[str, Tensor]]:
+        """Copy the averages of `snapshot_widths` to the CPU, by width, in the main process.
+
+        All processes call it, since each may hold a shard.
+        """
+        averages: dict[float, dict[str, Tensor]] = {}
+        for group, network in self.networks.items():
+            if group == MAIN:
+                continue
+            tensors = averages.setdefault(self.widths[group], {})
+            for name, parameter in network.named_parameters():
+                tensor = unsharded(parameter)
+                if is_main:
+                    tensors[name] = tensor.to("cpu", DTYPE, copy=True)
+        return averages
+
+
+class Snapshot(NamedTuple):
+    """A file with the average of one width after a step.
+
+    Attributes:
+        step: The number of the step.
+        width: Its relative width.
+        path: The file.
+    """
+
+    step: int
+    width: float
+    path: Path
+
+    def read(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Read the averaged parameters by name.
+
+        Args:
+            own: Tensors of the same network, which include these parameters.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If it is corrupt or belongs to another network.
+        """
+        try:
+            tensors = unpack(files.read(self.path), self.path)
+            is_own = all(tensor.shape == own[name].shape for name, tensor in tensors.items())
+        except (CorruptFile, KeyError):
+            is_own = False
+        if not is_own:
+            raise ValueError(
+                f"{self.path} is corrupt or belongs to another network: delete it, and the other "
+                "snapshots are used."
+            )
+        return tensors
+
+
+def write_snapshots(folder: Path, step: int, averages: dict[float, dict[str, Tensor]]) -> None:
+    """Write the snapshots of a step, as `EMA.snapshots` returns them, into a folder.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    folder.mkdir(exist_ok=True)
+    for width, tensors in averages.items():
+        files.write(folder / f"{step:08d}-{width}.safetensors", pack(tensors))
+
+
+def snapshots(folder: Path) -> list[Snapshot]:
+    """List the snapshots in a folder, which may be missing, in order of steps and widths."""
+    found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("*.safetensors"))
+    return sorted(Snapshot(int(name[1]), float(name[2]), path) for name, path in found if name)

@@ -1,14 +1,14 @@
-"""Exported weights: a folder with the averaged weights of a run alone, to be handed on.
+"""Weights of a run: of its checkpoints, of an export, and as initial weights of another run.
 
 EXPORT/
-    elbos.json         which run and step it is of, and between which log-SNRs it was trained; of
-                       weights below, their SHA-256
-    config.json        the configuration of the run, without the places of its files
-    data.json          what is to be known of its data
+    elbos.json         the run and the step, and the range of log-SNRs that it was trained on; for
+                       weights in model.safetensors, their SHA-256
+    config.json        the configuration of the run, without paths
+    data.json          the properties of its data
     model.safetensors  the averaged weights
 
-A network of diffusers is exported as diffusers keeps it, with elbos.json beside. Loading reads
-numbers and runs no code.
+A network of diffusers is exported in the format of diffusers, with elbos.json beside it. Loading
+reads numbers and runs no code.
 """
 
 import hashlib
@@ -16,13 +16,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
+from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.base import files
+from elbos.base.codec import difference, encode
 from elbos.base.errors import flat
+from elbos.base.formats import pack, unpack
 from elbos.training import checkpoint
+from elbos.training.config import Config, run_config
 from elbos.training.directory import RunDirectory
 
 MANIFEST, WEIGHTS = "elbos.json", "model.safetensors"
@@ -31,15 +33,15 @@ _MAX_REASON = 200  # characters: torch lists all tensors that differ
 
 
 def is_export(path: Path) -> bool:
-    """Whether a folder holds exported weights, of any format."""
+    """Return whether a folder holds exported weights, of any format."""
     return (path / MANIFEST).is_file()
 
 
 def ends(directory: RunDirectory) -> tuple[float, float] | None:
-    """The log-SNRs that exported weights were trained between; None of any other folder.
+    """Return the range of log-SNRs of exported weights; None for a folder that is no export.
 
     Raises:
-        ValueError: If the folder is damaged.
+        ValueError: If elbos.json is corrupt.
     """
     manifest = directory.read(MANIFEST)
     match None if manifest is None else manifest.get("logsnr"):
@@ -47,12 +49,12 @@ def ends(directory: RunDirectory) -> tuple[float, float] | None:
             return low, high
         case None if manifest is None:
             return None
-    raise ValueError(f"{directory.path / MANIFEST} is damaged: export the run again.")
+    raise ValueError(f"{directory.path / MANIFEST} is corrupt: export the run again.")
 
 
 def write(folder: Path, weights: Mapping[str, Tensor]) -> str:
-    """Write weights into a folder; returns their SHA-256."""
-    content = checkpoint.packed(weights)
+    """Write weights into a folder, and return their SHA-256."""
+    content = pack(weights)
     files.write(folder / WEIGHTS, content)
     return hashlib.sha256(content).hexdigest()
 
@@ -60,18 +62,18 @@ def write(folder: Path, weights: Mapping[str, Tensor]) -> str:
 def averaged(
     directory: RunDirectory, step: int | None = None
 ) -> AbstractContextManager[tuple[int, Weights]]:
-    """The step and the averaged weights of a run or an export, to be used inside the context.
+    """Read the step and the averaged weights of a run or an export, within a `with` block.
 
     Args:
-        directory: The one or the other.
-        step: Of a run, the step of a checkpoint that was kept. Default: the latest.
+        directory: The run or the export.
+        step: Step of a checkpoint of a run. Default: the latest.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: As of `checkpoint.reading` and `reading`, or of a step of an export.
+        ValueError: As `checkpoint.reading` and `reading` do, or for a step of an export.
     """
     if not is_export(directory.path):
-        checkpoint.of_step(directory.checkpoints, step)  # which says at once if there is none
+        checkpoint.of_step(directory.checkpoints, step)  # raises at once if there is none
         return _of_checkpoint(directory, step)
     if step is not None:
         raise ValueError(f"{directory.path} is an export, of one step: give no step.")
@@ -79,32 +81,56 @@ def averaged(
 
 
 @contextmanager
-def _of_checkpoint(directory: RunDirectory, of: int | None) -> Iterator[tuple[int, Weights]]:
-    with checkpoint.reading_step(directory.checkpoints, of, "ema") as (step, groups):
-        yield step, groups["ema"]
+def _of_checkpoint(directory: RunDirectory, step: int | None) -> Iterator[tuple[int, Weights]]:
+    with checkpoint.reading_step(directory.checkpoints, step, "ema") as (found, groups):
+        yield found, groups["ema"]
 
 
 @contextmanager
 def reading(directory: RunDirectory) -> Iterator[tuple[int, Weights]]:
-    """The step and the averaged weights of an export, to be used inside the context.
+    """Read the step and the averaged weights of an export, within a `with` block.
 
     Raises:
         OSError: If they cannot be read.
-        ValueError: If they are damaged, or turn out, inside the context, to be of another network.
+        ValueError: If they are corrupt, or the `with` block finds that they belong to another
+            network.
     """
     manifest, path = directory.read(MANIFEST) or {}, directory.path / WEIGHTS
     content, step = files.read(path), manifest.get("step")
-    is_whole = manifest.get("sha256") == hashlib.sha256(content).hexdigest()
-    try:
-        weights = safetensors.torch.load(content) if is_whole and type(step) is int else None
-    except (SafetensorError, KeyError, NotImplementedError):  # of dtypes, the last two
-        weights = None
-    if weights is None or not isinstance(step, int):
+    is_same = manifest.get("sha256") == hashlib.sha256(content).hexdigest()
+    if not is_same or type(step) is not int:
         raise ValueError(f"{path} is not what {MANIFEST} says: export the run again.")
+    weights = unpack(content, path)
     try:
         yield step, weights
     except (KeyError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"{path} holds the weights of another network than this one "
+            f"{path} holds the weights of another network "
             f"({flat(error)[:_MAX_REASON]}): give the network that was trained."
         ) from error
+
+
+def initial_weights(config: Config, init: Path) -> Weights:
+    """Read the averaged weights of the run in `init`, to start the training of `config` from.
+
+    Raises:
+        FileNotFoundError: If there is no run, or no checkpoint yet.
+        ValueError: If its network or its prediction type is another.
+    """
+    directory = RunDirectory(init)
+    other = run_config(directory)
+    for name in ("network", "parameterization"):
+        theirs, ours = (encode(getattr(one, name)) for one in (other, config))
+        if found := difference(theirs, ours, name):
+            raise ValueError(
+                f"The run in {init} has {found}: choose the same, or another run for --init."
+            )
+    theirs, ours = ([c.schedule.logsnr_min, c.schedule.logsnr_max] for c in (other, config))
+    if isinstance(config.network, DiffusersConfig) and theirs != ours:
+        raise ValueError(
+            f"The run in {init} has log-SNRs {theirs[0]:g} to {theirs[1]:g}, by which a network of "
+            f"diffusers counts its steps, not {ours[0]:g} to {ours[1]:g}: choose the same, or "
+            "another run for --init."
+        )
+    with averaged(directory) as (_, weights):
+        return {name: tensor[...] for name, tensor in weights.items()}

@@ -1,8 +1,8 @@
-"""The machine: devices, processes, memory, precision, and its description in reports.
+"""Description of the machine, its memory allocator, and the precision that suits it.
 
-The precision of a run is bfloat16 where the machine computes in it, else float32. Processors
-without bfloat16 arithmetic imitate it, a hundred times slower than float32. A run keeps the
-precision that it was begun in, wherever it is resumed.
+A run uses bfloat16 where the machine computes in it at least as fast, else float32: processors
+without bfloat16 arithmetic emulate it a hundred times slower than float32. A run keeps the
+precision that it was started in, wherever it is resumed.
 """
 
 import ctypes
@@ -10,8 +10,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
@@ -25,10 +24,10 @@ from elbos.training.directory import RunDirectory
 from elbos.training.processes import Processes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-_OLD_LIMIT = 2**25  # half a heap: the most that older versions take
+_OLD_LIMIT = 2**25  # half a heap: the maximum of older versions
 _SIZE, _NUM_ROUNDS = 256, 10  # of matrices: large enough to be computed in blocks, and milliseconds
 _CLEARLY_SLOWER = 1.3
-_PEAKS = {  # dense bfloat16 FLOP/s, by what the device's name holds
+_PEAKS = {  # dense bfloat16 FLOP/s, by a part of the device's name
     "B200": 2250e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -39,11 +38,10 @@ _PEAKS = {  # dense bfloat16 FLOP/s, by what the device's name holds
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, where the C library is glibc.
+    """Let glibc's malloc reuse freed blocks instead of returning them to the system.
 
-    It gives blocks of megabytes back to the system when they are freed, and gets them again, zeroed
-    page by page, in the next step: of a training step of the `fashion` preset on two cores that
-    took 15 to 20 % of the time.
+    It returns blocks of megabytes when they are freed, and gets them again, zeroed page by page, in
+    the next step: 15 to 20 % of a step of the `fashion` preset on two cores.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -54,7 +52,7 @@ def keep_freed_memory() -> None:
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """The description of the device, and versions."""
+    """Describe the device, the system and the versions of Python, elbos and torch."""
     return {
         "device": _device(device),
         "system": f"{platform.system()} {platform.machine()}",
@@ -64,41 +62,20 @@ def machine(device: torch.device) -> dict[str, str]:
 
 
 def record(config: Config, device: torch.device) -> dict[str, Any]:
-    """What the rounding of a run depends on besides its configuration's numbers."""
+    """Describe everything besides the configuration that a run's rounding depends on."""
     is_tf32 = device.type == "cuda" and config.execution.use_tf32
     return {**machine(device), "threads": torch.get_num_threads(), "tf32": is_tf32}
 
 
-@contextmanager
-def fast_kernels(config: Config, device: torch.device) -> Iterator[None]:
-    """A context in which cuDNN chooses kernels by trial, since shapes are the same in each step,
-    and float32 products are as configured; afterwards both are as they were.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    cudnn, use_tf32 = torch.backends.cudnn, config.execution.use_tf32
-    flags = {"deterministic": cudnn.deterministic, "benchmark": not cudnn.deterministic}
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if use_tf32 else "highest")
-    try:
-        with cudnn.flags(enabled=cudnn.enabled, **flags, allow_tf32=use_tf32):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def num_cores() -> int:
-    """The cores that this process may use, which are not all there are, as under Slurm."""
+    """Count the cores that this process may use: fewer than there are under Slurm."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def require_few(**counts: int) -> None:
-    """Raise a ValueError that names the first number of processes above 64 and above four for each
-    core: thousands would fill the memory.
-    """
+    """Raise a ValueError for a number of processes above 64 and above four per core."""
     limit = max(64, 4 * num_cores())
     for name, num in counts.items():
         if not 0 <= num <= limit:
@@ -110,22 +87,17 @@ def _device(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return device.type
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"{_processor()}, {num_cores()} cores, {capability}"
-
-
-def _processor() -> str:
-    """The processor's name, where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        processor = next(names, platform.machine())
     except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+        processor = platform.processor() or platform.machine()
+    return f"{processor}, {num_cores()} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def peak_flops(config: Config, device: torch.device) -> float | None:
-    """The most FLOP/s of matrix products in bfloat16, if the run computes in it on a known GPU."""
+    """Return the peak FLOP/s in bfloat16 of a known GPU; None for other devices and precisions."""
     if device.type != "cuda" or config.precision != "bf16":
         return None
     name = torch.cuda.get_device_name(device)
@@ -135,24 +107,20 @@ def peak_flops(config: Config, device: torch.device) -> float | None:
 # --- precision -----------------------------------------------------------------------------------
 
 
-def autocast(config: Config, device: torch.device) -> torch.autocast:
-    """The precision of a run, as a context."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
-
-
 def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:
-    """`config` with the precision that "auto" stands for: that of the run if it has begun, else
-    what serves this machine; the same in all processes.
+    """Replace the precision "auto" by that of a run that was started, or the best on this machine.
+
+    All processes get the same.
     """
     if config.precision != "auto":
         return config
-    has_begun = (run.path / "config.json").exists()
-    chosen = run_config(run).precision if has_begun else best_precision(processes.device)
+    is_started = (run.path / "config.json").exists()
+    chosen = run_config(run).precision if is_started else best_precision(processes.device)
     return replace(config, precision=processes.from_main(chosen))
 
 
 def described(config: Config, device: torch.device) -> str:
-    """The precision of a run, and whether another one would be faster on this machine."""
+    """Describe the precision of a run, and whether the other one is faster on this machine."""
     best = best_precision(device)
     if config.precision != best:
         return f"{config.precision} (--precision {best} is faster here)"
@@ -161,7 +129,7 @@ def described(config: Config, device: torch.device) -> str:
 
 @cache
 def best_precision(device: torch.device) -> Precision:
-    """The faster precision on a device: bf16, unless matrix products are clearly slower in it."""
+    """Return bf16, unless matrix products are clearly slower in it on this device."""
     if device.type == "cuda":
         is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
@@ -173,14 +141,15 @@ def best_precision(device: torch.device) -> Precision:
 
 
 def _seconds(dtypes: Sequence[torch.dtype]) -> list[float]:
-    """The least time that a product of two matrices takes on the CPU in each type, in turns: other
-    work on the machine slows all.
+    """Return the least time of a matrix product on the CPU in each dtype.
+
+    The dtypes take turns, since other work on the machine slows all of them.
     """
     matrices = [torch.ones(_SIZE, _SIZE, dtype=dtype) for dtype in dtypes]
     least = [math.inf] * len(matrices)
     for _ in range(_NUM_ROUNDS):
         for i, matrix in enumerate(matrices):
-            begin = time.perf_counter()
+            start = time.perf_counter()
             torch.mm(matrix, matrix)
-            least[i] = min(least[i], time.perf_counter() - begin)
+            least[i] = min(least[i], time.perf_counter() - start)
     return least

@@ -1,4 +1,4 @@
-"""Progress, metrics and validation of a training run while it is running."""
+"""Progress bar, log and trackers of a training run."""
 
 import sys
 import time
@@ -9,12 +9,18 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from elbos.base.errors import printable, unfailing
 from elbos.base.progress import clock, progress
+from elbos.theory.denoiser import network_output
 from elbos.training.config import Config
+from elbos.training.data import Batch
 from elbos.training.directory import RunDirectory
+from elbos.training.execution import autocast
+from elbos.training.machine import peak_flops
+from elbos.training.processes import Processes
+from elbos.training.sharding import sharded_parts
 from elbos.training.state import State
 from elbos.training.trackers import Trackers
 from elbos.training.tracking import scalars
@@ -32,9 +38,9 @@ class Monitor:
         run: Its directory.
         state: The state of the training, at the step it starts from.
         machine: The device and precision, as text.
-        is_main: Whether this process is the one that writes.
+        is_main: Whether this process writes and prints.
         on_images: Called with the number of images seen, after each step.
-        seconds_per_image: At the devices' peak, if that is known.
+        seconds_per_image: Time of an image at the devices' peak, if it is known.
 
     Raises:
         ValueError: If a tracker does not start.
@@ -69,7 +75,7 @@ class Monitor:
     def __enter__(self) -> "Monitor":
         if self.is_main:
             self.run.rewind_log(self.state.step)
-        self._print(self._beginning())
+        self._print(self._first_line())
         self.progress.start()
         return self
 
@@ -83,9 +89,15 @@ class Monitor:
         self.trackers.finish()
 
     def note_changes(self, now: Mapping[str, Any]) -> None:
-        """Store what rounding depends on besides the configuration, and print what has changed
-        since the run was trained last; and how far a long warm-up lets the learning rate rise.
+        """Store the record of the machine and print its changes since the run was trained last.
+
+        Also print the learning rate that a long warm-up reaches.
+
+        Args:
+            now: Everything besides the configuration that rounding depends on.
         """
+        if not self.is_main:
+            return
         before = self.run.read("machine.json") or now
         self.run.write("machine.json", {**now})
         if found := [f"{k} {before.get(k)}, now {v}" for k, v in now.items() if v != before.get(k)]:
@@ -94,12 +106,12 @@ class Monitor:
             self._print(f"{long_warmup} (--optimizer.warmup-images)")
 
     def step(self, loss: Float[Tensor, " b"], grad_norm: float, waited: float = 0.0) -> None:
-        """Observe a step's losses, of the whole batch, and log them if a log is due.
+        """Add a step's losses to the log, and write a line if one is due.
 
         Args:
-            loss: The losses.
+            loss: Losses of the global batch.
             grad_norm: Norm of the gradient.
-            waited: Seconds for which batches have been waited for so far.
+            waited: Seconds spent waiting for batches so far.
         """
         state, num_images = self.state, self.state.step * self.config.batch_size
         is_clipped = grad_norm > self.config.optimizer.max_grad_norm
@@ -137,7 +149,7 @@ class Monitor:
         self.step_before, self.since, self.waited_before = state.step, now, waited
 
     def _print_line(self, loss: float, values: Mapping[str, float]) -> None:
-        """The progress as a line, for log files."""
+        """Print the progress as a line, for log files."""
         num_images, total = self.state.step * self.config.batch_size, self.config.num_images
         images_per_sec, wait = values["images_per_sec"], values["data_wait"]
         seconds_left = max(total - num_images, 0) / images_per_sec
@@ -149,25 +161,25 @@ class Monitor:
             + (f", {values['mfu']:.0%} of the peak" if "mfu" in values else "")
         )
 
-    def _beginning(self) -> str:
-        """The first line: machine, size, directory, and new, resuming or finished."""
+    def _first_line(self) -> str:
+        """Return the first line: machine, size, directory, and new, resuming or finished."""
         num_images, total = self.state.step * self.config.batch_size, self.config.num_images
-        begun = f"resuming at image {num_images:,} of {total:,}"
+        status = f"resuming at image {num_images:,} of {total:,}"
         if self.state.step == 0:
-            begun = f"new, {total:,} images"
+            status = f"new, {total:,} images"
         elif self.state.step == self.config.num_steps:
-            begun = f"finished, {total:,} images"
+            status = f"finished, {total:,} images"
         num_parameters = sum(p.numel() for p in self.state.network.parameters())
         path = printable(str(self.run.path))
-        return f"{self.machine}, {num_parameters:,} parameters, {path}: {begun}"
+        return f"{self.machine}, {num_parameters:,} parameters, {path}: {status}"
 
     def _print(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def validation(self, found: Validation | None) -> None:
-        """Log a validation, if there is one, and print it; also log the density of a schedule that
-        learns, and the grid of samples.
-        """
+        """Log and print a validation, if there is one; log the adaptive density and samples."""
+        if not self.is_main:
+            return
         step, images = self.state.step, self.state.step * self.config.batch_size
         if found is not None:
             nats, bits = {"val_nats": found.nats.mean}, f"{found.bits_per_dim:.3f}"
@@ -182,9 +194,34 @@ class Monitor:
             self.run.log(step=step, images=images, density=self._density())
 
     def _density(self) -> list[float]:
-        """The density of the schedule at evenly spaced noise levels, from noise to data."""
+        """Return the density of the schedule at evenly spaced log-SNRs, from noise to data."""
         schedule = self.state.schedule
         ends = schedule.logsnr_min, schedule.logsnr_max
         middle = (torch.arange(NUM_DENSITIES, dtype=torch.float64) + 0.5) / NUM_DENSITIES
         levels = ends[0] + (ends[1] - ends[0]) * middle
         return [float(f"{p:.4g}") for p in schedule.density(levels).tolist()]
+
+
+def seconds_per_image(
+    network: nn.Module, example: Callable[[], Batch], config: Config, processes: Processes
+) -> float | None:
+    """Compute the time of an image at the peak of all devices, if that is known.
+
+    The backward pass takes twice the FLOPs of the forward pass.
+
+    Args:
+        network: The averaged network.
+        example: Returns one sample with its condition.
+        config: The run's configuration.
+        processes: The processes that train it.
+    """
+    peak = peak_flops(config, processes.device)
+    if peak is None or sharded_parts(network):
+        return None
+    from torch.utils.flop_counter import FlopCounterMode  # takes half a second to import
+
+    x, cond = example()
+    with FlopCounterMode(display=False) as counter, autocast(config, processes.device):
+        network_output(network, x, x.new_zeros(1), cond)
+    num_flops: int = counter.get_total_flops()
+    return 3 * num_flops / (peak * processes.num)

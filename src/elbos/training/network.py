@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from elbos.base.formats import pack
 from elbos.base.user_code import as_script, code_path, described, load_function, require_target
-from elbos.training import checkpoint
 
 _ARGUMENTS = ("shape", "num_classes")
 
@@ -87,7 +87,7 @@ def require_storable_state(network: nn.Module) -> None:
             )
     try:
         _require_not_expanded(network)
-        checkpoint.packed(network.state_dict())
+        pack(network.state_dict())
         copy.deepcopy(network).requires_grad_(False).cpu()  # as averages; fails for TorchScript's
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0][:200]

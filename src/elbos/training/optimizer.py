@@ -1,21 +1,30 @@
-r"""Muon: steps of equal size in all directions, for the weights that are matrices.
+r"""Muon: orthogonalized steps for the weight matrices of inner layers, AdamW for the rest.
 
-Adam scales the gradient entry by entry. A layer's weights are a matrix, and Muon takes the nearest
-matrix with orthonormal rows (or columns) to its momentum $M = U S V^\top$,
+Adam scales the gradient entry by entry. Muon takes the nearest matrix with orthonormal rows (or
+columns) to the momentum $M = U S V^\top$ of a weight matrix,
 
 $$W \leftarrow (1 - \eta\,\omega) W - 0.2\,\sqrt{\max(m, n)}\;\eta\; U V^\top,$$
 
 so that directions with small gradients are learned as fast as those with large ones. The factor
 gives the step the root mean square of Adam's, so that one learning rate serves both. $U V^\top$
-comes from five Newton-Schulz steps (`orthogonal`), for which bfloat16 is enough. A convolution's
-weights are the matrix of output channels by (inputs of one output).
+comes from five Newton-Schulz steps (`orthogonal`), for which bfloat16 suffices. The weights of a
+convolution are the matrix of output channels by (inputs of one output).
 
-Which weights are matrices, `matrices` says; all others, those of the first and the last layer among
-them, are AdamW's.
+`inner_matrices` chooses the matrices by the type of their layer: linear maps, convolutions without
+groups, and `nn.MultiheadAttention`. It leaves out
 
-Matrices of one shape are orthogonalized together. Under FSDP2, where a process holds some rows of
-each, momentum and weights stay so, and the matrices are shared out among the processes. Processes
-with the same matrices, too, orthogonalize a share each.
+- the first and the last of these layers in the order of registration (that of the forward pass in
+  diffusers, timm and `nn.Sequential`), and `conv_in`, `conv_out`, `linear_in`, `linear_out`;
+- embeddings of noise level, label or position, and modulations by them: every module with a word in
+  its name that begins with `emb`, `norm` or `modulation` (`time_embedding`, `pos_embed`,
+  `time_emb_proj`, `norm1.linear`, `adaLN_modulation`).
+
+Biases, norms, tables and parameters in modules of other types are AdamW's.
+
+Matrices of one shape are orthogonalized together. Under FSDP2, where each process holds some rows,
+momentum and weights stay sharded, and the matrices are distributed over the processes. Replicas
+orthogonalize a share each. `torch.optim.Muon` does none of this: it takes 2-D weights alone, one
+by one, in every process.
 
 References:
     Jordan et al. (2024), https://kellerjordan.github.io/posts/muon; the step's size: Liu et al.
@@ -23,6 +32,7 @@ References:
 """
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -32,13 +42,15 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from elbos.training.matrices import inner_matrices
 from elbos.training.orthogonal import divided, orthogonalized, orthogonalized_shards
 from elbos.training.settings import Optimizer
 from elbos.training.sharding import local
 
 MOMENTUM = 0.95
 _MAX_STACKED = 2**26  # numbers that are orthogonalized at a time: 128 MiB in bfloat16
+_ENDS = ("conv_in", "conv_out", "linear_in", "linear_out")
+_EMBEDS = re.compile(r"(^|_)(emb|norm|modulation)")
+_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 class Muon(torch.optim.Optimizer):
@@ -51,7 +63,7 @@ class Muon(torch.optim.Optimizer):
         lr: Learning rate of both.
         betas: AdamW's decay rates.
         weight_decay: Decoupled weight decay of both.
-        dtype: What orthogonal matrices are computed in.
+        dtype: Precision of the orthogonalization.
 
     Raises:
         ValueError: If a matrix is sharded along another dimension.
@@ -78,35 +90,33 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step along the gradients."""
+        """Update all parameters along their gradients."""
         assert closure is None
         self.adamw.param_groups = self.param_groups[1:]  # whoever loads a state replaces them
         self.adamw.state = self.state
         self.adamw.step()
         group = self.param_groups[0]
-        for alike in _alike([p for p in group["params"] if p.grad is not None]):
-            self._step(alike, group["lr"], group["weight_decay"])
+        for same_shape in _by_shape([p for p in group["params"] if p.grad is not None]):
+            self._step(same_shape, group["lr"], group["weight_decay"])
 
-    def _step(self, alike: Sequence[Tensor], lr: float, weight_decay: float) -> None:
-        """One step of matrices of one shape, with Nesterov's momentum."""
-        gradients = [local(p.grad) for p in alike if p.grad is not None]  # all have one
-        momenta = [local(self._momentum(parameter)) for parameter in alike]
+    def _step(self, parameters: Sequence[Tensor], lr: float, weight_decay: float) -> None:
+        """Update matrices of one shape, with Nesterov momentum."""
+        first, (num_rows, *_) = parameters[0], parameters[0].shape
+        gradients = [local(p.grad) for p in parameters if p.grad is not None]  # all have one
+        momenta = [local(self._momentum(parameter)) for parameter in parameters]
         torch._foreach_mul_(momenta, MOMENTUM)
         torch._foreach_add_(momenta, gradients)
         stack = _stacked(list(torch._foreach_add(gradients, momenta, alpha=MOMENTUM)), self.dtype)
-
-        group = shards(alike[0])
-        num_rows = alike[0].shape[0]
+        group = shards(first)
 
         def compute(part: Tensor) -> Tensor:
             if group is None:
                 return orthogonalized(part, self.dtype)
             return orthogonalized_shards(part, num_rows, group, self.dtype)
 
-        stack = divided(stack, replicas(alike[0]), compute)
-
+        stack = divided(stack, replicas(first), compute)
         size = lr * 0.2 * math.sqrt(max(num_rows, stack.shape[2]))
-        weights = [local(parameter) for parameter in alike]
+        weights = [local(parameter) for parameter in parameters]
         torch._foreach_mul_(weights, 1 - lr * weight_decay)
         torch._foreach_add_(weights, _unstacked(stack, weights[0].shape), alpha=-size)
 
@@ -118,10 +128,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def shards(parameter: Any) -> dist.ProcessGroup | None:
-    """The processes that hold rows of a parameter each; None where each holds all of them.
+    """Return the processes that hold rows of a parameter each; None where each holds all of them.
 
     Raises:
-        ValueError: If it is sharded otherwise than along its first dimension.
+        ValueError: If it is not sharded along its first dimension.
     """
     if not hasattr(parameter, "to_local"):
         return None
@@ -129,14 +139,14 @@ def shards(parameter: Any) -> dist.ProcessGroup | None:
     dims = [i for i, place in enumerate(places) if not place.is_replicate() and mesh.size(i) > 1]
     if len(dims) > 1 or not all(places[i].is_shard(0) for i in dims):
         raise ValueError(
-            f"a matrix of shape {tuple(parameter.shape)} is sharded as {places}: Muon needs those "
-            "sharded along their first dimension, as fully_shard does it."
+            f"a matrix of shape {tuple(parameter.shape)} is sharded as {places}: Muon needs "
+            "matrices sharded along their first dimension, as by fully_shard."
         )
     return mesh.get_group(dims[0]) if dims else None
 
 
 def replicas(parameter: Any) -> dist.ProcessGroup | None:
-    """The processes that hold the same numbers of a parameter; None if this is the only one."""
+    """Return the processes that hold the same numbers of a parameter; None for one process."""
     if hasattr(parameter, "to_local"):
         mesh, places = parameter.device_mesh, parameter.placements
         dims = [i for i, place in enumerate(places) if place.is_replicate() and mesh.size(i) > 1]
@@ -145,8 +155,8 @@ def replicas(parameter: Any) -> dist.ProcessGroup | None:
     return None if is_one else dist.group.WORLD
 
 
-def _alike(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Parameters of one shape, dtype, device and group of processes, in lists not too large."""
+def _by_shape(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Group parameters by shape, dtype, device and processes, in lists of bounded size."""
     found: defaultdict[Any, list[Tensor]] = defaultdict(list)
     for parameter in parameters:
         key = parameter.shape, parameter.dtype, parameter.device, shards(parameter)
@@ -158,7 +168,7 @@ def _alike(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _stacked(weights: list[Tensor], dtype: torch.dtype) -> Float[Tensor, "k m n"]:
-    """Weights of layers as matrices."""
+    """Copy weights of layers into a stack of matrices."""
     m, *sizes = weights[0].shape
     stack = weights[0].new_empty(len(weights), m, math.prod(sizes), dtype=dtype)
     torch._foreach_copy_(_unstacked(stack, weights[0].shape), weights)
@@ -166,8 +176,9 @@ def _stacked(weights: list[Tensor], dtype: torch.dtype) -> Float[Tensor, "k m n"
 
 
 def _unstacked(stack: Float[Tensor, "k m n"], shape: torch.Size) -> list[Tensor]:
-    """Matrices as weights of layers of a shape: views. Inputs are last in a row, as they lie in
-    channels-last memory.
+    """View a stack of matrices as weights of a shape.
+
+    Inputs are last in a row, as in channels-last memory.
     """
     k, m, _ = stack.shape
     return list(stack.reshape(k, m, *shape[2:], shape[1]).movedim(-1, 2).unbind())
@@ -176,7 +187,7 @@ def _unstacked(stack: Float[Tensor, "k m n"], shape: torch.Size) -> list[Tensor]
 def new_optimizer(
     network: nn.Module, config: Optimizer, dtype: torch.dtype = torch.bfloat16
 ) -> torch.optim.Optimizer:
-    """The optimizer of a network's parameters; Muon computes in `dtype`."""
+    """Make the optimizer of a network's parameters; Muon computes in `dtype`."""
     rates: dict[str, Any] = {
         "lr": config.learning_rate,
         "betas": config.betas,
@@ -188,3 +199,26 @@ def new_optimizer(
     inner = set(map(id, matrices))
     others = [parameter for parameter in network.parameters() if id(parameter) not in inner]
     return Muon(matrices, others, **rates, dtype=dtype)
+
+
+def inner_matrices(network: nn.Module) -> list[nn.Parameter]:
+    """List the weights of inner layers that are matrices of outputs by inputs."""
+    found: dict[str, nn.Parameter] = {}
+    for prefix, module in network.named_modules():
+        is_convolution = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        names: tuple[str, ...] = ()
+        if isinstance(module, nn.Linear) or (is_convolution and module.groups == 1):
+            names = ("weight",)
+        elif isinstance(module, nn.MultiheadAttention):
+            names = _ATTENTION
+        own = dict(module.named_parameters(recurse=False))
+        found |= {f"{prefix}.{name}": own[name] for name in names if name in own}
+    layers = [name.rpartition(".")[0] for name in found]
+    ends = {*layers[:1], *layers[-1:]}
+    return [
+        parameter
+        for layer, parameter in zip(layers, found.values(), strict=True)
+        if layer not in ends
+        and layer.split(".")[0] not in _ENDS
+        and not any(map(_EMBEDS.search, layer.split(".")))
+    ]

@@ -32,9 +32,8 @@ from elbos.base.codec import encode
 from elbos.training import checkpoint
 from elbos.training.config import Config, run_config
 from elbos.training.directory import RunDirectory
-from elbos.training.ema import MAIN, exponent, group_of
+from elbos.training.ema import MAIN, Snapshot, exponent, group_of, snapshots
 from elbos.training.settings import Averaging
-from elbos.training.snapshots import Snapshot, snapshots
 
 Tensors = dict[str, Tensor]
 _Array = Float[np.ndarray, "..."]

@@ -1,8 +1,8 @@
-"""What is written while the training goes on: checkpoints, and snapshots of averages.
+"""Checkpoints and snapshots of averages, written by a thread while the training goes on.
 
-Each process has a thread that writes its part. All begin the next part of the work, such as the
-manifest of a checkpoint, once every one has done the last: then all know, in the same step, whether
-one has failed.
+In each process a thread writes its part. A checkpoint takes two tasks, the parts and then the
+manifest; a task starts once all processes have finished the previous one. So all processes learn in
+the same step of a failure.
 """
 
 import shutil
@@ -16,24 +16,24 @@ from torch import Tensor
 
 from elbos.training import checkpoint
 from elbos.training.directory import RunDirectory
-from elbos.training.ema import EMA
+from elbos.training.ema import EMA, write_snapshots
 from elbos.training.processes import Processes
-from elbos.training.sharding import is_cut, local
-from elbos.training.snapshots import gathered, write_snapshots
+from elbos.training.sharding import is_sharded, local
 
-_Work = Callable[[], None]
+_Task = Callable[[], None]
 
 
 class Saver:
-    """A thread that writes copies of the state, one at a time; a context that ends when the last is
-    written.
+    """A thread that writes copies of the state, one at a time.
+
+    As a context manager, it waits at the end until the last copy is written.
 
     Args:
         run: The run directory.
-        processes: Those that train. All of them call each method, and an OSError of one is raised
-            in all.
-        num_parts: Those of them, the first ones, that have a whole copy of the state together.
-        num_kept: Checkpoints kept.
+        processes: The processes that train. All of them call each method, and an OSError of one is
+            raised in all.
+        num_parts: Number of processes, the first ones, that hold one copy of the state together.
+        num_kept: Number of checkpoints that are not deleted.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class Saver:
         self.num_parts, self.num_kept = num_parts, num_kept
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="elbos-saving")
         self._writing: Future[None] | None = None  # in all processes or in none
-        self._next: list[_Work] = []
+        self._next: list[_Task] = []
         self._folder: Path | None = None  # of the last checkpoint, in the main process
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
 
     def __enter__(self) -> "Saver":
         return self
@@ -64,42 +64,43 @@ class Saver:
         return self._writing is not None and not self._writing.done()
 
     def is_time(self, minutes: float) -> bool:
-        """Whether the last checkpoint was begun so long ago, and nothing is being written."""
-        return self._writing is None and time.monotonic() - self._begun >= 60 * minutes
+        """Return whether the last checkpoint was started so long ago and nothing is written."""
+        return self._writing is None and time.monotonic() - self._started >= 60 * minutes
 
     def save(self, step: int, groups: checkpoint.Groups) -> None:
-        """Copy the state and begin to write a checkpoint, once what came before is written.
+        """Copy the state and start to write a checkpoint, once the previous copy is written.
 
         Raises:
-            OSError: If this or what came before cannot be written.
+            OSError: If this or the previous copy cannot be written.
         """
         self.wait()
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
         processes, rank = self.processes, self.processes.rank
         folder = processes.from_main(processes.together(lambda: self._new_folder(step)))
-        write = finish = _nothing
+        write: _Task = lambda: None  # noqa: E731 (a process may have nothing to write)
+        finish = write
         if rank < self.num_parts:
             copies = {name: _copied(tensors, rank) for name, tensors in groups.items()}
             write = partial(checkpoint.write_part, folder, rank, copies)
         if processes.is_main:
             how = {"num_parts": self.num_parts, "num_kept": self.num_kept}
             finish = partial(checkpoint.finish, folder, self.run.checkpoints, step, **how)
-        self._begin(write, finish)
+        self._start(write, finish)
 
     def save_snapshots(self, step: int, ema: EMA) -> None:
-        """Copy the averages of `snapshot_widths` and begin to write them, likewise.
+        """Copy the averages of `snapshot_widths` and start to write them, likewise.
 
         Raises:
-            OSError: If what came before cannot be written.
+            OSError: If the previous copy cannot be written.
         """
         self.wait()
         is_main = self.processes.is_main
-        averages = gathered(ema, is_main=is_main)
+        averages = ema.snapshots(is_main=is_main)
         write = partial(write_snapshots, self.run.averages, step, averages)
-        self._begin(write if is_main else _nothing)
+        self._start(write if is_main else lambda: None)
 
     def go_on(self) -> None:
-        """Begin the next part of the work, now that no process is busy; end if there is none.
+        """Start the next task, now that no process is busy; finish if there is none.
 
         Raises:
             OSError: If some process could not write.
@@ -113,10 +114,10 @@ class Saver:
             if isinstance(error, OSError) and self.processes.is_main:
                 self.run.require_present()
             raise
-        self._begin(*self._next)
+        self._start(*self._next)
 
     def wait(self) -> None:
-        """Wait until all is written, by all.
+        """Wait until all processes have written everything.
 
         Raises:
             OSError: If some process could not write.
@@ -124,33 +125,29 @@ class Saver:
         while self._writing is not None:
             self.go_on()
 
-    def _begin(self, *work: _Work) -> None:
-        self._writing = self._thread.submit(work[0]) if work else None
-        self._next = list(work[1:])
+    def _start(self, *tasks: _Task) -> None:
+        self._writing = self._thread.submit(tasks[0]) if tasks else None
+        self._next = list(tasks[1:])
 
     def _clear(self) -> None:
-        """Forget what was being written, and delete what there is of a checkpoint."""
-        self._begin()
+        """Discard the tasks, and delete the incomplete checkpoint."""
+        self._start()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _new_folder(self, step: int) -> Path:
-        """In the main process, the folder of a checkpoint that is not yet whole."""
+        """Make the temporary folder of a checkpoint, in the main process."""
         if not self.processes.is_main:
             return Path()
         self.run.require_present()
-        self._folder = checkpoint.begun(self.run.checkpoints, step)
+        self._folder = checkpoint.new_partial(self.run.checkpoints, step)
         return self._folder
 
 
-def _nothing() -> None:
-    """The work of a process that has none."""
-
-
 def _copied(tensors: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
-    """Copies, on the CPU, of what this process writes: its rows, and in the first the rest."""
+    """Copy this process's rows to the CPU; in the first process, unsharded tensors, too."""
     return {
         name: local(tensor).detach().to("cpu", copy=True)
         for name, tensor in tensors.items()
-        if rank == 0 or is_cut(tensor)
+        if rank == 0 or is_sharded(tensor)
     }

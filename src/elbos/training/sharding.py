@@ -1,9 +1,9 @@
-r"""A network on several processes: a copy in each, or one copy for several.
+r"""Networks on several processes: replicas (DDP), or shards of one copy (FSDP2).
 
-With a copy in each, torch's DDP averages gradients while the backward pass goes on. Where processes
-share a copy, FSDP2 works on a mesh of replicas by shards: each parameter is cut along its first
-axis among the processes of a shard group, and copied to every group (with one group this is
-ZeRO-3). A part of the network is gathered when it computes.
+With replicas, torch's DDP averages gradients during the backward pass. With shards, FSDP2 works on
+a mesh of replicas by shards: each parameter is split along its first axis over the processes of a
+shard group, and copied to every group (with one group this is ZeRO-3). Each block of the network is
+gathered when it computes.
 
 FSDP2 takes most of a second to import, and is imported where it is used.
 """
@@ -18,11 +18,11 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from elbos.training.checkpoint import Stored
 from elbos.training.loss import Loss
 from elbos.training.processes import Processes
-from elbos.training.stored import Stored
 
-MIN_PARAMETERS = 2**18  # of a part: smaller ones take longer to be sent for than to be sent
+MIN_PARAMETERS = 2**18  # of a block: for smaller ones latency exceeds the time of the transfer
 
 
 def shard(
@@ -33,21 +33,21 @@ def shard(
     by_blocks: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Cut the parameters of a network among the processes that share a copy, in place; if each has
-    its own, leave it alone.
+    """Shard the parameters of a network in place over groups of `shard_size` processes.
 
     Args:
         network: The same in every process.
-        processes: All of them.
-        shard_size: The processes that share one copy.
+        processes: All processes.
+        shard_size: Number of processes that share one copy. With 1 nothing is done.
         by_blocks: Whether blocks are gathered when they are called, for less memory; else the
-            network is gathered as one, which is right for blocks that are used in other ways, too.
-        dtype: What blocks are gathered and compute in, where autocast decides the rest. Gradients
-            are averaged in float32; what is outside of blocks, such as embeddings, stays as it is.
+            network is gathered at once, which is right for blocks that are used in other ways, too.
+        dtype: Precision in which blocks are gathered and compute; autocast decides the rest.
+            Gradients are averaged in float32; parameters outside of blocks, such as embeddings,
+            keep their dtype.
 
     Raises:
         ValueError: If `shard_size` does not divide the number of processes, or the network has
-            parameters that cannot be cut up.
+            parameters that cannot be sharded.
     """
     if processes.num % shard_size:
         raise ValueError(
@@ -64,25 +64,25 @@ def shard(
     names = ("replicate", "shard")
     mesh = init_device_mesh(processes.device.type, shape, mesh_dim_names=names)
     with torch.no_grad():
-        for parameter in network.parameters():  # FSDP2 knows none that are channels-last, and no
-            parameter.data = parameter.data.contiguous()  # gradients that have no elements
+        for parameter in network.parameters():  # FSDP2 takes no channels-last parameters, and no
+            parameter.data = parameter.data.contiguous()  # gradients without elements
             parameter.requires_grad &= parameter.numel() > 0
     policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
     if dtype == torch.float32:
         policy = MixedPrecisionPolicy()
-    for part in _parts(network) if by_blocks else ():
-        fully_shard(part, mesh=mesh, mp_policy=policy)
+    for block in _blocks(network) if by_blocks else ():
+        fully_shard(block, mesh=mesh, mp_policy=policy)
     # after forward the root would stay gathered until a backward pass, which averages never have
     is_trained = any(parameter.requires_grad for parameter in network.parameters())
     fully_shard(network, mesh=mesh, reshard_after_forward=not is_trained)
 
 
 def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
-    """A loss whose gradients are averaged over all processes, each of which has the same network.
+    """Wrap a loss so that its gradients are averaged over replicas of the network.
 
     Args:
         loss: The loss.
-        uses_all: Whether every parameter has a gradient; if not, torch looks in each step which.
+        uses_all: Whether every parameter has a gradient; if not, torch searches in each step.
     """
     buffers = [name for name, _ in loss.named_buffers()]  # which `share_buffers` sends
     ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
@@ -93,22 +93,23 @@ def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
 
 
 def require_shareable(network: nn.Module, shard_size: int) -> None:
-    """Raise a ValueError if the gradient of some parameter has a hook, which would be called before
-    processes average, or FSDP2 does not take the parameters.
+    """Raise a ValueError for parameters with gradient hooks, or that FSDP2 does not accept.
+
+    A hook would be called before gradients are averaged.
     """
     for name, parameter in network.named_parameters():
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
-            raise ValueError(f"{name} has a hook for its gradient, which several processes lose.")
+            raise ValueError(f"{name} has a gradient hook, which several processes do not call.")
         if parameter.ndim == 0 and shard_size > 1:
-            raise ValueError(f"{name} is one number, of shape []: shards need [1].")
+            raise ValueError(f"{name} has shape []: shards need shape [1].")
     dtypes = {p.dtype for p in network.parameters() if p.requires_grad}
     if len(dtypes) > 1 and shard_size > 1:
         found = ", ".join(sorted(map(str, dtypes)))
         raise ValueError(f"the parameters trained are {found}: shards need one dtype.")
 
 
-def _parts(network: nn.Module) -> Iterator[nn.Module]:
-    """The blocks of a network that are gathered by themselves, inner ones first."""
+def _blocks(network: nn.Module) -> Iterator[nn.Module]:
+    """Iterate over the large blocks in lists of modules, inner ones first."""
     for module in reversed(list(network.modules())):
         if isinstance(module, nn.ModuleList):
             for block in module:
@@ -118,19 +119,20 @@ def _parts(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def is_container(module: nn.Module) -> bool:
-    """Whether a module, such as a list, has no forward: it holds others, and is not called."""
+    """Return whether a module, such as a list, has no forward pass."""
     return type(module).forward is nn.Module.forward
 
 
 def sharded_parts(network: nn.Module) -> list[nn.Module]:
-    """The parts that are gathered by themselves; none of a network on one process."""
-    return [module for module in network.modules() if _is_sharded(module)]
+    """List the modules that FSDP2 gathers separately; empty for a network that is not sharded."""
+    return [module for module in network.modules() if _is_fsdp(module)]
 
 
 @contextmanager
 def returning_views() -> Iterator[None]:
-    """A context without FSDP2's warning of parts that return views. Of those that are written to in
-    place, gradients are lost; the trial of a user's network finds them.
+    """Suppress FSDP2's warning of modules that return views.
+
+    Gradients of views that are changed in place are lost; the trial of a user's network finds them.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
@@ -138,93 +140,85 @@ def returning_views() -> Iterator[None]:
 
 
 def share_initial(network: nn.Module) -> None:
-    """Give the weights and buffers of a whole network the values of the main process."""
+    """Broadcast the weights and buffers of an unsharded network from the main process."""
     for tensor in (*network.parameters(), *network.buffers()):
-        _share(tensor)
+        _broadcast(tensor)
 
 
 def share_buffers(network: nn.Module) -> None:
-    """Give the buffers in the state of a network, such as the statistics of a BatchNorm, the values
-    that they have in the main process.
-    """
+    """Broadcast stored buffers, such as the statistics of a BatchNorm, from the main process."""
     if any(True for _ in network.buffers()):
         parameters = dict(network.named_parameters())
         for name, tensor in network.state_dict().items():
             if name not in parameters:
-                _share(tensor)
+                _broadcast(tensor)
 
 
 @torch.no_grad()
-def _share(tensor: Tensor) -> None:
-    """Give a tensor the values that it has in the main process: as bytes, since processes on a CPU
-    send few types of numbers.
-    """
+def _broadcast(tensor: Tensor) -> None:
+    """Broadcast a tensor as bytes: on CPUs processes send few dtypes."""
     import torch.distributed as dist
 
     sent = tensor.contiguous()
-    dist.broadcast(as_bytes(sent), src=0)
+    dist.broadcast(sent.flatten().view(torch.uint8), src=0)
     tensor.copy_(sent)
 
 
-def as_bytes(tensor: Tensor) -> Tensor:
-    """The bytes of a contiguous tensor: a view."""
-    return tensor.flatten().view(torch.uint8)
-
-
 def set_is_last_part(loss: Loss | DistributedDataParallel, is_last: bool) -> None:
-    """Say whether the next backward pass is that of the last part of a batch, after which gradients
-    are averaged over all copies. Processes that share a copy add up each part's, and keep shards.
+    """Average gradients over replicas after the last micro-batch alone.
+
+    FSDP2 sums the gradients of each micro-batch over the shards, and stores shards.
     """
     if isinstance(loss, DistributedDataParallel):
         loss.require_backward_grad_sync = is_last
-    elif _is_sharded(loss.network):
+    elif _is_fsdp(loss.network):
         loss.network.set_requires_all_reduce(is_last)  # type: ignore[operator]
 
 
-def _is_sharded(module: nn.Module) -> bool:
-    """Whether this is one of FSDP2's modules."""
+def _is_fsdp(module: nn.Module) -> bool:
     return hasattr(module, "set_requires_gradient_sync")
 
 
-def is_cut(tensor: Tensor) -> bool:
-    """Whether this is a DTensor."""
+# --- tensors -------------------------------------------------------------------------------------
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether this is a DTensor."""
     return hasattr(tensor, "full_tensor")
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that is in this process."""
-    part: Tensor = tensor.to_local() if is_cut(tensor) else tensor  # type: ignore[attr-defined]
+    """Return the part of a tensor that is in this process."""
+    part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return part
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor with the parts of all processes, which all have to ask for it."""
-    found: Tensor = tensor.full_tensor() if is_cut(tensor) else tensor  # type: ignore[attr-defined]
+def unsharded(tensor: Tensor) -> Tensor:
+    """Gather a tensor from all processes, which all call it."""
+    found: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return found
 
 
 def rows(tensor: Tensor) -> slice | EllipsisType:
-    """The rows of a tensor that are in this process, cut as FSDP2 cuts; of a whole one, all."""
-    if not is_cut(tensor):
+    """Return the rows of a tensor that are in this process, as FSDP2 splits them."""
+    if not is_sharded(tensor):
         return ...
     mesh = tensor.device_mesh["shard"]  # type: ignore[attr-defined]
-    begin = min(-(-len(tensor) // mesh.size()) * mesh.get_local_rank(), len(tensor))
-    return slice(begin, begin + len(local(tensor)))
+    start = min(-(-len(tensor) // mesh.size()) * mesh.get_local_rank(), len(tensor))
+    return slice(start, start + len(local(tensor)))
 
 
 @torch.no_grad()
 def fill(own: Tensor, value: Shaped[Tensor, "*d"] | Stored) -> None:
-    """Copy a whole tensor into one of which this process may have a part; of a stored one, no more
-    than that part is read.
-    """
+    """Copy an unsharded tensor into one that may be sharded; read no other rows of a stored one."""
     local(own).copy_(value[rows(own)])
 
 
 def load(network: nn.Module, state: Mapping[str, Tensor | Stored]) -> None:
-    """Load the whole tensors of a state dict.
+    """Load a state dict of unsharded tensors.
 
     Raises:
-        RuntimeError: If they are of another network.
+        RuntimeError: If it belongs to another network.
     """
     own = network.state_dict()
     if names := sorted(own.keys() ^ state.keys()):

@@ -1,4 +1,4 @@
-"""Everything that training changes, and its way into a checkpoint and back."""
+"""Training state: everything that a step changes and a checkpoint holds."""
 
 import copy
 from collections.abc import Mapping
@@ -20,15 +20,16 @@ from elbos.training.processes import Processes
 from elbos.training.randomness import seed_of
 from elbos.training.sampling import Sampling
 from elbos.training.sharding import fill, load, shard
-from elbos.training.stored import Stored
 from elbos.validation import LossByLevel
 
 
 @dataclass
 class State:
-    """The network, its average, the optimizer, the schedule if it is adaptive, and the step; and,
-    so that a log does not show where a run was resumed, sum and number of the losses since its last
-    line, how many gradients were clipped, and the unweighted losses by noise level.
+    """Network, averages, optimizer, noise schedule (if it is adaptive) and step.
+
+    So that a log does not show where a run was resumed, `unlogged` has the sum and the number of
+    the losses since its last line, and the number of clipped gradients, and `by_level` the
+    unweighted losses by noise level.
     """
 
     network: nn.Module
@@ -40,7 +41,7 @@ class State:
     unlogged: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
     def groups(self) -> dict[str, dict[str, Tensor]]:
-        """The state without the step, as named tensors in groups."""
+        """Return the state without the step, as named tensors in groups."""
         moments = {
             f"{name}.{moment}": tensor
             for name, parameter in self.network.named_parameters()
@@ -54,7 +55,7 @@ class State:
             "log": {"unlogged": self.unlogged.clone(), **self.by_level.state_dict()},
         }
 
-    def begin_with(self, weights: dict[str, Tensor]) -> None:
+    def start_from(self, weights: dict[str, Tensor]) -> None:
         """Replace the initial weights.
 
         Raises:
@@ -65,15 +66,15 @@ class State:
                 load(network, weights)
         except RuntimeError as error:
             raise ValueError(
-                "The weights of --init are of a network for other data: they have other channels "
-                "or classes."
+                "The weights of --init belong to a network for other data, with other channels or "
+                "classes."
             ) from error
 
     def restore(self, step: int, groups: checkpoint.ReadableGroups) -> None:
-        """Restore the state that `groups` gave, reading what this process has of it.
+        """Restore the state from the result of `groups`; read this process's shards alone.
 
         Raises:
-            KeyError, RuntimeError, ValueError: If it is of another network or schedule.
+            KeyError, RuntimeError, ValueError: If it belongs to another network or schedule.
         """
         self.step = step
         checkpoint.require_dtypes(groups, self.groups())
@@ -89,7 +90,7 @@ class State:
         self.by_level.load_state_dict(log)
         self._restore_moments(groups["optimizer"])
 
-    def _restore_moments(self, moments: Mapping[str, Tensor | Stored]) -> None:
+    def _restore_moments(self, moments: Mapping[str, Tensor | checkpoint.Stored]) -> None:
         parameters = dict(self.network.named_parameters())
         for key, saved in moments.items():
             name, _, moment = key.rpartition(".")
@@ -98,8 +99,8 @@ class State:
                 self.optimizer.state[parameter][moment] = saved[...].to(parameter.device)
                 continue
             if (saved.shape, saved.dtype) != (parameter.shape, parameter.dtype):
-                raise ValueError(f"The moments of {name} are not of its shape and dtype.")
-            # in the memory format of the weights, as the optimizer itself would make them
+                raise ValueError(f"The moments of {name} have another shape or dtype.")
+            # in the memory format of the weights, as the optimizer itself makes them
             own = self.optimizer.state[parameter][moment] = torch.empty_like(parameter)
             fill(own, saved)
         for group in self.optimizer.param_groups:
@@ -109,16 +110,14 @@ class State:
 
 
 def uses_labels(config: Config, data: DataSpec) -> bool:
-    """Whether the network of this run knows class labels."""
+    """Return whether the network of a run is conditioned on class labels."""
     return config.use_labels and data.num_classes is not None
 
 
 def require_guidable(
     config: Config, data: DataSpec, sampling: Sampling, *, has_null: bool = False
 ) -> None:
-    """Raise a ValueError if `sampling` guides a network that has neither classes nor another
-    condition and its null.
-    """
+    """Raise a ValueError for guidance without classes and without a null condition."""
     config.require_guidable(sampling)
     if sampling.guidance != 1 and data.num_classes is None and not has_null:
         raise ValueError(
@@ -128,15 +127,22 @@ def require_guidable(
 
 
 def build_network(config: Config, data: DataSpec, device: torch.device) -> nn.Module:
-    """The network of a run with its initial weights, a function of the seed; channels-last."""
+    """Build the network of a run, in channels-last format; the seed decides its weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed) % 2**63)
-        network = _initial_network(config, data)
+        network: nn.Module
+        num_classes = data.num_classes if uses_labels(config, data) else None
+        if isinstance(config.network, DiffusersConfig):
+            ends = config.schedule.logsnr_min, config.schedule.logsnr_max
+            levels = trained_levels(config.parameterization, *ends)
+            network = config.network.build(data.shape, num_classes, levels)
+        else:
+            network = config.network.build(data.shape, num_classes)
     return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
 
 def memory_format(network: nn.Module) -> torch.memory_format:
-    """The memory format of a network's convolutions, in which they take a batch without copies."""
+    """Return the memory format of a network's convolutions, which saves copies of the batch."""
     weights = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)]
     last = [w for w in weights if w.is_contiguous(memory_format=torch.channels_last)]
     is_last = not all(weight.is_contiguous() for weight in last)  # 1x1 kernels are both
@@ -144,27 +150,17 @@ def memory_format(network: nn.Module) -> torch.memory_format:
 
 
 def in_format(x: Float[Tensor, "b *d"], format_: torch.memory_format) -> Float[Tensor, "b *d"]:
-    """A batch in a memory format, if it is one of images."""
+    """Convert a batch of images to a memory format; return other batches unchanged."""
     return x.to(memory_format=format_) if x.ndim == 4 else x
-
-
-def _initial_network(config: Config, data: DataSpec) -> nn.Module:
-    num_classes = data.num_classes if uses_labels(config, data) else None
-    if isinstance(config.network, DiffusersConfig):
-        ends = config.schedule.logsnr_min, config.schedule.logsnr_max
-        levels = trained_levels(config.parameterization, *ends)
-        return config.network.build(data.shape, num_classes, levels)
-    return config.network.build(data.shape, num_classes)
 
 
 def new_state(
     network: nn.Module, config: Config, processes: Processes, *, by_blocks: bool = True
 ) -> State:
-    """The state before the first step, of a network that is then cut up among the processes, by
-    blocks or as one.
+    """Make the state before the first step, and shard the network and its averages.
 
     Raises:
-        ValueError: If so many cannot share it.
+        ValueError: If that many processes cannot share the network.
     """
     network = network.to(processes.device)
     ema = EMA(network, config.averaging)

@@ -91,7 +91,7 @@ def test_a_batch_made_ahead_is_the_batch_of_its_step(num_workers, is_stored):
 
     source = Counted(10, before)
     made = batches(source if is_stored else source[:])
-    ahead = list(made.made_ahead(2, 23, num_workers=num_workers))
+    ahead = list(made.prefetched(2, 23, num_workers=num_workers))
     assert len(ahead) == 21
     for step, batch in enumerate(ahead, 2):
         for mine, other in zip(batch, made[step], strict=True):
@@ -110,7 +110,7 @@ def test_a_slow_read_holds_up_no_other():
             is_later_read.set()
         assert rows != fifth or is_later_read.wait(60)
 
-    slow = batches(Counted(400, before)).made_ahead(0, 12)
+    slow = batches(Counted(400, before)).prefetched(0, 12)
     for step, batch in enumerate(slow):
         assert torch.equal(batch.x, made[step].x)
 
@@ -122,7 +122,7 @@ def test_an_error_comes_where_its_batch_is_asked_for():
         if rows == fifth:
             raise OSError(5, "Input/output error", "train-00000.bin")
 
-    ahead = batches(Counted(400, before)).made_ahead(0, 12)
+    ahead = batches(Counted(400, before)).prefetched(0, 12)
     for _ in range(4):
         next(ahead)
     with pytest.raises(OSError, match="train-00000"):
@@ -130,7 +130,7 @@ def test_an_error_comes_where_its_batch_is_asked_for():
 
 
 def test_closing_ends_the_threads():
-    ahead = batches(Counted(400)).made_ahead(0, 1000)
+    ahead = batches(Counted(400)).prefetched(0, 1000)
     next(ahead)
     threads = [one for one in threading.enumerate() if one.name.startswith("elbos-data")]
     assert threads

@@ -89,7 +89,7 @@ def test_a_training_reads_them_from_threads_and_processes(shards):
     made = data.Batches(training, 8, 0, slice(0, 8))
     expected = [made[step] for step in range(6)]
     for num_workers in (0, 1):
-        ahead = made.made_ahead(0, 6, num_workers=num_workers)
+        ahead = made.prefetched(0, 6, num_workers=num_workers)
         for mine, other in zip(ahead, expected, strict=True):
             assert torch.equal(mine.x, other.x)
             assert torch.equal(mine.cond, other.cond)

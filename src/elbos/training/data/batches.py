@@ -132,7 +132,7 @@ class Batches(Dataset[StoredBatch]):
         epochs = torch.arange(begin, begin + self.batch_size)[self.share] // num
         return StoredBatch(*self.source.stored(rows), rows, epochs)
 
-    def made_ahead(
+    def prefetched(
         self, step: int, num_steps: int, *, num_workers: int = 0
     ) -> Generator[StoredBatch, None, None]:
         """The batches from a step on, made while the last ones are used; closing it ends that.

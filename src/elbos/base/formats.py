@@ -1,0 +1,55 @@
+"""Tensors and JSON on disk, read without running code, with one type of error."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from elbos.base import files
+
+
+class CorruptFile(ValueError):
+    """A file that is not as it was written: cut short, changed, or of another format."""
+
+
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    """Serialize tensors in the format safetensors.
+
+    Raises:
+        RuntimeError, ValueError, TypeError: If some share memory, or are not tensors of numbers.
+    """
+    content: bytes = safetensors.torch.save(
+        {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    )
+    return content
+
+
+def unpack(content: bytes, path: Path) -> dict[str, Tensor]:
+    """Deserialize the tensors in the content of a safetensors file.
+
+    Raises:
+        CorruptFile: If they are not in that format; it names `path`.
+    """
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load(content)
+    except (SafetensorError, KeyError, NotImplementedError) as error:  # the last two: of dtypes
+        raise CorruptFile(f"{path} is corrupt: it holds no tensors") from error
+    return tensors
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read the JSON object in a file.
+
+    Raises:
+        OSError: If the file cannot be read.
+        CorruptFile: If it holds no JSON object; it names `path`.
+    """
+    try:
+        if isinstance(content := files.read_json(path), dict):
+            return content
+    except ValueError:
+        pass
+    raise CorruptFile(f"{path} is corrupt: it holds no JSON object")

@@ -1,0 +1,138 @@
+"""Kernels, precision and memory of a step: torch.compile, autocast, activation checkpointing.
+
+Nothing here changes what is trained, but for rounding and dropout masks. With activation
+checkpointing, each block stores its input alone and is computed again in the backward pass: less
+memory for about a third more work. Under FSDP2 the block uses the parameters that were gathered for
+its backward pass.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from elbos.base.errors import flat
+from elbos.training.config import Config
+from elbos.training.loss import Loss
+from elbos.training.sharding import is_container, sharded_parts
+
+# Fused horizontally, CPU kernels in bfloat16 use a tensor that torch 2.13 has freed.
+_OPTIONS: dict[str, Any] = {"cpp.max_horizontal_fusion_size": 0}
+_MAX_GRAPHS = 64  # of one function: torch's 8 are too few for the stages of a U-Net, block by block
+
+
+def autocast(config: Config, device: torch.device) -> torch.autocast:
+    """Return the autocast context of a run's precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+@contextmanager
+def fast_kernels(config: Config, device: torch.device) -> Iterator[None]:
+    """Let cuDNN benchmark its kernels, and set TF32 as configured; restore both afterwards."""
+    if device.type != "cuda":
+        yield
+        return
+    cudnn, use_tf32 = torch.backends.cudnn, config.execution.use_tf32
+    flags = {"deterministic": cudnn.deterministic, "benchmark": not cudnn.deterministic}
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if use_tf32 else "highest")
+    try:
+        with cudnn.flags(enabled=cudnn.enabled, **flags, allow_tf32=use_tf32):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+# --- compilation ---------------------------------------------------------------------------------
+
+
+def is_compiled(config: Config, device: torch.device) -> bool:
+    """Return whether a run is compiled on a device: by default on GPUs."""
+    chosen = config.execution.compile
+    return chosen == "on" or (chosen == "auto" and device.type == "cuda")
+
+
+def one_graph(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function; a compiled caller includes it in its own graph."""
+    found: Callable[..., Any] = torch.compile(function, options=_OPTIONS)
+    return found
+
+
+def compile_(loss: Loss) -> None:
+    """Compile a loss and its network as one graph; under FSDP2, block by block, a graph per shape.
+
+    Under FSDP2 the random numbers of the loss are a graph of their own.
+    """
+    loss.drawn = one_graph(loss.drawn)
+    if not (parts := sharded_parts(loss.network)):
+        loss.compile(options=_OPTIONS)
+    for part in parts:
+        part.compile(options=_OPTIONS, dynamic=False)
+
+
+@contextmanager
+def compiling(*, is_on: bool) -> Iterator[None]:
+    """Raise a one-line ValueError where torch.compile fails within the `with` block.
+
+    It fails without a C++ compiler, and for the gradient of a gradient, as of an energy.
+    """
+    stack = ExitStack()
+    if is_on:
+        from torch._dynamo import config  # takes a second to import
+
+        stack.enter_context(config.patch(cache_size_limit=_MAX_GRAPHS))
+    try:
+        with stack:
+            yield
+    except RuntimeError as error:
+        from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+        if not isinstance(error, TorchDynamoException) and "double backward" not in str(error):
+            raise
+        reason = flat(error).partition(" Set TORCH")[0][:300]
+        raise ValueError(
+            f"torch.compile failed ({reason}): install what is missing, or run again with "
+            "--execution.compile off."
+        ) from error
+
+
+# --- activation checkpointing --------------------------------------------------------------------
+
+
+def blocks(network: nn.Module) -> list[nn.Module]:
+    """Return the outermost modules with children in the network's lists of modules.
+
+    Raises:
+        ValueError: If there is no such block.
+    """
+
+    def search(module: nn.Module) -> Iterator[nn.Module]:
+        is_list = isinstance(module, nn.ModuleList | nn.ModuleDict)
+        for child in module.children():
+            if not is_list or is_container(child):
+                yield from search(child)
+            elif any(True for _ in child.children()):
+                yield child
+
+    if not (found := [*dict.fromkeys(search(network))]):
+        raise ValueError(
+            f"{type(network).__name__} has no blocks in a torch.nn.ModuleList that could be "
+            "computed again: leave out use_checkpointing."
+        )
+    return found
+
+
+@contextmanager
+def checkpointed(found: Sequence[nn.Module]) -> Iterator[None]:
+    """Compute blocks again in backward passes within the `with` block."""
+    for block in found:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block in found:
+            del block.forward
