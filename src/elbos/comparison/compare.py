@@ -1,9 +1,11 @@
 """Compare training objectives: train each with all seeds, score the models, and report."""
 
 import contextlib
+import itertools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,12 +19,13 @@ from elbos.base.codec import digest
 from elbos.base.errors import Interrupted, printable, suggestion, unfailing
 from elbos.base.progress import begin, clock, progress
 from elbos.comparison.directory import ComparisonDirectory, Stored
-from elbos.comparison.executors import Executor, Local, do_all
+from elbos.comparison.executors import Executor, Key, Local, do_all
 from elbos.comparison.experiment import Experiment, Scoring, shared_config
 from elbos.comparison.job import Job
+from elbos.comparison.objective_result import Failure
 from elbos.comparison.result import Comparison
 from elbos.comparison.summary import summarize
-from elbos.comparison.timing import Display, resolved, seconds_left, speed
+from elbos.comparison.timing import hardware, resolved
 from elbos.comparison.variants import Variant
 from elbos.evaluation.quality import REFERENCE_SPLIT
 from elbos.evaluation.reference import reference
@@ -32,9 +35,6 @@ from elbos.training.presets import PRESETS
 from elbos.training.processes import local_device
 from elbos.training.state import build_network, require_guidable
 from elbos.training.trackers import require_installed
-
-Key = tuple[str, int]
-"""An objective's name and a seed."""
 
 
 @typed
@@ -135,18 +135,51 @@ def run_experiment(
         features = extractor.name if extractor else None
         is_new = directory.stored() is None
         experiment = _claimed(experiment, directory, dataset, features, minutes, executor)
-        jobs = _jobs(experiment, directory)
-        all_jobs = list(jobs.values())
-        where = f"{printable(str(path))}: {'new' if is_new else 'resumed'}"
-        _announce(all_jobs, executor, minutes, f"{num_parameters:,} parameters, {where}")
+        jobs = {  # one seed of all objectives, then the next
+            (one.name, seed): Job.from_experiment(
+                experiment, directory.run(one, seed).absolute(), one, seed
+            )
+            for seed in experiment.seeds
+            for one in experiment.objectives
+        }
+        left = {key: job for key, job in jobs.items() if job.scores() is None}
+        if left:
+            machine = executor.call(hardware, next(iter(left.values())).config)
+            unfailing(sys.stderr).write(
+                f"{machine}, {num_parameters:,} parameters, {printable(str(path))}: "
+                f"{'new' if is_new else 'resumed'}, {len(jobs) - len(left)} of {len(jobs)} runs "
+                f"done, {executor.num_workers} at once\n"
+            )
         try:
-            with progress(Console(stderr=True)) as bar:
-                if extractor:  # once, with all cores; and fail before training
+            if extractor:  # once, with all cores; and fail before training
+                with progress(Console(stderr=True)) as bar:
                     reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
-                do_all(all_jobs, executor, Display(all_jobs, bar).show)
+            failures = do_all(left, executor, _reporter(jobs, left))
         except KeyboardInterrupt:
             raise _interrupted(experiment, jobs) from None
-    return _report(experiment, directory, jobs, command, features)
+    return _report(experiment, directory, jobs, failures, command, features)
+
+
+def _reporter(
+    jobs: Mapping[Key, Job], left: Mapping[Key, Job]
+) -> Callable[[Key, Failure | None], None]:
+    """Make the callback that writes a line on stderr when a run has ended.
+
+    The time left is that of the runs that have ended so far.
+    """
+    start, ended = time.monotonic(), itertools.count(1)
+
+    def on_end(key: Key, failure: Failure | None) -> None:
+        num = next(ended)
+        num_left = len(left) - num
+        seconds = (time.monotonic() - start) / num * num_left
+        what = f"failed, {failure.reason.rstrip('.')}" if failure else "done"
+        unfailing(sys.stderr).write(
+            f"{jobs[key].path.name}: {what}; {len(jobs) - num_left} of {len(jobs)} runs"
+            + (f"; about {clock(seconds)} left\n" if num_left else "\n")
+        )
+
+    return on_end
 
 
 def _require_trainable(experiment: Experiment, dataset: Dataset) -> int:
@@ -202,32 +235,6 @@ def _claimed(
     return experiment
 
 
-def _jobs(experiment: Experiment, directory: ComparisonDirectory) -> dict[Key, Job]:
-    """The runs: a seed of all objectives, then the next."""
-    return {
-        (one.name, seed): Job.from_experiment(
-            experiment, directory.run(one, seed).absolute(), one, seed
-        )
-        for seed in experiment.seeds
-        for one in experiment.objectives
-    }
-
-
-def _announce(jobs: Sequence[Job], executor: Executor, minutes: float | None, what: str) -> None:
-    """Say in a line what is about to be done, if anything is: where, how much, about how long."""
-    left = [job for job in jobs if not job.is_final()]
-    if not left:
-        return
-    machine, each = executor.call(
-        speed, left[0].config, minutes, executor.num_threads, executor.num_processes
-    )
-    seconds = seconds_left(left, executor.num_workers, each)
-    unfailing(sys.stderr).write(
-        f"{machine}, {what}, {len(jobs) - len(left)} of {len(jobs)} runs done, "
-        f"{executor.num_workers} at once, about {clock(seconds)}\n"
-    )
-
-
 def _interrupted(experiment: Experiment, jobs: Mapping[Key, Job]) -> Interrupted:
     """How to resume, or to report on what is done."""
     done = [key for key, job in jobs.items() if job.scores() is not None]
@@ -244,6 +251,7 @@ def _report(
     experiment: Experiment,
     directory: ComparisonDirectory,
     jobs: Mapping[Key, Job],
+    failures: Mapping[Key, Failure],
     command: str | None,
     features: str | None,
 ) -> Comparison:
@@ -251,7 +259,7 @@ def _report(
     comparison = summarize(
         experiment,
         {key: scores for key, job in jobs.items() if (scores := job.scores())},
-        {key: failure for key, job in jobs.items() if (failure := job.failure())},
+        failures,
         name=printable(str(directory.path)),  # which need not be text
         command=command and printable(command),
         features=features,

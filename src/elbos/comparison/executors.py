@@ -1,45 +1,49 @@
-"""Where the runs of a comparison are made: in processes of this machine, or on a Ray cluster.
+"""Executors of the runs of a comparison: processes of this machine, or a Ray cluster.
 
-A pool of threads (`concurrent.futures`) hands out the jobs. Each thread waits for a process of its
-job's own, so that one which is killed, as for memory, takes no other with it; a pool of processes
-loses all its jobs with one. Several commands may share a comparison: a job is done by whoever holds
-its lock, and the others wait until it is done, or take it over.
+A thread for each worker (`concurrent.futures`) starts a process per run and waits for it, so that a
+run that is killed, as for memory, ends no other. Each run ends in scores or in a failure, and the
+others go on. Several commands may share a comparison: the lock of a run belongs to one of them, and
+the others wait for its scores, or do the run when its lock is free.
 """
 
 import abc
 import contextlib
+import json
 import logging
 import os
 import queue
 import signal
-import threading
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, TypeVar
 
 import torch
 
 from elbos.base.checks import require_positive, typed
-from elbos.base.errors import optional
+from elbos.base.codec import encode
+from elbos.base.errors import flat, optional
 from elbos.base.user_code import no_modules_here
-from elbos.comparison.job import Job, work
-from elbos.comparison.processes import JobProcesses, without_roles
+from elbos.comparison.job import Job
+from elbos.comparison.objective_result import Failure
 from elbos.training.machine import num_cores, require_few
 
-_TICK_SECONDS, _WAIT_SECONDS = 0.5, 2.0
+_WAIT_SECONDS = 2.0
 _GRACE_SECONDS = 60.0
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # read when Ray is imported
 """Without clusters, as by default on macOS and Windows, Ray's node is 127.0.0.1. An address given
 to `ray.init` does not do: Ray replaces 127.0.0.1, and listens on all addresses for any other.
 """
 
+Key = tuple[str, int]
+"""Name of an objective and seed: the key of a run."""
 T = TypeVar("T")
-OnTick = Callable[[Sequence[Job], Sequence[Job]], None]
 
 
 class Executor(abc.ABC):
-    """Does jobs, `num_workers` at once, by `num_processes` each that have `num_threads` cores."""
+    """Does `num_workers` jobs at once, each by `num_processes` processes of `num_threads` cores."""
 
     num_workers: int
     num_processes: int = 1
@@ -47,19 +51,15 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def call(self, function: Callable[..., T], *args: Any) -> T:
-        """What the function returns on a machine that does jobs."""
+        """Call a function on a machine that does jobs, and return its result."""
 
     @abc.abstractmethod
-    def do(self, job: Job) -> str | None:
-        """Do a job, in the calling thread or for it.
-
-        Returns:
-            Why its process ended, where it did not by itself.
-        """
+    def do(self, job: Job) -> Failure | None:
+        """Do a job and wait for its end; return its failure, if it failed."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """End what is running; trainings save a checkpoint."""
+        """Stop the running jobs; trainings save a checkpoint."""
 
 
 class Local(Executor):
@@ -68,7 +68,7 @@ class Local(Executor):
     Args:
         num_workers: Jobs at once. Default: one for each accelerator, or each two cores, or for as
             many as a run has.
-        gpus_per_run: Accelerators of each run, one for each of its processes; where there are none
+        gpus_per_run: Accelerators of each run, one for each of its processes; without accelerators
             the processes share the cores.
 
     Raises:
@@ -82,7 +82,8 @@ class Local(Executor):
         cores, devices = num_cores(), _num_devices()
         if 0 < devices < gpus_per_run:
             raise ValueError(
-                f"gpus_per_run is {gpus_per_run}, and this machine has {devices}: give fewer."
+                f"gpus_per_run is {gpus_per_run}, but this machine has {devices} accelerators: "
+                "give fewer."
             )
         if num_workers is None:
             num_workers = devices // gpus_per_run or max(1, cores // (2 * gpus_per_run))
@@ -93,53 +94,108 @@ class Local(Executor):
         self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(num_workers):
             self._slots.put(slot)
-        self._running: set[JobProcesses] = set()
-        self._lock, self._is_closed = threading.Lock(), False
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._is_closed = False
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
-        """What the function returns here."""
+        """Call a function in this process."""
         return function(*args)
 
-    def do(self, job: Job) -> str | None:
-        """Do a job in processes of its own, and wait."""
+    def do(self, job: Job) -> Failure | None:
+        """Do a job in its own process or processes, and wait."""
         slot = self._slots.get()
+        environment = {"OMP_NUM_THREADS": str(self.num_threads)}
+        if _num_devices() > 1:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            names = device_names(slot, _num_devices(), visible, self.num_processes)
+            environment["CUDA_VISIBLE_DEVICES"] = names
         try:
-            with self._lock:
+            with _started(job, self.num_processes, environment) as process:
+                self._running.add(process)
                 if self._is_closed:
-                    return None
-                processes = JobProcesses(job, self.num_processes, self._environment(slot))
-                self._running.add(processes)
-            trouble = processes.wait()
-            with self._lock:
-                self._running.remove(processes)
-            return trouble
+                    _stop(process)
+                failure = _outcome(process, job)
+                self._running.remove(process)
+                return failure
         finally:
             self._slots.put(slot)
 
-    def _environment(self, slot: int) -> dict[str, str]:
-        threads = {"OMP_NUM_THREADS": str(self.num_threads)}
-        if _num_devices() < 2:
-            return threads
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        names = device_names(slot, _num_devices(), visible, self.num_processes)
-        return threads | {"CUDA_VISIBLE_DEVICES": names}
-
     def close(self) -> None:
-        """Close what the processes listen to, which ends them."""
-        with self._lock:
-            self._is_closed = True
-            for processes in self._running:
-                processes.close()
+        """Stop the processes; trainings save a checkpoint."""
+        self._is_closed = True
+        for process in list(self._running):
+            _stop(process)
+
+
+@contextlib.contextmanager
+def _started(
+    job: Job, num_processes: int, environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the process of a job, torchrun if it has several; stop and await it on exit."""
+    torchrun = ["torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    several = [*torchrun, f"--nproc-per-node={num_processes}", "-m"]
+    launcher = several if num_processes > 1 else []
+    job.path.mkdir(parents=True, exist_ok=True)
+    with job.log.open("ab") as log:
+        process = subprocess.Popen(  # noqa: S603 (words of ours)
+            [sys.executable, "-m", *launcher, "elbos.comparison.job"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=_without_roles(os.environ) | {"PYTHONSAFEPATH": "1"} | dict(environment),
+            start_new_session=True,  # Ctrl-C is for the process that started it
+        )
+    with process:
+        assert process.stdin is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):  # its status says why it ended
+                process.stdin.write(json.dumps(encode(job)).encode() + b"\n")
+                process.stdin.flush()
+            yield process
+        finally:
+            _stop(process)
+
+
+def _without_roles(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what torchrun and SLURM set for the process that has it."""
+    prefixes = ("SLURM_", "TORCHELASTIC_", "GROUP_", "ROLE_", "MASTER_")
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in names and not name.startswith(prefixes)
+    }
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Close the standard input of a job's process, which stops it."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+
+
+def _outcome(process: subprocess.Popen[bytes], job: Job) -> Failure | None:
+    """Wait for the process of a job; return the failure that it printed, or its exit status."""
+    assert process.stdout is not None
+    answer, status = process.stdout.read(), process.wait()
+    if answer:
+        return Failure(**json.loads(answer))
+    if status == 0:
+        return None
+    how = f"with status {status}"
+    if status < 0:
+        how = f"by {signal.Signals(-status).name} (out of memory?)"
+    return job.failed(f"its process ended {how}: see {job.log}.")
 
 
 def device_names(slot: int, num_devices: int, visible: str, num: int = 1) -> str:
-    """The accelerators of a slot.
+    """Choose the accelerators of a job, as a value of CUDA_VISIBLE_DEVICES.
 
     Args:
-        slot: Number of a job of those that run at once.
-        num_devices: Accelerators that this process sees.
-        visible: Its CUDA_VISIBLE_DEVICES, empty for all.
-        num: How many a job has.
+        slot: Number of the job among those that run at once.
+        num_devices: Number of accelerators that this process sees.
+        visible: CUDA_VISIBLE_DEVICES of this process, empty for all.
+        num: Number of accelerators of a job.
 
     Examples:
         >>> [device_names(slot, 2, "") for slot in range(3)], device_names(1, 2, "6,7")
@@ -156,10 +212,10 @@ def _num_devices() -> int:
 
 
 class OnRay(Executor):
-    """A Ray cluster: the one at `RAY_ADDRESS`, or one of this machine that is started here, which
-    listens on the loopback address only: others on the network cannot run code in it.
+    """A Ray cluster: the one at `RAY_ADDRESS`, or one started on this machine.
 
-    All machines need elbos, and see the comparison's directory under the same path.
+    A cluster started here listens on the loopback address only: others on the network cannot run
+    code in it. All machines need elbos, and see the comparison's directory under the same path.
 
     Args:
         num_workers: Jobs at once. Default: one for each GPU of the cluster, or each two cores, or
@@ -209,7 +265,7 @@ class OnRay(Executor):
         self._running: set[Any] = set()
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
-        """What the function returns on a machine of the cluster."""
+        """Call a function on a machine of the cluster, and return its result."""
         try:
             found: T = self._ray.get(self._remote(function).remote(*args))
         except self._ray.exceptions.RaySystemError as error:
@@ -219,17 +275,17 @@ class OnRay(Executor):
             ) from error
         return found
 
-    def do(self, job: Job) -> str | None:
-        """Do a job wherever there is room, and wait."""
-        task = self._remote(_work_with_log).remote(job, self.num_threads, self.num_processes)
+    def do(self, job: Job) -> Failure | None:
+        """Do a job on a machine that has room, and wait."""
+        task = self._remote(_do_here).remote(job, self.num_processes, self.num_threads)
         self._running.add(task)
         try:
-            trouble: str | None = self._ray.get(task)
+            failure: Failure | None = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
-            return f"Ray: {str(error).strip().splitlines()[-1]}"
+            return job.failed(flat(f"Ray: {str(error).strip().splitlines()[-1]}"))
         finally:
             self._running.discard(task)
-        return trouble
+        return failure
 
     def close(self) -> None:
         """Interrupt all tasks, wait until they have saved, and leave the cluster."""
@@ -245,16 +301,18 @@ class OnRay(Executor):
 def shares(
     nodes: Sequence[Mapping[str, float]], num_workers: int | None, gpus_per_run: int = 1
 ) -> tuple[int, int]:
-    """How many jobs run at once, and how many cores each process of theirs has, such that machines
-    can hold them.
+    """Share the cores of a cluster among jobs, such that the machines can hold them.
 
     Args:
-        nodes: What each machine of the cluster has, by Ray's account.
-        num_workers: Jobs at once, if it was said.
-        gpus_per_run: Processes of a job, with a GPU each where there are any.
+        nodes: Resources of each machine of the cluster, by Ray's account.
+        num_workers: Jobs at once. Default: as many as the GPUs or cores allow.
+        gpus_per_run: Processes of a job, each with a GPU where there are GPUs.
+
+    Returns:
+        The number of jobs at once, and the cores of each of their processes.
 
     Raises:
-        ValueError: If there are GPUs, and so many on no machine.
+        ValueError: If there are GPUs, but no machine has `gpus_per_run`.
 
     Examples:
         >>> shares([{"CPU": 8.0}, {"CPU": 8.0}], 1), shares([{"CPU": 8.0}], None)
@@ -278,66 +336,58 @@ def shares(
     return num, max(1, min(cores // num, most) // gpus_per_run)
 
 
-def _work_with_log(job: Job, num_threads: int, num_processes: int) -> str | None:
-    """Do a job on a machine of the cluster."""
-    num_threads = min(num_threads, torch.get_num_threads())
+def _do_here(job: Job, num_processes: int, num_threads: int) -> Failure | None:
+    """Do a job on this machine of the cluster."""
     if not job.path.parent.is_dir():
-        return f"{job.path.parent} is not there on {os.uname().nodename}: name one that all share."
-    if num_processes > 1:
-        processes = JobProcesses(job, num_processes, {"OMP_NUM_THREADS": str(num_threads)})
-        with contextlib.closing(processes):  # also where the task is interrupted
-            return processes.wait()
-    own = without_roles(os.environ)  # Ray's processes inherit those of whoever started it
-    for name in os.environ.keys() - own.keys():
-        del os.environ[name]
-    torch.set_num_threads(num_threads)
-    job.path.mkdir(exist_ok=True)
-    log = (job.path / ".log.txt").open("a")
-    with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        work(job)
-    return None
+        return job.failed(
+            f"{job.path.parent} does not exist on {os.uname().nodename}: name a directory that all "
+            "machines share."
+        )
+    environment = {"OMP_NUM_THREADS": str(min(num_threads, torch.get_num_threads()))}
+    with _started(job, num_processes, environment) as process:
+        return _outcome(process, job)
 
 
-def do_all(jobs: list[Job], executor: Executor, on_tick: OnTick) -> None:
-    """Do all jobs that are left. Those that fail are noted, and the others go on.
+def do_all(
+    jobs: Mapping[Key, Job],
+    executor: Executor,
+    on_end: Callable[[Key, Failure | None], None] = lambda *_: None,
+) -> dict[Key, Failure]:
+    """Do all jobs; those that fail do not stop the others.
 
     Args:
-        jobs: The jobs.
+        jobs: The jobs without scores.
         executor: Where they are done.
-        on_tick: Called now and then with the jobs that are left, and those that are being done.
+        on_end: Called when a job has ended, with its failure, if it failed.
+
+    Returns:
+        The failures.
     """
-    left = [job for job in jobs if not job.is_final()]
+    left, failures = dict(jobs), {}
     pool = ThreadPoolExecutor(executor.num_workers)
     try:
         while left:
-            attempts = {pool.submit(_attempt, job, executor): job for job in left}
-            unfinished = set(attempts)
-            while unfinished:
-                on_tick(left, [job for attempt, job in attempts.items() if attempt.running()])
-                done, unfinished = wait(unfinished, _TICK_SECONDS)
-                for attempt in done:
-                    if attempt.result():
-                        left.remove(attempts[attempt])
-            on_tick(left, [])
-            if left:  # other processes do these
+            attempts = {pool.submit(_attempt, job, executor): key for key, job in left.items()}
+            for attempt in as_completed(attempts):
+                key, (has_ended, failure) = attempts[attempt], attempt.result()
+                if failure:
+                    failures[key] = failure
+                if has_ended:
+                    del left[key]
+                    on_end(key, failure)
+            if left:  # other commands do these
                 time.sleep(_WAIT_SECONDS)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         executor.close()
         pool.shutdown()
+    return failures
 
 
-def _attempt(job: Job, executor: Executor) -> bool:
-    """Do a job.
-
-    Returns:
-        Whether nothing more is to be done; False where another process does it.
-    """
-    if job.is_final():
-        return True
-    if job.is_running():
-        return False
-    trouble = executor.do(job)
-    if trouble is not None and job.scores() is None:
-        job.fail(f"{trouble} See {job.path / '.log.txt'}.", is_final=False)
-    return job.scores() is not None or job.failure() is not None
+def _attempt(job: Job, executor: Executor) -> tuple[bool, Failure | None]:
+    """Do a job unless another command does; return whether it has ended, and its failure."""
+    if job.scores() is not None:
+        return True, None
+    failure = None if job.is_running() else executor.do(job)
+    has_scores = job.scores() is not None
+    return has_scores or failure is not None, None if has_scores else failure

@@ -6,7 +6,7 @@ weightings, a run costs seconds.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +25,6 @@ from elbos.evaluation.quality import Scorer
 from elbos.evaluation.samples import stored_samples
 from elbos.evaluation.scores import Baseline, Scores
 from elbos.runs.run import Run
-from elbos.theory.schedules import Schedule
 from elbos.theory.weightings import Weighting
 from elbos.training.config import Config
 from elbos.training.data import to_unit
@@ -38,10 +37,6 @@ _SAMPLER_TITLES = {"heun": "Heun", "ddim": "DDIM", "unipc": "UniPC"}
 MAX_PILOT = 500  # images, of 32 evaluations each: as many as the rounds take
 FILE = "scores.json"
 _FORMAT = 3  # a higher number forgets stored scores
-_LIKELIHOOD_COST, _FEATURES_COST = 16.0, 2.0  # of an image, about, in function evaluations
-
-Counting = Callable[[float], Start]
-"""Counts units of work that take so many function evaluations each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +84,6 @@ class RunScores:
     clipped: float | None
 
 
-def scoring_cost(scoring: Scoring, schedule: Schedule, has_samples: bool) -> float:
-    """The work of `measure_scores`, about, in function evaluations; points have no samples."""
-    each = [sampling.num_evaluations(schedule) for sampling in scoring.samplings.values()]
-    samples = scoring.num_samples * (sum(each) + _FEATURES_COST * len(each))
-    return samples * has_samples + _LIKELIHOOD_COST * scoring.num_images
-
-
 def read_scores(
     path: Path, config: Config, scoring: Scoring, weightings: Iterable[str] = ()
 ) -> RunScores | None:
@@ -120,7 +108,7 @@ def _digest(config: Config, scoring: Scoring, scores: Mapping[str, Any]) -> str:
 
 
 def measure_scores(
-    run: Run, scoring: Scoring, weightings: Mapping[str, Weighting], counting: Counting
+    run: Run, scoring: Scoring, weightings: Mapping[str, Weighting], start: Start
 ) -> None:
     """Score a run; losses under other weightings that were measured before are kept. The processes
     that share the run all make this call.
@@ -129,7 +117,7 @@ def measure_scores(
         run: The run, trained.
         scoring: How.
         weightings: Under which its losses are measured, by name.
-        counting: Told of each piece of work.
+        start: Called at the start of each piece of work, for progress.
 
     Raises:
         ValueError: If a loss or a sample is not finite.
@@ -140,8 +128,8 @@ def measure_scores(
         data=run.dataset.fingerprint()["name"],
         precision=run.config.precision,
         machine=machine(run.device),
-        **_likelihood(run, scoring, weightings, counting),
-        **_samples(run, scoring, counting),
+        **_likelihood(run, scoring, weightings, start),
+        **_samples(run, scoring, start),
         **_training(run),
     )
     if not run.processes.is_main:
@@ -154,7 +142,7 @@ def measure_scores(
 
 
 def _likelihood(
-    run: Run, scoring: Scoring, weightings: Mapping[str, Weighting], counting: Counting
+    run: Run, scoring: Scoring, weightings: Mapping[str, Weighting], start: Start
 ) -> dict[str, Any]:
     """The bound, the loss under each weighting, and both curves."""
     config = EvaluationConfig(
@@ -167,7 +155,7 @@ def _likelihood(
     images = chosen_images(run, config)
     told = conditions(run, run.dataset.test, images, silent)
     condition = told[-1]  # given the label, if it knows labels
-    measured = measure(run, condition, config, counting(1.0))
+    measured = measure(run, condition, config, start)
     bound = summary(measured)
     return {
         "condition": condition.title,
@@ -182,21 +170,20 @@ def _likelihood(
     }
 
 
-def _samples(run: Run, scoring: Scoring, counting: Counting) -> dict[str, Any]:
+def _samples(run: Run, scoring: Scoring, start: Start) -> dict[str, Any]:
     """Sample quality with each sampler, and a picture of the last one; of points there is none.
 
     Metrics that depend on the number of samples are of as many as the real-data baseline has,
     `num_compared`; the kernel distance is of all.
     """
-    num, seed, schedule = scoring.num_samples, run.config.seed, run.config.schedule
+    num, seed = scoring.num_samples, run.config.seed
     if run.dataset.num_levels is None:
         return dict.fromkeys(("samples", "baseline", "num_compared", "num_features"))
-    features = counting(_FEATURES_COST)
-    scorer = Scorer.load(run, scoring.extractor, features)
+    scorer = Scorer.load(run, scoring.extractor, start)
     samples = {}
     for name, sampling in scoring.samplings.items():
-        x = stored_samples(run, sampling, num, seed, counting(sampling.num_evaluations(schedule)))
-        samples[name] = scorer.score(x, sampling, seed, features).comparable
+        x = stored_samples(run, sampling, num, seed, start)
+        samples[name] = scorer.score(x, sampling, seed, start).comparable
         if run.processes.is_main:
             shown = to_unit(x[:NUM_SHOWN], run.dataset.num_levels)
             run.directory.samples.mkdir(exist_ok=True)
@@ -204,7 +191,7 @@ def _samples(run: Run, scoring: Scoring, counting: Counting) -> dict[str, Any]:
             files.write(run.directory.samples / f"{name}.png", picture)
     return {
         "samples": samples,
-        "baseline": scorer.baseline(num, features),
+        "baseline": scorer.baseline(num, start),
         "num_compared": scorer.num_matched(num) or num,
         "num_features": scorer.num_features,
     }
