@@ -7,7 +7,6 @@ import math
 import re
 from pathlib import Path
 
-import elbos.report
 import numpy as np
 import pytest
 import torch
@@ -15,6 +14,7 @@ from scipy.special import expit
 from scipy.stats import norm
 
 import elbos.adapters
+import elbos.audit
 from elbos.audit import Audit, Diagnostic, from_recipe
 from elbos.audit.matching import SAME
 from elbos.audit.page import figure
@@ -254,7 +254,7 @@ def test_every_diagnostic_has_its_sentence():
     kinds = re.findall(r'Diagnostic\("([a-z-]+)"', text) + re.findall(
         r'"(\w+-[a-z-]+)": [a-z]', text
     )
-    template = Path(elbos.report.__path__[0], "templates/audit_diagnostic.txt").read_text()
+    template = Path(elbos.audit.__path__[0], "templates/diagnostic.txt").read_text()
     assert len(set(kinds)) > 25
     assert set(kinds) <= set(re.findall(r'kind == "([a-z-]+)"', template))
 

@@ -27,6 +27,7 @@ DATA = (
     "py.typed",
     "cli/help/train.txt",
     *(f"base/templates/{name}" for name in ("base.html", "style.css", "page.js")),
+    "audit/templates/page.html",
 )
 SMALL = [
     *("--network.channels", "16", "32", "--network.embedding-dim", "32", "--batch-size", "16"),

@@ -53,7 +53,7 @@ class Diagnostic:
     """A finding about a loss that its weighting does not show.
 
     Attributes:
-        kind: One of those that `templates/audit.html` has a sentence for.
+        kind: One of those that `templates/page.html` has a sentence for.
         values: Numbers, and sometimes names, of that sentence.
     """
 

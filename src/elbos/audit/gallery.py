@@ -119,8 +119,8 @@ def page(cards: Sequence[Card], showcases: Sequence[Showcase], *, command: str) 
     """
     everything = [*(card for one in showcases for card in one.cards), *cards]
     return document(
-        "gallery.html",
-        script_file="gallery.js",
+        "audit/gallery.html",
+        script_file="audit/gallery.js",
         has_plots=False,
         cards=cards,
         showcases=showcases,

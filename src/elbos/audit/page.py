@@ -46,7 +46,7 @@ def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
     ]
     fig.add_traces([curve for curves in named for curve in curves])
     return document(
-        "audit.html",
+        "audit/page.html",
         views=shown,
         boxes=boxes,
         facts=_page_facts(shown),

@@ -100,7 +100,7 @@ class View:
         its weighting rises.
         """
         recipe = RECIPES[self.audit.recipe].title if self.audit.recipe else ""
-        text = render("audit_notes.txt", audit=self.audit, view=self, recipe_title=recipe)
+        text = render("audit/notes.txt", audit=self.audit, view=self, recipe_title=recipe)
         lines = filter(str.strip, text.splitlines())
         return [Note(*map(str.strip, line.split("|", 2))) for line in lines]
 
@@ -159,7 +159,7 @@ class View:
     @property
     def explanation(self) -> str:
         """What the verdict means, and what else was found, in one paragraph."""
-        return " ".join(render("audit_verdict.txt", audit=self.audit, view=self).split())
+        return " ".join(render("audit/verdict.txt", audit=self.audit, view=self).split())
 
     @property
     def in_words(self) -> str:
@@ -280,7 +280,7 @@ def difference(audit: Audit, other: Audit) -> str:
     """How much two weightings differ, in words."""
     d = weighting_distance(audit, other)
     is_same = d is not None and d < SAME
-    return render("audit_difference.txt", distance=d, is_same=is_same, in_words=in_words).strip()
+    return render("audit/difference.txt", distance=d, is_same=is_same, in_words=in_words).strip()
 
 
 def weighting_distance(audit: Audit, other: Audit) -> float | None:

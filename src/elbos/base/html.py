@@ -16,10 +16,11 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from importlib import resources
 from pathlib import Path, PurePath
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from elbos import __version__
@@ -36,7 +37,7 @@ def render(template: str, **context: Any) -> str:
     """The text that a template makes of what it is given.
 
     Args:
-        template: A file in `templates`.
+        template: A file in `templates`, ROOM/NAME of a room above, such as "audit/page.html".
         **context: The template's names. None is shown as a dash.
 
     Returns:
@@ -60,7 +61,7 @@ def document(
     """A whole page, from a template that extends `base.html`: with the style, the script, the
     plotting library if it is needed, and the policy that lets only these run.
     """
-    style, script = _source("style.css"), _source("shared.js") + _source(script_file)
+    style, script = _template("style.css"), _template("shared.js") + _template(script_file)
     library = _plotly() if has_plots else None
     allowed = " ".join(f"'sha256-{_sha256(code)}'" for code in (script, library) if code)
     policy = (
@@ -141,7 +142,7 @@ def _environment(suffix: str) -> Environment:
     """The settings of all templates of a format."""
     show: dict[str, Callable[[Any], Any]] = {".html": _known, ".md": _for_markdown}
     environment = Environment(
-        loader=PackageLoader("elbos.base"),
+        loader=FunctionLoader(_template),
         autoescape=suffix == ".html",
         undefined=StrictUndefined,
         finalize=show.get(suffix, _known),
@@ -165,10 +166,11 @@ def _for_markdown(value: Any) -> str:
 
 
 @cache
-def _source(name: str) -> str:
-    environment = _environment(".html")
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
+def _template(name: str) -> str:
+    """The file `templates/NAME` of this room, or, of ROOM/NAME, of that room."""
+    room, _, file = name.rpartition("/")
+    package = ".".join(["elbos", *(room or "base").split("/")])
+    return resources.files(package).joinpath("templates", file).read_text(encoding="utf-8")
 
 
 @cache

@@ -1,6 +1,6 @@
 """A comparison on the terminal, in Markdown and as a page, and what its sentences are about.
 
-The sentences stand in `templates/comparison_words.txt`, the page in `comparison.html`.
+The sentences stand in `templates/words.txt`, the page in `templates/page.html`.
 """
 
 import base64
@@ -20,7 +20,7 @@ from elbos.comparison.objective_result import Metric, ObjectiveResult
 from elbos.comparison.result import Comparison
 from elbos.evaluation.metrics import BITS_PER_DIM
 
-_WORDS = "comparison_words.txt"
+_WORDS = "comparison/words.txt"
 _MAX_NAMED = 4  # objectives or differences that a sentence names
 
 
@@ -28,13 +28,13 @@ def terminal(comparison: Comparison) -> list[Any]:
     """What the terminal shows: a table, and what was found."""
     return [
         tables.results_table(comparison, is_short=True).rich(),
-        render("comparison.txt", **_words(comparison)),
+        render("comparison/summary.txt", **_words(comparison)),
     ]
 
 
 def markdown(comparison: Comparison) -> str:
     """The report as Markdown, as GitHub draws it."""
-    return render("comparison.md", **_words(comparison), **_tables(comparison))
+    return render("comparison/report.md", **_words(comparison), **_tables(comparison))
 
 
 def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
@@ -46,7 +46,7 @@ def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
     """
     pictures = {name: base64.b64encode(png).decode() for name, png in samples.items()}
     return document(
-        "comparison.html",
+        "comparison/page.html",
         **_words(comparison),
         **_tables(comparison, is_page=True),
         command=comparison.command,
@@ -72,7 +72,7 @@ def write_page(comparison: Comparison, path: Path, samples: Mapping[str, bytes])
 
 
 def _words(comparison: Comparison) -> dict[str, Any]:
-    """The sentences, by the macro of `comparison_words.txt` that makes them."""
+    """The sentences, by the macro of `words.txt` that makes them."""
     planned, highest = Planned.from_comparison(comparison), _highest(comparison)
     best = [found for metric in comparison.main_metrics if (found := _best(comparison, metric))]
     of_all = ("facts", "missing", "reading", "reading_of_pairs", "notes")

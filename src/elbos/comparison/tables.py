@@ -249,7 +249,7 @@ def _drawn_difference(comparison: Comparison, pair: Pair, metric: Metric) -> str
     others = [other.differences[metric.key] for other in comparison.pairs]
     ends = [abs(v) for d in others for v in (d.mean, d.low, d.high) if v is not None]
     return render(
-        "comparison_difference.html",
+        "comparison/difference.html",
         difference=found,
         picture=figures.interval_svg(found.mean, found.low, found.high, max(ends) or 1.0),
         cells=_difference_cells(comparison, pair, metric),
@@ -305,6 +305,6 @@ def noise_levels_table(comparison: Comparison) -> Table | None:
 
 def protocol_table(comparison: Comparison) -> Table | None:
     """What all runs share, and how they were scored."""
-    lines = sentences("comparison_words.txt", "protocol", comparison, comparison.protocol)
+    lines = sentences("comparison/words.txt", "protocol", comparison, comparison.protocol)
     rows = [line.partition(": ")[::2] for line in lines]
     return Table(["", Column("", is_numeric=False)], rows) if rows else None

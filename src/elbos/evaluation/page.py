@@ -68,7 +68,7 @@ def evaluation_page(
         command: What to type to get the same again.
     """
     return document(
-        "evaluation.html",
+        "evaluation/page.html",
         result=result,
         command=command,
         samples=None if samples is None else base64.b64encode(samples).decode(),

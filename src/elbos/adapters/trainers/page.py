@@ -8,6 +8,8 @@ from elbos.base.html import render
 def translation_text(title: str, translation: Translation) -> str:
     """What the terminal says of a translation: how near it is, and the settings, to be pasted."""
     off = in_words(translation.distance)
-    said = render("audit_translation.txt", title=title, translation=translation, off=off)
+    said = render(
+        "adapters/trainers/translation.txt", title=title, translation=translation, off=off
+    )
     indented = (translation.text or "(its defaults)").replace("\n", "\n  ")
     return f"{' '.join(said.split())}\n\n  {indented}\n"

@@ -102,7 +102,7 @@ def card(run: Run, where: str, vae: Latents | None = None) -> str:
     is_diffusers = isinstance(network, DiffusersNetwork)
     found = bounds(run)
     return render(
-        "model_card.md",
+        "runs/export/model_card.md",
         front_matter=Markdown(_front_matter(run, where, found).rstrip()),
         name=where,
         run=run,
