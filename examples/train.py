@@ -1,4 +1,4 @@
-"""A training loss as people write it, to be audited: v-prediction on a cosine schedule.
+"""An ordinary training loss to audit: v-prediction on a cosine schedule.
 
 elbos audit examples/train.py:loss min-snr-5 --shape 3 32 32
 """
@@ -7,7 +7,7 @@ import torch
 
 
 def loss(network, x):
-    """The mean squared error of v, one number per image."""
+    """Compute the mean squared error of v, one number per image."""
     t = torch.rand(len(x), device=x.device)
     angle = (t * torch.pi / 2)[:, None, None, None]
     alpha, sigma = angle.cos(), angle.sin()

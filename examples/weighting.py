@@ -1,12 +1,12 @@
-"""A weighting of your own: log-SNRs, a tensor, to weights.
+"""A custom weighting: a function from a tensor of log-SNRs to weights.
 
     elbos train digits weighting:own --weighting.function examples/weighting.py:w
     elbos compare digits --objectives edm "mine=V(),Adaptive(),examples/weighting.py:w"
 
-It falls as log-SNR grows, so it is a likelihood objective of noisy data.
+It decreases with log-SNR, so the loss is a likelihood objective of noisy data.
 """
 
 
 def w(logsnr):
-    """Half of the weight at log-SNR 2, and never less than a hundredth: details count."""
+    """Compute sigmoid(2 - logsnr) + 0.01; the constant keeps some weight on clean data."""
     return (2 - logsnr).sigmoid() + 0.01

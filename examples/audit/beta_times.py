@@ -1,11 +1,11 @@
-"""Flow matching with Beta(1.5, 1) times, as pi0 has them, and a sampler without its rejection.
+"""Flow matching with Beta(1.5, 1) times, as in pi0, and with a sampler that forgets to reject.
 
     elbos audit examples/audit/beta_times.py:exact --shape 3 8 8
     elbos audit examples/audit/beta_times.py:ratio --shape 3 8 8
 
-U**(1/a) / (U**(1/a) + V**(1/b)) of uniform numbers is Beta(a, b) if pairs whose sum is above 1 are
-drawn anew (Johnk, 1964). `ratio` takes them all, as lerobot did before 0.3.3: it has 2.26 times
-the density at t = 0.5, and 0.40 times at t = 1, which is noise.
+For uniform U and V, U**(1/a) / (U**(1/a) + V**(1/b)) has the density Beta(a, b) if pairs with a sum
+U**(1/a) + V**(1/b) > 1 are rejected (Johnk, 1964). `ratio` accepts all pairs, as lerobot did before
+0.3.3: the density is 2.26 times as high at t = 0.5, and 0.40 times at t = 1, which is noise.
 """
 
 import torch
@@ -14,7 +14,7 @@ A, B = 1.5, 1.0
 
 
 def train_step(network, x, beta):
-    """The flow-matching loss; time 1 is noise."""
+    """Compute the flow-matching loss; time 1 is noise."""
     t = (0.999 * beta + 0.001).view(-1, 1, 1, 1)
     noise = torch.randn_like(x)
     return (network(t * noise + (1 - t) * x, t.flatten()) - (noise - x)).square().mean()

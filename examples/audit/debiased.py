@@ -4,10 +4,10 @@
     elbos audit examples/audit/debiased.py:inverse --shape 3 8 8
     elbos audit examples/audit/debiased.py:root --shape 3 8 8
 
-The paper (https://arxiv.org/abs/2310.08442) weights the squared error of eps by 1 / sqrt(snr). That
-of v is (snr + 1) / snr times as large, so the same weighting of v is `paper`. `inverse` is that of
-sd-scripts 0.10.1 (--debiased_estimation_loss with --v_parameterization), `root` that of OneTrainer
-at 23df383 and diffengine 1.0.0, which put snr + 1 for the SNR.
+The paper (https://arxiv.org/abs/2310.08442) weights the squared error of eps by 1 / sqrt(snr). The
+squared error of v is (snr + 1) / snr times as large: `paper` is the same weighting for v. `inverse`
+is the formula of sd-scripts 0.10.1 (--debiased_estimation_loss with --v_parameterization). `root`
+is that of OneTrainer at 23df383 and diffengine 1.0.0, which use snr + 1 in place of the SNR.
 """
 
 import torch
@@ -18,7 +18,7 @@ all_snr = alphas_cumprod / (1 - alphas_cumprod)
 
 
 def train_step(network, x, weight):
-    """The v-loss; `weight` makes weights of the SNR of each sample."""
+    """Compute the v-loss; `weight` maps the SNR of each sample to its weight."""
     timesteps = torch.randint(0, len(betas), (len(x),))
     noise = torch.randn_like(x)
     alpha = alphas_cumprod[timesteps].sqrt().view(-1, 1, 1, 1)

@@ -7,9 +7,9 @@ All four were in public trainers, each under the same flag. Audit them and compa
     elbos audit examples/audit/diffusers_v_prediction.py:snr_plus_one --shape 4 32 32
     elbos audit examples/audit/diffusers_v_prediction.py:eps_weight --shape 4 32 32
 
-Only `correct` is the Min-SNR paper's min(snr, gamma) on the x-loss: an x-loss is a v-loss over
-snr + 1. The others leave a constant on the v-loss where the SNR is low, and on the eps-loss that is
-a weighting which grows like 1 / snr towards pure noise.
+Only `correct` is the Min-SNR paper's min(snr, gamma) on the x-loss: the x-loss is the v-loss divided
+by snr + 1. At low SNR the other coefficients of the v-loss tend to a constant; in terms of the
+eps-loss that is a weight which grows like 1 / snr towards pure noise.
 """
 
 import torch
@@ -29,7 +29,7 @@ noise_scheduler = DDPMScheduler(
 
 
 def train_step(unet, latents, mse_loss_weights):
-    """One step of the script; `mse_loss_weights` makes weights of the SNR of each sample."""
+    """Run one step of the script; `mse_loss_weights` maps the SNR of each sample to its weight."""
     noise = torch.randn_like(latents)
     timesteps = torch.randint(0, noise_scheduler.config.num_train_timesteps, (len(latents),))
     noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)

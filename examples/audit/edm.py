@@ -1,6 +1,6 @@
 """EDM's training loss (Karras et al., 2022): a preconditioned network, a weighted denoising loss.
 
-Audit it for the network F inside of the preconditioning, which is what is trained:
+Audit it for the network F inside of the preconditioning, the one that is trained:
 
     elbos audit examples/audit/edm.py:loss --shape 3 32 32
 
@@ -8,7 +8,7 @@ and for a network that is the denoiser D itself:
 
     elbos audit examples/audit/edm.py:denoiser_loss --shape 3 32 32
 
-The two have one weighting: the density of log-SNR, Normal(2.4, 2.4), times exp(-logsnr) + 1/4.
+Both have the same weighting: the density of log-SNR, Normal(2.4, 2.4), times exp(-logsnr) + 1/4.
 """
 
 import torch

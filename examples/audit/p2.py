@@ -4,10 +4,10 @@
     elbos audit examples/audit/p2.py:snr_twice --shape 3 8 8
     elbos audit examples/audit/p2.py:one_twice --shape 3 8 8
 
-The paper (https://arxiv.org/abs/2204.00227) weights a bound by lambda / (1 + snr)**gamma, where
-lambda is what makes the bound the plain eps-loss. Of the squared error of x that is the SNR; of
-the squared error of eps it is 1, and `snr_twice` multiplies by it again. For v, OneTrainer at
-23df383 puts snr + 1 for the SNR into a formula that has its own 1: (2 + snr)**-gamma.
+The paper (https://arxiv.org/abs/2204.00227) weights the bound by lambda / (1 + snr)**gamma, where
+the factor lambda alone turns the bound into the plain eps-loss. As a factor of the squared error of
+x, lambda is the SNR; of that of eps it is 1, and `snr_twice` multiplies by the SNR again. For v,
+OneTrainer at 23df383 uses snr + 1 for the SNR in a formula that adds another 1: (2 + snr)**-gamma.
 """
 
 import torch
@@ -16,7 +16,7 @@ GAMMA = 1.0
 
 
 def train_step(network, x, weight, *, predicts_v=False):
-    """A loss with uniform times of the cosine schedule; `weight` makes weights of the SNR."""
+    """Compute a loss on the cosine schedule, t uniform; `weight` is a function of the SNR."""
     t = torch.rand(len(x), 1, 1, 1)
     alpha, sigma = torch.cos(torch.pi / 2 * t), torch.sin(torch.pi / 2 * t)
     noise = torch.randn_like(x)

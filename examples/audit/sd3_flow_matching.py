@@ -3,10 +3,10 @@
     elbos audit examples/audit/sd3_flow_matching.py:loss --shape 16 32 32
     elbos audit examples/audit/sd3_flow_matching.py:unshifted --shape 16 32 32
 
-Two things that the script's flags do not say. The logit-normal number is an *index* into a table
-that runs from noise to data, so a positive logit_mean means less noise, not more. And the table
-is that of the checkpoint's scheduler, whose config has shift 3.0: `loss` draws the paper's noise
-levels moved by -2 ln 3 in log-SNR, `unshifted` draws them as they are.
+The script's flags hide two things. The logit-normal number is an *index* into a table that runs
+from noise to data, so a positive logit_mean means less noise, not more. And the table is that of
+the checkpoint's scheduler, whose config has shift 3.0: `loss` draws the paper's noise levels,
+shifted by -2 ln 3 in log-SNR; `unshifted` draws them without the shift.
 """
 
 import torch
@@ -25,7 +25,7 @@ def get_sigmas(scheduler, timesteps, n_dim):
 
 
 def train_step(transformer, model_input, noise_scheduler):
-    """One step of the script, without its text encoders."""
+    """Run one step of the script, without its text encoders."""
     noise = torch.randn_like(model_input)
     u = compute_density_for_timestep_sampling(
         WEIGHTING_SCHEME, len(model_input), logit_mean=LOGIT_MEAN, logit_std=LOGIT_STD

@@ -1,4 +1,4 @@
-"""EDM's loss in a loop of accelerate, validated after each epoch by all processes together: the
+"""EDM's loss in a loop with accelerate. All processes together validate after each epoch, by the
 lines marked with +.
 
 accelerate launch --num_processes 2 examples/validation/accelerate_processes.py

@@ -1,5 +1,5 @@
-"""The loop of diffusers' script for unconditional images. Every 20 steps the averaged weights are
-put in, validated, and taken out again: the lines marked with +.
+"""The loop of diffusers' script for unconditional images. Every 20 steps the lines marked with +
+swap the averaged weights in, validate them, and swap them out again.
 
 accelerate launch examples/validation/diffusers_unconditional.py
 """

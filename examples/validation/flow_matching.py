@@ -1,4 +1,4 @@
-"""Flow matching in a plain loop, with a validation after each epoch: the lines marked with +.
+"""Flow matching in a plain loop. The lines marked with + validate after each epoch.
 
 python examples/validation/flow_matching.py
 """

@@ -1,5 +1,5 @@
-"""A Lightning module with averaged weights, validated every 24 steps by a callback: the lines
-marked with +.
+"""A Lightning module with averaged weights. A callback, the lines marked with +, validates them
+every 24 steps.
 
 python examples/validation/lightning_callback.py
 """

@@ -1,4 +1,4 @@
-"""DDPM in a plain loop with averaged weights, validated every 23 steps: the lines marked with +.
+"""DDPM in a plain loop with averaged weights. The lines marked with + validate every 23 steps.
 
 python examples/validation/plain_loop.py
 """
