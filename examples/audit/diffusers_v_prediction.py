@@ -7,8 +7,8 @@ All four were in public trainers, each under the same flag. Audit them and compa
     elbos audit examples/audit/diffusers_v_prediction.py:snr_plus_one --shape 4 32 32
     elbos audit examples/audit/diffusers_v_prediction.py:eps_weight --shape 4 32 32
 
-Only `correct` is the Min-SNR paper's min(snr, gamma) on the x-loss: the x-loss is the v-loss divided
-by snr + 1. At low SNR the other coefficients of the v-loss tend to a constant; in terms of the
+Only `correct` is the Min-SNR paper's min(snr, gamma) on the x-loss, which is the v-loss divided by
+snr + 1. At low SNR the other coefficients of the v-loss tend to a constant; in terms of the
 eps-loss that is a weight which grows like 1 / snr towards pure noise.
 """
 
