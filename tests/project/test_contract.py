@@ -37,7 +37,7 @@ PAGES = [
     *("sample", "evaluate", "ema", "export", "compare digits", "audit", "weightings"),
     *("data pack", "data verify", "data encode"),
 ]
-OPTION = re.compile(r"^ +(?:-\w, )?(--[\w.-]+)(?:[ ]([^ ]+))?", re.MULTILINE)
+OPTION = re.compile(r"^ +(?:-\w, )?(--\w[\w.-]*)(?:[ ]([^ \n]+))?", re.MULTILINE)
 
 
 def names_of(module):

@@ -1,39 +1,23 @@
-"""From words to a command; what is wrong with them in one line, made from tyro's boxed messages."""
+"""Words to a command, by tyro; its help with formulas as text, and its errors in one line."""
 
 import contextlib
 import io
-import os
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import shutil
+import textwrap
+from collections.abc import Sequence
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import tyro
 
 from elbos.base.errors import UsageError, suggestion
-from elbos.cli.long_help import readable
 
 Command = TypeVar("Command")
-_MAX_LISTED = 8  # choices that a message lists
-_PARSING: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]] = [
-    (r"^Error parsing ([A-Z]\w+|[a-z_.]+): ", ""),
-    (r"^Missing from elbos .*?([\w.:-]+): (--\S+ \S+).*", r"\1 needs \2"),
-    (
-        r"^Expected one of \{(.*)\}$",
-        lambda match: f"A type is missing: {suggestion('', match[1].split(', '))}",
-    ),
-    (
-        r"^Error parsing (\S+): Could not find valid parse for arguments: \[(.*)\]$",
-        r"\1 cannot be \2",
-    ),
-    (r"'None', |, 'None'", ""),
-    (r" \(applied to [^)]*\)", ""),
-    (r" Arguments are applied to the directly preceding subcommand.*", ""),
-]
+_MAX_LENGTH = 200  # characters of tyro's message
+_SIGNS = {"ge": ">=", "le": "<=", "infty": "inf", "propto": "proportional to"}
 
 
 def parse(
@@ -45,77 +29,49 @@ def parse(
     start: Sequence[str] = (),
     summary: str | None = None,
 ) -> Command:
-    """The command that the words after a verb stand for; --help is shown, and ends the process.
+    """Make a command from the words after a verb; --help is printed, and ends the process.
 
     Args:
-        verb: The verb, and what else the words come after: `train digits`.
+        verb: The verb, and other words before these: `train digits`.
         command: A dataclass.
-        words: What follows the verb.
-        default: What stands where there are no words. Default: the dataclass's own defaults.
+        words: The words after the verb.
+        default: The command without words. Default: the defaults of the dataclass.
         start: The words that `default` is made from.
-        summary: What the help says first. Default: the dataclass's docstring.
+        summary: The first paragraph of the help. Default: the docstring of the dataclass.
 
     Raises:
         UsageError: If the words are wrong.
     """
     shown = io.StringIO()
+
+    def parsed(words: list[str]) -> Command:
+        with contextlib.redirect_stderr(shown), contextlib.redirect_stdout(shown):
+            return tyro.cli(
+                command,
+                prog=f"elbos {verb}",
+                description=summary,
+                args=words,
+                default=tyro.MISSING_NONPROP if default is None else default,
+                config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff),
+            )
+
     try:
-        return _parsed(verb, command, words, default, shown, summary)
+        return parsed(words)
     except ValueError as error:
         raise UsageError(str(error)) from error
     except SystemExit as stop:
         if not stop.code:
-            print(readable(shown.getvalue()))  # noqa: T201
+            print(_plain(shown.getvalue()))  # noqa: T201
             raise
-    page = Page(
-        command=shlex.join(["elbos", *verb.split(), *start]),
-        options=partial(_options, verb, command, default),
-    )
-    raise UsageError(one_line(shown.getvalue(), page))
-
-
-def _parsed(
-    verb: str,
-    command: type[Command],
-    words: list[str],
-    default: Command | None,
-    shown: io.StringIO,
-    summary: str | None = None,
-) -> Command:
-    with contextlib.redirect_stderr(shown), contextlib.redirect_stdout(shown), _unwrapped():
-        return tyro.cli(
-            command,
-            prog=f"elbos {verb}",
-            description=summary,
-            args=words,
-            default=tyro.MISSING_NONPROP if default is None else default,
-            config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff),
-        )
-
-
-def _options(verb: str, command: type[Command], default: Command | None) -> list[str]:
-    """The options on the command's page of help."""
-    shown = io.StringIO()
+    message = shown.getvalue()
     with contextlib.suppress(SystemExit):
-        _parsed(verb, command, ["--help"], default, shown)
-    return re.findall(r"^ +(--\w[\w.-]*)", shown.getvalue(), re.MULTILINE)
-
-
-@contextlib.contextmanager
-def _unwrapped() -> Iterator[None]:
-    """Let tyro break few lines, as `readable` wraps them: in a single column, at its widest."""
-    columns = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "129"
-    try:
-        yield
-    finally:
-        del os.environ["COLUMNS"]
-        os.environ |= {} if columns is None else {"COLUMNS": columns}
+        parsed(["--help"])
+    options = re.findall(r"^ +(--\w[\w.-]*)", shown.getvalue(), re.MULTILINE)
+    raise UsageError(one_line(message, shlex.join(["elbos", *verb.split(), *start]), options))
 
 
 def first_path(verb: str, words: list[str], what: str = "run directory") -> Path | None:
-    """The run directory, or `what` else, that the words begin with, whose settings are the others'
-    defaults; None where help is wanted.
+    """Return the path that the words begin with; None if they ask for help.
 
     Raises:
         UsageError: If they begin with something else.
@@ -127,114 +83,84 @@ def first_path(verb: str, words: list[str], what: str = "run directory") -> Path
     return Path(words[0])
 
 
-@dataclass(frozen=True)
-class Page:
-    """A page of help.
+def _plain(text: str) -> str:
+    """Make tyro's help plain: no LaTeX, references, or defaults that say nothing; wrapped."""
+    text = re.sub(r"\{None\}\|", "", text).replace("{None,", "{")
+    text = re.sub(r"\[(\w+) \[\1 \.\.\.\]\]", r"\1...", text)
+    text = re.sub(r"\s+\(default:\s+(None|False)?\)|\s+\(source\s+subcommand: [^)]*\)", "", text)
+    text = re.sub(r"\n\s*\n( +)References: *(\n\1.*\S.*)*", "", text)
+    text = re.sub(r",?\s+\$\$[^$]+\$\$|,\s+\$[^$]+\$(?=[.:])", "", text)
+    text = re.sub(r"\$([^$]+)\$", lambda math: _as_text(math[1]), text)
+    width = shutil.get_terminal_size().columns
+    lines = [textwrap.wrap(line, width) for line in text.splitlines()]
+    return "\n".join(line for wrapped in lines for line in wrapped or [""])
 
-    Attributes:
-        command: What it is the help of, as `elbos train digits`; tyro calls it `elbos`.
-        options: Lists the options on it, which takes tyro as long as to read the words.
+
+def _as_text(math: str) -> str:
+    r"""Write a short formula as text.
+
+    Examples:
+        >>> _as_text(r"\tilde\sigma_\min \ge 0"), _as_text(r"2\ln\frac{1-t}{t}")
+        ('sigma_min >= 0', '2 ln (1-t)/(t)')
     """
+    math = re.sub(r"\\(mathrm|mathbb|mathcal|tilde|hat|left|right|[,!])(?![a-z]) ?", "", math)
+    math = re.sub(r"\\t?frac\{([^{}]*)\}\{([^{}]*)\}", r" (\1)/(\2)", math)
+    math = re.sub(r"\\(ln|log) ?", r" \1 ", math)
+    math = re.sub(r"\\([A-Za-z]+)", lambda name: _SIGNS.get(name[1], name[1]), math)
+    return re.sub(r"(?<=\S) +", " ", math.replace("{", "(").replace("}", ")")).strip()
 
-    command: str
-    options: Callable[[], Sequence[str]] = tuple
 
-
-def one_line(message: str, page: Page) -> str:
-    """What an error message of tyro's says, what was meant, and which help holds it.
+def one_line(message: str, page: str, options: Sequence[str] = ()) -> str:
+    """Put an error message of tyro's into one line, with a hint and the help to see.
 
     Args:
-        message: The message, in a box that is drawn with `-`.
-        page: The help of the command as far as it was right.
+        message: The message: parts between rules of `-`.
+        page: The command whose help explains it.
+        options: The options in that help.
 
     Examples:
         >>> rule = 20 * "-"
         >>> message = f"Error {rule} Unrecognized options: --lr, 3 {rule} For full helptext, see"
-        >>> one_line(message, Page("elbos train digits"))
-        'There is no option --lr (see `elbos train digits --help`)'
-    """
-    flat = " ".join(message.split())
-    _title, text, *others = (part.strip() for part in re.split(r"-{10,}", flat))
-    for pattern, replacement in _PARSING:
-        text = re.sub(pattern, replacement, text.rstrip("."))
-    text = text.rstrip(".")
-    wrong = re.match(r"Unrecognized (?:or misplaced )?options: (\S+?)(?:,? (\S+).*)?$", text)
+        >>> one_line(message, "elbos train digits", ["--optimizer.learning-rate"])
+        'There is no option --lr: did you mean --optimizer.learning-rate? (see `elbos train digits --help`)'
+    """  # noqa: E501
+    _title, text, *others = re.split(r"\s*-{10,}\s*", " ".join(message.split()))
+    wrong = re.match(r"Unrecognized (?:or misplaced )?options: ([^\s,]+)[\s,]*([^\s,(]*)", text)
     if not wrong:
-        return f"{text} (see `{page.command} --help`)"
-    word, value = wrong[1], wrong[2]
+        text = textwrap.shorten(text, _MAX_LENGTH, placeholder=" ...").rstrip(".")
+        return f"{re.sub('^Error parsing [A-Za-z_.]+: ', '', text)} (see `{page} --help`)"
+    word, _, joined = wrong[1].partition("=")
+    suggested = next((part for part in others if part.startswith("Perhaps you meant")), "")
+    listed = next((part for part in others if part.startswith("Available subcommands")), "")
+    names = re.findall(r"[\w.:-]+(?=,|$)", listed)
+    pages = rf"{re.escape(word)} .*? in elbos\b([^()]*?)(?: \([^()]*\))? --help"
+    elsewhere = re.search(pages, suggested)
+    options = [*options, *re.findall(r"--(?!help)\w[\w.-]*", suggested)]
+    hint = "" if elsewhere or word in names else _hint(word, joined or wrong[2], names, options)
+    if elsewhere:
+        page += elsewhere[1]
+    if hint or (word.startswith("-") and not elsewhere):
+        kind = "option " if word.startswith("-") else ""
+        return f"There is no {kind}{word}{hint and f': {hint}'} (see `{page} --help`)"
+    return f"{word} is given twice or out of place: order matters (see `{page} --help`)"
+
+
+def _hint(word: str, value: str, names: Sequence[str], options: Sequence[str]) -> str:
+    """Suggest a subcommand, as `weighting:elbo` for `--weighting elbo`, or an option."""
+    key, _, last = re.sub("^--lr$", "learning-rate", word).lstrip("-").partition(":")
+    meant = f"{key}:{last or value}"
+    types = [name for name in names if f".{name}".partition(":")[0].endswith(f".{key}")]
+    if types and meant.endswith(":"):
+        return suggestion("", types).rstrip(".")
+    near = get_close_matches(meant, types, n=1, cutoff=0.0)
+    near += get_close_matches(meant, names, n=1, cutoff=0.8)
     if word.startswith("-"):
-        word, _, joined = word.partition("=")
-        value = joined or value
-    what = f"There is no {'option ' if word.startswith('-') else ''}{word}"
-    names = _listed("Available subcommands: ", others)
-    elsewhere = _suggested(" ".join(others), page.command)
-    if pages := [command for option, command in elsewhere if option == word]:
-        command = min([c for c in pages if c.startswith(page.command)] or pages, key=len)
-        after = command.removeprefix(page.command).split()
-        where = f"here, but after {' '.join(after)}"
-        if not after:
-            where = "here: give it once, before all parts"
-        elif ":" not in after[0]:
-            where = "before a preset"
-            if after[0] in names:
-                where = f"{where}: {_choices(names)}"
-        return f"{what} {where} (see `{command} --help`)"
-    listed = page.options() if word.startswith("-") else ()
-    options = [*listed, *(option for option, _ in elsewhere)]
-    if hint := _hint(word, value or "", names, options):
-        what = f"{what}: {hint}"
-    return f"{what} (see `{page.command} --help`)"
-
-
-def _hint(word: str, value: str, names: Sequence[str], options: Iterable[str]) -> str:
-    """What may have been meant by a word that nothing is called, before `value`."""
-    key = re.sub("^lr$", "learning-rate", word.lstrip("-").replace("=", ":"))
-    group = [n for n in names if f".{n}".partition(":")[0].endswith(f".{key.partition(':')[0]}")]
-    if not word.startswith("-"):
-        meant = _nearest(key, group or names)
-    elif group:
-        meant = value and _nearest(f"{key}:{value}", group)
+        longest_first = sorted(options, key=len, reverse=True)
+        ends = {option.rpartition(".")[2].lstrip("-"): option for option in longest_first}
+        near += [ends[end] for end in get_close_matches(key.rpartition(".")[2], ends, n=1)]
     else:
-        known = {option.lstrip("-"): option for option in options}
-        part = get_close_matches(f"{key}:{value}", names, n=1, cutoff=0.8)  # --wieghting elbo
-        meant = part[0] if part else known.get(_nearest(key, [*known]) or "")
-    if meant == word:
-        return "give it after the preset or type that it belongs to"
-    if meant:
-        return f"did you mean {meant}?"
-    if group:
-        return suggestion("", group).rstrip(".")
-    if word.startswith("-"):
-        return ""
-    return _choices(names) or ("is one of its kind given already?" if ":" in word else "")
-
-
-def _choices(names: Sequence[str]) -> str:
-    return f"choose from {', '.join(names)}" if 0 < len(names) <= _MAX_LISTED else ""
-
-
-def _nearest(word: str, names: Sequence[str]) -> str | None:
-    """The name that is `word`, or ends in it, or is spelled nearly like it, whole or at its end."""
-    word, ends = word.replace("_", "-"), {re.split(r"[.:]", name)[-1]: name for name in names}
-    if not word:
-        return None
-    if fitting := [name for name in names if f".{name}".endswith((f".{word}", f":{word}"))]:
-        return min(fitting, key=len)
-    if close := get_close_matches(word, names, n=1, cutoff=0.8):
-        return close[0]
-    end = get_close_matches(re.split(r"[.:]", word)[-1], ends, n=1, cutoff=0.75)
-    return ends[end[0]] if end else None
-
-
-def _listed(label: str, parts: Iterable[str]) -> list[str]:
-    found = next((part for part in parts if part.startswith(label)), label)
-    return [name for name in found.removeprefix(label).split(", ") if name]
-
-
-def _suggested(text: str, start: str) -> list[tuple[str, str]]:
-    """The options that tyro suggests, and the commands whose help has them."""
-    found: list[tuple[str, str]] = []
-    for option in re.split(r" (?=--(?!help)[\w.-]+ [A-Z{\[])", text):  # a word of a help is not one
-        pages = re.findall(r" in elbos\b([^()]*?)(?: \(other subcommands\))? --help", option)
-        found += [(option.split(" ")[0], f"{start}{page}") for page in pages]
-    return found
+        near += [name for name in names if word in re.split("[.:]", name)]
+        near += get_close_matches(word, names, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return "" if word.startswith("-") or ":" in word else suggestion(word, names).rstrip(".")

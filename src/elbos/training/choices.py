@@ -4,6 +4,7 @@ A part is chosen as a type, `weighting:sigmoid --weighting.k 3`. Its classes com
 the mathematics, such as `weightings.WEIGHTINGS`: a new class is found here by its line there.
 """
 
+import inspect
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args
@@ -31,8 +32,17 @@ def command_name(cls: type) -> str:
 def _choice(*classes: type) -> Any:
     """The union of `classes`, each by its name on the command line."""
     return Union[  # noqa: UP007, built at run time
-        tuple(Annotated[cls, tyro.conf.subcommand(command_name(cls))] for cls in classes)
+        tuple(
+            Annotated[cls, tyro.conf.subcommand(command_name(cls), description=_summary(cls))]
+            for cls in classes
+        )
     ]
+
+
+def _summary(cls: type) -> str:
+    """The first paragraph of a docstring, without the formulas that follow its words."""
+    summary, _, _ = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
+    return re.sub(r",\s+\$[^$]+\$(?=[.:])", "", summary)
 
 
 def require_storable(weighting: weightings.WeightFunction) -> None:
