@@ -314,7 +314,7 @@ def test_page_follows_the_colour_scheme_and_prints_on_white(single):
 
 def test_errors_are_red_and_verdicts_have_no_colour(browser, edm, hostile, tmp_path):
     """A weighting that rises is no better or worse than one that does not."""
-    broadcast = auditing.Diagnostic("batch-mean")
+    broadcast = auditing.diagnostics.BatchMean()
     audits = [hostile, edm, dataclasses.replace(edm, diagnostics=[broadcast])]
     write_page(audits, tmp_path / "page.html")
     with opened(browser, tmp_path / "page.html", width=1280) as view:

@@ -15,7 +15,8 @@ from browsing import HOSTILE, contrast, opened
 
 from elbos import audit as auditing
 from elbos.adapters.trainers import TRAINERS, Settings, read_settings
-from elbos.audit import DeclaredLoss, Diagnostic
+from elbos.audit import DeclaredLoss
+from elbos.audit.diagnostics import NotSquared
 from elbos.audit.gallery import Card, Showcase, page
 from elbos.audit.gallery_figure import DECADES, HEIGHT, LOGSNR, WIDTH, picture
 from elbos.base.html import write_html
@@ -42,7 +43,7 @@ def cards():
 @pytest.fixture(scope="module")
 def showcases(cards):
     """One, with texts that try to get out, and a loss that no weighting describes."""
-    huber = Diagnostic("not-squared", {"growth": 0.5})
+    huber = NotSquared(growth=0.5)
     audit = dataclasses.replace(cards[0].audit, diagnostics=[huber])
     hostile = card("huber", title=HOSTILE, settings=HOSTILE, audit=audit)
     losses = [dataclasses.replace(one, group="showcase") for one in (cards[2], hostile)]

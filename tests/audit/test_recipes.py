@@ -14,7 +14,7 @@ from mistaken_losses import (
 from training_losses import CASES, cosine_with_offset
 
 from elbos import audit
-from elbos.audit.diagnostics import FATAL
+from elbos.audit.diagnostics import KINDS
 from elbos.audit.terminal import as_text
 from elbos.audit.words import views
 from elbos.theory import elbo as analysis
@@ -139,7 +139,7 @@ def test_what_the_guide_quotes_is_printed():
 def test_what_a_weighting_does_not_show_is_diagnosed(oddity):
     result = audited_oddity(oddity)
     assert kinds(result) == ([] if oddity.kind is None else [oddity.kind])
-    assert result.is_weighted_elbo == (oddity.kind not in FATAL)
+    assert result.is_weighted_elbo == (oddity.kind is None or not KINDS[oddity.kind].is_fatal)
 
 
 def test_zero_terminal_snr_is_reported_and_no_number_is_lost():

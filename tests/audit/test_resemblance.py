@@ -114,6 +114,6 @@ def test_audits_of_before_are_read():
 
 
 def test_a_fatal_finding_leaves_nothing_to_be_compared():
-    coupled = audit.Diagnostic("coupled", {"share": 0.5})
+    coupled = audit.diagnostics.Coupled(share=0.5)
     result = dataclasses.replace(audit.from_recipe("flow"), diagnostics=[coupled])
     assert result.resembles == [] and result.recipe is None

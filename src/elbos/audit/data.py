@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.audit.decompose import along, are_some_enough, some_elements
-from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.diagnostics import Diagnostic, SampledData
 from elbos.audit.queries import PairedCalls, SingleCall, unlike, without_mean
 from elbos.audit.scales import relative_scale
 
@@ -66,7 +66,7 @@ class Reference:
         assert self.spread is not None
         noise = self.spread.double().square().mean()
         share = (noise / (noise + self.x.double().var())).sqrt().item()
-        return Diagnostic("sampled-data", {"share": share})
+        return SampledData(share)
 
 
 def centred_noise(

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.diagnostics import Diagnostic, UnknownTarget
 from elbos.audit.estimate import NUM_POINTS, assembled, significant_rises
 from elbos.audit.levels import table_log_density
 from elbos.audit.matching import Prediction
@@ -261,7 +261,7 @@ def _log_density(steps: LossTable, logsnr: Array) -> tuple[Array, Array]:
 def _with_unknown_target(
     diagnostics: Sequence[Diagnostic], prediction: Prediction
 ) -> list[Diagnostic]:
-    unknown = [] if prediction.name else [Diagnostic("unknown-target")]
+    unknown = [] if prediction.name else [UnknownTarget()]
     return [*diagnostics, *unknown]
 
 

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from elbos.audit.curves import MAX_SCATTER, Curve, is_central
 from elbos.audit.density import Density, Evidence
-from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.diagnostics import (
+    BatchMean,
+    DataDependent,
+    Diagnostic,
+    Negative,
+    Scattered,
+    UnknownTarget,
+    Unused,
+)
 from elbos.audit.levels import Levels, independent_levels
 from elbos.audit.matching import Prediction, coefficient_name, nearest_weightings, prediction_of
 from elbos.audit.measure import Measurement, Samples
@@ -177,7 +185,7 @@ def audit_of_estimate(estimate: Estimate, samples: Samples, *, title: str) -> Au
         prediction = prediction._replace(sigma_data=samples.process.sigma_data)
     diagnostics = [*samples.diagnostics, *estimate.found, *_of_the_coefficient(samples, c)]
     if prediction.name is None and not any(one.is_fatal for one in diagnostics):
-        diagnostics.append(Diagnostic("unknown-target"))
+        diagnostics.append(UnknownTarget())
     is_pure, c_mean = samples.logsnr == -torch.inf, samples.coefficient.mean()
     c_pure = (samples.coefficient[is_pure].mean() / c_mean).item() if is_pure.any() else 0.0
     return assembled(
@@ -323,20 +331,20 @@ def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
 
 def _of_the_coefficient(samples: Samples, curve: Curve) -> list[Diagnostic]:
     """Whether the coefficient is a positive function of the noise level."""
-    found = []
+    found = list[Diagnostic]()
     c = samples.coefficient.numpy()
     if (c < 0).any():
-        found.append(Diagnostic("negative", {"share": float((c < 0).mean())}))
+        found.append(Negative(float((c < 0).mean())))
     is_unused = (c == 0) & samples.logsnr.isfinite().numpy()
     if is_unused.mean() > 5e-4:
         levels = samples.logsnr.numpy()[is_unused]
-        ends = {"low": float(levels.min()), "high": float(levels.max())}
-        found.append(Diagnostic("unused", {"share": float(is_unused.mean()), **ends}))
-    is_explained = any(one.is_fatal or one.kind == "data-dependent" for one in samples.diagnostics)
+        low, high = float(levels.min()), float(levels.max())
+        found.append(Unused(float(is_unused.mean()), low, high))
+    is_explained = any(d.is_fatal or isinstance(d, DataDependent) for d in samples.diagnostics)
     if curve.scatter < MAX_SCATTER or is_explained:
         return found
     firsts = np.flatnonzero(np.diff(samples.batch.numpy(), prepend=-1))
     largest, smallest = np.maximum.reduceat(c, firsts), np.minimum.reduceat(c, firsts)
     if np.median(largest - smallest) < 1e-3 * np.median(largest):
-        return [*found, Diagnostic("batch-mean")]
-    return [*found, Diagnostic("scattered", {"scatter": curve.scatter})]
+        return [*found, BatchMean()]
+    return [*found, Scattered(curve.scatter)]

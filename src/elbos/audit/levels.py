@@ -12,7 +12,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import median_filter
 
 from elbos.audit.curves import Splines, counts_by_block
-from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.diagnostics import Clamped, Diagnostic, OneLevelPerBatch, SharedLevels
 from elbos.audit.measure import Samples
 from elbos.base.arrays import Array
 
@@ -119,21 +119,20 @@ def _without_repetitions(
     sizes = np.diff(np.append(firsts, len(batch)))
     spread = np.maximum.reduceat(logsnr, firsts) - np.minimum.reduceat(logsnr, firsts)
     if sizes.max() > 1 and (spread < 1e-4 + 8 * logsnr_error).all():
-        found = Diagnostic("one-level-per-batch", {"num_levels": len(firsts)})
-        return levels.at(firsts), [found]
+        return levels.at(firsts), [OneLevelPerBatch(len(firsts))]
     apart = _first_of_groups(levels, batch)
     if apart is not None:
-        found = Diagnostic("shared-levels", {"num_levels": len(apart)})
+        shared = SharedLevels(len(apart))
         if Table.from_levels(levels.at(apart)):
-            return levels.at(apart), [found]
-        return replace(levels, repeats=len(levels.logsnr) / len(apart)), [found]
+            return levels.at(apart), [shared]
+        return replace(levels, repeats=len(levels.logsnr) / len(apart)), [shared]
     values, counts = levels.distinct
     is_atom = counts > np.maximum(0.005 * len(logsnr), 20 * np.median(counts))
     is_table = np.median(counts) > 1
     if is_table or not is_atom.any() or is_atom.sum() > 5:
         return levels, []
     share = float(counts[is_atom].sum() / len(logsnr))
-    found = Diagnostic("clamped", {"share": share, "logsnr": values[is_atom].tolist()})
+    found = Clamped(share=share, logsnr=values[is_atom].tolist())
     rest = np.abs(logsnr[:, None] - values[is_atom]).min(1) > 1e-5 + 8 * levels.error
     return levels.at(np.flatnonzero(rest)), [found]
 

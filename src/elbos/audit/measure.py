@@ -23,7 +23,7 @@ from torch import Tensor
 
 from elbos.audit import scatter
 from elbos.audit.decompose import single_grams, solve
-from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.diagnostics import Diagnostic, NotFinite
 from elbos.audit.draws import EvenQuantiles
 from elbos.audit.instrument import LossFunction
 from elbos.audit.noise import of_the_target
@@ -226,7 +226,7 @@ def _checked(pilot: Pilot, c: Tensor, is_finite: Tensor) -> Pilot:
         raise ValueError("The loss is zero: so is its gradient, for every sample.")
     if is_finite.all():
         return pilot
-    found = Diagnostic("not-finite", {"share": 1 - is_finite.double().mean().item()})
+    found = NotFinite(1 - is_finite.double().mean().item())
     return replace(pilot, diagnostics=[*pilot.diagnostics, found])
 
 

@@ -19,12 +19,22 @@ from torch import Tensor
 
 from elbos.audit.data import Reference
 from elbos.audit.decompose import Coefficients, paired_grams, solve, target_of
-from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.diagnostics import (
+    ColouredNoise,
+    Diagnostic,
+    IndependentTarget,
+    InputPerturbation,
+    NoiseUnseen,
+    NotNormal,
+    OffsetNoise,
+    StrangeTarget,
+    SummedNoise,
+    TargetNoise,
+)
 from elbos.audit.queries import PairedCalls, SingleCall
 
 _MIN_SHARE = 1e-6  # of the noise's power, from which on a draw is part of it
 _SAME = 1e-6  # share of squares up to which two functions of the noise level are the same
-_OF_SUMS = {"summed-noise", "input-perturbation"}  # kinds of diagnostics
 MAX_UNEXPLAINED = 2e-3  # share of the noise that may be none of the draws
 _MAX_STRANGE = 1e-3  # share of a target or of noise that half precision may leave
 
@@ -43,7 +53,7 @@ class Noise:
     @property
     def is_summed(self) -> bool:
         """Return whether the noise is more than one draw."""
-        return any(one.kind in _OF_SUMS for one in self.diagnostics)
+        return any(isinstance(one, SummedNoise | InputPerturbation) for one in self.diagnostics)
 
     def prepare(self, call: SingleCall) -> SingleCall:
         """Give the normal draws of a call their roles: noise, or part of the data."""
@@ -267,18 +277,18 @@ def of_the_draws(
     Returns:
         All findings, and the standard deviation of noise that only perturbs the input.
     """
-    is_summed = any(one.kind in _OF_SUMS for one in found)
+    is_summed = any(isinstance(one, SummedNoise | InputPerturbation) for one in found)
     share = target.unlike(parts) / power
     if share < (_SAME if is_summed else _MAX_STRANGE) or target.left > 0.01 * share:
         return found, 0.0
     if not set(target.whole) <= set(parts.whole):
-        return [*found, Diagnostic("target-noise", {"share": share})], 0.0
+        return [*found, TargetNoise(share)], 0.0
     perturbations = [i for i in parts.whole if i not in target.whole]
     if len(parts.whole) == 2 and len(perturbations) == 1:
         gamma = parts.ratio(perturbations[0], parts.factors[:, target.whole[0]])
         if gamma is not None:
-            return [Diagnostic("input-perturbation", {"gamma": abs(gamma)})], abs(gamma)
-    return [*found, Diagnostic("independent-target", {"share": share})], 0.0
+            return [InputPerturbation(abs(gamma))], abs(gamma)
+    return [*found, IndependentTarget(share)], 0.0
 
 
 def of_the_target(unexplained: Float[Tensor, " n"]) -> list[Diagnostic]:
@@ -294,17 +304,16 @@ def of_the_target(unexplained: Float[Tensor, " n"]) -> list[Diagnostic]:
     if samples < 0.5 and clearly < 0.01:
         return []
     share = unexplained[is_strange].median().item()
-    return [Diagnostic("strange-target", {"share": share, "samples": samples})]
+    return [StrangeTarget(share=share, samples=samples)]
 
 
 def of_the_parts(parts: Parts) -> Diagnostic:
     if not parts.shared:
-        return Diagnostic("summed-noise", {"num_draws": len(parts.whole)})
+        return SummedNoise(len(parts.whole))
     shape, strength = max(parts.shared, key=lambda part: part[1])
     if parts.whole and set(shape[2:]) == {1}:
-        return Diagnostic("offset-noise", {"strength": strength})
-    of_draw = {"shape": [float(size) for size in shape]}
-    return Diagnostic("coloured-noise", of_draw | ({"strength": strength} if parts.whole else {}))
+        return OffsetNoise(strength)
+    return ColouredNoise(list(map(float, shape)), strength if parts.whole else None)
 
 
 def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diagnostic:
@@ -321,17 +330,17 @@ def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diag
     correlation = max((_neighbour_correlation(rest, i) for i in axes), key=abs, default=0.0)
     correlation += flat.numel() / num if has_offset else 0.0
     if abs(correlation) > 6 / num**0.5 + 0.02:
-        return Diagnostic("coloured-noise", {"correlation": correlation})
+        return ColouredNoise(correlation=correlation)
     low = _low_frequency_power(noise) if has_offset and noise.ndim > 3 else 1.0
     if low > 1 + 6 / (3 * flat.numel()) ** 0.5:
-        return Diagnostic("coloured-noise", {"low_frequency_power": low})
+        return ColouredNoise(low_frequency_power=low)
     if has_offset:
-        return Diagnostic("offset-noise", {"strength": (excess / (1 - excess)) ** 0.5})
+        return OffsetNoise((excess / (1 - excess)) ** 0.5)
     kurtosis = noise.pow(4).mean().item()
     normal = 3 * size / (size + 2)  # of a normal vector, divided by its norm
     if abs(kurtosis - normal) > 6 * (24 / num) ** 0.5 + 0.02:
-        return Diagnostic("not-normal", {"kurtosis": kurtosis})
-    return Diagnostic("noise-unseen", {"logsnr_error": (2 / size) ** 0.5})
+        return NotNormal(kurtosis)
+    return NoiseUnseen((2 / size) ** 0.5)
 
 
 def _low_frequency_power(noise: Tensor) -> float:

@@ -11,10 +11,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit import diagnostics, scatter
+from elbos.audit import scatter, squared_error
 from elbos.audit.data import centred_noise, reference_data
 from elbos.audit.decompose import are_some_enough, paired_grams, single_products
-from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.diagnostics import (
+    CentredNoise,
+    CleanElements,
+    DataDependent,
+    Diagnostic,
+    Encoded,
+    Uneven,
+)
 from elbos.audit.instrument import LossFunction
 from elbos.audit.noise import Noise, find_noise
 from elbos.audit.queries import PairedCalls, Queries
@@ -63,7 +70,7 @@ class Pilot:
         num_batches = min(64, max(4, -(-_NUM_PILOT_SAMPLES // len(x))))
         seeds = [seed + i for i in range(num_batches)]
         zeros = {s: queries.zeros.get(s) or queries.instrument.observed(x, s) for s in seeds}
-        found, ignored = diagnostics.of_the_error(queries, {s: zeros[s] for s in seeds[:4]})
+        found, ignored = squared_error.of_the_error(queries, {s: zeros[s] for s in seeds[:4]})
         queries = replace(queries, ignored=ignored)
         paired = [
             calls
@@ -71,22 +78,22 @@ class Pilot:
             for calls in queries.paired(s, with_other_moved=True, zero=zero)
         ]
         paired = [calls for calls in paired if calls.is_finite()] or paired
-        is_uneven = any(one.kind == "uneven" for one in found)
-        found += diagnostics.of_the_calls(queries.instrument, x, zeros, len(queries.ignored))
+        is_uneven = any(isinstance(one, Uneven) for one in found)
+        found += squared_error.of_the_calls(queries.instrument, x, zeros, len(queries.ignored))
         if data is not x:
-            found.append(Diagnostic("clean-elements", {"share": 1 - data.numel() / x.numel()}))
+            found.append(CleanElements(1 - data.numel() / x.numel()))
         axis, centred = None, paired
         with_axis = centred_noise(paired, data, data_other)
         if with_axis is not None:
             axis, data, data_other = with_axis
             centred = [replace(calls, moved=calls.moved.centred(axis)) for calls in paired]
-            found.append(Diagnostic("centred-noise", {"axis": axis}))
+            found.append(CentredNoise(axis))
         reference = reference_data(centred, data, data_other)
         if reference is None:
             raise ValueError(reason(centred, data, data_other))
         reference = replace(reference, centred_axis=axis)
         if reference.x is not data:
-            found.append(Diagnostic("encoded"))
+            found.append(Encoded())
         if reference.draw is not None:
             found.append(reference.diagnostic)
         noise = find_noise(paired, reference, is_uneven=is_uneven)
@@ -99,7 +106,7 @@ class Pilot:
         told = Told.from_batches(numbers, [len(x)] * len(paired))
         depends_on_x = _median((c_other / c - 1)[c != 0].abs()) > 1e-3
         if depends_on_x:
-            found.append(Diagnostic("data-dependent"))
+            found.append(DataDependent())
         if not any(one.is_fatal for one in found):
             found += _of_the_levels(noise, c, told)
         if is_uneven and not any(one.is_fatal for one in found):

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from elbos.audit import scatter
-from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.diagnostics import CentredNoise, DerivativeTerm, Diagnostic
 from elbos.audit.estimate import audit_of_samples
 from elbos.audit.measure import NUM_BLOCKS, Samples
 from elbos.audit.noise import (
@@ -113,7 +113,7 @@ class Recording:
                 f"{self.num_samples} samples were recorded, of at least {_MIN_SAMPLES}: "
                 f"{self.reason or 'record more steps'}."
             )
-        found = [Diagnostic("derivative-term")] if self._is_differentiated else []
+        found: list[Diagnostic] = [DerivativeTerm()] if self._is_differentiated else []
         samples = _samples(self._steps, data_scale, self._error, found)
         return audit_of_samples(samples, title=title)
 
@@ -394,7 +394,7 @@ def _samples(
     if not parts.whole:
         raise ValueError(REFUSAL)
     axes = {step.axis for step in steps} - {None}
-    found = [*found, *(Diagnostic("centred-noise", {"axis": float(axis)}) for axis in axes if axis)]
+    found = [*found, *(CentredNoise(float(axis)) for axis in axes if axis)]
     if parts.shared or len(parts.whole) > 1:
         found.append(of_the_parts(parts))
 

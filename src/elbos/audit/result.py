@@ -3,7 +3,7 @@ r"""The result of an audit: a weighting on a grid of noise levels, and how it co
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -287,7 +287,7 @@ class Audit:
             for one in given["closest"]
         ]
         given["diagnostics"] = [
-            Diagnostic(one["kind"], one["values"]) for one in given["diagnostics"]
+            Diagnostic.from_values(one["kind"], one["values"]) for one in given["diagnostics"]
         ]
         return cls(**given)
 
@@ -329,7 +329,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return _plain(value.tolist())
     if isinstance(value, Diagnostic):
-        return {**_plain(asdict(value)), "is_fatal": value.is_fatal}
+        return {"kind": value.kind, "values": _plain(value.values), "is_fatal": value.is_fatal}
     if isinstance(value, Nearest | Resemblance | Undecided):
         return _plain(value._asdict())
     if isinstance(value, Mapping):

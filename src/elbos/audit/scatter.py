@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.diagnostics import (
+    Diagnostic,
+    NoiseDependent,
+    NoLevel,
+    ScatteredTarget,
+    UnevenLevels,
+    UntoldLevels,
+)
 from elbos.base.arrays import Array
 
 _MIN_SCATTER = 0.1  # of log-SNR, that counts
@@ -62,7 +69,7 @@ class Told:
     ) -> list[Diagnostic]:
         """Whether the network is given the level; arguments as those of `of_the_levels`."""
         if not self.is_of(logsnr):
-            return [Diagnostic("no-level")]
+            return [NoLevel()]
         return of_the_levels(logsnr, alpha, self.single, error=error)
 
     def is_of(self, logsnr: Float[Tensor, " n"]) -> bool:
@@ -142,7 +149,7 @@ def of_the_levels(
     spacing = (logsnr[kept].max() - logsnr[kept].min()).item() / int(kept.sum())
     if scatter / _NORMAL < max(_MIN_SCATTER, 3 * spacing) + 2 * error:
         return []
-    return [Diagnostic("untold-levels", {"scatter": scatter / _NORMAL})]
+    return [UntoldLevels(scatter / _NORMAL)]
 
 
 def of_the_target(
@@ -153,7 +160,7 @@ def of_the_target(
     size = (ordered[:-2].abs() + ordered[2:].abs()) / 2
     is_off = _deviations(ordered).abs() > (0.1 + 3 * error) * size
     share = is_off.double().mean().item()
-    return [Diagnostic("scattered-target", {"share": share})] if share > 0.05 else []
+    return [ScatteredTarget(share)] if share > 0.05 else []
 
 
 def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) -> list[Diagnostic]:
@@ -175,7 +182,7 @@ def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) ->
     variance = groups.mean(1).var(0)
     change = (variance - by_chance).clamp(min=0).sqrt()
     is_clear = (variance > _MAX_RATIO * by_chance) & (change > _MIN_CHANGE)
-    return [Diagnostic("uneven-levels", {"change": change.max().item()})] if is_clear.any() else []
+    return [UnevenLevels(change.max().item())] if is_clear.any() else []
 
 
 def of_the_coefficient(
@@ -196,7 +203,7 @@ def of_the_coefficient(
     if pair[0].abs().median() < 1e-3:
         return []
     is_dependent = abs(_rank_correlation(*pair)) > 6 / len(pair[0]) ** 0.5
-    return [Diagnostic("noise-dependent")] if is_dependent else []
+    return [NoiseDependent()] if is_dependent else []
 
 
 def time_sign(logsnr: Float[Tensor, " n"], given: Sequence[Float[Tensor, " n"]]) -> int:

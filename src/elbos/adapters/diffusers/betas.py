@@ -22,7 +22,14 @@ from elbos.adapters.diffusers.training import (
     refuse_flow_flags,
     table_of,
 )
-from elbos.audit import Diagnostic, LossTable
+from elbos.audit import LossTable
+from elbos.audit.diagnostics import (
+    Diagnostic,
+    MinSnrUndefined,
+    SnrWeightedX,
+    ZeroSnrIgnored,
+    ZeroSnrRemainder,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,16 +147,16 @@ def _min_snr(
 def _diagnostics(
     kind: Betas, config: Config, prediction: str, gamma: float | None
 ) -> Iterator[Diagnostic]:
-    scheduler = {"scheduler": str(config["_class_name"])}
+    scheduler = str(config["_class_name"])
     if flag(config, "rescale_betas_zero_snr"):
         if kind.last is None:
-            yield Diagnostic("zero-snr-ignored", scheduler)
+            yield ZeroSnrIgnored(scheduler)
         elif kind.last > 0:
-            yield Diagnostic("zero-snr-remainder", scheduler)
+            yield ZeroSnrRemainder(scheduler)
         elif prediction == "eps" and gamma is not None:
-            yield Diagnostic("min-snr-undefined")
+            yield MinSnrUndefined()
     if prediction == "x" and gamma is None:
-        yield Diagnostic("snr-weighted-x")
+        yield SnrWeightedX()
 
 
 _PLAIN = Betas()

@@ -14,7 +14,8 @@ from elbos.adapters.diffusers.training import (
     refuse_flow_flags,
     table_of,
 )
-from elbos.audit import Diagnostic, LossTable
+from elbos.audit import LossTable
+from elbos.audit.diagnostics import Diagnostic, EdmStyle, SigmaMinNotDrawn
 from elbos.theory.parameterizations import EDM
 
 
@@ -35,9 +36,9 @@ def from_edm(draws_sigma_min: bool, config: Config, training: Training) -> LossT
         log_sigma = ramp * math.log(low / high)
     logsnr = -2 * (math.log(high) + log_sigma)
     square_of_c_out = 1 / (torch.exp(logsnr) + sigma_data**-2)
-    diagnostics = [Diagnostic("edm-style")]
+    diagnostics: list[Diagnostic] = [EdmStyle()]
     if draws_sigma_min:
-        diagnostics.append(Diagnostic("sigma-min-not-drawn"))
+        diagnostics.append(SigmaMinNotDrawn())
     f = EDM(sigma_data=sigma_data)
     table = table_of(config, training, logsnr, f, square_of_c_out, diagnostics=diagnostics)
     return table if predicts == "epsilon" else replace(table, factor=-1.0)

@@ -16,7 +16,8 @@ from elbos.adapters.diffusers.training import (
     prediction_type,
     table_of,
 )
-from elbos.audit import Diagnostic, LossTable
+from elbos.audit import LossTable
+from elbos.audit.diagnostics import Diagnostic, DynamicShift, LogitMean, SamplingOnly
 
 
 def from_flow(
@@ -34,12 +35,13 @@ def from_flow(
     shift = 1.0 if is_dynamic else number(config, shift_key, 1.0, above=0)
     i = torch.arange(num_steps, 0, -1, dtype=torch.float64)  # scripts count from noise to data
     logsnr = 2 * (torch.log(num_steps - i) - torch.log(i) - math.log(shift))
-    found = {
-        "dynamic-shift": is_dynamic,
-        "sampling-only": is_solver,
-        "logit-mean": training.weighting_scheme == "logit_normal" and training.logit_mean != 0,
-    }
-    diagnostics = [Diagnostic(kind, {"scheduler": name}) for kind, is_so in found.items() if is_so]
+    has_mean = training.weighting_scheme == "logit_normal" and training.logit_mean != 0
+    found: list[tuple[bool, Diagnostic]] = [
+        (is_dynamic, DynamicShift(name)),
+        (is_solver, SamplingOnly(name)),
+        (has_mean, LogitMean(name)),
+    ]
+    diagnostics = [finding for is_found, finding in found if is_found]
     coefficient = _flow_coefficient(training, torch.sigmoid(-logsnr / 2))
     target = PREDICTIONS[prediction]
     return table_of(config, training, logsnr, target, coefficient, diagnostics=diagnostics)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from elbos.adapters.scripts.unknown import Stage
-from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.diagnostics import Diagnostic, Script, ScriptConditions, ScriptScheduler
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,12 @@ class ScriptLoss:
     @property
     def diagnostics(self) -> list[Diagnostic]:
         """What was run of the script, and what was assumed."""
-        values = {
-            "lines": _ranges(self.lines),
-            "data": self.data,
-            "network": " and ".join(self.networks),
-        }
-        found = [Diagnostic("script", values)]
+        networks = " and ".join(self.networks)
+        found: list[Diagnostic] = [Script(_ranges(self.lines), self.data, networks)]
         if self.conditions:
-            found.append(Diagnostic("script-conditions", {"lines": _ranges(self.conditions)}))
+            found.append(ScriptConditions(_ranges(self.conditions)))
         if self.assumed:
-            found.append(Diagnostic("script-scheduler", {"config": self.assumed}))
+            found.append(ScriptScheduler(self.assumed))
         return found
 
 

@@ -40,7 +40,16 @@ from elbos.adapters.trainers.times import (
     stable_diffusion_logsnr,
 )
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
-from elbos.audit import DeclaredLoss, Diagnostic, LossTable
+from elbos.audit import DeclaredLoss, LossTable
+from elbos.audit.diagnostics import (
+    DeclaredNoise,
+    DeclaredNotSquared,
+    DeclaredTarget,
+    DeclaredTerm,
+    DeclaredUneven,
+    Diagnostic,
+    SettingIgnored,
+)
 from elbos.theory.parameterizations import Eps, Flow
 from elbos.theory.schedules import Normal
 
@@ -73,23 +82,21 @@ _WEIGHTED = {  # of `default_weighing_scheme.py`
     999: 0.447,
 }
 _FINDINGS = {
-    **dict.fromkeys(("learnable_snr_gos", "do_prior_divergence", "max_loss"), "declared-target"),
-    **dict.fromkeys(("do_guidance_loss", "do_differential_guidance"), "declared-target"),
-    **dict.fromkeys(("correct_pred_norm", "do_signal_amplification"), "declared-target"),
-    **dict.fromkeys(
-        ("noise_offset", "random_noise_shift", "dynamic_noise_offset"), "declared-noise"
-    ),
-    **dict.fromkeys(("random_noise_multiplier", "blended_blur_noise"), "declared-noise"),
-    **dict.fromkeys(("do_signal_correction_noise", "do_batch_noise_correction"), "declared-noise"),
-    **dict.fromkeys(("do_fft_loss", "target_norm_std", "inverted_mask_prior"), "declared-term"),
-    **dict.fromkeys(("diff_output_preservation", "blank_prompt_preservation"), "declared-term"),
-    "diffusion_feature_extractor_path": "declared-term",
-    "latent_feature_extractor_path": "declared-term",  # its name of old
-    "match_noise_norm": "declared-not-squared",  # the output is scaled to the norm of the noise
-    "force_consistent_noise": "declared-noise",
-    **dict.fromkeys(("prior_reg", "match_adapter_assist", "unconditional_path"), "declared-target"),
-    **dict.fromkeys(("mask_path", "alpha_mask"), "declared-uneven"),
-    "content_or_style_reg": "setting-ignored",  # content_or_style is read in its stead
+    **dict.fromkeys(("learnable_snr_gos", "do_prior_divergence", "max_loss"), DeclaredTarget),
+    **dict.fromkeys(("do_guidance_loss", "do_differential_guidance"), DeclaredTarget),
+    **dict.fromkeys(("correct_pred_norm", "do_signal_amplification"), DeclaredTarget),
+    **dict.fromkeys(("noise_offset", "random_noise_shift", "dynamic_noise_offset"), DeclaredNoise),
+    **dict.fromkeys(("random_noise_multiplier", "blended_blur_noise"), DeclaredNoise),
+    **dict.fromkeys(("do_signal_correction_noise", "do_batch_noise_correction"), DeclaredNoise),
+    **dict.fromkeys(("do_fft_loss", "target_norm_std", "inverted_mask_prior"), DeclaredTerm),
+    **dict.fromkeys(("diff_output_preservation", "blank_prompt_preservation"), DeclaredTerm),
+    "diffusion_feature_extractor_path": DeclaredTerm,
+    "latent_feature_extractor_path": DeclaredTerm,  # its name of old
+    "match_noise_norm": DeclaredNotSquared,  # the output is scaled to the norm of the noise
+    "force_consistent_noise": DeclaredNoise,
+    **dict.fromkeys(("prior_reg", "match_adapter_assist", "unconditional_path"), DeclaredTarget),
+    **dict.fromkeys(("mask_path", "alpha_mask"), DeclaredUneven),
+    "content_or_style_reg": SettingIgnored,  # content_or_style is read in its stead
 }
 _DEFAULTS = {
     **dict.fromkeys(("noise_multiplier", "target_noise_multiplier", "pred_scaler"), 1),
@@ -111,7 +118,7 @@ def _read(settings: Settings) -> Loss:
         settings.one_of("loss_type", "mse", ("mse", "mae", "pseudo_huber", "wavelet", "stepped"))
         != "mse"
     ):
-        found += (Diagnostic("declared-not-squared", {"setting": "loss_type"}),)
+        found += (DeclaredNotSquared("loss_type"),)
     settings.one_of("loss_target", "noise", ("noise",))
     schedulers = ("ddpm", "flowmatch")
     is_flow = settings.one_of("noise_scheduler", "ddpm", schedulers) == "flowmatch"

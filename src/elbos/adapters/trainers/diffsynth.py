@@ -36,7 +36,8 @@ from elbos.adapters.trainers.times import (
     stable_diffusion_logsnr,
 )
 from elbos.adapters.trainers.trainer import Option, Trainer
-from elbos.audit import Diagnostic, LossTable
+from elbos.audit import LossTable
+from elbos.audit.diagnostics import DeclaredNoise, Diagnostic, RoundedTimes
 from elbos.theory.parameterizations import Eps
 
 _N = 1000
@@ -95,7 +96,7 @@ def _template(settings: Settings) -> str:
 def _read(settings: Settings) -> LossTable:
     template = _template(settings)
     settings.one_of("task", "sft", _FLOW_TASKS)
-    found = findings(settings, {"noise_scale": "declared-noise"})
+    found = findings(settings, {"noise_scale": DeclaredNoise})
     if template == _DIFFUSION:
         return _diffusion(found)
     first = settings.number("min_timestep_boundary", 0.0, low=0, high=1)
@@ -107,7 +108,7 @@ def _read(settings: Settings) -> LossTable:
     bell = torch.exp(-2 * (t - 0.5) ** 2)
     nearest = _nearest(t, template)[step]
     num_levels = len(set(nearest.tolist()))
-    rounded = Diagnostic("rounded-times", {"dtype": "bfloat16", "num_levels": num_levels})
+    rounded = RoundedTimes(dtype="bfloat16", num_levels=num_levels)
     step = torch.where(t[nearest] == 1, nearest, step)
     is_drawn = torch.bincount(step, minlength=_N).double()
     title = f"DiffSynth, {template}"

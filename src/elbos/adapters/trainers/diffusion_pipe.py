@@ -33,7 +33,16 @@ from elbos.adapters.trainers.times import (
     stable_diffusion_logsnr,
 )
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
-from elbos.audit import DeclaredLoss, Diagnostic, LossTable
+from elbos.audit import DeclaredLoss, LossTable
+from elbos.audit.diagnostics import (
+    DeclaredNotSquared,
+    DeclaredSnr,
+    DeclaredTerm,
+    DeclaredUneven,
+    Diagnostic,
+    SettingIgnored,
+    SettingOn,
+)
 from elbos.theory.parameterizations import EDM, Eps, Flow, V
 from elbos.theory.schedules import Flow as Uniform
 from elbos.theory.schedules import Normal, Schedule
@@ -47,12 +56,12 @@ _MODELS = (
     *("sdxl", "cosmos", *_REVERSED, *_NO_FLUX_SHIFT),
 )
 _FINDINGS = {
-    "huber_delta": "declared-not-squared",
-    "smooth_l1_beta": "declared-not-squared",
-    "pseudo_huber_c": "setting-ignored",  # in the example's comments, and read nowhere
-    "multiscale_loss_weight": "declared-term",
+    "huber_delta": DeclaredNotSquared,
+    "smooth_l1_beta": DeclaredNotSquared,
+    "pseudo_huber_c": SettingIgnored,  # in the example's comments, and read nowhere
+    "multiscale_loss_weight": DeclaredTerm,
     **dict.fromkeys(
-        ("first_frame_conditioning_p", "mask_path", "default_mask_file"), "declared-uneven"
+        ("first_frame_conditioning_p", "mask_path", "default_mask_file"), DeclaredUneven
     ),
 }
 
@@ -120,9 +129,9 @@ def _sdxl(settings: Settings, found: tuple[Diagnostic, ...]) -> LossTable:
         capped = snr.clamp(max=1000)
         coefficient *= 1 / (capped + 1) if is_v else capped.rsqrt()
         if not settings.flag("debiased_estimation_loss"):
-            found += (Diagnostic("setting-on", {"setting": "debiased_estimation_loss"}),)
+            found += (SettingOn("debiased_estimation_loss"),)
     if is_v and (coefficient != 1).any():
-        found += (Diagnostic("declared-snr", {"setting": "v_pred"}),)
+        found += (DeclaredSnr("v_pred"),)
     return LossTable(
         title="diffusion-pipe, sdxl",
         logsnr=stable_diffusion_logsnr(is_zero_terminal=is_v),

@@ -18,7 +18,8 @@ from torch import Tensor
 from elbos.adapters.diffusers import Scheme, Training
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.trainer import Loss
-from elbos.audit import DeclaredLoss, Diagnostic, LossTable
+from elbos.audit import DeclaredLoss, LossTable
+from elbos.audit.diagnostics import DeclaredResolution, Diagnostic
 from elbos.theory.parameterizations import Flow, Parameterization
 from elbos.theory.schedules import Schedule
 
@@ -71,7 +72,7 @@ def sides(
     text = settings.text(name)
     if not text:
         shown = f"{default} x {default}"
-        return [default], [Diagnostic("declared-resolution", {"resolution": shown})]
+        return [default], [DeclaredResolution(shown)]
     found = [float(number) for number in re.findall(r"\d+\.?\d*", text)]
     is_other = re.search(r"[^\d\s.,x()\[\]]", text) is not None
     if is_other or not found or not all(16 <= side <= 100_000 for side in found):

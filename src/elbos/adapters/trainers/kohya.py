@@ -22,7 +22,17 @@ from elbos.adapters.trainers import flow
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.times import stable_diffusion_logsnr
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
-from elbos.audit import Diagnostic, LossTable
+from elbos.audit import LossTable
+from elbos.audit.diagnostics import (
+    DeclaredModel,
+    DeclaredNoise,
+    DeclaredNotSquared,
+    DeclaredPerturbed,
+    DeclaredSnr,
+    DeclaredUneven,
+    Diagnostic,
+    NotFinite,
+)
 from elbos.theory import schedules
 from elbos.theory.parameterizations import Eps, Flow, V
 from elbos.theory.schedules import Schedule
@@ -65,34 +75,34 @@ def read(settings: Settings) -> Loss:
     if script.startswith("sd3"):
         return _of_sd3(settings, found)
     if not script and any(map(settings.has, _OF_FLOW)):
-        found.append(Diagnostic("declared-model", {"model": "FLUX.1"}))
+        found.append(DeclaredModel("FLUX.1"))
         return _of_flow(settings, _FLOW_MODELS["flux"], "flux", found)
     if not script and any(map(settings.has, _OF_SD3)):
-        found.append(Diagnostic("declared-model", {"model": "Stable Diffusion 3"}))
+        found.append(DeclaredModel("Stable Diffusion 3"))
         return _of_sd3(settings, found)
     return _of_sd(settings, found)
 
 
 def _findings(settings: Settings) -> list[Diagnostic]:
     """Of settings that no weighting shows."""
-    found = []
+    found = list[Diagnostic]()
     kind = settings.one_of("loss_type", "l2", ("l2", "l1", "huber", "smooth_l1"))
     if kind != "l2":
         for name in ("huber_schedule", "huber_c", "huber_scale"):
             settings.has(name)
-        found.append(Diagnostic("declared-not-squared", {"setting": f"loss_type {kind}"}))
+        found.append(DeclaredNotSquared(f"loss_type {kind}"))
     if settings.number("noise_offset", 0):
         for name in ("noise_offset_random_strength", "adaptive_noise_scale"):
             settings.has(name)
-        found.append(Diagnostic("declared-noise", {"setting": "noise_offset"}))
+        found.append(DeclaredNoise("noise_offset"))
     if settings.number("multires_noise_iterations", 0):
         settings.has("multires_noise_discount")
-        found.append(Diagnostic("declared-noise", {"setting": "multires_noise_iterations"}))
+        found.append(DeclaredNoise("multires_noise_iterations"))
     if settings.number("ip_noise_gamma", 0):
         settings.has("ip_noise_gamma_random_strength")
-        found.append(Diagnostic("declared-perturbed", {"setting": "ip_noise_gamma"}))
+        found.append(DeclaredPerturbed("ip_noise_gamma"))
     masks = [name for name in ("masked_loss", "alpha_mask") if settings.flag(name)]
-    return [*found, *(Diagnostic("declared-uneven", {"setting": name}) for name in masks)]
+    return [*found, *(DeclaredUneven(name) for name in masks)]
 
 
 def _of_sd(settings: Settings, found: list[Diagnostic]) -> LossTable:
@@ -100,7 +110,7 @@ def _of_sd(settings: Settings, found: list[Diagnostic]) -> LossTable:
     snr = stable_diffusion_logsnr().exp()
     coefficient = _of_snr(settings, snr, is_v=is_v)
     if is_zero and (coefficient != 1).any():
-        found = [*found, Diagnostic("declared-snr", {"setting": "zero_terminal_snr"})]
+        found = [*found, DeclaredSnr("zero_terminal_snr")]
     return LossTable(
         title="sd-scripts, Stable Diffusion",
         logsnr=stable_diffusion_logsnr(is_zero_terminal=is_zero),
@@ -145,7 +155,7 @@ def _of_sd3(settings: Settings, found: list[Diagnostic]) -> LossTable:
     edges = torch.arange(len(drawn) + 1, dtype=torch.float64) / len(drawn)
     probability = step_probability(scheme, flow.unshifted(edges, shift))
     if scheme.weighting_scheme == "sigma_sqrt" and t[0] == 0:  # infinity times 0
-        found = [*found, Diagnostic("not-finite", {"share": probability[0].item()})]
+        found = [*found, NotFinite(probability[0].item())]
     return LossTable(
         title="sd-scripts, SD3",
         logsnr=flow.logsnr_of(t),

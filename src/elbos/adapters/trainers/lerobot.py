@@ -23,15 +23,16 @@ from elbos.adapters import diffusers
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.times import findings
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
-from elbos.audit import DeclaredLoss, Diagnostic, LossTable
+from elbos.audit import DeclaredLoss, LossTable
+from elbos.audit.diagnostics import DeclaredUneven, Diagnostic
 from elbos.theory.parameterizations import Flow
 from elbos.theory.schedules import Beta, FlowTimes
 
 _FLOW = ("pi0", "pi05", "smolvla")
 _FINDINGS = {
-    "rtc_training_max_delay": "declared-uneven",
-    "do_mask_loss_for_padding": "declared-uneven",
-    "use_rabc": "declared-uneven",
+    "rtc_training_max_delay": DeclaredUneven,
+    "do_mask_loss_for_padding": DeclaredUneven,
+    "use_rabc": DeclaredUneven,
 }
 
 

@@ -19,7 +19,8 @@ from elbos.adapters.diffusers.training import step_probability
 from elbos.adapters.trainers import flow
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
-from elbos.audit import Diagnostic, LossTable
+from elbos.audit import LossTable
+from elbos.audit.diagnostics import Diagnostic, LogitMean
 from elbos.theory import schedules
 from elbos.theory.parameterizations import Flow
 from elbos.theory.schedules import FlowTimes, Mixture, Normal, Schedule
@@ -83,7 +84,7 @@ def _weights_only(settings: Settings) -> Training:
 def _of_steps(scheme: Training, low: int, high: int) -> LossTable:
     drawn = torch.arange(low, high, dtype=torch.float64)
     edges = torch.arange(high - low + 1, dtype=torch.float64) / (high - low)
-    found = [Diagnostic("logit-mean", {"scheduler": "musubi-tuner"})] * (scheme.logit_mean != 0)
+    found = [LogitMean("musubi-tuner")] * (scheme.logit_mean != 0)
     return LossTable(
         title="musubi-tuner",
         logsnr=flow.logsnr_of((_NUM_STEPS - drawn) / _NUM_STEPS),

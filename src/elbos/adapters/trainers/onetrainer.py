@@ -20,7 +20,15 @@ from elbos.adapters.trainers import flow
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.times import stable_diffusion_logsnr
 from elbos.adapters.trainers.trainer import Option, Trainer
-from elbos.audit import Diagnostic, LossTable
+from elbos.audit import LossTable
+from elbos.audit.diagnostics import (
+    DeclaredNoise,
+    DeclaredNotSquared,
+    DeclaredPerturbed,
+    DeclaredTerm,
+    DeclaredUneven,
+    Diagnostic,
+)
 from elbos.theory.parameterizations import Eps, Flow, V
 
 Distribution = Literal[
@@ -64,20 +72,20 @@ def read(settings: Settings) -> LossTable:
 def _findings(settings: Settings) -> list[Diagnostic]:
     """Of settings that no weighting shows."""
     kinds = {
-        "mae_strength": "declared-not-squared",
-        "log_cosh_strength": "declared-not-squared",
-        "huber_strength": "declared-not-squared",
-        "offset_noise_weight": "declared-noise",
-        "perturbation_noise_weight": "declared-perturbed",
+        "mae_strength": DeclaredNotSquared,
+        "log_cosh_strength": DeclaredNotSquared,
+        "huber_strength": DeclaredNotSquared,
+        "offset_noise_weight": DeclaredNoise,
+        "perturbation_noise_weight": DeclaredPerturbed,
     }
-    found = [Diagnostic(kind, {"setting": n}) for n, kind in kinds.items() if settings.number(n, 0)]
+    found: list[Diagnostic] = [kind(n) for n, kind in kinds.items() if settings.number(n, 0)]
     for name in ("huber_delta", "generalized_offset_noise", "mse_strength"):
         settings.has(name)
     if settings.flag("masked_training"):
-        found.append(Diagnostic("declared-uneven", {"setting": "masked_training"}))
+        found.append(DeclaredUneven("masked_training"))
         if settings.number("masked_prior_preservation_weight", 0):
             setting = "masked_prior_preservation_weight"
-            found.append(Diagnostic("declared-term", {"setting": setting}))
+            found.append(DeclaredTerm(setting))
     return found
 
 
@@ -88,7 +96,7 @@ def _of_table(settings: Settings, model: str, found: list[Diagnostic]) -> LossTa
         is_v = model in _V_MODELS
     logsnr = stable_diffusion_logsnr(is_zero_terminal=is_zero)
     if model.startswith("PIXART"):
-        found = [*found, Diagnostic("declared-term", {"setting": "vb_loss_strength"})]
+        found = [*found, DeclaredTerm("vb_loss_strength")]
         logsnr = loss_table({"_class_name": "DDPMScheduler"}, Training()).logsnr
     return LossTable(
         title=f"OneTrainer, {model}",

@@ -38,7 +38,18 @@ from elbos.adapters.trainers.times import (
     stable_diffusion_logsnr,
 )
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
-from elbos.audit import Diagnostic, LossTable
+from elbos.audit import LossTable
+from elbos.audit.diagnostics import (
+    DeclaredDivisor,
+    DeclaredNoise,
+    DeclaredNotSquared,
+    DeclaredOverride,
+    DeclaredPerturbed,
+    DeclaredTarget,
+    DeclaredTerm,
+    Diagnostic,
+    SettingIgnored,
+)
 from elbos.theory.parameterizations import Eps, V
 from elbos.theory.schedules import Beta, FlowTimes, Normal, Schedule
 from elbos.theory.schedules import Flow as Uniform
@@ -52,17 +63,17 @@ _FLOW_MODELS = (
 _MOST_SHIFTED = {"qwen_image": (8192, 0.9)}  # where the line of mu ends: (tokens, mu)
 _WAN_SHIFTS = {"2.2": 5.0, "animegen": 3.0}  # by a part of `model_flavour`
 _FINDINGS = {
-    "input_perturbation": "declared-perturbed",
-    "use_soft_min_snr": "setting-ignored",  # no loss reads it
-    "mixflow_enabled": "declared-target",
-    "twinflow_enabled": "declared-target",
-    "distillation_method": "declared-target",
-    "scheduled_sampling_max_step_offset": "declared-target",
-    **dict.fromkeys(("crepa_self_flow", "xm_enabled"), "declared-target"),
-    "scheduled_sampling_reflexflow": "declared-term",
-    "irepa_enabled": "declared-term",
-    **dict.fromkeys(("crepa_enabled", "urepa_enabled", "layersync_enabled"), "declared-term"),
-    **dict.fromkeys(("internal_guidance_enabled", "nextlat_enabled"), "declared-term"),
+    "input_perturbation": DeclaredPerturbed,
+    "use_soft_min_snr": SettingIgnored,  # no loss reads it
+    "mixflow_enabled": DeclaredTarget,
+    "twinflow_enabled": DeclaredTarget,
+    "distillation_method": DeclaredTarget,
+    "scheduled_sampling_max_step_offset": DeclaredTarget,
+    **dict.fromkeys(("crepa_self_flow", "xm_enabled"), DeclaredTarget),
+    "scheduled_sampling_reflexflow": DeclaredTerm,
+    "irepa_enabled": DeclaredTerm,
+    **dict.fromkeys(("crepa_enabled", "urepa_enabled", "layersync_enabled"), DeclaredTerm),
+    **dict.fromkeys(("internal_guidance_enabled", "nextlat_enabled"), DeclaredTerm),
 }
 
 
@@ -71,9 +82,9 @@ def _read(settings: Settings) -> Loss:
     found = findings(settings, _FINDINGS)
     settings.require_default({"diffusion_blocks_config": 0})
     if settings.one_of("loss_type", "l2", ("l2", "huber", "smooth_l1")) != "l2":
-        found += (Diagnostic("declared-not-squared", {"setting": "loss_type"}),)
+        found += (DeclaredNotSquared("loss_type"),)
     if family in _IS_V:
-        noise = {"offset_noise": "declared-noise", "diff2flow_loss": "declared-target"}
+        noise = {"offset_noise": DeclaredNoise, "diff2flow_loss": DeclaredTarget}
         return _diffusion(settings, family, found + findings(settings, noise))
     return _flow(settings, family, found)
 
@@ -112,8 +123,7 @@ def _shift(settings: Settings, family: str) -> tuple[float, tuple[Diagnostic, ..
     flavour = settings.text("model_flavour")
     own = next((s for part, s in _WAN_SHIFTS.items() if family == "wan" and part in flavour), None)
     if own is not None:
-        override = {"setting": "flow_schedule_shift", "value": f"{own:g}"}
-        return own, (Diagnostic("declared-override", override),)
+        return own, (DeclaredOverride("flow_schedule_shift", f"{own:g}"),)
     if not settings.flag("flow_schedule_auto_shift"):
         return static or 1.0, ()
     high = _MOST_SHIFTED.get(family, (4096, 1.15))
@@ -143,8 +153,8 @@ def _diffusion(settings: Settings, family: str, found: tuple[Diagnostic, ...]) -
     is_v = settings.one_of("prediction_type", words[_IS_V[family]], words) == "v_prediction"
     is_zero = settings.flag("rescale_betas_zero_snr")
     if family == "sd2x" and not is_zero:
-        is_zero, override = True, {"setting": "rescale_betas_zero_snr", "value": "true"}
-        found += (Diagnostic("declared-override", override),)
+        is_zero = True
+        found += (DeclaredOverride("rescale_betas_zero_snr", "true"),)
     is_refiner = family == "sdxl" and "refiner" in settings.text("model_flavour")
     logsnr = stable_diffusion_logsnr(is_zero_terminal=is_zero)
     coefficient = torch.ones_like(logsnr)
@@ -153,7 +163,7 @@ def _diffusion(settings: Settings, family: str, found: tuple[Diagnostic, ...]) -
         coefficient = snr.clamp(max=gamma) / (snr + _IS_V[family])
         coefficient = coefficient.nan_to_num(nan=1.0)  # 0/0 in the trainer
         if is_v != _IS_V[family]:
-            found += (Diagnostic("declared-divisor", {"setting": "prediction_type"}),)
+            found += (DeclaredDivisor("prediction_type"),)
     return LossTable(
         title=f"SimpleTuner, {family}",
         logsnr=logsnr,

@@ -95,7 +95,9 @@ def stable_diffusion_logsnr(*, is_zero_terminal: bool = False) -> Float[Tensor, 
     return diffusers.loss_table(config, diffusers.Training()).logsnr
 
 
-def findings(settings: Settings, kinds: Mapping[str, str]) -> tuple[Diagnostic, ...]:
+def findings(
+    settings: Settings, kinds: Mapping[str, Callable[[str], Diagnostic]]
+) -> tuple[Diagnostic, ...]:
     """A finding of its kind for each setting that is on: given, and neither false nor 0."""
     found = (name for name in kinds if settings.is_on(name))
-    return tuple(Diagnostic(kinds[name], {"setting": name}) for name in found)
+    return tuple(kinds[name](name) for name in found)

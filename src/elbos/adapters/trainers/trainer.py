@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from elbos.adapters.trainers.settings import Settings
-from elbos.audit import Audit, DeclaredLoss, Diagnostic, LossTable, from_loss, from_table
+from elbos.audit import Audit, DeclaredLoss, LossTable, from_loss, from_table
+from elbos.audit.diagnostics import UnreadSettings
 
 Loss = DeclaredLoss | LossTable
 
@@ -50,7 +51,7 @@ class Trainer:
         names = sorted(settings.unread())
         if not names:
             return loss
-        unread = Diagnostic("unread-settings", {"names": ", ".join(names), "trainer": self.name})
+        unread = UnreadSettings(names=", ".join(names), trainer=self.name)
         return replace(loss, diagnostics=(*loss.diagnostics, unread))
 
     def audit(self, settings: Settings) -> Audit:

@@ -7,68 +7,32 @@ network's own output.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from elbos.audit.diagnostics import (
+    ControlVariate,
+    Coupled,
+    CoupledCalls,
+    DerivativeTarget,
+    DerivativeTerm,
+    Diagnostic,
+    LearnedCoefficient,
+    LearnedVariance,
+    LinearTerm,
+    NotFinite,
+    NotSquared,
+    SecondOutput,
+    SelfTarget,
+    SeveralCalls,
+    Uneven,
+    UntrainedCalls,
+)
 from elbos.audit.instrument import SIGNS, ZERO, Answer, Call, Instrument, Observation
 from elbos.audit.queries import Queries, is_same
-
-FATAL = frozenset(
-    {
-        "not-squared",
-        "coupled",
-        "coupled-calls",
-        "self-target",
-        "offset-noise",
-        "coloured-noise",
-        "not-normal",
-        "negative",
-        "declared-not-squared",
-        "declared-noise",
-        "declared-target",
-        "strange-target",
-        "target-noise",
-        "linear-term",
-        "learned-coefficient",
-        "derivative-target",
-        "derivative-term",
-        "no-level",
-        "uneven-levels",
-        "untold-levels",
-        "scattered-target",
-        "noise-dependent",
-    }
-)
-"""Kinds that mean that no weighting describes the loss."""
-
-ERRORS = frozenset({"batch-mean", "not-finite"})
-"""Kinds that are errors of the code: a weighting describes what is left, and nobody meant it."""
-
-
-@dataclass(frozen=True)
-class Diagnostic:
-    """A finding about a loss that its weighting does not show.
-
-    Attributes:
-        kind: One of those that `templates/page.html` has a sentence for.
-        values: Numbers, and sometimes names, of that sentence.
-    """
-
-    kind: str
-    values: Mapping[str, float | str | list[float]] = field(default_factory=dict)
-
-    @property
-    def is_fatal(self) -> bool:
-        """Whether it means that no weighting describes the loss."""
-        return self.kind in FATAL
-
-    @property
-    def is_error(self) -> bool:
-        """Whether it is an error of the code, which leaves no verdict to be given."""
-        return self.kind in ERRORS
 
 
 class _Response(NamedTuple):
@@ -103,19 +67,19 @@ def of_the_error(
     of_calls = list(zip(*responses, strict=False))
     linear = [i for i, some in enumerate(of_calls) if all(one.is_linear for one in some)]
     if linear and (len(linear) == len(of_calls) or not all(map(_averages_out, of_calls))):
-        return [Diagnostic("linear-term")], ()
-    found = [Diagnostic("control-variate")] if linear else []
+        return [LinearTerm()], ()
+    found: list[Diagnostic] = [ControlVariate()] if linear else []
     counted = [one[:4] for i, some in enumerate(of_calls) if i not in linear for one in some]
     bend, coupling, spread, _ = torch.tensor(counted).median(0)[0].tolist()
     if coupling > 0.01:
-        found.append(Diagnostic("coupled", {"share": coupling}))
+        found.append(Coupled(coupling))
     elif abs(bend - 1) > 0.02:
-        found.append(Diagnostic("not-squared", {"growth": bend}))
+        found.append(NotSquared(bend))
     else:
         if max(one[3] for one in counted) > 0.01:
-            found.append(Diagnostic("learned-coefficient"))
+            found.append(LearnedCoefficient())
         if spread > 0.02:
-            found.append(Diagnostic("uneven", {"spread": spread}))
+            found.append(Uneven(spread))
     return found, tuple(linear)
 
 
@@ -192,23 +156,18 @@ def of_the_calls(
             is_of_derivative |= sloping.is_of_derivative
     several = [(s, zero) for s, zero in observations.items() if len(zero.calls) > 1][:1]
     are_coupled = any(_are_coupled(instrument, x, *one) for one in several)
-    found = {
-        "not-finite": not is_finite,
-        "several-calls": num_trained > 1,
-        "self-target": is_self_target,
-        "derivative-target": is_derived,
-        "derivative-term": is_of_derivative and not is_derived,
-        "coupled-calls": are_coupled,
-        "untrained-calls": num_untrained > 0 and not is_self_target,
-        "learned-variance": instrument.form.multiple == 2,
-        "second-output": instrument.form.container == "pair",
-    }
-    num = {"several-calls": num_trained, "untrained-calls": num_untrained}
-    return [
-        Diagnostic(kind, {"num_calls": num[kind]} if kind in num else {})
-        for kind, is_found in found.items()
-        if is_found
+    found: list[tuple[bool, Diagnostic]] = [
+        (not is_finite, NotFinite()),
+        (num_trained > 1, SeveralCalls(num_trained)),
+        (is_self_target, SelfTarget()),
+        (is_derived, DerivativeTarget()),
+        (is_of_derivative and not is_derived, DerivativeTerm()),
+        (are_coupled, CoupledCalls()),
+        (num_untrained > 0 and not is_self_target, UntrainedCalls(num_untrained)),
+        (instrument.form.multiple == 2, LearnedVariance()),
+        (instrument.form.container == "pair", SecondOutput()),
     ]
+    return [one for is_found, one in found if is_found]
 
 
 def _are_coupled(instrument: Instrument, x: Tensor, seed: int, zero: Observation) -> bool:

@@ -1,0 +1,11 @@
+"""Findings about a loss that its weighting does not show: one type each, with its one sentence.
+
+`measured_loss` and `measured_noise` have the findings of `probe` and `record`, `declared` those of
+scripts, schedulers and trainers' settings. `Diagnostic.from_values` finds the type by its kind.
+"""
+
+from elbos.audit.diagnostics.declared import *
+from elbos.audit.diagnostics.diagnostic import KINDS as KINDS
+from elbos.audit.diagnostics.diagnostic import Diagnostic as Diagnostic
+from elbos.audit.diagnostics.measured_loss import *
+from elbos.audit.diagnostics.measured_noise import *

@@ -1,0 +1,287 @@
+"""Findings of `probe` and `record` about the error, the target and the calls of a loss."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from elbos.audit.diagnostics.diagnostic import Diagnostic
+
+# --- is it a squared error? ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Coupled(Diagnostic):
+    is_fatal = True
+    sentence = (
+        "The error of one element changes the gradient of others, as in an adversarial, "
+        "perceptual or spectral loss, or in a norm or RMSE of a sample or a batch: the loss is no "
+        "plain squared error."
+    )
+    share: float
+
+
+@dataclass(frozen=True)
+class NotSquared(Diagnostic):
+    is_fatal = True
+    sentence = "The gradient grows faster than the error: the loss is no squared error."
+    slower: ClassVar[str] = (
+        "The gradient grows more slowly than the error, as in a Huber, pseudo-Huber or L1 loss: "
+        "the loss is no squared error."
+    )
+    growth: float  # of the gradient, over that of a squared error
+
+    @property
+    def template(self) -> str:
+        return self.slower if self.growth < 1 else self.sentence
+
+
+@dataclass(frozen=True)
+class LinearTerm(Diagnostic):
+    is_fatal = True
+    sentence = (
+        "A call of the network enters the loss linearly, not as a squared error, and does not "
+        "average out."
+    )
+
+
+@dataclass(frozen=True)
+class ControlVariate(Diagnostic):
+    sentence = (
+        "The loss has a term that is linear in a call of the network at constant inputs, with "
+        "factors that average out, as a control variate: the expected loss is the same without it."
+    )
+
+
+@dataclass(frozen=True)
+class NotFinite(Diagnostic):
+    is_error = True
+    sentence = "The loss is NaN or infinite in some batches; only samples with a gradient count."
+    of_samples: ClassVar[str] = (
+        "The loss is NaN or infinite for {share:percent 2} of the samples, which are left out."
+    )
+    share: float | None = None
+
+    @property
+    def template(self) -> str:
+        return self.sentence if self.share is None else self.of_samples
+
+
+# --- the coefficient -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Uneven(Diagnostic):
+    sentence = (
+        "The coefficient differs between the elements of one sample, as with a mask or weights "
+        "per pixel or channel; its mean is shown."
+    )
+    spread: float
+
+
+@dataclass(frozen=True)
+class UnevenLevels(Diagnostic):
+    is_fatal = True
+    sentence = (
+        "The coefficients of a sample's elements, such as its channels, are not proportional: an "
+        "element's share changes by {change:percent 0} with the noise level, so no single "
+        "weighting describes the loss."
+    )
+    change: float
+
+
+@dataclass(frozen=True)
+class LearnedCoefficient(Diagnostic):
+    is_fatal = True
+    sentence = (
+        "The coefficient depends on the variance that the network predicts besides, as in a KL "
+        "divergence with learned variance (L_vlb, not L_hybrid, whose variational part does not "
+        "train the mean): w is for a predicted variance output of 0."
+    )
+
+
+@dataclass(frozen=True)
+class DataDependent(Diagnostic):
+    sentence = (
+        "The coefficient depends on the data, not on the noise level alone; its mean is shown."
+    )
+
+
+@dataclass(frozen=True)
+class NoiseDependent(Diagnostic):
+    is_fatal = True
+    sentence = (
+        "The coefficient depends on the noise of the sample, not on its level alone: its mean is "
+        "no weight."
+    )
+
+
+@dataclass(frozen=True)
+class BatchMean(Diagnostic):
+    is_error = True
+    sentence = (
+        "Every sample of a batch has the same coefficient, which changes from batch to batch: the "
+        "mean of the weights times the mean of the errors. Samples of different noise levels get "
+        "the same weight, as where weights of shape [b] are broadcast against errors of another "
+        "shape."
+    )
+
+
+@dataclass(frozen=True)
+class Scattered(Diagnostic):
+    sentence = (
+        "The coefficient is not a function of the noise level: it varies by {scatter:percent 0} "
+        "at one level, as where it depends on the rest of the batch or on a random number; its "
+        "mean is shown."
+    )
+    scatter: float
+
+
+@dataclass(frozen=True)
+class Negative(Diagnostic):
+    is_fatal = True
+    sentence = (
+        "The coefficient is negative for {share:percent} of the samples: there, training "
+        "increases the error."
+    )
+    share: float
+
+
+@dataclass(frozen=True)
+class Unused(Diagnostic):
+    sentence = (
+        "{share:percent} of the samples have weight 0, at log-SNR {low:fixed 2} to {high:fixed 2}."
+    )
+    share: float
+    low: float
+    high: float
+
+
+# --- calls of the network ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SeveralCalls(Diagnostic):
+    sentence = "The network is called {num_calls} times in one loss; all calls are counted."
+    num_calls: int
+
+
+@dataclass(frozen=True)
+class UntrainedCalls(Diagnostic):
+    sentence = (
+        "The loss also calls the network without gradient ({num_calls} per loss), as in "
+        "self-conditioning; such calls do not count."
+    )
+    num_calls: int
+
+
+@dataclass(frozen=True)
+class CoupledCalls(Diagnostic):
+    is_fatal = True
+    sentence = (
+        "The output of one call of the network changes the gradient at another, as through a "
+        "consistency penalty: w is that of the squared errors alone."
+    )
+
+
+@dataclass(frozen=True)
+class LearnedVariance(Diagnostic):
+    sentence = (
+        "The output has twice the channels of the data, as where a variance is learned; the first "
+        "half is audited, a term for the other half is not."
+    )
+
+
+@dataclass(frozen=True)
+class SecondOutput(Diagnostic):
+    sentence = (
+        "The output is a pair, as where a second head learns the weight of the loss; the first is "
+        "audited, with zeros for the second."
+    )
+
+
+# --- the target ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SelfTarget(Diagnostic):
+    is_fatal = True
+    sentence = (
+        "The target contains an output of the network itself, without gradient, as in consistency "
+        "training or distillation."
+    )
+
+
+@dataclass(frozen=True)
+class DerivativeTarget(Diagnostic):
+    is_fatal = True
+    sentence = (
+        "The target contains the network's own derivative, as in MeanFlow: audit the plain part "
+        "of such a loss, of MeanFlow that with r = t, flow matching."
+    )
+
+
+@dataclass(frozen=True)
+class DerivativeTerm(Diagnostic):
+    is_fatal = True
+    sentence = (
+        "The loss depends on the network's derivative with respect to its input, as through a "
+        "gradient penalty: w is that of the squared error alone."
+    )
+
+
+@dataclass(frozen=True)
+class StrangeTarget(Diagnostic):
+    is_fatal = True
+    sentence = (
+        "{share:percent} of the target is no combination of the data and the noise: the loss has "
+        "a term besides the error, or a target of its own."
+    )
+    of_some: ClassVar[str] = (
+        "For {samples:percent} of the samples, {share:percent} of the target is no combination of "
+        "the data and the noise: the loss has a term besides the error, or a target of its own."
+    )
+    share: float
+    samples: float  # the share of the samples with such a target
+
+    @property
+    def template(self) -> str:
+        return self.of_some if self.samples < 0.995 else self.sentence
+
+
+@dataclass(frozen=True)
+class ScatteredTarget(Diagnostic):
+    is_fatal = True
+    sentence = (
+        "The target is not a function of the noise level: for {share:percent 0} of the samples, "
+        "its coefficients of data and noise differ from those of their neighbours, as where it is "
+        "chosen at random, or noise is divided by its own norm."
+    )
+    share: float
+
+
+@dataclass(frozen=True)
+class IndependentTarget(Diagnostic):
+    sentence = (
+        "The target holds the normal draws of the network's input in other proportions: "
+        "{share:percent} of it is independent of the input, and adds a constant to the expected "
+        "loss."
+    )
+    share: float
+
+
+@dataclass(frozen=True)
+class TargetNoise(Diagnostic):
+    is_fatal = True
+    sentence = (
+        "{share:percent} of the target is a normal draw that the network's input does not hold, "
+        "which no network can predict. Check which draw is meant; if it is this one, it adds a "
+        "constant to the expected loss, and w is that of the rest."
+    )
+    share: float
+
+
+@dataclass(frozen=True)
+class UnknownTarget(Diagnostic):
+    sentence = (
+        "The target is none of the usual prediction types; y, which is predicted, is given in the "
+        "data x and the noise eps."
+    )

@@ -1,0 +1,173 @@
+"""Findings of `probe` and `record` about the data, the noise and the noise levels of a loss."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from elbos.audit.diagnostics.diagnostic import Diagnostic
+
+# --- the data and the noise ----------------------------------------------------------------------
+
+_WHITE = "The theory needs white noise; log-SNR is that of the whole power."
+
+
+@dataclass(frozen=True)
+class Encoded(Diagnostic):
+    sentence = (
+        "The loss encodes its data or normalizes them by channel first; log-SNR is that of the "
+        "result."
+    )
+
+
+@dataclass(frozen=True)
+class SampledData(Diagnostic):
+    sentence = (
+        "The loss samples its data in each call, as by a VAE's latent_dist.sample(): a normal "
+        "draw, {share:percent} of their standard deviation, is scaled as they are and belongs to "
+        "them. Log-SNR is that of the sampled data."
+    )
+    share: float
+
+
+@dataclass(frozen=True)
+class CleanElements(Diagnostic):
+    sentence = (
+        "{share:percent} of the elements are given to the network without noise and not trained, "
+        "as a state before actions; the audit is of the others."
+    )
+    share: float
+
+
+@dataclass(frozen=True)
+class CentredNoise(Diagnostic):
+    sentence = (
+        "The noise has no mean along axis {axis:number}, as where the centre of mass of atoms is "
+        "removed; log-SNR is that of the rest."
+    )
+    axis: float
+
+
+@dataclass(frozen=True)
+class SummedNoise(Diagnostic):
+    sentence = "The noise is a sum of {num_draws} normal draws; log-SNR is that of the sum."
+    num_draws: int
+
+
+@dataclass(frozen=True)
+class InputPerturbation(Diagnostic):
+    sentence = (
+        "Input perturbation: the network's input holds the noise eps + {gamma:number 3} eps', and "
+        "the target eps alone. Log-SNR is that of the sum; what the target lacks adds a constant "
+        "to the expected loss."
+    )
+    gamma: float
+
+
+@dataclass(frozen=True)
+class OffsetNoise(Diagnostic):
+    is_fatal = True
+    sentence = (
+        "Offset noise: a common number is added to the noise of every channel, of "
+        f"{{strength:number 2}} times its standard deviation. {_WHITE}"
+    )
+    strength: float
+
+
+@dataclass(frozen=True)
+class ColouredNoise(Diagnostic):
+    is_fatal = True
+    sentence = (
+        "The noise is correlated between neighbours ({correlation:number 2}), as pyramid noise, "
+        f"or data in a bridge. {_WHITE}"
+    )
+    low_frequencies: ClassVar[str] = (
+        "The noise is coloured: low frequencies have {low_frequency_power:number 2} times the "
+        f"power of white noise, as in pyramid or multi-resolution noise. {_WHITE}"
+    )
+    shared: ClassVar[str] = (
+        "The noise is coloured: many elements share the numbers of a draw of shape "
+        f"[{{shape:fixed 0}}]. {_WHITE}"
+    )
+    shared_in_part: ClassVar[str] = (
+        "The noise is coloured: many elements share the numbers of a draw of shape "
+        "[{shape:fixed 0}], of {strength:number 2} times the standard deviation of the noise. "
+        f"{_WHITE}"
+    )
+    shape: list[float] | None = None
+    strength: float | None = None
+    correlation: float | None = None
+    low_frequency_power: float | None = None
+
+    @property
+    def template(self) -> str:
+        if self.shape is not None:
+            return self.shared if self.strength is None else self.shared_in_part
+        return self.sentence if self.low_frequency_power is None else self.low_frequencies
+
+
+@dataclass(frozen=True)
+class NotNormal(Diagnostic):
+    is_fatal = True
+    sentence = "The noise is not normal: its kurtosis is {kurtosis:fixed 2}, not 3."
+    kurtosis: float
+
+
+@dataclass(frozen=True)
+class NoiseUnseen(Diagnostic):
+    sentence = (
+        "The noise as a whole is none of the normal numbers that torch or numpy.random were "
+        "observed to draw, but it is white and normal: noise levels are measured from its norm, "
+        "to {logsnr_error:number 2} in log-SNR each."
+    )
+    logsnr_error: float
+
+
+# --- the noise levels ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NoLevel(Diagnostic):
+    is_fatal = True
+    sentence = (
+        "The network is given no noise level, as in equilibrium matching: it has one output for "
+        "all levels, so no weighting describes the loss."
+    )
+
+
+@dataclass(frozen=True)
+class UntoldLevels(Diagnostic):
+    is_fatal = True
+    sentence = (
+        "The network's time input does not determine the noise level: at a fixed input, log-SNR "
+        "varies by {scatter:number 2}, as where noise or data are multiplied by a random number "
+        "for each sample (Student's t). Given the time, such noise is not normal."
+    )
+    scatter: float
+
+
+@dataclass(frozen=True)
+class OneLevelPerBatch(Diagnostic):
+    sentence = (
+        "All samples of a batch share one noise level, so only {num_levels:count} levels were "
+        "drawn: the gradient is noisier than it has to be, and so is this audit (more samples in "
+        "smaller batches help)."
+    )
+    num_levels: int
+
+
+@dataclass(frozen=True)
+class SharedLevels(Diagnostic):
+    sentence = (
+        "Samples of a batch share noise levels in groups, as frames of a clip, so only "
+        "{num_levels:count} levels were drawn."
+    )
+    num_levels: int
+
+
+@dataclass(frozen=True)
+class Clamped(Diagnostic):
+    sentence = (
+        "{share:percent} of the samples have exactly log-SNR {logsnr:number 3}, as where noise "
+        "levels are clamped; the weighting is that of the others."
+    )
+    share: float
+    logsnr: list[float]
