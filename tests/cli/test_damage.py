@@ -177,9 +177,9 @@ def test_a_damaged_checkpoint_is_refused(elbos: Elbos, runs: Path, change: str) 
     for words in ([*TINY, "--run", "digits"], *verbs):
         result = elbos(*words)
         if change in OF_ANOTHER_NETWORK:
-            assert_one_line(result, "is whole, but of another network", statuses=(1,))
+            assert_one_line(result, "another network", statuses=(1,))
         else:
-            assert_one_line(result, "is damaged (", "delete that folder", statuses=(1,))
+            assert_one_line(result, "is corrupt (", "delete that folder", statuses=(1,))
         assert snapshot(runs) == before
 
 

@@ -15,8 +15,8 @@ from elbos.base.errors import UsageError, suggestion
 from elbos.base.progress import begin, progress, silent
 from elbos.cli.parse import parse
 from elbos.training.data import Dataset, Folder, Hub, Packed, Tar
+from elbos.training.data.dataset import SPLITS
 from elbos.training.data.encode import Encoder
-from elbos.training.data.listing import SPLITS
 from elbos.training.data.pack import Packer
 from elbos.training.data.shards import INDEX, Index, verify
 from elbos.training.machine import num_cores, require_few
@@ -28,8 +28,8 @@ class Pack:
     """Decode pictures once and for all, for `data:packed --data.path OUT`.
 
     Classes of a folder are the sub-folders; the splits are the sub-folders train, val and test, or
-    are divided by the pictures' names, as `data:folder` does. ImageNet is taken as it is
-    distributed. The same command again goes on where it was stopped.
+    are divided by the pictures' names, as `data:folder` does. The same
+    command again goes on where it was stopped.
     """
 
     pictures: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PICTURES")]
@@ -43,7 +43,7 @@ class Pack:
     """Height and width after resizing and cropping, in pixels."""
 
     jobs: int = field(default_factory=num_cores)
-    """Processes that decode. Default: one per core."""
+    """Threads that decode. Default: one per core."""
 
     skip_bad: bool = False
     """Leave out pictures that cannot be decoded, with a warning, instead of stopping at the end."""

@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import rows
 
 from elbos.training import data
-from elbos.training.data import folder, listing
+from elbos.training.data import listing, pack
 
 NUM = 120
 
@@ -85,56 +85,17 @@ def test_train_and_test_folders_are_the_splits(tmp_path, with_val):
     assert dataset.class_names == ("a", "b")
 
 
-def save_imagenet(root, base="ILSVRC/Data/CLS-LOC", is_flat=True):
-    """Two classes with 6 training and 20 validation pictures; the red level is the number."""
-    lines = ["ImageId,PredictionString"]
+def save_imagenet(root):
+    """Two classes with 6 training and 20 validation pictures."""
     for i in range(26):
         label = f"n0{i % 2}"
-        name, folder = f"ILSVRC2012_val_{i:08}", root / base / "val"
-        if i < 6:
-            name, folder = f"{label}_{i}", root / base / "train" / label
-        elif not is_flat:
-            folder /= label
-        else:
-            lines.append(f"{name},{label} 1 2 3 4 {label} 5 6 7 8")
-        save(folder / f"{name}.JPEG", (8 * i, 0, 0))
-    for i in range(3):
-        save(root / base / "test" / f"{i}.JPEG", 0)
-    (root / "LOC_val_solution.csv").write_text("\n".join(lines) + "\n")
-
-
-@pytest.mark.parametrize("is_inside", [True, False])
-def test_imagenet_is_taken_as_it_is(tmp_path, is_inside):
-    save_imagenet(tmp_path)
-    root = tmp_path if is_inside else tmp_path / "ILSVRC/Data/CLS-LOC"
-    if not is_inside:
-        (root / "test").rename(tmp_path / "elsewhere")  # unlabelled
-    dataset = data.Folder(root=root, size=4).load()
-    train, val, test = ([round(red / 8) for red in part] for part in reds(dataset))
-    assert (sorted(train), sorted(val + test)) == ([*range(6)], [*range(6, 26)])
-    assert 1 <= len(val) <= 6 < len(test)
-    assert dataset.class_names == ("n00", "n01")
-    for split, part in zip(
-        (dataset.train, dataset.val, dataset.test), (train, val, test), strict=True
-    ):
-        assert split.labels.tolist() == [number % 2 for number in part]
+        save(root / ("train" if i < 6 else "val") / label / f"{i}.JPEG", (8 * i, 0, 0))
 
 
 def test_validation_pictures_in_class_folders_are_divided(tmp_path):
-    save_imagenet(tmp_path, base="", is_flat=False)
-    (tmp_path / "test").rename(tmp_path.parent / "elsewhere")
+    save_imagenet(tmp_path)
     dataset = data.Folder(root=tmp_path, size=4).load()
     assert [len(split) for split in (dataset.train, dataset.val)] == [6, 20 - len(dataset.test)]
-
-
-def test_imagenet_without_its_solution_is_refused(tmp_path):
-    save_imagenet(tmp_path)
-    (tmp_path / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n")
-    with pytest.raises(ValueError, match="ILSVRC2012_val"):
-        data.Folder(root=tmp_path, size=4).load()
-    (tmp_path / "LOC_val_solution.csv").unlink()
-    with pytest.raises(ValueError, match="LOC_val_solution"):
-        data.Folder(root=tmp_path, size=4).load()
 
 
 def test_hidden_and_other_files_are_ignored(pictures):
@@ -229,11 +190,11 @@ def test_a_folder_of_bad_files_only(tmp_path):
 def test_the_cache_is_used_and_refreshed(pictures, monkeypatch, own_cache):
     decoded = []
 
-    def counting(path, size, decode=folder.decode):
+    def counting(path, size, decode=pack.decode):
         decoded.append(path)
         return decode(path, size)
 
-    monkeypatch.setattr(folder, "decode", counting)
+    monkeypatch.setattr(pack, "decode", counting)
     config = data.Folder(root=pictures, size=4)
     first = config.load()
     assert len(decoded) == NUM
@@ -271,12 +232,18 @@ def flipped(path, number):
     path.write_bytes(content)
 
 
+def last(cached):
+    return sorted(cached.glob("train-*.bin"))[-1]
+
+
 DAMAGES = {
-    "levels cut short": lambda cached: os.truncate(cached / "levels", 3 * 16 * NUM - 1),
-    "last level flipped": lambda cached: flipped(cached / "levels", 3 * 16 * NUM - 1),
-    "levels gone": lambda cached: (cached / "levels").unlink(),
+    "levels cut short": lambda cached: os.truncate(last(cached), last(cached).stat().st_size - 1),
+    "last level flipped": lambda cached: flipped(last(cached), -1),
+    "label flipped": lambda cached: flipped(cached / "train.labels", 0),
+    "levels gone": lambda cached: last(cached).unlink(),
     "index cut short": lambda cached: os.truncate(cached / "index.json", 20),
     "index gone": lambda cached: (cached / "index.json").unlink(),
+    "bad pictures cut short": lambda cached: os.truncate(cached / "folder.json", 20),
 }
 
 
@@ -305,14 +272,14 @@ def test_the_fingerprint_of_a_folder_is_that_of_its_levels(pictures):
 
 
 def test_an_interrupted_cache_leaves_nothing(pictures, monkeypatch, own_cache):
-    def interrupted(path, size, decode=folder.decode):
+    def interrupted(path, size, decode=pack.decode):
         if path.name == "031.ppm":
             raise KeyboardInterrupt
         return decode(path, size)
 
     config = data.Folder(root=pictures, size=4)
     with monkeypatch.context() as patch:
-        patch.setattr(folder, "decode", interrupted)
+        patch.setattr(pack, "decode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             config.load()
     assert not any(path.is_dir() for path in own_cache.iterdir())
@@ -346,7 +313,7 @@ def test_unreadable_files_are_an_error_not_skipped(pictures, monkeypatch):
         assert size == 32
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(folder, "decode", forbidden)
+    monkeypatch.setattr(pack, "decode", forbidden)
     with pytest.raises(PermissionError, match=r"\A.*ppm .*chmod[^\n]*\Z"):
         data.Folder(root=pictures, skip_bad=True).load()
 

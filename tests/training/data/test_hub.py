@@ -11,10 +11,8 @@ from PIL import Image
 from tiny import rows
 
 from elbos.training import data
-from elbos.training.data.decoded import decoded_dataset
 from elbos.training.data.hub import HubArchive
 from elbos.training.data.pack import Packer
-from elbos.training.data.pictures import ArchivePictures
 
 NUM = 30
 
@@ -123,29 +121,19 @@ def test_what_holds_no_pictures_is_refused(datasets, tmp_path):
 
 
 class Nulls:
-    """Pictures of which every other one is none, as data of `ArchivePictures`."""
+    """Images of which every other one is missing."""
 
     size, skip_bad = 6, True
 
-    def pictures(self):
+    def archive(self):
         nulls = itertools.cycle([None, {"bytes": None, "path": None}, {}])
-        column = [{"image": next(nulls) if i % 2 else {"bytes": png(i)}} for i in range(NUM)]
-        archive = HubArchive(column, "image")
-        splits = [(np.arange(i, NUM, 3), None) for i in range(3)]
-        dataset = decoded_dataset(
-            archive,
-            splits,
-            name="nulls",
-            size=6,
-            num_classes=None,
-            class_names=None,
-            skip_bad=self.skip_bad,
-        )
-        return ArchivePictures(dataset, "nulls")
+        rows = [{"image": next(nulls) if i % 2 else {"bytes": png(i)}} for i in range(NUM)]
+        splits = tuple(np.arange(i, NUM, 3) for i in range(3))
+        return HubArchive(name="nulls", place="nulls", splits=splits, rows=rows, column="image")
 
 
-def test_a_picture_that_is_none_is_a_bad_one(tmp_path):
-    source = Nulls().pictures().dataset.train.x  # 0, 3, 6, ..., of which the odd ones are none
+def test_a_missing_image_is_a_bad_one(tmp_path):
+    source = Nulls().archive().dataset(6, skip_bad=True).train.x  # 0, 3, 6, ...: the odd ones miss
     with pytest.warns(UserWarning, match="row 3"):
         assert source[torch.arange(2)][:, 0, 0, 0].tolist() == [0, 6]
     with pytest.warns(UserWarning, match=f"{NUM // 2} of {NUM} "):

@@ -20,8 +20,8 @@ from elbos.runs.run import Run
 from elbos.training import data
 from elbos.training.data import making
 from elbos.training.data.encode import Encoder
-from elbos.training.data.latents import Moments
 from elbos.training.data.pack import Packer
+from elbos.training.data.packed import Moments
 from elbos.training.data.shards import Index, load_shards
 from elbos.training.processes import Processes
 from elbos.training.randomness import Visits
@@ -181,11 +181,11 @@ def encoded(images, vae_folder, out, stop_at=None):
     encoder, made = Encoder(images, load_vae(vae_folder), out, "float16", 4, processes), []
     make = Encoder._make
 
-    def stopping(self, piece, advance):
+    def stopping(self, making, piece, advance):
         made.append(piece)
         if len(made) == stop_at and processes.rank == processes.num - 1:
             raise OSError(28, "No space left on device")
-        return make(self, piece, advance)
+        return make(self, making, piece, advance)
 
     Encoder._make = stopping
     try:

@@ -181,11 +181,10 @@ def test_what_is_no_tar_is_refused(tmp_path):
         data.Tar(path=tmp_path, size=0).load()
 
 
-@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_packed_tars_are_the_tars(shards, tmp_path, monkeypatch, jobs):
+def test_packed_tars_are_the_tars(shards, tmp_path, monkeypatch):
     monkeypatch.setattr(making, "SHARD_SAMPLES", 20)
     tar = data.Tar(path=shards, size=4)
-    Packer(tar, tmp_path / "out").pack(jobs=jobs)
+    Packer(tar, tmp_path / "out").pack()
     packed, expected = data.Packed(path=tmp_path / "out").load(), tar.load()
     assert rows(packed) == rows(expected)
     assert packed.spec == expected.spec

@@ -22,8 +22,7 @@ from elbos.training.data.fashion import Fashion
 from elbos.training.data.folder import Folder
 from elbos.training.data.given import Given, GivenData, null_digest
 from elbos.training.data.hub import Hub
-from elbos.training.data.latents import Latents
-from elbos.training.data.packed import Packed
+from elbos.training.data.packed import Latents, Packed
 from elbos.training.data.source import InMemory, Source, digest_of
 from elbos.training.data.tar import Tar
 from elbos.training.data.toy import Toy

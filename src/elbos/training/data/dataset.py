@@ -21,8 +21,9 @@ from elbos.base.items import Batch, Batched
 from elbos.training.data.source import Source, digest_of
 from elbos.training.randomness import Visits
 
+SPLITS = ("train", "val", "test")
 MAX_CLASSES = 1_000_000
-"""A network has weights for each."""
+"""Limit of the number of classes, since a network has weights for each."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +190,8 @@ class Dataset:
 
     @cached_property
     def _digest(self) -> str:
-        levels = self.known_digest or digest_of(split.x[:] for split in self._splits)
-        labels = [s.labels for s in self._splits if s.labels is not None]
+        levels = self.known_digest or digest_of(split.x[:] for split in self.splits)
+        labels = [s.labels for s in self.splits if s.labels is not None]
         for some in labels:
             num = self.num_classes or math.inf
             if len(some) and not 0 <= some.min() <= some.max() < num:
@@ -201,12 +202,13 @@ class Dataset:
         return hashlib.sha256(f"{levels} {digest_of(labels)}".encode()).hexdigest()
 
     @property
-    def _splits(self) -> tuple[Split, Split, Split]:
+    def splits(self) -> tuple[Split, Split, Split]:
+        """Training, validation and test split."""
         return self.train, self.val, self.test
 
     @property
     def _sizes(self) -> dict[str, Any]:
-        sizes = {name: len(getattr(self, name)) for name in ("train", "val", "test")}
+        sizes = {name: len(getattr(self, name)) for name in SPLITS}
         return {"name": self.name, "shape": list(self.shape), **sizes}
 
 

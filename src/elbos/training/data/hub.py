@@ -1,7 +1,7 @@
-"""Data sets of Hugging Face's library `datasets`: on the Hub, in a folder, or saved to disk."""
+"""Hugging Face datasets: on the Hub, in a folder, or saved to disk."""
 
 import importlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,13 +18,10 @@ from elbos.base.errors import flat, optional, suggestion
 from elbos.training.data import downloads
 from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset
-from elbos.training.data.decode import BadPicture
-from elbos.training.data.decoded import Archive, decoded_dataset
-from elbos.training.data.listing import SPLITS, Picture, divided
-from elbos.training.data.pictures import ArchivePictures
+from elbos.training.data.images import Archive, BadPicture, Numbers
+from elbos.training.data.listing import SPLIT_WORDS, Picture, divided
 
 _OFFLINE = "HF_HUB_OFFLINE"
-_SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation"), "val")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +52,8 @@ class Hub(Typed):
     """Mirror half of the training pictures left to right, another half in each epoch."""
 
     crop: int | None = None
-    """Height and width of the part of a picture that a training sees, at another place in each
-    epoch; validation and test see the centre. Default: all of it."""
+    """Height and width of the part of a picture that is trained on, at another place in each epoch;
+    validation and test use the centre. Default: the entire picture."""
 
     skip_bad: bool = False
     """Take the next picture for one that cannot be decoded, with a warning, instead of stopping."""
@@ -65,38 +62,35 @@ class Hub(Typed):
         if Path(self.path).expanduser().is_dir():  # the run is resumed from other places
             object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
 
+    def archive(self) -> "HubArchive":
+        """Open the encoded pictures; the first time this may download them."""
+        if self.size < 1:
+            raise ValueError(f"size is {self.size}: give at least one pixel")
+        groups = self._groups()
+        labels, class_names, num_classes = self._labels(groups)
+        parts = [part.select_columns(self.image) for part in groups.values()]
+        return HubArchive(
+            name=Path(self.path).name,
+            place=self.path,
+            splits=self._divided({name: len(group) for name, group in groups.items()}),
+            labels=labels,
+            num_classes=num_classes,
+            class_names=class_names,
+            rows=imported().concatenate_datasets(parts),
+            column=self.image,
+        )
+
     def load(self) -> Dataset:
         """Open the dataset; the first time this may download it.
 
         Raises:
             ValueError: If the library is not installed, or there is no such data set or column.
         """
-        if self.size < 1:
-            raise ValueError(f"size is {self.size}: give at least one pixel")
-        groups = self._groups()
-        archive = HubArchive.joined([groups[name] for name in groups], self.image)
-        labels, class_names, num_classes = self._labels(groups)
-        numbers = self._divided({name: len(group) for name, group in groups.items()})
-        dataset = decoded_dataset(
-            archive,
-            [
-                (some, None if labels is None else labels[torch.from_numpy(some)])
-                for some in numbers
-            ],
-            name=Path(self.path).name,
-            size=self.size,
-            num_classes=num_classes,
-            class_names=class_names,
-            skip_bad=self.skip_bad,
-        )
+        dataset = self.archive().dataset(self.size, skip_bad=self.skip_bad)
         return augmented(dataset, flip=self.flip, crop=self.crop)
 
-    def pictures(self) -> ArchivePictures:
-        """The pictures, encoded."""
-        return ArchivePictures(replace(self, flip=False, crop=None).load(), self.path)
-
     def _groups(self) -> dict[str, Any]:
-        """The data set's parts by the names of our splits, pictures encoded."""
+        """Load the parts of the data set by the names of our splits, pictures encoded."""
         datasets = imported()
         try:
             found = self._loaded(datasets)
@@ -108,7 +102,7 @@ class Hub(Typed):
                 ) from error
             raise ValueError(f"{self.path} cannot be loaded: {flat(error)[:300]}") from error
         parts = found if isinstance(found, dict) else {"": found}
-        known = {_SPLITS[name]: part for name, part in parts.items() if name in _SPLITS}
+        known = {SPLIT_WORDS[name]: part for name, part in parts.items() if name in SPLIT_WORDS}
         groups = known if "train" in known else {"": next(iter(parts.values()))}
         for column in filter(None, (self.image, self.label)):
             for part in groups.values():
@@ -122,7 +116,7 @@ class Hub(Typed):
             return {name: part.cast_column(self.image, kind) for name, part in groups.items()}
         except Exception as error:  # of the library, of any type
             raise ValueError(
-                f"the column {self.image} of {self.path} holds no pictures: {flat(error)[:200]}"
+                f"the column {self.image} of {self.path} has no pictures: {flat(error)[:200]}"
             ) from error
 
     def _loaded(self, datasets: Any) -> Any:
@@ -141,7 +135,7 @@ class Hub(Typed):
     def _labels(
         self, groups: dict[str, Any]
     ) -> tuple[Int64[Tensor, " n"] | None, tuple[str, ...] | None, int | None]:
-        """The labels of all pictures, the names of classes if they have some, and their number."""
+        """Return the labels of all pictures, the names of the classes or None, and their number."""
         if self.label is None:
             return None, None, None
         column = [value for part in groups.values() for value in part[self.label]]
@@ -152,64 +146,60 @@ class Hub(Typed):
             return torch.tensor(column), tuple(names), len(names)
         if not all(isinstance(value, int | str) for value in column):
             raise ValueError(
-                f"the column {self.label} of {self.path} holds no classes: name another"
+                f"the column {self.label} of {self.path} does not hold classes: name another"
             )
         known = sorted(set(column))
         number = {value: i for i, value in enumerate(known)}
         labels = torch.tensor([number[value] for value in column])
         return labels, tuple(map(str, known)), len(known)
 
-    def _divided(self, sizes: dict[str, int]) -> list[Int64[np.ndarray, "_"]]:
-        """The numbers of the pictures of our three splits, counted through all parts."""
+    def _divided(self, sizes: dict[str, int]) -> tuple[Numbers, Numbers, Numbers]:
+        """Return the numbers of the pictures of our three splits, counted through all parts."""
         groups, start = {}, 0
         for name, num in sizes.items():
             groups[name] = [Picture(f"{i:09d}", None) for i in range(start, start + num)]
             start += num
-        splits = divided(groups, self.path)
-        assert len(splits) == len(SPLITS)
-        return [np.array([int(picture.name) for picture in split], np.int64) for split in splits]
+        train, val, test = (
+            np.array([int(picture.name) for picture in split], np.int64)
+            for split in divided(groups, self.path)
+        )
+        return train, val, test
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HubArchive(Archive):
-    """The encoded pictures of a column.
+    """The encoded images of a column.
 
     Attributes:
-        dataset: Of the library.
-        column: Its name.
+        rows: A dataset of the library.
+        column: The name of the column.
     """
 
-    dataset: Any
+    rows: Any
     column: str
 
-    @classmethod
-    def joined(cls, parts: list[Any], column: str) -> "HubArchive":
-        """The pictures of several parts, one after the other."""
-        joined = imported().concatenate_datasets([part.select_columns(column) for part in parts])
-        return cls(joined, column)
-
     def fingerprint(self) -> str:
-        """How many there are."""
-        return digest(len(self.dataset))
+        """Return a digest of the number of images."""
+        return digest(len(self.rows))
 
-    def name(self, number: int) -> str:
-        """Its number: a look at its file's name would read the picture."""
+    def describe(self, number: int) -> str:
+        """Return the row: for the name of its file the image would be read."""
         return f"row {number}"
 
-    def content(self, number: int) -> bytes:
-        """The content of a picture's file."""
-        found = self.dataset[number][self.column] or {}
+    def content(self, number: int) -> Path | bytes:
+        """Return the content of an image's file, or the file."""
+        found = self.rows[number][self.column] or {}
         content: bytes | None = found.get("bytes")
         if content is None and not found.get("path"):
-            raise BadPicture("there is none")
+            raise BadPicture("missing")
         return files.read(Path(found["path"])) if content is None else content
 
 
 def imported() -> Any:
-    """The package datasets.
+    """Import the package datasets.
 
     Raises:
-        ValueError: If it is not installed, or a version that runs code of data sets.
+        ValueError: If it is not installed, or runs code of data sets, as versions below 4.
     """
     datasets = optional(
         "datasets",

@@ -1,18 +1,20 @@
-"""A folder of shards in the making: whose it is, and what is done of it.
+"""Shards being written: the owner of their folder, and the shards that are complete.
 
 OUT/
-    making/source.json         what is made, with which settings: the folder belongs to them
-    making/train-00000.json    a shard that is done, what it was made of, and what was bad
-    index.json                 written last; `making` is deleted then
+    making/source.json         the data and settings that the folder belongs to
+    making/train-00000.json    a complete shard: the identifier of its samples, and bad images
+    index.json                 written last; `making` is then deleted
 """
 
+import hashlib
 import json
+import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 from jaxtyping import Int64
@@ -20,22 +22,53 @@ from torch import Tensor
 
 from elbos.base import files
 from elbos.base.codec import decode, encode
-from elbos.training.data.listing import SPLITS
+from elbos.base.formats import read_object
+from elbos.training.data.dataset import SPLITS
 from elbos.training.data.shards import INDEX, Index, SplitIndex, labels_file, shard_name
+from elbos.training.data.source import digest_of
 
-SHARD_BYTES, SHARD_SAMPLES = 2**26, 2**13  # at most, so that there is work for many processes
-_MAKING, _SOURCE = "making", "source.json"
+SHARD_BYTES, SHARD_SAMPLES = 2**26, 2**13  # at most, so that an interruption loses little
+_MAKING = "making"
+
+
+class Piece(NamedTuple):
+    """The samples of one shard.
+
+    Attributes:
+        split: The name of its split.
+        number: The number of the shard in the split.
+        rows: The numbers of the samples.
+    """
+
+    split: str
+    number: int
+    rows: Any
+
+    @property
+    def name(self) -> str:
+        """The name of the shard's file."""
+        return shard_name(self.split, self.number)
+
+
+def pieces(splits: Sequence[Any], num_bytes: int) -> list[Piece]:
+    """Divide the rows of each split into shards of samples of `num_bytes` each."""
+    num = min(max(1, SHARD_BYTES // num_bytes), SHARD_SAMPLES)
+    return [
+        Piece(name, number, rows[number * num : (number + 1) * num])
+        for name, rows in zip(SPLITS, splits, strict=True)
+        for number in range(math.ceil(len(rows) / num))
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A shard that is done.
+    """A complete shard.
 
     Attributes:
-        key: The identifier of what it was made of.
+        key: The identifier of the samples that it was made of.
         num: Number of samples.
-        sha256: Of its bytes.
-        bad: Why pictures that should be in it are not, by name.
+        sha256: SHA-256 of its bytes.
+        bad: Reasons why images are left out, by name.
     """
 
     key: str
@@ -46,11 +79,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Making:
-    """A folder of shards in the making.
+    """A folder of shards that are being written.
 
     Attributes:
         folder: The folder.
-        source: What is made, with which settings.
+        source: The data and settings that it belongs to.
     """
 
     folder: Path
@@ -58,105 +91,113 @@ class Making:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Make the folder, which is not complete, and keep others out.
+        """Make the folder, and lock it within the `with` block.
 
         Raises:
-            ValueError: If another process is at work in it.
+            ValueError: If another process writes it.
             OSError: If it cannot be written.
         """
-        folder = self.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        files.require_plain(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files.require_plain(self.folder)
         try:
-            with FileLock(folder / ".lock", timeout=0):
-                files.remove_leftovers(folder)
-                (folder / _MAKING).mkdir(exist_ok=True)
-                files.write(folder / _MAKING / _SOURCE, json.dumps(self.source).encode())
+            with FileLock(self.folder / ".lock", timeout=0):
+                files.remove_leftovers(self.folder)
+                (self.folder / _MAKING).mkdir(exist_ok=True)
+                content = json.dumps(self.source).encode()
+                files.write(self.folder / _MAKING / "source.json", content)
                 yield
         except Timeout:
-            raise ValueError(f"Another process writes {folder}: wait for it.") from None
+            raise ValueError(f"Another process writes {self.folder}: wait for it.") from None
 
     def index(self) -> Index | None:
-        """The index, if all is done.
+        """Return the index, if the folder is complete.
 
         Raises:
-            ValueError: If the folder holds something else.
+            ValueError: If the folder belongs to other data or settings.
         """
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"{self.folder} is a file: name a folder.")
-        file = self.folder / _MAKING / _SOURCE
-        index = Index.read(self.folder) if (self.folder / INDEX).exists() else None
-        held = index.source if index else _source(file) if file.exists() else None
-        if held is None:
-            others = [path.name for path in self.folder.glob("*") if path.name[0] != "."]
+        folder, file = self.folder, self.folder / _MAKING / "source.json"
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file: name a folder.")
+        index = Index.read(folder) if (folder / INDEX).exists() else None
+        owner = index.source if index else read_object(file) if file.exists() else None
+        if owner is None:
+            others = [path.name for path in folder.glob("*") if path.name[0] != "."]
             if [name for name in others if name != _MAKING]:
-                raise ValueError(f"{self.folder} holds {others[0]}: name a new folder.")
-        elif held != self.source:
-            mine, theirs = (_shown(self.source, held), _shown(held, self.source))
-            raise ValueError(f"{self.folder} is of {theirs}, not {mine}: name another folder.")
+                raise ValueError(f"{folder} holds {others[0]}: name a new folder.")
+        elif owner != self.source:
+
+            def shown(source: dict[str, str], other: dict[str, str]) -> str:
+                return ", ".join(f"{key} {v}" for key, v in source.items() if other.get(key) != v)
+
+            ours, theirs = shown(self.source, owner), shown(owner, self.source)
+            raise ValueError(f"{folder} is of {theirs}, not {ours}: name another folder.")
         return index
 
-    def part(self, split: str, number: int) -> Part | None:
-        """A shard, if it is done; its key tells of what."""
-        file = self._part_file(split, number)
-        shard = self.folder / shard_name(split, number)
-        if not (file.exists() and shard.is_file()):
+    def part(self, piece: Piece, key: str) -> Part | None:
+        """Return a complete shard of samples with this key, or None."""
+        file = self._part_file(piece)
+        if not (file.exists() and (self.folder / piece.name).is_file()):
             return None
         try:
             part: Part = decode(Part, files.read_json(file))
-        except ValueError:  # damaged: it is made again
+        except ValueError:  # corrupt: it is made again
             return None
+        return part if part.key == key else None
+
+    def write(
+        self, piece: Piece, key: str, contents: Iterable[bytes], bad: dict[str, str] | None = None
+    ) -> Part:
+        """Write the samples of a shard.
+
+        Args:
+            piece: The shard.
+            key: The identifier of its samples.
+            contents: Bytes of the samples.
+            bad: Reasons why images are left out, filled while `contents` is read.
+        """
+        path, hashed = self.folder / piece.name, hashlib.sha256()
+        with files.writing(path) as file:
+            for content in contents:
+                hashed.update(content)
+                with files.named_errors(path):
+                    file.write(content)
+        bad = bad or {}
+        num = len(piece.rows) - len(bad)
+        part = Part(key=key, num=num, sha256=hashed.hexdigest(), bad=bad)
+        files.write(self._part_file(piece), json.dumps(encode(part)).encode())
         return part
 
-    def keep(self, split: str, number: int, part: Part) -> None:
-        """Note that a shard is done."""
-        files.write(self._part_file(split, number), json.dumps(encode(part)).encode())
+    def _part_file(self, piece: Piece) -> Path:
+        return (self.folder / _MAKING / piece.name).with_suffix(".json")
 
-    def _part_file(self, split: str, number: int) -> Path:
-        return (self.folder / _MAKING / shard_name(split, number)).with_suffix(".json")
+    def finish(
+        self, parts: Mapping[str, Part], labels: Sequence[Int64[Tensor, "_"]], **properties: Any
+    ) -> Index:
+        """Write labels and index; delete shards of an earlier attempt that had more.
 
-    def finish(self, index: Index, labels: Sequence[Int64[Tensor, "_"]]) -> None:
-        """Write the labels of the three splits, if there are any, and the index; delete shards of
-        an earlier attempt that had more.
+        Args:
+            parts: All shards in order, by name.
+            labels: Classes of the three splits; empty if there are no classes.
+            properties: Name, shape, dtype, pixel values and classes, as of `Index`.
         """
-        names = {
-            shard_name(split, number)
-            for split, of in zip(SPLITS, index.splits, strict=True)
-            for number in range(len(of.nums))
-        }
+        splits = []
         for split in SPLITS:
+            own = [part for name, part in parts.items() if name.startswith(f"{split}-")]
+            nums, digests = (part.num for part in own), (part.sha256 for part in own)
+            splits.append(SplitIndex(nums=tuple(nums), sha256=tuple(digests)))
             for path in self.folder.glob(f"{split}-*.bin"):
-                if path.name not in names:
+                if path.name not in parts:
                     path.unlink()
         for split, some in zip(SPLITS, labels, strict=bool(labels)):
             content = some.numpy().astype("<i8").tobytes()
             files.write(labels_file(self.folder, split), content)
+        train, val, test = splits
+        index = Index(
+            splits=(train, val, test),
+            source=self.source,
+            labels_sha256=tuple(digest_of([some]) for some in labels),
+            **properties,
+        )
         index.write(self.folder)
         shutil.rmtree(self.folder / _MAKING)
-
-
-def _source(file: Path) -> Any:
-    """What is made, with which settings, in a file of them."""
-    try:
-        if isinstance(found := files.read_json(file), dict):
-            return found
-    except ValueError:
-        pass
-    raise ValueError(f"{file} is damaged: delete it, or name a new folder.")
-
-
-def num_in_shard(num_bytes: int) -> int:
-    """How many samples of so many bytes go into a shard."""
-    return min(max(1, SHARD_BYTES // num_bytes), SHARD_SAMPLES)
-
-
-def _shown(source: dict[str, str], other: dict[str, str]) -> str:
-    """The settings in which a source differs from another one."""
-    return ", ".join(f"{key} {value}" for key, value in source.items() if other.get(key) != value)
-
-
-def split_index(parts: Sequence[Part]) -> SplitIndex:
-    """The index of a split's shards."""
-    return SplitIndex(
-        nums=tuple(part.num for part in parts), sha256=tuple(part.sha256 for part in parts)
-    )
+        return index

@@ -1,245 +1,161 @@
-"""Packing: pictures, decoded once and for all into shards, by several processes.
+"""Packing: images decoded once into shards, by several threads.
 
-A shard is made by one process from a stretch of a split's names. It is written beside its place and
-renamed, and noted as done: the same call again makes what is left, and again what was made of
-pictures that have changed since.
+A shard is written beside its place, renamed, and noted as complete: the same call again makes the
+missing shards, and those whose images have changed since. Pillow releases Python's lock for nine
+tenths of the time of a JPEG, so that threads suffice for some eight cores.
 """
 
-import hashlib
-import math
-import multiprocessing
 import os
-import signal
-import threading
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from PIL import Image
 
-from elbos.base import files
 from elbos.base.codec import digest
-from elbos.base.errors import Interrupted
 from elbos.base.progress import Advance, Start, silent
-from elbos.base.user_code import no_modules_here
-from elbos.training.data.decode import BadPicture, decode
-from elbos.training.data.listing import (
-    SPLITS,
-    Picture,
-    bad_pictures,
-    class_labels,
-    require_training_pictures,
-)
-from elbos.training.data.making import Making, Part, num_in_shard, split_index
-from elbos.training.data.pictures import Packable, Pictures
-from elbos.training.data.shards import Index, shard_name
-from elbos.training.data.source import digest_of
+from elbos.training.data.images import Archive, BadPicture, decode
+from elbos.training.data.making import Making, Part, Piece, pieces
+from elbos.training.data.shards import Index
 
-_POLL_SEC = 0.2
+_NUM_IN_MEMORY = 256  # decoded images
 
 
-@dataclass(frozen=True)
-class Piece:
-    """What a shard is made of.
+class Packable(Protocol):
+    """A configuration of encoded images."""
 
-    Attributes:
-        split: The name of its split.
-        number: The number of the shard in it.
-        pictures: In order.
-    """
+    @property
+    def size(self) -> int: ...
 
-    split: str
-    number: int
-    pictures: list[Picture]
+    @property
+    def skip_bad(self) -> bool: ...
 
-    def key(self, pictures: Pictures) -> str:
-        """The identifier of its pictures, as they are now, by a look at each one's file."""
-        return digest([[name, *pictures.state(name)] for name, _ in self.pictures])
+    def archive(self) -> Archive:
+        """Return the encoded images."""
 
 
 @dataclass(frozen=True)
 class Packer:
-    """Packs pictures.
+    """Packs images into a folder.
 
     Attributes:
-        data: What is packed, such as `Folder`; whether bad pictures are left out is its to say.
-        out: The folder of the shards, made if it is not there.
+        data: The images, their size, and whether bad ones are left out.
+        out: The folder of the shards, made if it is missing.
     """
 
     data: Packable
     out: Path
 
-    def pack(self, *, jobs: int = 1, start: Start = silent) -> Index:
-        """Make what is not there yet.
+    def pack(self, *, jobs: int | None = None, start: Start = silent) -> Index:
+        """Make the missing shards.
 
         Args:
-            jobs: Number of processes.
-            start: Begins the progress.
+            jobs: Number of threads. Default: one per core.
+            start: Starts the progress.
 
         Returns:
-            The index of what is there then.
+            The index of the complete folder.
 
         Raises:
-            ValueError: If the folder cannot be divided, pictures are bad, or `out` is of something
-                else.
-            OSError: If something cannot be read or written.
+            ValueError: If the images cannot be divided, images are bad, or `out` belongs to other
+                data.
+            OSError: If a file cannot be read or written.
         """
-        pictures = self.data.pictures()
-        making = self.making(pictures)
+        archive = self.data.archive()
+        making = self.making(archive)
         if (index := making.index()) is not None:
             return index
-        splits = pictures.splits()
         with making.claimed():
-            pieces = [
-                piece
-                for name, split in zip(SPLITS, splits, strict=True)
-                for piece in self._pieces(name, split)
-            ]
-            left = [piece for piece in pieces if not self._is_done(making, pictures, piece)]
-            num = sum(map(len, splits))
-            advance = start(f"packing {pictures.name}", num, "pictures")
-            advance(num - sum(len(piece.pictures) for piece in left), True)
-            if min(jobs, len(left)) > 1:
-                with no_modules_here():
-                    _make_in_processes(self, making, left, min(jobs, len(left)), advance)
-            else:
-                for piece in left:
-                    make_shard(making, pictures, self.data.size, piece, advance)
-            return self._finished(making, pictures, splits, pieces)
+            size, skip_bad = self.data.size, self.data.skip_bad
+            advance = start(f"packing {archive.name}", sum(map(len, archive.splits)), "pictures")
+            parts = make_parts(making, archive, size, advance, skip_bad=skip_bad, jobs=jobs)
+            archive.require_good(bad_images(parts), "--skip-bad", skip_bad)
+            return finish(making, archive, size, parts)
 
-    def making(self, pictures: Pictures) -> Making:
-        """What is done of it."""
-        return Making(self.out, {**pictures.source, "size": str(self.data.size)})
-
-    def _pieces(self, name: str, split: list[Picture]) -> Iterator[Piece]:
-        num = num_in_shard(3 * self.data.size**2)
-        for number in range(math.ceil(len(split) / num)):
-            yield Piece(name, number, split[number * num : (number + 1) * num])
-
-    def _is_done(self, making: Making, pictures: Pictures, piece: Piece) -> bool:
-        """Whether a shard is there, of the pictures as they are; bad ones may be repaired."""
-        part = making.part(piece.split, piece.number)
-        if part is None or (part.bad and not self.data.skip_bad):
-            return False
-        return part.key == piece.key(pictures)
-
-    def _finished(
-        self,
-        making: Making,
-        pictures: Pictures,
-        splits: list[list[Picture]],
-        pieces: list[Piece],
-    ) -> Index:
-        parts = {}
-        for piece in pieces:
-            part = making.part(piece.split, piece.number)
-            assert part is not None, piece
-            parts[piece.split, piece.number] = part
-        bad = {name: why for part in parts.values() for name, why in part.bad.items()}
-        if bad:
-            num = sum(map(len, splits))
-            line = bad_pictures(bad, pictures.place, num, "--skip-bad", self.data.skip_bad)
-            warnings.warn(line, stacklevel=2)
-        good = [[p for p in split if p.name not in bad] for split in splits]
-        require_training_pictures(Path(pictures.place), good)
-        classes = pictures.classes(good[0])
-        train, val, test = (
-            split_index([part for (name, _), part in parts.items() if name == split])
-            for split in SPLITS
-        )
-        labels = [some for split in good if (some := class_labels(split, classes)) is not None]
-        index = Index(
-            name=pictures.name,
-            shape=(3, self.data.size, self.data.size),
-            dtype="uint8",
-            num_levels=256,
-            class_names=classes,
-            splits=(train, val, test),
-            source=making.source,
-            labels_sha256=tuple(digest_of([some]) for some in labels),
-        )
-        making.finish(index, labels)
-        return index
+    def making(self, archive: Archive) -> Making:
+        """Return the folder, as it belongs to these images in this size."""
+        size = self.data.size
+        identity = {"pictures": archive.place, **archive.identity(size), "size": str(size)}
+        return Making(self.out, identity)
 
 
-def make_shard(
-    making: Making, pictures: Pictures, size: int, piece: Piece, advance: Callable[[int], None]
-) -> None:
-    """Decode the pictures of a shard, and write it."""
-    key = piece.key(pictures)  # before they are read: they may change meanwhile
-    path, hashed, bad = making.folder / shard_name(piece.split, piece.number), hashlib.sha256(), {}
-    with files.writing(path) as file, warnings.catch_warnings():
+def make_parts(
+    making: Making,
+    archive: Archive,
+    size: int,
+    advance: Advance,
+    *,
+    skip_bad: bool,
+    jobs: int | None = None,
+) -> dict[str, Part]:
+    """Make the missing shards; bad images may have been repaired unless they are skipped."""
+    parts = {}
+    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for picture in piece.pictures:
-            try:
-                content = decode(pictures.content(picture.name), size).tobytes()
-            except BadPicture as error:
-                bad[picture.name] = str(error)
+        for piece in pieces(archive.splits, 3 * size**2):
+            # before they are read: they may change meanwhile
+            states = [[archive.describe(i), *archive.state(i)] for i in piece.rows.tolist()]
+            key = digest(states)
+            part = making.part(piece, key)
+            if part is None or (part.bad and not skip_bad):
+                bad: dict[str, str] = {}
+                contents = _decoded(archive, size, piece, pool, bad, advance)
+                part = making.write(piece, key, contents, bad)
             else:
-                hashed.update(content)
-                with files.named_errors(path):
-                    file.write(content)
+                advance(len(piece.rows), True)
+            parts[piece.name] = part
+    return parts
+
+
+def _decoded(
+    archive: Archive,
+    size: int,
+    piece: Piece,
+    pool: ThreadPoolExecutor,
+    bad: dict[str, str],
+    advance: Advance,
+) -> Iterator[bytes]:
+    """Decode the images of a shard in order; note the bad ones."""
+
+    def decoded(number: int) -> bytes | str:
+        try:
+            return decode(archive.content(number), size).tobytes()
+        except BadPicture as error:
+            return str(error)
+
+    numbers = piece.rows.tolist()
+    for first in range(0, len(numbers), _NUM_IN_MEMORY):
+        some = numbers[first : first + _NUM_IN_MEMORY]
+        for number, found in zip(some, pool.map(decoded, some), strict=True):
+            if isinstance(found, str):
+                bad[archive.describe(number)] = found
+            else:
+                yield found
             advance(1)
-    num = len(piece.pictures) - len(bad)
-    part = Part(key=key, num=num, sha256=hashed.hexdigest(), bad=bad)
-    making.keep(piece.split, piece.number, part)
 
 
-# --- several processes ---------------------------------------------------------------------------
-
-_shared: dict[str, Any] = {}  # of a worker: the pictures, how many are done, whether to stop
-
-
-def _make_in_processes(
-    packer: Packer, making: Making, pieces: list[Piece], jobs: int, advance: Advance
-) -> None:
-    """Make shards in processes, which end when this one does, however it ends."""
-    context = multiprocessing.get_context("spawn")
-    done, is_stopping, shown = context.Value("q", 0), context.Value("b", 0), 0
-    pool = ProcessPoolExecutor(jobs, context, _begin_worker, (packer.data, done, is_stopping))
-    left: set[Future[None]] = set()
-    try:
-        left = {pool.submit(_make_in_worker, making, packer.data.size, piece) for piece in pieces}
-        while left:
-            ended, left = wait(left, _POLL_SEC, FIRST_EXCEPTION)
-            now = done.value
-            advance(now - shown)
-            shown = now
-            for future in ended:
-                future.result()
-    except BrokenProcessPool as error:
-        raise ValueError(
-            "A process that decodes was killed, for want of memory perhaps: the same command with "
-            "fewer --jobs goes on."
-        ) from error
-    finally:
-        is_stopping.value = 1
-        pool.shutdown(cancel_futures=True)
+def bad_images(parts: dict[str, Part]) -> dict[str, str]:
+    """Return the reasons for all bad images, by description."""
+    return {name: reason for part in parts.values() for name, reason in part.bad.items()}
 
 
-def _begin_worker(data: Packable, done: Any, is_stopping: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # left to the process that started this one
-    _shared.update(pictures=data.pictures(), done=done, is_stopping=is_stopping)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)
-
-
-def _make_in_worker(making: Making, size: int, piece: Piece) -> None:
-    def advance(num: int) -> None:
-        with _shared["done"].get_lock():
-            _shared["done"].value += num
-        if _shared["is_stopping"].value:
-            raise Interrupted
-
-    make_shard(making, _shared["pictures"], size, piece, advance)
+def finish(making: Making, archive: Archive, size: int, parts: dict[str, Part]) -> Index:
+    """Write labels and index of complete shards."""
+    splits = archive.good(bad_images(parts))
+    labels = [some for split in splits if (some := archive.labels_of(split)) is not None]
+    classes = archive.class_names
+    if classes is None and archive.num_classes is not None:
+        classes = tuple(map(str, range(archive.num_classes)))
+    return making.finish(
+        parts,
+        labels,
+        name=archive.name,
+        shape=(3, size, size),
+        dtype="uint8",
+        num_levels=256,
+        class_names=classes,
+    )

@@ -1,43 +1,140 @@
-"""Images that `elbos data pack` made."""
+r"""Packed images, and latents as the distributions that a variational autoencoder gives.
 
-from dataclasses import dataclass
+`elbos data encode` stores the mean and the log-variance of each image's latents, in the units in
+which a network is trained, $\mu = (\mu_\text{VAE} - \text{shift}) \cdot \text{scale}$ and
+$\log\sigma^2 = \log\sigma^2_\text{VAE} + 2 \log \text{scale}$. The data are draws,
+
+$$x = \mu + \sigma \epsilon, \qquad \epsilon \sim \mathcal N(0, I),$$
+
+another one in each epoch: the means alone have a narrower distribution than the decoder expects.
+"""
+
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
 
 from elbos.base import files
 from elbos.base.checks import Typed
+from elbos.base.philox import Purpose, Stream
 from elbos.training.data.augment import augmented
-from elbos.training.data.dataset import Dataset
+from elbos.training.data.dataset import Dataset, Split
 from elbos.training.data.shards import Index, load_shards
+from elbos.training.data.source import Source
+from elbos.training.randomness import Visits
+
+_NUM_AT_ONCE = 256  # samples: drawing the noise of each takes ten times its memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packed(Typed):
     """Images that `elbos data pack` made, mapped into memory: any number, opened at once.
 
-    Which are for training, validation and testing was decided when they were packed.
+    The split into training, validation and test images was made when they were packed.
     """
 
     path: Path
-    """Folder that `elbos data pack` wrote; kept as an absolute path."""
+    """Folder that `elbos data pack` wrote; stored as an absolute path."""
 
     flip: bool = False
     """Mirror half of the training images left to right, another half in each epoch."""
 
     crop: int | None = None
-    """Height and width of the part of an image that a training sees, at another place in each
-    epoch; validation and test see the centre. Default: all of it."""
+    """Height and width of the part of an image that is trained on, at another place in each epoch;
+    validation and test use the centre. Default: the entire image."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", files.expanded(self.path))
 
     def load(self) -> Dataset:
-        """Open the dataset, without a look at any image.
+        """Open the dataset without reading any image.
 
         Raises:
-            FileNotFoundError: If there are no packed images, or not all.
-            ValueError: If they are damaged, or something else.
+            FileNotFoundError: If there are no packed images, or files are missing.
+            ValueError: If they are corrupt, or latents.
         """
         index = Index.read(self.path)
         if index.num_levels is None:
             raise ValueError(f"{self.path} holds latents: train with data:latents.")
         return augmented(load_shards(self.path, index), flip=self.flip, crop=self.crop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latents(Typed):
+    """Latents that `elbos data encode` made, drawn anew in each epoch; continuous data.
+
+    Samples of a run are latents, too, in the scale of the network.
+    """
+
+    path: Path
+    """Folder that `elbos data encode` wrote; stored as an absolute path."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", files.expanded(self.path))
+
+    def load(self) -> Dataset:
+        """Open the dataset without reading any latent.
+
+        Raises:
+            FileNotFoundError: If there are no latents, or files are missing.
+            ValueError: If they are corrupt, or images.
+        """
+        index = Index.read(self.path)
+        if index.num_levels is not None:
+            raise ValueError(f"{self.path} holds images: train with data:packed.")
+        opened = load_shards(self.path, index)
+        train, val, test = (
+            Split(Moments(split.x, number), split.labels)
+            for number, split in enumerate(opened.splits)
+        )
+        return replace(opened, train=train, val=val, test=test)
+
+
+@dataclass(frozen=True)
+class Moments(Source):
+    """Latents whose means and log-variances are stored, concatenated along the channels.
+
+    Attributes:
+        moments: Samples of shape `[2 * c, h, w]`.
+        number: Number of the split, so that no two held-out samples share their noise.
+    """
+
+    moments: Source
+    number: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of samples, and shape of one."""
+        num, channels, *size = self.moments.shape
+        return num, channels // 2, *size
+
+    def fingerprint(self) -> str:
+        """Return the identifier of all samples."""
+        return self.moments.fingerprint()
+
+    def read(self, rows: Int64[Tensor, " b"]) -> Float32[Tensor, "b c h w"]:
+        """Draw each sample, always the same, for validation."""
+        stream = Stream.from_seed(0, Purpose.HELD_OUT_LATENTS)
+        number, shape = torch.tensor(self.number), self.shape[1:]
+        parts = [
+            _drawn(self.moments.read(some), stream.normal(number, some, shape))
+            for some in torch.split(rows, _NUM_AT_ONCE)
+        ]
+        return torch.cat(parts)
+
+    def stored(self, rows: Int64[Tensor, " b"]) -> Float[Tensor, "b d h w"]:
+        """Read means and log-variances."""
+        return self.moments.read(rows)
+
+    def augmented(self, x: Float[Tensor, "b d h w"], visits: Visits) -> Float32[Tensor, "b c h w"]:
+        """Draw each sample, another draw in each epoch."""
+        return _drawn(x, visits.normal(Purpose.LATENTS, self.shape[1:]))
+
+
+def _drawn(
+    moments: Float[Tensor, "b d h w"], eps: Float32[Tensor, "b c h w"]
+) -> Float32[Tensor, "b c h w"]:
+    mean, logvar = moments.float().chunk(2, dim=1)
+    return mean + (0.5 * logvar).exp() * eps

@@ -29,8 +29,7 @@ from torch import Tensor
 from elbos.base import files
 from elbos.base.codec import decode, digest, encode
 from elbos.base.progress import Start, silent
-from elbos.training.data.dataset import Dataset, Split
-from elbos.training.data.listing import SPLITS
+from elbos.training.data.dataset import SPLITS, Dataset, Split
 from elbos.training.data.source import Source
 
 INDEX = "index.json"

@@ -1,7 +1,9 @@
-"""WebDataset tars: pictures and labels in uncompressed archives, read at random.
+"""WebDataset tars: images and labels in uncompressed archives, read at random.
 
 Files of a tar whose names agree up to the first dot are one sample: `0012.jpg`, `0012.cls`. The
-archives are read through once, to find where each picture is; that index is kept in the cache.
+archives are read through once, for the offset of each image; that index is stored in the cache.
+(Hugging Face's `datasets` reads such tars, too, but copies all images into its cache, needs an
+extra, and has other rules for splits.)
 """
 
 import hashlib
@@ -9,14 +11,13 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
 
 from elbos.base import files
 from elbos.base.cache import DamagedFolder, build_once
@@ -25,16 +26,11 @@ from elbos.base.codec import digest
 from elbos.base.errors import flat
 from elbos.base.progress import begin, progress
 from elbos.training.data.augment import augmented
-from elbos.training.data.dataset import MAX_CLASSES, Dataset
-from elbos.training.data.decode import EXTENSIONS
-from elbos.training.data.decoded import Archive, decoded_dataset
-from elbos.training.data.listing import SPLITS, Picture, divided, require_training_pictures
-from elbos.training.data.pictures import ArchivePictures
+from elbos.training.data.dataset import MAX_CLASSES, SPLITS, Dataset
+from elbos.training.data.images import EXTENSIONS, Archive
+from elbos.training.data.listing import SPLIT_WORDS, Picture, divided
 
 _FORMAT = 1  # raise it when the index changes
-_WORDS = {"train": "train", "training": "train", "test": "test"} | dict.fromkeys(
-    ("val", "valid", "validation"), "val"
-)
 _COLUMNS = ("file", "offset", "size", "label")
 _ARRAYS, _DIGEST = ("places", "names", *SPLITS), "sha256"
 
@@ -50,7 +46,7 @@ class Tar(Typed):
 
     path: Path
     """The tars: a folder of them, or a pattern, quoted, as 'shards/*.tar', 'train-{000..099}.tar'.
-    Kept as an absolute path."""
+    Stored as an absolute path."""
 
     size: int = 64
     """Height and width after resizing and cropping, in pixels."""
@@ -62,14 +58,21 @@ class Tar(Typed):
     """Mirror half of the training pictures left to right, another half in each epoch."""
 
     crop: int | None = None
-    """Height and width of the part of a picture that a training sees, at another place in each
-    epoch; validation and test see the centre. Default: all of it."""
+    """Height and width of the part of a picture that is trained on, at another place in each epoch;
+    validation and test use the centre. Default: the entire picture."""
 
     skip_bad: bool = False
     """Take the next picture for one that cannot be decoded, with a warning, instead of stopping."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", files.expanded(self.path))
+
+    def archive(self) -> "TarArchive":
+        """Index the encoded pictures; the first time this reads through the tars."""
+        if self.size < 1:
+            raise ValueError(f"size is {self.size}: give at least one pixel")
+        name = self.path.name if self.path.is_dir() else self.path.parent.name
+        return TarArchive.indexed(self._tars(), self.label, name=name, place=str(self.path))
 
     def load(self) -> Dataset:
         """Open the dataset; the first time this reads through the tars.
@@ -78,29 +81,8 @@ class Tar(Typed):
             FileNotFoundError: If there is no tar.
             ValueError: If a file is no tar, has no pictures, or labels are missing.
         """
-        if self.size < 1:
-            raise ValueError(f"size is {self.size}: give at least one pixel")
-        archive = TarArchive.indexed(self._tars(), self.label)
-        labels = archive.places["label"]
-        num_classes = None if labels[0] < 0 else int(labels.max()) + 1
-        splits = [
-            (numbers, None if num_classes is None else torch.from_numpy(labels[numbers]))
-            for numbers in archive.splits
-        ]
-        dataset = decoded_dataset(
-            archive,
-            splits,
-            name=self.path.name if self.path.is_dir() else self.path.parent.name,
-            size=self.size,
-            num_classes=num_classes,
-            class_names=None,
-            skip_bad=self.skip_bad,
-        )
+        dataset = self.archive().dataset(self.size, skip_bad=self.skip_bad)
         return augmented(dataset, flip=self.flip, crop=self.crop)
-
-    def pictures(self) -> ArchivePictures:
-        """The pictures, encoded."""
-        return ArchivePictures(replace(self, flip=False, crop=None).load(), str(self.path))
 
     def _tars(self) -> list[Path]:
         pattern = str(self.path / "*.tar") if self.path.is_dir() else str(self.path)
@@ -118,7 +100,7 @@ class Tar(Typed):
 
 
 def _expanded(pattern: str) -> Iterator[str]:
-    """The patterns without ranges in braces.
+    """Expand ranges in braces.
 
     Examples:
         >>> list(_expanded("train-{08..10}.tar"))
@@ -134,28 +116,26 @@ def _expanded(pattern: str) -> Iterator[str]:
         yield "".join(text + number for text, number in pairs)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TarArchive(Archive):
-    """The pictures in some tars.
+    """The images in some tar files.
 
     Attributes:
         tars: The files.
-        places: Of each picture the number of its tar, offset, size, and label or -1.
-        names: Of each picture.
-        splits: The numbers of the pictures for training, validation and testing.
-        digest: Of names, sizes and labels.
+        places: Number of the tar, offset, size, and label or -1, of each image.
+        names: Name of each image.
+        digest: Digest of names, sizes and labels.
     """
 
     tars: tuple[Path, ...]
     places: np.ndarray
     names: np.ndarray
-    splits: tuple[Int64[np.ndarray, "_"], ...]
     digest: str
     _open: dict[int, int] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def indexed(cls, tars: list[Path], label: str) -> "TarArchive":
-        """The pictures of tars, with the index from the cache or made now."""
+    def indexed(cls, tars: list[Path], label: str, *, name: str, place: str) -> "TarArchive":
+        """Read the index of tars from the cache, or make it now."""
         stats = [
             (str(tar.resolve()), tar.stat().st_size, tar.stat().st_mtime_ns)
             for tar in map(files.regular, tars)
@@ -166,24 +146,36 @@ class TarArchive(Archive):
                 arrays = [np.load(files.regular(folder / f"{name}.npy"), "r") for name in _ARRAYS]
                 known = files.read(folder / _DIGEST).decode()
             except (ValueError, OSError, EOFError) as error:
-                raise DamagedFolder(f"the cache {folder} is damaged") from error
-            places, names, *splits = arrays
-            return cls(tuple(tars), places, names, tuple(splits), known)
+                raise DamagedFolder(f"the cache {folder} is corrupt") from error
+            places, names, train, val, test = arrays
+            labels = torch.from_numpy(places["label"].copy())
+            has_labels = bool(labels[0] >= 0)
+            return cls(
+                name=name,
+                place=place,
+                splits=(train, val, test),
+                labels=labels if has_labels else None,
+                num_classes=int(labels.max()) + 1 if has_labels else None,
+                tars=tuple(tars),
+                places=places,
+                names=names,
+                digest=known,
+            )
 
         key = digest([_FORMAT, label, stats])
         return build_once(f"tar-{key[:20]}", lambda folder: _build(folder, tars, label), read)
 
     def fingerprint(self) -> str:
-        """The identifier of names, sizes and labels."""
+        """Return the digest of names, sizes and labels."""
         return self.digest
 
-    def name(self, number: int) -> str:
-        """Where a picture is."""
+    def describe(self, number: int) -> str:
+        """Return the name of an image and of its tar."""
         tar = self.tars[self.places["file"][number]]
         return f"{self.names[number].decode(errors='replace')} in {tar}"
 
     def content(self, number: int) -> bytes:
-        """The content of a picture's file, read where it lies."""
+        """Read the content of an image's file at its offset."""
         file, offset, size, _ = self.places[number].item()
         with files.named_errors(self.tars[file]):
             if file not in self._open:
@@ -204,13 +196,13 @@ def _build(folder: Path, tars: list[Path], label: str) -> None:
         advance = begin(bar, f"reading through {tars[0].parent.name}", len(tars), "tars")
         for file, tar in enumerate(tars):
             words = re.split(r"[^a-z]+", tar.name.lower())
-            split = next((_WORDS[word] for word in words if word in _WORDS), "")
+            split = next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "")
             for name, offset, size, number in _samples(tar, label):
-                whole = f"{tar.name}/{name}"
-                numbers[whole] = len(places)
+                path = f"{tar.name}/{name}"
+                numbers[path] = len(places)
                 places.append((file, offset, size, number))
                 names.append(os.fsencode(name))
-                groups.setdefault(split, []).append(Picture(whole, str(number)))
+                groups.setdefault(split, []).append(Picture(path, None))
             advance(1)
     where = str(tars[0].parent)
     if not places:
@@ -222,10 +214,8 @@ def _build(folder: Path, tars: list[Path], label: str) -> None:
     if (table["label"] < 0).any() and (table["label"] >= 0).any():
         first = names[int(table["label"].argmin())].decode(errors="replace")
         raise ValueError(f"{first} in the tars of {where} has no .{label}, others have: add it")
-    splits = divided(groups, where)
-    require_training_pictures(Path(where), splits)
-    arrays = [[numbers[p.name] for p in split] for split in splits]
-    for name, array in zip(_ARRAYS, (table, np.array(names), *arrays), strict=True):
+    splits = [[numbers[p.name] for p in split] for split in divided(groups, where)]
+    for name, array in zip(_ARRAYS, (table, np.array(names), *splits), strict=True):
         np.save(folder / f"{name}.npy", np.asarray(array))
     known = hashlib.sha256(b"\0".join(names))
     known.update(table["size"].tobytes() + table["label"].tobytes())
@@ -233,7 +223,7 @@ def _build(folder: Path, tars: list[Path], label: str) -> None:
 
 
 def _samples(path: Path, label: str) -> Iterator[tuple[str, int, int, int]]:
-    """The name, offset, size, and label or -1, of each picture of a tar."""
+    """Iterate over name, offset, size, and label or -1, of the images of a tar."""
     pictures: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
     try:
@@ -249,13 +239,13 @@ def _samples(path: Path, label: str) -> Iterator[tuple[str, int, int, int]]:
                     file = tar.extractfile(member)
                     labels[key] = _number(b"" if file is None else file.read(64), member.name, path)
     except tarfile.TarError as error:
-        raise ValueError(f"{path} is no uncompressed tar, or damaged ({flat(error)})") from error
+        raise ValueError(f"{path} is corrupt or compressed ({flat(error)}): give a tar") from error
     for key, place in pictures.items():
         yield *place, labels.get(key, -1)
 
 
 def _number(content: bytes, name: str, path: Path) -> int:
-    """The number of a class."""
+    """Parse the number of a class."""
     if not re.fullmatch(rb"\s*\d+\s*", content) or int(content) >= MAX_CLASSES:
         raise ValueError(
             f"{name} in {path} holds {content[:20]!r}: give the number of a class, from 0 to "

@@ -1,0 +1,273 @@
+"""Encoded images by number, and their decoding into small RGB squares."""
+
+import abc
+import hashlib
+import io
+import warnings
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from elbos.base.codec import digest
+from elbos.training.data.dataset import SPLITS, Dataset, Split
+from elbos.training.data.source import Source
+
+EXTENSIONS = (
+    *(".bmp", ".gif", ".jpeg", ".jpg", ".pgm"),
+    *(".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no others: some run programs
+_NUM_IN_IDENTIFIER = 64
+_MAX_BAD = 100  # in a row
+Numbers = Int64[np.ndarray, "_"]
+
+
+class BadPicture(Exception):
+    """An image that cannot be used; the message says why in a few words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive(abc.ABC):
+    """Encoded images by number: a folder, tar archives, or a column of a dataset.
+
+    Reading is safe in several threads, and in other processes, to which the archive is pickled.
+
+    Attributes:
+        name: Name of the data in reports.
+        place: Where the images are, for messages.
+        splits: Numbers of the images for training, validation and testing.
+        labels: Class of every image by its number, or None.
+        num_classes: Number of classes, or None.
+        class_names: Names of the classes, or None.
+    """
+
+    name: str
+    place: str
+    splits: tuple[Numbers, Numbers, Numbers]
+    labels: Int64[Tensor, "_"] | None = None
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+
+    @abc.abstractmethod
+    def content(self, number: int) -> Path | bytes:
+        """Return the file of an image, or its content.
+
+        Raises:
+            BadPicture: If the image is missing.
+            OSError: If it cannot be read.
+        """
+
+    @abc.abstractmethod
+    def describe(self, number: int) -> str:
+        """Return the name of an image, for messages."""
+
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """Return the identifier of all images, without reading them."""
+
+    def identity(self, size: int) -> dict[str, str]:
+        """Return the identity of the images in this size, by which packed data are recognized."""
+        return {"sha256": self.dataset(size).fingerprint()["sha256"]}
+
+    def state(self, number: int) -> list[int]:
+        """Return numbers that change with the image, beyond `identity`."""
+        del number
+        return []
+
+    def labels_of(self, numbers: Numbers) -> Int64[Tensor, "_"] | None:
+        """Return the classes of some images, or None."""
+        return None if self.labels is None else self.labels[torch.from_numpy(numbers)]
+
+    def dataset(self, size: int, *, skip_bad: bool = False) -> Dataset:
+        """Make a dataset whose images are decoded when they are read.
+
+        Args:
+            size: Height and width.
+            skip_bad: Whether the next image replaces one that cannot be decoded.
+        """
+        sources = [Decoded(self, numbers, size, skip_bad) for numbers in self.splits]
+        train, val, test = (Split(one, self.labels_of(one.numbers)) for one in sources)
+        known = digest([source.fingerprint() for source in sources])
+        return Dataset(self.name, train, val, test, 256, self.num_classes, self.class_names, known)
+
+    def good(self, bad: Collection[str]) -> tuple[Numbers, Numbers, Numbers]:
+        """Return the splits without the bad images, which are given by their descriptions."""
+        if not bad:
+            return self.splits
+        train, val, test = (
+            np.array([i for i in split.tolist() if self.describe(i) not in bad], np.int64)
+            for split in self.splits
+        )
+        return train, val, test
+
+    def require_good(self, bad: dict[str, str], option: str, skip_bad: bool) -> None:
+        """Warn of bad images, or raise an error.
+
+        Args:
+            bad: The reason for each bad image, by its description.
+            option: The option of the command that leaves them out.
+            skip_bad: Whether it is given.
+
+        Raises:
+            ValueError: If there are bad images and it is not, or too few images are left.
+        """
+        if bad:
+            some = ", ".join(f"{name!r} ({reason})" for name, reason in list(bad.items())[:3])
+            more, num = ", ..." if len(bad) > 3 else "", sum(map(len, self.splits))
+            found = f"{len(bad)} of {num} pictures in {self.place} cannot be used: {some}{more}"
+            if not skip_bad:
+                raise ValueError(f"{found}; repair or remove them, or pass {option}")
+            warnings.warn(f"{found}; they are left out", stacklevel=2)
+        self.require_usable(self.good(bad))
+
+    def require_usable(self, splits: Sequence[Numbers]) -> None:
+        """Raise a ValueError if a split is empty, or has a class that is missing in training."""
+        for numbers, name in zip(splits, SPLITS, strict=True):
+            if not len(numbers):
+                raise ValueError(f"{self.place} has no usable picture for {name}: add some")
+        if self.labels is None:
+            return
+        classes = self.labels.numpy()
+        for numbers in splits[1:]:
+            unknown = numbers[~np.isin(classes[numbers], classes[splits[0]])]
+            if len(unknown):
+                label = int(classes[unknown[0]])
+                name = repr(self.class_names[label]) if self.class_names else str(label)
+                raise ValueError(
+                    f"class {name} of {self.place} has no usable picture for training, only "
+                    f"{self.describe(int(unknown[0]))} and others for validation or testing: add "
+                    "some"
+                )
+
+
+@dataclass(frozen=True)
+class Decoded(Source):
+    """Images of a split, decoded when they are read: resized, cropped at the centre.
+
+    Attributes:
+        archive: The encoded images.
+        numbers: Their numbers in it.
+        size: Height and width.
+        skip_bad: Whether the next image replaces one that cannot be decoded.
+    """
+
+    archive: Archive
+    numbers: Numbers
+    size: int
+    skip_bad: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of images, and shape of one."""
+        return len(self.numbers), 3, self.size, self.size
+
+    def read(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 s s"]:
+        """Decode the images in some rows.
+
+        Raises:
+            OSError: If the archive cannot be read.
+            ValueError: If an image cannot be decoded.
+        """
+        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        for place, row in enumerate(rows.tolist()):
+            out[place] = self._decoded(row)
+        return torch.from_numpy(out)
+
+    def _decoded(self, row: int) -> UInt8[np.ndarray, "3 s s"]:
+        for number in (int(self.numbers[(row + i) % len(self)]) for i in range(_MAX_BAD)):
+            try:
+                return decode(self.archive.content(number), self.size)
+            except BadPicture as error:
+                bad = f"the picture {self.archive.describe(number)} cannot be used ({error})"
+                if not self.skip_bad:
+                    raise ValueError(
+                        f"{bad}: remove it, or pass --data.skip-bad, which takes the next one."
+                    ) from error
+                warnings.warn(f"{bad}: the next one is taken", stacklevel=2)
+        raise ValueError(f"{bad}, like the {_MAX_BAD - 1} before it.")
+
+    def fingerprint(self) -> str:
+        """Return a digest of the archive, the numbers, and the contents of 64 images."""
+        hashed = hashlib.sha256(np.ascontiguousarray(self.numbers).data)
+        rows = np.linspace(0, len(self) - 1, min(len(self), _NUM_IN_IDENTIFIER)).astype(int)
+        for number in self.numbers[rows].tolist():
+            with suppress(BadPicture):  # it is missing
+                content = self.archive.content(number)
+                hashed.update(content if isinstance(content, bytes) else content.read_bytes())
+        return digest([self.archive.fingerprint(), self.size, hashed.hexdigest()])
+
+
+# --- decoding ------------------------------------------------------------------------------------
+
+
+def decode(path: Path | bytes, size: int) -> UInt8[np.ndarray, "3 s s"]:
+    """Decode an image, resize its short side to `size`, and crop the centre.
+
+    It is rotated as its EXIF tag says; grey, palette and CMYK become RGB; transparency is laid on
+    white; 16-bit grey keeps its high byte. The filter is Lanczos, antialiased. The caller must turn
+    Pillow's `DecompressionBombWarning` into an error.
+
+    Args:
+        path: A file, or its content.
+        size: Height and width of the result.
+
+    Returns:
+        Pixel values of an RGB square.
+
+    Raises:
+        BadPicture: If the file is corrupt, an animation, or of another format.
+        OSError: If the file cannot be read.
+        MemoryError: If memory is too small now.
+    """
+    try:
+        square = _square(path, size)
+    except (BadPicture, MemoryError):  # memory may suffice the next time
+        raise
+    except UnidentifiedImageError as error:
+        raise BadPicture("not an image") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadPicture("too many pixels") from error
+    except Exception as error:  # decoders raise errors of every type on corrupt files
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the system, not of the image
+        if str(error).startswith("out of memory"):  # Pillow's message
+            raise MemoryError from error
+        raise BadPicture((str(error) or type(error).__name__).splitlines()[0]) from error
+    return np.asarray(square).transpose(2, 0, 1)
+
+
+def _square(path: Path | bytes, size: int) -> Image.Image:
+    if isinstance(path, Path) and not path.is_file():
+        raise BadPicture("not a file")
+    if (path.stat().st_size if isinstance(path, Path) else len(path)) == 0:
+        raise BadPicture("empty")
+    with Image.open(
+        io.BytesIO(path) if isinstance(path, bytes) else path, formats=_FORMATS
+    ) as image:
+        # An MPO is a JPEG followed by previews or a second view: its first frame is the photo.
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            raise BadPicture("several frames")
+        image.draft(None, (4 * size, 4 * size))  # JPEG: decode 4 times faster, at 4 times `size`
+        rgb = _rgb(ImageOps.exif_transpose(image))
+    return ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise BadPicture("floating-point pixels")
+    if image.mode.startswith("I"):
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise BadPicture("more than 16 bits")
+        return Image.fromarray((levels // 256).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
