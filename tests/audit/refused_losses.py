@@ -112,9 +112,9 @@ REFUSED = [
     Refused("shuffled", velocity_loss(shuffled), "shuffled"),
     Refused("levels_by_row", velocity_loss(levels_by_row), "axis 2, of size 8"),
     Refused("flipped_samples", velocity_loss(flipped_samples), "mirrored"),
-    Refused("random_crops", velocity_loss(random_crops), "cropped"),
+    Refused("random_crops", velocity_loss(random_crops), "augmentation, dropout"),
     Refused("data_bridge", data_bridge, "bridge"),
-    Refused("blurred", blurred, "blurring"),
+    Refused("blurred", blurred, "augmentation, dropout"),
     Refused("inpainting", inpainting, "clean data, as behind a mask"),
     Refused("masked_input", masked_input, "zero, as behind a mask"),
 ]

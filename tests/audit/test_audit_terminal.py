@@ -18,7 +18,7 @@ from elbos.audit.diagnostics import KINDS, BatchMean, Clamped, NotFinite, NotSqu
 from elbos.audit.matching import SAME
 from elbos.audit.page import figure
 from elbos.audit.result import Undecided
-from elbos.audit.terminal import as_text, braille
+from elbos.audit.terminal import as_text
 from elbos.audit.words import as_dict, difference, facts, facts_table, in_words, prose, views
 
 WIDTH = 80
@@ -152,9 +152,6 @@ def test_what_is_undecided_is_told_with_the_largest_factor(sigmoid):
     assert facts(audit)["w rises on"] == "–"
     shapes = figure([audit]).layout.shapes
     assert {(shape.x0, shape.x1) for shape in shapes} == {one[:2] for one in intervals}
-    (line,) = (line for line in as_text([audit]).splitlines() if "rises?" in line)
-    low, high = audit.logsnr[0].item(), audit.logsnr[-1].item()
-    assert line.count("?") - 1 == pytest.approx(64 * 3 / (high - low), abs=2)
 
 
 @pytest.mark.parametrize(
@@ -289,17 +286,12 @@ def test_json_has_no_numbers_that_json_does_not_have(edm):
 
 
 @pytest.mark.parametrize("width", [20, 30, 45, 60, 75, WIDTH])
-def test_narrow_terminals_get_narrow_plots_or_none(edm, sigmoid, width):
+def test_text_is_as_wide_as_the_terminal(edm, sigmoid, width):
     long = dataclasses.replace(sigmoid, title="train.py --a-flag " * 8)
     for audits in ([edm], [sigmoid], [edm, sigmoid], [edm, long, sigmoid]):
         text, _, code = as_text(audits, width).partition("import torch")
         assert max(map(len, text.splitlines())) <= width
         assert "\x1b" not in text
-        has_plots = width >= 9 + 28
-        assert ("weighting w" in text) == has_plots
-        if has_plots:
-            rows = [line for line in text.splitlines() if "│" in line]
-            assert {len(row) for row in rows} == {min(width, 73)}
         if audits == [edm]:  # which may be copied, whatever the width
             ast.parse(f"import torch{code}")
 
@@ -314,9 +306,7 @@ def entitled(audit, *titles):
 def test_paths_are_cut_to_what_distinguishes_them(edm):
     text = as_text(entitled(edm, *PATHS), 120)
     for path in PATHS:
-        name = path.rpartition(":")[2]
         assert text.count(path) == 1  # its heading
-        assert f"weighting w of {name}, log scale" in text
     (header,) = (line for line in text.splitlines() if "old_loss" in line.split())
     assert header.split() == ["loss", "old_loss", "unweighted_loss"]
     titles = ["a/b.json", "c/b.json", "b.py:f", "c/b.py:f", "say: b.py", "b.py:f"]
@@ -329,7 +319,7 @@ def test_paths_are_cut_to_what_distinguishes_them(edm):
                                                           (4, 200, 4), (2, 50, 2)])  # fmt: skip
 def test_facts_are_side_by_side_where_there_is_room(edm, num, width, num_tables):
     audits = entitled(edm, *(f"a/train.py:loss_{i}" for i in range(num)))
-    text = as_text(audits, width).partition("weighting w")[0]
+    text = as_text(audits, width)
     assert len(re.findall(r"^ *predicts", text, re.MULTILINE)) == num_tables
     for audit in audits:
         assert text.count(audit.title) == 1
@@ -344,8 +334,6 @@ def test_the_axis_of_several_is_that_of_central_levels(edm):
     (view,) = views([edm])
     smallest, largest = view.central_weights.min(), view.central_weights.max()
     assert low < math.log10(smallest) and math.log10(largest) < high and high - low < 6
-    label = re.search(r"^ *(\S+) │.*\n +rises", as_text([edm, deep]), re.M)[1]
-    assert float(label) == pytest.approx(smallest, rel=0.1)
     assert figure([deep]).layout.yaxis.range[0] < -30
 
 
@@ -353,39 +341,6 @@ def test_code_can_be_copied_from_the_terminal(edm):
     text = as_text([edm])
     code = text[text.index("import torch") :]
     assert ast.dump(ast.parse(code)) == ast.dump(ast.parse(edm.monotone_code))
-
-
-def test_strokes_mark_where_the_weighting_rises(edm, sigmoid):
-    (line,) = (line for line in as_text([edm]).splitlines() if "╱" in line)
-    (start, end), (low, high) = edm.rising[0], (edm.logsnr[0], edm.logsnr[-1])
-    share = (end - start) / (high - low).item()
-    assert line.count("╱") == pytest.approx(64 * share, abs=1)
-    assert "╱" not in as_text([sigmoid])
-
-
-@pytest.mark.parametrize("height", [2, 8])
-def test_braille_shows_the_curve(height):
-    curve = (1 + torch.linspace(0, 7, 128, dtype=torch.float64).sin().numpy()) / 2
-    rows = braille(curve, height)
-    dots = np.zeros((4 * height, len(curve)), dtype=bool)
-    for i, row in enumerate(rows):
-        for j, cell in enumerate(row):
-            code = 0 if cell == " " else ord(cell) - 0x2800
-            for k, bits in enumerate([(0, 3), (1, 4), (2, 5), (6, 7)]):
-                for side, bit in enumerate(bits):
-                    dots[4 * i + k, 2 * j + side] = code >> bit & 1
-    # the curve is in every column, and nothing is far from it
-    line = (1 - curve) * (4 * height - 1)
-    row = np.arange(4 * height)[:, None]
-    assert dots[line.round().astype(int), np.arange(len(curve))].all()
-    step = np.abs(np.diff(line)).max()
-    assert (np.abs(row - line)[dots] <= max(step, 0.5)).all()
-
-
-def test_braille_leaves_a_gap():
-    curve = np.where(np.arange(8) < 4, np.nan, 0.5)
-    (row,) = braille(curve, 1)
-    assert row[:2] == "  " and row[2:].strip()
 
 
 def test_the_difference_is_that_of_the_weightings(edm, sigmoid):
@@ -406,4 +361,4 @@ def test_titles_are_shown_as_they_are(edm):
     title = "[bold]w[/bold] [/] :smile:"
     renamed = dataclasses.replace(edm, title=title)
     assert title in as_text([renamed])
-    assert as_text([renamed, renamed]).count(title) >= 4  # headlines, columns, plots
+    assert as_text([renamed, renamed]).count(title) == 4  # headlines, columns

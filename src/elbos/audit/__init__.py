@@ -17,9 +17,10 @@ A loss passes through these modules in this order:
 | `queries` | calls that differ in one thing, in the layout of the data |
 | `decompose` | from dot products to $\alpha, \sigma, a, b$ of every sample |
 | `data`, `noise`, `scales` | the data as the process sees them; the noise; the process |
-| `scatter` | does the noise level decide what the loss does? |
+| `scatter` | does the noise level determine what the loss does? |
 | `refusals` | why an input is not data plus noise |
-| `diagnostics` | is it a squared error? findings that a weighting does not show |
+| `squared_error` | is it a squared error, the same for all elements? |
+| `diagnostics` | findings that a weighting does not show: a type and a sentence each |
 | `pilot`, `measure` | a few batches with all paired calls, then all samples |
 | `levels` | the noise levels that were drawn independently |
 | `curves`, `families`, `density` | their density $p$: smooth, by name, or of the number drawn |

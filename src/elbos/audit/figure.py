@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float
 from plotly.graph_objects import Figure, Scatter
 
-from elbos.audit.result import Audit
-from elbos.audit.words import View, common_levels
+from elbos.audit.result import Audit, common_levels
+from elbos.audit.words import View
 from elbos.base.arrays import Array
 from elbos.base.codec import parse
 from elbos.base.figures import COLORS, DASHES, Panel, area, faint, log_axis, logsnr_axis, stacked

@@ -13,8 +13,8 @@ from markupsafe import Markup, escape
 
 from elbos import __version__
 from elbos.audit.gallery_figure import DECADES, HEIGHT, LOGSNR, WIDTH, picture
-from elbos.audit.result import Audit
-from elbos.audit.words import View, facts, in_words, views, weighting_distance
+from elbos.audit.result import Audit, weighting_distance
+from elbos.audit.words import View, facts, in_words, views
 from elbos.base.html import document
 from elbos.base.numbers import NONE
 

@@ -1,9 +1,9 @@
-r"""Why a loss cannot be measured: what its network's input is, if not data, scaled, plus noise.
+r"""Reasons for refusing a loss: its network's input is not data, scaled, plus noise of one level.
 
 Each sample of $z$ is fitted by a few of these: all samples of the batch, mirror images of its own,
-and all normal draws. That tells data of another sample, noise of another, two samples at once and
-mirrored data. Else the change $dz$ that comes with a change $dx$ of the data is looked at: whether
-it is $dx$ scaled along an axis, moved, or without its high frequencies.
+and all normal draws. That shows data or noise of another sample, two samples at once, and mirrored
+data. Else the change $dz$ that comes with a change $dx$ of the data may be $dx$, scaled differently
+along an axis.
 """
 
 from collections.abc import Iterator
@@ -32,11 +32,6 @@ _BRIDGE = (
     "it holds two samples of data, as in a bridge from data to data, where there is no noise level."
 )
 _MIRRORED = "the data are mirrored at random: take augmentation out of the loss."
-_MOVED = "the data are shifted or cropped at random: take augmentation out of the loss."
-_BLURRED = (
-    "the data lose their high frequencies, as in blurring diffusion, so that log-SNR differs "
-    "between frequencies."
-)
 _MASKED = (
     "{share:.0%} of its elements are {what}, as behind a mask (inpainting): give the network what "
     "is known in channels of its own, and the noisy data as a whole; or leave it out of the loss, "
@@ -61,8 +56,6 @@ def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
     found = _masked(torch.cat([p.z for p in paired]), x) or _mixed(paired, x, x_other)
     if found is None and dz.square().sum() > 1e-6 * dx.square().sum():
         found = _by_axis(dz, dx)
-        if found is None and x.ndim > 3:
-            found = _moved(dz, dx) or _blurred(dz, dx)
     return _LEAD + found if found else REFUSAL
 
 
@@ -153,26 +146,3 @@ def _candidates(calls: PairedCalls, x: Tensor, own: int) -> Iterator[tuple[_Term
 def _centred(vector: Tensor) -> Float[Tensor, " d"]:
     flat = vector.flatten().double()
     return flat - flat.mean()
-
-
-def _moved(dz: Tensor, dx: Tensor) -> str | None:
-    """Whether the data are found at another place."""
-    z, x = (torch.fft.fft2(value) for value in (dz, dx))
-    match = torch.fft.ifft2(z * x.conj()).real
-    match = match.flatten(1, -3).sum(1) if dz.ndim > 3 else match
-    size = (dz.flatten(1).norm(dim=1) * dx.flatten(1).norm(dim=1)).clamp(min=1e-30)
-    best, place = (match.flatten(1).abs() / size[:, None]).max(1)
-    is_moved = (best > 0.5) & (place != 0)
-    return _MOVED if is_moved.double().mean() > 0.1 else None
-
-
-def _blurred(dz: Tensor, dx: Tensor) -> str | None:
-    """Whether high frequencies of the data are smaller than low ones."""
-    z, x = (torch.fft.fft2(value) for value in (dz, dx))
-    axes = [torch.fft.fftfreq(size, dtype=torch.float64) for size in dz.shape[-2:]]
-    radius = (axes[0][:, None] ** 2 + axes[1] ** 2).sqrt()
-    kept = []
-    for band in (radius < 0.25, radius >= 0.4):
-        power = x[..., band].abs().square().flatten(1).sum(1)
-        kept.append((z[..., band] * x[..., band].conj()).real.flatten(1).sum(1) / power)
-    return _BLURRED if (kept[1].abs() < 0.7 * kept[0].abs()).double().mean() > 0.5 else None

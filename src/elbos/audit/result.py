@@ -8,14 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from elbos.audit.diagnostics import Diagnostic
-from elbos.audit.matching import MonotoneFactor, Nearest, find_factor, monotone_weight
+from elbos.audit.matching import MonotoneFactor, Nearest, distance, find_factor, monotone_weight
 from elbos.audit.resemblance import Parts, Resemblance, published_recipe, resemblances
+from elbos.base.arrays import Array
 from elbos.base.pages import shown_by
 
 if TYPE_CHECKING:
@@ -323,6 +325,24 @@ class Audit:
     def _repr_html_(self) -> str:
         html: str = shown_by(self).as_html([self])
         return html
+
+
+def weighting_distance(audit: Audit, other: Audit) -> float | None:
+    """Return the distance (`matching`) on the levels that both draw; None if there are none."""
+    levels = common_levels([audit, other])
+    if not len(levels):
+        return None
+    at = torch.from_numpy(levels)
+    log_w, log_v = (one.weighting(at).log().numpy() for one in (audit, other))
+    p = sum(np.interp(levels, a.logsnr.numpy(), a.density.numpy()) for a in (audit, other))
+    return distance(log_w, log_v, p / np.sum(p))
+
+
+def common_levels(audits: Sequence[Audit]) -> Float[Array, " g"]:
+    """Return a grid on the noise levels that all audits have; empty if there are none."""
+    low = max(audit.logsnr[0].item() for audit in audits)
+    high = min(audit.logsnr[-1].item() for audit in audits)
+    return np.linspace(low, high, len(audits[0].logsnr)) if low < high else np.empty(0)
 
 
 def _plain(value: Any) -> Any:

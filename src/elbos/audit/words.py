@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.matching import NEAR, SAME, distance
+from elbos.audit.matching import NEAR, SAME
 from elbos.audit.resemblance import NEGATIVES, TARGETS, Resemblance
-from elbos.audit.result import Audit
+from elbos.audit.result import Audit, weighting_distance
 from elbos.base.arrays import Array
 from elbos.base.codec import parse
 from elbos.base.colors import COLORS, Swatch
@@ -279,26 +279,10 @@ def as_dict(audit: Audit) -> dict[str, Any]:
 def difference(audit: Audit, other: Audit) -> str:
     """How much two weightings differ, in words."""
     d = weighting_distance(audit, other)
-    is_same = d is not None and d < SAME
-    return render("audit/difference.txt", distance=d, is_same=is_same, in_words=in_words).strip()
-
-
-def weighting_distance(audit: Audit, other: Audit) -> float | None:
-    """The distance of `matching` on the levels that both draw; None if there are none."""
-    levels = common_levels([audit, other])
-    if not len(levels):
-        return None
-    at = torch.from_numpy(levels)
-    log_w, log_v = (one.weighting(at).log().numpy() for one in (audit, other))
-    p = sum(np.interp(levels, a.logsnr.numpy(), a.density.numpy()) for a in (audit, other))
-    return distance(log_w, log_v, p / np.sum(p))
-
-
-def common_levels(audits: Sequence[Audit]) -> Float[Array, " g"]:
-    """A grid on the noise levels that all audits have; empty if there are none."""
-    low = max(audit.logsnr[0].item() for audit in audits)
-    high = min(audit.logsnr[-1].item() for audit in audits)
-    return np.linspace(low, high, len(audits[0].logsnr)) if low < high else np.empty(0)
+    if d is None:
+        return "The two losses have no noise level in common."
+    weight = "weight" if d < SAME else "do not weight"
+    return f"The two losses {weight} noise levels alike: their weightings differ by {in_words(d)}."
 
 
 def facts(audit: Audit) -> dict[str, str]:
