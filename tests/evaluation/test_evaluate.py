@@ -28,9 +28,9 @@ from elbos.evaluation.metrics import (
     SampleMetric,
     Value,
 )
+from elbos.evaluation.model import model_store
 from elbos.evaluation.page import evaluation_page, evaluation_tables
 from elbos.evaluation.samples import NotFiniteError
-from elbos.evaluation.stores import model_store
 from elbos.runs.run import Run
 from elbos.theory.schedules import EDMSampling
 from elbos.training.config import Training

@@ -3,7 +3,7 @@
 | module | what it holds |
 |---|---|
 | `config` | what is measured, and how precisely |
-| `model` | what it needs of a model |
+| `model` | the protocol of a model, and the stores of its measurements |
 | `evaluate` | the order of the measurements |
 | `likelihood`, `ode` | the bound, and the theorem on the same losses; the ODE likelihood |
 | `samples` | samples, kept and as the files of `elbos sample` |
@@ -12,7 +12,6 @@
 | `quality` | samples scored set by set, also by sampler and evaluations |
 | `result`, `scores` | the results |
 | `page`, `figures`, `floor_page` | the page and its figures |
-| `stores` | where parts are kept, so that an evaluation resumes |
 """
 
 from elbos.base.aliases import moved_names

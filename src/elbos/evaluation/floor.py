@@ -21,8 +21,7 @@ from torch import Tensor
 from elbos.base.progress import Advance, Start
 from elbos.base.store import Part, Tensors
 from elbos.evaluation.config import EvaluationConfig
-from elbos.evaluation.model import Model
-from elbos.evaluation.stores import data_store
+from elbos.evaluation.model import Model, data_store
 from elbos.theory.floor import NUM_NOISED, Floor, floor_losses
 from elbos.theory.oracles import FiniteSet
 from elbos.training.randomness import generator

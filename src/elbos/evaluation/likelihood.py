@@ -28,9 +28,8 @@ from torch import Tensor
 from elbos.base.conditions import Condition
 from elbos.base.progress import Advance, Start
 from elbos.evaluation.config import EvaluationConfig
-from elbos.evaluation.model import Model
+from elbos.evaluation.model import Model, model_store
 from elbos.evaluation.result import Likelihood, TheoremCheck
-from elbos.evaluation.stores import model_store
 from elbos.theory import weightings
 from elbos.theory.elbo import is_monotone
 from elbos.theory.weightings import WeightFunction

@@ -16,9 +16,8 @@ from elbos.base.progress import Start
 from elbos.base.store import Part, Tensors
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
 from elbos.evaluation.likelihood import ConditionedImages
-from elbos.evaluation.model import Model
+from elbos.evaluation.model import Model, model_store
 from elbos.evaluation.result import OdeLikelihood
-from elbos.evaluation.stores import model_store
 from elbos.models.likelihood.flow import Dequantize, flow_likelihood, truncated_normal, uniform
 from elbos.training.randomness import generator
 from elbos.validation.result import NATS_PER_BIT

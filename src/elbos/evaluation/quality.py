@@ -31,7 +31,7 @@ from elbos.evaluation.metrics import (
     num_manifold,
     scores,
 )
-from elbos.evaluation.model import Model
+from elbos.evaluation.model import Model, data_store, model_store
 from elbos.evaluation.reference import Reference, reference, require_images
 from elbos.evaluation.samples import FORMAT, stored_samples
 from elbos.evaluation.scores import (
@@ -43,7 +43,6 @@ from elbos.evaluation.scores import (
     Sweep,
     SweepPoint,
 )
-from elbos.evaluation.stores import data_store, model_store
 from elbos.models.samplers import SAMPLERS
 from elbos.theory.names import label
 from elbos.theory.schedules import Cosine, EDMSampling, Flow

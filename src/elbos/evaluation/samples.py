@@ -20,8 +20,7 @@ from elbos.base.codec import encode
 from elbos.base.progress import Start
 from elbos.base.sharing import naming_lost_processes
 from elbos.base.store import Part, Tensors
-from elbos.evaluation.model import Model
-from elbos.evaluation.stores import model_store
+from elbos.evaluation.model import Model, model_store
 from elbos.training.data import to_levels
 from elbos.training.processes import Processes
 from elbos.training.sampling import BATCH_SIZE, Sampling, is_drawable, num_batches, png

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -21,8 +20,8 @@ from elbos.base.conditions import Condition, cond_at, to_device
 from elbos.base.errors import flat, is_out_of_memory
 from elbos.base.progress import Start
 from elbos.base.store import Part, Tensors
+from elbos.evaluation.model import Sampled, model_store
 from elbos.evaluation.result import Origin
-from elbos.evaluation.stores import model_store
 from elbos.runs.requirements import Requirements
 from elbos.theory.denoiser import Denoise
 from elbos.theory.schedules import Linear
@@ -32,7 +31,7 @@ from elbos.training.data import Dataset, DataSpec, KnownData, digest_of, to_unit
 from elbos.training.directory import RunDirectory
 from elbos.training.processes import ALONE, Processes, local_device
 from elbos.training.randomness import generator
-from elbos.training.sampling import Sampling, sample
+from elbos.training.sampling import Sampling
 
 BATCH_SIZE = 64
 NOISIEST = -10.0
@@ -68,7 +67,7 @@ class InBatches:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrained:
+class Pretrained(Sampled):
     """A pipeline with the images that it is evaluated on: a `Model`, evaluated in float32.
 
     It is measured and sampled between the ends of its scheduler's noise levels, by the samplers of
@@ -100,6 +99,7 @@ class Pretrained:
     weighting = None
     mixture = None
     relative_width = None
+    null_cond = None
     precision = "fp32"
     sampling = Sampling()
 
@@ -241,34 +241,22 @@ class Pretrained:
         )
         return store.concatenated(parts, start("latents", len(x), "images"))["x"], None
 
-    def class_labels(self, num: int) -> Int[Tensor, " n"] | None:
-        """One class of the data after the other, where the network is told them."""
-        if self._requirements.num_classes is None or self.dataset.num_classes is None:
-            return None
-        return torch.arange(num) % self.dataset.num_classes
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes of the data, where the network is conditioned on classes."""
+        return None if self._requirements.num_classes is None else self.dataset.num_classes
 
-    def sample_batches(
-        self,
-        sampling: Sampling,
-        *,
-        num: int,
-        seed: int,
-        cond: Condition,
-        batches: Iterable[int] | None = None,
-    ) -> list[Float[Tensor, "b *d"]]:
-        """Batches of samples, decoded; arguments as those of `sampling.sample`."""
-        found = sample(
-            self.denoiser,
-            sampling,
-            self.schedule,
-            num=num,
-            shape=self._shape,
-            seed=seed,
-            device=self.device,
-            cond=cond,
-            batches=batches,
-        )
-        return [self._decoded(x) for x in found]
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image or its latents, as the network takes it."""
+        return tuple(self._tried[0].shape[1:])
+
+    def decoded(self, x: Float[Tensor, "b *e"]) -> Float[Tensor, "b *d"]:
+        """Decode latents to images; return images as they are."""
+        if self._encode is None:
+            return x
+        parts = torch.split(x, self.batch_size)
+        return torch.cat([self._encode.decode(part).cpu() for part in parts])
 
     # --- networks ---------------------------------------------------------------------------------
 
@@ -293,11 +281,6 @@ class Pretrained:
         return Requirements.from_config(self.name, self._network)
 
     @cached_property
-    def _shape(self) -> tuple[int, ...]:
-        """The shape of what the network knows of one image."""
-        return tuple(self._tried[0].shape[1:])
-
-    @cached_property
     def _tried(self) -> tuple[Tensor, Tensor | None]:
         """Some images as the network knows them, and their labels."""
         split, rows = self.dataset.train, torch.arange(min(_NUM_TRIED, len(self.dataset.train)))
@@ -320,20 +303,13 @@ class Pretrained:
             raise ValueError(f"the vae of {self.name} returned NaN or infinity: check its weights.")
         return {"x": latents}
 
-    def _decoded(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *e"]:
-        """Images of latents; data that are images are as they are."""
-        if self._encode is None:
-            return x
-        parts = torch.split(x, self.batch_size)
-        return torch.cat([self._encode.decode(part).cpu() for part in parts])
-
     def _require_fit(self) -> None:
         """Raise a ValueError if networks and data do not fit each other, by what the folder says
         and in a try on some images.
         """
         self._requirements.require_labels(self.dataset)
         try:
-            self._requirements.require_shape(self._shape)
+            self._requirements.require_shape(self.shape)
             self._try()
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
             if is_out_of_memory(error):
@@ -351,7 +327,7 @@ class Pretrained:
             self.pipeline.denoiser(x, torch.full((len(x),), end, device=self.device), cond)
         if self.pipeline.denoiser.ignores_time(x, cond):
             raise ValueError("the network returns the same at the first and the last timestep.")
-        decoded = tuple(self._decoded(x).shape[1:])
+        decoded = tuple(self.decoded(x).shape[1:])
         if decoded != self.dataset.shape:
             raise ValueError(f"images of shape {self.dataset.shape} are decoded as {decoded}.")
 

@@ -1,14 +1,13 @@
 """A trained run, loaded to be sampled or evaluated."""
 
 import copy
-from collections.abc import Iterable
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from elbos.base import files
@@ -18,6 +17,7 @@ from elbos.base.errors import explained, suggestion
 from elbos.base.items import Items, first_item
 from elbos.base.progress import Start, silent
 from elbos.evaluation import Evaluation, EvaluationConfig, evaluate
+from elbos.evaluation.model import Sampled
 from elbos.models.samplers import Sampler
 from elbos.theory.denoiser import Denoiser
 from elbos.theory.oracles import GaussianMixture
@@ -33,13 +33,13 @@ from elbos.training.network import OwnNetwork
 from elbos.training.ownership import data_spec, require_own_data, require_own_null
 from elbos.training.processes import ALONE, Processes, local_device
 from elbos.training.randomness import generator
-from elbos.training.sampling import Sampling, sample
+from elbos.training.sampling import Sampling
 from elbos.training.state import build_network, require_guidable, uses_labels
 from elbos.training.validation import BATCH_SIZE, Chosen
 from elbos.validation import Validation, Validator
 
 
-class Run:
+class Run(Sampled):
     """A trained run at a checkpoint, with the averaged weights.
 
     Args:
@@ -171,6 +171,16 @@ class Run:
         return uses_labels(self.config, self.data)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return tuple(self.data.shape)
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes that the network is conditioned on; None without classes."""
+        return self.data.num_classes if self.has_labels else None
+
+    @property
     def name(self) -> str:
         """The path of the directory, as it was given."""
         return str(self.directory.path)
@@ -292,41 +302,14 @@ class Run:
         require_guidable(self.config, self.data, sampling, has_null=has_null)
         return torch.cat(self.sample_batches(sampling, num=num, seed=seed, cond=cond))
 
-    def sample_batches(
-        self,
-        sampling: Sampling,
-        *,
-        num: int,
-        seed: int,
-        cond: Condition,
-        batches: Iterable[int] | None = None,
-    ) -> list[Float[Tensor, "b *d"]]:
-        """Batches of samples, in the run's precision; arguments as those of `sampling.sample`."""
-        with self.autocast():
-            found = sample(
-                self.denoiser,
-                sampling,
-                self.config.schedule,
-                num=num,
-                shape=self.data.shape,
-                seed=seed,
-                device=self.device,
-                cond=cond,
-                null_cond=self.null_cond,
-                batches=batches,
-            )
-            return list(found)
-
     def represented(self, x: Tensor, start: Start = silent) -> tuple[Tensor, int | None]:
         """Data as the network knows them, and their number of pixel values: as they are."""
         del start
         return x, self.dataset.num_levels
 
-    def class_labels(self, num: int) -> Int[Tensor, " n"] | None:
-        """One class after the other, where the network knows classes."""
-        if self.data.num_classes is None or not self.has_labels:
-            return None
-        return torch.arange(num) % self.data.num_classes
+    def decoded(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
+        """Return samples as they are."""
+        return x
 
     @typed
     def likelihood(
