@@ -259,7 +259,7 @@ def test_what_would_have_been_significant_is_said_where_nothing_was(report):
     assert planned.significant == [] and "1.1 (bits/dim)" in planned.least
     rows = [cells for cells in pairs_table(comparison).rows if cells[3].text != "–"]
     assert [cells[4].text for cells in rows] == ["1.1"] * 6
-    assert read(page(comparison, {})).count("±1.1") == 6
+    assert read(page(comparison, {})).count("no significant difference") >= 6
 
 
 @pytest.mark.parametrize("num_near", [0, 2, 9])
@@ -368,7 +368,7 @@ def test_all_is_read_in_the_light_and_in_the_dark(view):
             [rgb(getComputedStyle(one).color), rgb(paper(one))]));
     }"""
     places = [".badge", ".explained p", ".mark", ".compared td", ".compared small", ".best"]
-    places += [".pairs small", ".difference-of", ".heat td", ".chips button", ".tile small"]
+    places += [".pairs td", ".heat td", ".chips button", ".tile small"]
     for scheme in ("light", "dark"):
         view.emulate_media(color_scheme=scheme)
         assert min(contrast(*colors) for colors in view.evaluate(script, places)) > 4.5

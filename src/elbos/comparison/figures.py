@@ -224,21 +224,6 @@ def density_svg(objective: ObjectiveResult, swatch: Swatch) -> Markup:
     )
 
 
-def interval_svg(mean: float, low: float | None, high: float | None, scale: float) -> Markup:
-    """A difference and its interval beside zero; `scale` is at the picture's edge."""
-
-    def at(value: float) -> str:
-        return f"{50 + 46 * value / scale:.1f}"
-
-    line = ""
-    if low is not None and high is not None:
-        line = Markup('<path class="range" d="M{} 7H{}"/>').format(at(low), at(high))
-    return Markup(
-        '<svg class="interval" viewBox="0 0 100 14" aria-hidden="true">'
-        '<path class="zero" d="M50 0V14"/>{}<circle cx="{}" cy="7" r="3.5"/></svg>'
-    ).format(line, at(mean))
-
-
 def _across(comparison: Comparison, logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
     low, high = comparison.logsnr_min, comparison.logsnr_max
     across: Array = _WIDTH * (logsnr - low) / (high - low)

@@ -91,10 +91,8 @@ def _tables(comparison: Comparison, *, is_page: bool = False) -> dict[str, Any]:
     return {
         "results": tables.results_table(comparison, is_page=is_page),
         "seeds": tables.seeds_table(comparison),
-        "pairs": tables.pairs_page_table(comparison) if is_page else tables.pairs_table(comparison),
-        "curves": tables.curve_tables(comparison),
+        "pairs": tables.pairs_table(comparison),
         "weightings": tables.weightings_table(comparison),
-        "noise_levels": tables.noise_levels_table(comparison),
         "protocol": tables.protocol_table(comparison),
     }
 

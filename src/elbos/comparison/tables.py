@@ -2,16 +2,12 @@
 
 import re
 import statistics
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from markupsafe import Markup
-
 from elbos.base.codec import parse
-from elbos.base.html import render, sentences
+from elbos.base.html import sentences
 from elbos.base.numbers import NONE, decimals, fixed, interval, number, signed
-from elbos.base.tables import Cell, Column, Row, Table, evenly
+from elbos.base.tables import Cell, Column, Row, Table
 from elbos.comparison import figures
 from elbos.comparison.objective_result import Metric, ObjectiveResult, Score
 from elbos.comparison.result import Comparison, Difference, Pair, RankCorrelation
@@ -21,7 +17,6 @@ from elbos.theory.parameterizations import Parameterization
 from elbos.theory.schedules import Schedule
 from elbos.theory.weightings import Weighting
 
-NUM_LEVELS, NUM_POINTS = 13, 9  # of curves as tables
 _VERDICTS = {
     "better": "monotone better",
     "worse": "monotone worse",
@@ -215,68 +210,18 @@ def _difference_cells(comparison: Comparison, pair: Pair, metric: Metric) -> lis
     if found.is_significant is None:
         mean = _signed(found.mean, places_of(comparison, metric.key))
         return [Cell(mean), Cell(NONE), Cell(NONE), Cell(NONE)]
-    places = decimals(found.detectable) or 0
+    places, verdict = decimals(found.detectable) or 0, found.verdict(metric)
     return [
         Cell(signed(found.mean, places), is_bold=found.is_significant),
         Cell(interval(found.low, found.high, places)),
         Cell(fixed(found.detectable, places)),
-        Cell(_VERDICTS[found.verdict(metric)]),
+        Cell(_VERDICTS[verdict], kind={"better": "yes", "worse": "no"}.get(str(verdict), "")),
     ]
 
 
 def _signed(value: float, places: int | None) -> str:
     text = text_of(abs(value), places)
     return f"{'−' if value < 0 else '+'}{text}"
-
-
-def pairs_page_table(comparison: Comparison) -> Table:
-    """Every planned pair with the differences of all metrics, drawn beside zero."""
-    rows = [
-        [
-            Cell(Markup("<b>{}</b><br>minus {}").format(pair.monotone, pair.non_monotone)),
-            *(Cell(_drawn_difference(comparison, pair, m)) for m in comparison.metrics),
-        ]
-        for pair in comparison.pairs
-    ]
-    heads = ["difference", *(metric.short for metric in comparison.metrics)]
-    return Table(heads, rows).without_empty_columns()
-
-
-def _drawn_difference(comparison: Comparison, pair: Pair, metric: Metric) -> str:
-    found = pair.differences.get(metric.key)
-    if found is None:
-        return NONE
-    others = [other.differences[metric.key] for other in comparison.pairs]
-    ends = [abs(v) for d in others for v in (d.mean, d.low, d.high) if v is not None]
-    return render(
-        "comparison/difference.html",
-        difference=found,
-        picture=figures.interval_svg(found.mean, found.low, found.high, max(ends) or 1.0),
-        cells=_difference_cells(comparison, pair, metric),
-        verdict=found.verdict(metric),
-    )
-
-
-def curve_tables(comparison: Comparison) -> list[Table]:
-    """The curves over images and noise levels, at some of their points."""
-    learning, elbos, losses = figures.curves(comparison)
-    found = (
-        ("Validation ELBO in bits/dim, by images seen", learning, 0),
-        ("ELBO of noisy data in nats/dim, by log-SNR", elbos, 1),
-        ("Loss in nats/dim, by log-SNR", losses, 1),
-    )
-    return [_curves(caption, curves, places) for caption, curves, places in found if curves]
-
-
-def _curves(caption: str, curves: Mapping[str, tuple[Any, Any]], places: int) -> Table:
-    grid = np.array(next(iter(curves.values()))[0], dtype=float)
-    chosen = grid[evenly(len(grid), NUM_POINTS)]
-    heads = [f"{level:,.0f}" if places == 0 else fixed(level, places) for level in chosen]
-    rows = [
-        [name, *(number(v) for v in np.interp(chosen, x, np.array(y, dtype=float)).tolist())]
-        for name, (x, y) in curves.items()
-    ]
-    return Table(["", *heads], rows, caption=caption)
 
 
 def weightings_table(comparison: Comparison) -> Table | None:
@@ -289,18 +234,6 @@ def weightings_table(comparison: Comparison) -> Table | None:
         for i, name in enumerate(ranking.weightings)
     ]
     return Table(["weighting", *titles.values()], rows)
-
-
-def noise_levels_table(comparison: Comparison) -> Table | None:
-    """Rank correlations of ELBOs at some noise levels with scores."""
-    ranking, titles = comparison.ranking, ranked(comparison)
-    if ranking is None:
-        return None
-    rows = [
-        [fixed(ranking.logsnr[i], 2), *(correlation(ranking.by_level[key], i) for key in titles)]
-        for i in evenly(len(ranking.logsnr), NUM_LEVELS)
-    ]
-    return Table(["log-SNR", *titles.values()], rows)
 
 
 def protocol_table(comparison: Comparison) -> Table | None:
