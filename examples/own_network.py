@@ -1,9 +1,10 @@
 import torch
-from sklearn.datasets import load_digits
 
 import elbos
+from elbos.training.data import digits
 
-x = torch.tensor(load_digits().images[:, None], dtype=torch.float32) / 8 - 1  # in [-1, 1]
+images, _ = digits.images_and_labels()  # or a tensor, or a Dataset, of yours
+x = images.float() / 8 - 1  # [n, 1, 8, 8] in [-1, 1]
 train, test = torch.utils.data.random_split(x, [1500, 297], torch.Generator().manual_seed(0))
 
 unet = elbos.networks.UNetConfig(channels=(32, 64))  # or any nn.Module of yours,

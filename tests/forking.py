@@ -8,9 +8,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import sklearn.datasets  # noqa: F401, and the next one: once for all of them
 import torch
-import torch._dynamo
+import torch._dynamo  # once for all of them
 import torch.distributed as dist
 
 HANGING = 1_800  # seconds: no load makes a test that long

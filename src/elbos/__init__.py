@@ -25,6 +25,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from elbos.base import aliases
+from elbos.base.extras import needs
 
 if TYPE_CHECKING:
     from elbos import adapters as adapters
@@ -67,15 +68,16 @@ _MODULES = (
     *("oracles", "parameterizations", "process", "recipes", "samplers", "schedules"),
     *("tracking", "validation", "weightings"),
 )
+_EXTRAS = {"Run": "train", "compare": "evaluate", "fit": "train", "tracking": "track"}
 __all__ = ["__version__", *_FROM, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"elbos.{name}")
-    if name in _FROM:
-        return getattr(importlib.import_module(f"elbos.{_FROM[name]}"), name)
-    raise AttributeError(f"module 'elbos' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'elbos' has no attribute {name!r}")
+    with needs(_EXTRAS.get(name, "all")):
+        module = importlib.import_module(f"elbos.{_FROM.get(name, name)}")
+    return getattr(module, name) if name in _FROM else module
 
 
 def __dir__() -> list[str]:

@@ -14,7 +14,6 @@ from tiny import DIGITS, log
 from elbos.models.networks import MLPConfig
 from elbos.runs.fit import train
 from elbos.theory import schedules
-from elbos.training import trackers
 from elbos.training.config import Config
 from elbos.training.data import Toy
 from elbos.training.settings import Output, Tracker
@@ -85,7 +84,9 @@ class Server:
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     found = Server()
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", found.tracker())
-    monkeypatch.setattr(trackers, "get_available_trackers", lambda: ["tensorboard", "wandb"])
+    monkeypatch.setattr(
+        "accelerate.tracking.get_available_trackers", lambda: ["tensorboard", "wandb"]
+    )
     return found
 
 

@@ -11,7 +11,6 @@ from torch import nn
 from transfers import META, Transfers
 
 from elbos import Denoiser, Validator
-from elbos.base.store import Store
 from elbos.theory import parameterizations, schedules, weightings
 from elbos.theory.adaptive import Adaptive
 from elbos.theory.denoiser import Guided
@@ -307,6 +306,9 @@ def test_what_is_kept_is_not_computed_again(tmp_path, monkeypatch):
                 raise StoppedError
 
         return advance
+
+    pytest.importorskip("safetensors")
+    from elbos.base.store import Store
 
     store, expected = Store(tmp_path), bits()
     with pytest.raises(StoppedError):

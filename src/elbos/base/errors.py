@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import importlib
 import traceback
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
@@ -142,15 +141,3 @@ def unfailing(stream: Any) -> Any:
     no reason to lose the work that it tells of.
     """
     return _Unfailing(stream)
-
-
-def optional(package: str, advice: str) -> Any:
-    """The module of a package that only some need.
-
-    Raises:
-        ValueError: If it is not installed; `advice` is what it says.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ValueError(advice) from error

@@ -8,8 +8,11 @@ large, and are of an extra.
 import importlib
 from typing import Any
 
+from elbos.base.extras import needs
+
 
 def shown_by(result: object, module: str = "page") -> Any:
     """Return the module that shows `result`, of the package of its class."""
     package = type(result).__module__.rpartition(".")[0]
-    return importlib.import_module(f"{package}.{module}")
+    with needs("report"):
+        return importlib.import_module(f"{package}.{module}")

@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Callable
-from typing import Protocol
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from typing import TYPE_CHECKING, Protocol
 
 from elbos.base.errors import unfailing
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, Task
 
 
 class Advance(Protocol):
@@ -29,27 +29,30 @@ def silent(what: str, total: int, unit: str) -> Advance:
     return lambda *_: None
 
 
-class _Rate(ProgressColumn):
-    """Done per second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="cyan")
-
-
-def progress(console: Console | None = None) -> Progress:
+def progress(console: "Console | None" = None) -> "Progress":
     """A progress bar with rate and time left; add tasks with `unit=` and, at will, `note=`.
 
     Args:
         console: Where to draw, if it is a terminal. Default: standard error, so that output can be
             piped.
     """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Units done per second."""
+
+        def render(self, task: "Task") -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="cyan")
+
     console = console or Console(file=unfailing(sys.stderr))
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
-        _Rate(),
+        Rate(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", style="dim"),
         console=console,
@@ -69,7 +72,7 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def begin(bar: Progress, what: str, total: int, unit: str) -> Advance:
+def begin(bar: "Progress", what: str, total: int, unit: str) -> Advance:
     """Begin a piece of work in a bar, or say so in a line where there is no terminal.
 
     Returns:

@@ -26,6 +26,7 @@ from elbos.base.errors import (
     suggestion,
     unfailing,
 )
+from elbos.base.extras import MissingExtra, needs
 from elbos.base.user_code import no_modules_here
 from elbos.training.slurm import name_as_torchrun_does
 
@@ -35,11 +36,13 @@ class Verb(NamedTuple):
 
     Args:
         summary: What it does, in a line.
+        extra: The extra that it needs.
         less_memory: What to change where memory is too small.
         is_parallel: Whether it runs on several processes.
     """
 
     summary: str
+    extra: str = "train"
     less_memory: str = "lower --batch-size or --num, or use less data"
     is_parallel: bool = False
 
@@ -53,27 +56,30 @@ VERBS = {
     ),
     "ema": Verb(
         "Make the average of a run's weights of another width, after the training.",
-        "use a machine with memory for all of the run's checkpoint",
+        less_memory="use a machine with memory for all of the run's checkpoint",
     ),
     "evaluate": Verb(
         "Measure likelihood, noise levels and samples of trained models.",
+        "evaluate",
         "lower --num-images, --num-samples, or --batch-size for a folder",
         is_parallel=True,
     ),
     "export": Verb("Write the averaged weights of a run, to open with diffusers or elbos."),
     "compare": Verb(
         "Train objectives alike, score them, and write a report with intervals.",
+        "evaluate",
         "lower --scoring.num-images or --scoring.num-samples, or --workers",
     ),
     "audit": Verb(
         "Find out which weighting a training loss really uses: code, a recipe or a config.",
+        "cli",
         "give a smaller --shape, or lower --batch-size",
     ),
     "data": Verb(
         "Pack pictures, or their latents: opened at once, however many.",
-        "lower --jobs, or --batch-size to encode",
+        less_memory="lower --jobs, or --batch-size to encode",
     ),
-    "weightings": Verb("Print what published recipes weigh, and where the weighting rises."),
+    "weightings": Verb("Print what published recipes weigh, and where the weighting rises.", "cli"),
 }
 ENCODE = ["data", "encode"]  # runs on several processes, as no other kind of its verb does
 
@@ -99,7 +105,7 @@ def main() -> None:
         if os.environ.get("RANK", "0") != "0":
             sys.exit(1)
         _fail(error, 1)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MissingExtra) as error:
         _fail(error, 1)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -138,7 +144,8 @@ def command(verb: str, words: list[str]) -> Callable[[], None]:
         UsageError: If they are wrong.
     """
     handler = signal.signal(signal.SIGINT, _stop)
-    module = importlib.import_module(f"elbos.cli.{verb}")
+    with needs(VERBS[verb].extra):
+        module = importlib.import_module(f"elbos.cli.{verb}")
     signal.signal(signal.SIGINT, handler)
     parsed: Callable[[], None] = module.command(words)
     return parsed

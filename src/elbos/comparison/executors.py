@@ -8,6 +8,7 @@ the others wait for its scores, or do the run when its lock is free.
 
 import abc
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -24,7 +25,8 @@ import torch
 
 from elbos.base.checks import require_positive, typed
 from elbos.base.codec import encode
-from elbos.base.errors import flat, optional
+from elbos.base.errors import flat
+from elbos.base.extras import needs
 from elbos.base.user_code import no_modules_here
 from elbos.comparison.job import Job
 from elbos.comparison.objective_result import Failure
@@ -236,8 +238,8 @@ class OnRay(Executor):
         address = os.environ.get("RAY_ADDRESS")
         if address is None:
             os.environ.update(_LOOPBACK)
-        advice = "Ray is not installed: pip install 'elbos[ray]', or leave out --ray."
-        self._ray = ray = optional("ray", advice)
+        with needs("ray"):
+            self._ray = ray = importlib.import_module("ray")
         try:
             # workers import modules from where Ray is begun
             with no_modules_here(), contextlib.chdir(os.sep):

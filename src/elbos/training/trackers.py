@@ -15,24 +15,27 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 from PIL import Image
 
 from elbos.base.errors import flat
+from elbos.base.extras import needs
 from elbos.theory.names import code
 from elbos.training import tracking
 from elbos.training.config import Config
 from elbos.training.directory import RunDirectory
 from elbos.validation import Validation
 
+if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
+
 PROJECT = "elbos"
 FILE = "trackers.json"
 MAX_SETTING = 250  # characters: MLflow takes no more of some versions
-_PACKAGES = {"tensorboard": "'elbos[tensorboard]'"}
-_IDENTIFIERS: dict[str, Callable[[GeneralTracker], str]] = {
+_PACKAGES = {"tensorboard": "'elbos[track]'"}
+_IDENTIFIERS: dict[str, Callable[["GeneralTracker"], str]] = {
     "wandb": lambda tracker: tracker.tracker.id,
     "trackio": lambda tracker: tracker.tracker.name,
     "mlflow": lambda tracker: tracker.tracker.info.run_id,
@@ -89,7 +92,7 @@ class Trackers:
         """End them: what they hold is written."""
         self._each(lambda tracker: tracker.finish())
 
-    def _each(self, action: Callable[[GeneralTracker], None]) -> None:
+    def _each(self, action: "Callable[[GeneralTracker], None]") -> None:
         for tracker in tuple(self.running):
             try:
                 action(tracker)
@@ -101,7 +104,11 @@ class Trackers:
 
 
 def require_installed(names: Sequence[str]) -> None:
-    """Raise a ValueError that names the first tracker that is not installed."""
+    """Raise an error that names the first tracker that is not installed."""
+    if not names:
+        return
+    with needs("track"):
+        from accelerate.tracking import get_available_trackers
     available = {str(name) for name in get_available_trackers()}
     for name in names:
         if name not in available:
@@ -111,10 +118,12 @@ def require_installed(names: Sequence[str]) -> None:
             )
 
 
-def _started(name: str, run: RunDirectory, step: int, known: str | None) -> GeneralTracker:
+def _started(name: str, run: RunDirectory, step: int, known: str | None) -> "GeneralTracker":
     """A tracker that goes on with the run of an identifier, or begins one that is named like the
     directory.
     """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
     kind = LOGGER_TYPE_TO_CLASS[name]
     place = (name, run.path) if kind.requires_logging_directory else (PROJECT,)
     own: dict[str, dict[str, Any]] = {

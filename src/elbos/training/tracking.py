@@ -17,23 +17,23 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
-from accelerate import Accelerator
-from accelerate.tracking import GeneralTracker
 from jaxtyping import UInt8
-from PIL import Image
 
+from elbos.base import extras
 from elbos.base.checks import require_type
 from elbos.base.errors import flat
 from elbos.validation import BinnedLoss, Validation
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from accelerate.tracking import GeneralTracker
     from plotly.graph_objects import Figure
 
 MAX_BINS = 12  # of a validation: as many curves over steps as one can read
 
 
 def log(
-    to: Accelerator | GeneralTracker,
+    to: "Accelerator | GeneralTracker",
     result: Validation | BinnedLoss,
     step: int,
     *,
@@ -55,8 +55,10 @@ def log(
 
     Raises:
         TypeError: If it is neither accelerator nor tracker, or not such a result.
+        MissingExtra: If accelerate is not installed.
 
     Examples:
+        >>> from accelerate.tracking import GeneralTracker
         >>> class Printing(GeneralTracker):  # a tracker of one's own
         ...     name, requires_logging_directory, tracker = "printing", False, None
         ...
@@ -71,6 +73,9 @@ def log(
         100 train/loss_by_level/0_logsnr_-5.0_to_0.0 0.25
         100 train/loss_by_level/1_logsnr_0.0_to_5.0 0.5
     """
+    with extras.needs("track"):
+        from accelerate import Accelerator
+        from accelerate.tracking import GeneralTracker
     require_type(Accelerator | GeneralTracker, to=to)
     values = scalars(result, name=name)
     figure = result.plot() if isinstance(result, Validation) else None
@@ -108,7 +113,7 @@ def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict
 
 
 def log_picture(
-    tracker: GeneralTracker, name: str, pixels: UInt8[np.ndarray, "h w 3"], step: int
+    tracker: "GeneralTracker", name: str, pixels: UInt8[np.ndarray, "h w 3"], step: int
 ) -> None:
     """Log a picture, unless the tracker takes none."""
     has_images = hasattr(tracker, "log_images")
@@ -129,7 +134,7 @@ def _by_level(
     }
 
 
-def _log_figure(tracker: GeneralTracker, name: str, figure: "Figure", step: int) -> None:
+def _log_figure(tracker: "GeneralTracker", name: str, figure: "Figure", step: int) -> None:
     """Log a figure as it is, or as a picture, or not."""
     if tracker.name == "wandb":
         tracker.log({name: figure}, step=step)
@@ -141,6 +146,8 @@ def _log_figure(tracker: GeneralTracker, name: str, figure: "Figure", step: int)
         except Exception as error:  # of kaleido, of any type: it finds no browser
             warnings.warn(f"kaleido draws no figure: {flat(error)[:300]}", stacklevel=3)
         else:
+            from PIL import Image
+
             pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
             log_picture(tracker, name, pixels, step)
 
@@ -148,27 +155,27 @@ def _log_figure(tracker: GeneralTracker, name: str, figure: "Figure", step: int)
 # --- pictures, which every tracker takes in a form of its own -------------------------------------
 
 
-def _as_list(tracker: GeneralTracker, name: str, pixels: np.ndarray, step: int) -> None:
+def _as_list(tracker: "GeneralTracker", name: str, pixels: np.ndarray, step: int) -> None:
     tracker.log_images({name: [pixels]}, step=step)
 
 
-def _alone(tracker: GeneralTracker, name: str, pixels: np.ndarray, step: int) -> None:
+def _alone(tracker: "GeneralTracker", name: str, pixels: np.ndarray, step: int) -> None:
     tracker.log_images({name: pixels}, step=step)
 
 
-def _as_batch(tracker: GeneralTracker, name: str, pixels: np.ndarray, step: int) -> None:
+def _as_batch(tracker: "GeneralTracker", name: str, pixels: np.ndarray, step: int) -> None:
     tracker.log_images({name: pixels.transpose(2, 0, 1)[None]}, step=step)
 
 
-def _to_trackio(tracker: GeneralTracker, name: str, pixels: np.ndarray, step: int) -> None:
+def _to_trackio(tracker: "GeneralTracker", name: str, pixels: np.ndarray, step: int) -> None:
     tracker.log({name: import_module("trackio").Image(pixels)}, step=step)
 
 
-def _to_mlflow(_: GeneralTracker, name: str, pixels: np.ndarray, step: int) -> None:
+def _to_mlflow(_: "GeneralTracker", name: str, pixels: np.ndarray, step: int) -> None:
     import_module("mlflow").log_image(pixels, key=name, step=step)
 
 
-_PICTURES: dict[str, Callable[[GeneralTracker, str, np.ndarray, int], None]] = {
+_PICTURES: dict[str, Callable[["GeneralTracker", str, np.ndarray, int], None]] = {
     "tensorboard": _as_batch,
     "aim": _alone,
     "clearml": _alone,

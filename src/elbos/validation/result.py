@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from safetensors import SafetensorError
 from torch import Tensor
 
 from elbos.base import codec
@@ -235,7 +234,7 @@ class Validation:
         path = Path(path)
         try:
             return cls._from_parts(*saved.read(path))
-        except (SafetensorError, ValueError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no validation that can be read: {flat(error)}.") from error
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from elbos.base import codec, files
+from elbos.base.extras import needs
 from elbos.theory.schedules import Schedule
 
 VERSION = 1
@@ -31,6 +30,8 @@ def write(path: Path, tensors: Tensors, data: Mapping[str, Any]) -> None:
     Raises:
         OSError: If they cannot be written; it names `path`.
     """
+    with needs("train"):
+        import safetensors.torch
     text = json.dumps(data)
     metadata = {_TEXT: text, _DIGEST: _digest(tensors, text)}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,14 +43,19 @@ def read(path: Path) -> tuple[dict[str, Tensor], Any]:
 
     Raises:
         OSError: If they cannot be read; it names `path`.
-        SafetensorError, ValueError, RecursionError: If the file is damaged, or something else.
+        ValueError, RecursionError: If the file is damaged, or something else.
     """
+    with needs("train"):
+        from safetensors import SafetensorError, safe_open
     files.regular(path)  # safetensors names no file
-    with safe_open(path, framework="pt") as file:
-        text, digest = (file.metadata() or {}).get(_TEXT), (file.metadata() or {}).get(_DIGEST)
-        if text is None:
-            raise ValueError("it holds something else")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt") as file:
+            text, digest = (file.metadata() or {}).get(_TEXT), (file.metadata() or {}).get(_DIGEST)
+            if text is None:
+                raise ValueError("it holds something else")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
     if digest != _digest(tensors, text):
         raise ValueError("it is not as it was written")
     return tensors, json.loads(text)

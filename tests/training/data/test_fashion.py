@@ -1,13 +1,15 @@
 """Fashion-MNIST: from wherever its files are, and damaged files are named."""
 
 import gzip
+import hashlib
+import io
 import struct
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 from tiny import rows
 
 from elbos.training import data
@@ -91,13 +93,11 @@ def test_fashion_checks_counts_and_labels(tmp_path):
 
 
 def test_fashion_without_network_names_the_three_ways(monkeypatch, own_cache):
-    def unreachable(root, download):
-        assert download
-        (root / "FashionMNIST").mkdir()
-        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nTried ...")
+    def unreachable(url, timeout):
+        raise OSError("unreachable")
 
     monkeypatch.setattr(fashion, "DEBIAN", Path("/nowhere"))
-    monkeypatch.setattr(torchvision.datasets, "FashionMNIST", unreachable)
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     with pytest.raises(FileNotFoundError) as error:
         data.Fashion().load()
     assert "\n" not in str(error.value)
@@ -106,18 +106,26 @@ def test_fashion_without_network_names_the_three_ways(monkeypatch, own_cache):
     assert not any(path.is_dir() for path in own_cache.iterdir())
 
 
-def test_fashion_is_downloaded_once(monkeypatch):
-    calls = []
+def test_fashion_is_downloaded_once_and_only_whole(monkeypatch, tmp_path):
+    write_fashion(tmp_path, ".gz")
+    names = []
 
-    def fetch(root, download):
-        assert download
-        calls.append(root)
-        write_fashion(root / "FashionMNIST" / "raw")
+    def fetch(url, timeout):
+        names.append(url.rpartition("/")[2])
+        return io.BytesIO((tmp_path / names[-1]).read_bytes())
 
     monkeypatch.setattr(fashion, "DEBIAN", Path("/nowhere"))
-    monkeypatch.setattr(torchvision.datasets, "FashionMNIST", fetch)
+    monkeypatch.setattr(urllib.request, "urlopen", fetch)
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz"):
+        data.Fashion().load()
+    written = {
+        path.name: hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        for path in tmp_path.iterdir()
+    }
+    assert written.keys() == fashion._MD5.keys()
+    monkeypatch.setattr(fashion, "_MD5", written)
     assert rows(data.Fashion().load()) == rows(data.Fashion().load())
-    assert len(calls) == 1
+    assert sorted(names[1:]) == sorted(written)
 
 
 @pytest.mark.skipif(not fashion.DEBIAN.is_dir(), reason="needs Debian's dataset-fashion-mnist")

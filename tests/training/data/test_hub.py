@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from tiny import rows
 
+from elbos.base.extras import MissingExtra
 from elbos.training import data
 from elbos.training.data.hub import HubArchive
 from elbos.training.data.pack import Packer
@@ -144,5 +145,5 @@ def test_a_missing_image_is_a_bad_one(tmp_path):
 
 def test_without_the_library_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ValueError, match=r"elbos\[datasets\]"):
+    with pytest.raises(MissingExtra, match=r"elbos\[datasets\]"):
         data.Hub(path="any").load()

@@ -9,6 +9,7 @@ Whatever makes conditions (tokenizers, text and image encoders) is left alone: t
 the user's. Weights are read from safetensors only, from this folder only; no code in it is run.
 """
 
+import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from elbos.adapters.diffusers.scheduled import ScheduledDenoiser, denoiser
 from elbos.adapters.diffusers.training import Config
 from elbos.base import files
 from elbos.base.checks import require_positive
-from elbos.base.errors import flat, optional
+from elbos.base.errors import flat
+from elbos.base.extras import needs
 
 _NETWORKS = (  # those that are called with the scheduler's timestep and plain latents or images
     "UNet2DModel",
@@ -167,8 +169,8 @@ def _vae_folder(name: str | Path) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         raise FileNotFoundError(f"there is no folder {name}: give that of an AutoencoderKL.")
     try:
-        from huggingface_hub import snapshot_download
-
+        with needs("hub"):
+            from huggingface_hub import snapshot_download
         patterns = ["config.json", "*.safetensors", "vae/config.json", "vae/*.safetensors"]
         found = snapshot_download(str(name), allow_patterns=patterns)
     except Exception as error:  # of the library or the network, of any type
@@ -267,11 +269,10 @@ def imported() -> Any:
     """The package diffusers.
 
     Raises:
-        ValueError: If it is not installed.
+        MissingExtra: If it is not installed.
     """
-    return optional(
-        "diffusers", "this needs diffusers, which is not installed: pip install 'elbos[diffusers]'."
-    )
+    with needs("diffusers"):
+        return importlib.import_module("diffusers")
 
 
 def _latents(vae: Any) -> Latents:

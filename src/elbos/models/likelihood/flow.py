@@ -37,10 +37,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from torchdiffeq import odeint
 
 from elbos.base.checks import require_positive
 from elbos.base.conditions import Condition, map_tensors
+from elbos.base.extras import needs
 from elbos.models.likelihood.terms import at_least_single, require_levels
 from elbos.theory.denoiser import Denoise, estimate
 from elbos.theory.process import alpha_sigma
@@ -232,6 +232,8 @@ def _solve(
     flow: _Flow, z: Float[Tensor, "b *d"], ends: tuple[float, float], *, rtol: float, atol: float
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]:
     """Where the flow takes `z` between two levels, and its divergence integrated on the way."""
+    with needs("evaluate"):
+        from torchdiffeq import odeint
     levels = torch.tensor(ends, dtype=z.dtype, device=z.device)
     options = {
         "norm": _worst_image,

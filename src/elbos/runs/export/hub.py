@@ -1,10 +1,12 @@
 """A folder on the Hugging Face Hub, for users who have a token."""
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from elbos.base.errors import flat, optional
+from elbos.base.errors import flat
+from elbos.base.extras import needs
 
 _MAX_REASON = 300  # characters
 
@@ -64,7 +66,5 @@ def push(folder: Path, names: Sequence[str], repo: str, api: Any = None) -> str:
 
 
 def _hub() -> Any:
-    return optional(
-        "huggingface_hub",
-        "--push needs huggingface_hub, which is not installed: pip install huggingface_hub.",
-    )
+    with needs("hub"):
+        return importlib.import_module("huggingface_hub")

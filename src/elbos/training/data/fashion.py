@@ -4,6 +4,8 @@ Xiao, Rasul and Vollgraf (2017), https://arxiv.org/abs/1708.07747
 """
 
 import gzip
+import hashlib
+import urllib.request
 import zlib
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -37,6 +39,13 @@ _CLASS_NAMES = (
     "Bag",
     "Ankle boot",
 )
+_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+_MD5 = {
+    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+}
 _IDX_UINT8 = 0x0800  # first half of the magic number; the low byte is the number of dimensions
 
 
@@ -97,16 +106,21 @@ def _download(folder: Path) -> None:
             "Fashion-MNIST is not on this machine, and nothing that a run names is downloaded: "
             "data:fashion does so"
         )
-    import torchvision  # here, since importing it takes a second
-
-    try:
-        torchvision.datasets.FashionMNIST(folder, download=True)
-    except (RuntimeError, ConnectionError, TimeoutError, HTTPException) as error:
-        raise FileNotFoundError(
-            "Fashion-MNIST is not on this machine and cannot be downloaded: connect to the network "
-            "and run again, or apt install dataset-fashion-mnist, or pass --data.root FOLDER with "
-            "the four idx files"
-        ) from error
+    raw = folder / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, digest in _MD5.items():
+        try:
+            with urllib.request.urlopen(f"{_URL}/{name}", timeout=60) as answer:  # noqa: S310, http
+                content = answer.read()
+        except (OSError, HTTPException) as error:
+            raise FileNotFoundError(
+                "Fashion-MNIST is not on this machine and cannot be downloaded: connect to the "
+                "network and run again, or apt install dataset-fashion-mnist, or pass --data.root "
+                "FOLDER with the four idx files"
+            ) from error
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != digest:
+            raise ValueError(f"{_URL}/{name} was cut short or changed: run again")
+        files.write(raw / name, content)
 
 
 def _candidates(folder: Path, name: str) -> tuple[Path, Path]:

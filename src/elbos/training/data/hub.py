@@ -14,7 +14,8 @@ from torch import Tensor
 from elbos.base import files
 from elbos.base.checks import Typed
 from elbos.base.codec import digest
-from elbos.base.errors import flat, optional, suggestion
+from elbos.base.errors import flat, suggestion
+from elbos.base.extras import needs
 from elbos.training.data import downloads
 from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset
@@ -199,12 +200,11 @@ def imported() -> Any:
     """Import the package datasets.
 
     Raises:
-        ValueError: If it is not installed, or runs code of data sets, as versions below 4.
+        MissingExtra: If it is not installed.
+        ValueError: If it runs code of data sets, as versions below 4.
     """
-    datasets = optional(
-        "datasets",
-        "data:hub needs datasets, which is not installed: pip install 'elbos[datasets]'.",
-    )
+    with needs("datasets"):
+        datasets = importlib.import_module("datasets")
     if int(datasets.__version__.partition(".")[0]) < 4:
         raise ValueError(
             f"datasets {datasets.__version__} may run code of a data set: install 4 or newer."

@@ -1,0 +1,40 @@
+"""Packages beyond torch, NumPy, SciPy and jaxtyping, which extras install: `elbos[train]`.
+
+The core, `pip install elbos`, holds the mathematics, samplers, the bound, `elbos.audit` and
+`elbos.Validator`. Modules of a room that needs more import what they need as usual; whoever imports
+such a module from outside, or a package within a function, does so in `with needs(EXTRA):`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class MissingExtra(ModuleNotFoundError):
+    """A package is not installed; the message names the extra that installs it."""
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Name the extra to install if an import within the `with` block finds no module.
+
+    Args:
+        extra: As in pyproject.toml.
+
+    Raises:
+        MissingExtra: If a module other than one of this library is not found.
+
+    Examples:
+        >>> with needs("train"):
+        ...     import absent
+        Traceback (most recent call last):
+        elbos.base.extras.MissingExtra: absent is not installed: pip install 'elbos[train]'.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name in ("", "elbos"):
+            raise
+        raise MissingExtra(
+            f"{name} is not installed: pip install 'elbos[{extra}]'.", name=name
+        ) from error
