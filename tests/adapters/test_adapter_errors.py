@@ -12,6 +12,7 @@ from torch import nn
 
 from elbos import adapters
 from elbos.adapters.diffusers import denoiser, load
+from elbos.base.extras import MissingExtra
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -249,6 +250,6 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 def test_without_diffusers_the_extra_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(ValueError, match=r"elbos\[diffusers\]"):
+    with pytest.raises(MissingExtra, match=r"elbos\[diffusers\]"):
         load(folder)
     denoiser(zeros, DDPM)  # needs no diffusers

@@ -16,6 +16,7 @@ from elbos.adapters.diffusers.network import DiffusersConfig, DiffusersNetwork
 from elbos.adapters.diffusers.trained import trained_levels, trained_scheduler
 from elbos.adapters.diffusers.training import Training
 from elbos.base.codec import decode, encode
+from elbos.base.extras import MissingExtra
 from elbos.runs.run import Run
 from elbos.theory import objective, parameterizations, weightings
 from elbos.theory.parameterizations import EDM, Eps, Flow, Parameterization, Score, V, X
@@ -247,7 +248,7 @@ def test_a_network_that_cannot_be_trained_writes_nothing(elbos: Elbos, folder: P
 
 def test_without_diffusers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(ValueError, match=r"elbos\[diffusers\]"):
+    with pytest.raises(MissingExtra, match=r"elbos\[diffusers\]"):
         build(UNET)
 
 

@@ -1,1 +1,1 @@
-"""What knows nothing of diffusion: files, messages, checks, tables, pages."""
+"""Tools that know nothing of diffusion: files, messages, checks, tables, pages."""

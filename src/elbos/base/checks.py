@@ -128,7 +128,9 @@ def type_names(kind: Any) -> str:
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type, as far as that can be told; a list may stand for a tuple."""
+    """Return whether a value is of a type, as far as that can be told; a list may stand for a
+    tuple.
+    """
     if kind is Any:
         return True
     origin, inner = get_origin(kind) or kind, get_args(kind)

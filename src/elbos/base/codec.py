@@ -226,7 +226,7 @@ def parse(annotation: Any, text: str, where: str = "text", *, runs_files: bool =
 
 
 def _as_json(annotation: Any, node: ast.expr, where: str, runs_files: bool) -> Any:
-    """What `encode` would make of the object that an expression stands for."""
+    """Convert an expression to the JSON that `encode` gives for its object."""
     if get_origin(annotation) is tuple and ... not in get_args(annotation):
         parts, kinds = node.elts if isinstance(node, ast.Tuple) else [node], get_args(annotation)
         if len(parts) != len(kinds):

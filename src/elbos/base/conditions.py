@@ -1,4 +1,4 @@
-"""What a network is conditioned on, cut out of a batch or put together.
+"""Conditions of a network: split and collated like the batch that they belong to.
 
 A condition is whatever the network understands: class labels `[b]`, embeddings `[b, ...]`, a dict
 of them, or None. The functions here act on the tensors in it, whose first axis is the batch; any
@@ -71,7 +71,7 @@ def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " 
 
 
 def is_alike(cond: Condition, other: Condition) -> bool:
-    """Whether `other` can take the place of `cond`: in form, shape and kind of numbers."""
+    """Return whether `other` can take the place of `cond`: in form, shape and kind of numbers."""
     if isinstance(cond, Tensor):
         is_tensor = isinstance(other, Tensor) and other.shape == cond.shape
         return is_tensor and other.is_floating_point() == cond.is_floating_point()

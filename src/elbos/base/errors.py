@@ -92,7 +92,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory is too small: torch says so of all devices, in a `RuntimeError`."""
+    """Return whether memory is too small: torch says so of all devices, in a `RuntimeError`."""
     is_torch = isinstance(error, RuntimeError) and "alloc" in str(error)
     return isinstance(error, MemoryError) or is_torch
 

@@ -115,7 +115,7 @@ def area(
     color: str,
     **options: Any,
 ) -> Scatter:
-    """What is between two curves."""
+    """The area between two curves."""
     return Scatter(
         x=np.concatenate([x, x[::-1]]),
         y=np.concatenate([high, low[::-1]]),

@@ -189,7 +189,7 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
 
 
 def _is_another_process(pid: int) -> bool:
-    """Whether a process of this number, other than this one, is there."""
+    """Return whether a process of this number, other than this one, is there."""
     if pid == os.getpid() or os.name != "posix":  # elsewhere signal 0 would end it
         return False
     try:

@@ -103,7 +103,7 @@ def _collated(items: Sequence[Any]) -> tuple[Any, Condition]:
 
 
 def first_item(items: Items) -> tuple[Float[Tensor, "1 *d"], Condition]:
-    """The first sample.
+    """The first sample of the data.
 
     Raises:
         ValueError: If there is none, or this is no dataset.

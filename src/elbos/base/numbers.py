@@ -137,5 +137,5 @@ def _is_known(value: float | None) -> TypeGuard[float]:
 
 
 def _minus(text: str) -> str:
-    """With a minus sign as wide as a plus."""
+    """Write minus signs as wide as plus signs."""
     return text.replace("-", "−")

@@ -31,7 +31,7 @@ _WORD = 0xFFFFFFFF
 
 
 class Purpose(IntEnum):
-    """What numbers are drawn for: those of one purpose are independent of those of another."""
+    """Purposes of random numbers: those of one purpose are independent of those of another."""
 
     NOISE = 0
     LABELS = 1

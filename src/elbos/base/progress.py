@@ -24,7 +24,7 @@ Start = Callable[[str, int, str], Advance]
 
 
 def silent(what: str, total: int, unit: str) -> Advance:
-    """Show no progress."""
+    """Begin work without showing progress."""
     del what, total, unit
     return lambda *_: None
 

@@ -56,7 +56,7 @@ def from_json(annotation: Any, value: Any) -> Any:
 
 
 def _is_of(annotation: Any, value: Any) -> bool:
-    """Whether a value is of a type; a whole number is a float."""
+    """Return whether a value is of a type; a whole number is a float."""
     kinds = float | int if annotation is float else annotation
     return isinstance(value, kinds) and isinstance(value, bool) == (annotation is bool)
 

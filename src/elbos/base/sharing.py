@@ -58,8 +58,8 @@ def naming_lost_processes() -> Iterator[None]:
 
 
 def together(work: Callable[[], T]) -> T:
-    """What the work of this process returns, once all have done theirs, for however long it takes.
-    What one fails with is raised in all.
+    """Return the result of this process's work once all have done theirs, however long that takes.
+    An error of one is raised in all.
 
     Raises:
         ConnectionError: If another process is gone.
@@ -91,7 +91,7 @@ def _patient() -> dist.ProcessGroup:
 
 
 def _settle(own: Exception | None) -> None:
-    """Wait for all."""
+    """Barrier; afterwards raise if any rank failed."""
     errors: list[Exception | None] = [None] * dist.get_world_size()
     with naming_lost_processes():
         dist.all_gather_object(errors, own, group=_patient())

@@ -49,18 +49,20 @@ class Sharing(Protocol):
         """How many there are."""
 
     def together(self, work: Callable[[], T]) -> T:
-        """What the work returns, once all have done theirs; what one fails with, all raise."""
+        """Return the result of the work once all have done theirs; an error of one is raised in
+        all.
+        """
 
 
 @dataclass(frozen=True)
 class Alone:
-    """One process."""
+    """A process that shares no work."""
 
     rank = 0
     num = 1
 
     def together(self, work: Callable[[], T]) -> T:
-        """What the work returns."""
+        """Return the result of the work."""
         return work()
 
 
@@ -78,7 +80,7 @@ class Store:
     processes: Sharing = Alone()
 
     def __contains__(self, name: str) -> bool:
-        """Whether the part called `name` is there."""
+        """Return whether the part called `name` is there."""
         return self._path(name).exists()
 
     def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
@@ -149,7 +151,7 @@ def pack(tensors: Tensors) -> bytes:
 
 
 def unpack(content: bytes) -> Tensors:
-    """What `pack` made a file of.
+    """Return the tensors that `pack` wrote.
 
     Raises:
         ValueError: If the file is damaged.

@@ -70,7 +70,7 @@ class Cell:
 
     @property
     def sorts_as(self) -> str:
-        """What a page sorts by; what is empty is last."""
+        """Return the key that a page sorts by; empty cells are last."""
         if self.value is not None:
             return str(self.value)
         return "" if self.text == NONE else escape(self.text).striptags()
@@ -97,7 +97,7 @@ class Table:
 
     @property
     def has_head(self) -> bool:
-        """Whether any column has a title."""
+        """Return whether any column has a title."""
         return any(column.title for column in self.heads)
 
     @cached_property

@@ -45,7 +45,7 @@ def no_modules_here() -> Iterator[None]:
 
 
 def is_code(target: str) -> bool:
-    """Whether a target is a Python file, with a function or without."""
+    """Return whether a target is a Python file, with a function or without."""
     return target.endswith(".py") or code_path(target).suffix == ".py"
 
 
@@ -224,7 +224,7 @@ def places(module: ModuleType) -> list[str]:
 
 
 def _is_neighbour(name: str, folder: Path) -> bool:
-    """Whether a module is one that only scripts in this folder find."""
+    """Return whether a module is one that only scripts in this folder find."""
     return name == _NAME or any(
         Path(place).is_relative_to(folder) and "site-packages" not in place
         for place in places(sys.modules[name])

@@ -1,1 +1,1 @@
-"""From a denoiser to samples (`samplers`) and bits per dimension (`likelihood`); `networks`."""
+"""Samples (`samplers`) and bits per dimension (`likelihood`) of a denoiser; `networks`."""

@@ -49,7 +49,7 @@ def with_three_arguments(network: Network) -> Network:
 
 
 def _takes(network: Network, num: int) -> bool:
-    """Whether a network can be called with so many arguments, as far as its signature tells."""
+    """Return whether a network can be called with so many arguments, as its signature tells."""
     if torch.compiler.is_compiling():  # signatures do not compile: networks then take all three
         return True
     function = network.forward if isinstance(network, nn.Module) else network

@@ -1,4 +1,4 @@
-r"""What a weighting optimizes: monotone or not, which ELBOs it mixes, and the theorem itself.
+r"""The objective of a weighting: monotone or not, which ELBOs it mixes, and the theorem itself.
 
 With $L(\lambda)$ the loss of the ELBO of noisy data, $L(\lambda_\min)$ the prior's and
 $dL/d\lambda = \tfrac12\mathbb E\|\hat\epsilon - \epsilon\|^2$, integration by parts gives
@@ -41,7 +41,8 @@ __all__ = [
 
 
 def is_monotone(weighting: WeightFunction, logsnr_min: float, logsnr_max: float) -> bool:
-    r"""Whether $w$ never rises on the range: whether its loss is a maximum-likelihood objective.
+    r"""Return whether $w$ never rises on the range: whether its loss is a maximum-likelihood
+    objective.
 
     Plateaus and rounding errors are no rise; see `extrema.rising_intervals`.
 

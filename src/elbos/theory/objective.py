@@ -29,7 +29,7 @@ from elbos.theory.weightings import WeightFunction, Weighting
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(Typed):
-    r"""What to train for: a weighting, sampled by a schedule, predicted in a parameterization.
+    r"""A training objective: a weighting, sampled by a schedule, predicted in a parameterization.
 
     Attributes:
         weighting: $w$, the only one of the three that changes what is optimal.
@@ -73,7 +73,7 @@ class Objective(Typed):
             require_type(Weighting, weighting=self.weighting)
 
     def coefficient(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        r"""What $\|\hat y - y\|^2$ is multiplied with,
+        r"""Return the factor of $\|\hat y - y\|^2$,
         $\tfrac12 (w/p)(\alpha/(a\sigma - b\alpha))^2$; float64.
         """
         return self.levels(logsnr)[5]
@@ -177,8 +177,9 @@ class Objective(Typed):
         return self.loss_at(self.levels(logsnr).to(x), network, x, eps, cond)
 
     def levels(self, logsnr: Float[Tensor, " b"]) -> Float64[Tensor, "7 b"]:
-        r"""What the loss depends on of its noise levels, $\lambda, \alpha, \sigma, a, b$ and the
-        `coefficient`, and its factor `w_over_p`: one tensor, which is one transfer to a device.
+        r"""Return the functions of the noise levels that the loss depends on, $\lambda, \alpha,
+        \sigma, a, b$ and the `coefficient`, and its factor `w_over_p`: one tensor, which is one
+        transfer to a device.
         """
         logsnr = logsnr.double()
         alpha, sigma = alpha_sigma(logsnr)

@@ -1,4 +1,4 @@
-r"""What a network predicts: a linear regression target, and one 2x2 solve.
+r"""Prediction types of a network: a linear regression target, and one 2x2 solve.
 
 Every prediction type in use is a pair $(a, b)$ of functions of log-SNR,
 

@@ -163,7 +163,7 @@ class LossByLevel:
         )
 
     def reset(self) -> None:
-        """Forget all losses."""
+        """Forget all losses so far."""
         self._sums = torch.zeros_like(self._sums)
 
     def state_dict(self) -> dict[str, Tensor]:

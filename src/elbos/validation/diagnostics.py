@@ -1,4 +1,4 @@
-"""What the number of a validation would not show: of the data and of the denoiser."""
+"""Checks of data and denoiser for mistakes that the number of a validation would not show."""
 
 import math
 import warnings

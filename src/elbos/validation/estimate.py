@@ -76,7 +76,7 @@ class Estimate:
         return math.sqrt(max(self.standard_error**2 - self.measurement_error**2, 0.0))
 
     def is_enough(self, target: float | None) -> bool:
-        """Whether the standard error is `target`, or would not be after more rounds on these
+        """Return whether the standard error is `target`, or would not be after more rounds on these
         samples.
         """
         if target is None or math.isnan(self.standard_error) or self.standard_error <= target:

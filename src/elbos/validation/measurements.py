@@ -126,6 +126,6 @@ class Measurements:
         return Estimate.from_rounds(values[self.order], is_lattice=self.is_lattice)
 
     def at(self, index: Tensor) -> "Measurements":
-        """Those of some samples."""
+        """Select the measurements of some samples."""
         logsnr, loss = self.logsnr[index], self.loss[index]
         return Measurements(self.schedule, logsnr, loss, self.control, is_lattice=False)

@@ -50,7 +50,7 @@ class FixedLevels:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        r"""What it multiplies $\ell$ with at each level."""
+        r"""Return the factor of $\ell$ at each level."""
         levels = torch.tensor(self.logsnr, dtype=torch.float64)
         eps_error_per_error = self.parameterization.eps_error_per_error(levels)
         return tuple((2 / eps_error_per_error / len(levels)).tolist())
@@ -99,7 +99,7 @@ class LevelParts:
         return tuple(self.schedule.logsnr(times).tolist())
 
     def weight(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""What $\ell$ is multiplied with at a noise level, to be integrated over a part."""
+        r"""Return the factor of $\ell$ at a noise level, to be integrated over a part."""
         error = self.parameterization.eps_error_per_error(logsnr)
         return 2 * self.num * self.schedule.log_density(logsnr).exp() / error
 

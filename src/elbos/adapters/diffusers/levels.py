@@ -56,7 +56,7 @@ class Levels(abc.ABC):
         r"""The timestep at $\lambda$, fractional."""
 
     def input_scale(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""What $z$ is multiplied with."""
+        r"""Return the factor that multiplies $z$."""
         return torch.ones_like(logsnr)
 
     def require(self, logsnr: Float[Tensor, " b"]) -> None:
@@ -89,7 +89,7 @@ class Steps(Levels):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogSigma(Levels):
-    r"""The timestep $\frac14\ln\tilde\sigma$.
+    r"""The timestep of EDM, $\frac14\ln\tilde\sigma$.
 
     Attributes:
         sigma_data: EDM's $\sigma_d$ in the scale of the input. Default: the network sees $z$, as

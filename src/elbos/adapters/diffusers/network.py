@@ -184,7 +184,7 @@ def null_label(inner: Any) -> int | None:
 
 
 def part_name(network: DiffusersNetwork) -> str:
-    """What pipelines of diffusers call the network."""
+    """Return the name by which pipelines of diffusers call the network."""
     return "transformer" if "Transformer" in type(network.inner).__name__ else "unet"
 
 

@@ -90,7 +90,7 @@ class Latents:
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """What validation needs of a diffusers pipeline.
+    """Parts of a diffusers pipeline that validation needs.
 
     Attributes:
         denoiser: The network with its scheduler, as a denoiser of the data.
@@ -196,7 +196,7 @@ def _place(folder: Path, name: str) -> Path:
 
 
 def _is_component(entry: Any) -> bool:
-    """Whether an entry of model_index.json names a library and a class."""
+    """Return whether an entry of model_index.json names a library and a class."""
     return isinstance(entry, list) and len(entry) == 2 and None not in entry
 
 
@@ -266,7 +266,7 @@ def _require_safe(index: Path) -> None:
 
 
 def imported() -> Any:
-    """The package diffusers.
+    """Import the package diffusers, or name its extra.
 
     Raises:
         MissingExtra: If it is not installed.

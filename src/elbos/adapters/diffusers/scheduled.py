@@ -86,9 +86,9 @@ class ScheduledDenoiser:
         return self.levels.logsnr_max
 
     def timestep(self, logsnr: Float[Tensor, " b"], dtype: torch.dtype = torch.float32) -> Tensor:
-        """What the network is given as timestep at these noise levels, on their device: int64 where
-        it looks steps up in a table, else float64 if its parameters are, and float32; of a network
-        without parameters as for those of `dtype`.
+        """Return the timesteps that the network is given at these noise levels, on their device:
+        int64 where it looks steps up in a table, else float64 if its parameters are, and float32;
+        of a network without parameters as for those of `dtype`.
         """
         timestep = self.levels.timestep(logsnr)
         if self.is_discrete:
@@ -119,7 +119,7 @@ class ScheduledDenoiser:
 
     @torch.no_grad()
     def ignores_time(self, z: Float[Tensor, "b *d"], cond: Condition = None) -> bool:
-        """Whether the network returns the same for the same input at the first and the last
+        """Return whether the network returns the same for the same input at the first and the last
         timestep; arguments as when called.
         """
         first, last = (
@@ -207,7 +207,7 @@ def denoiser(
 
 
 def _clipping(config: Config) -> Clipping | None:
-    """What a scheduler does to the estimate of the data, with the defaults of its class."""
+    """Operations of a scheduler on the estimate of the data, with the defaults of its class."""
     name = str(config["_class_name"]).removesuffix("Scheduler").removesuffix("Parallel")
     if flag(config, "thresholding"):
         return Clipping(

@@ -1,4 +1,5 @@
-r"""What a diffusers `scheduler_config.json` and a training script's flags train, step by step.
+r"""Translate a diffusers `scheduler_config.json` and a training script's flags to a loss, step by
+step.
 
 The file stands for a table of noise levels: of betas, of flow matching with time shift $s$, or of
 EDM's grid,

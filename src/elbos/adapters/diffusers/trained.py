@@ -44,7 +44,7 @@ class EvenSteps(Levels):
 def trained_levels(
     parameterization: Parameterization, logsnr_min: float, logsnr_max: float
 ) -> Levels:
-    """What a network sees at each noise level, in training and afterwards.
+    """Inputs of a network at each noise level, in training and afterwards.
 
     Args:
         parameterization: What it predicts.

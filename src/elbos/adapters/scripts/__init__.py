@@ -90,7 +90,7 @@ def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> 
 
 
 def is_training_script(path: Path) -> bool:
-    """Whether a file is a script that calls `backward`."""
+    """Return whether a file is a script that calls `backward`."""
     try:
         return Script.from_source(files.read(path).decode("utf-8-sig")) is not None
     except (OSError, SyntaxError, UnicodeDecodeError):

@@ -50,7 +50,7 @@ def arguments_of(
 
 
 def _is_parsing(tree: ast.Module, statement: ast.stmt) -> bool:
-    """Whether a statement parses arguments, itself or by a function of the script."""
+    """Return whether a statement parses arguments, itself or by a function of the script."""
     value = getattr(statement, "value", None)
     if _is_absl(statement):
         return True
@@ -64,7 +64,7 @@ def _is_parsing(tree: ast.Module, statement: ast.stmt) -> bool:
 
 
 def _is_absl(statement: ast.stmt) -> bool:
-    """Whether a statement defines `FLAGS` as those of absl."""
+    """Return whether a statement defines `FLAGS` as those of absl."""
     if isinstance(statement, ast.ImportFrom):
         return statement.module == "absl.flags" and any(a.name == "FLAGS" for a in statement.names)
     return ast.unparse(getattr(statement, "value", None) or ast.Constant(0)).endswith("flags.FLAGS")

@@ -51,7 +51,7 @@ class ScriptLoss:
 
     @property
     def diagnostics(self) -> list[Diagnostic]:
-        """What was run of the script, and what was assumed."""
+        """Statements of the script that were run, and assumptions made."""
         networks = " and ".join(self.networks)
         found: list[Diagnostic] = [Script(_ranges(self.lines), self.data, networks)]
         if self.conditions:

@@ -56,7 +56,9 @@ def own_modules(path: Path) -> Iterator[None]:
 
 
 def _path_statements(tree: ast.Module) -> list[ast.stmt]:
-    """What a module does to `sys.path`, and what that depends on of the standard library."""
+    """Statements of a module that change `sys.path`, and what that depends on of the standard
+    library.
+    """
     body = [one for one in tree.body if _is_of_the_standard_library(one)]
     found = {
         one
@@ -118,7 +120,7 @@ class _StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self.script, self.folders = script, folders
 
     def is_own(self, file: str) -> bool:
-        """Whether a file is one of the project."""
+        """Return whether a file is one of the project."""
         path = Path(file).resolve()
         is_inside = any(path.is_relative_to(one) for one in self.folders)
         return is_inside and "site-packages" not in path.parts

@@ -178,7 +178,7 @@ class Run:
         return None, decisive
 
     def _is_noisy(self) -> bool:
-        """Whether all that the network is called with changes with the random numbers."""
+        """Return whether all that the network is called with changes with the random numbers."""
         first = self.stage.network.calls
         self.stage.network = self._network()
         self.space.update(self.initial)
@@ -255,7 +255,7 @@ class Run:
         return found
 
     def _is_definable(self, name: str) -> bool:
-        """Whether its definition may be run: it loads nothing, and builds no network."""
+        """Return whether its definition may be run: it loads nothing, and builds no network."""
         found = self._definitions(name)
         never = self.never | self.of_the_loop | (self.script.networks - self.wrappers)
         if not found or name in never or any(map(is_loading, found)):
@@ -373,7 +373,7 @@ class Run:
         return result
 
     def _is_known_call(self, call: ast.Call) -> bool:
-        """Whether a call builds no network: a function of Python's, torch's or the like."""
+        """Return whether a call builds no network: a function of Python's, torch's or the like."""
         root = ast.unparse(call.func).partition(".")[0]
         modules = [getattr(one, "module", None) or root for one in self._definitions(root)]
         is_imported = all(isinstance(one, _IMPORTS) for one in self._definitions(root))

@@ -40,7 +40,7 @@ The first of them that a script uses counts; imports alone do not.
 
 
 class MissingError(ValueError):
-    """What a script needs is not on this machine: a package, or a configuration.
+    """A requirement of a script is not on this machine: a package, or a configuration.
 
     Args:
         text: What, and what to do.

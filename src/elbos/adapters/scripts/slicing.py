@@ -89,7 +89,7 @@ class Script:
 
     @cached_property
     def parameters(self) -> dict[str, ast.expr]:
-        """What the functions around the loss are called with, where the script calls them, else
+        """Return the arguments of the functions around the loss, where the script calls them, else
         their defaults.
         """
         found: dict[str, ast.expr] = {}
@@ -155,7 +155,7 @@ def _make_global(function: ast.FunctionDef) -> None:
 
 
 def _returned(tree: ast.Module) -> list[tuple[ast.expr, list[ast.AST]]]:
-    """What a method of the loss returns, at its end: itself, or the item "loss"."""
+    """Return the value of a method of the loss, at its end: itself, or the item "loss"."""
     paths = [path for path in _paths(tree, [], ast.FunctionDef) if len(path) == 3]
     for name, path in product(LOSS_METHODS, paths):
         method = path[-1]
@@ -256,7 +256,7 @@ def read(node: ast.AST) -> frozenset[str]:
 
 
 def is_loading(statement: ast.stmt) -> bool:
-    """Whether a statement reads data or networks; a scheduler's configuration is neither."""
+    """Return whether a statement reads data or networks; a scheduler's configuration is neither."""
     for call in (n for n in ast.walk(statement) if isinstance(n, ast.Call)):
         name = ast.unparse(call.func)
         if name.rpartition(".")[2] in _LOADERS and "cheduler" not in name:

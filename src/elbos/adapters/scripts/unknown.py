@@ -23,7 +23,7 @@ _NETWORKS = ("model", "module", "net", "transformer", "denoise", "forward")
 
 @dataclass
 class Stage:
-    """What unknown values share while a script is run."""
+    """State that unknown values share while a script is run."""
 
     file: str
     attributes: frozenset[str] = frozenset()  # that the script reads of the network's output
@@ -37,7 +37,7 @@ class Stage:
     item: tuple[str, Any] | None = None  # the item of an unknown that is the clean data
 
     def answer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The network's output."""
+        """An output of the network."""
         self.networks.add(name)
         output = self.network(*_known(args), **_known(kwargs))
         if any(_is_batch(one, self.x) for one in [*args, *kwargs.values()]):
@@ -158,7 +158,7 @@ for _name in (*_BINARY, *(f"r{name}" for name in _BINARY), *_OTHERS):
 
 
 def _known(value: Any) -> Any:
-    """What is known of the items of a tuple, list or dict."""
+    """Return the known parts of the items of a tuple, list or dict."""
     if isinstance(value, dict):
         return {key: _known(item) for key, item in value.items() if not isinstance(item, Unknown)}
     if isinstance(value, list | tuple):
@@ -182,7 +182,7 @@ def origins(value: Any) -> frozenset[str]:
 
 
 def _is_noisy(value: Any, x: Tensor) -> bool:
-    """Whether a value may be noisy data: floating-point, of no fewer elements than the data."""
+    """Return whether a value may be noisy data: floating-point, no fewer elements than the data."""
     if isinstance(value, list | tuple):
         return _is_batch(value, x) or any(_is_noisy(item, x) for item in value)
     is_float = isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
@@ -190,7 +190,7 @@ def _is_noisy(value: Any, x: Tensor) -> bool:
 
 
 def _is_batch(value: Any, x: Tensor) -> bool:
-    """Whether a value is a list of samples, each of as many numbers as one of the data."""
+    """Return whether a value is a list of samples, each of as many numbers as one of the data."""
     if not isinstance(value, list | tuple) or len(value) != len(x):
         return False
     with torch._C.DisableTorchFunction():  # which takes longer

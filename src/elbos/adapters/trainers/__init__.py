@@ -1,4 +1,4 @@
-"""What the settings of public trainers train: one adapter a file, from flags or keys to the loss.
+"""Settings of public trainers as losses: one adapter a file, from flags or keys to the loss.
 
 An adapter reads the settings that change the loss, exactly as that trainer's code uses them, in the
 version that it names. `Trainer.loss` gives the loss, `Trainer.audit` its audit.

@@ -209,7 +209,7 @@ def _times(
 
 
 def _weight(weighting: str) -> Float[Tensor, " n"]:
-    """What the trainer multiplies the loss of each step with."""
+    """Return the trainer's factor of the loss of each step."""
     i = torch.arange(_N, dtype=torch.float64)
     if weighting == "weighted":
         return torch.from_numpy(np.interp(i, list(_WEIGHTED), list(_WEIGHTED.values())))

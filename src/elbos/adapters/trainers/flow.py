@@ -1,4 +1,4 @@
-r"""What trainers of flow matching share: times, shifts by resolution, weights, targets.
+r"""Common parts of flow-matching trainers: times, shifts by resolution, weights, targets.
 
 On the path $z = (1 - t)x + t\epsilon$ log-SNR is $\lambda = 2\ln\frac{1 - t}{t}$. A shift $s$,
 $t' = \frac{st}{1 + (s - 1)t}$, lowers it by $2\ln s$, so that logit-normal times of mean $m$ are
@@ -27,7 +27,7 @@ _RESOLUTION = 1024  # that of FLUX.1, Qwen-Image and SD3
 
 
 def time_of(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""$t = \mathrm{sigmoid}(-\lambda/2)$."""
+    r"""Return the flow's time $t = \mathrm{sigmoid}(-\lambda/2)$."""
     return torch.sigmoid(-logsnr / 2)
 
 
@@ -137,7 +137,8 @@ def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any
 
 @dataclass(frozen=True)
 class Residual(Parameterization):
-    r"""What an output $y$ estimates where $z + y$, or $z - ty$, is compared with the flow target.
+    r"""Return what an output $y$ estimates where $z + y$, or $z - ty$, is compared with the flow
+    target.
 
     Adding the network's input changes what is predicted, not how its error counts.
 

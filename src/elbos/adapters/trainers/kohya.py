@@ -46,7 +46,7 @@ Output = Literal["raw", "additive", "sigma_scaled"]
 
 @dataclass(frozen=True, kw_only=True)
 class _FlowModel:
-    """What the scripts of one model set where a flag is left out."""
+    """Defaults of the flags of one model's scripts."""
 
     sampling: Sampling = "sigma"
     shift: float = 3.0
@@ -84,7 +84,7 @@ def read(settings: Settings) -> Loss:
 
 
 def _findings(settings: Settings) -> list[Diagnostic]:
-    """Of settings that no weighting shows."""
+    """Return remarks on settings that no weighting shows."""
     found = list[Diagnostic]()
     kind = settings.one_of("loss_type", "l2", ("l2", "l1", "huber", "smooth_l1"))
     if kind != "l2":

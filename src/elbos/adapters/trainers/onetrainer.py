@@ -70,7 +70,7 @@ def read(settings: Settings) -> LossTable:
 
 
 def _findings(settings: Settings) -> list[Diagnostic]:
-    """Of settings that no weighting shows."""
+    """Return remarks on settings that no weighting shows."""
     kinds = {
         "mae_strength": DeclaredNotSquared,
         "log_cosh_strength": DeclaredNotSquared,

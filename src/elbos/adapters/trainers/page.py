@@ -6,7 +6,7 @@ from elbos.base.html import render
 
 
 def translation_text(title: str, translation: Translation) -> str:
-    """What the terminal says of a translation: how near it is, and the settings, to be pasted."""
+    """Describe a translation for the terminal: how near it is, and the settings, to be pasted."""
     off = in_words(translation.distance)
     said = render(
         "adapters/trainers/translation.txt", title=title, translation=translation, off=off

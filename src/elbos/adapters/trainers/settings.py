@@ -65,7 +65,7 @@ class Settings:
         return f"Settings({self._values!r})"
 
     def has(self, name: str) -> bool:
-        """Whether a setting is given; it counts as read."""
+        """Return whether a setting is given; it counts as read."""
         return self._get(name) is not None
 
     def number(
@@ -77,7 +77,7 @@ class Settings:
         low: float = -math.inf,
         high: float = math.inf,
     ) -> float:
-        """A finite number.
+        """Read a finite number.
 
         Args:
             name: Its name, or the end of it.
@@ -122,7 +122,7 @@ class Settings:
         return numbers
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Whether a flag is set: it stands alone, or is true."""
+        """Return whether a flag is set: it stands alone, or is true."""
         value = self._get(name)
         if value is None:
             return default

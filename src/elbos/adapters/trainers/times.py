@@ -1,4 +1,6 @@
-r"""What trainers with tables of times share: shifts, steps, Stable Diffusion's table, findings."""
+r"""Common parts of trainers with tables of times: shifts, steps, Stable Diffusion's table,
+findings.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

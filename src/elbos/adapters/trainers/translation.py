@@ -1,4 +1,4 @@
-r"""From a loss to the nearest settings of another trainer.
+r"""Translate a loss to the nearest settings of another trainer.
 
 Each of the trainer's options is a family of weightings; its free settings are fitted to the loss's
 weighting, those that are above 0 by their logarithm. The distance is that of `audit.matching`, over
@@ -53,7 +53,7 @@ class Translation:
 
     @property
     def is_same(self) -> bool:
-        """Whether the two weightings count as the same."""
+        """Return whether the two weightings count as the same."""
         return self.distance < SAME and self.is_same_prediction
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _with(option: Option, values: list[float]) -> dict[str, Value]:
 
 
 def _scaled(value: float, low: float) -> float:
-    """What is fitted of a setting: its logarithm, where it is above 0."""
+    """Return the fitted coordinate of a setting: its logarithm, where it is above 0."""
     return math.log(value) if low > 0 else value
 
 

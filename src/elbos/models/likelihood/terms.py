@@ -1,4 +1,4 @@
-r"""What a likelihood is made of: the loss at a noise level, the prior's and the decoder's.
+r"""Terms of a likelihood: the loss at a noise level, the prior's and the decoder's.
 
 All per image and in nats per dimension.
 """

@@ -41,7 +41,7 @@ __all__ = [
 
 
 class NetworkConfig(Protocol):
-    """A network's architecture."""
+    """The architecture of a network."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
         """The network for samples of `shape`; ValueError if it does not fit them."""

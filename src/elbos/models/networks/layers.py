@@ -1,5 +1,5 @@
-r"""What the networks share: the embedding of noise level and class, Fourier features of pixels,
-weights that start at zero, and checks of configurations.
+r"""Common layers of the networks: the embedding of noise level and class, Fourier features of
+pixels, weights that start at zero, and checks of configurations.
 
 The log-SNR enters through sines and cosines of geometrically spaced frequencies,
 

@@ -1,4 +1,4 @@
-"""What all samplers share: their interface and the grid of noise levels."""
+"""The common part of all samplers: their interface and the grid of noise levels."""
 
 import abc
 import math

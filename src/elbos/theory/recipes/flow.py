@@ -27,7 +27,7 @@ def _velocity(
     reference: str,
     coefficient: Callable[[Tensor], Tensor] = one,
 ) -> Recipe:
-    """The velocity loss."""
+    """The velocity loss of flow matching."""
     return Recipe(
         title=title,
         schedule=schedule,

@@ -14,7 +14,7 @@ from elbos.theory.weightings import Weighting
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    r"""What a published method does to its loss.
+    r"""The loss of a published method.
 
     Attributes:
         title: The method, in a few words.
@@ -53,5 +53,5 @@ def exact(
 
 
 def one(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    """No coefficient."""
+    """The coefficient one at every noise level."""
     return torch.ones_like(logsnr)

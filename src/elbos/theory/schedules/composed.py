@@ -202,7 +202,7 @@ class ZeroTerminal(Schedule):
 
     @property
     def _last(self) -> float:
-        r"""$\ln\alpha_1$."""
+        r"""Return the log-scale $\ln\alpha_1$ at the end."""
         last = torch.tensor(self.inner.logsnr_min - math.log(self.snr_shift), dtype=torch.float64)
         return logsigmoid(last).item() / 2
 

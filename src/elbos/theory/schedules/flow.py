@@ -84,7 +84,7 @@ class Beta(Schedule):
 
     @cached_property
     def _knots(self) -> Float[Tensor, " knots"]:
-        """Log-SNRs, falling."""
+        """Log-SNRs in falling order."""
         num = round(2 * _REACH / _STEP) + 1
         return torch.linspace(_REACH, -_REACH, num, dtype=torch.float64)
 

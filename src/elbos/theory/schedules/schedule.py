@@ -73,11 +73,11 @@ class Schedule(Typed, abc.ABC):
 
     @abc.abstractmethod
     def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""$f(t)$, before truncation."""
+        r"""Return $f(t)$ before truncation."""
 
     @abc.abstractmethod
     def _time(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""$f^{-1}(\lambda)$, before truncation."""
+        r"""Return $f^{-1}(\lambda)$ before truncation."""
 
     @abc.abstractmethod
     def _log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
@@ -85,7 +85,7 @@ class Schedule(Typed, abc.ABC):
 
     @cached_property
     def _ends(self) -> tuple[float, float]:
-        """$(t_0, t_1)$."""
+        """Return the times $(t_0, t_1)$ of the ends."""
         ends = torch.tensor([self.logsnr_max, self.logsnr_min], dtype=torch.float64)
         t0, t1 = self._time(ends).tolist()
         return t0, t1
@@ -174,7 +174,7 @@ class Schedule(Typed, abc.ABC):
         """
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What has been learned, for a checkpoint: nothing, unless the schedule is adaptive."""
+        """Return the learned state for a checkpoint: empty unless the schedule is adaptive."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

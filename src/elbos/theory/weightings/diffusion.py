@@ -27,7 +27,7 @@ class ELBO(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class Sigmoid(Weighting):
-    r"""The sigmoid weighting.
+    r"""The sigmoid weighting of ELBOs.
 
     $$w(\lambda) = \mathrm{sigmoid}(k - \lambda).$$
 
