@@ -26,7 +26,7 @@ A loss passes through these modules in this order:
 | `curves`, `families`, `density` | their density $p$: smooth, by name, or of the number drawn |
 | `matching` | names of what was found; the nearest likelihood objective |
 | `resemblance` | published losses that it is, or is but for one slip |
-| `record` | some steps of a live training, instead of calls of its loss |
+| `record`, `steps` | some steps of a live training, instead of calls of its loss |
 | `result` | the `Audit`; made of samples by `estimate`, of recipes and tables by `declare` |
 | `page`, `figure`, `words`, `terminal`, `gallery` | how it is shown |
 

@@ -247,7 +247,7 @@ def _samples_of(
     rtol = 0.0 if pilot.noise.is_known else (2 / x[0].numel()) ** 0.5
     nominal = solved.sigma / (1 + pilot.noise.gamma**2) ** 0.5  # before the input was perturbed
     process = process_of(
-        solved.alpha, nominal, offset=solved.offset, rtol=rtol, told=pilot.told_scale
+        solved.alpha, nominal, offset=solved.offset, rtol=rtol, given=pilot.given_scale
     )
     if data_scale is not None:
         process = process._replace(scale=data_scale)

@@ -26,8 +26,8 @@ from elbos.audit.instrument import LossFunction
 from elbos.audit.noise import Noise, find_noise
 from elbos.audit.queries import PairedCalls, Queries
 from elbos.audit.refusals import reason
-from elbos.audit.scales import told_scale
-from elbos.audit.scatter import Told
+from elbos.audit.scales import given_scale
+from elbos.audit.scatter import Conditions
 
 _NUM_PILOT_SAMPLES = 256
 _MIN_DIMENSIONS = 32  # in which data, noise and random signs are far from dependent
@@ -51,7 +51,7 @@ class Pilot:
     queries: Queries
     noise: Noise
     is_given: bool  # the data are those that the loss was given, as far as they are noised
-    told_scale: float | None  # of the data, by the level that the network is given (`scales`)
+    given_scale: float | None  # of the data, by the level that the network is given (`scales`)
     depends_on_x: bool  # the coefficient does
     is_uneven: bool  # the coefficient differs between the elements of a sample
     is_plain: bool  # one call of the loss shows all there is; in few dimensions it does not
@@ -103,12 +103,12 @@ class Pilot:
             for value in (PairedCalls.coefficient, PairedCalls.coefficient_other)
         )
         numbers = [list(scatter.numbers(calls.moved.conditions, len(x))) for calls in paired]
-        told = Told.from_batches(numbers, [len(x)] * len(paired))
+        conditions = Conditions.from_batches(numbers, [len(x)] * len(paired))
         depends_on_x = _median((c_other / c - 1)[c != 0].abs()) > 1e-3
         if depends_on_x:
             found.append(DataDependent())
         if not any(one.is_fatal for one in found):
-            found += _of_the_levels(noise, c, told)
+            found += _of_the_levels(noise, c, conditions)
         if is_uneven and not any(one.is_fatal for one in found):
             found += scatter.of_the_elements(_logsnr(noise), _shares(paired))
         is_target_known = _median(noise.coefficients.unexplained_target[c != 0]) < 1e-4
@@ -123,11 +123,11 @@ class Pilot:
             queries,
             noise,
             noise.reference.x is data,
-            told_scale(_logsnr(noise), told.single) if noise.is_known else None,
+            given_scale(_logsnr(noise), conditions.single) if noise.is_known else None,
             depends_on_x,
             is_uneven,
             is_plain and x[0].numel() >= _MIN_DIMENSIONS,
-            scatter.time_sign(_logsnr(noise), told.single),
+            scatter.time_sign(_logsnr(noise), conditions.single),
             found,
         )
 
@@ -185,12 +185,12 @@ def _shares(paired: list[PairedCalls]) -> Float[Tensor, "n d"]:
     return share.flatten(0, 1)
 
 
-def _of_the_levels(noise: Noise, c: Tensor, told: Told) -> list[Diagnostic]:
+def _of_the_levels(noise: Noise, c: Tensor, conditions: Conditions) -> list[Diagnostic]:
     """Whether the noise level decides what a loss does, and the network is given it."""
     found, dimensions = noise.coefficients, noise.reference.x[0].numel()
     logsnr = _logsnr(noise)
     error = 0.0 if noise.is_known else (2 / dimensions) ** 0.5
-    diagnostics = told.diagnostics(logsnr, found.alpha, error=error)
+    diagnostics = conditions.diagnostics(logsnr, found.alpha, error=error)
     if noise.is_known and dimensions >= _MIN_DIMENSIONS:
         diagnostics += scatter.of_the_coefficient(logsnr, c, found.noise_power)
     return diagnostics

@@ -31,7 +31,7 @@ SLIPS = {
 }
 r"""What is wrong with scales of $\alpha^m + \sigma^n = 1$, where ᾱ is α²."""
 BUT_FOR = "variance preserving but for "
-_TOLD_ERROR = 1e-2  # of a log-SNR that the network is given, in float32
+_GIVEN_ERROR = 1e-2  # of a log-SNR that the network is given, in float32
 _PURE = 30.0  # log-SNR beyond which float32 holds no signal, or no noise
 
 
@@ -51,7 +51,7 @@ class Process(NamedTuple):
         return torch.where(logsnr > _PURE, torch.inf, logsnr)
 
 
-def told_scale(logsnr: Float[Tensor, " n"], given: Iterable[Float[Tensor, " n"]]) -> float | None:
+def given_scale(logsnr: Float[Tensor, " n"], given: Iterable[Float[Tensor, " n"]]) -> float | None:
     """The scale of the data by which log-SNR is what the network is given; None if it is not.
 
     Args:
@@ -60,10 +60,10 @@ def told_scale(logsnr: Float[Tensor, " n"], given: Iterable[Float[Tensor, " n"]]
     """
     kept = logsnr.abs() < _PURE / 2
     for one in given:
-        told = one[kept]
-        for value in (-2 * told.log(), -2 * told, -8 * told, told):
+        level = one[kept]
+        for value in (-2 * level.log(), -2 * level, -8 * level, level):
             off = logsnr[kept] - value
-            if len(off) and (off - off.median()).abs().max() < _TOLD_ERROR:
+            if len(off) and (off - off.median()).abs().max() < _GIVEN_ERROR:
                 return _rounded((off.median() / 2).exp(), 0.0)
     return None
 
@@ -74,12 +74,12 @@ def process_of(
     *,
     offset: float,
     rtol: float,
-    told: float | None = None,
+    given: float | None = None,
 ) -> Process:
     """The process that measured scales belong to.
 
     If something is added to the data, a scale is likely, too; `rtol` is the relative error of a
-    single `sigma`. `told` is `told_scale`.
+    single `sigma`; `given` is the scale by the level that the network is given (`given_scale`).
     """
     order = alpha.argsort()
     groups = [(alpha[i], sigma[i]) for i in order.tensor_split(min(20, len(order)))]
@@ -94,11 +94,11 @@ def process_of(
         return Process("variance exploding", _rounded(alpha.median(), rtol))
     scale = _rounded(_preserving_scale(alpha, sigma), rtol)
     if holds(lambda a: 1 - (a / scale) ** 2):
-        if told is None:
-            told = 1.0 if scale > 1 and offset == 0 else scale
-        if abs(told / scale - 1) < 2e-3:
+        if given is None:
+            given = 1.0 if scale > 1 and offset == 0 else scale
+        if abs(given / scale - 1) < 2e-3:
             return Process("variance preserving", scale)
-        return Process("variance exploding, scaled by c_in", told, told / scale)
+        return Process("variance exploding, scaled by c_in", given, given / scale)
     scale = _rounded(_flow_scale(alpha, sigma), rtol)
     if scale > 0 and holds(lambda a: (1 - a / scale) ** 2):
         return Process("rectified flow", scale)

@@ -43,7 +43,7 @@ _MIN_CHANGE = 0.01  # of an element's share in the coefficient
 
 
 @dataclass(frozen=True)
-class Told:
+class Conditions:
     """The numbers that the network is given besides the noisy data."""
 
     columns: Float[Array, "n k"]
@@ -51,7 +51,9 @@ class Told:
     batch: NDArray[np.int64]
 
     @classmethod
-    def from_batches(cls, batches: Sequence[Sequence[Tensor]], sizes: Sequence[int]) -> "Told":
+    def from_batches(
+        cls, batches: Sequence[Sequence[Tensor]], sizes: Sequence[int]
+    ) -> "Conditions":
         """The `numbers` of calls, in batches of these sizes."""
         together = zip(*batches, strict=False)
         joined = [torch.cat(some) for some in together if len({one.shape[1] for one in some}) == 1]
@@ -59,10 +61,10 @@ class Told:
         columns = torch.cat([torch.empty(len(batch), 0), *joined], dim=1).nan_to_num().numpy()
         return cls(columns, [one[:, 0] for one in joined if one.shape[1] == 1], batch)
 
-    def at(self, kept: Tensor) -> "Told":
+    def at(self, kept: Tensor) -> "Conditions":
         """The numbers of some of the samples."""
         single = [one[kept] for one in self.single]
-        return Told(self.columns[kept.numpy()], single, self.batch[kept.numpy()])
+        return Conditions(self.columns[kept.numpy()], single, self.batch[kept.numpy()])
 
     def diagnostics(
         self, logsnr: Float[Tensor, " n"], alpha: Float[Tensor, " n"], *, error: float
