@@ -223,4 +223,4 @@ def test_a_run_is_sampled_without_its_data(
 @pytest.mark.parametrize("content", ["", "[]", '{"num_levels": "x", "num_classes": 2}'])
 def test_a_damaged_data_json_is_one_line(elbos: Elbos, runs: Path, content: str) -> None:
     (runs / "digits" / "data.json").write_text(content)
-    assert_one_line(elbos("sample", "digits"), "data.json is damaged", statuses=(1,))
+    assert_one_line(elbos("sample", "digits"), "data.json", statuses=(1,))

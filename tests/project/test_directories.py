@@ -60,7 +60,7 @@ def test_no_file_of_a_run_or_an_export_may_be_endless(elbos: Elbos, runs: Path) 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff"])
 def test_a_damaged_data_file_is_named(elbos: Elbos, runs: Path, content: bytes) -> None:
     (runs / "digits" / "data.json").write_bytes(content)
-    assert_one_line(elbos("sample", "digits"), "data.json is damaged", statuses=(1,))
+    assert_one_line(elbos("sample", "digits"), "data.json", statuses=(1,))
 
 
 IMPOSSIBLE = [{"shape": [-1, 8, 8]}, {"shape": [10**30, 8, 8]}, {"num_levels": 0}]

@@ -1,4 +1,4 @@
-"""What the parts of a configuration may be: the unions from which the command line is derived.
+"""Unions of the classes that a configuration may hold, which give the command line its choices.
 
 A part is chosen as a type, `weighting:sigmoid --weighting.k 3`. Its classes come from the tables of
 the mathematics, such as `weightings.WEIGHTINGS`: a new class is found here by its line there.
@@ -22,7 +22,7 @@ from elbos.training.network import OwnNetwork
 
 
 def command_name(cls: type) -> str:
-    """What a class is called on the command line: `SoftMinSNR` is soft-min-snr."""
+    """Return the name of a class on the command line: `SoftMinSNR` is soft-min-snr."""
     name = cls.__name__.removesuffix("Config")
     joined = {"InDI", "CosMap", "JiT", "UNet", "UViT", "ViT"}
     name = name.capitalize() if name in joined else name
@@ -30,7 +30,7 @@ def command_name(cls: type) -> str:
 
 
 def _choice(*classes: type) -> Any:
-    """The union of `classes`, each by its name on the command line."""
+    """Make the union of `classes`, each by its name on the command line."""
     return Union[  # noqa: UP007, built at run time
         tuple(
             Annotated[cls, tyro.conf.subcommand(command_name(cls), description=_summary(cls))]
@@ -40,13 +40,13 @@ def _choice(*classes: type) -> Any:
 
 
 def _summary(cls: type) -> str:
-    """The first paragraph of a docstring, without the formulas that follow its words."""
+    """Return the first paragraph of a docstring, without the formulas that follow its words."""
     summary, _, _ = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
     return re.sub(r",\s+\$[^$]+\$(?=[.:])", "", summary)
 
 
 def require_storable(weighting: weightings.WeightFunction) -> None:
-    """Raise a ValueError if it is a weighting that no config.json can hold.
+    """Raise a ValueError for a weighting that config.json cannot hold.
 
     Examples:
         >>> import torch
@@ -76,7 +76,7 @@ else:
     ClosedForm = _choice(*weightings.WEIGHTINGS)
 
     def _own_weighting(function: str) -> Tabulated:
-        """A function of your own, FILE.py:FUNCTION, from a tensor of log-SNRs to weights."""
+        """A user-defined function, FILE.py:FUNCTION, from a tensor of log-SNRs to weights."""
         return Tabulated.from_file(function)
 
     Simple = Union[  # noqa: UP007, built at run time
@@ -84,11 +84,11 @@ else:
     ]
 
     def _monotone(inner: Simple) -> weightings.Monotone:
-        """The smallest weighting above another that does not rise: the monotone envelope."""
+        """The monotone envelope: the smallest non-increasing weighting above another one."""
         return weightings.Monotone(inner)
 
     def _shifted(inner: Simple, shift: float) -> weightings.Shifted:
-        """Another weighting moved along the log-SNR: to cleaner data by a positive shift."""
+        """Another weighting shifted along the log-SNR: by a positive shift to cleaner data."""
         return weightings.Shifted(inner, shift)
 
     Weight = Union[  # noqa: UP007, built at run time
@@ -99,7 +99,7 @@ else:
     Fixed = _choice(*schedules.SCHEDULES)
 
     def _mixture(schedules: str, shares: tuple[float, ...]) -> Mixture:
-        """One of several schedules, as Python with commas between them, and their shares."""
+        """A mixture of several schedules, as Python with commas between them, with their shares."""
         parts = parse(tuple[Schedule, ...], schedules, "schedules")
         return Mixture(schedules=parts, shares=shares)
 
@@ -122,15 +122,17 @@ else:
     Prediction = _choice(*parameterizations.PARAMETERIZATIONS)
 
     def _own_network(function: str) -> OwnNetwork:
-        """A network of your own: FILE.py:FUNCTION gets the shape of one sample and the number of
-        classes, or None, and returns a torch.nn.Module, called with (z, logsnr, label); the label
-        -1 is none.
+        """A user-defined network, a torch.nn.Module that FILE.py:FUNCTION returns.
+
+        The function gets the shape of one sample and the number of classes, or None. The
+        network is called with (z, logsnr, label); the label -1 stands for none.
         """
         return OwnNetwork.from_file(function)
 
     def _diffusers_network(config: Path) -> DiffusersConfig:
-        """A network of diffusers, UNet2DModel or DiTTransformer2DModel, from its config.json; what
-        that leaves out of channels, size and number of classes is the data's.
+        """A network of diffusers, UNet2DModel or DiTTransformer2DModel, from its config.json.
+
+        Missing channels, size and number of classes are filled in from the data.
         """
         return DiffusersConfig.from_file(config)
 

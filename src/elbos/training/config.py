@@ -1,8 +1,8 @@
-"""The configuration of a run: frozen dataclasses, from which the command line is derived.
+"""Configuration of a run: frozen dataclasses, from which the command line is derived.
 
 Everything but `output` and `execution` decides the numbers that a run produces, so a run directory
-belongs to one configuration. What its parts may be is in `choices`, the smaller ones are in
-`settings`.
+belongs to one configuration. `choices` has the classes of its parts, `settings` the smaller ones.
+
 """
 
 import math
@@ -36,7 +36,7 @@ MAX_WARMUP = 0.2  # of a run, unremarked
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A training run."""
+    """Configuration of a training run."""
 
     data: Data
     """What is trained on."""
@@ -103,9 +103,7 @@ class Config:
         self.sampling.logsnrs(self.schedule)  # raises if there are none
 
     def require_usable_loss(self) -> None:
-        """Raise a ValueError if the factor of the loss is negative or not finite at a noise level
-        of the schedule, or zero at all of them.
-        """
+        """Raise a ValueError if the loss has a negative, infinite or vanishing factor."""
         times = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
         logsnr = self.schedule.logsnr(times)
         factor = self.objective.coefficient(logsnr).float()
@@ -122,7 +120,7 @@ class Config:
             )
 
     def require_guidable(self, sampling: Sampling) -> None:
-        """Raise a ValueError if `sampling` guides a network that is not also unconditional."""
+        """Raise a ValueError for guidance of a network that is not also trained without labels."""
         if sampling.guidance != 1 and not (self.use_labels and 0 < self.label_dropout < 1):
             raise ValueError(
                 f"guidance is {sampling.guidance}, but the network does not learn both with and "
@@ -131,8 +129,9 @@ class Config:
             )
 
     def identity(self) -> dict[str, Any]:
-        """JSON of all that decides the numbers that the run produces: digests of it are names of
-        runs and keys of scores.
+        """Encode everything that decides the numbers of the run.
+
+        Its digests are names of runs and keys of scores.
         """
         encoded: dict[str, Any] = encode(self)
         del encoded["output"], encoded["execution"]
@@ -140,16 +139,16 @@ class Config:
 
     @property
     def snapshot_every(self) -> int:
-        """Images from one snapshot of averages to the next."""
+        """Number of images between two snapshots of averages."""
         return self.averaging.snapshot_every or -(-self.num_images // NUM_SNAPSHOTS)
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps, the last of them complete."""
+        """Number of optimizer steps, the last of them complete."""
         return -(-self.num_images // self.batch_size)
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up times cosine decay, if there is one, at a step."""
+        """Compute the learning rate of a step: linear warm-up, and cosine decay if used."""
         num_images = (step + 1) * self.batch_size
         warmup = min(1.0, num_images / max(self.optimizer.warmup_images, 1))
         decay = 0.5 * (1 + math.cos(math.pi * step / self.num_steps))
@@ -159,9 +158,7 @@ class Config:
 
     @property
     def long_warmup(self) -> str | None:
-        """How long the warm-up is and what learning rate is reached, if it takes more than a fifth
-        of the run.
-        """
+        """Describe a warm-up of more than a fifth of the run, with the learning rate reached."""
         share = self.optimizer.warmup_images / self.num_images
         if share <= MAX_WARMUP:
             return None
@@ -203,7 +200,7 @@ class Training:
 
 
 def read_config(path: Path) -> Config:
-    """The configuration in a file: what `elbos train --dry-run` printed, or a run's config.json.
+    """Read a configuration: the output of `elbos train --dry-run`, or a run's config.json.
 
     Raises:
         OSError: If the file cannot be read.
@@ -219,7 +216,7 @@ def read_config(path: Path) -> Config:
 
 
 def run_config(directory: RunDirectory) -> Config:
-    """The configuration of a run.
+    """Read the configuration of a run.
 
     Raises:
         FileNotFoundError: If this is not a run directory.

@@ -1,16 +1,15 @@
-"""The run directory, the only interface between training, sampling and evaluation.
+"""Run directory: the interface between training, sampling and evaluation.
 
 runs/NAME/
-    config.json      the configuration; what else is in the directory belongs to it
-    data.json        the identifier of its data, so that a change is noticed, and what is to be
-                     known of them where they are not there
-    machine.json     device, versions and number of threads that it was trained with last
+    config.json      the configuration that the directory belongs to
+    data.json        identifier and properties of the data
+    machine.json     device, versions and number of threads of the last training
     metrics.jsonl    a line per logged step
     checkpoints/     see `checkpoint`
     samples/         grids of samples
-    ema/             snapshots of averages of the weights, see `training.snapshots`
-    trackers.json    how experiment trackers, if there are any, know the run
-    tensorboard/     what TensorBoard shows, if it is one of them
+    ema/             snapshots of averages of the weights, see `training.ema`
+    trackers.json    identifiers of the run in experiment trackers, if there are any
+    tensorboard/     TensorBoard's files, if it is used
     evaluation/      the parts of an evaluation, see `store`
     eval.json        the evaluation
 """
@@ -26,11 +25,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from elbos.base import files
+from elbos.base.formats import CorruptFile, read_object
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The paths in a run directory, its lock, its JSON files and its log."""
+    """Paths, lock, JSON files and log of a run directory."""
 
     path: Path
 
@@ -55,7 +55,7 @@ class RunDirectory:
         return self.path / "evaluation"
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """The object in a JSON file of the directory; None if there is no such file.
+        """Read the object in a JSON file of the directory; None if there is no such file.
 
         Raises:
             ValueError: If the file holds no object.
@@ -64,12 +64,9 @@ class RunDirectory:
         if not file.exists():
             return None
         try:
-            content = files.read_json(file)
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            raise ValueError(f"{file} is damaged: put back the one that was there.")
-        return content
+            return read_object(file)
+        except CorruptFile:
+            raise CorruptFile(f"{file} is corrupt: restore it.") from None
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file of the directory."""
@@ -77,7 +74,7 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Make the directory, and keep other processes from training in it until this one ends.
+        """Make the directory, and lock it against other trainings within the `with` block.
 
         Raises:
             ValueError: If another process trains in it, or the path is a file.
@@ -99,11 +96,11 @@ class RunDirectory:
             ) from None
 
     def require_present(self) -> None:
-        """Raise a FileNotFoundError if the directory was deleted since the training began."""
+        """Raise a FileNotFoundError if the directory was deleted during the training."""
         if not (self.path / "config.json").exists():
             raise FileNotFoundError(
-                f"{self.path} was deleted, or its config.json, while it was trained: what was not "
-                "saved before is lost. The same command begins anew."
+                f"{self.path} or its config.json was deleted during the training: what was not "
+                "saved before is lost. The same command starts again."
             )
 
     def log(self, **values: Any) -> None:
@@ -111,7 +108,7 @@ class RunDirectory:
         files.append(self.path / "metrics.jsonl", (json.dumps(values) + "\n").encode())
 
     def rewind_log(self, step: int) -> None:
-        """Drop the lines after `step`, and those that were damaged when the machine went down."""
+        """Drop the lines after `step`, and corrupt lines of a machine that went down."""
         file = self.path / "metrics.jsonl"
         if file.exists():
             lines = files.read(file).splitlines(keepends=True)
@@ -119,7 +116,7 @@ class RunDirectory:
 
 
 def _logged_step(line: bytes) -> float:
-    """The step of a line of metrics.jsonl, infinite if it is damaged."""
+    """Parse the step of a line of metrics.jsonl; infinite if the line is corrupt."""
     try:
         return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
     except (ValueError, KeyError, TypeError, OverflowError):

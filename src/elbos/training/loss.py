@@ -1,4 +1,4 @@
-"""The loss of a training step as a module: noise, hidden labels and network."""
+"""Loss of a training step as a module: noise, dropped labels and network."""
 
 from collections.abc import Callable
 
@@ -13,13 +13,13 @@ from elbos.training.config import Config
 
 
 class Loss(nn.Module):
-    """The losses of some samples, which compile to one graph with the network.
+    """Loss per sample, which compiles to one graph with the network.
 
     Args:
-        network: What is trained.
-        objective: That of the run, with its schedule.
-        config: Says what labels are hidden, and the seed.
-        null_cond: The condition of a sample whose label is hidden.
+        network: The network.
+        objective: The objective, with the run's schedule.
+        config: Share of dropped labels, and seed.
+        null_cond: Null condition, which replaces a dropped label.
     """
 
     network: nn.Module
@@ -43,11 +43,11 @@ class Loss(nn.Module):
         step: Int64[Tensor, ""],
         samples: Int64[Tensor, " b"],
     ) -> Float[Tensor, " b"]:
-        """The losses, nats/dim.
+        """Compute the losses, nats/dim.
 
         Args:
             x: Data.
-            levels: What `Objective.levels` makes of their noise levels.
+            levels: Their noise levels, as `Objective.levels` returns them.
             cond: Their condition.
             step: Number of the step.
             samples: Numbers of the samples in the global batch.
@@ -62,7 +62,7 @@ class Loss(nn.Module):
         step: Int64[Tensor, ""],
         samples: Int64[Tensor, " b"],
     ) -> tuple[Float[Tensor, "b *d"], Condition]:
-        """Draw the noise, and hide some of the labels."""
+        """Draw the noise, and drop some of the labels."""
         if cond is not None and self._share > 0:
             is_hidden = self._hiding.uniform(step, samples, 1)[:, 0] <= self._share
             cond = replace_conds(cond, self._null_cond, is_hidden)

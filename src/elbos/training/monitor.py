@@ -31,7 +31,7 @@ OnImages = Callable[[int], None]
 
 
 class Monitor:
-    """A line at the start, a progress bar, metrics.jsonl and, as configured, experiment trackers.
+    """Progress bar, metrics.jsonl and, as configured, experiment trackers.
 
     Args:
         config: The run's configuration.

@@ -1,4 +1,4 @@
-"""Default names of run directories: the preset, and what differs from it.
+"""Default names of run directories: the preset and the differences from it.
 
 Names are short and plain where the differences are: `digits`, `fashion-eps-normal`,
 `digits-lr-0.001`, `toy-schedule.memory-1000`. Where they are many, or hold a path or a function,
@@ -26,7 +26,7 @@ _REQUIRED = object()
 
 
 def default_name(config: Config, preset: str) -> str:
-    """The name of a configuration's run, made of letters, digits, dots and dashes.
+    """Return the name of a configuration's run, made of letters, digits, dots and dashes.
 
     Configurations that differ in more than `output` and `execution` have different names.
 
@@ -50,12 +50,12 @@ def default_name(config: Config, preset: str) -> str:
 
 
 def nearest_preset(config: Config) -> str:
-    """The preset with the fewest differences from `config`."""
+    """Return the preset with the fewest differences from `config`."""
     return min(PRESETS, key=lambda name: len(list(_differences(config, PRESETS[name]))))
 
 
 def _differences(new: Any, old: Any, label: str = "") -> Iterator[str]:
-    """A word for each difference of two values, with a space where a digest has to be added."""
+    """Yield a word for each difference of two values; a word with a space needs a digest."""
     if not dataclasses.is_dataclass(new):
         if new != old or type(new) is not type(old):
             yield _valued(label, new)
@@ -85,7 +85,7 @@ def _differences(new: Any, old: Any, label: str = "") -> Iterator[str]:
 
 
 def _valued(label: str, value: Any) -> str:
-    """A setting as a word, `num-images-512`; with a space where the value is not plain."""
+    """Format a setting as a word, `num-images-512`; with a space for paths and other text."""
     group, _, name = label.rpartition(".")
     label = _SHORT.get(label, name if group in _PLAIN_GROUPS else label).replace("_", "-")
     if isinstance(value, bool):
@@ -105,7 +105,7 @@ def _default(f: "dataclasses.Field[Any]") -> Any:
 
 
 def _word(name: str) -> str:
-    """A class's name in lower case, with dashes."""
+    """Convert a class's name to lower case with dashes."""
     name = name.replace("ViT", "Vit")  # a word
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name)
     return words.removesuffix("-Config").lower()
@@ -116,7 +116,7 @@ def _last(label: str) -> str:
 
 
 def _names() -> Counter[str]:
-    """The number of parts of a configuration, and presets, that a class's name stands for."""
+    """Count the parts of a configuration, and presets, that share a class's name."""
     hints = [get_type_hints(cls, include_extras=True) for cls in (Config, Sampling)]
     found = [o for places in hints for place in places.values() for o in set(options(place))]
     names = [o.__name__ for o in found if dataclasses.is_dataclass(o) and isinstance(o, type)]

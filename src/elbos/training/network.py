@@ -1,8 +1,8 @@
-"""The network of a run: one that the configuration describes, or one that the user defined.
+"""User-defined networks, from Python or from a function in a file.
 
-A user-defined network comes from Python (`fit`, `Run`) or from a function in a Python file, which
-the user names on the command line. A run directory holds its weights and its name, but no code, and
-nothing that is read from a directory runs code: whoever loads the run gives the network again.
+A network comes from Python (`fit`, `Run`) or from a function in a Python file, which the user names
+on the command line. A run directory holds its weights and its name, but no code, and nothing that
+is read from a directory runs code: whoever loads the run gives the network again.
 """
 
 import copy
@@ -19,7 +19,7 @@ _ARGUMENTS = ("shape", "num_classes")
 
 @dataclass(frozen=True, kw_only=True)
 class OwnNetwork:
-    """A user-defined network, by its name.
+    """Name of a user-defined network.
 
     Attributes:
         name: FILE.py:FUNCTION, a function of the shape of one sample and the number of classes, or
@@ -32,7 +32,7 @@ class OwnNetwork:
 
     @classmethod
     def from_file(cls, function: str) -> "OwnNetwork":
-        """The network of a function that the user names, FILE.py:FUNCTION.
+        """Refer to the network of a function that the user names, FILE.py:FUNCTION.
 
         Raises:
             OSError: If the file cannot be read.
@@ -44,11 +44,10 @@ class OwnNetwork:
         return network
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """The network that the function returns.
+        """Build the network by calling the function.
 
         Raises:
-            ValueError: If it may not be run, fails, or returns something else, or what cannot be
-                stored.
+            ValueError: If it may not be run, fails, or returns no network that can be stored.
         """
         if not self.is_trusted:
             raise ValueError(
@@ -71,14 +70,12 @@ class OwnNetwork:
 
 
 def require_storable_state(network: nn.Module) -> None:
-    """Raise a ValueError if a checkpoint cannot hold the state of a network, or its weights are too
-    coarse to take small steps, or complex.
-    """
+    """Raise a ValueError for weights that cannot be stored, or are too coarse to be trained."""
     for name, parameter in network.named_parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             raise ValueError(
-                f"{name} is {parameter.dtype}, too coarse for the steps of a training: give "
-                "float32 weights, which precision='bf16' computes with in bfloat16."
+                f"{name} is {parameter.dtype}, too coarse for small steps: give float32 weights; "
+                "precision='bf16' computes with them in bfloat16."
             )
         if parameter.is_complex():
             raise ValueError(

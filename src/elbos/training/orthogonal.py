@@ -1,4 +1,4 @@
-r"""The nearest orthonormal matrix, by matrix products alone: of many matrices at once.
+r"""Nearest orthonormal matrices by Newton-Schulz steps, of many matrices at once.
 
 Of $M = U S V^\top$ it is $U V^\top$. From $X = M / \|M\|_F$ a Newton-Schulz step goes to
 
@@ -12,11 +12,10 @@ $$G \leftarrow P G P, \qquad Q \leftarrow P Q,$$
 and $X$ is multiplied once, with $Q$. For a convolution's [out, 9 in] that is half of the
 arithmetic. Where the longer side is below 3/2 of the shorter, steps on $X$ are less.
 
-In bfloat16 $G$ has lost the squares of small singular values to rounding. What rounding makes
-negative grows, so that $G$ is made anew after two steps. Of matrices with singular values over five
-orders of magnitude those above two thousandths of $\|M\|_F$ came out between 0.66 and 1.31 (by
-steps on $X$: 0.68 and 1.21), and no vector was lengthened by more than 1.45. In float32 the two
-ways agree.
+In bfloat16 $G$ loses the squares of small singular values to rounding, and negative eigenvalues
+grow, so that $G$ is computed again after two steps. For matrices with singular values over five
+orders of magnitude, those above two thousandths of $\|M\|_F$ became 0.66 to 1.31 (by steps on $X$:
+0.68 to 1.21), and no vector was lengthened by more than 1.45. In float32 the two ways agree.
 
 References:
     Jordan et al. (2024), https://kellerjordan.github.io/posts/muon; on the Gram matrix, and anew
@@ -33,15 +32,15 @@ from torch import Tensor
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's: singular values end between 0.7 and 1.2
 _NUM_STEPS = 5
-_NUM_STEPS_IN_HALF = (2, 3)  # 16 bits: the Gram matrix is made anew in between
+_NUM_STEPS_IN_HALF = (2, 3)  # 16 bits: the Gram matrix is computed again in between
 
 
 def orthogonalized(
     stack: Float[Tensor, "k m n"], dtype: torch.dtype = torch.bfloat16
 ) -> Float[Tensor, "k m n"]:
-    r"""About $U V^\top$ of each $M = U S V^\top$, computed in `dtype`.
+    r"""Approximate $U V^\top$ of each $M = U S V^\top$, computed in `dtype`.
 
-    Singular values above two thousandths of $\|M\|_F$ come out between 0.6 and 1.4.
+    Singular values above two thousandths of $\|M\|_F$ become 0.6 to 1.4.
 
     Args:
         stack: Matrices of one shape.
@@ -59,7 +58,7 @@ def orthogonalized(
 
 
 def _steps(x: Float[Tensor, "k m n"], num_steps: int) -> Float[Tensor, "k m n"]:
-    """Newton-Schulz steps on the matrices themselves."""
+    """Apply Newton-Schulz steps to the matrices themselves."""
     a, b, c = _NEWTON_SCHULZ
     for _ in range(num_steps):
         gram = x @ x.mT
@@ -68,7 +67,7 @@ def _steps(x: Float[Tensor, "k m n"], num_steps: int) -> Float[Tensor, "k m n"]:
 
 
 def _steps_factor(gram: Float[Tensor, "k m m"], num_steps: int) -> Float[Tensor, "k m m"]:
-    """What Newton-Schulz steps multiply the matrices with, from their Gram matrices."""
+    """Compute the factor of several Newton-Schulz steps from the Gram matrices."""
     a, b, c = _NEWTON_SCHULZ
     factor = None
     for step in range(num_steps):
@@ -90,13 +89,12 @@ def divided(
     group: dist.ProcessGroup | None,
     compute: Callable[[Float[Tensor, "i m n"]], Float[Tensor, "i m n"]],
 ) -> Float[Tensor, "k m n"]:
-    """Compute matrix by matrix what processes that have the same stack all need: each computes a
-    share and sends it to the others.
+    """Divide a computation on a stack of matrices over the processes that hold the same stack.
 
     Args:
         stack: The matrices.
-        group: The processes; all of them call this. None for one process.
-        compute: Makes of some of the matrices as many of the same shape.
+        group: The processes, all of which call this; None for one process.
+        compute: Maps some of the matrices to as many of the same shape.
     """
     if group is None:
         return compute(stack)
@@ -115,14 +113,16 @@ def divided(
 def orthogonalized_shards(
     shards: Float[Tensor, "k r n"], num_rows: int, group: dist.ProcessGroup, dtype: torch.dtype
 ) -> Float[Tensor, "k r n"]:
-    """The same where every process of a group has some rows of every matrix: the matrices are
-    shared out, orthogonalized each in one process, and every process gets its rows of them.
+    """Orthogonalize matrices of which each process holds some rows.
+
+    The matrices are distributed over the processes, orthogonalized in one process each, and
+    sent back by rows.
 
     Args:
         shards: This process's rows, as `torch.chunk` divides them.
-        num_rows: Those of all processes.
-        group: The processes; all of them call this.
-        dtype: What is computed and sent.
+        num_rows: Number of rows in all processes.
+        group: The processes, all of which call this.
+        dtype: Precision of computation and transfer.
     """
     size, (k, own_rows, n) = dist.get_world_size(group), shards.shape
     share, most_rows = -(-k // size), -(-num_rows // size)

@@ -1,4 +1,4 @@
-"""Whose run a directory is: the configuration and the data that it belongs to."""
+"""Ownership of a run directory: the configuration and the data that it belongs to."""
 
 import warnings
 from dataclasses import fields, replace
@@ -15,8 +15,9 @@ from elbos.training.processes import Processes
 
 
 def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
-    """Make a directory that of a run, or check that it is. A run of fewer images is made longer,
-    with a warning where its learning rate has decayed to another end.
+    """Claim a directory for a run, or check that it belongs to the run.
+
+    A run may be extended to more images, with a warning where its learning rate has decayed.
 
     Raises:
         ValueError: If it holds another configuration, other data, or other files.
@@ -36,7 +37,7 @@ def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
 
 
 def _require_same(path: Path, stored: Config, config: Config) -> None:
-    """Raise a ValueError if the stored run is of another configuration, or longer."""
+    """Raise a ValueError if the stored run has another configuration, or is longer."""
     num_images = max(stored.num_images, config.num_images)
     if found := difference(encode(replace(stored, num_images=num_images)), encode(config)):
         raise ValueError(
@@ -53,8 +54,7 @@ def _require_same(path: Path, stored: Config, config: Config) -> None:
 
 
 def data_spec(directory: RunDirectory) -> DataSpec | None:
-    """What samples of the data are like; None if there is no data.json, and only the data
-    themselves tell.
+    """Read the properties of the data from data.json; None if there is no such file.
 
     Raises:
         ValueError: If data.json is damaged.
@@ -67,13 +67,13 @@ def data_spec(directory: RunDirectory) -> DataSpec | None:
         spec: DataSpec = decode(DataSpec, {"type": "DataSpec", **known}, "it")
     except ValueError as error:
         raise ValueError(
-            f"{directory.path / 'data.json'} is damaged ({error}): put back the one that was there."
+            f"{directory.path / 'data.json'} is corrupt ({error}): restore it."
         ) from error
     return spec
 
 
 def require_own_data(directory: RunDirectory, data: Samples) -> None:
-    """Raise a ValueError if these are not the data that the run was trained on."""
+    """Raise a ValueError if the run was trained on other data."""
     stored = directory.read("data.json")
     if stored is None:
         return
@@ -81,26 +81,25 @@ def require_own_data(directory: RunDirectory, data: Samples) -> None:
     if stored != own:
         others = sorted(name for name in own if own[name] != stored.get(name))
         raise ValueError(
-            f"The data are not those that the run in {directory.path} was trained on, by "
-            f"{', '.join(others)} in {directory.path / 'data.json'}: put those back, or train "
-            "another run."
+            f"The run in {directory.path} was trained on other data, which differ in "
+            f"{', '.join(others)} (data.json): restore those, or train another run."
         )
 
 
 def require_same_data(data: Samples, processes: Processes) -> None:
-    """Raise a ValueError, in all processes, if they have different data, as far as can be told."""
+    """Raise a ValueError, in all processes, if they have different data, as far as known."""
     if processes.num > 1:
         found = processes.lists([processes.together(data.fingerprint)])
         means = {identity.pop("means", None) for identity in found}
         if any(identity != found[0] for identity in found) or len(means - {None}) > 1:
             raise ValueError(
-                f"The processes have different data of the name {data.spec.name}: seed whatever "
-                "is random where they are made, such as a split."
+                f"The processes have different data of the name {data.spec.name}: seed all "
+                "randomness in their making, such as a random split."
             )
 
 
 def is_own_data(directory: RunDirectory, data: Samples) -> bool:
-    """Whether these are the data that the run was trained on, whatever they are called now."""
+    """Return whether the run was trained on these data, whatever their name."""
     stored = directory.read("data.json") or {}
     return bool(stored.get("sha256") == data.fingerprint()["sha256"])
 
@@ -110,13 +109,12 @@ def require_own_null(directory: RunDirectory, null_cond: Condition) -> None:
     stored = (directory.read("data.json") or {}).get("null_cond")
     if stored is not None and stored != null_digest(null_cond):
         raise ValueError(
-            f"null_cond is not the one that the run in {directory.path} was trained with: give "
-            "that one."
+            f"The run in {directory.path} was trained with another null_cond: give that one."
         )
 
 
 def _identity(data: Samples) -> dict[str, Any]:
-    """The content of data.json."""
+    """Return the content of data.json."""
     spec = data.spec
     levels_and_classes = {"num_levels": spec.num_levels, "num_classes": spec.num_classes}
     return {**data.fingerprint(), **levels_and_classes}

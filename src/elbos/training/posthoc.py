@@ -1,4 +1,4 @@
-r"""The average of the weights of any width, made after the training.
+r"""Averages of the weights of any width, computed after the training.
 
 An average of relative width $\sigma_\mathrm{rel}$ after step $t$ has the profile
 $p_{t,\gamma}(\tau) = (\gamma + 1)\,\tau^\gamma / t^{\gamma+1}$ on $[0, t]$ (see `ema`). A sum of
@@ -42,7 +42,7 @@ MAX_ERROR = 0.1  # of the profile: beyond, it is warned of
 
 
 class Coefficients(NamedTuple):
-    r"""How averages add up to another one.
+    r"""Coefficients of a sum of averages that approximates another average.
 
     Attributes:
         values: $x$.
@@ -55,7 +55,7 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Posthoc:
-    """What `elbos ema` made.
+    """Result of `elbos ema`.
 
     Attributes:
         step: The step that the average is of.
@@ -71,7 +71,7 @@ class Posthoc:
 def coefficients(
     steps: Float[np.ndarray, " n"], widths: Float[np.ndarray, " n"], width: float
 ) -> Coefficients:
-    """The coefficients of averages in that of another width, after the last of their steps.
+    """Solve for the coefficients of averages in that of another width, after their last step.
 
     Args:
         steps: What each is of, in any unit.
@@ -142,9 +142,7 @@ def write_average(run: str | Path, width: float, out: str | Path) -> Posthoc:
 
 
 def _sum(x: Float[np.ndarray, " n"], earlier: list[Snapshot], last: list[Tensors]) -> Tensors:
-    """The sum of averages with coefficients, in the dtypes of the last; buffers as the last has
-    them.
-    """
+    """Sum averages with coefficients, in the dtypes of the last; copy its buffers."""
     main = last[0]
     names = (
         [*earlier[0].read(main)] if earlier else [n for n in main if main[n].is_floating_point()]
@@ -160,7 +158,7 @@ def _sum(x: Float[np.ndarray, " n"], earlier: list[Snapshot], last: list[Tensors
 
 
 def _write(directory: RunDirectory, config: Config, out: Path, step: int, weights: Tensors) -> None:
-    """Write a run directory, whole or not at all."""
+    """Write a run directory atomically."""
     partial = files.partial(out)
     made = RunDirectory(partial)
     try:

@@ -1,4 +1,4 @@
-"""Presets: complete configurations under a name.
+"""Presets: complete configurations by name.
 
 The schedules are adaptive, so that a preset trains well under whatever weighting it is given. Their
 clean end is where the decoder of the likelihood resolves the pixel values: 7.8 for the 17 of
@@ -156,7 +156,7 @@ SUMMARIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """A configuration that began as a preset.
+    """A configuration that is derived from a preset.
 
     Attributes:
         config: The configuration.
@@ -168,7 +168,7 @@ class Chosen:
 
     @classmethod
     def from_words(cls, words: Sequence[str]) -> "Chosen | None":
-        """The preset whose name the words begin with, if they begin with one."""
+        """Return the preset whose name comes first in the words, or None."""
         name = words[0].replace("_", "-") if words else ""
         return cls(config=PRESETS[name], preset=name) if name in PRESETS else None
 

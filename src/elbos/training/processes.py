@@ -1,7 +1,7 @@
-"""The processes that work together: whose share of the samples is whose, and what they exchange.
+"""Processes of one computation: their shares of the samples, and their communication.
 
-torchrun, `accelerate launch` and SLURM's `srun` start them and say to each, in its environment, who
-it is. One process alone is the case of one.
+torchrun, `accelerate launch` and SLURM's `srun` start them and set their ranks in the environment.
+One process alone is the case of one.
 """
 
 import atexit
@@ -33,12 +33,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that work together.
+    """Rank of this process, and operations on all processes.
 
     Attributes:
-        rank: Its number, from 0.
-        num: How many there are.
-        device: Where it computes.
+        rank: Number of this process, from 0.
+        num: Number of processes.
+        device: Device of this process.
     """
 
     rank: int
@@ -48,10 +48,10 @@ class Processes:
     @classmethod
     @naming_lost_processes()
     def joined(cls) -> "Processes":
-        """This process, after all have met, if there are several.
+        """Join the other processes, if there are several.
 
         Raises:
-            ValueError: If the environment says only in part who it is.
+            ValueError: If the environment lacks a variable.
         """
         name_as_torchrun_does()
         device = local_device()
@@ -80,15 +80,15 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes and prints."""
+        """Whether this process writes and prints."""
         return self.rank == 0
 
     def share(self, num: int) -> slice:
-        """This process's share of `num` samples; shares differ by one sample at most."""
+        """Return this process's share of `num` samples; shares differ by one sample at most."""
         return slice(num * self.rank // self.num, num * (self.rank + 1) // self.num)
 
     def gathered(self, own: Shaped[Tensor, "b *d"], num: int) -> Shaped[Tensor, "n *d"]:
-        """The shares of all `num` samples together, in order, in every process."""
+        """Gather the shares of all `num` samples, in order, in every process."""
         if self.num == 1:
             return own
         sizes = [num * (i + 1) // self.num - num * i // self.num for i in range(self.num)]
@@ -99,7 +99,7 @@ class Processes:
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def any(self, *flags: bool) -> list[bool]:
-        """For each flag, whether it is set in any process."""
+        """Return for each flag whether it is set in any process."""
         if self.num == 1:
             return list(flags)
         found = torch.tensor(flags, dtype=torch.int32)
@@ -107,25 +107,23 @@ class Processes:
         return found.bool().tolist()
 
     def wait(self) -> None:
-        """Wait until all are here."""
+        """Wait for all processes (barrier)."""
         if self.num > 1:
             dist.all_reduce(torch.zeros(1))  # by way of the CPU
 
     def together(self, work: Callable[[], _T]) -> _T:
-        """What the work of this process returns, once all have done theirs, for however long it
-        takes. What one fails with is raised in all.
-        """
+        """Do this process's work and wait for all; afterwards raise if any process failed."""
         return work() if self.num == 1 else together(work)
 
     def from_main(self, value: _T) -> _T:
-        """The main process's value, in every process."""
+        """Broadcast the main process's value to every process."""
         values = [value]
         if self.num > 1:
             dist.broadcast_object_list(values)
         return values[0]
 
     def lists(self, own: list[_T]) -> list[_T]:
-        """The lists of all processes, joined in order, in every process."""
+        """Concatenate the lists of all processes in order, in every process."""
         lists: list[list[_T]] = [own] * self.num
         if self.num > 1:
             dist.all_gather_object(lists, own)
@@ -137,7 +135,7 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 def local_device() -> torch.device:
-    """The accelerator that this process has among those of its machine, or else the CPU."""
+    """Return the accelerator of this process, or else the CPU."""
     if not torch.accelerator.is_available():
         return torch.device("cpu")
     accelerator = torch.accelerator.current_accelerator()
@@ -147,11 +145,11 @@ def local_device() -> torch.device:
 
 
 def _store_of_attempt() -> Store | None:
-    """The store in which processes that torchrun started meet; None for torch's own.
+    """Make the store in which processes that torchrun started meet; None for torch's own.
 
-    Over restarts torchrun keeps its store, and in it the addresses of processes that have ended, of
-    which new ones would wait for an answer. So the first process opens another, and the others take
-    its port from torchrun's: where one that has ended left it, nobody answers, and they look again.
+    When torchrun restarts processes it keeps its store, with the addresses of processes that have
+    ended, from which new ones would await an answer. So the first process opens another store, and
+    the others read its port from torchrun's; if nobody answers at that port, they read it again.
     """
     given = os.environ
     if given.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
@@ -181,8 +179,10 @@ def _store_of_attempt() -> Store | None:
 
 
 def _leave() -> None:
-    """End the groups, and their threads, at a good end of the process: of one still at work Python,
-    ending, aborts the process. After an error others may wait for this one.
+    """Destroy the process groups, and their threads, when the process ends without an error.
+
+    Python aborts a process that ends while a thread still works. After an error others may wait
+    for this process.
     """
     if dist.is_initialized() and getattr(sys, "last_value", None) is None:
         dist.destroy_process_group()

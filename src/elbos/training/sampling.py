@@ -67,7 +67,7 @@ class Sampling(Typed):
             raise ValueError("guidance_min has to be below guidance_max.")
 
     def grid_within(self, trained: Schedule) -> Schedule:
-        """The grid, cut to the noise levels that were trained on.
+        """Restrict the grid to the noise levels that were trained on.
 
         Raises:
             ValueError: If nothing is left of it.
@@ -79,7 +79,7 @@ class Sampling(Typed):
         )
 
     def logsnrs(self, trained: Schedule) -> Float[Tensor, " n"]:
-        """The log-SNRs of the steps, within those that were trained on.
+        """Return the log-SNRs of the steps, within the range that was trained on.
 
         Raises:
             ValueError: If there are none.
@@ -87,13 +87,13 @@ class Sampling(Typed):
         return samplers.grid(self.grid_within(trained), self.num_steps)
 
     def guided(self, denoiser: Denoise, null_cond: Condition = None) -> Denoise:
-        """The denoiser with this guidance; `null_cond` is as for `Guided`."""
+        """Wrap the denoiser with this guidance; `null_cond` is as for `Guided`."""
         if self.guidance == 1:
             return denoiser
         return Guided(denoiser, self.guidance, self.guidance_min, self.guidance_max, null_cond)
 
     def num_evaluations(self, trained: Schedule) -> int:
-        """The number of function evaluations (NFE) per sample; a guided estimate takes two.
+        """Count the function evaluations (NFE) per sample; a guided estimate takes two.
 
         Counted, on one number in place of a sample: the count depends on nothing but the levels.
 
@@ -113,7 +113,7 @@ class Sampling(Typed):
 
 
 def num_batches(num: int) -> int:
-    """The number of batches of `num` samples."""
+    """Return the number of batches of `num` samples."""
     return math.ceil(num / BATCH_SIZE)
 
 
@@ -130,7 +130,7 @@ def sample(
     null_cond: Condition = None,
     batches: Iterable[int] | None = None,
 ) -> Iterator[Float[Tensor, "b *d"]]:
-    """Make samples, batch after batch.
+    """Generate samples, batch after batch.
 
     The noise of a batch depends on the seed and the batch's number alone, so that processes can
     share out the batches.
@@ -165,12 +165,12 @@ def sample(
 
 
 def is_drawable(shape: tuple[int, ...]) -> bool:
-    """Whether samples of this shape are grey or RGB images, or points in the plane."""
+    """Return whether samples of this shape are grey or RGB images, or points in the plane."""
     return shape == (2,) or (len(shape) == 3 and shape[0] in (1, 3))
 
 
 def png(x: Float[Tensor, "n *d"], *, num_columns: int | None = None) -> bytes:
-    """A PNG of samples: a grid of images `[n, c, h, w]` or a scatter plot of points `[n, 2]`.
+    """Draw samples as PNG: a grid of images `[n, c, h, w]` or a scatter plot of points `[n, 2]`.
 
     Small images are enlarged, pixel by pixel, until they can be seen.
 

@@ -1,4 +1,4 @@
-"""What a configuration says of optimizer, averages, output and execution."""
+"""Settings of optimizer, averages, output and execution."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -80,7 +80,7 @@ class Averaging(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Typed):
-    """What a run writes, and how often, in images. Changing it does not change what is trained."""
+    """Files that a run writes, and how often, in images. They do not change the training."""
 
     log_every: int = 5_000
     """A line in metrics.jsonl."""
@@ -114,8 +114,10 @@ class Output(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Execution(Typed):
-    """How a run is computed. It changes what is trained by rounding and masks of dropout alone: a
-    run may be resumed in another way, on another number of processes.
+    """Execution of a run: memory, processes and compilation.
+
+    It changes the training by rounding and dropout masks alone: a run may be resumed with other
+    settings, on another number of processes.
     """
 
     num_micro_batches: int = 1

@@ -1,6 +1,6 @@
-"""SLURM's names for the processes of a step, as torchrun's.
+"""Environment variables of SLURM, translated to torchrun's.
 
-`srun` starts as many processes as there are tasks, and says to each in its environment who it is.
+`srun` starts as many processes as there are tasks, and sets their ranks in the environment.
 """
 
 import os
@@ -10,10 +10,10 @@ _FIRST_PORT, _NUM_PORTS = 10_000, 20_000  # below those that systems give to con
 
 
 def name_as_torchrun_does() -> None:
-    """Give SLURM's variables of a task torchrun's names, where torchrun gave none.
+    """Set torchrun's variables from SLURM's, unless torchrun has set them.
 
-    Those of a step are the sign of `srun`: a batch script has SLURM_PROCID and SLURM_NTASKS, too,
-    and is one process. See "output environment variables" of https://slurm.schedmd.com/srun.html.
+    Only `srun` sets variables of a step: a batch script, which is one process, has SLURM_PROCID and
+    SLURM_NTASKS, too. See "output environment variables" of https://slurm.schedmd.com/srun.html.
     """
     slurm = os.environ
     if "WORLD_SIZE" in slurm or int(slurm.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
@@ -33,13 +33,13 @@ def name_as_torchrun_does() -> None:
 
 
 def _port_of_step() -> int:
-    """A port that other jobs on the same node, and other steps of the same job, do not have."""
+    """Choose a port that differs between jobs of a node, and between steps of a job."""
     job, step = (int(os.environ.get(f"SLURM_{name}_ID", "0")) for name in ("JOB", "STEP"))
     return _FIRST_PORT + (job + 997 * step) % _NUM_PORTS
 
 
 def _first_node(nodes: str) -> str:
-    """The first of SLURM's list of nodes.
+    """Return the first node of SLURM's list.
 
     Examples:
         >>> _first_node("gpu[007-009,012],login1"), _first_node("rack[1-2]node[03,05]")

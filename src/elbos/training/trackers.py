@@ -1,13 +1,14 @@
-"""The experiment trackers of a run while it is trained, those of accelerate.
+"""Experiment trackers of a run, by accelerate.
 
-By what is kept in trackers.json, a run that is resumed is resumed in its trackers:
+A resumed run is resumed in its trackers, by the identifiers in trackers.json. It repeats the steps
+after the checkpoint:
 
-| tracker | steps after the checkpoint, which come again |
+| tracker | repeated steps |
 |---|---|
-| TensorBoard | are purged |
-| W&B | are ignored, as they were logged before |
-| Trackio, MLflow | are there twice, but for the speed with the same values |
-| others | are in the run from before, and in a new one that begins at the checkpoint |
+| TensorBoard | replace the old ones |
+| W&B | are ignored |
+| Trackio, MLflow | appear twice, with the same values except for the speed |
+| others | appear in the old run, and in a new one that starts at the checkpoint |
 """
 
 import secrets
@@ -43,16 +44,16 @@ _IDENTIFIERS: dict[str, Callable[["GeneralTracker"], str]] = {
 
 
 class Trackers:
-    """The trackers of a run, in one process.
+    """Experiment trackers of a run, in one process.
 
-    One that fails while the run is trained is warned of and gets no more: no training ends because
-    a server is down.
+    A tracker that fails during training is dropped with a warning: a server that is down does not
+    end a training.
 
     Args:
         config: The run's configuration, which names them.
         run: Its directory.
         step: The step that it starts from.
-        is_main: Whether this process is the one that writes; others have no trackers.
+        is_main: Whether this process writes; others have no trackers.
 
     Raises:
         ValueError: If one is not installed, or does not start.
@@ -75,7 +76,7 @@ class Trackers:
             self.running.append(tracker)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Log numbers."""
+        """Log numbers by name."""
         self._each(lambda tracker: tracker.log(values, step=step))
 
     def validation(self, found: Validation, step: int) -> None:
@@ -83,13 +84,13 @@ class Trackers:
         self._each(lambda tracker: tracking.log(tracker, found, step))
 
     def samples(self, file: Path, step: int) -> None:
-        """Log the picture in a file, if there is one."""
+        """Log the image in a file, if the file exists."""
         if self.running and file.exists():
             pixels = np.asarray(Image.open(file))
             self._each(lambda tracker: tracking.log_picture(tracker, "samples", pixels, step))
 
     def finish(self) -> None:
-        """End them: what they hold is written."""
+        """Finish all trackers, which write what they hold."""
         self._each(lambda tracker: tracker.finish())
 
     def _each(self, action: "Callable[[GeneralTracker], None]") -> None:
@@ -98,7 +99,7 @@ class Trackers:
                 action(tracker)
             except Exception as error:  # of a server, of any type
                 warnings.warn(
-                    f"{tracker.name} fails, and gets no more: {flat(error)[:300]}", stacklevel=3
+                    f"{tracker.name} fails and is dropped: {flat(error)[:300]}", stacklevel=3
                 )
                 self.running.remove(tracker)
 
@@ -119,9 +120,7 @@ def require_installed(names: Sequence[str]) -> None:
 
 
 def _started(name: str, run: RunDirectory, step: int, known: str | None) -> "GeneralTracker":
-    """A tracker that goes on with the run of an identifier, or begins one that is named like the
-    directory.
-    """
+    """Start a tracker: resume its run by the identifier, or create one named like the directory."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     kind = LOGGER_TYPE_TO_CLASS[name]
@@ -137,14 +136,14 @@ def _started(name: str, run: RunDirectory, step: int, known: str | None) -> "Gen
         tracker.start()
     except Exception as error:  # of a tracker, of any type: no key, no server
         raise ValueError(
-            f"{name} does not start ({flat(error)[:300]}): mend that, or leave it out of "
+            f"{name} does not start ({flat(error)[:300]}): repair it, or leave it out of "
             "--output.trackers."
         ) from error
     return tracker
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """What is trained, as numbers and short texts."""
+    """Return the configuration as numbers and short texts."""
     values = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "output"}
     return {
         name: value if isinstance(value, int | float | str) else code(value)[:MAX_SETTING]

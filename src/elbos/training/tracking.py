@@ -1,11 +1,12 @@
-"""Results in experiment trackers: TensorBoard, W&B, Trackio, MLflow and whatever else accelerate
-reaches, in a training loop of anybody's.
+"""Results in experiment trackers, from any training loop.
+
+Trackers are TensorBoard, W&B, Trackio, MLflow and the others of accelerate:
 
     accelerator = Accelerator(log_with="wandb")
     accelerator.init_trackers("my-project")
     elbos.tracking.log(accelerator, validator(denoiser), step)
 
-Every tracker gets numbers, each under a name of its own; figures go to those that take one.
+Every tracker gets named numbers; figures go to trackers that accept them.
 """
 
 import io
@@ -41,25 +42,24 @@ def log(
 ) -> None:
     """Log a validation, or the loss by noise level of a training, to experiment trackers.
 
-    All get the numbers that `scalars` gives. Of a validation there is a figure, too,
-    `Validation.plot`: W&B and MLflow take it as it is, interactive; TensorBoard, Trackio, Aim,
-    ClearML, SwanLab and trackers of one's own with a method `log_images` get a picture of it if
-    `kaleido` is installed, which draws one in some seconds.
+    All trackers get the numbers of `scalars`. A validation has a figure, too, `Validation.plot`:
+    interactive in W&B and MLflow; an image in TensorBoard, Trackio, Aim, ClearML, SwanLab and other
+    trackers with a method `log_images`, if `kaleido` is installed, which draws it in some seconds.
 
     Args:
         to: An accelerator, for all its trackers, after `init_trackers`; or one of accelerate's
-            trackers. Of several processes the main one logs.
-        result: What is logged.
-        step: The step of the training that it is of.
-        name: What all names begin with. Default: "validation", of a `BinnedLoss` "train".
+            trackers. With several processes the main one logs.
+        result: A validation, or the loss by noise level.
+        step: The step of the training.
+        name: Prefix of all names. Default: "validation", for a `BinnedLoss` "train".
 
     Raises:
-        TypeError: If it is neither accelerator nor tracker, or not such a result.
+        TypeError: If `to` is neither accelerator nor tracker, or `result` has another type.
         MissingExtra: If accelerate is not installed.
 
     Examples:
         >>> from accelerate.tracking import GeneralTracker
-        >>> class Printing(GeneralTracker):  # a tracker of one's own
+        >>> class Printing(GeneralTracker):  # a custom tracker
         ...     name, requires_logging_directory, tracker = "printing", False, None
         ...
         ...     def log(self, values, step=None):
@@ -86,18 +86,17 @@ def log(
 
 
 def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict[str, float]:
-    """The numbers of a result under the names that `log` gives them: for what is no tracker of
-    accelerate's, such as Lightning's `log_dict`.
+    """Return the numbers of a result by name, as `log` does: for Lightning's `log_dict` and others.
 
-    Of a validation `validation/bits_per_dim` and `validation/standard_error`, both in bits per
-    dimension; and of both the mean loss in each bin of log-SNR that has one, nats per dimension.
+    A validation gives `validation/bits_per_dim` and `validation/standard_error`, both in bits per
+    dimension; both results give the mean loss in each bin of log-SNR, nats per dimension.
 
     Args:
         result: A validation, or the loss by noise level of a training.
-        name: What all names begin with. Default: "validation", of a `BinnedLoss` "train".
+        name: Prefix of all names. Default: "validation", for a `BinnedLoss` "train".
 
     Raises:
-        TypeError: If it is not such a result.
+        TypeError: If `result` has another type.
     """
     require_type(Validation | BinnedLoss, result=result)
     if isinstance(result, BinnedLoss):
@@ -115,7 +114,7 @@ def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict
 def log_picture(
     tracker: "GeneralTracker", name: str, pixels: UInt8[np.ndarray, "h w 3"], step: int
 ) -> None:
-    """Log a picture, unless the tracker takes none."""
+    """Log an image, if the tracker accepts images."""
     has_images = hasattr(tracker, "log_images")
     send = _PICTURES.get(tracker.name, _as_list if has_images else None)
     if send is not None:
@@ -125,7 +124,7 @@ def log_picture(
 def _by_level(
     name: str, edges: tuple[float, ...], values: tuple[float | None, ...]
 ) -> dict[str, float]:
-    """The values of bins by names that are sorted from noise to data."""
+    """Name the values of bins so that they are sorted from noise to data."""
     digits = len(str(len(values) - 1))
     return {
         f"{name}/loss_by_level/{i:0{digits}}_logsnr_{edges[i]:.1f}_to_{edges[i + 1]:.1f}": value
@@ -135,7 +134,7 @@ def _by_level(
 
 
 def _log_figure(tracker: "GeneralTracker", name: str, figure: "Figure", step: int) -> None:
-    """Log a figure as it is, or as a picture, or not."""
+    """Log a figure interactively or as an image, if the tracker accepts one."""
     if tracker.name == "wandb":
         tracker.log({name: figure}, step=step)
     elif tracker.name == "mlflow":
@@ -144,7 +143,7 @@ def _log_figure(tracker: "GeneralTracker", name: str, figure: "Figure", step: in
         try:
             png = figure.to_image("png")
         except Exception as error:  # of kaleido, of any type: it finds no browser
-            warnings.warn(f"kaleido draws no figure: {flat(error)[:300]}", stacklevel=3)
+            warnings.warn(f"kaleido cannot draw the figure: {flat(error)[:300]}", stacklevel=3)
         else:
             from PIL import Image
 
@@ -152,7 +151,7 @@ def _log_figure(tracker: "GeneralTracker", name: str, figure: "Figure", step: in
             log_picture(tracker, name, pixels, step)
 
 
-# --- pictures, which every tracker takes in a form of its own -------------------------------------
+# --- images, which every tracker accepts in another form ------------------------------------------
 
 
 def _as_list(tracker: "GeneralTracker", name: str, pixels: np.ndarray, step: int) -> None:

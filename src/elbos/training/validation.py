@@ -27,7 +27,7 @@ NUM_GRID_IMAGES = 64
 
 @dataclass(frozen=True)
 class Chosen:
-    """Some samples of a source, with or without what they are conditioned on."""
+    """A subset of the samples of a source, with or without conditions."""
 
     source: Batched
     rows: Int64[Tensor, " n"]
@@ -37,7 +37,7 @@ class Chosen:
         return len(self.rows)
 
     def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """The samples of these numbers among those chosen."""
+        """Return some of the chosen samples."""
         x, cond = self.source.batch(self.rows[rows])
         return x, cond if self.use_cond else None
 
@@ -45,7 +45,7 @@ class Chosen:
 def validate(
     denoiser: Denoise, config: Config, data: Samples, device: torch.device, *, is_shared: bool
 ) -> Validation | None:
-    """The validation on 500 held-out samples, always the same; None if there are none.
+    """Measure the bound on 500 fixed validation samples; return None if there are none.
 
     If `is_shared`, all processes call it, and each computes a part.
     """
@@ -60,7 +60,7 @@ def validate(
 def require_measurable(
     denoiser: Denoise, config: Config, data: Samples, device: torch.device
 ) -> None:
-    """Raise an error if a validation sample that is used cannot be measured, at one noise level."""
+    """Raise an error if a validation sample cannot be measured, at one noise level."""
     if data.validation is not None:
         grid = torch.arange(NUM_GRID_IMAGES) % len(data.validation)
         rows = torch.cat([_validation_rows(data.validation), grid])
@@ -72,8 +72,10 @@ def require_measurable(
 
 @contextmanager
 def _unwarned() -> Iterator[None]:
-    """Without warnings: of the noise levels the trainer has warned once, and a network that has
-    hardly been trained may ignore its time.
+    """Suppress warnings of the validator within the `with` block.
+
+    The trainer has warned of the noise levels, and a network that has hardly been trained may
+    ignore its time.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -98,8 +100,9 @@ def _validator(
 
 @dataclass(frozen=True)
 class Shared:
-    """A denoiser whose work several processes share, which all call it with the same: each makes
-    the estimates of some samples, of as many as the others, and gets those of all.
+    """Data-parallel denoiser: every rank passes the same batch and gathers the estimates.
+
+    Each rank computes an equal slice.
     """
 
     denoiser: Denoise
@@ -118,8 +121,9 @@ class Shared:
 def sample_grid(
     denoiser: Denoise, config: Config, data: Samples, processes: Processes
 ) -> bytes | None:
-    """A PNG of 64 samples of the run's seed; None if samples are neither images nor points. All
-    processes call it, and share the work.
+    """Draw 64 samples of the run's seed as PNG; return None unless they are images or points.
+
+    All processes call it, and share the work.
 
     They are conditioned on each class in turn, or on what the first samples of the data are.
     """

@@ -1,7 +1,7 @@
-"""Label-preserving changes of training images, others in each epoch.
+"""Random flips and crops of training images, others in each epoch.
 
-Made on the device, of pixel values, by random numbers of (seed, epoch, sample): resuming, batches
-and processes do not change them. Validation and evaluation know the centre of each image, as it is.
+They are computed on the device, from random numbers of (seed, epoch, sample): resuming, batches and
+processes do not change them. Validation and evaluation use the centre of each image.
 """
 
 from dataclasses import dataclass, replace
@@ -18,12 +18,12 @@ from elbos.training.randomness import Visits
 
 @dataclass(frozen=True)
 class Augmented(Source):
-    """Images of which a training sees mirror images and parts.
+    """Images that training flips and crops at random.
 
     Attributes:
-        images: As they are stored.
+        images: The stored images.
         flip: Whether half of them are mirrored left to right, another half in each epoch.
-        crop: Height and width of a part, at another place in each epoch; None: all of the image.
+        crop: Height and width of the crops, or None.
     """
 
     images: Source
@@ -32,16 +32,16 @@ class Augmented(Source):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The number of images, and the shape of one, or of a part."""
+        """Number of images, and shape of one after cropping."""
         num, channels, *size = self.images.shape
         return num, channels, *((self.crop, self.crop) if self.crop else size)
 
     def fingerprint(self) -> str:
-        """The identifier of all images, whole."""
+        """Return the identifier of all uncropped images."""
         return self.images.fingerprint()
 
     def read(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
-        """The images of these numbers, or their centres."""
+        """Read images, cropped at their centres."""
         x = self.images.read(rows)
         if self.crop is None:
             return x
@@ -49,11 +49,11 @@ class Augmented(Source):
         return x[..., top : top + self.crop, left : left + self.crop].contiguous()
 
     def stored(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c i j"]:
-        """The images, whole."""
+        """Read uncropped images."""
         return self.images.read(rows)
 
     def augmented(self, x: UInt8[Tensor, "b c i j"], visits: Visits) -> UInt8[Tensor, "b c h w"]:
-        """Parts of the images, half of them mirrored."""
+        """Crop images at random, and mirror half of them."""
         if self.crop is not None:
             x = cropped(x, self.crop, visits)
         if not self.flip:
@@ -63,7 +63,7 @@ class Augmented(Source):
 
 
 def cropped(x: UInt8[Tensor, "b c i j"], size: int, visits: Visits) -> UInt8[Tensor, "b c h w"]:
-    """A square of each image, all places equally likely."""
+    """Crop a random square of each image, uniformly distributed."""
     places = []
     for u, side in zip(visits.uniform(Purpose.CROPS, 2).unbind(1), x.shape[-2:], strict=True):
         first = (u * (side - size + 1)).long().clamp(max=side - size)  # u may be 1
@@ -75,10 +75,10 @@ def cropped(x: UInt8[Tensor, "b c i j"], size: int, visits: Visits) -> UInt8[Ten
 
 
 def augmented(dataset: Dataset, *, flip: bool, crop: int | None) -> Dataset:
-    """A dataset of images as a training with these options sees it.
+    """Apply flips and crops to a dataset of images.
 
     Raises:
-        ValueError: If parts would be larger than the images.
+        ValueError: If the crops are larger than the images.
     """
     side = min(dataset.shape[1:])
     if crop is not None and not 1 <= crop <= side:

@@ -1,9 +1,9 @@
-r"""The order of the data, as a pure function of (seed, step), and batches made ahead of it.
+r"""Order of the data, as a pure function of (seed, step), and prefetched batches.
 
 Training reads the endless concatenation of permutations $\pi_0, \pi_1, \dots$, one per epoch, in
-consecutive slices of the global batch size. No state is kept: a run that resumes at a step, on any
-number of processes, sees what the uninterrupted run would have seen. Since a batch depends on its
-step alone, several are made at a time, by threads or processes, while the step computes.
+consecutive slices of the global batch size. There is no state: a run that resumes at a step, on any
+number of processes, reads the batches of the uninterrupted run. Since a batch depends on its step
+alone, threads or processes prefetch several at a time.
 """
 
 import signal
@@ -26,12 +26,12 @@ from elbos.base.user_code import no_modules_here
 from elbos.training.data.dataset import Trained
 from elbos.training.randomness import seed_torch
 
-NUM_THREADS = 4  # each makes a batch at a time; they wait for disks and decode
-NUM_AHEAD = 16  # a read may take as long as so many steps
+NUM_THREADS = 4  # each prepares one batch; they wait for disks and decode
+NUM_AHEAD = 16  # batches: a read may take as long as that many steps
 
 
 def epoch_order(num: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
-    """The permutation of `0..num-1` in which one epoch visits the data.
+    """Return the permutation of `0..num-1` in which one epoch visits the data.
 
     Args:
         num: Number of samples.
@@ -45,7 +45,7 @@ def epoch_order(num: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
 
 
 def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Int64[Tensor, " n"]:
-    """Indices of the global batch of one step.
+    """Return the indices of the global batch of one step.
 
     Batches cross the border between epochs, so none is smaller than the others, and may be larger
     than the data.
@@ -78,13 +78,13 @@ _order = lru_cache(maxsize=2)(epoch_order)
 
 
 class StoredBatch(NamedTuple):
-    """A batch as it is stored, on its way to the device.
+    """A batch as it is stored, before it is transferred to the device.
 
     Args:
-        x: Integers are pixel values; other numbers are data, or distributions of them.
-        cond: What they are conditioned on, or None.
-        rows: The numbers of the samples in the data.
-        epochs: How often each was read before.
+        x: Pixel values (integers), data, or distributions of data.
+        cond: Their condition, or None.
+        rows: Numbers of the samples in the data.
+        epochs: Number of times that each was read before.
     """
 
     x: Tensor
@@ -93,11 +93,11 @@ class StoredBatch(NamedTuple):
     epochs: Int64[Tensor, " b"]
 
     def pinned(self) -> "StoredBatch":
-        """The batch in memory from which it is copied to a GPU while that computes."""
+        """Copy the batch to pinned memory, for transfers while a GPU computes."""
         return StoredBatch(*(map_tensors(Tensor.pin_memory, part) for part in self))
 
     def on(self, device: torch.device) -> "StoredBatch":
-        """The batch on a device, which is not waited for if its memory is pinned."""
+        """Copy the batch to a device, asynchronously from pinned memory."""
 
         def moved(part: Tensor) -> Tensor:
             return part.to(device, non_blocking=device.type != "cpu")
@@ -107,13 +107,13 @@ class StoredBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Batches(Dataset[StoredBatch]):
-    """One process's share of the batches, by step.
+    """Batches by step, one process's share of each.
 
     Attributes:
         source: The samples.
         batch_size: Size of the global batch.
         seed: Seed of the run.
-        share: The part of each batch that is this process's.
+        share: This process's slice of each batch.
     """
 
     source: Trained
@@ -122,8 +122,10 @@ class Batches(Dataset[StoredBatch]):
     share: slice
 
     def __getitem__(self, step: int) -> StoredBatch:
-        """The batch of a step. Torch's random numbers, with which a user's dataset may augment its
-        samples, are seeded for it.
+        """Return the batch of a step.
+
+        Torch's random numbers, with which a user's dataset may augment its samples, are
+        seeded for it.
         """
         if isinstance(self.source, Items):
             seed_torch(self.seed, step, self.share.start, 2)
@@ -135,15 +137,15 @@ class Batches(Dataset[StoredBatch]):
     def prefetched(
         self, step: int, num_steps: int, *, num_workers: int = 0
     ) -> Generator[StoredBatch, None, None]:
-        """The batches from a step on, made while the last ones are used; closing it ends that.
+        """Prefetch the batches from a step on, until the iterator is closed.
 
-        An error in making a batch is raised where that batch is asked for.
+        An error of a batch is raised when that batch is requested.
 
         Args:
-            step: The first.
-            num_steps: The end.
-            num_workers: Processes that make them. Default: threads do; a dataset of a user's, which
-                may draw random numbers of the process, is read in turn.
+            step: The first step.
+            num_steps: The end of the steps.
+            num_workers: Number of processes. Default: threads; a user's dataset, which may draw
+                random numbers of the process, is then not prefetched.
         """
         if num_workers:
             loader = DataLoader(
@@ -181,5 +183,5 @@ class Batches(Dataset[StoredBatch]):
 
 
 def _ignore_interrupts(_: int) -> None:
-    """Leave Ctrl-C to the process that trains."""
+    """Ignore Ctrl-C, which the training process handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

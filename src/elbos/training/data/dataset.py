@@ -1,4 +1,4 @@
-r"""A dataset, and the map between its pixel values and the interval $[-1, 1]$.
+r"""Datasets, and the map between pixel values and the interval $[-1, 1]$.
 
 The likelihood of discrete data is a probability of values $k \in \{0, \dots, K-1\}$, so integers
 are stored. The network is given
@@ -28,10 +28,10 @@ MAX_CLASSES = 1_000_000
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a dataset.
+    """Samples and labels for training, validation or testing.
 
     Attributes:
-        x: Pixel values, points or latents; indexed like a tensor, `x[:]` is all of them.
+        x: Pixel values, points or latents, indexed like a tensor.
         labels: Class of each sample, in `0..num_classes-1`, or None.
     """
 
@@ -44,7 +44,7 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """The properties of a dataset that networks and samplers need.
+    """Properties of a dataset that networks and samplers need.
 
     Attributes:
         name: Its name in reports.
@@ -63,25 +63,25 @@ class DataSpec:
         classes = 1 if self.num_classes is None else self.num_classes
         is_shape = min(self.shape, default=0) > 0 and math.prod(self.shape) < 2**60
         if not is_shape or levels < 2 or not 1 <= classes <= MAX_CLASSES:
-            raise ValueError(f"data of {self.described} are impossible")
+            raise ValueError(f"invalid data: {self.described}")
 
     @property
     def described(self) -> str:
-        """Shape, values and classes, as text."""
+        """Describe shape, pixel values and classes."""
         values = "any values" if self.num_levels is None else f"{self.num_levels} pixel values"
         classes = "" if self.num_classes is None else f", {self.num_classes} classes"
         return f"shape {'x'.join(map(str, self.shape))}, {values}{classes}"
 
 
 class Trained(Batched, Protocol):
-    """Samples by number, for a training."""
+    """Samples that are trained on, by number."""
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """The samples of these numbers as they are sent to the device, and their condition."""
+        """Return samples as they are transferred to the device, and their condition."""
 
 
 class Samples(Protocol):
-    """What a training needs of its data: a `Dataset`, or what a user gave in Python."""
+    """Interface of the data of a training: a `Dataset`, or data given in Python."""
 
     @property
     def spec(self) -> DataSpec: ...
@@ -94,18 +94,18 @@ class Samples(Protocol):
 
     @property
     def null_cond(self) -> Condition:
-        """The condition of one sample that stands for none, `[1, ...]`, or None if none does."""
+        """Null condition of one sample, `[1, ...]`, or None."""
 
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
-        """The data that a training sees of samples as they are stored, on their device."""
+        """Make training data of stored samples, on their device."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """The identifier of the data."""
+        """Return the identifier of the data."""
 
 
 @dataclass(frozen=True)
 class Levels:
-    """The samples of a split, for a network."""
+    """Samples of a split in the range of a network."""
 
     split: Split
     num_levels: int | None
@@ -114,12 +114,12 @@ class Levels:
         return len(self.split)
 
     def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """Data in [-1, 1] (points as they are), and labels if there are any."""
+        """Return data in [-1, 1] (points unchanged), and labels if there are any."""
         x = to_unit(self.split.x[rows], self.num_levels)
         return x, self._labels(rows)
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """The samples as they are stored: pixel values take a quarter of the bytes of data."""
+        """Return samples as they are stored: pixel values take a quarter of the bytes of data."""
         return self.split.x.stored(rows), self._labels(rows)
 
     def _labels(self, rows: Int64[Tensor, " b"]) -> Int64[Tensor, " b"] | None:
@@ -159,32 +159,32 @@ class Dataset:
 
     @property
     def spec(self) -> DataSpec:
-        """The properties that networks and samplers need."""
+        """Properties that networks and samplers need."""
         return DataSpec(self.name, self.shape, self.num_levels, self.num_classes)
 
     @property
     def training(self) -> Levels:
-        """The training samples, for a network."""
+        """Training samples in the range of a network."""
         return Levels(self.train, self.num_levels)
 
     @property
     def validation(self) -> Levels:
-        """The validation samples, for a network."""
+        """Validation samples in the range of a network."""
         return Levels(self.val, self.num_levels)
 
     @property
     def null_cond(self) -> Int64[Tensor, " 1"]:
-        """The label that stands for none."""
+        """Label that stands for no class."""
         return torch.tensor([-1])
 
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
-        """Data in [-1, 1] (points as they are) of stored training samples."""
+        """Map stored training samples to [-1, 1] (points unchanged), augmented."""
         return to_unit(self.train.x.augmented(x, visits), self.num_levels)
 
     def fingerprint(self) -> dict[str, Any]:
-        """The identifier of the dataset: its sizes, and a digest of all pixel values and labels.
+        """Return the identifier: sizes, and a digest of all pixel values and labels.
 
-        Computed once: of the 70,000 images of Fashion-MNIST in a tenth of a second.
+        It is computed once: of the 70,000 images of Fashion-MNIST in a tenth of a second.
         """
         return {"version": 2, **self._sizes, "sha256": self._digest}
 
@@ -213,7 +213,9 @@ class Dataset:
 
 
 def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tensor, "*b"]:
-    """Pixel values to the interval [-1, 1]; continuous data (`num_levels=None`) pass unchanged.
+    """Map pixel values to the interval [-1, 1].
+
+    Continuous data (`num_levels=None`) are unchanged.
 
     Exact at both ends. Integers become float32; a floating dtype is kept.
 
@@ -232,7 +234,7 @@ def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tenso
 
 
 def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, "*b"]:
-    """The inverse of `to_unit`: the nearest pixel value, after a clamp to [-1, 1].
+    """Map samples to the nearest pixel value, after a clamp to [-1, 1]: the inverse of `to_unit`.
 
     Args:
         x: Samples.
@@ -252,7 +254,7 @@ def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, 
 
 
 def to_pixels(levels: UInt8[Tensor, "*b"], num_levels: int) -> UInt8[Tensor, "*b"]:
-    """Pixel values of any number to the nearest of 0 to 255, exact at both ends.
+    """Rescale pixel values to 0 to 255, exact at both ends.
 
     Args:
         levels: Values in `0..num_levels-1`.

@@ -143,7 +143,7 @@ def _read_split(folder: Path, prefix: str) -> Split:
 
 
 def _read_idx(folder: Path, name: str, num_dims: int) -> UInt8[Tensor, "..."]:
-    """The array in an idx file, gzipped or not."""
+    """Read the array in an idx file, gzipped or not."""
     path = next((path for path in _candidates(folder, name) if path.is_file()), None)
     if path is None:
         raise FileNotFoundError(f"{folder} lacks {name} or {name}.gz: put it beside the others")

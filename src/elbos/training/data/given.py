@@ -1,4 +1,4 @@
-"""A dataset of the user's own, given in Python (`items`), as the data of a run."""
+"""Datasets given in Python (`items`), as the data of a run."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,28 +19,28 @@ NUM_MEANS = 16  # samples in the identifier of the data
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """The name of a dataset that was given in Python: a configuration holds no more of it."""
+    """Name of a dataset that was given in Python, for the configuration."""
 
     name: str
     """Its class."""
 
     def load(self) -> Dataset:
-        """Raise a ValueError: only the user has it."""
+        """Raise a ValueError: the dataset is not stored."""
         raise ValueError(
             f"{self.name} was given to `elbos.fit` in Python and is not stored. "
-            "`Run.likelihood(dataset)` measures the run on any dataset."
+            "`Run.likelihood(dataset)` evaluates the run on any dataset."
         )
 
 
 @dataclass(frozen=True)
 class GivenData:
-    """The data of a run that was given a dataset, and perhaps another one for validation.
+    """Training data given in Python, with or without validation data.
 
     Attributes:
-        spec: What samples are like.
-        training: For training.
-        validation: Held out, or None.
-        null_cond: The condition of one sample that stands for none, or None.
+        spec: Properties of the samples.
+        training: Training samples.
+        validation: Validation samples, or None.
+        null_cond: Null condition of one sample, or None.
     """
 
     spec: DataSpec
@@ -59,11 +59,11 @@ class GivenData:
         null_cond: Condition = None,
         needs_null: bool = False,
     ) -> "GivenData":
-        """The data of two datasets; the second may be None.
+        """Combine a training dataset with a validation dataset or None.
 
         Raises:
-            ValueError: If a dataset has no length or is empty, an item is none, the two do not fit
-                each other, or the null condition is needed and unlike those of the data.
+            ValueError: If a dataset has no length or is empty, an item is invalid, the two differ
+                in shape, or a null condition is needed and differs from those of the data.
         """
         if num_levels is not None and not (isinstance(num_levels, int) and num_levels >= 2):
             raise ValueError(f"num_levels is {num_levels}: give 2 or more, or None.")
@@ -72,8 +72,8 @@ class GivenData:
         require_scaled(x)
         if needs_null and not is_alike(cond, null_cond):
             raise ValueError(
-                f"null_cond is a {type(null_cond).__name__} that cannot stand for the condition, a "
-                f"{type(cond).__name__}: give one in the form, shape and dtype of a batch of one."
+                f"null_cond, a {type(null_cond).__name__}, does not fit the condition, a "
+                f"{type(cond).__name__}: give it in the form, shape and dtype of a batch of one."
             )
         held_out = None if validation is None else Items(validation, is_bounded)
         if held_out is not None:
@@ -81,23 +81,22 @@ class GivenData:
             if other.shape != x.shape or (other_cond is None) != (cond is None):
                 raise ValueError(
                     f"the validation set's samples have shape {tuple(other.shape[1:])}, the "
-                    f"dataset's {tuple(x.shape[1:])}: give both alike, with or without conditions."
+                    f"dataset's {tuple(x.shape[1:])}: give equal shapes, both with or without "
+                    "conditions."
                 )
         spec = DataSpec(type(dataset).__name__, tuple(x.shape[1:]), num_levels, None)
         return cls(spec, training, held_out, null_cond)
 
     def augmented(self, x: Float[Tensor, "b *d"], visits: Visits) -> Float[Tensor, "b *d"]:
-        """The samples as they are: the dataset augments them itself, if at all."""
+        """Return the samples unchanged: the dataset itself may augment them."""
         del visits
         return x
 
     def fingerprint(self) -> dict[str, Any]:
-        """The identifier of the data: sizes, the means of 16 samples and their conditions, and a
-        digest of the null condition.
+        """Return the identifier: sizes, means of 16 samples, and a digest of the null condition.
 
-        Means are the same on every machine, to the digits that are kept. Torch's random numbers,
-        with which a dataset may augment, are seeded; where it augments with others, samples cannot
-        be known again, and there are no means.
+        Means are the same on every machine to three decimals. Torch's random numbers, with which a
+        dataset may augment, are seeded; if it augments with others there are no means.
         """
         sizes = {"train": len(self.training), "val": len(self.validation or ())}
         held_out = [] if self.validation is None else [self.validation]
@@ -113,12 +112,12 @@ class GivenData:
 
 
 def null_digest(null_cond: Condition) -> str:
-    """The identifier of a null condition."""
+    """Return the identifier of a null condition."""
     return digest(repr(map_tensors(lambda part: part.tolist(), null_cond)))
 
 
 def _means(items: Items) -> list[Any]:
-    """The means of some samples and of their conditions, to three decimals."""
+    """Compute means of 16 samples and of their conditions, to three decimals."""
 
     def mean(part: Tensor) -> float:
         return round(part.double().mean().item(), 3) + 0.0  # no minus before zero

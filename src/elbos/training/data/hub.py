@@ -27,8 +27,9 @@ _OFFLINE = "HF_HUB_OFFLINE"
 
 @dataclass(frozen=True, kw_only=True)
 class Hub(Typed):
-    """Pictures of a data set of Hugging Face's `datasets`, decoded when they are read: 3xSIZExSIZE,
-    256 pixel values. Needs `pip install 'elbos[datasets]'`.
+    """Images of a Hugging Face dataset, decoded when they are read: 3xSIZExSIZE, 256 pixel values.
+
+    Needs `pip install 'elbos[datasets]'`.
 
     Its splits train, validation and test are taken; without test, a tenth of validation is for
     validation and the rest for testing; without both, 5 % of the pictures each. Others are ignored.
@@ -169,7 +170,7 @@ class Hub(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class HubArchive(Archive):
-    """The encoded images of a column.
+    """Encoded images of a column of a dataset.
 
     Attributes:
         rows: A dataset of the library.

@@ -1,14 +1,14 @@
-"""Packed data: samples of one size, one after the other, in files that are mapped into memory.
+"""Packed data: samples of one shape, consecutive in files that are mapped into memory.
 
 OUT/
-    index.json       shape and type of a sample, classes, and of each split the number of samples of
-                     its shards and their SHA-256; the SHA-256 of labels
-    train-00000.bin  samples without a head; no shard has samples of two splits
-    train.labels     the class of each sample, 64-bit, where there are classes
+    index.json       shape and dtype of a sample, classes, and for each split the number of samples
+                     and the SHA-256 of its shards; the SHA-256 of labels
+    train-00000.bin  samples without a header; no shard has samples of two splits
+    train.labels     the class of each sample, 64-bit, if there are classes
 
-Opening reads the index alone, and the sizes of the files, however many samples there are. The
-identifier of the data is made of the shards' digests, which were computed when they were written;
-`verify` compares them with what is there.
+Opening reads the index and the sizes of the files alone, however many samples there are. The
+identifier of the data is a digest of the shards' digests, which were computed when they were
+written; `verify` compares them with the files.
 """
 
 import json
@@ -39,7 +39,7 @@ DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "bfloat16": torch.bflo
 
 @dataclass(frozen=True, kw_only=True)
 class SplitIndex:
-    """The shards of a split, in order.
+    """Sizes and digests of the shards of a split, in order.
 
     Attributes:
         nums: Numbers of samples.
@@ -56,19 +56,19 @@ class SplitIndex:
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """The content of a folder of shards.
+    """Contents of a folder of shards.
 
     Attributes:
         format: Version of the format.
         name: The name of the data in reports.
-        shape: Of one sample.
-        dtype: Of its numbers.
+        shape: Shape of one sample.
+        dtype: Type of its numbers.
         num_levels: Number of pixel values, or None for continuous data.
         class_names: The names of the classes, or None.
         splits: The shards of training, validation and test.
-        source: What they were made from, with which settings.
-        labels_sha256: Digests of the labels of the splits; none where there are no classes, or the
-            data were packed before digests of labels were kept.
+        source: The data and settings that they were made from.
+        labels_sha256: Digests of the labels of the splits; empty without classes, and for data
+            packed by early versions.
     """
 
     format: Literal[1] = 1
@@ -93,53 +93,53 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
-        """The index of a folder.
+        """Read the index of a folder.
 
         Raises:
-            FileNotFoundError: If it has none.
-            ValueError: If it is damaged, or of a later version.
+            FileNotFoundError: If the folder has none.
+            ValueError: If it is corrupt, or of a later version.
         """
         file = folder / INDEX
         if not file.is_file():
             raise FileNotFoundError(
                 f"{folder} holds no packed data, or they are not complete: "
-                "`elbos data pack FOLDER OUT` makes them, and goes on where it was stopped."
+                "`elbos data pack FOLDER OUT` makes the missing shards."
             )
         try:
             index: Index = decode(Index, files.read_json(file), "it")
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{file} is not an index ({error}): pack the data again.") from error
+        except ValueError as error:
+            raise ValueError(f"{file} is corrupt ({error}): pack the data again.") from error
         return index
 
     def write(self, folder: Path) -> None:
-        """Write it, the last thing that makes a folder complete."""
+        """Write the index, which completes the folder."""
         files.write(folder / INDEX, (json.dumps(encode(self), indent=1) + "\n").encode())
 
     def digest(self) -> str:
-        """The identifier of all samples."""
+        """Return the identifier of all samples."""
         return digest([self.dtype, self.shape, [encode(split) for split in self.splits]])
 
     @property
     def num_shards(self) -> int:
-        """The number of files with samples."""
+        """Number of shards."""
         return sum(len(split.nums) for split in self.splits)
 
 
 def shard_name(split: str, number: int) -> str:
-    """The name of a file with samples."""
+    """Return the name of a shard's file."""
     return f"{split}-{number:05d}.bin"
 
 
 @dataclass(frozen=True)
 class Shards(Source):
-    """The samples of a split's shards, mapped into memory.
+    """Samples of the shards of a split, mapped into memory.
 
     Attributes:
-        folder: Where they are.
-        name: Of the split.
-        index: Their sizes.
-        sample_shape: Of one sample.
-        dtype: Of its numbers.
+        folder: Folder of the shards.
+        name: Name of the split.
+        index: Sizes of the shards.
+        sample_shape: Shape of one sample.
+        dtype: Type of its numbers.
     """
 
     folder: Path
@@ -151,18 +151,18 @@ class Shards(Source):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The number of samples, and the shape of one."""
+        """Number of samples, and shape of one."""
         return (int(self._ends[-1]) if len(self._ends) else 0, *self.sample_shape)
 
     def fingerprint(self) -> str:
-        """The identifier of all samples: a digest of the shards' digests."""
+        """Return the identifier of all samples: a digest of the shards' digests."""
         return digest(encode(self.index))
 
     def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
-        """The samples of these numbers.
+        """Read the samples in some rows.
 
-        NumPy copies without Python's lock, so that a page that has to come from the disk stalls no
-        other thread, and in this thread alone, so that copying takes no core from the training.
+        NumPy copies without Python's lock, so that a page fault stalls no other thread, and in this
+        thread alone, so that copying takes no core from the training.
         """
         numbers = rows.numpy()
         out = np.empty((len(numbers), self._num_bytes), np.uint8)
@@ -184,7 +184,7 @@ class Shards(Source):
         return math.prod(self.sample_shape) * self.dtype.itemsize
 
     def _mapped(self, place: int) -> "Mapped":
-        """A shard, mapped when it is first used."""
+        """Map a shard when it is first used."""
         if place not in self._maps:
             file, num = self.folder / shard_name(self.name, place), self.index.nums[place]
             self._maps[place] = Mapped.from_file(file, num, self._num_bytes)
@@ -200,7 +200,7 @@ class Mapped:
 
     Attributes:
         rows: The bytes.
-        memory: The mapping; none of an empty file.
+        memory: The mapping; None for an empty file.
     """
 
     rows: UInt8[np.ndarray, "n bytes"]
@@ -208,11 +208,11 @@ class Mapped:
 
     @classmethod
     def from_file(cls, path: Path, num: int, num_bytes: int) -> "Mapped":
-        """The rows of a file.
+        """Map the rows of a file.
 
         Raises:
             OSError: If it cannot be read.
-            ValueError: If it has another size: a mapping that ends early ends the process.
+            ValueError: If it has another size: reading beyond its end kills the process.
         """
         with files.named_errors(path), files.regular(path).open("rb") as file:
             found, memory = file.seek(0, 2), None
@@ -225,12 +225,13 @@ class Mapped:
         if memory is None:
             return cls(np.empty((num, num_bytes), np.uint8), None)
         if hasattr(mmap, "MADV_RANDOM"):
-            memory.madvise(mmap.MADV_RANDOM)  # neighbours on the disk are none in a batch
+            memory.madvise(mmap.MADV_RANDOM)  # a batch has no neighbours on the disk
         return cls(np.frombuffer(memory, np.uint8).reshape(num, num_bytes), memory)
 
     def request(self, numbers: Int64[np.ndarray, " b"]) -> None:
-        """Let the system read rows that are not in memory, all at once: page by page, as they are
-        touched, takes 5 to 15 times as long.
+        """Request rows from the disk at once.
+
+        Page by page, as they are touched, reading takes 5 to 15 times as long.
         """
         if self.memory is None or not hasattr(mmap, "MADV_WILLNEED"):
             return
@@ -241,12 +242,12 @@ class Mapped:
 
 
 def labels_file(folder: Path, split: str) -> Path:
-    """Where the labels of a split are."""
+    """Return the path of the labels of a split."""
     return folder / f"{split}.labels"
 
 
 def load_labels(folder: Path, split: str, num: int) -> Int64[Tensor, " n"]:
-    """The labels of a split, mapped into memory."""
+    """Map the labels of a split into memory."""
     content = Mapped.from_file(labels_file(folder, split), num, 8).rows.view("<i8")[:, 0]
     with warnings.catch_warnings():
         # a writable mapping would need as much memory as the data are long; nobody writes
@@ -255,18 +256,18 @@ def load_labels(folder: Path, split: str, num: int) -> Int64[Tensor, " n"]:
 
 
 def verify(folder: Path, start: Start = silent) -> Index:
-    """Read all files of a folder, to see whether they are as they were written.
+    """Compare all files of a folder with their SHA-256.
 
     Args:
-        folder: Where they are.
-        start: Begins the progress.
+        folder: The folder.
+        start: Starts the progress.
 
     Returns:
-        Its index.
+        The index.
 
     Raises:
-        FileNotFoundError: If it has no index, or there is no such file.
-        ValueError: If its index is damaged, or files are; it names them.
+        FileNotFoundError: If the index or a file is missing.
+        ValueError: If the index is corrupt, or files are; it names them.
     """
     index = Index.read(folder)
     digests = {
@@ -285,17 +286,17 @@ def verify(folder: Path, start: Start = silent) -> Index:
         advance(1)
     if damaged:
         raise ValueError(
-            f"{len(damaged)} of {len(digests)} files in {folder} are not as they were written "
+            f"{len(damaged)} of {len(digests)} files in {folder} were changed "
             f"({', '.join(damaged[:3])}{', ...' * (len(damaged) > 3)}): pack into a new folder."
         )
     return index
 
 
 def load_shards(folder: Path, index: Index) -> Dataset:
-    """The data of a folder, opened without a look at any sample.
+    """Open the data of a folder without reading any sample.
 
     Args:
-        folder: Where they are.
+        folder: The folder.
         index: Its index.
 
     Raises:

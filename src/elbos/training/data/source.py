@@ -1,4 +1,4 @@
-"""Samples by number, in memory or read when they are asked for."""
+"""Samples by number, in memory or read on demand."""
 
 import abc
 import hashlib
@@ -14,41 +14,41 @@ from elbos.training.randomness import Visits
 
 
 class Source(abc.ABC):
-    """The samples of a split, by number; indexed like a tensor, `x[rows]`, `x[:100]`, `x[3]`.
+    """Samples of a split by number; indexed like a tensor, `x[rows]`, `x[:100]`, `x[3]`.
 
-    Reading is a pure function of the numbers, safe in several threads at once, and lets other
-    threads run meanwhile. Validation and evaluation read the same in each epoch; a training may
-    make something else of what is stored (`stored`, `augmented`).
+    Reading is a pure function of the numbers, thread-safe, and does not hold Python's lock.
+    Validation and evaluation read the same in each epoch; a training may augment the stored samples
+    (`stored`, `augmented`).
     """
 
     @property
     @abc.abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """The number of samples, and the shape of one."""
+        """Number of samples, and shape of one."""
 
     @abc.abstractmethod
     def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
-        """The samples of these numbers: pixel values, or continuous data.
+        """Read samples: pixel values, or continuous data.
 
         Raises:
             OSError: If they cannot be read.
-            ValueError: If they are damaged.
+            ValueError: If they are corrupt.
         """
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """The identifier of all samples, which takes no reading of them."""
+        """Return the identifier of all samples, without reading them."""
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *e"]:
-        """What a training sends to its device of the samples of these numbers."""
+        """Read samples as a training transfers them to its device."""
         return self.read(rows)
 
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
-        """What a training makes of that on its device: another image or draw in each epoch.
+        """Augment stored samples on the device: another image or draw in each epoch.
 
         Args:
-            x: What is stored of some samples.
-            visits: Which they are, and in which epochs.
+            x: Stored samples.
+            visits: Their numbers and epochs.
         """
         del visits
         return x
@@ -64,7 +64,7 @@ class Source(abc.ABC):
         return self.read(rows)
 
     def split(self, size: int) -> Iterator[Shaped[Tensor, "b *d"]]:
-        """All samples in turn, some at a time."""
+        """Iterate over all samples in batches."""
         return (self[start : start + size] for start in range(0, len(self), size))
 
 
@@ -80,26 +80,26 @@ class InMemory(Source):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The number of samples, and the shape of one."""
+        """Number of samples, and shape of one."""
         return tuple(self.x.shape)
 
     def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
-        """A copy of the samples of these numbers.
+        """Copy the samples in some rows.
 
-        NumPy makes it in this thread alone: torch would take cores from the training.
+        NumPy copies in this thread alone; torch would take cores from the training.
         """
         return torch.from_numpy(self.x.numpy()[rows.numpy()])
 
     def fingerprint(self) -> str:
-        """The digest of all samples."""
+        """Return the digest of all samples."""
         return digest_of([self.x])
 
     def __getitem__(self, rows: Int64[Tensor, " b"] | slice | int) -> Shaped[Tensor, "..."]:
-        return self.x[rows]  # a slice is no copy
+        return self.x[rows]  # a slice is a view
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:
-    """The SHA-256 of tensors, one after the other."""
+    """Compute the SHA-256 of concatenated tensors."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(np.ascontiguousarray(tensor.cpu().numpy()).reshape(-1).data)

@@ -37,7 +37,7 @@ _ARRAYS, _DIGEST = ("places", "names", *SPLITS), "sha256"
 
 @dataclass(frozen=True, kw_only=True)
 class Tar(Typed):
-    """WebDataset's tars of pictures, decoded when they are read: 3xSIZExSIZE, 256 pixel values.
+    """Images of WebDataset tars, decoded when they are read: 3xSIZExSIZE, 256 pixel values.
 
     Tars with the words train, val or test in their names are of these splits, else 5 % of the
     pictures are for validation and 5 % for testing, chosen by a hash of their names. Bytes of

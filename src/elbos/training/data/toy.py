@@ -1,4 +1,4 @@
-r"""Points in the plane from a Gaussian mixture, of which everything is known in closed form.
+r"""Points in the plane from a Gaussian mixture, whose densities are known in closed form.
 
 $$p(x) = \sum_k \pi_k \, \mathcal N(x; \mu_k, s_k^2 I), \qquad x \in \mathbb R^2.$$
 
