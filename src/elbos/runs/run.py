@@ -26,7 +26,7 @@ from elbos.theory.weightings import WeightFunction
 from elbos.training import checkpoint, exported
 from elbos.training.config import Training, run_config
 from elbos.training.data import Dataset, Given, KnownData, Toy, digest_of
-from elbos.training.data.downloads import without_downloads
+from elbos.training.data.dataset import without_downloads
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import autocast
 from elbos.training.network import OwnNetwork

@@ -36,12 +36,12 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of checkpoints."""
+        """Folder of the run's checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def samples(self) -> Path:
-        """Folder of samples."""
+        """Folder of grids of samples."""
         return self.path / "samples"
 
     @property
@@ -51,7 +51,7 @@ class RunDirectory:
 
     @property
     def evaluation(self) -> Path:
-        """Folder of measurements."""
+        """Folder of the evaluation's parts."""
         return self.path / "evaluation"
 
     def read(self, name: str) -> dict[str, Any] | None:

@@ -90,7 +90,7 @@ def coefficients(
 
 
 def _inner(s: _Array, gamma: _Array, t: _Array, kappa: _Array) -> _Array:
-    r"""$\langle p_{s,\gamma}, p_{t,\kappa}\rangle$."""
+    r"""Inner product $\langle p_{s,\gamma}, p_{t,\kappa}\rangle$ of two profiles."""
     scale = (gamma + 1) * (kappa + 1) / (gamma + kappa + 1)
     shared = (gamma + kappa + 1) * np.log(np.minimum(s, t))
     inner: _Array = scale * np.exp(shared - (gamma + 1) * np.log(s) - (kappa + 1) * np.log(t))

@@ -80,7 +80,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes and prints."""
+        """True for the process that writes and prints."""
         return self.rank == 0
 
     def share(self, num: int) -> slice:

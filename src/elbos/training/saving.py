@@ -60,7 +60,7 @@ class Saver:
 
     @property
     def is_busy(self) -> bool:
-        """Whether this process is writing."""
+        """True while this process is writing."""
         return self._writing is not None and not self._writing.done()
 
     def is_time(self, minutes: float) -> bool:

@@ -8,6 +8,9 @@ $$x = \frac{2k}{K-1} - 1 \in [-1, 1].$$
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -265,3 +268,24 @@ def to_pixels(levels: UInt8[Tensor, "*b"], num_levels: int) -> UInt8[Tensor, "*b
         tensor([  0, 128, 255], dtype=torch.uint8)
     """
     return (levels.float() * 255 / (num_levels - 1)).round().to(torch.uint8)
+
+
+# --- downloads -----------------------------------------------------------------------------------
+
+_ARE_ALLOWED = ContextVar("are_downloads_allowed", default=True)
+"""False for data that the files of a run name: those may be a stranger's."""
+
+
+@contextmanager
+def without_downloads() -> Iterator[None]:
+    """Load data of this machine alone within the `with` block: a run may be a stranger's."""
+    token = _ARE_ALLOWED.set(False)
+    try:
+        yield
+    finally:
+        _ARE_ALLOWED.reset(token)
+
+
+def are_downloads_allowed() -> bool:
+    """Return whether data may be downloaded here."""
+    return _ARE_ALLOWED.get()

@@ -19,8 +19,7 @@ from torch import Tensor
 from elbos.base import files
 from elbos.base.cache import build_once
 from elbos.base.checks import Typed
-from elbos.training.data import downloads
-from elbos.training.data.dataset import Dataset, Split
+from elbos.training.data.dataset import Dataset, Split, are_downloads_allowed
 from elbos.training.data.source import InMemory
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -92,7 +91,7 @@ class Fashion(Typed):
         root = self.root
         folders = (root, root / "raw", root / "FashionMNIST" / "raw")
         for folder in folders:
-            if any(path.is_file() for path in _candidates(folder, "train-images-idx3-ubyte")):
+            if _find(folder, "train-images-idx3-ubyte"):
                 return folder
         raise FileNotFoundError(
             f"no Fashion-MNIST in {root}: expected train-images-idx3-ubyte or "
@@ -101,7 +100,7 @@ class Fashion(Typed):
 
 
 def _download(folder: Path) -> None:
-    if not downloads.are_allowed():
+    if not are_downloads_allowed():
         raise FileNotFoundError(
             "Fashion-MNIST is not on this machine, and nothing that a run names is downloaded: "
             "data:fashion does so"
@@ -123,8 +122,9 @@ def _download(folder: Path) -> None:
         files.write(raw / name, content)
 
 
-def _candidates(folder: Path, name: str) -> tuple[Path, Path]:
-    return folder / name, folder / f"{name}.gz"
+def _find(folder: Path, name: str) -> Path | None:
+    paths = (folder / name, folder / f"{name}.gz")
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _read_split(folder: Path, prefix: str) -> Split:
@@ -143,23 +143,17 @@ def _read_split(folder: Path, prefix: str) -> Split:
 
 
 def _read_idx(folder: Path, name: str, num_dims: int) -> UInt8[Tensor, "..."]:
-    """Read the array in an idx file, gzipped or not."""
-    path = next((path for path in _candidates(folder, name) if path.is_file()), None)
-    if path is None:
+    """Read an idx file, gzipped or not: magic number, 32-bit sizes (big-endian), uint8 values."""
+    if (path := _find(folder, name)) is None:
         raise FileNotFoundError(f"{folder} lacks {name} or {name}.gz: put it beside the others")
     try:
         content = files.read(path)
-        return _parse_idx(gzip.decompress(content) if path.suffix == ".gz" else content, num_dims)
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        magic, *shape = np.frombuffer(content, ">u4", count=1 + num_dims).tolist()
+        if magic == _IDX_UINT8 + num_dims:
+            values = np.frombuffer(content, np.uint8, offset=4 * (1 + num_dims))
+            return torch.from_numpy(values.reshape(shape).copy())
+        reason = f"its magic number is {magic}, not {_IDX_UINT8 + num_dims}"
     except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
-        raise ValueError(f"{path} is cut short or damaged ({error}): get it again") from error
-
-
-def _parse_idx(content: bytes, num_dims: int) -> UInt8[Tensor, "..."]:
-    """The array of uint8 in idx format: a big-endian magic number, one 32-bit size per dimension,
-    and the values.
-    """
-    magic, *shape = np.frombuffer(content, ">u4", count=1 + num_dims).tolist()
-    if magic != _IDX_UINT8 + num_dims:
-        raise ValueError(f"its magic number is {magic}, not {_IDX_UINT8 + num_dims}")
-    values = np.frombuffer(content, np.uint8, offset=4 * (1 + num_dims))
-    return torch.from_numpy(values.reshape(shape).copy())
+        reason = str(error)
+    raise ValueError(f"{path} is cut short or corrupt ({reason}): get it again")

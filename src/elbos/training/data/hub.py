@@ -16,9 +16,8 @@ from elbos.base.checks import Typed
 from elbos.base.codec import digest
 from elbos.base.errors import flat, suggestion
 from elbos.base.extras import needs
-from elbos.training.data import downloads
 from elbos.training.data.augment import augmented
-from elbos.training.data.dataset import Dataset
+from elbos.training.data.dataset import Dataset, are_downloads_allowed
 from elbos.training.data.images import Archive, BadPicture, Numbers
 from elbos.training.data.listing import SPLIT_WORDS, Picture, divided
 
@@ -97,7 +96,7 @@ class Hub(Typed):
         try:
             found = self._loaded(datasets)
         except Exception as error:  # of the library or the network, of any type
-            if not downloads.are_allowed():
+            if not are_downloads_allowed():
                 raise ValueError(
                     f"{self.path} is not on this machine, and nothing that a run names is "
                     f"downloaded: data:hub --data.path {self.path} does so"
@@ -127,7 +126,7 @@ class Hub(Typed):
         is_saved = any((folder / name).exists() for name in ("dataset_dict.json", "state.json"))
         if is_saved:
             return datasets.load_from_disk(self.path)
-        if downloads.are_allowed():
+        if are_downloads_allowed():
             return datasets.load_dataset(self.path, self.name)
         constants = importlib.import_module("huggingface_hub.constants")
         both = (datasets.config, constants)  # one for names, the other for requests

@@ -62,7 +62,7 @@ def pieces(splits: Sequence[Any], num_bytes: int) -> list[Piece]:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A complete shard.
+    """Record of a complete shard.
 
     Attributes:
         key: The identifier of the samples that it was made of.

@@ -121,7 +121,7 @@ class Index:
 
     @property
     def num_shards(self) -> int:
-        """Number of shards."""
+        """Number of shards in all splits."""
         return sum(len(split.nums) for split in self.splits)
 
 

@@ -44,7 +44,7 @@ class Toy(Typed):
         return GaussianMixture(*_MIXTURES[self.kind]())
 
     def load(self) -> Dataset:
-        """Draw the dataset.
+        """Draw training, validation and test points.
 
         Raises:
             ValueError: If `num_train` is below 1.
