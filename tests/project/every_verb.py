@@ -26,6 +26,7 @@ OPTIONAL = ("lightning", "transformers")
 DATA = (
     "py.typed",
     "cli/help/train.txt",
+    *("training/data/digits.npz", "training/data/digits.txt"),
     *(f"base/templates/{name}" for name in ("base.html", "style.css", "page.js")),
     "audit/templates/page.html",
 )

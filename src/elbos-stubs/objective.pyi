@@ -1,0 +1,1 @@
+from elbos.theory.objective import *

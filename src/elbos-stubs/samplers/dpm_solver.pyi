@@ -1,0 +1,1 @@
+from elbos.models.samplers.dpm_solver import *

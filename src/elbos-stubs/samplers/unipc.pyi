@@ -1,0 +1,1 @@
+from elbos.models.samplers.unipc import *

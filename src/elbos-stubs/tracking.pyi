@@ -1,0 +1,1 @@
+from elbos.training.tracking import *

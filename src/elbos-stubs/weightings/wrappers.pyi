@@ -1,0 +1,1 @@
+from elbos.theory.weightings.wrappers import *
