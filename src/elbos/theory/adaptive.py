@@ -11,6 +11,8 @@ small is proportional to $\mathbb E[v \mid \lambda]$, which makes $\ell$ constan
 Both are followed by running means in evenly spaced bins of log-SNR. The density is constant within
 a bin, so time is piecewise linear in log-SNR and its inverse is exact.
 
+See docs/theory.md, section 5.
+
 References:
     Kingma & Gao (2023), https://arxiv.org/abs/2303.00848
 """

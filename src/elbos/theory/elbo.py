@@ -12,6 +12,8 @@ $w(\lambda_\min)$, a probability distribution over noise levels: the loss is the
 Gaussian noise added. If $w$ rises somewhere they are a signed measure: still a weighted integral of
 ELBOs, no longer a likelihood objective.
 
+See docs/theory.md, section 3.
+
 References:
     Kingma & Gao (2023), https://arxiv.org/abs/2303.00848
 """

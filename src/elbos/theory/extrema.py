@@ -3,6 +3,8 @@ r"""Where a function of log-SNR rises.
 A weighting is a likelihood objective if it never rises with $\lambda$, so everything the project
 says about monotonicity rests on this one search. A rise counts only if it exceeds a tolerance: the
 noise of floating-point arithmetic for a function, the sampling error for a measured curve.
+
+See docs/theory.md, section 3.
 """
 
 import math

@@ -29,6 +29,8 @@ Two facts about it, both of which the tests check:
   the distribution that it was drawn from: no model's loss on held-out data is below it, either.
 
 Everything is in nats per dimension.
+
+See docs/theory.md, section 6.
 """
 
 import math

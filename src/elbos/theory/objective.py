@@ -8,6 +8,8 @@ The expectation over $\lambda \sim p$ and $\epsilon$ is $L_w(x)$ for every sched
 parameterization. The error is taken in the network's own output space, where it is a number of
 order one at every noise level; converting to $\hat\epsilon$ first would lose all digits of it at
 one end or the other.
+
+See docs/theory.md, section 2.
 """
 
 import warnings

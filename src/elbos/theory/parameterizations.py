@@ -20,6 +20,8 @@ $$\hat x = \frac{\sigma \hat y - b z}{a\sigma - b\alpha}, \qquad
 | flow $u = \epsilon - x$ | $(-1, 1)$ | $(1 + e^{-\lambda/2})^2$ |
 | EDM's $F$ | see `EDM` | $e^{-\lambda}/\sigma_d^2 + 1$ |
 
+See docs/theory.md, section 2.
+
 References:
     Kingma & Gao (2023), https://arxiv.org/abs/2303.00848
 """

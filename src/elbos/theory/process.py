@@ -14,6 +14,8 @@ Going from a noisy level $t$ to a cleaner level $s$, with $c = 1 - e^{\lambda_t 
 $$q(z_s \mid z_t, x) = \mathcal N\!\left(\frac{\alpha_s}{\alpha_t}(1 - c)\, z_t + \alpha_s c\, x,\;
   \sigma_s^2 c\, I\right).$$
 
+See docs/theory.md, section 1.
+
 References:
     Kingma et al. (2021), Variational Diffusion Models, https://arxiv.org/abs/2107.00630
 """

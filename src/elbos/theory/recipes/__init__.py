@@ -11,6 +11,8 @@ compares the two. A new method is one entry in the file of its family and, if it
 class in `weightings`. Where a reference says "as set by trainers", the setting is a choice or a
 default of public trainers, not the word of a model's authors.
 
+See docs/theory.md, sections 2 and 4.
+
 References:
     Kingma & Gao (2023), https://arxiv.org/abs/2303.00848
 """

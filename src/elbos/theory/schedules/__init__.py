@@ -17,6 +17,8 @@ $$\tilde f(t) = f(t_0 + (t_1 - t_0)\,t), \quad t_0 = f^{-1}(\lambda_\max), \quad
 
 so that no end point is infinite. A range beyond a schedule's own ends continues its formula.
 
+See docs/theory.md, section 1.
+
 References:
     Kingma & Gao (2023), https://arxiv.org/abs/2303.00848
 """

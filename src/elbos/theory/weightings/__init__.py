@@ -12,6 +12,8 @@ the closed forms.
 A new weighting is a frozen dataclass with one method, or any callable from log-SNR to weight. A
 configuration holds neither: `tabulated` makes numbers of it, with which a run is trained.
 
+See docs/theory.md, section 4.
+
 References:
     Kingma & Gao (2023), https://arxiv.org/abs/2303.00848
 """
