@@ -14,10 +14,9 @@ from PIL import Image
 from torch.nn.functional import softplus
 
 from elbos.base.numbers import percent
-from elbos.evaluation.figures import curves_figure, sweep_figure, sweep_styles
-from elbos.evaluation.floor_page import floor_figure, underfitting
+from elbos.evaluation.figures import curves_figure, floor_figure, sweep_figure, sweep_styles
 from elbos.evaluation.metrics import FRECHET_DISTANCE, KERNEL_DISTANCE, Value
-from elbos.evaluation.page import evaluation_page, evaluation_tables, runs_table
+from elbos.evaluation.page import evaluation_page, evaluation_tables, runs_table, underfitting
 from elbos.evaluation.result import (
     Curve,
     Evaluation,

@@ -1,12 +1,104 @@
-"""`elbos weightings`: the weighting that each published recipe implies."""
+"""`elbos weightings`: the weighting that each published recipe implies, and where it increases."""
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich.console import Console
 
+from elbos.base.numbers import number
+from elbos.base.tables import Column, Table
 from elbos.cli.parse import parse
-from elbos.cli.weightings_table import implied_weightings, tables
+from elbos.theory.elbo import rising_intervals
+from elbos.theory.names import code
+from elbos.theory.recipes import FAMILIES, RECIPES, Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImpliedWeighting:
+    """The weighting that a recipe implies.
+
+    Attributes:
+        name: The recipe's, as `elbos audit` takes it.
+        title: What it is from, in words.
+        schedule, parameterization, weighting: As Python.
+        logsnr_min, logsnr_max: The ends of the schedule.
+        is_monotone: Whether the weighting never rises with the log-SNR.
+        rising: The intervals of log-SNR in which it rises.
+        reference: Where it was published.
+    """
+
+    name: str
+    title: str
+    schedule: str
+    parameterization: str
+    weighting: str
+    logsnr_min: float
+    logsnr_max: float
+    is_monotone: bool
+    rising: tuple[tuple[float, float], ...]
+    reference: str
+
+    @classmethod
+    def from_recipe(cls, name: str, recipe: Recipe) -> "ImpliedWeighting":
+        """What a recipe implies, from its closed form."""
+        low, high = recipe.schedule.logsnr_min, recipe.schedule.logsnr_max
+        found = rising_intervals(recipe.closed_form, low, high)
+        return cls(
+            name=name,
+            title=recipe.title,
+            schedule=repr(recipe.schedule),
+            parameterization=repr(recipe.parameterization),
+            weighting=repr(recipe.closed_form),
+            logsnr_min=low,
+            logsnr_max=high,
+            is_monotone=not found,
+            rising=tuple((round(start, 6) + 0.0, round(end, 6) + 0.0) for start, end in found),
+            reference=recipe.reference,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for JSON."""
+        return asdict(self)
+
+
+def implied_weightings() -> list[ImpliedWeighting]:
+    """The weighting of every recipe in the library."""
+    return [ImpliedWeighting.from_recipe(name, recipe) for name, recipe in RECIPES.items()]
+
+
+def tables(weightings: list[ImpliedWeighting]) -> list[Table]:
+    """A table for each family of recipes."""
+    return [
+        _table(f"The weighting that each recipe implies: {family}", members)
+        for family, names in FAMILIES.items()
+        if (members := [one for one in weightings if one.name in names])
+    ]
+
+
+def _table(caption: str, weightings: list[ImpliedWeighting]) -> Table:
+    """A row for each recipe."""
+    titles = ("recipe", "weighting", "rises on", "reference")
+    rows = [
+        (
+            one.name,
+            code(RECIPES[one.name].closed_form, has_defaults=True),
+            ", ".join(f"[{number(start, 3)}, {number(end, 3)}]" for start, end in one.rising)
+            or "never",
+            _short(one.reference),
+        )
+        for one in weightings
+    ]
+    columns = [Column(title, is_numeric=False) for title in titles]
+    return Table(columns, rows, caption=caption)
+
+
+def _short(reference: str) -> str:
+    """The number at arXiv, which no wrapping breaks, and whether trainers set it."""
+    numbers = re.findall(r"arxiv.org/abs/([\d.]+)", reference)
+    by_trainers = ["(trainers)"] if "trainers" in reference else []
+    return " ".join([*(f"arXiv:{number}" for number in numbers), *by_trainers])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@
 | `estimators`, `metrics` | distances between sets of features; the list of all metrics |
 | `quality` | samples scored set by set, also by sampler and evaluations |
 | `result`, `scores` | the results |
-| `page`, `figures`, `floor_page` | the page and its figures |
+| `page`, `figures` | the page with its tables, and its figures |
 """
 
 from elbos.base.aliases import moved_names

@@ -19,11 +19,13 @@ import numpy as np
 from plotly.graph_objects import Figure, Scatter
 
 from elbos.base.colors import COLORS, DASHES, Swatch
-from elbos.base.figures import Panel, log_axis, stacked
+from elbos.base.figures import Panel, area, log_axis, logsnr_axis, stacked
 from elbos.evaluation.metrics import FRECHET_DISTANCE
 from elbos.evaluation.result import Evaluation
 from elbos.evaluation.scores import Sweep, SweepPoint
 from elbos.validation.figures import by_level_figure
+
+LEAST_FLOOR = 1e-6  # of the largest loss: floors fall to nothing, and the figure ends here
 
 BASELINE = Swatch(COLORS[-1], "dash")
 """How real data are drawn."""
@@ -39,6 +41,43 @@ def curves_figure(result: Evaluation) -> Figure:
     """The loss by noise level, above the ELBO of noisy data, with two standard errors."""
     found = zip(swatches(result), result.results.values(), strict=True)
     return by_level_figure({name: (one.curve, one.elbo) for name, one in found})
+
+
+def floor_figure(result: Evaluation) -> Figure:
+    """The loss by noise level, and the floor dashed, on a logarithmic axis."""
+    traces: list[Scatter] = []
+    floors = result.floors or {}
+    for (title, swatch), (name, floor) in zip(
+        swatches(result).items(), floors.items(), strict=True
+    ):
+        curve = result.results[name].curve
+        loss = np.array(curve.nats_per_dim), np.array(curve.standard_error)
+        traces += _floor_curve(np.array(curve.logsnr), *loss, title, swatch.color, "solid")
+        least = np.array(floor.loss), np.array(floor.standard_error)
+        title = f"floor, {title}"
+        traces += _floor_curve(np.array(floor.logsnr), *least, title, swatch.color, "dash")
+    values = np.concatenate([trace.y for trace in traces])
+    axis = log_axis(values[values > LEAST_FLOOR * values.max()])
+    panel = Panel("<b>Loss and floor</b> in nats/dim, ±2 standard errors", 300, traces, axis)
+    levels = [level for floor in floors.values() for level in floor.logsnr]
+    return stacked([panel], logsnr_axis(min(levels), max(levels)), has_legend=True)
+
+
+def _floor_curve(
+    levels: np.ndarray, values: np.ndarray, errors: np.ndarray, name: str, color: str, dash: str
+) -> list[Scatter]:
+    """A curve with its error, as far as it is above nothing."""
+    low = np.maximum(values - 2 * errors, 1e-3 * np.abs(values))
+    line = Scatter(
+        x=levels,
+        y=values,
+        name=escape(name, quote=False),
+        mode="lines",
+        line={"color": color, "width": 2.5, "dash": dash, "simplify": False},
+        customdata=2 * errors,
+        hovertemplate="%{y:.3e} ± %{customdata:.1e}",
+    )
+    return [area(levels, low, values + 2 * errors, color), line]
 
 
 def sweep_lines(sweep: Sweep) -> dict[tuple[str, str], list[SweepPoint]]:

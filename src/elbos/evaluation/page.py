@@ -8,13 +8,13 @@ from pathlib import Path
 
 from elbos import __version__
 from elbos.base.html import document, write_html
-from elbos.base.numbers import count, fixed, number, plus_minus, setting, signed
+from elbos.base.numbers import count, fixed, number, percent, plus_minus, setting, signed
 from elbos.base.tables import Cell, Column, Row, Table, evenly, settings
 from elbos.evaluation import figures
-from elbos.evaluation.floor_page import floor_figure, floor_tables, underfitting
 from elbos.evaluation.metrics import FRECHET_DISTANCE
 from elbos.evaluation.result import MAX_Z, Evaluation, Likelihood, TheoremCheck
 from elbos.evaluation.scores import SampleQuality, SampleSets, Scores, Sweep
+from elbos.theory.floor import Floor
 from elbos.validation.result import NATS_PER_BIT
 
 _NUM_LEVELS = 13  # in tables of curves
@@ -79,7 +79,7 @@ def evaluation_page(
         max_z=MAX_Z,
         unit=unit_of(result),
         figures=figures,
-        floor_figure=floor_figure,
+        floor_figure=figures.floor_figure,
         underfitting=underfitting,
         tables=_page_tables(result),
     )
@@ -291,3 +291,58 @@ def level_table(result: Evaluation, name: str, num_rows: int = _NUM_LEVELS) -> T
     heads = ["log-SNR", "noise/signal", *figures.swatches(result)]
     title = {"curve": "Loss in nats/dim", "elbo": "ELBO of noisy data in nats/dim"}[name]
     return Table(heads, rows, title)
+
+
+def floor_tables(result: Evaluation, num_rows: int) -> list[Table]:
+    """Loss, floor and excess at some noise levels, of each condition."""
+    return [
+        _floor_table(result.results[name], floor, name.replace("_", " "), num_rows)
+        for name, floor in (result.floors or {}).items()
+    ]
+
+
+def _floor_table(one: Likelihood, floor: Floor, name: str, num_rows: int) -> Table:
+    curve = one.curve
+    rows = []
+    for i in evenly(len(curve.logsnr), num_rows):
+        loss, error = curve.nats_per_dim[i], curve.standard_error[i]
+        least, least_error = floor.loss[i], floor.standard_error[i]
+        excess = plus_minus(loss - least, math.hypot(error, least_error) if error else None)
+        cells = (plus_minus(loss, error), plus_minus(least, least_error), excess)
+        rows.append((fixed(curve.logsnr[i], 2), *cells))
+    heads = ["log-SNR", "loss", "floor", "loss − floor"]
+    if found := underfitting(one, floor):
+        name += f"; {percent(found.excess)} ± {percent(found.error)} above it"
+        name += f" up to log-SNR {fixed(found.logsnr, 1)}"
+    return Table(heads, rows, name)
+
+
+@dataclass(frozen=True)
+class Underfitting:
+    """What a loss is above its floor, where a tenth of the training images has the same floor.
+
+    Attributes:
+        logsnr: Up to this noise level.
+        excess: The area between loss and floor over that under the floor.
+        error: Its standard error at most: as if the errors at all noise levels were one.
+    """
+
+    logsnr: float
+    excess: float
+    error: float
+
+
+def underfitting(one: Likelihood, floor: Floor) -> Underfitting | None:
+    """The excess where the floor is resolved, or None if it is so at no noise level.
+
+    Levels at which the loss has no error are left out: no image was measured there, and the loss is
+    what the pilot's curve says.
+    """
+    curve = one.curve
+    levels = [i for i in range(floor.num_resolved) if curve.standard_error[i] > 0]
+    if not levels:
+        return None
+    area = sum(floor.loss[i] for i in levels)
+    errors = [math.hypot(curve.standard_error[i], floor.standard_error[i]) for i in levels]
+    excess = sum(curve.nats_per_dim[i] for i in levels) / area - 1
+    return Underfitting(floor.logsnr[levels[-1]], excess, sum(errors) / area)
