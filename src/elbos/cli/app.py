@@ -32,7 +32,7 @@ from elbos.training.slurm import name_as_torchrun_does
 
 
 class Verb(NamedTuple):
-    """What is known of a verb before its module is imported.
+    """Description of a verb, known before its module is imported.
 
     Args:
         summary: What it does, in a line.
@@ -116,7 +116,7 @@ def main() -> None:
 
 
 def run(words: list[str]) -> None:
-    """Do what the words say."""
+    """Run the command given by the words."""
     if not words or words[0] in ("-h", "--help"):
         lines = (f"  {verb:12}{about.summary}" for verb, about in VERBS.items())
         usage = "usage: elbos VERB [OPTIONS]; `elbos VERB -h` has the most used options, --help all"
@@ -138,7 +138,7 @@ def run(words: list[str]) -> None:
 
 
 def command(verb: str, words: list[str]) -> Callable[[], None]:
-    """The command that the words after a verb stand for.
+    """Parse the words after a verb into its command.
 
     Raises:
         UsageError: If they are wrong.
@@ -152,8 +152,10 @@ def command(verb: str, words: list[str]) -> Callable[[], None]:
 
 
 def _open_closed_streams() -> None:
-    """Let a standard stream that is closed be the null device, as `>&-` leaves it: the next file
-    that is opened, such as a checkpoint, would have its number, and get what is printed.
+    """Replace closed standard streams by the null device.
+
+    Else the next file that is opened, such as a checkpoint, would have the number of the stream,
+    and get what is printed.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -168,14 +170,14 @@ def _stop(*_: object) -> None:
 
 
 def short_help(verb: str) -> str:
-    """The help of a verb, at most 30 lines of 80 characters."""
+    """Return the short help of a verb, at most 30 lines of 80 characters."""
     text = resources.files("elbos.cli").joinpath("help", f"{verb}.txt").read_text(encoding="utf-8")
     page = {"train": " digits", "compare": " digits", "data": " pack"}.get(verb, "")
     return f"{text}\n`elbos {verb}{page} --help` has all options."
 
 
 def _num_processes() -> int:
-    """As torchrun, `accelerate launch` and srun tell it."""
+    """Number of processes, as torchrun, `accelerate launch` and srun set it."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
 
 
@@ -193,5 +195,5 @@ def _fail(error: BaseException, status: int) -> None:
 
 
 def _discard_output() -> None:
-    """Let what is left of the standard output go nowhere."""
+    """Discard the rest of the standard output."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

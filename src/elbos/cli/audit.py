@@ -1,4 +1,4 @@
-"""`elbos audit`: what a target is, and how it is audited.
+"""`elbos audit`: the kinds of targets, and the audit of each.
 
 A target is a recipe's name, a function in a Python file, a training script, the configuration of a
 diffusers scheduler, or the settings of a trainer, `TRAINER:FILE` or `TRAINER:--flags`. A function
@@ -47,7 +47,7 @@ _MAX_SAMPLES = 10_000_000  # an hour or more, and less than a per mille
 
 @dataclass(frozen=True, kw_only=True)
 class Probing:
-    """How a function is measured: with uniform random numbers for data.
+    """Settings of the measurement of a function, with uniform random numbers as data.
 
     Raises:
         ValueError: If something in it makes no sense.
@@ -271,7 +271,7 @@ def command(words: list[str]) -> Audit:
 
 @contextlib.contextmanager
 def _named(target: str, kind: type[Exception] = ValueError) -> Iterator[None]:
-    """Let errors say which target they are of: as `UsageError` if it is words of the command."""
+    """Name the target in errors: as `UsageError` if the words of the command are wrong."""
     try:
         yield
     except ValueError as error:
@@ -310,7 +310,7 @@ def _config_path(target: str) -> Path | None:
 
 
 def _is_same_file(path: Path, target: str) -> bool:
-    """Whether a path is that of what is audited, be it through links."""
+    """Return whether a path is a file that is audited, also through links."""
     file = code_path(target) if _is_code(target) else _config_path(target)
     if settings := _settings_of(target):
         named = re.split(r"[\s=]+", settings[1])  # a file, or flags that may name one

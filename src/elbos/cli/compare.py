@@ -1,4 +1,4 @@
-"""`elbos compare`: which objective to train with, and how sure that is."""
+"""`elbos compare`: compare training objectives, with intervals."""
 
 import json
 import shlex
@@ -112,7 +112,7 @@ def command(words: list[str]) -> Compare:
 
 
 def _require_shared(config: Config, preset: Config) -> None:
-    """Raise a ValueError about options that each objective has, or the comparison."""
+    """Raise a ValueError for options of a single run or of the comparison."""
     ends = {end: getattr(config.schedule, end) for end in ("logsnr_min", "logsnr_max")}
     kept = {name: getattr(config.output, name) for name in ("num_kept", "trackers")}
     theirs = {
@@ -128,9 +128,7 @@ def _require_shared(config: Config, preset: Config) -> None:
 
 
 def _require_finished(comparison: Comparison) -> None:
-    """Raise a ValueError about runs that came to no scores, but for those that diverged: that is a
-    result.
-    """
+    """Raise a ValueError for runs without scores, except diverged ones: that is a result."""
     are_all_failed = all(one.status == "failed" for one in comparison.objectives)
     failed = [
         (f"{one.name}-{failure.seed}", failure)

@@ -1,4 +1,4 @@
-"""`elbos data pack`, `encode`, `verify`: pictures or latents as shards that are opened at once."""
+"""`elbos data pack`, `encode`, `verify`: shards of images or latents that open at once."""
 
 import sys
 from collections.abc import Callable
@@ -136,7 +136,7 @@ class Encode:
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Read all that `elbos data pack` or `encode` made, to see whether it is as it was written."""
+    """Read all files that `elbos data pack` or `encode` made, and verify their digests."""
 
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder that was made."""

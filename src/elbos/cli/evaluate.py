@@ -1,4 +1,4 @@
-"""`elbos evaluate`: how good trained models are, with errors."""
+"""`elbos evaluate`: evaluate trained models, with standard errors."""
 
 import json
 import shlex
@@ -192,7 +192,7 @@ def _require_own(out: Path, folder: Path) -> None:
 
 
 def _claim(out: Path, folder: Path) -> None:
-    """Make a directory that of a folder's evaluation."""
+    """Mark a directory as that of the evaluation of a folder."""
     out.mkdir(parents=True, exist_ok=True)
     RunDirectory(out).write(_OWNER, _owner(folder))
 

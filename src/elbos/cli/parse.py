@@ -1,4 +1,4 @@
-"""Words to a command, by tyro; its help with formulas as text, and its errors in one line."""
+"""Parse words to a command with tyro, with help as text and errors in one line."""
 
 import contextlib
 import io

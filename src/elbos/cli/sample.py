@@ -63,7 +63,7 @@ class Sample:
 
 
 def _decoder(run: Run, name: str) -> Callable[[Tensor], Tensor]:
-    """From latents of a run to images, on the CPU."""
+    """Return the decoder from latents of a run to images on the CPU."""
     if run.data.num_levels is not None:
         raise ValueError(f"{run.name} was trained on images: leave --vae out.")
     vae = load_vae(name, device=run.device)

@@ -1,4 +1,4 @@
-"""`elbos train`: train what a preset says, or a file."""
+"""`elbos train`: train a preset or the configuration in a file."""
 
 import argparse
 import contextlib
@@ -82,7 +82,7 @@ class TrainAny(Train):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFile(Train):
-    """Train what a file says, with options over it."""
+    """Train the configuration in a file, with options over it."""
 
     weighting: tyro.conf.Suppress[Any] = None
     """The file's, where the command line has no words for its parts, and none for another."""
@@ -95,7 +95,7 @@ class TrainFile(Train):
 
     @classmethod
     def from_config(cls, config: Config, words: list[str]) -> "TrainFile":
-        """With `config` for the default of everything that `words` leave out.
+        """Make the command whose defaults are `config`.
 
         Raises:
             ValueError: If the file holds no more than the name of a network or of data.
@@ -161,7 +161,7 @@ def command(words: list[str]) -> Train:
 
 
 def _config_file(words: list[str]) -> Path | None:
-    """What --config names, if it is among the words."""
+    """Return the path after --config, if it is among the words."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", type=Path)
     found: dict[str, Path | None] = {}

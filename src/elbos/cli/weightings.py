@@ -42,7 +42,7 @@ class ImpliedWeighting:
 
     @classmethod
     def from_recipe(cls, name: str, recipe: Recipe) -> "ImpliedWeighting":
-        """What a recipe implies, from its closed form."""
+        """Compute the weighting of a recipe from its closed form."""
         low, high = recipe.schedule.logsnr_min, recipe.schedule.logsnr_max
         found = rising_intervals(recipe.closed_form, low, high)
         return cls(
@@ -59,12 +59,12 @@ class ImpliedWeighting:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, for JSON."""
+        """Convert the fields to JSON."""
         return asdict(self)
 
 
 def implied_weightings() -> list[ImpliedWeighting]:
-    """The weighting of every recipe in the library."""
+    """List the weighting of every recipe in the library."""
     return [ImpliedWeighting.from_recipe(name, recipe) for name, recipe in RECIPES.items()]
 
 
@@ -78,7 +78,7 @@ def tables(weightings: list[ImpliedWeighting]) -> list[Table]:
 
 
 def _table(caption: str, weightings: list[ImpliedWeighting]) -> Table:
-    """A row for each recipe."""
+    """Table of recipes, one row each."""
     titles = ("recipe", "weighting", "rises on", "reference")
     rows = [
         (
@@ -95,7 +95,7 @@ def _table(caption: str, weightings: list[ImpliedWeighting]) -> Table:
 
 
 def _short(reference: str) -> str:
-    """The number at arXiv, which no wrapping breaks, and whether trainers set it."""
+    """Shorten a reference to its arXiv number, and note settings of trainers."""
     numbers = re.findall(r"arxiv.org/abs/([\d.]+)", reference)
     by_trainers = ["(trainers)"] if "trainers" in reference else []
     return " ".join([*(f"arXiv:{number}" for number in numbers), *by_trainers])
@@ -103,7 +103,7 @@ def _short(reference: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Weightings:
-    """Print what published recipes weigh: monotone or not, and where the weighting rises."""
+    """Print the weighting that each published recipe implies: monotone, or where it increases."""
 
     json: bool = False
     """Print the table as JSON."""

@@ -1,4 +1,4 @@
-"""Objectives against each other: each trained with all seeds, and scored alike.
+"""Comparison of training objectives: each trained with all seeds, and scored alike.
 
 | module | what it holds |
 |---|---|

@@ -92,7 +92,7 @@ def compare(
 
 
 def _seeds(given: int | Sequence[int]) -> tuple[int, ...]:
-    """The seeds, of which the number may be given."""
+    """Turn a number of seeds into the list of seeds."""
     if type(given) is int and given > 0:
         return tuple(range(given))
     if isinstance(given, str) or not isinstance(given, Sequence):
@@ -108,7 +108,7 @@ def run_experiment(
     minutes: float | None = None,
     command: str | None = None,
 ) -> Comparison:
-    """Make all runs that are not made yet, and write the report.
+    """Make the runs that are missing, and write the report.
 
     Several processes may share the work.
 
@@ -183,8 +183,7 @@ def _reporter(
 
 
 def _require_trainable(experiment: Experiment, dataset: Dataset) -> int:
-    """Fail now where every run would: the network or a sampler does not fit the data, or a tracker
-    is not installed.
+    """Raise an error now if every run would fail: network, sampler or tracker.
 
     Returns:
         Number of the network's parameters.
@@ -206,9 +205,7 @@ def _claimed(
     minutes: float | None,
     executor: Executor,
 ) -> Experiment:
-    """The experiment, with the precision and the number of images that were chosen when its
-    directory was begun, or now; the directory is its own.
-    """
+    """Claim the directory, and resolve precision and number of images as stored there, or now."""
     with directory.lock():
         config = experiment.config
         if stored := directory.stored():
@@ -236,7 +233,7 @@ def _claimed(
 
 
 def _interrupted(experiment: Experiment, jobs: Mapping[Key, Job]) -> Interrupted:
-    """How to resume, or to report on what is done."""
+    """Explain how to resume, or to report on the finished runs."""
     done = [key for key, job in jobs.items() if job.scores() is not None]
     num = len(experiment.objectives)
     whole = [str(s) for s in experiment.seeds if [seed for _, seed in done].count(s) == num]

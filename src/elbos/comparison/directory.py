@@ -1,4 +1,4 @@
-"""The directory of a comparison, and what it belongs to.
+"""The directory of a comparison, and the settings that it belongs to.
 
 DIR/
     compare.json            the configuration that all objectives share, and how they are scored
@@ -27,7 +27,7 @@ from elbos.training.directory import RunDirectory
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """What a directory belongs to.
+    """Settings that a directory belongs to.
 
     Attributes:
         minutes: The budget that its number of images was chosen by, if one was.
@@ -46,7 +46,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class ComparisonDirectory:
-    """The paths in a comparison's directory."""
+    """Paths in the directory of a comparison."""
 
     path: Path
 
@@ -56,11 +56,11 @@ class ComparisonDirectory:
 
     @property
     def file(self) -> Path:
-        """The file that says what the directory belongs to."""
+        """The file that holds the settings."""
         return self.path / "compare.json"
 
     def stored(self) -> Stored | None:
-        """What the directory belongs to, or None if it is new.
+        """Read the settings that the directory belongs to; None if it is new.
 
         Raises:
             ValueError: If compare.json is damaged.
@@ -79,7 +79,7 @@ class ComparisonDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Wait until no other process is deciding what the directory belongs to.
+        """Lock the directory while its settings are decided.
 
         Raises:
             ValueError: If it is a file, or holds other files.
@@ -99,7 +99,7 @@ class ComparisonDirectory:
             yield
 
     def claim(self, wanted: Stored) -> None:
-        """Make this the directory of a comparison, or check that it is.
+        """Store the settings of a comparison, or check them against the stored ones.
 
         Raises:
             ValueError: If it holds another comparison.
@@ -120,8 +120,7 @@ class ComparisonDirectory:
         (self.path / "runs").mkdir(exist_ok=True)  # a machine that does not see it is refused
 
     def require_same_objectives(self, experiment: Experiment) -> None:
-        """Fail where an objective's name is that of another objective's runs, of any seed; runs
-        that cannot be read say so themselves when they are made.
+        """Raise an error if a name of an objective has runs of another objective, of any seed.
 
         Raises:
             ValueError: If it is.

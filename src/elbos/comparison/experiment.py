@@ -1,4 +1,4 @@
-"""A comparison's settings: which objectives, trained on what, with which seeds, and how scored."""
+"""Settings of a comparison: objectives, training, seeds and scoring."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -25,8 +25,10 @@ _EXAMPLE = '"fast=UniPC(order=2),10"'
 
 
 def default_samplings() -> dict[str, Sampling]:
-    """DDPM's sampler, of the first order and with noise: it takes more steps. And EDM's, without
-    noise: 35 function evaluations in 18 steps, as for CIFAR-10.
+    """Return the default samplings: DDPM's ancestral one and EDM's.
+
+    DDPM's is of first order and with noise, and takes more steps. EDM's is without noise: 35
+    function evaluations in 18 steps, as for CIFAR-10.
     """
     return {
         "ancestral": Sampling(sampler=Ancestral(), num_steps=64),
@@ -35,8 +37,7 @@ def default_samplings() -> dict[str, Sampling]:
 
 
 def parse_sampling(text: str) -> tuple[str, Sampling]:
-    """The name and the sampling that a text stands for: `NAME=SAMPLER,NUM_STEPS`, or
-    `NAME=Sampling(...)`, as in Python.
+    """Parse `NAME=SAMPLER,NUM_STEPS` or `NAME=Sampling(...)` into a name and a sampling.
 
     Raises:
         ValueError: If it stands for none.
@@ -54,7 +55,7 @@ def parse_sampling(text: str) -> tuple[str, Sampling]:
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring(Typed):
-    """How runs are scored."""
+    """Settings of the scoring of runs."""
 
     num_images: int = 2_000
     """Test images whose ELBO is measured, at most all there are; at least 2."""
@@ -83,7 +84,7 @@ class Scoring(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(Typed):
-    """Objectives, trained alike and scored alike.
+    """Objectives that are trained and scored alike.
 
     Attributes:
         config: What all objectives share; its own objective and seed are replaced.
@@ -119,7 +120,7 @@ class Experiment(Typed):
         replace(self.config, seed=min(self.seeds))  # raises where it is no seed
 
     def run_config(self, objective: Variant, seed: int) -> Config:
-        """The configuration of an objective's run."""
+        """Return the configuration of a run of an objective."""
         return replace(objective.config(self.config), seed=seed)
 
     @property
@@ -134,7 +135,7 @@ class Experiment(Typed):
 
 
 def shared_config(config: Config) -> Config:
-    """The configuration of all objectives, with logs and validations for the report's curves."""
+    """Set the logs and validations of a configuration for the curves of the report."""
     num = config.num_images
     output = Output(
         log_every=max(num // NUM_LOGGED, 1),

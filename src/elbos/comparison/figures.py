@@ -1,4 +1,4 @@
-r"""The curves of a comparison, as plotly figures and as small SVG.
+r"""Curves of a comparison, as plotly figures and as small SVG.
 
 While training, the validation ELBO of every objective. Over log-SNR, the ELBO of data noised to
 $\lambda$, as a loss, minus the median of all objectives,
@@ -38,7 +38,7 @@ _FAINTEST = 0.15  # opacity of the first density
 
 
 def family(weighting: str) -> str:
-    """The class of a weighting, without what is wrapped around it.
+    """Return the class of a weighting, without wrappers.
 
     Examples:
         >>> family("Monotone(inner=EDM(mean=2.4))"), family("Tabulated('mine', '1f2e3d4c')")
@@ -50,7 +50,7 @@ def family(weighting: str) -> str:
 
 
 def swatches(objectives: Objectives) -> dict[str, Swatch]:
-    """The colour and the dash of each objective's curves, by its name."""
+    """Choose the colour and the dash of each objective's curves, by name."""
     families = dict.fromkeys(family(o.weighting) for o in objectives)
     colors = dict(zip(families, cycle(COLORS), strict=False))
     return {
@@ -60,8 +60,9 @@ def swatches(objectives: Objectives) -> dict[str, Swatch]:
 
 
 def curves(comparison: Comparison) -> tuple[Curves, Curves, Curves]:
-    """By objective, as far as there are any: the validation ELBO over images seen; the ELBO of
-    noisy data and the loss over log-SNR.
+    """Collect the curves of every objective: validation ELBO, ELBO of noisy data, and loss.
+
+    The first is over images seen, the others over log-SNR.
     """
     every = comparison.objectives
     return (
@@ -146,7 +147,7 @@ def _floats(values: Any) -> Float[Array, " n"]:
 
 
 def _range(traces: Sequence[Scatter]) -> dict[str, list[float]]:
-    """The range of most curves: a few that are far from all others leave the panel."""
+    """Choose the range of most curves: a few that are far from all others leave the panel."""
     tops = [np.nanmax(np.abs(_floats(trace.y))) for trace in traces]
     middle = np.median(tops)
     most = [_floats(t.y) for t, top in zip(traces, tops, strict=True) if top <= _FAR * middle]
@@ -157,7 +158,7 @@ def _range(traces: Sequence[Scatter]) -> dict[str, list[float]]:
 
 
 def _finished(figure: Figure) -> Figure:
-    """Each objective once in the legend; a label of the curve pointed at: all would cover it."""
+    """Show each objective once in the legend, and label only the curve pointed at."""
     for trace in figure.data:
         trace.showlegend = trace.yaxis == "y"
     return figure.update_layout(hovermode="closest", hoversubplots="single")

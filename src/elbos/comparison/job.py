@@ -63,12 +63,12 @@ class Job:
 
     @property
     def named_weightings(self) -> dict[str, Weighting]:
-        """The weightings by their repr."""
+        """The weightings, by their repr."""
         return {repr(weighting): weighting for weighting in self.weightings}
 
     @property
     def log(self) -> Path:
-        """Path of the file that holds the output of the job's processes."""
+        """Path of the output of the job's processes."""
         return self.path / ".log.txt"
 
     def scores(self) -> RunScores | None:

@@ -1,4 +1,4 @@
-"""What a comparison found of each objective: scores, and curves over noise levels and training."""
+"""Results of one objective: scores, and curves over noise levels and training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ class Density:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A quantity that objectives are compared by.
+    """A quantity by which objectives are compared.
 
     Attributes:
         key: Its name in `ObjectiveResult.scores`.
@@ -70,7 +70,7 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """An objective's values of one metric.
+    """Values of one metric for one objective.
 
     Attributes:
         values: By seed, as far as there are any.
@@ -94,7 +94,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a seed of an objective has no scores.
+    """Reason why a seed of an objective has no scores.
 
     Attributes:
         seed: The seed.
@@ -143,10 +143,10 @@ class ObjectiveResult:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all seeds have scores: others are shown, and not compared."""
+        """Return whether all seeds have scores: only complete objectives are compared."""
         return self.status == "complete"
 
     @property
     def has_curves(self) -> bool:
-        """Whether there are curves over images or noise levels."""
+        """Return whether there are curves over images or noise levels."""
         return bool(self.learning or self.elbo or self.curve)

@@ -1,4 +1,4 @@
-"""A comparison on the terminal, in Markdown and as a page, and what its sentences are about.
+"""Report of a comparison: on the terminal, in Markdown and as a page.
 
 The sentences stand in `templates/words.txt`, the page in `templates/page.html`.
 """
@@ -25,7 +25,7 @@ _MAX_NAMED = 4  # objectives or differences that a sentence names
 
 
 def terminal(comparison: Comparison) -> list[Any]:
-    """What the terminal shows: a table, and what was found."""
+    """Render the report for the terminal: a table and the findings."""
     return [
         tables.results_table(comparison, is_short=True).rich(),
         render("comparison/summary.txt", **_words(comparison)),
@@ -33,12 +33,12 @@ def terminal(comparison: Comparison) -> list[Any]:
 
 
 def markdown(comparison: Comparison) -> str:
-    """The report as Markdown, as GitHub draws it."""
+    """Render the report as Markdown."""
     return render("comparison/report.md", **_words(comparison), **_tables(comparison))
 
 
 def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
-    """The report as a self-contained page.
+    """Render the report as a self-contained page.
 
     Args:
         comparison: The result.
@@ -63,7 +63,7 @@ def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
 
 
 def write_page(comparison: Comparison, path: Path, samples: Mapping[str, bytes]) -> None:
-    """Write `page` to a file, whole or not at all.
+    """Write `page` to a file atomically.
 
     Raises:
         OSError: If it cannot be written; it names `path`.
@@ -72,7 +72,7 @@ def write_page(comparison: Comparison, path: Path, samples: Mapping[str, bytes])
 
 
 def _words(comparison: Comparison) -> dict[str, Any]:
-    """The sentences, by the macro of `words.txt` that makes them."""
+    """Render the sentences, by the macro of `words.txt` that makes them."""
     planned, highest = Planned.from_comparison(comparison), _highest(comparison)
     best = [found for metric in comparison.main_metrics if (found := _best(comparison, metric))]
     of_all = ("facts", "missing", "reading", "reading_of_pairs", "notes")
@@ -99,7 +99,7 @@ def _tables(comparison: Comparison, *, is_page: bool = False) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Planned:
-    """How planned pairs came out.
+    """Counts of the results of the planned pairs.
 
     Attributes:
         num: Comparisons that have a verdict.
@@ -118,7 +118,7 @@ class Planned:
 
     @classmethod
     def from_comparison(cls, comparison: Comparison) -> "Planned":
-        """The counts of all pairs and main metrics."""
+        """Count the results over all pairs and main metrics."""
         found = [
             (pair, metric, difference, difference.verdict(metric))
             for pair in comparison.pairs
@@ -155,7 +155,7 @@ def _ends(sizes: Sequence[float | None]) -> str:
 
 @dataclass(frozen=True)
 class Best:
-    """The best objective in a metric.
+    """The best objective in one metric.
 
     Attributes:
         metric: The metric.
@@ -177,7 +177,7 @@ class Best:
 
     @property
     def is_named(self) -> bool:
-        """Whether the near ones are few enough to be named."""
+        """Return whether the near objectives are few enough to be named."""
         return len(self.near) <= _MAX_NAMED
 
 
@@ -200,8 +200,9 @@ def _best(comparison: Comparison, metric: Metric) -> Best | None:
 
 
 def _highest(comparison: Comparison) -> dict[str, Any] | None:
-    """The noise level whose ELBO ranks most as the last sample metric does, with the test of the
-    largest of all.
+    """Find the noise level whose ELBO ranks most as the last sample metric does.
+
+    Its test is that of the largest correlation of all noise levels.
     """
     titles = tables.ranked(comparison)
     keys = [key for key in titles if key != BITS_PER_DIM.name]
@@ -230,9 +231,10 @@ def _ranking_figure(comparison: Comparison) -> Any:
 
 
 def _heat(comparison: Comparison) -> list[list[tuple[float | None, str, bool]]]:
-    """By objective and weighting: the loss, how strong its colour is, and whether the model was
-    trained with the weighting. Few losses are above the colours' end, so that one that is far from
-    all others pales none.
+    """Table of losses by objective and weighting, each with the strength of its colour.
+
+    The third entry of a cell tells whether the model was trained with the weighting. Few losses are
+    above the colours' end, so that one that is far from all others pales none.
     """
     if comparison.losses is None:
         return []

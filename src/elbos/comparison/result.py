@@ -1,4 +1,4 @@
-"""The result of a comparison: what each objective scored, and which differences are significant.
+"""Result of a comparison: the scores of each objective, and the significant differences.
 
 Everything here is data, and so is report.json, which holds it; `elbos.comparison.page` makes
 tables, figures, Markdown and pages of it.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """The difference of two objectives in a metric.
+    """Difference of two objectives in one metric.
 
     Attributes:
         mean: Of means over seeds, monotone minus not.
@@ -37,14 +37,15 @@ class Difference:
 
     @property
     def is_significant(self) -> bool | None:
-        """Whether the interval leaves out zero; None without an interval."""
+        """Return whether the interval excludes zero; None without an interval."""
         if self.low is None or self.high is None:
             return None
         return not self.low <= 0 <= self.high
 
     def verdict(self, metric: Metric) -> Literal["better", "worse", "same", "unresolved"] | None:
-        """How the monotone objective scored against the other one; "same" is no significant
-        difference, None no verdict.
+        """Rate the monotone objective against the other one.
+
+        "same" is no significant difference; None is no verdict.
         """
         if self.is_significant is None:
             return None
@@ -64,7 +65,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """What all objectives of a comparison have in common in a main metric.
+    """Statistics of one metric over all objectives.
 
     Attributes:
         num_objectives, num_seeds: What is compared.
@@ -93,7 +94,7 @@ class TestedWeighting:
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """The test loss of every model under every weighting.
+    """Test loss of every model under every weighting.
 
     Attributes:
         objectives: What models were trained with.
@@ -124,7 +125,7 @@ class RankCorrelation:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Whether ELBOs of noisy data rank monotone weightings as main metrics do.
+    """Rank correlations of the ELBOs of noisy data with the main metrics, over monotone weightings.
 
     Attributes:
         objectives: The monotone ones; those of one weighting count as one, by their mean.
@@ -145,7 +146,7 @@ class Ranking:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerProtocol:
-    """How one sampler made samples: sampler and grid as Python, steps, and evaluations of each."""
+    """Settings of one sampler: sampler and grid as Python, steps and evaluations per sample."""
 
     sampler: str
     grid: str
@@ -155,7 +156,7 @@ class SamplerProtocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """The settings that all runs share, and how these were scored.
+    """Settings that all runs share, and settings of their scoring.
 
     Attributes:
         batch_size: Images per step.
@@ -182,7 +183,7 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Objectives, trained alike and scored alike.
+    """Objectives that were trained and scored alike, with their results.
 
     Attributes:
         name: The comparison's directory.
@@ -246,17 +247,19 @@ class Comparison:
 
     @property
     def erratic(self) -> dict[str, tuple[str, ...]]:
-        """By metric, the objectives that scatter more than ten times as much as is typical."""
+        """Objectives that scatter over seeds more than ten times as much as is typical, by
+        metric.
+        """
         return {key: one.erratic for key, one in self.statistics.items() if one and one.erratic}
 
     def to_dict(self) -> dict[str, Any]:
-        """What report.json holds."""
+        """Convert the comparison to the content of report.json."""
         found: dict[str, Any] = to_json(self)
         return found
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Comparison":
-        """The comparison that a report.json holds.
+        """Rebuild the comparison from the content of a report.json.
 
         Raises:
             ValueError: If it holds none, or one of an earlier version.
@@ -271,8 +274,9 @@ class Comparison:
         return found
 
     def table(self) -> Any:
-        """Means and standard deviations over seeds of every objective: a pandas DataFrame where
-        pandas is installed, else a list of dictionaries.
+        """Tabulate means and standard deviations over seeds of every objective.
+
+        Returns a pandas DataFrame if pandas is installed, else a list of dictionaries.
         """
         records = [
             {
@@ -290,9 +294,7 @@ class Comparison:
         return pandas.DataFrame(records).set_index("objective")
 
     def plot(self) -> "Figure | None":
-        """The ELBO of noisy data and the loss, over log-SNR, of every objective; None without any
-        scores.
-        """
+        """Plot the ELBO of noisy data and the loss over log-SNR; None without any scores."""
         figure: Figure | None = shown_by(self, "figures").levels_figure(self)
         return figure
 
@@ -301,12 +303,12 @@ class Comparison:
         return html
 
     def to_markdown(self) -> str:
-        """The report as Markdown, as GitHub renders it."""
+        """Render the report as Markdown."""
         text: str = shown_by(self).markdown(self)
         return text
 
     def to_html(self, path: str | Path, samples: Mapping[str, bytes] | None = None) -> None:
-        """Write a self-contained page.
+        """Write a self-contained HTML page.
 
         Args:
             path: The file.

@@ -1,4 +1,4 @@
-"""The scores of one run, and the curves of its training; RUN/scores.json; the metrics they have.
+"""Scores of one run and the curves of its training (RUN/scores.json), and their metrics.
 
 Everything slow is kept part by part in the run's `evaluation` folder: scored again, under more
 weightings, a run costs seconds.
@@ -41,7 +41,7 @@ _FORMAT = 3  # a higher number forgets stored scores
 
 @dataclass(frozen=True, kw_only=True)
 class RunScores:
-    """The scores of a run.
+    """Scores of one run.
 
     Attributes:
         num_parameters: Of its network.
@@ -87,8 +87,10 @@ class RunScores:
 def read_scores(
     path: Path, config: Config, scoring: Scoring, weightings: Iterable[str] = ()
 ) -> RunScores | None:
-    """What `measure_scores` wrote; None if it is not there, was changed, or is of another run,
-    another way of scoring or too few weightings.
+    """Read the scores that `measure_scores` wrote.
+
+    Returns None if they are missing or were changed, or belong to another run, another way of
+    scoring or too few weightings.
     """
     try:
         stored = files.read_json(path / FILE)
@@ -101,17 +103,16 @@ def read_scores(
 
 
 def _digest(config: Config, scoring: Scoring, scores: Mapping[str, Any]) -> str:
-    """The identifier of scores, with all that decides them: the run, how it is scored, and the
-    version that did.
-    """
+    """Identify scores by all that decides them: the run, the scoring and the version."""
     return digest([version("elbos"), _FORMAT, config.identity(), encode(scoring), scores])
 
 
 def measure_scores(
     run: Run, scoring: Scoring, weightings: Mapping[str, Weighting], start: Start
 ) -> None:
-    """Score a run; losses under other weightings that were measured before are kept. The processes
-    that share the run all make this call.
+    """Score a run, and keep its losses under other weightings that were measured before.
+
+    The processes that share the run all make this call.
 
     Args:
         run: The run, trained.
@@ -144,7 +145,7 @@ def measure_scores(
 def _likelihood(
     run: Run, scoring: Scoring, weightings: Mapping[str, Weighting], start: Start
 ) -> dict[str, Any]:
-    """The bound, the loss under each weighting, and both curves."""
+    """Measure the bound, the loss under each weighting, and both curves."""
     config = EvaluationConfig(
         num_images=min(scoring.num_images, len(run.dataset.test)),
         num_pilot_images=max(MIN_PILOT_SAMPLES, min(scoring.num_images // 8, MAX_PILOT)),
@@ -171,7 +172,7 @@ def _likelihood(
 
 
 def _samples(run: Run, scoring: Scoring, start: Start) -> dict[str, Any]:
-    """Sample quality with each sampler, and a picture of the last one; of points there is none.
+    """Measure sample quality with each sampler, and draw samples of the last one; None for points.
 
     Metrics that depend on the number of samples are of as many as the real-data baseline has,
     `num_compared`; the kernel distance is of all.
@@ -198,7 +199,7 @@ def _samples(run: Run, scoring: Scoring, start: Start) -> dict[str, Any]:
 
 
 def _training(run: Run) -> dict[str, Any]:
-    """The curves of the training, out of metrics.jsonl."""
+    """Read the curves of the training from metrics.jsonl."""
     file = run.directory.path / "metrics.jsonl"
     learning, density, clipped = [], [], []
     for number, line in enumerate(files.read(file).splitlines(), 1):
@@ -223,7 +224,7 @@ def _training(run: Run) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SamplerMetric:
-    """A metric of the library, of the samples of one sampler or of none.
+    """A metric of the library, for the samples of one sampler or for none.
 
     Attributes:
         metric: The metric.
@@ -235,24 +236,24 @@ class SamplerMetric:
 
     @property
     def key(self) -> str:
-        """Its name in a result."""
+        """The name of the metric in a result."""
         name = self.metric.name
         return f"{name.removesuffix('_distance')}_{self.sampler}" if self.sampler else name
 
     def with_sampler(self, title: str) -> str:
-        """A title of the metric, with the sampler's."""
+        """Add the sampler to a title of the metric."""
         return (
             f"{title}, {_SAMPLER_TITLES.get(self.sampler, self.sampler)}" if self.sampler else title
         )
 
     def value(self, scores: RunScores) -> float | None:
-        """Its value in a run's scores."""
+        """The value of the metric in the scores of a run."""
         if self.sampler is None:
             return scores.bits_per_dim
         return _value(self.metric, (scores.samples or {}).get(self.sampler))
 
     def baseline(self, scores: RunScores) -> float | None:
-        """The value of real images in place of samples."""
+        """The value of the metric for real images in place of samples."""
         if self.sampler is None or scores.baseline is None:
             return None
         return _value(self.metric, scores.baseline.scores)
@@ -264,8 +265,9 @@ def _value(metric: Metric, scores: Scores | None) -> float | None:
 
 
 def measured_metrics(scores: RunScores) -> tuple[list[SamplerMetric], list[SamplerMetric]]:
-    """The metrics that have verdicts, bits/dim and one distance for each sampler, and all others
-    that a run has.
+    """List the metrics of a run: those with verdicts, and all others.
+
+    Bits/dim and one distance for each sampler have verdicts.
 
     The Fréchet distance of fewer samples than there are features is mostly bias: of those it is
     the kernel distance.

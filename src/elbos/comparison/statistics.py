@@ -1,4 +1,4 @@
-r"""Which objectives of a comparison differ significantly, and which quantities rank them.
+r"""Significance of differences between objectives, and rank correlations of quantities with scores.
 
 Each of $R$ objectives is trained from the same $n$ seeds, and the same seed is the same initial
 weights, order of data and noise for every objective: a randomized complete block design, with
@@ -104,13 +104,14 @@ class Differences:
 
     @property
     def is_significant(self) -> Bool[np.ndarray, "r r"]:
-        """Which objectives differ significantly from which."""
+        """Pairs of objectives that differ significantly."""
         apart: Bool[np.ndarray, "r r"] = np.abs(self.means[:, None] - self.means) > self.half_widths
         return apart
 
     def best(self, is_lower_better: bool) -> int:
-        """The objective with the best mean; a wild one only if it is significantly better than the
-        best of the others.
+        """Find the objective with the best mean.
+
+        A wild one only if it is significantly better than the best of the others.
         """
         costs = self.means if is_lower_better else -self.means
         tame = int(np.where(self.is_wild, np.inf, costs).argmin())
@@ -121,8 +122,9 @@ class Differences:
 def differences(
     scores: Float64[np.ndarray, "k r n"], planned: Sequence[Pair] = ()
 ) -> list["Differences | None"]:
-    """The differences of all pairs of objectives in each main metric, such that all verdicts
-    together are wrong in about 5 % of experiments at most.
+    """Compute the differences of all pairs of objectives in each main metric.
+
+    All verdicts together are wrong in about 5 % of experiments at most.
 
     Args:
         scores: By main metric, objective and seed.
@@ -138,7 +140,7 @@ def differences(
     num_scores, num_objectives, num_seeds = scores.shape
     if num_objectives < 2 or num_seeds < 2:
         return [None] * num_scores
-    found = [_Scatter.of(one) for one in scores]
+    found = [_Scatter.from_scores(one) for one in scores]
     known = [scatter.variances / scatter.typical for scatter in found if scatter is not None]
     excess = np.median(known, 0) if known else np.ones(num_objectives)
     return [
@@ -157,7 +159,7 @@ def differences(
 
 @dataclass(frozen=True)
 class _Scatter:
-    """How objectives scatter over seeds in one score: MSE, $s_0^2$, and $s_r^2$ of each."""
+    """Scatter of objectives over seeds in one score: MSE, $s_0^2$, and $s_r^2$ of each."""
 
     mse: float
     typical: float
@@ -184,8 +186,10 @@ class _Scatter:
 
 
 def _is_wild(scores: Float64[np.ndarray, "r n"]) -> Bool[np.ndarray, " r"]:
-    """Which objectives have more than ten times the standard deviation over seeds that is typical,
-    the lower median; of two seeds, or of two objectives, none is known to.
+    """Find objectives with more than ten times the typical standard deviation over seeds.
+
+    The typical one is the lower median; of two seeds, or of two objectives, none is known to be
+    wild.
     """
     num_objectives, num_seeds = scores.shape
     std = scores.std(1, ddof=1)
@@ -258,7 +262,7 @@ def rank_correlations(
     num_draws: int = NUM_DRAWS,
     seed: int = 0,
 ) -> Correlation:
-    r"""How well each of $k$ quantities ranks weightings as a score does.
+    r"""Correlate the ranks of weightings by each of $k$ quantities with their ranks by a score.
 
     Objectives with the same weighting count as one, of their mean. A draw of the bootstrap takes
     weightings with replacement and, independently, seeds: the same ones for all objectives, for

@@ -1,4 +1,4 @@
-"""From the scores of all runs to the result of a comparison."""
+"""Summary of the scores of all runs: the result of a comparison."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def summarize(
     command: str | None = None,
     features: str | None = None,
 ) -> Comparison:
-    """The result of a comparison.
+    """Summarize the scores of all runs into the result of a comparison.
 
     Args:
         experiment: What was compared.
@@ -91,7 +91,7 @@ def summarize(
 
 
 class _Table:
-    """The scores by objective and seed, and the differences of those objectives that have all."""
+    """Scores by objective and seed, and differences between the complete objectives."""
 
     def __init__(self, experiment: Experiment, scores: Mapping[tuple[str, int], RunScores]) -> None:
         self.experiment, self.seeds = experiment, experiment.seeds
@@ -112,16 +112,16 @@ class _Table:
         ]
 
     def is_monotone(self, objective: Variant) -> bool:
-        """Whether the objective's weighting never rises."""
+        """Return whether the objective's weighting never increases with log-SNR."""
         return not self.rising[objective.name]
 
     def values(self, metric: SamplerMetric, objectives: Sequence[Variant]) -> Any:
-        """A metric's values, `[objectives, seeds]`."""
+        """Values of a metric, `[objectives, seeds]`."""
         found = [[metric.value(s) for s in self.scores[one.name].values()] for one in objectives]
         return np.array(found, dtype=np.float64)
 
     def result_metric(self, metric: SamplerMetric) -> Metric:
-        """The metric, as a result has it."""
+        """Describe a metric as the result holds it."""
         return Metric(
             key=metric.key,
             title=metric.with_sampler(metric.metric.title),
@@ -133,8 +133,9 @@ class _Table:
 
     @cached_property
     def pairs(self) -> list[tuple[Variant, Variant]]:
-        """Objectives that differ in nothing but the weighting: a monotone one, and one that is not.
-        They are planned: given by the objectives, not by their scores.
+        """Pairs of objectives that differ in the weighting only, one monotone and one not.
+
+        They are planned: chosen by the objectives, not by their scores.
         """
         schedules = {one.name: self.experiment.run_config(one, 0).schedule for one in self.complete}
         return [
@@ -149,7 +150,7 @@ class _Table:
 
     @cached_property
     def differences(self) -> dict[str, Differences]:
-        """Between the complete objectives, by main metric of which something is known."""
+        """Differences between the complete objectives, by main metric."""
         if not self.complete:
             return {}
         order = self.complete.index
@@ -189,8 +190,9 @@ def _objective(
 
 
 def _score(metric: SamplerMetric, objective: Variant, table: _Table) -> Score:
-    """The values, and how the objective stands against the best: an erratic one that does not
-    differ significantly is unresolved.
+    """Collect the values of a metric, and rate the objective against the best.
+
+    An erratic objective that does not differ significantly is unresolved.
     """
     values = table.values(metric, [objective])[0]
     is_best = is_near = is_unresolved = False
@@ -247,7 +249,7 @@ def _difference(metric: SamplerMetric, yes: Variant, no: Variant, table: _Table)
 
 
 def _losses(table: _Table) -> Losses | None:
-    """Every model's loss under every weighting, relative to the lowest."""
+    """Compute every model's loss under every weighting, relative to the lowest."""
     if not table.complete:
         return None
     names = [repr(weighting) for weighting in table.experiment.weightings]
@@ -268,7 +270,7 @@ def _losses(table: _Table) -> Losses | None:
 
 
 def _ranking(table: _Table) -> Ranking | None:
-    """Whether the ELBO of noisy data ranks monotone weightings as the main metrics do."""
+    """Correlate the ranks of monotone weightings by ELBOs of noisy data and by main metrics."""
     objectives = [one for one in table.complete if table.is_monotone(one)]
     weightings = [repr(one.weighting) for one in objectives]
     names = list(dict.fromkeys(weightings))
@@ -302,7 +304,7 @@ def _correlation(found: Correlation) -> RankCorrelation:
 
 
 def _weights(objective: Variant, experiment: Experiment, first: RunScores | None) -> Weights:
-    """Weighting and density over log-SNR; where it adapts, as the first seed's ended."""
+    """Tabulate weighting and density over log-SNR; an adaptive density as the first seed ended."""
     low, high = experiment.ends
     levels = torch.linspace(low, high, NUM_WEIGHTS, dtype=torch.float64)
     w = objective.weighting(levels)
@@ -318,7 +320,7 @@ def _weights(objective: Variant, experiment: Experiment, first: RunScores | None
 
 
 def _mean_curve(curves: Sequence[LevelCurve]) -> LevelCurve | None:
-    """The mean over seeds."""
+    """Average a curve over seeds."""
     if not curves:
         return None
     mean = np.array([curve.nats_per_dim for curve in curves], dtype=float).mean(0)
@@ -326,7 +328,7 @@ def _mean_curve(curves: Sequence[LevelCurve]) -> LevelCurve | None:
 
 
 def _mean_learning(curves: Sequence[LearningCurve]) -> LearningCurve | None:
-    """The mean over seeds that were validated when the first was."""
+    """Average the validation ELBO over seeds that were validated when the first was."""
     curves = [curve for curve in curves if curve.images]
     if not curves:
         return None
@@ -336,7 +338,7 @@ def _mean_learning(curves: Sequence[LearningCurve]) -> LearningCurve | None:
 
 
 def _rounded(values: Any) -> tuple[Any, ...]:
-    """The numbers to six digits; None for NaN."""
+    """Round numbers to six digits; None for NaN."""
     numbers = np.asarray(values, dtype=float).tolist()
     return tuple(None if math.isnan(number) else float(f"{number:.6g}") for number in numbers)
 

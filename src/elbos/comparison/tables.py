@@ -1,4 +1,4 @@
-"""The tables of a comparison, and its numbers as text."""
+"""Tables of a comparison, and its numbers as text."""
 
 import re
 import statistics
@@ -27,7 +27,7 @@ _VERDICTS = {
 
 
 def weighting_label(text: str) -> str:
-    """The short name of a weighting, from its repr."""
+    """Return the short name of a weighting, from its repr."""
     return _label(Weighting, text)
 
 
@@ -52,27 +52,30 @@ def _typical_std(comparison: Comparison, key: str) -> float:
 
 
 def places_of(comparison: Comparison, key: str, std: float | None = None, digits: int = 2) -> Any:
-    """Decimals of a metric: to a digit of the typical standard deviation over seeds, or of this
-    one where it is larger.
+    """Number of decimals of a metric, from its standard deviation over seeds.
+
+    The typical one, or `std` if it is larger.
     """
     return decimals(max(_typical_std(comparison, key), std or 0.0), digits)
 
 
 def difference_text(difference: Difference) -> str:
-    """A difference and its interval, to the second digit of half its width."""
+    """Format a difference and its interval, to the second digit of half its width."""
     places = decimals(difference.detectable) or 0
     ends = interval(difference.low, difference.high, places)
     return f"{signed(difference.mean, places)} ({ends})"
 
 
 def detectable(comparison: Comparison, key: str) -> str:
-    """The difference from the best that would be significant for the middle one of the others."""
+    """Format the difference from the best that would be significant for the middle one of the
+    others.
+    """
     found = comparison.statistics.get(key)
     return NONE if found is None else text_of(found.detectable, decimals(found.detectable))
 
 
 def correlation(found: RankCorrelation, i: int) -> str:
-    """A rank correlation with its interval."""
+    """Format a rank correlation with its interval."""
     rho, low, high = found.rho[i], found.low[i], found.high[i]
     if rho is None or low is None or high is None:
         return signed(rho, 2)
@@ -80,7 +83,7 @@ def correlation(found: RankCorrelation, i: int) -> str:
 
 
 def ranked(comparison: Comparison) -> dict[str, str]:
-    """The titles of the scores in the ranking question, by key."""
+    """Titles of the scores in the ranking question, by key."""
     known = comparison.ranking.by_level if comparison.ranking else {}
     return {
         metric.key: "clean ELBO, bits/dim" if metric.key == BITS_PER_DIM.name else metric.title
@@ -90,7 +93,7 @@ def ranked(comparison: Comparison) -> dict[str, str]:
 
 
 def measured(comparison: Comparison) -> list[Metric]:
-    """The metrics that any objective has."""
+    """Metrics that any objective has."""
     return [
         metric
         for metric in comparison.metrics
@@ -104,7 +107,7 @@ def measured(comparison: Comparison) -> list[Metric]:
 def results_table(
     comparison: Comparison, *, is_page: bool = False, is_short: bool = False
 ) -> Table:
-    """Every objective with its scores; `is_short` is for the terminal, the main ones alone."""
+    """Table of every objective with its scores; `is_short` is for the terminal."""
     metrics = list(comparison.main_metrics) if is_short else measured(comparison)
     texts = ["monotone"] if is_short else ["monotone", "predicts", "schedule", "weighting"]
     columns = [Column("objective"), *(Column(text, is_numeric=False) for text in texts)]
@@ -143,7 +146,7 @@ def _texts(one: ObjectiveResult) -> list[Cell]:
 
 
 def _missing(comparison: Comparison, one: ObjectiveResult) -> str:
-    """How many seeds of an objective have scores, if not all have."""
+    """Note how many seeds of an incomplete objective have scores."""
     if one.is_complete:
         return ""
     num = max((len(score.values) for score in one.scores.values()), default=0)
@@ -174,7 +177,7 @@ def _score(
 
 
 def seeds_table(comparison: Comparison) -> Table:
-    """The values of every seed."""
+    """Table of the values of every seed."""
     metrics = measured(comparison)
     rows = [
         [
@@ -191,7 +194,7 @@ def seeds_table(comparison: Comparison) -> Table:
 
 
 def pairs_table(comparison: Comparison) -> Table:
-    """Every difference of a planned pair, with its interval and verdict."""
+    """Table of every difference of a planned pair, with its interval and verdict."""
     pair_and_score = (Column(text, is_numeric=False) for text in ("pair", "score"))
     numbers = ("difference", "interval", "least significant")
     rows: list[Row] = [
@@ -225,7 +228,7 @@ def _signed(value: float, places: int | None) -> str:
 
 
 def weightings_table(comparison: Comparison) -> Table | None:
-    """Rank correlations of losses under monotone weightings with scores."""
+    """Table of rank correlations of losses under monotone weightings with scores."""
     ranking, titles = comparison.ranking, ranked(comparison)
     if ranking is None or not ranking.weightings:
         return None
@@ -237,7 +240,7 @@ def weightings_table(comparison: Comparison) -> Table | None:
 
 
 def protocol_table(comparison: Comparison) -> Table | None:
-    """What all runs share, and how they were scored."""
+    """Table of the settings of all runs and of their scoring."""
     lines = sentences("comparison/words.txt", "protocol", comparison, comparison.protocol)
     rows = [line.partition(": ")[::2] for line in lines]
     return Table(["", Column("", is_numeric=False)], rows) if rows else None

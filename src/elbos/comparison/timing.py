@@ -1,4 +1,4 @@
-"""The images that a training sees in some minutes, measured on the machine that runs it."""
+"""Number of images that a training sees in some minutes, measured where it runs."""
 
 import itertools
 import os

@@ -42,7 +42,7 @@ _EXAMPLE = '"mine=V(),Adaptive(),Sigmoid(k=3)"'
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """An objective with a name.
+    """A named objective: prediction type, schedule and weighting.
 
     Attributes:
         name: Its name in reports, and that of its runs: letters, digits, dots and dashes.
@@ -81,9 +81,9 @@ class Variant:
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
-        """The variant that a text stands for: a built-in one's name, or a user-defined one,
-        `NAME=PREDICTION,SCHEDULE,WEIGHTING`, each as in Python. A weighting may be a function in a
-        Python file, `FILE.py:FUNCTION`: that file is run.
+        """Parse a built-in objective's name, or `NAME=PREDICTION,SCHEDULE,WEIGHTING` as in Python.
+
+        A weighting may be a function in a Python file, `FILE.py:FUNCTION`: that file is run.
 
         Raises:
             OSError: If the file cannot be read.
@@ -105,11 +105,11 @@ class Variant:
         return VARIANTS[name]
 
     def is_monotone(self, logsnr_min: float, logsnr_max: float) -> bool:
-        """Whether the weighting never rises with the log-SNR between these ends."""
+        """Return whether the weighting never increases with log-SNR between these ends."""
         return is_monotone(self.weighting, logsnr_min, logsnr_max)
 
     def config(self, base: Config) -> Config:
-        """`base` with this objective.
+        """Replace the objective of a configuration by this one.
 
         Raises:
             ValueError: If it cannot be trained between the ends of the schedule of `base`.
@@ -131,7 +131,7 @@ class Variant:
 
 
 def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> float:
-    r"""$S(w)$, by the midpoint rule; nats per dimension."""
+    r"""Compute $S(w)$ by the midpoint rule, in nats per dimension."""
     cells = (torch.arange(_NUM_CELLS, dtype=torch.float64) + 0.5) / _NUM_CELLS
     logsnr = logsnr_min + (logsnr_max - logsnr_min) * cells
     losses = weighting(logsnr) * torch.sigmoid(logsnr)
@@ -139,7 +139,7 @@ def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> fl
 
 
 def _published(name: str, recipe: str) -> Variant:
-    """A recipe: its own schedule, and the weighting that it implies."""
+    """Make a variant of a recipe: its schedule, and the weighting that it implies."""
     found = RECIPES[recipe]
     return Variant(
         name=name,
@@ -150,7 +150,7 @@ def _published(name: str, recipe: str) -> Variant:
 
 
 def _sigmoids(prediction: Parameterization, prefix: str, schedule: Schedule) -> list[Variant]:
-    """The paper's k from 1 to 5."""
+    """Make the variants of the paper's sigmoid weightings, k from 1 to 5."""
     return [
         Variant(
             name=f"{prefix}-sigmoid-{k}",

@@ -1,4 +1,4 @@
-"""How good a trained model is: its likelihood at every noise level, and its samples' quality.
+"""Evaluation of a trained model: likelihood, loss at every noise level, and sample quality.
 
 | module | what it holds |
 |---|---|

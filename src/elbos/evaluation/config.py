@@ -1,4 +1,4 @@
-"""What an evaluation measures, and how precisely."""
+"""Settings of an evaluation: the measurements and their precision."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,7 +10,7 @@ from elbos.evaluation.metrics import MIN_IMAGES
 
 @dataclass(frozen=True, kw_only=True)
 class OdeConfig(Typed):
-    """The ODE likelihood."""
+    """Settings of the ODE likelihood."""
 
     num_images: int = 100
     """On so many images, 0 for none; some hundred evaluations each, with gradient."""
@@ -34,7 +34,7 @@ class OdeConfig(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Typed):
-    """What is measured."""
+    """Settings of an evaluation."""
 
     split: Literal["test", "val", "train"] = "test"
     """Which images."""

@@ -1,4 +1,4 @@
-r"""Measure a trained model: its likelihood, what it learned at every noise level, and its samples.
+r"""Evaluation of a trained model: likelihood, loss at every noise level, and samples.
 
 The numbers come with their protocol: how the data were decoded, between which noise levels, with
 how many evaluations, on which images, from which weights. Everything is measured batch by batch
@@ -43,7 +43,7 @@ def evaluate(
     sampling: Sampling | None = None,
     start: Start = silent,
 ) -> Evaluation:
-    """Measure a model.
+    """Measure the likelihood, the losses by noise level and the samples of a model.
 
     Args:
         model: A `Run`, or a `Pretrained` model.
@@ -80,7 +80,7 @@ def evaluate(
 
 
 def require_measurable(model: Model, config: EvaluationConfig, sampling: Sampling) -> None:
-    """Raise a ValueError if an evaluation would, before anything is measured."""
+    """Raise a ValueError if the evaluation would fail, before anything is measured."""
     model.require_guidable(sampling)
     sampling.logsnrs(model.schedule)  # raises if there are none
     chosen_images(model, config)
@@ -89,7 +89,7 @@ def require_measurable(model: Model, config: EvaluationConfig, sampling: Samplin
 
 
 def samples_picture(model: Model, config: EvaluationConfig, sampling: Sampling) -> bytes | None:
-    """Some of the samples that were scored, as PNG, a class in each column; None if none were."""
+    """Draw some of the scored samples as PNG, one class per column; None if none were scored."""
     if config.num_samples == 0 or model.data.num_levels is None:
         return None
     x = stored_samples(model, sampling, config.num_samples, config.seed, silent)
@@ -98,7 +98,7 @@ def samples_picture(model: Model, config: EvaluationConfig, sampling: Sampling) 
 
 
 def _scorer(model: Model, config: EvaluationConfig, start: Start) -> Scorer | None:
-    """Scores samples, if they are to be scored; points have no quality."""
+    """Load the scorer of samples; None if samples are not scored or the data are points."""
     if config.num_samples == 0 or model.data.num_levels is None:
         return None
     return Scorer.load(model, config.extractor, start)
@@ -124,7 +124,7 @@ def _floors(
 
 
 def _exact_bits(model: Model, condition: ConditionedImages) -> float | None:
-    """The exact value that the bound is above, given the component if the network is told it."""
+    """Exact negative log-likelihood in bits/dim, where the distribution of the data is known."""
     if model.mixture is None:
         return None
     log_prob = model.mixture.log_prob(condition.x.double(), component=condition.labels)

@@ -32,7 +32,7 @@ BASELINE = Swatch(COLORS[-1], "dash")
 
 
 def swatches(result: Evaluation) -> dict[str, Swatch]:
-    """How each condition is drawn, by its name in words."""
+    """Choose the colour of each condition, by its name in words."""
     names = (name.replace("_", " ") for name in result.results)
     return {name: Swatch(color) for name, color in zip(names, cycle(COLORS), strict=False)}
 
@@ -66,7 +66,7 @@ def floor_figure(result: Evaluation) -> Figure:
 def _floor_curve(
     levels: np.ndarray, values: np.ndarray, errors: np.ndarray, name: str, color: str, dash: str
 ) -> list[Scatter]:
-    """A curve with its error, as far as it is above nothing."""
+    """Draw a curve with its error band, cut off at zero for the logarithmic axis."""
     low = np.maximum(values - 2 * errors, 1e-3 * np.abs(values))
     line = Scatter(
         x=levels,
@@ -90,7 +90,7 @@ def sweep_lines(sweep: Sweep) -> dict[tuple[str, str], list[SweepPoint]]:
 
 
 def sweep_styles(sweep: Sweep) -> tuple[dict[str, Swatch], dict[str, Swatch]]:
-    """How lines are drawn: a colour for each sampler, and a dash for each grid."""
+    """Choose a colour for each sampler and a dash for each grid."""
     samplers = sorted({point.protocol.sampler_label for point in sweep.points})
     grids = sorted({point.protocol.grid_label for point in sweep.points})
     dashes = zip(grids, cycle(["solid", *DASHES]), strict=False)
@@ -102,7 +102,7 @@ def sweep_styles(sweep: Sweep) -> tuple[dict[str, Swatch], dict[str, Swatch]]:
 
 
 def sweep_baseline(sweep: Sweep) -> float | None:
-    """The Fréchet distance of as many real images as a point has samples, if there are so many."""
+    """Fréchet distance of as many real images as a point has samples; None if there are fewer."""
     baseline = sweep.baseline.scores[FRECHET_DISTANCE].value
     return None if sweep.baseline.num < sweep.num_samples else baseline
 
@@ -148,6 +148,6 @@ def _sweep_line(name: str, points: Sequence[SweepPoint], color: str, dash: str) 
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5, 10, ... between two powers of 10."""
+    """Tick values 1, 2, 5, 10, ... between two powers of 10."""
     powers = range(math.floor(low), math.ceil(high))
     return [digit * 10.0**power for power in powers for digit in (1, 2, 5)]

@@ -30,7 +30,7 @@ from elbos.training.randomness import generator
 def measure_floors(
     model: Model, config: EvaluationConfig, levels: Mapping[str, tuple[float, ...]], start: Start
 ) -> dict[str, Floor]:
-    """The floor for each condition.
+    """Compute the floor (the irreducible loss) of each condition.
 
     Args:
         model: The model.
@@ -60,7 +60,7 @@ def measure_floors(
 
 @dataclass(frozen=True)
 class _Measurement:
-    """The loop over parts, whose randomness is keyed by (seed, part)."""
+    """Measurement of one floor in parts, with randomness keyed by (seed, part)."""
 
     model: Model
     data: FiniteSet
@@ -70,7 +70,7 @@ class _Measurement:
     seed: int
 
     def floor(self, start: Start) -> Floor:
-        """The floor of all images, and that of a random tenth of them."""
+        """Compute the floor of all images, and that of a random tenth of them."""
         order = torch.randperm(len(self.data), generator=generator(self.seed))
         tenth = order[: max(2, len(order) // 10)]
         labels = None if self.data.labels is None else self.data.labels[tenth]

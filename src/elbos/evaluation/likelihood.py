@@ -1,4 +1,4 @@
-r"""A model's losses at many noise levels, on all images of a split, and what follows from them.
+r"""Losses of a model at many noise levels on the images of a split: the bound and the theorem.
 
 Two measurements with independent noise, by `elbos.Validator`. The **pilot** is of a few images, at
 levels uniform in log-SNR: it decides how the rest is measured, and is later the other side of the
@@ -56,7 +56,7 @@ CHECKED: dict[str, WeightFunction] = {
 
 @dataclass(frozen=True)
 class ConditionedImages:
-    """Images of a split, and what the network is told about them.
+    """Images of a split, with the labels that the network is conditioned on.
 
     Args:
         name: "unconditional" or "given_label".
@@ -75,18 +75,20 @@ class ConditionedImages:
 
     @property
     def title(self) -> str:
-        """The name in words."""
+        """The name of the condition in words."""
         return self.name.replace("_", " ")
 
     def batch(self, rows: Int64[Tensor, " b"]) -> tuple[Tensor, Condition]:
-        """Some images, in [-1, 1], and their labels, where the network is told."""
+        """Return some images in [-1, 1], with their labels if the network is conditioned on
+        them.
+        """
         x = to_unit(self.x[rows], self.num_levels)
         return x, None if self.labels is None else self.labels[rows]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The losses of a condition.
+    """Losses measured under one condition.
 
     Args:
         pilot: At levels uniform in log-SNR, of the first images.
@@ -98,12 +100,12 @@ class Measured:
 
     @property
     def num_evaluations(self) -> int:
-        """Network evaluations made."""
+        """Number of network evaluations made."""
         return self.pilot.loss.numel() + self.rounds.num_evaluations
 
 
 def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]:
-    """The indices of the images to be measured, in a random order that is the same for every model.
+    """Choose the images to measure, in a random order that is the same for every model.
 
     Raises:
         ValueError: If there are fewer images, or fewer than 2.
@@ -121,7 +123,7 @@ def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]
 def conditions(
     model: Model, split: Split, images: Int64[Tensor, " n"], start: Start
 ) -> list[ConditionedImages]:
-    """The images with all that the network can be told: nothing, the label, or each in turn."""
+    """Pair the images with each condition of the network: none, the label, or both in turn."""
     x, num_levels = model.represented(split.x[images], start)
     labels = None if split.labels is None else split.labels[images]
     told = {"unconditional": None, "given_label": labels}
@@ -131,7 +133,7 @@ def conditions(
 def measure(
     model: Model, condition: ConditionedImages, config: EvaluationConfig, start: Start
 ) -> Measured:
-    """Measure a condition: the pilot, then rounds until the target is reached or out of reach.
+    """Measure the losses under a condition: the pilot, then rounds until the target is reached.
 
     Args:
         model: The model.
@@ -171,7 +173,7 @@ def measure(
 
 
 def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
-    """The bound and its terms, and the loss and the ELBO at every noise level."""
+    """Summarize the bound with its terms, and the loss and the ELBO at every noise level."""
     rounds = measured.rounds
     bits = rounds.bits
     return Likelihood(
@@ -195,7 +197,7 @@ def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
 def mixed_elbos(
     measurements: Measurements, weighting: WeightFunction, prior: Float[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    r"""The right side for each image, as a Stieltjes sum over noise levels.
+    r"""Compute the right side of the theorem for each image, as a Stieltjes sum over noise levels.
 
     Args:
         measurements: One round of losses.
@@ -217,7 +219,7 @@ def mixed_elbos(
 
 
 def check_theorem(measured: Measured, trained: WeightFunction | None) -> tuple[TheoremCheck, ...]:
-    """Both sides for some weightings, on the pilot's images, and the z score of their difference.
+    """Compare both sides of the theorem for some weightings, on the images of the pilot.
 
     Args:
         measured: A condition's losses.

@@ -1,4 +1,4 @@
-"""The metrics of the library, with their names: bits/dim, and what samples are scored by.
+"""Metrics of models, by name: bits/dim, and the metrics of samples.
 
 A metric of samples is a function of the features of samples and of real images, and an entry of
 `SAMPLE_METRICS`: with both it is in every file, table, page and report. So is one of your own:
@@ -37,7 +37,7 @@ MAX_MANIFOLD = 10_000
 
 @dataclass(frozen=True)
 class Value:
-    """A metric's value for a set of images.
+    """A value of a metric for one set of images.
 
     Attributes:
         value: The value; NaN where it is not known.
@@ -53,7 +53,7 @@ UNKNOWN = Value(math.nan)
 
 @dataclass(frozen=True)
 class FeatureSets:
-    """The features of samples, and of the real images that they are compared with.
+    """Features of samples beside those of real images.
 
     Attributes:
         samples: Features of the samples, in an order without meaning.
@@ -66,7 +66,7 @@ class FeatureSets:
     is_inception: bool
 
     def first(self, num: int) -> "FeatureSets":
-        """The same with the first `num` samples only."""
+        """Restrict the sets to the first `num` samples."""
         pooled, logits = self.samples.pooled, self.samples.logits
         first = Features(pooled[:num], None if logits is None else logits[:num])
         return replace(self, samples=first)
@@ -100,7 +100,7 @@ class FeatureSets:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that models are compared by.
+    """A number by which models are compared.
 
     Attributes:
         name: Its key in files.
@@ -181,14 +181,16 @@ SAMPLE_METRICS: list[SampleMetric] = [
 
 
 def leading_distance(num_samples: int, num_features: int) -> SampleMetric:
-    """The distance by which samples are judged first: Fréchet's, or the kernel distance where there
-    are fewer samples than features, since the Fréchet distance is then mostly bias.
+    """Choose the first distance to judge samples by.
+
+    The Fréchet distance, or the kernel distance if there are fewer samples than features: the
+    Fréchet distance is then mostly bias.
     """
     return KERNEL_DISTANCE if num_samples < num_features else FRECHET_DISTANCE
 
 
 def scores(sets: FeatureSets, metrics: Iterable[SampleMetric] = SAMPLE_METRICS) -> dict[str, Value]:
-    """The values, by name, of all metrics that the features give.
+    """Compute all metrics that the features allow, by name.
 
     Raises:
         ValueError: If there are too few samples for one, or features that are not finite.
@@ -198,7 +200,7 @@ def scores(sets: FeatureSets, metrics: Iterable[SampleMetric] = SAMPLE_METRICS) 
 
 
 def num_manifold(num: int, reference: Reference) -> int:
-    """The number of images on each side of precision and recall of `num` samples."""
+    """Number of images on each side of precision and recall of `num` samples."""
     return min(num, len(reference.rows), MAX_MANIFOLD)
 
 
@@ -211,7 +213,7 @@ def feature_sets(
     on_images: Callable[[int], None] = lambda _: None,
     features: Features | None = None,
 ) -> FeatureSets:
-    """The features of samples beside those of a reference.
+    """Extract the features of samples, beside those of a reference.
 
     Args:
         samples: Pixel values, generated or real, in an order without meaning.

@@ -1,4 +1,4 @@
-"""A model to be evaluated, whoever trained it; the stores of its measurements.
+"""The protocol of a model to evaluate, and the stores of its measurements.
 
 A store is a folder of tensors, one file per batch, so that an interrupted evaluation resumes. Its
 name holds a digest of all that the numbers depend on.
@@ -38,7 +38,7 @@ class Model(Protocol):
 
     @property
     def name(self) -> str:
-        """Its path, as it was given."""
+        """The path of the model, as given."""
 
     @property
     def directory(self) -> RunDirectory:
@@ -54,7 +54,7 @@ class Model(Protocol):
 
     @property
     def trained(self) -> Training:
-        """What is known of its training."""
+        """The known settings of its training."""
 
     @property
     def denoiser(self) -> Denoise:
@@ -105,7 +105,7 @@ class Model(Protocol):
         """The distribution of the data, if it is known."""
 
     def identifier(self) -> dict[str, Any]:
-        """Return all that the numbers of the network depend on."""
+        """Return everything that the outputs of the network depend on."""
 
     def autocast(self) -> torch.autocast:
         """Return its precision as a context."""

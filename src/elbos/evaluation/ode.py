@@ -1,4 +1,4 @@
-"""The ODE likelihood of some images, next to the variational bound of the same images.
+"""ODE likelihood of some images, beside the variational bound of the same images.
 
 In float32, whatever the model's precision is: the flow's density is that of a smooth map, and a
 network that rounds is none. In bfloat16 it came out as much as 0.35 bits/dim too good.
@@ -37,7 +37,7 @@ def measure_ode(
     config: EvaluationConfig,
     start: Start,
 ) -> OdeLikelihood | None:
-    """The ODE likelihood of the first images, and its difference to the bound; None for no images.
+    """Measure the ODE likelihood of the first images, and its difference to the bound.
 
     Args:
         model: The model.

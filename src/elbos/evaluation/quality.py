@@ -1,4 +1,4 @@
-"""The quality of a model's samples: made, scored against the training images, set by set.
+"""Sample quality of a model: sets of samples, scored against the training images.
 
 The scores of held-out real images are the real-data baseline: what samples as good as the data
 would have. All scores but the kernel distance depend on the number of images: samples and baseline
@@ -57,7 +57,7 @@ _ESTIMATORS = 3  # another number computes stored scores anew
 
 @dataclass(frozen=True)
 class ScoredSamples:
-    """The scores of a set of samples.
+    """Scores of one set of samples.
 
     Attributes:
         scores: Of all samples.
@@ -70,14 +70,14 @@ class ScoredSamples:
 
     @property
     def comparable(self) -> Scores:
-        """The scores that are compared with the baseline."""
+        """The scores to compare with the real-data baseline."""
         matched = {} if self.matched is None else self.matched.values
         return Scores({**self.scores.values, **matched})
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores samples of a model against training images.
+    """Scorer of samples of a model against training images.
 
     Attributes:
         model: The model.
@@ -91,7 +91,7 @@ class Scorer:
 
     @classmethod
     def load(cls, model: Model, network: ExtractorConfig, start: Start) -> "Scorer":
-        """A scorer with the reference from the cache, or computed.
+        """Load the extractor, and the reference from the cache, which is computed if it is missing.
 
         Raises:
             OSError: If files of the extractor are missing, or the cache cannot be written.
@@ -103,12 +103,13 @@ class Scorer:
 
     @property
     def num_features(self) -> int:
-        """The number of dimensions of the features."""
+        """Number of dimensions of the features."""
         return self.reference.rows.shape[1]
 
     def num_matched(self, num: int) -> int | None:
-        """How many of `num` samples are compared with the real-data baseline, where these are not
-        all: as many as there are test images, if they are enough for a baseline.
+        """Number of samples to compare with the real-data baseline; None for all `num` samples.
+
+        It is the number of test images, if they are fewer and enough for a baseline.
         """
         num_test = len(self.model.dataset.test)
         return num_test if MIN_IMAGES <= num_test < num else None
@@ -116,15 +117,16 @@ class Scorer:
     def score(
         self, x: UInt8[Tensor, "n c h w"], sampling: Sampling, seed: int, start: Start
     ) -> ScoredSamples:
-        """The scores of samples of the model, made with `sampling` and `seed`."""
+        """Score samples of the model, made with `sampling` and `seed`."""
         num_matched = self.num_matched(len(x))
         key = {"num": len(x), "matched": num_matched, "sampling": sampling, "seed": seed}
         store = model_store(self.model, "scores", samples=FORMAT, **self._key, **key)
         return self._stored_scores(x, store, f"seed {seed}", start, num_matched)
 
     def baseline(self, num: int, start: Start) -> Baseline:
-        """The scores of at most `num` test images; none where there are too few. They are computed
-        once for all models on the same data.
+        """Score at most `num` test images; without scores if there are too few.
+
+        The scores are computed once for all models on the same data.
         """
         test = self.model.dataset.test.x
         x = test[torch.randperm(len(test), generator=generator(0))[:num]]
@@ -135,7 +137,7 @@ class Scorer:
         return Baseline(split=BASELINE_SPLIT, num=len(x), scores=found)
 
     def protocol(self, sampling: Sampling, num: int, seeds: range) -> SamplingProtocol:
-        """How samples are made, and what they are compared with."""
+        """Describe the sampling and the reference of the scores."""
         trained = self.model.schedule
         guided = (
             max(sampling.guidance_min, trained.logsnr_min),
@@ -162,7 +164,7 @@ class Scorer:
 
     @cached_property
     def _key(self) -> dict[str, Any]:
-        """The identifier of the metrics: also of an extractor that changed under its name."""
+        """Identify the metrics and the extractor, also one that changed under its name."""
         digest = hashlib.sha256(self.reference.rows.numpy().tobytes()).hexdigest()
         names = [metric.name for metric in SAMPLE_METRICS]
         return {"extractor": [self.extractor.name, digest], "metrics": [_ESTIMATORS, *names]}
@@ -204,7 +206,7 @@ class Scorer:
     def _features(
         self, x: UInt8[Tensor, "n c h w"], store: Store, what: str, start: Start
     ) -> Features:
-        """The features of images, shared by all processes."""
+        """Extract the features of images, shared among all processes."""
 
         def compute(some: UInt8[Tensor, "b c h w"]) -> Tensors:
             num_levels = require_images(self.model.dataset)
@@ -224,7 +226,7 @@ class Scorer:
 
 
 def _as_tensors(prefix: str, values: dict[str, Value]) -> Tensors:
-    """Values with their errors, NaN where there are none."""
+    """Encode values and standard errors as tensors, with NaN for a missing error."""
     return {
         f"{prefix}.{name}": torch.tensor(
             [one.value, math.nan if one.standard_error is None else one.standard_error],
@@ -245,7 +247,7 @@ def _from_tensors(prefix: str, tensors: Tensors) -> Scores:
 def measure_quality(
     scorer: Scorer, config: EvaluationConfig, sampling: Sampling, start: Start
 ) -> SampleQuality:
-    """The scores of some sets of samples, and of real images for scale.
+    """Score some sets of samples, and real images as the baseline.
 
     Args:
         scorer: Of the model.
@@ -276,8 +278,9 @@ def _score(scorer: Scorer, sampling: Sampling, num: int, seed: int, start: Start
 def measure_sweep(
     scorer: Scorer, config: EvaluationConfig, sampling: Sampling, start: Start
 ) -> Sweep:
-    """The scores of samples for every sampler, grid and number of evaluations, all with the same
-    noise; `sampling` has the guidance that they share. Arguments as those of `measure_quality`.
+    """Score samples of every sampler, grid and number of evaluations, from the same noise.
+
+    `sampling` gives the guidance that they share. Arguments as those of `measure_quality`.
     """
     num, seed = config.sweep_samples, config.seed
     points = []
@@ -295,7 +298,7 @@ def measure_sweep(
 
 
 def _named(start: Start, protocol: SamplingProtocol) -> Start:
-    """Progress that says which point of the sweep the work is for."""
+    """Name the point of the sweep in the progress of its work."""
     line = f"{protocol.sampler_label}, {protocol.grid_label}"
     point = f"{line}, {protocol.num_evaluations} evaluations"
     return lambda what, total, unit: start(f"{point}: {what}", total, unit)
@@ -304,7 +307,7 @@ def _named(start: Start, protocol: SamplingProtocol) -> Start:
 def _sweep_samplings(
     scorer: Scorer, config: EvaluationConfig, sampling: Sampling
 ) -> Iterator[Sampling]:
-    """Each sampler on each grid, with as many steps as the evaluations allow."""
+    """Iterate over samplers and grids, with as many steps as each number of evaluations allows."""
     trained = scorer.model.schedule
     for sampler in dict.fromkeys([sampling.sampler, *(cls() for cls in SAMPLERS)]):
         for grid in dict.fromkeys([sampling.grid, *SWEEP_GRIDS]):

@@ -1,4 +1,4 @@
-"""The features of a split of the data, which samples are compared with, computed once.
+"""Features of a split of the data, the reference of samples, computed once.
 
 They are kept in the user's cache under a digest of the data, the split and the extractor. An
 extraction that was interrupted resumes; a cache that is damaged is replaced.
@@ -35,7 +35,7 @@ _MAX_DIFFERENCE = 0.02  # relative; batches of other sizes make a millionth
 
 @dataclass(frozen=True)
 class Reference:
-    """The features of a split.
+    """Features of a split of the data.
 
     Attributes:
         statistics: Of all its images.
@@ -63,7 +63,7 @@ def reference(
     start: Start = silent,
     processes: Processes | None = None,
 ) -> Reference:
-    """The features of a split, from the cache if they are there.
+    """Load the features of a split from the cache, or compute them.
 
     A few are computed in any case, and compared with those in the cache: what a user's function
     computes may change without its name.
@@ -133,7 +133,7 @@ def reference(
 
 
 def require_images(dataset: Dataset) -> int:
-    """The number of pixel values of the images of a data set.
+    """Return the number of pixel values of the images of a dataset.
 
     Raises:
         ValueError: If it holds points.
@@ -144,7 +144,7 @@ def require_images(dataset: Dataset) -> int:
 
 
 def _image(splits: Sequence[Source], index: int) -> Tensor:
-    """An image of several splits that are counted through."""
+    """Return an image by its number across several splits."""
     for split in splits:
         if index < len(split):
             break
@@ -153,7 +153,7 @@ def _image(splits: Sequence[Source], index: int) -> Tensor:
 
 
 def _is_close(first: Tensor, second: Tensor) -> bool:
-    """Whether features are the same, up to rounding."""
+    """Return whether features are equal up to rounding."""
     has_shape = first.shape == second.shape
     return has_shape and bool((first - second).norm() <= _MAX_DIFFERENCE * second.norm())
 

@@ -1,4 +1,4 @@
-"""The result of an evaluation, as frozen dataclasses: `to_dict` is what eval.json holds."""
+"""Results of an evaluation, as frozen dataclasses: `to_dict` is the content of eval.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ class TheoremCheck:
 
     @property
     def holds(self) -> bool:
-        """Whether both sides are equal up to chance."""
+        """Return whether both sides are equal up to chance."""
         return abs(self.z) <= MAX_Z
 
 
@@ -118,8 +118,10 @@ class Likelihood:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """How a model that was trained elsewhere was taken. Its samples are made by the samplers of
-    this library, between its ends of log-SNR, and not by its scheduler.
+    """Format, scheduler and latents of a model that was trained elsewhere.
+
+    Its samples are made by the samplers of this library, between its ends of log-SNR, and not by
+    its scheduler.
 
     Attributes:
         format: Whose folder it was read from.
@@ -144,7 +146,7 @@ def _origin_from_json(data: Mapping[str, Any]) -> Origin | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How the likelihood was measured.
+    """Settings of the measurement of a likelihood.
 
     Attributes:
         data: Name of the data; `data_sha256`, its digest.
@@ -181,7 +183,7 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """All that was measured of a model.
+    """Measurements of one model.
 
     Attributes:
         run: The run directory, or the folder that the model was read from.
@@ -218,12 +220,12 @@ class Evaluation:
 
     @property
     def is_of_latents(self) -> bool:
-        """Whether the likelihood is one of latents: a density, known up to a constant."""
+        """Return whether the likelihood is a density of latents, known up to a constant."""
         return self.protocol.origin is not None and self.protocol.origin.latents is not None
 
     @classmethod
     def load(cls, path: Path | str) -> "Evaluation":
-        """The evaluation in a file that `elbos evaluate` wrote, RUN/eval.json.
+        """Load the evaluation in a file that `elbos evaluate` wrote, RUN/eval.json.
 
         Raises:
             OSError: If it cannot be read.
@@ -238,7 +240,7 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Evaluation":
-        """The evaluation that `to_dict` made `data` of.
+        """Rebuild the evaluation from the output of `to_dict`.
 
         Raises:
             TypeError: If an entry is missing.
@@ -247,19 +249,19 @@ class Evaluation:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as values of JSON."""
+        """Convert the evaluation to values of JSON."""
         found: dict[str, Any] = to_json(self)
         return found
 
     def plot(self) -> "Figure":
-        """The loss by noise level, above the ELBO of noisy data."""
+        """Plot the loss by noise level above the ELBO of noisy data."""
         figure: Figure = shown_by(self, "figures").curves_figure(self)
         return figure
 
     def to_html(
         self, path: Path | str, *, samples: bytes | None = None, command: str | None = None
     ) -> None:
-        """Write a page that needs nothing else.
+        """Write a self-contained HTML page.
 
         Args:
             path: The file.

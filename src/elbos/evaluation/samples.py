@@ -1,4 +1,4 @@
-"""The samples of a run: kept batch by batch, and the files of `elbos sample`, a PNG and an .npz."""
+"""Samples of a run: stored batch by batch, or written by `elbos sample` as PNG and .npz."""
 
 import hashlib
 import io
@@ -35,7 +35,7 @@ class NotFiniteError(ValueError):
 
 
 def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
-    """Fail on samples that no picture can be made of, before they are rounded to pixel values.
+    """Raise an error for samples that are not finite, before they are rounded to pixel values.
 
     Raises:
         NotFiniteError: If some hold NaN or infinity; it says how many.
@@ -51,8 +51,7 @@ def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
 def stored_samples(
     model: Model, sampling: Sampling, num: int, seed: int, start: Start
 ) -> UInt8[Tensor, "n c h w"]:
-    """The samples of `elbos sample --num NUM --seed SEED`, as pixel values; kept in the
-    model's directory.
+    """Make the samples of `elbos sample --num NUM --seed SEED` as pixel values, and store them.
 
     Raises:
         NotFiniteError: If some are not finite.
@@ -74,7 +73,7 @@ def stored_samples(
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Typed):
-    """Which samples."""
+    """Number, seed, class and file of samples."""
 
     num: int = 100
     """How many."""
@@ -159,7 +158,7 @@ def write_samples(
 
 
 def turns(num: int, process: int, num_processes: int) -> Iterator[range]:
-    """The batches of one process, turn by turn: one in each; none where none is left in the last.
+    """Iterate over the turns of one process: one batch in each, none if the last turn has fewer.
 
     Examples:
         >>> list(turns(3, process=1, num_processes=2))
@@ -172,7 +171,9 @@ def turns(num: int, process: int, num_processes: int) -> Iterator[range]:
 def _batches(
     run: Model, sampling: Sampling, request: Request, labels: Tensor | None, processes: Processes
 ) -> Iterator[Tensor]:
-    """All batches, in order, in every process: after each turn the processes exchange theirs."""
+    """Iterate over all batches in order, in every process; the processes exchange them each
+    turn.
+    """
     for batches in turns(num_batches(request.num), processes.rank, processes.num):
         own = run.sample_batches(
             sampling, num=request.num, seed=request.seed, cond=labels, batches=batches
@@ -190,7 +191,7 @@ def _npz(x: Tensor, sampling: Sampling, labels: Tensor | None) -> bytes:
 
 
 def _name(sampling: Sampling, request: Request) -> str:
-    """The name of a file: the usual settings, and a digest of all."""
+    """Name a file by the usual settings and a digest of all."""
     settings = json.dumps([encode(sampling), request.num, request.label])
     digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
     sampler = encode(sampling.sampler)["type"].lower()

@@ -1,4 +1,4 @@
-"""The results of sample quality, as frozen dataclasses."""
+"""Results of sample quality, as frozen dataclasses."""
 
 import math
 import statistics
@@ -19,7 +19,7 @@ _FLAT = {"is_flat": True}  # in JSON, see `records`
 
 
 def _scores_as_json(values: Mapping[str, Value]) -> dict[str, float | None]:
-    """Every metric by its name, None if not known; standard errors as `NAME_se`."""
+    """Encode every metric by its name, None if unknown, with standard errors as `NAME_se`."""
     found: dict[str, float | None] = {metric.name: None for metric in SAMPLE_METRICS}
     for name, one in values.items():
         found[name] = one.value
@@ -38,7 +38,7 @@ def _scores_from_json(data: Mapping[str, Any]) -> dict[str, Value]:
 
 @dataclass(frozen=True)
 class Scores:
-    """The metrics of a set of images.
+    """Metrics of one set of images.
 
     Attributes:
         values: By the names of `SAMPLE_METRICS`; those that are not known are not in it.
@@ -49,13 +49,13 @@ class Scores:
     )
 
     def __getitem__(self, metric: SampleMetric) -> Value:
-        """The value of a metric, and its standard error; None in place of what is not known."""
+        """The value of a metric and its standard error, each None if unknown."""
         return self.values.get(metric.name, UNKNOWN)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSet:
-    """The scores of a set of samples; `seed` is that of their noise."""
+    """Scores of one set of samples; `seed` is that of their noise."""
 
     seed: int
     scores: Scores = field(metadata=_FLAT)
@@ -63,7 +63,7 @@ class SampleSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """The scores of real images: what samples as good as the data would have.
+    """Real-data baseline: the scores that samples as good as the data would have.
 
     Attributes:
         split: The split that they are from, which is not in the reference.
@@ -78,7 +78,7 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSets:
-    """Sets of equally many samples, of several seeds.
+    """Sets of equally many samples, one for each seed.
 
     Attributes:
         num: Samples in a set.
@@ -94,7 +94,7 @@ class SampleSets:
 
     @classmethod
     def from_scores(cls, num: int, scores: Mapping[int, Scores]) -> "SampleSets":
-        """From the scores of each seed."""
+        """Collect the scores of each seed."""
         names = next(iter(scores.values())).values
         values = {name: [one.values[name].value for one in scores.values()] for name in names}
         return cls(
@@ -117,7 +117,7 @@ class SampleSets:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingProtocol:
-    """How samples were made, and what they are compared with.
+    """Settings of the sampling, and the reference of the scores.
 
     Attributes:
         extractor: The network of the features; `num_features`, their dimensions.
@@ -152,7 +152,7 @@ class SamplingProtocol:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleQuality:
-    """The quality of a run's samples.
+    """Sample quality of one model.
 
     Attributes:
         protocol: How they were made and compared.
@@ -174,7 +174,7 @@ class SampleQuality:
 
     @property
     def metrics(self) -> list[SampleMetric]:
-        """The metrics that are known of samples, the one to judge them by first."""
+        """The metrics with a value, the first one to judge samples by first."""
         leading = leading_distance((self.matched or self.samples).num, self.protocol.num_features)
         known = [m for m in SAMPLE_METRICS if m.name in self.samples.sets[0].scores.values]
         return sorted(known, key=lambda metric: metric is not leading)

@@ -1,4 +1,4 @@
-r"""Training runs: of a configuration, or of the user's own network, data and objective.
+r"""Training runs: of a configuration, or of a user-defined network and dataset.
 
     run = elbos.fit(network, dataset, objective, run="runs/mine", num_images=1_000_000)
     x = run.sample(64)
@@ -79,7 +79,7 @@ def fit(
     seed: int = 0,
     on_images: OnImages = lambda _: None,
 ) -> Run:
-    r"""Train a network of your own on a dataset of your own; returns the trained run.
+    r"""Train a user-defined network on a user-defined dataset; returns the trained run.
 
     All that `elbos train` does is done: checkpoints, from which the same call resumes bit for bit;
     an average of the weights; a log, validation and grids of samples in the run directory; a
@@ -177,8 +177,9 @@ def _train(
     on_images: OnImages,
     **given: Any,
 ) -> None:
-    """Train what a configuration says, in a directory that is then its own; `given` is for the
-    `Trainer`.
+    """Train a configuration in a directory, which belongs to it from then on.
+
+    `given` are further arguments of the `Trainer`.
     """
     require_installed(config.output.trackers)
     processes = Processes.joined()
@@ -199,7 +200,7 @@ def _train(
 
 
 def _stored(weighting: Any) -> Any:
-    """The weighting, or its numbers if it is user-defined."""
+    """Return a storable weighting: a user-defined one as a table of its values."""
     try:
         require_storable(weighting)
     except ValueError:

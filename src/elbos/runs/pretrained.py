@@ -1,4 +1,4 @@
-"""A pipeline that diffusers trained and saved, with the images that it is evaluated on."""
+"""A pipeline trained with diffusers, with the images that it is evaluated on."""
 
 import json
 import math
@@ -44,7 +44,7 @@ _NUM_TRIED = 2  # images, before anything is measured
 
 @dataclass(frozen=True)
 class InBatches:
-    """A denoiser that is called with so many samples at most, whatever it is given.
+    """A denoiser that calls another one with at most `size` samples at once.
 
     Attributes:
         denoiser: The denoiser.
@@ -68,7 +68,7 @@ class InBatches:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained(Sampled):
-    """A pipeline with the images that it is evaluated on: a `Model`, evaluated in float32.
+    """A diffusers pipeline with images to evaluate it on: a `Model`, in float32.
 
     It is measured and sampled between the ends of its scheduler's noise levels, by the samplers of
     this library, which clip what its scheduler clips. The likelihood of a latent pipeline is that
@@ -110,7 +110,8 @@ class Pretrained(Sampled):
     def from_folder(
         cls, folder: Path, data: KnownData, directory: Path, *, batch_size: int = BATCH_SIZE
     ) -> "Pretrained":
-        """The pipeline that `DiffusionPipeline.save_pretrained` wrote, after a try on two images.
+        """Load a pipeline saved by `DiffusionPipeline.save_pretrained`, and try it on two images.
+
         Nothing is written.
 
         Args:
@@ -144,24 +145,22 @@ class Pretrained(Sampled):
         return found
 
     def shared_by(self, processes: Processes) -> "Pretrained":
-        """The model with the processes that share its evaluation."""
+        """Share the evaluation of the model among processes."""
         return replace(self, processes=processes)
 
     @property
     def data(self) -> DataSpec:
-        """The properties of its samples, which are those of the images."""
+        """Shape, pixel values and classes of its samples, which are those of the images."""
         return self.dataset.spec
 
     @property
     def denoiser(self) -> InBatches:
-        """The network, called with `batch_size` samples at most."""
+        """The network as a denoiser, called with `batch_size` samples at most."""
         return InBatches(self.pipeline.denoiser, self.batch_size)
 
     @property
     def schedule(self) -> Linear:
-        """Uniform between the noise levels of the scheduler's steps, or those of the training,
-        where an export says them.
-        """
+        """Uniform noise levels between the scheduler's steps, or those of an export's training."""
         found = self.pipeline.denoiser
         low, high = found.logsnr_min, found.logsnr_max
         if self.ends is not None:
@@ -171,12 +170,12 @@ class Pretrained(Sampled):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The class, if the network has to be told it."""
+        """The conditions of training: "given_label" if the network requires a class."""
         return ("unconditional",) if self._requirements.num_classes is None else ("given_label",)
 
     @property
     def trained(self) -> Training:
-        """What is known of its training."""
+        """Known settings of the training."""
         return Training(
             weighting=None,
             schedule=self._scheduler,
@@ -193,7 +192,7 @@ class Pretrained(Sampled):
 
     @property
     def origin(self) -> Origin:
-        """How the folder was taken."""
+        """Format, scheduler and latents of the pipeline."""
         vae = None if self._encode is None else type(self._encode.vae).__name__
         scheduler = json.dumps(_public(self.pipeline.scheduler), sort_keys=True, default=str)
         return Origin(
@@ -203,7 +202,7 @@ class Pretrained(Sampled):
         )
 
     def identifier(self) -> dict[str, Any]:
-        """All that the numbers of its networks depend on."""
+        """Return everything that the outputs of the networks depend on."""
         weights = (value for module in self._modules for value in module.state_dict().values())
         configs = [_public(module.config) for module in self._modules]
         described = json.dumps([*configs, self.origin.scheduler], sort_keys=True, default=str)
@@ -217,11 +216,11 @@ class Pretrained(Sampled):
         }
 
     def autocast(self) -> torch.autocast:
-        """Float32, as a context."""
+        """Return a context of float32 computation."""
         return torch.autocast(self.device.type, enabled=False)
 
     def require_guidable(self, sampling: Sampling) -> None:
-        """Raise a ValueError if samples are to be guided: nothing says which class is none."""
+        """Raise a ValueError for guidance: the unconditional class is unknown."""
         if sampling.guidance != 1:
             raise ValueError(
                 f"guidance is {sampling.guidance}, and {self.name} does not say which class stands "
@@ -231,7 +230,7 @@ class Pretrained(Sampled):
     def represented(
         self, x: Shaped[Tensor, "n *d"], start: Start
     ) -> tuple[Shaped[Tensor, "n *e"], int | None]:
-        """The pixel values as they are and their number; or latents, which are kept, and None."""
+        """Return pixel values and their number, or latents, which are stored, and None."""
         if self._encode is None:
             return x, self.dataset.num_levels
         store = model_store(self, "latents", images=digest_of([x]))
@@ -282,7 +281,7 @@ class Pretrained(Sampled):
 
     @cached_property
     def _tried(self) -> tuple[Tensor, Tensor | None]:
-        """Some images as the network knows them, and their labels."""
+        """Some images as the network takes them, with their labels."""
         split, rows = self.dataset.train, torch.arange(min(_NUM_TRIED, len(self.dataset.train)))
         x = to_unit(split.x[rows], self.dataset.num_levels)
         if self._encode is not None:
@@ -291,7 +290,7 @@ class Pretrained(Sampled):
         return x, split.labels[rows] if is_told and split.labels is not None else None
 
     def _encoded(self, x: Shaped[Tensor, "n *d"], rows: Int[Tensor, " n"]) -> Tensors:
-        """The latents of images, each sampled with a generator of its number."""
+        """Encode images to latents, each sampled with a generator of its number."""
         assert self._encode is not None
         found = []
         for some in torch.split(torch.arange(len(x)), self.batch_size):
@@ -304,8 +303,8 @@ class Pretrained(Sampled):
         return {"x": latents}
 
     def _require_fit(self) -> None:
-        """Raise a ValueError if networks and data do not fit each other, by what the folder says
-        and in a try on some images.
+        """Raise a ValueError if networks and data do not fit, by the configuration or in a
+        trial.
         """
         self._requirements.require_labels(self.dataset)
         try:
@@ -333,10 +332,10 @@ class Pretrained(Sampled):
 
 
 def is_pipeline(path: Path) -> bool:
-    """Whether a folder is one that `DiffusionPipeline.save_pretrained` wrote."""
+    """Return whether a folder was written by `DiffusionPipeline.save_pretrained`."""
     return (path / "model_index.json").is_file()
 
 
 def _public(config: Any) -> dict[str, Any]:
-    """The settings of a configuration of diffusers, without its file's version and place."""
+    """Settings of a diffusers configuration, without its file's version and place."""
     return {name: value for name, value in config.items() if not name.startswith("_")}

@@ -1,4 +1,4 @@
-"""What a saved network of diffusers requires of the images that it is evaluated on."""
+"""Requirements of a saved diffusers network on the images that it is evaluated on."""
 
 import warnings
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ KNOWN = ("UNet2DModel", "DiTTransformer2DModel", "Transformer2DModel")
 
 @dataclass(frozen=True)
 class Requirements:
-    """The shapes and classes that a network was made for, by its configuration.
+    """Shapes and classes that a network was made for, by its configuration.
 
     Attributes:
         folder: The pipeline's, for messages.
@@ -29,7 +29,7 @@ class Requirements:
 
     @classmethod
     def from_config(cls, folder: str, network: Any) -> "Requirements":
-        """From a network of diffusers.
+        """Read the requirements from the configuration of a diffusers network.
 
         Raises:
             ValueError: If it is told something else than a class.
@@ -61,8 +61,9 @@ class Requirements:
             )
 
     def require_labels(self, dataset: Dataset) -> None:
-        """Raise a ValueError if the network has to be told a class that the data do not have, or
-        that it does not know; warn if it knows many more.
+        """Raise a ValueError if the data lack the classes that the network is conditioned on.
+
+        Warn if the network knows many more classes than the data.
         """
         known, num = self.num_classes, dataset.num_classes
         if known is None:
@@ -86,7 +87,7 @@ class Requirements:
 
 
 def _num_classes(config: Mapping[str, Any]) -> int | None:
-    """The number of classes that a network has embeddings of."""
+    """Number of classes that a network has embeddings of."""
     found = (config.get(name) for name in ("num_class_embeds", "num_embeds_ada_norm"))
     return next((num for num in found if num is not None), None)
 

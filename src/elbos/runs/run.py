@@ -105,7 +105,7 @@ class Run(Sampled):
 
     @classmethod
     def with_function(cls, path: Path, function: str | None) -> "Run":
-        """The run in `path`, whose user-defined network, if it has one, FILE.py:FUNCTION builds.
+        """Load the run in `path`, with its user-defined network built by FILE.py:FUNCTION.
 
         Raises:
             OSError: If the file cannot be read.
@@ -121,8 +121,7 @@ class Run(Sampled):
         return cls(path, build_network(config, data, torch.device("cpu")))
 
     def with_data(self, data: KnownData) -> "Run":
-        """The run with the data that it is evaluated on, where those of its training are elsewhere
-        now, or others are wanted.
+        """Replace the data that the run is evaluated on, by other images of the same kind.
 
         Raises:
             OSError, ValueError: If they cannot be loaded, or are others in shape, pixel values or
@@ -141,14 +140,14 @@ class Run(Sampled):
         return found
 
     def shared_by(self, processes: Processes) -> "Run":
-        """The run with the processes that share its evaluation, all of which then evaluate it."""
+        """Share the evaluation of the run among processes, all of which then evaluate it."""
         found = copy.copy(self)
         found.processes = processes
         return found
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data that it is evaluated on: those of its training, loaded when they are first used.
+        """The data of the training, or those given for the evaluation, loaded at first use.
 
         Raises:
             ValueError: If they cannot be loaded, or are others than in training.
@@ -167,7 +166,7 @@ class Run(Sampled):
 
     @property
     def has_labels(self) -> bool:
-        """Whether the network knows class labels."""
+        """Return whether the network is conditioned on class labels."""
         return uses_labels(self.config, self.data)
 
     @property
@@ -182,22 +181,22 @@ class Run(Sampled):
 
     @property
     def name(self) -> str:
-        """The path of the directory, as it was given."""
+        """The path of the directory, as given."""
         return str(self.directory.path)
 
     @property
     def schedule(self) -> Schedule:
-        """The noise levels that it was trained on."""
+        """The noise levels of the training."""
         return self.config.schedule
 
     @property
     def sampling(self) -> Sampling:
-        """How it is sampled, if nothing else is said."""
+        """The default sampler and its settings."""
         return self.config.sampling
 
     @property
     def weighting(self) -> WeightFunction:
-        """The weighting of its loss."""
+        """The weighting of the training loss."""
         return self.config.weighting
 
     @property
@@ -217,7 +216,7 @@ class Run(Sampled):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """What the network was told in training: "unconditional", "given_label", or each in turn.
+        """The conditions of training: "unconditional", "given_label", or both.
 
         Labels are hidden in a share of the samples, which may be none of them or all.
         """
@@ -227,7 +226,7 @@ class Run(Sampled):
 
     @property
     def trained(self) -> Training:
-        """What it was trained with, for reports."""
+        """Settings of the training, for reports."""
         config = self.config
         return Training(
             weighting=repr(config.weighting),
@@ -244,7 +243,7 @@ class Run(Sampled):
         )
 
     def identifier(self) -> dict[str, Any]:
-        """All that the numbers of the network depend on."""
+        """Return everything that the outputs of the network depend on."""
         return {
             "weights": self.weights_digest(),
             "parameterization": self.config.parameterization,
@@ -267,7 +266,7 @@ class Run(Sampled):
         guidance: float | None = None,
         cond: Condition = None,
     ) -> Float[Tensor, "n *d"]:
-        """Samples, about in [-1, 1], on the CPU. The training data are not needed.
+        """Draw samples, about in [-1, 1], on the CPU; the training data are not needed.
 
         Args:
             num: How many.
@@ -303,12 +302,12 @@ class Run(Sampled):
         return torch.cat(self.sample_batches(sampling, num=num, seed=seed, cond=cond))
 
     def represented(self, x: Tensor, start: Start = silent) -> tuple[Tensor, int | None]:
-        """Data as the network knows them, and their number of pixel values: as they are."""
+        """Return data unchanged, and their number of pixel values."""
         del start
         return x, self.dataset.num_levels
 
     def decoded(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
-        """Return samples as they are."""
+        """Return samples unchanged: they are images already."""
         return x
 
     @typed
@@ -320,7 +319,7 @@ class Run(Sampled):
         num_evaluations: int = 8,
         seed: int = 0,
     ) -> Validation:
-        """The bound on the negative log-likelihood of data: `.bits_per_dim`, `.standard_error`.
+        """Measure the bound on the negative log-likelihood of data.
 
         Args:
             dataset: `dataset[i]` is `x` or `(x, cond)`, as in training; a tensor will do.
@@ -356,8 +355,10 @@ class Run(Sampled):
     def evaluate(
         self, *, sampling: Sampling | None = None, start: Start = silent, **settings: Any
     ) -> Evaluation:
-        """The evaluation of the run: likelihood, noise levels and samples. It is kept in the run
-        directory part by part, and resumes. Several processes share it where all call this, of
+        """Evaluate the run: likelihood, noise levels and samples.
+
+        The measurements are stored in the run directory part by part, so that the evaluation
+        resumes. Several processes share it if all call this method of
         `run.shared_by(Processes.joined())`.
 
         Args:
@@ -378,9 +379,9 @@ class Run(Sampled):
         return evaluate(self, EvaluationConfig(**settings), sampling, start)
 
     def weights_digest(self) -> str:
-        """The identifier of the weights."""
+        """Identify the weights by a digest."""
         return digest_of(self.network.state_dict().values())
 
     def autocast(self) -> torch.autocast:
-        """The precision the run was trained in, as a context."""
+        """Return the precision of the training as a context."""
         return autocast(self.config, self.device)

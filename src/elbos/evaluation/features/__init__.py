@@ -1,4 +1,4 @@
-"""Extractors of features, each chosen by a small configuration whose `load(device)` returns one.
+"""Feature extractors, each built by `load(device)` of a small configuration.
 
 `Lite0` works offline; `Inception` is what published FIDs are of; `Module` is a function of yours.
 """

@@ -26,7 +26,7 @@ BATCH_SIZE = 50  # more is slower on a CPU, whose caches hold less
 
 @dataclass(frozen=True)
 class Features:
-    """The features of images.
+    """Features of images, one vector per image.
 
     Attributes:
         pooled: One vector an image.
@@ -60,7 +60,7 @@ def extract(
     num_levels: int,
     on_images: Callable[[int], None],
 ) -> Features:
-    """The features of many images, in batches. Grey images become RGB ones of three equal channels.
+    """Extract the features of many images in batches; grey images become RGB.
 
     Args:
         extractor: Name and function.
@@ -92,7 +92,10 @@ def extract(
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors in a file, and the first 8 digits of its SHA-256. No code in it is run.
+    """Read the tensors of a file of weights, without running code in it.
+
+    Returns:
+        The tensors, and the first 8 digits of the SHA-256 of the file.
 
     Raises:
         OSError: If the file cannot be read.
@@ -121,7 +124,7 @@ class Module:
         object.__setattr__(self, "path", str(files.expanded(Path(self.path))))
 
     def load(self, device: torch.device) -> Extractor:
-        """The function; `device` is where its images are.
+        """Load the function, which gets images on `device`.
 
         Raises:
             OSError: If the file cannot be read.
@@ -151,7 +154,7 @@ class Module:
         return Features(vectors, None if logits is None else self._vectors(logits, num))
 
     def _vectors(self, value: Any, num: int) -> Float32[Tensor, "b d"]:
-        """One vector an image.
+        """Check that the features are one finite vector per image.
 
         Raises:
             ValueError: If it is something else, or not finite.

@@ -39,8 +39,9 @@ class Inception:
             object.__setattr__(self, "weights", files.expanded(self.weights))
 
     def load(self, device: torch.device) -> Extractor:
-        """The network on a device. Nothing is downloaded. Other weights than the original ones
-        give a warning, and their hash is in the name.
+        """Load the network onto a device, without download.
+
+        Other weights than the original ones give a warning, and their hash is in the name.
 
         Raises:
             FileNotFoundError: If there is no file of weights.

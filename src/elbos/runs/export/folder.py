@@ -1,4 +1,4 @@
-"""The folder of an export: written beside its place, whole, and then moved there."""
+"""Folder of an export, written completely and then moved to its place."""
 
 import glob
 import json
@@ -99,7 +99,7 @@ def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
 
 
 def _run_of(run: Run) -> dict[str, str]:
-    """The identifier of a run, however long it is trained."""
+    """Identify a run, regardless of the length of its training."""
     known = {**run.config.identity(), "num_images": None, "init": None, "data": None}
     return {"run": digest([known, run.directory.read("data.json")])}
 
@@ -179,8 +179,10 @@ def _without_places(config: Config) -> Config:
 
 
 def _moved(partial: Path, folder: Path) -> list[str]:
-    """Move a whole folder to its place, or its files into the one that is there, the manifest last;
-    returns their names.
+    """Move a complete folder to its place, or its files into an existing one, the manifest last.
+
+    Returns:
+        The names of the files.
     """
     names = sorted(str(path.relative_to(partial)) for path in partial.rglob("*") if path.is_file())
     if not folder.exists():

@@ -1,4 +1,4 @@
-"""A folder on the Hugging Face Hub, for users who have a token."""
+"""Upload of a folder to the Hugging Face Hub, for users with a token."""
 
 import importlib
 from collections.abc import Sequence
@@ -12,9 +12,7 @@ _MAX_REASON = 300  # characters
 
 
 def require_pushable(repo: str) -> None:
-    """Raise a ValueError where `push` would after minutes of work: if huggingface_hub is not
-    installed, there is no token, or the name is none of a repository.
-    """
+    """Raise a ValueError if `push` would fail: no huggingface_hub, no token or an invalid name."""
     hub = _hub()
     owner, _, name = repo.partition("/")
     if not (owner and name):
@@ -30,7 +28,7 @@ def require_pushable(repo: str) -> None:
 
 
 def push(folder: Path, names: Sequence[str], repo: str, api: Any = None) -> str:
-    """Upload files of a folder into a repository of models; one that is not there is made, private.
+    """Upload files of a folder to a model repository, which is created as private if missing.
 
     Args:
         folder: The folder.
