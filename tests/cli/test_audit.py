@@ -30,8 +30,8 @@ CONFIGS: dict[str, Any] = {
 SHAPE = "loss.py:loss --shape"
 WRONG = {
     "": "Name a target",
-    "nope": "nope is no FILE.py:FUNCTION, training script, scheduler_config.json, recipe",
-    "train:loss": "train:loss is no FILE.py:FUNCTION",
+    "nope": "nope is not a FILE.py:FUNCTION, training script, scheduler_config.json, recipe",
+    "train:loss": "train:loss is not a FILE.py:FUNCTION",
     "edm3": "did you mean edm or edm2?",
     "minsnr-5": "did you mean min-snr-5",
     "edm nope": "nope is no",

@@ -375,7 +375,7 @@ BAD = {
     "batch size": ("ddpm", None, [*DIGITS, "--batch-size", "0"], "batch_size is 0"),
     "out in the folder": ("ddpm", None, [*DIGITS, "--out", "ddpm/out"], "--out"),
     "out is another's": ("ddpm", None, [*DIGITS, "--out", "empty"], "notes.txt"),
-    "two and out": ("ddpm", None, ["latent", *DIGITS, "--out", "out"], "out is one directory"),
+    "two and out": ("ddpm", None, ["latent", *DIGITS, "--out", "out"], "--out works with one"),
 }
 
 

@@ -79,7 +79,7 @@ VERBS = {
         "Pack pictures, or their latents: opened at once, however many.",
         less_memory="lower --jobs, or --batch-size to encode",
     ),
-    "weightings": Verb("Print what published recipes weigh, and where the weighting rises.", "cli"),
+    "weightings": Verb("Print the weighting of published recipes, and where it rises.", "cli"),
 }
 ENCODE = ["data", "encode"]  # runs on several processes, as no other kind of its verb does
 

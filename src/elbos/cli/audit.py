@@ -96,7 +96,7 @@ class Probing:
                 require_positive(**{name: getattr(self, name)})
 
     def data(self) -> torch.Tensor:
-        """A batch.
+        """Draw a batch of random data.
 
         Raises:
             MemoryError: If it is too large.
@@ -220,7 +220,7 @@ class Audit:
             print(translation_text(result.title, found))  # noqa: T201
 
     def _audits(self) -> list[audit.Audit]:
-        """Of all targets; all are looked at before the first is measured, which takes minutes."""
+        """Audit all targets; all are checked before the first is measured, which takes minutes."""
         for target in filter(_is_code, self.targets):
             require_target(target, *_LOSS)
         others = [target for target in self.targets if not (_is_code(target) or _script(target))]
@@ -336,6 +336,6 @@ def _require_target(target: str) -> None:
         raise ValueError(f"{target} is a folder without a scheduler_config.json.")
     nearest = suggestion(target.partition(":")[0], [*RECIPES, *TRAINERS])
     raise ValueError(
-        f"{target} is no FILE.py:FUNCTION, training script, scheduler_config.json, recipe of "
+        f"{target} is not a FILE.py:FUNCTION, training script, scheduler_config.json, recipe of "
         f"`elbos weightings`, or trainer's settings: {nearest}"
     )

@@ -37,7 +37,7 @@ class Pack:
     hub:NAME, a data set of Hugging Face's `datasets`."""
 
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """The folder to be made."""
+    """The folder to create."""
 
     size: int = 64
     """Height and width after resizing and cropping, in pixels."""
@@ -79,7 +79,7 @@ class Pack:
 class Encode:
     """Encode images with a VAE of diffusers once and for all, for `data:latents --data.path OUT`.
 
-    Kept are mean and log-variance of the latents, scaled as the VAE's config.json says. The same
+    Stored are mean and log-variance of the latents, scaled as the VAE's config.json says. The same
     command again goes on where it was stopped, on any number of processes: `torchrun
     --nproc-per-node 8 -m -- elbos data encode IMAGES OUT --vae VAE`.
     """
@@ -88,7 +88,7 @@ class Encode:
     """What `elbos data pack` made, or a folder of pictures."""
 
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """The folder to be made."""
+    """The folder to create."""
 
     vae: str
     """An AutoencoderKL: the folder that save_pretrained wrote, that of a pipeline with a VAE, or a
@@ -101,7 +101,7 @@ class Encode:
     """Leave out pictures of a folder that cannot be decoded, with a warning."""
 
     dtype: Literal["float16", "bfloat16"] = "float16"
-    """Of what is kept."""
+    """The type of the stored latents."""
 
     batch_size: int = 32
     """Images encoded at once."""
@@ -145,7 +145,7 @@ class Verify:
         with progress() as bar:
             index = verify(self.out, partial(begin, bar))
         if index.class_names is not None and not index.labels_sha256:
-            sys.stderr.write("Its labels have no digests, which were not kept yet.\n")
+            sys.stderr.write("Its labels have no digests: an earlier version wrote them.\n")
         print(self.out)  # noqa: T201
 
 

@@ -82,11 +82,13 @@ class Evaluate:
                 raise ValueError(f"There is no {path}: {suggestion(str(path), known)}")
         pipelines = [path for path in self.models if is_pipeline(path)]
         if self.batch_size is not None and not pipelines:
-            raise ValueError("batch-size is for the folder of a pipeline: leave it out for a run.")
+            raise ValueError(
+                "--batch-size is for the folder of a pipeline: leave it out for a run."
+            )
         if self.out is not None and self.data is None:
-            raise ValueError("out is for a folder, or a run on other data: leave it out for a run.")
+            raise ValueError("--out is for a folder, or a run with data:TYPE: leave it out.")
         if self.out is not None and len(self.models) > 1:
-            raise ValueError(f"out is one directory, for {len(self.models)} models: leave it out.")
+            raise ValueError(f"--out works with one model only; you gave {len(self.models)}.")
         if len({path.resolve().name for path in pipelines}) < len(pipelines):
             raise ValueError(_ONE_NAME)
         if pipelines and self.data is None:
@@ -112,7 +114,7 @@ class Evaluate:
             results = [self._measure(*one) for one in zip(models, outs, samplings, strict=True)]
         except KeyboardInterrupt:
             raise Interrupted(
-                "Stopped: what was measured is kept, and the same command resumes."
+                "Stopped: the measurements are stored, and the same command resumes."
             ) from None
         if not processes.is_main:
             return

@@ -24,8 +24,8 @@ class ImpliedWeighting:
         title: What it is from, in words.
         schedule, parameterization, weighting: As Python.
         logsnr_min, logsnr_max: The ends of the schedule.
-        is_monotone: Whether the weighting never rises with the log-SNR.
-        rising: The intervals of log-SNR in which it rises.
+        is_monotone: Whether the weighting never increases with log-SNR.
+        rising: The intervals of log-SNR in which it increases.
         reference: Where it was published.
     """
 

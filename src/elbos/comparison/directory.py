@@ -71,7 +71,7 @@ class ComparisonDirectory:
             found = decode(Stored, files.read_json(self.file), "comparison")
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{self.file} is damaged ({error}): put back the one that was there, or name "
+                f"{self.file} is damaged ({error}): restore it, or name "
                 "another directory with --out."
             ) from error
         assert isinstance(found, Stored)
@@ -108,8 +108,8 @@ class ComparisonDirectory:
         stored = self.stored()
         if stored and stored.data != wanted.data:
             raise ValueError(
-                f"The data are not those that {self.path} was begun with: put those back, or name "
-                "another directory with --out."
+                f"The data differ from those that {self.path} was started with: restore them, or "
+                "name another directory with --out."
             )
         if stored and (found := difference(encode(stored), encode(wanted))):
             raise ValueError(

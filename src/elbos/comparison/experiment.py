@@ -94,7 +94,7 @@ class Experiment(Typed):
             Default: five; of three, intervals are 1.7 times as wide.
 
     Raises:
-        ValueError: If there is no objective or no seed, one is there twice, or an objective cannot
+        ValueError: If objectives or seeds are empty or repeated, or an objective cannot
             be trained in this configuration.
     """
 

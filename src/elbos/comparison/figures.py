@@ -193,7 +193,7 @@ def _band(levels: Float[Array, " g"], found: RankCorrelation, color: str) -> lis
 
 
 def weights_svg(comparison: Comparison, objective: ObjectiveResult, swatch: Swatch) -> Markup:
-    """The weighting, where it rises, and the density of the noise levels trained on."""
+    """The weighting, where it increases, and the density of the noise levels trained on."""
     weights = objective.weights
     assert weights is not None
     x = _across(comparison, _floats(weights.logsnr))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Known = float | None
-"""A number, or None where there is none, as for NaN."""
+"""A number; None if it is missing or NaN."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Metric:
         short: As the head of a column.
         is_lower_better: Its direction.
         is_main: Whether its differences have verdicts.
-        baseline: Its value for test images in place of samples; None where there is none.
+        baseline: Its value for test images in place of samples; None if it is missing.
     """
 
     key: str
@@ -114,8 +114,8 @@ class ObjectiveResult:
     Attributes:
         name: Its name.
         parameterization, schedule, weighting: As Python.
-        is_monotone: Whether the weighting never rises with the log-SNR between the ends.
-        rising: Intervals of log-SNR in which it rises.
+        is_monotone: Whether the weighting never increases with log-SNR between the ends.
+        rising: Intervals of log-SNR in which it increases.
         status: Whether all seeds have scores, some or none.
         failures: Why some have none.
         scores: By the metric's key.

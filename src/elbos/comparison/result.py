@@ -163,7 +163,7 @@ class Protocol:
         network, optimizer: As Python.
         precision: Of training and sampling.
         clipped: By objective, the share of steps whose gradient was clipped, mean over seeds.
-        condition: What the network was told when its likelihood was measured.
+        condition: The condition of the network when its likelihood was measured.
         samplers: By name; none of points in the plane.
         features: Name of what computes the features; None of points.
         hardware, versions: Of all runs.
@@ -268,8 +268,8 @@ class Comparison:
             found: Comparison = from_json(cls, value)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
-                f"This is no report of this version ({error}): the command that made it writes it "
-                "again, from the scores in its directory."
+                f"This is not a report of this version ({error}): the command that made it writes "
+                "it again, from the scores in its directory."
             ) from error
         return found
 

@@ -1,6 +1,6 @@
 """Scores of one run and the curves of its training (RUN/scores.json), and their metrics.
 
-Everything slow is kept part by part in the run's `evaluation` folder: scored again, under more
+Slow measurements are stored part by part in the run's `evaluation` folder: scored again, under more
 weightings, a run costs seconds.
 """
 
@@ -46,7 +46,7 @@ class RunScores:
     Attributes:
         num_parameters: Of its network.
         data: Name of the dataset.
-        condition: What the network was told when its likelihood was measured.
+        condition: The condition of the network when its likelihood was measured.
         precision: Of training and sampling.
         machine: Hardware and versions.
         num_images: Test images whose likelihood was measured.
@@ -154,8 +154,7 @@ def _likelihood(
         seed=run.config.seed,
     )
     images = chosen_images(run, config)
-    told = conditions(run, run.dataset.test, images, silent)
-    condition = told[-1]  # given the label, if it knows labels
+    *_, condition = conditions(run, run.dataset.test, images, silent)  # given labels, if any
     measured = measure(run, condition, config, start)
     bound = summary(measured)
     return {

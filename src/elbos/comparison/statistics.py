@@ -168,8 +168,8 @@ class _Scatter:
     pairing: float
 
     @classmethod
-    def of(cls, scores: Float64[np.ndarray, "r n"]) -> "_Scatter | None":
-        """From the scores; None where those that are typical do not scatter but by rounding."""
+    def from_scores(cls, scores: Float64[np.ndarray, "r n"]) -> "_Scatter | None":
+        """Estimate the scatter; None if the typical objectives scatter by rounding alone."""
         within, dof = scores - scores.mean(1)[:, None], scores.shape[1] - 1
         is_wild = _is_wild(scores)
         pool = within[~is_wild]

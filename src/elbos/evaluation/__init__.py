@@ -6,7 +6,7 @@
 | `model` | the protocol of a model, and the stores of its measurements |
 | `evaluate` | the order of the measurements |
 | `likelihood`, `ode` | the bound, and the theorem on the same losses; the ODE likelihood |
-| `samples` | samples, kept and as the files of `elbos sample` |
+| `samples` | samples, stored, and as the files of `elbos sample` |
 | `features`, `reference` | the features of images; those of real ones, in the cache |
 | `estimators`, `metrics` | distances between sets of features; the list of all metrics |
 | `quality` | samples scored set by set, also by sampler and evaluations |

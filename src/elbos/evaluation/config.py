@@ -60,7 +60,7 @@ class EvaluationConfig(Typed):
 
     floor: bool = False
     """Also compute the least loss that any denoiser can have on the training images, by noise
-    level: minutes for 60,000 images of 28x28 pixels; kept for all runs on the same data."""
+    level: minutes for 60,000 images of 28x28 pixels; stored for all runs on the same data."""
 
     floor_images: int | None = None
     """Training images that are noised for it, at least 2, each of which is compared with all of

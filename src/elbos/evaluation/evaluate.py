@@ -52,7 +52,7 @@ def evaluate(
         start: Begins the progress of each piece of work. Default: none is shown.
 
     Raises:
-        OSError: If results cannot be kept, or files of the extractor are missing.
+        OSError: If results cannot be stored, or files of the extractor are missing.
         ValueError: If the split has too few images, a loss or a sample is not finite, or the
             network cannot be guided as `sampling` says.
     """
@@ -60,8 +60,8 @@ def evaluate(
     require_measurable(model, config, sampling)
     images = chosen_images(model, config)
     scorer = _scorer(model, config, start)  # first: its files may be missing
-    told = conditions(model, getattr(model.dataset, config.split), images, start)
-    results = {one.name: _likelihood(model, one, config, start) for one in told}
+    conditioned = conditions(model, getattr(model.dataset, config.split), images, start)
+    results = {one.name: _likelihood(model, one, config, start) for one in conditioned}
     quality = None if scorer is None else measure_quality(scorer, config, sampling, start)
     return Evaluation(
         run=model.name,
@@ -74,7 +74,7 @@ def evaluate(
         results=results,
         quality=quality,
         sweep=measure_sweep(scorer, config, sampling, start) if scorer and config.sweep else None,
-        protocol=_protocol(model, config, told[0]),
+        protocol=_protocol(model, config, conditioned[0]),
         floors=_floors(model, config, results, start) if config.floor else None,
     )
 

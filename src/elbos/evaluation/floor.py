@@ -40,7 +40,7 @@ def measure_floors(
         start: Begins the progress of each.
 
     Raises:
-        OSError: If parts cannot be kept.
+        OSError: If parts cannot be stored.
         ValueError: If more images are to be noised than there are.
     """
     train = model.dataset.train

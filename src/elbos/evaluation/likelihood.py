@@ -62,7 +62,7 @@ class ConditionedImages:
         name: "unconditional" or "given_label".
         x: Pixel values, or points or latents.
         num_levels: Number of pixel values, or None of points and latents.
-        labels: Their classes if the network is told, else None.
+        labels: Their classes if the network is conditioned on them, else None.
     """
 
     name: str
@@ -126,8 +126,8 @@ def conditions(
     """Pair the images with each condition of the network: none, the label, or both in turn."""
     x, num_levels = model.represented(split.x[images], start)
     labels = None if split.labels is None else split.labels[images]
-    told = {"unconditional": None, "given_label": labels}
-    return [ConditionedImages(name, x, num_levels, told[name]) for name in model.conditions]
+    cond = {"unconditional": None, "given_label": labels}
+    return [ConditionedImages(name, x, num_levels, cond[name]) for name in model.conditions]
 
 
 def measure(

@@ -1,6 +1,6 @@
 """Features of a split of the data, the reference of samples, computed once.
 
-They are kept in the user's cache under a digest of the data, the split and the extractor. An
+They are stored in the user's cache, under a digest of the data, the split and the extractor. An
 extraction that was interrupted resumes; a cache that is damaged is replaced.
 """
 

@@ -26,7 +26,7 @@ class TheoremCheck:
 
     Attributes:
         name: The weighting.
-        is_monotone: Whether it never rises with log-SNR, between the noise levels of the training.
+        is_monotone: Whether it never increases with log-SNR, within the training's noise levels.
         loss: The weighted loss; `loss_se`, its standard error.
         mixture: The mixture of ELBOs; `mixture_se`, its standard error.
         difference_se: Standard error of their paired difference.
@@ -235,7 +235,7 @@ class Evaluation:
             return cls.from_dict(files.read_json(Path(path)))
         except (ValueError, TypeError) as error:
             raise ValueError(
-                f"{path} is no evaluation of this version ({error}): evaluate the run again."
+                f"{path} is not an evaluation of this version ({error}): evaluate the run again."
             ) from error
 
     @classmethod

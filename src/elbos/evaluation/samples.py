@@ -27,7 +27,7 @@ from elbos.training.sampling import BATCH_SIZE, Sampling, is_drawable, num_batch
 
 MAX_IN_GRID = 400
 _DECODED = 16  # latents at once
-FORMAT = 3  # of what is kept: another number makes it anew
+FORMAT = 3  # of stored samples: another number makes them anew
 
 
 class NotFiniteError(ValueError):
@@ -121,8 +121,8 @@ def write_samples(
     Raises:
         ConnectionError: If another process has failed, and has said why.
         OSError: If they cannot be written.
-        ValueError: If the label is none of the network's, it cannot be guided, or samples are not
-            finite.
+        ValueError: If the label is not a class of the network, the network cannot be guided, or
+            samples are not finite.
     """
     run.require_guidable(sampling)
     labels, processes = _labels(run, request), Processes.joined()

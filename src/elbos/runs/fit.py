@@ -94,11 +94,11 @@ def fit(
             `on_images` sees the initial ones.
         dataset: Whatever has a length and `dataset[i]`, which is `x` or `(x, cond)`: `x` a tensor
             of numbers from -1 to 1, `cond` a class label, a tensor, or a dict of tensors. It may
-            augment with torch's random numbers, which are seeded for each batch. Whether it is the
-            dataset of the run that is resumed is told by 16 samples, unless it augments with other
+            augment with torch's random numbers, which are seeded for each batch. A resumed run
+            checks on 16 samples that its dataset is the same, unless it augments with other
             random numbers.
         objective: Weighting, schedule and prediction type. Of a weighting that is a function, 2,001
-            numbers are kept and trained with.
+            numbers are stored and trained with.
         run: The run directory; made if it is not there.
         num_images: Length of the training: images seen, counted with repetition.
         batch_size: Images per step, over all processes.

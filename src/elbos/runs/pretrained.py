@@ -38,7 +38,7 @@ NOISIEST = -10.0
 """The least log-SNR of flow matching, whose times go on to pure noise: the loss of the prior is
 below 1e-4 bits/dim there."""
 
-_ENCODED_TOGETHER = 250  # images whose latents are kept in one part
+_ENCODED_TOGETHER = 250  # images whose latents are stored in one part
 _NUM_TRIED = 2  # images, before anything is measured
 
 
@@ -76,7 +76,7 @@ class Pretrained(Sampled):
 
     Attributes:
         name: The folder that it was read from.
-        directory: Where the parts of its evaluation are kept.
+        directory: Where the parts of its evaluation are stored.
         pipeline: The denoiser, and the encoder of its data, if they are latents.
         dataset: The images.
         device: Where the networks are.
@@ -116,15 +116,15 @@ class Pretrained(Sampled):
 
         Args:
             folder: It has a model_index.json.
-            data: The images, with classes if the network is told them. Its training images, or
-                others like them, are the reference of samples.
-            directory: Where the parts of the evaluation are going to be kept, not in `folder`.
+            data: The images, with classes if the network is conditioned on them. Its training
+                images, or others like them, are the reference of samples.
+            directory: Where the parts of the evaluation are stored, not in `folder`.
             batch_size: The number of samples in a call of a network. Default: 64, which fits small
                 networks on 32x32 pixels.
 
         Raises:
             OSError: If a file cannot be read.
-            ValueError: If the folder is no pipeline that can be evaluated, the data cannot be
+            ValueError: If the folder is not a pipeline that can be evaluated, the data cannot be
                 loaded, the two do not fit each other, or the network ignores its time or returns
                 NaN.
         """

@@ -8,7 +8,7 @@ from typing import Any
 from elbos.training.data import Dataset
 
 KNOWN = ("UNet2DModel", "DiTTransformer2DModel", "Transformer2DModel")
-"""Networks that are told nothing or a class: others are told a text, which no data here have."""
+"""Networks without condition or conditioned on a class: data here have no texts for others."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Requirements:
         folder: The pipeline's, for messages.
         num_channels: Channels of its data.
         size: Height and width of its data, if it is of one size.
-        num_classes: The number of classes of which it is told one; None: it is told nothing.
+        num_classes: The number of classes that it is conditioned on; None without condition.
     """
 
     folder: str
@@ -32,12 +32,12 @@ class Requirements:
         """Read the requirements from the configuration of a diffusers network.
 
         Raises:
-            ValueError: If it is told something else than a class.
+            ValueError: If it is conditioned on something else than a class.
         """
         name, config = type(network).__name__, network.config
         if name not in KNOWN:
             raise ValueError(
-                f"{folder} has a {name}, which has to be told more than a class, as a text: "
+                f"{folder} has a {name}, which is conditioned on more than a class, as a text: "
                 "measure it with elbos.Validator, which takes any condition (docs/evaluation.md)."
             )
         size = config.get("sample_size")
@@ -70,7 +70,7 @@ class Requirements:
             return
         if num is None:
             raise ValueError(
-                f"the network of {self.folder} is told one of {known} classes, and "
+                f"the network of {self.folder} is conditioned on {known} classes, and "
                 f"{dataset.name} has no labels: choose data with classes."
             )
         if num > known:

@@ -46,7 +46,7 @@ class Run(Sampled):
         path: The run directory, or an export of one (`elbos export`).
         network: A network of the class that was trained, where the user defined it: a copy of it
             gets the weights. Default: the network that the configuration describes.
-        step: The step of a checkpoint that was kept (`--output.num-kept`). Default: the latest.
+        step: The step of a stored checkpoint (`--output.num-kept`). Default: the latest.
         null_cond: The condition that stands for none, for guidance (see `fit`).
 
     Attributes:
@@ -62,7 +62,7 @@ class Run(Sampled):
     Raises:
         FileNotFoundError: If there is no run, no checkpoint yet, or none of this step.
         ValueError: If the configuration, data.json or the checkpoint is damaged, or the network is
-            another one or missing; or if there is no data.json, and the data are not there.
+            another one or missing; or if both data.json and the data are missing.
 
     Examples:
         run = Run("runs/digits")
@@ -295,7 +295,7 @@ class Run(Sampled):
         require_length(cond, num)
         if not is_alike(labels, cond):
             raise ValueError(
-                f"cond is no tensor of {num} class labels: give torch.tensor([0, ...])."
+                f"cond is not a tensor of {num} class labels: give torch.tensor([0, ...])."
             )
         has_null = cond is not None and self.null_cond is not None
         require_guidable(self.config, self.data, sampling, has_null=has_null)
@@ -368,7 +368,7 @@ class Run(Sampled):
                 `num_samples=0`.
 
         Raises:
-            OSError: If results cannot be kept, or files of the extractor are missing.
+            OSError: If results cannot be stored, or files of the extractor are missing.
             TypeError: If there is no such setting.
             ValueError: If a setting is refused, the data are missing, as those of `fit` are (use
                 `likelihood`), or losses or samples are not finite.

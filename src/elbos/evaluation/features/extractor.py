@@ -107,9 +107,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
         with warnings.catch_warnings(action="ignore"):  # of other formats, before it fails
             weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the bytes of a damaged file lead to
-        raise ValueError(f"{path} is damaged, or is no file of weights: {advice}") from error
+        raise ValueError(f"{path} is damaged, or not a file of weights: {advice}") from error
     if not (isinstance(weights, dict) and all(map(torch.is_tensor, weights.values()))):
-        raise ValueError(f"{path} holds something else than a dict of tensors: {advice}")
+        raise ValueError(f"{path} does not hold a dict of tensors: {advice}")
     return weights, hashlib.sha256(content).hexdigest()[:8]
 
 
@@ -118,7 +118,7 @@ class Module:
     """A user-defined function of images, uint8 [b, 3, h, w], to features [b, d], or also logits."""
 
     path: str
-    """FILE.py:FUNCTION; kept as an absolute path."""
+    """FILE.py:FUNCTION; stored as an absolute path."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(files.expanded(Path(self.path))))
@@ -128,8 +128,8 @@ class Module:
 
         Raises:
             OSError: If the file cannot be read.
-            ValueError: If there is no such function; when it is called, if it fails or returns
-                something else than finite features.
+            ValueError: If the function is missing; when it is called, if it fails or its
+                features are not finite.
         """
         with as_script(self.path):
             function = load_function(self.path, arguments=("images",), verb="evaluate")

@@ -31,7 +31,7 @@ class Bound:
         bits_per_dim: The bound.
         standard_error: Its standard error, where there is one.
         split: The images that it was measured on, "test" or "val".
-        measured: The same in words, with what the network was told.
+        measured: The data of the bound in words, with the condition of the network.
     """
 
     bits_per_dim: float

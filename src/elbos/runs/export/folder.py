@@ -45,7 +45,7 @@ def export(
     Raises:
         OSError: If they cannot be written; what was in the folder is then untouched, as far as
             nothing had been moved.
-        ValueError: If the folder holds something else, or the network cannot be kept, or not with
+        ValueError: If the folder holds something else, or the network cannot be stored, or not with
             this autoencoder.
     """
     folder = Path(folder)

@@ -16,14 +16,14 @@ def require_pushable(repo: str) -> None:
     hub = _hub()
     owner, _, name = repo.partition("/")
     if not (owner and name):
-        raise ValueError(f"{repo!r} is no repository: give OWNER/NAME.")
+        raise ValueError(f"{repo!r} is not a repository: give OWNER/NAME.")
     try:
         hub.utils.validate_repo_id(repo)
     except ValueError as error:
-        raise ValueError(f"{repo!r} is no repository: {flat(error)}") from error
+        raise ValueError(f"{repo!r} is not a repository: {flat(error)}") from error
     if hub.get_token() is None:
         raise ValueError(
-            "there is no token of the Hub: log in with `hf auth login`, or set HF_TOKEN."
+            "a token of the Hub is missing: log in with `hf auth login`, or set HF_TOKEN."
         )
 
 
