@@ -218,7 +218,7 @@ def _dispersion(counts: Float[Array, "r m"]) -> float:
 
 
 def is_central(log_p: Float[Array, " g"], tail: float) -> NDArray[np.bool_]:
-    """Which points of an even grid leave out a share `tail` of the samples at either end."""
+    """Return the points of an even grid without a share `tail` of the samples at either end."""
     below = np.cumsum(np.exp(log_p - log_p.max()))
     return np.asarray((below > tail * below[-1]) & (below < (1 - tail) * below[-1]))
 
@@ -247,7 +247,7 @@ class SmoothDensity:
 def counts_by_block(
     place: NDArray[np.int64], block: Float[Array, " n"], num_places: int
 ) -> Float[Array, "r m"]:
-    """How often each place occurs in each block; of few blocks, in others."""
+    """Count each place in each block; where blocks are few, in other groups."""
     names, index = np.unique(block, return_inverse=True)
     num = len(names)
     if num < _MIN_BLOCKS:

@@ -62,7 +62,7 @@ class Reference:
 
     @property
     def diagnostic(self) -> Diagnostic:
-        """How much of the standard deviation of sampled data is the draw's."""
+        """Return the finding of how much of the data's standard deviation is the draw's."""
         assert self.spread is not None
         noise = self.spread.double().square().mean()
         share = (noise / (noise + self.x.double().var())).sqrt().item()

@@ -99,9 +99,7 @@ class LossTable:
 
     @property
     def eps_coefficient(self) -> Float[Tensor, " steps"]:
-        r"""What $\|\hat\epsilon - \epsilon\|^2$ is multiplied with,
-        $c\,(b - a e^{-\lambda/2})^2$.
-        """
+        r"""Coefficient of $\|\hat\epsilon - \epsilon\|^2$, $c\,(b - a e^{-\lambda/2})^2$."""
         return self.coefficient * (self.b - self.a * torch.exp(-self.logsnr / 2)) ** 2
 
     def at(self, kept: Bool[Tensor, " steps"] | Int[Tensor, " kept"]) -> "LossTable":

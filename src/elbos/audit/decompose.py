@@ -24,7 +24,7 @@ _NUM_RUNS, _LENGTH = 16, 16  # of neighbouring elements, where a sample's need n
 
 @dataclass(frozen=True)
 class Coefficients:
-    r"""What a loss does to each sample, up to the scale of its data.
+    r"""Coefficients of every sample, up to the scale of the data.
 
     They are those of a mirror image of the noise where that makes $\sigma'$ positive.
     """
@@ -135,7 +135,7 @@ def some_elements(vectors: Float[Tensor, "*b d"]) -> Float[Tensor, "*b runs leng
 
 
 def are_some_enough(x: Tensor) -> bool:
-    """Whether `some_elements` of each sample are like the others in size."""
+    """Return whether `some_elements` of each sample are like the others in size."""
     flat = x.flatten(1).double()
     share = some_elements(flat).square().mean((1, 2)) / flat.square().mean(1)
     return bool((share - 1).abs().max() < 0.5)

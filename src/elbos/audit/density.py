@@ -110,7 +110,9 @@ class Evidence:
 
     @property
     def request(self) -> Request | None:
-        """What to draw next: the tails, where samples are rare; of a table, near ends of steps."""
+        """Return the draws needed next: in the tails, where samples are rare, or near ends of
+        steps.
+        """
         if self.draw is None or (self.table is None and self.chosen):
             return None
         if self.table is None:
@@ -185,7 +187,7 @@ def _of_levels(levels: Levels, table: Table | None, grid: Float[Array, " g"]) ->
 
 
 def _named(density: Density, logsnr: Float[Array, " n"], grid: Float[Array, " g"]) -> Density:
-    """With the schedule of the same shape.
+    """Name the schedule that has the same shape.
 
     One that is published stands for the curve, without error; any other for a curve that was fitted
     to levels alone, with that curve's error.
@@ -237,7 +239,6 @@ class DecidingDraw:
         return self.sign * _within(levels.quantiles[:, self.column])
 
     def at(self, s: Float[Array, " n"]) -> Float[Array, " n"]:
-        """Their quantiles."""
         return np.asarray(expit(self.sign * s))
 
 
@@ -280,7 +281,7 @@ class RisingCurve:
 
     @property
     def is_enough(self) -> bool:
-        """Whether there are points enough for the curve and for its halves."""
+        """Return whether there are enough points for the curve and for its halves."""
         return len(self.s) >= _MIN_POINTS
 
     def at(self, index: list[int] | slice) -> "RisingCurve":
@@ -290,7 +291,7 @@ class RisingCurve:
         return np.asarray(PchipInterpolator(self.places, self.s)(place))
 
     def log_slope(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
-        r"""$\log(ds/d\mathrm{place})$."""
+        r"""Return $\log(ds/d\mathrm{place})$ of the curve."""
         slope = PchipInterpolator(self.places, self.s)(place, 1)
         return np.log(np.maximum(slope, 1e-300))
 
@@ -377,8 +378,8 @@ class StepCurve:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether the ends are evenly spaced, up to their errors; on the inner 90 % alone if there
-        are so few samples a step that some are never drawn, and their numbers a guess.
+        """Return whether the ends are evenly spaced, up to their errors. Only the inner 90 % count
+        where samples are so few that the numbers of the steps are guesses.
         """
         inner = (self.ends.s > logit(0.05)) & (self.ends.s < logit(0.95))
         kept = inner if self.num < 12 * len(self.steps) else np.ones_like(inner)

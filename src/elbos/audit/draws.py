@@ -25,7 +25,7 @@ _LOWEST = 2.0**-31  # quantile: half of the resolution of a Sobol sequence
 
 @dataclass(frozen=True)
 class Distribution:
-    """What a random function draws from.
+    """Distribution that a random function draws from.
 
     Attributes:
         kind: Its family.

@@ -1,4 +1,6 @@
-r"""From samples to an audit: $w(\lambda) \propto p(\lambda)\,k(\lambda)$ with its uncertainty."""
+r"""Estimate of a weighting from samples: $w(\lambda) \propto p(\lambda)\,k(\lambda)$ with its
+uncertainty.
+"""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -148,8 +150,9 @@ class Estimate:
 
     @cached_property
     def rising(self) -> list[tuple[float, float]]:
-        """Where the weighting rises: if something was fitted, on the inner 99 % of the samples, and
-        by eight standard errors for five, since a fit is off by more than chance alone.
+        """Return the intervals where the weighting rises. If something was fitted, they are on the
+        inner 99 % of the samples, and by eight standard errors for five: a fit is off by more than
+        chance alone.
         """
         if not (self.density.is_fitted or self.k.is_fitted):
             is_exact = self.supported | (self.density.kind != "function")
@@ -160,7 +163,7 @@ class Estimate:
 
     @cached_property
     def undecided(self) -> list[Undecided]:
-        """Where it may rise, of the inner 99 % of the samples."""
+        """Return the levels between which it may rise, of the inner 99 % of the samples."""
         if self.rising:
             return []
         i = self.inner
@@ -168,7 +171,7 @@ class Estimate:
 
     @property
     def is_decided(self) -> bool:
-        """Whether more samples would hardly say more."""
+        """Return whether more samples would hardly change the result."""
         error = np.sqrt(np.diag(self.chance))[self.inner]
         return not self.undecided and bool(np.quantile(error, 0.95) < _MAX_ERROR)
 
@@ -330,7 +333,7 @@ def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
 
 
 def _of_the_coefficient(samples: Samples, curve: Curve) -> list[Diagnostic]:
-    """Whether the coefficient is a positive function of the noise level."""
+    """Test that the coefficient is a positive function of the noise level."""
     found = list[Diagnostic]()
     c = samples.coefficient.numpy()
     if (c < 0).any():

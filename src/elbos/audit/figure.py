@@ -43,7 +43,7 @@ def figure(shown: Sequence[View]) -> Figure:
 
 
 def _shaded(shown: Sequence[View]) -> list[tuple[float, float, str]]:
-    """Where weightings rise, in violet, and may rise, in grey; of several in their colours."""
+    """Shade where weightings rise, in violet, and may rise, in grey; several in their colours."""
     is_alone = len(shown) == 1
     rising = [
         (*ends, faint(_RISING if is_alone else view.color))
@@ -102,7 +102,7 @@ def _mixtures(shown: Sequence[View]) -> Panel:
 
 
 def _mixture(view: View) -> list[Scatter]:
-    """What is added, what is subtracted, both as a line, and the mass at the clean end."""
+    """Draw the added and the subtracted ELBOs, both as a line, and the mass at the clean end."""
     audit, color = view.audit, view.color
     scale = 1 + audit.negative_mass
     levels, density = audit.logsnr.numpy(), audit.mixture_density.numpy() / scale

@@ -55,12 +55,11 @@ class Card:
 
     @property
     def picture(self) -> Markup:
-        """The curves."""
         return picture(self.audit, self.beside)
 
     @property
     def facts(self) -> dict[str, str]:
-        """What stands below the picture, by name."""
+        """Return the facts below the picture, by name."""
         found = facts(self.audit)
         shown = {name: found[name] for name in _SHOWN if found[name] != NONE}
         off = weighting_distance(self.audit, self.beside) if self.beside else None
@@ -80,7 +79,7 @@ class Card:
 
     @property
     def sorts_as(self) -> dict[str, float | str]:
-        """What a page sorts by, by name."""
+        """Return the keys that the page sorts by, by name."""
         audit, (low, high) = self.audit, self.audit.central_half
         verdicts = ("monotone", "undecided", "not monotone", "code error", "no weighting")
         return {

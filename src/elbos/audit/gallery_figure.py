@@ -24,7 +24,7 @@ _EVERY = 2.5  # pixels, between points of a curve
 
 
 def picture(audit: Audit, beside: Audit | None = None) -> Markup:
-    """What is in the `<svg>`: where the weighting rises, the density, and the weighting.
+    """Draw the `<svg>`: where the weighting rises, the density, and the weighting.
 
     Args:
         audit: Whose.
@@ -58,7 +58,7 @@ def _reference(
 
 
 def _log_weight(audit: Audit, levels: Float[Array, " n"]) -> Float[Array, " n"]:
-    """In decades."""
+    """Return the weighting in decades."""
     return np.asarray(audit.weighting(torch.from_numpy(levels)).log10().numpy())
 
 
@@ -86,7 +86,7 @@ def _bands(intervals: Sequence[tuple[float, float]], kind: str) -> list[Markup]:
 
 
 def _across(logsnr: float) -> float:
-    """Pixels."""
+    """Return the place of a log-SNR in pixels."""
     return WIDTH * (logsnr - LOGSNR[0]) / (LOGSNR[1] - LOGSNR[0])
 
 

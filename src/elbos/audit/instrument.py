@@ -55,7 +55,7 @@ class BroadcastError(ValueError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the instrument answers, by default 0.
+    """Answer of the instrument in place of the network's output, by default 0.
 
     It is `scale` times fixed random signs; 0 where gradients are switched off, and in a random half
     of the elements if `is_masked`; the signs in the calls whose numbers are in `always_moved`.
@@ -286,7 +286,7 @@ class Instrument:
         return self.observed(x, seed, answer).calls
 
     def observed(self, x: Tensor, seed: int, answer: Answer = ZERO) -> Observation:
-        """What the loss does with a batch, a seed and an answer.
+        """Call the loss with a batch, a seed and an answer, and observe its network calls.
 
         Raises:
             ValueError: In one line, if the loss fails, calls no network, or returns no loss.
@@ -329,7 +329,7 @@ class Instrument:
 
 
 def _reaches_all_samples(gradient: Tensor) -> bool:
-    """Whether the loss depends on more than the first sample, as it would not on `output[0]`.
+    """Return whether the loss depends on more than the first sample, unlike one of `output[0]`.
 
     A gradient of 0 says nothing: the target may be the network's own answer.
     """
@@ -337,7 +337,7 @@ def _reaches_all_samples(gradient: Tensor) -> bool:
 
 
 def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
-    """Why a loss could not be called: the error, and its place in the user's code."""
+    """Explain why a loss could not be called: the error, and its place in the user's code."""
     if network.is_in_jvp:
         return (
             "The loss differentiates the network by torch.func (jvp, vjp, grad): its target holds "

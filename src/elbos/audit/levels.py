@@ -33,7 +33,7 @@ class Levels:
 
     @classmethod
     def from_samples(cls, samples: Samples) -> "Levels":
-        """The finite levels."""
+        """Take the finite levels of samples."""
         is_finite = samples.logsnr.isfinite()
         columns = (samples.logsnr, samples.rounding, samples.quantiles, samples.block)
         noise, clean = (bool((samples.logsnr == end).any()) for end in (-torch.inf, torch.inf))
@@ -52,7 +52,7 @@ class Levels:
         return self._with(column[index] for column in self._columns)
 
     def joined(self, other: "Levels") -> "Levels":
-        """These and others."""
+        """Concatenate the levels with `other`."""
         pairs = zip(self._columns, other._columns, strict=True)
         return self._with(np.concatenate(pair) for pair in pairs)
 
@@ -111,8 +111,8 @@ def independent_levels(samples: Samples) -> tuple[Levels, list[Diagnostic]]:
 def _without_repetitions(
     levels: Levels, batch: Array, logsnr_error: float
 ) -> tuple[Levels, list[Diagnostic]]:
-    """Of levels that samples of a batch share, one each, if they are from a table: else all, since
-    some may be shared by more samples than others. None of those that are clamped.
+    """Keep one each of levels of a table that samples of a batch share, and no clamped levels.
+    Other shared levels are all kept, since some may be shared by more samples than others.
     """
     logsnr = levels.logsnr
     firsts = np.flatnonzero(np.diff(batch, prepend=-1))
@@ -162,7 +162,7 @@ class Table:
 
     @classmethod
     def from_levels(cls, levels: Levels) -> "Table | None":
-        """The table that levels come from; None if they hardly repeat."""
+        """Reconstruct the discrete table of noise levels; None if the levels look continuous."""
         values, counts = levels.distinct
         if len(values) < 3 or counts.mean() < 2 * levels.repeats:
             return None
@@ -184,8 +184,8 @@ class Table:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether all steps are equally likely: by the chi-squared test, and because no smooth
-        change of the probability, of which that hardly takes note, makes the counts more likely.
+        """Return whether all steps are equally likely: by the chi-squared test, and because no
+        smooth change of the probability makes the counts clearly more likely.
         """
         mean = self.counts.sum() / len(self)
         num_never = len(self) - len(self.counts)

@@ -1,4 +1,4 @@
-r"""What a measured loss is near: a prediction type, formulas, weightings, a likelihood objective.
+r"""Names for a measured loss: prediction type, formulas, weightings, likelihood objective.
 
 Weightings count up to a constant, and as ratios. The distance of two of them is the standard
 deviation of $\log (w / v)$ over the noise levels that are drawn,
@@ -65,7 +65,7 @@ class _Candidate(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a network predicts."""
+    """Prediction type of a network, with its factor."""
 
     name: str | None  # eps, x, v, score, flow or edm; None if it is none of these
     factor: float = 1.0  # what the named target is multiplied with; -1: its sign is reversed

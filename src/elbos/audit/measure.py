@@ -42,7 +42,7 @@ _SOLVED_ROUNDING = 100  # times that of float32, where the spread of sampled dat
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    r"""What a loss did to each of the samples drawn from it, float64, `[n]`.
+    r"""Coefficients of the loss for each of the samples drawn from it, float64, `[n]`.
 
     Log-SNR is $\pm\infty$ for clean data and pure noise; the target is $a x + b\epsilon$ with the
     data in the scale of the process.
@@ -136,12 +136,12 @@ class Measurement:
 
     @property
     def is_cheap(self) -> bool:
-        """Whether a batch is taken apart with one call, and of several samples."""
+        """Return whether one call of the loss solves a batch, of several samples."""
         return self._pilot.is_plain and self.batch_size > 1
 
     @property
     def has_draws_of_batches(self) -> bool:
-        """Whether the loss draws one number, or one noise level, for all samples of a batch."""
+        """Return whether the loss draws one number, or one noise level, for a whole batch."""
         logsnr = self.samples(self.batch_size).logsnr
         is_one_level = bool((logsnr - logsnr[0]).abs().max() < 1e-4)
         return self._recorder.num_draws_of_batch > 0 or is_one_level

@@ -1,4 +1,4 @@
-r"""Which of the normal numbers that a loss draws are the noise.
+r"""Noise of a loss: the normal draws in the network's input and in the target.
 
 What is left of $z$ without the signal is compared with every normal draw. If it is none of them, it
 is regressed on all of them together, also on those that many elements share: so offset noise is
@@ -130,7 +130,7 @@ def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bo
 def _noises(
     paired: list[PairedCalls], reference: Reference, coefficients: Coefficients
 ) -> list[Tensor]:
-    """What each batch holds besides the data."""
+    """Subtract the data from each batch."""
     inputs = [calls.z for calls in paired]
     return _without_data(inputs, paired, reference, coefficients.alpha, coefficients.offset)
 
@@ -292,7 +292,7 @@ def of_the_draws(
 
 
 def of_the_target(unexplained: Float[Tensor, " n"]) -> list[Diagnostic]:
-    """Whether the target of any share of the samples is more than data and noise.
+    """Test that the target is a combination of data and noise for all samples.
 
     Args:
         unexplained: The share of each target that is not.
@@ -317,7 +317,7 @@ def of_the_parts(parts: Parts) -> Diagnostic:
 
 
 def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diagnostic:
-    """Whether noise that was not drawn as a whole is white and normal."""
+    """Test that noise that was not drawn as a whole is white and normal."""
     noise = torch.cat(noises)
     noise = noise[coefficients.sigma > 1e-3 * coefficients.sigma.max()]
     noise = noise / noise.flatten(1).square().mean(1).sqrt().reshape(-1, *(1,) * (noise.ndim - 1))

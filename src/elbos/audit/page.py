@@ -70,7 +70,7 @@ def write_page(audits: Sequence[Audit], path: Path, *, command: str | None = Non
 
 
 def as_html(audits: Sequence[Audit]) -> str:
-    """What the losses are, their notes and explanations, and the facts, for a notebook."""
+    """Return the summaries, notes, explanations and facts of audits as HTML for a notebook."""
     shown, line = views(audits), Markup("<p><strong>{}</strong>: {}</p><ul>{}</ul><p>{}</p>")
     note, none = Markup("<li>{} {}</li>"), Markup("")
     heads = [

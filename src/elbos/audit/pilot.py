@@ -35,7 +35,7 @@ _MIN_DIMENSIONS = 32  # in which data, noise and random signs are far from depen
 
 @dataclass(frozen=True)
 class Batch:
-    """What a batch was taken apart into."""
+    """Dot products and draws of one batch of samples."""
 
     products: Float[Tensor, "b r r"]  # Gram matrices; of a plain loss, those of `single_products`
     coefficient: Float[Tensor, " b"]  # $c$; of a plain loss, it follows from the products
@@ -133,11 +133,11 @@ class Pilot:
 
     @cached_property
     def is_part_enough(self) -> bool:
-        """Whether some elements of a sample do where the noise is known."""
+        """Return whether some elements of a sample suffice where the noise is known."""
         return are_some_enough(self.noise.reference.x)
 
     def taken_apart(self, seed: int) -> list[Batch]:
-        """The batches of one seed, one for each call of the network."""
+        """Query the loss with one seed: a batch for each call of the network."""
         reference = self.noise.reference
         if self.is_plain:
             offset, empty = self.noise.coefficients.offset, torch.empty(len(self.queries.x))
@@ -186,7 +186,7 @@ def _shares(paired: list[PairedCalls]) -> Float[Tensor, "n d"]:
 
 
 def _of_the_levels(noise: Noise, c: Tensor, conditions: Conditions) -> list[Diagnostic]:
-    """Whether the noise level decides what a loss does, and the network is given it."""
+    """Test that the noise level determines the loss, and that the network is given it."""
     found, dimensions = noise.coefficients, noise.reference.x[0].numel()
     logsnr = _logsnr(noise)
     error = 0.0 if noise.is_known else (2 / dimensions) ** 0.5

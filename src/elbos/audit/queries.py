@@ -66,7 +66,7 @@ class PairedCalls:
     gradient_other_moved: Tensor | None  # the other data, with the random signs, if called
 
     def is_finite(self) -> bool:
-        """Whether all samples are finite."""
+        """Return whether all samples are finite."""
         parts = (self.z, self.z_other, self.gradient, self.moved.gradient, self.gradient_other)
         return all(bool(part.sum(dtype=torch.float64).isfinite()) for part in parts)
 
@@ -129,14 +129,14 @@ class Queries:
         return replace(queries, noised=_noised_elements(queries, seed))
 
     def seen(self, value: Tensor) -> Tensor:
-        """The elements of a batch in the layout of the data that are noised."""
+        """Select the noised elements of a batch in the layout of the data."""
         return value if self.noised is None else value.flatten(1)[:, self.noised]
 
     def paired(
         self, seed: int, *, with_other_moved: bool, zero: Observation | None = None
     ) -> list[PairedCalls]:
-        """Three or four calls of the loss, of which that with the answer 0 may be there already;
-        for each call of the network that counts.
+        """Make three or four calls of the loss that differ in data and answer, for each call of the
+        network that counts. That with answer 0 may be given.
         """
         moved = self.single(seed)
         zero = zero or self.instrument.observed(self.x, seed)
@@ -155,7 +155,7 @@ class Queries:
         return paired
 
     def single(self, seed: int) -> list[SingleCall]:
-        """One call of the loss; for each call of the network that counts."""
+        """Make one call of the loss, for each call of the network that counts."""
         calls = self._counted(self.instrument(self.x, seed, SIGNS))
         return [self._with_draws(call) for call in calls]
 
@@ -193,7 +193,7 @@ class Queries:
         return within, g, answer, [rest for rest in (before, after) if rest.numel()]
 
     def _like_x(self, tensor: Tensor) -> Tensor:
-        """In shape and order of the data, if it has as many numbers."""
+        """Reshape and reorder a tensor like the data, if it has as many numbers."""
         if len(tensor) % len(self.x) or tensor.numel() != self.x.numel():
             return tensor
         flat = tensor.reshape(len(self.x), -1)
@@ -220,7 +220,7 @@ class Queries:
 
 
 def is_shared(draw: Tensor, z: Tensor) -> bool:
-    """Whether numbers may be added to `z`, of which each is for many elements."""
+    """Return whether each number may be added to many elements of `z`."""
     pairs = zip(draw.shape, z.shape, strict=False)
     return draw.ndim == z.ndim and all(num in (1, size) for num, size in pairs)
 
@@ -243,14 +243,14 @@ class SummedNoise:
         return torch.einsum("bk,bkd->bd", self.factors, self.draws)
 
     def independent_part(self, y: Tensor, x: Tensor) -> Float[Tensor, "b d"]:
-        """What the target `y` holds of the draws that is independent of this sum of them."""
+        """Return the part of the draws in the target `y` that is independent of their sum here."""
         factors = _factors(self.draws, y, x)
         along = (factors * self.factors).sum(1, keepdim=True) * self.factors
         return torch.einsum("bk,bkd->bd", factors - along, self.draws)
 
 
 def _factors(draws: Float[Tensor, "b k d"], value: Tensor, x: Tensor) -> Float[Tensor, "b k"]:
-    """What the draws are multiplied with in a value that holds data and a constant besides."""
+    """Fit the factors of draws in a value that also holds data and a constant."""
     others = torch.stack([x.flatten(1).double(), torch.ones_like(draws[:, 0])], dim=1)
     vectors = torch.cat([draws, others], dim=1)
     projections = vectors @ value.flatten(1).double()[:, :, None]
@@ -305,7 +305,7 @@ def _require_repeatable(queries: Queries, seed: int) -> None:
 
 
 def is_same(first: Tensor | None, second: Tensor | None) -> bool:
-    """Whether two tensors are the same, up to rounding."""
+    """Return whether two tensors are equal up to rounding."""
     if first is None or second is None or first.shape != second.shape:
         return first is second
     scale = first.nan_to_num().abs().max().item()
@@ -328,7 +328,7 @@ def _last_input(queries: Queries, x: Tensor, seed: int) -> Tensor:
 def _element_permutation(
     queries: Queries, z: Tensor, other: Tensor, seed: int
 ) -> Int[Tensor, " d"] | None:
-    """Where each element of the data is in the network's input; None if in its own place.
+    """Find the place of each element of the data in the network's input; None if unpermuted.
 
     Data that spell the bits of each element's place, one bit a call, show for each element of the
     input which of the data it is. None, too, if the input is no permutation of the data plus noise.
@@ -355,7 +355,7 @@ def _element_permutation(
 
 
 def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
-    """Where the noisy data begin, in an input that holds other channels, tokens or frames besides.
+    """Find where the noisy data begin, in an input with other channels, tokens or frames besides.
 
     They change as the data do; of several such places, they are where the noise changes most.
     """

@@ -47,7 +47,7 @@ _MAX_TERMS = 4
 
 
 def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
-    """What the network's input is instead, in one line; a general sentence if that is not found."""
+    """Return what the network's input is instead, in one line, or else a general sentence."""
     z = paired[0].z
     if z.shape[1:] != x.shape[1:]:
         return REFUSAL
@@ -76,7 +76,7 @@ def _left(values: Tensor, fitted: Tensor) -> float:
 
 
 def _masked(z: Tensor, x: Tensor) -> str | None:
-    """Whether some elements of most samples are clean, or nothing."""
+    """Recognize elements that are clean data, or zero, in most samples."""
     clean = (z - x.repeat(len(z) // len(x), *(1,) * (x.ndim - 1))).abs() < 1e-5 * x.abs().mean()
     for what, is_so in (("clean data", clean), ("zero", z == 0)):
         share = is_so.flatten(1).double().mean(1).median().item()
@@ -86,7 +86,7 @@ def _masked(z: Tensor, x: Tensor) -> str | None:
 
 
 def _by_axis(dz: Tensor, dx: Tensor) -> str | None:
-    """Whether the data are scaled by other numbers along one axis."""
+    """Recognize data that are scaled differently along one axis."""
     for axis in range(1, dz.ndim):
         others = [i for i in range(1, dz.ndim) if i != axis]
         alpha = (dz * dx).sum(others, keepdim=True) / dx.square().sum(others, keepdim=True)
@@ -103,7 +103,7 @@ class _Term(NamedTuple):
 
 
 def _mixed(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str | None:
-    """Whether samples hold data or noise of others, or of two, or mirrored."""
+    """Recognize samples that hold data or noise of others, or of two, or mirrored."""
     places = [(p, i) for i in range(len(x)) for p in paired][:_MAX_SAMPLES]
     fits = [(i, _terms(p, p.z[i], x, i), _terms(p, p.z_other[i], x_other, i)) for p, i in places]
     found = [(i, terms, others) for i, terms, others in fits if terms and others]

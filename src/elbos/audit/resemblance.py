@@ -127,7 +127,7 @@ NEGATIVES = {
 
 @dataclass(frozen=True)
 class _ScheduleEdit:
-    """What a slip makes of a schedule's parameters."""
+    """Effect of a slip on the parameters of a schedule."""
 
     change: str
     kinds: tuple[type[Schedule], ...]
@@ -191,7 +191,7 @@ class Parts:
         return (d, g) if d < SAME and g >= least else None
 
     def has_density(self, schedule: Schedule) -> bool:
-        """Whether noise levels have the density of a schedule, on their own range."""
+        """Return whether noise levels have the density of a schedule, on their own range."""
         log_q = schedule.log_density(torch.from_numpy(self.logsnr)).numpy()
         kept = np.isfinite(log_q) & (self.p > 1e-6 * self.p.max())
         if (self.p * kept).sum() < 0.99:  # some are beyond its ends

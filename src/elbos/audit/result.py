@@ -51,7 +51,7 @@ class Undecided(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Audit:
-    r"""What a loss optimizes: its implied weighting, and how it comes about.
+    r"""Implied weighting of a loss, and the parts that it is made of.
 
     Curves are float64, on the grid `logsnr`. The weighting counts up to a constant and is given
     with a geometric mean of 1 under $p$. `print(audit)` shows what `elbos audit` prints.
@@ -119,7 +119,7 @@ class Audit:
 
     @property
     def verdict(self) -> Verdict:
-        """What is known of whether the loss is a likelihood objective.
+        """Verdict on whether the loss is a likelihood objective.
 
         "monotone": $w$ describes the loss and never rises. "not monotone": it rises on `rising`.
         "undecided": no rise was found, and one is not excluded on `undecided`. "code error": the
@@ -135,17 +135,17 @@ class Audit:
 
     @property
     def is_monotone(self) -> bool:
-        """Whether the loss is known to be a likelihood objective."""
+        """Return whether the loss is known to be a likelihood objective."""
         return self.verdict == "monotone"
 
     @property
     def is_weighted_elbo(self) -> bool:
-        """Whether the loss is a squared error in normal noise, so that a weighting describes it."""
+        """Return whether the loss is a squared error in normal noise: a weighting describes it."""
         return not any(one.is_fatal for one in self.diagnostics)
 
     @property
     def is_judged(self) -> bool:
-        """Whether there is a verdict: a weighting describes the loss, and its code has no error."""
+        """Return whether there is a verdict: a weighting describes the loss, without a code error."""
         return self.verdict not in ("no weighting", "code error")
 
     @cached_property
@@ -249,7 +249,7 @@ class Audit:
         return find_factor(*curves, self.rising, self.closest[0])
 
     def monotone_factor(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """What to multiply the loss of each sample with to get the nearest likelihood objective.
+        """Factor for the loss of each sample that gives the nearest likelihood objective.
 
         That is another objective, not a repair of a bug; of one that is monotone, it is 1.
 
@@ -277,7 +277,7 @@ class Audit:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Audit":
-        """The audit that `to_dict` was of."""
+        """Rebuild the audit from the dictionary that `to_dict` returned."""
         given = {f.name: content[f.name] for f in fields(cls) if f.name in content}
         for column in fields(cls):
             if "Tensor" in str(column.type):
@@ -294,14 +294,14 @@ class Audit:
         return cls(**given)
 
     def to_json(self) -> str:
-        """`to_dict` as JSON."""
+        """Return the JSON text of `to_dict`."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def __repr__(self) -> str:
         return f"Audit({self.title!r}, {self.parameterization}, {self.verdict})"
 
     def __str__(self) -> str:
-        """What `elbos audit` prints, in 80 columns; without rich, which draws it, the `repr`."""
+        """Return the text of `elbos audit` in 80 columns; the `repr` where rich is missing."""
         try:
             terminal = shown_by(self, "terminal")
         except ModuleNotFoundError:

@@ -200,7 +200,7 @@ class Recorder(TorchFunctionMode):
     def _of_engine(
         self, draw: Callable[..., Tensor], engine: SobolEngine, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """What a Sobol engine draws: a number for each sample in every column."""
+        """Draw from a Sobol engine and record a number for each sample in every column."""
 
         def restarting() -> Callable[[], object]:
             state = copy.deepcopy(vars(engine))
@@ -222,7 +222,7 @@ class Recorder(TorchFunctionMode):
     def _of_numbers(
         self, function: Callable[..., Any], distribution: Distribution, *args: Any, **kwargs: Any
     ) -> Any:
-        """What a function of numpy or Python draws."""
+        """Draw from a function of numpy or Python and record the numbers."""
         result = function(*args, **kwargs)
         if np.ndim(result) == 0 and self._is_one_too_many:
             return result
@@ -265,9 +265,7 @@ class Recorder(TorchFunctionMode):
 
     @property
     def _is_one_too_many(self) -> bool:
-        """Whether this or an earlier call had so many draws of one number that each is one of a
-        sample.
-        """
+        """Return whether single numbers are drawn so often in a call that each is one sample's."""
         return self._is_loop or self.num_draws_of_batch >= _MAX_DRAWS_OF_BATCH
 
     def _record(self, logit: Tensor, place: int | None, *, is_uniform: bool) -> None:

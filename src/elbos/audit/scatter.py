@@ -1,4 +1,4 @@
-r"""Whether what a loss does is a function of the noise level.
+r"""Tests that target, coefficient and conditioning are functions of the noise level.
 
 A weighting $w(\lambda)$ describes a loss if the level decides the target, and if the network is
 given the level. So log-SNR must be a function of the time that the network is given: noise that is
@@ -69,13 +69,13 @@ class Conditions:
     def diagnostics(
         self, logsnr: Float[Tensor, " n"], alpha: Float[Tensor, " n"], *, error: float
     ) -> list[Diagnostic]:
-        """Whether the network is given the level; arguments as those of `of_the_levels`."""
+        """Test that the network is given the level; arguments as those of `of_the_levels`."""
         if not self.is_of(logsnr):
             return [NoLevel()]
         return of_the_levels(logsnr, alpha, self.single, error=error)
 
     def is_of(self, logsnr: Float[Tensor, " n"]) -> bool:
-        """Whether any of the numbers depends on the level.
+        """Return whether any of the numbers depends on the level.
 
         One that does changes less from a sample to that of the next level than between any two.
         """
@@ -131,7 +131,7 @@ def of_the_levels(
     *,
     error: float,
 ) -> list[Diagnostic]:
-    """Whether the network is given a number that log-SNR is a function of.
+    """Test that the network is given a number that determines log-SNR.
 
     Args:
         logsnr: Log-SNR of samples, up to a constant.
@@ -157,7 +157,7 @@ def of_the_levels(
 def of_the_target(
     logsnr: Float[Tensor, " n"], factor: Float[Tensor, " n"], *, error: float
 ) -> list[Diagnostic]:
-    r"""Whether $b - a\sigma/\alpha$ of the target is a function of log-SNR."""
+    r"""Test that $b - a\sigma/\alpha$ of the target is a function of log-SNR."""
     ordered = factor[logsnr.argsort()]
     size = (ordered[:-2].abs() + ordered[2:].abs()) / 2
     is_off = _deviations(ordered).abs() > (0.1 + 3 * error) * size
@@ -166,7 +166,7 @@ def of_the_target(
 
 
 def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) -> list[Diagnostic]:
-    """Whether the coefficients of a sample's elements are proportional at all levels.
+    """Test that the coefficients of a sample's elements are proportional at all levels.
 
     Args:
         logsnr: Log-SNR of samples.
@@ -190,7 +190,7 @@ def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) ->
 def of_the_coefficient(
     logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], power: Float[Tensor, " n"]
 ) -> list[Diagnostic]:
-    """Whether a coefficient that is random at one noise level depends on the noise.
+    """Test that a coefficient that is random at one noise level is independent of the noise.
 
     Args:
         logsnr: Log-SNR of samples.
@@ -217,7 +217,7 @@ def time_sign(logsnr: Float[Tensor, " n"], given: Sequence[Float[Tensor, " n"]])
 
 
 def _is_time(given: Tensor, logsnr: Tensor) -> bool:
-    """Whether log-SNR mostly rises, or mostly falls, with a number that the network is given."""
+    """Return whether log-SNR mostly rises, or mostly falls, with a number given to the network."""
     if len(given) != len(logsnr) or len(set(given.tolist())) < _MIN_DISTINCT:
         return False
     return abs(_rank_correlation(given, logsnr)) > _MIN_CORRELATION

@@ -1,4 +1,4 @@
-r"""What a weighting does not show: findings about a loss, and the first tests of it.
+r"""Tests that a loss is a squared error, the same for all elements, in each network call.
 
 A weighting describes a loss if that loss is, for every sample, $c\,\|\hat y - y\|^2$ with standard
 normal noise in $z$. So an answer moved three times as far must change the gradient three times as
@@ -36,7 +36,7 @@ from elbos.audit.queries import Queries, is_same
 
 
 class _Response(NamedTuple):
-    """How the gradient at one call of the network changes with the answer."""
+    """Response of the gradient at one call of the network to the answer."""
 
     bend: float  # its growth with the error, over that of a square's
     coupling: float  # how much the error of an element changes the gradient of others
@@ -84,7 +84,7 @@ def of_the_error(
 
 
 def _averages_out(responses: tuple[_Response, ...]) -> bool:
-    """Whether a term, if linear, has a constant input and no gradient on the average."""
+    """Return whether a term, if linear, has a constant input and no gradient on average."""
     first, *others = responses
     if not first.is_linear:
         return True
@@ -94,7 +94,7 @@ def _averages_out(responses: tuple[_Response, ...]) -> bool:
 
 
 def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response]:
-    """Those of every call of the network in a call of the loss."""
+    """Measure the response at every call of the network in a call of the loss."""
 
     def run(answer: Answer) -> list[_Parts]:
         calls = zero.calls if answer == ZERO else queries.instrument(queries.x, seed, answer)
@@ -140,7 +140,7 @@ def _ratio(above: Tensor, below: Tensor, rounding: Tensor) -> float:
 def of_the_calls(
     instrument: Instrument, x: Tensor, observations: Mapping[int, Observation], num_ignored: int
 ) -> list[Diagnostic]:
-    """Several calls of the network in one loss, and outputs of more than one part."""
+    """Test for several network calls in one loss, and for outputs of more than one part."""
     num_trained, num_untrained, is_finite = 0, 0, True
     is_self_target = is_derived = is_of_derivative = False
     for seed, zero in observations.items():

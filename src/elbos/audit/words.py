@@ -89,16 +89,14 @@ class View:
 
     @property
     def summary(self) -> str:
-        """What the loss is, in a line: what it predicts, its coefficient and its noise levels."""
+        """Summarize the loss in a line: prediction type, coefficient and noise levels."""
         found = facts(self.audit)
         parts = (f"{name} {found[name]}" for name in ("predicts", "coefficient", "noise levels"))
         return " · ".join(parts)
 
     @cached_property
     def notes(self) -> list[Note]:
-        """What a reader should know first: errors of the code, what the loss resembles, and where
-        its weighting rises.
-        """
+        """Return the first things to know: code errors, resemblances, where the weighting rises."""
         recipe = RECIPES[self.audit.recipe].title if self.audit.recipe else ""
         text = render("audit/notes.txt", audit=self.audit, view=self, recipe_title=recipe)
         lines = filter(str.strip, text.splitlines())
@@ -106,8 +104,8 @@ class View:
 
     @property
     def slips(self) -> list[Resemblance]:
-        """What is to be checked: parts that are published ones but for a slip, and not the sign of
-        a flow whose time runs from noise to data.
+        """Return the parts to check: published ones but for a slip. The sign of a flow whose time
+        runs from noise to data is none.
         """
         velocity = ("target", "flow", "the other sign") if self.audit.time_sign > 0 else ()
         found = [one for one in self.audit.resembles if one.change]
@@ -115,7 +113,6 @@ class View:
 
     @property
     def target(self) -> str:
-        """The target in data and noise."""
         return target_formula(self.audit)
 
     def noise_levels(self, name: str) -> str:
@@ -136,7 +133,6 @@ class View:
 
     @property
     def rising(self) -> str:
-        """Where the weighting rises."""
         return ", ".join(_interval(*ends) for ends in self.audit.rising)
 
     @property
@@ -150,7 +146,6 @@ class View:
 
     @property
     def undecided(self) -> str:
-        """Where it may rise, and by how much."""
         return ", ".join(
             f"{_interval(one.start, one.end)} by up to {in_words(math.log(one.factor))}"
             for one in self.audit.undecided
@@ -158,7 +153,7 @@ class View:
 
     @property
     def explanation(self) -> str:
-        """What the verdict means, and what else was found, in one paragraph."""
+        """Explain the verdict and the other findings in one paragraph."""
         return " ".join(render("audit/verdict.txt", audit=self.audit, view=self).split())
 
     @property
@@ -168,7 +163,7 @@ class View:
 
     @property
     def factor(self) -> str:
-        """What the factor to the nearest likelihood objective is, of which there is code."""
+        """Explain the factor to the nearest likelihood objective."""
         end = self.audit.factor.end if self.audit.factor else -math.inf
         return (
             f"A factor for the loss of each sample, 1 above log-SNR {fixed(end, 2)}: the least one "
@@ -256,7 +251,7 @@ def _short(title: str, others: set[str]) -> str:
 
 
 def _nearness(distance: float, *, is_first: bool) -> str:
-    """How far a named weighting is off; of the nearest, whether it is the same, or near at all."""
+    """Say how far a named weighting is off; of the nearest, whether it is near at all."""
     off = in_words(distance)
     if is_first and distance < SAME:
         return f"same curve ({off}, below {percent(SAME, 0)})"
@@ -267,7 +262,7 @@ def _nearness(distance: float, *, is_first: bool) -> str:
 
 
 def prose(audit: Audit) -> str:
-    """What is said of an audit, in one paragraph."""
+    """Describe an audit in one paragraph."""
     return views([audit])[0].in_words
 
 
@@ -277,7 +272,7 @@ def as_dict(audit: Audit) -> dict[str, Any]:
 
 
 def difference(audit: Audit, other: Audit) -> str:
-    """How much two weightings differ, in words."""
+    """Say how much two weightings differ."""
     d = weighting_distance(audit, other)
     if d is None:
         return "The two losses have no noise level in common."
@@ -286,7 +281,7 @@ def difference(audit: Audit, other: Audit) -> str:
 
 
 def facts(audit: Audit) -> dict[str, str]:
-    """What there is to know besides the curves, by name; `NONE` is what goes without saying."""
+    """Return the facts besides the curves, by name; `NONE` for what is as usual."""
     (view,) = views([audit])
     is_measured, (start, end) = audit.source == "measured", audit.central_half
     shares = (audit.share_pure_noise, audit.share_clean)
@@ -325,7 +320,7 @@ def _spelled(kind: type, text: str) -> str:
 
 
 def _prediction(audit: Audit) -> str:
-    """What the network predicts, and its formula in data and noise."""
+    """Name the prediction type, with its formula in data and noise."""
     name, factor = audit.parameterization, audit.parameterization_factor
     if name is None:
         return f"y = {target_formula(audit)}"
@@ -393,7 +388,7 @@ def _in_coordinate(audit: Audit) -> str:
 
 
 def _affine(audit: Audit) -> str:
-    """What the loss makes of its data first."""
+    """Write the scale and offset that the loss applies to its data."""
     shift = audit.data_scale * audit.data_offset
     if audit.data_scale == 1 and shift == 0:
         return NONE
