@@ -23,12 +23,12 @@ A loss passes through these modules in this order:
 | `diagnostics` | findings that a weighting does not show: a type and a sentence each |
 | `pilot`, `measure` | a few batches with all paired calls, then all samples |
 | `levels` | the noise levels that were drawn independently |
-| `curves`, `families`, `density` | their density $p$: smooth, by name, or of the number drawn |
+| `curves`, `families`, `quantiles`, `density` | their density $p$: smooth, named, or of a draw |
 | `matching` | names of what was found; the nearest likelihood objective |
 | `resemblance` | published losses that it is, or is but for one slip |
 | `record`, `steps` | some steps of a live training, instead of calls of its loss |
 | `result` | the `Audit`; made of samples by `estimate`, of recipes and tables by `declare` |
-| `page`, `figure`, `words`, `terminal`, `gallery` | how it is shown |
+| `page`, `figure`, `words`, `formulas`, `terminal`, `gallery` | how it is shown |
 
 `elbos.adapters.scripts` makes such a loss of a whole training script (`from_script`).
 """

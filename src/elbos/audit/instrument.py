@@ -25,12 +25,11 @@ LossFunction = Callable[[Any, Tensor], Any]
 
 @dataclass(frozen=True)
 class OutputForm:
-    """The form in which a loss takes its network's output.
+    """Form in which a loss takes its network's output.
 
     A tensor, which is also its own attribute `sample`; a tuple of it; or a pair of it and a zero
     for each sample. It has `multiple` channels per channel of the data: 2 where a variance is
-    learned. It is shaped like the data; if `is_wide`, like the network's input, of which a part may
-    be no noisy data.
+    learned. It is shaped like the data; if `is_wide`, like the network's input.
     """
 
     container: Literal["tensor", "tuple", "pair"] = "tensor"
@@ -75,7 +74,7 @@ ZERO, SIGNS = Answer(), Answer(scale=1.0)
 
 @dataclass
 class Call:
-    """One call of the network, and the gradient of the loss with respect to its answer."""
+    """Call of the network, with the gradient of the loss with respect to its answer."""
 
     z: Tensor  # noisy data
     answer: Tensor  # a leaf of the graph
@@ -85,7 +84,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Observation:
-    """A call of a loss."""
+    """Calls of the network in a call of a loss, and the dependence of the loss on them."""
 
     calls: list[Call]  # of the network, those that the loss depends on
     untrained: tuple[int, ...]  # numbers of those that it does not
@@ -121,7 +120,7 @@ class ProbeNetwork(nn.Module):
             ) from None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ProbeNetwork":
-        """Itself: calls of an average of the network's weights are recorded here, too."""
+        """Return itself, so that calls of averaged weights are recorded here, too."""
         return self
 
     @property
@@ -133,14 +132,14 @@ class ProbeNetwork(nn.Module):
         return self.x.dtype
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with torch._C.DisableTorchFunction():  # nothing of this is drawn by the loss
+        with torch._C.DisableTorchFunction():  # the recorder ignores this
             arguments = [*args, *kwargs.values()]
             given = _noisy_data(arguments, self.x)
             self.is_in_jvp |= torch._C._functorch.is_gradtrackingtensor(given)
             call = self._call(given)
             call.arguments = [one for one in arguments if one is not given]
         self.calls.append(call)
-        z, leaf = call.z, call.answer
+        leaf = call.answer
         answer = leaf.view_as(leaf)
         inputs = [one for one in arguments if isinstance(one, Tensor) and one.requires_grad]
         if inputs:
@@ -152,12 +151,14 @@ class ProbeNetwork(nn.Module):
             )
         answer.sample = answer.view_as(answer)  # type: ignore[attr-defined]
         if self.form.container == "pair":
-            return answer, torch.zeros_like(leaf.flatten(1)[:, 0]).view(-1, *[1] * (z.ndim - 1))
+            return answer, torch.zeros_like(leaf.flatten(1)[:, 0]).view(
+                -1, *[1] * (call.z.ndim - 1)
+            )
         is_tuple = self.form.container == "tuple" or kwargs.get("return_dict") is False
         return (answer,) if is_tuple else answer
 
     def _call(self, z: Tensor) -> Call:
-        """A copy of the noisy data, and the answer to them."""
+        """Copy the noisy data and choose the answer to them."""
         x = self.x
         if z.ndim > x.ndim and z.shape[-x.ndim :] == x.shape and z.numel() > x.numel():
             raise BroadcastError(
@@ -166,9 +167,7 @@ class ProbeNetwork(nn.Module):
                 "is made for."
             )
         if self.form.is_wide and (wider_axis(z, x) != 1 or z.shape[1] == 2 * x.shape[1]):
-            raise ValueError(
-                "the network's input is no longer than the data, or as with a variance"
-            )
+            raise ValueError("the network's input is not longer than the data, along one axis")
         is_wide = self.form.is_wide or z.shape[2:] != x.shape[2:]
         shape = list(z.shape if is_wide else x.shape)
         shape[:1] = z.shape[:1]
@@ -185,7 +184,7 @@ class ProbeNetwork(nn.Module):
 
 @lru_cache(maxsize=8)
 def _values(shape: tuple[int, ...], multiple: int, answer: Answer) -> Tensor:
-    """An answer, a fixed function of its shape; no random state is touched."""
+    """Build an answer, a fixed function of its shape, without any random state."""
     value = answer.scale * _random_signs(shape, seed=1)
     if answer.is_masked:
         value *= _random_signs(shape, seed=2) > 0
@@ -195,16 +194,15 @@ def _values(shape: tuple[int, ...], multiple: int, answer: Answer) -> Tensor:
 
 
 def _random_signs(shape: tuple[int, ...], seed: int) -> Tensor:
-    """-1 or 1 for each element."""
     generator = torch.Generator().manual_seed(seed)
     return 2 * torch.randint(2, shape, generator=generator).float() - 1
 
 
 def _noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
-    """The argument that is the noisy data, itself or inside of lists and dicts.
+    """Find the noisy data among the arguments, inside of lists and dicts, too.
 
-    The first that is shaped like the data; else of as many numbers; else with other channels
-    besides; else the largest.
+    The first tensor that is shaped like the data; else one of as many numbers; else one with other
+    channels besides; else the largest.
     """
     tensors = [value for argument in arguments for value in _tensors(argument, x)]
     if not tensors:
@@ -222,7 +220,7 @@ def _noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
 
 
 def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
-    """The tensors in an argument that may be the noisy data; a list of samples as one batch."""
+    """Yield the tensors that may be the noisy data; a list of samples as one batch."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -239,7 +237,7 @@ def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
 
 
 def wider_axis(z: Tensor, x: Tensor) -> int | None:
-    """The one axis along which an input is longer than the data; None if they differ otherwise."""
+    """Find the one axis along which an input is longer than the data, if that is all."""
     if z.ndim != x.ndim:
         return None
     axes = [i for i in range(1, x.ndim) if z.shape[i] != x.shape[i]]
@@ -257,7 +255,7 @@ class Instrument:
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Instrument":
-        """The instrument with the first form of output that the loss takes for every sample.
+        """Find the first form of output that the loss takes for every sample.
 
         Raises:
             ValueError: If it takes none; about the first.
@@ -282,7 +280,7 @@ class Instrument:
         raise failure or AssertionError
 
     def __call__(self, x: Tensor, seed: int, answer: Answer = ZERO) -> list[Call]:
-        """The calls of the network that the loss depends on; raises what `observed` does."""
+        """Return the calls of the network that the loss depends on, as `observed` does."""
         return self.observed(x, seed, answer).calls
 
     def observed(self, x: Tensor, seed: int, answer: Answer = ZERO) -> Observation:
@@ -309,8 +307,8 @@ class Instrument:
             total = _total(loss)
             num = len(network.calls)
             leaves = [*(call.answer for call in network.calls), *network.slopes]
-            gradients, of_slopes = _gradients(total, leaves, num)
-        for call, gradient in zip(network.calls, gradients, strict=True):
+            gradients = _gradients(total, leaves, num)
+        for call, gradient in zip(network.calls, gradients, strict=False):
             call.gradient = gradient
         numbered = enumerate(network.calls)
         return Observation(
@@ -318,11 +316,11 @@ class Instrument:
             tuple(i for i, call in numbered if call.gradient is None),
             bool(total.isfinite()),
             bool(network.slopes),
-            any(slope is not None and bool(slope.any()) for slope in of_slopes),
+            any(slope is not None and bool(slope.any()) for slope in gradients[num:]),
         )
 
     def _copy_of(self, x: Tensor) -> Tensor:
-        """A copy of the data; a new one only if there are others, or a loss wrote into it."""
+        """Copy the data, anew only if there are others, or a loss wrote into the copy."""
         if self.copied is None or self.copied[0] is not x or self.copied[1]._version > 0:
             self.copied = x, x.clone()
         return self.copied[1].detach()
@@ -367,12 +365,10 @@ def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
     )
 
 
-_Gradients = tuple[Tensor | None, ...]
+def _gradients(total: Tensor, leaves: list[Tensor], num: int) -> tuple[Tensor | None, ...]:
+    """Differentiate the loss by all leaves, of which the first `num` are the answers.
 
-
-def _gradients(total: Tensor, leaves: list[Tensor], num: int) -> tuple[_Gradients, _Gradients]:
-    """Gradients of the loss with respect to the first `num` leaves, the answers, and to the others,
-    derivatives; None for those it does not depend on.
+    A gradient is None if the loss does not depend on the leaf.
     """
     if not total.requires_grad:
         raise ValueError(
@@ -391,11 +387,11 @@ def _gradients(total: Tensor, leaves: list[Tensor], num: int) -> tuple[_Gradient
             "No gradient of the loss reaches the network's output: if it is called by "
             "torch.utils.checkpoint, pass use_reentrant=False."
         )
-    return gradients[:num], gradients[num:]
+    return gradients
 
 
 def _total(loss: Any) -> Tensor:
-    """The loss as one number: of a tuple the first item, of a dict the item "loss"."""
+    """Reduce the loss to one number: of a tuple the first item, of a dict the item "loss"."""
     if isinstance(loss, dict):
         if "loss" not in loss:
             keys = ", ".join(map(str, loss)) or "nothing"

@@ -145,7 +145,7 @@ class Audit:
 
     @property
     def is_judged(self) -> bool:
-        """Return whether there is a verdict: a weighting describes the loss, without a code error."""
+        """Return whether there is a verdict: a weighting describes the loss, and no code error."""
         return self.verdict not in ("no weighting", "code error")
 
     @cached_property

@@ -12,10 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
+from elbos.audit.formulas import (
+    central_coordinates,
+    data_formula,
+    normal_levels,
+    prediction_formula,
+    target_formula,
+)
 from elbos.audit.matching import NEAR, SAME
-from elbos.audit.resemblance import NEGATIVES, TARGETS, Resemblance
+from elbos.audit.resemblance import Resemblance
 from elbos.audit.result import Audit, weighting_distance
 from elbos.base.arrays import Array
 from elbos.base.codec import parse
@@ -28,15 +34,6 @@ from elbos.theory.recipes import RECIPES
 from elbos.theory.schedules import Laplace, Normal, Schedule
 from elbos.theory.weightings import Weighting
 
-_COORDINATES = {  # of a process: how scripts call their noise levels, and that of a log-SNR
-    "rectified flow": ("t", lambda logsnr: 1 / (1 + math.exp(logsnr / 2))),
-    "variance exploding": ("sigma", lambda logsnr: math.exp(-logsnr / 2)),
-    "variance preserving": ("ᾱ", lambda logsnr: 1 / (1 + math.exp(-logsnr))),
-}
-_NORMAL = {  # of a process: how scripts call what is normal where log-SNR is, with -1/2 of it
-    "rectified flow": "logit-normal({:.4g}, {:.4g}) of t",
-    "variance exploding": "N({:.4g}, {:.4g}²) of ln sigma",
-}
 _FROM_NOTHING = 5.0  # log of a factor that is beyond words
 _NUM_NEAREST = 5
 _NUM_ROWS = 13  # of the table of the curves
@@ -120,10 +117,8 @@ class View:
         schedule, text = parse(Schedule, name), _spelled(Schedule, name)
         if isinstance(schedule, Normal | Laplace):
             text += " of log-SNR"
-        in_scripts = _NORMAL.get(_process(self.audit))
-        if isinstance(schedule, Normal) and in_scripts:
-            text += ", " + in_scripts.format(0.0 - schedule.mean / 2, schedule.std / 2)
-        return text
+        in_scripts = normal_levels(self.audit, schedule) if isinstance(schedule, Normal) else ""
+        return ", ".join(filter(None, (text, in_scripts)))
 
     @property
     def largest_doubt(self) -> str:
@@ -292,7 +287,7 @@ def facts(audit: Audit) -> dict[str, str]:
     rises = audit.verdict == "not monotone"
     formula = next((one.formula for one in audit.resembles if one.part == "coefficient"), "")
     return {
-        "predicts": _prediction(audit),
+        "predicts": prediction_formula(audit),
         "coefficient": audit.coefficient_name or formula or "none of the usual formulas",
         "process": audit.process or ("none of those known" if is_measured else NONE),
         "noise levels": ", ".join(filter(None, (schedule or unknown, steps))),
@@ -302,8 +297,8 @@ def facts(audit: Audit) -> dict[str, str]:
         "negative share": percent(audit.negative_share) if rises else NONE,
         "undecided on": view.undecided or NONE,
         "expected loss": f"half of it at log-SNR {fixed(start, 1)} to {fixed(end, 1)}"
-        f"{_in_coordinate(audit)} (ideal network, N(0, 1) data)",
-        "data": _affine(audit),
+        f"{central_coordinates(audit)} (ideal network, N(0, 1) data)",
+        "data": data_formula(audit),
         "pure noise": pure,
         "no noise": clean,
         "diagnostics": ", ".join(one.kind for one in audit.diagnostics) or NONE,
@@ -317,82 +312,6 @@ def facts(audit: Audit) -> dict[str, str]:
 def _spelled(kind: type, text: str) -> str:
     """The text of a weighting or schedule with the values that it has by default."""
     return code(parse(kind, text), has_defaults=True)
-
-
-def _prediction(audit: Audit) -> str:
-    """Name the prediction type, with its formula in data and noise."""
-    name, factor = audit.parameterization, audit.parameterization_factor
-    if name is None:
-        return f"y = {target_formula(audit)}"
-    text = f"{name}, sigma_data {audit.sigma_data:g}" if name == "edm" else name
-    text = text if factor == 1 else f"{factor:g} × {text}"
-    # the two signs of a flow are both in use
-    has_formula = abs(factor) == 1 and (name == "flow" or factor < 0)
-    return f"{text}: {(TARGETS if factor > 0 else NEGATIVES)[name]}" if has_formula else text
-
-
-def target_formula(audit: Audit) -> str:
-    r"""The measured target $y = a x + b\epsilon$ of no usual prediction type: in the scales of its
-    process if both coefficients are those, or else in numbers.
-    """
-    alpha, sigma = audit.logsnr.sigmoid().sqrt(), (-audit.logsnr).sigmoid().sqrt()
-    if audit.process == "variance exploding":
-        alpha, sigma = torch.ones_like(alpha), sigma / alpha
-    if audit.process == "rectified flow":
-        alpha, sigma = alpha / (alpha + sigma), sigma / (alpha + sigma)
-    scales = {"": alpha**0, "alpha": alpha, "sigma": sigma, "alpha**2": alpha**2}
-    scales |= {"sigma**2": sigma**2, "alpha/sigma": alpha / sigma, "sigma/alpha": sigma / alpha}
-    scales |= {"1/alpha": 1 / alpha, "1/sigma": 1 / sigma}
-    size = torch.hypot(audit.a, audit.b)
-
-    def term(values: Float[Tensor, " g"], of: str) -> str | None:
-        if (values.abs() < 5e-3 * size).all():
-            return ""
-        for name, scale in scales.items():
-            factor = (values / scale).median().item()
-            if ((values - factor * scale).abs() < 1e-2 * size).double().mean() > 0.95:
-                number = "" if abs(abs(factor) - 1) < 5e-3 else f"{abs(factor):.3g} "
-                return ("- " if factor < 0 else "+ ") + " ".join(f"{number}{name} {of}".split())
-        return None
-
-    terms = [term(audit.a, "x"), term(audit.b, "eps")]
-    if None not in terms and any(terms):
-        text = " ".join(filter(None, terms))
-        return text.removeprefix("+ ") if text[0] == "+" else f"-{text[2:]}"
-    below = audit.density.cumsum(0) / audit.density.sum()
-    i = torch.searchsorted(below, torch.tensor([0.25, 0.5, 0.75], dtype=below.dtype))
-    a, b, at = (
-        ", ".join(fixed(value, 2) for value in curve[i].tolist())
-        for curve in (audit.a, audit.b, audit.logsnr)
-    )
-    return f"a x + b eps with a = {a} and b = {b} at log-SNR {at}"
-
-
-def _process(audit: Audit) -> str:
-    """The process in a word or two: of a declared loss, that in which such a network is trained."""
-    if audit.source == "measured":
-        return (audit.process or "").partition(",")[0]
-    usual = {"flow": "rectified flow", "edm": "variance exploding"}
-    process = usual.get(audit.parameterization or "", "variance preserving")
-    return "rectified flow" if (audit.schedule or "").startswith("Flow(") else process
-
-
-def _in_coordinate(audit: Audit) -> str:
-    """The central half of the expected loss in the coordinate of scripts of this process."""
-    process = _process(audit)
-    if process not in _COORDINATES:
-        return ""
-    name, coordinate = _COORDINATES[process]
-    low, high = sorted(map(coordinate, audit.central_half))
-    return f", {name} {number(low, 2)} to {number(high, 2)}"
-
-
-def _affine(audit: Audit) -> str:
-    """Write the scale and offset that the loss applies to its data."""
-    shift = audit.data_scale * audit.data_offset
-    if audit.data_scale == 1 and shift == 0:
-        return NONE
-    return f"{audit.data_scale:.4g} x" + (f" {signed(shift, 3)}" if shift else "")
 
 
 def facts_table(shown: Sequence[View], heads: Sequence[str] = ()) -> Table:

@@ -1,0 +1,233 @@
+r"""Noise levels as a monotone function of one uniform draw, and the density that follows.
+
+With $u$ the quantile of the draw and $s = \operatorname{logit} u$, the density is the slope of the
+curve through the pairs $(s, \lambda)$, or the width of the interval of $u$ that leads to a step.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+
+import numpy as np
+from jaxtyping import Float
+from scipy.interpolate import PchipInterpolator
+from scipy.ndimage import maximum_filter1d
+from scipy.special import expit, log_expit, logit
+
+from elbos.audit.curves import scatter
+from elbos.audit.levels import Levels, Table
+from elbos.base.arrays import Array
+
+_NUM_POINTS = 500  # of a curve
+_POINT_DISTANCES = (100, 30, 10, 3)  # in errors: slopes are then known to 1 % to 30 %
+_MIN_POINTS = 12
+_MIN_SAMPLES_AT_END = 20
+_MAX_END_ERROR = 1e-3  # of the end of a step of a table, over its width
+_MISFIT_WINDOW = 25  # points of a grid over which the largest misfit is taken
+
+
+@dataclass(frozen=True)
+class DecidingDraw:
+    """The random number that decides the level."""
+
+    column: int  # of the quantiles
+    sign: float  # -1 if the level falls with it
+
+    @classmethod
+    def find(cls, levels: Levels) -> "DecidingDraw | None":
+        """The number of which the level is a rising or a falling function, up to rounding."""
+        logsnr, error = levels.logsnr, levels.error
+        for column, draw in enumerate(levels.quantiles.T):
+            is_finite = np.isfinite(draw)
+            if not is_finite.any() or np.isnan(draw).any() or np.ptp(draw[is_finite]) == 0:
+                continue
+            order = np.argsort(_within(draw), kind="stable")
+            steps, is_tied = np.diff(logsnr[order]), np.diff(draw[order]) == 0
+            sign = 1.0 if steps.sum() > 0 else -1.0
+            allowed = 1e-5 + 8 * (error[order][1:] + error[order][:-1])
+            is_decided = np.where(is_tied, np.abs(steps) <= allowed, sign * steps >= -allowed)
+            if is_decided.all():
+                return cls(column, sign)
+        return None
+
+    def of(self, levels: Levels) -> Float[Array, " n"]:
+        """The numbers, of which the level is a rising function: logits of quantiles."""
+        return self.sign * _within(levels.quantiles[:, self.column])
+
+    def at(self, s: Float[Array, " n"]) -> Float[Array, " n"]:
+        return np.asarray(expit(self.sign * s))
+
+
+def _within(draw: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Logits without infinities: a uniform number may be exactly 0."""
+    is_finite = np.isfinite(draw)
+    return np.clip(draw, draw[is_finite].min() - 1, draw[is_finite].max() + 1)
+
+
+@dataclass(frozen=True)
+class RisingCurve:
+    """$s$ or $u$ as a rising function of a place: a level, or the end of a step of a table."""
+
+    places: Float[Array, " m"]  # increasing
+    s: Float[Array, " m"]  # increasing
+    error: Float[Array, " m"]  # of s
+
+    def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
+        """Some of the points, many errors apart: from the middle outwards, and the fewer errors the
+        nearer to the ends, where points are rare; none nearer than a share of the way along both
+        axes.
+        """
+        way = (self.s / np.ptp(self.s) + self.places / np.ptp(self.places)) / 2
+        middle = len(way) // 2
+        left, right = range(middle - 1, -1, -1), range(middle + 1, len(way))
+        sides = (self._outwards(middle, side, way, min_distance) for side in (left, right))
+        return self.at(sorted({middle, *chain(*sides)}))
+
+    def _outwards(
+        self, last: int, side: range, way: Float[Array, " m"], min_distance: float
+    ) -> Iterator[int]:
+        for num_errors in _POINT_DISTANCES:
+            for i in range(last + side.step, side.stop, side.step):
+                far = num_errors * (self.error[i] + self.error[last])
+                is_far = abs(self.s[i] - self.s[last]) > far
+                is_far = is_far and abs(way[i] - way[last]) > min_distance
+                if is_far and self.places[i] != self.places[last]:
+                    yield i
+                    last = i
+
+    @property
+    def is_enough(self) -> bool:
+        """Return whether there are enough points for the curve and for its halves."""
+        return len(self.s) >= _MIN_POINTS
+
+    def at(self, index: list[int] | slice) -> "RisingCurve":
+        return RisingCurve(self.places[index], self.s[index], self.error[index])
+
+    def __call__(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
+        return np.asarray(PchipInterpolator(self.places, self.s)(place))
+
+    def log_slope(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
+        r"""Return $\log(ds/d\mathrm{place})$ of the curve."""
+        slope = PchipInterpolator(self.places, self.s)(place, 1)
+        return np.log(np.maximum(slope, 1e-300))
+
+    def slope_error(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
+        """The error of `log_slope`: by the errors of the points, and by there being so few, which
+        the difference of the curves through every other point shows.
+        """
+        relative = (self.error[1:] + self.error[:-1]) / np.diff(self.s)
+        middle = (self.places[1:] + self.places[:-1]) / 2
+        halves = (self.at(slice(start, None, 2)).log_slope(place) for start in (0, 1))
+        misfit = maximum_filter1d(np.abs(np.subtract(*halves)), _MISFIT_WINDOW)
+        return np.hypot(np.interp(place, middle, relative), misfit) + 1e-5
+
+
+def inverse_cdf_density(
+    all_levels: Levels, draw: Float[Array, " n"], grid: Float[Array, " g"]
+) -> tuple[Float[Array, " g"], Float[Array, " g"]] | None:
+    """The log-density of levels that are a rising function of `draw`, and its error; None if they
+    are known too badly.
+
+    From the slope of $s$, which is smooth where levels go on for ever, or from that of $u$, which
+    is where they end; whichever is known better.
+    """
+    s, order = np.unique(draw, return_index=True)  # of numbers that were rounded to one, one
+    error = all_levels.error[order]
+    levels = np.maximum.accumulate(all_levels.logsnr[order])
+    # of levels that equal the first, or the last, as where they are clamped, one of each is kept
+    is_above = levels - levels[0] > 1e-5 + 8 * error
+    is_below = levels[-1] - levels > 1e-5 + 8 * error
+    inner = slice(int(is_above.argmax()) - 1, len(levels) - int(is_below[::-1].argmax()) + 1)
+    s, levels, error = s[inner], levels[inner], error[inner]
+    error = np.maximum(error, scatter(s, levels))  # the loss itself rounds, too
+    slope = np.gradient(s, levels + 1e-12 * np.arange(len(s)))
+    curve = RisingCurve(levels, s, np.minimum(slope, 1e6) * error).thinned(1 / _NUM_POINTS)
+    if not curve.is_enough:
+        return None
+    at = curve(grid)
+    by_s = log_expit(at) + log_expit(-at) + curve.log_slope(grid), curve.slope_error(grid)
+    u = expit(curve.s)
+    curve = RisingCurve(curve.places, u, u * (1 - u) * curve.error)
+    by_u = curve.log_slope(grid), curve.slope_error(grid)
+    is_better = by_u[1] < by_s[1]
+    return np.where(is_better, by_u[0], by_s[0]), np.where(is_better, by_u[1], by_s[1])
+
+
+@dataclass(frozen=True)
+class StepCurve:
+    """The quantiles at which the steps of a table end."""
+
+    steps: Float[Array, " t"]  # the numbers of those that were drawn, increasing
+    ends: RisingCurve  # through the ends between them
+    num: int  # of samples
+    are_options: bool  # drawn with known probabilities, so that ends are exact
+    outside: tuple[float, float] = (0.0, 0.0)  # quantile below all steps; 1 less that above them
+
+    @classmethod
+    def from_levels(cls, levels: Levels, table: Table, draw: DecidingDraw) -> "StepCurve":
+        """The curve of the steps of a table, which are a rising function of the draw."""
+        steps, s = table.steps_of(levels.logsnr), draw.of(levels)
+        order = np.lexsort((s, steps))
+        steps, s = steps[order], s[order]
+        first = np.flatnonzero(np.diff(steps, prepend=-1.0))
+        lowest, highest = s[first], s[np.append(first[1:], len(s)) - 1]
+        gaps = lowest[1:] - highest[:-1]
+        are_options = bool((lowest == highest).all()) and len(first) < len(s)
+        error = np.zeros_like(gaps) if are_options else gaps / 2
+        at = steps[first]
+        # the logit of the mean of the quantiles on both sides
+        log_u = np.logaddexp(log_expit(highest[:-1]), log_expit(lowest[1:]))
+        ends = log_u - np.logaddexp(log_expit(-highest[:-1]), log_expit(-lowest[1:]))
+        curve = RisingCurve((at[1:] + at[:-1]) / 2, ends, error)
+        outer, inner = expit([s[0], -s[-1]]), expit([ends[0], -ends[-1]])
+        # up to the other side of an option, whose quantile is its middle
+        half = inner - outer if are_options else np.diff(np.unique(expit(s))).min() / 2
+        low, high = ((outer - half) * np.array(levels.has_infinite)).tolist()
+        return cls(at, curve, len(s), are_options, (low, high))
+
+    def uncertain_middles(self) -> Float[Array, " k"]:
+        """The middles of the intervals in which ends lie that are wide beside the steps."""
+        u = expit(self.ends.s)
+        half = u * (1 - u) * self.ends.error
+        width = np.diff(u, prepend=0.0, append=1.0)
+        return self.ends.s[half > _MAX_END_ERROR * np.minimum(width[1:], width[:-1])]
+
+    @property
+    def is_uniform(self) -> bool:
+        """Return whether the ends are evenly spaced, up to their errors. Only the inner 90 % count
+        where samples are so few that the numbers of the steps are guesses.
+        """
+        inner = (self.ends.s > logit(0.05)) & (self.ends.s < logit(0.95))
+        kept = inner if self.num < 12 * len(self.steps) else np.ones_like(inner)
+        u, places = expit(self.ends.s), self.ends.places
+        if inner.sum() < 3:
+            return False
+        off = u - np.polyval(np.polyfit(places[inner], u[inner], 1), places)
+        allowed = 2 * u * (1 - u) * self.ends.error
+        return bool((np.abs(off) < np.maximum(allowed, 1 / self.num))[kept].all())
+
+    @cached_property
+    def curve(self) -> RisingCurve:
+        """A smooth curve through the ends."""
+        return self.ends.thinned()
+
+    def log_probability(self) -> tuple[Float[Array, " t"], Float[Array, " t"]]:
+        """The log-probability of each step, and its error."""
+        curve, steps, places = self.curve, self.steps, self.ends.places
+        u = expit(curve(places))
+        width = np.maximum(np.diff(u), 1e-300)
+        log_p = log_expit(curve(steps)) + log_expit(-curve(steps)) + curve.log_slope(steps)
+        log_p[1:-1] = np.log(width / np.diff(places))
+        error = curve.slope_error(steps)
+        end_error = u * (1 - u) * self.ends.error
+        is_kept = np.isin(places, curve.places)
+        own = (end_error[1:] + end_error[:-1]) / width + 1e-5
+        error[1:-1] = np.where(is_kept[1:] & is_kept[:-1], own, error[1:-1])
+        for end, probability in ((0, u[0] - self.outside[0]), (-1, 1 - u[-1] - self.outside[1])):
+            if self.num * probability > _MIN_SAMPLES_AT_END:  # an end, and not a tail cut off
+                log_p[end] = np.log(probability)
+                error[end] = 1e-3 if self.are_options else 1 / (self.num * probability)
+            else:
+                error[end] += 1
+        return log_p, error
