@@ -134,7 +134,7 @@ class _Spline:
 
 
 def _natural_basis(knots: Float[Array, " k"], at: Float[Array, " m"]) -> Float[Array, "m k"]:
-    """Natural cubic splines that are 1 at one knot and 0 at the others; linear beyond the ends."""
+    """Evaluate natural cubic splines that are 1 at one knot and 0 at the others."""
     spline = CubicSpline(knots, np.eye(len(knots)), bc_type="natural")
     inside = np.clip(at, knots[0], knots[-1])
     beyond = (at - inside)[:, None]
@@ -197,9 +197,7 @@ class Splines:
         return np.asarray(total)
 
     def _extrapolated(self, places: Array) -> Array:
-        """The error of straight lines beyond the outer knots, of a curve that bends there as much
-        as it does anywhere between them.
-        """
+        """Estimate the error of straight lines beyond the outer knots, by the largest bend."""
         low, high = self.splines[0].knots[[0, -1]]
         inside = np.linspace(low, high, 100)
         bend = np.abs(np.gradient(np.gradient(self(inside), inside), inside)).max()
@@ -207,7 +205,7 @@ class Splines:
 
 
 def _dispersion(counts: Float[Array, "r m"]) -> float:
-    """The variance of counts over that of independent samples: less, if they are spread evenly."""
+    """Return the variance of counts over that of independent samples, below 1 if even."""
     sizes, shares = counts.sum(1), counts.sum(0) / counts.sum()
     edges = np.searchsorted(np.cumsum(shares), np.linspace(0, 1, _NUM_CELLS, endpoint=False))
     edges = np.unique(edges)
@@ -257,7 +255,7 @@ def counts_by_block(
 
 
 def scatter(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " n"]:
-    """The standard deviation of points around a curve that they lie on, near each of them."""
+    """Estimate the standard deviation of points around a smooth curve, near each point."""
     square = np.pad(residuals(x, y) ** 2, 1, mode="edge")
     near = uniform_filter1d(square, min(_NUM_NEIGHBOURS, len(square)), mode="nearest")
     return np.asarray(np.maximum(near, 0) ** 0.5)
@@ -284,7 +282,7 @@ class Curve:
 
     @classmethod
     def from_samples(cls, logsnr: Array, value: Array, grid: Array) -> "Curve":
-        """If single values lie on a curve it is interpolated; else one is fitted (`Splines`)."""
+        """Interpolate single values that lie on a curve; else fit one (`Splines`)."""
         order = np.argsort(logsnr, kind="stable")
         logsnr, value = logsnr[order], np.maximum(value[order], 0)
         floor = 1e-12 * np.median(value[value > 0]) if value.any() else 1.0

@@ -92,12 +92,12 @@ def centred_noise(
 
 
 def _repeated(x: Tensor, z: Tensor) -> Tensor:
-    """A batch as often as it was given to the loss."""
+    """Repeat a batch as often as the loss was called with it."""
     return x.repeat(len(z) // len(x), *(1,) * (x.ndim - 1))
 
 
 def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Reference | None:
-    """Both batches as the process sees them.
+    """Find both batches as the process sees them.
 
     They are the given ones if the changes of $z$ are theirs, scaled. None if $z$ is not data,
     scaled, plus noise.
@@ -116,7 +116,7 @@ def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Ref
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Latents that fit the inputs, and what they leave of them."""
+    """Latents that fit the inputs, with the shares that they leave unexplained."""
 
     reference: Reference
     left_of_change: float  # share of the change with other data that is not theirs
@@ -124,7 +124,7 @@ class _Encoded:
 
 
 def _encoded(paired: list[PairedCalls]) -> Reference | None:
-    """The data after an encoder or a normalization in the loss.
+    """Solve for the data after an encoder or a normalization in the loss.
 
     They are taken as sampled only where nothing else is exact. None if the noise was not recorded,
     or the input is not data of one kind plus noise.
@@ -140,7 +140,7 @@ def _encoded(paired: list[PairedCalls]) -> Reference | None:
 
 
 def _fits(paired: list[PairedCalls]) -> Iterator[_Encoded]:
-    """Latents that are not sampled, then such with each of the draws for their own."""
+    """Fit latents that are not sampled, then latents sampled with each of the draws."""
     z, dz = _stacked([p.z for p in paired]), _stacked([p.z - p.z_other for p in paired])
     num = min(len(p.moved.normals) for p in paired)
     draws = [_stacked([p.moved.normals[i] for p in paired]) for i in range(num)]
@@ -194,7 +194,7 @@ def _regression(values: _Stacked, bases: _Bases) -> Float[Tensor, "b p d"]:
 
 
 def _left(values: _Stacked, bases: _Bases, coefficients: Float[Tensor, "b p d"]) -> float:
-    """The share of the values that the bases do not explain."""
+    """Return the share of the values that the bases do not explain."""
     rest = values - torch.einsum("bpd,bpkd->bkd", coefficients, bases)
     return (rest.square().sum() / values.square().sum()).item()
 

@@ -103,13 +103,13 @@ class LossTable:
         return self.coefficient * (self.b - self.a * torch.exp(-self.logsnr / 2)) ** 2
 
     def at(self, kept: Bool[Tensor, " steps"] | Int[Tensor, " kept"]) -> "LossTable":
-        """Some of the steps, by a mask or by number."""
+        """Select steps by a mask or by number."""
         columns = ("logsnr", "probability", "coefficient")
         return replace(self, **{name: getattr(self, name)[kept] for name in columns})
 
 
 def from_recipe(name: str) -> Audit:
-    """The audit of a published recipe.
+    """Audit a published recipe.
 
     Args:
         name: One of `recipes.RECIPES`.
@@ -135,7 +135,7 @@ def from_recipe(name: str) -> Audit:
 
 
 def from_loss(loss: DeclaredLoss) -> Audit:
-    """The audit of a loss in formulas, on the noise levels that 100,000 samples would show.
+    """Audit a loss in formulas, on the noise levels that 100,000 samples would show.
 
     Examples:
         >>> from elbos import parameterizations, schedules
@@ -170,7 +170,7 @@ def from_loss(loss: DeclaredLoss) -> Audit:
 
 
 def from_table(table: LossTable) -> Audit:
-    """The audit of a loss with a table of noise levels.
+    """Audit a loss with a table of noise levels.
 
     Raises:
         ValueError: If fewer than three steps have both signal and noise, and are ever drawn; or if
@@ -212,7 +212,7 @@ def from_table(table: LossTable) -> Audit:
 
 
 def log_weighting(loss: DeclaredLoss | LossTable, logsnr: Float[Array, " g"]) -> Array:
-    r"""$\log w(\lambda)$ up to a constant; NaN beyond the noise levels that the loss draws."""
+    r"""Return $\log w(\lambda)$ up to a constant; NaN beyond the noise levels of the loss."""
     if isinstance(loss, LossTable):
         steps = _distinct(loss)
         levels = steps.logsnr.numpy()
@@ -226,13 +226,13 @@ def log_weighting(loss: DeclaredLoss | LossTable, logsnr: Float[Array, " g"]) ->
 
 
 def _ends(schedule: Schedule) -> tuple[float, float]:
-    """The noise levels that 100,000 samples would show."""
+    """Return the extreme noise levels of 100,000 samples."""
     low, high = schedule.logsnr(torch.tensor([1 - _TAIL, _TAIL], dtype=torch.float64)).tolist()
     return low, high
 
 
 def _distinct(table: LossTable) -> LossTable:
-    """The steps that are drawn and have both signal and noise, by level, each level once."""
+    """Merge equal levels; keep the steps that are drawn and have both signal and noise."""
     p, is_mixed = table.probability, table.logsnr.abs() <= _LAST_DIGIT
     drawn = table.at(is_mixed & (p > _MIN_PROBABILITY))
     _, first, place = np.unique(
@@ -264,7 +264,7 @@ def _with_unknown_target(
 
 
 def _log(values: Tensor) -> Tensor:
-    """The logarithm; of 0, one that is very small beside the least of the others."""
+    """Return the logarithm; of 0, a value far below the least of the others."""
     if not (values.isfinite() & (values >= 0)).all() or not values.any():
         raise ValueError(
             "The coefficient is 0 everywhere, or below 0 or infinite at some step: there is no "

@@ -44,7 +44,7 @@ class Coefficients:
 def paired_grams(
     paired: PairedCalls, reference: tuple[Tensor, Tensor], *, is_uneven: bool
 ) -> Float[Tensor, "b r r"]:
-    """The Gram matrices of a batch of paired calls.
+    """Compute the Gram matrices of a batch of paired calls.
 
     Args:
         paired: The calls. The noise is the draw that fits best.
@@ -74,7 +74,7 @@ def paired_grams(
 def single_products(
     call: SingleCall, x: Tensor, offset: float, *, is_part_enough: bool
 ) -> Float[Tensor, "b 6 6"]:
-    r"""Dot products of $x + \mu$, $\epsilon$, the answer, $z$, $g$ and the constant.
+    r"""Compute dot products of $x + \mu$, $\epsilon$, the answer, $z$, $g$ and the constant.
 
     Args:
         call: The call of a plain loss.
@@ -92,7 +92,7 @@ def single_products(
 def single_grams(
     products: Float[Tensor, "n 6 6"], offset: float
 ) -> tuple[Float[Tensor, "n r r"], Float[Tensor, " n"]]:
-    r"""The Gram matrices and the coefficient $c$ of a plain loss, from `single_products`.
+    r"""Compute the Gram matrices and the coefficient $c$ of a plain loss from `single_products`.
 
     With $z = \alpha x + \sigma\epsilon$ and $g = 2c\,(\hat y - a x - b\epsilon)$, where the answer
     $\hat y$ consists of random signs, two small least-squares problems have all five coefficients.
@@ -123,7 +123,7 @@ def _products(vectors: list[Tensor]) -> Float[Tensor, "b k k"]:
 
 
 def some_elements(vectors: Float[Tensor, "*b d"]) -> Float[Tensor, "*b runs length"]:
-    """A few runs of neighbouring elements, evenly spaced; one run of all, if these are few.
+    """Select a few runs of neighbouring elements, evenly spaced; all, where these are few.
 
     Runs, since what is next to an element is in the same line of the processor's cache.
     """
@@ -142,7 +142,7 @@ def are_some_enough(x: Tensor) -> bool:
 
 
 def noise_in(call: SingleCall, signal: Tensor) -> Tensor:
-    """The draw that fits the noise best; zeros if there was none.
+    """Return the draw that fits the noise best; zeros if nothing was drawn.
 
     Args:
         call: What was drawn.
@@ -173,7 +173,7 @@ def target_of(g: Tensor, c: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Space:
-    """Vectors of each sample, as combinations of those that a Gram matrix is of."""
+    """Linear combinations, in each sample, of the vectors of a Gram matrix."""
 
     grams: Float[Tensor, "n r r"]
 
@@ -210,7 +210,7 @@ class _Space:
 
 
 def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficients:
-    r"""The coefficients of every sample, by projection.
+    r"""Solve for the coefficients of every sample, by projection.
 
     Args:
         grams: The Gram matrices.

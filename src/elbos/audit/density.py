@@ -129,7 +129,7 @@ class Evidence:
         return _of_levels(self.levels, table, grid)
 
     def _of_draw(self, grid: Float[Array, " g"]) -> Density | None:
-        """The density of a rising function of the draw; None if it is known too badly."""
+        """Estimate the density of a monotone function of the draw; None if that is too inexact."""
         if self.draw is None:
             return None
         levels = self.all_levels
@@ -154,7 +154,7 @@ class Evidence:
 
 
 def _of_uniform(table: Table, grid: Float[Array, " g"]) -> Density:
-    """The density of equally likely steps."""
+    """Compute the density of equally likely steps."""
     name = named_schedule(table.levels)
     log_probability = np.full(len(table.levels), -np.log(len(table)))
     log_p, spacing = table_log_density(table.levels, table.steps, log_probability, grid)
@@ -163,7 +163,7 @@ def _of_uniform(table: Table, grid: Float[Array, " g"]) -> Density:
 
 
 def _of_levels(levels: Levels, table: Table | None, grid: Float[Array, " g"]) -> Density:
-    """The density of levels alone."""
+    """Estimate the density from the levels alone."""
     if table:
         log_p, spacing = table.log_density(grid)
         covariance = table.covariance(grid)

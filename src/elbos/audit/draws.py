@@ -67,14 +67,14 @@ class Drawn:
         return self.kind == "normal"
 
     def standardized(self, value: Tensor) -> Tensor:
-        """A copy of normal numbers, with variance 1."""
+        """Copy normal numbers, scaled to variance 1."""
         if self.first is _ZERO:
             return value.clone()
         scale = torch.where(self.second == 0, 1.0, self.second)
         return (value - self.first.to(value)) / scale.to(value)
 
     def logit(self, value: Tensor) -> Float[Tensor, " n"]:
-        """The logits of the quantiles of numbers drawn."""
+        """Return the logits of the quantiles of numbers drawn."""
         value = value.double()
         if self.kind == "normal":
             z = self.standardized(value).flatten().cpu()
@@ -92,7 +92,7 @@ class Drawn:
         return share.log() - torch.log1p(-share)
 
     def at(self, quantile: Float[Tensor, " n"], like: Tensor) -> Tensor:
-        """The numbers at quantiles, in the shape, type and place of others that were drawn."""
+        """Return the numbers at quantiles, in the shape, dtype and device of a draw."""
         u = quantile.reshape(like.shape)
         first, second = self.first.cpu(), self.second.cpu()
         if self.kind == "normal":
@@ -109,7 +109,7 @@ class Drawn:
 
 
 class EvenQuantiles:
-    """Quantiles for the numbers that a loss draws, batch after batch.
+    """Evenly spread quantiles for the draws of a loss, batch after batch.
 
     They come in blocks, each spread evenly by itself, independent of the others and in random
     order, so that blocks tell how far off an estimate is.

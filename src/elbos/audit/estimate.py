@@ -43,7 +43,7 @@ _MIN_RISE = 2e-3  # of a log-weight: what float32 arithmetic in a loss can leave
 
 
 def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit:
-    """The audit of a loss from `num_samples` samples, or from more while it is undecided.
+    """Audit a loss from `num_samples` samples, or from more while the verdict is undecided.
 
     Of a batch of one, first from a quarter: its calls cost most, and levels that are spread evenly
     need few samples.
@@ -65,7 +65,7 @@ def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit
 
 
 def audit_of_samples(samples: Samples, *, title: str) -> Audit:
-    """The audit of samples, of which there are no more.
+    """Audit a loss from its recorded samples.
 
     Raises:
         ValueError: If there are too few noise levels.
@@ -177,7 +177,7 @@ class Estimate:
 
 
 def audit_of_estimate(estimate: Estimate, samples: Samples, *, title: str) -> Audit:
-    """The audit of a measured loss."""
+    """Build the audit of a measured loss."""
     grid, density, c = estimate.grid, estimate.density, estimate.c
     is_finite = samples.logsnr.isfinite()
     logsnr, c_values = samples.logsnr[is_finite].numpy(), samples.coefficient[is_finite].numpy()
@@ -233,7 +233,7 @@ def assembled(
     is_used: NDArray[np.bool_] | None = None,
     **fields: Any,
 ) -> Audit:
-    """The audit with these curves, with names for what is in them.
+    """Build the audit with these curves, and with names for its parts.
 
     The covariance is that of `log_w`, by default exact; `log_w` and `log_c` count up to a constant.
     Names fit where `is_used`, by default everywhere. `fields` are the others of the audit.
@@ -264,7 +264,7 @@ def assembled(
 
 
 def _share_used(logsnr: Array, coefficient: Array, grid: Array) -> Array:
-    """The share of coefficients that are not 0, near each point of the grid."""
+    """Return the share of coefficients other than 0, near each point of the grid."""
     order = np.argsort(logsnr)
     is_used = (coefficient[order] != 0).astype(float)
     share = uniform_filter1d(is_used, _NUM_NEIGHBOURS, mode="nearest")
@@ -319,7 +319,7 @@ def _relative_error(covariance: Float[Array, "g g"], p: Float[Array, " g"]) -> F
 
 
 def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
-    """A curve through single values, by the median of neighbours."""
+    """Draw a curve through single values, by the median of neighbours."""
     logsnr, value = levels.numpy(), values.numpy()
     order = np.argsort(logsnr, kind="stable")
     size, num_larger = divmod(len(order), num := min(NUM_POINTS, len(order)))

@@ -132,7 +132,7 @@ _FAMILIES: list[_Family] = [
 
 
 def _published() -> list[Schedule]:
-    """The schedules of the recipes, but those that any range makes."""
+    """Return the schedules of the recipes, except those of which any range makes one."""
     schedules = sorted({recipe.schedule for recipe in RECIPES.values()}, key=repr)
     return [schedule for schedule in schedules if not isinstance(schedule, Linear)]
 
@@ -202,7 +202,7 @@ def schedule_of_shape(
     error: Float[Array, " g"],
     logsnr: Float[Array, " n"],
 ) -> tuple[Schedule | None, bool]:
-    """The schedule whose log-density is within the errors of one that was read off, everywhere, and
+    """Find the schedule whose log-density agrees with a curve within its errors. Also returned:
     whether it is that of a published recipe, or has nothing to fit but ends.
     """
     is_drawn = is_central(log_p, _TAIL)  # the last samples show how a loss rounds
@@ -234,7 +234,7 @@ def schedule_of_shape(
 
 
 def named_schedule(logsnr: Float[Array, " n"]) -> Schedule | None:
-    """The named schedule that the equally likely levels of a table are quantiles of, or None."""
+    """Find the named schedule of which a table's equally likely levels are quantiles, if any."""
     num, levels = len(logsnr), _Levels(logsnr)
     tolerance = max(2.5 / num, _TABLE_TOLERANCE)
     fitting: list[tuple[float, Schedule]] = []

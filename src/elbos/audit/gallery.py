@@ -26,7 +26,7 @@ _SHOWN = (
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """An audit, and where its loss is from.
+    """Card of an audit, with the source of its loss.
 
     Attributes:
         name: Of the loss, or of whose it is.
@@ -93,7 +93,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Showcase:
-    """A few losses that go by one name, side by side.
+    """Losses that go by one name, side by side.
 
     Attributes:
         name: For links to it.
@@ -109,7 +109,7 @@ class Showcase:
 
 
 def page(cards: Sequence[Card], showcases: Sequence[Showcase], *, command: str) -> str:
-    """One HTML page that needs nothing else.
+    """Render the self-contained HTML page of cards and showcases.
 
     Args:
         cards: Losses by name.
@@ -132,7 +132,7 @@ def page(cards: Sequence[Card], showcases: Sequence[Showcase], *, command: str) 
 
 
 def as_dict(card: Card) -> dict[str, object]:
-    """A card for JSON: all but the curves."""
+    """Convert a card to JSON values, without the curves."""
     audit = card.audit
     return {
         "name": card.name,

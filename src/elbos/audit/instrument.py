@@ -270,9 +270,11 @@ class Instrument:
             except ValueError as error:
                 failure = failure or error
                 continue
-            gradients = [call.gradient for call in calls if call.gradient is not None]
-            if any(_reaches_all_samples(gradient) for gradient in gradients):
-                return instrument
+            # a loss of `output[0]` has a gradient at the first sample alone; without any gradient
+            # the target may be the network's own answer
+            for gradient in (call.gradient for call in calls if call.gradient is not None):
+                if gradient[1:].any() or not gradient[:1].any() or len(gradient) == 1:
+                    return instrument
             failure = failure or ValueError(
                 "The loss takes no account of the network's output for some samples: check that "
                 "it does not index the output."
@@ -324,14 +326,6 @@ class Instrument:
         if self.copied is None or self.copied[0] is not x or self.copied[1]._version > 0:
             self.copied = x, x.clone()
         return self.copied[1].detach()
-
-
-def _reaches_all_samples(gradient: Tensor) -> bool:
-    """Return whether the loss depends on more than the first sample, unlike one of `output[0]`.
-
-    A gradient of 0 says nothing: the target may be the network's own answer.
-    """
-    return bool(gradient[1:].any()) or not bool(gradient[:1].any()) or len(gradient) == 1
 
 
 def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:

@@ -22,7 +22,7 @@ _MIN_GAIN = 8.0  # in log-likelihood over equally likely steps: chance gave it t
 
 @dataclass(frozen=True)
 class Levels:
-    """Noise levels, and what was drawn with them."""
+    """Noise levels with the draws, the blocks and the rounding errors of their samples."""
 
     logsnr: Float[Array, " n"]  # finite
     error: Float[Array, " n"]  # by rounding
@@ -79,7 +79,7 @@ class Levels:
 
 
 def independent_levels(samples: Samples) -> tuple[Levels, list[Diagnostic]]:
-    """The noise levels that were drawn independently, without those at which they are clamped.
+    """Select the noise levels that were drawn independently, and none at which they are clamped.
 
     Raises:
         ValueError: If there are too few for a curve.

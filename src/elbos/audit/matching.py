@@ -49,14 +49,14 @@ _MAX_LINE_ERROR = 5e-4  # of the log of the factor, between the points of its ta
 
 
 class Nearest(NamedTuple):
-    """A named weighting, as code, and its distance from the one measured."""
+    """Named weighting, as code, with its distance from the measured one."""
 
     name: str
     distance: float
 
 
 class _Candidate(NamedTuple):
-    """A named weighting beside the one measured."""
+    """Named weighting with its curve and its distance from the measured one."""
 
     distance: float
     weighting: Weighting
@@ -189,7 +189,7 @@ def nearest_weightings(
 
 
 def _fitted(family: _Family, distance_of: Callable[[Weighting], float]) -> Weighting | None:
-    """The nearest of a family; None if it is at the bound of a parameter, where fits run away."""
+    """Fit the nearest of a family; None at the bound of a parameter, where fits run away."""
     start = min(family.starts, key=lambda theta: distance_of(family.build(*theta)))
     theta = fit_family(family.build, start, distance_of, bounds=family.bounds, max_calls=150)
     for value, bounds in zip(theta, family.bounds, strict=True):
@@ -228,7 +228,7 @@ def _compiled(formula: str) -> types.CodeType:
 def coefficient_name(
     logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
 ) -> str | None:
-    """A formula in the SNR for the coefficient of the squared error, if a usual one fits."""
+    """Find a usual formula in the SNR for the coefficient of the squared error."""
     best: tuple[float, str] = (SAME, "")
     for formula in _FORMULAS:
         d, g = fit_formula(formula, logsnr, log_c, p)
@@ -240,8 +240,8 @@ def coefficient_name(
 def fit_formula(
     formula: str, logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
 ) -> tuple[float, float]:
-    """The distance of a coefficient from a formula in the SNR, and the parameter g for which it is
-    least; infinite where the coefficient is 0.
+    """Fit a formula in the SNR to a coefficient: the distance and the parameter g. The distance is
+    infinite where the coefficient is 0.
     """
     kept = p > 1e-6 * p.max()
     snr, log_c, p = np.exp(logsnr[kept]), log_c[kept], p[kept] / p[kept].sum()

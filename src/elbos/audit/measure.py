@@ -74,7 +74,7 @@ def measuring(
     data_scale: float | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Iterator["Measurement"]:
-    """A measurement that samples can be drawn from; arguments as `probe`'s.
+    """Open a measurement of a loss; arguments as `probe`'s.
 
     Raises:
         ValueError: In one line, if the loss cannot be measured.
@@ -93,7 +93,7 @@ def _with_repeated_data(
     data_scale: float | None,
     advance: Callable[[int], None] | None,
 ) -> "Measurement":
-    """The measurement with the data repeated, if they are few numbers, to save calls of the loss.
+    """Repeat the data, if they are few numbers, to save calls of the loss.
 
     With the data as they are, if the loss takes no other number, or draws something for a batch.
     """
@@ -112,7 +112,7 @@ def _with_repeated_data(
 
 
 class Measurement:
-    """A loss that is being measured, batch after batch.
+    """Measurement of a loss, batch after batch.
 
     What it draws once per sample or per batch is spread evenly over its calls (`draws`).
     """
@@ -147,7 +147,7 @@ class Measurement:
         return self._recorder.num_draws_of_batch > 0 or is_one_level
 
     def samples(self, num: int) -> Samples:
-        """The first `num` samples; those not yet drawn are.
+        """Return the first `num` samples, and draw those that are missing.
 
         Raises:
             ValueError: In one line, if there is no weighting to be seen in them.
@@ -157,7 +157,7 @@ class Measurement:
         return self._solved(self._drawn, num, self._data_scale)
 
     def at(self, place: int, quantiles: Float[Array, " n"], data_scale: float) -> Samples:
-        """More samples, apart from the others, with one draw of each sample at these quantiles.
+        """Draw more samples, apart from the others, with one draw at these quantiles.
 
         Args:
             place: Of the draw, among those of one number per sample.

@@ -142,7 +142,7 @@ def _without_data(
     factor: Float[Tensor, " n"],
     offset: float,
 ) -> list[Tensor]:
-    """The values in each batch without that factor times the data."""
+    """Subtract the data, times a factor of each sample, from values of each batch."""
     factors = torch.split(factor.to(values[0].device), [len(value) for value in values])
     return [
         value.double() - by.reshape(-1, *(1,) * (value.ndim - 1)) * (x + offset)
@@ -156,7 +156,7 @@ def _without_data(
 
 @dataclass(frozen=True)
 class Parts:
-    """The draws that something consists of.
+    """Draws that an input or a target is a sum of.
 
     Those that many elements share are given by their shapes and their standard deviations, compared
     with that of the others.
@@ -176,7 +176,7 @@ class Parts:
         left: Float[Tensor, " n"],
         shapes: Sequence[Sequence[int]],
     ) -> "Parts":
-        """The draws that count.
+        """Select the draws that count.
 
         Args:
             factors: What each is multiplied with, those of `shapes` last.
@@ -197,7 +197,7 @@ class Parts:
         return cls(whole, shared, factors, left.nanmedian().item() if used else 1.0)
 
     def ratio(self, i: int, to: Float[Tensor, " n"]) -> float | None:
-        """The factor of a draw over another number, if it is the same for all samples."""
+        """Return the factor of a draw over another number, if constant over all samples."""
         factor, to = self.factors[:, i].nan_to_num(), to.nan_to_num()
         ratio = (factor * to).sum() / to.square().sum()
         left = (factor - ratio * to).square().sum() / factor.square().sum()
@@ -216,7 +216,7 @@ class Parts:
 
 
 def _parts(paired: list[PairedCalls], values: list[Tensor], x: Tensor) -> Parts:
-    """The draws in values of each batch, by least squares, sample by sample."""
+    """Fit the draws in values of each batch, by least squares, sample by sample."""
     num_whole = min(len(calls.moved.normals) for calls in paired)
     num_shared = min(len(calls.moved.shared) for calls in paired)
     if not 0 < num_whole + num_shared < x[0].numel() / 2:
@@ -350,8 +350,8 @@ def _low_frequency_power(noise: Tensor) -> float:
 
 
 def _neighbour_correlation(noise: Tensor, axis: int) -> float:
-    """The correlation of neighbours; noise that is centred along an axis, as of molecules, is white
-    in the rest.
+    """Correlate neighbours along an axis. Noise that is centred there, as of molecules, is white in
+    the rest.
     """
     num = noise.shape[axis]
     value = (noise.narrow(axis, 1, num - 1) * noise.narrow(axis, 0, num - 1)).mean().item()

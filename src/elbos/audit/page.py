@@ -28,7 +28,7 @@ def figure(audits: Sequence[Audit]) -> "Figure":
 
 
 def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
-    """One HTML page that needs nothing else.
+    """Render the self-contained HTML page of one audit or several.
 
     Args:
         audits: One, or several to show side by side.

@@ -1,4 +1,4 @@
-"""The pilot: a few batches of a loss, taken apart with every paired call there is.
+"""Pilot: a few batches of a loss, solved with every paired call there is.
 
 Is the loss a squared error, what is its noise, where are the data? What is found decides how all
 other batches are taken apart: with three calls, or of a plain loss, whose noise is known, with one.

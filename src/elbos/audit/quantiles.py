@@ -29,14 +29,14 @@ _MISFIT_WINDOW = 25  # points of a grid over which the largest misfit is taken
 
 @dataclass(frozen=True)
 class DecidingDraw:
-    """The random number that decides the level."""
+    """The uniform draw that determines the noise level monotonically."""
 
     column: int  # of the quantiles
     sign: float  # -1 if the level falls with it
 
     @classmethod
     def find(cls, levels: Levels) -> "DecidingDraw | None":
-        """The number of which the level is a rising or a falling function, up to rounding."""
+        """Find the draw of which the level is a monotone function, up to rounding."""
         logsnr, error = levels.logsnr, levels.error
         for column, draw in enumerate(levels.quantiles.T):
             is_finite = np.isfinite(draw)
@@ -52,7 +52,7 @@ class DecidingDraw:
         return None
 
     def of(self, levels: Levels) -> Float[Array, " n"]:
-        """The numbers, of which the level is a rising function: logits of quantiles."""
+        """Return the logits of the draw's quantiles, with which the level rises."""
         return self.sign * _within(levels.quantiles[:, self.column])
 
     def at(self, s: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -126,8 +126,8 @@ class RisingCurve:
 def inverse_cdf_density(
     all_levels: Levels, draw: Float[Array, " n"], grid: Float[Array, " g"]
 ) -> tuple[Float[Array, " g"], Float[Array, " g"]] | None:
-    """The log-density of levels that are a rising function of `draw`, and its error; None if they
-    are known too badly.
+    """Compute the log-density of levels that rise with a draw, and its error. None if they are
+    known too badly.
 
     From the slope of $s$, which is smooth where levels go on for ever, or from that of $u$, which
     is where they end; whichever is known better.
@@ -187,7 +187,7 @@ class StepCurve:
         return cls(at, curve, len(s), are_options, (low, high))
 
     def uncertain_middles(self) -> Float[Array, " k"]:
-        """The middles of the intervals in which ends lie that are wide beside the steps."""
+        """Return the middles of the intervals, wide beside the steps, in which ends lie."""
         u = expit(self.ends.s)
         half = u * (1 - u) * self.ends.error
         width = np.diff(u, prepend=0.0, append=1.0)

@@ -259,12 +259,12 @@ def _factors(draws: Float[Tensor, "b k d"], value: Tensor, x: Tensor) -> Float[T
 
 
 def without_mean(value: Tensor, axis: int) -> Tensor:
-    """A batch less its means along an axis."""
+    """Subtract the mean along an axis from a batch."""
     return value - value.mean(axis, keepdim=True)
 
 
 def other_data(x: Tensor) -> Tensor:
-    """A batch that differs from `x` in every sample, with values that `x` has.
+    """Build a batch that differs from `x` in every sample, with values that `x` has.
 
     Raises:
         ValueError: If a sample is zero.
@@ -279,7 +279,7 @@ def other_data(x: Tensor) -> Tensor:
 
 
 def _require_repeatable(queries: Queries, seed: int) -> None:
-    """Raise a ValueError unless the seed decides what the loss does, and all that it decides."""
+    """Require that the seed determines the loss, and that other seeds change it."""
     x = queries.x
     first, other = (queries.zeros[s].calls for s in (seed, seed + 1))
     again = queries.instrument(x, seed)
@@ -313,7 +313,7 @@ def is_same(first: Tensor | None, second: Tensor | None) -> bool:
 
 
 def unlike(dz: Tensor, dx: Tensor) -> float:
-    """The share of a change of the input that is not the change of the data, scaled by sample."""
+    """Return the share of a change of the input that is not the change of the data, scaled."""
     dz, dx = dz.flatten(1), dx.flatten(1).to(dz)
     alpha = (dz * dx).sum(1, keepdim=True) / dx.square().sum(1, keepdim=True)
     left = (dz - alpha * dx).square().nansum() / dz.square().nansum().clamp(min=1e-30)
@@ -321,7 +321,7 @@ def unlike(dz: Tensor, dx: Tensor) -> float:
 
 
 def _last_input(queries: Queries, x: Tensor, seed: int) -> Tensor:
-    """The noisy data of the last call of the network."""
+    """Return the noisy data of the last call of the network."""
     return queries.instrument(x, seed)[-1].z.float()
 
 
