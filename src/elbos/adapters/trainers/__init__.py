@@ -1,4 +1,4 @@
-"""Settings of public trainers as losses: one adapter a file, from flags or keys to the loss.
+"""Losses of public trainers, read from their settings: one adapter a file.
 
 An adapter reads the settings that change the loss, exactly as that trainer's code uses them, in the
 version that it names. `Trainer.loss` gives the loss, `Trainer.audit` its audit.
@@ -54,10 +54,10 @@ TRAINERS: dict[str, Trainer] = {
 
 
 def trainer(name: str) -> Trainer:
-    """The trainer of this name.
+    """Return the trainer of a name.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If the name is unknown.
     """
     if name not in TRAINERS:
         raise ValueError(f"There is no trainer {name!r}: {suggestion(name, TRAINERS)}")
@@ -65,14 +65,14 @@ def trainer(name: str) -> Trainer:
 
 
 def translate(loss: Loss | Audit, name: str) -> Translation:
-    """The nearest settings of another trainer, and how far their weighting is from the loss's.
+    """Find the settings of another trainer whose weighting is nearest to that of a loss.
 
     Args:
-        loss: A loss, or the audit of one, be it measured.
+        loss: A declared loss, or an audit, declared or measured.
         name: One of `TRAINERS`.
 
     Raises:
-        ValueError: If there is no such trainer.
+        ValueError: If the name is unknown.
 
     Examples:
         >>> loss = TRAINERS["kohya"].loss(read_settings("--min_snr_gamma 5"))

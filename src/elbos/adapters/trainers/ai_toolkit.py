@@ -29,119 +29,90 @@ from jaxtyping import Float
 from scipy import special, stats
 from torch import Tensor
 
-from elbos.adapters.trainers.flow import time_of
+from elbos.adapters.trainers.flow import flow_loss, shifts_by_resolution, time_of
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.times import (
-    findings,
+    NUM_STEPS,
+    even_times,
     fine_table,
     flow_table,
-    shifted,
-    shifts_by_resolution,
+    min_snr,
+    stable_diffusion,
     stable_diffusion_logsnr,
 )
-from elbos.adapters.trainers.trainer import Loss, Option, Trainer
-from elbos.audit import DeclaredLoss, LossTable
-from elbos.audit.diagnostics import (
-    DeclaredNoise,
-    DeclaredNotSquared,
-    DeclaredTarget,
-    DeclaredTerm,
-    DeclaredUneven,
-    Diagnostic,
-    SettingIgnored,
-)
-from elbos.theory.parameterizations import Eps, Flow
+from elbos.adapters.trainers.trainer import Loss, Option, Trainer, Values
+from elbos.audit import LossTable
+from elbos.audit import diagnostics as kinds
+from elbos.audit.diagnostics import Diagnostic
 from elbos.theory.schedules import Normal
 
-_N = 1000
 _TYPES = ("sigmoid", "linear", "weighted", "shift", "flux_shift", "lumina2_shift", "lognorm_blend")
 _STATIC_SHIFT = {"sd3": 3.0, "lumina2": 6.0, "wan21": 3.0, "hidream": 3.0, "zimage": 3.0}
 _PIXELS_PER_TOKEN = {"flux": 16, "flex1": 16, "flex2": 16, "chroma": 8}
-_WEIGHTED = {  # of `default_weighing_scheme.py`
-    0: 0.906,
-    8: 1.012,
-    25: 1.22,
-    50: 1.375,
-    75: 1.471,
-    100: 1.507,
-    150: 1.507,
-    200: 1.441,
-    300: 1.264,
-    400: 1.083,
-    500: 0.925,
-    600: 0.805,
-    700: 0.731,
-    750: 0.715,
-    800: 0.716,
-    850: 0.729,
-    875: 0.732,
-    900: 0.716,
-    925: 0.666,
-    950: 0.582,
-    975: 0.493,
-    999: 0.447,
-}
+_WEIGHTED_STEPS = (
+    *(0, 8, 25, 50, 75, 100, 150, 200, 300, 400, 500),
+    *(600, 700, 750, 800, 850, 875, 900, 925, 950, 975, 999),
+)
+_WEIGHTED = (  # the weights of `default_weighing_scheme.py` at these steps
+    *(0.906, 1.012, 1.22, 1.375, 1.471, 1.507, 1.507, 1.441, 1.264, 1.083, 0.925),
+    *(0.805, 0.731, 0.715, 0.716, 0.729, 0.732, 0.716, 0.666, 0.582, 0.493, 0.447),
+)
 _FINDINGS = {
-    **dict.fromkeys(("learnable_snr_gos", "do_prior_divergence", "max_loss"), DeclaredTarget),
-    **dict.fromkeys(("do_guidance_loss", "do_differential_guidance"), DeclaredTarget),
-    **dict.fromkeys(("correct_pred_norm", "do_signal_amplification"), DeclaredTarget),
-    **dict.fromkeys(("noise_offset", "random_noise_shift", "dynamic_noise_offset"), DeclaredNoise),
-    **dict.fromkeys(("random_noise_multiplier", "blended_blur_noise"), DeclaredNoise),
-    **dict.fromkeys(("do_signal_correction_noise", "do_batch_noise_correction"), DeclaredNoise),
-    **dict.fromkeys(("do_fft_loss", "target_norm_std", "inverted_mask_prior"), DeclaredTerm),
-    **dict.fromkeys(("diff_output_preservation", "blank_prompt_preservation"), DeclaredTerm),
-    "diffusion_feature_extractor_path": DeclaredTerm,
-    "latent_feature_extractor_path": DeclaredTerm,  # its name of old
-    "match_noise_norm": DeclaredNotSquared,  # the output is scaled to the norm of the noise
-    "force_consistent_noise": DeclaredNoise,
-    **dict.fromkeys(("prior_reg", "match_adapter_assist", "unconditional_path"), DeclaredTarget),
-    **dict.fromkeys(("mask_path", "alpha_mask"), DeclaredUneven),
-    "content_or_style_reg": SettingIgnored,  # content_or_style is read in its stead
+    kinds.DeclaredTarget: (
+        *("learnable_snr_gos", "do_prior_divergence", "max_loss", "do_guidance_loss"),
+        *("do_differential_guidance", "correct_pred_norm", "do_signal_amplification"),
+        *("prior_reg", "match_adapter_assist", "unconditional_path"),
+    ),
+    kinds.DeclaredNoise: (
+        *("noise_offset", "random_noise_shift", "dynamic_noise_offset", "random_noise_multiplier"),
+        *("blended_blur_noise", "do_signal_correction_noise", "do_batch_noise_correction"),
+        "force_consistent_noise",
+    ),
+    kinds.DeclaredTerm: (
+        *("do_fft_loss", "target_norm_std", "inverted_mask_prior", "diff_output_preservation"),
+        *("blank_prompt_preservation", "diffusion_feature_extractor_path"),
+        "latent_feature_extractor_path",  # its former name
+    ),
+    kinds.DeclaredNotSquared: ("match_noise_norm",),  # scales the output to the norm of the noise
+    kinds.DeclaredUneven: ("mask_path", "alpha_mask"),
+    kinds.SettingIgnored: ("content_or_style_reg",),  # content_or_style is read in its stead
 }
-_DEFAULTS = {
+_NEUTRAL = {
     **dict.fromkeys(("noise_multiplier", "target_noise_multiplier", "pred_scaler"), 1),
     **dict.fromkeys(("latent_multiplier", "noisy_latent_multiplier", "img_multiplier"), 1),
-    **dict.fromkeys(("adaptive_scaling_factor", "standardize_latents"), 0),
-    **dict.fromkeys(("standardize_images", "train_turbo", "do_cfg", "do_random_cfg"), 0),
+    **dict.fromkeys(("adaptive_scaling_factor", "standardize_latents", "standardize_images"), 0),
+    **dict.fromkeys(("train_turbo", "do_cfg", "do_random_cfg", "refiner_name_or_path"), 0),
     "optimal_noise_pairing_samples": 1,
-    "num_train_timesteps": _N,
-    "refiner_name_or_path": 0,
-}  # of what changes the loss in other ways
+    "num_train_timesteps": NUM_STEPS,
+}
 
 
 def _read(settings: Settings) -> Loss:
-    found = findings(settings, _FINDINGS)
-    settings.require_default(_DEFAULTS)
     if settings.text("arch").startswith("wan22_14b"):
         raise ValueError("arch is wan22_14b, whose two networks have times of their own: not read.")
-    if (
-        settings.one_of("loss_type", "mse", ("mse", "mae", "pseudo_huber", "wavelet", "stepped"))
-        != "mse"
-    ):
-        found += (DeclaredNotSquared("loss_type"),)
     settings.one_of("loss_target", "noise", ("noise",))
     schedulers = ("ddpm", "flowmatch")
     is_flow = settings.one_of("noise_scheduler", "ddpm", schedulers) == "flowmatch"
-    return _flow(settings, found) if is_flow else _diffusion(settings, found)
+    return _flow(settings) if is_flow else _diffusion(settings)
 
 
 def _number_probability(settings: Settings, *, edge: int) -> Float[Tensor, " n"]:
-    """How often each number of a step is drawn."""
-    low = settings.integer("min_denoising_steps", 0, high=_N - 1)
-    high = settings.integer("max_denoising_steps", _N - 1, low=low + 3, high=_N)
+    """Return the unnormalized probability of each step."""
+    low = settings.integer("min_denoising_steps", 0, high=NUM_STEPS - 1)
+    high = settings.integer("max_denoising_steps", NUM_STEPS - 1, low=low + 3, high=NUM_STEPS)
     choices = ("balanced", "content", "style")
     choice = settings.one_of("content_or_style", "balanced", choices)
-    i = torch.arange(_N, dtype=torch.float64)
+    i = torch.arange(NUM_STEPS, dtype=torch.float64)
     if choice == "balanced":
-        return ((i >= low + edge) & (i < min(high, _N - 1) - edge)).double()
-    ends = torch.arange(_N + 1, dtype=torch.float64) / _N
+        return ((i >= low + edge) & (i < min(high, NUM_STEPS - 1) - edge)).double()
+    ends = torch.arange(NUM_STEPS + 1, dtype=torch.float64) / NUM_STEPS
     content = ends.pow(1 / 3).diff()
-    if (low, high) != (0, _N - 1):
+    if (low, high) != (0, NUM_STEPS - 1):
         raise ValueError(f"content_or_style is {choice}: leave out min_ and max_denoising_steps.")
     return content if choice == "content" else content.flip(0)
 
 
-def _flow(settings: Settings, found: tuple[Diagnostic, ...]) -> Loss:
+def _flow(settings: Settings) -> Loss:
     kind = settings.one_of("timestep_type", "sigmoid", _TYPES)
     is_bell, is_half = settings.flag("linear_timesteps"), settings.flag("linear_timesteps2")
     weighting = "linear_timesteps" + "2" * is_half if is_bell or is_half else kind
@@ -149,40 +120,37 @@ def _flow(settings: Settings, found: tuple[Diagnostic, ...]) -> Loss:
     is_whole = bool(p[:-1].min() > 0) and p[-1].item() == 0
     title = f"ai-toolkit, {weighting}"
     if weighting == "sigmoid" and is_whole:
-        return DeclaredLoss(
-            title=title,
-            schedule=Normal.logit_normal(),
-            parameterization=Flow(),
+        return flow_loss(
+            title,
+            Normal.logit_normal(),
             coefficient=lambda logsnr: _t0_coefficient(settings, time_of(logsnr)),
-            diagnostics=found,
         )
     if weighting == "sigmoid":
         return fine_table(
             title,
             lambda logsnr: _sorted_log_density(logsnr, p),
             lambda t: _t0_coefficient(settings, t),
-            found,
         )
     if weighting == "lognorm_blend":
         if not is_whole:
             raise ValueError("timestep_type is lognorm_blend: leave out what chooses other steps.")
         t, p = _lognorm_blend()
-        return flow_table(title, t, p, _t0_coefficient(settings, t), found)
+        return flow_table(title, t, p, _t0_coefficient(settings, t))
     t, assumed = _times(settings, weighting)
-    num_tables = len(t) // _N
+    num_tables = len(t) // NUM_STEPS
     c = _t0_coefficient(settings, t) * _weight(weighting).repeat(num_tables)
-    return flow_table(title, t, p.repeat(num_tables), c, (*found, *assumed))
+    return flow_table(title, t, p.repeat(num_tables), c, assumed)
 
 
 def _sorted_log_density(
     logsnr: Float[Tensor, " n"], p: Float[Tensor, " steps"]
 ) -> Float[Tensor, " n"]:
-    r"""The log-density of one of 1,000 sorted draws of $N(0, 2^2)$, number $i$ with probability
-    $p_i$: that of a draw, times the mean of $p$ at the number of draws that are noisier.
+    r"""Return the log-density of one of 1,000 sorted draws of $N(0, 2^2)$, the $i$-th with
+    probability $p_i$: that of a draw, times the mean of $p$ at the number of noisier draws.
     """
-    i, n = np.arange(_N), _N - 1
+    i, n = np.arange(NUM_STEPS), NUM_STEPS - 1
     noisier, cleaner = special.ndtr(logsnr.numpy() / 2), special.ndtr(-logsnr.numpy() / 2)
-    log_ways = special.gammaln(_N) - special.gammaln(i + 1) - special.gammaln(n - i + 1)
+    log_ways = special.gammaln(NUM_STEPS) - special.gammaln(i + 1) - special.gammaln(n - i + 1)
     log_share = special.xlogy(i, noisier[:, None]) + special.xlogy(n - i, cleaner[:, None])
     mean_p = np.exp(log_ways + log_share) @ p.numpy()
     return torch.from_numpy(np.log(np.maximum(mean_p, 1e-300))) - logsnr**2 / 8
@@ -191,33 +159,31 @@ def _sorted_log_density(
 def _times(
     settings: Settings, weighting: str
 ) -> tuple[Float[Tensor, " m"], tuple[Diagnostic, ...]]:
-    """The times of a table, noise first, or of several, by resolution."""
-    even = torch.linspace(1, 1 / _N, _N, dtype=torch.float64)
+    """Return the times of a table, noise first, or of one table for each resolution."""
     if not weighting.endswith("shift"):
-        return even, ()
+        return even_times(), ()
     arch = "flux" if settings.flag("is_flux") else settings.text("arch", "sd3")
     if arch in _STATIC_SHIFT:
         shift = _STATIC_SHIFT[arch]
-        last = shifted(even[-1], shift).item()
-        return shifted(torch.linspace(1, last, _N, dtype=torch.float64), shift), ()
+        return even_times(shift, last=even_times(shift)[-1].item()), ()
     if arch not in _PIXELS_PER_TOKEN:
         known = ", ".join([*_STATIC_SHIFT, *_PIXELS_PER_TOKEN])
         raise ValueError(f"arch is {arch!r}: the shifts of {known} are known here.")
     pixels = _PIXELS_PER_TOKEN[arch]
     shifts, assumed = shifts_by_resolution(settings, "resolution", pixels=pixels)
-    return torch.cat([shifted(even, shift) for shift in shifts]), assumed
+    return torch.cat([even_times(shift) for shift in shifts]), assumed
 
 
 def _weight(weighting: str) -> Float[Tensor, " n"]:
-    """Return the trainer's factor of the loss of each step."""
-    i = torch.arange(_N, dtype=torch.float64)
+    """Return the factor of the loss at each step."""
+    i = torch.arange(NUM_STEPS, dtype=torch.float64)
     if weighting == "weighted":
-        return torch.from_numpy(np.interp(i, list(_WEIGHTED), list(_WEIGHTED.values())))
+        return torch.from_numpy(np.interp(i, _WEIGHTED_STEPS, _WEIGHTED))
     if not weighting.startswith("linear_timesteps"):
         return torch.ones_like(i)
-    bell = torch.exp(-2 * (i / _N - 0.5) ** 2) - math.exp(-0.5)
+    bell = torch.exp(-2 * (i / NUM_STEPS - 0.5) ** 2) - math.exp(-0.5)
     if weighting == "linear_timesteps2":
-        bell[_N // 2 :] = bell.max()
+        bell[NUM_STEPS // 2 :] = bell.max()
     return bell
 
 
@@ -225,12 +191,12 @@ def _lognorm_blend() -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """749 of the 750 draws are below the largest, a random number; its own time, 0, is left out."""
     u = (np.arange(400) + 0.5) / 400  # quantiles of the largest
     largest = stats.lognorm.ppf(u ** (1 / 750), 0.333)[:, None]
-    share = 1 - np.arange(_N, -1, -1) / _N  # of the largest, at times 0, .001, ..., 1 from the end
+    share = 1 - np.arange(NUM_STEPS, -1, -1) / NUM_STEPS  # of the largest draw
     below = stats.lognorm.cdf(largest * share, 0.333) / stats.lognorm.cdf(largest, 0.333)
     p = 749 * np.diff(below.mean(0))[::-1]  # of each whole number from 0 to 999
     p = np.append(p, 0.0)
     p[1:] += 0.25  # of 250 even steps, spread over the whole numbers between them
-    return torch.arange(_N + 1, dtype=torch.float64) / _N, torch.from_numpy(p)
+    return torch.arange(NUM_STEPS + 1, dtype=torch.float64) / NUM_STEPS, torch.from_numpy(p)
 
 
 def _t0_coefficient(settings: Settings, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
@@ -240,46 +206,38 @@ def _t0_coefficient(settings: Settings, t: Float[Tensor, "*b"]) -> Float[Tensor,
     return t**2 / t.clamp(min=0.1) ** 2 if is_equivalent else t**2
 
 
-def _diffusion(settings: Settings, found: tuple[Diagnostic, ...]) -> LossTable:
+def _diffusion(settings: Settings) -> LossTable:
     if settings.flag("is_v_pred"):
         raise ValueError("is_v_pred fails in this version, with a target of pixels: leave it out.")
-    logsnr = stable_diffusion_logsnr().flip(0)
-    p = _number_probability(settings, edge=1)
-    coefficient = torch.ones_like(logsnr)
+    p = _number_probability(settings, edge=1).flip(0)  # steps count from noise to data
+    snr, coefficient = stable_diffusion_logsnr().exp(), None
     gamma = settings.number_or_none("snr_gamma", above=0)
     least = settings.number_or_none("min_snr_gamma", above=0)
     if gamma is not None:
-        coefficient = gamma * torch.exp(-logsnr)
+        coefficient = gamma / snr
     elif least is not None:
-        coefficient = (least * torch.exp(-logsnr)).clamp(max=1)
-    return LossTable(
-        title="ai-toolkit, Stable Diffusion",
-        logsnr=logsnr,
-        probability=p / p.sum(),
-        coefficient=coefficient,
-        parameterization=Eps(),
-        diagnostics=found,
-    )
+        coefficient = min_snr(snr, least)
+    return stable_diffusion("ai-toolkit, Stable Diffusion", coefficient, p / p.sum())
 
 
-_FLOWMATCH: dict[str, str | float | bool] = {"noise_scheduler": "flowmatch"}
+_FLOWMATCH: Values = {"noise_scheduler": "flowmatch"}
+_TIMES = ("sigmoid", "linear", "weighted", "lognorm_blend")
 AI_TOOLKIT = Trainer(
     name="ai-toolkit",
     version="ai-toolkit 0.12.26, 27a03a9",
     read=_read,
     options=(
-        *(Option(settings=_FLOWMATCH | {"timestep_type": t}) for t in ("sigmoid", "linear")),
-        *(
-            Option(settings=_FLOWMATCH | {"timestep_type": t})
-            for t in ("weighted", "lognorm_blend")
-        ),
-        Option(settings=_FLOWMATCH | {"linear_timesteps": True}),
-        Option(settings=_FLOWMATCH | {"linear_timesteps2": True}),
+        *(Option(settings={**_FLOWMATCH, "timestep_type": times}) for times in _TIMES),
+        Option(settings={**_FLOWMATCH, "linear_timesteps": True}),
+        Option(settings={**_FLOWMATCH, "linear_timesteps2": True}),
         Option(
-            settings=_FLOWMATCH | {"timestep_type": "flux_shift", "is_flux": True},
+            settings={**_FLOWMATCH, "timestep_type": "flux_shift", "is_flux": True},
             free={"resolution": (1024.0, 256.0, 2048.0)},
         ),
         Option(settings={}, free={"min_snr_gamma": (5.0, 0.05, 500.0)}),
     ),
     is_flags=False,
+    loss_types=("mse", "mae", "pseudo_huber", "wavelet", "stepped"),
+    findings=_FINDINGS,
+    neutral=_NEUTRAL,
 )

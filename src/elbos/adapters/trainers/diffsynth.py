@@ -30,42 +30,35 @@ from torch import Tensor
 
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.times import (
-    findings,
+    NUM_STEPS,
+    even_times,
     flow_table,
-    shifted,
-    stable_diffusion_logsnr,
+    stable_diffusion,
+    steps_between,
 )
 from elbos.adapters.trainers.trainer import Option, Trainer
 from elbos.audit import LossTable
-from elbos.audit.diagnostics import DeclaredNoise, Diagnostic, RoundedTimes
-from elbos.theory.parameterizations import Eps
-
-_N = 1000
-_FLOW_TASKS = ("sft", "sft:train", "sft:data_process")
-
-
-def _even(shift: float, last: float = 0.001) -> Float[Tensor, " n"]:
-    return shifted(torch.linspace(1, last, _N, dtype=torch.float64), shift)
+from elbos.audit import diagnostics as kinds
 
 
 def _stretched(shift: float, end: float) -> Float[Tensor, " n"]:
-    data = 1 - _even(shift)
+    data = 1 - even_times(shift)
     return 1 - data * (1 - end) / data[-1]
 
 
 _TABLES: dict[str, Callable[[], Tensor]] = {
-    "FLUX.1": lambda: _even(3.0, 0.003 / 1.002),
-    "FLUX.2": lambda: _even(math.exp(0.8)),
-    "Wan": lambda: _even(5.0),
-    "LingBot-Video": lambda: _even(5.0),
+    "FLUX.1": lambda: even_times(3.0, 0.003 / 1.002),
+    "FLUX.2": lambda: even_times(math.exp(0.8)),
+    "Wan": lambda: even_times(5.0),
+    "LingBot-Video": lambda: even_times(5.0),
     "Qwen-Image": lambda: _stretched(math.exp(0.8), 0.02),
-    "Z-Image": lambda: _even(3.0),
-    "ERNIE-Image": lambda: _even(3.0),
-    "ACE-Step": lambda: _even(3.0),
+    "Z-Image": lambda: even_times(3.0),
+    "ERNIE-Image": lambda: even_times(3.0),
+    "ACE-Step": lambda: even_times(3.0),
     "LTX-2": lambda: _stretched(math.exp(2.05), 0.1),
-    "Krea-2": lambda: _even(math.exp(0.8)),
-    "Boogu": lambda: _even(math.exp(1.15)),
-    "MiniMax-Music3": lambda: _even(1.0),
+    "Krea-2": lambda: even_times(math.exp(0.8)),
+    "Boogu": lambda: even_times(math.exp(1.15)),
+    "MiniMax-Music3": lambda: even_times(1.0),
 }
 _DIFFUSION = "Stable-Diffusion"
 _IDS = {  # what a model's id contains: the template, the first that fits
@@ -95,42 +88,26 @@ def _template(settings: Settings) -> str:
 
 def _read(settings: Settings) -> LossTable:
     template = _template(settings)
-    settings.one_of("task", "sft", _FLOW_TASKS)
-    found = findings(settings, {"noise_scale": DeclaredNoise})
+    title = f"DiffSynth, {template}"
+    settings.one_of("task", "sft", ("sft", "sft:train", "sft:data_process"))
     if template == _DIFFUSION:
-        return _diffusion(found)
-    first = settings.number("min_timestep_boundary", 0.0, low=0, high=1)
-    last = settings.number("max_timestep_boundary", 1.0, low=0, high=1)
-    if int(last * _N) - int(first * _N) < 3:
-        raise ValueError(f"max_timestep_boundary is {last:g}: give more than the min., {first:g}.")
-    step = torch.arange(int(first * _N), int(last * _N))
+        return stable_diffusion(title)
+    names = ("min_timestep_boundary", "max_timestep_boundary")
+    step = torch.arange(*steps_between(settings, *names, is_share=True, least=3))
     t = _TABLES[template]()
     bell = torch.exp(-2 * (t - 0.5) ** 2)
     nearest = _nearest(t, template)[step]
     num_levels = len(set(nearest.tolist()))
-    rounded = RoundedTimes(dtype="bfloat16", num_levels=num_levels)
+    rounded = kinds.RoundedTimes(dtype="bfloat16", num_levels=num_levels)
     step = torch.where(t[nearest] == 1, nearest, step)
-    is_drawn = torch.bincount(step, minlength=_N).double()
-    title = f"DiffSynth, {template}"
-    return flow_table(title, t, is_drawn, bell - bell.min(), (*found, rounded))
+    is_drawn = torch.bincount(step, minlength=NUM_STEPS).double()
+    return flow_table(title, t, is_drawn, bell - bell.min(), (rounded,))
 
 
 def _nearest(t: Float[Tensor, " n"], template: str) -> Tensor:
-    """The step that each step becomes after its time was in bfloat16."""
-    times = (t if template == "Krea-2" else 1 - t if template == "Boogu" else t * _N).float()
+    """Return the step that each step becomes when its time is rounded to bfloat16."""
+    times = (t if template == "Krea-2" else 1 - t if template == "Boogu" else t * NUM_STEPS).float()
     return (times.bfloat16().float()[:, None] - times[None]).abs().argmin(dim=1)
-
-
-def _diffusion(found: tuple[Diagnostic, ...]) -> LossTable:
-    logsnr = stable_diffusion_logsnr()
-    return LossTable(
-        title=f"DiffSynth, {_DIFFUSION}",
-        logsnr=logsnr,
-        probability=torch.full_like(logsnr, 1 / _N),
-        coefficient=torch.ones_like(logsnr),
-        parameterization=Eps(),
-        diagnostics=found,
-    )
 
 
 DIFFSYNTH = Trainer(
@@ -138,4 +115,5 @@ DIFFSYNTH = Trainer(
     version="DiffSynth-Studio 2.1.2, fed7b18",
     read=_read,
     options=tuple(Option(settings={"template": name}) for name in (*_TABLES, _DIFFUSION)),
+    findings={kinds.DeclaredNoise: ("noise_scale",)},
 )

@@ -20,32 +20,25 @@ References:
 """
 
 import math
+from dataclasses import replace
 
 import torch
 
-from elbos.adapters.trainers.flow import logsnr_of
+from elbos.adapters.trainers.flow import flow_loss, logsnr_of, shifted, shifts_by_resolution
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.times import (
-    findings,
-    mixed,
-    shifted,
-    shifts_by_resolution,
+    debiased,
+    min_snr,
+    stable_diffusion,
     stable_diffusion_logsnr,
 )
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
-from elbos.audit import DeclaredLoss, LossTable
-from elbos.audit.diagnostics import (
-    DeclaredNotSquared,
-    DeclaredSnr,
-    DeclaredTerm,
-    DeclaredUneven,
-    Diagnostic,
-    SettingIgnored,
-    SettingOn,
-)
-from elbos.theory.parameterizations import EDM, Eps, Flow, V
+from elbos.audit import LossTable
+from elbos.audit import diagnostics as kinds
+from elbos.audit.diagnostics import Diagnostic
+from elbos.theory.parameterizations import EDM
 from elbos.theory.schedules import Flow as Uniform
-from elbos.theory.schedules import Normal, Schedule
+from elbos.theory.schedules import Mixture, Normal, Schedule
 
 _REVERSED = ("lumina_2", "omnigen2", "hidream", "z_image")  # predict data minus noise
 _UNSHIFTED = ("ltx-video",)
@@ -56,32 +49,28 @@ _MODELS = (
     *("sdxl", "cosmos", *_REVERSED, *_NO_FLUX_SHIFT),
 )
 _FINDINGS = {
-    "huber_delta": DeclaredNotSquared,
-    "smooth_l1_beta": DeclaredNotSquared,
-    "pseudo_huber_c": SettingIgnored,  # in the example's comments, and read nowhere
-    "multiscale_loss_weight": DeclaredTerm,
-    **dict.fromkeys(
-        ("first_frame_conditioning_p", "mask_path", "default_mask_file"), DeclaredUneven
-    ),
+    kinds.DeclaredNotSquared: ("huber_delta", "smooth_l1_beta"),
+    kinds.SettingIgnored: ("pseudo_huber_c",),  # in the example's comments, and read nowhere
+    kinds.DeclaredTerm: ("multiscale_loss_weight",),
+    kinds.DeclaredUneven: ("first_frame_conditioning_p", "mask_path", "default_mask_file"),
 }
 
 
 def _read(settings: Settings) -> Loss:
     model = settings.one_of("model.type", "flux", _MODELS)
-    found = findings(settings, _FINDINGS)
+    title = f"diffusion-pipe, {model}"
     if model == "sdxl":
-        return _sdxl(settings, found)
-    is_edm = model == "cosmos"
-    shifts, assumed = ([1.0], ()) if is_edm else _shifts(settings, model)
-    edm = Normal.edm(p_mean=0.0, p_std=1.0)
-    return DeclaredLoss(
-        title=f"diffusion-pipe, {model}",
-        schedule=edm if is_edm else mixed([_schedule(settings, model, s) for s in shifts]),
-        parameterization=EDM() if is_edm else Flow(),
-        coefficient=torch.ones_like,
-        factor=-1.0 if model in _REVERSED else 1.0,
-        diagnostics=(*found, *assumed),
-    )
+        return _sdxl(settings, title)
+    if model == "cosmos":
+        edm = flow_loss(title, Normal.edm(p_mean=0.0, p_std=1.0))
+        return replace(edm, parameterization=EDM())
+    shifts, assumed = _shifts(settings, model)
+    parts = tuple(_schedule(settings, model, shift) for shift in shifts)
+    schedule = parts[0]
+    if len(parts) > 1:
+        schedule = Mixture(schedules=parts, shares=(1.0,) * len(parts))
+    factor = -1.0 if model in _REVERSED else 1.0
+    return flow_loss(title, schedule, assumed, factor=factor)
 
 
 def _shifts(settings: Settings, model: str) -> tuple[list[float], tuple[Diagnostic, ...]]:
@@ -105,7 +94,7 @@ def _schedule(settings: Settings, model: str, shift: float) -> Schedule:
 
 
 def _wan_ends(settings: Settings, shift: float, scale: float | None) -> dict[str, float]:
-    """The ends of log-SNR; `scale` is that of logit-normal times."""
+    """Return the ends of log-SNR; `scale` is that of logit-normal times."""
     ends = torch.tensor([1 - 1e-4, 1e-4], dtype=torch.float64)
     if scale is not None:
         ends = torch.sigmoid(scale * torch.special.ndtri(ends))
@@ -118,48 +107,38 @@ def _wan_ends(settings: Settings, shift: float, scale: float | None) -> dict[str
     return {"logsnr_min": low, "logsnr_max": high}
 
 
-def _sdxl(settings: Settings, found: tuple[Diagnostic, ...]) -> LossTable:
-    is_v = settings.flag("v_pred")
+def _sdxl(settings: Settings, title: str) -> LossTable:
+    found, is_v = list[Diagnostic](), settings.flag("v_pred")
     snr = stable_diffusion_logsnr().exp()
     coefficient = torch.ones_like(snr)
     gamma = settings.number_or_none("min_snr_gamma", above=0)
     if gamma is not None:
-        coefficient *= snr.clamp(max=gamma) / (snr + is_v)
+        coefficient *= min_snr(snr, gamma, is_v=is_v)
     if settings.has("debiased_estimation_loss"):
-        capped = snr.clamp(max=1000)
-        coefficient *= 1 / (capped + 1) if is_v else capped.rsqrt()
+        coefficient *= debiased(snr, is_v=is_v)
         if not settings.flag("debiased_estimation_loss"):
-            found += (SettingOn("debiased_estimation_loss"),)
+            found.append(kinds.SettingOn(setting="debiased_estimation_loss"))
     if is_v and (coefficient != 1).any():
-        found += (DeclaredSnr("v_pred"),)
-    return LossTable(
-        title="diffusion-pipe, sdxl",
-        logsnr=stable_diffusion_logsnr(is_zero_terminal=is_v),
-        probability=torch.full_like(snr, 1 / len(snr)),
-        coefficient=coefficient,
-        parameterization=V() if is_v else Eps(),
-        diagnostics=found,
+        found.append(kinds.DeclaredSnr(setting="v_pred"))
+    diagnostics = tuple(found)
+    return stable_diffusion(
+        title, coefficient, is_v=is_v, is_zero_terminal=is_v, diagnostics=diagnostics
     )
 
 
-_SHIFT, _GAMMA = (1.0, 0.02, 50.0), (5.0, 0.05, 500.0)
+_SHIFT, _GAMMA = {"shift": (1.0, 0.02, 50.0)}, {"min_snr_gamma": (5.0, 0.05, 500.0)}
 DIFFUSION_PIPE = Trainer(
     name="diffusion-pipe",
     version="diffusion-pipe, commit 8f83dbf of August 2026",
     read=_read,
     options=(
-        Option(
-            settings={"model.type": "flux"},
-            free={"sigmoid_scale": (1.0, 0.1, 5.0), "shift": _SHIFT},
-        ),
-        Option(
-            settings={"model.type": "flux", "timestep_sample_method": "uniform"},
-            free={"shift": _SHIFT},
-        ),
+        Option(settings={"model.type": "flux"}, free={"sigmoid_scale": (1.0, 0.1, 5.0), **_SHIFT}),
+        Option(settings={"model.type": "flux", "timestep_sample_method": "uniform"}, free=_SHIFT),
         Option(settings={"model.type": "sdxl"}),
-        Option(settings={"model.type": "sdxl"}, free={"min_snr_gamma": _GAMMA}),
+        Option(settings={"model.type": "sdxl"}, free=_GAMMA),
         Option(settings={"model.type": "sdxl", "debiased_estimation_loss": True}),
-        Option(settings={"model.type": "sdxl", "v_pred": True}, free={"min_snr_gamma": _GAMMA}),
+        Option(settings={"model.type": "sdxl", "v_pred": True}, free=_GAMMA),
     ),
     is_flags=False,
+    findings=_FINDINGS,
 )

@@ -1,4 +1,4 @@
-r"""Common parts of flow-matching trainers: times, shifts by resolution, weights, targets.
+r"""Parts that trainers of flow matching share: times, shifts by resolution, weights, targets.
 
 On the path $z = (1 - t)x + t\epsilon$ log-SNR is $\lambda = 2\ln\frac{1 - t}{t}$. A shift $s$,
 $t' = \frac{st}{1 + (s - 1)t}$, lowers it by $2\ln s$, so that logit-normal times of mean $m$ are
@@ -6,8 +6,9 @@ logit-normal with mean $m + \ln s$. A shift by resolution is $s = e^\mu$, with $
 number of tokens.
 """
 
+import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -19,41 +20,46 @@ from elbos.adapters.diffusers import Scheme, Training
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.trainer import Loss
 from elbos.audit import DeclaredLoss, LossTable
-from elbos.audit.diagnostics import DeclaredResolution, Diagnostic
+from elbos.audit import diagnostics as kinds
+from elbos.audit.diagnostics import Diagnostic
 from elbos.theory.parameterizations import Flow, Parameterization
 from elbos.theory.schedules import Schedule
+
+FLUX, QWEN, KREA = (4096, 1.15), (8192, 0.9), (6400, 1.15)
+"""The second point (tokens, mu) of the line by which a model's times are shifted; see `mu_of`."""
 
 _RESOLUTION = 1024  # that of FLUX.1, Qwen-Image and SD3
 
 
 def time_of(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""Return the flow's time $t = \mathrm{sigmoid}(-\lambda/2)$."""
+    r"""Return the time $t = \mathrm{sigmoid}(-\lambda/2)$."""
     return torch.sigmoid(-logsnr / 2)
 
 
 def logsnr_of(t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""$\lambda = 2\ln\frac{1 - t}{t}$."""
+    r"""Return log-SNR, $\lambda = 2\ln\frac{1 - t}{t}$."""
     return -2 * torch.logit(t)
 
 
+def shifted(t: Float[Tensor, "*b"], shift: float) -> Float[Tensor, "*b"]:
+    """Shift times: towards noise where the shift is above 1."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
 def unshifted(t: Float[Tensor, "*b"], shift: float) -> Float[Tensor, "*b"]:
-    """The time that a shift moves to t."""
+    """Invert a shift of times."""
     return t / (shift - (shift - 1) * t)
 
 
 def mu_of(
-    height: float,
-    width: float,
-    *,
-    high: tuple[float, float] = (4096, 1.15),
-    pixels: int = 16,
+    height: float, width: float, *, high: tuple[float, float] = FLUX, pixels: int = 16
 ) -> float:
-    r"""$\mu$ of images of a size in pixels, on the line through two pairs (tokens, $\mu$).
+    r"""Return $\mu$ for images of a size in pixels, on the line through two points (tokens, $\mu$).
 
     Args:
-        height: Their height.
-        width: Their width.
-        high: The second pair; the first is (256, 0.5). Default: Flux's.
+        height: Height of the images.
+        width: Width of the images.
+        high: The second point; the first is (256, 0.5). Default: Flux's.
         pixels: Side of a token. Default: 8 of the autoencoder times patches of 2.
     """
     (x1, y1), (x2, y2) = (256, 0.5), high
@@ -63,30 +69,30 @@ def mu_of(
 
 def sides(
     settings: Settings, name: str = "resolution", default: int = _RESOLUTION
-) -> tuple[list[float], list[Diagnostic]]:
-    """Sides in pixels, one or several, and a finding where they are assumed.
+) -> tuple[list[float], tuple[Diagnostic, ...]]:
+    """Read one or several sides in pixels, with a finding where the default is assumed.
 
     Raises:
-        ValueError: If the setting holds none, or something else.
+        ValueError: If the setting holds anything but sides of 16 pixels or more.
     """
     text = settings.text(name)
     if not text:
         shown = f"{default} x {default}"
-        return [default], [DeclaredResolution(shown)]
+        return [default], (kinds.DeclaredResolution(resolution=shown),)
     found = [float(number) for number in re.findall(r"\d+\.?\d*", text)]
     is_other = re.search(r"[^\d\s.,x()\[\]]", text) is not None
     if is_other or not found or not all(16 <= side <= 100_000 for side in found):
         raise ValueError(f"{name} is {text[:40]!r}: give sides in pixels, 16 or more, as 1024.")
-    return found, []
+    return found, ()
 
 
 def resolution(
     settings: Settings, default: int = _RESOLUTION
-) -> tuple[float, float, list[Diagnostic]]:
-    """The two sides of the images, and a finding where they are assumed.
+) -> tuple[float, float, tuple[Diagnostic, ...]]:
+    """Read height and width of the images, with a finding where the default is assumed.
 
     Raises:
-        ValueError: If the setting `resolution` holds more than two, or none.
+        ValueError: If the setting `resolution` does not hold one or two sides.
     """
     found, assumed = sides(settings, default=default)
     if len(found) > 2:
@@ -94,8 +100,16 @@ def resolution(
     return found[0], found[-1], assumed
 
 
+def shifts_by_resolution(
+    settings: Settings, name: str, *, high: tuple[float, float] = FLUX, pixels: int = 16
+) -> tuple[list[float], tuple[Diagnostic, ...]]:
+    r"""Return the shifts $e^\mu$ for square images of each of the sides in a setting (`mu_of`)."""
+    found, assumed = sides(settings, name)
+    return [math.exp(mu_of(side, side, high=high, pixels=pixels)) for side in found], assumed
+
+
 def read_scheme(settings: Settings) -> Training:
-    """The flags of diffusers' scripts, and of those made after them, for u in [0, 1]."""
+    """Read the flags of diffusers' scripts, and of those derived from them, for u in [0, 1]."""
     if settings.text("weighting_scheme") == "uniform":
         return Training()
     scheme = settings.one_of("weighting_scheme", "none", get_args(Scheme))
@@ -109,7 +123,7 @@ def read_scheme(settings: Settings) -> Training:
 
 
 def scheme_weight(scheme: Training, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""$t^{-2}$ of `sigma_sqrt`, $1/(1 - 2t + 2t^2)$ of `cosmap`, else 1."""
+    r"""Return the weight $t^{-2}$ of `sigma_sqrt`, $1/(1 - 2t + 2t^2)$ of `cosmap`, else 1."""
     if scheme.weighting_scheme == "sigma_sqrt":
         return t**-2
     if scheme.weighting_scheme == "cosmap":
@@ -117,19 +131,27 @@ def scheme_weight(scheme: Training, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b
     return torch.ones_like(t)
 
 
-def plain(schedule: Schedule, diagnostics: Iterable[Diagnostic] = ()) -> DeclaredLoss:
-    """The plain squared error of the flow, with log-SNR from a schedule."""
+def flow_loss(
+    title: str,
+    schedule: Schedule,
+    diagnostics: tuple[Diagnostic, ...] = (),
+    *,
+    coefficient: Callable[[Tensor], Tensor] = torch.ones_like,
+    factor: float = 1.0,
+) -> DeclaredLoss:
+    """Declare the squared error of noise minus data, by default unweighted."""
     return DeclaredLoss(
-        title="flow matching",
+        title=title,
         schedule=schedule,
         parameterization=Flow(),
-        coefficient=torch.ones_like,
-        diagnostics=tuple(diagnostics),
+        coefficient=coefficient,
+        factor=factor,
+        diagnostics=diagnostics,
     )
 
 
 def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any) -> Loss:
-    """The loss with a coefficient, a function of log-SNR, and with changes of other fields."""
+    """Replace a loss's coefficient by a function of log-SNR, and other fields by what is given."""
     if isinstance(loss, LossTable):
         return replace(loss, coefficient=coefficient(loss.logsnr), **changes)
     return replace(loss, coefficient=coefficient, **changes)
@@ -137,14 +159,13 @@ def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any
 
 @dataclass(frozen=True)
 class Residual(Parameterization):
-    r"""Return what an output $y$ estimates where $z + y$, or $z - ty$, is compared with the flow
-    target.
+    r"""Target of an output $y$ where $z + y$, or $z - ty$, is compared with the flow target.
 
     Adding the network's input changes what is predicted, not how its error counts.
 
     Attributes:
-        is_scaled: Whether it is $z - ty$.
-        sign: Of the target $\epsilon - x$.
+        is_scaled: Whether the estimate is $z - ty$.
+        sign: Sign of the target $\epsilon - x$.
     """
 
     is_scaled: bool = False

@@ -10,6 +10,7 @@ Which model it is follows from the script's name, or else from the flags.
 
 import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, get_args
 
 import torch
@@ -20,25 +21,22 @@ from elbos.adapters.diffusers import Training, loss_table
 from elbos.adapters.diffusers.training import step_probability
 from elbos.adapters.trainers import flow
 from elbos.adapters.trainers.settings import Settings
-from elbos.adapters.trainers.times import stable_diffusion_logsnr
-from elbos.adapters.trainers.trainer import Loss, Option, Trainer
-from elbos.audit import LossTable
-from elbos.audit.diagnostics import (
-    DeclaredModel,
-    DeclaredNoise,
-    DeclaredNotSquared,
-    DeclaredPerturbed,
-    DeclaredSnr,
-    DeclaredUneven,
-    Diagnostic,
-    NotFinite,
+from elbos.adapters.trainers.times import (
+    MAX_SNR,
+    NUM_STEPS,
+    debiased,
+    min_snr,
+    stable_diffusion,
+    stable_diffusion_logsnr,
+    steps_between,
 )
+from elbos.adapters.trainers.trainer import Loss, Option, Trainer, Values
+from elbos.audit import LossTable
+from elbos.audit import diagnostics as kinds
+from elbos.audit.diagnostics import Diagnostic
 from elbos.theory import schedules
-from elbos.theory.parameterizations import Eps, Flow, V
+from elbos.theory.parameterizations import Flow
 from elbos.theory.schedules import Schedule
-
-_MAX_SNR = 1000.0  # of all coefficients but Min-SNR's
-_NUM_STEPS = 1000
 
 Sampling = Literal["sigma", "uniform", "sigmoid", "shift", "flux_shift", "nextdit_shift"]
 Output = Literal["raw", "additive", "sigma_scaled"]
@@ -46,7 +44,7 @@ Output = Literal["raw", "additive", "sigma_scaled"]
 
 @dataclass(frozen=True, kw_only=True)
 class _FlowModel:
-    """Defaults of the flags of one model's scripts."""
+    """Defaults of the flags in the scripts of one model."""
 
     sampling: Sampling = "sigma"
     shift: float = 3.0
@@ -63,68 +61,61 @@ _FLOW_MODELS = {
 }
 _OF_FLOW = ("timestep_sampling", "model_prediction_type", "discrete_flow_shift", "sigmoid_scale")
 _OF_SD3 = ("training_shift", "weighting_scheme", "logit_mean", "logit_std", "mode_scale")
+_FINDINGS = {
+    kinds.DeclaredNoise: ("noise_offset", "multires_noise_iterations"),
+    kinds.DeclaredPerturbed: ("ip_noise_gamma",),
+    kinds.DeclaredUneven: ("masked_loss", "alpha_mask"),
+}
+_DETAILS = {  # settings that matter only beside another
+    "noise_offset": ("noise_offset_random_strength", "adaptive_noise_scale"),
+    "multires_noise_iterations": ("multires_noise_discount",),
+    "ip_noise_gamma": ("ip_noise_gamma_random_strength",),
+}
 
 
 def read(settings: Settings) -> Loss:
-    """The loss that these flags train."""
+    """Return the loss that flags train."""
+    details = [others for name, others in _DETAILS.items() if settings.number(name, 0)]
+    if settings.text("loss_type", "l2").lower() != "l2":
+        details.append(("huber_schedule", "huber_c", "huber_scale"))
+    for name in chain(*details):
+        settings.has(name)
+    for name in _FINDINGS[kinds.DeclaredUneven]:
+        settings.flag(name)  # refuses other words than true and false
     script = settings.text("script")
-    found = _findings(settings)
-    for model, defaults in _FLOW_MODELS.items():
+    for model in _FLOW_MODELS:
         if script.startswith(model):
-            return _of_flow(settings, defaults, model, found)
+            return _of_flow(settings, model)
     if script.startswith("sd3"):
-        return _of_sd3(settings, found)
+        return _of_sd3(settings)
     if not script and any(map(settings.has, _OF_FLOW)):
-        found.append(DeclaredModel("FLUX.1"))
-        return _of_flow(settings, _FLOW_MODELS["flux"], "flux", found)
+        return _of_flow(settings, "flux", (kinds.DeclaredModel(model="FLUX.1"),))
     if not script and any(map(settings.has, _OF_SD3)):
-        found.append(DeclaredModel("Stable Diffusion 3"))
-        return _of_sd3(settings, found)
-    return _of_sd(settings, found)
+        return _of_sd3(settings, (kinds.DeclaredModel(model="Stable Diffusion 3"),))
+    return _of_sd(settings)
 
 
-def _findings(settings: Settings) -> list[Diagnostic]:
-    """Return remarks on settings that no weighting shows."""
-    found = list[Diagnostic]()
-    kind = settings.one_of("loss_type", "l2", ("l2", "l1", "huber", "smooth_l1"))
-    if kind != "l2":
-        for name in ("huber_schedule", "huber_c", "huber_scale"):
-            settings.has(name)
-        found.append(DeclaredNotSquared(f"loss_type {kind}"))
-    if settings.number("noise_offset", 0):
-        for name in ("noise_offset_random_strength", "adaptive_noise_scale"):
-            settings.has(name)
-        found.append(DeclaredNoise("noise_offset"))
-    if settings.number("multires_noise_iterations", 0):
-        settings.has("multires_noise_discount")
-        found.append(DeclaredNoise("multires_noise_iterations"))
-    if settings.number("ip_noise_gamma", 0):
-        settings.has("ip_noise_gamma_random_strength")
-        found.append(DeclaredPerturbed("ip_noise_gamma"))
-    masks = [name for name in ("masked_loss", "alpha_mask") if settings.flag(name)]
-    return [*found, *(DeclaredUneven(name) for name in masks)]
-
-
-def _of_sd(settings: Settings, found: list[Diagnostic]) -> LossTable:
+def _of_sd(settings: Settings) -> LossTable:
     is_v, is_zero = settings.flag("v_parameterization"), settings.flag("zero_terminal_snr")
     snr = stable_diffusion_logsnr().exp()
     coefficient = _of_snr(settings, snr, is_v=is_v)
-    if is_zero and (coefficient != 1).any():
-        found = [*found, DeclaredSnr("zero_terminal_snr")]
-    return LossTable(
-        title="sd-scripts, Stable Diffusion",
-        logsnr=stable_diffusion_logsnr(is_zero_terminal=is_zero),
-        probability=_uniform(settings),
-        coefficient=coefficient,
-        parameterization=V() if is_v else Eps(),
-        diagnostics=tuple(found),
+    is_before = is_zero and bool((coefficient != 1).any())
+    low, high = steps_between(settings, "min_timestep", "max_timestep")
+    steps = torch.arange(NUM_STEPS)
+    return stable_diffusion(
+        "sd-scripts, Stable Diffusion",
+        coefficient,
+        ((steps >= low) & (steps < high)).double() / (high - low),
+        is_v=is_v,
+        is_zero_terminal=is_zero,
+        diagnostics=(kinds.DeclaredSnr(setting="zero_terminal_snr"),) * is_before,
     )
 
 
 def _of_snr(settings: Settings, snr: Float[Tensor, " n"], *, is_v: bool) -> Float[Tensor, " n"]:
-    c, capped = torch.ones_like(snr), snr.clamp(max=_MAX_SNR)
+    c, capped = torch.ones_like(snr), snr.clamp(max=MAX_SNR)
     if gamma := settings.number("min_snr_gamma", 0, low=0):
-        c = c * snr.clamp(max=gamma) / (snr + 1 if is_v else snr)
+        c = c * min_snr(snr, gamma, is_v=is_v)
     if settings.flag("scale_v_pred_loss_like_noise_pred"):
         if not is_v:
             raise ValueError("scale_v_pred_loss_like_noise_pred needs v_parameterization: add it.")
@@ -134,39 +125,30 @@ def _of_snr(settings: Settings, snr: Float[Tensor, " n"], *, is_v: bool) -> Floa
             raise ValueError("v_pred_like_loss is not for v_parameterization: leave one out.")
         c = c * (1 + like_v * (capped + 1) / capped)
     if settings.flag("debiased_estimation_loss"):
-        c = c / (capped + 1 if is_v else capped.sqrt())
+        c = c * debiased(snr, is_v=is_v)
     return c
 
 
-def _uniform(settings: Settings) -> Float[Tensor, " n"]:
-    """Steps from `min_timestep` up to, and without, `max_timestep`."""
-    low = settings.integer("min_timestep", 0, high=_NUM_STEPS - 1)
-    high = settings.integer("max_timestep", _NUM_STEPS, low=1, high=_NUM_STEPS)
-    if not low < high:
-        raise ValueError(f"max_timestep is {high}: give more than min_timestep, {low}.")
-    steps = torch.arange(_NUM_STEPS)
-    return ((steps >= low) & (steps < high)).double() / (high - low)
-
-
-def _of_sd3(settings: Settings, found: list[Diagnostic]) -> LossTable:
+def _of_sd3(settings: Settings, found: tuple[Diagnostic, ...] = ()) -> LossTable:
     scheme, shift = flow.read_scheme(settings), settings.number("training_shift", 1, above=0)
-    drawn = _uniform(settings).nonzero()[:, 0]
-    t = drawn.double() / _NUM_STEPS
-    edges = torch.arange(len(drawn) + 1, dtype=torch.float64) / len(drawn)
+    low, high = steps_between(settings, "min_timestep", "max_timestep")
+    t = torch.arange(low, high).double() / NUM_STEPS
+    edges = torch.arange(high - low + 1, dtype=torch.float64) / (high - low)
     probability = step_probability(scheme, flow.unshifted(edges, shift))
     if scheme.weighting_scheme == "sigma_sqrt" and t[0] == 0:  # infinity times 0
-        found = [*found, NotFinite(probability[0].item())]
+        found += (kinds.NotFinite(share=probability[0].item()),)
     return LossTable(
         title="sd-scripts, SD3",
         logsnr=flow.logsnr_of(t),
         probability=probability,
         coefficient=(t**2 * flow.scheme_weight(scheme, t)).nan_to_num(),
         parameterization=Flow(),
-        diagnostics=tuple(found),
+        diagnostics=found,
     )
 
 
-def _of_flow(settings: Settings, model: _FlowModel, name: str, found: list[Diagnostic]) -> Loss:
+def _of_flow(settings: Settings, name: str, found: tuple[Diagnostic, ...] = ()) -> Loss:
+    model = _FLOW_MODELS[name]
     samplings = [*get_args(Sampling)][: None if name == "lumina" else -1]
     sampling: Sampling = settings.one_of("timestep_sampling", model.sampling, samplings)
     output = model.output
@@ -193,13 +175,13 @@ def _of_flow(settings: Settings, model: _FlowModel, name: str, found: list[Diagn
 
 
 def _on_levels(settings: Settings, sampling: Sampling, model: _FlowModel, scheme: Training) -> Loss:
-    """The plain loss of the flow on the noise levels that are drawn: of a table, or continuous."""
+    """Return the unweighted loss on the noise levels that are drawn, of a table or continuous."""
     if sampling == "sigma":
         shift = settings.number("discrete_flow_shift", model.shift, above=0)
         return loss_table(
             {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": shift}, scheme
         )
-    mu, found = 0.0, list[Diagnostic]()
+    mu, found = 0.0, tuple[Diagnostic, ...]()
     if sampling == "shift":
         mu = math.log(settings.number("discrete_flow_shift", model.shift, above=0))
     if sampling.endswith("_shift"):
@@ -210,15 +192,14 @@ def _on_levels(settings: Settings, sampling: Sampling, model: _FlowModel, scheme
     else:
         scale = settings.number("sigmoid_scale", 1, above=0)
         schedule = schedules.Normal.logit_normal(mean=mu, std=scale)
-    return flow.plain(schedule, found)
+    return flow.flow_loss("sd-scripts", schedule, found)
 
 
-_EPS: dict[str, bool] = {}
-_V = {"v_parameterization": True}
-_ZERO = {**_V, "zero_terminal_snr": True}
+_EPS: Values = {}
+_V: Values = {"v_parameterization": True}
+_ZERO: Values = {**_V, "zero_terminal_snr": True}
 _MIN_SNR = {"min_snr_gamma": (5.0, 0.1, 100.0)}
 _FLUX = {"script": "flux_train_network", "model_prediction_type": "raw"}
-_SIGMOID = {**_FLUX, "timestep_sampling": "shift"}
 _SHIFT = {"discrete_flow_shift": (1.0, 0.05, 50.0)}
 
 KOHYA = Trainer(
@@ -230,7 +211,12 @@ KOHYA = Trainer(
         *(Option(settings=model, free=_MIN_SNR) for model in (_EPS, _V, _ZERO)),
         *(Option(settings={**model, "debiased_estimation_loss": True}) for model in (_EPS, _V)),
         Option(settings={**_FLUX, "timestep_sampling": "uniform"}),
-        Option(settings=_SIGMOID, free={**_SHIFT, "sigmoid_scale": (1.0, 0.1, 5.0)}),
+        Option(
+            settings={**_FLUX, "timestep_sampling": "shift"},
+            free={**_SHIFT, "sigmoid_scale": (1.0, 0.1, 5.0)},
+        ),
         Option(settings={**_FLUX, "timestep_sampling": "sigma"}, free=_SHIFT),
     ),
+    loss_types=("l2", "l1", "huber", "smooth_l1"),
+    findings=_FINDINGS,
 )

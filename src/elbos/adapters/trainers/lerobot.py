@@ -17,33 +17,24 @@ References:
 
 from dataclasses import replace
 
-import torch
-
 from elbos.adapters import diffusers
+from elbos.adapters.trainers.flow import flow_loss
 from elbos.adapters.trainers.settings import Settings
-from elbos.adapters.trainers.times import findings
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
 from elbos.audit import DeclaredLoss, LossTable
-from elbos.audit.diagnostics import DeclaredUneven, Diagnostic
-from elbos.theory.parameterizations import Flow
+from elbos.audit import diagnostics as kinds
 from elbos.theory.schedules import Beta, FlowTimes
 
 _FLOW = ("pi0", "pi05", "smolvla")
-_FINDINGS = {
-    "rtc_training_max_delay": DeclaredUneven,
-    "do_mask_loss_for_padding": DeclaredUneven,
-    "use_rabc": DeclaredUneven,
-}
 
 
 def _read(settings: Settings) -> Loss:
     key = "policy.type" if settings.has("policy.type") else "type"
     policy = settings.one_of(key, "pi0", (*_FLOW, "diffusion"))
-    found = findings(settings, _FINDINGS)
-    return _diffusion(settings, found) if policy == "diffusion" else _flow(settings, policy, found)
+    return _diffusion(settings) if policy == "diffusion" else _flow(settings, policy)
 
 
-def _flow(settings: Settings, policy: str, found: tuple[Diagnostic, ...]) -> DeclaredLoss:
+def _flow(settings: Settings, policy: str) -> DeclaredLoss:
     alpha, beta, scale, offset = 1.5, 1.0, 0.999, 0.001
     if policy != "smolvla":
         alpha = settings.number("time_sampling_beta_alpha", alpha, above=0)
@@ -54,21 +45,15 @@ def _flow(settings: Settings, policy: str, found: tuple[Diagnostic, ...]) -> Dec
         raise ValueError(
             f"time_sampling_scale + time_sampling_offset is {scale + offset:g}: times end at 1."
         )
-    return DeclaredLoss(
-        title=f"lerobot, {policy}",
-        schedule=FlowTimes(
-            inner=Beta(a=alpha, b=beta), time_min=offset, time_max=min(offset + scale, 1.0)
-        ),
-        parameterization=Flow(),
-        coefficient=torch.ones_like,
-        diagnostics=found,
-    )
+    inner, last = Beta(a=alpha, b=beta), min(offset + scale, 1.0)
+    schedule = FlowTimes(inner=inner, time_min=offset, time_max=last)
+    return flow_loss(f"lerobot, {policy}", schedule)
 
 
-def _diffusion(settings: Settings, found: tuple[Diagnostic, ...]) -> LossTable:
+def _diffusion(settings: Settings) -> LossTable:
+    kind = settings.one_of("noise_scheduler_type", "DDPM", ("DDPM", "DDIM"))
     config = {
-        "_class_name": settings.one_of("noise_scheduler_type", "DDPM", ("DDPM", "DDIM"))
-        + "Scheduler",
+        "_class_name": f"{kind}Scheduler",
         "num_train_timesteps": settings.integer("num_train_timesteps", 100, low=3, high=100_000),
         "beta_schedule": settings.text("beta_schedule", "squaredcos_cap_v2"),
         "beta_start": settings.number("beta_start", 0.0001, low=0, high=1),
@@ -76,7 +61,7 @@ def _diffusion(settings: Settings, found: tuple[Diagnostic, ...]) -> LossTable:
         "prediction_type": settings.one_of("prediction_type", "epsilon", ("epsilon", "sample")),
     }
     table = diffusers.loss_table(config, diffusers.Training())
-    return replace(table, title="lerobot, diffusion", diagnostics=found)
+    return replace(table, title="lerobot, diffusion", diagnostics=())
 
 
 LEROBOT = Trainer(
@@ -92,4 +77,7 @@ LEROBOT = Trainer(
             },
         ),
     ),
+    findings={
+        kinds.DeclaredUneven: ("rtc_training_max_delay", "do_mask_loss_for_padding", "use_rabc"),
+    },
 )

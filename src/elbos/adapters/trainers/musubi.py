@@ -8,7 +8,6 @@ step that is nearest to $1000 t + 1$, here of $t + 1/1000$, which is less than a
 
 import math
 from dataclasses import replace
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -18,57 +17,43 @@ from elbos.adapters.diffusers import Training
 from elbos.adapters.diffusers.training import step_probability
 from elbos.adapters.trainers import flow
 from elbos.adapters.trainers.settings import Settings
+from elbos.adapters.trainers.times import NUM_STEPS, flow_table, steps_between
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
 from elbos.audit import LossTable
-from elbos.audit.diagnostics import Diagnostic, LogitMean
+from elbos.audit import diagnostics as kinds
+from elbos.audit.diagnostics import Diagnostic
 from elbos.theory import schedules
-from elbos.theory.parameterizations import Flow
 from elbos.theory.schedules import FlowTimes, Mixture, Normal, Schedule
 
-Sampling = Literal[
-    "sigma",
-    "uniform",
-    "sigmoid",
-    "shift",
-    "logsnr",
-    "flux_shift",
-    "flux2_shift",
-    "qwen_shift",
-    "krea2_shift",
-    "ideogram4_shift",
-    "qinglong_flux",
-    "qinglong_qwen",
-]
-_NUM_STEPS = 1000
-_FLUX, _QWEN, _KREA = (4096, 1.15), (8192, 0.9), (6400, 1.15)  # where lines of mu end: (tokens, mu)
-_MOST_SHIFTED = {"qwen_shift": _QWEN, "qinglong_qwen": _QWEN, "krea2_shift": _KREA}
+_SAMPLINGS = (
+    *("sigma", "uniform", "sigmoid", "shift", "logsnr", "flux_shift", "flux2_shift", "qwen_shift"),
+    *("krea2_shift", "ideogram4_shift", "qinglong_flux", "qinglong_qwen"),
+)
+_MOST_SHIFTED = {"qwen_shift": flow.QWEN, "qinglong_qwen": flow.QWEN, "krea2_shift": flow.KREA}
 _DATA_LESS_NOISE = ("zimage", "ideogram4")  # scripts with the target of the other sign
 _UNKNOWN = ("hidream_o1", "kandinsky5", "flux_2_train_network_self_flow")
 
 
 def read(settings: Settings) -> Loss:
-    """The loss that these flags train."""
+    """Return the loss that flags train."""
     script = settings.text("script")
     if script.startswith(_UNKNOWN):
         raise ValueError(f"The loss of {script}.py is not known here.")
     is_ideogram = script.startswith("ideogram4")
-    default: Sampling = "ideogram4_shift" if is_ideogram else "sigma"
-    sampling: Sampling = settings.one_of("timestep_sampling", default, get_args(Sampling))
-    low = settings.integer("min_timestep", 0, high=_NUM_STEPS - 1)
-    high = settings.integer("max_timestep", _NUM_STEPS, low=1, high=_NUM_STEPS)
-    if not low < high:
-        raise ValueError(f"max_timestep is {high}: give more than min_timestep, {low}.")
+    default = "ideogram4_shift" if is_ideogram else "sigma"
+    sampling = settings.one_of("timestep_sampling", default, _SAMPLINGS)
+    low, high = steps_between(settings, "min_timestep", "max_timestep")
     if sampling == "sigma":
         scheme = Training() if is_ideogram else flow.read_scheme(settings)
         loss: Loss = _of_steps(scheme, low, high)
     else:
         scheme = Training() if is_ideogram else _weights_only(settings)
         schedule, found = _times(settings, sampling)
-        loss = flow.plain(_in_range(settings, schedule, low, high), found)
+        loss = flow.flow_loss("musubi-tuner", _in_range(settings, schedule, low, high), found)
 
     def coefficient(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         t = flow.time_of(logsnr)
-        step = t if sampling == "sigma" else (t + 1 / _NUM_STEPS).clamp(max=1)
+        step = t if sampling == "sigma" else (t + 1 / NUM_STEPS).clamp(max=1)
         return flow.scheme_weight(scheme, step)
 
     sign = -1.0 if script.startswith(_DATA_LESS_NOISE) else 1.0
@@ -76,7 +61,7 @@ def read(settings: Settings) -> Loss:
 
 
 def _weights_only(settings: Settings) -> Training:
-    """The scheme as far as it weighs: continuous times are not drawn by it."""
+    """Read a scheme's weights alone: continuous times are not drawn by it."""
     scheme = settings.text("weighting_scheme", "none")
     return flow.read_scheme(settings) if scheme not in ("logit_normal", "mode") else Training()
 
@@ -84,24 +69,18 @@ def _weights_only(settings: Settings) -> Training:
 def _of_steps(scheme: Training, low: int, high: int) -> LossTable:
     drawn = torch.arange(low, high, dtype=torch.float64)
     edges = torch.arange(high - low + 1, dtype=torch.float64) / (high - low)
-    found = [LogitMean("musubi-tuner")] * (scheme.logit_mean != 0)
-    return LossTable(
-        title="musubi-tuner",
-        logsnr=flow.logsnr_of((_NUM_STEPS - drawn) / _NUM_STEPS),
-        probability=step_probability(scheme, edges),
-        coefficient=torch.ones_like(drawn),
-        parameterization=Flow(),
-        diagnostics=tuple(found),
-    )
+    found = (kinds.LogitMean(scheduler="musubi-tuner"),) * (scheme.logit_mean != 0)
+    t, p = (NUM_STEPS - drawn) / NUM_STEPS, step_probability(scheme, edges)
+    return flow_table("musubi-tuner", t, p, diagnostics=found)
 
 
-def _times(settings: Settings, sampling: Sampling) -> tuple[Schedule, list[Diagnostic]]:
-    """The distribution of continuous times, before a range of steps."""
+def _times(settings: Settings, sampling: str) -> tuple[Schedule, tuple[Diagnostic, ...]]:
+    """Return the distribution of continuous times, before a range of steps."""
     if sampling == "uniform":
-        return schedules.Flow(), []
+        return schedules.Flow(), ()
     if sampling == "logsnr":
-        return _logsnr(settings), []
-    mu, found = 0.0, list[Diagnostic]()
+        return _logsnr(settings), ()
+    mu, found = 0.0, tuple[Diagnostic, ...]()
     if sampling == "shift":
         mu = math.log(settings.number("discrete_flow_shift", 1, above=0))
     elif sampling != "sigmoid":
@@ -110,7 +89,7 @@ def _times(settings: Settings, sampling: Sampling) -> tuple[Schedule, list[Diagn
             mean = math.log(height * width / 512**2) / 2
             ends = {"logsnr_min": -18.0, "logsnr_max": 15.0}
             return Normal.logit_normal(mean=mean, std=1.5, **ends), found
-        mu = flow.mu_of(height, width, high=_MOST_SHIFTED.get(sampling, _FLUX))
+        mu = flow.mu_of(height, width, high=_MOST_SHIFTED.get(sampling, flow.FLUX))
     main = Normal.logit_normal(mean=mu, std=settings.number("sigmoid_scale", 1, above=0))
     clean = Normal(mean=5.36, std=1)
     if sampling == "qinglong_flux":
@@ -127,13 +106,13 @@ def _logsnr(settings: Settings) -> Normal:
 
 
 def _in_range(settings: Settings, schedule: Schedule, low: int, high: int) -> Schedule:
-    """The times between two steps of 1,000: cut off there, or stretched to there."""
+    """Cut times off at two steps of 1,000, or stretch them to end there."""
     is_cut = settings.flag("preserve_distribution_shape")
-    if (low, high) == (0, _NUM_STEPS):
+    if (low, high) == (0, NUM_STEPS):
         return schedule
     if not is_cut:
-        return FlowTimes(inner=schedule, time_min=low / _NUM_STEPS, time_max=high / _NUM_STEPS)
-    times = torch.tensor([high, low], dtype=torch.float64) / _NUM_STEPS
+        return FlowTimes(inner=schedule, time_min=low / NUM_STEPS, time_max=high / NUM_STEPS)
+    times = torch.tensor([high, low], dtype=torch.float64) / NUM_STEPS
     noisy, clean = flow.logsnr_of(times).tolist()
     return replace(
         schedule,
@@ -142,18 +121,16 @@ def _in_range(settings: Settings, schedule: Schedule, low: int, high: int) -> Sc
     )
 
 
-_SHIFTED = {
-    "discrete_flow_shift": (1.0, 0.05, 50.0),
-    "sigmoid_scale": (1.0, 0.1, 5.0),
-}
-
 MUSUBI = Trainer(
     name="musubi",
     version="musubi-tuner v0.3.4, 30c658c",
     read=read,
     options=(
         Option(settings={"timestep_sampling": "uniform"}),
-        Option(settings={"timestep_sampling": "shift"}, free=_SHIFTED),
+        Option(
+            settings={"timestep_sampling": "shift"},
+            free={"discrete_flow_shift": (1.0, 0.05, 50.0), "sigmoid_scale": (1.0, 0.1, 5.0)},
+        ),
         Option(
             settings={"timestep_sampling": "logsnr"},
             free={"logit_mean": (0.0, -12.0, 12.0), "logit_std": (2.0, 0.2, 8.0)},

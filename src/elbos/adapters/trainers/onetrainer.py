@@ -7,6 +7,7 @@ which `SIGMOID` has its shift undone twice.
 """
 
 import math
+from dataclasses import replace
 from typing import Literal, get_args
 
 import scipy.stats
@@ -18,26 +19,23 @@ from elbos.adapters.diffusers import Training, loss_table
 from elbos.adapters.diffusers.training import step_probability
 from elbos.adapters.trainers import flow
 from elbos.adapters.trainers.settings import Settings
-from elbos.adapters.trainers.times import stable_diffusion_logsnr
-from elbos.adapters.trainers.trainer import Option, Trainer
-from elbos.audit import LossTable
-from elbos.audit.diagnostics import (
-    DeclaredNoise,
-    DeclaredNotSquared,
-    DeclaredPerturbed,
-    DeclaredTerm,
-    DeclaredUneven,
-    Diagnostic,
+from elbos.adapters.trainers.times import (
+    MAX_SNR,
+    NUM_STEPS,
+    min_snr,
+    stable_diffusion,
+    steps_between,
 )
-from elbos.theory.parameterizations import Eps, Flow, V
+from elbos.adapters.trainers.trainer import Option, Trainer, Values
+from elbos.audit import LossTable
+from elbos.audit import diagnostics as kinds
+from elbos.theory.parameterizations import Flow
 
 Distribution = Literal[
     "UNIFORM", "SIGMOID", "LOGIT_NORMAL", "HEAVY_TAIL", "COS_MAP", "INVERTED_PARABOLA", "BETA"
 ]
 Weight = Literal["CONSTANT", "P2", "MIN_SNR_GAMMA", "DEBIASED_ESTIMATION", "SIGMA"]
 
-_NUM_STEPS = 1000
-_MAX_SNR = 1000.0  # of debiased estimation
 _V_MODELS = ("STABLE_DIFFUSION_20", "STABLE_DIFFUSION_21")
 _EPS_MODELS = (
     *("STABLE_DIFFUSION_15", "STABLE_DIFFUSION_15_INPAINTING", "STABLE_DIFFUSION_20_BASE"),
@@ -50,62 +48,48 @@ _FLOW_MODELS = (
     *("SANA", "HUNYUAN_VIDEO", "HI_DREAM_FULL", "CHROMA_1", "QWEN", "ANIMA", "KREA_2", "Z_IMAGE"),
     *("ERNIE", "IDEOGRAM_4"),
 )
-_MOST_SHIFTED = {  # where the line of mu ends: (tokens, mu)
-    "FLUX_DEV_1": (4096, 1.15),
-    "FLUX_FILL_DEV_1": (4096, 1.15),
-    "FLUX_2": (4096, 1.15),
-    "Z_IMAGE": (4096, 1.15),
-    "QWEN": (8192, 0.9),
+_MOST_SHIFTED = {
+    **dict.fromkeys(("FLUX_DEV_1", "FLUX_FILL_DEV_1", "FLUX_2", "Z_IMAGE"), flow.FLUX),
+    "QWEN": flow.QWEN,
+}
+_NOISE = ("offset_noise_weight", "perturbation_noise_weight")
+_FINDINGS = {
+    kinds.DeclaredNotSquared: ("mae_strength", "log_cosh_strength", "huber_strength"),
+    kinds.DeclaredNoise: _NOISE[:1],
+    kinds.DeclaredPerturbed: _NOISE[1:],
+    kinds.DeclaredUneven: ("masked_training",),
 }
 
 
 def read(settings: Settings) -> LossTable:
-    """The loss that this configuration trains."""
+    """Return the loss that a configuration trains."""
     models = (*_EPS_MODELS, *_V_MODELS, *_FLOW_MODELS)
     model = settings.one_of("model_type", "STABLE_DIFFUSION_15", models)
-    found = _findings(settings)
-    if model in _FLOW_MODELS:
-        return _of_flow(settings, model, found)
-    return _of_table(settings, model, found)
-
-
-def _findings(settings: Settings) -> list[Diagnostic]:
-    """Return remarks on settings that no weighting shows."""
-    kinds = {
-        "mae_strength": DeclaredNotSquared,
-        "log_cosh_strength": DeclaredNotSquared,
-        "huber_strength": DeclaredNotSquared,
-        "offset_noise_weight": DeclaredNoise,
-        "perturbation_noise_weight": DeclaredPerturbed,
-    }
-    found: list[Diagnostic] = [kind(n) for n, kind in kinds.items() if settings.number(n, 0)]
     for name in ("huber_delta", "generalized_offset_noise", "mse_strength"):
         settings.has(name)
-    if settings.flag("masked_training"):
-        found.append(DeclaredUneven("masked_training"))
-        if settings.number("masked_prior_preservation_weight", 0):
-            setting = "masked_prior_preservation_weight"
-            found.append(DeclaredTerm(setting))
-    return found
+    for name in (*_FINDINGS[kinds.DeclaredNotSquared], *_NOISE):
+        settings.number(name, 0)  # refuses words
+    loss = (_of_flow if model in _FLOW_MODELS else _of_table)(settings, model)
+    prior = "masked_prior_preservation_weight"
+    if settings.flag("masked_training") and settings.number(prior, 0):
+        term = kinds.DeclaredTerm(setting=prior)
+        return replace(loss, diagnostics=(*loss.diagnostics, term))
+    return loss
 
 
-def _of_table(settings: Settings, model: str, found: list[Diagnostic]) -> LossTable:
+def _of_table(settings: Settings, model: str) -> LossTable:
     is_zero = settings.flag("rescale_noise_scheduler_to_zero_terminal_snr")
     is_v = is_zero or settings.flag("force_v_prediction")
     if not is_v and not settings.flag("force_epsilon_prediction"):
         is_v = model in _V_MODELS
-    logsnr = stable_diffusion_logsnr(is_zero_terminal=is_zero)
+    probability = _probability(settings, settings.number("timestep_shift", 1, above=0))
+    title = f"OneTrainer, {model}"
+    loss = stable_diffusion(title, None, probability, is_v=is_v, is_zero_terminal=is_zero)
     if model.startswith("PIXART"):
-        found = [*found, DeclaredTerm("vb_loss_strength")]
-        logsnr = loss_table({"_class_name": "DDPMScheduler"}, Training()).logsnr
-    return LossTable(
-        title=f"OneTrainer, {model}",
-        logsnr=logsnr,
-        probability=_probability(settings, settings.number("timestep_shift", 1, above=0)),
-        coefficient=_of_snr(settings, logsnr.exp(), is_v=is_v),
-        parameterization=V() if is_v else Eps(),
-        diagnostics=tuple(found),
-    )
+        linear = loss_table({"_class_name": "DDPMScheduler"}, Training())
+        term = kinds.DeclaredTerm(setting="vb_loss_strength")
+        loss = replace(loss, logsnr=linear.logsnr, diagnostics=(term,))
+    return replace(loss, coefficient=_of_snr(settings, loss.logsnr.exp(), is_v=is_v))
 
 
 def _of_snr(settings: Settings, snr: Float[Tensor, " n"], *, is_v: bool) -> Float[Tensor, " n"]:
@@ -113,15 +97,15 @@ def _of_snr(settings: Settings, snr: Float[Tensor, " n"], *, is_v: bool) -> Floa
     if kind == "CONSTANT":
         return torch.ones_like(snr)
     if kind == "DEBIASED_ESTIMATION":
-        return torch.rsqrt(snr.clamp(max=_MAX_SNR) + is_v)
+        return torch.rsqrt(snr.clamp(max=MAX_SNR) + is_v)
     strength = settings.number("loss_weight_strength", 5, above=0)
     if kind == "P2":
         return (1 + snr + is_v) ** -strength
-    return snr.clamp(max=strength) / (snr + is_v)
+    return min_snr(snr, strength, is_v=is_v)
 
 
-def _of_flow(settings: Settings, model: str, found: list[Diagnostic]) -> LossTable:
-    t = torch.arange(1, _NUM_STEPS + 1, dtype=torch.float64) / _NUM_STEPS
+def _of_flow(settings: Settings, model: str) -> LossTable:
+    t = torch.arange(1, NUM_STEPS + 1, dtype=torch.float64) / NUM_STEPS
     weight: Weight = settings.one_of("loss_weight_fn", "CONSTANT", ("CONSTANT", "SIGMA"))
     return LossTable(
         title=f"OneTrainer, {model}",
@@ -130,7 +114,6 @@ def _of_flow(settings: Settings, model: str, found: list[Diagnostic]) -> LossTab
         coefficient=t if weight == "SIGMA" else torch.ones_like(t),
         parameterization=Flow(),
         factor=-1.0 if model == "IDEOGRAM_4" else 1.0,
-        diagnostics=tuple(found),
     )
 
 
@@ -148,24 +131,22 @@ def _shift(settings: Settings, model: str) -> float:
 
 
 def _probability(settings: Settings, shift: float) -> Float[Tensor, " n"]:
-    """How often each of the time steps is drawn."""
-    low = int(_NUM_STEPS * settings.number("min_noising_strength", 0, low=0, high=1))
-    high = int(_NUM_STEPS * settings.number("max_noising_strength", 1, low=0, high=1))
-    if not low < high:
-        raise ValueError("max_noising_strength is not above min_noising_strength: raise it.")
+    """Return the probability of each time step."""
+    names = ("min_noising_strength", "max_noising_strength")
+    low, high = steps_between(settings, *names, is_share=True)
     kinds = get_args(Distribution)
     kind: Distribution = settings.one_of("timestep_distribution", "UNIFORM", kinds)
     if kind in ("COS_MAP", "SIGMOID", "INVERTED_PARABOLA"):
-        p = torch.zeros(_NUM_STEPS, dtype=torch.float64)
+        p = torch.zeros(NUM_STEPS, dtype=torch.float64)
         p[low:high] = _weights(settings, kind, high - low, shift)
         return p / p.sum()
-    edges = flow.unshifted(torch.arange(_NUM_STEPS + 1).double() / _NUM_STEPS, shift)
-    u = ((edges * _NUM_STEPS - low) / (high - low)).clamp(0, 1)
+    edges = flow.unshifted(torch.arange(NUM_STEPS + 1).double() / NUM_STEPS, shift)
+    u = ((edges * NUM_STEPS - low) / (high - low)).clamp(0, 1)
     return _between(settings, kind, u)
 
 
 def _between(settings: Settings, kind: Distribution, u: Float[Tensor, " m"]) -> Tensor:
-    """The probabilities between neighbours of a distribution on [0, 1]."""
+    """Return the probabilities between neighbours of a distribution on [0, 1]."""
     if kind == "LOGIT_NORMAL":
         mean, std = settings.number("noising_bias", 0), settings.number("noising_weight", 0) + 1
         if not std > 0:
@@ -192,13 +173,10 @@ def _weights(settings: Settings, kind: Distribution, num: int, shift: float) -> 
     return slope * (2 - weight * (u - middle) ** 2).clamp(min=0)
 
 
-_SDXL: dict[str, str | float | bool] = {"model_type": "STABLE_DIFFUSION_XL_10_BASE"}
-_FLUX: dict[str, str | float | bool] = {"model_type": "FLUX_DEV_1"}
-_V = {**_SDXL, "force_v_prediction": True}
-_ZERO: dict[str, str | float | bool] = {
-    **_SDXL,
-    "rescale_noise_scheduler_to_zero_terminal_snr": True,
-}
+_SDXL: Values = {"model_type": "STABLE_DIFFUSION_XL_10_BASE"}
+_FLUX: Values = {"model_type": "FLUX_DEV_1"}
+_V: Values = {**_SDXL, "force_v_prediction": True}
+_ZERO: Values = {**_SDXL, "rescale_noise_scheduler_to_zero_terminal_snr": True}
 _GAMMA = {"loss_weight_strength": (5.0, 0.05, 500.0)}
 _SHIFT = {"timestep_shift": (1.0, 0.05, 50.0)}
 
@@ -207,6 +185,7 @@ ONETRAINER = Trainer(
     version="OneTrainer, commit 23df383 of August 2026",
     read=read,
     is_flags=False,
+    findings=_FINDINGS,
     options=(
         *(Option(settings=model) for model in (_SDXL, _V, _ZERO)),
         *(
@@ -219,8 +198,8 @@ ONETRAINER = Trainer(
             free={"loss_weight_strength": (1.0, 0.05, 4.0)},
         ),
         *(
-            Option(settings={**_FLUX, "loss_weight_fn": w}, free=_SHIFT)
-            for w in ("CONSTANT", "SIGMA")
+            Option(settings={**_FLUX, "loss_weight_fn": weight}, free=_SHIFT)
+            for weight in ("CONSTANT", "SIGMA")
         ),
         Option(
             settings={**_FLUX, "timestep_distribution": "LOGIT_NORMAL"},

@@ -1,4 +1,4 @@
-"""The nearest settings of another trainer, in words."""
+"""Text of a translation into the settings of another trainer."""
 
 from elbos.adapters.trainers import Translation
 from elbos.audit.words import in_words
@@ -6,7 +6,7 @@ from elbos.base.html import render
 
 
 def translation_text(title: str, translation: Translation) -> str:
-    """Describe a translation for the terminal: how near it is, and the settings, to be pasted."""
+    """Return a translation as text: its distance, and the settings, to be pasted."""
     off = in_words(translation.distance)
     said = render(
         "adapters/trainers/translation.txt", title=title, translation=translation, off=off

@@ -1,23 +1,12 @@
-"""The settings of a trainer: flags of a shell or keys of a file, and which of them were read.
+"""Settings of a trainer: flags of a command or keys of a file, and which of them were read.
 
-A trainer's adapter reads the settings that change its loss, by name and type. What it never reads
-changes nothing, and is named; what is nearly the name of something that it reads is a mistake, and
-is refused. Nested keys are dotted, and found by their end: `timestep_type` finds
+A trainer's adapter reads the settings that change its loss, by name and type. A setting that it
+never reads changes nothing, and is reported; a name that nearly matches one that it reads is
+refused as a mistake. Nested keys are dotted, and found by their end: `timestep_type` finds
 `config.process.0.train.timestep_type`. A setting without a value, or with null, counts as left out.
 
-Findings that an adapter makes of settings which no weighting shows, with `setting`, its words:
-
-| kind | the setting | a weighting describes the loss |
-|---|---|---|
-| `declared-not-squared` | Huber, L1, perceptual and the like | no |
-| `declared-noise` | noise offset, pyramid noise: noise that is not white or not normal | no |
-| `declared-target` | a target of more than data and noise: distillation | no |
-| `declared-uneven` | masks, weights per pixel or channel | yes, its mean |
-| `declared-perturbed` | input perturbation | yes, without it |
-| `declared-term` | a term added to the loss | yes, the loss without it |
-| `declared-model` | a `model` that was assumed, for lack of the script's name | yes |
-| `declared-resolution` | a shift by resolution, of a `resolution` that was assumed | yes |
-| `declared-override` | one that the trainer sets to a `value` of its own for the model | yes |
+Settings that change the loss in ways which no weighting shows are findings, each of a type of
+`audit.diagnostics.declared`: noise that is not white, masks, errors that are not squared.
 """
 
 import json
@@ -25,20 +14,19 @@ import math
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from elbos.audit.diagnostics import Diagnostic
 from elbos.base import files
 from elbos.base.errors import flat, shortened
 
 T = TypeVar("T", bound=str)
 
-_MAX_SETTINGS = 10_000  # references in a YAML file can stand for billions
 _SIMILAR = 0.8  # of difflib: two letters swapped, one missing or doubled
 _FILES = {".toml": tomllib.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
 _FILES |= {".json": json.loads}
@@ -47,17 +35,14 @@ _OFF = (*_NULL, "", "false", "0", "0.0", "[]")
 
 
 class Settings:
-    """Settings by name, which remember those that were read.
+    """Settings by name, which remember the names that were read.
 
     Args:
         values: Names and values, nested or dotted. Dashes in names count as underscores.
-
-    Raises:
-        ValueError: If there are more than 10,000.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = _dotted(values)
+        self._values = dict(_flattened(values, ""))
         self._read: set[str] = set()
         self._others: set[str] = set()
 
@@ -80,33 +65,31 @@ class Settings:
         """Read a finite number.
 
         Args:
-            name: Its name, or the end of it.
-            default: What stands where it is left out.
-            above: What it has to be above.
-            low: The least that it can be.
-            high: The largest that it can be.
+            name: Name of the setting, or the end of its dotted name.
+            default: Value where the setting is left out.
+            above: Exclusive lower limit.
+            low: Inclusive lower limit.
+            high: Inclusive upper limit.
 
         Raises:
-            ValueError: If it is none, in one line that names it.
+            ValueError: If the setting is not such a number; the error names it.
         """
         value = self._get(name)
         if value is None:
             return default
         number = _number(value)
         if not (math.isfinite(number) and above < number and low <= number <= high):
-            limits = [f"above {above:g}"] * (above > -math.inf)
-            limits += [f"from {low:g}"] * (low > -math.inf) + [f"up to {high:g}"] * (
-                high < math.inf
-            )
-            raise _wrong(name, value, " ".join(["a number", *limits]))
+            limits = {f"above {above:g}": above, f"from {low:g}": low, f"up to {high:g}": high}
+            words = [words for words, limit in limits.items() if math.isfinite(limit)]
+            raise _wrong(name, value, " ".join(["a number", *words]))
         return number
 
     def number_or_none(self, name: str, **limits: float) -> float | None:
-        """A finite number, as `number`; None where it is left out."""
+        """Read a finite number as `number` does; None where it is left out."""
         return self.number(name, math.nan, **limits) if self.has(name) else None
 
     def integer(self, name: str, default: int, *, low: int = 0, high: int = 10**9) -> int:
-        """A whole number from `low` to `high`."""
+        """Read a whole number from `low` to `high`."""
         value = self._get(name)
         number = default if value is None else _number(value)
         if not (low <= number <= high and number == int(number)):
@@ -114,7 +97,7 @@ class Settings:
         return int(number)
 
     def numbers(self, name: str) -> list[float]:
-        """Finite numbers, none below 0: a list, or words with commas or spaces between them."""
+        """Read finite numbers of 0 or more: a list, or words between commas or spaces."""
         words = re.split(r"[\s,;]+", self.text(name).strip("[]() "))
         numbers = [_number(word) for word in words if word]
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
@@ -122,7 +105,7 @@ class Settings:
         return numbers
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Return whether a flag is set: it stands alone, or is true."""
+        """Read a flag, which is set where it stands alone or is true."""
         value = self._get(name)
         if value is None:
             return default
@@ -132,7 +115,7 @@ class Settings:
         return words[str(value).lower()]
 
     def one_of(self, name: str, default: T, choices: Sequence[T]) -> T:
-        """One of several words; upper and lower case count alike."""
+        """Read one of several words, in upper or lower case."""
         value = self._get(name)
         if value is None:
             return default
@@ -143,23 +126,33 @@ class Settings:
         return found
 
     def text(self, name: str, default: str = "") -> str:
-        """The words of a setting."""
+        """Read a setting as text."""
         value = self._get(name)
         return default if value is None else str(value)
 
-    def is_on(self, name: str) -> bool:
-        """Return whether a setting is given, if only for one data set, and neither false nor 0."""
-        return any(str(value).lower() not in _OFF for value in self._all(name))
+    def findings(self, kinds: Mapping[type[Diagnostic], Iterable[str]]) -> tuple[Diagnostic, ...]:
+        """Return a finding for each setting that is on: given, be it in one of several tables, and
+        neither false nor 0.
+
+        Args:
+            kinds: Names of settings by the type of their finding.
+        """
+        return tuple(
+            Diagnostic.from_values(kind.kind, {"setting": name})
+            for kind, names in kinds.items()
+            for name in names
+            if any(str(value).lower() not in _OFF for value in self._all(name))
+        )
 
     def require_default(self, defaults: Mapping[str, float]) -> None:
         """Refuse settings that change the loss in a way that is not computed here.
 
         Args:
-            defaults: Their names, each with the value that leaves the loss as it is; 0 for flags,
-                texts and tables.
+            defaults: Names, each with the value that leaves the loss as it is; 0 for flags, texts
+                and tables.
 
         Raises:
-            ValueError: If one has another value, in one line that names it.
+            ValueError: If a setting has another value; the error names it.
         """
         for name, default in defaults.items():
             neutral = _NULL if default else _OFF
@@ -171,14 +164,14 @@ class Settings:
                     )
 
     def ignore(self, *names: str) -> None:
-        """Name further settings of the trainer, which are no slips though they are not read."""
+        """Name further settings of the trainer, so that `unread` does not refuse them."""
         self._others |= set(names)
 
     def unread(self) -> list[str]:
-        """The names that were not read.
+        """Return the names of settings that were not read.
 
         Raises:
-            ValueError: If one is nearly the name of one that was read.
+            ValueError: If a name is nearly that of a setting that was read, and not given.
         """
         unread = [name for name in self._values if not any(_ends(name, a) for a in self._read)]
         left_out = [n for n in self._read if all(value is None for value in self._all(n))]
@@ -191,7 +184,7 @@ class Settings:
         return unread
 
     def _all(self, name: str) -> list[Any]:
-        """The values of a setting in all tables that have it, and what it holds if it is one."""
+        """Return the values of a setting in all tables that have it, or the values of a table."""
         self._read.add(name)
         return [value for key, value in self._values.items() if f".{name}." in f".{key}."]
 
@@ -206,47 +199,41 @@ class Settings:
 
 
 def read_settings(source: str | Path | Sequence[str]) -> Settings:
-    """The settings in a file, or of a command.
+    """Read the settings of a file or of a command.
 
     Args:
-        source: A path of a TOML, YAML or JSON file, by its suffix; a line of flags, as
-            `--snr_gamma 5`, with the words of the command before them or without; or the words of
-            such a line. A file that `--config_file` or `--config` names is read, too; flags count
-            more. The script's name is the setting `script`.
+        source: Path of a TOML, YAML or JSON file; a line of flags, as `--snr_gamma 5`, with or
+            without the command before them; or the words of such a line. A file that
+            `--config_file` or `--config` names is read, too; flags take precedence over it. The
+            script's name is the setting `script`.
 
     Raises:
         OSError: If a file cannot be read.
-        ValueError: If it is malformed; it names the file.
+        ValueError: If a file or a line is malformed; the error names it.
 
     Examples:
         >>> settings = read_settings("train_network.py --min_snr_gamma=5 --v_parameterization")
         >>> settings.number("min_snr_gamma", 0), settings.flag("v_parameterization")
         (5.0, True)
     """
+    if isinstance(source, str):
+        try:
+            words = shlex.split(source.replace("\\\n", " "))
+        except ValueError as error:
+            raise ValueError(f"{shortened(source)}: {error}: check the quotes.") from error
+        is_command = any(word.startswith("--") or word.endswith(".py") for word in words)
+        source = words if is_command else Path(source)
     if isinstance(source, Path):
         return Settings(_of_file(source))
-    if isinstance(source, str):
-        words = _words(source)
-        is_command = any(word.startswith("--") or word.endswith(".py") for word in words)
-        if not is_command:
-            return Settings(_of_file(Path(source)))
-        source = words
     flags = _of_words(source)
     names = ["config_file"] + ["config"] * (Path(str(flags.get("config"))).suffix in _FILES)
-    path = next((str(flags[name]) for name in names if name in flags), None)
-    if path is None:
+    name = next((name for name in names if name in flags), None)
+    if name is None:
         return Settings(flags)
-    file = Path(path if Path(path).suffix in _FILES else f"{path}.toml")
-    del flags["config_file" if "config_file" in flags else "config"]
-    kept = {k: v for k, v in _of_file(file).items() if not any(_ends(k, name) for name in flags)}
+    path = str(flags.pop(name))
+    content = _of_file(Path(path if Path(path).suffix in _FILES else f"{path}.toml"))
+    kept = {k: v for k, v in content.items() if not any(_ends(k, flag) for flag in flags)}
     return Settings(kept | flags)
-
-
-def _words(line: str) -> list[str]:
-    try:
-        return shlex.split(line.replace("\\\n", " "))
-    except ValueError as error:
-        raise ValueError(f"{shortened(line)}: {error}: check the quotes.") from error
 
 
 def _of_words(words: Sequence[str]) -> dict[str, Any]:
@@ -269,42 +256,27 @@ def _of_words(words: Sequence[str]) -> dict[str, Any]:
 def _of_file(path: Path) -> dict[str, Any]:
     if path.suffix not in _FILES:
         raise ValueError(
-            f"{shortened(path.name)} is no file of settings: give a .toml, .yaml or .json file, or "
-            "flags, as --snr_gamma 5."
+            f"{shortened(path.name)} is not a file of settings: give a .toml, .yaml or .json file, "
+            "or flags, as --snr_gamma 5."
         )
     try:
         content = _FILES[path.suffix](files.read(path).decode("utf-8-sig"))
-        return _dotted(_table({} if content is None else content))  # an empty YAML
     except (ValueError, yaml.YAMLError) as error:  # TOML's, JSON's and the encoding's, too
-        raise ValueError(f"{path} is no {path.suffix[1:]} to read: {flat(error)}") from error
-    except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply to be a file of settings.") from error
-
-
-def _table(content: Any) -> Mapping[str, Any]:
+        raise ValueError(f"{path} is not valid {path.suffix[1:]}: {flat(error)}") from error
+    content = {} if content is None else content  # an empty YAML
     if not isinstance(content, Mapping):
-        raise ValueError(f"it is no table of settings, but of type {type(content).__name__}")
-    return content
-
-
-def _dotted(values: Mapping[str, Any]) -> dict[str, Any]:
-    dotted = dict(islice(_flattened(values, ""), _MAX_SETTINGS + 1))
-    if len(dotted) > _MAX_SETTINGS:
-        raise ValueError(f"there are more than {_MAX_SETTINGS} settings.")
-    return dotted
+        raise ValueError(f"{path} holds a {type(content).__name__}: give a table of settings.")
+    return dict(_flattened(content, ""))
 
 
 def _flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of what is nested."""
-    items: Iterator[tuple[Any, Any]] | None = None
-    if isinstance(value, Mapping):
-        items = iter(value.items())
-    elif isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
-        items = iter(enumerate(value))
-    if items is None:
+    """Yield the dotted names and the values of nested tables and lists of tables."""
+    if isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping):
         yield name, value
         return
-    for key, item in items:
+    for key, item in value.items():
         part = str(key).lstrip("-").replace("-", "_")
         yield from _flattened(item, f"{name}.{part}" if name else part)
 
@@ -314,7 +286,7 @@ def _ends(key: str, name: str) -> bool:
 
 
 def _number(value: Any) -> float:
-    """The number that a value is; NaN if it is none."""
+    """Return a value as a number; NaN if it is not one."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return math.nan
     try:

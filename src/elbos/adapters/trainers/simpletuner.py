@@ -29,69 +29,51 @@ from jaxtyping import Float
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from elbos.adapters.trainers.flow import plain, time_of
+from elbos.adapters.trainers.flow import FLUX, QWEN, flow_loss, shifts_by_resolution, time_of
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.times import (
-    findings,
+    NUM_STEPS,
     fine_table,
-    shifts_by_resolution,
+    min_snr,
+    stable_diffusion,
     stable_diffusion_logsnr,
+    steps_between,
 )
-from elbos.adapters.trainers.trainer import Loss, Option, Trainer
+from elbos.adapters.trainers.trainer import Loss, Option, Trainer, Values
 from elbos.audit import LossTable
-from elbos.audit.diagnostics import (
-    DeclaredDivisor,
-    DeclaredNoise,
-    DeclaredNotSquared,
-    DeclaredOverride,
-    DeclaredPerturbed,
-    DeclaredTarget,
-    DeclaredTerm,
-    Diagnostic,
-    SettingIgnored,
-)
-from elbos.theory.parameterizations import Eps, V
+from elbos.audit import diagnostics as kinds
+from elbos.audit.diagnostics import Diagnostic
 from elbos.theory.schedules import Beta, FlowTimes, Normal, Schedule
 from elbos.theory.schedules import Flow as Uniform
 
-_N = 1000
 _IS_V = {"sdxl": False, "sd1x": False, "sd2x": True}  # the prediction of the scheduler's file
 _FLOW_MODELS = (
     *("flux", "flux2", "sd3", "auraflow", "chroma", "hidream", "hunyuanvideo", "krea2", "lumina2"),
     *("ltxvideo", "qwen_image", "wan", "z_image", "kandinsky5_image", "kandinsky5_video", "ernie"),
 )
-_MOST_SHIFTED = {"qwen_image": (8192, 0.9)}  # where the line of mu ends: (tokens, mu)
 _WAN_SHIFTS = {"2.2": 5.0, "animegen": 3.0}  # by a part of `model_flavour`
 _FINDINGS = {
-    "input_perturbation": DeclaredPerturbed,
-    "use_soft_min_snr": SettingIgnored,  # no loss reads it
-    "mixflow_enabled": DeclaredTarget,
-    "twinflow_enabled": DeclaredTarget,
-    "distillation_method": DeclaredTarget,
-    "scheduled_sampling_max_step_offset": DeclaredTarget,
-    **dict.fromkeys(("crepa_self_flow", "xm_enabled"), DeclaredTarget),
-    "scheduled_sampling_reflexflow": DeclaredTerm,
-    "irepa_enabled": DeclaredTerm,
-    **dict.fromkeys(("crepa_enabled", "urepa_enabled", "layersync_enabled"), DeclaredTerm),
-    **dict.fromkeys(("internal_guidance_enabled", "nextlat_enabled"), DeclaredTerm),
+    kinds.DeclaredPerturbed: ("input_perturbation",),
+    kinds.SettingIgnored: ("use_soft_min_snr",),  # no loss reads it
+    kinds.DeclaredTarget: (
+        *("mixflow_enabled", "twinflow_enabled", "crepa_self_flow", "xm_enabled"),
+        *("distillation_method", "scheduled_sampling_max_step_offset"),
+    ),
+    kinds.DeclaredTerm: (
+        *("scheduled_sampling_reflexflow", "irepa_enabled", "crepa_enabled", "urepa_enabled"),
+        *("layersync_enabled", "internal_guidance_enabled", "nextlat_enabled"),
+    ),
 }
+_NOISE = {kinds.DeclaredNoise: ("offset_noise",), kinds.DeclaredTarget: ("diff2flow_loss",)}
 
 
 def _read(settings: Settings) -> Loss:
     family = settings.one_of("model_family", "flux", (*_FLOW_MODELS, *_IS_V))
-    found = findings(settings, _FINDINGS)
-    settings.require_default({"diffusion_blocks_config": 0})
-    if settings.one_of("loss_type", "l2", ("l2", "huber", "smooth_l1")) != "l2":
-        found += (DeclaredNotSquared("loss_type"),)
-    if family in _IS_V:
-        noise = {"offset_noise": DeclaredNoise, "diff2flow_loss": DeclaredTarget}
-        return _diffusion(settings, family, found + findings(settings, noise))
-    return _flow(settings, family, found)
+    return _diffusion(settings, family) if family in _IS_V else _flow(settings, family)
 
 
-def _flow(settings: Settings, family: str, found: tuple[Diagnostic, ...]) -> Loss:
-    shift, assumed = _shift(settings, family)
-    found = (*found, *assumed)
+def _flow(settings: Settings, family: str) -> Loss:
+    shift, found = _shift(settings, family)
     for name in ("flow_custom_timesteps", "flux_fast_schedule"):
         if settings.text(name, "false").lower() not in ("false", "0", "", "[]"):
             raise ValueError(f"{name} draws a few fixed times, of which no curve is known here.")
@@ -115,7 +97,7 @@ def _flow(settings: Settings, family: str, found: tuple[Diagnostic, ...]) -> Los
         scale = settings.number("flow_sigmoid_scale", 1.0, above=0)
         mean = scale * settings.number("timestep_sampling_offset", 0.0)
         schedule = Normal.logit_normal(mean=mean + math.log(shift), std=scale)
-    return plain(schedule, found)
+    return flow_loss("flow matching", schedule, found)
 
 
 def _shift(settings: Settings, family: str) -> tuple[float, tuple[Diagnostic, ...]]:
@@ -123,10 +105,10 @@ def _shift(settings: Settings, family: str) -> tuple[float, tuple[Diagnostic, ..
     flavour = settings.text("model_flavour")
     own = next((s for part, s in _WAN_SHIFTS.items() if family == "wan" and part in flavour), None)
     if own is not None:
-        return own, (DeclaredOverride("flow_schedule_shift", f"{own:g}"),)
+        return own, (kinds.DeclaredOverride("flow_schedule_shift", f"{own:g}"),)
     if not settings.flag("flow_schedule_auto_shift"):
         return static or 1.0, ()
-    high = _MOST_SHIFTED.get(family, (4096, 1.15))
+    high = QWEN if family == "qwen_image" else FLUX
     shifts, assumed = shifts_by_resolution(settings, "resolution", high=high)
     return shifts[0], assumed
 
@@ -134,8 +116,8 @@ def _shift(settings: Settings, family: str) -> tuple[float, tuple[Diagnostic, ..
 def _through_knots(
     knots: list[float], shift: float
 ) -> Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]]:
-    r"""The log-density of log-SNR: $\pi(t)\,t(1 - t)$ with the monotone cubic $\pi$ through the
-    knots, before the shift.
+    r"""Return the log-density of log-SNR: $\pi(t)\,t(1 - t)$ before the shift, where $\pi$ is the
+    monotone cubic through the knots.
     """
     if min(knots) < 0 or max(knots) == 0:
         raise ValueError("flow_cubic_schedule_weights has no mass: give weights of 0 or more.")
@@ -148,63 +130,60 @@ def _through_knots(
     return log_density
 
 
-def _diffusion(settings: Settings, family: str, found: tuple[Diagnostic, ...]) -> LossTable:
+def _diffusion(settings: Settings, family: str) -> LossTable:
+    found = settings.findings(_NOISE)
     words = ("epsilon", "v_prediction")
     is_v = settings.one_of("prediction_type", words[_IS_V[family]], words) == "v_prediction"
     is_zero = settings.flag("rescale_betas_zero_snr")
     if family == "sd2x" and not is_zero:
         is_zero = True
-        found += (DeclaredOverride("rescale_betas_zero_snr", "true"),)
+        found += (kinds.DeclaredOverride("rescale_betas_zero_snr", "true"),)
     is_refiner = family == "sdxl" and "refiner" in settings.text("model_flavour")
-    logsnr = stable_diffusion_logsnr(is_zero_terminal=is_zero)
-    coefficient = torch.ones_like(logsnr)
+    coefficient = None
     if gamma := settings.number("snr_gamma", 0, low=0):
-        snr = logsnr.exp()
-        coefficient = snr.clamp(max=gamma) / (snr + _IS_V[family])
+        snr = stable_diffusion_logsnr(is_zero_terminal=is_zero).exp()
+        coefficient = min_snr(snr, gamma, is_v=_IS_V[family])
         coefficient = coefficient.nan_to_num(nan=1.0)  # 0/0 in the trainer
         if is_v != _IS_V[family]:
-            found += (DeclaredDivisor("prediction_type"),)
-    return LossTable(
-        title=f"SimpleTuner, {family}",
-        logsnr=logsnr,
-        probability=_steps(settings, settings.flag("refiner_training") or is_refiner),
-        coefficient=coefficient,
-        parameterization=V() if is_v else Eps(),
+            found += (kinds.DeclaredDivisor(setting="prediction_type"),)
+    return stable_diffusion(
+        f"SimpleTuner, {family}",
+        coefficient,
+        _steps(settings, settings.flag("refiner_training") or is_refiner),
+        is_v=is_v,
+        is_zero_terminal=is_zero,
         diagnostics=found,
     )
 
 
 def _bias(settings: Settings) -> Float[Tensor, " n"]:
-    weights, num = torch.ones(_N, dtype=torch.float64), _N
-    strategy = settings.one_of(
-        "timestep_bias_strategy", "none", ("none", "earlier", "later", "range")
-    )
+    weights = torch.ones(NUM_STEPS, dtype=torch.float64)
+    choices = ("none", "earlier", "later", "range")
+    strategy = settings.one_of("timestep_bias_strategy", "none", choices)
     if strategy == "none":
         return weights
     factor = settings.number("timestep_bias_multiplier", 1.0, above=0)
     if strategy == "range":
-        first = settings.integer("timestep_bias_begin", 0, high=_N)
-        num = settings.integer("timestep_bias_end", _N, high=_N)
-        if not first < num:
-            raise ValueError(f"timestep_bias_end is {num}: give more than the begin, {first}.")
-        weights[first:num] *= factor
+        first, end = steps_between(settings, "timestep_bias_begin", "timestep_bias_end")
+        weights[first:end] *= factor
         return weights
-    num = int(settings.number("timestep_bias_portion", 0.25, low=0, high=1) * _N)
+    num = int(settings.number("timestep_bias_portion", 0.25, low=0, high=1) * NUM_STEPS)
     weights[slice(0, num) if strategy == "earlier" else slice(-num, None)] *= factor
     return weights
 
 
 def _steps(settings: Settings, is_refiner: bool) -> Float[Tensor, " n"]:
-    """How often each step is drawn; segments are normalized in place, one after the other."""
+    """Return each step's probability; segments are normalized in place, one after the other."""
     weights = _bias(settings)
     strength = settings.number("refiner_training_strength", 0.2, above=0, high=1)
     is_inverted = settings.flag("refiner_training_invert_schedule")
-    num = settings.integer("train_batch_size", 4, low=1, high=_N)
+    num = settings.integer("train_batch_size", 4, low=1, high=NUM_STEPS)
     if num == 1 or settings.flag("disable_segmented_timestep_sampling"):
         return weights / weights.sum()
-    least, last = 0, _N - 1
+    least, last = 0, NUM_STEPS - 1
     if is_refiner:
-        least, last = (int(strength * _N), last) if is_inverted else (0, int(strength * _N) - 1)
+        end = int(strength * NUM_STEPS)
+        least, last = (end, last) if is_inverted else (0, end - 1)
     size = max((last - least + 1) // num, 1)
     p = torch.zeros_like(weights)
     for i in range(num):
@@ -216,41 +195,30 @@ def _steps(settings: Settings, is_refiner: bool) -> Float[Tensor, " n"]:
     return p
 
 
-_SHIFT, _GAMMA = (3.0, 0.02, 50.0), (5.0, 0.05, 500.0)
+_FLUX: Values = {"model_family": "flux"}
+_SHIFT = {"flow_schedule_shift": (3.0, 0.02, 50.0)}
+_BETA = {f"flow_beta_schedule_{name}": (2.0, 0.1, 10.0) for name in ("alpha", "beta")}
+_DIFFUSION: tuple[Values, ...] = tuple(
+    {"model_family": family, "train_batch_size": 1} for family in ("sdxl", "sd2x")
+)
 SIMPLETUNER = Trainer(
     name="simpletuner",
     version="SimpleTuner 4.8.0, bc8e6ab",
     read=_read,
     options=(
+        Option(settings=_FLUX, free={"flow_sigmoid_scale": (1.0, 0.1, 5.0), **_SHIFT}),
+        Option(settings={**_FLUX, "flow_use_uniform_schedule": True}, free=_SHIFT),
         Option(
-            settings={"model_family": "flux"},
-            free={"flow_sigmoid_scale": (1.0, 0.1, 5.0), "flow_schedule_shift": _SHIFT},
+            settings={**_FLUX, "flow_use_beta_schedule": True, "flow_schedule_shift": 1.0},
+            free=_BETA,
         ),
-        Option(
-            settings={"model_family": "flux", "flow_use_uniform_schedule": True},
-            free={"flow_schedule_shift": _SHIFT},
-        ),
-        Option(
-            settings={
-                "model_family": "flux",
-                "flow_use_beta_schedule": True,
-                "flow_schedule_shift": 1.0,
-            },
-            free={
-                "flow_beta_schedule_alpha": (2.0, 0.1, 10.0),
-                "flow_beta_schedule_beta": (2.0, 0.1, 10.0),
-            },
-        ),
+        *(Option(settings=settings) for settings in _DIFFUSION),
         *(
-            Option(settings={"model_family": family, "train_batch_size": 1})
-            for family in ("sdxl", "sd2x")
-        ),
-        *(
-            Option(
-                settings={"model_family": family, "train_batch_size": 1},
-                free={"snr_gamma": _GAMMA},
-            )
-            for family in ("sdxl", "sd2x")
+            Option(settings=settings, free={"snr_gamma": (5.0, 0.05, 500.0)})
+            for settings in _DIFFUSION
         ),
     ),
+    loss_types=("l2", "huber", "smooth_l1"),
+    findings=_FINDINGS,
+    neutral={"diffusion_blocks_config": 0},
 )

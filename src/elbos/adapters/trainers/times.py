@@ -1,9 +1,6 @@
-r"""Common parts of trainers with tables of times: shifts, steps, Stable Diffusion's table,
-findings.
-"""
+"""Losses on tables of 1,000 time steps: ranges of steps, Stable Diffusion's betas, flow tables."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -11,43 +8,49 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.adapters import diffusers
-from elbos.adapters.trainers.flow import logsnr_of, mu_of, sides, time_of
+from elbos.adapters.trainers.flow import logsnr_of, shifted, time_of
 from elbos.adapters.trainers.settings import Settings
-from elbos.audit import Diagnostic, LossTable
-from elbos.theory.parameterizations import Flow
-from elbos.theory.schedules import Mixture, Schedule
+from elbos.audit import LossTable
+from elbos.audit.diagnostics import Diagnostic
+from elbos.theory.parameterizations import Eps, Flow, V
 
-_TAIL = 1e-5  # of the samples, which are not shown
+NUM_STEPS = 1000
+MAX_SNR = 1000.0
+"""The largest SNR in the coefficients that trainers derive from it, Min-SNR's excepted."""
+
+_TAIL = 1e-5  # share of the samples at either end that is not shown
 
 
-def shifted(t: Float[Tensor, " n"], shift: float) -> Float[Tensor, " n"]:
-    """Times after a shift, above 1 towards noise."""
-    return shift * t / (1 + (shift - 1) * t)
+def steps_between(
+    settings: Settings, low: str, high: str, *, is_share: bool = False, least: int = 1
+) -> tuple[int, int]:
+    """Read the first time step that is drawn, and the one after the last, of 1,000.
 
-
-def shifts_by_resolution(
-    settings: Settings,
-    name: str,
-    *,
-    high: tuple[float, float] = (4096, 1.15),
-    pixels: int = 16,
-) -> tuple[list[float], tuple[Diagnostic, ...]]:
-    r"""The shifts $e^\mu$ for square images of each of the sides in a setting (`flow.mu_of`), and a
-    finding where the resolution is assumed.
+    Args:
+        settings: The settings.
+        low: Name of the first. Default value: 0.
+        high: Name of the other. Default value: 1,000.
+        is_share: Whether the two are shares of all steps, and not numbers of steps.
+        least: Number of steps that are needed between them.
 
     Raises:
-        ValueError: If the setting holds no sides.
+        ValueError: If there are fewer.
     """
-    found, assumed = sides(settings, name)
-    shifts = [math.exp(mu_of(side, side, high=high, pixels=pixels)) for side in found]
-    return shifts, tuple(assumed)
+    if is_share:
+        ends = [settings.number(n, default, low=0, high=1) for n, default in ((low, 0), (high, 1))]
+        first, end = (int(NUM_STEPS * value) for value in ends)
+    else:
+        first = settings.integer(low, 0, high=NUM_STEPS)
+        end = settings.integer(high, NUM_STEPS, high=NUM_STEPS)
+    if end - first < least:
+        limit, given = settings.text(low, "0"), settings.text(high, "left out")
+        raise ValueError(f"{high} is {given}: raise it above {low}, {limit}, or lower that.")
+    return first, end
 
 
-def mixed(parts: Sequence[Schedule]) -> Schedule:
-    """One of several schedules, each as likely."""
-    if len(parts) == 1:
-        return parts[0]
-    return Mixture(schedules=tuple(parts), shares=(1.0,) * len(parts))
+def even_times(shift: float = 1.0, last: float = 1 / NUM_STEPS) -> Float[Tensor, " steps"]:
+    """Return 1,000 evenly spaced times of flow matching, noise first, after a shift."""
+    return shifted(torch.linspace(1, last, NUM_STEPS, dtype=torch.float64), shift)
 
 
 def flow_table(
@@ -57,7 +60,7 @@ def flow_table(
     coefficient: Float[Tensor, " steps"] | None = None,
     diagnostics: tuple[Diagnostic, ...] = (),
 ) -> LossTable:
-    """The loss of noise minus data on a table of times; probabilities up to a factor."""
+    """Tabulate the loss of noise minus data on times; probabilities count up to a factor."""
     return LossTable(
         title=title,
         logsnr=logsnr_of(t),
@@ -74,8 +77,8 @@ def fine_table(
     coefficient: Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]] = torch.ones_like,
     diagnostics: tuple[Diagnostic, ...] = (),
 ) -> LossTable:
-    """The loss of noise minus data at times with any density of log-SNR, as even steps, 0.01 apart,
-    on the noise levels that 100,000 samples would show.
+    """Tabulate the loss of noise minus data with any density of log-SNR, in even steps of 0.01, on
+    the noise levels that 100,000 samples would show.
     """
     logsnr = torch.linspace(-20, 20, 4001, dtype=torch.float64)
     p = torch.softmax(log_density(logsnr), 0)
@@ -86,7 +89,7 @@ def fine_table(
 
 
 def stable_diffusion_logsnr(*, is_zero_terminal: bool = False) -> Float[Tensor, " steps"]:
-    """The 1,000 steps of Stable Diffusion's scaled-linear betas, from clean to noisy."""
+    """Return log-SNR at the 1,000 steps of Stable Diffusion's betas, from clean to noisy."""
     config = {
         "_class_name": "DDPMScheduler",
         "beta_start": 0.00085,
@@ -97,9 +100,34 @@ def stable_diffusion_logsnr(*, is_zero_terminal: bool = False) -> Float[Tensor, 
     return diffusers.loss_table(config, diffusers.Training()).logsnr
 
 
-def findings(
-    settings: Settings, kinds: Mapping[str, Callable[[str], Diagnostic]]
-) -> tuple[Diagnostic, ...]:
-    """A finding of its kind for each setting that is on: given, and neither false nor 0."""
-    found = (name for name in kinds if settings.is_on(name))
-    return tuple(kinds[name](name) for name in found)
+def stable_diffusion(
+    title: str,
+    coefficient: Float[Tensor, " steps"] | None = None,
+    probability: Float[Tensor, " steps"] | None = None,
+    *,
+    is_v: bool = False,
+    is_zero_terminal: bool = False,
+    diagnostics: tuple[Diagnostic, ...] = (),
+) -> LossTable:
+    """Tabulate a loss of Stable Diffusion; by default every step counts and is drawn alike."""
+    logsnr = stable_diffusion_logsnr(is_zero_terminal=is_zero_terminal)
+    ones = torch.ones_like(logsnr)
+    return LossTable(
+        title=title,
+        logsnr=logsnr,
+        probability=ones / NUM_STEPS if probability is None else probability,
+        coefficient=ones if coefficient is None else coefficient,
+        parameterization=V() if is_v else Eps(),
+        diagnostics=diagnostics,
+    )
+
+
+def min_snr(snr: Float[Tensor, " n"], gamma: float, *, is_v: bool = False) -> Float[Tensor, " n"]:
+    r"""Return the coefficient of Min-SNR, $\min(\rho, \gamma)/\rho$; of v, over $\rho + 1$."""
+    return snr.clamp(max=gamma) / (snr + is_v)
+
+
+def debiased(snr: Float[Tensor, " n"], *, is_v: bool) -> Float[Tensor, " n"]:
+    r"""Return that of debiased estimation, $\rho^{-1/2}$, or $1/(\rho + 1)$ of v; $\rho$ capped."""
+    capped = snr.clamp(max=MAX_SNR)
+    return 1 / (capped + 1) if is_v else capped.rsqrt()

@@ -9,12 +9,10 @@ References:
     https://github.com/pytorch/torchtitan
 """
 
-import torch
-
+from elbos.adapters.trainers.flow import flow_loss
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.trainer import Option, Trainer
 from elbos.audit import DeclaredLoss
-from elbos.theory.parameterizations import Flow
 from elbos.theory.schedules import Flow as Uniform
 
 _CONFIGS = ("flux_debugmodel", "flux_dev", "flux_schnell", "flux_dev_mxfp8", "flux_schnell_mxfp8")
@@ -24,12 +22,7 @@ def _read(settings: Settings) -> DeclaredLoss:
     settings.one_of("module", "flux", ("flux",))
     config = settings.one_of("config", "flux_dev", _CONFIGS)
     settings.ignore("training", "steps")
-    return DeclaredLoss(
-        title=f"torchtitan, {config}",
-        schedule=Uniform(),
-        parameterization=Flow(),
-        coefficient=torch.ones_like,
-    )
+    return flow_loss(f"torchtitan, {config}", Uniform())
 
 
 TORCHTITAN = Trainer(

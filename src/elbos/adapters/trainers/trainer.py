@@ -1,13 +1,15 @@
-"""A trainer: how its settings are read, and which of them another loss can be translated into."""
+"""Trainer: functions and tables that read its settings, and options to translate a loss into."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from elbos.adapters.trainers.settings import Settings
 from elbos.audit import Audit, DeclaredLoss, LossTable, from_loss, from_table
-from elbos.audit.diagnostics import UnreadSettings
+from elbos.audit import diagnostics as kinds
+from elbos.audit.diagnostics import Diagnostic
 
 Loss = DeclaredLoss | LossTable
+Values = Mapping[str, str | float | bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,20 +21,24 @@ class Option:
         free: Names, each with a value to start from, the least and the largest.
     """
 
-    settings: Mapping[str, str | float | bool] = field(default_factory=dict)
+    settings: Values = field(default_factory=dict)
     free: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """A trainer, as an adapter knows it.
+    """Trainer whose settings can be read: tables of them, and a function from settings to a loss.
 
     Attributes:
         name: Its name on the command line.
         version: The version whose source was read.
-        read: From settings to the loss that it trains with, exact.
-        options: What to choose from when another loss is translated.
+        read: Function from settings to the loss that it trains with, exact but for `findings`.
+        options: Settings to choose from when another loss is translated.
         is_flags: Whether its settings are flags of a command; else they are keys of a file.
+        loss_types: Choices of the setting `loss_type`, the squared error first.
+        findings: Settings that no weighting shows, by the kind of their finding.
+        neutral: Further settings that change the loss in ways which are not computed here, each
+            with the value that leaves the loss as it is: others are refused.
     """
 
     name: str
@@ -40,25 +46,33 @@ class Trainer:
     read: Callable[[Settings], Loss]
     options: tuple[Option, ...] = ()
     is_flags: bool = True
+    loss_types: tuple[str, ...] = ()
+    findings: Mapping[type[Diagnostic], Sequence[str]] = field(default_factory=dict)
+    neutral: Mapping[str, float] = field(default_factory=dict)
 
     def loss(self, settings: Settings) -> Loss:
-        """The loss that these settings train, with a finding that names the settings not read.
+        """Return the loss that settings train, with findings, one of which names unread settings.
 
         Raises:
-            ValueError: If a setting makes no sense, or is nearly the name of one that would.
+            ValueError: If a setting has an invalid value, or is nearly the name of another.
         """
+        found = settings.findings(self.findings)
+        if self.loss_types:
+            kind = settings.one_of("loss_type", self.loss_types[0], self.loss_types)
+            if kind != self.loss_types[0]:
+                found = (kinds.DeclaredNotSquared(f"loss_type {kind}"), *found)
+        settings.require_default(self.neutral)
         loss = self.read(settings)
-        names = sorted(settings.unread())
-        if not names:
-            return loss
-        unread = UnreadSettings(names=", ".join(names), trainer=self.name)
-        return replace(loss, diagnostics=(*loss.diagnostics, unread))
+        found += loss.diagnostics
+        if names := sorted(settings.unread()):
+            found += (kinds.UnreadSettings(names=", ".join(names), trainer=self.name),)
+        return replace(loss, diagnostics=found)
 
     def audit(self, settings: Settings) -> Audit:
-        """The audit of the loss that these settings train."""
+        """Audit the loss that settings train."""
         return audit_of(self.loss(settings))
 
 
 def audit_of(loss: Loss) -> Audit:
-    """The audit of a loss, in formulas or in numbers."""
+    """Audit a loss that is declared in formulas or as a table."""
     return from_loss(loss) if isinstance(loss, DeclaredLoss) else from_table(loss)

@@ -1,17 +1,15 @@
-r"""Translate a loss to the nearest settings of another trainer.
+"""Translation of a loss into the nearest settings of another trainer.
 
 Each of the trainer's options is a family of weightings; its free settings are fitted to the loss's
-weighting, those that are above 0 by their logarithm. The distance is that of `audit.matching`, over
-the noise levels that the loss draws: 0.05 means that the weightings differ by 5 %.
-
-What a network predicts is part of its meaning: options that predict what the loss predicts are
-taken, if there are any.
+weighting. The distance is that of `audit.matching`, over the noise levels that the loss draws: 0.05
+means that the weightings differ by 5 %. Options with the network target of the loss take precedence
+over all others.
 """
 
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,7 +21,6 @@ from elbos.audit import Audit
 from elbos.audit.declare import log_weighting
 from elbos.audit.families import fit_family
 from elbos.audit.matching import MIN_GAIN, SAME, Prediction, distance
-from elbos.base.arrays import Array
 
 _MAX_CALLS = 120
 _MAX_UNDRAWN = 0.01  # of the loss's samples, at levels which the settings never draw
@@ -33,15 +30,15 @@ Value = str | float | bool
 
 @dataclass(frozen=True)
 class Translation:
-    """Settings of a trainer, and how far the weighting that they train is from another loss's.
+    """Settings of a trainer, with the distance of their weighting from that of another loss.
 
     Attributes:
-        trainer: Its name.
+        trainer: Name of the trainer.
         settings: Names and values.
-        distance: That of the weightings; infinity where the trainer has no settings like it.
-        prediction: What the network predicts then: eps, x, v, flow, or None.
-        is_same_prediction: Whether that is what it predicts in the loss.
-        text: The settings as flags, or as keys, to be pasted.
+        distance: Distance of the weightings; infinity where no settings draw the loss's levels.
+        prediction: The network's target with these settings: eps, x, v, flow, or None.
+        is_same_prediction: Whether the loss has the same target.
+        text: The settings as flags, or as keys of a file, to be pasted.
     """
 
     trainer: str
@@ -57,13 +54,13 @@ class Translation:
         return self.distance < SAME and self.is_same_prediction
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, as plain values; None for an infinite distance."""
+        """Return all fields as plain values, with None for an infinite distance."""
         off = self.distance if math.isfinite(self.distance) else None
         return {**asdict(self), "settings": dict(self.settings), "distance": off}
 
 
 def translation(audit: Audit, trainer: Trainer) -> Translation:
-    """The nearest settings of a trainer.
+    """Find the nearest settings of a trainer.
 
     Raises:
         ValueError: If translations into this trainer's settings are not known.
@@ -90,44 +87,38 @@ def _prediction(trainer: Trainer, option: Option) -> str | None:
 
 
 def _fitted(audit: Audit, trainer: Trainer, option: Option) -> tuple[dict[str, Value], float]:
-    """The settings of an option with the nearest weighting, rounded, and its distance."""
+    """Fit an option's free settings, rounded, to a weighting; return them and its distance.
+
+    Settings whose lower limit is above 0 are fitted by their logarithm.
+    """
     logsnr, log_w = audit.logsnr.numpy(), audit.weight.log().numpy()
     p = audit.density.numpy()
+    limits = option.free.values()
+
+    def values_of(theta: Iterable[float]) -> list[float]:
+        pairs = zip(theta, limits, strict=True)
+        return [math.exp(value) if low > 0 else value for value, (_, low, _) in pairs]
 
     def loss_of(*theta: float) -> Loss:
-        values = [_value(*args) for args in zip(theta, option.free.values(), strict=True)]
-        return trainer.read(Settings(_with(option, values)))
+        return trainer.read(Settings(_with(option, values_of(theta))))
 
     def distance_of(loss: Loss) -> float:
-        return _distance(loss, logsnr, log_w, p)
+        log_v = log_weighting(loss, logsnr)
+        is_drawn = np.isfinite(log_v)
+        if p[is_drawn].sum() < (1 - _MAX_UNDRAWN) * p.sum():
+            return math.inf
+        return distance(log_w[is_drawn], log_v[is_drawn], p[is_drawn] / p[is_drawn].sum())
 
-    start = [_scaled(start, low) for start, low, _ in option.free.values()]
-    bounds = [(_scaled(low, low), _scaled(high, low)) for _, low, high in option.free.values()]
+    free = [[math.log(value) if one[1] > 0 else value for value in one] for one in limits]
+    start, bounds = [one[0] for one in free], [(one[1], one[2]) for one in free]
     theta = fit_family(loss_of, start, distance_of, bounds=bounds, max_calls=_MAX_CALLS)
-    values = [_value(*args) for args in zip(theta, option.free.values(), strict=True)]
-    settings = _with(option, [float(f"{round(value, 3) + 0.0:.3g}") for value in values])
+    rounded = [float(f"{round(value, 3) + 0.0:.3g}") for value in values_of(theta)]
+    settings = _with(option, rounded)
     return settings, distance_of(trainer.read(Settings(settings)))
-
-
-def _distance(loss: Loss, logsnr: Array, log_w: Array, p: Array) -> float:
-    log_v = log_weighting(loss, logsnr)
-    is_drawn = np.isfinite(log_v)
-    if p[is_drawn].sum() < (1 - _MAX_UNDRAWN) * p.sum():
-        return math.inf
-    return distance(log_w[is_drawn], log_v[is_drawn], p[is_drawn] / p[is_drawn].sum())
 
 
 def _with(option: Option, values: list[float]) -> dict[str, Value]:
     return {**option.settings, **dict(zip(option.free, values, strict=True))}
-
-
-def _scaled(value: float, low: float) -> float:
-    """Return the fitted coordinate of a setting: its logarithm, where it is above 0."""
-    return math.log(value) if low > 0 else value
-
-
-def _value(scaled: float, free: tuple[float, float, float]) -> float:
-    return math.exp(scaled) if free[1] > 0 else scaled
 
 
 def _text(settings: Mapping[str, Value], trainer: Trainer) -> str:
@@ -136,9 +127,6 @@ def _text(settings: Mapping[str, Value], trainer: Trainer) -> str:
     words = [f"{settings['script']}.py"] if "script" in settings else []
     for name, value in settings.items():
         if name != "script" and value is not False:
-            words += [f"--{name}"] + [shlex.quote(_plain(value))] * (value is not True)
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            words += [f"--{name}"] + [shlex.quote(shown)] * (value is not True)
     return " ".join(words)
-
-
-def _plain(value: Value) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
