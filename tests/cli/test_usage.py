@@ -47,7 +47,7 @@ WRONG_USAGE = {
     "train toy weighting:nope": "weighting:nope",
     "train toy weighting:min-snr --weighting.gamma -1": "gamma is -1.0",
     "train toy weighting:sigmoid --weighting.k nan": "weighting.k is nan",
-    "train toy weighting:exponential --weighting.rate 1000": "multiplied with inf",
+    "train toy weighting:exponential --weighting.rate 1000": "is inf at log-SNR",
     "train toy schedule:cosine --schedule.logsnr-min 5 --schedule.logsnr-max -5": "logsnr_min=5.0",
     "train toy schedule:cosine --schedule.logsnr-min nan": "logsnr_min=nan",
     "train toy schedule:cosine --schedule.shift inf": "Cosine",

@@ -31,7 +31,7 @@ from elbos.training.settings import Averaging, Execution, Optimizer, Output
 
 Precision = Literal["auto", "bf16", "fp32"]
 NUM_SNAPSHOTS = 32
-MAX_WARMUP = 0.2  # of a run, unremarked
+MAX_WARMUP = 0.2  # of a run, without a message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +39,19 @@ class Config:
     """Configuration of a training run."""
 
     data: Data
-    """What is trained on."""
+    """Training data."""
 
     network: Network
-    """What is trained."""
+    """Network that is trained."""
 
     parameterization: Prediction
-    """What the network predicts."""
+    """Prediction type of the network."""
 
     schedule: NoiseSchedule
-    """The distribution that noise levels are drawn from; it does not change what is optimal."""
+    """Distribution of the noise levels; it does not change the optimum."""
 
     weighting: Weight
-    """The weight of each noise level in the loss: what the training optimizes."""
+    """Weight of each noise level in the loss: the training objective."""
 
     optimizer: Optimizer = field(default_factory=Optimizer)
     averaging: Averaging = field(default_factory=Averaging)
@@ -60,8 +60,8 @@ class Config:
     execution: Execution = field(default_factory=Execution)
 
     num_images: int = 1_000_000
-    """Length of the training: images seen, counted with repetition. More than those of the run in
-    the directory that is named with --run make it longer."""
+    """Length of the training: images seen, counted with repetition. A larger number than that of
+    the run in --run extends it."""
 
     batch_size: int = 128
     """Images per step, over all processes, whose number does not change the result."""
@@ -70,8 +70,8 @@ class Config:
     """Whether the network is conditioned on the class, where the data have classes."""
 
     label_dropout: float = 0.1
-    """Share of the labels hidden in training, so that the network is conditional and unconditional,
-    as guidance needs it."""
+    """Share of labels dropped in training, so that the network is conditional and unconditional, as
+    guidance needs it."""
 
     precision: Precision = "auto"
     """bf16 autocast or fp32. By default bf16 where the machine computes in it at least as fast."""
@@ -111,8 +111,8 @@ class Config:
         if not is_usable.all():
             worst = int(is_usable.logical_not().nonzero()[0])
             raise ValueError(
-                f"The loss is multiplied with {factor[worst]:.3g} at log-SNR {logsnr[worst]:.3g}, "
-                f"by {self.weighting} on {self.schedule}: change one of them."
+                f"The factor of the loss is {factor[worst]:.3g} at log-SNR {logsnr[worst]:.3g}, "
+                f"with {self.weighting} and {self.schedule}: change one of them."
             )
         if not factor.any():
             raise ValueError(

@@ -101,7 +101,7 @@ class Monitor:
         before = self.run.read("machine.json") or now
         self.run.write("machine.json", {**now})
         if found := [f"{k} {before.get(k)}, now {v}" for k, v in now.items() if v != before.get(k)]:
-            self._print(f"rounding may differ from before: {'; '.join(found)}")
+            self._print(f"rounding may change: {'; '.join(found)}")
         if long_warmup := self.config.long_warmup:
             self._print(f"{long_warmup} (--optimizer.warmup-images)")
 

@@ -34,7 +34,7 @@ class Optimizer(Typed):
 
     use_decay: bool = True
     """Cosine decay of the learning rate to zero at the end of the training. Without it a run can be
-    made longer as if it had been so from the start."""
+    extended as if it had been longer from the start."""
 
     max_grad_norm: float = 1.0
     """Gradients with a larger norm are scaled down to it; metrics.jsonl has the share of steps."""
@@ -55,12 +55,12 @@ class Averaging(Typed):
     """Standard deviation of the steps that are averaged over, as a share of all steps so far."""
 
     snapshot_widths: tuple[float, ...] = ()
-    """Relative widths of further averages, of which snapshots are kept: from them `elbos ema` makes
-    the average of any width after the training. EDM2 has 0.05 and 0.1."""
+    """Relative widths of further averages, whose snapshots are stored: from them `elbos ema`
+    computes the average of any width after the training. EDM2 has 0.05 and 0.1."""
 
     snapshot_every: int | None = None
-    """Images from one snapshot to the next. Default: a 32nd of the training, so that any width from
-    0.04 to 0.2 is found to within 1 %."""
+    """Images from one snapshot to the next. Default: a 32nd of the training, which gives any width
+    from 0.04 to 0.2 to within 1 %."""
 
     def __post_init__(self) -> None:
         if self.snapshot_every is not None:
@@ -89,17 +89,17 @@ class Output(Typed):
     """Validation ELBO and a grid of samples, and at the end."""
 
     save_minutes: float = 10.0
-    """A checkpoint every so many minutes, and at the end. It is written while the training goes on:
-    what a crash can lose is this long."""
+    """Minutes from one checkpoint to the next; there is one at the end, too. A crash loses at most
+    this time."""
 
     save_every: int | None = None
-    """Checkpoints at multiples of so many images besides, for a look back at all of them."""
+    """Further checkpoints at multiples of this number of images."""
 
     num_kept: int = 2
-    """Checkpoints kept, the latest ones."""
+    """Number of the latest checkpoints that are not deleted."""
 
     trackers: Annotated[tuple[Tracker, ...], tyro.conf.arg(metavar="NAME...")] = ()
-    """Experiment trackers that get the log, validations and grids of samples, too: tensorboard,
+    """Experiment trackers that receive log, validations and grids of samples: tensorboard,
     wandb, trackio, mlflow, comet_ml, aim, clearml, dvclive, swanlab."""
 
     def __post_init__(self) -> None:
@@ -121,24 +121,24 @@ class Execution(Typed):
     """
 
     num_micro_batches: int = 1
-    """Parts of each process's share of a batch, computed one after the other: as many times less
-    memory, for gradients of the same batch."""
+    """Micro-batches of each process's share of a batch: as many times less memory for activations,
+    with the same gradients."""
 
     shard_size: int = 1
     """Processes that share one copy of weights, gradients and moments. 1 is data parallelism, the
-    fastest where all fits; the number of processes is the least memory."""
+    fastest if memory suffices; the number of processes needs the least memory."""
 
     compile: Literal["auto", "on", "off"] = "auto"
-    """Whether torch.compile makes kernels of network and loss. By default on GPUs: the first
-    step waits for it, and operations that each pass through memory are joined."""
+    """Whether torch.compile compiles network and loss. By default on GPUs: the first step takes
+    longer, and later steps are faster."""
 
     use_tf32: bool = True
     """Whether GPUs multiply float32 numbers in TF32, of 10 bits, where precision is fp32: its
     rounding is far below the noise of training, and it is several times as fast."""
 
     use_checkpointing: bool = False
-    """Compute each block of the network again in the backward pass, in place of keeping its inside:
-    less memory, a third more work."""
+    """Activation checkpointing: compute each block again in the backward pass, and store no
+    activations inside of it: less memory, a third more work."""
 
     def __post_init__(self) -> None:
         require_positive(num_micro_batches=self.num_micro_batches, shard_size=self.shard_size)

@@ -222,7 +222,7 @@ def load(network: nn.Module, state: Mapping[str, Tensor | Stored]) -> None:
     """
     own = network.state_dict()
     if names := sorted(own.keys() ^ state.keys()):
-        raise RuntimeError(f"these are in one of the two alone: {', '.join(names[:5])}")
+        raise RuntimeError(f"tensors in one of the two only: {', '.join(names[:5])}")
     for name, tensor in own.items():
         if tensor.shape != state[name].shape:
             raise RuntimeError(f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}")

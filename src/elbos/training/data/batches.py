@@ -65,7 +65,7 @@ def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Int64[Tens
         tensor([0, 1, 2, 3, 4, 5])
     """
     if num < 1:
-        raise ValueError("there is no sample to draw batches from")
+        raise ValueError("the dataset is empty")
     start, stop = step * batch_size, (step + 1) * batch_size
     slices = []
     for epoch in range(start // num, (stop - 1) // num + 1):

@@ -51,7 +51,7 @@ class SplitIndex:
 
     def __post_init__(self) -> None:
         if len(self.nums) != len(self.sha256) or min(self.nums, default=0) < 0:
-            raise ValueError("a split has as many numbers of samples as digests, none negative")
+            raise ValueError("sizes and digests of a split do not fit")
 
 
 @dataclass(frozen=True, kw_only=True)
