@@ -34,7 +34,7 @@ WRONG = {
     "train:loss": "train:loss is not a FILE.py:FUNCTION",
     "edm3": "did you mean edm or edm2?",
     "minsnr-5": "did you mean min-snr-5",
-    "edm nope": "nope is no",
+    "edm nope": "nope is not a",
     "folder": "folder is a folder without a scheduler_config.json",
     "edm --snr-gamma 5": "--snr-gamma, --weighting-scheme and the like are for a scheduler_config",
     "loss.py:loss --shape 2 4 4 --prediction v": "no target is one",

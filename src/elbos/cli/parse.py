@@ -128,7 +128,11 @@ def one_line(message: str, page: str, options: Sequence[str] = ()) -> str:
     wrong = re.match(r"Unrecognized (?:or misplaced )?options: ([^\s,]+)[\s,]*([^\s,(]*)", text)
     if not wrong:
         text = textwrap.shorten(text, _MAX_LENGTH, placeholder=" ...").rstrip(".")
-        return f"{re.sub('^Error parsing [A-Za-z_.]+: ', '', text)} (see `{page} --help`)"
+        text = re.sub(
+            r"Error parsing (\S+): Could .* arguments: \[(.*)\]", r"\1 cannot be \2", text
+        )
+        text = re.sub(r"^Error parsing [A-Za-z_.]+: ", "", text)
+        return f"{text} (see `{page} --help`)"
     word, _, joined = wrong[1].partition("=")
     suggested = next((part for part in others if part.startswith("Perhaps you meant")), "")
     listed = next((part for part in others if part.startswith("Available subcommands")), "")
