@@ -1,4 +1,4 @@
-"""The weighting of a Lightning training, from its first steps."""
+"""Callback that audits the first steps of a Lightning training."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from elbos.audit import Audit
 
 
 class AuditCallback(Callback):  # type: ignore[misc]
-    """Audits the loss of a `LightningModule`: `Trainer(callbacks=[AuditCallback("network")])`.
+    """Audit the loss of a `LightningModule`: `Trainer(callbacks=[AuditCallback("network")])`.
 
     Args:
         network: The module's attribute that is the network, as "network" or "model.unet".

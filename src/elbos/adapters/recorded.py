@@ -1,4 +1,4 @@
-"""A recording that ends by itself after some steps: what callbacks of other trainers share."""
+"""Recording of the first steps of a training, for the callbacks of other trainers."""
 
 from contextlib import ExitStack
 from operator import attrgetter
@@ -8,10 +8,10 @@ from elbos.audit import Audit, Recording, record
 
 
 class RecordedSteps:
-    """Records the first steps of a training, and audits them.
+    """Record the first steps of a training, and audit them.
 
     Attributes:
-        audit: The audit, once the steps are done; None before.
+        audit: The audit after the last of these steps; None before.
     """
 
     def __init__(self, network: str, num_steps: int) -> None:
@@ -32,10 +32,10 @@ class RecordedSteps:
             self.stop()
 
     def stop(self) -> None:
-        """End the recording, and audit what there is.
+        """End the recording, and audit the recorded steps.
 
         Raises:
-            ValueError: In one line, if that cannot be audited.
+            ValueError: If these cannot be audited.
         """
         self._stack.close()
         if self._recorded is not None:

@@ -1,4 +1,4 @@
-"""The weighting of a training by transformers' `Trainer`, from its first steps."""
+"""Callback that audits the first steps of a training by transformers' `Trainer`."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from elbos.audit import Audit
 
 
 class AuditCallback(TrainerCallback):  # type: ignore[misc]
-    """Audits the loss of a model: `Trainer(..., callbacks=[AuditCallback("unet")])`.
+    """Audit the loss of a model: `Trainer(..., callbacks=[AuditCallback("unet")])`.
 
     Args:
         network: The model's attribute that is the network; "" if that is the model itself.

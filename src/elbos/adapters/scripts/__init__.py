@@ -51,12 +51,12 @@ ADVICE = (
 
 
 def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> ScriptLoss:
-    """The loss of a training script.
+    """Read the loss of a training script.
 
     Args:
-        path: The script, which has a loop with `accelerator.backward(loss)` or `loss.backward()`.
-        xs: Data like those that the network is trained on, as latents, in one or several shapes;
-            the first that its lines take counts.
+        path: A script that has a loop with `accelerator.backward(loss)` or `loss.backward()`.
+        xs: Training data, as latents, in one or several shapes; the first that the script accepts
+            is used.
         flags: The script's own arguments, as `["--snr_gamma", "5"]`.
 
     Raises:
@@ -67,7 +67,7 @@ def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> 
     try:
         script = Script.from_source(files.read(path).decode("utf-8-sig"))
     except (SyntaxError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no Python: {error}") from error
+        raise ValueError(f"{path} is not valid Python: {error}") from error
     if script is None:
         raise ValueError(
             f"{path} calls no backward(): name a function, as in {path}:FUNCTION. {ADVICE}"
@@ -82,7 +82,7 @@ def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> 
             failures.append(failure)
     if not failures:
         raise ValueError(
-            f"{path}, line {script.loss.lineno}: no data come into its loop: name a function, as "
+            f"{path}, line {script.loss.lineno}: no data enter its loop: name a function, as "
             f"in {path}:FUNCTION. {ADVICE}"
         )
     likeliest = min(failures, key=lambda one: (one.num_unknown, -one.line))
@@ -109,17 +109,17 @@ def from_script(
     title: str | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Audit:
-    """The audit of a training script as it is: of the lines from its noise to its loss (`script`).
+    """Audit a training script as it is: the lines from its noise to its loss (`script`).
 
-    They are those that the argument of `accelerator.backward(loss)`, or the `loss` of
+    These are the lines that the argument of `accelerator.backward(loss)`, or the `loss` of
     `loss.backward()`, depends on, in the innermost loop around it. Data, encoders, the network and
     whatever else the script would load or build are stand-ins, and nothing is downloaded; a
     definition above the loop, as that of a scheduler, is run where the loss depends on it.
 
     Args:
         path: The script. The packages that these lines need must be installed.
-        x: Data like those that its network is trained on: latents, where it encodes images. Or
-            several, of other shapes: the first counts that the script takes.
+        x: Training data: latents, where the script encodes images. Or several of different
+            shapes, of which the first that the script accepts is used.
         flags: The script's own arguments, as `["--snr_gamma", "5"]`; those that it requires may be
             left out.
         num_samples: As `probe`'s.

@@ -17,7 +17,7 @@ class RefusedArgumentsError(ValueError):
 def arguments_of(
     tree: ast.Module, definitions: list[ast.stmt], flags: Sequence[str], path: Path
 ) -> argparse.Namespace | None:
-    """The parsed arguments, if that is what is defined; required ones may be left out.
+    """Parse the script's arguments, if statements do so; required ones may be left out.
 
     Args:
         tree: The script.
@@ -71,7 +71,7 @@ def _is_absl(statement: ast.stmt) -> bool:
 
 
 def _absl_parser(tree: ast.Module) -> argparse.ArgumentParser:
-    """The parser of what absl's `DEFINE_integer(name, default, help)` and the like define."""
+    """Return a parser of flags defined by absl's `DEFINE_integer(name, default, help)`, ..."""
     types = {"integer": int, "float": float, "string": str, "enum": str, "list": str}
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call) and n.args):
@@ -106,7 +106,7 @@ def _bodies(tree: ast.Module) -> Iterator[list[ast.stmt]]:
 
 
 def _parser(tree: ast.Module, path: Path) -> argparse.ArgumentParser:
-    """The parser that a script builds."""
+    """Return the parser that a script builds."""
     body = next(body for body in _bodies(tree) if any(map(_builds_parser, body)))
     space: dict[str, Any] = {"argparse": argparse, "os": os, "Path": Path, "__file__": str(path)}
     space["ArgumentParser"] = argparse.ArgumentParser

@@ -19,7 +19,7 @@ LOSS_METHODS = ("training_step", "compute_loss")  # which return it: Lightning's
 
 
 def flattened(tree: ast.Module) -> ast.Module:
-    """The script with every class as a function that has a loss in one of its methods."""
+    """Return the script, its classes with a loss in one of their methods as functions."""
     body = [_function(one) if _has_loss(one) else one for one in tree.body]
     return ast.Module(body, tree.type_ignores)
 
@@ -38,7 +38,7 @@ def _calls_backward(method: ast.FunctionDef) -> bool:
 
 
 def _function(statement: ast.stmt) -> ast.FunctionDef:
-    """A class as a function of what its `__init__` takes."""
+    """Rewrite a class as a function of the arguments of its `__init__`."""
     assert isinstance(statement, ast.ClassDef)
     constructor = ast.parse("def __init__(self): pass").body[0]
     fields, methods = list[ast.stmt](), list[ast.stmt]()
@@ -56,7 +56,7 @@ def _function(statement: ast.stmt) -> ast.FunctionDef:
 
 
 def _method(method: ast.FunctionDef) -> ast.FunctionDef:
-    """A method without the object that it is of."""
+    """Rewrite a method as a function without `self`."""
     method.name = f"self.{method.name}"
     method.decorator_list = [d for d in method.decorator_list if not isinstance(d, ast.Name)]
     if method.args.args and method.args.args[0].arg == "self":
@@ -65,7 +65,7 @@ def _method(method: ast.FunctionDef) -> ast.FunctionDef:
 
 
 def _field(statement: ast.AnnAssign | ast.Assign) -> ast.stmt:
-    """A variable of a class as an attribute."""
+    """Rewrite a variable of a class as an attribute."""
     targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
     for target in targets:
         if isinstance(target, ast.Name):

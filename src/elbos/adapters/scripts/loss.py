@@ -17,13 +17,13 @@ from elbos.audit.diagnostics import Diagnostic, Script, ScriptConditions, Script
 
 @dataclass(frozen=True)
 class ScriptLoss:
-    """The loss of a script: called as `loss(network, x)`, it runs the lines that make it up.
+    """Loss of a script: `loss(network, x)` runs the lines that compute it.
 
     Attributes:
-        lines: Those lines.
-        data: The variable that is the clean data, and the line from which on.
-        networks: What the script calls with noisy data.
-        conditions: Lines of conditions on what is not known; they count as false.
+        lines: Numbers of these lines.
+        data: The variable that is replaced by the clean data, and the line where that happens.
+        networks: Names that the script calls with noisy data.
+        conditions: Lines of conditions on unknown values, which count as false.
         assumed: The configuration of a scheduler that was assumed, or "".
     """
 
@@ -46,7 +46,7 @@ class ScriptLoss:
 
     @property
     def x(self) -> Tensor:
-        """The data, in the shape that the lines take."""
+        """The clean data, in the shape that the lines accept."""
         return self.stage.x
 
     @property

@@ -1,11 +1,11 @@
-"""Running the loss lines of a script: with one choice of the data, and ever more made known."""
+"""Run of a script's loss lines with one choice of the data, and ever more definitions known."""
 
 import ast
-import copy
 import re
 import sys
+import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from elbos.adapters.scripts.arguments import RefusedArgumentsError, arguments_of
 from elbos.adapters.scripts.loss import OnOneDevice, ScriptLoss
+from elbos.adapters.scripts.rewriting import assignment, data_into, guarded, with_stand_ins
 from elbos.adapters.scripts.schedulers import MissingError, with_local_configuration
 from elbos.adapters.scripts.slicing import (
     Script,
@@ -51,16 +52,16 @@ class _Data:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no loss with one choice of the data."""
+    """Reason for which one choice of the data gives no loss."""
 
     line: int
     text: str
-    num_unknown: int  # of what the loss depends on; the fewer, the likelier is the choice
+    num_unknown: int  # names that the loss depends on; the fewer, the likelier is the choice
 
 
 @dataclass
 class Run:
-    """The loss lines with one choice of the data, and the definitions that were made known."""
+    """Loss lines with one choice of the data, and the definitions that are known."""
 
     script: Script
     path: Path
@@ -89,28 +90,25 @@ class Run:
     # --- running ---
 
     def candidates(self) -> list[_Data]:
-        """Where the data may enter: all that is unknown, in the order of the script."""
+        """Return all places where the data may enter: unknown values, in the script's order."""
         self._try()
         found = []
         for statement, values in self.values.items():
             names = [name for name, value in values.items() if isinstance(value, Unknown)]
             if statement in self.kept and not isinstance(statement, ast.Expr):
                 found += [_Data(statement, name) for name in names]
-        nodes = [node for one in self.kept for node in ast.walk(one)]
-        items = {
-            (node.value.id, node.slice.value)
-            for node in nodes
-            if isinstance(node, ast.Subscript)
-            and isinstance(node.value, ast.Name)
-            and isinstance(node.slice, ast.Constant)
-        }
+        items = set[tuple[str, Any]]()
+        for node in (node for one in self.kept for node in ast.walk(one)):
+            match node:
+                case ast.Subscript(ast.Name(name), ast.Constant(key)):
+                    items.add((name, key))
         found += [_Data(None, name) for name in self.of_the_loop]
         return found + [_Data(None, f"{name}[{key!r}]", (name, key)) for name, key in items]
 
     def resolve(self) -> Failure | None:
-        """Make known what the loss depends on; the line and the reason if that cannot be done.
+        """Run the definitions that the loss depends on; return a failure if that is not enough.
 
-        What only conditions depend on stays unknown if its definition fails.
+        Names that only conditions depend on stay unknown if their definitions fail.
         """
         optional = set[str]()
         while True:
@@ -130,8 +128,8 @@ class Run:
             self.known |= new
 
     def _try(self) -> tuple[Failure | None, frozenset[str]]:
-        """Run the lines once, again with a variance if the network's output is refused: why there
-        is no loss, and the names that it depends on.
+        """Run the lines, once more with a variance if the network's output is refused; return the
+        failure, and the unknown names that the loss depends on.
         """
         self.is_refused = False
         result = self._run()
@@ -144,10 +142,12 @@ class Run:
         return result
 
     def _run(self) -> tuple[Failure | None, frozenset[str]]:
-        self.stage = Stage(str(self.path), self._attributes())
+        nodes = [node for one in self.kept for node in ast.walk(one)]
+        attributes = frozenset(node.attr for node in nodes if isinstance(node, ast.Attribute))
+        self.stage = Stage(str(self.path), attributes)
         self.stage.x, self.values = self.x, {}
         self.stage.item = self.data.item if self.data else None
-        self.stage.network = self._network()
+        self.stage.network = ProbeNetwork(self.x, self.form)
         try:
             with OnOneDevice(self.x.device), torch.enable_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of attempts
@@ -157,7 +157,9 @@ class Run:
         except RefusedArgumentsError:
             raise
         except Exception as error:
-            line = _line_of(error, str(self.path)) or self.script.loss.lineno
+            trace = traceback.walk_tb(error.__traceback__)
+            lines = [line for frame, line in trace if frame.f_code.co_filename == str(self.path)]
+            line = lines[-1] if lines else self.script.loss.lineno
             if isinstance(error, MissingError):
                 return Failure(error.line or line, message(error), 0), frozenset()
             self.is_refused |= bool(self.stage.network.calls)
@@ -167,7 +169,7 @@ class Run:
             return failure, self.stage.decisive
 
     def _outcome(self, loss: Any) -> tuple[Failure | None, frozenset[str]]:
-        """Why a run gave no loss, if it did not, and the names that it depends on."""
+        """Return a run's failure, if it gave no loss, and the names that the loss depends on."""
         if names := origins(loss):
             return self._where_unknown(names), names
         decisive = frozenset(name for name in self.stage.deciding if self._is_definable(name))
@@ -180,17 +182,14 @@ class Run:
     def _is_noisy(self) -> bool:
         """Return whether all that the network is called with changes with the random numbers."""
         first = self.stage.network.calls
-        self.stage.network = self._network()
+        self.stage.network = ProbeNetwork(self.x, self.form)
         self.space.update(self.initial)
         exec(self.code, self.space)  # noqa: S102
         pairs = zip(first, self.stage.network.calls, strict=False)
         return bool(first) and not any(torch.equal(one.z, other.z) for one, other in pairs)
 
-    def _network(self) -> ProbeNetwork:
-        return ProbeNetwork(self.x, self.form)
-
     def _where_unknown(self, names: frozenset[str]) -> Failure:
-        """The first line after the data that makes something of what is not known."""
+        """Return the first line after the data that uses an unknown value."""
         after = self.data.after.lineno if self.data and self.data.after else 0
         culprits = {name for name in names if not self._is_definable(name)} or names
         line = self.script.loss.lineno
@@ -208,16 +207,12 @@ class Run:
         return Failure(line, text, len(culprits) + num_of_data)
 
     def loss(self) -> ScriptLoss:
-        """The loss, once everything is known."""
-        used = [
-            statement
-            for statement, values in self.values.items()
-            if values and not origins(list(values.values()))
-        ]
+        """Return the loss, once all that it depends on is known."""
+        values = {one: list(values.values()) for one, values in self.values.items()}
+        used = [one for one in values if values[one] and not origins(values[one])]
         names = self._read(self.script.loss, *used)
-        used += [
-            one for one in self.definitions if isinstance(one, _DEFINITIONS) and one.name in names
-        ]
+        functions = [one for one in self.definitions if isinstance(one, _DEFINITIONS)]
+        used += [one for one in functions if one.name in names]
         lines = {n for one in used for n in range(one.lineno, (one.end_lineno or one.lineno) + 1)}
         data = self.data or _Data(None, "its own")
         where = f" (line {data.after.lineno})" if data.after else ""
@@ -236,22 +231,18 @@ class Run:
     # --- names ---
 
     def _definitions(self, name: str) -> list[ast.stmt]:
-        """The statements that define a name above the loop; of a parameter, what is given, too."""
+        """Return the statements above the loop that define a name; a parameter's argument, too."""
         given = self.script.parameters.get(name)
         if given is None:
             found = self.script.definitions(name)
         elif isinstance(given, ast.Name) and given.id == name:
             found = self.script.definitions(name, first=1) + self.script.definitions(name, last=1)
         else:
-            assign = ast.copy_location(ast.Assign([ast.Name(name, ast.Store())], given), given)
-            found = [ast.fix_missing_locations(assign), *self.script.definitions(name, last=1)]
+            found = [assignment(name, given, given), *self.script.definitions(name, last=1)]
         if name in self.wrappers:  # not what loads its weights, or makes it one of many processes
-            found = [
-                one
-                for one in found
-                if isinstance(one, (*_DEFINITIONS, *_IMPORTS))
-                or (isinstance(one, ast.Assign) and name not in read(one))
-            ]
+            changes = [one for one in found if isinstance(one, ast.Assign) and name in read(one)]
+            kinds = (*_DEFINITIONS, *_IMPORTS, ast.Assign)
+            found = [one for one in found if isinstance(one, kinds) and one not in changes]
         return found
 
     def _is_definable(self, name: str) -> bool:
@@ -263,10 +254,6 @@ class Run:
         if any(isinstance(one, (*_DEFINITIONS, *_IMPORTS)) for one in found):
             return "download" not in name
         return not any(_NEVER.search(ast.unparse(one)) for one in found)
-
-    def _attributes(self) -> frozenset[str]:
-        nodes = [node for one in self.kept for node in ast.walk(one)]
-        return frozenset(n.attr for n in nodes if isinstance(n, ast.Attribute))
 
     # --- code ---
 
@@ -286,16 +273,14 @@ class Run:
         self._define(names)
         lines = sliced(self.body, self.kept, self._written)
         if self.data and not self.data.after and not self.data.item:
-            lines.insert(0, self._data_into(self.data.name, self.script.loss))
-        loss = ast.Assign([ast.Name("__loss__", ast.Store())], self.script.loss)
-        self.code = self._compiled(
-            [*lines, *self._guarded(ast.copy_location(loss, self.script.loss))]
-        )
+            lines.insert(0, data_into(self.data.name, self.script.loss))
+        lines += self._written(assignment("__loss__", self.script.loss, self.script.loss))
+        self.code = self._compiled(lines)
         assigned = {name for one in self.kept for name in stored(one)}
         self.initial = {name: self.space[name] for name in assigned if name in self.space}
 
     def _define(self, names: set[str]) -> None:
-        """Put names into the namespace: imports, functions, what is made known; others unknown."""
+        """Put names into the namespace: imports, functions, known definitions; else unknown."""
         todo, seen, found = set(names), set[str](), set[ast.stmt]()
         while todo:
             name = todo.pop()
@@ -323,36 +308,29 @@ class Run:
             todo |= {n for test in tests_around(scope, found) for n in read(test)} - seen
         if todo:
             self._define(todo)
-        self.definitions += sorted(found, key=lambda one: one.lineno)
-        self._run_definitions(found)
-
-    def _run_definitions(self, found: set[ast.stmt]) -> None:
-        """Run definitions: functions and classes first, then by scope, the module's first."""
-        functions = sorted(
-            (one for one in found if isinstance(one, _DEFINITIONS)), key=lambda one: one.lineno
-        )
-        exec(self._compiled(list(functions)), self.space)  # noqa: S102
-        rest = found - set(functions)
+        definitions = sorted(found, key=lambda one: one.lineno)
+        self.definitions += definitions
+        # Functions and classes run first, then the scopes, the module's first.
+        self._execute([one for one in definitions if isinstance(one, _DEFINITIONS)])
+        rest = {one for one in found if not isinstance(one, _DEFINITIONS)}
         in_scopes = {one for scope in self.script.scopes for one in simple(scope)}
         for one in rest - in_scopes:  # arguments of the function around the loop
-            exec(self._compiled(self._written(one)), self.space)  # noqa: S102
+            self._execute(self._written(one))
         for scope in reversed(self.script.scopes):
-            body = sliced(scope, rest, self._written)
-            exec(self._compiled(body), self.space)  # noqa: S102
+            self._execute(sliced(scope, rest, self._written))
 
     def _import(self, statement: ast.Import | ast.ImportFrom, name: str) -> None:
         """Import a name; of another package than the usual ones, once the loss depends on it."""
         alias = next(a for a in statement.names if name == (a.asname or a.name).partition(".")[0])
         module = getattr(statement, "module", None) or alias.name
+        self.space[name] = Unknown(self.stage, frozenset({name}), name, is_method=True)
         if name not in self.known and module.partition(".")[0] not in _SAFE_MODULES:
-            self.space[name] = Unknown(self.stage, frozenset({name}), name, is_method=True)
             return
         one = type(statement)(**{**vars(statement), "names": [alias]})
         try:
-            exec(self._compiled([one]), self.space)  # noqa: S102
+            self._execute([one])
         except Exception as error:
             self._forget(name, statement, f"{name} cannot be imported: {error}")
-            self.space[name] = Unknown(self.stage, frozenset({name}), name, is_method=True)
             return
         value = self.space[name]
         if missing := [one for one in getattr(value, "_backends", []) if not find_spec(one)]:
@@ -362,14 +340,15 @@ class Run:
             self.space[name] = with_local_configuration(value, self.script.tree, self.assumed)
 
     def _written(self, statement: ast.stmt) -> list[ast.stmt]:
-        """A statement whose result is unknown if it fails on something unknown; watched."""
+        """Return a statement as it is run: guarded, and followed by the data where they enter."""
         if isinstance(statement, (*_DEFINITIONS, *_IMPORTS)):
             return [statement]
         if statement not in self.kept and defined(statement) & self.wrappers:
-            statement = _wrapping(statement, self._is_known_call)
-        result = self._guarded(statement)
+            statement = with_stand_ins(statement, self._is_known_call)
+        self.statements.append(statement)
+        result = guarded(statement, len(self.statements) - 1)
         if self.data and self.data.after is statement:
-            result.append(self._data_into(self.data.name, statement))
+            result.append(data_into(self.data.name, statement))
         return result
 
     def _is_known_call(self, call: ast.Call) -> bool:
@@ -379,38 +358,18 @@ class Run:
         is_imported = all(isinstance(one, _IMPORTS) for one in self._definitions(root))
         return is_imported and all(m.partition(".")[0] in _SAFE_MODULES for m in modules)
 
-    @staticmethod
-    def _data_into(name: str, place: ast.AST) -> ast.stmt:
-        """The statement that puts the clean data into a variable."""
-        x = ast.parse("__stage__.x", mode="eval").body
-        return ast.copy_location(ast.Assign([ast.Name(name, ast.Store())], x), place)
-
-    def _guarded(self, statement: ast.stmt) -> list[ast.stmt]:
-        index = len(self.statements)
-        self.statements.append(statement)
-        targets = sorted(defined(statement)) or ["__ignored__"]
-        failed = "".join(f"{name} = " for name in targets) + f"__failed__(__error__, {index})"
-        handler = ast.parse(f"try: pass\nexcept Exception as __error__: {failed}").body[0]
-        assert isinstance(handler, ast.Try)
-        handler.body = [statement]
-        seen = ast.parse(f"__seen__({index})").body
-        result = [ast.copy_location(one, statement) for one in (handler, *seen)]
-        for one in result:
-            for node in ast.walk(one):
-                if not hasattr(node, "lineno") or node.lineno < statement.lineno:
-                    ast.copy_location(node, statement)
-        return result
-
     def _compiled(self, body: list[ast.stmt]) -> Any:
         module = ast.fix_missing_locations(ast.Module(body, []))
         return compile(module, str(self.path), "exec", dont_inherit=True)
 
+    def _execute(self, body: list[ast.stmt]) -> None:
+        exec(self._compiled(body), self.space)  # noqa: S102
+
     def _failed(self, error: Exception, index: int) -> Unknown:
-        """The unknown value that a failed statement makes of unknown values; else the error."""
-        used = self._read(self.statements[index])
-        names = origins([self.space.get(name) for name in used])
-        self.is_refused |= bool(self.stage.network.calls)
+        """Return the unknown value of a statement that failed on unknown ones; else raise."""
         statement = self.statements[index]
+        names = origins([self.space.get(name) for name in self._read(statement)])
+        self.is_refused |= bool(self.stage.network.calls)
         if isinstance(error, MissingError | RefusedArgumentsError):
             raise error
         if not names and statement in self.kept:
@@ -427,7 +386,7 @@ class Run:
         self.reasons[name] = statement.lineno, " ".join(reason.split())[:200]
 
     def _read(self, *nodes: ast.AST) -> set[str]:
-        """The names that nodes read, themselves or in functions of the script."""
+        """Return the names that nodes read, themselves or in functions of the script."""
         todo, seen = {name for node in nodes for name in read(node)}, set[str]()
         while todo:
             name = todo.pop()
@@ -439,33 +398,3 @@ class Run:
     def _seen(self, index: int) -> None:
         statement = self.statements[index]
         self.values[statement] = {name: self.space.get(name) for name in defined(statement)}
-
-
-def _wrapping(statement: ast.stmt, is_known: Callable[[ast.Call], bool]) -> ast.stmt:
-    """The definition of what holds the network, with stand-ins for what its arguments build."""
-
-    class StandIns(ast.NodeTransformer):
-        def visit_Call(self, node: ast.Call) -> ast.expr:
-            if is_known(node):
-                return self.generic_visit(node)  # type: ignore[return-value]
-            name = ast.unparse(node.func)
-            stand_in = ast.parse(f"__stage__.stand_in({name!r})", mode="eval").body
-            return ast.copy_location(stand_in, node)
-
-    copied = copy.deepcopy(statement)
-    value = getattr(copied, "value", None)
-    while isinstance(value, ast.Call):
-        value.args = [StandIns().visit(one) for one in value.args]
-        for keyword in value.keywords:
-            keyword.value = StandIns().visit(keyword.value)
-        value = value.func.value if isinstance(value.func, ast.Attribute) else None  # .to(device)
-    return ast.fix_missing_locations(copied)
-
-
-def _line_of(error: BaseException, file: str) -> int | None:
-    trace, line = error.__traceback__, None
-    while trace:
-        if trace.tb_frame.f_code.co_filename == file:
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line

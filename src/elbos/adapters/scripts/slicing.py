@@ -40,10 +40,10 @@ class Script:
 
     @classmethod
     def from_source(cls, source: str) -> "Script | None":
-        """The script, or None if it calls no `backward`; a call in a loop comes first.
+        """Parse a script; None if it calls no `backward`. A call in a loop takes precedence.
 
         Raises:
-            SyntaxError: If it is no Python.
+            SyntaxError: If the source is not valid Python.
         """
         tree = flattened(ast.parse(source))
         found = [(_loss_of(path[-1]), path[:-1]) for path in _paths(tree, [], ast.Call)]

@@ -1,0 +1,61 @@
+"""Statements of a script rewritten so that they run without what the script would load.
+
+A guarded statement leaves its variables unknown where it fails on unknown values, and reports them
+where it succeeds. `__failed__`, `__seen__` and `__stage__` are names of the namespace it runs in.
+"""
+
+import ast
+import copy
+from collections.abc import Callable
+
+from elbos.adapters.scripts.slicing import defined
+
+
+def guarded(statement: ast.stmt, index: int) -> list[ast.stmt]:
+    """Return a statement in a `try`, which passes its index to `__failed__` or to `__seen__`."""
+    targets = sorted(defined(statement)) or ["__ignored__"]
+    failed = "".join(f"{name} = " for name in targets) + f"__failed__(__error__, {index})"
+    handler = ast.parse(f"try: pass\nexcept Exception as __error__: {failed}").body[0]
+    assert isinstance(handler, ast.Try)
+    handler.body = [statement]
+    seen = ast.parse(f"__seen__({index})").body
+    result = [ast.copy_location(one, statement) for one in (handler, *seen)]
+    for one in result:
+        for node in ast.walk(one):
+            if not hasattr(node, "lineno") or node.lineno < statement.lineno:
+                ast.copy_location(node, statement)
+    return result
+
+
+def assignment(name: str, value: ast.expr, place: ast.AST) -> ast.stmt:
+    """Return the statement `name = value` at a place of the script."""
+    assign = ast.Assign([ast.Name(name, ast.Store())], value)
+    return ast.fix_missing_locations(ast.copy_location(assign, place))
+
+
+def data_into(name: str, place: ast.AST) -> ast.stmt:
+    """Return the statement that puts the clean data into a variable."""
+    return assignment(name, ast.parse("__stage__.x", mode="eval").body, place)
+
+
+def with_stand_ins(statement: ast.stmt, is_known: Callable[[ast.Call], bool]) -> ast.stmt:
+    """Return the definition of an object that holds the network, with stand-ins for all networks
+    that its arguments build: for calls that are not known.
+    """
+
+    class StandIns(ast.NodeTransformer):
+        def visit_Call(self, node: ast.Call) -> ast.expr:
+            if is_known(node):
+                return self.generic_visit(node)  # type: ignore[return-value]
+            name = ast.unparse(node.func)
+            stand_in = ast.parse(f"__stage__.stand_in({name!r})", mode="eval").body
+            return ast.copy_location(stand_in, node)
+
+    copied = copy.deepcopy(statement)
+    value = getattr(copied, "value", None)
+    while isinstance(value, ast.Call):
+        value.args = [StandIns().visit(one) for one in value.args]
+        for keyword in value.keywords:
+            keyword.value = StandIns().visit(keyword.value)
+        value = value.func.value if isinstance(value.func, ast.Attribute) else None  # .to(device)
+    return ast.fix_missing_locations(copied)
