@@ -69,7 +69,7 @@ _MOVED = {
 
 
 def path_today(name: str) -> str | None:
-    """Return today's path of a module by its path of before; None if it has not moved.
+    """Return the current dotted path of a moved module; None if the module has not moved.
 
     Examples:
         >>> path_today("elbos.weightings.flow"), path_today("elbos.audit")
@@ -83,7 +83,9 @@ def path_today(name: str) -> str | None:
 
 
 class _Aliases(MetaPathFinder, Loader):
-    """Imports a module of before as the module of today."""
+    """Import hook that resolves the former path of a moved module to the module at its current
+    path.
+    """
 
     def find_spec(
         self,
@@ -91,7 +93,7 @@ class _Aliases(MetaPathFinder, Loader):
         path: Any = None,  # a sequence, or of a namespace package what acts as one
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        """Return a spec of a module that has moved, or None."""
+        """Return an import spec for the former path of a moved module; None for any other name."""
         del path, target
         is_ours = fullname.startswith("elbos.")
         return ModuleSpec(fullname, self) if is_ours and path_today(fullname) else None
@@ -104,14 +106,14 @@ class _Aliases(MetaPathFinder, Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module its own spec back, which the import system has replaced."""
+        """Restore the module's original import spec, which the import system has replaced."""
         spec = module.__spec__
         assert spec is not None
         module.__spec__ = spec.loader_state
 
 
 def moved_names(names: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a module's `__getattr__` for names that stand in rooms above it now.
+    """Return a module-level `__getattr__` that imports each given name from the module defining it.
 
     Args:
         names: The module of each.
@@ -126,5 +128,8 @@ def moved_names(names: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 def install() -> None:
-    """Let the paths of before be imported: first, or a moved package would import parts twice."""
+    """Install the import hook for former module paths, before all other finders.
+
+    Placed later, a moved package would be imported twice, once under each path.
+    """
     sys.meta_path.insert(0, _Aliases())

@@ -15,11 +15,12 @@ Content = TypeVar("Content")
 
 
 class DamagedFolder(ValueError):
-    """A cached folder with a file that is missing or changed."""
+    """A cached folder in which a file is missing or changed."""
 
 
 def cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/elbos`, else `~/.cache/elbos`. It may be deleted at any time.
+    """Return the cache directory: `$XDG_CACHE_HOME/elbos`, else `~/.cache/elbos`. It may be deleted
+    at any time.
 
     Raises:
         FileNotFoundError: If the home directory is not known.
@@ -35,7 +36,7 @@ def cache_dir() -> Path:
 
 
 def kept(name: str, read: Callable[[Path], Content]) -> Content | None:
-    """The content of the cached folder `name`, if it is there and not damaged."""
+    """Return the content of the cached folder `name`; None if the folder is missing or damaged."""
     path = cache_dir() / name
     if path.is_dir():
         with suppress(DamagedFolder):
@@ -46,7 +47,8 @@ def kept(name: str, read: Callable[[Path], Content]) -> Content | None:
 def build_once(
     name: str, build: Callable[[Path], None], read: Callable[[Path], Content]
 ) -> Content:
-    """The content of the cached folder `name`, which `build` fills if it is missing or damaged.
+    """Return the content of the cached folder `name`; call `build` first if it is missing or
+    damaged.
 
     `build` fills a folder beside it, which is renamed when complete: an interrupted build leaves
     nothing that could be taken for a finished one. Of several processes one builds, under a lock
@@ -97,7 +99,9 @@ def _fill(path: Path, build: Callable[[Path], None]) -> None:
 
 @contextmanager
 def _explained(folder: Path, *errnos: int) -> Iterator[None]:
-    """Explain errors of the system, any or those of the given numbers: what to do about them."""
+    """Re-raise OSErrors of writing the cache (those with the given numbers; default: all) with
+    advice on how to fix them.
+    """
     try:
         yield
     except OSError as error:

@@ -22,7 +22,7 @@ MIN_NUMBERS = 64  # of which those of data in [-1, 1] are not all above 0 by cha
 
 
 def require_positive(**values: float) -> None:
-    """Raise a ValueError that names the first argument that is not a number above 0.
+    """Raise a ValueError that names the first argument that is not a positive number.
 
     Examples:
         >>> require_positive(std=1.0)
@@ -37,11 +37,12 @@ def require_positive(**values: float) -> None:
 
 
 class WrongTypeError(TypeError, ValueError):
-    """A value of another type than its name stands for."""
+    """A value whose type does not match the annotation of its argument or field."""
 
 
 def require_type(kind: Any, /, **values: Any) -> None:
-    """Raise a WrongTypeError that names the first argument that an annotation does not admit.
+    """Raise a WrongTypeError that names the first argument whose type the annotation does not
+    admit.
 
     Examples:
         >>> require_type(int, num_images=1000)
@@ -59,7 +60,9 @@ def require_type(kind: Any, /, **values: Any) -> None:
 
 
 class Typed:
-    """A dataclass that admits no values of other types than its fields have."""
+    """Mixin for dataclasses: raise a WrongTypeError if the type of a value does not match its
+    field.
+    """
 
     def __post_init__(self) -> None:
         cls: Any = type(self)
@@ -67,7 +70,7 @@ class Typed:
             require_type(kind, **{name: getattr(self, name)})
 
     def __init_subclass__(cls) -> None:
-        """Check the types before what a class checks itself."""
+        """Wrap the subclass's `__post_init__` so that the types of all fields are checked first."""
         super().__init_subclass__()
         if own := vars(cls).get("__post_init__"):
 
@@ -85,7 +88,7 @@ class Typed:
 
 
 def typed(function: F) -> F:
-    """Let a function that users call refuse arguments of other types than its annotations."""
+    """Decorate a public function so that it raises a WrongTypeError for arguments of wrong type."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -104,7 +107,7 @@ def typed(function: F) -> F:
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:
-    """The members of a union, and of the unions in it, without what annotates them."""
+    """Return the members of a union type, nested unions flattened and `Annotated` removed."""
     if get_origin(kind) is Annotated:
         return alternatives(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):
@@ -113,7 +116,9 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def type_names(kind: Any) -> str:
-    """The names of what an annotation admits, five at most."""
+    """Return the names of the types that an annotation admits, joined by "or"; the first five of a
+    long union.
+    """
     names: list[str] = []
     for one in alternatives(kind):
         if get_origin(one) is Literal:
@@ -128,8 +133,8 @@ def type_names(kind: Any) -> str:
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Return whether a value is of a type, as far as that can be told; a list may stand for a
-    tuple.
+    """Return whether a value is an instance of a type; a list passes for a tuple, and types that
+    cannot be checked at run time admit every value.
     """
     if kind is Any:
         return True
@@ -161,14 +166,16 @@ def _admits(kind: Any, value: Any) -> bool:
 
 @functools.cache
 def _field_types(cls: Any) -> dict[str, Any]:
-    """The types of the fields that a dataclass is made from, by name."""
+    """Return the types of a dataclass's init fields, by field name."""
     kinds = _types(cls)
     return {f.name: kinds[f.name] for f in dataclasses.fields(cls) if f.init and f.name in kinds}
 
 
 @functools.cache
 def _argument_types(function: Any) -> dict[str, Any]:
-    """The annotations of a function's arguments; what it returns may be a name not yet known."""
+    """Return the annotations of a function's arguments, by name; empty if a name in them cannot be
+    resolved.
+    """
     own = {name: kind for name, kind in function.__annotations__.items() if name != "return"}
     arguments: Any = SimpleNamespace(__annotations__=own)
     try:
@@ -179,7 +186,9 @@ def _argument_types(function: Any) -> dict[str, Any]:
 
 @functools.cache
 def _types(annotated: Any) -> dict[str, Any]:
-    """The annotations of a class by name; none where some name is not to be found."""
+    """Return the resolved annotations of a class, by name; empty if a name in them cannot be
+    resolved.
+    """
     try:
         return get_type_hints(annotated)
     except NameError:
@@ -187,7 +196,7 @@ def _types(annotated: Any) -> dict[str, Any]:
 
 
 def require_floating(**tensors: Tensor) -> None:
-    """Raise an error that names the first argument that is no tensor of floating-point numbers.
+    """Raise an error that names the first argument that is not a floating-point tensor.
 
     Examples:
         >>> import torch
@@ -205,7 +214,7 @@ def require_floating(**tensors: Tensor) -> None:
 
 
 def require_scaled(x: Tensor, *, stacklevel: int = 3) -> None:
-    """Raise a ValueError for data of hundreds, such as 8-bit pixels; warn of data from 0 to 1.
+    """Raise a ValueError for data beyond ±100, such as 8-bit pixels; warn of data in [0, 1].
 
     Data have to be in [-1, 1], or latents of about that size. This waits for their device.
 
@@ -235,7 +244,7 @@ def require_scaled(x: Tensor, *, stacklevel: int = 3) -> None:
 
 
 def require_one_loss_each(logsnr: Tensor, loss: Tensor) -> None:
-    """Raise a ValueError unless there is one loss for each noise level, `[b]`."""
+    """Raise a ValueError unless losses and noise levels have the same shape `[b]`."""
     if loss.ndim != 1 or loss.shape != logsnr.shape:
         raise ValueError(
             f"losses of shape {tuple(loss.shape)} at log-SNR of shape {tuple(logsnr.shape)}: "
@@ -244,8 +253,8 @@ def require_one_loss_each(logsnr: Tensor, loss: Tensor) -> None:
 
 
 def require_finite(value: Any, where: str = "") -> None:
-    """Raise a ValueError that names the first number in a dataclass, or below it, that is not
-    finite; an infinity that is the default of its field may stay.
+    """Raise a ValueError that names the first non-finite number in a dataclass or in the
+    dataclasses in its fields; a default may be infinite.
 
     Examples:
         >>> from elbos.weightings import Sigmoid

@@ -33,17 +33,23 @@ _from_file: dict[type, Callable[[str], Any]] = {}
 
 
 def register(annotation: Any, table: Callable[[], tuple[type, ...]]) -> None:
-    """Let an annotation, such as an abstract class, stand for the dataclasses of a table."""
+    """Register an annotation, such as an abstract class, as admitting the dataclasses
+    of a table.
+    """
     _tables[annotation] = table
 
 
 def register_file_reader(kind: type, read: Callable[[str], Any]) -> None:
-    """Let a text FILE.py:FUNCTION stand for what `read` makes of it, where `kind` is admitted."""
+    """Register `read` as the parser of FILE.py:FUNCTION texts wherever the class `kind` is
+    admitted.
+    """
     _from_file[kind] = read
 
 
 def options(annotation: Any) -> tuple[Any, ...]:
-    """The types that an annotation admits: members of unions, and of the tables of classes."""
+    """Return the types that an annotation admits, with unions flattened and registered classes
+    expanded to the dataclasses of their tables.
+    """
     return _options(annotation, tuple((kind, table()) for kind, table in _tables.items()))
 
 
@@ -57,7 +63,7 @@ def _options(annotation: Any, tables: tuple[tuple[Any, tuple[type, ...]], ...]) 
 
 
 def classes(annotation: Any) -> dict[str, type]:
-    """The dataclasses that an annotation admits, by name."""
+    """Return the dataclasses that an annotation admits, by class name."""
     return dict(_classes(options(annotation)))
 
 
@@ -71,7 +77,7 @@ def _classes(admitted: tuple[Any, ...]) -> dict[str, type]:
 
 
 def encode(value: Any) -> Any:
-    """A dataclass, or a value of one of its fields, as JSON values.
+    """Convert a dataclass, or the value of one of its fields, to JSON values.
 
     Fields of `LATE` are left out where they are at their default: digests of before stand.
     """
@@ -92,7 +98,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(annotation: Any, value: Any, where: str = "config") -> Any:
-    """The object of type `annotation` that `encode` made `value` from.
+    """Convert JSON values made by `encode` back to an object of type `annotation`.
 
     A field that has a default may be missing, as in a file of before there was that field.
 
@@ -150,26 +156,30 @@ def _is_required(field: "dataclasses.Field[Any]") -> bool:
 
 @functools.cache
 def _types(cls: type) -> dict[str, Any]:
-    """The types of a dataclass's fields, with their annotations, by name."""
+    """Return the annotations of a dataclass's fields, `Annotated` metadata included, by
+    field name.
+    """
     return get_type_hints(cls, include_extras=True)
 
 
 def require_encodable(value: Any) -> None:
-    """Raise a ValueError that names the first field of a dataclass that no file can hold."""
+    """Raise a ValueError that names the first field of a dataclass whose value JSON cannot
+    represent.
+    """
     hints = _types(value.__class__)
     for f in dataclasses.fields(value):
         decode(hints[f.name], encode(getattr(value, f.name)), f.name)
 
 
 def digest(value: Any) -> str:
-    """The identifier of a JSON value: the SHA-256 of its text, keys sorted."""
+    """Return the SHA-256 of a JSON value, serialized with sorted keys."""
     text = json.dumps(value, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def difference(old: Any, new: Any, where: str = "") -> str | None:
-    """The first entry in which two encoded objects differ, as `weighting.k = 2.0, not 3.0`; the
-    entries `output` and `execution` of a configuration may differ.
+    """Return the first difference between two encoded objects, as in `weighting.k = 2.0, not 3.0`;
+    None if they are equal except in the entries `output` and `execution`.
     """
     if isinstance(old, dict) and isinstance(new, dict) and old["type"] == new["type"]:
         if old.keys() != new.keys():
@@ -194,7 +204,7 @@ def difference(old: Any, new: Any, where: str = "") -> str | None:
 
 
 def parse(annotation: Any, text: str, where: str = "text", *, runs_files: bool = False) -> Any:
-    """The object that a text stands for, as it is written in Python.
+    """Parse a Python expression, such as `Sigmoid(k=2.0)`, into an object of type `annotation`.
 
     Nothing of it is run. A weighting may be a function in a Python file, `FILE.py:FUNCTION`, where
     the text is what the user typed: that file is run.
@@ -226,7 +236,7 @@ def parse(annotation: Any, text: str, where: str = "text", *, runs_files: bool =
 
 
 def _as_json(annotation: Any, node: ast.expr, where: str, runs_files: bool) -> Any:
-    """Convert an expression to the JSON that `encode` gives for its object."""
+    """Convert a Python expression to the JSON values that `encode` returns for the same object."""
     if get_origin(annotation) is tuple and ... not in get_args(annotation):
         parts, kinds = node.elts if isinstance(node, ast.Tuple) else [node], get_args(annotation)
         if len(parts) != len(kinds):
@@ -268,7 +278,7 @@ def _call_as_json(known: dict[str, type], node: ast.expr, where: str, runs_files
 
 
 def _arguments(node: ast.expr, positional: list[str]) -> dict[str, ast.expr]:
-    """The arguments of a call by name."""
+    """Return the argument expressions of a call, by argument name; empty for a bare name."""
     if not isinstance(node, ast.Call):
         return {}
     names = [*positional[: len(node.args)], *(keyword.arg for keyword in node.keywords)]

@@ -16,7 +16,7 @@ DASHES = {  # plotly's name: the lengths of SVG
 
 
 class Swatch(NamedTuple):
-    """A piece of a curve, to stand beside its name.
+    """A short line in the color and dash of a curve, shown beside the name of the curve.
 
     Args:
         color: A colour of CSS.
@@ -27,7 +27,7 @@ class Swatch(NamedTuple):
     dash: str = "solid"
 
     def html(self) -> Markup:
-        """The piece, as SVG."""
+        """Return the line sample as inline SVG."""
         svg = Markup(
             '<svg class="swatch" viewBox="0 0 28 8" aria-hidden="true"><path d="M0 4h28" '
             'stroke="{}" stroke-width="3" stroke-dasharray="{}"/></svg>'
@@ -36,7 +36,7 @@ class Swatch(NamedTuple):
 
 
 def faint(color: str, opacity: float = 0.13) -> str:
-    """The colour, such as an area has it.
+    """Return a hex color as CSS `rgba` with the given opacity, for filled areas.
 
     Examples:
         >>> faint("#3b7dd8", 0.5)

@@ -17,7 +17,7 @@ Condition = Any
 
 
 def map_tensors(f: Callable[[Tensor], Any], cond: Condition) -> Condition:
-    """The condition with `f` of each tensor in its place.
+    """Apply `f` to every tensor of a condition; keep all other values.
 
     Examples:
         >>> map_tensors(torch.clone, {"text": torch.zeros(2), "style": "plain"})
@@ -31,7 +31,7 @@ def map_tensors(f: Callable[[Tensor], Any], cond: Condition) -> Condition:
 
 
 def cond_at(cond: Condition, index: slice | Tensor) -> Condition:
-    """The condition of some samples of the batch.
+    """Return the condition restricted to some samples of the batch.
 
     Examples:
         >>> cond_at({"label": torch.tensor([5, 6, 7])}, slice(1, 3))
@@ -41,13 +41,15 @@ def cond_at(cond: Condition, index: slice | Tensor) -> Condition:
 
 
 def to_device(cond: Condition, device: torch.device) -> Condition:
-    """The condition with its tensors on a device; nothing waits for it."""
+    """Move the tensors of a condition to a device, without synchronizing."""
     is_sent = device.type != "cpu"  # what the host gets it has to wait for
     return map_tensors(lambda part: part.to(device, non_blocking=is_sent), cond)
 
 
 def cat_conds(first: Condition, second: Condition) -> Condition:
-    """The condition of two batches, one after the other; what is no tensor is the first's."""
+    """Concatenate the conditions of two batches; values that are not tensors come from
+    the first.
+    """
     if isinstance(first, Tensor):
         return torch.cat([first, second])
     if isinstance(first, Mapping):
@@ -56,7 +58,7 @@ def cat_conds(first: Condition, second: Condition) -> Condition:
 
 
 def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " b"]) -> Condition:
-    """The condition with that of some samples replaced by the condition `null` of one sample.
+    """Replace the condition of selected samples by the null condition `null`, given for one sample.
 
     Examples:
         >>> replace_conds(torch.tensor([5, 6]), torch.tensor([-1]), torch.tensor([False, True]))
@@ -71,7 +73,9 @@ def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " 
 
 
 def is_alike(cond: Condition, other: Condition) -> bool:
-    """Return whether `other` can take the place of `cond`: in form, shape and kind of numbers."""
+    """Return whether two conditions have the same structure, tensor shapes and kind of numbers
+    (floating-point or not).
+    """
     if isinstance(cond, Tensor):
         is_tensor = isinstance(other, Tensor) and other.shape == cond.shape
         return is_tensor and other.is_floating_point() == cond.is_floating_point()
@@ -82,7 +86,9 @@ def is_alike(cond: Condition, other: Condition) -> bool:
 
 
 def require_tensors(cond: Condition) -> None:
-    """Raise a ValueError if the condition holds lists or arrays, which cannot be cut up."""
+    """Raise a ValueError if the condition holds lists, tuples or NumPy arrays instead
+    of tensors.
+    """
     for part in cond.values() if isinstance(cond, Mapping) else (cond,):
         if isinstance(part, Mapping):
             require_tensors(part)
@@ -93,8 +99,8 @@ def require_tensors(cond: Condition) -> None:
 
 
 def require_length(cond: Condition, num: int) -> None:
-    """Raise a ValueError if a tensor in the condition is not `[num, ...]`, or a list stands for
-    one.
+    """Raise a ValueError unless every tensor of the condition has shape `[num, ...]` and no list or
+    array takes the place of a tensor.
     """
     require_tensors(cond)
 

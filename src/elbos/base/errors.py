@@ -11,15 +11,15 @@ MAX_SHOWN = 60  # characters of a text that a message repeats
 
 
 class UsageError(Exception):
-    """The words of a command are wrong."""
+    """Invalid arguments on the command line."""
 
 
 class Diverged(ArithmeticError):
-    """A loss or its gradient is not finite."""
+    """Divergence of a training: a loss or its gradient is not finite."""
 
 
 class Interrupted(Exception):
-    """Somebody stopped the work; what was done is kept."""
+    """Interruption by the user; finished work is kept on disk."""
 
 
 _ADVICE = {
@@ -34,7 +34,7 @@ _ADVICE = {
 
 
 def explained(error: BaseException) -> str:
-    """The error's message; of the system's errors, with the path and advice.
+    """Return an error's message on one line; for an OSError, with its path and advice.
 
     Examples:
         >>> explained(OSError(errno.ENOSPC, "No space left on device", "runs/digits"))
@@ -50,7 +50,7 @@ def explained(error: BaseException) -> str:
 
 
 def message(error: BaseException) -> str:
-    """The message of an error in a user's code, of 300 characters at most.
+    """Return the message of an error in a user's code, shortened to 300 characters.
 
     Builds of torch say in various ways that the machine has no such device; all do so where they
     would begin to use it.
@@ -66,7 +66,8 @@ def message(error: BaseException) -> str:
 
 
 def suggestion(word: str, names: Iterable[str]) -> str:
-    """The names that may have been meant by a word that is none, to end a message.
+    """Return the end of an error message about an unknown word: similar known names, else a list of
+    all.
 
     Examples:
         >>> suggestion("emd", ["elbo", "edm", "flow"])
@@ -84,7 +85,7 @@ def suggestion(word: str, names: Iterable[str]) -> str:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Iterate over an error, the one that it was raised from, and so on."""
+    """Iterate over an error and the chain of its causes, outermost first."""
     found: BaseException | None = error
     while found is not None:
         yield found
@@ -92,23 +93,23 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory is too small: torch says so of all devices, in a `RuntimeError`."""
+    """Return whether an error reports exhausted memory: a MemoryError or torch's RuntimeError."""
     is_torch = isinstance(error, RuntimeError) and "alloc" in str(error)
     return isinstance(error, MemoryError) or is_torch
 
 
 def flat(message: object) -> str:
-    """A message on one line, without what a terminal would obey."""
+    """Return a message on one line, with terminal control characters escaped."""
     return printable(" ".join(str(message).split()))
 
 
 def shortened(text: str) -> str:
-    """The text as a message repeats it, cut where it is long."""
+    """Return the text, truncated for quotation in an error message."""
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def printable(text: str) -> str:
-    r"""The text with a code for every character that a terminal would obey.
+    r"""Return the text with non-printable characters, such as terminal control codes, escaped.
 
     Examples:
         >>> printable("a\x1b[31m b")
@@ -118,7 +119,7 @@ def printable(text: str) -> str:
 
 
 class _Unfailing:
-    """A text stream whose errors of writing are ignored."""
+    """A text stream wrapper that ignores write errors."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -137,7 +138,8 @@ class _Unfailing:
 
 
 def unfailing(stream: Any) -> Any:
-    """A text stream that forgets what it cannot write: a full disk or a closed pipe at its end is
-    no reason to lose the work that it tells of.
+    """Wrap a text stream so that write errors are ignored.
+
+    A full disk or a closed pipe at the end of a progress display is no reason to lose the work.
     """
     return _Unfailing(stream)

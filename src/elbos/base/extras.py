@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 
 class MissingExtra(ModuleNotFoundError):
-    """A package is not installed; the message names the extra that installs it."""
+    """A missing optional dependency; the message names the extra that installs it."""
 
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Name the extra to install if an import within the `with` block finds no module.
+    """Raise a MissingExtra, naming the extra to install, if an import in the `with` block fails.
 
     Args:
         extra: As in pyproject.toml.

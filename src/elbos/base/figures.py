@@ -36,7 +36,7 @@ plotly.io.templates["elbos"] = TEMPLATE
 
 
 class Panel(NamedTuple):
-    """Curves with a vertical axis of their own.
+    """A subplot: curves that share one vertical axis.
 
     Args:
         title: What they are.
@@ -54,7 +54,7 @@ class Panel(NamedTuple):
 
 
 def stacked(panels: Sequence[Panel], xaxis: dict[str, Any], *, has_legend: bool) -> Figure:
-    """The panels as one figure, over a horizontal axis of the given settings."""
+    """Return one figure with the panels stacked over a common horizontal axis."""
     inner = sum(panel.height + _GAP for panel in panels) - _GAP
     xaxis = {"anchor": _AXES[len(panels) - 1]} | xaxis
     fig = Figure(layout=_layout(inner, xaxis, has_legend=has_legend))
@@ -85,12 +85,12 @@ def _layout(inner: int, xaxis: dict[str, Any], *, has_legend: bool) -> dict[str,
 
 
 def hide_legend(fig: Figure) -> None:
-    """Leave it, and its room, out: on a page there are swatches beside the names."""
+    """Remove the legend of a figure and the space below the plot reserved for the legend."""
     fig.update_layout(showlegend=False, height=fig.layout.height - _LEGEND, margin_b=_AXIS)
 
 
 def logsnr_axis(low: float, high: float) -> dict[str, Any]:
-    """Settings of the horizontal axis of curves over log-SNR."""
+    """Return plotly settings of a horizontal log-SNR axis."""
     return {
         "title": {"text": "noisy ← log-SNR → clean", "standoff": 8},
         "range": [low, high + 0.01 * (high - low)],
@@ -99,7 +99,7 @@ def logsnr_axis(low: float, high: float) -> dict[str, Any]:
 
 
 def log_axis(values: Float[Array, " n"]) -> dict[str, Any]:
-    """An axis for the positive values, whatever else is drawn, with ticks at powers of 10."""
+    """Return plotly settings of a logarithmic axis that spans the positive values."""
     logs = np.log10(values[values > 0])
     low, high = (logs.min(), logs.max()) if logs.size else (0.0, 1.0)
     margin = max(0.06 * (high - low), 0.15)
@@ -115,7 +115,7 @@ def area(
     color: str,
     **options: Any,
 ) -> Scatter:
-    """The area between two curves."""
+    """Return a filled area between two curves."""
     return Scatter(
         x=np.concatenate([x, x[::-1]]),
         y=np.concatenate([high, low[::-1]]),

@@ -20,7 +20,7 @@ _HOST = re.sub(r"\W", "-", platform.node()) or "host"
 
 
 def regular(path: Path) -> Path:
-    """Return the path of a regular file, or of a link to one.
+    """Return `path` if it is a regular file or a link to one; raise an OSError otherwise.
 
     Raises:
         OSError: If something else is there, or nothing; it names `path`.
@@ -35,7 +35,7 @@ def regular(path: Path) -> Path:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """The number of a file or folder, whatever its path; None if nothing is there."""
+    """Return the device and inode numbers of a file or folder; None if the path does not exist."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -44,7 +44,7 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def read(path: Path) -> bytes:
-    """The content of a file.
+    """Return the content of a regular file.
 
     Raises:
         OSError: If it cannot be read, or is no regular file; it names `path`.
@@ -54,7 +54,7 @@ def read(path: Path) -> bytes:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, of which little is in memory at a time.
+    """Return the SHA-256 of a file's content, read in blocks.
 
     Raises:
         OSError: As `read` does.
@@ -64,7 +64,7 @@ def sha256(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in a file.
+    """Read a JSON file and return its value.
 
     Raises:
         OSError: As `read` does.
@@ -77,7 +77,7 @@ def read_json(path: Path) -> Any:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that nobody, ever, sees half of it.
+    """Write `content` to `path` atomically: readers see the old file or the complete new one.
 
     The file is written beside its place, flushed to the disk, and renamed. If anything fails the
     file that was there before is untouched and nothing is left over.
@@ -92,8 +92,8 @@ def write(path: Path, content: bytes) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that is written piece by piece, and becomes `path` when the block ends without an
-    error; as `write` otherwise.
+    """Open a file for writing that replaces `path` atomically when the `with` block ends without
+    error.
     """
     with _beside(path) as (temporary, file):
         yield file
@@ -105,7 +105,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def require_writable(path: Path) -> None:
-    """Fail at once where `write` would fail after minutes of work, a full disk excepted.
+    """Raise an OSError now if a later `write` to `path` would fail, except because of a full disk.
 
     Raises:
         OSError: As `write` does.
@@ -115,7 +115,7 @@ def require_writable(path: Path) -> None:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Write `content` to the end of a file, which is made if it is not there.
+    """Append `content` to a file, created if missing.
 
     Raises:
         OSError: If it cannot be written, or is a link; it names `path`.
@@ -129,7 +129,7 @@ def append(path: Path, content: bytes) -> None:
 
 
 def require_plain(folder: Path, *, may_link: bool = False) -> None:
-    """Refuse a folder that holds, at any depth, anything but folders and regular files.
+    """Raise an OSError if a folder holds, at any depth, anything but folders and regular files.
 
     Args:
         folder: The folder.
@@ -155,7 +155,9 @@ def _require_no_link(path: Path) -> None:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """The file that is going to be `path`; if it is not renamed it is deleted."""
+    """Open a temporary file next to `path`; delete the temporary file afterwards unless it was
+    renamed.
+    """
     temporary = partial(path)
     with named_errors(path):
         _require_no_link(path)
@@ -174,13 +176,15 @@ def _beside(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
 
 
 def partial(path: Path) -> Path:
-    """The path at which this process, of this machine, writes what is going to be `path`."""
+    """Return the temporary path, unique to this machine and process, from which `path` is later
+    renamed.
+    """
     return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Delete what processes of this machine that were killed left half-written in `folder`, of the
-    files or folders that a pattern names.
+    """Delete temporary files and folders in `folder` left behind by killed processes of this
+    machine.
     """
     for path in folder.glob(f".{name}.{_HOST}.*.partial"):
         pid = path.name.split(".")[-2]
@@ -189,7 +193,7 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
 
 
 def _is_another_process(pid: int) -> bool:
-    """Return whether a process of this number, other than this one, is there."""
+    """Return whether another process with this ID is running on this machine."""
     if pid == os.getpid() or os.name != "posix":  # elsewhere signal 0 would end it
         return False
     try:
@@ -202,7 +206,7 @@ def _is_another_process(pid: int) -> bool:
 
 
 def expanded(path: Path | str) -> Path:
-    """An absolute path, with `~` for a home directory.
+    """Return an absolute path, with `~` expanded.
 
     Raises:
         FileNotFoundError: If there is no such home directory.
@@ -217,7 +221,9 @@ def expanded(path: Path | str) -> Path:
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Let errors of the system name `path`: those of writing, as of a full disk, name no file."""
+    """Re-raise OSErrors in the `with` block with `path` as their file name, since errors of writing
+    name no file.
+    """
     try:
         yield
     except OSError as error:

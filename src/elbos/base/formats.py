@@ -12,11 +12,11 @@ from elbos.base import files
 
 
 class CorruptFile(ValueError):
-    """A file that is not as it was written: cut short, changed, or of another format."""
+    """A file that is truncated, modified or of an unexpected format."""
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
-    """Serialize tensors in the format safetensors.
+    """Serialize named tensors in the safetensors format.
 
     Raises:
         RuntimeError, ValueError, TypeError: If some share memory, or are not tensors of numbers.
@@ -28,7 +28,7 @@ def pack(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def unpack(content: bytes, path: Path) -> dict[str, Tensor]:
-    """Deserialize the tensors in the content of a safetensors file.
+    """Deserialize named tensors from the content of a safetensors file.
 
     Raises:
         CorruptFile: If they are not in that format; it names `path`.
@@ -41,7 +41,7 @@ def unpack(content: bytes, path: Path) -> dict[str, Tensor]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read the JSON object in a file.
+    """Read a JSON file and return its object; raise a CorruptFile for any other JSON value.
 
     Raises:
         OSError: If the file cannot be read.

@@ -28,13 +28,13 @@ from elbos.base import files, numbers
 
 
 class Markdown(str):
-    """Markdown, to be taken as it is."""
+    """A string of Markdown source, which templates insert without escaping."""
 
     __slots__ = ()
 
 
 def render(template: str, **context: Any) -> str:
-    """The text that a template makes of what it is given.
+    """Render a template with the given context.
 
     Args:
         template: A file in `templates`, ROOM/NAME of a room above, such as "audit/page.html".
@@ -50,7 +50,7 @@ def render(template: str, **context: Any) -> str:
 
 
 def sentences(template: str, macro: str, *args: Any) -> list[str]:
-    """The lines that a macro of a template of plain text makes of its arguments, for any format."""
+    """Return the lines of text that a macro of a plain-text template renders from its arguments."""
     text: str = getattr(_environment(".txt").get_template(template).module, macro)(*args)
     return [line.strip() for line in text.splitlines() if line.strip()]
 
@@ -58,8 +58,8 @@ def sentences(template: str, macro: str, *args: Any) -> list[str]:
 def document(
     template: str, *, script_file: str = "page.js", has_plots: bool = True, **context: Any
 ) -> str:
-    """A whole page, from a template that extends `base.html`: with the style, the script, the
-    plotting library if it is needed, and the policy that lets only these run.
+    """Render a complete, self-contained HTML page: styles, script, plotting library if needed, and
+    a content security policy that permits only these scripts.
     """
     style, script = _template("style.css"), _template("shared.js") + _template(script_file)
     library = _plotly() if has_plots else None
@@ -73,7 +73,7 @@ def document(
 
 
 def write_html(path: str | Path, page: str) -> None:
-    """Write a page, and the folder that it is in.
+    """Write an HTML page to `path`, and create the parent folders.
 
     Raises:
         OSError: If it cannot be written; it names `path`.
@@ -83,7 +83,7 @@ def write_html(path: str | Path, page: str) -> None:
 
 
 def breakable(text: str) -> Markup:
-    """Text that is broken, if it must be, after the parts of a path, a name or a call."""
+    """Escape text for HTML and allow line breaks between the parts of a path, name or call."""
     if isinstance(text, Markup):
         return text
     broken = re.sub(r"(?<=[/:_.])(?=[^\W\d])|(?<=[(=,])(?=\w)", "<wbr>", str(escape(text)))
@@ -91,7 +91,7 @@ def breakable(text: str) -> Markup:
 
 
 def plain(text: object) -> str:
-    """Text for Markdown that is shown as it is: on one line, without markup.
+    """Escape text for Markdown and put it on one line.
 
     Examples:
         >>> print(plain("a|b <i>*c*"))
@@ -101,24 +101,28 @@ def plain(text: object) -> str:
 
 
 def fenced(code: str) -> Markdown:
-    """Code for Markdown, in a fence that nothing in it closes."""
+    """Return a Markdown code block, with a fence longer than any sequence of backticks
+    in the code.
+    """
     longest = max(map(len, re.findall("`+", code)), default=0)
     fence = "`" * max(3, longest + 1)
     return Markdown(f"{fence}sh\n{code}\n{fence}")
 
 
 def to_json(data: Any) -> str:
-    """JSON, with null for numbers that are not finite."""
+    """Serialize data to JSON, with null for numbers that are not finite."""
     return json.dumps(_finite(data), allow_nan=False)
 
 
 def inert(content: str) -> Markup:
-    """JSON for a script element, which no text in it can get out of."""
+    """Escape JSON for embedding in an HTML script element."""
     return Markup(content.replace("<", "\\u003c"))
 
 
 def without_legend(figure: Any) -> Any:
-    """A copy of a figure without its legend and the legend's room: a page has swatches instead."""
+    """Return a copy of a figure without legend; HTML pages show color samples beside the names
+    instead.
+    """
     from elbos.base.figures import hide_legend  # the terminal's texts do without plotly
 
     copied = copy.deepcopy(figure)
@@ -139,7 +143,9 @@ _NUMBERS = ("number", "fixed", "signed", "plus_minus", "interval", "percent", "c
 
 @cache
 def _environment(suffix: str) -> Environment:
-    """The settings of all templates of a format."""
+    """Return the jinja2 environment, with filters and escaping, for templates of one
+    file format.
+    """
     show: dict[str, Callable[[Any], Any]] = {".html": _known, ".md": _for_markdown}
     environment = Environment(
         loader=FunctionLoader(_template),
@@ -167,7 +173,7 @@ def _for_markdown(value: Any) -> str:
 
 @cache
 def _template(name: str) -> str:
-    """The file `templates/NAME` of this room, or, of ROOM/NAME, of that room."""
+    """Read a template: `templates/NAME` of this room, or, for ROOM/NAME, of the given room."""
     room, _, file = name.rpartition("/")
     package = ".".join(["elbos", *(room or "base").split("/")])
     return resources.files(package).joinpath("templates", file).read_text(encoding="utf-8")

@@ -25,17 +25,17 @@ _TOLERANCE = 1e-3  # beyond [-1, 1], for rounding
 
 @runtime_checkable
 class Batched(Protocol):
-    """Samples by number, for a network."""
+    """A dataset that returns batches of samples by their indices."""
 
     def __len__(self) -> int: ...
 
     def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """The samples of these numbers."""
+        """Return the batch of samples with the given indices."""
 
 
 @dataclass(frozen=True)
 class Items:
-    """The samples of a tensor or of a map-style dataset.
+    """Batches from a tensor or a map-style dataset, with checks of type and range.
 
     Attributes:
         dataset: The tensor or dataset.
@@ -51,7 +51,7 @@ class Items:
         return len(self.dataset)
 
     def batch(self, rows: Int64[Tensor, " b"]) -> tuple[Float[Tensor, "b *d"], Condition]:
-        """The samples of these numbers, and their condition or None.
+        """Return the batch of samples with the given indices, and their condition or None.
 
         Raises:
             ValueError: If `x` is not a tensor of floating-point numbers, or beyond [-1, 1].
@@ -80,7 +80,7 @@ class Items:
 
 
 def _collated(items: Sequence[Any]) -> tuple[Any, Condition]:
-    """A batch of items, `x` or `(x, cond)`.
+    """Collate items, each `x` or `(x, cond)`, into a batch of data and conditions.
 
     Raises:
         ValueError: If they do not fit each other, or are not made of numbers.
@@ -103,7 +103,7 @@ def _collated(items: Sequence[Any]) -> tuple[Any, Condition]:
 
 
 def first_item(items: Items) -> tuple[Float[Tensor, "1 *d"], Condition]:
-    """The first sample of the data.
+    """Return the first sample of the data as a batch of one.
 
     Raises:
         ValueError: If there is none, or this is no dataset.

@@ -11,7 +11,7 @@ _ROUNDING = 1e-14  # relative: a smaller error is none
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number to so many significant digits.
+    """Format a number to a given number of significant digits.
 
     Examples:
         >>> number(49.001), number(4805.2), number(-0.25), number(1.5e-7, 2), number(None)
@@ -21,7 +21,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def fixed(value: float | None, decimals: int) -> str:
-    """A number with so many decimals.
+    """Format a number with a given number of decimals.
 
     Examples:
         >>> fixed(-2.25, 1), fixed(-0.01, 1), fixed(12.0, 0)
@@ -31,7 +31,7 @@ def fixed(value: float | None, decimals: int) -> str:
 
 
 def signed(value: float | None, decimals: int) -> str:
-    """A number with its sign and so many decimals.
+    """Format a number with its sign and a given number of decimals.
 
     Examples:
         >>> signed(-0.26, 1), signed(1.0, 1)
@@ -41,7 +41,8 @@ def signed(value: float | None, decimals: int) -> str:
 
 
 def decimals(error: float | None, digits: int = 2) -> int | None:
-    """Decimals that show an error, and what it is the error of, to the error's second digit.
+    """Return the number of decimals that shows a standard error to `digits` significant digits;
+    None if the error is zero or unknown.
 
     Returns:
         None where there is no error: its value is then a `number`.
@@ -57,7 +58,8 @@ def decimals(error: float | None, digits: int = 2) -> int | None:
 
 
 def plus_minus(value: float | None, error: float | None) -> str:
-    """A value with its error, both to the error's second digit; without an error, a `number`.
+    """Format a value with its standard error, both to the second significant digit of the error;
+    without an error, to four significant digits.
 
     Examples:
         >>> plus_minus(2.9034, 0.0123), plus_minus(2.9034, None)
@@ -82,7 +84,7 @@ def plus_minus(value: float | None, error: float | None) -> str:
 
 
 def interval(low: float | None, high: float | None, places: int) -> str:
-    """The ends of an interval, with their signs.
+    """Format the two ends of an interval, with signs.
 
     Examples:
         >>> interval(-0.26, 0.1, 2)
@@ -92,7 +94,7 @@ def interval(low: float | None, high: float | None, places: int) -> str:
 
 
 def percent(share: float | None, places: int = 1) -> str:
-    """A share in percent.
+    """Format a fraction as a percentage.
 
     Examples:
         >>> percent(0.123), percent(0.5, 0)
@@ -102,8 +104,7 @@ def percent(share: float | None, places: int = 1) -> str:
 
 
 def count(num: int | None, what: str = "") -> str:
-    """A whole number, and what it is the number of: a regular plural, which is all that is said
-    of a number that is not known.
+    """Format a count with its unit, singular or plural; an unknown count as the unit alone.
 
     Examples:
         >>> count(60_000), count(3, "seeds"), count(1, "seeds"), count(None, "images")
@@ -115,7 +116,7 @@ def count(num: int | None, what: str = "") -> str:
 
 
 def setting(value: Any) -> str:
-    """The value of a setting.
+    """Format the value of a setting: a number, flag, text, sequence or mapping.
 
     Examples:
         >>> setting({"torch": "2.6", "seeds": [0, 1]}), setting(True), setting(60_000)
@@ -137,5 +138,5 @@ def _is_known(value: float | None) -> TypeGuard[float]:
 
 
 def _minus(text: str) -> str:
-    """Write minus signs as wide as plus signs."""
+    """Replace hyphens by minus signs, which are as wide as plus signs."""
     return text.replace("-", "−")

@@ -12,7 +12,9 @@ from elbos.base.extras import needs
 
 
 def shown_by(result: object, module: str = "page") -> Any:
-    """Return the module that shows `result`, of the package of its class."""
+    """Import and return the module, in the package that defines the class of `result`, that renders
+    it.
+    """
     package = type(result).__module__.rpartition(".")[0]
     with needs("report"):
         return importlib.import_module(f"{package}.{module}")

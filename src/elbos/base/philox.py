@@ -31,7 +31,7 @@ _WORD = 0xFFFFFFFF
 
 
 class Purpose(IntEnum):
-    """Purposes of random numbers: those of one purpose are independent of those of another."""
+    """Purposes of random numbers: streams with different purposes are independent."""
 
     NOISE = 0
     LABELS = 1
@@ -45,7 +45,7 @@ class Purpose(IntEnum):
 
 
 def philox(counter: Sequence[Int64[Tensor, "..."]], key: tuple[int, int]) -> Int64[Tensor, "... 4"]:
-    """Four random words of 32 bits for each counter, Philox4x32-10.
+    """Return four random 32-bit words per counter, by Philox4x32-10.
 
     Args:
         counter: Its four words, from 0 to below $2^{32}$, of shapes that broadcast.
@@ -69,14 +69,14 @@ def philox(counter: Sequence[Int64[Tensor, "..."]], key: tuple[int, int]) -> Int
 
 
 def key_of(seed: int) -> tuple[int, int]:
-    """The two words that stand for a seed."""
+    """Return the two-word Philox key of a seed."""
     first, second = np.random.SeedSequence(seed).generate_state(2, np.uint32).tolist()
     return first, second
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Random numbers for the samples of every step.
+    """A counter-based random number generator, indexed by training step and sample.
 
     Attributes:
         key: Two words, which stand for the seed.
@@ -88,13 +88,16 @@ class Stream:
 
     @classmethod
     def from_seed(cls, seed: int, purpose: Purpose) -> "Stream":
-        """The stream of a seed."""
+        """Return the random stream for a seed and a purpose."""
         return cls(key_of(seed), purpose)
 
     def words(
         self, step: Int64[Tensor, "*b"], samples: Int64[Tensor, " b"], num: int
     ) -> Int64[Tensor, "b num 4"]:
-        """Blocks of four words of 32 bits, for each sample; arguments as those of `uniform`."""
+        """Return `num` blocks of four random 32-bit words for each sample.
+
+        Arguments as those of `uniform`.
+        """
         # plus 0, of which the compiler does not know: torch 2.13 folds constants in 32 bits
         blocks = torch.arange(num, device=samples.device) + samples[:, None].clamp(max=0)
         purpose = torch.full_like(blocks, self.purpose)
@@ -104,7 +107,7 @@ class Stream:
     def uniform(
         self, step: Int64[Tensor, "*b"], samples: Int64[Tensor, " b"], num: int
     ) -> Float32[Tensor, "b num"]:
-        """Uniform numbers above 0 and at most 1, for each sample.
+        """Draw `num` uniform numbers in (0, 1] for each sample.
 
         Args:
             step: Number of the step, or of the epoch of each sample.
@@ -120,7 +123,10 @@ class Stream:
     def normal(
         self, step: Int64[Tensor, "*b"], samples: Int64[Tensor, " b"], shape: tuple[int, ...]
     ) -> Float32[Tensor, "b *d"]:
-        """Standard normal numbers in a shape, for each sample; arguments as those of `uniform`."""
+        """Draw an array of standard normal numbers for each sample.
+
+        Arguments as those of `uniform`.
+        """
         num = math.prod(shape)
         u = self.uniform(step, samples, num + num % 2)
         radius, angle = (-2 * u[:, 0::2].log()).sqrt(), 2 * math.pi * u[:, 1::2]

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 class Advance(Protocol):
-    """Is called with the number done since the last call, and whether it was kept from an earlier
-    command: that says nothing about the speed.
+    """Progress callback: takes the amount of work done since the last call, and whether that amount
+    was loaded from an earlier run and so is excluded from the rate.
     """
 
     def __call__(self, num: int, is_kept: bool = False, /) -> None: ...
@@ -24,13 +24,13 @@ Start = Callable[[str, int, str], Advance]
 
 
 def silent(what: str, total: int, unit: str) -> Advance:
-    """Begin work without showing progress."""
+    """Return a progress callback that does nothing."""
     del what, total, unit
     return lambda *_: None
 
 
 def progress(console: "Console | None" = None) -> "Progress":
-    """A progress bar with rate and time left; add tasks with `unit=` and, at will, `note=`.
+    """Return a progress bar with rate and time left; add tasks with `unit=` and optionally `note=`.
 
     Args:
         console: Where to draw, if it is a terminal. Default: standard error, so that output can be
@@ -41,7 +41,7 @@ def progress(console: "Console | None" = None) -> "Progress":
     from rich.text import Text
 
     class Rate(ProgressColumn):
-        """Units done per second."""
+        """Progress column that shows units per second."""
 
         def render(self, task: "Task") -> Text:
             speed = task.finished_speed or task.speed
@@ -62,7 +62,7 @@ def progress(console: "Console | None" = None) -> "Progress":
 
 
 def clock(seconds: float) -> str:
-    """A time as h:mm:ss, rounded to seconds.
+    """Format a duration as h:mm:ss, rounded to seconds.
 
     Examples:
         >>> clock(59.6), clock(36_000)
@@ -73,7 +73,7 @@ def clock(seconds: float) -> str:
 
 
 def begin(bar: "Progress", what: str, total: int, unit: str) -> Advance:
-    """Begin a piece of work in a bar, or say so in a line where there is no terminal.
+    """Add a task to a progress bar and return its callback; without a terminal, print one line.
 
     Returns:
         What to call with the number done since the last call, and True where they were kept from an

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def to_json(value: Any) -> Any:
-    """A result, or the value of one of its fields, as JSON values."""
+    """Convert a result dataclass, or the value of one of its fields, to JSON values."""
     if dataclasses.is_dataclass(value):
         found: dict[str, Any] = {}
         for f in dataclasses.fields(value):
@@ -28,8 +28,8 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(annotation: Any, value: Any) -> Any:
-    """The object of type `annotation` that `to_json` made `value` from. Entries that are no field
-    are left out.
+    """Convert JSON values made by `to_json` back to an object of type `annotation`; unknown entries
+    are ignored.
 
     Raises:
         TypeError: If a field without default is missing, or a value is of another type.
@@ -56,7 +56,7 @@ def from_json(annotation: Any, value: Any) -> Any:
 
 
 def _is_of(annotation: Any, value: Any) -> bool:
-    """Return whether a value is of a type; a whole number is a float."""
+    """Return whether a value is an instance of a type; an integer passes for a float."""
     kinds = float | int if annotation is float else annotation
     return isinstance(value, kinds) and isinstance(value, bool) == (annotation is bool)
 

@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 
 def share(num: int, is_shared: bool) -> Iterator[tuple[int, bool]]:
-    """The pieces of `num` that this process computes, and whether each counts.
+    """Yield the indices in `range(num)` that this process computes, each with whether its result
+    counts.
 
     Every process computes as many, since networks that are spread over them (FSDP2) need all in
     each call: one that runs out of pieces repeats the first, which does not count.
@@ -34,14 +35,13 @@ def share(num: int, is_shared: bool) -> Iterator[tuple[int, bool]]:
 
 
 def require_processes() -> None:
-    """Raise a ValueError unless `torch.distributed` is initialized."""
     if not (dist.is_available() and dist.is_initialized()):
         raise ValueError("is_shared is true and torch.distributed is not initialized: start it.")
 
 
 @contextmanager
 def naming_lost_processes() -> Iterator[None]:
-    """Replace errors of the connection to other processes by a ConnectionError of one line.
+    """Replace connection errors of `torch.distributed` by a one-line ConnectionError.
 
     gloo has no class of errors: the place in its source is in all of its messages.
     """
@@ -58,8 +58,8 @@ def naming_lost_processes() -> Iterator[None]:
 
 
 def together(work: Callable[[], T]) -> T:
-    """Return the result of this process's work once all have done theirs, however long that takes.
-    An error of one is raised in all.
+    """Run `work` on every process, wait for all without a timeout, and return this process's
+    result. An exception on one process is raised on all.
 
     Raises:
         ConnectionError: If another process is gone.
@@ -74,12 +74,12 @@ def together(work: Callable[[], T]) -> T:
 
 
 def meet() -> None:
-    """Make the group in which processes wait, while all are here: one that is gone is noticed."""
+    """Create the process group used for long waits, while all processes are known to be running."""
     _patient()
 
 
 def _patient() -> dist.ProcessGroup:
-    """A group beside that of all, which has a timeout of minutes.
+    """Return a gloo process group with a timeout of 30 days; the default group's is minutes.
 
     Only torch keeps it: its threads end with the last reference, when torch's groups are destroyed.
     """
@@ -91,7 +91,7 @@ def _patient() -> dist.ProcessGroup:
 
 
 def _settle(own: Exception | None) -> None:
-    """Barrier; afterwards raise if any rank failed."""
+    """Wait for all processes; then raise an error on every process if any process failed."""
     errors: list[Exception | None] = [None] * dist.get_world_size()
     with naming_lost_processes():
         dist.all_gather_object(errors, own, group=_patient())
@@ -100,7 +100,7 @@ def _settle(own: Exception | None) -> None:
 
 
 def require_alike(values: tuple[float, ...], device: torch.device) -> None:
-    """Raise a ValueError, on every process, unless the numbers are the same on all."""
+    """Raise a ValueError, on every process, unless the numbers are equal on all processes."""
     require_processes()
     least = torch.tensor(values, dtype=torch.float64, device=device)
     greatest = least.clone()
@@ -119,8 +119,8 @@ def summed(
     is_shared: bool,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """The tensors of rows 0 to `num`, from the pieces of this process, or of all; float64, on the
-    CPU.
+    """Merge row-wise tensors from the pieces of this process (or of all processes) into whole
+    tensors of `num` rows, in float64 on the CPU.
     """
     merged = {}
     rows = torch.cat([some for some, _ in found])

@@ -30,7 +30,9 @@ _SECONDS, _PAUSE = 120.0, 0.1  # until a file system shows what another machine 
 
 
 class Part(NamedTuple):
-    """A piece of the work: its name, how much it is, and how it is done."""
+    """One part of a long computation: its name, its amount of work and the function that computes
+    it.
+    """
 
     name: str
     num: int
@@ -38,37 +40,39 @@ class Part(NamedTuple):
 
 
 class Sharing(Protocol):
-    """Processes that share work, as `elbos.training.processes.Processes`."""
+    """Interface of a group of processes that share work, such as
+    `elbos.training.processes.Processes`.
+    """
 
     @property
     def rank(self) -> int:
-        """The number of this one, from 0, which is the main one."""
+        """Rank of this process; rank 0 is the main process."""
 
     @property
     def num(self) -> int:
-        """How many there are."""
+        """Number of processes in the group."""
 
     def together(self, work: Callable[[], T]) -> T:
-        """Return the result of the work once all have done theirs; an error of one is raised in
-        all.
+        """Run `work` on every process, wait for all, and return this process's result; an exception
+        on one process is raised on all.
         """
 
 
 @dataclass(frozen=True)
 class Alone:
-    """A process that shares no work."""
+    """A single process that shares no work."""
 
     rank = 0
     num = 1
 
     def together(self, work: Callable[[], T]) -> T:
-        """Return the result of the work."""
+        """Run `work` and return its result."""
         return work()
 
 
 @dataclass(frozen=True)
 class Store:
-    """Parts of one piece of work, each a few named tensors.
+    """A directory of tensor files, one per part of a long computation, so that work can resume.
 
     Args:
         folder: Where; made when the first part is written.
@@ -80,11 +84,11 @@ class Store:
     processes: Sharing = Alone()
 
     def __contains__(self, name: str) -> bool:
-        """Return whether the part called `name` is there."""
+        """Return whether the file of the part `name` exists."""
         return self._path(name).exists()
 
     def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """The part called `name`, read if it is there, else computed and written.
+        """Read the part `name` from disk if present; otherwise compute it and write it.
 
         A file that cannot be read is computed again, with a warning.
 
@@ -100,7 +104,7 @@ class Store:
         return tensors
 
     def concatenated(self, parts: Iterable[Part], advance: Advance) -> Tensors:
-        """The tensors of all parts, one after the other.
+        """Return the tensors of all parts, concatenated in order, computing missing parts.
 
         Raises:
             OSError: If a part cannot be written.
@@ -119,7 +123,7 @@ class Store:
         return {key: torch.cat([part[key] for part in whole]) for key in whole[0]}
 
     def of_main(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """The part called `name`, which the main process computes if it is not there.
+        """Return the part `name`; the main process computes it if missing.
 
         Raises:
             OSError: If it cannot be written.
@@ -129,7 +133,7 @@ class Store:
         return self._of_another(name) if found is None else found
 
     def _of_another(self, name: str) -> Tensors:
-        """The part that another process has written."""
+        """Read a part written by another process; wait up to two minutes for its file to appear."""
         begin = time.monotonic()
         while (found := _read(self._path(name))) is None:
             if time.monotonic() - begin > _SECONDS:
@@ -145,13 +149,13 @@ class Store:
 
 
 def pack(tensors: Tensors) -> bytes:
-    """Tensors as a file, after its SHA-256."""
+    """Serialize tensors in the safetensors format, preceded by a SHA-256 checksum."""
     content = safetensors.torch.save(tensors)
     return hashlib.sha256(content).digest() + content
 
 
 def unpack(content: bytes) -> Tensors:
-    """Return the tensors that `pack` wrote.
+    """Verify the checksum of a file written by `pack` and return its tensors.
 
     Raises:
         ValueError: If the file is damaged.

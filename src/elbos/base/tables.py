@@ -25,7 +25,7 @@ BEST = "★"
 
 @dataclass(frozen=True)
 class Column:
-    """The head of a column.
+    """A column of a table: its title, alignment and sort direction.
 
     Attributes:
         title: What the column shows.
@@ -41,14 +41,14 @@ class Column:
 
     @property
     def head(self) -> str:
-        """The title with its arrow."""
+        """Title of the column, with an arrow that shows whether lower or higher is better."""
         arrow = {None: "", True: " ↓", False: " ↑"}[self.is_lower_better]
         return self.title + arrow  # such that markup stays so
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One value, as text.
+    """A table cell: text, with optional note, emphasis and color sample.
 
     Attributes:
         text: The value.
@@ -70,7 +70,7 @@ class Cell:
 
     @property
     def sorts_as(self) -> str:
-        """Return the key that a page sorts by; empty cells are last."""
+        """Sort key of the cell on a page; empty cells sort last."""
         if self.value is not None:
             return str(self.value)
         return "" if self.text == NONE else escape(self.text).striptags()
@@ -81,7 +81,7 @@ Row = Sequence[Cell | str]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; the first cell names the row.
+    """A table of text cells; the first cell of each row names the row.
 
     Attributes:
         columns: The heads, or their titles; if none has a title, none is shown.
@@ -102,21 +102,21 @@ class Table:
 
     @cached_property
     def heads(self) -> list[Column]:
-        """The columns, all with a head."""
+        """Columns of the table, plain titles converted to `Column`."""
         return [one if isinstance(one, Column) else Column(one) for one in self.columns]
 
     @property
     def body_cells(self) -> list[list[Cell]]:
-        """The rows, all of cells."""
+        """Body rows of the table, plain texts converted to `Cell`."""
         return _cells(self.rows)
 
     @property
     def foot_cells(self) -> list[list[Cell]]:
-        """The foot, all of cells."""
+        """Footer rows of the table, plain texts converted to `Cell`."""
         return _cells(self.foot)
 
     def without_empty_columns(self) -> "Table":
-        """The table without columns that have no value; the first stays."""
+        """Return the table without its empty columns; the first column is always kept."""
         cells = [*self.body_cells, *self.foot_cells]
         kept = [
             i
@@ -127,7 +127,7 @@ class Table:
         return replace(self, columns=[self.columns[i] for i in kept], rows=rows, foot=foot)
 
     def rich(self) -> rich.table.Table:
-        """The table for the terminal."""
+        """Render the table for the terminal, with rich."""
         drawn = rich.table.Table(
             title=Text(printable(self.caption)) if self.caption else None,
             title_justify="left",
@@ -149,7 +149,7 @@ class Table:
         return drawn
 
     def html(self, kind: str = "", *, is_sortable: bool = False) -> str:
-        """The table for a page.
+        """Render the table as HTML.
 
         Args:
             kind: Classes for the style sheet.
@@ -160,7 +160,7 @@ class Table:
         return render("table.html", table=self, classes=classes, is_sortable=is_sortable)
 
     def markdown(self) -> Markdown:
-        """The table for Markdown, as GitHub draws it."""
+        """Render the table as GitHub-flavored Markdown."""
         titles = [plain(column.head) for column in self.heads]
         is_number = [i > 0 and column.is_numeric for i, column in enumerate(self.heads)]
         rows = [list(map(_for_markdown, row)) for row in [*self.body_cells, *self.foot_cells]]
@@ -170,13 +170,13 @@ class Table:
 
 
 def settings(values: Mapping[str, Any]) -> Table:
-    """Names and values of settings."""
+    """Return a two-column table of setting names and values."""
     rows = [(key.replace("_", " "), setting(value)) for key, value in values.items()]
     return Table([Column(""), Column("", is_numeric=False)], rows)
 
 
 def evenly(num: int, most: int) -> list[int]:
-    """At most so many of `num` rows, evenly spread.
+    """Return at most `most` indices of `num` rows, evenly spaced.
 
     Examples:
         >>> evenly(10, 4), evenly(2, 4)

@@ -33,7 +33,7 @@ _GUARD = "keep what trains and what reads arguments under `if __name__ == '__mai
 
 @contextlib.contextmanager
 def no_modules_here() -> Iterator[None]:
-    """Let processes that are started within the block find no module in the current folder."""
+    """Keep processes started in the `with` block from importing modules of the current folder."""
     before = os.environ.get(_SAFE_PATH)
     os.environ[_SAFE_PATH] = "1"
     try:
@@ -45,24 +45,27 @@ def no_modules_here() -> Iterator[None]:
 
 
 def is_code(target: str) -> bool:
-    """Return whether a target is a Python file, with a function or without."""
+    """Return whether a command-line target names a Python file, with or without a function."""
     return target.endswith(".py") or code_path(target).suffix == ".py"
 
 
 def code_path(target: str) -> Path:
-    """The file of a target that is code."""
+    """Return the file path in a target FILE.py or FILE.py:FUNCTION."""
     return _split(target)[0]
 
 
 def _split(target: str) -> tuple[Path, str]:
-    """The file, and the name of the function; "" if there is none."""
+    """Split a target FILE.py:FUNCTION into file path and function name; the name is ""
+    if absent.
+    """
     file, _, name = target.rpartition(":")
     return (Path(file), name) if file.endswith(".py") else (Path(target), "")
 
 
 @contextlib.contextmanager
 def as_script(target: str, *, keeps_modules: bool = False) -> Iterator[None]:
-    """Let a file find what a script would, and leave the process as it was.
+    """Set up `sys.path`, `sys.argv` and standard streams as for running a script; restore them
+    afterwards.
 
     Args:
         target: The file.
@@ -101,7 +104,8 @@ def as_script(target: str, *, keeps_modules: bool = False) -> Iterator[None]:
 
 
 def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:
-    """Fail where a target cannot be a function, as far as that shows without running its file.
+    """Raise a ValueError early, mostly without running the file, if a target cannot name a
+    function.
 
     Raises:
         OSError: If the file cannot be read.
@@ -115,7 +119,7 @@ def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:
 
 
 def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callable[..., Any]:
-    """The function that FILE.py:FUNCTION names; inside of `as_script`.
+    """Import FILE.py and return FUNCTION, after a check of its signature; call within `as_script`.
 
     Args:
         target: What is named.
@@ -145,14 +149,16 @@ def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callabl
 
 
 def described(error: BaseException, file: Path) -> str:
-    """The type, line of the file and message of an error."""
+    """Return the type, line number and message of an error raised in a user's file."""
     line = line_of(error, file)
     place = f" (line {line})" if line else ""
     return f"{type(error).__name__}{place}: {message(error)}"
 
 
 def line_of(error: BaseException | None, file: Path) -> int | None:
-    """The last line of a file that led to an error, or to the one that it was raised from."""
+    """Return the innermost line of `file` in the traceback of an error or of its causes; None if
+    absent.
+    """
     if error is None:
         return None
     frames = traceback.extract_tb(error.__traceback__)
@@ -161,7 +167,7 @@ def line_of(error: BaseException | None, file: Path) -> int | None:
 
 
 def _run(path: Path) -> ModuleType:
-    """The module that a file makes."""
+    """Import a user's file as a module; report any failure in one line."""
     file = path.resolve()  # the code may change the current directory
     try:
         return _imported(file)
@@ -187,7 +193,9 @@ def _imported(file: Path) -> ModuleType:
 
 
 def _place(path: Path) -> tuple[Path, list[str]]:
-    """The folder that holds a file, or the package that it is in; its name from there."""
+    """Return the import root of a file (the folder above its packages) and its module path from
+    there.
+    """
     folder, names = path.resolve().parent, [path.stem]
     while (folder / "__init__.py").is_file():
         folder, names = folder.parent, [folder.name, *names]
@@ -215,7 +223,7 @@ def _require_takes(target: str, function: Any, arguments: tuple[str, ...], verb:
 
 
 def places(module: ModuleType) -> list[str]:
-    """The file of a module and the folders of a package."""
+    """Return the file of a module and the search folders of a package, as far as they are known."""
     contents = vars(module)  # whatever else some modules make of getattr
     found = [contents.get("__file__")]
     with contextlib.suppress(TypeError, KeyError):  # of none, or in a package that is gone
@@ -224,7 +232,9 @@ def places(module: ModuleType) -> list[str]:
 
 
 def _is_neighbour(name: str, folder: Path) -> bool:
-    """Return whether a module is one that only scripts in this folder find."""
+    """Return whether a module was loaded from a user's folder rather than from an installed
+    package.
+    """
     return name == _NAME or any(
         Path(place).is_relative_to(folder) and "site-packages" not in place
         for place in places(sys.modules[name])
@@ -233,7 +243,7 @@ def _is_neighbour(name: str, folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _nothing_on_stdout() -> Iterator[None]:
-    """Send to stderr what code prints, and what the programs print that it starts."""
+    """Redirect standard output, also that of subprocesses, to standard error."""
     sys.stdout.flush()
     stdout = os.dup(1)
     os.dup2(2, 1)

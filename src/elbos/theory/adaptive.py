@@ -38,7 +38,8 @@ MAX_BINS = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Schedule):
-    r"""A schedule that learns: $p(\lambda) \propto$ a running mean of the weighted loss per bin.
+    r"""Adaptive noise schedule: density proportional to a running mean of the weighted loss per bin
+    of log-SNR.
 
     Each bin holds a decayed sum of what was observed in it and a decayed count of the observations.
     Their ratio is a running mean without start-up bias: an average at first, an exponential one
@@ -87,12 +88,12 @@ class Adaptive(Schedule):
 
     @cached_property
     def _total(self) -> Float[Tensor, " bins"]:
-        """Decayed sum of what was observed, changed in place."""
+        """Exponentially decayed sum of observations per bin, updated in place."""
         return torch.zeros(self.num_bins, dtype=torch.float64)
 
     @cached_property
     def _count(self) -> Float[Tensor, " bins"]:
-        """Decayed number of observations, changed in place."""
+        """Exponentially decayed number of observations per bin, updated in place."""
         return torch.zeros(self.num_bins, dtype=torch.float64)
 
     @property
@@ -103,17 +104,21 @@ class Adaptive(Schedule):
         return ((logsnr - self.logsnr_min) / self._width).long().clamp(0, self.num_bins - 1)
 
     def probabilities(self) -> Float[Tensor, " bins"]:
-        """The probability of each bin, from noise to data; uniform while all losses are 0."""
+        """Return the probability of each log-SNR bin, from noisy to clean; uniform while all losses
+        are 0.
+        """
         return self._probabilities.clone()
 
     @cached_property
     def _probabilities(self) -> Float[Tensor, " bins"]:
-        """The probability of each bin, changed in place when a sum changes."""
+        """Probability of each log-SNR bin, updated in place when the running sums change."""
         return self._adapted()
 
     @cached_property
     def _cdf(self) -> Float[Tensor, " edges"]:
-        """The probability below each edge of a bin; likewise."""
+        """Cumulative probability at each bin edge, updated in place when the running
+        sums change.
+        """
         below = self._probabilities.cumsum(0, dtype=torch.float64)
         return torch.cat([torch.zeros(1, dtype=torch.float64), below])
 
@@ -126,7 +131,7 @@ class Adaptive(Schedule):
         return torch.where(self._total.any(), adapted, 1 / self.num_bins)
 
     def _adapt(self) -> None:
-        """Follow the sums, which have changed."""
+        """Recompute the bin probabilities and their cumulative sum from the running sums."""
         self._probabilities.copy_(self._adapted())
         torch.cumsum(self._probabilities, 0, out=self._cdf[1:])
 
@@ -145,9 +150,8 @@ class Adaptive(Schedule):
         return torch.log(p[self._bin(logsnr)]) - math.log(self._width)
 
     def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
-        r"""Learn from the losses $\ell = v/p$ of a batch that was drawn from the schedule as it
-        is now. Losses that are not finite or below 0, and log-SNRs that are not finite, are left
-        out: a weighted squared error is none of them.
+        r"""Update the running sums with the losses $\ell = v/p$ of a batch drawn from the current
+        schedule; negative or non-finite losses and non-finite log-SNRs are ignored.
 
         Give the losses of the whole global batch, in the same order in every process, so that all
         hold the same state.
@@ -171,12 +175,12 @@ class Adaptive(Schedule):
         self._adapt()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of the two sums per bin, and the ends of the bins."""
+        """Return copies of the running sums and counts per bin, and the log-SNR range."""
         ends = torch.tensor([self.logsnr_min, self.logsnr_max], dtype=torch.float64)
         return {"total": self._total.clone(), "count": self._count.clone(), "ends": ends}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` returned; sums without ends are taken for its own.
+        """Restore a state returned by `state_dict`; a state without its log-SNR range is accepted.
 
         Raises:
             ValueError: If a sum is missing, negative or not finite, or it is of another number of
@@ -204,7 +208,7 @@ class Adaptive(Schedule):
 
 
 class AdaptiveState(nn.Module):
-    """The state of an adaptive schedule as a part of a model, whose `state_dict` then holds it.
+    """Module that stores the state of an adaptive schedule in a model's `state_dict`.
 
     It has no parameters and no buffers, so that nothing moves the state off the CPU or rounds it:
     it is the module's extra state, one float64 tensor `[2, num_bins + 1]`.
@@ -227,12 +231,14 @@ class AdaptiveState(nn.Module):
         self.schedule = schedule
 
     def get_extra_state(self) -> Float[Tensor, "2 bins_plus_1"]:
-        """Sums and counts per bin, then the ends; a copy."""
+        """Return a copy of the schedule's state: sums and counts per bin, and the log-SNR range in
+        the last column.
+        """
         state = self.schedule.state_dict()
         return torch.cat([torch.stack([state["total"], state["count"]]), state["ends"][:, None]], 1)
 
     def set_extra_state(self, state: Float[Tensor, "2 columns"]) -> None:
-        """Restore what `get_extra_state` returned."""
+        """Restore a schedule state returned by `get_extra_state`."""
         (total, count), ends = state[:, :-1], state[:, -1]
         self.schedule.load_state_dict({"total": total, "count": count, "ends": ends})
 

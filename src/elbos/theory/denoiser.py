@@ -24,7 +24,9 @@ Network = Callable[[Tensor, Tensor, Condition], Tensor]
 
 
 class Denoise(Protocol):
-    """Estimates of the data and of the noise in `z`; `cond` is whatever the network understands."""
+    """Interface of a denoiser: estimates of the data and the noise from noisy data, log-SNR and
+    condition.
+    """
 
     def __call__(
         self, z: Tensor, logsnr: Tensor, cond: Condition = None
@@ -32,7 +34,8 @@ class Denoise(Protocol):
 
 
 def with_three_arguments(network: Network) -> Network:
-    """The network as `network(z, logsnr, cond)`, where it may take `(z, logsnr)` alone.
+    """Wrap a network that takes `(z, logsnr)` so that it accepts `(z, logsnr, cond)`; return others
+    unchanged.
 
     Raises:
         ValueError: When called, if a network without conditions is given one.
@@ -49,7 +52,7 @@ def with_three_arguments(network: Network) -> Network:
 
 
 def _takes(network: Network, num: int) -> bool:
-    """Return whether a network can be called with so many arguments, as its signature tells."""
+    """Return whether the signature of a network admits `num` positional arguments."""
     if torch.compiler.is_compiling():  # signatures do not compile: networks then take all three
         return True
     function = network.forward if isinstance(network, nn.Module) else network
@@ -70,8 +73,8 @@ def network_output(
     logsnr: Float[Tensor, " b"],
     cond: Condition = None,
 ) -> Float[Tensor, "b *d"]:
-    """The network's output, after a check that it is one real tensor of the shape of `z`. Networks
-    of two arguments are called without the condition, outside of compiled code.
+    """Call the network and check that its output is one real tensor of the shape of `z`; networks
+    of two arguments are called without the condition, except in compiled code.
 
     Raises:
         ValueError: If it is not: diffusers and transformers return an object that holds it.
@@ -91,7 +94,8 @@ def network_output(
 def estimate(
     denoiser: Denoise, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-    r"""The denoiser's $(\hat x, \hat\epsilon)$ at `z`, after a check that it is such a pair.
+    r"""Call the denoiser at `z` and check that it returns a pair $(\hat x, \hat\epsilon)$ of the
+    shape of `z`.
 
     A bare network, which returns one tensor, would be unpacked along its batch in silence.
 
@@ -111,7 +115,7 @@ def estimate(
 
 @dataclass(frozen=True)
 class Denoiser(Typed):
-    r"""A network with its parameterization.
+    r"""A denoiser: a network combined with its parameterization.
 
     Args:
         network: A module or function, called as `network(z, logsnr, cond)`, or
@@ -134,14 +138,17 @@ class Denoiser(Typed):
     def output(
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
     ) -> Float[Tensor, "b *d"]:
-        """The network's output $y$, in the precision of `z`; errors as when called."""
+        """Return the raw network output $y$, in the dtype of `z`.
+
+        Errors as when called.
+        """
         own = z.clone()  # the network may change it in place
         return network_output(self.network, own, logsnr.expand(len(z)), cond).to(z.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clipping:
-    r"""The restriction of $\hat x$ to the range of the data while sampling.
+    r"""Clipping of the estimate $\hat x$ to the data range during sampling.
 
     Without it an error of $\hat\epsilon$ in much noise is one of $\hat x$ that is $\sigma/\alpha$
     times as large. Of any other use, such as likelihoods, the estimates are those of the network.
@@ -170,7 +177,9 @@ class Clipping:
 
 
 def clipping_of(denoiser: object) -> Clipping | None:
-    """The `clipping` that a denoiser, or the one that it wraps, names for sampling, if any."""
+    """Return the `clipping` attribute of a denoiser or of a denoiser that it wraps;
+    None if absent.
+    """
     while denoiser is not None:
         if isinstance(own := getattr(denoiser, "clipping", None), Clipping):
             return own
@@ -180,7 +189,7 @@ def clipping_of(denoiser: object) -> Clipping | None:
 
 @dataclass(frozen=True)
 class Guided(Typed):
-    r"""Classifier-free guidance, on an interval of noise levels.
+    r"""Classifier-free guidance, restricted to an interval of noise levels.
 
     $$\hat\epsilon = \hat\epsilon(z) + s\,\bigl(\hat\epsilon(z, c) - \hat\epsilon(z)\bigr), \qquad
       \lambda \in [\lambda_-, \lambda_+],$$
@@ -227,7 +236,7 @@ class Guided(Typed):
         return x_none + scale * (x_cond - x_none), eps_none + scale * (eps_cond - eps_none)
 
     def _null(self, cond: Condition, num: int) -> Condition:
-        """The condition that stands for none, for `num` samples."""
+        """Return the null (unconditional) condition for `num` samples."""
         if self.null_cond is not None:
             return map_tensors(lambda part: part.expand(num, *part.shape[1:]), self.null_cond)
         if isinstance(cond, Tensor) and not cond.is_floating_point():

@@ -43,8 +43,8 @@ __all__ = [
 
 
 def is_monotone(weighting: WeightFunction, logsnr_min: float, logsnr_max: float) -> bool:
-    r"""Return whether $w$ never rises on the range: whether its loss is a maximum-likelihood
-    objective.
+    r"""Return whether $w$ is non-increasing in log-SNR on the range, so that the weighted loss is a
+    maximum-likelihood objective.
 
     Plateaus and rounding errors are no rise; see `extrema.rising_intervals`.
 
@@ -58,7 +58,8 @@ def is_monotone(weighting: WeightFunction, logsnr_min: float, logsnr_max: float)
 
 @dataclass(frozen=True)
 class Mixture:
-    r"""The measure over noise levels whose ELBOs a weighting mixes, in units of $w(\lambda_\min)$.
+    r"""The measure over noise levels with which a weighting mixes ELBOs, in units of
+    $w(\lambda_\min)$.
 
     It is a density $-w'(\lambda)$ on the range and a point mass at $\lambda_\max$; its total is
     one.
@@ -91,7 +92,8 @@ class Mixture:
         return w_min, w_max
 
     def density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""$-w'(\lambda) / w(\lambda_\min)$, by autograd; negative where $w$ rises.
+        r"""Return the density $-w'(\lambda) / w(\lambda_\min)$ of the mixture, by autograd;
+        negative where $w$ increases.
 
         Zero outside the range. A jump of $w$ is a point mass, which a density does not show.
         """
@@ -104,24 +106,26 @@ class Mixture:
 
     @property
     def mass_at_max(self) -> float:
-        r"""The mass on the ELBO of (almost) clean data, $w(\lambda_\max) / w(\lambda_\min)$."""
+        r"""Mass on the ELBO of (almost) clean data, $w(\lambda_\max) / w(\lambda_\min)$."""
         return self._end_weights[1] / self._end_weights[0]
 
     @cached_property
     def negative_mass(self) -> float:
-        r"""Total rise of $w$ over $w(\lambda_\min)$; 0 iff the loss is a likelihood objective."""
+        r"""Total increase of $w$ divided by $w(\lambda_\min)$; 0 iff the loss is a likelihood
+        objective.
+        """
         rises = rising_intervals(self.weighting, self.logsnr_min, self.logsnr_max)
         w = self.weighting(torch.tensor(rises, dtype=torch.float64).reshape(-1, 2))
         return (w[:, 1] - w[:, 0]).sum().item() / self._end_weights[0]
 
     @property
     def positive_mass(self) -> float:
-        """One plus the negative mass, since the total is one."""
+        """Positive mass of the mixture: one plus the negative mass, since the total is one."""
         return 1 + self.negative_mass
 
     def sample(self, num: int, generator: torch.Generator | None = None) -> Float[Tensor, " num"]:
-        r"""Noise levels from the mixture: $w(\lambda)/w(\lambda_\min)$ is its survival function,
-        inverted by bisection.
+        r"""Draw noise levels from the mixture by inverting its survival function
+        $w(\lambda)/w(\lambda_\min)$ by bisection.
 
         Args:
             num: How many.
@@ -149,7 +153,7 @@ class Mixture:
 
 
 def elbo_mixture(weighting: WeightFunction, logsnr_min: float, logsnr_max: float) -> Mixture:
-    r"""The measure over noise levels whose ELBOs the loss mixes; see `Mixture`.
+    r"""Return the measure over noise levels with which a weighting mixes ELBOs; see `Mixture`.
 
     Examples:
         >>> from elbos import weightings
@@ -161,7 +165,9 @@ def elbo_mixture(weighting: WeightFunction, logsnr_min: float, logsnr_max: float
 
 
 class TheoremSides(NamedTuple):
-    """The two sides of the theorem, nats per dimension."""
+    """The weighted loss and the integral over ELBOs that the theorem equates, nats per
+    dimension.
+    """
 
     weighted_loss: float
     elbo_integral: float
@@ -173,7 +179,8 @@ def theorem_sides(
     loss: Float[Tensor, " n"],
     prior_loss: float = 0.0,
 ) -> TheoremSides:
-    r"""Both sides of the theorem, from the loss measured at some noise levels.
+    r"""Compute the weighted loss and the equal integral over ELBOs from the loss measured at some
+    noise levels.
 
     The left side weighs the loss, $\int w\,\ell\,d\lambda$. The right side never weighs a loss: it
     integrates $\ell$ to the ELBOs $L(\lambda)$ and mixes those, $-\int L\,dw + [wL]$, as a
@@ -211,8 +218,8 @@ def theorem_sides(
 def noisy_elbo_losses(
     logsnr: Float[Tensor, " n"], loss: Float[Tensor, " n"], prior_loss: float = 0.0
 ) -> Float[Tensor, " n"]:
-    r"""$L(\lambda)$, the loss of the ELBO of noisy data at each level, by integrating the measured
-    loss from below.
+    r"""Compute the negative ELBO $L(\lambda)$ of noisy data at each noise level, by integrating the
+    measured loss from $\lambda_\min$.
 
     Args:
         logsnr: Noise levels in increasing order.
@@ -230,7 +237,7 @@ def noisy_elbo_losses(
 
 
 def _interpolated(logsnr: Float[Tensor, " n"], loss: Float[Tensor, " n"]) -> PchipInterpolator:
-    """The loss between the levels measured, by monotone cubics."""
+    """Interpolate the loss between the measured noise levels by monotone cubics."""
     nodes, values = (part.detach().cpu().double().numpy() for part in (logsnr, loss))
     if len(nodes) < 2 or not (np.diff(nodes) > 0).all() or values.shape != nodes.shape:
         raise ValueError(

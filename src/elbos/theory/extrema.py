@@ -23,7 +23,7 @@ Function = Callable[[Tensor], Tensor]
 def rising_intervals(
     f: Function, low: float, high: float, *, rtol: float = 1e-6, num_points: int = 8193
 ) -> list[tuple[float, float]]:
-    r"""Maximal intervals of $[low, high]$ over which `f` rises.
+    r"""Find the maximal intervals of $[low, high]$ on which `f` increases.
 
     Each runs from a minimum to the maximum that follows it. A plateau before or after a rise is not
     part of it, and a rise of less than `rtol` times the value it reaches is taken for float noise.
@@ -69,8 +69,8 @@ def rising_intervals(
 def rises(
     values: Float[Array, " n"], tolerance: Callable[[int, slice], Array]
 ) -> list[tuple[int, int]]:
-    """Index pairs (minimum, maximum) between which values rise, by hysteresis: a turn counts once
-    two values differ by more than a tolerance.
+    """Find the index pairs (minimum, maximum) between which values rise by more than a tolerance,
+    with hysteresis: a turning point counts only if a change beyond the tolerance follows.
 
     Args:
         values: A curve.
@@ -97,7 +97,9 @@ def rises(
 
 
 def _rises_of_grid(values: Float[Array, " n"], rtol: float) -> list[tuple[int, int]]:
-    """Index pairs of the rises of a function, without the plateaus before and after them."""
+    """Find the index pairs between which the values rise, without plateaus before and
+    after a rise.
+    """
     slope = np.sign(np.diff(values))
     turns = np.flatnonzero(np.diff(slope, prepend=2, append=2))
     size = np.abs(values)
@@ -114,14 +116,18 @@ def _rises_of_grid(values: Float[Array, " n"], rtol: float) -> list[tuple[int, i
 
 
 def _climb(values: Float[Array, " n"], i: int, step: int) -> int:
-    """The end of the rise around index `i`: its top for step 1, its foot for step -1."""
+    """Return the end of the monotone rise around index `i`: its maximum for step 1, its minimum for
+    -1.
+    """
     while 0 <= i + step < len(values) and step * (values[i + step] - values[i]) > 0:
         i += step
     return i
 
 
 def _refine(f: Function, x: Float[Tensor, " n"], i: int) -> float:
-    """The maximizer of `f` near grid point `i`, by golden section; an end of the grid stays."""
+    """Return the maximizer of `f` near grid point `i`, by golden-section search; an endpoint of the
+    grid is returned unchanged.
+    """
     if i in (0, len(x) - 1):
         return x[i].item()
     ratio = (5**0.5 - 1) / 2

@@ -57,7 +57,7 @@ REACH, STEP = 9.0, 1 / 6  # of quadrature, in standard deviations
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:
-    """The least loss at each noise level, in nats per dimension.
+    """Irreducible loss of a dataset at each noise level, in nats per dimension.
 
     Attributes:
         logsnr: The noise levels.
@@ -83,8 +83,8 @@ class Floor:
 
     @property
     def num_resolved(self) -> int:
-        """The number of noise levels, from the first on, at which a tenth of the points has the
-        same floor to 5 %.
+        """Number of leading (noisiest) levels at which a random tenth of the points has the same
+        irreducible loss to within 5 %.
         """
         pairs = zip(self.tenth or (), self.loss, strict=False)
         return len(list(takewhile(lambda pair: pair[0] > (1 - SAME) * pair[1], pairs)))
@@ -98,7 +98,9 @@ class Floor:
         *,
         is_subset: bool = False,
     ) -> "Floor":
-        """The mean over points of what `floor_losses` returned; of two points or more."""
+        """Average the per-point losses of `floor_losses` into the irreducible loss with standard
+        error; needs at least two points.
+        """
         error = losses.std(0) / math.sqrt(len(losses))
         return cls(
             logsnr=tuple(logsnr.tolist()),
@@ -119,7 +121,8 @@ def finite_set_floor(
     is_subset: bool = False,
     generator: torch.Generator | None = None,
 ) -> Floor:
-    r"""The floor of a finite set, from noisy versions of all of its points or some.
+    r"""Estimate the irreducible loss of a finite dataset from noisy versions of all of its points
+    or a random subset.
 
     All points of the set are compared with, whatever the number that is noised: the result is
     unbiased. It costs $4 n n' d$ operations for $n'$ noised points, in float64, and little for each
@@ -166,8 +169,8 @@ def floor_losses(
     given_label: bool = False,
     generator: torch.Generator | None = None,
 ) -> Float64[Tensor, "n m"]:
-    r"""The least loss for some points of a set, $\tfrac14 s^2 \sum_j p_j \|d_j\|^2$, each with one
-    noise vector for all noise levels: unbiased for random points.
+    r"""Compute unbiased per-point estimates of the irreducible loss, $\tfrac14 s^2 \sum_j p_j
+    \|d_j\|^2$, with one noise vector per point for all noise levels.
 
     Args:
         data: The set; it is computed where its points are.
@@ -203,7 +206,7 @@ def floor_losses(
 def _block(
     data: FiniteSet, x: Float64[Tensor, "b d"], eps: Float64[Tensor, "b d"], logsnr: Tensor
 ) -> Float64[Tensor, "b m"]:
-    """The losses of points of a set, with the sums over the set taken chunk by chunk."""
+    """Compute the per-point losses for one block of points, summing over the dataset in chunks."""
     total, square = torch.zeros(2, len(x), len(logsnr), dtype=torch.float64, device=x.device)
     norm, eps_x = x.square().sum(1), (eps * x).sum(1)
     for rows in data.chunks(NUM_COLUMNS):
@@ -223,7 +226,8 @@ def _add(
     eps_d: Float[Tensor, "b c"],
     logsnr: Float[Tensor, " m"],
 ) -> None:
-    r"""Add $\sum_j p_j$ and $\sum_j p_j \|d_j\|^2$ of a chunk, from noisy to clean levels.
+    r"""Add one chunk's $\sum_j p_j$ and $\sum_j p_j \|d_j\|^2$ to the running sums, from noisy to
+    clean levels.
 
     A logit $-s(\epsilon\cdot d_j + \frac12 s \|d_j\|^2)$ below 0 falls as $s$ grows, so that no
     cleaner level has to be looked at once all of a chunk are far below.
@@ -239,7 +243,7 @@ def _add(
 
 
 def mixture_floor(data: GaussianMixture, logsnr: Float[Tensor, " m"]) -> Floor:
-    r"""The floor of a mixture of Gaussians on a line or in the plane, by quadrature.
+    r"""Compute the irreducible loss of a Gaussian mixture in one or two dimensions, by quadrature.
 
     $\tfrac12(1 - \mathbb E\|\hat\epsilon^*\|^2 / d)$, by the trapezoidal rule in each component's
     own coordinates, in steps that the narrowest of the noisy components resolves.
@@ -274,7 +278,7 @@ def mixture_floor(data: GaussianMixture, logsnr: Float[Tensor, " m"]) -> Floor:
 
 
 def _mean_square(data: GaussianMixture, logsnr: Float64[Tensor, ""]) -> float:
-    r"""$\mathbb E\|\hat\epsilon^*\|^2$ at a noise level."""
+    r"""Compute $\mathbb E\|\hat\epsilon^*\|^2$ of the optimal denoiser at one noise level."""
     alpha, sigma = alpha_sigma(logsnr)
     stds = (alpha**2 * data.stds**2 + sigma**2).sqrt()
     mean = 0.0

@@ -48,8 +48,8 @@ _LABELS = {
 
 
 def code(value: object, *, has_defaults: bool = False) -> str:
-    """The text of an object, numbers to four digits: for readers with all fields but the default
-    ends of schedules, otherwise without those that have their default.
+    """Return the constructor call of an object as text, numbers rounded to four digits; fields at
+    their default are omitted unless `has_defaults`.
 
     Examples:
         >>> code(weightings.Monotone(weightings.EDM(mean=2.0)))
@@ -75,7 +75,9 @@ def code(value: object, *, has_defaults: bool = False) -> str:
 
 
 def _is_default(value: Any, field: "dataclasses.Field[Any]") -> bool:
-    """Return whether a field has its default; the end of a schedule may be its own by default."""
+    """Return whether a field has its default value; schedules may compute the default of an
+    endpoint.
+    """
     default: Any = field.default
     if isinstance(value, Schedule) and field.name in _ENDS:
         default = getattr(dataclasses.replace(value, **{field.name: default}), field.name)
@@ -91,7 +93,7 @@ def _rounded(value: object) -> str:
 
 
 def label(value: object) -> str:
-    """The short name of a weighting, schedule, prediction type or sampler, for tables and figures.
+    """Return the short display name of a weighting, schedule, prediction type or sampler.
 
     Ends of schedules are left out, since compared objectives share them; so are settings at their
     defaults, but for the one or two that a weighting or a distribution is known by.

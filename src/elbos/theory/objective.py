@@ -31,7 +31,7 @@ from elbos.theory.weightings import WeightFunction, Weighting
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(Typed):
-    r"""A training objective: a weighting, sampled by a schedule, predicted in a parameterization.
+    r"""A training objective: a weighting, a noise schedule and a parameterization.
 
     Attributes:
         weighting: $w$, the only one of the three that changes what is optimal.
@@ -75,13 +75,13 @@ class Objective(Typed):
             require_type(Weighting, weighting=self.weighting)
 
     def coefficient(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        r"""Return the factor of $\|\hat y - y\|^2$,
-        $\tfrac12 (w/p)(\alpha/(a\sigma - b\alpha))^2$; float64.
+        r"""Return the factor of $\|\hat y - y\|^2$ in the loss, $\tfrac12 (w/p)(\alpha/(a\sigma -
+        b\alpha))^2$; float64.
         """
         return self.levels(logsnr)[5]
 
     def w_over_p(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        r"""The factor $w(\lambda)/p(\lambda)$ of the loss; float64.
+        r"""Return the importance weight $w(\lambda)/p(\lambda)$ of the loss; float64.
 
         The density is divided by here and nowhere else. A loss divided by this factor is
         $\tfrac12\|\hat\epsilon - \epsilon\|^2$, which is comparable over weightings and schedules
@@ -99,7 +99,7 @@ class Objective(Typed):
         *,
         logsnr: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, " b"]:
-        r"""The loss of each sample, at noise levels and with noise that are drawn here.
+        r"""Compute the loss of each sample, drawing noise (and noise levels, unless given).
 
         It changes nothing. An adaptive schedule learns when its `update` is called, with the noise
         levels of the loss: draw them with `schedule.sample(len(x))` and give them.
@@ -148,7 +148,7 @@ class Objective(Typed):
         logsnr: Float[Tensor, " b"],
         cond: Condition = None,
     ) -> Float[Tensor, " b"]:
-        r"""The loss of each sample, with everything given.
+        r"""Compute the loss of each sample for given noise and noise levels.
 
         Args:
             network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if it takes no
@@ -179,9 +179,8 @@ class Objective(Typed):
         return self.loss_at(self.levels(logsnr).to(x), network, x, eps, cond)
 
     def levels(self, logsnr: Float[Tensor, " b"]) -> Float64[Tensor, "7 b"]:
-        r"""Return the functions of the noise levels that the loss depends on, $\lambda, \alpha,
-        \sigma, a, b$ and the `coefficient`, and its factor `w_over_p`: one tensor, which is one
-        transfer to a device.
+        r"""Compute all per-level coefficients of the loss, $\lambda, \alpha, \sigma, a, b$,
+        `coefficient` and `w_over_p`, in one tensor, hence one transfer to a device.
         """
         logsnr = logsnr.double()
         alpha, sigma = alpha_sigma(logsnr)
@@ -198,7 +197,7 @@ class Objective(Typed):
         eps: Float[Tensor, "b *d"],
         cond: Condition = None,
     ) -> Float[Tensor, " b"]:
-        """The loss of each sample, as a call gives it, at noise levels that are prepared.
+        """Compute the loss of each sample, given precomputed per-level coefficients.
 
         It is a few operations on tensors and nothing else, so that it compiles to one graph with
         the network.
@@ -219,7 +218,7 @@ class Objective(Typed):
 
 
 def _require_batch(x: Tensor) -> None:
-    """Raise an error if `x` is no batch of floating-point numbers."""
+    """Raise an error unless `x` is a batch of floating-point samples."""
     require_floating(x=x)
     if x.ndim < 2:
         raise ValueError(f"x has shape {tuple(x.shape)}: give a batch of samples, [b, ...].")

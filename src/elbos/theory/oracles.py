@@ -30,7 +30,7 @@ CHUNK = 2**22  # numbers of a finite set that are held in float64 at once, 32 MB
 
 @dataclass(frozen=True)
 class GaussianMixture:
-    r"""A mixture of isotropic Gaussians; called, it is the exact denoiser of its data.
+    r"""A mixture of isotropic Gaussians; when called, the exact denoiser of data drawn from it.
 
     Args:
         weights: $\pi_k$, summing to one.
@@ -45,7 +45,7 @@ class GaussianMixture:
     def sample(
         self, num: int, generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "num d"], Int[Tensor, " num"]]:
-        """Draw data, and the component that each came from."""
+        """Draw samples from the mixture, and the component index of each."""
         component = torch.multinomial(self.weights, num, replacement=True, generator=generator)
         eps = torch.randn(num, self.means.shape[1], dtype=self.means.dtype, generator=generator)
         return self.means[component] + self.stds[component, None] * eps, component
@@ -56,7 +56,8 @@ class GaussianMixture:
         logsnr: float = math.inf,
         component: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, " b"]:
-        r"""$\log q(z_\lambda)$ in nats, summed over dimensions; of clean data by default.
+        r"""Return the log-density $\log q(z_\lambda)$ in nats, summed over dimensions; of clean
+        data by default.
 
         Given `component`, the density of each point under its component alone.
         """
@@ -85,7 +86,9 @@ class GaussianMixture:
         logsnr: Float[Tensor, "#b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
-        r"""$\mathbb E[x \mid z]$ and $\mathbb E[\epsilon \mid z]$, given component `cond`."""
+        r"""Return the posterior means $\mathbb E[x \mid z]$ and $\mathbb E[\epsilon \mid z]$, given
+        component `cond`; a negative `cond` means unconditional.
+        """
         log_joint = self._log_joint(z, logsnr)
         if cond is not None:
             is_ruled_out = (cond[:, None] >= 0) & (
@@ -103,7 +106,7 @@ class GaussianMixture:
 
 @dataclass(frozen=True)
 class FiniteSet:
-    r"""The uniform distribution over some points or images; called, it is its exact denoiser.
+    r"""The uniform distribution over a finite set of points; when called, its exact denoiser.
 
     $$\mathbb E[x \mid z] = \sum_j p_j(z)\, x_j, \qquad
       p_j(z) = \mathrm{softmax}_j\left(-\frac{\|z - \alpha x_j\|^2}{2\sigma^2}\right).$$
@@ -153,16 +156,16 @@ class FiniteSet:
 
     @property
     def num_dims(self) -> int:
-        """Dimensions of a point."""
+        """Number of dimensions of a point."""
         return self.x[0].numel()
 
     def points(self, rows: slice | Int[Tensor, " b"]) -> Float64[Tensor, "b d"]:
-        """Some of the points, in [-1, 1]."""
+        """Return selected points as float64, scaled to [-1, 1]."""
         x = self.x[rows].flatten(1).double()
         return x if self.num_levels is None else x.mul_(2 / (self.num_levels - 1)).sub_(1)
 
     def only(self, label: int) -> "FiniteSet":
-        """The points of a class.
+        """Return the subset of points with a given class label.
 
         Raises:
             ValueError: If there are none.
@@ -172,7 +175,7 @@ class FiniteSet:
         return FiniteSet(self.x[is_of], self.num_levels, self.labels[is_of])
 
     def chunks(self, num_rows: int) -> Iterator[slice]:
-        """All rows, so many at a time."""
+        """Iterate over slices of at most `num_rows` rows that cover the set."""
         return (slice(i, i + num_rows) for i in range(0, len(self), num_rows))
 
     @torch.no_grad()
@@ -182,8 +185,8 @@ class FiniteSet:
         logsnr: Float[Tensor, "#b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-        r"""$\mathbb E[x \mid z]$ and $\mathbb E[\epsilon \mid z]$, given the class `cond` where it
-        is not negative.
+        r"""Return the posterior means $\mathbb E[x \mid z]$ and $\mathbb E[\epsilon \mid z]$, given
+        class `cond`; a negative `cond` means unconditional.
         """
         flat = z.flatten(1).double()
         alpha, sigma = alpha_sigma(align(logsnr.double(), flat))
@@ -206,7 +209,7 @@ class FiniteSet:
     def _given(
         self, cond: Int[Tensor, " b"] | None, rows: slice, logit: Float64[Tensor, "b c"]
     ) -> Float64[Tensor, "b c"]:
-        """The logits, without those of points of other classes."""
+        """Mask the logits of points whose class differs from `cond`."""
         if cond is None:
             return logit
         if self.labels is None:
