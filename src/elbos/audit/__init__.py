@@ -75,7 +75,7 @@ def probe(
     title: str | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Audit:
-    r"""Measure the weighting that a training loss really uses.
+    r"""Measure the implied weighting $w(\lambda)$ of a training loss.
 
     The loss is called some `num_samples / b` times, and thrice as often where its noise is not
     known, with a stand-in for the network that takes any arguments. It may return one number, one

@@ -36,12 +36,12 @@ _MAX_OUTLIERS = 5e-3  # share of values that may be far off, as where a curve be
 
 @dataclass(frozen=True)
 class _Binned:
-    """Values in narrow bins of their places."""
+    """Counts, means and mean squares of values in narrow bins along the horizontal axis."""
 
     places: Float[Array, " m"]
     counts: Float[Array, " m"]
     means: Float[Array, " m"]
-    squares: Float[Array, " m"]  # their means
+    squares: Float[Array, " m"]  # mean squares
 
     @classmethod
     def from_values(cls, places: Float[Array, " n"], values: Float[Array, " n"]) -> "_Binned":
@@ -56,7 +56,7 @@ class _Binned:
 
 @dataclass(frozen=True)
 class _Spline:
-    """A natural cubic spline, with a known constant subtracted."""
+    """A natural cubic spline minus a constant, with the covariance of its coefficients."""
 
     knots: Float[Array, " k"]  # where its pieces meet
     coefficients: Float[Array, " k"]  # its values there
@@ -73,10 +73,10 @@ class _Spline:
         knots: Float[Array, " k"],
         dispersion: float,
     ) -> "_Spline":
-        """The most likely log-probabilities, from counts in independent blocks.
+        """Fit log-probabilities of bins to counts in independent blocks by maximum likelihood.
 
-        The covariance is half that of the blocks, a sandwich, which is noisy, and half that of
-        independent samples times their dispersion, which is the same everywhere.
+        The covariance is the mean of two estimates: the sandwich estimate from the blocks, which is
+        noisy, and that of independent samples times the dispersion, which is constant.
         """
         basis = _natural_basis(knots, places)
         sizes, all_counts = counts.sum(1), counts.sum(0)
@@ -106,7 +106,9 @@ class _Spline:
     def of_values(
         cls, binned: "_Binned", knots: Float[Array, " k"], start: Float[Array, " k"]
     ) -> "_Spline":
-        """The most likely log-mean, from `start` at the knots; the covariance is a sandwich."""
+        """Fit the log-mean of binned values by maximum likelihood, with a sandwich covariance;
+        Newton's method begins at `start`.
+        """
         basis, counts = _natural_basis(knots, binned.places), binned.counts
         total = counts.sum()
         inverse = np.linalg.inv((basis.T * counts) @ basis + 1e-8 * total * np.eye(len(knots)))
@@ -134,7 +136,7 @@ class _Spline:
 
 
 def _natural_basis(knots: Float[Array, " k"], at: Float[Array, " m"]) -> Float[Array, "m k"]:
-    """Evaluate natural cubic splines that are 1 at one knot and 0 at the others."""
+    """Evaluate the cardinal natural cubic splines of the knots, linear beyond the outer knots."""
     spline = CubicSpline(knots, np.eye(len(knots)), bc_type="natural")
     inside = np.clip(at, knots[0], knots[-1])
     beyond = (at - inside)[:, None]
@@ -143,7 +145,7 @@ def _natural_basis(knots: Float[Array, " k"], at: Float[Array, " m"]) -> Float[A
 
 @dataclass(frozen=True)
 class Splines:
-    """Splines of several numbers of knots, averaged with Akaike's weights."""
+    """An Akaike-weighted average of splines with different numbers of knots."""
 
     splines: list[_Spline]
     weights: Float[Array, " s"]  # proportional to exp(-AIC / 2), summing to 1
@@ -151,8 +153,8 @@ class Splines:
 
     @classmethod
     def of_counts(cls, places: Float[Array, " m"], counts: Float[Array, "r m"]) -> "Splines":
-        """Log-probabilities of places, increasing, from counts in independent blocks, which may be
-        spread more evenly than chance would.
+        """Fit log-probabilities of bins to counts in independent blocks. The counts may vary less
+        than independent samples would. `places` increase.
         """
         share = np.cumsum(counts.sum(0)) / counts.sum()
         low, high = (float(places[np.searchsorted(share, end)]) for end in _OUTER_KNOTS)
@@ -162,7 +164,7 @@ class Splines:
 
     @classmethod
     def of_values(cls, places: Float[Array, " n"], values: Float[Array, " n"]) -> "Splines":
-        """The log of the mean of values, none negative, at places, increasing."""
+        """Fit the log-mean of non-negative values as a function of `places`, which increase."""
         low, high = (float(np.quantile(places, end)) for end in _OUTER_KNOTS)
         groups = np.array_split(np.arange(len(places)), min(50, max(2, len(places) // 20)))
         at = [places[group].mean() for group in groups]
@@ -184,11 +186,13 @@ class Splines:
 
     @property
     def score(self) -> float:
-        """The best log-likelihood over the dispersion, less the number of parameters."""
+        """The highest penalized log-likelihood among the splines."""
         return max(spline.score for spline in self.splines)
 
     def covariance(self, places: Array) -> Array:
-        """The covariance of the values at places; the number of knots is a guess, too."""
+        """Return the covariance of the spline values at `places`, including the spread between
+        numbers of knots.
+        """
         mean = self(places)
         total = np.outer(self._extrapolated(places), self._extrapolated(places))
         for weight, spline in zip(self.weights, self.splines, strict=True):
@@ -197,7 +201,9 @@ class Splines:
         return np.asarray(total)
 
     def _extrapolated(self, places: Array) -> Array:
-        """Estimate the error of straight lines beyond the outer knots, by the largest bend."""
+        """Estimate the error of linear extrapolation beyond the outer knots from the largest
+        curvature.
+        """
         low, high = self.splines[0].knots[[0, -1]]
         inside = np.linspace(low, high, 100)
         bend = np.abs(np.gradient(np.gradient(self(inside), inside), inside)).max()
@@ -205,7 +211,9 @@ class Splines:
 
 
 def _dispersion(counts: Float[Array, "r m"]) -> float:
-    """Return the variance of counts over that of independent samples, below 1 if even."""
+    """Return the ratio of the variance of counts to that of independent samples; below 1 if evenly
+    spread.
+    """
     sizes, shares = counts.sum(1), counts.sum(0) / counts.sum()
     edges = np.searchsorted(np.cumsum(shares), np.linspace(0, 1, _NUM_CELLS, endpoint=False))
     edges = np.unique(edges)
@@ -216,21 +224,23 @@ def _dispersion(counts: Float[Array, "r m"]) -> float:
 
 
 def is_central(log_p: Float[Array, " g"], tail: float) -> NDArray[np.bool_]:
-    """Return the points of an even grid without a share `tail` of the samples at either end."""
+    """Return a mask of the grid points that exclude a share `tail` of the samples at each end."""
     below = np.cumsum(np.exp(log_p - log_p.max()))
     return np.asarray((below > tail * below[-1]) & (below < (1 - tail) * below[-1]))
 
 
 @dataclass(frozen=True)
 class SmoothDensity:
-    """The density of levels without a table: a log-spline over narrow bins."""
+    """A log-spline density of log-SNR, fitted to counts in narrow bins."""
 
     spline: Splines  # the log-probabilities of the bins
     width: float  # of a bin
 
     @classmethod
     def fit(cls, logsnr: Float[Array, " n"], block: Float[Array, " n"]) -> "SmoothDensity":
-        """The density, and its error by how independent blocks of the levels differ."""
+        """Fit the density to log-SNRs, with a covariance estimated from independent blocks of
+        samples.
+        """
         edges = np.linspace(logsnr.min(), logsnr.max(), _NUM_BINS + 1)
         counts = counts_by_block(np.searchsorted(edges[1:-1], logsnr), block, _NUM_BINS)
         return cls(Splines.of_counts((edges[1:] + edges[:-1]) / 2, counts), edges[1] - edges[0])
@@ -245,7 +255,9 @@ class SmoothDensity:
 def counts_by_block(
     place: NDArray[np.int64], block: Float[Array, " n"], num_places: int
 ) -> Float[Array, "r m"]:
-    """Count each place in each block; where blocks are few, in other groups."""
+    """Count the samples of each bin in each block; fewer than 8 blocks are replaced by 8
+    interleaved groups of samples.
+    """
     names, index = np.unique(block, return_inverse=True)
     num = len(names)
     if num < _MIN_BLOCKS:
@@ -262,8 +274,8 @@ def scatter(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 def residuals(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " m"]:
-    """Distances of the inner points of a curve from the lines between their neighbours, as standard
-    deviations of a point.
+    """Return the absolute residuals of the inner points from linear interpolation of their
+    neighbours, scaled to the standard deviation of one point.
     """
     left, right = x[:-2], x[2:]
     share = np.divide(x[1:-1] - left, right - left, out=np.full(len(left), 0.5), where=right > left)
@@ -273,7 +285,7 @@ def residuals(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " m"
 
 @dataclass(frozen=True)
 class Curve:
-    """The mean of a positive quantity as a function of the noise level."""
+    """The mean of a positive quantity as a function of log-SNR, on a grid."""
 
     log: Float[Array, " g"]  # its logarithm at the grid
     covariance: Float[Array, "g g"]  # of that
@@ -282,7 +294,7 @@ class Curve:
 
     @classmethod
     def from_samples(cls, logsnr: Array, value: Array, grid: Array) -> "Curve":
-        """Interpolate single values that lie on a curve; else fit one (`Splines`)."""
+        """Interpolate samples that lie on a curve; otherwise fit their mean with `Splines`."""
         order = np.argsort(logsnr, kind="stable")
         logsnr, value = logsnr[order], np.maximum(value[order], 0)
         floor = 1e-12 * np.median(value[value > 0]) if value.any() else 1.0

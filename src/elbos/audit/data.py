@@ -23,8 +23,8 @@ from elbos.audit.diagnostics import Diagnostic, SampledData
 from elbos.audit.queries import PairedCalls, SingleCall, unlike, without_mean
 from elbos.audit.scales import relative_scale
 
-_EXACT = 1e-6  # share of what the data explain that they may leave, by float32 arithmetic
-_NO_MEAN = 1e-9  # share of the noise's power that its means have by rounding
+_EXACT = 1e-6  # largest unexplained share of an exact fit, from float32 arithmetic
+_NO_MEAN = 1e-9  # largest share of the noise's power in its means, from rounding
 _MAX_STEPS = 2000  # of alternating least squares
 _Stacked = Float[Tensor, "b k d"]  # of the samples of a batch, in several calls
 _Bases = Float[Tensor, "b p k d"]
@@ -32,10 +32,10 @@ _Bases = Float[Tensor, "b p k d"]
 
 @dataclass(frozen=True)
 class Reference:
-    """A batch of data and another one, as the process sees them up to a scale and an offset.
+    """Two clean batches as the diffusion process sees them, up to a common scale and offset.
 
-    Where data are sampled in each call, `x` and `x_other` are their means, and the spreads are what
-    a normal draw is multiplied with.
+    If data are sampled in each call, `x` and `x_other` are their means, and `spread` and
+    `spread_other` their standard deviations, which multiply a normal draw.
     """
 
     x: Tensor
@@ -46,7 +46,9 @@ class Reference:
     centred_axis: int | None = None  # along which the noise has no mean
 
     def at(self, call: SingleCall) -> tuple[Tensor, Tensor]:
-        """Return both batches in a call whose draws were prepared."""
+        """Return both clean batches in a call, with the latent noise of that call added if data are
+        sampled.
+        """
         if self.spread is None or self.spread_other is None:
             return self.x, self.x_other
         assert call.of_data is not None
@@ -56,13 +58,17 @@ class Reference:
         )
 
     def prepare(self, call: SingleCall) -> SingleCall:
-        """Centre the normal draws of a call, and separate the draw of the data from the noise."""
+        """Centre the normal draws of a call and separate the draw that samples the data from the
+        noise.
+        """
         call = call if self.centred_axis is None else call.centred(self.centred_axis)
         return call if self.draw is None else call.separated(self.draw)
 
     @property
     def diagnostic(self) -> Diagnostic:
-        """Return the finding of how much of the data's standard deviation is the draw's."""
+        """Diagnostic that data are sampled, with the share of their standard deviation due to
+        sampling.
+        """
         assert self.spread is not None
         noise = self.spread.double().square().mean()
         share = (noise / (noise + self.x.double().var())).sqrt().item()
@@ -72,7 +78,7 @@ class Reference:
 def centred_noise(
     paired: list[PairedCalls], x: Tensor, x_other: Tensor
 ) -> tuple[int, Tensor, Tensor] | None:
-    """Find the axis along which the noise has no mean, as over the atoms of a molecule.
+    """Find the axis along which the noise has zero mean, such as the atoms of a molecule.
 
     Returns:
         The axis and both batches, without their means if the noisy data have none; None if there
@@ -92,15 +98,15 @@ def centred_noise(
 
 
 def _repeated(x: Tensor, z: Tensor) -> Tensor:
-    """Repeat a batch as often as the loss was called with it."""
+    """Repeat the clean batch to the length of the concatenated noisy batches."""
     return x.repeat(len(z) // len(x), *(1,) * (x.ndim - 1))
 
 
 def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Reference | None:
-    """Find both batches as the process sees them.
+    """Find the two clean batches that the process diffuses; None if no batches fit.
 
-    They are the given ones if the changes of $z$ are theirs, scaled. None if $z$ is not data,
-    scaled, plus noise.
+    If $z$ changes in proportion to the given batches, these are returned; otherwise encoded
+    batches are fitted. None if $z$ is not scaled data plus noise.
     """
     z, z_other = (torch.cat([p.z for p in paired]), torch.cat([p.z_other for p in paired]))
     dz = (z - z_other).float()
@@ -116,18 +122,19 @@ def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Ref
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Latents that fit the inputs, with the shares that they leave unexplained."""
+    """A fit of latent data to the noisy inputs, with its unexplained shares."""
 
     reference: Reference
-    left_of_change: float  # share of the change with other data that is not theirs
-    left: float  # share of the noisy data that is neither they nor the noise
+    left_of_change: float  # unexplained share of the change of z with other data
+    left: float  # unexplained share of z
 
 
 def _encoded(paired: list[PairedCalls]) -> Reference | None:
-    """Solve for the data after an encoder or a normalization in the loss.
+    """Solve for the latent data of a loss that encodes or normalizes its images; None if no fit is
+    accurate.
 
-    They are taken as sampled only where nothing else is exact. None if the noise was not recorded,
-    or the input is not data of one kind plus noise.
+    Sampled latents are accepted only if fixed latents do not fit exactly. The result is None if
+    the noise was not recorded, or the input is not data of one kind plus noise.
     """
     first = None
     for fit in _fits(paired):
@@ -140,7 +147,7 @@ def _encoded(paired: list[PairedCalls]) -> Reference | None:
 
 
 def _fits(paired: list[PairedCalls]) -> Iterator[_Encoded]:
-    """Fit latents that are not sampled, then latents sampled with each of the draws."""
+    """Yield fits of fixed latents, then of latents sampled with each of the normal draws."""
     z, dz = _stacked([p.z for p in paired]), _stacked([p.z - p.z_other for p in paired])
     num = min(len(p.moved.normals) for p in paired)
     draws = [_stacked([p.moved.normals[i] for p in paired]) for i in range(num)]
@@ -165,10 +172,10 @@ def _stacked(calls: list[Tensor]) -> _Stacked:
 
 
 def _alpha(dz: _Stacked, xi: _Bases) -> Float[Tensor, "b k"]:
-    r"""$\alpha_k$, up to a factor for each sample, of $dz_k = \alpha_k (d\mu + ds \odot \xi_k)$.
+    r"""Fit $\alpha_k$ in $dz_k = \alpha_k (d\mu + ds \odot \xi_k)$, up to a factor per sample.
 
-    The largest change is the first guess of what is in parentheses. If it is the same in every
-    call, that is all; else least squares for one factor and for the other, in turn.
+    The largest $dz_k$ is the first guess of the factor in parentheses. Without $\xi$ one projection
+    suffices; otherwise least squares alternate between the two factors.
     """
     largest = dz.norm(dim=2).argmax(1)
     data = dz[torch.arange(len(dz)), largest][:, None]
@@ -189,12 +196,12 @@ def _inverse_gram(bases: _Bases) -> Float[Tensor, "b d p p"]:
 
 
 def _regression(values: _Stacked, bases: _Bases) -> Float[Tensor, "b p d"]:
-    """The coefficients of the bases in the values, for each element by itself."""
+    """Regress the values on the bases, separately for each element."""
     return torch.einsum("bdpq,bqkd,bkd->bpd", _inverse_gram(bases), bases, values)
 
 
 def _left(values: _Stacked, bases: _Bases, coefficients: Float[Tensor, "b p d"]) -> float:
-    """Return the share of the values that the bases do not explain."""
+    """Return the unexplained share of the squared values in a regression on the bases."""
     rest = values - torch.einsum("bpd,bpkd->bkd", coefficients, bases)
     return (rest.square().sum() / values.square().sum()).item()
 
@@ -202,8 +209,8 @@ def _left(values: _Stacked, bases: _Bases, coefficients: Float[Tensor, "b p d"])
 def _data_and_sigma(
     z: _Stacked, bases: _Bases, draws: Float[Tensor, "b m k d"]
 ) -> tuple[Float[Tensor, "b p d"], Float[Tensor, "b k"], float]:
-    r"""Least squares of $z_k = \sum_p c_p B_{pk} + \sum_m \sigma_{mk}\epsilon_{mk}$ for $c$ and
-    $\sigma$; that of the strongest draw, and the share of $z$ that is left.
+    r"""Fit $z_k = \sum_p c_p B_{pk} + \sum_m \sigma_{mk}\epsilon_{mk}$ by least squares. Return
+    $c$, the $\sigma_k$ of the strongest draw, and the unexplained share of $z$.
 
     Given $\sigma$, $c$ is a regression for each element, which leaves a small linear system.
     """

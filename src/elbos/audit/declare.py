@@ -39,10 +39,11 @@ _DECIMALS = 9  # of log-SNR, up to which steps are one
 
 @dataclass(frozen=True, kw_only=True)
 class DeclaredLoss:
-    r"""A training loss in formulas: $\lambda \sim p$, and $c(\lambda)\,\|\hat y - y\|^2$.
+    r"""A training loss in formulas: log-SNR $\lambda \sim p$ and loss $c(\lambda)\,\|\hat y -
+    y\|^2$.
 
     Attributes:
-        title: Its name, in a few words.
+        title: Name of the loss, in a few words.
         schedule: The distribution $p$ of log-SNR.
         parameterization: What is predicted, $y$.
         coefficient: $c(\lambda)$, up to a constant.
@@ -58,8 +59,8 @@ class DeclaredLoss:
     diagnostics: tuple[Diagnostic, ...] = ()
 
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""$w(\lambda) \propto p\,c\,\|\hat y - y\|^2/\|\hat\epsilon - \epsilon\|^2$, whose formula
-        continues beyond the ends of the schedule.
+        r"""Compute $w(\lambda) \propto p\,c\,\|\hat y - y\|^2/\|\hat\epsilon - \epsilon\|^2$; the
+        formula also extends beyond the ends of the schedule.
         """
         error_ratio = 1 / self.parameterization.eps_error_per_error(logsnr)
         return self.schedule.log_density(logsnr).exp() * self.coefficient(logsnr) * error_ratio
@@ -67,10 +68,10 @@ class DeclaredLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class LossTable:
-    r"""A training loss with a table of noise levels, in numbers: float64, in any order.
+    r"""A training loss as a table of steps: log-SNR, probability and coefficient of each step.
 
     Attributes:
-        title: Its name, in a few words.
+        title: Name of the loss, in a few words.
         logsnr: $\lambda$, `[steps]`; $-\infty$ is pure noise, $\infty$ clean data.
         probability: How often each step is drawn, `[steps]`, summing to 1.
         coefficient: $c$, what $\|\hat y - y\|^2$ is multiplied with, `[steps]`.
@@ -89,27 +90,29 @@ class LossTable:
 
     @property
     def a(self) -> Float[Tensor, " steps"]:
-        """Coefficient of the data in the target."""
+        """Coefficient of the data in the target, at each step."""
         return self.factor * self.parameterization.coefficients(self.logsnr)[0]
 
     @property
     def b(self) -> Float[Tensor, " steps"]:
-        """Coefficient of the noise in the target."""
+        """Coefficient of the noise in the target, at each step."""
         return self.factor * self.parameterization.coefficients(self.logsnr)[1]
 
     @property
     def eps_coefficient(self) -> Float[Tensor, " steps"]:
-        r"""Coefficient of $\|\hat\epsilon - \epsilon\|^2$, $c\,(b - a e^{-\lambda/2})^2$."""
+        r"""Coefficient of $\|\hat\epsilon - \epsilon\|^2$ at each step, $c\,(b - a
+        e^{-\lambda/2})^2$.
+        """
         return self.coefficient * (self.b - self.a * torch.exp(-self.logsnr / 2)) ** 2
 
     def at(self, kept: Bool[Tensor, " steps"] | Int[Tensor, " kept"]) -> "LossTable":
-        """Select steps by a mask or by number."""
+        """Select steps of the table by a mask or by index."""
         columns = ("logsnr", "probability", "coefficient")
         return replace(self, **{name: getattr(self, name)[kept] for name in columns})
 
 
 def from_recipe(name: str) -> Audit:
-    """Audit a published recipe.
+    """Audit a published recipe by name.
 
     Args:
         name: One of `recipes.RECIPES`.
@@ -135,7 +138,7 @@ def from_recipe(name: str) -> Audit:
 
 
 def from_loss(loss: DeclaredLoss) -> Audit:
-    """Audit a loss in formulas, on the noise levels that 100,000 samples would show.
+    """Audit a loss given in formulas, on the range of log-SNR that 100,000 samples would cover.
 
     Examples:
         >>> from elbos import parameterizations, schedules
@@ -170,7 +173,7 @@ def from_loss(loss: DeclaredLoss) -> Audit:
 
 
 def from_table(table: LossTable) -> Audit:
-    """Audit a loss with a table of noise levels.
+    """Audit a loss given as a table of noise levels.
 
     Raises:
         ValueError: If fewer than three steps have both signal and noise, and are ever drawn; or if
@@ -212,7 +215,7 @@ def from_table(table: LossTable) -> Audit:
 
 
 def log_weighting(loss: DeclaredLoss | LossTable, logsnr: Float[Array, " g"]) -> Array:
-    r"""Return $\log w(\lambda)$ up to a constant; NaN beyond the noise levels of the loss."""
+    r"""Compute $\log w(\lambda)$ up to a constant; NaN outside the range of log-SNR of the loss."""
     if isinstance(loss, LossTable):
         steps = _distinct(loss)
         levels = steps.logsnr.numpy()
@@ -226,13 +229,13 @@ def log_weighting(loss: DeclaredLoss | LossTable, logsnr: Float[Array, " g"]) ->
 
 
 def _ends(schedule: Schedule) -> tuple[float, float]:
-    """Return the extreme noise levels of 100,000 samples."""
+    """Return the lowest and highest log-SNR expected among 100,000 samples."""
     low, high = schedule.logsnr(torch.tensor([1 - _TAIL, _TAIL], dtype=torch.float64)).tolist()
     return low, high
 
 
 def _distinct(table: LossTable) -> LossTable:
-    """Merge equal levels; keep the steps that are drawn and have both signal and noise."""
+    """Merge steps of equal log-SNR; drop steps that are never drawn, pure noise or clean data."""
     p, is_mixed = table.probability, table.logsnr.abs() <= _LAST_DIGIT
     drawn = table.at(is_mixed & (p > _MIN_PROBABILITY))
     _, first, place = np.unique(
@@ -249,7 +252,7 @@ def _distinct(table: LossTable) -> LossTable:
 
 
 def _log_density(steps: LossTable, logsnr: Array) -> tuple[Array, Array]:
-    """`table_log_density` of the steps."""
+    """Estimate the log-density of log-SNR from the table's steps, with its spacing error."""
     numbers = np.arange(len(steps.logsnr), dtype=np.float64)
     return table_log_density(
         steps.logsnr.numpy(), numbers, np.log(steps.probability.numpy()), logsnr
@@ -264,7 +267,7 @@ def _with_unknown_target(
 
 
 def _log(values: Tensor) -> Tensor:
-    """Return the logarithm; of 0, a value far below the least of the others."""
+    """Return the logarithm; zeros get a finite value far below the least logarithm."""
     if not (values.isfinite() & (values >= 0)).all() or not values.any():
         raise ValueError(
             "The coefficient is 0 everywhere, or below 0 or infinite at some step: there is no "

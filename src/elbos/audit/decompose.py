@@ -24,15 +24,16 @@ _NUM_RUNS, _LENGTH = 16, 16  # of neighbouring elements, where a sample's need n
 
 @dataclass(frozen=True)
 class Coefficients:
-    r"""Coefficients of every sample, up to the scale of the data.
+    r"""Coefficients $\alpha', \sigma', a, b$ of every sample, up to the scale of the data, with
+    residuals.
 
-    They are those of a mirror image of the noise where that makes $\sigma'$ positive.
+    Where $\sigma'$ would be negative, the sign of the noise is flipped.
     """
 
     alpha: Float[Tensor, " n"]  # what the data are multiplied with in z
     sigma: Float[Tensor, " n"]  # not negative
     a: Float[Tensor, " n"]  # the coefficient of the data in the target
-    b: Float[Tensor, " n"]  # that of the noise
+    b: Float[Tensor, " n"]  # the coefficient of the noise in the target
     offset: float  # what is added to the data before anything else, one number for all samples
     unexplained_noise: Float[Tensor, " n"]  # share of the noise that is not the draw; else 1
     constant_noise: float  # share of it that is constant over the image, and no offset of the data
@@ -74,13 +75,14 @@ def paired_grams(
 def single_products(
     call: SingleCall, x: Tensor, offset: float, *, is_part_enough: bool
 ) -> Float[Tensor, "b 6 6"]:
-    r"""Compute dot products of $x + \mu$, $\epsilon$, the answer, $z$, $g$ and the constant.
+    r"""Compute dot products of $x + \mu$, $\epsilon$, the network output, $z$, $g$ and the
+    constant.
 
     Args:
         call: The call of a plain loss.
         x: The clean batch as the process sees it, up to a scale and the offset.
         offset: What is added to the data.
-        is_part_enough: Whether `some_elements` stand for all: where the noise is known, they do.
+        is_part_enough: Whether to use `some_elements` only; enough if the noise is known.
     """
     used = (x, noise_in(call, x), call.answer, call.z, call.gradient)
     data, *others = (vector.flatten(1) for vector in used)
@@ -123,7 +125,7 @@ def _products(vectors: list[Tensor]) -> Float[Tensor, "b k k"]:
 
 
 def some_elements(vectors: Float[Tensor, "*b d"]) -> Float[Tensor, "*b runs length"]:
-    """Select a few runs of neighbouring elements, evenly spaced; all, where these are few.
+    """Select evenly spaced runs of neighbouring elements; all elements of a small sample.
 
     Runs, since what is next to an element is in the same line of the processor's cache.
     """
@@ -135,14 +137,15 @@ def some_elements(vectors: Float[Tensor, "*b d"]) -> Float[Tensor, "*b runs leng
 
 
 def are_some_enough(x: Tensor) -> bool:
-    """Return whether `some_elements` of each sample are like the others in size."""
+    """Return whether the mean square over `some_elements` approximates that over all elements."""
     flat = x.flatten(1).double()
     share = some_elements(flat).square().mean((1, 2)) / flat.square().mean(1)
     return bool((share - 1).abs().max() < 0.5)
 
 
 def noise_in(call: SingleCall, signal: Tensor) -> Tensor:
-    """Return the draw that fits the noise best; zeros if nothing was drawn.
+    """Return the normal draw most correlated with the noise; zeros if the call drew no normal
+    numbers.
 
     Args:
         call: What was drawn.
@@ -155,25 +158,25 @@ def noise_in(call: SingleCall, signal: Tensor) -> Tensor:
 
 
 def similarity(u: Tensor, v: Tensor) -> float:
-    """The cosine of two batches, its mean over the samples, which have the same sign."""
+    """Return the absolute value of the mean cosine similarity between samples of two batches."""
     u, v = u.flatten(1), v.flatten(1).to(u)
     return (u * v).sum(1).div(u.norm(dim=1) * v.norm(dim=1) + 1e-30).mean().abs().item()
 
 
 def along(u: Tensor, v: Tensor) -> Tensor:
-    """The coefficient of `v` in `u`, by sample."""
+    r"""Return the projection coefficient $u \cdot v / v \cdot v$ of each sample."""
     axes = tuple(range(1, v.ndim))
     return (u * v).sum(axes, keepdim=True) / v.square().sum(axes, keepdim=True).clamp(min=1e-30)
 
 
 def target_of(g: Tensor, c: Tensor) -> Tensor:
-    """$y = -g / 2c$; 0 where there is no weight."""
+    """Compute the target $y = -g / 2c$ from the gradient $g$ at output 0; zero where $c = 0$."""
     return torch.where(c == 0, 0.0, -g.double() / (2 * c))
 
 
 @dataclass(frozen=True)
 class _Space:
-    """Linear combinations, in each sample, of the vectors of a Gram matrix."""
+    """Dot products of linear combinations of the vectors behind a batch of Gram matrices."""
 
     grams: Float[Tensor, "n r r"]
 
@@ -185,14 +188,13 @@ class _Space:
         return self.dot(u, u).clamp(min=0)
 
     def along(self, u: Tensor, v: Tensor) -> Float[Tensor, " n"]:
-        """The coefficient of `v` in `u`."""
+        r"""Return the projection coefficient $u \cdot v / v \cdot v$ of each sample."""
         return self.dot(u, v) / self.dot(v, v).clamp(min=1e-300)
 
     def offset(
         self, noise: Tensor, alpha: Float[Tensor, " n"], flat: Tensor
     ) -> tuple[float, Float[Tensor, " n"]]:
-        r"""$\mu$, and for each sample the constant in the noise, of which $\alpha'\mu$ explains
-        some.
+        r"""Estimate the data offset $\mu$, and the constant component of the noise in each sample.
 
         Args:
             noise: $z - \alpha' x$.

@@ -35,32 +35,32 @@ from elbos.audit.quantiles import DecidingDraw, StepCurve, inverse_cdf_density
 from elbos.base.arrays import Array
 from elbos.theory.schedules import Schedule
 
-_MAX_ERROR_TO_NAME = 0.05  # mean error up to which a curve tells one schedule from another
-_MAX_ERROR_TO_REPLACE = 0.02  # and up to which the schedule may stand for the curve, without error
+_MAX_ERROR_TO_NAME = 0.05  # mean error up to which a curve distinguishes schedules
+_MAX_ERROR_TO_REPLACE = 0.02  # mean error up to which a published schedule replaces the curve
 _NUM_IN_TAILS = 1024
 _MAX_BISECTIONS = 12
 
 
 @dataclass(frozen=True)
 class Density:
-    r"""An estimate of $p(\lambda)$ on a grid.
+    r"""An estimate of the density $p(\lambda)$ of log-SNR on a grid.
 
-    If something was fitted to levels alone, the covariance is that of chance, and leaves out what
-    the fit itself may be wrong about.
+    If the density was fitted to levels alone, the covariance contains the sampling error only, not
+    the bias of the fit.
     """
 
     kind: Literal["table", "named", "function", "smooth"]
     log_p: Float[Array, " g"]
     covariance: Float[Array, "g g"]  # of log_p
-    schedule: Schedule | None = None  # that fits
+    schedule: Schedule | None = None  # named schedule of the same shape
     num_steps: int | None = None  # of a table
     is_fitted: bool = False
-    spacing_error: float | Float[Array, " g"] = 0.0  # of log_p, since a table is none of a density
+    spacing_error: float | Float[Array, " g"] = 0.0  # of log_p, from discrete levels
 
 
 @dataclass(frozen=True)
 class Request:
-    """Quantiles of a draw at which more noise levels would make the density more exact."""
+    """Quantiles of a random draw where more noise levels would reduce the density's error."""
 
     column: int  # of the quantiles of the levels
     quantiles: Float[Array, " k"]
@@ -68,9 +68,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Independent noise levels, and more of them at chosen quantiles of the draw behind them.
+    """Independent noise levels, plus noise levels measured at chosen quantiles of the underlying
+    draw.
 
-    Its user draws what it requests, joins that, and asks again, until nothing is requested.
+    The caller measures the levels of each `request`, adds them with `joined`, and repeats until
+    `request` is None.
     """
 
     levels: Levels
@@ -83,25 +85,25 @@ class Evidence:
         return cls(levels, DecidingDraw.find(levels), Table.from_levels(levels))
 
     def joined(self, chosen: Levels) -> "Evidence":
-        """Add the levels at the quantiles of the last request."""
+        """Return evidence that includes the noise levels measured for the last request."""
         return replace(self, chosen=(*self.chosen, chosen))
 
     @cached_property
     def all_levels(self) -> Levels:
-        """The independent levels and the chosen ones."""
+        """All measured noise levels: the independent ones and those at chosen quantiles."""
         return reduce(Levels.joined, self.chosen, self.levels)
 
     @cached_property
     def all_steps(self) -> tuple[Table, StepCurve]:
-        """The table of all levels and the quantiles at which its steps end."""
+        """The table of all measured noise levels, and the quantiles at which its steps end."""
         assert self.table is not None and self.draw is not None
         table = (self.chosen and Table.from_levels(self.all_levels)) or self.table
         return table, StepCurve.from_levels(self.all_levels, table, self.draw)
 
     @property
     def request(self) -> Request | None:
-        """Return the draws needed next: in the tails, where samples are rare, or near ends of
-        steps.
+        """The next quantiles to measure, in the tails or near ends of steps; None if no more are
+        needed.
         """
         if self.draw is None or (self.table is None and self.chosen):
             return None
@@ -116,11 +118,11 @@ class Evidence:
 
     @property
     def has_uniform_steps(self) -> bool:
-        """Return whether the draw shows equally likely steps, so that no more need be drawn."""
+        """True if the draw shows that all steps of the table are equally likely."""
         return not self.chosen and self.all_steps[1].is_uniform
 
     def density(self, grid: Float[Array, " g"]) -> Density:
-        """Estimate the density on a grid from the smallest to the largest level."""
+        """Estimate the density on a grid from the smallest to the largest log-SNR."""
         density, table = self._of_draw(grid), self.table
         if density is not None:
             return density
@@ -129,7 +131,7 @@ class Evidence:
         return _of_levels(self.levels, table, grid)
 
     def _of_draw(self, grid: Float[Array, " g"]) -> Density | None:
-        """Estimate the density of a monotone function of the draw; None if that is too inexact."""
+        """Estimate the density of log-SNR as a function of the draw; None if too inexact."""
         if self.draw is None:
             return None
         levels = self.all_levels
@@ -154,7 +156,7 @@ class Evidence:
 
 
 def _of_uniform(table: Table, grid: Float[Array, " g"]) -> Density:
-    """Compute the density of equally likely steps."""
+    """Compute the density of a table whose steps are equally likely."""
     name = named_schedule(table.levels)
     log_probability = np.full(len(table.levels), -np.log(len(table)))
     log_p, spacing = table_log_density(table.levels, table.steps, log_probability, grid)
@@ -163,7 +165,7 @@ def _of_uniform(table: Table, grid: Float[Array, " g"]) -> Density:
 
 
 def _of_levels(levels: Levels, table: Table | None, grid: Float[Array, " g"]) -> Density:
-    """Estimate the density from the levels alone."""
+    """Estimate the density from the noise levels alone, without the underlying random draw."""
     if table:
         log_p, spacing = table.log_density(grid)
         covariance = table.covariance(grid)
@@ -177,10 +179,10 @@ def _of_levels(levels: Levels, table: Table | None, grid: Float[Array, " g"]) ->
 
 
 def _named(density: Density, logsnr: Float[Array, " n"], grid: Float[Array, " g"]) -> Density:
-    """Name the schedule that has the same shape.
+    """Find the named schedule whose density has the same shape, and add it to the density.
 
-    One that is published stands for the curve, without error; any other for a curve that was fitted
-    to levels alone, with that curve's error.
+    A published schedule replaces the estimated curve, without error; a schedule with fitted
+    parameters replaces only a curve fitted to levels alone, and keeps the error of that curve.
     """
     error = np.hypot(np.sqrt(np.diag(density.covariance)), density.spacing_error)
     p = np.exp(density.log_p - density.log_p.max())

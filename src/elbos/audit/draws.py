@@ -25,13 +25,13 @@ _LOWEST = 2.0**-31  # quantile: half of the resolution of a Sobol sequence
 
 @dataclass(frozen=True)
 class Distribution:
-    """Distribution that a random function draws from.
+    """The family of distributions that a random function draws from, and its parameter names.
 
     Attributes:
-        kind: Its family.
-        parameters: Keywords of its two parameters, in the order of positional arguments.
-        first: The place of the first of them among these.
-        is_closed: Whether the upper end of integers is one of them.
+        kind: The family.
+        parameters: Keywords of the two parameters, in the order of positional arguments.
+        first: Index of the first parameter among the positional arguments.
+        is_closed: Whether the range of integers includes its upper end.
     """
 
     kind: Literal["uniform", "normal", "integer", "beta"]
@@ -40,7 +40,7 @@ class Distribution:
     is_closed: bool = False
 
     def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> "Drawn":
-        """The distribution with the parameters of one call, which returned `value`."""
+        """Return the distribution with the parameters of one call, which returned `value`."""
         if not self.parameters:
             return Drawn(self.kind, _ZERO, _ONE)
         given = dict(zip(self.parameters, args[self.first :], strict=False)) | dict(kwargs)
@@ -67,14 +67,14 @@ class Drawn:
         return self.kind == "normal"
 
     def standardized(self, value: Tensor) -> Tensor:
-        """Copy normal numbers, scaled to variance 1."""
+        """Return a copy of normal numbers, shifted to mean 0 and scaled to variance 1."""
         if self.first is _ZERO:
             return value.clone()
         scale = torch.where(self.second == 0, 1.0, self.second)
         return (value - self.first.to(value)) / scale.to(value)
 
     def logit(self, value: Tensor) -> Float[Tensor, " n"]:
-        """Return the logits of the quantiles of numbers drawn."""
+        """Return the logits of the quantiles of the drawn numbers."""
         value = value.double()
         if self.kind == "normal":
             z = self.standardized(value).flatten().cpu()
@@ -92,7 +92,7 @@ class Drawn:
         return share.log() - torch.log1p(-share)
 
     def at(self, quantile: Float[Tensor, " n"], like: Tensor) -> Tensor:
-        """Return the numbers at quantiles, in the shape, dtype and device of a draw."""
+        """Evaluate the inverse distribution function; `like` gives shape, dtype and device."""
         u = quantile.reshape(like.shape)
         first, second = self.first.cpu(), self.second.cpu()
         if self.kind == "normal":
@@ -109,27 +109,28 @@ class Drawn:
 
 
 class EvenQuantiles:
-    """Evenly spread quantiles for the draws of a loss, batch after batch.
+    """Low-discrepancy (scrambled Sobol) quantiles for the random draws of a loss, batch after
+    batch.
 
-    They come in blocks, each spread evenly by itself, independent of the others and in random
-    order, so that blocks tell how far off an estimate is.
+    Quantiles come in independent blocks, each evenly spread and in random order, so that the
+    variance between blocks estimates the error of a result.
     """
 
     def __init__(self, batch_size: int, num_batches: int, num_draws: int, seed: int) -> None:
-        """For batches of `batch_size`, `num_batches` to a block, and some draws a call."""
+        """Set the batch size, the batches per block and the draws per call."""
         self.batch_size, self.num_batches = batch_size, num_batches
         self._num_draws, self._seed = max(num_draws, 1), seed
         self._blocks: dict[tuple[int, int], Tensor] = {}
 
     def of_samples(self, batch: int) -> Float[Tensor, "b draws"]:
-        """For draws of one number per sample."""
+        """Return quantiles for draws of one number per sample."""
         block, place = divmod(batch, self.num_batches)
         start = place * self.batch_size
         points = self._block(self.batch_size * self.num_batches, block)
         return points[start : start + self.batch_size]
 
     def of_batch(self, batch: int) -> Float[Tensor, " draws"]:
-        """For draws of one number for the whole batch."""
+        """Return quantiles for draws of one number for the whole batch."""
         block, place = divmod(batch, self.num_batches)
         return self._block(self.num_batches, block, seed=1)[place]
 

@@ -34,22 +34,23 @@ from elbos.theory.names import code
 
 NUM_POINTS = 401
 _NUM_NEIGHBOURS = 25  # samples
-_MORE_SAMPLES = (2, 4, 8)  # times as many, where it is undecided
-_MAX_ERROR = 0.025  # of w, above which more samples are drawn, too
+_MORE_SAMPLES = (2, 4, 8)  # multiples of the number of samples while the verdict is undecided
+_MAX_ERROR = 0.025  # relative error of w above which more samples are drawn
 _TAIL_SHARE, _NUM_IN_TAIL = 5e-4, 10  # of the samples, at least so many, at either end
 _TAIL_ERROR = 0.2  # of a log-weight that was read off there
-_NEGLIGIBLE_RISE = 0.05  # of a log-weight: one that is not excluded leaves the verdict open
-_MIN_RISE = 2e-3  # of a log-weight: what float32 arithmetic in a loss can leave
+_NEGLIGIBLE_RISE = 0.05  # of a log-weight: if more is possible, the verdict is undecided
+_MIN_RISE = 2e-3  # of a log-weight: rounding error of float32 arithmetic in a loss
 
 
 def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit:
-    """Audit a loss from `num_samples` samples, or from more while the verdict is undecided.
+    """Audit a loss from `num_samples` samples; draw up to 8 times more while the verdict is
+    undecided.
 
-    Of a batch of one, first from a quarter: its calls cost most, and levels that are spread evenly
-    need few samples.
+    With a batch of one, a quarter of the samples is tried first: calls cost most there, and evenly
+    spread noise levels need few samples.
 
     Raises:
-        ValueError: If there is no weighting to be seen in the samples.
+        ValueError: If the samples determine no weighting.
     """
     nums = [num_samples]
     if measurement.is_cheap:
@@ -65,7 +66,7 @@ def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit
 
 
 def audit_of_samples(samples: Samples, *, title: str) -> Audit:
-    """Audit a loss from its recorded samples.
+    """Audit a loss from recorded samples, without further measurement.
 
     Raises:
         ValueError: If there are too few noise levels.
@@ -75,19 +76,20 @@ def audit_of_samples(samples: Samples, *, title: str) -> Audit:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The density, the coefficients and the weighting on a grid."""
+    """Estimates of the density, the coefficients and the weighting on a grid of log-SNR."""
 
     num_samples: int
     grid: Float[Array, " g"]
     density: Density
-    k: Curve  # of the squared error of the noise
-    c: Curve  # of that of the target
+    k: Curve  # coefficient of the squared error of the noise
+    c: Curve  # coefficient of the squared error of the target
     found: list[Diagnostic]  # about the noise levels
     is_variance_preserving: bool
 
     @classmethod
     def from_samples(cls, samples: Samples, measurement: Measurement | None = None) -> "Estimate":
-        """Estimate all curves; the measurement draws what else the density needs.
+        """Estimate all curves; draw further noise levels from `measurement` where the density needs
+        them.
 
         Raises:
             ValueError: If there are too few noise levels.
@@ -119,29 +121,34 @@ class Estimate:
 
     @cached_property
     def chance(self) -> Float[Array, "g g"]:
-        """The covariance of `log_w` by the choice of the samples."""
+        """The sampling covariance of `log_w`."""
         return np.asarray(self.density.covariance + self.k.covariance)
 
     @cached_property
     def covariance(self) -> Float[Array, "g g"]:
-        """The covariance of `log_w`, with what is uncertain because levels are a table."""
+        """The covariance of `log_w`, including the error of a density inferred from discrete
+        levels.
+        """
         return np.asarray(self.chance + np.diag(self.density.spacing_error**2 + 0 * self.grid))
 
     @cached_property
     def inner(self) -> NDArray[np.bool_]:
-        """The levels between which 99 % of the samples are."""
+        """A mask of the grid points within the central 99 % of the samples."""
         return is_central(self.density.log_p, 0.005)
 
     @cached_property
     def supported(self) -> NDArray[np.bool_]:
-        """All levels but those of the last samples at either end, where a loss itself rounds."""
+        """A mask of the grid points without the outermost samples at either end.
+
+        There the arithmetic of the loss itself rounds.
+        """
         tail = max(_TAIL_SHARE, _NUM_IN_TAIL / self.num_samples)
         return is_central(self.density.log_p, tail)
 
     @cached_property
     def rounding_error(self) -> Float[Array, " g"]:
-        r"""The error of `log_w` in losses that take $\alpha^2 = 1 - \sigma^2$, or the reverse, in
-        float32: $\lambda$ is off by up to $2^{-24} e^{|\lambda|}$.
+        r"""The rounding error of `log_w` if the loss computes $\alpha^2 = 1 - \sigma^2$, or the
+        reverse, in float32: $\lambda$ is off by up to $2^{-24} e^{|\lambda|}$.
         """
         if not self.is_variance_preserving:
             return 0 * self.grid
@@ -150,9 +157,10 @@ class Estimate:
 
     @cached_property
     def rising(self) -> list[tuple[float, float]]:
-        """Return the intervals where the weighting rises. If something was fitted, they are on the
-        inner 99 % of the samples, and by eight standard errors for five: a fit is off by more than
-        chance alone.
+        """The intervals of log-SNR on which the weighting increases significantly.
+
+        If the density or the coefficient was fitted, only the central 99 % of the samples count,
+        and the threshold is eight standard errors instead of five: a fit has errors beyond chance.
         """
         if not (self.density.is_fitted or self.k.is_fitted):
             is_exact = self.supported | (self.density.kind != "function")
@@ -163,7 +171,9 @@ class Estimate:
 
     @cached_property
     def undecided(self) -> list[Undecided]:
-        """Return the levels between which it may rise, of the inner 99 % of the samples."""
+        """The intervals of log-SNR on which the weighting may increase, within the central 99 % of
+        samples.
+        """
         if self.rising:
             return []
         i = self.inner
@@ -171,13 +181,13 @@ class Estimate:
 
     @property
     def is_decided(self) -> bool:
-        """Return whether more samples would hardly change the result."""
+        """True if more samples would hardly change the result."""
         error = np.sqrt(np.diag(self.chance))[self.inner]
         return not self.undecided and bool(np.quantile(error, 0.95) < _MAX_ERROR)
 
 
 def audit_of_estimate(estimate: Estimate, samples: Samples, *, title: str) -> Audit:
-    """Build the audit of a measured loss."""
+    """Build the audit of a measured loss from the estimated curves and the samples."""
     grid, density, c = estimate.grid, estimate.density, estimate.c
     is_finite = samples.logsnr.isfinite()
     logsnr, c_values = samples.logsnr[is_finite].numpy(), samples.coefficient[is_finite].numpy()
@@ -233,10 +243,11 @@ def assembled(
     is_used: NDArray[np.bool_] | None = None,
     **fields: Any,
 ) -> Audit:
-    """Build the audit with these curves, and with names for its parts.
+    """Build the audit from curves on the grid, and name the coefficient and the closest weightings.
 
-    The covariance is that of `log_w`, by default exact; `log_w` and `log_c` count up to a constant.
-    Names fit where `is_used`, by default everywhere. `fields` are the others of the audit.
+    `covariance` is that of `log_w`; None means exact. `log_w` and `log_c` are defined up to a
+    constant. Names are matched where `is_used`; None means everywhere. `fields` are the remaining
+    fields of the audit.
     """
     p = np.exp(log_p - log_p.max())
     p /= p.sum()
@@ -264,7 +275,7 @@ def assembled(
 
 
 def _share_used(logsnr: Array, coefficient: Array, grid: Array) -> Array:
-    """Return the share of coefficients other than 0, near each point of the grid."""
+    """Return the share of nonzero coefficients among the samples near each grid point."""
     order = np.argsort(logsnr)
     is_used = (coefficient[order] != 0).astype(float)
     share = uniform_filter1d(is_used, _NUM_NEIGHBOURS, mode="nearest")
@@ -274,11 +285,11 @@ def _share_used(logsnr: Array, coefficient: Array, grid: Array) -> Array:
 def significant_rises(
     grid: Array, log_w: Array, covariance: Array, num_errors: float = 5.0
 ) -> list[tuple[float, float]]:
-    """Intervals of log-SNR on which a log-weight rises beyond its error.
+    """Find the intervals of log-SNR on which a log-weight increases significantly.
 
-    A turn counts once two points differ by more than `num_errors` standard errors of their
-    difference, and what float32 can leave. Of five, since some thousands of pairs of points are
-    compared: noise is then called a rise in less than one of a thousand curves.
+    An increase is significant if two points differ by more than `num_errors` standard errors of
+    their difference plus the float32 rounding error. The default of five accounts for thousands
+    of compared pairs of points: fewer than one in a thousand curves shows a false increase.
     """
     variance = np.diag(covariance)
 
@@ -295,7 +306,9 @@ def significant_rises(
 
 
 def possible_rises(grid: Array, log_w: Array, covariance: Array) -> list[Undecided]:
-    """Levels between which a log-weight may rise by more than 5 %, within three standard errors."""
+    """Find the intervals on which a log-weight may increase by more than 5 %, within three standard
+    errors.
+    """
     if len(grid) < 2:
         return []
     variance = np.diag(covariance)
@@ -312,14 +325,14 @@ def possible_rises(grid: Array, log_w: Array, covariance: Array) -> list[Undecid
 
 
 def _relative_error(covariance: Float[Array, "g g"], p: Float[Array, " g"]) -> Float[Array, " g"]:
-    """Standard error of log w, its mean under `p` taken out, since a constant does not count."""
+    """Return the standard error of log w relative to its mean under `p`."""
     mean = covariance @ p
     variance = np.diag(covariance) - 2 * mean + p @ mean
     return np.sqrt(np.maximum(variance, 0))
 
 
 def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
-    """Draw a curve through single values, by the median of neighbours."""
+    """Interpolate on the grid between medians of neighbouring samples."""
     logsnr, value = levels.numpy(), values.numpy()
     order = np.argsort(logsnr, kind="stable")
     size, num_larger = divmod(len(order), num := min(NUM_POINTS, len(order)))
@@ -333,7 +346,9 @@ def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
 
 
 def _of_the_coefficient(samples: Samples, curve: Curve) -> list[Diagnostic]:
-    """Test that the coefficient is a positive function of the noise level."""
+    """Return diagnostics of a coefficient that is negative, zero or not a function of the noise
+    level.
+    """
     found = list[Diagnostic]()
     c = samples.coefficient.numpy()
     if (c < 0).any():
