@@ -1,4 +1,4 @@
-r"""Other people's formats, at the edge: their networks as denoisers, their settings as audits.
+r"""Adapters: denoisers from networks of other libraries, and audits from their training settings.
 
 | module | what it adapts |
 |---|---|

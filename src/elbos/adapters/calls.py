@@ -1,4 +1,4 @@
-"""A call of somebody else's network: its arguments, and a check of what it returns."""
+"""Calls of a network from another library, with checks of the arguments and the output."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ def output(
     cond: Condition = None,
     **named: Any,
 ) -> Tensor:
-    """The tensor that a network returns, in the dtype of `z`.
+    """Call a network and return the output tensor in the dtype of `z`.
 
     The network's input has the dtype of its parameters. A condition that is a mapping is given as
     keywords, any other as the last argument; of an object with `.sample`, and of a tuple, the first
@@ -49,7 +49,9 @@ def output(
 
 
 def input_dtype(network: ForeignNetwork, z: Tensor) -> torch.dtype:
-    """The dtype of the network's parameters; that of `z` if it has none."""
+    """Return the dtype of the network's floating-point parameters; without parameters, the dtype of
+    `z`.
+    """
     parameters = network.parameters() if isinstance(network, nn.Module) else ()
     return next((one.dtype for one in parameters if one.is_floating_point()), z.dtype)
 
@@ -57,7 +59,8 @@ def input_dtype(network: ForeignNetwork, z: Tensor) -> torch.dtype:
 def require_output(
     y: Tensor, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, " b"]
 ) -> Float[Tensor, "b *d"]:
-    """The output `y`, if it has the shape of `z` and is finite.
+    """Return the network output `y` unchanged, after checking that `y` is finite and has the shape
+    of `z`.
 
     Raises:
         ValueError: If not; it names both shapes, or the log-SNR of the first sample that is not.
@@ -80,7 +83,7 @@ def require_output(
 def _require_bindable(
     network: ForeignNetwork, arguments: list[Any], named: Mapping[str, Any], error: TypeError
 ) -> None:
-    """Raise a ValueError if the network cannot be called with these arguments."""
+    """Raise a ValueError if the network's signature does not accept the given arguments."""
     try:
         signature(network).bind(*arguments, **named)
     except (TypeError, ValueError) as reason:
@@ -91,13 +94,15 @@ def _require_bindable(
 
 
 def unwrapped(network: ForeignNetwork) -> ForeignNetwork:
-    """The network within `torch.compile`, data parallelism or an average of weights."""
+    """Return the network inside wrappers such as `torch.compile`, data parallelism or weight
+    averaging.
+    """
     inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
     return unwrapped(inner) if isinstance(inner, nn.Module) else network
 
 
 def signature(network: ForeignNetwork) -> inspect.Signature:
-    """The signature of a network, also of a wrapped one.
+    """Return the call signature of a network, looking through wrappers such as `torch.compile`.
 
     Raises:
         ValueError: If it has none.

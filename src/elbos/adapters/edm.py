@@ -1,4 +1,5 @@
-r"""Networks of EDM: the data, estimated from data with noise added.
+r"""Denoisers from preconditioned EDM networks, which estimate clean data from $x +
+\tilde\sigma\epsilon$.
 
 $$\hat x = D(\tilde z; \tilde\sigma), \qquad \tilde z = x + \tilde\sigma\epsilon = z/\alpha, \qquad
   \tilde\sigma = e^{-\lambda/2}, \qquad \hat\epsilon = (\tilde z - \hat x)/\tilde\sigma.$$
@@ -26,7 +27,7 @@ from elbos.theory.process import align, alpha_sigma
 
 @dataclass(frozen=True)
 class SigmaDenoiser:
-    r"""A network $D(\tilde z; \tilde\sigma)$ as a denoiser of $z$.
+    r"""A denoiser of $z$ made of a preconditioned network $D(\tilde z; \tilde\sigma)$.
 
     Attributes:
         network: Called as `network(z / alpha, sigma_tilde)`, with `sigma_tilde` of shape `[b]`.
@@ -50,7 +51,7 @@ class SigmaDenoiser:
 
 
 def denoiser(network: ForeignNetwork) -> SigmaDenoiser:
-    r"""A preconditioned network $D(x + \tilde\sigma\epsilon; \tilde\sigma)$ as a denoiser.
+    r"""Make a denoiser from a preconditioned network $D(x + \tilde\sigma\epsilon; \tilde\sigma)$.
 
     Args:
         network: Called as `network(z_tilde, sigma_tilde)`, with class labels or whatever else the

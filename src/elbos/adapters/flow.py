@@ -1,4 +1,4 @@
-r"""Networks of flow matching: the velocity on the straight path between data and noise.
+r"""Denoisers from flow-matching networks, which predict the velocity on straight paths.
 
 With $\tau = \mathrm{sigmoid}(-\lambda/2)$, the share of noise,
 
@@ -38,7 +38,7 @@ _ROUNDING = 1e-4  # of a log-SNR at the end of the range, computed in float32
 
 @dataclass(frozen=True, kw_only=True)
 class VelocityDenoiser:
-    r"""A network $v(z_t, t)$ as a denoiser of $z$.
+    r"""A denoiser of $z$ made of a velocity network $v(z_t, t)$.
 
     Attributes:
         network: Called as `network(z_t, time_scale * t)`, with $t$ of shape `[b]`.
@@ -60,7 +60,7 @@ class VelocityDenoiser:
 
     @property
     def logsnr_max(self) -> float:
-        r"""The level of the data's time, $-2\ln s$."""
+        r"""The log-SNR at the data end of time, $-2\ln s$; infinite if $s = 0$."""
         return -2 * math.log(self.sigma_min) if self.sigma_min else math.inf
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ def denoiser(
     time_scale: float = 1.0,
     sigma_min: float = 0.0,
 ) -> VelocityDenoiser:
-    r"""A network of velocities $v(z_t, t) = dz_t/dt$ as a denoiser.
+    r"""Make a denoiser from a velocity network $v(z_t, t) = dz_t/dt$.
 
     Args:
         network: Called as `network(z_t, time_scale * t)`, with class labels or whatever else the

@@ -22,7 +22,7 @@ class AuditCallback(Callback):  # type: ignore[misc]
 
     @property
     def audit(self) -> Audit | None:
-        """The audit, once the steps are done."""
+        """The audit of the recorded steps; None until `num_steps` steps are recorded."""
         return self._steps.audit
 
     def on_train_start(self, _trainer: Any, pl_module: Any) -> None:

@@ -1,4 +1,4 @@
-"""Recording of the first steps of a training, for the callbacks of other trainers."""
+"""Recording of the first training steps, shared by the callbacks for other trainers."""
 
 from contextlib import ExitStack
 from operator import attrgetter
@@ -8,7 +8,7 @@ from elbos.audit import Audit, Recording, record
 
 
 class RecordedSteps:
-    """Record the first steps of a training, and audit them.
+    """A recorder of the first training steps, which audits the loss after the last of these steps.
 
     Attributes:
         audit: The audit after the last of these steps; None before.
@@ -21,18 +21,18 @@ class RecordedSteps:
         self._recorded: Recording | None = None
 
     def start(self, model: Any) -> None:
-        """Begin to record the network of a model."""
+        """Start recording the calls of the model's network."""
         network = attrgetter(self._network)(model) if self._network else model
         self._recorded = self._stack.enter_context(record(network))
 
     def step(self) -> None:
-        """Count a step; after the last one, audit."""
+        """Count a training step; after the last step to record, stop and audit."""
         self._num_left -= 1
         if self._num_left == 0:
             self.stop()
 
     def stop(self) -> None:
-        """End the recording, and audit the recorded steps.
+        """Stop recording and audit the recorded steps.
 
         Raises:
             ValueError: If these cannot be audited.

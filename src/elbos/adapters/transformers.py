@@ -21,7 +21,7 @@ class AuditCallback(TrainerCallback):  # type: ignore[misc]
 
     @property
     def audit(self) -> Audit | None:
-        """The audit, once the steps are done."""
+        """The audit of the recorded steps; None until `num_steps` steps are recorded."""
         return self._steps.audit
 
     def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:

@@ -1,5 +1,5 @@
-"""diffusers: its networks as denoisers, whole pipelines from their folder, networks that are
-trained here, and its schedulers' configurations for the audit.
+"""Adapters for diffusers: networks and saved pipelines as denoisers, training of diffusers
+networks, and audits of scheduler configurations.
 
 - `denoiser(network, scheduler)`: a UNet or transformer with its scheduler, as a denoiser.
 - `load(folder)`: a pipeline that `save_pretrained` wrote, as a denoiser and the data's encoder.

@@ -34,7 +34,7 @@ from elbos.audit.diagnostics import (
 
 @dataclass(frozen=True, kw_only=True)
 class Betas:
-    r"""How diffusers' classes of betas differ: defaults, and which options they have.
+    r"""Defaults and supported options of a diffusers scheduler class that is defined by betas.
 
     `last` is $\bar\alpha$ of the last step after `rescale_betas_zero_snr`; None: no such option.
     """
@@ -66,7 +66,9 @@ def from_betas(kind: Betas, config: Config, training: Training) -> LossTable:
 
 
 def _betas(kind: Betas, config: Config, num_steps: int) -> Float[Tensor, " n"]:
-    r"""$\beta$ of every step; there may be more trained ones than are drawn."""
+    r"""Return $\beta$ of every training step. `trained_betas` may hold more entries than there are
+    steps.
+    """
     trained = config.get("trained_betas")
     if trained is None:
         schedule = one_of(config, "beta_schedule", kind.beta_schedule, kind.schedules)
@@ -134,7 +136,7 @@ def _logit_of_exp(log: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
 def _min_snr(
     prediction: str, gamma: float | None, logsnr: Float[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    """Min-SNR's coefficient, written so that it has a value at SNR 0, too."""
+    """Return the min-SNR loss coefficient, in a form that is finite at SNR 0."""
     if gamma is None:
         return torch.ones_like(logsnr)
     if prediction == "eps":

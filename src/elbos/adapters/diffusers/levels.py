@@ -1,4 +1,4 @@
-r"""The noise levels of a diffusers scheduler: what its network sees at any log-SNR.
+r"""The noise levels of a diffusers scheduler: timestep and input scale as functions of log-SNR.
 
 A network sees $c_\mathrm{in} z$ and a timestep. Which ones depends on the scheduler's family:
 
@@ -38,7 +38,7 @@ _ROUNDING = 1e-4  # of a log-SNR at the end of the range, computed in float32
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Levels(abc.ABC):
-    r"""The noise levels of a scheduler.
+    r"""The map from log-SNR to the timestep and the input scale of a scheduler's network.
 
     Attributes:
         logsnr_min: The noisiest finite level of the scheduler's steps; $-\infty$ of flow matching,
@@ -53,14 +53,14 @@ class Levels(abc.ABC):
 
     @abc.abstractmethod
     def timestep(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        r"""The timestep at $\lambda$, fractional."""
+        r"""Return the timestep at log-SNR $\lambda$, as a fractional number."""
 
     def input_scale(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the factor that multiplies $z$."""
+        r"""Return the factor $c_\mathrm{in}$ that multiplies $z$ at the network's input."""
         return torch.ones_like(logsnr)
 
     def require(self, logsnr: Float[Tensor, " b"]) -> None:
-        """Raise a ValueError if a noise level is outside of the steps."""
+        """Raise a ValueError if a noise level lies outside the range of the scheduler's steps."""
         low, high = torch.stack(torch.aminmax(logsnr)).tolist()
         if not (low >= self.logsnr_min - _ROUNDING and high <= self.logsnr_max + _ROUNDING):
             raise ValueError(
@@ -72,7 +72,7 @@ class Levels(abc.ABC):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Steps(Levels):
-    r"""A table of log-SNR, falling from step to step.
+    r"""A discrete table of strictly decreasing log-SNR; timesteps are interpolated linearly.
 
     Attributes:
         step: The numbers of the steps; one of pure noise or of clean data is left out.
@@ -89,7 +89,7 @@ class Steps(Levels):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogSigma(Levels):
-    r"""The timestep of EDM, $\frac14\ln\tilde\sigma$.
+    r"""Noise levels with the timestep of EDM, $\frac14\ln\tilde\sigma$.
 
     Attributes:
         sigma_data: EDM's $\sigma_d$ in the scale of the input. Default: the network sees $z$, as
@@ -108,7 +108,7 @@ class LogSigma(Levels):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FlowTime(Levels):
-    r"""The timestep $N\tau$, with the share of noise $\tau$."""
+    r"""Noise levels with the timestep $N\tau$ of flow matching and the noise fraction $\tau$."""
 
     def timestep(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         return self.num_steps * torch.sigmoid(-logsnr / 2)
@@ -119,7 +119,7 @@ class FlowTime(Levels):
 
 
 def levels_of(config: Config, table: LossTable) -> Levels:
-    """The noise levels of a scheduler with this configuration, whose steps are in the table.
+    """Return the noise levels of the scheduler with this configuration and table of steps.
 
     Raises:
         ValueError: If its log-SNR does not fall with every step, or its time runs backwards.
@@ -145,13 +145,15 @@ def levels_of(config: Config, table: LossTable) -> Levels:
 
 
 def _betas(config: Config) -> Betas | None:
-    """The family of a scheduler with betas; None: it has none."""
+    """Return the description of a scheduler class that is defined by betas; None for any other
+    class.
+    """
     name = config["_class_name"].removesuffix("Scheduler")
     return next((kind for kind, names in CLASSES if name in names.split()), None)
 
 
 def _noisy_steps(config: Config, table: LossTable) -> Int[Tensor, " steps"]:
-    """The numbers of the steps that have both data and noise."""
+    """Return the indices of the steps that contain both signal and noise."""
     kind, is_noisy = _betas(config), torch.isfinite(table.logsnr)
     if kind and kind.last is not None and flag(config, "rescale_betas_zero_snr"):
         is_noisy[-1] = False  # pure noise, also where a solver leaves a remainder of data
@@ -161,7 +163,9 @@ def _noisy_steps(config: Config, table: LossTable) -> Int[Tensor, " steps"]:
 
 
 def _log_sigma(config: Config, low: float, high: float, sigma_data: float) -> LogSigma:
-    """The levels between the configuration's sigmas, or those of the table if it names none."""
+    """Return EDM-type noise levels between sigma_min and sigma_max, or else between `low` and
+    `high`.
+    """
     ends = [high, low]
     for i, key in enumerate(("sigma_min", "sigma_max")):
         if config.get(key) is not None:

@@ -1,4 +1,4 @@
-r"""A network of diffusers that is trained here: from its config.json, to be called with log-SNR.
+r"""A diffusers network trained in this library: built from its config.json, called with log-SNR.
 
 Around the network of diffusers stands what its scheduler does in sampling: the timestep at a noise
 level and the scale of the input (`trained`), and the row of its table of classes that stands for
@@ -33,7 +33,7 @@ _MAX_SHOWN = 300  # characters of an error of diffusers
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusersConfig:
-    """A network of diffusers, by its configuration.
+    """The configuration of a diffusers network to be trained, as canonical JSON text.
 
     Attributes:
         config: The text of its config.json, as `save_config` writes it, without line breaks. It
@@ -78,7 +78,7 @@ class DiffusersConfig:
 
     @classmethod
     def from_file(cls, path: str | Path) -> "DiffusersConfig":
-        """The network that a config.json describes.
+        """Read the configuration of a diffusers network from its config.json.
 
         Raises:
             OSError: If the file cannot be read.
@@ -91,19 +91,19 @@ class DiffusersConfig:
 
     @property
     def class_name(self) -> str:
-        """The class of the network."""
+        """The diffusers class name of the network."""
         return str(json.loads(self.config)["_class_name"])
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments of the class, as far as they are given."""
+        """The constructor arguments that the configuration specifies."""
         found = json.loads(self.config)
         return {key: value for key, value in found.items() if key != "_class_name"}
 
     def build(
         self, shape: tuple[int, ...], num_classes: int | None, levels: Levels
     ) -> "DiffusersNetwork":
-        """The network for images of `shape`, with freshly drawn weights.
+        """Build the network for images of `shape`, with randomly initialized weights.
 
         Args:
             shape: Of one image, (channels, height, width).
@@ -132,7 +132,7 @@ class DiffusersConfig:
 
 
 class DiffusersNetwork(nn.Module):
-    r"""A network of diffusers, called as the networks of this library are.
+    r"""A diffusers network with the call signature of this library's networks, `(z, logsnr, cond)`.
 
     Args:
         inner: The network, $y = \mathrm{inner}(c_\mathrm{in} z, t, \text{label})$.
@@ -150,7 +150,8 @@ class DiffusersNetwork(nn.Module):
         logsnr: Float[Tensor, " b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """The output $y$ at $z$, in its shape and dtype; see `elbos.networks` for the arguments.
+        """Return the network output $y$ at $z$, in the shape and dtype of $z$; see
+        `elbos.networks`.
 
         Raises:
             ValueError: If the network knows no labels and is given some.
@@ -164,7 +165,7 @@ class DiffusersNetwork(nn.Module):
     def _labels(
         self, logsnr: Float[Tensor, " b"], cond: Int[Tensor, " b"] | None
     ) -> dict[str, Tensor]:
-        """The classes; negative ones, and None, as the label that stands for none."""
+        """Return the class labels, with the null label in place of negative labels and of None."""
         if self.null_label is None:
             raise ValueError("this network was built without labels: pass cond=None.")
         if cond is None:
@@ -173,8 +174,8 @@ class DiffusersNetwork(nn.Module):
 
 
 def null_label(inner: Any) -> int | None:
-    """The label that stands for none in a network of diffusers: the last row of its table of
-    classes; None if it has none.
+    """Return the null (unconditional) label of a diffusers network, the last row of its class
+    embedding; None for a network without class embedding.
     """
     name = type(inner).__name__
     num = inner.config.get(CLASS_KEYS[name])
@@ -184,14 +185,14 @@ def null_label(inner: Any) -> int | None:
 
 
 def part_name(network: DiffusersNetwork) -> str:
-    """Return the name by which pipelines of diffusers call the network."""
+    """Return the network's component name in a diffusers pipeline: "transformer" or "unet"."""
     return "transformer" if "Transformer" in type(network.inner).__name__ else "unet"
 
 
 def fitted(
     name: str, settings: Mapping[str, Any], shape: tuple[int, ...], num_classes: int | None
 ) -> dict[str, Any]:
-    """The settings of a network, with what they leave out taken from the data.
+    """Return the settings of a network, with missing entries filled in from the dataset.
 
     Raises:
         ValueError: If one does not fit the data; it says which, and what would.
@@ -225,7 +226,7 @@ def _require(name: str, settings: Mapping[str, Any], key: str, fitting: tuple[An
 
 
 def _classes(name: str, settings: Mapping[str, Any], num_classes: int | None) -> dict[str, Any]:
-    """The number of classes of a network's table, whose last row stands for no label."""
+    """Return the setting for the size of the class embedding, which includes a null label."""
     key, is_beside = CLASS_KEYS[name], name == _TRANSFORMER
     found = settings.get(key)
     if num_classes is None:
@@ -248,7 +249,9 @@ def _classes(name: str, settings: Mapping[str, Any], num_classes: int | None) ->
 
 
 def _set_off_dropout_of_labels(inner: Any) -> None:
-    """Let the training alone drop labels: a transformer of diffusers drops them in each block."""
+    """Disable label dropout inside diffusers transformers, since the training loop drops labels
+    itself.
+    """
     for module in inner.modules():
         if type(module).__name__ == "LabelEmbedding":
             module.dropout_prob = 0.0

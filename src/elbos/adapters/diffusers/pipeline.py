@@ -1,4 +1,5 @@
-r"""A diffusers pipeline, from the folder that `save_pretrained` wrote: its denoiser and encoder.
+r"""A diffusers pipeline read from the folder that `save_pretrained` wrote: denoiser and VAE
+encoder.
 
 `model_index.json` names the components. Read are the network (`unet` or `transformer`), the
 `scheduler`, and of latent pipelines the `vae`, whose latents the network knows scaled,
@@ -40,7 +41,7 @@ _WEIGHTS = "diffusion_pytorch_model*.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Latents:
-    """Images as the latents that the network knows.
+    """The VAE encoder and decoder of a latent pipeline, with the scaling that the network expects.
 
     Attributes:
         vae: diffusers' `AutoencoderKL`.
@@ -59,7 +60,7 @@ class Latents:
         images: Float[Tensor, "b c h w"],
         generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> Float[Tensor, "b d i j"]:
-        """The scaled latents, float32, on the device of the VAE.
+        """Encode images to scaled latents, in float32 on the device of the VAE.
 
         Args:
             images: In [-1, 1].
@@ -74,7 +75,9 @@ class Latents:
     def moments(
         self, images: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, "b d i j"], Float[Tensor, "b d i j"]]:
-        """Mean and log-variance of the scaled latents, float32, on the device of the VAE."""
+        """Return the encoder's mean and log-variance of the scaled latents, in float32 on the
+        device of the VAE.
+        """
         distribution = self.vae.encode(images.to(next(self.vae.parameters()))).latent_dist
         mean, logvar = distribution.mean.float(), distribution.logvar.float()
         scale = self.scale.to(mean)
@@ -82,7 +85,7 @@ class Latents:
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c h w"]:
-        """The images of scaled latents, about in [-1, 1], on the device of the VAE."""
+        """Decode scaled latents to images, approximately in [-1, 1], on the device of the VAE."""
         z = latents.to(next(self.vae.parameters()))
         images: Tensor = self.vae.decode(z / self.scale.to(z) + self.shift.to(z)).sample
         return images
@@ -90,7 +93,7 @@ class Latents:
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """Parts of a diffusers pipeline that validation needs.
+    """The parts of a diffusers pipeline that validation needs: denoiser, encoder and scheduler.
 
     Attributes:
         denoiser: The network with its scheduler, as a denoiser of the data.
@@ -140,8 +143,8 @@ def load(
 
 
 def load_vae(name: str | Path, *, device: torch.device | str = "cpu") -> Latents:
-    """Read an `AutoencoderKL` from the folder that its `save_pretrained` wrote, or from the `vae`
-    of a pipeline's.
+    """Read an `AutoencoderKL` from its own folder, from the `vae` folder of a pipeline, or from the
+    Hub.
 
     Args:
         name: The folder, which has a config.json, or a folder vae that has; or, where there is none
@@ -162,7 +165,7 @@ def load_vae(name: str | Path, *, device: torch.device | str = "cpu") -> Latents
 
 
 def _vae_folder(name: str | Path) -> Path:
-    """The folder of a VAE, got from the Hub where there is none of this name."""
+    """Return the local folder of a VAE; without such a folder, download the VAE from the Hub."""
     folder = Path(name)
     if folder.is_dir():
         return folder
@@ -191,7 +194,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _place(folder: Path, name: str) -> Path:
-    """The folder of a component; as in diffusers, the pipeline's own where it has none."""
+    """Return the folder of a component; if the pipeline has no such subfolder, the pipeline folder
+    itself.
+    """
     return folder / name if (folder / name).is_dir() else folder
 
 
@@ -211,7 +216,7 @@ def _network_name(folder: Path, components: Mapping[str, Any]) -> str:
 
 
 def _require_known(folder: Path, components: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    """Raise a ValueError if a part of diffusers is missing or is one that changes the network."""
+    """Raise a ValueError if the scheduler is missing or a diffusers component is unknown."""
     if "scheduler" not in components:
         raise ValueError(f"{folder / 'model_index.json'} names no scheduler: add it.")
     others = (one for one, (library, _) in components.items() if library == "diffusers")
@@ -257,7 +262,7 @@ def _load_model(
 
 
 def _require_safe(index: Path) -> None:
-    """Raise a ValueError if the index of weights names other files than safetensors."""
+    """Raise a ValueError if a weight index names files other than safetensors."""
     names = _read_json(index).get("weight_map")
     if not isinstance(names, dict) or any(
         Path(str(n)).suffix != ".safetensors" for n in names.values()
@@ -266,7 +271,7 @@ def _require_safe(index: Path) -> None:
 
 
 def imported() -> Any:
-    """Import the package diffusers, or name its extra.
+    """Import and return the package diffusers.
 
     Raises:
         MissingExtra: If it is not installed.
@@ -276,7 +281,9 @@ def imported() -> Any:
 
 
 def _latents(vae: Any) -> Latents:
-    """The VAE with its scale: one number, or means and standard deviations of channels."""
+    """Return the VAE with its latent scaling: one number, or a mean and a standard deviation per
+    channel.
+    """
     config = vae.config
     if config.get("scaling_factor") is None:
         raise ValueError("the config.json of vae has no scaling_factor: add that of the training.")

@@ -52,7 +52,7 @@ _REVERSED_TIMES = ("Lumina", "ZImage")
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduledDenoiser:
-    r"""A network with its scheduler, as a denoiser.
+    r"""A denoiser made of a diffusers network and its scheduler.
 
     Attributes:
         network: Called as `network(c_in z, timestep)`.
@@ -77,18 +77,21 @@ class ScheduledDenoiser:
 
     @property
     def logsnr_min(self) -> float:
-        """The noisiest level that the scheduler has a timestep for."""
+        """The lowest log-SNR for which the scheduler has a timestep."""
         return self.levels.logsnr_min
 
     @property
     def logsnr_max(self) -> float:
-        """The cleanest level that the scheduler has a timestep for."""
+        """The highest log-SNR for which the scheduler has a timestep."""
         return self.levels.logsnr_max
 
     def timestep(self, logsnr: Float[Tensor, " b"], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the timesteps that the network is given at these noise levels, on their device:
-        int64 where it looks steps up in a table, else float64 if its parameters are, and float32;
-        of a network without parameters as for those of `dtype`.
+        """Return the timestep input of the network at these noise levels, on the device of
+        `logsnr`.
+
+        The dtype is int64 for a network with a table of steps. Else it is float64 if the
+        network's parameters are, and float32 if not; a network without parameters counts as
+        one of `dtype`.
         """
         timestep = self.levels.timestep(logsnr)
         if self.is_discrete:
@@ -100,7 +103,7 @@ class ScheduledDenoiser:
     def __call__(
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-        r"""$(\hat x, \hat\epsilon)$ at `z`.
+        r"""Estimate data and noise $(\hat x, \hat\epsilon)$ from noisy data `z`.
 
         Args:
             z: Noisy data.
@@ -119,8 +122,8 @@ class ScheduledDenoiser:
 
     @torch.no_grad()
     def ignores_time(self, z: Float[Tensor, "b *d"], cond: Condition = None) -> bool:
-        """Return whether the network returns the same for the same input at the first and the last
-        timestep; arguments as when called.
+        """Return whether the network's outputs for one input at the first and the last timestep are
+        equal and nonzero; `z` and `cond` as in a call of the denoiser.
         """
         first, last = (
             self._call(z, torch.full((len(z),), end, device=z.device), cond)
@@ -133,7 +136,7 @@ class ScheduledDenoiser:
         return self._call(scaled, logsnr, cond)
 
     def _call(self, scaled: Tensor, logsnr: Tensor, cond: Condition) -> Tensor:
-        """The network's output for an input that is scaled already."""
+        r"""Call the network on an input that already includes the factor $c_\mathrm{in}$."""
         timestep = self.timestep(logsnr, scaled.dtype)
         named = cond if cond is None or isinstance(cond, Mapping) else {"class_labels": cond}
         if self.time_name is None:
@@ -142,7 +145,9 @@ class ScheduledDenoiser:
 
     @staticmethod
     def _first_half(y: Tensor, z: Tensor) -> Tensor:
-        """The output without a learned variance, which is a second half of the channels."""
+        """Remove the channels of a learned variance (the second half) from the network output, if
+        present.
+        """
         has_variance = y.shape[1:2] == (2 * z.shape[1],) and y.shape[2:] == z.shape[2:]
         return y[:, : z.shape[1]] if has_variance else y
 
@@ -154,7 +159,7 @@ def denoiser(
     time_scale: float = 1.0,
     is_discrete: bool = False,
 ) -> ScheduledDenoiser:
-    r"""A UNet or transformer with its scheduler, as a denoiser.
+    r"""Make a denoiser from a diffusers UNet or transformer and its scheduler.
 
     Args:
         network: Any module that is called `network(sample, timestep, ...)` and returns a tensor, a
@@ -207,7 +212,7 @@ def denoiser(
 
 
 def _clipping(config: Config) -> Clipping | None:
-    """Operations of a scheduler on the estimate of the data, with the defaults of its class."""
+    r"""Return how the scheduler clips or thresholds $\hat x$ in sampling; None if not at all."""
     name = str(config["_class_name"]).removesuffix("Scheduler").removesuffix("Parallel")
     if flag(config, "thresholding"):
         return Clipping(
@@ -235,7 +240,7 @@ def _config(scheduler: Any) -> Config:
 
 
 def _require_own_table(scheduler: Any, levels: Levels) -> None:
-    """Raise a ValueError if somebody changed the scheduler's table after it was made."""
+    """Raise a ValueError if the scheduler's `alphas_cumprod` differs from its configuration."""
     table = getattr(scheduler, "alphas_cumprod", None)
     if not isinstance(levels, Steps) or not isinstance(table, Tensor):
         return
@@ -251,7 +256,7 @@ def _require_own_table(scheduler: Any, levels: Levels) -> None:
 def _require_fit(
     name: str, own: Mapping[str, Any], levels: Levels, time_scale: float, is_discrete: bool
 ) -> None:
-    """Raise a ValueError if the network takes other times than those of the scheduler."""
+    """Raise a ValueError if the network's time input does not fit the scheduler's timesteps."""
     if name.startswith(_REVERSED_TIMES):
         raise ValueError(
             f"{name} takes times from noise to data: use "
@@ -277,7 +282,9 @@ def _require_fit(
 
 
 def _time_name(network: ForeignNetwork) -> str | None:
-    """The keyword of the timestep, where it goes by its usual name."""
+    """Return the network's keyword for the timestep, `timestep` or `timesteps`; None if it has
+    neither.
+    """
     try:
         names = signature(network).parameters
     except (TypeError, ValueError):

@@ -1,5 +1,5 @@
-r"""Translate a diffusers `scheduler_config.json` and a training script's flags to a loss, step by
-step.
+r"""Translate a diffusers `scheduler_config.json` and the flags of a training script into a loss,
+given as a table over steps.
 
 The file stands for a table of noise levels: of betas, of flow matching with time shift $s$, or of
 EDM's grid,
@@ -35,7 +35,7 @@ from elbos.base import files
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a diffusers `scheduler_config.json`.
+    """Read and check a diffusers `scheduler_config.json`.
 
     Raises:
         OSError: If `path` cannot be read.
@@ -50,7 +50,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def loss_table(config: Config, training: Training) -> LossTable:
-    """The steps that training with this configuration and these flags draws.
+    """Return the training loss defined by a scheduler configuration and script flags, as a table
+    over steps.
 
     Raises:
         ValueError: If the configuration is malformed, or makes no sense with the flags.

@@ -1,4 +1,4 @@
-r"""The scheduler of a network that is trained here: the noise levels as diffusers will see them.
+r"""Scheduler and noise levels, as diffusers defines them, of a network trained in this library.
 
 A network of diffusers is given a timestep, and data in the scale of its scheduler's path. Both
 follow from what it predicts, so that the same scheduler that samples it afterwards says what it saw
@@ -34,7 +34,7 @@ _PREDICTION_TYPES = {Eps(): "epsilon", X(): "sample", V(): "v_prediction"}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvenSteps(Levels):
-    r"""Steps that are even in log-SNR, from $\lambda_+$ at 0 to $\lambda_-$ at $N - 1$."""
+    r"""Steps evenly spaced in log-SNR, from $\lambda_+$ at step 0 to $\lambda_-$ at $N - 1$."""
 
     def timestep(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         share = (self.logsnr_max - logsnr) / (self.logsnr_max - self.logsnr_min)
@@ -44,7 +44,7 @@ class EvenSteps(Levels):
 def trained_levels(
     parameterization: Parameterization, logsnr_min: float, logsnr_max: float
 ) -> Levels:
-    """Inputs of a network at each noise level, in training and afterwards.
+    """Return the timestep and input scale of a diffusers network trained in this library.
 
     Args:
         parameterization: What it predicts.
@@ -78,7 +78,8 @@ def trained_levels(
 
 
 def trained_scheduler(parameterization: Parameterization, levels: Levels) -> dict[str, Any]:
-    """The settings of the scheduler that samples a network which was trained on these levels.
+    """Return the configuration of a diffusers scheduler for sampling from a network that was
+    trained on these noise levels.
 
     It clips nothing and starts at the noisiest step, as the samplers of this library do.
 
@@ -111,7 +112,8 @@ def trained_scheduler(parameterization: Parameterization, levels: Levels) -> dic
 
 
 def _even_betas(levels: Levels) -> Float[Tensor, " steps"]:
-    r"""$\beta_t = 1 - \bar\alpha_t / \bar\alpha_{t-1}$ of even steps, with $\bar\alpha_{-1} = 1$.
+    r"""Return $\beta_t = 1 - \bar\alpha_t / \bar\alpha_{t-1}$ of steps even in log-SNR, with
+    $\bar\alpha_{-1} = 1$.
 
     Of $\bar\alpha = \mathrm{sigmoid}(\lambda)$, this is
     $\sigma_t^2 (1 - e^{\lambda_t - \lambda_{t-1}})$.

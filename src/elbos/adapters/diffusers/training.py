@@ -1,4 +1,4 @@
-"""The flags of a training script, the values of a file, and the table that both make."""
+"""Flags of a diffusers training script, checks of configuration values, and the loss table."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ Scheme = Literal["none", "logit_normal", "mode", "sigma_sqrt", "cosmap"]
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    r"""The flags of a training script that change what is trained, named as the scripts name them.
+    r"""Flags of a diffusers training script that change the loss, under the script's own names.
 
     Attributes:
         prediction: What the network predicts. Default: the file's `prediction_type`.
@@ -79,7 +79,7 @@ def table_of(
     *,
     diagnostics: Iterable[Diagnostic],
 ) -> LossTable:
-    """The table of a loss on steps of these noise levels."""
+    """Return the table of a loss: noise level, probability and coefficient of every step."""
     return LossTable(
         title=f"{config['_class_name']}, {len(logsnr)} steps",
         logsnr=logsnr,
@@ -91,14 +91,18 @@ def table_of(
 
 
 def _probability(training: Training, num_steps: int) -> Float[Tensor, " n"]:
-    r"""That $i \le uN < i + 1$, from the distribution of the scripts' $u$."""
+    r"""Return the probability of drawing each step $i$, that is of $i \le uN < i + 1$ for the
+    script's $u$.
+    """
     if training.weighting_scheme in ("logit_normal", "mode"):
         return step_probability(training, torch.arange(num_steps + 1).double() / num_steps)
     return torch.full((num_steps,), 1 / num_steps, dtype=torch.float64)
 
 
 def step_probability(training: Training, u: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
-    r"""The probability that the scripts' $u$ lies between neighbours of increasing numbers."""
+    r"""Return the probability that the script's $u$ falls between each two successive entries of
+    `u`.
+    """
     if training.weighting_scheme == "logit_normal":
         z = (torch.logit(u) - training.logit_mean) / (training.logit_std * math.sqrt(2))
         return torch.where(z[1:] < 0, torch.erfc(-z).diff(), -torch.erfc(z).diff()) / 2
@@ -108,7 +112,7 @@ def step_probability(training: Training, u: Float[Tensor, " m"]) -> Float[Tensor
 
 
 def _inverse_mode(u: Float[Tensor, " n"], scale: float) -> Float[Tensor, " n"]:
-    r"""The $w \in [0, 1]$, uniform, of $u = w + s(w - \sin^2(\pi w/2))$, by bisection."""
+    r"""Solve $u = w + s(w - \sin^2(\pi w/2))$ for $w \in [0, 1]$ by bisection."""
     low, high = torch.zeros_like(u), torch.ones_like(u)
     for _ in range(60):
         w = (low + high) / 2
@@ -118,7 +122,9 @@ def _inverse_mode(u: Float[Tensor, " n"], scale: float) -> Float[Tensor, " n"]:
 
 
 def refuse_flow_flags(name: str, training: Training) -> None:
-    """Raise a ValueError if there are flags of flow matching, which the scheduler is not."""
+    """Raise a ValueError if flow-matching flags are set, since this scheduler is not one of flow
+    matching.
+    """
     if training.weighting_scheme != "none" or training.precondition_outputs:
         raise ValueError(
             f"weighting_scheme and precondition_outputs are for flow matching, and {name} is not: "
@@ -138,7 +144,9 @@ def num_steps_of(config: Config) -> int:
 
 
 def number(config: Config, key: str, default: float, *, above: float = -math.inf) -> float:
-    """The finite number under a key; a ValueError that names it if it is none."""
+    """Return the number stored under `key`; raise a ValueError that names the key unless it is
+    finite and exceeds `above`.
+    """
     value = config.get(key, default)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_number and above < value < 1e100):
@@ -152,7 +160,9 @@ def flag(config: Config, key: str) -> bool:
 
 
 def one_of(config: Config, key: str, default: Any, options: tuple[Any, ...]) -> Any:
-    """The value under a key; a ValueError that names it if it is none of the options."""
+    """Return the value stored under `key`; raise a ValueError that names the key unless it is in
+    `options`.
+    """
     value = config.get(key, default)
     if value not in options:
         raise ValueError(f"{key} is {value!r}: give one of {', '.join(map(str, options))}.")

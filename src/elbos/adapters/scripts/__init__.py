@@ -1,4 +1,4 @@
-"""A whole training script as a loss: the lines from its noise to its loss, run with stand-ins.
+"""Audit of a whole training script: run the lines from its noise to its loss with stand-ins.
 
 `slicing` finds the lines, also in a method of a class (`classes`). They are run with every value
 that the script would load or build `unknown`. Then only what the loss turns out to depend on is
@@ -51,7 +51,7 @@ ADVICE = (
 
 
 def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> ScriptLoss:
-    """Read the loss of a training script.
+    """Extract the loss of a training script as a function that `probe` can call.
 
     Args:
         path: A script that has a loop with `accelerator.backward(loss)` or `loss.backward()`.
@@ -90,7 +90,7 @@ def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> 
 
 
 def is_training_script(path: Path) -> bool:
-    """Return whether a file is a script that calls `backward`."""
+    """Return whether a file is a Python script that calls `backward`; False if unreadable."""
     try:
         return Script.from_source(files.read(path).decode("utf-8-sig")) is not None
     except (OSError, SyntaxError, UnicodeDecodeError):
@@ -109,7 +109,7 @@ def from_script(
     title: str | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Audit:
-    """Audit a training script as it is: the lines from its noise to its loss (`script`).
+    """Audit an unmodified training script by running the lines from its noise to its loss.
 
     These are the lines that the argument of `accelerator.backward(loss)`, or the `loss` of
     `loss.backward()`, depends on, in the innermost loop around it. Data, encoders, the network and

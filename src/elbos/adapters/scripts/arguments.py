@@ -1,4 +1,6 @@
-"""The arguments of a script, by what it tells its `argparse` parser: nothing else of it is run."""
+"""Command-line arguments of a script, obtained by running only the statements that build its
+parser.
+"""
 
 import argparse
 import ast
@@ -11,13 +13,14 @@ from elbos.adapters.scripts.slicing import read, simple, stored
 
 
 class RefusedArgumentsError(ValueError):
-    """The script's own parser refuses its arguments."""
+    """Error of a script's own argument parser on the given arguments."""
 
 
 def arguments_of(
     tree: ast.Module, definitions: list[ast.stmt], flags: Sequence[str], path: Path
 ) -> argparse.Namespace | None:
-    """Parse the script's arguments, if statements do so; required ones may be left out.
+    """Parse the script's arguments, treating required ones as optional; None if no statement in
+    `definitions` parses arguments.
 
     Args:
         tree: The script.
@@ -50,7 +53,7 @@ def arguments_of(
 
 
 def _is_parsing(tree: ast.Module, statement: ast.stmt) -> bool:
-    """Return whether a statement parses arguments, itself or by a function of the script."""
+    """Return whether a statement parses arguments, directly or through a function of the script."""
     value = getattr(statement, "value", None)
     if _is_absl(statement):
         return True
@@ -64,14 +67,16 @@ def _is_parsing(tree: ast.Module, statement: ast.stmt) -> bool:
 
 
 def _is_absl(statement: ast.stmt) -> bool:
-    """Return whether a statement defines `FLAGS` as those of absl."""
+    """Return whether a statement defines `FLAGS` as the flags of absl."""
     if isinstance(statement, ast.ImportFrom):
         return statement.module == "absl.flags" and any(a.name == "FLAGS" for a in statement.names)
     return ast.unparse(getattr(statement, "value", None) or ast.Constant(0)).endswith("flags.FLAGS")
 
 
 def _absl_parser(tree: ast.Module) -> argparse.ArgumentParser:
-    """Return a parser of flags defined by absl's `DEFINE_integer(name, default, help)`, ..."""
+    """Return an argparse parser for flags defined by absl, as in `DEFINE_integer(name, default,
+    help)`.
+    """
     types = {"integer": int, "float": float, "string": str, "enum": str, "list": str}
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call) and n.args):
@@ -106,7 +111,7 @@ def _bodies(tree: ast.Module) -> Iterator[list[ast.stmt]]:
 
 
 def _parser(tree: ast.Module, path: Path) -> argparse.ArgumentParser:
-    """Return the parser that a script builds."""
+    """Run the statements that build the script's argument parser, and return the parser."""
     body = next(body for body in _bodies(tree) if any(map(_builds_parser, body)))
     space: dict[str, Any] = {"argparse": argparse, "os": os, "Path": Path, "__file__": str(path)}
     space["ArgumentParser"] = argparse.ArgumentParser

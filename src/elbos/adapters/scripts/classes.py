@@ -1,4 +1,4 @@
-"""A class whose method has the loss, rewritten as a function around it.
+"""Classes with a loss in one of their methods, rewritten as functions.
 
     class Trainer:                          def Trainer(model, num=1000):
         def __init__(self, model, num=1000):    self.model = model
@@ -19,7 +19,9 @@ LOSS_METHODS = ("training_step", "compute_loss")  # which return it: Lightning's
 
 
 def flattened(tree: ast.Module) -> ast.Module:
-    """Return the script, its classes with a loss in one of their methods as functions."""
+    """Return the script's syntax tree with each class that has a loss in a method rewritten as a
+    function.
+    """
     body = [_function(one) if _has_loss(one) else one for one in tree.body]
     return ast.Module(body, tree.type_ignores)
 
@@ -38,7 +40,7 @@ def _calls_backward(method: ast.FunctionDef) -> bool:
 
 
 def _function(statement: ast.stmt) -> ast.FunctionDef:
-    """Rewrite a class as a function of the arguments of its `__init__`."""
+    """Rewrite a class as a function with the arguments of `__init__`."""
     assert isinstance(statement, ast.ClassDef)
     constructor = ast.parse("def __init__(self): pass").body[0]
     fields, methods = list[ast.stmt](), list[ast.stmt]()
@@ -56,7 +58,7 @@ def _function(statement: ast.stmt) -> ast.FunctionDef:
 
 
 def _method(method: ast.FunctionDef) -> ast.FunctionDef:
-    """Rewrite a method as a function without `self`."""
+    """Rewrite a method as a function without the argument `self`."""
     method.name = f"self.{method.name}"
     method.decorator_list = [d for d in method.decorator_list if not isinstance(d, ast.Name)]
     if method.args.args and method.args.args[0].arg == "self":
@@ -65,7 +67,7 @@ def _method(method: ast.FunctionDef) -> ast.FunctionDef:
 
 
 def _field(statement: ast.AnnAssign | ast.Assign) -> ast.stmt:
-    """Rewrite a variable of a class as an attribute."""
+    """Rewrite a class variable as an assignment to the name `self.NAME`."""
     targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
     for target in targets:
         if isinstance(target, ast.Name):
@@ -74,7 +76,7 @@ def _field(statement: ast.AnnAssign | ast.Assign) -> ast.stmt:
 
 
 class _Flattened(ast.NodeTransformer):
-    """Attributes of `self` as variables; buffers as attributes."""
+    """Rewrites attributes of `self` as variables, and `register_buffer` calls as assignments."""
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         self.generic_visit(node)

@@ -1,4 +1,4 @@
-"""The loss of a script, once its lines are known: a function that `probe` calls."""
+"""The loss of a training script, as a function that `probe` calls."""
 
 import contextlib
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from elbos.audit.diagnostics import Diagnostic, Script, ScriptConditions, Script
 
 @dataclass(frozen=True)
 class ScriptLoss:
-    """Loss of a script: `loss(network, x)` runs the lines that compute it.
+    """The loss of a training script: `loss(network, x)` runs the lines that compute the loss.
 
     Attributes:
         lines: Numbers of these lines.
@@ -46,12 +46,14 @@ class ScriptLoss:
 
     @property
     def x(self) -> Tensor:
-        """The clean data, in the shape that the lines accept."""
+        """The clean data, in a shape that the script's lines accept."""
         return self.stage.x
 
     @property
     def diagnostics(self) -> list[Diagnostic]:
-        """Statements of the script that were run, and assumptions made."""
+        """Diagnostics that list the executed lines, conditions treated as false, and the assumed
+        scheduler.
+        """
         networks = " and ".join(self.networks)
         found: list[Diagnostic] = [Script(_ranges(self.lines), self.data, networks)]
         if self.conditions:
@@ -62,14 +64,14 @@ class ScriptLoss:
 
 
 class _Nowhere(contextlib.nullcontext[None]):
-    """The context of a device or stream, which is not entered."""
+    """A null context manager in place of `torch.cuda.device` and `torch.cuda.stream`."""
 
     def __init__(self, *_: object, **__: object) -> None:
         super().__init__()
 
 
 class OnOneDevice(TorchFunctionMode):
-    """Take whatever device a script names for that of the data."""
+    """A context that replaces every device named in the script by the device of the data."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -99,7 +101,7 @@ class OnOneDevice(TorchFunctionMode):
 
 
 def _ranges(lines: Sequence[int]) -> str:
-    """Line numbers as `3, 5-9`."""
+    """Format sorted line numbers as ranges, such as `3, 5-9`."""
     starts = [n for n in lines if n - 1 not in lines]
     ends = [n for n in lines if n + 1 not in lines]
     return ", ".join(f"{a}-{b}" if b > a else f"{a}" for a, b in zip(starts, ends, strict=True))

@@ -1,4 +1,4 @@
-"""The modules that a script finds, and stand-ins for those that are not installed.
+"""Import of the modules a script uses, with stand-ins for packages that are not installed.
 
 A script's own `sys.path.insert` is obeyed. Where a module of its project imports a package that is
 not installed, a stand-in takes its place, so that what does not need it can be read; anything that
@@ -24,7 +24,9 @@ _ROOTS = (".git", "pyproject.toml", "setup.py", "setup.cfg")  # of a project
 
 @contextlib.contextmanager
 def own_modules(path: Path) -> Iterator[None]:
-    """Let imports find what a script would, and a stand-in for what is not installed."""
+    """Let imports resolve as in the script within the `with` block, with stand-ins for missing
+    packages.
+    """
     tree = ast.Module([], [])
     with contextlib.suppress(SyntaxError, UnicodeDecodeError):  # which `script_loss` reports
         tree = ast.parse(files.read(path).decode("utf-8-sig"))
@@ -56,8 +58,8 @@ def own_modules(path: Path) -> Iterator[None]:
 
 
 def _path_statements(tree: ast.Module) -> list[ast.stmt]:
-    """Statements of a module that change `sys.path`, and what that depends on of the standard
-    library.
+    """Return the module-level statements that change `sys.path`, and the standard-library
+    statements these depend on.
     """
     body = [one for one in tree.body if _is_of_the_standard_library(one)]
     found = {
@@ -83,7 +85,8 @@ def _is_of_the_standard_library(statement: ast.stmt) -> bool:
 
 
 class StandIn(ModuleType):
-    """A module that is not installed, or something of it: of that type is whatever it makes.
+    """A stand-in for a missing module or any of its members; calls and attributes give stand-ins
+    again.
 
     As a decorator it does nothing, as a base class it is none.
     """
@@ -112,15 +115,15 @@ class StandIn(ModuleType):
 
 
 class _StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Find a stand-in for what nothing else finds, where a module of the project imports it; in the
-    script itself it is unknown.
+    """An import finder that returns a stand-in for a missing package imported by a module of the
+    project; in the script itself, the import fails and its names are unknown.
     """
 
     def __init__(self, script: str, folders: list[str]) -> None:
         self.script, self.folders = script, folders
 
     def is_own(self, file: str) -> bool:
-        """Return whether a file is one of the project."""
+        """Return whether a file belongs to the script's project."""
         path = Path(file).resolve()
         is_inside = any(path.is_relative_to(one) for one in self.folders)
         return is_inside and "site-packages" not in path.parts

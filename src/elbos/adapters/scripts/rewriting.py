@@ -1,4 +1,4 @@
-"""Statements of a script rewritten so that they run without what the script would load.
+"""Rewriting of a script's statements so that they run without the objects the script would load.
 
 A guarded statement leaves its variables unknown where it fails on unknown values, and reports them
 where it succeeds. `__failed__`, `__seen__` and `__stage__` are names of the namespace it runs in.
@@ -12,7 +12,7 @@ from elbos.adapters.scripts.slicing import defined
 
 
 def guarded(statement: ast.stmt, index: int) -> list[ast.stmt]:
-    """Return a statement in a `try`, which passes its index to `__failed__` or to `__seen__`."""
+    """Wrap a statement in a `try` that reports its index to `__failed__` or `__seen__`."""
     targets = sorted(defined(statement)) or ["__ignored__"]
     failed = "".join(f"{name} = " for name in targets) + f"__failed__(__error__, {index})"
     handler = ast.parse(f"try: pass\nexcept Exception as __error__: {failed}").body[0]
@@ -28,19 +28,19 @@ def guarded(statement: ast.stmt, index: int) -> list[ast.stmt]:
 
 
 def assignment(name: str, value: ast.expr, place: ast.AST) -> ast.stmt:
-    """Return the statement `name = value` at a place of the script."""
+    """Return the statement `name = value`, with the line number of `place`."""
     assign = ast.Assign([ast.Name(name, ast.Store())], value)
     return ast.fix_missing_locations(ast.copy_location(assign, place))
 
 
 def data_into(name: str, place: ast.AST) -> ast.stmt:
-    """Return the statement that puts the clean data into a variable."""
+    """Return a statement that assigns the clean data to a variable."""
     return assignment(name, ast.parse("__stage__.x", mode="eval").body, place)
 
 
 def with_stand_ins(statement: ast.stmt, is_known: Callable[[ast.Call], bool]) -> ast.stmt:
-    """Return the definition of an object that holds the network, with stand-ins for all networks
-    that its arguments build: for calls that are not known.
+    """Return a copy of a definition in which calls within its arguments become stand-in networks,
+    except calls that `is_known` accepts.
     """
 
     class StandIns(ast.NodeTransformer):

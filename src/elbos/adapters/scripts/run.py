@@ -1,4 +1,6 @@
-"""Run of a script's loss lines with one choice of the data, and ever more definitions known."""
+"""Execution of a script's loss lines for one choice of the data variable, with definitions added as
+needed.
+"""
 
 import ast
 import re
@@ -43,7 +45,7 @@ _IMPORTS = (ast.Import, ast.ImportFrom)
 
 @dataclass(frozen=True)
 class _Data:
-    """A place where the clean data may enter: after a statement, or as an item of a batch."""
+    """A place where the clean data may enter the script: a variable, or an item of a batch."""
 
     after: ast.stmt | None
     name: str
@@ -52,7 +54,7 @@ class _Data:
 
 @dataclass(frozen=True)
 class Failure:
-    """Reason for which one choice of the data gives no loss."""
+    """The reason why a choice of the data variable yields no loss."""
 
     line: int
     text: str
@@ -61,7 +63,9 @@ class Failure:
 
 @dataclass
 class Run:
-    """Loss lines with one choice of the data, and the definitions that are known."""
+    """The loss lines of a script, with one choice of the data variable and the definitions known so
+    far.
+    """
 
     script: Script
     path: Path
@@ -90,7 +94,9 @@ class Run:
     # --- running ---
 
     def candidates(self) -> list[_Data]:
-        """Return all places where the data may enter: unknown values, in the script's order."""
+        """Return all places where the data may enter: variables of unknown value, in the script's
+        order.
+        """
         self._try()
         found = []
         for statement, values in self.values.items():
@@ -106,7 +112,8 @@ class Run:
         return found + [_Data(None, f"{name}[{key!r}]", (name, key)) for name, key in items]
 
     def resolve(self) -> Failure | None:
-        """Run the definitions that the loss depends on; return a failure if that is not enough.
+        """Add the definitions that the loss depends on until the loss is known; return None, or the
+        failure if it stays unknown.
 
         Names that only conditions depend on stay unknown if their definitions fail.
         """
@@ -128,8 +135,10 @@ class Run:
             self.known |= new
 
     def _try(self) -> tuple[Failure | None, frozenset[str]]:
-        """Run the lines, once more with a variance if the network's output is refused; return the
-        failure, and the unknown names that the loss depends on.
+        """Run the lines; return the failure and the unknown names that the loss depends on.
+
+        If the network's output is refused, the lines are run again with twice the channels,
+        as of a learned variance.
         """
         self.is_refused = False
         result = self._run()
@@ -169,7 +178,9 @@ class Run:
             return failure, self.stage.decisive
 
     def _outcome(self, loss: Any) -> tuple[Failure | None, frozenset[str]]:
-        """Return a run's failure, if it gave no loss, and the names that the loss depends on."""
+        """Return the failure of a run (None if it gave a loss) and the unknown names that the loss
+        depends on.
+        """
         if names := origins(loss):
             return self._where_unknown(names), names
         decisive = frozenset(name for name in self.stage.deciding if self._is_definable(name))
@@ -180,7 +191,7 @@ class Run:
         return None, decisive
 
     def _is_noisy(self) -> bool:
-        """Return whether all that the network is called with changes with the random numbers."""
+        """Return whether every input of the network changes when the random numbers are redrawn."""
         first = self.stage.network.calls
         self.stage.network = ProbeNetwork(self.x, self.form)
         self.space.update(self.initial)
@@ -189,7 +200,7 @@ class Run:
         return bool(first) and not any(torch.equal(one.z, other.z) for one, other in pairs)
 
     def _where_unknown(self, names: frozenset[str]) -> Failure:
-        """Return the first line after the data that uses an unknown value."""
+        """Return a failure at the first line, after the data enters, that uses an unknown value."""
         after = self.data.after.lineno if self.data and self.data.after else 0
         culprits = {name for name in names if not self._is_definable(name)} or names
         line = self.script.loss.lineno
@@ -207,7 +218,9 @@ class Run:
         return Failure(line, text, len(culprits) + num_of_data)
 
     def loss(self) -> ScriptLoss:
-        """Return the loss, once all that it depends on is known."""
+        """Return the loss of the script, after `resolve` has found every value that the loss
+        depends on.
+        """
         values = {one: list(values.values()) for one, values in self.values.items()}
         used = [one for one in values if values[one] and not origins(values[one])]
         names = self._read(self.script.loss, *used)
@@ -231,7 +244,9 @@ class Run:
     # --- names ---
 
     def _definitions(self, name: str) -> list[ast.stmt]:
-        """Return the statements above the loop that define a name; a parameter's argument, too."""
+        """Return the statements above the loop that define a name, including the argument passed
+        for a parameter.
+        """
         given = self.script.parameters.get(name)
         if given is None:
             found = self.script.definitions(name)
@@ -246,7 +261,9 @@ class Run:
         return found
 
     def _is_definable(self, name: str) -> bool:
-        """Return whether its definition may be run: it loads nothing, and builds no network."""
+        """Return whether the definition of a name may be run: it loads no data and builds no
+        network.
+        """
         found = self._definitions(name)
         never = self.never | self.of_the_loop | (self.script.networks - self.wrappers)
         if not found or name in never or any(map(is_loading, found)):
@@ -258,7 +275,7 @@ class Run:
     # --- code ---
 
     def _compile(self) -> None:
-        """Fill the namespace with what is known, and compile the lines."""
+        """Fill the namespace with the known definitions, and compile the loss lines."""
         self.statements, self.definitions = [], []
         self.space = {
             "__name__": "__main__",
@@ -280,7 +297,9 @@ class Run:
         self.initial = {name: self.space[name] for name in assigned if name in self.space}
 
     def _define(self, names: set[str]) -> None:
-        """Put names into the namespace: imports, functions, known definitions; else unknown."""
+        """Add names to the namespace: imports, functions and known definitions; any other name is
+        unknown.
+        """
         todo, seen, found = set(names), set[str](), set[ast.stmt]()
         while todo:
             name = todo.pop()
@@ -320,7 +339,9 @@ class Run:
             self._execute(sliced(scope, rest, self._written))
 
     def _import(self, statement: ast.Import | ast.ImportFrom, name: str) -> None:
-        """Import a name; of another package than the usual ones, once the loss depends on it."""
+        """Import a name; packages outside `_SAFE_MODULES` are imported only if the loss depends on
+        the name.
+        """
         alias = next(a for a in statement.names if name == (a.asname or a.name).partition(".")[0])
         module = getattr(statement, "module", None) or alias.name
         self.space[name] = Unknown(self.stage, frozenset({name}), name, is_method=True)
@@ -340,7 +361,9 @@ class Run:
             self.space[name] = with_local_configuration(value, self.script.tree, self.assumed)
 
     def _written(self, statement: ast.stmt) -> list[ast.stmt]:
-        """Return a statement as it is run: guarded, and followed by the data where they enter."""
+        """Return the guarded form of a statement, followed by the assignment of the data if they
+        enter there.
+        """
         if isinstance(statement, (*_DEFINITIONS, *_IMPORTS)):
             return [statement]
         if statement not in self.kept and defined(statement) & self.wrappers:
@@ -352,7 +375,9 @@ class Run:
         return result
 
     def _is_known_call(self, call: ast.Call) -> bool:
-        """Return whether a call builds no network: a function of Python's, torch's or the like."""
+        """Return whether a call builds no network, since its function is imported from a module in
+        `_SAFE_MODULES`.
+        """
         root = ast.unparse(call.func).partition(".")[0]
         modules = [getattr(one, "module", None) or root for one in self._definitions(root)]
         is_imported = all(isinstance(one, _IMPORTS) for one in self._definitions(root))
@@ -366,7 +391,9 @@ class Run:
         exec(self._compiled(body), self.space)  # noqa: S102
 
     def _failed(self, error: Exception, index: int) -> Unknown:
-        """Return the unknown value of a statement that failed on unknown ones; else raise."""
+        """Return the unknown value of a statement that failed on unknown values; raise the error
+        for other failures.
+        """
         statement = self.statements[index]
         names = origins([self.space.get(name) for name in self._read(statement)])
         self.is_refused |= bool(self.stage.network.calls)
@@ -381,12 +408,12 @@ class Run:
         return Unknown(self.stage, names)
 
     def _forget(self, name: str, statement: ast.stmt, reason: str) -> None:
-        """Leave a name unknown, and remember why."""
+        """Mark a name as permanently unknown, and record the reason."""
         self.never.add(name)
         self.reasons[name] = statement.lineno, " ".join(reason.split())[:200]
 
     def _read(self, *nodes: ast.AST) -> set[str]:
-        """Return the names that nodes read, themselves or in functions of the script."""
+        """Return the names that syntax nodes read, directly or through functions of the script."""
         todo, seen = {name for node in nodes for name in read(node)}, set[str]()
         while todo:
             name = todo.pop()

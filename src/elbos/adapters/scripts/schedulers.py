@@ -1,4 +1,4 @@
-"""The configuration of the scheduler that a script would download.
+"""Scheduler configurations for scripts that would download one.
 
 It is read from the folder that the script's arguments name, or from the hub's local cache of what
 they name. Else it is the published one of the model family that the script uses.
@@ -40,7 +40,7 @@ The first of them that a script uses counts; imports alone do not.
 
 
 class MissingError(ValueError):
-    """A requirement of a script is not on this machine: a package, or a configuration.
+    """Error for a missing requirement of a script: a package, or a scheduler configuration.
 
     Args:
         text: What, and what to do.
@@ -53,7 +53,7 @@ class MissingError(ValueError):
 
 
 def with_local_configuration(scheduler: Any, tree: ast.Module, assumed: list[str]) -> Any:
-    """The scheduler's class, with a `from_pretrained` that downloads nothing.
+    """Return a subclass of a diffusers scheduler whose `from_pretrained` downloads nothing.
 
     Args:
         scheduler: A class of diffusers.
@@ -94,7 +94,7 @@ def _local(name: str, subfolder: Any) -> dict[str, Any] | None:
 
 
 def _assumed(tree: ast.Module, scheduler: str, assumed: list[str]) -> dict[str, Any]:
-    """The published configuration of the family of models that a script uses.
+    """Return the published scheduler configuration of the model family that a script uses.
 
     Raises:
         MissingError: If there is none.

@@ -1,4 +1,5 @@
-"""The loss lines of a training script: a backward slice of its syntax tree, nothing of it run.
+"""The loss lines of a training script: a backward slice of its syntax tree, computed without
+running the script.
 
 The slice starts at the expression that `accelerator.backward(loss)` or `loss.backward()` is called
 of, and goes up through the innermost loop around it: a statement is part of it if it assigns to, or
@@ -26,7 +27,7 @@ _LOADERS = {"from_pretrained", "from_single_file", "load_dataset", "DataLoader",
 
 @dataclass(frozen=True)
 class Script:
-    """A script, and the place in it where a loss is differentiated.
+    """The syntax tree of a training script, and the place where its loss is differentiated.
 
     Attributes:
         tree: Its syntax tree.
@@ -40,7 +41,8 @@ class Script:
 
     @classmethod
     def from_source(cls, source: str) -> "Script | None":
-        """Parse a script; None if it calls no `backward`. A call in a loop takes precedence.
+        """Parse a script and find its loss; return None if no loss is found. A `backward` call in a
+        loop takes precedence.
 
         Raises:
             SyntaxError: If the source is not valid Python.
@@ -57,18 +59,18 @@ class Script:
 
     @cached_property
     def region(self) -> ast.AST:
-        """The innermost loop around the loss; without one, its function, or the module."""
+        """The innermost loop around the loss; without a loop, the enclosing function or module."""
         inner = reversed(self.around)
         return next(node for node in inner if isinstance(node, (*_LOOPS, *_SCOPES, ast.Module)))
 
     @cached_property
     def lines(self) -> list[ast.stmt]:
-        """The statements of the loop before the call of `backward`."""
+        """The statements of the training loop that begin before the loss."""
         return list(self._before(self.region, self.loss.lineno))
 
     @cached_property
     def scopes(self) -> list[list[ast.stmt]]:
-        """The statements around the loop, of the innermost function first, the module last."""
+        """The statements of each scope around the loop, from innermost function to module."""
         scopes: list[list[ast.stmt]] = []
         for node in reversed(self.around):
             if isinstance(node, (*_SCOPES, ast.Module)):
@@ -78,7 +80,9 @@ class Script:
         return scopes
 
     def _before(self, node: ast.AST, end: int) -> Iterator[ast.stmt]:
-        """The statements of a body that begin before a line, without the loops around the loss."""
+        """Yield the statements of a body that begin before line `end`, entering the loops around
+        the loss.
+        """
         for statement in getattr(node, "body", []):
             if statement.lineno >= end:
                 return
@@ -89,8 +93,8 @@ class Script:
 
     @cached_property
     def parameters(self) -> dict[str, ast.expr]:
-        """Return the arguments of the functions around the loss, where the script calls them, else
-        their defaults.
+        """The argument expressions of the functions around the loss: as passed at the first call,
+        or else the defaults.
         """
         found: dict[str, ast.expr] = {}
         calls = [n for n in ast.walk(self.tree) if isinstance(n, ast.Call)]
@@ -107,7 +111,9 @@ class Script:
 
     @cached_property
     def networks(self) -> frozenset[str]:
-        """Names that `parameters()`, `train()` and the like are called of: they are never built."""
+        """The names on which network methods such as `parameters()` or `train()` are called; they
+        are never built.
+        """
         attributes = [n for n in ast.walk(self.tree) if isinstance(n, ast.Attribute)]
         return frozenset(
             node.value.id
@@ -116,8 +122,8 @@ class Script:
         )
 
     def definitions(self, name: str, first: int = 0, last: int | None = None) -> list[ast.stmt]:
-        """The statements that define a name, in the innermost scope around the loop that has it, of
-        those from `first` up to, and without, `last`.
+        """Return the statements that define a name in the innermost of the scopes `first` to `last`
+        - 1 that assigns the name; empty if none does.
         """
         for scope in self._index[first:last]:
             found = scope.get(name, [])
@@ -127,7 +133,7 @@ class Script:
 
     @cached_property
     def _index(self) -> list[dict[str, list[ast.stmt]]]:
-        """By scope and name, the statements that define it."""
+        """The defining statements of each name, one dict per scope."""
         result: list[dict[str, list[ast.stmt]]] = []
         for scope in self.scopes:
             result.append({})
@@ -138,7 +144,7 @@ class Script:
 
 
 def _paths(node: ast.AST, above: list[ast.AST], kind: type) -> Iterator[list[ast.AST]]:
-    """The paths from the module to each node of a kind, in the order of the source."""
+    """Yield the path from the module to each node of a type, in source order."""
     for child in ast.iter_child_nodes(node):
         yield from _paths(child, [*above, node], kind)
     if isinstance(node, kind):
@@ -146,7 +152,9 @@ def _paths(node: ast.AST, above: list[ast.AST], kind: type) -> Iterator[list[ast
 
 
 def _make_global(function: ast.FunctionDef) -> None:
-    """Make the variables of a function global to those in it, which are run without it."""
+    """Replace `nonlocal` by `global` in inner functions, which are run outside their enclosing
+    function.
+    """
     for inner in (one for one in simple(function.body) if isinstance(one, ast.FunctionDef)):
         inner.body = [
             ast.copy_location(ast.Global(one.names), one) if isinstance(one, ast.Nonlocal) else one
@@ -155,7 +163,9 @@ def _make_global(function: ast.FunctionDef) -> None:
 
 
 def _returned(tree: ast.Module) -> list[tuple[ast.expr, list[ast.AST]]]:
-    """Return the value of a method of the loss, at its end: itself, or the item "loss"."""
+    """Return the loss that a `training_step` or `compute_loss` method returns, with its path; empty
+    without such a method.
+    """
     paths = [path for path in _paths(tree, [], ast.FunctionDef) if len(path) == 3]
     for name, path in product(LOSS_METHODS, paths):
         method = path[-1]
@@ -172,7 +182,9 @@ def _returned(tree: ast.Module) -> list[tuple[ast.expr, list[ast.AST]]]:
 
 
 def _loss_of(call: ast.AST) -> ast.expr | None:
-    """The loss that `backward` is called of; a gradient scaler's factor left out."""
+    """Return the loss that a call differentiates, without a gradient scaler; None unless the call
+    is `backward`.
+    """
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
         return None
     if call.func.attr not in ("backward", "manual_backward"):
@@ -188,7 +200,7 @@ def _loss_of(call: ast.AST) -> ast.expr | None:
 
 
 def simple(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements of a body and of the conditions, contexts and attempts in it."""
+    """Yield the statements of a body, entering `if`, `with` and `try` blocks."""
     for statement in body:
         if isinstance(statement, ast.If):
             yield from simple([*statement.body, *statement.orelse])
@@ -200,7 +212,7 @@ def simple(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 
 @lru_cache(_NUM_NODES)
 def stored(statement: ast.stmt) -> frozenset[str]:
-    """The names that a statement assigns to."""
+    """Return the names that a statement assigns to."""
     if isinstance(statement, _SCOPES):
         return frozenset({statement.name})
     if isinstance(statement, _IMPORTS):
@@ -210,15 +222,15 @@ def stored(statement: ast.stmt) -> frozenset[str]:
 
 
 def _inner(node: ast.AST) -> set[str]:
-    """The names of the comprehensions in a node."""
+    """Return the loop variables of the comprehensions within a node."""
     loops = [n.target for n in ast.walk(node) if isinstance(n, ast.comprehension)]
     return {n.id for target in loops for n in ast.walk(target) if isinstance(n, ast.Name)}
 
 
 @lru_cache(_NUM_NODES)
 def defined(statement: ast.stmt) -> frozenset[str]:
-    """The names that a statement assigns to, an item or attribute of which it assigns to, or a
-    method of which it calls.
+    """Return the names that a statement assigns or modifies: by an item, an attribute or a method
+    call.
     """
     if isinstance(statement, (*_SCOPES, *_IMPORTS)):
         return stored(statement)
@@ -230,7 +242,7 @@ def defined(statement: ast.stmt) -> frozenset[str]:
 
 
 def _root(node: ast.AST) -> str | None:
-    """The name that an item, attribute or method is of."""
+    """Return the variable name at the root of an attribute or subscript; None for other nodes."""
     if not isinstance(node, ast.Attribute | ast.Subscript):
         return None
     while isinstance(node, ast.Attribute | ast.Subscript):
@@ -240,7 +252,7 @@ def _root(node: ast.AST) -> str | None:
 
 @lru_cache(_NUM_NODES)
 def read(node: ast.AST) -> frozenset[str]:
-    """The names that a node reads; of a function, those that are not its own."""
+    """Return the names that a node reads; for a function, only names from outside the function."""
     names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
     used = {name.id for name in names if not isinstance(name.ctx, ast.Store)}
     own = _inner(node)
@@ -256,7 +268,9 @@ def read(node: ast.AST) -> frozenset[str]:
 
 
 def is_loading(statement: ast.stmt) -> bool:
-    """Return whether a statement reads data or networks; a scheduler's configuration is neither."""
+    """Return whether a statement loads data or a network; loading a scheduler configuration does
+    not count.
+    """
     for call in (n for n in ast.walk(statement) if isinstance(n, ast.Call)):
         name = ast.unparse(call.func)
         if name.rpartition(".")[2] in _LOADERS and "cheduler" not in name:
@@ -268,7 +282,9 @@ def is_loading(statement: ast.stmt) -> bool:
 
 
 def kept(body: list[ast.stmt], names: frozenset[str], end: int) -> set[ast.stmt]:
-    """The statements that names depend on, of those that begin before a line."""
+    """Return the statements before line `end` that define `names`, or anything those statements
+    depend on.
+    """
     needed, found = set(names), set[ast.stmt]()
     lines = [one for one in simple(body) if one.lineno < end]
     while True:
@@ -281,7 +297,7 @@ def kept(body: list[ast.stmt], names: frozenset[str], end: int) -> set[ast.stmt]
 
 
 def tests_around(body: list[ast.stmt], found: set[ast.stmt]) -> Iterator[ast.expr]:
-    """The conditions and contexts around statements."""
+    """Yield the conditions and context managers that enclose any of the given statements."""
     for statement in body:
         if isinstance(statement, ast.If | ast.With | ast.Try):
             inner = [*statement.body, *getattr(statement, "orelse", [])]
@@ -297,7 +313,8 @@ def tests_around(body: list[ast.stmt], found: set[ast.stmt]) -> Iterator[ast.exp
 def sliced(
     body: list[ast.stmt], found: set[ast.stmt], written: Callable[[ast.stmt], list[ast.stmt]]
 ) -> list[ast.stmt]:
-    """A body of some statements, with the conditions and contexts around them.
+    """Return a body reduced to the given statements, within their enclosing conditions and
+    contexts.
 
     Args:
         body: The whole.

@@ -1,4 +1,4 @@
-"""A value that a script would load or compute elsewhere, and that stays unknown.
+"""Unknown values: stand-ins for values that a script would load or compute elsewhere.
 
 Whatever is made of an unknown value is unknown, and remembers of what it was made, so that a loss
 that depends on one can say on which. Three things are known of all of them: their shape, type and
@@ -23,7 +23,7 @@ _NETWORKS = ("model", "module", "net", "transformer", "denoise", "forward")
 
 @dataclass
 class Stage:
-    """State that unknown values share while a script is run."""
+    """The state that all unknown values of one run of a script share."""
 
     file: str
     attributes: frozenset[str] = frozenset()  # that the script reads of the network's output
@@ -37,7 +37,9 @@ class Stage:
     item: tuple[str, Any] | None = None  # the item of an unknown that is the clean data
 
     def answer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """An output of the network."""
+        """Call the network on the known arguments, and return its output in the form the script
+        expects.
+        """
         self.networks.add(name)
         output = self.network(*_known(args), **_known(kwargs))
         if any(_is_batch(one, self.x) for one in [*args, *kwargs.values()]):
@@ -49,11 +51,11 @@ class Stage:
         return output
 
     def stand_in(self, name: str) -> "Unknown":
-        """A network that is not built."""
+        """Return an unknown value in place of a network, which is not built."""
         return Unknown(self, frozenset({name}), name)
 
     def line(self) -> int:
-        """The line of the script that is being run."""
+        """Return the line number of the script that is currently executed."""
         frame = sys._getframe(1)
         while frame.f_back and frame.f_code.co_filename != self.file:
             frame = frame.f_back
@@ -61,7 +63,7 @@ class Stage:
 
 
 class Unknown:
-    """An unknown value: made of those whose names are `origins`."""
+    """An unknown value, with the names of the unknown values it was computed from (`origins`)."""
 
     def __init__(
         self, stage: Stage, origins: frozenset[str], name: str = "", *, is_method: bool = False
@@ -158,7 +160,7 @@ for _name in (*_BINARY, *(f"r{name}" for name in _BINARY), *_OTHERS):
 
 
 def _known(value: Any) -> Any:
-    """Return the known parts of the items of a tuple, list or dict."""
+    """Return a container without its unknown items; any other value unchanged."""
     if isinstance(value, dict):
         return {key: _known(item) for key, item in value.items() if not isinstance(item, Unknown)}
     if isinstance(value, list | tuple):
@@ -177,12 +179,14 @@ def _unknowns(value: Any) -> Iterator[Unknown]:
 
 
 def origins(value: Any) -> frozenset[str]:
-    """The names of the unknown values in a value; none if it is known."""
+    """Return the names of the unknown values within a value; empty if all of it is known."""
     return frozenset().union(*(one._origins for one in _unknowns(value)))
 
 
 def _is_noisy(value: Any, x: Tensor) -> bool:
-    """Return whether a value may be noisy data: floating-point, no fewer elements than the data."""
+    """Return whether a value may be noisy data: floating-point, with at least as many elements as
+    the data.
+    """
     if isinstance(value, list | tuple):
         return _is_batch(value, x) or any(_is_noisy(item, x) for item in value)
     is_float = isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
@@ -190,7 +194,7 @@ def _is_noisy(value: Any, x: Tensor) -> bool:
 
 
 def _is_batch(value: Any, x: Tensor) -> bool:
-    """Return whether a value is a list of samples, each of as many numbers as one of the data."""
+    """Return whether a value is a list of samples with the size and number of the data."""
     if not isinstance(value, list | tuple) or len(value) != len(x):
         return False
     with torch._C.DisableTorchFunction():  # which takes longer

@@ -1,4 +1,4 @@
-"""Losses of public trainers, read from their settings: one adapter a file.
+"""Training losses of public trainers, reconstructed from their settings; one module per trainer.
 
 An adapter reads the settings that change the loss, exactly as that trainer's code uses them, in the
 version that it names. `Trainer.loss` gives the loss, `Trainer.audit` its audit.
@@ -54,7 +54,7 @@ TRAINERS: dict[str, Trainer] = {
 
 
 def trainer(name: str) -> Trainer:
-    """Return the trainer of a name.
+    """Return the trainer with the given name.
 
     Raises:
         ValueError: If the name is unknown.
@@ -65,7 +65,7 @@ def trainer(name: str) -> Trainer:
 
 
 def translate(loss: Loss | Audit, name: str) -> Translation:
-    """Find the settings of another trainer whose weighting is nearest to that of a loss.
+    """Find the settings of another trainer whose weighting is closest to the weighting of a loss.
 
     Args:
         loss: A declared loss, or an audit, declared or measured.

@@ -1,4 +1,4 @@
-r"""ai-toolkit: tables of 1,000 steps, made anew at each training step, and weights of their number.
+r"""ai-toolkit: random tables of 1,000 steps, and loss weights given per step index.
 
 `toolkit/samplers/custom_flowmatch_sampler.py`, `set_train_timesteps`, by `timestep_type`: `linear`
 and `weighted` are $t = 1, .999, \ldots, .001$; `sigmoid`, the default, 1,000 sorted draws of
@@ -97,7 +97,7 @@ def _read(settings: Settings) -> Loss:
 
 
 def _number_probability(settings: Settings, *, edge: int) -> Float[Tensor, " n"]:
-    """Return the unnormalized probability of each step."""
+    """Return the unnormalized probability of each step index."""
     low = settings.integer("min_denoising_steps", 0, high=NUM_STEPS - 1)
     high = settings.integer("max_denoising_steps", NUM_STEPS - 1, low=low + 3, high=NUM_STEPS)
     choices = ("balanced", "content", "style")
@@ -145,8 +145,10 @@ def _flow(settings: Settings) -> Loss:
 def _sorted_log_density(
     logsnr: Float[Tensor, " n"], p: Float[Tensor, " steps"]
 ) -> Float[Tensor, " n"]:
-    r"""Return the log-density of one of 1,000 sorted draws of $N(0, 2^2)$, the $i$-th with
-    probability $p_i$: that of a draw, times the mean of $p$ at the number of noisier draws.
+    r"""Return the log-density of the $i$-th of 1,000 sorted draws of $N(0, 2^2)$, where $i$ has
+    probability $p_i$.
+
+    It is the density of one draw, times the mean of $p$ at the number of noisier draws.
     """
     i, n = np.arange(NUM_STEPS), NUM_STEPS - 1
     noisier, cleaner = special.ndtr(logsnr.numpy() / 2), special.ndtr(-logsnr.numpy() / 2)
@@ -159,7 +161,9 @@ def _sorted_log_density(
 def _times(
     settings: Settings, weighting: str
 ) -> tuple[Float[Tensor, " m"], tuple[Diagnostic, ...]]:
-    """Return the times of a table, noise first, or of one table for each resolution."""
+    """Return the times of a table, from noise to data, or concatenated tables for several
+    resolutions.
+    """
     if not weighting.endswith("shift"):
         return even_times(), ()
     arch = "flux" if settings.flag("is_flux") else settings.text("arch", "sd3")
@@ -175,7 +179,7 @@ def _times(
 
 
 def _weight(weighting: str) -> Float[Tensor, " n"]:
-    """Return the factor of the loss at each step."""
+    """Return the loss weight of each step."""
     i = torch.arange(NUM_STEPS, dtype=torch.float64)
     if weighting == "weighted":
         return torch.from_numpy(np.interp(i, _WEIGHTED_STEPS, _WEIGHTED))
@@ -188,7 +192,11 @@ def _weight(weighting: str) -> Float[Tensor, " n"]:
 
 
 def _lognorm_blend() -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """749 of the 750 draws are below the largest, a random number; its own time, 0, is left out."""
+    """Return the times of `lognorm_blend` and their unnormalized probabilities.
+
+    749 of the 750 draws are below the largest one, which is random; the largest one itself has
+    time 0 and is left out.
+    """
     u = (np.arange(400) + 0.5) / 400  # quantiles of the largest
     largest = stats.lognorm.ppf(u ** (1 / 750), 0.333)[:, None]
     share = 1 - np.arange(NUM_STEPS, -1, -1) / NUM_STEPS  # of the largest draw

@@ -1,4 +1,4 @@
-r"""DiffSynth-Studio: a table of 1,000 steps for each model, times a bell.
+r"""DiffSynth-Studio: a table of 1,000 steps per model, and a bell-shaped weight.
 
 `diffsynth/diffusion/loss.py`, `FlowMatchSFTLoss`: a step $i$, uniform between the two boundaries,
 shares of the table from noise to data. Its time is cast to bfloat16, and noise and weight are
@@ -105,7 +105,7 @@ def _read(settings: Settings) -> LossTable:
 
 
 def _nearest(t: Float[Tensor, " n"], template: str) -> Tensor:
-    """Return the step that each step becomes when its time is rounded to bfloat16."""
+    """Return the index of the step nearest to each step's time after rounding to bfloat16."""
     times = (t if template == "Krea-2" else 1 - t if template == "Boogu" else t * NUM_STEPS).float()
     return (times.bfloat16().float()[:, None] - times[None]).abs().argmin(dim=1)
 

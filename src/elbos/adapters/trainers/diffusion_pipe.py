@@ -1,4 +1,4 @@
-r"""diffusion-pipe: one objective for all flow models, tables for SDXL, EDM's loss for Cosmos.
+r"""diffusion-pipe: plain flow matching for flow models, betas for SDXL, EDM's loss for Cosmos.
 
 `models/*.py`, `prepare_inputs`: $t = \mathrm{sigmoid}(a\,n)$ with $n \sim N(0, 1)$ and $a$ =
 `sigmoid_scale`, or uniform (`timestep_sample_method`); then `shift` $s$, or else, where it is not
@@ -94,7 +94,9 @@ def _schedule(settings: Settings, model: str, shift: float) -> Schedule:
 
 
 def _wan_ends(settings: Settings, shift: float, scale: float | None) -> dict[str, float]:
-    """Return the ends of log-SNR; `scale` is that of logit-normal times."""
+    """Return the range of log-SNR for Wan; `scale` is the logit-normal standard deviation, None for
+    uniform times.
+    """
     ends = torch.tensor([1 - 1e-4, 1e-4], dtype=torch.float64)
     if scale is not None:
         ends = torch.sigmoid(scale * torch.special.ndtri(ends))

@@ -1,4 +1,4 @@
-r"""Parts that trainers of flow matching share: times, shifts by resolution, weights, targets.
+r"""Flow-matching parts shared by several trainers: times, shifts by resolution, weights, targets.
 
 On the path $z = (1 - t)x + t\epsilon$ log-SNR is $\lambda = 2\ln\frac{1 - t}{t}$. A shift $s$,
 $t' = \frac{st}{1 + (s - 1)t}$, lowers it by $2\ln s$, so that logit-normal times of mean $m$ are
@@ -42,19 +42,19 @@ def logsnr_of(t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
 
 
 def shifted(t: Float[Tensor, "*b"], shift: float) -> Float[Tensor, "*b"]:
-    """Shift times: towards noise where the shift is above 1."""
+    """Shift times by the factor $s$ = `shift`, towards noise if $s > 1$."""
     return shift * t / (1 + (shift - 1) * t)
 
 
 def unshifted(t: Float[Tensor, "*b"], shift: float) -> Float[Tensor, "*b"]:
-    """Invert a shift of times."""
+    """Invert the time shift of `shifted`."""
     return t / (shift - (shift - 1) * t)
 
 
 def mu_of(
     height: float, width: float, *, high: tuple[float, float] = FLUX, pixels: int = 16
 ) -> float:
-    r"""Return $\mu$ for images of a size in pixels, on the line through two points (tokens, $\mu$).
+    r"""Return the log-shift $\mu$ for an image size, linear in the number of tokens.
 
     Args:
         height: Height of the images.
@@ -70,7 +70,8 @@ def mu_of(
 def sides(
     settings: Settings, name: str = "resolution", default: int = _RESOLUTION
 ) -> tuple[list[float], tuple[Diagnostic, ...]]:
-    """Read one or several sides in pixels, with a finding where the default is assumed.
+    """Read image sides in pixels from a setting; without the setting, return the default and a
+    diagnostic.
 
     Raises:
         ValueError: If the setting holds anything but sides of 16 pixels or more.
@@ -89,7 +90,8 @@ def sides(
 def resolution(
     settings: Settings, default: int = _RESOLUTION
 ) -> tuple[float, float, tuple[Diagnostic, ...]]:
-    """Read height and width of the images, with a finding where the default is assumed.
+    """Read image height and width from `resolution`; without the setting, return the default and a
+    diagnostic.
 
     Raises:
         ValueError: If the setting `resolution` does not hold one or two sides.
@@ -103,13 +105,17 @@ def resolution(
 def shifts_by_resolution(
     settings: Settings, name: str, *, high: tuple[float, float] = FLUX, pixels: int = 16
 ) -> tuple[list[float], tuple[Diagnostic, ...]]:
-    r"""Return the shifts $e^\mu$ for square images of each of the sides in a setting (`mu_of`)."""
+    r"""Return the time shift $e^\mu$ (see `mu_of`) for each image side in a setting, and any
+    diagnostics.
+    """
     found, assumed = sides(settings, name)
     return [math.exp(mu_of(side, side, high=high, pixels=pixels)) for side in found], assumed
 
 
 def read_scheme(settings: Settings) -> Training:
-    """Read the flags of diffusers' scripts, and of those derived from them, for u in [0, 1]."""
+    """Read the weighting-scheme flags of diffusers scripts, which set the distribution of $u$ or
+    the weight.
+    """
     if settings.text("weighting_scheme") == "uniform":
         return Training()
     scheme = settings.one_of("weighting_scheme", "none", get_args(Scheme))
@@ -123,7 +129,9 @@ def read_scheme(settings: Settings) -> Training:
 
 
 def scheme_weight(scheme: Training, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""Return the weight $t^{-2}$ of `sigma_sqrt`, $1/(1 - 2t + 2t^2)$ of `cosmap`, else 1."""
+    r"""Return the weight of a scheme: $t^{-2}$ for `sigma_sqrt`, $1/(1 - 2t + 2t^2)$ for `cosmap`,
+    else 1.
+    """
     if scheme.weighting_scheme == "sigma_sqrt":
         return t**-2
     if scheme.weighting_scheme == "cosmap":
@@ -139,7 +147,9 @@ def flow_loss(
     coefficient: Callable[[Tensor], Tensor] = torch.ones_like,
     factor: float = 1.0,
 ) -> DeclaredLoss:
-    """Declare the squared error of noise minus data, by default unweighted."""
+    r"""Declare a squared-error loss on the flow-matching target $\epsilon - x$, unweighted by
+    default.
+    """
     return DeclaredLoss(
         title=title,
         schedule=schedule,
@@ -151,7 +161,7 @@ def flow_loss(
 
 
 def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any) -> Loss:
-    """Replace a loss's coefficient by a function of log-SNR, and other fields by what is given."""
+    """Return a loss with a new coefficient, a function of log-SNR, and other changed fields."""
     if isinstance(loss, LossTable):
         return replace(loss, coefficient=coefficient(loss.logsnr), **changes)
     return replace(loss, coefficient=coefficient, **changes)
@@ -159,7 +169,8 @@ def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any
 
 @dataclass(frozen=True)
 class Residual(Parameterization):
-    r"""Target of an output $y$ where $z + y$, or $z - ty$, is compared with the flow target.
+    r"""The regression target of a network output $y$ for which $z + y$, or $z - ty$, is compared
+    with the flow target.
 
     Adding the network's input changes what is predicted, not how its error counts.
 

@@ -1,4 +1,5 @@
-r"""kohya's sd-scripts: flags of `train_network.py`, `sdxl_train.py`, `flux_train_network.py`, ...
+r"""kohya's sd-scripts: losses from the flags of `train_network.py`, `flux_train_network.py` and
+other scripts.
 
 Stable Diffusion and SDXL have its table of 1,000 steps, and coefficients of the SNR one after the
 other. The SNR is that of the table before `zero_terminal_snr` changes it. SD3 regresses x from
@@ -44,7 +45,7 @@ Output = Literal["raw", "additive", "sigma_scaled"]
 
 @dataclass(frozen=True, kw_only=True)
 class _FlowModel:
-    """Defaults of the flags in the scripts of one model."""
+    """Default flags of kohya's script for one flow-matching model."""
 
     sampling: Sampling = "sigma"
     shift: float = 3.0
@@ -74,7 +75,7 @@ _DETAILS = {  # settings that matter only beside another
 
 
 def read(settings: Settings) -> Loss:
-    """Return the loss that flags train."""
+    """Return the training loss that kohya's flags define."""
     details = [others for name, others in _DETAILS.items() if settings.number(name, 0)]
     if settings.text("loss_type", "l2").lower() != "l2":
         details.append(("huber_schedule", "huber_c", "huber_scale"))
@@ -175,7 +176,7 @@ def _of_flow(settings: Settings, name: str, found: tuple[Diagnostic, ...] = ()) 
 
 
 def _on_levels(settings: Settings, sampling: Sampling, model: _FlowModel, scheme: Training) -> Loss:
-    """Return the unweighted loss on the noise levels that are drawn, of a table or continuous."""
+    """Return the unweighted loss on the distribution of noise levels, discrete or continuous."""
     if sampling == "sigma":
         shift = settings.number("discrete_flow_shift", model.shift, above=0)
         return loss_table(

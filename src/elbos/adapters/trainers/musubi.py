@@ -1,4 +1,5 @@
-r"""kohya's musubi-tuner: flags of `hv_train_network.py`, `wan_train_network.py` and others.
+r"""kohya's musubi-tuner: losses from the flags of `hv_train_network.py`, `wan_train_network.py` and
+others.
 
 All of it is flow matching. `timestep_sampling sigma` draws one of 1,000 steps, which are counted
 from noise to data and not shifted; the others draw continuous times. A range of steps either
@@ -35,7 +36,7 @@ _UNKNOWN = ("hidream_o1", "kandinsky5", "flux_2_train_network_self_flow")
 
 
 def read(settings: Settings) -> Loss:
-    """Return the loss that flags train."""
+    """Return the training loss that musubi-tuner's flags define."""
     script = settings.text("script")
     if script.startswith(_UNKNOWN):
         raise ValueError(f"The loss of {script}.py is not known here.")
@@ -61,7 +62,7 @@ def read(settings: Settings) -> Loss:
 
 
 def _weights_only(settings: Settings) -> Training:
-    """Read a scheme's weights alone: continuous times are not drawn by it."""
+    """Read the loss weight of a weighting scheme, without its distribution of times."""
     scheme = settings.text("weighting_scheme", "none")
     return flow.read_scheme(settings) if scheme not in ("logit_normal", "mode") else Training()
 
@@ -75,7 +76,9 @@ def _of_steps(scheme: Training, low: int, high: int) -> LossTable:
 
 
 def _times(settings: Settings, sampling: str) -> tuple[Schedule, tuple[Diagnostic, ...]]:
-    """Return the distribution of continuous times, before a range of steps."""
+    """Return the schedule of continuous times, before restriction to a range of steps, and any
+    diagnostics.
+    """
     if sampling == "uniform":
         return schedules.Flow(), ()
     if sampling == "logsnr":
@@ -106,7 +109,7 @@ def _logsnr(settings: Settings) -> Normal:
 
 
 def _in_range(settings: Settings, schedule: Schedule, low: int, high: int) -> Schedule:
-    """Cut times off at two steps of 1,000, or stretch them to end there."""
+    """Restrict a schedule to the times between two of 1,000 steps, by truncating or rescaling."""
     is_cut = settings.flag("preserve_distribution_shape")
     if (low, high) == (0, NUM_STEPS):
         return schedule

@@ -1,4 +1,4 @@
-r"""OneTrainer: keys of its configuration, a JSON file.
+r"""OneTrainer: losses from the keys of its JSON configuration.
 
 Time steps are whole numbers $i < N = 1000$, of the table of betas or with $t = (i + 1)/N$ on the
 path of flow matching. A distribution on $[0, 1]$ is stretched to the range between the noising
@@ -62,7 +62,7 @@ _FINDINGS = {
 
 
 def read(settings: Settings) -> LossTable:
-    """Return the loss that a configuration trains."""
+    """Return the training loss that a OneTrainer configuration defines."""
     models = (*_EPS_MODELS, *_V_MODELS, *_FLOW_MODELS)
     model = settings.one_of("model_type", "STABLE_DIFFUSION_15", models)
     for name in ("huber_delta", "generalized_offset_noise", "mse_strength"):
@@ -131,7 +131,7 @@ def _shift(settings: Settings, model: str) -> float:
 
 
 def _probability(settings: Settings, shift: float) -> Float[Tensor, " n"]:
-    """Return the probability of each time step."""
+    """Return the probability of drawing each time step."""
     names = ("min_noising_strength", "max_noising_strength")
     low, high = steps_between(settings, *names, is_share=True)
     kinds = get_args(Distribution)
@@ -146,7 +146,7 @@ def _probability(settings: Settings, shift: float) -> Float[Tensor, " n"]:
 
 
 def _between(settings: Settings, kind: Distribution, u: Float[Tensor, " m"]) -> Tensor:
-    """Return the probabilities between neighbours of a distribution on [0, 1]."""
+    """Return the probability mass of a distribution on [0, 1] between successive entries of `u`."""
     if kind == "LOGIT_NORMAL":
         mean, std = settings.number("noising_bias", 0), settings.number("noising_weight", 0) + 1
         if not std > 0:

@@ -1,4 +1,4 @@
-"""Text of a translation into the settings of another trainer."""
+"""Text output of a translation into the settings of another trainer."""
 
 from elbos.adapters.trainers import Translation
 from elbos.audit.words import in_words
@@ -6,7 +6,9 @@ from elbos.base.html import render
 
 
 def translation_text(title: str, translation: Translation) -> str:
-    """Return a translation as text: its distance, and the settings, to be pasted."""
+    """Return the text for a translation: the distance between the weightings, and the settings to
+    paste.
+    """
     off = in_words(translation.distance)
     said = render(
         "adapters/trainers/translation.txt", title=title, translation=translation, off=off

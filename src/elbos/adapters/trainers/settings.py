@@ -1,4 +1,4 @@
-"""Settings of a trainer: flags of a command or keys of a file, and which of them were read.
+"""Settings of a trainer, from command-line flags or a file, with a record of which were read.
 
 A trainer's adapter reads the settings that change its loss, by name and type. A setting that it
 never reads changes nothing, and is reported; a name that nearly matches one that it reads is
@@ -35,7 +35,7 @@ _OFF = (*_NULL, "", "false", "0", "0.0", "[]")
 
 
 class Settings:
-    """Settings by name, which remember the names that were read.
+    """The settings of a trainer by name, with a record of which names were read.
 
     Args:
         values: Names and values, nested or dotted. Dashes in names count as underscores.
@@ -50,7 +50,7 @@ class Settings:
         return f"Settings({self._values!r})"
 
     def has(self, name: str) -> bool:
-        """Return whether a setting is given; it counts as read."""
+        """Return whether a setting is given, and mark the setting as read."""
         return self._get(name) is not None
 
     def number(
@@ -62,7 +62,7 @@ class Settings:
         low: float = -math.inf,
         high: float = math.inf,
     ) -> float:
-        """Read a finite number.
+        """Return a setting as a finite number within limits.
 
         Args:
             name: Name of the setting, or the end of its dotted name.
@@ -85,11 +85,13 @@ class Settings:
         return number
 
     def number_or_none(self, name: str, **limits: float) -> float | None:
-        """Read a finite number as `number` does; None where it is left out."""
+        """Return a setting as a finite number, as `number` does; None if the setting is missing."""
         return self.number(name, math.nan, **limits) if self.has(name) else None
 
     def integer(self, name: str, default: int, *, low: int = 0, high: int = 10**9) -> int:
-        """Read a whole number from `low` to `high`."""
+        """Return a setting as an integer from `low` to `high`; raise a ValueError for
+        other values.
+        """
         value = self._get(name)
         number = default if value is None else _number(value)
         if not (low <= number <= high and number == int(number)):
@@ -97,7 +99,9 @@ class Settings:
         return int(number)
 
     def numbers(self, name: str) -> list[float]:
-        """Read finite numbers of 0 or more: a list, or words between commas or spaces."""
+        """Return a setting as a list of finite numbers, 0 or more, given as a list or separated by
+        commas or spaces.
+        """
         words = re.split(r"[\s,;]+", self.text(name).strip("[]() "))
         numbers = [_number(word) for word in words if word]
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
@@ -105,7 +109,7 @@ class Settings:
         return numbers
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Read a flag, which is set where it stands alone or is true."""
+        """Return a flag as a boolean; a flag given without a value is true."""
         value = self._get(name)
         if value is None:
             return default
@@ -115,7 +119,9 @@ class Settings:
         return words[str(value).lower()]
 
     def one_of(self, name: str, default: T, choices: Sequence[T]) -> T:
-        """Read one of several words, in upper or lower case."""
+        """Return the choice that a setting names, ignoring case; raise a ValueError for other
+        words.
+        """
         value = self._get(name)
         if value is None:
             return default
@@ -126,13 +132,13 @@ class Settings:
         return found
 
     def text(self, name: str, default: str = "") -> str:
-        """Read a setting as text."""
+        """Return a setting as text, or `default` if the setting is missing."""
         value = self._get(name)
         return default if value is None else str(value)
 
     def findings(self, kinds: Mapping[type[Diagnostic], Iterable[str]]) -> tuple[Diagnostic, ...]:
-        """Return a finding for each setting that is on: given, be it in one of several tables, and
-        neither false nor 0.
+        """Return a diagnostic for each named setting that is given and neither false nor 0 in any
+        table.
 
         Args:
             kinds: Names of settings by the type of their finding.
@@ -145,7 +151,8 @@ class Settings:
         )
 
     def require_default(self, defaults: Mapping[str, float]) -> None:
-        """Refuse settings that change the loss in a way that is not computed here.
+        """Raise a ValueError if a setting changes the loss in a way that this library does not
+        compute.
 
         Args:
             defaults: Names, each with the value that leaves the loss as it is; 0 for flags, texts
@@ -164,11 +171,13 @@ class Settings:
                     )
 
     def ignore(self, *names: str) -> None:
-        """Name further settings of the trainer, so that `unread` does not refuse them."""
+        """Register further setting names of the trainer, which `unread` does not treat
+        as misspelt.
+        """
         self._others |= set(names)
 
     def unread(self) -> list[str]:
-        """Return the names of settings that were not read.
+        """Return the names of the settings that were not read.
 
         Raises:
             ValueError: If a name is nearly that of a setting that was read, and not given.
@@ -184,7 +193,9 @@ class Settings:
         return unread
 
     def _all(self, name: str) -> list[Any]:
-        """Return the values of a setting in all tables that have it, or the values of a table."""
+        """Return the values of a setting from all tables, or all values of a table; mark the name
+        as read.
+        """
         self._read.add(name)
         return [value for key, value in self._values.items() if f".{name}." in f".{key}."]
 
@@ -199,7 +210,7 @@ class Settings:
 
 
 def read_settings(source: str | Path | Sequence[str]) -> Settings:
-    """Read the settings of a file or of a command.
+    """Read the settings of a trainer from a file, a command line or its words.
 
     Args:
         source: Path of a TOML, YAML or JSON file; a line of flags, as `--snr_gamma 5`, with or
@@ -270,7 +281,7 @@ def _of_file(path: Path) -> dict[str, Any]:
 
 
 def _flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield the dotted names and the values of nested tables and lists of tables."""
+    """Yield the dotted name and the value of each entry of nested tables and lists of tables."""
     if isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
         value = dict(enumerate(value))
     if not isinstance(value, Mapping):
@@ -286,7 +297,7 @@ def _ends(key: str, name: str) -> bool:
 
 
 def _number(value: Any) -> float:
-    """Return a value as a number; NaN if it is not one."""
+    """Return a value as a float; NaN if the value is no number."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return math.nan
     try:

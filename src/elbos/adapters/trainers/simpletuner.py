@@ -1,4 +1,4 @@
-r"""SimpleTuner: continuous times for flow models, segments of a table for Stable Diffusion.
+r"""SimpleTuner: continuous times for flow models, stratified table steps for Stable Diffusion.
 
 `simpletuner/helpers/models/common.py`, `sample_flow_sigmas`: $t = \mathrm{sigmoid}(a n)$ with
 $n \sim N(0, 1)$ and $a$ = `flow_sigmoid_scale`; or uniform; or
@@ -116,8 +116,10 @@ def _shift(settings: Settings, family: str) -> tuple[float, tuple[Diagnostic, ..
 def _through_knots(
     knots: list[float], shift: float
 ) -> Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]]:
-    r"""Return the log-density of log-SNR: $\pi(t)\,t(1 - t)$ before the shift, where $\pi$ is the
-    monotone cubic through the knots.
+    r"""Return the log-density of log-SNR for a density of times $\pi$, the monotone cubic
+    interpolant of the knots.
+
+    In log-SNR and before the shift, the density is $\pi(t)\,t(1 - t)$.
     """
     if min(knots) < 0 or max(knots) == 0:
         raise ValueError("flow_cubic_schedule_weights has no mass: give weights of 0 or more.")
@@ -173,7 +175,9 @@ def _bias(settings: Settings) -> Float[Tensor, " n"]:
 
 
 def _steps(settings: Settings, is_refiner: bool) -> Float[Tensor, " n"]:
-    """Return each step's probability; segments are normalized in place, one after the other."""
+    """Return the probability of each step; weights are normalized in place, segment
+    after segment.
+    """
     weights = _bias(settings)
     strength = settings.number("refiner_training_strength", 0.2, above=0, high=1)
     is_inverted = settings.flag("refiner_training_invert_schedule")

@@ -1,4 +1,4 @@
-"""Losses on tables of 1,000 time steps: ranges of steps, Stable Diffusion's betas, flow tables."""
+"""Loss tables over 1,000 time steps: ranges of steps, Stable Diffusion's betas, flow matching."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +24,7 @@ _TAIL = 1e-5  # share of the samples at either end that is not shown
 def steps_between(
     settings: Settings, low: str, high: str, *, is_share: bool = False, least: int = 1
 ) -> tuple[int, int]:
-    """Read the first time step that is drawn, and the one after the last, of 1,000.
+    """Read a range of the 1,000 time steps: the first step drawn, and the last plus one.
 
     Args:
         settings: The settings.
@@ -49,7 +49,7 @@ def steps_between(
 
 
 def even_times(shift: float = 1.0, last: float = 1 / NUM_STEPS) -> Float[Tensor, " steps"]:
-    """Return 1,000 evenly spaced times of flow matching, noise first, after a shift."""
+    """Return 1,000 evenly spaced flow-matching times, from noise to data, after a time shift."""
     return shifted(torch.linspace(1, last, NUM_STEPS, dtype=torch.float64), shift)
 
 
@@ -60,7 +60,9 @@ def flow_table(
     coefficient: Float[Tensor, " steps"] | None = None,
     diagnostics: tuple[Diagnostic, ...] = (),
 ) -> LossTable:
-    """Tabulate the loss of noise minus data on times; probabilities count up to a factor."""
+    """Return the table of a flow-matching loss at the times `t`; probabilities are
+    normalized here.
+    """
     return LossTable(
         title=title,
         logsnr=logsnr_of(t),
@@ -77,8 +79,10 @@ def fine_table(
     coefficient: Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]] = torch.ones_like,
     diagnostics: tuple[Diagnostic, ...] = (),
 ) -> LossTable:
-    """Tabulate the loss of noise minus data with any density of log-SNR, in even steps of 0.01, on
-    the noise levels that 100,000 samples would show.
+    """Return the table of a flow-matching loss for any density of log-SNR, on a grid with step
+    0.01.
+
+    The grid leaves out the outermost 1e-5 of the probability at either end.
     """
     logsnr = torch.linspace(-20, 20, 4001, dtype=torch.float64)
     p = torch.softmax(log_density(logsnr), 0)
@@ -109,7 +113,7 @@ def stable_diffusion(
     is_zero_terminal: bool = False,
     diagnostics: tuple[Diagnostic, ...] = (),
 ) -> LossTable:
-    """Tabulate a loss of Stable Diffusion; by default every step counts and is drawn alike."""
+    """Return the table of a loss on Stable Diffusion's steps, uniform and unweighted by default."""
     logsnr = stable_diffusion_logsnr(is_zero_terminal=is_zero_terminal)
     ones = torch.ones_like(logsnr)
     return LossTable(
@@ -123,11 +127,15 @@ def stable_diffusion(
 
 
 def min_snr(snr: Float[Tensor, " n"], gamma: float, *, is_v: bool = False) -> Float[Tensor, " n"]:
-    r"""Return the coefficient of Min-SNR, $\min(\rho, \gamma)/\rho$; of v, over $\rho + 1$."""
+    r"""Return the min-SNR coefficient of the SNR $\rho$: $\min(\rho, \gamma)/\rho$, or $\min(\rho,
+    \gamma)/(\rho + 1)$ for v.
+    """
     return snr.clamp(max=gamma) / (snr + is_v)
 
 
 def debiased(snr: Float[Tensor, " n"], *, is_v: bool) -> Float[Tensor, " n"]:
-    r"""Return that of debiased estimation, $\rho^{-1/2}$, or $1/(\rho + 1)$ of v; $\rho$ capped."""
+    r"""Return the debiased-estimation coefficient of the capped SNR $\rho$: $\rho^{-1/2}$, or
+    $1/(\rho + 1)$ for v.
+    """
     capped = snr.clamp(max=MAX_SNR)
     return 1 / (capped + 1) if is_v else capped.rsqrt()

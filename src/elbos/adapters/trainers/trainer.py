@@ -1,4 +1,4 @@
-"""Trainer: functions and tables that read its settings, and options to translate a loss into."""
+"""Trainer: how the settings of a trainer map to a loss, and options for translating into it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ Values = Mapping[str, str | float | bool]
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """Settings of a trainer with parameters that a translation may choose.
+    """A family of trainer settings for translation: fixed values, and free parameters with bounds.
 
     Attributes:
         settings: Names and values as they are.
@@ -27,7 +27,7 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """Trainer whose settings can be read: tables of them, and a function from settings to a loss.
+    """A supported trainer: how its settings map to a training loss.
 
     Attributes:
         name: Its name on the command line.
@@ -51,7 +51,8 @@ class Trainer:
     neutral: Mapping[str, float] = field(default_factory=dict)
 
     def loss(self, settings: Settings) -> Loss:
-        """Return the loss that settings train, with findings, one of which names unread settings.
+        """Return the training loss that the settings define, with diagnostics, including one that
+        lists unread settings.
 
         Raises:
             ValueError: If a setting has an invalid value, or is nearly the name of another.
@@ -69,10 +70,10 @@ class Trainer:
         return replace(loss, diagnostics=found)
 
     def audit(self, settings: Settings) -> Audit:
-        """Audit the loss that settings train."""
+        """Audit the training loss that the settings define."""
         return audit_of(self.loss(settings))
 
 
 def audit_of(loss: Loss) -> Audit:
-    """Audit a loss that is declared in formulas or as a table."""
+    """Audit a loss that is given by formulas or as a table."""
     return from_loss(loss) if isinstance(loss, DeclaredLoss) else from_table(loss)

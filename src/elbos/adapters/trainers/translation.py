@@ -30,7 +30,7 @@ Value = str | float | bool
 
 @dataclass(frozen=True)
 class Translation:
-    """Settings of a trainer, with the distance of their weighting from that of another loss.
+    """The settings of a trainer closest to another loss, with the distance between the weightings.
 
     Attributes:
         trainer: Name of the trainer.
@@ -50,17 +50,19 @@ class Translation:
 
     @property
     def is_same(self) -> bool:
-        """Return whether the two weightings count as the same."""
+        """Return whether the weightings agree within tolerance and the network's target is the
+        same.
+        """
         return self.distance < SAME and self.is_same_prediction
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields as plain values, with None for an infinite distance."""
+        """Return all fields as JSON-compatible values, with None for an infinite distance."""
         off = self.distance if math.isfinite(self.distance) else None
         return {**asdict(self), "settings": dict(self.settings), "distance": off}
 
 
 def translation(audit: Audit, trainer: Trainer) -> Translation:
-    """Find the nearest settings of a trainer.
+    """Find the settings of a trainer whose weighting is closest to that of an audited loss.
 
     Raises:
         ValueError: If translations into this trainer's settings are not known.
@@ -87,7 +89,8 @@ def _prediction(trainer: Trainer, option: Option) -> str | None:
 
 
 def _fitted(audit: Audit, trainer: Trainer, option: Option) -> tuple[dict[str, Value], float]:
-    """Fit an option's free settings, rounded, to a weighting; return them and its distance.
+    """Fit the free settings of an option to the audited weighting; return the rounded settings and
+    the distance.
 
     Settings whose lower limit is above 0 are fitted by their logarithm.
     """
