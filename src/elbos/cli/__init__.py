@@ -1,4 +1,4 @@
-"""The command line: `elbos VERB`. A module for each verb, which is imported when the verb runs."""
+"""The command line, `elbos VERB`, with one module per verb, imported when the verb runs."""
 
 from elbos.cli.app import VERBS, main
 

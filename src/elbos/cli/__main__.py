@@ -1,4 +1,4 @@
-"""The command line as a module, for `torchrun -m`."""
+"""Entry point of the command line as a module, for `torchrun -m`."""
 
 from elbos.cli import main
 

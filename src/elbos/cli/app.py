@@ -1,4 +1,4 @@
-"""The command line: `elbos VERB`.
+"""Dispatch of the command line `elbos VERB`, with exit status and one-line errors.
 
 Exit status 0: done. 1: a failure, explained in one line on stderr. 2: wrong usage, likewise. Errors
 that a user can cause are Python's own (`ValueError`, `OSError`, ...), raised where they are noticed
@@ -32,7 +32,8 @@ from elbos.training.slurm import name_as_torchrun_does
 
 
 class Verb(NamedTuple):
-    """Description of a verb, known before its module is imported.
+    """The description of a verb for the overview of commands, available before its module is
+    imported.
 
     Args:
         summary: What it does, in a line.
@@ -85,7 +86,7 @@ ENCODE = ["data", "encode"]  # runs on several processes, as no other kind of it
 
 
 def main() -> None:
-    """Run the command that the process was called with, and exit with its status."""
+    """Run the command line of this process, and exit with its status."""
     _open_closed_streams()
     warnings.formatwarning = lambda message, *_: f"elbos: warning: {flat(message)}\n"
     sys.stderr = unfailing(sys.stderr)
@@ -116,7 +117,7 @@ def main() -> None:
 
 
 def run(words: list[str]) -> None:
-    """Run the command given by the words."""
+    """Run the command that a list of words spells out."""
     if not words or words[0] in ("-h", "--help"):
         lines = (f"  {verb:12}{about.summary}" for verb, about in VERBS.items())
         usage = "usage: elbos VERB [OPTIONS]; `elbos VERB -h` has the most used options, --help all"
@@ -138,7 +139,7 @@ def run(words: list[str]) -> None:
 
 
 def command(verb: str, words: list[str]) -> Callable[[], None]:
-    """Parse the words after a verb into its command.
+    """Parse the words after a verb into an executable command.
 
     Raises:
         UsageError: If they are wrong.
@@ -152,7 +153,7 @@ def command(verb: str, words: list[str]) -> Callable[[], None]:
 
 
 def _open_closed_streams() -> None:
-    """Replace closed standard streams by the null device.
+    """Open the null device in place of closed standard streams.
 
     Else the next file that is opened, such as a checkpoint, would have the number of the stream,
     and get what is printed.
@@ -164,25 +165,29 @@ def _open_closed_streams() -> None:
 
 
 def _stop(*_: object) -> None:
-    """End the process on Ctrl-C: half-imported modules make other errors of an exception."""
+    """Exit immediately on Ctrl-C, since half-imported modules turn the exception into
+    other errors.
+    """
     sys.stderr.write("elbos: Interrupted.\n")
     os._exit(1)
 
 
 def short_help(verb: str) -> str:
-    """Return the short help of a verb, at most 30 lines of 80 characters."""
+    """Return the short help page of a verb, at most 30 lines of 80 characters."""
     text = resources.files("elbos.cli").joinpath("help", f"{verb}.txt").read_text(encoding="utf-8")
     page = {"train": " digits", "compare": " digits", "data": " pack"}.get(verb, "")
     return f"{text}\n`elbos {verb}{page} --help` has all options."
 
 
 def _num_processes() -> int:
-    """Number of processes, as torchrun, `accelerate launch` and srun set it."""
+    """Return the number of processes that torchrun, `accelerate launch` or srun set; 1 without a
+    launcher.
+    """
     return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
 
 
 def _fail(error: BaseException, status: int) -> None:
-    """Say what went wrong in one line, and exit."""
+    """Print an error in one line on stderr, and exit with the given status."""
     if os.environ.get("ELBOS_DEBUG"):
         raise error
     sys.stderr.write(f"elbos: {explained(error)}\n")
@@ -195,5 +200,5 @@ def _fail(error: BaseException, status: int) -> None:
 
 
 def _discard_output() -> None:
-    """Discard the rest of the standard output."""
+    """Redirect standard output to the null device."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

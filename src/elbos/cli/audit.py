@@ -1,4 +1,4 @@
-"""`elbos audit`: the kinds of targets, and the audit of each.
+"""`elbos audit`: kinds of audit targets, and the audit of each kind.
 
 A target is a recipe's name, a function in a Python file, a training script, the configuration of a
 diffusers scheduler, or the settings of a trainer, `TRAINER:FILE` or `TRAINER:--flags`. A function
@@ -47,7 +47,7 @@ _MAX_SAMPLES = 10_000_000  # an hour or more, and less than a per mille
 
 @dataclass(frozen=True, kw_only=True)
 class Probing:
-    """Settings of the measurement of a function, with uniform random numbers as data.
+    """Settings for measuring the loss of a function on uniformly distributed random data.
 
     Raises:
         ValueError: If something in it makes no sense.
@@ -96,7 +96,7 @@ class Probing:
                 require_positive(**{name: getattr(self, name)})
 
     def data(self) -> torch.Tensor:
-        """Draw a batch of random data.
+        """Draw a batch of uniformly distributed random data.
 
         Raises:
             MemoryError: If it is too large.
@@ -220,7 +220,7 @@ class Audit:
             print(translation_text(result.title, found))  # noqa: T201
 
     def _audits(self) -> list[audit.Audit]:
-        """Audit all targets; all are checked before the first is measured, which takes minutes."""
+        """Audit all targets, after checking every target before the first measurement."""
         for target in filter(_is_code, self.targets):
             require_target(target, *_LOSS)
         others = [target for target in self.targets if not (_is_code(target) or _script(target))]
@@ -265,13 +265,13 @@ class Audit:
 
 
 def command(words: list[str]) -> Audit:
-    """The command that the words stand for."""
+    """Parse the words after `elbos audit` into a command."""
     return parse("audit", Audit, words)
 
 
 @contextlib.contextmanager
 def _named(target: str, kind: type[Exception] = ValueError) -> Iterator[None]:
-    """Name the target in errors: as `UsageError` if the words of the command are wrong."""
+    """Prefix ValueErrors within the `with` block with the target, and raise them as type `kind`."""
     try:
         yield
     except ValueError as error:
@@ -279,7 +279,9 @@ def _named(target: str, kind: type[Exception] = ValueError) -> Iterator[None]:
 
 
 def _settings_of(target: str) -> tuple[str, str] | None:
-    """The trainer, and its file or flags, of a target such as `kohya:config.toml`."""
+    """Return the trainer and the settings source of a target such as `kohya:config.toml`; None for
+    other targets.
+    """
     name, colon, source = target.partition(":")
     return (name, source) if colon and name in TRAINERS else None
 
@@ -289,7 +291,7 @@ def _is_code(target: str) -> bool:
 
 
 def _script(target: str) -> list[str]:
-    """The training script that is meant, and its own arguments; nothing if it is another target."""
+    """Return the training script and its arguments that a target names; empty for other targets."""
     words = [target]
     if not os.path.exists(target):  # noqa: PTH110, a Path may raise where a folder is not readable
         with contextlib.suppress(ValueError):  # quotes that do not match
@@ -300,7 +302,9 @@ def _script(target: str) -> list[str]:
 
 
 def _config_path(target: str) -> Path | None:
-    """The configuration that is meant: the file, or one in a folder of a scheduler or pipeline."""
+    """Return the scheduler configuration of a target, a JSON file or a folder; None for other
+    targets.
+    """
     if _settings_of(target):
         return None
     if target.endswith(".json"):
@@ -310,7 +314,7 @@ def _config_path(target: str) -> Path | None:
 
 
 def _is_same_file(path: Path, target: str) -> bool:
-    """Return whether a path is a file that is audited, also through links."""
+    """Return whether a path is one of the files that a target reads, with links resolved."""
     file = code_path(target) if _is_code(target) else _config_path(target)
     if settings := _settings_of(target):
         named = re.split(r"[\s=]+", settings[1])  # a file, or flags that may name one

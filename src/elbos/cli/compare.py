@@ -103,7 +103,7 @@ class CompareAny(Compare):
 
 
 def command(words: list[str]) -> Compare:
-    """The command that the words stand for."""
+    """Parse the words after `elbos compare` into a command."""
     chosen = Chosen.from_words(words)
     if chosen is None:
         return parse("compare", CompareAny, words)
@@ -112,7 +112,7 @@ def command(words: list[str]) -> Compare:
 
 
 def _require_shared(config: Config, preset: Config) -> None:
-    """Raise a ValueError for options of a single run or of the comparison."""
+    """Raise a ValueError for options of a single run, which a comparison sets itself."""
     ends = {end: getattr(config.schedule, end) for end in ("logsnr_min", "logsnr_max")}
     kept = {name: getattr(config.output, name) for name in ("num_kept", "trackers")}
     theirs = {
@@ -128,7 +128,9 @@ def _require_shared(config: Config, preset: Config) -> None:
 
 
 def _require_finished(comparison: Comparison) -> None:
-    """Raise a ValueError for runs without scores, except diverged ones: that is a result."""
+    """Raise a ValueError if runs have no scores; diverged runs count as a result unless all runs
+    failed.
+    """
     are_all_failed = all(one.status == "failed" for one in comparison.objectives)
     failed = [
         (f"{one.name}-{failure.seed}", failure)

@@ -1,4 +1,4 @@
-"""`elbos data pack`, `encode`, `verify`: shards of images or latents that open at once."""
+"""`elbos data pack`, `encode` and `verify`: fast-loading shards of images or VAE latents."""
 
 import sys
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from elbos.training.processes import Processes
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """Decode pictures once and for all, for `data:packed --data.path OUT`.
+    """Decode pictures into shards that open at once, for `data:packed --data.path OUT`.
 
     Classes of a folder are the sub-folders; the splits are the sub-folders train, val and test, or
     are divided by the pictures' names, as `data:folder` does. The same
@@ -77,7 +77,7 @@ class Pack:
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
-    """Encode images with a VAE of diffusers once and for all, for `data:latents --data.path OUT`.
+    """Encode images with a diffusers VAE into shards, for `data:latents --data.path OUT`.
 
     Stored are mean and log-variance of the latents, scaled as the VAE's config.json says. The same
     command again goes on where it was stopped, on any number of processes: `torchrun
@@ -136,7 +136,9 @@ class Encode:
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Read all files that `elbos data pack` or `encode` made, and verify their digests."""
+    """Read all files made by `elbos data pack` or `encode`, and check them against
+    their digests.
+    """
 
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder that was made."""
@@ -150,7 +152,7 @@ class Verify:
 
 
 def _tell(index: Index, shape: tuple[int, ...], out: Path, kind: str) -> None:
-    """Say what is there now, and print where."""
+    """Report the shape and sizes of the packed data on stderr, and print the folder."""
     parts = ", ".join(
         f"{name} {sum(split.nums):,}" for name, split in zip(SPLITS, index.splits, strict=True)
     )
@@ -166,7 +168,7 @@ KINDS: dict[str, type[Callable[[], None]]] = {"pack": Pack, "encode": Encode, "v
 
 
 def command(words: list[str]) -> Callable[[], None]:
-    """The command that the words stand for."""
+    """Parse the words after `elbos data` into a command."""
     kind, *rest = words or [""]
     if kind == "--help":
         return _help
@@ -177,7 +179,7 @@ def command(words: list[str]) -> Callable[[], None]:
 
 
 def _help() -> None:
-    """Print what there is."""
+    """Print the kinds of `elbos data` with one-line descriptions."""
     lines = [f"  {kind:8}{(cls.__doc__ or '').splitlines()[0]}" for kind, cls in KINDS.items()]
     text = "usage: elbos data KIND ...; `elbos data KIND --help` has its options"
     print("\n".join([text, "", *lines]))  # noqa: T201

@@ -1,4 +1,4 @@
-"""`elbos ema`: the average of a run's weights of another width, after the training."""
+"""`elbos ema`: post-hoc averages of a run's weights with another relative width."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from elbos.training.posthoc import write_average
 
 @dataclass(frozen=True, kw_only=True)
 class Average:
-    """Make the average of a run's weights of another relative width, as a run directory of its own.
+    """Write the average of a run's weights with another relative width, as a new run directory.
 
     The run has to be trained with --averaging.snapshot-widths. What is made is sampled, evaluated
     and exported as a run is; it cannot be trained on.
@@ -43,5 +43,5 @@ class Average:
 
 
 def command(words: list[str]) -> Average:
-    """The command that the words stand for."""
+    """Parse the words after `elbos ema` into a command."""
     return parse("ema", Average, words)

@@ -134,11 +134,15 @@ class Evaluate:
         return run if self.data is None else run.with_data(self.data)
 
     def _out(self, path: Path) -> Path:
-        """The directory of the results of a folder, or of a run on other data."""
+        """Return the results directory for a pipeline folder, or for a run on data other than its
+        training data.
+        """
         return self.out or Path("runs") / f"evaluate-{path.resolve().name}"
 
     def _results(self, path: Path, model: Model) -> Path:
-        """The directory of the results of a model."""
+        """Return the results directory of a model: the run directory if evaluated on its training
+        data.
+        """
         if model.origin is None:
             if self.data is None or is_own_data(model.directory, model.dataset):
                 return path
@@ -173,7 +177,9 @@ _OWNER = "model.json"  # in a directory of results: the folder that they are of
 
 
 def _require_own(out: Path, folder: Path) -> None:
-    """Raise a ValueError if a directory is not free for the results of a pipeline's folder."""
+    """Raise a ValueError if a directory cannot hold the results for a pipeline folder: it is taken,
+    a link, a file or inside the folder.
+    """
     if folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise ValueError(f"{out} is in the model's own folder: name another directory with --out.")
     if out.is_symlink():
@@ -194,7 +200,7 @@ def _require_own(out: Path, folder: Path) -> None:
 
 
 def _claim(out: Path, folder: Path) -> None:
-    """Mark a directory as that of the evaluation of a folder."""
+    """Record in a results directory which pipeline folder the results belong to."""
     out.mkdir(parents=True, exist_ok=True)
     RunDirectory(out).write(_OWNER, _owner(folder))
 
@@ -204,7 +210,7 @@ def _owner(folder: Path) -> dict[str, str]:
 
 
 def command(words: list[str]) -> Evaluate:
-    """The command that the words stand for; the first model's sampling is the default.
+    """Parse the words after `elbos evaluate`; the sampling of the first model is the default.
 
     Raises:
         UsageError: If they are wrong.

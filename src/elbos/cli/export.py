@@ -1,4 +1,4 @@
-"""`elbos export`: the averaged weights of a run in a folder that others open."""
+"""`elbos export`: the averaged weights of a run, in a folder for diffusers or elbos."""
 
 import json
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from elbos.training.machine import keep_freed_memory
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write the averaged weights of a run, a model card, and what opens them, into a folder.
+    """Write the averaged weights of a run and a model card into a folder for diffusers or elbos.
 
     A network of diffusers opens with diffusers' `from_pretrained`, with the scheduler that it was
     trained with. Any other opens with `elbos.Run`, `elbos sample` and `elbos evaluate`.
@@ -58,7 +58,7 @@ class Export:
 
 
 def command(words: list[str]) -> Export:
-    """The command that the words stand for.
+    """Parse the words after `elbos export` into a command.
 
     Raises:
         UsageError: If they are wrong.

@@ -1,4 +1,4 @@
-"""Parse words to a command with tyro, with help as text and errors in one line."""
+"""Parsing of command lines with tyro: plain-text help, one-line errors with suggestions."""
 
 import contextlib
 import io
@@ -29,7 +29,7 @@ def parse(
     start: Sequence[str] = (),
     summary: str | None = None,
 ) -> Command:
-    """Make a command from the words after a verb; --help is printed, and ends the process.
+    """Parse the words after a verb into a command; for --help, print the help and exit.
 
     Args:
         verb: The verb, and other words before these: `train digits`.
@@ -71,7 +71,7 @@ def parse(
 
 
 def first_path(verb: str, words: list[str], what: str = "run directory") -> Path | None:
-    """Return the path that the words begin with; None if they ask for help.
+    """Return the leading path argument; None if the words ask for help.
 
     Raises:
         UsageError: If they begin with something else.
@@ -84,7 +84,9 @@ def first_path(verb: str, words: list[str], what: str = "run directory") -> Path
 
 
 def _plain(text: str) -> str:
-    """Make tyro's help plain: no LaTeX, references, or defaults that say nothing; wrapped."""
+    """Convert tyro's help to plain text: without LaTeX, references and empty defaults, wrapped to
+    the terminal.
+    """
     text = re.sub(r"\{None\}\|", "", text).replace("{None,", "{")
     text = re.sub(r"\[(\w+) \[\1 \.\.\.\]\]", r"\1...", text)
     text = re.sub(r"\s+\(default:\s+(None|False)?\)|\s+\(source\s+subcommand: [^)]*\)", "", text)
@@ -97,7 +99,7 @@ def _plain(text: str) -> str:
 
 
 def _as_text(math: str) -> str:
-    r"""Write a short formula as text.
+    r"""Convert a short LaTeX formula to plain text.
 
     Examples:
         >>> _as_text(r"\tilde\sigma_\min \ge 0"), _as_text(r"2\ln\frac{1-t}{t}")
@@ -111,7 +113,7 @@ def _as_text(math: str) -> str:
 
 
 def one_line(message: str, page: str, options: Sequence[str] = ()) -> str:
-    """Put an error message of tyro's into one line, with a hint and the help to see.
+    """Condense an error message of tyro into one line, with a suggestion and the help command.
 
     Args:
         message: The message: parts between rules of `-`.
@@ -150,7 +152,7 @@ def one_line(message: str, page: str, options: Sequence[str] = ()) -> str:
 
 
 def _hint(word: str, value: str, names: Sequence[str], options: Sequence[str]) -> str:
-    """Suggest a subcommand, as `weighting:elbo` for `--weighting elbo`, or an option."""
+    """Return a suggested option or subcommand for a misspelt word, or "" if none is close."""
     key, _, last = re.sub("^--lr$", "learning-rate", word).lstrip("-").partition(":")
     meant = f"{key}:{last or value}"
     types = [name for name in names if f".{name}".partition(":")[0].endswith(f".{key}")]

@@ -1,4 +1,4 @@
-"""`elbos sample`: samples of a trained run, as a picture and as numbers."""
+"""`elbos sample`: samples of a trained run, as a PNG grid and an .npz file."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from elbos.training.sampling import Sampling
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Draw samples from a trained run, into a PNG grid and an .npz.
+    """Draw samples from a trained run, and write a PNG grid and an .npz file.
 
     On several processes: `torchrun --nproc-per-node 2 -m -- elbos sample RUN`.
     """
@@ -63,7 +63,7 @@ class Sample:
 
 
 def _decoder(run: Run, name: str) -> Callable[[Tensor], Tensor]:
-    """Return the decoder from latents of a run to images on the CPU."""
+    """Return a function that decodes latents of a run to images on the CPU."""
     if run.data.num_levels is not None:
         raise ValueError(f"{run.name} was trained on images: leave --vae out.")
     vae = load_vae(name, device=run.device)
@@ -71,7 +71,7 @@ def _decoder(run: Run, name: str) -> Callable[[Tensor], Tensor]:
 
 
 def command(words: list[str]) -> Sample:
-    """The command that the words stand for; the run's sampling is the default."""
+    """Parse the words after `elbos sample`; the run's sampling configuration is the default."""
     path = first_path("sample", words)
     if path is None:
         return parse("sample", Sample, words)

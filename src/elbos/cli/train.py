@@ -61,7 +61,7 @@ class Train:
         self.train(self.chosen.config)
 
     def train(self, config: Config) -> None:
-        """Train `config`, a change of the preset."""
+        """Train the configuration `config`, or print it as JSON on a dry run."""
         if self.dry_run:
             print(json.dumps(encode(config), indent=2))  # noqa: T201
             return
@@ -82,7 +82,7 @@ class TrainAny(Train):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFile(Train):
-    """Train the configuration in a file, with options over it."""
+    """Train the configuration in a file; command-line options override the file."""
 
     weighting: tyro.conf.Suppress[Any] = None
     """The file's, where the command line has no words for its parts, and none for another."""
@@ -95,7 +95,7 @@ class TrainFile(Train):
 
     @classmethod
     def from_config(cls, config: Config, words: list[str]) -> "TrainFile":
-        """Make the command whose defaults are `config`.
+        """Make the command whose default configuration is `config`.
 
         Raises:
             ValueError: If the file holds no more than the name of a network or of data.
@@ -126,7 +126,7 @@ class TrainFile(Train):
 
 @contextlib.contextmanager
 def _named_line(config: Config) -> Iterator[None]:
-    """Make errors in a user-defined network a ValueError that names their line."""
+    """Convert errors raised in a user-defined network into ValueErrors that name the line."""
     try:
         yield
     except Exception as error:  # of the user's code, of any type
@@ -140,7 +140,7 @@ def _named_line(config: Config) -> Iterator[None]:
 
 
 def command(words: list[str]) -> Train:
-    """The command that the words stand for; what a file says is the default of the rest."""
+    """Parse the words after `elbos train`; with --config, the file sets the defaults."""
     file, chosen = _config_file(words), Chosen.from_words(words)
     if file is None:
         if words == ["--help"]:  # all options, which are those of any preset
@@ -161,7 +161,7 @@ def command(words: list[str]) -> Train:
 
 
 def _config_file(words: list[str]) -> Path | None:
-    """Return the path after --config, if it is among the words."""
+    """Return the path given with --config; None without the option."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", type=Path)
     found: dict[str, Path | None] = {}

@@ -17,7 +17,7 @@ from elbos.theory.recipes import FAMILIES, RECIPES, Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class ImpliedWeighting:
-    """The weighting that a recipe implies.
+    r"""The weighting function $w(\lambda)$ implied by a published recipe, and where it increases.
 
     Attributes:
         name: The recipe's, as `elbos audit` takes it.
@@ -59,17 +59,17 @@ class ImpliedWeighting:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert the fields to JSON."""
+        """Return the fields as a JSON-compatible dict."""
         return asdict(self)
 
 
 def implied_weightings() -> list[ImpliedWeighting]:
-    """List the weighting of every recipe in the library."""
+    """Return the implied weighting of every recipe in the library."""
     return [ImpliedWeighting.from_recipe(name, recipe) for name, recipe in RECIPES.items()]
 
 
 def tables(weightings: list[ImpliedWeighting]) -> list[Table]:
-    """A table for each family of recipes."""
+    """Return one table of implied weightings per family of recipes."""
     return [
         _table(f"The weighting that each recipe implies: {family}", members)
         for family, names in FAMILIES.items()
@@ -78,7 +78,7 @@ def tables(weightings: list[ImpliedWeighting]) -> list[Table]:
 
 
 def _table(caption: str, weightings: list[ImpliedWeighting]) -> Table:
-    """Table of recipes, one row each."""
+    """Return a table of implied weightings, one recipe per row."""
     titles = ("recipe", "weighting", "rises on", "reference")
     rows = [
         (
@@ -95,7 +95,7 @@ def _table(caption: str, weightings: list[ImpliedWeighting]) -> Table:
 
 
 def _short(reference: str) -> str:
-    """Shorten a reference to its arXiv number, and note settings of trainers."""
+    """Shorten a reference to its arXiv numbers, marked "(trainers)" if trainer code is a source."""
     numbers = re.findall(r"arxiv.org/abs/([\d.]+)", reference)
     by_trainers = ["(trainers)"] if "trainers" in reference else []
     return " ".join([*(f"arXiv:{number}" for number in numbers), *by_trainers])

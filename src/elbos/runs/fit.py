@@ -1,4 +1,4 @@
-r"""Training runs: of a configuration, or of a user-defined network and dataset.
+r"""Training runs, from a configuration or from a user-defined network and dataset.
 
     run = elbos.fit(network, dataset, objective, run="runs/mine", num_images=1_000_000)
     x = run.sample(64)
@@ -36,7 +36,7 @@ from elbos.training.trainer import Trainer
 
 @naming_lost_processes()
 def train(config: Config, path: Path, on_images: OnImages = lambda _: None) -> None:
-    """Train in a run directory, from its latest checkpoint if it has one.
+    """Train a configuration in a run directory, resuming from its latest checkpoint.
 
     Args:
         config: What to train.
@@ -79,7 +79,7 @@ def fit(
     seed: int = 0,
     on_images: OnImages = lambda _: None,
 ) -> Run:
-    r"""Train a user-defined network on a user-defined dataset; returns the trained run.
+    r"""Train a user-defined network on a user-defined dataset, and return the trained run.
 
     All that `elbos train` does is done: checkpoints, from which the same call resumes bit for bit;
     an average of the weights; a log, validation and grids of samples in the run directory; a
@@ -177,7 +177,7 @@ def _train(
     on_images: OnImages,
     **given: Any,
 ) -> None:
-    """Train a configuration in a directory, which belongs to it from then on.
+    """Train a configuration in a run directory, and lock the directory meanwhile.
 
     `given` are further arguments of the `Trainer`.
     """
@@ -200,7 +200,7 @@ def _train(
 
 
 def _stored(weighting: Any) -> Any:
-    """Return a storable weighting: a user-defined one as a table of its values."""
+    """Return a weighting that can be stored: a user-defined function is tabulated."""
     try:
         require_storable(weighting)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A pipeline trained with diffusers, with the images that it is evaluated on."""
+"""A pretrained diffusers pipeline, with the images for its evaluation."""
 
 import json
 import math
@@ -44,7 +44,7 @@ _NUM_TRIED = 2  # images, before anything is measured
 
 @dataclass(frozen=True)
 class InBatches:
-    """A denoiser that calls another one with at most `size` samples at once.
+    """A denoiser that splits its input into batches of at most `size` samples.
 
     Attributes:
         denoiser: The denoiser.
@@ -68,7 +68,7 @@ class InBatches:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained(Sampled):
-    """A diffusers pipeline with images to evaluate it on: a `Model`, in float32.
+    """A pretrained diffusers pipeline and the images for its evaluation: a `Model`, in float32.
 
     It is measured and sampled between the ends of its scheduler's noise levels, by the samplers of
     this library, which clip what its scheduler clips. The likelihood of a latent pipeline is that
@@ -110,7 +110,7 @@ class Pretrained(Sampled):
     def from_folder(
         cls, folder: Path, data: KnownData, directory: Path, *, batch_size: int = BATCH_SIZE
     ) -> "Pretrained":
-        """Load a pipeline saved by `DiffusionPipeline.save_pretrained`, and try it on two images.
+        """Load a pipeline saved by `DiffusionPipeline.save_pretrained`, and test it on two images.
 
         Nothing is written.
 
@@ -145,22 +145,24 @@ class Pretrained(Sampled):
         return found
 
     def shared_by(self, processes: Processes) -> "Pretrained":
-        """Share the evaluation of the model among processes."""
+        """Return the model with its evaluation distributed over the given processes."""
         return replace(self, processes=processes)
 
     @property
     def data(self) -> DataSpec:
-        """Shape, pixel values and classes of its samples, which are those of the images."""
+        """Shape, number of pixel values and number of classes of the images."""
         return self.dataset.spec
 
     @property
     def denoiser(self) -> InBatches:
-        """The network as a denoiser, called with `batch_size` samples at most."""
+        """The pipeline's denoiser, called with at most `batch_size` samples at once."""
         return InBatches(self.pipeline.denoiser, self.batch_size)
 
     @property
     def schedule(self) -> Linear:
-        """Uniform noise levels between the scheduler's steps, or those of an export's training."""
+        """Uniform noise levels over the scheduler's range of log-SNR, or over an export's training
+        range.
+        """
         found = self.pipeline.denoiser
         low, high = found.logsnr_min, found.logsnr_max
         if self.ends is not None:
@@ -170,12 +172,14 @@ class Pretrained(Sampled):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The conditions of training: "given_label" if the network requires a class."""
+        """The conditions in training: "given_label" for a class-conditional network, else
+        "unconditional".
+        """
         return ("unconditional",) if self._requirements.num_classes is None else ("given_label",)
 
     @property
     def trained(self) -> Training:
-        """Known settings of the training."""
+        """The settings of the training, as far as the pipeline stores them."""
         return Training(
             weighting=None,
             schedule=self._scheduler,
@@ -192,7 +196,7 @@ class Pretrained(Sampled):
 
     @property
     def origin(self) -> Origin:
-        """Format, scheduler and latents of the pipeline."""
+        """The diffusers version, scheduler and autoencoder of the pipeline."""
         vae = None if self._encode is None else type(self._encode.vae).__name__
         scheduler = json.dumps(_public(self.pipeline.scheduler), sort_keys=True, default=str)
         return Origin(
@@ -202,7 +206,7 @@ class Pretrained(Sampled):
         )
 
     def identifier(self) -> dict[str, Any]:
-        """Return everything that the outputs of the networks depend on."""
+        """Return everything that determines the outputs of the networks, for use as a cache key."""
         weights = (value for module in self._modules for value in module.state_dict().values())
         configs = [_public(module.config) for module in self._modules]
         described = json.dumps([*configs, self.origin.scheduler], sort_keys=True, default=str)
@@ -216,11 +220,11 @@ class Pretrained(Sampled):
         }
 
     def autocast(self) -> torch.autocast:
-        """Return a context of float32 computation."""
+        """Return a context manager for computation in float32."""
         return torch.autocast(self.device.type, enabled=False)
 
     def require_guidable(self, sampling: Sampling) -> None:
-        """Raise a ValueError for guidance: the unconditional class is unknown."""
+        """Raise a ValueError if guidance is requested, since the null class is unknown."""
         if sampling.guidance != 1:
             raise ValueError(
                 f"guidance is {sampling.guidance}, and {self.name} does not say which class stands "
@@ -230,7 +234,9 @@ class Pretrained(Sampled):
     def represented(
         self, x: Shaped[Tensor, "n *d"], start: Start
     ) -> tuple[Shaped[Tensor, "n *e"], int | None]:
-        """Return pixel values and their number, or latents, which are stored, and None."""
+        """Return the data that the network models: images and their number of pixel values, or
+        stored latents and None.
+        """
         if self._encode is None:
             return x, self.dataset.num_levels
         store = model_store(self, "latents", images=digest_of([x]))
@@ -242,16 +248,18 @@ class Pretrained(Sampled):
 
     @property
     def num_classes(self) -> int | None:
-        """The number of classes of the data, where the network is conditioned on classes."""
+        """The number of classes in the data; None for an unconditional network."""
         return None if self._requirements.num_classes is None else self.dataset.num_classes
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one image or its latents, as the network takes it."""
+        """The shape of one input of the network: an image or its latents."""
         return tuple(self._tried[0].shape[1:])
 
     def decoded(self, x: Float[Tensor, "b *e"]) -> Float[Tensor, "b *d"]:
-        """Decode latents to images; return images as they are."""
+        """Decode latents to images on the CPU; without an autoencoder, return the
+        images unchanged.
+        """
         if self._encode is None:
             return x
         parts = torch.split(x, self.batch_size)
@@ -281,7 +289,9 @@ class Pretrained(Sampled):
 
     @cached_property
     def _tried(self) -> tuple[Tensor, Tensor | None]:
-        """Some images as the network takes them, with their labels."""
+        """A few training images as network inputs, with labels (None for an
+        unconditional network).
+        """
         split, rows = self.dataset.train, torch.arange(min(_NUM_TRIED, len(self.dataset.train)))
         x = to_unit(split.x[rows], self.dataset.num_levels)
         if self._encode is not None:
@@ -290,7 +300,9 @@ class Pretrained(Sampled):
         return x, split.labels[rows] if is_told and split.labels is not None else None
 
     def _encoded(self, x: Shaped[Tensor, "n *d"], rows: Int[Tensor, " n"]) -> Tensors:
-        """Encode images to latents, each sampled with a generator of its number."""
+        """Encode images to latents, sampled with one random generator per image, seeded by its
+        index.
+        """
         assert self._encode is not None
         found = []
         for some in torch.split(torch.arange(len(x)), self.batch_size):
@@ -303,8 +315,8 @@ class Pretrained(Sampled):
         return {"x": latents}
 
     def _require_fit(self) -> None:
-        """Raise a ValueError if networks and data do not fit, by the configuration or in a
-        trial.
+        """Raise a ValueError if networks and data do not match, by configuration or in a trial
+        call.
         """
         self._requirements.require_labels(self.dataset)
         try:
@@ -320,7 +332,9 @@ class Pretrained(Sampled):
 
     @torch.no_grad()
     def _try(self) -> None:
-        """Call the networks with some images, at both ends of the noise levels."""
+        """Call the networks on a few images at both ends of the noise levels, and check the
+        outputs.
+        """
         x, cond = (to_device(part, self.device) for part in self._tried)
         for end in (self.schedule.logsnr_min, self.schedule.logsnr_max):
             self.pipeline.denoiser(x, torch.full((len(x),), end, device=self.device), cond)
@@ -337,5 +351,7 @@ def is_pipeline(path: Path) -> bool:
 
 
 def _public(config: Any) -> dict[str, Any]:
-    """Settings of a diffusers configuration, without its file's version and place."""
+    """Return the entries of a diffusers configuration except private ones, such as version and
+    path.
+    """
     return {name: value for name, value in config.items() if not name.startswith("_")}

@@ -1,4 +1,4 @@
-"""Requirements of a saved diffusers network on the images that it is evaluated on."""
+"""Requirements of a saved diffusers network on the images for its evaluation."""
 
 import warnings
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ KNOWN = ("UNet2DModel", "DiTTransformer2DModel", "Transformer2DModel")
 
 @dataclass(frozen=True)
 class Requirements:
-    """Shapes and classes that a network was made for, by its configuration.
+    """The data shape and number of classes for which a diffusers network is configured.
 
     Attributes:
         folder: The pipeline's, for messages.
@@ -52,7 +52,7 @@ class Requirements:
         )
 
     def require_shape(self, shape: tuple[int, ...]) -> None:
-        """Raise a ValueError if the network was made for data of another shape."""
+        """Raise a ValueError if the network is configured for data of another shape."""
         wanted = (self.num_channels, *(self.size or shape[1:]))
         if tuple(shape) != wanted or len(shape) != 3:
             raise ValueError(
@@ -87,7 +87,7 @@ class Requirements:
 
 
 def _num_classes(config: Mapping[str, Any]) -> int | None:
-    """Number of classes that a network has embeddings of."""
+    """Return the number of class embeddings of a network; None for an unconditional network."""
     found = (config.get(name) for name in ("num_class_embeds", "num_embeds_ada_norm"))
     return next((num for num in found if num is not None), None)
 

@@ -1,4 +1,4 @@
-"""A trained run, loaded to be sampled or evaluated."""
+"""A trained run, loaded for sampling or evaluation."""
 
 import copy
 from dataclasses import fields, replace
@@ -40,7 +40,7 @@ from elbos.validation import Validation, Validator
 
 
 class Run(Sampled):
-    """A trained run at a checkpoint, with the averaged weights.
+    """A trained run at one checkpoint, with the averaged weights.
 
     Args:
         path: The run directory, or an export of one (`elbos export`).
@@ -105,7 +105,7 @@ class Run(Sampled):
 
     @classmethod
     def with_function(cls, path: Path, function: str | None) -> "Run":
-        """Load the run in `path`, with its user-defined network built by FILE.py:FUNCTION.
+        """Load the run at `path`, with its user-defined network built by FILE.py:FUNCTION.
 
         Raises:
             OSError: If the file cannot be read.
@@ -121,7 +121,8 @@ class Run(Sampled):
         return cls(path, build_network(config, data, torch.device("cpu")))
 
     def with_data(self, data: KnownData) -> "Run":
-        """Replace the data that the run is evaluated on, by other images of the same kind.
+        """Return the run with other images for its evaluation, of the same shape, pixel values and
+        classes.
 
         Raises:
             OSError, ValueError: If they cannot be loaded, or are others in shape, pixel values or
@@ -140,14 +141,14 @@ class Run(Sampled):
         return found
 
     def shared_by(self, processes: Processes) -> "Run":
-        """Share the evaluation of the run among processes, all of which then evaluate it."""
+        """Return the run with its evaluation distributed over the given processes."""
         found = copy.copy(self)
         found.processes = processes
         return found
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data of the training, or those given for the evaluation, loaded at first use.
+        """The dataset for the evaluation, by default the training data, loaded at first use.
 
         Raises:
             ValueError: If they cannot be loaded, or are others than in training.
@@ -181,17 +182,17 @@ class Run(Sampled):
 
     @property
     def name(self) -> str:
-        """The path of the directory, as given."""
+        """The path of the run directory, as given by the user."""
         return str(self.directory.path)
 
     @property
     def schedule(self) -> Schedule:
-        """The noise levels of the training."""
+        """The noise schedule of the training."""
         return self.config.schedule
 
     @property
     def sampling(self) -> Sampling:
-        """The default sampler and its settings."""
+        """The sampler of the configuration, with its settings."""
         return self.config.sampling
 
     @property
@@ -201,22 +202,22 @@ class Run(Sampled):
 
     @property
     def precision(self) -> str:
-        """The precision of its network."""
+        """The floating-point precision of the network's computation, as in training."""
         return self.config.precision
 
     @property
     def relative_width(self) -> float:
-        """The relative width of the average of the weights."""
+        """The relative width of the weight average."""
         return self.config.averaging.relative_width
 
     @property
     def mixture(self) -> GaussianMixture | None:
-        """The distribution of the data, if it is known."""
+        """The known Gaussian mixture of a toy dataset; None for other data."""
         return self.source.mixture if isinstance(self.source, Toy) else None
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The conditions of training: "unconditional", "given_label", or both.
+        """The conditions in training: "unconditional", "given_label", or both with label dropout.
 
         Labels are hidden in a share of the samples, which may be none of them or all.
         """
@@ -226,7 +227,7 @@ class Run(Sampled):
 
     @property
     def trained(self) -> Training:
-        """Settings of the training, for reports."""
+        """The settings of the training, for reports."""
         config = self.config
         return Training(
             weighting=repr(config.weighting),
@@ -243,7 +244,7 @@ class Run(Sampled):
         )
 
     def identifier(self) -> dict[str, Any]:
-        """Return everything that the outputs of the network depend on."""
+        """Return everything that determines the outputs of the network, for use as a cache key."""
         return {
             "weights": self.weights_digest(),
             "parameterization": self.config.parameterization,
@@ -252,7 +253,7 @@ class Run(Sampled):
         }
 
     def require_guidable(self, sampling: Sampling) -> None:
-        """Raise a ValueError if the network cannot be guided as `sampling` says."""
+        """Raise a ValueError if the network does not support the guidance in `sampling`."""
         require_guidable(self.config, self.data, sampling)
 
     @typed
@@ -266,7 +267,7 @@ class Run(Sampled):
         guidance: float | None = None,
         cond: Condition = None,
     ) -> Float[Tensor, "n *d"]:
-        """Draw samples, about in [-1, 1], on the CPU; the training data are not needed.
+        """Draw samples on the CPU, approximately in [-1, 1]; the training data are not needed.
 
         Args:
             num: How many.
@@ -302,12 +303,12 @@ class Run(Sampled):
         return torch.cat(self.sample_batches(sampling, num=num, seed=seed, cond=cond))
 
     def represented(self, x: Tensor, start: Start = silent) -> tuple[Tensor, int | None]:
-        """Return data unchanged, and their number of pixel values."""
+        """Return images unchanged, with the number of pixel values."""
         del start
         return x, self.dataset.num_levels
 
     def decoded(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
-        """Return samples unchanged: they are images already."""
+        """Return samples unchanged, since the network models the data directly."""
         return x
 
     @typed
@@ -319,7 +320,7 @@ class Run(Sampled):
         num_evaluations: int = 8,
         seed: int = 0,
     ) -> Validation:
-        """Measure the bound on the negative log-likelihood of data.
+        """Measure an upper bound on the negative log-likelihood of data.
 
         Args:
             dataset: `dataset[i]` is `x` or `(x, cond)`, as in training; a tensor will do.
@@ -355,7 +356,7 @@ class Run(Sampled):
     def evaluate(
         self, *, sampling: Sampling | None = None, start: Start = silent, **settings: Any
     ) -> Evaluation:
-        """Evaluate the run: likelihood, noise levels and samples.
+        """Evaluate the run: likelihood, loss at each noise level, and sample quality.
 
         The measurements are stored in the run directory part by part, so that the evaluation
         resumes. Several processes share it if all call this method of
@@ -379,9 +380,9 @@ class Run(Sampled):
         return evaluate(self, EvaluationConfig(**settings), sampling, start)
 
     def weights_digest(self) -> str:
-        """Identify the weights by a digest."""
+        """Return a digest of the network's weights."""
         return digest_of(self.network.state_dict().values())
 
     def autocast(self) -> torch.autocast:
-        """Return the precision of the training as a context."""
+        """Return a context manager for computation in the precision of the training."""
         return autocast(self.config, self.device)

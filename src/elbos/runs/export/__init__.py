@@ -1,4 +1,4 @@
-"""Export: the averaged weights of a run in a folder that others open, with a model card.
+"""Export of a run's averaged weights to a folder for diffusers or elbos, with a model card.
 
 | network | folder | opens with |
 |---|---|---|

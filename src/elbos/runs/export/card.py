@@ -1,4 +1,4 @@
-"""The model card of an export: what it was trained for, how good it is, and how to open it."""
+"""The model card of an export: training objective, measured likelihood, and code to load it."""
 
 import json
 import math
@@ -25,7 +25,7 @@ _CONDITIONS = {"unconditional": "without labels", "given_label": "given the labe
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """A bound on the negative log-likelihood of held-out data.
+    """A measured upper bound on the negative log-likelihood of held-out data.
 
     Attributes:
         bits_per_dim: The bound.
@@ -41,12 +41,14 @@ class Bound:
 
     @property
     def text(self) -> str:
-        """The number with its error."""
+        """The bound in bits per dimension as text, with its standard error."""
         return plus_minus(self.bits_per_dim, self.standard_error)
 
 
 def bounds(run: Run) -> list[Bound]:
-    """Collect the bounds measured for these weights, by the evaluation or else in training."""
+    """Return the likelihood bounds of these weights, from the evaluation, or else from validation
+    in training.
+    """
     return list(_evaluated(run)) or list(_validated(run))
 
 
@@ -69,7 +71,7 @@ def _evaluated(run: Run) -> Iterator[Bound]:
 
 
 def _validated(run: Run) -> Iterator[Bound]:
-    """The last validation of the training, if it is of these weights."""
+    """Yield the bound of the last validation in training, if it is of these weights."""
     path = run.directory.path / "metrics.jsonl"
     for text in reversed(files.read(path).splitlines() if path.exists() else []):
         try:
@@ -90,7 +92,7 @@ def _validated(run: Run) -> Iterator[Bound]:
 
 
 def card(run: Run, where: str, vae: Latents | None = None) -> str:
-    """The README.md of an export.
+    """Return the text of an export's README.md, the model card.
 
     Args:
         run: The run.
@@ -122,12 +124,14 @@ def card(run: Run, where: str, vae: Latents | None = None) -> str:
 
 
 def _rising(weighting: Any, low: float, high: float) -> list[tuple[float, float]]:
-    """Describe where a weighting increases, between the finite ends of its schedule."""
+    """Return the intervals where a weighting increases, within the schedule and log-SNR
+    -40 to 40.
+    """
     return analysis.rising_intervals(weighting, max(low, -40.0), min(high, 40.0))
 
 
 def _front_matter(run: Run, where: str, found: list[Bound]) -> str:
-    """The metadata of the Hub."""
+    """Return the YAML metadata of the model card for the Hugging Face Hub."""
     is_diffusers, data = isinstance(run.network, DiffusersNetwork), run.data
     task = "unconditional-image-generation"
     entries: dict[str, Any] = {"library_name": "diffusers" if is_diffusers else "elbos"}
@@ -160,7 +164,7 @@ def _front_matter(run: Run, where: str, found: list[Bound]) -> str:
 
 
 def _opening(run: Run, where: str) -> str:
-    """Python that opens an export which only this library opens."""
+    """Return Python code that loads the export with elbos and samples."""
     is_own = isinstance(run.config.network, OwnNetwork)
     arguments = json.dumps(where.rpartition("/")[2]) + (", network=network" if is_own else "")
     lines = [
@@ -173,7 +177,7 @@ def _opening(run: Run, where: str) -> str:
 
 
 def _loop(run: Run, where: str, vae: Latents | None) -> str:
-    """Python that samples with diffusers alone, whatever the scheduler."""
+    """Return Python code that loads the export with diffusers and samples."""
     network = run.network
     assert isinstance(network, DiffusersNetwork)
     kind, part = type(network.inner).__name__, part_name(network)
@@ -202,7 +206,7 @@ def _loop(run: Run, where: str, vae: Latents | None) -> str:
 
 
 def _decoding(name: str, vae: Latents) -> list[str]:
-    """Python that makes images of the latents `x`."""
+    """Return lines of Python code that decode the latents `x` to images."""
     if vae.vae.config.get("latents_mean") is not None:  # a scale for each channel
         opened = f"elbos.adapters.diffusers.load_vae({name})"
         return ["", "import elbos", "", f"images = {opened}.decode(x)  # about in [-1, 1]"]

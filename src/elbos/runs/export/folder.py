@@ -1,4 +1,4 @@
-"""Folder of an export, written completely and then moved to its place."""
+"""Folder of an export, written completely and then moved into place."""
 
 import glob
 import json
@@ -26,7 +26,7 @@ _FORMAT = 1
 def export(
     run: Run, folder: Path | str, *, repo: str | None = None, vae: Latents | None = None
 ) -> list[str]:
-    """Write the averaged weights of a run into a folder, with all that is needed to open them.
+    """Write the averaged weights of a run and everything needed to load them into a folder.
 
     A folder that is there already has to be empty, or an earlier export of the same run, of any
     step; hidden files in it, as of git, are left alone.
@@ -69,7 +69,7 @@ def export(
 
 
 def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
-    """Raise an error if a run cannot be exported into a folder, or not with this autoencoder.
+    """Raise an error if a run cannot be exported into a folder, or with this autoencoder.
 
     Raises:
         OSError: If the folder holds a link.
@@ -99,13 +99,13 @@ def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
 
 
 def _run_of(run: Run) -> dict[str, str]:
-    """Identify a run, regardless of the length of its training."""
+    """Return a digest that identifies a run, independent of the length of its training."""
     known = {**run.config.identity(), "num_images": None, "init": None, "data": None}
     return {"run": digest([known, run.directory.read("data.json")])}
 
 
 def _weights(run: Run, folder: Path, vae: Latents | None) -> dict[str, str]:
-    """Write the weights, and what opens them; returns what the manifest says of them."""
+    """Write the weights and the files needed to load them; return entries for the manifest."""
     if isinstance(run.network, DiffusersNetwork):
         _write_pipeline(run.network, run.config, folder, vae)
         return {}
@@ -118,7 +118,7 @@ def _weights(run: Run, folder: Path, vae: Latents | None) -> dict[str, str]:
 def _write_pipeline(
     network: DiffusersNetwork, config: Config, folder: Path, vae: Latents | None
 ) -> None:
-    """Write a network of diffusers with its scheduler, as a pipeline that was saved."""
+    """Write a diffusers network and its scheduler as a diffusers pipeline folder."""
     diffusers = imported()
     _require_own_levels(network, config)
     settings = trained_scheduler(config.parameterization, network.levels)
@@ -139,8 +139,8 @@ def _write_pipeline(
 
 
 def _require_own_levels(network: DiffusersNetwork, config: Config) -> None:
-    """Raise a ValueError if a network that was given in Python sees other levels than those that it
-    was trained on.
+    """Raise a ValueError if a network given in Python has noise levels other than those of its
+    training.
     """
     ends = config.schedule.logsnr_min, config.schedule.logsnr_max
     own, trained = network.levels, trained_levels(config.parameterization, *ends)
@@ -153,7 +153,7 @@ def _require_own_levels(network: DiffusersNetwork, config: Config) -> None:
 
 
 def pipeline_name(network: DiffusersNetwork, scheduler: Mapping[str, Any]) -> str:
-    """The class of diffusers whose loop fits the network and its scheduler.
+    """Return the name of the diffusers pipeline class that fits the network and its scheduler.
 
     Only that of consistency models, for want of another, tells a U-Net its class and scales its
     input; no pipeline does that without the scheduler's scale, as of flow matching.
@@ -168,7 +168,7 @@ def pipeline_name(network: DiffusersNetwork, scheduler: Mapping[str, Any]) -> st
 
 
 def _without_places(config: Config) -> Config:
-    """The configuration without the places of files on this machine."""
+    """Return the configuration with absolute paths replaced by their file names under "/"."""
     data: Any = config.data
     places = {
         name: type(value)(Path("/") / Path(value).name)
@@ -179,7 +179,7 @@ def _without_places(config: Config) -> Config:
 
 
 def _moved(partial: Path, folder: Path) -> list[str]:
-    """Move a complete folder to its place, or its files into an existing one, the manifest last.
+    """Move a complete folder into place, or its files into an existing folder, the manifest last.
 
     Returns:
         The names of the files.

@@ -1,4 +1,4 @@
-"""Upload of a folder to the Hugging Face Hub, for users with a token."""
+"""Upload of an exported folder to the Hugging Face Hub with the user's token."""
 
 import importlib
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def require_pushable(repo: str) -> None:
 
 
 def push(folder: Path, names: Sequence[str], repo: str, api: Any = None) -> str:
-    """Upload files of a folder to a model repository, which is created as private if missing.
+    """Upload files of a folder to a model repository; a missing repository is created as private.
 
     Args:
         folder: The folder.
