@@ -38,7 +38,7 @@ from elbos.theory.process import align, alpha_sigma
 
 
 def error_ratio(alpha: Tensor, sigma: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    r"""Return $(\alpha / (a\sigma - b\alpha))^2$, by which errors of $\hat\epsilon$ exceed those of
+    r"""Return $(\alpha / (a\sigma - b\alpha))^2$, the ratio of squared errors of $\hat\epsilon$ and
     $\hat y$.
     """
     return (alpha / (a * sigma - b * alpha)) ** 2
@@ -46,16 +46,16 @@ def error_ratio(alpha: Tensor, sigma: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Parameterization(Typed, abc.ABC):
-    r"""A linear regression target for the network, $y = a x + b \epsilon$."""
+    r"""A prediction type: a linear regression target for the network, $y = a x + b \epsilon$."""
 
     @abc.abstractmethod
     def coefficients(self, logsnr: Float[Tensor, "*b"]) -> tuple[Tensor, Tensor]:
-        r"""The pair $(a, b)$ at $\lambda$, in the shape of `logsnr`."""
+        r"""Return the coefficients $(a, b)$ of the regression target at log-SNR $\lambda$."""
 
     def target(
         self, x: Float[Tensor, "b *d"], eps: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"]
     ) -> Float[Tensor, "b *d"]:
-        r"""The regression target $y = a x + b \epsilon$."""
+        r"""Compute the regression target $y = a x + b \epsilon$."""
         a, b = self.coefficients(align(logsnr, x))
         return a.to(x) * x + b.to(x) * eps
 
@@ -71,8 +71,8 @@ class Parameterization(Typed, abc.ABC):
         return (sigma * y - b * z) / det, (a * z - alpha * y) / det
 
     def eps_error_per_error(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""$\|\hat\epsilon - \epsilon\|^2 / \|\hat y - y\|^2 = (\alpha / (a\sigma - b\alpha))^2$ at
-        $\lambda$.
+        r"""Return the ratio of squared errors $\|\hat\epsilon - \epsilon\|^2 / \|\hat y - y\|^2 =
+        (\alpha / (a\sigma - b\alpha))^2$ at log-SNR $\lambda$.
 
         Examples:
             >>> V().eps_error_per_error(torch.tensor([0.0]))
@@ -84,8 +84,8 @@ class Parameterization(Typed, abc.ABC):
     def eps_loss(
         self, y_hat: Float[Tensor, "b *d"], y: Float[Tensor, "b *d"], logsnr: Float[Tensor, " b"]
     ) -> Float[Tensor, " b"]:
-        r"""The unweighted loss $\tfrac12\|\hat\epsilon - \epsilon\|^2$ per dimension, of an output
-        of the network and its target: the same whatever the network predicts.
+        r"""Compute the unweighted loss $\tfrac12\|\hat\epsilon - \epsilon\|^2$ per dimension from a
+        network output and its target, comparable over prediction types.
 
         A target of the other sign has the same error, $x - \epsilon$ as well as $\epsilon - x$.
 
@@ -116,7 +116,7 @@ class Parameterization(Typed, abc.ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Eps(Parameterization):
-    r"""The noise, $y = \epsilon$.
+    r"""Noise prediction, $y = \epsilon$.
 
     The first choice of DDPM. $\hat x = (z - \sigma\hat\epsilon)/\alpha$ amplifies the network's
     error at low SNR.
@@ -131,7 +131,7 @@ class Eps(Parameterization):
 
 @dataclass(frozen=True, kw_only=True)
 class X(Parameterization):
-    r"""The data, $y = x$.
+    r"""Data prediction, $y = x$.
 
     $\hat\epsilon = (z - \alpha\hat x)/\sigma$ amplifies the network's error at high SNR.
     """
@@ -142,7 +142,7 @@ class X(Parameterization):
 
 @dataclass(frozen=True, kw_only=True)
 class V(Parameterization):
-    r"""The velocity on the variance-preserving circle, $y = v = \alpha\epsilon - \sigma x$.
+    r"""Velocity prediction of the variance-preserving process, $y = v = \alpha\epsilon - \sigma x$.
 
     The determinant $a\sigma - b\alpha$ is $-1$ at every noise level: neither estimate amplifies the
     network's error.
@@ -158,7 +158,7 @@ class V(Parameterization):
 
 @dataclass(frozen=True, kw_only=True)
 class Score(Parameterization):
-    r"""The score of the transition kernel, $y = -\epsilon / \sigma$.
+    r"""Score prediction: the score of the transition kernel, $y = -\epsilon / \sigma$.
 
     References:
         Song et al. (2021), https://arxiv.org/abs/2011.13456
@@ -171,7 +171,7 @@ class Score(Parameterization):
 
 @dataclass(frozen=True, kw_only=True)
 class Flow(Parameterization):
-    r"""The velocity of rectified flow (the optimal-transport path), $y = u = \epsilon - x$.
+    r"""Velocity prediction of rectified flow (the optimal-transport path), $y = u = \epsilon - x$.
 
     References:
         Lipman et al. (2023), https://arxiv.org/abs/2210.02747; Liu et al. (2023),

@@ -27,8 +27,8 @@ from torch.nn.functional import logsigmoid
 
 
 def alpha_sigma(logsnr: Float[Tensor, "*b"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-    r"""Signal and noise scales, $\alpha^2 = \mathrm{sigmoid}(\lambda)$,
-    $\sigma^2 = \mathrm{sigmoid}(-\lambda)$.
+    r"""Return the signal and noise scales, $\alpha^2 = \mathrm{sigmoid}(\lambda)$ and $\sigma^2 =
+    \mathrm{sigmoid}(-\lambda)$.
 
     Computed through `logsigmoid`: at $\lambda = 40$ in float32 `sqrt(1 - alpha**2)` is 0, this is
     2.06e-9. At $\lambda = \infty$, clean data, the pair is $(1, 0)$.
@@ -47,7 +47,7 @@ def alpha_sigma(logsnr: Float[Tensor, "*b"]) -> tuple[Float[Tensor, "*b"], Float
 
 
 def align(value: Float[Tensor, "*b"], x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Give per-sample values `[b]` the trailing axes they need to broadcast against `[b, ...]`.
+    """Reshape per-sample values `[b]` so that they broadcast against data `[b, ...]`.
 
     Without it a batch of `b` images of width `b` broadcasts along the width, silently.
 
@@ -65,7 +65,7 @@ def align(value: Float[Tensor, "*b"], x: Float[Tensor, "..."]) -> Float[Tensor, 
 def diffuse(
     x: Float[Tensor, "b *d"], eps: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"]
 ) -> Float[Tensor, "b *d"]:
-    r"""Noisy data, $z = \alpha x + \sigma \epsilon$.
+    r"""Compute noisy data $z = \alpha x + \sigma \epsilon$.
 
     Args:
         x: Data.
@@ -89,8 +89,8 @@ def posterior(
     logsnr: Float[Tensor, "#b"],
     logsnr_next: Float[Tensor, "#b"],
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "..."]]:
-    r"""Mean and variance of $q(z_s \mid z_t, x)$, for $\lambda_s$ = `logsnr_next` $\ge \lambda_t$ =
-    `logsnr`.
+    r"""Return mean and variance of the posterior $q(z_s \mid z_t, x)$, for $\lambda_s$ =
+    `logsnr_next` $\ge \lambda_t$ = `logsnr`.
 
     Exact at $\lambda_s = \infty$, where it is a point mass at `x`.
 

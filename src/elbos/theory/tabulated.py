@@ -17,7 +17,7 @@ from elbos.theory.weightings import Monotone, Shifted, WeightFunction, Weighting
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Tabulated(Weighting):
-    r"""A user-defined weighting as numbers: linear between them, constant outside.
+    r"""Tabulated weighting: interpolated linearly between nodes, constant outside.
 
     A run directory holds no code, so that nobody else's is run by opening it. What a function gives
     at 2,001 noise levels is kept instead: runs are sampled, evaluated and shared without it.
@@ -68,7 +68,7 @@ class Tabulated(Weighting):
         logsnr_min: float = -20.0,
         logsnr_max: float = 20.0,
     ) -> "Tabulated":
-        r"""The weighting that a function computes, from 2,001 levels.
+        r"""Tabulate a weighting function at 2,001 noise levels.
 
         They are $h = 0.02$ apart by default; between them a weighting of curvature $w''$ is off by
         $h^2 |w''| / 8$ at most, and a jump becomes a slope.
@@ -103,7 +103,7 @@ class Tabulated(Weighting):
 
     @classmethod
     def from_file(cls, target: str) -> "Tabulated":
-        """The weighting that a function in a Python file computes.
+        """Tabulate a weighting function defined in a Python file.
 
         The file is run once, as a script is (`user_code`); trained with, and kept, are the numbers.
 
@@ -131,7 +131,7 @@ class Tabulated(Weighting):
 
     @cached_property
     def _digest(self) -> str:
-        """The identifier of the numbers."""
+        """Short hash of the weights and the log-SNR range, for `repr`."""
         numbers = (self.logsnr_min, self.logsnr_max, self.weights)
         return hashlib.sha256(repr(numbers).encode()).hexdigest()[:8]
 
@@ -153,7 +153,9 @@ class Tabulated(Weighting):
 
 
 def require_reach(weighting: WeightFunction, logsnr_min: float, logsnr_max: float) -> None:
-    """Raise a ValueError if it is a table that does not reach as far as noise levels do."""
+    """Raise a ValueError if a tabulated weighting does not cover the log-SNR range that
+    is needed.
+    """
     if isinstance(weighting, Monotone):
         require_reach(weighting.inner, logsnr_min, logsnr_max)
     if isinstance(weighting, Shifted):

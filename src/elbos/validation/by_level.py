@@ -29,7 +29,8 @@ ROUNDING = 1e-6  # relative, of levels: float32 has ends a little beyond those o
 
 @dataclass(frozen=True, kw_only=True)
 class BinnedLoss:
-    r"""The mean of $\ell = \tfrac12\|\hat\epsilon - \epsilon\|^2$ in each of $k$ bins of log-SNR.
+    r"""Mean unweighted loss $\ell = \tfrac12\|\hat\epsilon - \epsilon\|^2$ in each of $k$ bins of
+    log-SNR.
 
     Attributes:
         edges: $k + 1$ rising log-SNRs.
@@ -44,13 +45,14 @@ class BinnedLoss:
     num_samples: tuple[int, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON values."""
+        """Convert the binned loss to JSON values."""
         found: dict[str, Any] = to_json(self)
         return found
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "BinnedLoss":
-        """The result that `to_dict` gave, such as `loss_by_level` in a run's metrics.jsonl.
+        """Restore a binned loss from the JSON values of `to_dict`, such as `loss_by_level` in
+        metrics.jsonl.
 
         Raises:
             TypeError: If an entry is missing or of another type.
@@ -60,7 +62,7 @@ class BinnedLoss:
 
 
 class LossByLevel:
-    r"""A running mean of the unweighted loss in bins of log-SNR, of the batches of a training.
+    r"""Running mean of the unweighted training loss in bins of log-SNR.
 
     An update is a few small operations on the device of the losses, which nothing waits for. They
     are deterministic: the same batches give the same bits.
@@ -113,8 +115,8 @@ class LossByLevel:
 
     @torch.no_grad()
     def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
-        r"""Add the losses of a batch; those that are not finite or not within the edges are left
-        out.
+        r"""Add the losses of a batch to the running means; non-finite losses and noise levels
+        outside the edges are ignored.
 
         Args:
             logsnr: The batch's noise levels, of float32 or float64, on any device.
@@ -135,7 +137,7 @@ class LossByLevel:
         self._sums = self._sums + torch.where(is_inside, powers[:, None], 0.0).sum(2)
 
     def result(self, *, is_shared: bool = False) -> BinnedLoss:
-        """The means so far; this waits for the device.
+        """Return the mean loss per bin so far; synchronizes the device.
 
         Args:
             is_shared: Whether all processes of `torch.distributed` make this call: each gets the
@@ -163,16 +165,18 @@ class LossByLevel:
         )
 
     def reset(self) -> None:
-        """Forget all losses so far."""
+        """Reset all running sums to zero."""
         self._sums = torch.zeros_like(self._sums)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of the sums and the edges, for a checkpoint: float64, on the CPU."""
+        """Return copies of the running sums and the bin edges, for a checkpoint: float64, on the
+        CPU.
+        """
         sums = self._sums.cpu().double().clone()
         return {"sums": sums, "edges": torch.tensor(self.edges, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` returned.
+        """Restore running sums returned by `state_dict`.
 
         Raises:
             ValueError: If it is of other bins.

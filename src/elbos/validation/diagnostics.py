@@ -25,28 +25,30 @@ MAX_MISFIT = 0.05  # of the noisy data: rounding in bfloat16, and to the nearest
 
 
 class TimeIgnoredWarning(UserWarning):
-    """A network returns the same at both ends of the noise levels."""
+    """Warning: a network returns the same output at both ends of the log-SNR range."""
 
 
 class RandomDataWarning(UserWarning):
-    """A dataset returns other samples when it is read again."""
+    """Warning: a dataset returns different samples when read again."""
 
 
 class InconsistentEstimatesWarning(UserWarning):
-    """A denoiser's estimates of data and noise do not add up to the noisy data."""
+    """Warning: a denoiser's estimates of data and noise do not add up to the noisy data."""
 
 
 class TargetMissedWarning(UserWarning):
-    """A standard error is out of reach for these samples."""
+    """Warning: the target standard error cannot be reached with these samples."""
 
 
 class VaryingEstimatesWarning(UserWarning):
-    """A denoiser's estimates differ when a batch is given again, or in parts."""
+    """Warning: a denoiser's estimates change when a batch is evaluated again or in halves."""
 
 
 @contextmanager
 def explained_types(x: Tensor) -> Iterator[None]:
-    """Let torch's errors about types and devices be a ValueError that names the data's."""
+    """Re-raise torch's dtype and device errors as a ValueError that names the dtype or device of
+    the data.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -64,7 +66,7 @@ def explained_types(x: Tensor) -> Iterator[None]:
 
 
 def warn_if_random(items: Items) -> None:
-    """Warn if the first samples of a dataset differ when they are read again."""
+    """Warn if the first samples of a dataset differ when read again."""
     if isinstance(items.dataset, Tensor):
         return
     rows = torch.arange(min(NUM_READ_TWICE, len(items)))
@@ -90,7 +92,7 @@ def _tensors(batch: tuple[Tensor, Condition]) -> list[Tensor]:
 def warn_if_blind(
     denoiser: Denoiser, x: Float[Tensor, "b *d"], ends: tuple[float, float], cond: Condition
 ) -> None:
-    """Warn if a network answers the same at both ends of the noise levels."""
+    """Warn if a network returns the same output at both ends of the log-SNR range."""
     low, high = (denoiser.output(x, torch.full((len(x),), end).to(x), cond) for end in ends)
     if torch.equal(low, high) and low.any():
         warnings.warn(
@@ -108,8 +110,8 @@ def warn_if_varying(
     logsnr: Float[Tensor, " b"],
     cond: Condition,
 ) -> None:
-    """Warn unless a denoiser's `eps_hat` is the same when a batch is given again (else, as with
-    dropout), and when it is given in halves (else, as with batch norm).
+    """Warn if a denoiser's `eps_hat` changes when the batch is evaluated again (as with dropout) or
+    in halves (as with batch norm).
     """
 
     def change(num: int) -> float:
@@ -137,8 +139,8 @@ def require_consistent(
     z: Float[Tensor, "b *d"],
     logsnr: Float[Tensor, " b"],
 ) -> None:
-    r"""Warn unless $z = \alpha\hat x + \sigma\hat\epsilon$, as for every linear
-    parameterization.
+    r"""Warn unless the estimates satisfy $z = \alpha\hat x + \sigma\hat\epsilon$, as for every
+    linear parameterization.
 
     Raises:
         ValueError: If the two are interchanged: that holds with them in each other's places.
@@ -163,7 +165,7 @@ def require_consistent(
 
 
 def warn_if_missed(bits: Estimate, target_se: float, num_evaluations: int) -> None:
-    """Warn if the standard error is larger than the target, to a hundredth."""
+    """Warn if the standard error exceeds the target by more than 1 %."""
     if bits.standard_error > 1.01 * target_se:
         needed = math.ceil(bits.num * (bits.standard_error / target_se) ** 2)
         warnings.warn(
@@ -176,7 +178,7 @@ def warn_if_missed(bits: Estimate, target_se: float, num_evaluations: int) -> No
 
 
 def require_finite_losses(loss: Float[Tensor, "n m"], logsnr: Float[Tensor, "n m"]) -> None:
-    """Raise a ValueError that names the first loss of `n` samples that is NaN or infinity."""
+    """Raise a ValueError that names the first sample and log-SNR with a non-finite loss."""
     bad = (~loss.isfinite()).nonzero()
     if len(bad):
         row, level = bad[0].tolist()

@@ -25,7 +25,7 @@ PILOT, FIXED = 2**32 - 1, 2**32 - 2  # the pilot's round, that of fixed levels; 
 
 @dataclass(frozen=True)
 class Draws:
-    """The draws of `num` samples under a seed.
+    """Random noise levels and noise for `num` samples, determined by a seed.
 
     Attributes:
         seed: Seed, from 0.
@@ -37,14 +37,16 @@ class Draws:
 
     @cached_property
     def _places(self) -> Float64[Tensor, " n"]:
-        r"""$\pi(i)/n$; $\pi$ sorts random numbers of 63 bits."""
+        r"""Positions $\pi(i)/n$ of the samples in a random permutation $\pi$, obtained by sorting
+        63-bit random numbers.
+        """
         words = self._words(Purpose.VALIDATION_ORDER, torch.arange(self.num), 0)
         order = ((words[:, 0] >> 1 << 32) + words[:, 1]).argsort()
         places: Tensor = order / torch.tensor(self.num).double()
         return places
 
     def times(self, rows: Int64[Tensor, " b"], number: int, num_times: int) -> Float[Tensor, "b m"]:
-        """The times of some samples in the round of this number, float64."""
+        """Return the times (noise levels) of given samples in round `number`, float64."""
         high, low = self._words(Purpose.VALIDATION_LEVELS, torch.arange(1), number)[0, :2].tolist()
         u = (high + low * 2.0**-32) * 2.0**-32
         offset = (self._places[rows] + u) % 1.0
@@ -54,8 +56,10 @@ class Draws:
     def noise(
         self, rows: Int64[Tensor, " b"], number: int, shape: tuple[int, ...]
     ) -> Float32[Tensor, "b *d"]:
-        """Noise for some samples in the round of this number, of this shape for each; on the device
-        of `rows`, and always float32, so that data of other precision get the same.
+        """Draw noise of a given shape for each of the given samples in round `number`, on the
+        device of `rows`.
+
+        Always float32, so that data of other precision get the same noise.
         """
         stream = Stream.from_seed(self.seed, Purpose.VALIDATION_NOISE)
         return stream.normal(torch.full_like(rows, number), rows, shape)
@@ -63,5 +67,5 @@ class Draws:
     def _words(
         self, purpose: Purpose, rows: Int64[Tensor, " b"], number: int
     ) -> Int64[Tensor, "b 4"]:
-        """Four random words of 32 bits for each of some samples."""
+        """Return four random 32-bit words for each of the given samples."""
         return Stream.from_seed(self.seed, purpose).words(torch.tensor(number), rows, 1)[:, 0]

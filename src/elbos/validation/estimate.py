@@ -15,7 +15,7 @@ LITTLE, NOTHING = 0.5, 0.05
 
 @dataclass(frozen=True)
 class Estimate:
-    r"""A mean over samples, and how well it is known.
+    r"""Sample mean with its standard error and its measurement error.
 
     Attributes:
         mean: The estimate.
@@ -33,7 +33,7 @@ class Estimate:
 
     @classmethod
     def from_rounds(cls, values: Float[Tensor, "n r"], *, is_lattice: bool) -> "Estimate":
-        r"""The mean over the estimates of each of $n \ge 2$ samples in each of $r$ rounds.
+        r"""Estimate the mean, with errors, from values of $n \ge 2$ samples in each of $r$ rounds.
 
         If the noise levels are a lattice over all samples, these are given in its order: what the
         levels contribute is nearly the same for two neighbours, and nearly nothing to the mean. So
@@ -64,20 +64,22 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % confidence interval of the mean over all samples there could be: Student's, with
-        two thirds of the degrees of freedom, since neighbours share a sample.
+        """95 % confidence interval of the population mean: Student's t, with two thirds of the
+        degrees of freedom, since neighbouring differences share a sample.
         """
         reach = student.ppf(0.975, max(1.0, 2 * (self.num - 1) / 3)) * self.standard_error
         return self.mean - reach, self.mean + reach
 
     @property
     def sampling_error(self) -> float:
-        """The standard error that remains if these samples are measured without error."""
+        """Sampling error: the standard error that would remain if these samples were measured
+        exactly.
+        """
         return math.sqrt(max(self.standard_error**2 - self.measurement_error**2, 0.0))
 
     def is_enough(self, target: float | None) -> bool:
-        """Return whether the standard error is `target`, or would not be after more rounds on these
-        samples.
+        """Return whether the target standard error is reached, or more rounds on these samples
+        would hardly reduce the error.
         """
         if target is None or math.isnan(self.standard_error) or self.standard_error <= target:
             return True
@@ -85,7 +87,7 @@ class Estimate:
         return self.measurement_error < share * self.sampling_error
 
     def __truediv__(self, divisor: float) -> "Estimate":
-        """The estimate in other units."""
+        """Divide the mean and its errors by a constant, to change units."""
         return Estimate(
             self.mean / divisor,
             self.standard_error / divisor,

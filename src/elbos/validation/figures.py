@@ -21,14 +21,16 @@ from elbos.validation.result import Curve, Validation
 
 
 def validation_figure(results: Mapping[str, Validation]) -> Figure:
-    """The loss by noise level of named validations, above the ELBO of noisy data."""
+    """Plot the loss by noise level of named validations, above the ELBO of noisy data."""
     return by_level_figure(
         {name: (one.by_level, one.elbo_by_level) for name, one in results.items()}
     )
 
 
 def by_level_figure(curves: Mapping[str, tuple[Curve, Curve]]) -> Figure:
-    """The loss by noise level above the ELBO of noisy data, of named curves."""
+    """Plot the loss by noise level above the ELBO of noisy data, for several named
+    pairs of curves.
+    """
     losses, elbos = [], []
     for (name, (loss, elbo)), color in zip(curves.items(), cycle(COLORS), strict=False):
         losses += _curve(loss, "loss", name, color)

@@ -37,7 +37,7 @@ NUM_CELLS = 1000 * NUM_BINS  # of integrals over the control variate, whose h ma
 
 @dataclass(frozen=True)
 class ControlVariate:
-    r"""A loss curve, linear between nodes that are evenly spaced from end to end.
+    r"""Control variate: a piecewise linear loss curve on evenly spaced log-SNR nodes.
 
     Attributes:
         logsnr: Nodes, from $\lambda_\min$ to $\lambda_\max$.
@@ -58,7 +58,9 @@ class ControlVariate:
         return torch.lerp(self.loss[below], self.loss[below + 1], place - below)
 
     def integral(self, h: Callable[[Tensor], Tensor]) -> float:
-        r"""$\int h\,g\,d\lambda$ by the midpoint rule: where $h$ jumps, to half a cell."""
+        r"""Compute $\int h\,g\,d\lambda$ by the midpoint rule, accurate to half a cell at jumps of
+        $h$.
+        """
         edges = torch.linspace(0, 1, NUM_CELLS + 1, dtype=torch.float64)
         edges = self.logsnr[0] + (self.logsnr[-1] - self.logsnr[0]) * edges
         middle = (edges[1:] + edges[:-1]) / 2
@@ -67,7 +69,7 @@ class ControlVariate:
 
 @dataclass(frozen=True)
 class Measurements:
-    r"""The losses of $n$ samples in $r$ independent rounds, at $m$ noise levels in each.
+    r"""Losses of $n$ samples in $r$ independent rounds, at $m$ noise levels in each.
 
     Attributes:
         schedule: What the levels were drawn from; its density is $p$.
@@ -93,7 +95,7 @@ class Measurements:
 
     @cached_property
     def order(self) -> Int64[Tensor, " n"]:
-        """The order of the samples' noise levels (`Estimate.from_rounds`)."""
+        """Permutation that sorts the samples by noise level (for `Estimate.from_rounds`)."""
         return self.logsnr[:, 0, 0].argsort()
 
     @cached_property
@@ -102,7 +104,7 @@ class Measurements:
         return (self.loss - known) * torch.exp(-self.schedule.log_density(self.logsnr))
 
     def integral(self, h: Callable[[Tensor], Tensor]) -> Float[Tensor, "n r"]:
-        r"""$\int h\,\ell\,d\lambda$ of each sample, as each round estimates it.
+        r"""Estimate the integral $\int h\,\ell\,d\lambda$ for each sample, in each round.
 
         Args:
             h: A function of log-SNR: one for the diffusion term of the bound, a weighting for its
@@ -112,20 +114,22 @@ class Measurements:
         return known + (h(self.logsnr) * self._residual).mean(2)
 
     def elbo(self, logsnr: float, prior: Float[Tensor, " n"]) -> Float[Tensor, "n r"]:
-        r"""$L(\lambda)$ of each sample, the loss of the ELBO of its noisy data: $\int\ell$ from
-        $\lambda_\min$ up to $\lambda$, and the prior's.
+        r"""Estimate the negative ELBO $L(\lambda)$ of each sample noised to level $\lambda$: the
+        prior loss plus $\int\ell$ from $\lambda_\min$ to $\lambda$.
         """
         return prior[:, None] + self.integral(lambda level: (level < logsnr).double())
 
     def curve(self, logsnr: float, width: float) -> Float[Tensor, "n r"]:
-        r"""The loss of each sample, averaged over the levels within `width` / 2 of `logsnr`."""
+        r"""Estimate the loss of each sample, averaged over the log-SNR interval of given width
+        around `logsnr`.
+        """
         return self.integral(lambda level: ((level - logsnr).abs() < width / 2) / width)
 
     def estimate(self, values: Float[Tensor, "n r"]) -> Estimate:
-        """The mean of such values over the samples, with its errors."""
+        """Average per-sample, per-round values over the samples, with errors."""
         return Estimate.from_rounds(values[self.order], is_lattice=self.is_lattice)
 
     def at(self, index: Tensor) -> "Measurements":
-        """Select the measurements of some samples."""
+        """Return the measurements restricted to some samples."""
         logsnr, loss = self.logsnr[index], self.loss[index]
         return Measurements(self.schedule, logsnr, loss, self.control, is_lattice=False)

@@ -10,7 +10,8 @@ from elbos.validation.result import Validation
 
 
 def protocols_table(bound: Validation, measured: Mapping[FixedLevels, Estimate]) -> Table:
-    r"""The bound, and the numbers of other protocols, with the noise levels that they see.
+    r"""Return a table of the bound and of the validation losses of other protocols, with noise
+    levels and weights.
 
     Args:
         bound: The validation of a denoiser.

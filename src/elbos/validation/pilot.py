@@ -14,12 +14,14 @@ MIN_TUNING_SAMPLES = 8  # others than these may be of another kind: of a mixture
 
 
 def num_pilot_times(num_samples: int) -> int:
-    """Noise levels of each of so many samples in the pilot: each bin gets at least 25 losses."""
+    """Return the number of noise levels per sample in the pilot, such that each bin gets at least
+    25 losses.
+    """
     return max(MIN_PILOT_TIMES, math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / num_samples))
 
 
 def require_many(num_pilot: int, num_samples: int) -> None:
-    """Raise a ValueError if the pilot is of few of many samples."""
+    """Raise a ValueError if the pilot has fewer than 8 samples although the dataset has more."""
     if num_pilot < min(MIN_TUNING_SAMPLES, num_samples):
         raise ValueError(
             f"the pilot is of {num_pilot} of {num_samples} samples: give {MIN_TUNING_SAMPLES} or "
@@ -28,7 +30,8 @@ def require_many(num_pilot: int, num_samples: int) -> None:
 
 
 def fit(pilot: Measurements) -> tuple[Adaptive, ControlVariate]:
-    r"""The density and the control variate that make further measurements precise.
+    r"""Fit the sampling density and the control variate that minimize the variance of further
+    measurements.
 
     The control variate is the pilot's loss by least squares, linear between the edges of bins; the
     density follows, bin by bin, the standard deviation of the loss around it.

@@ -36,7 +36,8 @@ NUM_STEPS = 1000  # of DDPM's table
 
 @dataclass(frozen=True, kw_only=True)
 class FixedLevels:
-    """The mean squared error of a prediction over fixed noise levels, on fixed noise.
+    """Validation protocol: mean squared error of a prediction at fixed noise levels, with fixed
+    noise.
 
     Attributes:
         name: What it is called.
@@ -50,13 +51,13 @@ class FixedLevels:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        r"""Return the factor of $\ell$ at each level."""
+        r"""Weights of the loss $\ell$ at each noise level."""
         levels = torch.tensor(self.logsnr, dtype=torch.float64)
         eps_error_per_error = self.parameterization.eps_error_per_error(levels)
         return tuple((2 / eps_error_per_error / len(levels)).tolist())
 
     def __call__(self, validator: Validator, denoiser: Denoise, **options: Any) -> Estimate:
-        """The number of a denoiser, with its standard error over samples and noise.
+        """Measure the validation loss of a denoiser, with standard error over samples and noise.
 
         Args:
             validator: The held-out set, and the seed of the noise.
@@ -71,7 +72,8 @@ class FixedLevels:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelParts:
-    r"""The mean squared error of a prediction in equal parts of the times of a schedule.
+    r"""Validation protocol: mean squared error of a prediction in equal parts of a schedule's
+    times.
 
     Part $i$ of $m$ is $t \in [i/m, (i+1)/m]$, from the data's end, and its mean
 
@@ -94,7 +96,7 @@ class LevelParts:
 
     @property
     def logsnr(self) -> tuple[float, ...]:
-        """The ends of the parts, `num + 1`, from the data's."""
+        """Log-SNRs that bound the parts, `num + 1` of them, from the clean end."""
         times = torch.linspace(0, 1, self.num + 1, dtype=torch.float64)
         return tuple(self.schedule.logsnr(times).tolist())
 
@@ -104,7 +106,7 @@ class LevelParts:
         return 2 * self.num * self.schedule.log_density(logsnr).exp() / error
 
     def estimates(self, result: Validation) -> tuple[Estimate, ...]:
-        """The mean in each part, with its errors, from a validation.
+        """Estimate the mean squared error in each part from a validation.
 
         Raises:
             ValueError: If the schedule has noise levels that the validation has not.
@@ -122,7 +124,9 @@ class LevelParts:
     def __call__(
         self, validator: Validator, denoiser: Denoise, **options: Any
     ) -> tuple[Estimate, ...]:
-        """The same of a denoiser; options as those of a validation."""
+        """Validate a denoiser and estimate the mean squared error in each part; options are those
+        of a `Validator` call.
+        """
         self._require_within(validator.logsnr_min, validator.logsnr_max)
         return self.estimates(validator(denoiser, **options))
 
@@ -136,13 +140,15 @@ class LevelParts:
 
 
 def deciles(schedule: Schedule, parameterization: Parameterization | None = None) -> LevelParts:
-    """The error in each tenth of the noise levels of a training. Default: the noise's error."""
+    """Return the protocol of mean errors in each tenth of a schedule's times. Default: the error of
+    noise prediction.
+    """
     return LevelParts(schedule=schedule, parameterization=parameterization or Eps())
 
 
 def equispaced_times(num: int = 8) -> FixedLevels:
-    """The velocity's error at equispaced times of flow matching, (k + 1/2) / num: what benchmarks
-    of training stop at.
+    """Return the protocol of velocity errors at equispaced flow-matching times, (k + 1/2) / num,
+    the stopping criterion of training benchmarks.
     """
     require_positive(num=num)
     times = (torch.arange(num, dtype=torch.float64) + 0.5) / num
@@ -152,7 +158,8 @@ def equispaced_times(num: int = 8) -> FixedLevels:
 
 
 def fixed_steps(*steps: int) -> FixedLevels:
-    """The noise's error at fixed steps of DDPM's 1,000, from 0. Default: 200, 400, 600 and 800.
+    """Return the protocol of noise-prediction errors at fixed steps of DDPM's 1,000, counted from
+    0. Default: 200, 400, 600 and 800.
 
     Raises:
         ValueError: If there is no such step.

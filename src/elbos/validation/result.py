@@ -28,7 +28,7 @@ LEVELS_PER_BIN = 20  # in the mean: a tuned density has a tenth of them in its e
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Estimates at many noise levels, in nats per dimension.
+    """A curve of estimates over noise levels, in nats per dimension, with errors.
 
     Attributes:
         logsnr: The noise levels.
@@ -48,7 +48,7 @@ class Curve:
 
     @classmethod
     def from_estimates(cls, logsnr: Float[Tensor, " k"], estimates: list[Estimate]) -> "Curve":
-        """The curve of an estimate at each noise level."""
+        """Return the curve through one estimate per noise level."""
         return cls(
             logsnr=tuple(logsnr.tolist()),
             nats_per_dim=tuple(one.mean for one in estimates),
@@ -59,7 +59,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    r"""The variational bound of each sample of a set, its terms, and its integrand.
+    r"""The variational bound of each sample of a dataset, with its terms and its integrand.
 
     $$-\log p(x) \le \text{decoder} + \int \ell(\lambda)\,d\lambda + \text{prior}.$$
 
@@ -87,48 +87,49 @@ class Validation:
 
     @property
     def diffusion(self) -> Float[Tensor, "n r"]:
-        """The diffusion term of the bound of each sample in each round; nats per dimension."""
+        """Diffusion term of the bound, for each sample in each round; nats per dimension."""
         return self.measurements.integral(torch.ones_like)
 
     @property
     def bound(self) -> Float[Tensor, "n r"]:
-        """The bound on the negative log-likelihood of each sample in each round; nats per
+        """Variational bound on the negative log-likelihood, for each sample in each round; nats per
         dimension.
         """
         return self.diffusion + self.decoder + self.prior[:, None]
 
     @property
     def nats(self) -> Estimate:
-        """The bound, in nats per dimension."""
+        """Mean bound over the samples, with errors, in nats per dimension."""
         return self.measurements.estimate(self.bound)
 
     @property
     def bits(self) -> Estimate:
-        """The bound, in bits per dimension."""
+        """Mean bound over the samples, with errors, in bits per dimension."""
         return self.nats / NATS_PER_BIT
 
     @property
     def bits_per_dim(self) -> float:
-        """The bound, in bits per dimension."""
+        """Mean bound over the samples, in bits per dimension."""
         return self.bits.mean
 
     @property
     def standard_error(self) -> float:
-        """The standard error of `bits_per_dim`, over samples, noise and noise levels."""
+        """Standard error of `bits_per_dim`, over samples, noise and noise levels."""
         return self.bits.standard_error
 
     @property
     def num_evaluations(self) -> int:
-        """Function evaluations, each of one sample."""
+        """Number of function evaluations, each of one sample."""
         return self.measurements.loss.numel()
 
     @property
     def by_level(self) -> Curve:
-        """The loss by noise level, in up to 48 bins of log-SNR, which all hold measured levels."""
+        """Loss by noise level, in up to 48 bins of log-SNR, each with measured levels."""
         return self.curve(NUM_BINS)
 
     def curve(self, max_num_bins: int) -> Curve:
-        """The loss by noise level in fewer bins: 48, 24, 12, 6 or 3, evenly spaced from end to end.
+        """Return the loss by noise level in at most `max_num_bins` bins: 48, 24, 12, 6 or 3, evenly
+        spaced in log-SNR.
 
         Args:
             max_num_bins: The most bins, 3 or more.
@@ -140,7 +141,7 @@ class Validation:
 
     @property
     def elbo_by_level(self) -> Curve:
-        """The loss of the ELBO of data noised to the edges of these bins."""
+        """Negative ELBO of noisy data, at the edges of the log-SNR bins of `by_level`."""
         found = self.measurements
         edges = self._edges(NUM_BINS)
         elbos = [found.estimate(found.elbo(level, self.prior)) for level in edges.tolist()]
@@ -155,7 +156,8 @@ class Validation:
         )
 
     def weighted(self, weighting: Callable[[Tensor], Tensor]) -> Estimate:
-        r"""The weighted loss $\int w\,\ell\,d\lambda$ between the ends; nats per dimension.
+        r"""Estimate the weighted loss $\int w\,\ell\,d\lambda$ over the log-SNR range; nats per
+        dimension.
 
         Args:
             weighting: $w$, such as `elbos.weightings.Sigmoid(k=2.0)`.
@@ -163,7 +165,7 @@ class Validation:
         return self.measurements.estimate(self.measurements.integral(weighting))
 
     def subset(self, index: Int64[Tensor, " k"] | Bool[Tensor, " n"]) -> "Validation":
-        """The validation of some of the samples, by their numbers or a mask.
+        """Return the validation restricted to some samples, given by index or mask.
 
         Raises:
             ValueError: If they are fewer than two, or one is there twice.
@@ -180,7 +182,7 @@ class Validation:
         )
 
     def by_class(self) -> dict[int, Estimate]:
-        """The bound of the samples of each class, in bits per dimension.
+        """Return the mean bound of each class, in bits per dimension.
 
         Raises:
             ValueError: If the data have no class labels, or a class has a single sample.
@@ -191,8 +193,8 @@ class Validation:
         return {label: self.subset(self.labels == label).bits for label in labels}
 
     def difference(self, other: "Validation") -> Estimate:
-        """The bound of `self` less that of another, sample by sample on the same noise, in bits per
-        dimension: most of what scatters is common to both.
+        """Estimate the paired difference of two bounds, `self` minus `other`, in bits per
+        dimension; samples and noise are shared, so most of the variance cancels.
 
         Raises:
             ValueError: If they are of other samples, or other draws.
@@ -214,8 +216,7 @@ class Validation:
         return own.estimate((self.bound - other.bound) / NATS_PER_BIT)
 
     def save(self, path: Path | str) -> None:
-        """Write all of it as safetensors, to be compared with later; whole or not at all, and never
-        through a link.
+        """Write the validation to a safetensors file, atomically; links are not followed.
 
         Raises:
             OSError: If it cannot be written; it names `path`.
@@ -225,7 +226,7 @@ class Validation:
 
     @classmethod
     def load(cls, path: Path | str) -> "Validation":
-        """The validation that `save` wrote; nothing in the file is run.
+        """Load a validation written by `save`, without executing code.
 
         Raises:
             OSError: If it cannot be read; it names `path`.
@@ -238,13 +239,13 @@ class Validation:
             raise ValueError(f"{path} is no validation that can be read: {flat(error)}.") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as values of JSON, the losses of every sample too."""
+        """Convert the validation to JSON values, including the losses of every sample."""
         tensors, data = self._parts()
         return {**data, "tensors": {name: tensor.tolist() for name, tensor in tensors.items()}}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Validation":
-        """The validation that `to_dict` made `data` of.
+        """Restore a validation from the values of `to_dict`.
 
         Raises:
             ValueError: If something is missing, or does not fit the rest.
@@ -261,12 +262,12 @@ class Validation:
         )
 
     def plot(self) -> "Figure":
-        """The loss by noise level, above the ELBO of noisy data."""
+        """Plot the loss by noise level, above the ELBO of noisy data."""
         figure: Figure = shown_by(self, "figures").validation_figure({"loss": self})
         return figure
 
     def _parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The tensors of a validation, and the rest as JSON values.
+        """Split a validation into named tensors and JSON values.
 
         Raises:
             ValueError: If its noise schedule is none of elbos.
@@ -294,7 +295,7 @@ class Validation:
 
     @classmethod
     def _from_parts(cls, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> "Validation":
-        """The validation of these parts.
+        """Restore a validation from its named tensors and JSON values.
 
         Raises:
             ValueError: If something is missing, or does not fit the rest.

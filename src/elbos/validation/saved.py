@@ -25,7 +25,7 @@ Tensors = Mapping[str, Tensor]
 
 
 def write(path: Path, tensors: Tensors, data: Mapping[str, Any]) -> None:
-    """Write the tensors of a validation and the rest, and the folder that they are in.
+    """Write the tensors and JSON values of a validation to a file, and create its folder.
 
     Raises:
         OSError: If they cannot be written; it names `path`.
@@ -39,7 +39,7 @@ def write(path: Path, tensors: Tensors, data: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """The tensors of a validation, and the rest as JSON values, that `write` wrote.
+    """Read the tensors and JSON values of a validation from a file written by `write`.
 
     Raises:
         OSError: If they cannot be read; it names `path`.
@@ -62,7 +62,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], Any]:
 
 
 def require_readable(schedule: Schedule) -> None:
-    """Raise a ValueError if the codec cannot write a noise schedule and read it."""
+    """Raise a ValueError unless the codec can write a noise schedule and read it back unchanged."""
     try:
         is_same = codec.decode(Schedule, codec.encode(schedule)) == schedule
     except ValueError:
@@ -75,7 +75,7 @@ def require_readable(schedule: Schedule) -> None:
 
 
 def require_fit(tensors: Tensors, num_levels: Any, is_lattice: Any) -> None:
-    """Raise a ValueError unless all is of the shapes and types of one validation."""
+    """Raise a ValueError unless the shapes and types of all tensors fit one validation."""
     loss = tensors["loss"]
     alike = {"logsnr": loss.shape, "decoder": loss.shape[:2], "prior": loss.shape[:1]}
     if "control.loss" in tensors or "control.logsnr" in tensors:
@@ -93,7 +93,7 @@ def require_fit(tensors: Tensors, num_levels: Any, is_lattice: Any) -> None:
 
 
 def _digest(tensors: Tensors, text: str) -> str:
-    """The SHA-256 of the tensors, with their names, shapes and dtypes, and of the text."""
+    """Return the SHA-256 of the text and of all tensors with their names, shapes and dtypes."""
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

@@ -18,17 +18,17 @@ Tensors = dict[str, Tensor]
 
 @runtime_checkable
 class Parts(Protocol):
-    """Where finished parts of a validation are kept, such as `elbos.base.store.Store`."""
+    """Interface of a store for finished parts of a validation, such as `elbos.base.store.Store`."""
 
     def __contains__(self, name: str) -> bool: ...
 
     def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """The part of this name, computed if it is not there."""
+        """Return the part `name` from the store; compute and store it if missing."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a validation is made; arguments as those of `Validator`'s call."""
+    """Settings of a validation run; see `Validator.__call__` for the arguments."""
 
     cond: Condition
     batch_size: int
@@ -51,7 +51,7 @@ class Settings:
         parts: Parts | None = None,
         start: Start = silent,
     ) -> "Settings":
-        """Settings with the device and the precision of a denoiser.
+        """Return settings with device and precision inferred from a denoiser.
 
         Raises:
             ValueError: If `cond` is not of all samples, or `device` is no device.
@@ -65,8 +65,9 @@ class Settings:
 
 
 def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
-    """The modules that a denoiser names: itself, its `network` or `denoiser`, or the object of a
-    method. Others, such as those that a function is closed over, are the caller's.
+    """Return the modules reachable from a denoiser: itself, its `network` or `denoiser`, or the
+    object of a bound method. Modules in a closure are not found and remain the caller's
+    responsibility.
     """
     if isinstance(denoiser, nn.Module):
         return [denoiser]
@@ -77,7 +78,7 @@ def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
 
 
 def device_of(denoiser: Denoise, given: torch.device | str | None) -> torch.device:
-    """The device that is given, or that of the denoiser's parameters, or the CPU."""
+    """Return the given device; else the device of the denoiser's parameters, or the CPU."""
     parameters = [p for module in modules(denoiser) for p in module.parameters()]
     try:
         return torch.device(given or (parameters[0].device if parameters else "cpu"))
@@ -86,8 +87,8 @@ def device_of(denoiser: Denoise, given: torch.device | str | None) -> torch.devi
 
 
 def dtype_of(denoiser: Denoise) -> torch.dtype | None:
-    """The precision in which a denoiser is measured: double if its parameters are, else single;
-    None, that of the data, if it has none.
+    """Return the precision in which a denoiser is evaluated: float64 if its parameters are, else
+    float32; None (the precision of the data) if it has no parameters.
     """
     parameters = (p for module in modules(denoiser) for p in module.parameters())
     own = next((p.dtype for p in parameters if p.is_floating_point()), None)
@@ -96,7 +97,8 @@ def dtype_of(denoiser: Denoise) -> torch.dtype | None:
 
 @contextmanager
 def evaluating(denoiser: Denoise) -> Iterator[None]:
-    """The denoiser's modules in evaluation mode; afterwards each is in the mode it was in.
+    """Set the denoiser's modules to evaluation mode in the `with` block; restore each mode
+    afterwards.
 
     Both by `train`, as in a loop: a module may do more there, such as swap its weights with their
     average.

@@ -44,7 +44,7 @@ MAX_ROUNDS = 1000  # with a target that few samples, all alike, come near to for
 
 @dataclass(frozen=True)
 class Validator(Typed):
-    r"""A held-out set, with the noise levels and the noise at which denoisers are measured on it.
+    r"""A held-out set with fixed noise and noise levels, on which denoisers are validated.
 
     Called with a denoiser, it measures the variational bound of every sample,
 
@@ -164,8 +164,8 @@ class Validator(Typed):
         parts: Parts | None = None,
         start: Start = silent,
     ) -> Validation:
-        """The validation of a denoiser, without gradients; modules are in evaluation mode
-        meanwhile.
+        """Measure the variational bound of every sample under a denoiser, without gradients and
+        with modules in evaluation mode.
 
         Args:
             denoiser: Estimates data and noise, such as `elbos.Denoiser(network, V())` or what
@@ -232,8 +232,8 @@ class Validator(Typed):
         parts: Parts | None = None,
         start: Start = silent,
     ) -> Measurements:
-        """The losses of some samples on noise of their own, at 32 levels or more, uniform in
-        log-SNR: what `tuned` needs.
+        """Measure the losses of some samples, with separate noise, at 32 or more levels uniform in
+        log-SNR, as input of `tuned`.
 
         Args:
             denoiser: Estimates data and noise.
@@ -277,8 +277,8 @@ class Validator(Typed):
         is_shared: bool = False,
         device: torch.device | str | None = None,
     ) -> Float[Tensor, "n m"]:
-        """The loss of each sample at the same noise levels, with noise of its own for each; nats
-        per dimension. Arguments are those of a validation.
+        """Measure the loss of each sample at given noise levels, with independent noise; nats per
+        dimension. Arguments are those of a validation.
         """
         require_positive(num_levels=len(logsnr))
         levels = torch.tensor(logsnr, dtype=torch.float64).expand(len(self), -1)
@@ -295,8 +295,8 @@ class Validator(Typed):
 
     @typed
     def tuned(self, pilot: Measurements) -> "Validator":
-        """The validator with the density and the control variate that suit such losses best: it
-        needs fewer evaluations for the same error, of every denoiser that is compared by it.
+        """Return a validator with sampling density and control variate fitted to a pilot: it needs
+        fewer evaluations for the same error, for every denoiser compared with it.
 
         Raises:
             ValueError: If the pilot is of fewer than 8 samples, and of fewer than there are.
@@ -306,8 +306,8 @@ class Validator(Typed):
         return replace(self, schedule=schedule, control=control)
 
     def compare(self, before: Validation, after: Validation) -> Estimate:
-        """The gain in bits/dim: the bound of `before` less that of `after`, above 0 where `after`
-        is better (`Validation.difference`).
+        """Return the gain in bits/dim, the bound of `before` minus the bound of `after`: positive
+        if `after` is better (`Validation.difference`).
         """
         return before.difference(after)
 
@@ -319,8 +319,8 @@ class Validator(Typed):
         number: int,
         logsnr: Float[Tensor, "n m"],
     ) -> Tensors:
-        """The losses of the first samples at their levels in a round, which has a name and a
-        number; float64, on the CPU.
+        """Measure the losses of the first samples at given levels, in the round with this name and
+        number; return float64 tensors on the CPU.
         """
         num_samples, num_times = logsnr.shape
         if settings.is_shared:
@@ -353,7 +353,9 @@ class Validator(Typed):
         return {**merged, "logsnr": logsnr}
 
     def _digest(self, logsnr: Float[Tensor, "b m"]) -> str:
-        """The identifier of a part: another validator, or another batch size, finds none."""
+        """Return the hash that identifies a part; other validator settings or batch sizes give
+        other hashes.
+        """
         of_self = repr((self.seed, self.num_levels, self.logsnr_min, self.logsnr_max))
         return hashlib.sha256(of_self.encode() + logsnr.numpy().tobytes()).hexdigest()[:12]
 
@@ -369,8 +371,8 @@ class Validator(Typed):
         number: int,
         logsnr: Float[Tensor, "b m"],
     ) -> Tensors:
-        """The losses of some samples in a round, on the device of the denoiser, which nothing here
-        waits for.
+        """Measure the losses of one block of samples in a round, on the denoiser's device, without
+        synchronizing.
         """
         num_times, num = logsnr.shape[1], logsnr.numel()
         x, cond = self._batch(settings, rows)
@@ -408,7 +410,7 @@ class Validator(Typed):
         )
 
     def _batch(self, settings: Settings, rows: Int64[Tensor, " b"]) -> Batch:
-        """Samples as the denoiser takes them."""
+        """Return samples and conditions in the dtype and on the device of the denoiser."""
         x, cond = self._source.batch(rows)
         if self.num_levels is not None:
             require_levels(x, self.num_levels)
@@ -420,7 +422,9 @@ class Validator(Typed):
 
     @torch.no_grad()
     def _check(self, denoiser: Denoise, settings: Settings) -> None:
-        """A small batch, and some of the data again, for what the number would not show."""
+        """Check the denoiser and the data on a small batch, for mistakes that the bound would not
+        reveal.
+        """
         if isinstance(self._source, Items):
             warn_if_random(self._source)
         rows = torch.arange(NUM_CHECKED) % len(self)

@@ -61,7 +61,8 @@ def uniform(
     sigma_tilde: float,  # noqa: ARG001, a `Dequantize`
     generator: torch.Generator | None,
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]:
-    r"""$u$ uniform on the cell, so that $-\log q(u) = d\ln\delta$.
+    r"""Draw uniform dequantization noise $u$ on the cell of a pixel value; $-\log q(u) =
+    d\ln\delta$.
 
     Loose where $\tilde\sigma \ll \delta$: most of the cell is then where the model saw no data.
     """
@@ -72,9 +73,9 @@ def uniform(
 def truncated_normal(
     shape: torch.Size, spacing: float, sigma_tilde: float, generator: torch.Generator | None
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]:
-    r"""$u \sim \mathcal N(0, \tilde\sigma^2 I)$ within the cell,
-    $-\log q(u) = \frac{\|u\|^2}{2\tilde\sigma^2} + d\ln(\sqrt{2\pi}\,\tilde\sigma Z)$ with
-    $Z = \mathrm{erf}(\delta/\sqrt8\tilde\sigma)$.
+    r"""Draw truncated-normal dequantization noise, $u \sim \mathcal N(0, \tilde\sigma^2 I)$ within
+    the cell of a pixel value; $-\log q(u) = \frac{\|u\|^2}{2\tilde\sigma^2} +
+    d\ln(\sqrt{2\pi}\,\tilde\sigma Z)$ with $Z = \mathrm{erf}(\delta/\sqrt8\tilde\sigma)$.
 
     The noise of training at $\lambda_\max$: for an exact denoiser of well separated pixel values
     all that is lost is what the truncation cuts off, $-\ln Z$ per dimension.
@@ -88,7 +89,7 @@ def truncated_normal(
 
 @dataclass(frozen=True)
 class FlowLikelihood:
-    r"""The ODE likelihood of each image.
+    r"""Negative log-likelihood of each image under the probability-flow ODE.
 
     Images are independent given the model, so the standard deviation of `nats` over $\sqrt n$ is
     the standard error of its mean, over images, dequantization and probes. The solver's error is
@@ -121,7 +122,8 @@ def flow_likelihood(
     cond: Condition = None,
     generator: torch.Generator | None = None,
 ) -> FlowLikelihood:
-    r"""The likelihood of each image under the probability flow, by Dormand and Prince's solver.
+    r"""Compute the likelihood of each image under the probability-flow ODE, with the Dormand-Prince
+    solver.
 
     Steps are shared by the batch and accepted when the worst image is within the tolerances, so
     that an image's value does not depend, beyond them, on the others. The state is float32, or
@@ -177,7 +179,9 @@ def flow_likelihood(
 def _probes(
     x: Float[Tensor, "b *d"], use_exact_trace: bool, generator: torch.Generator | None
 ) -> Float[Tensor, "m b *d"]:
-    """All unit vectors, or one vector of signs per image."""
+    """Return trace probes: all unit vectors for the exact trace, else one random sign vector per
+    image.
+    """
     if use_exact_trace:
         num_dims = x[0].numel()
         unit = torch.eye(num_dims, dtype=x.dtype, device=x.device)
@@ -187,7 +191,9 @@ def _probes(
 
 @dataclass
 class _Flow:
-    r"""$\frac{dz}{d\lambda}$ and its divergence over $d$; counts its evaluations."""
+    r"""Right-hand side of the ODE: velocity $\frac{dz}{d\lambda}$ and its divergence over $d$;
+    counts evaluations.
+    """
 
     denoiser: Denoise
     probes: Float[Tensor, "m b *d"]
@@ -223,7 +229,7 @@ class _Flow:
 
 
 def _worst_image(error: tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]) -> Float[Tensor, ""]:
-    """The size of a batch's error: a mean over the batch would dilute that of one image."""
+    """Return the largest error norm over the images of a batch; a mean would hide one bad image."""
     z, divergence = error
     return torch.maximum(z.square().flatten(1).mean(1).sqrt(), divergence.abs()).max()
 
@@ -231,7 +237,9 @@ def _worst_image(error: tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]) -> Fl
 def _solve(
     flow: _Flow, z: Float[Tensor, "b *d"], ends: tuple[float, float], *, rtol: float, atol: float
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]:
-    """Where the flow takes `z` between two levels, and its divergence integrated on the way."""
+    """Integrate the probability flow between two log-SNRs; return the final `z` and the integrated
+    divergence.
+    """
     with needs("evaluate"):
         from torchdiffeq import odeint
     levels = torch.tensor(ends, dtype=z.dtype, device=z.device)

@@ -22,7 +22,9 @@ DECODER_REACH = 17.0  # standard deviations: 17^2 / 2 - 6 * 17 > 40
 
 
 def at_least_single(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
-    """Data in float32, or in float64 if they are; in float16 pixel values round to others."""
+    """Convert data to float32 at least (float64 stays), since float16 cannot tell pixel values
+    apart.
+    """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -36,7 +38,7 @@ def eps_loss(
     eps: Float[Tensor, "b *d"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, " b"]:
-    r"""The loss at given noise levels, $\tfrac12\|\hat\epsilon - \epsilon\|^2$; nats per
+    r"""Compute the loss $\tfrac12\|\hat\epsilon - \epsilon\|^2$ at given noise levels; nats per
     dimension.
 
     Args:
@@ -61,7 +63,8 @@ def eps_loss(
 
 @torch.no_grad()
 def prior_loss(x: Float[Tensor, "b *d"], logsnr_min: float) -> Float[Tensor, " b"]:
-    r"""$\mathrm{KL}(q(z_{\lambda_\min} \mid x)\,\|\,\mathcal N(0, I))$, nats per dimension.
+    r"""Compute the prior loss $\mathrm{KL}(q(z_{\lambda_\min} \mid x)\,\|\,\mathcal N(0, I))$, nats
+    per dimension.
 
     $\tfrac12(\alpha^2 x^2 + \sigma^2 - 1 - \ln\sigma^2)$, and $\sigma^2 = 1 - \alpha^2$.
     """
@@ -79,8 +82,9 @@ def decoder_loss(
     eps: Float[Tensor, "b *d"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, " b"]:
-    r"""$-\log p(x \mid z_{\lambda_\max})$, nats per dimension: for one draw of $z$ if the data are
-    discrete, else averaged over $z$ exactly, which gives $\tfrac12(1 - \lambda_\max + \ln 2\pi)$.
+    r"""Compute the decoder loss $-\log p(x \mid z_{\lambda_\max})$, nats per dimension: for one
+    draw of $z$ if the data are discrete, else the exact mean over $z$, $\tfrac12(1 - \lambda_\max +
+    \ln 2\pi)$.
 
     With pixel values $s$ standard deviations of the noise apart, the logit of the value that is $j$
     above the true one is $-\tfrac12(\epsilon - js)^2$. Values with logits of 40 less, but for one
@@ -108,7 +112,9 @@ def decoder_loss(
 def loss_of_levels(
     x: Float[Tensor, "b *d"], logsnr_max: float, num_levels: int | None, eps: Float[Tensor, "b *d"]
 ) -> Float[Tensor, " b"]:
-    """The decoder's loss of data that are known to be of these values: no device is waited for."""
+    """Compute the decoder loss of data already validated as pixel values, without a device
+    synchronization.
+    """
     if num_levels is None:
         return torch.full_like(x.flatten(1)[:, 0], 0.5 * (1 - logsnr_max + math.log(2 * math.pi)))
     x = at_least_single(x)
@@ -129,8 +135,8 @@ def loss_of_levels(
 
 
 def require_levels(x: Float[Tensor, "b *d"], num_levels: int) -> None:
-    """Raise a ValueError unless all of `x` are values $2k/(K-1) - 1$, to 5 % of their spacing, of
-    two values or more.
+    """Raise a ValueError unless `num_levels` is at least 2 and every number in `x` is a pixel value
+    $2k/(K-1) - 1$, to 5 % of the spacing.
 
     So rounding to float16 passes, and data in [0, 1], of which every other value is half a step
     off, or of 0 to 255 do not.
@@ -152,8 +158,8 @@ def require_levels(x: Float[Tensor, "b *d"], num_levels: int) -> None:
 
 
 def warn_if_unresolved(logsnr_max: float, num_levels: int | None) -> None:
-    r"""Warn if noise at $\lambda_\max$ blurs neighbouring pixel values into one another: if they
-    are $\tfrac{2}{K-1} e^{\lambda_\max/2} < 6$ standard deviations of it apart.
+    r"""Warn if noise at $\lambda_\max$ blurs neighbouring pixel values: if their distance
+    $\tfrac{2}{K-1} e^{\lambda_\max/2}$ is below 6 standard deviations of the noise.
 
     The decoder, which knows nothing but the noisy pixel, then pays: for 17 values that are equally
     likely 0.14 bits/dim at 4.1 standard deviations, 0.008 at 6.2.

@@ -41,10 +41,12 @@ __all__ = [
 
 
 class NetworkConfig(Protocol):
-    """The architecture of a network."""
+    """Interface of a network configuration, which builds the network."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """The network for samples of `shape`; ValueError if it does not fit them."""
+        """Build the network for samples of `shape`; raise a ValueError if the architecture does not
+        fit them.
+        """
 
 
 NETWORKS: tuple[type[NetworkConfig], ...] = (

@@ -37,7 +37,7 @@ Resampling = Literal["none", "down", "up"]
 
 @dataclass(frozen=True, kw_only=True)
 class ADMConfig(Typed):
-    """ADM's U-Net; by default the one for ImageNet at 64x64."""
+    """Configuration of ADM's U-Net; the default is the network for ImageNet at 64x64."""
 
     channels: tuple[int, ...] = (192, 384, 576, 768)
     """Channels per resolution, finest first; each next resolution has half the side."""
@@ -58,7 +58,8 @@ class ADMConfig(Typed):
     """Probability of dropping a channel's value inside a residual block, in training."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """The network for images of `shape`, (channels, height, width), with freshly drawn weights.
+        """Build the network for images of `shape`, (channels, height, width), with random initial
+        weights.
 
         Raises:
             ValueError: If the architecture does not fit the images, or itself.
@@ -72,7 +73,8 @@ class ADMConfig(Typed):
 
 
 class ADM(nn.Module):
-    """The network of `ADMConfig`; build it through `ADMConfig.build`, which checks the sizes.
+    """ADM's U-Net, configured by `ADMConfig`; build it by `ADMConfig.build`, which checks the
+    sizes.
 
     Args:
         config: The architecture.
@@ -122,7 +124,9 @@ class ADM(nn.Module):
         logsnr: Float[Tensor, " b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """The output $y$ at $z$, in its shape and dtype; see `elbos.networks` for the arguments."""
+        """Return the network output $y$ at $z$, in the shape and dtype of `z`; see `elbos.networks`
+        for the arguments.
+        """
         embedding = self.embedding(logsnr, cond)
         h = self.conv_in(z)
         skips = [h]
@@ -139,7 +143,7 @@ class ADM(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block, and attention behind it or none."""
+    """A residual block, optionally followed by attention."""
 
     def __init__(self, block: "ResidualBlock", attention: Attention | None) -> None:
         super().__init__()
@@ -154,7 +158,7 @@ class Stage(nn.Module):
 
 
 class Middle(nn.Module):
-    """Two residual blocks with attention between them, at the coarsest resolution."""
+    """Bottleneck of the U-Net: two residual blocks with attention between them."""
 
     def __init__(
         self, num_channels: int, embedding_dim: int, head_dim: int, dropout: float
@@ -173,7 +177,8 @@ class Middle(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions behind norms, with the embedding's scale and shift between them.
+    """Residual block of two 3x3 convolutions, each after a norm, modulated by the embedding in
+    between.
 
     Args:
         num_inputs: Channels of the input.
@@ -213,7 +218,7 @@ class ResidualBlock(nn.Module):
         return out
 
     def resampled(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-        """`h` at the resolution of the output."""
+        """Resample `h` to the resolution of the output."""
         if self.resampling == "down":
             return F.avg_pool2d(h, 2)
         return upsampled(h) if self.resampling == "up" else h

@@ -30,7 +30,7 @@ MAX_EXPONENT = 16  # a period of 2^-15, near the last digits of a float32 pixel
 
 
 def logsnr_features(logsnr: Float[Tensor, " b"]) -> Float[Tensor, "b f"]:
-    r"""Sines and cosines of log-SNR, $\phi(\lambda)$, in the dtype of `logsnr`.
+    r"""Return sines and cosines of log-SNR, $\phi(\lambda)$, in the dtype of `logsnr`.
 
     Examples:
         >>> logsnr_features(torch.zeros(1)).sum()
@@ -48,7 +48,8 @@ def logsnr_features(logsnr: Float[Tensor, " b"]) -> Float[Tensor, "b f"]:
 
 
 class Embedding(nn.Module):
-    r"""One vector for noise level and label: two linear maps of $\phi(\lambda)$, plus the label's.
+    r"""Joint embedding of noise level and label: two linear maps of $\phi(\lambda)$, plus a label
+    vector.
 
     Args:
         num_features: Length of the vector.
@@ -64,7 +65,7 @@ class Embedding(nn.Module):
     def forward(
         self, logsnr: Float[Tensor, " b"], cond: Int[Tensor, " b"] | None
     ) -> Float[Tensor, "b f"]:
-        """The vector of each sample.
+        """Return the embedding vector of each sample.
 
         Args:
             logsnr: Log-SNR.
@@ -103,7 +104,8 @@ class Embedding(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-    r"""Pixels with their Fourier features, $e^{-(2^n\pi\tilde\sigma)^2/2}\,(\sin, \cos)(2^n\pi z)$.
+    r"""Fourier features of pixels, $e^{-(2^n\pi\tilde\sigma)^2/2}\,(\sin, \cos)(2^n\pi z)$,
+    appended to the pixels.
 
     Clean images differ from noisy ones in digits of $z$ that bfloat16 does not have; the features
     have them. The factor is their expectation over the noise, relative to that without: where the
@@ -123,7 +125,7 @@ class FourierFeatures(nn.Module):
     def forward(
         self, z: Float[Tensor, "b c h w"], logsnr: Float[Tensor, " b"]
     ) -> Float[Tensor, "b k h w"]:
-        """The pixels, and sine and cosine of each frequency, as channels."""
+        """Return the pixels with sine and cosine of each frequency as further channels."""
         sigma = torch.exp(-logsnr / 2)[:, None, None, None]
         parts = [z]
         for frequency in self.frequencies:
@@ -135,7 +137,7 @@ class FourierFeatures(nn.Module):
 def attended(
     q: Float[Tensor, "b k n d"], k: Float[Tensor, "b k n d"], v: Float[Tensor, "b k n d"]
 ) -> Float[Tensor, "b k n d"]:
-    """The values, averaged for each query with the softmax of its scaled products with the keys.
+    """Compute scaled dot-product attention.
 
     For few tokens on the CPU written out: torch's kernel is there three times slower, forward and
     backward, for 49 tokens.
@@ -148,15 +150,15 @@ def attended(
 
 
 def set_zero(*modules: nn.Module) -> None:
-    """Set all parameters to zero: a branch then adds nothing until it has learned something."""
+    """Set all parameters of modules to zero, so that a residual branch initially adds nothing."""
     for module in modules:
         for parameter in module.parameters():
             nn.init.zeros_(parameter)
 
 
 def require_images(name: str, shape: tuple[int, ...], factor: int, what: str) -> None:
-    """Raise a ValueError if data are no images, or their sides no multiples of `factor`, which is
-    `what`.
+    """Raise a ValueError unless data are images whose sides are multiples of `factor`; `what`
+    explains the factor in the message.
     """
     if len(shape) != 3:
         raise ValueError(
@@ -172,7 +174,7 @@ def require_images(name: str, shape: tuple[int, ...], factor: int, what: str) ->
 
 
 def require_exponents(exponents: tuple[int, ...]) -> None:
-    """Raise a ValueError if Fourier features at these powers of 2 say nothing of pixels."""
+    """Raise a ValueError unless all exponents of Fourier features are in 0..16."""
     for exponent in exponents:
         if not 0 <= exponent <= MAX_EXPONENT:
             raise ValueError(
@@ -182,6 +184,6 @@ def require_exponents(exponents: tuple[int, ...]) -> None:
 
 
 def require_dropout(dropout: float) -> None:
-    """Raise a ValueError if it is no probability of dropping some."""
+    """Raise a ValueError unless a dropout probability is in [0, 1)."""
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}: give a number from 0 to below 1.")

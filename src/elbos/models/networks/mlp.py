@@ -21,7 +21,7 @@ from elbos.models.networks.layers import Embedding, set_zero
 
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig(Typed):
-    """A residual multilayer perceptron on vectors of any length."""
+    """Configuration of a residual multilayer perceptron on vectors of any length."""
 
     num_features: int = 128
     """Width of the hidden layers."""
@@ -30,7 +30,7 @@ class MLPConfig(Typed):
     """Residual blocks, of two linear maps each."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """The network for vectors of `shape`, with freshly drawn weights.
+        """Build the network for vectors of `shape`, with random initial weights.
 
         Raises:
             ValueError: If the data are not vectors or a size is not positive.
@@ -45,7 +45,8 @@ class MLPConfig(Typed):
 
 
 class MLP(nn.Module):
-    """The network of `MLPConfig`; build it through `MLPConfig.build`, which checks the sizes.
+    """Residual multilayer perceptron, configured by `MLPConfig`; build it by `MLPConfig.build`,
+    which checks the sizes.
 
     Args:
         config: The architecture.
@@ -68,7 +69,9 @@ class MLP(nn.Module):
         logsnr: Float[Tensor, " b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b d"]:
-        """The output $y$ at $z$, in its shape and dtype; see `elbos.networks` for the arguments."""
+        """Return the network output $y$ at $z$, in the shape and dtype of `z`; see `elbos.networks`
+        for the arguments.
+        """
         embedding = self.embedding(logsnr, cond)
         h = self.linear_in(z)
         for block in self.blocks:
@@ -78,7 +81,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One residual block, two linear maps with the embedding's scale and shift between them."""
+    """Residual block of two linear maps, modulated by the embedding in between."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

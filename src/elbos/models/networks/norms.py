@@ -26,14 +26,16 @@ from torch.autograd.function import once_differentiable
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """A context in which operations compute in the precision of their inputs."""
+    """Return a context in which autocast is off and operations compute in the precision of their
+    inputs.
+    """
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()  # such as meta
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalization in the precision and memory layout of its input."""
+    """Group normalization that keeps the precision and memory layout of its input."""
 
     def forward(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         if h.device.type == "cpu":
@@ -49,7 +51,7 @@ def group_norm(
     bias: Float[Tensor, " c"],
     eps: float,
 ) -> Float[Tensor, "b c h w"]:
-    """Group normalization in few passes over `h`, with statistics in float32 at least.
+    """Compute group normalization in few passes over `h`, with statistics in float32 at least.
 
     It can be differentiated once.
     """
@@ -58,7 +60,9 @@ def group_norm(
 
 
 class _GroupNorm(torch.autograd.Function):
-    """Multiply-adds with one number per sample and channel, forward and backward."""
+    """Autograd function of group normalization: one multiply-add per value, forward and
+    backward.
+    """
 
     @staticmethod
     def forward(
@@ -78,8 +82,8 @@ class _GroupNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        r"""$\partial h = r\,(wg - \langle wg\rangle - \hat h\,\langle wg \hat h\rangle)$, with
-        the rate $r$, the normalized $\hat h = r (h - \mu)$ and means over a group.
+        r"""Compute the gradient $\partial h = r\,(wg - \langle wg\rangle - \hat h\,\langle wg \hat
+        h\rangle)$, with the rate $r$, the normalized $\hat h = r (h - \mu)$ and means over a group.
         """
         h, weight, mean, rate = ctx.saved_tensors
         num_groups = ctx.num_groups
@@ -101,7 +105,7 @@ def _wide(h: Tensor) -> torch.dtype:
 
 
 def _in_groups(values: Tensor, num_groups: int) -> Tensor:
-    """One number per channel, `[..., c]`, as `[..., g, c/g]`."""
+    """Reshape one number per channel, `[..., c]`, to groups `[..., g, c/g]`."""
     return values.reshape(*values.shape[:-1], num_groups, -1)
 
 
@@ -114,7 +118,9 @@ def _aligned(values: Float[Tensor, "b g k"]) -> Float[Tensor, "b c 1 1"]:
 
 
 def _centred(h: Tensor, mean: Float[Tensor, "b g 1"]) -> tuple[Tensor, Float[Tensor, "b g 1"]]:
-    """Subtract the mean in the precision of `h`; also returns what is left of the mean."""
+    """Subtract the group mean, rounded to the dtype of `h`; also return the rounding error of the
+    mean.
+    """
     rounded = mean.to(h.dtype)
     num_channels = h.shape[1] // mean.shape[1]
     return h - _aligned(rounded.expand(-1, -1, num_channels)), mean - rounded.to(mean)
@@ -123,7 +129,7 @@ def _centred(h: Tensor, mean: Float[Tensor, "b g 1"]) -> tuple[Tensor, Float[Ten
 def _multiply_add(
     h: Tensor, scale: Float[Tensor, "b g k"], shift: Float[Tensor, "b g k"]
 ) -> Tensor:
-    """Multiply `h` and add in the precision of the scale, and round once, to that of `h`."""
+    """Compute `h * scale + shift` in the precision of `scale`, rounded once to the dtype of `h`."""
     # one kernel; the compiler takes no `out` in this layout, and joins the cast
     out = None if torch.compiler.is_compiling() else torch.empty_like(h)
     return torch.addcmul(_aligned(shift), h, _aligned(scale), out=out).to(h.dtype)
@@ -132,12 +138,12 @@ def _multiply_add(
 def layer_norm(
     h: Float[Tensor, "*b c"], weight: Float[Tensor, " c"] | None = None
 ) -> Float[Tensor, "*b c"]:
-    """Each vector minus its mean, over its standard deviation, times `weight`."""
+    """Normalize each vector to zero mean and unit variance, and multiply by `weight` if given."""
     with without_autocast(h.device):
         return F.layer_norm(h, h.shape[-1:], None if weight is None else weight.to(h.dtype))
 
 
 def upsampled(h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-    """Each pixel four times: both sides are twice as long."""
+    """Upsample images by a factor of 2, repeating each pixel."""
     with without_autocast(h.device):
         return F.interpolate(h, scale_factor=2.0)

@@ -47,7 +47,7 @@ GROUP_SIZE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig(Typed):
-    """A U-Net on square or rectangular images."""
+    """Configuration of a U-Net on square or rectangular images."""
 
     channels: tuple[int, ...] = (128, 256)
     """Channels per resolution, finest first; each next resolution has half the side."""
@@ -75,7 +75,8 @@ class UNetConfig(Typed):
     """Probability of dropping a channel's value inside a residual block, in training."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """The network for images of `shape`, (channels, height, width), with freshly drawn weights.
+        """Build the network for images of `shape`, (channels, height, width), with random initial
+        weights.
 
         Raises:
             ValueError: If the architecture does not fit the images, or itself.
@@ -99,7 +100,7 @@ class UNetConfig(Typed):
 
 
 class UNet(nn.Module):
-    """The network of `UNetConfig`; build it through `UNetConfig.build`, which checks the sizes.
+    """U-Net configured by `UNetConfig`; build it by `UNetConfig.build`, which checks the sizes.
 
     Args:
         config: The architecture.
@@ -143,7 +144,9 @@ class UNet(nn.Module):
         logsnr: Float[Tensor, " b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """The output $y$ at $z$, in its shape and dtype; see `elbos.networks` for the arguments."""
+        """Return the network output $y$ at $z$, in the shape and dtype of `z`; see `elbos.networks`
+        for the arguments.
+        """
         modulation = self.modulation(self.embedding(logsnr, cond))[:, :, None, None]
         each, num = modulation.split(self.sizes, dim=1), self.num_blocks
         modulations = iter([each[i : i + num] for i in range(0, len(each), num)])
@@ -162,7 +165,7 @@ class UNet(nn.Module):
 
 
 class Resolution(nn.Module):
-    """The residual blocks of one resolution, and its attention."""
+    """Residual blocks of one resolution, optionally followed by attention."""
 
     def __init__(self, config: UNetConfig, num_channels: int, *, use_attention: bool) -> None:
         super().__init__()
@@ -179,7 +182,7 @@ class Resolution(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block, two 3x3 convolutions with the embedding's scale and shift between them."""
+    """Residual block of two 3x3 convolutions, modulated by the embedding in between."""
 
     def __init__(self, num_channels: int, dropout: float) -> None:
         super().__init__()
@@ -199,7 +202,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the pixels of one resolution, added to its input."""
+    """Self-attention over the pixels of one resolution, with a residual connection."""
 
     def __init__(self, num_channels: int, head_dim: int) -> None:
         super().__init__()
@@ -223,7 +226,9 @@ def group_norm(num_channels: int) -> GroupNorm:
 
 
 def require_channels(channels: tuple[int, ...], num_attention_levels: int, head_dim: int) -> None:
-    """Raise a ValueError if norms or attention heads do not fit these channels per resolution."""
+    """Raise a ValueError if group norms or attention heads do not divide the channels of a
+    resolution.
+    """
     num_resolutions = len(channels)
     if num_resolutions == 0:
         raise ValueError("channels is empty: give at least one resolution.")

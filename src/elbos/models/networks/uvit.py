@@ -32,7 +32,9 @@ from elbos.models.networks.vit import Block, positions, require_heads, rotations
 
 @dataclass(frozen=True, kw_only=True)
 class UViTConfig(Typed):
-    """Simple diffusion's U-ViT; by default the one for ImageNet at 128x128, of 2.3 billion."""
+    """Configuration of simple diffusion's U-ViT; the default is for ImageNet at 128x128 (2.3
+    billion parameters).
+    """
 
     channels: tuple[int, ...] = (128, 256, 512, 2048)
     """Channels per resolution, finest first; each next resolution has half the side. The last one
@@ -55,7 +57,8 @@ class UViTConfig(Typed):
     is none in the residual blocks: on fine resolutions it does harm."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """The network for images of `shape`, (channels, height, width), with freshly drawn weights.
+        """Build the network for images of `shape`, (channels, height, width), with random initial
+        weights.
 
         Raises:
             ValueError: If the architecture does not fit the images, or itself.
@@ -75,7 +78,7 @@ class UViTConfig(Typed):
 
 
 class UViT(nn.Module):
-    """The network of `UViTConfig`; build it through `UViTConfig.build`, which checks the sizes.
+    """U-ViT configured by `UViTConfig`; build it by `UViTConfig.build`, which checks the sizes.
 
     Args:
         config: The architecture.
@@ -118,7 +121,9 @@ class UViT(nn.Module):
         logsnr: Float[Tensor, " b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """The output $y$ at $z$, in its shape and dtype; see `elbos.networks` for the arguments."""
+        """Return the network output $y$ at $z$, in the shape and dtype of `z`; see `elbos.networks`
+        for the arguments.
+        """
         embedding = self.embedding(logsnr, cond)
         h = self.conv_in(z)
         skips = []
@@ -141,7 +146,7 @@ class UViT(nn.Module):
     def transformer(
         self, h: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"]
     ) -> Float[Tensor, "b c h w"]:
-        """The blocks on the pixels of the coarsest resolution, as tokens."""
+        """Apply the transformer blocks to the pixels of the coarsest resolution, as tokens."""
         height, width = h.shape[2:]
         tokens: Tensor = h.permute(0, 2, 3, 1).flatten(1, 2)  # a view where h is channels-last
         tokens = tokens + positions(height, width, tokens.shape[2], tokens)

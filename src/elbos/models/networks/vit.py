@@ -48,7 +48,9 @@ MULTIPLE = 64  # of the perceptron's width, for matrix products
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig(Typed):
-    """A vision transformer. DiT's sizes, features x blocks: S 384 x 12, B 768 x 12, L 1024 x 24."""
+    """Configuration of a vision transformer. DiT's sizes, features x blocks: S 384 x 12, B 768 x
+    12, L 1024 x 24.
+    """
 
     num_features: int = 384
     """Width of the tokens."""
@@ -70,7 +72,8 @@ class ViTConfig(Typed):
     """Probability of dropping a value inside a perceptron, in training."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """The network for images of `shape`, (channels, height, width), with freshly drawn weights.
+        """Build the network for images of `shape`, (channels, height, width), with random initial
+        weights.
 
         Raises:
             ValueError: If the architecture does not fit the images, or itself.
@@ -89,7 +92,8 @@ class ViTConfig(Typed):
 
 
 class ViT(nn.Module):
-    """The network of `ViTConfig`; build it through `ViTConfig.build`, which checks the sizes.
+    """Vision transformer configured by `ViTConfig`; build it by `ViTConfig.build`, which checks the
+    sizes.
 
     Args:
         config: The architecture.
@@ -122,7 +126,9 @@ class ViT(nn.Module):
         logsnr: Float[Tensor, " b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """The output $y$ at $z$, in its shape and dtype; see `elbos.networks` for the arguments."""
+        """Return the network output $y$ at $z$, in the shape and dtype of `z`; see `elbos.networks`
+        for the arguments.
+        """
         embedding = self.embedding(logsnr, cond)
         patches = F.pixel_unshuffle(self.features(z, logsnr), self.patch_size)
         tokens = self.linear_in(patches.flatten(2).transpose(1, 2))
@@ -138,7 +144,7 @@ class ViT(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block, with the embedding's scales, shifts and gates.
+    """Transformer block modulated by the embedding (adaLN-zero): scales, shifts and gates.
 
     Args:
         num_features: Width of the tokens.
@@ -183,7 +189,10 @@ class Block(nn.Module):
         tokens: Float[Tensor, "b n c"],
         rotation: tuple[Float[Tensor, "n 1 1 d"], Float[Tensor, "n 1 1 d"]],
     ) -> Float[Tensor, "b n c"]:
-        """Self-attention among the tokens. Tokens stay ahead of heads in memory: no copies."""
+        """Compute self-attention among the tokens.
+
+        Tokens stay ahead of heads in memory, which saves copies.
+        """
         pairs = self.queries_keys(tokens).unflatten(2, (2, -1, self.head_dim))
         q, k = rotated(layer_norm(pairs, self.norm), rotation).transpose(1, 3).unbind(2)
         v = self.values(tokens).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
@@ -193,8 +202,10 @@ class Block(nn.Module):
 
 
 def angles(height: int, width: int, num: int, period: float, like: Tensor) -> Float[Tensor, "n d"]:
-    """Row times `num` frequencies, then column times the same, of each patch of an image, row by
-    row; from one radian per patch to almost one per `period`, and in float32 at least.
+    """Return the phases of axial position features, patches row by row: `num` frequencies times the
+    row, then times the column, with periods up to almost `2 * pi * period` patches.
+
+    In float32 at least.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
     frequencies = period ** -(torch.arange(num, dtype=dtype, device=like.device) / num)
@@ -208,7 +219,9 @@ def angles(height: int, width: int, num: int, period: float, like: Tensor) -> Fl
 
 
 def positions(height: int, width: int, num_features: int, like: Tensor) -> Float[Tensor, "n c"]:
-    """Sines and cosines of row and column of each patch, and zeros where 4 does not divide c."""
+    """Return sinusoidal position embeddings of the patches, padded with zeros where 4 does not
+    divide the width.
+    """
     phase = angles(height, width, num_features // 4, LONGEST_PERIOD, like)
     table = torch.cat([phase.sin(), phase.cos()], dim=1).to(like.dtype)
     return F.pad(table, (0, num_features - table.shape[1]))
@@ -217,7 +230,9 @@ def positions(height: int, width: int, num_features: int, like: Tensor) -> Float
 def rotations(
     height: int, width: int, head_dim: int, like: Tensor
 ) -> tuple[Float[Tensor, "n 1 1 d"], Float[Tensor, "n 1 1 d"]]:
-    """The factors of a patch's features, and of their partners, that rotate pairs of them."""
+    """Return the factors of axial rotary position embedding (RoPE): cosines for a feature, signed
+    sines for its pair.
+    """
     phase = angles(height, width, head_dim // 4, ROTATION_PERIOD, like)
     cos, sin = phase.cos(), phase.sin()
     factors = torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)
@@ -229,13 +244,15 @@ def rotated(
     heads: Float[Tensor, "b n k heads d"],
     rotation: tuple[Float[Tensor, "n 1 1 d"], Float[Tensor, "n 1 1 d"]],
 ) -> Float[Tensor, "b n k heads d"]:
-    """Heads whose features (i, i + d/2) are rotated as pairs, by their patch's angles."""
+    """Apply rotary position embedding to queries and keys: rotate the feature pairs (i,
+    i + d/2).
+    """
     own, partners = rotation
     return torch.addcmul(heads * own, heads.roll(heads.shape[4] // 2, 4), partners)
 
 
 def require_heads(num_features: int, head_dim: int) -> None:
-    """Raise a ValueError if heads do not fill the width, or have no pairs for rows and columns."""
+    """Raise a ValueError unless `head_dim` divides the width and is a multiple of 4."""
     if num_features % head_dim or head_dim % 4:
         raise ValueError(
             f"head_dim {head_dim} does not divide {num_features} features, or 4 does not divide "

@@ -14,7 +14,7 @@ from elbos.theory.process import alpha_sigma, posterior
 
 @dataclass(frozen=True, kw_only=True)
 class Ancestral(Sampler):
-    r"""DDPM's ancestral sampling, $z_s \sim q(z_s \mid z_t, \hat x)$.
+    r"""DDPM's ancestral sampler, $z_s \sim q(z_s \mid z_t, \hat x)$.
 
     Its variance is $\sigma_s^2 c$ with $c = 1 - e^{\lambda_t - \lambda_s}$.
 
@@ -49,7 +49,7 @@ class Ancestral(Sampler):
 
 @dataclass(frozen=True, kw_only=True)
 class DDIM(Sampler):
-    r"""DDIM, a first-order step of the ODE, or with noise of any strength.
+    r"""DDIM sampler: first-order steps of the ODE, optionally with noise.
 
     $$z_s = \alpha_s\hat x + \sqrt{\sigma_s^2 - \tau^2}\,\hat\epsilon + \tau\epsilon, \qquad
       \tau = \eta\,\sigma_s\sqrt c, \qquad c = 1 - e^{\lambda_t - \lambda_s}.$$

@@ -25,7 +25,7 @@ from elbos.theory.process import alpha_sigma
 
 @dataclass(frozen=True, kw_only=True)
 class StochasticDPMSolver(Sampler):
-    r"""SDE-DPM-Solver++(2M): `DPMSolver` on an SDE with the marginals of the ODE.
+    r"""SDE-DPM-Solver++(2M): the stochastic version of `DPMSolver`, with the same marginals.
 
     With $r$ the ratio of the last $h$ to this one, and Langevin dynamics of strength $\eta$ along
     the way, which replace noise and damp $z_t$,

@@ -22,7 +22,7 @@ Noise = Callable[[], Tensor]
 
 
 class Sampler(Typed, abc.ABC):
-    """A way from noise to data; its fields are its settings."""
+    """Base class of samplers, which transform noise to data; the fields are the settings."""
 
     @torch.no_grad()
     @typed
@@ -36,7 +36,7 @@ class Sampler(Typed, abc.ABC):
         *,
         clip: float | None = None,
     ) -> Float[Tensor, "b *d"]:
-        r"""The noise `z` taken along `logsnrs`, to the last of them.
+        r"""Sample: integrate from noise `z` along the noise levels `logsnrs` to the last one.
 
         Args:
             denoiser: Estimates data and noise.
@@ -91,17 +91,17 @@ class Sampler(Typed, abc.ABC):
         levels: Float[Tensor, "n 1"],
         noise: Noise,
     ) -> Float[Tensor, "b *d"]:
-        """The sampler itself: `z` taken along `levels`."""
+        """Run the sampling algorithm on `z` along `levels`."""
 
     def num_evaluations(self, num_steps: int) -> int:
-        """The number of calls of the denoiser (NFE) for `num_steps` steps of a `grid`."""
+        """Return the number of denoiser calls (NFE) for `num_steps` steps of a `grid`."""
         return num_steps
 
 
 @typed
 def grid(schedule: Schedule, num_steps: int) -> Float[Tensor, " n_plus_1"]:
-    r"""Noise levels uniform in the schedule's time, from $\lambda_\min$ to $\lambda_\max$, and then
-    clean data, $\infty$.
+    r"""Return noise levels uniform in the schedule's time from $\lambda_\min$ to $\lambda_\max$,
+    followed by $\infty$ (clean data).
 
     With `schedules.EDMSampling()` it is EDM's grid.
 

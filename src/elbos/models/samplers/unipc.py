@@ -27,7 +27,7 @@ Estimates = list[tuple[Tensor, Tensor]]  # noise levels, and the estimates of da
 
 @dataclass(frozen=True, kw_only=True)
 class UniPC(Sampler):
-    r"""UniPC with $B_2(h)$: each estimate first corrects the step that led to it.
+    r"""UniPC sampler with $B_2(h)$: each new estimate first corrects the step that led to it.
 
     A step is predicted from the last `order` estimates. The estimate at its end joins them, and the
     step is taken again with one more, for no further evaluation: of order `order` + 1 on the ODE.
@@ -89,7 +89,9 @@ def _multistep(
     order: int,
     is_corrected: bool,
 ) -> Float[Tensor, "b *d"]:
-    """`z` after steps predicted from the last `order` estimates, and corrected by the next one."""
+    """Integrate `z` along `levels` by multistep prediction from the last `order` estimates, each
+    step optionally corrected by the next estimate.
+    """
     is_clean, num_steps = bool(levels[-1].isinf()), len(levels) - 1
     estimates: Estimates = []
     used: Estimates = []
@@ -111,7 +113,7 @@ def _integrate(
     after: Float[Tensor, " 1"],
     estimates: Estimates,
 ) -> Float[Tensor, "b *d"]:
-    """The step from `now` to `after` with the polynomial through `estimates`."""
+    """Integrate `z` from `now` to `after` with the polynomial interpolating `estimates`."""
     h = (after - now).item() / 2
     weights = _quadrature([(level - now).item() / 2 for level, _ in estimates], h)
     (_, sigma), (alpha_next, sigma_next) = alpha_sigma(now), alpha_sigma(after)
@@ -120,7 +122,8 @@ def _integrate(
 
 
 def _quadrature(nodes: list[float], h: float) -> list[float]:
-    r"""The weights of $\int_0^h e^{\tau - h} f(\tau)\,d\tau$ on `nodes`.
+    r"""Return the quadrature weights of $\int_0^h e^{\tau - h} f(\tau)\,d\tau$ for values of $f$ at
+    `nodes`.
 
     They are exact for $f = (\tau/h)^k$ with $k$ below the number of nodes, whose integrals are
     $m_0 = 1 - e^{-h}$ and, by parts, $m_k = 1 - k\,m_{k-1}/h$. Of two nodes, $m_1$ is

@@ -27,7 +27,7 @@ def _velocity(
     reference: str,
     coefficient: Callable[[Tensor], Tensor] = one,
 ) -> Recipe:
-    """The velocity loss of flow matching."""
+    """Return a recipe of the flow-matching velocity loss."""
     return Recipe(
         title=title,
         schedule=schedule,
@@ -39,7 +39,9 @@ def _velocity(
 
 
 def _logit_normal(title: str, mean: float, std: float, reference: str) -> Recipe:
-    """The velocity loss at logit-normal times; a shift by k adds ln k to the mean."""
+    """Return a recipe of the velocity loss at logit-normal times; a time shift by k adds ln k to
+    the mean.
+    """
     schedule = Normal.logit_normal(mean=mean, std=std)
     return _velocity(title, schedule, weightings.LogitNormalFlow(mean=mean, std=std), reference)
 
@@ -60,7 +62,7 @@ def _mode(scale: float, reference: str) -> Recipe:
 
 
 def _bell(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""$e^{-2(\tau - 1/2)^2} - e^{-1/2}$."""
+    r"""Return the bell-shaped coefficient $e^{-2(\tau - 1/2)^2} - e^{-1/2}$ at flow time $\tau$."""
     tau = torch.sigmoid(-logsnr / 2)
     return torch.exp(-2 * (tau - 0.5) ** 2) - math.exp(-0.5)
 

@@ -14,7 +14,8 @@ from elbos.theory.weightings import Weighting
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    r"""The loss of a published method.
+    r"""The training loss of a published method: noise schedule, prediction type and loss
+    coefficient.
 
     Attributes:
         title: The method, in a few words.
@@ -33,7 +34,7 @@ class Recipe:
     reference: str
 
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """The implied weighting: density times coefficient times error ratio, unnormalized.
+        """Return the implied weighting: density times coefficient times error ratio, unnormalized.
 
         Beyond the ends of the schedule, where the recipe samples nothing, its formula continues.
         """
@@ -44,7 +45,9 @@ class Recipe:
 def exact(
     weighting: Weighting, schedule: Schedule, parameterization: Parameterization
 ) -> Callable[[Tensor], Tensor]:
-    """The coefficient that trains exactly `weighting`, whatever is sampled and predicted."""
+    """Return the loss coefficient that realizes `weighting` exactly under a schedule and
+    parameterization.
+    """
     return lambda logsnr: (
         weighting(logsnr)
         * torch.exp(-schedule.log_density(logsnr))
@@ -53,5 +56,5 @@ def exact(
 
 
 def one(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    """The coefficient one at every noise level."""
+    """Return the coefficient one at every noise level."""
     return torch.ones_like(logsnr)

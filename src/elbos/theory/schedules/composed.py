@@ -21,20 +21,20 @@ def _require_fixed(schedule: Schedule) -> None:
 
 
 def _inside(schedule: Schedule, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    """The log-density of a schedule, minus infinity outside its range."""
+    """Return the log-density of a schedule; minus infinity outside its log-SNR range."""
     is_inside = (logsnr >= schedule.logsnr_min) & (logsnr <= schedule.logsnr_max)
     return torch.where(is_inside, schedule.log_density(logsnr), -math.inf)
 
 
 def _cut(schedule: Schedule, own_min: float, own_max: float) -> None:
-    """Move ends that lie beyond a schedule's own, where it has no density, to those."""
+    """Clip the log-SNR range of a schedule to the range on which its density is positive."""
     object.__setattr__(schedule, "logsnr_min", max(schedule.logsnr_min, own_min))
     object.__setattr__(schedule, "logsnr_max", min(schedule.logsnr_max, own_max))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(Schedule):
-    r"""One of several schedules, drawn anew for each sample, $p = \sum_i \pi_i p_i$.
+    r"""Mixture of schedules, one drawn for each sample, $p = \sum_i \pi_i p_i$.
 
     Attributes:
         schedules: The $p_i$, each on its own range.
@@ -73,7 +73,9 @@ class Mixture(Schedule):
         return [(share / total, s) for share, s in zip(self.shares, self.schedules, strict=True)]
 
     def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Between the smallest and the largest of the parts' log-SNRs at the same time."""
+        """Invert the mixture's time function, between the smallest and the largest log-SNR of the
+        components.
+        """
         levels = torch.stack([schedule.logsnr(t.clamp(0, 1)) for schedule in self.schedules])
         low, high = levels.min(0).values, levels.max(0).values
 
@@ -93,7 +95,8 @@ class Mixture(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class FlowTimes(Schedule):
-    r"""Another schedule's times on the rectified-flow path, shifted, then mapped to a range.
+    r"""Schedule on the rectified-flow path whose times are those of another schedule, shifted and
+    mapped to a range.
 
     $$\tau' = \tau_0 + (\tau_1 - \tau_0)\,\frac{s\tau}{1 + (s - 1)\tau}, \qquad
       \tau = \mathrm{sigmoid}(-\lambda/2).$$
@@ -135,7 +138,7 @@ class FlowTimes(Schedule):
         super().__post_init__()
 
     def _mapped(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Where a log-SNR of `inner` is mapped to."""
+        """Map a log-SNR of `inner` to the shifted and rescaled log-SNR."""
         half, width = logsnr / 2 - math.log(self.shift), self.time_max - self.time_min
         noise = self.time_min + width * torch.sigmoid(-half)
         signal = 1 - self.time_max + width * torch.sigmoid(half)
@@ -144,8 +147,8 @@ class FlowTimes(Schedule):
     def _unmapped(
         self, logsnr: Float[Tensor, "*b"]
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-        r"""The log-SNR of `inner` that is mapped to a given one, and the log of
-        $d\lambda/d\lambda'$.
+        r"""Invert the map of log-SNR: return the log-SNR of `inner` and
+        $\log(d\lambda/d\lambda')$.
         """
         half, width = logsnr / 2, self.time_max - self.time_min
         noise = (torch.sigmoid(-half) - self.time_min).clamp(min=0) / width
@@ -168,7 +171,8 @@ class FlowTimes(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroTerminal(Schedule):
-    r"""Another schedule, its SNR divided by a shift, rescaled to end at pure noise.
+    r"""Zero-terminal-SNR version of a schedule: its SNR is divided by a shift and rescaled to end
+    at pure noise.
 
     $$\alpha' = \frac{\alpha - \alpha_1}{1 - \alpha_1}, \qquad
       \alpha^2 = \mathrm{sigmoid}(\lambda - \ln s),$$
@@ -202,7 +206,7 @@ class ZeroTerminal(Schedule):
 
     @property
     def _last(self) -> float:
-        r"""Return the log-scale $\ln\alpha_1$ at the end."""
+        r"""Log of the signal scale at the noisy end of `inner`, $\ln\alpha_1$."""
         last = torch.tensor(self.inner.logsnr_min - math.log(self.snr_shift), dtype=torch.float64)
         return logsigmoid(last).item() / 2
 
@@ -215,9 +219,7 @@ class ZeroTerminal(Schedule):
     def _unscaled(
         self, logsnr: Float[Tensor, "*b"]
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-        r"""The log-SNR of `inner` that is moved to a given one, and the log of
-        $d\lambda/d\lambda'$.
-        """
+        r"""Invert the rescaling: return the log-SNR of `inner` and $\log(d\lambda/d\lambda')$."""
         rest = -math.expm1(self._last)  # 1 - alpha_1
         scaled = torch.expm1(logsigmoid(logsnr) / 2)  # alpha' - 1
         noise = -rest * scaled  # 1 - alpha

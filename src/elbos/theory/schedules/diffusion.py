@@ -41,7 +41,7 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Normal(Schedule):
-    r"""Normally distributed log-SNR, $\lambda = m - s\,\Phi^{-1}(t)$.
+    r"""Normal distribution of log-SNR, $\lambda = m - s\,\Phi^{-1}(t)$.
 
     EDM draws $\ln\tilde\sigma \sim \mathcal N(P_\mathrm{mean}, P_\mathrm{std}^2)$, which is
     $\lambda = -2\ln\tilde\sigma \sim \mathcal N(-2P_\mathrm{mean}, 4P_\mathrm{std}^2)$: mind the
@@ -66,12 +66,16 @@ class Normal(Schedule):
 
     @classmethod
     def edm(cls, *, p_mean: float = -1.2, p_std: float = 1.2, **ends: float) -> "Normal":
-        """EDM's training distribution in EDM's own parameters; `ends` are the schedule's."""
+        """Return EDM's training distribution, given EDM's parameters; `ends` are the schedule's
+        log-SNR range.
+        """
         return cls(mean=-2 * p_mean, std=2 * p_std, **ends)
 
     @classmethod
     def logit_normal(cls, *, mean: float = 0.0, std: float = 1.0, **ends: float) -> "Normal":
-        """Stable Diffusion 3's logit-normal times on the rectified-flow path, in its parameters."""
+        """Return Stable Diffusion 3's logit-normal times on the rectified-flow path, given mean and
+        std of logit(t).
+        """
         return cls(mean=-2 * mean, std=2 * std, **ends)
 
     def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
@@ -139,7 +143,7 @@ class EDMSampling(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class DDPM(Schedule):
-    r"""The variance-preserving SDE with linear $\beta$, the limit of DDPM's linear schedule.
+    r"""Variance-preserving SDE with linear $\beta$, the continuous limit of DDPM's linear schedule.
 
     $$\lambda = -\ln\left(e^{B(t)} - 1\right), \qquad
       B(t) = \beta_0 t + \tfrac12(\beta_1 - \beta_0)t^2.$$
@@ -167,7 +171,9 @@ class DDPM(Schedule):
         super().__post_init__()
 
     def _slope(self, integral: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""$\beta(t) = \sqrt{\beta_0^2 + 2(\beta_1 - \beta_0) B}$ where $B(t)$ = `integral`."""
+        r"""Return $\beta(t) = \sqrt{\beta_0^2 + 2(\beta_1 - \beta_0) B}$ where $B(t)$ =
+        `integral`.
+        """
         return torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral)
 
     def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
@@ -184,7 +190,7 @@ class DDPM(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusion(Schedule):
-    r"""The limit of Stable Diffusion's scaled-linear schedule, $\sqrt\beta$ linear in time.
+    r"""Continuous limit of Stable Diffusion's scaled-linear schedule, $\sqrt\beta$ linear in time.
 
     $$\lambda = -\ln\left(e^{B(t)} - 1\right), \qquad
       B(t) = \frac{r(t)^3 - r(0)^3}{3(r(1) - r(0))}, \quad
@@ -216,11 +222,13 @@ class StableDiffusion(Schedule):
 
     @property
     def _roots(self) -> tuple[float, float]:
-        """The first root, and how much the last is above it."""
+        r"""Square root of the first $\beta$, and the difference of the last and first
+        square roots.
+        """
         return self.beta_min**0.5, self.beta_max**0.5 - self.beta_min**0.5
 
     def _root(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""$r$ at the time of a log-SNR."""
+        r"""Return the square root $r$ of $\beta$ at a log-SNR."""
         first, rise = self._roots
         return (first**3 - 3 * rise * logsigmoid(logsnr)) ** (1 / 3)
 
@@ -240,8 +248,8 @@ class StableDiffusion(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Schedule):
-    r"""Log-SNR linear in time, $\lambda = \lambda_\max + (\lambda_\min - \lambda_\max)t$: uniform
-    over the range.
+    r"""Uniform distribution of log-SNR: linear in time, $\lambda = \lambda_\max + (\lambda_\min -
+    \lambda_\max)t$.
 
     References:
         Kingma et al. (2021), https://arxiv.org/abs/2107.00630
@@ -259,7 +267,7 @@ class Linear(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Laplace(Schedule):
-    r"""Laplace-distributed log-SNR, $p(\lambda) = e^{-|\lambda - m|/b}/(2b)$.
+    r"""Laplace distribution of log-SNR, $p(\lambda) = e^{-|\lambda - m|/b}/(2b)$.
 
     Attributes:
         mean: $m$. Default: the paper's choice.

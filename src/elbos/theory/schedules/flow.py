@@ -25,7 +25,9 @@ _REACH, _STEP = 100.0, 0.125  # of the log-SNRs between which Beta is integrated
 
 
 def _log_speed(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""$\ln|d\tau/d\lambda| = \ln\tfrac12\tau(1 - \tau)$."""
+    r"""Return the log-derivative of flow time, $\ln|d\tau/d\lambda| = \ln\tfrac12\tau(1
+    - \tau)$.
+    """
     return logsigmoid(logsnr / 2) + logsigmoid(-logsnr / 2) - math.log(2)
 
 
@@ -84,19 +86,21 @@ class Beta(Schedule):
 
     @cached_property
     def _knots(self) -> Float[Tensor, " knots"]:
-        """Log-SNRs in falling order."""
+        """Log-SNR grid of the tabulated distribution function, in decreasing order."""
         num = round(2 * _REACH / _STEP) + 1
         return torch.linspace(_REACH, -_REACH, num, dtype=torch.float64)
 
     @cached_property
     def _times(self) -> Float[Tensor, " knots"]:
-        """The times of the knots, rising."""
+        """Times (values of the distribution function) at the grid of log-SNRs, in
+        increasing order.
+        """
         first = self._log_density(self._knots[:1]).exp() * 2 / self.a  # the tail is exponential
         pieces = self._integral(self._knots[1:], self._knots[:-1])
         return torch.cat([first, first + pieces.cumsum(0)]).clamp(max=1.0)
 
     def _integral(self, low: Float[Tensor, "*b"], high: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """The probability between log-SNRs that are near."""
+        """Integrate the density between nearby log-SNRs by Gauss-Legendre quadrature."""
         half = (high - low)[..., None] / 2
         p = self._log_density(low[..., None] + half * (_NODES.to(low) + 1)).exp()
         return (half * _WEIGHTS.to(low) * p).sum(-1)
@@ -127,7 +131,7 @@ class Beta(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Mode(Schedule):
-    r"""Stable Diffusion 3's mode sampling, times on the rectified-flow path with heavy tails.
+    r"""Stable Diffusion 3's mode sampling: heavy-tailed times on the rectified-flow path.
 
     $$\tau = t - s\,(\sin^2(\pi t/2) - t), \qquad
       \pi(\tau) = \frac1{1 + s - \tfrac{\pi s}2\sin\pi t}.$$
@@ -167,8 +171,8 @@ class Mode(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class UShape(Schedule):
-    r"""Times on the rectified-flow path with a U-shaped density,
-    $\pi(\tau) \propto e^{a\tau} + e^{a(1 - \tau)}$.
+    r"""U-shaped density of times on the rectified-flow path, $\pi(\tau) \propto e^{a\tau} + e^{a(1
+    - \tau)}$.
 
     $$t = \tfrac12 + \frac{\sinh a(\tau - \frac12)}{2\sinh\frac a2}.$$
 

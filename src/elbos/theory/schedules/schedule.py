@@ -15,8 +15,8 @@ ROUNDING = 1e-6  # of times: a cumulative sum of 1 / n ends above 1
 
 
 def low_discrepancy_times(u: float, num: int) -> Float[Tensor, " n"]:
-    r"""Times $t_i = \mathrm{mod}(u + i/n, 1)$: each is uniform if $u \sim U(0, 1)$ is, together
-    they cover $[0, 1]$.
+    r"""Return stratified times $t_i = \mathrm{mod}(u + i/n, 1)$: each is uniform for $u \sim U(0,
+    1)$, and together the times cover $[0, 1]$ evenly.
 
     One `u` for the whole batch of `num` makes the batch's loss vary far less than independent times
     do.
@@ -38,7 +38,7 @@ def low_discrepancy_times(u: float, num: int) -> Float[Tensor, " n"]:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Typed, abc.ABC):
-    r"""A noise schedule, truncated to $[\lambda_\min, \lambda_\max]$.
+    r"""A noise schedule: a distribution over log-SNR, truncated to $[\lambda_\min, \lambda_\max]$.
 
     Attributes:
         logsnr_min: $\lambda_\min$, the noisy end. Default: -20, a signal of 2e-9 of the variance.
@@ -73,25 +73,27 @@ class Schedule(Typed, abc.ABC):
 
     @abc.abstractmethod
     def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return $f(t)$ before truncation."""
+        r"""Return the log-SNR $f(t)$ at time $t$, before truncation."""
 
     @abc.abstractmethod
     def _time(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return $f^{-1}(\lambda)$ before truncation."""
+        r"""Return the time $f^{-1}(\lambda)$ at log-SNR $\lambda$, before truncation."""
 
     @abc.abstractmethod
     def _log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""$\log p(\lambda)$, before truncation."""
+        r"""Return the log-density $\log p(\lambda)$, before truncation."""
 
     @cached_property
     def _ends(self) -> tuple[float, float]:
-        """Return the times $(t_0, t_1)$ of the ends."""
+        """Times $(t_0, t_1)$ of the clean and the noisy end of the log-SNR range, before
+        truncation.
+        """
         ends = torch.tensor([self.logsnr_max, self.logsnr_min], dtype=torch.float64)
         t0, t1 = self._time(ends).tolist()
         return t0, t1
 
     def logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Log-SNR $\lambda = \tilde f(t)$ at time $t \in [0, 1]$.
+        r"""Return the log-SNR $\lambda = \tilde f(t)$ at time $t \in [0, 1]$.
 
         Draw $\lambda$ from the schedule with `logsnr(u)` for uniform `u`. Give float64 times: in
         float32 a time near 1 has only seven digits, which at the noisy end is a step in $\lambda$
@@ -127,7 +129,8 @@ class Schedule(Typed, abc.ABC):
         return torch.where(t >= 1, self.logsnr_min, logsnr)
 
     def time(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Time $t = \tilde f^{-1}(\lambda)$: the probability of a log-SNR above $\lambda$.
+        r"""Return the time $t = \tilde f^{-1}(\lambda)$: the probability of a log-SNR above
+        $\lambda$.
 
         Args:
             logsnr: Log-SNRs, any shape; beyond an end is that end's time.
@@ -140,7 +143,8 @@ class Schedule(Typed, abc.ABC):
         return ((self._time(logsnr) - t0) / (t1 - t0)).clamp(0.0, 1.0)
 
     def log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""$\log \tilde p(\lambda)$; that $\lambda$ is in the range is not checked.
+        r"""Return the log-density $\log \tilde p(\lambda)$; log-SNRs outside the range are not
+        detected.
 
         Raises:
             ValueError: If `logsnr` is not of floating-point numbers.
@@ -150,12 +154,14 @@ class Schedule(Typed, abc.ABC):
         return self._log_density(logsnr) - math.log(t1 - t0)
 
     def density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""$\tilde p(\lambda) = -dt/d\lambda$, zero outside $[\lambda_\min, \lambda_\max]$."""
+        r"""Return the density $\tilde p(\lambda) = -dt/d\lambda$, zero outside $[\lambda_\min,
+        \lambda_\max]$.
+        """
         is_inside = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
         return torch.where(is_inside, self.log_density(logsnr).exp(), 0.0)
 
     def sample(self, num: int, generator: torch.Generator | None = None) -> Float[Tensor, " num"]:
-        r"""Noise levels for a batch: $\lambda$ at low-discrepancy times, with one random offset.
+        r"""Draw noise levels for a batch, at low-discrepancy times with one random offset.
 
         Args:
             num: Size of the batch.
@@ -169,8 +175,8 @@ class Schedule(Typed, abc.ABC):
         return self.logsnr(low_discrepancy_times(u, num))
 
     def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
-        """Learn from the losses of a batch at its noise levels. Only `adaptive.Adaptive` does, in
-        place; the others are as they were.
+        """Adapt the density, in place, to the losses of a batch at its noise levels. Only
+        `adaptive.Adaptive` does; for other schedules this is a no-op.
         """
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -178,4 +184,6 @@ class Schedule(Typed, abc.ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore a learned state returned by `state_dict`; a no-op unless the schedule is
+        adaptive.
+        """

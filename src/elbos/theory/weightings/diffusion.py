@@ -53,8 +53,8 @@ class Sigmoid(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class Exponential(Weighting):
-    r"""$w = e^{-r\lambda}$: with $r = 1/2$ the v-loss on the cosine schedule, and flow matching
-    with uniform times.
+    r"""Exponential weighting, $w = e^{-r\lambda}$: by default that of the v-loss on the cosine
+    schedule and of flow matching with uniform times.
 
     Monotone; its mixture of noise levels is $\lambda - \lambda_\min \sim \mathrm{Exponential}(r)$,
     so it moves with $\lambda_\min$ although the loss hardly does.
@@ -75,8 +75,8 @@ class Exponential(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class IDDPM(Weighting):
-    r"""The plain noise-prediction loss on the cosine schedule, $w = \mathrm{sech}(\lambda/2)$.
-    Rises for $\lambda<0$.
+    r"""Weighting of noise prediction on the cosine schedule, $w = \mathrm{sech}(\lambda/2)$.
+    Increases for $\lambda<0$.
 
     References:
         Nichol & Dhariwal (2021), https://arxiv.org/abs/2102.09672
@@ -88,7 +88,7 @@ class IDDPM(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class DDPM(Weighting):
-    r"""The plain noise-prediction loss on the linear-$\beta$ schedule.
+    r"""Weighting of noise prediction on the linear-$\beta$ schedule.
 
     $$w(\lambda) = \frac{\mathrm{sigmoid}(-\lambda)}{\sqrt{\beta_0^2 + 2(\beta_1 - \beta_0)\,
       \mathrm{softplus}(-\lambda)}}.$$
@@ -124,7 +124,7 @@ def _edm(
 
 @dataclass(frozen=True, kw_only=True)
 class EDM(Weighting):
-    r"""EDM's loss, $w = \mathcal N(\lambda; m, s^2)\,(e^{-\lambda} + \sigma_d^2)$.
+    r"""EDM's weighting, $w = \mathcal N(\lambda; m, s^2)\,(e^{-\lambda} + \sigma_d^2)$.
 
     With the defaults it rises for $\lambda < -3.308$. `Monotone(EDM())` is the paper's
     EDM-monotonic.
@@ -151,7 +151,7 @@ class EDM(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class EDM2(Weighting):
-    r"""EDM2's loss before its learned factor $1/e^u$: EDM's formula with other moments.
+    r"""EDM2's weighting before its learned factor $1/e^u$: EDM's formula with other moments.
 
     With the defaults it rises for $\lambda < -3.16$; with ImageNet-64's (1.6, 3.2), for
     $\lambda < -8.64$.
@@ -202,8 +202,8 @@ class P2(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class MinSNR(Weighting):
-    r"""Min-SNR-$\gamma$ on the cosine schedule,
-    $w = \mathrm{sech}(\lambda/2)\min(1, \gamma e^{-\lambda})$.
+    r"""Min-SNR-$\gamma$ weighting on the cosine schedule, $w = \mathrm{sech}(\lambda/2)\min(1,
+    \gamma e^{-\lambda})$.
 
     Rises for $\lambda < \min(0, \ln\gamma)$.
 
@@ -225,8 +225,8 @@ class MinSNR(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class SoftMinSNR(Weighting):
-    r"""Soft Min-SNR on the cosine schedule,
-    $w = \mathrm{sech}(\lambda/2)\,\mathrm{sigmoid}(\ln\gamma - \lambda)$.
+    r"""Soft Min-SNR weighting on the cosine schedule, $w =
+    \mathrm{sech}(\lambda/2)\,\mathrm{sigmoid}(\ln\gamma - \lambda)$.
 
     Rises for $\lambda < -0.527$ with the default. A sigmoid weighting whose factor $-d\lambda/dt$
     was forgotten, on the cosine schedule with noise prediction, is this one with $\gamma = e^k$.
@@ -249,8 +249,8 @@ class SoftMinSNR(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class TruncatedSNR(Weighting):
-    r"""Truncated SNR on the cosine schedule, $w = \mathrm{sech}(\lambda/2)\max(1, e^{-\lambda})$.
-    Monotone.
+    r"""Truncated-SNR weighting on the cosine schedule, $w = \mathrm{sech}(\lambda/2)\max(1,
+    e^{-\lambda})$. Monotone.
 
     References:
         Salimans & Ho (2022), https://arxiv.org/abs/2202.00512
@@ -262,8 +262,8 @@ class TruncatedSNR(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class Laplace(Weighting):
-    r"""Velocity prediction with Laplace-distributed log-SNR,
-    $w = e^{-|\lambda - m|/b}(1 + e^{-\lambda})$.
+    r"""Weighting of velocity prediction with Laplace-distributed log-SNR, $w = e^{-|\lambda -
+    m|/b}(1 + e^{-\lambda})$.
 
     With the defaults it rises for $\lambda < 0$.
 

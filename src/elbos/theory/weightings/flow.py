@@ -22,8 +22,8 @@ from elbos.theory.weightings.weighting import Weighting, normal, sech_half
 
 @dataclass(frozen=True, kw_only=True)
 class InDI(Weighting):
-    r"""Inversion by direct iteration, data prediction on the flow path,
-    $w = e^{-\lambda}\,\mathrm{sech}^2(\lambda/4)$.
+    r"""Weighting of inversion by direct iteration (data prediction on the flow path), $w =
+    e^{-\lambda}\,\mathrm{sech}^2(\lambda/4)$.
 
     Monotone.
 
@@ -37,7 +37,7 @@ class InDI(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class LogitNormalFlow(Weighting):
-    r"""Flow matching with logit-normal times (Stable Diffusion 3).
+    r"""Weighting of flow matching with logit-normal times (Stable Diffusion 3).
 
     $$w(\lambda) = \mathcal N(\lambda; -2m, 4s^2)\,(1 + e^{-\lambda/2})^2.$$
 
@@ -63,8 +63,8 @@ class LogitNormalFlow(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class CosMap(Weighting):
-    r"""Flow matching with the cosine schedule's times,
-    $w = \mathrm{sech}(\lambda/2)(1 + e^{-\lambda/2})^2$. Monotone.
+    r"""Weighting of flow matching with the cosine schedule's times, $w = \mathrm{sech}(\lambda/2)(1
+    + e^{-\lambda/2})^2$. Monotone.
 
     References:
         Esser et al. (2024), https://arxiv.org/abs/2403.03206
@@ -76,7 +76,7 @@ class CosMap(Weighting):
 
 @dataclass(frozen=True)
 class ShiftedFlow(Weighting):
-    r"""Flow matching with a time shift $s$.
+    r"""Weighting of flow matching with a time shift $s$.
 
     $$w(\lambda) = e^{-\lambda/2}\left(\frac{1 + e^{-\lambda/2}}{1 + e^{-\lambda/2}/s}\right)^2.$$
 
@@ -101,7 +101,7 @@ class ShiftedFlow(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class NormalMixtureFlow(Weighting):
-    r"""Flow matching with log-SNR from a mixture of normal distributions.
+    r"""Weighting of flow matching with log-SNR from a mixture of normal distributions.
 
     $$w(\lambda) = \sum_i \pi_i\,\mathcal N(\lambda; m_i, s_i^2)\,(1 + e^{-\lambda/2})^2.$$
 
@@ -135,7 +135,7 @@ class NormalMixtureFlow(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class BetaFlow(Weighting):
-    r"""Flow matching with Beta-distributed times.
+    r"""Weighting of flow matching with Beta-distributed times.
 
     $$w(\lambda) = \tau^a (1 - \tau)^{b - 2}.$$
 
@@ -167,7 +167,7 @@ class BetaFlow(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class ModeFlow(Weighting):
-    r"""Flow matching with Stable Diffusion 3's mode sampling.
+    r"""Weighting of flow matching with Stable Diffusion 3's mode sampling.
 
     $$w(\lambda) = \frac{\tau}{1 - \tau}\,\frac1{1 + s - \tfrac{\pi s}2\sin\pi t}, \qquad
       \tau = t - s\,(\sin^2(\pi t/2) - t).$$
@@ -194,7 +194,7 @@ class ModeFlow(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class UShapeFlow(Weighting):
-    r"""Flow matching with a U-shaped density of times, $e^{a\tau} + e^{a(1 - \tau)}$.
+    r"""Weighting of flow matching with a U-shaped density of times, $e^{a\tau} + e^{a(1 - \tau)}$.
 
     $$w(\lambda) = \frac{\tau}{1 - \tau}\cosh a(\tau - \tfrac12).$$
 
@@ -219,7 +219,8 @@ class UShapeFlow(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class BellFlow(Weighting):
-    r"""Flow matching times a bell, $e^{-2(\tau - 1/2)^2} - e^{-1/2}$, at uniform or shifted times.
+    r"""Weighting of flow matching, at uniform or shifted times, with a bell-shaped loss
+    coefficient, $e^{-2(\tau - 1/2)^2} - e^{-1/2}$.
 
     $$w(\lambda) \propto \left(e^{2\tau(1 - \tau)} - 1\right)
       e^{-\lambda/2}\left(\frac{1 + e^{-\lambda/2}}{1 + e^{-\lambda/2}/s}\right)^2.$$
@@ -242,7 +243,8 @@ class BellFlow(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class JiT(Weighting):
-    r"""Data prediction with the velocity loss and logit-normal times, $z = tx + (1 - t)s\epsilon$.
+    r"""Weighting of JiT: data prediction with the velocity loss and logit-normal times, $z = tx +
+    (1 - t)s\epsilon$.
 
     $$w(\lambda) = \mathcal N(\lambda; 2m - 2\ln s, 4\varsigma^2)\,
       \frac{e^{-\lambda}}{\max(1 - t, c)^2}, \qquad t = \mathrm{sigmoid}(\lambda/2 + \ln s).$$

@@ -30,7 +30,8 @@ def _density(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
 
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusion(Weighting):
-    r"""Noise prediction, $w = p$. Rises for $\lambda < -0.45$.
+    r"""Weighting of noise prediction on Stable Diffusion's schedule, $w = p$. Increases for
+    $\lambda < -0.45$.
 
     References:
         Rombach et al. (2022), https://arxiv.org/abs/2112.10752
@@ -42,7 +43,8 @@ class StableDiffusion(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusionV(Weighting):
-    r"""Velocity prediction, $w = p\,(1 + e^{-\lambda})$. Monotone.
+    r"""Weighting of velocity prediction on Stable Diffusion's schedule, $w = p\,(1 +
+    e^{-\lambda})$. Monotone.
 
     References:
         Salimans & Ho (2022), https://arxiv.org/abs/2202.00512
@@ -54,7 +56,8 @@ class StableDiffusionV(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroTerminalV(Weighting):
-    r"""Velocity prediction on the schedule rescaled to end at pure noise, its SNR divided by $s$.
+    r"""Weighting of velocity prediction on Stable Diffusion's schedule with zero terminal SNR, the
+    SNR divided by $s$.
 
     $$w = \frac{p(\lambda_0)\,(1 - \alpha_1)\,\sigma^2}{\alpha\,\alpha_0\,\sigma_0^2}, \qquad
       \alpha_0 = \alpha_1 + (1 - \alpha_1)\,\alpha, \quad
@@ -87,7 +90,8 @@ class ZeroTerminalV(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusionMinSNR(Weighting):
-    r"""Min-SNR-$\gamma$, $w = p\,\min(1, \gamma e^{-\lambda})$, whatever is predicted.
+    r"""Min-SNR-$\gamma$ weighting on Stable Diffusion's schedule for any prediction type, $w =
+    p\,\min(1, \gamma e^{-\lambda})$.
 
     Rises for $\lambda < -0.45$ with the default.
 
@@ -109,8 +113,8 @@ class StableDiffusionMinSNR(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusionDebiased(Weighting):
-    r"""Debiased estimation, noise prediction over the root of the SNR, $w = p\,e^{-\lambda/2}$.
-    Monotone.
+    r"""Weighting of debiased estimation on Stable Diffusion's schedule (noise prediction over the
+    root of the SNR), $w = p\,e^{-\lambda/2}$. Monotone.
 
     References:
         Yu et al. (2023), https://arxiv.org/abs/2310.08442

@@ -15,18 +15,20 @@ WeightFunction = Callable[[Tensor], Tensor]
 
 
 def sech_half(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""$\mathrm{sech}(\lambda/2)$, through `logsigmoid`, since `1 / cosh` overflows."""
+    r"""Return $\mathrm{sech}(\lambda/2)$, computed through `logsigmoid`, since `1 / cosh`
+    overflows.
+    """
     return 2 * torch.exp((logsigmoid(logsnr) + logsigmoid(-logsnr)) / 2)
 
 
 def normal(logsnr: Float[Tensor, "*b"], mean: float, std: float) -> Float[Tensor, "*b"]:
-    """The density of a normal log-SNR."""
+    """Return the normal density of log-SNR with given mean and standard deviation."""
     return torch.exp(-(((logsnr - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
 
 
 class Weighting(Typed, abc.ABC):
-    r"""A weight $w(\lambda) \ge 0$ for every noise level."""
+    r"""A weighting: a weight $w(\lambda) \ge 0$ for every noise level."""
 
     @abc.abstractmethod
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""$w(\lambda)$, in the shape and dtype of `logsnr`."""
+        r"""Return the weight $w(\lambda)$, in the shape and dtype of `logsnr`."""

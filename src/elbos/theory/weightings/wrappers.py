@@ -13,8 +13,8 @@ from elbos.theory.weightings.weighting import WeightFunction, Weighting
 
 @dataclass(frozen=True)
 class Monotone(Weighting):
-    r"""The least monotone majorant of a weighting,
-    $w(\lambda) = \sup_{\mu \ge \lambda} w_\mathrm{inner}(\mu)$.
+    r"""Least monotone majorant of a weighting, $w(\lambda) = \sup_{\mu \ge \lambda}
+    w_\mathrm{inner}(\mu)$.
 
     The running maximum from the right: the smallest weighting that never rises and is nowhere below
     `inner`, hence the nearest likelihood objective that loses nothing. `Monotone(EDM())` is the
@@ -43,7 +43,9 @@ class Monotone(Weighting):
 
     @cached_property
     def _peaks(self) -> list[tuple[float, float]]:
-        """The local maxima, increasing in log-SNR, and the largest weight from each of them on."""
+        """Local maxima of the inner weighting, in increasing log-SNR, each with the largest weight
+        from there on.
+        """
         ends = [end for _, end in rising_intervals(self.inner, -50.0, 50.0, num_points=20_001)]
         w = self.inner(torch.tensor(ends, dtype=torch.float64))
         return list(zip(ends, w.flip(0).cummax(0).values.flip(0).tolist(), strict=True))
@@ -57,7 +59,7 @@ class Monotone(Weighting):
 
 @dataclass(frozen=True)
 class Shifted(Weighting):
-    r"""A weighting moved along the log-SNR axis, $w(\lambda) = w_\mathrm{inner}(\lambda - 2s)$.
+    r"""Weighting shifted along the log-SNR axis, $w(\lambda) = w_\mathrm{inner}(\lambda - 2s)$.
 
     For $d \times d$ images, $s = \ln(64/d)$ carries a weighting chosen at $64 \times 64$ over.
 
