@@ -55,10 +55,10 @@ def fit_family(
     fatol: float = 1e-4,
     max_calls: int = 1000,
 ) -> list[float]:
-    """The parameters, by Nelder and Mead's method, for which the loss of a member of a family is
-    least; none if none are to start from.
+    """Fit the parameters of a family by Nelder and Mead's method, minimizing `loss`; without start
+    values, return an empty list.
 
-    Members out of bounds, that cannot be built, or without a finite loss count as far away.
+    Parameters out of bounds, invalid parameters and infinite losses are penalized.
     """
     if not start:
         return []
@@ -91,7 +91,7 @@ def fit_family(
 
 @dataclass(frozen=True)
 class _Family:
-    """Schedules with free parameters, and where to start looking for them."""
+    """A family of schedules with free parameters, and a function for their start values."""
 
     build: Callable[..., Schedule]
     start: Callable[[Array], list[float]]
@@ -132,7 +132,7 @@ _FAMILIES: list[_Family] = [
 
 
 def _published() -> list[Schedule]:
-    """Return the schedules of the recipes, except those of which any range makes one."""
+    """Return the distinct schedules of the published recipes, without linear ones."""
     schedules = sorted({recipe.schedule for recipe in RECIPES.values()}, key=repr)
     return [schedule for schedule in schedules if not isinstance(schedule, Linear)]
 
@@ -147,7 +147,7 @@ _FIXED: list[_Family] = [  # published, of another kind: nothing is fitted
 
 @dataclass(frozen=True)
 class _Levels:
-    """Noise levels that families are fitted to."""
+    """Noise levels to which families of schedules are fitted."""
 
     logsnr: Array
 
@@ -167,14 +167,14 @@ class _Levels:
 
 @dataclass(frozen=True)
 class _Fit:
-    """A family fitted to levels by maximum likelihood, conditionally on their range."""
+    """A family of schedules fitted to noise levels by maximum likelihood, given their range."""
 
     family: _Family
     levels: _Levels
 
     @cached_property
     def rough(self) -> list[float]:
-        """The parameters to a digit or two, after a fifth of the calls."""
+        """Maximum-likelihood parameters at low precision, from a fifth of the calls."""
         start = self.family.start(self.levels.logsnr)
         return fit_family(self.schedule, start, self._surprise, xatol=0.1, fatol=1e-2)
 
@@ -189,8 +189,8 @@ class _Fit:
         return self.family.build(*theta, **self.levels.ends)
 
     def nearest(self, distance: Callable[[Schedule], float]) -> Schedule | None:
-        """The member of the family that is nearest to something else, on the same range; None if
-        that is one which nobody would write.
+        """Minimize `distance` within the family, on the range of the levels; return None if a
+        fitted parameter is implausibly large.
         """
         theta = fit_family(self.schedule, self.rough, distance, xatol=1e-6, fatol=1e-14)
         return self.schedule(*theta) if max(map(abs, theta), default=0) < _MAX_PARAMETER else None
@@ -202,8 +202,8 @@ def schedule_of_shape(
     error: Float[Array, " g"],
     logsnr: Float[Array, " n"],
 ) -> tuple[Schedule | None, bool]:
-    """Find the schedule whose log-density agrees with a curve within its errors. Also returned:
-    whether it is that of a published recipe, or has nothing to fit but ends.
+    """Find the schedule whose log-density agrees with a curve within its errors, or None; also
+    return whether the schedule is published or has no free parameters besides its ends.
     """
     is_drawn = is_central(log_p, _TAIL)  # the last samples show how a loss rounds
     at, weight = torch.from_numpy(grid), is_drawn / (error**2 + _SHAPE_ERROR**2)
@@ -234,7 +234,7 @@ def schedule_of_shape(
 
 
 def named_schedule(logsnr: Float[Array, " n"]) -> Schedule | None:
-    """Find the named schedule of which a table's equally likely levels are quantiles, if any."""
+    """Find the named schedule whose quantiles are the levels of a table; None if none fits."""
     num, levels = len(logsnr), _Levels(logsnr)
     tolerance = max(2.5 / num, _TABLE_TOLERANCE)
     fitting: list[tuple[float, Schedule]] = []
@@ -259,7 +259,9 @@ def named_schedule(logsnr: Float[Array, " n"]) -> Schedule | None:
 
 
 def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
-    """The largest distance between the distribution functions."""
+    """Return the Kolmogorov distance between the schedule and the empirical distribution of
+    log-SNR.
+    """
     ordered = np.sort(logsnr)
     below = 1 - schedule.time(torch.from_numpy(ordered)).numpy()
     rank = np.arange(len(ordered)) / len(ordered)
@@ -267,7 +269,9 @@ def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
 
 
 def _with_default_ends(schedule: Schedule, num: int) -> Schedule:
-    """The schedule with its default ends, if hardly a level was to be expected beyond its own."""
+    """Extend a schedule to its default ends wherever fewer than 12 of `num` samples would lie
+    beyond its own ends.
+    """
     if isinstance(schedule, Linear | EDMSampling):
         return schedule
     defaults: dict[str, Any] = {one.name: one.default for one in dataclasses.fields(schedule)}

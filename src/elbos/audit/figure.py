@@ -27,12 +27,12 @@ from elbos.base.codec import parse
 from elbos.base.figures import COLORS, DASHES, Panel, area, faint, log_axis, logsnr_axis, stacked
 from elbos.theory.weightings import Weighting
 
-_RISING = "#8250df"  # no colour of a warning: that is no fault
+_RISING = "#8250df"  # no warning colour: an increase of w is not an error
 _UNDECIDED = "#7d8590"
 
 
 def figure(shown: Sequence[View]) -> Figure:
-    """The weighting, the density and the mixture of ELBOs, a colour for each audit."""
+    """Draw the weighting, the density and the mixture of ELBOs, in one colour per audit."""
     audits = [view.audit for view in shown]
     panels = [_weights(shown), _densities(shown), _mixtures(shown)]
     if len(audits) == 2 and len(common_levels(audits)):
@@ -43,7 +43,7 @@ def figure(shown: Sequence[View]) -> Figure:
 
 
 def _shaded(shown: Sequence[View]) -> list[tuple[float, float, str]]:
-    """Shade where weightings rise, in violet, and may rise, in grey; several in their colours."""
+    """Return coloured intervals where the weighting increases and where it may increase."""
     is_alone = len(shown) == 1
     rising = [
         (*ends, faint(_RISING if is_alone else view.color))
@@ -59,7 +59,7 @@ def _shaded(shown: Sequence[View]) -> list[tuple[float, float, str]]:
 
 
 def _line(view: View, values: Float[Array, " g"], **options: Any) -> Scatter:
-    """A curve of an audit, which is nameless in hover labels: its colour tells."""
+    """Draw one curve of an audit over log-SNR, in the audit's colour."""
     title = view.title if len(view.title) <= 40 else view.title[:39] + "…"
     name = escape(title, quote=False)
     line = {"color": view.color, "width": 2.5, "simplify": False}
@@ -102,7 +102,7 @@ def _mixtures(shown: Sequence[View]) -> Panel:
 
 
 def _mixture(view: View) -> list[Scatter]:
-    """Draw the added and the subtracted ELBOs, both as a line, and the mass at the clean end."""
+    """Draw the mixture of ELBOs, positive and negative parts, with the mass at the clean end."""
     audit, color = view.audit, view.color
     scale = 1 + audit.negative_mass
     levels, density = audit.logsnr.numpy(), audit.mixture_density.numpy() / scale
@@ -133,7 +133,7 @@ def _mixture(view: View) -> list[Scatter]:
 
 
 def _ratio(audit: Audit, other: Audit) -> Panel:
-    """The ratio of two weightings, with a geometric mean of 1, and two standard errors."""
+    """Draw the ratio of two weightings, with geometric mean 1, and two standard errors."""
     levels = common_levels([audit, other])
     at = torch.from_numpy(levels)
     log_ratio = (audit.weighting(at).log() - other.weighting(at).log()).numpy()
@@ -153,8 +153,8 @@ def _ratio(audit: Audit, other: Audit) -> Panel:
 
 
 def named_curves(view: View, *, is_alone: bool) -> list[Scatter]:
-    """The nearest named weightings as hidden curves, in colours of their own, or else dashed in the
-    audit's; with a geometric mean of 1 under $p$ as well.
+    """Draw the nearest named weightings as hidden curves, scaled to a geometric mean of 1 under
+    $p$.
     """
     audit, curves = view.audit, []
     colors = COLORS[1:] if is_alone else [view.color]

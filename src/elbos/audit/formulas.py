@@ -39,7 +39,7 @@ def prediction_formula(audit: Audit) -> str:
 
 
 def target_formula(audit: Audit) -> str:
-    r"""Write the measured target $y = a x + b\epsilon$ of no usual prediction type.
+    r"""Write the formula $y = a x + b\epsilon$ of a target that is no usual prediction type.
 
     In the scales of its process, if both coefficients are among these; else in numbers.
     """
@@ -77,7 +77,7 @@ def target_formula(audit: Audit) -> str:
 
 
 def _coordinate_process(audit: Audit) -> str:
-    """Name the process; of a declared loss, the one in which such networks are trained."""
+    """Name the measured process; for a declared loss, the usual process of its prediction type."""
     if audit.source == "measured":
         return (audit.process or "").partition(",")[0]
     usual = {"flow": "rectified flow", "edm": "variance exploding"}
@@ -86,7 +86,9 @@ def _coordinate_process(audit: Audit) -> str:
 
 
 def central_coordinates(audit: Audit) -> str:
-    """Write the central half of the expected loss in the coordinate of this process."""
+    """Write the central half of the expected loss in the process's own coordinate; "" if there is
+    none.
+    """
     process = _coordinate_process(audit)
     if process not in _COORDINATES:
         return ""
@@ -104,6 +106,6 @@ def data_formula(audit: Audit) -> str:
 
 
 def normal_levels(audit: Audit, schedule: Normal) -> str:
-    """Write normal log-SNR as the distribution of noise levels that scripts of the process name."""
+    """Write a normal schedule of log-SNR in the parameters that scripts of its process use."""
     in_scripts = _NORMAL.get(_coordinate_process(audit), "")
     return in_scripts.format(0.0 - schedule.mean / 2, schedule.std / 2)

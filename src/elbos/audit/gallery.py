@@ -26,16 +26,16 @@ _SHOWN = (
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """Card of an audit, with the source of its loss.
+    """A card of the gallery: an audit and the source of its loss.
 
     Attributes:
-        name: Of the loss, or of whose it is.
-        group: What it is.
+        name: Name of the loss, or of the project that it comes from.
+        group: Kind of card.
         title: The loss, in a few words.
         audit: What it optimizes.
-        settings: Those that make it what it is, in the words of a command.
+        settings: The settings that determine the loss, as command-line options.
         source: Where it was published, or the project with the version that was read.
-        command: What to type for the audit in full.
+        command: The command that prints the full audit.
         beside: An audit to compare it with.
     """
 
@@ -50,7 +50,7 @@ class Card:
 
     @cached_property
     def view(self) -> View:
-        """The audit in words."""
+        """View of the audit in words."""
         return views([self.audit])[0]
 
     @property
@@ -59,7 +59,7 @@ class Card:
 
     @property
     def facts(self) -> dict[str, str]:
-        """Return the facts below the picture, by name."""
+        """Facts to print below the picture, by name."""
         found = facts(self.audit)
         shown = {name: found[name] for name in _SHOWN if found[name] != NONE}
         off = weighting_distance(self.audit, self.beside) if self.beside else None
@@ -68,18 +68,18 @@ class Card:
 
     @property
     def flags(self) -> list[str]:
-        """The settings, one by one."""
+        """Command-line settings of the loss, split into single options."""
         return re.split(r" (?=--)", self.settings) if self.settings else []
 
     @property
     def linked_source(self) -> Markup:
-        """The source, its addresses as links."""
+        """HTML of the source, with addresses as links."""
         linked = re.sub(r"(https://[^\s,;)]+)", r'<a href="\1">\1</a>', str(escape(self.source)))
         return Markup(linked.replace(">https://arxiv.org/abs/", ">arXiv:"))
 
     @property
     def sorts_as(self) -> dict[str, float | str]:
-        """Return the keys that the page sorts by, by name."""
+        """Sort keys of the card on the page, by name."""
         audit, (low, high) = self.audit, self.audit.central_half
         verdicts = ("monotone", "undecided", "not monotone", "code error", "no weighting")
         return {
@@ -93,13 +93,13 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Showcase:
-    """Losses that go by one name, side by side.
+    """Cards of different losses that share one name, shown side by side.
 
     Attributes:
-        name: For links to it.
-        title: Its heading.
-        text: What is compared, and what it shows: formulas, settings and versions.
-        cards: The losses, the one that is meant first.
+        name: Anchor for links.
+        title: Heading.
+        text: The comparison and its result: formulas, settings and versions.
+        cards: The losses, the intended one first.
     """
 
     name: str
@@ -114,7 +114,7 @@ def page(cards: Sequence[Card], showcases: Sequence[Showcase], *, command: str) 
     Args:
         cards: Losses by name.
         showcases: Losses side by side, which are above the others.
-        command: What to type to get the page again.
+        command: The command that builds the page.
     """
     everything = [*(card for one in showcases for card in one.cards), *cards]
     return document(

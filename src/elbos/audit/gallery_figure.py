@@ -16,7 +16,7 @@ from elbos.base.arrays import Array
 
 LOGSNR = (-14.0, 14.0)
 DECADES = (
-    6  # of weight: those of exp(-logsnr/2), the weighting of flow matching, across the picture
+    6  # of weight: the range of exp(-logsnr/2), the weighting of flow matching, over the picture
 )
 WIDTH, HEIGHT = 280, 100
 _TICKS = (-10, -5, 0, 5, 10)
@@ -27,8 +27,8 @@ def picture(audit: Audit, beside: Audit | None = None) -> Markup:
     """Draw the `<svg>`: where the weighting rises, the density, and the weighting.
 
     Args:
-        audit: Whose.
-        beside: One whose weighting is drawn, too, with the same geometric mean under $p$.
+        audit: The audit.
+        beside: An audit whose weighting is drawn, too, with the same geometric mean under $p$.
     """
     low, high = max(LOGSNR[0], audit.logsnr[0].item()), min(LOGSNR[1], audit.logsnr[-1].item())
     if low >= high:
@@ -48,7 +48,9 @@ def picture(audit: Audit, beside: Audit | None = None) -> Markup:
 def _reference(
     beside: Audit, levels: Float[Array, " n"], log_w: Float[Array, " n"], p: Float[Array, " n"]
 ) -> Markup:
-    """Another weighting, where it is known, on the levels of one that is drawn."""
+    """Draw the weighting of `beside` on the log-SNRs that it covers, aligned with the audit's
+    weighting.
+    """
     is_known = (levels >= beside.logsnr[0].item()) & (levels <= beside.logsnr[-1].item())
     if not is_known.any():
         return Markup("")
@@ -58,24 +60,24 @@ def _reference(
 
 
 def _log_weight(audit: Audit, levels: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Return the weighting in decades."""
+    """Return the base-10 logarithm of the weighting at the given log-SNRs."""
     return np.asarray(audit.weighting(torch.from_numpy(levels)).log10().numpy())
 
 
 def _line(levels: Float[Array, " n"], decades: Float[Array, " n"], kind: str) -> Markup:
-    """A curve, of decades above the top of the picture."""
+    """Draw a curve as an SVG path; `decades` are relative to the top of the picture."""
     path = _path(levels, 1 + decades / DECADES)
     return Markup('<path class="{}" d="{}"/>').format(kind, path)
 
 
 def _ticks() -> Markup:
-    """Lines at round log-SNRs."""
+    """Draw vertical grid lines at round log-SNRs."""
     path = "".join(f"M{_across(tick):.0f} 0V{HEIGHT}" for tick in _TICKS)
     return Markup('<path class="ticks" d="{}"/>').format(path)
 
 
 def _bands(intervals: Sequence[tuple[float, float]], kind: str) -> list[Markup]:
-    """Intervals of log-SNR, as high as the picture."""
+    """Draw intervals of log-SNR as rectangles of full height."""
     rect = Markup('<rect class="{}" x="{:.1f}" width="{:.1f}" height="{}"/>')
     ends = [np.clip(ends, *LOGSNR) for ends in intervals]
     return [
@@ -86,11 +88,11 @@ def _bands(intervals: Sequence[tuple[float, float]], kind: str) -> list[Markup]:
 
 
 def _across(logsnr: float) -> float:
-    """Return the place of a log-SNR in pixels."""
+    """Convert a log-SNR to a horizontal position in pixels."""
     return WIDTH * (logsnr - LOGSNR[0]) / (LOGSNR[1] - LOGSNR[0])
 
 
 def _path(levels: Float[Array, " n"], up: Float[Array, " n"]) -> str:
-    """A line through shares of the height, with room for its width at the top."""
+    """Write the SVG path of a curve whose heights are shares of the picture's height."""
     y = 3 + (HEIGHT - 3) * (1 - np.clip(up, -0.05, 1.1))
     return "M" + "L".join(f"{_across(a):.1f} {b:.1f}" for a, b in zip(levels, y, strict=True))

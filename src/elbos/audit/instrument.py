@@ -25,11 +25,11 @@ LossFunction = Callable[[Any, Tensor], Any]
 
 @dataclass(frozen=True)
 class OutputForm:
-    """Form in which a loss takes its network's output.
+    """The form in which a loss expects the output of its network.
 
-    A tensor, which is also its own attribute `sample`; a tuple of it; or a pair of it and a zero
-    for each sample. It has `multiple` channels per channel of the data: 2 where a variance is
-    learned. It is shaped like the data; if `is_wide`, like the network's input.
+    The output is a tensor, also available as `.sample`; a tuple of the tensor; or a pair of the
+    tensor and a zero per sample. The tensor has `multiple` channels per channel of the data (2 if a
+    variance is learned) and the shape of the data; if `is_wide`, of the network's input.
     """
 
     container: Literal["tensor", "tuple", "pair"] = "tensor"
@@ -49,17 +49,17 @@ _FORMS = [
 
 
 class BroadcastError(ValueError):
-    """The network's input has an axis more than the data: times of other axes were broadcast."""
+    """Error: the network's input has an axis more than the data, because times were broadcast."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer of the instrument in place of the network's output, by default 0.
+    """Prescribed network output of the stand-in network: `scale` times random signs; 0 by default.
 
-    It is `scale` times fixed random signs; 0 where gradients are switched off, and in a random half
-    of the elements if `is_masked`; the signs in the calls whose numbers are in `always_moved`.
-    Channels beyond those of the data, as for a variance, are `second`. The derivative in the
-    direction of the input is `slope` times that direction, where the loss differentiates.
+    The signs are fixed. The output is 0 where gradients are switched off, and in a random half of
+    the elements if `is_masked`; in the calls numbered in `always_moved` it consists of the signs.
+    Channels beyond those of the data, as for a variance, are `second`. The directional derivative
+    with respect to the input is `slope` times the direction.
     """
 
     scale: float = 0.0
@@ -74,7 +74,7 @@ ZERO, SIGNS = Answer(), Answer(scale=1.0)
 
 @dataclass
 class Call:
-    """Call of the network, with the gradient of the loss with respect to its answer."""
+    """One call of the network, with the gradient of the loss with respect to the output."""
 
     z: Tensor  # noisy data
     answer: Tensor  # a leaf of the graph
@@ -84,17 +84,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Observation:
-    """Calls of the network in a call of a loss, and the dependence of the loss on them."""
+    """All network calls within one call of a loss, and how the loss depends on them."""
 
-    calls: list[Call]  # of the network, those that the loss depends on
-    untrained: tuple[int, ...]  # numbers of those that it does not
-    is_finite: bool  # whether the loss is
-    is_differentiated: bool  # whether it may have differentiated the network
-    is_of_derivative: bool  # whether it depends on the network's derivative
+    calls: list[Call]  # the network calls on which the loss depends
+    untrained: tuple[int, ...]  # numbers of the calls on which the loss does not depend
+    is_finite: bool  # whether the loss is finite
+    is_differentiated: bool  # whether the loss may have differentiated the network
+    is_of_derivative: bool  # whether the loss depends on the network's derivative
 
 
 class ProbeNetwork(nn.Module):
-    """A stand-in for the network that takes any arguments.
+    """A stand-in network that accepts any arguments and returns a prescribed output.
 
     Noisy data are recognized by the shape of the clean batch `x`.
     """
@@ -120,7 +120,7 @@ class ProbeNetwork(nn.Module):
             ) from None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ProbeNetwork":
-        """Return itself, so that calls of averaged weights are recorded here, too."""
+        """Return the same object, so that calls of an averaged copy are recorded too."""
         return self
 
     @property
@@ -158,7 +158,7 @@ class ProbeNetwork(nn.Module):
         return (answer,) if is_tuple else answer
 
     def _call(self, z: Tensor) -> Call:
-        """Copy the noisy data and choose the answer to them."""
+        """Copy the noisy data and construct the prescribed output for them."""
         x = self.x
         if z.ndim > x.ndim and z.shape[-x.ndim :] == x.shape and z.numel() > x.numel():
             raise BroadcastError(
@@ -184,7 +184,7 @@ class ProbeNetwork(nn.Module):
 
 @lru_cache(maxsize=8)
 def _values(shape: tuple[int, ...], multiple: int, answer: Answer) -> Tensor:
-    """Build an answer, a fixed function of its shape, without any random state."""
+    """Construct a prescribed output from its shape, independently of all random states."""
     value = answer.scale * _random_signs(shape, seed=1)
     if answer.is_masked:
         value *= _random_signs(shape, seed=2) > 0
@@ -199,10 +199,10 @@ def _random_signs(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def _noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
-    """Find the noisy data among the arguments, inside of lists and dicts, too.
+    """Find the noisy data among the arguments of the network, also within lists and dicts.
 
-    The first tensor that is shaped like the data; else one of as many numbers; else one with other
-    channels besides; else the largest.
+    Preferred are, in this order, tensors of the shape of the data, of as many numbers, with
+    additional channels, and the largest tensor.
     """
     tensors = [value for argument in arguments for value in _tensors(argument, x)]
     if not tensors:
@@ -220,7 +220,7 @@ def _noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
 
 
 def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
-    """Yield the tensors that may be the noisy data; a list of samples as one batch."""
+    """Yield the tensors that may be the noisy data; a list of samples is stacked to a batch."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -237,7 +237,7 @@ def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
 
 
 def wider_axis(z: Tensor, x: Tensor) -> int | None:
-    """Find the one axis along which an input is longer than the data, if that is all."""
+    """Find the single axis along which the input is longer than the data; None if there is none."""
     if z.ndim != x.ndim:
         return None
     axes = [i for i in range(1, x.ndim) if z.shape[i] != x.shape[i]]
@@ -246,19 +246,19 @@ def wider_axis(z: Tensor, x: Tensor) -> int | None:
 
 @dataclass
 class Instrument:
-    """A loss that is called with a `ProbeNetwork`."""
+    """A loss function to be called with a `ProbeNetwork`, and the form of output it expects."""
 
     loss_fn: LossFunction
     form: OutputForm
     recorder: Recorder = field(default_factory=Recorder)  # of random numbers
-    copied: tuple[Tensor, Tensor] | None = None  # data, and a copy that no loss has written into
+    copied: tuple[Tensor, Tensor] | None = None  # data, and a copy for the loss
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Instrument":
-        """Find the first form of output that the loss takes for every sample.
+        """Build the instrument with the first form of output that the loss accepts.
 
         Raises:
-            ValueError: If it takes none; about the first.
+            ValueError: If the loss accepts no form; the message is about the first form.
         """
         failure: ValueError | None = None
         for form in _FORMS:
@@ -282,11 +282,12 @@ class Instrument:
         raise failure or AssertionError
 
     def __call__(self, x: Tensor, seed: int, answer: Answer = ZERO) -> list[Call]:
-        """Return the calls of the network that the loss depends on, as `observed` does."""
+        """Call the loss as `observed` does; return the network calls on which the loss depends."""
         return self.observed(x, seed, answer).calls
 
     def observed(self, x: Tensor, seed: int, answer: Answer = ZERO) -> Observation:
-        """Call the loss with a batch, a seed and an answer, and observe its network calls.
+        """Call the loss on a batch with a fixed seed and a prescribed network output, and record
+        its network calls.
 
         Raises:
             ValueError: In one line, if the loss fails, calls no network, or returns no loss.
@@ -322,14 +323,14 @@ class Instrument:
         )
 
     def _copy_of(self, x: Tensor) -> Tensor:
-        """Copy the data, anew only if there are others, or a loss wrote into the copy."""
+        """Return a copy of the data; reuse the previous copy if it is still intact."""
         if self.copied is None or self.copied[0] is not x or self.copied[1]._version > 0:
             self.copied = x, x.clone()
         return self.copied[1].detach()
 
 
 def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
-    """Explain why a loss could not be called: the error, and its place in the user's code."""
+    """Write the error message for a failed loss: the exception and its line in the user's code."""
     if network.is_in_jvp:
         return (
             "The loss differentiates the network by torch.func (jvp, vjp, grad): its target holds "
@@ -360,7 +361,7 @@ def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
 
 
 def _gradients(total: Tensor, leaves: list[Tensor], num: int) -> tuple[Tensor | None, ...]:
-    """Differentiate the loss by all leaves, of which the first `num` are the answers.
+    """Differentiate the loss with respect to `leaves`; the first `num` are network outputs.
 
     A gradient is None if the loss does not depend on the leaf.
     """
@@ -385,7 +386,7 @@ def _gradients(total: Tensor, leaves: list[Tensor], num: int) -> tuple[Tensor | 
 
 
 def _total(loss: Any) -> Tensor:
-    """Reduce the loss to one number: of a tuple the first item, of a dict the item "loss"."""
+    """Sum the loss to one number: the first item of a tuple, the item "loss" of a dict."""
     if isinstance(loss, dict):
         if "loss" not in loss:
             keys = ", ".join(map(str, loss)) or "nothing"

@@ -22,18 +22,18 @@ _MIN_GAIN = 8.0  # in log-likelihood over equally likely steps: chance gave it t
 
 @dataclass(frozen=True)
 class Levels:
-    """Noise levels with the draws, the blocks and the rounding errors of their samples."""
+    """Noise levels of samples, with the underlying random draws, blocks and rounding errors."""
 
     logsnr: Float[Array, " n"]  # finite
     error: Float[Array, " n"]  # by rounding
     quantiles: Float[Array, "n draws"]  # logits of the quantiles of the numbers drawn for each
     block: Float[Array, " n"]  # the part of the samples, independent of the others
-    has_infinite: tuple[bool, bool] = (False, False)  # pure noise, clean data, which are left out
-    repeats: float = 1.0  # samples of a batch that share a level, in the mean
+    has_infinite: tuple[bool, bool] = (False, False)  # pure noise or clean data was left out
+    repeats: float = 1.0  # mean number of samples of a batch that share a level
 
     @classmethod
     def from_samples(cls, samples: Samples) -> "Levels":
-        """Take the finite levels of samples."""
+        """Select the samples of finite log-SNR."""
         is_finite = samples.logsnr.isfinite()
         columns = (samples.logsnr, samples.rounding, samples.quantiles, samples.block)
         noise, clean = (bool((samples.logsnr == end).any()) for end in (-torch.inf, torch.inf))
@@ -58,7 +58,7 @@ class Levels:
 
     @cached_property
     def distinct(self) -> tuple[Float[Array, " t"], NDArray[np.int64]]:
-        """The distinct values, increasing, and how often each was drawn.
+        """The distinct noise levels, increasing, and the number of samples at each.
 
         Values are the same if they are much closer than levels drawn from a continuous density, or
         from a table, would be; or within their errors.
@@ -79,10 +79,10 @@ class Levels:
 
 
 def independent_levels(samples: Samples) -> tuple[Levels, list[Diagnostic]]:
-    """Select the noise levels that were drawn independently, and none at which they are clamped.
+    """Select the independently drawn noise levels, without values at which levels are clamped.
 
     Raises:
-        ValueError: If there are too few for a curve.
+        ValueError: If there are too few noise levels for a curve.
     """
     is_finite = samples.logsnr.isfinite()
     levels = Levels.from_samples(samples)
@@ -111,8 +111,9 @@ def independent_levels(samples: Samples) -> tuple[Levels, list[Diagnostic]]:
 def _without_repetitions(
     levels: Levels, batch: Array, logsnr_error: float
 ) -> tuple[Levels, list[Diagnostic]]:
-    """Keep one each of levels of a table that samples of a batch share, and no clamped levels.
-    Other shared levels are all kept, since some may be shared by more samples than others.
+    """Keep one sample per noise level shared within a batch, and drop clamped noise levels.
+
+    If shared levels form no table, all samples are kept: some levels may have more than others.
     """
     logsnr = levels.logsnr
     firsts = np.flatnonzero(np.diff(batch, prepend=-1))
@@ -138,8 +139,8 @@ def _without_repetitions(
 
 
 def _first_of_groups(levels: Levels, batch: Array) -> NDArray[np.int64] | None:
-    """The first sample of each level in each batch, if a batch has far fewer levels than as many
-    independent draws would have.
+    """Return the first sample of each noise level in each batch if batches have far fewer distinct
+    levels than independent draws would; otherwise None.
     """
     values, counts = levels.distinct
     place = np.searchsorted((values[1:] + values[:-1]) / 2, levels.logsnr)
@@ -153,7 +154,7 @@ def _first_of_groups(levels: Levels, batch: Array) -> NDArray[np.int64] | None:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of noise levels: its density is the probability of a step over their spacing."""
+    """A discrete table of noise levels; the density is step probability divided by spacing."""
 
     levels: Float[Array, " t"]  # those that were drawn, increasing
     steps: Float[Array, " t"]  # their places in the table; those that were never drawn leave a gap
@@ -178,15 +179,13 @@ class Table:
         return int(self.steps[-1]) + 1
 
     def steps_of(self, logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
-        """The number of the step of each sample."""
+        """Return the step number of each sample's noise level."""
         place = np.searchsorted((self.levels[1:] + self.levels[:-1]) / 2, logsnr)
         return np.asarray(self.steps[place])
 
     @property
     def is_uniform(self) -> bool:
-        """Return whether all steps are equally likely: by the chi-squared test, and because no
-        smooth change of the probability makes the counts clearly more likely.
-        """
+        """True if a chi-squared test and a smooth fit are consistent with equally likely steps."""
         mean = self.counts.sum() / len(self)
         num_never = len(self) - len(self.counts)
         chi2 = ((self.counts - mean) ** 2).sum() / mean + num_never * mean
@@ -201,18 +200,20 @@ class Table:
         return Splines.of_counts(np.arange(len(self), dtype=np.float64), self.counts_by_block)
 
     def tilt_covariance(self, logsnr: Array) -> Array:
-        """The covariance of the log-probability of equally likely steps: what few samples cannot
-        exclude.
+        """Return the covariance of the log-probability of steps assumed equally likely, estimated
+        with the fewest spline knots.
         """
         fewest_knots = self._spline.splines[0]
         return fewest_knots.covariance(np.interp(logsnr, self.levels, self.steps))
 
     def log_density(self, logsnr: Array) -> tuple[Array, Array]:
-        """The log-density, smooth in the number of the step, and its error by the spacing."""
+        """Estimate the log-density from smoothed step probabilities, with the error due to discrete
+        spacing.
+        """
         return table_log_density(self.levels, self.steps, self._spline(self.steps), logsnr)
 
     def covariance(self, logsnr: Array) -> Array:
-        """The covariance of `log_p`."""
+        """Return the sampling covariance of the estimated log-density."""
         return self._spline.covariance(np.interp(logsnr, self.levels, self.steps))
 
 
@@ -222,8 +223,8 @@ def table_log_density(
     log_probability: Float[Array, " t"],
     logsnr: Float[Array, " g"],
 ) -> tuple[Float[Array, " g"], Float[Array, " g"]]:
-    """The log-density of increasing levels, and its error: the probability of a step over the
-    spacing of steps.
+    """Compute the log-density of a table of noise levels, step probability divided by spacing, and
+    its error.
 
     It is defined only up to half of its change from one step to the next, which counts as two
     standard errors.

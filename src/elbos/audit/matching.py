@@ -38,7 +38,7 @@ from elbos.theory.parameterizations import EDM, Eps, Flow, Parameterization, Sco
 from elbos.theory.recipes import RECIPES
 from elbos.theory.weightings import Monotone, Weighting
 
-MIN_GAIN = 0.005  # how much nearer something with one more parameter has to be
+MIN_GAIN = 0.005  # reduction of the distance that justifies one more parameter
 SAME = 0.02  # the distance up to which two curves count as the same
 NEAR = 0.2  # the distance beyond which a named weighting says nothing of the one measured
 _NAMES = {Eps: "eps", X: "x", V: "v", Score: "score", Flow: "flow", EDM: "edm"}
@@ -49,14 +49,14 @@ _MAX_LINE_ERROR = 5e-4  # of the log of the factor, between the points of its ta
 
 
 class Nearest(NamedTuple):
-    """Named weighting, as code, with its distance from the measured one."""
+    """A named weighting, as code, with its distance from the audited weighting."""
 
     name: str
     distance: float
 
 
 class _Candidate(NamedTuple):
-    """Named weighting with its curve and its distance from the measured one."""
+    """A named weighting with its curve and its distance from the audited weighting."""
 
     distance: float
     weighting: Weighting
@@ -65,7 +65,7 @@ class _Candidate(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Prediction type of a network, with its factor."""
+    """Prediction type of a network, with a constant factor."""
 
     name: str | None  # eps, x, v, score, flow or edm; None if it is none of these
     factor: float = 1.0  # what the named target is multiplied with; -1: its sign is reversed
@@ -79,8 +79,8 @@ class Prediction(NamedTuple):
 def prediction_of(
     logsnr: Float[Tensor, " n"], a: Float[Tensor, " n"], b: Float[Tensor, " n"], *, rtol: float
 ) -> Prediction:
-    r"""The prediction type whose target $a x + b\epsilon$ is a constant multiple of, where single
-    values have a relative error `rtol`.
+    r"""Find the prediction type whose target is proportional to $a x + b\epsilon$ within the
+    relative error `rtol`; its name is None if no type matches.
     """
     zero, ratio = torch.zeros_like(logsnr), torch.exp(logsnr / 2)
     targets: list[Parameterization] = [Eps(), X(), V(), Flow(), Score()]
@@ -104,7 +104,9 @@ def prediction_of(
 
 
 def distance(log_w: Array, log_v: Array, p: Array) -> float:
-    """Standard deviation of the difference under the weights `p`, which sum to 1."""
+    """Return the standard deviation of `log_w - log_v` under the probabilities `p`; infinite if
+    either curve is infinite somewhere.
+    """
     difference = log_w - log_v
     if not np.isfinite(difference).all():
         return math.inf
@@ -113,9 +115,7 @@ def distance(log_w: Array, log_v: Array, p: Array) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class _Family:
-    """A weighting with parameters: where to look for them, and where to stop. The nearest of the
-    starts is the one to fit from.
-    """
+    """A family of weightings with start values and bounds of its parameters."""
 
     build: Callable[..., Weighting]
     starts: tuple[tuple[float, ...], ...]
@@ -151,9 +151,9 @@ _FAMILIES = [
 def nearest_weightings(
     logsnr: Float[Array, " g"], log_w: Float[Array, " g"], p: Float[Array, " g"]
 ) -> list[Nearest]:
-    """Named weightings by their distance under `p` from the one measured, the nearest first.
+    """Rank named weightings by their distance under `p` from the audited weighting, nearest first.
 
-    One with fitted parameters is left out where it is the same as a published one.
+    A weighting with fitted parameters is left out if it equals a published one.
     """
     kept = p > 1e-6 * p.max()
     logsnr, log_w, p = logsnr[kept], log_w[kept], p[kept] / p[kept].sum()
@@ -189,7 +189,7 @@ def nearest_weightings(
 
 
 def _fitted(family: _Family, distance_of: Callable[[Weighting], float]) -> Weighting | None:
-    """Fit the nearest of a family; None at the bound of a parameter, where fits run away."""
+    """Fit the parameters of a weighting family; None if a fitted parameter is at its bound."""
     start = min(family.starts, key=lambda theta: distance_of(family.build(*theta)))
     theta = fit_family(family.build, start, distance_of, bounds=family.bounds, max_calls=150)
     for value, bounds in zip(theta, family.bounds, strict=True):
@@ -228,7 +228,9 @@ def _compiled(formula: str) -> types.CodeType:
 def coefficient_name(
     logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
 ) -> str | None:
-    """Find a usual formula in the SNR for the coefficient of the squared error."""
+    """Find a usual formula in the SNR for the coefficient of the squared error; None if no formula
+    fits.
+    """
     best: tuple[float, str] = (SAME, "")
     for formula in _FORMULAS:
         d, g = fit_formula(formula, logsnr, log_c, p)
@@ -240,8 +242,8 @@ def coefficient_name(
 def fit_formula(
     formula: str, logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
 ) -> tuple[float, float]:
-    """Fit a formula in the SNR to a coefficient: the distance and the parameter g. The distance is
-    infinite where the coefficient is 0.
+    """Fit a formula in the SNR to a coefficient; return the distance and the parameter g. The
+    distance is infinite where the coefficient is 0.
     """
     kept = p > 1e-6 * p.max()
     snr, log_c, p = np.exp(logsnr[kept]), log_c[kept], p[kept] / p[kept].sum()
@@ -253,7 +255,7 @@ def fit_formula(
 
 
 def _best_parameter(formula: str, snr: Array, log_c: Array, p: Array) -> float:
-    """The parameter of a formula that fits best."""
+    """Fit the parameter g of a formula by minimizing the distance from the coefficient."""
 
     def loss(log_g: float) -> float:
         return distance(log_c, _log_value(formula, snr, math.exp(log_g)), p)
@@ -270,7 +272,7 @@ def _best_parameter(formula: str, snr: Array, log_c: Array, p: Array) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class MonotoneFactor:
-    """The factor, as a function of log-SNR and as code."""
+    """Factor on the loss that makes the weighting monotone: a function of log-SNR, and its code."""
 
     name: str | None  # of the weighting that the loss has, as code
     end: float  # the log-SNR above which the factor is 1
@@ -288,7 +290,7 @@ class MonotoneFactor:
 
     @property
     def code(self) -> str:
-        """Python code of the function, to be pasted into a training script."""
+        """Python code of the factor, to be pasted into a training script."""
         if self.name is not None:
             classes = sorted({"Monotone", *re.findall(r"[A-Z]\w*", self.name)})
             name = code(parse(Weighting, self.name), has_defaults=True)
@@ -302,9 +304,10 @@ class MonotoneFactor:
 def monotone_weight(
     logsnr: Float[Tensor, " g"], weight: Float[Tensor, " g"], rising: list[tuple[float, float]]
 ) -> Float[Tensor, " g"]:
-    """The least weighting that is nowhere below `weight` and does not rise where that is `rising`.
+    """Compute the least upper bound of `weight` that does not increase on the intervals `rising`.
 
-    That is `Monotone` of it without its sampling error: above the last rise it is the weight.
+    This is `Monotone` of the weighting, without the sampling error: above the last increase the
+    bound equals `weight`.
     """
     lifted = weight
     for start, end in rising:
@@ -321,9 +324,10 @@ def find_factor(
     rising: list[tuple[float, float]],
     nearest: Nearest,
 ) -> MonotoneFactor | None:
-    """The factor; None where there is no rise, or where no factor lifts levels without any weight.
+    """Find the factor that makes the weighting monotone; None if the weighting does not increase,
+    or if no finite factor exists.
 
-    It is named if the named weighting rises as the measured one does, and so needs the same factor.
+    If the nearest named weighting needs the same factor, the factor is computed from its formula.
     """
     log_factor = (monotone_weight(logsnr, weight, rising) / weight).log()
     if not rising or log_factor.max() > _MAX_LOG_FACTOR:
@@ -343,7 +347,7 @@ def find_factor(
 
 
 def _corners(x: Array, y: Array) -> list[int]:
-    """About the fewest points between which straight lines are close to a curve."""
+    """Select few points whose linear interpolation approximates a curve within a tolerance."""
     first, last = 0, len(x) - 1
     distance = np.abs(y - np.interp(x, x[[first, last]], y[[first, last]]))
     middle = int(distance.argmax())

@@ -42,7 +42,7 @@ _SOLVED_ROUNDING = 100  # times that of float32, where the spread of sampled dat
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    r"""Coefficients of the loss for each of the samples drawn from it, float64, `[n]`.
+    r"""Measured coefficients of a loss, one row per drawn sample, in float64.
 
     Log-SNR is $\pm\infty$ for clean data and pure noise; the target is $a x + b\epsilon$ with the
     data in the scale of the process.
@@ -52,8 +52,8 @@ class Samples:
     a: Float[Tensor, " n"]
     b: Float[Tensor, " n"]
     coefficient: Float[Tensor, " n"]  # of the squared error of the target
-    eps_coefficient: Float[Tensor, " n"]  # of that of the noise
-    batch: Float[Tensor, " n"]  # its number
+    eps_coefficient: Float[Tensor, " n"]  # of the squared error of the noise
+    batch: Float[Tensor, " n"]  # the number of the batch
     block: Float[Tensor, " n"]  # the number of a part that is independent of the others
     process: Process
     data_offset: float  # what is added to the data before they are scaled
@@ -74,7 +74,7 @@ def measuring(
     data_scale: float | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Iterator["Measurement"]:
-    """Open a measurement of a loss; arguments as `probe`'s.
+    """Open a measurement of a loss; the arguments are those of `probe`.
 
     Raises:
         ValueError: In one line, if the loss cannot be measured.
@@ -93,9 +93,10 @@ def _with_repeated_data(
     data_scale: float | None,
     advance: Callable[[int], None] | None,
 ) -> "Measurement":
-    """Repeat the data, if they are few numbers, to save calls of the loss.
+    """Build the measurement, with small data repeated to a larger batch to save calls of the loss.
 
-    With the data as they are, if the loss takes no other number, or draws something for a batch.
+    The data are not repeated if the loss accepts no other batch size, or draws numbers once per
+    batch.
     """
 
     def of(x: Tensor) -> Measurement:
@@ -112,9 +113,10 @@ def _with_repeated_data(
 
 
 class Measurement:
-    """Measurement of a loss, batch after batch.
+    """Measurement of a loss, batch by batch, with low-discrepancy random draws.
 
-    What it draws once per sample or per batch is spread evenly over its calls (`draws`).
+    Numbers that the loss draws once per sample or per batch are spread evenly over the calls
+    (`draws`).
     """
 
     def __init__(
@@ -136,31 +138,31 @@ class Measurement:
 
     @property
     def is_cheap(self) -> bool:
-        """Return whether one call of the loss solves a batch, of several samples."""
+        """True if one call of the loss determines all coefficients of a batch."""
         return self._pilot.is_plain and self.batch_size > 1
 
     @property
     def has_draws_of_batches(self) -> bool:
-        """Return whether the loss draws one number, or one noise level, for a whole batch."""
+        """True if the loss draws one number, or one noise level, for a whole batch."""
         logsnr = self.samples(self.batch_size).logsnr
         is_one_level = bool((logsnr - logsnr[0]).abs().max() < 1e-4)
         return self._recorder.num_draws_of_batch > 0 or is_one_level
 
     def samples(self, num: int) -> Samples:
-        """Return the first `num` samples, and draw those that are missing.
+        """Return the coefficients of the first `num` samples; draw missing samples first.
 
         Raises:
-            ValueError: In one line, if there is no weighting to be seen in them.
+            ValueError: In one line, if the samples determine no weighting.
         """
         while self.batch_size * len(self._drawn) < num:
             self._drawn += self._next(None)
         return self._solved(self._drawn, num, self._data_scale)
 
     def at(self, place: int, quantiles: Float[Array, " n"], data_scale: float) -> Samples:
-        """Draw more samples, apart from the others, with one draw at these quantiles.
+        """Draw additional samples with one of the random draws fixed at the given quantiles.
 
         Args:
-            place: Of the draw, among those of one number per sample.
+            place: Index of the draw among the draws of one number per sample.
             quantiles: Between 0 and 1; padded to whole batches.
             data_scale: As found before.
         """
@@ -170,7 +172,7 @@ class Measurement:
         return self._solved(batches, len(padded), data_scale)
 
     def _next(self, given: tuple[int, Tensor] | None) -> list[Batch]:
-        """The next batch of samples; several, if the loss calls its network several times."""
+        """Measure the next batch of samples; one batch per network call of the loss."""
         number = self._num_calls
         self._num_calls += 1
 
@@ -189,7 +191,7 @@ class Measurement:
         return [replace(batch, number=number, places=places) for batch in batches]
 
     def _solved(self, batches: list[Batch], num: int, data_scale: float | None) -> Samples:
-        """The coefficients of the first `num` samples of batches."""
+        """Solve for the coefficients of the first `num` samples of the batches."""
         pilot = self._pilot
         products = torch.cat([batch.products for batch in batches])[:num]
         c = torch.cat([batch.coefficient for batch in batches])[:num]
@@ -215,10 +217,10 @@ class Measurement:
 
 
 def _checked(pilot: Pilot, c: Tensor, is_finite: Tensor) -> Pilot:
-    """The pilot, with a finding if some samples are not finite.
+    """Return the pilot, with a diagnostic added if some samples are not finite.
 
     Raises:
-        ValueError: If none is, or if the loss is zero.
+        ValueError: If no sample is finite, or the loss is zero.
     """
     if not is_finite.any():
         raise ValueError("The loss is not finite: its gradient is NaN for every sample.")
@@ -241,7 +243,7 @@ def _samples_of(
     places: list[int | None],
     data_scale: float | None,
 ) -> Samples:
-    """The coefficients of samples, in the scale of their process."""
+    """Solve for the coefficients of samples, in the data scale of their diffusion process."""
     solved = solve(grams, is_noise_known=pilot.noise.is_known)
     x = pilot.noise.reference.x
     rtol = 0.0 if pilot.noise.is_known else (2 / x[0].numel()) ** 0.5

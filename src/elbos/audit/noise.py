@@ -41,10 +41,10 @@ _MAX_STRANGE = 1e-3  # share of a target or of noise that half precision may lea
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise of the first batches, and the roles of the normal draws in every call."""
+    """The noise of the pilot batches, and the role of each normal draw."""
 
-    is_known: bool  # that of every sample
-    coefficients: Coefficients  # of all samples, solved with that noise
+    is_known: bool  # the noise of every sample is known
+    coefficients: Coefficients  # of all samples, solved with this noise
     reference: Reference  # the data, with the draw that belongs to them
     diagnostics: list[Diagnostic]
     summed: tuple[int, ...] = ()  # places of the draws whose sum is the noise, if it is a sum
@@ -52,18 +52,18 @@ class Noise:
 
     @property
     def is_summed(self) -> bool:
-        """Return whether the noise is more than one draw."""
+        """True if the noise is a sum of several normal draws."""
         return any(isinstance(one, SummedNoise | InputPerturbation) for one in self.diagnostics)
 
     def prepare(self, call: SingleCall) -> SingleCall:
-        """Give the normal draws of a call their roles: noise, or part of the data."""
+        """Assign the normal draws of a call to the noise or to the data."""
         call = self.reference.prepare(call)
         return call.added(self.summed, self.reference.at(call)[0]) if self.summed else call
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Calls solved with one draw for the noise, and the draws that the input really holds."""
+    """Paired calls solved under the assumption that the noise is one normal draw."""
 
     paired: list[PairedCalls]
     reference: Reference
@@ -72,21 +72,21 @@ class _Candidate:
 
     @property
     def unexplained(self) -> float:
-        """The share of the noise that is not the draw, of most samples."""
+        """Median share of the noise that the best normal draw leaves unexplained."""
         return self.coefficients.unexplained_noise.nanmedian().item()
 
     @property
     def has_more_draws(self) -> bool:
-        """Return whether other draws explain what one does not."""
+        """True if several draws together explain noise that one draw does not."""
         is_explained = self.parts.left < min(0.1 * self.unexplained, _MAX_STRANGE)
         return self.unexplained > 1e-9 and self.reference.x[0].numel() > 1 and is_explained
 
 
 def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bool) -> Noise:
-    """Find which of the normal draws are the noise, and which belongs to the data.
+    """Find the normal draws that form the noise, and the draw that samples the data.
 
-    Tried in turn: one draw; one beside another, with which the data are sampled; a sum of draws;
-    noise that was not drawn as a whole.
+    The hypotheses are tried in this order: one draw; one draw plus another that samples the data;
+    a sum of draws; noise that was not recorded as a whole.
 
     Raises:
         ValueError: If samples are single numbers, and their noise is not one of the draws.
@@ -130,7 +130,7 @@ def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bo
 def _noises(
     paired: list[PairedCalls], reference: Reference, coefficients: Coefficients
 ) -> list[Tensor]:
-    """Subtract the data from each batch."""
+    """Subtract the data term from the noisy data of each batch."""
     inputs = [calls.z for calls in paired]
     return _without_data(inputs, paired, reference, coefficients.alpha, coefficients.offset)
 
@@ -142,7 +142,7 @@ def _without_data(
     factor: Float[Tensor, " n"],
     offset: float,
 ) -> list[Tensor]:
-    """Subtract the data, times a factor of each sample, from values of each batch."""
+    """Subtract the data, times a factor per sample, from the values of each batch."""
     factors = torch.split(factor.to(values[0].device), [len(value) for value in values])
     return [
         value.double() - by.reshape(-1, *(1,) * (value.ndim - 1)) * (x + offset)
@@ -156,10 +156,10 @@ def _without_data(
 
 @dataclass(frozen=True)
 class Parts:
-    """Draws that an input or a target is a sum of.
+    """Decomposition of an input or a target into normal draws, with a factor per sample.
 
-    Those that many elements share are given by their shapes and their standard deviations, compared
-    with that of the others.
+    Draws that many elements share are given by their shapes and by their standard deviations
+    relative to the other draws.
     """
 
     whole: list[int]  # those of the size of the data, by their place
@@ -176,14 +176,14 @@ class Parts:
         left: Float[Tensor, " n"],
         shapes: Sequence[Sequence[int]],
     ) -> "Parts":
-        """Select the draws that count.
+        """Select the draws whose share of the power exceeds a threshold.
 
         Args:
-            factors: What each is multiplied with, those of `shapes` last.
-            powers: The power of each, so multiplied.
-            total: That of the whole.
-            left: The share that no draw explains.
-            shapes: Of the draws that many elements share.
+            factors: The factor of each draw, those of `shapes` last.
+            powers: The power of each draw times its factor.
+            total: The power of the whole.
+            left: The share of the power that no draw explains.
+            shapes: The shapes of the draws that many elements share.
         """
         num_whole = factors.shape[1] - len(shapes)
         power = powers.nansum(0) / total.nansum()
@@ -197,26 +197,28 @@ class Parts:
         return cls(whole, shared, factors, left.nanmedian().item() if used else 1.0)
 
     def ratio(self, i: int, to: Float[Tensor, " n"]) -> float | None:
-        """Return the factor of a draw over another number, if constant over all samples."""
+        """Return the ratio of a draw's factor to `to` if it is constant over the samples; otherwise
+        None.
+        """
         factor, to = self.factors[:, i].nan_to_num(), to.nan_to_num()
         ratio = (factor * to).sum() / to.square().sum()
         left = (factor - ratio * to).square().sum() / factor.square().sum()
         return ratio.item() if left < _SAME else None
 
     def unlike(self, other: "Parts") -> float:
-        """The mean square of what is not another sum of the draws, scaled."""
+        """Return the mean squared residual of the factors after projection on those of `other`."""
         ours, theirs = self.factors.nan_to_num(), other.factors.nan_to_num()
         along = (ours * theirs).sum(1) / theirs.square().sum(1).clamp(min=1e-300)
         return (ours - along[:, None] * theirs).square().sum(1).mean().item()
 
     def of_data(self, alpha: Float[Tensor, " n"]) -> int | None:
-        """The draw that is multiplied by a constant times alpha, where the others are not."""
+        """Return the only random draw whose coefficient is proportional to alpha, or None."""
         of_data = [i for i in self.whole if self.ratio(i, alpha) is not None]
         return of_data[0] if len(of_data) == 1 and len(self.whole) > 1 else None
 
 
 def _parts(paired: list[PairedCalls], values: list[Tensor], x: Tensor) -> Parts:
-    """Fit the draws in values of each batch, by least squares, sample by sample."""
+    """Regress the values of each sample on its normal draws."""
     num_whole = min(len(calls.moved.normals) for calls in paired)
     num_shared = min(len(calls.moved.shared) for calls in paired)
     if not 0 < num_whole + num_shared < x[0].numel() / 2:
@@ -237,7 +239,9 @@ def _parts(paired: list[PairedCalls], values: list[Tensor], x: Tensor) -> Parts:
 
 
 def _sampled_data(candidate: _Candidate) -> Reference | None:
-    """Return the data with the draw that belongs to them; None if none does."""
+    """Return the data together with the normal draw that samples them; None if there is no such
+    draw.
+    """
     reference, parts = candidate.reference, candidate.parts
     if not candidate.has_more_draws or parts.shared or reference.spread is not None:
         return None
@@ -250,7 +254,9 @@ def _sampled_data(candidate: _Candidate) -> Reference | None:
 
 
 def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
-    """Add what the target holds of the draws, where this is not the noise, scaled."""
+    """Add diagnostics of normal draws that the target and the noise contain in different
+    proportions.
+    """
     paired, parts = candidate.paired, candidate.parts
     found, shape = noise.coefficients, (-1, *(1,) * (noise.reference.x.ndim - 1))
     targets = [target_of(calls.gradient, calls.coefficient().reshape(shape)) for calls in paired]
@@ -266,16 +272,16 @@ def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
 def of_the_draws(
     parts: Parts, target: Parts, power: float, found: list[Diagnostic]
 ) -> tuple[list[Diagnostic], float]:
-    """Compare the draws in the target with those in the input.
+    """Compare the normal draws in the target with those in the network's input.
 
     Args:
         parts: The draws in the input.
         target: The draws in the target.
         power: The mean square of the target.
-        found: What is known of the noise.
+        found: Diagnostics of the noise.
 
     Returns:
-        All findings, and the standard deviation of noise that only perturbs the input.
+        All diagnostics, and the standard deviation of noise that only perturbs the input.
     """
     is_summed = any(isinstance(one, SummedNoise | InputPerturbation) for one in found)
     share = target.unlike(parts) / power
@@ -292,10 +298,10 @@ def of_the_draws(
 
 
 def of_the_target(unexplained: Float[Tensor, " n"]) -> list[Diagnostic]:
-    """Test that the target is a combination of data and noise for all samples.
+    """Return a diagnostic if targets are not combinations of data and noise.
 
     Args:
-        unexplained: The share of each target that is not.
+        unexplained: The share of each target that is no combination.
     """
     is_strange = unexplained > _MAX_STRANGE
     samples, clearly = (
@@ -317,7 +323,7 @@ def of_the_parts(parts: Parts) -> Diagnostic:
 
 
 def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diagnostic:
-    """Test that noise that was not drawn as a whole is white and normal."""
+    """Classify noise that was not recorded as one draw: coloured, offset, not normal, or white."""
     noise = torch.cat(noises)
     noise = noise[coefficients.sigma > 1e-3 * coefficients.sigma.max()]
     noise = noise / noise.flatten(1).square().mean(1).sqrt().reshape(-1, *(1,) * (noise.ndim - 1))
@@ -344,14 +350,16 @@ def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diag
 
 
 def _low_frequency_power(noise: Tensor) -> float:
-    """The power of the lowest frequencies but 0, of images with variance 1; 1 for white noise."""
+    """Return the mean power of the lowest nonzero frequencies of unit-variance images; 1 for white
+    noise.
+    """
     modes = torch.fft.fft2(noise)[..., [0, 1, 1], [1, 0, 1]]
     return float(modes.abs().square().mean()) / (noise.shape[-2] * noise.shape[-1])
 
 
 def _neighbour_correlation(noise: Tensor, axis: int) -> float:
-    """Correlate neighbours along an axis. Noise that is centred there, as of molecules, is white in
-    the rest.
+    """Return the correlation of neighbouring elements along an axis, corrected if the noise has
+    zero mean along the axis.
     """
     num = noise.shape[axis]
     value = (noise.narrow(axis, 1, num - 1) * noise.narrow(axis, 0, num - 1)).mean().item()
