@@ -48,7 +48,7 @@ def compare(
     minutes: float | None = None,
     executor: Executor | None = None,
 ) -> Comparison:
-    """Train objectives alike, score the models, and report, paired over seeds.
+    """Train objectives with the same seeds, score the models, and report paired differences.
 
     The same call resumes what was interrupted, and objectives and seeds may be added.
 
@@ -92,7 +92,7 @@ def compare(
 
 
 def _seeds(given: int | Sequence[int]) -> tuple[int, ...]:
-    """Turn a number of seeds into the list of seeds."""
+    """Return the seeds as a tuple: 0 to n - 1 if only their number n is given."""
     if type(given) is int and given > 0:
         return tuple(range(given))
     if isinstance(given, str) or not isinstance(given, Sequence):
@@ -108,7 +108,7 @@ def run_experiment(
     minutes: float | None = None,
     command: str | None = None,
 ) -> Comparison:
-    """Make the runs that are missing, and write the report.
+    """Train and score the missing runs of an experiment, and write the report.
 
     Several processes may share the work.
 
@@ -163,7 +163,7 @@ def run_experiment(
 def _reporter(
     jobs: Mapping[Key, Job], left: Mapping[Key, Job]
 ) -> Callable[[Key, Failure | None], None]:
-    """Make the callback that writes a line on stderr when a run has ended.
+    """Return a callback that reports each ended run on stderr, with an estimate of the time left.
 
     The time left is that of the runs that have ended so far.
     """
@@ -183,7 +183,7 @@ def _reporter(
 
 
 def _require_trainable(experiment: Experiment, dataset: Dataset) -> int:
-    """Raise an error now if every run would fail: network, sampler or tracker.
+    """Check that the runs can be trained and sampled; return the number of network parameters.
 
     Returns:
         Number of the network's parameters.
@@ -205,7 +205,7 @@ def _claimed(
     minutes: float | None,
     executor: Executor,
 ) -> Experiment:
-    """Claim the directory, and resolve precision and number of images as stored there, or now."""
+    """Claim the directory for an experiment, and fix the precision and the number of images."""
     with directory.lock():
         config = experiment.config
         if stored := directory.stored():
@@ -233,7 +233,7 @@ def _claimed(
 
 
 def _interrupted(experiment: Experiment, jobs: Mapping[Key, Job]) -> Interrupted:
-    """Explain how to resume, or to report on the finished runs."""
+    """Return an `Interrupted` error that explains how to resume or to report finished runs."""
     done = [key for key, job in jobs.items() if job.scores() is not None]
     num = len(experiment.objectives)
     whole = [str(s) for s in experiment.seeds if [seed for _, seed in done].count(s) == num]
@@ -252,7 +252,7 @@ def _report(
     command: str | None,
     features: str | None,
 ) -> Comparison:
-    """Write the report, as JSON, Markdown and a page."""
+    """Summarize all runs, and write the report as JSON, Markdown and HTML."""
     comparison = summarize(
         experiment,
         {key: scores for key, job in jobs.items() if (scores := job.scores())},

@@ -27,7 +27,7 @@ from elbos.training.directory import RunDirectory
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """Settings that a directory belongs to.
+    """Settings stored in a comparison's directory, which later calls must match.
 
     Attributes:
         minutes: The budget that its number of images was chosen by, if one was.
@@ -46,21 +46,21 @@ class Stored:
 
 @dataclass(frozen=True)
 class ComparisonDirectory:
-    """Paths in the directory of a comparison."""
+    """Paths and stored settings of a comparison's directory."""
 
     path: Path
 
     def run(self, objective: Variant, seed: int) -> Path:
-        """The run directory of an objective and a seed."""
+        """Return the run directory of an objective and a seed."""
         return self.path / "runs" / f"{objective.name}-{seed}"
 
     @property
     def file(self) -> Path:
-        """The file that holds the settings."""
+        """The path of compare.json, which holds the stored settings."""
         return self.path / "compare.json"
 
     def stored(self) -> Stored | None:
-        """Read the settings that the directory belongs to; None if it is new.
+        """Read the settings stored in the directory; None if the directory is new.
 
         Raises:
             ValueError: If compare.json is damaged.
@@ -79,7 +79,7 @@ class ComparisonDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the directory while its settings are decided.
+        """Lock the directory within the `with` block, creating the directory if necessary.
 
         Raises:
             ValueError: If it is a file, or holds other files.
@@ -99,7 +99,7 @@ class ComparisonDirectory:
             yield
 
     def claim(self, wanted: Stored) -> None:
-        """Store the settings of a comparison, or check them against the stored ones.
+        """Store the settings of a comparison; raise a ValueError if other settings are stored.
 
         Raises:
             ValueError: If it holds another comparison.
@@ -120,7 +120,7 @@ class ComparisonDirectory:
         (self.path / "runs").mkdir(exist_ok=True)  # a machine that does not see it is refused
 
     def require_same_objectives(self, experiment: Experiment) -> None:
-        """Raise an error if a name of an objective has runs of another objective, of any seed.
+        """Raise a ValueError if stored runs under an objective's name trained another objective.
 
         Raises:
             ValueError: If it is.

@@ -45,7 +45,9 @@ T = TypeVar("T")
 
 
 class Executor(abc.ABC):
-    """Does `num_workers` jobs at once, each by `num_processes` processes of `num_threads` cores."""
+    """An executor of `num_workers` parallel jobs, with `num_processes` processes of `num_threads`
+    cores per job.
+    """
 
     num_workers: int
     num_processes: int = 1
@@ -53,19 +55,19 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Call a function on a machine that does jobs, and return its result."""
+        """Call a function on a machine that executes jobs, and return the result."""
 
     @abc.abstractmethod
     def do(self, job: Job) -> Failure | None:
-        """Do a job and wait for its end; return its failure, if it failed."""
+        """Execute a job and wait until the job has ended; return the failure, or None."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Stop the running jobs; trainings save a checkpoint."""
+        """Stop all running jobs; trainings save a checkpoint before stopping."""
 
 
 class Local(Executor):
-    """Processes of this machine, which share its cores and take turns on its accelerators.
+    """An executor that runs jobs in processes on this machine, sharing cores and accelerators.
 
     Args:
         num_workers: Jobs at once. Default: one for each accelerator, or each two cores, or for as
@@ -100,11 +102,13 @@ class Local(Executor):
         self._is_closed = False
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Call a function in this process."""
+        """Call a function in this process, and return the result."""
         return function(*args)
 
     def do(self, job: Job) -> Failure | None:
-        """Do a job in its own process or processes, and wait."""
+        """Execute a job in separate processes and wait until the job has ended; return the failure,
+        or None.
+        """
         slot = self._slots.get()
         environment = {"OMP_NUM_THREADS": str(self.num_threads)}
         if _num_devices() > 1:
@@ -123,7 +127,7 @@ class Local(Executor):
             self._slots.put(slot)
 
     def close(self) -> None:
-        """Stop the processes; trainings save a checkpoint."""
+        """Stop the processes of all running jobs; trainings save a checkpoint before stopping."""
         self._is_closed = True
         for process in list(self._running):
             _stop(process)
@@ -133,7 +137,9 @@ class Local(Executor):
 def _started(
     job: Job, num_processes: int, environment: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the process of a job, torchrun if it has several; stop and await it on exit."""
+    """Start the process of a job (torchrun for several processes) and stop it after the `with`
+    block.
+    """
     torchrun = ["torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     several = [*torchrun, f"--nproc-per-node={num_processes}", "-m"]
     launcher = several if num_processes > 1 else []
@@ -159,7 +165,7 @@ def _started(
 
 
 def _without_roles(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what torchrun and SLURM set for the process that has it."""
+    """Return the environment variables without those that torchrun and SLURM set per process."""
     prefixes = ("SLURM_", "TORCHELASTIC_", "GROUP_", "ROLE_", "MASTER_")
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
     return {
@@ -170,14 +176,14 @@ def _without_roles(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Close the standard input of a job's process, which stops it."""
+    """Stop the process of a job by closing the standard input of the process."""
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         process.stdin.close()
 
 
 def _outcome(process: subprocess.Popen[bytes], job: Job) -> Failure | None:
-    """Wait for the process of a job; return the failure that it printed, or its exit status."""
+    """Wait until the process of a job has ended; return the failure, or None on success."""
     assert process.stdout is not None
     answer, status = process.stdout.read(), process.wait()
     if answer:
@@ -191,7 +197,7 @@ def _outcome(process: subprocess.Popen[bytes], job: Job) -> Failure | None:
 
 
 def device_names(slot: int, num_devices: int, visible: str, num: int = 1) -> str:
-    """Choose the accelerators of a job, as a value of CUDA_VISIBLE_DEVICES.
+    """Return the accelerators of a job as a value of CUDA_VISIBLE_DEVICES.
 
     Args:
         slot: Number of the job among those that run at once.
@@ -214,7 +220,7 @@ def _num_devices() -> int:
 
 
 class OnRay(Executor):
-    """A Ray cluster: the one at `RAY_ADDRESS`, or one started on this machine.
+    """An executor on a Ray cluster: the cluster at `RAY_ADDRESS`, or a new one on this machine.
 
     A cluster started here listens on the loopback address only: others on the network cannot run
     code in it. All machines need elbos, and see the comparison's directory under the same path.
@@ -267,7 +273,7 @@ class OnRay(Executor):
         self._running: set[Any] = set()
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Call a function on a machine of the cluster, and return its result."""
+        """Call a function on a machine of the cluster, and return the result."""
         try:
             found: T = self._ray.get(self._remote(function).remote(*args))
         except self._ray.exceptions.RaySystemError as error:
@@ -278,7 +284,9 @@ class OnRay(Executor):
         return found
 
     def do(self, job: Job) -> Failure | None:
-        """Do a job on a machine that has room, and wait."""
+        """Execute a job on a cluster machine with free resources and wait until the job has ended;
+        return the failure, or None.
+        """
         task = self._remote(_do_here).remote(job, self.num_processes, self.num_threads)
         self._running.add(task)
         try:
@@ -290,7 +298,7 @@ class OnRay(Executor):
         return failure
 
     def close(self) -> None:
-        """Interrupt all tasks, wait until they have saved, and leave the cluster."""
+        """Cancel all tasks, wait until trainings have saved a checkpoint, and leave the cluster."""
         running = list(self._running)
         self._running.clear()
         for task in running:
@@ -303,7 +311,7 @@ class OnRay(Executor):
 def shares(
     nodes: Sequence[Mapping[str, float]], num_workers: int | None, gpus_per_run: int = 1
 ) -> tuple[int, int]:
-    """Share the cores of a cluster among jobs, such that the machines can hold them.
+    """Divide the cores of a cluster among parallel jobs so that each job fits on a single machine.
 
     Args:
         nodes: Resources of each machine of the cluster, by Ray's account.
@@ -339,7 +347,7 @@ def shares(
 
 
 def _do_here(job: Job, num_processes: int, num_threads: int) -> Failure | None:
-    """Do a job on this machine of the cluster."""
+    """Execute a job on the current machine of the cluster; return the failure, or None."""
     if not job.path.parent.is_dir():
         return job.failed(
             f"{job.path.parent} does not exist on {os.uname().nodename}: name a directory that all "
@@ -355,7 +363,7 @@ def do_all(
     executor: Executor,
     on_end: Callable[[Key, Failure | None], None] = lambda *_: None,
 ) -> dict[Key, Failure]:
-    """Do all jobs; those that fail do not stop the others.
+    """Execute all jobs, continuing after failures, and return the failures.
 
     Args:
         jobs: The jobs without scores.
@@ -387,7 +395,9 @@ def do_all(
 
 
 def _attempt(job: Job, executor: Executor) -> tuple[bool, Failure | None]:
-    """Do a job unless another command does; return whether it has ended, and its failure."""
+    """Execute a job unless another command is executing the job; return whether the job has ended,
+    and the failure or None.
+    """
     if job.scores() is not None:
         return True, None
     failure = None if job.is_running() else executor.do(job)

@@ -25,7 +25,7 @@ _EXAMPLE = '"fast=UniPC(order=2),10"'
 
 
 def default_samplings() -> dict[str, Sampling]:
-    """Return the default samplings: DDPM's ancestral one and EDM's.
+    """Return the default samplings: DDPM's ancestral sampling and EDM's Heun sampling.
 
     DDPM's is of first order and with noise, and takes more steps. EDM's is without noise: 35
     function evaluations in 18 steps, as for CIFAR-10.
@@ -55,7 +55,7 @@ def parse_sampling(text: str) -> tuple[str, Sampling]:
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring(Typed):
-    """Settings of the scoring of runs."""
+    """Settings for scoring runs: test images, samples, feature extractor and samplers."""
 
     num_images: int = 2_000
     """Test images whose ELBO is measured, at most all there are; at least 2."""
@@ -84,7 +84,7 @@ class Scoring(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(Typed):
-    """Objectives that are trained and scored alike.
+    """A set of objectives to train and score with shared configuration, scoring and seeds.
 
     Attributes:
         config: What all objectives share; its own objective and seed are replaced.
@@ -120,22 +120,22 @@ class Experiment(Typed):
         replace(self.config, seed=min(self.seeds))  # raises where it is no seed
 
     def run_config(self, objective: Variant, seed: int) -> Config:
-        """Return the configuration of a run of an objective."""
+        """Return the training configuration of one objective and seed."""
         return replace(objective.config(self.config), seed=seed)
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The lowest and the highest log-SNR, of all schedules."""
+        """The lowest and the highest log-SNR, which all schedules share."""
         return self.config.schedule.logsnr_min, self.config.schedule.logsnr_max
 
     @property
     def weightings(self) -> tuple[Weight, ...]:
-        """The weightings of all objectives, under each of which every model's loss is measured."""
+        """The distinct weightings of all objectives, under each of which every model is scored."""
         return tuple({repr(one.weighting): one.weighting for one in self.objectives}.values())
 
 
 def shared_config(config: Config) -> Config:
-    """Set the logs and validations of a configuration for the curves of the report."""
+    """Return the configuration with the logging intervals that the curves of the report need."""
     num = config.num_images
     output = Output(
         log_every=max(num // NUM_LOGGED, 1),

@@ -38,7 +38,7 @@ _FAINTEST = 0.15  # opacity of the first density
 
 
 def family(weighting: str) -> str:
-    """Return the class of a weighting, without wrappers.
+    """Return the class name of a weighting, with wrappers removed.
 
     Examples:
         >>> family("Monotone(inner=EDM(mean=2.4))"), family("Tabulated('mine', '1f2e3d4c')")
@@ -50,7 +50,7 @@ def family(weighting: str) -> str:
 
 
 def swatches(objectives: Objectives) -> dict[str, Swatch]:
-    """Choose the colour and the dash of each objective's curves, by name."""
+    """Assign a colour by weighting family and a dash by monotonicity to each objective."""
     families = dict.fromkeys(family(o.weighting) for o in objectives)
     colors = dict(zip(families, cycle(COLORS), strict=False))
     return {
@@ -60,7 +60,7 @@ def swatches(objectives: Objectives) -> dict[str, Swatch]:
 
 
 def curves(comparison: Comparison) -> tuple[Curves, Curves, Curves]:
-    """Collect the curves of every objective: validation ELBO, ELBO of noisy data, and loss.
+    """Collect three curves of each objective: validation ELBO, ELBO of noisy data, and loss.
 
     The first is over images seen, the others over log-SNR.
     """
@@ -73,7 +73,7 @@ def curves(comparison: Comparison) -> tuple[Curves, Curves, Curves]:
 
 
 def learning_figure(comparison: Comparison) -> Figure | None:
-    """The validation ELBO over images seen, as it is and minus the median; None without any."""
+    """Plot the validation ELBO over images seen, also minus the median; None without data."""
     known, _, _ = curves(comparison)
     if not known:
         return None
@@ -88,7 +88,7 @@ def learning_figure(comparison: Comparison) -> Figure | None:
 
 
 def levels_figure(comparison: Comparison) -> Figure | None:
-    """The ELBO of noisy data and the loss, both against the median, and the loss as it is."""
+    """Plot the ELBO of noisy data and the loss over log-SNR; None without data."""
     _, elbos, losses = curves(comparison)
     panels = []
     if elbos:
@@ -130,7 +130,7 @@ def _traces(comparison: Comparison, curves: Curves, digits: str) -> list[Scatter
 def _difference(
     comparison: Comparison, curves: Curves, title: str, height: int, *, is_share: bool = False
 ) -> Panel:
-    """Differences to the median of all objectives, or quotients."""
+    """Build a panel of each curve minus the median curve, or relative to the median."""
     grid = _floats(next(iter(curves.values()))[0])
     values = np.array([np.interp(grid, _floats(x), _floats(y)) for x, y in curves.values()])
     median = np.median(values, axis=0)
@@ -147,7 +147,7 @@ def _floats(values: Any) -> Float[Array, " n"]:
 
 
 def _range(traces: Sequence[Scatter]) -> dict[str, list[float]]:
-    """Choose the range of most curves: a few that are far from all others leave the panel."""
+    """Choose an axis range that fits most curves but not outliers; empty for the default."""
     tops = [np.nanmax(np.abs(_floats(trace.y))) for trace in traces]
     middle = np.median(tops)
     most = [_floats(t.y) for t, top in zip(traces, tops, strict=True) if top <= _FAR * middle]
@@ -158,14 +158,14 @@ def _range(traces: Sequence[Scatter]) -> dict[str, list[float]]:
 
 
 def _finished(figure: Figure) -> Figure:
-    """Show each objective once in the legend, and label only the curve pointed at."""
+    """Show each objective once in the legend, and label only the hovered curve."""
     for trace in figure.data:
         trace.showlegend = trace.yaxis == "y"
     return figure.update_layout(hovermode="closest", hoversubplots="single")
 
 
 def ranking_figure(logsnr: Sequence[float], correlations: Mapping[str, RankCorrelation]) -> Figure:
-    """Rank correlation of the ELBO at a noise level with each score, by title, over log-SNR."""
+    """Plot the rank correlation between ELBO and each score, over the log-SNR of the ELBO."""
     levels = _floats(logsnr)
     axis = {"range": [-1.05, 1.05], "tickvals": [-1, -0.5, 0, 0.5, 1], "zeroline": True}
     panels = [
@@ -193,7 +193,7 @@ def _band(levels: Float[Array, " g"], found: RankCorrelation, color: str) -> lis
 
 
 def weights_svg(comparison: Comparison, objective: ObjectiveResult, swatch: Swatch) -> Markup:
-    """The weighting, where it increases, and the density of the noise levels trained on."""
+    """Draw the weighting, the intervals where w increases, and the density of noise levels."""
     weights = objective.weights
     assert weights is not None
     x = _across(comparison, _floats(weights.logsnr))
@@ -213,7 +213,7 @@ def weights_svg(comparison: Comparison, objective: ObjectiveResult, swatch: Swat
 
 
 def density_svg(objective: ObjectiveResult, swatch: Swatch) -> Markup:
-    """The density of an adaptive schedule while training, from light to dark."""
+    """Draw the density of an adaptive schedule at successive training stages, light to dark."""
     curves = [_floats(one.p) for one in objective.density or ()]
     top = max(curve.max() for curve in curves)
     x = np.linspace(0, _WIDTH, len(curves[0]))

@@ -35,7 +35,7 @@ from elbos.training.processes import Processes
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A training run to make and score.
+    """A unit of work: one run to train and score.
 
     Attributes:
         path: The run directory.
@@ -53,7 +53,7 @@ class Job:
     def from_experiment(
         cls, experiment: Experiment, path: Path, objective: Variant, seed: int
     ) -> "Job":
-        """Make the job of an objective and a seed, in the run directory `path`."""
+        """Build the job of one objective and seed, with the run directory `path`."""
         return cls(
             path=path,
             config=experiment.run_config(objective, seed),
@@ -63,29 +63,29 @@ class Job:
 
     @property
     def named_weightings(self) -> dict[str, Weighting]:
-        """The weightings, by their repr."""
+        """The weightings of the job, keyed by their repr."""
         return {repr(weighting): weighting for weighting in self.weightings}
 
     @property
     def log(self) -> Path:
-        """Path of the output of the job's processes."""
+        """The path of the file that receives the output of the job's processes."""
         return self.path / ".log.txt"
 
     def scores(self) -> RunScores | None:
-        """Read the scores of the run; None until it is scored."""
+        """Read the scores of the run; None if the run is not scored yet."""
         return read_scores(self.path, self.config, self.scoring, self.named_weightings)
 
     def failed(self, reason: str, *, is_final: bool = False) -> Failure:
-        """Make the failure of this job's seed."""
+        """Return a `Failure` for this job's seed with the given reason."""
         return Failure(seed=self.config.seed, reason=reason, is_final=is_final)
 
     @property
     def lock(self) -> FileLock:
-        """The lock of the process that does the job, released when that process ends."""
+        """The file lock held by the process that executes the job."""
         return FileLock(self.path / ".work.lock", timeout=0)
 
     def is_running(self) -> bool:
-        """Return whether a process, possibly of another command, does the job."""
+        """Return whether any process, possibly of another command, is executing the job."""
         if not self.path.exists():
             return False
         try:
@@ -96,7 +96,7 @@ class Job:
 
 
 def work(job: Job) -> Failure | None:
-    """Train and score a run, unless it is scored already or another command works on it.
+    """Train and score a run, unless the run is scored or another command is working on the run.
 
     All processes of a job call this function; the main one holds the lock and writes.
 
@@ -136,7 +136,7 @@ def _printed(what: str, total: int, unit: str) -> Advance:
 
 
 def main() -> None:
-    """Do the job given on standard input; print its failure, if any, as JSON."""
+    """Execute the job given on standard input, and print any failure as JSON."""
     with os.fdopen(os.dup(1), "w") as answer:
         os.dup2(2, 1)  # user code may print: that belongs to the log
         processes = Processes.joined()

@@ -10,7 +10,7 @@ Known = float | None
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weighting and density of noise levels over log-SNR.
+    """Weighting and training density of noise levels, tabulated over log-SNR.
 
     Attributes:
         logsnr: The grid.
@@ -25,7 +25,7 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelCurve:
-    """Nats per dimension over log-SNR, mean over seeds."""
+    """A curve in nats per dimension over log-SNR, averaged over seeds."""
 
     logsnr: tuple[float, ...]
     nats_per_dim: tuple[Known, ...]
@@ -33,7 +33,7 @@ class LevelCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class LearningCurve:
-    """Validation ELBO in bits per dimension over images seen, mean over seeds."""
+    """Validation ELBO in bits per dimension over images seen, averaged over seeds."""
 
     images: tuple[float, ...]
     bits_per_dim: tuple[Known, ...]
@@ -41,7 +41,7 @@ class LearningCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class Density:
-    """The density of an adaptive schedule after some images, in equal bins of log-SNR."""
+    """Density of an adaptive schedule at one training stage, in equal bins of log-SNR."""
 
     images: float
     p: tuple[float, ...]
@@ -49,7 +49,7 @@ class Density:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A quantity by which objectives are compared.
+    """A metric by which objectives are compared, with its names, direction and baseline.
 
     Attributes:
         key: Its name in `ObjectiveResult.scores`.
@@ -70,7 +70,7 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Values of one metric for one objective.
+    """Values of one metric for one objective, and the comparison with the best objective.
 
     Attributes:
         values: By seed, as far as there are any.
@@ -94,7 +94,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Reason why a seed of an objective has no scores.
+    """The reason why one seed of an objective has no scores.
 
     Attributes:
         seed: The seed.
@@ -109,7 +109,7 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveResult:
-    """An objective, its scores and its curves.
+    """Results of one objective: scores, weighting and curves.
 
     Attributes:
         name: Its name.
@@ -143,10 +143,10 @@ class ObjectiveResult:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether all seeds have scores: only complete objectives are compared."""
+        """Return whether all seeds have scores; only complete objectives are compared."""
         return self.status == "complete"
 
     @property
     def has_curves(self) -> bool:
-        """Return whether there are curves over images or noise levels."""
+        """Return whether the result contains any curve over images seen or noise levels."""
         return bool(self.learning or self.elbo or self.curve)

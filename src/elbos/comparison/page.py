@@ -25,7 +25,7 @@ _MAX_NAMED = 4  # objectives or differences that a sentence names
 
 
 def terminal(comparison: Comparison) -> list[Any]:
-    """Render the report for the terminal: a table and the findings."""
+    """Return the report for the terminal: a table of results and the findings."""
     return [
         tables.results_table(comparison, is_short=True).rich(),
         render("comparison/summary.txt", **_words(comparison)),
@@ -33,12 +33,12 @@ def terminal(comparison: Comparison) -> list[Any]:
 
 
 def markdown(comparison: Comparison) -> str:
-    """Render the report as Markdown."""
+    """Render the report of a comparison as Markdown."""
     return render("comparison/report.md", **_words(comparison), **_tables(comparison))
 
 
 def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
-    """Render the report as a self-contained page.
+    """Render the report of a comparison as a self-contained HTML page.
 
     Args:
         comparison: The result.
@@ -63,7 +63,7 @@ def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
 
 
 def write_page(comparison: Comparison, path: Path, samples: Mapping[str, bytes]) -> None:
-    """Write `page` to a file atomically.
+    """Write the report of a comparison as an HTML page, atomically.
 
     Raises:
         OSError: If it cannot be written; it names `path`.
@@ -72,7 +72,7 @@ def write_page(comparison: Comparison, path: Path, samples: Mapping[str, bytes])
 
 
 def _words(comparison: Comparison) -> dict[str, Any]:
-    """Render the sentences, by the macro of `words.txt` that makes them."""
+    """Render the sentences of the report, keyed by the macro names of `words.txt`."""
     planned, highest = Planned.from_comparison(comparison), _highest(comparison)
     best = [found for metric in comparison.main_metrics if (found := _best(comparison, metric))]
     of_all = ("facts", "missing", "reading", "reading_of_pairs", "notes")
@@ -99,7 +99,7 @@ def _tables(comparison: Comparison, *, is_page: bool = False) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Planned:
-    """Counts of the results of the planned pairs.
+    """Counts of better, worse and unresolved verdicts among the planned pairs.
 
     Attributes:
         num: Comparisons that have a verdict.
@@ -118,7 +118,7 @@ class Planned:
 
     @classmethod
     def from_comparison(cls, comparison: Comparison) -> "Planned":
-        """Count the results over all pairs and main metrics."""
+        """Count the verdicts over all planned pairs and main metrics."""
         found = [
             (pair, metric, difference, difference.verdict(metric))
             for pair in comparison.pairs
@@ -155,7 +155,7 @@ def _ends(sizes: Sequence[float | None]) -> str:
 
 @dataclass(frozen=True)
 class Best:
-    """The best objective in one metric.
+    """The best objective in one metric, with the objectives that do not differ significantly.
 
     Attributes:
         metric: The metric.
@@ -177,7 +177,7 @@ class Best:
 
     @property
     def is_named(self) -> bool:
-        """Return whether the near objectives are few enough to be named."""
+        """Return whether few enough objectives are close to the best to be listed by name."""
         return len(self.near) <= _MAX_NAMED
 
 
@@ -200,7 +200,8 @@ def _best(comparison: Comparison, metric: Metric) -> Best | None:
 
 
 def _highest(comparison: Comparison) -> dict[str, Any] | None:
-    """Find the noise level whose ELBO ranks most as the last sample metric does.
+    """Find the noise level whose ELBO has the highest rank correlation with the last sample metric;
+    None without a tested correlation.
 
     Its test is that of the largest correlation of all noise levels.
     """
@@ -231,7 +232,8 @@ def _ranking_figure(comparison: Comparison) -> Any:
 
 
 def _heat(comparison: Comparison) -> list[list[tuple[float | None, str, bool]]]:
-    """Table of losses by objective and weighting, each with the strength of its colour.
+    """Return the cells of the loss heat map, by objective and weighting: value, colour strength,
+    and whether the model was trained with the weighting.
 
     The third entry of a cell tells whether the model was trained with the weighting. Few losses are
     above the colours' end, so that one that is far from all others pales none.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Difference of two objectives in one metric.
+    """Difference between two objectives in one metric, with its confidence interval.
 
     Attributes:
         mean: Of means over seeds, monotone minus not.
@@ -37,13 +37,13 @@ class Difference:
 
     @property
     def is_significant(self) -> bool | None:
-        """Return whether the interval excludes zero; None without an interval."""
+        """Return whether the confidence interval excludes zero; None without an interval."""
         if self.low is None or self.high is None:
             return None
         return not self.low <= 0 <= self.high
 
     def verdict(self, metric: Metric) -> Literal["better", "worse", "same", "unresolved"] | None:
-        """Rate the monotone objective against the other one.
+        """Rate the monotone objective against the non-monotone one; None without an interval.
 
         "same" is no significant difference; None is no verdict.
         """
@@ -56,7 +56,7 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two objectives that differ in the weighting only, one monotone, the other not."""
+    """A pair of objectives that differ only in the weighting, one monotone and one not."""
 
     monotone: str
     non_monotone: str
@@ -65,7 +65,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Statistics of one metric over all objectives.
+    """Statistics of one metric over all objectives: scatter over seeds and detectable differences.
 
     Attributes:
         num_objectives, num_seeds: What is compared.
@@ -86,7 +86,7 @@ class Statistics:
 
 @dataclass(frozen=True, kw_only=True)
 class TestedWeighting:
-    """A weighting, and the objectives that were trained with it."""
+    """A weighting, with the objectives that were trained with this weighting."""
 
     name: str
     objectives: tuple[str, ...] = field(metadata={"json": "rows"})
@@ -94,7 +94,7 @@ class TestedWeighting:
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """Test loss of every model under every weighting.
+    """Test losses of every model under every weighting.
 
     Attributes:
         objectives: What models were trained with.
@@ -109,7 +109,7 @@ class Losses:
 
 @dataclass(frozen=True, kw_only=True)
 class RankCorrelation:
-    """Spearman's rank correlation of each of some quantities with a metric.
+    """Spearman's rank correlations of several quantities with one metric.
 
     Attributes:
         rho: The estimates.
@@ -125,7 +125,7 @@ class RankCorrelation:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Rank correlations of the ELBOs of noisy data with the main metrics, over monotone weightings.
+    """Rank correlations between ELBOs of noisy data and main metrics, over monotone weightings.
 
     Attributes:
         objectives: The monotone ones; those of one weighting count as one, by their mean.
@@ -146,7 +146,7 @@ class Ranking:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerProtocol:
-    """Settings of one sampler: sampler and grid as Python, steps and evaluations per sample."""
+    """Settings of one sampler: sampler, grid, steps, and network evaluations per sample."""
 
     sampler: str
     grid: str
@@ -156,7 +156,7 @@ class SamplerProtocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Settings that all runs share, and settings of their scoring.
+    """Settings of training and scoring that all runs share.
 
     Attributes:
         batch_size: Images per step.
@@ -183,7 +183,7 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Objectives that were trained and scored alike, with their results.
+    """Results of a comparison of training objectives, with the shared settings.
 
     Attributes:
         name: The comparison's directory.
@@ -237,23 +237,23 @@ class Comparison:
 
     @property
     def main_metrics(self) -> tuple[Metric, ...]:
-        """The metrics that have verdicts."""
+        """The main metrics, whose differences have verdicts."""
         return tuple(metric for metric in self.metrics if metric.is_main)
 
     @property
     def complete(self) -> tuple[ObjectiveResult, ...]:
-        """The objectives with scores of all seeds, which are compared."""
+        """The objectives with scores for all seeds; only these objectives are compared."""
         return tuple(one for one in self.objectives if one.is_complete)
 
     @property
     def erratic(self) -> dict[str, tuple[str, ...]]:
-        """Objectives that scatter over seeds more than ten times as much as is typical, by
-        metric.
+        """The objectives whose scores vary over seeds more than ten times as much as is typical,
+        keyed by metric.
         """
         return {key: one.erratic for key, one in self.statistics.items() if one and one.erratic}
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert the comparison to the content of report.json."""
+        """Convert the comparison to JSON-compatible values, the content of report.json."""
         found: dict[str, Any] = to_json(self)
         return found
 
@@ -274,7 +274,7 @@ class Comparison:
         return found
 
     def table(self) -> Any:
-        """Tabulate means and standard deviations over seeds of every objective.
+        """Tabulate each objective's mean and standard deviation over seeds, for every metric.
 
         Returns a pandas DataFrame if pandas is installed, else a list of dictionaries.
         """
@@ -294,7 +294,7 @@ class Comparison:
         return pandas.DataFrame(records).set_index("objective")
 
     def plot(self) -> "Figure | None":
-        """Plot the ELBO of noisy data and the loss over log-SNR; None without any scores."""
+        """Plot the ELBO of noisy data and the loss over log-SNR; None without scores."""
         figure: Figure | None = shown_by(self, "figures").levels_figure(self)
         return figure
 
@@ -303,12 +303,12 @@ class Comparison:
         return html
 
     def to_markdown(self) -> str:
-        """Render the report as Markdown."""
+        """Render the report of the comparison as Markdown."""
         text: str = shown_by(self).markdown(self)
         return text
 
     def to_html(self, path: str | Path, samples: Mapping[str, bytes] | None = None) -> None:
-        """Write a self-contained HTML page.
+        """Write the report of the comparison as a self-contained HTML page.
 
         Args:
             path: The file.

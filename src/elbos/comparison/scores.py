@@ -41,7 +41,7 @@ _FORMAT = 3  # a higher number forgets stored scores
 
 @dataclass(frozen=True, kw_only=True)
 class RunScores:
-    """Scores of one run.
+    """Scores of one run, with curves of the loss and of the training.
 
     Attributes:
         num_parameters: Of its network.
@@ -87,7 +87,7 @@ class RunScores:
 def read_scores(
     path: Path, config: Config, scoring: Scoring, weightings: Iterable[str] = ()
 ) -> RunScores | None:
-    """Read the scores that `measure_scores` wrote.
+    """Read the stored scores of a run; None if missing, altered, or of other settings.
 
     Returns None if they are missing or were changed, or belong to another run, another way of
     scoring or too few weightings.
@@ -103,14 +103,14 @@ def read_scores(
 
 
 def _digest(config: Config, scoring: Scoring, scores: Mapping[str, Any]) -> str:
-    """Identify scores by all that decides them: the run, the scoring and the version."""
+    """Compute a digest of the scores, the run, the scoring settings and the version."""
     return digest([version("elbos"), _FORMAT, config.identity(), encode(scoring), scores])
 
 
 def measure_scores(
     run: Run, scoring: Scoring, weightings: Mapping[str, Weighting], start: Start
 ) -> None:
-    """Score a run, and keep its losses under other weightings that were measured before.
+    """Score a run and write the scores, keeping earlier losses under other weightings.
 
     The processes that share the run all make this call.
 
@@ -145,7 +145,7 @@ def measure_scores(
 def _likelihood(
     run: Run, scoring: Scoring, weightings: Mapping[str, Weighting], start: Start
 ) -> dict[str, Any]:
-    """Measure the bound, the loss under each weighting, and both curves."""
+    """Measure the variational bound, the loss under each weighting, and curves over log-SNR."""
     config = EvaluationConfig(
         num_images=min(scoring.num_images, len(run.dataset.test)),
         num_pilot_images=max(MIN_PILOT_SAMPLES, min(scoring.num_images // 8, MAX_PILOT)),
@@ -171,7 +171,7 @@ def _likelihood(
 
 
 def _samples(run: Run, scoring: Scoring, start: Start) -> dict[str, Any]:
-    """Measure sample quality with each sampler, and draw samples of the last one; None for points.
+    """Score samples of each sampler and write pictures of samples; all values are None for points.
 
     Metrics that depend on the number of samples are of as many as the real-data baseline has,
     `num_compared`; the kernel distance is of all.
@@ -198,7 +198,7 @@ def _samples(run: Run, scoring: Scoring, start: Start) -> dict[str, Any]:
 
 
 def _training(run: Run) -> dict[str, Any]:
-    """Read the curves of the training from metrics.jsonl."""
+    """Read from metrics.jsonl the validation ELBO, the adaptive densities and the clipped share."""
     file = run.directory.path / "metrics.jsonl"
     learning, density, clipped = [], [], []
     for number, line in enumerate(files.read(file).splitlines(), 1):
@@ -223,7 +223,7 @@ def _training(run: Run) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SamplerMetric:
-    """A metric of the library, for the samples of one sampler or for none.
+    """A metric, with the sampler whose samples are scored; no sampler for bits/dim.
 
     Attributes:
         metric: The metric.
@@ -235,24 +235,24 @@ class SamplerMetric:
 
     @property
     def key(self) -> str:
-        """The name of the metric in a result."""
+        """The key of the metric in a result, including the sampler's name."""
         name = self.metric.name
         return f"{name.removesuffix('_distance')}_{self.sampler}" if self.sampler else name
 
     def with_sampler(self, title: str) -> str:
-        """Add the sampler to a title of the metric."""
+        """Append the sampler's name to a title; return the title unchanged without a sampler."""
         return (
             f"{title}, {_SAMPLER_TITLES.get(self.sampler, self.sampler)}" if self.sampler else title
         )
 
     def value(self, scores: RunScores) -> float | None:
-        """The value of the metric in the scores of a run."""
+        """Return the value of the metric in a run's scores; None if missing."""
         if self.sampler is None:
             return scores.bits_per_dim
         return _value(self.metric, (scores.samples or {}).get(self.sampler))
 
     def baseline(self, scores: RunScores) -> float | None:
-        """The value of the metric for real images in place of samples."""
+        """Return the real-data baseline of the metric; None without a baseline."""
         if self.sampler is None or scores.baseline is None:
             return None
         return _value(self.metric, scores.baseline.scores)
@@ -264,7 +264,7 @@ def _value(metric: Metric, scores: Scores | None) -> float | None:
 
 
 def measured_metrics(scores: RunScores) -> tuple[list[SamplerMetric], list[SamplerMetric]]:
-    """List the metrics of a run: those with verdicts, and all others.
+    """Return the main metrics of a run, which have verdicts, and all other metrics.
 
     Bits/dim and one distance for each sampler have verdicts.
 

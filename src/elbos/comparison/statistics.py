@@ -84,7 +84,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Differences:
-    r"""The differences of $R \ge 2$ objectives in one score, and how large a significant one is.
+    r"""Differences between $R \ge 2$ objectives in one score, with thresholds of significance.
 
     Args:
         means: $\bar y_r$, of each objective.
@@ -104,12 +104,12 @@ class Differences:
 
     @property
     def is_significant(self) -> Bool[np.ndarray, "r r"]:
-        """Pairs of objectives that differ significantly."""
+        """Boolean matrix of the pairs of objectives that differ significantly."""
         apart: Bool[np.ndarray, "r r"] = np.abs(self.means[:, None] - self.means) > self.half_widths
         return apart
 
     def best(self, is_lower_better: bool) -> int:
-        """Find the objective with the best mean.
+        """Return the index of the objective with the best mean, usually excluding wild objectives.
 
         A wild one only if it is significantly better than the best of the others.
         """
@@ -122,7 +122,8 @@ class Differences:
 def differences(
     scores: Float64[np.ndarray, "k r n"], planned: Sequence[Pair] = ()
 ) -> list["Differences | None"]:
-    """Compute the differences of all pairs of objectives in each main metric.
+    """Compute the differences of all pairs of objectives in each main metric, with thresholds of
+    significance.
 
     All verdicts together are wrong in about 5 % of experiments at most.
 
@@ -159,7 +160,7 @@ def differences(
 
 @dataclass(frozen=True)
 class _Scatter:
-    """Scatter of objectives over seeds in one score: MSE, $s_0^2$, and $s_r^2$ of each."""
+    """Variances over seeds in one score: MSE, typical $s_0^2$, and $s_r^2$ of each objective."""
 
     mse: float
     typical: float
@@ -169,7 +170,7 @@ class _Scatter:
 
     @classmethod
     def from_scores(cls, scores: Float64[np.ndarray, "r n"]) -> "_Scatter | None":
-        """Estimate the scatter; None if the typical objectives scatter by rounding alone."""
+        """Estimate the variances over seeds; None if typical objectives vary by rounding alone."""
         within, dof = scores - scores.mean(1)[:, None], scores.shape[1] - 1
         is_wild = _is_wild(scores)
         pool = within[~is_wild]
@@ -186,7 +187,7 @@ class _Scatter:
 
 
 def _is_wild(scores: Float64[np.ndarray, "r n"]) -> Bool[np.ndarray, " r"]:
-    """Find objectives with more than ten times the typical standard deviation over seeds.
+    """Flag objectives with more than ten times the typical standard deviation over seeds.
 
     The typical one is the lower median; of two seeds, or of two objectives, none is known to be
     wild.
@@ -226,9 +227,7 @@ def _half_widths(
 def _range_quantiles(
     level: float, num_objectives: int, dof: Float64[np.ndarray, "r r"], num_seeds: int
 ) -> Float64[np.ndarray, "r r"]:
-    """Quantiles of the studentized range, interpolated between multiples of the seeds' degrees of
-    freedom.
-    """
+    """Compute quantiles of the studentized range, interpolated over the degrees of freedom."""
     nodes = (num_seeds - 1) * _MULTIPLES
     known = [math.log(range_quantile(level, num_objectives, float(node))) for node in nodes]
     found: Float64[np.ndarray, "r r"] = np.exp(np.interp(-1 / dof, -1 / nodes, known))
@@ -237,7 +236,7 @@ def _range_quantiles(
 
 @dataclass(frozen=True)
 class Correlation:
-    r"""Spearman's rank correlation of each of $k$ quantities with a score, over weightings.
+    r"""Spearman's rank correlations of $k$ quantities with a score, over weightings.
 
     Args:
         rho: The estimates; NaN where all weightings have the same mean of the quantity, or of the
@@ -262,7 +261,7 @@ def rank_correlations(
     num_draws: int = NUM_DRAWS,
     seed: int = 0,
 ) -> Correlation:
-    r"""Correlate the ranks of weightings by each of $k$ quantities with their ranks by a score.
+    r"""Compute the rank correlation of each of $k$ quantities with a score, over weightings.
 
     Objectives with the same weighting count as one, of their mean. A draw of the bootstrap takes
     weightings with replacement and, independently, seeds: the same ones for all objectives, for
@@ -307,8 +306,8 @@ def rank_correlations(
 def _p_value_of_largest(
     x: Float64[np.ndarray, "k w"], y: Float64[np.ndarray, " w"], rng: np.random.Generator
 ) -> float:
-    """The p-value of the largest correlation of centred ranks, by permutations of the score: by all
-    of them where they are few, the observed one included.
+    """Return the permutation p-value of the largest of several rank correlations; NaN if none is
+    defined.
     """
     scale = np.linalg.norm(x, axis=1)
     if not y.any() or not scale.any():
@@ -329,8 +328,8 @@ def _spearman(
     drawn: Int[np.ndarray, "d r"],
     seeds: Int[np.ndarray, "d n"],
 ) -> Float64[np.ndarray, "k d"]:
-    """The rank correlations of each draw of weightings and seeds; NaN where either side is the same
-    for all weightings drawn.
+    """Compute the rank correlations in each bootstrap draw of weightings and seeds; NaN if either
+    side is constant.
     """
     x, y = _ranks(x, drawn, seeds), _ranks(y, drawn, seeds)
     with np.errstate(invalid="ignore"):
@@ -345,8 +344,8 @@ def _ranks(
     drawn: Int[np.ndarray, "d r"],
     seeds: Int[np.ndarray, "d n"],
 ) -> Float64[np.ndarray, "k d r"]:
-    """The ranks of the weightings of each draw by their sums over its seeds, around their mean;
-    ties share theirs.
+    """Return the centred ranks of the weightings in each bootstrap draw, by their sums over the
+    drawn seeds; ties share the average rank.
 
     Seeds are added one by one: a weighting that is drawn twice has exactly the same sum twice.
     """

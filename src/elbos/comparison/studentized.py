@@ -28,7 +28,8 @@ _MAX_LOG_QUANTILE = 20.0
 
 @lru_cache
 def range_quantile(level: float, num: int, dof: float) -> float:
-    r"""The $q$ that the studentized range of `num` numbers exceeds with the probability `level`.
+    r"""Return the value $q$ that the studentized range of `num` numbers exceeds with probability
+    `level`.
 
     Args:
         level: The probability, from 1e-5 to 1/2.

@@ -91,7 +91,7 @@ def summarize(
 
 
 class _Table:
-    """Scores by objective and seed, and differences between the complete objectives."""
+    """Scores by objective and seed, with differences between the complete objectives."""
 
     def __init__(self, experiment: Experiment, scores: Mapping[tuple[str, int], RunScores]) -> None:
         self.experiment, self.seeds = experiment, experiment.seeds
@@ -116,12 +116,12 @@ class _Table:
         return not self.rising[objective.name]
 
     def values(self, metric: SamplerMetric, objectives: Sequence[Variant]) -> Any:
-        """Values of a metric, `[objectives, seeds]`."""
+        """Return the values of a metric as an array `[objectives, seeds]`."""
         found = [[metric.value(s) for s in self.scores[one.name].values()] for one in objectives]
         return np.array(found, dtype=np.float64)
 
     def result_metric(self, metric: SamplerMetric) -> Metric:
-        """Describe a metric as the result holds it."""
+        """Convert a metric to the form in which the result stores metrics."""
         return Metric(
             key=metric.key,
             title=metric.with_sampler(metric.metric.title),
@@ -133,7 +133,8 @@ class _Table:
 
     @cached_property
     def pairs(self) -> list[tuple[Variant, Variant]]:
-        """Pairs of objectives that differ in the weighting only, one monotone and one not.
+        """The planned pairs: objectives that differ only in the weighting, one monotone and one
+        not.
 
         They are planned: chosen by the objectives, not by their scores.
         """
@@ -150,7 +151,7 @@ class _Table:
 
     @cached_property
     def differences(self) -> dict[str, Differences]:
-        """Differences between the complete objectives, by main metric."""
+        """Differences between the complete objectives, keyed by main metric."""
         if not self.complete:
             return {}
         order = self.complete.index
@@ -190,7 +191,7 @@ def _objective(
 
 
 def _score(metric: SamplerMetric, objective: Variant, table: _Table) -> Score:
-    """Collect the values of a metric, and rate the objective against the best.
+    """Collect an objective's values of a metric, and compare the mean with the best mean.
 
     An erratic objective that does not differ significantly is unresolved.
     """
@@ -249,7 +250,9 @@ def _difference(metric: SamplerMetric, yes: Variant, no: Variant, table: _Table)
 
 
 def _losses(table: _Table) -> Losses | None:
-    """Compute every model's loss under every weighting, relative to the lowest."""
+    """Compute each model's loss under each weighting, relative to the lowest loss; None without
+    complete objectives.
+    """
     if not table.complete:
         return None
     names = [repr(weighting) for weighting in table.experiment.weightings]
@@ -270,7 +273,9 @@ def _losses(table: _Table) -> Losses | None:
 
 
 def _ranking(table: _Table) -> Ranking | None:
-    """Correlate the ranks of monotone weightings by ELBOs of noisy data and by main metrics."""
+    """Compute rank correlations of ELBOs and losses with the main metrics, over monotone
+    weightings; None for fewer than six weightings.
+    """
     objectives = [one for one in table.complete if table.is_monotone(one)]
     weightings = [repr(one.weighting) for one in objectives]
     names = list(dict.fromkeys(weightings))
@@ -304,7 +309,9 @@ def _correlation(found: Correlation) -> RankCorrelation:
 
 
 def _weights(objective: Variant, experiment: Experiment, first: RunScores | None) -> Weights:
-    """Tabulate weighting and density over log-SNR; an adaptive density as the first seed ended."""
+    """Tabulate an objective's weighting and training density of noise levels over log-SNR; an
+    adaptive density is the last one of the first seed.
+    """
     low, high = experiment.ends
     levels = torch.linspace(low, high, NUM_WEIGHTS, dtype=torch.float64)
     w = objective.weighting(levels)
@@ -320,7 +327,7 @@ def _weights(objective: Variant, experiment: Experiment, first: RunScores | None
 
 
 def _mean_curve(curves: Sequence[LevelCurve]) -> LevelCurve | None:
-    """Average a curve over seeds."""
+    """Average curves over seeds; return None without curves."""
     if not curves:
         return None
     mean = np.array([curve.nats_per_dim for curve in curves], dtype=float).mean(0)
@@ -328,7 +335,7 @@ def _mean_curve(curves: Sequence[LevelCurve]) -> LevelCurve | None:
 
 
 def _mean_learning(curves: Sequence[LearningCurve]) -> LearningCurve | None:
-    """Average the validation ELBO over seeds that were validated when the first was."""
+    """Average the validation ELBO over seeds with the first seed's validation steps, or None."""
     curves = [curve for curve in curves if curve.images]
     if not curves:
         return None
@@ -338,7 +345,7 @@ def _mean_learning(curves: Sequence[LearningCurve]) -> LearningCurve | None:
 
 
 def _rounded(values: Any) -> tuple[Any, ...]:
-    """Round numbers to six digits; None for NaN."""
+    """Round numbers to six significant digits, and replace NaN by None."""
     numbers = np.asarray(values, dtype=float).tolist()
     return tuple(None if math.isnan(number) else float(f"{number:.6g}") for number in numbers)
 

@@ -27,7 +27,7 @@ _VERDICTS = {
 
 
 def weighting_label(text: str) -> str:
-    """Return the short name of a weighting, from its repr."""
+    """Return the short name of a weighting, given its repr."""
     return _label(Weighting, text)
 
 
@@ -52,7 +52,7 @@ def _typical_std(comparison: Comparison, key: str) -> float:
 
 
 def places_of(comparison: Comparison, key: str, std: float | None = None, digits: int = 2) -> Any:
-    """Number of decimals of a metric, from its standard deviation over seeds.
+    """Return the number of decimals of a metric, from its standard deviation over seeds.
 
     The typical one, or `std` if it is larger.
     """
@@ -60,22 +60,22 @@ def places_of(comparison: Comparison, key: str, std: float | None = None, digits
 
 
 def difference_text(difference: Difference) -> str:
-    """Format a difference and its interval, to the second digit of half its width."""
+    """Format a difference and its confidence interval with two digits of the half-width."""
     places = decimals(difference.detectable) or 0
     ends = interval(difference.low, difference.high, places)
     return f"{signed(difference.mean, places)} ({ends})"
 
 
 def detectable(comparison: Comparison, key: str) -> str:
-    """Format the difference from the best that would be significant for the middle one of the
-    others.
+    """Format the smallest significant difference from the best objective: the median over the other
+    objectives.
     """
     found = comparison.statistics.get(key)
     return NONE if found is None else text_of(found.detectable, decimals(found.detectable))
 
 
 def correlation(found: RankCorrelation, i: int) -> str:
-    """Format a rank correlation with its interval."""
+    """Format the `i`-th rank correlation with its confidence interval."""
     rho, low, high = found.rho[i], found.low[i], found.high[i]
     if rho is None or low is None or high is None:
         return signed(rho, 2)
@@ -83,7 +83,7 @@ def correlation(found: RankCorrelation, i: int) -> str:
 
 
 def ranked(comparison: Comparison) -> dict[str, str]:
-    """Titles of the scores in the ranking question, by key."""
+    """Return the titles of the metrics that have rank correlations, by metric key."""
     known = comparison.ranking.by_level if comparison.ranking else {}
     return {
         metric.key: "clean ELBO, bits/dim" if metric.key == BITS_PER_DIM.name else metric.title
@@ -93,7 +93,7 @@ def ranked(comparison: Comparison) -> dict[str, str]:
 
 
 def measured(comparison: Comparison) -> list[Metric]:
-    """Metrics that any objective has."""
+    """Return the metrics for which any objective has a score."""
     return [
         metric
         for metric in comparison.metrics
@@ -107,7 +107,7 @@ def measured(comparison: Comparison) -> list[Metric]:
 def results_table(
     comparison: Comparison, *, is_page: bool = False, is_short: bool = False
 ) -> Table:
-    """Table of every objective with its scores; `is_short` is for the terminal."""
+    """Tabulate the scores of every objective; `is_short` selects the version for the terminal."""
     metrics = list(comparison.main_metrics) if is_short else measured(comparison)
     texts = ["monotone"] if is_short else ["monotone", "predicts", "schedule", "weighting"]
     columns = [Column("objective"), *(Column(text, is_numeric=False) for text in texts)]
@@ -146,7 +146,7 @@ def _texts(one: ObjectiveResult) -> list[Cell]:
 
 
 def _missing(comparison: Comparison, one: ObjectiveResult) -> str:
-    """Note how many seeds of an incomplete objective have scores."""
+    """Return a note on how many seeds have scores; empty for a complete objective."""
     if one.is_complete:
         return ""
     num = max((len(score.values) for score in one.scores.values()), default=0)
@@ -177,7 +177,7 @@ def _score(
 
 
 def seeds_table(comparison: Comparison) -> Table:
-    """Table of the values of every seed."""
+    """Tabulate the scores of every objective and seed."""
     metrics = measured(comparison)
     rows = [
         [
@@ -194,7 +194,7 @@ def seeds_table(comparison: Comparison) -> Table:
 
 
 def pairs_table(comparison: Comparison) -> Table:
-    """Table of every difference of a planned pair, with its interval and verdict."""
+    """Tabulate each difference of a planned pair, with its confidence interval and verdict."""
     pair_and_score = (Column(text, is_numeric=False) for text in ("pair", "score"))
     numbers = ("difference", "interval", "least significant")
     rows: list[Row] = [
@@ -228,7 +228,9 @@ def _signed(value: float, places: int | None) -> str:
 
 
 def weightings_table(comparison: Comparison) -> Table | None:
-    """Table of rank correlations of losses under monotone weightings with scores."""
+    """Tabulate rank correlations of losses under monotone weightings with the scores; None without
+    a ranking.
+    """
     ranking, titles = comparison.ranking, ranked(comparison)
     if ranking is None or not ranking.weightings:
         return None
@@ -240,7 +242,7 @@ def weightings_table(comparison: Comparison) -> Table | None:
 
 
 def protocol_table(comparison: Comparison) -> Table | None:
-    """Table of the settings of all runs and of their scoring."""
+    """Tabulate the settings of training and scoring that all runs share; None if unknown."""
     lines = sentences("comparison/words.txt", "protocol", comparison, comparison.protocol)
     rows = [line.partition(": ")[::2] for line in lines]
     return Table(["", Column("", is_numeric=False)], rows) if rows else None

@@ -22,7 +22,8 @@ _MIN_STEPS = 10
 def resolved(
     config: Config, minutes: float | None, num_threads: int, num_processes: int = 1
 ) -> Config:
-    """Choose the precision of a run if it is "auto", and its images if there is a time budget.
+    """Resolve the precision "auto" of a configuration, and set the number of images from a time
+    budget, if given.
 
     Args:
         config: The configuration to train.
@@ -49,7 +50,7 @@ def resolved(
 
 
 def _seconds_per_step(config: Config) -> float:
-    """Measure the median time of a step: other work on the machine stalls some steps."""
+    """Measure the median time of a training step, since other work may stall some steps."""
     nowhere = RunDirectory(Path(os.devnull))  # steps write nothing
     trainer = Trainer(config, nowhere, config.data.load(), Processes(0, 1, local_device()))
     for _ in range(_WARMUP_STEPS):
@@ -63,6 +64,6 @@ def _seconds_per_step(config: Config) -> float:
 
 
 def hardware(config: Config) -> str:
-    """Describe this machine, and the precision of a run on it."""
+    """Describe this machine, and the numerical precision of a run on this machine."""
     device = local_device()
     return f"{machine(device)['device']}, {described(config, device)}"

@@ -42,7 +42,7 @@ _EXAMPLE = '"mine=V(),Adaptive(),Sigmoid(k=3)"'
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A named objective: prediction type, schedule and weighting.
+    """A named training objective: prediction type, schedule and weighting.
 
     Attributes:
         name: Its name in reports, and that of its runs: letters, digits, dots and dashes.
@@ -81,7 +81,8 @@ class Variant:
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
-        """Parse a built-in objective's name, or `NAME=PREDICTION,SCHEDULE,WEIGHTING` as in Python.
+        """Parse the name of a built-in objective, or `NAME=PREDICTION,SCHEDULE,WEIGHTING` in Python
+        syntax.
 
         A weighting may be a function in a Python file, `FILE.py:FUNCTION`: that file is run.
 
@@ -105,11 +106,11 @@ class Variant:
         return VARIANTS[name]
 
     def is_monotone(self, logsnr_min: float, logsnr_max: float) -> bool:
-        """Return whether the weighting never increases with log-SNR between these ends."""
+        """Return whether the weighting never increases with log-SNR within an interval."""
         return is_monotone(self.weighting, logsnr_min, logsnr_max)
 
     def config(self, base: Config) -> Config:
-        """Replace the objective of a configuration by this one.
+        """Return the configuration `base` with this variant as its objective.
 
         Raises:
             ValueError: If it cannot be trained between the ends of the schedule of `base`.
@@ -131,7 +132,7 @@ class Variant:
 
 
 def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> float:
-    r"""Compute $S(w)$ by the midpoint rule, in nats per dimension."""
+    r"""Compute the loss scale $S(w)$ of a weighting by the midpoint rule, in nats per dimension."""
     cells = (torch.arange(_NUM_CELLS, dtype=torch.float64) + 0.5) / _NUM_CELLS
     logsnr = logsnr_min + (logsnr_max - logsnr_min) * cells
     losses = weighting(logsnr) * torch.sigmoid(logsnr)
@@ -139,7 +140,7 @@ def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> fl
 
 
 def _published(name: str, recipe: str) -> Variant:
-    """Make a variant of a recipe: its schedule, and the weighting that it implies."""
+    """Build the variant of a published recipe, with its schedule and implied weighting."""
     found = RECIPES[recipe]
     return Variant(
         name=name,
@@ -150,7 +151,7 @@ def _published(name: str, recipe: str) -> Variant:
 
 
 def _sigmoids(prediction: Parameterization, prefix: str, schedule: Schedule) -> list[Variant]:
-    """Make the variants of the paper's sigmoid weightings, k from 1 to 5."""
+    """Build the variants with the paper's sigmoid weightings, k from 1 to 5."""
     return [
         Variant(
             name=f"{prefix}-sigmoid-{k}",

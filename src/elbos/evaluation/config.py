@@ -10,19 +10,19 @@ from elbos.evaluation.metrics import MIN_IMAGES
 
 @dataclass(frozen=True, kw_only=True)
 class OdeConfig(Typed):
-    """Settings of the ODE likelihood."""
+    """Settings of the likelihood measurement by the probability-flow ODE."""
 
     num_images: int = 100
-    """On so many images, 0 for none; some hundred evaluations each, with gradient."""
+    """Number of images, or 0 to skip; each image takes hundreds of evaluations with gradient."""
 
     tolerance: float = 1e-4
-    """Relative and absolute tolerance of a step, in nats per dimension."""
+    """Relative and absolute tolerance of a solver step, in nats per dimension."""
 
     dequantization: Literal["truncated-normal", "uniform"] = "truncated-normal"
     """Noise on discrete data: the noise that the network knows, or noise over the whole cell."""
 
     trace: Literal["hutchinson", "exact"] = "hutchinson"
-    """One random probe per image, or one backward pass per dimension."""
+    """Trace estimator: one random probe per image, or one backward pass per dimension."""
 
     def __post_init__(self) -> None:
         require_positive(tolerance=self.tolerance)
@@ -34,55 +34,55 @@ class OdeConfig(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Typed):
-    """Settings of an evaluation."""
+    """Settings of an evaluation: images, likelihood, sample quality and precision."""
 
     split: Literal["test", "val", "train"] = "test"
-    """Which images."""
+    """Split of the data whose images are evaluated."""
 
     num_images: int | None = None
-    """How many of them, the same for every run; at least 2. Default: all."""
+    """Number of images to evaluate, the same images for every run; at least 2. Default: all."""
 
     num_rounds: int = 2
-    """Rounds of 4 network evaluations per image, at least 2: they show how precise the bound is."""
+    """Rounds of 4 network evaluations per image; at least 2, to estimate the bound's precision."""
 
     target_se: float | None = None
-    """Measure until the standard error of the bound, in bits/dim, is this; or as near as the images
-    allow, whose own scatter is a floor."""
+    """Target standard error of the bound, in bits/dim: rounds are added until it is reached, or
+    until the variation between images dominates."""
 
     num_pilot_images: int = 500
-    """Images in the first pass, of 32 evaluations each, which finds the levels that matter. Fewer
-    than 38 images have more evaluations each."""
+    """Images in the pilot, with 32 evaluations each, which finds the noise levels that matter most.
+    With fewer than 38 images, each has more evaluations."""
 
     seed: int = 0
-    """Seed of noise and noise levels, and of the first set of samples."""
+    """Seed of the noise, of the noise levels and of the first set of samples."""
 
     ode: OdeConfig = field(default_factory=OdeConfig)
 
     floor: bool = False
-    """Also compute the least loss that any denoiser can have on the training images, by noise
-    level: minutes for 60,000 images of 28x28 pixels; stored for all runs on the same data."""
+    """Also compute the irreducible loss on the training images, by noise level: minutes for 60,000
+    images of 28x28 pixels. All runs on the same data share the result."""
 
     floor_images: int | None = None
-    """Training images that are noised for it, at least 2, each of which is compared with all of
-    them; fewer cost less, and give a larger error. Default: all."""
+    """Training images to noise for the irreducible loss, at least 2; fewer images cost less and
+    give a larger standard error. Default: all."""
 
     num_samples: int = 10_000
-    """Samples in a set; 0 leaves sample quality out. Distances depend on it: compare equals."""
+    """Samples per set, or 0 to skip sample quality. Compare distances at equal numbers only."""
 
     num_sets: int = 1
-    """Sets, of as many seeds. Several give a mean and a standard deviation."""
+    """Sets of samples, each with its own seed; several give a mean and a standard deviation."""
 
     extractor: ExtractorConfig = field(default_factory=Lite0)
-    """The network whose features are compared."""
+    """The network that computes the features of images."""
 
     sweep: bool = False
-    """Also measure quality by sampler, grid and number of evaluations."""
+    """Also measure sample quality by sampler, grid and number of network evaluations."""
 
     sweep_evaluations: tuple[int, ...] = (8, 16, 32, 64)
-    """Network evaluations per sample, in the sweep."""
+    """Numbers of network evaluations per sample in the sweep."""
 
     sweep_samples: int = 2_000
-    """Samples of each point of the sweep."""
+    """Samples for each point of the sweep."""
 
     def __post_init__(self) -> None:
         require_finite(self)

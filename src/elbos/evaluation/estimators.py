@@ -6,16 +6,16 @@ where the features are Inception's) is that of two Gaussians,
 $$d^2 = \|\mu_1 - \mu_2\|^2 + \mathrm{tr}\left(\Sigma_1 + \Sigma_2
   - 2 (\Sigma_1^{1/2} \Sigma_2 \Sigma_1^{1/2})^{1/2}\right).$$
 
-It is biased upwards, by less the more samples there are. The kernel distance (KID) is an unbiased
-estimate of the squared maximum mean discrepancy,
+It is biased upwards, less so for more samples. The kernel distance (KID) is an unbiased estimate of
+the squared maximum mean discrepancy,
 
 $$\mathrm{MMD}^2 = E\,k(x, x') + E\,k(y, y') - 2 E\,k(x, y), \qquad
   k(x, y) = \left(x^\top y / d + 1\right)^3,$$
 
-whatever the numbers of samples: the U-statistic over all pairs of two different samples $x_i$, all
-pairs of two different reference features $y_j$, and all pairs of one of each. Its standard error
-is the jackknife's, over the samples. The reference is taken as given: what other images it could
-have been of is common to all that is compared with it, and not in the error.
+for any numbers of samples: the U-statistic over all pairs of two different samples $x_i$, all pairs
+of two different reference features $y_j$, and all mixed pairs. Its standard error is from the
+jackknife over samples. The reference is fixed: its own sampling error is shared by all models that
+are compared with it, and not included.
 
 Precision is the share of generated features within the manifold of the real ones, the union of
 balls around them that reach to their third neighbor; recall is the share of real features within
@@ -41,12 +41,12 @@ _CHUNK = 1_000
 
 @dataclass(frozen=True)
 class Statistics:
-    r"""Mean $\mu$ and covariance $\Sigma$ of features, in float64.
+    r"""Mean $\mu$ and covariance $\Sigma$ of a set of feature vectors, in float64.
 
     Attributes:
         mean: $\mu$.
         covariance: $\Sigma$, with $n - 1$ in the denominator.
-        num: $n$, how many vectors they are of.
+        num: $n$, the number of feature vectors.
     """
 
     mean: Float64[Tensor, " d"]
@@ -55,8 +55,7 @@ class Statistics:
 
     @staticmethod
     def from_features(features: Float[Tensor, "n d"]) -> "Statistics":
-        """The statistics of features, of which there should be more than dimensions: a warning
-        says so if not.
+        """Compute the mean and covariance of features; warn unless samples outnumber dimensions.
 
         Raises:
             ValueError: If there are fewer than 2, or some are not finite.
@@ -80,7 +79,7 @@ class Statistics:
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
-    r"""The squared Fréchet distance of two Gaussians.
+    r"""Compute the squared Fréchet distance between two Gaussians from their means and covariances.
 
     Numerically stable where covariances are singular: with $\Sigma_1 = R R^\top$ from symmetric
     eigenvalues, the trace of the root is $\sum_i \sqrt{\lambda_i}$ over the eigenvalues of the
@@ -88,7 +87,7 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 
     Args:
         a: Statistics of one set of features.
-        b: Those of the other; the order does not matter.
+        b: Statistics of the other set; the distance is symmetric.
     """
     eigenvalues, eigenvectors = torch.linalg.eigh(a.covariance)
     root = eigenvectors * eigenvalues.clamp(min=0).sqrt()
@@ -104,17 +103,18 @@ def kernel_distance(
     *,
     reference_kernel: float | None = None,
 ) -> tuple[float, float]:
-    r"""The kernel distance, which may be negative, and its standard error.
+    r"""Return the unbiased kernel distance (squared MMD), which may be negative, and its standard
+    error.
 
-    The jackknife leaves out one sample at a time, which the sums of the kernel's rows answer for
-    all at once. Its error is that of drawing other samples for the same reference; where both are
-    of one distribution it is up to $\sqrt2$ too large, and on average never too small. Float64, in
-    chunks that take 50 MB.
+    The standard error is from the jackknife over samples, computed from row sums of the kernel
+    matrix, and describes the draw of other samples against the same reference. If both sets have
+    the same distribution it is up to $\sqrt2$ too large; on average it is never too small. Computed
+    in float64, in chunks that take 50 MB.
 
     Args:
         samples: Features, at least 3.
         reference: Features, at least 2.
-        reference_kernel: `mean_kernel(reference)`. Default: it is computed.
+        reference_kernel: `mean_kernel(reference)`, if computed already.
 
     Raises:
         ValueError: If there are too few features, or some are not finite.
@@ -138,7 +138,7 @@ def kernel_distance(
 
 
 def mean_kernel(x: Float[Tensor, "n d"]) -> float:
-    r"""$E\,k(x, x')$, the mean over all pairs of two different features; at least 2."""
+    r"""Compute the mean kernel $E\,k(x, x')$ over all pairs of two different feature vectors."""
     num, chunks = len(x), torch.split(x, _CHUNK)
     total = sum((_kernel(a, a).sum() - _kernel_diagonal(a).sum()).item() for a in chunks)
     total += 2 * sum(_kernel(a, b).sum().item() for i, a in enumerate(chunks) for b in chunks[:i])
@@ -146,7 +146,7 @@ def mean_kernel(x: Float[Tensor, "n d"]) -> float:
 
 
 def _kernel_sums(x: Tensor, y: Tensor) -> Float64[Tensor, " n"]:
-    r"""$\sum_j k(x_i, y_j)$ of each $i$."""
+    r"""Compute the row sums of the kernel matrix, $\sum_j k(x_i, y_j)$ for each $i$."""
     chunks = torch.split(y, _CHUNK)
     sums = [[_kernel(rows, chunk).sum(1) for chunk in chunks] for rows in torch.split(x, _CHUNK)]
     return torch.cat([torch.stack(each).sum(0) for each in sums])
@@ -163,16 +163,17 @@ def _kernel_diagonal(x: Tensor) -> Float64[Tensor, " n"]:
 def precision_recall(
     real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], *, num_neighbors: int = 3
 ) -> tuple[float, float]:
-    """Improved precision and recall. Compare them at equal numbers of samples only.
+    """Compute improved precision and recall, which are comparable only at equal sample sizes.
 
-    Distances are float64, in chunks: 10,000 features against 10,000 take 200 MB. A feature at the
-    very border of a ball is inside, as published; with features that are no small whole numbers
-    such a tie is decided by rounding.
+    Distances are computed in float64, in chunks: 10,000 features against 10,000 take 200 MB. A
+    feature exactly on the border of a ball counts as inside, as published; except for features that
+    are small integers, rounding decides such ties.
 
     Args:
         real: Features of real images, more than `num_neighbors`.
         fake: Features of generated images, more than `num_neighbors`.
-        num_neighbors: Which neighbor a ball reaches to. Default: the authors' choice.
+        num_neighbors: Each ball extends to its center's neighbor of this rank. Default: the
+            authors' choice.
 
     Raises:
         ValueError: If there are too few features, or some are not finite.
@@ -198,7 +199,7 @@ def precision_recall(
 
 
 def _radii(x: Float64[Tensor, "n d"], num_neighbors: int) -> Float64[Tensor, " n"]:
-    """Squared distance of each to its neighbor; the nearest of all, itself, does not count."""
+    """Return the squared distance of each feature to its k-th nearest other feature."""
     chunks = [_squared_distances(chunk, x) for chunk in torch.split(x, _CHUNK)]
     return torch.cat([chunk.kthvalue(num_neighbors + 1).values for chunk in chunks])
 
@@ -209,14 +210,16 @@ def _squared_distances(x: Tensor, y: Tensor) -> Float64[Tensor, "m n"]:
 
 
 def inception_score(logits: Float[Tensor, "n k"], *, num_splits: int = 10) -> tuple[float, float]:
-    r"""$\exp E\,\mathrm{KL}(p(y|x) \,\|\, p(y))$: its mean and standard deviation over splits.
+    r"""Compute $\exp E\,\mathrm{KL}(p(y|x) \,\|\, p(y))$: the mean and standard deviation over
+    splits.
 
-    The "Inception score" where the classes are Inception's; other classes have another scale. It
-    is at most the number of classes, and is biased downwards where a split is small.
+    This is the Inception score if the logits are those of Inception; scores from other classifiers
+    are not comparable. The score is at most the number of classes, and biased downwards for small
+    splits.
 
     Args:
-        logits: Unnormalized log-probabilities of classes, in an order without meaning.
-        num_splits: Default: the authors' choice.
+        logits: Unnormalized log-probabilities of classes, in random order.
+        num_splits: Number of splits. Default: the authors' choice.
 
     Raises:
         ValueError: If there are fewer samples than splits, or some are not finite.

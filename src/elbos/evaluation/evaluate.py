@@ -43,13 +43,13 @@ def evaluate(
     sampling: Sampling | None = None,
     start: Start = silent,
 ) -> Evaluation:
-    """Measure the likelihood, the losses by noise level and the samples of a model.
+    """Measure a model's likelihood, its loss at every noise level, and its sample quality.
 
     Args:
         model: A `Run`, or a `Pretrained` model.
         config: What to measure. Default: all but the sweep.
-        sampling: How its samples are made. Default: as the model says.
-        start: Begins the progress of each piece of work. Default: none is shown.
+        sampling: Sampler and its settings. Default: those of the model.
+        start: Starts a progress display for each measurement. Default: no display.
 
     Raises:
         OSError: If results cannot be stored, or files of the extractor are missing.
@@ -80,7 +80,7 @@ def evaluate(
 
 
 def require_measurable(model: Model, config: EvaluationConfig, sampling: Sampling) -> None:
-    """Raise a ValueError if the evaluation would fail, before anything is measured."""
+    """Raise a ValueError if a model cannot be evaluated with these settings, before measuring."""
     model.require_guidable(sampling)
     sampling.logsnrs(model.schedule)  # raises if there are none
     chosen_images(model, config)
@@ -89,7 +89,7 @@ def require_measurable(model: Model, config: EvaluationConfig, sampling: Samplin
 
 
 def samples_picture(model: Model, config: EvaluationConfig, sampling: Sampling) -> bytes | None:
-    """Draw some of the scored samples as PNG, one class per column; None if none were scored."""
+    """Return a PNG of up to 100 scored samples; None if no samples are scored."""
     if config.num_samples == 0 or model.data.num_levels is None:
         return None
     x = stored_samples(model, sampling, config.num_samples, config.seed, silent)
@@ -98,7 +98,7 @@ def samples_picture(model: Model, config: EvaluationConfig, sampling: Sampling) 
 
 
 def _scorer(model: Model, config: EvaluationConfig, start: Start) -> Scorer | None:
-    """Load the scorer of samples; None if samples are not scored or the data are points."""
+    """Load the scorer of samples; None if no samples are requested or the data are points."""
     if config.num_samples == 0 or model.data.num_levels is None:
         return None
     return Scorer.load(model, config.extractor, start)
@@ -124,7 +124,7 @@ def _floors(
 
 
 def _exact_bits(model: Model, condition: ConditionedImages) -> float | None:
-    """Exact negative log-likelihood in bits/dim, where the distribution of the data is known."""
+    """Return the exact negative log-likelihood in bits/dim; None if the distribution is unknown."""
     if model.mixture is None:
         return None
     log_prob = model.mixture.log_prob(condition.x.double(), component=condition.labels)

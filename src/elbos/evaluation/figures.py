@@ -32,19 +32,19 @@ BASELINE = Swatch(COLORS[-1], "dash")
 
 
 def swatches(result: Evaluation) -> dict[str, Swatch]:
-    """Choose the colour of each condition, by its name in words."""
+    """Assign a colour to each condition, keyed by the condition's name in words."""
     names = (name.replace("_", " ") for name in result.results)
     return {name: Swatch(color) for name, color in zip(names, cycle(COLORS), strict=False)}
 
 
 def curves_figure(result: Evaluation) -> Figure:
-    """The loss by noise level, above the ELBO of noisy data, with two standard errors."""
+    """Plot the loss and the ELBO of noisy data over log-SNR, with bands of two standard errors."""
     found = zip(swatches(result), result.results.values(), strict=True)
     return by_level_figure({name: (one.curve, one.elbo) for name, one in found})
 
 
 def floor_figure(result: Evaluation) -> Figure:
-    """The loss by noise level, and the floor dashed, on a logarithmic axis."""
+    """Plot the loss and the irreducible loss (dashed) over log-SNR, on a logarithmic loss axis."""
     traces: list[Scatter] = []
     floors = result.floors or {}
     for (title, swatch), (name, floor) in zip(
@@ -66,7 +66,7 @@ def floor_figure(result: Evaluation) -> Figure:
 def _floor_curve(
     levels: np.ndarray, values: np.ndarray, errors: np.ndarray, name: str, color: str, dash: str
 ) -> list[Scatter]:
-    """Draw a curve with its error band, cut off at zero for the logarithmic axis."""
+    """Return the traces of a curve and its error band, clipped above zero for a log axis."""
     low = np.maximum(values - 2 * errors, 1e-3 * np.abs(values))
     line = Scatter(
         x=levels,
@@ -81,7 +81,7 @@ def _floor_curve(
 
 
 def sweep_lines(sweep: Sweep) -> dict[tuple[str, str], list[SweepPoint]]:
-    """The points of each sampler and grid, by increasing evaluations."""
+    """Group the points of a sweep by sampler and grid, sorted by number of network evaluations."""
     lines: dict[tuple[str, str], list[SweepPoint]] = {}
     for point in sorted(sweep.points, key=lambda point: point.protocol.num_evaluations):
         key = point.protocol.sampler_label, point.protocol.grid_label
@@ -90,7 +90,7 @@ def sweep_lines(sweep: Sweep) -> dict[tuple[str, str], list[SweepPoint]]:
 
 
 def sweep_styles(sweep: Sweep) -> tuple[dict[str, Swatch], dict[str, Swatch]]:
-    """Choose a colour for each sampler and a dash for each grid."""
+    """Assign a colour to each sampler and a dash pattern to each grid of a sweep."""
     samplers = sorted({point.protocol.sampler_label for point in sweep.points})
     grids = sorted({point.protocol.grid_label for point in sweep.points})
     dashes = zip(grids, cycle(["solid", *DASHES]), strict=False)
@@ -102,13 +102,15 @@ def sweep_styles(sweep: Sweep) -> tuple[dict[str, Swatch], dict[str, Swatch]]:
 
 
 def sweep_baseline(sweep: Sweep) -> float | None:
-    """Fréchet distance of as many real images as a point has samples; None if there are fewer."""
+    """Return the Fréchet distance of the real-data baseline; None if the baseline has fewer images
+    than a point of the sweep has samples.
+    """
     baseline = sweep.baseline.scores[FRECHET_DISTANCE].value
     return None if sweep.baseline.num < sweep.num_samples else baseline
 
 
 def sweep_figure(sweep: Sweep) -> Figure:
-    """The Fréchet distance against network evaluations, both logarithmic; real data are dashed."""
+    """Plot the Fréchet distance against network evaluations, on logarithmic axes."""
     evaluations = [point.protocol.num_evaluations for point in sweep.points]
     low, high = (math.log2(f(evaluations)) for f in (min, max))
     ends = [2 ** (low - 0.2), 2 ** (high + 0.2)]
@@ -148,6 +150,6 @@ def _sweep_line(name: str, points: Sequence[SweepPoint], color: str, dash: str) 
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Tick values 1, 2, 5, 10, ... between two powers of 10."""
+    """Return ticks at 1, 2 and 5 times every power of 10 from `10**low` to `10**high`."""
     powers = range(math.floor(low), math.ceil(high))
     return [digit * 10.0**power for power in powers for digit in (1, 2, 5)]

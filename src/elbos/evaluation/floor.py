@@ -1,13 +1,13 @@
-"""The floor of a run's training images, at the noise levels of the run's loss.
+"""The irreducible loss on a run's training images, at the noise levels of the run's loss.
 
-Computed part by part into the cache, where all runs on the same data find it: a floor knows nothing
-of networks. What it says of a run's loss depends on the images of that loss:
+The irreducible loss does not depend on a network: it is computed part by part into the cache, where
+all runs on the same data find it. Its meaning depends on the images of the run's loss:
 
-- **Training images**: no denoiser is below the floor, in expectation over noise. The excess is what
-  the run did not learn of them.
-- **Held-out images**: none is below it either, on average over training sets, as the floor of
-  images drawn from a distribution is below the distribution's own (see `elbos.floor`). The excess
-  is the most that any training could gain there.
+- **Training images**: no denoiser has a lower loss, in expectation over noise. The excess is what
+  the run did not learn about the training images.
+- **Held-out images**: no denoiser has a lower loss, on average over training sets, because the
+  irreducible loss on images drawn from a distribution is below that of the distribution itself
+  (see `elbos.floor`). The excess is the most that any training could gain there.
 """
 
 from collections.abc import Mapping
@@ -30,18 +30,18 @@ from elbos.training.randomness import generator
 def measure_floors(
     model: Model, config: EvaluationConfig, levels: Mapping[str, tuple[float, ...]], start: Start
 ) -> dict[str, Floor]:
-    """Compute the floor (the irreducible loss) of each condition.
+    """Compute the irreducible loss on the training images, by noise level, for each condition.
 
     Args:
         model: The model.
         config: How many training images are noised; the seed of noise and choice.
-        levels: The noise levels of each condition's loss curve. Given the label, images of the same
-            class alone are compared with.
-        start: Begins the progress of each.
+        levels: The noise levels of each condition's loss curve. Given the label, noised images are
+            compared with training images of the same class only.
+        start: Starts a progress display for each condition.
 
     Raises:
         OSError: If parts cannot be stored.
-        ValueError: If more images are to be noised than there are.
+        ValueError: If `floor_images` exceeds the number of training images.
     """
     train = model.dataset.train
     num = len(train) if config.floor_images is None else config.floor_images
@@ -60,7 +60,9 @@ def measure_floors(
 
 @dataclass(frozen=True)
 class _Measurement:
-    """Measurement of one floor in parts, with randomness keyed by (seed, part)."""
+    """A resumable measurement of the irreducible loss under one condition, with random numbers
+    keyed by (seed, part).
+    """
 
     model: Model
     data: FiniteSet
@@ -70,7 +72,7 @@ class _Measurement:
     seed: int
 
     def floor(self, start: Start) -> Floor:
-        """Compute the floor of all images, and that of a random tenth of them."""
+        """Compute the irreducible loss on all training images and on a random tenth of them."""
         order = torch.randperm(len(self.data), generator=generator(self.seed))
         tenth = order[: max(2, len(order) // 10)]
         labels = None if self.data.labels is None else self.data.labels[tenth]

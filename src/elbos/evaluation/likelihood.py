@@ -1,8 +1,8 @@
 r"""Losses of a model at many noise levels on the images of a split: the bound and the theorem.
 
-Two measurements with independent noise, by `elbos.Validator`. The **pilot** is of a few images, at
-levels uniform in log-SNR: it decides how the rest is measured, and is later the other side of the
-theorem. The **rounds** are of all images.
+`elbos.Validator` makes two measurements with independent noise. The **pilot** measures a few images
+at levels uniform in log-SNR: it decides how the rest is measured, and later gives the right side of
+the theorem. The **rounds** measure all images.
 
 The theorem checks them,
 
@@ -10,10 +10,10 @@ $$\int w\,\ell\,d\lambda
   = \int -w'(\lambda)\, L(\lambda)\, d\lambda
   + w(\lambda_\max) L(\lambda_\max) - w(\lambda_\min) L(\lambda_\min).$$
 
-The left side weighs losses: those of the rounds, drawn from the fitted density. The right side
-mixes ELBOs: $L$ at a thousand noise levels, integrated from the losses of the pilot. The two share
-images, weighting and network, and no code but the loss at a noise level: an error in a density, a
-control variate or an end term sets them apart.
+The left side is a weighted loss, from the rounds, whose noise levels are drawn from the fitted
+density. The right side is a mixture of ELBOs: $L$ at a thousand noise levels, integrated from the
+losses of the pilot. Both sides share images, weighting and network, but no code except the loss at
+a noise level: an error in a density, a control variate or an end term makes them differ.
 """
 
 import math
@@ -51,18 +51,18 @@ CHECKED: dict[str, WeightFunction] = {
     "EDM-monotonic": weightings.Monotone(weightings.EDM()),
     "Min-SNR(5)": weightings.MinSNR(gamma=5.0),
 }
-"""Monotone and not, flat and steep."""
+"""The weightings for which the theorem is checked: monotone and non-monotone, flat and steep."""
 
 
 @dataclass(frozen=True)
 class ConditionedImages:
-    """Images of a split, with the labels that the network is conditioned on.
+    """Images of a split, with the class labels that the network is conditioned on, if any.
 
     Args:
         name: "unconditional" or "given_label".
         x: Pixel values, or points or latents.
-        num_levels: Number of pixel values, or None of points and latents.
-        labels: Their classes if the network is conditioned on them, else None.
+        num_levels: Number of pixel values; None for points and latents.
+        labels: Class labels if the network is conditioned on labels, else None.
     """
 
     name: str
@@ -75,12 +75,12 @@ class ConditionedImages:
 
     @property
     def title(self) -> str:
-        """The name of the condition in words."""
+        """The condition's name in words: "unconditional" or "given label"."""
         return self.name.replace("_", " ")
 
     def batch(self, rows: Int64[Tensor, " b"]) -> tuple[Tensor, Condition]:
-        """Return some images in [-1, 1], with their labels if the network is conditioned on
-        them.
+        """Return the selected images scaled to [-1, 1], and their class labels; None if
+        unconditional.
         """
         x = to_unit(self.x[rows], self.num_levels)
         return x, None if self.labels is None else self.labels[rows]
@@ -88,11 +88,11 @@ class ConditionedImages:
 
 @dataclass(frozen=True)
 class Measured:
-    """Losses measured under one condition.
+    """Losses measured under one condition, in a pilot and in the main rounds.
 
     Args:
-        pilot: At levels uniform in log-SNR, of the first images.
-        rounds: At levels drawn from the fitted density, of all.
+        pilot: Losses of the first images, at levels uniform in log-SNR.
+        rounds: Losses of all images, at levels drawn from the fitted density.
     """
 
     pilot: Measurements
@@ -100,15 +100,15 @@ class Measured:
 
     @property
     def num_evaluations(self) -> int:
-        """Number of network evaluations made."""
+        """Number of network evaluations in the pilot and the rounds."""
         return self.pilot.loss.numel() + self.rounds.num_evaluations
 
 
 def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]:
-    """Choose the images to measure, in a random order that is the same for every model.
+    """Choose the indices of the images to measure, in a random order that all models share.
 
     Raises:
-        ValueError: If there are fewer images, or fewer than 2.
+        ValueError: If `config.num_images` is below 2 or exceeds the size of the split.
     """
     split: Split = getattr(model.dataset, config.split)
     num_images = config.num_images or len(split)
@@ -123,7 +123,7 @@ def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]
 def conditions(
     model: Model, split: Split, images: Int64[Tensor, " n"], start: Start
 ) -> list[ConditionedImages]:
-    """Pair the images with each condition of the network: none, the label, or both in turn."""
+    """Pair the images with each condition of the network: unconditional, or given the label."""
     x, num_levels = model.represented(split.x[images], start)
     labels = None if split.labels is None else split.labels[images]
     cond = {"unconditional": None, "given_label": labels}
@@ -133,13 +133,13 @@ def conditions(
 def measure(
     model: Model, condition: ConditionedImages, config: EvaluationConfig, start: Start
 ) -> Measured:
-    """Measure the losses under a condition: the pilot, then rounds until the target is reached.
+    """Measure the losses under one condition: first a pilot, then the main rounds.
 
     Args:
         model: The model.
         condition: Images and labels.
         config: What to measure.
-        start: Begins the progress of each piece of work.
+        start: Starts a progress display for each measurement.
 
     Raises:
         ValueError: If a loss is not finite.
@@ -166,14 +166,16 @@ def measure(
         "start": titled,
     }
     with model.autocast(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", TimeIgnoredWarning)  # of a training of a few steps
+        warnings.simplefilter("ignore", TimeIgnoredWarning)  # of barely trained networks
         pilot = validator.pilot(model.denoiser, num_samples=num_pilot, **settings)
         tuned = validator.tuned(pilot)
         return Measured(pilot, tuned(model.denoiser, target_se=config.target_se, **settings))
 
 
 def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
-    """Summarize the bound with its terms, and the loss and the ELBO at every noise level."""
+    """Summarize the measured losses: the variational bound with its terms, and the loss and the
+    ELBO at every noise level.
+    """
     rounds = measured.rounds
     bits = rounds.bits
     return Likelihood(
@@ -197,7 +199,7 @@ def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
 def mixed_elbos(
     measurements: Measurements, weighting: WeightFunction, prior: Float[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    r"""Compute the right side of the theorem for each image, as a Stieltjes sum over noise levels.
+    r"""Compute the mixture of ELBOs (the theorem's right side) per image, as a Stieltjes sum.
 
     Args:
         measurements: One round of losses.
@@ -219,11 +221,11 @@ def mixed_elbos(
 
 
 def check_theorem(measured: Measured, trained: WeightFunction | None) -> tuple[TheoremCheck, ...]:
-    """Compare both sides of the theorem for some weightings, on the images of the pilot.
+    """Compare the weighted loss with the mixture of ELBOs for several weightings.
 
     Args:
-        measured: A condition's losses.
-        trained: The model's own weighting, which is checked besides, if it is known.
+        measured: Losses under one condition, of which the pilot's images are compared.
+        trained: The weighting of the model's training, which is checked too; None if unknown.
     """
     named = dict(CHECKED)
     if trained is not None and trained not in CHECKED.values():

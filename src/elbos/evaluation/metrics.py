@@ -37,7 +37,7 @@ MAX_MANIFOLD = 10_000
 
 @dataclass(frozen=True)
 class Value:
-    """A value of a metric for one set of images.
+    """A metric's value for one set of images, with its standard error.
 
     Attributes:
         value: The value; NaN where it is not known.
@@ -53,7 +53,7 @@ UNKNOWN = Value(math.nan)
 
 @dataclass(frozen=True)
 class FeatureSets:
-    """Features of samples beside those of real images.
+    """Features of a set of samples, and reference features of real images.
 
     Attributes:
         samples: Features of the samples, in an order without meaning.
@@ -66,33 +66,33 @@ class FeatureSets:
     is_inception: bool
 
     def first(self, num: int) -> "FeatureSets":
-        """Restrict the sets to the first `num` samples."""
+        """Return the feature sets with the first `num` samples only and the full reference."""
         pooled, logits = self.samples.pooled, self.samples.logits
         first = Features(pooled[:num], None if logits is None else logits[:num])
         return replace(self, samples=first)
 
     @cached_property
     def precision_recall(self) -> tuple[float, float]:
-        """Precision and recall, of equally many images on each side."""
+        """Precision and recall, computed from equal numbers of samples and real images."""
         num = num_manifold(len(self.samples.pooled), self.reference)
         return precision_recall(
             self.reference.rows[:num], self.samples.pooled[:num], num_neighbors=NUM_NEIGHBORS
         )
 
     def frechet_distance(self) -> Value:
-        """The Fréchet distance to the whole reference."""
+        """Compute the Fréchet distance between the samples and the whole reference."""
         statistics = Statistics.from_features(self.samples.pooled)
         return Value(frechet_distance(self.reference.statistics, statistics))
 
     def kernel_distance(self) -> Value:
-        """The kernel distance and its standard error."""
+        """Compute the kernel distance between samples and reference, with its standard error."""
         reference = self.reference
         return Value(
             *kernel_distance(self.samples.pooled, reference.rows, reference_kernel=reference.kernel)
         )
 
     def inception_score(self) -> Value | None:
-        """The Inception score of the logits, whatever their classes; None without logits."""
+        """Compute the Inception score from class logits of any classifier; None without logits."""
         if self.samples.logits is None:
             return None
         return Value(inception_score(self.samples.logits, num_splits=NUM_SPLITS)[0])
@@ -100,7 +100,7 @@ class FeatureSets:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number by which models are compared.
+    """A scalar metric by which models are compared, with its names and direction.
 
     Attributes:
         name: Its key in files.
@@ -117,7 +117,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class SampleMetric(Metric):
-    """A metric of a set of samples.
+    """A metric computed from the features of samples and of real images.
 
     Attributes:
         compute: Its value, or None where the features do not give it.
@@ -181,7 +181,7 @@ SAMPLE_METRICS: list[SampleMetric] = [
 
 
 def leading_distance(num_samples: int, num_features: int) -> SampleMetric:
-    """Choose the first distance to judge samples by.
+    """Choose the primary metric of sample quality: the Fréchet distance or the kernel distance.
 
     The Fréchet distance, or the kernel distance if there are fewer samples than features: the
     Fréchet distance is then mostly bias.
@@ -190,7 +190,7 @@ def leading_distance(num_samples: int, num_features: int) -> SampleMetric:
 
 
 def scores(sets: FeatureSets, metrics: Iterable[SampleMetric] = SAMPLE_METRICS) -> dict[str, Value]:
-    """Compute all metrics that the features allow, by name.
+    """Compute every metric that the features allow, keyed by metric name.
 
     Raises:
         ValueError: If there are too few samples for one, or features that are not finite.
@@ -200,7 +200,7 @@ def scores(sets: FeatureSets, metrics: Iterable[SampleMetric] = SAMPLE_METRICS) 
 
 
 def num_manifold(num: int, reference: Reference) -> int:
-    """Number of images on each side of precision and recall of `num` samples."""
+    """Return the number of images on each side of precision and recall, given `num` samples."""
     return min(num, len(reference.rows), MAX_MANIFOLD)
 
 
@@ -213,7 +213,7 @@ def feature_sets(
     on_images: Callable[[int], None] = lambda _: None,
     features: Features | None = None,
 ) -> FeatureSets:
-    """Extract the features of samples, beside those of a reference.
+    """Extract the features of samples, and pair the features with a reference.
 
     Args:
         samples: Pixel values, generated or real, in an order without meaning.

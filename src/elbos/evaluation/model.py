@@ -31,96 +31,102 @@ from elbos.training.sampling import Sampling, sample
 
 
 class Model(Protocol):
-    """A denoiser with its data, its noise levels and its sampler.
+    """Protocol of a model to evaluate: a denoiser with its data, noise levels and sampler.
 
     `elbos.Run` is one, and so is a pipeline that diffusers saved (`elbos.runs.pretrained`).
     """
 
     @property
     def name(self) -> str:
-        """The path of the model, as given."""
+        """The path of the model, as given by the user."""
 
     @property
     def directory(self) -> RunDirectory:
-        """The directory in which the parts of its evaluation are stored."""
+        """The directory that stores partial results of the model's evaluation."""
 
     @property
     def step(self) -> int | None:
-        """The training step of its weights, if it is known."""
+        """The training step of the weights; None if unknown."""
 
     @property
     def origin(self) -> Origin | None:
-        """The format that it was read from; None if this library trained it."""
+        """The source format of a converted model; None for a model that this library trained."""
 
     @property
     def trained(self) -> Training:
-        """The known settings of its training."""
+        """The known settings of the model's training."""
 
     @property
     def denoiser(self) -> Denoise:
-        """The network as a denoiser."""
+        """The network, wrapped as a denoiser."""
 
     @property
     def device(self) -> torch.device:
-        """The device of its network."""
+        """The device on which the network runs."""
 
     @property
     def precision(self) -> str:
-        """The precision of its network, "bf16" or "fp32"."""
+        """The numerical precision of the network, "bf16" or "fp32"."""
 
     @property
     def processes(self) -> Processes:
-        """The processes that share its evaluation."""
+        """The process group across which the evaluation is distributed."""
 
     @property
     def schedule(self) -> Schedule:
-        """The noise levels that it was trained on."""
+        """The noise schedule that the network was trained with."""
 
     @property
     def weighting(self) -> WeightFunction | None:
-        """The weighting of its training loss, if it is known."""
+        """The weighting of the training loss; None if unknown."""
 
     @property
     def relative_width(self) -> float | None:
-        """The relative width of the average of its weights, if it is known."""
+        """The relative width of the weights' moving average, as in EDM2; None if unknown."""
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The conditions of training: "unconditional", "given_label", or both."""
+        """The conditions that the network was trained with: "unconditional", "given_label", or
+        both.
+        """
 
     @property
     def sampling(self) -> Sampling:
-        """The sampler and its settings, by default."""
+        """The model's default sampler and sampling settings."""
 
     @property
     def data(self) -> DataSpec:
-        """The shape, pixel values and classes of its samples."""
+        """The shape, number of pixel values and number of classes of a sample."""
 
     @property
     def dataset(self) -> Dataset:
-        """The images that it is evaluated on."""
+        """The dataset on which the model is evaluated."""
 
     @property
     def mixture(self) -> GaussianMixture | None:
-        """The distribution of the data, if it is known."""
+        """The data distribution as a Gaussian mixture; None if unknown."""
 
     def identifier(self) -> dict[str, Any]:
-        """Return everything that the outputs of the network depend on."""
+        """Return everything that determines the network's outputs, as a key for stored
+        measurements.
+        """
 
     def autocast(self) -> torch.autocast:
-        """Return its precision as a context."""
+        """Return an autocast context with the network's precision."""
 
     def require_guidable(self, sampling: Sampling) -> None:
-        """Raise a ValueError if the network cannot be guided as `sampling` says."""
+        """Raise a ValueError if the network does not support the guidance in `sampling`."""
 
     def represented(
         self, x: Shaped[Tensor, "n *d"], start: Start
     ) -> tuple[Shaped[Tensor, "n *e"], int | None]:
-        """Return images as the network takes them, and their number of pixel values."""
+        """Return images in the network's representation, and the number of pixel values, which is
+        None for points and latents.
+        """
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one sample as the network takes it."""
+        """The shape of one sample in the network's representation."""
 
     @property
     def num_classes(self) -> int | None:
@@ -128,13 +134,13 @@ class Model(Protocol):
 
     @property
     def null_cond(self) -> Condition:
-        """The condition that stands for none, for guidance."""
+        """The null (unconditional) condition for classifier-free guidance."""
 
     def decoded(self, x: Float[Tensor, "b *e"]) -> Float[Tensor, "b *d"]:
-        """Return samples of the network as images."""
+        """Decode samples from the network's representation to images."""
 
     def class_labels(self, num: int) -> Int[Tensor, " n"] | None:
-        """Return each class in turn, where the network is conditioned on classes."""
+        """Return `num` labels that cycle through the classes; None for a network without labels."""
 
     def sample_batches(
         self,
@@ -145,14 +151,14 @@ class Model(Protocol):
         cond: Condition,
         batches: Iterable[int] | None = None,
     ) -> list[Float[Tensor, "b *d"]]:
-        """Return batches of samples, about in [-1, 1]."""
+        """Generate batches of samples with values approximately in [-1, 1]."""
 
 
 class Sampled:
-    """The sampling of a model, written once for all models."""
+    """Mixin with the sampling methods that all models share."""
 
     def class_labels(self: Model, num: int) -> Int[Tensor, " n"] | None:
-        """Return each class in turn, where the network is conditioned on classes."""
+        """Return `num` labels that cycle through the classes; None for a network without labels."""
         known = self.num_classes
         return None if known is None else torch.arange(num) % known
 
@@ -165,7 +171,7 @@ class Sampled:
         cond: Condition,
         batches: Iterable[int] | None = None,
     ) -> list[Float[Tensor, "b *d"]]:
-        """Return batches of samples in the precision of the model; see `sampling.sample`."""
+        """Generate batches of samples at the model's precision; see `sampling.sample`."""
         with self.autocast():
             found = sample(
                 self.denoiser,
@@ -183,7 +189,7 @@ class Sampled:
 
 
 def model_store(model: Model, name: str, **key: Any) -> Store:
-    """Open the store of a measurement of a model's weights, in the directory of the model.
+    """Open the store for a measurement of a model, in the model's evaluation directory.
 
     Files that a killed process left half-written are deleted. Processes that share the evaluation
     of the model share the store.
@@ -199,7 +205,7 @@ def model_store(model: Model, name: str, **key: Any) -> Store:
 
 
 def data_store(model: Model, name: str, **key: Any) -> Store:
-    """Open the store of a measurement of a model's data alone, in the user's cache.
+    """Open the store for a measurement that depends on the data alone, in the user's cache.
 
     All models on the same data share it. Arguments as those of `model_store`.
     """

@@ -37,7 +37,8 @@ def measure_ode(
     config: EvaluationConfig,
     start: Start,
 ) -> OdeLikelihood | None:
-    """Measure the ODE likelihood of the first images, and its difference to the bound.
+    """Measure the ODE likelihood of the first images and its difference from the variational bound;
+    None if no images are requested.
 
     Args:
         model: The model.

@@ -22,7 +22,7 @@ _NUM_LEVELS = 13  # in tables of curves
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit of likelihood: bits/dim, or nats/dim of latents.
+    """A unit of likelihood: bits/dim for images and points, nats/dim for latents.
 
     Attributes:
         name: Per dimension.
@@ -36,15 +36,15 @@ class Unit:
 
     @property
     def title(self) -> str:
-        """The name with the note."""
+        """The unit's name, followed by its note."""
         return self.name + self.note
 
     def plus_minus(self, bits: float, error: float) -> str:
-        """Format a number of bits and its error in this unit."""
+        """Format a value and its error, both given in bits/dim, in this unit."""
         return plus_minus(bits * self.per_bit, error * self.per_bit)
 
     def number(self, bits: float | None, places: int = 4) -> str:
-        """Format a number of bits in this unit."""
+        """Format a value, given in bits/dim, in this unit."""
         return number(None if bits is None else bits * self.per_bit, places)
 
 
@@ -53,14 +53,14 @@ NATS_OF_LATENTS = Unit("nats/dim", NATS_PER_BIT, " of latents, up to a constant"
 
 
 def unit_of(result: Evaluation) -> Unit:
-    """Choose the unit of a likelihood: bits of images and points, nats of latents."""
+    """Return the unit of an evaluation's likelihoods: bits/dim, or nats/dim for latents."""
     return NATS_OF_LATENTS if result.is_of_latents else BITS
 
 
 def evaluation_page(
     result: Evaluation, *, samples: bytes | None = None, command: str | None = None
 ) -> str:
-    """Render one self-contained HTML page; measurements that were not made are left out.
+    """Render an evaluation as a self-contained HTML page; missing measurements are omitted.
 
     Args:
         result: The evaluation. It is on the page as JSON, too: `<script id="elbos-evaluation">`.
@@ -88,7 +88,7 @@ def evaluation_page(
 def write_page(
     result: Evaluation, path: Path, *, samples: bytes | None = None, command: str | None = None
 ) -> None:
-    """Write `evaluation_page` to a file atomically.
+    """Render an evaluation as an HTML page, and write the page to a file atomically.
 
     Raises:
         OSError: If it cannot be written; it names `path`.
@@ -110,7 +110,7 @@ def _page_tables(result: Evaluation) -> dict[str, Table | list[Table]]:
 
 
 def evaluation_tables(result: Evaluation) -> list[Table]:
-    """Tables of every measurement, for the terminal."""
+    """Return the tables of all measurements of an evaluation, for the terminal."""
     images = count(result.num_images, f"{result.split} images")
     unit = unit_of(result).title
     captions = {
@@ -140,13 +140,13 @@ def evaluation_tables(result: Evaluation) -> list[Table]:
 
 
 def training_table(result: Evaluation) -> Table:
-    """Table of the known settings of the training."""
+    """Tabulate the known training settings of the evaluated model."""
     known = {name: value for name, value in asdict(result.trained).items() if value is not None}
     return settings(known)
 
 
 def runs_table(results: Sequence[Evaluation]) -> Table:
-    """Table of several models, one row for each condition."""
+    """Tabulate the results of several models, with one row per model and condition."""
     scored = [result.quality for result in results if result.quality]
     metrics = [m for m in (scored[0].metrics if scored else []) if not m.name.endswith("_score")]
     units = list(dict.fromkeys(map(unit_of, results)))
@@ -183,7 +183,7 @@ def _conditions(result: Evaluation) -> Iterator[tuple[Cell, Likelihood]]:
 
 
 def terms_table(result: Evaluation) -> Table:
-    """Table of the bound and its terms."""
+    """Tabulate the variational bound and its terms for each condition."""
     unit = unit_of(result)
     rows = [
         (
@@ -202,7 +202,7 @@ def terms_table(result: Evaluation) -> Table:
 
 
 def ode_table(result: Evaluation) -> Table:
-    """Table of the ODE likelihood beside the bound."""
+    """Tabulate the ODE likelihood beside the variational bound for each condition."""
     unit = unit_of(result)
     rows = [
         (
@@ -221,7 +221,7 @@ def ode_table(result: Evaluation) -> Table:
 
 
 def theorem_tables(result: Evaluation) -> list[Table]:
-    """Tables of both sides of the theorem, for each condition and weighting."""
+    """Tabulate the weighted loss and the mixture of ELBOs by weighting, one table per condition."""
     heads = ["", "z", "loss", "mixture", "difference", "monotone"]
     is_single = len(result.results) == 1
     return [
@@ -242,7 +242,7 @@ def _theorem_row(check: TheoremCheck) -> Row:
 
 
 def quality_table(quality: SampleQuality) -> Table:
-    """Table of the scores of every set of samples, their mean, and the real-data baseline."""
+    """Tabulate the scores of each set of samples, their mean, and the real-data baseline."""
     heads = [Column(m.title, is_lower_better=m.is_lower_better) for m in quality.metrics]
     rows = _set_rows(quality, quality.samples, count(quality.samples.num, "samples"))
     if matched := quality.matched:
@@ -269,7 +269,7 @@ def _score_cells(quality: SampleQuality, scores: Scores | SampleSets) -> list[st
 
 
 def sweep_table(sweep: Sweep) -> Table:
-    """Table of Fréchet distances, by sampler and grid, over numbers of evaluations."""
+    """Tabulate Fréchet distances by sampler and grid against the number of network evaluations."""
     counts = sorted({point.protocol.num_evaluations for point in sweep.points})
     rows = []
     for (sampler, grid), points in figures.sweep_lines(sweep).items():
@@ -281,7 +281,7 @@ def sweep_table(sweep: Sweep) -> Table:
 
 
 def level_table(result: Evaluation, name: str, num_rows: int = _NUM_LEVELS) -> Table:
-    """Table of the loss ("curve") or the ELBO ("elbo") of each condition at some noise levels."""
+    """Tabulate the loss ("curve") or ELBO ("elbo") of each condition at selected noise levels."""
     curves = [getattr(one, name) for one in result.results.values()]
     levels = curves[0].logsnr
     rows = []
@@ -294,7 +294,9 @@ def level_table(result: Evaluation, name: str, num_rows: int = _NUM_LEVELS) -> T
 
 
 def floor_tables(result: Evaluation, num_rows: int) -> list[Table]:
-    """Tables of loss, floor and excess at some noise levels, one for each condition."""
+    """Tabulate the loss, the irreducible loss and the excess at selected noise levels, one table
+    per condition.
+    """
     return [
         _floor_table(result.results[name], floor, name.replace("_", " "), num_rows)
         for name, floor in (result.floors or {}).items()
@@ -319,7 +321,8 @@ def _floor_table(one: Likelihood, floor: Floor, name: str, num_rows: int) -> Tab
 
 @dataclass(frozen=True)
 class Underfitting:
-    """Excess of a loss over its floor, where a tenth of the training images has the same floor.
+    """Relative excess of the loss over the irreducible loss, on the noise levels where a tenth of
+    the training images has the same irreducible loss.
 
     Attributes:
         logsnr: Up to this noise level.
@@ -333,7 +336,8 @@ class Underfitting:
 
 
 def underfitting(one: Likelihood, floor: Floor) -> Underfitting | None:
-    """Compute the excess over the resolved part of the floor; None if no noise level is resolved.
+    """Compute the relative excess of the loss over the irreducible loss on the resolved noise
+    levels; None if no noise level is resolved.
 
     Levels at which the loss has no error are left out: no image was measured there, and the loss is
     what the pilot's curve says.

@@ -57,7 +57,7 @@ _ESTIMATORS = 3  # another number computes stored scores anew
 
 @dataclass(frozen=True)
 class ScoredSamples:
-    """Scores of one set of samples.
+    """Scores of one set of samples, at full size and at the size of the real-data baseline.
 
     Attributes:
         scores: Of all samples.
@@ -70,14 +70,14 @@ class ScoredSamples:
 
     @property
     def comparable(self) -> Scores:
-        """The scores to compare with the real-data baseline."""
+        """The scores to compare with the real-data baseline: at equal size where size matters."""
         matched = {} if self.matched is None else self.matched.values
         return Scores({**self.scores.values, **matched})
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scorer of samples of a model against training images.
+    """A scorer of a model's samples against the features of training images.
 
     Attributes:
         model: The model.
@@ -91,7 +91,7 @@ class Scorer:
 
     @classmethod
     def load(cls, model: Model, network: ExtractorConfig, start: Start) -> "Scorer":
-        """Load the extractor, and the reference from the cache, which is computed if it is missing.
+        """Load the feature extractor and the reference features, which are computed if not cached.
 
         Raises:
             OSError: If files of the extractor are missing, or the cache cannot be written.
@@ -103,11 +103,12 @@ class Scorer:
 
     @property
     def num_features(self) -> int:
-        """Number of dimensions of the features."""
+        """The dimension of the feature vectors."""
         return self.reference.rows.shape[1]
 
     def num_matched(self, num: int) -> int | None:
-        """Number of samples to compare with the real-data baseline; None for all `num` samples.
+        """Return how many samples to compare with the real-data baseline; None for all `num`
+        samples.
 
         It is the number of test images, if they are fewer and enough for a baseline.
         """
@@ -117,14 +118,15 @@ class Scorer:
     def score(
         self, x: UInt8[Tensor, "n c h w"], sampling: Sampling, seed: int, start: Start
     ) -> ScoredSamples:
-        """Score samples of the model, made with `sampling` and `seed`."""
+        """Score samples that the model generated with the given sampling and seed."""
         num_matched = self.num_matched(len(x))
         key = {"num": len(x), "matched": num_matched, "sampling": sampling, "seed": seed}
         store = model_store(self.model, "scores", samples=FORMAT, **self._key, **key)
         return self._stored_scores(x, store, f"seed {seed}", start, num_matched)
 
     def baseline(self, num: int, start: Start) -> Baseline:
-        """Score at most `num` test images; without scores if there are too few.
+        """Score at most `num` test images as the real-data baseline; no scores if images are too
+        few.
 
         The scores are computed once for all models on the same data.
         """
@@ -137,7 +139,7 @@ class Scorer:
         return Baseline(split=BASELINE_SPLIT, num=len(x), scores=found)
 
     def protocol(self, sampling: Sampling, num: int, seeds: range) -> SamplingProtocol:
-        """Describe the sampling and the reference of the scores."""
+        """Return the settings of the sampling and of the reference, as stored with the scores."""
         trained = self.model.schedule
         guided = (
             max(sampling.guidance_min, trained.logsnr_min),
@@ -164,7 +166,7 @@ class Scorer:
 
     @cached_property
     def _key(self) -> dict[str, Any]:
-        """Identify the metrics and the extractor, also one that changed under its name."""
+        """The store key of metrics and extractor, including a hash of the reference features."""
         digest = hashlib.sha256(self.reference.rows.numpy().tobytes()).hexdigest()
         names = [metric.name for metric in SAMPLE_METRICS]
         return {"extractor": [self.extractor.name, digest], "metrics": [_ESTIMATORS, *names]}
@@ -206,7 +208,7 @@ class Scorer:
     def _features(
         self, x: UInt8[Tensor, "n c h w"], store: Store, what: str, start: Start
     ) -> Features:
-        """Extract the features of images, shared among all processes."""
+        """Extract the features of images, distributed over all processes."""
 
         def compute(some: UInt8[Tensor, "b c h w"]) -> Tensors:
             num_levels = require_images(self.model.dataset)
@@ -226,7 +228,7 @@ class Scorer:
 
 
 def _as_tensors(prefix: str, values: dict[str, Value]) -> Tensors:
-    """Encode values and standard errors as tensors, with NaN for a missing error."""
+    """Encode metric values and standard errors as tensors, with NaN for a missing error."""
     return {
         f"{prefix}.{name}": torch.tensor(
             [one.value, math.nan if one.standard_error is None else one.standard_error],
@@ -247,7 +249,7 @@ def _from_tensors(prefix: str, tensors: Tensors) -> Scores:
 def measure_quality(
     scorer: Scorer, config: EvaluationConfig, sampling: Sampling, start: Start
 ) -> SampleQuality:
-    """Score some sets of samples, and real images as the baseline.
+    """Generate and score several sets of samples, and score real images as the baseline.
 
     Args:
         scorer: Of the model.
@@ -278,7 +280,7 @@ def _score(scorer: Scorer, sampling: Sampling, num: int, seed: int, start: Start
 def measure_sweep(
     scorer: Scorer, config: EvaluationConfig, sampling: Sampling, start: Start
 ) -> Sweep:
-    """Score samples of every sampler, grid and number of evaluations, from the same noise.
+    """Score samples for every sampler, grid and number of evaluations, from the same noise.
 
     `sampling` gives the guidance that they share. Arguments as those of `measure_quality`.
     """
@@ -298,7 +300,7 @@ def measure_sweep(
 
 
 def _named(start: Start, protocol: SamplingProtocol) -> Start:
-    """Name the point of the sweep in the progress of its work."""
+    """Return a progress callback that prefixes each title with the settings of the sweep point."""
     line = f"{protocol.sampler_label}, {protocol.grid_label}"
     point = f"{line}, {protocol.num_evaluations} evaluations"
     return lambda what, total, unit: start(f"{point}: {what}", total, unit)
@@ -307,7 +309,7 @@ def _named(start: Start, protocol: SamplingProtocol) -> Start:
 def _sweep_samplings(
     scorer: Scorer, config: EvaluationConfig, sampling: Sampling
 ) -> Iterator[Sampling]:
-    """Iterate over samplers and grids, with as many steps as each number of evaluations allows."""
+    """Yield the settings of each sweep point, with as many steps as the evaluations allow."""
     trained = scorer.model.schedule
     for sampler in dict.fromkeys([sampling.sampler, *(cls() for cls in SAMPLERS)]):
         for grid in dict.fromkeys([sampling.grid, *SWEEP_GRIDS]):

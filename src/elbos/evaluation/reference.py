@@ -35,7 +35,7 @@ _MAX_DIFFERENCE = 0.02  # relative; batches of other sizes make a millionth
 
 @dataclass(frozen=True)
 class Reference:
-    """Features of a split of the data.
+    """Features of real images from a split of the data, with their mean and covariance.
 
     Attributes:
         statistics: Of all its images.
@@ -63,7 +63,7 @@ def reference(
     start: Start = silent,
     processes: Processes | None = None,
 ) -> Reference:
-    """Load the features of a split from the cache, or compute them.
+    """Load the reference features of a split from the cache, or compute and store the features.
 
     A few are computed in any case, and compared with those in the cache: what a user's function
     computes may change without its name.
@@ -133,7 +133,7 @@ def reference(
 
 
 def require_images(dataset: Dataset) -> int:
-    """Return the number of pixel values of the images of a dataset.
+    """Return the number of pixel values of an image dataset; raise a ValueError for points.
 
     Raises:
         ValueError: If it holds points.
@@ -144,7 +144,7 @@ def require_images(dataset: Dataset) -> int:
 
 
 def _image(splits: Sequence[Source], index: int) -> Tensor:
-    """Return an image by its number across several splits."""
+    """Return an image by its index in the concatenated splits."""
     for split in splits:
         if index < len(split):
             break
@@ -153,7 +153,7 @@ def _image(splits: Sequence[Source], index: int) -> Tensor:
 
 
 def _is_close(first: Tensor, second: Tensor) -> bool:
-    """Return whether features are equal up to rounding."""
+    """Return whether two sets of features are equal up to rounding errors."""
     has_shape = first.shape == second.shape
     return has_shape and bool((first - second).norm() <= _MAX_DIFFERENCE * second.norm())
 

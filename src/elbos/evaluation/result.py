@@ -22,7 +22,7 @@ MAX_Z = 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class TheoremCheck:
-    """Both sides of the theorem for one weighting, in nats per dimension.
+    """The weighted loss and the mixture of ELBOs for one weighting, in nats per dimension.
 
     Attributes:
         name: The weighting.
@@ -44,13 +44,13 @@ class TheoremCheck:
 
     @property
     def holds(self) -> bool:
-        """Return whether both sides are equal up to chance."""
+        """Return whether the weighted loss equals the mixture of ELBOs within statistical error."""
         return abs(self.z) <= MAX_Z
 
 
 @dataclass(frozen=True, kw_only=True)
 class OdeLikelihood:
-    """The likelihood under the probability-flow ODE, beside the bound on the same images.
+    """The likelihood under the probability-flow ODE, and the variational bound on the same images.
 
     Attributes:
         bits_per_dim: The mean negative log-likelihood; `standard_error`, over images.
@@ -79,7 +79,8 @@ class OdeLikelihood:
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood:
-    """The variational bound of a run's images, its terms, and its integrand at every noise level.
+    """The variational bound on a set of images, with its terms, and its integrand at every noise
+    level.
 
     Attributes:
         bits_per_dim: The bound on the negative log-likelihood; `nats_per_dim`, in nats.
@@ -118,7 +119,7 @@ class Likelihood:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Format, scheduler and latents of a model that was trained elsewhere.
+    """Source format, scheduler and latents of a model that another library trained.
 
     Its samples are made by the samplers of this library, between its ends of log-SNR, and not by
     its scheduler.
@@ -146,7 +147,7 @@ def _origin_from_json(data: Mapping[str, Any]) -> Origin | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Settings of the measurement of a likelihood.
+    """Settings under which a likelihood was measured.
 
     Attributes:
         data: Name of the data; `data_sha256`, its digest.
@@ -183,7 +184,7 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Measurements of one model.
+    """Results of evaluating one model: likelihoods, sample quality and settings.
 
     Attributes:
         run: The run directory, or the folder that the model was read from.
@@ -220,12 +221,12 @@ class Evaluation:
 
     @property
     def is_of_latents(self) -> bool:
-        """Return whether the likelihood is a density of latents, known up to a constant."""
+        """Return whether the likelihood is a density of latents, known only up to a constant."""
         return self.protocol.origin is not None and self.protocol.origin.latents is not None
 
     @classmethod
     def load(cls, path: Path | str) -> "Evaluation":
-        """Load the evaluation in a file that `elbos evaluate` wrote, RUN/eval.json.
+        """Load an evaluation from RUN/eval.json, the file that `elbos evaluate` writes.
 
         Raises:
             OSError: If it cannot be read.
@@ -240,7 +241,7 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Evaluation":
-        """Rebuild the evaluation from the output of `to_dict`.
+        """Rebuild an evaluation from the output of `to_dict`.
 
         Raises:
             TypeError: If an entry is missing.
@@ -249,19 +250,19 @@ class Evaluation:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert the evaluation to values of JSON."""
+        """Convert the evaluation to JSON-compatible values."""
         found: dict[str, Any] = to_json(self)
         return found
 
     def plot(self) -> "Figure":
-        """Plot the loss by noise level above the ELBO of noisy data."""
+        """Plot the loss over log-SNR in a panel above the ELBO of noisy data."""
         figure: Figure = shown_by(self, "figures").curves_figure(self)
         return figure
 
     def to_html(
         self, path: Path | str, *, samples: bytes | None = None, command: str | None = None
     ) -> None:
-        """Write a self-contained HTML page.
+        """Write the evaluation as a self-contained HTML page.
 
         Args:
             path: The file.

