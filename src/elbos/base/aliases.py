@@ -69,7 +69,8 @@ _MOVED = {
 
 
 def path_today(name: str) -> str | None:
-    """Return the current dotted path of a moved module; None if the module has not moved.
+    """Return the current dotted path of a moved module, given the former path; None if it has not
+    moved.
 
     Examples:
         >>> path_today("elbos.weightings.flow"), path_today("elbos.audit")

@@ -15,7 +15,7 @@ Content = TypeVar("Content")
 
 
 class DamagedFolder(ValueError):
-    """A cached folder in which a file is missing or changed."""
+    """Error: a file in a cached folder is missing or changed."""
 
 
 def cache_dir() -> Path:
@@ -99,8 +99,8 @@ def _fill(path: Path, build: Callable[[Path], None]) -> None:
 
 @contextmanager
 def _explained(folder: Path, *errnos: int) -> Iterator[None]:
-    """Re-raise OSErrors of writing the cache (those with the given numbers; default: all) with
-    advice on how to fix them.
+    """Re-raise OSErrors, or only those with the given error numbers, with advice on the cache
+    folder.
     """
     try:
         yield

@@ -37,7 +37,7 @@ def require_positive(**values: float) -> None:
 
 
 class WrongTypeError(TypeError, ValueError):
-    """A value whose type does not match the annotation of its argument or field."""
+    """Error: the type of a value does not match the annotation of its argument or field."""
 
 
 def require_type(kind: Any, /, **values: Any) -> None:
@@ -253,8 +253,8 @@ def require_one_loss_each(logsnr: Tensor, loss: Tensor) -> None:
 
 
 def require_finite(value: Any, where: str = "") -> None:
-    """Raise a ValueError that names the first non-finite number in a dataclass or in the
-    dataclasses in its fields; a default may be infinite.
+    """Raise a ValueError that names the first non-finite number in a dataclass, searched
+    recursively; a field's default may be infinite.
 
     Examples:
         >>> from elbos.weightings import Sigmoid

@@ -99,8 +99,8 @@ def require_tensors(cond: Condition) -> None:
 
 
 def require_length(cond: Condition, num: int) -> None:
-    """Raise a ValueError unless every tensor of the condition has shape `[num, ...]` and no list or
-    array takes the place of a tensor.
+    """Raise a ValueError unless every tensor of the condition has length `num`; lists and arrays
+    are refused.
     """
     require_tensors(cond)
 

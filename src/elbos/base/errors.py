@@ -11,15 +11,15 @@ MAX_SHOWN = 60  # characters of a text that a message repeats
 
 
 class UsageError(Exception):
-    """Invalid arguments on the command line."""
+    """Error: the command line has invalid arguments."""
 
 
 class Diverged(ArithmeticError):
-    """Divergence of a training: a loss or its gradient is not finite."""
+    """Error: training has diverged, a loss or its gradient is not finite."""
 
 
 class Interrupted(Exception):
-    """Interruption by the user; finished work is kept on disk."""
+    """Interruption by the user; finished work is kept."""
 
 
 _ADVICE = {
@@ -66,8 +66,8 @@ def message(error: BaseException) -> str:
 
 
 def suggestion(word: str, names: Iterable[str]) -> str:
-    """Return the end of an error message about an unknown word: similar known names, else a list of
-    all.
+    """Return the end of an error message about an unknown word: similar known names, else the first
+    known names.
 
     Examples:
         >>> suggestion("emd", ["elbo", "edm", "flow"])

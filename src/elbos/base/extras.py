@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 class MissingExtra(ModuleNotFoundError):
-    """A missing optional dependency; the message names the extra that installs it."""
+    """Error: an optional dependency is missing; the message names the extra that installs it."""
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from elbos.base import files
 
 
 class CorruptFile(ValueError):
-    """A file that is truncated, modified or of an unexpected format."""
+    """Error: a file is truncated, modified or of an unexpected format."""
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:

@@ -120,7 +120,7 @@ def inert(content: str) -> Markup:
 
 
 def without_legend(figure: Any) -> Any:
-    """Return a copy of a figure without legend; HTML pages show color samples beside the names
+    """Return a copy of a figure without legend; HTML pages show colour samples beside the names
     instead.
     """
     from elbos.base.figures import hide_legend  # the terminal's texts do without plotly
@@ -173,7 +173,9 @@ def _for_markdown(value: Any) -> str:
 
 @cache
 def _template(name: str) -> str:
-    """Read a template: `templates/NAME` of this room, or, for ROOM/NAME, of the given room."""
+    """Read a template: `templates/NAME` of the package `elbos.base`, or, for ROOM/NAME, of
+    `elbos.ROOM`.
+    """
     room, _, file = name.rpartition("/")
     package = ".".join(["elbos", *(room or "base").split("/")])
     return resources.files(package).joinpath("templates", file).read_text(encoding="utf-8")

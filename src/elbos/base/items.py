@@ -25,7 +25,7 @@ _TOLERANCE = 1e-3  # beyond [-1, 1], for rounding
 
 @runtime_checkable
 class Batched(Protocol):
-    """A dataset that returns batches of samples by their indices."""
+    """Interface of a dataset that returns batches of samples by their indices."""
 
     def __len__(self) -> int: ...
 
@@ -35,7 +35,7 @@ class Batched(Protocol):
 
 @dataclass(frozen=True)
 class Items:
-    """Batches from a tensor or a map-style dataset, with checks of type and range.
+    """A tensor or map-style dataset, read in batches with checks of type and range.
 
     Attributes:
         dataset: The tensor or dataset.

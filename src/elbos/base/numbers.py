@@ -104,7 +104,8 @@ def percent(share: float | None, places: int = 1) -> str:
 
 
 def count(num: int | None, what: str = "") -> str:
-    """Format a count with its unit, singular or plural; an unknown count as the unit alone.
+    """Format a number of things, such as `3 seeds`; for an unknown number, return the plural noun
+    alone.
 
     Examples:
         >>> count(60_000), count(3, "seeds"), count(1, "seeds"), count(None, "images")

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 class Advance(Protocol):
-    """Progress callback: takes the amount of work done since the last call, and whether that amount
-    was loaded from an earlier run and so is excluded from the rate.
+    """Progress callback: takes the amount of work done since the last call, and a flag for work
+    loaded from an earlier run, which is excluded from the rate.
     """
 
     def __call__(self, num: int, is_kept: bool = False, /) -> None: ...

@@ -19,8 +19,8 @@ T = TypeVar("T")
 
 
 def share(num: int, is_shared: bool) -> Iterator[tuple[int, bool]]:
-    """Yield the indices in `range(num)` that this process computes, each with whether its result
-    counts.
+    """Yield the indices in `range(num)` assigned to this process, each with a flag that is False
+    for padding.
 
     Every process computes as many, since networks that are spread over them (FSDP2) need all in
     each call: one that runs out of pieces repeats the first, which does not count.
@@ -74,12 +74,14 @@ def together(work: Callable[[], T]) -> T:
 
 
 def meet() -> None:
-    """Create the process group used for long waits, while all processes are known to be running."""
+    """Create the process group used for long waits; call this while all processes are
+    known to run.
+    """
     _patient()
 
 
 def _patient() -> dist.ProcessGroup:
-    """Return a gloo process group with a timeout of 30 days; the default group's is minutes.
+    """Return a gloo process group with a timeout of 30 days; the default group has one of minutes.
 
     Only torch keeps it: its threads end with the last reference, when torch's groups are destroyed.
     """

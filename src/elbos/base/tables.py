@@ -48,7 +48,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: text, with optional note, emphasis and color sample.
+    """A table cell: text, with optional note, emphasis and colour sample.
 
     Attributes:
         text: The value.

@@ -104,8 +104,8 @@ def as_script(target: str, *, keeps_modules: bool = False) -> Iterator[None]:
 
 
 def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:
-    """Raise a ValueError early, mostly without running the file, if a target cannot name a
-    function.
+    """Raise a ValueError if a target names no valid function; the file is run only to list its
+    functions.
 
     Raises:
         OSError: If the file cannot be read.

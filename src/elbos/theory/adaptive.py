@@ -180,7 +180,7 @@ class Adaptive(Schedule):
         return {"total": self._total.clone(), "count": self._count.clone(), "ends": ends}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore a state returned by `state_dict`; a state without its log-SNR range is accepted.
+        """Restore a state returned by `state_dict`; the entry of the log-SNR range may be missing.
 
         Raises:
             ValueError: If a sum is missing, negative or not finite, or it is of another number of

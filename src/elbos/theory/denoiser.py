@@ -34,8 +34,8 @@ class Denoise(Protocol):
 
 
 def with_three_arguments(network: Network) -> Network:
-    """Wrap a network that takes `(z, logsnr)` so that it accepts `(z, logsnr, cond)`; return others
-    unchanged.
+    """Wrap a network that takes `(z, logsnr)` so that it accepts `(z, logsnr, cond)`; return other
+    networks unchanged.
 
     Raises:
         ValueError: When called, if a network without conditions is given one.

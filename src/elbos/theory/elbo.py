@@ -58,8 +58,8 @@ def is_monotone(weighting: WeightFunction, logsnr_min: float, logsnr_max: float)
 
 @dataclass(frozen=True)
 class Mixture:
-    r"""The measure over noise levels with which a weighting mixes ELBOs, in units of
-    $w(\lambda_\min)$.
+    r"""The signed measure over noise levels that expresses a weighted loss as a mixture of ELBOs,
+    in units of $w(\lambda_\min)$.
 
     It is a density $-w'(\lambda)$ on the range and a point mass at $\lambda_\max$; its total is
     one.
@@ -153,7 +153,8 @@ class Mixture:
 
 
 def elbo_mixture(weighting: WeightFunction, logsnr_min: float, logsnr_max: float) -> Mixture:
-    r"""Return the measure over noise levels with which a weighting mixes ELBOs; see `Mixture`.
+    r"""Return the signed measure over noise levels that expresses a weighted loss as a mixture of
+    ELBOs; see `Mixture`.
 
     Examples:
         >>> from elbos import weightings
@@ -165,7 +166,7 @@ def elbo_mixture(weighting: WeightFunction, logsnr_min: float, logsnr_max: float
 
 
 class TheoremSides(NamedTuple):
-    """The weighted loss and the integral over ELBOs that the theorem equates, nats per
+    """The weighted loss computed in two ways, directly and as an integral over ELBOs; nats per
     dimension.
     """
 
@@ -179,8 +180,8 @@ def theorem_sides(
     loss: Float[Tensor, " n"],
     prior_loss: float = 0.0,
 ) -> TheoremSides:
-    r"""Compute the weighted loss and the equal integral over ELBOs from the loss measured at some
-    noise levels.
+    r"""Compute the weighted loss in two ways, directly and as an integral over ELBOs, from losses
+    measured at given noise levels.
 
     The left side weighs the loss, $\int w\,\ell\,d\lambda$. The right side never weighs a loss: it
     integrates $\ell$ to the ELBOs $L(\lambda)$ and mixes those, $-\int L\,dw + [wL]$, as a

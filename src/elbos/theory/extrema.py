@@ -69,8 +69,8 @@ def rising_intervals(
 def rises(
     values: Float[Array, " n"], tolerance: Callable[[int, slice], Array]
 ) -> list[tuple[int, int]]:
-    """Find the index pairs (minimum, maximum) between which values rise by more than a tolerance,
-    with hysteresis: a turning point counts only if a change beyond the tolerance follows.
+    """Find the rises of a curve, as index pairs (minimum, maximum); changes within a tolerance are
+    not turning points.
 
     Args:
         values: A curve.
@@ -97,8 +97,8 @@ def rises(
 
 
 def _rises_of_grid(values: Float[Array, " n"], rtol: float) -> list[tuple[int, int]]:
-    """Find the index pairs between which the values rise, without plateaus before and
-    after a rise.
+    """Find the rises of function values, as index pairs, without the plateaus before and after a
+    rise.
     """
     slope = np.sign(np.diff(values))
     turns = np.flatnonzero(np.diff(slope, prepend=2, append=2))

@@ -83,7 +83,7 @@ class Floor:
 
     @property
     def num_resolved(self) -> int:
-        """Number of leading (noisiest) levels at which a random tenth of the points has the same
+        """Number of leading noise levels at which a random tenth of the points has the same
         irreducible loss to within 5 %.
         """
         pairs = zip(self.tenth or (), self.loss, strict=False)

@@ -75,8 +75,8 @@ def code(value: object, *, has_defaults: bool = False) -> str:
 
 
 def _is_default(value: Any, field: "dataclasses.Field[Any]") -> bool:
-    """Return whether a field has its default value; schedules may compute the default of an
-    endpoint.
+    """Return whether a field has its default value, which a schedule may compute for
+    its endpoints.
     """
     default: Any = field.default
     if isinstance(value, Schedule) and field.name in _ENDS:

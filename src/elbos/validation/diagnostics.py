@@ -140,7 +140,7 @@ def require_consistent(
     logsnr: Float[Tensor, " b"],
 ) -> None:
     r"""Warn unless the estimates satisfy $z = \alpha\hat x + \sigma\hat\epsilon$, as for every
-    linear parameterization.
+    linear parameterization; raise a ValueError for swapped estimates.
 
     Raises:
         ValueError: If the two are interchanged: that holds with them in each other's places.

@@ -126,7 +126,7 @@ class Measurements:
         return self.integral(lambda level: ((level - logsnr).abs() < width / 2) / width)
 
     def estimate(self, values: Float[Tensor, "n r"]) -> Estimate:
-        """Average per-sample, per-round values over the samples, with errors."""
+        """Estimate the mean over samples, with errors, from one value per sample and round."""
         return Estimate.from_rounds(values[self.order], is_lattice=self.is_lattice)
 
     def at(self, index: Tensor) -> "Measurements":

@@ -21,7 +21,9 @@ def num_pilot_times(num_samples: int) -> int:
 
 
 def require_many(num_pilot: int, num_samples: int) -> None:
-    """Raise a ValueError if the pilot has fewer than 8 samples although the dataset has more."""
+    """Raise a ValueError unless the pilot has at least 8 samples, or all samples of a smaller
+    dataset.
+    """
     if num_pilot < min(MIN_TUNING_SAMPLES, num_samples):
         raise ValueError(
             f"the pilot is of {num_pilot} of {num_samples} samples: give {MIN_TUNING_SAMPLES} or "

@@ -140,15 +140,15 @@ class LevelParts:
 
 
 def deciles(schedule: Schedule, parameterization: Parameterization | None = None) -> LevelParts:
-    """Return the protocol of mean errors in each tenth of a schedule's times. Default: the error of
-    noise prediction.
+    """Return the protocol that reports the mean squared error in each tenth of a schedule's times.
+    Default: the error of noise prediction.
     """
     return LevelParts(schedule=schedule, parameterization=parameterization or Eps())
 
 
 def equispaced_times(num: int = 8) -> FixedLevels:
-    """Return the protocol of velocity errors at equispaced flow-matching times, (k + 1/2) / num,
-    the stopping criterion of training benchmarks.
+    """Return the protocol that reports velocity errors at equispaced flow-matching times, (k + 1/2)
+    / num, the stopping criterion of training benchmarks.
     """
     require_positive(num=num)
     times = (torch.arange(num, dtype=torch.float64) + 0.5) / num
@@ -158,8 +158,8 @@ def equispaced_times(num: int = 8) -> FixedLevels:
 
 
 def fixed_steps(*steps: int) -> FixedLevels:
-    """Return the protocol of noise-prediction errors at fixed steps of DDPM's 1,000, counted from
-    0. Default: 200, 400, 600 and 800.
+    """Return the protocol that reports noise-prediction errors at fixed steps of DDPM's 1,000,
+    counted from 0. Default: 200, 400, 600 and 800.
 
     Raises:
         ValueError: If there is no such step.

@@ -353,8 +353,8 @@ class Validator(Typed):
         return {**merged, "logsnr": logsnr}
 
     def _digest(self, logsnr: Float[Tensor, "b m"]) -> str:
-        """Return the hash that identifies a part; other validator settings or batch sizes give
-        other hashes.
+        """Return a hash of the validator's settings and the noise levels, which names a part of the
+        work.
         """
         of_self = repr((self.seed, self.num_levels, self.logsnr_min, self.logsnr_max))
         return hashlib.sha256(of_self.encode() + logsnr.numpy().tobytes()).hexdigest()[:12]

@@ -89,7 +89,8 @@ def truncated_normal(
 
 @dataclass(frozen=True)
 class FlowLikelihood:
-    r"""Negative log-likelihood of each image under the probability-flow ODE.
+    r"""Negative log-likelihood of each image under the probability-flow ODE (an upper bound for
+    discrete data).
 
     Images are independent given the model, so the standard deviation of `nats` over $\sqrt n$ is
     the standard error of its mean, over images, dequantization and probes. The solver's error is
@@ -191,7 +192,7 @@ def _probes(
 
 @dataclass
 class _Flow:
-    r"""Right-hand side of the ODE: velocity $\frac{dz}{d\lambda}$ and its divergence over $d$;
+    r"""Right-hand side of the ODE: velocity $\frac{dz}{d\lambda}$ and its divergence per dimension;
     counts evaluations.
     """
 

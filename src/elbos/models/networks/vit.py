@@ -202,8 +202,11 @@ class Block(nn.Module):
 
 
 def angles(height: int, width: int, num: int, period: float, like: Tensor) -> Float[Tensor, "n d"]:
-    """Return the phases of axial position features, patches row by row: `num` frequencies times the
-    row, then times the column, with periods up to almost `2 * pi * period` patches.
+    """Return the phase angles of 2D position features for each patch: row times `num` frequencies,
+    then column times the same frequencies.
+
+    Patches are in row-major order. Frequencies fall geometrically from one radian per patch to
+    almost one per `period` patches; the dtype is float32 at least.
 
     In float32 at least.
     """

@@ -36,7 +36,7 @@ class Sampler(Typed, abc.ABC):
         *,
         clip: float | None = None,
     ) -> Float[Tensor, "b *d"]:
-        r"""Sample: integrate from noise `z` along the noise levels `logsnrs` to the last one.
+        r"""Draw samples with a denoiser: start from the noise `z` and follow increasing log-SNRs.
 
         Args:
             denoiser: Estimates data and noise.

@@ -171,7 +171,7 @@ class FlowTimes(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroTerminal(Schedule):
-    r"""Zero-terminal-SNR version of a schedule: its SNR is divided by a shift and rescaled to end
+    r"""Zero-terminal-SNR version of a schedule: the SNR is divided by a shift and rescaled to end
     at pure noise.
 
     $$\alpha' = \frac{\alpha - \alpha_1}{1 - \alpha_1}, \qquad

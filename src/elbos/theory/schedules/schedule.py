@@ -143,8 +143,7 @@ class Schedule(Typed, abc.ABC):
         return ((self._time(logsnr) - t0) / (t1 - t0)).clamp(0.0, 1.0)
 
     def log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the log-density $\log \tilde p(\lambda)$; log-SNRs outside the range are not
-        detected.
+        r"""Return the log-density $\log \tilde p(\lambda)$; the range of log-SNR is not checked.
 
         Raises:
             ValueError: If `logsnr` is not of floating-point numbers.

@@ -15,7 +15,7 @@ from elbos.theory.weightings.weighting import Weighting, normal, sech_half
 
 @dataclass(frozen=True, kw_only=True)
 class ELBO(Weighting):
-    r"""The evidence lower bound itself, $w = 1$: maximum likelihood of clean data.
+    r"""The ELBO weighting, $w = 1$: maximum likelihood of clean data.
 
     References:
         Kingma et al. (2021), https://arxiv.org/abs/2107.00630
