@@ -8,9 +8,9 @@ r"""Adapters: denoisers from networks of other libraries, and audits from their 
 | `trainers` | the settings of kohya's scripts, OneTrainer, SimpleTuner and others, for the audit |
 | `lightning`, `transformers` | callbacks that audit a training's first steps |
 
-A network that takes log-SNR itself needs no adapter: `elbos.Denoiser(network, parameterization)`,
-with `parameterizations.X()` if it returns $\hat x$ and `Eps()` if it returns $\hat\epsilon$. The
-modules are imported when they are first used.
+A network whose time input is log-SNR needs no adapter: `elbos.Denoiser(network, parameterization)`,
+with `parameterizations.X()` if the network returns $\hat x$ and `Eps()` if it returns
+$\hat\epsilon$. Modules are imported at first use.
 """
 
 import importlib

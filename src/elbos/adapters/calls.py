@@ -22,9 +22,9 @@ def output(
 ) -> Tensor:
     """Call a network and return the output tensor in the dtype of `z`.
 
-    The network's input has the dtype of its parameters. A condition that is a mapping is given as
-    keywords, any other as the last argument; of an object with `.sample`, and of a tuple, the first
-    tensor is returned.
+    The network's input has the dtype of its parameters. A mapping as condition is passed as keyword
+    arguments, any other condition as the last argument. From an object with `.sample`, or a tuple,
+    the first tensor is returned.
 
     Raises:
         ValueError: If the network does not take these arguments, or does not return a tensor.
@@ -63,7 +63,8 @@ def require_output(
     of `z`.
 
     Raises:
-        ValueError: If not; it names both shapes, or the log-SNR of the first sample that is not.
+        ValueError: If the shapes differ (the error names both shapes), or a sample is not finite
+            (the error names the log-SNR of the first such sample).
     """
     if y.shape != z.shape:
         raise ValueError(
@@ -105,7 +106,7 @@ def signature(network: ForeignNetwork) -> inspect.Signature:
     """Return the call signature of a network, looking through wrappers such as `torch.compile`.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If the network has no readable signature.
     """
     inner = unwrapped(network)
     return inspect.signature(inner.forward if isinstance(inner, nn.Module) else inner)

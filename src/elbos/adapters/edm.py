@@ -54,13 +54,13 @@ def denoiser(network: ForeignNetwork) -> SigmaDenoiser:
     r"""Make a denoiser from a preconditioned network $D(x + \tilde\sigma\epsilon; \tilde\sigma)$.
 
     Args:
-        network: Called as `network(z_tilde, sigma_tilde)`, with class labels or whatever else the
-            condition is as a third argument, or with a dict's entries as keywords. It returns
-            $\hat x$, in the units of the data.
+        network: Called as `network(z_tilde, sigma_tilde)`, with a condition (such as class labels)
+            as third argument, or a dict's entries as keywords. It returns $\hat x$, in the units of
+            the data.
 
     Returns:
-        The denoiser; when called, it raises a ValueError if the network does not take the
-        condition, or returns another shape than that of the data, NaN or infinity.
+        The denoiser. Calls raise a ValueError if the network does not accept the condition, or its
+        output is not finite or differs in shape from the data.
 
     Examples:
         >>> wiener = denoiser(lambda z, sigma: z / (1 + sigma[:, None] ** 2))  # x ~ N(0, 1)

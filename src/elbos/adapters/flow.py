@@ -43,9 +43,9 @@ class VelocityDenoiser:
     Attributes:
         network: Called as `network(z_t, time_scale * t)`, with $t$ of shape `[b]`.
         data_at: The time $t$ of the data, 0 or 1; the noise is at the other.
-        time_scale: What $t$ is multiplied with.
+        time_scale: The factor of $t$ in the network's time input.
         sigma_min: The noise $s$ on the data at their time.
-        logsnr_min: $-\infty$: a network of $t$ is defined in any noise.
+        logsnr_min: $-\infty$: a network of $t$ is defined up to pure noise.
 
     Raises:
         ValueError: If `data_at` is not 0 or 1, `time_scale` is not above 0, or `sigma_min` not from
@@ -101,18 +101,19 @@ def denoiser(
     r"""Make a denoiser from a velocity network $v(z_t, t) = dz_t/dt$.
 
     Args:
-        network: Called as `network(z_t, time_scale * t)`, with class labels or whatever else the
-            condition is as a third argument, or with a dict's entries as keywords.
+        network: Called as `network(z_t, time_scale * t)`, with a condition (such as class labels)
+            as third argument, or a dict's entries as keywords.
         data_at: The time of the data: 0 if $z_t = (1 - t) x + t \epsilon$, 1 if
             $z_t = t x + (1 - t) \epsilon$. No default: taking one for the other is an error that
             nothing but the loss shows.
-        time_scale: What $t \in [0, 1]$ is multiplied with, such as 1000. Default: nothing.
+        time_scale: The factor of $t \in [0, 1]$ in the network's time input, such as 1000. Default:
+            1.
         sigma_min: $s$ of optimal-transport paths, $z_t = t x + (1 - (1 - s) t) \epsilon$. Default:
             0, as in Meta's `CondOTProbPath`.
 
     Returns:
-        The denoiser; when called, it raises a ValueError if the network does not take the
-        condition, or returns another shape than that of the data, NaN or infinity.
+        The denoiser. Calls raise a ValueError if the network does not accept the condition, or its
+        output is not finite or differs in shape from the data.
 
     Raises:
         ValueError: If `data_at` is not 0 or 1, `time_scale` is not above 0, or `sigma_min` not from

@@ -9,11 +9,14 @@ from elbos.audit import Audit
 
 
 class AuditCallback(Callback):  # type: ignore[misc]
-    """Audit the loss of a `LightningModule`: `Trainer(callbacks=[AuditCallback("network")])`.
+    """A callback that audits the loss of a `LightningModule`:
+    `Trainer(callbacks=[AuditCallback("network")])`.
 
     Args:
-        network: The module's attribute that is the network, as "network" or "model.unet".
-        num_steps: How many steps to record. Default: some per cent at a batch of 64.
+        network: The attribute of the module that holds the network, such as "network" or
+            "model.unet".
+        num_steps: The number of steps to record. Default: 300, for errors of some per cent at a
+            batch of 64.
     """
 
     def __init__(self, network: str, num_steps: int = 300) -> None:

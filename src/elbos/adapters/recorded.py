@@ -11,7 +11,7 @@ class RecordedSteps:
     """A recorder of the first training steps, which audits the loss after the last of these steps.
 
     Attributes:
-        audit: The audit after the last of these steps; None before.
+        audit: The audit; None until the last step is recorded.
     """
 
     def __init__(self, network: str, num_steps: int) -> None:
@@ -35,7 +35,7 @@ class RecordedSteps:
         """Stop recording and audit the recorded steps.
 
         Raises:
-            ValueError: If these cannot be audited.
+            ValueError: If the recorded steps cannot be audited.
         """
         self._stack.close()
         if self._recorded is not None:

@@ -9,11 +9,13 @@ from elbos.audit import Audit
 
 
 class AuditCallback(TrainerCallback):  # type: ignore[misc]
-    """Audit the loss of a model: `Trainer(..., callbacks=[AuditCallback("unet")])`.
+    """A callback that audits the loss of a model: `Trainer(...,
+    callbacks=[AuditCallback("unet")])`.
 
     Args:
-        network: The model's attribute that is the network; "" if that is the model itself.
-        num_steps: How many steps to record. Default: some per cent at a batch of 64.
+        network: The attribute of the model that holds the network; "" if the model is the network.
+        num_steps: The number of steps to record. Default: 300, for errors of some per cent at a
+            batch of 64.
     """
 
     def __init__(self, network: str, num_steps: int = 300) -> None:

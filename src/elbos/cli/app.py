@@ -36,10 +36,10 @@ class Verb(NamedTuple):
     imported.
 
     Args:
-        summary: What it does, in a line.
-        extra: The extra that it needs.
-        less_memory: What to change where memory is too small.
-        is_parallel: Whether it runs on several processes.
+        summary: A one-line description of the verb.
+        extra: The installation extra that the verb needs.
+        less_memory: Advice for out-of-memory errors.
+        is_parallel: Whether the verb runs on several processes.
     """
 
     summary: str
@@ -142,7 +142,7 @@ def command(verb: str, words: list[str]) -> Callable[[], None]:
     """Parse the words after a verb into an executable command.
 
     Raises:
-        UsageError: If they are wrong.
+        UsageError: If the words are invalid.
     """
     handler = signal.signal(signal.SIGINT, _stop)
     with needs(VERBS[verb].extra):
@@ -155,8 +155,8 @@ def command(verb: str, words: list[str]) -> Callable[[], None]:
 def _open_closed_streams() -> None:
     """Open the null device in place of closed standard streams.
 
-    Else the next file that is opened, such as a checkpoint, would have the number of the stream,
-    and get what is printed.
+    Otherwise the next opened file, such as a checkpoint, would get the stream's file number and
+    receive the printed output.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

@@ -50,7 +50,7 @@ class Probing:
     """Settings for measuring the loss of a function on uniformly distributed random data.
 
     Raises:
-        ValueError: If something in it makes no sense.
+        ValueError: If a setting is invalid.
     """
 
     shape: tuple[int, ...] = ()
@@ -61,19 +61,20 @@ class Probing:
     """Smallest and largest value of the data."""
 
     data_scale: float | None = None
-    """What the function multiplies its data with before it diffuses them. Default: found."""
+    """The factor by which the function multiplies the data before adding noise. Default:
+    detected."""
 
     batch_size: int | None = None
-    """Samples per call of the function. Default: 64, fewer of large shapes."""
+    """Samples per call of the function. Default: 64, fewer for large shapes."""
 
     device: str = "cpu"
     """Device of the data."""
 
     num_samples: int = 20_000
-    """How many samples to draw; at least 100."""
+    """Number of samples to draw; at least 100."""
 
     seed: int = 0
-    """For the random states that the function draws from."""
+    """Seed of the random numbers that the function draws."""
 
     def __post_init__(self) -> None:
         low, high = self.data_range
@@ -99,8 +100,8 @@ class Probing:
         """Draw a batch of uniformly distributed random data.
 
         Raises:
-            MemoryError: If it is too large.
-            ValueError: If there is no such device.
+            MemoryError: If the batch is too large.
+            ValueError: If the device does not exist.
         """
         low, high = self.data_range
         num = self.batch_size or min(64, max(4, _MAX_ELEMENTS // math.prod(self.shape)))
@@ -139,7 +140,7 @@ class Audit:
             return Trainer(network).training_step((x, labels))
 
     Raises:
-        ValueError: If the words make no sense together.
+        ValueError: If targets and options do not fit each other.
     """
 
     targets: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TARGET...")]
@@ -152,10 +153,10 @@ class Audit:
     """Print the result as JSON: one object, or a list of several."""
 
     as_trainer: Annotated[str | None, tyro.conf.arg(name="as", metavar="TRAINER")] = None
-    """Show the nearest settings of this trainer, too."""
+    """Also show the nearest settings of this trainer."""
 
     html: Path | None = None
-    """Write a page to this path, too."""
+    """Also write an HTML page to this path."""
 
     probing: Annotated[Probing, tyro.conf.arg(name="")] = field(default_factory=Probing)
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)

@@ -23,7 +23,9 @@ from elbos.training.presets import PRESETS, SUMMARIES, Chosen, Preset
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Train objectives alike, score them, and write a report; the same command resumes it.
+    """Train several objectives under equal conditions, score them, and write a report.
+
+    The same command again resumes the comparison.
 
     Objectives and seeds may be added later. Several processes may share the work, as on several
     machines with one file system. Options of the preset are for all objectives.
@@ -36,29 +38,29 @@ class Compare:
     prediction type, a schedule and a weighting, which may be a function, FILE.py:FUNCTION."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Replicates of every objective; of three, intervals are 1.7 times as wide as of five, and of
-    one there are none."""
+    """Seeds of the replicates of every objective. Intervals from three replicates are 1.7 times as
+    wide as from five; one replicate gives no interval."""
 
     minutes: float | None = None
-    """Training time of each run, here or on one machine of the cluster, which sets the images seen
-    by all of them. Default: the preset's images."""
+    """Training time of each run on this machine or one machine of the cluster; it sets the number
+    of training images for all runs. Default: the preset's number of images."""
 
     samplers: tuple[str, ...] = ("ancestral=Ancestral(),64", "heun=Heun(),18")
-    """How samples are made that are scored: a name, a sampler and its steps, or a name and
-    "Sampling(...)", as in Python."""
+    """Samplers for the samples that are scored: a name, a sampler and its number of steps, or a
+    name and "Sampling(...)", as in Python."""
 
     workers: int | None = None
-    """Runs at once. Default: one for each accelerator, or each two cores."""
+    """Number of runs at the same time. Default: one per accelerator, or per two cores."""
 
     gpus_per_run: int = 1
     """Accelerators that train and score each run together, all of one machine; without any, as many
     processes, which share the cores."""
 
     ray: bool = False
-    """On the Ray cluster at RAY_ADDRESS, or on one of this machine (`pip install 'elbos[ray]'`)."""
+    """Run on the Ray cluster at RAY_ADDRESS, or on a local one (`pip install 'elbos[ray]'`)."""
 
     out: Path | None = None
-    """The comparison's directory. Default: runs/compare-PRESET."""
+    """Directory of the comparison. Default: runs/compare-PRESET."""
 
     scoring: Scoring = field(default_factory=Scoring)
 

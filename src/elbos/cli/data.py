@@ -43,17 +43,17 @@ class Pack:
     """Height and width after resizing and cropping, in pixels."""
 
     jobs: int = field(default_factory=num_cores)
-    """Threads that decode. Default: one per core."""
+    """Number of decoding threads. Default: one per core."""
 
     skip_bad: bool = False
     """Leave out pictures that cannot be decoded, with a warning, instead of stopping at the end."""
 
     image: str = "image"
-    """Of hub:NAME, the column of pictures."""
+    """For hub:NAME: the column of pictures."""
 
     label: str | None = None
-    """Of tars, the ending of files with the number of a class; of hub:NAME, the column of classes.
-    Default: cls, and label."""
+    """For tars: the file extension of class numbers, default cls. For hub:NAME: the column of
+    classes, default label."""
 
     def __post_init__(self) -> None:
         require_positive(size=self.size, jobs=self.jobs)
@@ -85,26 +85,26 @@ class Encode:
     """
 
     images: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
-    """What `elbos data pack` made, or a folder of pictures."""
+    """A folder made by `elbos data pack`, or a folder of pictures."""
 
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to create."""
 
     vae: str
-    """An AutoencoderKL: the folder that save_pretrained wrote, that of a pipeline with a VAE, or a
-    name on the Hugging Face Hub."""
+    """An AutoencoderKL: the folder that save_pretrained wrote, the folder of a pipeline with a VAE,
+    or a name on the Hugging Face Hub."""
 
     size: int | None = None
-    """Height and width of the pictures of a folder, resized and cropped."""
+    """Height and width to which pictures of a folder are resized and cropped."""
 
     skip_bad: bool = False
     """Leave out pictures of a folder that cannot be decoded, with a warning."""
 
     dtype: Literal["float16", "bfloat16"] = "float16"
-    """The type of the stored latents."""
+    """The dtype of the stored latents."""
 
     batch_size: int = 32
-    """Images encoded at once."""
+    """Number of images encoded at once."""
 
     def __post_init__(self) -> None:
         require_positive(batch_size=self.batch_size)
@@ -141,7 +141,7 @@ class Verify:
     """
 
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """The folder that was made."""
+    """The folder to verify."""
 
     def __call__(self) -> None:
         with progress() as bar:

@@ -15,8 +15,8 @@ from elbos.training.posthoc import write_average
 class Average:
     """Write the average of a run's weights with another relative width, as a new run directory.
 
-    The run has to be trained with --averaging.snapshot-widths. What is made is sampled, evaluated
-    and exported as a run is; it cannot be trained on.
+    The run has to be trained with --averaging.snapshot-widths. The new run directory can be
+    sampled, evaluated and exported like any run, but not trained further.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -26,10 +26,10 @@ class Average:
     """Relative width: standard deviation of the steps averaged over, as a share of all steps."""
 
     out: Path
-    """The run directory to be made."""
+    """The run directory to create."""
 
     json: bool = False
-    """Print what was made as JSON."""
+    """Print step, number of averages and error as JSON."""
 
     def __call__(self) -> None:
         made = write_average(self.run, self.width, self.out)

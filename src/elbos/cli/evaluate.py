@@ -54,8 +54,8 @@ class Evaluate:
     """Run directories, and folders that diffusers' `save_pretrained` wrote."""
 
     data: KnownData | None = None
-    """The images that models are evaluated on, and, from their training split, the reference of
-    samples: needed for a folder. Default for a run: the data of its training."""
+    """The images for the evaluation, whose training split is the reference for sample quality.
+    Required for a folder. Default for a run: the training data."""
 
     config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(
         default_factory=EvaluationConfig
@@ -66,11 +66,11 @@ class Evaluate:
     """FILE.py:FUNCTION of a user-defined network, as in its training."""
 
     out: Path | None = None
-    """The directory of the results of a folder, or of a run on other data than those of its
-    training. Default: runs/evaluate-NAME."""
+    """Directory of results for a folder, or for a run on data other than its training data.
+    Default: runs/evaluate-NAME."""
 
     batch_size: int | None = None
-    """Of a folder: images in a call of its network, which do not change the result. Default: 64."""
+    """For a folder: images per network call, which does not affect results. Default: 64."""
 
     json: bool = False
     """Print the results as JSON."""
@@ -213,7 +213,7 @@ def command(words: list[str]) -> Evaluate:
     """Parse the words after `elbos evaluate`; the sampling of the first model is the default.
 
     Raises:
-        UsageError: If they are wrong.
+        UsageError: If the words are invalid.
     """
     path = first_path("evaluate", words, "run directory, or the folder of a pipeline,")
     if path is None:

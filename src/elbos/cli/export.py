@@ -30,18 +30,18 @@ class Export:
     """The folder: a new or empty one, or an earlier export of the same run."""
 
     push: Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME")] = None
-    """Upload the folder to this repository of the Hugging Face Hub, with your token; one that is
-    not there is made, private."""
+    """Upload the folder to this repository of the Hugging Face Hub with your token; a missing
+    repository is created as private."""
 
     vae: str | None = None
-    """Of a network of diffusers that was trained on latents: their AutoencoderKL, which is written
-    beside it: a folder, or a name on the Hugging Face Hub."""
+    """The AutoencoderKL of a diffusers network trained on latents, written beside the network: a
+    folder, or a name on the Hugging Face Hub."""
 
     network: Annotated[str | None, tyro.conf.arg(name="network.function")] = None
     """FILE.py:FUNCTION of a user-defined network, as in its training."""
 
     json: bool = False
-    """Print what was written as JSON."""
+    """Print folder, files and URL as JSON."""
 
     def __call__(self) -> None:
         keep_freed_memory()
@@ -61,7 +61,7 @@ def command(words: list[str]) -> Export:
     """Parse the words after `elbos export` into a command.
 
     Raises:
-        UsageError: If they are wrong.
+        UsageError: If the words are invalid.
     """
     path = first_path("export", words)
     return parse("export", Export, words, start=words[:1] if path else ())

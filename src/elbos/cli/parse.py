@@ -32,15 +32,15 @@ def parse(
     """Parse the words after a verb into a command; for --help, print the help and exit.
 
     Args:
-        verb: The verb, and other words before these: `train digits`.
-        command: A dataclass.
+        verb: The verb, with preceding words such as the preset: `train digits`.
+        command: The dataclass of the command.
         words: The words after the verb.
-        default: The command without words. Default: the defaults of the dataclass.
-        start: The words that `default` is made from.
+        default: The command without words. Default: an instance with the dataclass defaults.
+        start: The words from which `default` was made.
         summary: The first paragraph of the help. Default: the docstring of the dataclass.
 
     Raises:
-        UsageError: If the words are wrong.
+        UsageError: If the words are invalid.
     """
     shown = io.StringIO()
 
@@ -74,7 +74,7 @@ def first_path(verb: str, words: list[str], what: str = "run directory") -> Path
     """Return the leading path argument; None if the words ask for help.
 
     Raises:
-        UsageError: If they begin with something else.
+        UsageError: If the first word is not a path.
     """
     if words[:1] == ["--help"]:
         return None
@@ -116,8 +116,8 @@ def one_line(message: str, page: str, options: Sequence[str] = ()) -> str:
     """Condense an error message of tyro into one line, with a suggestion and the help command.
 
     Args:
-        message: The message: parts between rules of `-`.
-        page: The command whose help explains it.
+        message: The message of tyro, in parts separated by rules of `-`.
+        page: The command whose help explains the options.
         options: The options in that help.
 
     Examples:

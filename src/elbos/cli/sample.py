@@ -40,8 +40,8 @@ class Sample:
     """FILE.py:FUNCTION of a user-defined network, as in its training."""
 
     vae: str | None = None
-    """Of a run on latents, their AutoencoderKL, which decodes the picture: a folder, or a name on
-    the Hugging Face Hub."""
+    """The AutoencoderKL that decodes the picture of a run on latents: a folder, or a name on the
+    Hugging Face Hub."""
 
     json: bool = False
     """Print the paths as JSON."""

@@ -52,7 +52,7 @@ class Train:
     """The run directory. Default: runs/PRESET, with a word for all that was changed."""
 
     config: Path | None = None
-    """In place of a preset: a file of what --dry-run printed, or a run's config.json."""
+    """In place of a preset: a file with the output of --dry-run, or a run's config.json."""
 
     dry_run: bool = False
     """Print the resolved configuration as JSON, and stop."""
@@ -85,20 +85,21 @@ class TrainFile(Train):
     """Train the configuration in a file; command-line options override the file."""
 
     weighting: tyro.conf.Suppress[Any] = None
-    """The file's, where the command line has no words for its parts, and none for another."""
+    """The file's weighting if the command line cannot express it and gives no other; None
+    otherwise."""
 
     schedule: tyro.conf.Suppress[Any] = None
-    """The same of the schedule."""
+    """The file's schedule, under the same conditions."""
 
     network: tyro.conf.Suppress[Any] = None
-    """The same of the network."""
+    """The file's network, under the same conditions."""
 
     @classmethod
     def from_config(cls, config: Config, words: list[str]) -> "TrainFile":
         """Make the command whose default configuration is `config`.
 
         Raises:
-            ValueError: If the file holds no more than the name of a network or of data.
+            ValueError: If the file holds only the name of a network or of data.
         """
         if isinstance(config.data, Given):
             raise ValueError(f"{config.data.name} was given to `elbos.fit`: call that again.")

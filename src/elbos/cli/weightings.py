@@ -20,13 +20,13 @@ class ImpliedWeighting:
     r"""The weighting function $w(\lambda)$ implied by a published recipe, and where it increases.
 
     Attributes:
-        name: The recipe's, as `elbos audit` takes it.
-        title: What it is from, in words.
-        schedule, parameterization, weighting: As Python.
-        logsnr_min, logsnr_max: The ends of the schedule.
+        name: The recipe's name, as in `elbos audit`.
+        title: The recipe's source in words.
+        schedule, parameterization, weighting: Their Python representations.
+        logsnr_min, logsnr_max: The range of log-SNR of the schedule.
         is_monotone: Whether the weighting never increases with log-SNR.
-        rising: The intervals of log-SNR in which it increases.
-        reference: Where it was published.
+        rising: The intervals of log-SNR in which the weighting increases.
+        reference: The publication of the recipe.
     """
 
     name: str
@@ -117,5 +117,5 @@ class Weightings:
 
 
 def command(words: list[str]) -> Weightings:
-    """The command that the words stand for."""
+    """Parse the words after `elbos weightings` into a command."""
     return parse("weightings", Weightings, words)

@@ -3,7 +3,7 @@ r"""Training runs, from a configuration or from a user-defined network and datas
     run = elbos.fit(network, dataset, objective, run="runs/mine", num_images=1_000_000)
     x = run.sample(64)
 
-Both go through the same `Trainer`, and both are resumed by the same call again.
+Both use the same `Trainer`, and the same call again resumes either.
 """
 
 from collections.abc import Callable
@@ -39,16 +39,17 @@ def train(config: Config, path: Path, on_images: OnImages = lambda _: None) -> N
     """Train a configuration in a run directory, resuming from its latest checkpoint.
 
     Args:
-        config: What to train.
-        path: The run directory; made if it is not there.
+        config: The configuration.
+        path: The run directory, created if missing.
         on_images: Called with the number of images seen, after each step.
 
     Raises:
-        ValueError: If the directory is of another configuration, or in use, or the data or the
+        ValueError: If the directory holds another configuration or is in use, or the data or the
             latest checkpoint are unusable.
-        Diverged: If a loss or gradient is not finite; the latest checkpoint is from before it.
+        Diverged: If a loss or gradient is not finite; the latest checkpoint precedes the
+            divergence.
         Interrupted: On SIGINT or SIGTERM, with a checkpoint written.
-        OSError: If something cannot be written; the latest checkpoint is whole.
+        OSError: If a file cannot be written; the latest checkpoint is complete.
     """
     _train(config, RunDirectory(path), config.data.load, on_images)
 
@@ -81,46 +82,48 @@ def fit(
 ) -> Run:
     r"""Train a user-defined network on a user-defined dataset, and return the trained run.
 
-    All that `elbos train` does is done: checkpoints, from which the same call resumes bit for bit;
-    an average of the weights; a log, validation and grids of samples in the run directory; a
-    progress bar; several processes, under torchrun or `accelerate launch`.
+    The training has all features of `elbos train`: checkpoints, from which the same call resumes
+    bit for bit; an average of the weights; a log, validation and sample grids in the run directory;
+    a progress bar; several processes, under torchrun or `accelerate launch`.
 
     Args:
         network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if the data have no
-            condition; returns a tensor like `z`. It is trained in place, from the weights it has.
-            On several processes from those of the main one; it calls each of its layers in every
-            forward pass, whatever the samples, and writes to no weights; a copy is trained, whose
-            weights it gets at the end, also of a training that is stopped or diverges, so that
-            `on_images` sees the initial ones.
+            condition; returns a tensor of the shape of `z`. Training starts from its current
+            weights and changes them in place. On several processes, the weights of the main process
+            are used, a copy is trained, and your network receives the weights when training ends,
+            also if it is stopped or diverges; until then `on_images` sees the initial weights.
+            There the network has to call each of its layers in every forward pass, and must not
+            write to its weights.
         dataset: Whatever has a length and `dataset[i]`, which is `x` or `(x, cond)`: `x` a tensor
             of numbers from -1 to 1, `cond` a class label, a tensor, or a dict of tensors. It may
             augment with torch's random numbers, which are seeded for each batch. A resumed run
             checks on 16 samples that its dataset is the same, unless it augments with other
             random numbers.
-        objective: Weighting, schedule and prediction type. Of a weighting that is a function, 2,001
-            numbers are stored and trained with.
-        run: The run directory; made if it is not there.
-        num_images: Length of the training: images seen, counted with repetition.
-        batch_size: Images per step, over all processes.
-        learning_rate: Its peak. Ignored if `optimizer` is given.
-        validation: A held-out dataset, whose bound is logged. Default: none.
-        num_levels: $K$ of discrete data with values $2k/(K-1) - 1$, 256 of 8-bit images, so that
-            their likelihood is that of pixels. Default: continuous data.
-        cond_dropout: Share of the conditions replaced by `null_cond`, so that samples can be
-            guided. Default: none.
-        null_cond: The condition of one sample that stands for none, as in a batch of one,
-            `[1, ...]`: a label beyond the classes, an empty text's embedding. Needed for
+        objective: Weighting, schedule and prediction type. A weighting given as a function is
+            tabulated at 2,001 points.
+        run: The run directory, created if missing.
+        num_images: Length of the training in images, counted with repetition.
+        batch_size: Images per step, summed over all processes.
+        learning_rate: The peak learning rate. Ignored if `optimizer` is given.
+        validation: A held-out dataset on which the likelihood bound is logged. Default: no
+            validation.
+        num_levels: The number $K$ of values $2k/(K-1) - 1$ of discrete data, 256 for 8-bit images,
+            so that the likelihood is that of pixel values. Default: continuous data.
+        cond_dropout: Probability of replacing a condition by `null_cond`, for classifier-free
+            guidance. Default: 0.
+        null_cond: The null (unconditional) condition of one sample, in a batch of one, `[1, ...]`:
+            a label beyond the classes, or the embedding of an empty text. Required for
             `cond_dropout`.
         is_bounded: Whether `x` has to be in [-1, 1]; False for latents.
-        num_workers: Processes that load data ahead, in each training process; at most 64, or four
-            for each core if those are more.
-        optimizer: Its settings. Default: AdamW with this learning rate, warm-up and decay.
+        num_workers: Data-loading processes per training process; at most 64, or four per core if
+            that is more.
+        optimizer: Optimizer settings. Default: AdamW with this learning rate, warm-up and decay.
         averaging: Width of the average of the weights.
-        sampling: How grids of samples are made, and samples of the run by default.
-        output: What is written, and how often.
-        execution: How it is computed: parts of a batch, sharding, torch.compile.
-        precision: bf16 autocast or fp32. Default: bf16 where the machine computes in it as fast.
-        seed: Seed of the order of the data, the noise and the noise levels.
+        sampling: Sampler settings for sample grids, and the default for samples of the run.
+        output: Which files are written, and how often.
+        execution: Gradient accumulation, sharding, torch.compile.
+        precision: bf16 autocast or fp32. Default: bf16 on hardware with fast bf16.
+        seed: Seed of data order, noise and noise levels.
         on_images: Called with the number of images seen, after each step.
 
     Raises:

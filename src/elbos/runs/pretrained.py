@@ -35,8 +35,8 @@ from elbos.training.sampling import Sampling
 
 BATCH_SIZE = 64
 NOISIEST = -10.0
-"""The least log-SNR of flow matching, whose times go on to pure noise: the loss of the prior is
-below 1e-4 bits/dim there."""
+"""The lowest log-SNR for flow matching, whose times extend to pure noise. The prior loss at this
+log-SNR is below 1e-4 bits/dim."""
 
 _ENCODED_TOGETHER = 250  # images whose latents are stored in one part
 _NUM_TRIED = 2  # images, before anything is measured
@@ -47,8 +47,8 @@ class InBatches:
     """A denoiser that splits its input into batches of at most `size` samples.
 
     Attributes:
-        denoiser: The denoiser.
-        size: The number of samples.
+        denoiser: The denoiser to call.
+        size: The largest number of samples per call.
     """
 
     denoiser: Denoise
@@ -70,20 +70,21 @@ class InBatches:
 class Pretrained(Sampled):
     """A pretrained diffusers pipeline and the images for its evaluation: a `Model`, in float32.
 
-    It is measured and sampled between the ends of its scheduler's noise levels, by the samplers of
-    this library, which clip what its scheduler clips. The likelihood of a latent pipeline is that
-    of latents, which are sampled once from the encoder's distribution; its samples are decoded.
+    Measurement and sampling cover the range of the scheduler's noise levels. Samplers are those of
+    this library, with the scheduler's clipping. The likelihood of a latent pipeline is that of
+    latents, sampled once from the encoder's distribution; generated latents are decoded to images.
 
     Attributes:
-        name: The folder that it was read from.
-        directory: Where the parts of its evaluation are stored.
-        pipeline: The denoiser, and the encoder of its data, if they are latents.
-        dataset: The images.
-        device: Where the networks are.
-        batch_size: The number of samples in a call of a network; it does not change the result.
-        ends: The log-SNRs that it was trained between, if it is an export of this library: flow
-            matching's scheduler does not say them.
-        processes: Those that share its evaluation. Default: this one alone.
+        name: The folder of the pipeline.
+        directory: The directory for partial results of the evaluation.
+        pipeline: The denoiser, and for latent pipelines the encoder.
+        dataset: The images for the evaluation.
+        device: The device of the networks.
+        batch_size: The number of samples per network call, which does not affect results.
+        ends: The range of log-SNR in training, for an export of this library; a flow-matching
+            scheduler does not store the range. None for other pipelines.
+        processes: The process group across which the evaluation is distributed. Default: this
+            process alone.
     """
 
     name: str
@@ -115,17 +116,17 @@ class Pretrained(Sampled):
         Nothing is written.
 
         Args:
-            folder: It has a model_index.json.
-            data: The images, with classes if the network is conditioned on them. Its training
-                images, or others like them, are the reference of samples.
-            directory: Where the parts of the evaluation are stored, not in `folder`.
-            batch_size: The number of samples in a call of a network. Default: 64, which fits small
+            folder: The folder, which contains a model_index.json.
+            data: The images, with classes if the network is class-conditional. The training split,
+                or images like it, is the reference for sample quality.
+            directory: The directory for partial results of the evaluation, outside `folder`.
+            batch_size: The number of samples per network call. Default: 64, which fits small
                 networks on 32x32 pixels.
 
         Raises:
             OSError: If a file cannot be read.
             ValueError: If the folder is not a pipeline that can be evaluated, the data cannot be
-                loaded, the two do not fit each other, or the network ignores its time or returns
+                loaded or do not fit the pipeline, or the network ignores its time input or returns
                 NaN.
         """
         require_positive(batch_size=batch_size)

@@ -8,7 +8,7 @@ from typing import Any
 from elbos.training.data import Dataset
 
 KNOWN = ("UNet2DModel", "DiTTransformer2DModel", "Transformer2DModel")
-"""Networks without condition or conditioned on a class: data here have no texts for others."""
+"""The supported networks, unconditional or class-conditional; datasets here have no texts."""
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,10 @@ class Requirements:
     """The data shape and number of classes for which a diffusers network is configured.
 
     Attributes:
-        folder: The pipeline's, for messages.
-        num_channels: Channels of its data.
-        size: Height and width of its data, if it is of one size.
-        num_classes: The number of classes that it is conditioned on; None without condition.
+        folder: The folder of the pipeline, for error messages.
+        num_channels: The number of channels of the data.
+        size: Height and width of the data; None if any size is accepted.
+        num_classes: The number of classes; None for an unconditional network.
     """
 
     folder: str
@@ -32,7 +32,7 @@ class Requirements:
         """Read the requirements from the configuration of a diffusers network.
 
         Raises:
-            ValueError: If it is conditioned on something else than a class.
+            ValueError: If the network has conditions other than a class.
         """
         name, config = type(network).__name__, network.config
         if name not in KNOWN:

@@ -43,26 +43,28 @@ class Run(Sampled):
     """A trained run at one checkpoint, with the averaged weights.
 
     Args:
-        path: The run directory, or an export of one (`elbos export`).
-        network: A network of the class that was trained, where the user defined it: a copy of it
-            gets the weights. Default: the network that the configuration describes.
+        path: The run directory, or an export of a run (`elbos export`).
+        network: A network of the trained class, if it is user-defined; a copy receives the weights.
+            Default: the network that the configuration describes.
         step: The step of a stored checkpoint (`--output.num-kept`). Default: the latest.
-        null_cond: The condition that stands for none, for guidance (see `fit`).
+        null_cond: The null (unconditional) condition for classifier-free guidance (see `fit`).
 
     Attributes:
-        directory: Where it is.
-        config: How it was trained.
-        data: What samples are like.
+        directory: The run directory.
+        config: The configuration of the training.
+        data: Shape, number of pixel values and number of classes of the data.
         step: The step of the checkpoint.
         network: The network, with the averaged weights.
-        denoiser: The network and its parameterization.
-        device: Where they are.
-        processes: Those that share its evaluation: this one alone, unless `shared_by` says others.
+        denoiser: The denoiser: the network with its parameterization.
+        device: The device of the network.
+        processes: The process group across which the evaluation is distributed: this process alone
+            unless set by `shared_by`.
 
     Raises:
-        FileNotFoundError: If there is no run, no checkpoint yet, or none of this step.
-        ValueError: If the configuration, data.json or the checkpoint is damaged, or the network is
-            another one or missing; or if both data.json and the data are missing.
+        FileNotFoundError: If the directory holds no run or no checkpoint, or the given step is not
+            stored.
+        ValueError: If the configuration, data.json or the checkpoint is damaged, the network is
+            missing or does not fit the weights, or both data.json and the data are missing.
 
     Examples:
         run = Run("runs/digits")
@@ -125,8 +127,8 @@ class Run(Sampled):
         classes.
 
         Raises:
-            OSError, ValueError: If they cannot be loaded, or are others in shape, pixel values or
-                classes.
+            OSError, ValueError: If the data cannot be loaded, or differ in shape, pixel values or
+                number of classes.
         """
         dataset, found = data.load(), copy.copy(self)
         own, given = replace(self.data, name=""), replace(dataset.spec, name="")
@@ -151,7 +153,7 @@ class Run(Sampled):
         """The dataset for the evaluation, by default the training data, loaded at first use.
 
         Raises:
-            ValueError: If they cannot be loaded, or are others than in training.
+            ValueError: If the data cannot be loaded or differ from the training data.
         """
         try:
             with without_downloads():
@@ -219,7 +221,7 @@ class Run(Sampled):
     def conditions(self) -> tuple[str, ...]:
         """The conditions in training: "unconditional", "given_label", or both with label dropout.
 
-        Labels are hidden in a share of the samples, which may be none of them or all.
+        Label dropout hides the labels of a fraction of the samples, possibly none or all.
         """
         is_told = self.has_labels and self.config.label_dropout < 1
         is_untold = not self.has_labels or self.config.label_dropout > 0
@@ -270,17 +272,18 @@ class Run(Sampled):
         """Draw samples on the CPU, approximately in [-1, 1]; the training data are not needed.
 
         Args:
-            num: How many.
-            seed: Seed of the noise.
-            sampler: Default: as the run was configured, and so are the next two.
-            num_steps: Steps from noise to data.
-            guidance: Scale of classifier-free guidance; 1 is none.
-            cond: What each sample is conditioned on, `[num, ...]`. Default: one class after the
-                other where the network knows classes, else no condition.
+            num: The number of samples.
+            seed: Seed of the initial noise.
+            sampler: The sampler. Default for this, `num_steps` and `guidance`: the run's
+                configuration.
+            num_steps: The number of steps from noise to data.
+            guidance: Scale of classifier-free guidance; 1 turns guidance off.
+            cond: Conditions of the samples, `[num, ...]`. Default: the classes in turn for a
+                class-conditional network, otherwise no condition.
 
         Raises:
-            ValueError: If an argument is of another type, the network cannot be guided, or not in
-                this way, or there is not one condition for each sample.
+            ValueError: If an argument has the wrong type, the network does not support the
+                guidance, or the number of conditions is not `num`.
         """
         require_positive(num=num)
         own = self.config.sampling
@@ -324,7 +327,7 @@ class Run(Sampled):
 
         Args:
             dataset: `dataset[i]` is `x` or `(x, cond)`, as in training; a tensor will do.
-            num_samples: The number of samples, chosen by the seed. Default: all.
+            num_samples: The number of samples, a random subset. Default: all.
             num_evaluations: Function evaluations per sample, a multiple of 4.
             seed: Seed of the choice, the noise and the noise levels.
 
@@ -358,20 +361,20 @@ class Run(Sampled):
     ) -> Evaluation:
         """Evaluate the run: likelihood, loss at each noise level, and sample quality.
 
-        The measurements are stored in the run directory part by part, so that the evaluation
-        resumes. Several processes share it if all call this method of
+        Partial measurements are stored in the run directory, so that an interrupted evaluation
+        resumes. Several processes divide the evaluation if all of them call this method of
         `run.shared_by(Processes.joined())`.
 
         Args:
-            sampling: How samples are made. Default: as the run was configured.
-            start: Begins the progress of each piece of work. Default: none is shown.
+            sampling: Sampler settings. Default: the run's configuration.
+            start: Callback that opens a progress display for each measurement. Default: no display.
             settings: Fields of `elbos.evaluation.EvaluationConfig`, such as `num_images=1000`,
                 `num_samples=0`.
 
         Raises:
             OSError: If results cannot be stored, or files of the extractor are missing.
-            TypeError: If there is no such setting.
-            ValueError: If a setting is refused, the data are missing, as those of `fit` are (use
+            TypeError: If a setting does not exist.
+            ValueError: If a setting is invalid, the data are missing (as after `fit`; use
                 `likelihood`), or losses or samples are not finite.
         """
         known = [field.name for field in fields(EvaluationConfig)]

@@ -5,7 +5,7 @@ networks, and audits of scheduler configurations.
 - `load(folder)`: a pipeline that `save_pretrained` wrote, as a denoiser and the data's encoder.
 - `load_vae(name)`: the autoencoder of latents, from a folder or from the Hub.
 - `network.DiffusersConfig`: a network that is trained here, and `trained`, its scheduler.
-- `loss_table(config, training)`, `read_config(path)`: what training with a scheduler optimizes.
+- `loss_table(config, training)`, `read_config(path)`: the training loss of a scheduler.
 """
 
 from elbos.adapters.diffusers.pipeline import Latents, Pipeline, load, load_vae

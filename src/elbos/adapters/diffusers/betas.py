@@ -36,7 +36,8 @@ from elbos.audit.diagnostics import (
 class Betas:
     r"""Defaults and supported options of a diffusers scheduler class that is defined by betas.
 
-    `last` is $\bar\alpha$ of the last step after `rescale_betas_zero_snr`; None: no such option.
+    `last` is $\bar\alpha$ of the last step after `rescale_betas_zero_snr`; None for a class without
+    this option.
     """
 
     beta_start: float = 0.0001

@@ -38,13 +38,13 @@ _ROUNDING = 1e-4  # of a log-SNR at the end of the range, computed in float32
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Levels(abc.ABC):
-    r"""The map from log-SNR to the timestep and the input scale of a scheduler's network.
+    r"""The timestep and input scale of a diffusers network, as functions of log-SNR.
 
     Attributes:
-        logsnr_min: The noisiest finite level of the scheduler's steps; $-\infty$ of flow matching,
+        logsnr_min: The lowest finite log-SNR of the scheduler's steps; $-\infty$ for flow matching,
             whose timestep is exact at every level.
-        logsnr_max: The cleanest.
-        num_steps: The number $N$ of steps in training.
+        logsnr_max: The highest finite log-SNR of the scheduler's steps.
+        num_steps: The number $N$ of training steps.
     """
 
     logsnr_min: float
@@ -75,8 +75,8 @@ class Steps(Levels):
     r"""A discrete table of strictly decreasing log-SNR; timesteps are interpolated linearly.
 
     Attributes:
-        step: The numbers of the steps; one of pure noise or of clean data is left out.
-        logsnr: $\lambda_i$ of these steps, float64.
+        step: The indices of the steps; steps of pure noise or clean data are left out.
+        logsnr: Log-SNR $\lambda_i$ of these steps, float64.
     """
 
     step: Int[Tensor, " steps"]
@@ -92,8 +92,8 @@ class LogSigma(Levels):
     r"""Noise levels with the timestep of EDM, $\frac14\ln\tilde\sigma$.
 
     Attributes:
-        sigma_data: EDM's $\sigma_d$ in the scale of the input. Default: the network sees $z$, as
-            with $\sigma_d = 1$.
+        sigma_data: EDM's $\sigma_d$ in the input scale. Default: 1, for which the network's input
+            is $z$.
     """
 
     sigma_data: float = 1.0
@@ -122,7 +122,7 @@ def levels_of(config: Config, table: LossTable) -> Levels:
     """Return the noise levels of the scheduler with this configuration and table of steps.
 
     Raises:
-        ValueError: If its log-SNR does not fall with every step, or its time runs backwards.
+        ValueError: If log-SNR does not decrease with every step, or time runs from noise to data.
     """
     if flag(config, "invert_sigmas"):
         raise ValueError(

@@ -1,9 +1,8 @@
 r"""A diffusers network trained in this library: built from its config.json, called with log-SNR.
 
-Around the network of diffusers stands what its scheduler does in sampling: the timestep at a noise
-level and the scale of the input (`trained`), and the row of its table of classes that stands for
-"no label". Weights, and what they see, are the network's own: they can be saved alone, and open in
-diffusers.
+The network is wrapped with its scheduler's timestep and input scale at each log-SNR (`trained`),
+and with the null label, a row of its class embedding. The weights are those of the diffusers
+network alone, so that they can be saved by themselves and opened in diffusers.
 """
 
 import inspect
@@ -25,8 +24,8 @@ from elbos.theory.process import align
 
 _TRANSFORMER = "DiTTransformer2DModel"
 CLASS_KEYS = {"UNet2DModel": "num_class_embeds", _TRANSFORMER: "num_embeds_ada_norm"}
-"""The networks that can be trained, which are told nothing or a class, and what their configuration
-calls the number of classes. A transformer has a row more, for no label."""
+"""The trainable networks, unconditional or class-conditional, with the configuration key for the
+number of classes. The class embedding of a transformer has an additional row, the null label."""
 
 _MAX_SHOWN = 300  # characters of an error of diffusers
 
@@ -36,12 +35,12 @@ class DiffusersConfig:
     """The configuration of a diffusers network to be trained, as canonical JSON text.
 
     Attributes:
-        config: The text of its config.json, as `save_config` writes it, without line breaks. It
-            names the class in `_class_name`; what it leaves out of channels, size and number of
-            classes is taken from the data.
+        config: The text of the network's config.json, as `save_config` writes it, without line
+            breaks. The key `_class_name` names the class; missing channels, size and number of
+            classes are filled in from the data.
 
     Raises:
-        ValueError: If it is no such configuration.
+        ValueError: If the text is not the configuration of a supported network.
 
     Examples:
         >>> DiffusersConfig(config='{"_class_name": "UNet2DModel", "block_out_channels": [64, 64]}')
@@ -82,7 +81,7 @@ class DiffusersConfig:
 
         Raises:
             OSError: If the file cannot be read.
-            ValueError: If it describes none that can be trained.
+            ValueError: If the file does not describe a network that can be trained.
         """
         try:
             return cls(config=files.read(Path(path)).decode("utf-8-sig"))
@@ -106,13 +105,13 @@ class DiffusersConfig:
         """Build the network for images of `shape`, with randomly initialized weights.
 
         Args:
-            shape: Of one image, (channels, height, width).
-            num_classes: The number of labels; None for a network without labels.
-            levels: What it is given at each noise level.
+            shape: Shape of one image, (channels, height, width).
+            num_classes: The number of labels; None for an unconditional network.
+            levels: The timestep and input scale of the network at each noise level.
 
         Raises:
-            ValueError: If the configuration does not fit the images or their labels, or diffusers,
-                or diffusers is not installed.
+            ValueError: If the configuration does not fit the images, their labels or the version of
+                diffusers, or diffusers is not installed.
         """
         kind = getattr(imported(), self.class_name)
         settings = fitted(self.class_name, self.settings, tuple(shape), num_classes)
@@ -135,9 +134,9 @@ class DiffusersNetwork(nn.Module):
     r"""A diffusers network with the call signature of this library's networks, `(z, logsnr, cond)`.
 
     Args:
-        inner: The network, $y = \mathrm{inner}(c_\mathrm{in} z, t, \text{label})$.
-        levels: $t$ and $c_\mathrm{in}$ at $\lambda$.
-        null_label: The label that stands for none; None for a network without labels.
+        inner: The diffusers network, $y = \mathrm{inner}(c_\mathrm{in} z, t, \text{label})$.
+        levels: The timestep $t$ and input scale $c_\mathrm{in}$ at log-SNR $\lambda$.
+        null_label: The null (unconditional) label; None for an unconditional network.
     """
 
     def __init__(self, inner: Any, levels: Levels, null_label: int | None) -> None:
@@ -154,7 +153,7 @@ class DiffusersNetwork(nn.Module):
         `elbos.networks`.
 
         Raises:
-            ValueError: If the network knows no labels and is given some.
+            ValueError: If labels are passed to an unconditional network.
         """
         timestep = self.levels.timestep(logsnr.to(torch.promote_types(z.dtype, torch.float32)))
         scaled = z * self.levels.input_scale(align(logsnr, z)).to(z)
@@ -195,7 +194,8 @@ def fitted(
     """Return the settings of a network, with missing entries filled in from the dataset.
 
     Raises:
-        ValueError: If one does not fit the data; it says which, and what would.
+        ValueError: If a setting does not fit the data; the error names the setting and a fitting
+            value.
     """
     if len(shape) != 3:
         raise ValueError(f"{name} takes images, (channels, height, width), not data of {shape}.")

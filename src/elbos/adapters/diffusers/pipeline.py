@@ -6,8 +6,9 @@ encoder.
 
 $$x = (\mathrm{encode}(\text{image}) - \text{shift}) \cdot \text{scale}.$$
 
-Whatever makes conditions (tokenizers, text and image encoders) is left alone: the conditions are
-the user's. Weights are read from safetensors only, from this folder only; no code in it is run.
+Components that compute conditions (tokenizers, text and image encoders) are not loaded: the user
+supplies conditions. Weights are read from safetensors in this folder only, and no code in the
+folder is run.
 """
 
 import importlib
@@ -44,10 +45,11 @@ class Latents:
     """The VAE encoder and decoder of a latent pipeline, with the scaling that the network expects.
 
     Attributes:
-        vae: diffusers' `AutoencoderKL`.
-        scale: What latents are multiplied with, the VAE's `scaling_factor`.
-        shift: What is subtracted before, its `shift_factor` or the means of channels; `[c, 1, 1]`
-            or one number.
+        vae: The `AutoencoderKL` of diffusers.
+        scale: The factor that multiplies shifted latents: the VAE's `scaling_factor`, divided by
+            the channels' standard deviations if given.
+        shift: The value subtracted from latents before scaling: the VAE's `shift_factor`, or the
+            channel means; `[c, 1, 1]` or one number.
     """
 
     vae: Any
@@ -63,9 +65,9 @@ class Latents:
         """Encode images to scaled latents, in float32 on the device of the VAE.
 
         Args:
-            images: In [-1, 1].
-            generator: To sample the latents' distribution; or one for each image. Default: its
-                mean.
+            images: Images in [-1, 1].
+            generator: Random generator for sampling from the latent distribution, or one generator
+                per image. Default: the mean of the distribution.
         """
         distribution = self.vae.encode(images.to(next(self.vae.parameters()))).latent_dist
         found: Tensor = distribution.mode() if generator is None else distribution.sample(generator)
@@ -97,7 +99,7 @@ class Pipeline:
 
     Attributes:
         denoiser: The network with its scheduler, as a denoiser of the data.
-        encode: From images in [-1, 1] to the data, of a latent pipeline; None: data are the images.
+        encode: The encoder from images in [-1, 1] to latents; None if the network models images.
         scheduler: The configuration of the scheduler.
     """
 
@@ -115,14 +117,15 @@ def load(
     """Read a pipeline from the folder that `DiffusionPipeline.save_pretrained` wrote.
 
     Args:
-        folder: It has a model_index.json.
-        device: Where the network and the VAE go.
-        dtype: Of the network's parameters, and so of its conditions. The VAE stays in float32.
+        folder: The folder, which contains a model_index.json.
+        device: Device of the network and the VAE.
+        dtype: Dtype of the network's parameters, and so of its conditions. The VAE stays in
+            float32.
 
     Raises:
         OSError: If a file cannot be read.
-        ValueError: If diffusers is not installed, or a component is missing, unknown, or kept
-            otherwise than as safetensors.
+        ValueError: If diffusers is not installed, or a component is missing, unknown, or not stored
+            as safetensors.
 
     Examples:
         >>> pipeline = load("sd-turbo")                                             # doctest: +SKIP
@@ -147,14 +150,14 @@ def load_vae(name: str | Path, *, device: torch.device | str = "cpu") -> Latents
     Hub.
 
     Args:
-        name: The folder, which has a config.json, or a folder vae that has; or, where there is none
-            of this name, OWNER/NAME on the Hugging Face Hub.
-        device: Where it goes, in float32.
+        name: A folder with a config.json, a pipeline folder with a subfolder vae, or, if no such
+            folder exists, OWNER/NAME on the Hugging Face Hub.
+        device: Device of the VAE, which is loaded in float32.
 
     Raises:
         OSError: If a file cannot be read.
-        ValueError: If diffusers is not installed, the folder has something else, or the Hub does
-            not give it.
+        ValueError: If diffusers is not installed, the folder is not that of an AutoencoderKL, or
+            the download from the Hub fails.
     """
     folder = _vae_folder(name)
     if (folder / "vae" / "config.json").is_file():
@@ -274,7 +277,7 @@ def imported() -> Any:
     """Import and return the package diffusers.
 
     Raises:
-        MissingExtra: If it is not installed.
+        MissingExtra: If diffusers is not installed.
     """
     with needs("diffusers"):
         return importlib.import_module("diffusers")

@@ -1,12 +1,11 @@
 r"""A network of diffusers with its scheduler, as a denoiser of $z$ at any log-SNR.
 
-The scheduler says what the network sees at a noise level (`levels`), and by its `prediction_type`
-what it returns: $\epsilon$, $x$, $v$, the velocity of flow matching, or EDM's $F$. That is the pair
-$(a, b)$ of a `Parameterization`, whose 2x2 solve gives both estimates. What is done to them in
-sampling only is left to samplers: `clipping` says what the scheduler clips.
+The scheduler determines the network's timestep and input scale at a noise level (`levels`). Its
+`prediction_type` determines the network's target: $\epsilon$, $x$, $v$, the velocity of flow
+matching, or EDM's $F$, each a pair $(a, b)$ of a `Parameterization` whose 2x2 solve gives both
+estimates. Clipping in sampling is left to samplers (`clipping`).
 
-Data are what the network was trained on: images in [-1, 1], or latents that are already scaled.
-`scaling_factor` and `shift_factor` of a VAE belong to the data (see `pipeline.Latents`).
+The data are in the scale of the network's training: images in [-1, 1], or scaled latents.
 """
 
 from collections.abc import Mapping
@@ -56,14 +55,15 @@ class ScheduledDenoiser:
 
     Attributes:
         network: Called as `network(c_in z, timestep)`.
-        parameterization: What it returns.
+        parameterization: The target that the network predicts.
         levels: The noise levels of the scheduler.
-        sign: What its output is multiplied with, -1 if diffusers reverses it.
-        time_scale: What the timestep is multiplied with.
+        sign: The factor of the network output, -1 where diffusers reverses its sign.
+        time_scale: The factor of the timestep.
         is_discrete: Whether the timestep is rounded to the nearest step.
-        time_name: The keyword of the timestep; None: it is the second argument.
-        clipping: What the scheduler does to the estimate of the data in sampling, and samplers do;
-            None: nothing.
+        time_name: The keyword of the timestep; None if the timestep is the second positional
+            argument.
+        clipping: The scheduler's clipping or thresholding of $\hat x$ in sampling, which samplers
+            apply; None for neither.
     """
 
     network: ForeignNetwork
@@ -112,8 +112,8 @@ class ScheduledDenoiser:
                 `{"encoder_hidden_states": text}`.
 
         Raises:
-            ValueError: If a noise level is outside, the network does not take the condition, or its
-                output is of another shape than the data, NaN or infinite.
+            ValueError: If a noise level is out of range, the network does not accept the condition,
+                or its output is not finite or differs in shape from the data.
         """
         logsnr = logsnr.expand(len(z)).to(z.device)
         self.levels.require(logsnr)
@@ -167,8 +167,8 @@ def denoiser(
             variance), the first half is taken, as diffusers does.
         scheduler: A scheduler of betas, flow matching or EDM, or its configuration. Its steps say
             at which noise levels the denoiser can be called: `logsnr_min` and `logsnr_max`.
-        time_scale: What the scheduler's timestep is multiplied with. Default: nothing. Networks of
-            Flux, QwenImage, AuraFlow and others take times up to 1: give 1/1000.
+        time_scale: The factor of the scheduler's timestep. Default: 1. Networks of Flux, QwenImage,
+            AuraFlow and others take times up to 1: give 1/1000.
         is_discrete: Whether the timestep is rounded to the nearest step, for networks that look it
             up in a table. Default: only where diffusers' configuration says so
             (`time_embedding_type` learned); sines and cosines take fractional ones.

@@ -1,20 +1,20 @@
 r"""Translate a diffusers `scheduler_config.json` and the flags of a training script into a loss,
 given as a table over steps.
 
-The file stands for a table of noise levels: of betas, of flow matching with time shift $s$, or of
+The file defines a table of noise levels: of betas, of flow matching with time shift $s$, or of
 EDM's grid,
 
 $$\lambda_t = \ln\frac{\bar\alpha_t}{1 - \bar\alpha_t}, \;
   \bar\alpha_t = \prod_{r \le t} (1 - \beta_r); \qquad
   \lambda_i = 2\ln\frac{N - i}{s\,i}; \qquad \lambda_i = -2\ln\tilde\sigma_i.$$
 
-The flags say how often each step is drawn, what is predicted and what its squared error is
-multiplied with. Whatever else is in the file is about sampling and changes nothing here.
+The flags determine the probability of each step, the target, and the coefficient of its squared
+error. All other entries of the file concern sampling and are ignored.
 
-The table is that of the class which the file names, with its defaults for what is left out, and in
-float64: diffusers' float32 puts $\lambda$ at the clean end of the usual betas off by up to 5e-4.
-Its scripts load a file of betas as `DDPMScheduler`, whatever class it names; where zero terminal
-SNR makes that another table, a note says so.
+The table is computed as by the class that the file names, with the class defaults for missing
+entries, in float64: diffusers' float32 puts $\lambda$ at the clean end of the usual betas off by up
+to 5e-4. The scripts of diffusers load a file of betas as `DDPMScheduler`, even if the file names
+another class; where zero terminal SNR makes the tables differ, a diagnostic reports it.
 
 References:
     diffusers 0.42, https://github.com/huggingface/diffusers: its schedulers, `training_utils.py`
@@ -54,7 +54,7 @@ def loss_table(config: Config, training: Training) -> LossTable:
     over steps.
 
     Raises:
-        ValueError: If the configuration is malformed, or makes no sense with the flags.
+        ValueError: If the configuration is malformed or contradicts the flags.
 
     Examples:
         >>> config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 4}

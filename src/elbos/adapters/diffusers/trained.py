@@ -1,8 +1,7 @@
 r"""Scheduler and noise levels, as diffusers defines them, of a network trained in this library.
 
-A network of diffusers is given a timestep, and data in the scale of its scheduler's path. Both
-follow from what it predicts, so that the same scheduler that samples it afterwards says what it saw
-in training:
+A network of diffusers takes a timestep, and data in the scale of its scheduler's path. Both follow
+from the prediction target, so that the scheduler for sampling reproduces the inputs of training:
 
 | predicts | scheduler | timestep at $\lambda$ | $c_\mathrm{in}$ |
 |---|---|---|---|
@@ -44,15 +43,16 @@ class EvenSteps(Levels):
 def trained_levels(
     parameterization: Parameterization, logsnr_min: float, logsnr_max: float
 ) -> Levels:
-    """Return the timestep and input scale of a diffusers network trained in this library.
+    """Return the noise levels of a diffusers network that is trained in this library, with timestep
+    and input scale.
 
     Args:
-        parameterization: What it predicts.
-        logsnr_min: The noisiest level that it is trained on.
-        logsnr_max: The cleanest.
+        parameterization: The prediction target of the network.
+        logsnr_min: The lowest log-SNR in training.
+        logsnr_max: The highest log-SNR in training.
 
     Raises:
-        ValueError: If diffusers has no scheduler for this.
+        ValueError: If diffusers has no scheduler for the target or the noise levels.
 
     Examples:
         >>> trained_levels(V(), -10.0, 10.0).timestep(torch.tensor([10.0, 0.0, -10.0]))
@@ -81,11 +81,11 @@ def trained_scheduler(parameterization: Parameterization, levels: Levels) -> dic
     """Return the configuration of a diffusers scheduler for sampling from a network that was
     trained on these noise levels.
 
-    It clips nothing and starts at the noisiest step, as the samplers of this library do.
+    The scheduler neither clips nor skips the noisiest step, like the samplers of this library.
 
     Args:
-        parameterization: What the network predicts.
-        levels: Its `trained_levels`.
+        parameterization: The prediction target of the network.
+        levels: The network's `trained_levels`.
     """
     if isinstance(parameterization, EDM):
         return {
@@ -115,8 +115,8 @@ def _even_betas(levels: Levels) -> Float[Tensor, " steps"]:
     r"""Return $\beta_t = 1 - \bar\alpha_t / \bar\alpha_{t-1}$ of steps even in log-SNR, with
     $\bar\alpha_{-1} = 1$.
 
-    Of $\bar\alpha = \mathrm{sigmoid}(\lambda)$, this is
-    $\sigma_t^2 (1 - e^{\lambda_t - \lambda_{t-1}})$.
+    With $\bar\alpha = \mathrm{sigmoid}(\lambda)$, these are $\sigma_t^2 (1 - e^{\lambda_t -
+    \lambda_{t-1}})$.
     """
     logsnr = torch.linspace(
         levels.logsnr_max, levels.logsnr_min, levels.num_steps, dtype=torch.float64

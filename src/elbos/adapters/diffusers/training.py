@@ -22,19 +22,19 @@ class Training:
     r"""Flags of a diffusers training script that change the loss, under the script's own names.
 
     Attributes:
-        prediction: What the network predicts. Default: the file's `prediction_type`.
+        prediction: The prediction target of the network. Default: the file's `prediction_type`.
         snr_gamma: Min-SNR's $\gamma > 0$. The coefficient is $\min(\mathrm{snr}, \gamma)$ for x,
             over $\mathrm{snr}$ for eps and over $\mathrm{snr} + 1$ for v. Default: it is 1.
-        weighting_scheme: Of flow matching: how steps are drawn (`logit_normal`, `mode`) or, drawn
-            uniformly, weighted (`sigma_sqrt`, `cosmap`).
+        weighting_scheme: Scheme of flow matching: the distribution of steps (`logit_normal`,
+            `mode`), or the weight of uniformly drawn steps (`sigma_sqrt`, `cosmap`).
         logit_mean: Mean of `logit_normal`; above 0 it draws clean data more often.
         logit_std: Standard deviation of `logit_normal`, above 0.
         mode_scale: Scale of `mode`, from -1 to 1.75: there its map of times is one to one.
-        precondition_outputs: Of flow matching: whether $\hat x = z - \sigma\hat u$ is regressed
-            instead of the network's $\hat u$, a coefficient $\sigma^2$.
+        precondition_outputs: Regress $\hat x = z - \sigma\hat u$ instead of the network's $\hat u$
+            in flow matching, a coefficient $\sigma^2$.
 
     Raises:
-        ValueError: If a flag has no such value.
+        ValueError: If a flag has an invalid value, or no effect without another flag.
     """
 
     prediction: Prediction | None = None
@@ -122,9 +122,7 @@ def _inverse_mode(u: Float[Tensor, " n"], scale: float) -> Float[Tensor, " n"]:
 
 
 def refuse_flow_flags(name: str, training: Training) -> None:
-    """Raise a ValueError if flow-matching flags are set, since this scheduler is not one of flow
-    matching.
-    """
+    """Raise a ValueError if flow-matching flags are set for a scheduler without flow matching."""
     if training.weighting_scheme != "none" or training.precondition_outputs:
         raise ValueError(
             f"weighting_scheme and precondition_outputs are for flow matching, and {name} is not: "

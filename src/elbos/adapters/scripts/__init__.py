@@ -47,7 +47,7 @@ ADVICE = (
     "hundred steps: `with elbos.audit.record(model) as recorded:` around its loop, then "
     "`print(recorded.audit())`."
 )
-"""What to do where a script cannot be read."""
+"""Advice in error messages about scripts that cannot be read."""
 
 
 def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> ScriptLoss:
@@ -61,8 +61,8 @@ def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> 
 
     Raises:
         OSError: If the script cannot be read.
-        RefusedArgumentsError: In one line, if it refuses its flags.
-        ValueError: In one line, if there is no such loop, or the line that stopped it.
+        RefusedArgumentsError: In one line, if the script's parser refuses the flags.
+        ValueError: In one line, if the script has no such loop, or with the line that failed.
     """
     try:
         script = Script.from_source(files.read(path).decode("utf-8-sig"))
@@ -111,21 +111,21 @@ def from_script(
 ) -> Audit:
     """Audit an unmodified training script by running the lines from its noise to its loss.
 
-    These are the lines that the argument of `accelerator.backward(loss)`, or the `loss` of
-    `loss.backward()`, depends on, in the innermost loop around it. Data, encoders, the network and
-    whatever else the script would load or build are stand-ins, and nothing is downloaded; a
-    definition above the loop, as that of a scheduler, is run where the loss depends on it.
+    The lines are those that the argument of `accelerator.backward(loss)`, or the `loss` of
+    `loss.backward()`, depends on, in the innermost loop around the call. Data, encoders, networks
+    and other loaded objects are replaced by stand-ins, and nothing is downloaded; a definition
+    above the loop, such as that of a scheduler, is run if the loss depends on it.
 
     Args:
         path: The script. The packages that these lines need must be installed.
         x: Training data: latents, where the script encodes images. Or several of different
             shapes, of which the first that the script accepts is used.
-        flags: The script's own arguments, as `["--snr_gamma", "5"]`; those that it requires may be
-            left out.
+        flags: The script's own arguments, such as `["--snr_gamma", "5"]`; required ones are
+            optional here.
         num_samples: As `probe`'s.
         seed: As `probe`'s.
         data_scale: As `probe`'s.
-        title: Its name in reports. Default: the script's.
+        title: Title of the audit in reports. Default: the script's file name.
         advance: As `probe`'s.
 
     Returns:

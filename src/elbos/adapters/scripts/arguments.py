@@ -23,10 +23,10 @@ def arguments_of(
     `definitions` parses arguments.
 
     Args:
-        tree: The script.
+        tree: The syntax tree of the script.
         definitions: The statements that define a variable.
-        flags: The arguments.
-        path: The script's, for messages.
+        flags: The command-line arguments.
+        path: The path of the script, for error messages.
 
     Raises:
         RefusedArgumentsError: In one line, if the parser refuses the flags.

@@ -76,7 +76,9 @@ def _field(statement: ast.AnnAssign | ast.Assign) -> ast.stmt:
 
 
 class _Flattened(ast.NodeTransformer):
-    """Rewrites attributes of `self` as variables, and `register_buffer` calls as assignments."""
+    """A syntax-tree transformer that rewrites attributes of `self` as variables, and
+    `register_buffer` calls as assignments.
+    """
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         self.generic_visit(node)

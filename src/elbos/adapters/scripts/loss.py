@@ -20,11 +20,11 @@ class ScriptLoss:
     """The loss of a training script: `loss(network, x)` runs the lines that compute the loss.
 
     Attributes:
-        lines: Numbers of these lines.
-        data: The variable that is replaced by the clean data, and the line where that happens.
-        networks: Names that the script calls with noisy data.
-        conditions: Lines of conditions on unknown values, which count as false.
-        assumed: The configuration of a scheduler that was assumed, or "".
+        lines: Line numbers of the lines that are run.
+        data: The variable that holds the clean data, and the line where the data are assigned.
+        networks: Names that the script calls on noisy data.
+        conditions: Lines of conditions on unknown values, treated as false.
+        assumed: The scheduler configuration that was assumed, or "".
     """
 
     stage: Stage

@@ -88,7 +88,7 @@ class StandIn(ModuleType):
     """A stand-in for a missing module or any of its members; calls and attributes give stand-ins
     again.
 
-    As a decorator it does nothing, as a base class it is none.
+    A stand-in as decorator returns the function unchanged, and as base class adds no base.
     """
 
     __path__: list[str] = []  # noqa: RUF012, of a package

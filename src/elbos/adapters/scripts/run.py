@@ -112,8 +112,8 @@ class Run:
         return found + [_Data(None, f"{name}[{key!r}]", (name, key)) for name, key in items]
 
     def resolve(self) -> Failure | None:
-        """Add the definitions that the loss depends on until the loss is known; return None, or the
-        failure if it stays unknown.
+        """Add definitions that the loss depends on until the loss is known; return None, or a
+        failure if the loss stays unknown.
 
         Names that only conditions depend on stay unknown if their definitions fail.
         """
@@ -178,7 +178,7 @@ class Run:
             return failure, self.stage.decisive
 
     def _outcome(self, loss: Any) -> tuple[Failure | None, frozenset[str]]:
-        """Return the failure of a run (None if it gave a loss) and the unknown names that the loss
+        """Return the failure of a run (None for a usable loss) and the unknown names that the loss
         depends on.
         """
         if names := origins(loss):

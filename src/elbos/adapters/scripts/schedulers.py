@@ -1,7 +1,7 @@
 """Scheduler configurations for scripts that would download one.
 
-It is read from the folder that the script's arguments name, or from the hub's local cache of what
-they name. Else it is the published one of the model family that the script uses.
+A configuration is read from the folder that the script's arguments name, or from the local cache of
+the Hub. If neither exists, the published configuration of the script's model family is used.
 """
 
 import ast
@@ -33,18 +33,17 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "VQModel": ("Kandinsky 2.2", _LATENT | {"beta_schedule": "linear"}),
     "UNet2DConditionModel": ("Stable Diffusion", _LATENT),
 }
-"""By a class that scripts name: the family, and how its configuration differs from the defaults.
-
-The first of them that a script uses counts; imports alone do not.
-"""
+"""Model families by the network class that a script uses: the name of the family, and its
+differences from the default scheduler configuration. The first class in use decides; an import
+alone does not count."""
 
 
 class MissingError(ValueError):
     """Error for a missing requirement of a script: a package, or a scheduler configuration.
 
     Args:
-        text: What, and what to do.
-        line: Of the script, if it is not that which is being run.
+        text: The missing requirement, and how to provide it.
+        line: The line of the script that needs it. Default: the line being run.
     """
 
     def __init__(self, text: str, line: int | None = None) -> None:
@@ -56,9 +55,9 @@ def with_local_configuration(scheduler: Any, tree: ast.Module, assumed: list[str
     """Return a subclass of a diffusers scheduler whose `from_pretrained` downloads nothing.
 
     Args:
-        scheduler: A class of diffusers.
-        tree: The script.
-        assumed: The names of assumed configurations are added here.
+        scheduler: A scheduler class of diffusers.
+        tree: The syntax tree of the script.
+        assumed: A list to which the names of assumed configurations are appended.
     """
 
     def from_pretrained(cls: Any, /, name: Any = None, subfolder: Any = None, **kwargs: Any) -> Any:
@@ -97,7 +96,7 @@ def _assumed(tree: ast.Module, scheduler: str, assumed: list[str]) -> dict[str, 
     """Return the published scheduler configuration of the model family that a script uses.
 
     Raises:
-        MissingError: If there is none.
+        MissingError: If the script uses no known model family.
     """
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     for network, (family, config) in _FAMILIES.items():

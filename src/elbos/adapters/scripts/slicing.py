@@ -30,9 +30,9 @@ class Script:
     """The syntax tree of a training script, and the place where its loss is differentiated.
 
     Attributes:
-        tree: Its syntax tree.
-        around: The nodes around the call of `backward`, from the module down to its statement.
-        loss: The expression that it is called of.
+        tree: The syntax tree of the script.
+        around: The nodes that enclose the call of `backward`, from the module to the statement.
+        loss: The expression that `backward` differentiates.
     """
 
     tree: ast.Module
@@ -111,8 +111,9 @@ class Script:
 
     @cached_property
     def networks(self) -> frozenset[str]:
-        """The names on which network methods such as `parameters()` or `train()` are called; they
-        are never built.
+        """The variables on which network methods such as `parameters()` or `train()` are called.
+
+        Their definitions are never run.
         """
         attributes = [n for n in ast.walk(self.tree) if isinstance(n, ast.Attribute)]
         return frozenset(
@@ -317,9 +318,9 @@ def sliced(
     contexts.
 
     Args:
-        body: The whole.
-        found: Those to keep, beside what refuses in the conditions around them.
-        written: What stands for each of them.
+        body: The whole body.
+        found: The statements to keep; `raise` statements beside them are kept, too.
+        written: A function that returns the replacement of a kept statement.
     """
     result: list[ast.stmt] = []
     for one in body:

@@ -1,9 +1,10 @@
 """Unknown values: stand-ins for values that a script would load or compute elsewhere.
 
-Whatever is made of an unknown value is unknown, and remembers of what it was made, so that a loss
-that depends on one can say on which. Three things are known of all of them: their shape, type and
-device are those of the clean data, since noise is drawn "like" them; a condition on one is false,
-which is noted; and one that is called with noisy data is the network.
+A value computed from an unknown value is unknown too, and records the names of its origins, so that
+the values on which a loss depends can be reported. All unknown values obey three rules: their
+shape, dtype and device are those of the clean data, since noise is drawn with `randn_like`; a
+condition on an unknown value is false, and its line is recorded; an unknown value called on noisy
+data is the network.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Training losses of public trainers, reconstructed from their settings; one module per trainer.
 
-An adapter reads the settings that change the loss, exactly as that trainer's code uses them, in the
-version that it names. `Trainer.loss` gives the loss, `Trainer.audit` its audit.
+An adapter reads the settings that change the loss, as the trainer's code in the stated version uses
+them. `Trainer.loss` returns the loss, `Trainer.audit` its audit.
 
 Examples:
     >>> settings = read_settings("--timestep_sampling shift --model_prediction_type raw")

@@ -175,7 +175,7 @@ class Residual(Parameterization):
     Adding the network's input changes what is predicted, not how its error counts.
 
     Attributes:
-        is_scaled: Whether the estimate is $z - ty$.
+        is_scaled: Whether the estimate is $z - ty$ rather than $z + y$.
         sign: Sign of the target $\epsilon - x$.
     """
 

@@ -137,8 +137,8 @@ class Settings:
         return default if value is None else str(value)
 
     def findings(self, kinds: Mapping[type[Diagnostic], Iterable[str]]) -> tuple[Diagnostic, ...]:
-        """Return a diagnostic for each named setting that is given and neither false nor 0 in any
-        table.
+        """Return a diagnostic for each named setting that is switched on in at least one table:
+        given, and neither false nor 0.
 
         Args:
             kinds: Names of settings by the type of their finding.
@@ -155,8 +155,8 @@ class Settings:
         compute.
 
         Args:
-            defaults: Names, each with the value that leaves the loss as it is; 0 for flags, texts
-                and tables.
+            defaults: Setting names, each with the value for which the loss is unchanged; 0 for
+                flags, texts and tables.
 
         Raises:
             ValueError: If a setting has another value; the error names it.
@@ -180,7 +180,8 @@ class Settings:
         """Return the names of the settings that were not read.
 
         Raises:
-            ValueError: If a name is nearly that of a setting that was read, and not given.
+            ValueError: If an unread name is close to the name of a setting that was read but not
+                given.
         """
         unread = [name for name in self._values if not any(_ends(name, a) for a in self._read)]
         left_out = [n for n in self._read if all(value is None for value in self._all(n))]
@@ -213,10 +214,10 @@ def read_settings(source: str | Path | Sequence[str]) -> Settings:
     """Read the settings of a trainer from a file, a command line or its words.
 
     Args:
-        source: Path of a TOML, YAML or JSON file; a line of flags, as `--snr_gamma 5`, with or
-            without the command before them; or the words of such a line. A file that
-            `--config_file` or `--config` names is read, too; flags take precedence over it. The
-            script's name is the setting `script`.
+        source: Path of a TOML, YAML or JSON file; a line of flags such as `--snr_gamma 5`, with or
+            without the command; or the words of such a line. A file named by `--config_file` or
+            `--config` is read too; flags take precedence. The script's name is stored as the
+            setting `script`.
 
     Raises:
         OSError: If a file cannot be read.

@@ -28,13 +28,13 @@ def steps_between(
 
     Args:
         settings: The settings.
-        low: Name of the first. Default value: 0.
-        high: Name of the other. Default value: 1,000.
-        is_share: Whether the two are shares of all steps, and not numbers of steps.
-        least: Number of steps that are needed between them.
+        low: Name of the setting for the first step. Default value: 0.
+        high: Name of the setting for the end of the range. Default value: 1,000.
+        is_share: Whether the settings are fractions of all steps instead of step indices.
+        least: The smallest allowed number of steps in the range.
 
     Raises:
-        ValueError: If there are fewer.
+        ValueError: If the range holds fewer steps.
     """
     if is_share:
         ends = [settings.number(n, default, low=0, high=1) for n, default in ((low, 0), (high, 1))]

@@ -17,8 +17,8 @@ class Option:
     """A family of trainer settings for translation: fixed values, and free parameters with bounds.
 
     Attributes:
-        settings: Names and values as they are.
-        free: Names, each with a value to start from, the least and the largest.
+        settings: Names and fixed values.
+        free: Names of free parameters, each with start value, lower and upper bound.
     """
 
     settings: Values = field(default_factory=dict)
@@ -30,15 +30,15 @@ class Trainer:
     """A supported trainer: how its settings map to a training loss.
 
     Attributes:
-        name: Its name on the command line.
-        version: The version whose source was read.
-        read: Function from settings to the loss that it trains with, exact but for `findings`.
-        options: Settings to choose from when another loss is translated.
-        is_flags: Whether its settings are flags of a command; else they are keys of a file.
-        loss_types: Choices of the setting `loss_type`, the squared error first.
-        findings: Settings that no weighting shows, by the kind of their finding.
-        neutral: Further settings that change the loss in ways which are not computed here, each
-            with the value that leaves the loss as it is: others are refused.
+        name: The trainer's name on the command line.
+        version: The version of the trainer's source code that the adapter reproduces.
+        read: Function from settings to the training loss, exact except for `findings`.
+        options: Families of settings to choose from in a translation.
+        is_flags: Whether settings are command-line flags instead of keys of a file.
+        loss_types: Choices of the setting `loss_type`, with the squared error first.
+        findings: Settings with effects that no weighting describes, by the type of diagnostic.
+        neutral: Settings that change the loss in ways which this library does not compute, each
+            with the value for which the loss is unchanged; other values raise a ValueError.
     """
 
     name: str
@@ -55,7 +55,8 @@ class Trainer:
         lists unread settings.
 
         Raises:
-            ValueError: If a setting has an invalid value, or is nearly the name of another.
+            ValueError: If a setting has an invalid value or a name close to that of another
+                setting.
         """
         found = settings.findings(self.findings)
         if self.loss_types:

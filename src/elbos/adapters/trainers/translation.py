@@ -34,10 +34,11 @@ class Translation:
 
     Attributes:
         trainer: Name of the trainer.
-        settings: Names and values.
-        distance: Distance of the weightings; infinity where no settings draw the loss's levels.
-        prediction: The network's target with these settings: eps, x, v, flow, or None.
-        is_same_prediction: Whether the loss has the same target.
+        settings: Setting names and values.
+        distance: Distance between the weightings; infinite if no settings cover the loss's noise
+            levels.
+        prediction: The network's target under these settings: eps, x, v, flow, or None.
+        is_same_prediction: Whether the network's target is that of the loss.
         text: The settings as flags, or as keys of a file, to be pasted.
     """
 
@@ -65,7 +66,7 @@ def translation(audit: Audit, trainer: Trainer) -> Translation:
     """Find the settings of a trainer whose weighting is closest to that of an audited loss.
 
     Raises:
-        ValueError: If translations into this trainer's settings are not known.
+        ValueError: If the trainer has no options for translation.
     """
     names = [_prediction(trainer, option) for option in trainer.options]
     is_same = audit.parameterization in names

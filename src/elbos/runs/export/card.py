@@ -28,10 +28,10 @@ class Bound:
     """A measured upper bound on the negative log-likelihood of held-out data.
 
     Attributes:
-        bits_per_dim: The bound.
-        standard_error: Its standard error, where there is one.
-        split: The images that it was measured on, "test" or "val".
-        measured: The data of the bound in words, with the condition of the network.
+        bits_per_dim: The bound in bits per dimension.
+        standard_error: The standard error of the bound; None if unknown.
+        split: The split of the held-out images, "test" or "val".
+        measured: The images and the network's condition, in words.
     """
 
     bits_per_dim: float
@@ -96,8 +96,8 @@ def card(run: Run, where: str, vae: Latents | None = None) -> str:
 
     Args:
         run: The run.
-        where: The repository, or the folder's name.
-        vae: The autoencoder of the latents that it was trained on, if it is in the folder.
+        where: The repository on the Hub, or the name of the folder.
+        vae: The autoencoder of the latents, if the folder contains it.
     """
     config, data, network = run.config, run.data, run.network
     ends = config.schedule.logsnr_min, config.schedule.logsnr_max

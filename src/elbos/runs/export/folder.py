@@ -28,25 +28,24 @@ def export(
 ) -> list[str]:
     """Write the averaged weights of a run and everything needed to load them into a folder.
 
-    A folder that is there already has to be empty, or an earlier export of the same run, of any
-    step; hidden files in it, as of git, are left alone.
+    An existing folder has to be empty or hold an earlier export of the same run, of any step;
+    hidden files in the folder, such as git's, are left alone.
 
     Args:
-        run: A run, with its network.
-        folder: Where to.
-        repo: The name of the repository that the model card speaks of, OWNER/NAME. Default: that of
-            the folder.
-        vae: The autoencoder of the latents that a network of diffusers was trained on, which is
-            written beside it (`adapters.diffusers.load_vae`). Default: none.
+        run: The run, with its network.
+        folder: The folder to write.
+        repo: The repository named in the model card, OWNER/NAME. Default: the name of the folder.
+        vae: The autoencoder of a diffusers network trained on latents, which is written beside the
+            network (`adapters.diffusers.load_vae`). Default: none is written.
 
     Returns:
         The names of the files that were written, relative to the folder.
 
     Raises:
-        OSError: If they cannot be written; what was in the folder is then untouched, as far as
-            nothing had been moved.
-        ValueError: If the folder holds something else, or the network cannot be stored, or not with
-            this autoencoder.
+        OSError: If files cannot be written; existing files are untouched, except those already
+            replaced.
+        ValueError: If the folder holds other files, the network cannot be stored, or the
+            autoencoder does not fit the run.
     """
     folder = Path(folder)
     require_exportable(run, folder, vae)
@@ -73,8 +72,8 @@ def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
 
     Raises:
         OSError: If the folder holds a link.
-        ValueError: If it is a file, or holds anything but an export of the same run; or if the
-            autoencoder is not for the run's network.
+        ValueError: If the folder is a file, or holds anything but an export of the same run; or if
+            the autoencoder does not fit the run's network.
     """
     if vae is not None and not isinstance(run.network, DiffusersNetwork):
         raise ValueError("a VAE is written beside a network of diffusers, which this is not.")
@@ -155,8 +154,9 @@ def _require_own_levels(network: DiffusersNetwork, config: Config) -> None:
 def pipeline_name(network: DiffusersNetwork, scheduler: Mapping[str, Any]) -> str:
     """Return the name of the diffusers pipeline class that fits the network and its scheduler.
 
-    Only that of consistency models, for want of another, tells a U-Net its class and scales its
-    input; no pipeline does that without the scheduler's scale, as of flow matching.
+    For a U-Net with classes or input scaling, only `ConsistencyModelPipeline` passes class labels
+    and scales the input. No pipeline passes labels under a scheduler without input scaling, such as
+    that of flow matching.
     """
     if part_name(network) == "transformer":
         return "DiTPipeline"

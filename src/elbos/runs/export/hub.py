@@ -32,17 +32,17 @@ def push(folder: Path, names: Sequence[str], repo: str, api: Any = None) -> str:
 
     Args:
         folder: The folder.
-        names: The files, relative to it: others in it are left alone.
+        names: The files to upload, relative to the folder.
         repo: OWNER/NAME.
-        api: In place of `huggingface_hub.HfApi()`.
+        api: A replacement for `huggingface_hub.HfApi()`.
 
     Returns:
-        Where the files are seen.
+        The URL of the upload.
 
     Raises:
-        OSError: If the Hub refuses or cannot be reached; the folder is whole, and can be pushed by
-            the same command again.
-        ValueError: As of `require_pushable`, unless `api` is given.
+        OSError: If the Hub refuses the upload or cannot be reached; the folder stays complete, and
+            the same command tries again.
+        ValueError: As `require_pushable` does, unless `api` is given.
     """
     if api is None:
         require_pushable(repo)
