@@ -153,8 +153,10 @@ def _ratio(audit: Audit, other: Audit) -> Panel:
 
 
 def named_curves(view: View, *, is_alone: bool) -> list[Scatter]:
-    """Draw the nearest named weightings as hidden curves, scaled to a geometric mean of 1 under
-    $p$.
+    """Draw the nearest named weightings as hidden curves, with geometric mean 1 under $p$.
+
+    The curves have different colours for a single audit; otherwise they are dashed, in the colour
+    of the audit.
     """
     audit, curves = view.audit, []
     colors = COLORS[1:] if is_alone else [view.color]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def figure(audits: Sequence[Audit]) -> "Figure":
-    """The weighting, the density and the mixture of ELBOs as a plotly figure."""
+    """Draw the weighting, the density and the mixture of ELBOs as a plotly figure."""
     return drawn(views(audits))
 
 
@@ -31,8 +31,8 @@ def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
     """Render the self-contained HTML page of one audit or several.
 
     Args:
-        audits: One, or several to show side by side.
-        command: What to type to get the same again, for the reader.
+        audits: One audit, or several to show side by side.
+        command: The command that reproduces the page, for the reader.
     """
     shown, fig = views(audits), figure(audits)
     named = [named_curves(view, is_alone=len(shown) == 1) for view in shown]
@@ -61,10 +61,10 @@ def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
 
 
 def write_page(audits: Sequence[Audit], path: Path, *, command: str | None = None) -> None:
-    """Write `page` to a file, whole or not at all.
+    """Write the HTML page of `page` to a file, atomically.
 
     Raises:
-        OSError: If that is impossible; it names `path`.
+        OSError: If the file cannot be written; the message names `path`.
     """
     write_html(path, page(audits, command=command))
 

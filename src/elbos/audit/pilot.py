@@ -35,7 +35,7 @@ _MIN_DIMENSIONS = 32  # in which data, noise and random signs are far from depen
 
 @dataclass(frozen=True)
 class Batch:
-    """Dot products and draws of one batch of samples."""
+    """Dot products and random draws of one batch of samples."""
 
     products: Float[Tensor, "b r r"]  # Gram matrices; of a plain loss, those of `single_products`
     coefficient: Float[Tensor, " b"]  # $c$; of a plain loss, it follows from the products
@@ -46,21 +46,22 @@ class Batch:
 
 @dataclass(frozen=True)
 class Pilot:
-    """The findings on the first batches, which decide how the others are taken apart."""
+    """The findings on the first batches, which determine how later batches are measured."""
 
     queries: Queries
     noise: Noise
-    is_given: bool  # the data are those that the loss was given, as far as they are noised
-    given_scale: float | None  # of the data, by the level that the network is given (`scales`)
-    depends_on_x: bool  # the coefficient does
+    is_given: bool  # the loss diffuses the given data, not encoded ones
+    given_scale: float | None  # of the data, from the level that the network is given (`scales`)
+    depends_on_x: bool  # the coefficient depends on the data
     is_uneven: bool  # the coefficient differs between the elements of a sample
-    is_plain: bool  # one call of the loss shows all there is; in few dimensions it does not
+    is_plain: bool  # one call of the loss per batch suffices
     time_sign: int  # as `scatter.time_sign`
     diagnostics: list[Diagnostic]
 
     @classmethod
     def of_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Pilot":
-        """Take a few batches apart with every paired call.
+        """Measure a few batches of a loss with all paired calls, and test the assumptions of the
+        audit.
 
         Raises:
             ValueError: In one line, if the loss cannot be measured at all.
@@ -133,11 +134,11 @@ class Pilot:
 
     @cached_property
     def is_part_enough(self) -> bool:
-        """Return whether some elements of a sample suffice where the noise is known."""
+        """True if a subset of the elements of a sample suffices when the noise is known."""
         return are_some_enough(self.noise.reference.x)
 
     def taken_apart(self, seed: int) -> list[Batch]:
-        """Query the loss with one seed: a batch for each call of the network."""
+        """Measure one batch of samples with the given seed; one `Batch` per network call."""
         reference = self.noise.reference
         if self.is_plain:
             offset, empty = self.noise.coefficients.offset, torch.empty(len(self.queries.x))
@@ -166,13 +167,13 @@ class Pilot:
 
 
 def _logsnr(noise: Noise) -> Tensor:
-    """Log-SNR of all samples, up to a constant."""
+    """Return the log-SNR of all samples, up to the unknown scale of the data."""
     return 2 * (noise.coefficients.alpha / noise.coefficients.sigma).log()
 
 
 def _shares(paired: list[PairedCalls]) -> Float[Tensor, "n d"]:
-    """The coefficient of each element over their mean; if it is of the data, without the mean over
-    the calls with each sample, since levels may go with a sample's place in the batch.
+    """Return the coefficient of each element divided by the mean over elements; if the coefficient
+    depends on the data, relative to each sample's mean over calls.
     """
     every = []
     for change in ([p.change for p in paired], [p.change_other for p in paired]):
@@ -186,7 +187,9 @@ def _shares(paired: list[PairedCalls]) -> Float[Tensor, "n d"]:
 
 
 def _of_the_levels(noise: Noise, c: Tensor, conditions: Conditions) -> list[Diagnostic]:
-    """Test that the noise level determines the loss, and that the network is given it."""
+    """Test that the noise level determines the loss and that the network is conditioned on the
+    level.
+    """
     found, dimensions = noise.coefficients, noise.reference.x[0].numel()
     logsnr = _logsnr(noise)
     error = 0.0 if noise.is_known else (2 / dimensions) ** 0.5

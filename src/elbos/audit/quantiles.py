@@ -32,11 +32,13 @@ class DecidingDraw:
     """The uniform draw that determines the noise level monotonically."""
 
     column: int  # of the quantiles
-    sign: float  # -1 if the level falls with it
+    sign: float  # -1 if log-SNR decreases with the draw
 
     @classmethod
     def find(cls, levels: Levels) -> "DecidingDraw | None":
-        """Find the draw of which the level is a monotone function, up to rounding."""
+        """Find the draw of which log-SNR is a monotone function, up to rounding; None if there is
+        none.
+        """
         logsnr, error = levels.logsnr, levels.error
         for column, draw in enumerate(levels.quantiles.T):
             is_finite = np.isfinite(draw)
@@ -52,7 +54,7 @@ class DecidingDraw:
         return None
 
     def of(self, levels: Levels) -> Float[Array, " n"]:
-        """Return the logits of the draw's quantiles, with which the level rises."""
+        """Return the logits of the draw's quantiles, with the sign with which log-SNR increases."""
         return self.sign * _within(levels.quantiles[:, self.column])
 
     def at(self, s: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -60,23 +62,24 @@ class DecidingDraw:
 
 
 def _within(draw: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Logits without infinities: a uniform number may be exactly 0."""
+    """Replace infinite logits, from draws of exactly 0 or 1, by finite extreme values."""
     is_finite = np.isfinite(draw)
     return np.clip(draw, draw[is_finite].min() - 1, draw[is_finite].max() + 1)
 
 
 @dataclass(frozen=True)
 class RisingCurve:
-    """$s$ or $u$ as a rising function of a place: a level, or the end of a step of a table."""
+    """An increasing curve: the quantile of the draw ($s$ or $u$) over log-SNR or step number."""
 
     places: Float[Array, " m"]  # increasing
     s: Float[Array, " m"]  # increasing
     error: Float[Array, " m"]  # of s
 
     def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
-        """Some of the points, many errors apart: from the middle outwards, and the fewer errors the
-        nearer to the ends, where points are rare; none nearer than a share of the way along both
-        axes.
+        """Select points that are many standard errors apart, from the middle outwards.
+
+        Towards the ends, where points are rare, fewer standard errors suffice. The distance along
+        both axes together, as a share of their length, is at least `min_distance`.
         """
         way = (self.s / np.ptp(self.s) + self.places / np.ptp(self.places)) / 2
         middle = len(way) // 2
@@ -98,7 +101,7 @@ class RisingCurve:
 
     @property
     def is_enough(self) -> bool:
-        """Return whether there are enough points for the curve and for its halves."""
+        """True if there are enough points for the curve and for its two halves."""
         return len(self.s) >= _MIN_POINTS
 
     def at(self, index: list[int] | slice) -> "RisingCurve":
@@ -113,8 +116,8 @@ class RisingCurve:
         return np.log(np.maximum(slope, 1e-300))
 
     def slope_error(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
-        """The error of `log_slope`: by the errors of the points, and by there being so few, which
-        the difference of the curves through every other point shows.
+        """Estimate the error of `log_slope` from the errors of the points, and from the difference
+        between curves through every other point.
         """
         relative = (self.error[1:] + self.error[:-1]) / np.diff(self.s)
         middle = (self.places[1:] + self.places[:-1]) / 2
@@ -126,16 +129,16 @@ class RisingCurve:
 def inverse_cdf_density(
     all_levels: Levels, draw: Float[Array, " n"], grid: Float[Array, " g"]
 ) -> tuple[Float[Array, " g"], Float[Array, " g"]] | None:
-    """Compute the log-density of levels that rise with a draw, and its error. None if they are
-    known too badly.
+    """Compute the log-density of log-SNR as a monotone function of a draw, and its error; None if
+    there are too few distinct points.
 
-    From the slope of $s$, which is smooth where levels go on for ever, or from that of $u$, which
-    is where they end; whichever is known better.
+    The density follows from the slope of $s$, which is smooth in unbounded tails, or from the slope
+    of $u$, which is smooth at finite ends; at each point the slope with the smaller error is used.
     """
-    s, order = np.unique(draw, return_index=True)  # of numbers that were rounded to one, one
+    s, order = np.unique(draw, return_index=True)  # one sample for each rounded number
     error = all_levels.error[order]
     levels = np.maximum.accumulate(all_levels.logsnr[order])
-    # of levels that equal the first, or the last, as where they are clamped, one of each is kept
+    # of the levels clamped at either end, one is kept
     is_above = levels - levels[0] > 1e-5 + 8 * error
     is_below = levels[-1] - levels > 1e-5 + 8 * error
     inner = slice(int(is_above.argmax()) - 1, len(levels) - int(is_below[::-1].argmax()) + 1)
@@ -156,9 +159,9 @@ def inverse_cdf_density(
 
 @dataclass(frozen=True)
 class StepCurve:
-    """The quantiles at which the steps of a table end."""
+    """The quantiles of the draw at which the steps of a table end."""
 
-    steps: Float[Array, " t"]  # the numbers of those that were drawn, increasing
+    steps: Float[Array, " t"]  # the numbers of the steps that were drawn, increasing
     ends: RisingCurve  # through the ends between them
     num: int  # of samples
     are_options: bool  # drawn with known probabilities, so that ends are exact
@@ -166,7 +169,9 @@ class StepCurve:
 
     @classmethod
     def from_levels(cls, levels: Levels, table: Table, draw: DecidingDraw) -> "StepCurve":
-        """The curve of the steps of a table, which are a rising function of the draw."""
+        """Locate the ends of a table's steps, which increase with the draw, between neighbouring
+        samples.
+        """
         steps, s = table.steps_of(levels.logsnr), draw.of(levels)
         order = np.lexsort((s, steps))
         steps, s = steps[order], s[order]
@@ -187,7 +192,9 @@ class StepCurve:
         return cls(at, curve, len(s), are_options, (low, high))
 
     def uncertain_middles(self) -> Float[Array, " k"]:
-        """Return the middles of the intervals, wide beside the steps, in which ends lie."""
+        """Return the midpoints of those intervals around step ends that are wide relative to the
+        steps.
+        """
         u = expit(self.ends.s)
         half = u * (1 - u) * self.ends.error
         width = np.diff(u, prepend=0.0, append=1.0)
@@ -195,8 +202,9 @@ class StepCurve:
 
     @property
     def is_uniform(self) -> bool:
-        """Return whether the ends are evenly spaced, up to their errors. Only the inner 90 % count
-        where samples are so few that the numbers of the steps are guesses.
+        """True if the step ends are evenly spaced within their errors.
+
+        With few samples per step, step numbers are uncertain and only the inner 90 % count.
         """
         inner = (self.ends.s > logit(0.05)) & (self.ends.s < logit(0.95))
         kept = inner if self.num < 12 * len(self.steps) else np.ones_like(inner)
@@ -209,11 +217,11 @@ class StepCurve:
 
     @cached_property
     def curve(self) -> RisingCurve:
-        """A smooth curve through the ends."""
+        """A smooth curve through the step ends."""
         return self.ends.thinned()
 
     def log_probability(self) -> tuple[Float[Array, " t"], Float[Array, " t"]]:
-        """The log-probability of each step, and its error."""
+        """Return the log-probability of each step, with its error."""
         curve, steps, places = self.curve, self.steps, self.ends.places
         u = expit(curve(places))
         width = np.maximum(np.diff(u), 1e-300)

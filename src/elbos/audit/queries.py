@@ -27,29 +27,29 @@ from elbos.audit.instrument import (
 
 @dataclass(frozen=True)
 class SingleCall:
-    """A batch as the network saw it, and the gradient of the loss at one answer."""
+    """One network call on a batch: noisy data, output, gradient of the loss, and random draws."""
 
     z: Tensor  # noisy data, in the layout of the data
     answer: Tensor  # random signs
     gradient: Tensor  # of the loss, at that answer
     normals: list[Tensor]  # normal numbers that were drawn, those of the size of z
-    shared: list[Tensor]  # those that many elements of z may share
+    shared: list[Tensor]  # normal numbers that many elements of z may share
     quantiles: list[Tensor]  # numbers that may decide the noise level of each sample (`rng`)
     conditions: list[Any]  # all else that the network is given
     of_data: Tensor | None = None  # the normal numbers that the data are sampled with, if known
-    summed: "SummedNoise | None" = None  # what the noise is a sum of, if it is
+    summed: "SummedNoise | None" = None  # the noise as a sum of draws, if it is a sum
 
     def separated(self, draw: int) -> "SingleCall":
-        """The call with one of the normal draws apart: that of the data."""
+        """Return the call with one normal draw assigned to the data instead of the noise."""
         normals = [normal for i, normal in enumerate(self.normals) if i != draw]
         return replace(self, normals=normals, of_data=self.normals[draw])
 
     def centred(self, axis: int) -> "SingleCall":
-        """The call with its normal draws without their means along an axis."""
+        """Return the call with the mean along an axis subtracted from its normal draws."""
         return replace(self, normals=[without_mean(normal, axis) for normal in self.normals])
 
     def added(self, draws: Sequence[int], x: Tensor) -> "SingleCall":
-        """The call with a sum of its normal draws for the noise, in the proportions of `z`."""
+        """Return the call with its noise replaced by the sum of normal draws found in `z`."""
         used = [self.normals[i] for i in draws if i < len(self.normals)]
         summed = SummedNoise.from_input(used, self.z, x)
         return replace(self, normals=[summed.noise().reshape(self.z.shape)], summed=summed)
@@ -57,7 +57,7 @@ class SingleCall:
 
 @dataclass(frozen=True)
 class PairedCalls:
-    """Calls with the same random numbers; but for `moved`, with answer 0."""
+    """Network calls with the same random numbers but different data or outputs."""
 
     moved: SingleCall  # the data, with random signs for an answer
     gradient: Tensor  # the data
@@ -66,7 +66,7 @@ class PairedCalls:
     gradient_other_moved: Tensor | None  # the other data, with the random signs, if called
 
     def is_finite(self) -> bool:
-        """Return whether all samples are finite."""
+        """Return whether all noisy data and gradients are finite."""
         parts = (self.z, self.z_other, self.gradient, self.moved.gradient, self.gradient_other)
         return all(bool(part.sum(dtype=torch.float64).isfinite()) for part in parts)
 
@@ -76,28 +76,32 @@ class PairedCalls:
 
     @property
     def change(self) -> Tensor:
-        """The change of the gradient with the answer."""
+        """Change of the gradient between output 0 and random signs."""
         return self.moved.gradient - self.gradient
 
     @property
     def change_other(self) -> Tensor:
-        """The same for the other data, where these were called with the random signs."""
+        """Change of the gradient between output 0 and random signs, for the other data if
+        available.
+        """
         if self.gradient_other_moved is None:
             return self.change
         return self.gradient_other_moved - self.gradient_other
 
     def coefficient(self) -> Float[Tensor, " b"]:
-        r"""$c$ of $c\,\|\hat y - y\|^2$."""
+        r"""Compute the coefficient $c$ of $c\,\|\hat y - y\|^2$ for each sample."""
         return (self.change * self.moved.answer).flatten(1).double().mean(1) / 2
 
     def coefficient_other(self) -> Float[Tensor, " b"]:
-        """$c$ for the other data, where these were called with the random signs."""
+        """Compute the coefficient $c$ of each sample of the other data, if called with random
+        signs.
+        """
         return (self.change_other * self.moved.answer).flatten(1).double().mean(1) / 2
 
 
 @dataclass(frozen=True)
 class Queries:
-    """Calls of a loss with one batch of data, by seed, and the layout of the network's input."""
+    """Calls of a loss on fixed data by seed, with the layout of the network's input."""
 
     instrument: Instrument
     x: Tensor  # clean data, that the loss is called with
@@ -110,10 +114,10 @@ class Queries:
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Queries":
-        """Find the form of a loss's network output and the layout of its network's input.
+        """Determine the form of the network's output and the layout of its input.
 
         Raises:
-            ValueError: If the loss cannot be called, or compared with itself.
+            ValueError: If the loss cannot be called, or calls are not reproducible.
         """
         instrument = Instrument.for_loss(loss_fn, x, seed)
         zeros = {s: instrument.observed(x, s) for s in (seed, seed + 1)}
@@ -135,8 +139,8 @@ class Queries:
     def paired(
         self, seed: int, *, with_other_moved: bool, zero: Observation | None = None
     ) -> list[PairedCalls]:
-        """Make three or four calls of the loss that differ in data and answer, for each call of the
-        network that counts. That with answer 0 may be given.
+        """Call the loss three or four times with one seed but different data and outputs. Return
+        one `PairedCalls` per counted network call; `zero` is an earlier call with output 0.
         """
         moved = self.single(seed)
         zero = zero or self.instrument.observed(self.x, seed)
@@ -155,7 +159,9 @@ class Queries:
         return paired
 
     def single(self, seed: int) -> list[SingleCall]:
-        """Make one call of the loss, for each call of the network that counts."""
+        """Call the loss once, with random signs as output; return one `SingleCall` per counted
+        network call.
+        """
         calls = self._counted(self.instrument(self.x, seed, SIGNS))
         return [self._with_draws(call) for call in calls]
 
@@ -163,12 +169,14 @@ class Queries:
         return [call for i, call in enumerate(calls) if i not in self.ignored]
 
     def in_layout(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
-        """Input, gradient and answer of a call, of the elements that hold the noisy data."""
+        """Return input, gradient and output of a call at the elements of the noisy data."""
         z, g, answer, _ = self._apart(call)
         return self.seen(z), self.seen(g), self.seen(answer)
 
     def _apart(self, call: Call) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """Input, gradient and answer of a call at the noisy data, and the rest of the input."""
+        """Split a network call into noisy data, gradient, output, and the other channels of the
+        input.
+        """
         assert call.gradient is not None
         z, g, answer = map(self._like_x, (call.z, call.gradient, call.answer.detach()))
         if z.shape == (1, *self.x.shape):
@@ -193,7 +201,7 @@ class Queries:
         return within, g, answer, [rest for rest in (before, after) if rest.numel()]
 
     def _like_x(self, tensor: Tensor) -> Tensor:
-        """Reshape and reorder a tensor like the data, if it has as many numbers."""
+        """Reshape and reorder a tensor to the layout of the data; unchanged if sizes differ."""
         if len(tensor) % len(self.x) or tensor.numel() != self.x.numel():
             return tensor
         flat = tensor.reshape(len(self.x), -1)
@@ -201,7 +209,9 @@ class Queries:
         return (flat if order is None else flat[:, order]).reshape(self.x.shape)
 
     def _with_draws(self, call: Call) -> SingleCall:
-        """The call, with the random numbers that may be its noise, or decide the noise level."""
+        """Combine a network call with the random draws that may be its noise or determine its noise
+        level.
+        """
         z, gradient, answer, rest = self._apart(call)
         draws = [draw.to(z.device) for draw in self.instrument.recorder.normals]
         normals = [draw.reshape(z.shape) for draw in draws if draw.numel() == z.numel()]
@@ -220,21 +230,21 @@ class Queries:
 
 
 def is_shared(draw: Tensor, z: Tensor) -> bool:
-    """Return whether each number may be added to many elements of `z`."""
+    """Return whether a draw broadcasts to the shape of `z`, up to the size of the batch."""
     pairs = zip(draw.shape, z.shape, strict=False)
     return draw.ndim == z.ndim and all(num in (1, size) for num, size in pairs)
 
 
 @dataclass(frozen=True)
 class SummedNoise:
-    """Noise of variance 1 that is a sum of draws, in other proportions for each sample."""
+    """Unit-variance noise as a linear combination of normal draws, with factors per sample."""
 
     draws: Float[Tensor, "b k d"]
     factors: Float[Tensor, "b k"]  # of norm 1
 
     @classmethod
     def from_input(cls, draws: list[Tensor], z: Tensor, x: Tensor) -> "SummedNoise":
-        """The sum that is in `z` besides the data and a constant."""
+        """Fit the combination of draws in `z`, besides the data and a constant."""
         stacked = torch.stack([draw.flatten(1).double() for draw in draws], dim=1)
         factors = _factors(stacked, z, x)
         return cls(stacked, factors / factors.norm(dim=1, keepdim=True).clamp(min=1e-30))
@@ -243,14 +253,14 @@ class SummedNoise:
         return torch.einsum("bk,bkd->bd", self.factors, self.draws)
 
     def independent_part(self, y: Tensor, x: Tensor) -> Float[Tensor, "b d"]:
-        """Return the part of the draws in the target `y` that is independent of their sum here."""
+        """Return the component of the target's draws independent of the noise in the input."""
         factors = _factors(self.draws, y, x)
         along = (factors * self.factors).sum(1, keepdim=True) * self.factors
         return torch.einsum("bk,bkd->bd", factors - along, self.draws)
 
 
 def _factors(draws: Float[Tensor, "b k d"], value: Tensor, x: Tensor) -> Float[Tensor, "b k"]:
-    """Fit the factors of draws in a value that also holds data and a constant."""
+    """Regress a value on draws, data and a constant; return the coefficients of the draws."""
     others = torch.stack([x.flatten(1).double(), torch.ones_like(draws[:, 0])], dim=1)
     vectors = torch.cat([draws, others], dim=1)
     projections = vectors @ value.flatten(1).double()[:, :, None]
@@ -264,7 +274,7 @@ def without_mean(value: Tensor, axis: int) -> Tensor:
 
 
 def other_data(x: Tensor) -> Tensor:
-    """Build a batch that differs from `x` in every sample, with values that `x` has.
+    """Build a batch that differs from `x` in every sample, from rearranged or halved values of `x`.
 
     Raises:
         ValueError: If a sample is zero.
@@ -279,7 +289,7 @@ def other_data(x: Tensor) -> Tensor:
 
 
 def _require_repeatable(queries: Queries, seed: int) -> None:
-    """Require that the seed determines the loss, and that other seeds change it."""
+    """Raise a ValueError unless equal seeds give equal losses and other seeds other losses."""
     x = queries.x
     first, other = (queries.zeros[s].calls for s in (seed, seed + 1))
     again = queries.instrument(x, seed)
@@ -313,7 +323,7 @@ def is_same(first: Tensor | None, second: Tensor | None) -> bool:
 
 
 def unlike(dz: Tensor, dx: Tensor) -> float:
-    """Return the share of a change of the input that is not the change of the data, scaled."""
+    """Return the share of `dz` that is not proportional to `dx` within each sample."""
     dz, dx = dz.flatten(1), dx.flatten(1).to(dz)
     alpha = (dz * dx).sum(1, keepdim=True) / dx.square().sum(1, keepdim=True)
     left = (dz - alpha * dx).square().nansum() / dz.square().nansum().clamp(min=1e-30)
@@ -321,17 +331,17 @@ def unlike(dz: Tensor, dx: Tensor) -> float:
 
 
 def _last_input(queries: Queries, x: Tensor, seed: int) -> Tensor:
-    """Return the noisy data of the last call of the network."""
+    """Return the input of the last network call in a call of the loss."""
     return queries.instrument(x, seed)[-1].z.float()
 
 
 def _element_permutation(
     queries: Queries, z: Tensor, other: Tensor, seed: int
 ) -> Int[Tensor, " d"] | None:
-    """Find the place of each element of the data in the network's input; None if unpermuted.
+    """Find the position of each element of the data in the network's input; None if unpermuted.
 
-    Data that spell the bits of each element's place, one bit a call, show for each element of the
-    input which of the data it is. None, too, if the input is no permutation of the data plus noise.
+    Each call uses data that encode one bit of every element's index, so that the input reveals the
+    index of each of its elements. Also None if the input is no permutation of the data plus noise.
     """
     x = queries.x
     if len(z) % len(x) or z.numel() != x.numel():
@@ -355,9 +365,10 @@ def _element_permutation(
 
 
 def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
-    """Find where the noisy data begin, in an input with other channels, tokens or frames besides.
+    """Find where the noisy data begin in an input with additional channels, tokens or frames.
 
-    They change as the data do; of several such places, they are where the noise changes most.
+    The noisy data change in proportion to the data; of several such places, the one where another
+    seed changes the input most is taken.
     """
     x, x_other = queries.x, queries.x_other
     axis = wider_axis(z, x)
@@ -372,9 +383,10 @@ def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
 
 
 def _noised_elements(queries: Queries, seed: int) -> Int[Tensor, " k"] | None:
-    """The places of the elements that are noised, where the others are not trained; else None.
+    """Find the elements that are noised, if the remaining elements are clean and not trained; else
+    None.
 
-    As of actions after a state, or of the frames of a video after the first.
+    Examples are actions after a state, or the frames of a video after the first.
     """
     first, later = (queries.in_layout(queries.zeros[s].calls[-1])[0] for s in (seed, seed + 1))
     if first.shape != queries.x.shape or later.shape != first.shape:

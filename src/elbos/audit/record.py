@@ -60,7 +60,7 @@ class Recording:
         return sum(map(len, self._steps))
 
     def data(self, x: Float[Tensor, "b *d"]) -> None:
-        """Give the clean data of this step, before the network is called.
+        """Set the clean data of the current step; call before the network is called.
 
         Needed where the loss does not draw its noise by `torch.randn_like(x)`.
 
@@ -73,11 +73,12 @@ class Recording:
         """Audit the loss from the recorded steps.
 
         Args:
-            title: Its name in reports.
-            data_scale: As `probe`'s.
+            title: Name of the loss in reports.
+            data_scale: As in `probe`.
 
         Raises:
-            ValueError: In one line, if there is too little, or no squared error in normal noise.
+            ValueError: In one line, if too few samples were recorded, or the loss is no squared
+                error in normal noise.
         """
         if self.num_samples < MIN_SAMPLES:
             raise ValueError(
@@ -151,11 +152,12 @@ class Recording:
 
 @contextmanager
 def record(model: nn.Module) -> Iterator[Recording]:
-    """Record some steps of a training on the real network, to audit its loss.
+    """Record steps of a training with the real network, to audit its loss.
 
-    Nothing is changed: no random state, no gradient, no further call. Each step calls the network
-    once with gradients, on data plus noise; calls without gradients do not count. The first step
-    is not recorded. A few hundred steps give the weighting to some per cent.
+    Training is unaffected: random states, gradients and the number of calls stay the same. Each
+    step must call the network once with gradients, on data plus noise; calls without gradients do
+    not count. The first step is not recorded. A few hundred steps determine the weighting to a few
+    per cent.
 
     Args:
         model: The network, as the training calls it: what `torch.compile` returned, or `prepare`.
@@ -179,7 +181,7 @@ def record(model: nn.Module) -> Iterator[Recording]:
 
 
 class _Taken(NamedTuple):
-    """The draws since the last call of the network."""
+    """The random draws between two calls of the network."""
 
     normals: list[Tensor]
     likes: list[Tensor]  # tensors that normal numbers were drawn like
@@ -188,7 +190,9 @@ class _Taken(NamedTuple):
 
 
 class _Draws(Recorder):
-    """Records draws and resets nothing; draws of the first batch are not recorded."""
+    """A recorder of random draws that leaves random states unchanged; it begins after the first
+    batch.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,7 +200,9 @@ class _Draws(Recorder):
         self.is_started = False
 
     def taken(self, num: int) -> _Taken:
-        """Return the draws since the last time; the next are for a batch of `num` samples."""
+        """Return the draws since the previous call, and reset the recorder for a batch of `num`
+        samples.
+        """
         result = _Taken(self.normals, self.likes, self.quantiles, not self.is_started)
         self.normals, self.quantiles, self.places, self.likes = [], [], [], []
         self._num, self.is_started = num, True
@@ -213,7 +219,7 @@ class _Draws(Recorder):
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the floating-point tensors of more than one dimension in a value."""
+    """Yield the floating-point tensors of more than one dimension in a nested value."""
     if isinstance(value, Tensor):
         if value.is_floating_point() and value.ndim > 1:
             yield value
@@ -228,18 +234,18 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 @dataclass
 class _Components:
-    """The data and the draws that a network's input may consist of."""
+    """The clean data and normal draws whose combination may be the network's input."""
 
     x: Tensor
     z: Tensor  # the noisy data, in the shape of x
-    given: Tensor  # the argument of the network that they are
+    given: Tensor  # the network's argument that holds the noisy data
     draws: list[Float[Tensor, "b d"]]
-    shapes: Sequence[Sequence[int]]  # of the last of the draws, which elements share
+    shapes: Sequence[Sequence[int]]  # of the last draws, which elements share
     axis: int | None = None  # along which the draws have no mean
 
     @classmethod
     def of(cls, x: Tensor, given: Tensor, normals: list[Tensor]) -> "_Components":
-        """Choose the draws that an input may hold: the last ones of its shape."""
+        """Select the most recent draws whose shapes fit the data."""
         size = x[0].numel()
         whole = [one for one in normals if one.shape[1:] == x.shape[1:] and is_shared(one, x)]
         shared = [one for one in normals if one.shape[1:] != x.shape[1:] and is_shared(one, x)]
@@ -250,14 +256,14 @@ class _Components:
         return cls(x, given.detach().reshape(x.shape).clone(), given, draws, shapes)
 
     def centred(self, axis: int) -> Iterator["_Components"]:
-        """Yield the same with draws centred along an axis, and data as they are or centred."""
+        """Yield variants with draws centred along an axis, with the data unchanged and centred."""
         draws = [without_mean(one.reshape(self.x.shape), axis).flatten(1) for one in self.draws]
         for x in (self.x, without_mean(self.x, axis)):
             yield replace(self, x=x, draws=draws, axis=axis)
 
     @property
     def unexplained(self) -> float:
-        """Return the share of the noise that is none of the draws, of most samples."""
+        """Median share of the noise that no combination of draws explains."""
         vectors = [self.x.flatten(1).double(), *self.draws, self.z.flatten(1).double()]
         gram, last = gram_of(vectors), len(vectors) - 1
         factors, left = least_squares(gram, list(range(last)), last)
@@ -266,7 +272,9 @@ class _Components:
 
 
 def _components(inputs: list[Tensor], draws: _Taken, given: Tensor | None) -> _Components | None:
-    """Find the clean data, noisy data and draws whose combination leaves least unexplained."""
+    """Find the clean data, noisy data and draws that explain the network's input best; None if no
+    combination is exact enough.
+    """
     every = [
         _Components.of(x, one, draws.normals)
         for x in (draws.likes if given is None else [given])

@@ -47,7 +47,7 @@ _MAX_TERMS = 4
 
 
 def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
-    """Return what the network's input is instead, in one line, or else a general sentence."""
+    """Explain in one line why the network's input is not scaled data plus noise."""
     z = paired[0].z
     if z.shape[1:] != x.shape[1:]:
         return REFUSAL
@@ -60,11 +60,11 @@ def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
 
 
 def require_explained(unexplained: Float[Tensor, " n"], logsnr: Float[Tensor, " n"]) -> None:
-    """Raise a ValueError if the noise of some samples is none of the draws.
+    """Raise a ValueError if recorded draws do not explain the noise of some samples.
 
     Args:
-        unexplained: The share of it that is not.
-        logsnr: Log-SNR; where it is extreme, rounding may be all.
+        unexplained: Share of the noise that recorded draws do not explain.
+        logsnr: Log-SNR; extreme values are ignored because of rounding.
     """
     is_strange = (unexplained > 0.05) & (logsnr.abs() < 4)
     if is_strange.double().mean() > 1e-3:  # as where a coin flips whole batches
@@ -76,7 +76,7 @@ def _left(values: Tensor, fitted: Tensor) -> float:
 
 
 def _masked(z: Tensor, x: Tensor) -> str | None:
-    """Recognize elements that are clean data, or zero, in most samples."""
+    """Detect inputs in which a share of the elements is clean data or zero; None otherwise."""
     clean = (z - x.repeat(len(z) // len(x), *(1,) * (x.ndim - 1))).abs() < 1e-5 * x.abs().mean()
     for what, is_so in (("clean data", clean), ("zero", z == 0)):
         share = is_so.flatten(1).double().mean(1).median().item()
@@ -86,7 +86,7 @@ def _masked(z: Tensor, x: Tensor) -> str | None:
 
 
 def _by_axis(dz: Tensor, dx: Tensor) -> str | None:
-    """Recognize data that are scaled differently along one axis."""
+    """Detect data whose scale varies along one axis of a sample; None otherwise."""
     for axis in range(1, dz.ndim):
         others = [i for i in range(1, dz.ndim) if i != axis]
         alpha = (dz * dx).sum(others, keepdim=True) / dx.square().sum(others, keepdim=True)
@@ -96,14 +96,14 @@ def _by_axis(dz: Tensor, dx: Tensor) -> str | None:
 
 
 class _Term(NamedTuple):
-    """A part of an input, by where it comes from."""
+    """A term of a network's input: its kind and the sample that it comes from."""
 
     kind: str  # data, mirrored or noise
     sample: int
 
 
 def _mixed(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str | None:
-    """Recognize samples that hold data or noise of others, or of two, or mirrored."""
+    """Detect inputs that contain shuffled, paired, mirrored or several samples; None otherwise."""
     places = [(p, i) for i in range(len(x)) for p in paired][:_MAX_SAMPLES]
     fits = [(i, _terms(p, p.z[i], x, i), _terms(p, p.z_other[i], x_other, i)) for p, i in places]
     found = [(i, terms, others) for i, terms, others in fits if terms and others]
@@ -119,7 +119,9 @@ def _mixed(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str | None:
 
 
 def _terms(calls: PairedCalls, z: Float[Tensor, " *d"], x: Tensor, own: int) -> list[_Term]:
-    """The few data and draws that a sample consists of, by orthogonal matching pursuit."""
+    """Decompose a sample into few data samples and draws by orthogonal matching pursuit; return an
+    empty list unless the decomposition is exact.
+    """
     named = list(_candidates(calls, x, own))
     vectors = torch.stack([_centred(vector) for _, vector in named])
     vectors = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-30)

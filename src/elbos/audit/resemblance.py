@@ -31,14 +31,14 @@ of many steps."""
 
 
 class Resemblance(NamedTuple):
-    """A published loss that a part of a measured one is, or is but for one slip.
+    """A published loss that agrees with one part of the audited loss, exactly or up to one slip.
 
     Attributes:
         part: "target", "process", "coefficient" or "noise levels".
         name: Name of the published loss.
-        published: What that has.
-        change: What the loss has by a slip, as a noun; nothing where the part is the published one.
-        formula: What the loss has, of a coefficient or noise levels.
+        published: The published part.
+        change: The slip that leads to the audited part, as a noun; "" if the parts agree.
+        formula: The audited coefficient or noise levels, as a formula.
     """
 
     part: str
@@ -49,12 +49,12 @@ class Resemblance(NamedTuple):
 
 
 class Coefficient(NamedTuple):
-    """A published coefficient of a squared error, in the SNR and a parameter g."""
+    """A published coefficient of a squared error, as a formula in the SNR and a parameter g."""
 
     name: str
     prediction: str
     formula: str
-    least: float = 0.0  # value of g that anybody means
+    least: float = 0.0  # smallest plausible value of g
 
 
 COEFFICIENTS = (
@@ -101,7 +101,7 @@ _TARGETS: tuple[tuple[str, Callable[[Array, Array], tuple[Array, Array]]], ...] 
     ("data and noise exchanged", lambda a, b: (b, a)),
     ("alpha and sigma exchanged", lambda a, b: (-b, -a)),
 )
-"""What a slip makes of a target's coefficients; each is its own inverse."""
+"""Slips in the coefficients of a target; each slip is its own inverse."""
 
 
 TARGETS = {
@@ -112,7 +112,7 @@ TARGETS = {
     "score": "-eps/sigma",
     "edm": "(x - c_skip z)/c_out",
 }
-"""What a prediction type's target is, in the scale of its process."""
+"""Target of each prediction type, in the scale of its process."""
 
 NEGATIVES = {
     "eps": "-eps",
@@ -122,12 +122,12 @@ NEGATIVES = {
     "score": "eps/sigma",
     "edm": "(c_skip z - x)/c_out",
 }
-"""The same with the other sign."""
+"""Target of each prediction type with the opposite sign."""
 
 
 @dataclass(frozen=True)
 class _ScheduleEdit:
-    """Effect of a slip on the parameters of a schedule."""
+    """A typical slip in a schedule, and the parameters that result from it."""
 
     change: str
     kinds: tuple[type[Schedule], ...]
@@ -162,7 +162,7 @@ _SCHEDULES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The parts of a measured loss, as in `Audit`; curves on the grid `logsnr`."""
+    """The parts of a measured loss, as in `Audit`, with curves on the grid `logsnr`."""
 
     logsnr: Float[Array, " g"]
     log_p: Float[Array, " g"]
@@ -175,23 +175,23 @@ class Parts:
     factor: float
     process: str
     is_flow: bool  # a process or a prediction of rectified flow
-    is_measured: bool  # noise levels that are declared are what somebody set
+    is_measured: bool  # not declared
 
     @functools.cached_property
     def p(self) -> Float[Array, " g"]:
-        """The share of the samples at each point."""
+        """Probability of each grid point."""
         p = np.exp(self.log_p - self.log_p.max())
         return np.asarray(p / p.sum())
 
     def fit(self, formula: str, least: float) -> tuple[float, float] | None:
-        """The distance of the coefficient from a formula, and its parameter; None if it is another,
-        or the parameter is less than anybody means.
+        """Fit a formula to the coefficient; return the distance and the parameter g, or None if the
+        distance is too large or g is below `least`.
         """
         d, g = fit_formula(formula, self.logsnr, self.log_c, self.p)
         return (d, g) if d < SAME and g >= least else None
 
     def has_density(self, schedule: Schedule) -> bool:
-        """Return whether noise levels have the density of a schedule, on their own range."""
+        """Return whether the noise levels have the density of a schedule, on their range."""
         log_q = schedule.log_density(torch.from_numpy(self.logsnr)).numpy()
         kept = np.isfinite(log_q) & (self.p > 1e-6 * self.p.max())
         if (self.p * kept).sum() < 0.99:  # some are beyond its ends
@@ -201,8 +201,8 @@ class Parts:
 
 
 def published_recipe(parts: Parts) -> str | None:
-    """The name of the published recipe with these noise levels and this weighting; one of the same
-    prediction type, if there is any.
+    """Find the published recipe with these noise levels and this weighting, preferably of the same
+    prediction type; None if no recipe matches.
     """
     levels = torch.from_numpy(parts.logsnr)
     log_k = parts.log_w - parts.log_p
@@ -221,7 +221,7 @@ def published_recipe(parts: Parts) -> str | None:
 
 
 def resemblances(parts: Parts) -> list[Resemblance]:
-    """Compare each part of a loss with published ones: the same, or the same but for one slip."""
+    """Compare each part of a loss with published losses, exactly and up to one slip."""
     found = [*_of_the_target(parts)]
     if parts.process.startswith(BUT_FOR):
         meant = ("process", "the variance-preserving process", "alpha**2 + sigma**2 = 1")

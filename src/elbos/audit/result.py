@@ -42,7 +42,9 @@ _DERIVED = (
 
 
 class Undecided(NamedTuple):
-    """Levels between which no rise of $w$ was found, and one up to a factor is not excluded."""
+    """An interval of log-SNR in which w shows no significant increase, but an increase by up to
+    `factor` cannot be excluded.
+    """
 
     start: float
     end: float
@@ -51,7 +53,7 @@ class Undecided(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Audit:
-    r"""Implied weighting of a loss, and the parts that it is made of.
+    r"""The implied weighting of a loss, with its density, coefficient, target and diagnostics.
 
     Curves are float64, on the grid `logsnr`. The weighting counts up to a constant and is given
     with a geometric mean of 1 under $p$. `print(audit)` shows what `elbos audit` prints.
@@ -71,19 +73,19 @@ class Audit:
         density_kind: "table", "named", "function" or "smooth"; see `density`.
         num_steps: Size of the table that the levels come from, or None.
         process: The process that the loss runs, in words, or None.
-        data_scale: What the data are multiplied with first. Log-SNR is that of the data after it.
-        data_offset: What is added to them before that.
+        data_scale: Factor on the data before diffusion. Log-SNR refers to the scaled data.
+        data_offset: Number added to the data before scaling.
         parameterization: What the network predicts: eps, x, v, score, flow, edm, or None.
         parameterization_factor: Constant that the target is multiplied with.
-        time_sign: 1 if the time that the network is given runs from noise to data, -1 if from data
-            to noise, 0 if that is not known.
+        time_sign: 1 if the network's time input runs from noise to data, -1 if from data to noise,
+            0 if unknown.
         sigma_data: EDM's $\sigma_d$, or None.
         coefficient_name: A formula for `coefficient`, or None.
-        rising: Where $w$ rises with $\lambda$, beyond the sampling error.
-        undecided: Where it may rise within the sampling error, by more than anybody would neglect.
+        rising: Intervals on which $w$ increases with $\lambda$, beyond the sampling error.
+        undecided: Intervals on which $w$ may increase by more than 5 % within the sampling error.
         closest: The nearest named weightings and their distances (`matching`), nearest first.
         share_pure_noise: Share of the samples at $\lambda = -\infty$.
-        weight_pure_noise: Their mean coefficient $c$ over that of all samples; 0 if there are none.
+        weight_pure_noise: Mean coefficient $c$ of pure noise, relative to all samples; 0 if none.
         share_clean: Share of the samples at $\lambda = \infty$.
         diagnostics: Findings that the weighting does not show.
     """
@@ -121,9 +123,10 @@ class Audit:
     def verdict(self) -> Verdict:
         """Verdict on whether the loss is a likelihood objective.
 
-        "monotone": $w$ describes the loss and never rises. "not monotone": it rises on `rising`.
-        "undecided": no rise was found, and one is not excluded on `undecided`. "code error": the
-        loss is not what its code was meant to compute. "no weighting": none describes the loss.
+        "monotone": $w$ describes the loss and never increases. "not monotone": $w$ increases on
+        `rising`. "undecided": no increase was found, but an increase on `undecided` cannot be
+        excluded. "code error": the loss is not what its code was meant to compute. "no weighting":
+        no weighting describes the loss.
         """
         if not self.is_weighted_elbo:
             return "no weighting"
@@ -135,17 +138,19 @@ class Audit:
 
     @property
     def is_monotone(self) -> bool:
-        """Return whether the loss is known to be a likelihood objective."""
+        """True if the verdict is "monotone": the loss is a likelihood objective."""
         return self.verdict == "monotone"
 
     @property
     def is_weighted_elbo(self) -> bool:
-        """Return whether the loss is a squared error in normal noise: a weighting describes it."""
+        """True if the loss is a weighted squared error in normal noise, so that a weighting
+        describes it.
+        """
         return not any(one.is_fatal for one in self.diagnostics)
 
     @property
     def is_judged(self) -> bool:
-        """Return whether there is a verdict: a weighting describes the loss, and no code error."""
+        """True if a weighting describes the loss and no code error was found."""
         return self.verdict not in ("no weighting", "code error")
 
     @cached_property
@@ -165,12 +170,12 @@ class Audit:
 
     @cached_property
     def recipe(self) -> str | None:
-        """The published recipe with this weighting and these noise levels, of `recipes.RECIPES`."""
+        """Name of the published recipe with the same weighting and noise levels, or None."""
         return published_recipe(self._parts) if self.is_judged else None
 
     @cached_property
     def resembles(self) -> list[Resemblance]:
-        """Published losses that this one is but for one slip, in a part that is not published."""
+        """Published losses that agree with parts of this loss, exactly or up to one slip."""
         return resemblances(self._parts) if self.is_judged else []
 
     @cached_property
@@ -178,38 +183,40 @@ class Audit:
         return PchipInterpolator(self.logsnr.numpy(), self.weight.log().numpy())
 
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""$w(\lambda)$ between the points of the grid; beyond its ends, as at them."""
+        r"""Interpolate $w(\lambda)$ on the grid; outside it, return the value at the nearest
+        endpoint.
+        """
         inside = logsnr.clamp(self.logsnr[0].item(), self.logsnr[-1].item())
         log_w = self._log_weight(inside.detach().double().cpu().numpy())
         return torch.as_tensor(log_w).exp().to(logsnr)
 
     @property
     def mixture_density(self) -> Float[Tensor, " g"]:
-        r"""$-w'(\lambda) / w(\lambda_\min)$: how much of the ELBO at each noise level is mixed in.
+        r"""Density of the mixture of ELBOs over log-SNR, $-w'(\lambda) / w(\lambda_\min)$.
 
-        With the mass `mass_at_max` on the ELBO of clean data it adds up to 1.
+        The integral of the density and the mass `mass_at_max` at the clean end add up to 1.
         """
         (slope,) = torch.gradient(self.weight, spacing=(self.logsnr,), edge_order=2)
         return -slope / self.weight[0]
 
     @property
     def mass_at_max(self) -> float:
-        r"""The mass on the ELBO at the clean end, $w(\lambda_\max) / w(\lambda_\min)$."""
+        r"""Mass of the mixture of ELBOs at the clean end, $w(\lambda_\max) / w(\lambda_\min)$."""
         return (self.weight[-1] / self.weight[0]).item()
 
     @property
     def negative_mass(self) -> float:
-        r"""Total rise of $w$, over $w(\lambda_\min)$, as in `analysis.Mixture`."""
+        r"""Total increase of $w$ divided by $w(\lambda_\min)$, as in `analysis.Mixture`."""
         ends = self.weighting(torch.tensor(self.rising, dtype=torch.float64).reshape(-1, 2))
         return ((ends[:, 1] - ends[:, 0]).sum() / self.weight[0]).item()
 
     @property
     def negative_share(self) -> float:
-        r"""The share of negative mass in the mixture of ELBOs,
-        $\int (w')_+ d\lambda / \int |w'| d\lambda$.
+        r"""Share of negative mass in the mixture of ELBOs: $\int (w')_+ d\lambda / \int |w'|
+        d\lambda$.
 
-        0 for a likelihood objective; 1 if $w$ only rises. It is that of the noise levels on the
-        grid: a wider range can have more of either. The mass at $\lambda_\max$ does not count.
+        0 for a likelihood objective; 1 if $w$ only increases. The share refers to the range of the
+        grid and may differ on a wider range. The mass at $\lambda_\max$ does not count.
         """
         fall = 1 + self.negative_mass - self.mass_at_max
         total = self.negative_mass + max(fall, 0.0)
@@ -217,17 +224,17 @@ class Audit:
 
     @property
     def rising_share(self) -> float:
-        """The share of the samples that are drawn at levels where $w$ rises."""
+        """Share of the training noise levels at which $w$ increases."""
         below = PchipInterpolator(self.logsnr.numpy(), self.density.numpy()).antiderivative()
         drawn = sum(float(below(end) - below(start)) for start, end in self.rising)
         return drawn / float(below(self.logsnr[-1].item()))
 
     @cached_property
     def central_half(self) -> tuple[float, float]:
-        r"""The log-SNR between which the central 50 % of the expected loss lie: the quartiles of
-        $w(\lambda)\,\mathrm{sigmoid}(\lambda)$.
+        r"""Interval of log-SNR that contains the central 50 % of the expected loss: the quartiles
+        of $w(\lambda)\,\mathrm{sigmoid}(\lambda)$.
 
-        That is the loss of the best network on standard normal data, for which
+        This is the expected loss of the best network on standard normal data, for which
         $\mathbb E\|\hat\epsilon - \epsilon\|^2 = \mathrm{sigmoid}(\lambda)$.
         """
         mass = (self.weight * torch.sigmoid(self.logsnr)).cumsum(0)
@@ -237,25 +244,26 @@ class Audit:
 
     @cached_property
     def monotone_weight(self) -> Float[Tensor, " g"]:
-        """The least weighting that is nowhere below $w$ and does not rise where $w$ is `rising`."""
+        """Least upper bound of $w$ that does not increase on the intervals `rising`."""
         return monotone_weight(self.logsnr, self.weight, self.rising)
 
     @cached_property
     def factor(self) -> MonotoneFactor | None:
-        """The factor that makes it a likelihood objective; None if it is one, or if none does."""
+        """Factor that makes the loss a likelihood objective; None if not needed or not possible."""
         if not self.is_judged:
             return None
         curves = (self.logsnr, self.weight, self.weight_error)
         return find_factor(*curves, self.rising, self.closest[0])
 
     def monotone_factor(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Factor for the loss of each sample that gives the nearest likelihood objective.
+        """Compute the factor per sample that turns the loss into the nearest likelihood objective.
 
-        That is another objective, not a repair of a bug; of one that is monotone, it is 1.
+        The result is another objective, not a repair of a bug. The factor is 1 for a monotone
+        weighting.
 
         Raises:
-            ValueError: If there is none: no weighting describes the loss, its code has an error,
-                or it has levels without any weight.
+            ValueError: If no factor exists: no weighting describes the loss, the code of the loss
+                has an error, or some noise levels have no weight.
         """
         if self.is_monotone:
             return torch.ones_like(logsnr)
@@ -265,12 +273,12 @@ class Audit:
 
     @property
     def monotone_code(self) -> str | None:
-        """Python code for `monotone_factor`; None if there is nothing to multiply with."""
+        """Python code for `monotone_factor`; None if there is no factor."""
         return self.factor.code if self.factor else None
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields and what follows from them, as plain numbers, lists and strings; None for what
-        is no number.
+        """Convert all fields and derived quantities to plain numbers, lists and strings; infinite
+        numbers and NaN become None.
         """
         names = (*(field.name for field in fields(self)), *_DERIVED)
         return {name: _plain(getattr(self, name)) for name in names}
@@ -301,7 +309,7 @@ class Audit:
         return f"Audit({self.title!r}, {self.parameterization}, {self.verdict})"
 
     def __str__(self) -> str:
-        """Return the text of `elbos audit` in 80 columns; the `repr` where rich is missing."""
+        """Return the text of `elbos audit` in 80 columns; the `repr` if rich is not installed."""
         try:
             terminal = shown_by(self, "terminal")
         except ModuleNotFoundError:
@@ -310,7 +318,7 @@ class Audit:
         return text
 
     def plot(self, *others: "Audit") -> "Figure":
-        """The weighting, the density and the mixture of ELBOs, with those of other audits.
+        """Plot the weighting, the density and the mixture of ELBOs, optionally with other audits.
 
         Returns:
             A plotly figure.
@@ -319,7 +327,7 @@ class Audit:
         return figure
 
     def to_html(self, path: str | Path, *others: "Audit") -> None:
-        """Write a self-contained page, side by side with other audits."""
+        """Write a self-contained HTML page of this audit, side by side with other audits."""
         shown_by(self).write_page([self, *others], Path(path))
 
     def _repr_html_(self) -> str:
@@ -328,7 +336,7 @@ class Audit:
 
 
 def weighting_distance(audit: Audit, other: Audit) -> float | None:
-    """Return the distance (`matching`) on the levels that both draw; None if there are none."""
+    """Return the distance between two weightings on their common noise levels; None if disjoint."""
     levels = common_levels([audit, other])
     if not len(levels):
         return None
@@ -339,7 +347,7 @@ def weighting_distance(audit: Audit, other: Audit) -> float | None:
 
 
 def common_levels(audits: Sequence[Audit]) -> Float[Array, " g"]:
-    """Return a grid on the noise levels that all audits have; empty if there are none."""
+    """Return a grid on the common range of log-SNR of all audits; empty if they do not overlap."""
     low = max(audit.logsnr[0].item() for audit in audits)
     high = min(audit.logsnr[-1].item() for audit in audits)
     return np.linspace(low, high, len(audits[0].logsnr)) if low < high else np.empty(0)

@@ -64,12 +64,12 @@ _MAX_DRAWS_OF_BATCH = 8  # more are drawn in a loop over the samples
 
 
 def distant_seed(seed: int) -> int:
-    """A seed whose successors are not the successors of other seeds."""
+    """Derive a seed whose successors do not coincide with the successors of other seeds."""
     return int(np.random.SeedSequence(seed).generate_state(1)[0]) // 2
 
 
 def _designs(quantile: Tensor, num: int, *, is_uniform: bool) -> Iterator[Tensor]:
-    r"""Quantiles of `num` samples that a loss may make of the numbers that it draws.
+    """Yield the quantiles of `num` samples that a loss may construct from its draws.
 
     They are independent; antithetic, $u$ and $1 - u$; stratified, $(i + u_i) / n$; an evenly spaced
     grid, $u + i / n$ modulo 1; or shared, as by the frames of a clip.
@@ -92,7 +92,7 @@ def _grid(num: int) -> Tensor:
 
 
 class Recorder(TorchFunctionMode):
-    """Resets every random state, records the numbers that are drawn, and may choose them.
+    """Recorder that resets every random state, records random draws, and can replace drawn values.
 
     Attributes:
         normals: Normal numbers, standardized, in the order drawn.
@@ -122,9 +122,9 @@ class Recorder(TorchFunctionMode):
         self._own: dict[int, dict[int, tuple[Any, Callable[[], object]]]] = {}
 
     def reset(self, seed: int, num: int) -> None:
-        """Start from `seed` with a batch of `num` samples.
+        """Reset all random states to `seed`, for a batch of `num` samples.
 
-        Generators and engines of the loss itself start from where this seed first met them.
+        Generators and engines of the loss restart from their first state under this seed.
         """
         self._num = num
         self._is_loop = self._is_one_too_many
@@ -145,7 +145,7 @@ class Recorder(TorchFunctionMode):
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record what torch, `numpy.random` and `random` draw meanwhile."""
+        """Record all draws from torch, `numpy.random` and `random` within the `with` block."""
         numpys, pythons = vars(np.random), vars(random)
         kept_numpys = {name: numpys[name] for name in (*_NUMPY, "choice")}
         kept_pythons = {name: pythons[name] for name in _PYTHON}
@@ -192,7 +192,9 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _keep(self, own: Any, restarting: Callable[[], Callable[[], object]]) -> None:
-        """Remember how to start something that a loss owns from where this seed first met it."""
+        """Store how to restart a generator or engine of the loss from its first state under this
+        seed.
+        """
         kept = self._own.setdefault(self._seed, {})
         if id(own) not in kept:
             kept[id(own)] = own, restarting()
@@ -200,7 +202,7 @@ class Recorder(TorchFunctionMode):
     def _of_engine(
         self, draw: Callable[..., Tensor], engine: SobolEngine, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """Draw from a Sobol engine and record a number for each sample in every column."""
+        """Draw from a Sobol engine and record each column that has one number per sample."""
 
         def restarting() -> Callable[[], object]:
             state = copy.deepcopy(vars(engine))
@@ -247,7 +249,7 @@ class Recorder(TorchFunctionMode):
         return (place if index.ndim else int(place)) if np.ndim(a) == 0 else np.asarray(a)[place]
 
     def _recorded(self, drawn: Drawn, value: Tensor) -> Tensor:
-        """The numbers that the loss gets, recorded."""
+        """Record drawn numbers, replaced by chosen quantiles where available, and return them."""
         num, is_coarse = value.numel(), value.dtype in (torch.float16, torch.bfloat16)
         if num == 1 and self._is_one_too_many:
             return value
@@ -265,7 +267,7 @@ class Recorder(TorchFunctionMode):
 
     @property
     def _is_one_too_many(self) -> bool:
-        """Return whether single numbers are drawn so often in a call that each is one sample's."""
+        """True if the loss draws single numbers in a loop over the samples."""
         return self._is_loop or self.num_draws_of_batch >= _MAX_DRAWS_OF_BATCH
 
     def _record(self, logit: Tensor, place: int | None, *, is_uniform: bool) -> None:
@@ -274,7 +276,9 @@ class Recorder(TorchFunctionMode):
         self.places += [place if i == 0 else None for i in range(len(designs))]
 
     def _next_quantile(self, num: int) -> tuple[int | None, Tensor | None]:
-        """The place of a draw among those of one number per sample, and quantiles chosen for it."""
+        """Return the index of the next draw of one number per sample, and the quantiles chosen for
+        it; None for either if there is none.
+        """
         place = None
         if num == self._num:
             place, self.num_draws = self.num_draws, self.num_draws + 1
@@ -285,7 +289,9 @@ class Recorder(TorchFunctionMode):
         return place, None
 
     def _record_shares(self, value: Tensor, concentration: Tensor) -> None:
-        """Record draws from Dirichlet's distribution, of two shares as a draw of the first."""
+        """Record draws from a Dirichlet distribution; with two shares, as beta draws of the first
+        share.
+        """
         if value.shape[-1] == 2:
             drawn = Drawn("beta", *concentration.double().unbind(-1))
             first = self._recorded(drawn, value[..., 0])
@@ -297,7 +303,7 @@ class Recorder(TorchFunctionMode):
                 self._record(Drawn("beta", a, total - a).logit(share), None, is_uniform=True)
 
     def _recorded_options(self, index: Tensor, weights: Tensor) -> Tensor:
-        """Indices drawn independently, with `weights` for all samples or for each, recorded."""
+        """Record independent draws of indices with probabilities `weights`; return the indices."""
         if index.numel() != self._num:
             return index
         weights = weights.detach().double().cpu().expand(self._num, -1)
@@ -318,7 +324,7 @@ class Recorder(TorchFunctionMode):
 
 @contextmanager
 def preserved_random_states() -> Iterator[None]:
-    """Restore all global random states afterwards."""
+    """Restore all global random states when the `with` block ends."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng():

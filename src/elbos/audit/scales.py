@@ -36,23 +36,22 @@ _PURE = 30.0  # log-SNR beyond which float32 holds no signal, or no noise
 
 
 class Process(NamedTuple):
-    """A process, and the scale of the data."""
+    """A diffusion process and the scale of its data."""
 
     name: str | None  # None if the relation is none of those known
     scale: float  # what the data are multiplied with before they are diffused
     sigma_data: float | None = None  # of an input scaled like EDM's
 
     def logsnr(self, alpha: Float[Tensor, " n"], sigma: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Log-SNR of the data in their own scale; infinite where float32 holds no signal, or no
-        noise.
-        """
+        """Compute the log-SNR of the scaled data; infinite beyond the precision of float32."""
         logsnr = 2 * (torch.log(alpha / self.scale) - sigma.log())
         logsnr = torch.where(logsnr < -_PURE, -torch.inf, logsnr)
         return torch.where(logsnr > _PURE, torch.inf, logsnr)
 
 
 def given_scale(logsnr: Float[Tensor, " n"], given: Iterable[Float[Tensor, " n"]]) -> float | None:
-    """The scale of the data by which log-SNR is what the network is given; None if it is not.
+    """Find the scale of the data for which log-SNR matches a number given to the network; None if
+    no number matches.
 
     Args:
         logsnr: Log-SNR of samples, of data in a scale that is not known.
@@ -76,10 +75,10 @@ def process_of(
     rtol: float,
     given: float | None = None,
 ) -> Process:
-    """The process that measured scales belong to.
+    """Identify the diffusion process from measured `alpha` and `sigma`, with the scale of the data.
 
-    If something is added to the data, a scale is likely, too; `rtol` is the relative error of a
-    single `sigma`; `given` is the scale by the level that the network is given (`given_scale`).
+    A nonzero `offset` makes a scale of the data likely, too; `rtol` is the relative error of a
+    single `sigma`; `given` is the scale found by `given_scale`.
     """
     order = alpha.argsort()
     groups = [(alpha[i], sigma[i]) for i in order.tensor_split(min(20, len(order)))]
@@ -117,14 +116,14 @@ def _flow_scale(alpha: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _rounded(scale: Tensor, rtol: float) -> float:
-    """Without the errors of the measurement: a scale of about 1 is none."""
+    """Round a scale to four digits; return 1 if the scale is 1 within the measurement error."""
     value = float(f"{scale.item():.4g}")
     return 1.0 if abs(value - 1) < 2e-3 + 0.2 * rtol else value
 
 
 def relative_scale(alpha: Float[Tensor, "k n"], sigma: Float[Tensor, "k n"]) -> Float[Tensor, " n"]:
-    """The scales of data whose `alpha` is known up to a factor for each of `n` samples, from the
-    relation that holds best over `k` noise levels.
+    """Return the scale of `alpha` for each of `n` samples, from the process whose relation of
+    `alpha` and `sigma` fits best over `k` noise levels.
     """
     preserving, flow = _preserving_scale(alpha, sigma), _flow_scale(alpha, sigma)
     exploding = alpha.mean(0)

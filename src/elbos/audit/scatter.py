@@ -44,17 +44,17 @@ _MIN_CHANGE = 0.01  # of an element's share in the coefficient
 
 @dataclass(frozen=True)
 class Conditions:
-    """The numbers that the network is given besides the noisy data."""
+    """The numbers on which the network is conditioned, besides the noisy data."""
 
     columns: Float[Array, "n k"]
-    single: list[Float[Tensor, " n"]]  # those of which there is one for each sample, or for all
+    single: list[Float[Tensor, " n"]]  # conditions that are one number per sample
     batch: NDArray[np.int64]
 
     @classmethod
     def from_batches(
         cls, batches: Sequence[Sequence[Tensor]], sizes: Sequence[int]
     ) -> "Conditions":
-        """The `numbers` of calls, in batches of these sizes."""
+        """Concatenate the conditions of several batches, given the batch sizes."""
         together = zip(*batches, strict=False)
         joined = [torch.cat(some) for some in together if len({one.shape[1] for one in some}) == 1]
         batch = np.arange(len(sizes)).repeat(sizes)
@@ -62,22 +62,25 @@ class Conditions:
         return cls(columns, [one[:, 0] for one in joined if one.shape[1] == 1], batch)
 
     def at(self, kept: Tensor) -> "Conditions":
-        """The numbers of some of the samples."""
+        """Select the conditions of some samples by a mask."""
         single = [one[kept] for one in self.single]
         return Conditions(self.columns[kept.numpy()], single, self.batch[kept.numpy()])
 
     def diagnostics(
         self, logsnr: Float[Tensor, " n"], alpha: Float[Tensor, " n"], *, error: float
     ) -> list[Diagnostic]:
-        """Test that the network is given the level; arguments as those of `of_the_levels`."""
+        """Test that the network is conditioned on the noise level; see `of_the_levels` for
+        arguments.
+        """
         if not self.is_of(logsnr):
             return [NoLevel()]
         return of_the_levels(logsnr, alpha, self.single, error=error)
 
     def is_of(self, logsnr: Float[Tensor, " n"]) -> bool:
-        """Return whether any of the numbers depends on the level.
+        """Return whether any condition depends on the noise level.
 
-        One that does changes less from a sample to that of the next level than between any two.
+        A dependent number changes less between samples of neighbouring levels than between random
+        pairs of samples.
         """
         level = logsnr.nan_to_num(0.0).clamp(-40, 40).numpy()
         columns, batch = self.columns, self.batch
@@ -101,7 +104,7 @@ class Conditions:
 
 
 def numbers(value: Any, num: int) -> Iterator[Float[Tensor, "n k"]]:
-    """Yield the numbers in arguments of the network, some for each of `num` samples."""
+    """Yield the numbers found in arguments of the network, one row per sample."""
     if isinstance(value, Mapping):
         value = list(value.values())
     is_plain = isinstance(value, bool | int | float | np.ndarray | np.number)
@@ -131,11 +134,11 @@ def of_the_levels(
     *,
     error: float,
 ) -> list[Diagnostic]:
-    """Test that the network is given a number that determines log-SNR.
+    """Test that the network is conditioned on a number that determines log-SNR.
 
     Args:
         logsnr: Log-SNR of samples, up to a constant.
-        alpha: Their scales of the data, in place of a number where none is given.
+        alpha: Scales of the data, used if the network is given no number.
         given: The other arguments of the network.
         error: Standard error of a single log-SNR.
     """
@@ -166,12 +169,12 @@ def of_the_target(
 
 
 def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) -> list[Diagnostic]:
-    """Test that the coefficients of a sample's elements are proportional at all levels.
+    """Test that the ratios between the coefficients of different elements do not vary with log-SNR.
 
     Args:
         logsnr: Log-SNR of samples.
-        share: The coefficient of each element over their mean. It may be random, if its own mean is
-            that at all levels.
+        share: The coefficient of each element divided by the mean over elements. The share may be
+            random if its mean is the same at all levels.
     """
     kept = logsnr.isfinite() & share.isfinite().all(1)
     num = int(kept.sum()) // _GROUP * _GROUP
@@ -190,12 +193,12 @@ def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) ->
 def of_the_coefficient(
     logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], power: Float[Tensor, " n"]
 ) -> list[Diagnostic]:
-    """Test that a coefficient that is random at one noise level is independent of the noise.
+    """Test that a coefficient that is random at a given log-SNR is independent of the noise.
 
     Args:
         logsnr: Log-SNR of samples.
-        c: Their coefficients.
-        power: The mean squares of their noise.
+        c: Coefficients of the samples.
+        power: Mean squares of the noise of the samples.
     """
     kept = (c > 0) & logsnr.isfinite()
     if kept.sum() < 100:
@@ -209,15 +212,15 @@ def of_the_coefficient(
 
 
 def time_sign(logsnr: Float[Tensor, " n"], given: Sequence[Float[Tensor, " n"]]) -> int:
-    """1 if the time that the network is given runs from noise to data, -1 if from data to noise, 0
-    if it is given none.
+    """Return 1 if the network's time input increases from noise to data, -1 if from data to noise,
+    0 if no time input was found.
     """
     time = next((one for one in given if _is_time(one, logsnr)), None)
     return 0 if time is None else int(_rank_correlation(time, logsnr) > 0) * 2 - 1
 
 
 def _is_time(given: Tensor, logsnr: Tensor) -> bool:
-    """Return whether log-SNR mostly rises, or mostly falls, with a number given to the network."""
+    """Return whether a number given to the network is strongly rank-correlated with log-SNR."""
     if len(given) != len(logsnr) or len(set(given.tolist())) < _MIN_DISTINCT:
         return False
     return abs(_rank_correlation(given, logsnr)) > _MIN_CORRELATION
@@ -229,5 +232,5 @@ def _rank_correlation(one: Tensor, other: Tensor) -> float:
 
 
 def _deviations(ordered: Tensor) -> Tensor:
-    """Values less the means of their neighbours, but for both ends."""
+    """Subtract from each inner value the mean of its two neighbours."""
     return ordered[1:-1] - (ordered[:-2] + ordered[2:]) / 2

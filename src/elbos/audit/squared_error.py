@@ -36,7 +36,7 @@ from elbos.audit.queries import Queries, is_same
 
 
 class _Response(NamedTuple):
-    """Response of the gradient at one call of the network to the answer."""
+    """Response of the gradient to the network output, at one call of the network."""
 
     bend: float  # its growth with the error, over that of a square's
     coupling: float  # how much the error of an element changes the gradient of others
@@ -53,7 +53,7 @@ class _Response(NamedTuple):
 def of_the_error(
     queries: Queries, observations: Mapping[int, Observation]
 ) -> tuple[list[Diagnostic], tuple[int, ...]]:
-    """Test that the loss is a squared error, the same in all elements.
+    """Test that the loss is a squared error with one coefficient for all elements of a sample.
 
     Args:
         queries: The queries.
@@ -84,7 +84,9 @@ def of_the_error(
 
 
 def _averages_out(responses: tuple[_Response, ...]) -> bool:
-    """Return whether a term, if linear, has a constant input and no gradient on average."""
+    """Return whether a linear term averages out: constant input, and zero mean gradient. True for
+    terms that are not linear.
+    """
     first, *others = responses
     if not first.is_linear:
         return True
@@ -94,7 +96,7 @@ def _averages_out(responses: tuple[_Response, ...]) -> bool:
 
 
 def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response]:
-    """Measure the response at every call of the network in a call of the loss."""
+    """Measure the response of the gradient at every network call in a call of the loss."""
 
     def run(answer: Answer) -> list[_Parts]:
         calls = zero.calls if answer == ZERO else queries.instrument(queries.x, seed, answer)
@@ -140,7 +142,7 @@ def _ratio(above: Tensor, below: Tensor, rounding: Tensor) -> float:
 def of_the_calls(
     instrument: Instrument, x: Tensor, observations: Mapping[int, Observation], num_ignored: int
 ) -> list[Diagnostic]:
-    """Test for several network calls in one loss, and for outputs of more than one part."""
+    """Test for several network calls per loss, self-targets, derivatives and additional outputs."""
     num_trained, num_untrained, is_finite = 0, 0, True
     is_self_target = is_derived = is_of_derivative = False
     for seed, zero in observations.items():
@@ -171,7 +173,7 @@ def of_the_calls(
 
 
 def _are_coupled(instrument: Instrument, x: Tensor, seed: int, zero: Observation) -> bool:
-    """Return whether the answer to one call of the network changes the gradient at another."""
+    """Return whether the output of one network call changes the gradient at another call."""
     numbers = range(len(zero.calls) + len(zero.untrained))
     for place, number in enumerate(i for i in numbers if i not in zero.untrained):
         others = instrument(x, seed, Answer(always_moved=(number,)))

@@ -28,7 +28,7 @@ _X, _Z, _OUTPUT, _GRADIENT, _FIRST_DRAW = range(5)  # places in a Gram matrix
 
 @dataclass
 class Step:
-    """Dot products of a training step's vectors, its draws and the conditions of the network."""
+    """Dot products of the vectors of a training step, with random draws and network conditions."""
 
     gram: Float[Tensor, "b r r"]  # of x, z, output, gradient and draws, shared ones last
     shapes: Sequence[Sequence[int]]  # of the shared draws
@@ -49,7 +49,7 @@ def gram_of(vectors: list[Float[Tensor, "b d"]]) -> Float[Tensor, "b k k"]:
 def power_beside(
     gram: Float[Tensor, "n k k"], alpha: Float[Tensor, " n"], x: int, z: int
 ) -> Float[Tensor, " n"]:
-    """Return the squared norm of the noisy data without the data."""
+    """Return the squared norm of the noise: noisy data minus `alpha` times data."""
     power = gram[:, z, z] - 2 * alpha * gram[:, x, z] + alpha**2 * gram[:, x, x]
     return power.clamp(min=1e-300)
 
@@ -57,7 +57,7 @@ def power_beside(
 def least_squares(
     gram: Float[Tensor, "n k k"], basis: list[int], of: int
 ) -> tuple[Float[Tensor, "n p"], Float[Tensor, " n"]]:
-    """Fit one vector by others: their coefficients, and the share of it that they leave."""
+    """Regress one vector on others from dot products; return coefficients and unexplained share."""
     products, right = gram[:, basis][:, :, basis], gram[:, basis, of]
     factors = torch.linalg.lstsq(products, right[:, :, None]).solution[:, :, 0]
     left = 1 - (factors * right).sum(1) / gram[:, of, of].clamp(min=1e-300)
@@ -65,7 +65,7 @@ def least_squares(
 
 
 def _joined(steps: list[Step]) -> tuple[Float[Tensor, "n r r"], Sequence[Sequence[int]]]:
-    """Concatenate the dot products of all steps, with zeros for draws that a step did not have.
+    """Concatenate the dot products of all steps, with zeros for missing draws.
 
     Returns:
         The dot products, and the shapes of the shared draws.
@@ -86,11 +86,11 @@ def _joined(steps: list[Step]) -> tuple[Float[Tensor, "n r r"], Sequence[Sequenc
 def samples_of(
     steps: list[Step], data_scale: float | None, error: float, found: list[Diagnostic]
 ) -> Samples:
-    """Solve for the coefficients of all samples.
+    """Solve for the coefficients of all recorded samples.
 
     Args:
         steps: The recorded steps.
-        data_scale: As `probe`'s.
+        data_scale: As in `probe`.
         error: Rounding error of the coefficients of the target.
         found: Earlier findings.
 

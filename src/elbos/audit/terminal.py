@@ -18,7 +18,7 @@ _NAMES = 18  # characters for the names of the facts
 
 @dataclass(frozen=True)
 class Terminal:
-    """One audit in full, or several side by side, for whatever width there is."""
+    """Terminal output of one audit in full, or of several side by side, at any width."""
 
     audits: Sequence[Audit]
 

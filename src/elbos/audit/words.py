@@ -43,7 +43,7 @@ _CENTRAL = 0.99  # of the samples: beyond, curves may be orders of magnitude awa
 
 
 def in_words(distance: float) -> str:
-    """A distance as a percentage, or, if it is large, as the factor that it is the log of.
+    """Write a log-distance as a percentage, or, if large, as a factor.
 
     Examples:
         >>> in_words(0.081), in_words(0.87)
@@ -56,12 +56,12 @@ def in_words(distance: float) -> str:
 
 
 class Note(NamedTuple):
-    """A line of an audit's heading.
+    """A line in the heading of an audit.
 
     Args:
-        kind: "error"; "slip", of what is to be checked; "published"; or of a verdict, which is
-            neutral, "yes", "no" or "maybe".
-        mark: A sign of that kind.
+        kind: "error"; "slip" (to be checked); "published"; or, for a verdict, "yes", "no" or
+            "maybe".
+        mark: Symbol of the kind.
         text: A sentence or two.
     """
 
@@ -72,12 +72,12 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """An audit beside others.
+    """An audit with the title and colour that distinguish it from other audits.
 
     Attributes:
         audit: The audit.
-        title: Its title, cut to what distinguishes it from the others.
-        color: Of its curves.
+        title: Title of the audit, shortened to what distinguishes it from other audits.
+        color: Colour of the curves.
     """
 
     audit: Audit
@@ -86,14 +86,14 @@ class View:
 
     @property
     def summary(self) -> str:
-        """Summarize the loss in a line: prediction type, coefficient and noise levels."""
+        """Summary of the loss in one line: prediction type, coefficient and noise levels."""
         found = facts(self.audit)
         parts = (f"{name} {found[name]}" for name in ("predicts", "coefficient", "noise levels"))
         return " · ".join(parts)
 
     @cached_property
     def notes(self) -> list[Note]:
-        """Return the first things to know: code errors, resemblances, where the weighting rises."""
+        """Heading lines of the audit: code errors, resemblances, where the weighting increases."""
         recipe = RECIPES[self.audit.recipe].title if self.audit.recipe else ""
         text = render("audit/notes.txt", audit=self.audit, view=self, recipe_title=recipe)
         lines = filter(str.strip, text.splitlines())
@@ -101,8 +101,9 @@ class View:
 
     @property
     def slips(self) -> list[Resemblance]:
-        """Return the parts to check: published ones but for a slip. The sign of a flow whose time
-        runs from noise to data is none.
+        """Parts of the loss that agree with a published loss up to one slip.
+
+        The opposite sign of a flow target is no slip if time runs from noise to data.
         """
         velocity = ("target", "flow", "the other sign") if self.audit.time_sign > 0 else ()
         found = [one for one in self.audit.resembles if one.change]
@@ -113,7 +114,7 @@ class View:
         return target_formula(self.audit)
 
     def noise_levels(self, name: str) -> str:
-        """A named distribution of noise levels with its parameters, and what it is one of."""
+        """Write a named distribution of noise levels with its parameters and coordinate."""
         schedule, text = parse(Schedule, name), _spelled(Schedule, name)
         if isinstance(schedule, Normal | Laplace):
             text += " of log-SNR"
@@ -122,7 +123,7 @@ class View:
 
     @property
     def largest_doubt(self) -> str:
-        """The largest rise that is not excluded."""
+        """Largest increase of the weighting that cannot be excluded, in words."""
         largest = max((one.factor for one in self.audit.undecided), default=1.0)
         return in_words(math.log(largest))
 
@@ -132,7 +133,7 @@ class View:
 
     @property
     def rise(self) -> str:
-        """By how much it rises at most, in one go."""
+        """Largest increase of the weighting over one interval, in words."""
         ends = self.audit.weighting(torch.tensor(self.audit.rising, dtype=torch.float64)).log()
         largest = (ends[:, 1] - ends[:, 0]).max().item()
         if largest > _FROM_NOTHING:
@@ -148,17 +149,17 @@ class View:
 
     @property
     def explanation(self) -> str:
-        """Explain the verdict and the other findings in one paragraph."""
+        """Explanation of the verdict and the diagnostics in one paragraph."""
         return " ".join(render("audit/verdict.txt", audit=self.audit, view=self).split())
 
     @property
     def in_words(self) -> str:
-        """All that is said of it, in one paragraph."""
+        """Summary, notes and explanation of the audit in one paragraph."""
         return " ".join([f"{self.summary}.", *(one.text for one in self.notes), self.explanation])
 
     @property
     def factor(self) -> str:
-        """Explain the factor to the nearest likelihood objective."""
+        """Explanation of the factor that gives the nearest likelihood objective."""
         end = self.audit.factor.end if self.audit.factor else -math.inf
         return (
             f"A factor for the loss of each sample, 1 above log-SNR {fixed(end, 2)}: the least one "
@@ -171,15 +172,15 @@ class View:
 
     @property
     def code(self) -> str:
-        """The code of the factor to the nearest likelihood objective, in lines of less than 80
-        columns; all that are broken are inside brackets.
+        """Code of the factor to the nearest likelihood objective, wrapped to less than 80 columns;
+        wrapped lines break within brackets.
         """
         wrapper = textwrap.TextWrapper(76, subsequent_indent=" " * 8, break_on_hyphens=False)
         return "\n".join(map(wrapper.fill, (self.audit.monotone_code or "").splitlines()))
 
     @property
     def nearest(self) -> list[tuple[str, str]]:
-        """The nearest named weightings, and how far they are off."""
+        """Nearest named weightings with their distances, as text."""
         return [
             (_spelled(Weighting, one.name), _nearness(one.distance, is_first=i == 0))
             for i, one in enumerate(self.audit.closest[:_NUM_NEAREST])
@@ -187,7 +188,7 @@ class View:
 
     @property
     def numbers(self) -> Table:
-        """The curves at some noise levels."""
+        """Table of the curves at evenly spaced log-SNRs."""
         audit, scale = self.audit, 1 + self.audit.negative_mass
         rows = []
         for i in evenly(len(audit.logsnr), _NUM_ROWS):
@@ -206,14 +207,14 @@ class View:
 
     @property
     def central_weights(self) -> Float[Array, " c"]:
-        """The weights of the central noise levels, where nearly all of the samples are."""
+        """Weights at the log-SNRs within the central 99 % of the samples."""
         below = (self.audit.density.cumsum(0) / self.audit.density.sum()).numpy()
         tail = (1 - _CENTRAL) / 2
         return np.asarray(self.audit.weight.numpy()[(below > tail) & (below < 1 - tail)])
 
 
 def views(audits: Sequence[Audit]) -> list[View]:
-    """The audits beside each other, a colour for each.
+    """Wrap audits for display side by side, with distinguishing titles and colours.
 
     Examples:
         >>> from dataclasses import replace
@@ -234,7 +235,7 @@ def _interval(start: float, end: float) -> str:
 
 
 def _short(title: str, others: set[str]) -> str:
-    """The least part of a path, from its end, that no other ends with."""
+    """Shorten a path to the shortest ending that no other title shares."""
     if not (others and _TARGET.fullmatch(title)):
         return title
     parts = re.split(r"(?<=[/:])", title)
@@ -246,7 +247,7 @@ def _short(title: str, others: set[str]) -> str:
 
 
 def _nearness(distance: float, *, is_first: bool) -> str:
-    """Say how far a named weighting is off; of the nearest, whether it is near at all."""
+    """Write the distance of a named weighting; for the nearest, also whether it is near."""
     off = in_words(distance)
     if is_first and distance < SAME:
         return f"same curve ({off}, below {percent(SAME, 0)})"
@@ -262,12 +263,12 @@ def prose(audit: Audit) -> str:
 
 
 def as_dict(audit: Audit) -> dict[str, Any]:
-    """The audit as JSON holds it, and in words."""
+    """Convert an audit to JSON values, with a description in words."""
     return {**audit.to_dict(), "in_words": prose(audit)}
 
 
 def difference(audit: Audit, other: Audit) -> str:
-    """Say how much two weightings differ."""
+    """Describe how much two weightings differ, in one sentence."""
     d = weighting_distance(audit, other)
     if d is None:
         return "The two losses have no noise level in common."
@@ -276,7 +277,7 @@ def difference(audit: Audit, other: Audit) -> str:
 
 
 def facts(audit: Audit) -> dict[str, str]:
-    """Return the facts besides the curves, by name; `NONE` for what is as usual."""
+    """Return the facts of an audit besides its curves, by name; `NONE` for ordinary values."""
     (view,) = views([audit])
     is_measured, (start, end) = audit.source == "measured", audit.central_half
     shares = (audit.share_pure_noise, audit.share_clean)
@@ -310,17 +311,17 @@ def facts(audit: Audit) -> dict[str, str]:
 
 
 def _spelled(kind: type, text: str) -> str:
-    """The text of a weighting or schedule with the values that it has by default."""
+    """Write a weighting or schedule as code, including its default values."""
     return code(parse(kind, text), has_defaults=True)
 
 
 def facts_table(shown: Sequence[View], heads: Sequence[str] = ()) -> Table:
-    """The facts of one audit, or of several side by side.
+    """Build the table of facts of one audit, or of several side by side.
 
     Args:
         shown: The audits.
-        heads: Titles of the columns. Default: none, of one that is shown alone, which has a table
-            of nearest weightings besides.
+        heads: Titles of the columns. Default: none, for a single audit, whose nearest weightings
+            have a table of their own.
     """
     columns = [facts(view.audit) for view in shown]
     rows = [
@@ -333,7 +334,9 @@ def facts_table(shown: Sequence[View], heads: Sequence[str] = ()) -> Table:
 
 
 def facts_tables(shown: Sequence[View], heads: Sequence[str], num: int) -> list[Table]:
-    """The facts of `num` audits side by side, and of three at most."""
+    """Build tables of facts with up to three audits side by side, one table per audit if `num` is
+    larger.
+    """
     num = num if num <= _MAX_BESIDE else 1
     starts = range(0, len(shown), num)
     return [facts_table(shown[i : i + num], heads[i : i + num]) for i in starts]

@@ -14,7 +14,7 @@ KINDS: dict[str, type["Diagnostic"]] = {}
 
 
 class _Formatter(Formatter):
-    """Format fields by functions of `base.numbers`, as in `{share:percent}` or `{x:fixed 2}`."""
+    """Formatter with the functions of `base.numbers`, as in `{share:percent}` or `{x:fixed 2}`."""
 
     def format_field(self, value: Any, format_spec: str) -> Any:
         function, *digits = format_spec.split() or [""]
@@ -25,10 +25,10 @@ class _Formatter(Formatter):
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """A finding about a loss that its weighting does not show.
+    """A finding about a loss that the weighting alone does not show.
 
-    A kind of finding is a subclass with fields and one sentence; `DeclaredNoise` is of the kind
-    "declared-noise", under which JSON holds it.
+    Each kind of finding is a subclass with fields and one sentence. The kind of `DeclaredNoise` is
+    "declared-noise", also in JSON.
 
     Examples:
         >>> from elbos.audit.diagnostics import OffsetNoise
@@ -50,10 +50,10 @@ class Diagnostic:
 
     @classmethod
     def from_values(cls, kind: str, values: Mapping[str, Any]) -> "Diagnostic":
-        """Build the diagnostic of a kind.
+        """Build the diagnostic of a kind from its values.
 
         Raises:
-            ValueError: If there is no such kind, or it has other values.
+            ValueError: If there is no such kind, or the kind has other values.
         """
         if kind not in KINDS:
             raise ValueError(f"There is no diagnostic {kind!r}: {suggestion(kind, KINDS)}")
@@ -64,16 +64,16 @@ class Diagnostic:
 
     @property
     def values(self) -> dict[str, float | str | list[float]]:
-        """Return the fields by name, without those that are None."""
+        """Fields of the diagnostic by name, without fields that are None."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in found.items() if value is not None}
 
     @property
     def text(self) -> str:
-        """Return the sentence with the values in it."""
+        """Sentence of the diagnostic with its values filled in."""
         return _Formatter().vformat(self.template, (), vars(self))
 
     @property
     def template(self) -> str:
-        """Return the sentence before formatting; a type with variants of it chooses one."""
+        """Sentence of the diagnostic before formatting; types with several sentences select one."""
         return self.sentence
