@@ -50,12 +50,12 @@ class Stored:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Data type of the elements."""
+        """Data type of the tensor's elements."""
         found: torch.dtype = self._parts[0][... if self.ndim == 0 else slice(0, 0)].dtype
         return found
 
     def __getitem__(self, rows: slice | EllipsisType) -> Tensor:
-        """Read the tensor, or rows `start` to `stop` of it."""
+        """Read the whole tensor (`...`), or the rows of a slice."""
         if self.ndim == 0:
             number: Tensor = self._parts[0][...]
             return number.clone()
@@ -74,31 +74,31 @@ ReadableGroups = Mapping[str, Mapping[str, Tensor | Stored]]
 
 
 class DamagedCheckpoint(CorruptFile):
-    """A checkpoint with a file that is missing, cut short or changed."""
+    """Error: a file of the checkpoint is missing, truncated or changed."""
 
 
 # --- finding -------------------------------------------------------------------------------------
 
 
 def kept(folder: Path) -> dict[int, Path]:
-    """List the checkpoints in a folder by step, in order."""
+    """Return the checkpoints in a folder, keyed by step, in ascending order."""
     if not folder.is_dir():
         return {}
-    with os.scandir(folder) as entries:  # as of one moment: a training may rename them
+    with os.scandir(folder) as entries:  # listed at once: a running training renames checkpoints
         found = [Path(entry) for entry in entries if entry.is_dir() and entry.name.isdecimal()]
     return dict(sorted((int(path.name), path) for path in found))
 
 
 def latest(folder: Path) -> Path | None:
-    """Return the checkpoint of the highest step in `folder`, or None."""
+    """Return the path of the latest checkpoint in `folder`, or None without checkpoints."""
     return next(reversed(kept(folder).values()), None)
 
 
 def of_step(folder: Path, step: int | None) -> Path:
-    """Return the checkpoint of a step; by default, of the highest.
+    """Return the path of the checkpoint of a step; by default, of the latest step.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint; it lists the steps that have one.
+        FileNotFoundError: If there is no such checkpoint; the message lists the available steps.
     """
     found, run = kept(folder), folder.parent
     if not found:
@@ -114,10 +114,10 @@ def of_step(folder: Path, step: int | None) -> Path:
 
 
 def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
-    """Write the checkpoint of `step` and delete all but the latest `num_kept`.
+    """Write the checkpoint of `step` and delete all checkpoints but the latest `num_kept`.
 
     Raises:
-        OSError: If it cannot be written; the earlier checkpoints are then untouched.
+        OSError: If the checkpoint cannot be written; earlier checkpoints are then untouched.
     """
     partial = new_partial(folder, step)
     try:
@@ -128,7 +128,7 @@ def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
 
 
 def new_partial(folder: Path, step: int) -> Path:
-    """Make the temporary folder in which the parts of a checkpoint are collected."""
+    """Create the temporary folder into which all processes write a checkpoint."""
     partial = files.partial(folder / f"{step:08d}")
     with files.named_errors(folder):
         shutil.rmtree(partial, ignore_errors=True)
@@ -137,10 +137,10 @@ def new_partial(folder: Path, step: int) -> Path:
 
 
 def write_part(partial: Path, part: int, groups: Groups) -> None:
-    """Write one process's part of a checkpoint: its rows of each tensor.
+    """Write one process's part of a checkpoint: the process's rows of each tensor.
 
-    Part 0 has the tensors that are not sharded, too. Processes on several machines write to a file
-    system that they share.
+    Part 0 also holds the tensors that are not sharded. Processes on several machines need a shared
+    file system.
     """
     with files.named_errors(partial.parent):
         digests = {}
@@ -151,7 +151,7 @@ def write_part(partial: Path, part: int, groups: Groups) -> None:
 
 
 def finish(partial: Path, folder: Path, step: int, *, num_parts: int, num_kept: int) -> None:
-    """Turn complete parts into a checkpoint, and delete all but the latest `num_kept`.
+    """Combine complete parts into a checkpoint; delete all checkpoints but the latest `num_kept`.
 
     Raises:
         OSError: If a file cannot be written.
@@ -165,7 +165,7 @@ def finish(partial: Path, folder: Path, step: int, *, num_parts: int, num_kept: 
             file.unlink()
         manifest = json.dumps({"step": step, "sha256": digests}, indent=2)
         files.write(partial / "manifest.json", manifest.encode())
-        if path.exists():  # of the same step
+        if path.exists():  # a checkpoint of the same step
             _remove(path)
         partial.rename(path)
     for old in list(kept(folder).values())[:-num_kept]:
@@ -173,10 +173,10 @@ def finish(partial: Path, folder: Path, step: int, *, num_parts: int, num_kept: 
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write CPU tensors as a safetensors file, and return its SHA-256.
+    """Write CPU tensors as a safetensors file, and return the SHA-256 of the file.
 
-    The tensors are neither copied nor serialized at once, which would hold Python's lock, and with
-    it the training.
+    Tensors are written one by one without a copy: serializing all of them in one call would hold
+    Python's global lock and block the training.
     """
     ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])))
     empty = pack({name: tensor.new_empty(0) for name, tensor in ordered.items()})
@@ -212,12 +212,12 @@ def _remove(path: Path) -> None:
 def reading_step(
     folder: Path, step: int | None, only: str | None = None
 ) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
-    """Read the checkpoint of a step, by default of the highest, as `reading` does.
+    """Verify and read the checkpoint of a step, by default of the latest step, as `reading` does.
 
-    If a training deletes it meanwhile, having saved the next one, that is read.
+    If a running training replaces the latest checkpoint meanwhile, the newer one is read.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint; it lists the steps that have one.
+        FileNotFoundError: If there is no such checkpoint; the message lists the available steps.
         DamagedCheckpoint, ValueError: As `reading` does.
     """
     with ExitStack() as stack:
@@ -237,14 +237,14 @@ def reading_step(
 def reading(
     path: Path, only: str | None = None
 ) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
-    """Verify a checkpoint and read its step and its groups of tensors.
+    """Verify a checkpoint; yield its step and its groups of tensors.
 
     Args:
         path: The checkpoint.
-        only: The one group that is read. Default: all.
+        only: Name of a single group to read. Default: all groups.
 
     Raises:
-        DamagedCheckpoint: If a file is missing, cut short or changed.
+        DamagedCheckpoint: If a file is missing, truncated or changed.
         ValueError: If the `with` block finds that the tensors belong to another network.
     """
     verify(path, only)
@@ -259,15 +259,15 @@ def reading(
 
 
 def verify(path: Path, only: str | None = None, share: slice = slice(None)) -> None:
-    """Compare the files of a checkpoint with their SHA-256.
+    """Raise a DamagedCheckpoint unless all files of a checkpoint match their recorded SHA-256.
 
     Args:
         path: The checkpoint.
-        only: The one group that is verified. Default: all.
-        share: A part of the files: processes that use a checkpoint together verify some each.
+        only: Name of a single group to verify. Default: all groups.
+        share: Slice of the list of files, so that processes divide the verification.
 
     Raises:
-        DamagedCheckpoint: If a file is missing, cut short or changed.
+        DamagedCheckpoint: If a file is missing, truncated or changed.
     """
     with _naming_damage(path):
         digests = _manifest(path)[1]
@@ -280,11 +280,11 @@ def verify(path: Path, only: str | None = None, share: slice = slice(None)) -> N
 def opened(
     path: Path, only: str | None = None
 ) -> Iterator[tuple[int, dict[str, dict[str, Stored]]]]:
-    """Open a verified checkpoint: its step, and its groups of tensors, read on demand.
+    """Open a verified checkpoint; yield its step and its groups of tensors, read on demand.
 
     Args:
         path: The checkpoint.
-        only: The one group that is opened. Default: all.
+        only: Name of a single group to open. Default: all groups.
 
     Raises:
         DamagedCheckpoint: If a file is missing or holds no tensors.
@@ -321,9 +321,9 @@ def opened(
 
 
 def require_dtypes(groups: ReadableGroups, own: Groups) -> None:
-    """Raise a ValueError if a tensor has another dtype than the one that it replaces.
+    """Raise a ValueError if a stored tensor and the tensor of the run differ in dtype.
 
-    Torch itself would convert it silently.
+    Torch itself would convert the stored tensor silently.
     """
     for group, tensors in own.items():
         for name, tensor in tensors.items():
@@ -333,7 +333,7 @@ def require_dtypes(groups: ReadableGroups, own: Groups) -> None:
 
 
 def _manifest(path: Path) -> tuple[int, dict[str, str]]:
-    """Read the step of a checkpoint and the digest of every file, parts of a group in order."""
+    """Read manifest.json: the step of a checkpoint, and the SHA-256 of each file by name."""
     manifest = read_object(path / "manifest.json")
     step, digests = manifest["step"], manifest["sha256"]
     if type(step) is not int or step != int(path.name):
@@ -345,18 +345,18 @@ def _manifest(path: Path) -> tuple[int, dict[str, str]]:
 
 
 def _group(name: str) -> str:
-    """Return the group whose tensors, or some of their rows, are in a file."""
+    """Return the name of the group that a file belongs to: `network__1` to network."""
     return name.partition(_PART)[0]
 
 
 def _of_group(names: Iterable[str], only: str | None) -> list[str]:
-    """Select the files of one group, or all."""
+    """Select the names of the files of one group; all names if `only` is None."""
     return [name for name in names if only in (None, _group(name))]
 
 
 @contextmanager
 def _naming_damage(path: Path) -> Iterator[None]:
-    """Turn errors of its files into one that names the checkpoint and a remedy."""
+    """Convert errors on reading a checkpoint into a DamagedCheckpoint with path and remedy."""
     try:
         yield
     except (FileNotFoundError, KeyError, TypeError, AttributeError, ValueError) as error:

@@ -22,7 +22,7 @@ from elbos.training.network import OwnNetwork
 
 
 def command_name(cls: type) -> str:
-    """Return the name of a class on the command line: `SoftMinSNR` is soft-min-snr."""
+    """Return the command-line name of a class: `SoftMinSNR` is soft-min-snr."""
     name = cls.__name__.removesuffix("Config")
     joined = {"InDI", "CosMap", "JiT", "UNet", "UViT", "ViT"}
     name = name.capitalize() if name in joined else name
@@ -30,7 +30,7 @@ def command_name(cls: type) -> str:
 
 
 def _choice(*classes: type) -> Any:
-    """Make the union of `classes`, each by its name on the command line."""
+    """Return the union of `classes` as subcommands under their command-line names."""
     return Union[  # noqa: UP007, built at run time
         tuple(
             Annotated[cls, tyro.conf.subcommand(command_name(cls), description=_summary(cls))]
@@ -40,13 +40,13 @@ def _choice(*classes: type) -> Any:
 
 
 def _summary(cls: type) -> str:
-    """Return the first paragraph of a docstring, without the formulas that follow its words."""
+    """Return the first paragraph of a class's docstring, without trailing formulas."""
     summary, _, _ = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
     return re.sub(r",\s+\$[^$]+\$(?=[.:])", "", summary)
 
 
 def require_storable(weighting: weightings.WeightFunction) -> None:
-    """Raise a ValueError for a weighting that config.json cannot hold.
+    """Raise a ValueError for a user-defined weighting, which config.json cannot store.
 
     Examples:
         >>> import torch
@@ -76,7 +76,7 @@ else:
     ClosedForm = _choice(*weightings.WEIGHTINGS)
 
     def _own_weighting(function: str) -> Tabulated:
-        """A user-defined function, FILE.py:FUNCTION, from a tensor of log-SNRs to weights."""
+        """User-defined weighting: FILE.py:FUNCTION maps a tensor of log-SNRs to weights."""
         return Tabulated.from_file(function)
 
     Simple = Union[  # noqa: UP007, built at run time
@@ -84,11 +84,11 @@ else:
     ]
 
     def _monotone(inner: Simple) -> weightings.Monotone:
-        """The monotone envelope: the smallest non-increasing weighting above another one."""
+        """Monotone envelope: the smallest non-increasing weighting above a given weighting."""
         return weightings.Monotone(inner)
 
     def _shifted(inner: Simple, shift: float) -> weightings.Shifted:
-        """Another weighting shifted along the log-SNR: by a positive shift to cleaner data."""
+        """A weighting shifted along the log-SNR; positive shifts move weight to cleaner data."""
         return weightings.Shifted(inner, shift)
 
     Weight = Union[  # noqa: UP007, built at run time
@@ -99,18 +99,18 @@ else:
     Fixed = _choice(*schedules.SCHEDULES)
 
     def _mixture(schedules: str, shares: tuple[float, ...]) -> Mixture:
-        """A mixture of several schedules, as Python with commas between them, with their shares."""
+        """Mixture of schedules, given as comma-separated Python expressions, with their shares."""
         parts = parse(tuple[Schedule, ...], schedules, "schedules")
         return Mixture(schedules=parts, shares=shares)
 
     def _flow_times(
         inner: Fixed, shift: float = 1.0, time_min: float = 0.0, time_max: float = 1.0
     ) -> FlowTimes:
-        """Another schedule's times of rectified flow, shifted, then mapped to a range of times."""
+        """A schedule whose rectified-flow times are shifted, then mapped to a range of times."""
         return FlowTimes(inner=inner, shift=shift, time_min=time_min, time_max=time_max)
 
     def _zero_terminal(inner: Fixed, snr_shift: float = 1.0) -> ZeroTerminal:
-        """Another schedule, its SNR divided by a shift, rescaled to end at pure noise."""
+        """A schedule whose SNR is divided by a shift, then rescaled to zero terminal SNR."""
         return ZeroTerminal(inner=inner, snr_shift=snr_shift)
 
     NoiseSchedule = Union[  # noqa: UP007, built at run time
@@ -122,15 +122,15 @@ else:
     Prediction = _choice(*parameterizations.PARAMETERIZATIONS)
 
     def _own_network(function: str) -> OwnNetwork:
-        """A user-defined network, a torch.nn.Module that FILE.py:FUNCTION returns.
+        """User-defined network: a torch.nn.Module that FILE.py:FUNCTION returns.
 
-        The function gets the shape of one sample and the number of classes, or None. The
-        network is called with (z, logsnr, label); the label -1 stands for none.
+        The function is called with the shape of one sample and the number of classes, or None. The
+        network is called with (z, logsnr, label); the label -1 is the null label.
         """
         return OwnNetwork.from_file(function)
 
     def _diffusers_network(config: Path) -> DiffusersConfig:
-        """A network of diffusers, UNet2DModel or DiTTransformer2DModel, from its config.json.
+        """Network of diffusers, UNet2DModel or DiTTransformer2DModel, given by its config.json.
 
         Missing channels, size and number of classes are filled in from the data.
         """

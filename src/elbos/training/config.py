@@ -103,7 +103,7 @@ class Config:
         self.sampling.logsnrs(self.schedule)  # raises if there are none
 
     def require_usable_loss(self) -> None:
-        """Raise a ValueError if the loss has a negative, infinite or vanishing factor."""
+        """Raise a ValueError if the factor of the loss is negative, infinite or zero everywhere."""
         times = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
         logsnr = self.schedule.logsnr(times)
         factor = self.objective.coefficient(logsnr).float()
@@ -120,7 +120,7 @@ class Config:
             )
 
     def require_guidable(self, sampling: Sampling) -> None:
-        """Raise a ValueError for guidance of a network that is not also trained without labels."""
+        """Raise a ValueError for guidance unless the network trains with and without labels."""
         if sampling.guidance != 1 and not (self.use_labels and 0 < self.label_dropout < 1):
             raise ValueError(
                 f"guidance is {sampling.guidance}, but the network does not learn both with and "
@@ -129,9 +129,9 @@ class Config:
             )
 
     def identity(self) -> dict[str, Any]:
-        """Encode everything that decides the numbers of the run.
+        """Encode all settings that affect the run's results: all but `output` and `execution`.
 
-        Its digests are names of runs and keys of scores.
+        Names of runs and keys of scores are digests of this encoding.
         """
         encoded: dict[str, Any] = encode(self)
         del encoded["output"], encoded["execution"]
@@ -139,16 +139,16 @@ class Config:
 
     @property
     def snapshot_every(self) -> int:
-        """Number of images between two snapshots of averages."""
+        """Number of images between two snapshots of the averaged weights."""
         return self.averaging.snapshot_every or -(-self.num_images // NUM_SNAPSHOTS)
 
     @property
     def num_steps(self) -> int:
-        """Number of optimizer steps, the last of them complete."""
+        """Number of optimizer steps: `num_images / batch_size`, rounded up."""
         return -(-self.num_images // self.batch_size)
 
     def learning_rate(self, step: int) -> float:
-        """Compute the learning rate of a step: linear warm-up, and cosine decay if used."""
+        """Compute the learning rate of a step: linear warm-up, times cosine decay if configured."""
         num_images = (step + 1) * self.batch_size
         warmup = min(1.0, num_images / max(self.optimizer.warmup_images, 1))
         decay = 0.5 * (1 + math.cos(math.pi * step / self.num_steps))
@@ -158,7 +158,7 @@ class Config:
 
     @property
     def long_warmup(self) -> str | None:
-        """Describe a warm-up of more than a fifth of the run, with the learning rate reached."""
+        """Warning text for a warm-up longer than a fifth of the run; None for a shorter warm-up."""
         share = self.optimizer.warmup_images / self.num_images
         if share <= MAX_WARMUP:
             return None
@@ -171,7 +171,7 @@ class Config:
 
     @property
     def objective(self) -> Objective:
-        """Weighting, schedule and prediction type, together."""
+        """Training objective: weighting, noise schedule and prediction type."""
         return Objective(
             weighting=self.weighting,
             schedule=self.schedule,
@@ -181,9 +181,9 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Settings of a training that a model's numbers depend on, for reports.
+    """Training settings of a model, for reports.
 
-    They are None where unknown, as for a model that was trained elsewhere.
+    Unknown settings are None, such as those of a model that was trained elsewhere.
     """
 
     weighting: str | None
@@ -200,11 +200,11 @@ class Training:
 
 
 def read_config(path: Path) -> Config:
-    """Read a configuration: the output of `elbos train --dry-run`, or a run's config.json.
+    """Read a configuration file: the output of `elbos train --dry-run`, or a run's config.json.
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it holds no configuration.
+        ValueError: If the file holds no configuration.
     """
     try:
         config: Config = decode(Config, files.read_json(path))
@@ -216,7 +216,7 @@ def read_config(path: Path) -> Config:
 
 
 def run_config(directory: RunDirectory) -> Config:
-    """Read the configuration of a run.
+    """Read the configuration of a run from config.json.
 
     Raises:
         FileNotFoundError: If this is not a run directory.

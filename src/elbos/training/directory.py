@@ -30,7 +30,7 @@ from elbos.base.formats import CorruptFile, read_object
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Paths, lock, JSON files and log of a run directory."""
+    """Run directory: its paths, lock, JSON files and log."""
 
     path: Path
 
@@ -41,24 +41,24 @@ class RunDirectory:
 
     @property
     def samples(self) -> Path:
-        """Folder of grids of samples."""
+        """Folder of images with grids of samples."""
         return self.path / "samples"
 
     @property
     def averages(self) -> Path:
-        """Folder of snapshots of averages of the weights."""
+        """Folder of snapshots of the averaged weights."""
         return self.path / "ema"
 
     @property
     def evaluation(self) -> Path:
-        """Folder of the evaluation's parts."""
+        """Folder of the evaluation's intermediate results."""
         return self.path / "evaluation"
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """Read the object in a JSON file of the directory; None if there is no such file.
+        """Read the object in a JSON file of the directory; return None if the file is missing.
 
         Raises:
-            ValueError: If the file holds no object.
+            ValueError: If the file holds no JSON object.
         """
         file = self.path / name
         if not file.exists():
@@ -69,15 +69,15 @@ class RunDirectory:
             raise CorruptFile(f"{file} is corrupt: restore it.") from None
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        """Write a JSON file of the directory."""
+        """Write an object to a JSON file of the directory."""
         files.write(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Make the directory, and lock it against other trainings within the `with` block.
+        """Create the directory, and lock it against other trainings within the `with` block.
 
         Raises:
-            ValueError: If another process trains in it, or the path is a file.
+            ValueError: If another process trains in the directory, or the path is a file.
             OSError: If the directory cannot be written.
         """
         if self.path.exists() and not self.path.is_dir():
@@ -104,11 +104,11 @@ class RunDirectory:
             )
 
     def log(self, **values: Any) -> None:
-        """Append a line to metrics.jsonl."""
+        """Append named values as a line to metrics.jsonl."""
         files.append(self.path / "metrics.jsonl", (json.dumps(values) + "\n").encode())
 
     def rewind_log(self, step: int) -> None:
-        """Drop the lines after `step`, and corrupt lines of a machine that went down."""
+        """Delete the lines of metrics.jsonl after `step`, and incomplete lines left by a crash."""
         file = self.path / "metrics.jsonl"
         if file.exists():
             lines = files.read(file).splitlines(keepends=True)
@@ -116,7 +116,7 @@ class RunDirectory:
 
 
 def _logged_step(line: bytes) -> float:
-    """Parse the step of a line of metrics.jsonl; infinite if the line is corrupt."""
+    """Parse the step of a line of metrics.jsonl; return infinity for a corrupt line."""
     try:
         return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
     except (ValueError, KeyError, TypeError, OverflowError):

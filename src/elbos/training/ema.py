@@ -46,10 +46,10 @@ _NAME = re.compile(r"(\d{8,})-(0\.\d+)\.safetensors")
 
 
 def exponent(relative_width: float) -> float:
-    r"""Compute the exponent $\gamma$ of the power function of a relative width.
+    r"""Compute the exponent $\gamma$ of a power-function average from its relative width.
 
     Args:
-        relative_width: $\sigma_\mathrm{rel}$, above 0 and at most $12^{-1/2}$, where it is 0.
+        relative_width: $\sigma_\mathrm{rel}$, above 0 and at most $12^{-1/2}$, where $\gamma = 0$.
 
     Examples:
         >>> round(exponent(0.05), 2), round(exponent(0.10), 2)
@@ -60,21 +60,21 @@ def exponent(relative_width: float) -> float:
 
 
 def group_of(width: float) -> str:
-    """Return the group in a checkpoint of the average of a snapshot width: `ema_0_05`."""
+    """Return the checkpoint group of the average with a snapshot width: `ema_0_05` for 0.05."""
     return f"{MAIN}_{width}".replace(".", "_")
 
 
 class EMA:
-    """Copies of a network whose weights are averages of the original's over the steps.
+    """Power-function averages of a network's weights over the training steps, one per width.
 
     Args:
-        network: The original.
+        network: The network that is trained.
         config: The widths of the averages.
 
     Attributes:
-        networks: The copies by their group in a checkpoint: "ema", which is sampled, first.
+        networks: Averaged networks by checkpoint group; the first, "ema", is sampled.
         widths: Relative widths of the averages, by group.
-        exponents: Exponents of the power functions of the averages, by group.
+        exponents: Exponents of the power functions, by group.
     """
 
     def __init__(self, network: nn.Module, config: Averaging) -> None:
@@ -87,15 +87,15 @@ class EMA:
 
     @property
     def network(self) -> nn.Module:
-        """The copy that is sampled and evaluated."""
+        """Averaged network that is sampled and evaluated."""
         return self.networks[MAIN]
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Add the weights after a step to the averages.
+        """Update all averages with the weights after a step.
 
         Args:
-            network: The original.
+            network: The network that is trained.
             step: Number of the step, from 1.
         """
         weights = list(map(local, network.parameters()))
@@ -107,9 +107,10 @@ class EMA:
                 torch._foreach_copy_(list(average.buffers()), buffers)
 
     def snapshots(self, *, is_main: bool) -> dict[float, dict[str, Tensor]]:
-        """Copy the averages of `snapshot_widths` to the CPU, by width, in the main process.
+        """Copy the averages of all snapshot widths to the CPU, keyed by width, in the main process.
 
-        All processes call it, since each may hold a shard.
+        All processes must call this method, since each may hold a shard; all but the main process
+        return empty dictionaries.
         """
         averages: dict[float, dict[str, Tensor]] = {}
         for group, network in self.networks.items():
@@ -124,12 +125,12 @@ class EMA:
 
 
 class Snapshot(NamedTuple):
-    """A file with the average of one width after a step.
+    """Snapshot file: the averaged weights of one width after a step.
 
     Attributes:
-        step: The number of the step.
-        width: Its relative width.
-        path: The file.
+        step: Number of the step.
+        width: Relative width of the average.
+        path: Path of the file.
     """
 
     step: int
@@ -137,14 +138,14 @@ class Snapshot(NamedTuple):
     path: Path
 
     def read(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Read the averaged parameters by name.
+        """Read the averaged parameters of the snapshot, keyed by name.
 
         Args:
-            own: Tensors of the same network, which include these parameters.
+            own: Tensors of the same network, by name, to compare shapes.
 
         Raises:
             OSError: If the file cannot be read.
-            ValueError: If it is corrupt or belongs to another network.
+            ValueError: If the file is corrupt or belongs to another network.
         """
         try:
             tensors = unpack(files.read(self.path), self.path)
@@ -160,7 +161,7 @@ class Snapshot(NamedTuple):
 
 
 def write_snapshots(folder: Path, step: int, averages: dict[float, dict[str, Tensor]]) -> None:
-    """Write the snapshots of a step, as `EMA.snapshots` returns them, into a folder.
+    """Write the snapshots of a step, the result of `EMA.snapshots`, into a folder.
 
     Raises:
         OSError: If a file cannot be written.
@@ -171,6 +172,6 @@ def write_snapshots(folder: Path, step: int, averages: dict[float, dict[str, Ten
 
 
 def snapshots(folder: Path) -> list[Snapshot]:
-    """List the snapshots in a folder, which may be missing, in order of steps and widths."""
+    """List the snapshots in a folder by step and width; empty if the folder is missing."""
     found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("*.safetensors"))
     return sorted(Snapshot(int(name[1]), float(name[2]), path) for name, path in found if name)

@@ -26,13 +26,13 @@ _MAX_GRAPHS = 64  # of one function: torch's 8 are too few for the stages of a U
 
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:
-    """Return the autocast context of a run's precision."""
+    """Return the autocast context for the precision of a run."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
 @contextmanager
 def fast_kernels(config: Config, device: torch.device) -> Iterator[None]:
-    """Let cuDNN benchmark its kernels, and set TF32 as configured; restore both afterwards."""
+    """Enable cuDNN benchmarking and set TF32 as configured within the `with` block, on CUDA."""
     if device.type != "cuda":
         yield
         return
@@ -51,21 +51,21 @@ def fast_kernels(config: Config, device: torch.device) -> Iterator[None]:
 
 
 def is_compiled(config: Config, device: torch.device) -> bool:
-    """Return whether a run is compiled on a device: by default on GPUs."""
+    """Return whether to compile a run with torch.compile on a device; by default on CUDA alone."""
     chosen = config.execution.compile
     return chosen == "on" or (chosen == "auto" and device.type == "cuda")
 
 
 def one_graph(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function; a compiled caller includes it in its own graph."""
+    """Compile a function with torch.compile; a compiled caller inlines the function."""
     found: Callable[..., Any] = torch.compile(function, options=_OPTIONS)
     return found
 
 
 def compile_(loss: Loss) -> None:
-    """Compile a loss and its network as one graph; under FSDP2, block by block, a graph per shape.
+    """Compile a loss in place: with its network as one graph, or under FSDP2 block by block.
 
-    Under FSDP2 the random numbers of the loss are a graph of their own.
+    Under FSDP2 each block has a graph per shape, and the random draws of the loss have another.
     """
     loss.drawn = one_graph(loss.drawn)
     if not (parts := sharded_parts(loss.network)):
@@ -76,9 +76,9 @@ def compile_(loss: Loss) -> None:
 
 @contextmanager
 def compiling(*, is_on: bool) -> Iterator[None]:
-    """Raise a one-line ValueError where torch.compile fails within the `with` block.
+    """Convert failures of torch.compile within the `with` block into a one-line ValueError.
 
-    It fails without a C++ compiler, and for the gradient of a gradient, as of an energy.
+    Compilation fails without a C++ compiler, and for double backward, as in energy-based networks.
     """
     stack = ExitStack()
     if is_on:
@@ -104,10 +104,10 @@ def compiling(*, is_on: bool) -> Iterator[None]:
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """Return the outermost modules with children in the network's lists of modules.
+    """Return the blocks of a network: outermost modules with children in its `ModuleList`s.
 
     Raises:
-        ValueError: If there is no such block.
+        ValueError: If the network has no such block.
     """
 
     def search(module: nn.Module) -> Iterator[nn.Module]:
@@ -128,7 +128,7 @@ def blocks(network: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def checkpointed(found: Sequence[nn.Module]) -> Iterator[None]:
-    """Compute blocks again in backward passes within the `with` block."""
+    """Apply activation checkpointing to the given modules within the `with` block."""
     for block in found:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     try:

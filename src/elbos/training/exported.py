@@ -33,12 +33,12 @@ _MAX_REASON = 200  # characters: torch lists all tensors that differ
 
 
 def is_export(path: Path) -> bool:
-    """Return whether a folder holds exported weights, of any format."""
+    """Return whether a folder is an export, of any format."""
     return (path / MANIFEST).is_file()
 
 
 def ends(directory: RunDirectory) -> tuple[float, float] | None:
-    """Return the range of log-SNRs of exported weights; None for a folder that is no export.
+    """Return the log-SNR range on which an export was trained; None if the folder is no export.
 
     Raises:
         ValueError: If elbos.json is corrupt.
@@ -53,7 +53,7 @@ def ends(directory: RunDirectory) -> tuple[float, float] | None:
 
 
 def write(folder: Path, weights: Mapping[str, Tensor]) -> str:
-    """Write weights into a folder, and return their SHA-256."""
+    """Write weights to model.safetensors in a folder, and return the SHA-256 of the file."""
     content = pack(weights)
     files.write(folder / WEIGHTS, content)
     return hashlib.sha256(content).hexdigest()
@@ -62,7 +62,7 @@ def write(folder: Path, weights: Mapping[str, Tensor]) -> str:
 def averaged(
     directory: RunDirectory, step: int | None = None
 ) -> AbstractContextManager[tuple[int, Weights]]:
-    """Read the step and the averaged weights of a run or an export, within a `with` block.
+    """Return a context manager that reads step and averaged weights of a run or an export.
 
     Args:
         directory: The run or the export.
@@ -70,7 +70,7 @@ def averaged(
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: As `checkpoint.reading` and `reading` do, or for a step of an export.
+        ValueError: As in `checkpoint.reading` and `reading`, or if `step` is given for an export.
     """
     if not is_export(directory.path):
         checkpoint.of_step(directory.checkpoints, step)  # raises at once if there is none
@@ -88,12 +88,12 @@ def _of_checkpoint(directory: RunDirectory, step: int | None) -> Iterator[tuple[
 
 @contextmanager
 def reading(directory: RunDirectory) -> Iterator[tuple[int, Weights]]:
-    """Read the step and the averaged weights of an export, within a `with` block.
+    """Read an export; yield its step and averaged weights.
 
     Raises:
-        OSError: If they cannot be read.
-        ValueError: If they are corrupt, or the `with` block finds that they belong to another
-            network.
+        OSError: If a file cannot be read.
+        ValueError: If a file is corrupt, or the `with` block finds that the weights belong to
+            another network.
     """
     manifest, path = directory.read(MANIFEST) or {}, directory.path / WEIGHTS
     content, step = files.read(path), manifest.get("step")
@@ -111,11 +111,11 @@ def reading(directory: RunDirectory) -> Iterator[tuple[int, Weights]]:
 
 
 def initial_weights(config: Config, init: Path) -> Weights:
-    """Read the averaged weights of the run in `init`, to start the training of `config` from.
+    """Read the averaged weights of the run in `init`, as initial weights for `config`.
 
     Raises:
         FileNotFoundError: If there is no run, or no checkpoint yet.
-        ValueError: If its network or its prediction type is another.
+        ValueError: If the network or the prediction type of the two runs differ.
     """
     directory = RunDirectory(init)
     other = run_config(directory)

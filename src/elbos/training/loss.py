@@ -13,13 +13,13 @@ from elbos.training.config import Config
 
 
 class Loss(nn.Module):
-    """Loss per sample, which compiles to one graph with the network.
+    """Training loss as a module around the network, so that both compile to one graph.
 
     Args:
         network: The network.
         objective: The objective, with the run's schedule.
         config: Share of dropped labels, and seed.
-        null_cond: Null condition, which replaces a dropped label.
+        null_cond: Null condition, which replaces dropped labels.
     """
 
     network: nn.Module
@@ -43,14 +43,14 @@ class Loss(nn.Module):
         step: Int64[Tensor, ""],
         samples: Int64[Tensor, " b"],
     ) -> Float[Tensor, " b"]:
-        """Compute the losses, nats/dim.
+        """Compute the weighted loss of each sample, in nats/dim.
 
         Args:
             x: Data.
-            levels: Their noise levels, as `Objective.levels` returns them.
-            cond: Their condition.
+            levels: Noise levels of the samples, in the format of `Objective.levels`.
+            cond: Condition of the samples, or None.
             step: Number of the step.
-            samples: Numbers of the samples in the global batch.
+            samples: Indices of the samples in the global batch.
         """
         eps, cond = self.drawn(x, cond, step, samples)
         return self._objective.loss_at(levels, self._called, x, eps, cond)
@@ -62,7 +62,7 @@ class Loss(nn.Module):
         step: Int64[Tensor, ""],
         samples: Int64[Tensor, " b"],
     ) -> tuple[Float[Tensor, "b *d"], Condition]:
-        """Draw the noise, and drop some of the labels."""
+        """Draw the noise, and replace a random share of the conditions by the null condition."""
         if cond is not None and self._share > 0:
             is_hidden = self._hiding.uniform(step, samples, 1)[:, 0] <= self._share
             cond = replace_conds(cond, self._null_cond, is_hidden)

@@ -38,10 +38,10 @@ _PEAKS = {  # dense bfloat16 FLOP/s, by a part of the device's name
 
 
 def keep_freed_memory() -> None:
-    """Let glibc's malloc reuse freed blocks instead of returning them to the system.
+    """Configure glibc's malloc to keep freed memory instead of returning it to the system.
 
-    It returns blocks of megabytes when they are freed, and gets them again, zeroed page by page, in
-    the next step: 15 to 20 % of a step of the `fashion` preset on two cores.
+    By default malloc returns blocks of megabytes on release and requests them again, zeroed page by
+    page, in the next step: 15 to 20 % of a step of the `fashion` preset on two cores.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -52,7 +52,7 @@ def keep_freed_memory() -> None:
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """Describe the device, the system and the versions of Python, elbos and torch."""
+    """Return names of the device and the system, and versions of Python, elbos and torch."""
     return {
         "device": _device(device),
         "system": f"{platform.system()} {platform.machine()}",
@@ -62,20 +62,20 @@ def machine(device: torch.device) -> dict[str, str]:
 
 
 def record(config: Config, device: torch.device) -> dict[str, Any]:
-    """Describe everything besides the configuration that a run's rounding depends on."""
+    """Return everything besides the configuration on which the rounding of a run depends."""
     is_tf32 = device.type == "cuda" and config.execution.use_tf32
     return {**machine(device), "threads": torch.get_num_threads(), "tf32": is_tf32}
 
 
 def num_cores() -> int:
-    """Count the cores that this process may use: fewer than there are under Slurm."""
+    """Return the number of cores that this process may use; under Slurm, those of the job."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def require_few(**counts: int) -> None:
-    """Raise a ValueError for a number of processes above 64 and above four per core."""
+    """Raise a ValueError for a number of processes below 0, or above both 64 and four per core."""
     limit = max(64, 4 * num_cores())
     for name, num in counts.items():
         if not 0 <= num <= limit:
@@ -97,7 +97,7 @@ def _device(device: torch.device) -> str:
 
 
 def peak_flops(config: Config, device: torch.device) -> float | None:
-    """Return the peak FLOP/s in bfloat16 of a known GPU; None for other devices and precisions."""
+    """Return the peak bfloat16 FLOP/s of a known GPU; None for other devices and precisions."""
     if device.type != "cuda" or config.precision != "bf16":
         return None
     name = torch.cuda.get_device_name(device)
@@ -108,9 +108,9 @@ def peak_flops(config: Config, device: torch.device) -> float | None:
 
 
 def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:
-    """Replace the precision "auto" by that of a run that was started, or the best on this machine.
+    """Replace the precision "auto" by the precision of the stored run, or else the best one here.
 
-    All processes get the same.
+    All processes get the same precision.
     """
     if config.precision != "auto":
         return config
@@ -120,7 +120,7 @@ def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:
 
 
 def described(config: Config, device: torch.device) -> str:
-    """Describe the precision of a run, and whether the other one is faster on this machine."""
+    """Return the precision of a run as text, with a note if the other precision is better here."""
     best = best_precision(device)
     if config.precision != best:
         return f"{config.precision} (--precision {best} is faster here)"
@@ -129,7 +129,7 @@ def described(config: Config, device: torch.device) -> str:
 
 @cache
 def best_precision(device: torch.device) -> Precision:
-    """Return bf16, unless matrix products are clearly slower in it on this device."""
+    """Return "bf16", or "fp32" where bfloat16 matrix products are clearly slower or emulated."""
     if device.type == "cuda":
         is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
@@ -141,9 +141,9 @@ def best_precision(device: torch.device) -> Precision:
 
 
 def _seconds(dtypes: Sequence[torch.dtype]) -> list[float]:
-    """Return the least time of a matrix product on the CPU in each dtype.
+    """Measure the minimal time of a matrix product on the CPU, in seconds, for each dtype.
 
-    The dtypes take turns, since other work on the machine slows all of them.
+    The dtypes are measured in turns, since other work on the machine slows all of them.
     """
     matrices = [torch.ones(_SIZE, _SIZE, dtype=dtype) for dtype in dtypes]
     least = [math.inf] * len(matrices)

@@ -31,16 +31,16 @@ OnImages = Callable[[int], None]
 
 
 class Monitor:
-    """Progress bar, metrics.jsonl and, as configured, experiment trackers.
+    """Progress bar, metrics.jsonl and experiment trackers of a training run.
 
     Args:
         config: The run's configuration.
-        run: Its directory.
-        state: The state of the training, at the step it starts from.
-        machine: The device and precision, as text.
+        run: The run directory.
+        state: The training state at the first step.
+        machine: Device and precision, as text.
         is_main: Whether this process writes and prints.
         on_images: Called with the number of images seen, after each step.
-        seconds_per_image: Time of an image at the devices' peak, if it is known.
+        seconds_per_image: Time per image at the devices' peak FLOP/s; None if the peak is unknown.
 
     Raises:
         ValueError: If a tracker does not start.
@@ -89,12 +89,12 @@ class Monitor:
         self.trackers.finish()
 
     def note_changes(self, now: Mapping[str, Any]) -> None:
-        """Store the record of the machine and print its changes since the run was trained last.
+        """Store the record of the machine, and print changes since the run was last trained.
 
-        Also print the learning rate that a long warm-up reaches.
+        Also print the highest learning rate if the warm-up is long.
 
         Args:
-            now: Everything besides the configuration that rounding depends on.
+            now: Everything besides the configuration on which rounding depends.
         """
         if not self.is_main:
             return
@@ -106,11 +106,11 @@ class Monitor:
             self._print(f"{long_warmup} (--optimizer.warmup-images)")
 
     def step(self, loss: Float[Tensor, " b"], grad_norm: float, waited: float = 0.0) -> None:
-        """Add a step's losses to the log, and write a line if one is due.
+        """Accumulate the losses of a step, and write a log line every `log_every` images.
 
         Args:
             loss: Losses of the global batch.
-            grad_norm: Norm of the gradient.
+            grad_norm: Norm of the gradient before clipping.
             waited: Seconds spent waiting for batches so far.
         """
         state, num_images = self.state, self.state.step * self.config.batch_size
@@ -149,7 +149,7 @@ class Monitor:
         self.step_before, self.since, self.waited_before = state.step, now, waited
 
     def _print_line(self, loss: float, values: Mapping[str, float]) -> None:
-        """Print the progress as a line, for log files."""
+        """Print the progress as a line of text, for output to log files."""
         num_images, total = self.state.step * self.config.batch_size, self.config.num_images
         images_per_sec, wait = values["images_per_sec"], values["data_wait"]
         seconds_left = max(total - num_images, 0) / images_per_sec
@@ -162,7 +162,7 @@ class Monitor:
         )
 
     def _first_line(self) -> str:
-        """Return the first line: machine, size, directory, and new, resuming or finished."""
+        """Return the first line of output: machine, network size, directory and status."""
         num_images, total = self.state.step * self.config.batch_size, self.config.num_images
         status = f"resuming at image {num_images:,} of {total:,}"
         if self.state.step == 0:
@@ -177,7 +177,7 @@ class Monitor:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def validation(self, found: Validation | None) -> None:
-        """Log and print a validation, if there is one; log the adaptive density and samples."""
+        """Log and print a validation result or None; log samples and the adaptive density."""
         if not self.is_main:
             return
         step, images = self.state.step, self.state.step * self.config.batch_size
@@ -194,7 +194,7 @@ class Monitor:
             self.run.log(step=step, images=images, density=self._density())
 
     def _density(self) -> list[float]:
-        """Return the density of the schedule at evenly spaced log-SNRs, from noise to data."""
+        """Return the density of noise levels at 100 evenly spaced log-SNRs, in ascending order."""
         schedule = self.state.schedule
         ends = schedule.logsnr_min, schedule.logsnr_max
         middle = (torch.arange(NUM_DENSITIES, dtype=torch.float64) + 0.5) / NUM_DENSITIES
@@ -205,15 +205,16 @@ class Monitor:
 def seconds_per_image(
     network: nn.Module, example: Callable[[], Batch], config: Config, processes: Processes
 ) -> float | None:
-    """Compute the time of an image at the peak of all devices, if that is known.
+    """Compute the training time per image at the peak FLOP/s of all devices.
 
-    The backward pass takes twice the FLOPs of the forward pass.
+    The result is None if the peak is unknown or the network is sharded. The backward pass takes
+    twice the FLOPs of the forward pass.
 
     Args:
         network: The averaged network.
-        example: Returns one sample with its condition.
+        example: Returns one sample and its condition.
         config: The run's configuration.
-        processes: The processes that train it.
+        processes: The processes that train the network.
     """
     peak = peak_flops(config, processes.device)
     if peak is None or sharded_parts(network):

@@ -26,13 +26,14 @@ _REQUIRED = object()
 
 
 def default_name(config: Config, preset: str) -> str:
-    """Return the name of a configuration's run, made of letters, digits, dots and dashes.
+    """Return the default name of a run: the preset and the differences from the preset.
 
-    Configurations that differ in more than `output` and `execution` have different names.
+    The name has lower-case letters, digits, dots and dashes. Configurations that differ in more
+    than `output` and `execution` have different names.
 
     Args:
-        config: What is trained.
-        preset: Name of the preset that it is a change of.
+        config: Configuration of the run.
+        preset: Name of the preset with which the configuration is compared.
 
     Examples:
         >>> default_name(PRESETS["digits"], "digits")
@@ -50,12 +51,15 @@ def default_name(config: Config, preset: str) -> str:
 
 
 def nearest_preset(config: Config) -> str:
-    """Return the preset with the fewest differences from `config`."""
+    """Return the name of the preset with the fewest differences from `config`."""
     return min(PRESETS, key=lambda name: len(list(_differences(config, PRESETS[name]))))
 
 
 def _differences(new: Any, old: Any, label: str = "") -> Iterator[str]:
-    """Yield a word for each difference of two values; a word with a space needs a digest."""
+    """Yield one word per difference between two settings, for the name of a run.
+
+    A word with a space cannot be part of a name, which then ends in a digest.
+    """
     if not dataclasses.is_dataclass(new):
         if new != old or type(new) is not type(old):
             yield _valued(label, new)
@@ -73,7 +77,7 @@ def _differences(new: Any, old: Any, label: str = "") -> Iterator[str]:
         yield f"own {new.name.rpartition(':')[2]}"
         return
     word = _word(type(new).__name__)
-    is_inner = label.endswith(" inner")  # of what was named just before
+    is_inner = label.endswith(" inner")  # part of the object that the previous word names
     yield word if is_inner or _NAMES[type(new).__name__] == 1 else f"{_last(label)}-{word}"
     for f in dataclasses.fields(new):
         value, default = getattr(new, f.name), _default(f)
@@ -85,7 +89,7 @@ def _differences(new: Any, old: Any, label: str = "") -> Iterator[str]:
 
 
 def _valued(label: str, value: Any) -> str:
-    """Format a setting as a word, `num-images-512`; with a space for paths and other text."""
+    """Format a setting as a word, such as `num-images-512`; with a space before other text."""
     group, _, name = label.rpartition(".")
     label = _SHORT.get(label, name if group in _PLAIN_GROUPS else label).replace("_", "-")
     if isinstance(value, bool):
@@ -105,7 +109,7 @@ def _default(f: "dataclasses.Field[Any]") -> Any:
 
 
 def _word(name: str) -> str:
-    """Convert a class's name to lower case with dashes."""
+    """Convert a class name to lower case with dashes: `SoftMinSNR` to soft-min-snr."""
     name = name.replace("ViT", "Vit")  # a word
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name)
     return words.removesuffix("-Config").lower()
@@ -116,7 +120,7 @@ def _last(label: str) -> str:
 
 
 def _names() -> Counter[str]:
-    """Count the parts of a configuration, and presets, that share a class's name."""
+    """Count how many parts of a configuration, and presets, have each class name."""
     hints = [get_type_hints(cls, include_extras=True) for cls in (Config, Sampling)]
     found = [o for places in hints for place in places.values() for o in set(options(place))]
     names = [o.__name__ for o in found if dataclasses.is_dataclass(o) and isinstance(o, type)]

@@ -19,12 +19,12 @@ _ARGUMENTS = ("shape", "num_classes")
 
 @dataclass(frozen=True, kw_only=True)
 class OwnNetwork:
-    """Name of a user-defined network.
+    """Reference to a user-defined network in a configuration.
 
     Attributes:
         name: FILE.py:FUNCTION, a function of the shape of one sample and the number of classes, or
-            None, that returns the network; or the name of the class of a network given in Python.
-        is_trusted: Whether the user named the function in this process, so that it may be run.
+            None, that returns the network; or the class name of a network given in Python.
+        is_trusted: Whether the user named the function in this process, which permits running it.
     """
 
     name: str
@@ -32,11 +32,11 @@ class OwnNetwork:
 
     @classmethod
     def from_file(cls, function: str) -> "OwnNetwork":
-        """Refer to the network of a function that the user names, FILE.py:FUNCTION.
+        """Return a trusted reference to the network that FILE.py:FUNCTION returns.
 
         Raises:
             OSError: If the file cannot be read.
-            ValueError: If it cannot hold such a function.
+            ValueError: If `function` is malformed, or the file has no such function.
         """
         require_target(function, _ARGUMENTS, verb="train")
         network = cls(name=function)
@@ -44,10 +44,11 @@ class OwnNetwork:
         return network
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Build the network by calling the function.
+        """Build the network by calling the user's function.
 
         Raises:
-            ValueError: If it may not be run, fails, or returns no network that can be stored.
+            ValueError: If the function is not trusted, fails, or does not return a network that can
+                be stored.
         """
         if not self.is_trusted:
             raise ValueError(
@@ -70,7 +71,7 @@ class OwnNetwork:
 
 
 def require_storable_state(network: nn.Module) -> None:
-    """Raise a ValueError for weights that cannot be stored, or are too coarse to be trained."""
+    """Raise a ValueError for weights that cannot be stored, or are float16, bfloat16 or complex."""
     for name, parameter in network.named_parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             raise ValueError(

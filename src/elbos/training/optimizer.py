@@ -54,15 +54,15 @@ _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for some parameters and AdamW for the others, as one optimizer.
+    """Optimizer that updates weight matrices by Muon and all other parameters by AdamW.
 
     Args:
-        matrices: Parameters of at least two dimensions; the first is that of the outputs. They may
-            be DTensors, sharded along it.
-        others: All others.
-        lr: Learning rate of both.
+        matrices: Parameters of at least two dimensions, outputs first, for Muon. They may be
+            DTensors, sharded along the first dimension.
+        others: All other parameters, for AdamW.
+        lr: Learning rate of Muon and AdamW.
         betas: AdamW's decay rates.
-        weight_decay: Decoupled weight decay of both.
+        weight_decay: Decoupled weight decay of Muon and AdamW.
         dtype: Precision of the orthogonalization.
 
     Raises:
@@ -90,7 +90,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update all parameters along their gradients."""
+        """Update all parameters from their gradients."""
         assert closure is None
         self.adamw.param_groups = self.param_groups[1:]  # whoever loads a state replaces them
         self.adamw.state = self.state
@@ -100,7 +100,7 @@ class Muon(torch.optim.Optimizer):
             self._step(same_shape, group["lr"], group["weight_decay"])
 
     def _step(self, parameters: Sequence[Tensor], lr: float, weight_decay: float) -> None:
-        """Update matrices of one shape, with Nesterov momentum."""
+        """Update matrices of one shape by Muon, with Nesterov momentum."""
         first, (num_rows, *_) = parameters[0], parameters[0].shape
         gradients = [local(p.grad) for p in parameters if p.grad is not None]  # all have one
         momenta = [local(self._momentum(parameter)) for parameter in parameters]
@@ -128,10 +128,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def shards(parameter: Any) -> dist.ProcessGroup | None:
-    """Return the processes that hold rows of a parameter each; None where each holds all of them.
+    """Return the process group across which a parameter is sharded; None if it is not sharded.
 
     Raises:
-        ValueError: If it is not sharded along its first dimension.
+        ValueError: If the parameter is sharded along another dimension than the first.
     """
     if not hasattr(parameter, "to_local"):
         return None
@@ -146,7 +146,7 @@ def shards(parameter: Any) -> dist.ProcessGroup | None:
 
 
 def replicas(parameter: Any) -> dist.ProcessGroup | None:
-    """Return the processes that hold the same numbers of a parameter; None for one process."""
+    """Return the process group across which a parameter is replicated; None without replicas."""
     if hasattr(parameter, "to_local"):
         mesh, places = parameter.device_mesh, parameter.placements
         dims = [i for i, place in enumerate(places) if place.is_replicate() and mesh.size(i) > 1]
@@ -156,7 +156,7 @@ def replicas(parameter: Any) -> dist.ProcessGroup | None:
 
 
 def _by_shape(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Group parameters by shape, dtype, device and processes, in lists of bounded size."""
+    """Group parameters by shape, dtype, device and process group, in lists of bounded size."""
     found: defaultdict[Any, list[Tensor]] = defaultdict(list)
     for parameter in parameters:
         key = parameter.shape, parameter.dtype, parameter.device, shards(parameter)
@@ -168,7 +168,7 @@ def _by_shape(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _stacked(weights: list[Tensor], dtype: torch.dtype) -> Float[Tensor, "k m n"]:
-    """Copy weights of layers into a stack of matrices."""
+    """Copy weights of equal shape into a stack of matrices `[k, outputs, inputs]`."""
     m, *sizes = weights[0].shape
     stack = weights[0].new_empty(len(weights), m, math.prod(sizes), dtype=dtype)
     torch._foreach_copy_(_unstacked(stack, weights[0].shape), weights)
@@ -176,9 +176,9 @@ def _stacked(weights: list[Tensor], dtype: torch.dtype) -> Float[Tensor, "k m n"
 
 
 def _unstacked(stack: Float[Tensor, "k m n"], shape: torch.Size) -> list[Tensor]:
-    """View a stack of matrices as weights of a shape.
+    """Return views of a stack of matrices as weights of the given shape.
 
-    Inputs are last in a row, as in channels-last memory.
+    In each row the input channels vary fastest, as in channels-last memory.
     """
     k, m, _ = stack.shape
     return list(stack.reshape(k, m, *shape[2:], shape[1]).movedim(-1, 2).unbind())
@@ -187,7 +187,7 @@ def _unstacked(stack: Float[Tensor, "k m n"], shape: torch.Size) -> list[Tensor]
 def new_optimizer(
     network: nn.Module, config: Optimizer, dtype: torch.dtype = torch.bfloat16
 ) -> torch.optim.Optimizer:
-    """Make the optimizer of a network's parameters; Muon computes in `dtype`."""
+    """Create the optimizer of a network: AdamW, or Muon with orthogonalization in `dtype`."""
     rates: dict[str, Any] = {
         "lr": config.learning_rate,
         "betas": config.betas,
@@ -202,7 +202,7 @@ def new_optimizer(
 
 
 def inner_matrices(network: nn.Module) -> list[nn.Parameter]:
-    """List the weights of inner layers that are matrices of outputs by inputs."""
+    """Return the weight matrices of inner layers, to be trained by Muon."""
     found: dict[str, nn.Parameter] = {}
     for prefix, module in network.named_modules():
         is_convolution = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)

@@ -38,7 +38,7 @@ _NUM_STEPS_IN_HALF = (2, 3)  # 16 bits: the Gram matrix is computed again in bet
 def orthogonalized(
     stack: Float[Tensor, "k m n"], dtype: torch.dtype = torch.bfloat16
 ) -> Float[Tensor, "k m n"]:
-    r"""Approximate $U V^\top$ of each $M = U S V^\top$, computed in `dtype`.
+    r"""Orthogonalize matrices: approximate $U V^\top$ of each $M = U S V^\top$ in `dtype`.
 
     Singular values above two thousandths of $\|M\|_F$ become 0.6 to 1.4.
 
@@ -58,7 +58,7 @@ def orthogonalized(
 
 
 def _steps(x: Float[Tensor, "k m n"], num_steps: int) -> Float[Tensor, "k m n"]:
-    """Apply Newton-Schulz steps to the matrices themselves."""
+    """Apply Newton-Schulz steps to matrices directly."""
     a, b, c = _NEWTON_SCHULZ
     for _ in range(num_steps):
         gram = x @ x.mT
@@ -67,7 +67,7 @@ def _steps(x: Float[Tensor, "k m n"], num_steps: int) -> Float[Tensor, "k m n"]:
 
 
 def _steps_factor(gram: Float[Tensor, "k m m"], num_steps: int) -> Float[Tensor, "k m m"]:
-    """Compute the factor of several Newton-Schulz steps from the Gram matrices."""
+    """Compute the product Q of the factors of several Newton-Schulz steps from Gram matrices."""
     a, b, c = _NEWTON_SCHULZ
     factor = None
     for step in range(num_steps):
@@ -89,12 +89,12 @@ def divided(
     group: dist.ProcessGroup | None,
     compute: Callable[[Float[Tensor, "i m n"]], Float[Tensor, "i m n"]],
 ) -> Float[Tensor, "k m n"]:
-    """Divide a computation on a stack of matrices over the processes that hold the same stack.
+    """Compute a function of a stack of matrices, divided over processes that hold equal stacks.
 
     Args:
-        stack: The matrices.
-        group: The processes, all of which call this; None for one process.
-        compute: Maps some of the matrices to as many of the same shape.
+        stack: The matrices, equal in all processes.
+        group: The processes, all of which must call this function; None for one process.
+        compute: Function from some of the matrices to as many matrices of the same shape.
     """
     if group is None:
         return compute(stack)
@@ -113,15 +113,15 @@ def divided(
 def orthogonalized_shards(
     shards: Float[Tensor, "k r n"], num_rows: int, group: dist.ProcessGroup, dtype: torch.dtype
 ) -> Float[Tensor, "k r n"]:
-    """Orthogonalize matrices of which each process holds some rows.
+    """Orthogonalize matrices whose rows are sharded over processes.
 
-    The matrices are distributed over the processes, orthogonalized in one process each, and
-    sent back by rows.
+    The matrices are distributed over the processes, each is orthogonalized in one process, and its
+    rows are sent back.
 
     Args:
         shards: This process's rows, as `torch.chunk` divides them.
         num_rows: Number of rows in all processes.
-        group: The processes, all of which call this.
+        group: The processes, all of which must call this function.
         dtype: Precision of computation and transfer.
     """
     size, (k, own_rows, n) = dist.get_world_size(group), shards.shape

@@ -15,12 +15,12 @@ from elbos.training.processes import Processes
 
 
 def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
-    """Claim a directory for a run, or check that it belongs to the run.
+    """Claim a new directory for a run, or verify that an existing directory belongs to the run.
 
-    A run may be extended to more images, with a warning where its learning rate has decayed.
+    A run may be extended to more images, with a warning if the learning rate has decayed.
 
     Raises:
-        ValueError: If it holds another configuration, other data, or other files.
+        ValueError: If the directory holds another configuration, other data, or other files.
     """
     path = directory.path
     if exported.is_export(path):
@@ -37,7 +37,10 @@ def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
 
 
 def _require_same(path: Path, stored: Config, config: Config) -> None:
-    """Raise a ValueError if the stored run has another configuration, or is longer."""
+    """Raise a ValueError if the stored configuration differs, except for fewer images.
+
+    Warn if a run with learning-rate decay is extended.
+    """
     num_images = max(stored.num_images, config.num_images)
     if found := difference(encode(replace(stored, num_images=num_images)), encode(config)):
         raise ValueError(
@@ -54,10 +57,10 @@ def _require_same(path: Path, stored: Config, config: Config) -> None:
 
 
 def data_spec(directory: RunDirectory) -> DataSpec | None:
-    """Read the properties of the data from data.json; None if there is no such file.
+    """Read shape, pixel values and classes of the data from data.json; None if it is missing.
 
     Raises:
-        ValueError: If data.json is damaged.
+        ValueError: If data.json is corrupt.
     """
     stored = directory.read("data.json")
     if stored is None:
@@ -87,7 +90,7 @@ def require_own_data(directory: RunDirectory, data: Samples) -> None:
 
 
 def require_same_data(data: Samples, processes: Processes) -> None:
-    """Raise a ValueError, in all processes, if they have different data, as far as known."""
+    """Raise a ValueError in all processes if the data of two processes differ in identifier."""
     if processes.num > 1:
         found = processes.lists([processes.together(data.fingerprint)])
         means = {identity.pop("means", None) for identity in found}
@@ -99,7 +102,7 @@ def require_same_data(data: Samples, processes: Processes) -> None:
 
 
 def is_own_data(directory: RunDirectory, data: Samples) -> bool:
-    """Return whether the run was trained on these data, whatever their name."""
+    """Return whether the run was trained on data with the same samples and labels."""
     stored = directory.read("data.json") or {}
     return bool(stored.get("sha256") == data.fingerprint()["sha256"])
 
@@ -114,7 +117,7 @@ def require_own_null(directory: RunDirectory, null_cond: Condition) -> None:
 
 
 def _identity(data: Samples) -> dict[str, Any]:
-    """Return the content of data.json."""
+    """Return the content of data.json: identifier and properties of the data."""
     spec = data.spec
     levels_and_classes = {"num_levels": spec.num_levels, "num_classes": spec.num_classes}
     return {**data.fingerprint(), **levels_and_classes}

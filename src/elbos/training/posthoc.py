@@ -42,7 +42,7 @@ MAX_ERROR = 0.1  # of the profile: beyond, it is warned of
 
 
 class Coefficients(NamedTuple):
-    r"""Coefficients of a sum of averages that approximates another average.
+    r"""Coefficients of stored averages in a linear combination that approximates another average.
 
     Attributes:
         values: $x$.
@@ -55,12 +55,12 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Posthoc:
-    """Result of `elbos ema`.
+    """Result of `elbos ema`: step, number of averages, and error of the approximation.
 
     Attributes:
-        step: The step that the average is of.
-        num_averages: The averages that it was made from.
-        error: The relative error of its profile.
+        step: Step of the computed average.
+        num_averages: Number of stored averages that were combined.
+        error: Relative error of the profile.
     """
 
     step: int
@@ -71,12 +71,14 @@ class Posthoc:
 def coefficients(
     steps: Float[np.ndarray, " n"], widths: Float[np.ndarray, " n"], width: float
 ) -> Coefficients:
-    """Solve for the coefficients of averages in that of another width, after their last step.
+    """Compute the coefficients by which stored averages approximate an average of another width.
+
+    The approximated average is the one after the last of the steps.
 
     Args:
-        steps: What each is of, in any unit.
-        widths: Their relative widths.
-        width: The relative width of what they add up to.
+        steps: Step of each stored average, in any unit.
+        widths: Relative width of each stored average.
+        width: Relative width of the average to approximate.
     """
     t, gamma = steps / steps.max(), np.array([exponent(w) for w in widths])
     end, kappa = np.ones(1), np.array([exponent(width)])
@@ -90,7 +92,7 @@ def coefficients(
 
 
 def _inner(s: _Array, gamma: _Array, t: _Array, kappa: _Array) -> _Array:
-    r"""Inner product $\langle p_{s,\gamma}, p_{t,\kappa}\rangle$ of two profiles."""
+    r"""Compute the inner product $\langle p_{s,\gamma}, p_{t,\kappa}\rangle$ of two profiles."""
     scale = (gamma + 1) * (kappa + 1) / (gamma + kappa + 1)
     shared = (gamma + kappa + 1) * np.log(np.minimum(s, t))
     inner: _Array = scale * np.exp(shared - (gamma + 1) * np.log(s) - (kappa + 1) * np.log(t))
@@ -98,19 +100,19 @@ def _inner(s: _Array, gamma: _Array, t: _Array, kappa: _Array) -> _Array:
 
 
 def write_average(run: str | Path, width: float, out: str | Path) -> Posthoc:
-    """Make a run directory with the average of another width, to be sampled and evaluated.
+    """Write a run directory with the averaged weights of another width, computed after training.
 
     Args:
         run: The run, trained with `snapshot_widths`.
-        width: The relative width.
-        out: The directory to be made. It holds the configuration with this width, and a checkpoint
-            of the average alone.
+        width: Relative width of the new average.
+        out: The new directory. It holds the configuration with this width, and a checkpoint of the
+            average alone, and can be sampled and evaluated.
 
     Raises:
         FileNotFoundError: If there is no run, or no checkpoint yet.
-        ValueError: If it has no snapshots, they are damaged or of another network, the width is no
-            width, or something is at `out`.
-        OSError: If something cannot be read or written.
+        ValueError: If the run has no snapshots, snapshots are corrupt or of another network, the
+            width is invalid, or `out` exists.
+        OSError: If a file cannot be read or written.
     """
     directory, out = RunDirectory(Path(run)), Path(out)
     config, averaging = run_config(directory), Averaging(relative_width=width)
@@ -142,7 +144,7 @@ def write_average(run: str | Path, width: float, out: str | Path) -> Posthoc:
 
 
 def _sum(x: Float[np.ndarray, " n"], earlier: list[Snapshot], last: list[Tensors]) -> Tensors:
-    """Sum averages with coefficients, in the dtypes of the last; copy its buffers."""
+    """Compute a linear combination of averages, in the dtypes and with the buffers of `last[0]`."""
     main = last[0]
     names = (
         [*earlier[0].read(main)] if earlier else [n for n in main if main[n].is_floating_point()]
@@ -158,7 +160,7 @@ def _sum(x: Float[np.ndarray, " n"], earlier: list[Snapshot], last: list[Tensors
 
 
 def _write(directory: RunDirectory, config: Config, out: Path, step: int, weights: Tensors) -> None:
-    """Write a run directory atomically."""
+    """Write a run directory with configuration, data.json and one checkpoint, atomically."""
     partial = files.partial(out)
     made = RunDirectory(partial)
     try:

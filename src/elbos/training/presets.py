@@ -156,7 +156,7 @@ SUMMARIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """A configuration that is derived from a preset.
+    """Configuration derived from a preset, and the name of the preset.
 
     Attributes:
         config: The configuration.
@@ -168,7 +168,7 @@ class Chosen:
 
     @classmethod
     def from_words(cls, words: Sequence[str]) -> "Chosen | None":
-        """Return the preset whose name comes first in the words, or None."""
+        """Return the preset named by the first word, or None if no preset has that name."""
         name = words[0].replace("_", "-") if words else ""
         return cls(config=PRESETS[name], preset=name) if name in PRESETS else None
 

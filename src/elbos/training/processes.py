@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Processes:
-    """Rank of this process, and operations on all processes.
+    """Group of processes of one computation: this process's rank, and collective operations.
 
     Attributes:
         rank: Number of this process, from 0.
@@ -48,7 +48,7 @@ class Processes:
     @classmethod
     @naming_lost_processes()
     def joined(cls) -> "Processes":
-        """Join the other processes, if there are several.
+        """Join the process group that the environment describes; without one, return one process.
 
         Raises:
             ValueError: If the environment lacks a variable.
@@ -80,15 +80,15 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """True for the process that writes and prints."""
+        """True in the main process (rank 0), which writes and prints."""
         return self.rank == 0
 
     def share(self, num: int) -> slice:
-        """Return this process's share of `num` samples; shares differ by one sample at most."""
+        """Return this process's slice of `num` samples; slices differ by at most one sample."""
         return slice(num * self.rank // self.num, num * (self.rank + 1) // self.num)
 
     def gathered(self, own: Shaped[Tensor, "b *d"], num: int) -> Shaped[Tensor, "n *d"]:
-        """Gather the shares of all `num` samples, in order, in every process."""
+        """Gather the slices of `num` samples from all processes, in order, in every process."""
         if self.num == 1:
             return own
         sizes = [num * (i + 1) // self.num - num * i // self.num for i in range(self.num)]
@@ -99,7 +99,7 @@ class Processes:
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def any(self, *flags: bool) -> list[bool]:
-        """Return for each flag whether it is set in any process."""
+        """Combine flags over all processes by a logical or (all-reduce)."""
         if self.num == 1:
             return list(flags)
         found = torch.tensor(flags, dtype=torch.int32)
@@ -107,12 +107,12 @@ class Processes:
         return found.bool().tolist()
 
     def wait(self) -> None:
-        """Wait for all processes (barrier)."""
+        """Wait until all processes arrive (barrier)."""
         if self.num > 1:
             dist.all_reduce(torch.zeros(1))  # by way of the CPU
 
     def together(self, work: Callable[[], _T]) -> _T:
-        """Do this process's work and wait for all; afterwards raise if any process failed."""
+        """Call `work` and wait for all processes; then raise an error if any process failed."""
         return work() if self.num == 1 else together(work)
 
     def from_main(self, value: _T) -> _T:
@@ -131,11 +131,11 @@ class Processes:
 
 
 ALONE = Processes(0, 1, torch.device("cpu"))
-"""One process, whatever its device."""
+"""Processes of a computation in one process; the device has no meaning."""
 
 
 def local_device() -> torch.device:
-    """Return the accelerator of this process, or else the CPU."""
+    """Return the accelerator assigned to this process, or the CPU without accelerators."""
     if not torch.accelerator.is_available():
         return torch.device("cpu")
     accelerator = torch.accelerator.current_accelerator()
@@ -145,7 +145,7 @@ def local_device() -> torch.device:
 
 
 def _store_of_attempt() -> Store | None:
-    """Make the store in which processes that torchrun started meet; None for torch's own.
+    """Create the rendezvous store of processes started by torchrun; None for torch's default.
 
     When torchrun restarts processes it keeps its store, with the addresses of processes that have
     ended, from which new ones would await an answer. So the first process opens another store, and
@@ -179,10 +179,10 @@ def _store_of_attempt() -> Store | None:
 
 
 def _leave() -> None:
-    """Destroy the process groups, and their threads, when the process ends without an error.
+    """Destroy the process groups and their threads at exit, unless the process ends by an error.
 
-    Python aborts a process that ends while a thread still works. After an error others may wait
-    for this process.
+    Python aborts a process that ends while a thread still works. After an error other processes may
+    wait for this process.
     """
     if dist.is_initialized() and getattr(sys, "last_value", None) is None:
         dist.destroy_process_group()

@@ -33,7 +33,7 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Typed):
-    """Sampler, grid of noise levels and guidance."""
+    """Sampling settings: sampler, grid of noise levels, guidance and clipping."""
 
     sampler: AnySampler = field(default_factory=DPMSolver)
     """The sampler."""
@@ -67,10 +67,10 @@ class Sampling(Typed):
             raise ValueError("guidance_min has to be below guidance_max.")
 
     def grid_within(self, trained: Schedule) -> Schedule:
-        """Restrict the grid to the noise levels that were trained on.
+        """Restrict the sampling grid to the noise levels of training.
 
         Raises:
-            ValueError: If nothing is left of it.
+            ValueError: If the grid and the training share no noise levels.
         """
         return replace(
             self.grid,
@@ -79,26 +79,27 @@ class Sampling(Typed):
         )
 
     def logsnrs(self, trained: Schedule) -> Float[Tensor, " n"]:
-        """Return the log-SNRs of the steps, within the range that was trained on.
+        """Return the log-SNRs of the sampler's steps, within the range of training.
 
         Raises:
-            ValueError: If there are none.
+            ValueError: If the grid and the training share no noise levels.
         """
         return samplers.grid(self.grid_within(trained), self.num_steps)
 
     def guided(self, denoiser: Denoise, null_cond: Condition = None) -> Denoise:
-        """Wrap the denoiser with this guidance; `null_cond` is as for `Guided`."""
+        """Wrap a denoiser with classifier-free guidance; return the denoiser itself at scale 1."""
         if self.guidance == 1:
             return denoiser
         return Guided(denoiser, self.guidance, self.guidance_min, self.guidance_max, null_cond)
 
     def num_evaluations(self, trained: Schedule) -> int:
-        """Count the function evaluations (NFE) per sample; a guided estimate takes two.
+        """Count the network evaluations (NFE) per sample; a guided estimate takes two.
 
-        Counted, on one number in place of a sample: the count depends on nothing but the levels.
+        The sampler runs on a single number with a trivial denoiser, since the count depends on the
+        noise levels alone.
 
         Args:
-            trained: The schedule of the training; its ends bound the grid's.
+            trained: Schedule of the training, whose ends bound the grid.
         """
         calls: list[int] = []
 
@@ -113,7 +114,7 @@ class Sampling(Typed):
 
 
 def num_batches(num: int) -> int:
-    """Return the number of batches of `num` samples."""
+    """Return the number of batches in which `num` samples are generated."""
     return math.ceil(num / BATCH_SIZE)
 
 
@@ -130,23 +131,23 @@ def sample(
     null_cond: Condition = None,
     batches: Iterable[int] | None = None,
 ) -> Iterator[Float[Tensor, "b *d"]]:
-    """Generate samples, batch after batch.
+    """Generate samples from noise, batch by batch.
 
-    The noise of a batch depends on the seed and the batch's number alone, so that processes can
-    share out the batches.
+    The noise of a batch depends on the seed and the batch's number alone, so that batches can be
+    divided over processes.
 
     Args:
-        denoiser: Estimates data and noise.
-        sampling: How.
-        trained: The schedule of the training; its ends bound the grid's.
-        num: How many samples.
-        shape: Shape of one.
+        denoiser: Function from noisy samples to estimates of data and noise.
+        sampling: Settings of the sampling.
+        trained: Schedule of the training, whose ends bound the grid.
+        num: Number of samples.
+        shape: Shape of one sample.
         seed: Seed of the noise.
-        device: Where the denoiser is.
-        cond: What each sample is conditioned on, or None.
-        null_cond: The condition of one sample that stands for none, `[1, ...]`, for guidance.
-            Default: of class labels -1.
-        batches: Numbers of the batches to make, out of `num_batches(num)`. Default: all.
+        device: Device of the denoiser.
+        cond: Condition of each sample, or None.
+        null_cond: Null (unconditional) condition as a batch of one, `[1, ...]`, for guidance.
+            Default: class label -1.
+        batches: Numbers of the batches to generate, out of `num_batches(num)`. Default: all.
 
     Yields:
         Up to 250 samples at a time, float32, about in [-1, 1], on the CPU.
@@ -165,18 +166,18 @@ def sample(
 
 
 def is_drawable(shape: tuple[int, ...]) -> bool:
-    """Return whether samples of this shape are grey or RGB images, or points in the plane."""
+    """Return whether samples of a shape can be plotted: grey or RGB images, or planar points."""
     return shape == (2,) or (len(shape) == 3 and shape[0] in (1, 3))
 
 
 def png(x: Float[Tensor, "n *d"], *, num_columns: int | None = None) -> bytes:
-    """Draw samples as PNG: a grid of images `[n, c, h, w]` or a scatter plot of points `[n, 2]`.
+    """Render samples as PNG: a grid of images `[n, c, h, w]` or a scatter plot of points `[n, 2]`.
 
-    Small images are enlarged, pixel by pixel, until they can be seen.
+    Small images are enlarged by a whole factor to about 48 pixels, without interpolation.
 
     Args:
         x: Samples, about in [-1, 1] ([-2, 2] for points).
-        num_columns: Columns of the grid. Default: about as many as rows.
+        num_columns: Number of columns of the grid. Default: a nearly square grid.
     """
     pixels = _scatter(x) if x.ndim == 2 else _grid(x, num_columns)
     buffer = io.BytesIO()

@@ -24,15 +24,15 @@ _Task = Callable[[], None]
 
 
 class Saver:
-    """A thread that writes copies of the state, one at a time.
+    """Writer of checkpoints and snapshots in a background thread, one at a time.
 
-    As a context manager, it waits at the end until the last copy is written.
+    The context manager waits on exit until the last copy is written.
 
     Args:
         run: The run directory.
-        processes: The processes that train. All of them call each method, and an OSError of one is
+        processes: The processes that train. All must call each method; an OSError of one process is
             raised in all.
-        num_parts: Number of processes, the first ones, that hold one copy of the state together.
+        num_parts: Number of processes, by ascending rank, that together hold one copy of the state.
         num_kept: Number of checkpoints that are not deleted.
     """
 
@@ -60,18 +60,18 @@ class Saver:
 
     @property
     def is_busy(self) -> bool:
-        """True while this process is writing."""
+        """True while this process's thread is writing."""
         return self._writing is not None and not self._writing.done()
 
     def is_time(self, minutes: float) -> bool:
-        """Return whether the last checkpoint was started so long ago and nothing is written."""
+        """Return whether no write is pending and the last checkpoint is `minutes` old or older."""
         return self._writing is None and time.monotonic() - self._started >= 60 * minutes
 
     def save(self, step: int, groups: checkpoint.Groups) -> None:
-        """Copy the state and start to write a checkpoint, once the previous copy is written.
+        """Wait for the previous write, copy the training state and start to write a checkpoint.
 
         Raises:
-            OSError: If this or the previous copy cannot be written.
+            OSError: If the new folder or the previous copy cannot be written.
         """
         self.wait()
         self._started = time.monotonic()
@@ -88,7 +88,7 @@ class Saver:
         self._start(write, finish)
 
     def save_snapshots(self, step: int, ema: EMA) -> None:
-        """Copy the averages of `snapshot_widths` and start to write them, likewise.
+        """Wait for the previous write, copy the averages of all snapshot widths and start to write.
 
         Raises:
             OSError: If the previous copy cannot be written.
@@ -100,10 +100,10 @@ class Saver:
         self._start(write if is_main else lambda: None)
 
     def go_on(self) -> None:
-        """Start the next task, now that no process is busy; finish if there is none.
+        """Wait for the current task in all processes, and start the next task if one is left.
 
         Raises:
-            OSError: If some process could not write.
+            OSError: If any process failed to write.
         """
         if self._writing is None:
             return
@@ -117,10 +117,10 @@ class Saver:
         self._start(*self._next)
 
     def wait(self) -> None:
-        """Wait until all processes have written everything.
+        """Wait until all processes have finished all tasks of writing.
 
         Raises:
-            OSError: If some process could not write.
+            OSError: If any process failed to write.
         """
         while self._writing is not None:
             self.go_on()
@@ -130,13 +130,13 @@ class Saver:
         self._next = list(tasks[1:])
 
     def _clear(self) -> None:
-        """Discard the tasks, and delete the incomplete checkpoint."""
+        """Discard the pending tasks, and delete an incomplete checkpoint."""
         self._start()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _new_folder(self, step: int) -> Path:
-        """Make the temporary folder of a checkpoint, in the main process."""
+        """Create the temporary folder of a checkpoint in the main process; do nothing in others."""
         if not self.processes.is_main:
             return Path()
         self.run.require_present()
@@ -145,7 +145,7 @@ class Saver:
 
 
 def _copied(tensors: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
-    """Copy this process's rows to the CPU; in the first process, unsharded tensors, too."""
+    """Copy this process's shards of tensors to the CPU; on rank 0 also unsharded tensors."""
     return {
         name: local(tensor).detach().to("cpu", copy=True)
         for name, tensor in tensors.items()

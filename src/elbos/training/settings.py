@@ -15,7 +15,7 @@ MIN_WIDTH, MAX_WIDTH = 0.001, 12**-0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(Typed):
-    """AdamW or Muon, with a linear warm-up and, by default, a cosine decay to zero."""
+    """Optimizer: AdamW or Muon, with linear warm-up and, by default, cosine decay to zero."""
 
     use_muon: bool = False
     """Muon for the matrices of inner layers and AdamW for the rest, or AdamW for all."""
@@ -49,7 +49,7 @@ class Optimizer(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Averaging(Typed):
-    """The average of the weights over the steps (EMA), which is sampled and evaluated."""
+    """Average of the weights over the training steps (EMA), which is sampled and evaluated."""
 
     relative_width: float = 0.063
     """Standard deviation of the steps that are averaged over, as a share of all steps so far."""
@@ -80,7 +80,7 @@ class Averaging(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Typed):
-    """Files that a run writes, and how often, in images. They do not change the training."""
+    """Output files of a run and their intervals in images, without effect on the training."""
 
     log_every: int = 5_000
     """A line in metrics.jsonl."""
@@ -116,8 +116,8 @@ class Output(Typed):
 class Execution(Typed):
     """Execution of a run: memory, processes and compilation.
 
-    It changes the training by rounding and dropout masks alone: a run may be resumed with other
-    settings, on another number of processes.
+    These settings change the training by rounding and dropout masks alone: a run may be resumed
+    with other settings, on another number of processes.
     """
 
     num_micro_batches: int = 1

@@ -36,11 +36,11 @@ def shard(
     """Shard the parameters of a network in place over groups of `shard_size` processes.
 
     Args:
-        network: The same in every process.
+        network: The network, equal in every process.
         processes: All processes.
         shard_size: Number of processes that share one copy. With 1 nothing is done.
         by_blocks: Whether blocks are gathered when they are called, for less memory; else the
-            network is gathered at once, which is right for blocks that are used in other ways, too.
+            network is gathered at once, which is also correct for blocks that are not just called.
         dtype: Precision in which blocks are gathered and compute; autocast decides the rest.
             Gradients are averaged in float32; parameters outside of blocks, such as embeddings,
             keep their dtype.
@@ -78,11 +78,12 @@ def shard(
 
 
 def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
-    """Wrap a loss so that its gradients are averaged over replicas of the network.
+    """Wrap a loss in DDP, which averages the gradients over replicas of the network.
 
     Args:
         loss: The loss.
-        uses_all: Whether every parameter has a gradient; if not, torch searches in each step.
+        uses_all: Whether every parameter has a gradient; if not, DDP searches for unused
+            parameters in each step.
     """
     buffers = [name for name, _ in loss.named_buffers()]  # which `share_buffers` sends
     ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
@@ -93,9 +94,9 @@ def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
 
 
 def require_shareable(network: nn.Module, shard_size: int) -> None:
-    """Raise a ValueError for parameters with gradient hooks, or that FSDP2 does not accept.
+    """Raise a ValueError for parameters with gradient hooks, or parameters that FSDP2 rejects.
 
-    A hook would be called before gradients are averaged.
+    Hooks would be called before gradients are averaged over processes.
     """
     for name, parameter in network.named_parameters():
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
@@ -109,7 +110,7 @@ def require_shareable(network: nn.Module, shard_size: int) -> None:
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """Iterate over the large blocks in lists of modules, inner ones first."""
+    """Iterate over the large blocks in a network's `ModuleList`s, inner blocks first."""
     for module in reversed(list(network.modules())):
         if isinstance(module, nn.ModuleList):
             for block in module:
@@ -119,20 +120,20 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def is_container(module: nn.Module) -> bool:
-    """Return whether a module, such as a list, has no forward pass."""
+    """Return whether a module is a container without a forward pass, such as a `ModuleList`."""
     return type(module).forward is nn.Module.forward
 
 
 def sharded_parts(network: nn.Module) -> list[nn.Module]:
-    """List the modules that FSDP2 gathers separately; empty for a network that is not sharded."""
+    """Return the modules that FSDP2 gathers separately; empty for an unsharded network."""
     return [module for module in network.modules() if _is_fsdp(module)]
 
 
 @contextmanager
 def returning_views() -> Iterator[None]:
-    """Suppress FSDP2's warning of modules that return views.
+    """Suppress FSDP2's warning about modules that return views, within the `with` block.
 
-    Gradients of views that are changed in place are lost; the trial of a user's network finds them.
+    Gradients of views changed in place are lost; the trial of a user's network detects this.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
@@ -146,7 +147,7 @@ def share_initial(network: nn.Module) -> None:
 
 
 def share_buffers(network: nn.Module) -> None:
-    """Broadcast stored buffers, such as the statistics of a BatchNorm, from the main process."""
+    """Broadcast the persistent buffers, such as BatchNorm statistics, from the main process."""
     if any(True for _ in network.buffers()):
         parameters = dict(network.named_parameters())
         for name, tensor in network.state_dict().items():
@@ -156,7 +157,7 @@ def share_buffers(network: nn.Module) -> None:
 
 @torch.no_grad()
 def _broadcast(tensor: Tensor) -> None:
-    """Broadcast a tensor as bytes: on CPUs processes send few dtypes."""
+    """Broadcast a tensor from the main process as bytes, since gloo supports few dtypes."""
     import torch.distributed as dist
 
     sent = tensor.contiguous()
@@ -165,9 +166,9 @@ def _broadcast(tensor: Tensor) -> None:
 
 
 def set_is_last_part(loss: Loss | DistributedDataParallel, is_last: bool) -> None:
-    """Average gradients over replicas after the last micro-batch alone.
+    """Enable averaging of gradients over replicas for the last micro-batch, disable it for others.
 
-    FSDP2 sums the gradients of each micro-batch over the shards, and stores shards.
+    FSDP2 still sums the gradients of each micro-batch over the processes of a shard group.
     """
     if isinstance(loss, DistributedDataParallel):
         loss.require_backward_grad_sync = is_last
@@ -183,24 +184,24 @@ def _is_fsdp(module: nn.Module) -> bool:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Return whether this is a DTensor."""
+    """Return whether a tensor is a DTensor."""
     return hasattr(tensor, "full_tensor")
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return the part of a tensor that is in this process."""
+    """Return this process's shard of a tensor; an unsharded tensor itself."""
     part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return part
 
 
 def unsharded(tensor: Tensor) -> Tensor:
-    """Gather a tensor from all processes, which all call it."""
+    """Gather a sharded tensor from all processes (collective); return other tensors unchanged."""
     found: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return found
 
 
 def rows(tensor: Tensor) -> slice | EllipsisType:
-    """Return the rows of a tensor that are in this process, as FSDP2 splits them."""
+    """Return the slice of rows in this process's shard of a tensor; `...` if unsharded."""
     if not is_sharded(tensor):
         return ...
     mesh = tensor.device_mesh["shard"]  # type: ignore[attr-defined]
@@ -210,15 +211,15 @@ def rows(tensor: Tensor) -> slice | EllipsisType:
 
 @torch.no_grad()
 def fill(own: Tensor, value: Shaped[Tensor, "*d"] | Stored) -> None:
-    """Copy an unsharded tensor into one that may be sharded; read no other rows of a stored one."""
+    """Copy values into a tensor that may be sharded, reading this process's rows alone."""
     local(own).copy_(value[rows(own)])
 
 
 def load(network: nn.Module, state: Mapping[str, Tensor | Stored]) -> None:
-    """Load a state dict of unsharded tensors.
+    """Load a state dict of unsharded tensors into a network that may be sharded.
 
     Raises:
-        RuntimeError: If it belongs to another network.
+        RuntimeError: If names or shapes differ from those of the network.
     """
     own = network.state_dict()
     if names := sorted(own.keys() ^ state.keys()):

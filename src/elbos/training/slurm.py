@@ -10,10 +10,11 @@ _FIRST_PORT, _NUM_PORTS = 10_000, 20_000  # below those that systems give to con
 
 
 def name_as_torchrun_does() -> None:
-    """Set torchrun's variables from SLURM's, unless torchrun has set them.
+    """Set torchrun's environment variables from SLURM's, unless WORLD_SIZE is set.
 
-    Only `srun` sets variables of a step: a batch script, which is one process, has SLURM_PROCID and
-    SLURM_NTASKS, too. See "output environment variables" of https://slurm.schedmd.com/srun.html.
+    Only `srun` sets the variables of a step; a batch script, which is one process, also has
+    SLURM_PROCID and SLURM_NTASKS. See "output environment variables" in
+    https://slurm.schedmd.com/srun.html.
     """
     slurm = os.environ
     if "WORLD_SIZE" in slurm or int(slurm.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
@@ -33,13 +34,13 @@ def name_as_torchrun_does() -> None:
 
 
 def _port_of_step() -> int:
-    """Choose a port that differs between jobs of a node, and between steps of a job."""
+    """Choose a port from job and step number, so that jobs on a node rarely collide."""
     job, step = (int(os.environ.get(f"SLURM_{name}_ID", "0")) for name in ("JOB", "STEP"))
     return _FIRST_PORT + (job + 997 * step) % _NUM_PORTS
 
 
 def _first_node(nodes: str) -> str:
-    """Return the first node of SLURM's list.
+    """Return the name of the first node in SLURM's compressed node list.
 
     Examples:
         >>> _first_node("gpu[007-009,012],login1"), _first_node("rack[1-2]node[03,05]")

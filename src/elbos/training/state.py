@@ -25,11 +25,11 @@ from elbos.validation import LossByLevel
 
 @dataclass
 class State:
-    """Network, averages, optimizer, noise schedule (if it is adaptive) and step.
+    """Training state: network, averages, optimizer, noise schedule, step and unlogged losses.
 
-    So that a log does not show where a run was resumed, `unlogged` has the sum and the number of
-    the losses since its last line, and the number of clipped gradients, and `by_level` the
-    unweighted losses by noise level.
+    `unlogged` holds the sum and the number of the losses, and the number of clipped gradients,
+    since the last line of the log; `by_level` holds the unweighted losses by noise level. With both
+    restored, the log of a resumed run equals that of an uninterrupted run.
     """
 
     network: nn.Module
@@ -41,7 +41,7 @@ class State:
     unlogged: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
     def groups(self) -> dict[str, dict[str, Tensor]]:
-        """Return the state without the step, as named tensors in groups."""
+        """Return all tensors of the state by group and name, as stored in a checkpoint."""
         moments = {
             f"{name}.{moment}": tensor
             for name, parameter in self.network.named_parameters()
@@ -56,10 +56,10 @@ class State:
         }
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Replace the initial weights.
+        """Load initial weights into the network and all averages.
 
         Raises:
-            ValueError: If they are of another network.
+            ValueError: If the weights belong to another network.
         """
         try:
             for network in (self.network, *self.ema.networks.values()):
@@ -71,10 +71,11 @@ class State:
             ) from error
 
     def restore(self, step: int, groups: checkpoint.ReadableGroups) -> None:
-        """Restore the state from the result of `groups`; read this process's shards alone.
+        """Restore the state from the tensors of a checkpoint, reading this process's shards alone.
 
         Raises:
-            KeyError, RuntimeError, ValueError: If it belongs to another network or schedule.
+            KeyError, RuntimeError, ValueError: If the checkpoint belongs to another network or
+                schedule.
         """
         self.step = step
         checkpoint.require_dtypes(groups, self.groups())
@@ -117,7 +118,7 @@ def uses_labels(config: Config, data: DataSpec) -> bool:
 def require_guidable(
     config: Config, data: DataSpec, sampling: Sampling, *, has_null: bool = False
 ) -> None:
-    """Raise a ValueError for guidance without classes and without a null condition."""
+    """Raise a ValueError for guidance unless the model can be conditional and unconditional."""
     config.require_guidable(sampling)
     if sampling.guidance != 1 and data.num_classes is None and not has_null:
         raise ValueError(
@@ -127,7 +128,7 @@ def require_guidable(
 
 
 def build_network(config: Config, data: DataSpec, device: torch.device) -> nn.Module:
-    """Build the network of a run, in channels-last format; the seed decides its weights."""
+    """Build the network of a run in channels-last format, with weights initialized by the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed) % 2**63)
         network: nn.Module
@@ -142,7 +143,7 @@ def build_network(config: Config, data: DataSpec, device: torch.device) -> nn.Mo
 
 
 def memory_format(network: nn.Module) -> torch.memory_format:
-    """Return the memory format of a network's convolutions, which saves copies of the batch."""
+    """Return the memory format of a network's convolutions, in which to pass batches."""
     weights = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)]
     last = [w for w in weights if w.is_contiguous(memory_format=torch.channels_last)]
     is_last = not all(weight.is_contiguous() for weight in last)  # 1x1 kernels are both
@@ -150,17 +151,17 @@ def memory_format(network: nn.Module) -> torch.memory_format:
 
 
 def in_format(x: Float[Tensor, "b *d"], format_: torch.memory_format) -> Float[Tensor, "b *d"]:
-    """Convert a batch of images to a memory format; return other batches unchanged."""
+    """Convert a batch of images to a memory format; return a batch of other shape unchanged."""
     return x.to(memory_format=format_) if x.ndim == 4 else x
 
 
 def new_state(
     network: nn.Module, config: Config, processes: Processes, *, by_blocks: bool = True
 ) -> State:
-    """Make the state before the first step, and shard the network and its averages.
+    """Create the training state at step 0, with network and averages sharded as configured.
 
     Raises:
-        ValueError: If that many processes cannot share the network.
+        ValueError: If the network cannot be sharded over `shard_size` processes.
     """
     network = network.to(processes.device)
     ema = EMA(network, config.averaging)

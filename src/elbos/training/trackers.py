@@ -44,19 +44,19 @@ _IDENTIFIERS: dict[str, Callable[["GeneralTracker"], str]] = {
 
 
 class Trackers:
-    """Experiment trackers of a run, in one process.
+    """Experiment trackers of a run, such as TensorBoard and W&B, started in the main process.
 
-    A tracker that fails during training is dropped with a warning: a server that is down does not
-    end a training.
+    A tracker that fails during training is dropped with a warning, so that an unavailable server
+    does not end the training.
 
     Args:
-        config: The run's configuration, which names them.
-        run: Its directory.
-        step: The step that it starts from.
-        is_main: Whether this process writes; others have no trackers.
+        config: The run's configuration, which names the trackers.
+        run: The run directory.
+        step: The step at which training starts or resumes.
+        is_main: Whether this process is the main process; other processes have no trackers.
 
     Raises:
-        ValueError: If one is not installed, or does not start.
+        ValueError: If a tracker is not installed, or does not start.
     """
 
     def __init__(self, config: Config, run: RunDirectory, step: int, *, is_main: bool) -> None:
@@ -76,21 +76,21 @@ class Trackers:
             self.running.append(tracker)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Log numbers by name."""
+        """Log named numbers to all trackers."""
         self._each(lambda tracker: tracker.log(values, step=step))
 
     def validation(self, found: Validation, step: int) -> None:
-        """Log a validation, with its figure."""
+        """Log a validation result and its figure to all trackers."""
         self._each(lambda tracker: tracking.log(tracker, found, step))
 
     def samples(self, file: Path, step: int) -> None:
-        """Log the image in a file, if the file exists."""
+        """Log the image in a file to all trackers, if the file exists."""
         if self.running and file.exists():
             pixels = np.asarray(Image.open(file))
             self._each(lambda tracker: tracking.log_picture(tracker, "samples", pixels, step))
 
     def finish(self) -> None:
-        """Finish all trackers, which write what they hold."""
+        """Close all trackers after they have written pending values."""
         self._each(lambda tracker: tracker.finish())
 
     def _each(self, action: "Callable[[GeneralTracker], None]") -> None:
@@ -105,7 +105,7 @@ class Trackers:
 
 
 def require_installed(names: Sequence[str]) -> None:
-    """Raise an error that names the first tracker that is not installed."""
+    """Raise a ValueError that names a tracker if its package is not installed."""
     if not names:
         return
     with needs("track"):
@@ -120,7 +120,10 @@ def require_installed(names: Sequence[str]) -> None:
 
 
 def _started(name: str, run: RunDirectory, step: int, known: str | None) -> "GeneralTracker":
-    """Start a tracker: resume its run by the identifier, or create one named like the directory."""
+    """Start a tracker: resume the run with identifier `known`, or create a new run in the tracker.
+
+    Raise a ValueError if the tracker does not start.
+    """
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     kind = LOGGER_TYPE_TO_CLASS[name]
@@ -143,7 +146,7 @@ def _started(name: str, run: RunDirectory, step: int, known: str | None) -> "Gen
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """Return the configuration as numbers and short texts."""
+    """Return the configuration as numbers and short texts, by field name."""
     values = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "output"}
     return {
         name: value if isinstance(value, int | float | str) else code(value)[:MAX_SETTING]

@@ -40,9 +40,9 @@ def log(
     *,
     name: str | None = None,
 ) -> None:
-    """Log a validation, or the loss by noise level of a training, to experiment trackers.
+    """Log a validation result, or the training loss by noise level, to experiment trackers.
 
-    All trackers get the numbers of `scalars`. A validation has a figure, too, `Validation.plot`:
+    All trackers get the numbers of `scalars`. A validation also has a figure, `Validation.plot`:
     interactive in W&B and MLflow; an image in TensorBoard, Trackio, Aim, ClearML, SwanLab and other
     trackers with a method `log_images`, if `kaleido` is installed, which draws it in some seconds.
 
@@ -86,7 +86,7 @@ def log(
 
 
 def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict[str, float]:
-    """Return the numbers of a result by name, as `log` does: for Lightning's `log_dict` and others.
+    """Return the named numbers that `log` logs for a result, for use in Lightning's `log_dict`.
 
     A validation gives `validation/bits_per_dim` and `validation/standard_error`, both in bits per
     dimension; both results give the mean loss in each bin of log-SNR, nats per dimension.
@@ -114,7 +114,7 @@ def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict
 def log_picture(
     tracker: "GeneralTracker", name: str, pixels: UInt8[np.ndarray, "h w 3"], step: int
 ) -> None:
-    """Log an image, if the tracker accepts images."""
+    """Log an image to a tracker; do nothing if the tracker does not accept images."""
     has_images = hasattr(tracker, "log_images")
     send = _PICTURES.get(tracker.name, _as_list if has_images else None)
     if send is not None:
@@ -124,7 +124,7 @@ def log_picture(
 def _by_level(
     name: str, edges: tuple[float, ...], values: tuple[float | None, ...]
 ) -> dict[str, float]:
-    """Name the values of bins so that they are sorted from noise to data."""
+    """Return losses keyed by bin of log-SNR, with names that sort from noise to data."""
     digits = len(str(len(values) - 1))
     return {
         f"{name}/loss_by_level/{i:0{digits}}_logsnr_{edges[i]:.1f}_to_{edges[i + 1]:.1f}": value
@@ -134,7 +134,7 @@ def _by_level(
 
 
 def _log_figure(tracker: "GeneralTracker", name: str, figure: "Figure", step: int) -> None:
-    """Log a figure interactively or as an image, if the tracker accepts one."""
+    """Log a figure to a tracker: interactive where supported, else as an image if possible."""
     if tracker.name == "wandb":
         tracker.log({name: figure}, step=step)
     elif tracker.name == "mlflow":

@@ -76,15 +76,15 @@ from elbos.validation import Validation
 
 
 class Trainer:
-    """One run in one process.
+    """Training loop of a run, as executed in each process.
 
     Args:
-        config: What to train.
-        run: Its directory, to be claimed before `train`.
-        data: What to train on.
-        processes: The processes that train it.
-        network: A user-defined network. Default: the one that `config` describes.
-        num_workers: Processes that prefetch batches. Default: threads of this process do.
+        config: Configuration of the run.
+        run: The run directory, to be claimed before `train`.
+        data: Training and validation data.
+        processes: The processes that train the network.
+        network: A user-defined network. Default: the network that `config` describes.
+        num_workers: Number of processes that prefetch batches. Default: threads of this process.
 
     Raises:
         ValueError: If network, data and number of processes do not fit each other, or a
@@ -132,7 +132,10 @@ class Trainer:
         self.loss = self._compiled_loss(network, uses_all=trial.uses_all)
 
     def _prepared_network(self, network: nn.Module | None) -> tuple[nn.Module, Trial]:
-        """Build the network, unless the user gave it, and try a user-defined one."""
+        """Return the given network, or else build one, and the result of the trial of its training.
+
+        Networks that are user-defined or of diffusers are tried; others get the default `Trial`.
+        """
         config, processes, shard_size = (
             self.config,
             self.processes,
@@ -154,7 +157,7 @@ class Trainer:
     def _compiled_loss(
         self, network: nn.Module, *, uses_all: bool
     ) -> Loss | DistributedDataParallel:
-        """Make the loss of the network, compile it as configured, and replicate it with DDP."""
+        """Create the loss module, compiled as configured, and wrapped in DDP for replicas."""
         config, processes = self.config, self.processes
         loss = Loss(network, self.objective, config, to_device(self.data.null_cond, self.device))
         self.augmented, self.is_compiled = self.data.augmented, is_compiled(config, self.device)
@@ -167,7 +170,7 @@ class Trainer:
     # --- the loop --------------------------------------------------------------------------------
 
     def train(self, on_images: OnImages) -> None:
-        """Run the remaining steps, from the latest checkpoint if there is one."""
+        """Train to the last step, from the latest checkpoint or, without checkpoints, step 0."""
         config, output, state, saver = self.config, self.config.output, self.state, self.saver
         self.resume()
         with self._running(on_images) as (monitor, is_stop_requested):
@@ -190,7 +193,7 @@ class Trainer:
                 if self.is_due(output.save_every) or is_time or is_last or is_stopping:
                     saver.save(state.step, state.groups())
                 if is_last or is_stopping:
-                    saver.wait()  # in all: a launcher ends all when the first one ends
+                    saver.wait()  # in all processes: a launcher ends all when the first one ends
                 if is_stopping and not is_last:
                     raise Interrupted(
                         f"Stopped at step {state.step} of {config.num_steps}, which is saved: "
@@ -198,11 +201,10 @@ class Trainer:
                     )
 
     def step(self) -> tuple[Float[Tensor, " B"], float]:
-        """Train one step; return the losses of the global batch and the gradient norm.
+        """Train one step; return the losses of the global batch and the unclipped gradient norm.
 
-        The norm is the one before clipping. Everything that depends on the noise levels goes to the
-        device as one tensor, and losses and norm come back as one: the device waits for nothing
-        else.
+        Everything that depends on the noise levels goes to the device as one tensor, and losses and
+        norm come back as one tensor: the device waits for nothing else.
         """
         state = self.state
         logsnr = self.logsnr()
@@ -218,12 +220,12 @@ class Trainer:
         return losses, grad_norm
 
     def logsnr(self) -> Float64[Tensor, " B"]:
-        """Draw the noise levels of the global batch, on the CPU."""
+        """Draw the log-SNRs of the global batch from the schedule, on the CPU."""
         config, step = self.config, self.state.step
         return self.state.schedule.logsnr(times(config.seed, step, config.batch_size))
 
     def batch(self) -> Batch:
-        """Fetch this process's share of the batch: data in [-1, 1], and their condition."""
+        """Fetch this process's share of the batch: data in [-1, 1], and condition or None."""
         since = time.perf_counter()
         stored = next(self.prefetched) if self.prefetched else self.batches[self.state.step]
         self.waited += time.perf_counter() - since
@@ -232,12 +234,12 @@ class Trainer:
         return x, cond if self.config.use_labels else None
 
     def differentiate(self, levels: Float[Tensor, "7 b"]) -> Float[Tensor, " b"]:
-        """Compute the losses of this process's share and the gradients of the global mean."""
+        """Compute the losses of this process's samples and the gradients of the global mean."""
         config, num, num_processes = self.config, len(self.samples), self.processes.num
         x, cond = self.batch()
         self.number.fill_(self.state.step)
         seed_torch(config.seed, self.state.step, self.share.start, 1)
-        smallest = config.batch_size // num_processes  # all have as many parts: each gathers
+        smallest = config.batch_size // num_processes  # equally many parts in all processes
         num_parts = min(config.execution.num_micro_batches, smallest)
         scale, losses = num_processes / config.batch_size, []  # gradients of processes are averaged
         for i in range(num_parts):
@@ -252,7 +254,7 @@ class Trainer:
         return torch.cat(losses)
 
     def observed(self, losses: Float[Tensor, " b"]) -> tuple[Float64[Tensor, " B"], float]:
-        """Gather the losses of the global batch on the CPU; return and clip the gradient norm."""
+        """Clip the gradients; return losses of the global batch and the norm before clipping."""
         limit = self.config.optimizer.max_grad_norm
         norm = unsharded(nn.utils.clip_grad_norm_(self.state.network.parameters(), limit))
         losses = self.processes.gathered(losses, self.config.batch_size)
@@ -262,7 +264,7 @@ class Trainer:
     def require_finite(
         self, logsnr: Float64[Tensor, " B"], losses: Float64[Tensor, " B"], grad_norm: float
     ) -> None:
-        """Raise a Diverged if the gradient is not finite, before anything has changed."""
+        """Raise a Diverged error if the gradient norm is not finite, before weights change."""
         if math.isfinite(grad_norm):
             return
         worst = logsnr[int(losses.nan_to_num(nan=math.inf).argmax())].item()
@@ -274,7 +276,7 @@ class Trainer:
         )
 
     def optimize(self) -> None:
-        """Update the weights along the gradients, at the learning rate of the step."""
+        """Update the weights by the optimizer, with the learning rate of the step."""
         optimizer = self.state.optimizer
         for group in optimizer.param_groups:
             group["lr"] = self.config.learning_rate(self.state.step)
@@ -284,7 +286,7 @@ class Trainer:
             share_buffers(self.state.network)
 
     def validate(self) -> Validation | None:
-        """Measure the bound on validation samples, if there are any; write a grid of samples."""
+        """Write a grid of samples; return the validation ELBO, or None without validation set."""
         config, device = self.config, self.device
         denoiser = Denoiser(self.state.ema.network, config.parameterization)
         with autocast(config, device):
@@ -297,7 +299,7 @@ class Trainer:
         return found
 
     def is_due(self, every: int | None) -> bool:
-        """Return whether the last step crossed a multiple of `every` images."""
+        """Return whether the last step crossed a multiple of `every` images; False for None."""
         if every is None:
             return False
         now = self.state.step * self.config.batch_size
@@ -306,10 +308,10 @@ class Trainer:
     # --- before and after ------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Restore the latest checkpoint, if there is one.
+        """Restore the latest checkpoint; without checkpoints, save initial weights of another run.
 
-        Each process verifies some of its files and reads its own shards. Initial weights of another
-        run become a checkpoint, so that the other run is not needed again.
+        Each process verifies some of the checkpoint's files and reads its own shards. Initial
+        weights of another run are saved, so that the other run is not needed again.
         """
         processes = self.processes
         if newest := processes.from_main(checkpoint.latest(self.run.checkpoints)):
@@ -322,7 +324,10 @@ class Trainer:
 
     @contextmanager
     def _running(self, on_images: OnImages) -> Iterator[tuple[Monitor, Callable[[], bool]]]:
-        """Prefetch batches, write, log and catch signals within the `with` block."""
+        """Start prefetching, saving, logging and signal handling for the `with` block.
+
+        Yield the monitor, and a function that returns whether a stop is requested.
+        """
         config, state, num = self.config, self.state, self.processes.num
         prefetched = self.batches.prefetched(
             state.step, config.num_steps, num_workers=self.num_workers
@@ -353,14 +358,14 @@ class Trainer:
             yield monitor, is_stop_requested
 
     def _example(self) -> Batch:
-        """Return the first sample of the step's batch, and its condition."""
+        """Return one sample of the step's batch as a batch of one, and its condition or None."""
         x, cond, rows, epochs = self.batches[self.state.step].on(self.device)
         x = self.data.augmented(x, Visits(self.key, rows, epochs))[:1]
         return x, cond_at(cond, slice(1)) if self.config.use_labels else None
 
     @contextmanager
     def _returning_weights(self) -> Iterator[None]:
-        """Copy the weights into the user's network in the end, if a sharded copy was trained."""
+        """Copy the weights of a sharded copy into the user's network after the `with` block."""
 
         def hand_over() -> None:
             if self.given is not None and self.given is not self.state.network:
@@ -377,9 +382,9 @@ class Trainer:
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a request to stop between two steps.
+    """Catch SIGINT and SIGTERM in the `with` block; yield a function that returns if one arrived.
 
-    Python handles signals in the main thread alone: in other threads nothing is requested.
+    Python handles signals in the main thread alone: in other threads the function returns False.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

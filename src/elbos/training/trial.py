@@ -29,10 +29,10 @@ _Loss = Callable[[nn.Module], Float[Tensor, " b"]]
 
 @dataclass(frozen=True)
 class Trial:
-    """Properties of a network that several processes are to train.
+    """Result of the trial of a user's network: its requirements for training on several processes.
 
     Attributes:
-        uses_all: Whether every weight has a gradient.
+        uses_all: Whether every trained weight has a gradient.
         by_blocks: Whether FSDP2 may gather the network block by block.
     """
 
@@ -43,13 +43,14 @@ class Trial:
 def require_trainable(
     network: nn.Module, config: Config, data: Samples, processes: Processes
 ) -> Trial:
-    """Train a copy of the network on four samples, and measure the validation samples with it.
+    """Raise a ValueError unless the network can be trained and validated; return a `Trial`.
 
-    All processes call it.
+    A copy of the network computes the gradients of four samples and the ELBO of validation samples.
+    All processes must call this function.
 
     Raises:
-        ValueError: If the loss has no gradient, the validation samples have no bound, or FSDP2
-            does not give the gradients of one process.
+        ValueError: If the loss has no gradient, the validation fails, or the gradients under FSDP2
+            differ from those of one process.
     """
     loss = _loss(config, data, processes.device, memory_format(network))
     tried, by_blocks, shape = copy.deepcopy(network).train(), True, data.spec.shape
@@ -72,9 +73,9 @@ def require_trainable(
 def _loss(
     config: Config, data: Samples, device: torch.device, format_: torch.memory_format
 ) -> _Loss:
-    """Return the loss of four samples, each at another noise level, as a function of the network.
+    """Return a function from a network to its losses on four samples at four noise levels.
 
-    The condition of every other one is replaced by the null condition, if training does so.
+    The condition of every other sample is replaced by the null condition, if labels are dropped.
     """
     num = min(config.batch_size, NUM_SAMPLES)
     rows = torch.arange(num)
@@ -96,7 +97,7 @@ def _loss(
 
 
 def _gradient_norms(network: nn.Module, loss: Float[Tensor, " b"]) -> dict[str, float]:
-    """Return the norms of the gradients of a loss by the names of the weights."""
+    """Return the gradient norm of each weight by name; raise a ValueError without gradients."""
     if not loss.requires_grad:
         raise ValueError("its output has no gradient: compute it from weights, with grad")
     loss.mean().backward()  # type: ignore[no-untyped-call]
@@ -112,7 +113,10 @@ def _gradient_norms(network: nn.Module, loss: Float[Tensor, " b"]) -> dict[str, 
 
 
 def _require_same_tensors(network: nn.Module, tried: nn.Module) -> None:
-    """Raise a ValueError if a forward pass makes weights or buffers: averages do not have them."""
+    """Raise a ValueError if a forward pass creates or reshapes weights or buffers.
+
+    The averages of the weights, copied before, would lack these tensors.
+    """
     before, after = (
         {name: (t.shape, t.dtype) for name, t in chain(one.named_parameters(), one.named_buffers())}
         for one in (network, tried)
@@ -128,10 +132,11 @@ def _require_same_tensors(network: nn.Module, tried: nn.Module) -> None:
 def _can_gather_blocks(
     network: nn.Module, config: Config, processes: Processes, loss: _Loss, norms: dict[str, float]
 ) -> bool:
-    """Return whether the gradients under FSDP2, gathered block by block, are those of one process.
+    """Return whether FSDP2 gives correct gradients if the network is gathered block by block.
 
-    They are not if blocks are used in other ways than by a call, or change returned views in place.
-    Then the network is gathered at once.
+    Correct gradients equal those of one process. They differ if blocks are not just called, or if
+    returned views are changed in place; then the network is gathered at once. Raise a ValueError if
+    the gradients differ in that case, too.
     """
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     for by_blocks in (True, False):
@@ -161,7 +166,7 @@ def _can_gather_blocks(
 
 @contextmanager
 def _refusing(what: str) -> Iterator[None]:
-    """Turn any error into a one-line ValueError."""
+    """Convert any error within the `with` block into a one-line ValueError."""
     try:
         yield
     except Exception as error:  # of the user's code, of any type

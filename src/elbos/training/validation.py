@@ -37,7 +37,7 @@ class Chosen:
         return len(self.rows)
 
     def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """Return some of the chosen samples."""
+        """Return the samples of the given rows of the subset, and their conditions or None."""
         x, cond = self.source.batch(self.rows[rows])
         return x, cond if self.use_cond else None
 
@@ -45,9 +45,9 @@ class Chosen:
 def validate(
     denoiser: Denoise, config: Config, data: Samples, device: torch.device, *, is_shared: bool
 ) -> Validation | None:
-    """Measure the bound on 500 fixed validation samples; return None if there are none.
+    """Estimate the ELBO on 500 fixed validation samples; return None without validation samples.
 
-    If `is_shared`, all processes call it, and each computes a part.
+    If `is_shared`, all processes must call this function, and each computes a part.
     """
     if data.validation is None:
         return None
@@ -60,7 +60,7 @@ def validate(
 def require_measurable(
     denoiser: Denoise, config: Config, data: Samples, device: torch.device
 ) -> None:
-    """Raise an error if a validation sample cannot be measured, at one noise level."""
+    """Raise an error if the ELBO of a validation sample cannot be computed at one noise level."""
     if data.validation is not None:
         grid = torch.arange(NUM_GRID_IMAGES) % len(data.validation)
         rows = torch.cat([_validation_rows(data.validation), grid])
@@ -74,8 +74,8 @@ def require_measurable(
 def _unwarned() -> Iterator[None]:
     """Suppress warnings of the validator within the `with` block.
 
-    The trainer has warned of the noise levels, and a network that has hardly been trained may
-    ignore its time.
+    The trainer has warned of the noise levels, and a network in early training may ignore its time
+    input.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -121,11 +121,10 @@ class Shared:
 def sample_grid(
     denoiser: Denoise, config: Config, data: Samples, processes: Processes
 ) -> bytes | None:
-    """Draw 64 samples of the run's seed as PNG; return None unless they are images or points.
+    """Generate a grid of 64 samples as PNG; return None for data that cannot be plotted.
 
-    All processes call it, and share the work.
-
-    They are conditioned on each class in turn, or on what the first samples of the data are.
+    All processes must call this function, and divide the work. The noise depends on the run's seed.
+    Samples are conditioned on each class in turn, or on the conditions of the first data samples.
     """
     if not is_drawable(data.spec.shape):
         return None

@@ -18,11 +18,11 @@ from elbos.training.randomness import Visits
 
 @dataclass(frozen=True)
 class Augmented(Source):
-    """Images that training flips and crops at random.
+    """Images with random flips and crops in training.
 
     Attributes:
         images: The stored images.
-        flip: Whether half of them are mirrored left to right, another half in each epoch.
+        flip: Whether a random half of the images is mirrored left to right, anew in each epoch.
         crop: Height and width of the crops, or None.
     """
 
@@ -32,16 +32,16 @@ class Augmented(Source):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of images, and shape of one after cropping."""
+        """Shape of all images after cropping, `(n, c, h, w)`."""
         num, channels, *size = self.images.shape
         return num, channels, *((self.crop, self.crop) if self.crop else size)
 
     def fingerprint(self) -> str:
-        """Return the identifier of all uncropped images."""
+        """Return the digest of all uncropped images."""
         return self.images.fingerprint()
 
     def read(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
-        """Read images, cropped at their centres."""
+        """Read images and crop each at the centre."""
         x = self.images.read(rows)
         if self.crop is None:
             return x
@@ -53,7 +53,7 @@ class Augmented(Source):
         return self.images.read(rows)
 
     def augmented(self, x: UInt8[Tensor, "b c i j"], visits: Visits) -> UInt8[Tensor, "b c h w"]:
-        """Crop images at random, and mirror half of them."""
+        """Crop images at random positions, and mirror each with probability 1/2, as configured."""
         if self.crop is not None:
             x = cropped(x, self.crop, visits)
         if not self.flip:
@@ -63,7 +63,7 @@ class Augmented(Source):
 
 
 def cropped(x: UInt8[Tensor, "b c i j"], size: int, visits: Visits) -> UInt8[Tensor, "b c h w"]:
-    """Crop a random square of each image, uniformly distributed."""
+    """Crop each image to a square at a uniformly random position."""
     places = []
     for u, side in zip(visits.uniform(Purpose.CROPS, 2).unbind(1), x.shape[-2:], strict=True):
         first = (u * (side - size + 1)).long().clamp(max=side - size)  # u may be 1
@@ -75,7 +75,7 @@ def cropped(x: UInt8[Tensor, "b c i j"], size: int, visits: Visits) -> UInt8[Ten
 
 
 def augmented(dataset: Dataset, *, flip: bool, crop: int | None) -> Dataset:
-    """Apply flips and crops to a dataset of images.
+    """Return a dataset with random flips and crops in training, and centre crops elsewhere.
 
     Raises:
         ValueError: If the crops are larger than the images.

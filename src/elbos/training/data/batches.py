@@ -31,7 +31,7 @@ NUM_AHEAD = 16  # batches: a read may take as long as that many steps
 
 
 def epoch_order(num: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
-    """Return the permutation of `0..num-1` in which one epoch visits the data.
+    """Return the order of the samples in one epoch: a permutation of `0..num-1`.
 
     Args:
         num: Number of samples.
@@ -45,7 +45,7 @@ def epoch_order(num: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
 
 
 def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Int64[Tensor, " n"]:
-    """Return the indices of the global batch of one step.
+    """Return the sample indices of the global batch of one step.
 
     Batches cross the border between epochs, so none is smaller than the others, and may be larger
     than the data.
@@ -78,13 +78,13 @@ _order = lru_cache(maxsize=2)(epoch_order)
 
 
 class StoredBatch(NamedTuple):
-    """A batch as it is stored, before it is transferred to the device.
+    """A batch in its stored format, before the transfer to the device.
 
     Args:
         x: Pixel values (integers), data, or distributions of data.
-        cond: Their condition, or None.
-        rows: Numbers of the samples in the data.
-        epochs: Number of times that each was read before.
+        cond: Condition of the samples, or None.
+        rows: Indices of the samples in the data.
+        epochs: Epoch of each sample, from 0.
     """
 
     x: Tensor
@@ -93,11 +93,11 @@ class StoredBatch(NamedTuple):
     epochs: Int64[Tensor, " b"]
 
     def pinned(self) -> "StoredBatch":
-        """Copy the batch to pinned memory, for transfers while a GPU computes."""
+        """Copy the batch to pinned memory, for transfers that overlap with computation."""
         return StoredBatch(*(map_tensors(Tensor.pin_memory, part) for part in self))
 
     def on(self, device: torch.device) -> "StoredBatch":
-        """Copy the batch to a device, asynchronously from pinned memory."""
+        """Copy the batch to a device; from pinned memory, asynchronously."""
 
         def moved(part: Tensor) -> Tensor:
             return part.to(device, non_blocking=device.type != "cpu")
@@ -107,10 +107,10 @@ class StoredBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Batches(Dataset[StoredBatch]):
-    """Batches by step, one process's share of each.
+    """Training batches indexed by step; each is this process's share of the global batch.
 
     Attributes:
-        source: The samples.
+        source: The training samples.
         batch_size: Size of the global batch.
         seed: Seed of the run.
         share: This process's slice of each batch.
@@ -122,10 +122,10 @@ class Batches(Dataset[StoredBatch]):
     share: slice
 
     def __getitem__(self, step: int) -> StoredBatch:
-        """Return the batch of a step.
+        """Return this process's share of the batch of a step.
 
-        Torch's random numbers, with which a user's dataset may augment its samples, are
-        seeded for it.
+        Torch's generators are seeded by the step first, since a user's dataset may augment with
+        them.
         """
         if isinstance(self.source, Items):
             seed_torch(self.seed, step, self.share.start, 2)
@@ -137,15 +137,15 @@ class Batches(Dataset[StoredBatch]):
     def prefetched(
         self, step: int, num_steps: int, *, num_workers: int = 0
     ) -> Generator[StoredBatch, None, None]:
-        """Prefetch the batches from a step on, until the iterator is closed.
+        """Iterate over the batches of consecutive steps, prefetched by threads or processes.
 
-        An error of a batch is raised when that batch is requested.
+        An error on reading a batch is raised when that batch is requested.
 
         Args:
             step: The first step.
-            num_steps: The end of the steps.
-            num_workers: Number of processes. Default: threads; a user's dataset, which may draw
-                random numbers of the process, is then not prefetched.
+            num_steps: The step before which the iteration ends.
+            num_workers: Number of worker processes. Default: threads; a user's dataset, which may
+                use the process's random number generators, is then not prefetched.
         """
         if num_workers:
             loader = DataLoader(
@@ -183,5 +183,5 @@ class Batches(Dataset[StoredBatch]):
 
 
 def _ignore_interrupts(_: int) -> None:
-    """Ignore Ctrl-C, which the training process handles."""
+    """Ignore SIGINT (Ctrl-C) in a worker: the training process handles interrupts."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

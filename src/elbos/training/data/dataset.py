@@ -47,10 +47,10 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Properties of a dataset that networks and samplers need.
+    """Name, shape of one sample, number of pixel values and number of classes of a dataset.
 
     Attributes:
-        name: Its name in reports.
+        name: Name of the dataset in reports.
         shape: Shape of one sample, `(c, h, w)` or `(d,)`.
         num_levels: $K$, the number of values of a pixel, or None for continuous data.
         num_classes: Number of classes, or None where there are no labels.
@@ -70,21 +70,21 @@ class DataSpec:
 
     @property
     def described(self) -> str:
-        """Describe shape, pixel values and classes."""
+        """Description in words: shape of a sample, numbers of pixel values and classes."""
         values = "any values" if self.num_levels is None else f"{self.num_levels} pixel values"
         classes = "" if self.num_classes is None else f", {self.num_classes} classes"
         return f"shape {'x'.join(map(str, self.shape))}, {values}{classes}"
 
 
 class Trained(Batched, Protocol):
-    """Samples that are trained on, by number."""
+    """Interface of indexed training samples."""
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """Return samples as they are transferred to the device, and their condition."""
+        """Return samples in the format that is sent to the device, and the condition or None."""
 
 
 class Samples(Protocol):
-    """Interface of the data of a training: a `Dataset`, or data given in Python."""
+    """Interface of training data: a `Dataset`, or data given in Python."""
 
     @property
     def spec(self) -> DataSpec: ...
@@ -97,18 +97,18 @@ class Samples(Protocol):
 
     @property
     def null_cond(self) -> Condition:
-        """Null condition of one sample, `[1, ...]`, or None."""
+        """Null (unconditional) condition, as a batch of one, `[1, ...]`; or None."""
 
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
-        """Make training data of stored samples, on their device."""
+        """Convert stored samples to augmented training data, on the device of the samples."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return the identifier of the data."""
+        """Return sizes and digests that identify the data."""
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Samples of a split in the range of a network."""
+    """Samples of a split, scaled to [-1, 1] when they are read."""
 
     split: Split
     num_levels: int | None
@@ -117,12 +117,15 @@ class Levels:
         return len(self.split)
 
     def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """Return data in [-1, 1] (points unchanged), and labels if there are any."""
+        """Return data scaled to [-1, 1] (continuous data unchanged), and labels or None."""
         x = to_unit(self.split.x[rows], self.num_levels)
         return x, self._labels(rows)
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """Return samples as they are stored: pixel values take a quarter of the bytes of data."""
+        """Return samples in the stored format, and labels or None.
+
+        Pixel values take a quarter of the bytes of float32 data.
+        """
         return self.split.x.stored(rows), self._labels(rows)
 
     def _labels(self, rows: Int64[Tensor, " b"]) -> Int64[Tensor, " b"] | None:
@@ -132,18 +135,18 @@ class Levels:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three disjoint splits of one dataset.
+    """A dataset: disjoint splits for training, validation and testing.
 
     Attributes:
-        name: Its name in reports.
-        train: For training.
-        val: Held out, for validation during training.
-        test: Held out, for the evaluation at the end.
+        name: Name of the dataset in reports.
+        train: Training split.
+        val: Split held out for validation during training.
+        test: Split held out for evaluation after training.
         num_levels: $K$, the number of values of a pixel, or None for continuous data.
         num_classes: Number of classes, or None where there are no labels.
         class_names: One name per class, or None where classes have no names.
-        known_digest: `digest_of` the three splits' `x`, or another digest of all samples, if it is
-            known already.
+        known_digest: Digest of the samples of all splits, if it was computed before. Default:
+            `digest_of` the `x` of all splits.
     """
 
     name: str
@@ -162,32 +165,32 @@ class Dataset:
 
     @property
     def spec(self) -> DataSpec:
-        """Properties that networks and samplers need."""
+        """Name, shape of one sample, number of pixel values and number of classes."""
         return DataSpec(self.name, self.shape, self.num_levels, self.num_classes)
 
     @property
     def training(self) -> Levels:
-        """Training samples in the range of a network."""
+        """Training samples, scaled to [-1, 1]."""
         return Levels(self.train, self.num_levels)
 
     @property
     def validation(self) -> Levels:
-        """Validation samples in the range of a network."""
+        """Validation samples, scaled to [-1, 1]."""
         return Levels(self.val, self.num_levels)
 
     @property
     def null_cond(self) -> Int64[Tensor, " 1"]:
-        """Label that stands for no class."""
+        """Null (unconditional) label for classifier-free guidance: -1."""
         return torch.tensor([-1])
 
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
-        """Map stored training samples to [-1, 1] (points unchanged), augmented."""
+        """Augment stored training samples and scale them to [-1, 1] (continuous data unchanged)."""
         return to_unit(self.train.x.augmented(x, visits), self.num_levels)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return the identifier: sizes, and a digest of all pixel values and labels.
+        """Return sizes, and a SHA-256 of all samples and labels, which identify the dataset.
 
-        It is computed once: of the 70,000 images of Fashion-MNIST in a tenth of a second.
+        The digest is computed once; 70,000 images of Fashion-MNIST take a tenth of a second.
         """
         return {"version": 2, **self._sizes, "sha256": self._digest}
 
@@ -206,7 +209,7 @@ class Dataset:
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:
-        """Training, validation and test split."""
+        """Training, validation and test split, in this order."""
         return self.train, self.val, self.test
 
     @property
@@ -216,11 +219,9 @@ class Dataset:
 
 
 def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tensor, "*b"]:
-    """Map pixel values to the interval [-1, 1].
+    """Map pixel values linearly to [-1, 1]; return continuous data (`num_levels=None`) unchanged.
 
-    Continuous data (`num_levels=None`) are unchanged.
-
-    Exact at both ends. Integers become float32; a floating dtype is kept.
+    The map is exact at both ends. Integers become float32; a floating dtype is kept.
 
     Args:
         levels: Values in `0..num_levels-1`.
@@ -237,7 +238,7 @@ def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tenso
 
 
 def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, "*b"]:
-    """Map samples to the nearest pixel value, after a clamp to [-1, 1]: the inverse of `to_unit`.
+    """Clamp samples to [-1, 1] and round to the nearest pixel values: the inverse of `to_unit`.
 
     Args:
         x: Samples.
@@ -257,7 +258,7 @@ def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, 
 
 
 def to_pixels(levels: UInt8[Tensor, "*b"], num_levels: int) -> UInt8[Tensor, "*b"]:
-    """Rescale pixel values to 0 to 255, exact at both ends.
+    """Rescale pixel values from `0..num_levels-1` to `0..255`.
 
     Args:
         levels: Values in `0..num_levels-1`.
@@ -273,12 +274,15 @@ def to_pixels(levels: UInt8[Tensor, "*b"], num_levels: int) -> UInt8[Tensor, "*b
 # --- downloads -----------------------------------------------------------------------------------
 
 _ARE_ALLOWED = ContextVar("are_downloads_allowed", default=True)
-"""False for data that the files of a run name: those may be a stranger's."""
+"""False while loading data that a run directory names: the directory may be a stranger's."""
 
 
 @contextmanager
 def without_downloads() -> Iterator[None]:
-    """Load data of this machine alone within the `with` block: a run may be a stranger's."""
+    """Forbid downloads of data within the `with` block.
+
+    Used for data that a run directory names, since the directory may come from a stranger.
+    """
     token = _ARE_ALLOWED.set(False)
     try:
         yield
@@ -287,5 +291,5 @@ def without_downloads() -> Iterator[None]:
 
 
 def are_downloads_allowed() -> bool:
-    """Return whether data may be downloaded here."""
+    """Return whether downloads of data are allowed in this context."""
     return _ARE_ALLOWED.get()

@@ -18,14 +18,14 @@ from elbos.training.data.source import InMemory
 
 @dataclass(frozen=True, kw_only=True)
 class Digits(Typed):
-    """The digits of scikit-learn (UCI optdigits test set), 1x8x8, 17 pixel values, 10 classes.
+    """Digits of scikit-learn (UCI optdigits test set), 1x8x8, 17 pixel values, 10 classes.
 
     Train 1,350, validation 150, test 297, stratified by class. The split is fixed; the seed of a
     run does not change it.
     """
 
     def load(self) -> Dataset:
-        """Load the dataset from the file in this package."""
+        """Load the dataset from a file embedded in this package."""
         content = _read()
         x, labels = images_and_labels()
 
@@ -38,7 +38,7 @@ class Digits(Typed):
 
 
 def images_and_labels() -> tuple[UInt8[Tensor, "1797 1 8 8"], Int64[Tensor, "1797"]]:
-    """Return all images, values 0 to 16, and their labels, in the order of scikit-learn."""
+    """Return all images (pixel values 0 to 16) and labels, in scikit-learn's order."""
     content = _read()
     x = torch.from_numpy(content["images"]).unsqueeze(1)
     return x, torch.from_numpy(content["labels"].astype(np.int64))

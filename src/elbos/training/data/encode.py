@@ -29,15 +29,15 @@ from elbos.training.processes import ALONE, Processes
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encodes the images of a dataset.
+    """Encoder of a dataset's images into shards of VAE latents.
 
     Attributes:
         dataset: The images.
         vae: The autoencoder, with the scale of its latents.
-        out: The folder of the shards, made if it is missing.
-        dtype: Precision of the stored numbers, "float16" or "bfloat16".
-        batch_size: Images at once.
-        processes: The processes that share the shards, all of which make the same call.
+        out: The folder of the shards, created if missing.
+        dtype: Precision of the stored latents, "float16" or "bfloat16".
+        batch_size: Number of images encoded at once.
+        processes: The processes that divide the shards; all make the same call.
     """
 
     dataset: Dataset
@@ -49,10 +49,10 @@ class Encoder:
 
     @naming_lost_processes()
     def encode(self, start: Start = silent) -> Index:
-        """Make the missing shards.
+        """Encode and write the missing shards; return the index of the folder.
 
         Args:
-            start: Starts the progress.
+            start: Starts a progress bar.
 
         Returns:
             The index of the complete folder.
@@ -106,9 +106,9 @@ class Encoder:
         }
 
     def _own(self, making: Making, plan: list[Piece], start: Start) -> dict[str, Part]:
-        """Make this process's missing shards; return all of its shards, by name.
+        """Write this process's missing shards; return the records of all its shards by name.
 
-        The progress is that of all processes, as if they were equally fast.
+        The progress bar counts the images of all processes, assuming equal speed.
         """
         own = {}
         num = sum(len(piece.rows) for piece in plan)
@@ -128,7 +128,7 @@ class Encoder:
         return making.write(piece, _key(piece), self._contents(piece, advance))
 
     def _contents(self, piece: Piece, advance: Advance) -> Iterator[bytes]:
-        """Encode the images of a shard."""
+        """Iterate over the encoded latents of a shard, as bytes, batch by batch."""
         x = self.dataset.splits[SPLITS.index(piece.split)].x
         for some in torch.split(piece.rows, self.batch_size):
             moments = self._moments(x[some]).to(DTYPES[self.dtype]).cpu().contiguous()
@@ -157,5 +157,5 @@ class Encoder:
 
 
 def _key(piece: Piece) -> str:
-    """Return the identifier of a shard's images, in a folder that belongs to one dataset."""
+    """Return the identifier of a shard's images within a folder of one dataset."""
     return digest([piece.number, len(piece.rows)])

@@ -23,7 +23,7 @@ from elbos.training.data.dataset import Dataset, Split, are_downloads_allowed
 from elbos.training.data.source import InMemory
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist keeps the files."""
+"""Folder of the files of Debian's package dataset-fashion-mnist."""
 
 _NUM_VAL = 2_000
 _CLASS_NAMES = (
@@ -64,11 +64,11 @@ class Fashion(Typed):
             object.__setattr__(self, "root", files.expanded(self.root))
 
     def load(self) -> Dataset:
-        """Load the dataset; the first time this may download 30 MB.
+        """Load the dataset; the first call may download 30 MB.
 
         Raises:
-            FileNotFoundError: If the files are nowhere and cannot be downloaded.
-            ValueError: If a file is damaged; the message names it.
+            FileNotFoundError: If the files are not found and cannot be downloaded.
+            ValueError: If a file is corrupt; the message names the file.
         """
         folder = self._folder()
         train = _read_split(folder, "train")
@@ -143,7 +143,10 @@ def _read_split(folder: Path, prefix: str) -> Split:
 
 
 def _read_idx(folder: Path, name: str, num_dims: int) -> UInt8[Tensor, "..."]:
-    """Read an idx file, gzipped or not: magic number, 32-bit sizes (big-endian), uint8 values."""
+    """Read the uint8 array in an idx file, gzipped or not; raise a ValueError for corrupt files.
+
+    Format: magic number, 32-bit big-endian sizes, uint8 values.
+    """
     if (path := _find(folder, name)) is None:
         raise FileNotFoundError(f"{folder} lacks {name} or {name}.gz: put it beside the others")
     try:

@@ -30,11 +30,11 @@ _FORMAT = "4"  # raise it when the decoded pixels change: old caches are then no
 
 @dataclass(frozen=True, kw_only=True)
 class FolderArchive(Archive):
-    """The image files of a folder.
+    """Image files of a folder, by number.
 
     Attributes:
         root: The folder.
-        names: Path of each image in it, with slashes.
+        names: Path of each image relative to the folder, with slashes.
     """
 
     root: Path
@@ -42,11 +42,11 @@ class FolderArchive(Archive):
 
     @classmethod
     def listed(cls, root: Path) -> "FolderArchive":
-        """List the images of a folder, divided as `split_pictures` does.
+        """List the images of a folder and divide them into splits, as `split_pictures` does.
 
         Raises:
             FileNotFoundError: If there is no such folder.
-            ValueError: If it cannot be divided.
+            ValueError: If the images cannot be divided into splits.
         """
         groups = split_pictures(root)
         pictures = [picture for group in groups for picture in group]
@@ -69,28 +69,28 @@ class FolderArchive(Archive):
         return archive
 
     def content(self, number: int) -> Path:
-        """Return the file of an image."""
+        """Return the path of an image file."""
         return self.root / self.names[number]
 
     def describe(self, number: int) -> str:
-        """Return the path of an image in the folder."""
+        """Return the path of an image relative to the folder."""
         return self.names[number]
 
     def identity(self, size: int) -> dict[str, str]:
-        """Return nothing: the place is the identity, and `state` finds changed images."""
+        """Return an empty identity: the path identifies the folder, and `state` detects changes."""
         del size
         return {}
 
     def state(self, number: int) -> list[int]:
-        """Return size and times of change of a file; decoding says why it has none."""
+        """Return size and modification times of a file; an empty list for an unreadable file."""
         try:
             found = self.content(number).stat()
         except OSError:
-            return []
-        return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]  # no program sets the last
+            return []  # decoding raises the error
+        return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]  # programs cannot set ctime
 
     def fingerprint(self) -> str:
-        """Return a digest of names, sizes and times of change."""
+        """Return a digest of names, sizes and modification times of all images."""
         key = hashlib.sha256(os.fsencode(self.root.resolve()) + b"\0")
         for number, name in enumerate(self.names):
             key.update(os.fsencode(name) + f"\0{self.state(number)}\0".encode())
@@ -99,7 +99,7 @@ class FolderArchive(Archive):
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(Typed):
-    """A folder of pictures, 3xSIZExSIZE, 256 pixel values.
+    """Folder of pictures, 3xSIZExSIZE, 256 pixel values.
 
     Classes are the sub-folders of the first level; pictures directly in the folder have none. With
     sub-folders `train`, `test` and perhaps `val`, those are the splits (and others are ignored).
@@ -133,21 +133,21 @@ class Folder(Typed):
         object.__setattr__(self, "root", files.expanded(self.root))
 
     def archive(self) -> FolderArchive:
-        """List the encoded pictures."""
+        """List the encoded pictures of the folder."""
         if self.size < 1:
             raise ValueError(f"size is {self.size}: give at least one pixel")
         return FolderArchive.listed(self.root)
 
     def load(self) -> Dataset:
-        """Load the dataset; the first time this decodes every picture.
+        """Load the dataset from the cache; the first call decodes every picture.
 
         The pictures are packed in `~/.cache/elbos` (or `$XDG_CACHE_HOME/elbos`), under a digest of
-        the folder and of names, sizes and times of change: a changed file is noticed. Packed
-        pictures are compared with their digest, and made again if they are corrupt.
+        the folder and of names, sizes and modification times, so that changed files are detected.
+        Packed pictures are compared with their digest, and packed again if they are corrupt.
 
         Raises:
             FileNotFoundError: If there is no such folder.
-            PermissionError: If a file or folder may not be read.
+            PermissionError: If permission to read a file or folder is missing.
             ValueError: If the folder cannot be divided or has files that cannot be decoded.
         """
         try:
@@ -168,7 +168,7 @@ class Folder(Typed):
 
 
 def _build(archive: FolderArchive, size: int, folder: Path) -> None:
-    """Pack the good images of a folder, with the reasons for the bad ones in `folder.json`."""
+    """Pack the decodable images of a folder; write the errors of the others to `folder.json`."""
     making = Making(folder, {"pictures": archive.place, "size": str(size)})
     with making.claimed(), progress() as bar:
         num = len(archive.names)
@@ -186,7 +186,7 @@ def _build(archive: FolderArchive, size: int, folder: Path) -> None:
 
 
 def _read(folder: Path) -> tuple[Dataset, dict[str, str]]:
-    """Open what `_build` packed: the dataset, and the bad images.
+    """Open a folder that `_build` packed; return the dataset, and the errors of bad images by name.
 
     Raises:
         DamagedFolder: If a file is missing, cut short or changed.

@@ -19,13 +19,13 @@ NUM_MEANS = 16  # samples in the identifier of the data
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """Name of a dataset that was given in Python, for the configuration."""
+    """Placeholder in a configuration for a dataset given in Python, which is not stored."""
 
     name: str
-    """Its class."""
+    """Class name of the dataset."""
 
     def load(self) -> Dataset:
-        """Raise a ValueError: the dataset is not stored."""
+        """Raise a ValueError: a dataset given in Python is not stored."""
         raise ValueError(
             f"{self.name} was given to `elbos.fit` in Python and is not stored. "
             "`Run.likelihood(dataset)` evaluates the run on any dataset."
@@ -37,7 +37,7 @@ class GivenData:
     """Training data given in Python, with or without validation data.
 
     Attributes:
-        spec: Properties of the samples.
+        spec: Name, shape of a sample, and numbers of pixel values and classes.
         training: Training samples.
         validation: Validation samples, or None.
         null_cond: Null condition of one sample, or None.
@@ -59,11 +59,12 @@ class GivenData:
         null_cond: Condition = None,
         needs_null: bool = False,
     ) -> "GivenData":
-        """Combine a training dataset with a validation dataset or None.
+        """Validate a training dataset and an optional validation dataset, and combine both.
 
         Raises:
-            ValueError: If a dataset has no length or is empty, an item is invalid, the two differ
-                in shape, or a null condition is needed and differs from those of the data.
+            ValueError: If a dataset has no length or is empty, an item is invalid, the datasets
+                differ in shape, or a null condition is needed and differs in form from the
+                conditions of the data.
         """
         if num_levels is not None and not (isinstance(num_levels, int) and num_levels >= 2):
             raise ValueError(f"num_levels is {num_levels}: give 2 or more, or None.")
@@ -88,15 +89,15 @@ class GivenData:
         return cls(spec, training, held_out, null_cond)
 
     def augmented(self, x: Float[Tensor, "b *d"], visits: Visits) -> Float[Tensor, "b *d"]:
-        """Return the samples unchanged: the dataset itself may augment them."""
+        """Return the samples unchanged: a dataset given in Python augments its own samples."""
         del visits
         return x
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return the identifier: sizes, means of 16 samples, and a digest of the null condition.
+        """Return sizes, a digest of the means of 16 samples, and a digest of the null condition.
 
-        Means are the same on every machine to three decimals. Torch's random numbers, with which a
-        dataset may augment, are seeded; if it augments with others there are no means.
+        Means are rounded to three decimals, to be equal on every machine. Torch's generator, with
+        which a dataset may augment, is seeded. If means are not reproducible, the digest is None.
         """
         sizes = {"train": len(self.training), "val": len(self.validation or ())}
         held_out = [] if self.validation is None else [self.validation]
@@ -112,12 +113,12 @@ class GivenData:
 
 
 def null_digest(null_cond: Condition) -> str:
-    """Return the identifier of a null condition."""
+    """Compute a digest of a null condition."""
     return digest(repr(map_tensors(lambda part: part.tolist(), null_cond)))
 
 
 def _means(items: Items) -> list[Any]:
-    """Compute means of 16 samples and of their conditions, to three decimals."""
+    """Compute the mean of each of 16 samples and of its condition, rounded to three decimals."""
 
     def mean(part: Tensor) -> float:
         return round(part.double().mean().item(), 3) + 0.0  # no minus before zero

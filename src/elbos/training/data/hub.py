@@ -30,8 +30,9 @@ class Hub(Typed):
 
     Needs `pip install 'elbos[datasets]'`.
 
-    Its splits train, validation and test are taken; without test, a tenth of validation is for
-    validation and the rest for testing; without both, 5 % of the pictures each. Others are ignored.
+    The splits train, validation and test are used, and other splits ignored. Without test, a tenth
+    of validation is for validation and the rest for testing; without both, 5 % of the pictures are
+    for each.
     """
 
     path: str
@@ -64,7 +65,7 @@ class Hub(Typed):
             object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
 
     def archive(self) -> "HubArchive":
-        """Open the encoded pictures; the first time this may download them."""
+        """Open the encoded pictures of the dataset; the first call may download them."""
         if self.size < 1:
             raise ValueError(f"size is {self.size}: give at least one pixel")
         groups = self._groups()
@@ -82,7 +83,7 @@ class Hub(Typed):
         )
 
     def load(self) -> Dataset:
-        """Open the dataset; the first time this may download it.
+        """Open the dataset, decoded on reading; the first call may download the images.
 
         Raises:
             ValueError: If the library is not installed, or there is no such data set or column.
@@ -91,7 +92,10 @@ class Hub(Typed):
         return augmented(dataset, flip=self.flip, crop=self.crop)
 
     def _groups(self) -> dict[str, Any]:
-        """Load the parts of the data set by the names of our splits, pictures encoded."""
+        """Load the splits of the dataset, keyed "train", "val" and "test", with encoded pictures.
+
+        Without a train split, the first split has the key "".
+        """
         datasets = imported()
         try:
             found = self._loaded(datasets)
@@ -136,7 +140,10 @@ class Hub(Typed):
     def _labels(
         self, groups: dict[str, Any]
     ) -> tuple[Int64[Tensor, " n"] | None, tuple[str, ...] | None, int | None]:
-        """Return the labels of all pictures, the names of the classes or None, and their number."""
+        """Return the labels of all pictures, the class names and the number of classes.
+
+        All three are None without a label column; names are None where the dataset has no names.
+        """
         if self.label is None:
             return None, None, None
         column = [value for part in groups.values() for value in part[self.label]]
@@ -155,7 +162,10 @@ class Hub(Typed):
         return labels, tuple(map(str, known)), len(known)
 
     def _divided(self, sizes: dict[str, int]) -> tuple[Numbers, Numbers, Numbers]:
-        """Return the numbers of the pictures of our three splits, counted through all parts."""
+        """Return the row numbers of the training, validation and test pictures.
+
+        Rows are numbered consecutively over all splits.
+        """
         groups, start = {}, 0
         for name, num in sizes.items():
             groups[name] = [Picture(f"{i:09d}", None) for i in range(start, start + num)]
@@ -169,10 +179,10 @@ class Hub(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class HubArchive(Archive):
-    """Encoded images of a column of a dataset.
+    """Encoded images in a column of a Hugging Face dataset.
 
     Attributes:
-        rows: A dataset of the library.
+        rows: A `datasets.Dataset`.
         column: The name of the column.
     """
 
@@ -180,15 +190,15 @@ class HubArchive(Archive):
     column: str
 
     def fingerprint(self) -> str:
-        """Return a digest of the number of images."""
+        """Return a digest of the number of rows."""
         return digest(len(self.rows))
 
     def describe(self, number: int) -> str:
-        """Return the row: for the name of its file the image would be read."""
+        """Return the row of an image, since reading its file name would read the image, too."""
         return f"row {number}"
 
     def content(self, number: int) -> Path | bytes:
-        """Return the content of an image's file, or the file."""
+        """Return the encoded bytes of an image, read from its file if the dataset stores a path."""
         found = self.rows[number][self.column] or {}
         content: bytes | None = found.get("bytes")
         if content is None and not found.get("path"):
@@ -197,11 +207,11 @@ class HubArchive(Archive):
 
 
 def imported() -> Any:
-    """Import the package datasets.
+    """Import the package `datasets` of Hugging Face.
 
     Raises:
-        MissingExtra: If it is not installed.
-        ValueError: If it runs code of data sets, as versions below 4.
+        MissingExtra: If the package is not installed.
+        ValueError: If the version is below 4, which may run code of a dataset.
     """
     with needs("datasets"):
         datasets = importlib.import_module("datasets")

@@ -30,7 +30,7 @@ Numbers = Int64[np.ndarray, "_"]
 
 
 class BadPicture(Exception):
-    """An image that cannot be used; the message says why in a few words."""
+    """Error: an image cannot be decoded; the message gives the reason in a few words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,32 +57,32 @@ class Archive(abc.ABC):
 
     @abc.abstractmethod
     def content(self, number: int) -> Path | bytes:
-        """Return the file of an image, or its content.
+        """Return the path of an encoded image, or its bytes.
 
         Raises:
             BadPicture: If the image is missing.
-            OSError: If it cannot be read.
+            OSError: If the archive cannot be read.
         """
 
     @abc.abstractmethod
     def describe(self, number: int) -> str:
-        """Return the name of an image, for messages."""
+        """Return a description of an image by which messages name it."""
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """Return the identifier of all images, without reading them."""
+        """Return a digest that identifies all images, computed without reading images."""
 
     def identity(self, size: int) -> dict[str, str]:
-        """Return the identity of the images in this size, by which packed data are recognized."""
+        """Return entries that identify the images in a size, recorded in packed data."""
         return {"sha256": self.dataset(size).fingerprint()["sha256"]}
 
     def state(self, number: int) -> list[int]:
-        """Return numbers that change with the image, beyond `identity`."""
+        """Return numbers that change when the image's file changes; by default none."""
         del number
         return []
 
     def labels_of(self, numbers: Numbers) -> Int64[Tensor, "_"] | None:
-        """Return the classes of some images, or None."""
+        """Return the labels of some images; None for data without classes."""
         return None if self.labels is None else self.labels[torch.from_numpy(numbers)]
 
     def dataset(self, size: int, *, skip_bad: bool = False) -> Dataset:
@@ -90,7 +90,7 @@ class Archive(abc.ABC):
 
         Args:
             size: Height and width.
-            skip_bad: Whether the next image replaces one that cannot be decoded.
+            skip_bad: Whether the next image replaces an image that cannot be decoded.
         """
         sources = [Decoded(self, numbers, size, skip_bad) for numbers in self.splits]
         train, val, test = (Split(one, self.labels_of(one.numbers)) for one in sources)
@@ -98,7 +98,7 @@ class Archive(abc.ABC):
         return Dataset(self.name, train, val, test, 256, self.num_classes, self.class_names, known)
 
     def good(self, bad: Collection[str]) -> tuple[Numbers, Numbers, Numbers]:
-        """Return the splits without the bad images, which are given by their descriptions."""
+        """Return the image numbers of each split without the images described in `bad`."""
         if not bad:
             return self.splits
         train, val, test = (
@@ -108,15 +108,15 @@ class Archive(abc.ABC):
         return train, val, test
 
     def require_good(self, bad: dict[str, str], option: str, skip_bad: bool) -> None:
-        """Warn of bad images, or raise an error.
+        """Warn of bad images if `skip_bad`, else raise a ValueError for them.
 
         Args:
-            bad: The reason for each bad image, by its description.
-            option: The option of the command that leaves them out.
-            skip_bad: Whether it is given.
+            bad: Error of each bad image, by the image's description.
+            option: Command-line option that sets `skip_bad`, for the message.
+            skip_bad: Whether bad images are left out.
 
         Raises:
-            ValueError: If there are bad images and it is not, or too few images are left.
+            ValueError: If there are bad images and not `skip_bad`, or too few images are left.
         """
         if bad:
             some = ", ".join(f"{name!r} ({reason})" for name, reason in list(bad.items())[:3])
@@ -128,7 +128,7 @@ class Archive(abc.ABC):
         self.require_usable(self.good(bad))
 
     def require_usable(self, splits: Sequence[Numbers]) -> None:
-        """Raise a ValueError if a split is empty, or has a class that is missing in training."""
+        """Raise a ValueError if a split is empty, or has a class without training images."""
         for numbers, name in zip(splits, SPLITS, strict=True):
             if not len(numbers):
                 raise ValueError(f"{self.place} has no usable picture for {name}: add some")
@@ -149,13 +149,13 @@ class Archive(abc.ABC):
 
 @dataclass(frozen=True)
 class Decoded(Source):
-    """Images of a split, decoded when they are read: resized, cropped at the centre.
+    """Images of a split; reading decodes, resizes and centre-crops them.
 
     Attributes:
         archive: The encoded images.
-        numbers: Their numbers in it.
+        numbers: Numbers of the split's images in the archive.
         size: Height and width.
-        skip_bad: Whether the next image replaces one that cannot be decoded.
+        skip_bad: Whether the next image replaces an image that cannot be decoded.
     """
 
     archive: Archive
@@ -165,11 +165,11 @@ class Decoded(Source):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of images, and shape of one."""
+        """Shape of all images, `(n, 3, size, size)`."""
         return len(self.numbers), 3, self.size, self.size
 
     def read(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 s s"]:
-        """Decode the images in some rows.
+        """Decode the images of the given rows.
 
         Raises:
             OSError: If the archive cannot be read.
@@ -194,7 +194,7 @@ class Decoded(Source):
         raise ValueError(f"{bad}, like the {_MAX_BAD - 1} before it.")
 
     def fingerprint(self) -> str:
-        """Return a digest of the archive, the numbers, and the contents of 64 images."""
+        """Return a digest of the archive, the image numbers, and the bytes of 64 images."""
         hashed = hashlib.sha256(np.ascontiguousarray(self.numbers).data)
         rows = np.linspace(0, len(self) - 1, min(len(self), _NUM_IN_IDENTIFIER)).astype(int)
         for number in self.numbers[rows].tolist():
@@ -210,12 +210,12 @@ class Decoded(Source):
 def decode(path: Path | bytes, size: int) -> UInt8[np.ndarray, "3 s s"]:
     """Decode an image, resize its short side to `size`, and crop the centre.
 
-    It is rotated as its EXIF tag says; grey, palette and CMYK become RGB; transparency is laid on
+    The image is rotated by its EXIF tag; grey, palette and CMYK become RGB; transparency is laid on
     white; 16-bit grey keeps its high byte. The filter is Lanczos, antialiased. The caller must turn
     Pillow's `DecompressionBombWarning` into an error.
 
     Args:
-        path: A file, or its content.
+        path: Path of an image file, or the bytes of one.
         size: Height and width of the result.
 
     Returns:

@@ -24,11 +24,11 @@ _VALIDATION_SHARE = 0.1  # of the images in `val`, where there is no `test`
 
 
 class Picture(NamedTuple):
-    """An image of a folder.
+    """Path and class of an image in a folder.
 
     Args:
-        name: Its path, relative to the folder, with slashes.
-        label: The name of its class, or None.
+        name: Path relative to the folder, with slashes.
+        label: Name of the class, or None.
     """
 
     name: str
@@ -36,15 +36,16 @@ class Picture(NamedTuple):
 
 
 def split_pictures(root: Path) -> list[list[Picture]]:
-    """List training, validation and test images, each sorted by name.
+    """List the training, validation and test images of a folder, each sorted by name.
 
     Sub-folders `train`, `test` and perhaps `val` are the splits. With `train` and `val` alone, as
-    in ImageNet, a tenth of `val` is for validation and the rest for testing. Without those, 5 % of
-    all images are for validation and 5 % for testing. A hash of the names divides them.
+    in ImageNet, a tenth of `val` is for validation and the rest for testing. Without these
+    sub-folders, 5 % of all images are for validation and 5 % for testing. Images are divided by a
+    hash of their names.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it cannot be divided.
+        ValueError: If the images cannot be divided.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}: give a folder of pictures")
@@ -61,14 +62,14 @@ def split_pictures(root: Path) -> list[list[Picture]]:
 
 
 def divided(groups: Mapping[str, list[Picture]], where: str) -> list[list[Picture]]:
-    """Divide images into training, validation and test by the rules of `split_pictures`.
+    """Divide images into training, validation and test images by the rules of `split_pictures`.
 
     Args:
-        groups: Images by the name of their split, "" if they have none.
-        where: Their place, for messages.
+        groups: Images by the name of their split; "" for images without a split.
+        where: Location of the images, for messages.
 
     Raises:
-        ValueError: If there are too few.
+        ValueError: If there are too few images.
     """
     train, val, test = (groups.get(name, []) for name in SPLITS)
     if train and test and not val:
@@ -89,7 +90,10 @@ def divided(groups: Mapping[str, list[Picture]], where: str) -> list[list[Pictur
 
 
 def by_hash(pictures: list[Picture], with_test: bool) -> list[list[Picture]]:
-    """Take low hashes of names for validation and high ones for testing, at least one each."""
+    """Divide images by the hash of their names: low for validation, high for testing if wanted.
+
+    Validation and test have at least one image each. Raise a ValueError for too few images.
+    """
     if len(pictures) < 2 + with_test:
         raise ValueError(
             f"only {len(pictures)} pictures for training, validation and testing: add some"
@@ -102,12 +106,12 @@ def by_hash(pictures: list[Picture], with_test: bool) -> list[list[Picture]]:
 
 
 def hashed(name: str) -> float:
-    """Map a name to a number in [0, 1), the same on every machine."""
+    """Hash a name to a number in [0, 1), equal on every machine."""
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
 
 
 def _pictures(root: Path, prefix: str) -> list[Picture]:
-    """List the images of a folder with or without classes, sorted by name."""
+    """List the images of a folder, sorted by name, with sub-folders as classes."""
     folder = root / prefix
     by_class = _by_class(folder, prefix)
     direct = [
@@ -144,7 +148,7 @@ def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
-    """Return whether it is a folder, or a link to one that exists."""
+    """Return whether a directory entry is a folder, or a link to an existing folder."""
     return Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
@@ -157,10 +161,9 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _by_class(folder: Path, prefix: str) -> dict[str, list[str]]:
-    """List the names of all images below each sub-folder, with `prefix`.
+    """List the images below each sub-folder, keyed by sub-folder, with `prefix` before each path.
 
-    Each folder is visited once. Links are followed last, in order, except those that lead to a
-    folder above them.
+    Each folder is visited once. Links are followed last, in order, except links to a parent folder.
     """
     found: dict[str, list[str]] = {sub: [] for sub in _subfolders(folder)}
     visited = {files.identity(folder / sub) for sub in found}

@@ -32,12 +32,12 @@ _MAKING = "making"
 
 
 class Piece(NamedTuple):
-    """The samples of one shard.
+    """Plan of one shard: split, number and samples.
 
     Attributes:
-        split: The name of its split.
-        number: The number of the shard in the split.
-        rows: The numbers of the samples.
+        split: Name of the split.
+        number: Number of the shard in the split.
+        rows: Numbers of the samples.
     """
 
     split: str
@@ -46,12 +46,12 @@ class Piece(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of the shard's file."""
+        """File name of the shard."""
         return shard_name(self.split, self.number)
 
 
 def pieces(splits: Sequence[Any], num_bytes: int) -> list[Piece]:
-    """Divide the rows of each split into shards of samples of `num_bytes` each."""
+    """Divide the rows of each split into shards; a sample takes `num_bytes`."""
     num = min(max(1, SHARD_BYTES // num_bytes), SHARD_SAMPLES)
     return [
         Piece(name, number, rows[number * num : (number + 1) * num])
@@ -65,10 +65,10 @@ class Part:
     """Record of a complete shard.
 
     Attributes:
-        key: The identifier of the samples that it was made of.
+        key: Identifier of the samples.
         num: Number of samples.
-        sha256: SHA-256 of its bytes.
-        bad: Reasons why images are left out, by name.
+        sha256: SHA-256 of the file.
+        bad: Errors of images that are left out, by name.
     """
 
     key: str
@@ -79,11 +79,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Making:
-    """A folder of shards that are being written.
+    """Folder into which shards are being written.
 
     Attributes:
         folder: The folder.
-        source: The data and settings that it belongs to.
+        source: The data and settings that the folder belongs to.
     """
 
     folder: Path
@@ -91,11 +91,11 @@ class Making:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Make the folder, and lock it within the `with` block.
+        """Create the folder, and lock it within the `with` block.
 
         Raises:
-            ValueError: If another process writes it.
-            OSError: If it cannot be written.
+            ValueError: If another process writes into the folder.
+            OSError: If the folder cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         files.require_plain(self.folder)
@@ -110,10 +110,10 @@ class Making:
             raise ValueError(f"Another process writes {self.folder}: wait for it.") from None
 
     def index(self) -> Index | None:
-        """Return the index, if the folder is complete.
+        """Return the index of a complete folder; None for a new or incomplete folder.
 
         Raises:
-            ValueError: If the folder belongs to other data or settings.
+            ValueError: If the folder belongs to other data or settings, or holds other files.
         """
         folder, file = self.folder, self.folder / _MAKING / "source.json"
         if folder.exists() and not folder.is_dir():
@@ -134,26 +134,26 @@ class Making:
         return index
 
     def part(self, piece: Piece, key: str) -> Part | None:
-        """Return a complete shard of samples with this key, or None."""
+        """Return the record of a complete shard; None if it is missing or has another key."""
         file = self._part_file(piece)
         if not (file.exists() and (self.folder / piece.name).is_file()):
             return None
         try:
             part: Part = decode(Part, files.read_json(file))
-        except ValueError:  # corrupt: it is made again
+        except ValueError:  # a corrupt record: the shard is written again
             return None
         return part if part.key == key else None
 
     def write(
         self, piece: Piece, key: str, contents: Iterable[bytes], bad: dict[str, str] | None = None
     ) -> Part:
-        """Write the samples of a shard.
+        """Write a shard and its record; return the record.
 
         Args:
             piece: The shard.
-            key: The identifier of its samples.
+            key: Identifier of the samples.
             contents: Bytes of the samples.
-            bad: Reasons why images are left out, filled while `contents` is read.
+            bad: Errors of images that are left out, filled while `contents` is read.
         """
         path, hashed = self.folder / piece.name, hashlib.sha256()
         with files.writing(path) as file:
@@ -173,12 +173,14 @@ class Making:
     def finish(
         self, parts: Mapping[str, Part], labels: Sequence[Int64[Tensor, "_"]], **properties: Any
     ) -> Index:
-        """Write labels and index; delete shards of an earlier attempt that had more.
+        """Write the labels and the index, which complete the folder; return the index.
+
+        Surplus shards of earlier attempts are deleted.
 
         Args:
             parts: All shards in order, by name.
             labels: Classes of the three splits; empty if there are no classes.
-            properties: Name, shape, dtype, pixel values and classes, as of `Index`.
+            properties: Name, shape, dtype, pixel values and classes, as in `Index`.
         """
         splits = []
         for split in SPLITS:

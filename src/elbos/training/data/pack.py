@@ -25,7 +25,7 @@ _NUM_IN_MEMORY = 256  # decoded images
 
 
 class Packable(Protocol):
-    """A configuration of encoded images."""
+    """Interface of a configuration of encoded images, which can be packed into shards."""
 
     @property
     def size(self) -> int: ...
@@ -34,27 +34,27 @@ class Packable(Protocol):
     def skip_bad(self) -> bool: ...
 
     def archive(self) -> Archive:
-        """Return the encoded images."""
+        """Open the encoded images of the dataset."""
 
 
 @dataclass(frozen=True)
 class Packer:
-    """Packs images into a folder.
+    """Packing of encoded images into a folder of shards.
 
     Attributes:
-        data: The images, their size, and whether bad ones are left out.
-        out: The folder of the shards, made if it is missing.
+        data: The images, their size, and whether bad images are left out.
+        out: The folder of the shards, created if missing.
     """
 
     data: Packable
     out: Path
 
     def pack(self, *, jobs: int | None = None, start: Start = silent) -> Index:
-        """Make the missing shards.
+        """Decode and write the missing shards; return the index of the folder.
 
         Args:
             jobs: Number of threads. Default: one per core.
-            start: Starts the progress.
+            start: Starts a progress bar.
 
         Returns:
             The index of the complete folder.
@@ -76,7 +76,7 @@ class Packer:
             return finish(making, archive, size, parts)
 
     def making(self, archive: Archive) -> Making:
-        """Return the folder, as it belongs to these images in this size."""
+        """Return the output folder, identified by the images and their size."""
         size = self.data.size
         identity = {"pictures": archive.place, **archive.identity(size), "size": str(size)}
         return Making(self.out, identity)
@@ -91,13 +91,16 @@ def make_parts(
     skip_bad: bool,
     jobs: int | None = None,
 ) -> dict[str, Part]:
-    """Make the missing shards; bad images may have been repaired unless they are skipped."""
+    """Write the missing shards; return the records of all shards by name.
+
+    Unless `skip_bad`, shards with bad images are written again: the images may have been repaired.
+    """
     parts = {}
     with ThreadPoolExecutor(jobs or os.cpu_count()) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for piece in pieces(archive.splits, 3 * size**2):
-            # before they are read: they may change meanwhile
+            # computed before the images are read, since images may change meanwhile
             states = [[archive.describe(i), *archive.state(i)] for i in piece.rows.tolist()]
             key = digest(states)
             part = making.part(piece, key)
@@ -119,7 +122,7 @@ def _decoded(
     bad: dict[str, str],
     advance: Advance,
 ) -> Iterator[bytes]:
-    """Decode the images of a shard in order; note the bad ones."""
+    """Iterate over the decoded images of a shard as bytes; add errors of bad images to `bad`."""
 
     def decoded(number: int) -> bytes | str:
         try:
@@ -139,12 +142,12 @@ def _decoded(
 
 
 def bad_images(parts: dict[str, Part]) -> dict[str, str]:
-    """Return the reasons for all bad images, by description."""
+    """Return the errors of the bad images in all shards, by the image's description."""
     return {name: reason for part in parts.values() for name, reason in part.bad.items()}
 
 
 def finish(making: Making, archive: Archive, size: int, parts: dict[str, Part]) -> Index:
-    """Write labels and index of complete shards."""
+    """Write the labels and the index, which complete a folder of shards; return the index."""
     splits = archive.good(bad_images(parts))
     labels = [some for split in splits if (some := archive.labels_of(split)) is not None]
     classes = archive.class_names

@@ -30,9 +30,9 @@ _NUM_AT_ONCE = 256  # samples: drawing the noise of each takes ten times its mem
 
 @dataclass(frozen=True, kw_only=True)
 class Packed(Typed):
-    """Images that `elbos data pack` made, mapped into memory: any number, opened at once.
+    """Images packed by `elbos data pack`, mapped into memory.
 
-    The split into training, validation and test images was made when they were packed.
+    The split into training, validation and test images was made when the images were packed.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class Packed(Typed):
 
         Raises:
             FileNotFoundError: If there are no packed images, or files are missing.
-            ValueError: If they are corrupt, or latents.
+            ValueError: If files are corrupt, or hold latents.
         """
         index = Index.read(self.path)
         if index.num_levels is None:
@@ -63,7 +63,7 @@ class Packed(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Latents(Typed):
-    """Latents that `elbos data encode` made, drawn anew in each epoch; continuous data.
+    """VAE latents encoded by `elbos data encode`, drawn anew in each epoch; continuous data.
 
     Samples of a run are latents, too, in the scale of the network.
     """
@@ -79,7 +79,7 @@ class Latents(Typed):
 
         Raises:
             FileNotFoundError: If there are no latents, or files are missing.
-            ValueError: If they are corrupt, or images.
+            ValueError: If files are corrupt, or hold images.
         """
         index = Index.read(self.path)
         if index.num_levels is not None:
@@ -94,7 +94,7 @@ class Latents(Typed):
 
 @dataclass(frozen=True)
 class Moments(Source):
-    """Latents whose means and log-variances are stored, concatenated along the channels.
+    """Gaussian latents, stored as means and log-variances concatenated along the channels.
 
     Attributes:
         moments: Samples of shape `[2 * c, h, w]`.
@@ -106,16 +106,16 @@ class Moments(Source):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of samples, and shape of one."""
+        """Shape of all latents, `(n, c, h, w)`."""
         num, channels, *size = self.moments.shape
         return num, channels // 2, *size
 
     def fingerprint(self) -> str:
-        """Return the identifier of all samples."""
+        """Return a digest of the means and log-variances."""
         return self.moments.fingerprint()
 
     def read(self, rows: Int64[Tensor, " b"]) -> Float32[Tensor, "b c h w"]:
-        """Draw each sample, always the same, for validation."""
+        """Draw latents with fixed noise, for validation."""
         stream = Stream.from_seed(0, Purpose.HELD_OUT_LATENTS)
         number, shape = torch.tensor(self.number), self.shape[1:]
         parts = [
@@ -125,11 +125,11 @@ class Moments(Source):
         return torch.cat(parts)
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Float[Tensor, "b d h w"]:
-        """Read means and log-variances."""
+        """Read means and log-variances, concatenated along the channels."""
         return self.moments.read(rows)
 
     def augmented(self, x: Float[Tensor, "b d h w"], visits: Visits) -> Float32[Tensor, "b c h w"]:
-        """Draw each sample, another draw in each epoch."""
+        """Draw latents from their means and log-variances, with new noise in each epoch."""
         return _drawn(x, visits.normal(Purpose.LATENTS, self.shape[1:]))
 
 

@@ -42,8 +42,8 @@ class SplitIndex:
     """Sizes and digests of the shards of a split, in order.
 
     Attributes:
-        nums: Numbers of samples.
-        sha256: Digests of their bytes.
+        nums: Number of samples in each shard.
+        sha256: SHA-256 of each shard.
     """
 
     nums: tuple[int, ...]
@@ -56,17 +56,17 @@ class SplitIndex:
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """Contents of a folder of shards.
+    """Index of a folder of shards: shape, dtype and classes of the data, and the shards.
 
     Attributes:
         format: Version of the format.
-        name: The name of the data in reports.
+        name: Name of the data in reports.
         shape: Shape of one sample.
-        dtype: Type of its numbers.
+        dtype: Data type of the samples.
         num_levels: Number of pixel values, or None for continuous data.
-        class_names: The names of the classes, or None.
-        splits: The shards of training, validation and test.
-        source: The data and settings that they were made from.
+        class_names: Names of the classes, or None.
+        splits: Shards of the training, validation and test split.
+        source: Data and settings from which the shards were made.
         labels_sha256: Digests of the labels of the splits; empty without classes, and for data
             packed by early versions.
     """
@@ -93,11 +93,11 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
-        """Read the index of a folder.
+        """Read the index of a folder of shards.
 
         Raises:
-            FileNotFoundError: If the folder has none.
-            ValueError: If it is corrupt, or of a later version.
+            FileNotFoundError: If the folder has no index.
+            ValueError: If the index is corrupt, or of a later version.
         """
         file = folder / INDEX
         if not file.is_file():
@@ -116,30 +116,30 @@ class Index:
         files.write(folder / INDEX, (json.dumps(encode(self), indent=1) + "\n").encode())
 
     def digest(self) -> str:
-        """Return the identifier of all samples."""
+        """Compute a digest that identifies all samples, from the digests of the shards."""
         return digest([self.dtype, self.shape, [encode(split) for split in self.splits]])
 
     @property
     def num_shards(self) -> int:
-        """Number of shards in all splits."""
+        """Total number of shards in all splits."""
         return sum(len(split.nums) for split in self.splits)
 
 
 def shard_name(split: str, number: int) -> str:
-    """Return the name of a shard's file."""
+    """Return the file name of a shard."""
     return f"{split}-{number:05d}.bin"
 
 
 @dataclass(frozen=True)
 class Shards(Source):
-    """Samples of the shards of a split, mapped into memory.
+    """Samples of one split, stored in memory-mapped shards.
 
     Attributes:
         folder: Folder of the shards.
         name: Name of the split.
         index: Sizes of the shards.
         sample_shape: Shape of one sample.
-        dtype: Type of its numbers.
+        dtype: Data type of the samples.
     """
 
     folder: Path
@@ -151,18 +151,18 @@ class Shards(Source):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of samples, and shape of one."""
+        """Shape of all samples, `(n, *sample_shape)`."""
         return (int(self._ends[-1]) if len(self._ends) else 0, *self.sample_shape)
 
     def fingerprint(self) -> str:
-        """Return the identifier of all samples: a digest of the shards' digests."""
+        """Return a digest of the split's samples, computed from the digests of the shards."""
         return digest(encode(self.index))
 
     def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
-        """Read the samples in some rows.
+        """Read the samples of the given rows.
 
-        NumPy copies without Python's lock, so that a page fault stalls no other thread, and in this
-        thread alone, so that copying takes no core from the training.
+        NumPy copies without Python's lock, so that a page fault stalls no other thread, and in one
+        thread, so that copying takes no core from the training.
         """
         numbers = rows.numpy()
         out = np.empty((len(numbers), self._num_bytes), np.uint8)
@@ -184,7 +184,7 @@ class Shards(Source):
         return math.prod(self.sample_shape) * self.dtype.itemsize
 
     def _mapped(self, place: int) -> "Mapped":
-        """Map a shard when it is first used."""
+        """Return the memory-mapped file of a shard, mapped on first use."""
         if place not in self._maps:
             file, num = self.folder / shard_name(self.name, place), self.index.nums[place]
             self._maps[place] = Mapped.from_file(file, num, self._num_bytes)
@@ -196,7 +196,7 @@ class Shards(Source):
 
 @dataclass(frozen=True)
 class Mapped:
-    """A file of rows of equal length, mapped into memory to be read at random.
+    """Memory-mapped file of rows of equal length, for random access.
 
     Attributes:
         rows: The bytes.
@@ -208,11 +208,11 @@ class Mapped:
 
     @classmethod
     def from_file(cls, path: Path, num: int, num_bytes: int) -> "Mapped":
-        """Map the rows of a file.
+        """Map a file of `num` rows of `num_bytes` into memory.
 
         Raises:
-            OSError: If it cannot be read.
-            ValueError: If it has another size: reading beyond its end kills the process.
+            OSError: If the file cannot be read.
+            ValueError: If the file has another size: reading beyond its end kills the process.
         """
         with files.named_errors(path), files.regular(path).open("rb") as file:
             found, memory = file.seek(0, 2), None
@@ -229,9 +229,9 @@ class Mapped:
         return cls(np.frombuffer(memory, np.uint8).reshape(num, num_bytes), memory)
 
     def request(self, numbers: Int64[np.ndarray, " b"]) -> None:
-        """Request rows from the disk at once.
+        """Ask the operating system to load rows from the disk in parallel, before they are read.
 
-        Page by page, as they are touched, reading takes 5 to 15 times as long.
+        Without this call pages are loaded one by one on access, which takes 5 to 15 times as long.
         """
         if self.memory is None or not hasattr(mmap, "MADV_WILLNEED"):
             return
@@ -242,7 +242,7 @@ class Mapped:
 
 
 def labels_file(folder: Path, split: str) -> Path:
-    """Return the path of the labels of a split."""
+    """Return the path of the file of a split's labels."""
     return folder / f"{split}.labels"
 
 
@@ -250,24 +250,24 @@ def load_labels(folder: Path, split: str, num: int) -> Int64[Tensor, " n"]:
     """Map the labels of a split into memory."""
     content = Mapped.from_file(labels_file(folder, split), num, 8).rows.view("<i8")[:, 0]
     with warnings.catch_warnings():
-        # a writable mapping would need as much memory as the data are long; nobody writes
+        # a writable (private) mapping would reserve memory for all labels; nothing writes to it
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(content)
 
 
 def verify(folder: Path, start: Start = silent) -> Index:
-    """Compare all files of a folder with their SHA-256.
+    """Raise a ValueError unless all files of a folder match their SHA-256; return the index.
 
     Args:
         folder: The folder.
-        start: Starts the progress.
+        start: Starts a progress bar.
 
     Returns:
-        The index.
+        The index of the folder.
 
     Raises:
         FileNotFoundError: If the index or a file is missing.
-        ValueError: If the index is corrupt, or files are; it names them.
+        ValueError: If the index or a file is corrupt; the message names the files.
     """
     index = Index.read(folder)
     digests = {
@@ -293,15 +293,15 @@ def verify(folder: Path, start: Start = silent) -> Index:
 
 
 def load_shards(folder: Path, index: Index) -> Dataset:
-    """Open the data of a folder without reading any sample.
+    """Open a folder of shards as a dataset without reading any sample.
 
     Args:
         folder: The folder.
-        index: Its index.
+        index: Index of the folder.
 
     Raises:
         OSError: If a file is missing.
-        ValueError: If one is of another size than the index says.
+        ValueError: If the size of a file differs from the index.
     """
     splits = []
     num_bytes = math.prod(index.shape) * DTYPES[index.dtype].itemsize

@@ -68,18 +68,18 @@ class Tar(Typed):
         object.__setattr__(self, "path", files.expanded(self.path))
 
     def archive(self) -> "TarArchive":
-        """Index the encoded pictures; the first time this reads through the tars."""
+        """Open the encoded pictures by the index of the tars, which the first call computes."""
         if self.size < 1:
             raise ValueError(f"size is {self.size}: give at least one pixel")
         name = self.path.name if self.path.is_dir() else self.path.parent.name
         return TarArchive.indexed(self._tars(), self.label, name=name, place=str(self.path))
 
     def load(self) -> Dataset:
-        """Open the dataset; the first time this reads through the tars.
+        """Open the dataset, decoded on reading; the first call reads through the tars.
 
         Raises:
-            FileNotFoundError: If there is no tar.
-            ValueError: If a file is no tar, has no pictures, or labels are missing.
+            FileNotFoundError: If there is no tar file.
+            ValueError: If a file is not a tar, there are no pictures, or some labels are missing.
         """
         dataset = self.archive().dataset(self.size, skip_bad=self.skip_bad)
         return augmented(dataset, flip=self.flip, crop=self.crop)
@@ -100,7 +100,7 @@ class Tar(Typed):
 
 
 def _expanded(pattern: str) -> Iterator[str]:
-    """Expand ranges in braces.
+    """Expand numeric ranges in braces in a file pattern.
 
     Examples:
         >>> list(_expanded("train-{08..10}.tar"))
@@ -118,10 +118,10 @@ def _expanded(pattern: str) -> Iterator[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class TarArchive(Archive):
-    """The images in some tar files.
+    """Encoded images in tar files, read at their offsets.
 
     Attributes:
-        tars: The files.
+        tars: The tar files.
         places: Number of the tar, offset, size, and label or -1, of each image.
         names: Name of each image.
         digest: Digest of names, sizes and labels.
@@ -135,7 +135,7 @@ class TarArchive(Archive):
 
     @classmethod
     def indexed(cls, tars: list[Path], label: str, *, name: str, place: str) -> "TarArchive":
-        """Read the index of tars from the cache, or make it now."""
+        """Open tar files by their cached index; compute and cache the index if it is missing."""
         stats = [
             (str(tar.resolve()), tar.stat().st_size, tar.stat().st_mtime_ns)
             for tar in map(files.regular, tars)
@@ -166,16 +166,16 @@ class TarArchive(Archive):
         return build_once(f"tar-{key[:20]}", lambda folder: _build(folder, tars, label), read)
 
     def fingerprint(self) -> str:
-        """Return the digest of names, sizes and labels."""
+        """Return the digest of the names, sizes and labels of all images."""
         return self.digest
 
     def describe(self, number: int) -> str:
-        """Return the name of an image and of its tar."""
+        """Return the names of an image and its tar file, for messages."""
         tar = self.tars[self.places["file"][number]]
         return f"{self.names[number].decode(errors='replace')} in {tar}"
 
     def content(self, number: int) -> bytes:
-        """Read the content of an image's file at its offset."""
+        """Read the encoded bytes of an image at its offset in the tar file."""
         file, offset, size, _ = self.places[number].item()
         with files.named_errors(self.tars[file]):
             if file not in self._open:
@@ -187,7 +187,7 @@ class TarArchive(Archive):
 
 
 def _build(folder: Path, tars: list[Path], label: str) -> None:
-    """Write the index of tars."""
+    """Read through tar files, and write the index of images, labels and splits to a folder."""
     places: list[tuple[int, int, int, int]] = []
     names: list[bytes] = []
     groups: dict[str, list[Picture]] = {}
@@ -223,7 +223,7 @@ def _build(folder: Path, tars: list[Path], label: str) -> None:
 
 
 def _samples(path: Path, label: str) -> Iterator[tuple[str, int, int, int]]:
-    """Iterate over name, offset, size, and label or -1, of the images of a tar."""
+    """Iterate over the images of a tar file: name, offset, size, and label or -1."""
     pictures: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
     try:
@@ -245,7 +245,7 @@ def _samples(path: Path, label: str) -> Iterator[tuple[str, int, int, int]]:
 
 
 def _number(content: bytes, name: str, path: Path) -> int:
-    """Parse the number of a class."""
+    """Parse a class label; raise a ValueError unless it is a number from 0 below `MAX_CLASSES`."""
     if not re.fullmatch(rb"\s*\d+\s*", content) or int(content) >= MAX_CLASSES:
         raise ValueError(
             f"{name} in {path} holds {content[:20]!r}: give the number of a class, from 0 to "

@@ -28,8 +28,8 @@ class Toy(Typed):
 
     `ring`: 8 equal components on a circle. `grid`: 25 equal components. `pair`: a wide component
     of weight 3/4 beside a narrow one. All lie within about [-2, 2], with variance below 1 in each
-    dimension. Splits are drawn with seeds of their own (train 0, validation 1, test 2), 10,000
-    points each for validation and test; the seed of a run does not change them.
+    dimension. Splits are drawn with fixed seeds (train 0, validation 1, test 2), 10,000 points each
+    for validation and test; the seed of a run does not change the data.
     """
 
     kind: Literal["ring", "grid", "pair"] = "ring"
@@ -40,11 +40,11 @@ class Toy(Typed):
 
     @property
     def mixture(self) -> GaussianMixture:
-        """The distribution of the data, in float64."""
+        """Gaussian mixture from which the data are drawn, in float64."""
         return GaussianMixture(*_MIXTURES[self.kind]())
 
     def load(self) -> Dataset:
-        """Draw training, validation and test points.
+        """Draw training, validation and test points from the mixture.
 
         Raises:
             ValueError: If `num_train` is below 1.
