@@ -13,24 +13,24 @@ A loss passes through these modules in this order:
 
 | module | content |
 |---|---|
-| `draws`, `rng`, `instrument` | a call of the loss: random numbers recorded, a stand-in network |
-| `queries` | calls that differ in one thing, in the layout of the data |
+| `draws`, `rng`, `instrument` | one call of the loss: recorded random draws, a stand-in network |
+| `queries` | calls with different data or network outputs, in the layout of the data |
 | `decompose` | from dot products to $\alpha, \sigma, a, b$ of every sample |
-| `data`, `noise`, `scales` | the data as the process sees them; the noise; the process |
-| `scatter` | does the noise level determine what the loss does? |
-| `refusals` | why an input is not data plus noise |
-| `squared_error` | is it a squared error, the same for all elements? |
+| `data`, `noise`, `scales` | the clean data, the noise and the diffusion process |
+| `scatter` | tests that the noise level determines target and coefficient |
+| `refusals` | reasons why an input is not data plus noise |
+| `squared_error` | tests that the loss is a squared error, the same for all elements |
 | `diagnostics` | findings that a weighting does not show: a type and a sentence each |
 | `pilot`, `measure` | a few batches with all paired calls, then all samples |
-| `levels` | the noise levels that were drawn independently |
-| `curves`, `families`, `quantiles`, `density` | their density $p$: smooth, named, or of a draw |
-| `matching` | names of what was found; the nearest likelihood objective |
-| `resemblance` | published losses that it is, or is but for one slip |
-| `record`, `steps` | some steps of a live training, instead of calls of its loss |
-| `result` | the `Audit`; made of samples by `estimate`, of recipes and tables by `declare` |
-| `page`, `figure`, `words`, `formulas`, `terminal`, `gallery` | how it is shown |
+| `levels` | the independently drawn noise levels |
+| `curves`, `families`, `quantiles`, `density` | the density $p$ of noise levels |
+| `matching` | names of formulas and weightings; the nearest likelihood objective |
+| `resemblance` | published losses that agree with the loss, exactly or up to one slip |
+| `record`, `steps` | recorded steps of a live training, instead of calls of its loss |
+| `result` | the `Audit`; built from samples by `estimate`, from recipes and tables by `declare` |
+| `page`, `figure`, `words`, `formulas`, `terminal`, `gallery` | pages, figures and text |
 
-`elbos.adapters.scripts` makes such a loss of a whole training script (`from_script`).
+`elbos.adapters.scripts` turns a training script into such a loss (`from_script`).
 """
 
 from collections.abc import Callable
@@ -77,28 +77,28 @@ def probe(
 ) -> Audit:
     r"""Measure the implied weighting $w(\lambda)$ of a training loss.
 
-    The loss is called some `num_samples / b` times, and thrice as often where its noise is not
-    known, with a stand-in for the network that takes any arguments. It may return one number, one
-    per sample or per element, a tuple of which the loss is first, or a dict with the key "loss"; it
-    may call the network several times, with the data in any layout, and take its output as a
+    The loss is called about `num_samples / b` times, three times as often if its noise is not
+    known, with a stand-in network that accepts any arguments. The loss may return one number, one
+    per sample or per element, a tuple whose first item is the loss, or a dict with the key "loss";
+    it may call the network several times, with the data in any layout, and take the output as a
     tensor, as a tuple or a pair, or under `.sample`, with the data's channels or twice as many.
 
     Args:
-        loss_fn: `loss_fn(network, x)`, a training loss as it is. Labels and the like are its own
-            matter: wrap it in a function of these two.
-        x: Clean data, `[b, ...]`; the loss sees this batch again and again. 64 samples are enough;
-            of a single one, 20,000 calls take some ten times as long. Log-SNR is that of data in
-            the scale in which the loss diffuses them.
-        num_samples: How many noise levels to draw. Default: enough to know the weighting to 1 % to
+        loss_fn: `loss_fn(network, x)`, an unmodified training loss. If the loss needs labels or
+            other arguments, wrap it in a function of these two.
+        x: Clean data, `[b, ...]`; every call of the loss uses this batch. 64 samples are enough;
+            with a single sample, 20,000 calls take about ten times as long. Log-SNR refers to the
+            data in the scale in which the loss diffuses them.
+        num_samples: Number of noise levels to draw. Default: determines the weighting to 1 % to
             2 % where most of the expected loss is.
-        seed: For the random states that the loss draws from. They are restored afterwards.
-        data_scale: What the loss multiplies its data with before it diffuses them. Default: found
-            from the process, which leaves it open only where `data` says so.
-        title: Its name in reports. Default: the function's name.
-        advance: Called with the number of samples as they are drawn, for a progress bar.
+        seed: Seed of the random states that the loss uses; they are restored afterwards.
+        data_scale: Factor by which the loss multiplies its data before diffusion. Default: inferred
+            from the process (`scales`).
+        title: Name of the loss in reports. Default: the function's name.
+        advance: Called with the number of samples drawn, for a progress bar.
 
     Returns:
-        The weighting with its uncertainty, and how it comes about.
+        The weighting with its uncertainty, density, coefficient, target and diagnostics.
 
     Raises:
         ValueError: In one line, if the loss cannot be measured: it fails, returns no loss, is not

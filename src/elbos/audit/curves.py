@@ -211,9 +211,7 @@ class Splines:
 
 
 def _dispersion(counts: Float[Array, "r m"]) -> float:
-    """Return the ratio of the variance of counts to that of independent samples; below 1 if evenly
-    spread.
-    """
+    """Return the variance of counts relative to independent samples; below 1 if evenly spread."""
     sizes, shares = counts.sum(1), counts.sum(0) / counts.sum()
     edges = np.searchsorted(np.cumsum(shares), np.linspace(0, 1, _NUM_CELLS, endpoint=False))
     edges = np.unique(edges)

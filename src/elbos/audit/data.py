@@ -1,4 +1,4 @@
-r"""The data as the process sees them, to which the noise is added.
+r"""The clean data in the form to which the loss adds noise: given, encoded or sampled.
 
 Most losses diffuse the data that they are given, up to a scale and an offset. Others encode images
 first. Their latents are given to nobody, but they are the same in every batch $k$: with
@@ -66,7 +66,7 @@ class Reference:
 
     @property
     def diagnostic(self) -> Diagnostic:
-        """Diagnostic that data are sampled, with the share of their standard deviation due to
+        """Diagnostic of data sampled in each call: the share of their standard deviation due to
         sampling.
         """
         assert self.spread is not None
@@ -78,7 +78,7 @@ class Reference:
 def centred_noise(
     paired: list[PairedCalls], x: Tensor, x_other: Tensor
 ) -> tuple[int, Tensor, Tensor] | None:
-    """Find the axis along which the noise has zero mean, such as the atoms of a molecule.
+    """Find the axis along which the noise has zero mean, such as the axis of a molecule's atoms.
 
     Returns:
         The axis and both batches, without their means if the noisy data have none; None if there
@@ -130,8 +130,8 @@ class _Encoded:
 
 
 def _encoded(paired: list[PairedCalls]) -> Reference | None:
-    """Solve for the latent data of a loss that encodes or normalizes its images; None if no fit is
-    accurate.
+    """Solve for the latent data of a loss that encodes or normalizes its data; None if no fit is
+    good.
 
     Sampled latents are accepted only if fixed latents do not fit exactly. The result is None if
     the noise was not recorded, or the input is not data of one kind plus noise.

@@ -1,4 +1,4 @@
-r"""Audits without measuring: of recipes, and of losses in formulas or numbers, computed exactly.
+r"""Exact audits of recipes and of losses given as formulas or tables, without measurement.
 
 However a loss is written, all that it optimizes is in five numbers per noise level: the log-SNR
 $\lambda$, how likely it is, the target $y = a x + b\epsilon$ and the coefficient $c$ of

@@ -1,4 +1,4 @@
-r"""Dot products of what a loss does to a sample, and the coefficients that follow from them.
+r"""Coefficients $\alpha, \sigma, a, b$ of each sample from dot products of inputs and gradients.
 
 For one sample, a loss and its gradients span a space of a few vectors: the data $x$, the noisy data
 $z$, the noise $\epsilon$, the target $y = -g / 2c$ from the gradient $g$ at answer 0, the constant,

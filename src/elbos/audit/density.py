@@ -1,4 +1,4 @@
-r"""The density of noise levels, from the levels that were drawn.
+r"""Density estimation for noise levels, from levels that were drawn.
 
 At the ends of its range a weighting is known as well as the density there, so a histogram is not
 enough. In order of exactness:
@@ -179,7 +179,8 @@ def _of_levels(levels: Levels, table: Table | None, grid: Float[Array, " g"]) ->
 
 
 def _named(density: Density, logsnr: Float[Array, " n"], grid: Float[Array, " g"]) -> Density:
-    """Find the named schedule whose density has the same shape, and add it to the density.
+    """Find the named schedule whose density has the same shape, and add this schedule to the
+    density.
 
     A published schedule replaces the estimated curve, without error; a schedule with fitted
     parameters replaces only a curve fitted to levels alone, and keeps the error of that curve.

@@ -1,4 +1,4 @@
-r"""The distributions that random functions draw from, and evenly spread numbers for them.
+r"""Distributions of random functions, and low-discrepancy quantiles for their draws.
 
 A number drawn is kept as the logit of its quantile, $\log P(\text{smaller}) -
 \log P(\text{greater})$, which loses no digits in either tail. The other way round, a number may be

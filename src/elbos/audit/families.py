@@ -1,4 +1,4 @@
-r"""Families of curves with parameters, and the schedule among them that noise levels come from.
+r"""Parametric families of schedules, and the named schedule that fits given noise levels.
 
 Where the density was read off (`density`), a schedule is named if its density has the same
 shape, up to the errors of that: one of a published recipe, or one with fitted parameters.
@@ -269,8 +269,8 @@ def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
 
 
 def _with_default_ends(schedule: Schedule, num: int) -> Schedule:
-    """Extend a schedule to its default ends wherever fewer than 12 of `num` samples would lie
-    beyond its own ends.
+    """Extend a schedule to its default ends where fewer than 12 of `num` samples are expected
+    beyond the fitted ends.
     """
     if isinstance(schedule, Linear | EDMSampling):
         return schedule

@@ -1,4 +1,4 @@
-"""Many audits on one page: a card for each, to search and to sort, and showcases, which compare.
+"""A page of many audits: searchable cards, one per audit, and showcases that compare losses.
 
 Without a script the page shows everything, in the order given; the script only hides and reorders.
 """

@@ -1,4 +1,4 @@
-"""The weighting and the density of one audit as a small picture, which needs no script.
+"""A small SVG picture of the weighting and the density of one audit.
 
 All pictures have the same axes, so that they can be compared: log-SNR from noisy to clean across,
 and up the weight, on a logarithmic scale of so many decades below its largest value in the picture.

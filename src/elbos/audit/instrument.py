@@ -1,8 +1,8 @@
-r"""Calling a loss with an instrument in place of its network.
+r"""Calls of a loss with a stand-in network that returns a prescribed output.
 
-The instrument records its input $z$ and answers with a tensor of our choice; the gradient of the
-loss with respect to that answer is all that the loss says about it. Random states are reset before
-each call (`rng`), so that calls can be compared that differ in one thing only: in the data, or in
+The stand-in records its input $z$ and returns a prescribed tensor, the "answer"; the gradient of
+the loss with respect to the answer contains all that the loss computes from the network output.
+Random states are reset before each call (`rng`), so that two calls differ only in the data or in
 the answer.
 """
 
@@ -158,7 +158,7 @@ class ProbeNetwork(nn.Module):
         return (answer,) if is_tuple else answer
 
     def _call(self, z: Tensor) -> Call:
-        """Copy the noisy data and construct the prescribed output for them."""
+        """Copy the noisy data and construct the prescribed output for this call."""
         x = self.x
         if z.ndim > x.ndim and z.shape[-x.ndim :] == x.shape and z.numel() > x.numel():
             raise BroadcastError(

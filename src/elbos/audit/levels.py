@@ -1,4 +1,4 @@
-r"""The noise levels that were drawn independently of each other, and the table they come from."""
+r"""Independently drawn noise levels, and the discrete table from which levels are drawn."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

@@ -80,7 +80,7 @@ def prediction_of(
     logsnr: Float[Tensor, " n"], a: Float[Tensor, " n"], b: Float[Tensor, " n"], *, rtol: float
 ) -> Prediction:
     r"""Find the prediction type whose target is proportional to $a x + b\epsilon$ within the
-    relative error `rtol`; its name is None if no type matches.
+    relative error `rtol`; the name is None if no type matches.
     """
     zero, ratio = torch.zeros_like(logsnr), torch.exp(logsnr / 2)
     targets: list[Parameterization] = [Eps(), X(), V(), Flow(), Score()]

@@ -1,4 +1,4 @@
-r"""The noise levels that a loss draws, and what it does at each: `probe`'s measurement.
+r"""Measurement of noise levels, coefficients and targets of a loss, for `probe`.
 
 After a pilot (`pilot`), every batch is taken apart with three calls (the gradient at answer 0, at
 another answer, and at answer 0 of other data); of a plain loss, whose noise is known, with one. Per

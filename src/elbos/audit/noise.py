@@ -197,8 +197,8 @@ class Parts:
         return cls(whole, shared, factors, left.nanmedian().item() if used else 1.0)
 
     def ratio(self, i: int, to: Float[Tensor, " n"]) -> float | None:
-        """Return the ratio of a draw's factor to `to` if it is constant over the samples; otherwise
-        None.
+        """Return the ratio of a draw's factor to `to`; None unless the ratio is constant over the
+        samples.
         """
         factor, to = self.factors[:, i].nan_to_num(), to.nan_to_num()
         ratio = (factor * to).sum() / to.square().sum()
@@ -206,7 +206,9 @@ class Parts:
         return ratio.item() if left < _SAME else None
 
     def unlike(self, other: "Parts") -> float:
-        """Return the mean squared residual of the factors after projection on those of `other`."""
+        """Return the mean squared residual of the factors after projection on the factors of
+        `other`.
+        """
         ours, theirs = self.factors.nan_to_num(), other.factors.nan_to_num()
         along = (ours * theirs).sum(1) / theirs.square().sum(1).clamp(min=1e-300)
         return (ours - along[:, None] * theirs).square().sum(1).mean().item()
@@ -239,7 +241,7 @@ def _parts(paired: list[PairedCalls], values: list[Tensor], x: Tensor) -> Parts:
 
 
 def _sampled_data(candidate: _Candidate) -> Reference | None:
-    """Return the data together with the normal draw that samples them; None if there is no such
+    """Return the data with the normal draw from which they are sampled; None if there is no such
     draw.
     """
     reference, parts = candidate.reference, candidate.parts

@@ -1,5 +1,6 @@
-"""An audit as a page: self-contained, to be attached to an issue. Its numbers are in
-`<script id="elbos-audit">`, as JSON.
+"""A self-contained HTML page of an audit, with its numbers as JSON in `<script id="elbos-audit">`.
+
+The page can be attached to an issue.
 """
 
 from collections.abc import Sequence

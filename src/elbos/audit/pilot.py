@@ -1,7 +1,8 @@
-"""Pilot: a few batches of a loss, solved with every paired call there is.
+"""Pilot: a few batches of a loss, measured with all paired calls.
 
-Is the loss a squared error, what is its noise, where are the data? What is found decides how all
-other batches are taken apart: with three calls, or of a plain loss, whose noise is known, with one.
+The pilot tests whether the loss is a squared error, and finds the noise and the data. The result
+determines how later batches are measured: with three calls each, or, for a plain loss whose noise
+is known, with one.
 """
 
 from dataclasses import dataclass, field, replace

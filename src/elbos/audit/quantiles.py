@@ -1,4 +1,4 @@
-r"""Noise levels as a monotone function of one uniform draw, and the density that follows.
+r"""Density of noise levels that are a monotone function of one uniform draw.
 
 With $u$ the quantile of the draw and $s = \operatorname{logit} u$, the density is the slope of the
 curve through the pairs $(s, \lambda)$, or the width of the interval of $u$ that leads to a step.

@@ -1,4 +1,4 @@
-r"""Calls of a loss that differ in one thing: the answer of the network, or the data.
+r"""Calls of a loss that differ only in the data or in the output of the network.
 
 The gradient at answer 0 and at another answer gives the coefficient $c$ and the target $y$; other
 data with the same noise show which part of $z$ and $y$ is signal. With the same noise, an input
@@ -49,7 +49,7 @@ class SingleCall:
         return replace(self, normals=[without_mean(normal, axis) for normal in self.normals])
 
     def added(self, draws: Sequence[int], x: Tensor) -> "SingleCall":
-        """Return the call with its noise replaced by the sum of normal draws found in `z`."""
+        """Return the call with the sum of normal draws in `z` as its only noise."""
         used = [self.normals[i] for i in draws if i < len(self.normals)]
         summed = SummedNoise.from_input(used, self.z, x)
         return replace(self, normals=[summed.noise().reshape(self.z.shape)], summed=summed)
@@ -93,7 +93,7 @@ class PairedCalls:
         return (self.change * self.moved.answer).flatten(1).double().mean(1) / 2
 
     def coefficient_other(self) -> Float[Tensor, " b"]:
-        """Compute the coefficient $c$ of each sample of the other data, if called with random
+        """Compute the coefficient $c$ of each sample for the other data, where called with random
         signs.
         """
         return (self.change_other * self.moved.answer).flatten(1).double().mean(1) / 2
@@ -289,7 +289,7 @@ def other_data(x: Tensor) -> Tensor:
 
 
 def _require_repeatable(queries: Queries, seed: int) -> None:
-    """Raise a ValueError unless equal seeds give equal losses and other seeds other losses."""
+    """Raise a ValueError unless the loss is determined by the seed and changes with the seed."""
     x = queries.x
     first, other = (queries.zeros[s].calls for s in (seed, seed + 1))
     again = queries.instrument(x, seed)

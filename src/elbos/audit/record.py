@@ -1,4 +1,4 @@
-r"""The weighting of a live training: some of its steps recorded, on the real network.
+r"""Audits of a live training, from some of its steps recorded with the real network.
 
 `probe` calls a loss with chosen answers; here its own calls are only recorded. Hooks record the
 network's input $z$, its output $\hat y$ and the gradient $g$ of the loss with respect to it; the
@@ -190,9 +190,7 @@ class _Taken(NamedTuple):
 
 
 class _Draws(Recorder):
-    """A recorder of random draws that leaves random states unchanged; it begins after the first
-    batch.
-    """
+    """A recorder of random draws that resets no random state and begins after the first batch."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-r"""Reasons for refusing a loss: its network's input is not data, scaled, plus noise of one level.
+r"""Reasons for refusing a loss: the network's input is not scaled data plus noise of one level.
 
 Each sample of $z$ is fitted by a few of these: all samples of the batch, mirror images of its own,
 and all normal draws. That shows data or noise of another sample, two samples at once, and mirrored
@@ -96,7 +96,7 @@ def _by_axis(dz: Tensor, dx: Tensor) -> str | None:
 
 
 class _Term(NamedTuple):
-    """A term of a network's input: its kind and the sample that it comes from."""
+    """A term of a network's input: data, mirrored data or noise, and the index of the sample."""
 
     kind: str  # data, mirrored or noise
     sample: int

@@ -1,4 +1,4 @@
-r"""Published losses that a measured one is, or is but for one slip.
+r"""Published losses that agree with a measured loss, exactly or up to one slip.
 
 A loss is compared part by part: its coefficient $c$ and its target $(a, b)$ of one prediction type,
 and the density of its noise levels. The slips are tables of edits: text that is replaced in a
@@ -201,7 +201,7 @@ class Parts:
 
 
 def published_recipe(parts: Parts) -> str | None:
-    """Find the published recipe with these noise levels and this weighting, preferably of the same
+    """Find the published recipe of the same noise levels and weighting, preferably of the same
     prediction type; None if no recipe matches.
     """
     levels = torch.from_numpy(parts.logsnr)

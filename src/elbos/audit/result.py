@@ -1,4 +1,4 @@
-r"""The result of an audit: a weighting on a grid of noise levels, and how it comes about."""
+r"""The result of an audit: a weighting on a grid of noise levels, with all its components."""
 
 import json
 import math
@@ -143,9 +143,7 @@ class Audit:
 
     @property
     def is_weighted_elbo(self) -> bool:
-        """True if the loss is a weighted squared error in normal noise, so that a weighting
-        describes it.
-        """
+        """True if the loss is a squared error in normal noise, described by a weighting."""
         return not any(one.is_fatal for one in self.diagnostics)
 
     @property
@@ -336,7 +334,7 @@ class Audit:
 
 
 def weighting_distance(audit: Audit, other: Audit) -> float | None:
-    """Return the distance between two weightings on their common noise levels; None if disjoint."""
+    """Return the distance between two weightings on their common noise levels; None without any."""
     levels = common_levels([audit, other])
     if not len(levels):
         return None

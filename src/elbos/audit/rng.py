@@ -192,9 +192,7 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _keep(self, own: Any, restarting: Callable[[], Callable[[], object]]) -> None:
-        """Store how to restart a generator or engine of the loss from its first state under this
-        seed.
-        """
+        """Store the state of a generator or engine of the loss at its first use under this seed."""
         kept = self._own.setdefault(self._seed, {})
         if id(own) not in kept:
             kept[id(own)] = own, restarting()
@@ -276,8 +274,8 @@ class Recorder(TorchFunctionMode):
         self.places += [place if i == 0 else None for i in range(len(designs))]
 
     def _next_quantile(self, num: int) -> tuple[int | None, Tensor | None]:
-        """Return the index of the next draw of one number per sample, and the quantiles chosen for
-        it; None for either if there is none.
+        """Return the index of the next draw of one number per sample, and its chosen quantiles;
+        None for a draw of another size or without chosen quantiles.
         """
         place = None
         if num == self._num:

@@ -1,4 +1,4 @@
-r"""Diffusion process of measured scales, and the scale of its data.
+r"""Identification of the diffusion process from measured scales, with the scale of its data.
 
 The scale of data that the loss multiplies by $s$ is open: what is measured is
 $\alpha' = s\alpha$. The relation of $\alpha$ and $\sigma$ over the noise levels gives $s$:

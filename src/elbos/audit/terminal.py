@@ -1,4 +1,4 @@
-"""An audit on the terminal: verdict, facts and nearest weightings; its curves are on the page."""
+"""Terminal output of audits: verdict, facts and nearest weightings."""
 
 import io
 from collections.abc import Iterator, Sequence

@@ -247,7 +247,7 @@ def _short(title: str, others: set[str]) -> str:
 
 
 def _nearness(distance: float, *, is_first: bool) -> str:
-    """Write the distance of a named weighting; for the nearest, also whether it is near."""
+    """Write the distance of a named weighting; for the nearest weighting, also its verdict."""
     off = in_words(distance)
     if is_first and distance < SAME:
         return f"same curve ({off}, below {percent(SAME, 0)})"
@@ -334,8 +334,8 @@ def facts_table(shown: Sequence[View], heads: Sequence[str] = ()) -> Table:
 
 
 def facts_tables(shown: Sequence[View], heads: Sequence[str], num: int) -> list[Table]:
-    """Build tables of facts with up to three audits side by side, one table per audit if `num` is
-    larger.
+    """Build tables of facts with `num` audits side by side; one table per audit if `num` exceeds
+    three.
     """
     num = num if num <= _MAX_BESIDE else 1
     starts = range(0, len(shown), num)
