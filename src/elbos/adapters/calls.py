@@ -69,7 +69,7 @@ def require_output(
     if y.shape != z.shape:
         raise ValueError(
             f"the network returned shape {tuple(y.shape)} for data of shape {tuple(z.shape)}: "
-            "give a network and data that fit each other."
+            "give a network and data of matching shapes."
         )
     if not torch.isfinite(y).all():
         is_finite = torch.isfinite(y).flatten(1).all(1)

@@ -144,10 +144,10 @@ class Audit:
     """
 
     targets: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TARGET...")]
-    """FILE.py:FUNCTION, a training script like diffusers' (in quotes with its own arguments; of
-    others, record some steps with elbos.audit.record), a scheduler_config.json or its folder,
-    recipes of `elbos weightings`, or a trainer's settings: TRAINER:FILE, of TOML, YAML or JSON, or
-    "TRAINER:--flags"."""
+    """FILE.py:FUNCTION; a training script like those of diffusers (in quotes with its arguments;
+    for other scripts, record some steps with elbos.audit.record); a scheduler_config.json or its
+    folder; recipes of `elbos weightings`; or a trainer's settings: TRAINER:FILE (TOML, YAML or
+    JSON) or "TRAINER:--flags"."""
 
     json: bool = False
     """Print the result as JSON: one object, or a list of several."""

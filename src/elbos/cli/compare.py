@@ -145,5 +145,5 @@ def _require_finished(comparison: Comparison) -> None:
         others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
         again = "" if failure.is_final else " The same command tries again."
         raise ValueError(
-            f"The run {name}{others} came to no scores: {failure.reason.rstrip('.')}.{again}"
+            f"The run {name}{others} could not be scored: {failure.reason.rstrip('.')}.{again}"
         )

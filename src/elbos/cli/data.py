@@ -130,7 +130,7 @@ class Encode:
                 )
             return Packed(path=self.images).load()
         if self.size is None:
-            raise ValueError(f"{self.images} is not packed: give --size, that of its pictures.")
+            raise ValueError(f"{self.images} is not packed: give --size for its pictures.")
         return Folder(root=self.images, size=self.size, skip_bad=self.skip_bad).load()
 
 

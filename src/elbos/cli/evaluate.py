@@ -191,7 +191,7 @@ def _require_own(out: Path, folder: Path) -> None:
     others = [path.name for path in out.glob("*") if not path.name.startswith(".")]
     if stored is None and others:
         raise ValueError(
-            f"{out} holds {others[0]} and no evaluation of a folder: name a new one with --out."
+            f"{out} holds {others[0]} but no evaluation of a pipeline: name a new one with --out."
         )
     if stored is not None and stored != _owner(folder):
         raise ValueError(

@@ -89,15 +89,15 @@ def fit(
     Args:
         network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if the data have no
             condition; returns a tensor of the shape of `z`. Training starts from its current
-            weights and changes them in place. On several processes, the weights of the main process
-            are used, a copy is trained, and your network receives the weights when training ends,
-            also if it is stopped or diverges; until then `on_images` sees the initial weights.
-            There the network has to call each of its layers in every forward pass, and must not
-            write to its weights.
-        dataset: Whatever has a length and `dataset[i]`, which is `x` or `(x, cond)`: `x` a tensor
-            of numbers from -1 to 1, `cond` a class label, a tensor, or a dict of tensors. It may
-            augment with torch's random numbers, which are seeded for each batch. A resumed run
-            checks on 16 samples that its dataset is the same, unless it augments with other
+            weights and changes them in place. On several processes, training starts from the
+            weights of the main process, and the network has to call each of its layers in every
+            forward pass, without writing to its weights. With sharding (`execution.shard_size`
+            above 1) a copy is trained: your network receives the weights when training ends, also
+            if it is stopped or diverges, and `on_images` sees the initial weights.
+        dataset: A dataset with a length and items `dataset[i]`, which are `x` or `(x, cond)`: `x` a
+            tensor of numbers from -1 to 1, `cond` a class label, a tensor, or a dict of tensors.
+            Augmentation may use torch's random numbers, which are seeded for each batch. A resumed
+            run checks on 16 samples that the dataset is the same, unless it augments with other
             random numbers.
         objective: Weighting, schedule and prediction type. A weighting given as a function is
             tabulated at 2,001 points.

@@ -228,8 +228,8 @@ class Pretrained(Sampled):
         """Raise a ValueError if guidance is requested, since the null class is unknown."""
         if sampling.guidance != 1:
             raise ValueError(
-                f"guidance is {sampling.guidance}, and {self.name} does not say which class stands "
-                "for none: leave guidance at 1."
+                f"guidance is {sampling.guidance}, and {self.name} does not say which class is the "
+                "null class: leave guidance at 1."
             )
 
     def represented(

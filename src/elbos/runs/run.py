@@ -340,7 +340,7 @@ class Run(Sampled):
         shape = tuple(first_item(source)[0].shape[1:])
         if shape != tuple(self.data.shape):
             raise ValueError(
-                f"samples have shape {shape}, those of the training {tuple(self.data.shape)}: "
+                f"samples have shape {shape}, the training data {tuple(self.data.shape)}: "
                 "give data of that shape."
             )
         rows = torch.randperm(len(source), generator=generator(seed))[:num_samples]

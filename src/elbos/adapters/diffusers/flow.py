@@ -25,7 +25,7 @@ def from_flow(
 ) -> LossTable:
     name, num_steps, is_solver = config["_class_name"], num_steps_of(config), shift_key != "shift"
     if training.snr_gamma is not None:
-        raise ValueError(f"snr_gamma is for betas, which {name} has none of here: leave it out.")
+        raise ValueError(f"snr_gamma needs betas, and {name} has none here: leave it out.")
     prediction = training.prediction or (prediction_type(config) if is_solver else "flow")
     if prediction == "v":
         raise ValueError(f"{name} is on the path of flow matching: predict flow, x or eps, not v.")

@@ -65,7 +65,7 @@ class DiffusersConfig:
         if str(name) not in CLASS_KEYS:
             raise ValueError(
                 f"a network's config is of {name}: {suggestion(str(name), CLASS_KEYS)} Others, as "
-                "those that are told a text, can be wrapped in a function, network:own."
+                "text-conditioned networks, can be wrapped in a function, network:own."
             )
         own = {key: value for key, value in entries.items() if not key.startswith("_")}
         text = json.dumps({"_class_name": name, **dict(sorted(own.items()))})
@@ -232,8 +232,9 @@ def _classes(name: str, settings: Mapping[str, Any], num_classes: int | None) ->
     if num_classes is None:
         if found is not None or is_beside:
             raise ValueError(
-                f"{name} is told classes{'' if is_beside else f' ({key} is {found!r})'}, and there "
-                f"are no labels here: choose {'UNet2DModel' if is_beside else 'to leave it out'}."
+                f"{name} is class-conditional{'' if is_beside else f' ({key} is {found!r})'}, and "
+                "the data have no labels: "
+                f"choose {'UNet2DModel' if is_beside else 'to leave it out'}."
             )
         return {}
     least = num_classes if is_beside else num_classes + 1

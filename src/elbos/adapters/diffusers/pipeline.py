@@ -173,7 +173,7 @@ def _vae_folder(name: str | Path) -> Path:
     if folder.is_dir():
         return folder
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
-        raise FileNotFoundError(f"there is no folder {name}: give that of an AutoencoderKL.")
+        raise FileNotFoundError(f"there is no folder {name}: give the folder of an AutoencoderKL.")
     try:
         with needs("hub"):
             from huggingface_hub import snapshot_download
@@ -181,7 +181,7 @@ def _vae_folder(name: str | Path) -> Path:
         found = snapshot_download(str(name), allow_patterns=patterns)
     except Exception as error:  # of the library or the network, of any type
         raise ValueError(
-            f"there is no folder {name}, and it cannot be got from the Hub: {flat(error)[:200]}"
+            f"there is no folder {name}, and downloading it failed: {flat(error)[:200]}"
         ) from error
     return Path(found)
 
@@ -190,7 +190,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = files.read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON to read: {error}") from error
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no configuration: give a file that diffusers wrote.")
     return found
@@ -289,7 +289,7 @@ def _latents(vae: Any) -> Latents:
     """
     config = vae.config
     if config.get("scaling_factor") is None:
-        raise ValueError("the config.json of vae has no scaling_factor: add that of the training.")
+        raise ValueError("the config.json of vae has no scaling_factor: add the training value.")
     given = {"scaling_factor": config["scaling_factor"], "shift_factor": config.get("shift_factor")}
     for name, value in given.items():
         if not isinstance(value or 0, int | float):

@@ -89,7 +89,7 @@ _NEUTRAL = {
 
 def _read(settings: Settings) -> Loss:
     if settings.text("arch").startswith("wan22_14b"):
-        raise ValueError("arch is wan22_14b, whose two networks have times of their own: not read.")
+        raise ValueError("arch is wan22_14b, whose networks have separate times: not supported.")
     settings.one_of("loss_target", "noise", ("noise",))
     schedulers = ("ddpm", "flowmatch")
     is_flow = settings.one_of("noise_scheduler", "ddpm", schedulers) == "flowmatch"
@@ -133,7 +133,7 @@ def _flow(settings: Settings) -> Loss:
         )
     if weighting == "lognorm_blend":
         if not is_whole:
-            raise ValueError("timestep_type is lognorm_blend: leave out what chooses other steps.")
+            raise ValueError("timestep_type is lognorm_blend: leave out restrictions of the steps.")
         t, p = _lognorm_blend()
         return flow_table(title, t, p, _t0_coefficient(settings, t))
     t, assumed = _times(settings, weighting)

@@ -39,7 +39,7 @@ def read(settings: Settings) -> Loss:
     """Return the training loss that musubi-tuner's flags define."""
     script = settings.text("script")
     if script.startswith(_UNKNOWN):
-        raise ValueError(f"The loss of {script}.py is not known here.")
+        raise ValueError(f"The loss of {script}.py is not supported.")
     is_ideogram = script.startswith("ideogram4")
     default = "ideogram4_shift" if is_ideogram else "sigma"
     sampling = settings.one_of("timestep_sampling", default, _SAMPLINGS)

@@ -121,7 +121,7 @@ def _shift(settings: Settings, model: str) -> float:
     if not settings.flag("dynamic_timestep_shifting"):
         return settings.number("timestep_shift", 1, above=0)
     if "," in settings.text("resolution"):
-        raise ValueError("resolution holds several, each with a shift of its own: give one.")
+        raise ValueError("resolution holds several values, each with another shift: give one.")
     height, width, _ = flow.resolution(settings, default=512)
     if model == "IDEOGRAM_4":
         return math.sqrt(height * width) / 512

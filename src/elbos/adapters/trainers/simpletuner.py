@@ -76,7 +76,7 @@ def _flow(settings: Settings, family: str) -> Loss:
     shift, found = _shift(settings, family)
     for name in ("flow_custom_timesteps", "flux_fast_schedule"):
         if settings.text(name, "false").lower() not in ("false", "0", "", "[]"):
-            raise ValueError(f"{name} draws a few fixed times, of which no curve is known here.")
+            raise ValueError(f"{name} draws fixed times, which have no density: not supported.")
     is_normal = not any(map(settings.flag, ("flow_use_uniform_schedule", "flow_use_beta_schedule")))
     if family == "chroma" and is_normal:
         raise ValueError(

@@ -76,7 +76,7 @@ def translation(audit: Audit, trainer: Trainer) -> Translation:
         if name == audit.parameterization or not is_same
     ]
     if not options:
-        raise ValueError(f"Translations into settings of {trainer.name} are not known here.")
+        raise ValueError(f"Translation into settings of {trainer.name} is not supported.")
     fits = [_fitted(audit, trainer, option) for option in options]
     settings, off = min(fits, key=lambda fit: fit[1] + MIN_GAIN * len(fit[0]))
     prediction = _prediction(trainer, Option(settings=settings))

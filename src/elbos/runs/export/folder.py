@@ -145,7 +145,7 @@ def _require_own_levels(network: DiffusersNetwork, config: Config) -> None:
     own, trained = network.levels, trained_levels(config.parameterization, *ends)
     if (type(own), vars(own)) != (type(trained), vars(trained)):
         raise ValueError(
-            f"the network was built for other noise levels, or to predict something else, than it "
+            f"the network was built for other noise levels, or another prediction target, than it "
             f"was trained with: build it with trained_levels({config.parameterization}, "
             f"{ends[0]:g}, {ends[1]:g})."
         )
