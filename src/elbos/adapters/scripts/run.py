@@ -1,6 +1,4 @@
-"""Execution of a script's loss lines for one choice of the data variable, with definitions added as
-needed.
-"""
+"""Execution of a script's loss lines for one choice of the variable that holds the data."""
 
 import ast
 import re
@@ -63,9 +61,7 @@ class Failure:
 
 @dataclass
 class Run:
-    """The loss lines of a script, with one choice of the data variable and the definitions known so
-    far.
-    """
+    """The loss lines of a script, with one choice of the data variable and known definitions."""
 
     script: Script
     path: Path
@@ -94,9 +90,7 @@ class Run:
     # --- running ---
 
     def candidates(self) -> list[_Data]:
-        """Return all places where the data may enter: variables of unknown value, in the script's
-        order.
-        """
+        """Return all places where the data may enter the script, in the script's order."""
         self._try()
         found = []
         for statement, values in self.values.items():
@@ -112,8 +106,7 @@ class Run:
         return found + [_Data(None, f"{name}[{key!r}]", (name, key)) for name, key in items]
 
     def resolve(self) -> Failure | None:
-        """Add definitions that the loss depends on until the loss is known; return None, or a
-        failure if the loss stays unknown.
+        """Run definitions until the loss is known; return None, or the failure if it stays unknown.
 
         Names that only conditions depend on stay unknown if their definitions fail.
         """
@@ -135,10 +128,8 @@ class Run:
             self.known |= new
 
     def _try(self) -> tuple[Failure | None, frozenset[str]]:
-        """Run the lines; return the failure and the unknown names that the loss depends on.
-
-        If the network's output is refused, the lines are run again with twice the channels,
-        as of a learned variance.
+        """Run the lines, again with a learned variance if the network's output is refused; return
+        the failure, or None, and the unknown names that the loss depends on.
         """
         self.is_refused = False
         result = self._run()
@@ -178,9 +169,7 @@ class Run:
             return failure, self.stage.decisive
 
     def _outcome(self, loss: Any) -> tuple[Failure | None, frozenset[str]]:
-        """Return the failure of a run (None for a usable loss) and the unknown names that the loss
-        depends on.
-        """
+        """Return the failure of a run, or None, and the unknown names the loss depends on."""
         if names := origins(loss):
             return self._where_unknown(names), names
         decisive = frozenset(name for name in self.stage.deciding if self._is_definable(name))
@@ -218,9 +207,7 @@ class Run:
         return Failure(line, text, len(culprits) + num_of_data)
 
     def loss(self) -> ScriptLoss:
-        """Return the loss of the script, after `resolve` has found every value that the loss
-        depends on.
-        """
+        """Return the script's loss, once `resolve` has found all values it depends on."""
         values = {one: list(values.values()) for one, values in self.values.items()}
         used = [one for one in values if values[one] and not origins(values[one])]
         names = self._read(self.script.loss, *used)
@@ -244,9 +231,7 @@ class Run:
     # --- names ---
 
     def _definitions(self, name: str) -> list[ast.stmt]:
-        """Return the statements above the loop that define a name, including the argument passed
-        for a parameter.
-        """
+        """Return the statements above the loop that define a name, or pass it as an argument."""
         given = self.script.parameters.get(name)
         if given is None:
             found = self.script.definitions(name)
@@ -261,9 +246,7 @@ class Run:
         return found
 
     def _is_definable(self, name: str) -> bool:
-        """Return whether the definition of a name may be run: it loads no data and builds no
-        network.
-        """
+        """Return whether a name's definition may be run: it loads no data, builds no network."""
         found = self._definitions(name)
         never = self.never | self.of_the_loop | (self.script.networks - self.wrappers)
         if not found or name in never or any(map(is_loading, found)):
@@ -297,9 +280,7 @@ class Run:
         self.initial = {name: self.space[name] for name in assigned if name in self.space}
 
     def _define(self, names: set[str]) -> None:
-        """Add names to the namespace: imports, functions and known definitions; any other name is
-        unknown.
-        """
+        """Add imports, functions and known definitions to the namespace; else unknown values."""
         todo, seen, found = set(names), set[str](), set[ast.stmt]()
         while todo:
             name = todo.pop()
@@ -339,9 +320,7 @@ class Run:
             self._execute(sliced(scope, rest, self._written))
 
     def _import(self, statement: ast.Import | ast.ImportFrom, name: str) -> None:
-        """Import a name; packages outside `_SAFE_MODULES` are imported only if the loss depends on
-        the name.
-        """
+        """Import a name, from an unusual package only if the loss depends on the name."""
         alias = next(a for a in statement.names if name == (a.asname or a.name).partition(".")[0])
         module = getattr(statement, "module", None) or alias.name
         self.space[name] = Unknown(self.stage, frozenset({name}), name, is_method=True)
@@ -361,9 +340,7 @@ class Run:
             self.space[name] = with_local_configuration(value, self.script.tree, self.assumed)
 
     def _written(self, statement: ast.stmt) -> list[ast.stmt]:
-        """Return the guarded form of a statement, followed by the assignment of the data if they
-        enter there.
-        """
+        """Return the guarded form of a statement, with the data assigned where they enter."""
         if isinstance(statement, (*_DEFINITIONS, *_IMPORTS)):
             return [statement]
         if statement not in self.kept and defined(statement) & self.wrappers:
@@ -375,9 +352,7 @@ class Run:
         return result
 
     def _is_known_call(self, call: ast.Call) -> bool:
-        """Return whether a call builds no network, since its function is imported from a module in
-        `_SAFE_MODULES`.
-        """
+        """Return whether a call's function comes from a safe module, and so builds no network."""
         root = ast.unparse(call.func).partition(".")[0]
         modules = [getattr(one, "module", None) or root for one in self._definitions(root)]
         is_imported = all(isinstance(one, _IMPORTS) for one in self._definitions(root))
@@ -391,9 +366,7 @@ class Run:
         exec(self._compiled(body), self.space)  # noqa: S102
 
     def _failed(self, error: Exception, index: int) -> Unknown:
-        """Return the unknown value of a statement that failed on unknown values; raise the error
-        for other failures.
-        """
+        """Return an unknown value if a statement failed on unknown values; else raise the error."""
         statement = self.statements[index]
         names = origins([self.space.get(name) for name in self._read(statement)])
         self.is_refused |= bool(self.stage.network.calls)
