@@ -31,9 +31,9 @@ _MAX_REASON = 200  # characters: torch lists all tensors that differ
 
 
 class Stored:
-    """A tensor in safetensors files, of which only the requested rows are read.
+    """Tensor stored in safetensors files, of which requested rows are read on demand.
 
-    `stored[...]` reads the tensor, and `stored[2:5]` some rows, into memory of their own.
+    `stored[...]` reads the whole tensor, and `stored[2:5]` some rows, into new memory.
 
     Args:
         parts: Slices of safetensors, with consecutive rows.
@@ -273,7 +273,7 @@ def verify(path: Path, only: str | None = None, share: slice = slice(None)) -> N
         digests = _manifest(path)[1]
         for name in _of_group(digests, only)[share]:
             if files.sha256(path / f"{name}.safetensors") != digests[name]:
-                raise DamagedCheckpoint(f"{name}.safetensors is cut short or was changed")
+                raise DamagedCheckpoint(f"{name}.safetensors is truncated or was changed")
 
 
 @contextmanager
@@ -337,7 +337,7 @@ def _manifest(path: Path) -> tuple[int, dict[str, str]]:
     manifest = read_object(path / "manifest.json")
     step, digests = manifest["step"], manifest["sha256"]
     if type(step) is not int or step != int(path.name):
-        raise DamagedCheckpoint(f"manifest.json is of step {step!r}")
+        raise DamagedCheckpoint(f"manifest.json belongs to step {step!r}")
     for name in digests:
         if not name.isidentifier():  # nothing outside this folder is read
             raise DamagedCheckpoint(f"manifest.json names a file {name!r}")
@@ -345,7 +345,7 @@ def _manifest(path: Path) -> tuple[int, dict[str, str]]:
 
 
 def _group(name: str) -> str:
-    """Return the name of the group that a file belongs to: `network__1` to network."""
+    """Return the tensor group of a checkpoint file: `network` for `network__1`."""
     return name.partition(_PART)[0]
 
 

@@ -116,7 +116,7 @@ class Config:
             )
         if not factor.any():
             raise ValueError(
-                f"The loss is zero: {self.weighting} has no weight where {self.schedule} draws."
+                f"The loss is zero: {self.weighting} vanishes on the range of {self.schedule}."
             )
 
     def require_guidable(self, sampling: Sampling) -> None:
@@ -231,7 +231,7 @@ def run_config(directory: RunDirectory) -> Config:
         config: Config = decode(Config, directory.read("config.json"))
     except ValueError as error:
         raise ValueError(
-            f"{file} is not a configuration ({error}): put back the one that was there, "
-            "`elbos train PRESET --dry-run` prints it, or name another run directory."
+            f"{file} is not a configuration ({error}): restore the original file, which "
+            "`elbos train PRESET --dry-run` prints, or name another run directory."
         ) from error
     return config

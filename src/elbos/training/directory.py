@@ -30,7 +30,7 @@ from elbos.base.formats import CorruptFile, read_object
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Run directory: its paths, lock, JSON files and log."""
+    """Run directory, with paths, lock, JSON files and log."""
 
     path: Path
 
@@ -99,8 +99,8 @@ class RunDirectory:
         """Raise a FileNotFoundError if the directory was deleted during the training."""
         if not (self.path / "config.json").exists():
             raise FileNotFoundError(
-                f"{self.path} or its config.json was deleted during the training: what was not "
-                "saved before is lost. The same command starts again."
+                f"{self.path} or its config.json was deleted during the training: unsaved "
+                "progress is lost. The same command trains again from the start."
             )
 
     def log(self, **values: Any) -> None:

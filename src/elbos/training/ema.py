@@ -60,7 +60,7 @@ def exponent(relative_width: float) -> float:
 
 
 def group_of(width: float) -> str:
-    """Return the checkpoint group of the average with a snapshot width: `ema_0_05` for 0.05."""
+    """Return the name of an average's tensor group in a checkpoint: `ema_0_05` for width 0.05."""
     return f"{MAIN}_{width}".replace(".", "_")
 
 

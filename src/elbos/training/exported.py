@@ -33,7 +33,7 @@ _MAX_REASON = 200  # characters: torch lists all tensors that differ
 
 
 def is_export(path: Path) -> bool:
-    """Return whether a folder is an export, of any format."""
+    """Return whether a folder is an exported model, with an elbos.json."""
     return (path / MANIFEST).is_file()
 
 
@@ -88,7 +88,7 @@ def _of_checkpoint(directory: RunDirectory, step: int | None) -> Iterator[tuple[
 
 @contextmanager
 def reading(directory: RunDirectory) -> Iterator[tuple[int, Weights]]:
-    """Read an export; yield its step and averaged weights.
+    """Read an exported model; yield its step and averaged weights.
 
     Raises:
         OSError: If a file cannot be read.
@@ -99,7 +99,7 @@ def reading(directory: RunDirectory) -> Iterator[tuple[int, Weights]]:
     content, step = files.read(path), manifest.get("step")
     is_same = manifest.get("sha256") == hashlib.sha256(content).hexdigest()
     if not is_same or type(step) is not int:
-        raise ValueError(f"{path} is not what {MANIFEST} says: export the run again.")
+        raise ValueError(f"{path} does not match {MANIFEST}: export the run again.")
     weights = unpack(content, path)
     try:
         yield step, weights

@@ -13,7 +13,7 @@ from elbos.training.config import Config
 
 
 class Loss(nn.Module):
-    """Training loss as a module around the network, so that both compile to one graph.
+    """Training loss as a module that contains the network, so that both compile to one graph.
 
     Args:
         network: The network.

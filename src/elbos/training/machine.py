@@ -108,7 +108,7 @@ def peak_flops(config: Config, device: torch.device) -> float | None:
 
 
 def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:
-    """Replace the precision "auto" by the precision of the stored run, or else the best one here.
+    """Replace the precision "auto" by that of the stored run, or else the best on this machine.
 
     All processes get the same precision.
     """
@@ -120,7 +120,7 @@ def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:
 
 
 def described(config: Config, device: torch.device) -> str:
-    """Return the precision of a run as text, with a note if the other precision is better here."""
+    """Return the precision of a run as text, with a note if the other precision is no slower."""
     best = best_precision(device)
     if config.precision != best:
         return f"{config.precision} (--precision {best} is faster here)"

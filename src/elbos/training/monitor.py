@@ -162,7 +162,7 @@ class Monitor:
         )
 
     def _first_line(self) -> str:
-        """Return the first line of output: machine, network size, directory and status."""
+        """Return the first line of output: machine, network size, run directory and status."""
         num_images, total = self.state.step * self.config.batch_size, self.config.num_images
         status = f"resuming at image {num_images:,} of {total:,}"
         if self.state.step == 0:

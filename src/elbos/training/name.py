@@ -26,7 +26,7 @@ _REQUIRED = object()
 
 
 def default_name(config: Config, preset: str) -> str:
-    """Return the default name of a run: the preset and the differences from the preset.
+    """Return the default name of a run: the preset, and the settings that differ from the preset.
 
     The name has lower-case letters, digits, dots and dashes. Configurations that differ in more
     than `output` and `execution` have different names.
@@ -120,7 +120,7 @@ def _last(label: str) -> str:
 
 
 def _names() -> Counter[str]:
-    """Count how many parts of a configuration, and presets, have each class name."""
+    """Count, by class name, the places of a configuration and the presets that use the name."""
     hints = [get_type_hints(cls, include_extras=True) for cls in (Config, Sampling)]
     found = [o for places in hints for place in places.values() for o in set(options(place))]
     names = [o.__name__ for o in found if dataclasses.is_dataclass(o) and isinstance(o, type)]

@@ -71,7 +71,7 @@ class OwnNetwork:
 
 
 def require_storable_state(network: nn.Module) -> None:
-    """Raise a ValueError for weights that cannot be stored, or are float16, bfloat16 or complex."""
+    """Raise a ValueError for weights of unsupported dtype, or an unstorable state dict."""
     for name, parameter in network.named_parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             raise ValueError(
@@ -91,7 +91,7 @@ def require_storable_state(network: nn.Module) -> None:
         reason = " ".join(str(error).split()).partition(". ")[0][:200]
         raise ValueError(
             f"The weights of {type(network).__name__} cannot be stored ({reason}): its state_dict "
-            "has to be made of tensors of real numbers or complex64 that share no memory."
+            "may hold only real or complex64 tensors that share no memory."
         ) from error
 
 

@@ -37,9 +37,9 @@ def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
 
 
 def _require_same(path: Path, stored: Config, config: Config) -> None:
-    """Raise a ValueError if the stored configuration differs, except for fewer images.
+    """Raise a ValueError if the stored configuration differs; more images than stored are allowed.
 
-    Warn if a run with learning-rate decay is extended.
+    Warn if a run with learning-rate decay is extended to more images.
     """
     num_images = max(stored.num_images, config.num_images)
     if found := difference(encode(replace(stored, num_images=num_images)), encode(config)):
@@ -49,9 +49,9 @@ def _require_same(path: Path, stored: Config, config: Config) -> None:
         )
     if num_images > stored.num_images and config.optimizer.use_decay:
         warnings.warn(
-            f"The run in {path} is extended to {num_images:,} images. Its learning rate "
-            f"decayed for {stored.num_images:,} and rises again: this is not the run that had "
-            "its length from the start (one with --optimizer.no-use-decay would be).",
+            f"The run in {path} is extended to {num_images:,} images. Its learning rate decayed "
+            f"for {stored.num_images:,} and rises again: the result differs from a run of full "
+            "length from the start (unless trained with --optimizer.no-use-decay).",
             stacklevel=6,
         )
 
@@ -102,7 +102,7 @@ def require_same_data(data: Samples, processes: Processes) -> None:
 
 
 def is_own_data(directory: RunDirectory, data: Samples) -> bool:
-    """Return whether the run was trained on data with the same samples and labels."""
+    """Return whether the run was trained on the given data, compared by SHA-256."""
     stored = directory.read("data.json") or {}
     return bool(stored.get("sha256") == data.fingerprint()["sha256"])
 

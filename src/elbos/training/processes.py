@@ -48,7 +48,7 @@ class Processes:
     @classmethod
     @naming_lost_processes()
     def joined(cls) -> "Processes":
-        """Join the process group that the environment describes; without one, return one process.
+        """Join the process group described by the environment; a single process joins none.
 
         Raises:
             ValueError: If the environment lacks a variable.
@@ -131,7 +131,7 @@ class Processes:
 
 
 ALONE = Processes(0, 1, torch.device("cpu"))
-"""Processes of a computation in one process; the device has no meaning."""
+"""Group of a single process, for use where the device does not matter."""
 
 
 def local_device() -> torch.device:

@@ -166,7 +166,7 @@ def _broadcast(tensor: Tensor) -> None:
 
 
 def set_is_last_part(loss: Loss | DistributedDataParallel, is_last: bool) -> None:
-    """Enable averaging of gradients over replicas for the last micro-batch, disable it for others.
+    """Average gradients over replicas after the last micro-batch, and skip it before.
 
     FSDP2 still sums the gradients of each micro-batch over the processes of a shard group.
     """
@@ -223,7 +223,7 @@ def load(network: nn.Module, state: Mapping[str, Tensor | Stored]) -> None:
     """
     own = network.state_dict()
     if names := sorted(own.keys() ^ state.keys()):
-        raise RuntimeError(f"tensors in one of the two only: {', '.join(names[:5])}")
+        raise RuntimeError(f"tensors missing or unexpected: {', '.join(names[:5])}")
     for name, tensor in own.items():
         if tensor.shape != state[name].shape:
             raise RuntimeError(f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}")

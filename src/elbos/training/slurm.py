@@ -10,7 +10,7 @@ _FIRST_PORT, _NUM_PORTS = 10_000, 20_000  # below those that systems give to con
 
 
 def name_as_torchrun_does() -> None:
-    """Set torchrun's environment variables from SLURM's, unless WORLD_SIZE is set.
+    """Set torchrun's environment variables from those of `srun`, unless WORLD_SIZE is set.
 
     Only `srun` sets the variables of a step; a batch script, which is one process, also has
     SLURM_PROCID and SLURM_NTASKS. See "output environment variables" in

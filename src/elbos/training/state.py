@@ -118,7 +118,7 @@ def uses_labels(config: Config, data: DataSpec) -> bool:
 def require_guidable(
     config: Config, data: DataSpec, sampling: Sampling, *, has_null: bool = False
 ) -> None:
-    """Raise a ValueError for guidance unless the model can be conditional and unconditional."""
+    """Raise a ValueError for guidance without both a conditional and an unconditional model."""
     config.require_guidable(sampling)
     if sampling.guidance != 1 and data.num_classes is None and not has_null:
         raise ValueError(
@@ -143,7 +143,7 @@ def build_network(config: Config, data: DataSpec, device: torch.device) -> nn.Mo
 
 
 def memory_format(network: nn.Module) -> torch.memory_format:
-    """Return the memory format of a network's convolutions, in which to pass batches."""
+    """Return the memory format of a network's convolutions: channels-last or contiguous."""
     weights = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)]
     last = [w for w in weights if w.is_contiguous(memory_format=torch.channels_last)]
     is_last = not all(weight.is_contiguous() for weight in last)  # 1x1 kernels are both

@@ -71,7 +71,7 @@ class Trackers:
                 run.write(FILE, identifiers)
             if (
                 known is None and name != "tensorboard"
-            ):  # whose table of settings is a run of its own
+            ):  # TensorBoard would show the table of settings as another run
                 tracker.store_init_configuration(_settings(config))
             self.running.append(tracker)
 

@@ -132,7 +132,7 @@ class Trainer:
         self.loss = self._compiled_loss(network, uses_all=trial.uses_all)
 
     def _prepared_network(self, network: nn.Module | None) -> tuple[nn.Module, Trial]:
-        """Return the given network, or else build one, and the result of the trial of its training.
+        """Return the user's network, or build the configured one; and the result of its trial.
 
         Networks that are user-defined or of diffusers are tried; others get the default `Trial`.
         """
@@ -271,7 +271,7 @@ class Trainer:
         what = "gradient" if losses.isfinite().all() else "loss"
         raise Diverged(
             f"The {what} of step {self.state.step} is not finite (largest loss at log-SNR "
-            f"{worst:.2f}). A checkpoint, if there is one, is from before it: try a lower "
+            f"{worst:.2f}). Checkpoints are from earlier steps: try a lower "
             "--optimizer.learning-rate or --precision fp32, in a new run."
         )
 
@@ -382,7 +382,7 @@ class Trainer:
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Catch SIGINT and SIGTERM in the `with` block; yield a function that returns if one arrived.
+    """Catch SIGINT and SIGTERM in the `with` block; yield a function that reports their arrival.
 
     Python handles signals in the main thread alone: in other threads the function returns False.
     """

@@ -29,7 +29,7 @@ _Loss = Callable[[nn.Module], Float[Tensor, " b"]]
 
 @dataclass(frozen=True)
 class Trial:
-    """Result of the trial of a user's network: its requirements for training on several processes.
+    """Result of the trial of a network: settings for its training on several processes.
 
     Attributes:
         uses_all: Whether every trained weight has a gradient.
@@ -153,12 +153,12 @@ def _can_gather_blocks(
         if found.keys() == norms.keys() and (total - expected).abs() <= _MAX_DIFFERENCE * expected:
             break
     else:
-        raise ValueError("its gradients are not those of one process")
+        raise ValueError("its gradients differ from those of one process")
     if not by_blocks and processes.is_main:
         warnings.warn(
             f"The weights of {type(network).__name__} are gathered at once and not block by block, "
-            "which takes more memory: its blocks are used in other ways than by a call, or what "
-            "they return is changed in place.",
+            "which takes more memory: its blocks are used other than by a call, or their outputs "
+            "are changed in place.",
             stacklevel=2,
         )
     return by_blocks

@@ -49,7 +49,7 @@ class Augmented(Source):
         return x[..., top : top + self.crop, left : left + self.crop].contiguous()
 
     def stored(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c i j"]:
-        """Read images without cropping them."""
+        """Read uncropped images, before augmentation."""
         return self.images.read(rows)
 
     def augmented(self, x: UInt8[Tensor, "b c i j"], visits: Visits) -> UInt8[Tensor, "b c h w"]:

@@ -183,5 +183,5 @@ class Batches(Dataset[StoredBatch]):
 
 
 def _ignore_interrupts(_: int) -> None:
-    """Ignore SIGINT (Ctrl-C) in a worker: the training process handles interrupts."""
+    """Ignore SIGINT (Ctrl-C) in a worker process; the training process handles interrupts."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

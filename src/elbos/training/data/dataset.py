@@ -70,7 +70,7 @@ class DataSpec:
 
     @property
     def described(self) -> str:
-        """Description in words: shape of a sample, numbers of pixel values and classes."""
+        """Text that states shape of a sample, number of pixel values and number of classes."""
         values = "any values" if self.num_levels is None else f"{self.num_levels} pixel values"
         classes = "" if self.num_classes is None else f", {self.num_classes} classes"
         return f"shape {'x'.join(map(str, self.shape))}, {values}{classes}"
@@ -122,7 +122,7 @@ class Levels:
         return x, self._labels(rows)
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """Return samples in the stored format, and labels or None.
+        """Return samples in their stored format (unscaled), and labels or None.
 
         Pixel values take a quarter of the bytes of float32 data.
         """
@@ -135,7 +135,7 @@ class Levels:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset: disjoint splits for training, validation and testing.
+    """Dataset of three disjoint splits for training, validation and testing.
 
     Attributes:
         name: Name of the dataset in reports.

@@ -49,7 +49,7 @@ class Encoder:
 
     @naming_lost_processes()
     def encode(self, start: Start = silent) -> Index:
-        """Encode and write the missing shards; return the index of the folder.
+        """Encode images into the missing shards of the output folder; return the folder's index.
 
         Args:
             start: Starts a progress bar.

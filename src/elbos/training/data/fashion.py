@@ -102,8 +102,8 @@ class Fashion(Typed):
 def _download(folder: Path) -> None:
     if not are_downloads_allowed():
         raise FileNotFoundError(
-            "Fashion-MNIST is not on this machine, and nothing that a run names is downloaded: "
-            "data:fashion does so"
+            "Fashion-MNIST is not on this machine, and data named by a run are not downloaded: "
+            "train with data:fashion to download it"
         )
     raw = folder / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
@@ -148,7 +148,7 @@ def _read_idx(folder: Path, name: str, num_dims: int) -> UInt8[Tensor, "..."]:
     Format: magic number, 32-bit big-endian sizes, uint8 values.
     """
     if (path := _find(folder, name)) is None:
-        raise FileNotFoundError(f"{folder} lacks {name} or {name}.gz: put it beside the others")
+        raise FileNotFoundError(f"{folder} lacks {name} or {name}.gz: put it beside the rest")
     try:
         content = files.read(path)
         content = gzip.decompress(content) if path.suffix == ".gz" else content

@@ -77,12 +77,12 @@ class FolderArchive(Archive):
         return self.names[number]
 
     def identity(self, size: int) -> dict[str, str]:
-        """Return an empty identity: the path identifies the folder, and `state` detects changes."""
+        """Return an empty dict: the folder is identified by its path, changes by file times."""
         del size
         return {}
 
     def state(self, number: int) -> list[int]:
-        """Return size and modification times of a file; an empty list for an unreadable file."""
+        """Return size and modification times of an image file; an empty list if unreadable."""
         try:
             found = self.content(number).stat()
         except OSError:
@@ -168,7 +168,7 @@ class Folder(Typed):
 
 
 def _build(archive: FolderArchive, size: int, folder: Path) -> None:
-    """Pack the decodable images of a folder; write the errors of the others to `folder.json`."""
+    """Pack the decodable images of a folder; write errors of bad images to `folder.json`."""
     making = Making(folder, {"pictures": archive.place, "size": str(size)})
     with making.claimed(), progress() as bar:
         num = len(archive.names)
@@ -186,7 +186,7 @@ def _build(archive: FolderArchive, size: int, folder: Path) -> None:
 
 
 def _read(folder: Path) -> tuple[Dataset, dict[str, str]]:
-    """Open a folder that `_build` packed; return the dataset, and the errors of bad images by name.
+    """Open a cached folder of packed images; return the dataset, and errors of bad images by name.
 
     Raises:
         DamagedFolder: If a file is missing, cut short or changed.

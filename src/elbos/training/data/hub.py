@@ -102,8 +102,8 @@ class Hub(Typed):
         except Exception as error:  # of the library or the network, of any type
             if not are_downloads_allowed():
                 raise ValueError(
-                    f"{self.path} is not on this machine, and nothing that a run names is "
-                    f"downloaded: data:hub --data.path {self.path} does so"
+                    f"{self.path} is not on this machine, and data named by a run are not "
+                    f"downloaded: train with data:hub --data.path {self.path} to download it"
                 ) from error
             raise ValueError(f"{self.path} cannot be loaded: {flat(error)[:300]}") from error
         parts = found if isinstance(found, dict) else {"": found}
@@ -194,7 +194,7 @@ class HubArchive(Archive):
         return digest(len(self.rows))
 
     def describe(self, number: int) -> str:
-        """Return the row of an image, since reading its file name would read the image, too."""
+        """Return "row N" as the name of an image, since reading file names would read images."""
         return f"row {number}"
 
     def content(self, number: int) -> Path | bytes:

@@ -35,7 +35,7 @@ class BadPicture(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Archive(abc.ABC):
-    """Encoded images by number: a folder, tar archives, or a column of a dataset.
+    """Archive of numbered encoded images: a folder, tar files, or a column of a dataset.
 
     Reading is safe in several threads, and in other processes, to which the archive is pickled.
 
@@ -66,18 +66,18 @@ class Archive(abc.ABC):
 
     @abc.abstractmethod
     def describe(self, number: int) -> str:
-        """Return a description of an image by which messages name it."""
+        """Return a short description of an image, such as its path, for messages."""
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
         """Return a digest that identifies all images, computed without reading images."""
 
     def identity(self, size: int) -> dict[str, str]:
-        """Return entries that identify the images in a size, recorded in packed data."""
+        """Return key-value pairs that identify the images at a size, recorded in packed data."""
         return {"sha256": self.dataset(size).fingerprint()["sha256"]}
 
     def state(self, number: int) -> list[int]:
-        """Return numbers that change when the image's file changes; by default none."""
+        """Return numbers that change with an image's file, such as its size; by default none."""
         del number
         return []
 
@@ -98,7 +98,7 @@ class Archive(abc.ABC):
         return Dataset(self.name, train, val, test, 256, self.num_classes, self.class_names, known)
 
     def good(self, bad: Collection[str]) -> tuple[Numbers, Numbers, Numbers]:
-        """Return the image numbers of each split without the images described in `bad`."""
+        """Return the image numbers of each split, without bad images."""
         if not bad:
             return self.splits
         train, val, test = (

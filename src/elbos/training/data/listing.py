@@ -90,9 +90,10 @@ def divided(groups: Mapping[str, list[Picture]], where: str) -> list[list[Pictur
 
 
 def by_hash(pictures: list[Picture], with_test: bool) -> list[list[Picture]]:
-    """Divide images by the hash of their names: low for validation, high for testing if wanted.
+    """Split images by a hash of their names: low values for validation, high values for testing.
 
-    Validation and test have at least one image each. Raise a ValueError for too few images.
+    Each split has at least one image. Without `with_test` the test split is empty. Raise a
+    ValueError for too few images.
     """
     if len(pictures) < 2 + with_test:
         raise ValueError(
@@ -111,7 +112,7 @@ def hashed(name: str) -> float:
 
 
 def _pictures(root: Path, prefix: str) -> list[Picture]:
-    """List the images of a folder, sorted by name, with sub-folders as classes."""
+    """List the images of a folder, sorted by name, with sub-folders as classes if present."""
     folder = root / prefix
     by_class = _by_class(folder, prefix)
     direct = [
@@ -161,7 +162,7 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _by_class(folder: Path, prefix: str) -> dict[str, list[str]]:
-    """List the images below each sub-folder, keyed by sub-folder, with `prefix` before each path.
+    """List the paths of images below each sub-folder, keyed by sub-folder, prefixed by `prefix`.
 
     Each folder is visited once. Links are followed last, in order, except links to a parent folder.
     """

@@ -32,7 +32,7 @@ _MAKING = "making"
 
 
 class Piece(NamedTuple):
-    """Plan of one shard: split, number and samples.
+    """Plan of one shard: split, number of the shard, and sample indices.
 
     Attributes:
         split: Name of the split.
@@ -51,7 +51,7 @@ class Piece(NamedTuple):
 
 
 def pieces(splits: Sequence[Any], num_bytes: int) -> list[Piece]:
-    """Divide the rows of each split into shards; a sample takes `num_bytes`."""
+    """Divide the samples of each split into shards, given the bytes per sample."""
     num = min(max(1, SHARD_BYTES // num_bytes), SHARD_SAMPLES)
     return [
         Piece(name, number, rows[number * num : (number + 1) * num])
@@ -130,7 +130,7 @@ class Making:
                 return ", ".join(f"{key} {v}" for key, v in source.items() if other.get(key) != v)
 
             ours, theirs = shown(self.source, owner), shown(owner, self.source)
-            raise ValueError(f"{folder} is of {theirs}, not {ours}: name another folder.")
+            raise ValueError(f"{folder} belongs to {theirs}, not {ours}: name another folder.")
         return index
 
     def part(self, piece: Piece, key: str) -> Part | None:

@@ -39,7 +39,7 @@ class Packable(Protocol):
 
 @dataclass(frozen=True)
 class Packer:
-    """Packing of encoded images into a folder of shards.
+    """Packer of encoded images into a folder of shards.
 
     Attributes:
         data: The images, their size, and whether bad images are left out.
@@ -50,7 +50,7 @@ class Packer:
     out: Path
 
     def pack(self, *, jobs: int | None = None, start: Start = silent) -> Index:
-        """Decode and write the missing shards; return the index of the folder.
+        """Decode images into the missing shards of the output folder; return the folder's index.
 
         Args:
             jobs: Number of threads. Default: one per core.
@@ -76,7 +76,7 @@ class Packer:
             return finish(making, archive, size, parts)
 
     def making(self, archive: Archive) -> Making:
-        """Return the output folder, identified by the images and their size."""
+        """Return the output folder as a `Making`, identified by the images and their size."""
         size = self.data.size
         identity = {"pictures": archive.place, **archive.identity(size), "size": str(size)}
         return Making(self.out, identity)

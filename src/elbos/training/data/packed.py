@@ -49,7 +49,7 @@ class Packed(Typed):
         object.__setattr__(self, "path", files.expanded(self.path))
 
     def load(self) -> Dataset:
-        """Open the dataset without reading any image.
+        """Open the dataset of packed images without reading any image.
 
         Raises:
             FileNotFoundError: If there are no packed images, or files are missing.
@@ -75,7 +75,7 @@ class Latents(Typed):
         object.__setattr__(self, "path", files.expanded(self.path))
 
     def load(self) -> Dataset:
-        """Open the dataset without reading any latent.
+        """Open the dataset of latents without reading any latent.
 
         Raises:
             FileNotFoundError: If there are no latents, or files are missing.

@@ -51,12 +51,12 @@ class SplitIndex:
 
     def __post_init__(self) -> None:
         if len(self.nums) != len(self.sha256) or min(self.nums, default=0) < 0:
-            raise ValueError("sizes and digests of a split do not fit")
+            raise ValueError("sizes and digests of a split do not match")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """Index of a folder of shards: shape, dtype and classes of the data, and the shards.
+    """Index of a folder of shards: shape, dtype and classes of the data; sizes and digests.
 
     Attributes:
         format: Version of the format.
@@ -87,9 +87,9 @@ class Index:
             raise ValueError(f"{num} samples of shape {self.shape} are impossible")
         is_of_images = self.dtype == "uint8"
         if is_of_images != (levels is not None) or not 2 <= (levels or 2) <= _MAX_LEVELS:
-            raise ValueError(f"{self.dtype} has {levels} values")
+            raise ValueError(f"dtype {self.dtype} does not fit num_levels {levels}")
         if self.class_names is not None and not self.class_names:
-            raise ValueError("there is no class")
+            raise ValueError("class_names is empty")
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
@@ -220,7 +220,7 @@ class Mapped:
                 memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if found != num * num_bytes:
             raise ValueError(
-                f"{path} has {found:,} bytes, its index says {num * num_bytes:,}: pack again."
+                f"{path} has {found:,} bytes, not {num * num_bytes:,} as in its index: pack again."
             )
         if memory is None:
             return cls(np.empty((num, num_bytes), np.uint8), None)
@@ -229,7 +229,7 @@ class Mapped:
         return cls(np.frombuffer(memory, np.uint8).reshape(num, num_bytes), memory)
 
     def request(self, numbers: Int64[np.ndarray, " b"]) -> None:
-        """Ask the operating system to load rows from the disk in parallel, before they are read.
+        """Prefetch rows from disk in parallel (madvise), before the rows are read.
 
         Without this call pages are loaded one by one on access, which takes 5 to 15 times as long.
         """

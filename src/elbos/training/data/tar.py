@@ -68,7 +68,7 @@ class Tar(Typed):
         object.__setattr__(self, "path", files.expanded(self.path))
 
     def archive(self) -> "TarArchive":
-        """Open the encoded pictures by the index of the tars, which the first call computes."""
+        """Open the encoded pictures in the tar files; the first call reads through the files."""
         if self.size < 1:
             raise ValueError(f"size is {self.size}: give at least one pixel")
         name = self.path.name if self.path.is_dir() else self.path.parent.name
@@ -135,7 +135,7 @@ class TarArchive(Archive):
 
     @classmethod
     def indexed(cls, tars: list[Path], label: str, *, name: str, place: str) -> "TarArchive":
-        """Open tar files by their cached index; compute and cache the index if it is missing."""
+        """Open tar files by a cached index; compute and cache the index if it is missing."""
         stats = [
             (str(tar.resolve()), tar.stat().st_size, tar.stat().st_mtime_ns)
             for tar in map(files.regular, tars)
@@ -187,7 +187,7 @@ class TarArchive(Archive):
 
 
 def _build(folder: Path, tars: list[Path], label: str) -> None:
-    """Read through tar files, and write the index of images, labels and splits to a folder."""
+    """Index the images, labels and splits of tar files, and write the index to a folder."""
     places: list[tuple[int, int, int, int]] = []
     names: list[bytes] = []
     groups: dict[str, list[Picture]] = {}
@@ -213,7 +213,7 @@ def _build(folder: Path, tars: list[Path], label: str) -> None:
     table = np.array(places, dtype=[(column, np.int64) for column in _COLUMNS])
     if (table["label"] < 0).any() and (table["label"] >= 0).any():
         first = names[int(table["label"].argmin())].decode(errors="replace")
-        raise ValueError(f"{first} in the tars of {where} has no .{label}, others have: add it")
+        raise ValueError(f"{first} in the tars of {where} has no .{label}, unlike others: add it")
     splits = [[numbers[p.name] for p in split] for split in divided(groups, where)]
     for name, array in zip(_ARRAYS, (table, np.array(names), *splits), strict=True):
         np.save(folder / f"{name}.npy", np.asarray(array))
