@@ -24,14 +24,14 @@ from elbos.base.arrays import Array
 _NUM_BINS = 1024
 _OUTER_KNOTS = (0.0005, 0.9995)  # quantiles of the places
 _NUM_KNOTS = (3, 4, 5, 6, 8, 10, 13, 16, 20, 26, 34, 44, 56)
-_NUM_CELLS = 40  # in which counts of blocks are compared
+_NUM_CELLS = 40  # cells in which the counts of blocks are compared
 _MIN_DISPERSION = 0.01
-_MIN_BLOCKS = 8  # that a variance is estimated from
+_MIN_BLOCKS = 8  # for an estimate of a variance
 _NUM_NEIGHBOURS = 25  # points that scatter alike
 _MAX_NEWTON_STEPS = 50
 MAX_SCATTER = 5e-3  # relative scatter of values that are a function of the noise level
-_NUM_IN_TAIL, _TAIL_ERROR = 10, 0.01  # of points whose scatter is hardly known, as by rounding
-_MAX_OUTLIERS = 5e-3  # share of values that may be far off, as where a curve bends or jumps
+_NUM_IN_TAIL, _TAIL_ERROR = 10, 0.01  # where rounding hides the scatter
+_MAX_OUTLIERS = 5e-3  # share of values, as at bends or jumps of a curve
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ class _Binned:
 class _Spline:
     """A natural cubic spline minus a constant, with the covariance of its coefficients."""
 
-    knots: Float[Array, " k"]  # where its pieces meet
-    coefficients: Float[Array, " k"]  # its values there
+    knots: Float[Array, " k"]  # where the polynomial pieces meet
+    coefficients: Float[Array, " k"]  # values of the spline at the knots
     coefficient_covariance: Float[Array, "k k"]
-    origin: Float[Array, " k"]  # what basis functions are measured from, for the covariance
-    constant: float  # what is subtracted from the spline
-    score: float  # the log-likelihood, less the number of parameters
+    origin: Float[Array, " k"]  # subtracted from basis functions for the covariance
+    constant: float  # subtracted from the spline
+    score: float  # log-likelihood minus the number of parameters
 
     @classmethod
     def of_counts(
@@ -121,7 +121,7 @@ class _Spline:
                 break
         log_mean = basis @ theta
         square = binned.squares * np.exp(-2 * log_mean) - 2 * relative - 1
-        square = counts * np.maximum(square, 0)  # but for rounding it is
+        square = counts * np.maximum(square, 0)  # negative only by rounding
         covariance = inverse @ ((basis.T * square) @ basis) @ inverse
         deviance = float((counts * (relative + log_mean)).sum())
         score = -deviance / max(float(square.sum() / total), 1e-12) - len(knots)
@@ -285,10 +285,10 @@ def residuals(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " m"
 class Curve:
     """The mean of a positive quantity as a function of log-SNR, on a grid."""
 
-    log: Float[Array, " g"]  # its logarithm at the grid
-    covariance: Float[Array, "g g"]  # of that
+    log: Float[Array, " g"]  # log-mean at the grid
+    covariance: Float[Array, "g g"]  # of the log-mean
     scatter: float  # relative, of single values around the curve
-    is_fitted: bool  # since single values do not lie on a curve
+    is_fitted: bool  # single values do not lie on a curve
 
     @classmethod
     def from_samples(cls, logsnr: Array, value: Array, grid: Array) -> "Curve":

@@ -42,7 +42,7 @@ class Reference:
     x_other: Tensor
     spread: Tensor | None = None
     spread_other: Tensor | None = None
-    draw: int | None = None  # its place among the normal draws
+    draw: int | None = None  # index of the sampling draw among the normal draws
     centred_axis: int | None = None  # along which the noise has no mean
 
     def at(self, call: SingleCall) -> tuple[Tensor, Tensor]:

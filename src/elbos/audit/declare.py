@@ -31,10 +31,10 @@ from elbos.theory.parameterizations import Parameterization
 from elbos.theory.recipes import RECIPES
 from elbos.theory.schedules import Schedule
 
-_TAIL = 1e-5  # a recipe is shown where more than this is sampled, as 100,000 samples would
-_LAST_DIGIT = 80.0  # log-SNR of data, or of noise, that is below the last digit of a float64
-_MIN_PROBABILITY = 1e-15  # of a step that any training draws
-_DECIMALS = 9  # of log-SNR, up to which steps are one
+_TAIL = 1e-5  # tail probability outside the range of 100,000 samples
+_LAST_DIGIT = 80.0  # absolute log-SNR at which float64 rounds data or noise away
+_MIN_PROBABILITY = 1e-15  # of a step that counts as drawn
+_DECIMALS = 9  # of log-SNR, to which equal steps are rounded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from elbos.audit.queries import PairedCalls, SingleCall
 
 _VECTORS = ("x", "dx", "z", "dz", "y", "dy", "eps", "one")
-_NUM_RUNS, _LENGTH = 16, 16  # of neighbouring elements, where a sample's need not all be used
+_NUM_RUNS, _LENGTH = 16, 16  # of neighbouring elements in large samples
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ class Coefficients:
     Where $\sigma'$ would be negative, the sign of the noise is flipped.
     """
 
-    alpha: Float[Tensor, " n"]  # what the data are multiplied with in z
+    alpha: Float[Tensor, " n"]  # coefficient of the data in z
     sigma: Float[Tensor, " n"]  # not negative
     a: Float[Tensor, " n"]  # the coefficient of the data in the target
     b: Float[Tensor, " n"]  # the coefficient of the noise in the target
-    offset: float  # what is added to the data before anything else, one number for all samples
-    unexplained_noise: Float[Tensor, " n"]  # share of the noise that is not the draw; else 1
-    constant_noise: float  # share of it that is constant over the image, and no offset of the data
+    offset: float  # number added to the data before scaling
+    unexplained_noise: Float[Tensor, " n"]  # share of the noise; 1 if unknown
+    constant_noise: float  # share of the noise constant over an image, beyond the offset
     unexplained_target: Float[Tensor, " n"]  # share that is no combination of data and noise
-    noise_power: Float[Tensor, " n"]  # mean square of the draw, if that is known; else 1
-    rounding: Float[Tensor, " n"]  # the error of log(alpha**2 / sigma**2) that float32 makes
+    noise_power: Float[Tensor, " n"]  # mean square of the draw; 1 if unknown
+    rounding: Float[Tensor, " n"]  # float32 error of log(alpha**2 / sigma**2)
 
 
 def paired_grams(
@@ -202,7 +202,7 @@ class _Space:
             flat: The constant without the part of it that is the noise's own mean.
         """
         one = torch.eye(len(_VECTORS), dtype=torch.float64)[-1].expand_as(flat)
-        is_seen = self.norm2(flat) > 1e-9 * self.norm2(one)  # in one dimension it is noise
+        is_seen = self.norm2(flat) > 1e-9 * self.norm2(one)  # in one dimension a constant is noise
         constant = torch.where(is_seen, self.along(noise, flat), 0.0)
         weight = self.norm2(flat) / self.norm2(noise).clamp(min=1e-12) * alpha
         information = (weight * alpha).sum().clamp(min=1e-300)
@@ -233,7 +233,7 @@ def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficient
         sigma, b = space.along(noise, eps), space.along(rest, eps)
         unexplained = space.norm2(noise - sigma[:, None] * eps) / power.clamp(min=1e-300)
         if not (space.norm2(flat) > 1e-9 * num).any():
-            # in one dimension any draw fits; only that of the noise has the same sign always
+            # in one dimension any draw fits, but only the true noise has a constant sign
             unexplained = (sigma * sigma.median() < 0).double().mean().expand_as(sigma)
     else:
         sigma = (power / num).sqrt()
@@ -246,7 +246,7 @@ def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficient
         alpha=alpha.abs(),
         sigma=sigma.abs(),
         a=a,
-        b=torch.where((alpha < 0) != (sigma < 0), -b, b),  # noise is as likely as its mirror image
+        b=torch.where((alpha < 0) != (sigma < 0), -b, b),  # the sign of the noise is arbitrary
         offset=offset,
         unexplained_noise=unexplained,
         constant_noise=(constant_power.sum() / power.sum().clamp(min=1e-300)).item(),

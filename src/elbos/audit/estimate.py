@@ -36,8 +36,8 @@ NUM_POINTS = 401
 _NUM_NEIGHBOURS = 25  # samples
 _MORE_SAMPLES = (2, 4, 8)  # multiples of the number of samples while the verdict is undecided
 _MAX_ERROR = 0.025  # relative error of w above which more samples are drawn
-_TAIL_SHARE, _NUM_IN_TAIL = 5e-4, 10  # of the samples, at least so many, at either end
-_TAIL_ERROR = 0.2  # of a log-weight that was read off there
+_TAIL_SHARE, _NUM_IN_TAIL = 5e-4, 10  # share and least number of samples in each tail
+_TAIL_ERROR = 0.2  # of a log-weight in the tails
 _NEGLIGIBLE_RISE = 0.05  # of a log-weight: if more is possible, the verdict is undecided
 _MIN_RISE = 2e-3  # of a log-weight: rounding error of float32 arithmetic in a loss
 

@@ -37,12 +37,12 @@ from elbos.theory.schedules import (
 
 T = TypeVar("T")
 
-_FIRST_STEP = 0.1  # of a parameter from 0; SciPy's own is lost in the roughness of a distance
-_MAX_PARAMETER = 20.0  # of a mean log-SNR, or the log of a scale: beyond, nobody would write it
-_TABLE_TOLERANCE = 0.01  # of the distribution function: a table needs its name only to be found
-_FAR = 0.1  # of that: a schedule that is not tried any further
-_TAIL = 5e-4  # share of the samples at either end where the shape need not be that of a schedule
-_SHAPE_ERROR = 5e-4  # of a log-density, where it was read off: what rounding can leave
+_FIRST_STEP = 0.1  # of a parameter from 0; SciPy's default is too small
+_MAX_PARAMETER = 20.0  # of a mean log-SNR or log-scale; larger is implausible
+_TABLE_TOLERANCE = 0.01  # of the distribution function
+_FAR = 0.1  # of the distribution function, above which a family is skipped
+_TAIL = 5e-4  # share of the samples at either end that is not compared
+_SHAPE_ERROR = 5e-4  # of a log-density, by rounding
 
 
 def fit_family(
@@ -68,7 +68,7 @@ def fit_family(
             return 1e6
         try:
             value = loss(build(*theta.tolist()))
-        except (ValueError, OverflowError):  # no such member
+        except (ValueError, OverflowError):  # invalid parameters
             return 1e6
         return value if np.isfinite(value) else 1e6
 
@@ -138,7 +138,7 @@ def _published() -> list[Schedule]:
 
 
 _FITTED = (Linear, StableDiffusion, Cosine, Flow, Normal, Laplace, DDPM, EDMSampling)
-_FIXED: list[_Family] = [  # published, of another kind: nothing is fitted
+_FIXED: list[_Family] = [  # published schedules without parameters to fit
     _Family(partial(dataclasses.replace, schedule), lambda _: [])
     for schedule in _published()
     if not isinstance(schedule, _FITTED)
@@ -205,7 +205,7 @@ def schedule_of_shape(
     """Find the schedule whose log-density agrees with a curve within its errors, or None; also
     return whether the schedule is published or has no free parameters besides its ends.
     """
-    is_drawn = is_central(log_p, _TAIL)  # the last samples show how a loss rounds
+    is_drawn = is_central(log_p, _TAIL)  # the loss itself rounds in the tails
     at, weight = torch.from_numpy(grid), is_drawn / (error**2 + _SHAPE_ERROR**2)
 
     def residual(schedule: Schedule) -> Array:

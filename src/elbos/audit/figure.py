@@ -79,7 +79,7 @@ def _weights(shown: Sequence[View]) -> Panel:
         ]
     if len(shown) == 1:
         in_range = shown[0].audit.weight.numpy()
-    else:  # not flattened by the tails of another
+    else:  # the tails of one weighting must not flatten another
         in_range = np.concatenate([view.central_weights for view in shown])
     is_exact = not any(view.audit.weight_error.any() for view in shown)
     title = "<b>Weighting w</b>" + ("" if is_exact else ", ±2 standard errors")

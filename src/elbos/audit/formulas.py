@@ -15,12 +15,12 @@ from elbos.audit.result import Audit
 from elbos.base.numbers import NONE, fixed, number, signed
 from elbos.theory.schedules import Normal
 
-_COORDINATES = {  # of a process: how scripts call their noise levels, and that of a log-SNR
+_COORDINATES = {  # by process: name of the noise level, and its value at a log-SNR
     "rectified flow": ("t", lambda logsnr: 1 / (1 + math.exp(logsnr / 2))),
     "variance exploding": ("sigma", lambda logsnr: math.exp(-logsnr / 2)),
     "variance preserving": ("ᾱ", lambda logsnr: 1 / (1 + math.exp(-logsnr))),
 }
-_NORMAL = {  # of a process: how scripts call what is normal where log-SNR is, with -1/2 of it
+_NORMAL = {  # by process: the distribution of -logsnr/2 for normal log-SNR
     "rectified flow": "logit-normal({:.4g}, {:.4g}) of t",
     "variance exploding": "N({:.4g}, {:.4g}²) of ln sigma",
 }
@@ -33,7 +33,7 @@ def prediction_formula(audit: Audit) -> str:
         return f"y = {target_formula(audit)}"
     text = f"{name}, sigma_data {audit.sigma_data:g}" if name == "edm" else name
     text = text if factor == 1 else f"{factor:g} × {text}"
-    # the two signs of a flow are both in use
+    # both signs of a flow are common
     has_formula = abs(factor) == 1 and (name == "flow" or factor < 0)
     return f"{text}: {(TARGETS if factor > 0 else NEGATIVES)[name]}" if has_formula else text
 

@@ -20,7 +20,7 @@ DECADES = (
 )
 WIDTH, HEIGHT = 280, 100
 _TICKS = (-10, -5, 0, 5, 10)
-_EVERY = 2.5  # pixels, between points of a curve
+_EVERY = 2.5  # pixels between points of a curve
 
 
 def picture(audit: Audit, beside: Audit | None = None) -> Markup:

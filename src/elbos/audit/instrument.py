@@ -79,7 +79,7 @@ class Call:
     z: Tensor  # noisy data
     answer: Tensor  # a leaf of the graph
     gradient: Tensor | None = None  # None if the loss does not depend on the answer
-    arguments: list[Any] = field(default_factory=list)  # all others
+    arguments: list[Any] = field(default_factory=list)  # all other arguments of the call
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class ProbeNetwork(nn.Module):
         self.x, self.form, self.answer = x, form, answer
         self.calls: list[Call] = []
         self.slopes: list[Tensor] = []  # derivatives, of calls with inputs that require gradients
-        self.is_in_jvp = False  # whether that is by torch.func
+        self.is_in_jvp = False  # whether torch.func differentiates the network
         # `next(network.parameters())` is how losses ask for a device or dtype
         self.unused = nn.Parameter(torch.zeros((), device=x.device, dtype=x.dtype))
 
@@ -132,7 +132,7 @@ class ProbeNetwork(nn.Module):
         return self.x.dtype
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with torch._C.DisableTorchFunction():  # the recorder ignores this
+        with torch._C.DisableTorchFunction():  # hides these operations from the recorder
             arguments = [*args, *kwargs.values()]
             given = _noisy_data(arguments, self.x)
             self.is_in_jvp |= torch._C._functorch.is_gradtrackingtensor(given)
@@ -270,8 +270,8 @@ class Instrument:
             except ValueError as error:
                 failure = failure or error
                 continue
-            # a loss of `output[0]` has a gradient at the first sample alone; without any gradient
-            # the target may be the network's own answer
+            # a loss of `output[0]` has a gradient at the first sample only; without gradients,
+            # the target may be the network's own output
             for gradient in (call.gradient for call in calls if call.gradient is not None):
                 if gradient[1:].any() or not gradient[:1].any() or len(gradient) == 1:
                     return instrument

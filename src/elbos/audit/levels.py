@@ -17,7 +17,7 @@ from elbos.audit.measure import Samples
 from elbos.base.arrays import Array
 
 _MIN_LEVELS = 8
-_MIN_GAIN = 8.0  # in log-likelihood over equally likely steps: chance gave it to 3 of 2,000 tables
+_MIN_GAIN = 8.0  # of log-likelihood over equal steps: by chance in 3 of 2,000 tables
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Levels:
 
     logsnr: Float[Array, " n"]  # finite
     error: Float[Array, " n"]  # by rounding
-    quantiles: Float[Array, "n draws"]  # logits of the quantiles of the numbers drawn for each
-    block: Float[Array, " n"]  # the part of the samples, independent of the others
+    quantiles: Float[Array, "n draws"]  # logits of the quantiles of each sample's draws
+    block: Float[Array, " n"]  # number of the independent block of samples
     has_infinite: tuple[bool, bool] = (False, False)  # pure noise or clean data was left out
     repeats: float = 1.0  # mean number of samples of a batch that share a level
 
@@ -156,9 +156,9 @@ def _first_of_groups(levels: Levels, batch: Array) -> NDArray[np.int64] | None:
 class Table:
     """A discrete table of noise levels; the density is step probability divided by spacing."""
 
-    levels: Float[Array, " t"]  # those that were drawn, increasing
-    steps: Float[Array, " t"]  # their places in the table; those that were never drawn leave a gap
-    counts: NDArray[np.int64]  # how often each was drawn
+    levels: Float[Array, " t"]  # drawn levels, increasing
+    steps: Float[Array, " t"]  # indices in the table; levels never drawn leave gaps
+    counts: NDArray[np.int64]  # number of samples at each level
     counts_by_block: Float[Array, "r s"]  # of all steps
 
     @classmethod

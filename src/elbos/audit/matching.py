@@ -39,13 +39,13 @@ from elbos.theory.recipes import RECIPES
 from elbos.theory.weightings import Monotone, Weighting
 
 MIN_GAIN = 0.005  # reduction of the distance that justifies one more parameter
-SAME = 0.02  # the distance up to which two curves count as the same
-NEAR = 0.2  # the distance beyond which a named weighting says nothing of the one measured
+SAME = 0.02  # distance up to which two curves count as equal
+NEAR = 0.2  # distance beyond which a named weighting is not near
 _NAMES = {Eps: "eps", X: "x", V: "v", Score: "score", Flow: "flow", EDM: "edm"}
-_AT_BOUND = 0.02  # how near to a bound, over the bound, a fitted parameter counts as at it
-_MAX_DIFFERENCE = 0.05  # between the factors of what is named and of what was found, anywhere
-_MAX_LOG_FACTOR = 24.0  # more has to be lifted only from nothing
-_MAX_LINE_ERROR = 5e-4  # of the log of the factor, between the points of its table
+_AT_BOUND = 0.02  # relative distance at which a fitted parameter counts as at its bound
+_MAX_DIFFERENCE = 0.05  # between the log-factors of the named and the measured weighting
+_MAX_LOG_FACTOR = 24.0  # larger only where the weight is almost 0
+_MAX_LINE_ERROR = 5e-4  # of the log-factor, by linear interpolation
 
 
 class Nearest(NamedTuple):
@@ -61,14 +61,14 @@ class _Candidate(NamedTuple):
     distance: float
     weighting: Weighting
     log_v: Array
-    least: float  # how far another curve has to be for a name of its own
+    least: float  # distance from other curves that justifies a separate name
 
 
 class Prediction(NamedTuple):
     """Prediction type of a network, with a constant factor."""
 
-    name: str | None  # eps, x, v, score, flow or edm; None if it is none of these
-    factor: float = 1.0  # what the named target is multiplied with; -1: its sign is reversed
+    name: str | None  # eps, x, v, score, flow or edm; None for any other target
+    factor: float = 1.0  # factor on the named target; -1: reversed sign
     sigma_data: float | None = None  # EDM's
 
     @classmethod
@@ -177,8 +177,8 @@ def nearest_weightings(
         fitted = (_fitted(family, distance_of) for family in _FAMILIES)
         found += candidates((w for w in fitted if w is not None), SAME)
     named: list[_Candidate] = []
-    for one in found:  # no two names for one curve: the published one stays
-        # curves at other distances are that far apart at least
+    for one in found:  # keep one name per curve, published names first
+        # curves at different distances are at least the difference apart
         alike = (v.log_v for v in named if abs(one.distance - v.distance) <= one.least)
         if math.isfinite(one.distance) and all(
             distance(one.log_v, v, p) > one.least for v in alike
@@ -215,7 +215,7 @@ def _log_value(formula: str, snr: Array, g: float | Float[Array, "m 1"] = 1.0) -
     functions = {"min": np.minimum, "max": np.maximum, "sqrt": np.sqrt, "exp": np.exp}
     names = {**functions, "snr": snr, "g": g, "t": 1 / (1 + root), "signal": root / (1 + root)}
     value = eval(_compiled(formula), {"__builtins__": {}}, names)  # noqa: S307, of this module
-    with np.errstate(divide="ignore"):  # far out, some formulas are 0
+    with np.errstate(divide="ignore"):  # some formulas are 0 at extreme SNR
         return np.asarray(np.log(value * np.ones_like(snr)))
 
 
@@ -274,7 +274,7 @@ def _best_parameter(formula: str, snr: Array, log_c: Array, p: Array) -> float:
 class MonotoneFactor:
     """Factor on the loss that makes the weighting monotone: a function of log-SNR, and its code."""
 
-    name: str | None  # of the weighting that the loss has, as code
+    name: str | None  # of the loss's weighting, as code; None without a name
     end: float  # the log-SNR above which the factor is 1
     at: Float[Array, " k"]  # without a name: points between which the log of the factor is linear
     log_factor: Float[Array, " k"]
@@ -312,7 +312,7 @@ def monotone_weight(
     lifted = weight
     for start, end in rising:
         first, after = torch.searchsorted(logsnr, logsnr.new_tensor([start, end]))
-        top = weight[first : after + 1].max()  # it may lie between two points
+        top = weight[first : after + 1].max()  # the maximum may lie between grid points
         lifted = torch.where(logsnr <= end, lifted.clamp(min=top), lifted)
     return lifted
 

@@ -34,10 +34,10 @@ from elbos.audit.scales import Process, process_of
 from elbos.base.arrays import Array
 from elbos.base.checks import require_positive
 
-_ONE_AT_A_TIME = threading.RLock()  # random states are those of the process
+_ONE_AT_A_TIME = threading.RLock()  # random states are global
 NUM_BLOCKS = 10  # of samples, each spread evenly by itself
-_NUM_ELEMENTS = 2**17  # up to which data are repeated
-_SOLVED_ROUNDING = 100  # times that of float32, where the spread of sampled data was solved for
+_NUM_ELEMENTS = 2**17  # largest size of repeated data
+_SOLVED_ROUNDING = 100  # relative to float32, if the spread of sampled data was fitted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +54,13 @@ class Samples:
     coefficient: Float[Tensor, " n"]  # of the squared error of the target
     eps_coefficient: Float[Tensor, " n"]  # of the squared error of the noise
     batch: Float[Tensor, " n"]  # the number of the batch
-    block: Float[Tensor, " n"]  # the number of a part that is independent of the others
+    block: Float[Tensor, " n"]  # number of the independent block of samples
     process: Process
-    data_offset: float  # what is added to the data before they are scaled
+    data_offset: float  # number added to the data before scaling
     logsnr_error: float  # standard error of a single log-SNR, where the noise is not known
     rounding: Float[Tensor, " n"]  # the error of each log-SNR by rounding
     quantiles: Float[Tensor, "n draws"]  # of the numbers that the loss drew for each sample (`rng`)
-    places: list[int | None]  # of these among the draws that can be chosen (`Measurement.at`)
+    places: list[int | None]  # indices of these draws for `Measurement.at`
     time_sign: int = 0  # as `scatter.time_sign`
     diagnostics: list[Diagnostic]
 
@@ -247,7 +247,7 @@ def _samples_of(
     solved = solve(grams, is_noise_known=pilot.noise.is_known)
     x = pilot.noise.reference.x
     rtol = 0.0 if pilot.noise.is_known else (2 / x[0].numel()) ** 0.5
-    nominal = solved.sigma / (1 + pilot.noise.gamma**2) ** 0.5  # before the input was perturbed
+    nominal = solved.sigma / (1 + pilot.noise.gamma**2) ** 0.5  # without input perturbation
     process = process_of(
         solved.alpha, nominal, offset=solved.offset, rtol=rtol, given=pilot.given_scale
     )

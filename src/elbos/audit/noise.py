@@ -33,10 +33,10 @@ from elbos.audit.diagnostics import (
 )
 from elbos.audit.queries import PairedCalls, SingleCall
 
-_MIN_SHARE = 1e-6  # of the noise's power, from which on a draw is part of it
+_MIN_SHARE = 1e-6  # share of the noise's power above which a draw counts
 _SAME = 1e-6  # share of squares up to which two functions of the noise level are the same
-MAX_UNEXPLAINED = 2e-3  # share of the noise that may be none of the draws
-_MAX_STRANGE = 1e-3  # share of a target or of noise that half precision may leave
+MAX_UNEXPLAINED = 2e-3  # largest unexplained share of known noise
+_MAX_STRANGE = 1e-3  # largest unexplained share in half precision
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Noise:
 
     is_known: bool  # the noise of every sample is known
     coefficients: Coefficients  # of all samples, solved with this noise
-    reference: Reference  # the data, with the draw that belongs to them
+    reference: Reference  # the data, with the draw that samples them
     diagnostics: list[Diagnostic]
-    summed: tuple[int, ...] = ()  # places of the draws whose sum is the noise, if it is a sum
-    gamma: float = 0.0  # of input perturbation: the standard deviation of the noise added
+    summed: tuple[int, ...] = ()  # indices of the draws whose sum is the noise, if it is a sum
+    gamma: float = 0.0  # standard deviation of input perturbation
 
     @property
     def is_summed(self) -> bool:
@@ -162,9 +162,9 @@ class Parts:
     relative to the other draws.
     """
 
-    whole: list[int]  # those of the size of the data, by their place
+    whole: list[int]  # indices of the draws of the size of the data
     shared: list[tuple[list[int], float]]
-    factors: Float[Tensor, "n k"]  # what each draw is multiplied with, those of `whole` first
+    factors: Float[Tensor, "n k"]  # coefficient of each draw, those of `whole` first
     left: float  # share of the power that no draw explains
 
     @classmethod

@@ -31,7 +31,7 @@ from elbos.audit.scales import given_scale
 from elbos.audit.scatter import Conditions
 
 _NUM_PILOT_SAMPLES = 256
-_MIN_DIMENSIONS = 32  # in which data, noise and random signs are far from dependent
+_MIN_DIMENSIONS = 32  # enough for data, noise and signs to be nearly orthogonal
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from elbos.audit.levels import Levels, Table
 from elbos.base.arrays import Array
 
 _NUM_POINTS = 500  # of a curve
-_POINT_DISTANCES = (100, 30, 10, 3)  # in errors: slopes are then known to 1 % to 30 %
+_POINT_DISTANCES = (100, 30, 10, 3)  # in standard errors: slopes have errors of 1 % to 30 %
 _MIN_POINTS = 12
 _MIN_SAMPLES_AT_END = 20
-_MAX_END_ERROR = 1e-3  # of the end of a step of a table, over its width
+_MAX_END_ERROR = 1e-3  # of a step's end, relative to the width of the step
 _MISFIT_WINDOW = 25  # points of a grid over which the largest misfit is taken
 
 
@@ -162,10 +162,10 @@ class StepCurve:
     """The quantiles of the draw at which the steps of a table end."""
 
     steps: Float[Array, " t"]  # the numbers of the steps that were drawn, increasing
-    ends: RisingCurve  # through the ends between them
+    ends: RisingCurve  # through the ends between the steps
     num: int  # of samples
     are_options: bool  # drawn with known probabilities, so that ends are exact
-    outside: tuple[float, float] = (0.0, 0.0)  # quantile below all steps; 1 less that above them
+    outside: tuple[float, float] = (0.0, 0.0)  # probability below and above all steps
 
     @classmethod
     def from_levels(cls, levels: Levels, table: Table, draw: DecidingDraw) -> "StepCurve":
@@ -186,7 +186,7 @@ class StepCurve:
         ends = log_u - np.logaddexp(log_expit(-highest[:-1]), log_expit(-lowest[1:]))
         curve = RisingCurve((at[1:] + at[:-1]) / 2, ends, error)
         outer, inner = expit([s[0], -s[-1]]), expit([ends[0], -ends[-1]])
-        # up to the other side of an option, whose quantile is its middle
+        # to the far side of an option, whose quantile is its middle
         half = inner - outer if are_options else np.diff(np.unique(expit(s))).min() / 2
         low, high = ((outer - half) * np.array(levels.has_infinite)).tolist()
         return cls(at, curve, len(s), are_options, (low, high))

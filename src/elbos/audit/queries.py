@@ -32,11 +32,11 @@ class SingleCall:
     z: Tensor  # noisy data, in the layout of the data
     answer: Tensor  # random signs
     gradient: Tensor  # of the loss, at that answer
-    normals: list[Tensor]  # normal numbers that were drawn, those of the size of z
+    normals: list[Tensor]  # normal draws of the size of z
     shared: list[Tensor]  # normal numbers that many elements of z may share
-    quantiles: list[Tensor]  # numbers that may decide the noise level of each sample (`rng`)
-    conditions: list[Any]  # all else that the network is given
-    of_data: Tensor | None = None  # the normal numbers that the data are sampled with, if known
+    quantiles: list[Tensor]  # draws that may determine the noise levels (`rng`)
+    conditions: list[Any]  # all other inputs of the network
+    of_data: Tensor | None = None  # the normal draw that samples the data, if any
     summed: "SummedNoise | None" = None  # the noise as a sum of draws, if it is a sum
 
     def separated(self, draw: int) -> "SingleCall":
@@ -59,11 +59,11 @@ class SingleCall:
 class PairedCalls:
     """Network calls with the same random numbers but different data or outputs."""
 
-    moved: SingleCall  # the data, with random signs for an answer
+    moved: SingleCall  # call on the data, with random signs as output
     gradient: Tensor  # the data
-    z_other: Tensor  # noisy data, of other data
+    z_other: Tensor  # input of the call on the other data
     gradient_other: Tensor  # the other data
-    gradient_other_moved: Tensor | None  # the other data, with the random signs, if called
+    gradient_other_moved: Tensor | None  # with random signs, if called
 
     def is_finite(self) -> bool:
         """Return whether all noisy data and gradients are finite."""
@@ -104,7 +104,7 @@ class Queries:
     """Calls of a loss on fixed data by seed, with the layout of the network's input."""
 
     instrument: Instrument
-    x: Tensor  # clean data, that the loss is called with
+    x: Tensor  # clean data
     x_other: Tensor  # other clean data of the same shape
     start: int = 0  # where the noisy data begin in the network's input, along its longer axis
     noised: Int[Tensor, " k"] | None = None  # the elements of the data that are noised, if some

@@ -32,7 +32,7 @@ from elbos.audit.result import Audit
 from elbos.audit.rng import Recorder
 from elbos.audit.steps import MIN_SAMPLES, Step, gram_of, least_squares, power_beside, samples_of
 
-_MAX_DRAWS = 8  # of the size of the data, the last; and of those that elements share
+_MAX_DRAWS = 8  # most recent draws of the size of the data, and of shared draws
 
 
 class Recording:
@@ -184,7 +184,7 @@ class _Taken(NamedTuple):
     """The random draws between two calls of the network."""
 
     normals: list[Tensor]
-    likes: list[Tensor]  # tensors that normal numbers were drawn like
+    likes: list[Tensor]  # arguments of torch.randn_like
     quantiles: list[Tensor]
     is_first: bool  # before the first call, none are recorded
 
@@ -194,7 +194,7 @@ class _Draws(Recorder):
 
     def __init__(self) -> None:
         super().__init__()
-        self.likes: list[Tensor] = []  # tensors that normal numbers were drawn like
+        self.likes: list[Tensor] = []  # arguments of torch.randn_like
         self.is_started = False
 
     def taken(self, num: int) -> _Taken:

@@ -41,8 +41,8 @@ _BY_AXIS = (
     "levels differ within a sample, along its axis {axis}, of size {size}, as where every frame "
     "has its own (diffusion forcing): it has no single log-SNR."
 )
-_MAX_SAMPLES = 16  # that are looked at
-_EXACT = 1e-4  # share of a sample's power that a fit may leave
+_MAX_SAMPLES = 16  # that are tested
+_EXACT = 1e-4  # largest unexplained share of an exact fit
 _MAX_TERMS = 4
 
 
@@ -67,7 +67,7 @@ def require_explained(unexplained: Float[Tensor, " n"], logsnr: Float[Tensor, " 
         logsnr: Log-SNR; extreme values are ignored because of rounding.
     """
     is_strange = (unexplained > 0.05) & (logsnr.abs() < 4)
-    if is_strange.double().mean() > 1e-3:  # as where a coin flips whole batches
+    if is_strange.double().mean() > 1e-3:  # as with a random choice per batch
         raise ValueError(REFUSAL)
 
 

@@ -79,7 +79,7 @@ COEFFICIENTS = (
 )
 """Published coefficients; a test compares those of one name, for different prediction types."""
 
-EDITS = (  # of a formula: what a slip replaces
+EDITS = (  # slips in a formula: description, pattern, replacement
     ("max in place of min", r"\bmin\(", "max("),
     ("min in place of max", r"\bmax\(", "min("),
     ("the + 1 outside of the fraction", r"/\(snr \+ 1\)$", "/snr + 1"),
@@ -194,7 +194,7 @@ class Parts:
         """Return whether the noise levels have the density of a schedule, on their range."""
         log_q = schedule.log_density(torch.from_numpy(self.logsnr)).numpy()
         kept = np.isfinite(log_q) & (self.p > 1e-6 * self.p.max())
-        if (self.p * kept).sum() < 0.99:  # some are beyond its ends
+        if (self.p * kept).sum() < 0.99:  # some noise levels are beyond the ends of the schedule
             return False
         p = self.p[kept] / self.p[kept].sum()
         return distance(self.log_p[kept], log_q[kept], p) < _SAME_DENSITY[self.density_kind]
@@ -206,7 +206,7 @@ def published_recipe(parts: Parts) -> str | None:
     """
     levels = torch.from_numpy(parts.logsnr)
     log_k = parts.log_w - parts.log_p
-    used = parts.p * (parts.p > 1e-6 * parts.p.max())  # far out, a coefficient may be 0
+    used = parts.p * (parts.p > 1e-6 * parts.p.max())  # a coefficient may be 0 in the tails
 
     def distance_of(recipe: Recipe) -> float:
         if not parts.has_density(recipe.schedule):
@@ -284,7 +284,7 @@ def _of_the_levels(parts: Parts) -> Iterator[Resemblance]:
                 continue
             try:
                 edited = replace(recipe.schedule, **edit.parameters(recipe.schedule))
-            except ValueError:  # no such schedule
+            except ValueError:  # invalid parameters
                 continue
             if edited != recipe.schedule and parts.has_density(edited):
                 published, here = (

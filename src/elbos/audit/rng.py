@@ -60,7 +60,7 @@ _PYTHON = {
     "randint": Distribution("integer", ("a", "b"), is_closed=True),
 }
 
-_MAX_DRAWS_OF_BATCH = 8  # more are drawn in a loop over the samples
+_MAX_DRAWS_OF_BATCH = 8  # more single numbers indicate a loop over the samples
 
 
 def distant_seed(seed: int) -> int:
@@ -118,7 +118,7 @@ class Recorder(TorchFunctionMode):
         self._num = 0
         self._is_loop = False
         self._seed = -1
-        # what a loss owns, and how to start it anew, by seed
+        # generators and engines of the loss and how to restart them, by seed
         self._own: dict[int, dict[int, tuple[Any, Callable[[], object]]]] = {}
 
     def reset(self, seed: int, num: int) -> None:
@@ -259,7 +259,7 @@ class Recorder(TorchFunctionMode):
         if num and (num == self._num // 2 + 1 or self._num % num == 0):
             if not is_coarse:
                 self._record(drawn.logit(value), place, is_uniform=not drawn.is_normal)
-            elif quantile is not None:  # of numbers that are rounded, many are equal
+            elif quantile is not None:  # rounded numbers have ties
                 self._record(torch.logit(quantile), place, is_uniform=not drawn.is_normal)
         return value
 

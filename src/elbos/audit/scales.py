@@ -38,9 +38,9 @@ _PURE = 30.0  # log-SNR beyond which float32 holds no signal, or no noise
 class Process(NamedTuple):
     """A diffusion process and the scale of its data."""
 
-    name: str | None  # None if the relation is none of those known
-    scale: float  # what the data are multiplied with before they are diffused
-    sigma_data: float | None = None  # of an input scaled like EDM's
+    name: str | None  # None if no known relation holds
+    scale: float  # factor on the data before diffusion
+    sigma_data: float | None = None  # if the input is scaled as in EDM
 
     def logsnr(self, alpha: Float[Tensor, " n"], sigma: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Compute the log-SNR of the scaled data; infinite beyond the precision of float32."""

@@ -29,16 +29,16 @@ from elbos.audit.diagnostics import (
 )
 from elbos.base.arrays import Array
 
-_MIN_SCATTER = 0.1  # of log-SNR, that counts
+_MIN_SCATTER = 0.1  # of log-SNR
 _MIN_DISTINCT = 20  # values of a time
 _MIN_CORRELATION = 0.5  # of the ranks of log-SNR and of a time
 _NORMAL = 0.6745 * 1.5**0.5  # the median deviation of independent normal values
-_MAX_COLUMNS = 64  # of a condition, as of an embedding, that are looked at
-_NUM_ERRORS = 5.0  # from which on a column depends on the level
-_MIN_BATCH = 16  # samples; the levels of fewer are compared with those of other batches
+_MAX_COLUMNS = 64  # of a condition, such as an embedding, that are tested
+_NUM_ERRORS = 5.0  # above which a column depends on the level
+_MIN_BATCH = 16  # samples; smaller batches are pooled
 _GROUP = 8  # samples of neighbouring levels
 _MAX_ELEMENTS = 1024
-_MAX_RATIO = 4.0  # of the variance between groups to that by chance, which has more in 10^-9
+_MAX_RATIO = 4.0  # of variance between groups to chance: exceeded in 10^-9 of cases
 _MIN_CHANGE = 0.01  # of an element's share in the coefficient
 
 
@@ -148,7 +148,7 @@ def of_the_levels(
         times = [alpha[kept]]
     if not times or kept.sum() < 100:
         return []
-    rising, place = logsnr[kept].sort()  # so that of equal times, levels rise
+    rising, place = logsnr[kept].sort()  # so that levels increase among equal times
     orders = [time[place].argsort(stable=True) for time in times]
     scatter = min(_deviations(rising[order]).abs().median().item() for order in orders)
     spacing = (logsnr[kept].max() - logsnr[kept].min()).item() / int(kept.sum())

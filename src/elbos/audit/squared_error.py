@@ -38,7 +38,7 @@ from elbos.audit.queries import Queries, is_same
 class _Response(NamedTuple):
     """Response of the gradient to the network output, at one call of the network."""
 
-    bend: float  # its growth with the error, over that of a square's
+    bend: float  # growth of the gradient relative to a squared error
     coupling: float  # how much the error of an element changes the gradient of others
     spread: float  # of the coefficient between the elements of a sample
     learned: float  # how much a sample's coefficient changes with the variance in the answer
@@ -120,7 +120,7 @@ def _response(
     change, of_half, is_kept = g_1 - g_0, masked[1] - g_0, masked[2] != 0
     rounding = 1e-6 * (g_0.norm() + g_1.norm() + three[1].norm())
     element = (change / answer).flatten(1)
-    # rounding of the gradients themselves is no variation
+    # ignore rounding errors of the gradients
     noise = 1e-6 * (g_0.flatten(1).abs().mean(1) + g_1.flatten(1).abs().mean(1))
     deviation = (element.std(1, correction=0) - 10 * noise).clamp(min=0)
     changes = [part[1] for part in with_variance] or [g_0, g_1]

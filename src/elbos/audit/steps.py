@@ -20,9 +20,9 @@ from elbos.audit.scales import given_scale, process_of
 from elbos.audit.scatter import Conditions
 
 MIN_SAMPLES = 100
-_MIN_OWN = 1e-7  # share of the output that is no combination of data and noise; less is rounding
-_ROUNDING = 1e-6  # of a coefficient in float32, by all that was computed before
-_MAX_LEFT = 0.05  # share of the gradient of a squared error that its combination may leave
+_MIN_OWN = 1e-7  # share of the output besides data and noise; less is rounding
+_ROUNDING = 1e-6  # accumulated float32 error of a coefficient
+_MAX_LEFT = 0.05  # largest unexplained share of the gradient of a squared error
 _X, _Z, _OUTPUT, _GRADIENT, _FIRST_DRAW = range(5)  # places in a Gram matrix
 
 
@@ -100,7 +100,7 @@ def samples_of(
     gram, shapes = _joined(steps)
     sizes = [len(step) for step in steps]
     batch = torch.arange(len(steps), dtype=torch.float64).repeat_interleave(torch.tensor(sizes))
-    num = min(len(step.quantiles) for step in steps)  # of draws in every step
+    num = min(len(step.quantiles) for step in steps)  # of draws recorded in every step
     quantiles = torch.cat(
         [
             torch.stack(step.quantiles[:num], 1) if num else torch.empty(len(step), 0)
@@ -165,7 +165,7 @@ def samples_of(
         for one, other in ((a, b), (b, a))
     )
     b, alpha = torch.where(alpha < 0, -b, b), alpha.abs()
-    nominal = sigma / (1 + gamma**2) ** 0.5  # before the input was perturbed
+    nominal = sigma / (1 + gamma**2) ** 0.5  # without the perturbation of the input
     scale = given_scale(2 * (alpha / sigma).log(), conditions.single)
     process = process_of(alpha, nominal, offset=0.0, rtol=0.0, given=scale)
     if data_scale is not None:

@@ -34,12 +34,12 @@ from elbos.theory.recipes import RECIPES
 from elbos.theory.schedules import Laplace, Normal, Schedule
 from elbos.theory.weightings import Weighting
 
-_FROM_NOTHING = 5.0  # log of a factor that is beyond words
+_FROM_NOTHING = 5.0  # log of a factor that is called "orders of magnitude"
 _NUM_NEAREST = 5
 _NUM_ROWS = 13  # of the table of the curves
 _MAX_BESIDE = 3  # audits whose facts are side by side
 _TARGET = re.compile(r".+(\.py:[\w.]+|\.json)")
-_CENTRAL = 0.99  # of the samples: beyond, curves may be orders of magnitude away
+_CENTRAL = 0.99  # of the samples; curves vary by orders of magnitude in the tails
 
 
 def in_words(distance: float) -> str:

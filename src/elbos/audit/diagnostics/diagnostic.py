@@ -42,7 +42,7 @@ class Diagnostic:
     kind: ClassVar[str]
     sentence: ClassVar[str]
     is_fatal: ClassVar[bool] = False  # no weighting describes the loss
-    is_error: ClassVar[bool] = False  # of the code: a weighting is left, which nobody meant
+    is_error: ClassVar[bool] = False  # the code computes an unintended weighting
 
     def __init_subclass__(cls) -> None:
         cls.kind = re.sub(r"(?<=.)(?=[A-Z])", "-", cls.__name__).lower()

@@ -27,7 +27,7 @@ class NotSquared(Diagnostic):
         "The gradient grows more slowly than the error, as in a Huber, pseudo-Huber or L1 loss: "
         "the loss is no squared error."
     )
-    growth: float  # of the gradient, over that of a squared error
+    growth: float  # of the gradient, relative to a squared error
 
     @property
     def template(self) -> str:
