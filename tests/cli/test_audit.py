@@ -86,7 +86,7 @@ FAILS = {
     "no.py:loss": "no.py: No such file",  # before all else
     "no.json": "no.json: No such file",
     "kohya:no.toml": "no.toml: No such file",
-    "kohya:broken.json": "broken.json is no json to read",
+    "kohya:broken.json": "broken.json is not valid json",
     "unet.json": "unet.json is no scheduler_config.json to read: UNet2DConditionModel is no sched",
     "other.json": "it names no _class_name",
     "list.json": "list.json is no scheduler_config.json",
@@ -187,7 +187,7 @@ def test_a_training_script_with_its_own_arguments(audit: Elbos, tmp_path: Path) 
 
 def test_the_help_shows_how_to_wrap_a_loss(audit: Elbos) -> None:
     text = audit("--help").out
-    assert text.startswith("usage: elbos audit TARGET... [OPTIONS]\n")
+    assert re.match(r"usage: elbos audit .*TARGET", text)
     assert "    def loss(network, x):\n        labels = " in text
     assert not re.search(r"[\\$]|None|\[STR", text)
     assert max(map(len, text.splitlines())) <= 80

@@ -45,7 +45,7 @@ def test_the_order_never_changes():
 
 
 def test_no_data_is_an_error():
-    with pytest.raises(ValueError, match="no sample"):
+    with pytest.raises(ValueError, match="dataset"):
         data.batch_indices(0, 4, 0, 0)
 
 
