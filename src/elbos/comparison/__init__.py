@@ -1,12 +1,12 @@
-"""Comparison of training objectives: each trained with all seeds, and scored alike.
+"""Comparison of training objectives, each trained with the same seeds and scored alike.
 
 | module | what it holds |
 |---|---|
-| `variants`, `experiment` | objectives by name; what is trained and how it is scored |
-| `compare`, `directory` | `elbos.compare`, and what its directory belongs to |
-| `timing` | the images that a training sees in some minutes |
-| `executors`, `job` | where runs are made, and one of them |
-| `scores` | the scores of a run, and the metrics that they have |
+| `variants`, `experiment` | named objectives; settings of training and scoring |
+| `compare`, `directory` | `elbos.compare`, and its directory with the stored settings |
+| `timing` | number of training images in a time budget |
+| `executors`, `job` | parallel execution of runs; a single run |
+| `scores` | the scores of a run, and their metrics |
 | `statistics`, `summary` | which differences are significant; from scores to the result |
 | `objective_result`, `result` | the results |
 """

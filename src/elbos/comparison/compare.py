@@ -50,28 +50,28 @@ def compare(
 ) -> Comparison:
     """Train objectives with the same seeds, score the models, and report paired differences.
 
-    The same call resumes what was interrupted, and objectives and seeds may be added.
+    The same call resumes an interrupted comparison; a later call may add objectives and seeds.
 
     Args:
-        objectives: Built-in ones by name, as "edm"; others as `Variant`, or as text,
-            "mine=V(),Adaptive(),Sigmoid(k=3)".
+        objectives: Names of built-in objectives, such as "edm", and your own objectives as
+            `Variant` or as text, "mine=V(),Adaptive(),Sigmoid(k=3)".
         data: A preset's name, or a configuration: data, network and training of all objectives.
-        seeds: Replicates, or how many. Five give intervals 1.7 times as narrow as three; one gives
-            none.
+        seeds: The seeds, or their number. Confidence intervals of five seeds are 1.7 times as
+            narrow as those of three; a single seed gives no intervals.
         out: The comparison's directory. Default: runs/compare-PRESET, or runs/compare.
-        scoring: How the models are scored. Default: `Scoring()`.
-        minutes: Training time of each run, which sets the number of images that all see. Default:
-            the configuration's number of images.
-        executor: Where runs are made. Default: processes of this machine.
+        scoring: Settings of the scoring. Default: `Scoring()`.
+        minutes: Training time of a run, which determines the number of training images of all runs.
+            Default: the configuration's number of images.
+        executor: Executor of the runs. Default: processes of this machine.
 
     Returns:
-        The comparison, which report.json in the directory holds. A run that failed is noted in it.
+        The comparison, also stored in report.json. Failed runs are noted in it.
 
     Raises:
-        ValueError: If an objective cannot be trained, the directory is of another comparison, or
-            data or features cannot be had.
+        ValueError: If an objective cannot be trained, the directory belongs to another comparison,
+            or data or features are unavailable.
         Interrupted: On Ctrl-C.
-        OSError: If something cannot be written.
+        OSError: If a file cannot be written.
 
     Examples:
         >>> elbos.compare(["iddpm", "edm"], data="digits", seeds=3)  # doctest: +SKIP
@@ -113,11 +113,11 @@ def run_experiment(
     Several processes may share the work.
 
     Args:
-        experiment: Objectives, seeds, what they share, and how they are scored.
-        path: The comparison's directory; made if it is not there.
-        executor: Where runs are made; closed at the end.
+        experiment: Objectives, seeds, shared configuration and scoring.
+        path: The comparison's directory, created if necessary.
+        executor: Executor of the runs, closed at the end.
         minutes: As in `compare`.
-        command: What was typed, for the report.
+        command: The command line, for the report.
 
     Raises:
         ValueError, Interrupted, OSError: As `compare`.
@@ -135,7 +135,7 @@ def run_experiment(
         features = extractor.name if extractor else None
         is_new = directory.stored() is None
         experiment = _claimed(experiment, directory, dataset, features, minutes, executor)
-        jobs = {  # one seed of all objectives, then the next
+        jobs = {  # all objectives with one seed, then with the next
             (one.name, seed): Job.from_experiment(
                 experiment, directory.run(one, seed).absolute(), one, seed
             )
@@ -151,7 +151,7 @@ def run_experiment(
                 f"done, {executor.num_workers} at once\n"
             )
         try:
-            if extractor:  # once, with all cores; and fail before training
+            if extractor:  # compute once, with all cores, and fail before training
                 with progress(Console(stderr=True)) as bar:
                     reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
             failures = do_all(left, executor, _reporter(jobs, left))
@@ -165,7 +165,7 @@ def _reporter(
 ) -> Callable[[Key, Failure | None], None]:
     """Return a callback that reports each ended run on stderr, with an estimate of the time left.
 
-    The time left is that of the runs that have ended so far.
+    The time left is extrapolated from the runs that have ended.
     """
     start, ended = time.monotonic(), itertools.count(1)
 
@@ -205,7 +205,7 @@ def _claimed(
     minutes: float | None,
     executor: Executor,
 ) -> Experiment:
-    """Claim the directory for an experiment, and fix the precision and the number of images."""
+    """Claim the directory for an experiment, and resolve its precision and number of images."""
     with directory.lock():
         config = experiment.config
         if stored := directory.stored():
@@ -257,7 +257,7 @@ def _report(
         experiment,
         {key: scores for key, job in jobs.items() if (scores := job.scores())},
         failures,
-        name=printable(str(directory.path)),  # which need not be text
+        name=printable(str(directory.path)),  # the path may not be valid text
         command=command and printable(command),
         features=features,
     )

@@ -1,8 +1,8 @@
-"""The directory of a comparison, and the settings that it belongs to.
+"""The directory of a comparison, and its stored settings.
 
 DIR/
-    compare.json            the configuration that all objectives share, and how they are scored
-    runs/OBJECTIVE-SEED/    a run directory, with scores.json when it is done
+    compare.json            the shared configuration of all objectives, and the scoring settings
+    runs/OBJECTIVE-SEED/    a run directory, with scores.json once the run is scored
     report.json, report.md, report.html
 
 A directory belongs to one configuration and one way of scoring; objectives and seeds may be added.
@@ -30,11 +30,11 @@ class Stored:
     """Settings stored in a comparison's directory, which later calls must match.
 
     Attributes:
-        minutes: The budget that its number of images was chosen by, if one was.
-        config: The configuration of all objectives.
-        scoring: How they are scored.
-        data: The identifier of the dataset.
-        features: Name of what computes the features of images; None of points.
+        minutes: The time budget that determined the number of images; None without a budget.
+        config: The configuration that all objectives share.
+        scoring: Settings of the scoring.
+        data: The digest of the dataset.
+        features: Name of the feature extractor; None for points.
     """
 
     minutes: float | None
@@ -82,8 +82,8 @@ class ComparisonDirectory:
         """Lock the directory within the `with` block, creating the directory if necessary.
 
         Raises:
-            ValueError: If it is a file, or holds other files.
-            OSError: If it cannot be written.
+            ValueError: If the path is a file, or the directory holds other files.
+            OSError: If the directory cannot be written.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: name a directory with --out.")
@@ -102,8 +102,8 @@ class ComparisonDirectory:
         """Store the settings of a comparison; raise a ValueError if other settings are stored.
 
         Raises:
-            ValueError: If it holds another comparison.
-            OSError: If it cannot be written.
+            ValueError: If the directory belongs to another comparison.
+            OSError: If the settings cannot be written.
         """
         stored = self.stored()
         if stored and stored.data != wanted.data:
@@ -117,13 +117,13 @@ class ComparisonDirectory:
                 "or give the same options."
             )
         files.write(self.file, (json.dumps(encode(wanted), indent=2) + "\n").encode())
-        (self.path / "runs").mkdir(exist_ok=True)  # a machine that does not see it is refused
+        (self.path / "runs").mkdir(exist_ok=True)  # `_do_here` fails on machines that do not see it
 
     def require_same_objectives(self, experiment: Experiment) -> None:
-        """Raise a ValueError if stored runs under an objective's name trained another objective.
+        """Raise a ValueError if a stored run has an objective's name but another configuration.
 
         Raises:
-            ValueError: If it is.
+            ValueError: If a run differs; the message names its directory and the difference.
         """
         for objective in experiment.objectives:
             wanted = encode(objective.config(experiment.config))

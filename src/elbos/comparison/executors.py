@@ -1,9 +1,9 @@
 """Executors of the runs of a comparison: processes of this machine, or a Ray cluster.
 
-A thread for each worker (`concurrent.futures`) starts a process per run and waits for it, so that a
-run that is killed, as for memory, ends no other. Each run ends in scores or in a failure, and the
-others go on. Several commands may share a comparison: the lock of a run belongs to one of them, and
-the others wait for its scores, or do the run when its lock is free.
+A thread per worker (`concurrent.futures`) starts a process per run and waits for it, so that a run
+that is killed, for example when out of memory, does not affect the others. Each run ends in scores
+or a failure. Several commands may work on the same comparison: one of them holds the lock of a run,
+and the others wait for its scores, or do the run when its lock is free.
 """
 
 import abc
@@ -35,18 +35,19 @@ from elbos.training.machine import num_cores, require_few
 _WAIT_SECONDS = 2.0
 _GRACE_SECONDS = 60.0
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # read when Ray is imported
-"""Without clusters, as by default on macOS and Windows, Ray's node is 127.0.0.1. An address given
-to `ray.init` does not do: Ray replaces 127.0.0.1, and listens on all addresses for any other.
+"""With clusters disabled, as by default on macOS and Windows, Ray's node is 127.0.0.1. Passing an
+address to `ray.init` does not work: Ray replaces 127.0.0.1, and for any other address listens on
+all interfaces.
 """
 
 Key = tuple[str, int]
-"""Name of an objective and seed: the key of a run."""
+"""Key of a run: the objective's name and the seed."""
 T = TypeVar("T")
 
 
 class Executor(abc.ABC):
-    """An executor of `num_workers` parallel jobs, with `num_processes` processes of `num_threads`
-    cores per job.
+    """An executor that runs `num_workers` jobs at once, each in `num_processes` processes with
+    `num_threads` cores.
     """
 
     num_workers: int
@@ -70,13 +71,13 @@ class Local(Executor):
     """An executor that runs jobs in processes on this machine, sharing cores and accelerators.
 
     Args:
-        num_workers: Jobs at once. Default: one for each accelerator, or each two cores, or for as
-            many as a run has.
-        gpus_per_run: Accelerators of each run, one for each of its processes; without accelerators
-            the processes share the cores.
+        num_workers: Number of jobs at once. Default: one job per `gpus_per_run` accelerators;
+            without accelerators, one per `2 * gpus_per_run` cores.
+        gpus_per_run: Processes per run, each with its own accelerator; without accelerators the
+            processes share the cores.
 
     Raises:
-        ValueError: If a number is not positive, or there are fewer accelerators.
+        ValueError: If a number is not positive, or the machine has fewer accelerators.
     """
 
     @typed
@@ -151,12 +152,14 @@ def _started(
             stdout=subprocess.PIPE,
             stderr=log,
             env=_without_roles(os.environ) | {"PYTHONSAFEPATH": "1"} | dict(environment),
-            start_new_session=True,  # Ctrl-C is for the process that started it
+            start_new_session=True,  # Ctrl-C must reach only the parent process
         )
     with process:
         assert process.stdin is not None
         try:
-            with contextlib.suppress(BrokenPipeError):  # its status says why it ended
+            with contextlib.suppress(
+                BrokenPipeError
+            ):  # the exit status tells why the process ended
                 process.stdin.write(json.dumps(encode(job)).encode() + b"\n")
                 process.stdin.flush()
             yield process
@@ -222,18 +225,19 @@ def _num_devices() -> int:
 class OnRay(Executor):
     """An executor on a Ray cluster: the cluster at `RAY_ADDRESS`, or a new one on this machine.
 
-    A cluster started here listens on the loopback address only: others on the network cannot run
-    code in it. All machines need elbos, and see the comparison's directory under the same path.
+    A cluster started here listens on the loopback address only, so that other machines on the
+    network cannot run code in it. All machines of a cluster need elbos, and must see the
+    comparison's directory under the same path.
 
     Args:
-        num_workers: Jobs at once. Default: one for each GPU of the cluster, or each two cores, or
-            for as many as a run has.
-        gpus_per_run: GPUs of each run, all of one machine, one for each of its processes; where the
-            cluster has none the processes have cores.
+        num_workers: Number of jobs at once. Default: one job per `gpus_per_run` GPUs of a machine;
+            without GPUs, one per `2 * gpus_per_run` cores of the cluster.
+        gpus_per_run: Processes per run, each with its own GPU, all on one machine; without GPUs the
+            processes use cores only.
 
     Raises:
-        ValueError: If Ray is not installed, the cluster cannot be reached, or no machine of it has
-            so many GPUs.
+        ValueError: If Ray is not installed, the cluster is unreachable, or no machine has enough
+            GPUs for a run.
     """
 
     @typed
@@ -247,7 +251,7 @@ class OnRay(Executor):
         with needs("ray"):
             self._ray = ray = importlib.import_module("ray")
         try:
-            # workers import modules from where Ray is begun
+            # workers import modules from the folder in which Ray is started
             with no_modules_here(), contextlib.chdir(os.sep):
                 ray.init(
                     address=address or "local",
@@ -259,14 +263,14 @@ class OnRay(Executor):
             raise ValueError(
                 f"Ray at {address or 'this machine'} does not answer: {error}"
             ) from error
-        with contextlib.suppress(ValueError):  # in another thread than the main one
-            # Ray's handler, which exits: its libraries have one of theirs, which prints the stack
+        with contextlib.suppress(ValueError):  # raised outside the main thread
+            # keep the Python handler, which exits: that of Ray's C++ libraries prints a stack
             signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self.num_workers, self.num_threads = shares(nodes, num_workers, gpus_per_run)
         self.num_processes = gpus_per_run
         num_gpus = gpus_per_run if any(node.get("GPU") for node in nodes) else 0
-        # one call to a process: it takes what it leaks, and its death, with it
+        # one call per process: leaked memory and crashes end with it
         self._remote = ray.remote(
             num_cpus=self.num_threads * gpus_per_run, num_gpus=num_gpus, max_calls=1, max_retries=0
         )
@@ -314,15 +318,15 @@ def shares(
     """Divide the cores of a cluster among parallel jobs so that each job fits on a single machine.
 
     Args:
-        nodes: Resources of each machine of the cluster, by Ray's account.
-        num_workers: Jobs at once. Default: as many as the GPUs or cores allow.
-        gpus_per_run: Processes of a job, each with a GPU where there are GPUs.
+        nodes: Resources of each machine of the cluster, as reported by Ray.
+        num_workers: Number of jobs at once. Default: as many as the GPUs or cores allow.
+        gpus_per_run: Number of processes per job, each with a GPU if the cluster has any.
 
     Returns:
-        The number of jobs at once, and the cores of each of their processes.
+        The number of jobs at once, and the number of cores per process.
 
     Raises:
-        ValueError: If there are GPUs, but no machine has `gpus_per_run`.
+        ValueError: If the cluster has GPUs, but no machine has `gpus_per_run` of them.
 
     Examples:
         >>> shares([{"CPU": 8.0}, {"CPU": 8.0}], 1), shares([{"CPU": 8.0}], None)
@@ -367,11 +371,11 @@ def do_all(
 
     Args:
         jobs: The jobs without scores.
-        executor: Where they are done.
-        on_end: Called when a job has ended, with its failure, if it failed.
+        executor: The executor of the jobs.
+        on_end: Called when a job has ended, with the job's key and its failure or None.
 
     Returns:
-        The failures.
+        The failures by key.
     """
     left, failures = dict(jobs), {}
     pool = ThreadPoolExecutor(executor.num_workers)
@@ -385,7 +389,7 @@ def do_all(
                 if has_ended:
                     del left[key]
                     on_end(key, failure)
-            if left:  # other commands do these
+            if left:  # other commands are doing these jobs
                 time.sleep(_WAIT_SECONDS)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

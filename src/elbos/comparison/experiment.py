@@ -27,8 +27,8 @@ _EXAMPLE = '"fast=UniPC(order=2),10"'
 def default_samplings() -> dict[str, Sampling]:
     """Return the default samplings: DDPM's ancestral sampling and EDM's Heun sampling.
 
-    DDPM's is of first order and with noise, and takes more steps. EDM's is without noise: 35
-    function evaluations in 18 steps, as for CIFAR-10.
+    DDPM's sampling is of first order and stochastic, and takes more steps. EDM's is deterministic:
+    35 function evaluations in 18 steps, as for CIFAR-10.
     """
     return {
         "ancestral": Sampling(sampler=Ancestral(), num_steps=64),
@@ -40,7 +40,7 @@ def parse_sampling(text: str) -> tuple[str, Sampling]:
     """Parse `NAME=SAMPLER,NUM_STEPS` or `NAME=Sampling(...)` into a name and a sampling.
 
     Raises:
-        ValueError: If it stands for none.
+        ValueError: If the text does not describe a sampling.
     """
     name, _, given = (part.strip() for part in text.partition("="))
     where = f"sampler {name!r}"
@@ -58,18 +58,18 @@ class Scoring(Typed):
     """Settings for scoring runs: test images, samples, feature extractor and samplers."""
 
     num_images: int = 2_000
-    """Test images whose ELBO is measured, at most all there are; at least 2."""
+    """Number of test images whose ELBO is measured, at least 2; at most all are used."""
 
     num_samples: int = 2_000
-    """Samples in a set, for each sampler. Distances depend on it: compare equals."""
+    """Samples per sampler. Compare distances at equal numbers of samples only."""
 
     extractor: ExtractorConfig = field(default_factory=Lite0)
-    """The network whose features are compared."""
+    """The network that computes the features of images."""
 
     samplings: Annotated[dict[str, Sampling], tyro.conf.Suppress] = field(
         default_factory=default_samplings
     )
-    """How samples are made, by name. Default: ancestral and Heun's."""
+    """Samplings by name. Default: ancestral and Heun."""
 
     def __post_init__(self) -> None:
         if self.num_images < 2 or self.num_samples < MIN_IMAGES:
@@ -87,11 +87,11 @@ class Experiment(Typed):
     """A set of objectives to train and score with shared configuration, scoring and seeds.
 
     Attributes:
-        config: What all objectives share; its own objective and seed are replaced.
-        scoring: How they are scored.
-        objectives: At least one, with different names. Default: 15 of the built-in ones.
-        seeds: Each a replicate: weights, order of the data, noise, and noise of the samples.
-            Default: five; of three, intervals are 1.7 times as wide.
+        config: Configuration that all objectives share; objective and seed are replaced.
+        scoring: Settings of the scoring.
+        objectives: At least one objective, with distinct names. Default: 15 built-in objectives.
+        seeds: Seeds of initial weights, order of the data, training noise and sample noise, one
+            replicate each. Default: five; intervals of three seeds are 1.7 times as wide.
 
     Raises:
         ValueError: If objectives or seeds are empty or repeated, or an objective cannot
@@ -108,7 +108,7 @@ class Experiment(Typed):
         if not self.objectives or not self.seeds:
             raise ValueError("There is nothing to compare: give at least one objective and a seed.")
         for part in (self.config.data, self.config.network):
-            if isinstance(part, Given | OwnNetwork):  # runs are made in processes of their own
+            if isinstance(part, Given | OwnNetwork):  # runs are made in separate processes
                 raise ValueError(
                     f"{part.name} is user-defined: a comparison needs what files can hold."
                 )
@@ -116,8 +116,8 @@ class Experiment(Typed):
             if twice := [one for one in given if given.count(one) > 1]:
                 raise ValueError(f"The {what} {twice[0]} is given twice.")
         for one in self.objectives:
-            one.config(self.config)  # raises where it has no usable loss
-        replace(self.config, seed=min(self.seeds))  # raises where it is no seed
+            one.config(self.config)  # raises if the loss is not usable
+        replace(self.config, seed=min(self.seeds))  # raises if the seed is invalid
 
     def run_config(self, objective: Variant, seed: int) -> Config:
         """Return the training configuration of one objective and seed."""

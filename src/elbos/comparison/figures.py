@@ -1,14 +1,14 @@
 r"""Curves of a comparison, as plotly figures and as small SVG.
 
-While training, the validation ELBO of every objective. Over log-SNR, the ELBO of data noised to
-$\lambda$, as a loss, minus the median of all objectives,
+Over images seen in training, the validation ELBO of every objective. Over log-SNR, the negative
+ELBO of data noised to $\lambda$, minus the median of all objectives,
 
 $$L_i(\lambda) - \frac1n \sum_j L_j(\lambda),$$
 
-its slope, the loss at a noise level, relative to the median and as it is; and the rank correlation
-of $L(\lambda)$ with the scores. A family of weightings has a colour; weightings that are not
-monotone are dashed. Each curve holds its objective's name as `meta`, by which the page brings it
-out.
+its slope, the loss at a noise level, relative to the median and in absolute terms; and the rank
+correlation of $L(\lambda)$ with the scores. Each family of weightings has a colour; non-monotone
+weightings are dashed. Each curve stores its objective's name as `meta`, by which the page
+highlights it.
 """
 
 import re
@@ -30,7 +30,7 @@ from elbos.comparison.result import Comparison, RankCorrelation
 
 Objectives = Sequence[ObjectiveResult]
 Curves = Mapping[str, tuple[Any, Any]]
-"""Points by an objective's name."""
+"""Coordinates x and y of a curve, by the objective's name."""
 
 _FAR = 10.0  # times the height of the median curve
 _WIDTH, _HEIGHT = 200, 80  # of an SVG
@@ -62,7 +62,7 @@ def swatches(objectives: Objectives) -> dict[str, Swatch]:
 def curves(comparison: Comparison) -> tuple[Curves, Curves, Curves]:
     """Collect three curves of each objective: validation ELBO, ELBO of noisy data, and loss.
 
-    The first is over images seen, the others over log-SNR.
+    The first curve is over images seen, the other two over log-SNR.
     """
     every = comparison.objectives
     return (
@@ -134,7 +134,7 @@ def _difference(
     grid = _floats(next(iter(curves.values()))[0])
     values = np.array([np.interp(grid, _floats(x), _floats(y)) for x, y in curves.values()])
     median = np.median(values, axis=0)
-    known = np.where(median > 0, median, np.nan)  # an estimate of few images may be below zero
+    known = np.where(median > 0, median, np.nan)  # an estimate from few images may be negative
     values = values / known - 1 if is_share else values - median
     differences = {name: (grid, value) for name, value in zip(curves, values, strict=True)}
     traces = _traces(comparison, differences, "+.1%" if is_share else "+.4f")
@@ -147,11 +147,11 @@ def _floats(values: Any) -> Float[Array, " n"]:
 
 
 def _range(traces: Sequence[Scatter]) -> dict[str, list[float]]:
-    """Choose an axis range that fits most curves but not outliers; empty for the default."""
+    """Choose an axis range that fits most curves but not outliers; empty without outliers."""
     tops = [np.nanmax(np.abs(_floats(trace.y))) for trace in traces]
     middle = np.median(tops)
     most = [_floats(t.y) for t, top in zip(traces, tops, strict=True) if top <= _FAR * middle]
-    if middle == 0 or len(most) == len(traces):  # or half of the objectives are alike
+    if middle == 0 or len(most) == len(traces):  # `middle` is 0 if half of the objectives agree
         return {}
     low, high = min(map(np.nanmin, most)), max(map(np.nanmax, most))
     return {"range": [low - 0.05 * (high - low), high + 0.05 * (high - low)]}
@@ -189,7 +189,7 @@ def _band(levels: Float[Array, " g"], found: RankCorrelation, color: str) -> lis
     return [area(levels[is_known], low[is_known], high[is_known], color), line]
 
 
-# --- small pictures, which need no script and print ----------------------------------------------
+# --- small pictures, which need no script and can be printed --------------------------------------
 
 
 def weights_svg(comparison: Comparison, objective: ObjectiveResult, swatch: Swatch) -> Markup:

@@ -14,8 +14,8 @@ class Weights:
 
     Attributes:
         logsnr: The grid.
-        w: The weighting, over its maximum.
-        p: The density trained on, of the first seed where it adapts; None if not known.
+        w: The weighting, divided by its maximum.
+        p: The training density, that of the first seed if adaptive; None if unknown.
     """
 
     logsnr: tuple[float, ...]
@@ -52,12 +52,12 @@ class Metric:
     """A metric by which objectives are compared, with its names, direction and baseline.
 
     Attributes:
-        key: Its name in `ObjectiveResult.scores`.
-        title: In words.
-        short: As the head of a column.
-        is_lower_better: Its direction.
-        is_main: Whether its differences have verdicts.
-        baseline: Its value for test images in place of samples; None if it is missing.
+        key: Key of the metric in `ObjectiveResult.scores`.
+        title: Name of the metric in words.
+        short: Column title of the metric.
+        is_lower_better: Whether lower values are better.
+        is_main: Whether the metric's differences have verdicts.
+        baseline: Value for test images in place of samples; None if missing.
     """
 
     key: str
@@ -73,14 +73,15 @@ class Score:
     """Values of one metric for one objective, and the comparison with the best objective.
 
     Attributes:
-        values: By seed, as far as there are any.
-        mean: Their mean; None of none.
-        std: Their standard deviation; None of less than two.
-        is_best: Whether it is the best mean.
-        is_best_within_error: Whether it does not differ significantly from the best.
-        is_unresolved: Whether that is because it scatters more than ten times as much over seeds
-            as is typical: then it is not `is_best_within_error`.
-        detectable: The difference from the best that would be significant.
+        values: Values by seed, for seeds that have one.
+        mean: Mean of the values; None without values.
+        std: Standard deviation of the values; None for fewer than two.
+        is_best: Whether this objective has the best mean.
+        is_best_within_error: Whether the mean does not differ significantly from the best.
+        is_unresolved: Whether the values scatter over seeds more than ten times as much as is
+            typical, so that a difference from the best is undecided; excludes
+            `is_best_within_error`.
+        detectable: The smallest difference from the best that would be significant.
     """
 
     values: Mapping[int, float]
@@ -98,8 +99,8 @@ class Failure:
 
     Attributes:
         seed: The seed.
-        reason: One line.
-        is_final: Whether another try would end the same, as where the loss is not finite.
+        reason: The reason, in one line.
+        is_final: Whether another attempt would fail again, for example with a non-finite loss.
     """
 
     seed: int
@@ -112,18 +113,18 @@ class ObjectiveResult:
     """Results of one objective: scores, weighting and curves.
 
     Attributes:
-        name: Its name.
-        parameterization, schedule, weighting: As Python.
+        name: Name of the objective.
+        parameterization, schedule, weighting: Components of the objective, as Python code.
         is_monotone: Whether the weighting never increases with log-SNR between the ends.
-        rising: Intervals of log-SNR in which it increases.
-        status: Whether all seeds have scores, some or none.
-        failures: Why some have none.
-        scores: By the metric's key.
-        weights: What it was trained on.
-        elbo: Loss of the ELBO of data noised to each log-SNR.
+        rising: Intervals of log-SNR in which the weighting increases.
+        status: "complete", "incomplete" or "failed": all, some or no seeds have scores.
+        failures: Reasons for the missing scores.
+        scores: Scores by metric key.
+        weights: Weighting and density of noise levels in training.
+        elbo: Negative ELBO of data noised to each log-SNR.
         curve: Loss at each log-SNR, the slope of `elbo`.
-        learning: Validation ELBO while training.
-        density: How an adaptive schedule evolved; None of others.
+        learning: Validation ELBO during training.
+        density: Evolution of an adaptive density; None for fixed schedules.
     """
 
     name: str

@@ -42,7 +42,7 @@ def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
 
     Args:
         comparison: The result.
-        samples: By objective, a strip of samples as PNG, of the same noise for all.
+        samples: For each objective, a strip of samples as PNG, from the same noise.
     """
     pictures = {name: base64.b64encode(png).decode() for name, png in samples.items()}
     return document(
@@ -66,7 +66,7 @@ def write_page(comparison: Comparison, path: Path, samples: Mapping[str, bytes])
     """Write the report of a comparison as an HTML page, atomically.
 
     Raises:
-        OSError: If it cannot be written; it names `path`.
+        OSError: If the page cannot be written; the message names `path`.
     """
     write_html(path, page(comparison, samples))
 
@@ -102,11 +102,12 @@ class Planned:
     """Counts of better, worse and unresolved verdicts among the planned pairs.
 
     Attributes:
-        num: Comparisons that have a verdict.
-        num_better, num_worse: Of them, those in which the monotone weighting scored so.
-        num_unresolved: Comparisons without a verdict, as seeds scatter too much.
-        significant: The significant ones in words, if they are few.
-        least: By metric, which differences would have been significant where none was.
+        num: Number of differences with a verdict.
+        num_better, num_worse: Numbers of differences in which the monotone weighting is better or
+            worse.
+        num_unresolved: Number of differences without a verdict, because seeds scatter too much.
+        significant: The significant differences in words; empty if there are many.
+        least: For each metric, the differences that would have been significant where none was.
     """
 
     num: int
@@ -159,12 +160,12 @@ class Best:
 
     Attributes:
         metric: The metric.
-        objective: The objective.
-        value: Its mean, as text.
-        near: The objectives that do not differ significantly from it.
-        unresolved: Those that scatter too much to be compared.
-        num_others: All others.
-        detectable: The difference that would be significant, as text.
+        objective: The best objective.
+        value: Mean of the best objective, as text.
+        near: The objectives that do not differ significantly from the best.
+        unresolved: The objectives that scatter too much to be compared.
+        num_others: Number of objectives other than the best.
+        detectable: The smallest significant difference, as text.
     """
 
     metric: Metric
@@ -203,7 +204,7 @@ def _highest(comparison: Comparison) -> dict[str, Any] | None:
     """Find the noise level whose ELBO has the highest rank correlation with the last sample metric;
     None without a tested correlation.
 
-    Its test is that of the largest correlation of all noise levels.
+    The p-value is that of the largest correlation over all noise levels.
     """
     titles = tables.ranked(comparison)
     keys = [key for key in titles if key != BITS_PER_DIM.name]
@@ -235,8 +236,8 @@ def _heat(comparison: Comparison) -> list[list[tuple[float | None, str, bool]]]:
     """Return the cells of the loss heat map, by objective and weighting: value, colour strength,
     and whether the model was trained with the weighting.
 
-    The third entry of a cell tells whether the model was trained with the weighting. Few losses are
-    above the colours' end, so that one that is far from all others pales none.
+    The colour scale ends at the 90 % quantile, so that a single large loss does not make all other
+    cells pale.
     """
     if comparison.losses is None:
         return []

@@ -125,7 +125,7 @@ class RankCorrelation:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Rank correlations between ELBOs of noisy data and main metrics, over monotone weightings.
+    """Rank correlations of ELBOs and weighted losses with main metrics, over monotone weightings.
 
     Attributes:
         objectives: The monotone ones; those of one weighting count as one, by their mean.

@@ -41,7 +41,7 @@ _FORMAT = 3  # a higher number forgets stored scores
 
 @dataclass(frozen=True, kw_only=True)
 class RunScores:
-    """Scores of one run, with curves of the loss and of the training.
+    """Scores of one run, with loss curves over log-SNR and curves of the training.
 
     Attributes:
         num_parameters: Of its network.
@@ -171,7 +171,7 @@ def _likelihood(
 
 
 def _samples(run: Run, scoring: Scoring, start: Start) -> dict[str, Any]:
-    """Score samples of each sampler and write pictures of samples; all values are None for points.
+    """Score the samples of each sampler and write sample pictures; for points, return only None.
 
     Metrics that depend on the number of samples are of as many as the real-data baseline has,
     `num_compared`; the kernel distance is of all.

@@ -109,7 +109,7 @@ class Differences:
         return apart
 
     def best(self, is_lower_better: bool) -> int:
-        """Return the index of the objective with the best mean, usually excluding wild objectives.
+        """Return the index of the best objective by mean; wild objectives seldom qualify.
 
         A wild one only if it is significantly better than the best of the others.
         """

@@ -309,8 +309,8 @@ def _correlation(found: Correlation) -> RankCorrelation:
 
 
 def _weights(objective: Variant, experiment: Experiment, first: RunScores | None) -> Weights:
-    """Tabulate an objective's weighting and training density of noise levels over log-SNR; an
-    adaptive density is the last one of the first seed.
+    """Tabulate an objective's weighting and density of noise levels over log-SNR; an adaptive
+    density is taken from the end of the first seed's training.
     """
     low, high = experiment.ends
     levels = torch.linspace(low, high, NUM_WEIGHTS, dtype=torch.float64)
@@ -335,7 +335,9 @@ def _mean_curve(curves: Sequence[LevelCurve]) -> LevelCurve | None:
 
 
 def _mean_learning(curves: Sequence[LearningCurve]) -> LearningCurve | None:
-    """Average the validation ELBO over seeds with the first seed's validation steps, or None."""
+    """Average the validation ELBO over seeds that were validated at the same times as the first
+    seed; None without validations.
+    """
     curves = [curve for curve in curves if curve.images]
     if not curves:
         return None

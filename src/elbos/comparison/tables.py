@@ -60,7 +60,7 @@ def places_of(comparison: Comparison, key: str, std: float | None = None, digits
 
 
 def difference_text(difference: Difference) -> str:
-    """Format a difference and its confidence interval with two digits of the half-width."""
+    """Format a difference and its confidence interval, rounded to two digits of the half-width."""
     places = decimals(difference.detectable) or 0
     ends = interval(difference.low, difference.high, places)
     return f"{signed(difference.mean, places)} ({ends})"

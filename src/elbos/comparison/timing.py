@@ -50,7 +50,7 @@ def resolved(
 
 
 def _seconds_per_step(config: Config) -> float:
-    """Measure the median time of a training step, since other work may stall some steps."""
+    """Measure the median time of a training step, robust to steps stalled by other work."""
     nowhere = RunDirectory(Path(os.devnull))  # steps write nothing
     trainer = Trainer(config, nowhere, config.data.load(), Processes(0, 1, local_device()))
     for _ in range(_WARMUP_STEPS):

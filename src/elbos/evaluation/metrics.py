@@ -1,7 +1,7 @@
 """Metrics of models, by name: bits/dim, and the metrics of samples.
 
-A metric of samples is a function of the features of samples and of real images, and an entry of
-`SAMPLE_METRICS`: with both it is in every file, table, page and report. So is one of your own:
+A metric of samples is a function of the features of samples and of real images, with an entry in
+`SAMPLE_METRICS`. All files, tables, pages and reports include it. To add a metric:
 
     SAMPLE_METRICS.append(SampleMetric("my_metric", "my metric", "mine", False, compute=function))
 """
@@ -26,13 +26,13 @@ from elbos.evaluation.reference import Reference, require_images
 from elbos.training.data import Dataset
 
 NUM_NEIGHBORS, NUM_SPLITS = 3, 10
-"""Of precision and recall, and of the Inception score, as published."""
+"""Neighbors for precision and recall, and splits for the Inception score, as published."""
 
 MIN_IMAGES = 2 * NUM_SPLITS
-"""The fewest images that are scored."""
+"""The smallest number of images that can be scored."""
 
 MAX_MANIFOLD = 10_000
-"""The most images on each side of precision and recall: their time grows with the square."""
+"""The largest number of images on each side of precision and recall, which take quadratic time."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Value:
     """A metric's value for one set of images, with its standard error.
 
     Attributes:
-        value: The value; NaN where it is not known.
-        standard_error: Of `value`, over the samples; None where no estimate is known.
+        value: The value; NaN if unknown.
+        standard_error: Standard error of `value` over the samples; None if unknown.
     """
 
     value: float
@@ -56,7 +56,7 @@ class FeatureSets:
     """Features of a set of samples, and reference features of real images.
 
     Attributes:
-        samples: Features of the samples, in an order without meaning.
+        samples: Features of the samples, in random order.
         reference: Features of real images, by the same extractor.
         is_inception: Whether the logits are those of the original Inception-v3.
     """
@@ -103,10 +103,10 @@ class Metric:
     """A scalar metric by which models are compared, with its names and direction.
 
     Attributes:
-        name: Its key in files.
-        title: Its name in sentences.
-        short: The head of its column.
-        is_lower_better: Its direction.
+        name: Key of the metric in files.
+        title: Name of the metric in sentences.
+        short: Column title of the metric in tables.
+        is_lower_better: Whether lower values are better.
     """
 
     name: str
@@ -120,9 +120,9 @@ class SampleMetric(Metric):
     """A metric computed from the features of samples and of real images.
 
     Attributes:
-        compute: Its value, or None where the features do not give it.
-        depends_on_num: Whether its expectation depends on the number of samples, so that only sets
-            of one size are compared.
+        compute: Function that returns the value; None if the features do not allow it.
+        depends_on_num: Whether the expected value depends on the number of samples, so that only
+            sets of equal size are comparable.
     """
 
     compute: Callable[[FeatureSets], Value | None]
@@ -177,14 +177,14 @@ SAMPLE_METRICS: list[SampleMetric] = [
         compute=lambda sets: None if sets.is_inception else sets.inception_score(),
     ),
 ]
-"""All metrics of samples, in the order of columns; to be added to."""
+"""All metrics of samples, in the order of table columns; users may append metrics."""
 
 
 def leading_distance(num_samples: int, num_features: int) -> SampleMetric:
     """Choose the primary metric of sample quality: the Fréchet distance or the kernel distance.
 
-    The Fréchet distance, or the kernel distance if there are fewer samples than features: the
-    Fréchet distance is then mostly bias.
+    With fewer samples than features it is the kernel distance, as the Fréchet distance is then
+    mostly bias.
     """
     return KERNEL_DISTANCE if num_samples < num_features else FRECHET_DISTANCE
 
@@ -193,7 +193,7 @@ def scores(sets: FeatureSets, metrics: Iterable[SampleMetric] = SAMPLE_METRICS) 
     """Compute every metric that the features allow, keyed by metric name.
 
     Raises:
-        ValueError: If there are too few samples for one, or features that are not finite.
+        ValueError: If there are too few samples for a metric, or some features are not finite.
     """
     values = {metric.name: metric.compute(sets) for metric in metrics}
     return {name: value for name, value in values.items() if value is not None}
@@ -216,12 +216,12 @@ def feature_sets(
     """Extract the features of samples, and pair the features with a reference.
 
     Args:
-        samples: Pixel values, generated or real, in an order without meaning.
-        dataset: The data, whose pixel values the samples have.
+        samples: Pixel values of generated or real images, in random order.
+        dataset: The dataset, which defines the range of pixel values.
         reference: Features of real images, by the same extractor.
         extractor: Computes the features.
         on_images: Called with the number of images done, after each batch.
-        features: Those of the samples, where they are computed already.
+        features: Features of the samples, if computed already.
 
     Raises:
         ValueError: If the samples have another shape than the reference's images, or the reference

@@ -1,7 +1,7 @@
 """The protocol of a model to evaluate, and the stores of its measurements.
 
-A store is a folder of tensors, one file per batch, so that an interrupted evaluation resumes. Its
-name holds a digest of all that the numbers depend on.
+A store is a folder of tensors, one file per batch, so that an interrupted evaluation resumes. The
+folder's name contains a digest of everything that determines the numbers.
 """
 
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ from elbos.training.sampling import Sampling, sample
 class Model(Protocol):
     """Protocol of a model to evaluate: a denoiser with its data, noise levels and sampler.
 
-    `elbos.Run` is one, and so is a pipeline that diffusers saved (`elbos.runs.pretrained`).
+    `elbos.Run` implements it, and `elbos.runs.pretrained` does for saved diffusers pipelines.
     """
 
     @property
@@ -191,13 +191,13 @@ class Sampled:
 def model_store(model: Model, name: str, **key: Any) -> Store:
     """Open the store for a measurement of a model, in the model's evaluation directory.
 
-    Files that a killed process left half-written are deleted. Processes that share the evaluation
-    of the model share the store.
+    Incomplete files of a killed process are deleted. All processes of a distributed evaluation
+    share the store.
 
     Args:
         model: The model.
         name: The beginning of the folder's name.
-        key: All else that the numbers depend on, as `codec.encode` takes it.
+        key: Everything else that determines the numbers, encodable by `codec.encode`.
     """
     folder = model.directory.evaluation / f"{name}-{_digest(model, {**model.identifier(), **key})}"
     files.remove_leftovers(folder)
@@ -207,7 +207,7 @@ def model_store(model: Model, name: str, **key: Any) -> Store:
 def data_store(model: Model, name: str, **key: Any) -> Store:
     """Open the store for a measurement that depends on the data alone, in the user's cache.
 
-    All models on the same data share it. Arguments as those of `model_store`.
+    All models on the same data share the store. Takes the arguments of `model_store`.
     """
     return Store(cache_dir() / name / _digest(model, key), model.processes)
 

@@ -25,9 +25,9 @@ class Unit:
     """A unit of likelihood: bits/dim for images and points, nats/dim for latents.
 
     Attributes:
-        name: Per dimension.
-        per_bit: How many of it are a bit.
-        note: What follows the name.
+        name: Name of the unit, per dimension.
+        per_bit: Number of units per bit.
+        note: Text that follows the name.
     """
 
     name: str
@@ -63,9 +63,9 @@ def evaluation_page(
     """Render an evaluation as a self-contained HTML page; missing measurements are omitted.
 
     Args:
-        result: The evaluation. It is on the page as JSON, too: `<script id="elbos-evaluation">`.
+        result: The evaluation, also embedded as JSON in `<script id="elbos-evaluation">`.
         samples: A picture of samples, as PNG.
-        command: What to type to get the same again.
+        command: The command that reproduces the evaluation.
     """
     return document(
         "evaluation/page.html",
@@ -91,7 +91,7 @@ def write_page(
     """Render an evaluation as an HTML page, and write the page to a file atomically.
 
     Raises:
-        OSError: If it cannot be written; it names `path`.
+        OSError: If the page cannot be written; the message names `path`.
     """
     write_html(path, evaluation_page(result, samples=samples, command=command))
 
@@ -325,9 +325,10 @@ class Underfitting:
     the training images has the same irreducible loss.
 
     Attributes:
-        logsnr: Up to this noise level.
-        excess: The area between loss and floor over that under the floor.
-        error: Its standard error at most: as if the errors at all noise levels were one.
+        logsnr: The highest log-SNR that is included.
+        excess: Area between loss and irreducible loss, relative to that of the irreducible loss.
+        error: Upper bound on the standard error of `excess`, reached if the errors at all noise
+            levels are perfectly correlated.
     """
 
     logsnr: float
@@ -339,8 +340,8 @@ def underfitting(one: Likelihood, floor: Floor) -> Underfitting | None:
     """Compute the relative excess of the loss over the irreducible loss on the resolved noise
     levels; None if no noise level is resolved.
 
-    Levels at which the loss has no error are left out: no image was measured there, and the loss is
-    what the pilot's curve says.
+    Levels at which the loss has zero standard error are excluded: no image was measured there, and
+    the loss is an estimate from the pilot.
     """
     curve = one.curve
     levels = [i for i in range(floor.num_resolved) if curve.standard_error[i] > 0]

@@ -1,8 +1,8 @@
 """Sample quality of a model: sets of samples, scored against the training images.
 
-The scores of held-out real images are the real-data baseline: what samples as good as the data
-would have. All scores but the kernel distance depend on the number of images: samples and baseline
-are compared at the same number.
+The scores of held-out real images are the real-data baseline: the scores that samples as good as
+the data would have. All scores except the kernel distance depend on the number of images, so that
+samples and baseline are compared at equal numbers.
 """
 
 import hashlib
@@ -52,17 +52,18 @@ from elbos.training.sampling import Sampling
 REFERENCE_SPLIT = "train+val"
 BASELINE_SPLIT = "test"
 SWEEP_GRIDS = (EDMSampling(), Cosine(), Flow())
-_ESTIMATORS = 3  # another number computes stored scores anew
+_ESTIMATORS = 3  # version of the estimators: a change invalidates stored scores
 
 
 @dataclass(frozen=True)
 class ScoredSamples:
-    """Scores of one set of samples, at full size and at the size of the real-data baseline.
+    """Scores of one set of samples: of all samples, and of as many samples as the real-data
+    baseline has images.
 
     Attributes:
-        scores: Of all samples.
-        matched: Of as many as real images are in the baseline, if these are fewer, for the metrics
-            that depend on the number of samples.
+        scores: Scores of all samples.
+        matched: Scores of as many samples as the real-data baseline has images, if these are fewer,
+            for the metrics that depend on the number of samples.
     """
 
     scores: Scores
@@ -70,7 +71,9 @@ class ScoredSamples:
 
     @property
     def comparable(self) -> Scores:
-        """The scores to compare with the real-data baseline: at equal size where size matters."""
+        """The scores to compare with the real-data baseline, of equally many images for metrics
+        that depend on the number.
+        """
         matched = {} if self.matched is None else self.matched.values
         return Scores({**self.scores.values, **matched})
 
@@ -81,8 +84,8 @@ class Scorer:
 
     Attributes:
         model: The model.
-        extractor: The network of the features.
-        reference: The features of these images.
+        extractor: The network that computes features.
+        reference: The features of the training images.
     """
 
     model: Model
@@ -110,7 +113,8 @@ class Scorer:
         """Return how many samples to compare with the real-data baseline; None for all `num`
         samples.
 
-        It is the number of test images, if they are fewer and enough for a baseline.
+        The number of samples to compare is that of the test images, if these are fewer than `num`
+        and enough for a baseline.
         """
         num_test = len(self.model.dataset.test)
         return num_test if MIN_IMAGES <= num_test < num else None
@@ -201,7 +205,7 @@ class Scorer:
 
         found = store.of_main("all", compute)
         if of_parts is not None and processes.is_main:
-            shutil.rmtree(of_parts.folder)  # all have read it
+            shutil.rmtree(of_parts.folder)  # every process has read the features
         matched = None if num_matched is None else _from_tensors("matched", found)
         return ScoredSamples(_from_tensors("all", found), matched)
 
@@ -252,10 +256,10 @@ def measure_quality(
     """Generate and score several sets of samples, and score real images as the baseline.
 
     Args:
-        scorer: Of the model.
+        scorer: The scorer of the model.
         config: What to measure.
-        sampling: How samples are made.
-        start: Begins the progress of each piece of work.
+        sampling: Sampler and its settings.
+        start: Starts a progress display for each piece of work.
 
     Raises:
         ValueError: If samples are not finite.
@@ -282,7 +286,7 @@ def measure_sweep(
 ) -> Sweep:
     """Score samples for every sampler, grid and number of evaluations, from the same noise.
 
-    `sampling` gives the guidance that they share. Arguments as those of `measure_quality`.
+    All points share the guidance of `sampling`. Takes the arguments of `measure_quality`.
     """
     num, seed = config.sweep_samples, config.seed
     points = []
@@ -309,7 +313,9 @@ def _named(start: Start, protocol: SamplingProtocol) -> Start:
 def _sweep_samplings(
     scorer: Scorer, config: EvaluationConfig, sampling: Sampling
 ) -> Iterator[Sampling]:
-    """Yield the settings of each sweep point, with as many steps as the evaluations allow."""
+    """Yield the settings of each sweep point, with the most steps that the number of network
+    evaluations allows.
+    """
     trained = scorer.model.schedule
     for sampler in dict.fromkeys([sampling.sampler, *(cls() for cls in SAMPLERS)]):
         for grid in dict.fromkeys([sampling.grid, *SWEEP_GRIDS]):
@@ -321,4 +327,4 @@ def _sweep_samplings(
                     if (point := replace(line, num_steps=num_steps)).num_evaluations(trained)
                     <= num_evaluations
                 ]
-                yield from fitting[-1:]  # guidance may leave none
+                yield from fitting[-1:]  # with guidance, no number of steps may fit

@@ -1,7 +1,7 @@
-"""Features of a split of the data, the reference of samples, computed once.
+"""Reference features: the features of a split of the data, with which samples are compared.
 
-They are stored in the user's cache, under a digest of the data, the split and the extractor. An
-extraction that was interrupted resumes; a cache that is damaged is replaced.
+The features are computed once and stored in the user's cache, under a digest of the data, the split
+and the extractor. An interrupted extraction resumes; a damaged cache is replaced.
 """
 
 import shutil
@@ -25,12 +25,12 @@ from elbos.training.data import Dataset, Source
 from elbos.training.processes import Processes
 
 _FILE = "reference.safetensors"
-_FORMAT = 2  # of the cache: 60,000 rows, and their kernel
+_FORMAT = 2  # version of the cached files
 _MAX_ROWS = 60_000
 _PART_SIZE = 500  # images: seconds of work
-_SEED = 0  # of the rows
+_SEED = 0  # of the choice of rows
 _NUM_CHECKED = 8
-_MAX_DIFFERENCE = 0.02  # relative; batches of other sizes make a millionth
+_MAX_DIFFERENCE = 0.02  # relative; batches of other sizes cause differences of 1e-6
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Reference:
     """Features of real images from a split of the data, with their mean and covariance.
 
     Attributes:
-        statistics: Of all its images.
-        rows: Features of up to 60,000 of them, in a random order that is always the same.
-        kernel: `mean_kernel(rows)`, the part of the kernel distance that is the reference's own.
+        statistics: Mean and covariance over all images of the split.
+        rows: Features of up to 60,000 images, in a fixed random order.
+        kernel: `mean_kernel(rows)`, the term of the kernel distance without samples.
         extractor: Name of the extractor.
         dataset: Name of the data.
         split: Name of the split.
-        image_shape: Of its images, `(c, h, w)`.
+        image_shape: Shape `(c, h, w)` of the images.
     """
 
     statistics: Statistics
@@ -65,15 +65,16 @@ def reference(
 ) -> Reference:
     """Load the reference features of a split from the cache, or compute and store the features.
 
-    A few are computed in any case, and compared with those in the cache: what a user's function
-    computes may change without its name.
+    A few features are always computed and compared with the cache, because a user-defined function
+    may change while its name does not.
 
     Args:
         dataset: Images.
         split_name: "train", "val", "test", or several, as "train+val".
         extractor: Computes the features.
-        start: Begins the progress; not called where the features are in the cache.
-        processes: Those that share the work, all of which make this call. Default: this one alone.
+        start: Starts the progress display; not called if the features are cached.
+        processes: Processes that share the work, all of which make this call. Default: this
+            process alone.
 
     Raises:
         OSError: If the cache cannot be written.
@@ -105,7 +106,9 @@ def reference(
 
     def build(folder: Path) -> None:
         store = Store(cache_dir() / f"{name}.parts")
-        found = pooled(store, silent if is_shared else start)  # shared ones are there
+        found = pooled(
+            store, silent if is_shared else start
+        )  # shared parts are already in the store
         files.write(folder / _FILE, _content(found, found[some]))
         shutil.rmtree(store.folder)
 
@@ -126,7 +129,7 @@ def reference(
                     lambda: build_once(name, build, read) if processes.is_main else None
                 )
         return build_once(name, build, read)
-    except DamagedFolder as error:  # though it was just built
+    except DamagedFolder as error:  # a freshly built folder differs, too
         raise ValueError(
             f"{extractor.name} does not compute the same features twice: make it deterministic."
         ) from error

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 MAX_Z = 4.0
-"""The largest z score that is put down to chance: one in 16,000 is larger."""
+"""The largest z score attributed to chance: one in 16,000 is larger."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +25,13 @@ class TheoremCheck:
     """The weighted loss and the mixture of ELBOs for one weighting, in nats per dimension.
 
     Attributes:
-        name: The weighting.
-        is_monotone: Whether it never increases with log-SNR, within the training's noise levels.
-        loss: The weighted loss; `loss_se`, its standard error.
-        mixture: The mixture of ELBOs; `mixture_se`, its standard error.
-        difference_se: Standard error of their paired difference.
-        z: The difference over its standard error.
+        name: Name of the weighting.
+        is_monotone: Whether the weighting never increases with log-SNR, within the noise levels of
+            the training.
+        loss: The weighted loss, with standard error `loss_se`.
+        mixture: The mixture of ELBOs, with standard error `mixture_se`.
+        difference_se: Standard error of the paired difference, loss minus mixture.
+        z: The difference divided by its standard error.
     """
 
     name: str
@@ -53,15 +54,15 @@ class OdeLikelihood:
     """The likelihood under the probability-flow ODE, and the variational bound on the same images.
 
     Attributes:
-        bits_per_dim: The mean negative log-likelihood; `standard_error`, over images.
+        bits_per_dim: The mean negative log-likelihood, with `standard_error` over images.
         bound_bits_per_dim: The variational bound.
-        difference: Mean of ODE minus bound; `difference_se`, of the paired difference.
-        num_images: Images measured.
+        difference: Mean of ODE minus bound, with standard error `difference_se`.
+        num_images: Number of images measured.
         dequantization: Noise on discrete data; None for continuous data.
-        trace: "hutchinson" or "exact".
-        precision: Of the network.
-        rtol: Tolerance of a step of the solver, relative and absolute.
-        num_evaluations: Function evaluations of the worst batch.
+        trace: Trace estimator, "hutchinson" or "exact".
+        precision: Precision of the network.
+        rtol: Relative and absolute tolerance of a solver step.
+        num_evaluations: Largest number of function evaluations of any batch.
     """
 
     bits_per_dim: float
@@ -83,19 +84,19 @@ class Likelihood:
     level.
 
     Attributes:
-        bits_per_dim: The bound on the negative log-likelihood; `nats_per_dim`, in nats.
-        standard_error: As an estimate for all images there could be, in bits/dim.
-        measurement_error: As an estimate for these images, in bits/dim.
-        floor: The standard error that these images have if they are measured without error.
-        target_se: The standard error to be reached, if any, and `is_target_reached`.
+        bits_per_dim: The bound on the negative log-likelihood, also in `nats_per_dim`.
+        standard_error: Standard error for the distribution of images, in bits/dim.
+        measurement_error: Standard error for this set of images, in bits/dim.
+        floor: The part of the standard error that comes from the choice of images, in bits/dim.
+        target_se: The requested standard error, or None; see `is_target_reached`.
         decoder_bpd, diffusion_bpd, prior_bpd: The terms of the bound, in bits/dim.
-        num_rounds: Rounds of the measurement.
-        num_evaluations: Network evaluations.
-        curve: The loss by noise level.
-        elbo: The loss of the ELBO of data noised to each level.
-        exact_bits_per_dim: The exact value that the bound is above, where it is known.
-        weightings: The theorem for some weightings.
-        ode: The ODE likelihood, if measured.
+        num_rounds: Number of rounds of the measurement.
+        num_evaluations: Number of network evaluations.
+        curve: The loss at each noise level.
+        elbo: The negative ELBO of data noised to each level.
+        exact_bits_per_dim: The exact negative log-likelihood; None if unknown.
+        weightings: Checks of the theorem, one for each weighting.
+        ode: The ODE likelihood; None if not measured.
     """
 
     bits_per_dim: float
@@ -121,14 +122,14 @@ class Likelihood:
 class Origin:
     """Source format, scheduler and latents of a model that another library trained.
 
-    Its samples are made by the samplers of this library, between its ends of log-SNR, and not by
-    its scheduler.
+    Samples come from this library's samplers, within the model's range of log-SNR, and not from the
+    model's scheduler.
 
     Attributes:
-        format: Whose folder it was read from.
-        scheduler: The class and the settings of its scheduler, which say what the network sees at a
+        format: Format of the folder.
+        scheduler: Class and settings of the scheduler, which define the network's input at each
             noise level.
-        latents: The class of the encoder whose latents the likelihood is of; None: of images.
+        latents: Class of the encoder, if the likelihood is that of latents; None for images.
     """
 
     format: str
@@ -150,17 +151,18 @@ class Protocol:
     """Settings under which a likelihood was measured.
 
     Attributes:
-        data: Name of the data; `data_sha256`, its digest.
-        num_levels: Pixel values that the decoder distinguishes; None for continuous data.
-        weights_relative_width: Of the averaged weights, as in EDM2; None if it is not known.
-        logsnr_min, logsnr_max: Between these noise levels.
-        num_pilot_images: Images in the first pass; `num_pilot_levels`, noise levels of each.
-        num_round_levels: Noise levels of each image in a round.
-        precision: Of the network.
-        seed: Of noise and noise levels.
+        data: Name of the dataset, with digest `data_sha256`.
+        num_levels: Number of pixel values that the decoder distinguishes; None for continuous data.
+        weights_relative_width: Relative width of the weights' moving average, as in EDM2; None if
+            unknown.
+        logsnr_min, logsnr_max: Ends of the range of noise levels.
+        num_pilot_images: Images in the pilot, with `num_pilot_levels` noise levels each.
+        num_round_levels: Noise levels per image in a round.
+        precision: Precision of the network.
+        seed: Seed of noise and noise levels.
         device: "cpu" or "cuda".
-        versions: Of elbos and torch.
-        origin: How a model was taken that was trained elsewhere; None: it is a run.
+        versions: Versions of elbos and torch.
+        origin: Origin of a model that another library trained; None for a run.
     """
 
     data: str
@@ -187,16 +189,16 @@ class Evaluation:
     """Results of evaluating one model: likelihoods, sample quality and settings.
 
     Attributes:
-        run: The run directory, or the folder that the model was read from.
-        step: Of the checkpoint; `images_seen`, in images. None if it is not known.
-        trained: What it was trained with.
-        split: The images that were measured; `num_images`, how many.
-        num_evaluations: Network evaluations of all likelihoods.
-        results: The likelihood "unconditional", "given_label", or both.
-        quality: Of samples, if measured.
-        sweep: The same by sampler and evaluations, if measured.
-        protocol: How the likelihood was measured.
-        floors: The least loss that the training images leave, for each condition, if computed.
+        run: The run directory, or the folder of the model.
+        step: Training step of the checkpoint, also in images, `images_seen`; None if unknown.
+        trained: Known settings of the training.
+        split: The split of the measured images, `num_images` in number.
+        num_evaluations: Number of network evaluations for all likelihoods.
+        results: Likelihoods by condition: "unconditional", "given_label", or both.
+        quality: Sample quality; None if not measured.
+        sweep: Sample quality by sampler and number of evaluations; None if not measured.
+        protocol: Settings of the likelihood measurement.
+        floors: Irreducible losses on the training images, by condition; None if not computed.
     """
 
     run: str
@@ -229,8 +231,8 @@ class Evaluation:
         """Load an evaluation from RUN/eval.json, the file that `elbos evaluate` writes.
 
         Raises:
-            OSError: If it cannot be read.
-            ValueError: If it is something else, or an earlier version's.
+            OSError: If the file cannot be read.
+            ValueError: If the file is not an evaluation of this version.
         """
         try:
             return cls.from_dict(files.read_json(Path(path)))
@@ -267,10 +269,10 @@ class Evaluation:
         Args:
             path: The file.
             samples: A picture of samples, as PNG.
-            command: What to type to get the same again.
+            command: The command that reproduces the evaluation.
 
         Raises:
-            OSError: If it cannot be written; it names `path`.
+            OSError: If the page cannot be written; the message names `path`.
         """
         shown_by(self).write_page(self, Path(path), samples=samples, command=command)
 

@@ -1,4 +1,4 @@
-"""Samples of a run: stored batch by batch, or written by `elbos sample` as PNG and .npz."""
+"""Samples of a run, stored batch by batch for scoring, or written as PNG and .npz for the user."""
 
 import hashlib
 import io
@@ -26,8 +26,8 @@ from elbos.training.processes import Processes
 from elbos.training.sampling import BATCH_SIZE, Sampling, is_drawable, num_batches, png
 
 MAX_IN_GRID = 400
-_DECODED = 16  # latents at once
-FORMAT = 3  # of stored samples: another number makes them anew
+_DECODED = 16  # latents per call of the decoder
+FORMAT = 3  # version of stored samples: a change generates all samples again
 
 
 class NotFiniteError(ValueError):
@@ -38,7 +38,7 @@ def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
     """Raise a NotFiniteError if samples contain NaN or infinity.
 
     Raises:
-        NotFiniteError: If some hold NaN or infinity; it says how many.
+        NotFiniteError: If some samples contain NaN or infinity; the message counts them.
     """
     num_bad = int((~x.isfinite()).flatten(1).any(1).sum())
     if num_bad:
@@ -54,7 +54,7 @@ def stored_samples(
     """Load or generate the samples of `elbos sample --num NUM --seed SEED`, as pixel values.
 
     Raises:
-        NotFiniteError: If some are not finite.
+        NotFiniteError: If some samples are not finite.
     """
     store = model_store(model, "samples", format=FORMAT, sampling=sampling, num=num, seed=seed)
     labels = model.class_labels(num)
@@ -76,16 +76,16 @@ class Request(Typed):
     """Number, noise seed, class and output file of the samples to generate."""
 
     num: int = 100
-    """How many."""
+    """Number of samples."""
 
     seed: int = 0
     """Seed of the noise."""
 
     label: int | None = None
-    """Class of all of them. Default: one class after the other, where the network knows classes."""
+    """Class of all samples. Default: cycle through the classes of a conditional network."""
 
     out: Path | None = None
-    """Where to write; `.png` and `.npz` are added. Default: in the run's samples folder."""
+    """Output path without suffix; `.png` and `.npz` are added. Default: in RUN/samples."""
 
     def __post_init__(self) -> None:
         require_positive(num=self.num)
@@ -106,21 +106,21 @@ def write_samples(
     """Generate samples across all processes, and write a PNG and an .npz on the main process.
 
     The .npz holds `x`, the samples (uint8 pixel values `[n, c, h, w]`, or float32 points), `labels`
-    where the network knows classes, and `sampling`, how they were made, as JSON.
+    if the network is conditioned on classes, and `sampling`, the sampling settings as JSON.
 
     Args:
         run: The run.
-        sampling: How they are made.
-        request: Which.
-        on_images: Called with the number of samples made, now and then.
-        decode: From latents to the images of the PNG. Default: samples are images.
+        sampling: Sampler and its settings.
+        request: Number, seed, class and output path.
+        on_images: Called with the number of new samples, after each batch.
+        decode: Decodes latents to images for the PNG. Default: samples are images.
 
     Returns:
-        Paths of the PNG (of the first 400; None of latents that nobody decodes) and of the .npz.
+        Paths of the PNG (first 400 samples; None if samples cannot be drawn) and of the .npz.
 
     Raises:
-        ConnectionError: If another process has failed, and has said why.
-        OSError: If they cannot be written.
+        ConnectionError: If another process has failed, after reporting its error.
+        OSError: If the files cannot be written.
         ValueError: If the label is not a class of the network, the network cannot be guided, or
             samples are not finite.
     """

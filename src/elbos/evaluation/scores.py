@@ -41,7 +41,7 @@ class Scores:
     """Metric values of one set of images, keyed by metric name.
 
     Attributes:
-        values: By the names of `SAMPLE_METRICS`; those that are not known are not in it.
+        values: Values by the names of `SAMPLE_METRICS`, without unknown ones.
     """
 
     values: Mapping[str, Value] = field(
@@ -66,9 +66,9 @@ class Baseline:
     """Real-data baseline: the scores of held-out real images against the reference.
 
     Attributes:
-        split: The split that they are from, which is not in the reference.
-        num: How many.
-        scores: Empty where there are too few images.
+        split: Split of the images, disjoint from the reference.
+        num: Number of images.
+        scores: Scores of the images; empty if images are too few.
     """
 
     split: str
@@ -81,8 +81,8 @@ class SampleSets:
     """Scores of equally large sets of samples, one set per seed.
 
     Attributes:
-        num: Samples in a set.
-        sets: One of each seed.
+        num: Number of samples in a set.
+        sets: Scores of one set for each seed.
         mean: The mean of each metric over seeds.
         std: The standard deviation of each metric over seeds; None for a single seed.
     """
@@ -120,16 +120,16 @@ class SamplingProtocol:
     """Settings under which samples were generated and scored.
 
     Attributes:
-        extractor: The network of the features; `num_features`, their dimensions.
-        reference: The split of real images; `num_reference`, how many.
-        num_kernel_reference: Of them, in the kernel distance.
-        num_precision_recall: Images on each side of precision and recall.
-        sampler, grid, num_steps: How noise becomes samples; `sampler_label` and `grid_label` are
-            short names.
+        extractor: Name of the feature extractor, which computes `num_features` features.
+        reference: Split of the real images, `num_reference` in number.
+        num_kernel_reference: Number of real images in the kernel distance.
+        num_precision_recall: Number of images on each side of precision and recall.
+        sampler, grid, num_steps: Sampler, grid of noise levels and number of steps; `sampler_label`
+            and `grid_label` are short names.
         num_evaluations: Network evaluations per sample.
-        guidance: Scale of the guidance; 1 for none. `guidance_logsnr`: between these noise levels.
-        num_samples: Samples in a set.
-        seeds: A set of each.
+        guidance: Guidance scale, 1 without guidance; applied at log-SNRs in `guidance_logsnr`.
+        num_samples: Number of samples in a set.
+        seeds: Seeds of the sets.
     """
 
     extractor: str
@@ -155,10 +155,10 @@ class SampleQuality:
     """Sample-quality scores of one model, with the real-data baseline.
 
     Attributes:
-        protocol: How they were made and compared.
-        samples: All samples.
-        matched: As many of them as real images are in the baseline, where these are fewer.
-        baseline: The scores of real images.
+        protocol: Settings of sampling and scoring.
+        samples: Scores of all samples.
+        matched: Scores of as many samples as the baseline has images; None if not fewer.
+        baseline: Scores of real images.
     """
 
     protocol: SamplingProtocol
@@ -193,11 +193,11 @@ class Sweep:
     """Sample-quality scores by sampler, grid and number of network evaluations.
 
     Attributes:
-        points: One of each; all of the same noise and number of samples.
-        num_samples: Samples of a point.
-        seed: Of their noise.
-        baseline: The scores of real images.
-        best: The point of least Fréchet distance.
+        points: Scores of each combination, from the same noise and with equally many samples.
+        num_samples: Number of samples per point.
+        seed: Seed of the noise.
+        baseline: Scores of real images.
+        best: The point with the lowest Fréchet distance.
     """
 
     points: tuple[SweepPoint, ...]

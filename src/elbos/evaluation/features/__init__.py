@@ -1,6 +1,6 @@
 """Feature extractors, each built by `load(device)` of a small configuration.
 
-`Lite0` works offline; `Inception` is what published FIDs are of; `Module` is a function of yours.
+`Lite0` works offline; `Inception` is the network of published FIDs; `Module` is a user's function.
 """
 
 from elbos.evaluation.features.extractor import Extractor, Features, Module, extract

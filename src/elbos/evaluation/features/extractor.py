@@ -1,8 +1,8 @@
-r"""Features of images: the activations of a pretrained network, one vector an image.
+r"""Features of images: the activations of a pretrained network, one vector per image.
 
 Sample quality compares two sets of images through an extractor, which is a name and a function of
-8-bit images. The name says all that the numbers depend on (network, input size, weights), for it is
-part of every result and of the key of every cache.
+8-bit images. The name identifies everything that determines the features (network, input size,
+weights), because it is part of every result and of every cache key.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ class Features:
     """Feature vectors of images, with class logits if the network has a classifier.
 
     Attributes:
-        pooled: One vector an image.
-        logits: Unnormalized log-probabilities of classes, or None where there are none.
+        pooled: One feature vector per image.
+        logits: Unnormalized log-probabilities of classes; None without a classifier.
     """
 
     pooled: Float32[Tensor, "n d"]
@@ -43,9 +43,9 @@ class Extractor:
 
     Attributes:
         name: Network, preprocessing and a hash of the weights.
-        compute: From RGB images, on the CPU, to features on the CPU.
-        is_inception: Whether the logits are those of the original Inception-v3, which an
-            inception score is of; of others it is called a classifier score.
+        compute: Maps RGB images on the CPU to features on the CPU.
+        is_inception: Whether the logits are those of the original Inception-v3; only then is their
+            score called the Inception score, else the classifier score.
     """
 
     name: str
@@ -63,7 +63,7 @@ def extract(
     """Extract the features of images in batches, converting grey images to RGB.
 
     Args:
-        extractor: Name and function.
+        extractor: The extractor to apply.
         x: Images with 1 or 3 channels, of pixel values in `0..num_levels-1`.
         num_levels: Number of pixel values; they are spread over 0 to 255.
         on_images: Called with the number of images done, after each batch.
@@ -99,14 +99,16 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it is damaged, or something else than a dict of tensors.
+        ValueError: If the file is damaged, or is not a dict of tensors.
     """
     content = files.read(path)
     advice = "get the file again, or name another one."
     try:
-        with warnings.catch_warnings(action="ignore"):  # of other formats, before it fails
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # warnings about other formats, before the error
             weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the bytes of a damaged file lead to
+    except Exception as error:  # damaged bytes can raise any exception
         raise ValueError(f"{path} is damaged, or not a file of weights: {advice}") from error
     if not (isinstance(weights, dict) and all(map(torch.is_tensor, weights.values()))):
         raise ValueError(f"{path} does not hold a dict of tensors: {advice}")
@@ -160,7 +162,7 @@ class Module:
         vectors in float32 on the CPU.
 
         Raises:
-            ValueError: If it is something else, or not finite.
+            ValueError: If the return value has another type or shape, or is not finite.
         """
         is_tensor = isinstance(value, Tensor)
         is_matrix = is_tensor and value.ndim == 2 and len(value) == num and value.shape[1] > 0

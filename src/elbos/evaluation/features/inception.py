@@ -1,7 +1,7 @@
 """Inception-v3 with the weights of the original FID, through torch-fidelity.
 
-Published FIDs are of these weights, converted from TensorFlow's of 2015-12-05, and of this resizing
-(bilinear, to 299 pixels, as TensorFlow 1 did it). Another Inception-v3 gives other numbers.
+Published FIDs use these weights, converted from TensorFlow's of 2015-12-05, and this resizing
+(bilinear, to 299 pixels, as in TensorFlow 1). Another Inception-v3 gives other numbers.
 
 References:
     Heusel et al. (2017), https://arxiv.org/abs/1706.08500; https://github.com/toshas/torch-fidelity
@@ -22,7 +22,7 @@ from elbos.base.extras import needs
 from elbos.evaluation.features.extractor import Extractor, Features, read_weights
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
-"""What torch-fidelity calls the file; its SHA-256 begins with the last 8 digits."""
+"""torch-fidelity's file name, which ends in the first 8 digits of the file's SHA-256."""
 
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
 
@@ -32,20 +32,21 @@ class Inception:
     """Inception-v3 with the original FID weights, 2,048 features and 1,008 classes."""
 
     weights: Path | None = None
-    """File with the weights. Default: torch-fidelity's own, where torch.hub keeps it."""
+    """File with the weights. Default: torch-fidelity's file in the cache of torch.hub."""
 
     def __post_init__(self) -> None:
-        if self.weights is not None:  # other processes, with other folders, read it
+        if self.weights is not None:  # absolute, as processes in other folders read it
             object.__setattr__(self, "weights", files.expanded(self.weights))
 
     def load(self, device: torch.device) -> Extractor:
         """Load Inception-v3 onto a device from local weights, without a download.
 
-        Other weights than the original ones give a warning, and their hash is in the name.
+        Weights other than the original ones cause a warning; the extractor's name has the hash.
 
         Raises:
-            FileNotFoundError: If there is no file of weights.
-            ValueError: If torch-fidelity is not installed, or the file is damaged or another's.
+            FileNotFoundError: If the file of weights does not exist.
+            ValueError: If torch-fidelity is not installed, or the file is damaged or holds other
+                weights.
         """
         path = self.weights or Path(torch.hub.get_dir()) / "checkpoints" / FILE
         if not path.is_file():
@@ -74,7 +75,7 @@ class Inception:
 def _network(weights: dict[str, Tensor], path: Path) -> torch.nn.Module:
     with needs("inception"):
         module = import_module("torch_fidelity.feature_extractor_inceptionv3")
-    safe = io.BytesIO()  # torch-fidelity would run code in the file: it gets one without
+    safe = io.BytesIO()  # torch-fidelity would execute code in the file: pass a clean copy
     torch.save(weights, safe)
     safe.seek(0)
     try:

