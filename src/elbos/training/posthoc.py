@@ -134,8 +134,8 @@ def write_average(run: str | Path, width: float, out: str | Path) -> Posthoc:
     x, error = coefficients(steps, widths, width)
     if error > MAX_ERROR:
         warnings.warn(
-            f"The average of width {width} is approximated with a relative error of {error:.0%}: "
-            f"the {len(x)} averages of {run} are too few, or their widths too far from {width}.",
+            f"The profile of the average of width {width} is off by {error:.0%}: the {len(x)} "
+            f"averages of {run} are too few, or their widths too far from {width}.",
             stacklevel=2,
         )
     weights = _sum(x, earlier, [tensors for _, tensors in last])
