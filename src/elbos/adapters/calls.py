@@ -30,7 +30,7 @@ def output(
         ValueError: If the network does not take these arguments, or does not return a tensor.
     """
     is_named = isinstance(cond, Mapping)
-    arguments = [z.to(input_dtype(network, z), copy=True), *levels]  # it may change it in place
+    arguments = [z.to(input_dtype(network, z), copy=True), *levels]  # it may be changed in place
     arguments += [] if cond is None or is_named else [cond]
     named |= cond if is_named else {}
     try:

@@ -33,7 +33,7 @@ from elbos.base.checks import require_positive
 from elbos.base.conditions import Condition
 from elbos.theory.process import align, alpha_sigma
 
-_ROUNDING = 1e-4  # of a log-SNR at the end of the range, computed in float32
+_ROUNDING = 1e-4  # tolerance for log-SNR at the end of the range, in float32
 
 
 @dataclass(frozen=True, kw_only=True)

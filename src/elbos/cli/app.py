@@ -32,8 +32,7 @@ from elbos.training.slurm import name_as_torchrun_does
 
 
 class Verb(NamedTuple):
-    """The description of a verb for the overview of commands, available before its module is
-    imported.
+    """The summary, requirements and memory advice of a verb, available before importing its module.
 
     Args:
         summary: A one-line description of the verb.
@@ -82,7 +81,7 @@ VERBS = {
     ),
     "weightings": Verb("Print the weighting of published recipes, and where it rises.", "cli"),
 }
-ENCODE = ["data", "encode"]  # runs on several processes, as no other kind of its verb does
+ENCODE = ["data", "encode"]  # the only `elbos data` command for several processes
 
 
 def main() -> None:
@@ -99,10 +98,10 @@ def main() -> None:
         sys.stdout.flush()
     except UsageError as error:
         _fail(error, 2)
-    except BrokenPipeError:  # whoever reads the output has seen enough, as `head` does
+    except BrokenPipeError:  # the reader, such as `head`, closed the pipe
         _discard_output()
         sys.exit(1)
-    except (Interrupted, Diverged) as error:  # in all processes; one says it
+    except (Interrupted, Diverged) as error:  # raised in all processes; the main one reports
         if os.environ.get("RANK", "0") != "0":
             sys.exit(1)
         _fail(error, 1)
@@ -133,7 +132,7 @@ def run(words: list[str]) -> None:
         print(short_help(verb))  # noqa: T201
     elif VERBS[verb].is_parallel or words[:2] == ENCODE or _num_processes() == 1:
         command(verb, rest)()
-    elif os.environ.get("RANK") == "0":  # the others end well: a launcher would end this one
+    elif os.environ.get("RANK") == "0":  # others exit with 0, or the launcher kills this one
         name = " ".join(words[:2])
         raise UsageError(f"`elbos {name}` runs in one process: start it without torchrun or srun.")
 
@@ -160,7 +159,7 @@ def _open_closed_streams() -> None:
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            number = os.open(os.devnull, os.O_RDWR)  # the lowest one that is free: the stream's
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest free number: the stream's
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
@@ -191,10 +190,10 @@ def _fail(error: BaseException, status: int) -> None:
     if os.environ.get("ELBOS_DEBUG"):
         raise error
     sys.stderr.write(f"elbos: {explained(error)}\n")
-    sys.last_value = error  # as Python does; what runs at exit looks at it
+    sys.last_value = error  # as Python does; exit handlers read it
     try:
         sys.stdout.flush()
-    except OSError:  # full: Python would say so again at the end
+    except OSError:  # disk full: Python would report it again at exit
         _discard_output()
     sys.exit(status)
 

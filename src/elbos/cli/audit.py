@@ -38,11 +38,11 @@ from elbos.base.user_code import as_script, code_path, is_code, load_function, r
 from elbos.cli.parse import parse
 from elbos.theory.recipes import RECIPES
 
-_MAX_ELEMENTS = 2**18  # of a batch: about what two cores take apart in 10 ms
-_MIN_WIDTH = 40  # of the report
-_LOSS = (("network", "x"), "audit")  # what a function takes, and whose help shows one
-_LATENTS = ((4, 16, 16), (4, 1, 16, 16), (256, 4))  # of scripts: as images, videos, or tokens
-_MAX_SAMPLES = 10_000_000  # an hour or more, and less than a per mille
+_MAX_ELEMENTS = 2**18  # per batch: about 10 ms of work on two cores
+_MIN_WIDTH = 40  # width of the report in characters
+_LOSS = (("network", "x"), "audit")  # parameters of the function; verb whose help shows one
+_LATENTS = ((4, 16, 16), (4, 1, 16, 16), (256, 4))  # tried on scripts: images, videos, tokens
+_MAX_SAMPLES = 10_000_000  # an hour or more; errors below 0.1 %
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class Probing:
         generator = torch.Generator().manual_seed(0)
         try:
             x = low + (high - low) * torch.rand(num, *self.shape, generator=generator)
-        except (RuntimeError, OverflowError, TypeError) as error:  # by how much it is too large
+        except (RuntimeError, OverflowError, TypeError) as error:  # depends on how much too large
             raise MemoryError from error
         try:
             return x.to(self.device)
@@ -177,7 +177,7 @@ class Audit:
         has_code = has_functions or any(map(_script, self.targets))
         if has_functions and not self.probing.shape:
             for target in filter(_is_code, self.targets):
-                with as_script(target):  # a misspelt name is the first thing to say
+                with as_script(target):  # reports a misspelt name first
                     load_function(target, *_LOSS)
             raise ValueError("Give the shape of one sample, as in --shape 3 32 32.")
         if self.probing != Probing() and not has_code:
@@ -259,7 +259,7 @@ class Audit:
                     return from_script(script[0], xs, script[1:], **given)
                 except RefusedArgumentsError as error:
                     raise UsageError(str(error)) from error
-            with as_script(target):  # which may load modules only when it is called
+            with as_script(target):  # the function may import modules when called
                 loss_fn = load_function(target, *_LOSS)
                 with _named(target):
                     return audit.probe(loss_fn, xs[0], **given)

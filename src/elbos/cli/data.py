@@ -119,7 +119,7 @@ class Encode:
         with progress() as bar:
             index = encoder.encode(partial(begin, bar) if processes.is_main else silent)
         if processes.is_main:
-            channels, *size = index.shape  # of mean and log-variance
+            channels, *size = index.shape  # channels of mean and log-variance
             _tell(index, (channels // 2, *size), self.out, "latents")
 
     def _images(self) -> Dataset:

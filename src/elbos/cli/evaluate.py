@@ -40,7 +40,7 @@ _ONE_NAME = (
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure likelihood, noise levels and samples of trained models; writes eval.json and .html.
+    """Measure likelihood, loss by noise level and sample quality; writes eval.json and eval.html.
 
     A model is a run directory, where the results are written, or the folder of a diffusers pipeline
     with data:TYPE, the images that it is evaluated on. A run is evaluated on the data of its
@@ -101,7 +101,7 @@ class Evaluate:
         keep_freed_memory()
         processes = Processes.joined()
         if not processes.is_main:
-            warnings.simplefilter("ignore")  # one says it
+            warnings.simplefilter("ignore")  # the main process warns
         models = [self._model(path).shared_by(processes) for path in self.models]
         outs = [self._results(*one) for one in zip(self.models, models, strict=True)]
         if len(set(outs)) < len(set(self.models)):
@@ -109,7 +109,7 @@ class Evaluate:
         is_changed = self.sampling != models[0].sampling
         samplings = [self.sampling if is_changed else model.sampling for model in models]
         for model, sampling in zip(models, samplings, strict=True):
-            require_measurable(model, self.config, sampling)  # here, and not after hours
+            require_measurable(model, self.config, sampling)  # early, not after hours
         try:
             results = [self._measure(*one) for one in zip(models, outs, samplings, strict=True)]
         except KeyboardInterrupt:
@@ -173,7 +173,7 @@ class Evaluate:
         return result
 
 
-_OWNER = "model.json"  # in a directory of results: the folder that they are of
+_OWNER = "model.json"  # names the evaluated folder in a results directory
 
 
 def _require_own(out: Path, folder: Path) -> None:

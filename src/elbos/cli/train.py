@@ -144,7 +144,7 @@ def command(words: list[str]) -> Train:
     """Parse the words after `elbos train`; with --config, the file sets the defaults."""
     file, chosen = _config_file(words), Chosen.from_words(words)
     if file is None:
-        if words == ["--help"]:  # all options, which are those of any preset
+        if words == ["--help"]:  # all options, the same for every preset
             summary = (
                 f"Train a preset, which is {', '.join(SUMMARIES)}, or --config FILE; the same "
                 "command again resumes. Defaults are those of digits."
@@ -166,6 +166,6 @@ def _config_file(words: list[str]) -> Path | None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", type=Path)
     found: dict[str, Path | None] = {}
-    with contextlib.suppress(argparse.ArgumentError):  # which the whole parser explains
+    with contextlib.suppress(argparse.ArgumentError):  # the full parser reports it
         found = vars(parser.parse_known_args(words)[0])
     return found.get("config")

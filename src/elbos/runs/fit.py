@@ -180,7 +180,7 @@ def _train(
     on_images: OnImages,
     **given: Any,
 ) -> None:
-    """Train a configuration in a run directory, and lock the directory meanwhile.
+    """Train a configuration in a run directory, locked and claimed for this configuration.
 
     `given` are further arguments of the `Trainer`.
     """

@@ -39,7 +39,7 @@ NOISIEST = -10.0
 log-SNR is below 1e-4 bits/dim."""
 
 _ENCODED_TOGETHER = 250  # images whose latents are stored in one part
-_NUM_TRIED = 2  # images, before anything is measured
+_NUM_TRIED = 2  # images in the trial before any measurement
 
 
 @dataclass(frozen=True)
@@ -347,7 +347,7 @@ class Pretrained(Sampled):
 
 
 def is_pipeline(path: Path) -> bool:
-    """Return whether a folder was written by `DiffusionPipeline.save_pretrained`."""
+    """Return whether a folder holds a model_index.json, as every saved diffusers pipeline does."""
     return (path / "model_index.json").is_file()
 
 

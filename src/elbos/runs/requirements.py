@@ -78,7 +78,7 @@ class Requirements:
                 f"the network of {self.folder} knows {known} classes, and {dataset.name} has "
                 f"{num}: choose the data that it was trained on."
             )
-        if num < known - 1:  # one may stand for none
+        if num < known - 1:  # one may be the null class
             warnings.warn(
                 f"The network of {self.folder} knows {known} classes, and {dataset.name} has "
                 f"{num}: their numbers are taken for the same, from 0 to {num - 1}.",

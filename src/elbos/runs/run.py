@@ -71,7 +71,7 @@ class Run(Sampled):
         x = run.sample(64, seed=0)  # [64, 1, 8, 8], about in [-1, 1]
     """
 
-    origin = None  # for evaluations: it was trained here
+    origin = None  # trained with this library, unlike a pipeline
 
     @typed
     def __init__(

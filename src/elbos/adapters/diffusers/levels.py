@@ -33,7 +33,7 @@ from elbos.audit import LossTable
 from elbos.theory.parameterizations import EDM, V
 from elbos.theory.process import alpha_sigma
 
-_ROUNDING = 1e-4  # of a log-SNR at the end of the range, computed in float32
+_ROUNDING = 1e-4  # tolerance for log-SNR at the end of the range, in float32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -27,7 +27,7 @@ CLASS_KEYS = {"UNet2DModel": "num_class_embeds", _TRANSFORMER: "num_embeds_ada_n
 """The trainable networks, unconditional or class-conditional, with the configuration key for the
 number of classes. The class embedding of a transformer has an additional row, the null label."""
 
-_MAX_SHOWN = 300  # characters of an error of diffusers
+_MAX_SHOWN = 300  # characters shown of a diffusers error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from elbos.base.checks import require_positive
 from elbos.base.errors import flat
 from elbos.base.extras import needs
 
-_NETWORKS = (  # those that are called with the scheduler's timestep and plain latents or images
+_NETWORKS = (  # called with the scheduler's timestep and plain latents or images
     "UNet2DModel",
     "UNet2DConditionModel",
     "DiTTransformer2DModel",

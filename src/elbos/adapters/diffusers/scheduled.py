@@ -33,7 +33,7 @@ from elbos.theory.denoiser import Clipping
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.process import align
 
-# how the names of classes begin whose pipelines divide the timestep, or reverse it
+# prefixes of class names: pipelines that divide the timestep, and below, that reverse it
 _TIMES_TO_ONE = (
     "AuraFlow",
     "BriaFibo2",

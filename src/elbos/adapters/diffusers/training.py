@@ -91,8 +91,8 @@ def table_of(
 
 
 def _probability(training: Training, num_steps: int) -> Float[Tensor, " n"]:
-    r"""Return the probability of drawing each step $i$, that is of $i \le uN < i + 1$ for the
-    script's $u$.
+    r"""Return the probability of each step $i$, that is of $i \le uN < i + 1$ for the random number
+    $u$ of the scripts.
     """
     if training.weighting_scheme in ("logit_normal", "mode"):
         return step_probability(training, torch.arange(num_steps + 1).double() / num_steps)
@@ -100,8 +100,8 @@ def _probability(training: Training, num_steps: int) -> Float[Tensor, " n"]:
 
 
 def step_probability(training: Training, u: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
-    r"""Return the probability that the script's $u$ falls between each two successive entries of
-    `u`.
+    r"""Return the probability that the scripts' random number $u$ falls between successive entries
+    of `u`.
     """
     if training.weighting_scheme == "logit_normal":
         z = (torch.logit(u) - training.logit_mean) / (training.logit_std * math.sqrt(2))

@@ -13,7 +13,7 @@ from elbos.adapters.scripts.slicing import read, simple, stored
 
 
 class RefusedArgumentsError(ValueError):
-    """Error of a script's own argument parser on the given arguments."""
+    """Error raised when a script's own argument parser rejects the given arguments."""
 
 
 def arguments_of(
@@ -89,7 +89,7 @@ def _absl_parser(tree: ast.Module) -> argparse.ArgumentParser:
         flag = f"--{name.value!s}"
         try:
             value = ast.literal_eval(default)
-        except ValueError:  # computed
+        except ValueError:  # a computed default
             value = None
         if kind in ("bool", "boolean"):
             action = argparse.BooleanOptionalAction

@@ -15,7 +15,7 @@ functions, and of the variables around them, then holds of methods and attribute
 
 import ast
 
-LOSS_METHODS = ("training_step", "compute_loss")  # which return it: Lightning's, transformers'
+LOSS_METHODS = ("training_step", "compute_loss")  # return the loss, in Lightning and transformers
 
 
 def flattened(tree: ast.Module) -> ast.Module:

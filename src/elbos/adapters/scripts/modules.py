@@ -19,23 +19,23 @@ from elbos.adapters.scripts.slicing import defined, read
 from elbos.base import files
 from elbos.base.user_code import places
 
-_ROOTS = (".git", "pyproject.toml", "setup.py", "setup.cfg")  # of a project
+_ROOTS = (".git", "pyproject.toml", "setup.py", "setup.cfg")  # files at the root of a project
 
 
 @contextlib.contextmanager
 def own_modules(path: Path) -> Iterator[None]:
-    """Let imports resolve as in the script within the `with` block, with stand-ins for missing
+    """Resolve imports as the script would within the `with` block, with stand-ins for missing
     packages.
     """
     tree = ast.Module([], [])
-    with contextlib.suppress(SyntaxError, UnicodeDecodeError):  # which `script_loss` reports
+    with contextlib.suppress(SyntaxError, UnicodeDecodeError):  # reported by `script_loss`
         tree = ast.parse(files.read(path).decode("utf-8-sig"))
     folder = path.resolve().parent
     root = next((one for one in folder.parents if any((one / n).exists() for n in _ROOTS)), folder)
     others = [one for one in sys.path if Path(one).resolve() != Path.cwd()]
-    modules, sys.path[:] = set(sys.modules), [""]  # with what is added in front of it and behind it
+    modules, sys.path[:] = set(sys.modules), [""]  # "" marks where additions go in front and behind
     code = compile(ast.Module(_path_statements(tree), []), str(path), "exec", dont_inherit=True)
-    with contextlib.suppress(Exception):  # as of variables of an environment that is not this one
+    with contextlib.suppress(Exception):  # such as missing environment variables
         exec(code, {"__file__": str(path.resolve()), "__name__": "__main__"})  # noqa: S102
     at = sys.path.index("") if "" in sys.path else 0
     first, last = sys.path[:at], [*sys.path[at + 1 :], str(root)]
@@ -53,7 +53,7 @@ def own_modules(path: Path) -> Iterator[None]:
             if isinstance(sys.modules[name], StandIn)
             or any(map(finder.is_own, places(sys.modules[name])))
         ]
-        for name in own:  # once all are found: the path of a package is that of the one around it
+        for name in own:  # only now: a submodule's path depends on its parent package
             del sys.modules[name]
 
 
@@ -85,8 +85,8 @@ def _is_of_the_standard_library(statement: ast.stmt) -> bool:
 
 
 class StandIn(ModuleType):
-    """A stand-in for a missing module or any of its members; calls and attributes give stand-ins
-    again.
+    """A stand-in for a missing module or one of its members; attributes and calls return further
+    stand-ins.
 
     A stand-in as decorator returns the function unchanged, and as base class adds no base.
     """

@@ -36,7 +36,7 @@ from elbos.base.errors import message
 _TORCH_LOSS = re.compile(r"(torch\.)?nn\.\w*Loss\(|\b(MSE|L1|SmoothL1|Huber)Loss\(")
 _SAFE_MODULES = frozenset({*sys.stdlib_module_names, "torch", "numpy", "scipy", "einops"})
 _NEVER = re.compile(r"Dataset|DataLoader|load_dataset|Accelerator|Tokenizer|optim\.|tqdm|logger")
-_OF_AN_ERROR, _OF_NO_NETWORK = 3, 10  # unknown names that such a failure counts as
+_OF_AN_ERROR, _OF_NO_NETWORK = 3, 10  # counted as this many unknown names
 _DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
 _IMPORTS = (ast.Import, ast.ImportFrom)
 
@@ -56,7 +56,7 @@ class Failure:
 
     line: int
     text: str
-    num_unknown: int  # names that the loss depends on; the fewer, the likelier is the choice
+    num_unknown: int  # names the loss depends on; fewer make the choice likelier
 
 
 @dataclass
@@ -69,9 +69,9 @@ class Run:
     x: Tensor
     data: _Data | None = None
     known: set[str] = field(default_factory=set)
-    never: set[str] = field(default_factory=set)  # names of which the definition fails
+    never: set[str] = field(default_factory=set)  # names whose definition fails
     wrappers: set[str] = field(default_factory=set)  # objects that hold the network, and the loss
-    reasons: dict[str, tuple[int, str]] = field(default_factory=dict)  # line: why it is unknown
+    reasons: dict[str, tuple[int, str]] = field(default_factory=dict)  # name: line, reason
     assumed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -150,7 +150,7 @@ class Run:
         self.stage.network = ProbeNetwork(self.x, self.form)
         try:
             with OnOneDevice(self.x.device), torch.enable_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of attempts
+                warnings.simplefilter("ignore")  # failed attempts warn too
                 self._compile()
                 exec(self.code, self.space)  # noqa: S102
                 return self._outcome(self.space["__loss__"])
@@ -169,7 +169,7 @@ class Run:
             return failure, self.stage.decisive
 
     def _outcome(self, loss: Any) -> tuple[Failure | None, frozenset[str]]:
-        """Return the failure of a run, or None, and the unknown names the loss depends on."""
+        """Return a run's failure, or None, and the unknown names that the loss depends on."""
         if names := origins(loss):
             return self._where_unknown(names), names
         decisive = frozenset(name for name in self.stage.deciding if self._is_definable(name))
@@ -189,7 +189,7 @@ class Run:
         return bool(first) and not any(torch.equal(one.z, other.z) for one, other in pairs)
 
     def _where_unknown(self, names: frozenset[str]) -> Failure:
-        """Return a failure at the first line, after the data enters, that uses an unknown value."""
+        """Return a failure at the first line, after the data enter, that uses an unknown value."""
         after = self.data.after.lineno if self.data and self.data.after else 0
         culprits = {name for name in names if not self._is_definable(name)} or names
         line = self.script.loss.lineno
@@ -203,7 +203,7 @@ class Run:
         if reasons := [self.reasons[name] for name in sorted(culprits) if name in self.reasons]:
             line, reason = reasons[0]
             text = f"{reason}; the loss depends on it."
-        num_of_data = 2 * len(culprits & self.of_the_loop)  # other data: these are not all
+        num_of_data = 2 * len(culprits & self.of_the_loop)  # other data of the loop
         return Failure(line, text, len(culprits) + num_of_data)
 
     def loss(self) -> ScriptLoss:
@@ -239,7 +239,7 @@ class Run:
             found = self.script.definitions(name, first=1) + self.script.definitions(name, last=1)
         else:
             found = [assignment(name, given, given), *self.script.definitions(name, last=1)]
-        if name in self.wrappers:  # not what loads its weights, or makes it one of many processes
+        if name in self.wrappers:  # without loading weights or wrapping for processes
             changes = [one for one in found if isinstance(one, ast.Assign) and name in read(one)]
             kinds = (*_DEFINITIONS, *_IMPORTS, ast.Assign)
             found = [one for one in found if isinstance(one, kinds) and one not in changes]
@@ -280,7 +280,7 @@ class Run:
         self.initial = {name: self.space[name] for name in assigned if name in self.space}
 
     def _define(self, names: set[str]) -> None:
-        """Add imports, functions and known definitions to the namespace; else unknown values."""
+        """Fill the namespace with imports, functions, known definitions, and unknown values."""
         todo, seen, found = set(names), set[str](), set[ast.stmt]()
         while todo:
             name = todo.pop()
@@ -320,7 +320,7 @@ class Run:
             self._execute(sliced(scope, rest, self._written))
 
     def _import(self, statement: ast.Import | ast.ImportFrom, name: str) -> None:
-        """Import a name, from an unusual package only if the loss depends on the name."""
+        """Import a name; outside `_SAFE_MODULES`, only if the loss depends on the name."""
         alias = next(a for a in statement.names if name == (a.asname or a.name).partition(".")[0])
         module = getattr(statement, "module", None) or alias.name
         self.space[name] = Unknown(self.stage, frozenset({name}), name, is_method=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 _LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 _COGVIDEOX = {"rescale_betas_zero_snr": True, "snr_shift_scale": 3.0}
-_BY_SIZE = {"use_dynamic_shifting": True}  # by the image's, when sampling: the table is not shifted
+_BY_SIZE = {"use_dynamic_shifting": True}  # shift by image size, in sampling only
 _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "FluxTransformer2DModel": ("FLUX.1-dev", {"shift": 3.0} | _BY_SIZE),
     "Flux2Transformer2DModel": ("FLUX.2-dev", {"shift": 3.0} | _BY_SIZE),

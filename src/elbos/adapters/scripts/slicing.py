@@ -21,7 +21,7 @@ _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _LOOPS = (ast.For, ast.While)
 _IMPORTS = (ast.Import, ast.ImportFrom)
 _OF_NETWORKS = {"parameters", "named_parameters", "train", "eval", "requires_grad_", "state_dict"}
-_NUM_NODES = 2**14  # whose names are remembered: more than a script has
+_NUM_NODES = 2**14  # cache size: more nodes than a script has
 _LOADERS = {"from_pretrained", "from_single_file", "load_dataset", "DataLoader", "open", "load"}
 
 

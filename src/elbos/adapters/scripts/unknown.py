@@ -18,7 +18,7 @@ from torch import Tensor
 _LIKE_DATA = ("shape", "device", "dtype", "ndim")
 _LIKE = (torch.randn_like, torch.rand_like, torch.zeros_like, torch.ones_like, torch.empty_like)
 _JOINED = (torch.cat, torch.concat)
-_NUM_BLOCKS = 4  # resolutions of the VAEs of latent models: what scripts count in a configuration
+_NUM_BLOCKS = 4  # of VAEs of latent models; scripts count their resolutions in a configuration
 _NETWORKS = ("model", "module", "net", "transformer", "denoise", "forward")
 
 
@@ -27,14 +27,14 @@ class Stage:
     """The state that all unknown values of one run of a script share."""
 
     file: str
-    attributes: frozenset[str] = frozenset()  # that the script reads of the network's output
+    attributes: frozenset[str] = frozenset()  # that the script reads from the network's output
     network: Any = None
     x: Tensor = field(default_factory=lambda: torch.zeros(1, 1))
     networks: set[str] = field(default_factory=set)  # names that were called with noisy data
     wrapping: set[str] = field(default_factory=set)  # names that were called with the clean data
     conditions: set[int] = field(default_factory=set)  # lines of conditions taken as false
     deciding: set[str] = field(default_factory=set)  # names that those conditions depend on
-    decisive: frozenset[str] = frozenset()  # of the last one
+    decisive: frozenset[str] = frozenset()  # names of the last such condition
     item: tuple[str, Any] | None = None  # the item of an unknown that is the clean data
 
     def answer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -100,7 +100,7 @@ class Unknown:
             return self._made(*given)
         if noisy:
             return self._stage.answer(self._name, args, kwargs)
-        unknown = next(_unknowns(given), self)  # a network's answer is as unknown as its input
+        unknown = next(_unknowns(given), self)  # output on unknown input is unknown
         return Unknown(self._stage, unknown._origins)
 
     def __getitem__(self, key: Any) -> Any:
@@ -119,7 +119,7 @@ class Unknown:
         return _NUM_BLOCKS if ".config." in self._name else len(self._stage.x)
 
     def __iter__(self) -> Iterator["Unknown"]:
-        yield self._made()  # of a list of unknown length, one stands for all
+        yield self._made()  # one item represents a list of unknown length
 
     def __contains__(self, _: object) -> bool:
         return bool(self)
@@ -145,7 +145,7 @@ class Unknown:
             return func(unknown._stage.x, *args[1:], **kwargs)
         if func in _JOINED and (given := args[0] if args else kwargs.get("tensors")):
             parts = [part for part in given if not isinstance(part, Unknown)]
-            if parts:  # conditions, beside the noisy data
+            if parts:  # drops unknown conditions beside the noisy data
                 return func(parts, *args[1:], **{k: v for k, v in kwargs.items() if k != "tensors"})
         return Unknown(unknown._stage, origins([args, kwargs]))
 
@@ -198,6 +198,6 @@ def _is_batch(value: Any, x: Tensor) -> bool:
     """Return whether a value is a list of samples with the size and number of the data."""
     if not isinstance(value, list | tuple) or len(value) != len(x):
         return False
-    with torch._C.DisableTorchFunction():  # which takes longer
+    with torch._C.DisableTorchFunction():  # __torch_function__ is slow
         num = x[0].numel()
         return all(isinstance(item, Tensor) and item.numel() == num for item in value)

@@ -75,7 +75,7 @@ _FINDINGS = {
     ),
     kinds.DeclaredNotSquared: ("match_noise_norm",),  # scales the output to the norm of the noise
     kinds.DeclaredUneven: ("mask_path", "alpha_mask"),
-    kinds.SettingIgnored: ("content_or_style_reg",),  # content_or_style is read in its stead
+    kinds.SettingIgnored: ("content_or_style_reg",),  # content_or_style is read instead
 }
 _NEUTRAL = {
     **dict.fromkeys(("noise_multiplier", "target_noise_multiplier", "pred_scaler"), 1),
@@ -197,11 +197,11 @@ def _lognorm_blend() -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     749 of the 750 draws are below the largest one, which is random; the largest one itself has
     time 0 and is left out.
     """
-    u = (np.arange(400) + 0.5) / 400  # quantiles of the largest
+    u = (np.arange(400) + 0.5) / 400  # quantiles of the largest draw
     largest = stats.lognorm.ppf(u ** (1 / 750), 0.333)[:, None]
-    share = 1 - np.arange(NUM_STEPS, -1, -1) / NUM_STEPS  # of the largest draw
+    share = 1 - np.arange(NUM_STEPS, -1, -1) / NUM_STEPS  # as a fraction of the largest draw
     below = stats.lognorm.cdf(largest * share, 0.333) / stats.lognorm.cdf(largest, 0.333)
-    p = 749 * np.diff(below.mean(0))[::-1]  # of each whole number from 0 to 999
+    p = 749 * np.diff(below.mean(0))[::-1]  # probability of each integer from 0 to 999
     p = np.append(p, 0.0)
     p[1:] += 0.25  # of 250 even steps, spread over the whole numbers between them
     return torch.arange(NUM_STEPS + 1, dtype=torch.float64) / NUM_STEPS, torch.from_numpy(p)

@@ -61,7 +61,7 @@ _TABLES: dict[str, Callable[[], Tensor]] = {
     "MiniMax-Music3": lambda: even_times(1.0),
 }
 _DIFFUSION = "Stable-Diffusion"
-_IDS = {  # what a model's id contains: the template, the first that fits
+_IDS = {  # pattern in a model id: template; the first match counts
     "FLUX.2": "FLUX.2",
     "Qwen-Image": "Qwen-Image",
     "Z-Image|Anima": "Z-Image",

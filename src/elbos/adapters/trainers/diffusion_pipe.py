@@ -50,7 +50,7 @@ _MODELS = (
 )
 _FINDINGS = {
     kinds.DeclaredNotSquared: ("huber_delta", "smooth_l1_beta"),
-    kinds.SettingIgnored: ("pseudo_huber_c",),  # in the example's comments, and read nowhere
+    kinds.SettingIgnored: ("pseudo_huber_c",),  # in comments of the example, never read
     kinds.DeclaredTerm: ("multiscale_loss_weight",),
     kinds.DeclaredUneven: ("first_frame_conditioning_p", "mask_path", "default_mask_file"),
 }

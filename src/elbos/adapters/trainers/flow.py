@@ -28,7 +28,7 @@ from elbos.theory.schedules import Schedule
 FLUX, QWEN, KREA = (4096, 1.15), (8192, 0.9), (6400, 1.15)
 """The second point (tokens, mu) of the line by which a model's times are shifted; see `mu_of`."""
 
-_RESOLUTION = 1024  # that of FLUX.1, Qwen-Image and SD3
+_RESOLUTION = 1024  # default of FLUX.1, Qwen-Image and SD3
 
 
 def time_of(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

@@ -50,8 +50,8 @@ class _FlowModel:
     sampling: Sampling = "sigma"
     shift: float = 3.0
     output: Output = "sigma_scaled"
-    sign: float = 1.0  # of the target
-    has_output: bool = True  # a flag for it; else raw, and weights always count
+    sign: float = 1.0  # sign of the target
+    has_output: bool = True  # a flag for the output; else raw and always weighted
 
 
 _FLOW_MODELS = {
@@ -67,7 +67,7 @@ _FINDINGS = {
     kinds.DeclaredPerturbed: ("ip_noise_gamma",),
     kinds.DeclaredUneven: ("masked_loss", "alpha_mask"),
 }
-_DETAILS = {  # settings that matter only beside another
+_DETAILS = {  # settings that take effect only with another
     "noise_offset": ("noise_offset_random_strength", "adaptive_noise_scale"),
     "multires_noise_iterations": ("multires_noise_discount",),
     "ip_noise_gamma": ("ip_noise_gamma_random_strength",),
@@ -176,7 +176,9 @@ def _of_flow(settings: Settings, name: str, found: tuple[Diagnostic, ...] = ()) 
 
 
 def _on_levels(settings: Settings, sampling: Sampling, model: _FlowModel, scheme: Training) -> Loss:
-    """Return the unweighted loss on the distribution of noise levels, discrete or continuous."""
+    """Return the unweighted loss under the flags' distribution of noise levels, discrete or
+    continuous.
+    """
     if sampling == "sigma":
         shift = settings.number("discrete_flow_shift", model.shift, above=0)
         return loss_table(

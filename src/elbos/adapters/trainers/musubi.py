@@ -31,7 +31,7 @@ _SAMPLINGS = (
     *("krea2_shift", "ideogram4_shift", "qinglong_flux", "qinglong_qwen"),
 )
 _MOST_SHIFTED = {"qwen_shift": flow.QWEN, "qinglong_qwen": flow.QWEN, "krea2_shift": flow.KREA}
-_DATA_LESS_NOISE = ("zimage", "ideogram4")  # scripts with the target of the other sign
+_DATA_LESS_NOISE = ("zimage", "ideogram4")  # scripts that predict data minus noise
 _UNKNOWN = ("hidream_o1", "kandinsky5", "flux_2_train_network_self_flow")
 
 

@@ -27,7 +27,7 @@ from elbos.base.errors import flat, shortened
 
 T = TypeVar("T", bound=str)
 
-_SIMILAR = 0.8  # of difflib: two letters swapped, one missing or doubled
+_SIMILAR = 0.8  # difflib ratio: two letters swapped, one missing or doubled
 _FILES = {".toml": tomllib.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
 _FILES |= {".json": json.loads}
 _NULL = ("none", "null")
@@ -257,7 +257,7 @@ def _of_words(words: Sequence[str]) -> dict[str, Any]:
             name = name.replace("-", "_")
             flags[name] = value if has_value else True
         elif word.endswith(".py"):
-            flags.pop("config_file", None)  # before the script it is its launcher's
+            flags.pop("config_file", None)  # flags before the script belong to its launcher
             flags["script"] = Path(word).stem
         elif name:
             given = flags[name]

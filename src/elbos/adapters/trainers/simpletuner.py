@@ -46,12 +46,12 @@ from elbos.audit.diagnostics import Diagnostic
 from elbos.theory.schedules import Beta, FlowTimes, Normal, Schedule
 from elbos.theory.schedules import Flow as Uniform
 
-_IS_V = {"sdxl": False, "sd1x": False, "sd2x": True}  # the prediction of the scheduler's file
+_IS_V = {"sdxl": False, "sd1x": False, "sd2x": True}  # prediction type in the scheduler file
 _FLOW_MODELS = (
     *("flux", "flux2", "sd3", "auraflow", "chroma", "hidream", "hunyuanvideo", "krea2", "lumina2"),
     *("ltxvideo", "qwen_image", "wan", "z_image", "kandinsky5_image", "kandinsky5_video", "ernie"),
 )
-_WAN_SHIFTS = {"2.2": 5.0, "animegen": 3.0}  # by a part of `model_flavour`
+_WAN_SHIFTS = {"2.2": 5.0, "animegen": 3.0}  # keyed by a substring of `model_flavour`
 _FINDINGS = {
     kinds.DeclaredPerturbed: ("input_perturbation",),
     kinds.SettingIgnored: ("use_soft_min_snr",),  # no loss reads it
@@ -116,7 +116,7 @@ def _shift(settings: Settings, family: str) -> tuple[float, tuple[Diagnostic, ..
 def _through_knots(
     knots: list[float], shift: float
 ) -> Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]]:
-    r"""Return the log-density of log-SNR for a density of times $\pi$, the monotone cubic
+    r"""Return the log-density function of log-SNR for times distributed by the monotone cubic
     interpolant of the knots.
 
     In log-SNR and before the shift, the density is $\pi(t)\,t(1 - t)$.

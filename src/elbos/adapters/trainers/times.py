@@ -18,7 +18,7 @@ NUM_STEPS = 1000
 MAX_SNR = 1000.0
 """The largest SNR in the coefficients that trainers derive from it, Min-SNR's excepted."""
 
-_TAIL = 1e-5  # share of the samples at either end that is not shown
+_TAIL = 1e-5  # probability cut off at either end
 
 
 def steps_between(

@@ -23,7 +23,7 @@ from elbos.audit.families import fit_family
 from elbos.audit.matching import MIN_GAIN, SAME, Prediction, distance
 
 _MAX_CALLS = 120
-_MAX_UNDRAWN = 0.01  # of the loss's samples, at levels which the settings never draw
+_MAX_UNDRAWN = 0.01  # largest share of samples at levels that the settings never draw
 
 Value = str | float | bool
 
@@ -91,7 +91,7 @@ def _prediction(trainer: Trainer, option: Option) -> str | None:
 
 def _fitted(audit: Audit, trainer: Trainer, option: Option) -> tuple[dict[str, Value], float]:
     """Fit the free settings of an option to the audited weighting; return the rounded settings and
-    the distance.
+    the remaining distance.
 
     Settings whose lower limit is above 0 are fitted by their logarithm.
     """

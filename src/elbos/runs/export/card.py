@@ -58,7 +58,7 @@ def _evaluated(run: Run) -> Iterator[Bound]:
         return
     try:
         found = Evaluation.load(path)
-    except ValueError:  # an earlier version's
+    except ValueError:  # written by an earlier version
         return
     if found.step == run.step:
         for name, one in found.results.items():
@@ -71,7 +71,9 @@ def _evaluated(run: Run) -> Iterator[Bound]:
 
 
 def _validated(run: Run) -> Iterator[Bound]:
-    """Yield the bound of the last validation in training, if it is of these weights."""
+    """Yield the bound from the last validation in training, if these weights were
+    validated then.
+    """
     path = run.directory.path / "metrics.jsonl"
     for text in reversed(files.read(path).splitlines() if path.exists() else []):
         try:
@@ -164,7 +166,7 @@ def _front_matter(run: Run, where: str, found: list[Bound]) -> str:
 
 
 def _opening(run: Run, where: str) -> str:
-    """Return Python code that loads the export with elbos and samples."""
+    """Return Python code that loads the export with elbos and draws samples."""
     is_own = isinstance(run.config.network, OwnNetwork)
     arguments = json.dumps(where.rpartition("/")[2]) + (", network=network" if is_own else "")
     lines = [
@@ -177,7 +179,7 @@ def _opening(run: Run, where: str) -> str:
 
 
 def _loop(run: Run, where: str, vae: Latents | None) -> str:
-    """Return Python code that loads the export with diffusers and samples."""
+    """Return Python code that loads the export with diffusers and draws samples."""
     network = run.network
     assert isinstance(network, DiffusersNetwork)
     kind, part = type(network.inner).__name__, part_name(network)

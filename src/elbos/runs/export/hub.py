@@ -8,7 +8,7 @@ from typing import Any
 from elbos.base.errors import flat
 from elbos.base.extras import needs
 
-_MAX_REASON = 300  # characters
+_MAX_REASON = 300  # characters of an error of the Hub
 
 
 def require_pushable(repo: str) -> None:
