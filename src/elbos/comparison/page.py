@@ -1,6 +1,6 @@
 """Report of a comparison: on the terminal, in Markdown and as a page.
 
-The sentences stand in `templates/words.txt`, the page in `templates/page.html` of this room.
+The sentences are in `templates/words.txt`, the page in `templates/page.html` of this room.
 """
 
 import base64

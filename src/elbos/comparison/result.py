@@ -1,7 +1,7 @@
 """Result of a comparison: the scores of each objective, and the significant differences.
 
-Everything here is data, and so is report.json, which holds it; `elbos.comparison.page` makes
-tables, figures, Markdown and pages of it.
+All classes here hold plain data, the content of report.json; `elbos.comparison.page` renders it
+as tables, figures, Markdown and HTML.
 """
 
 from collections.abc import Mapping
@@ -22,11 +22,11 @@ class Difference:
     """Difference between two objectives in one metric, with its confidence interval.
 
     Attributes:
-        mean: Of means over seeds, monotone minus not.
-        low, high: Its confidence interval; None without verdicts.
-        detectable: Half its width: a larger difference would be significant.
-        is_unresolved: Whether it is not significant because one of the two scatters more than ten
-            times as much over seeds as is typical.
+        mean: Difference of the means over seeds, monotone minus non-monotone.
+        low, high: Confidence interval of the difference; None without verdicts.
+        detectable: Half-width of the interval: a larger difference would be significant.
+        is_unresolved: Whether the difference is not significant and one of the two objectives
+            scatters more than ten times as much over seeds as is typical.
     """
 
     mean: float
@@ -45,7 +45,7 @@ class Difference:
     def verdict(self, metric: Metric) -> Literal["better", "worse", "same", "unresolved"] | None:
         """Rate the monotone objective against the non-monotone one; None without an interval.
 
-        "same" is no significant difference; None is no verdict.
+        "same" means no significant difference; "unresolved", too much scatter over seeds.
         """
         if self.is_significant is None:
             return None
@@ -68,12 +68,12 @@ class Statistics:
     """Statistics of one metric over all objectives: scatter over seeds and detectable differences.
 
     Attributes:
-        num_objectives, num_seeds: What is compared.
-        residual_std: Standard deviation of a score, without what seeds do to all objectives.
-        detectable: The difference from the best that would be significant for the middle one of
-            the others.
-        erratic: Objectives that scatter more than ten times as much as is typical.
-        pairing: Standard error of a difference without shared seeds, over the one with them.
+        num_objectives, num_seeds: Numbers of objectives and seeds that are compared.
+        residual_std: Standard deviation of a score after removing the common effect of each seed.
+        detectable: The smallest significant difference from the best objective, median over the
+            other objectives.
+        erratic: Objectives that scatter more than ten times as much over seeds as is typical.
+        pairing: Ratio of the standard errors of a difference without and with shared seeds.
     """
 
     num_objectives: int = field(metadata={"json": "num_rows"})
@@ -97,9 +97,9 @@ class Losses:
     """Test losses of every model under every weighting.
 
     Attributes:
-        objectives: What models were trained with.
-        weightings: What they are scored under.
-        relative: `[objectives, weightings]`, multiples of the lowest loss under each weighting.
+        objectives: Objectives that the models were trained with.
+        weightings: Weightings under which the models are scored.
+        relative: `[objectives, weightings]`, losses divided by the lowest under each weighting.
     """
 
     objectives: tuple[str, ...] = field(metadata={"json": "rows"})
@@ -113,8 +113,8 @@ class RankCorrelation:
 
     Attributes:
         rho: The estimates.
-        low, high: Their 95 % intervals, each by itself.
-        p_value: Of the largest of all, by permutation; None if not known.
+        low, high: Pointwise 95 % intervals of the estimates.
+        p_value: Permutation p-value of the largest correlation; None if unknown.
     """
 
     rho: tuple[Known, ...]
@@ -128,9 +128,9 @@ class Ranking:
     """Rank correlations of ELBOs and weighted losses with main metrics, over monotone weightings.
 
     Attributes:
-        objectives: The monotone ones; those of one weighting count as one, by their mean.
-        weightings: Theirs.
-        num_seeds: Over how many seeds scores are averaged.
+        objectives: The monotone objectives; objectives with the same weighting are averaged.
+        weightings: The weightings of the objectives.
+        num_seeds: Number of seeds over which scores are averaged.
         logsnr: Noise levels.
         by_level: By metric, the correlation of the ELBO at each noise level.
         by_weighting: By metric, the correlation of the loss under each weighting.
@@ -160,13 +160,13 @@ class Protocol:
 
     Attributes:
         batch_size: Images per step.
-        network, optimizer: As Python.
-        precision: Of training and sampling.
-        clipped: By objective, the share of steps whose gradient was clipped, mean over seeds.
-        condition: The condition of the network when its likelihood was measured.
-        samplers: By name; none of points in the plane.
-        features: Name of what computes the features; None of points.
-        hardware, versions: Of all runs.
+        network, optimizer: Network and optimizer, as Python code.
+        precision: Precision of training and sampling.
+        clipped: For each objective, the share of steps with clipped gradients, mean over seeds.
+        condition: The condition of the network in the likelihood measurement.
+        samplers: Samplers by name; empty for points.
+        features: Name of the feature extractor; None for points.
+        hardware, versions: Devices and software versions of all runs.
     """
 
     batch_size: int
@@ -187,25 +187,25 @@ class Comparison:
 
     Attributes:
         name: The comparison's directory.
-        command: What was typed; None from Python.
+        command: The command line; None from Python.
         data: Name of the dataset.
         num_test_images: Test images whose ELBO was measured.
-        num_samples: Generated samples of each run and sampler; None of points in the plane.
-        num_compared: How many of them are in metrics that depend on their number.
-        num_features: Dimensions of the features.
+        num_samples: Samples generated per run and sampler; None for points.
+        num_compared: Samples used in metrics that depend on the number of samples.
+        num_features: Dimension of the features.
         num_baseline: Test images in the real-data baseline.
         num_images: Images seen by each run.
-        num_parameters: Of the network.
-        seeds: Replicates.
+        num_parameters: Number of parameters of the network.
+        seeds: Seeds, one replicate each.
         logsnr_min, logsnr_max: Ends of all schedules.
-        metrics: The main ones, which have verdicts, first.
-        objectives: In the order given.
-        statistics: By metric, None of those without verdicts.
-        pairs: Planned comparisons, which are chosen by the objectives and not by their scores.
-        losses: Every model under every weighting.
-        ranking: None of fewer than six monotone weightings.
-        protocol: Settings that all runs share, and how they were scored; None if not known.
-        remarks: What somebody added about these numbers.
+        metrics: All metrics, with the main ones, which have verdicts, first.
+        objectives: Results of the objectives, in the given order.
+        statistics: Statistics by metric; None for metrics without verdicts.
+        pairs: Planned comparisons, chosen by the objectives and not by their scores.
+        losses: Loss of every model under every weighting.
+        ranking: Rank correlations; None for fewer than six monotone weightings.
+        protocol: Shared settings of training and scoring; None if unknown.
+        remarks: Remarks on these results, added by hand.
     """
 
     name: str
@@ -262,7 +262,7 @@ class Comparison:
         """Rebuild the comparison from the content of a report.json.
 
         Raises:
-            ValueError: If it holds none, or one of an earlier version.
+            ValueError: If the content is not a comparison of this version.
         """
         try:
             found: Comparison = from_json(cls, value)
@@ -312,9 +312,9 @@ class Comparison:
 
         Args:
             path: The file.
-            samples: By objective, a strip of samples as PNG, of the same noise for all.
+            samples: For each objective, a strip of samples as PNG, from the same noise.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If the page cannot be written.
         """
         shown_by(self).write_page(self, Path(path), samples or {})

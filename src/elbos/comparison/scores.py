@@ -1,7 +1,7 @@
 """Scores of one run and the curves of its training (RUN/scores.json), and their metrics.
 
-Slow measurements are stored part by part in the run's `evaluation` folder: scored again, under more
-weightings, a run costs seconds.
+Slow measurements are stored part by part in the run's `evaluation` folder, so that scoring a run
+again under more weightings takes seconds.
 """
 
 import json
@@ -34,9 +34,9 @@ from elbos.validation.pilot import MIN_PILOT_SAMPLES
 
 NUM_SHOWN = 20
 _SAMPLER_TITLES = {"heun": "Heun", "ddim": "DDIM", "unipc": "UniPC"}
-MAX_PILOT = 500  # images, of 32 evaluations each: as many as the rounds take
+MAX_PILOT = 500  # images with 32 evaluations each, as many in total as in the rounds
 FILE = "scores.json"
-_FORMAT = 3  # a higher number forgets stored scores
+_FORMAT = 3  # version of the format: a change invalidates stored scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,24 +44,24 @@ class RunScores:
     """Scores of one run, with loss curves over log-SNR and curves of the training.
 
     Attributes:
-        num_parameters: Of its network.
+        num_parameters: Number of parameters of the network.
         data: Name of the dataset.
-        condition: The condition of the network when its likelihood was measured.
-        precision: Of training and sampling.
-        machine: Hardware and versions.
+        condition: The condition of the network in the likelihood measurement.
+        precision: Precision of training and sampling.
+        machine: Hardware and software versions.
         num_images: Test images whose likelihood was measured.
         bits_per_dim: The variational bound on -log2 p(x), per dimension.
-        standard_error: Its standard error, over images there could be.
-        losses: By the weighting's repr, nats per dimension.
-        elbo: Loss of the ELBO of data noised to each log-SNR.
+        standard_error: Standard error of the bound, for the distribution of images.
+        losses: Loss under each weighting, by the weighting's repr, in nats per dimension.
+        elbo: Negative ELBO of data noised to each log-SNR.
         curve: Loss at each log-SNR.
-        samples: By sampler; None of points in the plane.
-        baseline: What real images score; None of points.
-        num_compared: Samples in metrics that depend on their number.
-        num_features: Dimensions of the features.
-        learning: Validation ELBO while training.
-        density: How an adaptive schedule evolved.
-        clipped: Share of steps whose gradient was clipped; None if not known.
+        samples: Sample-quality scores by sampler; None for points.
+        baseline: Real-data baseline; None for points.
+        num_compared: Samples used in metrics that depend on the number of samples.
+        num_features: Dimension of the features.
+        learning: Validation ELBO during training.
+        density: Evolution of an adaptive density; empty for fixed schedules.
+        clipped: Share of steps with clipped gradients; None if unknown.
     """
 
     num_parameters: int
@@ -89,8 +89,8 @@ def read_scores(
 ) -> RunScores | None:
     """Read the stored scores of a run; None if missing, altered, or of other settings.
 
-    Returns None if they are missing or were changed, or belong to another run, another way of
-    scoring or too few weightings.
+    Scores are of other settings if they belong to another run, another scoring or too few
+    weightings.
     """
     try:
         stored = files.read_json(path / FILE)
@@ -112,13 +112,13 @@ def measure_scores(
 ) -> None:
     """Score a run and write the scores, keeping earlier losses under other weightings.
 
-    The processes that share the run all make this call.
+    All processes that share the run must call this function.
 
     Args:
-        run: The run, trained.
-        scoring: How.
-        weightings: Under which its losses are measured, by name.
-        start: Called at the start of each piece of work, for progress.
+        run: The trained run.
+        scoring: Settings of the scoring.
+        weightings: Weightings under which the losses are measured, by name.
+        start: Starts a progress display for each piece of work.
 
     Raises:
         ValueError: If a loss or a sample is not finite.
@@ -173,8 +173,8 @@ def _likelihood(
 def _samples(run: Run, scoring: Scoring, start: Start) -> dict[str, Any]:
     """Score the samples of each sampler and write sample pictures; for points, return only None.
 
-    Metrics that depend on the number of samples are of as many as the real-data baseline has,
-    `num_compared`; the kernel distance is of all.
+    Metrics that depend on the number of samples use `num_compared` samples, as many as the
+    real-data baseline has images; the kernel distance uses all samples.
     """
     num, seed = scoring.num_samples, run.config.seed
     if run.dataset.num_levels is None:
@@ -227,7 +227,7 @@ class SamplerMetric:
 
     Attributes:
         metric: The metric.
-        sampler: The name of the sampler; None of a metric that takes no samples.
+        sampler: The name of the sampler; None for a metric without samples.
     """
 
     metric: Metric
@@ -268,8 +268,8 @@ def measured_metrics(scores: RunScores) -> tuple[list[SamplerMetric], list[Sampl
 
     Bits/dim and one distance for each sampler have verdicts.
 
-    The Fréchet distance of fewer samples than there are features is mostly bias: of those it is
-    the kernel distance.
+    The distance is the Fréchet distance, or the kernel distance if there are fewer samples than
+    features, when the Fréchet distance is mostly bias.
     """
     bits = SamplerMetric(BITS_PER_DIM)
     if not scores.samples or scores.num_compared is None or scores.num_features is None:

@@ -8,27 +8,27 @@ $$y_{rs} = \mu_r + b_s + e_{rs}, \qquad
   s_r^2 = \frac{R}{R - 1} \sum_s \frac{(y_{rs} - \bar y_{r\cdot} - \bar y_{\cdot s} + \bar y)^2}
                                       {n - 1}.$$
 
-What a seed does to all objectives cancels in their differences. With few seeds $s_r^2$ says little
-of how much an objective scatters. It is assumed to be no less than what is typical, $s_0^2$; and,
-as it may be small by chance in one score of an objective that scatters in most, its excess over
-that to be no less than the median over the main metrics,
+The common effect of a seed cancels in differences between objectives. With few seeds $s_r^2$ is a
+poor estimate of an objective's scatter. It is therefore raised to at least the typical variance,
+$s_0^2$; and, since it may be small by chance in one score of an objective that scatters in most
+scores, its ratio to $s_0^2$ is raised to at least the median ratio over the main metrics,
 
 $$v_r = s_0^2 \max\Bigl(1,\ \frac{s_r^2}{s_0^2},\
   \operatorname*{median}_{\text{main metrics}} \frac{s_r^2}{s_0^2}\Bigr).$$
 
-$s_0^2$ is the median of all $s_r^2$ over what that is for equal errors, or their mean, MSE, where
-that is less: objectives that scatter more than most do not widen the intervals of all. A wild
-objective, whose standard deviation over seeds is more than ten times the typical one, the lower
-median, is left out of it, and of what seeds do, $\bar y_{\cdot s}$.
+$s_0^2$ is the median of all $s_r^2$, divided by that of equal errors of variance 1, or the mean of
+all $s_r^2$, MSE, if smaller: a few objectives that scatter more than most do not widen all
+intervals. A wild objective, whose standard deviation over seeds is more than ten times the typical
+one (the lower median), is excluded from $s_0^2$ and from the seed means $\bar y_{\cdot s}$.
 
 Two objectives differ significantly in a main metric where
 
 $$|\bar y_i - \bar y_j| > c_{ij} \sqrt{(v_i + v_j) / n}.$$
 
-There are two families of pairs, with half of 5 % each. For the $m$ planned pairs, which were
-chosen before any results, $c$ is Student's, with Bonferroni's correction for pairs and metrics; for
-all others, of which the report marks those with the best objective, it is Tukey's studentized
-range,
+There are two families of pairs, each with an error rate of 2.5 %. For the $m$ planned pairs, chosen
+before any results, $c$ is Student's quantile with Bonferroni's correction for pairs and $K$ main
+metrics. For all other pairs, of which the report marks those with the best objective, $c$ is a
+quantile of Tukey's studentized range,
 
 $$c_\text{planned} = t_{1 - 0.025 / 2mK;\,\nu_{ij}}, \qquad
   c_\text{others} = q_{1 - 0.025 / K;\,R,\,\nu_{ij}} / \sqrt 2.$$
@@ -40,16 +40,16 @@ $$\nu_{ij} = \min\Bigl(\nu_0,\ \frac{(v_i + v_j)^2}{(2 s_0^2)^2 / \nu_0
   + \bigl((v_i - s_0^2)^2 + (v_j - s_0^2)^2\bigr) / (n - 1)}\Bigr), \qquad
   \nu_0 = (n - 1) \min\bigl(3,\ \max(1,\ \tfrac{R - 1}{2})\bigr).$$
 
-All verdicts of a report together are then wrong in about 5 % of experiments at most; without pairs
-of one kind the other has all of it. Of two objectives this is the paired t-test. Equal errors would
-give $s_0^2$ as many as $(R - 1)(n - 1)$ degrees of freedom: fewer leave room for errors that are
-not equal, and `benchmarks/coverage.py` measures for which they suffice.
+The probability of any wrong verdict in a report is then about 5 % at most; if one family is empty,
+the other has all 5 %. For two objectives this is the paired t-test. With equal errors $s_0^2$ would
+have as many as $(R - 1)(n - 1)$ degrees of freedom: the smaller number allows for unequal errors,
+and `benchmarks/coverage.py` measures for which errors this suffices.
 
-Whether a quantity $x$, such as the ELBO at a noise level, ranks objectives as the score $y$ does is
-Spearman's $\rho$ of means over seeds. Objectives of one weighting are no independent witnesses: it
-is of the means of each weighting, and its interval of the bootstrap over weightings, which are
-taken for a sample of those there could be, and over seeds. The largest $\rho$ of many noise levels
-is tested by what it comes to if scores are permuted among weightings.
+Agreement between the rankings of objectives by a quantity $x$, such as the ELBO at a noise level,
+and by a score $y$ is measured by Spearman's $\rho$ of means over seeds. Objectives with the same
+weighting are not independent: $\rho$ uses the mean over each weighting, and its interval is a
+bootstrap over seeds and over weightings, regarded as a sample from a population. The largest
+$\rho$ of many noise levels is tested by permuting scores among weightings.
 
 References:
     Student (1908), The probable error of a mean
@@ -73,10 +73,10 @@ from scipy.stats import t as student
 from elbos.comparison.studentized import range_quantile
 
 CONFIDENCE = 0.95
-MIN_WEIGHTINGS = 6  # of 5, up to 16 % of the bootstrap's intervals missed in simulations
+MIN_WEIGHTINGS = 6  # with 5, up to 16 % of bootstrap intervals missed in simulations
 NUM_DRAWS = 2000
-NUM_PERMUTATIONS = 5040  # all of them, of up to 7 weightings
-_WILD = 10.0  # standard deviations over the typical one
+NUM_PERMUTATIONS = 5040  # every permutation of 7 weightings
+_WILD = 10.0  # ratio of the standard deviation to the typical one
 _MULTIPLES = np.array([1.0, 1.25, 1.5, 2.0, 2.5, 3.0])
 
 Pair = tuple[int, int]
@@ -87,13 +87,13 @@ class Differences:
     r"""Differences between $R \ge 2$ objectives in one score, with thresholds of significance.
 
     Args:
-        means: $\bar y_r$, of each objective.
+        means: Mean $\bar y_r$ of each objective.
         half_widths: $c_{ij} \sqrt{(v_i + v_j) / n}$: a larger difference is significant.
-        residual_std: $\sqrt{\mathrm{MSE}}$, of one score without what seeds do to all objectives.
-        is_wild: Which objectives scatter more than ten times as much as is typical.
-        pairing: By which factor the shared seeds narrow the standard error of a difference: the one
-            that independent seeds would have, from the variance within objectives, over the one it
-            has. At least $\sqrt{(R-1)/R}$, and 1 on average where seeds make no difference.
+        residual_std: $\sqrt{\mathrm{MSE}}$ of a score, without the common effects of seeds.
+        is_wild: Objectives that scatter more than ten times as much over seeds as is typical.
+        pairing: Ratio of the standard errors of a difference with independent seeds (estimated from
+            the variance within objectives) and with shared seeds. At least $\sqrt{(R-1)/R}$, and
+            1 on average if seeds have no common effect.
     """
 
     means: Float64[np.ndarray, " r"]
@@ -111,7 +111,7 @@ class Differences:
     def best(self, is_lower_better: bool) -> int:
         """Return the index of the best objective by mean; wild objectives seldom qualify.
 
-        A wild one only if it is significantly better than the best of the others.
+        A wild objective qualifies only if it is significantly better than the best tame one.
         """
         costs = self.means if is_lower_better else -self.means
         tame = int(np.where(self.is_wild, np.inf, costs).argmin())
@@ -125,14 +125,14 @@ def differences(
     """Compute the differences of all pairs of objectives in each main metric, with thresholds of
     significance.
 
-    All verdicts together are wrong in about 5 % of experiments at most.
+    The probability of any wrong verdict is about 5 % at most.
 
     Args:
-        scores: By main metric, objective and seed.
-        planned: Pairs that were chosen before any results were seen, as indices of objectives.
+        scores: Scores by main metric, objective and seed.
+        planned: Pairs chosen before any results were seen, as indices of objectives.
 
     Returns:
-        For each score; None of a single objective or seed, or where nothing scatters.
+        The differences in each score; None for a single objective or seed, or without scatter.
 
     Raises:
         ValueError: If some scores are not finite.
@@ -189,8 +189,8 @@ class _Scatter:
 def _is_wild(scores: Float64[np.ndarray, "r n"]) -> Bool[np.ndarray, " r"]:
     """Flag objectives with more than ten times the typical standard deviation over seeds.
 
-    The typical one is the lower median; of two seeds, or of two objectives, none is known to be
-    wild.
+    The typical one is the lower median. With fewer than three seeds or objectives, none is
+    flagged.
     """
     num_objectives, num_seeds = scores.shape
     std = scores.std(1, ddof=1)
@@ -239,12 +239,11 @@ class Correlation:
     r"""Spearman's rank correlations of $k$ quantities with a score, over weightings.
 
     Args:
-        rho: The estimates; NaN where all weightings have the same mean of the quantity, or of the
-            score.
-        low: Lower ends of the 95 % intervals, of each quantity by itself; NaN where `rho` is.
-        high: Upper ends.
-        p_value: How often the largest of all $k$ correlations is as large, if scores are permuted
-            among weightings; NaN if all `rho` are.
+        rho: The estimates; NaN if all weightings have the same mean of the quantity or the score.
+        low: Lower ends of the pointwise 95 % intervals; NaN where `rho` is NaN.
+        high: Upper ends of the intervals.
+        p_value: Fraction of permutations of the scores among weightings whose largest correlation
+            is at least as large as the observed one; NaN if all `rho` are NaN.
     """
 
     rho: Float64[np.ndarray, " k"]
@@ -263,23 +262,24 @@ def rank_correlations(
 ) -> Correlation:
     r"""Compute the rank correlation of each of $k$ quantities with a score, over weightings.
 
-    Objectives with the same weighting count as one, of their mean. A draw of the bootstrap takes
-    weightings with replacement and, independently, seeds: the same ones for all objectives, for
-    quantities and score, as seeds are blocks. Draws without a rank correlation, as of one weighting
-    only, are left out. The interval is from the 2.5th to the 97.5th percentile, and extends to the
-    estimate where that is outside: resampled seeds add to the noise in the means, so that draws lie
-    closer to zero than a high estimate does.
+    Objectives with the same weighting are averaged. A bootstrap draw resamples weightings with
+    replacement and, independently, seeds; as seeds are blocks, the same seeds are used for all
+    objectives, quantities and scores. Draws without a rank correlation, such as those of a single
+    weighting, are excluded. The interval is from the 2.5th to the 97.5th percentile, extended to
+    include the estimate: resampled seeds add noise to the means, so that draws lie closer to
+    zero than a high estimate.
 
     Args:
-        x: Quantities of each objective and seed, lower is better.
-        y: Score, lower is better: that both are is a positive correlation.
-        weightings: Of each objective, the identifier of its weighting.
-        num_draws: Of the bootstrap. Default: ends move by a tenth of the interval's width at most.
-        seed: Of the bootstrap, and of the permutations of 8 weightings or more.
+        x: Quantities of each objective and seed.
+        y: Score of each objective and seed, with the same direction as `x` (lower is better).
+        weightings: Identifier of each objective's weighting.
+        num_draws: Number of bootstrap draws. Default: interval ends vary by at most a tenth of the
+            interval's width.
+        seed: Seed of the bootstrap, and of the random permutations for 8 weightings or more.
 
     Raises:
-        ValueError: If there are fewer than 6 different weightings, of which intervals hold too
-            seldom, or some values are not finite.
+        ValueError: If some values are not finite, or there are fewer than 6 different weightings,
+            for which the coverage of intervals is too low.
     """
     names = list(dict.fromkeys(weightings))
     if len(names) < MIN_WEIGHTINGS:
@@ -306,8 +306,9 @@ def rank_correlations(
 def _p_value_of_largest(
     x: Float64[np.ndarray, "k w"], y: Float64[np.ndarray, " w"], rng: np.random.Generator
 ) -> float:
-    """Return the permutation p-value of the largest of several rank correlations; NaN if none is
-    defined.
+    """Return the permutation p-value of the largest rank correlation; NaN if none is defined.
+
+    Uses all permutations of the score if there are few, else random ones and the observed order.
     """
     scale = np.linalg.norm(x, axis=1)
     if not y.any() or not scale.any():

@@ -36,7 +36,7 @@ def range_quantile(level: float, num: int, dof: float) -> float:
         num: $R \ge 2$.
         dof: $\nu \ge 1$.
     """
-    step = 0.4 / math.sqrt(dof + 4)  # a part of the width of ln s
+    step = 0.4 / math.sqrt(dof + 4)  # a fraction of the width of the density of ln s
     log_s = np.arange(-30.0, 3.0, step)
     half = dof / 2
     log_f = math.log(2) + half * math.log(half) - gammaln(half) + dof * log_s

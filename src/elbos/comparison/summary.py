@@ -57,12 +57,12 @@ def summarize(
     """Summarize the scores of all runs into the result of a comparison.
 
     Args:
-        experiment: What was compared.
-        scores: Of each objective's name and seed, as far as there are any.
-        failures: Why there are none.
-        name: Of the comparison.
-        command: What was typed.
-        features: Name of what computed the features; None of points.
+        experiment: The objectives, seeds and settings that were compared.
+        scores: Scores by objective name and seed, without missing ones.
+        failures: Reasons for missing scores, by objective name and seed.
+        name: Name of the comparison.
+        command: The command line.
+        features: Name of the feature extractor; None for points.
     """
     table = _Table(experiment, scores)
     some = table.some
@@ -136,7 +136,7 @@ class _Table:
         """The planned pairs: objectives that differ only in the weighting, one monotone and one
         not.
 
-        They are planned: chosen by the objectives, not by their scores.
+        The pairs are planned: chosen by the objectives, not by their scores.
         """
         schedules = {one.name: self.experiment.run_config(one, 0).schedule for one in self.complete}
         return [
@@ -193,7 +193,7 @@ def _objective(
 def _score(metric: SamplerMetric, objective: Variant, table: _Table) -> Score:
     """Collect an objective's values of a metric, and compare the mean with the best mean.
 
-    An erratic objective that does not differ significantly is unresolved.
+    An erratic objective that does not differ significantly from the best is unresolved.
     """
     values = table.values(metric, [objective])[0]
     is_best = is_near = is_unresolved = False
@@ -259,7 +259,7 @@ def _losses(table: _Table) -> Losses | None:
     scores = [table.scores[one.name].values() for one in table.complete]
     losses = np.array([[[s.losses[name] for s in one] for name in names] for one in scores])
     means = losses.mean(2)
-    lowest = means.min(0)  # not above 0, as estimates of few images may be: no multiple of that
+    lowest = means.min(0)  # may be negative, from few images: then no ratio
     relative = np.where(lowest > 0, means / np.where(lowest > 0, lowest, 1), np.nan)
     trained = {
         name: tuple(o.name for o in table.experiment.objectives if repr(o.weighting) == name)

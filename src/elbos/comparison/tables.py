@@ -32,7 +32,9 @@ def weighting_label(text: str) -> str:
 
 
 def _label(kind: type, text: str) -> str:
-    tables = re.sub(r"Tabulated\('([^']*)'[^)]*\)", r"\1", text)  # stored by name, without values
+    tables = re.sub(
+        r"Tabulated\('([^']*)'[^)]*\)", r"\1", text
+    )  # the repr has a name, but no values to parse
     if tables != text:
         return re.sub(r"^Monotone\(inner=(.*)\)$", r"\1-monotonic", tables)
     try:
@@ -54,7 +56,7 @@ def _typical_std(comparison: Comparison, key: str) -> float:
 def places_of(comparison: Comparison, key: str, std: float | None = None, digits: int = 2) -> Any:
     """Return the number of decimals of a metric, from its standard deviation over seeds.
 
-    The typical one, or `std` if it is larger.
+    The standard deviation is the typical one, or `std` if larger.
     """
     return decimals(max(_typical_std(comparison, key), std or 0.0), digits)
 

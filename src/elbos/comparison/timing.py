@@ -1,4 +1,4 @@
-"""Number of images that a training sees in some minutes, measured where it runs."""
+"""Number of images that a training sees in a time budget, measured on the training machine."""
 
 import itertools
 import os
@@ -27,11 +27,11 @@ def resolved(
 
     Args:
         config: The configuration to train.
-        minutes: Time for the training steps of one run that has the machine to itself. Default:
-            the number of images of `config`.
-        num_threads: Cores of each process of a run.
-        num_processes: Processes that train a run together. The share of one is measured, without
-            the exchange of gradients.
+        minutes: Time for the training steps of one run that uses the machine alone. Default: the
+            number of images of `config`.
+        num_threads: Number of cores per process of a run.
+        num_processes: Number of processes that train a run together. One process's share of the
+            batch is timed, without the exchange of gradients.
     """
     if config.precision == "auto":
         config = replace(config, precision=best_precision(local_device()))

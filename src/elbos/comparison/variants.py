@@ -1,15 +1,14 @@
 r"""Variants: named objectives, each a prediction type, a schedule and a weighting.
 
-The built-in ones are the paper's and what came later. A variant takes the place of the objective
-in a configuration, and nothing else changes: network, initial weights, order of the data, noise and
-the uniform numbers that noise levels are made of are functions of the seed. Two things follow from
-the objective:
+The built-in variants are the paper's and later ones. A variant replaces the objective in a
+configuration, and nothing else changes: network, initial weights, order of the data, noise and the
+uniform draws for noise levels are functions of the seed. Two settings depend on the objective:
 
 - **The ends** of the schedule are the configuration's, so that the ELBO of every variant is the
   same integral.
 - **The clipping of gradients.** A constant factor of the weighting changes nothing in AdamW and
-  Muon, but it would change which gradients are clipped. The norm at which they are is therefore in
-  proportion to
+  Muon, but would change which gradients are clipped. The clipping threshold is therefore
+  proportional to
 
   $$S(w) = \tfrac12 \int w(\lambda)\,\mathrm{sigmoid}(\lambda)\,d\lambda,$$
 
@@ -45,13 +44,13 @@ class Variant:
     """A named training objective: prediction type, schedule and weighting.
 
     Attributes:
-        name: Its name in reports, and that of its runs: letters, digits, dots and dashes.
-        parameterization: What the network predicts.
-        schedule: The distribution of noise levels; its ends are not used.
-        weighting: What the loss optimizes.
+        name: Name in reports and run directories: letters, digits, dots and dashes.
+        parameterization: Prediction type of the network.
+        schedule: Distribution of noise levels; the ends are taken from the configuration instead.
+        weighting: Weighting of the loss.
 
     Raises:
-        ValueError: If the name cannot be that of a folder, or the weighting is a function, which
+        ValueError: If the name is not usable for a folder, or the weighting is a function, which
             `Tabulated.from_function` makes storable.
 
     Examples:
@@ -88,7 +87,7 @@ class Variant:
 
         Raises:
             OSError: If the file cannot be read.
-            ValueError: If it stands for none.
+            ValueError: If the text does not describe an objective.
         """
         name, is_own, objective = (part.strip() for part in text.partition("="))
         if is_own:
@@ -113,7 +112,7 @@ class Variant:
         """Return the configuration `base` with this variant as its objective.
 
         Raises:
-            ValueError: If it cannot be trained between the ends of the schedule of `base`.
+            ValueError: If the objective cannot be trained between the ends of `base.schedule`.
         """
         ends = base.schedule.logsnr_min, base.schedule.logsnr_max
         try:
@@ -170,7 +169,7 @@ def _adaptive(name: str, prediction: Parameterization, weighting: Weighting) -> 
 _EDM_MONOTONIC = weightings.Monotone(weightings.EDM())
 
 _BUILT_IN = [
-    # the paper's
+    # from the paper
     _published("iddpm", "iddpm"),
     *_sigmoids(Eps(), "eps-cosine", Cosine()),
     *_sigmoids(Eps(), "eps-adaptive", Adaptive()),
@@ -182,7 +181,7 @@ _BUILT_IN = [
     _adaptive("v-adaptive", V(), weightings.Exponential()),
     _adaptive("v-adaptive-sigmoid-2", V(), weightings.Sigmoid(k=2.0)),
     _adaptive("v-adaptive-edm-monotonic", V(), _EDM_MONOTONIC),
-    # what came later
+    # later ones
     _published("flow", "flow"),
     _published("sd3", "sd3"),
     _adaptive("sd3-adaptive", Flow(), weightings.LogitNormalFlow()),
@@ -214,4 +213,5 @@ DEFAULT_VARIANTS = (
     "flow",
     "elbo",
 )
-"""Fifteen of them, with five pairs that differ in the weighting only: one monotone, one not."""
+"""Fifteen built-in objectives, with five pairs that differ only in the weighting: one is monotone,
+the other is not."""
